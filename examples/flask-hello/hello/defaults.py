@@ -1,0 +1,3 @@
+"""Settings that are right anywhere. SECRET_KEY has no default on purpose."""
+
+GREETING = "Hello"

@@ -1,0 +1,192 @@
+"""The settings of a stack: typed and frozen. A value of these types is valid; nothing checks it again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic.types import StringConstraints
+
+# Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
+# Names that the product itself sets for the application.
+RESERVED_VARIABLES = frozenset({"WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+# NUL cannot be in an environment; everything else is quoted where it is written.
+VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32768)]
+RelativePath = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)
+]
+# PEP 3333 callable: dotted module, colon, dotted name in it.
+Callable = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)
+]
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]*$", max_length=200)]
+# Debian policy 5.6.1.
+PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
+Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$")]
+
+
+def _id(prefix: str) -> Any:
+    return StringConstraints(pattern=rf"^{prefix}-[0-9a-f]{{8,17}}$")
+
+
+class Model(BaseModel):
+    """What all settings share: unknown keys are errors, no silent conversion, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class Size(Model):
+    """What one machine has. `aws` uses instance_type and disk_gib, `lxd` the others (disk_gib where its pool can)."""
+
+    cpus: int = Field(default=1, ge=1, le=128, description="CPUs of the machine (lxd)")
+    memory_mib: int = Field(default=512, ge=256, le=1_048_576, description="memory in MiB (lxd)")
+    disk_gib: int = Field(default=8, ge=2, le=16_384, description="root disk in GiB")
+    instance_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")] = Field(
+        default="t3.small", description="EC2 instance type (aws)"
+    )
+
+
+class Gateway(Model):
+    """How uWSGI runs the application. All of it is part of the release, so a change here is released like code."""
+
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
+        default="auto", description='worker processes; "auto" is two for each CPU of the machine'
+    )
+    threads: int = Field(default=4, ge=1, le=64, description="threads of each process")
+    request_timeout_s: int = Field(
+        default=60,
+        ge=1,
+        le=300,
+        description="a longer request is ended (harakiri); other time-outs follow",
+    )
+    lazy_apps: bool = Field(default=False, description="import after fork, for applications that are not fork-safe")
+    buffer_size: int = Field(default=32768, ge=4096, le=65535, description="largest request header block in bytes")
+    max_requests: int = Field(default=10_000, ge=100, description="requests after which a worker is replaced")
+    reload_on_rss_mib: int = Field(default=512, ge=64, description="memory in MiB at which a worker is replaced")
+
+
+class Fleet(Model):
+    """The app servers of one application."""
+
+    servers: int = Field(default=3, ge=1, le=1000, description="how many app servers")
+    size: Size = Field(default=Size(), description="what each of them has")
+
+
+class Rollout(Model):
+    """How a release moves over the fleet."""
+
+    healthy_threshold: int = Field(
+        default=3, ge=1, le=100, description="good answers in a row that make a slot healthy"
+    )
+    stage_timeout_s: int = Field(
+        default=300, ge=10, le=3600, description="longest time to bring a release onto a server"
+    )
+    start_timeout_s: int = Field(default=60, ge=5, le=600, description="longest time to start and be healthy")
+    allow_unreachable: int = Field(
+        default=0, ge=0, description="servers that may be unreachable; they take the release when they boot"
+    )
+    keep_releases: int = Field(default=5, ge=2, le=50, description="releases kept on each server and in the store")
+
+
+class App(Model):
+    """One WSGI application and the fleet it runs on."""
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=500)] = Field(
+        description="folder of the application, relative to the project"
+    )
+    module: Callable = Field(description="the PEP 3333 callable as module:name")
+    requirements: RelativePath = Field(default="requirements.txt", description="pip requirements file inside source")
+    health_path: UrlPath = Field(default="/healthz", description="answers 200 when the application is well")
+    environment: dict[VariableName, VariableValue] = Field(
+        default_factory=dict[str, str], description="environment variables of the application"
+    )
+    secrets: dict[VariableName, SecretStr] = Field(
+        default_factory=dict[str, SecretStr], description="secret variables: pulumi config set --secret --path"
+    )
+    generated_secrets: list[VariableName] = Field(
+        default_factory=list[str], description="secret variables that are generated once per stack and kept"
+    )
+    system_packages: list[PackageName] = Field(
+        default_factory=list[str], description="Debian packages the servers need"
+    )
+    gateway: Gateway = Field(default=Gateway(), description="how uWSGI runs it")
+    fleet: Fleet = Field(default=Fleet(), description="the machines it runs on")
+    rollout: Rollout = Field(default=Rollout(), description="how a release moves over them")
+
+    @model_validator(mode="after")
+    def _variables_are_given_once(self) -> App:
+        seen: dict[str, str] = dict.fromkeys(RESERVED_VARIABLES, "the product itself")
+        twice: list[str] = []
+        for place in ("environment", "secrets", "generated_secrets"):
+            for name in getattr(self, place):
+                if name in seen:
+                    twice.append(f"{name} is set in {place} and by {seen[name]}")
+                seen[name] = place
+        if twice:
+            raise ValueError("; ".join(twice) + "; give each variable once")
+        return self
+
+
+class Balancer(Model):
+    """The machine in front. Limits are off unless they are set."""
+
+    size: Size = Field(default=Size(), description="what the balancer has")
+    max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
+    requests_per_second: int | None = Field(default=None, ge=1, description="per client address; more are answered 429")
+    connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
+
+
+class Lxd(Model):
+    """Where the fleet runs on this machine."""
+
+    port: int = Field(default=8080, ge=1024, le=65535, description="loopback port on which the balancer is published")
+    pool: Name = Field(default="wsgi-fleet", description="LXD storage pool")
+    prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
+
+
+class Aws(Model):
+    """Where the fleet runs on EC2."""
+
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = Field(description="AWS region")
+    ami: Annotated[str, _id("ami")] = Field(description="Debian 12 image (amd64) of that region; never updated")
+    vpc_id: Annotated[str, _id("vpc")] = Field(description="existing VPC")
+    balancer_subnet_id: Annotated[str, _id("subnet")] = Field(description="public subnet of the balancer")
+    app_subnet_ids: Annotated[list[Annotated[str, _id("subnet")]], Field(min_length=1)] = Field(
+        description="private subnets of the app servers, one per zone; they need a way out (NAT)"
+    )
+    admin_cidrs: list[Cidr] = Field(
+        default_factory=list[str], description="who may reach port 22 of the balancer (the jump host)"
+    )
+    ssh_key_name: str = Field(description="EC2 key pair of the machines", pattern=r"^[A-Za-z0-9 ._@-]{1,255}$")
+    ssh_private_key: SecretStr = Field(description="its private key: pulumi config set --secret --path")
+    release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
+        default=None, description="S3 bucket of the releases; one is made when it is not given"
+    )
+    tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
+
+    @model_validator(mode="after")
+    def _ssh_is_never_open_to_everyone(self) -> Aws:
+        for cidr in self.admin_cidrs:
+            if int(cidr.rpartition("/")[2]) < 8:
+                raise ValueError(f"admin_cidrs: {cidr} opens port 22 to (nearly) everyone; name your own network")
+        return self
+
+
+class Settings(Model):
+    """Everything a stack file can say."""
+
+    platform: Literal["lxd", "aws"] = Field(description="what machines are made of")
+    apps: Annotated[dict[Name, App], Field(min_length=1, max_length=1)] = Field(
+        description="the applications by name; this version serves one"
+    )
+    balancer: Balancer = Field(default=Balancer(), description="the machine in front")
+    lxd: Lxd = Field(default=Lxd(), description="where the fleet runs on this machine (platform lxd)")
+    aws: Aws | None = Field(default=None, description="where the fleet runs on EC2 (platform aws)")
+
+    @model_validator(mode="after")
+    def _the_platform_has_its_block(self) -> Settings:
+        if self.platform == "aws" and self.aws is None:
+            raise ValueError("aws: missing; platform aws needs it (see stacks/Pulumi.example.yaml)")
+        return self

@@ -1,0 +1,156 @@
+"""A stack file becomes Settings, or one error that lists every problem. As a program: prints the JSON schema."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from settings import Settings
+
+NAMESPACE = "wsgi-fleet"
+# Steps into unions and mapping keys, which pydantic puts into a location and no user has written.
+NO_STEP = re.compile(r"^(constrained-\w+|literal\[.*\]|int|\[key\])$")
+
+
+class SettingsError(Exception):
+    """A stack file cannot be used. The text lists every problem, one a line, as `path: value: what is allowed`."""
+
+    def __init__(self, problems: list[str], where: str) -> None:
+        self.problems = problems
+        count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{where} has {count}; nothing was changed:", *(f"  {line}" for line in problems)]))
+
+
+def parse(config: Mapping[str, str], *, project: Path, where: str = "the stack file") -> Settings:
+    """Settings out of a stack's configuration.
+
+    config: full key (`wsgi-fleet:apps`) -> value as Pulumi hands it over: a string, JSON text for mappings and lists.
+    project: the folder that `source` is relative to; sources and requirements are looked for there.
+    Raises SettingsError with every problem at once. Values of secrets never appear in it.
+    """
+    problems: list[str] = []
+    data: dict[str, Any] = {}
+    for key, text in sorted(config.items()):
+        namespace, _, name = key.partition(":")
+        if namespace != NAMESPACE:
+            continue
+        try:
+            data[name] = text if name == "platform" else json.loads(text)
+        except ValueError:
+            data[name] = text
+    settings: Settings | None = None
+    try:
+        # JSON mode: strict about types, yet a JSON string becomes a SecretStr.
+        settings = Settings.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems += _lines(error.errors(include_url=False))
+    problems += _missing_files(data, project)
+    if problems or settings is None:
+        raise SettingsError(problems, where)
+    return settings
+
+
+def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
+    """Problems with the files that settings name, found even when other settings are wrong."""
+    problems: list[str] = []
+    apps = data.get("apps")
+    for name, app in cast("dict[str, Any]", apps).items() if isinstance(apps, dict) else ():
+        source = cast("dict[str, Any]", app).get("source") if isinstance(app, dict) else None
+        if not isinstance(source, str):
+            continue
+        folder = project / source
+        requirements = cast("dict[str, Any]", app).get("requirements", "requirements.txt")
+        if not folder.is_dir():
+            problems.append(f"apps.{name}.source: {source!r}: no such folder in the project")
+        elif isinstance(requirements, str) and not (folder / requirements).is_file():
+            problems.append(
+                f"apps.{name}.requirements: {requirements!r}: no such file in {source}; "
+                "make one (it may be empty) that lists the packages the application imports"
+            )
+    return problems
+
+
+def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
+    """One line a mistake; what several members of a union say of one value is joined."""
+    lines: dict[str, list[str]] = {}
+    for details in errors:
+        location = [str(part) for part in details["loc"] if not NO_STEP.match(str(part))]
+        head, what = _problem(details, location)
+        lines.setdefault(head, []).append(what)
+    return [head + " or ".join(dict.fromkeys(whats)) for head, whats in lines.items()]
+
+
+def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
+    """Where and what one mistake is."""
+    path = ".".join(location)
+    kind, message = details["type"], details["msg"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        return f"{path}: unknown key; ", f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known)
+    if kind == "missing":
+        return f"{path}: ", "missing; it is required"
+    if kind == "value_error":
+        return (f"{path}: " if path else ""), message.removeprefix("Value error, ")
+    message = message.removeprefix("Input ").removeprefix("String ").removeprefix("should ")
+    return f"{path}: {_shown(details, location)}: should ", message
+
+
+def _shown(details: ErrorDetails, location: list[str]) -> str:
+    """The given value, unless it may be a secret."""
+    if "secrets" in location or "ssh_private_key" in location:
+        return "(secret)"
+    value = json.dumps(details["input"], default=str)
+    return value if len(value) <= 60 else value[:57] + "..."
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return Settings.model_json_schema()
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    """The keys allowed at a place, read off the JSON schema so that they are written once."""
+    schema = _schema()
+    definitions: dict[str, Any] = schema["$defs"]
+    here = schema
+    for part in location:
+        values = [here.get("additionalProperties"), *here.get("patternProperties", {}).values()]
+        found: Any = here.get("properties", {}).get(part) or next((value for value in values if value), None)
+        options: list[dict[str, Any]] = [found, *found.get("anyOf", []), *found.get("allOf", [])] if found else []
+        reference = next((option["$ref"] for option in options if "$ref" in option), None)
+        here = definitions[reference.rpartition("/")[2]] if reference else dict[str, Any](found or {})
+    return sorted(here.get("properties", {}))
+
+
+def stack_file_schema() -> dict[str, Any]:
+    """The JSON schema of a stack file (Pulumi.<stack>.yaml)."""
+    schema = Settings.model_json_schema()
+    definitions = schema.pop("$defs")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A stack file of wsgi-fleet",
+        "type": "object",
+        "properties": {
+            "config": {
+                "type": "object",
+                "properties": {f"{NAMESPACE}:{name}": value for name, value in schema["properties"].items()},
+                "required": [f"{NAMESPACE}:{name}" for name in schema["required"]],
+                "patternProperties": {f"^(?!{NAMESPACE}:)": {}},
+                "additionalProperties": False,
+            }
+        },
+        "$defs": definitions,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(stack_file_schema(), indent=2))

@@ -1,0 +1,176 @@
+"""A stack file is taken as it is or refused with every problem at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from settings import Gateway, Settings
+from stack_file import SettingsError, parse, stack_file_schema
+
+ROOT = Path(__file__).resolve().parents[2]
+STACK_FILES = sorted((ROOT / "stacks").glob("Pulumi.*.yaml"))
+
+
+def config(**changes: Any) -> dict[str, str]:
+    """What Pulumi hands over: a string for each key, JSON for mappings."""
+    blocks = {"platform": "lxd", "apps": {"hello": app()}} | changes
+    return {
+        f"wsgi-fleet:{name}": value if isinstance(value, str) else json.dumps(value) for name, value in blocks.items()
+    }
+
+
+def app(**changes: Any) -> dict[str, Any]:
+    return {"source": "examples/flask-hello", "module": "hello.wsgi:app"} | changes
+
+
+def problems(**changes: Any) -> list[str]:
+    with pytest.raises(SettingsError) as error:
+        parse(config(**changes), project=ROOT)
+    return error.value.problems
+
+
+def of_app(**changes: Any) -> list[str]:
+    return [line.removeprefix("apps.hello.") for line in problems(apps={"hello": app(**changes)})]
+
+
+def test_the_smallest_stack_has_three_servers() -> None:
+    assert parse(config(), project=ROOT).apps["hello"].fleet.servers == 3
+
+
+def test_ten_mistakes_make_ten_lines() -> None:
+    apps = {
+        "hello": {
+            "source": "nowhere",
+            "modul": "hello.wsgi:app",
+            "health_path": "healthz",
+            "environment": {"1A": "x"},
+            "gateway": {"processes": 0, "thread": 3},
+            "fleet": {"servers": "3"},
+        }
+    }
+    assert problems(platform="gcp", apps=apps, lxd={"port": 80}) == [
+        "platform: \"gcp\": should be 'lxd' or 'aws'",
+        "apps.hello.module: missing; it is required",
+        "apps.hello.health_path: \"healthz\": should match pattern '^/[A-Za-z0-9_./~-]*$'",
+        "apps.hello.environment.1A: \"1A\": should match pattern '^[A-Za-z_][A-Za-z0-9_]*$'",
+        "apps.hello.gateway.processes: 0: should be 'auto' or be greater than or equal to 1",
+        "apps.hello.gateway.thread: unknown key; did you mean threads?",
+        'apps.hello.fleet.servers: "3": should be a valid integer',
+        "apps.hello.modul: unknown key; did you mean module?",
+        "lxd.port: 80: should be greater than or equal to 1024",
+        "apps.hello.source: 'nowhere': no such folder in the project",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"module": "hello.wsgi"}, "module"),
+        ({"module": "a:b\nmaster = false"}, "module"),
+        ({"module": "a:b\n"}, "module"),
+        ({"module": "$(ls):b"}, "module"),
+        ({"health_path": "/x; return 200"}, "health_path"),
+        ({"health_path": "/\n"}, "health_path"),
+        ({"requirements": "hello/../requirements.txt"}, "requirements"),
+        ({"requirements": "missing.txt"}, "requirements: 'missing.txt': no such file in examples/flask-hello"),
+        ({"system_packages": ["libpq5; reboot"]}, "system_packages.0"),
+        ({"system_packages": ["-o"]}, "system_packages.0"),
+        ({"environment": {"A B": "x"}}, "environment.A B"),
+        ({"environment": {"A": "x\0y"}}, "environment.A"),
+        ({"environment": {"A": 5}}, "environment.A: 5: should be a valid string"),
+        ({"environment": {"A": "1"}, "generated_secrets": ["A"]}, "A is set in generated_secrets and by environment"),
+        ({"environment": {"WSGI_FLEET_RELEASE": "1"}}, "WSGI_FLEET_RELEASE is set in environment and by the product"),
+        ({"fleet": {"servers": 0}}, "fleet.servers: 0: should be greater than or equal to 1"),
+        ({"fleet": {"servers": True}}, "fleet.servers: true: should be a valid integer"),
+        ({"fleet": {"size": {"memory_mib": 1}}}, "fleet.size.memory_mib: 1: should be greater than or equal to 256"),
+        ({"rollout": {"batch": 1}}, "rollout.batch: unknown key"),
+    ],
+)
+def test_a_bad_value_of_an_application_is_refused_with_its_path(given: dict[str, Any], told: str) -> None:
+    found = of_app(**given)
+    assert len(found) == 1, found
+    assert told in found[0]
+
+
+def test_a_name_that_is_no_host_name_is_refused() -> None:
+    for name in ("Hello", "hello_world", "-a", "a-", "a" * 21, "a\n", "a;b", ""):
+        assert any("apps" in line for line in problems(apps={name: app()})), name
+
+
+def test_a_secret_never_appears_in_an_error() -> None:
+    told = problems(apps={"hello": app(secrets={"PASSWORD": ["hunter2"]})}, aws={"ssh_private_key": ["hunter2"]})
+    assert "hunter2" not in "\n".join(told)
+    assert "apps.hello.secrets.PASSWORD: (secret): should be a valid string" in told
+
+
+def test_a_secret_does_not_show_in_the_settings_either() -> None:
+    parsed = parse(config(apps={"hello": app(secrets={"PASSWORD": "hunter2"})}), project=ROOT)
+    assert "hunter2" not in repr(parsed)
+    assert parsed.apps["hello"].secrets["PASSWORD"].get_secret_value() == "hunter2"
+
+
+def test_platform_aws_without_its_block_is_refused() -> None:
+    assert problems(platform="aws") == ["aws: missing; platform aws needs it (see stacks/Pulumi.example.yaml)"]
+
+
+@pytest.mark.parametrize("cidr", ["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"])
+def test_ssh_from_everyone_is_refused(cidr: str) -> None:
+    stack = next(file for file in STACK_FILES if file.name == "Pulumi.prod.yaml")
+    aws = yaml.safe_load(stack.read_text())["config"]["wsgi-fleet:aws"] | {"admin_cidrs": [cidr]}
+    assert problems(platform="aws", aws=aws) == [
+        f"aws: admin_cidrs: {cidr} opens port 22 to (nearly) everyone; name your own network"
+    ]
+
+
+@pytest.mark.parametrize("file", STACK_FILES, ids=lambda file: file.stem)
+def test_every_stack_file_parses_and_fits_the_schema(file: Path) -> None:
+    document = yaml.safe_load(file.read_text())
+    jsonschema.validate(document, stack_file_schema())
+    blocks = {key.partition(":")[2]: value for key, value in document["config"].items()}
+    parse(config(**blocks), project=ROOT)
+
+
+def test_the_example_shows_every_setting() -> None:
+    document = yaml.safe_load((ROOT / "stacks" / "Pulumi.example.yaml").read_text())["config"]
+
+    def missing(schema: dict[str, Any], value: Any, path: str) -> list[str]:
+        for option in [schema, *schema.get("anyOf", [])]:
+            if "$ref" in option:
+                schema = definitions[option["$ref"].rpartition("/")[2]]
+        absent = [f"{path}.{key}" for key in schema.get("properties", {}) if key not in value]
+        for key, inner in schema.get("properties", {}).items():
+            if key in value:
+                absent += missing(inner, value[key], f"{path}.{key}")
+        return absent
+
+    whole = Settings.model_json_schema()
+    definitions = whole["$defs"]
+    shown = {key.partition(":")[2]: value for key, value in document.items()}
+    assert missing(whole, shown, "") == []
+    assert missing(definitions["App"], shown["apps"]["hello"], "apps.hello") == []
+
+
+def test_the_schema_in_stacks_is_that_of_the_types() -> None:
+    kept = json.loads((ROOT / "stacks" / "settings.schema.json").read_text())
+    assert kept == stack_file_schema(), "run `make schema`"
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), st.lists, max_leaves=4)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(Gateway.model_fields)) | st.text(max_size=8), JSON, max_size=4))
+def test_no_mapping_whatever_makes_anything_but_settings_or_problems(block: dict[str, Any]) -> None:
+    outcome: object
+    try:
+        outcome = parse(config(apps={"hello": app(gateway=block)}), project=ROOT)
+    except SettingsError as error:
+        outcome = error.problems
+    assert outcome
