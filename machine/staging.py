@@ -1,0 +1,138 @@
+"""Staging: a release comes onto this server and is proven here; traffic is not touched."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from fetch import fetch
+from server import CONFIG, GATEWAY, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
+from slot import PROOF, start_and_gate, stop
+
+RETRY_UNIT = "app-boot-retry"
+
+
+def stage(release: str, secrets: dict[str, str] | None) -> None:
+    """Bring a release here and prove that it starts and is healthy. Traffic is not touched."""
+    # Whatever a boot still wanted to try again, the rollout does now.
+    run("systemctl", "stop", f"{RETRY_UNIT}.timer")
+    place = RELEASES / release
+    if (place / ".staged").exists():
+        say(f"{release} is staged already")
+        return
+    for leftover in RELEASES.glob(".*.partial"):
+        shutil.rmtree(leftover)
+    shutil.rmtree(place, ignore_errors=True)
+    partial = RELEASES / f".{release}.partial"
+    partial.mkdir()
+    text = fetch(store_url(), f"releases/{release}/manifest.json")
+    manifest = json.loads(text)
+    if hashlib.sha256(text).hexdigest()[: len(release)] != release:
+        raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
+    (partial / "manifest.json").write_bytes(text)
+    unpack(release, manifest, partial)
+    venv = build_venv(partial / "code" / manifest["requirements_path"], manifest["stage_timeout_s"])
+    write_runtime_files(release, manifest, partial, secrets)
+    (partial / "venv").symlink_to(venv)
+    partial.rename(place)
+    try:
+        point(SLOTS / PROOF, place)
+        start_and_gate("app-proof", manifest)
+        stop("app-proof", 5)
+    except BaseException:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    (place / ".staged").touch()
+    say(f"{release} is staged: started on a private socket, {manifest['health_path']} answers 200")
+
+
+def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
+    """The application's files, checked against the manifest (the sha256 is that of the tar, whatever compressed it)."""
+    try:
+        content = gzip.decompress(fetch(store_url(), f"releases/{release}/code.tar.gz"))
+    except (OSError, EOFError) as error:
+        raise Failure(f"the archive of {release} is damaged ({error}); publish it again with `pulumi up`") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest["tar_sha256"]:
+        raise Failure(f"the archive of {release} is damaged (sha256 {digest}); publish it again with `pulumi up`")
+    archive = partial / "code.tar"
+    archive.write_bytes(content)
+    (partial / "code").mkdir()
+    result = run("tar", "-xf", str(archive), "-C", str(partial / "code"), "--no-same-owner", timeout_s=300)
+    if result.returncode:
+        raise Failure(f"the archive does not unpack: {result.stderr.strip()}")
+    archive.unlink()
+
+
+def build_venv(requirements: Path, timeout_s: float) -> Path:
+    """The virtualenv of these requirements, shared by every release that has the same ones."""
+    key = hashlib.sha256(f"{sys.version}\0".encode() + requirements.read_bytes()).hexdigest()[:16]
+    venv = VENVS / key
+    if (venv / ".complete").exists():
+        return venv
+    say(f"building a virtualenv from {requirements.name}")
+    shutil.rmtree(venv, ignore_errors=True)
+    venv.mkdir()
+    shutil.chown(venv, USER, USER)
+    # Packages may run code of their own while they install: not as root. pip is the gateway's, so none is copied.
+    install = ("install", "--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(requirements))
+    for command in (
+        ("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv)),
+        (str(GATEWAY / "pip"), "--python", str(venv / "bin" / "python"), *install),
+    ):
+        result = run(*command, timeout_s=timeout_s, user=USER)
+        if result.returncode:
+            shutil.rmtree(venv, ignore_errors=True)
+            lines = (result.stdout + result.stderr).strip().splitlines()[-15:]
+            raise Failure("the requirements do not install:\n" + "\n".join(f"    {line}" for line in lines))
+    run("chown", "-R", "root:root", str(venv))
+    (venv / ".complete").touch()
+    return venv
+
+
+def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, secrets: dict[str, str] | None) -> None:
+    """The gateway's configuration and the environment, readable by root and the application only."""
+    if secrets is None:
+        secrets = known_secrets(manifest["secrets_digest"])
+    elif secrets_digest(secrets) != manifest["secrets_digest"]:
+        raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
+    (partial / "uwsgi.ini").write_text(manifest["uwsgi_ini"])
+    environment = manifest["environment"] | secrets | {
+        "WSGI_FLEET_RELEASE": release,
+        "WSGI_FLEET_SERVER": socket.gethostname(),
+    }  # fmt: skip
+    for name, content in (
+        ("secrets.json", json.dumps(secrets)),
+        # systemd.exec(5), EnvironmentFile: in double quotes only these four need a backslash.
+        ("environment", "".join(f'{key}="{quoted(value)}"\n' for key, value in sorted(environment.items()))),
+    ):
+        with os.fdopen(os.open(partial / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(content)
+
+
+def quoted(value: str) -> str:
+    return "".join(f"\\{char}" if char in '"\\`$' else char for char in value)
+
+
+def secrets_digest(secrets: dict[str, str]) -> str:
+    """Keyed with the stack's own key, so that a digest in a manifest tells nothing of the secrets."""
+    key = (CONFIG / "key").read_bytes()
+    return hmac.new(key, json.dumps(secrets, sort_keys=True).encode(), "sha256").hexdigest() if secrets else ""
+
+
+def known_secrets(digest: str) -> dict[str, str]:
+    """Secrets that an earlier release brought here; a booting server has nobody to give it others."""
+    if not digest:
+        return {}
+    for file in RELEASES.glob("*/secrets.json"):
+        if manifest_of(file.parent.name)["secrets_digest"] == digest:
+            return json.loads(file.read_text())
+    raise Failure("its secrets changed while this server was away; run `pulumi up` to bring them")

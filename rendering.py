@@ -1,0 +1,124 @@
+"""Values in, text out: every file that a machine gets is made here and nowhere else. Pure; the only user of jinja2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from settings import App, Balancer
+
+ROOT = Path(__file__).resolve().parent
+# Where scripts live on a machine.
+SCRIPTS = "/usr/local/lib/wsgi-fleet"
+APP_PORT = 8000
+BALANCER_PORT = 80
+# Packages of a prebuilt image: what the machines of both tiers would install at boot.
+PREBUILT_PACKAGES = ("python3-venv", "nginx")
+
+_environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(ROOT / "templates"),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    # Configuration files, not HTML: what goes in is checked by the types of settings.py.
+    autoescape=False,  # noqa: S701
+)
+
+
+def _template(name: str, **values: Any) -> str:
+    return _environment.get_template(name).render(**values)
+
+
+def _file(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text of several lines as a block, so that a person can read the document."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar(  # pyright: ignore[reportUnknownMemberType]
+        "tag:yaml.org,2002:str", value, style="|" if "\n" in value else None
+    )
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _cloud_config(files: Mapping[str, tuple[str, str]], command: Sequence[str]) -> str:
+    """A cloud-init document. files: path -> (mode, content); command: run once at the first boot."""
+    document = {
+        # One host key is enough and makes the boot a second shorter.
+        "ssh_genkeytypes": ["ed25519"],
+        "write_files": [
+            {"path": path, "permissions": mode, "owner": "root:root", "content": content}
+            for path, (mode, content) in files.items()
+        ],
+        "runcmd": [list(command)],
+    }
+    return "#cloud-config\n# Made by wsgi-fleet.\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
+def prebuilt_scripts() -> tuple[str, ...]:
+    """Whole scripts that do in a prebuilt image what machines would else do at boot."""
+    # Both tiers boot the same image; the balancer alone enables Nginx.
+    return _file("templates/scripts/install-gateway"), "#!/bin/sh\nsystemctl disable --quiet nginx.service\n"
+
+
+def app_service(*, proof: bool) -> str:
+    """The unit of a slot (app@.service), or of the place where a release is proven (app-proof.service)."""
+    return _template("systemd/app.service.j2", proof=proof)
+
+
+def app_server_user_data(system_packages: Sequence[str]) -> str:
+    """What an app server boots with. It names no release: those come and go without the machine being replaced."""
+    scripts = ("release", "slot", "staging", "server", "fetch")
+    files = {f"{SCRIPTS}/{name}.py": ("0755", _file(f"machine/{name}.py")) for name in scripts}
+    for name in ("install-packages", "install-gateway", "setup-app-server", "booted"):
+        files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
+    for name in ("app.socket", "app-boot.service"):
+        files[f"/etc/systemd/system/{name}"] = ("0644", _file(f"templates/systemd/{name}"))
+    files["/etc/systemd/system/app@.service"] = ("0644", app_service(proof=False))
+    files["/etc/systemd/system/app-proof.service"] = ("0644", app_service(proof=True))
+    return _cloud_config(files, [f"{SCRIPTS}/setup-app-server", *system_packages])
+
+
+def balancer_user_data() -> str:
+    """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
+    files = {f"{SCRIPTS}/nginx_site.py": ("0755", _file("machine/nginx_site.py"))}
+    for name in ("install-packages", "setup-balancer", "booted"):
+        files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
+    for name in ("nginx.conf", "no-site.conf"):
+        files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/nginx/{name}"))
+    return _cloud_config(files, [f"{SCRIPTS}/setup-balancer"])
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """An application as the balancer sees it. members: private addresses of the servers that take requests now."""
+
+    name: str
+    members: Sequence[str]
+    request_timeout_s: int
+
+    @property
+    def variable(self) -> str:
+        """Its name inside Nginx."""
+        return self.name.replace("-", "_")
+
+
+def site(balancer: Balancer, upstreams: Sequence[Upstream]) -> str:
+    """Nginx's site: `least_conn` over the members of each application, 503 where there are none."""
+    return _template("nginx/site.conf.j2", balancer=balancer, apps=upstreams)
+
+
+def uwsgi_ini(app: App) -> str:
+    """uWSGI's configuration of a release."""
+    return _template("uwsgi/uwsgi.ini.j2", module=app.module, gateway=app.gateway)

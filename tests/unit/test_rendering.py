@@ -1,0 +1,205 @@
+"""What machines get, read back by its readers. cloud-init, systemd and Nginx themselves read it in tests/e2e."""
+
+from __future__ import annotations
+
+import configparser
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import crossplane
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from staging import quoted
+
+import rendering
+from settings import App, Balancer
+
+ROOT = Path(__file__).resolve().parents[2]
+UWSGI = Path(sys.executable).with_name("uwsgi")
+addresses = st.lists(st.ip_addresses(v=4).map(str), max_size=5, unique=True)
+
+
+def app(**changes: Any) -> App:
+    return App.model_validate_json(json.dumps({"source": "x", "module": "bare:app"} | changes))
+
+
+def directives(text: str, folder: Path) -> list[dict[str, Any]]:
+    """Nginx text as crossplane reads it. Raises for what Nginx would not parse."""
+    file = folder / "nginx.conf"
+    file.write_text("events {}\nhttp {\n" + text + "\n}\n")
+    parsed: dict[str, Any] = crossplane.parse(str(file), single=True, strict=False)  # pyright: ignore
+    assert parsed["status"] == "ok", parsed["errors"]
+    return next(block["block"] for block in parsed["config"][0]["parsed"] if block["directive"] == "http")
+
+
+def find(block: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    here = [each for each in block if each["directive"] == name]
+    return here + [found for each in block if "block" in each for found in find(each["block"], name)]
+
+
+@given(members=addresses)
+def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tmp_path_factory: Any) -> None:
+    text = rendering.site(Balancer(), [rendering.Upstream("my-app", members, 60)])
+    block = directives(text, tmp_path_factory.mktemp("nginx"))
+    servers = [each["args"][0] for upstream in find(block, "upstream") for each in find(upstream["block"], "server")]
+    assert servers == [f"{address}:8000" for address in members]
+    passes = [each["args"] for each in find(block, "uwsgi_pass")]
+    assert passes == ([["app_my_app"]] if members else [])
+
+
+def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
+    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", [], 60)]), tmp_path)
+    assert [each["args"][0] for each in find(block, "return")] == ["503"]
+
+
+def test_least_connections_are_counted_by_all_workers_together(tmp_path: Path) -> None:
+    site = rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60)])
+    upstream = find(directives(site, tmp_path), "upstream")[0]["block"]
+    assert [each["directive"] for each in upstream] == ["zone", "least_conn", "server"]
+
+
+def test_nginx_waits_longer_than_the_gateway_and_repeats_nothing_that_may_have_run(tmp_path: Path) -> None:
+    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60)]), tmp_path)
+    assert find(block, "uwsgi_read_timeout")[0]["args"] == ["65s"]
+    assert find(block, "uwsgi_next_upstream")[0]["args"] == ["error", "timeout", "http_503"]
+
+
+def test_limits_are_off_unless_they_are_set(tmp_path: Path) -> None:
+    upstream = rendering.Upstream("a", ["10.0.0.1"], 60)
+    off = directives(rendering.site(Balancer(), [upstream]), tmp_path)
+    on = directives(rendering.site(Balancer(requests_per_second=50, connections=9), [upstream]), tmp_path)
+    for name in ("limit_req", "limit_req_zone", "limit_conn", "limit_conn_zone"):
+        assert (len(find(off, name)), len(find(on, name))) == (0, 1)
+
+
+def test_the_main_configuration_parses(tmp_path: Path) -> None:
+    file = tmp_path / "nginx.conf"
+    file.write_text((ROOT / "templates" / "nginx" / "nginx.conf").read_text())
+    assert crossplane.parse(str(file), single=True)["errors"] == []  # pyright: ignore
+
+
+@pytest.mark.parametrize("document", [rendering.app_server_user_data(["libpq5"]), rendering.balancer_user_data()])
+def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
+    assert document.startswith("#cloud-config\n")
+    files = {each["path"]: each["content"] for each in yaml.safe_load(document)["write_files"]}
+    for path, content in files.items():
+        name = Path(path).name
+        sources = [ROOT / "machine" / name, *(ROOT / "templates").glob(f"*/{name}")]
+        expected = [source.read_text() for source in sources if source.exists()]
+        if expected:
+            assert content == expected[0], path
+        else:
+            assert name in ("app@.service", "app-proof.service"), path
+
+
+def test_system_packages_are_arguments_and_nothing_else_changes() -> None:
+    document = yaml.safe_load(rendering.app_server_user_data(["libpq5", "git"]))
+    assert document["runcmd"] == [["/usr/local/lib/wsgi-fleet/setup-app-server", "libpq5", "git"]]
+    assert document | {"runcmd": 0} == yaml.safe_load(rendering.app_server_user_data([])) | {"runcmd": 0}
+
+
+def unit(*, proof: bool) -> dict[str, list[tuple[str, str]]]:
+    """A unit's sections as lists of pairs: a key may stand there more than once."""
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for line in rendering.app_service(proof=proof).splitlines():
+        if line.startswith("["):
+            sections[line.strip("[]")] = []
+        elif line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            list(sections.values())[-1].append((key, value))
+    return sections
+
+
+def test_slots_share_the_socket_and_nothing_that_one_could_delete_under_the_other() -> None:
+    service = dict(unit(proof=False)["Service"])
+    assert service["Sockets"] == "app.socket"
+    assert service["RuntimeDirectory"] == "app-%i"
+
+
+def test_a_release_is_proven_without_the_public_socket() -> None:
+    sections = unit(proof=True)
+    assert "app.socket" not in str(sections)
+    assert "Install" not in sections
+
+
+def test_proof_and_slot_are_hardened_alike() -> None:
+    different = {
+        "Sockets",
+        "Restart",
+        "RestartSec",
+        "WorkingDirectory",
+        "EnvironmentFile",
+        "ExecStart",
+        "RuntimeDirectory",
+    }
+    slot, proof = (
+        [pair for pair in unit(proof=proof)["Service"] if pair[0] not in different] for proof in (False, True)
+    )
+    assert slot == proof
+    assert ("NoNewPrivileges", "yes") in slot
+
+
+@pytest.mark.parametrize("gateway", [{}, {"processes": 3, "lazy_apps": True, "request_timeout_s": 5}])
+def test_uwsgi_takes_the_ini_under_strict_and_serves(gateway: dict[str, Any], tmp_path: Path) -> None:
+    text = rendering.uwsgi_ini(app(gateway=gateway))
+    assert answer_of(text, tmp_path) == (200, b"Hello from -, release -\n")
+
+
+def test_uwsgi_refuses_an_ini_with_an_unknown_option(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="unknown config directive: harakirri"):
+        answer_of(rendering.uwsgi_ini(app()).replace("harakiri =", "harakirri ="), tmp_path)
+
+
+def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
+    """Start uWSGI as the unit does, with the bare example; ask it once; end it."""
+    ini, sock, log = folder / "uwsgi.ini", folder / "http.sock", folder / "log"
+    ini.write_text(text)
+    with log.open("w") as output:
+        command = [str(UWSGI), "--ini", str(ini), "--http-socket", str(sock)]
+        process = subprocess.Popen(command, cwd=ROOT / "examples" / "bare-wsgi", stdout=output, stderr=output)
+    try:
+        while not sock.exists():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        connection = http.client.HTTPConnection("localhost", timeout=20)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(sock))
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_ini_reads_back_as_it_was_set() -> None:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read_string(rendering.uwsgi_ini(app(gateway={"processes": "auto", "threads": 7, "request_timeout_s": 9})))
+    section = parser["uwsgi"]
+    assert (section["module"], section["processes"], section["threads"]) == ("bare:app", "%(%k * 2)", "7")
+    assert (section["harakiri"], section["worker-reload-mercy"]) == ("9", "9")
+    assert "die-on-term" not in section
+    assert "lazy-apps" not in section
+
+
+@settings(max_examples=200)
+@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])))
+def test_an_environment_value_survives_systemds_quoting(value: str) -> None:
+    # systemd.exec(5), EnvironmentFile=: within double quotes a backslash keeps one of "\`$ as it is.
+    text, read, escaped = quoted(value), "", False
+    for char in text:
+        if escaped:
+            read += char if char in '"\\`$' else "\\" + char
+        elif char != "\\":
+            assert char not in '"`$'
+            read += char
+        escaped = char == "\\" and not escaped
+    assert read == value
