@@ -1,0 +1,70 @@
+"""A release: one immutable build of an application, named by a hash of all that it is made of."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from releases.archive import tar
+from rendering import uwsgi_ini
+from settings import App
+
+ID_LENGTH = 12
+
+
+@dataclass(frozen=True)
+class Release:
+    """manifest: canonical JSON of everything but the files. archive: gzipped tar of the source."""
+
+    manifest: bytes
+    archive: bytes
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal digits of the manifest's sha256; the manifest names the sha256 of the files."""
+        return hashlib.sha256(self.manifest).hexdigest()[:ID_LENGTH]
+
+    def save(self, folder: Path) -> None:
+        """Write it where the rollout finds it: folder/manifest.json and folder/code.tar.gz."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "code.tar.gz").write_bytes(self.archive)
+        (folder / "manifest.json").write_bytes(self.manifest)
+
+    @classmethod
+    def load(cls, folder: Path) -> Release:
+        """Read what save() wrote."""
+        return cls((folder / "manifest.json").read_bytes(), (folder / "code.tar.gz").read_bytes())
+
+
+def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
+    """What a manifest may say of secrets: an HMAC-SHA256 with the stack's own key; "" where there are none."""
+    if not secrets:
+        return ""
+    return hmac.new(key.encode(), json.dumps(dict(secrets), sort_keys=True).encode(), "sha256").hexdigest()
+
+
+def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> Release:
+    """Make the release of an application as its source stands now.
+
+    project: what app.source is relative to. key: the stack's own key for secrets_digest. Raises SourceError.
+    """
+    content = tar(project / app.source)
+    manifest = {
+        "module": app.module,
+        "requirements_path": app.requirements,
+        "health_path": app.health_path,
+        "environment": app.environment,
+        "uwsgi_ini": uwsgi_ini(app),
+        "request_timeout_s": app.gateway.request_timeout_s,
+        "healthy_threshold": app.rollout.healthy_threshold,
+        "start_timeout_s": app.rollout.start_timeout_s,
+        "stage_timeout_s": app.rollout.stage_timeout_s,
+        "secrets_digest": secrets_digest(key, secrets),
+        "tar_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    return Release(json.dumps(manifest, sort_keys=True, indent=1).encode(), gzip.compress(content, 6, mtime=0))

@@ -1,0 +1,59 @@
+"""How work reaches machines and releases reach machines: two small protocols, so that the rollout is plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command on a machine left. output: standard output and error, interleaved as far as the transport can."""
+
+    exit_code: int
+    output: str
+
+
+class Unreachable(Exception):
+    """A machine did not answer at all: nothing is known of what it runs."""
+
+
+class Transport(Protocol):
+    """Runs programs on machines as root."""
+
+    def exec(
+        self,
+        machine: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        """Run command (program and arguments, no shell) on the machine with that id.
+
+        on_line gets each line of output as it appears. Raises Unreachable when the machine cannot be reached and
+        TimeoutError when it does not finish in timeout_s seconds (the command is ended then, as far as possible).
+        """
+        ...
+
+
+class Store(Protocol):
+    """Keeps files under slash-separated keys. A write is atomic: a reader sees the old or the new content."""
+
+    def read(self, key: str) -> bytes | None:
+        """The content, or None where there is none."""
+        ...
+
+    def write(self, key: str, content: bytes) -> None:
+        """Put content there, replacing what was."""
+        ...
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys that begin with prefix, sorted."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove it; removing what is not there succeeds."""
+        ...

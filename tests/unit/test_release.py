@@ -1,0 +1,128 @@
+"""A release is named by all that it is made of, and by nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from releases.archive import SourceError, tar
+from releases.release import Release, build
+from settings import App
+
+KEY = "k" * 64
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "app"
+    (folder / "package").mkdir(parents=True)
+    (folder / "package" / "wsgi.py").write_text("app = None\n")
+    (folder / "requirements.txt").write_text("flask\n")
+    return folder
+
+
+def app(**changes: Any) -> App:
+    return App.model_validate_json(json.dumps({"source": "app", "module": "package.wsgi:app"} | changes))
+
+
+def id_of(source: Path, secrets: dict[str, str] | None = None, **changes: Any) -> str:
+    return build(app(**changes), project=source.parent, key=KEY, secrets=secrets or {}).id
+
+
+def test_the_same_files_make_the_same_bytes_whoever_owns_them_and_whenever_they_were_written(source: Path) -> None:
+    before = tar(source)
+    os.utime(source / "requirements.txt", (1, 1))
+    (source / "requirements.txt").chmod(0o600)
+    (source / "__pycache__").mkdir()
+    (source / "__pycache__" / "wsgi.pyc").write_text("")
+    (source / ".git").mkdir()
+    (source / ".git" / "HEAD").write_text("")
+    (source / "env").mkdir()
+    (source / "env" / "pyvenv.cfg").write_text("")
+    assert tar(source) == before
+
+
+def test_an_archive_holds_the_files_with_normal_modes(source: Path) -> None:
+    (source / "run").write_text("#!/bin/sh\n")
+    (source / "run").chmod(0o755)
+    (source / "link").symlink_to("package/wsgi.py")
+    with tarfile.open(fileobj=io.BytesIO(tar(source))) as archive:
+        found = {member.name: (member.mode, member.linkname) for member in archive}
+    assert found == {
+        "link": (0o777, "package/wsgi.py"),
+        "package": (0o755, ""),
+        "package/wsgi.py": (0o644, ""),
+        "requirements.txt": (0o644, ""),
+        "run": (0o755, ""),
+    }
+
+
+def test_two_contents_of_one_length_get_different_times(source: Path) -> None:
+    def time() -> float:
+        with tarfile.open(fileobj=io.BytesIO(tar(source))) as archive:
+            return archive.getmember("package/wsgi.py").mtime
+
+    before = time()
+    (source / "package" / "wsgi.py").write_text("app = 1234\n")
+    assert time() != before
+
+
+def test_what_must_not_leave_is_refused_with_every_reason_at_once(source: Path) -> None:
+    (source / ".env").write_text("PASSWORD=x")
+    (source / "package" / ".env.production").write_text("PASSWORD=x")
+    (source / ".env.example").write_text("PASSWORD=")
+    (source / "out").symlink_to("../../etc")
+    (source / "absolute").symlink_to(source / "requirements.txt")
+    os.mkfifo(source / "pipe")
+    with pytest.raises(SourceError) as error:
+        tar(source)
+    assert [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]] == [
+        ".env",
+        "absolute",
+        "out",
+        "package/.env.production",
+        "pipe",
+    ]
+
+
+def test_each_thing_a_release_is_made_of_changes_its_id(source: Path) -> None:
+    ids = [
+        id_of(source),
+        id_of(source, environment={"A": "1"}),
+        id_of(source, environment={"A": "2"}),
+        id_of(source, secrets={"S": "1"}),
+        id_of(source, secrets={"S": "2"}),
+        id_of(source, gateway={"threads": 2}),
+        id_of(source, health_path="/"),
+        id_of(source, module="package.wsgi:other"),
+    ]
+    (source / "requirements.txt").write_text("django\n")
+    ids.append(id_of(source))
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_number_of_servers_does_not_change_the_id(source: Path) -> None:
+    assert id_of(source, fleet={"servers": 5}) == id_of(source)
+
+
+def test_a_manifest_says_nothing_of_a_secret_that_could_be_checked_without_the_key(source: Path) -> None:
+    def digest(key: str) -> str:
+        made = build(app(), project=source.parent, key=key, secrets={"PIN": "1234"})
+        assert b"1234" not in made.manifest
+        return json.loads(made.manifest)["secrets_digest"]
+
+    assert digest(KEY) != digest("x" * 64)
+
+
+def test_what_is_saved_is_loaded_again_and_the_manifest_names_the_tar(source: Path, tmp_path: Path) -> None:
+    made = build(app(), project=source.parent, key=KEY, secrets={})
+    made.save(tmp_path / "kept")
+    assert Release.load(tmp_path / "kept") == made
+    assert gzip.decompress(made.archive) == tar(source)
