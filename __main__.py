@@ -1,0 +1,36 @@
+"""The program: settings -> platform -> components -> exports."""
+
+from pathlib import Path
+
+import pulumi
+from pulumi.runtime.config import CONFIG, get_config_env
+
+from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
+from components.balancer import Balancer, BalancerArgs
+from components.security_groups import SecurityGroups, SecurityGroupsArgs
+from platforms.choose import choose
+from stack_file import SettingsError, parse
+
+project, stack = Path.cwd(), pulumi.get_stack()
+try:
+    given = parse(get_config_env() | CONFIG.get(), project=project, where=f"stacks/Pulumi.{stack}.yaml")
+except SettingsError as error:
+    # Ends the program with this text and without a traceback.
+    raise pulumi.RunError(str(error)) from None
+platform = choose(given, stack=stack, project=project, project_name=pulumi.get_project())
+
+groups = SecurityGroups("groups", SecurityGroupsArgs(apps=list(given.apps)), platform=platform)
+store = platform.store("releases", opts=pulumi.ResourceOptions())
+packages = project / ".state" / stack / "packages"
+fleets = {
+    name: AppServerFleet(
+        name, AppServerFleetArgs(app, groups.apps[name], store, project, packages / name), platform=platform
+    )
+    for name, app in given.apps.items()
+}
+members = {name: fleet.members for name, fleet in fleets.items()}
+balancer = Balancer("balancer", BalancerArgs(given.balancer, groups.balancer, given.apps, members), platform=platform)
+
+pulumi.export("url", balancer.url)
+pulumi.export("releases", {name: fleet.release for name, fleet in fleets.items()})
+pulumi.export("servers", {role: machine.id for fleet in fleets.values() for role, machine in fleet.machines.items()})

@@ -1,0 +1,116 @@
+"""The app servers of one application and the releases that go to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+
+from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
+from releases.release import build
+from releases.resource import RolloutResource
+from releases.secret import GeneratedSecret
+from rendering import SCRIPTS, app_server_user_data
+from settings import App
+
+# Longest wait for cloud-init: Debian packages from a slow mirror, and uWSGI.
+BOOT_S = 600
+
+
+@dataclass(frozen=True)
+class AppServerFleetArgs:
+    """project: folder that app.source is relative to. packages: folder where built releases wait for the rollout."""
+
+    app: App
+    group: SecurityGroup
+    store: Store
+    project: Path
+    packages: Path
+
+
+class AppServerFleet(pulumi.ComponentResource):
+    """machines: the servers by role. members: their private addresses, known once the release serves on them.
+
+    release: id of what serves. The order is machines -> booted -> rollout; who asks for members waits for all of it.
+    """
+
+    machines: dict[str, Machine]
+    members: pulumi.Output[Sequence[str]]
+    release: pulumi.Output[str]
+    rollout: RolloutResource
+
+    def __init__(
+        self, name: str, args: AppServerFleetArgs, *, platform: Platform, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("wsgi-fleet:app_server_fleet:AppServerFleet", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        app = args.app
+        key = GeneratedSecret(f"{name}-key", opts=child).value
+        user_data = app_server_user_data(app.system_packages)
+
+        self.machines = {}
+        booted: list[pulumi.Resource] = []
+        for zone in range(app.fleet.servers):
+            role = f"{name}-{zone + 1}"
+            machine = platform.machine(
+                role,
+                MachineArgs(role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone),
+                store=args.store,
+                opts=child,
+            )
+            stdin = pulumi.Output.concat("store ", args.store.machine_url, "\nkey ", key, "\n")
+            step = StepArgs(machine, [f"{SCRIPTS}/booted", str(BOOT_S)], stdin, timeout_s=BOOT_S + 30)
+            booted.append(platform.step(f"{role}-booted", step, opts=child))
+            self.machines[role] = machine
+
+        secrets = self._secrets(name, app, child)
+        release = pulumi.Output.all(key=key, secrets=secrets).apply(
+            lambda values: _package(app, args.project, args.packages, values["key"], values["secrets"])
+        )
+        # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
+        release = pulumi.Output.unsecret(release)
+        self.rollout = RolloutResource(
+            f"{name}-rollout",
+            app=name,
+            release=release,
+            package=release.apply(lambda id_: str(args.packages / id_)),
+            servers=[{"name": role, "target": machine.target} for role, machine in self.machines.items()],
+            secrets=secrets,
+            limits={
+                "stage_timeout_s": app.rollout.stage_timeout_s,
+                "start_timeout_s": app.rollout.start_timeout_s,
+                "drain_timeout_s": app.gateway.request_timeout_s + 15,
+                "allow_unreachable": app.rollout.allow_unreachable,
+                "keep_releases": app.rollout.keep_releases,
+            },
+            reach=platform.reach(),
+            store=args.store,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=booted),
+        )
+        self.release = self.rollout.release
+        addresses = [machine.address for machine in self.machines.values()]
+        self.members = pulumi.Output.all(self.release, *addresses).apply(lambda values: values[1:])
+        self.register_outputs(
+            {
+                "machines": {role: machine.id for role, machine in self.machines.items()},
+                "members": self.members,
+                "release": self.release,
+            }
+        )
+
+    def _secrets(self, name: str, app: App, child: pulumi.ResourceOptions) -> pulumi.Output[Mapping[str, str]]:
+        given = {variable: pulumi.Output.secret(value.get_secret_value()) for variable, value in app.secrets.items()}
+        made = {
+            variable: GeneratedSecret(f"{name}-{variable.lower().replace('_', '-')}", opts=child).value
+            for variable in app.generated_secrets
+        }
+        return pulumi.Output.secret(pulumi.Output.all(**given, **made))
+
+
+def _package(app: App, project: Path, packages: Path, key: str, secrets: Mapping[str, str]) -> str:
+    """Build the release, leave it where the rollout finds it, and return its id."""
+    release = build(app, project=project, key=key, secrets=secrets)
+    release.save(packages / release.id)
+    return release.id

@@ -1,0 +1,41 @@
+"""Who may reach which port: clients the balancer, the balancer the app servers, nobody anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from platforms import Ingress, Platform, SecurityGroup
+from rendering import APP_PORT, BALANCER_PORT
+
+
+@dataclass(frozen=True)
+class SecurityGroupsArgs:
+    """apps: names of the applications; each fleet has a group of its own."""
+
+    apps: Sequence[str]
+
+
+class SecurityGroups(pulumi.ComponentResource):
+    """balancer: the group of the balancer. apps: application -> the group of its servers."""
+
+    balancer: SecurityGroup
+    apps: dict[str, SecurityGroup]
+
+    def __init__(
+        self, name: str, args: SecurityGroupsArgs, *, platform: Platform, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("wsgi-fleet:security_groups:SecurityGroups", name, None, opts)
+        child = pulumi.ResourceOptions(parent=self)
+        self.balancer = platform.security_group("balancer", [Ingress(BALANCER_PORT)], isolated=False, opts=child)
+        self.apps = {
+            app: platform.security_group(
+                f"app-{app}", [Ingress(APP_PORT, source=self.balancer)], isolated=True, opts=child
+            )
+            for app in args.apps
+        }
+        self.register_outputs(
+            {"balancer": self.balancer.id, "apps": {app: group.id for app, group in self.apps.items()}}
+        )

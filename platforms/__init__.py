@@ -1,0 +1,129 @@
+"""The seam: what a fleet asks of the thing that machines are made of. Platforms differ behind it and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pulumi
+
+from settings import Size
+
+
+@dataclass(frozen=True)
+class SecurityGroup:
+    """A set of machines that share who may reach them.
+
+    id: EC2 security group id, or the name of the LXD network. cidr: addresses of its machines, where a platform
+    needs them to write a rule (LXD); empty on AWS, whose rules name the group itself.
+    """
+
+    id: pulumi.Output[str]
+    cidr: pulumi.Output[str]
+    resource: pulumi.Resource
+
+
+@dataclass(frozen=True)
+class Ingress:
+    """Machines of `source` (None: everyone) may open TCP connections to `port`. All else inbound is refused."""
+
+    port: int
+    source: SecurityGroup | None = None
+
+
+@dataclass(frozen=True)
+class MachineArgs:
+    """role: stable key of the machine in its stack ("hello-1"). user_data: cloud-init document, equal on all platforms.
+
+    zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it stands in the
+    public subnet (the balancer).
+    """
+
+    role: str
+    user_data: str
+    group: SecurityGroup
+    size: Size
+    zone: int = 0
+    public: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """id: LXD instance name or EC2 instance id; also its name where a person reads it. address: private IPv4.
+
+    target: what the transport calls it (LXD: the id; AWS: `<id>@<address>`).
+    """
+
+    id: pulumi.Output[str]
+    address: pulumi.Output[str]
+    target: pulumi.Output[str]
+    resource: pulumi.Resource
+
+
+@dataclass(frozen=True)
+class StepArgs:
+    """A script run on one machine as root, again whenever it, its input or the machine changes. It must be idempotent.
+
+    command: program and arguments, no shell involved. A non-zero exit fails the step with the last lines it printed.
+    """
+
+    machine: Machine
+    command: Sequence[str]
+    stdin: pulumi.Input[str] = ""
+    timeout_s: int = 300
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where releases are kept. machine_url: how machines reach it (`file:///...` or `s3://bucket/prefix`)."""
+
+    machine_url: pulumi.Output[str]
+    # What releases.connect.store() opens it by, from the operator's side.
+    spec: Mapping[str, pulumi.Input[Any]]
+    resource: pulumi.Resource | None
+
+
+@dataclass(frozen=True)
+class PublicAddress:
+    """url: where clients find the balancer, without a trailing slash."""
+
+    url: pulumi.Output[str]
+    resource: pulumi.Resource
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How the rollout gets at machines: what releases.connect.transport() takes. May hold secret outputs."""
+
+    spec: Mapping[str, pulumi.Input[Any]] = field(default_factory=dict[str, Any])
+
+
+class Platform(Protocol):
+    """Each method registers what it is named after; `opts` carry the parent and the dependencies."""
+
+    def security_group(
+        self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
+    ) -> SecurityGroup:
+        """A group. isolated: its machines cannot reach one another either."""
+        ...
+
+    def store(self, name: str, *, opts: pulumi.ResourceOptions) -> Store:
+        """The release store of the stack."""
+        ...
+
+    def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
+        """A machine; one with a store may read releases."""
+        ...
+
+    def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """A script on a machine, as a resource of its own."""
+        ...
+
+    def public_address(self, name: str, machine: Machine, *, opts: pulumi.ResourceOptions) -> PublicAddress:
+        """An address that outlives the machine it points at."""
+        ...
+
+    def reach(self) -> Reach:
+        """How scripts get to machines outside of steps."""
+        ...

@@ -1,0 +1,20 @@
+"""Platform aws: EC2 machines, SSH, a release store in S3.
+
+platform.py registers the resources (its parts: group.py, bucket.py); ssh.py and s3.py are the operator's side.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from platforms.aws.platform import AwsPlatform
+
+__all__ = ["AwsPlatform"]
+
+
+def __getattr__(name: str) -> object:
+    """Loaded late: pulumi_aws takes two seconds, and the operator's side does not need it."""
+    if name == "AwsPlatform":
+        from platforms.aws.platform import AwsPlatform  # noqa: PLC0415
+
+        return AwsPlatform
+    raise AttributeError(name)

@@ -1,0 +1,106 @@
+"""EC2 security groups: standalone rules, each naming a group where it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pulumi
+import pulumi_aws as aws
+
+import settings
+from platforms import Ingress, SecurityGroup
+
+SSH = 22
+EVERYONE = "0.0.0.0/0"
+# Debian's mirrors answer on 80; the package index and S3 on 443. Security groups do not filter the resolver and the
+# clock of a VPC, so no rule names them; a VPC with resolvers of its own needs one for port 53.
+OUTSIDE = (80, 443)
+
+
+def security_group(
+    name: str,
+    ingress: Sequence[Ingress],
+    given: settings.Aws,
+    provider: aws.Provider,
+    opts: pulumi.ResourceOptions,
+) -> SecurityGroup:
+    """A group with its rules, and on each group it lets in the rule that lets those machines out to it.
+
+    A group that is open to everyone is that of the jump host: port 22 is open to admin_cidrs. Any other takes port 22
+    from the groups it takes anything from. No rule lets a group reach itself, so its machines are isolated.
+    Raises ValueError for port 22 (FSBP EC2.13, CIS AWS 5.0 5.3): it is opened here alone.
+    """
+    if any(rule.port == SSH for rule in ingress):
+        raise ValueError(f"security group {name}: port 22 is opened by the platform, never by a rule")
+    group = aws.ec2.SecurityGroup(
+        name,
+        description=f"wsgi-fleet {name}",
+        vpc_id=given.vpc_id,
+        tags={"Name": name},
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=provider)),
+    )
+    child = pulumi.ResourceOptions(parent=group, provider=provider)
+    for port in OUTSIDE:
+        _out(f"{name}-out-{port}", group.id, port, child, cidr=EVERYONE)
+    for rule in ingress:
+        if rule.source is None:
+            _in(f"{name}-in-{rule.port}", group.id, rule.port, child, cidr=EVERYONE)
+        else:
+            _between(name, group.id, rule.source, rule.port, child)
+    if any(rule.source is None for rule in ingress):
+        for cidr in given.admin_cidrs:
+            _in(f"{name}-in-{SSH}-{cidr}", group.id, SSH, child, cidr=cidr)
+    for source in {rule.source.resource: rule.source for rule in ingress if rule.source}.values():
+        _between(name, group.id, source, SSH, child)
+    return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
+
+
+def _between(
+    name: str, id_: pulumi.Input[str], source: SecurityGroup, port: int, child: pulumi.ResourceOptions
+) -> None:
+    """Machines of source reach port of the group: both ends of it."""
+    other = source.resource.pulumi_resource_name
+    _in(f"{name}-in-{port}-{other}", id_, port, child, group=source.id)
+    _out(f"{other}-out-{port}-{name}", source.id, port, child, group=id_)
+
+
+def _in(
+    name: str,
+    id_: pulumi.Input[str],
+    port: int,
+    child: pulumi.ResourceOptions,
+    *,
+    cidr: str | None = None,
+    group: pulumi.Input[str] | None = None,
+) -> None:
+    aws.vpc.SecurityGroupIngressRule(
+        name,
+        security_group_id=id_,
+        ip_protocol="tcp",
+        from_port=port,
+        to_port=port,
+        cidr_ipv4=cidr,
+        referenced_security_group_id=group,
+        opts=child,
+    )
+
+
+def _out(
+    name: str,
+    id_: pulumi.Input[str],
+    port: int,
+    child: pulumi.ResourceOptions,
+    *,
+    cidr: str | None = None,
+    group: pulumi.Input[str] | None = None,
+) -> None:
+    aws.vpc.SecurityGroupEgressRule(
+        name,
+        security_group_id=id_,
+        ip_protocol="tcp",
+        from_port=port,
+        to_port=port,
+        cidr_ipv4=cidr,
+        referenced_security_group_id=group,
+        opts=child,
+    )

@@ -1,0 +1,52 @@
+"""The release store in an S3 bucket, from the operator's side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, cast
+
+
+class S3Store:
+    """Implements releases.transport.Store; a key stands under `<prefix>/` in the bucket. S3 writes are atomic.
+
+    Credentials come from where the AWS tools look (environment, profile, role); the network is first used by a call.
+    """
+
+    def __init__(self, bucket: str, prefix: str, region: str) -> None:
+        self._bucket, self._prefix, self._region = bucket, prefix, region
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> S3Store:
+        """Of a Store.spec with kind "s3"."""
+        return cls(spec["bucket"], spec["prefix"], spec["region"])
+
+    @cached_property
+    def client(self) -> Any:
+        """Loaded late: boto3 takes half a second, and other platforms never need it."""
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
+        return cast("Any", boto3).client("s3", region_name=self._region, config=config)
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            answer = self.client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
+        except self.client.exceptions.NoSuchKey:
+            return None
+        with answer["Body"] as body:
+            return bytes(body.read())
+
+    def write(self, key: str, content: bytes) -> None:
+        self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content)
+
+    def keys(self, prefix: str) -> list[str]:
+        found: list[str] = []
+        pages = self.client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}/{prefix}"):
+            found += [str(item["Key"]).removeprefix(f"{self._prefix}/") for item in page.get("Contents", ())]
+        return sorted(found)
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")

@@ -1,0 +1,239 @@
+"""Scripts over SSH, through a jump host.
+
+With asyncssh: typed, tunnels through a connection it has, and brings the server that the tests run against. A loop in a
+thread of its own keeps one connection to the jump host and one to each machine for all calling threads: twenty servers
+at once do not run into the jump host's MaxStartups (10 by default).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import shlex
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncssh
+
+from releases.transport import Result, Unreachable
+
+# One kind of host key, so that what is pinned does not depend on what was negotiated.
+HOST_KEY = "ssh-ed25519"
+# Seconds: one attempt, pauses between attempts (the last one repeats), all attempts.
+CONNECT_S, PAUSES_S, DEADLINE_S = 10.0, (1.0, 2.0, 4.0, 8.0), 90.0
+# Seconds after its time that a command is given to end on the machine before the connection is dropped.
+GRACE_S = 15.0
+# What is left of a command that `timeout` had to end (124), or to kill (it goes along then).
+ENDED = (124, 137, -9)
+
+T = TypeVar("T")
+
+
+class _WrongHostKey(Exception):
+    """The machine shows another key than it did at first."""
+
+
+class SshTransport:
+    """Implements releases.transport.Transport. A machine is `<name>@<address>`; its host key is pinned under the name.
+
+    A key is pinned at first contact in `known_hosts`. Safe for threads; close() it to end its connections.
+    """
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        private_key: str,
+        jump_host: str,
+        known_hosts: Path,
+        port: int = 22,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        self._user, self._jump_host, self._port, self._deadline_s = user, jump_host, port, deadline_s
+        self._key = asyncssh.import_private_key(private_key)
+        self._pins = _Pins(known_hosts)
+        self._connections: dict[str, asyncssh.SSHClientConnection] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._start = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> SshTransport:
+        """Of a Reach.spec with kind "ssh". Host keys are pinned in the project's .state folder, per stack."""
+        return cls(
+            user=spec["user"],
+            private_key=spec["private_key"],
+            jump_host=f"{spec['jump_id']}@{spec['jump_address']}",
+            known_hosts=Path(__file__).parents[2] / ".state" / spec["stack"] / "known_hosts",
+        )
+
+    def exec(
+        self,
+        machine: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        return self._run(self._exec(machine, command, stdin, timeout_s, on_line))
+
+    def close(self) -> None:
+        """End all connections. The transport can be used again afterwards."""
+        with self._start:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop and thread:
+            asyncio.run_coroutine_threadsafe(self._close(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._start:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="ssh", daemon=True)
+                self._thread.start()
+            loop = self._loop
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    async def _close(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
+        for connection in self._connections.values():
+            await connection.wait_closed()
+        self._connections.clear()
+        self._locks.clear()
+
+    async def _exec(
+        self,
+        machine: str,
+        command: Sequence[str],
+        stdin: bytes,
+        timeout_s: float,
+        on_line: Callable[[str], None] | None,
+    ) -> Result:
+        # `timeout` on the machine ends the command even when this end is gone.
+        words = ["timeout", "--kill-after=10", f"{timeout_s:g}", *command]
+        text = shlex.join(words if self._user == "root" else ["sudo", "-n", "--", *words])
+        process = await self._started(machine, text, stdin)
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s + GRACE_S):
+                output = await _read(process, on_line)
+                await process.wait_closed()
+        except TimeoutError:
+            process.channel.abort()
+            raise TimeoutError(_late(machine, command, timeout_s)) from None
+        except (OSError, asyncssh.Error) as error:
+            raise Unreachable(f"{machine}: the connection was lost while a command ran: {error}") from error
+        if process.returncode is None:
+            raise Unreachable(f"{machine}: the connection was lost while {command[0]} ran")
+        if process.returncode in ENDED and time.monotonic() - began >= timeout_s:
+            raise TimeoutError(_late(machine, command, timeout_s))
+        return Result(process.returncode, output)
+
+    async def _started(self, machine: str, text: str, stdin: bytes) -> asyncssh.SSHClientProcess[bytes]:
+        """The command, started. Until then everything may be tried again; afterwards nothing, for it may have run."""
+        deadline = time.monotonic() + self._deadline_s
+        attempt = 0
+        while True:
+            try:
+                async with asyncio.timeout(max(deadline - time.monotonic(), CONNECT_S)):
+                    connection = await self._connection(machine)
+                    return await connection.create_process(text, input=stdin, stderr=asyncssh.STDOUT, encoding=None)
+            except _WrongHostKey as error:
+                raise Unreachable(str(error)) from None
+            except (OSError, asyncssh.Error) as error:
+                pause = PAUSES_S[min(attempt, len(PAUSES_S) - 1)]
+                attempt += 1
+                if time.monotonic() + pause > deadline:
+                    raise Unreachable(
+                        f"{machine} did not answer over SSH for {self._deadline_s:g} s "
+                        f"(through {self._jump_host}): {str(error) or type(error).__name__}"
+                    ) from error
+                await asyncio.sleep(pause)
+
+    async def _connection(self, machine: str) -> asyncssh.SSHClientConnection:
+        """The kept connection to a machine, or a new one where there is none or it is gone."""
+        async with self._locks.setdefault(machine, asyncio.Lock()):
+            kept = self._connections.get(machine)
+            if kept and not kept.is_closed():
+                return kept
+            jump = None if machine == self._jump_host else await self._connection(self._jump_host)
+            name, _, address = machine.rpartition("@")
+            first = _FirstContact(self._pins, name or address)
+            try:
+                connection = await asyncssh.connect(
+                    address,
+                    self._port,
+                    username=self._user,
+                    client_keys=[self._key],
+                    agent_path=None,
+                    config=None,
+                    known_hosts=([], [], []),
+                    server_host_key_algs=[HOST_KEY],
+                    client_factory=lambda: first,
+                    tunnel=jump,
+                    connect_timeout=CONNECT_S,
+                    login_timeout=CONNECT_S,
+                    keepalive_interval=15,
+                    keepalive_count_max=4,
+                )
+            except asyncssh.HostKeyNotVerifiable:
+                raise _WrongHostKey(
+                    f"{machine} shows another host key than the one in {self._pins.path}. "
+                    f"If the machine was made anew under that name, remove its line there."
+                ) from None
+            self._connections[machine] = connection
+            return connection
+
+
+class _Pins:
+    """Host keys by name, in the known_hosts format of OpenSSH."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def holds(self, name: str, key: str) -> bool:
+        """Whether the name has that key; a name that has none gets it."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        known = [line.split(maxsplit=1)[1] for line in lines if line.split(maxsplit=1)[:1] == [name]]
+        if not known:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(f"{name} {key}\n")
+        return not known or key in known
+
+
+class _FirstContact(asyncssh.SSHClient):
+    def __init__(self, pins: _Pins, name: str) -> None:
+        self._pins, self._name = pins, name
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
+        algorithm, data = key.export_public_key("openssh").decode().split()[:2]
+        return self._pins.holds(self._name, f"{algorithm} {data}")
+
+
+async def _read(process: asyncssh.SSHClientProcess[bytes], on_line: Callable[[str], None] | None) -> str:
+    """All output, with each line handed on as it appears."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    output, begun = "", ""
+    while chunk := await process.stdout.read(65536):
+        text = decoder.decode(chunk)
+        output += text
+        *lines, begun = (begun + text).split("\n")
+        if on_line:
+            for line in lines:
+                on_line(line)
+    if on_line and begun:
+        on_line(begun)
+    return output
+
+
+def _late(machine: str, command: Sequence[str], timeout_s: float) -> str:
+    return f"{machine}: {command[0]} did not finish in {timeout_s:g} s and was ended"

@@ -1,0 +1,214 @@
+"""A machine on LXD: an unprivileged system container, from nothing to an address, and back to nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from platforms.lxd import label
+from platforms.lxd.client import Client, LxdError, NotFound, Unavailable, url
+
+ADDRESS_TIMEOUT_S = 60.0
+NIC = "eth0"
+STORE_PATH = "/srv/store"
+RUNNING = "Running"
+# Pool drivers that hold a root disk to its size without a filesystem of its own.
+SIZED_DRIVERS = frozenset({"btrfs", "zfs", "lvm", "ceph"})
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a machine is made from. store: folder of the host that it reads at /srv/store, "" for none."""
+
+    stack: str
+    owner: str
+    role: str
+    image: str
+    user_data: str
+    network: str
+    isolated: bool
+    pool: str
+    cpus: int
+    memory_mib: int
+    disk_gib: int
+    store: str
+
+
+def create(client: Client, spec: Spec) -> tuple[str, str]:
+    """Make and start a machine; returns its name and its IPv4 address, which it keeps.
+
+    First removes machines of the same owner and role that a killed run left half-made. Raises LxdError.
+    """
+    for left in owned(client, spec.owner, spec.role):
+        if left["config"].get(label.CONFIRMED) != "true":
+            remove(client, left["name"])
+    name = label.machine_name(spec.stack, spec.role)
+    address = _make(client, name, spec)
+    try:
+        start(client, name)
+    except LxdError:
+        # The next run would remove it as well; this one saw it fail and leaves nothing behind.
+        remove(client, name)
+        raise
+    return name, address
+
+
+def start(client: Client, name: str) -> None:
+    """Start a machine that does not run and wait for its network. Raises LxdError with what is known of the failure."""
+    if status(client, name) != RUNNING:
+        action = {"action": "start", "timeout": int(ADDRESS_TIMEOUT_S)}
+        client.request("PUT", url("instances", name, "state"), action)
+    deadline = time.monotonic() + ADDRESS_TIMEOUT_S
+    pause_s = 0.1
+    while not _addresses(client, name):
+        if time.monotonic() > deadline:
+            raise LxdError(_no_address(client, name))
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 1.3, 0.4)
+
+
+def status(client: Client, name: str) -> str | None:
+    """ "Running", "Stopped", ... or None when there is no such machine."""
+    try:
+        return str(client.get(url("instances", name))["status"])
+    except NotFound:
+        return None
+
+
+def owned(client: Client, owner: str, role: str | None = None) -> list[dict[str, Any]]:
+    """The owner's machines (of that role) as LXD describes them."""
+    everything: list[dict[str, Any]] = client.get(url("instances", recursion="1"))
+    return [instance for instance in everything if label.is_labelled(instance, owner, role)]
+
+
+def confirm(client: Client, name: str) -> None:
+    """Mark a machine as recorded by the engine: no create will take it for half-made any more."""
+    if client.get(url("instances", name))["config"].get(label.CONFIRMED) != "true":
+        client.request("PATCH", url("instances", name), {"config": {label.CONFIRMED: "true"}})
+
+
+def remove(client: Client, name: str) -> None:
+    """Stop a machine at once and delete it. Succeeds when it is gone."""
+    stop = {"action": "stop", "force": True, "timeout": 30}
+    try:
+        if status(client, name) not in (None, "Stopped"):
+            client.request("PUT", url("instances", name, "state"), stop)
+    except NotFound:
+        return
+    except Unavailable:
+        raise
+    except LxdError:
+        # Somebody else stopped it first, or it is half-made; the deletion tells.
+        pass
+    try:
+        client.request("DELETE", url("instances", name))
+    except NotFound:
+        return
+
+
+def body(name: str, spec: Spec, *, fingerprint: str, address: str, sized: bool) -> dict[str, Any]:
+    """The machine as LXD's API takes it."""
+    root = {"type": "disk", "path": "/", "pool": spec.pool}
+    nic = {"type": "nic", "name": NIC, "network": spec.network, "ipv4.address": address}
+    devices: dict[str, dict[str, str]] = {
+        "root": {**root, "size": f"{spec.disk_gib}GiB"} if sized else root,
+        NIC: {**nic, "security.port_isolation": "true"} if spec.isolated else nic,
+    }
+    if spec.store:
+        devices["store"] = {"type": "disk", "source": spec.store, "path": STORE_PATH, "readonly": "true"}
+    return {
+        "name": name,
+        "type": "container",
+        "description": f"{spec.role} of {spec.owner}",
+        "profiles": [],
+        "source": {"type": "image", "fingerprint": fingerprint},
+        "config": {
+            **label.labels(spec.owner, spec.role),
+            "cloud-init.user-data": spec.user_data,
+            "limits.cpu": str(spec.cpus),
+            "limits.memory": f"{spec.memory_mib}MiB",
+        },
+        "devices": devices,
+    }
+
+
+def free_address(subnet: str, used: set[str]) -> str:
+    """A random address of the subnet, neither its ends nor its gateway (the first) nor one of used. Raises LxdError."""
+    network = ipaddress.ip_network(subnet, strict=False)
+    free = [str(host) for host in list(network.hosts())[1:] if str(host) not in used]
+    if not free:
+        raise LxdError(f"no address is free in {subnet}; remove machines, or spread them over more groups")
+    return secrets.choice(free)
+
+
+def _make(client: Client, name: str, spec: Spec) -> str:
+    """Create the container, with an address of its own from the start, and return that address.
+
+    Fixed before the first boot and not pinned after it, so that no moment exists in which a restart changes it.
+    """
+    try:
+        fingerprint = str(client.get(url("images", "aliases", spec.image))["target"])
+    except NotFound as error:
+        raise LxdError(
+            f"image {spec.image} of {spec.role} is gone from LXD; `pulumi up --refresh` makes it anew"
+        ) from error
+    subnet = str(client.get(url("networks", spec.network))["config"]["ipv4.address"])
+    sized = client.get(url("storage-pools", spec.pool))["driver"] in SIZED_DRIVERS
+    for _ in range(5):
+        address = free_address(
+            subnet, {lease["address"] for lease in client.get(url("networks", spec.network, "leases"))}
+        )
+        try:
+            client.request(
+                "POST", url("instances"), body(name, spec, fingerprint=fingerprint, address=address, sized=sized)
+            )
+        except LxdError as error:
+            # Another machine took it since the leases were read.
+            if "IP address" in str(error) and "already" in str(error):
+                continue
+            raise
+        return address
+    raise LxdError(f"machine {name}: five addresses of {spec.network} in a row were taken by others; run it again")
+
+
+def _addresses(client: Client, name: str) -> list[str]:
+    """The machine's global IPv4 addresses on its interface. Raises LxdError when it does not run."""
+    state: Mapping[str, Any] = client.get(url("instances", name, "state"))
+    if state["status"] != RUNNING:
+        raise LxdError(
+            f"machine {name} stopped while it booted ({state['status']}); its console:\n{console(client, name)}"
+        )
+    network: Mapping[str, Any] = state.get("network") or {}
+    interface: Mapping[str, list[Mapping[str, str]]] = network.get(NIC) or {}
+    found = interface.get("addresses") or []
+    return [item["address"] for item in found if item["family"] == "inet" and item["scope"] == "global"]
+
+
+def console(client: Client, name: str, lines: int = 15) -> str:
+    """The end of a machine's console, as far as LXD kept it."""
+    try:
+        text = client.text(url("instances", name, "console"))
+    except LxdError:
+        return "(no console log)"
+    return "\n".join(text.splitlines()[-lines:]) or "(empty)"
+
+
+def _no_address(client: Client, name: str) -> str:
+    """What to say of a machine that runs and has no address."""
+    instance = client.get(url("instances", name))
+    network = instance["devices"][NIC]["network"]
+    try:
+        state = client.get(url("networks", network, "state"))
+        leases = [lease["hostname"] for lease in client.get(url("networks", network, "leases"))]
+        bridge = f"network {network} is {state['state']} with leases for {', '.join(leases) or 'nobody'}"
+    except LxdError as error:
+        bridge = str(error)
+    return (
+        f"machine {name} runs but had no IPv4 address on {NIC} after {ADDRESS_TIMEOUT_S:.0f} s: {bridge}. "
+        "A firewall on the host may drop DHCP (UDP 67) on that bridge, or its dnsmasq has died: restart LXD. "
+        f"Its console ends:\n{console(client, name)}"
+    )

@@ -1,0 +1,132 @@
+"""A security group on LXD: a bridge network of its own and the ACL that says who may enter it.
+
+An ACL does not filter inside one bridge (LXD 5.0.2), hence one bridge for each group; within a group,
+`security.port_isolation` on the machines' interfaces does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Any
+
+from platforms.lxd import label, machine, subnet
+from platforms.lxd.client import Client, LxdError, NotFound, url
+
+_choosing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Whoever has an address in cidr ("" for everyone) may connect to the TCP port."""
+
+    port: int
+    cidr: str = ""
+
+
+def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tuple[str, str]:
+    """The group with exactly these rules: made, completed (a killed run left half of it) or changed in place.
+
+    Returns the network's name and its IPv4 subnet.
+    """
+    name = label.network_name(owner, role)
+    ingress = acl_rules(rules)
+
+    def want(acl: dict[str, Any]) -> bool:
+        changed = acl.get("ingress") != ingress
+        acl["ingress"] = ingress
+        return changed
+
+    acl = _owned(client, "network-acls", name, owner)
+    if acl is None:
+        body = {"name": name, "description": f"who may enter {owner} {role}", "config": label.labels(owner, role)}
+        client.request("POST", url("network-acls"), {**body, "ingress": ingress, "egress": []})
+    else:
+        client.edit(url("network-acls", name), want)
+    network = _owned(client, "networks", name, owner)
+    if network is None:
+        # Two groups at a time must not choose one subnet.
+        with _choosing:
+            config = _network_config(name, owner, role, _free_subnet(client))
+            body = {"name": name, "type": "bridge", "description": f"{owner} {role}"}
+            client.request("POST", url("networks"), {**body, "config": config})
+        network = client.get(url("networks", name))
+    return name, str(ipaddress.ip_interface(network["config"]["ipv4.address"]).network)
+
+
+def cidr(client: Client, name: str, owner: str) -> str | None:
+    """The subnet of the group, or None when its network or its ACL is gone."""
+    network = _owned(client, "networks", name, owner)
+    if network is None or _owned(client, "network-acls", name, owner) is None:
+        return None
+    return str(ipaddress.ip_interface(network["config"]["ipv4.address"]).network)
+
+
+def rules(client: Client, name: str) -> list[Rule]:
+    """The rules that are in force."""
+    acl = client.get(url("network-acls", name))
+    found = [rule for rule in acl["ingress"] if rule.get("state") == "enabled" and rule.get("action") == "allow"]
+    return sorted(
+        (Rule(int(rule.get("destination_port") or 0), rule.get("source", "")) for rule in found),
+        key=lambda rule: (rule.port, rule.cidr),
+    )
+
+
+def remove(client: Client, name: str, owner: str) -> None:
+    """Remove the group, and first what a killed run left in it. Succeeds where nothing is left."""
+    for instance in machine.owned(client, owner):
+        if any(device.get("network") == name for device in instance["devices"].values()):
+            machine.remove(client, instance["name"])
+    for kind in ("networks", "network-acls"):
+        if _owned(client, kind, name, owner) is not None:
+            try:
+                client.request("DELETE", url(kind, name))
+            except NotFound:
+                continue
+
+
+def acl_rules(rules: Sequence[Rule]) -> list[dict[str, str]]:
+    """Rules as LXD writes them, in an order of their own so that equal sets are equal lists."""
+    made: list[dict[str, str]] = []
+    for rule in sorted(rules, key=lambda rule: (rule.port, rule.cidr)):
+        entry = {"action": "allow", "state": "enabled", "protocol": "tcp", "destination_port": str(rule.port)}
+        made.append({**entry, "source": rule.cidr} if rule.cidr else entry)
+    return made
+
+
+def _free_subnet(client: Client) -> IPv4Network:
+    """A subnet that neither the host nor another LXD network uses, running or not."""
+    networks: list[dict[str, Any]] = client.get(url("networks", recursion="1"))
+    addresses = [network["config"].get("ipv4.address", "") for network in networks]
+    theirs = [ipaddress.IPv4Interface(address).network for address in addresses if "/" in address]
+    try:
+        return subnet.free([*theirs, *subnet.in_use()])
+    except LookupError as error:
+        raise LxdError(f"LXD: no subnet for a new network: {error}; remove networks that nothing uses") from error
+
+
+def _network_config(name: str, owner: str, role: str, chosen: IPv4Network) -> dict[str, str]:
+    return {
+        **label.labels(owner, role),
+        "ipv4.address": f"{chosen[1]}/{chosen.prefixlen}",
+        "ipv4.nat": "true",
+        "ipv6.address": "none",
+        "bridge.mtu": str(subnet.uplink_mtu()),
+        "security.acls": name,
+        "security.acls.default.ingress.action": "reject",
+        "security.acls.default.egress.action": "allow",
+    }
+
+
+def _owned(client: Client, kind: str, name: str, owner: str) -> dict[str, Any] | None:
+    """The network or ACL of that name, None where there is none. Raises LxdError when it is somebody else's."""
+    try:
+        found: dict[str, Any] = client.get(url(kind, name))
+    except NotFound:
+        return None
+    if not label.is_labelled(found, owner):
+        raise LxdError(f"LXD: {kind} {name} exists and is not labelled {label.OWNER}={owner}; rename or remove it")
+    return found

@@ -1,0 +1,203 @@
+"""What the image of local machines is made from: a small Debian that boots fast in a container."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# The release that machines on EC2 run, whatever this host runs.
+SUITE = "bookworm"
+CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+# Raise it when the way an image is built changes and what it is built from does not say so.
+REVISION = 1
+
+BASE_PACKAGES = (
+    "ca-certificates",
+    "cloud-init",
+    "curl",
+    "dbus",
+    "iproute2",
+    "netbase",
+    "openssh-server",
+    "procps",
+    "python3",
+    "sudo",
+    "systemd",
+    "systemd-resolved",
+    "systemd-sysv",
+    "udev",
+)
+
+_CLOUD_CONFIG = """\
+# Written by wsgi-fleet into its LXD image.
+datasource_list: [LXD, None]
+# systemd-networkd has the interface already.
+network: {config: disabled}
+locale: C.UTF-8
+ssh_deletekeys: true
+ssh_genkeytypes: [ed25519]
+apt: {preserve_sources_list: true}
+# Debian's list without what a container has no use for: a tenth of a second each at every boot.
+cloud_config_modules: [ssh-import-id, locale, set-passwords, apt-configure, ntp, timezone, runcmd]
+"""
+
+_NETWORK = """\
+[Match]
+Name=eth0
+
+[Network]
+DHCP=ipv4
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+
+[DHCPv4]
+ClientIdentifier=mac
+# cloud-init sets the same name; asking hostnamed for it costs a service at boot.
+UseHostname=no
+"""
+
+# Without this, udev asks after every device of the host before the network may start.
+_UDEV_TRIGGER = """\
+[Service]
+ExecStart=
+ExecStart=udevadm trigger --type=devices --action=add --prioritized-subsystem=net --subsystem-match=net
+"""
+
+# Each machine of this image is rehearsal: a crash of the host costs it nothing that is not made anew.
+_DPKG = """\
+force-unsafe-io
+"""
+
+# Units that a container has no use for, or that would take CPU from the fleet while it serves.
+_MASKED = (
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "console-getty.service",
+    "container-getty@.service",
+    "dev-hugepages.mount",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty@tty1.service",
+    "ldconfig.service",
+    "modprobe@.service",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "systemd-binfmt.service",
+    "systemd-modules-load.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
+    "systemd-sysctl.service",
+    "systemd-udev-settle.service",
+)
+
+_CONFIGURE = """\
+#!/bin/sh
+# What the authorities of the host's bundle add to Debian's becomes local: so it survives updates of ca-certificates.
+set -eu
+python3 - <<'EOF'
+import pathlib, re
+def certificates(path):
+    found = re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", pathlib.Path(path).read_text(), re.S)
+    return {"".join(text.split()): text for text in found}
+own = certificates("/etc/ssl/certs/ca-certificates.crt")
+host = certificates("/root/host-ca.crt")
+for number, (key, text) in enumerate(sorted(host.items())):
+    if key not in own:
+        pathlib.Path(f"/usr/local/share/ca-certificates/host-{number}.crt").write_text(text + "\\n")
+EOF
+update-ca-certificates >/dev/null
+rm /root/host-ca.crt
+systemctl enable systemd-networkd.service systemd-resolved.service >/dev/null 2>&1
+# cloud-init would make its default user at boot, which takes a quarter of a second.
+useradd --create-home --shell /bin/bash --comment Debian \\
+    --groups adm,audio,cdrom,dialout,dip,floppy,plugdev,sudo,video debian
+"""
+
+_FINISH = """\
+#!/bin/sh
+set -eu
+rm -f /etc/ssh/ssh_host_*
+rm -rf /var/lib/cloud /var/log/cloud-init* /var/cache/apt/*.bin /root/.cache /tmp/* /var/tmp/*
+# Empty, not absent: each machine gets an id of its own, and systemd does not take it for a first boot with presets.
+: >/etc/machine-id
+rm -f /var/lib/dbus/machine-id
+ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
+"""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file of the image. path: absolute. mode: permission bits."""
+
+    path: str
+    content: str
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """What goes into the image on top of the base, so that machines find it done when they boot.
+
+    packages: Debian packages. files: put in after them. scripts: whole scripts, with their `#!` line, run in the image
+    as root one after the other, after the files are there; they reach the network, and no service runs.
+    """
+
+    packages: tuple[str, ...] = ()
+    files: tuple[ImageFile, ...] = ()
+    scripts: tuple[str, ...] = ()
+
+    def as_json(self) -> str:
+        """Text that from_json reads back."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ImageRecipe:
+        """What as_json wrote."""
+        data: Mapping[str, Any] = json.loads(text)
+        return cls(
+            packages=tuple(data["packages"]),
+            files=tuple(ImageFile(**file) for file in data["files"]),
+            scripts=tuple(data["scripts"]),
+        )
+
+    def all_packages(self) -> list[str]:
+        """Every package to install, sorted."""
+        return sorted({*BASE_PACKAGES, *self.packages})
+
+    def base_files(self) -> list[ImageFile]:
+        """The files that make the base boot fast and find its network."""
+        return [
+            ImageFile("/etc/cloud/cloud.cfg.d/99-wsgi-fleet.cfg", _CLOUD_CONFIG),
+            ImageFile("/etc/cloud/ds-identify.cfg", "policy: enabled\n"),
+            ImageFile("/etc/dpkg/dpkg.cfg.d/wsgi-fleet", _DPKG),
+            ImageFile("/etc/pip.conf", f"[global]\ncert = {CA_BUNDLE}\n"),
+            ImageFile("/etc/systemd/network/eth0.network", _NETWORK),
+            ImageFile("/etc/systemd/system/systemd-udev-trigger.service.d/wsgi-fleet.conf", _UDEV_TRIGGER),
+        ]
+
+    def all_scripts(self) -> list[str]:
+        """Every script in the order of running."""
+        return [_CONFIGURE, *self.scripts, _FINISH]
+
+    def masked(self) -> tuple[str, ...]:
+        """Units that shall not run."""
+        return _MASKED
+
+    def digest(self, ca_bundle: Path = CA_BUNDLE) -> str:
+        """The hash of all that the image is made from, the host's trusted authorities included."""
+        parts: list[Any] = [
+            REVISION,
+            SUITE,
+            self.all_packages(),
+            [asdict(file) for file in [*self.base_files(), *self.files]],
+            self.all_scripts(),
+            self.masked(),
+            hashlib.sha256(ca_bundle.read_bytes()).hexdigest() if ca_bundle.exists() else "",
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

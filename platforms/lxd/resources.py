@@ -1,0 +1,301 @@
+"""The dynamic resources of platform lxd: thin over the modules beside them, which do the work and know no Pulumi.
+
+Providers hold no state, so that their serialized form never changes. Outputs of a dynamic resource replace its state
+and stand there in plain, so every operation returns all of them and none of them is secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pulumi
+from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
+
+from platforms.lxd import address, image, machine, network, store
+from platforms.lxd.client import Client, LxdError, NotFound, url
+from platforms.lxd.recipe import ImageRecipe
+from platforms.lxd.transport import LxdTransport
+from releases.transport import Unreachable
+
+GONE = ReadResult("", {})
+# Lines of a failed step's output that its error repeats.
+TAIL = 15
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Errors that explain themselves end the operation with their text; Pulumi would print a traceback around it."""
+    try:
+        yield
+    except (LxdError, Unreachable, TimeoutError) as error:
+        sys.tracebacklimit = 0
+        raise LxdError(str(error)) from None
+
+
+def _say(text: str) -> None:
+    """The engine shows what a provider prints. One write for a line: steps run side by side."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _obstacle(property_: str, found: Callable[[], str | None]) -> list[CheckFailure]:
+    """What stands in the way, as the failure of a check: it ends `up` and `preview` before anything is made."""
+    try:
+        obstacle = found()
+    except LxdError as error:
+        obstacle = str(error)
+    return [CheckFailure(property_, obstacle)] if obstacle else []
+
+
+class Provider(ResourceProvider):
+    """What all share. inputs: kept as outputs. replacing, updating: inputs whose change does that."""
+
+    serialize_as_secret_always = False
+    inputs: ClassVar[tuple[str, ...]] = ()
+    replacing: ClassVar[tuple[str, ...]] = ()
+    updating: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        return CheckResult(news, [])
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        replaces = [key for key in self.replacing if _olds.get(key) != _news.get(key)]
+        changes = bool(replaces) or any(_olds.get(key) != _news.get(key) for key in self.updating)
+        # Never delete before replace: what serves goes on until its successor does.
+        return DiffResult(changes=changes, replaces=replaces, delete_before_replace=False)
+
+    def outs(self, props: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        return {**{key: props[key] for key in self.inputs}, **more}
+
+
+class GroupProvider(Provider):
+    inputs = ("owner", "role", "network", "isolated")
+    replacing = ("owner", "role", "network")
+    updating = ("rules", "isolated")
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        def find() -> None:
+            Client().get(url())
+
+        return CheckResult(news, _obstacle("owner", find))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        return super().diff(
+            _id, {**_olds, "rules": _sorted(_olds["rules"])}, {**_news, "rules": _sorted(_news["rules"])}
+        )
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        with _told():
+            rules = [network.Rule(int(rule["port"]), rule["cidr"]) for rule in props["rules"]]
+            name, cidr = network.ensure(Client(), props["owner"], props["role"], rules)
+        return CreateResult(name, self.outs(props, rules=_sorted(props["rules"]), cidr=cidr))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        return UpdateResult(self.create(_news).outs)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        with _told():
+            client = Client()
+            cidr = network.cidr(client, id_, props["owner"])
+            if cidr is None:
+                return GONE
+            rules = [{"port": rule.port, "cidr": rule.cidr} for rule in network.rules(client, id_)]
+        return ReadResult(id_, self.outs(props, rules=rules, cidr=cidr))
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        with _told():
+            network.remove(Client(), _id, _props["owner"])
+
+
+def _sorted(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return sorted((dict(rule) for rule in rules), key=lambda rule: (rule["port"], str(rule["cidr"])))
+
+
+class Group(Resource, module="lxd", name="SecurityGroup"):
+    """A network and its ACL. Inputs: owner, role, network, isolated (its machines apart), rules."""
+
+    network: pulumi.Output[str]
+    cidr: pulumi.Output[str]
+    isolated: pulumi.Output[bool]
+
+
+class ImageProvider(Provider):
+    inputs = ("owner", "pool", "digest", "alias")
+    replacing = ("owner", "digest", "alias")
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        def find() -> str | None:
+            try:
+                Client().get(url("storage-pools", news["pool"]))
+            except NotFound:
+                return (
+                    f"LXD has no storage pool {news['pool']}; `make setup` makes it, wsgi-fleet:lxd.pool names another"
+                )
+            return None
+
+        return CheckResult(news, _obstacle("pool", find))
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        with _told():
+            recipe = ImageRecipe.from_json(props["recipe"])
+            alias = image.ensure(Client(), props["owner"], recipe, props["digest"], _say)
+        return CreateResult(alias, self.outs(props))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        with _told():
+            return ReadResult(id_, props) if image.is_owned(Client(), id_, props["owner"]) else GONE
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        with _told():
+            image.release(Client(), _id, _props["owner"])
+
+
+class Image(Resource, module="lxd", name="Image"):
+    """What machines are made from. Inputs: owner, pool, recipe, digest, alias."""
+
+    alias: pulumi.Output[str]
+
+
+class StoreProvider(Provider):
+    inputs = replacing = ("path",)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        store.create(Path(props["path"]))
+        return CreateResult(props["path"], self.outs(props))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        return ReadResult(id_, self.outs(props)) if Path(id_).is_dir() else GONE
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        store.remove(Path(_id))
+
+
+class Store(Resource, module="lxd", name="Store"):
+    """A directory of releases. Inputs: path."""
+
+    path: pulumi.Output[str]
+
+
+class MachineProvider(Provider):
+    inputs = replacing = tuple(field for field in machine.Spec.__dataclass_fields__)
+    updating = ("status",)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        numbers = {key: int(props[key]) for key in ("cpus", "memory_mib", "disk_gib")}
+        with _told():
+            name, found = machine.create(Client(), machine.Spec(**self.outs(props, **numbers)))
+        return CreateResult(name, self.outs(props, status=machine.RUNNING, name=name, address=found))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """The one change that replaces nothing: it was found stopped."""
+        with _told():
+            machine.start(Client(), _id)
+        return UpdateResult(self.outs(_news, status=machine.RUNNING, name=_id, address=_olds["address"]))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        with _told():
+            status = machine.status(Client(), id_)
+        outs = self.outs(props, status=status, name=id_, address=props["address"])
+        return GONE if status is None else ReadResult(id_, outs)
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        with _told():
+            machine.remove(Client(), _id)
+
+
+class Machine(Resource, module="lxd", name="Machine"):
+    """A system container. Inputs: the fields of machine.Spec, and status, which is machine.RUNNING."""
+
+    name: pulumi.Output[str]
+    address: pulumi.Output[str]
+
+
+class AddressProvider(Provider):
+    inputs = ("owner", "port", "machine", "url")
+    replacing = ("owner",)
+    updating = ("port", "machine")
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        return CheckResult(
+            news, _obstacle("port", lambda: address.obstacle(Client(), news["owner"], int(news["port"])))
+        )
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        port = int(props["port"])
+        with _told():
+            gap_ms = address.publish(Client(), props["owner"], props["machine"], port)
+        if gap_ms:
+            _say(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
+        return CreateResult(props["owner"], self.outs(props))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        return UpdateResult(self.create(_news).outs)
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        with _told():
+            there = address.is_published(Client(), props["machine"], int(props["port"]))
+        return ReadResult(id_, self.outs(props)) if there else GONE
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        with _told():
+            address.withdraw(Client(), _props["machine"])
+
+
+class PublicAddress(Resource, module="lxd", name="PublicAddress"):
+    """A loopback port of the host that leads to a machine. Inputs: owner, port, machine, url."""
+
+    url: pulumi.Output[str]
+
+
+class StepProvider(Provider):
+    inputs = ("machine",)
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        return DiffResult(changes=_olds.get("trigger") != trigger(_news), replaces=[])
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        name, command = props["machine"], list(props["command"])
+        with _told():
+            client = Client()
+            # The engine knows the machine by now, else it could not name it.
+            machine.confirm(client, name)
+            result = LxdTransport(client).exec(
+                name,
+                command,
+                stdin=str(props["stdin"]).encode(),
+                timeout_s=float(props["timeout_s"]),
+                on_line=lambda line: _say(f"{name}: {line}"),
+            )
+            if result.exit_code:
+                tail = "\n".join(result.output.splitlines()[-TAIL:])
+                raise LxdError(f"{name}: {Path(command[0]).name} failed with exit code {result.exit_code}:\n{tail}")
+        return CreateResult(f"{name}/{trigger(props)[:12]}", self.outs(props, trigger=trigger(props)))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        return UpdateResult(self.create(_news).outs)
+
+
+def trigger(props: Mapping[str, Any]) -> str:
+    """What makes a step run again, as a hash: its input may be secret."""
+    parts = [props["machine"], list(props["command"]), props["stdin"]]
+    # What a preview cannot know is no JSON; it makes another hash, so the step counts as changed.
+    return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()
+
+
+class Step(Resource, module="lxd", name="Step"):
+    """A script on a machine. Inputs: machine, command, stdin, timeout_s."""

@@ -1,0 +1,307 @@
+"""The recording mock engine: runs a program and returns what it registered, so that absence can be asserted too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+from unittest import mock
+
+import grpc
+from google.protobuf import empty_pb2, json_format, struct_pb2
+from pulumi.runtime import mocks, rpc, set_all_config
+from pulumi.runtime.proto import engine_pb2, resource_pb2
+from pulumi.runtime.settings import configure
+from pulumi.runtime.stack import run_in_stack
+
+PROJECT, STACK = "wsgi-fleet", "test"
+UNKNOWN = rpc.UNKNOWN
+_SIGNATURE, _SECRET = rpc._special_sig_key, rpc._special_secret_sig  # pyright: ignore[reportPrivateUsage]
+_STACK_TYPE = "pulumi:pulumi:Stack"
+
+Answer = Mapping[str, Any] | Exception | Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Secret:
+    """A value that the state encrypts. Not equal to the same value in plain."""
+
+    value: Any
+
+
+@dataclass
+class Registered:
+    """One registration as the engine received it. urn, parent, dependencies: URNs; parent "" is the stack itself.
+
+    inputs: secret values stand in Secret, at the depth where the program made them secret; keys as providers spell
+    them (camelCase). outputs: what register_outputs of a component passed, None if it was never called.
+    """
+
+    type: str
+    name: str
+    urn: str
+    parent: str
+    inputs: dict[str, Any]
+    custom: bool
+    provider: str
+    providers: dict[str, str]
+    dependencies: frozenset[str]
+    index: int
+    delete_before_replace: bool
+    replace_on_changes: list[str]
+    ignore_changes: list[str]
+    additional_secret_outputs: list[str]
+    protect: bool
+    retain_on_delete: bool
+    replacement_trigger: Any
+    outputs: dict[str, Any] | None = None
+
+    @property
+    def id(self) -> str:
+        """The id that the mock engine gave it (outside of a preview)."""
+        return f"{self.name}-id"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The inputs with secrets opened."""
+        return cast("dict[str, Any]", opened(self.inputs))
+
+    @property
+    def plain_text(self) -> str:
+        """Every plain input as one text: no secret may occur in it."""
+        return repr(_replaced(self.inputs, lambda _: "[secret]"))
+
+    def depends_on(self, other: Registered) -> bool:
+        """Whether the engine waits for other before it makes this one."""
+        return other.urn in self.dependencies
+
+
+@dataclass
+class Build:
+    """What one run of a program left. logs: (severity, text); lookups: (token, arguments)."""
+
+    resources: list[Registered] = field(default_factory=list[Registered])
+    exports: dict[str, Any] = field(default_factory=dict[str, Any])
+    logs: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    lookups: list[tuple[str, dict[str, Any]]] = field(default_factory=list[tuple[str, dict[str, Any]]])
+
+    def of(self, type_: str) -> list[Registered]:
+        """All of a type (`aws:ec2/instance:Instance`, `pulumi-python:dynamic...:X`), by name.
+
+        Not in order of registration, which hangs on when inputs resolve and so on chance.
+        """
+        return sorted((each for each in self.resources if each.type == type_), key=lambda each: each.name)
+
+    def one(self, type_: str, name: str | None = None) -> Registered:
+        """The only one of that type (and name). Raises AssertionError, which lists what there is."""
+        found = [resource for resource in self.of(type_) if name in (None, resource.name)]
+        if len(found) != 1:
+            there = "\n".join(f"  {resource.type}  {resource.name}" for resource in self.resources)
+            raise AssertionError(f"{len(found)} resources are {type_} {name or ''}; registered:\n{there}")
+        return found[0]
+
+    def children(self, parent: Registered) -> list[Registered]:
+        """What was registered with parent=."""
+        return [resource for resource in self.resources if resource.parent == parent.urn]
+
+
+def build(
+    program: Callable[[], Awaitable[None] | None],
+    *,
+    config: Mapping[str, str] | None = None,
+    secret_config: Mapping[str, str] | None = None,
+    lookups: Mapping[str, Answer] | None = None,
+    outputs: Mapping[str, Callable[[Registered], Mapping[str, Any]]] | None = None,
+    project: str = PROJECT,
+    stack: str = STACK,
+    preview: bool = False,
+) -> Build:
+    """Run a program to its end, every apply included, and return what it registered.
+
+    config, secret_config: full keys (`wsgi-fleet:apps`). lookups: token -> what the function returns, or an exception
+    it fails with. outputs: type -> what a provider adds to the inputs. preview: ids and added outputs are unknown.
+    Raises what the program raises, an apply of it included, and AssertionError for a lookup that was not declared.
+    """
+    secrets = dict(secret_config or {})
+    values = {**(config or {}), **secrets}
+    set_all_config(values, list(secrets))
+    monitor = _Monitor(lookups or {}, outputs or {}, project, stack, preview)
+    settings = mocks.MockSettings(
+        monitor=monitor,
+        monitor_features=monitor.features(),
+        engine=_Log(monitor.build),
+        project=project,
+        stack=stack,
+        dry_run=preview,
+        organization="organization",
+        callbacks=None,
+    )
+    configure(settings)
+    try:
+        with mock.patch.dict(os.environ, {"PULUMI_CONFIG": json.dumps(values)}):
+            asyncio.run(run_in_stack(program))
+    finally:
+        set_all_config({}, [])
+        # A program may swallow the failure of a lookup; a test must not.
+        if monitor.undeclared:
+            raise AssertionError("no test declared these lookups: " + "; ".join(monitor.undeclared))
+    return monitor.build
+
+
+def opened(value: Any) -> Any:
+    """The value with every Secret in it opened."""
+    return _replaced(value, opened)
+
+
+def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
+    """The value with secret(inner value) in the place of every Secret."""
+    if isinstance(value, Secret):
+        return secret(value.value)
+    if isinstance(value, dict):
+        return {key: _replaced(item, secret) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_replaced(item, secret) for item in cast("list[Any]", value)]
+    return value
+
+
+def _decoded(value: Any) -> Any:
+    """Wire form -> Python: secrets become Secret, references to resources their URN, whole floats ints."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        if fields.get(_SIGNATURE) == _SECRET:
+            return Secret(_decoded(fields["value"]))
+        if _SIGNATURE in fields and "urn" in fields:
+            return fields["urn"]
+        return {key: _decoded(item) for key, item in fields.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in cast("list[Any]", value)]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _from_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
+    return cast("dict[str, Any]", _decoded(json_format.MessageToDict(struct)))
+
+
+class _Failure(grpc.RpcError):
+    """How the engine reports a lookup that fails: the SDK raises it in the program, which may go on."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNKNOWN
+
+    def details(self) -> str:
+        return str(self)
+
+
+class _Refuse(mocks.Mocks):
+    """The base class asks for one; the monitor below answers everything itself."""
+
+    def call(self, args: mocks.MockCallArgs) -> Any:
+        raise AssertionError(args.token)
+
+    def new_resource(self, args: mocks.MockResourceArgs) -> Any:
+        raise AssertionError(f"{args.typ} {args.name} is read, not made; the mock engine knows no such resources")
+
+
+class _Monitor(mocks.MockMonitor):
+    """Answers the SDK in the wire form, so that nothing is lost on the way (options, depth of secrets)."""
+
+    def __init__(
+        self,
+        lookups: Mapping[str, Answer],
+        outputs: Mapping[str, Callable[[Registered], Mapping[str, Any]]],
+        project: str,
+        stack: str,
+        preview: bool,
+    ) -> None:
+        super().__init__(_Refuse())
+        self.build = Build()
+        self.undeclared: list[str] = []
+        self._lookups, self._outputs, self._preview = lookups, outputs, preview
+        self._prefix = f"urn:pulumi:{stack}::{project}::"
+        self._lock = threading.Lock()
+
+    def features(self) -> set[int]:
+        """What the SDK may send; without it secrets would arrive in plain."""
+        information: Any = cast("Any", super()).GetDeploymentInfo(empty_pb2.Empty())
+        return set(information.supportedFeatures)
+
+    def RegisterResource(self, request: Any) -> Any:
+        chain = request.parent.split("::")[2] if request.parent else ""
+        above = "" if chain in ("", _STACK_TYPE) else chain + "$"
+        urn = f"{self._prefix}{above}{request.type}::{request.name}"
+        if request.type == _STACK_TYPE:
+            return resource_pb2.RegisterResourceResponse(urn=urn)
+        with self._lock:
+            if any(other.urn == urn for other in self.build.resources):
+                raise AssertionError(f"two resources are named {urn}")
+            registered = _registered(request, urn, len(self.build.resources))
+            self.build.resources.append(registered)
+        state = struct_pb2.Struct()
+        state.CopyFrom(request.object)
+        if request.type in self._outputs and not self._preview:
+            state.update(self._outputs[request.type](registered))
+        id_ = "" if self._preview or not request.custom else registered.id
+        return resource_pb2.RegisterResourceResponse(urn=urn, id=id_, object=state)
+
+    def RegisterResourceOutputs(self, request: Any) -> Any:
+        outputs = _from_struct(request.outputs)
+        if f"::{_STACK_TYPE}::" in request.urn:
+            self.build.exports = outputs
+        else:
+            next(each for each in self.build.resources if each.urn == request.urn).outputs = outputs
+        return empty_pb2.Empty()
+
+    def Invoke(self, request: Any) -> Any:
+        arguments = _from_struct(request.args)
+        self.build.lookups.append((request.tok, arguments))
+        answer = self._lookups.get(request.tok)
+        if answer is None:
+            self.undeclared.append(f"{request.tok}({arguments})")
+            raise AssertionError(self.undeclared[-1])
+        if isinstance(answer, Exception):
+            raise _Failure(str(answer))
+        result = struct_pb2.Struct()
+        result.update(dict(answer(arguments) if callable(answer) else answer))
+        fields: dict[str, Any] = {"return": result}
+        return resource_pb2.ResourceInvokeResponse(**fields)
+
+
+def _registered(request: Any, urn: str, index: int) -> Registered:
+    trigger = request.replacement_trigger if request.HasField("replacement_trigger") else None
+    return Registered(
+        type=request.type,
+        name=request.name,
+        urn=urn,
+        parent="" if f"::{_STACK_TYPE}::" in request.parent else request.parent,
+        inputs=_from_struct(request.object),
+        custom=request.custom,
+        provider=request.provider,
+        providers=dict(request.providers),
+        dependencies=frozenset(cast("Sequence[str]", request.dependencies)),
+        index=index,
+        delete_before_replace=request.deleteBeforeReplace,
+        replace_on_changes=list(request.replaceOnChanges),
+        ignore_changes=list(request.ignoreChanges),
+        additional_secret_outputs=list(request.additionalSecretOutputs),
+        protect=request.protect,
+        retain_on_delete=request.retainOnDelete,
+        replacement_trigger=None if trigger is None else _decoded(json_format.MessageToDict(trigger)),
+    )
+
+
+class _Log:
+    """The engine's other half: keeps what pulumi.log says."""
+
+    def __init__(self, build_: Build) -> None:
+        self._build = build_
+
+    def Log(self, request: Any) -> None:
+        severity = engine_pb2.LogSeverity.Name(request.severity).lower()
+        if severity != "debug":
+            self._build.logs.append((severity, request.message))
