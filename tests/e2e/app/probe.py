@@ -1,0 +1,32 @@
+"""The application of the end-to-end tests: says who answers, what it was given, and can be slow."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+VERSION = "1"
+
+
+def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    path, query = environ["PATH_INFO"], parse_qs(environ["QUERY_STRING"])
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    time.sleep(float(query.get("s", ["0"])[0]))
+    answer: dict[str, Any] = {
+        "version": VERSION,
+        "server": os.environ["WSGI_FLEET_SERVER"],
+        "release": os.environ["WSGI_FLEET_RELEASE"],
+        "method": environ["REQUEST_METHOD"],
+        "body_sha256": hashlib.sha256(body).hexdigest(),
+    }
+    if path == "/environment":
+        answer = {name: value for name, value in os.environ.items() if name.startswith("T_")}
+    if path == "/headers":
+        answer = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(answer).encode()]

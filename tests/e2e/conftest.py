@@ -1,0 +1,59 @@
+"""Fixtures: one fleet that most tests share and leave well, and stacks of their own for what would break it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from platforms.lxd.reap import owners, reap
+from tests.e2e.stack import ENVIRONMENT, SECRET, Stack
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.e2e)
+
+
+def _runs(process_id: int) -> bool:
+    return Path(f"/proc/{process_id}").exists()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _leftovers_of_killed_runs_are_reaped() -> None:
+    for owner in owners():
+        match = re.match(r"e2e-(\d+)-", owner)
+        if match and not _runs(int(match[1])):
+            reap(owner)
+
+
+@pytest.fixture(scope="session")
+def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., Stack]]:
+    """make_stack(name, **app settings) -> a stack that is not up yet; gone at the end, whatever happened to it."""
+    made: list[Stack] = []
+
+    def make(name: str, **app: Any) -> Stack:
+        made.append(Stack.make(name, tmp_path_factory.mktemp(name), **app))
+        return made[-1]
+
+    yield make
+    for owner in owners():
+        if owner.startswith(f"e2e-{os.getpid()}-"):
+            reap(owner)
+    for stack in made:
+        shutil.rmtree(stack.folder.parent, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def fleet(make_stack: Callable[..., Stack]) -> Stack:
+    """Three app servers and a balancer. A test may change it; it leaves three servers that serve one release."""
+    stack = make_stack("fleet", environment=ENVIRONMENT, secrets={"T_SECRET": SECRET}, generated_secrets=["T_MADE"])
+    stack.up()
+    return stack

@@ -1,0 +1,106 @@
+"""A load that counts every request: GET and POST, quick and slow, on fresh connections and on kept-alive ones."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import aiohttp
+
+# One client of each kind; every client waits for its answer before it asks again, so the load is bounded by them.
+KINDS = ("GET", "POST", "slow GET", "slow POST")
+CLIENTS = 2
+PAUSE_S = 0.02
+SLOW_S = 0.5
+LONGEST_S = 600
+
+
+@dataclass
+class Outcome:
+    """sent = answered + failed. fresh/kept: failures by kind of connection. versions: how often each answered."""
+
+    sent: int = 0
+    answered: int = 0
+    failed_fresh: list[str] = field(default_factory=list[str])
+    failed_kept: list[str] = field(default_factory=list[str])
+    versions: Counter[str] = field(default_factory=Counter[str])
+    servers: Counter[str] = field(default_factory=Counter[str])
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sent} sent, {self.answered} answered, {len(self.failed_fresh)} failed on fresh connections, "
+            f"{len(self.failed_kept)} on kept-alive ones; versions {dict(self.versions)}; servers {dict(self.servers)}"
+            + "".join(f"\n  fresh: {line}" for line in self.failed_fresh[:10])
+            + "".join(f"\n  kept: {line}" for line in self.failed_kept[:10])
+        )
+
+
+class Load:
+    """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds."""
+
+    def __init__(self, url: str, *, kept: bool = True) -> None:
+        self.outcome = Outcome()
+        self._url, self._kinds = url, (True, False) if kept else (False,)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        self.wait_for(20)
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def wait_for(self, requests: int, timeout_s: float = 60) -> None:
+        """Wait until so many more requests are answered: what happens next happens under load."""
+        goal, deadline = self.outcome.sent + requests, time.monotonic() + timeout_s
+        while self.outcome.sent < goal:
+            assert time.monotonic() < deadline, f"no load: {self.outcome}"
+            time.sleep(0.01)
+
+    async def _run(self) -> None:
+        end = time.monotonic() + LONGEST_S
+        await asyncio.gather(
+            *(self._client(kind, kept, end) for kind in KINDS for kept in self._kinds for _ in range(CLIENTS))
+        )
+
+    async def _client(self, kind: str, kept: bool, end: float) -> None:
+        connector = aiohttp.TCPConnector(force_close=not kept)
+        timeout = aiohttp.ClientTimeout(total=30)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            while not self._stop.is_set() and time.monotonic() < end:
+                await self._request(session, kind, kept)
+                await asyncio.sleep(PAUSE_S)
+
+    async def _request(self, session: aiohttp.ClientSession, kind: str, kept: bool) -> None:
+        method = kind.rsplit(maxsplit=1)[-1]
+        body = os.urandom(2000) if method == "POST" else b""
+        path = f"/?s={SLOW_S}" if kind.startswith("slow") else "/"
+        failures = self.outcome.failed_kept if kept else self.outcome.failed_fresh
+        self.outcome.sent += 1
+        try:
+            async with session.request(method, self._url + path, data=body or None) as response:
+                text = await response.text()
+                if response.status != 200:
+                    failures.append(f"{kind}: {response.status} {text[:80]!r}")
+                    return
+                answer = await response.json()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failures.append(f"{kind}: {type(error).__name__} {error}")
+            return
+        if answer["body_sha256"] != hashlib.sha256(body).hexdigest():
+            failures.append(f"{kind}: the application got another body")
+            return
+        self.outcome.answered += 1
+        self.outcome.versions[answer["version"]] += 1
+        self.outcome.servers[answer["server"]] += 1

@@ -1,0 +1,214 @@
+"""A stack of the tests: a copy of this checkout, a state of its own, the real engine, real machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+UP_S = 600
+
+# What a user may set, at its nastiest for YAML, shell, ini and unit files.
+ENVIRONMENT = {
+    "T_PLAIN": "plain",
+    "T_QUOTES": "a\"b'c`d$e\\f",
+    "T_SHELL": "$(reboot); `reboot` && ${HOME} %i %% #x",
+    "T_LINES": "first\nsecond = 1\n[Service]\nExecStart=/bin/false",
+    "T_SPACES": "  leading and trailing  ",
+    "T_UNICODE": "Grüße ☃",
+    "T_EMPTY": "",
+    "T_YAML": "yes: no\n- {a: b}",
+    "T_JINJA": "{{ 7 * 7 }} {% raw %}",
+}
+SECRET = 'hunter2 "quoted" $HOME\\'
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def copy_of_checkout(target: Path) -> None:
+    """What a clone of the present state would hold: tracked files and new ones, nothing ignored."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+@dataclass
+class Stack:
+    """name: unique, with the process id of the run in it. settings: the stack file's blocks; changed, then up()."""
+
+    name: str
+    folder: Path
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def make(cls, name: str, tmp: Path, **app: Any) -> Stack:
+        """A stack that serves tests/e2e/app, not up yet. app: settings of the application."""
+        stack = cls(f"e2e-{os.getpid()}-{name}", tmp / "project")
+        copy_of_checkout(stack.folder)
+        stack.settings = {
+            "platform": "lxd",
+            "lxd": {"port": free_port()},
+            "apps": {
+                "probe": {"source": "tests/e2e/app", "module": "probe:app", "health_path": "/", "fleet": {"servers": 3}}
+                | app
+            },
+        }
+        stack.write()
+        (tmp / "state").mkdir()
+        stack.pulumi("stack", "init", stack.name)
+        return stack
+
+    @property
+    def app(self) -> dict[str, Any]:
+        return self.settings["apps"]["probe"]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings['lxd']['port']}"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "stacks" / f"Pulumi.{self.name}.yaml"
+
+    def write(self) -> None:
+        """Write the stack file; what Pulumi keeps in it (the salt) stays."""
+        document: dict[str, Any] = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
+        document["config"] = {f"wsgi-fleet:{key}": value for key, value in self.settings.items()}
+        self.file.write_text(yaml.safe_dump(document))
+
+    def environment(self) -> dict[str, str]:
+        binaries = Path(sys.executable).parent
+        return os.environ | {
+            "PATH": f"{binaries}:{os.environ['PATH']}",
+            "VIRTUAL_ENV": str(binaries.parent),
+            "PULUMI_BACKEND_URL": f"file://{self.folder.parent / 'state'}",
+            "PULUMI_CONFIG_PASSPHRASE": "test",
+            "PULUMI_SKIP_UPDATE_CHECK": "true",
+            "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """A pulumi command in the background, in a process group of its own."""
+        return subprocess.Popen(
+            ["pulumi", *arguments, "--non-interactive"],
+            cwd=self.folder, env=self.environment(), text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def pulumi(self, *arguments: str, fails: bool = False) -> str:
+        """What a pulumi command prints. Raises AssertionError with it unless it ends as it should."""
+        process = self.start(*arguments)
+        try:
+            output, _ = process.communicate(timeout=UP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        assert (process.returncode != 0) == fails, f"pulumi {' '.join(arguments)}: {process.returncode}\n{output}"
+        return output
+
+    def up(self, *flags: str, fails: bool = False) -> str:
+        self.write()
+        return self.pulumi("up", "--yes", "--skip-preview", "-s", self.name, *flags, fails=fails)
+
+    def destroy(self) -> None:
+        self.pulumi("destroy", "--yes", "--skip-preview", "-s", self.name)
+        self.pulumi("stack", "rm", "--yes", self.name)
+
+    def output(self, name: str) -> Any:
+        return json.loads(self.pulumi("stack", "output", "-s", self.name, "--json", name))
+
+    def export(self) -> str:
+        return self.pulumi("stack", "export", "-s", self.name)
+
+    def servers(self) -> dict[str, str]:
+        """Role -> name of the machine, of the app servers."""
+        return self.output("servers")
+
+    def machines(self, kind: str) -> dict[str, str]:
+        """Role -> machine of this stack as LXD has them. kind: "app" or "balancer"."""
+        found = {each["config"]["user.wsgi-fleet.role"]: each["name"] for each in self.instances()}
+        return {role: name for role, name in found.items() if role.startswith("balancer") == (kind == "balancer")}
+
+    def instances(self) -> list[dict[str, Any]]:
+        """This stack's instances as LXD has them."""
+        every = json.loads(lxc("query", "/1.0/instances?recursion=1").stdout)
+        return [each for each in every if each["config"].get("user.wsgi-fleet.owner", "").startswith(f"{self.name}-")]
+
+    def balancer(self) -> str:
+        return next(iter(self.machines("balancer").values()))
+
+    def edit(self, old: str, new: str) -> None:
+        """Change the application's code."""
+        file = self.folder / "tests" / "e2e" / "app" / "probe.py"
+        text = file.read_text()
+        assert old in text
+        file.write_text(text.replace(old, new))
+
+    def release_version(self, version: str) -> str:
+        """Change what the application calls its version, and bring it up. What `up` printed."""
+        file = self.folder / "tests" / "e2e" / "app" / "probe.py"
+        file.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{version}"', file.read_text()))
+        return self.up()
+
+    def get(self, path: str = "/") -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+            return json.loads(response.read())
+
+    def who_answers(self, requests: int = 60) -> set[tuple[str, str]]:
+        """(server, version) of many answers."""
+        answers = [self.get() for _ in range(requests)]
+        return {(answer["server"], answer["version"]) for answer in answers}
+
+
+def lxc(*arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """The lxc client; standard input is never the test's own."""
+    return subprocess.run(["lxc", *arguments], check=check, capture_output=True, text=True, input=stdin, timeout=120)
+
+
+def on(machine: str, *command: str, check: bool = True) -> str:
+    """What a command on a machine prints."""
+    result = lxc("exec", machine, "-T", "--", *command, check=False)
+    assert not check or result.returncode == 0, f"{command} on {machine}: {result.stdout}{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def eventually(what: Any, *, timeout_s: float = 60, message: str) -> Any:
+    """Ask until the answer is true; for what machines do by themselves."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if answer := what():
+                return answer
+        except (OSError, ValueError, AssertionError):
+            pass
+        assert time.monotonic() < deadline, f"not in {timeout_s} s: {message}"
+        time.sleep(0.2)
+
+
+def processes_that_name(words: Sequence[str]) -> list[str]:
+    """Command lines of running processes that hold one of the words."""
+    lines = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout.splitlines()
+    return [line for line in lines if any(word in line for word in words)]

@@ -1,0 +1,284 @@
+"""A fleet on real machines, from the first `up` on. Tests share the fleet and leave it as they found it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tests.e2e.load import Load
+from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, eventually, lxc, on
+
+
+def status(machine: str) -> dict[str, object]:
+    return json.loads(on(machine, "/usr/local/lib/wsgi-fleet/release.py", "status"))
+
+
+def slot(machine: str) -> str:
+    """The one slot that runs."""
+    running = [
+        name
+        for name in ("blue", "green")
+        if on(machine, "systemctl", "is-active", f"app@{name}", check=False) == "active\n"
+    ]
+    assert len(running) == 1, running
+    return running[0]
+
+
+def reachable(machine: str, address: str, port: int) -> bool:
+    """Whether a TCP connection from that machine opens."""
+    script = f"import socket; socket.create_connection(('{address}', {port}), timeout=2)"
+    return lxc("exec", machine, "-T", "--", "python3", "-c", script, check=False).returncode == 0
+
+
+def address_of(machine: str) -> str:
+    state = json.loads(lxc("query", f"/1.0/instances/{machine}/state").stdout)
+    return next(each["address"] for each in state["network"]["eth0"]["addresses"] if each["family"] == "inet")
+
+
+def test_every_server_answers_through_the_balancer(fleet: Stack) -> None:
+    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+
+
+def test_a_second_up_changes_nothing(fleet: Stack) -> None:
+    assert "unchanged" in fleet.up("--expect-no-changes")
+
+
+def test_a_refresh_finds_nothing_to_tell(fleet: Stack) -> None:
+    fleet.pulumi("refresh", "--yes", "--skip-preview", "-s", fleet.name, "--expect-no-changes")
+
+
+def test_the_environment_reaches_the_application_to_the_letter(fleet: Stack) -> None:
+    seen = fleet.get("/environment")
+    assert seen.pop("T_SECRET") == SECRET
+    assert len(seen.pop("T_MADE")) == 64
+    assert seen == ENVIRONMENT
+
+
+def test_secrets_are_in_no_state_no_user_data_and_no_log(fleet: Stack) -> None:
+    made = fleet.get("/environment")["T_MADE"]
+    for text in (SECRET, "hunter2", made):
+        files = [file for file in (fleet.folder.parent / "state").rglob("*") if file.is_file()]
+        assert files
+        assert [file for file in files if text.encode() in file.read_bytes()] == []
+        kept = [
+            file
+            for file in (fleet.folder / ".state").rglob("*")
+            if file.is_file() and text in file.read_text("latin-1")
+        ]
+        assert kept == []
+        assert text not in json.dumps(fleet.instances())
+        for machine in fleet.servers().values():
+            assert text not in on(machine, "journalctl", "--no-pager", "-o", "cat")
+
+
+def test_a_client_cannot_pretend_to_be_somebody_else(fleet: Stack) -> None:
+    spoofed = {
+        "X-Forwarded-For": "6.6.6.6",
+        "X-Forwarded-Proto": "gopher",
+        "X-Real-IP": "6.6.6.6",
+        "Proxy": "http://evil",
+        "X-Request-ID": 'bad"id',
+    }
+    request = urllib.request.Request(f"{fleet.url}/headers", headers=spoofed)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        seen, request_id = json.loads(response.read()), response.headers["X-Request-ID"]
+    assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_REAL_IP"]) == ("127.0.0.1", "127.0.0.1")
+    assert seen["HTTP_X_FORWARDED_PROTO"] == "http"
+    assert not seen.get("HTTP_PROXY")
+    assert seen["HTTP_X_REQUEST_ID"] == request_id != 'bad"id'
+
+
+def test_every_line_of_the_access_log_is_json_whatever_clients_send(fleet: Stack) -> None:
+    request = urllib.request.Request(f"{fleet.url}/%22%0a{{", headers={"User-Agent": 'a"b\\c\x01'})
+    urllib.request.urlopen(request, timeout=10).read()
+    lines = on(fleet.balancer(), "cat", "/var/log/nginx/access.log").splitlines()
+    assert [line for line in lines if not isinstance(json.loads(line), dict)] == []
+    assert any(json.loads(line)["agent"].startswith('a"b\\c') for line in lines)
+
+
+def test_only_the_intended_ports_are_open(fleet: Stack) -> None:
+    first, second = list(fleet.servers().values())[:2]
+    balancer = fleet.balancer()
+    app, peer, front = address_of(first), address_of(second), address_of(balancer)
+    assert reachable(balancer, app, 8000)
+    assert not reachable(balancer, app, 22)
+    assert not reachable(first, peer, 8000)
+    assert not reachable(first, peer, 22)
+    assert not reachable(first, front, 22)
+    for address, port in ((app, 8000), (app, 22), (front, 22)):
+        script = f"import socket; socket.create_connection(('{address}', {port}), timeout=2)"
+        assert subprocess.run(["python3", "-c", script], check=False, capture_output=True).returncode != 0
+    # The control: what is refused from outside does listen.
+    assert reachable(first, "127.0.0.1", 8000)
+    assert reachable(first, "127.0.0.1", 22)
+
+
+def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
+    server, balancer = next(iter(fleet.servers().values())), fleet.balancer()
+    for machine in (server, balancer):
+        assert "Valid" in on(machine, "cloud-init", "schema", "--system")
+    assert "[warn]" not in on(balancer, "nginx", "-t")
+    for unit in ("app@blue.service", "app-proof.service", "app.socket", "app-boot.service"):
+        assert on(server, "systemd-analyze", "verify", unit) == ""
+    on(server, "systemd-analyze", "security", "--threshold=20", "app@blue.service")
+
+
+def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> None:
+    balancer = fleet.balancer()
+    before = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
+    for broken in ("server { listen 80; nonsense; }", "server { listen 80 default_server; return 502; }"):
+        command = ("/usr/local/lib/wsgi-fleet/nginx_site.py", "/")
+        result = lxc("exec", balancer, "-T", "--", *command, check=False, stdin=broken)
+        assert result.returncode == 1
+        assert "the site before it still serves" in result.stderr
+        assert on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf") == before
+        assert fleet.get()["server"]
+
+
+def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_request(fleet: Stack) -> None:
+    fleet.release_version("one")
+    machines = fleet.servers()
+    with Load(fleet.url) as load:
+        fleet.release_version("two")
+        load.wait_for(50)
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert load.outcome.failed_kept == [], load.outcome
+    assert set(load.outcome.versions) == {"one", "two"}
+    assert fleet.servers() == machines
+    assert fleet.who_answers() == {(machine, "two") for machine in machines.values()}
+
+
+def test_the_load_does_see_what_is_lost(fleet: Stack) -> None:
+    """The negative control of every test above and below that counts requests."""
+    with Load(fleet.url) as load:
+        for machine in fleet.servers().values():
+            on(machine, "systemctl", "stop", "app.socket", check=False)
+            on(machine, "systemctl", "kill", "--signal=SIGKILL", f"app@{slot(machine)}", check=False)
+        load.wait_for(50)
+    for machine in fleet.servers().values():
+        on(machine, "systemctl", "stop", "app@blue", "app@green", "app.socket", check=False)
+        on(machine, "systemctl", "reset-failed")
+        on(machine, "systemctl", "start", "app-boot", "app@blue")
+    eventually(lambda: len(fleet.who_answers()) == 3, message="all servers answer again")
+    assert any("POST" in line for line in load.outcome.failed_fresh), load.outcome
+
+
+def test_scaling_out_and_in_loses_no_request_on_fresh_connections(fleet: Stack) -> None:
+    before = fleet.servers()
+    with Load(fleet.url) as load:
+        fleet.app["fleet"] = {"servers": 4}
+        fleet.up()
+        grown = fleet.servers()
+        fleet.app["fleet"] = {"servers": 2}
+        fleet.up()
+        shrunk = fleet.servers()
+        load.wait_for(50)
+    fleet.app["fleet"] = {"servers": 3}
+    fleet.up()
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert set(load.outcome.servers) == set(grown.values())
+    assert set(grown.values()) > set(before.values()) > set(shrunk.values())
+    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+
+
+def test_replacing_every_server_loses_no_request_on_fresh_connections(fleet: Stack) -> None:
+    before = set(fleet.servers().values())
+    with Load(fleet.url) as load:
+        fleet.app["fleet"] = {"servers": 3, "size": {"memory_mib": 640}}
+        fleet.up()
+        load.wait_for(50)
+    after = set(fleet.servers().values())
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert before.isdisjoint(after)
+    assert {server for server, _ in fleet.who_answers()} == after
+    assert set(fleet.machines("app").values()) == after
+
+
+def test_a_machine_deleted_by_hand_comes_back(fleet: Stack) -> None:
+    role, machine = next(iter(fleet.servers().items()))
+    lxc("delete", "--force", machine)
+    fleet.up("--refresh")
+    back = fleet.servers()
+    assert back[role] != machine
+    assert {server for server, _ in fleet.who_answers()} == set(back.values())
+
+
+def test_a_machine_stopped_by_hand_is_started_again(fleet: Stack) -> None:
+    machine = next(iter(fleet.servers().values()))
+    lxc("stop", "--force", machine)
+    fleet.up("--refresh")
+    assert machine in fleet.servers().values()
+    eventually(lambda: machine in {server for server, _ in fleet.who_answers()}, message=f"{machine} answers again")
+
+
+@pytest.mark.parametrize("live", ["blue", "green"])
+def test_every_machine_serves_the_current_release_after_a_restart_whichever_slot_was_live(
+    fleet: Stack, live: str
+) -> None:
+    first = next(iter(fleet.servers().values()))
+    for version in (f"{live}-a", f"{live}-b"):
+        fleet.release_version(version)
+        if slot(first) == live:
+            break
+    machines = [*fleet.servers().values(), fleet.balancer()]
+    assert slot(first) == live
+    lxc("restart", "--force", *machines)
+    expected = {(machine, version) for machine in machines[:-1]}
+    eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
+
+
+def test_a_server_that_was_away_during_a_release_comes_back_on_the_new_one(fleet: Stack) -> None:
+    fleet.release_version("before")
+    fleet.app["rollout"] = {"allow_unreachable": 1}
+    away = list(fleet.servers().values())[1]
+    lxc("stop", "--force", away)
+    try:
+        fleet.release_version("while-away")
+    finally:
+        lxc("start", away)
+        fleet.app["rollout"] = {}
+    expected = {(machine, "while-away") for machine in fleet.servers().values()}
+    eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
+
+
+def test_a_release_with_a_server_away_is_refused_before_any_switch_unless_that_is_allowed(fleet: Stack) -> None:
+    fleet.release_version("kept")
+    roles = fleet.servers()
+    role, away = list(roles.items())[2]
+    lxc("stop", "--force", away)
+    try:
+        with pytest.raises(AssertionError, match=f"{role}, reach: unreachable"):
+            fleet.release_version("refused")
+        assert {version for _, version in fleet.who_answers()} == {"kept"}
+    finally:
+        lxc("start", away)
+        fleet.release_version("kept")
+    expected = {(machine, "kept") for machine in roles.values()}
+    eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
+
+
+def test_the_balancer_can_be_replaced(fleet: Stack) -> None:
+    before = fleet.balancer()
+    fleet.settings["balancer"] = {"size": {"memory_mib": 640}}
+    fleet.up()
+    assert fleet.balancer() != before
+    assert fleet.get()["server"] in fleet.servers().values()
+
+
+def test_without_members_the_balancer_says_503(fleet: Stack) -> None:
+    balancer = fleet.balancer()
+    site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
+    empty = (fleet.folder / "templates" / "nginx" / "no-site.conf").read_text()
+    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/nginx_site.py")
+    lxc(*command, stdin=empty)
+    try:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            fleet.get()
+        assert (error.value.code, error.value.headers["Retry-After"]) == (503, "5")
+    finally:
+        lxc(*command, "/", stdin=site)
+    assert fleet.get()["server"]

@@ -1,0 +1,172 @@
+"""What goes wrong and what serves meanwhile: a failure says where, why and what to do, and the next `up` mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from tests.e2e.load import Load
+from tests.e2e.stack import Stack, eventually, lxc, on, processes_that_name
+
+HEALTHY = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
+
+
+@pytest.fixture(scope="module")
+def small(make_stack: Callable[..., Stack]) -> Stack:
+    """Two servers, impatient. A test breaks it and mends it again."""
+    stack = make_stack("small", fleet={"servers": 2, "size": {"disk_gib": 2}}, rollout={"start_timeout_s": 8})
+    stack.up()
+    return stack
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("probe.py", 'VERSION = "', 'import nonsense\nVERSION = "', "No module named 'nonsense'"),
+        ("probe.py", HEALTHY, HEALTHY + "    raise RuntimeError('sick')\n", "GET / was not 200 in 8 s but 500"),
+        ("probe.py", 'VERSION = "', 'time.sleep(60)\nVERSION = "', "was not imported in 8 s"),
+        (
+            "requirements.txt",
+            "# Nothing",
+            "no-such-package-of-wsgi-fleet==1\n# Nothing",
+            "the requirements do not install",
+        ),
+    ],
+    ids=["does not import", "answers 500", "hangs at start", "requirements do not install"],
+)
+def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
+    small: Stack, file: str, old: str, new: str, told: str
+) -> None:
+    path = small.folder / "tests" / "e2e" / "app" / file
+    good = path.read_text()
+    assert old in good
+    with Load(small.url) as load:
+        path.write_text(good.replace(old, new, 1).replace('VERSION = "', 'VERSION = "bad-'))
+        output = small.up(fails=True)
+        path.write_text(good)
+        load.wait_for(20)
+    assert "probe-1, stage:" in output, output
+    assert "probe-2, stage:" in output, output
+    assert told in output, output
+    assert "still serves" in output
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert not any(version.startswith("bad-") for version in load.outcome.versions)
+    small.up()
+
+
+def test_a_full_disk_is_named_with_the_remedy(small: Stack) -> None:
+    machine = next(iter(small.servers().values()))
+    on(machine, "sh", "-c", "cat /dev/zero > /srv/app/filler; sync", check=False)
+    file = small.folder / "tests" / "e2e" / "app" / "probe.py"
+    good = file.read_text()
+    try:
+        file.write_text(good + "# changed\n")
+        output = small.up(fails=True)
+        assert "probe-1" in output, output
+        assert "disk is full" in output, output
+        assert small.get()["server"]
+    finally:
+        on(machine, "rm", "-f", "/srv/app/filler")
+    small.up()
+    assert len(small.who_answers()) == 2
+
+
+def test_a_broken_first_release_is_repaired_by_mending_it(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("first", fleet={"servers": 1}, rollout={"start_timeout_s": 8})
+    stack.edit('VERSION = "1"', "VERSION = undefined")
+    output = stack.up(fails=True)
+    assert "name 'undefined' is not defined" in output
+    assert "no other release was there before" in output
+    stack.edit("VERSION = undefined", 'VERSION = "mended"')
+    stack.up()
+    assert stack.get()["version"] == "mended"
+    stack.destroy()
+
+
+def test_a_stack_file_with_mistakes_creates_nothing(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("wrong", modul="x", health_path="nope")
+    output = stack.up(fails=True)
+    assert "apps.probe.modul: unknown key; did you mean module?" in output
+    assert "apps.probe.health_path" in output
+    assert "Traceback" not in output
+    assert stack.instances() == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize("moment", ["machines", "rollout"])
+def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Stack], how: int, moment: str) -> None:
+    stack = make_stack(f"{moment}-{how:d}", fleet={"servers": 2})
+    process = stack.start("up", "--yes", "--skip-preview", "-s", stack.name)
+    if moment == "machines":
+        eventually(stack.instances, message="a machine is being made")
+    else:
+        eventually(
+            lambda: any((stack.folder / ".state").rglob("journal/*.jsonl")),
+            timeout_s=120,
+            message="a rollout has begun",
+        )
+    os.killpg(process.pid, how)
+    process.communicate(timeout=120)
+    if how == signal.SIGKILL:
+        stack.pulumi("cancel", "--yes", "-s", stack.name)
+    stack.up()
+    assert {server for server, _ in stack.who_answers()} == set(stack.servers().values())
+    assert len(stack.instances()) == 3
+    stack.destroy()
+    assert stack.instances() == []
+
+
+def test_machines_that_install_every_package_at_boot_serve_too(make_stack: Callable[..., Stack]) -> None:
+    """The path of EC2: nothing is prebuilt, a Debian package of the user's included."""
+    stack = make_stack("bare", fleet={"servers": 1}, system_packages=["tree"])
+    stack.settings["lxd"]["prebuilt_packages"] = False
+    stack.up()
+    server = stack.get()["server"]
+    assert on(server, "tree", "--version").startswith("tree")
+    assert "Valid" in on(server, "cloud-init", "schema", "--system")
+    stack.destroy()
+
+
+def test_destroy_leaves_nothing_behind(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("gone", fleet={"servers": 1})
+    stack.up()
+    made = stack.instances()
+    names = [each["name"] for each in made] + [each["expanded_devices"]["eth0"]["network"] for each in made]
+    assert processes_that_name(names) != []
+    stack.destroy()
+    for kind in ("instances", "networks", "network-acls"):
+        listed = json.loads(lxc("query", f"/1.0/{kind}?recursion=1").stdout)
+        assert not [each["name"] for each in listed if stack.name in json.dumps(each)], kind
+    images = lxc("query", "/1.0/images?recursion=1").stdout
+    assert stack.name not in images
+    time.sleep(1)
+    assert processes_that_name(names) == []
+    assert not (stack.folder / ".state" / stack.name / "store").exists()
+
+
+def test_the_stack_of_make_local_serves_the_flask_example(make_stack: Callable[..., Stack]) -> None:
+    stack = make_stack("local")
+    text = (stack.folder / "stacks" / "Pulumi.local.yaml").read_text()
+    blocks = yaml.safe_load(text)["config"]
+    port = stack.settings["lxd"]["port"]
+    stack.settings = {key.partition(":")[2]: value for key, value in blocks.items()} | {"lxd": {"port": port}}
+    stack.up()
+    answers: set[str] = set()
+    for _ in range(60):
+        with urllib.request.urlopen(stack.url, timeout=10) as response:
+            answers.add(response.read().decode())
+    assert {answer.split(" from ")[0] for answer in answers} == {"Hello, fleet"}
+    assert len(answers) == 3
+    del stack.settings["apps"]["hello"]["generated_secrets"]
+    output = stack.up(fails=True)
+    assert "HELLO_SECRET_KEY" in output or "SECRET_KEY: required and not set" in output
+    with urllib.request.urlopen(stack.url, timeout=10) as response:
+        assert response.status == 200
+    stack.destroy()
