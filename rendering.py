@@ -79,9 +79,9 @@ def app_service(*, proof: bool) -> str:
 
 def app_server_user_data(system_packages: Sequence[str]) -> str:
     """What an app server boots with. It names no release: those come and go without the machine being replaced."""
-    scripts = ("release", "slot", "staging", "server", "fetch")
+    scripts = ("release", "slot", "staging", "server", "fetch", "gateway")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _file(f"machine/{name}.py")) for name in scripts}
-    for name in ("install-packages", "install-gateway", "setup-app-server", "booted"):
+    for name in ("install-packages", "install-gateway", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
     for name in ("app.socket", "app-boot.service"):
         files[f"/etc/systemd/system/{name}"] = ("0644", _file(f"templates/systemd/{name}"))
@@ -93,11 +93,16 @@ def app_server_user_data(system_packages: Sequence[str]) -> str:
 def balancer_user_data() -> str:
     """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
     files = {f"{SCRIPTS}/nginx_site.py": ("0755", _file("machine/nginx_site.py"))}
-    for name in ("install-packages", "setup-balancer", "booted"):
+    for name in ("install-packages", "setup-balancer"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
     for name in ("nginx.conf", "no-site.conf"):
         files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/nginx/{name}"))
     return _cloud_config(files, [f"{SCRIPTS}/setup-balancer"])
+
+
+def booted(limit_s: int) -> list[str]:
+    """The command that waits until cloud-init is done. Whole, for it runs before cloud-init has written any file."""
+    return ["sh", "-c", _file("templates/scripts/booted"), "booted", str(limit_s)]
 
 
 @dataclass(frozen=True)

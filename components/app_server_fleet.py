@@ -12,7 +12,7 @@ from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, S
 from releases.release import build
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
-from rendering import SCRIPTS, app_server_user_data
+from rendering import app_server_user_data, booted
 from settings import App
 
 # Longest wait for cloud-init: Debian packages from a slow mirror, and uWSGI.
@@ -51,7 +51,7 @@ class AppServerFleet(pulumi.ComponentResource):
         user_data = app_server_user_data(app.system_packages)
 
         self.machines = {}
-        booted: list[pulumi.Resource] = []
+        ready: list[pulumi.Resource] = []
         for zone in range(app.fleet.servers):
             role = f"{name}-{zone + 1}"
             machine = platform.machine(
@@ -61,8 +61,8 @@ class AppServerFleet(pulumi.ComponentResource):
                 opts=child,
             )
             stdin = pulumi.Output.concat("store ", args.store.machine_url, "\nkey ", key, "\n")
-            step = StepArgs(machine, [f"{SCRIPTS}/booted", str(BOOT_S)], stdin, timeout_s=BOOT_S + 30)
-            booted.append(platform.step(f"{role}-booted", step, opts=child))
+            step = StepArgs(machine, booted(BOOT_S), stdin, timeout_s=BOOT_S + 30)
+            ready.append(platform.step(f"{role}-booted", step, opts=child))
             self.machines[role] = machine
 
         secrets = self._secrets(name, app, child)
@@ -87,7 +87,7 @@ class AppServerFleet(pulumi.ComponentResource):
             },
             reach=platform.reach(),
             store=args.store,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=booted),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=ready),
         )
         self.release = self.rollout.release
         addresses = [machine.address for machine in self.machines.values()]

@@ -9,7 +9,7 @@ import pulumi
 
 import settings
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs
-from rendering import SCRIPTS, Upstream, balancer_user_data, site
+from rendering import SCRIPTS, Upstream, balancer_user_data, booted, site
 from settings import App
 
 BOOT_S = 600
@@ -42,9 +42,9 @@ class Balancer(pulumi.ComponentResource):
             role=name, user_data=balancer_user_data(), group=args.group, size=args.settings.size, public=True
         )
         self.machine = platform.machine(name, machine_args, store=None, opts=child)
-        booted = platform.step(
+        ready = platform.step(
             f"{name}-booted",
-            StepArgs(self.machine, [f"{SCRIPTS}/booted", str(BOOT_S)], timeout_s=BOOT_S + 30),
+            StepArgs(self.machine, booted(BOOT_S), timeout_s=BOOT_S + 30),
             opts=child,
         )
         text = pulumi.Output.all(**args.members).apply(
@@ -60,7 +60,7 @@ class Balancer(pulumi.ComponentResource):
         members = platform.step(
             f"{name}-members",
             StepArgs(self.machine, [f"{SCRIPTS}/nginx_site.py", *health_paths], text, timeout_s=SITE_S),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[booted]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
         )
         address = platform.public_address(
             f"{name}-address", self.machine, opts=pulumi.ResourceOptions(parent=self, depends_on=[members])

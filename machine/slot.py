@@ -24,9 +24,12 @@ def serving_slots() -> list[str]:
 
 
 def journal(unit: str, since: float) -> str:
-    """The last lines a unit logged, for a person who must mend the application."""
-    lines = run("journalctl", "--no-pager", "-o", "cat", "-n", "25", "--since", f"@{since:.0f}", "-u", unit).stdout
-    return "\n".join(f"    {line}" for line in lines.splitlines() if line.strip())
+    """What a unit logged last, for a person who must mend the application: the last traceback, else the last lines."""
+    run("journalctl", "--sync")
+    text = run("journalctl", "--no-pager", "-o", "cat", "-n", "200", "--since", f"@{since:.0f}", "-u", unit).stdout
+    lines = [line for line in text.splitlines() if line.strip()]
+    tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
 
 
 def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:

@@ -69,7 +69,8 @@ def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Cal
                 f"building the machine image needs {tool}; install the package {package} (`make setup` does)"
             )
     overlay = _overlay(recipe, scratch)
-    hooks = [f'cp -R "{overlay}/." "$1/"']
+    # The resolver that the machines will have does not run here: scripts ask the host's.
+    hooks = [f'cp -R "{overlay}/." "$1/"', 'cp --remove-destination -L /etc/resolv.conf "$1/etc/resolv.conf"']
     for unit in recipe.masked():
         hooks.append(f'ln -sf /dev/null "$1/etc/systemd/system/{unit}"')
     for number, text in enumerate(recipe.all_scripts()):

@@ -283,7 +283,7 @@ class StepProvider(Provider):
             )
             if result.exit_code:
                 tail = "\n".join(result.output.splitlines()[-TAIL:])
-                raise LxdError(f"{name}: {Path(command[0]).name} failed with exit code {result.exit_code}:\n{tail}")
+                raise LxdError(f"{name}: the step failed with exit code {result.exit_code}:\n{tail}")
         return CreateResult(f"{name}/{trigger(props)[:12]}", self.outs(props, trigger=trigger(props)))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:

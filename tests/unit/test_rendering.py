@@ -23,7 +23,6 @@ import rendering
 from settings import App, Balancer
 
 ROOT = Path(__file__).resolve().parents[2]
-UWSGI = Path(sys.executable).with_name("uwsgi")
 addresses = st.lists(st.ip_addresses(v=4).map(str), max_size=5, unique=True)
 
 
@@ -163,7 +162,15 @@ def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
     ini, sock, log = folder / "uwsgi.ini", folder / "http.sock", folder / "log"
     ini.write_text(text)
     with log.open("w") as output:
-        command = [str(UWSGI), "--ini", str(ini), "--http-socket", str(sock)]
+        command = [
+            sys.executable,
+            "-P",
+            str(ROOT / "machine" / "gateway.py"),
+            "--ini",
+            str(ini),
+            "--http-socket",
+            str(sock),
+        ]
         process = subprocess.Popen(command, cwd=ROOT / "examples" / "bare-wsgi", stdout=output, stderr=output)
     try:
         while not sock.exists():
@@ -184,7 +191,7 @@ def test_the_ini_reads_back_as_it_was_set() -> None:
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(rendering.uwsgi_ini(app(gateway={"processes": "auto", "threads": 7, "request_timeout_s": 9})))
     section = parser["uwsgi"]
-    assert (section["module"], section["processes"], section["threads"]) == ("bare:app", "%(%k * 2)", "7")
+    assert (section["module"], section["processes"], section["threads"]) == ("bare:app", "$(WSGI_FLEET_PROCESSES)", "7")
     assert (section["harakiri"], section["worker-reload-mercy"]) == ("9", "9")
     assert "die-on-term" not in section
     assert "lazy-apps" not in section
