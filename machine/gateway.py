@@ -1,17 +1,18 @@
 """Starts uWSGI as the Python of a release: `<release>/venv/bin/python -P gateway.py OPTION...` (options of uWSGI).
 
-uWSGI stands in a virtualenv of its own, so that no release has to bring it. Its option `virtualenv` cannot lead it to the
-release's packages: as a Python module (pyuwsgi) it meets an interpreter that is initialized already. So the release's
-interpreter starts, and uWSGI's folder is on its path for one import.
+uWSGI stands in a virtualenv of its own, so that no release has to bring it. Its option `virtualenv` cannot lead it to
+the release's packages: as a Python module (pyuwsgi) it meets an interpreter that is initialized already. So the
+release's interpreter starts, and uWSGI's folder is on its path for one import.
 """
 
 import os
 import sys
+from typing import Any, cast
 
 sys.path.append(f"/srv/uwsgi/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
 import pyuwsgi
 
 sys.path.pop()
-# `processes: auto` in uwsgi.ini: two for each CPU this process may use, which in a container are fewer than the machine has.
+# `processes: auto`: two for each CPU that this process may use, which in a container are fewer than the machine has.
 os.environ["WSGI_FLEET_PROCESSES"] = str(len(os.sched_getaffinity(0)) * 2)
-pyuwsgi.run()
+cast("Any", pyuwsgi).run()
