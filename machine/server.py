@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import subprocess
+import sysconfig
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 APP = Path("/srv/app")
 RELEASES, VENVS, SLOTS, LIVE = APP / "releases", APP / "venvs", APP / "slots", APP / "live"
 CONFIG = Path("/etc/wsgi-fleet")
-GATEWAY = Path("/srv/uwsgi/bin")
+PIP_RUNNER = Path(sysconfig.get_path("purelib", "venv", vars={"base": "/srv/uwsgi"})) / "pip" / "__pip-runner__.py"
 RUN = Path("/run")
 USER = "app"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fetch import fetch
-from server import CONFIG, GATEWAY, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
+from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
 from slot import PROOF, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
@@ -82,11 +82,12 @@ def build_venv(requirements: Path, timeout_s: float) -> Path:
     shutil.rmtree(venv, ignore_errors=True)
     venv.mkdir()
     shutil.chown(venv, USER, USER)
-    # Packages may run code of their own while they install: not as root. pip is the gateway's, so none is copied.
+    # Packages may run code of their own while they install: not as root. pip is the gateway's, so none is copied; its
+    # runner is what `pip --python` starts, without the second pip that would only start it.
     install = ("install", "--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(requirements))
     for command in (
         ("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv)),
-        (str(GATEWAY / "pip"), "--python", str(venv / "bin" / "python"), *install),
+        (str(venv / "bin" / "python"), str(PIP_RUNNER), *install),
     ):
         result = run(*command, timeout_s=timeout_s, user=USER)
         if result.returncode:
