@@ -60,7 +60,7 @@ fmt: tools ## format, and fix what the linter can
 
 .PHONY: bench
 bench: setup ## the benchmarks; tables, and files in benchmarks/results/
-	@python benchmarks/run.py
+	@python -m benchmarks.run
 
 .PHONY: schema
 schema: tools ## the JSON schema of the stack files, from the types in settings.py

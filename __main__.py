@@ -3,17 +3,23 @@
 from pathlib import Path
 
 import pulumi
-from pulumi.runtime.config import CONFIG, get_config_env
+from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
 from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
 from components.balancer import Balancer, BalancerArgs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.choose import choose
+from releases.revision import revision_of
 from stack_file import SettingsError, parse
 
 project, stack = Path.cwd(), pulumi.get_stack()
 try:
-    given = parse(get_config_env() | CONFIG.get(), project=project, where=f"stacks/Pulumi.{stack}.yaml")
+    given = parse(
+        get_config_env() | CONFIG.get(),
+        project=project,
+        where=f"stacks/Pulumi.{stack}.yaml",
+        encrypted=get_config_secret_keys_env(),
+    )
 except SettingsError as error:
     # Ends the program with this text and without a traceback.
     raise pulumi.RunError(str(error)) from None
@@ -24,7 +30,9 @@ store = platform.store("releases", opts=pulumi.ResourceOptions())
 packages = project / ".state" / stack / "packages"
 fleets = {
     name: AppServerFleet(
-        name, AppServerFleetArgs(app, groups.apps[name], store, project, packages / name), platform=platform
+        name,
+        AppServerFleetArgs(app, groups.apps[name], store, project, packages / name, revision_of(project / app.source)),
+        platform=platform,
     )
     for name, app in given.apps.items()
 }

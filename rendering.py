@@ -18,7 +18,7 @@ SCRIPTS = "/usr/local/lib/wsgi-fleet"
 APP_PORT = 8000
 BALANCER_PORT = 80
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
-PREBUILT_PACKAGES = ("python3-venv", "nginx")
+PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate")
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),

@@ -75,8 +75,25 @@ class Fleet(Model):
 
 
 class Rollout(Model):
-    """How a release moves over the fleet."""
+    """How a release moves over the fleet: staged everywhere, the task once, the canary, then the others in batches."""
 
+    release_task: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00\n]+$")] | None = (
+        Field(
+            default=None,
+            description="shell command of the new release, run once on one server before it serves; must be idempotent",
+        )
+    )
+    task_timeout_s: int = Field(default=600, ge=1, le=86_400, description="longest time for the release task")
+    batch_size: Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^([1-9]|[1-9]\d|100)%$")] = (
+        Field(default=1, description='servers that switch at a time after the first one; a number or a share ("25%")')
+    )
+    bake_s: int = Field(default=2, ge=0, le=3600, description="how long the first server is watched before the others")
+    drain_timeout_s: int | None = Field(
+        default=None,
+        ge=1,
+        le=330,
+        description="longest time for requests in flight to end; null is gateway.request_timeout_s + 15",
+    )
     healthy_threshold: int = Field(
         default=3, ge=1, le=100, description="good answers in a row that make a slot healthy"
     )
@@ -114,6 +131,20 @@ class App(Model):
     gateway: Gateway = Field(default=Gateway(), description="how uWSGI runs it")
     fleet: Fleet = Field(default=Fleet(), description="the machines it runs on")
     rollout: Rollout = Field(default=Rollout(), description="how a release moves over them")
+
+    @property
+    def drain_timeout_s(self) -> int:
+        """Seconds that a slot may take to finish its requests. 15 more than the longest of them, to close."""
+        return self.rollout.drain_timeout_s or self.gateway.request_timeout_s + 15
+
+    @model_validator(mode="after")
+    def _requests_can_end_before_they_are_cut(self) -> App:
+        if self.drain_timeout_s < self.gateway.request_timeout_s:
+            raise ValueError(
+                f"rollout.drain_timeout_s: {self.drain_timeout_s}: should be at least gateway.request_timeout_s "
+                f"({self.gateway.request_timeout_s}), else a release cuts requests that may still end"
+            )
+        return self
 
     @model_validator(mode="after")
     def _variables_are_given_once(self) -> App:
@@ -158,6 +189,9 @@ class Aws(Model):
     )
     admin_cidrs: list[Cidr] = Field(
         default_factory=list[str], description="who may reach port 22 of the balancer (the jump host)"
+    )
+    outbound_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        default_factory=list[int], description="TCP ports besides 80 and 443 that machines may connect to, e.g. 5432"
     )
     ssh_key_name: str = Field(description="EC2 key pair of the machines", pattern=r"^[A-Za-z0-9 ._@-]{1,255}$")
     ssh_private_key: SecretStr = Field(description="its private key: pulumi config set --secret --path")

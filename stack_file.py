@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,10 +29,17 @@ class SettingsError(Exception):
         super().__init__("\n".join([f"{where} has {count}; nothing was changed:", *(f"  {line}" for line in problems)]))
 
 
-def parse(config: Mapping[str, str], *, project: Path, where: str = "the stack file") -> Settings:
+def parse(
+    config: Mapping[str, str],
+    *,
+    project: Path,
+    where: str = "the stack file",
+    encrypted: Collection[str] | None = None,
+) -> Settings:
     """Settings out of a stack's configuration.
 
     config: full key (`wsgi-fleet:apps`) -> value as Pulumi hands it over: a string, JSON text for mappings and lists.
+    encrypted: full keys with something secret in them, where that is known; secrets in others are refused.
     project: the folder that `source` is relative to; sources and requirements are looked for there.
     Raises SettingsError with every problem at once. Values of secrets never appear in it.
     """
@@ -53,21 +60,39 @@ def parse(config: Mapping[str, str], *, project: Path, where: str = "the stack f
     except ValidationError as error:
         problems += _lines(error.errors(include_url=False))
     problems += _missing_files(data, project)
+    if encrypted is not None and f"{NAMESPACE}:apps" not in encrypted:
+        problems += _plain_secrets(data)
     if problems or settings is None:
         raise SettingsError(problems, where)
     return settings
 
 
+def _plain_secrets(data: Mapping[str, Any]) -> list[str]:
+    """Secrets that stand in plain in the stack file: from there they would get into the state in plain as well."""
+    problems: list[str] = []
+    for name, app in _mapping(data.get("apps")).items():
+        for variable in _mapping(_mapping(app).get("secrets")):
+            path = f"apps.{name}.secrets.{variable}"
+            problems.append(
+                f"{path}: (secret): stands there in plain; remove it, change it where it is known, and run "
+                f"`pulumi config set --secret --path {NAMESPACE}:{path}`"
+            )
+    return problems
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
     """Problems with the files that settings name, found even when other settings are wrong."""
     problems: list[str] = []
-    apps = data.get("apps")
-    for name, app in cast("dict[str, Any]", apps).items() if isinstance(apps, dict) else ():
-        source = cast("dict[str, Any]", app).get("source") if isinstance(app, dict) else None
+    for name, app in _mapping(data.get("apps")).items():
+        source = _mapping(app).get("source")
         if not isinstance(source, str):
             continue
         folder = project / source
-        requirements = cast("dict[str, Any]", app).get("requirements", "requirements.txt")
+        requirements = _mapping(app).get("requirements", "requirements.txt")
         if not folder.is_dir():
             problems.append(f"apps.{name}.source: {source!r}: no such folder in the project")
         elif isinstance(requirements, str) and not (folder / requirements).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,17 @@ BOOT_S = 600
 
 @dataclass(frozen=True)
 class AppServerFleetArgs:
-    """project: folder that app.source is relative to. packages: folder where built releases wait for the rollout."""
+    """project: folder that app.source is relative to. packages: folder where built releases wait for the rollout.
+
+    revision: of the source in its version control, for the journal; "" where it has none.
+    """
 
     app: App
     group: SecurityGroup
     store: Store
     project: Path
     packages: Path
+    revision: str
 
 
 class AppServerFleet(pulumi.ComponentResource):
@@ -60,7 +65,7 @@ class AppServerFleet(pulumi.ComponentResource):
                 store=args.store,
                 opts=child,
             )
-            stdin = pulumi.Output.concat("store ", args.store.machine_url, "\nkey ", key, "\n")
+            stdin = pulumi.Output.concat("store ", args.store.machine_url, f"/{name}\nkey ", key, "\n")
             step = StepArgs(machine, booted(BOOT_S), stdin, timeout_s=BOOT_S + 30)
             ready.append(platform.step(f"{role}-booted", step, opts=child))
             self.machines[role] = machine
@@ -76,12 +81,16 @@ class AppServerFleet(pulumi.ComponentResource):
             app=name,
             release=release,
             package=release.apply(lambda id_: str(args.packages / id_)),
+            revision=args.revision,
             servers=[{"name": role, "target": machine.target} for role, machine in self.machines.items()],
             secrets=secrets,
             limits={
                 "stage_timeout_s": app.rollout.stage_timeout_s,
                 "start_timeout_s": app.rollout.start_timeout_s,
-                "drain_timeout_s": app.gateway.request_timeout_s + 15,
+                "drain_timeout_s": app.drain_timeout_s,
+                "task_timeout_s": app.rollout.task_timeout_s,
+                "batch_size": app.rollout.batch_size,
+                "bake_s": app.rollout.bake_s,
                 "allow_unreachable": app.rollout.allow_unreachable,
                 "keep_releases": app.rollout.keep_releases,
             },
@@ -110,7 +119,10 @@ class AppServerFleet(pulumi.ComponentResource):
 
 
 def _package(app: App, project: Path, packages: Path, key: str, secrets: Mapping[str, str]) -> str:
-    """Build the release, leave it where the rollout finds it, and return its id."""
+    """Build the release, leave it (alone) where the rollout finds it, and return its id."""
     release = build(app, project=project, key=key, secrets=secrets)
     release.save(packages / release.id)
+    for old in packages.iterdir():
+        if old.name != release.id:
+            shutil.rmtree(old, ignore_errors=True)
     return release.id

@@ -11,6 +11,8 @@ from urllib.parse import quote, urlsplit
 # EC2 instance metadata service, version 2 (a token first).
 METADATA = "http://169.254.169.254/latest"
 TIMEOUT_S = 120
+# In the root of a store that is a folder.
+MARK = ".store"
 
 
 class FetchError(Exception):
@@ -34,10 +36,12 @@ def fetch(store: str, key: str, *, missing_ok: bool = False) -> bytes:
 
 
 def _from_folder(path: Path) -> bytes | None:
+    if path.exists():
+        return path.read_bytes()
     # A store that is not mounted must not look like one without a pointer.
-    if not (path.parents[-1] / path.parts[1]).exists() or not any(parent.exists() for parent in path.parents[:1]):
-        raise OSError(f"{path.parent} is not there")
-    return path.read_bytes() if path.exists() else None
+    if not any((parent / MARK).exists() for parent in path.parents):
+        raise OSError(f"{path.parent} is not mounted")
+    return None
 
 
 def _metadata(path: str, token: str = "") -> str:

@@ -2,6 +2,8 @@
 """Brings releases onto this app server and makes them serve. Runs as root on the machine; standard library only.
 
     release stage ID     fetch, check, unpack, virtualenv, prove on a private socket (secrets as JSON on standard input)
+    release task ID      run the release task of a staged release as the application (its output is ours)
+    release bake ID S    look for S seconds whether the release that serves stays well
     release switch ID    make a staged release the one that serves, without losing a request
     release boot         before the socket opens: make /srv/app/live what the store names, point slot blue at it
     release status       what serves here, as JSON
@@ -15,15 +17,33 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from fetch import FetchError, fetch
-from server import CONFIG, LIVE, RELEASES, SLOTS, VENVS, Failure, lock, manifest_of, named, point, run, say, store_url
-from slot import BLUE, GREEN, answers, drain_s, serving_slots, start_and_gate, state_of, stop, stop_others
+from server import (
+    CONFIG,
+    LIVE,
+    RELEASES,
+    SLOTS,
+    USER,
+    VENVS,
+    Failure,
+    lock,
+    manifest_of,
+    named,
+    point,
+    run,
+    say,
+    store_url,
+)
+from slot import BLUE, GREEN, answers, drain_s, serving_slots, start_and_gate, state_of, stop, stop_others, watch
 from staging import RETRY_UNIT, stage
 
 RETRY_S = 60
@@ -53,6 +73,43 @@ def switch(release: str) -> None:
     say(f"{release} serves from slot {free}")
 
 
+def task(release: str) -> None:
+    """The release task, with the environment, the user and the virtualenv of the release, before it serves."""
+    place = RELEASES / release
+    command = manifest_of(release)["release_task"]
+    properties = (
+        f"User={USER}",
+        f"Group={USER}",
+        f"WorkingDirectory={place}/code",
+        f"EnvironmentFile={place}/environment",
+        f"Environment=PATH={place}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "StateDirectory=app",
+        "PrivateTmp=yes",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+    )
+    options = [f"--property={each}" for each in properties]
+    process = subprocess.Popen(
+        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--unit=app-task", *options, "sh", "-c", command],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    lines: deque[str] = deque(maxlen=15)
+    for line in process.stdout or ():
+        lines.append(f"    {line.rstrip()}")
+        say(line.rstrip())
+    if process.wait():
+        raise Failure("\n".join([f"`{command}` failed with exit code {process.returncode}; its last lines:", *lines]))
+
+
+def bake(release: str, seconds: str) -> None:
+    """Watch the slot that serves."""
+    good = [slot for slot in serving_slots() if named(SLOTS / slot) == release]
+    if not good:
+        raise Failure(f"{release} does not serve here any more")
+    watch(good[0], manifest_of(release), float(seconds))
+    say(f"{release} stayed well for {seconds} s")
+
+
 def boot() -> None:
     """Make this server what the store names; when the store does not answer, serve what was live and try again."""
     try:
@@ -64,7 +121,9 @@ def boot() -> None:
             say(f"this server was away: it comes back on {release}")
     except (Failure, FetchError, OSError) as error:
         say(f"keeping {named(LIVE) or 'nothing'}, next try in {RETRY_S} s: {error}")
-        run("systemd-run", f"--unit={RETRY_UNIT}", "--collect", f"--on-active={RETRY_S}", str(Path(__file__)), "retry")
+        # A name of its own each time: the retry that fails runs in the unit of the one before.
+        unit = f"{RETRY_UNIT}-{time.time_ns()}"
+        run("systemd-run", f"--unit={unit}", "--collect", f"--on-active={RETRY_S}", str(Path(__file__)), "retry")
     if LIVE.exists() and not serving_slots():
         point(SLOTS / BLUE, LIVE.resolve())
 
@@ -107,6 +166,10 @@ def main(arguments: Sequence[str]) -> None:
             stage(rest[0], json.load(sys.stdin))
         elif verb == "switch" and len(rest) == 1:
             switch(rest[0])
+        elif verb == "task" and len(rest) == 1:
+            task(rest[0])
+        elif verb == "bake" and len(rest) == 2:
+            bake(*rest)
         elif verb == "boot":
             boot()
         elif verb == "retry":

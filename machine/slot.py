@@ -96,8 +96,31 @@ def stop(unit: str, drain_s: float) -> None:
 
 
 def drain_s(slot: str) -> float:
-    """Longest a slot may take to finish its requests: its own request time-out and some seconds to close."""
-    return manifest_of(named(SLOTS / slot) or "")["request_timeout_s"] + 15 if named(SLOTS / slot) else 15
+    """Longest that the release in a slot may take to finish its requests."""
+    release = named(SLOTS / slot)
+    return manifest_of(release)["drain_timeout_s"] if release else 15
+
+
+def watch(slot: str, manifest: dict[str, Any], seconds: float) -> None:
+    """Look at a slot that serves for so long. Raises Failure as soon as it is not well."""
+    unit, path = f"app@{slot}", manifest["health_path"]
+    begun, deadline, restarts = time.time(), time.monotonic() + seconds, restarts_of(unit)
+    while time.monotonic() < deadline:
+        if state_of(unit) != "active" or restarts_of(unit) != restarts:
+            raise Failure(f"{unit} ended while it served; its last lines:\n{journal(unit, begun)}")
+        try:
+            status, line = get(private_socket(unit), path, 10)
+        except (OSError, http.client.HTTPException) as error:
+            status, line = 0, str(error)
+        if status != 200:
+            raise Failure(
+                f"GET {path} was {status or ''} {line} while it served; its last lines:\n{journal(unit, begun)}"
+            )
+        time.sleep(0.5)
+
+
+def restarts_of(unit: str) -> str:
+    return run("systemctl", "show", "-P", "NRestarts", unit).stdout.strip()
 
 
 def answers(slot: str, manifest: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -18,12 +19,15 @@ from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, ma
 from slot import PROOF, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
+# Lines of a requirements file: of another such file, and of something in the source itself.
+INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)")
+LOCAL = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[^#]*@\s*file:)")
 
 
 def stage(release: str, secrets: dict[str, str] | None) -> None:
     """Bring a release here and prove that it starts and is healthy. Traffic is not touched."""
     # Whatever a boot still wanted to try again, the rollout does now.
-    run("systemctl", "stop", f"{RETRY_UNIT}.timer")
+    run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
     place = RELEASES / release
     if (place / ".staged").exists():
         say(f"{release} is staged already")
@@ -39,7 +43,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
         raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
     (partial / "manifest.json").write_bytes(text)
     unpack(release, manifest, partial)
-    venv = build_venv(partial / "code" / manifest["requirements_path"], manifest["stage_timeout_s"])
+    venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
     write_runtime_files(release, manifest, partial, secrets)
     (partial / "venv").symlink_to(venv)
     partial.rename(place)
@@ -72,10 +76,29 @@ def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
     archive.unlink()
 
 
-def build_venv(requirements: Path, timeout_s: float) -> Path:
+def venv_key(requirements: Path, code: Path, tar_sha256: str) -> str:
+    """What a virtualenv is made from, as a hash: this Python, and all that pip would read.
+
+    Files that requirements include count, and the whole code where it is itself installed (`-e .`, `./package`).
+    """
+    parts, todo, seen = [sys.version], [requirements], set[Path]()
+    while todo:
+        file = todo.pop().resolve()
+        if file in seen or not file.is_relative_to(code.resolve()) or not file.is_file():
+            continue
+        seen.add(file)
+        parts.append(file.read_text())
+        for line in parts[-1].splitlines():
+            if included := INCLUDES.match(line):
+                todo.append(file.parent / included[1])
+            elif LOCAL.match(line):
+                parts.append(tar_sha256)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def build_venv(requirements: Path, code: Path, manifest: dict[str, Any]) -> Path:
     """The virtualenv of these requirements, shared by every release that has the same ones."""
-    key = hashlib.sha256(f"{sys.version}\0".encode() + requirements.read_bytes()).hexdigest()[:16]
-    venv = VENVS / key
+    venv = VENVS / venv_key(requirements, code, manifest["tar_sha256"])
     if (venv / ".complete").exists():
         return venv
     say(f"building a virtualenv from {requirements.name}")
@@ -89,7 +112,7 @@ def build_venv(requirements: Path, timeout_s: float) -> Path:
         ("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv)),
         (str(venv / "bin" / "python"), str(PIP_RUNNER), *install),
     ):
-        result = run(*command, timeout_s=timeout_s, user=USER)
+        result = run(*command, timeout_s=manifest["stage_timeout_s"], user=USER)
         if result.returncode:
             shutil.rmtree(venv, ignore_errors=True)
             lines = (result.stdout + result.stderr).strip().splitlines()[-15:]

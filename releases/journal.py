@@ -1,42 +1,83 @@
-"""The journal of rollouts: who released what, when, and how it went; one JSON line an event, in the store."""
+"""The journal: who released what, when, and how it went; one JSON line an event, in the store."""
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from releases.lock import whoami
 from releases.transport import Store
 
 PREFIX = "journal/"
 
 
-class Journal:
-    """Events of one rollout. Written whole at each event, so that a killed rollout leaves all that it did."""
+@dataclass(frozen=True)
+class Entry:
+    """One rollout or rollback. result: done, failed, or the last thing that a killed one did.
 
-    def __init__(self, store: Store, *, release: str, app: str) -> None:
+    when: ISO 8601. revision: of the source in its version control, "" where it has none. seconds: None if killed.
+    missing: servers that were left out, since nobody reached them.
+    """
+
+    release: str
+    who: str
+    when: str
+    revision: str
+    is_rollback: bool
+    result: str
+    seconds: float | None
+    why: str
+    missing: tuple[str, ...]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every server is surely on its release."""
+        return self.result == "done" and not self.missing
+
+
+class Journal:
+    """Events of one movement. Written whole at each event, so that a killed one leaves all that it did."""
+
+    def __init__(self, store: Store, *, release: str, app: str, revision: str = "") -> None:
         now = datetime.now(UTC)
         self._store, self._begun = store, time.monotonic()
         self._key = f"{PREFIX}{now:%Y%m%dT%H%M%S.%f}-{release}.jsonl"
-        who = f"{getpass.getuser()}@{socket.gethostname()}"
-        self._head = {"release": release, "app": app, "who": who, "when": now.isoformat(timespec="seconds")}
+        when = now.isoformat(timespec="seconds")
+        self._head = {"release": release, "app": app, "who": whoami(), "when": when, "revision": revision}
         self._lines: list[str] = []
 
     def note(self, event: str, **details: Any) -> None:
-        """Add an event; its time is in seconds since the rollout began."""
+        """Add an event; its time is in seconds since the movement began."""
         head = self._head if not self._lines else {}
         line = {"event": event, "after_s": round(time.monotonic() - self._begun, 2), **head, **details}
         self._lines.append(json.dumps(line))
         self._store.write(self._key, ("\n".join(self._lines) + "\n").encode())
 
-    def released(self) -> list[str]:
-        """Releases that were rolled out to the end, newest first, each once."""
-        found: dict[str, None] = {}
-        for key in reversed(self._store.keys(PREFIX)):
-            lines = [json.loads(line) for line in (self._store.read(key) or b"").splitlines()]
-            if lines and lines[-1]["event"] == "done":
-                found.setdefault(lines[0]["release"])
-        return list(found)
+
+def entries(store: Store) -> Iterator[Entry]:
+    """What happened, newest first."""
+    for key in reversed(store.keys(PREFIX)):
+        lines: list[dict[str, Any]] = [json.loads(line) for line in (store.read(key) or b"").splitlines()]
+        if not lines:
+            continue
+        first, last = lines[0], lines[-1]
+        yield Entry(
+            release=first["release"],
+            who=first["who"],
+            when=first["when"],
+            revision=first.get("revision", ""),
+            is_rollback=bool(first.get("rollback")),
+            result=last["event"],
+            seconds=last.get("seconds"),
+            why=last.get("why", ""),
+            missing=tuple(last.get("missing", ())),
+        )
+
+
+def released(store: Store) -> list[str]:
+    """Releases that were rolled out (or back to) to the end, newest first, each once."""
+    return list(dict.fromkeys(entry.release for entry in entries(store) if entry.result == "done"))

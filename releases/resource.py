@@ -8,24 +8,48 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CheckResult, CreateResult, DiffResult, ReadResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import (
+    CheckFailure,
+    CheckResult,
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    Resource,
+    ResourceProvider,
+    UpdateResult,
+)
 
-from platforms import Reach, Store, connect
+import platforms
+from platforms import Reach, connect
+from releases import record
+from releases.fleet import Server
+from releases.journal import entries
 from releases.release import Release
-from releases.rollout import Plan, Rollout, RolloutError, Server, current
+from releases.rollout import Plan, Rollout, RolloutError
+from releases.transport import Part, Store
 
-# What makes another rollout due; everything else is how it is done.
+# What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
 DUE = ("release", "servers")
+KEPT = ("app", "servers", "store")
+# A limit that is a text as well: "25%".
+BATCH = "batch_size"
 
 
 class _Provider(ResourceProvider):
     serialize_as_secret_always = False
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Refuses what somebody went back from, at preview already."""
+        release = news.get("release")
+        if isinstance(release, str) and _olds and _olds.get("store") == news.get("store"):
+            rejection = record.rejection(_store(news), release)
+            if rejection:
+                return CheckResult(news, [CheckFailure("release", str(rejection))])
         return CheckResult(news, [])
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        return DiffResult(changes=any(_olds.get(key) != _news.get(key) for key in DUE))
+        due = any(_olds.get(key) != _news.get(key) for key in DUE)
+        return DiffResult(changes=due or _is_unsettled(_store(_olds), int(_olds["epoch"])))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(props["app"], _roll_out(props))
@@ -35,35 +59,57 @@ class _Provider(ResourceProvider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """What the store names is what serves; somebody may have gone back to another release."""
-        serving = current(connect.store(props["store"]))
-        return ReadResult(id_, {**{key: props[key] for key in ("app", "servers", "store")}, "release": serving or ""})
+        store = _store(props)
+        serving = record.current(store) or ""
+        return ReadResult(id_, {**{key: props[key] for key in KEPT}, "release": serving, "epoch": record.epoch(store)})
+
+
+def _is_unsettled(store: Store, epoch: int) -> bool:
+    """Whether the fleet may not be as the state has it: moved by hand, or by a rollout that was killed or left some."""
+    newest = next(entries(store), None)
+    return epoch != record.epoch(store) or not (newest and newest.is_settled)
+
+
+def _store(props: Mapping[str, Any]) -> Store:
+    return Part(connect.store(props["store"]), props["app"])
 
 
 def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
     """Do it; the outputs hold nothing secret, since a dynamic resource's outputs stand in plain in the state."""
+    limits = dict(props["limits"])
+    batch = limits.pop(BATCH)
     plan = Plan(
         app=props["app"],
         release=Release.load(Path(props["package"])),
         servers=[Server(server["name"], server["target"]) for server in props["servers"]],
         secrets=props["secrets"],
-        **{key: int(value) for key, value in props["limits"].items()},
+        revision=props["revision"],
+        batch_size=batch if isinstance(batch, str) else int(batch),
+        **{key: int(value) for key, value in limits.items()},
     )
+    store = _store(props)
+    # Before it begins: a hand that moves the fleet meanwhile makes the next `up` look again.
+    epoch = record.epoch(store)
     try:
-        Rollout(plan, connect.transport(props["reach"]), connect.store(props["store"]), _say).run()
+        Rollout(plan, connect.transport(props["reach"]), store, _say).run()
     except RolloutError as error:
         # Pulumi prints a traceback around it; the text alone says what happened.
         sys.tracebacklimit = 0
         raise RolloutError(str(error)) from None
-    return {**{key: props[key] for key in ("app", "servers", "store")}, "release": props["release"]}
+    return {**{key: props[key] for key in KEPT}, "release": props["release"], "epoch": epoch}
 
 
 def _say(text: str) -> None:
-    """The engine shows what a provider prints."""
-    print(text, file=sys.stderr, flush=True)
+    """The engine shows what a provider prints. One write for a line: servers are worked on side by side."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 class RolloutResource(Resource, module="releases", name="Rollout"):
-    """release: id that serves when it is done. package: folder with what Release.save() wrote."""
+    """release: id that serves when it is done. package: folder with what Release.save() wrote.
+
+    revision: of the source, for the journal. limits: the fields of Plan that are numbers, and batch_size.
+    """
 
     app: pulumi.Output[str]
     release: pulumi.Output[str]
@@ -75,17 +121,19 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         app: str,
         release: pulumi.Input[str],
         package: pulumi.Input[str],
+        revision: str,
         servers: Sequence[Mapping[str, pulumi.Input[str]]],
         secrets: pulumi.Input[Mapping[str, str]],
-        limits: Mapping[str, int],
+        limits: Mapping[str, int | str],
         reach: Reach,
-        store: Store,
+        store: platforms.Store,
         opts: pulumi.ResourceOptions,
     ) -> None:
         props: dict[str, Any] = {
             "app": app,
             "release": release,
             "package": package,
+            "revision": revision,
             "servers": servers,
             "secrets": secrets,
             "limits": limits,

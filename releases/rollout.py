@@ -1,42 +1,32 @@
 """The rollout: the whole movement of a fleet from one release to another. Plain Python over a transport and a store.
 
 It can be run again from any point: what is published, staged or serving already is a quick success. Nothing is switched
-before every server has proven the release, and a server that fails to switch takes the ones before it back with it.
+before every server has proven the release; if one fails to switch, all go back. So one release serves at the end.
 """
 
 from __future__ import annotations
 
 import json
-import shlex
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from releases.journal import Journal
+from releases import lock, record
+from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
+from releases.journal import Journal, released
 from releases.release import Release
-from releases.transport import Result, Store, Transport, Unreachable
-
-COMMAND = "/usr/local/lib/wsgi-fleet/release.py"
-POINTER = "pointer"
-# Servers worked on at a time; each holds a connection and a thread.
-PARALLEL = 16
-
-
-@dataclass(frozen=True)
-class Server:
-    """name: as a person knows it. target: what the transport calls it."""
-
-    name: str
-    target: str
+from releases.transport import Store, Transport
 
 
 @dataclass(frozen=True)
 class Plan:
     """What one rollout is to do. Times in seconds; keep_releases counts the new one.
 
-    allow_unreachable: servers that may be missing; they take the release when they boot.
+    batch_size: servers that switch at a time after the canary, as a number or "25%". bake_s: how long the canary is
+    watched before the others follow. allow_unreachable: servers that may be missing; they take the release when they
+    boot. revision: of the source in its version control, for the journal; "" where there is none.
     """
 
     app: str
@@ -46,68 +36,72 @@ class Plan:
     stage_timeout_s: int
     start_timeout_s: int
     drain_timeout_s: int
+    task_timeout_s: int
+    batch_size: int | str
+    bake_s: int
     allow_unreachable: int
     keep_releases: int
+    revision: str = ""
 
 
 class RolloutError(Exception):
     """The fleet is not on the new release. The text names servers, phase and cause, and says what serves now."""
 
 
-class _Failed(Exception):
-    """One server could not do its part."""
-
-    def __init__(self, server: Server, phase: str, why: str) -> None:
-        super().__init__(f"{server.name}, {phase}: {why}")
-
-
 class Rollout:
     """One rollout of one plan. say: gets a line for each thing that happens."""
 
     def __init__(self, plan: Plan, transport: Transport, store: Store, say: Callable[[str], None]) -> None:
-        self.plan, self.transport, self.store = plan, transport, store
+        self.plan, self.store = plan, store
         self.id = plan.release.id
-        self._tell = say
-        self.journal = Journal(store, release=self.id, app=plan.app)
+        self.fleet = Fleet(
+            plan.app, transport, say, start_timeout_s=plan.start_timeout_s, drain_timeout_s=plan.drain_timeout_s
+        )
 
     def run(self) -> None:
         """Move the fleet. Raises RolloutError; then no server serves the new release that served another before."""
-        begun = time.monotonic()
-        before = current(self.store)
         if not self.plan.servers:
             raise RolloutError(f"{self.plan.app}: there are no servers to release to")
+        if rejected := record.rejection(self.store, self.id):
+            raise RolloutError(f"{self.plan.app}: {rejected}")
         try:
-            self.journal.note("begin", before=before, servers=[server.name for server in self.plan.servers])
-            states = self._reach()
-            self._publish()
-            self._stage(list(states))
-            self._switch(states)
-            self.store.write(POINTER, self.id.encode())
-            self._prune(list(states))
-        except Exception as error:
-            self.journal.note("failed", why=str(error))
-            if isinstance(error, RolloutError):
-                raise
-            raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}") from error
-        self.journal.note("done", seconds=round(time.monotonic() - begun, 1))
-        self._say(f"release {self.id} serves on {len(states)} servers")
+            with lock.held(self.store, f"release {self.id}"):
+                self._run(Journal(self.store, release=self.id, app=self.plan.app, revision=self.plan.revision))
+        except lock.Locked as error:
+            raise RolloutError(f"{self.plan.app}: {error}") from error
 
-    def _say(self, text: str) -> None:
-        self._tell(f"{self.plan.app}: {text}")
+    def _run(self, journal: Journal) -> None:
+        begun = time.monotonic()
+        before = record.current(self.store)
+        try:
+            journal.note("begin", before=before, servers=[server.name for server in self.plan.servers])
+            states = self._reach()
+            self._publish(journal)
+            self._stage(list(states), journal)
+            self._release_task(next(iter(states)), states, journal)
+            self._switch(states, before, journal)
+            record.point(self.store, self.id)
+        except Exception as error:
+            journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
+            raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}") from error
+        # It serves; what is left must not make it look as if it did not.
+        late = self._take_along_the_late(journal)
+        missing = [server.name for server in self.plan.servers if server not in states and server not in late]
+        self._prune([*states, *late])
+        journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
+        self.fleet.say(f"release {self.id} serves on {len(states) + len(late)} servers")
 
     def _what_serves(self, before: str | None) -> str:
-        serves = (
-            f"release {before} still serves" if before and before != self.id else "no other release was there before"
-        )
+        serves = f"release {before} still serves" if before else "no other release was there before"
         return f"release {self.id} was not taken: {serves}. Mend the cause and run `pulumi up` again."
 
-    def _publish(self) -> None:
+    def _publish(self, journal: Journal) -> None:
         prefix = f"releases/{self.id}"
         # The manifest last: where it is, the archive is whole.
         if self.store.read(f"{prefix}/manifest.json") != self.plan.release.manifest:
             self.store.write(f"{prefix}/code.tar.gz", self.plan.release.archive)
             self.store.write(f"{prefix}/manifest.json", self.plan.release.manifest)
-        self.journal.note("published")
+        journal.note("published")
 
     def _reach(self) -> dict[Server, dict[str, Any]]:
         """What each server runs now; a server that cannot be reached is left out if the plan allows it."""
@@ -116,103 +110,135 @@ class Rollout:
 
         def ask(server: Server) -> None:
             try:
-                states[server] = json.loads(self._command(server, "reach", ["status"], timeout_s=60, quiet=True).output)
-            except _Failed as failed:
-                if not isinstance(failed.__cause__, Unreachable):
+                states[server] = self.fleet.status(server)
+            except ServerFailure as failure:
+                if not failure.is_unreachable:
                     raise
-                missing.append(str(failed))
+                missing.append(str(failure))
 
-        self._everywhere(self.plan.servers, ask)
+        self.fleet.everywhere(self.plan.servers, ask)
         if len(missing) > self.plan.allow_unreachable:
             raise RuntimeError("\n".join(sorted(missing)))
         if not states:
             raise RuntimeError("no server can be reached")
         for line in missing:
-            self._say(f"goes on without it (allow_unreachable): {line}")
+            self.fleet.say(f"goes on without it (allow_unreachable): {line}")
         return {server: states[server] for server in self.plan.servers if server in states}
 
-    def _stage(self, servers: Sequence[Server]) -> None:
+    def _stage_one(self, server: Server) -> None:
         stdin = json.dumps(dict(self.plan.secrets)).encode()
         limit = self.plan.stage_timeout_s + self.plan.start_timeout_s + 30
-        self._everywhere(
-            servers, lambda server: self._command(server, "stage", ["stage", self.id], stdin=stdin, timeout_s=limit)
-        )
-        self.journal.note("staged")
+        self.fleet.run(server, "stage", ["stage", self.id], stdin=stdin, timeout_s=limit)
 
-    def _switch(self, states: Mapping[Server, Mapping[str, Any]]) -> None:
-        """One server after the other; if one fails, those before it go back to what they served."""
-        switched: list[Server] = []
-        for server in states:
+    def _stage(self, servers: Sequence[Server], journal: Journal) -> None:
+        self.fleet.everywhere(servers, self._stage_one)
+        journal.note("staged")
+
+    def _release_task(self, server: Server, states: Mapping[Server, Mapping[str, Any]], journal: Journal) -> None:
+        """Once, by the new code, before it serves anywhere; a fleet that serves it already has had it."""
+        if not json.loads(self.plan.release.manifest).get("release_task"):
+            return
+        if all(state["live"] == self.id for state in states.values()):
+            return
+        self.fleet.run(server, "release task", ["task", self.id], timeout_s=self.plan.task_timeout_s)
+        journal.note("release task", server=server.name)
+
+    def _switch(self, states: Mapping[Server, Mapping[str, Any]], before: str | None, journal: Journal) -> None:
+        """The canary, then batches. If a server fails, all that are or may be on the new release go back."""
+        # A rollout that was killed may have left servers on the new release.
+        touched = [server for server, state in states.items() if state["live"] == self.id]
+        guard = threading.Lock()
+
+        def switch(server: Server) -> None:
+            with guard:
+                if server not in touched:
+                    touched.append(server)
+            self.fleet.switch(server, self.id)
+            with guard:
+                journal.note("switched", server=server.name)
+
+        canary, *rest = states
+        try:
+            self.fleet.everywhere([canary], switch)
+            if rest and self.plan.bake_s and states[canary]["live"] != self.id:
+                self._bake(canary)
+            for batch in batches(rest, self.plan.batch_size):
+                self.fleet.everywhere(batch, switch)
+        except (ServerFailures, ServerFailure) as error:
+            journal.note("switch failed", why=str(error))
+            raise RuntimeError("\n".join([str(error), *self._go_back(touched, states, before, journal)])) from error
+
+    def _bake(self, canary: Server) -> None:
+        self.fleet.say(f"{canary.name} is watched for {self.plan.bake_s} s")
+        arguments = ["bake", self.id, str(self.plan.bake_s)]
+        self.fleet.run(canary, "canary", arguments, timeout_s=self.plan.bake_s + 60)
+
+    def _go_back(
+        self,
+        touched: Sequence[Server],
+        states: Mapping[Server, Mapping[str, Any]],
+        proven: str | None,
+        journal: Journal,
+    ) -> list[str]:
+        """To the release that the pointer names, all servers at a time: they have it, and the new one is bad.
+
+        What could not be undone. A server that fails to go back takes the pointer's release when it boots.
+        """
+        guard = threading.Lock()
+
+        def back(server: Server) -> None:
+            target = proven or states[server]["live"]
+            if target in (None, self.id):
+                return
+            self.fleet.switch(server, target)
+            with guard:
+                journal.note("went back", server=server.name, release=target)
+
+        try:
+            self.fleet.everywhere(touched, back)
+        except ServerFailures as error:
+            return [f"going back failed as well: {failure}" for failure in error.failures]
+        return []
+
+    def _take_along_the_late(self, journal: Journal) -> list[Server]:
+        """Servers that booted meanwhile took what the pointer named then. One that fails takes it at its next boot."""
+        late: list[Server] = []
+
+        def look(server: Server) -> None:
             try:
-                self._switch_one(server, self.id)
-            except _Failed as error:
-                self.journal.note("switch failed", server=server.name)
-                problems = [str(error), *self._go_back(switched, states)]
-                raise RuntimeError("\n".join(problems)) from error
-            switched.append(server)
-            self.journal.note("switched", server=server.name)
+                if self.fleet.status(server)["live"] != self.id:
+                    self._stage_one(server)
+                    self.fleet.switch(server, self.id)
+                    late.append(server)
+            except ServerFailure as failure:
+                self.fleet.say(f"takes {self.id} when it boots: {failure}")
 
-    def _switch_one(self, server: Server, release: str) -> None:
-        limit = self.plan.start_timeout_s + self.plan.drain_timeout_s * 2 + 30
-        self._command(server, "switch", ["switch", release], timeout_s=limit)
-
-    def _go_back(self, switched: Sequence[Server], states: Mapping[Server, Mapping[str, Any]]) -> list[str]:
-        problems: list[str] = []
-        for server in reversed(switched):
-            before = states[server]["live"]
-            if before in (None, self.id):
-                continue
-            try:
-                self._switch_one(server, before)
-                self.journal.note("went back", server=server.name, release=before)
-            except _Failed as error:
-                problems.append(f"going back to {before} failed as well: {error}")
-        return problems
+        self.fleet.everywhere(self.plan.servers, look)
+        if late:
+            journal.note("took along", servers=sorted(server.name for server in late))
+        return late
 
     def _prune(self, servers: Sequence[Server]) -> None:
         """Keep the newest releases, there and in the store. A server that cannot prune is no failed release."""
-        kept = self.journal.released()[: self.plan.keep_releases - 1]
-        keep = [self.id, *(release for release in kept if release != self.id)]
-        for key in self.store.keys("releases/"):
-            if key.split("/")[1] not in keep:
-                self.store.delete(key)
+        earlier = [release for release in released(self.store) if release != self.id]
+        keep = [self.id, *earlier[: self.plan.keep_releases - 1]]
         try:
-            self._everywhere(servers, lambda server: self._command(server, "prune", ["prune", *keep], timeout_s=60))
-        except RuntimeError as error:
-            self._say(f"old releases stay for now: {error}")
-
-    def _everywhere(self, servers: Sequence[Server], work: Callable[[Server], object]) -> None:
-        """Do the work on the servers in parallel; every server that fails is in the error."""
-        problems: list[str] = []
-        with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
-            for future in [pool.submit(work, server) for server in servers]:
-                try:
-                    future.result()
-                except _Failed as error:
-                    problems.append(str(error))
-        if problems:
-            raise RuntimeError("\n".join(problems))
-
-    def _command(
-        self, server: Server, phase: str, arguments: Sequence[str], *,
-        timeout_s: float, stdin: bytes = b"", quiet: bool = False,
-    ) -> Result:  # fmt: skip
-        try:
-            result = self.transport.exec(
-                server.target, [COMMAND, *arguments], stdin=stdin, timeout_s=timeout_s,
-                on_line=None if quiet else lambda line: self._say(f"{server.name}: {line}"),
-            )  # fmt: skip
-        except Unreachable as error:
-            raise _Failed(server, phase, f"unreachable: {error}") from error
-        except TimeoutError as error:
-            raise _Failed(server, phase, f"`{shlex.join(arguments)}` did not finish in {timeout_s:.0f} s") from error
-        if result.exit_code:
-            why = result.output.strip().rpartition("error: ")[2] or f"exit code {result.exit_code}"
-            raise _Failed(server, phase, why)
-        return result
+            for key in self.store.keys("releases/"):
+                if key.split("/")[1] not in keep:
+                    self.store.delete(key)
+            self.fleet.everywhere(
+                servers, lambda server: self.fleet.run(server, "prune", ["prune", *keep], timeout_s=60)
+            )
+        except Exception as error:  # noqa: BLE001  whatever a store or a transport raises
+            self.fleet.say(f"old releases stay for now: {error}")
 
 
-def current(store: Store) -> str | None:
-    """The release that the store's pointer names: the one that serves, and that booting servers take."""
-    content = store.read(POINTER)
-    return content.decode().strip() or None if content else None
+def batches(servers: Sequence[Server], size: int | str) -> list[list[Server]]:
+    """Servers in groups of size (a number or "25%" of all, the canary included), at least one at a time.
+
+    Never all of a fleet at once, since the canary has gone ahead alone.
+    """
+    whole = len(servers) + 1
+    number = size if isinstance(size, int) else whole * int(size.removesuffix("%")) // 100
+    step = max(1, number)
+    return [list(servers[start : start + step]) for start in range(0, len(servers), step)]

@@ -50,6 +50,10 @@ class Store(Protocol):
         """Put content there, replacing what was."""
         ...
 
+    def create(self, key: str, content: bytes) -> bool:
+        """Put content there if nothing is there. False where something is; of two at once only one gets True."""
+        ...
+
     def keys(self, prefix: str) -> list[str]:
         """All keys that begin with prefix, sorted."""
         ...
@@ -57,3 +61,30 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove it; removing what is not there succeeds."""
         ...
+
+
+class Part:
+    """A Store inside a Store: the keys of one application, under its name."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._prefix = store, f"{name}/"
+
+    def read(self, key: str) -> bytes | None:
+        """See Store."""
+        return self._store.read(self._prefix + key)
+
+    def write(self, key: str, content: bytes) -> None:
+        """See Store."""
+        self._store.write(self._prefix + key, content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """See Store."""
+        return self._store.create(self._prefix + key, content)
+
+    def keys(self, prefix: str) -> list[str]:
+        """See Store."""
+        return [key.removeprefix(self._prefix) for key in self._store.keys(self._prefix + prefix)]
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        self._store.delete(self._prefix + key)

@@ -40,7 +40,7 @@ def security_group(
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=provider)),
     )
     child = pulumi.ResourceOptions(parent=group, provider=provider)
-    for port in OUTSIDE:
+    for port in sorted({*OUTSIDE, *given.outbound_ports}):
         _out(f"{name}-out-{port}", group.id, port, child, cidr=EVERYONE)
     for rule in ingress:
         if rule.source is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
+import gzip
 import hashlib
 import shlex
 from collections.abc import Callable, Sequence
@@ -29,6 +31,8 @@ from platforms.aws import bucket, group
 
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
+# EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
+USER_DATA_BYTES = 16_384
 # Debian's account on AWS (wiki.debian.org/Cloud/AmazonEC2Image).
 DEBIAN_OWNER, DEBIAN_NAME = "136693071363", "debian-12-amd64-*"
 # Seconds for one attempt to connect, and attempts: a new machine has its SSH server up within a minute or two.
@@ -93,7 +97,7 @@ class AwsPlatform:
             # FSBP EC2.9; the balancer is the one accepted finding.
             associate_public_ip_address=args.public,
             iam_instance_profile=releases.profile if releases else None,
-            user_data=args.user_data,
+            user_data_base64=_packed(args.user_data),
             user_data_replace_on_change=True,
             # FSBP EC2.8, CIS AWS 5.0 5.7. One hop: containers on the machine do not get at the role.
             metadata_options={
@@ -256,6 +260,14 @@ class AwsPlatform:
 def _give_up(comes: asyncio.Future[_JumpHost]) -> None:
     if not comes.done():
         comes.set_exception(RuntimeError("no public machine was described; all others are reached through it"))
+
+
+def _packed(user_data: str) -> str:
+    """A document as EC2 takes it: 16 KiB at most, and cloud-init unpacks gzip. Raises ValueError for a larger one."""
+    packed = gzip.compress(user_data.encode(), 9, mtime=0)
+    if len(packed) > USER_DATA_BYTES:
+        raise ValueError(f"user-data has {len(packed)} bytes when packed, and EC2 takes {USER_DATA_BYTES}")
+    return base64.b64encode(packed).decode()
 
 
 def _digest(command: str, stdin: str) -> str:

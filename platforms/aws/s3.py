@@ -41,6 +41,16 @@ class S3Store:
     def write(self, key: str, content: bytes) -> None:
         self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content)
 
+    def create(self, key: str, content: bytes) -> bool:
+        try:
+            self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content, IfNoneMatch="*")
+        except self.client.exceptions.ClientError as error:
+            # 412: it is there. 409: another one is just writing it.
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
+                return False
+            raise
+        return True
+
     def keys(self, prefix: str) -> list[str]:
         found: list[str] = []
         pages = self.client.get_paginator("list_objects_v2")

@@ -6,11 +6,14 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PART = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*")
 _TEMPORARY = ".tmp-"
 # Ids are shifted in containers: what their root shall read, everyone must be able to read.
+MARK = ".store"
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
 
@@ -34,6 +37,22 @@ class DirectoryStore:
     def write(self, key: str, content: bytes) -> None:
         """Put content there at once: a reader sees the old or the new. Raises ValueError for what cannot be a key."""
         path = self._path(key)
+        with self._written(path, content) as temporary:
+            temporary.replace(path)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Put content there if nothing is there; False where something is. Raises ValueError as write does."""
+        path = self._path(key)
+        with self._written(path, content) as temporary:
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                return False
+        return True
+
+    @contextmanager
+    def _written(self, path: Path, content: bytes) -> Generator[Path]:
+        """A whole file beside path, to be moved or linked to its place."""
         self._make_directories(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
@@ -42,7 +61,7 @@ class DirectoryStore:
                 file.flush()
                 os.fchmod(file.fileno(), FILE_MODE)
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -79,6 +98,9 @@ def create(path: Path) -> None:
     """Make the directory of a store; one that is there keeps what it holds."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(DIRECTORY_MODE)
+    # By it a machine knows an empty store from one that is not mounted.
+    (path / MARK).touch()
+    (path / MARK).chmod(FILE_MODE)
 
 
 def remove(path: Path) -> None:

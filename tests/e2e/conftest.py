@@ -14,12 +14,16 @@ import pytest
 from platforms.lxd.reap import owners, reap
 from tests.e2e.stack import ENVIRONMENT, SECRET, Stack
 
+# Seconds for one test with its fixtures: on a new machine the first one builds the machines' image.
+LONGEST_S = 900
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.timeout(LONGEST_S))
 
 
 def _runs(process_id: int) -> bool:
@@ -54,6 +58,7 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[.
 @pytest.fixture(scope="session")
 def fleet(make_stack: Callable[..., Stack]) -> Stack:
     """Three app servers and a balancer. A test may change it; it leaves three servers that serve one release."""
-    stack = make_stack("fleet", environment=ENVIRONMENT, secrets={"T_SECRET": SECRET}, generated_secrets=["T_MADE"])
+    stack = make_stack("fleet", environment=ENVIRONMENT, generated_secrets=["T_MADE"])
+    stack.set_secret("T_SECRET", SECRET)
     stack.up()
     return stack

@@ -94,10 +94,23 @@ class Stack:
         return self.folder / "stacks" / f"Pulumi.{self.name}.yaml"
 
     def write(self) -> None:
-        """Write the stack file; what Pulumi keeps in it (the salt) stays."""
+        """Write the stack file; what Pulumi keeps in it (the salt, secrets) stays."""
         document: dict[str, Any] = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
+        kept = self._secrets_of(document)
         document["config"] = {f"wsgi-fleet:{key}": value for key, value in self.settings.items()}
+        if kept:
+            document["config"]["wsgi-fleet:apps"] = {"probe": {**self.app, "secrets": kept}}
         self.file.write_text(yaml.safe_dump(document))
+
+    @staticmethod
+    def _secrets_of(document: dict[str, Any]) -> dict[str, Any]:
+        return document.get("config", {}).get("wsgi-fleet:apps", {}).get("probe", {}).get("secrets", {})
+
+    def set_secret(self, name: str, value: str) -> None:
+        """As a user does it: encrypted in the stack file."""
+        self.pulumi(
+            "config", "set", "-s", self.name, "--secret", "--path", f"wsgi-fleet:apps.probe.secrets.{name}", value
+        )
 
     def environment(self) -> dict[str, str]:
         binaries = Path(sys.executable).parent

@@ -245,7 +245,9 @@ class _Monitor(mocks.MockMonitor):
         state = struct_pb2.Struct()
         state.CopyFrom(request.object)
         if request.type in self._outputs and not self._preview:
-            state.update(self._outputs[request.type](registered))
+            added = dict(self._outputs[request.type](registered))
+            secret = set(request.additionalSecretOutputs) & added.keys()
+            state.update(added | {key: {_SIGNATURE: _SECRET, "value": added[key]} for key in secret})
         id_ = "" if self._preview or not request.custom else registered.id
         return resource_pb2.RegisterResourceResponse(urn=urn, id=id_, object=state)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +13,7 @@ import pulumi
 import pytest
 from pydantic import SecretStr
 
+import rendering
 from platforms import Ingress, MachineArgs, StepArgs, connect
 from platforms.aws import AwsPlatform
 from platforms.aws.s3 import S3Store
@@ -104,6 +108,12 @@ def test_machines_get_out_to_what_they_need_and_nowhere_else(prod: Build) -> Non
     assert rules(prod, OUT, "balancer") == outside | {(8000, "app-hello"), (22, "app-hello")}
 
 
+def test_ports_of_a_database_are_opened_outwards_alone() -> None:
+    made = built(outbound_ports=[5432, 443])
+    assert (5432, "0.0.0.0/0") in rules(made, OUT, "app-hello")
+    assert 5432 not in {port for port, _ in rules(made, IN, "app-hello")}
+
+
 def test_nothing_opens_port_22_to_everyone(prod: Build) -> None:
     for rule in prod.of(IN):
         if rule.inputs["fromPort"] <= 22 <= rule.inputs["toPort"]:
@@ -165,10 +175,28 @@ def test_a_machine_is_replaced_new_before_old_and_never_stopped_to_change(prod: 
 
 
 def test_machines_boot_the_image_and_the_document_as_given(prod: Build) -> None:
-    booted = {
-        (i.inputs["ami"], i.inputs["userData"], i.inputs["keyName"], i.inputs["monitoring"]) for i in prod.of(INSTANCE)
-    }
+    booted = {(i.inputs["ami"], unpacked(i), i.inputs["keyName"], i.inputs["monitoring"]) for i in prod.of(INSTANCE)}
     assert booted == {("ami-0123456789abcdef0", "#cloud-config\n", "ops", True)}
+
+
+def unpacked(instance: Registered) -> str:
+    assert "userData" not in instance.inputs
+    return gzip.decompress(base64.b64decode(instance.inputs["userDataBase64"])).decode()
+
+
+def test_the_documents_of_both_tiers_fit_into_what_ec2_takes() -> None:
+    for document in (rendering.app_server_user_data(["libpq5"] * 50), rendering.balancer_user_data()):
+        aws = given()
+        made = build(lambda aws=aws, text=document: fleet(aws, user_data=text), lookups=LOOKUPS, outputs=OUTPUTS)
+        packed = base64.b64decode(made.of(INSTANCE)[0].inputs["userDataBase64"])
+        assert len(packed) <= 16_384
+
+
+def test_a_document_that_ec2_would_refuse_is_refused_before_anything_is_made() -> None:
+    # Digits of a hash do not pack well.
+    text = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(600))
+    with pytest.raises(ValueError, match="EC2 takes 16384"):
+        build(lambda: fleet(given(), user_data=text), lookups=LOOKUPS, outputs=OUTPUTS)
 
 
 def test_machines_and_their_disks_carry_name_and_tags(prod: Build) -> None:

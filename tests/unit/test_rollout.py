@@ -4,123 +4,25 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from releases.release import Release
-from releases.rollout import Plan, Rollout, RolloutError, Server, current
+from releases import lock, record
+from releases.fleet import Server
+from releases.record import current
+from releases.rollout import RolloutError, batches
 from releases.transport import Result, Unreachable
-
-NAMES = ["a-1", "a-2", "a-3"]
-
-
-class MemoryStore:
-    """The Store protocol over a dict."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-
-    def read(self, key: str) -> bytes | None:
-        return self.files.get(key)
-
-    def write(self, key: str, content: bytes) -> None:
-        self.files[key] = content
-
-    def keys(self, prefix: str) -> list[str]:
-        return sorted(key for key in self.files if key.startswith(prefix))
-
-    def delete(self, key: str) -> None:
-        self.files.pop(key, None)
-
-
-@dataclass
-class FakeFleet:
-    """A Transport whose servers keep the promises of machine/release.py.
-
-    fails: (server, verb) -> what happens instead: a text (exit 1), or an exception. A failure with "once" in it
-    happens once.
-    """
-
-    store: MemoryStore
-    live: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(NAMES))
-    staged: dict[str, set[str]] = field(default_factory=lambda: {name: set[str]() for name in NAMES})
-    fails: dict[tuple[str, str], str | Exception] = field(default_factory=dict[tuple[str, str], "str | Exception"])
-    calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    secrets: dict[str, Any] = field(default_factory=dict[str, Any])
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def exec(
-        self,
-        machine: str,
-        command: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout_s: float,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Result:
-        del timeout_s, on_line
-        verb, *rest = command[1:]
-        with self.lock:
-            self.calls.append((machine, verb))
-            failure = self.fails.get((machine, verb))
-            if isinstance(failure, Exception):
-                raise failure
-            if failure:
-                return Result(1, f"working\nerror: {failure}")
-            if verb == "status":
-                return Result(0, json.dumps({"live": self.live[machine], "staged": sorted(self.staged[machine])}))
-            if verb == "stage":
-                assert self.store.read(f"releases/{rest[0]}/manifest.json"), "staged before it was published"
-                self.secrets[machine] = json.loads(stdin)
-                self.staged[machine].add(rest[0])
-            if verb == "switch":
-                assert rest[0] in self.staged[machine], "switched to what is not staged"
-                self.live[machine] = rest[0]
-            if verb == "prune":
-                self.staged[machine] &= set(rest)
-            return Result(0, "done")
-
-    def did(self, verb: str) -> list[str]:
-        return [machine for machine, called in self.calls if called == verb]
-
-
-def release(number: int) -> Release:
-    return Release(manifest=f'{{"number": {number}}}'.encode(), archive=b"archive")
-
-
-def roll_out(
-    fleet: FakeFleet, number: int, *, names: Sequence[str] = NAMES, keep: int = 5, allow_unreachable: int = 0
-) -> str:
-    plan = Plan(
-        app="a",
-        release=release(number),
-        servers=[Server(name, name) for name in names],
-        secrets={"PASSWORD": "hunter2"},
-        stage_timeout_s=10,
-        start_timeout_s=10,
-        drain_timeout_s=10,
-        allow_unreachable=allow_unreachable,
-        keep_releases=keep,
-    )
-    Rollout(plan, fleet, fleet.store, lambda _line: None).run()
-    return plan.release.id
-
-
-def a_fleet_on(number: int) -> tuple[FakeFleet, str]:
-    fleet = FakeFleet(MemoryStore())
-    id_ = roll_out(fleet, number)
-    fleet.calls.clear()
-    return fleet, id_
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, release, roll_out
 
 
 def test_a_release_is_staged_everywhere_before_it_is_switched_anywhere() -> None:
     fleet = FakeFleet(MemoryStore())
     id_ = roll_out(fleet, 1)
     verbs = [verb for _, verb in fleet.calls]
-    assert verbs == ["status"] * 3 + ["stage"] * 3 + ["switch"] * 3 + ["prune"] * 3
+    assert verbs == ["status"] * 3 + ["stage"] * 3 + ["switch"] * 3 + ["status"] * 3 + ["prune"] * 3
     assert fleet.live == dict.fromkeys(NAMES, id_)
     assert current(fleet.store) == id_
 
@@ -197,17 +99,18 @@ def test_every_server_that_fails_to_stage_is_in_the_error() -> None:
 @pytest.mark.parametrize("failure", ["GET /healthz was not 200", TimeoutError(), Unreachable("gone")])
 def test_a_failing_switch_takes_the_servers_before_it_back(failing: int, failure: str | Exception) -> None:
     fleet, old = a_fleet_on(1)
-    fleet.fails[NAMES[failing], "switch"] = failure
+    fleet.fails[NAMES[failing], f"switch {release(2).id}"] = failure
     with pytest.raises(RolloutError, match=NAMES[failing]):
         roll_out(fleet, 2)
     assert fleet.live == dict.fromkeys(NAMES, old)
     assert current(fleet.store) == old
-    assert fleet.did("switch") == NAMES[: failing + 1] + NAMES[:failing][::-1]
+    there, back = fleet.did("switch")[: failing + 1], fleet.did("switch")[failing + 1 :]
+    assert there == sorted(back) == NAMES[: failing + 1]
 
 
 def test_a_server_that_cannot_go_back_is_named_as_well() -> None:
     fleet, old = a_fleet_on(1)
-    fleet.fails["a-2", "switch"] = "broken"
+    fleet.fails["a-2", f"switch {release(2).id}"] = "broken"
     switch_once = fleet.exec
 
     def exec_(machine: str, command: Sequence[str], **rest: Any) -> Result:
@@ -218,7 +121,7 @@ def test_a_server_that_cannot_go_back_is_named_as_well() -> None:
     fleet.exec = exec_
     with pytest.raises(
         RolloutError,
-        match=rf"(?s)a-2, switch: broken.*going back to {old} failed as well: a-1, switch: unreachable: lost",
+        match=r"(?s)a-2, switch: broken.*going back failed as well: a-1, switch: unreachable: lost",
     ):
         roll_out(fleet, 2)
 
@@ -254,7 +157,7 @@ def test_the_pointer_moves_only_after_the_last_server() -> None:
 
     fleet.exec = exec_
     new = roll_out(fleet, 2)
-    assert set(seen[:-3]) == {old}
+    assert set(seen[:-6]) == {old}
     assert current(fleet.store) == new
 
 
@@ -274,7 +177,7 @@ def test_a_server_that_cannot_prune_does_not_fail_the_release() -> None:
 
 def test_the_journal_says_who_did_what_and_how_it_ended() -> None:
     fleet, _ = a_fleet_on(1)
-    fleet.fails["a-2", "switch"] = "broken"
+    fleet.fails["a-2", f"switch {release(2).id}"] = "broken"
     with pytest.raises(RolloutError):
         roll_out(fleet, 2)
     lines = [json.loads(line) for line in fleet.store.files[fleet.store.keys("journal/")[-1]].splitlines()]
@@ -285,9 +188,10 @@ def test_the_journal_says_who_did_what_and_how_it_ended() -> None:
         "switched",
         "switch failed",
         "went back",
+        "went back",
         "failed",
     ]
-    assert lines[0]["release"] == release(2).id
+    assert (lines[0]["release"], lines[0]["revision"]) == (release(2).id, "abc1234")
     assert "@" in lines[0]["who"]
     assert "a-2, switch: broken" in lines[-1]["why"]
 
@@ -295,3 +199,140 @@ def test_the_journal_says_who_did_what_and_how_it_ended() -> None:
 def test_a_fleet_without_servers_is_refused() -> None:
     with pytest.raises(RolloutError, match="no servers"):
         roll_out(FakeFleet(MemoryStore()), 1, names=[])
+
+
+def test_a_killed_rollout_of_a_bad_release_is_undone_by_the_next_that_fails() -> None:
+    fleet, old = a_fleet_on(1)
+    bad = release(2)
+    fleet.staged["a-1"].add(bad.id)
+    fleet.live["a-1"] = bad.id
+    fleet.fails["a-3", f"switch {bad.id}"] = "broken"
+    with pytest.raises(RolloutError, match="a-3, switch: broken"):
+        roll_out(fleet, 2)
+    assert fleet.live == dict.fromkeys(NAMES, old)
+
+
+def test_the_first_server_goes_ahead_is_watched_and_the_others_follow_in_batches() -> None:
+    names = [f"a-{number}" for number in range(1, 8)]
+    fleet = FakeFleet(MemoryStore(), dict.fromkeys(names), {name: set[str]() for name in names})
+    roll_out(fleet, 1, names=names, bake_s=5, batch_size=3)
+    calls = [(name, verb) for name, verb in fleet.calls if verb in ("switch", "bake")]
+    assert calls[:2] == [("a-1", "switch"), ("a-1", "bake")]
+    assert sorted(calls[2:5]) == [(name, "switch") for name in names[1:4]]
+    assert sorted(calls[5:]) == [(name, "switch") for name in names[4:]]
+
+
+def test_a_canary_that_falls_ill_goes_back_and_no_other_server_follows() -> None:
+    fleet, old = a_fleet_on(1)
+    fleet.fails["a-1", "bake"] = "GET /healthz was 500 while it served"
+    with pytest.raises(RolloutError, match="a-1, canary: GET /healthz was 500 while it served"):
+        roll_out(fleet, 2, bake_s=5)
+    assert fleet.live == dict.fromkeys(NAMES, old)
+    assert set(fleet.did("switch")) == {"a-1"}
+
+
+@pytest.mark.parametrize(
+    ("servers", "size", "expected"),
+    [(0, 1, []), (2, 1, [1, 1]), (5, 2, [2, 2, 1]), (9, "25%", [2, 2, 2, 2, 1]), (2, "10%", [1, 1]), (4, 99, [4])],
+)
+def test_batches_are_as_large_as_set_and_never_empty(servers: int, size: int | str, expected: list[int]) -> None:
+    made = batches([Server(str(number), "") for number in range(servers)], size)
+    assert [len(batch) for batch in made] == expected
+
+
+def test_the_release_task_runs_once_after_staging_and_before_any_switch() -> None:
+    fleet, _ = a_fleet_on(1)
+    roll_out(fleet, 2, task="migrate")
+    verbs = [verb for _, verb in fleet.calls]
+    assert fleet.did("task") == ["a-1"]
+    assert verbs.index("stage") < verbs.index("task") < verbs.index("switch")
+    fleet.calls.clear()
+    roll_out(fleet, 2, task="migrate")
+    assert fleet.did("task") == []
+
+
+def test_a_release_task_that_fails_switches_nothing() -> None:
+    fleet, old = a_fleet_on(1)
+    fleet.fails["a-1", "task"] = "`migrate` failed with exit code 3"
+    with pytest.raises(RolloutError, match="a-1, release task: `migrate` failed with exit code 3"):
+        roll_out(fleet, 2, task="migrate")
+    assert fleet.did("switch") == []
+    assert fleet.live == dict.fromkeys(NAMES, old)
+
+
+def test_a_server_that_booted_meanwhile_is_taken_along() -> None:
+    fleet, old = a_fleet_on(1)
+    inner = fleet.exec
+
+    def exec_(machine: str, command: Sequence[str], **rest: Any) -> Result:
+        result = inner(machine, command, **rest)
+        if (machine, command[1]) == ("a-3", "switch"):
+            # It boots while a-3 switches, on what the pointer names still.
+            fleet.live["a-2"] = old
+        return result
+
+    fleet.exec = exec_
+    new = roll_out(fleet, 2)
+    assert fleet.live == dict.fromkeys(NAMES, new)
+
+
+def test_a_rejected_release_is_refused_with_who_when_and_how_to_allow_it() -> None:
+    fleet, old = a_fleet_on(1)
+    bad = release(2).id
+    record.reject(fleet.store, record.Rejection(bad, "ada@desk", "2026-11-24T20:00:00+00:00"))
+    with pytest.raises(RolloutError, match=rf"rejected by ada@desk at 2026-11-24T20:00:00.*fleet allow {bad}"):
+        roll_out(fleet, 2)
+    assert fleet.calls == []
+    assert record.allow(fleet.store, bad)
+    assert roll_out(fleet, 2) == current(fleet.store) != old
+
+
+def test_a_second_rollout_is_refused_with_who_is_at_work_since_when() -> None:
+    fleet, _ = a_fleet_on(1)
+    with lock.held(fleet.store, "release abc"), pytest.raises(RolloutError, match=r"is at work .* since .*release abc"):
+        roll_out(fleet, 2)
+    assert fleet.did("status") == []
+    roll_out(fleet, 2)
+    assert fleet.store.read(lock.KEY) is None
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, _ = a_fleet_on(1)
+    with monkeypatch.context() as patch:
+        # Above what Linux gives out (2^22).
+        patch.setattr("os.getpid", lambda: 2**22 + 1)
+        lock.held(fleet.store, "killed").__enter__()
+    roll_out(fleet, 2)
+
+
+def test_the_lock_of_another_host_is_taken_over_only_when_it_is_silent() -> None:
+    fleet, _ = a_fleet_on(1)
+    other = {"who": "ada@desk", "since": "then", "what": "release abc", "host": "desk", "process": 1, "token": "t"}
+    fleet.store.write(lock.KEY, json.dumps({**other, "beat": time.time()}).encode())
+    with pytest.raises(RolloutError, match="ada@desk is at work"):
+        roll_out(fleet, 2)
+    fleet.store.write(lock.KEY, json.dumps({**other, "beat": time.time() - lock.DEAD_S - 1}).encode())
+    roll_out(fleet, 2)
+
+
+def test_of_two_that_want_the_lock_at_once_one_gets_it() -> None:
+    store, got, go = MemoryStore(), list[int](), threading.Barrier(8)
+
+    def want(number: int) -> None:
+        go.wait()
+        try:
+            with lock.held(store, str(number)):
+                got.append(number)
+                done.wait(5)
+        except lock.Locked:
+            refused.append(number)
+            if len(refused) == 7:
+                done.set()
+
+    done, refused = threading.Event(), list[int]()
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(got), len(refused)) == (1, 7)

@@ -117,6 +117,16 @@ def test_a_secret_does_not_show_in_the_settings_either() -> None:
     assert parsed.apps["hello"].secrets["PASSWORD"].get_secret_value() == "hunter2"
 
 
+def test_a_secret_that_stands_in_plain_is_refused_without_being_told() -> None:
+    given = config(apps={"hello": app(secrets={"PASSWORD": "hunter2"})})
+    with pytest.raises(SettingsError) as error:
+        parse(given, project=ROOT, encrypted=[])
+    (told,) = error.value.problems
+    assert told.startswith("apps.hello.secrets.PASSWORD: (secret): stands there in plain")
+    assert told.endswith("`pulumi config set --secret --path wsgi-fleet:apps.hello.secrets.PASSWORD`")
+    parse(given, project=ROOT, encrypted=["wsgi-fleet:apps"])
+
+
 def test_platform_aws_without_its_block_is_refused() -> None:
     assert problems(platform="aws") == ["aws: missing; platform aws needs it (see stacks/Pulumi.example.yaml)"]
 

@@ -1,0 +1,129 @@
+"""Times what a user waits for, on this machine, with the real engine and real machines.
+
+    make bench                        three runs
+    python -m benchmarks.run RUNS     as many as you like
+
+Prints a table and writes benchmarks/results/<time>.json. The image of the machines is built before the first run: it is
+made once for each recipe. Seconds of one machine say little about another; the goals are for two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from platforms.lxd.reap import owners, reap
+from tests.e2e.stack import Stack
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+# Seconds on two cores.
+GOALS = {
+    "up to the first 200": 20.0,
+    "up, to its end": None,
+    "up that changes nothing": 4.0,
+    "release of new code": 10.0,
+    "destroy": 10.0,
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.monotonic()
+    work()
+    return time.monotonic() - begun
+
+
+class FirstAnswer(threading.Thread):
+    """Asks a URL until it answers 200. at: when it did, as time.monotonic()."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.at = 0.0
+        self._url = url
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(self._url, timeout=2) as response:
+                    response.read()
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+                continue
+            self.at = time.monotonic()
+            return
+
+
+def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
+    stack = Stack.make(name, folder, source="examples/flask-hello", module="hello.wsgi:app", health_path="/healthz")
+    stack.app["generated_secrets"] = ["HELLO_SECRET_KEY"]
+    first = FirstAnswer(stack.url)
+    first.start()
+    begun = time.monotonic()
+    stack.up()
+    times["up, to its end"].append(time.monotonic() - begun)
+    first.join(timeout=10)
+    times["up to the first 200"].append(first.at - begun)
+    times["up that changes nothing"].append(seconds(stack.up))
+    code = stack.folder / "examples" / "flask-hello" / "hello" / "defaults.py"
+    code.write_text(re.sub('GREETING = ".*"', 'GREETING = "Again"', code.read_text()))
+    times["release of new code"].append(seconds(stack.up))
+    times["destroy"].append(seconds(stack.destroy))
+
+
+def table(times: dict[str, list[float]]) -> str:
+    rows = [f"{'seconds':28}{'min':>8}{'median':>8}{'max':>8}{'goal':>8}"]
+    for name, goal in GOALS.items():
+        found = times[name]
+        middle = statistics.median(found)
+        shown = f"{goal:.0f}" if goal else "-"
+        rows.append(f"{name:28}{min(found):8.1f}{middle:8.1f}{max(found):8.1f}{shown:>8}")
+    return "\n".join(rows)
+
+
+def main(arguments: list[str]) -> None:
+    runs = int(arguments[0]) if arguments else 3
+    times: dict[str, list[float]] = defaultdict(list)
+    prefix = f"e2e-{os.getpid()}-bench"
+    try:
+        for number in range(runs + 1):
+            with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
+                # The first run builds the image where it is missing, and is not counted.
+                run_once(f"bench{number}", Path(folder), times if number else defaultdict(list))
+                print(f"run {number} of {runs} done" if number else "warm", file=sys.stderr, flush=True)
+    finally:
+        for owner in owners():
+            if owner.startswith(prefix):
+                reap(owner)
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout
+    result = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit.strip(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "seconds": {name: [round(each, 2) for each in found] for name, found in times.items()},
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{os.cpu_count()} cores, {runs} runs\n{table(times)}\nkept in {file.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,122 @@
+"""The servers of one application, and the commands that are run on them: the hands of rollout and rollback."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from releases.transport import Result, Transport, Unreachable
+
+COMMAND = "/usr/local/lib/wsgi-fleet/release.py"
+# Servers worked on at a time; each holds a connection and a thread.
+PARALLEL = 16
+STATUS_S = 60
+# The end of the unit's patience (TimeoutStopSec=), and so of any release's.
+DRAIN_MOST_S = 330
+
+
+@dataclass(frozen=True)
+class Server:
+    """name: as a person knows it. target: what the transport calls it."""
+
+    name: str
+    target: str
+
+
+class ServerFailure(Exception):
+    """One server could not do its part. is_unreachable: nothing is known of what it runs."""
+
+    def __init__(self, server: Server, phase: str, why: str, *, is_unreachable: bool = False) -> None:
+        super().__init__(f"{server.name}, {phase}: {why}")
+        self.server, self.is_unreachable = server, is_unreachable
+
+
+class ServerFailures(Exception):
+    """What went wrong on several servers at once; one line (or more) each."""
+
+    def __init__(self, failures: Sequence[ServerFailure]) -> None:
+        super().__init__("\n".join(sorted(str(failure) for failure in failures)))
+        self.failures = failures
+
+
+class Fleet:
+    """say: gets a line for each thing that happens. Times in seconds.
+
+    drain_timeout_s: how long a slot may take to finish its requests; start_timeout_s: to start and be healthy.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        transport: Transport,
+        say: Callable[[str], None],
+        *,
+        start_timeout_s: int,
+        drain_timeout_s: int,
+    ) -> None:
+        self.app = app
+        self._transport, self._tell = transport, say
+        self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
+
+    def say(self, text: str) -> None:
+        """Tell the person who watches."""
+        self._tell(f"{self.app}: {text}")
+
+    def status(self, server: Server) -> dict[str, Any]:
+        """What a server runs: `live`, `slots`, `staged` of release.py. Raises ServerFailure."""
+        return json.loads(self.run(server, "reach", ["status"], timeout_s=STATUS_S, quiet=True).output)
+
+    def switch(self, server: Server, release: str) -> None:
+        """Make a staged release serve; nothing to do where it does. Raises ServerFailure."""
+        # What drains is the release before, which may have been given more time than this one: all that there can be.
+        limit = self._start_s + max(self._drain_s, DRAIN_MOST_S) * 2 + 30
+        self.run(server, "switch", ["switch", release], timeout_s=limit)
+
+    def run(
+        self,
+        server: Server,
+        phase: str,
+        arguments: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        quiet: bool = False,
+    ) -> Result:
+        """Run release.py on a server. Raises ServerFailure with the last `error:` that it printed."""
+        try:
+            result = self._transport.exec(
+                server.target,
+                [COMMAND, *arguments],
+                stdin=stdin,
+                timeout_s=timeout_s,
+                on_line=None if quiet else lambda line: self.say(f"{server.name}: {line}"),
+            )
+        except Unreachable as error:
+            raise ServerFailure(server, phase, f"unreachable: {error}", is_unreachable=True) from error
+        except TimeoutError as error:
+            words = shlex.join(arguments)
+            raise ServerFailure(server, phase, f"`{words}` did not finish in {timeout_s:.0f} s") from error
+        if result.exit_code:
+            # What it quotes of others' errors is indented; its own begins a line.
+            why = (
+                re.split(r"^error: ", result.output.strip(), flags=re.MULTILINE)[-1] or f"exit code {result.exit_code}"
+            )
+            raise ServerFailure(server, phase, why)
+        return result
+
+    def everywhere(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:
+        """Do the work on the servers in parallel, on all of them. Raises ServerFailures."""
+        failures: list[ServerFailure] = []
+        with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
+            for future in [pool.submit(work, server) for server in servers]:
+                try:
+                    future.result()
+                except ServerFailure as failure:
+                    failures.append(failure)
+        if failures:
+            raise ServerFailures(failures)

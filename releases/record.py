@@ -1,0 +1,65 @@
+"""What a store remembers besides releases: which one serves, which were rejected, and how often that happened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from releases.transport import Store
+
+POINTER, EPOCH, REJECTED = "pointer", "epoch", "rejected/"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A release that somebody went back from. when: ISO 8601."""
+
+    release: str
+    who: str
+    when: str
+
+    def __str__(self) -> str:
+        return (
+            f"release {self.release} was rejected by {self.who} at {self.when} (`./fleet rollback`); change the "
+            f"application, or allow this release again with `./fleet allow {self.release}`"
+        )
+
+
+def current(store: Store) -> str | None:
+    """The release that the pointer names: the one that serves, and that booting servers take."""
+    content = store.read(POINTER)
+    return content.decode().strip() or None if content else None
+
+
+def point(store: Store, release: str) -> None:
+    """Name the release that serves."""
+    store.write(POINTER, release.encode())
+
+
+def epoch(store: Store) -> int:
+    """How often the fleet was moved by hand: a number that `up` compares with the one it knows."""
+    return int(store.read(EPOCH) or b"0")
+
+
+def raise_epoch(store: Store) -> None:
+    """Make the next `up` look at the fleet, whatever its state says."""
+    store.write(EPOCH, str(epoch(store) + 1).encode())
+
+
+def reject(store: Store, rejection: Rejection) -> None:
+    """Remember that a release is not wanted any more."""
+    store.write(f"{REJECTED}{rejection.release}", json.dumps(asdict(rejection)).encode())
+
+
+def rejection(store: Store, release: str) -> Rejection | None:
+    """Why a release may not be rolled out, or None."""
+    content = store.read(f"{REJECTED}{release}")
+    return Rejection(**json.loads(content)) if content else None
+
+
+def allow(store: Store, release: str) -> bool:
+    """Take a rejection back. False where there was none."""
+    if rejection(store, release) is None:
+        return False
+    store.delete(f"{REJECTED}{release}")
+    return True

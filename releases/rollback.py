@@ -1,0 +1,93 @@
+"""The way back: makes an earlier release serve at once, on all servers, without the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from releases import lock, record
+from releases.fleet import Fleet, Server, ServerFailures
+from releases.journal import Journal, released
+from releases.transport import Store
+
+
+class RollbackError(Exception):
+    """The fleet did not go back, or not whole. The text says what is where and what to do."""
+
+
+def target_of(store: Store, journal_releases: Sequence[str], wanted: str | None) -> str:
+    """The release to go back to: the wanted one, or the newest that served before and was not rejected.
+
+    Raises RollbackError where there is none, with those that there are.
+    """
+    now = record.current(store)
+    there = {key.split("/")[1] for key in store.keys("releases/")}
+    served = [release for release in journal_releases if release in there and release != now]
+    if wanted is not None:
+        found = [release for release in served if release.startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        raise RollbackError(
+            f"{wanted}: no release to go back to; there are {', '.join(served) or 'none'} (`./fleet releases`)"
+            if now != wanted
+            else f"{wanted} serves already"
+        )
+    good = [release for release in served if record.rejection(store, release) is None]
+    if not good:
+        raise RollbackError(f"there is no release before {now or 'the first'} to go back to (`./fleet releases`)")
+    return good[0]
+
+
+def _forward(fleet: Fleet, servers: Sequence[Server], release: str | None) -> list[str]:
+    """Undo a rollback that failed on some servers: one release shall serve."""
+    if release is None:
+        return []
+    try:
+        fleet.everywhere(servers, lambda server: fleet.switch(server, release))
+    except ServerFailures as error:
+        return [f"returning to {release} failed as well: {failure}" for failure in error.failures]
+    return []
+
+
+def roll_back(
+    fleet: Fleet, store: Store, servers: Sequence[Server], wanted: str | None, say: Callable[[str], None]
+) -> str:
+    """Make an earlier release serve everywhere and reject the one that served. The id of what serves now.
+
+    All servers at a time: they have it staged. Raises RollbackError.
+    """
+    begun = time.monotonic()
+    before = record.current(store)
+    target = target_of(store, released(store), wanted)
+    try:
+        with lock.held(store, f"rollback to {target}"):
+            journal = Journal(store, release=target, app=fleet.app)
+            journal.note("begin", before=before, rollback=True)
+
+            def back(server: Server) -> None:
+                if target not in fleet.status(server)["staged"]:
+                    # A server made since: it takes the secrets that it has, as at boot.
+                    fleet.run(server, "stage", ["stage", target], stdin=b"null", timeout_s=600)
+                fleet.switch(server, target)
+
+            try:
+                fleet.everywhere(servers, back)
+            except ServerFailures as error:
+                reached = {failure.server for failure in error.failures if not failure.is_unreachable}
+                if reached or len(error.failures) == len(servers):
+                    journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
+                    problems = [str(error), *_forward(fleet, servers, before)]
+                    raise RollbackError("\n".join([*problems, f"release {before} still serves"])) from error
+                say(f"takes {target} when it boots: {error}")
+            # First that it must not come back, then that the other serves: a kill between leaves the safe half.
+            if before and before != target:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                record.reject(store, record.Rejection(before, lock.whoami(), now))
+            record.allow(store, target)
+            record.point(store, target)
+            record.raise_epoch(store)
+            journal.note("done", seconds=round(time.monotonic() - begun, 1))
+    except lock.Locked as error:
+        raise RollbackError(str(error)) from error
+    return target

@@ -1,0 +1,129 @@
+"""A fleet and a store in memory, which keep the promises of the real ones."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from releases.fleet import Server
+from releases.release import Release
+from releases.rollout import Plan, Rollout
+from releases.transport import Result
+
+NAMES = ["a-1", "a-2", "a-3"]
+
+
+class MemoryStore:
+    """The Store protocol over a dict."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def read(self, key: str) -> bytes | None:
+        return self.files.get(key)
+
+    def write(self, key: str, content: bytes) -> None:
+        self.files[key] = content
+
+    def create(self, key: str, content: bytes) -> bool:
+        return self.files.setdefault(key, content) is content
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(key for key in self.files if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        self.files.pop(key, None)
+
+
+@dataclass
+class FakeFleet:
+    """A Transport whose servers keep the promises of machine/release.py.
+
+    fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception.
+    """
+
+    store: MemoryStore
+    live: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(NAMES))
+    staged: dict[str, set[str]] = field(default_factory=lambda: {name: set[str]() for name in NAMES})
+    fails: dict[tuple[str, str], str | Exception] = field(default_factory=dict[tuple[str, str], "str | Exception"])
+    calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    secrets: dict[str, Any] = field(default_factory=dict[str, Any])
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def exec(
+        self,
+        machine: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        del timeout_s, on_line
+        verb, *rest = command[1:]
+        with self.lock:
+            self.calls.append((machine, verb))
+            failure = self.fails.get((machine, verb)) or self.fails.get((machine, " ".join([verb, *rest[:1]])))
+            if isinstance(failure, Exception):
+                raise failure
+            if failure:
+                return Result(1, f"working\nerror: {failure}")
+            if verb == "status":
+                return Result(0, json.dumps({"live": self.live[machine], "staged": sorted(self.staged[machine])}))
+            if verb == "stage":
+                assert self.store.read(f"releases/{rest[0]}/manifest.json"), "staged before it was published"
+                self.secrets[machine] = json.loads(stdin)
+                self.staged[machine].add(rest[0])
+            if verb == "switch":
+                assert rest[0] in self.staged[machine], "switched to what is not staged"
+                self.live[machine] = rest[0]
+            if verb == "prune":
+                self.staged[machine] &= set(rest)
+            return Result(0, "done")
+
+    def did(self, verb: str) -> list[str]:
+        return [machine for machine, called in self.calls if called == verb]
+
+
+def release(number: int, task: str | None = None) -> Release:
+    return Release(manifest=json.dumps({"number": number, "release_task": task}).encode(), archive=b"archive")
+
+
+def roll_out(
+    fleet: FakeFleet,
+    number: int,
+    *,
+    names: Sequence[str] = NAMES,
+    keep: int = 5,
+    allow_unreachable: int = 0,
+    task: str | None = None,
+    **changes: Any,
+) -> str:
+    plan = Plan(
+        app="a",
+        release=release(number, task),
+        servers=[Server(name, name) for name in names],
+        secrets={"PASSWORD": "hunter2"},
+        stage_timeout_s=10,
+        start_timeout_s=10,
+        drain_timeout_s=10,
+        allow_unreachable=allow_unreachable,
+        keep_releases=keep,
+        task_timeout_s=10,
+        batch_size=1,
+        bake_s=0,
+        revision="abc1234",
+    )
+    plan = replace(plan, **changes)
+    Rollout(plan, fleet, fleet.store, lambda _line: None).run()
+    return plan.release.id
+
+
+def a_fleet_on(number: int) -> tuple[FakeFleet, str]:
+    fleet = FakeFleet(MemoryStore())
+    id_ = roll_out(fleet, number)
+    fleet.calls.clear()
+    return fleet, id_
