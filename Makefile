@@ -44,6 +44,10 @@ test-unit: tools ## the tests that need no machine
 test-e2e: setup ## the tests with real machines
 	@pytest tests/e2e $(PYTEST_ARGS)
 
+.PHONY: test-releases
+test-releases: setup ## releases under load; writes the table in docs/releases.md
+	@pytest tests/e2e/test_releases.py --table docs/releases.md $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: tools ## formatter, linter, type checker, shellcheck
 	@status=0

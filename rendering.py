@@ -31,8 +31,8 @@ _environment = jinja2.Environment(
 )
 
 
-def _template(name: str, **values: Any) -> str:
-    return _environment.get_template(name).render(**values)
+def _template(file: str, /, **values: Any) -> str:
+    return _environment.get_template(file).render(**values)
 
 
 def _file(name: str) -> str:
@@ -79,7 +79,7 @@ def app_service(*, proof: bool) -> str:
 
 def app_server_user_data(system_packages: Sequence[str]) -> str:
     """What an app server boots with. It names no release: those come and go without the machine being replaced."""
-    scripts = ("release", "slot", "staging", "server", "fetch", "gateway")
+    scripts = ("release", "slot", "staging", "server", "fetch", "gateway", "background")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _file(f"machine/{name}.py")) for name in scripts}
     for name in ("install-packages", "install-gateway", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
@@ -122,6 +122,22 @@ class Upstream:
 def site(balancer: Balancer, upstreams: Sequence[Upstream]) -> str:
     """Nginx's site: `least_conn` over the members of each application, 503 where there are none."""
     return _template("nginx/site.conf.j2", balancer=balancer, apps=upstreams)
+
+
+def background_units(app: App) -> dict[str, str]:
+    """Unit files of what runs beside the application: name -> text. Part of the release, as the commands are."""
+    units: dict[str, str] = {}
+    for name in app.workers:
+        units[f"app-worker-{name}@.service"] = _background("worker", name, app)
+    for name, schedule in app.schedules.items():
+        units[f"app-schedule-{name}.service"] = _background("schedule", name, app)
+        timer = _template("systemd/schedule.timer.j2", name=name, calendar=schedule.calendar)
+        units[f"app-schedule-{name}.timer"] = timer
+    return units
+
+
+def _background(kind: str, name: str, app: App) -> str:
+    return _template("systemd/background.service.j2", kind=kind, name=name, stop_timeout_s=app.drain_timeout_s)
 
 
 def uwsgi_ini(app: App) -> str:

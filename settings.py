@@ -21,6 +21,8 @@ RelativePath = Annotated[
 Callable = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)
 ]
+# One line for `sh -c`; a script of the application may hold more.
+Command = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00\n]+$")]
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]*$", max_length=200)]
 # Debian policy 5.6.1.
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
@@ -77,11 +79,9 @@ class Fleet(Model):
 class Rollout(Model):
     """How a release moves over the fleet: staged everywhere, the task once, the canary, then the others in batches."""
 
-    release_task: Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00\n]+$")] | None = (
-        Field(
-            default=None,
-            description="shell command of the new release, run once on one server before it serves; must be idempotent",
-        )
+    release_task: Command | None = Field(
+        default=None,
+        description="shell command of the new release, run once on one server before it serves; must be idempotent",
     )
     task_timeout_s: int = Field(default=600, ge=1, le=86_400, description="longest time for the release task")
     batch_size: Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^([1-9]|[1-9]\d|100)%$")] = (
@@ -107,6 +107,23 @@ class Rollout(Model):
     keep_releases: int = Field(default=5, ge=2, le=50, description="releases kept on each server and in the store")
 
 
+class Worker(Model):
+    """A program that runs beside the application, with its release, environment and user, and is kept running."""
+
+    command: Command = Field(description="shell command")
+    count: int = Field(default=1, ge=1, le=64, description="how many run on each server")
+    servers: Literal["all", "first"] = Field(default="all", description="on which servers")
+
+
+class Schedule(Model):
+    """A command that runs at set times, with the release that serves then, on the first server alone."""
+
+    command: Command = Field(description="shell command")
+    calendar: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 *:/,.~-]{1,100}$")] = Field(
+        description='when, as systemd writes it: "hourly", "Mon..Fri 06:30" (man systemd.time)'
+    )
+
+
 class App(Model):
     """One WSGI application and the fleet it runs on."""
 
@@ -127,6 +144,12 @@ class App(Model):
     )
     system_packages: list[PackageName] = Field(
         default_factory=list[str], description="Debian packages the servers need"
+    )
+    workers: dict[Name, Worker] = Field(
+        default_factory=dict[str, Worker], description="programs that run beside it, by name"
+    )
+    schedules: dict[Name, Schedule] = Field(
+        default_factory=dict[str, Schedule], description="commands that run at set times, by name"
     )
     gateway: Gateway = Field(default=Gateway(), description="how uWSGI runs it")
     fleet: Fleet = Field(default=Fleet(), description="the machines it runs on")

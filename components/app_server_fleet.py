@@ -32,7 +32,7 @@ class AppServerFleetArgs:
     store: Store
     project: Path
     packages: Path
-    revision: str
+    revision: str = ""
 
 
 class AppServerFleet(pulumi.ComponentResource):

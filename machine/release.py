@@ -4,7 +4,7 @@
     release stage ID     fetch, check, unpack, virtualenv, prove on a private socket (secrets as JSON on standard input)
     release task ID      run the release task of a staged release as the application (its output is ours)
     release bake ID S    look for S seconds whether the release that serves stays well
-    release switch ID    make a staged release the one that serves, without losing a request
+    release switch ID first|other    make a staged release the one that serves, without losing a request
     release boot         before the socket opens: make /srv/app/live what the store names, point slot blue at it
     release status       what serves here, as JSON
     release prune ID...  remove every other release and the virtualenvs nobody uses
@@ -14,6 +14,7 @@ Every verb holds one lock and can be run again. A failure exits 1 and its last l
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from pathlib import Path
 
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import background
 from fetch import FetchError, fetch
 from server import (
     CONFIG,
@@ -59,6 +61,7 @@ def switch(release: str) -> None:
     good = [slot for slot in serving if named(SLOTS / slot) == named(LIVE)]
     if named(LIVE) == release and good and answers(good[0], manifest):
         stop_others(serving, good[0])
+        background.apply()
         say(f"{release} serves already")
         return
     old = good[0] if good else None
@@ -70,6 +73,7 @@ def switch(release: str) -> None:
     point(LIVE, place)
     if old:
         stop(f"app@{old}", drain_s(old))
+    background.apply()
     say(f"{release} serves from slot {free}")
 
 
@@ -126,6 +130,7 @@ def boot() -> None:
         run("systemd-run", f"--unit={unit}", "--collect", f"--on-active={RETRY_S}", str(Path(__file__)), "retry")
     if LIVE.exists() and not serving_slots():
         point(SLOTS / BLUE, LIVE.resolve())
+        background.apply()
 
 
 def retry() -> None:
@@ -164,7 +169,8 @@ def main(arguments: Sequence[str]) -> None:
     with lock(timeout_s=600):
         if verb == "stage" and len(rest) == 1:
             stage(rest[0], json.load(sys.stdin))
-        elif verb == "switch" and len(rest) == 1:
+        elif verb == "switch" and len(rest) == 2 and rest[1] in ("first", "other"):
+            background.set_first(is_first=rest[1] == "first")
             switch(rest[0])
         elif verb == "task" and len(rest) == 1:
             task(rest[0])
@@ -186,5 +192,9 @@ if __name__ == "__main__":
     except (Failure, FetchError) as problem:
         sys.exit(f"error: {problem}")
     except OSError as problem:
-        full = " (the disk is full: free some, or raise fleet.size.disk_gib)" if problem.errno == 28 else ""
+        full = (
+            " (the disk is full: free some, or raise fleet.size.disk_gib)"
+            if problem.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ""
+        )
         sys.exit(f"error: {problem}{full}")

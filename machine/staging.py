@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import background
 from fetch import fetch
 from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
 from slot import PROOF, start_and_gate, stop
@@ -45,6 +46,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     unpack(release, manifest, partial)
     venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
     write_runtime_files(release, manifest, partial, secrets)
+    background.write_commands(release, manifest, partial)
     (partial / "venv").symlink_to(venv)
     partial.rename(place)
     try:

@@ -45,7 +45,7 @@ class ServerFailures(Exception):
 
 
 class Fleet:
-    """say: gets a line for each thing that happens. Times in seconds.
+    """say: gets a line for each thing that happens. first: the server that runs schedules. Times in seconds.
 
     drain_timeout_s: how long a slot may take to finish its requests; start_timeout_s: to start and be healthy.
     """
@@ -56,11 +56,13 @@ class Fleet:
         transport: Transport,
         say: Callable[[str], None],
         *,
+        first: Server,
         start_timeout_s: int,
         drain_timeout_s: int,
     ) -> None:
         self.app = app
         self._transport, self._tell = transport, say
+        self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
 
     def say(self, text: str) -> None:
@@ -75,7 +77,8 @@ class Fleet:
         """Make a staged release serve; nothing to do where it does. Raises ServerFailure."""
         # What drains is the release before, which may have been given more time than this one: all that there can be.
         limit = self._start_s + max(self._drain_s, DRAIN_MOST_S) * 2 + 30
-        self.run(server, "switch", ["switch", release], timeout_s=limit)
+        place = "first" if server == self._first else "other"
+        self.run(server, "switch", ["switch", release, place], timeout_s=limit)
 
     def run(
         self,
@@ -88,13 +91,18 @@ class Fleet:
         quiet: bool = False,
     ) -> Result:
         """Run release.py on a server. Raises ServerFailure with the last `error:` that it printed."""
+        is_error = False
+
+        def on_line(line: str) -> None:
+            # The failure tells it in the end, whole.
+            nonlocal is_error
+            is_error = is_error or line.startswith("error: ")
+            if not (quiet or is_error):
+                self.say(f"{server.name}: {line}")
+
         try:
             result = self._transport.exec(
-                server.target,
-                [COMMAND, *arguments],
-                stdin=stdin,
-                timeout_s=timeout_s,
-                on_line=None if quiet else lambda line: self.say(f"{server.name}: {line}"),
+                server.target, [COMMAND, *arguments], stdin=stdin, timeout_s=timeout_s, on_line=on_line
             )
         except Unreachable as error:
             raise ServerFailure(server, phase, f"unreachable: {error}", is_unreachable=True) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from releases.archive import tar
-from rendering import uwsgi_ini
+from rendering import background_units, uwsgi_ini
 from settings import App
 
 ID_LENGTH = 12
@@ -62,6 +62,9 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
         "uwsgi_ini": uwsgi_ini(app),
         "drain_timeout_s": app.drain_timeout_s,
         "release_task": app.rollout.release_task,
+        "workers": {name: worker.model_dump() for name, worker in app.workers.items()},
+        "schedules": {name: schedule.model_dump() for name, schedule in app.schedules.items()},
+        "units": background_units(app),
         "healthy_threshold": app.rollout.healthy_threshold,
         "start_timeout_s": app.rollout.start_timeout_s,
         "stage_timeout_s": app.rollout.stage_timeout_s,

@@ -49,19 +49,24 @@ class RolloutError(Exception):
 
 
 class Rollout:
-    """One rollout of one plan. say: gets a line for each thing that happens."""
+    """One rollout of one plan. say: gets a line for each thing that happens. Raises RolloutError without servers."""
 
     def __init__(self, plan: Plan, transport: Transport, store: Store, say: Callable[[str], None]) -> None:
         self.plan, self.store = plan, store
         self.id = plan.release.id
+        if not plan.servers:
+            raise RolloutError(f"{plan.app}: there are no servers to release to")
         self.fleet = Fleet(
-            plan.app, transport, say, start_timeout_s=plan.start_timeout_s, drain_timeout_s=plan.drain_timeout_s
+            plan.app,
+            transport,
+            say,
+            first=plan.servers[0],
+            start_timeout_s=plan.start_timeout_s,
+            drain_timeout_s=plan.drain_timeout_s,
         )
 
     def run(self) -> None:
         """Move the fleet. Raises RolloutError; then no server serves the new release that served another before."""
-        if not self.plan.servers:
-            raise RolloutError(f"{self.plan.app}: there are no servers to release to")
         if rejected := record.rejection(self.store, self.id):
             raise RolloutError(f"{self.plan.app}: {rejected}")
         try:

@@ -12,10 +12,22 @@ from typing import Any
 import pytest
 
 from platforms.lxd.reap import owners, reap
+from tests.e2e.load import Outcome
 from tests.e2e.stack import ENVIRONMENT, SECRET, Stack
 
 # Seconds for one test with its fixtures: on a new machine the first one builds the machines' image.
 LONGEST_S = 900
+
+TABLE = """\
+# What releases lose
+
+Made by `make test-releases`: 16 clients ask the balancer without pause, half of them on a fresh connection for each
+request, GET and POST with a body, quick and of half a second, while each case happens. Every request is counted, and
+the POSTs also where they are executed. The machine is small and busy with the release itself; p99 is of quick requests.
+
+| case | sent | answered | failed, fresh | failed, kept-alive | p99 in ms |
+| --- | ---: | ---: | ---: | ---: | ---: |
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +36,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(LONGEST_S))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", metavar="FILE", help="write what the load of each test saw, as a Markdown table")
+
+
+@pytest.fixture(scope="session")
+def _rows(request: pytest.FixtureRequest) -> Generator[list[str]]:
+    rows: list[str] = []
+    yield rows
+    file: str | None = request.config.getoption("--table", default=None)
+    if file and rows:
+        Path(file).write_text(TABLE + "\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome], None]:
+    """table(outcome) keeps a row for `--table`."""
+    case = re.sub(r"[_\[\]]+", " ", request.node.name.removeprefix("test_")).strip()
+
+    def keep(outcome: Outcome) -> None:
+        cells = (case, outcome.sent, outcome.answered, len(outcome.failed_fresh), len(outcome.failed_kept))
+        _rows.append("| " + " | ".join(map(str, cells)) + f" | {outcome.p99_ms:.0f} |")
+
+    return keep
 
 
 def _runs(process_id: int) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import statistics
 import threading
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,7 +25,10 @@ LONGEST_S = 600
 
 @dataclass
 class Outcome:
-    """sent = answered + failed. fresh/kept: failures by kind of connection. versions: how often each answered."""
+    """sent = answered + failed. fresh/kept: failures by kind of connection. versions: how often each answered.
+
+    posts: ids of the answered POSTs. quick_s: seconds of each answered quick request.
+    """
 
     sent: int = 0
     answered: int = 0
@@ -31,6 +36,13 @@ class Outcome:
     failed_kept: list[str] = field(default_factory=list[str])
     versions: Counter[str] = field(default_factory=Counter[str])
     servers: Counter[str] = field(default_factory=Counter[str])
+    posts: list[str] = field(default_factory=list[str])
+    quick_s: list[float] = field(default_factory=list[float])
+
+    @property
+    def p99_ms(self) -> float:
+        """Of quick requests that were answered."""
+        return statistics.quantiles(self.quick_s, n=100)[98] * 1000 if len(self.quick_s) > 1 else 0.0
 
     def __str__(self) -> str:
         return (
@@ -44,9 +56,9 @@ class Outcome:
 class Load:
     """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds."""
 
-    def __init__(self, url: str, *, kept: bool = True) -> None:
+    def __init__(self, url: str) -> None:
         self.outcome = Outcome()
-        self._url, self._kinds = url, (True, False) if kept else (False,)
+        self._url = url
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -62,7 +74,7 @@ class Load:
         self._thread.join()
 
     def wait_for(self, requests: int, timeout_s: float = 60) -> None:
-        """Wait until so many more requests are answered: what happens next happens under load."""
+        """Wait until so many more requests are sent: what happens next happens under load."""
         goal, deadline = self.outcome.sent + requests, time.monotonic() + timeout_s
         while self.outcome.sent < goal:
             assert time.monotonic() < deadline, f"no load: {self.outcome}"
@@ -71,7 +83,7 @@ class Load:
     async def _run(self) -> None:
         end = time.monotonic() + LONGEST_S
         await asyncio.gather(
-            *(self._client(kind, kept, end) for kind in KINDS for kept in self._kinds for _ in range(CLIENTS))
+            *(self._client(kind, kept, end) for kind in KINDS for kept in (True, False) for _ in range(CLIENTS))
         )
 
     async def _client(self, kind: str, kept: bool, end: float) -> None:
@@ -83,13 +95,15 @@ class Load:
                 await asyncio.sleep(PAUSE_S)
 
     async def _request(self, session: aiohttp.ClientSession, kind: str, kept: bool) -> None:
-        method = kind.rsplit(maxsplit=1)[-1]
-        body = os.urandom(2000) if method == "POST" else b""
-        path = f"/?s={SLOW_S}" if kind.startswith("slow") else "/"
+        is_slow, method = kind.startswith("slow"), kind.rsplit(maxsplit=1)[-1]
+        id_, body = (uuid.uuid4().hex, os.urandom(2000)) if method == "POST" else ("", b"")
+        query = {"s": str(SLOW_S)} if is_slow else {}
         failures = self.outcome.failed_kept if kept else self.outcome.failed_fresh
         self.outcome.sent += 1
+        begun = time.monotonic()
         try:
-            async with session.request(method, self._url + path, data=body or None) as response:
+            params = query | ({"id": id_} if id_ else {})
+            async with session.request(method, f"{self._url}/", params=params, data=body or None) as response:
                 text = await response.text()
                 if response.status != 200:
                     failures.append(f"{kind}: {response.status} {text[:80]!r}")
@@ -104,3 +118,7 @@ class Load:
         self.outcome.answered += 1
         self.outcome.versions[answer["version"]] += 1
         self.outcome.servers[answer["server"]] += 1
+        if id_:
+            self.outcome.posts.append(id_)
+        if not is_slow:
+            self.outcome.quick_s.append(time.monotonic() - begun)

@@ -180,10 +180,14 @@ class Stack:
         assert old in text
         file.write_text(text.replace(old, new))
 
-    def release_version(self, version: str) -> str:
-        """Change what the application calls its version, and bring it up. What `up` printed."""
+    def set_version(self, version: str) -> None:
+        """Change what the application calls its version."""
         file = self.folder / "tests" / "e2e" / "app" / "probe.py"
         file.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{version}"', file.read_text()))
+
+    def release_version(self, version: str) -> str:
+        """Change what the application calls its version, and bring it up. What `up` printed."""
+        self.set_version(version)
         return self.up()
 
     def get(self, path: str = "/") -> Any:

@@ -17,7 +17,7 @@ SERVERS = [Server(name, name) for name in NAMES]
 
 
 def go_back(fleet: FakeFleet, wanted: str | None = None) -> str:
-    hands = Fleet("a", fleet, lambda _: None, start_timeout_s=10, drain_timeout_s=10)
+    hands = Fleet("a", fleet, lambda _: None, first=SERVERS[0], start_timeout_s=10, drain_timeout_s=10)
     return roll_back(hands, fleet.store, SERVERS, wanted, lambda _: None)
 
 

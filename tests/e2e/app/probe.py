@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -16,6 +17,10 @@ VERSION = "1"
 def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
     path, query = environ["PATH_INFO"], parse_qs(environ["QUERY_STRING"])
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    if "id" in query:
+        # Each execution leaves a line, so that a test can tell once from twice.
+        with Path(os.environ["STATE_DIRECTORY"], "posts").open("a") as posts:
+            posts.write(query["id"][0] + "\n")
     time.sleep(float(query.get("s", ["0"])[0]))
     answer: dict[str, Any] = {
         "version": VERSION,

@@ -1,0 +1,238 @@
+"""Releases under load: what is lost (nothing), what a bad one may answer, and where the fleet ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.load import Load, Outcome
+from tests.e2e.stack import Stack, eventually, on
+
+APP = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
+# Healthy wherever it is proven and on the first servers; ill where it serves on the third.
+ILL_ON_THE_THIRD = (
+    APP
+    + "    import uwsgi\n"
+    + '    if "-3-" in os.environ["WSGI_FLEET_SERVER"] and b"proof" not in uwsgi.opt["http-socket"]:\n'
+    + "        raise RuntimeError('ill')\n"
+)
+
+
+@pytest.fixture(scope="module")
+def fleet(make_stack: Callable[..., Stack]) -> Stack:
+    """Three servers of a release "1". Tests leave it with three servers that serve one release."""
+    stack = make_stack("releases", rollout={"start_timeout_s": 20})
+    stack.up()
+    return stack
+
+
+@pytest.fixture
+def good(fleet: Stack) -> Generator[Callable[[str, str], None]]:
+    """good(old, new) changes the application; afterwards its code is as it was before, and serves."""
+    files = {name: fleet.folder / "tests" / "e2e" / "app" / name for name in ("probe.py", "requirements.txt")}
+    before = {name: file.read_text() for name, file in files.items()}
+
+    def edit(old: str, new: str) -> None:
+        file = next(file for file in files.values() if old in file.read_text())
+        file.write_text(file.read_text().replace(old, new, 1))
+
+    yield edit
+    for name, file in files.items():
+        file.write_text(before[name])
+
+
+def fleet_command(stack: Stack, *arguments: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "commands", *arguments, "--stack", stack.name],
+        cwd=stack.folder, env=stack.environment(), check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def executed(stack: Stack) -> list[str]:
+    """Ids of the POSTs that the application executed, on all servers."""
+    return [id_ for machine in stack.servers().values() for id_ in on(machine, "cat", "/var/lib/app/posts").split()]
+
+
+def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
+    assert outcome.failed_fresh == [], outcome
+    assert outcome.failed_kept == [], outcome
+    done = executed(stack)
+    answered = set(outcome.posts)
+    assert len([id_ for id_ in done if id_ in answered]) == len(answered), "a POST ran twice, or not at all"
+
+
+def releases_that_answer(stack: Stack) -> set[str]:
+    return {version for _, version in stack.who_answers(30)}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('VERSION = "1"', 'VERSION = "code"'),
+        ('VERSION = "1"', 'time.sleep(3)\nVERSION = "import of 3 s"'),
+        ("# Nothing", "itsdangerous==2.2.0\n# Nothing"),
+    ],
+    ids=["new code", "an import of 3 s", "new requirements"],
+)
+def test_a_release_loses_no_request(
+    fleet: Stack, good: Callable[[str, str], None], table: Callable[[Outcome], None], old: str, new: str
+) -> None:
+    before = fleet.get()["release"]
+    with Load(fleet.url) as load:
+        good(old, new)
+        fleet.up()
+        load.wait_for(50)
+    table(load.outcome)
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert fleet.get()["release"] != before
+    assert len(releases_that_answer(fleet)) == 1
+
+
+def test_a_release_of_new_settings_loses_no_request(fleet: Stack, table: Callable[[Outcome], None]) -> None:
+    with Load(fleet.url) as load:
+        fleet.app["environment"] = {"T_NEW": "yes"}
+        fleet.app["gateway"] = {"threads": 3}
+        fleet.up()
+        load.wait_for(50)
+    table(load.outcome)
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert fleet.get("/environment") == {"T_NEW": "yes"}
+
+
+def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
+    fleet.release_version("wanted")
+    fleet.release_version("unwanted")
+    with Load(fleet.url) as load:
+        fleet_command(fleet, "rollback", "--yes")
+        load.wait_for(50)
+    table(load.outcome)
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert releases_that_answer(fleet) == {"wanted"}
+    output = fleet.up(fails=True)
+    assert "was rejected by" in output
+    assert "./fleet allow" in output
+    assert releases_that_answer(fleet) == {"wanted"}
+    # The same code as what serves: state and fleet agree again, and nothing is left to do.
+    fleet.release_version("wanted")
+    fleet.up("--expect-no-changes")
+    fleet.release_version("newer")
+    assert releases_that_answer(fleet) == {"newer"}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (ILL_ON_THE_THIRD, "probe-3, switch: GET / was not 200"),
+        ("task", "probe-1, release task: `echo to no avail; exit 3` failed with exit code 3"),
+        (APP + "    import uwsgi\n" + '    assert b"proof" in uwsgi.opt["http-socket"]\n', "probe-1, switch:"),
+        ('kept = bytearray(3 << 30)\nVERSION = "', "stage:"),
+    ],
+    ids=["ill on the third server", "a failing release task", "ill where it serves", "eats all memory"],
+)
+def test_a_bad_release_is_taken_back_from_the_whole_fleet(
+    fleet: Stack, good: Callable[[str, str], None], table: Callable[[Outcome], None], change: str, told: str
+) -> None:
+    serves = fleet.get()["release"]
+    with Load(fleet.url) as load:
+        if change == "task":
+            fleet.app["rollout"] = {"release_task": "echo to no avail; exit 3"}
+        elif change.startswith(APP):
+            good(APP, change)
+        else:
+            good('VERSION = "', change)
+        try:
+            output = fleet.up(fails=True)
+        finally:
+            fleet.app["rollout"] = {"start_timeout_s": 20}
+        load.wait_for(50)
+    table(load.outcome)
+    assert told in output
+    assert f"release {serves} still serves" in output
+    answers = [fleet.get()["release"] for _ in range(30)]
+    assert set(answers) == {serves}
+    if "ill" not in change:
+        # Stopped at stage or before any switch: it has answered nobody.
+        assert_nothing_was_lost(fleet, load.outcome)
+
+
+def test_the_release_task_runs_once_with_the_applications_environment(fleet: Stack) -> None:
+    fleet.app["rollout"] = {"release_task": 'echo "$WSGI_FLEET_RELEASE" >> "$STATE_DIRECTORY/task"'}
+    output = fleet.release_version("with a task")
+    machines = list(fleet.servers().values())
+    ran = [on(machine, "cat", "/var/lib/app/task", check=False) for machine in machines]
+    assert ran[0] == fleet.get()["release"] + "\n", output
+    assert ["No such file" in text for text in ran[1:]] == [True, True]
+    fleet.app["rollout"] = {"start_timeout_s": 20}
+    fleet.up()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+@pytest.mark.parametrize("phase", ["published", "staged", "switched"])
+def test_an_interrupted_release_loses_no_request_and_the_next_up_finishes_it(
+    fleet: Stack, table: Callable[[Outcome], None], how: int, phase: str
+) -> None:
+    version = f"{phase} {how:d}"
+    journals = set((fleet.folder / ".state").rglob("journal/*.jsonl"))
+    with Load(fleet.url) as load:
+        fleet.set_version(version)
+        process = fleet.start("up", "--yes", "--skip-preview", "-s", fleet.name)
+        eventually(lambda: _has_reached(fleet, journals, phase), message=f"the rollout has {phase}")
+        os.killpg(process.pid, how)
+        process.communicate(timeout=120)
+        if how == signal.SIGKILL:
+            fleet.pulumi("cancel", "--yes", "-s", fleet.name)
+        fleet.up()
+        load.wait_for(50)
+    table(load.outcome)
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert releases_that_answer(fleet) == {version}
+
+
+def _has_reached(stack: Stack, before: set[Path], phase: str) -> bool:
+    new = [file for file in (stack.folder / ".state").rglob("journal/*.jsonl") if file not in before]
+    return any(json.loads(line)["event"] == phase for file in new for line in file.read_text().splitlines())
+
+
+def test_workers_and_schedules_run_with_the_release_that_serves(fleet: Stack) -> None:
+    loop = 'while :; do echo "$WSGI_FLEET_RELEASE" > "$STATE_DIRECTORY/{}"; sleep 0.2; done'
+    fleet.app["workers"] = {
+        "everywhere": {"command": loop.format("everywhere"), "count": 2},
+        "once": {"command": loop.format("once"), "servers": "first"},
+    }
+    fleet.app["schedules"] = {
+        "tick": {"command": 'echo "$WSGI_FLEET_RELEASE" > "$STATE_DIRECTORY/tick"', "calendar": "*:*:*"}
+    }
+    fleet.release_version("with workers")
+    machines = list(fleet.servers().values())
+    for version in ("with workers", "with workers again"):
+        fleet.release_version(version)
+        release = fleet.get()["release"]
+        for name, where in (("everywhere", machines), ("once", machines[:1]), ("tick", machines[:1])):
+            for machine in where:
+                eventually(lambda m=machine, n=name, r=release: _said(m, n) == r, message=f"{name} is {version}")
+    assert [_said(machine, "once") for machine in machines[1:]] == ["", ""]
+    assert _running(machines[1]) == ["app-worker-everywhere@1.service", "app-worker-everywhere@2.service"]
+    del fleet.app["workers"], fleet.app["schedules"]
+    fleet.release_version("without workers")
+    eventually(lambda: all(_running(machine) == [] for machine in machines), message="no worker runs")
+
+
+def _said(machine: str, name: str) -> str:
+    text = on(machine, "cat", f"/var/lib/app/{name}", check=False)
+    return "" if "No such file" in text else text.strip()
+
+
+def _running(machine: str) -> list[str]:
+    listed = on(machine, "systemctl", "list-units", "--plain", "--no-legend", "app-worker-*", "app-schedule-*.timer")
+    return sorted(line.split()[0] for line in listed.splitlines())

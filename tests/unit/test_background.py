@@ -1,0 +1,173 @@
+"""Workers and schedules: their unit files, and what a server makes of a release's."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import background
+import pytest
+
+import rendering
+from settings import App
+
+
+def app(**changes: Any) -> App:
+    return App.model_validate_json(json.dumps({"source": "x", "module": "bare:app"} | changes))
+
+
+def units(**changes: Any) -> dict[str, configparser.ConfigParser]:
+    parsed: dict[str, configparser.ConfigParser] = {}
+    for name, text in rendering.background_units(app(**changes)).items():
+        # Keys that may stand more than once are not asked for here.
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read_string(text)
+        parsed[name] = parser
+    return parsed
+
+
+NASTY = "echo \"$HOME\" 'a' %i \\ ; reboot"
+GIVEN: dict[str, Any] = {
+    "workers": {"mail": {"command": NASTY, "count": 2}, "once": {"command": "true", "servers": "first"}},
+    "schedules": {"tidy": {"command": "true", "calendar": "Mon..Fri 06:30"}},
+}
+
+
+def test_a_command_stands_in_no_unit_file_whatever_is_in_it() -> None:
+    made = rendering.background_units(app(**GIVEN))
+    assert sorted(made) == [
+        "app-schedule-tidy.service",
+        "app-schedule-tidy.timer",
+        "app-worker-mail@.service",
+        "app-worker-once@.service",
+    ]
+    assert not any("reboot" in text for text in made.values())
+
+
+def test_workers_are_kept_running_and_schedules_run_once_at_their_times() -> None:
+    made = units(**GIVEN)
+    worker, schedule = made["app-worker-mail@.service"]["Service"], made["app-schedule-tidy.service"]["Service"]
+    assert (worker["Type"], worker["Restart"]) == ("exec", "always")
+    assert (schedule["Type"], "Restart" in schedule) == ("oneshot", False)
+    assert made["app-schedule-tidy.timer"]["Timer"]["OnCalendar"] == "Mon..Fri 06:30"
+    assert worker["TimeoutStopSec"] == "75"
+
+
+def test_they_are_hardened_like_the_application_itself() -> None:
+    worker = rendering.background_units(app(**GIVEN))["app-worker-mail@.service"]
+    slot = rendering.app_service(proof=False)
+    hardening = slot[slot.index("NoNewPrivileges") : slot.index("SystemCallErrorNumber")]
+    assert hardening in worker
+
+
+class Server:
+    """A server whose systemctl is only told. commands: what it was told."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.commands: list[str] = []
+        self.units, self.live = folder / "units", folder / "live"
+        self.units.mkdir()
+        self._folder = folder
+        self.calendar_is_good = True
+        replaced: dict[str, Any] = {
+            "UNITS": self.units,
+            "LIVE": self.live,
+            "APPLIED": folder / "background",
+            "FIRST": folder / "first",
+            "run": self.run,
+            "manifest_of": self.manifest_of,
+        }
+        for name, value in replaced.items():
+            monkeypatch.setattr(background, name, value)
+
+    def manifest_of(self, release: str) -> dict[str, Any]:
+        return json.loads((self._folder / release / "manifest.json").read_text())
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        self.commands.append(" ".join(command))
+        if command[:2] == ("systemctl", "enable"):
+            for unit in command[2:]:
+                folder = self.units / ("timers" if unit.endswith(".timer") else "multi-user")
+                folder = folder.with_name(f"{folder.name}.target.wants")
+                folder.mkdir(exist_ok=True)
+                (folder / unit).touch()
+        failed = command[0] == "systemd-analyze" and not self.calendar_is_good
+        return subprocess.CompletedProcess(command, int(failed), "", "Failed to parse calendar specification")
+
+    def serve(self, release: str, **changes: Any) -> None:
+        given = app(**changes)
+        place = self._folder / release
+        place.mkdir()
+        manifest: dict[str, Any] = {
+            "workers": {name: worker.model_dump() for name, worker in given.workers.items()},
+            "schedules": {name: schedule.model_dump() for name, schedule in given.schedules.items()},
+            "units": rendering.background_units(given),
+        }
+        (place / "manifest.json").write_text(json.dumps(manifest))
+        background.write_commands(release, manifest, place)
+        self.live.unlink(missing_ok=True)
+        self.live.symlink_to(place)
+        self.commands.clear()
+        background.apply()
+
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.units.iterdir() if path.is_file())
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    return Server(tmp_path, monkeypatch)
+
+
+def test_the_first_server_runs_everything(server: Server) -> None:
+    background.set_first(is_first=True)
+    server.serve("r1", **GIVEN)
+    wanted = "app-worker-mail@1.service app-worker-mail@2.service app-worker-once@1.service app-schedule-tidy.timer"
+    assert server.commands == [
+        "systemctl daemon-reload",
+        f"systemctl enable {wanted}",
+        f"systemctl restart --no-block {wanted}",
+    ]
+    assert len(server.files()) == 4
+
+
+def test_other_servers_run_what_is_for_all(server: Server) -> None:
+    server.serve("r1", **GIVEN)
+    assert server.files() == ["app-worker-mail@.service"]
+    assert server.commands[-1] == "systemctl restart --no-block app-worker-mail@1.service app-worker-mail@2.service"
+
+
+def test_the_same_again_restarts_nothing_and_another_release_does(server: Server) -> None:
+    server.serve("r1", **GIVEN)
+    server.commands.clear()
+    background.apply()
+    assert server.commands == []
+    server.serve("r2", **GIVEN)
+    assert server.commands[-1].startswith("systemctl restart --no-block app-worker-mail@1.service")
+
+
+def test_what_a_release_has_no_more_is_stopped_and_its_files_go(server: Server) -> None:
+    (server.units / "app@.service").touch()
+    server.serve("r1", **GIVEN)
+    server.serve("r2", workers={"mail": {"command": "true"}})
+    assert server.commands[0] == "systemctl disable --now --no-block app-worker-mail@2.service"
+    server.serve("r3")
+    assert server.files() == ["app@.service"]
+
+
+def test_a_server_that_becomes_the_first_takes_the_schedules_over(server: Server) -> None:
+    server.serve("r1", **GIVEN)
+    server.commands.clear()
+    background.set_first(is_first=True)
+    background.apply()
+    assert server.commands[-1].endswith("app-schedule-tidy.timer")
+
+
+def test_a_time_that_systemd_does_not_read_fails_the_release_with_its_name(server: Server) -> None:
+    server.calendar_is_good = False
+    with pytest.raises(background.Failure, match=r"schedules\.tidy\.calendar of r1: Failed to parse"):
+        server.serve("r1", **GIVEN)
