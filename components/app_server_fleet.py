@@ -44,7 +44,6 @@ class AppServerFleet(pulumi.ComponentResource):
     machines: dict[str, Machine]
     members: pulumi.Output[Sequence[str]]
     release: pulumi.Output[str]
-    rollout: RolloutResource
 
     def __init__(
         self, name: str, args: AppServerFleetArgs, *, platform: Platform, opts: pulumi.ResourceOptions | None = None
@@ -76,7 +75,7 @@ class AppServerFleet(pulumi.ComponentResource):
         )
         # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
         release = pulumi.Output.unsecret(release)
-        self.rollout = RolloutResource(
+        rollout = RolloutResource(
             f"{name}-rollout",
             app=name,
             release=release,
@@ -98,7 +97,7 @@ class AppServerFleet(pulumi.ComponentResource):
             store=args.store,
             opts=pulumi.ResourceOptions(parent=self, depends_on=ready),
         )
-        self.release = self.rollout.release
+        self.release = rollout.release
         addresses = [machine.address for machine in self.machines.values()]
         self.members = pulumi.Output.all(self.release, *addresses).apply(lambda values: values[1:])
         self.register_outputs(
@@ -112,7 +111,7 @@ class AppServerFleet(pulumi.ComponentResource):
     def _secrets(self, name: str, app: App, child: pulumi.ResourceOptions) -> pulumi.Output[Mapping[str, str]]:
         given = {variable: pulumi.Output.secret(value.get_secret_value()) for variable, value in app.secrets.items()}
         made = {
-            variable: GeneratedSecret(f"{name}-{variable.lower().replace('_', '-')}", opts=child).value
+            variable: GeneratedSecret(f"{name}-secret-{variable}", opts=child).value
             for variable in app.generated_secrets
         }
         return pulumi.Output.secret(pulumi.Output.all(**given, **made))

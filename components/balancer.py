@@ -51,7 +51,7 @@ class Balancer(pulumi.ComponentResource):
             lambda members: site(
                 args.settings,
                 [
-                    Upstream(app, members[app], given.gateway.request_timeout_s)
+                    Upstream(app, members[app], given.gateway.request_timeout_s, given.health_path)
                     for app, given in sorted(args.apps.items())
                 ],
             )
@@ -59,7 +59,7 @@ class Balancer(pulumi.ComponentResource):
         health_paths = [app.health_path for _, app in sorted(args.apps.items())]
         members = platform.step(
             f"{name}-members",
-            StepArgs(self.machine, [f"{SCRIPTS}/nginx_site.py", *health_paths], text, timeout_s=SITE_S),
+            StepArgs(self.machine, [f"{SCRIPTS}/nginx_site.py", "site", *health_paths], text, timeout_s=SITE_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
         )
         address = platform.public_address(

@@ -1,141 +1,185 @@
 #!/usr/bin/env python3
-"""Makes the site on standard input the one that this balancer serves. Runs as root; standard library only.
+"""The site that this balancer serves, and who takes its requests. Runs as root; standard library only.
 
-    nginx_site.py HEALTH_PATH...    one path for each application that has members
+    nginx_site.py site HEALTH_PATH...    make the site on standard input the wanted one; a path for each application
+    nginx_site.py drain ADDRESS          send that member no more requests, and wait for those it has
+    nginx_site.py admit ADDRESS          send them again
+    nginx_site.py maintenance on|off     answer 503 with a page (on standard input, else the default one), or no more
 
-Tests the site on a copy, swaps it in atomically, reloads, probes each path, and puts the old site back if one fails.
-When servers were removed it ends only after the old workers have: then nobody asks those servers any more.
+What is served is the wanted site without the members that were drained by hand. A change is tested on a copy, swapped
+in atomically, reloaded and probed on each path; if that fails, the site before it is put back. When members are taken
+out it ends only after the old workers have: then nobody asks those servers any more. Maintenance needs no reload.
 """
 
 from __future__ import annotations
 
 import fcntl
 import re
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-MAIN = Path("/etc/nginx/nginx.conf")
-SITE = Path("/etc/nginx/wsgi-fleet/site.conf")
+import nginx
+from nginx import Failure
+
 LOCK = Path("/run/wsgi-fleet.lock")
-# worker_shutdown_timeout of nginx.conf and some seconds.
-DRAIN_S = 330
-PROBE_S = 15
+CONFIG = Path("/etc/wsgi-fleet")
+# What the last `site` wanted, whom a hand has drained since, and the paths to probe; one address or path a line.
+WANTED, DRAINED, HEALTH_PATHS = CONFIG / "site.wanted", CONFIG / "drained", CONFIG / "health_paths"
+DEFAULT_PAGE = CONFIG / "maintenance.html"
+# While this file is there, Nginx answers with it (templates/nginx/site.conf.j2).
+PAGE = CONFIG / "maintenance" / "page.html"
+PAGE_BYTES = 1 << 20
+_SERVER = re.compile(r"^\s*server (\S+):\d+ ", re.MULTILINE)
+_UPSTREAM = re.compile(r"^upstream (\S+) \{$")
 
 
-class Failure(Exception):
-    """The site cannot serve; the one before it still does."""
+def addresses(text: str) -> list[str]:
+    """The members that a site names, in order."""
+    return _SERVER.findall(text)
 
 
-def nginx(*arguments: str) -> str:
-    result = subprocess.run(["/usr/sbin/nginx", *arguments], check=False, capture_output=True, text=True)
-    if result.returncode:
-        raise Failure(result.stderr.strip())
-    return result.stderr
+def without(text: str, drained: Iterable[str]) -> str:
+    """The site without the lines of these members. Raises Failure when an application would have none left."""
+    gone, kept = set(drained), list[str]()
+    members: dict[str, list[str]] = {}
+    upstream = ""
+    for line in text.splitlines(keepends=True):
+        if opened := _UPSTREAM.match(line.rstrip("\n")):
+            upstream = opened[1]
+        server = _SERVER.match(line)
+        if server:
+            members.setdefault(upstream, []).append(server[1])
+        if not server or server[1] not in gone:
+            kept.append(line)
+    for name, there in members.items():
+        if gone.issuperset(there):
+            raise Failure(
+                f"{name} would have no member left ({', '.join(there)}): admit one with `./fleet admit`, or answer "
+                "clients with a page by `./fleet maintenance on`"
+            )
+    return "".join(kept)
 
 
-def test(text: str) -> None:
-    """Have Nginx read the whole configuration with this site in the old one's place."""
-    site, main = SITE.with_name("site.candidate"), MAIN.with_name("nginx.candidate")
-    try:
-        site.write_text(text)
-        main.write_text(MAIN.read_text().replace("include /etc/nginx/wsgi-fleet/*.conf;", f"include {site};"))
-        nginx("-t", "-q", "-c", str(main))
-    finally:
-        site.unlink(missing_ok=True)
-        main.unlink(missing_ok=True)
+def known(file: Path) -> list[str]:
+    """The lines of a file, none where it is missing."""
+    return file.read_text().split() if file.exists() else []
 
 
-def workers() -> set[int]:
-    """Process ids of Nginx's workers, old ones that are still finishing included."""
-    found: set[int] = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (entry / "cmdline").read_bytes().startswith(b"nginx: worker process"):
-                    found.add(int(entry.name))
-            except OSError:
-                continue
-    return found
+def wanted() -> str:
+    """The site that the last `site` brought; before the first, the one that serves."""
+    return (WANTED if WANTED.exists() else nginx.SITE).read_text()
 
 
-def shutting_down(pid: int) -> bool:
-    try:
-        return b"shutting down" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return True
-
-
-def swap_in(text: str) -> set[int]:
-    """Write, reload, and wait until only new workers accept. The old workers' process ids."""
-    old = workers()
-    temporary = SITE.with_name("site.new")
-    temporary.write_text(text)
-    temporary.rename(SITE)
-    nginx("-s", "reload")
-    deadline = time.monotonic() + PROBE_S
-    while not (workers() - old) or not all(shutting_down(pid) for pid in old):
-        if time.monotonic() > deadline:
-            raise Failure("Nginx did not start new workers; see /var/log/nginx/error.log")
-        time.sleep(0.02)
-    return old
-
-
-def probe(path: str) -> None:
-    """An answer below 500 through the new site."""
-    deadline, answer = time.monotonic() + PROBE_S, ""
-    while time.monotonic() < deadline:
+def serve(want: str, drained: Sequence[str], health_paths: Sequence[str]) -> None:
+    """Serve the wanted site without the drained members, and remember both once it does. Raises Failure."""
+    text = without(want, drained)
+    # What a run remembered, Nginx serves; a run that was killed may have written a site that Nginx has not read, or
+    # not have waited for servers that it removed.
+    served = without(WANTED.read_text(), known(DRAINED)) if WANTED.exists() else None
+    before = nginx.SITE.read_text() if served is None else served
+    old: set[int] = set()
+    if text != served:
+        nginx.test(text)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1{path}", timeout=5) as response:
-                response.read()
-            return
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                return
-            answer = str(error)
-        except OSError as error:
-            answer = str(error)
-        time.sleep(0.3)
-    raise Failure(f"GET {path} through the new site: {answer}")
+            old = nginx.swap_in(text)
+            for path in health_paths:
+                nginx.probe(path)
+        except Failure:
+            nginx.swap_in(before)
+            raise
+    else:
+        for path in health_paths:
+            nginx.probe(path)
+    removed = sorted(set(addresses(before)) - set(addresses(text)))
+    if removed:
+        print(f"draining {', '.join(removed)}", flush=True)
+        nginx.wait_for(old)
+    for file, content in ((WANTED, want), (DRAINED, lines(drained)), (HEALTH_PATHS, lines(health_paths))):
+        put(file, content.encode())
 
 
-def main(health_paths: Sequence[str]) -> None:
+def lines(words: Iterable[str]) -> str:
+    return "".join(f"{word}\n" for word in words)
+
+
+def put(file: Path, content: bytes) -> None:
+    """Write a file that Nginx may read, atomically."""
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_bytes(content)
+    temporary.chmod(0o644)
+    temporary.rename(file)
+
+
+def site(health_paths: Sequence[str]) -> None:
     text = sys.stdin.read()
+    # A member that is no more wanted was replaced or removed: nobody need remember that it was drained.
+    drained = [address for address in known(DRAINED) if address in addresses(text)]
+    serve(text, drained, health_paths)
+    print(told(addresses(nginx.SITE.read_text()), drained))
+
+
+def told(members: Sequence[str], drained: Sequence[str]) -> str:
+    kept = f"; drained by hand: {', '.join(drained)}" if drained else ""
+    return f"the balancer sends requests to {len(members)} servers: {', '.join(members) or 'none'}{kept}"
+
+
+def drain(address: str) -> None:
+    want, drained = wanted(), known(DRAINED)
+    must_be_known(address, want)
+    if address in drained:
+        print(f"{address} is drained already")
+        return
+    serve(want, [*drained, address], known(HEALTH_PATHS))
+    print(f"{address} is drained: no request is on its way to it any more")
+
+
+def admit(address: str) -> None:
+    want, drained = wanted(), known(DRAINED)
+    must_be_known(address, want)
+    if address not in drained:
+        print(f"{address} takes requests already")
+        return
+    serve(want, [other for other in drained if other != address], known(HEALTH_PATHS))
+    print(f"{address} takes requests again")
+
+
+def must_be_known(address: str, want: str) -> None:
+    if address not in addresses(want):
+        members = ", ".join(addresses(want)) or "none"
+        raise Failure(f"{address} is no member of this balancer (there are: {members}); `pulumi up` adds it")
+
+
+def maintenance(switch: str) -> None:
+    if switch == "off":
+        PAGE.unlink(missing_ok=True)
+        print("maintenance is off: the application answers")
+        return
+    if str(PAGE) not in nginx.SITE.read_text():
+        raise Failure("this balancer's site has no maintenance page yet; run `pulumi up` first")
+    page = sys.stdin.buffer.read(PAGE_BYTES + 1) or DEFAULT_PAGE.read_bytes()
+    if len(page) > PAGE_BYTES:
+        raise Failure(f"the page has more than {PAGE_BYTES} bytes; link to what is large")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.parent.chmod(0o755)
+    put(PAGE, page)
+    print("maintenance is on: clients get 503 and the page; health paths are answered by the application")
+
+
+def main(arguments: Sequence[str]) -> None:
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        before = SITE.read_text()
-        if text != before:
-            test(text)
-            try:
-                old = swap_in(text)
-                for path in health_paths:
-                    probe(path)
-            except Failure:
-                swap_in(before)
-                raise
-            wait_for_removed(before, text, old)
-        else:
-            for path in health_paths:
-                probe(path)
-    servers = re.findall(r"^\s*server (\S+:\d+) ", text, re.MULTILINE)
-    print(f"the balancer sends requests to {len(servers)} servers: {', '.join(servers) or 'none'}")
-
-
-def wait_for_removed(before: str, after: str, old: set[int]) -> None:
-    servers = re.compile(r"^\s*server (\S+:\d+) ", re.MULTILINE)
-    removed = set(servers.findall(before)) - set(servers.findall(after))
-    if not removed:
-        return
-    print(f"draining {', '.join(sorted(removed))}", flush=True)
-    deadline = time.monotonic() + DRAIN_S
-    while workers() & old:
-        if time.monotonic() > deadline:
-            raise Failure(f"old workers still run after {DRAIN_S} s")
-        time.sleep(0.1)
+        match list(arguments):
+            case ["site", *paths]:
+                site(paths)
+            case ["drain", address]:
+                drain(address)
+            case ["admit", address]:
+                admit(address)
+            case ["maintenance", ("on" | "off") as switch]:
+                maintenance(switch)
+            case _:
+                raise Failure(str(__doc__))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from pathlib import Path
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import background
+from condition import condition
 from fetch import FetchError, fetch
 from server import (
     CONFIG,
@@ -121,7 +122,10 @@ def boot() -> None:
         release = pointer.decode().strip()
         if release and release != named(LIVE):
             stage(release, None)
-            point(LIVE, RELEASES / release)
+            if serving_slots():
+                switch(release)
+            else:
+                point(LIVE, RELEASES / release)
             say(f"this server was away: it comes back on {release}")
     except (Failure, FetchError, OSError) as error:
         say(f"keeping {named(LIVE) or 'nothing'}, next try in {RETRY_S} s: {error}")
@@ -135,17 +139,16 @@ def boot() -> None:
 
 def retry() -> None:
     """What a boot could not do, again, now beside a running application."""
-    before = named(LIVE)
     boot()
     release = named(LIVE)
-    if release and release != before:
+    if release and not serving_slots():
         switch(release)
 
 
 def status() -> None:
     slots = {slot: {"state": state_of(f"app@{slot}"), "release": named(SLOTS / slot)} for slot in (BLUE, GREEN)}
     staged = sorted(file.parent.name for file in RELEASES.glob("*/.staged"))
-    say(json.dumps({"live": named(LIVE), "slots": slots, "staged": staged}))
+    say(json.dumps({"live": named(LIVE), "slots": slots, "staged": staged, **condition()}))
 
 
 def prune(keep: Sequence[str]) -> None:

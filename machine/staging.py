@@ -17,11 +17,11 @@ from typing import Any
 import background
 from fetch import fetch
 from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
-from slot import PROOF, start_and_gate, stop
+from slot import PROOF, PROOF_UNIT, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
 # Lines of a requirements file: of another such file, and of something in the source itself.
-INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]\s*(\S+)")
+INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)")
 LOCAL = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[^#]*@\s*file:)")
 
 
@@ -39,9 +39,9 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     partial = RELEASES / f".{release}.partial"
     partial.mkdir()
     text = fetch(store_url(), f"releases/{release}/manifest.json")
-    manifest = json.loads(text)
     if hashlib.sha256(text).hexdigest()[: len(release)] != release:
         raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
+    manifest = json.loads(text)
     (partial / "manifest.json").write_bytes(text)
     unpack(release, manifest, partial)
     venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
@@ -51,8 +51,8 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     partial.rename(place)
     try:
         point(SLOTS / PROOF, place)
-        start_and_gate("app-proof", manifest)
-        stop("app-proof", 5)
+        start_and_gate(PROOF_UNIT, manifest)
+        stop(PROOF_UNIT, 5)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise

@@ -70,8 +70,10 @@ def _take(store: Store, content: dict[str, Any]) -> None:
                 f"{other['who']} is at work on this application since {other['since']} ({other['what']}); "
                 "wait until that has ended"
             )
-        # Whoever held it was killed. Two that see this at once are told apart by the create above.
-        store.delete(KEY)
+        # Whoever held it was killed. Two that see this at once are told apart by the create above; looking once more
+        # keeps the slower one from deleting what the quicker one has made.
+        if _read(store).get("token") == other.get("token"):
+            store.delete(KEY)
     raise Locked("others keep taking the lock of this application; try again")
 
 

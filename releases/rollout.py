@@ -164,6 +164,10 @@ class Rollout:
 
         canary, *rest = states
         try:
+            if all(state["live"] is None for state in states.values()):
+                # Nothing serves that could be hurt: the first release, on new servers.
+                self.fleet.everywhere(states, switch)
+                return
             self.fleet.everywhere([canary], switch)
             if rest and self.plan.bake_s and states[canary]["live"] != self.id:
                 self._bake(canary)

@@ -48,6 +48,7 @@ def release(client: Client, name: str, owner: str) -> None:
         left: set[str] = set()
 
         def drop(image: dict[str, Any]) -> bool:
+            left.clear()
             left.update(owners(image) - {owner})
             return _set_owners(image, owners(image) - {owner})
 

@@ -70,9 +70,14 @@ def rules(client: Client, name: str) -> list[Rule]:
     acl = client.get(url("network-acls", name))
     found = [rule for rule in acl["ingress"] if rule.get("state") == "enabled" and rule.get("action") == "allow"]
     return sorted(
-        (Rule(int(rule.get("destination_port") or 0), rule.get("source", "")) for rule in found),
+        # What somebody added by hand and no rule of ours can be (a range) is port 0: it differs, so `up` puts it right.
+        (Rule(_port(rule.get("destination_port", "")), rule.get("source", "")) for rule in found),
         key=lambda rule: (rule.port, rule.cidr),
     )
+
+
+def _port(text: str) -> int:
+    return int(text) if text.isdigit() else 0
 
 
 def remove(client: Client, name: str, owner: str) -> None:

@@ -89,6 +89,7 @@ _MASKED = (
     "sys-kernel-debug.mount",
     "sys-kernel-tracing.mount",
     "systemd-binfmt.service",
+    "systemd-logind.service",
     "systemd-modules-load.service",
     "systemd-pstore.service",
     "systemd-random-seed.service",
@@ -114,6 +115,9 @@ EOF
 update-ca-certificates >/dev/null
 rm /root/host-ca.crt
 systemctl enable systemd-networkd.service systemd-resolved.service >/dev/null 2>&1
+# Listening is all that is needed of it until somebody comes.
+systemctl disable ssh.service >/dev/null 2>&1
+systemctl enable ssh.socket >/dev/null 2>&1
 # cloud-init would make its default user at boot, which takes a quarter of a second.
 useradd --create-home --shell /bin/bash --comment Debian \\
     --groups adm,audio,cdrom,dialout,dip,floppy,plugdev,sudo,video debian

@@ -95,9 +95,7 @@ class GroupProvider(Provider):
         return CheckResult(news, _obstacle("owner", find))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        return super().diff(
-            _id, {**_olds, "rules": _sorted(_olds["rules"])}, {**_news, "rules": _sorted(_news["rules"])}
-        )
+        return super().diff(_id, _olds, {**_news, "rules": _sorted(_news["rules"])})
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         with _told():

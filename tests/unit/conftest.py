@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import hypothesis
+import pytest
+
+from tests.unit.lxd_daemon import Daemon, serving
 
 # No test fails for being slow: machines differ, and a busy one is not wrong.
 hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    """A made-up LXD, which Client() finds."""
+    with serving() as made:
+        monkeypatch.setenv("LXD_DIR", str(made.folder))
+        yield made

@@ -215,11 +215,20 @@ def test_a_killed_rollout_of_a_bad_release_is_undone_by_the_next_that_fails() ->
 def test_the_first_server_goes_ahead_is_watched_and_the_others_follow_in_batches() -> None:
     names = [f"a-{number}" for number in range(1, 8)]
     fleet = FakeFleet(MemoryStore(), dict.fromkeys(names), {name: set[str]() for name in names})
-    roll_out(fleet, 1, names=names, bake_s=5, batch_size=3)
+    roll_out(fleet, 1, names=names)
+    fleet.calls.clear()
+    roll_out(fleet, 2, names=names, bake_s=5, batch_size=3)
     calls = [(name, verb) for name, verb in fleet.calls if verb in ("switch", "bake")]
     assert calls[:2] == [("a-1", "switch"), ("a-1", "bake")]
     assert sorted(calls[2:5]) == [(name, "switch") for name in names[1:4]]
     assert sorted(calls[5:]) == [(name, "switch") for name in names[4:]]
+
+
+def test_the_first_release_has_no_canary_since_nothing_serves_yet() -> None:
+    fleet = FakeFleet(MemoryStore())
+    roll_out(fleet, 1, bake_s=5)
+    assert fleet.did("bake") == []
+    assert sorted(fleet.did("switch")) == NAMES
 
 
 def test_a_canary_that_falls_ill_goes_back_and_no_other_server_follows() -> None:

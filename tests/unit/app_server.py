@@ -1,0 +1,124 @@
+"""A made-up app server: the scripts of machine/ in a temporary folder, with a systemd that keeps states in a dict."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import background
+import pytest
+import release
+import server
+import slot
+import staging
+
+
+@dataclass
+class AppServer:
+    """states: unit -> ActiveState. events: what happened to units, with the release that was live then.
+
+    answers: what GET on a private socket gives, one after the other; then 200. starts: exit codes of the next starts
+    (None: it does not end). restarts: how often a unit was restarted, asked again and again. journal: what units
+    logged. ends: results of other programs by name. others: all other commands, each as one line. applied: the release
+    that was live whenever background work was made that of it.
+    """
+
+    root: Path
+    states: dict[str, str] = field(default_factory=dict[str, str])
+    events: list[str] = field(default_factory=list[str])
+    answers: list[int | Exception] = field(default_factory=list["int | Exception"])
+    starts: list[int | None] = field(default_factory=list["int | None"])
+    journal: str = ""
+    restarts: Iterator[int] = field(default_factory=lambda: itertools.repeat(0))
+    others: list[str] = field(default_factory=list[str])
+    applied: list[str | None] = field(default_factory=list["str | None"])
+    ends: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict[str, Any])
+
+    def place(self, name: str, **manifest: Any) -> Path:
+        """A release that is staged here."""
+        folder = server.RELEASES / name
+        folder.mkdir()
+        (folder / ".staged").touch()
+        (folder / "manifest.json").write_text(manifest_text(**manifest))
+        return folder
+
+    def serves(self, name: str, slot_: str = "blue") -> None:
+        """Let a release serve from a slot."""
+        server.point(server.SLOTS / slot_, server.RELEASES / name)
+        server.point(server.LIVE, server.RELEASES / name)
+        self.states[f"app@{slot_}"] = "active"
+
+    def run(self, *command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        """What server.run does."""
+        done = subprocess.CompletedProcess(command, 0, "", "")
+        unit, live = command[-1], server.named(server.LIVE)
+        match command:
+            case ("systemctl", "show", "-P", "ActiveState", _):
+                done.stdout = self.states.get(unit, "inactive") + "\n"
+            case ("systemctl", "show", "-P", "NRestarts", _):
+                done.stdout = f"{next(self.restarts)}\n"
+            case ("systemctl", "start", _):
+                self.events.append(f"start {unit}, live {live}")
+                code = self.starts.pop(0) if self.starts else 0
+                if code is None:
+                    raise TimeoutError(f"systemctl start did not finish in {timeout_s:.0f} s")
+                done.returncode, self.states[unit] = code, "failed" if code else "active"
+            case ("systemctl", "stop", "--no-block", _):
+                self.events.append(f"stop {unit}, live {live}")
+                self.states[unit] = "inactive"
+            case ("journalctl", "--no-pager", *_):
+                self.others.append(" ".join(command))
+                done.stdout = self.journal
+            case ("tar", *_):
+                return server.run(*command)
+            case _:
+                self.others.append(" ".join([*command, *([f"as {user}"] if user else [])]))
+        return self.ends.get(Path(command[0]).name, done)
+
+    def get(self, sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
+        """What slot.get does."""
+        assert timeout_s > 0
+        answer = self.answers.pop(0) if self.answers else 200
+        if isinstance(answer, Exception):
+            raise answer
+        return answer, f"{sock.parent.name} {path}"
+
+
+def manifest_text(**changes: Any) -> str:
+    """A manifest as far as the scripts read it."""
+    manifest = {
+        "module": "wsgi:app",
+        "health_path": "/healthz",
+        "healthy_threshold": 3,
+        "start_timeout_s": 30,
+        "stage_timeout_s": 40,
+        "drain_timeout_s": 75,
+        "secrets_digest": "",
+    }
+    return staging.json.dumps(manifest | changes)
+
+
+def lay_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
+    """Make the folders of an app server below root and lead the scripts there."""
+    made = AppServer(root)
+    app, config = root / "app", root / "etc"
+    folders = {"RELEASES": app / "releases", "VENVS": app / "venvs", "SLOTS": app / "slots", "CONFIG": config}
+    for folder in (*folders.values(), root / "run"):
+        folder.mkdir(parents=True)
+    paths = {**folders, "LIVE": app / "live", "RUN": root / "run"}
+    monkeypatch.setattr(background, "apply", lambda: made.applied.append(server.named(server.LIVE)))
+    for module in (server, slot, staging, release, background):
+        # server.run itself stays, for what needs no root.
+        stand_ins = paths if module is server else {**paths, "run": made.run, "get": made.get}
+        for name in stand_ins.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, stand_ins[name])
+
+    def sleep(_seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr("time.sleep", sleep)
+    return made

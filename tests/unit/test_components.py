@@ -1,0 +1,274 @@
+"""The components over both platforms: what waits for what, what is a secret, and what a change touches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+from pydantic import SecretStr
+
+import releases.release
+import rendering
+import settings
+from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
+from components.balancer import Balancer, BalancerArgs
+from components.security_groups import SecurityGroups, SecurityGroupsArgs
+from platforms import Ingress, MachineArgs, Platform, Store
+from platforms.aws import AwsPlatform
+from platforms.lxd import LxdPlatform
+from releases.release import Release
+from settings import App, Aws, Lxd
+from tests.unit import aws_answers, lxd_answers
+from tests.unit.engine import Build, Registered, Secret, build
+from tests.unit.lxd_answers import ADDRESS, GROUP, MACHINE, ROLLOUT, SECRET, STEP
+
+PREFIX = "wsgi-fleet:"
+GROUPS, FLEET, BALANCER = (
+    f"{PREFIX}security_groups:SecurityGroups",
+    f"{PREFIX}app_server_fleet:AppServerFleet",
+    f"{PREFIX}balancer:Balancer",
+)
+OUTPUTS = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
+GIVEN, MADE, KEY = "opensesame", "made-for-hello-secret-HELLO_SECRET_KEY", "made-for-hello-key"
+AWS = Aws(
+    region="eu-central-1",
+    ami="ami-0123456789abcdef0",
+    vpc_id="vpc-01234567",
+    balancer_subnet_id="subnet-0000000a",
+    app_subnet_ids=["subnet-0000000b"],
+    ssh_key_name="ops",
+    ssh_private_key=SecretStr("-----BEGIN OPENSSH PRIVATE KEY-----"),
+)
+
+
+def app(**changes: Any) -> App:
+    base = {
+        "source": "app",
+        "module": "wsgi:app",
+        "secrets": {"DATABASE_URL": GIVEN},
+        "generated_secrets": ["HELLO_SECRET_KEY"],
+    }
+    return App.model_validate_json(json.dumps(base | changes))
+
+
+@dataclass
+class Recording:
+    """A Platform that keeps what it was asked for, and hands it on."""
+
+    to: Platform
+    ingress: dict[str, tuple[list[Ingress], bool]] = field(default_factory=dict[str, Any])
+    machines: dict[str, tuple[MachineArgs, Store | None]] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        self.store, self.step, self.reach = self.to.store, self.to.step, self.to.reach
+        self.public_address = self.to.public_address
+
+    def security_group(self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: Any) -> Any:
+        self.ingress[name] = list(ingress), isolated
+        return self.to.security_group(name, ingress, isolated=isolated, opts=opts)
+
+    def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: Any) -> Any:
+        self.machines[name] = args, store
+        return self.to.machine(name, args, store=store, opts=opts)
+
+
+def lxd(folder: Path) -> Platform:
+    return LxdPlatform(Lxd(), stack="test", project=folder)
+
+
+def aws(folder: Path) -> Platform:
+    del folder
+    return AwsPlatform(AWS, stack="test", project_name="wsgi-fleet")
+
+
+@dataclass
+class Made:
+    """What a fleet of one application registered, and the platform that was asked for it."""
+
+    build: Build
+    asked: Recording
+    groups: SecurityGroups
+    store: Store
+
+
+def made(
+    folder: Path, *, on: Callable[[Path], Platform] = lxd, given: App | None = None, preview: bool = False
+) -> Made:
+    (folder / "app").mkdir(exist_ok=True)
+    (folder / "app" / "requirements.txt").touch()
+    hello = given or app()
+    left: list[Any] = []
+
+    def program() -> None:
+        platform = Recording(on(folder))
+        groups = SecurityGroups("groups", SecurityGroupsArgs(["hello"]), platform=platform)
+        store = platform.store("releases", opts=pulumi.ResourceOptions())
+        left.extend([platform, groups, store])
+        args = AppServerFleetArgs(hello, groups.apps["hello"], store, folder, folder / "packages", "abc1234")
+        fleet = AppServerFleet("hello", args, platform=platform)
+        front = BalancerArgs(settings.Balancer(), groups.balancer, {"hello": hello}, {"hello": fleet.members})
+        Balancer("balancer", front, platform=platform)
+
+    built = build(program, outputs=OUTPUTS, lookups=aws_answers.LOOKUPS, preview=preview)
+    return Made(built, *left)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(tmp_path_factory.mktemp("local"))
+
+
+def children(build_: Build, type_: str) -> list[str]:
+    return sorted(each.name for each in build_.children(build_.one(type_)))
+
+
+def test_every_component_is_the_parent_of_all_it_makes(local: Made) -> None:
+    assert children(local.build, GROUPS) == ["app-hello", "balancer"]
+    machines = ["hello-1", "hello-1-booted", "hello-2", "hello-2-booted", "hello-3", "hello-3-booted"]
+    assert children(local.build, FLEET) == [*machines, "hello-key", "hello-rollout", "hello-secret-HELLO_SECRET_KEY"]
+    assert children(local.build, BALANCER) == ["balancer", "balancer-address", "balancer-booted", "balancer-members"]
+    alone = sorted(each.name for each in local.build.resources if not each.parent)
+    assert alone == ["balancer", "groups", "hello", "image", "releases"]
+
+
+def test_components_register_what_their_attributes_hold(local: Made) -> None:
+    network = {each.name: each.inputs["network"] for each in local.build.of(GROUP)}
+    release = local.build.one(ROLLOUT).inputs["release"]
+    assert local.build.one(GROUPS).outputs == {
+        "balancer": network["balancer"],
+        "apps": {"hello": network["app-hello"]},
+    }
+    assert local.build.one(FLEET).outputs == {
+        "machines": {role: f"test-{role}-3fa9c2" for role in ("hello-1", "hello-2", "hello-3")},
+        "members": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
+        "release": release,
+    }
+    assert local.build.one(BALANCER).outputs == {"machine": "test-balancer-3fa9c2", "url": "http://127.0.0.1:8080"}
+
+
+@pytest.mark.parametrize(
+    ("on", "machine", "step", "address"),
+    [
+        (lxd, MACHINE, STEP, ADDRESS),
+        (aws, "aws:ec2/instance:Instance", "command:remote:Command", "aws:ec2/eipAssociation:EipAssociation"),
+    ],
+    ids=["lxd", "aws"],
+)
+def test_machines_boot_before_a_release_goes_there_and_serve_it_before_the_public_address_leads_to_them(
+    on: Callable[[Path], Platform], machine: str, step: str, address: str, tmp_path: Path
+) -> None:
+    built = made(tmp_path, on=on).build
+    rollout, members = built.one(ROLLOUT), built.one(step, "balancer-members")
+    for role in ("hello-1", "hello-2", "hello-3"):
+        booted = built.one(step, f"{role}-booted")
+        assert booted.depends_on(built.one(machine, role))
+        assert rollout.depends_on(booted)
+    front = built.one(step, "balancer-booted")
+    assert front.depends_on(built.one(machine, "balancer"))
+    assert members.depends_on(front)
+    assert members.depends_on(rollout)
+    assert built.one(address).depends_on(members)
+
+
+def test_clients_reach_the_balancer_and_the_balancer_alone_the_servers(local: Made) -> None:
+    assert local.asked.ingress == {
+        "balancer": ([Ingress(80)], False),
+        "app-hello": ([Ingress(8000, source=local.groups.balancer)], True),
+    }
+
+
+def test_servers_are_spread_over_zones_and_the_balancer_alone_is_public(local: Made) -> None:
+    apps, front = local.groups.apps["hello"], local.groups.balancer
+    size, boot = settings.Size(), rendering.app_server_user_data([])
+    assert local.asked.machines == {
+        "hello-1": (MachineArgs("hello-1", boot, apps, size, zone=0), local.store),
+        "hello-2": (MachineArgs("hello-2", boot, apps, size, zone=1), local.store),
+        "hello-3": (MachineArgs("hello-3", boot, apps, size, zone=2), local.store),
+        "balancer": (MachineArgs("balancer", rendering.balancer_user_data(), front, size, public=True), None),
+    }
+
+
+def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(local: Made) -> None:
+    step = local.build.one(STEP, "hello-2-booted").inputs
+    assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", rendering.booted(600))
+    assert step["stdin"] == Secret(f"store file:///srv/store/hello\nkey {KEY}\n")
+
+
+def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Made) -> None:
+    step = local.build.one(STEP, "balancer-members").inputs
+    members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    assert step["stdin"] == rendering.site(settings.Balancer(), [rendering.Upstream("hello", members, 60, "/healthz")])
+    assert step["command"] == ["/usr/local/lib/wsgi-fleet/nginx_site.py", "site", "/healthz"]
+    assert step["machine"] == "test-balancer-3fa9c2"
+
+
+def test_a_rollout_gets_its_servers_in_order_and_limits_that_follow_from_the_settings(tmp_path: Path) -> None:
+    rollout = {
+        "stage_timeout_s": 11,
+        "start_timeout_s": 12,
+        "task_timeout_s": 13,
+        "bake_s": 14,
+        "batch_size": "25%",
+        "allow_unreachable": 1,
+        "keep_releases": 9,
+    }
+    given = app(rollout=rollout, gateway={"request_timeout_s": 20})
+    inputs = made(tmp_path, given=given).build.one(ROLLOUT).inputs
+    assert inputs["limits"] == rollout | {"drain_timeout_s": 35}
+    assert inputs["servers"] == [
+        {"name": f"hello-{number}", "target": f"test-hello-{number}-3fa9c2"} for number in (1, 2, 3)
+    ]
+    assert (inputs["app"], inputs["revision"]) == ("hello", "abc1234")
+    assert inputs["store"] == {"kind": "directory", "path": str(tmp_path / ".state" / "test" / "store")}
+
+
+def test_the_rollout_finds_the_release_that_it_is_given_the_id_of(tmp_path: Path) -> None:
+    inputs = made(tmp_path).build.one(ROLLOUT).inputs
+    secrets = {"DATABASE_URL": GIVEN, "HELLO_SECRET_KEY": MADE}
+    expected = releases.release.build(app(), project=tmp_path, key=KEY, secrets=secrets)
+    assert inputs["release"] == expected.id
+    assert Release.load(Path(inputs["package"])) == expected
+    assert inputs["secrets"] == Secret(secrets)
+
+
+@pytest.mark.parametrize("on", [lxd, aws])
+def test_no_secret_stands_in_a_plain_input_or_output(on: Callable[[Path], Platform], tmp_path: Path) -> None:
+    built = made(tmp_path, on=on).build
+    texts = [f"{each.name} {each.plain_text} {each.outputs}" for each in built.resources]
+    told = [text.split()[0] for text in texts if any(secret in text for secret in (GIVEN, MADE, KEY, "PRIVATE KEY"))]
+    assert told == []
+
+
+def test_each_generated_secret_is_made_once_however_many_servers_there_are(tmp_path: Path) -> None:
+    built = made(tmp_path, given=app(generated_secrets=["A", "B_C"], fleet={"servers": 5})).build
+    assert [each.name for each in built.of(SECRET)] == ["hello-key", "hello-secret-A", "hello-secret-B_C"]
+
+
+def test_a_generated_secret_may_have_any_name(tmp_path: Path) -> None:
+    built = made(tmp_path, given=app(generated_secrets=["KEY", "A_B", "a_b"])).build
+    assert len(built.of(SECRET)) == 4
+
+
+def by_urn(made_: Made) -> dict[str, Registered]:
+    return {each.urn.rpartition("::")[0].rpartition("::")[2] + " " + each.name: each for each in made_.build.resources}
+
+
+def test_a_fourth_server_changes_nothing_but_the_rollout_and_the_balancers_members(tmp_path: Path) -> None:
+    three, four = (by_urn(made(tmp_path, given=app(fleet={"servers": number}))) for number in (3, 4))
+    assert {key.split()[1] for key in four.keys() - three.keys()} == {"hello-4", "hello-4-booted"}
+    changed = {each.name for key, each in three.items() if each.inputs != four[key].inputs}
+    assert changed == {"hello-rollout", "balancer-members"}
+    (before,), (after,) = ([each.inputs for each in fleet.values() if each.type == ROLLOUT] for fleet in (three, four))
+    assert {key for key in before if before[key] != after[key]} == {"servers"}
+    assert after["servers"][:3] == before["servers"]
+
+
+@pytest.mark.parametrize("on", [lxd, aws])
+def test_a_preview_of_a_new_stack_names_all_that_up_makes(on: Callable[[Path], Platform], tmp_path: Path) -> None:
+    planned, done = (by_urn(made(tmp_path, on=on, preview=preview)) for preview in (True, False))
+    assert planned.keys() == done.keys()

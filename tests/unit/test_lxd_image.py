@@ -1,0 +1,157 @@
+"""The image that stacks share, on a made-up LXD, and what takes away all that an owner has."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from platforms.lxd import build, image, label, network, reap
+from platforms.lxd.client import Client, LxdError
+from platforms.lxd.recipe import ImageRecipe
+from tests.unit.lxd_daemon import Daemon, Thing
+
+METADATA, ROOT = b"metadata\r\n", b"--root\r\n\r\n\0\xff\r\n--"
+FINGERPRINT = hashlib.sha256(METADATA + ROOT).hexdigest()
+ALIAS, PATH = "wsgi-fleet-d1", f"/1.0/images/{FINGERPRINT}"
+
+
+@pytest.fixture
+def client(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A daemon without images; building one gives two small files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def ensure(recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> Path:
+        assert (recipe, digest) == (ImageRecipe(), "d1")
+        say("built")
+        folder = build.cache() / digest
+        folder.mkdir(exist_ok=True)
+        (folder / build.METADATA).write_bytes(METADATA)
+        (folder / build.ROOT).write_bytes(ROOT)
+        return folder
+
+    monkeypatch.setattr(build, "ensure", ensure)
+    assert daemon.calls == []
+    return Client()
+
+
+def ensure(client: Client, owner: str) -> list[str]:
+    """Have the image for the owner; what was said on the way."""
+    said: list[str] = []
+    assert image.ensure(client, owner, ImageRecipe(), "d1", said.append) == ALIAS
+    return said
+
+
+def owners(daemon: Daemon) -> str:
+    return daemon.things["images"][FINGERPRINT]["properties"]["user.wsgi-fleet.owners"]
+
+
+def test_an_image_is_built_imported_and_named_once_and_shared(daemon: Daemon, client: Client) -> None:
+    assert ensure(client, "b") == ["built"]
+    assert daemon.calls == ["POST /1.0/images", "POST /1.0/images/aliases", f"PUT {PATH}"]
+    assert ensure(client, "a") == []
+    assert daemon.calls[3:] == [f"PUT {PATH}"]
+    assert owners(daemon) == "a,b"
+    assert image.is_owned(client, ALIAS, "a")
+    assert not image.is_owned(client, ALIAS, "c")
+    assert not image.is_owned(client, "wsgi-fleet-gone", "a")
+
+
+def test_an_owner_who_has_the_image_changes_nothing(daemon: Daemon, client: Client) -> None:
+    ensure(client, "a")
+    daemon.calls.clear()
+    ensure(client, "a")
+    assert daemon.calls == []
+
+
+def test_an_image_that_a_killed_run_imported_is_not_sent_again(daemon: Daemon, client: Client) -> None:
+    daemon.refuse("POST /1.0/images/aliases", 500, "killed")
+    with pytest.raises(LxdError, match="killed"):
+        ensure(client, "a")
+    daemon.calls.clear()
+    ensure(client, "a")
+    assert daemon.calls == ["POST /1.0/images/aliases", f"PUT {PATH}"]
+
+
+def test_a_failed_import_names_the_files_that_may_be_damaged(daemon: Daemon, client: Client, tmp_path: Path) -> None:
+    daemon.refuse("POST /1.0/images", 400, "unexpected EOF")
+    with pytest.raises(LxdError) as error:
+        ensure(client, "a")
+    assert str(error.value) == (
+        "importing the machine image failed: LXD: POST /1.0/images: unexpected EOF. "
+        f"If {tmp_path}/wsgi-fleet/images/d1 is damaged, remove it; the next run builds it anew."
+    )
+
+
+def test_the_last_owner_takes_the_image_along_and_the_built_files_stay(daemon: Daemon, client: Client) -> None:
+    ensure(client, "a")
+    ensure(client, "b")
+    image.release(client, ALIAS, "a")
+    assert owners(daemon) == "b"
+    image.release(client, ALIAS, "b")
+    assert (daemon.things["images"], daemon.things["images/aliases"]) == ({}, {})
+    assert (build.cache() / "d1" / build.ROOT).read_bytes() == ROOT
+    image.release(client, ALIAS, "b")
+
+
+def test_an_image_that_goes_while_it_is_released_is_released(daemon: Daemon, client: Client) -> None:
+    ensure(client, "a")
+    daemon.before(f"GET {PATH}", lambda _body: daemon.things["images"].pop(FINGERPRINT))
+    image.release(client, ALIAS, "a")
+    assert daemon.calls[-1] == f"PUT {PATH}"
+
+
+def instance(owner: str, name: str, of_network: str) -> Thing:
+    nic = {"type": "nic", "network": of_network, "ipv4.address": "10.0.0.2"}
+    return {"name": name, "status": "Running", "config": label.labels(owner, name), "devices": {"eth0": nic}}
+
+
+@pytest.fixture
+def crowd(daemon: Daemon, client: Client) -> Daemon:
+    """Three owners, each with a machine, a network and a share of the image, and things that are nobody's."""
+    for owner in ("local-1", "local-2", "prod-1"):
+        name, _ = network.ensure(client, owner, "app", [])
+        daemon.things["instances"][f"{owner}-m"] = instance(owner, f"{owner}-m", name)
+        ensure(client, owner)
+    daemon.things["instances"]["theirs"] = instance("", "theirs", "eth0") | {"config": {}}
+    daemon.things["networks"]["eth0"] = {"name": "eth0"}
+    daemon.calls.clear()
+    return daemon
+
+
+def left(daemon: Daemon) -> list[str]:
+    """A line for each owner that has a machine, a network and an ACL."""
+    kinds = [daemon.things[kind].values() for kind in ("instances", "networks", "network-acls")]
+    owned = [[each["config"][label.OWNER] for each in kind if label.OWNER in each.get("config", {})] for kind in kinds]
+    return [" ".join(owners) for owners in zip(*owned, strict=True)]
+
+
+def test_an_owners_things_go_and_nobody_elses(crowd: Daemon) -> None:
+    assert reap.owners() == ["local-1", "local-2", "prod-1"]
+    reap.reap("local-1")
+    assert left(crowd) == ["local-2 local-2 local-2", "prod-1 prod-1 prod-1"]
+    assert owners(crowd) == "local-2,prod-1"
+    assert reap.owners() == ["local-2", "prod-1"]
+    assert {"theirs", "eth0"} <= {*crowd.things["instances"], *crowd.things["networks"]}
+
+
+@pytest.mark.usefixtures("crowd")
+def test_a_prefix_takes_all_owners_that_begin_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reap.main(["local-"]) == 0
+    assert capsys.readouterr().out == "removed what local-1 had\nremoved what local-2 had\n"
+    assert reap.owners() == ["prod-1"]
+
+
+@pytest.mark.parametrize("arguments", [[], [""], ["a", "b"]])
+def test_everybody_is_no_prefix(arguments: list[str], crowd: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reap.main(arguments) == 2
+    assert capsys.readouterr().err == "usage: python -m platforms.lxd.reap OWNER_PREFIX\n"
+    assert crowd.calls == []
+
+
+def test_what_cannot_be_removed_is_told(crowd: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    crowd.refuse("DELETE /1.0/instances/.*", 400, "the pool is gone", times=9)
+    assert reap.main(["prod"]) == 1
+    assert capsys.readouterr().err == "LXD: DELETE /1.0/instances/prod-1-m: the pool is gone\n"

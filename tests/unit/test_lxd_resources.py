@@ -1,0 +1,267 @@
+"""The dynamic resources: what a change does, what the state holds, and what is found gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pulumi.dynamic import ResourceProvider
+
+from platforms.lxd import build, label, machine, neighbour, resources
+from platforms.lxd.client import LxdError
+from platforms.lxd.recipe import ImageRecipe
+from releases.transport import Result
+from tests.unit.lxd_daemon import Daemon, Thing
+
+OWNER = "local-abc123"
+NETWORK = label.network_name(OWNER, "app-hello")
+PROVIDERS: dict[str, resources.Provider] = {
+    "group": resources.GroupProvider(),
+    "image": resources.ImageProvider(),
+    "store": resources.StoreProvider(),
+    "machine": resources.MachineProvider(),
+    "address": resources.AddressProvider(),
+    "step": resources.StepProvider(),
+}
+THINGS = [name for name in PROVIDERS if name != "step"]
+
+
+@pytest.fixture
+def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """Inputs of each provider as the engine hands them over, on a daemon where they can be made."""
+    daemon.things["storage-pools"]["pool"] = {"name": "pool", "driver": "dir"}
+    daemon.things["images/aliases"]["wsgi-fleet-0"] = {"name": "wsgi-fleet-0", "target": "f0"}
+    daemon.things["networks"]["wf0"] = {"name": "wf0", "config": {"ipv4.address": "10.7.7.1/24"}}
+    daemon.things["instances"]["there"] = {"name": "there", "status": "Running", "config": {}, "devices": {}}
+    daemon.things["instances"]["there"]["config"] = label.labels(OWNER, "balancer")
+    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
+    monkeypatch.setattr(resources, "LxdTransport", Transport)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def is_there(address: str) -> bool:
+        return address in daemon.addresses()
+
+    def ensure(_recipe: ImageRecipe, digest: str, _say: object) -> Path:
+        folder = build.cache() / digest
+        folder.mkdir(exist_ok=True)
+        for name in (build.METADATA, build.ROOT):
+            (folder / name).write_text(name)
+        return folder
+
+    monkeypatch.setattr(neighbour, "is_there", is_there)
+    monkeypatch.setattr(build, "ensure", ensure)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = float(closed.getsockname()[1])
+    return {
+        "group": {
+            "owner": OWNER,
+            "role": "app-hello",
+            "network": NETWORK,
+            "isolated": True,
+            "rules": [{"port": 8000.0, "cidr": "10.1.1.0/24"}, {"port": 80.0, "cidr": ""}],
+        },
+        "image": {
+            "owner": OWNER,
+            "pool": "pool",
+            "digest": "d1",
+            "alias": "wsgi-fleet-d1",
+            "recipe": ImageRecipe().as_json(),
+        },
+        "store": {"path": str(tmp_path / "stack" / "store")},
+        "machine": {
+            "stack": "local",
+            "owner": OWNER,
+            "role": "hello-1",
+            "image": "wsgi-fleet-0",
+            "user_data": "#cloud-config\n",
+            "network": "wf0",
+            "isolated": True,
+            "pool": "pool",
+            "cpus": 2.0,
+            "memory_mib": 512.0,
+            "disk_gib": 8.0,
+            "store": "",
+            "status": "Running",
+        },
+        "address": {"owner": OWNER, "port": port, "machine": "there", "url": f"http://127.0.0.1:{port:.0f}"},
+        "step": {"machine": "there", "command": ["/opt/booted", "600"], "stdin": "key opensesame", "timeout_s": 630.0},
+    }
+
+
+class Transport:
+    """An LxdTransport whose commands print 20 lines and end with the exit code in `code`."""
+
+    code = 0
+    calls: list[tuple[str, list[str], bytes, float]]
+
+    def __init__(self, _client: object) -> None:
+        Transport.calls = []
+
+    def exec(self, machine: str, command: list[str], *, stdin: bytes, timeout_s: float, on_line: object) -> Result:
+        del on_line
+        self.calls.append((machine, command, stdin, timeout_s))
+        return Result(self.code, "".join(f"line {number}\n" for number in range(20)))
+
+
+def made(name: str, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Id and outputs of what a provider made."""
+    result = PROVIDERS[name].create(inputs)
+    return result.id, result.outs or {}
+
+
+def change(provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any]) -> tuple[bool | None, list[str]]:
+    """Whether there is something to do, and which inputs demand another thing instead."""
+    found = provider.diff("id", olds, news)
+    assert not found.delete_before_replace
+    return found.changes, found.replaces or []
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_what_is_as_it_is_described_needs_no_change(name: str, inputs: dict[str, dict[str, Any]]) -> None:
+    _, outs = made(name, inputs[name])
+    assert change(PROVIDERS[name], outs, inputs[name]) == (False, [])
+    # The state is JSON; whole numbers come back as such.
+    assert change(PROVIDERS[name], json.loads(json.dumps(outs)), inputs[name]) == (False, [])
+
+
+REPLACED = {
+    "group": ["owner", "role", "network"],
+    "image": ["owner", "digest", "alias"],
+    "store": ["path"],
+    "machine": [field.name for field in dataclasses.fields(machine.Spec)],
+    "address": ["owner"],
+    "step": [],
+}
+UPDATED = {"group": ["rules", "isolated"], "address": ["port", "machine"], "step": ["machine", "command", "stdin"]}
+OTHERS: dict[str, Any] = {
+    "rules": [{"port": 80, "cidr": ""}],
+    "isolated": False,
+    "command": ["other"],
+    "port": 9,
+    "cpus": 4,
+    "memory_mib": 1024,
+    "disk_gib": 9,
+}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_each_input_replaces_or_updates_or_does_nothing(name: str, inputs: dict[str, dict[str, Any]]) -> None:
+    _, outs = made(name, inputs[name])
+    for key in inputs[name].keys() - {"status"}:
+        changes, replaces = change(PROVIDERS[name], outs, inputs[name] | {key: OTHERS.get(key, "other")})
+        assert changes is (key in REPLACED[name] + UPDATED.get(name, [])), key
+        assert replaces == [each for each in REPLACED[name] if each == key]
+
+
+def test_the_order_of_rules_is_no_change(inputs: dict[str, dict[str, Any]]) -> None:
+    _, outs = made("group", inputs["group"])
+    rules: Sequence[Thing] = inputs["group"]["rules"]
+    assert change(PROVIDERS["group"], outs, inputs["group"] | {"rules": rules[::-1]}) == (False, [])
+
+
+@pytest.mark.parametrize("name", THINGS)
+def test_what_is_there_is_read_as_it_was_made(name: str, inputs: dict[str, dict[str, Any]]) -> None:
+    id_, outs = made(name, inputs[name])
+    found = PROVIDERS[name].read(id_, outs)
+    assert (found.id, found.outs) == (id_, outs)
+
+
+@pytest.mark.parametrize("name", THINGS)
+def test_what_is_deleted_is_read_as_gone_and_can_be_deleted_again(name: str, inputs: dict[str, dict[str, Any]]) -> None:
+    id_, outs = made(name, inputs[name])
+    for _ in range(2):
+        PROVIDERS[name].delete(id_, outs)
+        assert PROVIDERS[name].read(id_, outs).id == ""
+
+
+@pytest.mark.parametrize("name", ["group", "machine", "address", "step"])
+def test_an_update_leaves_every_output_that_a_creation_leaves(name: str, inputs: dict[str, dict[str, Any]]) -> None:
+    id_, outs = made(name, inputs[name])
+    assert PROVIDERS[name].update(id_, outs, inputs[name]).outs == outs
+
+
+def test_a_rule_that_somebody_took_away_is_put_back(daemon: Daemon, inputs: dict[str, dict[str, Any]]) -> None:
+    id_, outs = made("group", inputs["group"])
+    daemon.things["network-acls"][NETWORK]["ingress"].pop()
+    found = PROVIDERS["group"].read(id_, outs).outs or {}
+    assert change(PROVIDERS["group"], found, inputs["group"]) == (True, [])
+    PROVIDERS["group"].update(id_, found, inputs["group"])
+    assert len(daemon.things["network-acls"][NETWORK]["ingress"]) == 2
+
+
+def test_a_machine_that_was_found_stopped_is_started_and_not_replaced(
+    daemon: Daemon, inputs: dict[str, dict[str, Any]]
+) -> None:
+    id_, outs = made("machine", inputs["machine"])
+    daemon.things["instances"][id_]["status"] = "Stopped"
+    found = PROVIDERS["machine"].read(id_, outs).outs or {}
+    assert change(PROVIDERS["machine"], found, inputs["machine"]) == (True, [])
+    assert PROVIDERS["machine"].update(id_, found, inputs["machine"]).outs == outs
+    assert daemon.things["instances"][id_]["status"] == "Running"
+
+
+def test_numbers_reach_lxd_whole(daemon: Daemon, inputs: dict[str, dict[str, Any]]) -> None:
+    id_, _ = made("machine", inputs["machine"])
+    config = daemon.things["instances"][id_]["config"]
+    assert (config["limits.cpu"], config["limits.memory"]) == ("2", "512MiB")
+    made("group", inputs["group"])
+    assert [rule["destination_port"] for rule in daemon.things["network-acls"][NETWORK]["ingress"]] == ["80", "8000"]
+
+
+def test_a_step_runs_on_a_confirmed_machine_and_leaves_nothing_of_its_input(
+    daemon: Daemon, inputs: dict[str, dict[str, Any]]
+) -> None:
+    id_, outs = made("step", inputs["step"])
+    assert Transport.calls == [("there", ["/opt/booted", "600"], b"key opensesame", 630.0)]
+    assert daemon.things["instances"]["there"]["config"][label.CONFIRMED] == "true"
+    parts = json.dumps(["there", ["/opt/booted", "600"], "key opensesame"])
+    trigger = hashlib.sha256(parts.encode()).hexdigest()
+    assert (id_, outs) == (f"there/{trigger[:12]}", {"machine": "there", "trigger": trigger})
+
+
+def test_a_step_that_fails_tells_its_last_lines_and_no_traceback(
+    inputs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transport, "code", 3)
+    with pytest.raises(LxdError) as error:
+        made("step", inputs["step"])
+    first, *lines = str(error.value).splitlines()
+    assert first == "there: the step failed with exit code 3:"
+    assert lines == [f"line {number}" for number in range(5, 20)]
+    assert sys.tracebacklimit == 0
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_what_can_be_made_passes_its_check(name: str, inputs: dict[str, dict[str, Any]]) -> None:
+    checked = PROVIDERS[name].check({}, inputs[name])
+    assert (checked.inputs, checked.failures) == (inputs[name], [])
+
+
+def failures(name: str, inputs: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(each.property, each.reason) for each in PROVIDERS[name].check({}, inputs).failures]
+
+
+def test_what_stands_in_the_way_is_told_before_anything_is_made(
+    daemon: Daemon, inputs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = "LXD has no storage pool gone; `make setup` makes it, wsgi-fleet:lxd.pool names another"
+    assert failures("image", inputs["image"] | {"pool": "gone"}) == [("pool", told)]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ((where, told),) = failures("address", inputs["address"] | {"port": port})
+    assert where == "port"
+    assert told.startswith(f"port {port} of 127.0.0.1 is taken by another program")
+    daemon.socket.unlink()
+    monkeypatch.setattr("platforms.lxd.client.SOCKETS", ())
+    for name, property_ in (("group", "owner"), ("image", "pool"), ("address", "port")):
+        ((where, told),) = failures(name, inputs[name])
+        assert where == property_
+        assert told.startswith("LXD is not there: no socket at ")
+    assert daemon.calls == []

@@ -1,0 +1,227 @@
+"""What an app server does with its releases: which one it boots, how it changes over, what it keeps."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import release
+import server
+from fetch import FetchError
+from server import Failure
+
+from tests.unit.app_server import AppServer, lay_out
+
+RETRY = "systemd-run --unit=app-boot-retry-{} --collect --on-active=60 {} retry"
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
+    """A server with the releases r1, which serves, and r2, both staged."""
+    made = lay_out(tmp_path, monkeypatch)
+    made.place("r1")
+    made.place("r2")
+    made.serves("r1")
+    return made
+
+
+class Store:
+    """What stands in for fetch and stage. holds: the pointer, or why it cannot be read or the release not be staged."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.holds: bytes | Exception = b""
+        self.fails: Exception | None = None
+        self.staged: list[tuple[str, Any]] = []
+        (server.CONFIG / "store").write_text("file:///srv/store/hello\n")
+        monkeypatch.setattr(release, "fetch", self.fetch)
+        monkeypatch.setattr(release, "stage", self.stage)
+
+    def fetch(self, store: str, key: str, *, missing_ok: bool) -> bytes:
+        assert (store, key, missing_ok) == ("file:///srv/store/hello", "pointer", True)
+        if isinstance(self.holds, Exception):
+            raise self.holds
+        return self.holds
+
+    def stage(self, name: str, secrets: dict[str, str] | None) -> None:
+        if self.fails:
+            raise self.fails
+        self.staged.append((name, secrets))
+
+
+@pytest.fixture
+def store(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A server that boots: nothing serves yet."""
+    host.states.clear()
+    (server.SLOTS / "blue").unlink()
+    return Store(monkeypatch)
+
+
+def links() -> tuple[str | None, str | None, str | None]:
+    """What live, blue and green name."""
+    return server.named(server.LIVE), server.named(server.SLOTS / "blue"), server.named(server.SLOTS / "green")
+
+
+@pytest.mark.parametrize("pointer", [b"", b"r1\n"])
+def test_a_server_boots_what_was_live_when_the_store_names_it_or_nothing(
+    host: AppServer, store: Store, pointer: bytes
+) -> None:
+    store.holds = pointer
+    release.boot()
+    assert links() == ("r1", "r1", None)
+    assert (store.staged, host.others) == ([], [])
+
+
+def test_a_server_that_was_away_boots_what_the_store_names_with_the_secrets_it_knows(store: Store) -> None:
+    store.holds = b"r2\n"
+    release.boot()
+    assert store.staged == [("r2", None)]
+    assert links() == ("r2", "r2", None)
+
+
+def test_a_new_server_without_a_store_boots_nothing(host: AppServer, store: Store) -> None:
+    (server.CONFIG / "store").unlink()
+    server.LIVE.unlink()
+    store.holds = AssertionError("asked a store that nobody named")
+    release.boot()
+    assert list(server.SLOTS.iterdir()) == []
+    assert host.others == []
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        (FetchError("the store does not answer"), None),
+        (OSError("no route"), None),
+        (b"r2", Failure("its secrets changed while this server was away")),
+        (b"r2", FetchError("the store has no manifest")),
+        (b"r2", TimeoutError("pip install did not finish")),
+    ],
+)
+def test_a_server_that_cannot_take_what_the_store_names_boots_what_was_live_and_tries_again(
+    host: AppServer,
+    store: Store,
+    trouble: tuple[bytes | Exception, Exception | None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store.holds, store.fails = trouble
+    monkeypatch.setattr("time.time_ns", iter([17, 18]).__next__)
+    release.boot()
+    release.boot()
+    assert links() == ("r1", "r1", None)
+    assert host.others == [RETRY.format(number, release.__file__) for number in (17, 18)]
+    assert capsys.readouterr().out.startswith("keeping r1, next try in 60 s: ")
+
+
+def test_a_boot_leaves_a_slot_that_serves_alone(host: AppServer, store: Store) -> None:
+    store.holds = b"r1"
+    host.serves("r1", "green")
+    release.boot()
+    assert links() == ("r1", None, "r1")
+    assert host.events == []
+
+
+def test_a_second_try_changes_over_to_what_it_found(host: AppServer, store: Store) -> None:
+    host.serves("r1")
+    store.holds = b"r2"
+    release.retry()
+    assert links() == ("r2", "r1", "r2")
+    assert host.events == ["start app@green, live r1", "stop app@blue, live r2"]
+
+
+def test_the_new_slot_is_healthy_and_live_before_the_old_one_drains(host: AppServer) -> None:
+    release.switch("r2")
+    assert host.events == ["start app@green, live r1", "stop app@blue, live r2"]
+    assert links() == ("r2", "r1", "r2")
+    assert host.applied == ["r2"]
+    release.switch("r1")
+    assert host.events[2:] == ["start app@blue, live r2", "stop app@green, live r1"]
+
+
+def test_a_release_that_does_not_get_healthy_is_stopped_and_the_old_one_serves_on(host: AppServer) -> None:
+    host.starts = [1]
+    with pytest.raises(Failure, match="wsgi:app did not start"):
+        release.switch("r2")
+    assert host.events == ["start app@green, live r1", "stop app@green, live r1"]
+    assert links()[0] == "r1"
+    assert host.states["app@blue"] == "active"
+
+
+def test_a_release_that_serves_is_left_and_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
+    server.point(server.SLOTS / "green", server.RELEASES / "r2")
+    host.states["app@green"] = "active"
+    release.switch("r1")
+    assert host.events == ["stop app@green, live r1"]
+
+
+def test_a_release_that_does_not_answer_any_more_is_started_anew(host: AppServer) -> None:
+    host.answers = [ConnectionRefusedError()]
+    release.switch("r1")
+    assert host.events == ["start app@green, live r1", "stop app@blue, live r1"]
+
+
+def test_only_a_staged_release_can_serve(host: AppServer) -> None:
+    (server.RELEASES / "r2" / ".staged").unlink()
+    with pytest.raises(Failure, match="r2 is not staged here; stage it first"):
+        release.switch("r2")
+    assert host.events == []
+
+
+def test_pruning_keeps_what_is_named_what_is_live_and_what_still_serves(host: AppServer) -> None:
+    for name in ("r3", "r4", "r5", ".r6.partial"):
+        host.place(name)
+    for name, venv in {"r1": "v1", "r2": "v1", "r3": "v2", "r4": "v3"}.items():
+        (server.VENVS / venv).mkdir(exist_ok=True)
+        (server.RELEASES / name / "venv").symlink_to(server.VENVS / venv)
+    server.point(server.SLOTS / "green", server.RELEASES / "r3")
+    host.states = {"app@green": "active"}
+    release.prune(["r5"])
+    assert sorted(each.name for each in server.RELEASES.iterdir()) == ["r1", "r3", "r5"]
+    assert sorted(each.name for each in server.VENVS.iterdir()) == ["v1", "v2"]
+
+
+@pytest.mark.usefixtures("host")
+def test_the_status_says_what_serves_and_what_is_staged(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How the server is besides is in test_condition.py.
+    monkeypatch.setattr(release, "condition", dict)
+    (server.RELEASES / "r2" / ".staged").unlink()
+    release.main(["status"])
+    assert json.loads(capsys.readouterr().out) == {
+        "live": "r1",
+        "slots": {
+            "blue": {"state": "active", "release": "r1"},
+            "green": {"state": "inactive", "release": None},
+        },
+        "staged": ["r1"],
+    }
+
+
+@pytest.mark.usefixtures("host")
+def test_a_link_is_moved_at_once_whatever_a_killed_run_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "app" / ".live.new").symlink_to("nowhere")
+    seen: list[tuple[str | None, str]] = []
+    rename = Path.rename
+
+    def watched(self: Path, target: Path) -> Path:
+        seen.append((server.named(server.LIVE), self.resolve().name))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    server.point(server.LIVE, server.RELEASES / "r2")
+    assert seen == [("r1", "r2")]
+    assert sorted(each.name for each in (tmp_path / "app").iterdir()) == ["live", "releases", "slots", "venvs"]
+
+
+@pytest.mark.usefixtures("host")
+def test_one_verb_runs_at_a_time() -> None:
+    with (server.RUN / "wsgi-fleet.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(Failure, match="another release command held the lock for 0 s"), server.lock(0):
+            pass
+    with server.lock(0):
+        pass

@@ -1,0 +1,128 @@
+"""A slot on an app server: when it counts as healthy, and what a person is told when it is not."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import slot
+from server import Failure
+
+from tests.unit.app_server import AppServer, lay_out
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
+    """A server on which nothing runs."""
+    return lay_out(tmp_path, monkeypatch)
+
+
+TRACEBACK = "Traceback (most recent call last)\n  File x\nKeyError: 1\n"
+
+
+def test_what_a_person_reads_of_a_journal_begins_at_the_last_traceback(host: AppServer) -> None:
+    host.journal = f"starting\n{TRACEBACK}\nagain\n{TRACEBACK.replace('1', '2')}unit failed\n"
+    told = ["Traceback (most recent call last)", "  File x", "KeyError: 2", "unit failed"]
+    assert slot.journal("app@blue", 7.0) == "\n".join(f"    {line}" for line in told)
+    assert host.others == [
+        "journalctl --sync",
+        "journalctl --no-pager -o cat -n 200 --since @7 -u app@blue",
+    ]
+
+
+def test_a_journal_has_all_that_was_logged_since_the_start(host: AppServer) -> None:
+    slot.journal("app@blue", 7.9)
+    assert "--since @7 " in host.others[1]
+
+
+def test_a_journal_without_a_traceback_is_its_last_lines(host: AppServer) -> None:
+    host.journal = "".join(f"line {number}\n\n" for number in range(40))
+    assert slot.journal("app@blue", 7.0).splitlines() == [f"    line {number}" for number in range(15, 40)]
+
+
+MANIFEST: dict[str, Any] = {
+    "module": "wsgi:app",
+    "health_path": "/healthz",
+    "healthy_threshold": 3,
+    "start_timeout_s": 30,
+}
+
+
+def test_good_answers_count_from_the_last_bad_one(host: AppServer) -> None:
+    host.answers = [200, 200, 503, 200, ConnectionRefusedError(), 200, 200, 200, 404]
+    slot.start_and_gate("app@green", MANIFEST)
+    assert host.answers == [404]
+    assert host.states["app@green"] == "active"
+
+
+@pytest.mark.parametrize(
+    ("starts", "answers", "told"),
+    [
+        ([1], [], "wsgi:app did not start; its last lines:\n    broken"),
+        ([None], [], "wsgi:app was not imported in 0 s; its last lines:\n    broken"),
+        ([0], [500] * 99, "GET /healthz was not 200 in 0 s but nothing; its last lines:\n    broken"),
+    ],
+)
+def test_a_unit_that_does_not_get_healthy_is_stopped_and_its_journal_told(
+    host: AppServer, starts: list[int | None], answers: list[int | Exception], told: str
+) -> None:
+    host.starts, host.answers, host.journal = starts, answers, "broken\n"
+    with pytest.raises(Failure) as error:
+        slot.start_and_gate("app@green", MANIFEST | {"start_timeout_s": 0})
+    assert str(error.value) == told
+    assert host.states["app@green"] == "inactive"
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "answers", "told"),
+    [
+        ("failed", 0, [], "app@blue ended while it served; its last lines:\n    broken"),
+        ("active", 1, [], "app@blue ended while it served; its last lines:\n    broken"),
+        (
+            "active",
+            0,
+            [200, 500],
+            "GET /healthz was 500 app-blue /healthz while it served; its last lines:\n    broken",
+        ),
+        ("active", 0, [OSError("reset")], "reset while it served; its last lines:\n    broken"),
+    ],
+)
+def test_a_slot_that_ends_restarts_or_answers_badly_while_it_is_watched_is_told(
+    host: AppServer, state: str, restarts: int, answers: list[int | Exception], told: str
+) -> None:
+    host.states["app@blue"], host.answers, host.journal = state, answers, "broken\n"
+    host.restarts = iter([0, *[restarts] * 9])
+    with pytest.raises(Failure) as error:
+        slot.watch("blue", MANIFEST, 60)
+    assert told in str(error.value)
+
+
+def test_a_slot_that_stays_well_for_the_whole_time_is_well(host: AppServer) -> None:
+    host.states["app@blue"] = "active"
+    slot.watch("blue", MANIFEST, 0.05)
+
+
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.1 503 Busy\r\nConnection: close\r\n\r\n  no database\nmore\n")
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Path]:
+    """A socket that answers 503."""
+    path = tmp_path / "s"
+    with socketserver.UnixStreamServer(str(path), Handler) as made:
+        thread = threading.Thread(target=made.handle_request)
+        thread.start()
+        yield path
+        thread.join()
+
+
+def test_an_answer_is_its_status_and_its_first_line(private: Path) -> None:
+    assert slot.get(private, "/healthz", 20) == (503, "no database")

@@ -1,0 +1,265 @@
+"""Staging on an app server, from the store that a rollout wrote: what is checked, and what is left of what fails."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import server
+import staging
+from fetch import FetchError
+from hypothesis import given
+from hypothesis import strategies as st
+from server import Failure
+
+import releases.release
+from platforms.lxd import store as directory
+from platforms.lxd.store import DirectoryStore
+from releases.release import Release
+from settings import App
+from tests.unit.app_server import AppServer, lay_out
+
+KEY = "0123456789abcdef"
+SECRETS = {"PASSWORD": 'open "sesame" for $5', "URL": "postgres://"}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
+    """A server that knows its store and its key; users and the name of the host are made up."""
+    made = lay_out(tmp_path, monkeypatch)
+    (server.CONFIG / "store").write_text(f"file://{tmp_path}/store/hello")
+    (server.CONFIG / "key").write_text(KEY)
+    monkeypatch.setattr("socket.gethostname", lambda: "local-hello-1")
+
+    def chown(path: Path, user: str, group: str) -> None:
+        made.others.append(f"own {path.name} {user} {group}")
+
+    monkeypatch.setattr(shutil, "chown", chown)
+    return made
+
+
+def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> Release:
+    """A release of one file and its requirements."""
+    (root / "source").mkdir(exist_ok=True)
+    (root / "source" / "wsgi.py").write_text("app = None\n")
+    (root / "source" / "requirements.txt").touch()
+    base: dict[str, Any] = {"source": "source", "module": "wsgi:app", "environment": {"MODE": "production"}}
+    app = App.model_validate_json(json.dumps(base | changes))
+    return releases.release.build(app, project=root, key=KEY, secrets=secrets or {})
+
+
+def publish(root: Path, release: Release) -> str:
+    """Write it into the store as a rollout does; its id."""
+    directory.create(root / "store")
+    store = DirectoryStore(root / "store")
+    store.write(f"hello/releases/{release.id}/code.tar.gz", release.archive)
+    store.write(f"hello/releases/{release.id}/manifest.json", release.manifest)
+    return release.id
+
+
+def left() -> list[str]:
+    return sorted(each.name for each in server.RELEASES.iterdir())
+
+
+def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppServer, tmp_path: Path) -> None:
+    release = build(tmp_path, SECRETS)
+    id_ = publish(tmp_path, release)
+    staging.stage(id_, SECRETS)
+    place = server.RELEASES / id_
+    assert left() == [id_]
+    assert sorted(each.name for each in place.iterdir()) == [
+        ".staged",
+        "background",
+        "code",
+        "environment",
+        "manifest.json",
+        "secrets.json",
+        "uwsgi.ini",
+        "venv",
+    ]
+    assert (place / "code" / "wsgi.py").read_text() == "app = None\n"
+    assert (place / "manifest.json").read_bytes() == release.manifest
+    assert (place / "uwsgi.ini").read_text() == json.loads(release.manifest)["uwsgi_ini"]
+    assert (place / "venv").resolve().parent == server.VENVS
+    assert (place / "environment").read_text() == (
+        'MODE="production"\n'
+        'PASSWORD="open \\"sesame\\" for \\$5"\n'
+        'URL="postgres://"\n'
+        f'WSGI_FLEET_RELEASE="{id_}"\n'
+        'WSGI_FLEET_SERVER="local-hello-1"\n'
+    )
+    modes = {name: (place / name).stat().st_mode & 0o777 for name in ("environment", "secrets.json")}
+    assert modes == {"environment": 0o600, "secrets.json": 0o600}
+    assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
+    assert server.named(server.SLOTS / "proof") == id_
+
+
+def test_a_release_that_is_staged_is_not_staged_again(host: AppServer, tmp_path: Path) -> None:
+    id_ = publish(tmp_path, build(tmp_path))
+    staging.stage(id_, {})
+    shutil.rmtree(tmp_path / "store")
+    staging.stage(id_, {})
+    assert len(host.events) == 2
+
+
+def test_what_a_killed_run_left_is_no_hindrance(host: AppServer, tmp_path: Path) -> None:
+    id_ = publish(tmp_path, build(tmp_path))
+    for name in (id_, f".{id_}.partial", ".other.partial"):
+        (server.RELEASES / name / "code").mkdir(parents=True)
+    staging.stage(id_, {})
+    assert left() == [id_]
+    assert host.states["app-proof"] == "inactive"
+
+
+def test_a_release_that_does_not_start_leaves_nothing_to_switch_to(host: AppServer, tmp_path: Path) -> None:
+    id_ = publish(tmp_path, build(tmp_path))
+    host.starts, host.journal = [1], "ModuleNotFoundError\n"
+    with pytest.raises(Failure, match="wsgi:app did not start; its last lines:\n    ModuleNotFoundError"):
+        staging.stage(id_, {})
+    assert left() == []
+    assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
+
+
+@pytest.mark.usefixtures("host")
+def test_a_manifest_of_another_release_is_refused(tmp_path: Path) -> None:
+    id_ = publish(tmp_path, build(tmp_path))
+    other = build(tmp_path, health_path="/other")
+    DirectoryStore(tmp_path / "store").write(f"hello/releases/{id_}/manifest.json", other.manifest)
+    with pytest.raises(Failure, match=f"the manifest in the store is not that of {id_}; publish it again"):
+        staging.stage(id_, {})
+
+
+@pytest.mark.usefixtures("host")
+def test_a_manifest_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    release = build(tmp_path)
+    id_ = publish(tmp_path, release)
+    DirectoryStore(tmp_path / "store").write(f"hello/releases/{id_}/manifest.json", release.manifest[:99])
+    with pytest.raises(Failure, match=f"the manifest in the store is not that of {id_}; publish it again"):
+        staging.stage(id_, {})
+
+
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize("archive", [b"", b"no gzip", gzip.compress(b"x" * 999)[:-9], gzip.compress(b"another")])
+def test_a_damaged_archive_is_refused(tmp_path: Path, archive: bytes) -> None:
+    id_ = publish(tmp_path, build(tmp_path))
+    DirectoryStore(tmp_path / "store").write(f"hello/releases/{id_}/code.tar.gz", archive)
+    with pytest.raises(Failure, match=rf"the archive of {id_} is damaged \(.*\); publish it again with `pulumi up`"):
+        staging.stage(id_, {})
+
+
+@pytest.mark.usefixtures("host")
+def test_a_release_that_is_not_in_the_store_is_told_apart_from_a_store_that_is_not_there(tmp_path: Path) -> None:
+    publish(tmp_path, build(tmp_path))
+    with pytest.raises(FetchError, match=r"has no releases/gone/manifest.json; publish it again with `pulumi up`"):
+        staging.stage("gone", {})
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(FetchError, match="does not answer"):
+        staging.stage("gone", {})
+
+
+@pytest.mark.usefixtures("host")
+def test_secrets_of_another_release_are_refused(tmp_path: Path) -> None:
+    id_ = publish(tmp_path, build(tmp_path, SECRETS))
+    with pytest.raises(Failure, match="the secrets that came are not those of the release; run `pulumi up` again"):
+        staging.stage(id_, SECRETS | {"PASSWORD": "other"})
+
+
+@pytest.mark.usefixtures("host")
+def test_a_server_that_boots_takes_the_secrets_that_it_knows_and_no_others(tmp_path: Path) -> None:
+    first, second = (publish(tmp_path, build(tmp_path, SECRETS, health_path=path)) for path in ("/a", "/b"))
+    staging.stage(first, SECRETS)
+    staging.stage(second, None)
+    assert json.loads((server.RELEASES / second / "secrets.json").read_text()) == SECRETS
+    third = publish(tmp_path, build(tmp_path, SECRETS | {"NEW": "1"}))
+    with pytest.raises(Failure, match="its secrets changed while this server was away; run `pulumi up` to bring them"):
+        staging.stage(third, None)
+
+
+@pytest.mark.usefixtures("host")
+def test_a_server_that_boots_needs_no_secrets_where_there_are_none(tmp_path: Path) -> None:
+    id_ = publish(tmp_path, build(tmp_path))
+    staging.stage(id_, None)
+    assert (server.RELEASES / id_ / "secrets.json").read_text() == "{}"
+
+
+@given(key=st.text("0123456789abcdef", min_size=1), secrets=st.dictionaries(st.text(), st.text(), max_size=4))
+def test_the_server_and_the_operator_agree_on_the_digest_of_secrets(
+    key: str, secrets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("etc")
+    (folder / "key").write_text(key)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "CONFIG", folder)
+        assert staging.secrets_digest(secrets) == releases.release.secrets_digest(key, secrets)
+
+
+def test_requirements_that_do_not_install_are_told_with_their_last_lines(host: AppServer, tmp_path: Path) -> None:
+    output = "".join(f"line {number}\n" for number in range(12))
+    host.ends["python"] = subprocess.CompletedProcess([], 1, output, "ERROR: a\nERROR: b\nERROR: c\nERROR: d\n")
+    id_ = publish(tmp_path, build(tmp_path))
+    with pytest.raises(Failure) as error:
+        staging.stage(id_, {})
+    first, *lines = str(error.value).splitlines()
+    assert first == "the requirements do not install:"
+    assert lines == [f"    line {number}" for number in range(1, 12)] + [f"    ERROR: {char}" for char in "abcd"]
+    assert list(server.VENVS.iterdir()) == []
+
+
+def test_a_virtualenv_is_made_without_root_and_belongs_to_root_when_it_is_done(host: AppServer, tmp_path: Path) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.touch()
+    manifest = {"tar_sha256": "x", "stage_timeout_s": 40}
+    venv = staging.build_venv(requirements, tmp_path, manifest)
+    own, make, install, give = host.others
+    assert own == f"own {venv.name} app app"
+    assert make == f"/usr/bin/python3 -m venv --without-pip {venv} as app"
+    assert install.startswith(f"{venv}/bin/python {server.PIP_RUNNER} install ")
+    assert install.endswith(f"-r {requirements} as app")
+    assert give == f"chown -R root:root {venv}"
+    assert staging.build_venv(requirements, tmp_path, manifest) == venv
+    assert len(host.others) == 4
+
+
+def test_a_virtualenv_that_a_killed_run_left_half_made_is_made_anew(host: AppServer, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").touch()
+    manifest = {"tar_sha256": "x", "stage_timeout_s": 40}
+    venv = staging.build_venv(tmp_path / "requirements.txt", tmp_path, manifest)
+    (venv / ".complete").unlink()
+    (venv / "half").touch()
+    staging.build_venv(tmp_path / "requirements.txt", tmp_path, manifest)
+    assert [each.name for each in venv.iterdir()] == [".complete"]
+    assert len(host.others) == 8
+
+
+def key(folder: Path, requirements: str, *, base: str = "flask==1\n", code: str = "1") -> str:
+    (folder / "requirements").mkdir(exist_ok=True)
+    (folder / "requirements" / "base.txt").write_text(base)
+    (folder / "requirements.txt").write_text(requirements)
+    return staging.venv_key(folder / "requirements.txt", folder, code)
+
+
+@pytest.mark.parametrize("include", ["-r requirements/base.txt", "--requirement=requirements/base.txt"])
+def test_what_requirements_include_makes_another_virtualenv(tmp_path: Path, include: str) -> None:
+    assert key(tmp_path, include) == key(tmp_path, include)
+    assert key(tmp_path, include) != key(tmp_path, include, base="flask==2\n")
+    assert key(tmp_path, include) == key(tmp_path, include, code="2")
+    assert key(tmp_path, "flask") == key(tmp_path, "flask", base="flask==2\n", code="2")
+
+
+@pytest.mark.parametrize("line", ["-e .", "./package", ".", "mine @ file:./package", "--editable=."])
+def test_code_that_is_installed_makes_another_virtualenv_when_it_changes(tmp_path: Path, line: str) -> None:
+    assert key(tmp_path, line, code="1") != key(tmp_path, line, code="2")
+
+
+def test_requirements_that_include_each_other_or_what_is_outside_end(tmp_path: Path) -> None:
+    text = "-r requirements/base.txt\n-r ../outside.txt\n-c gone.txt\n"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "outside.txt").write_text("1")
+    before = key(tmp_path / "code", text, base="-r ../requirements.txt\n")
+    (tmp_path / "outside.txt").write_text("2")
+    assert key(tmp_path / "code", text, base="-r ../requirements.txt\n") == before

@@ -1,0 +1,201 @@
+"""Nginx on the balancer: a site is read before it is taken, and taken only when workers serve it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nginx
+import nginx_site
+import pytest
+from nginx import Failure
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Balancer:
+    """called: what Nginx was asked to do. included: what it would have read at each test. refuses: why it does not.
+
+    generation: number of reloads; each has a worker of its own, whose process id is that number. lingers: how often
+    old workers are still found, of which those still accept that have not noticed the reload.
+    """
+
+    folder: Path
+    called: list[str] = field(default_factory=list[str])
+    included: list[str] = field(default_factory=list[str])
+    refuses: str = ""
+    starts_workers: bool = True
+    generation: int = 1
+    lingers: int = 0
+    notices_after: int = 0
+
+    def command(self, *arguments: str) -> str:
+        self.called.append(" ".join(arguments[:2]))
+        if arguments[0] == "-t":
+            main = Path(arguments[-1]).read_text()
+            paths = [line.split()[1].rstrip(";") for line in main.splitlines() if line.strip().startswith("include ")]
+            self.included = [Path(path).read_text() for path in paths if path.startswith(str(self.folder))]
+            if self.refuses:
+                raise Failure(self.refuses)
+        else:
+            self.generation += self.starts_workers
+        return ""
+
+    def workers(self) -> set[int]:
+        self.lingers -= 1
+        return {self.generation, *(range(1, self.generation) if self.lingers >= 0 else ())}
+
+    def shutting_down(self, pid: int) -> bool:
+        self.notices_after -= 1
+        return pid < self.generation and self.notices_after < 0
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {each.name: each.read_text() for each in self.folder.iterdir()}
+
+
+@pytest.fixture
+def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Balancer:
+    """A balancer that serves a site. Nobody waits."""
+    made = Balancer(tmp_path)
+    for name in ("MAIN", "SITE"):
+        monkeypatch.setattr(nginx, name, tmp_path / f"{name.lower()}.conf")
+    nginx.MAIN.write_text((ROOT / "templates" / "nginx" / "nginx.conf").read_text())
+    nginx.SITE.write_text("old")
+    for name in ("command", "workers", "shutting_down"):
+        monkeypatch.setattr(nginx, name, getattr(made, name))
+
+    def sleep(seconds: float) -> None:
+        del seconds
+
+    monkeypatch.setattr("time.sleep", sleep)
+    return made
+
+
+def test_nginx_reads_a_site_in_the_place_of_the_one_that_serves(balancer: Balancer) -> None:
+    before = balancer.files
+    nginx.test("new")
+    assert balancer.called == ["-t -q"]
+    assert balancer.included == ["new"]
+    assert balancer.files == before
+
+
+def test_a_site_that_nginx_refuses_is_told_and_leaves_nothing(balancer: Balancer) -> None:
+    before, balancer.refuses = balancer.files, "[emerg] unknown directive"
+    with pytest.raises(Failure, match="unknown directive"):
+        nginx.test("new")
+    assert balancer.files == before
+
+
+def test_a_site_is_swapped_in_once_new_workers_serve_and_no_old_one_accepts(balancer: Balancer) -> None:
+    balancer.lingers = balancer.notices_after = 9
+    assert nginx.swap_in("new") == {1}
+    assert balancer.called == ["-s reload"]
+    assert nginx.SITE.read_text() == "new"
+    assert balancer.notices_after == -1
+
+
+def test_a_site_for_which_no_workers_start_is_a_failure(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx, "PROBE_S", 0)
+    # The old ones end all the same.
+    monkeypatch.setattr(nginx, "shutting_down", bool)
+    balancer.starts_workers = False
+    with pytest.raises(Failure, match=r"Nginx did not start new workers; see /var/log/nginx/error.log"):
+        nginx.swap_in("new")
+
+
+def test_old_workers_are_waited_for_until_they_have_gone(balancer: Balancer) -> None:
+    balancer.generation, balancer.lingers = 3, 7
+    nginx.wait_for({1, 2})
+    assert balancer.lingers == -1
+
+
+def test_old_workers_that_do_not_end_are_told(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx, "DRAIN_S", 0)
+    balancer.generation, balancer.lingers = 3, 9999
+    with pytest.raises(Failure, match="old workers still run after 0 s"):
+        nginx.wait_for({1, 2})
+
+
+@pytest.fixture
+def known(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> Balancer:
+    """A balancer whose servers are looked after by nginx_site."""
+    for name in ("WANTED", "DRAINED", "HEALTH_PATHS"):
+        monkeypatch.setattr(nginx_site, name, balancer.folder / name)
+    return balancer
+
+
+def site(*servers: str) -> str:
+    return "".join(["upstream app_a {\n", *(f"    server {server}:8000 max_fails=3;\n" for server in servers), "}\n"])
+
+
+def test_a_site_that_a_killed_run_wrote_is_loaded_by_the_next(known: Balancer) -> None:
+    nginx_site.serve(site("10.0.0.1"), [], [])
+    known.called.clear()
+    nginx.SITE.write_text(site("10.0.0.2"))
+    nginx_site.serve(site("10.0.0.2"), [], [])
+    assert "-s reload" in known.called
+
+
+@pytest.mark.usefixtures("known")
+def test_servers_that_a_killed_run_was_draining_are_drained_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[set[int]] = []
+
+    def wait_for(old: set[int]) -> None:
+        waits.append(old)
+        if len(waits) == 1:
+            raise InterruptedError
+
+    monkeypatch.setattr(nginx, "wait_for", wait_for)
+    nginx_site.serve(site("10.0.0.1", "10.0.0.2"), [], [])
+    with pytest.raises(InterruptedError):
+        nginx_site.serve(site("10.0.0.1"), [], [])
+    nginx_site.serve(site("10.0.0.1"), [], [])
+    assert len(waits) == 2
+
+
+class Handler(BaseHTTPRequestHandler):
+    statuses: list[int]
+
+    def do_GET(self) -> None:
+        self.send_response(self.statuses.pop(0))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        del format, args
+
+
+@pytest.fixture
+def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A path of a server that answers with Handler.statuses, one after the other. Two seconds pass at each look."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    times = iter(range(0, 100, 2))
+    monkeypatch.setattr(nginx, "time", SimpleNamespace(monotonic=times.__next__, sleep=float))
+    with HTTPServer(("127.0.0.1", 0), Handler) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
+        thread.start()
+        yield f":{made.server_port}/healthz"
+        made.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("statuses", [[200], [404], [503, 502, 200]])
+def test_a_path_answers_once_it_answers_below_500(path: str, statuses: list[int]) -> None:
+    Handler.statuses = [*statuses, 418]
+    nginx.probe(path)
+    assert Handler.statuses == [418]
+
+
+def test_a_path_that_keeps_answering_500_is_told_with_its_last_answer(path: str) -> None:
+    Handler.statuses = [503] * 6 + [500, 418]
+    with pytest.raises(Failure, match=rf"GET {path} through the new site: HTTP Error 500"):
+        nginx.probe(path)
+    assert Handler.statuses == [418]

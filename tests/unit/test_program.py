@@ -1,0 +1,151 @@
+"""The program itself, run for every file of stacks/ as Pulumi runs it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+
+from settings import App
+from tests.unit import aws_answers, lxd_answers
+from tests.unit.engine import Build, Secret, build
+from tests.unit.lxd_answers import MACHINE, ROLLOUT
+
+ROOT = Path(__file__).resolve().parents[2]
+STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulumi.*.yaml"))
+INSTANCE = "aws:ec2/instance:Instance"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the applications of this project, in which the program runs; what it writes, it writes there."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def stack_file(stack: str) -> dict[str, Any]:
+    """The blocks of a stack file by name."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return {key.removeprefix("wsgi-fleet:"): value for key, value in config.items()}
+
+
+def main() -> None:
+    runpy.run_path(str(ROOT / "__main__.py"))
+
+
+def run(stack: str, *, preview: bool = False, **changes: Any) -> Build:
+    """Run the program with the blocks of a stack file, some of them changed."""
+    return build(
+        main,
+        config={f"wsgi-fleet:{key}": text(value) for key, value in (stack_file(stack) | changes).items()},
+        lookups=aws_answers.LOOKUPS,
+        outputs={**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS},
+        stack=stack,
+        preview=preview,
+    )
+
+
+def text(value: Any) -> str:
+    """As Pulumi hands it over."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def servers(stack: str) -> list[str]:
+    fleet = App.model_validate_json(json.dumps(stack_file(stack)["apps"]["hello"])).fleet
+    return [f"hello-{number + 1}" for number in range(fleet.servers)]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.usefixtures("project")
+def test_every_stack_exports_where_it_is_what_serves_and_on_which_servers(stack: str) -> None:
+    made = run(stack)
+    id_of, url = {
+        "lxd": ("test-{}-3fa9c2", "http://127.0.0.1:8080"),
+        "aws": ("{}-id", "http://203.0.113.7"),
+    }[stack_file(stack)["platform"]]
+    release = made.one(ROLLOUT).inputs["release"]
+    assert len(release) == 12
+    # What ./fleet works with: the reach holds a private key.
+    assert isinstance(made.exports.pop("fleet"), Secret)
+    assert made.exports == {
+        "url": url,
+        "releases": {"hello": release},
+        "servers": {role: id_of.format(role) for role in servers(stack)},
+    }
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.usefixtures("project")
+def test_every_stack_can_be_previewed_before_anything_is_there(stack: str) -> None:
+    planned = run(stack, preview=True)
+    machines = planned.of(MACHINE) + planned.of(INSTANCE)
+    assert [each.name for each in machines] == ["balancer", *servers(stack)]
+
+
+def test_what_is_built_waits_in_the_state_folder_of_its_stack(project: Path) -> None:
+    made = run("dev")
+    package = Path(made.one(ROLLOUT).inputs["package"])
+    assert package == project / ".state/dev/packages/hello" / made.exports["releases"]["hello"]
+    assert sorted(each.name for each in package.iterdir()) == ["code.tar.gz", "manifest.json"]
+    assert sorted(each.name for each in project.iterdir()) == [".state", "examples"]
+
+
+@pytest.mark.usefixtures("project")
+def test_machines_boot_the_same_document_on_a_laptop_and_on_ec2() -> None:
+    apps = stack_file("local")["apps"]
+    local, dev = run("local", apps=apps), run("dev", apps=apps)
+    here = {each.name: sha256(each.inputs["user_data"].encode()) for each in local.of(MACHINE)}
+    there = {each.name: sha256(unpacked(each.inputs["userDataBase64"])) for each in dev.of(INSTANCE)}
+    assert here == there
+    assert len(set(here.values())) == 2
+
+
+def unpacked(document: str) -> bytes:
+    return gzip.decompress(base64.b64decode(document))
+
+
+def sha256(document: bytes) -> str:
+    return hashlib.sha256(document).hexdigest()
+
+
+@pytest.mark.usefixtures("project")
+def test_servers_of_production_stand_in_three_subnets() -> None:
+    subnets = {each.name: each.inputs["subnetId"] for each in run("prod").of(INSTANCE)}
+    assert subnets == {
+        "balancer": "subnet-00000000",
+        "hello-1": "subnet-00000001",
+        "hello-2": "subnet-00000002",
+        "hello-3": "subnet-00000003",
+    }
+
+
+@pytest.mark.usefixtures("project")
+def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing() -> None:
+    told: list[str] = []
+
+    def program() -> None:
+        with pytest.raises(pulumi.RunError) as raised:
+            main()
+        told.append(str(raised.value))
+
+    apps = {"hello": {"source": "nowhere", "module": "hello.wsgi:app", "fleet": {"servers": 0}}}
+    broken = {"wsgi-fleet:platform": "lxc", "wsgi-fleet:apps": json.dumps(apps), "wsgi-fleet:balancr": "{}"}
+    made = build(program, config=broken, stack="local")
+    (error,) = told
+    assert error.splitlines() == [
+        "stacks/Pulumi.local.yaml has 4 problems; nothing was changed:",
+        "  platform: \"lxc\": should be 'lxd' or 'aws'",
+        "  apps.hello.fleet.servers: 0: should be greater than or equal to 1",
+        "  balancr: unknown key; did you mean balancer?",
+        "  apps.hello.source: 'nowhere': no such folder in the project",
+    ]
+    assert (made.resources, made.exports) == ([], {})

@@ -1,0 +1,158 @@
+"""The dynamic resources of releases: when a rollout is due, and what of it stands in the state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from pulumi.dynamic import ResourceProvider
+
+from platforms import connect
+from releases import record, resource, secret
+from releases.rollout import Plan, RolloutError
+from releases.transport import Part, Unreachable
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, release
+
+ROLLOUT = resource._Provider()  # pyright: ignore[reportPrivateUsage]
+SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.fixture
+def store() -> Part:
+    """The store of application a, of a stack that may have others."""
+    return Part(MemoryStore(), "a")
+
+
+@pytest.fixture
+def fleet(store: Part, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
+    """What the inputs below lead to."""
+    fleet = FakeFleet(cast("Any", store))
+
+    def open_store(spec: dict[str, str]) -> object:
+        assert spec == {"kind": "memory"}
+        return store._store  # pyright: ignore[reportPrivateUsage]
+
+    def open_transport(spec: dict[str, str]) -> object:
+        assert spec == {"private_key": "opensesame"}
+        return fleet
+
+    monkeypatch.setattr(connect, "store", open_store)
+    monkeypatch.setattr(connect, "transport", open_transport)
+    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
+    return fleet
+
+
+def inputs(folder: Path, number: int = 1, **changes: Any) -> dict[str, Any]:
+    """What the engine hands over for a release: numbers are floats."""
+    package = folder / release(number).id
+    release(number).save(package)
+    limits = {field.name: 3.0 for field in dataclasses.fields(Plan) if field.type == "int"}
+    return {
+        "app": "a",
+        "release": release(number).id,
+        "package": str(package),
+        "revision": "abc1234",
+        "servers": [{"name": name, "target": name} for name in NAMES],
+        "secrets": {"PASSWORD": "opensesame"},
+        "limits": limits | {"batch_size": "50%", "bake_s": 0.0, "allow_unreachable": 1.0},
+        "reach": {"private_key": "opensesame"},
+        "store": {"kind": "memory"},
+        **changes,
+    }
+
+
+def due(provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any]) -> bool | None:
+    found = provider.diff("id", olds, news)
+    assert not found.replaces
+    assert not found.delete_before_replace
+    return found.changes
+
+
+def outs(news: dict[str, Any]) -> dict[str, Any]:
+    """What a rollout leaves in the state, read back from it."""
+    return json.loads(json.dumps(ROLLOUT.create(news).outs))
+
+
+def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: FakeFleet, tmp_path: Path) -> None:
+    news = inputs(tmp_path)
+    left = ROLLOUT.create(news)
+    assert fleet.live == dict.fromkeys(NAMES, news["release"])
+    assert fleet.secrets["a-1"] == {"PASSWORD": "opensesame"}
+    assert left.id == "a"
+    expected = {key: news[key] for key in ("app", "servers", "store", "release")} | {"epoch": 0}
+    assert left.outs == expected
+    assert ROLLOUT.update("a", expected, inputs(tmp_path, 2)).outs == expected | {"release": release(2).id}
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_else(tmp_path: Path) -> None:
+    news = inputs(tmp_path)
+    olds = outs(news)
+    assert due(ROLLOUT, olds, news) is False
+    others: dict[str, Any] = {"release": "r2", "servers": news["servers"][:2]}
+    for key in news:
+        assert due(ROLLOUT, olds, news | {key: others.get(key, {})}) is (key in others), key
+    replaced = [news["servers"][0] | {"target": "i-2"}, *news["servers"][1:]]
+    assert due(ROLLOUT, olds, news | {"servers": replaced}) is True
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_rollout_is_due_once_somebody_moved_the_fleet_by_hand(store: Part, tmp_path: Path) -> None:
+    news = inputs(tmp_path)
+    olds = outs(news)
+    record.raise_epoch(store)
+    assert due(ROLLOUT, olds, news) is True
+    assert due(ROLLOUT, outs(news), news) is False
+
+
+def test_a_rollout_that_left_a_server_out_or_failed_is_due_again(fleet: FakeFleet, tmp_path: Path) -> None:
+    news = inputs(tmp_path)
+    fleet.fails["a-2", "status"] = Unreachable("no route")
+    olds = outs(news)
+    assert due(ROLLOUT, olds, news) is True
+    fleet.fails = {("a-2", "stage"): "does not import"}
+    with pytest.raises(RolloutError, match="does not import"):
+        ROLLOUT.update("a", olds, inputs(tmp_path, 2))
+    assert due(ROLLOUT, olds, news) is True
+
+
+def test_a_rollout_that_fails_is_told_without_a_traceback(fleet: FakeFleet, tmp_path: Path) -> None:
+    fleet.fails["a-2", "stage"] = "does not import"
+    with pytest.raises(RolloutError, match="a-2, stage: does not import") as error:
+        ROLLOUT.create(inputs(tmp_path))
+    assert error.value.__suppress_context__
+    assert sys.tracebacklimit == 0
+
+
+@pytest.mark.usefixtures("fleet")
+def test_what_is_read_is_what_the_store_names(store: Part, tmp_path: Path) -> None:
+    news = inputs(tmp_path)
+    olds = outs(news)
+    record.point(store, "older")
+    record.raise_epoch(store)
+    found = ROLLOUT.read("a", olds)
+    assert (found.id, found.outs) == ("a", olds | {"release": "older", "epoch": 1})
+    assert due(ROLLOUT, found.outs or {}, news) is True
+
+
+@pytest.mark.usefixtures("fleet")
+def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: Part, tmp_path: Path) -> None:
+    olds, news = outs(inputs(tmp_path)), inputs(tmp_path, 2)
+    assert ROLLOUT.check(olds, news).failures == []
+    rejection = record.Rejection(news["release"], "ada@host", "2026-01-01T00:00:00+00:00")
+    record.reject(store, rejection)
+    failures = [(each.property, each.reason) for each in ROLLOUT.check(olds, news).failures]
+    assert failures == [("release", str(rejection))]
+    assert ROLLOUT.check(olds, inputs(tmp_path)).failures == []
+
+
+def test_a_secret_is_made_once_and_each_is_another() -> None:
+    first, second = (SECRET.create({}).outs or {} for _ in range(2))
+    assert re.fullmatch("[0-9a-f]{64}", first["value"])
+    assert first["value"] != second["value"]
+    assert due(SECRET, first, {"value": None}) is False
