@@ -34,7 +34,7 @@ local-down: ## remove that fleet; nothing of it is left
 
 .PHONY: test
 test: setup ## all tests that guard a change, with real machines
-	@pytest $(PYTEST_ARGS)
+	@pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: tools ## the tests that need no machine
@@ -46,7 +46,7 @@ test-e2e: setup ## the tests with real machines
 
 .PHONY: test-releases
 test-releases: setup ## releases under load; writes the table in docs/releases.md
-	@pytest tests/e2e/test_releases.py --table docs/releases.md $(PYTEST_ARGS)
+	@pytest tests/e2e/test_releases.py -m 'long or not long' --table docs/releases.md $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: tools ## formatter, linter, type checker, shellcheck

@@ -42,3 +42,27 @@ balancer = Balancer("balancer", BalancerArgs(given.balancer, groups.balancer, gi
 pulumi.export("url", balancer.url)
 pulumi.export("releases", {name: fleet.release for name, fleet in fleets.items()})
 pulumi.export("servers", {role: machine.id for fleet in fleets.values() for role, machine in fleet.machines.items()})
+# What ./fleet works with. A secret as a whole: the reach may hold a private key.
+pulumi.export(
+    "fleet",
+    pulumi.Output.secret(
+        {
+            "store": store.spec,
+            "reach": platform.reach().spec,
+            "balancer": {"name": "balancer", "target": balancer.machine.target},
+            "url": balancer.url,
+            "apps": {
+                name: {
+                    "servers": [
+                        {"name": role, "target": machine.target, "address": machine.address}
+                        for role, machine in fleets[name].machines.items()
+                    ],
+                    "health_path": app.health_path,
+                    "start_timeout_s": app.rollout.start_timeout_s,
+                    "drain_timeout_s": app.drain_timeout_s,
+                }
+                for name, app in given.apps.items()
+            },
+        }
+    ),
+)

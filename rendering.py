@@ -79,7 +79,7 @@ def app_service(*, proof: bool) -> str:
 
 def app_server_user_data(system_packages: Sequence[str]) -> str:
     """What an app server boots with. It names no release: those come and go without the machine being replaced."""
-    scripts = ("release", "slot", "staging", "server", "fetch", "gateway", "background")
+    scripts = ("release", "slot", "staging", "server", "fetch", "gateway", "background", "condition", "vitals")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _file(f"machine/{name}.py")) for name in scripts}
     for name in ("install-packages", "install-gateway", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
@@ -92,10 +92,11 @@ def app_server_user_data(system_packages: Sequence[str]) -> str:
 
 def balancer_user_data() -> str:
     """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
-    files = {f"{SCRIPTS}/nginx_site.py": ("0755", _file("machine/nginx_site.py"))}
+    scripts = ("nginx_site", "nginx", "traffic", "vitals")
+    files = {f"{SCRIPTS}/{name}.py": ("0755", _file(f"machine/{name}.py")) for name in scripts}
     for name in ("install-packages", "setup-balancer"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
-    for name in ("nginx.conf", "no-site.conf"):
+    for name in ("nginx.conf", "no-site.conf", "maintenance.html"):
         files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/nginx/{name}"))
     return _cloud_config(files, [f"{SCRIPTS}/setup-balancer"])
 
@@ -107,11 +108,15 @@ def booted(limit_s: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Upstream:
-    """An application as the balancer sees it. members: private addresses of the servers that take requests now."""
+    """An application as the balancer sees it. members: private addresses of the servers that take requests now.
+
+    health_path: answered by the application during maintenance as well.
+    """
 
     name: str
     members: Sequence[str]
     request_timeout_s: int
+    health_path: str
 
     @property
     def variable(self) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import pulumi
+from typing import TYPE_CHECKING, Any, Protocol
 
 from settings import Size
+
+if TYPE_CHECKING:
+    # For its types alone: it takes a second to load, and the operator's side does not need it.
+    import pulumi
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from releases.transport import Store, Transport
+from platforms.diagnosis import Finding
+from releases.transport import Store, Transport, Unreachable
 
 
 def transport(spec: Mapping[str, Any]) -> Transport:
-    """The transport of a Reach.spec."""
+    """The transport of a Reach.spec. Raises Unreachable when there is no way to any machine."""
     if spec["kind"] == "lxd":
+        from platforms.lxd.client import LxdError
         from platforms.lxd.transport import LxdTransport
 
-        return LxdTransport()
+        try:
+            return LxdTransport()
+        except LxdError as error:
+            raise Unreachable(str(error)) from error
     from platforms.aws.ssh import SshTransport
 
     return SshTransport.from_spec(spec)
@@ -28,3 +37,38 @@ def store(spec: Mapping[str, Any]) -> Store:
     from platforms.aws.s3 import S3Store
 
     return S3Store.from_spec(spec)
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """A command of this machine that opens a terminal on another. needs: what a person must bring first, or ""."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    needs: str = ""
+
+
+def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
+    """How a person gets a terminal with that command on a machine. Raises Unreachable when there is no way to any."""
+    if spec["kind"] == "lxd":
+        from platforms.lxd.client import Client, LxdError
+
+        try:
+            client = Client()
+            words = [*client.command(), "exec", "--project", "default", "-t", f"local:{machine}", "--", *command]
+        except LxdError as error:
+            raise Unreachable(str(error)) from error
+        return Terminal(words, client.command_environment())
+    user, address = spec["user"], machine.rpartition("@")[2]
+    # One word for the remote shell; ssh would join the words with spaces.
+    words = ["ssh", "-t", "-J", f"{user}@{spec['jump_address']}", f"{user}@{address}", shlex.join(["sudo", *command])]
+    return Terminal(words, dict(os.environ), needs="the stack's private key in your SSH agent (`ssh-add FILE`)")
+
+
+def look_around(platform: str, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+    """What this machine needs for a platform. block: the stack file's settings of it."""
+    if platform != "lxd":
+        return []
+    from platforms.lxd.diagnosis import look_around
+
+    return look_around(block, stack=stack, project=project)

@@ -63,12 +63,16 @@ class SshTransport:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> SshTransport:
-        """Of a Reach.spec with kind "ssh". Host keys are pinned in the project's .state folder, per stack."""
+        """Of a Reach.spec with kind "ssh". Host keys are pinned in the project's .state folder, per stack.
+
+        deadline_s in it, where it is given, is how long a machine is tried.
+        """
         return cls(
             user=spec["user"],
             private_key=spec["private_key"],
             jump_host=f"{spec['jump_id']}@{spec['jump_address']}",
             known_hosts=Path(__file__).parents[2] / ".state" / spec["stack"] / "known_hosts",
+            deadline_s=float(spec.get("deadline_s", DEADLINE_S)),
         )
 
     def exec(

@@ -1,114 +1,22 @@
-"""Platform lxd: the fleet in system containers on this machine."""
+"""Platform lxd: the fleet in system containers on this machine.
 
-from __future__ import annotations
+platform.py and resources.py register the resources; all else is the work itself and the operator's side.
+"""
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pulumi
-
-import platforms
-from platforms.lxd import address, image, label, machine, resources
 from platforms.lxd.recipe import ImageFile, ImageRecipe
-from settings import Lxd
+
+if TYPE_CHECKING:
+    from platforms.lxd.platform import LxdPlatform
 
 __all__ = ["ImageFile", "ImageRecipe", "LxdPlatform"]
 
 
-class LxdPlatform:
-    """A platforms.Platform. Registers the image of its machines when it is made.
+def __getattr__(name: str) -> object:
+    """Loaded late: pulumi takes a second, and the operator's side does not need it."""
+    if name == "LxdPlatform":
+        from platforms.lxd.platform import LxdPlatform  # noqa: PLC0415
 
-    project: folder of the program; the store is `.state/<stack>/store` in it. recipe: what machines find done when they
-    boot; unused where the settings want everything installed at boot.
-    """
-
-    def __init__(self, lxd: Lxd, *, stack: str, project: Path, recipe: ImageRecipe | None = None) -> None:
-        self._lxd = lxd
-        self._stack = stack
-        self._owner = label.owner(stack, project)
-        self._store_path = project.resolve() / ".state" / stack / "store"
-        used = recipe if recipe and lxd.prebuilt_packages else ImageRecipe()
-        digest = used.digest()
-        # What can be known before it is made is an input, so that previews know it. None marks other outputs: Pulumi
-        # gives a dynamic resource only the attributes that it was made with.
-        props = {"recipe": used.as_json(), "digest": digest, "alias": image.alias(digest), "pool": lxd.pool}
-        self._image = resources.Image(resources.ImageProvider(), "image", {"owner": self._owner, **props})
-
-    def security_group(
-        self, name: str, ingress: Sequence[platforms.Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
-    ) -> platforms.SecurityGroup:
-        """See Platform."""
-        rules = [{"port": rule.port, "cidr": rule.source.cidr if rule.source else ""} for rule in ingress]
-        props = {
-            "owner": self._owner,
-            "role": name,
-            "network": label.network_name(self._owner, name),
-            "isolated": isolated,
-            "rules": rules,
-            "cidr": None,
-        }
-        group = resources.Group(resources.GroupProvider(), name, props, opts)
-        return platforms.SecurityGroup(group.network, group.cidr, group)
-
-    def store(self, name: str, *, opts: pulumi.ResourceOptions) -> platforms.Store:
-        """See Platform."""
-        store = resources.Store(resources.StoreProvider(), name, {"path": str(self._store_path)}, opts)
-        # Through the resource, so that a machine comes after the directory it mounts and goes before it.
-        url = store.path.apply(lambda _: f"file://{machine.STORE_PATH}")
-        return platforms.Store(url, {"kind": "directory", "path": store.path}, store)
-
-    def machine(
-        self,
-        name: str,
-        args: platforms.MachineArgs,
-        *,
-        store: platforms.Store | None,
-        opts: pulumi.ResourceOptions,
-    ) -> platforms.Machine:
-        """See Platform. Zones and the public subnet mean nothing on one host."""
-        group = args.group.resource
-        if not isinstance(group, resources.Group):
-            raise TypeError(f"machine {name}: its security group was not made by this platform")
-        props = {
-            "stack": self._stack,
-            "owner": self._owner,
-            "role": args.role,
-            "image": self._image.alias,
-            "user_data": args.user_data,
-            "network": args.group.id,
-            "isolated": group.isolated,
-            "pool": self._lxd.pool,
-            "cpus": args.size.cpus,
-            "memory_mib": args.size.memory_mib,
-            "disk_gib": args.size.disk_gib,
-            "store": store.spec["path"] if store else "",
-            "status": machine.RUNNING,
-            "name": None,
-            "address": None,
-        }
-        made = resources.Machine(resources.MachineProvider(), name, props, opts)
-        return platforms.Machine(made.name, made.address, made.name, made)
-
-    def step(self, name: str, args: platforms.StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """See Platform."""
-        props = {
-            "machine": args.machine.id,
-            "command": list(args.command),
-            "stdin": args.stdin,
-            "timeout_s": args.timeout_s,
-            "trigger": None,
-        }
-        return resources.Step(resources.StepProvider(), name, props, opts)
-
-    def public_address(
-        self, name: str, machine: platforms.Machine, *, opts: pulumi.ResourceOptions
-    ) -> platforms.PublicAddress:
-        """See Platform."""
-        url = f"http://{address.HOST}:{self._lxd.port}"
-        props = {"owner": self._owner, "port": self._lxd.port, "machine": machine.id, "url": url}
-        made = resources.PublicAddress(resources.AddressProvider(), name, props, opts)
-        return platforms.PublicAddress(made.url, made)
-
-    def reach(self) -> platforms.Reach:
-        """See Platform."""
-        return platforms.Reach({"kind": "lxd", "owner": self._owner})
+        return LxdPlatform
+    raise AttributeError(name)

@@ -89,6 +89,7 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[.
         if owner.startswith(f"e2e-{os.getpid()}-"):
             reap(owner)
     for stack in made:
+        stack.end_processes()
         shutil.rmtree(stack.folder.parent, ignore_errors=True)
 
 

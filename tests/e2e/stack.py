@@ -150,6 +150,15 @@ class Stack:
         self.pulumi("destroy", "--yes", "--skip-preview", "-s", self.name)
         self.pulumi("stack", "rm", "--yes", self.name)
 
+    def end_processes(self) -> None:
+        """End what a pulumi that was killed left running in the stack's folder: the host of its providers."""
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and (entry / "cwd").readlink() == self.folder:
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except (OSError, ProcessLookupError):
+                continue
+
     def output(self, name: str) -> Any:
         return json.loads(self.pulumi("stack", "output", "-s", self.name, "--json", name))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import crossplane
+import nginx_site
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -46,7 +47,7 @@ def find(block: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 @given(members=addresses)
 def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tmp_path_factory: Any) -> None:
-    text = rendering.site(Balancer(), [rendering.Upstream("my-app", members, 60)])
+    text = rendering.site(Balancer(), [rendering.Upstream("my-app", members, 60, "/healthz")])
     block = directives(text, tmp_path_factory.mktemp("nginx"))
     servers = [each["args"][0] for upstream in find(block, "upstream") for each in find(upstream["block"], "server")]
     assert servers == [f"{address}:8000" for address in members]
@@ -55,24 +56,45 @@ def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tm
 
 
 def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
-    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", [], 60)]), tmp_path)
-    assert [each["args"][0] for each in find(block, "return")] == ["503"]
+    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", [], 60, "/healthz")]), tmp_path)
+    (location,) = [each for each in find(block, "location") if each["args"] == ["/"]]
+    assert [each["args"] for each in find(location["block"], "return")] == [
+        ["503", "a has no server at the moment.\\n"]
+    ]
+
+
+def test_maintenance_spares_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
+    upstreams = [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz"), rendering.Upstream("b", [], 60, "/b/well")]
+    block = directives(rendering.site(Balancer(), upstreams), tmp_path)
+    server = next(each for each in find(block, "server") if "block" in each)
+    steps = [(each["args"], each["block"][0]["args"]) for each in server["block"] if each["directive"] == "if"]
+    assert steps == [
+        (["-f", str(nginx_site.PAGE)], ["$maintenance", "on"]),
+        (["$uri", "=", "/.maintenance"], ["$maintenance", ""]),
+        (["$uri", "=", "/healthz"], ["$maintenance", ""]),
+        (["$uri", "=", "/b/well"], ["$maintenance", ""]),
+        (["$maintenance"], ["503"]),
+    ]
+    (page,) = [each["block"] for each in find(block, "location") if each["args"] == ["=", "/.maintenance"]]
+    assert ["Retry-After", "60", "always"] in [each["args"] for each in find(page, "add_header")]
+    assert [each["args"] for each in find(page, "alias")] == [[str(nginx_site.PAGE)]]
+    assert page[0]["directive"] == "internal"
 
 
 def test_least_connections_are_counted_by_all_workers_together(tmp_path: Path) -> None:
-    site = rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60)])
+    site = rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")])
     upstream = find(directives(site, tmp_path), "upstream")[0]["block"]
     assert [each["directive"] for each in upstream] == ["zone", "least_conn", "server"]
 
 
 def test_nginx_waits_longer_than_the_gateway_and_repeats_nothing_that_may_have_run(tmp_path: Path) -> None:
-    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60)]), tmp_path)
+    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
     assert find(block, "uwsgi_read_timeout")[0]["args"] == ["65s"]
     assert find(block, "uwsgi_next_upstream")[0]["args"] == ["error", "timeout", "http_503"]
 
 
 def test_limits_are_off_unless_they_are_set(tmp_path: Path) -> None:
-    upstream = rendering.Upstream("a", ["10.0.0.1"], 60)
+    upstream = rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")
     off = directives(rendering.site(Balancer(), [upstream]), tmp_path)
     on = directives(rendering.site(Balancer(requests_per_second=50, connections=9), [upstream]), tmp_path)
     for name in ("limit_req", "limit_req_zone", "limit_conn", "limit_conn_zone"):

@@ -1,0 +1,55 @@
+"""`python -m commands`, which ./fleet starts: the commands, their help, and how they end.
+
+Exit codes: 0 done, 1 it failed or something is not well, 2 it was called wrongly. `exec` ends as its command does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from commands import bundle, doctor, logs, maintenance, releases, servers, status
+from commands.target import Failed
+
+
+class Commands(TyperGroup):
+    """Says in one place what failed; a text and no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Failed becomes its text and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except Failed as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(error.code) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="fleet",
+    help="Look at a fleet and move it by hand. The stack is --stack, else FLEET_STACK, else the one that is selected.",
+    epilog="Exit codes: 0 done; 1 failed, or something is not well; 2 called wrongly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(status.status)
+app.command()(doctor.doctor)
+app.command()(logs.logs)
+app.command()(releases.releases)
+app.command()(releases.rollback)
+app.command()(releases.allow)
+app.command()(servers.drain)
+app.command()(servers.admit)
+app.command()(maintenance.maintenance)
+# Options after the command's first word are its own.
+app.command("exec", context_settings={"allow_interspersed_args": False})(servers.exec_)
+app.command()(servers.console)
+app.command()(bundle.bundle)
+
+
+if __name__ == "__main__":
+    app(prog_name="fleet")

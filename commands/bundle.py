@@ -1,0 +1,193 @@
+"""`./fleet bundle`: one file with all that somebody needs to help, and no secret of the stack in it.
+
+collect() and save() are also for others: a rollout that failed can leave a bundle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import platform
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from commands.logs import journal, nginx_log
+from commands.maintenance import from_user
+from commands.observation import as_json, observe
+from commands.redaction import Redaction
+from commands.target import AppOption, Failed, StackOption, Target, find
+from releases import record
+from releases.fleet import PARALLEL, Server
+from releases.journal import PREFIX
+from releases.transport import Unreachable
+
+LINES = 500
+ASK_S = 60.0
+# Every release on a server keeps the secrets that it got; the stack's own key lies apart. One JSON object a line.
+SECRETS = """
+import glob, json, pathlib
+for name in sorted(glob.glob("/srv/app/releases/*/secrets.json")):
+    print(json.dumps(list(json.loads(pathlib.Path(name).read_text()).values())))
+for name in ("/etc/wsgi-fleet/key",):
+    if pathlib.Path(name).exists():
+        print(json.dumps([pathlib.Path(name).read_text().strip()]))
+"""
+UNITS = ("app@blue.service", "app@green.service", "app.socket", "app-boot.service", "app-proof.service")
+OF_SERVER: Mapping[str, Sequence[str]] = {
+    "journal.txt": journal(LINES),
+    "warnings.txt": ["journalctl", "--no-pager", "--quiet", "--priority=warning", f"--lines={LINES}"],
+    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS],
+    "unit-properties.txt": ["systemctl", "show", "--all", *UNITS[:2]],
+    "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
+    "disk.txt": ["df", "-h"],
+    "processes.txt": ["ps", "-eo", "pid,ppid,user,stat,etime,rss,args"],
+    "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
+}
+OF_BALANCER: Mapping[str, Sequence[str]] = {
+    "nginx.txt": ["nginx", "-T"],
+    "error.log": nginx_log("error", LINES),
+    "access.log": nginx_log("access", LINES),
+    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=50", "status", "nginx.service"],
+    "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
+    "disk.txt": ["df", "-h"],
+    "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
+}
+LEFT_OUT = "left out: no server could be asked for the secrets that would have to be removed from it\n"
+
+
+def secrets_of(target: Target) -> tuple[set[str], list[str]]:
+    """The secrets that servers hold, and the names of servers that did not tell theirs."""
+
+    def told(server: Server) -> list[str] | None:
+        try:
+            result = target.transport.exec(server.target, ["python3", "-c", SECRETS], timeout_s=ASK_S)
+        except (Unreachable, TimeoutError):
+            return None
+        if result.exit_code:
+            return None
+        lines = [line for line in result.output.splitlines() if line.startswith("[")]
+        return [str(value) for line in lines for value in json.loads(line)]
+
+    with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
+        answers = dict(zip(target.servers, pool.map(told, target.servers), strict=True))
+    silent = [server.name for server, values in answers.items() if values is None]
+    return {value for values in answers.values() for value in values or ()}, silent
+
+
+def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
+    """Path in the bundle -> text without secrets. known: secrets besides those that the servers hold.
+
+    What a machine does not answer is a file that says so. Where no server tells its secrets, and none are known, what
+    the application may have printed is left out.
+    """
+    found, silent = secrets_of(target)
+    reach = [str(value) for key, value in target.reach.items() if "key" in key or "password" in key]
+    removal = Redaction([*found, *known, *reach])
+    is_blind = len(silent) == len(target.servers) and not list(known)
+    wanted = [(server, name, command) for server in target.servers for name, command in OF_SERVER.items()]
+    wanted += [(target.balancer, name, command) for name, command in OF_BALANCER.items()]
+    with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
+        texts = {
+            f"{server.name}/{name}": pool.submit(_output, target, server, command) for server, name, command in wanted
+        }
+        raw = {path: future.result() for path, future in texts.items()}
+    seen = observe(target)
+    raw["status.json"] = json.dumps(as_json(seen), indent=2)
+    machines = {target.balancer.name: seen.balancer, **seen.reports}
+    raw |= {f"{name}/facts.json": json.dumps(asdict(report), indent=2) for name, report in machines.items()}
+    raw["host.txt"] = _host()
+    raw |= _store(target)
+    if is_blind:
+        raw = {path: text if path in ("status.json", "host.txt") else LEFT_OUT for path, text in raw.items()}
+    raw["README.txt"] = _readme(target, silent)
+    return {path: removal.clean(text) for path, text in sorted(raw.items())}
+
+
+def save(files: Mapping[str, str], path: Path) -> None:
+    """Write a .tar.gz that only its owner reads. Raises OSError."""
+    now = int(time.time())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # tarfile's own types know no plain binary file.
+    with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=cast("Any", file), mode="w:gz") as archive:
+        for name, text in files.items():
+            content = text.encode()
+            info = tarfile.TarInfo(f"{path.name.removesuffix('.tar.gz')}/{name}")
+            info.size, info.mtime, info.mode = len(content), now, 0o600
+            archive.addfile(info, io.BytesIO(content))
+
+
+def _output(target: Target, server: Server, command: Sequence[str]) -> str:
+    try:
+        result = target.transport.exec(server.target, command, timeout_s=ASK_S)
+    except (Unreachable, TimeoutError) as error:
+        return f"error: {error}\n"
+    return result.output + (f"exit code {result.exit_code}\n" if result.exit_code else "")
+
+
+def _store(target: Target) -> dict[str, str]:
+    keys = [*target.store.keys(PREFIX), *target.store.keys(record.REJECTED), record.POINTER, record.EPOCH]
+    return {f"store/{key}": (target.store.read(key) or b"").decode(errors="replace") for key in keys}
+
+
+def _host() -> str:
+    lines = [f"{platform.platform()}, Python {platform.python_version()}"]
+    for command in (
+        ["pulumi", "version"],
+        ["lxc", "version"],
+        ["git", "describe", "--always", "--dirty"],
+        ["df", "-h"],
+    ):
+        try:
+            result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+            lines.append(f"$ {' '.join(command)}\n{result.stdout.strip() or result.stderr.strip()}")
+        except (OSError, subprocess.TimeoutExpired) as error:
+            lines.append(f"$ {' '.join(command)}\n{error}")
+    return "\n".join(lines) + "\n"
+
+
+def _readme(target: Target, silent: Sequence[str]) -> str:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = [
+        f"Application {target.app} of stack {target.stack}, {now}.",
+        "Secrets that the stack gives the application, its own key and the key of SSH are replaced by [removed].",
+        "Read it before you send it: addresses, paths and what clients asked for stand in the logs.",
+    ]
+    if silent:
+        lines.append(
+            f"Not asked for its secrets (unreachable), so one that only it holds may be left: {', '.join(silent)}."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def bundle(
+    stack: StackOption = None,
+    app: AppOption = None,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", show_default=False, help="The file; else one named by stack and time."),
+    ] = None,
+) -> None:
+    """Collect what support asks for, without secrets.
+
+    Status, the store's journal, the machines' logs and units, and Nginx's configuration, as one .tar.gz.
+    """
+    target = find(stack, app)
+    now = datetime.now(UTC)
+    path = from_user(output or Path(f"fleet-{target.stack}-{target.app}-{now:%Y%m%dT%H%M%S}.tar.gz"))
+    files = collect(target)
+    try:
+        save(files, path)
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}; name another file with --output", code=2) from error
+    typer.echo(f"{path}: {len(files)} files; read it before you send it")

@@ -1,0 +1,215 @@
+"""`./fleet doctor`: looks at this machine and at a stack, and says of each thing that is wrong what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import typer
+import yaml
+from rich.text import Text
+
+from commands.observation import WELL, Observation, Report, State, observe
+from commands.status import console
+from commands.target import AppOption, Failed, StackOption, described, outputs, selected_stack
+from platforms import connect
+from platforms.diagnosis import Finding
+from settings import Lxd
+
+PROJECT = Path(__file__).resolve().parents[1]
+GIB, MIB = 1 << 30, 1 << 20
+# Free space below which a disk is nearly full: a release with its virtualenv needs some of it, images more.
+HOST_FREE_BYTES, MACHINE_FREE_BYTES = 2 * GIB, 256 * MIB
+SKEW_S = 2.0
+
+
+def tools() -> Iterator[Finding]:
+    """Programs that every platform needs here."""
+    for tool in ("pulumi", "pulumi-language-python"):
+        found = shutil.which(tool)
+        yield (
+            Finding(tool) if found else Finding(tool, "it is not on the PATH", "Run `make setup`, then call `./fleet`.")
+        )
+
+
+def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
+    """Disks of this machine, each once."""
+    seen: set[int] = set()
+    for name, path in paths.items():
+        if not path.exists() or path.stat().st_dev in seen:
+            continue
+        seen.add(path.stat().st_dev)
+        free = shutil.disk_usage(path).free
+        if free < HOST_FREE_BYTES:
+            yield Finding(
+                f"disk of {name}",
+                f"{free // MIB} MiB are free below {path}",
+                f"Free some: {HOST_FREE_BYTES // GIB} GiB at least; `make clean` removes what can be made again.",
+            )
+        else:
+            yield Finding(f"disk of {name}")
+
+
+def stack_lock(stack: str, backend: str, project: str) -> Finding:
+    """Whether a pulumi that was killed left the stack locked. Only a file backend's lock says whose it is."""
+    subject = "lock of the stack"
+    folder = Path(urlsplit(backend).path) / ".pulumi" / "locks" / "organization" / project / stack
+    if urlsplit(backend).scheme != "file":
+        return Finding(subject)
+    for file in sorted(folder.glob("*.json")):
+        lock: dict[str, Any] = json.loads(file.read_text())
+        is_here = lock["hostname"] == socket.gethostname()
+        process = Path("/proc") / str(lock["pid"]) / "comm"
+        if is_here and not (process.exists() and process.read_text().startswith("pulumi")):
+            return Finding(
+                subject,
+                f"process {lock['pid']}, which held it, is gone",
+                f"Take it away: `pulumi cancel -s {stack}`, then run `pulumi up -s {stack}` to end what it began.",
+            )
+    return Finding(subject)
+
+
+def settings_of(stack: str) -> dict[str, Any]:
+    """The blocks of the stack file as they stand there; {} where it does not read."""
+    file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
+    try:
+        document: dict[str, Any] = yaml.safe_load(file.read_text())
+        return {key.partition(":")[2]: value for key, value in document["config"].items()}
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def here(stack: str | None) -> Iterator[Finding]:
+    """This machine. stack: None where none is selected."""
+    yield from tools()
+    yield from host_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
+    if stack is None:
+        yield from connect.look_around("lxd", Lxd().model_dump(), stack="local", project=PROJECT)
+        return
+    blocks = settings_of(stack)
+    kind = str(blocks.get("platform", ""))
+    yield from connect.look_around(kind, blocks.get(kind) or {}, stack=stack, project=PROJECT)
+    yield stack_lock(stack, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
+
+
+def fleet(seen: Observation) -> Iterator[Finding]:
+    """The machines of a stack."""
+    stack = seen.target.stack
+    if seen.balancer_problem:
+        remedy = f"`pulumi up --refresh -s {stack}` starts or replaces it; else `./fleet logs --server balancer`."
+        yield Finding("balancer", seen.balancer_problem, remedy)
+    else:
+        yield Finding("balancer")
+    for server in seen.servers:
+        if server.state in WELL:
+            yield Finding(server.name)
+        else:
+            yield Finding(server.name, f"{server.state}: {server.cause}", server.remedy)
+    yield from by_hand(seen)
+    for name, report in {"balancer": seen.balancer, **seen.reports}.items():
+        yield from machine(name, report)
+    yield clocks({"balancer": seen.balancer, **seen.reports})
+    # Nothing here holds a certificate: the balancer answers HTTP.
+    yield Finding("certificate (not applicable: the balancer answers HTTP)")
+
+
+def by_hand(seen: Observation) -> Iterator[Finding]:
+    """What a person switched and may have forgotten."""
+    if seen.maintenance:
+        yield Finding("maintenance", "it is on: clients get 503", "When the work is done: `./fleet maintenance off`.")
+    else:
+        yield Finding("maintenance")
+    drained = [server.name for server in seen.servers if server.state is State.DRAINED]
+    for name in drained:
+        yield Finding("drained servers", f"{name} takes no requests", f"When it may: `./fleet admit {name}`.")
+    if not drained:
+        yield Finding("drained servers")
+
+
+def machine(name: str, report: Report) -> Iterator[Finding]:
+    """Disk and units of one machine that answered."""
+    if report.facts is None:
+        return
+    vitals = report.facts["machine"]
+    free, size = int(vitals["disk_free_bytes"]), int(vitals["disk_bytes"])
+    if free < min(MACHINE_FREE_BYTES, size // 10):
+        problem = f"{free // MIB} MiB of {size // MIB} MiB are free"
+        yield Finding(f"disk of {name}", problem, "Free some there, or raise size.disk_gib in the stack file.")
+    else:
+        yield Finding(f"disk of {name}")
+    # A slot that failed is in the server's own state; a proof is killed when it is done.
+    failed = [unit for unit in vitals["failed_units"] if not unit.startswith(("app@", "app-proof"))]
+    if failed:
+        remedy = f"`journalctl -u {failed[0]}` on it says why; `systemctl reset-failed` there once it is mended."
+        yield Finding(f"units of {name}", f"{', '.join(failed)} failed", remedy)
+    else:
+        yield Finding(f"units of {name}")
+
+
+def clocks(reports: Mapping[str, Report]) -> Finding:
+    """Whether two machines' clocks surely differ: each was read at some moment between question and answer."""
+    told = {name: report for name, report in reports.items() if report.facts is not None}
+    ahead = {name: _clock(report) - report.ended_s for name, report in told.items()}
+    behind = {name: _clock(report) - report.began_s for name, report in told.items()}
+    if told:
+        fast, slow = max(ahead, key=ahead.__getitem__), min(behind, key=behind.__getitem__)
+        apart = ahead[fast] - behind[slow]
+        if apart > SKEW_S:
+            return Finding(
+                "clocks",
+                f"{fast} is {apart:.1f} s or more ahead of {slow}",
+                "See `timedatectl` on both; a time service (systemd-timesyncd, chrony) must run.",
+            )
+    return Finding("clocks")
+
+
+def _clock(report: Report) -> float:
+    return float(report.facts["machine"]["clock_s"]) if report.facts else 0.0
+
+
+def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
+    """Everything, as far as it can be looked at."""
+    chosen: str | None = None
+    problem: Failed | None = None
+    try:
+        chosen = selected_stack(stack)
+    except Failed as error:
+        problem = error
+    yield from here(chosen)
+    if chosen is None:
+        remedy = "Name one with --stack, or make one: `make local`, or `pulumi stack init NAME`."
+        yield Finding("stack", str(problem), remedy)
+        return
+    try:
+        target = described(chosen, outputs(chosen), app, patience_s=15)
+    except Failed as error:
+        yield Finding(f"stack {chosen}", str(error), f"Bring it up: `pulumi up -s {chosen}`; see `pulumi stack ls`.")
+        return
+    yield Finding(f"stack {chosen}")
+    yield from fleet(observe(target))
+
+
+def doctor(stack: StackOption = None, app: AppOption = None) -> None:
+    """Look for what is wrong, and say what to do.
+
+    With this machine and with the stack. Ends with 1 if anything is wrong.
+    """
+    screen, wrong = console(), 0
+    for finding in examine(stack, app):
+        if finding.problem:
+            wrong += 1
+            screen.print(Text.assemble(("wrong", "bold red"), f"  {finding.subject}: {finding.problem}"))
+            if finding.remedy:
+                screen.print(Text(f"       {finding.remedy}"))
+        else:
+            screen.print(Text.assemble(("ok", "green"), f"     {finding.subject}"))
+    if wrong:
+        screen.print(f"\n{wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
+        raise typer.Exit(1)
+    screen.print("\nnothing is wrong")

@@ -1,0 +1,175 @@
+"""`./fleet logs`: what the machines log, side by side, each line with the name of its machine."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, server_names
+from releases.fleet import Server
+from releases.transport import Unreachable
+
+# The slots by name: what matches a pattern is looked up once, and the other slot may never have run.
+UNITS = (
+    *("app@blue.service", "app@green.service", "app-boot.service", "app-proof.service", "app-task.service"),
+    *("app-boot-retry*", "app-worker-*", "app-schedule-*"),
+)
+NGINX_LOGS = ("error", "access")
+ONCE_S = 60.0
+# A machine ends a follow by itself after this time, so that none outlives a closed terminal; then it begins anew.
+FOLLOW_S = 120.0
+RETRY_S = 5.0
+# A new follow begins so long before the last one ended; what it repeats of that one's last lines is not shown.
+OVERLAP_S = 3.0
+REMEMBERED = 500
+
+
+@dataclass(frozen=True)
+class Source:
+    """One log on one machine. name: stands before its lines. command: prints the last lines, and follows for FOLLOW_S.
+
+    again: the command that takes up the follow, given how many seconds ago it is that all was read.
+    """
+
+    name: str
+    server: Server
+    command: Sequence[str]
+    again: Callable[[float], Sequence[str]]
+
+
+def journal(lines: int, *, follow: bool = False, since_s: float | None = None) -> list[str]:
+    """journalctl over the application's units. since_s: seconds ago by the machine's own clock, in place of lines."""
+    words = ["journalctl", "--no-pager", "--quiet", "--output=short-iso"]
+    words += [f"--unit={unit}" for unit in UNITS]
+    words += [f"--since=-{math.ceil(since_s)}s", "--lines=all"] if since_s is not None else [f"--lines={lines}"]
+    return [*words, "--follow"] if follow else words
+
+
+def nginx_log(name: str, lines: int, *, follow: bool = False) -> list[str]:
+    """The end of one of Nginx's logs; a rotated one is followed under its name."""
+    words = ["tail", "-n", str(lines), f"/var/log/nginx/{name}.log"]
+    return [*words, "-F"] if follow else words
+
+
+def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> list[Source]:
+    """The logs that a person asked for: the balancer's two, or the journals of one server or all."""
+    if name == BALANCER:
+        return [
+            Source(
+                f"{BALANCER} {log}",
+                target.balancer,
+                nginx_log(log, lines, follow=follow),
+                lambda _, log=log: nginx_log(log, 0, follow=True),
+            )
+            for log in NGINX_LOGS
+        ]
+    servers = target.servers if name is None else [target.server(name)]
+    return [
+        Source(server.name, server, journal(lines, follow=follow), lambda since: journal(0, follow=True, since_s=since))
+        for server in servers
+    ]
+
+
+class Output:
+    """Standard output that many machines write to, a whole line at a time, names in one column."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._width = max(map(len, names))
+        self._lock = threading.Lock()
+
+    def line(self, name: str, text: str) -> None:
+        with self._lock:
+            sys.stdout.write(f"{name:<{self._width}} | {text}\n")
+            sys.stdout.flush()
+
+
+def read(target: Target, source: Source, output: Output) -> str:
+    """Print a log once. Why that did not work, or ""."""
+    try:
+        result = target.run(
+            source.server, source.command, timeout_s=ONCE_S, on_line=lambda line: output.line(source.name, line)
+        )
+    except Failed as error:
+        return str(error)
+    return f"{source.name}: `{source.command[0]}` failed with exit code {result.exit_code}" if result.exit_code else ""
+
+
+def follow(target: Target, source: Source, output: Output, ended: threading.Event) -> None:
+    """Print a log as it grows, until the event; a machine that is away is tried again."""
+    seen: deque[str] = deque(maxlen=REMEMBERED)
+    repeats = frozenset[str]()
+    read_until: float | None = None
+
+    def show(line: str) -> None:
+        if line not in repeats and not ended.is_set():
+            seen.append(line)
+            output.line(source.name, line)
+
+    while not ended.is_set():
+        now = time.monotonic()
+        command = source.command if read_until is None else source.again(now - read_until + OVERLAP_S)
+        repeats, pause = frozenset(seen), RETRY_S
+        try:
+            target.transport.exec(source.server.target, command, timeout_s=FOLLOW_S, on_line=show)
+            read_until = time.monotonic()
+        except TimeoutError:
+            read_until, pause = time.monotonic(), 0.0
+        except Unreachable as error:
+            output.line(source.name, f"unreachable, next try in {RETRY_S:.0f} s: {error}")
+            read_until = now if read_until is None else read_until
+        ended.wait(pause)
+
+
+def logs(
+    stack: StackOption = None,
+    app: AppOption = None,
+    *,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            show_default=False,
+            help='One server, or "balancer" for its error and access log; else all servers.',
+            autocompletion=server_names,
+        ),
+    ] = None,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they grow, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of the past, of each log.")] = 50,
+) -> None:
+    """Print what the machines log, side by side.
+
+    Of app servers the application's units: the gateway's slots, boot, proof of a release, release task, workers and
+    schedules. Of the balancer its error and its access log.
+    """
+    target = find(stack, app)
+    wanted = sources(target, server, lines, follow=following)
+    output = Output([source.name for source in wanted])
+    problems: list[str] = []
+    ended = threading.Event()
+
+    def work(source: Source) -> None:
+        if following:
+            follow(target, source, output, ended)
+        elif problem := read(target, source, output):
+            problems.append(problem)
+
+    # Daemons: after Ctrl-C nobody waits for a machine that does not answer.
+    threads = [threading.Thread(target=work, args=(source,), daemon=True) for source in wanted]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)
+    except KeyboardInterrupt:
+        ended.set()
+        return
+    if problems:
+        raise Failed("\n".join(sorted(problems)))

@@ -1,0 +1,62 @@
+"""`./fleet maintenance`: clients get a page instead of the application."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from commands.servers import change_site
+from commands.target import AppOption, Failed, StackOption, find
+
+# As machine/nginx_site.py has it.
+PAGE_BYTES = 1 << 20
+
+
+class Switch(StrEnum):
+    """on: clients get 503 and the page. off: the application answers."""
+
+    ON = "on"
+    OFF = "off"
+
+
+def from_user(path: Path) -> Path:
+    """A path that the user named, from where the user is: ./fleet itself works in the project's folder."""
+    return Path(os.environ.get("FLEET_FROM", ".")) / path.expanduser()
+
+
+def page_of(path: Path) -> bytes:
+    """The content of a page. Raises Failed for what is none."""
+    file = from_user(path)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise Failed(f"--page {path}: {error.strerror}", code=2) from error
+    if not content:
+        raise Failed(f"--page {path} is empty; write what clients shall read", code=2)
+    if len(content) > PAGE_BYTES:
+        raise Failed(f"--page {path} has {len(content)} bytes, of {PAGE_BYTES} at most; link to what is large", code=2)
+    return content
+
+
+def maintenance(
+    switch: Annotated[Switch, typer.Argument(show_default=False, help="on or off.")],
+    stack: StackOption = None,
+    app: AppOption = None,
+    *,
+    page: Annotated[
+        Path | None, typer.Option(show_default=False, help="HTML file that clients get, 1 MiB at most; else ours.")
+    ] = None,
+) -> None:
+    """Answer clients with a page, or no more.
+
+    With 503 and `Retry-After: 60`, at once and without a reload. The health path of the application is
+    answered by it all the while. Nothing turns maintenance off but this command.
+    """
+    if page and switch is Switch.OFF:
+        raise Failed("--page goes with `on` only", code=2)
+    content = page_of(page) if page else b""
+    change_site(find(stack, app), ["maintenance", switch.value], stdin=content)

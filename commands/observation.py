@@ -1,0 +1,285 @@
+"""A look at a fleet: every machine asked once, in parallel, and what its answers mean in one word."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from commands.target import SCRIPTS, Target
+from releases import lock, record
+from releases.fleet import PARALLEL, Server
+from releases.journal import Entry, entries
+from releases.transport import Unreachable
+
+ASK_S = 20.0
+# Machines write what they print for us into one line; a warning of sudo or a locale may stand before it.
+_JSON = "{"
+
+
+class State(StrEnum):
+    """What a server is, for a person who looks at it once."""
+
+    SERVING = "serving"
+    DRAINED = "drained"
+    STARTING = "starting"
+    BEHIND = "behind"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    EMPTY = "empty"
+    UNREACHABLE = "unreachable"
+
+
+# What systemd says of a machine that is not up yet.
+BOOTING = frozenset({"initializing", "starting"})
+# As a person wants it; all others make `status` fail.
+WELL = frozenset({State.SERVING, State.DRAINED})
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one machine said. facts: None when it said nothing; error: why. began_s, ended_s: when it was asked."""
+
+    facts: dict[str, Any] | None
+    error: str
+    began_s: float
+    ended_s: float
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """A server as `status` tells it. What is not known is None. cause, remedy: "" where it serves."""
+
+    name: str
+    address: str
+    state: State
+    cause: str = ""
+    remedy: str = ""
+    release: str | None = None
+    release_age_s: float | None = None
+    slot: str | None = None
+    workers_busy: int | None = None
+    workers_idle: int | None = None
+    threads_busy: int | None = None
+    threads: int | None = None
+    listen_queue: int | None = None
+    requests_per_s: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    errors_5xx: int | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """pointer: the current release. entry: how it came. rollout: who moves the fleet now, as the lock has it."""
+
+    target: Target
+    at_s: float
+    pointer: str | None
+    entry: Entry | None
+    rollout: Mapping[str, Any] | None
+    balancer: Report
+    reports: Mapping[str, Report]
+    servers: Sequence[ServerView]
+
+    @property
+    def maintenance(self) -> bool | None:
+        """Whether clients get the maintenance page; None when the balancer does not say."""
+        return bool(self.balancer.facts["maintenance"]) if self.balancer.facts else None
+
+    @property
+    def balancer_problem(self) -> str:
+        """What is wrong with the balancer, "" if nothing is."""
+        facts = self.balancer.facts
+        if facts is None:
+            return self.balancer.error
+        if facts["nginx"] != "active":
+            return f"Nginx is {facts['nginx']}; see `./fleet logs --server balancer`"
+        return ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether every machine is as a person wants it."""
+        return not self.balancer_problem and all(server.state in WELL for server in self.servers)
+
+
+def observe(target: Target) -> Observation:
+    """Ask all machines and the store at a time."""
+    with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
+        front = pool.submit(ask, target, target.balancer, [f"{SCRIPTS}/traffic.py"])
+        asked = {
+            server.name: pool.submit(ask, target, server, [f"{SCRIPTS}/release.py", "status"])
+            for server in target.servers
+        }
+        now = record.current(target.store)
+        entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
+        moving = rollout_of(json.loads(target.store.read(lock.KEY) or b"null"), time.time())
+        balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
+    views = [
+        view(server, target.addresses[server.name], reports[server.name], balancer.facts, now, is_moving=bool(moving))
+        for server in target.servers
+    ]
+    return Observation(target, time.time(), now, entry, moving, balancer, reports, views)
+
+
+def ask(target: Target, server: Server, command: Sequence[str]) -> Report:
+    """One machine's facts."""
+    began = time.time()
+    facts: dict[str, Any] | None = None
+    try:
+        result = target.transport.exec(server.target, command, timeout_s=ASK_S)
+        last = result.output.strip().rpartition("\n")[2]
+        if result.exit_code == 0 and last.startswith(_JSON):
+            facts, error = json.loads(last), ""
+        else:
+            error = f"`{command[0]}` failed: {last or f'exit code {result.exit_code}'}"
+    except Unreachable as problem:
+        error = str(problem)
+    except TimeoutError:
+        error = f"it did not answer in {ASK_S:.0f} s"
+    return Report(facts, error, began, time.time())
+
+
+def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, Any] | None:
+    """The lock's holder, None where there is none or one that was killed."""
+    if not content or now_s - float(content["beat"]) > lock.DEAD_S:
+        return None
+    return {key: content[key] for key in ("who", "since", "what")}
+
+
+def view(
+    server: Server,
+    address: str,
+    report: Report,
+    front: Mapping[str, Any] | None,
+    pointer: str | None,
+    *,
+    is_moving: bool,
+) -> ServerView:
+    """What a server's own words and the balancer's mean. front: facts of the balancer, None if it says nothing."""
+    facts = report.facts
+    traffic: Mapping[str, Any] = (front or {}).get("upstreams", {}).get(address, {})
+    measured: dict[str, Any] = {key: traffic.get(key) for key in ("requests_per_s", "p50_ms", "p99_ms", "errors_5xx")}
+    if front is not None:
+        measured = {"requests_per_s": 0.0, "errors_5xx": 0} | {k: v for k, v in measured.items() if v is not None}
+    if facts is None:
+        # LXD's own words name a remedy.
+        remedy = "" if "`pulumi" in report.error else "`pulumi up --refresh` starts or replaces it"
+        return ServerView(server.name, address, State.UNREACHABLE, report.error, remedy, **measured)
+    verdict = judge(server.name, facts, pointer, is_moving=is_moving)
+    if front is not None:
+        if address in front["drained"]:
+            also = f"; else it would be {verdict.state}: {verdict.cause}" if verdict.cause else ""
+            remedy = f"`./fleet admit {server.name}` sends it requests again"
+            verdict = Verdict(State.DRAINED, f"it was drained by hand{also}", remedy)
+        elif verdict.state is State.SERVING and address not in front["members"]:
+            verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` makes it a member")
+    slot = slot_of(facts)
+    gateway: Mapping[str, int] = facts["gateway"].get(slot, {})
+    since = facts["live_since_s"]
+    numbers: dict[str, Any] = {
+        key: gateway.get(key) for key in ("workers_busy", "workers_idle", "threads_busy", "threads")
+    }
+    return ServerView(
+        server.name,
+        address,
+        verdict.state,
+        verdict.cause,
+        verdict.remedy,
+        release=facts["slots"][slot]["release"] if slot else facts["live"],
+        release_age_s=round(max(facts["machine"]["clock_s"] - since, 0), 1) if since else None,
+        slot=slot,
+        listen_queue=None if facts["queue"] is None else max(facts["queue"], gateway.get("listen_queue", 0)),
+        **numbers,
+        **measured,
+    )
+
+
+def slot_of(facts: Mapping[str, Any]) -> str | None:
+    """The slot that runs the live release, else any that runs."""
+    running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
+    good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
+    return next(iter([*good, *running]), None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a server is, why, and what a person does about it; the last two are "" where it serves."""
+
+    state: State
+    cause: str = ""
+    remedy: str = ""
+
+
+def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
+    """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
+    states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
+    logs = f"`./fleet logs --server {name}` says why"
+    if facts["boot"] == "activating":
+        return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
+    if "active" in states.values():
+        return _judge_running(facts, pointer, logs, is_moving=is_moving)
+    if facts["machine"]["system"] in BOOTING:
+        return Verdict(State.STARTING, "the machine boots", "wait for it")
+    if facts["live"] is None:
+        return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
+    return _judge_stopped(states, logs)
+
+
+def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
+    if "activating" in states.values():
+        return Verdict(State.STARTING, "the application is being started", f"if that takes long, {logs}")
+    if failed := " and ".join(f"app@{slot}" for slot, state in states.items() if state == "failed"):
+        return Verdict(State.FAILED, f"{failed} failed", logs)
+    return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
+
+
+def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
+    if facts["queue"] is None:
+        return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
+    health = facts["health"]
+    if health is not None and health["status"] != 200:
+        answer = f"{health['status'] or ''} {health['line']}".strip()
+        return Verdict(State.FAILED, f"GET {health['path']} is not 200 but: {answer}", logs)
+    running = sorted({str(each["release"]) for each in facts["slots"].values() if each["state"] == "active"})
+    live = facts["live"]
+    restart = "`pulumi up`, or a restart of the machine, brings it there"
+    if live not in running:
+        return Verdict(State.BEHIND, f"it runs {', '.join(running)} and should run {live}", restart)
+    if live != pointer:
+        cause = f"it serves {live}, the current release is {pointer or 'none'}"
+        return Verdict(State.BEHIND, cause, "wait: a rollout is at work" if is_moving else restart)
+    return Verdict(State.SERVING)
+
+
+def seconds_since(when: str, now_s: float) -> float:
+    """Seconds since an ISO 8601 time."""
+    return max(now_s - datetime.fromisoformat(when).timestamp(), 0)
+
+
+def as_json(seen: Observation) -> dict[str, Any]:
+    """All of it as values; times in s or ms and counts, as their names say."""
+    entry, front = seen.entry, seen.balancer.facts or {}
+    keys = ("window_s", "requests_per_s", "p50_ms", "p99_ms", "errors_5xx")
+    release = None
+    if seen.pointer:
+        release = {"id": seen.pointer, "who": None, "when": None, "age_s": None, "revision": None, "rollback": None}
+        if entry:
+            release |= {"who": entry.who, "when": entry.when, "age_s": round(seconds_since(entry.when, seen.at_s), 1)}
+            release |= {"revision": entry.revision, "rollback": entry.is_rollback}
+    return {
+        "stack": seen.target.stack,
+        "app": seen.target.app,
+        "url": seen.target.url,
+        "well": seen.is_well,
+        "release": release,
+        "rollout": dict(seen.rollout) if seen.rollout else None,
+        "maintenance": seen.maintenance,
+        "balancer": {"problem": seen.balancer_problem, **{key: front.get(key) for key in keys}},
+        "servers": [asdict(server) for server in seen.servers],
+    }

@@ -1,0 +1,51 @@
+"""Takes secrets out of texts that leave the house."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote, quote_plus
+
+REMOVED = "[removed]"
+# A shorter one is taken out where it stands alone: inside of words it would be everywhere.
+WHOLE_WORD_LENGTH = 4
+# A line of a secret of several lines: logs write each with something before it.
+LINE_LENGTH = 6
+
+
+class Redaction:
+    """Knows secrets, and every usual way of writing them down."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets for form in _forms(secret)}
+        # The longest first: one secret may be a part of another.
+        ordered = sorted(forms, key=lambda form: (-len(form), form))
+        patterns = [
+            re.escape(form) if len(form) >= WHOLE_WORD_LENGTH else rf"(?<!\w){re.escape(form)}(?!\w)"
+            for form in ordered
+        ]
+        self._pattern = re.compile("|".join(patterns)) if patterns else None
+
+    def clean(self, text: str) -> str:
+        """The text with [removed] wherever a secret stood."""
+        return self._pattern.sub(REMOVED, text) if self._pattern else text
+
+
+def _forms(secret: str) -> Iterator[str]:
+    lines = [line.strip() for line in secret.splitlines()]
+    parts = [line for line in lines if len(line) >= LINE_LENGTH] if len(lines) > 1 else []
+    for value in filter(None, [secret, secret.strip(), *parts]):
+        yield value
+        for ascii_only in (True, False):
+            yield json.dumps(value, ensure_ascii=ascii_only)[1:-1]
+        yield repr(value)[1:-1]
+        yield html.escape(value)
+        # systemd.exec(5), EnvironmentFile; and what a shell script would hold.
+        yield re.sub(r'(["\\`$])', r"\\\1", value)
+        yield quote(value, safe="")
+        yield quote(value)
+        yield quote_plus(value)
+        yield base64.b64encode(value.encode()).decode()

@@ -1,0 +1,140 @@
+"""`./fleet releases`, `rollback` and `allow`: what was released, and the way back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from commands.status import age, console
+from commands.target import AppOption, Failed, JsonOption, StackOption, find
+from releases import record
+from releases.journal import entries, released
+from releases.rollback import RollbackError, roll_back, target_of
+from releases.transport import Store
+
+CAUSE_WIDTH = 100
+
+
+def history(store: Store) -> list[dict[str, Any]]:
+    """Rollouts and rollbacks as values, newest first. The current release is marked where it came last."""
+    now, told = record.current(store), list[dict[str, Any]]()
+    for entry in entries(store):
+        is_current = entry.release == now and entry.result == "done" and not any(each["current"] for each in told)
+        told.append(
+            {
+                "release": entry.release,
+                "when": entry.when,
+                "who": entry.who,
+                "revision": entry.revision,
+                "rollback": entry.is_rollback,
+                "result": entry.result,
+                "duration_s": entry.seconds,
+                "why": entry.why,
+                "current": is_current,
+                "rejected": record.rejection(store, entry.release) is not None,
+            }
+        )
+    return told
+
+
+def releases(
+    stack: StackOption = None,
+    app: AppOption = None,
+    *,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many, from the newest.")] = 20,
+    as_values: JsonOption = False,
+) -> None:
+    """List what was released, and how that ended.
+
+    Rollouts and rollbacks, newest first.
+    """
+    told = history(find(stack, app).store)[:lines]
+    if as_values:
+        typer.echo(json.dumps(told, indent=2))
+        return
+    if not told:
+        typer.echo("nothing was released yet; `pulumi up` does")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("release", "when", "who", "revision", "kind", "result", "took", ""):
+        table.add_column(title, no_wrap=True)
+    for each in told:
+        marks = [mark for mark in ("current", "rejected") if each[mark]]
+        good = each["result"] == "done"
+        table.add_row(
+            each["release"],
+            each["when"],
+            each["who"],
+            each["revision"] or "-",
+            "rollback" if each["rollback"] else "rollout",
+            Text(each["result"], style="" if good else "red"),
+            age(each["duration_s"]),
+            Text(", ".join(marks), style="green" if each["current"] else "red"),
+        )
+    console().print(table)
+    for each in told:
+        if each["why"]:
+            first, *more = each["why"].splitlines()
+            dots = " ..." if more or len(first) > CAUSE_WIDTH else ""
+            typer.echo(f"{each['release']} at {each['when']}: {first[:CAUSE_WIDTH]}{dots}")
+
+
+def is_terminal() -> bool:
+    """Whether somebody is there to answer."""
+    return sys.stdin.isatty()
+
+
+def rollback(
+    release: Annotated[
+        str | None,
+        typer.Argument(show_default=False, help="Id of an earlier release; else the one that served before."),
+    ] = None,
+    stack: StackOption = None,
+    app: AppOption = None,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Make an earlier release serve at once.
+
+    On all servers. The one that serves now is rejected: `pulumi up` refuses it until the application is changed, or
+    `./fleet allow` is said.
+    """
+    # A rollback waits for machines as long as a rollout does.
+    target = find(stack, app, patience_s=None)
+    now = record.current(target.store)
+    try:
+        to = target_of(target.store, released(target.store), release)
+        if not yes and is_terminal():
+            question = (
+                f"{target.app} of stack {target.stack}: from {now} back to {to} on {len(target.servers)} servers?"
+            )
+            if not typer.confirm(question):
+                raise Failed("nothing was changed")
+        to = roll_back(target.fleet(typer.echo), target.store, target.servers, to, typer.echo)
+    except RollbackError as error:
+        raise Failed(str(error)) from error
+    typer.echo(f"release {to} serves; {now} is rejected (`./fleet allow {now}` takes that back)")
+
+
+def allow(
+    release: Annotated[str, typer.Argument(show_default=False, help="Id of a rejected release.")],
+    stack: StackOption = None,
+    app: AppOption = None,
+) -> None:
+    """Take the rejection of a release back.
+
+    `pulumi up` may roll it out again.
+    """
+    store = find(stack, app).store
+    rejected = [key.removeprefix(record.REJECTED) for key in store.keys(record.REJECTED)]
+    found = [each for each in rejected if each.startswith(release)]
+    if len(found) != 1:
+        there = ", ".join(rejected) or "none is"
+        raise Failed(f"{release} is not one rejected release; rejected: {there}", code=2)
+    record.allow(store, found[0])
+    typer.echo(f"release {found[0]} is allowed again; `pulumi up` rolls it out when the application is that release")

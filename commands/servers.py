@@ -1,0 +1,123 @@
+"""`./fleet exec`, `console`, `drain` and `admit`: work on one server by hand."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from commands.target import SCRIPTS, AppOption, Failed, StackOption, Target, find, server_names
+from platforms import connect
+from releases.transport import Unreachable
+
+LIVE = "/srv/app/live"
+# As machine/release.py runs the release task; the environment's own PATH would win.
+PROPERTIES = (
+    "User=app",
+    "Group=app",
+    f"WorkingDirectory={LIVE}/code",
+    f"EnvironmentFile={LIVE}/environment",
+    f"Environment=PATH={LIVE}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+    "StateDirectory=app",
+    "PrivateTmp=yes",
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+)
+_NO_RELEASE = "error: no release serves on this server; `pulumi up` brings one"
+# nginx_site.py waits up to 330 s for old workers, and probes before.
+CHANGE_S = 400.0
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", show_default=False, help="The server; else the first one.", autocompletion=server_names),
+]
+ServerArgument = Annotated[
+    str, typer.Argument(show_default=False, help="The server, by name.", autocompletion=server_names)
+]
+
+
+def as_release(command: Sequence[str], *, terminal: bool = False) -> list[str]:
+    """The words that run a command on a server as the release that serves there would run it."""
+    options = ["--quiet", "--wait", "--collect", "--pty" if terminal else "--pipe"]
+    options += [f"--property={each}" for each in PROPERTIES]
+    # The inner sh finds the program on the release's own PATH; systemd-run would look on root's.
+    inner = shlex.join(["systemd-run", *options, "--", "sh", "-c", 'exec "$@"', "sh", *command])
+    return ["sh", "-c", f"[ -e {LIVE}/environment ] || {{ echo {shlex.quote(_NO_RELEASE)}; exit 1; }}; exec {inner}"]
+
+
+def exec_(
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND", show_default=False, help="What to run; after `--` by good habit.")
+    ],
+    stack: StackOption = None,
+    app: AppOption = None,
+    server: ServerOption = None,
+    *,
+    with_input: Annotated[
+        bool, typer.Option("--stdin", "-i", help="Send standard input along, up to its end.")
+    ] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="Longest time in seconds.")] = 3600,
+) -> None:
+    """Run a command on one server as the release.
+
+    With the user, the environment, the virtualenv and the folder of the release that serves there. The output and the
+    exit code are those of the command: ./fleet exec -- python manage.py check
+    """
+    target = find(stack, app)
+    stdin = sys.stdin.buffer.read() if with_input else b""
+    result = target.run(
+        target.server(server), as_release(command), timeout_s=timeout_s, stdin=stdin, on_line=typer.echo
+    )
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)
+
+
+def console(stack: StackOption = None, app: AppOption = None, server: ServerOption = None) -> None:
+    """Open a Python prompt on one server.
+
+    In the release that serves there, as `exec` does.
+    """
+    target = find(stack, app)
+    try:
+        way = connect.terminal(target.reach, target.server(server).target, as_release(["python"], terminal=True))
+    except Unreachable as error:
+        raise Failed(str(error)) from error
+    if way.needs:
+        raise Failed(f"this needs {way.needs}; then run:\n{shlex.join(way.command)}", code=2)
+    if not sys.stdin.isatty():
+        raise Failed("a console needs a terminal; `./fleet exec -- python FILE` runs without one", code=2)
+    os.execvpe(way.command[0], list(way.command), dict(way.environment))  # noqa: S606  no shell is meant
+
+
+def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"") -> None:
+    """Run nginx_site.py on the balancer and show what it says, by servers' names. Raises Failed with its error."""
+    result = target.run(
+        target.balancer,
+        [f"{SCRIPTS}/nginx_site.py", *arguments],
+        stdin=stdin,
+        timeout_s=CHANGE_S,
+        on_line=lambda line: None if line.startswith("error: ") else typer.echo(target.named(line)),
+    )
+    if result.exit_code:
+        why = result.output.strip().rpartition("error: ")[2] or f"exit code {result.exit_code}"
+        raise Failed(f"the balancer: {target.named(why)}")
+
+
+def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:
+    """Send a server no more requests.
+
+    Ends when those that it had are answered. It stays drained, whatever `pulumi up` does, until `./fleet admit` or its
+    replacement.
+    """
+    target = find(stack, app)
+    change_site(target, ["drain", target.addresses[target.server(server).name]])
+
+
+def admit(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:
+    """Send a drained server requests again."""
+    target = find(stack, app)
+    change_site(target, ["admit", target.addresses[target.server(server).name]])

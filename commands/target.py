@@ -1,0 +1,207 @@
+"""What a command works on: one application of one stack, as the stack's output `fleet` describes it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from platforms import connect
+from releases.fleet import Fleet, Server
+from releases.transport import Part, Result, Store, Transport, Unreachable
+
+BALANCER = "balancer"
+SCRIPTS = "/usr/local/lib/wsgi-fleet"
+# Seconds that a machine is tried where a person waits for the answer; a rollout has more patience.
+PATIENCE_S = 15.0
+PULUMI_S = 60
+
+
+class Failed(Exception):
+    """The command did not do what was asked. The text says what is wrong and what to do. code: how the program ends."""
+
+    def __init__(self, text: str, code: int = 1) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Target:
+    """health_path, start_timeout_s, drain_timeout_s: of the application's settings. reach: how machines are reached.
+
+    addresses: server name -> private address, by which the balancer knows it.
+    """
+
+    stack: str
+    app: str
+    url: str
+    servers: Sequence[Server]
+    addresses: Mapping[str, str]
+    balancer: Server
+    health_path: str
+    start_timeout_s: int
+    drain_timeout_s: int
+    reach: Mapping[str, Any]
+    transport: Transport
+    store: Store
+
+    def fleet(self, say: Callable[[str], None]) -> Fleet:
+        """The servers' hands: what rollout and rollback work with."""
+        return Fleet(
+            self.app,
+            self.transport,
+            say,
+            first=self.servers[0],
+            start_timeout_s=self.start_timeout_s,
+            drain_timeout_s=self.drain_timeout_s,
+        )
+
+    def server(self, name: str | None) -> Server:
+        """The server of that name, the first for None. Raises Failed with the names that there are."""
+        if name is None:
+            return self.servers[0]
+        found = next((server for server in self.servers if server.name == name), None)
+        if found is None:
+            raise Failed(f"there is no server {name}; {_instead(name, [each.name for each in self.servers])}", code=2)
+        return found
+
+    def run(
+        self,
+        server: Server,
+        command: Sequence[str],
+        *,
+        timeout_s: float,
+        stdin: bytes = b"",
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        """Run a command on a machine. Raises Failed when it does not answer or does not finish."""
+        try:
+            return self.transport.exec(server.target, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
+        except Unreachable as error:
+            raise Failed(f"{server.name} is unreachable: {error}") from error
+        except TimeoutError as error:
+            raise Failed(f"{server.name}: `{shlex.join(command)[:80]}` did not finish in {timeout_s:.0f} s") from error
+
+    def named(self, text: str) -> str:
+        """A text of the balancer, which knows addresses only, with servers' names in it."""
+        for name, address in self.addresses.items():
+            text = re.sub(rf"(?<![\d.]){re.escape(address)}(?!\d)", name, text)
+        return text
+
+
+def pulumi(*arguments: str) -> str:
+    """What a pulumi command prints. Raises Failed with its own words."""
+    try:
+        result = subprocess.run(
+            ["pulumi", *arguments, "--non-interactive"], check=False, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=PULUMI_S,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise Failed("pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first") from error
+    except subprocess.TimeoutExpired as error:
+        raise Failed(
+            f"`pulumi {arguments[0]}` did not answer in {PULUMI_S} s; is the state's backend there?"
+        ) from error
+    if result.returncode:
+        raise Failed(result.stderr.strip().removeprefix("error: ") or f"`pulumi {shlex.join(arguments)}` failed")
+    return result.stdout
+
+
+def selected_stack(given: str | None) -> str:
+    """The stack to work on. Raises Failed where none was given and none is selected."""
+    if given:
+        return given
+    try:
+        return pulumi("stack", "--show-name").strip()
+    except Failed as error:
+        raise Failed(
+            f"no stack is selected ({error}); name one (`--stack local`, or FLEET_STACK=local in the environment), or "
+            "select one: `pulumi stack select local`",
+            code=2,
+        ) from error
+
+
+def outputs(stack: str) -> dict[str, Any]:
+    """The stack's output `fleet`. It may hold a private key: never print it. Raises Failed."""
+    try:
+        return json.loads(pulumi("stack", "output", "fleet", "--json", "--show-secrets", "-s", stack))
+    except Failed as error:
+        text = str(error)
+        if "does not have output property" in text:
+            raise Failed(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`") from error
+        if "no stack named" in text:
+            raise Failed(f"there is no stack {stack}; `pulumi stack ls` lists those that there are", code=2) from error
+        raise
+
+
+def described(stack: str, fleet: Mapping[str, Any], app: str | None, *, patience_s: float | None = None) -> Target:
+    """The application of a stack. app: may be None where there is only one. Raises Failed."""
+    apps: Mapping[str, Any] = fleet["apps"]
+    if app is None and len(apps) > 1:
+        raise Failed(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
+    name = app or next(iter(apps))
+    if name not in apps:
+        raise Failed(f"there is no application {name}; {_instead(name, list(apps))}", code=2)
+    found, front = apps[name], fleet["balancer"]
+    reach = dict(fleet["reach"])
+    if patience_s is not None:
+        reach["deadline_s"] = patience_s
+    try:
+        transport = connect.transport(reach)
+    except Unreachable as error:
+        raise Failed(f"{error} (`./fleet doctor` looks at all of it)") from error
+    return Target(
+        stack=stack,
+        app=name,
+        url=fleet["url"],
+        servers=[Server(each["name"], each["target"]) for each in found["servers"]],
+        addresses={each["name"]: each["address"] for each in found["servers"]},
+        balancer=Server(front["name"], front["target"]),
+        health_path=found["health_path"],
+        start_timeout_s=int(found["start_timeout_s"]),
+        drain_timeout_s=int(found["drain_timeout_s"]),
+        reach=reach,
+        transport=transport,
+        store=Part(connect.store(fleet["store"]), name),
+    )
+
+
+def find(stack: str | None, app: str | None, *, patience_s: float | None = PATIENCE_S) -> Target:
+    """What the options of a command name. Raises Failed."""
+    chosen = selected_stack(stack)
+    return described(chosen, outputs(chosen), app, patience_s=patience_s)
+
+
+def server_names(context: typer.Context, incomplete: str) -> list[str]:
+    """For completion on the command line: quiet, and nothing where there is no stack."""
+    try:
+        stack = selected_stack(context.params.get("stack") or os.environ.get("FLEET_STACK"))
+        apps: Mapping[str, Any] = outputs(stack)["apps"]
+    except (Failed, ValueError, KeyError):
+        return []
+    names = [server["name"] for app in apps.values() for server in app["servers"]]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _instead(given: str, there: Sequence[str]) -> str:
+    near = difflib.get_close_matches(given, there, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"
+
+
+StackOption = Annotated[
+    str | None,
+    typer.Option("--stack", "-s", envvar="FLEET_STACK", show_default=False, help="The stack; else the selected one."),
+]
+AppOption = Annotated[
+    str | None,
+    typer.Option("--app", show_default=False, help="The application, where the stack has more than one."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For programs: JSON, with units in the names.")]

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Prints what this balancer does, as JSON: its members, and what the last minute of its access log says of them.
+
+Runs as root; standard library only. Times in the names' units; nothing is kept between two calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import nginx
+from nginx_site import DRAINED, PAGE, addresses, known, wanted
+from vitals import vitals
+
+# The newest last; the older one is read when the log was rotated within the window.
+LOGS = (Path("/var/log/nginx/access.log.1"), Path("/var/log/nginx/access.log"))
+WINDOW_S = 60.0
+# Longest tail that is read: at 350 bytes a line 800 requests/s fit a minute; above that the window gets shorter.
+TAIL_BYTES = 16 << 20
+FIRST_BYTES = 256 << 10
+_BETWEEN = re.compile(r", | : ")
+
+
+@dataclass
+class Count:
+    """Requests of one kind. seconds: how long each answer took."""
+
+    requests: int = 0
+    errors_5xx: int = 0
+    seconds: list[float] = field(default_factory=list[float])
+
+    def add(self, status: str, seconds: float | None) -> None:
+        self.requests += 1
+        self.errors_5xx += status.startswith("5")
+        if seconds is not None:
+            self.seconds.append(seconds)
+
+    def told(self, window_s: float) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "requests_per_s": round(self.requests / window_s, 2),
+            "errors_5xx": self.errors_5xx,
+            "p50_ms": percentile_ms(self.seconds, 50),
+            "p99_ms": percentile_ms(self.seconds, 99),
+        }
+
+
+def percentile_ms(seconds: Sequence[float], percent: int) -> float | None:
+    """The nearest-rank percentile in milliseconds, None of nothing."""
+    if not seconds:
+        return None
+    return round(sorted(seconds)[math.ceil(len(seconds) * percent / 100) - 1] * 1000, 1)
+
+
+def number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
+    """Lines of the access log, all within the window. upstreams: by address, each attempt counted where it went.
+
+    A request that a second server saved is one of each, and one answer of the whole.
+    """
+    whole, upstreams = Count(), dict[str, Count]()
+    for line in lines:
+        whole.add(str(line["status"]), float(line["seconds"]))
+        parts = [_BETWEEN.split(str(line[key])) for key in ("upstream", "upstream_status", "header_s", "response_s")]
+        # Without an upstream all four are empty; Nginx writes "-" for an attempt that brought no header.
+        for upstream, status, header, response in zip(*parts, strict=False):
+            address, _, port = upstream.rpartition(":")
+            if address and port.isdigit():
+                seconds = number(response) if number(header) is not None else None
+                upstreams.setdefault(address, Count()).add(status, seconds)
+    told = {address: count.told(window_s) for address, count in sorted(upstreams.items())}
+    return {"window_s": round(window_s, 1), **whole.told(window_s), "upstreams": told}
+
+
+@lru_cache(maxsize=256)
+def seconds_of(time_: str) -> float:
+    """Seconds since 1970 of an ISO 8601 time; a log has many lines of one second."""
+    return datetime.fromisoformat(time_).timestamp()
+
+
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """A line of the log, None where it is not whole: the first of a tail is cut, Nginx may just be writing the last."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def covered_since(file: BinaryIO, since_s: float, limit: int = TAIL_BYTES) -> float:
+    """Set the file to where lines since then begin, or before. Returns since_s, or a later time if limit cuts them."""
+    size, want = file.seek(0, os.SEEK_END), FIRST_BYTES
+    while True:
+        file.seek(max(size - want, 0))
+        first = next((found for found in map(parsed, file) if found), None)
+        file.seek(max(size - want, 0))
+        begins = seconds_of(first["time"]) if first else since_s
+        if begins < since_s or want >= size:
+            return since_s
+        if want >= limit:
+            return begins
+        want = min(want * 4, limit)
+
+
+def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str, Any]], float]:
+    """Lines of the last WINDOW_S seconds, and how many seconds of these are covered."""
+    since = now_s - WINDOW_S
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(log.open("rb")) for log in logs if log.exists() and log.stat().st_mtime >= since]
+        begin = max([since, *(covered_since(file, since) for file in files)])
+        kept = stack.pop_all()
+
+    def read() -> Iterator[dict[str, Any]]:
+        with kept:
+            for file in files:
+                yield from (line for line in map(parsed, file) if line and seconds_of(line["time"]) >= begin)
+
+    return read(), max(now_s - begin, 1.0)
+
+
+def main() -> None:
+    state = subprocess.run(
+        ["systemctl", "is-active", "nginx"], check=False, capture_output=True, text=True
+    ).stdout.strip()
+    want, drained = addresses(wanted()), known(DRAINED)
+    facts: dict[str, Any] = {
+        "nginx": state,
+        "maintenance": PAGE.exists(),
+        "wanted": want,
+        "members": addresses(nginx.SITE.read_text()),
+        "drained": [address for address in drained if address in want],
+        **measure(*recent(time.time())),
+        "machine": vitals(),
+    }
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except OSError as problem:
+        sys.exit(f"error: {problem}")

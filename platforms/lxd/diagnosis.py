@@ -1,0 +1,50 @@
+"""What of LXD, its pool and the published port is not as a fleet on this machine needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from platforms.diagnosis import Finding
+from platforms.lxd import address, label
+from platforms.lxd.client import Client, LxdError, NotFound, url
+from settings import Lxd
+
+
+def look_around(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+    """block: `wsgi-fleet:lxd` of the stack file. Nothing is changed."""
+    try:
+        client = Client()
+        client.get("/1.0")
+    except LxdError as error:
+        return [Finding("LXD", str(error), "Run `make setup`; it says what it does.")]
+    given = Lxd.model_validate(dict(block))
+    return [Finding("LXD"), *_command(client), _pool(client, given.pool), _port(client, given.port, stack, project)]
+
+
+def _command(client: Client) -> Iterator[Finding]:
+    try:
+        yield Finding(f"the command {Path(client.command()[0]).name}")
+    except LxdError as error:
+        yield Finding("the command of LXD", str(error), "Run `make setup`.")
+
+
+def _pool(client: Client, pool: str) -> Finding:
+    try:
+        client.get(url("storage-pools", pool))
+    except NotFound:
+        return Finding(
+            f"storage pool {pool}",
+            "LXD has no such pool",
+            "Run `make setup`, or name one that `lxc storage list` shows under wsgi-fleet:lxd.pool.",
+        )
+    return Finding(f"storage pool {pool}")
+
+
+def _port(client: Client, port: int, stack: str, project: Path) -> Finding:
+    problem = address.obstacle(client, label.owner(stack, project), port)
+    if problem:
+        what, _, remedy = problem.partition("; ")
+        return Finding(f"port {port}", what, f"{remedy[:1].upper()}{remedy[1:]}.")
+    return Finding(f"port {port}")

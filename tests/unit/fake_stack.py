@@ -1,0 +1,183 @@
+"""A stack that is up, in memory: what its output says, what its machines answer, and a store."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from commands.target import Target, described
+from platforms import connect
+from releases import record
+from releases.journal import Journal
+from releases.transport import Part, Result, Unreachable
+from tests.unit.fake_fleet import MemoryStore
+
+OLD, NEW = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
+NAMES = ("hello-1", "hello-2")
+ADDRESSES = {"hello-1": "10.0.0.1", "hello-2": "10.0.0.2"}
+PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+Answer = str | dict[str, Any] | tuple[int, str] | Exception
+
+
+def vitals(**changes: Any) -> dict[str, Any]:
+    """Of any machine that is well."""
+    gib = 1 << 30
+    well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": [], "system": "running"}
+    return {**well, "clock_s": time.time(), **changes}
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    """What release.py status says of a server on which slot blue serves OLD."""
+    return {
+        "live": OLD,
+        "slots": {"blue": {"state": "active", "release": OLD}, "green": {"state": "inactive", "release": None}},
+        "staged": [OLD],
+        "live_since_s": time.time() - 180,
+        "boot": "active",
+        "queue": 0,
+        "gateway": {
+            "blue": {"workers_busy": 1, "workers_idle": 3, "threads": 16, "threads_busy": 2, "listen_queue": 0}
+        },
+        "restarts": {"blue": 0},
+        "health": {"path": "/healthz", "status": 200, "line": "ok", "answer_ms": 2.0},
+        "machine": vitals(),
+        **changes,
+    }
+
+
+def front(**changes: Any) -> dict[str, Any]:
+    """What traffic.py says of a balancer that is well."""
+    numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
+    members = list(ADDRESSES.values())
+    return {
+        "nginx": "active",
+        "maintenance": False,
+        "wanted": members,
+        "members": members,
+        "drained": [],
+        "window_s": 60.0,
+        **numbers,
+        "upstreams": {"10.0.0.1": numbers},
+        "machine": vitals(),
+        **changes,
+    }
+
+
+@dataclass
+class Machines:
+    """A Transport. answers: (target, first words of the command) -> output, (exit code, output), or what is raised.
+
+    A dict is JSON; its machine's clock is right when it is asked, but for clock_ahead_s.
+    """
+
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict[tuple[str, str], Answer])
+    calls: list[tuple[str, list[str], bytes]] = field(default_factory=list[tuple[str, list[str], bytes]])
+
+    def exec(
+        self,
+        machine: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        del timeout_s
+        self.calls.append((machine, list(command), stdin))
+        text = " ".join(command)
+        found = [key for key in self.answers if key[0] == machine and text.startswith(key[1])]
+        answer: Answer = self.answers[max(found, key=lambda key: len(key[1]))] if found else ""
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, dict):
+            machine_: dict[str, Any] = answer["machine"]
+            clock_s = time.time() + machine_.get("clock_ahead_s", 0)
+            answer = json.dumps({**answer, "machine": {**machine_, "clock_s": clock_s}})
+        code, output = (0, answer) if isinstance(answer, str) else answer
+        for line in output.splitlines() if on_line else ():
+            on_line(line)  # pyright: ignore[reportOptionalCall]
+        return Result(code, output)
+
+    def status(self, name: str, answer: Answer) -> None:
+        """Have a server answer release.py status so."""
+        self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/release.py status"] = answer
+
+    def traffic(self, answer: Answer) -> None:
+        """Have the balancer answer traffic.py so."""
+        self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/traffic.py"] = answer
+
+    def asked(self, machine: str) -> list[str]:
+        """The commands that a machine got, as text."""
+        return [" ".join(command) for target, command, _ in self.calls if target == machine]
+
+
+@dataclass
+class FakeStack:
+    """output: the stack's output `fleet`. whole: the store of the stack; store: the application's part of it."""
+
+    output: dict[str, Any]
+    machines: Machines
+    whole: MemoryStore
+
+    @property
+    def store(self) -> Part:
+        return Part(self.whole, "hello")
+
+    def target(self) -> Target:
+        return described("prod", self.output, None)
+
+    def released(self, release: str, result: str = "done", *, is_rollback: bool = False, **last: Any) -> None:
+        """Have the journal tell of a movement, and the store hold the release."""
+        # Keys are times; two within a microsecond would be one.
+        time.sleep(0.001)
+        journal = Journal(self.store, release=release, app="hello", revision="abc1234")
+        journal.note("begin", **({"rollback": True} if is_rollback else {}))
+        journal.note(result, seconds=9.3, **last)
+        self.store.write(f"releases/{release}/manifest.json", b"{}")
+        if result == "done":
+            record.point(self.store, release)
+
+
+def make(monkeypatch: Any) -> FakeStack:
+    """Stack `prod` with two servers that serve OLD; every command finds it."""
+    described_: dict[str, Any] = {
+        "servers": [{"name": name, "target": f"m-{name}", "address": ADDRESSES[name]} for name in NAMES],
+        "health_path": "/healthz",
+        "start_timeout_s": 60,
+        "drain_timeout_s": 75,
+    }
+    output: dict[str, Any] = {
+        "store": {"kind": "memory"},
+        "reach": {"kind": "memory", "user": "admin", "private_key": PRIVATE_KEY, "jump_address": "192.0.2.1"},
+        "balancer": {"name": "balancer", "target": "m-balancer"},
+        "url": "http://192.0.2.1",
+        "apps": {"hello": described_},
+    }
+    stack = FakeStack(output, Machines(), MemoryStore())
+    for name in NAMES:
+        stack.machines.status(name, facts())
+    stack.machines.traffic(front())
+    stack.released(OLD)
+
+    def pulumi(*arguments: str) -> str:
+        if arguments[:2] == ("stack", "--show-name"):
+            return "prod\n"
+        assert arguments == ("stack", "output", "fleet", "--json", "--show-secrets", "-s", "prod")
+        return json.dumps(stack.output)
+
+    def transport(spec: dict[str, Any]) -> Machines:
+        assert spec["kind"] == "memory"
+        return stack.machines
+
+    monkeypatch.setattr("commands.target.pulumi", pulumi)
+    monkeypatch.setattr(connect, "transport", transport)
+    monkeypatch.setattr(connect, "store", lambda _: stack.whole)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.delenv("FLEET_STACK", raising=False)
+    monkeypatch.delenv("FLEET_FROM", raising=False)
+    return stack
+
+
+GONE = Unreachable("no route to host")

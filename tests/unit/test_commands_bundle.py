@@ -1,0 +1,165 @@
+"""The bundle for support: all that helps is in it, and no secret is, however it was written down."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import tarfile
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from commands.__main__ import app
+from commands.bundle import LEFT_OUT, OF_BALANCER, OF_SERVER, collect, save
+from commands.redaction import REMOVED, Redaction
+from tests.unit.fake_stack import GONE, NAMES, PRIVATE_KEY, FakeStack, front, make
+
+SECRET = 'hunter2 "quoted" $HOME\\'
+KEY = "0123456789abcdef"
+secrets = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=4, max_size=40)
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
+    made = make(monkeypatch)
+    for name in NAMES:
+        lines = [json.dumps([SECRET]), json.dumps([KEY])]
+        made.machines.answers[f"m-{name}", "python3 -c"] = "\n".join(lines)
+        leak = f"password={SECRET} json={json.dumps(SECRET)} {quote(SECRET)} key={KEY}"
+        made.machines.answers[f"m-{name}", "journalctl"] = f"Traceback\n{leak}\n{PRIVATE_KEY}"
+    return made
+
+
+def test_a_bundle_holds_the_status_the_stores_journal_and_each_machines_logs(stack: FakeStack) -> None:
+    files = collect(stack.target())
+    expected = {"README.txt", "host.txt", "status.json", "store/pointer", "store/epoch", "balancer/facts.json"}
+    expected |= {f"balancer/{name}" for name in OF_BALANCER}
+    expected |= {f"{server}/{name}" for server in NAMES for name in [*OF_SERVER, "facts.json"]}
+    journals = {path for path in files if path.startswith("store/journal/")}
+    assert (files.keys() - journals, len(journals)) == (expected, 1)
+    assert json.loads(files["status.json"])["well"] is True
+    assert "Traceback" in files["hello-1/journal.txt"]
+
+
+def test_no_secret_that_a_server_holds_is_in_a_bundle_nor_is_the_key_of_ssh(stack: FakeStack) -> None:
+    stack.released("cccccccccccc", "failed", why=f"KeyError: {SECRET}")
+    text = json.dumps(collect(stack.target()))
+    for secret in ("hunter2", KEY, "b3BlbnNzaC1rZXktdjEAAAAA", quote(SECRET)):
+        assert secret not in text
+    assert REMOVED in text
+
+
+def test_secrets_of_one_server_are_taken_out_of_what_another_says(stack: FakeStack) -> None:
+    stack.machines.answers["m-hello-2", "python3 -c"] = (1, "no python")
+    files = collect(stack.target())
+    assert "hunter2" not in files["hello-2/journal.txt"]
+    assert "may be left: hello-2" in files["README.txt"]
+
+
+def test_where_no_server_tells_its_secrets_what_the_application_printed_is_left_out(stack: FakeStack) -> None:
+    for name in NAMES:
+        stack.machines.answers[f"m-{name}", "python3 -c"] = GONE
+    files = collect(stack.target())
+    assert files["hello-1/journal.txt"] == LEFT_OUT
+    assert [path for path, text in files.items() if text != LEFT_OUT] == ["README.txt", "host.txt", "status.json"]
+    told = collect(stack.target(), known=[SECRET, KEY])
+    assert "Traceback" in told["hello-1/journal.txt"]
+    assert "hunter2" not in json.dumps(told)
+
+
+def test_a_machine_that_does_not_answer_is_a_file_that_says_so(stack: FakeStack) -> None:
+    stack.machines.answers["m-balancer", ""] = GONE
+    stack.machines.traffic(GONE)
+    files = collect(stack.target())
+    assert files["balancer/nginx.txt"] == "error: no route to host\n"
+    assert json.loads(files["balancer/facts.json"])["error"] == "no route to host"
+
+
+def test_a_bundle_is_a_tar_that_its_owner_alone_reads(
+    stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.machines.traffic(front())
+    monkeypatch.setenv("FLEET_FROM", str(tmp_path))
+    result = CliRunner().invoke(app, ["bundle", "--output", "for-support.tar.gz"])
+    file = tmp_path / "for-support.tar.gz"
+    assert (result.exit_code, oct(file.stat().st_mode)[-3:]) == (0, "600")
+    with tarfile.open(file) as archive:
+        names = archive.getnames()
+        content = b"".join(member.read() for name in names if (member := archive.extractfile(name)))
+    assert "for-support/hello-2/journal.txt" in names
+    assert result.output == f"{file}: {len(names)} files; read it before you send it\n"
+    assert b"hunter2" not in content
+    assert b"Traceback" in content
+
+
+def test_a_bundle_without_output_is_named_by_stack_application_and_time(
+    stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stack
+    monkeypatch.setenv("FLEET_FROM", str(tmp_path))
+    CliRunner().invoke(app, ["bundle"])
+    (file,) = tmp_path.iterdir()
+    assert file.match("fleet-prod-hello-20??????T??????.tar.gz")
+
+
+def test_a_place_that_cannot_be_written_is_told(stack: FakeStack, tmp_path: Path) -> None:
+    del stack
+    result = CliRunner().invoke(app, ["bundle", "--output", str(tmp_path / "no" / "b.tar.gz")])
+    assert result.output.endswith("b.tar.gz: No such file or directory; name another file with --output\n")
+    assert result.exit_code == 2
+
+
+@given(secrets)
+def test_a_secret_is_taken_out_in_whatever_form_it_was_written_down(secret: str) -> None:
+    forms = [
+        secret,
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        repr(secret)[1:-1],
+        html.escape(secret),
+        quote(secret),
+        quote(secret, safe=""),
+        quote_plus(secret),
+        base64.b64encode(secret.encode()).decode(),
+    ]
+    removal = Redaction([secret])
+    for form in forms:
+        cleaned = removal.clean(f"<{form}>")
+        assert form not in cleaned or form in f"<{REMOVED}>"
+
+
+@given(st.lists(secrets, max_size=4), st.text(max_size=200))
+def test_what_is_no_secret_stays_as_it_is(others: list[str], text: str) -> None:
+    removal = Redaction(others)
+    cleaned = removal.clean(text)
+    if REMOVED not in cleaned:
+        assert cleaned == text
+    assert Redaction([]).clean(text) == text
+
+
+def test_lines_of_a_secret_are_taken_out_of_logs_that_put_something_before_each() -> None:
+    log = "\n".join(f"Nov 24 app: {line}" for line in PRIVATE_KEY.splitlines())
+    expected = "\n".join([f"Nov 24 app: {REMOVED}"] * 3)
+    assert Redaction([PRIVATE_KEY]).clean(log) == expected
+
+
+def test_a_secret_within_another_does_not_leave_the_rest_of_it() -> None:
+    assert Redaction(["word", "password", "pass"]).clean("password word") == f"{REMOVED} {REMOVED}"
+
+
+def test_a_very_short_secret_is_taken_out_where_it_stands_alone() -> None:
+    assert Redaction(["a1"]).clean("PIN=a1 data1 a1.") == f"PIN={REMOVED} data1 {REMOVED}."
+
+
+def test_save_replaces_a_file_that_is_there(tmp_path: Path) -> None:
+    for text in ("long" * 100, "short"):
+        save({"one.txt": text}, tmp_path / "b.tar.gz")
+    with tarfile.open(tmp_path / "b.tar.gz") as archive:
+        member = archive.extractfile("b/one.txt")
+        assert member
+        assert member.read() == b"short"

@@ -1,0 +1,183 @@
+"""The doctor: each thing that is wrong is found, told with its remedy, and nothing that is well is called wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from commands import doctor
+from commands.__main__ import app
+from commands.observation import Report
+from platforms.diagnosis import Finding
+from tests.unit.fake_stack import GONE, FakeStack, facts, front, make, vitals
+
+MIB = 1 << 20
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
+    """A stack on a machine that is well."""
+    monkeypatch.setattr(doctor, "here", lambda _stack: iter([Finding("this machine")]))  # pyright: ignore
+    return make(monkeypatch)
+
+
+def examined() -> tuple[list[str], int]:
+    """What is wrong, each with its remedy in one line, and the exit code."""
+    result = CliRunner().invoke(app, ["doctor"])
+    text = result.output.replace("\n       ", " -> ")
+    return [line.removeprefix("wrong  ") for line in text.splitlines() if line.startswith("wrong")], result.exit_code
+
+
+def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack) -> None:
+    del stack
+    assert examined() == ([], 0)
+    assert CliRunner().invoke(app, ["doctor"]).output.endswith("\nnothing is wrong\n")
+
+
+@pytest.mark.parametrize(
+    ("balancer", "server", "told"),
+    [
+        (front(maintenance=True), facts(), "maintenance: it is on: clients get 503 -> When the work is done: "),
+        (front(drained=["10.0.0.2"], members=["10.0.0.1"]), facts(), "drained servers: hello-2 takes no requests -> "),
+        (front(nginx="failed"), facts(), "balancer: Nginx is failed; see `./fleet logs --server balancer` -> "),
+        (front(), GONE, "hello-2: unreachable: no route to host -> `pulumi up --refresh` starts or replaces it"),
+        (front(), facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),
+        (
+            front(),
+            facts(machine=vitals(disk_free_bytes=100 * MIB)),
+            "disk of hello-2: 100 MiB of 8192 MiB are free -> Free some there, or raise size.disk_gib",
+        ),
+        (
+            front(),
+            facts(machine=vitals(failed_units=["cron.service", "app@green.service", "app-proof.service"])),
+            "units of hello-2: cron.service failed -> `journalctl -u cron.service` on it says why;",
+        ),
+        (
+            front(),
+            facts(machine=vitals(clock_ahead_s=-60)),
+            "clocks: ",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_stack_is_told_with_its_remedy(
+    stack: FakeStack, balancer: Any, server: Any, told: str
+) -> None:
+    stack.machines.traffic(balancer)
+    stack.machines.status("hello-2", server)
+    (wrong,), code = examined()
+    assert wrong.startswith(told)
+    assert code == 1
+
+
+def test_a_server_that_is_behind_is_told(stack: FakeStack) -> None:
+    stack.released("cccccccccccc")
+    wrong, _ = examined()
+    assert [line.split(" -> ")[0] for line in wrong] == [
+        f"{name}: behind: it serves aaaaaaaaaaaa, the current release is cccccccccccc"
+        for name in ("hello-1", "hello-2")
+    ]
+
+
+def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stack
+
+    def pulumi(*arguments: str) -> str:
+        if arguments[1] == "--show-name":
+            return "prod\n"
+        raise doctor.Failed("current stack does not have output property 'fleet'")
+
+    monkeypatch.setattr("commands.target.pulumi", pulumi)
+    wrong, code = examined()
+    told = "stack prod: stack prod has no fleet yet (or an older one); run `pulumi up -s prod` -> Bring it up: "
+    assert [line.startswith(told) for line in wrong] == [True]
+    assert code == 1
+
+
+def report(clock_s: float, began_s: float, ended_s: float) -> Report:
+    return Report({"machine": vitals(clock_s=clock_s)}, "", began_s, ended_s)
+
+
+times = st.floats(0, 5)
+
+
+@given(st.lists(st.tuples(times, times, st.floats(-1, 1)), min_size=1, max_size=5))
+def test_clocks_within_two_seconds_are_never_called_apart_however_slowly_machines_answer(
+    answers: list[tuple[float, float, float]],
+) -> None:
+    reports = {
+        f"a-{number}": report(1000 + before + error, 1000, 1000 + before + after)
+        for number, (before, after, error) in enumerate(answers)
+    }
+    assert doctor.clocks(reports) == Finding("clocks")
+
+
+def test_clocks_that_are_surely_apart_are_told_with_who_is_ahead() -> None:
+    found = doctor.clocks({"a": report(1000, 999, 1001), "b": report(1010, 999, 1001), "c": Report(None, "x", 0, 0)})
+    assert found.problem == "b is 8.0 s or more ahead of a"
+
+
+def locked(folder: Path, process: int, host: str) -> str:
+    file = folder / ".pulumi" / "locks" / "organization" / "wsgi-fleet" / "prod" / "x.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"pid": process, "username": "ann", "hostname": host}))
+    return f"file://{folder}"
+
+
+def test_a_lock_of_a_pulumi_that_was_killed_is_told_with_the_command_that_takes_it_away(tmp_path: Path) -> None:
+    backend = locked(tmp_path, 2**22 + 1, socket.gethostname())
+    found = doctor.stack_lock("prod", backend, "wsgi-fleet")
+    assert found.problem == f"process {2**22 + 1}, which held it, is gone"
+    assert "`pulumi cancel -s prod`" in found.remedy
+
+
+def test_a_lock_of_another_program_with_that_process_id_is_a_dead_one(tmp_path: Path) -> None:
+    assert doctor.stack_lock("prod", locked(tmp_path, os.getpid(), socket.gethostname()), "wsgi-fleet").problem
+
+
+@pytest.mark.parametrize("stack_name", ["prod", "other"])
+def test_a_lock_that_somebody_may_hold_is_left_alone(tmp_path: Path, stack_name: str) -> None:
+    backend = locked(tmp_path, 2**22 + 1, "another-host")
+    assert doctor.stack_lock(stack_name, backend, "wsgi-fleet") == Finding("lock of the stack")
+    assert doctor.stack_lock(stack_name, "s3://state", "wsgi-fleet") == Finding("lock of the stack")
+
+
+def test_disks_of_this_machine_are_looked_at_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {"one": tmp_path, "the same": tmp_path, "none": tmp_path / "nothing"}
+    assert list(doctor.host_disk(paths)) == [Finding("disk of one")]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(10, 0, 700 * MIB))  # pyright: ignore
+    (found,) = doctor.host_disk(paths)
+    assert found.problem == f"700 MiB are free below {tmp_path}"
+
+
+def test_a_missing_tool_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [(each.subject, each.problem) for each in doctor.tools()] == [
+        ("pulumi", "it is not on the PATH"),
+        ("pulumi-language-python", "it is not on the PATH"),
+    ]
+
+
+def test_without_lxd_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("platforms.lxd.client.SOCKETS", (str(tmp_path / "unix.socket"),))
+    monkeypatch.delenv("LXD_DIR", raising=False)
+    (found,) = doctor.connect.look_around("lxd", {}, stack="local", project=tmp_path)
+    assert (found.subject, found.remedy) == ("LXD", "Run `make setup`; it says what it does.")
+    assert found.problem.startswith("LXD is not there: no socket at ")
+    assert doctor.connect.look_around("aws", {}, stack="prod", project=tmp_path) == []

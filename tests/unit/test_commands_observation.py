@@ -1,0 +1,138 @@
+"""What a server's own words mean in one word, and what a person is told to do about it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.observation import Report as Answer
+from commands.observation import State, Verdict, judge, rollout_of, slot_of, view
+from commands.status import age
+from releases.fleet import Server
+from tests.unit.fake_stack import NEW, OLD, facts, front, vitals
+
+LOGS = "`./fleet logs --server a-1` says why"
+RESTART = "restart the machine: it comes back on the current release"
+
+
+def slots(blue: str, green: str = "inactive", *, of_blue: str | None = OLD, of_green: str | None = None) -> Any:
+    return {"blue": {"state": blue, "release": of_blue}, "green": {"state": green, "release": of_green}}
+
+
+SICK = {"path": "/healthz", "status": 500, "line": "boom", "answer_ms": 1.0}
+HUNG = {"path": "/healthz", "status": 0, "line": "no answer in 3 s", "answer_ms": 3000.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Verdict(State.SERVING)),
+        ({"boot": "activating"}, (State.STARTING, "it has booted and makes itself the current release", "wait for it")),
+        (
+            {"live": None, "slots": slots("inactive", of_blue=None), "queue": None, "health": None},
+            (State.EMPTY, "no release is here yet", "`pulumi up` brings one"),
+        ),
+        (
+            {"slots": slots("inactive"), "machine": vitals(system="starting")},
+            (State.STARTING, "the machine boots", "wait for it"),
+        ),
+        (
+            {"slots": slots("activating")},
+            (State.STARTING, "the application is being started", f"if that takes long, {LOGS}"),
+        ),
+        ({"slots": slots("failed")}, (State.FAILED, "app@blue failed", LOGS)),
+        ({"slots": slots("failed", "failed")}, (State.FAILED, "app@blue and app@green failed", LOGS)),
+        ({"slots": slots("inactive")}, (State.STOPPED, "no slot runs", RESTART)),
+        ({"queue": None}, (State.FAILED, "nothing listens on its port", f"restart the machine; {LOGS}")),
+        ({"health": SICK}, (State.FAILED, "GET /healthz is not 200 but: 500 boom", LOGS)),
+        ({"health": HUNG}, (State.FAILED, "GET /healthz is not 200 but: no answer in 3 s", LOGS)),
+        (
+            {"live": NEW, "slots": slots("inactive", "active", of_green=NEW)},
+            (
+                State.BEHIND,
+                f"it serves {NEW}, the current release is {OLD}",
+                "`pulumi up`, or a restart of the machine, brings it there",
+            ),
+        ),
+        (
+            {"live": NEW, "slots": slots("active"), "health": None},
+            (
+                State.BEHIND,
+                f"it runs {OLD} and should run {NEW}",
+                "`pulumi up`, or a restart of the machine, brings it there",
+            ),
+        ),
+        # In the middle of a switch both run.
+        ({"slots": slots("active", "activating", of_green=NEW)}, Verdict(State.SERVING)),
+        ({"slots": slots("active", "active", of_green=NEW)}, Verdict(State.SERVING)),
+    ],
+)
+def test_a_server_is_in_one_state_with_its_cause_and_remedy(changes: dict[str, Any], expected: Any) -> None:
+    found = judge("a-1", facts(**changes), OLD, is_moving=False)
+    assert found == (expected if isinstance(expected, Verdict) else Verdict(*expected))
+
+
+def test_who_is_behind_while_a_rollout_works_need_only_wait() -> None:
+    assert judge("a-1", facts(), NEW, is_moving=True).remedy == "wait: a rollout is at work"
+
+
+def test_the_slot_that_is_told_is_the_one_with_the_live_release() -> None:
+    both = facts(live=NEW, slots=slots("active", "active", of_green=NEW))
+    assert slot_of(both) == "green"
+    assert slot_of(facts(live=NEW)) == "blue"
+    assert slot_of(facts(slots=slots("inactive"))) is None
+
+
+def seen(changes: dict[str, Any], balancer: dict[str, Any] | None) -> Any:
+    report = Answer(facts(**changes), "", 0, 0)
+    return view(Server("a-1", "m"), "10.0.0.1", report, balancer, OLD, is_moving=False)
+
+
+def test_what_waits_is_the_larger_of_what_the_kernel_and_the_gateway_count() -> None:
+    gateway = {"blue": facts()["gateway"]["blue"] | {"listen_queue": 9}}
+    assert [seen({"queue": queue, "gateway": gateway}, None).listen_queue for queue in (0, 9, 28)] == [9, 9, 28]
+
+
+def test_a_drained_server_that_does_not_run_is_drained_and_says_the_rest() -> None:
+    told = seen({"slots": slots("inactive")}, front(drained=["10.0.0.1"], members=["10.0.0.2"]))
+    assert told.state is State.DRAINED
+    assert told.cause == "it was drained by hand; else it would be stopped: no slot runs"
+    assert told.remedy == "`./fleet admit a-1` sends it requests again"
+
+
+def test_what_the_balancer_cannot_tell_is_not_known_rather_than_nothing() -> None:
+    told = seen({}, None)
+    assert (told.state, told.requests_per_s, told.errors_5xx) == (State.SERVING, None, None)
+    quiet = seen({}, front(upstreams={}))
+    assert (quiet.requests_per_s, quiet.errors_5xx, quiet.p50_ms) == (0.0, 0, None)
+
+
+def test_the_age_of_a_release_is_by_the_machines_own_clock() -> None:
+    told = seen({"live_since_s": 1000.0, "machine": vitals(clock_s=1090.5)}, None)
+    assert told.release_age_s == 90.5
+
+
+@pytest.mark.parametrize(("beat_ago_s", "lives"), [(0, True), (59, True), (61, False)])
+def test_a_rollout_whose_process_was_killed_is_no_rollout(beat_ago_s: float, lives: bool) -> None:
+    now = time.time()
+    lock = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x", "beat": now - beat_ago_s}
+    lock |= {"token": "secret", "process": 1, "host": "build"}
+    told = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x"}
+    assert rollout_of(lock, now) == (told if lives else None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (0, "0 s"), (119.9, "120 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (200_000, "2 d")],
+)
+def test_a_duration_is_told_in_its_largest_whole_unit(seconds: float | None, text: str) -> None:
+    assert age(seconds) == text
+
+
+@given(st.floats(0, 1e9))
+def test_a_duration_is_short(seconds: float) -> None:
+    assert len(age(seconds)) <= 7

@@ -1,0 +1,91 @@
+"""How a server tells of its gateway: uWSGI's statistics and the kernel's tables as numbers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import condition
+import pytest
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def worker(status: str, *in_request: int, requests: int = 5, respawns: int = 1) -> dict[str, Any]:
+    return {
+        "status": status,
+        "requests": requests,
+        "respawn_count": respawns,
+        "harakiri_count": 1,
+        "cores": [{"in_request": each} for each in in_request],
+    }
+
+
+STATS: dict[str, Any] = {
+    "listen_queue": 4,
+    "workers": [worker("busy", 1, 0), worker("idle", 0, 0, respawns=3), worker("sig15", 0, 0), worker("cheap", 0, 0)],
+}
+
+
+def test_a_worker_is_busy_unless_it_is_idle_and_cheaped_ones_do_not_count() -> None:
+    assert condition.workers_of(STATS) == {
+        "workers_busy": 2,
+        "workers_idle": 1,
+        "threads": 6,
+        "threads_busy": 1,
+        "listen_queue": 4,
+        "requests": 15,
+        "harakiris": 3,
+        "respawns": 2,
+    }
+
+
+def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(condition, "RUN", tmp_path)
+    (tmp_path / "app-green").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "app-green" / "stats.sock"))
+        server.listen()
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.sendall(json.dumps(STATS).encode())
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert (condition.gateway("green") or {})["workers_busy"] == 2
+    assert condition.gateway("blue") is None
+
+
+def tables(folder: Path, *lines: str) -> tuple[Path, Path]:
+    files = folder / "tcp", folder / "tcp6"
+    for file, text in zip(files, lines, strict=True):
+        file.write_text(HEAD + text)
+    return files
+
+
+def test_the_accept_queue_is_what_the_kernel_counts_for_the_listening_port(tmp_path: Path) -> None:
+    listening = f"   1: {'0' * 32}:1F40 {'0' * 32}:0000 0A 00000000:0000001C 00:00000000 00000000     0 0 1\n"
+    other = f"   0: {'0' * 32}:0016 {'0' * 32}:0000 0A 00000000:00000005 00:00000000 00000000     0 0 1\n"
+    open_ = f"   2: {'0' * 32}:1F40 {'0' * 32}:C350 01 00000000:00000007 00:00000000 00000000     0 0 1\n"
+    assert condition.accept_queue(tables(tmp_path, "", other + listening + open_)) == 28
+
+
+def test_a_port_that_does_not_listen_has_no_queue(tmp_path: Path) -> None:
+    assert condition.accept_queue(tables(tmp_path, "", "")) is None
+
+
+def test_the_kernel_counts_what_waits_here() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=5) as server:
+        port = server.getsockname()[1]
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        before, condition.PORT = condition.PORT, port
+        try:
+            assert condition.accept_queue() == 3
+        finally:
+            condition.PORT = before
+            for client in clients:
+                client.close()

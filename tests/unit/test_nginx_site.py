@@ -1,0 +1,243 @@
+"""Who takes the balancer's requests: drained and admitted by hand, whatever site `up` brings. Nginx is stood in for."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nginx
+import nginx_site
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nginx import Failure
+
+import rendering
+from settings import Balancer
+
+ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
+OLD_WORKERS = {11, 12}
+
+
+def site(*members: str, app: str = "a") -> str:
+    return rendering.site(Balancer(), [rendering.Upstream(app, members, 60, "/healthz")])
+
+
+@dataclass
+class FakeNginx:
+    """Nginx's part: keeps the sites that were swapped in, and what was asked of it in order."""
+
+    folder: Path
+    did: list[str] = field(default_factory=list[str])
+    fails: dict[str, str] = field(default_factory=dict[str, str])
+
+    def test(self, text: str) -> None:
+        self._do("test", text)
+
+    def swap_in(self, text: str) -> set[int]:
+        self._do("swap", text)
+        nginx.SITE.write_text(text)
+        return OLD_WORKERS
+
+    def probe(self, path: str) -> None:
+        self._do(f"probe {path}", "")
+
+    def wait_for(self, old: set[int]) -> None:
+        assert old == OLD_WORKERS
+        self._do("wait", "")
+
+    def _do(self, what: str, text: str) -> None:
+        del text
+        self.did.append(what)
+        if what in self.fails:
+            raise Failure(self.fails[what])
+
+    @property
+    def members(self) -> list[str]:
+        return nginx_site.addresses(nginx.SITE.read_text())
+
+
+@pytest.fixture
+def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
+    """A balancer that has no site of `up` yet."""
+    fake = FakeNginx(tmp_path)
+    for name in ("test", "swap_in", "probe", "wait_for"):
+        monkeypatch.setattr(nginx, name, getattr(fake, name))
+    monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
+    for name, file in (
+        ("LOCK", "lock"), ("WANTED", "site.wanted"), ("DRAINED", "drained"), ("HEALTH_PATHS", "health_paths"),
+        ("DEFAULT_PAGE", "maintenance.html"),
+    ):  # fmt: skip
+        monkeypatch.setattr(nginx_site, name, tmp_path / file)
+    monkeypatch.setattr(nginx_site, "PAGE", tmp_path / "maintenance" / "page.html")
+    (tmp_path / "maintenance.html").write_text("ours")
+    nginx.SITE.write_text((rendering.ROOT / "templates/nginx/no-site.conf").read_text())
+    return fake
+
+
+def call(*arguments: str, stdin: str = "") -> None:
+    before = sys.stdin
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    try:
+        nginx_site.main(arguments)
+    finally:
+        sys.stdin = before
+
+
+def with_site(balancer: FakeNginx, *members: str) -> FakeNginx:
+    call("site", "/healthz", stdin=site(*members))
+    balancer.did.clear()
+    return balancer
+
+
+def test_a_site_is_tested_swapped_in_and_probed_on_each_path(balancer: FakeNginx, capsys: Any) -> None:
+    call("site", "/healthz", "/b", stdin=site(ONE, TWO))
+    assert balancer.did == ["test", "swap", "probe /healthz", "probe /b"]
+    assert balancer.members == [ONE, TWO]
+    assert capsys.readouterr().out == f"the balancer sends requests to 2 servers: {ONE}, {TWO}\n"
+
+
+def test_the_same_site_again_is_probed_and_not_reloaded(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE)
+    call("site", "/healthz", stdin=site(ONE))
+    assert balancer.did == ["probe /healthz"]
+
+
+@pytest.mark.parametrize("step", ["test", "probe /healthz"])
+def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balancer: FakeNginx, step: str) -> None:
+    with_site(balancer, ONE, TWO)
+    call("drain", ONE)
+    before = {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()}
+    balancer.fails[step] = "no"
+    with pytest.raises(Failure, match="no"):
+        call("site", "/healthz", stdin=site(ONE, TWO, THREE))
+    assert {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()} == before
+
+
+def test_draining_takes_out_one_line_and_ends_after_the_old_workers(balancer: FakeNginx, capsys: Any) -> None:
+    with_site(balancer, ONE, TWO, THREE)
+    capsys.readouterr()
+    call("drain", TWO)
+    assert balancer.did == ["test", "swap", "probe /healthz", "wait"]
+    assert balancer.members == [ONE, THREE]
+    assert capsys.readouterr().out == f"draining {TWO}\n{TWO} is drained: no request is on its way to it any more\n"
+
+
+def test_what_was_drained_is_admitted_in_its_old_place(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO, THREE)
+    call("drain", ONE)
+    call("drain", TWO)
+    call("admit", ONE)
+    assert balancer.members == [ONE, THREE]
+    call("admit", TWO)
+    assert nginx.SITE.read_text() == site(ONE, TWO, THREE)
+
+
+@pytest.mark.parametrize("verb", ["drain", "admit"])
+def test_draining_and_admitting_twice_changes_nothing(balancer: FakeNginx, verb: str) -> None:
+    with_site(balancer, ONE, TWO)
+    call("drain", ONE)
+    if verb == "admit":
+        call("admit", ONE)
+    balancer.did.clear()
+    call(verb, ONE)
+    assert balancer.did == []
+
+
+def test_the_last_member_is_not_drained_and_the_remedy_is_told(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO)
+    call("drain", ONE)
+    with pytest.raises(Failure, match=rf"app_a would have no member left.*{TWO}.*`\./fleet maintenance on`"):
+        call("drain", TWO)
+    assert balancer.members == [TWO]
+    assert nginx_site.known(nginx_site.DRAINED) == [ONE]
+
+
+@pytest.mark.parametrize("verb", ["drain", "admit"])
+def test_who_is_no_member_is_refused_with_those_who_are(balancer: FakeNginx, verb: str) -> None:
+    with_site(balancer, ONE, TWO)
+    with pytest.raises(Failure, match=f"{THREE} is no member of this balancer .there are: {ONE}, {TWO}.; `pulumi up`"):
+        call(verb, THREE)
+
+
+def test_who_was_drained_stays_so_when_up_brings_another_site(balancer: FakeNginx, capsys: Any) -> None:
+    with_site(balancer, ONE, TWO)
+    call("drain", ONE)
+    capsys.readouterr()
+    call("site", "/healthz", stdin=site(ONE, TWO, THREE))
+    assert balancer.members == [TWO, THREE]
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {TWO}, {THREE}; drained by hand: {ONE}")
+
+
+def test_a_drained_member_that_is_gone_is_forgotten(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO)
+    call("drain", ONE)
+    call("site", "/healthz", stdin=site(TWO, THREE))
+    call("site", "/healthz", stdin=site(ONE, TWO))
+    assert balancer.members == [ONE, TWO]
+
+
+def test_a_site_whose_every_member_is_drained_is_refused(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO)
+    call("drain", ONE)
+    with pytest.raises(Failure, match=r"`\./fleet admit`"):
+        call("site", "/healthz", stdin=site(ONE))
+    assert balancer.members == [TWO]
+
+
+def test_of_two_applications_each_keeps_a_member() -> None:
+    text = rendering.site(
+        Balancer(),
+        [rendering.Upstream("a", [ONE, TWO], 60, "/healthz"), rendering.Upstream("b", [THREE], 60, "/healthz")],
+    )
+    with pytest.raises(Failure, match="app_b would have no member left"):
+        nginx_site.without(text, [THREE])
+    assert nginx_site.addresses(nginx_site.without(text, [ONE])) == [TWO, THREE]
+
+
+@given(st.lists(st.ip_addresses(v=4).map(str), min_size=1, max_size=6, unique=True), st.data())
+def test_a_site_without_some_members_is_the_site_of_the_others(members: list[str], data: st.DataObject) -> None:
+    gone = data.draw(st.lists(st.sampled_from(members), max_size=len(members) - 1, unique=True))
+    left = [member for member in members if member not in gone]
+    # How many servers a request may try is left as it was wanted.
+    tries = [f"uwsgi_next_upstream_tries {min(len(each), 3)};" for each in (members, left)]
+    assert nginx_site.without(site(*members), gone) == site(*left).replace(tries[1], tries[0])
+
+
+@pytest.mark.parametrize(("stdin", "page"), [("", "ours"), ("<h1>mine</h1>", "<h1>mine</h1>")])
+def test_maintenance_is_a_file_that_nginx_finds_and_no_reload(balancer: FakeNginx, stdin: str, page: str) -> None:
+    with_site(balancer, ONE)
+    nginx.SITE.write_text(nginx.SITE.read_text().replace("/etc/wsgi-fleet/maintenance/page.html", str(nginx_site.PAGE)))
+    call("maintenance", "on", stdin=stdin)
+    assert nginx_site.PAGE.read_text() == page
+    assert oct(nginx_site.PAGE.stat().st_mode)[-3:] == "644"
+    assert oct(nginx_site.PAGE.parent.stat().st_mode)[-3:] == "755"
+    call("maintenance", "off")
+    call("maintenance", "off")
+    assert not nginx_site.PAGE.exists()
+    assert balancer.did == []
+
+
+def test_maintenance_is_refused_where_the_site_would_not_look_for_the_page(balancer: FakeNginx) -> None:
+    del balancer
+    with pytest.raises(Failure, match="`pulumi up` first"):
+        call("maintenance", "on")
+    assert not nginx_site.PAGE.exists()
+
+
+def test_a_page_that_is_too_large_is_refused(balancer: FakeNginx) -> None:
+    nginx.SITE.write_text(f"{nginx_site.PAGE}")
+    with pytest.raises(Failure, match="more than 1048576 bytes"):
+        call("maintenance", "on", stdin="x" * ((1 << 20) + 1))
+    assert balancer.did == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["/healthz"], ["drain"], ["maintenance", "perhaps"], ["admit", ONE, TWO]])
+def test_what_is_no_verb_is_answered_with_the_verbs(balancer: FakeNginx, arguments: Sequence[str]) -> None:
+    with pytest.raises(Failure, match=r"nginx_site\.py drain ADDRESS"):
+        call(*arguments)
+    assert balancer.did == []
