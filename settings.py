@@ -85,7 +85,9 @@ class Rollout(Model):
     )
     task_timeout_s: int = Field(default=600, ge=1, le=86_400, description="longest time for the release task")
     batch_size: Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^([1-9]|[1-9]\d|100)%$")] = (
-        Field(default=1, description='servers that switch at a time after the first one; a number or a share ("25%")')
+        Field(
+            default="50%", description="servers that switch at a time after the first: a number, or a share, rounded up"
+        )
     )
     bake_s: int = Field(default=2, ge=0, le=3600, description="how long the first server is watched before the others")
     drain_timeout_s: int | None = Field(

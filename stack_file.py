@@ -156,9 +156,23 @@ def _known_keys(location: list[str]) -> list[str]:
     return sorted(here.get("properties", {}))
 
 
+def _with_encrypted(schema: Any) -> Any:
+    """The schema with what Pulumi puts in the place of a secret: `secure: ...`."""
+    if isinstance(schema, list):
+        return [_with_encrypted(item) for item in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: _with_encrypted(value) for key, value in cast("dict[str, Any]", schema).items()}
+    if found.get("format") != "password":
+        return found
+    about = {key: found.pop(key) for key in ("title", "description") if key in found}
+    secure = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
+    return {**about, "anyOf": [found, {**secure, "additionalProperties": False}]}
+
+
 def stack_file_schema() -> dict[str, Any]:
     """The JSON schema of a stack file (Pulumi.<stack>.yaml)."""
-    schema = Settings.model_json_schema()
+    schema = _with_encrypted(Settings.model_json_schema())
     definitions = schema.pop("$defs")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -94,14 +94,27 @@ def private_socket(unit: str) -> Path:
 
 def stop(unit: str, drain_s: float) -> None:
     """Stop gracefully: requests in flight are finished for up to drain_s seconds, then the rest is killed."""
+    main = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
     run("systemctl", "stop", "--no-block", unit)
     deadline = time.monotonic() + drain_s
     while state_of(unit) not in ("inactive", "failed"):
+        if has_no_children(main):
+            # Its workers are done. uWSGI's master would look for that once a second only, and do nothing more.
+            run("systemctl", "kill", "--signal=SIGKILL", unit)
         if time.monotonic() > deadline:
             say(f"{unit} did not drain in {drain_s:.0f} s; killing what is left")
             run("systemctl", "kill", "--signal=SIGKILL", unit)
             deadline = time.monotonic() + 10
         time.sleep(0.05)
+    run("systemctl", "reset-failed", unit)
+
+
+def has_no_children(pid: str) -> bool:
+    """Whether a process surely has no child: the kernel may not tell (CONFIG_PROC_CHILDREN)."""
+    try:
+        return not Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
+    except OSError:
+        return False
 
 
 def drain_s(slot: str) -> float:

@@ -7,6 +7,7 @@ before every server has proven the release; if one fails to switch, all go back.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -243,11 +244,10 @@ class Rollout:
 
 
 def batches(servers: Sequence[Server], size: int | str) -> list[list[Server]]:
-    """Servers in groups of size (a number or "25%" of all, the canary included), at least one at a time.
+    """Servers in groups of size: a number, or "25%" of all, the canary included, rounded up.
 
     Never all of a fleet at once, since the canary has gone ahead alone.
     """
     whole = len(servers) + 1
-    number = size if isinstance(size, int) else whole * int(size.removesuffix("%")) // 100
-    step = max(1, number)
+    step = size if isinstance(size, int) else math.ceil(whole * int(size.removesuffix("%")) / 100)
     return [list(servers[start : start + step]) for start in range(0, len(servers), step)]

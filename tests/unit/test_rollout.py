@@ -242,7 +242,15 @@ def test_a_canary_that_falls_ill_goes_back_and_no_other_server_follows() -> None
 
 @pytest.mark.parametrize(
     ("servers", "size", "expected"),
-    [(0, 1, []), (2, 1, [1, 1]), (5, 2, [2, 2, 1]), (9, "25%", [2, 2, 2, 2, 1]), (2, "10%", [1, 1]), (4, 99, [4])],
+    [
+        (0, 1, []),
+        (2, 1, [1, 1]),
+        (5, 2, [2, 2, 1]),
+        (9, "25%", [3, 3, 3]),
+        (2, "50%", [2]),
+        (2, "10%", [1, 1]),
+        (4, 99, [4]),
+    ],
 )
 def test_batches_are_as_large_as_set_and_never_empty(servers: int, size: int | str, expected: list[int]) -> None:
     made = batches([Server(str(number), "") for number in range(servers)], size)

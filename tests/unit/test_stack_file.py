@@ -168,6 +168,16 @@ def test_the_example_shows_every_setting() -> None:
     assert missing(definitions["App"], shown["apps"]["hello"], "apps.hello") == []
 
 
+def test_the_schema_knows_secrets_that_pulumi_has_encrypted() -> None:
+    document = yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())
+    document["config"]["wsgi-fleet:apps"]["hello"]["secrets"] = {"PASSWORD": {"secure": "v1:abc"}}
+    document["config"]["wsgi-fleet:aws"]["ssh_private_key"] = {"secure": "v1:abc"}
+    jsonschema.validate(document, stack_file_schema())
+    document["config"]["wsgi-fleet:aws"]["ssh_private_key"] = {"unsure": "v1:abc"}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, stack_file_schema())
+
+
 def test_the_schema_in_stacks_is_that_of_the_types() -> None:
     kept = json.loads((ROOT / "stacks" / "settings.schema.json").read_text())
     assert kept == stack_file_schema(), "run `make schema`"
