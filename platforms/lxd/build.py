@@ -50,16 +50,24 @@ def ensure(recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> Path
         began = time.monotonic()
         say(f"building the machine image {digest} (once for each recipe, about a minute)")
         _prune()
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=cache()) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=cache()) as temporary, _readable() as scratch:
             made = Path(temporary) / "image"
             made.mkdir()
-            _build(recipe, digest, made, Path(temporary), say)
+            _build(recipe, digest, made, scratch, say)
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
         size_mib = (folder / ROOT).stat().st_size >> 20
         say(f"built the machine image in {time.monotonic() - began:.0f} s, {size_mib} MiB: {folder}")
     os.utime(folder)
     return folder
+
+
+@contextmanager
+def _readable() -> Generator[Path]:
+    """A folder that everyone may read: for a plain user mmdebstrap runs its hooks as somebody else."""
+    with tempfile.TemporaryDirectory(prefix="wsgi-fleet-image-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Callable[[str], None]) -> None:
@@ -109,9 +117,14 @@ def _overlay(recipe: ImageRecipe, scratch: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(file.content)
         path.chmod(file.mode)
-    (overlay / "root").mkdir(exist_ok=True, mode=0o700)
+    (overlay / "root").mkdir(exist_ok=True)
     bundle = CA_BUNDLE.read_bytes() if CA_BUNDLE.exists() else b""
     (overlay / "root" / "host-ca.crt").write_bytes(bundle)
+    (overlay / "root" / "host-ca.crt").chmod(0o644)
+    # Whatever the umask is: see _readable().
+    for folder in (path for path in overlay.rglob("*") if path.is_dir()):
+        folder.chmod(0o755)
+    overlay.chmod(0o755)
     return overlay
 
 
