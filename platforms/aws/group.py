@@ -12,6 +12,7 @@ from platforms import Ingress, SecurityGroup
 
 SSH = 22
 EVERYONE = "0.0.0.0/0"
+IN, OUT = aws.vpc.SecurityGroupIngressRule, aws.vpc.SecurityGroupEgressRule
 # Debian's mirrors answer on 80; the package index and S3 on 443. Security groups do not filter the resolver and the
 # clock of a VPC, so no rule names them; a VPC with resolvers of its own needs one for port 53.
 OUTSIDE = (80, 443)
@@ -41,15 +42,15 @@ def security_group(
     )
     child = pulumi.ResourceOptions(parent=group, provider=provider)
     for port in sorted({*OUTSIDE, *given.outbound_ports}):
-        _out(f"{name}-out-{port}", group.id, port, child, cidr=EVERYONE)
+        _rule(OUT, f"{name}-out-{port}", group.id, port, child, cidr=EVERYONE)
     for rule in ingress:
         if rule.source is None:
-            _in(f"{name}-in-{rule.port}", group.id, rule.port, child, cidr=EVERYONE)
+            _rule(IN, f"{name}-in-{rule.port}", group.id, rule.port, child, cidr=EVERYONE)
         else:
             _between(name, group.id, rule.source, rule.port, child)
     if any(rule.source is None for rule in ingress):
         for cidr in given.admin_cidrs:
-            _in(f"{name}-in-{SSH}-{cidr}", group.id, SSH, child, cidr=cidr)
+            _rule(IN, f"{name}-in-{SSH}-{cidr}", group.id, SSH, child, cidr=cidr)
     for source in {rule.source.resource: rule.source for rule in ingress if rule.source}.values():
         _between(name, group.id, source, SSH, child)
     return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
@@ -60,11 +61,12 @@ def _between(
 ) -> None:
     """Machines of source reach port of the group: both ends of it."""
     other = source.resource.pulumi_resource_name
-    _in(f"{name}-in-{port}-{other}", id_, port, child, group=source.id)
-    _out(f"{other}-out-{port}-{name}", source.id, port, child, group=id_)
+    _rule(IN, f"{name}-in-{port}-{other}", id_, port, child, group=source.id)
+    _rule(OUT, f"{other}-out-{port}-{name}", source.id, port, child, group=id_)
 
 
-def _in(
+def _rule(
+    direction: type[aws.vpc.SecurityGroupIngressRule | aws.vpc.SecurityGroupEgressRule],
     name: str,
     id_: pulumi.Input[str],
     port: int,
@@ -73,28 +75,8 @@ def _in(
     cidr: str | None = None,
     group: pulumi.Input[str] | None = None,
 ) -> None:
-    aws.vpc.SecurityGroupIngressRule(
-        name,
-        security_group_id=id_,
-        ip_protocol="tcp",
-        from_port=port,
-        to_port=port,
-        cidr_ipv4=cidr,
-        referenced_security_group_id=group,
-        opts=child,
-    )
-
-
-def _out(
-    name: str,
-    id_: pulumi.Input[str],
-    port: int,
-    child: pulumi.ResourceOptions,
-    *,
-    cidr: str | None = None,
-    group: pulumi.Input[str] | None = None,
-) -> None:
-    aws.vpc.SecurityGroupEgressRule(
+    """One TCP port, towards or from either addresses or another group."""
+    direction(
         name,
         security_group_id=id_,
         ip_protocol="tcp",
