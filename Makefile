@@ -46,7 +46,7 @@ test-e2e: setup ## the tests with real machines
 
 .PHONY: test-releases
 test-releases: setup ## releases under load; writes the table in docs/releases.md
-	@pytest tests/e2e/test_releases.py -m 'long or not long' --table docs/releases.md $(PYTEST_ARGS)
+	@pytest tests/e2e -m load --table docs/releases.md $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: tools ## formatter, linter, type checker, shellcheck

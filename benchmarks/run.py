@@ -32,13 +32,20 @@ from tests.e2e.stack import Stack
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
-# Seconds on two cores.
+SIZES = (3, 6, 12)
+CLIENTS, LOAD_S = 8, 5
+P99 = "p99 in a release / before"
+
+# Seconds on two cores, and a ratio.
 GOALS = {
     "up to the first 200": 20.0,
     "up, to its end": None,
     "up that changes nothing": 4.0,
     "release of new code": 10.0,
+    "rollback": 3.0,
+    P99: 2.0,
     "destroy": 10.0,
+    **{f"release over {servers} servers": None for servers in SIZES},
 }
 
 
@@ -69,6 +76,53 @@ class FirstAnswer(threading.Thread):
             return
 
 
+class Asking:
+    """Clients that ask without pause, each on a fresh connection, and keep how long each answer took."""
+
+    def __init__(self, url: str) -> None:
+        self._url, self._seconds, self._ended = url, list[float](), threading.Event()
+        self._clients = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> Asking:
+        for client in self._clients:
+            client.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for client in self._clients:
+            client.join()
+
+    def p99_s(self) -> float:
+        """Of all answers since it was asked last, in seconds."""
+        found, self._seconds = self._seconds, []
+        return statistics.quantiles(found, n=100)[98]
+
+    def _ask(self) -> None:
+        while not self._ended.is_set():
+            begun = time.monotonic()
+            with urllib.request.urlopen(self._url, timeout=30) as response:
+                response.read()
+            self._seconds.append(time.monotonic() - begun)
+            time.sleep(0.02)
+
+
+def roll_back(stack: Stack) -> None:
+    command = [sys.executable, "-m", "commands", "rollback", "--yes", "--stack", stack.name]
+    subprocess.run(command, check=True, cwd=stack.folder, env=stack.environment(), capture_output=True)
+
+
+def scale(name: str, folder: Path, times: dict[str, list[float]]) -> None:
+    """What each further server costs a release."""
+    stack = Stack.make(name, folder)
+    for servers in SIZES:
+        stack.app["fleet"] = {"servers": servers, "size": {"memory_mib": 384}}
+        stack.up()
+        stack.set_version(f"over {servers}")
+        times[f"release over {servers} servers"].append(seconds(stack.up))
+    stack.destroy()
+
+
 def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
     stack = Stack.make(name, folder, source="examples/flask-hello", module="hello.wsgi:app", health_path="/healthz")
     stack.app["generated_secrets"] = ["HELLO_SECRET_KEY"]
@@ -83,6 +137,13 @@ def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
     code = stack.folder / "examples" / "flask-hello" / "hello" / "defaults.py"
     code.write_text(re.sub('GREETING = ".*"', 'GREETING = "Again"', code.read_text()))
     times["release of new code"].append(seconds(stack.up))
+    times["rollback"].append(seconds(lambda: roll_back(stack)))
+    with Asking(stack.url) as asking:
+        time.sleep(LOAD_S)
+        before = asking.p99_s()
+        code.write_text(code.read_text() + "# again\n")
+        stack.up()
+        times[P99].append(asking.p99_s() / before)
     times["destroy"].append(seconds(stack.destroy))
 
 
@@ -106,6 +167,8 @@ def main(arguments: list[str]) -> None:
                 # The first run builds the image where it is missing, and is not counted.
                 run_once(f"bench{number}", Path(folder), times if number else defaultdict(list))
                 print(f"run {number} of {runs} done" if number else "warm", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
+            scale("bench-scale", Path(folder), times)
     finally:
         for owner in owners():
             if owner.startswith(prefix):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ DUE = ("release", "servers")
 KEPT = ("app", "servers", "store")
 # A limit that is a text as well: "25%".
 BATCH = "batch_size"
+# Seconds that collecting a bundle may take.
+BUNDLE_S = 120
 
 
 class _Provider(ResourceProvider):
@@ -95,8 +98,27 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
     except RolloutError as error:
         # Pulumi prints a traceback around it; the text alone says what happened.
         sys.tracebacklimit = 0
-        raise RolloutError(str(error)) from None
+        raise RolloutError("\n".join([str(error), *_bundle(props)])) from None
     return {**{key: props[key] for key in KEPT}, "release": props["release"], "epoch": epoch}
+
+
+def _bundle(props: Mapping[str, Any]) -> list[str]:
+    """Keep what support would ask for as it is now, and say where. [] where it cannot be had: before the first `up`.
+
+    By the operator's command as a program: what a person can run, with no way from here into it.
+    """
+    # .state/STACK/packages/APP/RELEASE
+    folder = Path(props["package"]).parents[2]
+    file = folder / f"failed-{props['release']}.tar.gz"
+    options = ["--stack", props["stack"], "--app", props["app"], "--output", str(file)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "commands", "bundle", *options],
+            check=False, capture_output=True, timeout=BUNDLE_S, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [f"What support would ask for is in {file}."] if done.returncode == 0 else []
 
 
 def _say(text: str) -> None:
@@ -134,6 +156,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
             "release": release,
             "package": package,
             "revision": revision,
+            "stack": pulumi.get_stack(),
             "servers": servers,
             "secrets": secrets,
             "limits": limits,

@@ -36,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(LONGEST_S))
+            if "table" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.load)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,11 +9,11 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.load import Load
+from tests.e2e.load import Load, Outcome
 from tests.e2e.stack import SECRET, Stack, eventually, lxc, on
 
 COMMAND_S = 300
@@ -139,7 +139,9 @@ def test_exec_runs_in_the_release_and_sees_its_secrets(fleet: Stack) -> None:
     assert fleet_says(fleet, "exec", "-i", "--", "cat", stdin="one\ntwo\n") == "one\ntwo\n"
 
 
-def test_draining_and_admitting_loses_no_request_on_fresh_connections(fleet: Stack) -> None:
+def test_draining_and_admitting_loses_no_request_on_fresh_connections(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
     name, machine = next(iter(fleet.servers().items()))
     with always_admitted(fleet):
         with Load(fleet.url) as load:
@@ -151,6 +153,7 @@ def test_draining_and_admitting_loses_no_request_on_fresh_connections(fleet: Sta
             assert run(fleet, "status").returncode == 0
             fleet_says(fleet, "admit", name)
             load.wait_for(200)
+        table(load.outcome)
         assert load.outcome.servers[machine] > before
         assert load.outcome.failed_fresh == [], load.outcome
     assert states(fleet)[name] == "serving"
@@ -208,7 +211,7 @@ def test_maintenance_answers_with_a_page_at_once_and_spares_the_health_path(flee
     assert on(fleet.balancer(), "pgrep", "-f", "nginx: worker") == reloads
 
 
-def test_releases_and_the_way_back_and_forth(fleet: Stack) -> None:
+def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Outcome], None]) -> None:
     fleet.release_version("before-rollback")
     first = fleet.output("releases")["probe"]
     fleet.release_version("after-rollback")
@@ -216,6 +219,7 @@ def test_releases_and_the_way_back_and_forth(fleet: Stack) -> None:
     with Load(fleet.url) as load:
         assert f"release {first} serves" in fleet_says(fleet, "rollback", "--yes")
         load.wait_for(50)
+    table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert {version for _, version in fleet.who_answers()} == {"before-rollback"}
     told = json.loads(fleet_says(fleet, "releases", "--json"))

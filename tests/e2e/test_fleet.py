@@ -6,10 +6,11 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.load import Load
+from tests.e2e.load import Load, Outcome
 from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, eventually, lxc, on
 
 
@@ -139,12 +140,15 @@ def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> 
         assert fleet.get()["server"]
 
 
-def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_request(fleet: Stack) -> None:
+def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_request(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
     fleet.release_version("one")
     machines = fleet.servers()
     with Load(fleet.url) as load:
         fleet.release_version("two")
         load.wait_for(50)
+    table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert load.outcome.failed_kept == [], load.outcome
     assert set(load.outcome.versions) == {"one", "two"}
@@ -153,7 +157,7 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
 
 
 @pytest.mark.parametrize("how", ["a plain restart", "no listening socket"])
-def test_the_load_does_see_what_is_lost(fleet: Stack, how: str) -> None:
+def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[[Outcome], None]) -> None:
     """The negative control of every test that counts requests: what loses some must be seen to."""
     machines = fleet.servers().values()
     with Load(fleet.url) as load:
@@ -170,10 +174,13 @@ def test_the_load_does_see_what_is_lost(fleet: Stack, how: str) -> None:
         on(machine, "systemctl", "restart", "app-boot")
         on(machine, "systemctl", "start", "app@blue")
     eventually(lambda: len(fleet.who_answers()) == 3, message="all servers answer again")
+    table(load.outcome)
     assert any("POST" in line for line in load.outcome.failed_fresh), load.outcome
 
 
-def test_scaling_out_and_in_loses_no_request_on_fresh_connections(fleet: Stack) -> None:
+def test_scaling_out_and_in_loses_no_request_on_fresh_connections(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
     before = fleet.servers()
     with Load(fleet.url) as load:
         fleet.app["fleet"] = {"servers": 4}
@@ -185,19 +192,23 @@ def test_scaling_out_and_in_loses_no_request_on_fresh_connections(fleet: Stack) 
         load.wait_for(50)
     fleet.app["fleet"] = {"servers": 3}
     fleet.up()
+    table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert set(load.outcome.servers) == set(grown.values())
     assert set(grown.values()) > set(before.values()) > set(shrunk.values())
     assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
 
 
-def test_replacing_every_server_loses_no_request_on_fresh_connections(fleet: Stack) -> None:
+def test_replacing_every_server_loses_no_request_on_fresh_connections(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
     before = set(fleet.servers().values())
     with Load(fleet.url) as load:
         fleet.app["fleet"] = {"servers": 3, "size": {"memory_mib": 640}}
         fleet.up()
         load.wait_for(50)
     after = set(fleet.servers().values())
+    table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert before.isdisjoint(after)
     assert {server for server, _ in fleet.who_answers()} == after

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -163,6 +164,9 @@ def test_a_bad_release_is_taken_back_from_the_whole_fleet(
     table(load.outcome)
     assert told in output
     assert f"release {serves} still serves" in output
+    bundle = next(Path(word.rstrip(".")) for word in output.split() if word.endswith(".tar.gz."))
+    with tarfile.open(bundle) as archive:
+        assert any(name.endswith("/probe-3/journal.txt") for name in archive.getnames())
     answers = [fleet.get()["release"] for _ in range(30)]
     assert set(answers) == {serves}
     if change.startswith(APP):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from tests.e2e.load import Load
+from tests.e2e.load import Load, Outcome
 from tests.e2e.stack import Stack, eventually, lxc, on, processes_that_name
 
 HEALTHY = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
@@ -47,7 +47,7 @@ def small(make_stack: Callable[..., Stack]) -> Stack:
     ids=["does not import", "raises", "hangs at start", "requirements do not install"],
 )
 def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
-    small: Stack, file: str, old: str, new: str, told: str
+    small: Stack, table: Callable[[Outcome], None], *, file: str, old: str, new: str, told: str
 ) -> None:
     path = small.folder / "tests" / "e2e" / "app" / file
     good = path.read_text()
@@ -61,6 +61,7 @@ def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
     assert "probe-2, stage:" in output, output
     assert told in output, output
     assert "still serves" in output
+    table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert not any(version.startswith("bad-") for version in load.outcome.versions)
     small.up()

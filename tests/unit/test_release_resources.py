@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,19 @@ SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
 def store() -> Part:
     """The store of application a, of a stack that may have others."""
     return Part(MemoryStore(), "a")
+
+
+@pytest.fixture(autouse=True)
+def bundles(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Options of the bundles that were asked for; each is made."""
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command[command.index("bundle") :])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("subprocess.run", run)
+    return asked
 
 
 @pytest.fixture
@@ -56,6 +70,7 @@ def inputs(folder: Path, number: int = 1, **changes: Any) -> dict[str, Any]:
         "app": "a",
         "release": release(number).id,
         "package": str(package),
+        "stack": "prod",
         "revision": "abc1234",
         "servers": [{"name": name, "target": name} for name in NAMES],
         "secrets": {"PASSWORD": "opensesame"},
@@ -127,6 +142,22 @@ def test_a_rollout_that_fails_is_told_without_a_traceback(fleet: FakeFleet, tmp_
         ROLLOUT.create(inputs(tmp_path))
     assert error.value.__suppress_context__
     assert sys.tracebacklimit == 0
+
+
+def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
+    fleet: FakeFleet, bundles: list[list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "prod" / "packages" / "a"
+    folder.mkdir(parents=True)
+    news = inputs(folder)
+    ROLLOUT.create(news)
+    assert bundles == []
+    fleet.fails["a-2", "stage"] = "does not import"
+    news = inputs(folder, 2)
+    file = tmp_path / "prod" / f"failed-{news['release']}.tar.gz"
+    with pytest.raises(RolloutError, match=re.escape(f"What support would ask for is in {file}.")):
+        ROLLOUT.create(news)
+    assert bundles == [["bundle", "--stack", "prod", "--app", "a", "--output", str(file)]]
 
 
 @pytest.mark.usefixtures("fleet")
