@@ -45,8 +45,8 @@ test-e2e: setup ## the tests with real machines
 	@pytest tests/e2e $(PYTEST_ARGS)
 
 .PHONY: test-releases
-test-releases: setup ## releases under load; writes the table in docs/releases.md
-	@pytest tests/e2e -m load --table docs/releases.md $(PYTEST_ARGS)
+test-releases: setup ## releases under load, every case; writes docs/releases.md
+	@pytest tests/e2e -m 'load or long' --table docs/releases.md $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: tools ## formatter, linter, type checker, shellcheck

@@ -105,8 +105,15 @@ def test_a_stack_file_with_mistakes_creates_nothing(make_stack: Callable[..., St
     assert stack.instances() == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
-@pytest.mark.parametrize("moment", ["machines", "rollout"])
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [
+        pytest.param(signal.SIGINT, "machines", id="Ctrl-C while machines are made"),
+        pytest.param(signal.SIGKILL, "rollout", id="kill -9 in the rollout"),
+        pytest.param(signal.SIGKILL, "machines", id="kill -9 while machines are made", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "rollout", id="Ctrl-C in the rollout", marks=pytest.mark.long),
+    ],
+)
 def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Stack], how: int, moment: str) -> None:
     stack = make_stack(f"{moment}-{how:d}", fleet={"servers": 2})
     process = stack.start("up", "--yes", "--skip-preview", "-s", stack.name)
