@@ -72,7 +72,7 @@ def _readable() -> Generator[Path]:
 
 def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Callable[[str], None]) -> None:
     for tool, package in _TOOLS.items():
-        if shutil.which(tool) is None:
+        if shutil.which(tool, path=_path()) is None:
             raise LxdError(
                 f"building the machine image needs {tool}; install the package {package} (`make setup` does)"
             )
@@ -128,6 +128,11 @@ def _overlay(recipe: ImageRecipe, scratch: Path) -> Path:
     return overlay
 
 
+def _path() -> str:
+    """Where programs are: administration tools live in sbin, which a plain user's PATH does not have on Debian."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+
+
 def _chroot() -> str:
     """A command that enters the root with a clean environment but for the way to the network."""
     passed = [
@@ -140,9 +145,14 @@ def _chroot() -> str:
 def _pipe(source: list[str], target: list[str], say: Callable[[str], None]) -> None:
     """Run source | target. Raises LxdError with the last lines of either that failed."""
     log: list[str] = []
+    environment = {**os.environ, "PATH": _path()}
     with tempfile.TemporaryFile() as target_log:
-        producer = subprocess.Popen(source, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        consumer = subprocess.Popen(target, stdin=producer.stdout, stdout=target_log, stderr=subprocess.STDOUT)
+        producer = subprocess.Popen(
+            source, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        consumer = subprocess.Popen(
+            target, env=environment, stdin=producer.stdout, stdout=target_log, stderr=subprocess.STDOUT
+        )
         # Both are pipes; the types cannot know. The consumer alone shall hold the one.
         assert producer.stdout is not None  # noqa: S101
         assert producer.stderr is not None  # noqa: S101
