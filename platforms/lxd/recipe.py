@@ -127,7 +127,9 @@ _FINISH = """\
 #!/bin/sh
 set -eu
 rm -f /etc/ssh/ssh_host_*
-rm -rf /var/lib/cloud /var/log/cloud-init* /var/cache/apt/*.bin /root/.cache /tmp/* /var/tmp/*
+rm -rf /var/lib/cloud /var/log/cloud-init* /var/cache/apt/*.bin /root/.cache /var/tmp/*
+# mmdebstrap keeps in /tmp what points apt into this root; without it, its last `apt-get update` would be the host's.
+find /tmp -mindepth 1 -maxdepth 1 ! -name 'mmdebstrap.*' -exec rm -rf {} +
 # Empty, not absent: each machine gets an id of its own, and systemd does not take it for a first boot with presets.
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id

@@ -155,3 +155,10 @@ def test_what_cannot_be_removed_is_told(crowd: Daemon, capsys: pytest.CaptureFix
     crowd.refuse("DELETE /1.0/instances/.*", 400, "the pool is gone", times=9)
     assert reap.main(["prod"]) == 1
     assert capsys.readouterr().err == "LXD: DELETE /1.0/instances/prod-1-m: the pool is gone\n"
+
+
+def test_what_points_apt_into_the_image_outlives_its_scripts() -> None:
+    """Without that file mmdebstrap's last `apt-get update`, with no sources, would be the host's."""
+    last = ImageRecipe().all_scripts()[-1]
+    assert "/tmp/*" not in last.replace("/var/tmp/*", "")
+    assert "find /tmp -mindepth 1 -maxdepth 1 ! -name 'mmdebstrap.*'" in last
