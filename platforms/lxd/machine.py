@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import secrets
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,8 @@ from platforms.lxd.client import Client, LxdError, NotFound, Unavailable, url
 ADDRESS_TIMEOUT_S = 60.0
 # Asking LXD how a machine is costs a tenth of a second of CPU, which machines that boot need themselves.
 LOOK_EVERY_S = 5.0
+# A machine that has booted and not got its address by then has missed it.
+ASK_AGAIN_AFTER_S = 15.0
 NIC = "eth0"
 STORE_PATH = "/srv/store"
 RUNNING = "Running"
@@ -76,9 +80,35 @@ def start(client: Client, name: str) -> None:
                 raise LxdError(
                     f"machine {name} stopped while it booted ({found}); its console:\n{console(client, name)}"
                 )
+            if now - begun > ASK_AGAIN_AFTER_S:
+                _ask_again_for_address(client, name)
         if now - begun > ADDRESS_TIMEOUT_S:
             raise LxdError(_no_address(client, name))
         time.sleep(0.1)
+
+
+def _ask_again_for_address(client: Client, name: str) -> None:
+    """Have the machine begin DHCP anew.
+
+    Seen once with seven machines starting on a busy host: the machine was up, its lease was there, and it did not
+    answer at its address. It may have asked before dnsmasq had read which address is its own.
+    """
+    command = [
+        *client.command(),
+        "exec",
+        "--project",
+        "default",
+        f"local:{name}",
+        "--",
+        "networkctl",
+        "reconfigure",
+        NIC,
+    ]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(
+            command, env=client.command_environment(), check=False, capture_output=True, timeout=20,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def status(client: Client, name: str) -> str | None:
