@@ -11,6 +11,10 @@ from platforms.lxd import address, label
 from platforms.lxd.client import Client, LxdError, NotFound, url
 from settings import Lxd
 
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+# Eight a machine; tools/lxd-up raises it to as much.
+INOTIFY_AT_LEAST = 1024
+
 
 def look_around(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
     """block: `wsgi-fleet:lxd` of the stack file. Nothing is changed."""
@@ -20,7 +24,13 @@ def look_around(block: Mapping[str, Any], *, stack: str, project: Path) -> list[
     except LxdError as error:
         return [Finding("LXD", str(error), "Run `make setup`; it says what it does.")]
     given = Lxd.model_validate(dict(block))
-    return [Finding("LXD"), *_command(client), _pool(client, given.pool), _port(client, given.port, stack, project)]
+    return [
+        Finding("LXD"),
+        *_command(client),
+        inotify(),
+        _pool(client, given.pool),
+        _port(client, given.port, stack, project),
+    ]
 
 
 def _command(client: Client) -> Iterator[Finding]:
@@ -28,6 +38,18 @@ def _command(client: Client) -> Iterator[Finding]:
         yield Finding(f"the command {Path(client.command()[0]).name}")
     except LxdError as error:
         yield Finding("the command of LXD", str(error), "Run `make setup`.")
+
+
+def inotify(limit: Path = INOTIFY) -> Finding:
+    """Whether the host has enough of what each machine's systemd takes eight of."""
+    instances = int(limit.read_text())
+    if instances < INOTIFY_AT_LEAST:
+        return Finding(
+            "inotify instances",
+            f"fs.inotify.max_user_instances is {instances}, enough for some {instances // 10} machines",
+            f"Run `make setup`, or `sudo sysctl -w fs.inotify.max_user_instances={INOTIFY_AT_LEAST}`.",
+        )
+    return Finding("inotify instances")
 
 
 def _pool(client: Client, pool: str) -> Finding:

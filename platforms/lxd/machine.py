@@ -77,9 +77,7 @@ def start(client: Client, name: str) -> None:
             looked = now
             found = status(client, name)
             if found != RUNNING:
-                raise LxdError(
-                    f"machine {name} stopped while it booted ({found}); its console:\n{console(client, name)}"
-                )
+                raise LxdError(_stopped(client, name, found))
             if now - begun > ASK_AGAIN_AFTER_S:
                 _ask_again_for_address(client, name)
         if now - begun > ADDRESS_TIMEOUT_S:
@@ -222,6 +220,18 @@ def console(client: Client, name: str, lines: int = 15) -> str:
     except LxdError:
         return "(no console log)"
     return "\n".join(text.splitlines()[-lines:]) or "(empty)"
+
+
+def _stopped(client: Client, name: str, found: str | None) -> str:
+    """What to say of a machine that ended while it booted."""
+    last = console(client, name)
+    if "Too many open files" in last:
+        return (
+            f"machine {name} did not boot: the inotify instances of this host are used up "
+            "(fs.inotify.max_user_instances, about eight a machine). Run `make setup`, which raises the limit, and "
+            "then the same command again."
+        )
+    return f"machine {name} stopped while it booted ({found}); its console:\n{last}"
 
 
 def _no_address(client: Client, name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Generator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from platforms.lxd import label
 from platforms.lxd.reap import owners, reap
 from tests.e2e.load import Outcome
 from tests.e2e.stack import ENVIRONMENT, SECRET, Stack
@@ -77,9 +77,8 @@ def _leftovers_of_killed_runs_are_reaped() -> None:
             reap(owner)
 
 
-@pytest.fixture(scope="session")
-def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., Stack]]:
-    """make_stack(name, **app settings) -> a stack that is not up yet; gone at the end, whatever happened to it."""
+def _stacks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., Stack]]:
+    """make(name, **app settings) -> a stack that is not up yet; gone with the fixture, whatever happened to it."""
     made: list[Stack] = []
 
     def make(name: str, **app: Any) -> Stack:
@@ -87,18 +86,23 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[.
         return made[-1]
 
     yield make
-    for owner in owners():
-        if owner.startswith(f"e2e-{os.getpid()}-"):
-            reap(owner)
     for stack in made:
         stack.end_processes()
+        reap(label.owner(stack.name, stack.folder))
         shutil.rmtree(stack.folder.parent, ignore_errors=True)
 
 
+# The machines of a test end with it, and those that a module or the session shares with that: two workers with all
+# their stacks at once are more than two cores, and more than the inotify instances of a machine that was not set up.
+make_stack = pytest.fixture(_stacks, name="make_stack")
+make_module_stack = pytest.fixture(_stacks, scope="module", name="make_module_stack")
+make_session_stack = pytest.fixture(_stacks, scope="session", name="make_session_stack")
+
+
 @pytest.fixture(scope="session")
-def fleet(make_stack: Callable[..., Stack]) -> Stack:
+def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
     """Three app servers and a balancer. A test may change it; it leaves three servers that serve one release."""
-    stack = make_stack("fleet", environment=ENVIRONMENT, generated_secrets=["T_MADE"])
+    stack = make_session_stack("fleet", environment=ENVIRONMENT, generated_secrets=["T_MADE"])
     stack.set_secret("T_SECRET", SECRET)
     stack.up()
     return stack

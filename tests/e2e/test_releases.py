@@ -27,9 +27,9 @@ ILL_ON_THE_THIRD = (
 
 
 @pytest.fixture(scope="module")
-def fleet(make_stack: Callable[..., Stack]) -> Stack:
+def fleet(make_module_stack: Callable[..., Stack]) -> Stack:
     """Three servers of a release "1". Tests leave it with three servers that serve one release."""
-    stack = make_stack("releases", rollout={"start_timeout_s": 20})
+    stack = make_module_stack("releases", rollout={"start_timeout_s": 20})
     stack.up()
     return stack
 

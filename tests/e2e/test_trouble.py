@@ -19,9 +19,9 @@ HEALTHY = "def app(environ: Environ, start_response: StartResponse) -> list[byte
 
 
 @pytest.fixture(scope="module")
-def small(make_stack: Callable[..., Stack]) -> Stack:
+def small(make_module_stack: Callable[..., Stack]) -> Stack:
     """Two servers, impatient. A test breaks it and mends it again."""
-    stack = make_stack("small", fleet={"servers": 2, "size": {"disk_gib": 2}}, rollout={"start_timeout_s": 8})
+    stack = make_module_stack("small", fleet={"servers": 2, "size": {"disk_gib": 2}}, rollout={"start_timeout_s": 8})
     stack.up()
     return stack
 

@@ -18,6 +18,7 @@ from commands import doctor
 from commands.__main__ import app
 from commands.observation import Report
 from platforms.diagnosis import Finding
+from platforms.lxd.diagnosis import inotify
 from tests.unit.fake_stack import GONE, FakeStack, facts, front, make, vitals
 
 MIB = 1 << 20
@@ -172,6 +173,14 @@ def test_a_missing_tool_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         ("pulumi", "it is not on the PATH"),
         ("pulumi-language-python", "it is not on the PATH"),
     ]
+
+
+@pytest.mark.parametrize(("limit", "problem"), [("1024", ""), ("128", "enough for some 12 machines")])
+def test_a_limit_that_few_machines_use_up_is_told(tmp_path: Path, limit: str, problem: str) -> None:
+    (tmp_path / "limit").write_text(f"{limit}\n")
+    found = inotify(tmp_path / "limit")
+    assert problem in found.problem
+    assert bool(found.remedy) == bool(found.problem) == bool(problem)
 
 
 def test_without_lxd_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

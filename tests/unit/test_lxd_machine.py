@@ -152,6 +152,24 @@ def test_a_machine_that_stops_while_it_boots_is_told_with_the_end_of_its_console
     assert console == [f"line {number}" for number in range(5, 20)]
 
 
+def test_a_machine_that_finds_no_inotify_instance_is_told_with_the_remedy(
+    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(neighbour, "is_there", never)
+    daemon.things["instances"]["a"] = instance("a", status="Stopped")
+    daemon.consoles["a"] = "Failed to create control group inotify object: Too many open files\nExiting PID 1...\n"
+
+    def stops(_body: Any) -> None:
+        daemon.things["instances"]["a"]["status"] = "Stopped"
+
+    daemon.before("GET /1.0/instances/a", lambda _body: None, stops)
+    with pytest.raises(
+        LxdError, match=r"^machine a did not boot: the inotify instances .* Run `make setup`, which raises"
+    ):
+        machine.start(client, "a")
+
+
 def test_a_machine_without_an_address_is_told_with_what_is_known_of_its_network(
     daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
