@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import http.client
 import json
@@ -115,10 +116,38 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
         name = Path(path).name
         sources = [ROOT / "machine" / name, *(ROOT / "templates").glob(f"*/{name}")]
         expected = [source.read_text() for source in sources if source.exists()]
-        if expected:
+        if name.endswith(".py"):
+            assert meaning(content) == meaning(expected[0]), path
+        elif expected:
             assert content == expected[0], path
         else:
             assert name in ("app@.service", "app-proof.service"), path
+
+
+def meaning(script: str) -> tuple[str, list[int]]:
+    """What Python reads in a script but for docstrings, and the lines of its statements."""
+    tree = ast.parse(script)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body.pop(0)
+    return ast.dump(tree), [node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)]
+
+
+def test_scripts_on_machines_keep_their_line_numbers_and_lose_their_comments() -> None:
+    files = {
+        each["path"]: each["content"] for each in yaml.safe_load(rendering.app_server_user_data([]))["write_files"]
+    }
+    sent = files[f"{rendering.SCRIPTS}/fetch.py"]
+    written = (ROOT / "machine" / "fetch.py").read_text()
+    line = next(number for number, text in enumerate(written.splitlines()) if text.startswith("def fetch("))
+    assert sent.splitlines()[line] == written.splitlines()[line]
+    assert '"""' not in sent
+    assert [text for text in sent.splitlines() if text.lstrip().startswith("#")] == [
+        "# machine/fetch.py of wsgi-fleet without its comments; lines as there"
+    ]
+    assert files[f"{rendering.SCRIPTS}/release.py"].startswith('#!/usr/bin/env python3\n"""Brings releases')
 
 
 def test_system_packages_are_arguments_and_nothing_else_changes() -> None:
