@@ -22,7 +22,7 @@ TABLE = """\
 # What releases lose
 
 Made by `make test-releases`: 16 clients ask the balancer without pause, half of them on a fresh connection for each
-request, GET and POST with a body, quick and of half a second, while each case happens. Every request is counted, and
+request, GET and POST with a body, quick and of 0.2 to 5 s, while each case happens. Every request is counted, and
 the POSTs also where they are executed. The machine is small and busy with the release itself; p99 is of quick requests.
 
 | case | sent | answered | failed, fresh | failed, kept-alive | p99 in ms |

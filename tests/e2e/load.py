@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import statistics
 import threading
@@ -19,7 +20,8 @@ import aiohttp
 KINDS = ("GET", "POST", "slow GET", "slow POST")
 CLIENTS = 2
 PAUSE_S = 0.02
-SLOW_S = 0.5
+# Seconds that the application takes for the slow ones, in turn.
+SLOW_S = (0.2, 0.5, 0.2, 1.0, 0.2, 5.0)
 LONGEST_S = 600
 
 
@@ -89,15 +91,16 @@ class Load:
     async def _client(self, kind: str, kept: bool, end: float) -> None:
         connector = aiohttp.TCPConnector(force_close=not kept)
         timeout = aiohttp.ClientTimeout(total=30)
+        slow = itertools.cycle(SLOW_S if kind.startswith("slow") else (0.0,))
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while not self._stop.is_set() and time.monotonic() < end:
-                await self._request(session, kind, kept)
+                await self._request(session, kind, kept, next(slow))
                 await asyncio.sleep(PAUSE_S)
 
-    async def _request(self, session: aiohttp.ClientSession, kind: str, kept: bool) -> None:
-        is_slow, method = kind.startswith("slow"), kind.rsplit(maxsplit=1)[-1]
+    async def _request(self, session: aiohttp.ClientSession, kind: str, kept: bool, slow_s: float) -> None:
+        method = kind.rsplit(maxsplit=1)[-1]
         id_, body = (uuid.uuid4().hex, os.urandom(2000)) if method == "POST" else ("", b"")
-        query = {"s": str(SLOW_S)} if is_slow else {}
+        query = {"s": str(slow_s)} if slow_s else {}
         failures = self.outcome.failed_kept if kept else self.outcome.failed_fresh
         self.outcome.sent += 1
         begun = time.monotonic()
@@ -120,5 +123,5 @@ class Load:
         self.outcome.servers[answer["server"]] += 1
         if id_:
             self.outcome.posts.append(id_)
-        if not is_slow:
+        if not slow_s:
             self.outcome.quick_s.append(time.monotonic() - begun)

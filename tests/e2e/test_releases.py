@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import Stack, eventually, on
+from tests.e2e.stack import Stack, eventually, lxc, on
 
 APP = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
 # Healthy wherever it is proven and on the first servers; ill where it serves on the third.
@@ -49,13 +50,13 @@ def good(fleet: Stack) -> Generator[Callable[[str, str], None]]:
         file.write_text(before[name])
 
 
-def fleet_command(stack: Stack, *arguments: str) -> str:
+def fleet_command(stack: Stack, *arguments: str, fails: bool = False) -> str:
     result = subprocess.run(
         [sys.executable, "-m", "commands", *arguments, "--stack", stack.name],
         cwd=stack.folder, env=stack.environment(), check=False, capture_output=True, text=True,
     )  # fmt: skip
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    assert (result.returncode != 0) == fails, result.stdout + result.stderr
+    return result.stderr if fails else result.stdout
 
 
 def executed(stack: Stack) -> list[str]:
@@ -129,6 +130,39 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
     fleet.up("--expect-no-changes")
     fleet.release_version("newer")
     assert releases_that_answer(fleet) == {"newer"}
+
+
+@pytest.mark.long
+def test_a_release_while_a_server_is_down_loses_no_request(fleet: Stack, table: Callable[[Outcome], None]) -> None:
+    fleet.app["rollout"] = {"start_timeout_s": 20, "allow_unreachable": 1}
+    away = list(fleet.servers().values())[1]
+    lxc("stop", "--force", away)
+    try:
+        with Load(fleet.url) as load:
+            fleet.release_version("while one is down")
+            load.wait_for(50)
+    finally:
+        lxc("start", away)
+        fleet.app["rollout"] = {"start_timeout_s": 20}
+    table(load.outcome)
+    eventually(lambda: away in {server for server, _ in fleet.who_answers()}, message=f"{away} answers again")
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert releases_that_answer(fleet) == {"while one is down"}
+
+
+def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_nothing(fleet: Stack) -> None:
+    fleet.release_version("first")
+    fleet.app["rollout"] = {"start_timeout_s": 20, "bake_s": 10}
+    journals = set((fleet.folder / ".state").rglob("journal/*.jsonl"))
+    fleet.set_version("second")
+    process = fleet.start("up", "--yes", "--skip-preview", "-s", fleet.name)
+    eventually(lambda: _has_reached(fleet, journals, "switched"), message="the rollout watches its canary")
+    told = fleet_command(fleet, "rollback", "--yes", fails=True)
+    output, _ = process.communicate(timeout=120)
+    fleet.app["rollout"] = {"start_timeout_s": 20}
+    assert re.search(r"\S+@\S+ is at work on this application since \d{4}-\d\d-\d\dT\S+ ", " ".join(told.split())), told
+    assert process.returncode == 0, output
+    assert releases_that_answer(fleet) == {"second"}
 
 
 @pytest.mark.parametrize(
