@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import secrets
-import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,13 @@ from platforms.lxd.client import Client, LxdError, NotFound, Unavailable, url
 ADDRESS_TIMEOUT_S = 60.0
 # Asking LXD how a machine is costs a tenth of a second of CPU, which machines that boot need themselves.
 LOOK_EVERY_S = 5.0
-# A machine that has booted and not got its address by then has missed it.
-ASK_AGAIN_AFTER_S = 15.0
 NIC = "eth0"
 STORE_PATH = "/srv/store"
 RUNNING = "Running"
+# Addresses that this process has given to machines which LXD may not show yet: the machines of a stack are made side by
+# side, and LXD creates two with one address, of which then none, or only one, answers there.
+_claimed: set[str] = set()
+_claiming = threading.Lock()
 # Pool drivers that hold a root disk to its size without a filesystem of its own.
 SIZED_DRIVERS = frozenset({"btrfs", "zfs", "lvm", "ceph"})
 
@@ -78,35 +79,9 @@ def start(client: Client, name: str) -> None:
             found = status(client, name)
             if found != RUNNING:
                 raise LxdError(_stopped(client, name, found))
-            if now - begun > ASK_AGAIN_AFTER_S:
-                _ask_again_for_address(client, name)
         if now - begun > ADDRESS_TIMEOUT_S:
             raise LxdError(_no_address(client, name))
         time.sleep(0.1)
-
-
-def _ask_again_for_address(client: Client, name: str) -> None:
-    """Have the machine begin DHCP anew.
-
-    Seen once with seven machines starting on a busy host: the machine was up, its lease was there, and it did not
-    answer at its address. It may have asked before dnsmasq had read which address is its own.
-    """
-    command = [
-        *client.command(),
-        "exec",
-        "--project",
-        "default",
-        f"local:{name}",
-        "--",
-        "networkctl",
-        "reconfigure",
-        NIC,
-    ]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(
-            command, env=client.command_environment(), check=False, capture_output=True, timeout=20,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
 
 
 def status(client: Client, name: str) -> str | None:
@@ -197,9 +172,11 @@ def _make(client: Client, name: str, spec: Spec) -> str:
     subnet = str(client.get(url("networks", spec.network))["config"]["ipv4.address"])
     sized = client.get(url("storage-pools", spec.pool))["driver"] in SIZED_DRIVERS
     for _ in range(5):
-        address = free_address(
-            subnet, {lease["address"] for lease in client.get(url("networks", spec.network, "leases"))}
-        )
+        # Leases are read under the lock too: what they do not show yet is among the claimed ones.
+        with _claiming:
+            leases = {lease["address"] for lease in client.get(url("networks", spec.network, "leases"))}
+            address = free_address(subnet, leases | _claimed)
+            _claimed.add(address)
         try:
             client.request(
                 "POST", url("instances"), body(name, spec, fingerprint=fingerprint, address=address, sized=sized)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -198,6 +199,19 @@ def test_an_address_that_was_taken_meanwhile_is_left_to_who_took_it(daemon: Daem
     daemon.before("POST /1.0/instances", somebody_else, somebody_else)
     _, address = machine.create(client, SPEC)
     assert len({*taken, address}) == 3
+
+
+def test_machines_made_side_by_side_get_addresses_of_their_own_before_lxd_shows_them(
+    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.raw["/1.0/networks/wf0/leases"] = b'{"type": "sync", "metadata": []}'
+
+    def lowest(free: list[str]) -> str:
+        return free[0]
+
+    monkeypatch.setattr(secrets, "choice", lowest)
+    addresses = [machine.create(client, replace(SPEC, role=f"hello-{number}"))[1] for number in (1, 2, 3)]
+    assert len(set(addresses)) == 3
 
 
 def test_five_taken_addresses_in_a_row_are_an_error(daemon: Daemon, client: Client) -> None:
