@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
+
+from settings_model import Model
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
@@ -31,12 +33,6 @@ Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}
 
 def _id(prefix: str) -> Any:
     return StringConstraints(pattern=rf"^{prefix}-[0-9a-f]{{8,17}}$")
-
-
-class Model(BaseModel):
-    """What all settings share: unknown keys are errors, no silent conversion, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class Size(Model):
