@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
+
+from settings_model import Model
+from settings_vpc import Vpc
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
@@ -31,12 +34,6 @@ Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}
 
 def _id(prefix: str) -> Any:
     return StringConstraints(pattern=rf"^{prefix}-[0-9a-f]{{8,17}}$")
-
-
-class Model(BaseModel):
-    """What all settings share: unknown keys are errors, no silent conversion, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class Size(Model):
@@ -207,10 +204,14 @@ class Aws(Model):
 
     region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = Field(description="AWS region")
     ami: Annotated[str, _id("ami")] = Field(description="Debian 12 image (amd64) of that region; never updated")
-    vpc_id: Annotated[str, _id("vpc")] = Field(description="existing VPC")
-    balancer_subnet_id: Annotated[str, _id("subnet")] = Field(description="public subnet of the balancer")
-    app_subnet_ids: Annotated[list[Annotated[str, _id("subnet")]], Field(min_length=1)] = Field(
-        description="private subnets of the app servers, one per zone; they need a way out (NAT)"
+    vpc: Vpc | None = Field(default=None, description="a VPC of the stack's own; else one that is there, by its ids")
+    vpc_id: Annotated[str, _id("vpc")] | None = Field(default=None, description="existing VPC")
+    balancer_subnet_id: Annotated[str, _id("subnet")] | None = Field(
+        default=None, description="public subnet of the balancer, in the existing VPC"
+    )
+    app_subnet_ids: list[Annotated[str, _id("subnet")]] = Field(
+        default_factory=list[str],
+        description="private subnets of the app servers in the existing VPC, one per zone; they need a way out (NAT)",
     )
     admin_cidrs: list[Cidr] = Field(
         default_factory=list[str], description="who may reach port 22 of the balancer (the jump host)"
@@ -224,6 +225,23 @@ class Aws(Model):
         default=None, description="S3 bucket of the releases; one is made when it is not given"
     )
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
+
+    @model_validator(mode="after")
+    def _the_network_is_one_of_two(self) -> Aws:
+        ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
+        ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
+        if self.vpc and any(ids.values()):
+            raise ValueError(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
+        if not self.vpc and not all(ids.values()):
+            raise ValueError(f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}")
+        return self
+
+    @model_validator(mode="after")
+    def _zones_are_of_the_region(self) -> Aws:
+        elsewhere = [zone for zone in self.vpc.zones if zone[:-1] != self.region] if self.vpc else []
+        if elsewhere:
+            raise ValueError(f"vpc.zones: {', '.join(elsewhere)}: should be in aws.region, such as {self.region}a")
+        return self
 
     @model_validator(mode="after")
     def _ssh_is_never_open_to_everyone(self) -> Aws:
@@ -248,4 +266,15 @@ class Settings(Model):
     def _the_platform_has_its_block(self) -> Settings:
         if self.platform == "aws" and self.aws is None:
             raise ValueError("aws: missing; platform aws needs it (see stacks/Pulumi.example.yaml)")
+        return self
+
+    @model_validator(mode="after")
+    def _servers_fit_into_their_subnets(self) -> Settings:
+        vpc = self.aws.vpc if self.platform == "aws" and self.aws else None
+        servers = sum(app.fleet.servers for app in self.apps.values())
+        if vpc and servers > vpc.servers_per_zone * len(vpc.zones):
+            raise ValueError(
+                f"aws.vpc.cidr: {vpc.cidr}: has room for {vpc.servers_per_zone} app servers in each of "
+                f"{len(vpc.zones)} zones, and there are {servers}; take a larger network, or more zones"
+            )
         return self

@@ -24,6 +24,8 @@ def security_group(
     given: settings.Aws,
     provider: aws.Provider,
     opts: pulumi.ResourceOptions,
+    *,
+    vpc_id: pulumi.Input[str],
 ) -> SecurityGroup:
     """A group with its rules, and on each group it lets in the rule that lets those machines out to it.
 
@@ -36,7 +38,7 @@ def security_group(
     group = aws.ec2.SecurityGroup(
         name,
         description=f"wsgi-fleet {name}",
-        vpc_id=given.vpc_id,
+        vpc_id=vpc_id,
         tags={"Name": name},
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=provider)),
     )

@@ -27,7 +27,7 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import bucket, group
+from platforms.aws import bucket, group, network
 
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
@@ -51,7 +51,7 @@ class _JumpHost:
 
 
 class AwsPlatform:
-    """A fleet on EC2, in a VPC that is there.
+    """A fleet on EC2, in a VPC that is there or of its own.
 
     The public machine (the balancer) is the jump host: the way to all others. A person keeps it within admin_cidrs.
     """
@@ -66,6 +66,7 @@ class AwsPlatform:
             "managed-by": "pulumi",
         }
         self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
+        self._network = network.network(given, stack, self._provider)
         self._private_key = pulumi.Output.secret(given.ssh_private_key.get_secret_value())
         self._releases: bucket.ReleaseStore | None = None
         self._image_is_checked = False
@@ -76,7 +77,7 @@ class AwsPlatform:
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
     ) -> SecurityGroup:
         del isolated  # always so: no rule of ours lets a group reach itself
-        return group.security_group(name, ingress, self._given, self._provider, opts)
+        return group.security_group(name, ingress, self._given, self._provider, opts, vpc_id=self._network.vpc_id)
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> Store:
         self._releases = bucket.release_store(name, self._given, self._stack, self._provider, opts)
@@ -85,14 +86,15 @@ class AwsPlatform:
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         self._report_newer_image()
         releases = self._releases if store else None
-        subnets = self._given.app_subnet_ids
+        private = self._network.private
+        subnet = self._network.public if args.public else private[args.zone % len(private)]
         tags = {**self._tags, "Name": f"{self._stack}-{args.role}"}
         instance = aws.ec2.Instance(
             name,
             ami=self._given.ami,
             instance_type=args.size.instance_type,
             key_name=self._given.ssh_key_name,
-            subnet_id=self._given.balancer_subnet_id if args.public else subnets[args.zone % len(subnets)],
+            subnet_id=subnet.id,
             vpc_security_group_ids=[args.group.id],
             # FSBP EC2.9; the balancer is the one accepted finding.
             associate_public_ip_address=args.public,
@@ -120,7 +122,7 @@ class AwsPlatform:
                 opts,
                 pulumi.ResourceOptions(
                     provider=self._provider,
-                    depends_on=releases.ready if releases else None,
+                    depends_on=[*(releases.ready if releases else ()), *subnet.ready],
                     # EC2 would stop every server at once to change its type, and a grown disk needs a boot.
                     replace_on_changes=["instanceType", "rootBlockDevice.volumeSize"],
                     delete_before_replace=False,

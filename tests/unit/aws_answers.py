@@ -9,8 +9,11 @@ from tests.unit.engine import Answer, Registered
 
 OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     "aws:ec2/instance:Instance": lambda r: {"privateIp": f"10.0.0.{1 + r.index}", "arn": f"arn:aws:ec2:::{r.name}"},
-    "aws:ec2/eip:Eip": lambda _: {"publicIp": "203.0.113.7", "allocationId": "eipalloc-0"},
+    "aws:ec2/eip:Eip": lambda r: {"publicIp": "203.0.113.7", "allocationId": f"eipalloc-{r.name}"},
     "aws:s3/bucket:Bucket": lambda r: {"bucket": f"{r.name}-b0b0b0b", "arn": f"arn:aws:s3:::{r.name}-b0b0b0b"},
+    "aws:ec2/vpc:Vpc": lambda _: {"ownerId": "123456789012"},
+    "aws:cloudwatch/logGroup:LogGroup": lambda r: {"arn": f"arn:aws:logs:::log-group:{r.name}"},
+    "aws:iam/role:Role": lambda r: {"arn": f"arn:aws:iam:::role/{r.name}"},
     "aws:ec2/securityGroup:SecurityGroup": lambda r: {"arn": f"arn:aws:ec2:::security-group/{r.name}"},
 }
 

@@ -118,13 +118,13 @@ def sha256(document: bytes) -> str:
 
 
 @pytest.mark.usefixtures("project")
-def test_servers_of_production_stand_in_three_subnets() -> None:
+def test_servers_of_production_stand_in_three_zones() -> None:
     subnets = {each.name: each.inputs["subnetId"] for each in run("prod").of(INSTANCE)}
     assert subnets == {
-        "balancer": "subnet-00000000",
-        "hello-1": "subnet-00000001",
-        "hello-2": "subnet-00000002",
-        "hello-3": "subnet-00000003",
+        "balancer": "public-a-id",
+        "hello-1": "private-a-id",
+        "hello-2": "private-b-id",
+        "hello-3": "private-c-id",
     }
 
 

@@ -140,6 +140,74 @@ def test_ssh_from_everyone_is_refused(cidr: str) -> None:
     ]
 
 
+def of_aws(**changes: Any) -> list[str]:
+    """Problems of a block like production's with its VPC's settings (`vpc`), or its own, changed."""
+    stack = next(file for file in STACK_FILES if file.name == "Pulumi.prod.yaml")
+    aws = yaml.safe_load(stack.read_text())["config"]["wsgi-fleet:aws"]
+    vpc = changes.pop("vpc", {})
+    return problems(platform="aws", aws=aws | {"vpc": vpc and aws["vpc"] | vpc} | changes)
+
+
+THERE = {
+    "vpc_id": "vpc-0123456a",
+    "balancer_subnet_id": "subnet-0123456a",
+    "app_subnet_ids": ["subnet-0123456b"],
+}
+WAYS = (
+    "give either vpc (made for this stack) or all of vpc_id, balancer_subnet_id, app_subnet_ids (a VPC that is there)"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"vpc": {"nat": "one"}, **THERE}, f"aws: vpc: stands beside {', '.join(THERE)}; {WAYS}"),
+        ({"vpc": {"nat": "one"}, "vpc_id": "vpc-0123456a"}, f"aws: vpc: stands beside vpc_id; {WAYS}"),
+        ({"vpc": None}, f"aws: {', '.join(THERE)}: missing; {WAYS}"),
+        ({"vpc": None, **THERE, "app_subnet_ids": []}, f"aws: app_subnet_ids: missing; {WAYS}"),
+        (
+            {"vpc": {"cidr": "10.20.1.0/16"}},
+            "aws.vpc.cidr: 10.20.1.0/16: has host bits set; the network is 10.20.0.0/16",
+        ),
+        ({"vpc": {"cidr": "10.256.0.0/16"}}, "aws.vpc.cidr: 10.256.0.0/16: is no IPv4 network"),
+        ({"vpc": {"cidr": "10.20.0.0"}}, 'aws.vpc.cidr: "10.20.0.0": should match pattern'),
+        ({"vpc": {"cidr": "10.20.0.0/16\n"}}, 'aws.vpc.cidr: "10.20.0.0/16\\n": should match pattern'),
+        ({"vpc": {"cidr": "10.0.0.0/8"}}, "aws.vpc.cidr: 10.0.0.0/8: should be a /16 to /22 within 10.0.0.0/8, 172.16"),
+        ({"vpc": {"cidr": "10.20.0.0/23"}}, "aws.vpc.cidr: 10.20.0.0/23: should be a /16 to /22 within"),
+        ({"vpc": {"cidr": "203.0.0.0/16"}}, "aws.vpc.cidr: 203.0.0.0/16: should be a /16 to /22 within"),
+        ({"vpc": {"cidr": "172.32.0.0/16"}}, "aws.vpc.cidr: 172.32.0.0/16: should be a /16 to /22 within"),
+        ({"vpc": {"zones": []}}, "aws.vpc.zones: []: should"),
+        ({"vpc": {"zones": ["eu-central-1a", "eu-central-1a"]}}, "aws.vpc.zones: eu-central-1a: stands there twice"),
+        (
+            {"vpc": {"zones": ["eu-west-1a"]}},
+            "aws: vpc.zones: eu-west-1a: should be in aws.region, such as eu-central-1a",
+        ),
+        ({"vpc": {"zones": ["eu-central-1"]}}, 'aws.vpc.zones.0: "eu-central-1": should match pattern'),
+        ({"vpc": {"zones": ["us-west-2-lax-1a"]}}, 'aws.vpc.zones.0: "us-west-2-lax-1a": should match pattern'),
+        ({"vpc": {"nat": "none"}}, "aws.vpc.nat: \"none\": should be 'one' or 'per_zone'"),
+        ({"vpc": {"nats": "one"}}, "aws.vpc.nats: unknown key; did you mean nat?"),
+        ({"vpc": {"flow_log_days": 31}}, "aws.vpc.flow_log_days: 31: should be 1, 3, 5, 7, 14, 30"),
+        ({"vpc": {"flow_log_days": False}}, "aws.vpc.flow_log_days: false: should be 1, 3, 5"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_with_its_path(given: dict[str, Any], told: str) -> None:
+    found = of_aws(**given)
+    assert len(found) == 1, found
+    assert found[0].startswith(told)
+
+
+def test_a_network_without_room_for_old_and_new_servers_is_refused() -> None:
+    stack = next(file for file in STACK_FILES if file.name == "Pulumi.prod.yaml")
+    aws = yaml.safe_load(stack.read_text())["config"]["wsgi-fleet:aws"]
+    # 64 addresses, of which AWS keeps 5 and endpoints take 3: twice 28 servers.
+    aws["vpc"] |= {"cidr": "10.20.0.0/22", "zones": ["eu-central-1a", "eu-central-1b"]}
+    parse(config(platform="aws", aws=aws, apps={"hello": app(fleet={"servers": 56})}), project=ROOT)
+    (told,) = problems(platform="aws", aws=aws, apps={"hello": app(fleet={"servers": 57})})
+    assert told.startswith(
+        "aws.vpc.cidr: 10.20.0.0/22: has room for 28 app servers in each of 2 zones, and there are 57;"
+    )
+
+
 @pytest.mark.parametrize("file", STACK_FILES, ids=lambda file: file.stem)
 def test_every_stack_file_parses_and_fits_the_schema(file: Path) -> None:
     document = yaml.safe_load(file.read_text())

@@ -1,0 +1,253 @@
+"""Where machines stand: subnets that are there, or a VPC of the stack's own with its ways out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_aws as aws
+
+import settings
+from settings_vpc import SSM_SERVICES, RetentionDays, Vpc
+
+ANYWHERE = "0.0.0.0/0"
+HTTPS = 443
+# What the VPC can record of connections. Refused ones are what FSBP EC2.6 and CIS AWS 5.0 3.7 ask for; to keep the
+# others as well costs by the traffic.
+RECORDED = "REJECT"
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """ready: what a machine in it waits for: its way out, over which it installs packages when it boots."""
+
+    id: pulumi.Output[str]
+    ready: Sequence[pulumi.Resource] = ()
+
+
+@dataclass(frozen=True)
+class Network:
+    """public: where the balancer stands. private: where app servers stand, one subnet for each zone."""
+
+    vpc_id: pulumi.Output[str]
+    public: Subnet
+    private: Sequence[Subnet]
+
+
+def network(given: settings.Aws, stack: str, provider: aws.Provider) -> Network:
+    """The network of the settings: of a VPC that is there nothing is changed, else one is made."""
+    if given.vpc:
+        return _Own(given.vpc, given.region, stack, provider).network
+    return Network(
+        pulumi.Output.from_input(given.vpc_id or ""),
+        Subnet(pulumi.Output.from_input(given.balancer_subnet_id or "")),
+        [Subnet(pulumi.Output.from_input(id_)) for id_ in given.app_subnet_ids],
+    )
+
+
+class _Own:
+    """A VPC and what is in it, named by the letters of its zones: a zone that is added or removed moves no other."""
+
+    network: Network
+
+    def __init__(self, given: Vpc, region: str, stack: str, provider: aws.Provider) -> None:
+        self._given, self._region, self._stack = given, region, stack
+        self._vpc = aws.ec2.Vpc(
+            "vpc",
+            cidr_block=given.cidr,
+            # Both are needed where a private name stands for an endpoint.
+            enable_dns_support=True,
+            enable_dns_hostnames=True,
+            tags=self._named("vpc"),
+            opts=pulumi.ResourceOptions(provider=provider),
+        )
+        self._child = pulumi.ResourceOptions(parent=self._vpc, provider=provider)
+        # FSBP EC2.2, CIS AWS 5.0 5.5: whoever names no group reaches nothing, and nothing reaches them.
+        aws.ec2.DefaultSecurityGroup(
+            "vpc-default",
+            vpc_id=self._vpc.id,
+            ingress=[],
+            egress=[],
+            tags=self._named("default-closed"),
+            opts=self._child,
+        )
+        public = self._public()
+        nat = {
+            zone: self._nat(zone, public[zone])
+            for zone in (given.zones if given.nat == "per_zone" else given.zones[:1])
+        }
+        private = {zone: self._private(zone, nat.get(zone, nat[given.zones[0]])) for zone in given.zones}
+        s3 = self._s3([table for _, table in private.values()])
+        subnets = [Subnet(subnet.id, [*subnet.ready, s3]) for subnet, _ in private.values()]
+        if given.ssm_endpoints:
+            self._ssm(subnets)
+        if given.flow_log_days:
+            self._flow_log(given.flow_log_days)
+        self.network = Network(self._vpc.id, public[given.zones[0]], subnets)
+
+    def _public(self) -> dict[str, Subnet]:
+        """A public subnet in each zone; all leave by the internet gateway."""
+        gateway = aws.ec2.InternetGateway(
+            "vpc-gateway", vpc_id=self._vpc.id, tags=self._named("gateway"), opts=self._child
+        )
+        table = self._table("public")
+        # Whatever has a public address depends on it and so is gone before the gateway: AWS detaches none in use.
+        out = aws.ec2.Route(
+            "public-out",
+            route_table_id=table.id,
+            destination_cidr_block=ANYWHERE,
+            gateway_id=gateway.id,
+            opts=self._child,
+        )
+        return {zone: self._subnet(zone, table, [out], public=True) for zone in self._given.zones}
+
+    def _private(self, zone: str, nat: aws.ec2.NatGateway) -> tuple[Subnet, aws.ec2.RouteTable]:
+        """A private subnet, which leaves by that NAT gateway, and its table, so that the gateway can be another."""
+        name = f"private-{zone[-1]}"
+        table = self._table(name)
+        out = aws.ec2.Route(
+            f"{name}-out",
+            route_table_id=table.id,
+            destination_cidr_block=ANYWHERE,
+            nat_gateway_id=nat.id,
+            opts=self._child,
+        )
+        return self._subnet(zone, table, [out], public=False), table
+
+    def _nat(self, zone: str, public: Subnet) -> aws.ec2.NatGateway:
+        """A NAT gateway with an address of its own; both need the public subnet's way out."""
+        name = f"nat-{zone[-1]}"
+        after = self._after(public.ready)
+        address = aws.ec2.Eip(name, domain="vpc", tags=self._named(name), opts=after)
+        return aws.ec2.NatGateway(
+            name, subnet_id=public.id, allocation_id=address.allocation_id, tags=self._named(name), opts=after
+        )
+
+    def _subnet(self, zone: str, table: aws.ec2.RouteTable, out: Sequence[pulumi.Resource], *, public: bool) -> Subnet:
+        name = f"{'public' if public else 'private'}-{zone[-1]}"
+        subnet = aws.ec2.Subnet(
+            name,
+            vpc_id=self._vpc.id,
+            availability_zone=zone,
+            cidr_block=self._given.subnet(zone, public=public),
+            # FSBP EC2.15. The balancer asks for its public address itself.
+            map_public_ip_on_launch=False,
+            tags=self._named(name),
+            opts=self._child,
+        )
+        association = aws.ec2.RouteTableAssociation(
+            name, subnet_id=subnet.id, route_table_id=table.id, opts=self._child
+        )
+        return Subnet(subnet.id, [*out, association])
+
+    def _table(self, name: str) -> aws.ec2.RouteTable:
+        # Its routes are resources of their own: inline ones would fight with those of the S3 endpoint.
+        return aws.ec2.RouteTable(name, vpc_id=self._vpc.id, tags=self._named(name), opts=self._child)
+
+    def _s3(self, tables: Sequence[aws.ec2.RouteTable]) -> aws.ec2.VpcEndpoint:
+        """Releases and whatever else lies in S3 come past the NAT gateway. It costs nothing."""
+        return aws.ec2.VpcEndpoint(
+            "s3",
+            vpc_id=self._vpc.id,
+            service_name=f"com.amazonaws.{self._region}.s3",
+            vpc_endpoint_type="Gateway",
+            route_table_ids=[table.id for table in tables],
+            policy=self._vpc.owner_id.apply(_own_keys_or_reading),
+            tags=self._named("s3"),
+            opts=self._child,
+        )
+
+    def _ssm(self, private: Sequence[Subnet]) -> None:
+        """Systems Manager without a way out: what its agent talks to, in each private subnet."""
+        group = aws.ec2.SecurityGroup(
+            "ssm",
+            description="wsgi-fleet endpoints of Systems Manager",
+            vpc_id=self._vpc.id,
+            tags=self._named("ssm"),
+            opts=self._child,
+        )
+        aws.vpc.SecurityGroupIngressRule(
+            f"ssm-in-{HTTPS}",
+            security_group_id=group.id,
+            ip_protocol="tcp",
+            from_port=HTTPS,
+            to_port=HTTPS,
+            cidr_ipv4=self._given.cidr,
+            opts=self._child,
+        )
+        for service in SSM_SERVICES:
+            aws.ec2.VpcEndpoint(
+                service,
+                vpc_id=self._vpc.id,
+                service_name=f"com.amazonaws.{self._region}.{service}",
+                vpc_endpoint_type="Interface",
+                subnet_ids=[subnet.id for subnet in private],
+                security_group_ids=[group.id],
+                private_dns_enabled=True,
+                tags=self._named(service),
+                opts=self._child,
+            )
+
+    def _flow_log(self, days: RetentionDays) -> None:
+        """FSBP EC2.6, CIS AWS 5.0 3.7."""
+        group = aws.cloudwatch.LogGroup("flow-log", retention_in_days=days, opts=self._child)
+        role = aws.iam.Role("flow-log", assume_role_policy=self._vpc.owner_id.apply(_flow_logs_of), opts=self._child)
+        policy = aws.iam.RolePolicy("flow-log", role=role.name, policy=group.arn.apply(_writes), opts=self._child)
+        aws.ec2.FlowLog(
+            "flow-log",
+            vpc_id=self._vpc.id,
+            traffic_type=RECORDED,
+            log_destination_type="cloud-watch-logs",
+            log_destination=group.arn,
+            iam_role_arn=role.arn,
+            tags=self._named("flow-log"),
+            opts=self._after([policy]),
+        )
+
+    def _after(self, others: Sequence[pulumi.Resource]) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions.merge(self._child, pulumi.ResourceOptions(depends_on=list(others)))
+
+    def _named(self, name: str) -> Mapping[str, str]:
+        return {"Name": f"{self._stack}-{name}"}
+
+
+def _own_keys_or_reading(account: str) -> str:
+    """Whoever gets into a machine cannot carry data to a bucket of theirs this way: keys of this account, or reading.
+
+    Reading is open to all, for public buckets are asked without keys.
+    """
+    statements = [
+        {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": "s3:*",
+            "Resource": "*",
+            "Condition": {"StringEquals": {"aws:PrincipalAccount": account}},
+        },
+        {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "*"},
+    ]
+    return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+
+def _flow_logs_of(account: str) -> str:
+    """Flow logs of this account alone may take the role (AWS VPC user guide, flow-logs-iam-role)."""
+    trust = {
+        "Effect": "Allow",
+        "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+        "Condition": {"StringEquals": {"aws:SourceAccount": account}},
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+
+
+def _writes(log_group: str) -> str:
+    """Into that log group. Without logs:CreateLogGroup, by which a last record would bring back a deleted group."""
+    actions = ("CreateLogStream", "PutLogEvents", "DescribeLogGroups", "DescribeLogStreams")
+    statement = {
+        "Effect": "Allow",
+        "Action": [f"logs:{action}" for action in actions],
+        "Resource": [log_group, f"{log_group}:*"],
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})

@@ -1,0 +1,83 @@
+"""The settings of a VPC of the stack's own, and which addresses its subnets have."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic.types import StringConstraints
+
+from settings_model import Model
+
+# RFC 1918. AWS takes others as well, but to those a machine would no longer find its way outside.
+PRIVATE = tuple(IPv4Network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
+# AWS takes /16 to /28 (docs.aws.amazon.com/vpc/latest/userguide/vpc-cidr-blocks.html); below /22 subnets get too small.
+LARGEST, SMALLEST = 16, 22
+# A VPC is cut into 16 subnets: the first eight are private, the others public, by the letter of the zone.
+SUBNET_BITS, PUBLIC = 4, 8
+# No region has more zones (us-east-1).
+LETTERS = "abcdef"
+# Addresses that AWS keeps in each subnet (docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
+RESERVED = 5
+# Interface endpoints of Systems Manager: each has an address in each private subnet.
+SSM_SERVICES = ("ssm", "ssmmessages", "ec2messages")
+
+
+def _private_network(cidr: str) -> str:
+    try:
+        network = IPv4Network(cidr, strict=False)
+    except ValueError:
+        raise ValueError(f"{cidr}: is no IPv4 network") from None
+    if str(network) != cidr:
+        raise ValueError(f"{cidr}: has host bits set; the network is {network}")
+    if not LARGEST <= network.prefixlen <= SMALLEST or not any(network.subnet_of(block) for block in PRIVATE):
+        blocks = ", ".join(map(str, PRIVATE))
+        raise ValueError(f"{cidr}: should be a /{LARGEST} to /{SMALLEST} within {blocks}")
+    return cidr
+
+
+def _each_once(zones: list[str]) -> list[str]:
+    twice = sorted({zone for zone in zones if zones.count(zone) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: stands there twice; name each zone once")
+    return zones
+
+
+Zone = Annotated[str, StringConstraints(pattern=rf"^[a-z]{{2}}(-[a-z]+)+-\d[{LETTERS}]$")]
+# Days that CloudWatch can keep logs (PutRetentionPolicy of its API).
+RetentionDays = Literal[
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
+]  # fmt: skip
+
+
+class Vpc(Model):
+    """A VPC that is made for the stack: in each zone a public and a private subnet."""
+
+    cidr: Annotated[
+        str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$"), AfterValidator(_private_network)
+    ] = Field(description="addresses of the VPC, a private network of /16 to /22; it cannot be changed later")
+    zones: Annotated[list[Zone], Field(min_length=1, max_length=len(LETTERS)), AfterValidator(_each_once)] = Field(
+        description="availability zones of the region; the balancer stands in the first"
+    )
+    nat: Literal["one", "per_zone"] = Field(
+        default="one", description="NAT gateways: one in the first zone, or one in each, which outlives a zone"
+    )
+    ssm_endpoints: bool = Field(
+        default=False, description="Systems Manager is reached inside of the VPC, by interface endpoints"
+    )
+    flow_log_days: RetentionDays | None = Field(
+        default=90, description="days that refused connections are kept in CloudWatch; null logs none"
+    )
+
+    def subnet(self, zone: str, *, public: bool) -> str:
+        """CIDR of a zone's subnet: a sixteenth of the VPC, by the letter of the zone, so that no zone moves another."""
+        letter = LETTERS.index(zone[-1])
+        pieces = list(IPv4Network(self.cidr).subnets(prefixlen_diff=SUBNET_BITS))
+        return str(pieces[PUBLIC + letter if public else letter])
+
+    @property
+    def servers_per_zone(self) -> int:
+        """App servers that a private subnet has room for: half of its addresses, for the new stand beside the old."""
+        addresses = IPv4Network(self.subnet(self.zones[0], public=False)).num_addresses
+        return (addresses - RESERVED - len(SSM_SERVICES)) // 2
