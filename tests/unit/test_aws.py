@@ -18,7 +18,7 @@ from platforms import Ingress, MachineArgs, StepArgs, connect
 from platforms.aws import AwsPlatform
 from platforms.aws.s3 import S3Store
 from settings import Aws, Size
-from tests.unit.aws_answers import LOOKUPS, OUTPUTS
+from tests.unit.aws_answers import KEY, LOOKUPS, OUTPUTS
 from tests.unit.engine import Answer, Build, Registered, Secret, build
 
 INSTANCE, GROUP = "aws:ec2/instance:Instance", "aws:ec2/securityGroup:SecurityGroup"
@@ -28,7 +28,6 @@ IN, OUT = (
 )
 BUCKET, STEP = "aws:s3/bucket:Bucket", "command:remote:Command"
 EIP, ASSOCIATION = "aws:ec2/eip:Eip", "aws:ec2/eipAssociation:EipAssociation"
-KEY = "-----BEGIN OPENSSH PRIVATE KEY-----sesame"
 NONE = pulumi.ResourceOptions()
 
 
@@ -330,7 +329,7 @@ def test_the_way_in_is_the_balancers_own_address_until_the_public_one_has_moved(
 
 
 def test_machines_without_a_public_one_are_an_error_and_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platforms.aws.platform.JUMP_HOST_S", 0.1)
+    monkeypatch.setattr("platforms.aws.access.JUMP_HOST_S", 0.1)
 
     def program() -> None:
         pulumi.export("reach", dict(AwsPlatform(given(), stack="s", project_name="p").reach().spec))

@@ -16,7 +16,7 @@ from platforms import Ingress, MachineArgs
 from platforms.aws import AwsPlatform
 from settings import Aws, Size
 from settings_vpc import LETTERS, Vpc
-from tests.unit.aws_answers import LOOKUPS, OUTPUTS
+from tests.unit.aws_answers import HOST_KEY, KEY, LOOKUPS, OUTPUTS
 from tests.unit.engine import Build, Registered, build
 
 INSTANCE, GROUP = "aws:ec2/instance:Instance", "aws:ec2/securityGroup:SecurityGroup"
@@ -33,6 +33,7 @@ THERE = {
     "balancer_subnet_id": "subnet-0123456a",
     "app_subnet_ids": ["subnet-0123456b", "subnet-0123456c"],
 }
+OWN_KEY: dict[str, Any] = {"ssh_key_name": "ops", "ssh_private_key": SecretStr(KEY)}
 NONE = pulumi.ResourceOptions()
 
 
@@ -43,7 +44,7 @@ def vpc(*letters: str, **changes: Any) -> dict[str, Any]:
 
 def built(network: dict[str, Any], *, region: str = "eu-central-1") -> Build:
     """A balancer and three app servers in that network."""
-    aws = Aws(region=region, ami="ami-0123456a", ssh_key_name="ops", ssh_private_key=SecretStr("sesame"), **network)
+    aws = Aws(region=region, ami="ami-0123456a", admin_cidrs=["192.0.2.0/24"], **OWN_KEY, **network)
 
     def program() -> None:
         platform = AwsPlatform(aws, stack="prod", project_name="wsgi-fleet")
@@ -57,6 +58,11 @@ def built(network: dict[str, Any], *, region: str = "eu-central-1") -> Build:
         platform.public_address("balancer-address", balancer, opts=NONE)
 
     return build(program, lookups=LOOKUPS, outputs=OUTPUTS, stack="prod")
+
+
+def of_aws(made: Build) -> list[Registered]:
+    """What AWS is asked for."""
+    return [each for each in made.resources if each.type.startswith("aws:")]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def statements(policy: str) -> list[dict[str, Any]]:
 def test_in_a_vpc_that_is_there_nothing_is_made_but_machines_and_their_groups() -> None:
     made = built(THERE)
     assert {each.type for each in made.resources} == {
-        "pulumi:providers:aws", INSTANCE, GROUP, IN, OUT, EIP, "aws:ec2/eipAssociation:EipAssociation",
+        "pulumi:providers:aws", INSTANCE, GROUP, IN, OUT, EIP, "aws:ec2/eipAssociation:EipAssociation", HOST_KEY,
     }  # fmt: skip
     assert {each.inputs["vpcId"] for each in made.of(GROUP)} == {"vpc-0123456a"}
     assert {each.name: each.inputs["subnetId"] for each in made.of(INSTANCE)} == {
@@ -278,7 +284,7 @@ def test_without_days_no_flow_log_is_kept() -> None:
 
 def test_a_zone_that_is_added_changes_nothing_of_the_others() -> None:
     before, after = (
-        {(each.type, each.name): each.inputs for each in built(vpc(*letters, nat="per_zone")).resources}
+        {(each.type, each.name): each.inputs for each in of_aws(built(vpc(*letters, nat="per_zone")))}
         for letters in ("ac", "abc")
     )
     grown = {(ENDPOINT, "s3"), (INSTANCE, "hello-2"), (INSTANCE, "hello-3")}
@@ -289,7 +295,7 @@ def test_a_zone_that_is_added_changes_nothing_of_the_others() -> None:
 
 def test_another_number_of_nat_gateways_changes_routes_and_no_subnet_nor_machine() -> None:
     one, each = (
-        {(r.type, r.name): r.inputs for r in built(vpc("a", "b", nat=nat)).resources} for nat in ("one", "per_zone")
+        {(r.type, r.name): r.inputs for r in of_aws(built(vpc("a", "b", nat=nat)))} for nat in ("one", "per_zone")
     )
     assert {key for key, inputs in one.items() if each[key] != inputs} == {(ROUTE, "private-b-out")}
     assert each.keys() - one.keys() == {(NAT, "nat-b"), (EIP, "nat-b")}

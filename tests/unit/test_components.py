@@ -38,11 +38,12 @@ GIVEN, MADE, KEY = "opensesame", "made-for-hello-secret-HELLO_SECRET_KEY", "made
 AWS = Aws(
     region="eu-central-1",
     ami="ami-0123456789abcdef0",
+    admin_cidrs=["192.0.2.0/24"],
     vpc_id="vpc-01234567",
     balancer_subnet_id="subnet-0000000a",
     app_subnet_ids=["subnet-0000000b"],
     ssh_key_name="ops",
-    ssh_private_key=SecretStr("-----BEGIN OPENSSH PRIVATE KEY-----"),
+    ssh_private_key=SecretStr(aws_answers.KEY),
 )
 
 

@@ -33,9 +33,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def stack_file(stack: str) -> dict[str, Any]:
-    """The blocks of a stack file by name."""
+    """The blocks of a stack file by name, with ids in the place of placeholders."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return {key.removeprefix("wsgi-fleet:"): value for key, value in config.items()}
+    return aws_answers.filled({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
 
 
 def main() -> None:
