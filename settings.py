@@ -223,7 +223,22 @@ class Aws(Model):
     release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
         default=None, description="S3 bucket of the releases; one is made when it is not given"
     )
+    kms_key_arn: (
+        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-z-]{36}$")] | None
+    ) = Field(default=None, description="KMS key of the secret parameters; null is the account's own key aws/ssm")
+    ssm: bool = Field(
+        default=False, description="lets machines register with Systems Manager; for an image with the agent in it"
+    )
+    protect: bool = Field(
+        default=False, description="machines, bucket and address cannot be deleted by mistake; off before a destroy"
+    )
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
+
+    @model_validator(mode="after")
+    def _what_is_named_is_in_the_region(self) -> Aws:
+        if self.kms_key_arn and (region := self.kms_key_arn.split(":")[3]) != self.region:
+            raise ValueError(f"kms_key_arn: is in {region}; should be in region ({self.region}), as the machines are")
+        return self
 
     @model_validator(mode="after")
     def _ssh_is_never_open_to_everyone(self) -> Aws:

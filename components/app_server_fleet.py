@@ -60,7 +60,7 @@ class AppServerFleet(pulumi.ComponentResource):
             role = f"{name}-{zone + 1}"
             machine = platform.machine(
                 role,
-                MachineArgs(role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone),
+                MachineArgs(role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone, app=name),
                 store=args.store,
                 opts=child,
             )

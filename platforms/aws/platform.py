@@ -27,7 +27,7 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import bucket, group
+from platforms.aws import bucket, group, role
 
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
@@ -68,6 +68,7 @@ class AwsPlatform:
         self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
         self._private_key = pulumi.Output.secret(given.ssh_private_key.get_secret_value())
         self._releases: bucket.ReleaseStore | None = None
+        self._roles: dict[str, role.Role | None] = {}
         self._image_is_checked = False
         self._jump_host: _JumpHost | None = None
         self._jump_host_comes: asyncio.Future[_JumpHost] | None = None
@@ -84,7 +85,7 @@ class AwsPlatform:
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         self._report_newer_image()
-        releases = self._releases if store else None
+        own = self._role(args, store, opts)
         subnets = self._given.app_subnet_ids
         tags = {**self._tags, "Name": f"{self._stack}-{args.role}"}
         instance = aws.ec2.Instance(
@@ -96,7 +97,7 @@ class AwsPlatform:
             vpc_security_group_ids=[args.group.id],
             # FSBP EC2.9; the balancer is the one accepted finding.
             associate_public_ip_address=args.public,
-            iam_instance_profile=releases.profile if releases else None,
+            iam_instance_profile=own.profile if own else None,
             user_data_base64=_packed(args.user_data),
             user_data_replace_on_change=True,
             # FSBP EC2.8, CIS AWS 5.0 5.7. One hop: containers on the machine do not get at the role.
@@ -115,12 +116,17 @@ class AwsPlatform:
                 "tags": tags,
             },
             monitoring=True,
+            # A failed host of EC2 moves the machine to another one, with its address and its disk.
+            maintenance_options={"auto_recovery": "default"},
+            # Nobody ends it by hand; the engine still does, for else it could not replace it.
+            disable_api_termination=self._given.protect,
+            force_destroy=self._given.protect,
             tags=tags,
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
                     provider=self._provider,
-                    depends_on=releases.ready if releases else None,
+                    depends_on=own.ready if own else None,
                     # EC2 would stop every server at once to change its type, and a grown disk needs a boot.
                     replace_on_changes=["instanceType", "rootBlockDevice.volumeSize"],
                     delete_before_replace=False,
@@ -177,7 +183,7 @@ class AwsPlatform:
             name,
             domain="vpc",
             tags={"Name": f"{self._stack}-{name}"},
-            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
+            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider, protect=self._given.protect),
         )
         association = aws.ec2.EipAssociation(
             name,
@@ -203,6 +209,20 @@ class AwsPlatform:
                 "jump_address": self._by_jump_host(lambda host: host.address),
             }
         )
+
+    def _role(self, args: MachineArgs, store: Store | None, opts: pulumi.ResourceOptions) -> role.Role | None:
+        """What the machine may do: one role for all machines of a tier, none where there is nothing to do."""
+        name = f"app-{args.app}" if args.app else args.role
+        if name not in self._roles:
+            releases, given = self._releases if store else None, self._given
+            statements = releases and releases.bucket.apply(
+                lambda bucket: role.reads_releases(bucket, self._stack, args.app, given)
+            )
+            made = role.role(name, statements, given, self._provider, opts) if statements or given.ssm else None
+            self._roles[name] = made and dataclasses.replace(
+                made, ready=[*made.ready, *(releases.ready if releases else [])]
+            )
+        return self._roles[name]
 
     def _found(self, machine: Machine) -> None:
         """Keep the way to the jump host, and let those go on that were described before it.
