@@ -194,6 +194,27 @@ class Balancer(Model):
     connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
 
 
+class Maintenance(Model):
+    """When machines of both tiers install Debian's security updates by themselves."""
+
+    upgrades: bool = Field(default=True, description="security updates are installed, once in each window")
+    window: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^((Mon|Tue|Wed|Thu|Fri|Sat|Sun)(,(Mon|Tue|Wed|Thu|Fri|Sat|Sun))* )?([01][0-9]|2[0-3]):[0-5][0-9]$"
+        ),
+    ] = Field(default="03:00", description='when it begins, in UTC: "03:00" on all days, "Sun 03:00", "Mon,Thu 23:30"')
+    window_minutes: int = Field(
+        default=120, ge=30, le=720, description="how long it is; each machine begins at a moment of its own in it"
+    )
+    reboot: bool = Field(default=False, description="a machine that needs it for an update restarts after it")
+
+    @property
+    def spread_minutes(self) -> int:
+        """Within which machines begin: an update, and a restart after it, get the last ten minutes."""
+        return self.window_minutes - 10
+
+
 class Lxd(Model):
     """Where the fleet runs on this machine."""
 
@@ -256,6 +277,7 @@ class Settings(Model):
         description="the applications by name; this version serves one"
     )
     balancer: Balancer = Field(default=Balancer(), description="the machine in front")
+    maintenance: Maintenance = Field(default=Maintenance(), description="when machines upgrade themselves")
     lxd: Lxd = Field(default=Lxd(), description="where the fleet runs on this machine (platform lxd)")
     aws: Aws | None = Field(default=None, description="where the fleet runs on EC2 (platform aws)")
 
