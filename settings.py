@@ -223,6 +223,14 @@ class Lxd(Model):
     prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
 
 
+class Alarms(Model):
+    """Alarms on machines, told to a topic."""
+
+    sns_topic_arn: Annotated[
+        str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}$")
+    ] = Field(description="SNS topic of the same region that is told when an alarm goes off and when it is over")
+
+
 class Aws(Model):
     """Where the fleet runs on EC2."""
 
@@ -253,12 +261,19 @@ class Aws(Model):
     protect: bool = Field(
         default=False, description="machines, bucket and address cannot be deleted by mistake; off before a destroy"
     )
+    alarms: Alarms | None = Field(default=None, description="CloudWatch alarms on all machines; null is none")
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
 
     @model_validator(mode="after")
     def _what_is_named_is_in_the_region(self) -> Aws:
-        if self.kms_key_arn and (region := self.kms_key_arn.split(":")[3]) != self.region:
-            raise ValueError(f"kms_key_arn: is in {region}; should be in region ({self.region}), as the machines are")
+        named = {"kms_key_arn": self.kms_key_arn, "alarms.sns_topic_arn": self.alarms and self.alarms.sns_topic_arn}
+        wrong = [
+            f"{place}: is in {region}; should be in region ({self.region}), as the machines are"
+            for place, arn in named.items()
+            if arn and (region := arn.split(":")[3]) != self.region
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import bucket, group, role
+from platforms.aws import alarms, bucket, group, role
 
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
@@ -68,7 +68,7 @@ class AwsPlatform:
         self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
         self._private_key = pulumi.Output.secret(given.ssh_private_key.get_secret_value())
         self._releases: bucket.ReleaseStore | None = None
-        self._roles: dict[str, role.Role | None] = {}
+        self._roles = role.Roles(given, stack, self._provider)
         self._image_is_checked = False
         self._jump_host: _JumpHost | None = None
         self._jump_host_comes: asyncio.Future[_JumpHost] | None = None
@@ -85,7 +85,7 @@ class AwsPlatform:
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         self._report_newer_image()
-        own = self._role(args, store, opts)
+        own = self._roles.of(args, self._releases if store else None, opts)
         subnets = self._given.app_subnet_ids
         tags = {**self._tags, "Name": f"{self._stack}-{args.role}"}
         instance = aws.ec2.Instance(
@@ -133,6 +133,7 @@ class AwsPlatform:
                 ),
             ),
         )
+        alarms.machine_alarms(name, f"{args.role} of stack {self._stack}", instance, self._given, self._provider)
         machine = Machine(
             id=instance.id,
             address=instance.private_ip,
@@ -209,20 +210,6 @@ class AwsPlatform:
                 "jump_address": self._by_jump_host(lambda host: host.address),
             }
         )
-
-    def _role(self, args: MachineArgs, store: Store | None, opts: pulumi.ResourceOptions) -> role.Role | None:
-        """What the machine may do: one role for all machines of a tier, none where there is nothing to do."""
-        name = f"app-{args.app}" if args.app else args.role
-        if name not in self._roles:
-            releases, given = self._releases if store else None, self._given
-            statements = releases and releases.bucket.apply(
-                lambda bucket: role.reads_releases(bucket, self._stack, args.app, given)
-            )
-            made = role.role(name, statements, given, self._provider, opts) if statements or given.ssm else None
-            self._roles[name] = made and dataclasses.replace(
-                made, ready=[*made.ready, *(releases.ready if releases else [])]
-            )
-        return self._roles[name]
 
     def _found(self, machine: Machine) -> None:
         """Keep the way to the jump host, and let those go on that were described before it.

@@ -14,6 +14,8 @@ import pulumi
 import pulumi_aws as aws
 
 import settings
+from platforms import MachineArgs
+from platforms.aws.bucket import ReleaseStore
 from platforms.aws.partition import Partition, partition_of
 from platforms.aws.ssm import parameter_path
 
@@ -28,31 +30,41 @@ class Role:
     ready: Sequence[pulumi.Resource]
 
 
-def role(
-    name: str,
-    statements: pulumi.Input[Sequence[Statement]] | None,
-    given: settings.Aws,
-    provider: aws.Provider,
-    opts: pulumi.ResourceOptions,
-) -> Role:
-    """A role that EC2 machines may take, with these statements alone (and Systems Manager's, where it is on)."""
-    partition = partition_of(given.region)
-    trust = {"Effect": "Allow", "Principal": {"Service": f"ec2.{partition.domain}"}, "Action": "sts:AssumeRole"}
-    made = aws.iam.Role(
-        name,
-        assume_role_policy=_document([trust]),
-        opts=pulumi.ResourceOptions(parent=opts.parent, provider=provider),
-    )
-    child = pulumi.ResourceOptions(parent=made, provider=provider)
-    ready: list[pulumi.Resource] = []
-    if statements is not None:
-        policy = pulumi.Output.from_input(statements).apply(_document)
-        ready.append(aws.iam.RolePolicy(name, role=made.name, policy=policy, opts=child))
-    if given.ssm:
-        # FSBP SSM.1: machines are managed by Systems Manager.
-        core = f"arn:{partition.name}:iam::aws:policy/AmazonSSMManagedInstanceCore"
-        ready.append(aws.iam.RolePolicyAttachment(f"{name}-ssm", role=made.name, policy_arn=core, opts=child))
-    return Role(aws.iam.InstanceProfile(name, role=made.name, opts=child).name, ready)
+class Roles:
+    """The roles of a stack: one for all machines of a tier, none where there is nothing that they may do."""
+
+    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider) -> None:
+        self._given, self._stack, self._provider = given, stack, provider
+        self._made: dict[str, Role | None] = {}
+
+    def of(self, machine: MachineArgs, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role | None:
+        """The role of a machine. releases: what it reads, None for a machine that reads none."""
+        name = f"app-{machine.app}" if machine.app else machine.role
+        if name not in self._made:
+            self._made[name] = self._role(name, machine.app, releases, opts) if releases or self._given.ssm else None
+        return self._made[name]
+
+    def _role(self, name: str, app: str, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role:
+        """What EC2 machines may take; with these statements alone (and Systems Manager's, where it is on)."""
+        partition = partition_of(self._given.region)
+        trust = {"Effect": "Allow", "Principal": {"Service": f"ec2.{partition.domain}"}, "Action": "sts:AssumeRole"}
+        made = aws.iam.Role(
+            name,
+            assume_role_policy=_document([trust]),
+            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
+        )
+        child = pulumi.ResourceOptions(parent=made, provider=self._provider)
+        ready: list[pulumi.Resource] = []
+        if releases:
+            policy = releases.bucket.apply(
+                lambda bucket: _document(reads_releases(bucket, self._stack, app, self._given))
+            )
+            ready += [aws.iam.RolePolicy(name, role=made.name, policy=policy, opts=child), *releases.ready]
+        if self._given.ssm:
+            # FSBP SSM.1: machines are managed by Systems Manager.
+            core = f"arn:{partition.name}:iam::aws:policy/AmazonSSMManagedInstanceCore"
+            ready.append(aws.iam.RolePolicyAttachment(f"{name}-ssm", role=made.name, policy_arn=core, opts=child))
+        return Role(aws.iam.InstanceProfile(name, role=made.name, opts=child).name, ready)
 
 
 def reads_releases(bucket: str, stack: str, app: str, given: settings.Aws) -> list[Statement]:
