@@ -31,13 +31,25 @@ packages = project / ".state" / stack / "packages"
 fleets = {
     name: AppServerFleet(
         name,
-        AppServerFleetArgs(app, groups.apps[name], store, project, packages / name, revision_of(project / app.source)),
+        AppServerFleetArgs(
+            app,
+            groups.apps[name],
+            store,
+            project,
+            packages / name,
+            revision_of(project / app.source),
+            given.maintenance,
+        ),
         platform=platform,
     )
     for name, app in given.apps.items()
 }
 members = {name: fleet.members for name, fleet in fleets.items()}
-balancer = Balancer("balancer", BalancerArgs(given.balancer, groups.balancer, given.apps, members), platform=platform)
+balancer = Balancer(
+    "balancer",
+    BalancerArgs(given.balancer, groups.balancer, given.apps, members, given.maintenance),
+    platform=platform,
+)
 
 pulumi.export("url", balancer.url)
 pulumi.export("releases", {name: fleet.release for name, fleet in fleets.items()})

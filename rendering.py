@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from settings import App, Balancer
+from settings import App, Balancer, Maintenance
 
 ROOT = Path(__file__).resolve().parent
 # Where scripts live on a machine.
@@ -21,7 +21,8 @@ SCRIPTS = "/usr/local/lib/wsgi-fleet"
 APP_PORT = 8000
 BALANCER_PORT = 80
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
-PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate")
+PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate", "unattended-upgrades")
+MAINTENANCE = Maintenance()
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -110,7 +111,20 @@ def app_service(*, proof: bool) -> str:
     return _template("systemd/app.service.j2", proof=proof)
 
 
-def app_server_user_data(system_packages: Sequence[str]) -> str:
+def _upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
+    """How a machine of either tier installs security updates. setup-upgrades looks whether the first file is there."""
+    files = {f"{SCRIPTS}/setup-upgrades": ("0755", _file("templates/scripts/setup-upgrades"))}
+    if maintenance.upgrades:
+        for path, template in (
+            # After the package's own files, 20auto-upgrades and 50unattended-upgrades.
+            ("/etc/apt/apt.conf.d/52wsgi-fleet", "apt/52wsgi-fleet.j2"),
+            ("/etc/systemd/system/apt-daily-upgrade.timer.d/wsgi-fleet.conf", "systemd/upgrade-window.conf.j2"),
+        ):
+            files[path] = ("0644", _template(template, maintenance=maintenance))
+    return files
+
+
+def app_server_user_data(system_packages: Sequence[str], maintenance: Maintenance = MAINTENANCE) -> str:
     """What an app server boots with. It names no release: those come and go without the machine being replaced."""
     scripts = ("release", "slot", "staging", "server", "fetch", "gateway", "background", "condition", "vitals")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
@@ -120,10 +134,11 @@ def app_server_user_data(system_packages: Sequence[str]) -> str:
         files[f"/etc/systemd/system/{name}"] = ("0644", _file(f"templates/systemd/{name}"))
     files["/etc/systemd/system/app@.service"] = ("0644", app_service(proof=False))
     files["/etc/systemd/system/app-proof.service"] = ("0644", app_service(proof=True))
+    files |= _upkeep(maintenance)
     return _cloud_config(files, [f"{SCRIPTS}/setup-app-server", *system_packages])
 
 
-def balancer_user_data() -> str:
+def balancer_user_data(maintenance: Maintenance = MAINTENANCE) -> str:
     """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
     scripts = ("nginx_site", "nginx", "traffic", "vitals")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
@@ -131,6 +146,7 @@ def balancer_user_data() -> str:
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
     for name in ("nginx.conf", "no-site.conf", "maintenance.html"):
         files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/nginx/{name}"))
+    files |= _upkeep(maintenance)
     return _cloud_config(files, [f"{SCRIPTS}/setup-balancer"])
 
 

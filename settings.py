@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
-from constraint import AdminCidrs, AwsId, InstanceType, PrivateKey
+from constraint import InstanceType
+from settings_aws import Aws
 from settings_model import Model
-from settings_vpc import Vpc
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
@@ -30,10 +30,6 @@ Command = Annotated[str, StringConstraints(min_length=1, max_length=4096, patter
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]*$", max_length=200)]
 # Debian policy 5.6.1.
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
-
-
-def _id(prefix: str) -> Any:
-    return AwsId(prefix)
 
 
 class Size(Model):
@@ -189,69 +185,33 @@ class Balancer(Model):
     connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
 
 
+class Maintenance(Model):
+    """When machines of both tiers install Debian's security updates by themselves."""
+
+    upgrades: bool = Field(default=True, description="security updates are installed, once in each window")
+    window: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^((Mon|Tue|Wed|Thu|Fri|Sat|Sun)(,(Mon|Tue|Wed|Thu|Fri|Sat|Sun))* )?([01][0-9]|2[0-3]):[0-5][0-9]$"
+        ),
+    ] = Field(default="03:00", description='when it begins, in UTC: "03:00" on all days, "Sun 03:00", "Mon,Thu 23:30"')
+    window_minutes: int = Field(
+        default=120, ge=30, le=720, description="how long it is; each machine begins at a moment of its own in it"
+    )
+    reboot: bool = Field(default=False, description="a machine that needs it for an update restarts after it")
+
+    @property
+    def spread_minutes(self) -> int:
+        """Within which machines begin: an update, and a restart after it, get the last ten minutes."""
+        return self.window_minutes - 10
+
+
 class Lxd(Model):
     """Where the fleet runs on this machine."""
 
     port: int = Field(default=8080, ge=1024, le=65535, description="loopback port on which the balancer is published")
     pool: Name = Field(default="wsgi-fleet", description="LXD storage pool")
     prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
-
-
-class Aws(Model):
-    """Where the fleet runs on EC2."""
-
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = Field(description="AWS region")
-    ami: Annotated[str, _id("ami")] = Field(description="Debian 12 image (amd64) of that region; never updated")
-    vpc: Vpc | None = Field(default=None, description="a VPC of the stack's own; else one that is there, by its ids")
-    vpc_id: Annotated[str, _id("vpc")] | None = Field(default=None, description="existing VPC")
-    balancer_subnet_id: Annotated[str, _id("subnet")] | None = Field(
-        default=None, description="public subnet of the balancer, in the existing VPC"
-    )
-    app_subnet_ids: list[Annotated[str, _id("subnet")]] = Field(
-        default_factory=list[str],
-        description="private subnets of the app servers in the existing VPC, one per zone; they need a way out (NAT)",
-    )
-    admin_cidrs: AdminCidrs = Field(description="who may reach port 22 of the balancer (the jump host)")
-    outbound_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
-        default_factory=list[int], description="TCP ports besides 80 and 443 that machines may connect to, e.g. 5432"
-    )
-    ssh_key_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._@-]{1,255}$")] | None = Field(
-        default=None, description="EC2 key pair of the machines; one is generated when none is given"
-    )
-    ssh_private_key: PrivateKey | None = Field(
-        default=None, description="its private key: pulumi config set --secret --path"
-    )
-    release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
-        default=None, description="S3 bucket of the releases; one is made when it is not given"
-    )
-    tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
-
-    @model_validator(mode="after")
-    def _the_network_is_one_of_two(self) -> Aws:
-        ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
-        ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
-        if self.vpc and any(ids.values()):
-            raise ValueError(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
-        if not self.vpc and not all(ids.values()):
-            raise ValueError(f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}")
-        return self
-
-    @model_validator(mode="after")
-    def _zones_are_of_the_region(self) -> Aws:
-        elsewhere = [zone for zone in self.vpc.zones if zone[:-1] != self.region] if self.vpc else []
-        if elsewhere:
-            raise ValueError(f"vpc.zones: {', '.join(elsewhere)}: should be in aws.region, such as {self.region}a")
-        return self
-
-    @model_validator(mode="after")
-    def _a_key_pair_has_both_halves(self) -> Aws:
-        if (self.ssh_key_name is None) != (self.ssh_private_key is None):
-            given, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
-            raise ValueError(
-                f"{given}: is given without {missing}; give both for a key pair of your own, or neither for one that "
-                "is generated"
-            )
-        return self
 
 
 class Settings(Model):
@@ -262,6 +222,7 @@ class Settings(Model):
         description="the applications by name; this version serves one"
     )
     balancer: Balancer = Field(default=Balancer(), description="the machine in front")
+    maintenance: Maintenance = Field(default=Maintenance(), description="when machines upgrade themselves")
     lxd: Lxd = Field(default=Lxd(), description="where the fleet runs on this machine (platform lxd)")
     aws: Aws | None = Field(default=None, description="where the fleet runs on EC2 (platform aws)")
 

@@ -13,8 +13,8 @@ from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, S
 from releases.release import build
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
-from rendering import app_server_user_data, booted
-from settings import App
+from rendering import MAINTENANCE, app_server_user_data, booted
+from settings import App, Maintenance
 
 # Longest wait for cloud-init: Debian packages from a slow mirror, and uWSGI.
 BOOT_S = 600
@@ -33,6 +33,7 @@ class AppServerFleetArgs:
     project: Path
     packages: Path
     revision: str = ""
+    maintenance: Maintenance = MAINTENANCE
 
 
 class AppServerFleet(pulumi.ComponentResource):
@@ -52,7 +53,7 @@ class AppServerFleet(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         app = args.app
         key = GeneratedSecret(f"{name}-key", opts=child).value
-        user_data = app_server_user_data(app.system_packages)
+        user_data = app_server_user_data(app.system_packages, args.maintenance)
 
         self.machines = {}
         ready: list[pulumi.Resource] = []
@@ -60,7 +61,7 @@ class AppServerFleet(pulumi.ComponentResource):
             role = f"{name}-{zone + 1}"
             machine = platform.machine(
                 role,
-                MachineArgs(role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone),
+                MachineArgs(role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone, app=name),
                 store=args.store,
                 opts=child,
             )

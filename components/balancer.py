@@ -9,8 +9,8 @@ import pulumi
 
 import settings
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs
-from rendering import SCRIPTS, Upstream, balancer_user_data, booted, site
-from settings import App
+from rendering import MAINTENANCE, SCRIPTS, Upstream, balancer_user_data, booted, site
+from settings import App, Maintenance
 
 BOOT_S = 600
 # nginx_site.py waits up to 330 s for old workers to finish.
@@ -25,6 +25,7 @@ class BalancerArgs:
     group: SecurityGroup
     apps: Mapping[str, App]
     members: Mapping[str, pulumi.Output[Sequence[str]]]
+    maintenance: Maintenance = MAINTENANCE
 
 
 class Balancer(pulumi.ComponentResource):
@@ -39,7 +40,11 @@ class Balancer(pulumi.ComponentResource):
         super().__init__("wsgi-fleet:balancer:Balancer", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         machine_args = MachineArgs(
-            role=name, user_data=balancer_user_data(), group=args.group, size=args.settings.size, public=True
+            role=name,
+            user_data=balancer_user_data(args.maintenance),
+            group=args.group,
+            size=args.settings.size,
+            public=True,
         )
         self.machine = platform.machine(name, machine_args, store=None, opts=child)
         ready = platform.step(

@@ -1,4 +1,4 @@
-"""Reads the release store from a machine: a folder, or an S3 bucket with the machine's own role (by curl)."""
+"""Reads the release store from a machine: a folder, or an S3 bucket and parameters by the machine's own role (curl)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 # EC2 instance metadata service, version 2 (a token first).
@@ -53,23 +54,69 @@ def _metadata(path: str, token: str = "") -> str:
 
 
 def _from_bucket(bucket: str, key: str) -> bytes | None:
-    """GET with Signature Version 4 by curl (>= 7.75), which reads the credentials from standard input."""
+    content, status = _signed("s3", f"{bucket}/{quote(key)}")
+    if status not in ("200", "404"):
+        raise OSError(f"S3 answered {status}")
+    return content if status == "200" else None
+
+
+def _signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
+    """What a service of the region answers, and the status. lines: of a curl configuration.
+
+    Signature Version 4 by curl (>= 7.75), which reads the credentials from standard input.
+    """
     token = _metadata("api/token")
     role = _metadata("meta-data/iam/security-credentials/", token).strip()
     credentials = json.loads(_metadata(f"meta-data/iam/security-credentials/{role}", token))
     region = _metadata("meta-data/placement/region", token)
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     config = "\n".join(
         [
-            f'url = "https://s3.{region}.amazonaws.com/{bucket}/{quote(key)}"',
+            f'url = "https://{service}.{region}.{domain}/{path}"',
             f'user = "{credentials["AccessKeyId"]}:{credentials["SecretAccessKey"]}"',
             f'header = "x-amz-security-token: {credentials["Token"]}"',
-            f'aws-sigv4 = "aws:amz:{region}:s3"',
+            f'aws-sigv4 = "aws:amz:{region}:{service}"',
             "silent\nshow-error\nretry = 5\nretry-connrefused",
             f'max-time = {TIMEOUT_S}\nwrite-out = "%{{stderr}}%{{http_code}}"',
+            *lines,
         ]
     )
     result = subprocess.run(["curl", "--config", "-"], check=False, input=config.encode(), capture_output=True)
-    status = result.stderr.decode(errors="replace").strip()[-3:]
-    if result.returncode or status not in ("200", "404"):
-        raise OSError(f"S3 answered {result.stderr.decode(errors='replace').strip()}")
-    return result.stdout if status == "200" else None
+    said = result.stderr.decode(errors="replace").strip()
+    if result.returncode:
+        raise OSError(f"{service} answered {said}")
+    return result.stdout, said[-3:]
+
+
+def fetch_secrets(store: str, release: str) -> dict[str, str]:
+    """The secrets of a release: of a bucket's they are parameters under the same name; a folder has none."""
+    url = urlsplit(store)
+    found: dict[str, str] = {}
+    if url.scheme != "s3":
+        return found
+    wanted = {"Path": f"/wsgi-fleet{url.path}/{release}", "WithDecryption": True}
+    try:
+        while True:
+            answer = _parameters(wanted)
+            for each in answer["Parameters"]:
+                # The rollout writes values as JSON text.
+                found[each["Name"].rpartition("/")[2]] = json.loads(each["Value"])
+            if not answer.get("NextToken"):
+                return found
+            wanted["NextToken"] = answer["NextToken"]
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise FetchError(f"the parameters below {wanted['Path']} cannot be read: {error}") from error
+
+
+def _parameters(wanted: dict[str, Any]) -> dict[str, Any]:
+    body = json.dumps(wanted).replace("\\", "\\\\").replace('"', '\\"')
+    content, status = _signed(
+        "ssm",
+        "",
+        'header = "content-type: application/x-amz-json-1.1"',
+        'header = "x-amz-target: AmazonSSM.GetParametersByPath"',
+        f'data = "{body}"',
+    )
+    if status != "200":
+        raise OSError(f"SSM answered {status} {content.decode(errors='replace')[:300]}")
+    return json.loads(content)

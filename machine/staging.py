@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import background
-from fetch import fetch
+from fetch import fetch, fetch_secrets
 from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
 from slot import PROOF, PROOF_UNIT, start_and_gate, stop
 
@@ -127,7 +127,7 @@ def build_venv(requirements: Path, code: Path, manifest: dict[str, Any]) -> Path
 def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, secrets: dict[str, str] | None) -> None:
     """The gateway's configuration and the environment, readable by root and the application only."""
     if secrets is None:
-        secrets = known_secrets(manifest["secrets_digest"])
+        secrets = known_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
         raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
     (partial / "uwsgi.ini").write_text(manifest["uwsgi_ini"])
@@ -154,11 +154,14 @@ def secrets_digest(secrets: dict[str, str]) -> str:
     return hmac.new(key, json.dumps(secrets, sort_keys=True).encode(), "sha256").hexdigest() if secrets else ""
 
 
-def known_secrets(digest: str) -> dict[str, str]:
-    """Secrets that an earlier release brought here; a booting server has nobody to give it others."""
+def known_secrets(release: str, digest: str) -> dict[str, str]:
+    """Those that an earlier release brought here, or that the platform keeps for servers that boot."""
     if not digest:
         return {}
     for file in RELEASES.glob("*/secrets.json"):
         if manifest_of(file.parent.name)["secrets_digest"] == digest:
             return json.loads(file.read_text())
-    raise Failure("its secrets changed while this server was away; run `pulumi up` to bring them")
+    secrets = fetch_secrets(store_url(), release)
+    if secrets_digest(secrets) != digest:
+        raise Failure("its secrets changed while this server was away; run `pulumi up` to bring them")
+    return secrets

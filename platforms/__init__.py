@@ -39,7 +39,7 @@ class MachineArgs:
     """role: stable key of the machine in its stack ("hello-1"). user_data: cloud-init document, equal on all platforms.
 
     zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it stands in the
-    public subnet (the balancer).
+    public subnet (the balancer). app: the application whose releases and secrets it may read; "" for none.
     """
 
     role: str
@@ -48,6 +48,7 @@ class MachineArgs:
     size: Size
     zone: int = 0
     public: bool = False
+    app: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Store:
     """Where releases are kept. machine_url: how machines reach it (`file:///...` or `s3://bucket/prefix`)."""
 
     machine_url: pulumi.Output[str]
-    # What releases.connect.store() opens it by, from the operator's side.
+    # What connect.store() and connect.secrets() open it by, from the operator's side.
     spec: Mapping[str, pulumi.Input[Any]]
     resource: pulumi.Resource | None
 
@@ -115,7 +116,7 @@ class Platform(Protocol):
         ...
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
-        """A machine; one with a store may read releases."""
+        """A machine; one with a store may read the releases of its application there."""
         ...
 
     def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from platforms.diagnosis import Finding
-from releases.transport import Store, Transport, Unreachable
+from releases.transport import SecretStore, Store, Transport, Unreachable
 
 SECRET_FD = 3
 
@@ -38,6 +38,15 @@ def store(spec: Mapping[str, Any]) -> Store:
     from platforms.aws.s3 import S3Store
 
     return S3Store.from_spec(spec)
+
+
+def secrets(spec: Mapping[str, Any], app: str) -> SecretStore | None:
+    """Where servers of a Store.spec find an application's secrets when they boot; None where they cannot."""
+    if not spec.get("secrets"):
+        return None
+    from platforms.aws.ssm import SsmSecrets
+
+    return SsmSecrets.from_spec(spec["secrets"], app)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
     # Before it begins: a hand that moves the fleet meanwhile makes the next `up` look again.
     epoch = record.epoch(store)
     try:
-        Rollout(plan, connect.transport(props["reach"]), store, _say).run()
+        secrets = connect.secrets(props["store"], props["app"])
+        Rollout(plan, connect.transport(props["reach"]), store, _say, secrets).run()
     except RolloutError as error:
         # Pulumi prints a traceback around it; the text alone says what happened.
         sys.tracebacklimit = 0

@@ -18,7 +18,7 @@ from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, released
 from releases.release import Release
-from releases.transport import Store, Transport
+from releases.transport import SecretStore, Store, Transport
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,20 @@ class RolloutError(Exception):
 
 
 class Rollout:
-    """One rollout of one plan. say: gets a line for each thing that happens. Raises RolloutError without servers."""
+    """One rollout of one plan. say: gets a line for each thing that happens. Raises RolloutError without servers.
 
-    def __init__(self, plan: Plan, transport: Transport, store: Store, say: Callable[[str], None]) -> None:
-        self.plan, self.store = plan, store
+    secrets: where servers find them when they boot, on platforms that have such a place.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        transport: Transport,
+        store: Store,
+        say: Callable[[str], None],
+        secrets: SecretStore | None = None,
+    ) -> None:
+        self.plan, self.store, self.secrets = plan, store, secrets
         self.id = plan.release.id
         if not plan.servers:
             raise RolloutError(f"{plan.app}: there are no servers to release to")
@@ -107,6 +117,8 @@ class Rollout:
         if self.store.read(f"{prefix}/manifest.json") != self.plan.release.manifest:
             self.store.write(f"{prefix}/code.tar.gz", self.plan.release.archive)
             self.store.write(f"{prefix}/manifest.json", self.plan.release.manifest)
+        if self.secrets and self.plan.secrets:
+            self.secrets.write(self.id, self.plan.secrets)
         journal.note("published")
 
     def _reach(self) -> dict[Server, dict[str, Any]]:
@@ -236,6 +248,9 @@ class Rollout:
             for key in self.store.keys("releases/"):
                 if key.split("/")[1] not in keep:
                     self.store.delete(key)
+            if self.secrets:
+                for release in set(self.secrets.releases()) - set(keep):
+                    self.secrets.delete(release)
             self.fleet.everywhere(
                 servers, lambda server: self.fleet.run(server, "prune", ["prune", *keep], timeout_s=60)
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +60,25 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove it; removing what is not there succeeds."""
+        ...
+
+
+class SecretStore(Protocol):
+    """Keeps the secrets of an application's releases where its servers fetch them when they boot.
+
+    A platform without one brings secrets by standard input alone; then a server that was away cannot take new ones.
+    """
+
+    def write(self, release: str, secrets: Mapping[str, str]) -> None:
+        """Put the secrets of a release there. Raises ValueError, without values, for what it cannot hold."""
+        ...
+
+    def releases(self) -> list[str]:
+        """Releases that have secrets there, sorted."""
+        ...
+
+    def delete(self, release: str) -> None:
+        """Forget the secrets of a release; forgetting what is not there succeeds."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Platform aws: EC2 machines, SSH, a release store in S3.
+"""Platform aws: EC2 machines, SSH, a release store in S3, secrets in Systems Manager.
 
-platform.py registers the resources (its parts: network.py, group.py, bucket.py); ssh.py and s3.py are the operator's
-side.
+platform.py registers the resources (its parts: access.py, network.py, group.py, bucket.py, parameters.py, role.py,
+alarms.py); ssh.py, s3.py and ssm.py are the operator's side.
 """
 
 from typing import TYPE_CHECKING

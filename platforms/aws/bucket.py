@@ -1,8 +1,9 @@
-"""The release store on S3, and the role by which machines read it."""
+"""The release store on S3."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -10,6 +11,8 @@ import pulumi_aws as aws
 
 import settings
 from platforms import Store
+from platforms.aws.parameters import SecretParameters
+from platforms.aws.ssm import parameter_path
 
 # Days that replaced and deleted releases can be brought back.
 KEPT_DAYS = 30
@@ -17,30 +20,42 @@ KEPT_DAYS = 30
 
 @dataclass(frozen=True)
 class ReleaseStore:
-    """profile: name of the instance profile of machines that read releases. ready: what they wait for."""
+    """bucket: its name. ready: what machines that read releases wait for."""
 
     store: Store
-    profile: pulumi.Output[str]
-    ready: list[pulumi.Resource]
+    bucket: pulumi.Output[str]
+    ready: Sequence[pulumi.Resource]
 
 
 def release_store(
     name: str, given: settings.Aws, stack: str, provider: aws.Provider, opts: pulumi.ResourceOptions
 ) -> ReleaseStore:
-    """The bucket of the settings, or one of the stack's own; keys stand under the stack's name in both."""
-    made = None if given.release_bucket else _bucket(name, provider, opts)
+    """The bucket of the settings, or one of the stack's own; keys stand under the stack's name in both.
+
+    The secrets of releases stand beside it, under the same name, as parameters of Systems Manager.
+    """
+    made = None if given.release_bucket else _bucket(name, provider, opts, protect=given.protect)
     bucket = made.bucket if made else pulumi.Output.from_input(given.release_bucket or "")
-    profile, policy = _role(name, bucket, stack, provider, opts)
+    secrets = SecretParameters(f"{name}-secrets", path=parameter_path(stack), region=given.region, opts=opts)
     store = Store(
         machine_url=pulumi.Output.concat("s3://", bucket, "/", stack),
-        spec={"kind": "s3", "bucket": bucket, "prefix": stack, "region": given.region},
+        spec={
+            "kind": "s3",
+            "bucket": bucket,
+            "prefix": stack,
+            "region": given.region,
+            # Through the resource, so that they are removed after the machines and the rollout.
+            "secrets": {"path": secrets.path, "region": given.region, "kms_key_arn": given.kms_key_arn or ""},
+        },
         resource=made,
     )
-    return ReleaseStore(store, profile, [policy, *([made] if made else [])])
+    return ReleaseStore(store, bucket, [secrets, *([made] if made else [])])
 
 
-def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions) -> aws.s3.Bucket:
+def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions, *, protect: bool) -> aws.s3.Bucket:
     """FSBP S3.1, S3.8 (no public access), S3.5 (TLS only), S3.12 (no ACLs), S3.13 (lifecycle), S3.14 (versions).
+
+    CIS AWS 5.0 2.1.1 (TLS only), 2.1.4 (no public access).
 
     A stack that goes takes its bucket along, with what is in it: releases are built from source, and without machines
     they serve nobody. Whoever wants to keep them names a bucket of their own in release_bucket.
@@ -48,7 +63,7 @@ def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions) -> 
     bucket = aws.s3.Bucket(
         name,
         force_destroy=True,
-        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=provider)),
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=provider, protect=protect)),
     )
     child = pulumi.ResourceOptions(parent=bucket, provider=provider)
     private = aws.s3.BucketPublicAccessBlock(
@@ -80,7 +95,10 @@ def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions) -> 
                 "id": "forget",
                 "status": "Enabled",
                 "filter": {"prefix": ""},
+                # The rollout alone deletes releases, by number and not by age: what it keeps may be old.
                 "noncurrent_version_expiration": {"noncurrent_days": KEPT_DAYS},
+                # What a deletion leaves in a bucket with versions, once those are gone.
+                "expiration": {"expired_object_delete_marker": True},
                 "abort_incomplete_multipart_upload": {"days_after_initiation": 1},
             }
         ],
@@ -106,35 +124,3 @@ def _tls_only(arn: str) -> str:
         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
     }
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-
-
-def _role(
-    name: str, bucket: pulumi.Output[str], stack: str, provider: aws.Provider, opts: pulumi.ResourceOptions
-) -> tuple[pulumi.Output[str], pulumi.Resource]:
-    """Machines read releases by role, without keys (CIS AWS 5.0 1.17); the role can do nothing else."""
-    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
-    role = aws.iam.Role(
-        f"{name}-reader",
-        assume_role_policy=json.dumps({"Version": "2012-10-17", "Statement": [trust]}),
-        opts=pulumi.ResourceOptions(parent=opts.parent, provider=provider),
-    )
-    child = pulumi.ResourceOptions(parent=role, provider=provider)
-    policy = aws.iam.RolePolicy(
-        f"{name}-reader", role=role.name, policy=bucket.apply(lambda given: _reads(given, stack)), opts=child
-    )
-    return aws.iam.InstanceProfile(f"{name}-reader", role=role.name, opts=child).name, policy
-
-
-def _reads(bucket: str, stack: str) -> str:
-    statements = [
-        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/{stack}/*"},
-        # With it a key that is not there is a 404 and not a 403. "IfExists", for nothing says that GetObject of a
-        # missing key brings a prefix along. The price: names (not contents) of a shared bucket can be listed.
-        {
-            "Effect": "Allow",
-            "Action": "s3:ListBucket",
-            "Resource": f"arn:aws:s3:::{bucket}",
-            "Condition": {"StringLikeIfExists": {"s3:prefix": f"{stack}/*"}},
-        },
-    ]
-    return json.dumps({"Version": "2012-10-17", "Statement": statements})

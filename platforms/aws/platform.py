@@ -23,7 +23,7 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import bucket, group, network
+from platforms.aws import alarms, bucket, group, network, role
 from platforms.aws.access import Access
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
@@ -51,6 +51,7 @@ class AwsPlatform:
         self._network = network.network(given, stack, self._provider)
         self._access = Access(given, stack=stack, provider=self._provider)
         self._releases: bucket.ReleaseStore | None = None
+        self._roles = role.Roles(given, stack, self._provider)
         self._image_is_checked = False
 
     def security_group(
@@ -65,7 +66,7 @@ class AwsPlatform:
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         self._report_newer_image()
-        releases = self._releases if store else None
+        own = self._roles.of(args, self._releases if store else None, opts)
         private = self._network.private
         subnet = self._network.public if args.public else private[args.zone % len(private)]
         tags = {**self._tags, "Name": f"{self._stack}-{args.role}"}
@@ -78,7 +79,7 @@ class AwsPlatform:
             vpc_security_group_ids=[args.group.id],
             # FSBP EC2.9; the balancer is the one accepted finding.
             associate_public_ip_address=args.public,
-            iam_instance_profile=releases.profile if releases else None,
+            iam_instance_profile=own.profile if own else None,
             user_data_base64=_packed(args.user_data),
             user_data_replace_on_change=True,
             # FSBP EC2.8, CIS AWS 5.0 5.7. One hop: containers on the machine do not get at the role.
@@ -97,18 +98,24 @@ class AwsPlatform:
                 "tags": tags,
             },
             monitoring=True,
+            # A failed host of EC2 moves the machine to another one, with its address and its disk.
+            maintenance_options={"auto_recovery": "default"},
+            # Nobody ends it by hand; the engine still does, for else it could not replace it.
+            disable_api_termination=self._given.protect,
+            force_destroy=self._given.protect,
             tags=tags,
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
                     provider=self._provider,
-                    depends_on=[*(releases.ready if releases else ()), *subnet.ready],
+                    depends_on=[*(own.ready if own else ()), *subnet.ready],
                     # EC2 would stop every server at once to change its type, and a grown disk needs a boot.
                     replace_on_changes=["instanceType", "rootBlockDevice.volumeSize"],
                     delete_before_replace=False,
                 ),
             ),
         )
+        alarms.machine_alarms(name, f"{args.role} of stack {self._stack}", instance, self._given, self._provider)
         machine = Machine(
             id=instance.id,
             address=instance.private_ip,
@@ -145,7 +152,7 @@ class AwsPlatform:
             name,
             domain="vpc",
             tags={"Name": f"{self._stack}-{name}"},
-            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
+            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider, protect=self._given.protect),
         )
         association = aws.ec2.EipAssociation(
             name,

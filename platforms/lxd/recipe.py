@@ -95,6 +95,7 @@ _MASKED = (
     "systemd-random-seed.service",
     "systemd-sysctl.service",
     "systemd-udev-settle.service",
+    "unattended-upgrades.service",
 )
 
 _CONFIGURE = """\

@@ -7,6 +7,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -126,6 +127,21 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     for unit in ("app@blue.service", "app-proof.service", "app.socket", "app-boot.service"):
         assert on(server, "systemd-analyze", "verify", unit) == ""
     on(server, "systemd-analyze", "security", "--threshold=20", "app@blue.service")
+
+
+def test_every_machine_updates_itself_in_the_window_at_a_moment_of_its_own(fleet: Stack) -> None:
+    offsets: set[int] = set()
+    for machine in (*fleet.servers().values(), fleet.balancer()):
+        assert on(machine, "systemctl", "is-active", "apt-daily.timer", "apt-daily-upgrade.timer") == "active\n" * 2
+        ask = ("systemctl", "show", "-P", "NextElapseUSecRealtime", "--timestamp=utc", "apt-daily-upgrade.timer")
+        begins = datetime.strptime(on(machine, *ask).strip(), "%a %Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+        offsets.add((begins.hour - 3) * 3600 + begins.minute * 60 + begins.second)
+        # What it would do is known now; whether there is anything to do is the archive's affair.
+        told = on(machine, "unattended-upgrade", "--dry-run", "--verbose")
+        assert "origin=Debian,codename=bookworm-security,label=Debian-Security" in told
+        assert "label=Debian," not in told
+    assert len(offsets) == 4
+    assert 0 <= min(offsets) <= max(offsets) <= 110 * 60
 
 
 def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> None:

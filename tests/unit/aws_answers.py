@@ -37,8 +37,9 @@ OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     "aws:s3/bucket:Bucket": lambda r: {"bucket": f"{r.name}-b0b0b0b", "arn": f"arn:aws:s3:::{r.name}-b0b0b0b"},
     "aws:ec2/vpc:Vpc": lambda _: {"ownerId": "123456789012"},
     "aws:cloudwatch/logGroup:LogGroup": lambda r: {"arn": f"arn:aws:logs:::log-group:{r.name}"},
-    "aws:iam/role:Role": lambda r: {"arn": f"arn:aws:iam:::role/{r.name}"},
     "aws:ec2/securityGroup:SecurityGroup": lambda r: {"arn": f"arn:aws:ec2:::security-group/{r.name}"},
+    "aws:iam/role:Role": lambda r: {"name": f"{r.name}-0c0c0c0", "arn": f"arn:aws:iam::123456789012:role/{r.name}"},
+    "aws:iam/instanceProfile:InstanceProfile": lambda r: {"name": f"{r.name}-0d0d0d0"},
 }
 
 # The address that an instance has now, and the newest Debian image.

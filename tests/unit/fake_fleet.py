@@ -11,7 +11,7 @@ from typing import Any
 from releases.fleet import Server
 from releases.release import Release
 from releases.rollout import Plan, Rollout
-from releases.transport import Result
+from releases.transport import Result, SecretStore
 
 NAMES = ["a-1", "a-2", "a-3"]
 
@@ -100,6 +100,7 @@ def roll_out(
     keep: int = 5,
     allow_unreachable: int = 0,
     task: str | None = None,
+    kept: SecretStore | None = None,
     **changes: Any,
 ) -> str:
     plan = Plan(
@@ -118,7 +119,7 @@ def roll_out(
         revision="abc1234",
     )
     plan = replace(plan, **changes)
-    Rollout(plan, fleet, fleet.store, lambda _line: None).run()
+    Rollout(plan, fleet, fleet.store, lambda _line: None, kept).run()
     return plan.release.id
 
 

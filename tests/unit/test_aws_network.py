@@ -255,7 +255,7 @@ def test_refused_connections_are_logged_for_the_days_given() -> None:
         "vpcId": "vpc-id",
         "trafficType": "REJECT",
         "logDestination": "arn:aws:logs:::log-group:flow-log",
-        "iamRoleArn": "arn:aws:iam:::role/flow-log",
+        "iamRoleArn": "arn:aws:iam::123456789012:role/flow-log",
     }
     (trust,) = statements(role.inputs["assumeRolePolicy"])
     assert trust["Principal"] == {"Service": "vpc-flow-logs.amazonaws.com"}

@@ -187,9 +187,9 @@ def test_servers_are_spread_over_zones_and_the_balancer_alone_is_public(local: M
     apps, front = local.groups.apps["hello"], local.groups.balancer
     size, boot = settings.Size(), rendering.app_server_user_data([])
     assert local.asked.machines == {
-        "hello-1": (MachineArgs("hello-1", boot, apps, size, zone=0), local.store),
-        "hello-2": (MachineArgs("hello-2", boot, apps, size, zone=1), local.store),
-        "hello-3": (MachineArgs("hello-3", boot, apps, size, zone=2), local.store),
+        "hello-1": (MachineArgs("hello-1", boot, apps, size, zone=0, app="hello"), local.store),
+        "hello-2": (MachineArgs("hello-2", boot, apps, size, zone=1, app="hello"), local.store),
+        "hello-3": (MachineArgs("hello-3", boot, apps, size, zone=2, app="hello"), local.store),
         "balancer": (MachineArgs("balancer", rendering.balancer_user_data(), front, size, public=True), None),
     }
 

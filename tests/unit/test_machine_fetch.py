@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import fetch as fetching
 import pytest
-from fetch import FetchError, fetch
+from fetch import FetchError, fetch, fetch_secrets
 
 from platforms.lxd import store
 from platforms.lxd.store import DirectoryStore
+from tests.unit.cloud import Cloud, on_this_host
 
-S3 = "https://s3.eu-central-1.amazonaws.com"
-ROLE = "/latest/meta-data/iam/security-credentials/"
-CREDENTIALS = {"AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": "opensesame", "Token": "session=="}
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """A cloud on this host."""
+    with on_this_host(monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
@@ -47,72 +46,6 @@ def test_a_folder_that_is_not_mounted_is_no_store_without_a_pointer(tmp_path: Pa
     for url in (f"file://{tmp_path}/store/hello", f"file://{tmp_path}/gone/hello"):
         with pytest.raises(FetchError, match=f"the store {url} does not answer: .* is not mounted"):
             fetch(url, "pointer", missing_ok=True)
-
-
-class Cloud(HTTPServer):
-    """The metadata service and S3. objects: path -> (status, content). asked: (path, headers) of each request to S3."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.objects: dict[str, tuple[int, bytes]] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Cloud  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def do_PUT(self) -> None:
-        assert self.path == "/latest/api/token"
-        assert self.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "60"
-        self._answer(200, b"token")
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/latest/"):
-            known = {
-                ROLE: b"the-role\n",
-                f"{ROLE}the-role": json.dumps(CREDENTIALS).encode(),
-                "/latest/meta-data/placement/region": b"eu-central-1",
-            }
-            has_token = self.headers["X-aws-ec2-metadata-token"] == "token"
-            self._answer(200 if has_token else 401, known[self.path] if has_token else b"")
-        else:
-            self.server.asked.append((self.path, dict(self.headers.items())))
-            self._answer(*self.server.objects.get(self.path, (404, b"<Error/>")))
-
-    def _answer(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        del format, args
-
-
-@pytest.fixture
-def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """A cloud on this host; curl is led there and does everything else as it would."""
-    run = subprocess.run
-
-    def led(command: list[str], *, input: bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: A002
-        assert (command, input.count(S3.encode())) == (["curl", "--config", "-"], 1)
-        config = input.replace(S3.encode(), made.url.encode()).replace(b"retry = 5\n", b"")
-        return run(command, input=config, **options)
-
-    with Cloud() as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
-        thread.start()
-        monkeypatch.setattr(fetching, "METADATA", f"{made.url}/latest")
-        monkeypatch.setattr(subprocess, "run", led)
-        for name in ("no_proxy", "NO_PROXY"):
-            monkeypatch.setenv(name, "127.0.0.1")
-        yield made
-        made.shutdown()
-        thread.join()
 
 
 def test_an_object_of_a_bucket_is_read_with_the_role_of_the_machine(cloud: Cloud) -> None:
@@ -152,3 +85,37 @@ def test_a_machine_without_a_metadata_service_says_that_the_store_does_not_answe
     with pytest.raises(FetchError, match="the store s3://releases/prod does not answer"):
         fetch("s3://releases/prod", "pointer", missing_ok=True)
     assert cloud.asked == []
+
+
+def page(*names: str, **more: str) -> tuple[int, dict[str, object]]:
+    """An answer of Systems Manager, with values as the rollout writes them."""
+    values = [{"Name": f"/wsgi-fleet/prod/hello/r1/{name}", "Value": f'"{name} \\u007b"'} for name in names]
+    return 200, {"Parameters": values, **more}
+
+
+def test_secrets_are_all_parameters_below_the_release_with_the_role_of_the_machine(cloud: Cloud) -> None:
+    cloud.pages = [page("A", NextToken='to"ken\\=='), page(NextToken="2"), page("B")]
+    assert fetch_secrets("s3://releases/prod/hello", "r1") == {"A": "A {", "B": "B {"}
+    first = {"Path": "/wsgi-fleet/prod/hello/r1", "WithDecryption": True}
+    assert cloud.wanted == [first, first | {"NextToken": 'to"ken\\=='}, first | {"NextToken": "2"}]
+    assert cloud.asked == []
+
+
+def test_secrets_that_may_not_be_read_say_which_and_why(cloud: Cloud) -> None:
+    cloud.pages = [(400, {"__type": "AccessDeniedException", "Message": "not authorized"})]
+    with pytest.raises(
+        FetchError, match=r"the parameters below /wsgi-fleet/prod/hello/r1 cannot be read: SSM answered 400 .*not auth"
+    ):
+        fetch_secrets("s3://releases/prod/hello", "r1")
+
+
+def test_a_value_that_nobody_of_ours_wrote_is_an_error_that_does_not_quote_it(cloud: Cloud) -> None:
+    cloud.pages = [(200, {"Parameters": [{"Name": "/wsgi-fleet/prod/hello/r1/A", "Value": "hunter2"}]})]
+    with pytest.raises(FetchError) as error:
+        fetch_secrets("s3://releases/prod/hello", "r1")
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_folder_has_no_secrets_and_nobody_is_asked(cloud: Cloud, folder: str) -> None:
+    assert fetch_secrets(folder, "r1") == {}
+    assert (cloud.asked, cloud.wanted) == ([], [])

@@ -121,7 +121,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
         elif expected:
             assert content == expected[0], path
         else:
-            assert name in ("app@.service", "app-proof.service"), path
+            assert name in ("app@.service", "app-proof.service", "52wsgi-fleet", "wsgi-fleet.conf"), path
 
 
 def meaning(script: str) -> tuple[str, list[int]]:

@@ -1,0 +1,114 @@
+"""The roles of machines: what each tier may do in the account, and nothing else.
+
+CIS AWS 5.0 1.17 (machines use roles, not keys), FSBP IAM.1 and IAM.21 (no wildcard of actions), KMS.2 (one key).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+
+import settings
+from platforms import MachineArgs
+from platforms.aws.bucket import ReleaseStore
+from platforms.aws.partition import Partition, partition_of
+from platforms.aws.ssm import parameter_path
+
+Statement = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Role:
+    """profile: name of the instance profile that carries it. ready: what a machine waits for before it boots."""
+
+    profile: pulumi.Output[str]
+    ready: Sequence[pulumi.Resource]
+
+
+class Roles:
+    """The roles of a stack: one for all machines of a tier, none where there is nothing that they may do."""
+
+    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider) -> None:
+        self._given, self._stack, self._provider = given, stack, provider
+        self._made: dict[str, Role | None] = {}
+
+    def of(self, machine: MachineArgs, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role | None:
+        """The role of a machine. releases: what it reads, None for a machine that reads none."""
+        name = f"app-{machine.app}" if machine.app else machine.role
+        if name not in self._made:
+            self._made[name] = self._role(name, machine.app, releases, opts) if releases or self._given.ssm else None
+        return self._made[name]
+
+    def _role(self, name: str, app: str, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role:
+        """What EC2 machines may take; with these statements alone (and Systems Manager's, where it is on)."""
+        partition = partition_of(self._given.region)
+        trust = {"Effect": "Allow", "Principal": {"Service": f"ec2.{partition.domain}"}, "Action": "sts:AssumeRole"}
+        made = aws.iam.Role(
+            name,
+            assume_role_policy=_document([trust]),
+            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
+        )
+        child = pulumi.ResourceOptions(parent=made, provider=self._provider)
+        ready: list[pulumi.Resource] = []
+        if releases:
+            policy = releases.bucket.apply(
+                lambda bucket: _document(reads_releases(bucket, self._stack, app, self._given))
+            )
+            ready += [aws.iam.RolePolicy(name, role=made.name, policy=policy, opts=child), *releases.ready]
+        if self._given.ssm:
+            # FSBP SSM.1: machines are managed by Systems Manager.
+            core = f"arn:{partition.name}:iam::aws:policy/AmazonSSMManagedInstanceCore"
+            ready.append(aws.iam.RolePolicyAttachment(f"{name}-ssm", role=made.name, policy_arn=core, opts=child))
+        return Role(aws.iam.InstanceProfile(name, role=made.name, opts=child).name, ready)
+
+
+def reads_releases(bucket: str, stack: str, app: str, given: settings.Aws) -> list[Statement]:
+    """What an app server may do: read the releases and the secrets of its own application."""
+    partition = partition_of(given.region)
+    own = f"{stack}/{app}/*"
+    statements: list[Statement] = [
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:{partition.name}:s3:::{bucket}/{own}"},
+        # With it a key that is not there is a 404 and not a 403. "IfExists", for nothing says that GetObject of a
+        # missing key brings a prefix along. The price: names (not contents) of a shared bucket can be listed.
+        {
+            "Effect": "Allow",
+            "Action": "s3:ListBucket",
+            "Resource": f"arn:{partition.name}:s3:::{bucket}",
+            "Condition": {"StringLikeIfExists": {"s3:prefix": own}},
+        },
+        # Any account, for a role acts in its own alone. The key aws/ssm needs no statement: its policy lets in
+        # everybody of the account who comes through Systems Manager.
+        {
+            "Effect": "Allow",
+            "Action": "ssm:GetParametersByPath",
+            "Resource": f"arn:{partition.name}:ssm:{given.region}:*:parameter{parameter_path(stack)}/{app}/*",
+        },
+    ]
+    if given.kms_key_arn:
+        statements.append(_decrypts(given.kms_key_arn, f"{parameter_path(stack)}/{app}/*", given.region, partition))
+    return statements
+
+
+def _decrypts(key: str, parameters: str, region: str, partition: Partition) -> Statement:
+    """With that key, what is below that path, and only through Systems Manager."""
+    return {
+        "Effect": "Allow",
+        "Action": "kms:Decrypt",
+        "Resource": key,
+        "Condition": {
+            "StringEquals": {"kms:ViaService": f"ssm.{region}.{partition.domain}"},
+            # What Systems Manager binds each value to (docs.aws.amazon.com/kms/latest/developerguide).
+            "StringLike": {
+                "kms:EncryptionContext:PARAMETER_ARN": f"arn:{partition.name}:ssm:{region}:*:parameter{parameters}"
+            },
+        },
+    }
+
+
+def _document(statements: Sequence[Statement]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})

@@ -1,0 +1,94 @@
+"""The secrets of releases as parameters of Systems Manager, from the operator's side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, cast
+
+# What one DeleteParameters takes (docs.aws.amazon.com/systems-manager/latest/APIReference/API_DeleteParameters.html).
+DELETED_AT_ONCE = 10
+# Characters of an advanced parameter; a standard one has 4096 and costs nothing.
+LONGEST = 8192
+
+
+def parameter_path(stack: str) -> str:
+    """Below which all parameters of a stack stand. machine/fetch.py makes the same of the store's URL."""
+    return f"/wsgi-fleet/{stack}"
+
+
+class SsmSecrets:
+    """Implements releases.transport.SecretStore: each secret is a SecureString `<path>/<release>/<NAME>`.
+
+    A value stands there as JSON text, for a parameter can neither be empty nor hold `{{`. Credentials come from where
+    the AWS tools look; the network is first used by a call.
+    """
+
+    def __init__(self, path: str, region: str, kms_key_arn: str = "") -> None:
+        self._path, self._region, self._key = path, region, kms_key_arn
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], app: str) -> SsmSecrets:
+        """Of the "secrets" of a Store.spec."""
+        return cls(f"{spec['path']}/{app}", spec["region"], spec["kms_key_arn"])
+
+    @cached_property
+    def client(self) -> Any:
+        """Loaded late: boto3 takes half a second, and other platforms never need it."""
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        # Writing is limited to a few calls a second for an account: more attempts, further apart.
+        config = Config(retries={"mode": "adaptive", "max_attempts": 10}, connect_timeout=10, read_timeout=60)
+        return cast("Any", boto3).client("ssm", region_name=self._region, config=config)
+
+    def write(self, release: str, secrets: Mapping[str, str]) -> None:
+        """Put them there, those that are not there already. Raises ValueError, without values, for what SSM refuses."""
+        there = dict(self._parameters(f"{self._path}/{release}", decrypted=True))
+        key = {"KeyId": self._key} if self._key else {}
+        for variable, secret in sorted(secrets.items()):
+            name, value = f"{self._path}/{release}/{variable}", json.dumps(secret).replace("{", "\\u007b")
+            if there.get(name) == value:
+                continue
+            if len(value) > LONGEST:
+                raise ValueError(
+                    f"the secret {variable} has {len(value)} characters as JSON, and a parameter takes {LONGEST}"
+                )
+            try:
+                self.client.put_parameter(
+                    Name=name, Value=value, Type="SecureString", Tier="Intelligent-Tiering", Overwrite=True, **key
+                )
+            except self.client.exceptions.ClientError as error:
+                # Its text may quote the value.
+                code = error.response["Error"]["Code"]
+                raise ValueError(f"the parameter {name} was not written: {code}") from None
+
+    def releases(self) -> list[str]:
+        """Releases that have secrets there, sorted."""
+        names = (name for name, _ in self._parameters(self._path))
+        return sorted({name.removeprefix(f"{self._path}/").split("/")[0] for name in names})
+
+    def delete(self, release: str) -> None:
+        """Forget the secrets of a release; forgetting what is not there succeeds."""
+        self._delete(name for name, _ in self._parameters(f"{self._path}/{release}"))
+
+    def delete_all(self) -> None:
+        """Forget all below the path."""
+        self._delete(name for name, _ in self._parameters(self._path))
+
+    def is_empty(self) -> bool:
+        """Whether nothing stands below the path."""
+        return next(iter(self._parameters(self._path)), None) is None
+
+    def _parameters(self, path: str, *, decrypted: bool = False) -> Iterable[tuple[str, str]]:
+        """Name and value of everything below path; the value encrypted unless it shall not be."""
+        pages = self.client.get_paginator("get_parameters_by_path")
+        for page in pages.paginate(Path=path, Recursive=True, WithDecryption=decrypted):
+            for each in page["Parameters"]:
+                yield str(each["Name"]), str(each["Value"])
+
+    def _delete(self, names: Iterable[str]) -> None:
+        found = list(names)
+        for start in range(0, len(found), DELETED_AT_ONCE):
+            self.client.delete_parameters(Names=found[start : start + DELETED_AT_ONCE])

@@ -1,0 +1,103 @@
+"""Settings of platform aws."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from pydantic.types import StringConstraints
+
+from constraint import AdminCidrs, AwsId, PrivateKey
+from settings_model import Model
+from settings_vpc import Vpc
+
+
+def _id(prefix: str) -> Any:
+    return AwsId(prefix)
+
+
+class Alarms(Model):
+    """Alarms on machines, told to a topic."""
+
+    sns_topic_arn: Annotated[
+        str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}$")
+    ] = Field(description="SNS topic of the same region that is told when an alarm goes off and when it is over")
+
+
+class Aws(Model):
+    """Where the fleet runs on EC2."""
+
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = Field(description="AWS region")
+    ami: Annotated[str, _id("ami")] = Field(description="Debian 12 image (amd64) of that region; never updated")
+    vpc: Vpc | None = Field(default=None, description="a VPC of the stack's own; else one that is there, by its ids")
+    vpc_id: Annotated[str, _id("vpc")] | None = Field(default=None, description="existing VPC")
+    balancer_subnet_id: Annotated[str, _id("subnet")] | None = Field(
+        default=None, description="public subnet of the balancer, in the existing VPC"
+    )
+    app_subnet_ids: list[Annotated[str, _id("subnet")]] = Field(
+        default_factory=list[str],
+        description="private subnets of the app servers in the existing VPC, one per zone; they need a way out (NAT)",
+    )
+    admin_cidrs: AdminCidrs = Field(description="who may reach port 22 of the balancer (the jump host)")
+    outbound_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
+        default_factory=list[int], description="TCP ports besides 80 and 443 that machines may connect to, e.g. 5432"
+    )
+    ssh_key_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._@-]{1,255}$")] | None = Field(
+        default=None, description="EC2 key pair of the machines; one is generated when none is given"
+    )
+    ssh_private_key: PrivateKey | None = Field(
+        default=None, description="its private key: pulumi config set --secret --path"
+    )
+    release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
+        default=None, description="S3 bucket of the releases; one is made when it is not given"
+    )
+    kms_key_arn: (
+        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-z-]{36}$")] | None
+    ) = Field(default=None, description="KMS key of the secret parameters; null is the account's own key aws/ssm")
+    ssm: bool = Field(
+        default=False, description="lets machines register with Systems Manager; for an image with the agent in it"
+    )
+    protect: bool = Field(
+        default=False, description="machines, bucket and address cannot be deleted by mistake; off before a destroy"
+    )
+    alarms: Alarms | None = Field(default=None, description="CloudWatch alarms on all machines; null is none")
+    tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
+
+    @model_validator(mode="after")
+    def _the_network_is_one_of_two(self) -> Aws:
+        ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
+        ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
+        if self.vpc and any(ids.values()):
+            raise ValueError(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
+        if not self.vpc and not all(ids.values()):
+            raise ValueError(f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}")
+        return self
+
+    @model_validator(mode="after")
+    def _zones_are_of_the_region(self) -> Aws:
+        elsewhere = [zone for zone in self.vpc.zones if zone[:-1] != self.region] if self.vpc else []
+        if elsewhere:
+            raise ValueError(f"vpc.zones: {', '.join(elsewhere)}: should be in aws.region, such as {self.region}a")
+        return self
+
+    @model_validator(mode="after")
+    def _a_key_pair_has_both_halves(self) -> Aws:
+        if (self.ssh_key_name is None) != (self.ssh_private_key is None):
+            given, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
+            raise ValueError(
+                f"{given}: is given without {missing}; give both for a key pair of your own, or neither for one that "
+                "is generated"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_named_is_in_the_region(self) -> Aws:
+        named = {"kms_key_arn": self.kms_key_arn, "alarms.sns_topic_arn": self.alarms and self.alarms.sns_topic_arn}
+        wrong = [
+            f"{place}: is in {region}; should be in region ({self.region}), as the machines are"
+            for place, arn in named.items()
+            if arn and (region := arn.split(":")[3]) != self.region
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
