@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
+from constraint import AdminCidrs, AwsId, InstanceType, PrivateKey
+
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
 # Names that the product itself sets for the application.
@@ -26,11 +28,10 @@ Command = Annotated[str, StringConstraints(min_length=1, max_length=4096, patter
 UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]*$", max_length=200)]
 # Debian policy 5.6.1.
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
-Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$")]
 
 
 def _id(prefix: str) -> Any:
-    return StringConstraints(pattern=rf"^{prefix}-[0-9a-f]{{8,17}}$")
+    return AwsId(prefix)
 
 
 class Model(BaseModel):
@@ -45,9 +46,7 @@ class Size(Model):
     cpus: int = Field(default=1, ge=1, le=128, description="CPUs of the machine (lxd)")
     memory_mib: int = Field(default=512, ge=256, le=1_048_576, description="memory in MiB (lxd)")
     disk_gib: int = Field(default=8, ge=2, le=16_384, description="root disk in GiB")
-    instance_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")] = Field(
-        default="t3.small", description="EC2 instance type (aws)"
-    )
+    instance_type: InstanceType = Field(default="t3.small", description="EC2 instance type, amd64 (aws)")
 
 
 class Gateway(Model):
@@ -212,24 +211,29 @@ class Aws(Model):
     app_subnet_ids: Annotated[list[Annotated[str, _id("subnet")]], Field(min_length=1)] = Field(
         description="private subnets of the app servers, one per zone; they need a way out (NAT)"
     )
-    admin_cidrs: list[Cidr] = Field(
-        default_factory=list[str], description="who may reach port 22 of the balancer (the jump host)"
-    )
+    admin_cidrs: AdminCidrs = Field(description="who may reach port 22 of the balancer (the jump host)")
     outbound_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
         default_factory=list[int], description="TCP ports besides 80 and 443 that machines may connect to, e.g. 5432"
     )
-    ssh_key_name: str = Field(description="EC2 key pair of the machines", pattern=r"^[A-Za-z0-9 ._@-]{1,255}$")
-    ssh_private_key: SecretStr = Field(description="its private key: pulumi config set --secret --path")
+    ssh_key_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._@-]{1,255}$")] | None = Field(
+        default=None, description="EC2 key pair of the machines; one is generated when none is given"
+    )
+    ssh_private_key: PrivateKey | None = Field(
+        default=None, description="its private key: pulumi config set --secret --path"
+    )
     release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
         default=None, description="S3 bucket of the releases; one is made when it is not given"
     )
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
 
     @model_validator(mode="after")
-    def _ssh_is_never_open_to_everyone(self) -> Aws:
-        for cidr in self.admin_cidrs:
-            if int(cidr.rpartition("/")[2]) < 8:
-                raise ValueError(f"admin_cidrs: {cidr} opens port 22 to (nearly) everyone; name your own network")
+    def _a_key_pair_has_both_halves(self) -> Aws:
+        if (self.ssh_key_name is None) != (self.ssh_private_key is None):
+            given, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
+            raise ValueError(
+                f"{given}: is given without {missing}; give both for a key pair of your own, or neither for one that "
+                "is generated"
+            )
         return self
 
 

@@ -56,28 +56,32 @@ def parse(
     settings: Settings | None = None
     try:
         # JSON mode: strict about types, yet a JSON string becomes a SecretStr.
-        settings = Settings.model_validate_json(json.dumps(data))
+        settings = Settings.model_validate_json(json.dumps(data), context={"platform": data.get("platform")})
     except ValidationError as error:
         problems += _lines(error.errors(include_url=False))
     problems += _missing_files(data, project)
-    if encrypted is not None and f"{NAMESPACE}:apps" not in encrypted:
-        problems += _plain_secrets(data)
+    if encrypted is not None:
+        problems += _plain_secrets(data, encrypted)
     if problems or settings is None:
         raise SettingsError(problems, where)
     return settings
 
 
-def _plain_secrets(data: Mapping[str, Any]) -> list[str]:
+def _plain_secrets(data: Mapping[str, Any], encrypted: Collection[str]) -> list[str]:
     """Secrets that stand in plain in the stack file: from there they would get into the state in plain as well."""
-    problems: list[str] = []
-    for name, app in _mapping(data.get("apps")).items():
-        for variable in _mapping(_mapping(app).get("secrets")):
-            path = f"apps.{name}.secrets.{variable}"
-            problems.append(
-                f"{path}: (secret): stands there in plain; remove it, change it where it is known, and run "
-                f"`pulumi config set --secret --path {NAMESPACE}:{path}`"
-            )
-    return problems
+    paths = [
+        f"apps.{name}.secrets.{variable}"
+        for name, app in _mapping(data.get("apps")).items()
+        for variable in _mapping(_mapping(app).get("secrets"))
+    ]
+    if _mapping(data.get("aws")).get("ssh_private_key"):
+        paths.append("aws.ssh_private_key")
+    return [
+        f"{path}: (secret): stands there in plain; remove it, change it where it is known, and run "
+        f"`pulumi config set --secret --path {NAMESPACE}:{path}`"
+        for path in paths
+        if f"{NAMESPACE}:{path.partition('.')[0]}" not in encrypted
+    ]
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import bucket, group
+from platforms.aws import bucket, group, key_pair
 
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
@@ -66,7 +66,7 @@ class AwsPlatform:
             "managed-by": "pulumi",
         }
         self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
-        self._private_key = pulumi.Output.secret(given.ssh_private_key.get_secret_value())
+        self._key = key_pair.key_pair("ssh-key", given, self._provider)
         self._releases: bucket.ReleaseStore | None = None
         self._image_is_checked = False
         self._jump_host: _JumpHost | None = None
@@ -91,7 +91,7 @@ class AwsPlatform:
             name,
             ami=self._given.ami,
             instance_type=args.size.instance_type,
-            key_name=self._given.ssh_key_name,
+            key_name=self._key.name,
             subnet_id=self._given.balancer_subnet_id if args.public else subnets[args.zone % len(subnets)],
             vpc_security_group_ids=[args.group.id],
             # FSBP EC2.9; the balancer is the one accepted finding.
@@ -143,7 +143,7 @@ class AwsPlatform:
         jump = self._by_jump_host(lambda host: host.address)
         login: dict[str, Any] = {
             "user": SSH_USER,
-            "private_key": self._private_key,
+            "private_key": self._key.private_key,
             "per_dial_timeout": DIAL_S,
             "dial_error_limit": DIALS,
         }
@@ -197,7 +197,7 @@ class AwsPlatform:
             {
                 "kind": "ssh",
                 "user": SSH_USER,
-                "private_key": self._private_key,
+                "private_key": self._key.private_key,
                 "stack": self._stack,
                 "jump_id": self._by_jump_host(lambda host: host.id),
                 "jump_address": self._by_jump_host(lambda host: host.address),

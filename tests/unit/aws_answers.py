@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
 from tests.unit.engine import Answer, Registered
 
+# A private key as a person gives it.
+KEY = (
+    ed25519.Ed25519PrivateKey.generate()
+    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    .decode()
+)
+
+
+def filled(blocks: dict[str, Any]) -> dict[str, Any]:
+    """Blocks of a stack file with real-looking ids and a network in the place of the example's placeholders."""
+    text = re.sub(r'"(ami|vpc|subnet)-0(0+\d)"', r'"\1-a\2"', json.dumps(blocks))
+    return json.loads(text.replace("203.0.113.0/24", "198.51.100.0/24"))
+
+
+GENERATED_KEY = "pulumi-python:dynamic/aws:GeneratedKey"
 OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
+    GENERATED_KEY: lambda _: {"private_key": KEY, "public_key": "ssh-ed25519 AAAAmade"},
+    "aws:ec2/keyPair:KeyPair": lambda r: {"keyName": f"{r.name}-b0b0b0b"},
     "aws:ec2/instance:Instance": lambda r: {"privateIp": f"10.0.0.{1 + r.index}", "arn": f"arn:aws:ec2:::{r.name}"},
     "aws:ec2/eip:Eip": lambda _: {"publicIp": "203.0.113.7", "allocationId": "eipalloc-0"},
     "aws:s3/bucket:Bucket": lambda r: {"bucket": f"{r.name}-b0b0b0b", "arn": f"arn:aws:s3:::{r.name}-b0b0b0b"},

@@ -18,7 +18,7 @@ from platforms import Ingress, MachineArgs, StepArgs, connect
 from platforms.aws import AwsPlatform
 from platforms.aws.s3 import S3Store
 from settings import Aws, Size
-from tests.unit.aws_answers import LOOKUPS, OUTPUTS
+from tests.unit.aws_answers import KEY, LOOKUPS, OUTPUTS
 from tests.unit.engine import Answer, Build, Registered, Secret, build
 
 INSTANCE, GROUP = "aws:ec2/instance:Instance", "aws:ec2/securityGroup:SecurityGroup"
@@ -28,7 +28,6 @@ IN, OUT = (
 )
 BUCKET, STEP = "aws:s3/bucket:Bucket", "command:remote:Command"
 EIP, ASSOCIATION = "aws:ec2/eip:Eip", "aws:ec2/eipAssociation:EipAssociation"
-KEY = "-----BEGIN OPENSSH PRIVATE KEY-----sesame"
 NONE = pulumi.ResourceOptions()
 
 

@@ -41,8 +41,9 @@ AWS = Aws(
     vpc_id="vpc-01234567",
     balancer_subnet_id="subnet-0000000a",
     app_subnet_ids=["subnet-0000000b"],
+    admin_cidrs=["192.0.2.0/24"],
     ssh_key_name="ops",
-    ssh_private_key=SecretStr("-----BEGIN OPENSSH PRIVATE KEY-----"),
+    ssh_private_key=SecretStr(aws_answers.KEY),
 )
 
 

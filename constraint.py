@@ -1,0 +1,132 @@
+"""What a value of a stack file must be, where a pattern alone cannot say it. Each error names value and remedy."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import GroupedMetadata
+from pydantic import AfterValidator, SecretStr, ValidationInfo
+from pydantic.types import StringConstraints
+
+# What lists the ids that can stand there.
+LISTS = {
+    "ami": "aws ec2 describe-images --owners 136693071363",
+    "vpc": "aws ec2 describe-vpcs",
+    "subnet": "aws ec2 describe-subnets",
+}
+# Zeros, numbered where there are several.
+PLACEHOLDER = re.compile(r"-0+\d$")
+# RFC 5737: for documentation, so nobody works from it.
+EXAMPLE_NETWORK = ipaddress.IPv4Network("203.0.113.0/24")
+# A shorter prefix is a continent and not an office.
+SHORTEST_PREFIX = 8
+# EC2's names: family, generation, "g" for Graviton, more letters (docs.aws.amazon.com/ec2/latest/instancetypes,
+# "Instance type naming conventions"); a1 is older than that rule. g4dn, with the g in front, is amd64.
+ARM64 = re.compile(r"^(a1|[a-z]+\d+g[a-z]*)\.")
+KEY_REMEDY = (
+    "`pulumi config set --secret --path wsgi-fleet:aws.ssh_private_key < FILE` sets it; "
+    "without ssh_key_name and ssh_private_key a key pair is generated"
+)
+
+
+def _is_unused(info: ValidationInfo) -> bool:
+    """Whether the stack is of another platform, whose file may keep the example's block of AWS as it came."""
+    return bool(info.context) and info.context.get("platform") == "lxd"
+
+
+@dataclass(frozen=True)
+class AwsId(GroupedMetadata):
+    """An id as EC2 gives it, such as vpc-0123456789abcdef0; not the placeholder of the example."""
+
+    prefix: str
+
+    def __iter__(self) -> Iterator[Any]:
+        yield StringConstraints(pattern=rf"^{self.prefix}-[0-9a-f]{{8,17}}$")
+        yield AfterValidator(self._is_real)
+
+    def _is_real(self, value: str, info: ValidationInfo) -> str:
+        if PLACEHOLDER.search(value) and not _is_unused(info):
+            raise ValueError(
+                f"{json.dumps(value)}: is still the placeholder of the example; "
+                f"put a real id there (`{LISTS[self.prefix]}` lists them)"
+            )
+        return value
+
+
+def _ipv4_network(value: str) -> str:
+    try:
+        network = ipaddress.IPv4Network(value, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{json.dumps(value)}: is no IPv4 network: {error}") from None
+    if str(network) != value:
+        raise ValueError(f"{json.dumps(value)}: is an address in a network; the network is {network}")
+    return value
+
+
+def _of_admins(value: str, info: ValidationInfo) -> str:
+    network = ipaddress.IPv4Network(value)
+    if network.prefixlen < SHORTEST_PREFIX:
+        # FSBP EC2.13, CIS AWS 5.0 5.3.
+        raise ValueError(f"{json.dumps(value)}: opens port 22 to (nearly) everyone; name your own network")
+    if network.subnet_of(EXAMPLE_NETWORK) and not _is_unused(info):
+        raise ValueError(
+            f"{json.dumps(value)}: is still the network of the example; name the one you work from "
+            "(`curl https://checkip.amazonaws.com` prints your address; add /32)"
+        )
+    return value
+
+
+def _name_somebody(value: list[str]) -> list[str]:
+    if not value:
+        raise ValueError(
+            "[]: nobody could reach port 22 of the balancer, through which machines are set up and releases go out; "
+            "name the network you work from (`curl https://checkip.amazonaws.com` prints your address; add /32)"
+        )
+    return value
+
+
+def _amd64(value: str) -> str:
+    if ARM64.match(value):
+        raise ValueError(
+            f"{json.dumps(value)}: is an arm64 type, which does not boot the amd64 image; name one such as t3.small"
+        )
+    return value
+
+
+def _private_key(value: SecretStr) -> SecretStr:
+    """Reads it as the SSH clients of both ways will: Pulumi's steps and releases."""
+    # Loaded late: only stacks with a key of their own need it.
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ed25519, rsa  # noqa: PLC0415
+
+    text = value.get_secret_value().encode()
+    if not text.strip():
+        raise ValueError(f"(secret): is empty; {KEY_REMEDY}")
+    is_openssh = b"-----BEGIN OPENSSH PRIVATE KEY-----" in text
+    try:
+        read = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
+        key = read(text, password=None)
+    except TypeError:
+        raise ValueError(
+            "(secret): is protected by a passphrase, which nobody can type while `up` runs; take it off a copy "
+            "(`ssh-keygen -p -N '' -f COPY`), for the stack file keeps it encrypted anyway"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"(secret): is no private key in OpenSSH's or PEM format; {KEY_REMEDY}") from None
+    if not isinstance(key, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
+        raise ValueError(  # noqa: TRY004  pydantic reports only these
+            "(secret): is neither an RSA nor an ED25519 key, and EC2 has no other key pairs"
+        )
+    return value
+
+
+Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$"), AfterValidator(_ipv4_network)]
+AdminCidrs = Annotated[list[Annotated[Cidr, AfterValidator(_of_admins)]], AfterValidator(_name_somebody)]
+InstanceType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$"), AfterValidator(_amd64)]
+PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]

@@ -1,0 +1,65 @@
+"""The key pair by which machines are entered: the one of the settings, or one that the stack makes for itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
+
+import settings
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """name: as EC2 knows it. private_key: text that SSH clients read, secret."""
+
+    name: pulumi.Output[str]
+    private_key: pulumi.Output[str]
+
+
+def key_pair(name: str, given: settings.Aws, provider: aws.Provider) -> KeyPair:
+    """The key pair of a stack. One that is generated is made once and kept in the state, its private half encrypted."""
+    if given.ssh_key_name and given.ssh_private_key:
+        secret = pulumi.Output.secret(given.ssh_private_key.get_secret_value())
+        return KeyPair(pulumi.Output.from_input(given.ssh_key_name), secret)
+    made = GeneratedKey(name)
+    registered = aws.ec2.KeyPair(
+        name, public_key=made.public_key, opts=pulumi.ResourceOptions(parent=made, provider=provider)
+    )
+    return KeyPair(registered.key_name, made.private_key)
+
+
+class _Provider(ResourceProvider):
+    serialize_as_secret_always = False
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        return DiffResult(changes=False)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        del props
+        key = ed25519.Ed25519PrivateKey.generate()
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        outs = {"private_key": private.decode(), "public_key": public.decode()}
+        # The end of the public half: it tells keys apart, and is no secret.
+        return CreateResult(outs["public_key"][-12:], outs)
+
+
+class GeneratedKey(Resource, module="aws", name="GeneratedKey"):
+    """private_key: OpenSSH's format, without a passphrase, secret. public_key: `ssh-ed25519 ...`."""
+
+    private_key: pulumi.Output[str]
+    public_key: pulumi.Output[str]
+
+    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+        # Without this a dynamic resource's output would stand in plain in the state.
+        secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
+        props = {"private_key": None, "public_key": None}
+        super().__init__(_Provider(), name, props, pulumi.ResourceOptions.merge(opts, secret))

@@ -1,0 +1,182 @@
+"""A stack file that cannot work on AWS is refused with every reason at once, each with value and remedy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stack_file import SettingsError, parse
+from tests.unit.aws_answers import KEY, filled
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ("dev", "staging", "prod", "example")
+
+
+def shipped(stack: str) -> dict[str, Any]:
+    """The blocks of a stack file as it comes."""
+    document = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return {key.partition(":")[2]: value for key, value in document.items()}
+
+
+def problems(blocks: dict[str, Any], encrypted: list[str] | None = None) -> list[str]:
+    config = {
+        f"wsgi-fleet:{name}": value if isinstance(value, str) else json.dumps(value) for name, value in blocks.items()
+    }
+    try:
+        parse(config, project=ROOT, encrypted=encrypted)
+    except SettingsError as error:
+        return error.problems
+    return []
+
+
+def of_aws(**changes: Any) -> list[str]:
+    """Problems of prod with real ids and these changes."""
+    blocks = filled(shipped("prod"))
+    found = problems(blocks | {"aws": blocks["aws"] | changes})
+    assert all(line.startswith("aws") for line in found)
+    return [line.removeprefix("aws.").removeprefix("aws: ") for line in found]
+
+
+@pytest.mark.parametrize("stack", SHIPPED)
+def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: str) -> None:
+    blocks = shipped(stack)
+    aws = blocks["aws"]
+    blocks["platform"] = "aws"
+    subnets = {f"app_subnet_ids.{number}": subnet for number, subnet in enumerate(aws["app_subnet_ids"])}
+    ids = {key: aws[key] for key in ("ami", "vpc_id", "balancer_subnet_id")} | subnets
+    told = problems(blocks)
+    assert [line.partition("; ")[0] for line in told] == [
+        *(f'aws.{key}: "{value}": is still the placeholder of the example' for key, value in ids.items()),
+        'aws.admin_cidrs.0: "203.0.113.0/24": is still the network of the example',
+    ]
+    assert "put a real id there (`aws ec2 describe-vpcs` lists them)" in told[1]
+    assert problems(filled(blocks)) == []
+
+
+def test_on_lxd_the_block_of_aws_may_stay_as_it_came() -> None:
+    blocks = shipped("prod")
+    blocks["platform"] = "lxd"
+    assert problems(blocks) == []
+    blocks["aws"] |= {"ami": "ami-1", "admin_cidrs": ["0.0.0.0/0"]}
+    assert [line.partition(": ")[0] for line in problems(blocks)] == ["aws.ami", "aws.admin_cidrs.0"]
+
+
+@pytest.mark.parametrize(
+    "id_", ["ami-1234567", "ami-0123456789abcdef01", "AMI-12345678", "vpc-12345678", "ami-12345678\n", "ami-1234567g"]
+)
+def test_what_is_no_id_is_refused(id_: str) -> None:
+    (told,) = of_aws(ami=id_)
+    assert told == f"ami: {json.dumps(id_)}: should match pattern '^ami-[0-9a-f]{{8,17}}$'"
+
+
+@given(st.integers(10, 16**17 - 1), st.sampled_from([8, 17]))
+def test_an_id_with_digits_of_its_own_is_taken(number: int, length: int) -> None:
+    digits = f"{number:0{length}x}"[-length:]
+    told = of_aws(ami=f"ami-{digits}")
+    assert bool(told) == (digits.lstrip("0") in ("", *"0123456789")), told
+
+
+@pytest.mark.parametrize(
+    ("cidr", "told"),
+    [
+        ("0.0.0.0/0", "opens port 22 to (nearly) everyone; name your own network"),
+        ("128.0.0.0/1", "opens port 22 to (nearly) everyone; name your own network"),
+        ("198.51.100.7/24", "is an address in a network; the network is 198.51.100.0/24"),
+        ("198.51.100.0/33", "is no IPv4 network: '33' is not a valid netmask"),
+        ("198.51.256.0/24", "is no IPv4 network: Octet 256 (> 255) not permitted in '198.51.256.0'"),
+        ("198.51.100.7", "should match pattern '^(\\d{1,3}\\.){3}\\d{1,3}/\\d{1,2}$'"),
+        ("2001:db8::/32", "should match pattern '^(\\d{1,3}\\.){3}\\d{1,3}/\\d{1,2}$'"),
+    ],
+)
+def test_a_network_that_admins_cannot_come_from_is_refused(cidr: str, told: str) -> None:
+    assert of_aws(admin_cidrs=["198.51.100.7/32", cidr]) == [f'admin_cidrs.1: "{cidr}": {told}']
+
+
+def test_a_stack_that_nobody_may_reach_is_refused() -> None:
+    (told,) = of_aws(admin_cidrs=[])
+    assert told.startswith("admin_cidrs: []: nobody could reach port 22 of the balancer, through which ")
+    blocks = filled(shipped("prod"))
+    del blocks["aws"]["admin_cidrs"]
+    assert problems(blocks) == ["aws.admin_cidrs: missing; it is required"]
+
+
+@pytest.mark.parametrize("type_", ["t4g.small", "m6gd.large", "c7gn.xlarge", "im4gn.large", "g5g.xlarge", "a1.medium"])
+def test_a_type_that_does_not_boot_the_image_is_refused(type_: str) -> None:
+    blocks = filled(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
+    (told,) = problems(blocks)
+    assert told.startswith(f'balancer.size.instance_type: "{type_}": is an arm64 type, which does not boot')
+    assert told.endswith("name one such as t3.small")
+
+
+@pytest.mark.parametrize("type_", ["t3.small", "m7i-flex.large", "g4dn.xlarge", "gr6.4xlarge"])
+def test_a_type_that_boots_the_image_is_taken(type_: str) -> None:
+    blocks = filled(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
+    assert problems(blocks) == []
+
+
+def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes = b"") -> str:
+    lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, lock).decode()
+
+
+@pytest.fixture(scope="module")
+def rsa_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def test_keys_that_ec2_has_are_taken(rsa_key: rsa.RSAPrivateKey) -> None:
+    for key in (KEY, KEY.strip(), KEY.replace("\n", "\r\n"), pem(rsa_key)):
+        assert of_aws(ssh_key_name="ops", ssh_private_key=key) == []
+
+
+def test_a_key_with_a_passphrase_is_refused_whatever_its_format(rsa_key: rsa.RSAPrivateKey, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "sesame", "-f", file], check=True)
+    for key in (file.read_text(), pem(rsa_key, b"sesame")):
+        (told,) = of_aws(ssh_key_name="ops", ssh_private_key=key)
+        assert told.startswith("ssh_private_key: (secret): is protected by a passphrase, which nobody can type")
+        assert "ssh-keygen -p" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("", "is empty; `pulumi config set --secret --path wsgi-fleet:aws.ssh_private_key < FILE` sets it; "),
+        (" \n", "is empty; "),
+        ("opensesame", "is no private key in OpenSSH's or PEM format; "),
+        ("ssh-ed25519 AAAAopensesame ops", "is no private key in OpenSSH's or PEM format; "),
+        (KEY[: len(KEY) // 2], "is no private key in OpenSSH's or PEM format; "),
+        (pem(ec.generate_private_key(ec.SECP256R1())), "is neither an RSA nor an ED25519 key, and EC2 has no other"),
+    ],
+)
+def test_what_is_no_key_of_ec2_is_refused_without_being_told(key: str, told: str) -> None:
+    (line,) = of_aws(ssh_key_name="ops", ssh_private_key=key)
+    assert line.startswith(f"ssh_private_key: (secret): {told}")
+    assert "opensesame" not in line
+    assert KEY[40:60] not in line
+
+
+def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
+    assert of_aws() == of_aws(ssh_key_name=None, ssh_private_key=None) == []
+    (without_key,) = of_aws(ssh_key_name="ops")
+    assert without_key.startswith("ssh_key_name: is given without ssh_private_key; give both")
+    (without_name,) = of_aws(ssh_private_key=KEY)
+    assert without_name.startswith("ssh_private_key: is given without ssh_key_name; give both")
+
+
+def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:
+    blocks = filled(shipped("prod"))
+    blocks["aws"] |= {"ssh_key_name": "ops", "ssh_private_key": KEY}
+    (told,) = problems(blocks, encrypted=["wsgi-fleet:apps"])
+    assert told.startswith("aws.ssh_private_key: (secret): stands there in plain; ")
+    assert KEY[40:60] not in told
+    assert problems(blocks, encrypted=["wsgi-fleet:aws"]) == []
