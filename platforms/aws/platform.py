@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import dataclasses
 import gzip
 import hashlib
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Sequence
 
 import pulumi
 import pulumi_aws as aws
@@ -27,27 +23,13 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import bucket, group, key_pair
+from platforms.aws import bucket, group
+from platforms.aws.access import Access
 
-# The user of Debian's images: sudo without a password.
-SSH_USER = "admin"
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 USER_DATA_BYTES = 16_384
 # Debian's account on AWS (wiki.debian.org/Cloud/AmazonEC2Image).
 DEBIAN_OWNER, DEBIAN_NAME = "136693071363", "debian-12-amd64-*"
-# Seconds for one attempt to connect, and attempts: a new machine has its SSH server up within a minute or two.
-DIAL_S, DIALS = 10, 30
-# Seconds that a program may be registering resources before a missing jump host is an error.
-JUMP_HOST_S = 60.0
-
-
-@dataclass(frozen=True)
-class _JumpHost:
-    """address: where it answers from outside."""
-
-    id: pulumi.Output[str]
-    address: pulumi.Output[str]
-    resource: pulumi.Resource
 
 
 class AwsPlatform:
@@ -66,11 +48,9 @@ class AwsPlatform:
             "managed-by": "pulumi",
         }
         self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
-        self._key = key_pair.key_pair("ssh-key", given, self._provider)
+        self._access = Access(given, stack=stack, provider=self._provider)
         self._releases: bucket.ReleaseStore | None = None
         self._image_is_checked = False
-        self._jump_host: _JumpHost | None = None
-        self._jump_host_comes: asyncio.Future[_JumpHost] | None = None
 
     def security_group(
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
@@ -91,7 +71,7 @@ class AwsPlatform:
             name,
             ami=self._given.ami,
             instance_type=args.size.instance_type,
-            key_name=self._key.name,
+            key_name=self._access.key_name,
             subnet_id=self._given.balancer_subnet_id if args.public else subnets[args.zone % len(subnets)],
             vpc_security_group_ids=[args.group.id],
             # FSBP EC2.9; the balancer is the one accepted finding.
@@ -133,29 +113,15 @@ class AwsPlatform:
             target=pulumi.Output.concat(instance.id, "@", instance.private_ip),
             resource=instance,
         )
-        if args.public:
-            self._found(machine)
+        self._access.add(name, machine, public=args.public, opts=opts)
         return machine
 
     def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
         command = shlex.join(["sudo", "--", "timeout", "--kill-after=10", str(args.timeout_s), *args.command])
         stdin = pulumi.Output.from_input(args.stdin)
-        jump = self._by_jump_host(lambda host: host.address)
-        login: dict[str, Any] = {
-            "user": SSH_USER,
-            "private_key": self._key.private_key,
-            "per_dial_timeout": DIAL_S,
-            "dial_error_limit": DIALS,
-        }
-        direct = self._jump_host is not None and args.machine.resource is self._jump_host.resource
-        connection = remote.ConnectionArgs(
-            host=jump if direct else args.machine.address,
-            proxy=None if direct else remote.ProxyConnectionArgs(host=jump, **login),
-            **login,
-        )
         return remote.Command(
             name,
-            connection=connection,
+            connection=self._access.connection(args.machine),
             create=command,
             # With `update` set, only a trigger runs the step again, and always by `create`.
             update="true",
@@ -188,49 +154,11 @@ class AwsPlatform:
         )
         there = pulumi.Output.all(address.public_ip, association.id).apply(lambda values: values[0])
         # What is described from here on runs after the move: the address below is no longer the machine's own.
-        if self._jump_host:
-            self._jump_host = dataclasses.replace(self._jump_host, address=there)
+        self._access.moved(there)
         return PublicAddress(pulumi.Output.concat("http://", there), association)
 
     def reach(self) -> Reach:
-        return Reach(
-            {
-                "kind": "ssh",
-                "user": SSH_USER,
-                "private_key": self._key.private_key,
-                "stack": self._stack,
-                "jump_id": self._by_jump_host(lambda host: host.id),
-                "jump_address": self._by_jump_host(lambda host: host.address),
-            }
-        )
-
-    def _found(self, machine: Machine) -> None:
-        """Keep the way to the jump host, and let those go on that were described before it.
-
-        Where it answers is asked anew at every `up`: at first at an address of its own, which EC2 takes away when the
-        Elastic IP comes; the state would still name it, and by then it may be somebody else's.
-        """
-        now = aws.ec2.get_instance_output(
-            instance_id=machine.id, opts=pulumi.InvokeOutputOptions(provider=self._provider)
-        )
-        self._jump_host = _JumpHost(machine.id, now.public_ip, machine.resource)
-        if self._jump_host_comes and not self._jump_host_comes.done():
-            self._jump_host_comes.set_result(self._jump_host)
-
-    def _by_jump_host(self, pick: Callable[[_JumpHost], pulumi.Output[str]]) -> pulumi.Output[str]:
-        """Something of the jump host, which a program may describe after the machines that are reached through it."""
-        if self._jump_host:
-            return pick(self._jump_host)
-        if self._jump_host_comes is None:
-            loop = asyncio.get_running_loop()
-            self._jump_host_comes = loop.create_future()
-            loop.call_later(JUMP_HOST_S, _give_up, self._jump_host_comes)
-        comes = self._jump_host_comes
-
-        async def later() -> pulumi.Output[str]:
-            return pick(await comes)
-
-        return pulumi.Output.from_input(cast("Any", later()))
+        return self._access.reach()
 
     def _report_newer_image(self) -> None:
         """Say it once when Debian has a newer image than the pinned one; never take it.
@@ -255,11 +183,6 @@ class AwsPlatform:
                 f"the pinned image is {self._given.ami}; Debian's newest in {self._given.region} is {newest.id} "
                 f"({newest.name}). Once it stands under aws.ami, every machine is replaced, the new one before the old."
             )
-
-
-def _give_up(comes: asyncio.Future[_JumpHost]) -> None:
-    if not comes.done():
-        comes.set_exception(RuntimeError("no public machine was described; all others are reached through it"))
 
 
 def _packed(user_data: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
+from platforms.aws.known_hosts import KnownHosts
 from releases.transport import Result, Unreachable
 
 # One kind of host key, so that what is pinned does not depend on what was negotiated.
@@ -37,9 +38,9 @@ class _WrongHostKey(Exception):
 
 
 class SshTransport:
-    """Implements releases.transport.Transport. A machine is `<name>@<address>`; its host key is pinned under the name.
+    """Implements releases.transport.Transport. A machine is `<name>@<address>`; its host key is known by the name.
 
-    A key is pinned at first contact in `known_hosts`. Safe for threads; close() it to end its connections.
+    A key that is not known yet is pinned at first contact. Safe for threads; close() it to end its connections.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class SshTransport:
         user: str,
         private_key: str,
         jump_host: str,
-        known_hosts: Path,
+        known_hosts: KnownHosts,
         port: int = 22,
         deadline_s: float = DEADLINE_S,
     ) -> None:
         self._user, self._jump_host, self._port, self._deadline_s = user, jump_host, port, deadline_s
         self._key = asyncssh.import_private_key(private_key)
-        self._pins = _Pins(known_hosts)
+        self._known = known_hosts
         self._connections: dict[str, asyncssh.SSHClientConnection] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._start = threading.Lock()
@@ -63,15 +64,12 @@ class SshTransport:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> SshTransport:
-        """Of a Reach.spec with kind "ssh". Host keys are pinned in the project's .state folder, per stack.
-
-        deadline_s in it, where it is given, is how long a machine is tried.
-        """
+        """Of a Reach.spec with kind "ssh". deadline_s in it, where it is given, is how long a machine is tried."""
         return cls(
             user=spec["user"],
             private_key=spec["private_key"],
             jump_host=f"{spec['jump_id']}@{spec['jump_address']}",
-            known_hosts=Path(__file__).parents[2] / ".state" / spec["stack"] / "known_hosts",
+            known_hosts=known_hosts(spec),
             deadline_s=float(spec.get("deadline_s", DEADLINE_S)),
         )
 
@@ -85,6 +83,10 @@ class SshTransport:
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
         return self._run(self._exec(machine, command, stdin, timeout_s, on_line))
+
+    def host_key(self, machine: str) -> str:
+        """The public host key of a machine that lets us in: `ssh-ed25519 AAAA...`. Raises Unreachable."""
+        return self._run(self._tried(machine, _shown_key))
 
     def close(self) -> None:
         """End all connections. The transport can be used again afterwards."""
@@ -124,7 +126,12 @@ class SshTransport:
         # `timeout` on the machine ends the command even when this end is gone.
         words = ["timeout", "--kill-after=10", f"{timeout_s:g}", *command]
         text = shlex.join(words if self._user == "root" else ["sudo", "-n", "--", *words])
-        process = await self._started(machine, text, stdin)
+
+        async def started(connection: asyncssh.SSHClientConnection) -> asyncssh.SSHClientProcess[bytes]:
+            return await connection.create_process(text, input=stdin, stderr=asyncssh.STDOUT, encoding=None)
+
+        # Until it is started everything may be tried again; afterwards nothing, for it may have run.
+        process = await self._tried(machine, started)
         began = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s + GRACE_S):
@@ -141,15 +148,14 @@ class SshTransport:
             raise TimeoutError(_late(machine, command, timeout_s))
         return Result(process.returncode, output)
 
-    async def _started(self, machine: str, text: str, stdin: bytes) -> asyncssh.SSHClientProcess[bytes]:
-        """The command, started. Until then everything may be tried again; afterwards nothing, for it may have run."""
+    async def _tried(self, machine: str, work: Callable[[asyncssh.SSHClientConnection], Coroutine[Any, Any, T]]) -> T:
+        """What comes of work on a connection, tried again with pauses up to the deadline."""
         deadline = time.monotonic() + self._deadline_s
         attempt = 0
         while True:
             try:
                 async with asyncio.timeout(max(deadline - time.monotonic(), CONNECT_S)):
-                    connection = await self._connection(machine)
-                    return await connection.create_process(text, input=stdin, stderr=asyncssh.STDOUT, encoding=None)
+                    return await work(await self._connection(machine))
             except _WrongHostKey as error:
                 raise Unreachable(str(error)) from None
             except (OSError, asyncssh.Error) as error:
@@ -170,7 +176,7 @@ class SshTransport:
                 return kept
             jump = None if machine == self._jump_host else await self._connection(self._jump_host)
             name, _, address = machine.rpartition("@")
-            first = _FirstContact(self._pins, name or address)
+            first = _FirstContact(self._known, name or address)
             try:
                 connection = await asyncssh.connect(
                     address,
@@ -189,38 +195,35 @@ class SshTransport:
                     keepalive_count_max=4,
                 )
             except asyncssh.HostKeyNotVerifiable:
-                raise _WrongHostKey(
-                    f"{machine} shows another host key than the one in {self._pins.path}. "
-                    f"If the machine was made anew under that name, remove its line there."
-                ) from None
+                raise _WrongHostKey(f"{machine}: {self._known.refusal(name or address)}") from None
             self._connections[machine] = connection
             return connection
 
 
-class _Pins:
-    """Host keys by name, in the known_hosts format of OpenSSH."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def holds(self, name: str, key: str) -> bool:
-        """Whether the name has that key; a name that has none gets it."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        known = [line.split(maxsplit=1)[1] for line in lines if line.split(maxsplit=1)[:1] == [name]]
-        if not known:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(f"{name} {key}\n")
-        return not known or key in known
+def known_hosts(spec: Mapping[str, Any]) -> KnownHosts:
+    """Of a Reach.spec: what it tells, and a file in the project's .state folder, per stack."""
+    file = Path(__file__).parents[2] / ".state" / spec["stack"] / "known_hosts"
+    return KnownHosts(file, spec.get("host_keys", {}))
 
 
 class _FirstContact(asyncssh.SSHClient):
-    def __init__(self, pins: _Pins, name: str) -> None:
-        self._pins, self._name = pins, name
+    def __init__(self, known: KnownHosts, name: str) -> None:
+        self._known, self._name = known, name
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
-        algorithm, data = key.export_public_key("openssh").decode().split()[:2]
-        return self._pins.holds(self._name, f"{algorithm} {data}")
+        return self._known.accept(self._name, _public(key))
+
+
+def _public(key: asyncssh.SSHKey) -> str:
+    """A public key without a comment: `ssh-ed25519 AAAA...`."""
+    return " ".join(key.export_public_key("openssh").decode().split()[:2])
+
+
+async def _shown_key(connection: asyncssh.SSHClientConnection) -> str:
+    key = connection.get_server_host_key()
+    if key is None:
+        raise OSError("it showed no host key")
+    return _public(key)
 
 
 async def _read(process: asyncssh.SSHClientProcess[bytes], on_line: Callable[[str], None] | None) -> str:

@@ -27,8 +27,10 @@ def filled(blocks: dict[str, Any]) -> dict[str, Any]:
 
 
 GENERATED_KEY = "pulumi-python:dynamic/aws:GeneratedKey"
+HOST_KEY = "pulumi-python:dynamic/aws:HostKey"
 OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     GENERATED_KEY: lambda _: {"private_key": KEY, "public_key": "ssh-ed25519 AAAAmade"},
+    HOST_KEY: lambda r: {"host_key": f"ssh-ed25519 AAAA{r.name}"},
     "aws:ec2/keyPair:KeyPair": lambda r: {"keyName": f"{r.name}-b0b0b0b"},
     "aws:ec2/instance:Instance": lambda r: {"privateIp": f"10.0.0.{1 + r.index}", "arn": f"arn:aws:ec2:::{r.name}"},
     "aws:ec2/eip:Eip": lambda _: {"publicIp": "203.0.113.7", "allocationId": "eipalloc-0"},

@@ -17,6 +17,7 @@ from typing import Any, cast
 import asyncssh
 import pytest
 
+from platforms.aws.known_hosts import KnownHosts
 from platforms.aws.ssh import SshTransport
 from releases.transport import Result, Unreachable
 
@@ -170,7 +171,7 @@ def transport(port: int, tmp_path: Path) -> Iterator[SshTransport]:
         user="root",
         private_key=CLIENT_KEY.export_private_key().decode(),
         jump_host=JUMP,
-        known_hosts=tmp_path / "state" / "known_hosts",
+        known_hosts=KnownHosts(tmp_path / "state" / "known_hosts", {}),
         port=port,
         deadline_s=3,
     )
@@ -292,7 +293,7 @@ def test_a_key_that_the_machine_does_not_know_is_unreachable(jump: Machine, port
         user="root",
         private_key=_key().export_private_key().decode(),
         jump_host=JUMP,
-        known_hosts=tmp_path / "known_hosts",
+        known_hosts=KnownHosts(tmp_path / "known_hosts", {}),
         port=port,
         deadline_s=1,
     )

@@ -1,0 +1,57 @@
+"""The host key of a machine as a resource: pinned at first contact, then the same for steps and for every operator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
+
+from platforms.aws.ssh import SshTransport
+from releases.transport import Unreachable
+
+# Seconds that a new machine is given to let us in: EC2 says that it runs some 20 to 60 s before its SSH server does.
+FIRST_CONTACT_S = 300
+
+
+class _Provider(ResourceProvider):
+    serialize_as_secret_always = False
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Another machine has another key. The way there may change as it likes."""
+        is_another = _olds.get("machine") != _news.get("machine")
+        return DiffResult(changes=is_another, replaces=["machine"] if is_another else [], delete_before_replace=False)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        transport = SshTransport.from_spec({**props["reach"], "deadline_s": FIRST_CONTACT_S})
+        try:
+            key = transport.host_key(props["target"])
+        except Unreachable as error:
+            # Pulumi prints a traceback around it; the text alone says what happened.
+            sys.tracebacklimit = 0
+            raise Unreachable(str(error)) from None
+        finally:
+            transport.close()
+        # Only what is no secret: outputs of a dynamic resource stand in plain in the state.
+        return CreateResult(props["machine"], {"machine": props["machine"], "host_key": key})
+
+
+class HostKey(Resource, module="aws", name="HostKey"):
+    """host_key: `ssh-ed25519 AAAA...`, known once the machine lets us in. reach: a Reach.spec that leads to it."""
+
+    machine: pulumi.Output[str]
+    host_key: pulumi.Output[str]
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        machine: pulumi.Input[str],
+        target: pulumi.Input[str],
+        reach: Mapping[str, pulumi.Input[Any]],
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        props = {"machine": machine, "target": target, "reach": reach, "host_key": None}
+        super().__init__(_Provider(), name, props, opts)

@@ -1,0 +1,55 @@
+"""Host keys by machine id: those that the stack's state holds, and those that this checkout pinned at first contact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class KnownHosts:
+    """file: OpenSSH's known_hosts, with ids in the place of addresses. told: id -> key as the state has it.
+
+    What the state tells counts before the file: it is the same for all operators. A key is `ssh-ed25519 AAAA...`.
+    """
+
+    def __init__(self, file: Path, told: Mapping[str, str]) -> None:
+        self.file, self._told = file, told
+
+    def accept(self, name: str, key: str) -> bool:
+        """Whether the machine has that key; one of which none is known gets it."""
+        known = [self._told[name]] if name in self._told else self._pinned(name)
+        if not known:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with self.file.open("a") as file:
+                file.write(f"{name} {key}\n")
+        return not known or key in known
+
+    def refusal(self, name: str) -> str:
+        """Why a key was not accepted, and what to do."""
+        where = "the stack's state" if name in self._told else self.file
+        remedy = f"take the line of {name} out of {self.file}, if there is one"
+        if name in self._told:
+            # A glob: the whole URN would have to be looked up.
+            remedy += ", and run `pulumi up --replace '**::ROLE-host-key'` with the machine's role (hello-1)"
+        return (
+            f"it shows another host key than the one in {where}. Somebody may be in between: enter nothing there. "
+            f"Only if you know that its keys were made anew: {remedy}."
+        )
+
+    def written(self) -> Path:
+        """The file, with what the state tells in it: for programs that read no state."""
+        lines = self._lines()
+        kept = [line for line in lines if line.split(maxsplit=1)[:1] not in [[name] for name in self._told]]
+        kept += [f"{name} {key}" for name, key in sorted(self._told.items())]
+        if sorted(kept) != sorted(lines):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            new = self.file.with_suffix(".new")
+            new.write_text("".join(f"{line}\n" for line in kept))
+            new.replace(self.file)
+        return self.file
+
+    def _pinned(self, name: str) -> list[str]:
+        return [line.split(maxsplit=1)[1] for line in self._lines() if line.split(maxsplit=1)[:1] == [name]]
+
+    def _lines(self) -> list[str]:
+        return self.file.read_text().splitlines() if self.file.exists() else []
