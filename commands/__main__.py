@@ -48,6 +48,7 @@ app.command()(maintenance.maintenance)
 # Options after the command's first word are its own.
 app.command("exec", context_settings={"allow_interspersed_args": False})(servers.exec_)
 app.command()(servers.console)
+app.command()(servers.shell)
 app.command()(bundle.bundle)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from commands.target import SCRIPTS, AppOption, Failed, StackOption, Target, find, server_names
+from commands.target import BALANCER, SCRIPTS, AppOption, Failed, StackOption, Target, find, server_names
 from platforms import connect
+from releases.fleet import Server
 from releases.transport import Unreachable
 
 LIVE = "/srv/app/live"
@@ -82,15 +82,41 @@ def console(stack: StackOption = None, app: AppOption = None, server: ServerOpti
     In the release that serves there, as `exec` does.
     """
     target = find(stack, app)
+    _enter(target, target.server(server), as_release(["python"], terminal=True), instead="exec -- python FILE")
+
+
+def shell(
+    stack: StackOption = None,
+    app: AppOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option("--server", show_default=False, help='The server, or "balancer"; else the first server.'),
+    ] = None,
+) -> None:
+    """Open a shell of root on one machine.
+
+    On aws with the stack's own key, whatever keys you have. What you change by hand is gone when the machine is
+    replaced.
+    """
+    target = find(stack, app)
+    machine = target.balancer if server == BALANCER else target.server(server)
+    _enter(target, machine, ["bash", "-l"], instead="exec -- COMMAND")
+
+
+def _enter(target: Target, machine: Server, command: Sequence[str], *, instead: str) -> NoReturn:
+    """Become a terminal on a machine. instead: what a program without a terminal may call."""
+    if not _has_terminal():
+        raise Failed(f"this needs a terminal; `./fleet {instead}` runs without one", code=2)
     try:
-        way = connect.terminal(target.reach, target.server(server).target, as_release(["python"], terminal=True))
+        connect.terminal(target.reach, machine.target, command).enter()
     except Unreachable as error:
         raise Failed(str(error)) from error
-    if way.needs:
-        raise Failed(f"this needs {way.needs}; then run:\n{shlex.join(way.command)}", code=2)
-    if not sys.stdin.isatty():
-        raise Failed("a console needs a terminal; `./fleet exec -- python FILE` runs without one", code=2)
-    os.execvpe(way.command[0], list(way.command), dict(way.environment))  # noqa: S606  no shell is meant
+    except FileNotFoundError as error:
+        raise Failed(f"{error.filename} is not on the PATH; install OpenSSH's client") from error
+
+
+def _has_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"") -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from platforms.diagnosis import Finding
 from releases.transport import Store, Transport, Unreachable
+
+SECRET_FD = 3
 
 
 def transport(spec: Mapping[str, Any]) -> Transport:
@@ -41,11 +42,22 @@ def store(spec: Mapping[str, Any]) -> Store:
 
 @dataclass(frozen=True)
 class Terminal:
-    """A command of this machine that opens a terminal on another. needs: what a person must bring first, or ""."""
+    """A command of this machine that opens a terminal on another. secret: what it reads from SECRET_FD; "" for none."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
-    needs: str = ""
+    secret: str = ""
+
+    def enter(self) -> NoReturn:
+        """Become that command. Raises FileNotFoundError where there is no such program."""
+        if self.secret:
+            # Never as a file: a pipe takes 64 KiB before anybody reads (pipe(7)), and goes with its readers.
+            read, write = os.pipe()
+            os.write(write, self.secret.encode())
+            os.close(write)
+            os.dup2(read, SECRET_FD)
+            os.set_inheritable(SECRET_FD, True)
+        os.execvpe(self.command[0], list(self.command), dict(self.environment))  # noqa: S606  no shell is meant
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
@@ -59,10 +71,9 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
         except LxdError as error:
             raise Unreachable(str(error)) from error
         return Terminal(words, client.command_environment())
-    user, address = spec["user"], machine.rpartition("@")[2]
-    # One word for the remote shell; ssh would join the words with spaces.
-    words = ["ssh", "-t", "-J", f"{user}@{spec['jump_address']}", f"{user}@{address}", shlex.join(["sudo", *command])]
-    return Terminal(words, dict(os.environ), needs="the stack's private key in your SSH agent (`ssh-add FILE`)")
+    from platforms.aws import terminal as ssh
+
+    return ssh.terminal(spec, machine, command)
 
 
 def look_around(platform: str, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:

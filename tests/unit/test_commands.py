@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from commands.__main__ import app
 from platforms import connect
 from releases import lock, record
-from tests.unit.fake_stack import GONE, NEW, OLD, FakeStack, Machines, facts, front, make
+from tests.unit.fake_stack import GONE, NEW, OLD, FakeStack, facts, front, make
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ("p50", "ms", "p99", "ms", "5xx")
@@ -298,19 +298,34 @@ def test_the_balancers_logs_are_its_error_and_its_access_log(stack: FakeStack) -
     assert sorted(result.output.splitlines()) == ["balancer access | {}", "balancer error  | bad"]
 
 
-def test_on_ssh_a_console_is_a_command_line_to_copy(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    stack.output["reach"] |= {"kind": "ssh"}
-    stack.output["apps"]["hello"]["servers"][0]["target"] = "i-1@10.0.0.1"
+@pytest.mark.parametrize(
+    ("arguments", "target", "words"),
+    [
+        (["console"], "m-hello-1", ["sh", "-c"]),
+        (["console", "--server", "hello-2"], "m-hello-2", ["sh", "-c"]),
+        (["shell"], "m-hello-1", ["bash", "-l"]),
+        (["shell", "--server", "balancer"], "m-balancer", ["bash", "-l"]),
+    ],
+)
+@pytest.mark.usefixtures("stack")
+def test_who_has_a_terminal_gets_one_on_the_machine_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], target: str, words: list[str]
+) -> None:
+    asked: list[tuple[str, list[str]]] = []
 
-    def transport(_spec: object) -> Machines:
-        return stack.machines
+    def terminal(_spec: object, machine: str, command: list[str]) -> connect.Terminal:
+        asked.append((machine, command[:2]))
+        return connect.Terminal(["/no/such/ssh"], {})
 
-    monkeypatch.setattr(connect, "transport", transport)
-    result = fleet("console")
-    first, second = result.output.splitlines()
-    assert first == "error: this needs the stack's private key in your SSH agent (`ssh-add FILE`); then run:"
-    assert second.startswith("ssh -t -J admin@192.0.2.1 admin@10.0.0.1 'sudo sh -c ")
-    assert result.exit_code == 2
+    monkeypatch.setattr(connect, "terminal", terminal)
+    without = fleet(*arguments)
+    assert (without.exit_code, asked) == (2, [])
+    assert without.output.startswith("error: this needs a terminal; `./fleet exec -- ")
+    monkeypatch.setattr("commands.servers._has_terminal", lambda: True)
+    result = fleet(*arguments)
+    assert asked == [(target, words)]
+    # It would have become that program.
+    assert result.output == "error: /no/such/ssh is not on the PATH; install OpenSSH's client\n"
 
 
 @pytest.mark.parametrize(
@@ -410,6 +425,18 @@ def test_every_command_says_what_it_is_for() -> None:
     listed = fleet("--help").output
     for line in listed.partition("Commands:")[2].splitlines():
         assert not line.endswith("..."), line
-    for command in ("status", "logs", "releases", "rollback", "allow", "exec", "console", "drain", "admit", "bundle"):
+    for command in (
+        "status",
+        "logs",
+        "releases",
+        "rollback",
+        "allow",
+        "exec",
+        "console",
+        "shell",
+        "drain",
+        "admit",
+        "bundle",
+    ):
         assert f"\n  {command} " in listed
         assert fleet(command, "--help").exit_code == 0
