@@ -192,6 +192,7 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
         yield Finding(f"stack {chosen}", str(error), f"Bring it up: `pulumi up -s {chosen}`; see `pulumi stack ls`.")
         return
     yield Finding(f"stack {chosen}")
+    yield from connect.look_along(target.reach)
     yield from fleet(observe(target))
 
 

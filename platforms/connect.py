@@ -87,8 +87,21 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
 
 def look_around(platform: str, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
     """What this machine needs for a platform. block: the stack file's settings of it."""
-    if platform != "lxd":
-        return []
-    from platforms.lxd.diagnosis import look_around
+    if platform == "lxd":
+        from platforms.lxd.diagnosis import look_around
 
-    return look_around(block, stack=stack, project=project)
+        return look_around(block, stack=stack, project=project)
+    if platform == "aws":
+        from platforms.aws.diagnosis import look_around
+
+        return look_around(block, stack=stack)
+    return []
+
+
+def look_along(spec: Mapping[str, Any]) -> list[Finding]:
+    """Whether the way of a Reach.spec is open, as far as that can be told without entering a machine."""
+    if spec["kind"] != "ssh":
+        return []
+    from platforms.aws.diagnosis import way_in
+
+    return [way_in(spec)]

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from platforms.aws.platform import AwsPlatform
 
-__all__ = ["AwsPlatform"]
+__all__ = ["DEBIAN_NAME", "DEBIAN_OWNER", "AwsPlatform"]
+
+# Debian's account on AWS, and what it calls its images of Debian 12 (wiki.debian.org/Cloud/AmazonEC2Image).
+DEBIAN_OWNER, DEBIAN_NAME = "136693071363", "debian-12-amd64-*"
 
 
 def __getattr__(name: str) -> object:

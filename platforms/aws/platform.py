@@ -23,13 +23,11 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import alarms, bucket, group, network, role
+from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, alarms, bucket, group, network, role
 from platforms.aws.access import Access
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 USER_DATA_BYTES = 16_384
-# Debian's account on AWS (wiki.debian.org/Cloud/AmazonEC2Image).
-DEBIAN_OWNER, DEBIAN_NAME = "136693071363", "debian-12-amd64-*"
 
 
 class AwsPlatform:

@@ -189,4 +189,16 @@ def test_without_lxd_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     (found,) = doctor.connect.look_around("lxd", {}, stack="local", project=tmp_path)
     assert (found.subject, found.remedy) == ("LXD", "Run `make setup`; it says what it does.")
     assert found.problem.startswith("LXD is not there: no socket at ")
-    assert doctor.connect.look_around("aws", {}, stack="prod", project=tmp_path) == []
+
+
+def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.machines.status("hello-2", GONE)
+
+    def look_along(spec: dict[str, Any]) -> list[Finding]:
+        return [Finding("port 22", f"{spec['jump_address']} is silent", "Open it.")]
+
+    monkeypatch.setattr(doctor.connect, "look_along", look_along)
+    wrong, code = examined()
+    assert [line.partition(":")[0] for line in wrong] == ["port 22", "hello-2"]
+    assert wrong[0] == "port 22: 192.0.2.1 is silent -> Open it."
+    assert code == 1

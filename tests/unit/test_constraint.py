@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -19,6 +20,12 @@ from tests.unit.aws_answers import KEY, filled
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("dev", "staging", "prod", "example")
+EXAMPLES = {
+    "ami-00000000000000000",
+    "vpc-00000000",
+    *(f"subnet-0000000{number}" for number in range(4)),
+    "203.0.113.0/24",
+}
 
 
 def shipped(stack: str) -> dict[str, Any]:
@@ -46,17 +53,28 @@ def of_aws(**changes: Any) -> list[str]:
     return [line.removeprefix("aws.").removeprefix("aws: ") for line in found]
 
 
+def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a block, with its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in cast("dict[str, Any]", value).items():
+            yield from texts(item, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, item in enumerate(cast("list[Any]", value)):
+            yield from texts(item, f"{path}.{number}")
+
+
 @pytest.mark.parametrize("stack", SHIPPED)
 def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: str) -> None:
     blocks = shipped(stack)
-    aws = blocks["aws"]
     blocks["platform"] = "aws"
+    expected = [f"aws.{path}: {json.dumps(value)}" for path, value in texts(blocks["aws"]) if value in EXAMPLES]
     told = problems(blocks)
-    assert [line.partition("; ")[0] for line in told] == [
-        f'aws.ami: "{aws["ami"]}": is still the placeholder of the example',
-        'aws.admin_cidrs.0: "203.0.113.0/24": is still the network of the example',
-    ]
-    assert "put a real id there (`aws ec2 describe-images --owners 136693071363` lists them)" in told[0]
+    assert [line.partition(": is still the ")[0] for line in told] == expected
+    assert expected[0] == 'aws.ami: "ami-00000000000000000"'
+    assert "; put a real id there (`aws ec2 describe-images " in told[0]
+    assert expected[-1] == 'aws.admin_cidrs.0: "203.0.113.0/24"'
     assert problems(filled(blocks)) == []
 
 

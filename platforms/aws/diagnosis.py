@@ -1,0 +1,150 @@
+"""What of the credentials, the image, the plugins and the way to the balancer is not as a fleet on EC2 needs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER
+from platforms.diagnosis import Finding
+from settings import Aws
+
+# Seconds: a person waits for the answer.
+CONNECT_S, READ_S, PLUGINS_S = 5, 10, 30
+SSH = 22
+LOG_IN = "Log in: `aws sso login`, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+LOG_IN_AGAIN = "They ended; log in again: `aws sso login`, or as you did before."
+# By class of botocore's exceptions, or by AWS's code.
+REMEDIES = {
+    "NoCredentialsError": LOG_IN,
+    "PartialCredentialsError": LOG_IN,
+    "CredentialRetrievalError": LOG_IN,
+    "ProfileNotFound": "`aws configure list-profiles` lists those that there are; set AWS_PROFILE to one, or unset it.",
+    "SSOTokenLoadError": LOG_IN_AGAIN,
+    "UnauthorizedSSOTokenError": LOG_IN_AGAIN,
+    "TokenRetrievalError": LOG_IN_AGAIN,
+    "ExpiredToken": LOG_IN_AGAIN,
+    "ExpiredTokenException": LOG_IN_AGAIN,
+    "RequestExpired": LOG_IN_AGAIN,
+    "InvalidClientTokenId": f"That access key was deleted, or is of another partition. {LOG_IN}",
+    "SignatureDoesNotMatch": "The secret key is another access key's, or the clock here is wrong (`timedatectl`).",
+    "AuthFailure": "The region may be switched off for the account (AWS Console, Account, AWS Regions).",
+    "OptInRequired": "The region is switched off for the account (AWS Console, Account, AWS Regions).",
+    "UnauthorizedOperation": "Ask whoever runs the account for ec2:DescribeImages; `pulumi up` asks the same.",
+}
+ASK_YOURSELF = "`aws sts get-caller-identity` asks the same; see ~/.aws/config and the variables AWS_*."
+
+
+def look_around(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
+    """block: `wsgi-fleet:aws` of the stack file. Nothing is changed."""
+    found = list(plugins())
+    # What Pulumi has encrypted is no value here, and what is asked below needs none of it.
+    open_ = {key: value for key, value in block.items() if not key.startswith("ssh_")}
+    try:
+        given = Aws.model_validate_json(json.dumps(open_))
+    except ValidationError as error:
+        wrong = ", ".join(dict.fromkeys(str(each["loc"][0]) if each["loc"] else "aws" for each in error.errors()))
+        remedy = f"`pulumi preview -s {stack}` tells each with what is allowed; mend stacks/Pulumi.{stack}.yaml."
+        return [*found, Finding("settings of AWS", f"these cannot work: {wrong}", remedy)]
+    return [*found, *account(given)]
+
+
+def plugins() -> Iterator[Finding]:
+    """What the engine needs besides itself; the first `up` fetches them where it may."""
+    try:
+        listed = subprocess.run(
+            ["pulumi", "plugin", "ls", "--json"], check=True, capture_output=True, timeout=PLUGINS_S,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        there = {(each["name"], each["version"]) for each in json.loads(listed.stdout)}
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        yield Finding("plugins of Pulumi", f"`pulumi plugin ls` does not list them: {error}", "Run `make setup`.")
+        return
+    for name in ("aws", "command"):
+        wanted = version(f"pulumi-{name}")
+        if (name, wanted) in there or shutil.which(f"pulumi-resource-{name}"):
+            yield Finding(f"plugin {name}")
+        else:
+            remedy = f"`pulumi plugin install resource {name} {wanted}` fetches it, as the first `pulumi up` does."
+            yield Finding(f"plugin {name}", f"version {wanted} is not installed", remedy)
+
+
+def account(given: Aws) -> Iterator[Finding]:
+    """Who AWS takes us for, and whether the image is one that machines here can boot."""
+    # Loaded late: boto3 takes half a second.
+    import boto3  # noqa: PLC0415
+    from botocore import exceptions  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 2})
+    subject = "AWS credentials"
+    try:
+        session = cast("Any", boto3).Session(region_name=given.region)
+        who = session.client("sts", config=config).get_caller_identity()
+        yield Finding(f"{subject} ({who['Arn']})")
+        subject = f"image {given.ami}"
+        images = session.client("ec2", config=config).describe_images(ImageIds=[given.ami])["Images"]
+    except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
+        remedy = (
+            "Is that a region (`aws.region`), and is there a way to it from here: DNS, proxy (HTTPS_PROXY), firewall?"
+        )
+        yield Finding(f"region {given.region}", str(error), remedy)
+    except exceptions.ClientError as error:
+        code = str(cast("Any", error).response["Error"]["Code"])
+        if code.startswith("InvalidAMIID"):
+            yield _no_image(given)
+        else:
+            yield Finding(subject, str(error), REMEDIES.get(code, ASK_YOURSELF))
+    except exceptions.BotoCoreError as error:
+        yield Finding(subject, str(error), REMEDIES.get(type(error).__name__, ASK_YOURSELF))
+    else:
+        yield image(images[0], who["Account"]) if images else _no_image(given)
+
+
+def image(found: Mapping[str, Any], account_id: str) -> Finding:
+    """found: an image as EC2 describes it. Whose it is, is told and not judged: a company may share its own."""
+    owner = {DEBIAN_OWNER: "Debian's", account_id: "yours"}.get(found["OwnerId"], f"of account {found['OwnerId']}")
+    subject = f"image {found['ImageId']} ({owner})"
+    name = found.get("Name", "")
+    if found["Architecture"] != "x86_64":
+        problem = f"it is for {found['Architecture']}, and machines here are x86_64 (amd64)"
+    elif found["State"] != "available":
+        problem = f"it is {found['State']}"
+    elif found["OwnerId"] == DEBIAN_OWNER and not name.startswith(DEBIAN_NAME.rstrip("*")):
+        problem = f"it is {name}, and machines here are Debian 12"
+    else:
+        return Finding(subject)
+    return Finding(subject, problem, "The comment above `ami` in stacks/Pulumi.example.yaml says how to find one.")
+
+
+def way_in(reach: Mapping[str, Any]) -> Finding:
+    """Whether the balancer's port 22 answers from here: all other machines are reached through it."""
+    address = str(reach["jump_address"])
+    subject = f"port {SSH} of the balancer ({address})"
+    try:
+        socket.create_connection((address, SSH), timeout=CONNECT_S).close()
+    except TimeoutError:
+        remedy = (
+            "Is your address in aws.admin_cidrs (`curl https://checkip.amazonaws.com` prints it), and does your "
+            "network let you out to port 22? Else the balancer is down: `pulumi up --refresh`."
+        )
+        return Finding(subject, f"it did not answer in {CONNECT_S} s", remedy)
+    except OSError as error:
+        remedy = "Its SSH server is down, or the machine just boots; see its log in the EC2 console."
+        return Finding(subject, str(error), remedy)
+    return Finding(subject)
+
+
+def _no_image(given: Aws) -> Finding:
+    return Finding(
+        f"image {given.ami}",
+        f"{given.region} has no such image, or it is not for your account",
+        "Ids differ by region; the comment above `ami` in stacks/Pulumi.example.yaml says how to find one.",
+    )

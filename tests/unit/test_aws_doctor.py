@@ -1,0 +1,217 @@
+"""The doctor on AWS: what of account, image, plugins and way in is wrong is told with its remedy, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+from moto import mock_aws
+
+from platforms import connect
+from platforms.aws import DEBIAN_OWNER, diagnosis
+from platforms.diagnosis import Finding
+from settings import Aws
+
+MINE = "123456789012"
+VERSIONS = {name: version(f"pulumi-{name}") for name in ("aws", "command")}
+PLUGINS = [{"name": name, "version": version_} for name, version_ in VERSIONS.items()]
+BLOCK: dict[str, Any] = {
+    "region": "eu-central-1",
+    "ami": "ami-0123456789abcdef0",
+    "vpc_id": "vpc-01234567",
+    "balancer_subnet_id": "subnet-0123456a",
+    "app_subnet_ids": ["subnet-0123456b"],
+    "admin_cidrs": ["198.51.100.0/24"],
+}
+
+
+def given(**changes: Any) -> Aws:
+    return Aws.model_validate(BLOCK | changes)
+
+
+def told(finding: Finding) -> str:
+    return f"{finding.subject}: {finding.problem} -> {finding.remedy}" if finding.problem else finding.subject
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials of whoever runs this, and none that a machine of EC2 would be given."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
+
+
+@pytest.fixture
+def ec2() -> Iterator[Any]:
+    with mock_aws():
+        yield cast("Any", boto3).client("ec2", region_name="eu-central-1")
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> None:
+    """Have `pulumi plugin ls` answer so."""
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        assert command == ["pulumi", "plugin", "ls", "--json"]
+        return subprocess.CompletedProcess(command, 0, json.dumps(plugins).encode())
+
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setenv("PATH", "")
+
+
+def test_where_all_is_well_nothing_is_wrong_and_who_we_are_is_told(ec2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed(monkeypatch, PLUGINS)
+    there = [each for each in ec2.describe_images()["Images"] if each["Architecture"] == "x86_64"]
+    ami, owner = there[0]["ImageId"], there[0]["OwnerId"]
+    # As it stands in a stack file: what Pulumi has encrypted is no value.
+    block = BLOCK | {"ami": ami, "ssh_key_name": "ops", "ssh_private_key": {"secure": "v1:abc"}}
+    found = connect.look_around("aws", block, stack="prod", project=Path())
+    assert [told(each) for each in found] == [
+        "plugin aws",
+        "plugin command",
+        f"AWS credentials (arn:aws:sts::{MINE}:user/moto)",
+        f"image {ami} (of account {owner})",
+    ]
+
+
+def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed(monkeypatch, PLUGINS)
+    block = BLOCK | {"ami": "ami-00000000000000000", "app_subnet_ids": ["subnet-00000001", "subnet-1"], "amis": 1}
+    found = connect.look_around("aws", block, stack="prod", project=Path())
+    assert told(found[-1]) == (
+        "settings of AWS: these cannot work: ami, app_subnet_ids, amis -> "
+        "`pulumi preview -s prod` tells each with what is allowed; mend stacks/Pulumi.prod.yaml."
+    )
+    assert [each.subject for each in found] == ["plugin aws", "plugin command", "settings of AWS"]
+
+
+def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    listed(monkeypatch, [{"name": "aws", "version": "6.0.0"}])
+    assert [told(each) for each in diagnosis.plugins()] == [
+        f"plugin {name}: version {version_} is not installed -> "
+        f"`pulumi plugin install resource {name} {version_}` fetches it, as the first `pulumi up` does."
+        for name, version_ in VERSIONS.items()
+    ]
+    for name in ("aws", "command"):
+        (tmp_path / f"pulumi-resource-{name}").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [told(each) for each in diagnosis.plugins()] == ["plugin aws", "plugin command"]
+
+
+def test_without_credentials_the_ways_to_log_in_are_told() -> None:
+    (found,) = diagnosis.account(given())
+    assert told(found) == f"AWS credentials: Unable to locate credentials -> {diagnosis.LOG_IN}"
+
+
+def test_a_profile_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    (found,) = diagnosis.account(given())
+    assert found.problem == "The config profile (nope) could not be found"
+    assert found.remedy.startswith("`aws configure list-profiles` lists")
+
+
+@pytest.mark.usefixtures("credentials")
+def test_a_region_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        (found,) = diagnosis.account(given(region="eu-nowhere-9"))
+    assert found.subject == "region eu-nowhere-9"
+    assert found.problem.startswith("Could not connect to the endpoint URL")
+    assert "`aws.region`" in found.remedy
+
+
+@pytest.mark.usefixtures("credentials")
+@pytest.mark.parametrize(
+    ("call", "code", "subject", "remedy"),
+    [
+        ("GetCallerIdentity", "ExpiredToken", "AWS credentials", "They ended; log in again"),
+        ("GetCallerIdentity", "InvalidClientTokenId", "AWS credentials", "That access key was deleted"),
+        ("GetCallerIdentity", "SignatureDoesNotMatch", "AWS credentials", "The secret key is another"),
+        ("GetCallerIdentity", "Throttling", "AWS credentials", "`aws sts get-caller-identity` asks the same"),
+        ("DescribeImages", "UnauthorizedOperation", "image ami-0123456789abcdef0", "Ask whoever runs the account"),
+        ("DescribeImages", "AuthFailure", "image ami-0123456789abcdef0", "The region may be switched off"),
+        ("DescribeImages", "InvalidAMIID.Unavailable", "image ami-0123456789abcdef0", "Ids differ by region"),
+    ],
+)
+def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, call: str, code: str, subject: str, remedy: str
+) -> None:
+    def answer(_client: object, operation: str, _arguments: object) -> dict[str, str]:
+        if operation == call:
+            raise ClientError({"Error": {"Code": code, "Message": "no"}}, operation)
+        return {"Arn": "arn:aws:iam::123456789012:user/ann", "Account": MINE}
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", answer)
+    wrong = [each for each in diagnosis.account(given()) if each.problem]
+    assert [each.subject for each in wrong] == [subject]
+    assert wrong[0].remedy.startswith(remedy)
+
+
+@pytest.mark.usefixtures("ec2")
+def test_an_image_that_the_region_does_not_have_is_told() -> None:
+    _, found = diagnosis.account(given())
+    assert told(found).startswith("image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your")
+
+
+@pytest.mark.parametrize(
+    ("changes", "subject", "problem"),
+    [
+        ({}, "image ami-1 (Debian's)", ""),
+        ({"OwnerId": MINE, "Name": "golden"}, "image ami-1 (yours)", ""),
+        ({"OwnerId": "999999999999", "Name": "golden"}, "image ami-1 (of account 999999999999)", ""),
+        ({"Architecture": "arm64"}, "image ami-1 (Debian's)", "it is for arm64, and machines here are x86_64 (amd64)"),
+        ({"State": "deregistered"}, "image ami-1 (Debian's)", "it is deregistered"),
+        (
+            {"Name": "debian-11-amd64-20261101"},
+            "image ami-1 (Debian's)",
+            "it is debian-11-amd64-20261101, and machines here are Debian 12",
+        ),
+    ],
+)
+def test_an_image_is_judged_by_what_machines_here_can_boot(changes: Any, subject: str, problem: str) -> None:
+    debian = {"ImageId": "ami-1", "OwnerId": DEBIAN_OWNER, "Architecture": "x86_64", "State": "available"}
+    found = diagnosis.image(debian | {"Name": "debian-12-amd64-20261101-2288"} | changes, MINE)
+    assert (found.subject, found.problem) == (subject, problem)
+    assert bool(found.remedy) == bool(problem)
+
+
+def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = {"kind": "ssh", "jump_address": "127.0.0.1"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(diagnosis, "SSH", server.getsockname()[1])
+        (found,) = connect.look_along(reach)
+        assert told(found) == f"port {diagnosis.SSH} of the balancer (127.0.0.1)"
+    (found,) = connect.look_along(reach)
+    assert found.problem.endswith("Connection refused")
+    assert found.remedy.startswith("Its SSH server is down")
+
+    def silent(address: tuple[str, int], timeout: float) -> None:
+        raise TimeoutError(address, timeout)
+
+    monkeypatch.setattr("socket.create_connection", silent)
+    (found,) = connect.look_along(reach)
+    assert found.problem == "it did not answer in 5 s"
+    assert "aws.admin_cidrs" in found.remedy
+
+
+def test_on_lxd_no_way_has_to_be_open() -> None:
+    assert connect.look_along({"kind": "lxd", "owner": "local-1"}) == []
