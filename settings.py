@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
+
+import tls_settings
+from settings_model import Model
+from tls_settings import Hostname, Tls
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
@@ -31,12 +35,6 @@ Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}
 
 def _id(prefix: str) -> Any:
     return StringConstraints(pattern=rf"^{prefix}-[0-9a-f]{{8,17}}$")
-
-
-class Model(BaseModel):
-    """What all settings share: unknown keys are errors, no silent conversion, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
 
 class Size(Model):
@@ -192,12 +190,24 @@ class Balancer(Model):
     max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
     requests_per_second: int | None = Field(default=None, ge=1, description="per client address; more are answered 429")
     connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
+    hostnames: list[Hostname] = Field(
+        default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
+    )
+    tls: Tls | None = Field(default=None, description="HTTPS; null: plain HTTP")
+
+    @model_validator(mode="after")
+    def _the_certificate_serves_the_names(self) -> Balancer:
+        found = tls_settings.problems(self.tls, self.hostnames) if self.tls else []
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
 
 class Lxd(Model):
     """Where the fleet runs on this machine."""
 
     port: int = Field(default=8080, ge=1024, le=65535, description="loopback port on which the balancer is published")
+    tls_port: int = Field(default=8443, ge=1024, le=65535, description="the same for HTTPS, where balancer.tls is set")
     pool: Name = Field(default="wsgi-fleet", description="LXD storage pool")
     prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
 
@@ -222,6 +232,9 @@ class Aws(Model):
     ssh_private_key: SecretStr = Field(description="its private key: pulumi config set --secret --path")
     release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
         default=None, description="S3 bucket of the releases; one is made when it is not given"
+    )
+    route53_zone_id: Annotated[str, StringConstraints(pattern=r"^Z[A-Z0-9]{1,31}$")] | None = Field(
+        default=None, description="hosted zone in which balancer.hostnames become A records of the Elastic IP"
     )
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
 
@@ -248,4 +261,12 @@ class Settings(Model):
     def _the_platform_has_its_block(self) -> Settings:
         if self.platform == "aws" and self.aws is None:
             raise ValueError("aws: missing; platform aws needs it (see stacks/Pulumi.example.yaml)")
+        return self
+
+    @model_validator(mode="after")
+    def _names_and_ports_have_a_use(self) -> Settings:
+        if self.platform == "aws" and self.aws and self.aws.route53_zone_id and not self.balancer.hostnames:
+            raise ValueError("balancer.hostnames: []: should name what aws.route53_zone_id gets records for")
+        if self.platform == "lxd" and self.balancer.tls and self.lxd.port == self.lxd.tls_port:
+            raise ValueError(f"lxd.tls_port: {self.lxd.tls_port}: should differ from lxd.port")
         return self

@@ -62,6 +62,8 @@ def parse(
     problems += _missing_files(data, project)
     if encrypted is not None and f"{NAMESPACE}:apps" not in encrypted:
         problems += _plain_secrets(data)
+    if encrypted is not None and f"{NAMESPACE}:balancer" not in encrypted:
+        problems += _plain_private_key(data)
     if problems or settings is None:
         raise SettingsError(problems, where)
     return settings
@@ -78,6 +80,15 @@ def _plain_secrets(data: Mapping[str, Any]) -> list[str]:
                 f"`pulumi config set --secret --path {NAMESPACE}:{path}`"
             )
     return problems
+
+
+def _plain_private_key(data: Mapping[str, Any]) -> list[str]:
+    """The same for the key of the balancer's certificate."""
+    path = "balancer.tls.private_key"
+    if _mapping(_mapping(data.get("balancer")).get("tls")).get("private_key") is None:
+        return []
+    told = "stands there in plain; remove it, ask for a certificate with another key, and run"
+    return [f"{path}: (secret): {told} `pulumi config set --secret --path {NAMESPACE}:{path} < KEY_FILE`"]
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
@@ -131,7 +142,7 @@ def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
 
 def _shown(details: ErrorDetails, location: list[str]) -> str:
     """The given value, unless it may be a secret."""
-    if "secrets" in location or "ssh_private_key" in location:
+    if {"secrets", "ssh_private_key", "private_key"} & set(location):
         return "(secret)"
     value = json.dumps(details["input"], default=str)
     return value if len(value) <= 60 else value[:57] + "..."

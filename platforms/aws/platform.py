@@ -27,7 +27,7 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import bucket, group
+from platforms.aws import bucket, group, names
 
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
@@ -171,7 +171,20 @@ class AwsPlatform:
             ),
         )
 
-    def public_address(self, name: str, machine: Machine, *, opts: pulumi.ResourceOptions) -> PublicAddress:
+    @property
+    def https_port(self) -> int:
+        """See Platform."""
+        return 443
+
+    def public_address(
+        self,
+        name: str,
+        machine: Machine,
+        *,
+        hostnames: Sequence[str] = (),
+        https: bool = False,
+        opts: pulumi.ResourceOptions,
+    ) -> PublicAddress:
         # It waits for nothing and outlives every machine; the association moves when all that opts name is done.
         address = aws.ec2.Eip(
             name,
@@ -190,7 +203,11 @@ class AwsPlatform:
         # What is described from here on runs after the move: the address below is no longer the machine's own.
         if self._jump_host:
             self._jump_host = dataclasses.replace(self._jump_host, address=there)
-        return PublicAddress(pulumi.Output.concat("http://", there), association)
+        beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
+        records = names.records(name, hostnames, address.public_ip, self._given, beside)
+        host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
+        url = pulumi.Output.concat("https://" if https else "http://", hostnames[0] if hostnames else there)
+        return PublicAddress(url, host, association)
 
     def reach(self) -> Reach:
         return Reach(
