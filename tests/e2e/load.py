@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import ssl
 import statistics
 import threading
 import time
@@ -54,11 +55,15 @@ class Outcome:
 
 
 class Load:
-    """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds."""
+    """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds.
 
-    def __init__(self, url: str) -> None:
+    trust: authorities (PEM) that an https URL is checked by.
+    """
+
+    def __init__(self, url: str, *, trust: str | None = None) -> None:
         self.outcome = Outcome()
         self._url = url
+        self._tls = ssl.create_default_context(cadata=trust) if trust else True
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -87,7 +92,7 @@ class Load:
         )
 
     async def _client(self, kind: str, kept: bool, end: float) -> None:
-        connector = aiohttp.TCPConnector(force_close=not kept)
+        connector = aiohttp.TCPConnector(force_close=not kept, ssl=self._tls)
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while not self._stop.is_set() and time.monotonic() < end:
