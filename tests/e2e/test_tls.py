@@ -139,6 +139,12 @@ def test_nginx_has_nothing_to_warn_of_and_root_alone_reads_the_key(https: Stack)
     assert kept.splitlines() == ["700 root /etc/wsgi-fleet/tls", "600 root /etc/wsgi-fleet/tls/site.pem"]
 
 
+def test_the_operators_command_sees_when_the_certificate_ends(https: Stack) -> None:
+    told = json.loads(on(https.balancer(), "/usr/local/lib/wsgi-fleet/traffic.py"))["certificate"]
+    assert (told["is_self_signed"], told["is_renewed_here"]) == (True, False)
+    assert 3649 * 86_400 < told["expires_in_s"] <= 3650 * 86_400
+
+
 def give(stack: Stack, signed: Signed) -> None:
     """Put a certificate into the stack file as a user does it: the key encrypted."""
     stack.settings["balancer"] = {
