@@ -194,6 +194,16 @@ class Balancer(Model):
         default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
     )
     tls: Tls | None = Field(default=None, description="HTTPS; null: plain HTTP")
+    trusted_proxies: list[Cidr] = Field(
+        default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
+    )
+
+    @model_validator(mode="after")
+    def _not_everyone_is_believed(self) -> Balancer:
+        for cidr in self.trusted_proxies:
+            if int(cidr.rpartition("/")[2]) < 8:
+                raise ValueError(f"trusted_proxies: {cidr} lets (nearly) everyone pretend to be anybody; name yours")
+        return self
 
     @model_validator(mode="after")
     def _the_certificate_serves_the_names(self) -> Balancer:

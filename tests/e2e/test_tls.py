@@ -221,3 +221,16 @@ def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
         socket.create_connection(("127.0.0.1", https_port(https)), timeout=5)
     devices = json.loads(lxc("query", f"/1.0/instances/{https.balancer()}").stdout)["devices"]
     assert "public-tls" not in devices
+
+
+def test_what_ends_tls_in_front_is_believed_about_the_client_once_it_is_named(https: Stack) -> None:
+    # The published port reaches Nginx from the machine's own loopback.
+    told = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    learned: list[tuple[str, str, str]] = []
+    for trusted in ([], ["127.0.0.1/32"]):
+        https.settings["balancer"] = {"trusted_proxies": trusted}
+        https.up()
+        seen: dict[str, str] = json.loads(ask(f"{https.url}/headers", **told)[2])
+        learned.append((seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"], seen["wsgi.url_scheme"]))
+    assert learned == [("127.0.0.1", "http", "http"), ("203.0.113.9", "https", "https")]
+    assert "[warn]" not in on(https.balancer(), "nginx", "-t")

@@ -186,3 +186,10 @@ def test_a_hosted_zone_needs_names() -> None:
     assert told({"hostnames": [NAME]}, platform="aws", aws=aws) == []
     (line,) = told({"hostnames": [NAME]}, platform="aws", aws=aws | {"route53_zone_id": "/hostedzone/Z1"})
     assert line.startswith('aws.route53_zone_id: "/hostedzone/Z1": should match')
+
+
+@pytest.mark.parametrize("cidr", ["0.0.0.0/0", "10.0.0.0/7", "10.0.0.1", "::/0", "10.0.0.0/8; deny all"])
+def test_everyone_is_no_proxy(cidr: str) -> None:
+    (line,) = told({"trusted_proxies": [cidr]})
+    assert "trusted_proxies" in line
+    assert told({"trusted_proxies": ["10.0.0.0/8"]}) == []

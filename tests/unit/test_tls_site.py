@@ -121,3 +121,23 @@ def test_hsts_that_is_off_says_nothing(tmp_path: Path) -> None:
     block = site(tmp_path, balancer({"self_signed": True, "hsts_max_age_s": 0}))
     (values,) = [each["block"] for each in find(block, "map") if each["args"] == ["$https", "$hsts"]]
     assert [(each["directive"], each["args"]) for each in values] == [("default", [""])]
+
+
+def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(tmp_path: Path) -> None:
+    block = site(tmp_path, Balancer(trusted_proxies=["10.1.0.0/16", "192.0.2.7/32"]))
+    assert args(server(block), "set_real_ip_from") == [["10.1.0.0/16"], ["192.0.2.7/32"]]
+    (believed,) = find(block, "geo")
+    assert believed["args"] == ["$realip_remote_addr", "$believed"]
+    assert [(each["directive"], each["args"]) for each in believed["block"]] == [
+        ("default", ["no"]),
+        ("10.1.0.0/16", ["yes"]),
+        ("192.0.2.7/32", ["yes"]),
+    ]
+    params = dict(args(server(block), "uwsgi_param"))
+    assert params["HTTP_X_FORWARDED_PROTO"] == params["UWSGI_SCHEME"] == "$client_scheme"
+    assert params["HTTP_X_FORWARDED_FOR"] == "$remote_addr"
+
+
+def test_unless_they_are_named_nobody_is_believed() -> None:
+    text = rendering.site(Balancer(), [APP])
+    assert [word for word in ("real_ip", "geo", "$client_scheme", "UWSGI_SCHEME") if word in text] == []
