@@ -17,10 +17,10 @@ from tls_settings import Acme, Tls
 BOOT_S = 600
 # nginx_site.py waits up to 330 s for old workers to finish.
 SITE_S = 400
-# A key is made in a second; Nginx reloads in some more.
-CERTIFICATE_S = 120
-# Debian packages from a slow mirror, 90 s for names to lead here, and the ACME server's own time.
-ACME_S = 600
+# certbot's Debian packages from a slow mirror.
+CERTIFICATE_S = 400
+# 90 s for names to lead here, and the ACME server's own time.
+ACME_S = 400
 
 
 @dataclass(frozen=True)

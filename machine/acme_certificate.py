@@ -127,7 +127,6 @@ def certbot(given: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     given: dict[str, Any] = json.load(sys.stdin)
-    run(str(HERE / "install-packages"), "certbot")
     extra = trust(given["ca_certificate"])
     wait_for_names(given["hostnames"], given["address"])
     print(f"asking {given['directory_url']} for a certificate for {', '.join(given['hostnames'])}", flush=True)

@@ -3,7 +3,7 @@
 
     certificate.py given                  the chain and then its private key, in PEM on standard input
     certificate.py self-signed NAME...    one that this machine makes; 127.0.0.1 is in it as well
-    certificate.py stand-in NAME...       the same, unless there is a certificate already
+    certificate.py stand-in NAME...       the same, unless there is one already; and certbot, which is to replace it
     certificate.py renewed                what certbot got; its deploy hook
 
 Where the site serves HTTPS already, Nginx is reloaded and must show the new certificate; if it does not, the one before
@@ -33,6 +33,7 @@ FILE, CANDIDATE, MADE_FOR = FOLDER / "site.pem", FOLDER / "candidate.pem", FOLDE
 LINEAGE = "wsgi-fleet"
 RENEWAL = Path("/etc/letsencrypt/renewal") / f"{LINEAGE}.conf"
 LIVE = Path("/etc/letsencrypt/live") / LINEAGE
+INSTALL = Path("/usr/local/lib/wsgi-fleet/install-packages")
 HTTPS = ("127.0.0.1", 443)
 # Nobody trusts it anyway; ten years, for no `up` comes by to make another.
 SELF_SIGNED_DAYS = 3650
@@ -175,6 +176,8 @@ def main(arguments: Sequence[str]) -> None:
                 self_signed(names)
                 stop_renewing()
             case ["stand-in", *names] if names:
+                # Now, while the address may still lead to another balancer: what stands in serves the shorter.
+                subprocess.run([str(INSTALL), "certbot"], check=True)
                 if FILE.exists():
                     take(FILE.read_bytes())
                 else:

@@ -136,14 +136,11 @@ CERTBOT = [
 DOMAINS = ["--domain", "shop.example.org", "--domain", "www.example.org"]
 
 
-def test_certbot_is_installed_asked_and_left_to_renew(
-    machine: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_certbot_is_asked_and_left_to_renew(machine: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     call(monkeypatch)
-    asked = [word.replace(str(acme_certificate.WEBROOT), "WEBROOT") for word in machine[1]]
+    asked = [word.replace(str(acme_certificate.WEBROOT), "WEBROOT") for word in machine[0]]
     assert asked == [*CERTBOT, "--keep-until-expiring", *DOMAINS, "CA=None"]
-    assert [machine[0], *machine[2:]] == [
-        ["/usr/local/lib/wsgi-fleet/install-packages", "certbot"],
+    assert machine[1:] == [
         ["/usr/local/lib/wsgi-fleet/certificate.py", "renewed"],
         ["systemctl", "enable", "--quiet", "--now", "certbot.timer"],
     ]
@@ -174,7 +171,7 @@ def test_a_certificate_of_another_acme_server_is_not_kept(
     certificate.RENEWAL.write_text(f"[renewalparams]\naccount = 1\nserver = {server}\n")
     call(monkeypatch)
     options = {"--keep-until-expiring", "--force-renewal", "--break-my-certs"}
-    assert [word for word in machine[1] if word in options] == expected
+    assert [word for word in machine[0] if word in options] == expected
 
 
 def test_the_authority_of_a_private_server_is_trusted_now_and_by_the_timer(

@@ -193,13 +193,19 @@ def test_a_self_signed_certificate_takes_the_place_of_a_given_one_and_the_other_
     assert files()["site.pem"] != new
 
 
-def test_one_stands_in_only_where_there_is_none(balancer: FakeNginx, tmp_path: Path) -> None:
+def test_one_stands_in_only_where_there_is_none(
+    balancer: FakeNginx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "INSTALL", tmp_path / "install")
+    certificate.INSTALL.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/installed\n')
+    certificate.INSTALL.chmod(0o755)
     before = files()
     call("stand-in", "shop.example.org")
     assert (files(), balancer.reloads) == (before, 0)
     certificate.FILE.unlink()
     call("stand-in", "shop.example.org")
     assert names_of(files()["site.pem"], tmp_path) == "DNS:shop.example.org, IP Address:127.0.0.1"
+    assert (tmp_path / "installed").read_text() == "certbot\n" * 2
 
 
 def test_what_certbot_renewed_is_taken_with_its_chain(balancer: FakeNginx) -> None:

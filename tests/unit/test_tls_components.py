@@ -143,7 +143,7 @@ def test_what_the_balancer_makes_itself_is_for_its_names(
 def test_the_acme_step_knows_whom_to_ask_for_what_and_where_dns_must_lead() -> None:
     built = made({"acme": {"email": "ops@example.org", "directory_url": "https://ca.example/dir"}}, "aws")
     step = built.one(COMMAND, "balancer-acme").values
-    assert step["create"].endswith(" 600 /usr/local/lib/wsgi-fleet/acme_certificate.py")
+    assert step["create"].endswith(" 400 /usr/local/lib/wsgi-fleet/acme_certificate.py")
     assert json.loads(step["stdin"]) == {
         "email": "ops@example.org",
         "directory_url": "https://ca.example/dir",
