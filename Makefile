@@ -48,6 +48,12 @@ test-e2e: setup ## the tests with real machines
 test-releases: setup ## releases under load, every case; writes docs/releases.md
 	@pytest tests/e2e -m 'load or long' --table docs/releases.md $(PYTEST_ARGS)
 
+.PHONY: test-acme
+test-acme: setup ## certificates from a real ACME server, which is built first (needs Go 1.25)
+	@export CGO_ENABLED=0 GOWORK=off GOTOOLCHAIN=local GOFLAGS='-mod=readonly -trimpath -buildvcs=false'
+	go build -C tools/pebble -o ../../.state/pebble/ tool
+	PATH="$(CURDIR)/.state/pebble:$$PATH" pytest tests/e2e/test_acme.py $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: tools ## formatter, linter, type checker, shellcheck
 	@status=0

@@ -25,7 +25,9 @@ except SettingsError as error:
     raise pulumi.RunError(str(error)) from None
 platform = choose(given, stack=stack, project=project, project_name=pulumi.get_project())
 
-groups = SecurityGroups("groups", SecurityGroupsArgs(apps=list(given.apps)), platform=platform)
+groups = SecurityGroups(
+    "groups", SecurityGroupsArgs(list(given.apps), https=given.balancer.tls is not None), platform=platform
+)
 store = platform.store("releases", opts=pulumi.ResourceOptions())
 packages = project / ".state" / stack / "packages"
 fleets = {
@@ -52,6 +54,7 @@ balancer = Balancer(
 )
 
 pulumi.export("url", balancer.url)
+pulumi.export("address", balancer.address)
 pulumi.export("releases", {name: fleet.release for name, fleet in fleets.items()})
 pulumi.export("servers", {role: machine.id for fleet in fleets.values() for role, machine in fleet.machines.items()})
 # What ./fleet works with. A secret as a whole: the reach may hold a private key.

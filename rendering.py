@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent
 SCRIPTS = "/usr/local/lib/wsgi-fleet"
 APP_PORT = 8000
 BALANCER_PORT = 80
+HTTPS_PORT = 443
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
@@ -140,7 +141,7 @@ def app_server_user_data(system_packages: Sequence[str], maintenance: Maintenanc
 
 def balancer_user_data(maintenance: Maintenance = MAINTENANCE) -> str:
     """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
-    scripts = ("nginx_site", "nginx", "traffic", "vitals")
+    scripts = ("nginx_site", "nginx", "certificate", "acme_certificate", "traffic", "vitals")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
     for name in ("install-packages", "setup-balancer"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
@@ -173,9 +174,12 @@ class Upstream:
         return self.name.replace("-", "_")
 
 
-def site(balancer: Balancer, upstreams: Sequence[Upstream]) -> str:
-    """Nginx's site: `least_conn` over the members of each application, 503 where there are none."""
-    return _template("nginx/site.conf.j2", balancer=balancer, apps=upstreams)
+def site(balancer: Balancer, upstreams: Sequence[Upstream], *, https_port: int = HTTPS_PORT) -> str:
+    """Nginx's site: `least_conn` over the members of each application, 503 where there are none.
+
+    https_port: by which clients reach port 443 of the balancer; HTTP is led there where there is TLS.
+    """
+    return _template("nginx/site.conf.j2", balancer=balancer, apps=upstreams, https_port=https_port)
 
 
 def background_units(app: App) -> dict[str, str]:

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
-from constraint import InstanceType
+import tls_settings
+from constraint import Cidr, InstanceType
 from settings_aws import Aws
 from settings_model import Model
+from tls_settings import Hostname, Tls
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
@@ -183,6 +185,27 @@ class Balancer(Model):
     max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
     requests_per_second: int | None = Field(default=None, ge=1, description="per client address; more are answered 429")
     connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
+    hostnames: list[Hostname] = Field(
+        default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
+    )
+    tls: Tls | None = Field(default=None, description="HTTPS; null: plain HTTP")
+    trusted_proxies: list[Cidr] = Field(
+        default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
+    )
+
+    @model_validator(mode="after")
+    def _not_everyone_is_believed(self) -> Balancer:
+        for cidr in self.trusted_proxies:
+            if int(cidr.rpartition("/")[2]) < 8:
+                raise ValueError(f"trusted_proxies: {cidr} lets (nearly) everyone pretend to be anybody; name yours")
+        return self
+
+    @model_validator(mode="after")
+    def _the_certificate_serves_the_names(self) -> Balancer:
+        found = tls_settings.problems(self.tls, self.hostnames) if self.tls else []
+        if found:
+            raise ValueError("; ".join(found))
+        return self
 
 
 class Maintenance(Model):
@@ -210,6 +233,7 @@ class Lxd(Model):
     """Where the fleet runs on this machine."""
 
     port: int = Field(default=8080, ge=1024, le=65535, description="loopback port on which the balancer is published")
+    tls_port: int = Field(default=8443, ge=1024, le=65535, description="the same for HTTPS, where balancer.tls is set")
     pool: Name = Field(default="wsgi-fleet", description="LXD storage pool")
     prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
 
@@ -241,4 +265,12 @@ class Settings(Model):
                 f"aws.vpc.cidr: {vpc.cidr}: has room for {vpc.servers_per_zone} app servers in each of "
                 f"{len(vpc.zones)} zones, and there are {servers}; take a larger network, or more zones"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_and_ports_have_a_use(self) -> Settings:
+        if self.platform == "aws" and self.aws and self.aws.route53_zone_id and not self.balancer.hostnames:
+            raise ValueError("balancer.hostnames: []: should name what aws.route53_zone_id gets records for")
+        if self.platform == "lxd" and self.balancer.tls and self.lxd.port == self.lxd.tls_port:
+            raise ValueError(f"lxd.tls_port: {self.lxd.tls_port}: should differ from lxd.port")
         return self

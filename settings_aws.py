@@ -51,6 +51,9 @@ class Aws(Model):
     release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
         default=None, description="S3 bucket of the releases; one is made when it is not given"
     )
+    route53_zone_id: Annotated[str, StringConstraints(pattern=r"^Z[A-Z0-9]{1,31}$")] | None = Field(
+        default=None, description="hosted zone in which balancer.hostnames become A records of the Elastic IP"
+    )
     kms_key_arn: (
         Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-z-]{36}$")] | None
     ) = Field(default=None, description="KMS key of the secret parameters; null is the account's own key aws/ssm")

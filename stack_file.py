@@ -76,6 +76,8 @@ def _plain_secrets(data: Mapping[str, Any], encrypted: Collection[str]) -> list[
     ]
     if _mapping(data.get("aws")).get("ssh_private_key"):
         paths.append("aws.ssh_private_key")
+    if _mapping(_mapping(data.get("balancer")).get("tls")).get("private_key") is not None:
+        paths.append("balancer.tls.private_key")
     return [
         f"{path}: (secret): stands there in plain; remove it, change it where it is known, and run "
         f"`pulumi config set --secret --path {NAMESPACE}:{path}`"
@@ -135,7 +137,7 @@ def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
 
 def _shown(details: ErrorDetails, location: list[str]) -> str:
     """The given value, unless it may be a secret."""
-    if "secrets" in location or "ssh_private_key" in location:
+    if {"secrets", "ssh_private_key", "private_key"} & set(location):
         return "(secret)"
     value = json.dumps(details["input"], default=str)
     return value if len(value) <= 60 else value[:57] + "..."

@@ -27,6 +27,9 @@ GIB, MIB = 1 << 30, 1 << 20
 # Free space below which a disk is nearly full: a release with its virtualenv needs some of it, images more.
 HOST_FREE_BYTES, MACHINE_FREE_BYTES = 2 * GIB, 256 * MIB
 SKEW_S = 2.0
+DAY_S = 86_400
+# certbot renews 30 days before the end, and looks twice a day; a person needs longer than a timer.
+RENEWED_DAYS, GIVEN_DAYS = 25, 14
 
 
 def tools() -> Iterator[Finding]:
@@ -115,8 +118,22 @@ def fleet(seen: Observation) -> Iterator[Finding]:
     for name, report in {"balancer": seen.balancer, **seen.reports}.items():
         yield from machine(name, report)
     yield clocks({"balancer": seen.balancer, **seen.reports})
-    # Nothing here holds a certificate: the balancer answers HTTP.
-    yield Finding("certificate (not applicable: the balancer answers HTTP)")
+    if seen.balancer.facts is not None:
+        yield certificate(seen.balancer.facts.get("certificate"))
+
+
+def certificate(facts: Mapping[str, Any] | None) -> Finding:
+    """Whether the balancer's certificate lasts. facts: of machine/certificate.py; None where it answers HTTP."""
+    if facts is None:
+        return Finding("certificate (not applicable: the balancer answers HTTP)")
+    days = int(facts["expires_in_s"]) // DAY_S
+    problem = f"it expires in {days} days" if days >= 0 else "it has expired"
+    if facts["is_renewed_here"] and days < RENEWED_DAYS:
+        remedy = "`journalctl -u certbot` on the balancer says why certbot has not renewed it."
+        return Finding("certificate", problem, remedy)
+    if not facts["is_renewed_here"] and days < GIVEN_DAYS:
+        return Finding("certificate", problem, "Put the renewed one under balancer.tls and run `pulumi up`.")
+    return Finding("certificate")
 
 
 def by_hand(seen: Observation) -> Iterator[Finding]:

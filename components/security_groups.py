@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import pulumi
 
 from platforms import Ingress, Platform, SecurityGroup
-from rendering import APP_PORT, BALANCER_PORT
+from rendering import APP_PORT, BALANCER_PORT, HTTPS_PORT
 
 
 @dataclass(frozen=True)
 class SecurityGroupsArgs:
-    """apps: names of the applications; each fleet has a group of its own."""
+    """apps: names of the applications; each fleet has a group of its own. https: the balancer serves HTTPS too."""
 
     apps: Sequence[str]
+    https: bool = False
 
 
 class SecurityGroups(pulumi.ComponentResource):
@@ -29,7 +30,9 @@ class SecurityGroups(pulumi.ComponentResource):
     ) -> None:
         super().__init__("wsgi-fleet:security_groups:SecurityGroups", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        self.balancer = platform.security_group("balancer", [Ingress(BALANCER_PORT)], isolated=False, opts=child)
+        # FSBP EC2.18: nothing else is open to everyone.
+        ports = [BALANCER_PORT, HTTPS_PORT] if args.https else [BALANCER_PORT]
+        self.balancer = platform.security_group("balancer", [*map(Ingress, ports)], isolated=False, opts=child)
         self.apps = {
             app: platform.security_group(
                 f"app-{app}", [Ingress(APP_PORT, source=self.balancer)], isolated=True, opts=child

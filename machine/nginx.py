@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -10,6 +11,8 @@ from pathlib import Path
 
 MAIN = Path("/etc/nginx/nginx.conf")
 SITE = Path("/etc/nginx/wsgi-fleet/site.conf")
+# Held by whoever changes what is served.
+LOCK = Path("/run/wsgi-fleet.lock")
 # worker_shutdown_timeout of nginx.conf and some seconds.
 DRAIN_S = 330
 PROBE_S = 15
@@ -74,12 +77,23 @@ def swap_in(text: str) -> set[int]:
     return old
 
 
+def serves_https(text: str | None = None) -> bool:
+    """Whether a site (None: the one that serves) has TLS."""
+    if text is None:
+        text = SITE.read_text() if SITE.exists() else ""
+    return "listen 443 ssl" in text
+
+
 def probe(path: str) -> None:
-    """An answer below 500 through the site that serves."""
+    """An answer below 500 through the site that serves, by HTTPS where it has that: HTTP only leads there."""
+    base = "https://127.0.0.1" if serves_https() else "http://127.0.0.1"
+    # To this machine itself; who signed the certificate is the clients' question.
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     deadline, answer = time.monotonic() + PROBE_S, ""
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1{path}", timeout=5) as response:
+            with urllib.request.urlopen(base + path, timeout=5, context=anyone) as response:  # noqa: S310
                 response.read()
             return
         except urllib.error.HTTPError as error:

@@ -19,10 +19,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import certificate
 import nginx
-from nginx import Failure
+from nginx import LOCK, Failure
 
-LOCK = Path("/run/wsgi-fleet.lock")
 CONFIG = Path("/etc/wsgi-fleet")
 # What the last `site` wanted, whom a hand has drained since, and the paths to probe; one address or path a line.
 WANTED, DRAINED, HEALTH_PATHS = CONFIG / "site.wanted", CONFIG / "drained", CONFIG / "health_paths"
@@ -116,6 +116,8 @@ def site(health_paths: Sequence[str]) -> None:
     # A member that is no more wanted was replaced or removed: nobody need remember that it was drained.
     drained = [address for address in known(DRAINED) if address in addresses(text)]
     serve(text, drained, health_paths)
+    if not nginx.serves_https(text):
+        certificate.forget()
     print(told(addresses(nginx.SITE.read_text()), drained))
 
 

@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import certificate
 import nginx
 from nginx_site import DRAINED, PAGE, addresses, known, wanted
 from vitals import vitals
@@ -144,6 +145,7 @@ def main() -> None:
     facts: dict[str, Any] = {
         "nginx": state,
         "maintenance": PAGE.exists(),
+        "certificate": certificate.facts() if nginx.serves_https() else None,
         "wanted": want,
         "members": addresses(nginx.SITE.read_text()),
         "drained": [address for address in drained if address in want],
@@ -156,5 +158,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except OSError as problem:
+    except (OSError, nginx.Failure) as problem:
         sys.exit(f"error: {problem}")

@@ -89,9 +89,13 @@ class Store:
 
 @dataclass(frozen=True)
 class PublicAddress:
-    """url: where clients find the balancer, without a trailing slash."""
+    """url: where clients find the balancer, without a trailing slash.
+
+    host: its IPv4 address, known once it leads to the machine and the names that the platform gives it lead there too.
+    """
 
     url: pulumi.Output[str]
+    host: pulumi.Output[str]
     resource: pulumi.Resource
 
 
@@ -104,6 +108,11 @@ class Reach:
 
 class Platform(Protocol):
     """Each method registers what it is named after; `opts` carry the parent and the dependencies."""
+
+    @property
+    def https_port(self) -> int:
+        """By which clients reach port 443 of a machine through its public address."""
+        ...
 
     def security_group(
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
@@ -123,8 +132,16 @@ class Platform(Protocol):
         """A script on a machine, as a resource of its own."""
         ...
 
-    def public_address(self, name: str, machine: Machine, *, opts: pulumi.ResourceOptions) -> PublicAddress:
-        """An address that outlives the machine it points at."""
+    def public_address(
+        self,
+        name: str,
+        machine: Machine,
+        *,
+        hostnames: Sequence[str] = (),
+        https: bool = False,
+        opts: pulumi.ResourceOptions,
+    ) -> PublicAddress:
+        """An address that outlives the machine it points at. https: it leads to port 443, too, and the URL says so."""
         ...
 
     def reach(self) -> Reach:

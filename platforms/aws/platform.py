@@ -23,7 +23,7 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, alarms, bucket, group, network, role
+from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, alarms, bucket, group, names, network, role
 from platforms.aws.access import Access
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
@@ -144,7 +144,20 @@ class AwsPlatform:
             ),
         )
 
-    def public_address(self, name: str, machine: Machine, *, opts: pulumi.ResourceOptions) -> PublicAddress:
+    @property
+    def https_port(self) -> int:
+        """See Platform."""
+        return 443
+
+    def public_address(
+        self,
+        name: str,
+        machine: Machine,
+        *,
+        hostnames: Sequence[str] = (),
+        https: bool = False,
+        opts: pulumi.ResourceOptions,
+    ) -> PublicAddress:
         # It waits for nothing and outlives every machine; the association moves when all that opts name is done.
         address = aws.ec2.Eip(
             name,
@@ -162,7 +175,11 @@ class AwsPlatform:
         there = pulumi.Output.all(address.public_ip, association.id).apply(lambda values: values[0])
         # What is described from here on runs after the move: the address below is no longer the machine's own.
         self._access.moved(there)
-        return PublicAddress(pulumi.Output.concat("http://", there), association)
+        beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
+        records = names.records(name, hostnames, address.public_ip, self._given, beside)
+        host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
+        url = pulumi.Output.concat("https://" if https else "http://", hostnames[0] if hostnames else there)
+        return PublicAddress(url, host, association)
 
     def reach(self) -> Reach:
         return self._access.reach()

@@ -1,43 +1,54 @@
-"""The public address of a local fleet: a loopback port of the host, led into the balancer by a `proxy` device."""
+"""The public address of a local fleet: loopback ports of the host, led into the balancer by `proxy` devices."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from platforms.lxd import machine
 from platforms.lxd.client import Client, LxdError, NotFound, url
 
 HOST = "127.0.0.1"
-TARGET_PORT = 80
-DEVICE = "public"
+DEVICE, TLS_DEVICE = "public", "public-tls"
+# Device -> port of the machine that it leads to, and the setting under `lxd` that names the host's.
+TARGETS = {DEVICE: 80, TLS_DEVICE: 443}
+SETTINGS = {DEVICE: "port", TLS_DEVICE: "tls_port"}
 
 
-def publish(client: Client, owner: str, name: str, port: int) -> int:
-    """Lead HOST:port to port 80 of the machine, away from whichever machine of the owner has it now.
+def publish(client: Client, owner: str, name: str, port: int, tls_port: int | None = None) -> int:
+    """Lead HOST:port to port 80 of the machine (and HOST:tls_port to 443), away from whichever machine has it now.
 
-    Returns the gap in milliseconds during which the port was closed: two devices cannot hold one port. Raises LxdError
-    when the port is taken by something else.
+    What leads there already stays open. Returns the gap in milliseconds during which port was closed: two devices
+    cannot hold one port. Raises LxdError when a port is taken by something else.
     """
-    holders = {holder["name"]: holder["devices"][DEVICE] for holder in _holders(client, owner)}
-    if holders == {name: _device(port)}:
+    wanted = _devices(port, tls_port)
+    there = {holder["name"]: _published(holder) for holder in _holders(client, owner)}
+    if there == {name: wanted}:
         return 0
     closed = time.monotonic()
-    moved = [withdraw(client, holder) for holder in holders]
+    moved = False
+    for holder, devices in there.items():
+        wrong = [device for device, given in devices.items() if holder != name or wanted.get(device) != given]
+        withdraw(client, holder, wrong)
+        moved = moved or DEVICE in wrong
+    missing = {device: given for device, given in wanted.items() if there.get(name, {}).get(device) != given}
     # LXD takes a second to say that a device is there; the port is open long before.
     opened = _Opened(port)
     opened.start()
     try:
-        client.request("PATCH", url("instances", name), {"devices": {DEVICE: _device(port)}})
+        client.request("PATCH", url("instances", name), {"devices": missing})
     except LxdError as error:
         if "address already in use" in str(error):
+            if tls_port and f":{tls_port}:" in str(error):
+                raise LxdError(taken(tls_port, TLS_DEVICE)) from error
             raise LxdError(taken(port)) from error
         raise
     finally:
         opened.end()
-    return round((opened.at - closed) * 1000) if any(moved) else 0
+    return round((opened.at - closed) * 1000) if moved else 0
 
 
 class _Opened(threading.Thread):
@@ -63,11 +74,12 @@ class _Opened(threading.Thread):
         self.join()
 
 
-def withdraw(client: Client, name: str) -> bool:
-    """Close the port that leads to the machine. False where there was none."""
+def withdraw(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)) -> bool:
+    """Close the ports that lead to the machine. False where there was none."""
 
     def drop(instance: dict[str, Any]) -> bool:
-        return instance["devices"].pop(DEVICE, None) is not None
+        gone = [instance["devices"].pop(device, None) for device in devices]
+        return any(device is not None for device in gone)
 
     try:
         return client.edit(url("instances", name), drop)
@@ -75,44 +87,53 @@ def withdraw(client: Client, name: str) -> bool:
         return False
 
 
-def is_published(client: Client, name: str, port: int) -> bool:
-    """Whether the port leads to that machine."""
+def is_published(client: Client, name: str, port: int, tls_port: int | None = None) -> bool:
+    """Whether these ports, and no others, lead to that machine."""
     try:
-        return client.get(url("instances", name))["devices"].get(DEVICE) == _device(port)
+        return _published(client.get(url("instances", name))) == _devices(port, tls_port)
     except NotFound:
         return False
 
 
-def obstacle(client: Client, owner: str, port: int) -> str | None:
+def obstacle(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
     """Why the owner cannot have the port, or None. Asked before anything is made."""
-    if any(holder["devices"][DEVICE] == _device(port) for holder in _holders(client, owner)):
+    listens = f"tcp:{HOST}:{port}"
+    if any(given["listen"] == listens for holder in _holders(client, owner) for given in _published(holder).values()):
         return None
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
-            return taken(port)
+            return taken(port, device)
     return None
 
 
-def taken(port: int) -> str:
+def taken(port: int, device: str = DEVICE) -> str:
     """What to say of a port that is not free."""
     return (
         f"port {port} of {HOST} is taken by another program (`ss -ltnp 'sport = :{port}'` names it); "
-        "end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.port PORT`"
+        f"end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
     )
 
 
-def _device(port: int) -> dict[str, str]:
+def _devices(port: int, tls_port: int | None) -> dict[str, dict[str, str]]:
+    ports = {DEVICE: port} if tls_port is None else {DEVICE: port, TLS_DEVICE: tls_port}
     return {
-        "type": "proxy",
-        "listen": f"tcp:{HOST}:{port}",
-        "connect": f"tcp:{HOST}:{TARGET_PORT}",
-        "bind": "host",
+        device: {
+            "type": "proxy",
+            "listen": f"tcp:{HOST}:{listens}",
+            "connect": f"tcp:{HOST}:{TARGETS[device]}",
+            "bind": "host",
+        }
+        for device, listens in ports.items()
     }
+
+
+def _published(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {device: given for device, given in instance["devices"].items() if device in TARGETS}
 
 
 def _holders(client: Client, owner: str) -> list[dict[str, Any]]:
     """The owner's machines that have such a device, on whatever port."""
-    return [instance for instance in machine.owned(client, owner) if DEVICE in instance["devices"]]
+    return [instance for instance in machine.owned(client, owner) if _published(instance)]

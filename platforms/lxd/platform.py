@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pulumi
 
@@ -98,14 +99,29 @@ class LxdPlatform:
         }
         return resources.Step(resources.StepProvider(), name, props, opts)
 
-    def public_address(
-        self, name: str, machine: platforms.Machine, *, opts: pulumi.ResourceOptions
-    ) -> platforms.PublicAddress:
+    @property
+    def https_port(self) -> int:
         """See Platform."""
-        url = f"http://{address.HOST}:{self._lxd.port}"
-        props = {"owner": self._owner, "port": self._lxd.port, "machine": machine.id, "url": url}
+        return self._lxd.tls_port
+
+    def public_address(
+        self,
+        name: str,
+        machine: platforms.Machine,
+        *,
+        hostnames: Sequence[str] = (),
+        https: bool = False,
+        opts: pulumi.ResourceOptions,
+    ) -> platforms.PublicAddress:
+        """See Platform. Names mean nothing here: the ports are the host's own."""
+        del hostnames
+        port = self._lxd.port
+        url = f"https://{address.HOST}:{self._lxd.tls_port}" if https else f"http://{address.HOST}:{port}"
+        props: dict[str, Any] = {"owner": self._owner, "port": port, "machine": machine.id, "url": url}
+        if https:
+            props["tls_port"] = self._lxd.tls_port
         made = resources.PublicAddress(resources.AddressProvider(), name, props, opts)
-        return platforms.PublicAddress(made.url, made)
+        return platforms.PublicAddress(made.url, made.url.apply(lambda _: address.HOST), made)
 
     def reach(self) -> platforms.Reach:
         """See Platform."""

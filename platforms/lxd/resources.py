@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -226,17 +227,24 @@ class Machine(Resource, module="lxd", name="Machine"):
 class AddressProvider(Provider):
     inputs = ("owner", "port", "machine", "url")
     replacing = ("owner",)
-    updating = ("port", "machine")
+    updating = ("port", "tls_port", "machine")
+
+    def outs(self, props: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        tls_port = props.get("tls_port")
+        return super().outs(props, **({} if tls_port is None else {"tls_port": int(tls_port)}), **more)
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        return CheckResult(
-            news, _obstacle("port", lambda: address.obstacle(Client(), news["owner"], int(news["port"])))
-        )
+        def find(device: str, setting: str) -> str | None:
+            port = news.get(setting)
+            return None if port is None else address.obstacle(Client(), news["owner"], int(port), device)
+
+        found = (_obstacle(setting, partial(find, device, setting)) for device, setting in address.SETTINGS.items())
+        return CheckResult(news, [failure for failures in found for failure in failures])
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        port = int(props["port"])
+        port, tls_port = int(props["port"]), self.outs(props).get("tls_port")
         with _told():
-            gap_ms = address.publish(Client(), props["owner"], props["machine"], port)
+            gap_ms = address.publish(Client(), props["owner"], props["machine"], port, tls_port)
         if gap_ms:
             _say(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
         return CreateResult(props["owner"], self.outs(props))
@@ -246,7 +254,8 @@ class AddressProvider(Provider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         with _told():
-            there = address.is_published(Client(), props["machine"], int(props["port"]))
+            tls_port = self.outs(props).get("tls_port")
+            there = address.is_published(Client(), props["machine"], int(props["port"]), tls_port)
         return ReadResult(id_, self.outs(props)) if there else GONE
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
@@ -255,7 +264,7 @@ class AddressProvider(Provider):
 
 
 class PublicAddress(Resource, module="lxd", name="PublicAddress"):
-    """A loopback port of the host that leads to a machine. Inputs: owner, port, machine, url."""
+    """Loopback ports of the host that lead to a machine. Inputs: owner, port, tls_port (or none), machine, url."""
 
     url: pulumi.Output[str]
 

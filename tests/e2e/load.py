@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import itertools
 import os
+import socket
+import ssl
 import statistics
 import threading
 import time
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 # One client of each kind; every client waits for its answer before it asks again, so the load is bounded by them.
 KINDS = ("GET", "POST", "slow GET", "slow POST")
@@ -55,12 +58,36 @@ class Outcome:
         )
 
 
-class Load:
-    """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds."""
+class _OneAddress(AbstractResolver):
+    """Finds every name at one IPv4 address."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host=self._address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST
+            )
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Load:
+    """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds.
+
+    trust: authorities (PEM) that an https URL is checked by. address: where the URL's name leads, whatever DNS says.
+    """
+
+    def __init__(self, url: str, *, trust: str | None = None, address: str | None = None) -> None:
         self.outcome = Outcome()
         self._url = url
+        self._tls = ssl.create_default_context(cadata=trust) if trust else True
+        self._address = address
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -89,7 +116,8 @@ class Load:
         )
 
     async def _client(self, kind: str, kept: bool, end: float) -> None:
-        connector = aiohttp.TCPConnector(force_close=not kept)
+        resolver = _OneAddress(self._address) if self._address else None
+        connector = aiohttp.TCPConnector(force_close=not kept, ssl=self._tls, resolver=resolver)
         timeout = aiohttp.ClientTimeout(total=30)
         slow = itertools.cycle(SLOW_S if kind.startswith("slow") else (0.0,))
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:

@@ -55,6 +55,7 @@ def front(**changes: Any) -> dict[str, Any]:
     return {
         "nginx": "active",
         "maintenance": False,
+        "certificate": None,
         "wanted": members,
         "members": members,
         "drained": [],

@@ -44,6 +44,19 @@ def examined() -> tuple[list[str], int]:
     return [line.removeprefix("wrong  ") for line in text.splitlines() if line.startswith("wrong")], result.exit_code
 
 
+def ends(days: int, *, renewed: bool = False) -> dict[str, Any]:
+    """A balancer whose certificate ends in so many days."""
+    seconds = days * 86_400 + 3600
+    return front(certificate={"expires_in_s": seconds, "is_self_signed": False, "is_renewed_here": renewed})
+
+
+@pytest.mark.parametrize("balancer", [ends(14), ends(25, renewed=True)])
+def test_a_certificate_that_lasts_is_well(stack: FakeStack, balancer: dict[str, Any]) -> None:
+    stack.machines.traffic(balancer)
+    assert examined() == ([], 0)
+    assert "ok     certificate\n" in CliRunner().invoke(app, ["doctor"]).output
+
+
 def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack) -> None:
     del stack
     assert examined() == ([], 0)
@@ -55,6 +68,13 @@ def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack) -> None:
     [
         (front(maintenance=True), facts(), "maintenance: it is on: clients get 503 -> When the work is done: "),
         (front(drained=["10.0.0.2"], members=["10.0.0.1"]), facts(), "drained servers: hello-2 takes no requests -> "),
+        (ends(13), facts(), "certificate: it expires in 13 days -> Put the renewed one under balancer.tls and run"),
+        (ends(-1), facts(), "certificate: it has expired -> Put the renewed one under balancer.tls and run"),
+        (
+            ends(24, renewed=True),
+            facts(),
+            "certificate: it expires in 24 days -> `journalctl -u certbot` on the balancer",
+        ),
         (front(nginx="failed"), facts(), "balancer: Nginx is failed; see `./fleet logs --server balancer` -> "),
         (front(), GONE, "hello-2: unreachable: no route to host -> `pulumi up --refresh` starts or replaces it"),
         (front(), facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),

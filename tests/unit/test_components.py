@@ -67,7 +67,7 @@ class Recording:
 
     def __post_init__(self) -> None:
         self.store, self.step, self.reach = self.to.store, self.to.step, self.to.reach
-        self.public_address = self.to.public_address
+        self.public_address, self.https_port = self.to.public_address, self.to.https_port
 
     def security_group(self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: Any) -> Any:
         self.ingress[name] = list(ingress), isolated
@@ -149,7 +149,11 @@ def test_components_register_what_their_attributes_hold(local: Made) -> None:
         "members": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
         "release": release,
     }
-    assert local.build.one(BALANCER).outputs == {"machine": "test-balancer-3fa9c2", "url": "http://127.0.0.1:8080"}
+    assert local.build.one(BALANCER).outputs == {
+        "machine": "test-balancer-3fa9c2",
+        "url": "http://127.0.0.1:8080",
+        "address": "127.0.0.1",
+    }
 
 
 @pytest.mark.parametrize(

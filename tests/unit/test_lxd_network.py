@@ -155,8 +155,8 @@ def instance(name: str, *, owner: str = OWNER, network: str = "wf0", **devices: 
     return {"name": name, "status": "Running", "config": label.labels(owner, name), "devices": {"eth0": nic, **devices}}
 
 
-def proxy(port: int) -> dict[str, str]:
-    return {"type": "proxy", "listen": f"tcp:127.0.0.1:{port}", "connect": "tcp:127.0.0.1:80", "bind": "host"}
+def proxy(port: int, to: int = 80) -> dict[str, str]:
+    return {"type": "proxy", "listen": f"tcp:127.0.0.1:{port}", "connect": f"tcp:127.0.0.1:{to}", "bind": "host"}
 
 
 @pytest.fixture
@@ -189,6 +189,48 @@ def test_publishing_what_is_published_changes_nothing(daemon: Daemon, client: Cl
     daemon.things["instances"]["a"] = instance("a", public=proxy(port))
     assert address.publish(client, OWNER, "a", port) == 0
     assert daemon.calls == []
+
+
+def published(daemon: Daemon, name: str) -> dict[str, Any]:
+    return {key: each for key, each in daemon.things["instances"][name]["devices"].items() if key != "eth0"}
+
+
+def test_https_gets_a_port_of_its_own_and_the_open_one_stays_open(daemon: Daemon, client: Client, port: int) -> None:
+    daemon.things["instances"]["a"] = instance("a", public=proxy(port))
+    assert address.publish(client, OWNER, "a", port, 9443) == 0
+    assert published(daemon, "a") == {"public": proxy(port), "public-tls": proxy(9443, 443)}
+    assert daemon.calls == ["PATCH /1.0/instances/a"]
+    assert address.is_published(client, "a", port, 9443)
+    assert not address.is_published(client, "a", port)
+    daemon.calls.clear()
+    assert address.publish(client, OWNER, "a", port, 9443) == 0
+    assert daemon.calls == []
+
+
+def test_without_https_its_port_is_closed_and_the_other_stays_open(daemon: Daemon, client: Client, port: int) -> None:
+    both: dict[str, Any] = {"public": proxy(port), "public-tls": proxy(9443, 443)}
+    daemon.things["instances"]["a"] = instance("a", **both)
+    assert address.publish(client, OWNER, "a", port) == 0
+    assert published(daemon, "a") == {"public": proxy(port)}
+
+
+def test_both_ports_lead_to_the_new_balancer_and_none_to_the_old(daemon: Daemon, client: Client, port: int) -> None:
+    both: dict[str, Any] = {"public": proxy(port), "public-tls": proxy(9443, 443)}
+    daemon.things["instances"] = {"old": instance("old", **both), "new": instance("new")}
+    address.publish(client, OWNER, "new", port, 9443)
+    assert (published(daemon, "old"), published(daemon, "new")) == ({}, both)
+    assert address.withdraw(client, "new")
+    assert published(daemon, "new") == {}
+
+
+def test_a_taken_port_of_https_is_told_with_its_own_setting(daemon: Daemon, client: Client, port: int) -> None:
+    daemon.things["instances"]["a"] = instance("a")
+    daemon.refuse("PATCH .*", 400, "Failed to listen on 127.0.0.1:9443: bind: address already in use")
+    with pytest.raises(LxdError, match=r"port 9443 of .*wsgi-fleet:lxd.tls_port PORT"):
+        address.publish(client, OWNER, "a", port, 9443)
+    told = address.obstacle(client, OWNER, port, address.TLS_DEVICE)
+    assert told is not None
+    assert "wsgi-fleet:lxd.tls_port PORT" in told
 
 
 def test_only_a_port_that_was_open_has_a_gap(daemon: Daemon, client: Client) -> None:

@@ -139,7 +139,11 @@ REPLACED = {
     "address": ["owner"],
     "step": [],
 }
-UPDATED = {"group": ["rules", "isolated"], "address": ["port", "machine"], "step": ["machine", "command", "stdin"]}
+UPDATED = {
+    "group": ["rules", "isolated"],
+    "address": ["port", "tls_port", "machine"],
+    "step": ["machine", "command", "stdin"],
+}
 OTHERS: dict[str, Any] = {
     "rules": [{"port": 80, "cidr": ""}],
     "isolated": False,
@@ -158,6 +162,15 @@ def test_each_input_replaces_or_updates_or_does_nothing(name: str, inputs: dict[
         changes, replaces = change(PROVIDERS[name], outs, inputs[name] | {key: OTHERS.get(key, "other")})
         assert changes is (key in REPLACED[name] + UPDATED.get(name, [])), key
         assert replaces == [each for each in REPLACED[name] if each == key]
+
+
+def test_https_that_comes_moves_or_goes_is_a_change_of_the_address(inputs: dict[str, dict[str, Any]]) -> None:
+    plain, tls = inputs["address"], inputs["address"] | {"tls_port": 9443.0}
+    (_, without), (_, outs) = made("address", plain), made("address", tls)
+    assert outs["tls_port"] == 9443
+    changes = [(without, tls), (outs, plain), (outs, tls | {"tls_port": 9444.0}), (outs, tls)]
+    assert [change(PROVIDERS["address"], olds, news)[0] for olds, news in changes] == [True, True, True, False]
+    assert PROVIDERS["address"].read("id", outs).outs == outs
 
 
 def test_the_order_of_rules_is_no_change(inputs: dict[str, dict[str, Any]]) -> None:

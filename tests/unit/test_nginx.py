@@ -194,6 +194,16 @@ def test_a_path_answers_once_it_answers_below_500(path: str, statuses: list[int]
     assert Handler.statuses == [418]
 
 
+def test_a_site_with_tls_is_probed_by_https(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
+    nginx.SITE.write_text("server {\n    listen 80;\n    listen 443 ssl http2 default_server;\n}\n")
+    Handler.statuses = [200]
+    # The server of the test speaks plain HTTP only.
+    with pytest.raises(Failure, match=rf"GET {path} through the new site: .*SSL"):
+        nginx.probe(path)
+    assert Handler.statuses == [200]
+
+
 def test_a_path_that_keeps_answering_500_is_told_with_its_last_answer(path: str) -> None:
     Handler.statuses = [503] * 6 + [500, 418]
     with pytest.raises(Failure, match=rf"GET {path} through the new site: HTTP Error 500"):

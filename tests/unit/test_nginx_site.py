@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import certificate
 import nginx
 import nginx_site
 import pytest
@@ -73,6 +74,9 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
         ("DEFAULT_PAGE", "maintenance.html"),
     ):  # fmt: skip
         monkeypatch.setattr(nginx_site, name, tmp_path / file)
+    # A site without TLS has them removed.
+    for name in ("FOLDER", "RENEWAL"):
+        monkeypatch.setattr(certificate, name, tmp_path / "certificate" / name)
     monkeypatch.setattr(nginx_site, "PAGE", tmp_path / "maintenance" / "page.html")
     (tmp_path / "maintenance.html").write_text("ours")
     nginx.SITE.write_text((rendering.ROOT / "templates/nginx/no-site.conf").read_text())

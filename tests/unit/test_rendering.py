@@ -226,15 +226,16 @@ def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
         ]
         process = subprocess.Popen(command, cwd=ROOT / "examples" / "bare-wsgi", stdout=output, stderr=output)
     try:
-        while not sock.exists():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.02)
-        connection = http.client.HTTPConnection("localhost", timeout=20)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(sock))
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        return response.status, response.read()
+        with socket.socket(socket.AF_UNIX) as client:
+            # Between its bind and its listen it refuses.
+            while client.connect_ex(str(sock)):
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.02)
+            connection = http.client.HTTPConnection("localhost", timeout=20)
+            connection.sock = client
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            return response.status, response.read()
     finally:
         process.kill()
         process.wait()

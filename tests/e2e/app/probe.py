@@ -33,5 +33,6 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         answer = {name: value for name, value in os.environ.items() if name.startswith("T_")}
     if path == "/headers":
         answer = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
+        answer["wsgi.url_scheme"] = environ["wsgi.url_scheme"]
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(answer).encode()]

@@ -1,0 +1,269 @@
+"""The certificate on the balancer: taken when Nginx shows it, else the one before serves on. Nginx is stood in for."""
+
+from __future__ import annotations
+
+import io
+import ssl
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import certificate
+import nginx
+import nginx_site
+import pytest
+from nginx import Failure
+
+import rendering
+from settings import Balancer
+from tests.certificates import Authority, pem_of
+from tls_settings import Tls
+
+AUTHORITY = Authority()
+UPPER = AUTHORITY.certificate
+
+
+def pair(*names: str) -> str:
+    signed = AUTHORITY.sign(names or ["shop.example.org"])
+    return signed.certificate + UPPER + signed.private_key
+
+
+def site(*, tls: bool = True) -> str:
+    given = Balancer(tls=Tls(self_signed=True) if tls else None)
+    return rendering.site(given, [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+
+
+def leaf(pem: str) -> bytes:
+    end = "-----END CERTIFICATE-----"
+    return ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERT") : pem.index(end) + len(end)])
+
+
+@dataclass
+class FakeNginx:
+    """Shows the certificate that it read at its last reload. refuses: what `nginx -t` says. deaf: it never reloads."""
+
+    showing: bytes = b""
+    reloads: int = 0
+    refuses: str = ""
+    deaf: bool = False
+
+    def test(self, text: str) -> None:
+        assert text == nginx.SITE.read_text()
+        # What it refuses is the new certificate.
+        if self.refuses and leaf(certificate.FILE.read_text()) != self.showing:
+            raise Failure(self.refuses)
+
+    def swap_in(self, text: str) -> set[int]:
+        assert text == nginx.SITE.read_text()
+        self.reloads += 1
+        if not self.deaf:
+            self.showing = leaf(certificate.FILE.read_text())
+        return set()
+
+    def shown(self) -> bytes:
+        return self.showing
+
+
+@pytest.fixture
+def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
+    """A balancer that serves HTTPS with the certificate of "before.example"."""
+    made = FakeNginx()
+    monkeypatch.setattr(nginx, "test", made.test)
+    monkeypatch.setattr(nginx, "swap_in", made.swap_in)
+    monkeypatch.setattr(certificate, "shown", made.shown)
+    monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
+    monkeypatch.setattr(nginx, "LOCK", tmp_path / "lock")
+    folder = tmp_path / "tls"
+    monkeypatch.setattr(certificate, "FOLDER", folder)
+    for name, file in (("FILE", "site.pem"), ("CANDIDATE", "candidate.pem"), ("MADE_FOR", "self-signed")):
+        monkeypatch.setattr(certificate, name, folder / file)
+    monkeypatch.setattr(certificate, "RENEWAL", tmp_path / "renewal.conf")
+    monkeypatch.setattr(certificate, "LIVE", tmp_path / "live")
+    nginx.SITE.write_text(site())
+    certificate.put(certificate.FILE, pair("before.example").encode())
+    made.showing = leaf(certificate.FILE.read_text())
+    return made
+
+
+def call(*arguments: str, stdin: str = "") -> None:
+    before = sys.stdin
+    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    try:
+        certificate.main(arguments)
+    finally:
+        sys.stdin = before
+
+
+def files() -> dict[str, str]:
+    return {each.name: each.read_text() for each in certificate.FOLDER.iterdir()}
+
+
+def test_a_given_certificate_is_shown_after_one_reload_and_root_alone_reads_it(balancer: FakeNginx) -> None:
+    new = pair()
+    call("given", stdin=new)
+    assert (balancer.showing, balancer.reloads) == (leaf(new), 1)
+    assert files() == {"site.pem": new}
+    assert oct(certificate.FILE.stat().st_mode)[-3:] == "600"
+    assert oct(certificate.FOLDER.stat().st_mode)[-3:] == "700"
+
+
+def test_the_certificate_that_is_shown_already_is_not_loaded_again(balancer: FakeNginx) -> None:
+    call("given", stdin=certificate.FILE.read_text())
+    assert balancer.reloads == 0
+
+
+def test_a_file_that_a_killed_run_wrote_is_loaded_by_the_next(balancer: FakeNginx) -> None:
+    new = pair()
+    certificate.put(certificate.FILE, new.encode())
+    call("given", stdin=new)
+    assert (balancer.showing, balancer.reloads) == (leaf(new), 1)
+
+
+def test_before_there_is_a_site_with_tls_the_file_is_all(balancer: FakeNginx) -> None:
+    nginx.SITE.write_text(site(tls=False))
+    certificate.FILE.unlink()
+    new = pair()
+    call("given", stdin=new)
+    assert (files(), balancer.reloads) == ({"site.pem": new}, 0)
+
+
+@pytest.mark.parametrize(
+    "pem",
+    [
+        AUTHORITY.sign(["a.example"]).certificate + AUTHORITY.sign(["a.example"]).private_key,
+        AUTHORITY.sign(["a.example"]).certificate,
+        AUTHORITY.sign(["a.example"]).private_key,
+        AUTHORITY.sign(["a.example"]).certificate + pem_of(AUTHORITY.private, "passphrase"),
+        "nonsense",
+        "",
+    ],
+    ids=["another key", "no key", "no certificate", "a passphrase", "nonsense", "nothing"],
+)
+def test_what_is_no_pair_never_becomes_the_file(balancer: FakeNginx, pem: str) -> None:
+    before = files()
+    with pytest.raises(Failure, match="the certificate and its private key cannot be used"):
+        call("given", stdin=pem)
+    assert (files(), balancer.reloads) == (before, 0)
+
+
+def test_a_certificate_that_nginx_refuses_leaves_the_one_before_without_a_reload(balancer: FakeNginx) -> None:
+    before, balancer.refuses = files(), "[emerg] ee key too small"
+    with pytest.raises(Failure, match="ee key too small"):
+        call("given", stdin=pair())
+    assert (files(), balancer.reloads) == (before, 0)
+
+
+def test_a_certificate_that_nginx_does_not_show_is_told_and_taken_back(balancer: FakeNginx) -> None:
+    before, balancer.deaf = files(), True
+    with pytest.raises(Failure, match=r"shows another certificate; see /var/log/nginx/error.log"):
+        call("given", stdin=pair())
+    assert files() == before
+
+
+def names_of(pem: str, folder: Path) -> str:
+    file = folder / "look.pem"
+    file.write_text(pem)
+    return certificate.openssl("x509", "-in", str(file), "-noout", "-ext", "subjectAltName").splitlines()[1].strip()
+
+
+def test_a_self_signed_certificate_is_for_its_names_and_made_once(balancer: FakeNginx, tmp_path: Path) -> None:
+    call("self-signed", "shop.example.org", "b.example")
+    made = files()["site.pem"]
+    assert names_of(made, tmp_path) == "DNS:shop.example.org, DNS:b.example, IP Address:127.0.0.1"
+    assert balancer.showing == leaf(made)
+    call("self-signed", "shop.example.org", "b.example")
+    assert (files()["site.pem"], balancer.reloads) == (made, 1)
+    call("self-signed", "shop.example.org")
+    assert files()["site.pem"] != made
+    facts = certificate.facts()
+    assert facts is not None
+    assert (facts["is_self_signed"], facts["is_renewed_here"]) == (True, False)
+    assert 3649 < facts["expires_in_s"] / 86_400 <= 3650
+
+
+def test_a_self_signed_certificate_takes_the_place_of_a_given_one_and_the_other_way_round(balancer: FakeNginx) -> None:
+    call("self-signed", "localhost")
+    assert balancer.reloads == 1
+    new = pair()
+    call("given", stdin=new)
+    assert files() == {"site.pem": new}
+    call("self-signed", "localhost")
+    assert files()["site.pem"] != new
+
+
+def test_one_stands_in_only_where_there_is_none(
+    balancer: FakeNginx, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "INSTALL", tmp_path / "install")
+    certificate.INSTALL.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/installed\n')
+    certificate.INSTALL.chmod(0o755)
+    before = files()
+    call("stand-in", "shop.example.org")
+    assert (files(), balancer.reloads) == (before, 0)
+    certificate.FILE.unlink()
+    call("stand-in", "shop.example.org")
+    assert names_of(files()["site.pem"], tmp_path) == "DNS:shop.example.org, IP Address:127.0.0.1"
+    assert (tmp_path / "installed").read_text() == "certbot\n" * 2
+
+
+def test_what_certbot_renewed_is_taken_with_its_chain(balancer: FakeNginx) -> None:
+    call("self-signed", "shop.example.org")
+    signed = AUTHORITY.sign(["shop.example.org"])
+    certificate.LIVE.mkdir()
+    (certificate.LIVE / "fullchain.pem").write_text(signed.certificate + UPPER)
+    (certificate.LIVE / "privkey.pem").write_text(signed.private_key)
+    call("renewed")
+    assert files() == {"site.pem": signed.certificate + UPPER + signed.private_key}
+    assert balancer.showing == leaf(signed.certificate)
+
+
+@pytest.fixture
+def ran(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What certbot was asked; the rest runs."""
+    del balancer
+    asked: list[list[str]] = []
+    really: Any = subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        if command[0] != "certbot":
+            return really(command, **options)
+        asked.append(command)
+        certificate.RENEWAL.unlink()
+        return None
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return asked
+
+
+FORGET = ["certbot", "delete", "--non-interactive", "--quiet", "--cert-name", "wsgi-fleet"]
+
+
+@pytest.mark.parametrize("words", [["given"], ["self-signed", "localhost"]])
+def test_certbot_renews_nothing_over_a_certificate_from_elsewhere(ran: list[list[str]], words: list[str]) -> None:
+    certificate.RENEWAL.touch()
+    call(*words, stdin=pair())
+    assert ran == [FORGET]
+
+
+def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
+    ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serve(*_: object) -> None:
+        """The site's own swap is tested elsewhere."""
+
+    monkeypatch.setattr(nginx_site, "serve", serve)
+    for tls, there in ((True, True), (False, False), (False, False)):
+        certificate.RENEWAL.touch()
+        monkeypatch.setattr(sys, "stdin", io.StringIO(site(tls=tls)))
+        nginx_site.site([])
+        assert certificate.FOLDER.exists() == there
+    assert ran == [FORGET, FORGET]
+
+
+@pytest.mark.parametrize("arguments", [[], ["self-signed"], ["stand-in"], ["given", "x"], ["perhaps"]])
+def test_what_is_no_verb_is_answered_with_the_verbs(balancer: FakeNginx, arguments: list[str]) -> None:
+    with pytest.raises(Failure, match=r"certificate\.py self-signed NAME"):
+        call(*arguments)
+    assert balancer.reloads == 0

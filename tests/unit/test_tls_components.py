@@ -1,0 +1,211 @@
+"""TLS over both platforms: what waits for what, which ports open, and that the key stands nowhere in plain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+
+import rendering
+from components.balancer import Balancer, BalancerArgs
+from components.security_groups import SecurityGroups, SecurityGroupsArgs
+from platforms import Platform
+from platforms.aws import AwsPlatform
+from platforms.lxd import LxdPlatform
+from settings import App, Lxd
+from settings import Balancer as Settings
+from tests.certificates import Authority
+from tests.unit import aws_answers, lxd_answers
+from tests.unit.engine import Build, Registered, Secret, build
+from tests.unit.lxd_answers import ADDRESS, GROUP, STEP
+from tests.unit.test_components import AWS
+
+NAME = "shop.example.org"
+SIGNED = Authority().sign([NAME])
+GIVEN = {"certificate": SIGNED.certificate, "private_key": SIGNED.private_key}
+ACME = {"acme": {"email": "ops@example.org"}}
+SELF_SIGNED = {"self_signed": True}
+COMMAND, ASSOCIATION = "command:remote:Command", "aws:ec2/eipAssociation:EipAssociation"
+RECORD, RULE = "aws:route53/record:Record", "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+
+
+def made(
+    tls: Mapping[str, Any] | None,
+    on: str = "lxd",
+    *,
+    names: tuple[str, ...] = (NAME,),
+    preview: bool = False,
+    **aws: Any,
+) -> Build:
+    """A balancer and its groups; its one application has one member."""
+    given = Settings.model_validate_json(json.dumps({"hostnames": names, "tls": tls}))
+
+    def program() -> None:
+        platform: Platform = (
+            LxdPlatform(Lxd(tls_port=9443), stack="test", project=Path("/nowhere"))
+            if on == "lxd"
+            else AwsPlatform(AWS.model_copy(update=aws), stack="test", project_name="wsgi-fleet")
+        )
+        groups = SecurityGroups("groups", SecurityGroupsArgs(["a"], https=given.tls is not None), platform=platform)
+        members = {"a": pulumi.Output.from_input(["10.0.0.1"])}
+        args = BalancerArgs(given, groups.balancer, {"a": App(source="a", module="a:app")}, members)
+        balancer = Balancer("balancer", args, platform=platform)
+        pulumi.export("url", balancer.url)
+        pulumi.export("address", balancer.address)
+
+    outputs = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
+    return build(program, outputs=outputs, lookups=aws_answers.LOOKUPS, preview=preview)
+
+
+def steps(built: Build) -> list[str]:
+    return [each.name for each in built.of(STEP) + built.of(COMMAND)]
+
+
+def stdin(built: Build, name: str) -> Any:
+    return built.one(STEP, name).inputs["stdin"]
+
+
+@pytest.mark.parametrize("on", ["lxd", "aws"])
+def test_without_tls_there_is_no_certificate_no_port_and_no_record(on: str) -> None:
+    built = made(None, on)
+    assert steps(built) == ["balancer-booted", "balancer-members"]
+    assert "443" not in str([each.inputs for each in built.of(RULE) + built.of(GROUP)])
+    assert "tls_port" not in str([each.inputs for each in built.of(ADDRESS)])
+    assert built.of(RECORD) == []
+
+
+@pytest.mark.parametrize(
+    ("on", "step", "address"), [("lxd", STEP, ADDRESS), ("aws", COMMAND, ASSOCIATION)], ids=["lxd", "aws"]
+)
+def test_the_certificate_is_there_before_the_site_and_acme_asks_once_the_address_leads_here(
+    on: str, step: str, address: str
+) -> None:
+    built = made(ACME, on, route53_zone_id="Z1")
+    certificate, members = built.one(step, "balancer-certificate"), built.one(step, "balancer-members")
+    acme = built.one(step, "balancer-acme")
+    assert certificate.depends_on(built.one(step, "balancer-booted"))
+    assert members.depends_on(certificate)
+    assert built.one(address).depends_on(members)
+    assert acme.depends_on(built.one(address))
+    for record in built.of(RECORD):
+        assert acme.depends_on(record)
+    assert [each.name for each in built.resources if each.depends_on(acme)] == []
+
+
+@pytest.mark.parametrize("tls", [GIVEN, SELF_SIGNED])
+def test_only_an_acme_server_is_asked_after_the_address(tls: Mapping[str, Any]) -> None:
+    assert steps(made(tls)) == ["balancer-booted", "balancer-certificate", "balancer-members"]
+
+
+def test_a_given_certificate_travels_on_standard_input_as_a_secret() -> None:
+    step = made(GIVEN).one(STEP, "balancer-certificate").inputs
+    assert step["command"] == ["/usr/local/lib/wsgi-fleet/certificate.py", "given"]
+    assert step["stdin"] == Secret(SIGNED.certificate.strip() + "\n" + SIGNED.private_key.strip() + "\n")
+
+
+@pytest.mark.parametrize("on", ["lxd", "aws"])
+def test_the_private_key_stands_nowhere_in_plain(on: str) -> None:
+    built = made(GIVEN, on)
+    words = SIGNED.private_key.splitlines()[1:-1]
+
+    def tells(each: Registered) -> bool:
+        return any(word in each.plain_text + str(each.outputs) for word in words)
+
+    assert [each.name for each in built.resources if tells(each)] == []
+    assert [word for word in words if word in str(built.exports) + str(built.logs)] == []
+    # On aws the digest that runs the step again, and what a step prints, must tell nothing either.
+    for step in built.of(COMMAND):
+        assert step.inputs["logging"] == "stderr"
+        assert step.name != "balancer-certificate" or isinstance(step.inputs["stdin"], Secret)
+
+
+@pytest.mark.parametrize(
+    ("tls", "names", "words"),
+    [
+        (SELF_SIGNED, (), ["self-signed", "localhost"]),
+        (SELF_SIGNED, (NAME, "b.example"), ["self-signed", NAME, "b.example"]),
+        (ACME, (NAME,), ["stand-in", NAME]),
+    ],
+)
+def test_what_the_balancer_makes_itself_is_for_its_names(
+    tls: Mapping[str, Any], names: tuple[str, ...], words: list[str]
+) -> None:
+    built = made(tls, names=names)
+    step = built.one(STEP, "balancer-certificate").inputs
+    assert step["command"] == ["/usr/local/lib/wsgi-fleet/certificate.py", *words]
+    assert step["stdin"] == ""
+
+
+def test_the_acme_step_knows_whom_to_ask_for_what_and_where_dns_must_lead() -> None:
+    built = made({"acme": {"email": "ops@example.org", "directory_url": "https://ca.example/dir"}}, "aws")
+    step = built.one(COMMAND, "balancer-acme").values
+    assert step["create"].endswith(" 400 /usr/local/lib/wsgi-fleet/acme_certificate.py")
+    assert json.loads(step["stdin"]) == {
+        "email": "ops@example.org",
+        "directory_url": "https://ca.example/dir",
+        "ca_certificate": None,
+        "hostnames": [NAME],
+        "address": "203.0.113.7",
+    }
+    # By then the balancer's first address is gone.
+    assert step["connection"]["host"] == "203.0.113.7"
+
+
+@pytest.mark.parametrize(
+    ("on", "tls", "names", "url"),
+    [
+        ("lxd", None, (NAME,), "http://127.0.0.1:8080"),
+        ("lxd", SELF_SIGNED, (NAME,), "https://127.0.0.1:9443"),
+        ("aws", None, (), "http://203.0.113.7"),
+        ("aws", None, (NAME,), f"http://{NAME}"),
+        ("aws", SELF_SIGNED, (), "https://203.0.113.7"),
+        ("aws", GIVEN, (NAME,), f"https://{NAME}"),
+    ],
+)
+def test_the_url_is_what_clients_type(on: str, tls: Mapping[str, Any] | None, names: tuple[str, ...], url: str) -> None:
+    built = made(tls, on, names=names)
+    assert built.exports == {"url": url, "address": "127.0.0.1" if on == "lxd" else "203.0.113.7"}
+
+
+def test_http_leads_to_the_port_that_the_platform_publishes() -> None:
+    assert "return 308 https://$https_host:9443$request_uri;" in stdin(made(SELF_SIGNED), "balancer-members")
+    site = made(SELF_SIGNED, "aws").one(COMMAND, "balancer-members").values["stdin"]
+    assert "return 308 https://$https_host$request_uri;" in site
+    assert rendering.HTTPS_PORT == 443
+
+
+def test_ports_80_and_443_are_open_to_everyone_and_nothing_else_is() -> None:
+    open_to_all = [
+        each.inputs["fromPort"] for each in made(GIVEN, "aws").of(RULE) if each.inputs.get("cidrIpv4") == "0.0.0.0/0"
+    ]
+    assert sorted(open_to_all) == [80, 443]
+    assert made(GIVEN).one(GROUP, "balancer").inputs["rules"] == [{"port": 80, "cidr": ""}, {"port": 443, "cidr": ""}]
+
+
+def test_each_name_becomes_a_record_that_no_machine_holds_up() -> None:
+    built = made(ACME, "aws", names=(NAME, "www.example.org"), route53_zone_id="Z1")
+    records = {each.name: each for each in built.of(RECORD)}
+    assert {name: each.inputs for name, each in records.items()} == {
+        f"balancer-address-{name}": {"zoneId": "Z1", "name": name, "type": "A", "ttl": 300, "records": ["203.0.113.7"]}
+        for name in (NAME, "www.example.org")
+    }
+    machine = built.one("aws:ec2/instance:Instance")
+    provider = built.one("pulumi:providers:aws")
+    for record in records.values():
+        assert not record.depends_on(machine)
+        assert record.provider.startswith(provider.urn)
+        assert record.parent == built.one("wsgi-fleet:balancer:Balancer").urn
+
+
+def test_without_a_hosted_zone_names_make_no_record() -> None:
+    assert made(ACME, "aws").of(RECORD) == []
+
+
+@pytest.mark.parametrize("on", ["lxd", "aws"])
+def test_a_preview_names_what_up_makes(on: str) -> None:
+    planned, done = (made(ACME, on, preview=preview, route53_zone_id="Z1") for preview in (True, False))
+    assert {each.urn for each in planned.resources} == {each.urn for each in done.resources}

@@ -1,0 +1,196 @@
+"""Where the balancer's certificate comes from: one source, and one that can serve, before anything is made."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+
+from settings import Balancer
+from stack_file import SettingsError, parse
+from tests.certificates import Authority, Signed, pem_of
+from tests.unit.aws_answers import filled
+from tls_settings import problems
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "shop.example.org"
+AUTHORITY = Authority()
+GOOD = AUTHORITY.sign([NAME, "*.example.org"])
+
+
+def told(balancer: Any, *, encrypted: list[str] | None = None, **blocks: Any) -> list[str]:
+    """What is wrong with a stack file that has this balancer."""
+    apps = {"hello": {"source": "examples/flask-hello", "module": "hello.wsgi:app"}}
+    given = {"platform": "lxd", "apps": apps, "balancer": balancer} | blocks
+    config = {
+        f"wsgi-fleet:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in given.items()
+    }
+    try:
+        parse(config, project=ROOT, encrypted=encrypted)
+    except SettingsError as error:
+        return error.problems
+    return []
+
+
+def given(signed: Signed = GOOD, hostnames: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+    tls = {"certificate": signed.certificate, "private_key": signed.private_key} | changes
+    return {"hostnames": [NAME] if hostnames is None else hostnames, "tls": tls}
+
+
+@pytest.mark.parametrize(
+    "balancer",
+    [
+        given(),
+        given(hostnames=[]),
+        given(hostnames=["www.example.org"]),
+        given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 2048))),
+        given(certificate=GOOD.certificate + AUTHORITY.certificate),
+        {"tls": {"self_signed": True}},
+        {
+            "hostnames": [NAME, "xn--bcher-kva.example", "a.b-c.d1.example"],
+            "tls": {"acme": {"email": "a+b@example.org"}},
+        },
+        {"hostnames": [NAME]},
+    ],
+)
+def test_what_can_serve_is_taken(balancer: dict[str, Any]) -> None:
+    assert told(balancer) == []
+
+
+@pytest.mark.parametrize(
+    ("tls", "expected"),
+    [
+        ({}, "balancer.tls: none given; should be exactly one of certificate (with private_key), acme, self_signed"),
+        ({"self_signed": True, "acme": {"email": "a@b.c"}}, "balancer.tls: acme and self_signed given; should be"),
+        (given()["tls"] | {"self_signed": True}, "balancer.tls: certificate and self_signed given; should be exactly"),
+        ({"certificate": GOOD.certificate}, "balancer.tls: private_key: missing; a certificate and its private_key"),
+        ({"private_key": GOOD.private_key}, "balancer.tls: certificate: missing; a certificate and its private_key"),
+        ({"self_signd": True}, "balancer.tls.self_signd: unknown key; did you mean self_signed?"),
+        ({"acme": {}}, "balancer.tls.acme.email: missing; it is required"),
+        ({"acme": {"email": "a b@c"}}, 'balancer.tls.acme.email: "a b@c": should match'),
+        ({"acme": {"email": "-x@c\n--hook"}}, "balancer.tls.acme.email"),
+        ({"acme": {"email": "a@b.c", "directory_url": "http://ca/"}}, "balancer.tls.acme.directory_url"),
+        ({"acme": {"email": "a@b.c", "directory_url": "https://ca/$(id)"}}, "balancer.tls.acme.directory_url"),
+        ({"acme": {"email": "a@b.c", "ca_certificate": "nonsense"}}, "ca_certificate: should be one or more certific"),
+        ({"self_signed": True, "hsts_max_age_s": -1}, "balancer.tls.hsts_max_age_s: -1: should be greater"),
+        ({"self_signed": True, "hsts_max_age_s": 63_072_001}, "balancer.tls.hsts_max_age_s: 63072001: should be less"),
+        ({"self_signed": "yes"}, 'balancer.tls.self_signed: "yes": should be a valid boolean'),
+        ({"certificate": "x;\nssl_protocols TLSv1;", "private_key": "x"}, "balancer.tls.certificate"),
+    ],
+)
+def test_a_certificate_has_exactly_one_source(tls: dict[str, Any], expected: str) -> None:
+    (line,) = told({"hostnames": [NAME], "tls": tls})
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    "hostname",
+    ["Shop.example.org", "shop", "*.example.org", "-a.example", "a-.example", "a..example", "a.example.", "10.0.0.1",
+     "a.example; return 200", "a.example\n", "a_b.example", "a" * 64 + ".example", "", "$host.example"],
+)  # fmt: skip
+def test_what_is_no_host_name_is_refused(hostname: str) -> None:
+    (line,) = told({"hostnames": [hostname]})
+    assert line.startswith("balancer.hostnames.0: ")
+
+
+def test_an_acme_server_must_be_told_what_to_sign() -> None:
+    assert told({"tls": {"acme": {"email": "a@b.c"}}}) == [
+        "balancer: hostnames: []: should name what the ACME server signs, e.g. [shop.example.org]"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("balancer", "expected"),
+    [
+        (given(AUTHORITY.sign([NAME], days=(-9, -2))), "tls.certificate: expired on "),
+        (given(AUTHORITY.sign([NAME], days=(2, 9))), "tls.certificate: is valid only from "),
+        (given(hostnames=[NAME, "other.example"]), "cover other.example of hostnames; it is for *.example.org, shop"),
+        (given(hostnames=["a.b.example.org"]), "tls.certificate: does not cover a.b.example.org"),
+        (given(AUTHORITY.sign([])), "does not cover shop.example.org of hostnames; it is for no name"),
+        (given(private_key=AUTHORITY.sign([NAME]).private_key), "tls.private_key: (secret): does not belong"),
+        (given(private_key=pem_of(GOOD.private, "x")), "tls.private_key: (secret): has a passphrase"),
+        (given(private_key="sesame"), "tls.private_key: (secret): should be a private key in PEM"),
+        (given(private_key=GOOD.certificate), "tls.private_key: (secret): should be a private key in PEM"),
+        (given(certificate="AAAA"), "tls.certificate: should be certificates in PEM, the site's own first"),
+        (given(certificate=GOOD.certificate + Authority("another").certificate),
+         "in the wrong order: CN=another did not sign CN=shop.example.org"),
+        (given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 1024))), "its RSA key has 1024 bits"),
+        (given(AUTHORITY.sign([NAME], private=ed25519.Ed25519PrivateKey.generate())), "its key should be RSA or ECDSA"),
+    ],
+)  # fmt: skip
+def test_a_certificate_that_cannot_serve_is_refused_before_any_machine_gets_it(
+    balancer: dict[str, Any], expected: str
+) -> None:
+    (line,) = told(balancer)
+    assert line.startswith("balancer: ")
+    assert expected in line
+    assert "sesame" not in line
+    assert GOOD.private_key.splitlines()[1] not in line
+
+
+def test_every_problem_of_a_certificate_is_told_at_once() -> None:
+    signed, other = AUTHORITY.sign(["old.example"], days=(-9, -2)), AUTHORITY.sign([NAME])
+    (line,) = told(given(signed, private_key=other.private_key))
+    assert [part.split(":")[0] for part in line.removeprefix("balancer: ").split("; tls.")] == [
+        "tls.certificate", "certificate", "private_key",
+    ]  # fmt: skip
+
+
+def test_a_certificate_is_good_until_the_second_it_expires() -> None:
+    balancer = Balancer.model_validate_json(json.dumps(given()))
+    assert balancer.tls
+    ends = x509.load_pem_x509_certificate(GOOD.certificate.encode()).not_valid_after_utc
+    assert problems(balancer.tls, [NAME], ends - timedelta(seconds=1)) == []
+    (told_,) = problems(balancer.tls, [NAME], ends)
+    assert "expired" in told_
+
+
+def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:
+    apps_only = ["wsgi-fleet:apps"]
+    (line,) = told(given(), encrypted=apps_only)
+    assert line == (
+        "balancer.tls.private_key: (secret): stands there in plain; remove it, change it where it is known, and run "
+        "`pulumi config set --secret --path wsgi-fleet:balancer.tls.private_key`"
+    )
+    assert told(given(), encrypted=[*apps_only, "wsgi-fleet:balancer"]) == []
+    assert told({"tls": {"self_signed": True}}, encrypted=apps_only) == []
+
+
+def test_a_private_key_of_a_wrong_kind_is_not_told_either() -> None:
+    (line,) = told(given(private_key=["sesame"]))
+    assert line == "balancer.tls.private_key: (secret): should be a valid string"
+
+
+def test_the_private_key_does_not_show_in_the_settings() -> None:
+    balancer = Balancer.model_validate_json(json.dumps(given()))
+    assert GOOD.private_key.splitlines()[1] not in repr(balancer)
+
+
+def test_two_ports_of_the_host_cannot_be_one() -> None:
+    ports = {"port": 9000, "tls_port": 9000}
+    assert told({"tls": {"self_signed": True}}, lxd=ports) == ["lxd.tls_port: 9000: should differ from lxd.port"]
+    assert told({}, lxd=ports) == []
+
+
+def test_a_hosted_zone_needs_names() -> None:
+    document = filled(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
+    aws = document["wsgi-fleet:aws"] | {"route53_zone_id": "Z0123456789ABCDEFGHIJ"}
+    assert told({}, platform="aws", aws=aws) == [
+        "balancer.hostnames: []: should name what aws.route53_zone_id gets records for"
+    ]
+    assert told({"hostnames": [NAME]}, platform="aws", aws=aws) == []
+    (line,) = told({"hostnames": [NAME]}, platform="aws", aws=aws | {"route53_zone_id": "/hostedzone/Z1"})
+    assert line.startswith('aws.route53_zone_id: "/hostedzone/Z1": should match')
+
+
+@pytest.mark.parametrize("cidr", ["0.0.0.0/0", "10.0.0.0/7", "10.0.0.1", "::/0", "10.0.0.0/8; deny all"])
+def test_everyone_is_no_proxy(cidr: str) -> None:
+    (line,) = told({"trusted_proxies": [cidr]})
+    assert "trusted_proxies" in line
+    assert told({"trusted_proxies": ["10.0.0.0/8"]}) == []

@@ -1,0 +1,149 @@
+"""The settings of names and TLS on the balancer, and what is wrong with a certificate before any machine gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from pydantic import Field, SecretStr, model_validator
+from pydantic.types import StringConstraints
+
+from settings_model import Model
+
+# RFC 1123, two labels at least, as browsers send it. No wildcard: ACME's http-01 gives none.
+Hostname = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=253
+    ),
+]
+Email = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,190}$")]
+HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._/~-]*)?$")]
+# PEM blocks and nothing else: what goes into a file that Nginx reads.
+Pem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/= \r\n-]+$", max_length=65_536)]
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
+# OpenSSL of Debian takes no smaller one (security level 2), and FSBP ACM.2 wants the same.
+RSA_BITS = 2048
+
+
+class Acme(Model):
+    """Who signs the certificate over ACME (RFC 8555, http-01)."""
+
+    email: Email = Field(description="given to the ACME server with the account")
+    directory_url: HttpsUrl = Field(default=LETS_ENCRYPT, description="directory of the ACME server")
+    ca_certificate: Pem | None = Field(
+        default=None, description="PEM of the authority that a private ACME server's own HTTPS is trusted by"
+    )
+
+    @model_validator(mode="after")
+    def _the_authority_reads(self) -> Acme:
+        if self.ca_certificate is not None and not _certificates(self.ca_certificate):
+            raise ValueError("ca_certificate: should be one or more certificates in PEM")
+        return self
+
+
+class Tls(Model):
+    """Where the balancer's certificate comes from: exactly one of certificate with private_key, acme, self_signed."""
+
+    certificate: Pem | None = Field(default=None, description="PEM chain: the site's own first, then who signed it")
+    private_key: SecretStr | None = Field(
+        default=None, description="its key in PEM, without a passphrase: pulumi config set --secret --path"
+    )
+    acme: Acme | None = Field(default=None, description="ask an ACME server, and again before it expires")
+    self_signed: bool = Field(default=False, description="made on the balancer; no client trusts it: to rehearse")
+    # 5 minutes is the first stage of hstspreload.org: what browsers were told cannot be taken back from here.
+    hsts_max_age_s: int = Field(
+        default=300, ge=0, le=63_072_000, description="for how long browsers insist on HTTPS; 0: they are not told"
+    )
+
+    @model_validator(mode="after")
+    def _the_certificate_has_one_source(self) -> Tls:
+        chosen = {
+            "certificate": self.certificate is not None or self.private_key is not None,
+            "acme": self.acme is not None,
+            "self_signed": self.self_signed,
+        }
+        named = [key for key, is_chosen in chosen.items() if is_chosen]
+        if len(named) != 1:
+            given = " and ".join(named) or "none"
+            raise ValueError(
+                f"{given} given; should be exactly one of certificate (with private_key), acme, self_signed: true. "
+                "For plain HTTP, or behind something that ends TLS, `tls: null`"
+            )
+        if (self.certificate is None) != (self.private_key is None):
+            missing = "certificate" if self.certificate is None else "private_key"
+            raise ValueError(f"{missing}: missing; a certificate and its private_key go together")
+        return self
+
+
+def problems(tls: Tls, hostnames: Sequence[str], now: datetime | None = None) -> list[str]:
+    """What keeps this from working, each with the key it is about. Says nothing of the private key but its kind."""
+    if tls.acme is not None and not hostnames:
+        return ["hostnames: []: should name what the ACME server signs, e.g. [shop.example.org]"]
+    if tls.certificate is None or tls.private_key is None:
+        return []
+    chain = _certificates(tls.certificate)
+    if not chain:
+        return ["tls.certificate: should be certificates in PEM, the site's own first"]
+    return [
+        *(f"tls.certificate: {problem}" for problem in _of_chain(chain, hostnames, now or datetime.now(UTC))),
+        *(f"tls.private_key: {problem}" for problem in _of_key(tls.private_key.get_secret_value(), chain[0])),
+    ]
+
+
+def _certificates(pem: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        return []
+
+
+def _of_chain(chain: Sequence[x509.Certificate], hostnames: Sequence[str], now: datetime) -> list[str]:
+    own, found = chain[0], list[str]()
+    if own.not_valid_after_utc <= now:
+        found.append(f"expired on {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; put the renewed one there")
+    if own.not_valid_before_utc > now:
+        found.append(f"is valid only from {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on")
+    covered = _names(own)
+    for hostname in hostnames:
+        if not {hostname, "*." + hostname.partition(".")[2]} & covered:
+            found.append(f"does not cover {hostname} of hostnames; it is for {', '.join(sorted(covered)) or 'no name'}")
+    for lower, upper in pairwise(chain):
+        if lower.issuer != upper.subject:
+            found.append(
+                f"in the wrong order: {upper.subject.rfc4514_string()} did not sign {lower.subject.rfc4514_string()}; "
+                "each certificate should be followed by the one that signed it"
+            )
+    key = own.public_key()
+    if isinstance(key, RSAPublicKey) and key.key_size < RSA_BITS:
+        found.append(f"its RSA key has {key.key_size} bits; should have {RSA_BITS} at least")
+    elif not isinstance(key, RSAPublicKey | EllipticCurvePublicKey):
+        found.append("its key should be RSA or ECDSA; browsers take no other")
+    return found
+
+
+def _names(certificate: x509.Certificate) -> set[str]:
+    """DNS names that it is for, small letters. Clients look at nothing but the alternative names (RFC 9525)."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return set()
+    return {name.lower() for name in extension.value.get_values_for_type(x509.DNSName)}
+
+
+def _of_key(pem: str, own: x509.Certificate) -> list[str]:
+    try:
+        key = load_pem_private_key(pem.encode(), None)
+    except TypeError:
+        return ["(secret): has a passphrase, which nobody types on the balancer; give it without"]
+    except ValueError:
+        return ["(secret): should be a private key in PEM"]
+    if key.public_key() != own.public_key():
+        return ["(secret): does not belong to the certificate; give the key that it was requested with"]
+    return []
