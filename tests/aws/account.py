@@ -6,9 +6,11 @@ nobody has described here is an error: a type, a property, a look-up.
 
 from __future__ import annotations
 
+import functools
 import secrets
-from collections.abc import Mapping
-from typing import Any, cast
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from tests.aws import compute, groups, identity, lookups, network, storage, upkeep
 from tests.aws.kind import REFERENCES, Clients, Kind, Unknown, Unsupported, is_gone, parameters
@@ -27,6 +29,21 @@ KINDS: Mapping[str, Kind] = {
 COMMON = ("tags", "tagsAll", "region")
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _alone(method: Callable[Concatenate[Account, P], T]) -> Callable[Concatenate[Account, P], T]:
+    """One call at a time, for moto iterates over what another request changes."""
+
+    @functools.wraps(method)
+    def call(self: Account, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self.lock:
+            return method(self, *args, **kwargs)
+
+    return call
+
+
 class Account:
     """endpoint: of a moto server. default_tags: the provider's, on everything that takes tags. Safe for threads."""
 
@@ -34,7 +51,9 @@ class Account:
         self.endpoint, self.region = endpoint, region
         self.default_tags = dict(default_tags or {})
         self.aws = Clients(endpoint, region)
+        self.lock = threading.Lock()
 
+    @_alone
     def create(self, type_: str, inputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """Make a resource: (provider id, state). Raises Unknown, or what AWS answers."""
         kind = _kind(type_)
@@ -48,6 +67,7 @@ class Account:
                 property_.change(self.aws, id_, given[key], given)
         return id_, self._tagged(kind, id_, given, inputs, {})
 
+    @_alone
     def update(self, type_: str, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         """Change a resource in place: its new state. Raises Unsupported, Unknown, or what AWS answers."""
         kind = _kind(type_)
@@ -58,6 +78,7 @@ class Account:
         kind.change(self.aws, id_, old, given)
         return self._tagged(kind, id_, given, new, old.get("tagsAll") or {})
 
+    @_alone
     def delete(self, type_: str, id_: str, state: Mapping[str, Any]) -> None:
         """Remove a resource; one that is gone is no error."""
         try:
@@ -66,6 +87,7 @@ class Account:
             if not is_gone(error):
                 raise
 
+    @_alone
     def read(self, type_: str, id_: str, state: Mapping[str, Any]) -> dict[str, Any] | None:
         """The state as it is now; None when the resource is gone."""
         try:
@@ -75,6 +97,7 @@ class Account:
                 return None
             raise
 
+    @_alone
     def invoke(self, token: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a look-up such as `aws:ec2/getAmi:getAmi`."""
         if token not in lookups.LOOKUPS:

@@ -92,6 +92,7 @@ class Instance(Kind):
         "creditSpecification": Property("CreditSpecification", pascal, change=_not_in_moto),
         "privateDnsNameOptions": Property("PrivateDnsNameOptions", pascal),
         "sourceDestCheck": Property(change=_attribute("SourceDestCheck")),
+        "forceDestroy": LOCAL,
     }
     replacing = frozenset(f"rootBlockDevice.{key}" for key in ("encrypted", "kmsKeyId", "deviceName", "snapshotId"))
 
@@ -132,7 +133,8 @@ class Instance(Kind):
         }
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        del state
+        if state.get("forceDestroy"):
+            aws.ec2.modify_instance_attribute(InstanceId=id_, DisableApiTermination={"Value": False})
         aws.ec2.terminate_instances(InstanceIds=[id_])
 
 

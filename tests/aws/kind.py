@@ -21,12 +21,15 @@ class Unsupported(Exception):
     """A property that cannot change in place."""
 
 
+# One for all, for it keeps AWS's descriptions once they are read.
+_SESSION = boto3.Session("testing", "testing")
+
+
 class Clients:
     """boto3's clients by service name (`clients.ec2`), made once. Safe for threads."""
 
     def __init__(self, endpoint: str, region: str) -> None:
         self.endpoint, self.region = endpoint, region
-        self._session = boto3.Session("testing", "testing", region_name=region)
         self._made: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -35,8 +38,8 @@ class Clients:
             if service not in self._made:
                 # One attempt: an error of the model is an answer.
                 config = Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"})
-                self._made[service] = cast("Any", self._session).client(
-                    service, endpoint_url=self.endpoint, config=config
+                self._made[service] = cast("Any", _SESSION).client(
+                    service, region_name=self.region, endpoint_url=self.endpoint, config=config
                 )
             return self._made[service]
 

@@ -38,7 +38,8 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
 
 def prepared(account: Account, aws: Mapping[str, Any]) -> dict[str, Any]:
     """The `aws` block of a stack file with the ids of what it names, made in the account: image, VPC, subnets, key."""
-    found = dict(aws)
+    # The stack file's own is an example.
+    found = {**aws, "admin_cidrs": ["198.51.100.0/24"]}
     ec2 = account.aws.ec2
     found["ami"] = image(account)
     if "vpc_id" in aws:
@@ -53,6 +54,7 @@ def prepared(account: Account, aws: Mapping[str, Any]) -> dict[str, Any]:
         found["balancer_subnet_id"], *found["app_subnet_ids"] = nets
     if aws.get("ssh_key_name"):
         key = cast("Any", asyncssh).generate_private_key("ssh-ed25519")
+        ec2.delete_key_pair(KeyName=aws["ssh_key_name"])
         ec2.import_key_pair(KeyName=aws["ssh_key_name"], PublicKeyMaterial=key.export_public_key())
         found["ssh_private_key"] = key.export_private_key().decode()
     if aws.get("route53_zone_id"):

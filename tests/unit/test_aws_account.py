@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import asyncssh
@@ -11,7 +12,8 @@ import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
 from tests.aws.account import KINDS, Account, Unknown, Unsupported
-from tests.aws.server import image, serving
+from tests.aws.program import ROOT, carry_out
+from tests.aws.server import image, prepared, serving
 
 pytestmark = pytest.mark.aws
 
@@ -349,6 +351,30 @@ def test_lookups_find_debians_image_and_refuse_what_nobody_described(account: Ac
     assert account.invoke("aws:ec2/getAmi:getAmi", asked)["id"] == "ami-0123456789abcdef0"
     with pytest.raises(Unknown, match="getFish"):
         account.invoke("aws:ec2/getFish:getFish", {})
+
+
+def test_a_program_that_registers_what_nobody_described_fails(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.delitem(KINDS, "aws:ec2/eip:Eip")
+    with pytest.raises(Unknown, match="type aws:ec2/eip:Eip"):
+        carry_out("dev", account)
+
+
+def test_a_program_that_names_an_image_that_is_not_there_fails(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+
+    def unprepared(_: Account, aws: dict[str, Any]) -> dict[str, Any]:
+        return {**prepared(account, aws), "ami": "ami-0fedcba9876543210"}
+
+    monkeypatch.setattr("tests.aws.program.prepared", unprepared)
+    with pytest.raises(ClientError, match=r"InvalidAMIID\.NotFound"):
+        carry_out("dev", account)
 
 
 def vpc(account: Account) -> str:
