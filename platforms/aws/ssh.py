@@ -128,7 +128,9 @@ class SshTransport:
         text = shlex.join(words if self._user == "root" else ["sudo", "-n", "--", *words])
 
         async def started(connection: asyncssh.SSHClientConnection) -> asyncssh.SSHClientProcess[bytes]:
-            return await connection.create_process(text, input=stdin, stderr=asyncssh.STDOUT, encoding=None)
+            # Without the end of an empty input a command that reads it would wait for all of its time.
+            given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
+            return await connection.create_process(text, stderr=asyncssh.STDOUT, encoding=None, **given)
 
         # Until it is started everything may be tried again; afterwards nothing, for it may have run.
         process = await self._tried(machine, started)

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from tests.unit.engine import Answer, Registered
 
 # A private key as a person gives it.
-KEY = (
-    ed25519.Ed25519PrivateKey.generate()
-    .private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    .decode()
-)
+_KEY = ed25519.Ed25519PrivateKey.generate()
+KEY = _KEY.private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+).decode()
+PUBLIC_KEY = _KEY.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
 def filled(blocks: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def filled(blocks: dict[str, Any]) -> dict[str, Any]:
 GENERATED_KEY = "pulumi-python:dynamic/aws:GeneratedKey"
 HOST_KEY = "pulumi-python:dynamic/aws:HostKey"
 OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
-    GENERATED_KEY: lambda _: {"private_key": KEY, "public_key": "ssh-ed25519 AAAAmade"},
+    GENERATED_KEY: lambda _: {"private_key": KEY, "public_key": PUBLIC_KEY},
     HOST_KEY: lambda r: {"host_key": f"ssh-ed25519 AAAA{r.name}"},
     "aws:ec2/keyPair:KeyPair": lambda r: {"keyName": f"{r.name}-b0b0b0b"},
     "aws:ec2/instance:Instance": lambda r: {"privateIp": f"10.0.0.{1 + r.index}", "arn": f"arn:aws:ec2:::{r.name}"},

@@ -58,12 +58,9 @@ class Registered:
     protect: bool
     retain_on_delete: bool
     replacement_trigger: Any
+    # What the mock engine gave it outside of a preview: `<name>-id`, or the `id` among the outputs that a test gives.
+    id: str
     outputs: dict[str, Any] | None = None
-
-    @property
-    def id(self) -> str:
-        """The id that the mock engine gave it (outside of a preview)."""
-        return f"{self.name}-id"
 
     @property
     def values(self) -> dict[str, Any]:
@@ -123,7 +120,8 @@ def build(
     """Run a program to its end, every apply included, and return what it registered.
 
     config, secret_config: full keys (`wsgi-fleet:apps`). lookups: token -> what the function returns, or an exception
-    it fails with. outputs: type -> what a provider adds to the inputs. preview: ids and added outputs are unknown.
+    it fails with. outputs: type -> what a provider adds to the inputs, and the `id` where that matters.
+    preview: ids and added outputs are unknown.
     Raises what the program raises, an apply of it included, and AssertionError for a lookup that was not declared.
     """
     secrets = dict(secret_config or {})
@@ -246,6 +244,7 @@ class _Monitor(mocks.MockMonitor):
         state.CopyFrom(request.object)
         if request.type in self._outputs and not self._preview:
             added = dict(self._outputs[request.type](registered))
+            registered.id = added.pop("id", registered.id)
             secret = set(request.additionalSecretOutputs) & added.keys()
             state.update(added | {key: {_SIGNATURE: _SECRET, "value": added[key]} for key in secret})
         id_ = "" if self._preview or not request.custom else registered.id
@@ -293,6 +292,7 @@ def _registered(request: Any, urn: str, index: int) -> Registered:
         additional_secret_outputs=list(request.additionalSecretOutputs),
         protect=request.protect,
         retain_on_delete=request.retainOnDelete,
+        id=f"{request.name}-id",
         replacement_trigger=None if trigger is None else _decoded(json_format.MessageToDict(trigger)),
     )
 

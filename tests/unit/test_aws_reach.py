@@ -12,7 +12,7 @@ from pulumi.dynamic import ResourceProvider
 from platforms.aws import host_key, key_pair
 from platforms.aws.ssh import SshTransport
 from releases.transport import Unreachable
-from tests.unit.aws_answers import GENERATED_KEY, HOST_KEY, KEY
+from tests.unit.aws_answers import GENERATED_KEY, HOST_KEY, KEY, PUBLIC_KEY
 from tests.unit.engine import Build, Secret
 from tests.unit.test_aws import INSTANCE, STEP, built
 
@@ -34,7 +34,7 @@ def keyless() -> Build:
 
 def test_a_stack_without_a_key_pair_generates_one_and_registers_its_public_half(keyless: Build) -> None:
     generated, registered = keyless.one(GENERATED_KEY), keyless.one(KEY_PAIR)
-    assert registered.inputs == {"publicKey": "ssh-ed25519 AAAAmade"}
+    assert registered.inputs == {"publicKey": PUBLIC_KEY}
     assert registered.parent == generated.urn
     assert {each.inputs["keyName"] for each in keyless.of(INSTANCE)} == {"ssh-key-b0b0b0b"}
     assert all(each.values["connection"]["privateKey"] == KEY for each in keyless.of(STEP))

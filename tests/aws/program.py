@@ -1,0 +1,108 @@
+"""The program of this project, run by the mock engine against an emulated account."""
+
+from __future__ import annotations
+
+import functools
+import json
+import runpy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.aws.account import Account
+from tests.aws.lookups import LOOKUPS
+from tests.aws.server import prepared
+from tests.unit import aws_answers, lxd_answers
+from tests.unit.engine import Build, Registered, build
+
+ROOT = Path(__file__).resolve().parents[2]
+PROVIDER = "pulumi:providers:aws"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A run of the program. settings: the blocks of its stack file, completed. states: URN -> id and state of what was
+    made in the account, in the order in which it was made."""
+
+    account: Account
+    build: Build
+    settings: dict[str, Any]
+    states: dict[str, tuple[str, dict[str, Any]]]
+
+    def destroy(self) -> None:
+        """Delete everything in the account, what depends on others first."""
+        left = [each for each in self.build.resources if each.urn in self.states]
+        while left:
+            needed = {urn for each in left for urn in (*each.dependencies, each.parent)}
+            for each in [each for each in left if each.urn not in needed]:
+                self.account.delete(each.type, *self.states[each.urn])
+                left.remove(each)
+
+
+def stack_file(stack: str) -> dict[str, Any]:
+    """The blocks of a stack file by name."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
+    return {key.removeprefix("wsgi-fleet:"): value for key, value in config.items()}
+
+
+def carry_out(stack: str, account: Account, **changes: Any) -> Carried:
+    """Run the program with the settings of a stack file; blocks given in `changes` take the place of its own.
+
+    What the settings name and no resource makes (a VPC, the image) is put into the account before. Each resource is
+    made when the program registers it, that is after what it depends on. Raises what the account raises.
+    """
+    blocks = stack_file(stack) | changes
+    blocks["aws"] = prepared(account, blocks["aws"])
+    states: dict[str, tuple[str, dict[str, Any]]] = {}
+    # With secrets in any of them, as far as Pulumi tells.
+    config = {f"wsgi-fleet:{key}": _text(value) for key, value in blocks.items()}
+    built = build(
+        _main,
+        secret_config=config,
+        lookups={token: functools.partial(account.invoke, token) for token in LOOKUPS},
+        outputs=_Outputs(account, states),
+        stack=stack,
+    )
+    return Carried(account, built, blocks, states)
+
+
+def _main() -> None:
+    runpy.run_path(str(ROOT / "__main__.py"))
+
+
+def _text(value: Any) -> str:
+    """As Pulumi hands it over."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class _Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
+    """The account answers for every type of AWS, those that it does not know included: then the program fails."""
+
+    def __init__(self, account: Account, states: dict[str, tuple[str, dict[str, Any]]]) -> None:
+        self._account, self._states = account, states
+        self._others = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
+
+    def __getitem__(self, type_: str) -> Callable[[Registered], Mapping[str, Any]]:
+        if type_ == PROVIDER:
+            return self._configure
+        return self._make if type_.startswith("aws:") else self._others[type_]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._others)
+
+    def __len__(self) -> int:
+        return len(self._others)
+
+    def _configure(self, provider: Registered) -> Mapping[str, Any]:
+        assert provider.inputs["region"] == self._account.region
+        self._account.default_tags = json.loads(provider.inputs["defaultTags"])["tags"]
+        return {}
+
+    def _make(self, resource: Registered) -> Mapping[str, Any]:
+        id_, state = self._account.create(resource.type, resource.values)
+        self._states[resource.urn] = id_, state
+        # Inputs stay as they are: some are secret.
+        return {"id": id_, **{key: value for key, value in state.items() if key not in resource.inputs}}

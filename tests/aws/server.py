@@ -1,0 +1,93 @@
+"""A moto server of this process, and what an account holds before a stack comes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+from collections.abc import Generator, Mapping
+from ipaddress import IPv4Network
+from typing import Any, cast
+
+import asyncssh
+
+from tests.aws.account import Account
+
+# Debian's account, from which the program takes images; their root disk.
+DEBIAN, ROOT_DEVICE = "136693071363", "/dev/xvda"
+IMAGE_NAME = "debian-12-amd64-20261101-2288"
+
+
+@contextlib.contextmanager
+def serving(address: str = "127.0.0.1") -> Generator[str]:
+    """The endpoint of an empty AWS on a free port of the address."""
+    # moto takes seconds to load: only who asks for it pays.
+    config: Any = importlib.import_module("moto.core.config")
+    config.default_user_config["iam"]["load_aws_managed_policies"] = True
+    backends: Any = importlib.import_module("moto.backends")
+    server: Any = importlib.import_module("moto.server").ThreadedMotoServer(address, 0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    for name in ("ec2", "s3", "iam", "ssm", "logs", "cloudwatch", "route53", "sts"):
+        backends.get_backend(name).reset()
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.0/16") -> dict[str, Any]:
+    """The `aws` block of a stack file with the ids of what it names, made in the account: image, VPC, subnets, key.
+
+    block: the addresses of the VPC, a /16.
+    """
+    # The stack file's own is an example.
+    found = {**aws, "admin_cidrs": ["198.51.100.0/24"]}
+    ec2 = account.aws.ec2
+    found["ami"] = image(account)
+    if "vpc_id" in aws:
+        found["vpc_id"] = vpc = ec2.create_vpc(CidrBlock=block)["Vpc"]["VpcId"]
+        zones = [each["ZoneName"] for each in ec2.describe_availability_zones()["AvailabilityZones"]]
+        nets = [
+            ec2.create_subnet(VpcId=vpc, CidrBlock=str(cidr), AvailabilityZone=zones[number % len(zones)])["Subnet"][
+                "SubnetId"
+            ]
+            for number, cidr in zip(
+                range(1 + len(aws["app_subnet_ids"])), IPv4Network(block).subnets(new_prefix=20), strict=False
+            )
+        ]
+        found["balancer_subnet_id"], *found["app_subnet_ids"] = nets
+    if aws.get("ssh_key_name"):
+        key = cast("Any", asyncssh).generate_private_key("ssh-ed25519")
+        ec2.delete_key_pair(KeyName=aws["ssh_key_name"])
+        ec2.import_key_pair(KeyName=aws["ssh_key_name"], PublicKeyMaterial=key.export_public_key())
+        found["ssh_private_key"] = key.export_private_key().decode()
+    if aws.get("route53_zone_id"):
+        zone = account.aws.route53.create_hosted_zone(Name="example.com", CallerReference=IMAGE_NAME)
+        found["route53_zone_id"] = zone["HostedZone"]["Id"].rpartition("/")[2]
+    return found
+
+
+def image(account: Account) -> str:
+    """An image as Debian publishes it; its id. In this process, for nobody can register one for another account."""
+    amis: Any = importlib.import_module("moto.ec2.models.amis")
+    models: Any = importlib.import_module("moto.ec2.models")
+    caller = account.aws.sts.get_caller_identity()["Account"]
+    backend = models.ec2_backends[caller][account.region]
+    id_ = "ami-0123456789abcdef0"
+    backend.amis[id_] = amis.Ami(
+        backend,
+        id_,
+        name=IMAGE_NAME,
+        owner_id=DEBIAN,
+        public=True,
+        architecture="x86_64",
+        virtualization_type="hvm",
+        hypervisor="xen",
+        root_device_type="ebs",
+        root_device_name=ROOT_DEVICE,
+        image_location=f"{DEBIAN}/{IMAGE_NAME}",
+        region_name=f"{account.region}a",
+    )
+    return cast("str", id_)
