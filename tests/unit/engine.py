@@ -15,7 +15,7 @@ import grpc
 from google.protobuf import empty_pb2, json_format, struct_pb2
 from pulumi.runtime import mocks, rpc, set_all_config
 from pulumi.runtime.proto import engine_pb2, resource_pb2
-from pulumi.runtime.settings import configure
+from pulumi.runtime.settings import SETTINGS, configure
 from pulumi.runtime.stack import run_in_stack
 
 PROJECT, STACK = "wsgi-fleet", "test"
@@ -139,6 +139,10 @@ def build(
         callbacks=None,
     )
     configure(settings)
+    # What a program that failed left is of a loop that is closed.
+    left: Any = SETTINGS
+    left.rpc_manager.clear()
+    left.outputs.clear()
     try:
         with mock.patch.dict(os.environ, {"PULUMI_CONFIG": json.dumps(values)}):
             asyncio.run(run_in_stack(program))
