@@ -68,6 +68,10 @@ fmt: tools ## format, and fix what the linter can
 	@ruff check --fix --quiet || true
 	@ruff format --quiet
 
+.PHONY: policy
+policy: tools ## whether STACK=prod keeps to the controls of docs/security.md
+	@python -m policies $(or $(STACK),prod)
+
 .PHONY: bench
 bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 	@python -m benchmarks.run

@@ -3,12 +3,14 @@
     make bench                        three runs
     python -m benchmarks.run RUNS     as many as you like
 
-Prints a table and writes benchmarks/results/<time>.json. The image of the machines is built before the first run: it is
-made once for each recipe. Seconds of one machine say little about another; the goals are for two cores.
+Prints tables (that of benchmarks/preview.py among them) and writes benchmarks/results/<time>.json. The image of the
+machines is built before the first run: it is made once for each recipe. Seconds of one machine say little about
+another; the goals are for two cores.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -26,6 +28,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import preview
 from platforms.lxd.reap import owners, reap
 from tests.e2e.stack import Stack
 
@@ -173,6 +176,7 @@ def main(arguments: list[str]) -> None:
         for owner in owners():
             if owner.startswith(prefix):
                 reap(owner)
+    previews = preview.measured()
     asked = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout
     result = {
@@ -181,11 +185,13 @@ def main(arguments: list[str]) -> None:
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "seconds": {name: [round(each, 2) for each in found] for name, found in times.items()},
+        "previews": [dataclasses.asdict(each) for each in previews],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{os.cpu_count()} cores, {runs} runs\n{table(times)}\nkept in {file.relative_to(ROOT)}")
+    print(f"{os.cpu_count()} cores, {runs} runs\n{table(times)}\n\n{preview.table(previews)}")
+    print(f"kept in {file.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ import runpy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from tests.aws.account import Account
 from tests.aws.lookups import LOOKUPS
-from tests.aws.server import prepared
+from tests.aws.server import prepared, private_key
 from tests.unit import aws_answers, lxd_answers
 from tests.unit.engine import Build, Registered, build
 
@@ -42,10 +42,62 @@ class Carried:
                 left.remove(each)
 
 
+def project(folder: Path) -> Path:
+    """Make a folder in which the program runs as in this project; what it writes, it writes there."""
+    for each in ROOT.iterdir():
+        if each.name not in (".git", ".state"):
+            (folder / each.name).symlink_to(each)
+    return folder
+
+
+def planned(stack: str, *, preview: bool = False, **changes: Any) -> Build:
+    """Run the program with the settings of a stack file; answers of AWS are made up, as are ids and secrets in it.
+
+    Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would tell.
+    """
+    blocks = stack_file(stack) | changes
+    if "aws" in blocks:
+        blocks["aws"] = made_up(blocks["aws"])
+    return build(
+        _main,
+        secret_config={f"wsgi-fleet:{key}": _text(value) for key, value in blocks.items()},
+        lookups=aws_answers.LOOKUPS,
+        outputs={**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS},
+        stack=stack,
+        preview=preview,
+    )
+
+
+def made_up(aws: Mapping[str, Any]) -> dict[str, Any]:
+    """The `aws` block of a stack file with ids as AWS writes them in the place of placeholders."""
+    found = dict(aws)
+    for key, prefix in (("ami", "ami"), ("vpc_id", "vpc"), ("balancer_subnet_id", "subnet")):
+        if found.get(key):
+            found[key] = f"{prefix}-0123456789abcdef0"
+    if found.get("app_subnet_ids"):
+        found["app_subnet_ids"] = [
+            f"subnet-0123456789abcde{number:02x}" for number, _ in enumerate(aws["app_subnet_ids"])
+        ]
+    if found.get("ssh_key_name"):
+        found["ssh_private_key"] = private_key()
+    # The example of the stack files; any other stands.
+    found["admin_cidrs"] = ["198.51.100.0/24" if cidr == "203.0.113.0/24" else cidr for cidr in found["admin_cidrs"]]
+    return found
+
+
 def stack_file(stack: str) -> dict[str, Any]:
-    """The blocks of a stack file by name."""
+    """The blocks of a stack file by name, with made-up text in the place of what is encrypted."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return {key.removeprefix("wsgi-fleet:"): value for key, value in config.items()}
+    return {key.removeprefix("wsgi-fleet:"): _without_secure(value) for key, value in config.items()}
+
+
+def _without_secure(value: Any) -> Any:
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return (
+            "made-up" if fields.keys() == {"secure"} else {key: _without_secure(item) for key, item in fields.items()}
+        )
+    return [_without_secure(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def carry_out(stack: str, account: Account, **changes: Any) -> Carried:

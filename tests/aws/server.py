@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 from collections.abc import Generator, Mapping
 from ipaddress import IPv4Network
 from typing import Any, cast
+from unittest import mock
 
 import asyncssh
 
@@ -32,7 +34,9 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        # A thousand images that nobody asks for.
+        with mock.patch.dict(os.environ, {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}):
+            yield f"http://{host}:{port}"
     finally:
         server.stop()
 
@@ -59,7 +63,7 @@ def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.
         ]
         found["balancer_subnet_id"], *found["app_subnet_ids"] = nets
     if aws.get("ssh_key_name"):
-        key = cast("Any", asyncssh).generate_private_key("ssh-ed25519")
+        key = asyncssh.import_private_key(private_key())
         ec2.delete_key_pair(KeyName=aws["ssh_key_name"])
         ec2.import_key_pair(KeyName=aws["ssh_key_name"], PublicKeyMaterial=key.export_public_key())
         found["ssh_private_key"] = key.export_private_key().decode()
@@ -67,6 +71,11 @@ def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.
         zone = account.aws.route53.create_hosted_zone(Name="example.com", CallerReference=IMAGE_NAME)
         found["route53_zone_id"] = zone["HostedZone"]["Id"].rpartition("/")[2]
     return found
+
+
+def private_key() -> str:
+    """A new one, as people have them in files."""
+    return cast("str", cast("Any", asyncssh).generate_private_key("ssh-ed25519").export_private_key().decode())
 
 
 def image(account: Account) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import asyncssh
+import pulumi
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
 from tests.aws.account import KINDS, Account, Unknown, Unsupported
-from tests.aws.program import ROOT, carry_out
+from tests.aws.program import carry_out, project
 from tests.aws.server import image, prepared, serving
+from tests.unit.engine import build
 
 pytestmark = pytest.mark.aws
 
@@ -356,18 +358,18 @@ def test_lookups_find_debians_image_and_refuse_what_nobody_described(account: Ac
 def test_a_program_that_registers_what_nobody_described_fails(
     account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(project(tmp_path))
     monkeypatch.delitem(KINDS, "aws:ec2/eip:Eip")
     with pytest.raises(Unknown, match="type aws:ec2/eip:Eip"):
         carry_out("dev", account)
+    # What the failed one left waiting is not waited for by the next one.
+    assert build(lambda: pulumi.export("a", 1)).exports == {"a": 1}
 
 
 def test_a_program_that_names_an_image_that_is_not_there_fails(
     account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(project(tmp_path))
 
     def unprepared(_: Account, aws: dict[str, Any]) -> dict[str, Any]:
         return {**prepared(account, aws), "ami": "ami-0fedcba9876543210"}

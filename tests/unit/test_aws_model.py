@@ -7,7 +7,6 @@ import gzip
 import json
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -16,7 +15,7 @@ import yaml
 
 from tests.aws.account import KINDS, Account
 from tests.aws.policy import actions, allows
-from tests.aws.program import ROOT, Carried, carry_out, stack_file
+from tests.aws.program import ROOT, Carried, carry_out, project, stack_file
 from tests.aws.server import serving
 
 pytestmark = pytest.mark.aws
@@ -111,12 +110,6 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.chdir(project(tmp_path_factory.mktemp("project")))
         region = stack_file(request.param)["aws"]["region"]
         yield Stack(request.param, carry_out(request.param, Account(endpoint, region)))
-
-
-def project(folder: Path) -> Path:
-    """A folder in which the program runs, for it writes there."""
-    (folder / "examples").symlink_to(ROOT / "examples")
-    return folder
 
 
 def test_every_resource_of_aws_was_made(stack: Stack) -> None:

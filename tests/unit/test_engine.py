@@ -143,3 +143,12 @@ def test_two_resources_of_one_name_are_an_error() -> None:
 def test_one_lists_what_there_is_when_nothing_matches() -> None:
     with pytest.raises(AssertionError, match=r"0 resources are aws:s3/bucket:Bucket"):
         Build().one("aws:s3/bucket:Bucket")
+
+
+def test_a_resource_gets_the_id_that_a_test_answers_with() -> None:
+    def program() -> None:
+        pulumi.export("ids", [Thing("one", "a").id, Thing("two", "b").id])
+
+    built = build(program, outputs={DYNAMIC: lambda r: {"id": "i-1"} if r.name == "one" else {}})
+    assert built.exports == {"ids": ["i-1", "two-id"]}
+    assert built.one(DYNAMIC, "one").id == "i-1"

@@ -1,0 +1,94 @@
+"""What the program itself costs a preview of prod, as its fleet grows: without an engine, plugins or AWS.
+
+    python -m benchmarks.preview              10, 100 and 1,000 servers
+    python -m benchmarks.preview SERVERS...   as many as you like
+
+Each size runs in a process of its own, on the mock engine of the tests, which answers at once: seconds and memory are
+the program's and the SDK's. Goals: 1,000 servers (what settings.py allows) within a minute and a GiB, and no server
+dearer for having more beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SIZES = (10, 100, 1000)
+# Of the largest size.
+GOAL_S, GOAL_MIB = 60.0, 1024.0
+
+
+@dataclass(frozen=True)
+class Preview:
+    """seconds: the run of the program. base_s: of those, what a fleet of one server takes. mib: peak memory."""
+
+    servers: int
+    resources: int
+    seconds: float
+    base_s: float
+    mib: float
+
+    @property
+    def ms_per_server(self) -> float:
+        """What each server beyond the first costs."""
+        return 1000 * (self.seconds - self.base_s) / max(self.servers - 1, 1)
+
+
+def measure(servers: int) -> Preview:
+    """Preview prod with that many servers, in this process."""
+    from tests.aws import program  # noqa: PLC0415  what imports cost is no part of it
+
+    blocks = program.stack_file("prod")
+
+    def run(count: int) -> tuple[int, float]:
+        blocks["apps"]["hello"]["fleet"]["servers"] = count
+        begun = time.monotonic()
+        build = program.planned("prod", preview=True, apps=blocks["apps"])
+        return len(build.resources), time.monotonic() - begun
+
+    with tempfile.TemporaryDirectory() as folder:
+        program.project(Path(folder))
+        with contextlib.chdir(folder):
+            run(1)
+            _, base = run(1)
+            resources, seconds = run(servers)
+    # In KiB on Linux.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Preview(servers, resources, seconds, base, peak)
+
+
+def measured(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
+    """Each size in a process of its own, so that peaks are told apart."""
+    found: list[Preview] = []
+    for size in sizes:
+        command = [sys.executable, "-m", "benchmarks.preview", "--one", str(size)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found.append(Preview(**json.loads(out)))
+    return found
+
+
+def table(previews: list[Preview]) -> str:
+    rows = [f"{'preview of prod':20}{'resources':>10}{'seconds':>9}{'ms each':>9}{'MiB':>7}"]
+    rows += [
+        f"{each.servers:>12} servers{each.resources:10}{each.seconds:9.1f}{each.ms_per_server:9.1f}{each.mib:7.0f}"
+        for each in previews
+    ]
+    return "\n".join([*rows, f"{'goal of the largest':20}{'':10}{GOAL_S:9.0f}{'':9}{GOAL_MIB:7.0f}"])
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--one"]:
+        print(json.dumps(asdict(measure(int(arguments[1])))))
+    else:
+        print(table(measured(tuple(map(int, arguments)) or SIZES)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

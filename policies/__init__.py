@@ -1,0 +1,9 @@
+"""Whether what a stack asks of AWS keeps to controls of AWS Security Hub (FSBP), of CIS, and to some of our own."""
+
+# Imported for what it adds to CONTROLS.
+from policies import controls as _controls
+from policies.control import ACCEPTED, CONTROLS, Accepted, Control, Finding, Planned, findings
+
+__all__ = ["ACCEPTED", "CONTROLS", "Accepted", "Control", "Finding", "Planned", "findings"]
+
+del _controls

@@ -1,0 +1,37 @@
+"""Judges what a stack asks of AWS; exit code 1 when something fails.
+
+python -m policies prod                               by its stack file, without AWS (make policy STACK=prod)
+pulumi preview --json -s prod | python -m policies -  what an `up` would make of it
+pulumi stack export -s prod | python -m policies -    what stands in the state
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from policies import CONTROLS, findings
+from policies.plan import from_json, from_program
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1 or arguments[0].startswith("--"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        plan = from_json(json.load(sys.stdin)) if arguments[0] == "-" else from_program(arguments[0])
+    except ValueError as error:
+        print(f"error: standard input: {error}", file=sys.stderr)
+        return 2
+    stack = plan[0].urn.split("::")[0].rpartition(":")[2] if plan else arguments[0]
+    found = findings(plan, stack=stack)
+    for each in found:
+        print(f"{each.control.id}  {each.resource.name} ({each.resource.type}): {each.problem}")
+        print(f"    {each.control.title}; {each.control.remedy}")
+    ours = sum(each.type.startswith("aws:") for each in plan)
+    print(f"{stack}: {ours} resources of AWS, {len(CONTROLS)} controls, {len(found)} findings")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""Where a plan comes from: the JSON of the Pulumi command line, or the program itself, run by the mock engine."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from policies.control import Planned
+
+# What marks a value as special in Pulumi's JSON, and what a secret; what stands for a value that is not known yet
+# (sdk/v3/go/common/resource: sig, plugin.UnknownStringValue).
+SIGNATURE, SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+
+
+def from_json(text: Mapping[str, Any]) -> list[Planned]:
+    """Of `pulumi preview --json` (what will be there) or `pulumi stack export` (what is). Raises ValueError."""
+    if "steps" in text:
+        states = [step.get("newState") for step in text["steps"] if not str(step["op"]).startswith("delete")]
+    elif "deployment" in text:
+        states = [each for each in text["deployment"].get("resources") or () if not each.get("delete")]
+    else:
+        raise ValueError("neither `pulumi preview --json` nor `pulumi stack export`: no steps and no deployment in it")
+    return [
+        Planned(
+            each["type"],
+            str(each["urn"]).rpartition("::")[2],
+            each["urn"],
+            each.get("parent", ""),
+            _open(each.get("inputs") or {}),
+        )
+        # A replacement is two steps.
+        for each in {each["urn"]: each for each in states if each}.values()
+    ]
+
+
+def _open(value: Any) -> Any:
+    """Without values of secrets, and with None for what is not known."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        if fields.get(SIGNATURE) == SECRET:
+            return "[secret]"
+        return {key: _open(item) for key, item in fields.items()}
+    if isinstance(value, list):
+        return [_open(item) for item in cast("list[Any]", value)]
+    return None if value == UNKNOWN else value
+
+
+def from_program(stack: str) -> list[Planned]:
+    """Of the program with the settings of a stack file, without AWS: answers and ids are made up."""
+    # The mock engine stands with the tests; only who runs it needs it.
+    from tests.aws import program  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        program.project(Path(folder))
+        with contextlib.chdir(folder):
+            build = program.planned(stack)
+    return [Planned(each.type, each.name, each.urn, each.parent, _plain(each.inputs)) for each in build.resources]
+
+
+def _plain(value: Any) -> Any:
+    from tests.unit.engine import Secret  # noqa: PLC0415
+
+    if isinstance(value, Secret):
+        return "[secret]"
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in cast("dict[str, Any]", value).items()}
+    return [_plain(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
