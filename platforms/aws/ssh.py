@@ -149,7 +149,9 @@ class SshTransport:
             try:
                 async with asyncio.timeout(max(deadline - time.monotonic(), CONNECT_S)):
                     connection = await self._connection(machine)
-                    return await connection.create_process(text, input=stdin, stderr=asyncssh.STDOUT, encoding=None)
+                    # Without the end of an empty input a command that reads it would wait for all of its time.
+                    given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
+                    return await connection.create_process(text, stderr=asyncssh.STDOUT, encoding=None, **given)
             except _WrongHostKey as error:
                 raise Unreachable(str(error)) from None
             except (OSError, asyncssh.Error) as error:

@@ -208,6 +208,11 @@ def test_lines_are_handed_on_as_they_appear(transport: SshTransport) -> None:
 
 
 @pytest.mark.usefixtures("jump", "server")
+def test_a_command_without_input_reads_its_end_at_once(transport: SshTransport) -> None:
+    assert transport.exec(SERVER, ["cat"], timeout_s=10) == Result(0, "")
+
+
+@pytest.mark.usefixtures("jump", "server")
 def test_large_input_and_output_pass(transport: SshTransport) -> None:
     content = b"0123456789abcdef" * 65536
     assert transport.exec(SERVER, ["cat"], stdin=content, timeout_s=30).output.encode() == content
