@@ -39,6 +39,8 @@ class Bucket(Kind):
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         if state.get("forceDestroy"):
+            # moto stumbles over the delete markers of a bucket whose versioning is suspended, as it is by now.
+            aws.s3.put_bucket_versioning(Bucket=id_, VersioningConfiguration={"Status": "Enabled"})
             for page in aws.s3.get_paginator("list_object_versions").paginate(Bucket=id_):
                 for each in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
                     aws.s3.delete_object(Bucket=id_, Key=each["Key"], VersionId=each["VersionId"])
