@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 from collections.abc import Generator, Mapping
+from ipaddress import IPv4Network
 from typing import Any, cast
 from unittest import mock
 
@@ -40,20 +41,25 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
         server.stop()
 
 
-def prepared(account: Account, aws: Mapping[str, Any]) -> dict[str, Any]:
-    """The `aws` block of a stack file with the ids of what it names, made in the account: image, VPC, subnets, key."""
+def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.0/16") -> dict[str, Any]:
+    """The `aws` block of a stack file with the ids of what it names, made in the account: image, VPC, subnets, key.
+
+    block: the addresses of the VPC, a /16.
+    """
     # The stack file's own is an example.
     found = {**aws, "admin_cidrs": ["198.51.100.0/24"]}
     ec2 = account.aws.ec2
     found["ami"] = image(account)
     if "vpc_id" in aws:
-        found["vpc_id"] = vpc = ec2.create_vpc(CidrBlock="10.77.0.0/16")["Vpc"]["VpcId"]
+        found["vpc_id"] = vpc = ec2.create_vpc(CidrBlock=block)["Vpc"]["VpcId"]
         zones = [each["ZoneName"] for each in ec2.describe_availability_zones()["AvailabilityZones"]]
         nets = [
-            ec2.create_subnet(
-                VpcId=vpc, CidrBlock=f"10.77.{number * 16}.0/20", AvailabilityZone=zones[number % len(zones)]
-            )["Subnet"]["SubnetId"]
-            for number in range(1 + len(aws["app_subnet_ids"]))
+            ec2.create_subnet(VpcId=vpc, CidrBlock=str(cidr), AvailabilityZone=zones[number % len(zones)])["Subnet"][
+                "SubnetId"
+            ]
+            for number, cidr in zip(
+                range(1 + len(aws["app_subnet_ids"])), IPv4Network(block).subnets(new_prefix=20), strict=False
+            )
         ]
         found["balancer_subnet_id"], *found["app_subnet_ids"] = nets
     if aws.get("ssh_key_name"):

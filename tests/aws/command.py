@@ -1,0 +1,129 @@
+"""Stands in for the provider `command`: command:remote:Command alone, as version 1.2.1 does it.
+
+Read in pulumi/pulumi-command at v1.2.1: only `triggers` replaces; any other change runs `update`, or `create` where
+there is none; `delete` runs where it is given. Without a host key none is checked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import asyncssh
+
+from tests.aws.plugin import Failed, Values
+
+VERSION = "1.2.1"
+TYPE = "command:remote:Command"
+KNOWN = {
+    "connection",
+    "create",
+    "update",
+    "delete",
+    "stdin",
+    "triggers",
+    "environment",
+    "logging",
+    "addPreviousOutputInEnv",
+}
+DIALS, DIAL_S, PAUSE_S = 10, 15, 1.0
+# Lines of a failed command that its error repeats.
+TAIL = 15
+
+
+class RemoteCommands:
+    """A plugin.Provider of remote commands."""
+
+    def configure(self, given: Mapping[str, str]) -> None:
+        """It has no configuration."""
+
+    def create(self, type_: str, inputs: Values) -> tuple[str, Values]:
+        """Run `create`."""
+        if type_ != TYPE or inputs.keys() - KNOWN:
+            raise Failed(f"the stand-in knows no {type_} with {', '.join(sorted(inputs.keys() - KNOWN))}")
+        return secrets.token_hex(8), self._ran(inputs, inputs.get("create"))
+
+    def update(self, type_: str, id_: str, old: Values, new: Values) -> Values:
+        """Run `update`, or `create` where there is none."""
+        del type_, id_, old
+        return self._ran(new, new.get("update", new.get("create")))
+
+    def delete(self, type_: str, id_: str, state: Values) -> None:
+        """Run `delete`, where there is one."""
+        del type_, id_
+        self._ran(state, state.get("delete"))
+
+    def read(self, type_: str, id_: str, state: Values) -> Values | None:
+        """A command that ran stays as it is."""
+        del type_, id_
+        return state
+
+    def invoke(self, token: str, args: Values) -> Values:
+        """No function is known."""
+        raise Failed(f"the stand-in knows no function {token}({', '.join(args)})")
+
+    def replaces(self, type_: str, key: str) -> bool:
+        """Triggers alone."""
+        return type_ == TYPE and re.split(r"[.\[]", key, maxsplit=1)[0] == "triggers"
+
+    @staticmethod
+    def _ran(inputs: Values, command: str | None) -> Values:
+        """The inputs and what the command printed. Raises Failed with its last lines."""
+        if command is None:
+            return {**inputs, "stdout": "", "stderr": ""}
+        connection: Values = inputs["connection"]
+        try:
+            result = asyncio.run(_run(connection, command, inputs.get("stdin", ""), inputs.get("environment", {})))
+        except (OSError, TimeoutError, asyncssh.Error) as error:
+            raise Failed(f"{connection['host']}: {type(error).__name__} {error}") from error
+        if result.exit_status:
+            said = [*str(result.stdout).splitlines(), *str(result.stderr).splitlines()][-TAIL:]
+            raise Failed(f"exit status {result.exit_status} of {command[:200]!r}:\n" + "\n".join(said))
+        texts = {name: str(text).removesuffix("\n") for name, text in _streams(result).items()}
+        return {**inputs, **texts}
+
+
+def _streams(result: asyncssh.SSHCompletedProcess) -> dict[str, Any]:
+    return {"stdout": result.stdout or "", "stderr": result.stderr or ""}
+
+
+async def _run(
+    connection: Values, command: str, stdin: str, environment: Mapping[str, str]
+) -> asyncssh.SSHCompletedProcess:
+    async with contextlib.AsyncExitStack() as stack:
+        jump = None
+        if proxy := connection.get("proxy"):
+            jump = await stack.enter_async_context(await _dial(proxy, None))
+        machine = await stack.enter_async_context(await _dial(connection, jump))
+        given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
+        return await machine.run(command, env=environment, **given)
+
+
+async def _dial(to: Values, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
+    """A connection, tried as often as dialErrorLimit says."""
+    left = int(to.get("dialErrorLimit", DIALS))
+    none: list[Any] = []
+    trusted = ([asyncssh.import_public_key(to["hostKey"])], none, none) if to.get("hostKey") else None
+    while True:
+        try:
+            return await asyncssh.connect(
+                to["host"],
+                int(to.get("port", 22)),
+                username=to.get("user", "root"),
+                client_keys=[asyncssh.import_private_key(to["privateKey"])],
+                known_hosts=trusted,
+                agent_path=None,
+                config=None,
+                tunnel=jump,
+                connect_timeout=to.get("perDialTimeout", DIAL_S),
+                login_timeout=to.get("perDialTimeout", DIAL_S),
+            )
+        except (OSError, TimeoutError, asyncssh.Error):
+            left -= 1
+            if left < 0:
+                raise
+            await asyncio.sleep(PAUSE_S)

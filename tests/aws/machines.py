@@ -1,0 +1,181 @@
+"""The provider `aws` of a test: what a program makes is made in moto, and each EC2 instance is an LXD machine as well.
+
+moto chooses addresses, LXD follows: private ones are those of the machines, public ones lead to them by forwards of
+their network, which is what EC2 does with them (1:1 NAT). A machine's name is its instance id.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from platforms.lxd import label, machine
+from platforms.lxd.client import Client, url
+from tests.aws.account import Account
+from tests.aws.plugin import Failed, Values
+from tests.aws.region import POOL, Region
+from tests.aws.subnets import Subnets
+
+INSTANCE, SUBNET = "aws:ec2/instance:Instance", "aws:ec2/subnet:Subnet"
+ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
+# The user of Debian's images, with the key pair's key and sudo without a password.
+USER = "admin"
+# Where every instance finds its metadata, and here the other services as well.
+LINK_LOCAL = "169.254.169.254"
+CPUS, MEMORY_MIB, DISK_GIB = 1, 512, 8
+
+
+class Ec2OnLxd:
+    """A plugin.Provider of everything that tests.aws.account knows."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self._account = Account(region.endpoint, region.name)
+        self._machines = Machines(region, self._account)
+
+    def configure(self, given: Mapping[str, str]) -> None:
+        """Take the provider's default tags, and see that its region is this one."""
+        if given.get("region") != self._region.name:
+            raise Failed(f"the stand-in is region {self._region.name}, not {given.get('region')}")
+        tags: dict[str, str] = json.loads(given.get("defaultTags", "{}")).get("tags", {})
+        self._account = Account(self._region.endpoint, self._region.name, tags)
+
+    def create(self, type_: str, inputs: Values) -> tuple[str, Values]:
+        """In moto first, which knows what AWS refuses."""
+        id_, state = self._account.create(type_, inputs)
+        try:
+            if type_ == INSTANCE:
+                self._machines.launch(id_)
+            if type_ in (INSTANCE, ASSOCIATION):
+                self._machines.publish()
+        except Exception:
+            self.delete(type_, id_, state)
+            raise
+        return id_, state
+
+    def update(self, type_: str, id_: str, old: Values, new: Values) -> Values:
+        """In moto alone: no change of an instance in place is one of its machine."""
+        return self._account.update(type_, id_, old, new)
+
+    def delete(self, type_: str, id_: str, state: Values) -> None:
+        """The machine goes first: while it is there, its address is taken."""
+        if type_ == INSTANCE:
+            self._machines.terminate(id_)
+        if type_ == SUBNET:
+            self._machines.subnets.remove(id_)
+        self._account.delete(type_, id_, state)
+        if type_ in (INSTANCE, ASSOCIATION):
+            self._machines.publish()
+
+    def read(self, type_: str, id_: str, state: Values) -> Values | None:
+        """As moto has it."""
+        return self._account.read(type_, id_, state)
+
+    def invoke(self, token: str, args: Values) -> Values:
+        """As moto has it."""
+        return self._account.invoke(token, args)
+
+    def replaces(self, type_: str, key: str) -> bool:
+        """As AWS has it; user-data as with userDataReplaceOnChange."""
+        return self._account.replaces(type_, key)
+
+
+class Machines:
+    """The LXD machines of a region's instances. Safe for threads."""
+
+    def __init__(self, region: Region, account: Account) -> None:
+        self._region, self._aws = region, account.aws
+        self._lxd = Client()
+        self.subnets = Subnets(account.aws, self._lxd, region.owner)
+        self._publishing = threading.Lock()
+
+    def launch(self, id_: str) -> None:
+        """Make and start the machine of an instance: with the user-data that EC2 was given, at the address it gave."""
+        instance = self._instance(id_)
+        public = "PublicIpAddress" in instance
+        spec = machine.Spec(
+            stack=self._region.name,
+            owner=self._region.owner,
+            role=id_,
+            image=self._region.image,
+            user_data=self._user_data(id_),
+            network=self.subnets.ensure(instance["SubnetId"], public=public),
+            # No security group here lets its own machines reach one another.
+            isolated=not public,
+            pool=POOL,
+            cpus=CPUS,
+            memory_mib=MEMORY_MIB,
+            disk_gib=DISK_GIB,
+            store="",
+        )
+        fingerprint = self._lxd.get(url("images", "aliases", spec.image))["target"]
+        address = instance["PrivateIpAddress"]
+        sized = self._lxd.get(url("storage-pools", POOL))["driver"] in machine.SIZED_DRIVERS
+        body = machine.body(id_, spec, fingerprint=fingerprint, address=address, sized=sized)
+        body["config"]["cloud-init.vendor-data"] = self._vendor_data(instance)
+        body["config"][label.CONFIRMED] = "true"
+        # One that serves ports 80 and 443 itself has neither: two cannot have one port.
+        if not public:
+            body["config"]["linux.sysctl.net.ipv4.ip_nonlocal_bind"] = "1"
+            at = "127." + address.partition(".")[2]
+            body["devices"] |= {
+                "metadata": _door(80, f"{at}:{self._region.metadata_port}"),
+                "services": _door(443, f"127.0.0.1:{self._region.services_port}"),
+            }
+        self._lxd.request("POST", url("instances"), body)
+        machine.start(self._lxd, id_)
+
+    def terminate(self, id_: str) -> None:
+        """Remove the machine of an instance, if it is there."""
+        machine.remove(self._lxd, id_)
+
+    def publish(self) -> None:
+        """Lead each public address that an instance has now to its machine, and no other."""
+        with self._publishing:
+            alive = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+            pages = self._aws.ec2.describe_instances(Filters=alive)["Reservations"]
+            wanted: dict[str, dict[str, str]] = {}
+            for each in (each for page in pages for each in page["Instances"]):
+                if "PublicIpAddress" in each:
+                    wanted.setdefault(each["SubnetId"], {})[each["PublicIpAddress"]] = each["PrivateIpAddress"]
+            self.subnets.forward(wanted)
+
+    def _instance(self, id_: str) -> dict[str, Any]:
+        return self._aws.ec2.describe_instances(InstanceIds=[id_])["Reservations"][0]["Instances"][0]
+
+    def _user_data(self, id_: str) -> str:
+        """As EC2 was given it: cloud-init would unpack it on the machine, LXD takes text."""
+        asked = self._aws.ec2.describe_instance_attribute(InstanceId=id_, Attribute="userData")
+        packed = base64.b64decode(asked["UserData"]["Value"])
+        return gzip.decompress(packed).decode()
+
+    def _vendor_data(self, instance: Mapping[str, Any]) -> str:
+        """What an image of Debian brings, and what makes this host AWS to its machine."""
+        pairs = self._aws.ec2.describe_key_pairs(KeyNames=[instance["KeyName"]], IncludePublicKey=True)["KeyPairs"]
+        hosts = f"{LINK_LOCAL} {' '.join(self._region.services)}"
+        document = {
+            "users": [
+                {
+                    "name": USER,
+                    "sudo": "ALL=(ALL) NOPASSWD:ALL",
+                    "shell": "/bin/bash",
+                    "ssh_authorized_keys": [pairs[0]["PublicKey"]],
+                }
+            ],
+            "ca_certs": {"trusted": [self._region.authority]},
+            # At every boot.
+            "bootcmd": [
+                ["ip", "address", "add", f"{LINK_LOCAL}/32", "dev", "lo"],
+                ["sh", "-c", f"grep -qxF '{hosts}' /etc/hosts || echo '{hosts}' >> /etc/hosts"],
+            ],
+        }
+        return "#cloud-config\n" + json.dumps(document)
+
+
+def _door(port: int, to: str) -> dict[str, str]:
+    """A port of the link-local address inside a machine that leads to one of the host's loopback."""
+    return {"type": "proxy", "bind": "instance", "listen": f"tcp:{LINK_LOCAL}:{port}", "connect": f"tcp:{to}"}

@@ -1,0 +1,52 @@
+"""A stand-in of an AWS region, as plugins know it: they find it by a file that FILE names in their environment."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE = "WSGI_FLEET_TEST_REGION"
+# The LXD storage that `make setup` makes.
+POOL = "wsgi-fleet"
+
+
+@dataclass(frozen=True)
+class Region:
+    """What plugins must know. endpoint: of moto.
+
+    owner: label of everything in LXD. image: alias of what machines are made from. metadata_port, services_port: where
+    the metadata service and AWS's interfaces for machines listen on loopback. services: host names of the latter.
+    authority: certificate of who vouches for them.
+    """
+
+    name: str
+    endpoint: str
+    owner: str
+    image: str
+    metadata_port: int
+    services_port: int
+    services: list[str]
+    authority: str
+
+    @classmethod
+    def load(cls) -> Region:
+        """The region of this process's environment."""
+        return cls(**json.loads(Path(os.environ[FILE]).read_text()))
+
+    def save(self, file: Path) -> None:
+        """Write it where load() will look."""
+        file.write_text(json.dumps(asdict(self)))
+
+    def environment(self) -> dict[str, str]:
+        """What AWS tools take from their environment: they ask moto, and nobody else whatever a user has set."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "stand-in",
+            "AWS_SECRET_ACCESS_KEY": "stand-in",
+            "AWS_DEFAULT_REGION": self.name,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }

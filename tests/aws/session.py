@@ -1,0 +1,85 @@
+"""A stand-in of an AWS region for one test session: moto, the metadata service, and what machines are made from.
+
+Nothing of it listens beyond this host's loopback.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+from platforms.lxd import image, reap
+from platforms.lxd.client import Client
+from platforms.lxd.recipe import ImageRecipe
+from rendering import PREBUILT_PACKAGES, prebuilt_scripts
+from tests.aws.account import Account
+from tests.aws.authority import Authority
+from tests.aws.door import SERVICES, Door, served
+from tests.aws.metadata import MetadataServer
+from tests.aws.region import Region
+from tests.aws.server import serving
+
+NOT_BY_TLS = {"Bool": {"aws:SecureTransport": "false"}}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A region that runs. account: what is in it. metadata: the service that its machines ask."""
+
+    region: Region
+    account: Account
+    metadata: MetadataServer
+
+
+@contextmanager
+def running(name: str, owner: str) -> Generator[Running]:
+    """A region with nothing in it. owner: label of what machines need in LXD, all of it gone afterwards."""
+    with ExitStack() as stack:
+        # In moto's own process: what it calls public must lead nowhere but to this host's machines.
+        for place in ("elastic_ip_addresses.random_ip", "elastic_network_interfaces.random_public_ip"):
+            stack.enter_context(mock.patch(f"moto.ec2.models.{place}", _public_address))
+        stack.enter_context(mock.patch("moto.s3.models.FakeBucket.get_permission", _bucket_policy))
+        account = Account(stack.enter_context(serving()), name)
+        names = [f"{service}.{name}.amazonaws.com" for service in SERVICES]
+        authority = Authority.make(names)
+        # moto keeps what it has for a process, whichever door is used.
+        door = Door(DomainDispatcherApplication(create_backend_app), name)
+        services = stack.enter_context(served(door, authority.server_context()))
+        metadata = MetadataServer.start(account.aws)
+        stack.callback(metadata.server_close)
+        stack.callback(metadata.shutdown)
+        lxd = Client()
+        stack.callback(reap.reap, owner, lxd)
+        recipe = ImageRecipe(packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
+        alias = image.ensure(lxd, owner, recipe, recipe.digest(), print)
+        region = Region(
+            name=name,
+            endpoint=account.endpoint,
+            owner=owner,
+            image=alias,
+            metadata_port=metadata.server_port,
+            services_port=services.port,
+            services=names,
+            authority=authority.certificate,
+        )
+        yield Running(region, account, metadata)
+
+
+def _bucket_policy(bucket: Any, action: str, resource: str) -> PermissionResult:
+    """What the bucket's policy says. moto takes a condition that it does not know for met; all here count as TLS."""
+    statements = json.loads(bucket.policy or '{"Statement": []}')["Statement"]
+    met = [each for each in statements if each.get("Condition") != NOT_BY_TLS]
+    return IAMPolicy(json.dumps({"Statement": met})).is_action_permitted(action, resource)
+
+
+def _public_address() -> str:
+    """An address that is routed nowhere (RFC 2544)."""
+    return f"198.{random.randint(18, 19)}.{random.randint(0, 255)}.{random.randint(1, 254)}"

@@ -1,0 +1,102 @@
+"""The stack `prod` of a test: stacks/Pulumi.prod.yaml on a stand-in of AWS, with the tests' application."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from platforms.lxd import label
+from tests.aws.region import FILE
+from tests.aws.server import prepared
+from tests.aws.session import Running
+from tests.aws.subnets import free_block
+from tests.e2e.stack import Stack, copy_of_checkout, lxc
+
+NAME = "prod"
+# Where a folder is named here, its plugins go before the stand-ins: to try the real `command` provider.
+PLUGINS = "WSGI_FLEET_TEST_PLUGINS"
+
+
+@dataclass
+class AwsStack(Stack):
+    """Called `prod`, in a project folder and with a state of its own."""
+
+    running: Running = field(kw_only=True)
+
+    @classmethod
+    def prepare(cls, tmp: Path, running: Running, *, servers: int) -> AwsStack:
+        """The stack as a user prepares it, not up yet: ids in its file, the private key as a secret."""
+        stack = cls(NAME, tmp / "project", running=running)
+        copy_of_checkout(stack.folder)
+        running.region.save(tmp / "region.json")
+        (tmp / "state").mkdir()
+        blocks: dict[str, Any] = yaml.safe_load(stack.file.read_text())["config"]
+        stack.settings = {name.partition(":")[2]: block for name, block in blocks.items()}
+        block = str(free_block())
+        aws = prepared(running.account, stack.settings["aws"], block=block)
+        if "vpc" in aws:
+            aws["vpc"]["cidr"] = block
+        # Generated where none is given.
+        key = aws.pop("ssh_private_key", None)
+        stack.settings["aws"] = aws | {"region": running.region.name}
+        stack.app.update(source="tests/e2e/app", module="probe:app", health_path="/")
+        stack.app["fleet"]["servers"] = servers
+        stack.pulumi("stack", "init", stack.name)
+        stack.write()
+        if key:
+            stack.set_config_secret("aws.ssh_private_key", key)
+        return stack
+
+    @property
+    def app(self) -> dict[str, Any]:
+        return self.settings["apps"]["hello"]
+
+    @cached_property
+    def url(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As the first `up` told it. It is to stay the same, whatever happens behind it."""
+        return self.output("url")
+
+    def write(self) -> None:
+        """Write the stack file; what Pulumi keeps in it beside the settings stays."""
+        document: dict[str, Any] = yaml.safe_load(self.file.read_text())
+        document["config"] = {f"wsgi-fleet:{name}": block for name, block in self.settings.items()}
+        self.file.write_text(yaml.safe_dump(document))
+
+    def set_config_secret(self, path: str, value: str) -> None:
+        """As a user does it: by standard input, encrypted in the stack file."""
+        self.write()
+        subprocess.run(
+            ["pulumi", "config", "set", "-s", self.name, "--secret", "--path", f"wsgi-fleet:{path}"],
+            cwd=self.folder, env=self.environment(), input=value, text=True, check=True, capture_output=True,
+        )  # fmt: skip
+        blocks: dict[str, Any] = yaml.safe_load(self.file.read_text())["config"]
+        self.settings = {name.partition(":")[2]: block for name, block in blocks.items()}
+
+    def set_secret(self, name: str, value: str) -> None:
+        self.set_config_secret(f"apps.hello.secrets.{name}", value)
+
+    def environment(self) -> dict[str, str]:
+        """What a user's shell would have, and the stand-ins on the PATH; none of the user's own AWS settings."""
+        ours = {name: text for name, text in super().environment().items() if not name.startswith("AWS_")}
+        plugins = [os.environ[PLUGINS]] if PLUGINS in os.environ else []
+        return ours | self.running.region.environment() | {
+            "PATH": ":".join([*plugins, str(self.folder / "tests" / "aws" / "bin"), ours["PATH"]]),
+            FILE: str(self.folder.parent / "region.json"),
+        }  # fmt: skip
+
+    def private_key(self) -> str:
+        """Of its machines, as the operator's command finds it."""
+        told = self.pulumi("stack", "output", "-s", self.name, "--json", "--show-secrets", "fleet")
+        return json.loads(told)["reach"]["private_key"]
+
+    def instances(self) -> list[dict[str, Any]]:
+        """This region's machines as LXD has them."""
+        every = json.loads(lxc("query", "/1.0/instances?recursion=1").stdout)
+        return [each for each in every if label.is_labelled(each, self.running.region.owner)]

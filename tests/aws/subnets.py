@@ -1,0 +1,81 @@
+"""EC2's subnets as networks of LXD: a bridge for each that a machine stands in, with the subnet's own addresses."""
+
+from __future__ import annotations
+
+import random
+import threading
+from ipaddress import IPv4Network
+from typing import Any
+from unittest import mock
+
+from platforms.lxd import label, network, subnet
+from platforms.lxd.client import Client, url
+from rendering import APP_PORT, BALANCER_PORT
+from tests.aws.kind import Clients
+
+SSH, HTTPS = 22, 443
+
+
+def free_block() -> IPv4Network:
+    """A /16 of 10.0.0.0/8 that this host has no route into: the addresses of a VPC. Raises LookupError."""
+    used = list(subnet.in_use())
+    for second in random.sample(range(1, 255), 254):
+        block = IPv4Network(f"10.{second}.0.0/16")
+        if not any(block.overlaps(other) for other in used):
+            return block
+    raise LookupError("this host has routes into every /16 of 10.0.0.0/8")
+
+
+class Subnets:
+    """owner: label of what is made in LXD. A network's role is the subnet's id. Safe for threads."""
+
+    def __init__(self, aws: Clients, lxd: Client, owner: str) -> None:
+        self._aws, self._lxd, self._owner = aws, lxd, owner
+        self._making = threading.Lock()
+
+    def name(self, id_: str) -> str:
+        """The network of a subnet."""
+        return label.network_name(self._owner, id_)
+
+    def ensure(self, id_: str, *, public: bool) -> str:
+        """Have the network of a subnet; its name.
+
+        public: of the balancer. Into any other only what comes from other subnets gets in: this host knocks from the
+        network's own gateway, so that the jump host is the one way.
+        """
+        there: list[dict[str, Any]] = self._aws.ec2.describe_subnets()["Subnets"]
+        own = next(each for each in there if each["SubnetId"] == id_)
+        others = [each["CidrBlock"] for each in there if each["VpcId"] == own["VpcId"] and each is not own]
+        rules = (
+            [network.Rule(port) for port in (SSH, BALANCER_PORT, HTTPS)]
+            if public
+            else [network.Rule(port, cidr) for port in (SSH, APP_PORT) for cidr in others]
+        )
+        chosen = IPv4Network(own["CidrBlock"])
+        with self._making, mock.patch("platforms.lxd.network._free_subnet", return_value=chosen):
+            return network.ensure(self._lxd, self._owner, id_, rules)[0]
+
+    def remove(self, id_: str) -> None:
+        """Remove the network of a subnet, if it has one."""
+        network.remove(self._lxd, self.name(id_), self._owner)
+
+    def forward(self, wanted: dict[str, dict[str, str]]) -> None:
+        """Lead public addresses to private ones, and no others. wanted: subnet -> public address -> private one."""
+        networks: list[dict[str, Any]] = self._lxd.get(url("networks", recursion="1"))
+        for each in networks:
+            if label.is_labelled(each, self._owner):
+                self._forward(each["name"], wanted.get(each["config"][label.ROLE], {}))
+
+    def _forward(self, name: str, wanted: dict[str, str]) -> None:
+        place = url("networks", name, "forwards")
+        forwards: list[dict[str, Any]] = self._lxd.get(f"{place}?recursion=1")
+        there = {each["listen_address"]: each["config"].get("target_address") for each in forwards}
+        for public in there.keys() - wanted.keys():
+            self._lxd.request("DELETE", f"{place}/{public}")
+        for public, private in wanted.items():
+            if public not in there:
+                body = {"listen_address": public, "config": {"target_address": private}}
+                self._lxd.request("POST", place, body)
+            elif there[public] != private:
+                # In one step, as EC2 does it.
+                self._lxd.request("PUT", f"{place}/{public}", {"config": {"target_address": private}})
