@@ -1,0 +1,261 @@
+"""`pulumi up -s prod` by the real engine: moto is AWS, and EC2's instances are machines with sshd and cloud-init.
+
+See tests/aws/session.py. Tests share one fleet and leave it well; the last one destroys it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.aws.session import Running, running
+from tests.aws.stack import AwsStack
+from tests.e2e.load import Load
+from tests.e2e.stack import SECRET, eventually, lxc, on
+
+pytestmark = pytest.mark.aws
+REGION = "eu-central-1"
+SCRIPTS = "/usr/local/lib/wsgi-fleet"
+INSTANCE, COMMAND = "aws:ec2:Instance", "command:remote:Command"
+
+
+@pytest.fixture(scope="module")
+def region() -> Generator[Running]:
+    with running(REGION, f"e2e-{os.getpid()}-aws") as region:
+        yield region
+
+
+@pytest.fixture(scope="module")
+def prod(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
+    """Two app servers and the balancer."""
+    stack = AwsStack.prepare(tmp_path_factory.mktemp("aws"), region, servers=2)
+    stack.app["generated_secrets"] = ["HELLO_SECRET_KEY", "T_MADE"]
+    stack.set_secret("T_SECRET", SECRET)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.end_processes()
+        shutil.rmtree(stack.folder.parent, ignore_errors=True)
+
+
+def fleet(stack: AwsStack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The operator's command as ./fleet starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "commands", *arguments],
+        cwd=stack.folder, env=stack.environment() | {"FLEET_STACK": stack.name}, check=False, capture_output=True,
+        text=True, stdin=subprocess.DEVNULL, timeout=300,
+    )  # fmt: skip
+
+
+def says(stack: AwsStack, *arguments: str) -> str:
+    result = fleet(stack, *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def lock(stack: AwsStack) -> dict[str, Any]:
+    """Who rolls out, as the store in S3 says; {} when nobody does."""
+    s3 = stack.running.account.aws.s3
+    key = f"{stack.name}/hello/lock"
+    held = s3.list_objects_v2(Bucket=bucket(stack), Prefix=key)["KeyCount"]
+    return json.loads(s3.get_object(Bucket=bucket(stack), Key=key)["Body"].read()) if held else {}
+
+
+def bucket(stack: AwsStack) -> str:
+    return next(each["Name"] for each in stack.running.account.aws.s3.list_buckets()["Buckets"])
+
+
+def instances(stack: AwsStack) -> dict[str, dict[str, Any]]:
+    """Role -> instance that runs, as EC2 has it."""
+    running_ = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+    pages = stack.running.account.aws.ec2.describe_instances(Filters=running_)["Reservations"]
+    every: list[dict[str, Any]] = [each for page in pages for each in page["Instances"]]
+    names = [{tag["Key"]: tag["Value"] for tag in each["Tags"]}["Name"] for each in every]
+    return {name.removeprefix(f"{stack.name}-"): each for name, each in zip(names, every, strict=True)}
+
+
+def opens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def in_order(output: str, *said: Sequence[str]) -> None:
+    """Each of these was said in a line of its own (all its words), one after the other."""
+    lines = iter(output.splitlines())
+    for words in said:
+        assert any(all(word in line for word in words) for line in lines), f"{words} is not there in time:\n{output}"
+
+
+def test_every_server_answers_at_the_elastic_address(prod: AwsStack) -> None:
+    addresses = prod.running.account.aws.ec2.describe_addresses()["Addresses"]
+    assert prod.output("url") == prod.url == f"http://{addresses[0]['PublicIp']}"
+    assert {server for server, _ in prod.who_answers()} == set(prod.servers().values())
+    assert {each["name"] for each in prod.instances()} == {each["InstanceId"] for each in instances(prod).values()}
+
+
+def test_a_second_up_and_a_refresh_find_nothing_to_do(prod: AwsStack) -> None:
+    prod.up("--expect-no-changes")
+    prod.pulumi("refresh", "--yes", "--skip-preview", "-s", prod.name, "--expect-no-changes")
+
+
+def test_secrets_reach_the_application_and_stand_in_plain_nowhere_else(prod: AwsStack) -> None:
+    seen = prod.get("/environment")
+    assert seen["T_SECRET"] == SECRET
+    private_key = prod.private_key().splitlines()[1]
+    for text in (SECRET, "hunter2", seen["T_MADE"], private_key):
+        for folder in (prod.folder.parent / "state", prod.folder / ".state", prod.folder / "stacks"):
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            assert files
+            assert [file for file in files if text.encode() in file.read_bytes()] == []
+        assert text not in json.dumps(prod.instances())
+        for machine in instances(prod).values():
+            assert text not in on(machine["InstanceId"], "journalctl", "--no-pager", "-o", "cat")
+
+
+def test_app_servers_are_reached_through_the_jump_host_alone(prod: AwsStack) -> None:
+    machines = instances(prod)
+    balancer = machines.pop("balancer")
+    assert opens(balancer["PublicIpAddress"], 22)
+    for machine in machines.values():
+        address = machine["PrivateIpAddress"]
+        assert "PublicIpAddress" not in machine
+        assert not opens(address, 22)
+        script = f"import socket; socket.create_connection(('{address}', 22), timeout=2)"
+        on(balancer["InstanceId"], "python3", "-c", script)
+
+
+def test_new_code_goes_out_over_ssh_without_a_lost_request(prod: AwsStack) -> None:
+    before = instances(prod).keys()
+    with Load(prod.url) as load:
+        prod.release_version("two")
+        load.wait_for(50)
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert load.outcome.failed_kept == [], load.outcome
+    assert set(load.outcome.versions) == {"1", "two"}
+    assert prod.who_answers() == {(machine, "two") for machine in prod.servers().values()}
+    assert instances(prod).keys() == before
+
+
+def test_the_operators_commands_work_through_the_jump_host(prod: AwsStack) -> None:
+    status = json.loads(says(prod, "status", "--json"))
+    assert [(each["name"], each["state"]) for each in status["servers"]] == [
+        (name, "serving") for name in prod.servers()
+    ]
+    assert status["url"] == prod.url
+    assert {line.split(" | ")[0].strip() for line in says(prod, "logs", "-n", "3").splitlines()} == set(prod.servers())
+    last, machine = list(prod.servers().items())[-1]
+    script = "import os; print(os.environ['T_SECRET'], os.environ['WSGI_FLEET_SERVER'])"
+    assert says(prod, "exec", "--server", last, "--", "python", "-c", script).strip() == f"{SECRET} {machine}"
+    left = prod.get()["release"]
+    with Load(prod.url) as load:
+        says(prod, "rollback", "--yes")
+        load.wait_for(20)
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert left not in {prod.get()["release"] for _ in range(20)}
+    says(prod, "allow", left)
+
+
+def test_a_second_rollout_is_refused_with_who_is_at_work_and_since_when(prod: AwsStack) -> None:
+    prod.app["rollout"] = {"bake_s": 8}
+    prod.set_version("three")
+    prod.write()
+    first = prod.start("up", "--yes", "--skip-preview", "-s", prod.name)
+    holder = eventually(lambda: lock(prod), timeout_s=120, message="a rollout holds the lock")
+    second = fleet(prod, "rollback", "--yes")
+    output, _ = first.communicate(timeout=300)
+    prod.app["rollout"] = {}
+    assert first.returncode == 0, output
+    assert second.returncode == 1, second.stdout
+    assert f"{holder['who']} is at work on this application since {holder['since']}" in second.stderr
+    assert {version for _, version in prod.who_answers()} == {"three"}
+
+
+def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boots(prod: AwsStack) -> None:
+    machine, release = list(prod.servers().values())[-1], prod.get()["release"]
+    asked = prod.running.metadata.served
+    # As if it had been away: it serves another release, with the same secrets, and has nothing of the one that is due.
+    script = """
+        live=$(readlink -f /srv/app/live)
+        cp -a "$live" /srv/app/releases/older
+        ln -sfn /srv/app/releases/older /srv/app/live
+        rm -r "$live"
+    """
+    on(machine, "sh", "-euc", script)
+    asked.clear()
+    lxc("restart", "--force", machine)
+    eventually(lambda: machine in {server for server, _ in prod.who_answers()}, message=f"{machine} answers")
+    assert on(machine, "readlink", "/srv/app/live").strip() == f"/srv/app/releases/{release}"
+    address = next(each["PrivateIpAddress"] for each in instances(prod).values() if each["InstanceId"] == machine)
+    roles = [path for who, path in asked if who == address and path.startswith("meta-data/iam/security-credentials/")]
+    assert roles[0] == "meta-data/iam/security-credentials/"
+    for prefix, allowed in ((f"{prod.name}/hello", True), ("staging/hello", False)):
+        program = f"from fetch import fetch; fetch('s3://{bucket(prod)}/{prefix}', 'pointer')"
+        told = on(machine, "env", f"PYTHONPATH={SCRIPTS}", "python3", "-c", program, check=False)
+        assert ("S3 answered 403" in told) != allowed, told
+
+
+def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: AwsStack) -> None:
+    with Load(prod.url) as load:
+        prod.app["fleet"]["servers"] = 3
+        output = prod.up()
+        load.wait_for(50)
+    assert load.outcome.failed_fresh == [], load.outcome
+    in_order(
+        output,
+        (INSTANCE, "hello-3 created"),
+        (COMMAND, "hello-3-booted created"),
+        ("hello-rollout updated",),
+        (COMMAND, "balancer-members created"),
+    )
+    servers = prod.servers()
+    assert {server for server, _ in prod.who_answers()} == set(servers.values())
+    assert len({instances(prod)[name]["Placement"]["AvailabilityZone"] for name in servers}) == 3
+
+
+def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: AwsStack) -> None:
+    """Jump host and public address move in the same `up` in which servers go."""
+    before = instances(prod)
+    prod.app["fleet"]["servers"] = 1
+    prod.settings["balancer"]["size"]["instance_type"] = "t3.large"
+    output = prod.up()
+    in_order(
+        output,
+        (INSTANCE, "balancer created"),
+        (COMMAND, "balancer-members created"),
+        ("aws:ec2:EipAssociation", "balancer-address created"),
+        (INSTANCE, "balancer deleted"),
+    )
+    in_order(output, (COMMAND, "balancer-members created"), (INSTANCE, "hello-2 deleted"))
+    assert prod.output("url") == prod.url
+    left = instances(prod)
+    assert left.keys() == {"hello-1", "balancer"}
+    assert left["hello-1"]["InstanceId"] == before["hello-1"]["InstanceId"]
+    assert left["balancer"]["InstanceId"] != before["balancer"]["InstanceId"]
+    assert {each["name"] for each in prod.instances()} == {each["InstanceId"] for each in left.values()}
+    assert {server for server, _ in prod.who_answers()} == {left["hello-1"]["InstanceId"]}
+    assert json.loads(says(prod, "status", "--json"))["well"] is True
+
+
+def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) -> None:
+    prod.destroy()
+    aws = prod.running.account.aws
+    assert prod.instances() == []
+    assert instances(prod) == {}
+    assert aws.ec2.describe_addresses()["Addresses"] == []
+    groups = aws.ec2.describe_security_groups()["SecurityGroups"]
+    assert {each["GroupName"] for each in groups} == {"default"}
+    assert aws.s3.list_buckets()["Buckets"] == []
+    assert aws.iam.list_roles()["Roles"] == []
+    assert aws.iam.list_instance_profiles()["InstanceProfiles"] == []
