@@ -41,12 +41,17 @@ class AwsStack(Stack):
         stack.settings = {name.partition(":")[2]: block for name, block in blocks.items()}
         block = str(free_block())
         aws = prepared(running.account, stack.settings["aws"], block=block)
-        key = aws.pop("ssh_private_key")
+        if "vpc" in aws:
+            aws["vpc"]["cidr"] = block
+        # Generated where none is given.
+        key = aws.pop("ssh_private_key", None)
         stack.settings["aws"] = aws | {"region": running.region.name}
         stack.app.update(source="tests/e2e/app", module="probe:app", health_path="/")
         stack.app["fleet"]["servers"] = servers
         stack.pulumi("stack", "init", stack.name)
-        stack.set_config_secret("aws.ssh_private_key", key)
+        stack.write()
+        if key:
+            stack.set_config_secret("aws.ssh_private_key", key)
         return stack
 
     @property

@@ -110,6 +110,8 @@ def test_machines_read_what_their_role_may_and_nothing_else(aws: Clients) -> Non
         assert read("prod/pointer", "another") == "403"
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"{url}/{bucket}/prod/pointer", timeout=10)
+    for key in ("prod/pointer", "staging/pointer"):
+        aws.s3.delete_object(Bucket=bucket, Key=key)
 
 
 def test_the_engine_is_told_where_two_values_differ() -> None:
