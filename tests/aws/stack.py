@@ -41,6 +41,7 @@ class AwsStack(Stack):
         stack.settings = {name.partition(":")[2]: block for name, block in blocks.items()}
         block = str(free_block())
         aws = prepared(running.account, stack.settings["aws"], block=block)
+        # Its own, where it names none that is there.
         if "vpc" in aws:
             aws["vpc"]["cidr"] = block
         # Generated where none is given.

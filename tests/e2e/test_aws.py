@@ -249,6 +249,8 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
 
 
 def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) -> None:
+    if prod.settings["aws"].pop("protect", False):
+        prod.up()
     prod.destroy()
     aws = prod.running.account.aws
     assert prod.instances() == []

@@ -13,12 +13,13 @@ import pytest
 from botocore.exceptions import ClientError
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
+from tests.aws.account import Account
 from tests.aws.command import TYPE, RemoteCommands
 from tests.aws.door import Door, served
 from tests.aws.kind import Clients
 from tests.aws.metadata import MetadataServer
 from tests.aws.plugin import Failed, changes
-from tests.aws.server import serving
+from tests.aws.server import image, serving
 
 pytestmark = pytest.mark.aws
 REGION = "eu-central-1"
@@ -26,9 +27,14 @@ TOKEN = "X-aws-ec2-metadata-token"
 
 
 @pytest.fixture(scope="module")
-def aws() -> Generator[Clients]:
+def account() -> Generator[Account]:
     with serving() as endpoint:
-        yield Clients(endpoint, REGION)
+        yield Account(endpoint, REGION)
+
+
+@pytest.fixture(scope="module")
+def aws(account: Account) -> Clients:
+    return account.aws
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +59,22 @@ def asked(server: MetadataServer, machine: str, path: str, *, method: str = "GET
             return error.code, ""
 
 
-def launched(aws: Clients, subnet: str, **more: Any) -> tuple[str, str]:
+def launched(account: Account, subnet: str, **more: Any) -> tuple[str, str]:
     """Id and private address of a new instance."""
-    image = aws.ec2.describe_images()["Images"][0]["ImageId"]
-    made = aws.ec2.run_instances(ImageId=image, MinCount=1, MaxCount=1, SubnetId=subnet, **more)["Instances"][0]
+    asked = {"ImageId": image(account), "MinCount": 1, "MaxCount": 1, "SubnetId": subnet}
+    made = account.aws.ec2.run_instances(**asked, **more)["Instances"][0]
     return made["InstanceId"], made["PrivateIpAddress"]
 
 
-def test_metadata_needs_a_token_and_tells_a_machine_of_itself_alone(aws: Clients, metadata: MetadataServer) -> None:
+def test_metadata_needs_a_token_and_tells_a_machine_of_itself_alone(account: Account, metadata: MetadataServer) -> None:
+    aws = account.aws
     trust = '{"Version": "2012-10-17", "Statement": []}'
     arn = aws.iam.create_role(RoleName="reader", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
     aws.iam.create_instance_profile(InstanceProfileName="reader")
     aws.iam.add_role_to_instance_profile(InstanceProfileName="reader", RoleName="reader")
     vpc = aws.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     subnet = aws.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.8.0/24")["Subnet"]["SubnetId"]
-    id_, address = launched(aws, subnet, IamInstanceProfile={"Name": "reader"})
+    id_, address = launched(account, subnet, IamInstanceProfile={"Name": "reader"})
     assert asked(metadata, address, "meta-data/instance-id") == (401, "")
     assert asked(metadata, address, "api/token", method="PUT") == (400, "")
     status, token = asked(metadata, address, "api/token", method="PUT", **{f"{TOKEN}-ttl-seconds": "60"})
@@ -78,7 +85,7 @@ def test_metadata_needs_a_token_and_tells_a_machine_of_itself_alone(aws: Clients
     assert asked(metadata, address, roles, **{TOKEN: token}) == (200, "reader")
     assert '"Token"' in asked(metadata, address, f"{roles}reader", **{TOKEN: token})[1]
     assert asked(metadata, address, f"{roles}{arn}", **{TOKEN: token}) == (404, "")
-    _, bare = launched(aws, subnet)
+    _, bare = launched(account, subnet)
     assert asked(metadata, bare, roles, **{TOKEN: token}) == (404, "")
 
 
