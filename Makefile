@@ -77,7 +77,7 @@ bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 	@python -m benchmarks.run
 
 .PHONY: schema
-schema: tools ## the JSON schema of the stack files, from the types in settings.py
+schema: tools ## the JSON schema of the stack files, from the types in settings/
 	@python stack_file.py > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
 
 .PHONY: lock

@@ -31,7 +31,7 @@ _environment = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
-    # Configuration files, not HTML: what goes in is checked by the types of settings.py.
+    # Configuration files, not HTML: what goes in is checked by the types of settings/.
     autoescape=False,  # noqa: S701
 )
 

@@ -4,7 +4,7 @@
     python -m benchmarks.preview SERVERS...   as many as you like
 
 Each size runs in a process of its own, on the mock engine of the tests, which answers at once: seconds and memory are
-the program's and the SDK's. Goals: 1,000 servers (what settings.py allows) within a minute and a GiB, and no server
+the program's and the SDK's. Goals: 1,000 servers (what settings/ allows) within a minute and a GiB, and no server
 dearer for having more beside it.
 """
 

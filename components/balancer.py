@@ -12,7 +12,7 @@ import settings
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
 from rendering import MAINTENANCE, SCRIPTS, Upstream, balancer_user_data, booted, site
 from settings import App, Maintenance
-from tls_settings import Acme, Tls
+from settings.tls import Acme, Tls
 
 BOOT_S = 600
 # nginx_site.py waits up to 330 s for old workers to finish.

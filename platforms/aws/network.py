@@ -10,7 +10,7 @@ import pulumi
 import pulumi_aws as aws
 
 import settings
-from settings_vpc import SSM_SERVICES, RetentionDays, Vpc
+from settings.vpc import SSM_SERVICES, RetentionDays, Vpc
 
 ANYWHERE = "0.0.0.0/0"
 HTTPS = 443

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from settings_aws import Alarms
+from settings.aws import Alarms
 from tests.unit.engine import Build
 from tests.unit.test_aws import INSTANCE, built, given
 

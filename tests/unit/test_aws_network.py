@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from platforms import Ingress, MachineArgs
 from platforms.aws import AwsPlatform
 from settings import Aws, Size
-from settings_vpc import LETTERS, Vpc
+from settings.vpc import LETTERS, Vpc
 from tests.unit.aws_answers import HOST_KEY, KEY, LOOKUPS, OUTPUTS
 from tests.unit.engine import Build, Registered, build
 

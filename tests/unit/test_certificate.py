@@ -18,8 +18,8 @@ from nginx import Failure
 
 import rendering
 from settings import Balancer
+from settings.tls import Tls
 from tests.certificates import Authority, pem_of
-from tls_settings import Tls
 
 AUTHORITY = Authority()
 UPPER = AUTHORITY.certificate

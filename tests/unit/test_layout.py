@@ -33,7 +33,7 @@ def reaches(path: Path, *packages: str) -> set[str]:
 THIN = ("platforms/lxd/platform.py", "platforms/lxd/resources.py", "releases/resource.py", "releases/secret.py")
 PLAIN = modules(
     "commands/*.py",
-    "settings*.py",
+    "settings/*.py",
     "stack_file.py",
     "rendering.py",
     "releases/*.py",

@@ -13,10 +13,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from settings import Balancer
+from settings.tls import problems
 from stack_file import SettingsError, parse
 from tests.certificates import Authority, Signed, pem_of
 from tests.unit.aws_answers import filled
-from tls_settings import problems
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "shop.example.org"

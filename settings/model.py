@@ -1,4 +1,4 @@
-"""What every block of settings shares. Apart from settings.py so that its parts can stand in files of their own."""
+"""What every block of settings shares."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
-from settings_model import Model
+from settings.model import Model
 
 # RFC 1123, two labels at least, as browsers send it. No wildcard: ACME's http-01 gives none.
 Hostname = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 from pydantic.types import StringConstraints
 
-from settings_model import Model
+from settings.model import Model
 
 # RFC 1918. AWS takes others as well, but to those a machine would no longer find its way outside.
 PRIVATE = tuple(IPv4Network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))

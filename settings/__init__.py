@@ -7,11 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
-import tls_settings
-from constraint import Cidr, InstanceType
-from settings_aws import Aws
-from settings_model import Model
-from tls_settings import Hostname, Tls
+from settings.aws import Aws
+from settings.constraint import Cidr, InstanceType
+from settings.model import Model
+from settings.tls import Hostname, Tls, problems
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
@@ -202,7 +201,7 @@ class Balancer(Model):
 
     @model_validator(mode="after")
     def _the_certificate_serves_the_names(self) -> Balancer:
-        found = tls_settings.problems(self.tls, self.hostnames) if self.tls else []
+        found = problems(self.tls, self.hostnames) if self.tls else []
         if found:
             raise ValueError("; ".join(found))
         return self

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from pydantic.types import StringConstraints
 
-from constraint import AdminCidrs, AwsId, PrivateKey
-from settings_model import Model
-from settings_vpc import Vpc
+from settings.constraint import AdminCidrs, AwsId, PrivateKey
+from settings.model import Model
+from settings.vpc import Vpc
 
 
 def _id(prefix: str) -> Any:
