@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import hypothesis
@@ -12,6 +13,12 @@ from tests.unit.lxd_daemon import Daemon, serving
 # No test fails for being slow: machines differ, and a busy one is not wrong.
 hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
+
+
+@pytest.fixture(autouse=True)
+def _tracebacks_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider whose work failed takes tracebacks from its process. Without them the SDK waits for ever."""
+    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
 
 
 @pytest.fixture

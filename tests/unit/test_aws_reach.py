@@ -128,7 +128,6 @@ def doors(monkeypatch: pytest.MonkeyPatch) -> list[Door]:
         return opened[-1]
 
     monkeypatch.setattr(SshTransport, "from_spec", from_spec)
-    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
     return opened
 
 

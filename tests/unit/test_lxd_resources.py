@@ -41,7 +41,6 @@ def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
     daemon.things["networks"]["wf0"] = {"name": "wf0", "config": {"ipv4.address": "10.7.7.1/24"}}
     daemon.things["instances"]["there"] = {"name": "there", "status": "Running", "config": {}, "devices": {}}
     daemon.things["instances"]["there"]["config"] = label.labels(OWNER, "balancer")
-    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
     monkeypatch.setattr(resources, "LxdTransport", Transport)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 

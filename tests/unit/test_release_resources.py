@@ -57,7 +57,6 @@ def fleet(store: Part, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
 
     monkeypatch.setattr(connect, "store", open_store)
     monkeypatch.setattr(connect, "transport", open_transport)
-    monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
     return fleet
 
 
