@@ -114,12 +114,12 @@ class Balancer(pulumi.ComponentResource):
 
     def _acme(
         self, name: str, acme: Acme, hostnames: Sequence[str], platform: Platform, address: PublicAddress
-    ) -> pulumi.Resource:
+    ) -> None:
         """The step that has the ACME server sign: it asks back over HTTP, so the public address leads here by then."""
         stdin = address.host.apply(
             lambda host: json.dumps({**acme.model_dump(), "hostnames": list(hostnames), "address": host})
         )
-        return platform.step(
+        platform.step(
             f"{name}-acme",
             StepArgs(self.machine, [f"{SCRIPTS}/acme_certificate.py"], stdin, timeout_s=ACME_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[address.resource]),

@@ -25,6 +25,7 @@ from platforms import Reach, connect
 from releases import record
 from releases.fleet import Server
 from releases.journal import entries
+from releases.provider import say, told
 from releases.release import Release
 from releases.rollout import Plan, Rollout, RolloutError
 from releases.transport import Part, Store
@@ -95,11 +96,9 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
     epoch = record.epoch(store)
     try:
         secrets = connect.secrets(props["store"], props["app"])
-        Rollout(plan, connect.transport(props["reach"]), store, _say, secrets).run()
+        Rollout(plan, connect.transport(props["reach"]), store, say, secrets).run()
     except RolloutError as error:
-        # Pulumi prints a traceback around it; the text alone says what happened.
-        sys.tracebacklimit = 0
-        raise RolloutError("\n".join([str(error), *_bundle(props)])) from None
+        raise told(RolloutError("\n".join([str(error), *_bundle(props)]))) from None
     return {**{key: props[key] for key in KEPT}, "release": props["release"], "epoch": epoch}
 
 
@@ -120,12 +119,6 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [f"What support would ask for is in {file}."] if done.returncode == 0 else []
-
-
-def _say(text: str) -> None:
-    """The engine shows what a provider prints. One write for a line: servers are worked on side by side."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 class RolloutResource(Resource, module="releases", name="Rollout"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 from platforms.aws.ssh import SshTransport
+from releases.provider import told
 from releases.transport import Unreachable
 
 # Seconds that a new machine is given to let us in: EC2 says that it runs some 20 to 60 s before its SSH server does.
@@ -29,9 +29,7 @@ class _Provider(ResourceProvider):
         try:
             key = transport.host_key(props["target"])
         except Unreachable as error:
-            # Pulumi prints a traceback around it; the text alone says what happened.
-            sys.tracebacklimit = 0
-            raise Unreachable(str(error)) from None
+            raise told(Unreachable(str(error))) from None
         finally:
             transport.close()
         # Only what is no secret: outputs of a dynamic resource stand in plain in the state.

@@ -6,13 +6,13 @@ rollback needs.
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 from platforms.aws.ssm import SsmSecrets
+from releases.provider import told
 
 
 class ParametersThere(Exception):
@@ -30,11 +30,12 @@ class _Provider(ResourceProvider):
         """Takes the path, which must be free. Raises ParametersThere."""
         path, region = props["path"], props["region"]
         if not SsmSecrets(path, region).is_empty():
-            # Pulumi prints a traceback around it; the text alone says what happened.
-            sys.tracebacklimit = 0
-            raise ParametersThere(
-                f"there are parameters below {path} in {region} already: another stack of that name keeps its secrets "
-                "there, or one was not removed whole. Name this stack otherwise, or delete those parameters first"
+            raise told(
+                ParametersThere(
+                    f"there are parameters below {path} in {region} already: another stack of that name keeps its "
+                    "secrets there, or one was not removed whole. Name this stack otherwise, or delete those "
+                    "parameters first"
+                )
             )
         return CreateResult(path, {"path": path, "region": region})
 

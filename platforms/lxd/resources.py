@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,6 +30,7 @@ from platforms.lxd import address, image, machine, network, store
 from platforms.lxd.client import Client, LxdError, NotFound, url
 from platforms.lxd.recipe import ImageRecipe
 from platforms.lxd.transport import LxdTransport
+from releases.provider import say, told
 from releases.transport import Unreachable
 
 GONE = ReadResult("", {})
@@ -40,18 +40,11 @@ TAIL = 15
 
 @contextmanager
 def _told() -> Generator[None]:
-    """Errors that explain themselves end the operation with their text; Pulumi would print a traceback around it."""
+    """Errors that explain themselves end the operation with their text."""
     try:
         yield
     except (LxdError, Unreachable, TimeoutError) as error:
-        sys.tracebacklimit = 0
-        raise LxdError(str(error)) from None
-
-
-def _say(text: str) -> None:
-    """The engine shows what a provider prints. One write for a line: steps run side by side."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+        raise told(LxdError(str(error))) from None
 
 
 def _obstacle(property_: str, found: Callable[[], str | None]) -> list[CheckFailure]:
@@ -152,7 +145,7 @@ class ImageProvider(Provider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         with _told():
             recipe = ImageRecipe.from_json(props["recipe"])
-            alias = image.ensure(Client(), props["owner"], recipe, props["digest"], _say)
+            alias = image.ensure(Client(), props["owner"], recipe, props["digest"], say)
         return CreateResult(alias, self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
@@ -246,7 +239,7 @@ class AddressProvider(Provider):
         with _told():
             gap_ms = address.publish(Client(), props["owner"], props["machine"], port, tls_port)
         if gap_ms:
-            _say(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
+            say(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
         return CreateResult(props["owner"], self.outs(props))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -286,7 +279,7 @@ class StepProvider(Provider):
                 command,
                 stdin=str(props["stdin"]).encode(),
                 timeout_s=float(props["timeout_s"]),
-                on_line=lambda line: _say(f"{name}: {line}"),
+                on_line=lambda line: say(f"{name}: {line}"),
             )
             if result.exit_code:
                 tail = "\n".join(result.output.splitlines()[-TAIL:])
