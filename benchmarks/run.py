@@ -110,11 +110,6 @@ class Asking:
             time.sleep(0.02)
 
 
-def roll_back(stack: Stack) -> None:
-    command = [sys.executable, "-m", "commands", "rollback", "--yes", "--stack", stack.name]
-    subprocess.run(command, check=True, cwd=stack.folder, env=stack.environment(), capture_output=True)
-
-
 def scale(name: str, folder: Path, times: dict[str, list[float]]) -> None:
     """What each further server costs a release."""
     stack = Stack.make(name, folder)
@@ -140,7 +135,7 @@ def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
     code = stack.folder / "examples" / "flask-hello" / "hello" / "defaults.py"
     code.write_text(re.sub('GREETING = ".*"', 'GREETING = "Again"', code.read_text()))
     times["release of new code"].append(seconds(stack.up))
-    times["rollback"].append(seconds(lambda: roll_back(stack)))
+    times["rollback"].append(seconds(lambda: stack.fleet("rollback", "--yes").check_returncode()))
     with Asking(stack.url) as asking:
         time.sleep(LOAD_S)
         before = asking.p99_s()

@@ -14,7 +14,7 @@ import yaml
 
 from tests.aws.account import Account
 from tests.aws.lookups import LOOKUPS
-from tests.aws.server import prepared, private_key
+from tests.aws.server import prepared
 from tests.unit import aws_answers, lxd_answers
 from tests.unit.engine import Build, Registered, build
 
@@ -55,9 +55,7 @@ def planned(stack: str, *, preview: bool = False, **changes: Any) -> Build:
 
     Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would tell.
     """
-    blocks = stack_file(stack) | changes
-    if "aws" in blocks:
-        blocks["aws"] = made_up(blocks["aws"])
+    blocks = aws_answers.filled(stack_file(stack) | changes)
     return build(
         _main,
         secret_config={f"wsgi-fleet:{key}": _text(value) for key, value in blocks.items()},
@@ -66,23 +64,6 @@ def planned(stack: str, *, preview: bool = False, **changes: Any) -> Build:
         stack=stack,
         preview=preview,
     )
-
-
-def made_up(aws: Mapping[str, Any]) -> dict[str, Any]:
-    """The `aws` block of a stack file with ids as AWS writes them in the place of placeholders."""
-    found = dict(aws)
-    for key, prefix in (("ami", "ami"), ("vpc_id", "vpc"), ("balancer_subnet_id", "subnet")):
-        if found.get(key):
-            found[key] = f"{prefix}-0123456789abcdef0"
-    if found.get("app_subnet_ids"):
-        found["app_subnet_ids"] = [
-            f"subnet-0123456789abcde{number:02x}" for number, _ in enumerate(aws["app_subnet_ids"])
-        ]
-    if found.get("ssh_key_name"):
-        found["ssh_private_key"] = private_key()
-    # The example of the stack files; any other stands.
-    found["admin_cidrs"] = ["198.51.100.0/24" if cidr == "203.0.113.0/24" else cidr for cidr in found["admin_cidrs"]]
-    return found
 
 
 def stack_file(stack: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_S = 600
+FLEET_S = 300
 
 # What a user may set, at its nastiest for YAML, shell, ini and unit files.
 ENVIRONMENT = {
@@ -145,6 +146,14 @@ class Stack:
     def up(self, *flags: str, fails: bool = False) -> str:
         self.write()
         return self.pulumi("up", "--yes", "--skip-preview", "-s", self.name, *flags, fails=fails)
+
+    def fleet(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """The operator's command as ./fleet starts it, on this stack."""
+        return subprocess.run(
+            [sys.executable, "-m", "commands", *arguments],
+            cwd=self.folder, env=self.environment() | {"FLEET_STACK": self.name}, check=False, capture_output=True,
+            text=True, input=stdin, timeout=FLEET_S,
+        )  # fmt: skip
 
     def destroy(self) -> None:
         self.pulumi("destroy", "--yes", "--skip-preview", "-s", self.name)

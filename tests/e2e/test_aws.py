@@ -9,8 +9,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -47,17 +45,8 @@ def prod(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator
         shutil.rmtree(stack.folder.parent, ignore_errors=True)
 
 
-def fleet(stack: AwsStack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The operator's command as ./fleet starts it."""
-    return subprocess.run(
-        [sys.executable, "-m", "commands", *arguments],
-        cwd=stack.folder, env=stack.environment() | {"FLEET_STACK": stack.name}, check=False, capture_output=True,
-        text=True, stdin=subprocess.DEVNULL, timeout=300,
-    )  # fmt: skip
-
-
 def says(stack: AwsStack, *arguments: str) -> str:
-    result = fleet(stack, *arguments)
+    result = stack.fleet(*arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -173,7 +162,7 @@ def test_a_second_rollout_is_refused_with_who_is_at_work_and_since_when(prod: Aw
     prod.write()
     first = prod.start("up", "--yes", "--skip-preview", "-s", prod.name)
     holder = eventually(lambda: lock(prod), timeout_s=120, message="a rollout holds the lock")
-    second = fleet(prod, "rollback", "--yes")
+    second = prod.fleet("rollback", "--yes")
     output, _ = first.communicate(timeout=300)
     prod.app["rollout"] = {}
     assert first.returncode == 0, output

@@ -16,27 +16,16 @@ from typing import Any
 from tests.e2e.load import Load, Outcome
 from tests.e2e.stack import SECRET, Stack, eventually, lxc, on
 
-COMMAND_S = 300
 
-
-def run(stack: Stack, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """The command as ./fleet starts it, on this stack."""
-    return subprocess.run(
-        [sys.executable, "-m", "commands", *arguments],
-        cwd=stack.folder, env=stack.environment() | {"FLEET_STACK": stack.name}, check=False, capture_output=True,
-        text=True, input=stdin if stdin is not None else "", timeout=COMMAND_S,
-    )  # fmt: skip
-
-
-def fleet_says(stack: Stack, *arguments: str, stdin: str | None = None) -> str:
+def fleet_says(stack: Stack, *arguments: str, stdin: str = "") -> str:
     """What the command prints; it must end with 0."""
-    result = run(stack, *arguments, stdin=stdin)
+    result = stack.fleet(*arguments, stdin=stdin)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 def status(stack: Stack) -> dict[str, Any]:
-    return json.loads(run(stack, "status", "--json").stdout)
+    return json.loads(stack.fleet("status", "--json").stdout)
 
 
 def states(stack: Stack) -> dict[str, str]:
@@ -60,7 +49,7 @@ def always_admitted(stack: Stack) -> Generator[None]:
         yield
     finally:
         for name in stack.servers():
-            run(stack, "admit", name)
+            stack.fleet("admit", name)
 
 
 def test_status_tells_what_every_server_does(fleet: Stack) -> None:
@@ -82,7 +71,7 @@ def test_status_tells_what_every_server_does(fleet: Stack) -> None:
         assert server["p50_ms"] <= server["p99_ms"] >= 500
     assert sum(server["threads_busy"] for server in told["servers"]) > 0
     assert told["balancer"]["requests_per_s"] > 0
-    text = run(fleet, "status")
+    text = fleet.fleet("status")
     assert text.returncode == 0
     assert text.stdout.splitlines()[0].startswith(f"{fleet.url}  probe of stack {fleet.name}, release ")
 
@@ -91,10 +80,10 @@ def test_a_server_whose_slot_was_stopped_is_told_with_the_remedy(fleet: Stack) -
     name, machine = next(iter(fleet.servers().items()))
     on(machine, "systemctl", "stop", "app.socket", "app@blue", "app@green")
     try:
-        result = run(fleet, "status")
+        result = fleet.fleet("status")
         assert f"{name} is stopped: no slot runs; restart the machine" in result.stdout
         assert result.returncode == 1
-        assert run(fleet, "doctor").returncode == 1
+        assert fleet.fleet("doctor").returncode == 1
     finally:
         lxc("restart", "--force", machine)
     eventually(lambda: states(fleet)[name] == "serving", message=f"{name} serves again")
@@ -135,7 +124,7 @@ def test_exec_runs_in_the_release_and_sees_its_secrets(fleet: Stack) -> None:
     second = list(fleet.servers())[1]
     host = fleet_says(fleet, "exec", "--server", second, "--", "sh", "-c", "echo $WSGI_FLEET_SERVER")
     assert host.strip() == fleet.servers()[second]
-    assert run(fleet, "exec", "--", "sh", "-c", "exit 7").returncode == 7
+    assert fleet.fleet("exec", "--", "sh", "-c", "exit 7").returncode == 7
     assert fleet_says(fleet, "exec", "-i", "--", "cat", stdin="one\ntwo\n") == "one\ntwo\n"
 
 
@@ -150,7 +139,7 @@ def test_draining_and_admitting_loses_no_request_on_fresh_connections(
             load.wait_for(200)
             assert load.outcome.servers[machine] == before, "a drained server got requests"
             assert states(fleet)[name] == "drained"
-            assert run(fleet, "status").returncode == 0
+            assert fleet.fleet("status").returncode == 0
             fleet_says(fleet, "admit", name)
             load.wait_for(200)
         table(load.outcome)
@@ -179,7 +168,7 @@ def test_the_last_member_is_not_drained(fleet: Stack) -> None:
     with always_admitted(fleet):
         for name in others:
             fleet_says(fleet, "drain", name)
-        refused = run(fleet, "drain", last)
+        refused = fleet.fleet("drain", last)
         assert refused.returncode == 1
         assert "would have no member left" in refused.stderr
         assert "./fleet maintenance on" in refused.stderr
@@ -202,7 +191,7 @@ def test_maintenance_answers_with_a_page_at_once_and_spares_the_health_path(flee
         fleet_says(fleet, "maintenance", "on", "--page", str(page))
         assert answer(f"{fleet.url}/environment")[:2] == (503, "<h1>back at noon</h1>")
         assert status(fleet)["maintenance"] is True
-        doctor = run(fleet, "doctor")
+        doctor = fleet.fleet("doctor")
         assert "wrong  maintenance: it is on" in doctor.stdout
         assert doctor.returncode == 1
     finally:
@@ -274,7 +263,7 @@ def test_the_doctor_names_a_machine_that_is_stopped(fleet: Stack) -> None:
     name, machine = list(fleet.servers().items())[1]
     lxc("stop", "--force", machine)
     try:
-        result = run(fleet, "doctor")
+        result = fleet.fleet("doctor")
         assert f"wrong  {name}: unreachable: {machine} is stopped" in result.stdout
         assert "pulumi up --refresh" in result.stdout
         assert result.returncode == 1

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -48,15 +46,6 @@ def good(fleet: Stack) -> Generator[Callable[[str, str], None]]:
     yield edit
     for name, file in files.items():
         file.write_text(before[name])
-
-
-def fleet_command(stack: Stack, *arguments: str, fails: bool = False) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", "commands", *arguments, "--stack", stack.name],
-        cwd=stack.folder, env=stack.environment(), check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (result.returncode != 0) == fails, result.stdout + result.stderr
-    return result.stderr if fails else result.stdout
 
 
 def executed(stack: Stack) -> list[str]:
@@ -118,7 +107,8 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
     fleet.release_version("wanted")
     fleet.release_version("unwanted")
     with Load(fleet.url) as load:
-        fleet_command(fleet, "rollback", "--yes")
+        went_back = fleet.fleet("rollback", "--yes")
+        assert went_back.returncode == 0, went_back.stdout + went_back.stderr
         load.wait_for(50)
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
@@ -159,10 +149,12 @@ def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_n
     fleet.set_version("second")
     process = fleet.start("up", "--yes", "--skip-preview", "-s", fleet.name)
     eventually(lambda: _has_reached(fleet, journals, "switched"), message="the rollout watches its canary")
-    told = fleet_command(fleet, "rollback", "--yes", fails=True)
+    refused = fleet.fleet("rollback", "--yes")
     output, _ = process.communicate(timeout=120)
     fleet.app["rollout"] = {"start_timeout_s": 20}
-    assert re.search(r"\S+@\S+ is at work on this application since \d{4}-\d\d-\d\dT\S+ ", " ".join(told.split())), told
+    assert refused.returncode != 0, refused.stdout
+    told = " ".join(refused.stderr.split())
+    assert re.search(r"\S+@\S+ is at work on this application since \d{4}-\d\d-\d\dT\S+ ", told), told
     assert process.returncode == 0, output
     assert releases_that_answer(fleet) == {"second"}
 

@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stack_file import SettingsError, parse
 from tests.unit.aws_answers import KEY, filled
+from tests.unit.stack_blocks import ROOT, problems_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("dev", "staging", "prod", "example")
 EXAMPLES = {
     "ami-00000000000000000",
@@ -34,21 +33,10 @@ def shipped(stack: str) -> dict[str, Any]:
     return {key.partition(":")[2]: value for key, value in document.items()}
 
 
-def problems(blocks: dict[str, Any], encrypted: list[str] | None = None) -> list[str]:
-    config = {
-        f"wsgi-fleet:{name}": value if isinstance(value, str) else json.dumps(value) for name, value in blocks.items()
-    }
-    try:
-        parse(config, project=ROOT, encrypted=encrypted)
-    except SettingsError as error:
-        return error.problems
-    return []
-
-
 def of_aws(**changes: Any) -> list[str]:
     """Problems of prod with real ids and these changes."""
     blocks = filled(shipped("prod"))
-    found = problems(blocks | {"aws": blocks["aws"] | changes})
+    found = problems_of(blocks | {"aws": blocks["aws"] | changes})
     assert all(line.startswith("aws") for line in found)
     return [line.removeprefix("aws.").removeprefix("aws: ") for line in found]
 
@@ -70,20 +58,20 @@ def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: st
     blocks = shipped(stack)
     blocks["platform"] = "aws"
     expected = [f"aws.{path}: {json.dumps(value)}" for path, value in texts(blocks["aws"]) if value in EXAMPLES]
-    told = problems(blocks)
+    told = problems_of(blocks)
     assert [line.partition(": is still the ")[0] for line in told] == expected
     assert expected[0] == 'aws.ami: "ami-00000000000000000"'
     assert "; put a real id there (`aws ec2 describe-images " in told[0]
     assert expected[-1] == 'aws.admin_cidrs.0: "203.0.113.0/24"'
-    assert problems(filled(blocks)) == []
+    assert problems_of(filled(blocks)) == []
 
 
 def test_on_lxd_the_block_of_aws_may_stay_as_it_came() -> None:
     blocks = shipped("prod")
     blocks["platform"] = "lxd"
-    assert problems(blocks) == []
+    assert problems_of(blocks) == []
     blocks["aws"] |= {"ami": "ami-1", "admin_cidrs": ["0.0.0.0/0"]}
-    assert [line.partition(": ")[0] for line in problems(blocks)] == ["aws.ami", "aws.admin_cidrs.0"]
+    assert [line.partition(": ")[0] for line in problems_of(blocks)] == ["aws.ami", "aws.admin_cidrs.0"]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +110,13 @@ def test_a_stack_that_nobody_may_reach_is_refused() -> None:
     assert told.startswith("admin_cidrs: []: nobody could reach port 22 of the balancer, through which ")
     blocks = filled(shipped("prod"))
     del blocks["aws"]["admin_cidrs"]
-    assert problems(blocks) == ["aws.admin_cidrs: missing; it is required"]
+    assert problems_of(blocks) == ["aws.admin_cidrs: missing; it is required"]
 
 
 @pytest.mark.parametrize("type_", ["t4g.small", "m6gd.large", "c7gn.xlarge", "im4gn.large", "g5g.xlarge", "a1.medium"])
 def test_a_type_that_does_not_boot_the_image_is_refused(type_: str) -> None:
     blocks = filled(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
-    (told,) = problems(blocks)
+    (told,) = problems_of(blocks)
     assert told.startswith(f'balancer.size.instance_type: "{type_}": is an arm64 type, which does not boot')
     assert told.endswith("name one such as t3.small")
 
@@ -136,7 +124,7 @@ def test_a_type_that_does_not_boot_the_image_is_refused(type_: str) -> None:
 @pytest.mark.parametrize("type_", ["t3.small", "m7i-flex.large", "g4dn.xlarge", "gr6.4xlarge"])
 def test_a_type_that_boots_the_image_is_taken(type_: str) -> None:
     blocks = filled(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
-    assert problems(blocks) == []
+    assert problems_of(blocks) == []
 
 
 def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes = b"") -> str:
@@ -192,7 +180,7 @@ def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
 def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:
     blocks = filled(shipped("prod"))
     blocks["aws"] |= {"ssh_key_name": "ops", "ssh_private_key": KEY}
-    (told,) = problems(blocks, encrypted=["wsgi-fleet:apps"])
+    (told,) = problems_of(blocks, encrypted=["wsgi-fleet:apps"])
     assert told.startswith("aws.ssh_private_key: (secret): stands there in plain; ")
     assert KEY[40:60] not in told
-    assert problems(blocks, encrypted=["wsgi-fleet:aws"]) == []
+    assert problems_of(blocks, encrypted=["wsgi-fleet:aws"]) == []

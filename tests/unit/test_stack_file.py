@@ -15,17 +15,14 @@ from hypothesis import strategies as st
 from settings import Gateway, Settings
 from stack_file import SettingsError, parse, stack_file_schema
 from tests.unit.aws_answers import filled
+from tests.unit.stack_blocks import ROOT, config_of
 
-ROOT = Path(__file__).resolve().parents[2]
 STACK_FILES = sorted((ROOT / "stacks").glob("Pulumi.*.yaml"))
 
 
 def config(**changes: Any) -> dict[str, str]:
-    """What Pulumi hands over: a string for each key, JSON for mappings."""
-    blocks = {"platform": "lxd", "apps": {"hello": app()}} | changes
-    return {
-        f"wsgi-fleet:{name}": value if isinstance(value, str) else json.dumps(value) for name, value in blocks.items()
-    }
+    """Of the smallest stack, with these blocks in the place of its own."""
+    return config_of({"platform": "lxd", "apps": {"hello": app()}} | changes)
 
 
 def app(**changes: Any) -> dict[str, Any]:

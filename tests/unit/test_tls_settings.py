@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from settings import Balancer
 from settings.tls import problems
-from stack_file import SettingsError, parse
 from tests.certificates import Authority, Signed, pem_of
 from tests.unit.aws_answers import filled
+from tests.unit.stack_blocks import ROOT, problems_of
 
-ROOT = Path(__file__).resolve().parents[2]
 NAME = "shop.example.org"
 AUTHORITY = Authority()
 GOOD = AUTHORITY.sign([NAME, "*.example.org"])
@@ -28,14 +26,7 @@ def told(balancer: Any, *, encrypted: list[str] | None = None, **blocks: Any) ->
     """What is wrong with a stack file that has this balancer."""
     apps = {"hello": {"source": "examples/flask-hello", "module": "hello.wsgi:app"}}
     given = {"platform": "lxd", "apps": apps, "balancer": balancer} | blocks
-    config = {
-        f"wsgi-fleet:{key}": value if isinstance(value, str) else json.dumps(value) for key, value in given.items()
-    }
-    try:
-        parse(config, project=ROOT, encrypted=encrypted)
-    except SettingsError as error:
-        return error.problems
-    return []
+    return problems_of(given, encrypted)
 
 
 def given(signed: Signed = GOOD, hostnames: list[str] | None = None, **changes: Any) -> dict[str, Any]:
