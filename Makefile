@@ -34,7 +34,7 @@ local-down: ## remove that fleet; nothing of it is left
 
 .PHONY: test
 test: setup ## all tests that guard a change, with real machines
-	@pytest --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
+	@pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: tools ## the tests that need no machine

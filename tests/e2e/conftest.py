@@ -32,6 +32,8 @@ the POSTs also where they are executed. The machine is small and busy with the r
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    # They wait a lot and take the longest: with several workers the others then fill the gaps and the end.
+    items.sort(key=lambda item: not item.path.is_relative_to(here))
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.e2e)

@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -81,10 +82,14 @@ class Load:
     """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds.
 
     trust: authorities (PEM) that an https URL is checked by. address: where the URL's name leads, whatever DNS says.
+    slow_s: seconds that the application takes for the slow requests, in turn.
     """
 
-    def __init__(self, url: str, *, trust: str | None = None, address: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, trust: str | None = None, address: str | None = None, slow_s: Sequence[float] = SLOW_S
+    ) -> None:
         self.outcome = Outcome()
+        self._slow_s = slow_s
         self._url = url
         self._tls = ssl.create_default_context(cadata=trust) if trust else True
         self._address = address
@@ -119,7 +124,7 @@ class Load:
         resolver = _OneAddress(self._address) if self._address else None
         connector = aiohttp.TCPConnector(force_close=not kept, ssl=self._tls, resolver=resolver)
         timeout = aiohttp.ClientTimeout(total=30)
-        slow = itertools.cycle(SLOW_S if kind.startswith("slow") else (0.0,))
+        slow = itertools.cycle(self._slow_s if kind.startswith("slow") else (0.0,))
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while not self._stop.is_set() and time.monotonic() < end:
                 await self._request(session, kind, kept, next(slow))
