@@ -15,6 +15,10 @@ SHELL_FILES = $$(find . \( -name .git -o -name .venv -o -name .state \) -prune -
 	awk 'FNR == 1 { if (/^\#!.*sh$$|^\# shellcheck shell=/) print FILENAME; nextfile }' {} +)
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Python keeps what it compiled, though not beside the sources. Containers tend to forbid that (they start a program once);
+# here each `pulumi up` starts three, and compiling their modules anew is a third of what they do.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.state/pycache
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## this list

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def _stacks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[...,
         stack.end_processes()
         reap(label.owner(stack.name, stack.folder))
         shutil.rmtree(stack.folder.parent, ignore_errors=True)
+        if sys.pycache_prefix:
+            # Where Python keeps what it compiled of that folder.
+            shutil.rmtree(f"{sys.pycache_prefix}{stack.folder.parent}", ignore_errors=True)
 
 
 # The machines of a test end with it, and those that a module or the session shares with that: two workers with all
@@ -108,3 +112,18 @@ def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
     stack.set_secret("T_SECRET", SECRET)
     stack.up()
     return stack
+
+
+@pytest.fixture
+def good(fleet: Stack) -> Generator[Callable[[str, str], None]]:
+    """good(old, new) changes the application; afterwards its code is as it was before, and serves."""
+    files = {name: fleet.folder / "tests" / "e2e" / "app" / name for name in ("probe.py", "requirements.txt")}
+    before = {name: file.read_text() for name, file in files.items()}
+
+    def edit(old: str, new: str) -> None:
+        file = next(file for file in files.values() if old in file.read_text())
+        file.write_text(file.read_text().replace(old, new, 1))
+
+    yield edit
+    for name, file in files.items():
+        file.write_text(before[name])

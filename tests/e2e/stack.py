@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 
+from tests.e2e.load import Outcome
+
 ROOT = Path(__file__).resolve().parents[2]
 UP_S = 600
 FLEET_S = 300
@@ -247,3 +249,29 @@ def processes_that_name(words: Sequence[str]) -> list[str]:
     """Command lines of running processes that hold one of the words."""
     lines = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout.splitlines()
     return [line for line in lines if any(word in line for word in words)]
+
+
+def executed(stack: Stack) -> list[str]:
+    """Ids of the POSTs that the application executed, on all servers."""
+    # One that was away may have executed none.
+    read = ("sh", "-c", "cat /var/lib/app/posts 2>/dev/null || true")
+    return [id_ for machine in stack.servers().values() for id_ in on(machine, *read).split()]
+
+
+def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
+    """Every request was answered, and each POST executed once."""
+    assert outcome.failed_fresh == [], outcome
+    assert outcome.failed_kept == [], outcome
+    done = executed(stack)
+    answered = set(outcome.posts)
+    assert len([id_ for id_ in done if id_ in answered]) == len(answered), "a POST ran twice, or not at all"
+
+
+def releases_that_answer(stack: Stack) -> set[str]:
+    return {version for _, version in stack.who_answers(30)}
+
+
+def has_reached(stack: Stack, before: set[Path], phase: str) -> bool:
+    """Whether a rollout whose journal was not there before says that it has come so far."""
+    new = [file for file in (stack.folder / ".state").rglob("journal/*.jsonl") if file not in before]
+    return any(json.loads(line)["event"] == phase for file in new for line in file.read_text().splitlines())
