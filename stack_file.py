@@ -115,7 +115,11 @@ def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
     for details in errors:
         location = [str(part) for part in details["loc"] if not NO_STEP.match(str(part))]
         head, what = _problem(details, location)
-        lines.setdefault(head, []).append(what)
+        # What is wrong with the whole is a line for each, and no alternative to one another.
+        for line in what.split("\n") if not location else ():
+            lines[line] = [""]
+        if location:
+            lines.setdefault(head, []).append(what)
     return [head + " or ".join(dict.fromkeys(whats)) for head, whats in lines.items()]
 
 

@@ -179,7 +179,9 @@ class AwsPlatform:
         beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
         records = names.records(name, hostnames, address.public_ip, self._given, beside)
         host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
-        url = pulumi.Output.concat("https://" if https else "http://", hostnames[0] if hostnames else there)
+        # Of a wildcard nobody can say which name below it clients use.
+        exact = next((name for name in hostnames if not name.startswith("*.")), there)
+        url = pulumi.Output.concat("https://" if https else "http://", exact)
         return PublicAddress(url, host, association)
 
     def reach(self) -> Reach:
