@@ -73,7 +73,7 @@ class Target:
             return self.servers[0]
         found = next((server for server in self.servers if server.name == name), None)
         if found is None:
-            raise Failed(f"there is no server {name}; {_instead(name, [each.name for each in self.servers])}", code=2)
+            raise Failed(f"there is no server {name}; {instead(name, [each.name for each in self.servers])}", code=2)
         return found
 
     def run(
@@ -166,7 +166,7 @@ def _that_has(apps: Mapping[str, Any], server: str) -> str:
     """Of the balancer, which all have, the first one."""
     names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
     if server != BALANCER and server not in names:
-        raise Failed(f"there is no server {server}; {_instead(server, sorted(names))}", code=2)
+        raise Failed(f"there is no server {server}; {instead(server, sorted(names))}", code=2)
     return names.get(server, next(iter(apps)))
 
 
@@ -176,7 +176,7 @@ def all_described(
     """The applications of a stack, or that one alone. Raises Failed."""
     apps: Mapping[str, Any] = fleet["apps"]
     if app is not None and app not in apps:
-        raise Failed(f"there is no application {app}; {_instead(app, list(apps))}", code=2)
+        raise Failed(f"there is no application {app}; {instead(app, list(apps))}", code=2)
     front, store = fleet["balancer"], connect.store(fleet["store"])
     reach = dict(fleet["reach"])
     if patience_s is not None:
@@ -233,7 +233,8 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _instead(given: str, there: Sequence[str]) -> str:
+def instead(given: str, there: Sequence[str]) -> str:
+    """What somebody meant, or could have."""
     near = difflib.get_close_matches(given, there, n=1)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"
 

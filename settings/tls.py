@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
+from settings.constraint import ENCRYPTED
 from settings.model import Model
 
 # RFC 1123, two labels at least, as browsers send it. No wildcard: ACME's http-01 gives none.
@@ -89,9 +90,10 @@ def problems(tls: Tls, hostnames: Sequence[str], now: datetime | None = None) ->
     chain = _certificates(tls.certificate)
     if not chain:
         return ["tls.certificate: should be certificates in PEM, the site's own first"]
+    key = tls.private_key.get_secret_value()
     return [
         *(f"tls.certificate: {problem}" for problem in _of_chain(chain, hostnames, now or datetime.now(UTC))),
-        *(f"tls.private_key: {problem}" for problem in _of_key(tls.private_key.get_secret_value(), chain[0])),
+        *(f"tls.private_key: {problem}" for problem in (_of_key(key, chain[0]) if key != ENCRYPTED else ())),
     ]
 
 

@@ -31,9 +31,9 @@ class Unmoved(urllib.request.HTTPRedirectHandler):
         del args, kwargs
 
 
-def ask(stack: Stack, path: str, host: str = "127.0.0.1") -> tuple[int, Any]:
+def ask(stack: Stack, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, Any]:
     """Status, and the answer of an application or where a redirect leads."""
-    request = urllib.request.Request(stack.url + path, headers={"Host": host})
+    request = urllib.request.Request(stack.url + path, headers={"Host": host, **headers})
     try:
         with urllib.request.build_opener(Unmoved).open(request, timeout=30) as response:
             return response.status, json.loads(response.read())
@@ -43,11 +43,10 @@ def ask(stack: Stack, path: str, host: str = "127.0.0.1") -> tuple[int, Any]:
 
 
 def who(stack: Stack, path: str = "/", host: str = "127.0.0.1") -> str:
-    """The application that answers, by the role of its server."""
+    """The application that answers, by the name of its server: STACK-APP-1-RANDOM."""
     status, answer = ask(stack, path, host)
     assert status == 200, answer
-    (role,) = [role for role, machine in stack.servers().items() if machine == answer["server"]]
-    return role.rpartition("-")[0]
+    return answer["server"].removeprefix(f"{stack.name}-").partition("-")[0]
 
 
 def load_on_shop(stack: Stack) -> Load:
@@ -154,25 +153,24 @@ def test_a_path_leads_there_as_script_name_or_whole_and_costs_no_release(two: St
         "/x/../s.1/y": ("/s.1", "/y"),
     }
     assert ask(two, "/s.1?q=1") == (308, "/s.1/?q=1")
-    headers = ask(two, "/s.1/headers")[1]
-    assert (headers["HTTP_X_FORWARDED_PREFIX"], ask(two, "/headers")[1]["HTTP_X_FORWARDED_PREFIX"]) == ("/s.1", "")
-    shop.update(keep_path=True, health_path="/s.1/")
-    two.up()
-    assert [(who(two, path), ask(two, path)[1]["path"]) for path in ("/s.1", "/s.1/y")] == [
-        ("shop", "/s.1"),
-        ("shop", "/s.1/y"),
-    ]
-    assert two.output("releases")["probe"] == releases["probe"]
+    # Whatever a client says.
+    seen = [ask(two, f"{path}/headers", **{"X-Forwarded-Prefix": "/x"})[1] for path in ("/s.1", "")]
+    assert [each.get("HTTP_X_FORWARDED_PREFIX") for each in seen] == ["/s.1", None]
+    assert two.output("releases") == releases
 
 
-def test_maintenance_is_of_all_and_spares_the_health_path_of_each(two: Stack) -> None:
-    two.settings["apps"]["shop"].update(hosts=[SHOP], path="/", keep_path=False, health_path="/well")
+def test_an_application_may_see_whole_paths_and_is_watched_by_its_own_during_maintenance(two: Stack) -> None:
+    two.settings["apps"]["shop"].update(hosts=[SHOP], keep_path=True, health_path="/s.1/well")
     two.up()
+    assert [ask(two, path, SHOP)[1]["path"] for path in ("/s.1", "/s.1/y")] == ["/s.1", "/s.1/y"]
+    # What shop does not take of its host is for the application on every host.
+    assert [who(two, path, SHOP) for path in ("/s.1", "/s.1/y", "/s.2")] == ["shop", "shop", "probe"]
     assert two.fleet("maintenance", "on").returncode == 0
-    answers = {(path, host): ask(two, path, host)[0] for host in (SHOP, "a.example") for path in ("/a", "/well")}
+    asked = [("/s.1/a", SHOP), ("/s.1/well", SHOP), ("/", SHOP), ("/a", "a.example"), ("/s.1/well", "a.example")]
+    answers = {(path, host): ask(two, path, host)[0] for path, host in asked}
     assert two.fleet("maintenance", "off").returncode == 0
-    # probe's own is "/".
-    assert answers == {("/a", SHOP): 503, ("/well", SHOP): 200, ("/a", "a.example"): 503, ("/well", "a.example"): 503}
+    # The health path of probe is "/".
+    assert list(answers.values()) == [503, 200, 200, 503, 503], answers
 
 
 def test_one_that_is_removed_goes_with_all_it_had_and_the_other_loses_nothing(two: Stack) -> None:
