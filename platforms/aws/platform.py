@@ -7,7 +7,7 @@ import functools
 import gzip
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pulumi
 import pulumi_aws as aws
@@ -184,8 +184,8 @@ class AwsPlatform:
         url = pulumi.Output.concat("https://" if https else "http://", exact)
         return PublicAddress(url, host, association)
 
-    def reach(self) -> Reach:
-        return self._access.reach()
+    def reach(self, machines: Iterable[Machine] | None = None) -> Reach:
+        return self._access.reach(machines)
 
     def _report_newer_image(self) -> None:
         """Say it once when Debian has a newer image than the pinned one; never take it.
