@@ -123,6 +123,7 @@ def test_a_release_of_one_touches_neither_the_other_nor_nginx_and_loses_nothing(
     assert re.findall(r"([a-z]\S+) (?:created|updated|replaced)", output) == ["shop-rollout"]
 
 
+@pytest.mark.long
 def test_an_operator_takes_one_back_and_the_other_stays(two: Stack) -> None:
     left = ask(two, "/", SHOP)[1]["release"]
     with Load(two.url) as on_probe:
@@ -171,6 +172,23 @@ def test_an_application_may_see_whole_paths_and_is_watched_by_its_own_during_mai
     assert two.fleet("maintenance", "off").returncode == 0
     # The health path of probe is "/".
     assert list(answers.values()) == [503, 200, 200, 503, 503], answers
+
+
+@pytest.mark.long
+def test_one_that_is_added_broken_leaves_the_others_as_they_are(two: Stack) -> None:
+    before = two.machines("app"), on(two.balancer(), *NGINX_WORKERS)
+    two.settings["apps"]["late"] = two.app | {"path": "/late", "module": "probe:nothing"}
+    try:
+        with Load(two.url) as load:
+            output = two.up(fails=True)
+            load.wait_for(20)
+    finally:
+        del two.settings["apps"]["late"]
+    assert "late: late-1, stage: " in output
+    assert load.outcome.failed_fresh == [] == load.outcome.failed_kept, load.outcome
+    assert two.machines("app").items() > before[0].items()
+    assert on(two.balancer(), *NGINX_WORKERS) == before[1]
+    assert [who(two, path) for path in ("/late", "/")] == ["probe", "probe"]
 
 
 def test_one_that_is_removed_goes_with_all_it_had_and_the_other_loses_nothing(two: Stack) -> None:
