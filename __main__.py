@@ -10,6 +10,8 @@ from components.balancer import Balancer, BalancerArgs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.choose import choose
 from releases.revision import revision_of
+from settings.ladder import warnings
+from settings.route import shown
 from stack_file import SettingsError, parse
 
 project, stack = Path.cwd(), pulumi.get_stack()
@@ -23,6 +25,8 @@ try:
 except SettingsError as error:
     # Ends the program with this text and without a traceback.
     raise pulumi.RunError(str(error)) from None
+for warning in warnings(given):
+    pulumi.log.warn(warning)
 platform = choose(given, stack=stack, project=project, project_name=pulumi.get_project())
 
 groups = SecurityGroups(
@@ -49,7 +53,7 @@ fleets = {
 members = {name: fleet.members for name, fleet in fleets.items()}
 balancer = Balancer(
     "balancer",
-    BalancerArgs(given.balancer, groups.balancer, given.apps, members, given.maintenance),
+    BalancerArgs(given.balancer, groups.balancer, given.apps, members, given.hostnames, given.maintenance),
     platform=platform,
 )
 
@@ -75,6 +79,7 @@ pulumi.export(
                     "health_path": app.health_path,
                     "start_timeout_s": app.rollout.start_timeout_s,
                     "drain_timeout_s": app.drain_timeout_s,
+                    "routes": [shown(host, app.path) for host in app.hosts or [None]],
                 }
                 for name, app in given.apps.items()
             },

@@ -14,6 +14,8 @@ import jinja2
 import yaml
 
 from settings import App, Balancer, Maintenance
+from settings.ladder import read_timeout_s
+from settings.route import Routed, virtual_hosts
 
 ROOT = Path(__file__).resolve().parent
 # Where scripts live on a machine.
@@ -24,6 +26,7 @@ HTTPS_PORT = 443
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
+EVERYWHERE = Routed()
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -160,26 +163,53 @@ def booted(limit_s: int) -> list[str]:
 class Upstream:
     """An application as the balancer sees it. members: private addresses of the servers that take requests now.
 
-    health_path: answered by the application during maintenance as well.
+    health_path: as the application sees it; it is answered during maintenance as well. at: which requests it gets.
     """
 
     name: str
     members: Sequence[str]
     request_timeout_s: int
     health_path: str
+    at: Routed = EVERYWHERE
 
     @property
     def variable(self) -> str:
         """Its name inside Nginx."""
         return self.name.replace("-", "_")
 
+    @property
+    def public_health_path(self) -> str:
+        """What clients call it."""
+        return self.at.public(self.health_path)
 
-def site(balancer: Balancer, upstreams: Sequence[Upstream], *, https_port: int = HTTPS_PORT) -> str:
+    @property
+    def read_timeout_s(self) -> int:
+        """Longer than the gateway's own limit, so that the gateway decides."""
+        return read_timeout_s(self.request_timeout_s)
+
+    @property
+    def probe(self) -> str:
+        """How nginx_site.py looks whether it answers: UPSTREAM=HOST/PATH, with no host where it answers every one."""
+        # Below a wildcard any name does.
+        host = self.at.hosts[0].replace("*", "wsgi-fleet") if self.at.hosts else ""
+        return f"app_{self.variable}={host}{self.public_health_path}"
+
+
+def site(
+    balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str] = (), *, https_port: int = HTTPS_PORT
+) -> str:
     """Nginx's site: `least_conn` over the members of each application, 503 where there are none.
 
-    https_port: by which clients reach port 443 of the balancer; HTTP is led there where there is TLS.
+    hostnames: of the site, exact ones first. https_port: by which clients reach port 443 of the balancer. Where TLS is,
+    HTTP is led there: to the name that was asked for, else to the first.
     """
-    return _template("nginx/site.conf.j2", balancer=balancer, apps=upstreams, https_port=https_port)
+    by_name = {each.name: each for each in upstreams}
+    hosts = [
+        {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
+        for host in virtual_hosts({each.name: each.at for each in upstreams})
+    ]
+    values = {"balancer": balancer, "apps": upstreams, "hosts": hosts, "hostnames": hostnames}
+    return _template("nginx/site.conf.j2", **values, https_port=https_port)
 
 
 def background_units(app: App) -> dict[str, str]:

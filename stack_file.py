@@ -10,10 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from settings import Settings
+from settings.constraint import ENCRYPTED
 
 NAMESPACE = "wsgi-fleet"
 # Steps into unions and mapping keys, which pydantic puts into a location and no user has written.
@@ -67,6 +69,33 @@ def parse(
     return settings
 
 
+def read(file: Path, *, project: Path) -> Settings:
+    """Settings as they stand in a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
+    where = f"{file.parent.name}/{file.name}"
+    try:
+        document: Any = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError([f"is no YAML: {error}"], where) from error
+    config = _mapping(_mapping(document).get("config"))
+    encrypted = [key for key, value in config.items() if '{"secure": ' in json.dumps(value, default=str)]
+    texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
+    return parse(texts, project=project, where=where, encrypted=encrypted)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in cast("list[Any]", value)]
+    inner = _mapping(value)
+    if set(inner) == {"secure"}:
+        return ENCRYPTED
+    return {key: _without_secrets(item) for key, item in inner.items()} if isinstance(value, dict) else value
+
+
+def _handed_over(value: Any) -> str:
+    """As Pulumi gives it to a program."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
 def _plain_secrets(data: Mapping[str, Any], encrypted: Collection[str]) -> list[str]:
     """Secrets that stand in plain in the stack file: from there they would get into the state in plain as well."""
     paths = [
@@ -115,7 +144,11 @@ def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
     for details in errors:
         location = [str(part) for part in details["loc"] if not NO_STEP.match(str(part))]
         head, what = _problem(details, location)
-        lines.setdefault(head, []).append(what)
+        # What is wrong with the whole is a line for each, and no alternative to one another.
+        for line in what.split("\n") if not location else ():
+            lines[line] = [""]
+        if location:
+            lines.setdefault(head, []).append(what)
     return [head + " or ".join(dict.fromkeys(whats)) for head, whats in lines.items()]
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,9 +15,9 @@ import typer
 import yaml
 from rich.text import Text
 
-from commands.observation import WELL, Observation, Report, State, observe
+from commands.observation import WELL, Observation, Report, ServerView, State, observe_all
 from commands.status import console
-from commands.target import AppOption, Failed, StackOption, described, outputs, selected_stack
+from commands.target import AppOption, Failed, StackOption, all_described, outputs, selected_stack
 from platforms import connect
 from platforms.diagnosis import Finding
 from settings import Lxd
@@ -101,23 +101,27 @@ def here(stack: str | None) -> Iterator[Finding]:
     yield stack_lock(stack, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
 
 
-def fleet(seen: Observation) -> Iterator[Finding]:
-    """The machines of a stack."""
-    stack = seen.target.stack
+def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
+    """The machines of a stack. every: its applications, which share the balancer."""
+    seen, stack = every[0], every[0].target.stack
     if seen.balancer_problem:
         remedy = f"`pulumi up --refresh -s {stack}` starts or replaces it; else `./fleet logs --server balancer`."
         yield Finding("balancer", seen.balancer_problem, remedy)
     else:
         yield Finding("balancer")
-    for server in seen.servers:
+    servers = [server for each in every for server in each.servers]
+    for server in servers:
         if server.state in WELL:
             yield Finding(server.name)
         else:
             yield Finding(server.name, f"{server.state}: {server.cause}", server.remedy)
-    yield from by_hand(seen)
-    for name, report in {"balancer": seen.balancer, **seen.reports}.items():
+    yield from by_hand(seen.maintenance, servers)
+    machines = {"balancer": seen.balancer}
+    for each in every:
+        machines |= each.reports
+    for name, report in machines.items():
         yield from machine(name, report)
-    yield clocks({"balancer": seen.balancer, **seen.reports})
+    yield clocks(machines)
     if seen.balancer.facts is not None:
         yield certificate(seen.balancer.facts.get("certificate"))
 
@@ -136,13 +140,13 @@ def certificate(facts: Mapping[str, Any] | None) -> Finding:
     return Finding("certificate")
 
 
-def by_hand(seen: Observation) -> Iterator[Finding]:
+def by_hand(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator[Finding]:
     """What a person switched and may have forgotten."""
-    if seen.maintenance:
+    if maintenance:
         yield Finding("maintenance", "it is on: clients get 503", "When the work is done: `./fleet maintenance off`.")
     else:
         yield Finding("maintenance")
-    drained = [server.name for server in seen.servers if server.state is State.DRAINED]
+    drained = [server.name for server in servers if server.state is State.DRAINED]
     for name in drained:
         yield Finding("drained servers", f"{name} takes no requests", f"When it may: `./fleet admit {name}`.")
     if not drained:
@@ -204,13 +208,13 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
         yield Finding("stack", str(problem), remedy)
         return
     try:
-        target = described(chosen, outputs(chosen), app, patience_s=15)
+        targets = all_described(chosen, outputs(chosen), app, patience_s=15)
     except Failed as error:
         yield Finding(f"stack {chosen}", str(error), f"Bring it up: `pulumi up -s {chosen}`; see `pulumi stack ls`.")
         return
     yield Finding(f"stack {chosen}")
-    yield from connect.look_along(target.reach)
-    yield from fleet(observe(target))
+    yield from connect.look_along(targets[0].reach)
+    yield from fleet(observe_all(targets))
 
 
 def doctor(stack: StackOption = None, app: AppOption = None) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, server_names
+from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, find_all, server_names
 from releases.fleet import Server
 from releases.transport import Unreachable
 
@@ -145,11 +145,13 @@ def logs(
 ) -> None:
     """Print what the machines log, side by side.
 
-    Of app servers the application's units: the gateway's slots, boot, proof of a release, release task, workers and
+    Of app servers the applications' units: the gateway's slots, boot, proof of a release, release task, workers and
     schedules. Of the balancer its error and its access log.
     """
-    target = find(stack, app)
-    wanted = sources(target, server, lines, follow=following)
+    targets = find_all(stack, app) if server is None else [find(stack, app, server)]
+    wanted = [source for target in targets for source in sources(target, server, lines, follow=following)]
+    # They differ by their servers alone, and a source names its own.
+    target = targets[0]
     output = Output([source.name for source in wanted])
     problems: list[str] = []
     ended = threading.Event()

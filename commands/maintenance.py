@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from commands.servers import change_site
-from commands.target import AppOption, Failed, StackOption, find
+from commands.target import AppOption, Failed, StackOption, find_all
 
 # As machine/nginx_site.py has it.
 PAGE_BYTES = 1 << 20
@@ -53,10 +53,14 @@ def maintenance(
 ) -> None:
     """Answer clients with a page, or no more.
 
-    With 503 and `Retry-After: 60`, at once and without a reload. The health path of the application is
-    answered by it all the while. Nothing turns maintenance off but this command.
+    With 503 and `Retry-After: 60`, at once and without a reload, for all applications of the stack. The health path of
+    each is answered by it all the while. Nothing turns maintenance off but this command.
     """
     if page and switch is Switch.OFF:
         raise Failed("--page goes with `on` only", code=2)
     content = page_of(page) if page else b""
-    change_site(find(stack, app), ["maintenance", switch.value], stdin=content)
+    targets = find_all(stack, None)
+    if app is not None and len(targets) > 1:
+        names = ", ".join(target.app for target in targets)
+        raise Failed(f"maintenance is the balancer's, of all applications ({names}); leave --app away", code=2)
+    change_site(targets[0], ["maintenance", switch.value], stdin=content)

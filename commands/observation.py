@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from commands.target import SCRIPTS, Target
@@ -108,10 +109,17 @@ class Observation:
         return not self.balancer_problem and all(server.state in WELL for server in self.servers)
 
 
-def observe(target: Target) -> Observation:
-    """Ask all machines and the store at a time."""
+def observe_all(targets: Sequence[Target]) -> list[Observation]:
+    """Look at applications of one stack at a time; the balancer, which they share, is asked once."""
+    with ThreadPoolExecutor(max_workers=len(targets) + 1) as pool:
+        front = pool.submit(_front, targets[0])
+        return [each.result() for each in [pool.submit(observe, target, front.result) for target in targets]]
+
+
+def observe(target: Target, told: Callable[[], Report] | None = None) -> Observation:
+    """Ask all machines and the store at a time. told: what the balancer says, where somebody asks it already."""
     with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
-        front = pool.submit(ask, target, target.balancer, [f"{SCRIPTS}/traffic.py"])
+        front = pool.submit(told or partial(_front, target))
         asked = {
             server.name: pool.submit(ask, target, server, [f"{SCRIPTS}/release.py", "status"])
             for server in target.servers
@@ -125,6 +133,10 @@ def observe(target: Target) -> Observation:
         for server in target.servers
     ]
     return Observation(target, time.time(), now, entry, moving, balancer, reports, views)
+
+
+def _front(target: Target) -> Report:
+    return ask(target, target.balancer, [f"{SCRIPTS}/traffic.py"])
 
 
 def ask(target: Target, server: Server, command: Sequence[str]) -> Report:
@@ -275,6 +287,7 @@ def as_json(seen: Observation) -> dict[str, Any]:
     return {
         "stack": seen.target.stack,
         "app": seen.target.app,
+        "routes": list(seen.target.routes),
         "url": seen.target.url,
         "well": seen.is_well,
         "release": release,

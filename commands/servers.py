@@ -67,7 +67,7 @@ def exec_(
     With the user, the environment, the virtualenv and the folder of the release that serves there. The output and the
     exit code are those of the command: ./fleet exec -- python manage.py check
     """
-    target = find(stack, app)
+    target = find(stack, app, server)
     stdin = sys.stdin.buffer.read() if with_input else b""
     result = target.run(
         target.server(server), as_release(command), timeout_s=timeout_s, stdin=stdin, on_line=typer.echo
@@ -81,7 +81,7 @@ def console(stack: StackOption = None, app: AppOption = None, server: ServerOpti
 
     In the release that serves there, as `exec` does.
     """
-    target = find(stack, app)
+    target = find(stack, app, server)
     _enter(target, target.server(server), as_release(["python"], terminal=True), instead="exec -- python FILE")
 
 
@@ -98,7 +98,7 @@ def shell(
     On aws with the stack's own key, whatever keys you have. What you change by hand is gone when the machine is
     replaced.
     """
-    target = find(stack, app)
+    target = find(stack, app, server)
     machine = target.balancer if server == BALANCER else target.server(server)
     _enter(target, machine, ["bash", "-l"], instead="exec -- COMMAND")
 
@@ -139,11 +139,11 @@ def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = No
     Ends when those that it had are answered. It stays drained, whatever `pulumi up` does, until `./fleet admit` or its
     replacement.
     """
-    target = find(stack, app)
+    target = find(stack, app, server)
     change_site(target, ["drain", target.addresses[target.server(server).name]])
 
 
 def admit(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:
     """Send a drained server requests again."""
-    target = find(stack, app)
+    target = find(stack, app, server)
     change_site(target, ["admit", target.addresses[target.server(server).name]])

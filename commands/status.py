@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, Group
@@ -14,8 +14,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from commands.observation import Observation, ServerView, State, as_json, observe, seconds_since
-from commands.target import AppOption, JsonOption, StackOption, Target, find
+from commands.observation import (
+    Observation,
+    ServerView,
+    State,
+    as_json,
+    observe_all,
+    seconds_since,
+)
+from commands.target import AppOption, JsonOption, StackOption, Target, find_all
 
 EVERY_S = 2.0
 # A rollout may add and replace servers: how often the stack is asked for them while somebody watches.
@@ -43,22 +50,40 @@ def age(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def head(seen: Observation) -> Text:
-    """Two lines: what serves where and since when, and what is under way."""
-    target, entry = seen.target, seen.entry
-    first = f"{target.url}  {target.app} of stack {target.stack}, "
+def release_of(seen: Observation) -> str:
+    """What serves and since when."""
     if not seen.pointer:
-        first += "no release yet"
-    else:
-        first += f"release {seen.pointer}"
-        if entry:
-            how = "back to it by" if entry.is_rollback else "by"
-            revision = f" ({entry.revision})" if entry.revision else ""
-            first += f"{revision} {how} {entry.who}, {age(seconds_since(entry.when, seen.at_s))} ago"
+        return "no release yet"
+    entry = seen.entry
+    if not entry:
+        return f"release {seen.pointer}"
+    how = "back to it by" if entry.is_rollback else "by"
+    revision = f" ({entry.revision})" if entry.revision else ""
+    return f"release {seen.pointer}{revision} {how} {entry.who}, {age(seconds_since(entry.when, seen.at_s))} ago"
+
+
+def rollout_of(seen: Observation) -> str:
+    """What is under way."""
     moving = seen.rollout
-    second = f"{moving['what']} by {moving['who']} since {moving['since']}" if moving else "no rollout is running"
-    maintenance = {True: "maintenance is ON", False: "maintenance is off", None: "maintenance is not known"}
-    return Text.assemble(first, "\n", second, "; ", (maintenance[seen.maintenance], "red" if seen.maintenance else ""))
+    return f"{moving['what']} by {moving['who']} since {moving['since']}" if moving else "no rollout is running"
+
+
+def places(target: Target) -> str:
+    """An application and where it is, in a few words."""
+    more = f" and {len(target.routes) - 2} more" if len(target.routes) > 3 else ""
+    return f"{target.app} ({', '.join(target.routes[:2] if more else target.routes)}{more})"
+
+
+def head(every: Sequence[Observation]) -> Text:
+    """What serves where and since when, and what is under way; of several applications a line for each."""
+    seen, target = every[0], every[0].target
+    words = {True: "maintenance is ON", False: "maintenance is off", None: "maintenance is not known"}
+    maintenance = words[seen.maintenance], "red" if seen.maintenance else ""
+    if len(every) == 1:
+        first = f"{target.url}  {target.app} of stack {target.stack}, {release_of(seen)}"
+        return Text.assemble(first, "\n", rollout_of(seen), "; ", maintenance)
+    lines = [f"\n{places(each.target)}: {release_of(each)}; {rollout_of(each)}" for each in every]
+    return Text.assemble(f"{target.url}  {len(every)} applications of stack {target.stack}; ", maintenance, *lines)
 
 
 def _number(value: float | None) -> str:
@@ -89,9 +114,9 @@ def _balancer_cells(seen: Observation) -> dict[str, Text | str]:
     return {"server": "balancer", "state": state, **{title: _number(front.get(key)) for title, key in keys.items()}}
 
 
-def table(seen: Observation, screen: Console) -> Table:
+def table(every: Sequence[Observation], screen: Console) -> Table:
     """A line for each server and one for all that the balancer answered; columns as the screen has room."""
-    rows = [*map(_cells, seen.servers), _balancer_cells(seen)]
+    rows = [*(_cells(server) for seen in every for server in seen.servers), _balancer_cells(every[0])]
     titles, made = list(rows[0]), Table()
     for dropped in (None, *DROPPED):
         titles = [title for title in titles if title != dropped]
@@ -105,29 +130,40 @@ def table(seen: Observation, screen: Console) -> Table:
     return made
 
 
-def causes(seen: Observation) -> Text:
+def causes(every: Sequence[Observation]) -> Text:
     """A sentence for each machine that does not serve."""
     lines = [
         f"{server.name} is {server.state}: {'; '.join(filter(None, [server.cause, server.remedy]))}"
+        for seen in every
         for server in seen.servers
         if server.cause
     ]
-    if seen.balancer_problem:
-        lines.append(f"the balancer: {seen.balancer_problem}")
+    if every[0].balancer_problem:
+        lines.append(f"the balancer: {every[0].balancer_problem}")
     return Text("\n".join(lines))
 
 
-def page(seen: Observation, screen: Console) -> Group:
-    """All that `status` shows."""
-    below = causes(seen)
-    return Group(head(seen), Text(), table(seen, screen), *([Text(), below] if below.plain else []))
+def page(every: Sequence[Observation], screen: Console) -> Group:
+    """All that `status` shows of the applications of a stack."""
+    below = causes(every)
+    return Group(head(every), Text(), table(every, screen), *([Text(), below] if below.plain else []))
 
 
-def _watch(look: Callable[[], Observation], *, as_values: bool) -> None:
+def values(every: Sequence[Observation]) -> dict[str, Any]:
+    """As JSON; of several applications what they share once, and the rest by application."""
+    if len(every) == 1:
+        return as_json(every[0])
+    told = [as_json(seen) for seen in every]
+    shared = {key: told[0][key] for key in ("stack", "url", "maintenance", "balancer")}
+    apps = {each["app"]: {key: value for key, value in each.items() if key not in (*shared, "app")} for each in told}
+    return {**shared, "well": all(each["well"] for each in told), "apps": apps}
+
+
+def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> None:
     """Until Ctrl-C; JSON as one line a look."""
     if as_values:
         while True:
-            typer.echo(json.dumps(as_json(look())))
+            typer.echo(json.dumps(values(look())))
             time.sleep(EVERY_S)
     screen = console()
     if not screen.is_terminal:
@@ -149,15 +185,17 @@ def status(
 ) -> None:
     """Show what every server is and does.
 
+    Of all applications, or of one.
+
     Ends with 1 when a server is neither serving nor drained, or the balancer is not well. Rates, times and 5xx are
     those of the last 60 seconds in the balancer's access log (of less where it is long).
     """
-    found: list[tuple[float, Target]] = []
+    found: list[tuple[float, list[Target]]] = []
 
-    def look() -> Observation:
+    def look() -> list[Observation]:
         if not found or time.monotonic() - found[-1][0] > FIND_AGAIN_S:
-            found.append((time.monotonic(), find(stack, app)))
-        return observe(found[-1][1])
+            found.append((time.monotonic(), find_all(stack, app)))
+        return observe_all(found[-1][1])
 
     if watch:
         try:
@@ -166,9 +204,9 @@ def status(
             return
     seen = look()
     if as_values:
-        typer.echo(json.dumps(as_json(seen), indent=2))
+        typer.echo(json.dumps(values(seen), indent=2))
     else:
         screen = console()
         screen.print(page(seen, screen))
-    if not seen.is_well:
+    if not all(each.is_well for each in seen):
         raise typer.Exit(1)

@@ -37,14 +37,17 @@ class Failed(Exception):
 class Target:
     """health_path, start_timeout_s, drain_timeout_s: of the application's settings. reach: how machines are reached.
 
-    addresses: server name -> private address, by which the balancer knows it.
+    addresses: server name -> private address, by which the balancer knows it. names: the other way round, of all
+    servers of the stack. routes: which requests it gets, for a person.
     """
 
     stack: str
     app: str
     url: str
+    routes: Sequence[str]
     servers: Sequence[Server]
     addresses: Mapping[str, str]
+    names: Mapping[str, str]
     balancer: Server
     health_path: str
     start_timeout_s: int
@@ -70,7 +73,7 @@ class Target:
             return self.servers[0]
         found = next((server for server in self.servers if server.name == name), None)
         if found is None:
-            raise Failed(f"there is no server {name}; {_instead(name, [each.name for each in self.servers])}", code=2)
+            raise Failed(f"there is no server {name}; {instead(name, [each.name for each in self.servers])}", code=2)
         return found
 
     def run(
@@ -92,7 +95,7 @@ class Target:
 
     def named(self, text: str) -> str:
         """A text of the balancer, which knows addresses only, with servers' names in it."""
-        for name, address in self.addresses.items():
+        for address, name in self.names.items():
             text = re.sub(rf"(?<![\d.]){re.escape(address)}(?!\d)", name, text)
         return text
 
@@ -142,15 +145,39 @@ def outputs(stack: str) -> dict[str, Any]:
         raise
 
 
-def described(stack: str, fleet: Mapping[str, Any], app: str | None, *, patience_s: float | None = None) -> Target:
-    """The application of a stack. app: may be None where there is only one. Raises Failed."""
+def described(
+    stack: str, fleet: Mapping[str, Any], app: str | None, server: str | None = None, *, patience_s: float | None = None
+) -> Target:
+    """One application of a stack: that one, else the one that has the server, else the only one. Raises Failed."""
     apps: Mapping[str, Any] = fleet["apps"]
-    if app is None and len(apps) > 1:
+    if app is None:
+        app = _only(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
+    (target,) = all_described(stack, fleet, app, patience_s=patience_s)
+    return target
+
+
+def _only(stack: str, apps: Mapping[str, Any]) -> str:
+    if len(apps) > 1:
         raise Failed(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
-    name = app or next(iter(apps))
-    if name not in apps:
-        raise Failed(f"there is no application {name}; {_instead(name, list(apps))}", code=2)
-    found, front = apps[name], fleet["balancer"]
+    return next(iter(apps))
+
+
+def _that_has(apps: Mapping[str, Any], server: str) -> str:
+    """Of the balancer, which all have, the first one."""
+    names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
+    if server != BALANCER and server not in names:
+        raise Failed(f"there is no server {server}; {instead(server, sorted(names))}", code=2)
+    return names.get(server, next(iter(apps)))
+
+
+def all_described(
+    stack: str, fleet: Mapping[str, Any], app: str | None, *, patience_s: float | None = None
+) -> list[Target]:
+    """The applications of a stack, or that one alone. Raises Failed."""
+    apps: Mapping[str, Any] = fleet["apps"]
+    if app is not None and app not in apps:
+        raise Failed(f"there is no application {app}; {instead(app, list(apps))}", code=2)
+    front, store = fleet["balancer"], connect.store(fleet["store"])
     reach = dict(fleet["reach"])
     if patience_s is not None:
         reach["deadline_s"] = patience_s
@@ -158,26 +185,41 @@ def described(stack: str, fleet: Mapping[str, Any], app: str | None, *, patience
         transport = connect.transport(reach)
     except Unreachable as error:
         raise Failed(f"{error} (`./fleet doctor` looks at all of it)") from error
-    return Target(
-        stack=stack,
-        app=name,
-        url=fleet["url"],
-        servers=[Server(each["name"], each["target"]) for each in found["servers"]],
-        addresses={each["name"]: each["address"] for each in found["servers"]},
-        balancer=Server(front["name"], front["target"]),
-        health_path=found["health_path"],
-        start_timeout_s=int(found["start_timeout_s"]),
-        drain_timeout_s=int(found["drain_timeout_s"]),
-        reach=reach,
-        transport=transport,
-        store=Part(connect.store(fleet["store"]), name),
-    )
+    return [
+        Target(
+            stack=stack,
+            app=name,
+            url=fleet["url"],
+            # What an `up` before several applications wrote has none.
+            routes=found.get("routes", ()),
+            servers=[Server(each["name"], each["target"]) for each in found["servers"]],
+            addresses={each["name"]: each["address"] for each in found["servers"]},
+            names={each["address"]: each["name"] for every in apps.values() for each in every["servers"]},
+            balancer=Server(front["name"], front["target"]),
+            health_path=found["health_path"],
+            start_timeout_s=int(found["start_timeout_s"]),
+            drain_timeout_s=int(found["drain_timeout_s"]),
+            reach=reach,
+            transport=transport,
+            store=Part(store, name),
+        )
+        for name, found in apps.items()
+        if app in (None, name)
+    ]
 
 
-def find(stack: str | None, app: str | None, *, patience_s: float | None = PATIENCE_S) -> Target:
-    """What the options of a command name. Raises Failed."""
+def find(
+    stack: str | None, app: str | None, server: str | None = None, *, patience_s: float | None = PATIENCE_S
+) -> Target:
+    """The one application that the options of a command name. Raises Failed."""
     chosen = selected_stack(stack)
-    return described(chosen, outputs(chosen), app, patience_s=patience_s)
+    return described(chosen, outputs(chosen), app, server, patience_s=patience_s)
+
+
+def find_all(stack: str | None, app: str | None) -> list[Target]:
+    """Every application of a stack, or the one that is named. Raises Failed."""
+    chosen = selected_stack(stack)
+    return all_described(chosen, outputs(chosen), app, patience_s=PATIENCE_S)
 
 
 def server_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -191,7 +233,8 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def _instead(given: str, there: Sequence[str]) -> str:
+def instead(given: str, there: Sequence[str]) -> str:
+    """What somebody meant, or could have."""
     near = difflib.get_close_matches(given, there, n=1)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"
 

@@ -94,7 +94,8 @@ class AppServerFleet(pulumi.ComponentResource):
                 "allow_unreachable": app.rollout.allow_unreachable,
                 "keep_releases": app.rollout.keep_releases,
             },
-            reach=platform.reach(),
+            # To its own machines: one of another application must not hold this one up.
+            reach=platform.reach(self.machines.values()),
             store=args.store,
             opts=pulumi.ResourceOptions(parent=self, depends_on=ready),
         )

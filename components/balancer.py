@@ -25,13 +25,25 @@ ACME_S = 400
 
 @dataclass(frozen=True)
 class BalancerArgs:
-    """apps: the applications it serves. members: application -> addresses of the servers that take its requests."""
+    """apps: the applications it serves. members: application -> addresses of the servers that take its requests.
+
+    hostnames: names of the site, the hosts of applications among them.
+    """
 
     settings: settings.Balancer
     group: SecurityGroup
     apps: Mapping[str, App]
     members: Mapping[str, pulumi.Output[Sequence[str]]]
+    hostnames: Sequence[str] = ()
     maintenance: Maintenance = MAINTENANCE
+
+
+def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> list[Upstream]:
+    """The applications as the balancer sees them."""
+    return [
+        Upstream(name, members.get(name, ()), app.gateway.request_timeout_s, app.health_path, app)
+        for name, app in sorted(apps.items())
+    ]
 
 
 class Balancer(pulumi.ComponentResource):
@@ -63,23 +75,16 @@ class Balancer(pulumi.ComponentResource):
             StepArgs(self.machine, booted(BOOT_S), timeout_s=BOOT_S + 30),
             opts=child,
         )
+        tls, names = args.settings.tls, args.hostnames
         text = pulumi.Output.all(**args.members).apply(
-            lambda members: site(
-                args.settings,
-                [
-                    Upstream(app, members[app], given.gateway.request_timeout_s, given.health_path)
-                    for app, given in sorted(args.apps.items())
-                ],
-                https_port=platform.https_port,
-            )
+            lambda members: site(args.settings, upstreams(args.apps, members), names, https_port=platform.https_port)
         )
-        tls, names = args.settings.tls, args.settings.hostnames
         # The site names the certificate's file, so that must be there before.
         serves = [ready] if tls is None else [self._certificate(name, tls, names, platform, ready)]
-        health_paths = [app.health_path for _, app in sorted(args.apps.items())]
+        probes = [each.probe for each in upstreams(args.apps, {})]
         members = platform.step(
             f"{name}-members",
-            StepArgs(self.machine, [f"{SCRIPTS}/nginx_site.py", "site", *health_paths], text, timeout_s=SITE_S),
+            StepArgs(self.machine, [f"{SCRIPTS}/nginx_site.py", "site", *probes], text, timeout_s=SITE_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
         )
         address = platform.public_address(

@@ -16,6 +16,8 @@ LOCK = Path("/run/wsgi-fleet.lock")
 # worker_shutdown_timeout of nginx.conf and some seconds.
 DRAIN_S = 330
 PROBE_S = 15
+# This machine's own address, for probes.
+HTTP, HTTPS = "http://127.0.0.1", "https://127.0.0.1"
 
 
 class Failure(Exception):
@@ -84,26 +86,37 @@ def serves_https(text: str | None = None) -> bool:
     return "listen 443 ssl" in text
 
 
-def probe(path: str) -> None:
-    """An answer below 500 through the site that serves, by HTTPS where it has that: HTTP only leads there."""
-    base = "https://127.0.0.1" if serves_https() else "http://127.0.0.1"
+def answer(place: str) -> str:
+    """What is wrong with the answer to GET, "" for one below 500. place: PATH, or HOST/PATH for a name of the site.
+
+    By HTTPS where the site that serves has that: HTTP only leads there.
+    """
+    host, _, path = place.partition("/")
+    request = urllib.request.Request(  # noqa: S310
+        f"{HTTPS if serves_https() else HTTP}/{path}", headers={"Host": host} if host else {}
+    )
     # To this machine itself; who signed the certificate is the clients' question.
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
-    deadline, answer = time.monotonic() + PROBE_S, ""
+    try:
+        with urllib.request.urlopen(request, timeout=5, context=anyone) as response:  # noqa: S310
+            response.read()
+    except urllib.error.HTTPError as error:
+        return str(error) if error.code >= 500 else ""
+    except OSError as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def probe(place: str) -> None:
+    """Wait for an answer below 500 through the site that serves. Raises Failure with the last one after PROBE_S."""
+    deadline, wrong = time.monotonic() + PROBE_S, ""
     while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(base + path, timeout=5, context=anyone) as response:  # noqa: S310
-                response.read()
+        wrong = answer(place)
+        if not wrong:
             return
-        except urllib.error.HTTPError as error:
-            if error.code < 500:
-                return
-            answer = str(error)
-        except OSError as error:
-            answer = str(error)
         time.sleep(0.3)
-    raise Failure(f"GET {path} through the new site: {answer}")
+    raise Failure(f"GET {place} through the new site: {wrong}")
 
 
 def wait_for(old: set[int]) -> None:

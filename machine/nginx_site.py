@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """The site that this balancer serves, and who takes its requests. Runs as root; standard library only.
 
-    nginx_site.py site HEALTH_PATH...    make the site on standard input the wanted one; a path for each application
+    nginx_site.py site PROBE...          make the site on standard input the wanted one; a probe for each application
     nginx_site.py drain ADDRESS          send that member no more requests, and wait for those it has
     nginx_site.py admit ADDRESS          send them again
     nginx_site.py maintenance on|off     answer 503 with a page (on standard input, else the default one), or no more
 
 What is served is the wanted site without the members that were drained by hand. A change is tested on a copy, swapped
-in atomically, reloaded and probed on each path; if that fails, the site before it is put back. When members are taken
-out it ends only after the old workers have: then nobody asks those servers any more. Maintenance needs no reload.
+in atomically, reloaded and probed; if that fails, the site before it is put back. When members are taken out it ends
+only after the old workers have: then nobody asks those servers any more. Maintenance needs no reload.
+
+A probe is [UPSTREAM=][HOST]/PATH. An upstream that was unwell before, with the same members, is only told: one
+application must not hold up the others.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import fcntl
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import certificate
@@ -24,8 +27,8 @@ import nginx
 from nginx import LOCK, Failure
 
 CONFIG = Path("/etc/wsgi-fleet")
-# What the last `site` wanted, whom a hand has drained since, and the paths to probe; one address or path a line.
-WANTED, DRAINED, HEALTH_PATHS = CONFIG / "site.wanted", CONFIG / "drained", CONFIG / "health_paths"
+# What the last `site` wanted, whom a hand has drained since, and what is probed; one address or probe a line.
+WANTED, DRAINED, PROBES = CONFIG / "site.wanted", CONFIG / "drained", CONFIG / "probes"
 DEFAULT_PAGE = CONFIG / "maintenance.html"
 # While this file is there, Nginx answers with it (templates/nginx/site.conf.j2).
 PAGE = CONFIG / "maintenance" / "page.html"
@@ -39,26 +42,29 @@ def addresses(text: str) -> list[str]:
     return _SERVER.findall(text)
 
 
+def members(text: str) -> dict[str, list[str]]:
+    """Upstream -> its members, of a site."""
+    found: dict[str, list[str]] = {}
+    upstream = ""
+    for line in text.splitlines():
+        if opened := _UPSTREAM.match(line):
+            upstream = opened[1]
+        elif server := _SERVER.match(line):
+            found.setdefault(upstream, []).append(server[1])
+    return found
+
+
 def without(text: str, drained: Iterable[str]) -> str:
     """The site without the lines of these members. Raises Failure when an application would have none left."""
-    gone, kept = set(drained), list[str]()
-    members: dict[str, list[str]] = {}
-    upstream = ""
-    for line in text.splitlines(keepends=True):
-        if opened := _UPSTREAM.match(line.rstrip("\n")):
-            upstream = opened[1]
-        server = _SERVER.match(line)
-        if server:
-            members.setdefault(upstream, []).append(server[1])
-        if not server or server[1] not in gone:
-            kept.append(line)
-    for name, there in members.items():
+    gone = set(drained)
+    for name, there in members(text).items():
         if gone.issuperset(there):
             raise Failure(
                 f"{name} would have no member left ({', '.join(there)}): admit one with `./fleet admit`, or answer "
                 "clients with a page by `./fleet maintenance on`"
             )
-    return "".join(kept)
+    lines_ = text.splitlines(keepends=True)
+    return "".join(line for line in lines_ if not ((server := _SERVER.match(line)) and server[1] in gone))
 
 
 def known(file: Path) -> list[str]:
@@ -71,32 +77,46 @@ def wanted() -> str:
     return (WANTED if WANTED.exists() else nginx.SITE).read_text()
 
 
-def serve(want: str, drained: Sequence[str], health_paths: Sequence[str]) -> None:
+def serve(want: str, drained: Sequence[str], probes: Sequence[str]) -> None:
     """Serve the wanted site without the drained members, and remember both once it does. Raises Failure."""
     text = without(want, drained)
     # What a run remembered, Nginx serves; a run that was killed may have written a site that Nginx has not read, or
     # not have waited for servers that it removed.
     served = without(WANTED.read_text(), known(DRAINED)) if WANTED.exists() else None
     before = nginx.SITE.read_text() if served is None else served
+    unwell = unwell_before(probes, members(before), members(text))
     old: set[int] = set()
     if text != served:
         nginx.test(text)
-        try:
+    try:
+        if text != served:
             old = nginx.swap_in(text)
-            for path in health_paths:
-                nginx.probe(path)
-        except Failure:
+        for probe in probes:
+            if probe not in unwell:
+                nginx.probe(probe.rpartition("=")[2])
+    except Failure:
+        if text != served:
             nginx.swap_in(before)
-            raise
-    else:
-        for path in health_paths:
-            nginx.probe(path)
+        raise
     removed = sorted(set(addresses(before)) - set(addresses(text)))
     if removed:
         print(f"draining {', '.join(removed)}", flush=True)
         nginx.wait_for(old)
-    for file, content in ((WANTED, want), (DRAINED, lines(drained)), (HEALTH_PATHS, lines(health_paths))):
+    for file, content in ((WANTED, want), (DRAINED, lines(drained)), (PROBES, lines(probes))):
         put(file, content.encode())
+
+
+def unwell_before(
+    probes: Iterable[str], before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
+) -> set[str]:
+    """Probes of upstreams that keep their members and do not answer as it is: no change of the site is to blame."""
+    found: set[str] = set()
+    for probe in probes:
+        upstream, _, place = probe.rpartition("=")
+        if upstream in before and before[upstream] == after.get(upstream) and (wrong := nginx.answer(place)):
+            print(f"{upstream} is unwell, as it was before: GET {place}: {wrong}", flush=True)
+            found.add(probe)
+    return found
 
 
 def lines(words: Iterable[str]) -> str:
@@ -111,11 +131,11 @@ def put(file: Path, content: bytes) -> None:
     temporary.rename(file)
 
 
-def site(health_paths: Sequence[str]) -> None:
+def site(probes: Sequence[str]) -> None:
     text = sys.stdin.read()
     # A member that is no more wanted was replaced or removed: nobody need remember that it was drained.
     drained = [address for address in known(DRAINED) if address in addresses(text)]
-    serve(text, drained, health_paths)
+    serve(text, drained, probes)
     if not nginx.serves_https(text):
         certificate.forget()
     print(told(addresses(nginx.SITE.read_text()), drained))
@@ -132,7 +152,7 @@ def drain(address: str) -> None:
     if address in drained:
         print(f"{address} is drained already")
         return
-    serve(want, [*drained, address], known(HEALTH_PATHS))
+    serve(want, [*drained, address], known(PROBES))
     print(f"{address} is drained: no request is on its way to it any more")
 
 
@@ -142,7 +162,7 @@ def admit(address: str) -> None:
     if address not in drained:
         print(f"{address} takes requests already")
         return
-    serve(want, [other for other in drained if other != address], known(HEALTH_PATHS))
+    serve(want, [other for other in drained if other != address], known(PROBES))
     print(f"{address} takes requests again")
 
 
@@ -172,8 +192,8 @@ def main(arguments: Sequence[str]) -> None:
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):
-            case ["site", *paths]:
-                site(paths)
+            case ["site", *probes]:
+                site(probes)
             case ["drain", address]:
                 drain(address)
             case ["admit", address]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -144,6 +144,6 @@ class Platform(Protocol):
         """An address that outlives the machine it points at. https: it leads to port 443, too, and the URL says so."""
         ...
 
-    def reach(self) -> Reach:
-        """How scripts get to machines outside of steps."""
+    def reach(self, machines: Iterable[Machine] | None = None) -> Reach:
+        """How scripts get to these machines outside of steps; None: to all that were described so far."""
         ...

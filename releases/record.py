@@ -1,4 +1,4 @@
-"""What a store remembers besides releases: which one serves, which were rejected, and how often that happened."""
+"""What a store remembers besides releases: which one serves, which were rejected and how often, and whose it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from releases.transport import Store
 
-POINTER, EPOCH, REJECTED = "pointer", "epoch", "rejected/"
+POINTER, EPOCH, REJECTED, OWNER = "pointer", "epoch", "rejected/", "owner"
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,13 @@ def allow(store: Store, release: str) -> bool:
         return False
     store.delete(f"{REJECTED}{release}")
     return True
+
+
+def own(store: Store, owner: str) -> None:
+    """Say which resource of the engine these releases are of."""
+    store.write(OWNER, owner.encode())
+
+
+def is_owned(store: Store, owner: str) -> bool:
+    """Whether nobody else has come since: a resource that is replaced goes after its successor came."""
+    return store.read(OWNER) in (None, owner.encode())

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pulumi
@@ -56,7 +57,10 @@ class _Provider(ResourceProvider):
         return DiffResult(changes=due or _is_unsettled(_store(_olds), int(_olds["epoch"])))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        return CreateResult(props["app"], _roll_out(props))
+        outs = _roll_out(props)
+        id_ = f"{props['app']}-{token_hex(4)}"
+        record.own(_store(props), id_)
+        return CreateResult(id_, outs)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         return UpdateResult(_roll_out(_news))
@@ -66,6 +70,17 @@ class _Provider(ResourceProvider):
         store = _store(props)
         serving = record.current(store) or ""
         return ReadResult(id_, {**{key: props[key] for key in KEPT}, "release": serving, "epoch": record.epoch(store)})
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Its application has left the stack: nothing stays in the store, nor where servers find secrets."""
+        store, secrets = _store(_props), connect.secrets(_props["store"], _props["app"])
+        if not record.is_owned(store, _id):
+            return
+        if secrets:
+            for release in secrets.releases():
+                secrets.delete(release)
+        for key in store.keys(""):
+            store.delete(key)
 
 
 def _is_unsettled(store: Store, epoch: int) -> bool:

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
+from settings import ladder, route
 from settings.aws import Aws
 from settings.constraint import Cidr, InstanceType
 from settings.model import Model
-from settings.tls import Hostname, Tls, problems
+from settings.tls import Hostname, Tls, problems, unsigned
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
@@ -85,7 +86,7 @@ class Rollout(Model):
     drain_timeout_s: int | None = Field(
         default=None,
         ge=1,
-        le=330,
+        le=ladder.STOP_S,
         description="longest time for requests in flight to end; null is gateway.request_timeout_s + 15",
     )
     healthy_threshold: int = Field(
@@ -118,7 +119,7 @@ class Schedule(Model):
     )
 
 
-class App(Model):
+class App(route.Routed):
     """One WSGI application and the fleet it runs on."""
 
     source: Annotated[str, StringConstraints(min_length=1, max_length=500)] = Field(
@@ -151,8 +152,8 @@ class App(Model):
 
     @property
     def drain_timeout_s(self) -> int:
-        """Seconds that a slot may take to finish its requests. 15 more than the longest of them, to close."""
-        return self.rollout.drain_timeout_s or self.gateway.request_timeout_s + 15
+        """Seconds that a slot may take to finish its requests."""
+        return self.rollout.drain_timeout_s or self.gateway.request_timeout_s + ladder.DRAIN_MARGIN_S
 
     @model_validator(mode="after")
     def _requests_can_end_before_they_are_cut(self) -> App:
@@ -241,8 +242,8 @@ class Settings(Model):
     """Everything a stack file can say."""
 
     platform: Literal["lxd", "aws"] = Field(description="what machines are made of")
-    apps: Annotated[dict[Name, App], Field(min_length=1, max_length=1)] = Field(
-        description="the applications by name; this version serves one"
+    apps: Annotated[dict[Name, App], Field(min_length=1, max_length=20)] = Field(
+        description="the applications by name; they share the balancer, and each has a fleet of its own"
     )
     balancer: Balancer = Field(default=Balancer(), description="the machine in front")
     maintenance: Maintenance = Field(default=Maintenance(), description="when machines upgrade themselves")
@@ -268,8 +269,27 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _names_and_ports_have_a_use(self) -> Settings:
-        if self.platform == "aws" and self.aws and self.aws.route53_zone_id and not self.balancer.hostnames:
+        if self.platform == "aws" and self.aws and self.aws.route53_zone_id and not self.hostnames:
             raise ValueError("balancer.hostnames: []: should name what aws.route53_zone_id gets records for")
         if self.platform == "lxd" and self.balancer.tls and self.lxd.port == self.lxd.tls_port:
             raise ValueError(f"lxd.tls_port: {self.lxd.tls_port}: should differ from lxd.port")
+        return self
+
+    @property
+    def hostnames(self) -> list[str]:
+        """Names of the site: those of the balancer, then the hosts of applications that are not among them."""
+        return route.hostnames(self.balancer.hostnames, self.apps)
+
+    @model_validator(mode="after")
+    def _applications_fit_together(self) -> Settings:
+        found = route.problems(self.apps, {name: app.health_path for name, app in self.apps.items()})
+        found += [
+            f"balancer.hostnames: {name}: no application answers it; give one that host, or one no hosts"
+            for name in route.without_application(self.balancer.hostnames, self.apps)
+        ]
+        if self.balancer.tls:
+            found += unsigned(self.balancer.tls, self.balancer.hostnames, self.hostnames)
+        found += ladder.problems(self)
+        if found:
+            raise ValueError("\n".join(found))
         return self

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
+from settings.constraint import ENCRYPTED
 from settings.model import Model
 
 # RFC 1123, two labels at least, as browsers send it. No wildcard: ACME's http-01 gives none.
@@ -84,17 +85,40 @@ class Tls(Model):
 
 def problems(tls: Tls, hostnames: Sequence[str], now: datetime | None = None) -> list[str]:
     """What keeps this from working, each with the key it is about. Says nothing of the private key but its kind."""
-    if tls.acme is not None and not hostnames:
-        return ["hostnames: []: should name what the ACME server signs, e.g. [shop.example.org]"]
     if tls.certificate is None or tls.private_key is None:
         return []
     chain = _certificates(tls.certificate)
     if not chain:
         return ["tls.certificate: should be certificates in PEM, the site's own first"]
+    key = tls.private_key.get_secret_value()
     return [
         *(f"tls.certificate: {problem}" for problem in _of_chain(chain, hostnames, now or datetime.now(UTC))),
-        *(f"tls.private_key: {problem}" for problem in _of_key(tls.private_key.get_secret_value(), chain[0])),
+        *(f"tls.private_key: {problem}" for problem in (_of_key(key, chain[0]) if key != ENCRYPTED else ())),
     ]
+
+
+def unsigned(tls: Tls, hostnames: Sequence[str], every: Sequence[str]) -> list[str]:
+    """What the certificate could not be for. every: hostnames, and hosts of applications besides them."""
+    if tls.acme is not None:
+        if not every:
+            return ["balancer: hostnames: []: should name what the ACME server signs, e.g. [shop.example.org]"]
+        return [
+            f"apps: hosts: {host}: no ACME server signs that by http-01; name each host, or give a certificate "
+            "(balancer.tls.certificate)"
+            for host in every
+            if host.startswith("*.")
+        ]
+    own = _certificates(tls.certificate or "")[:1]
+    return [
+        f"balancer: tls.certificate: does not cover {host} of apps; it is for {', '.join(sorted(covered)) or 'no name'}"
+        for covered in map(_names, own)
+        for host in every
+        if host not in hostnames and not _covers(covered, host)
+    ]
+
+
+def _covers(names: set[str], hostname: str) -> bool:
+    return bool({hostname, "*." + hostname.partition(".")[2]} & names)
 
 
 def _certificates(pem: str) -> list[x509.Certificate]:
@@ -112,7 +136,7 @@ def _of_chain(chain: Sequence[x509.Certificate], hostnames: Sequence[str], now: 
         found.append(f"is valid only from {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on")
     covered = _names(own)
     for hostname in hostnames:
-        if not {hostname, "*." + hostname.partition(".")[2]} & covered:
+        if not _covers(covered, hostname):
             found.append(f"does not cover {hostname} of hostnames; it is for {', '.join(sorted(covered)) or 'no name'}")
     for lower, upper in pairwise(chain):
         if lower.issuer != upper.subject:

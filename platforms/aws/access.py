@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -102,9 +102,10 @@ class Access:
         proxy = remote.ProxyConnectionArgs(host=jump, host_key=jump_key, **login)
         return remote.ConnectionArgs(host=machine.address, host_key=host_key, proxy=proxy, **login)
 
-    def reach(self) -> Reach:
-        """How the rollout and `./fleet` get to the machines that were described so far."""
-        return Reach(self._through_jump_host(list(self._known.values())))
+    def reach(self, machines: Iterable[Machine] | None) -> Reach:
+        """How the rollout and `./fleet` get to these machines; None: to all that were described so far."""
+        known = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
+        return Reach(self._through_jump_host(list(known)))
 
     def _through_jump_host(self, known: Sequence[_Known]) -> Mapping[str, pulumi.Input[Any]]:
         """A Reach.spec that tells the host keys of these machines and of the jump host."""

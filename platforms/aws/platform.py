@@ -7,7 +7,7 @@ import functools
 import gzip
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pulumi
 import pulumi_aws as aws
@@ -179,11 +179,13 @@ class AwsPlatform:
         beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
         records = names.records(name, hostnames, address.public_ip, self._given, beside)
         host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
-        url = pulumi.Output.concat("https://" if https else "http://", hostnames[0] if hostnames else there)
+        # Of a wildcard nobody can say which name below it clients use.
+        exact = next((name for name in hostnames if not name.startswith("*.")), there)
+        url = pulumi.Output.concat("https://" if https else "http://", exact)
         return PublicAddress(url, host, association)
 
-    def reach(self) -> Reach:
-        return self._access.reach()
+    def reach(self, machines: Iterable[Machine] | None = None) -> Reach:
+        return self._access.reach(machines)
 
     def _report_newer_image(self) -> None:
         """Say it once when Debian has a newer image than the pinned one; never take it.

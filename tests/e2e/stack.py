@@ -102,7 +102,9 @@ class Stack:
         kept = self._secrets_of(document)
         document["config"] = {f"wsgi-fleet:{key}": value for key, value in self.settings.items()}
         if kept:
-            document["config"]["wsgi-fleet:apps"] = {"probe": {**self.app, "secrets": kept}}
+            document["config"]["wsgi-fleet:apps"] = {
+                **self.settings["apps"], "probe": {**self.app, "secrets": kept}
+            }  # fmt: skip
         self.file.write_text(yaml.safe_dump(document))
 
     @staticmethod

@@ -38,6 +38,25 @@ class MemoryStore:
         self.files.pop(key, None)
 
 
+class MemorySecrets:
+    """The SecretStore protocol over a dict."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, str]] = {}
+        self.fails = ""
+
+    def write(self, release: str, secrets: Any) -> None:
+        if self.fails:
+            raise ValueError(self.fails)
+        self.kept[release] = dict(secrets)
+
+    def releases(self) -> list[str]:
+        return sorted(self.kept)
+
+    def delete(self, release: str) -> None:
+        del self.kept[release]
+
+
 @dataclass
 class FakeFleet:
     """A Transport whose servers keep the promises of machine/release.py.

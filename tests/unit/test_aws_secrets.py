@@ -22,7 +22,7 @@ from releases.release import secrets_digest
 from releases.rollout import RolloutError
 from tests.unit.app_server import lay_out
 from tests.unit.cloud import REGION, on_this_host
-from tests.unit.fake_fleet import FakeFleet, MemoryStore, release, roll_out
+from tests.unit.fake_fleet import FakeFleet, MemorySecrets, MemoryStore, release, roll_out
 
 PATH = "/wsgi-fleet/prod"
 AWKWARD = {
@@ -138,25 +138,6 @@ def test_another_region_is_another_place_and_nothing_else_changes() -> None:
 
 def test_a_store_without_parameters_keeps_no_secrets() -> None:
     assert connect.secrets({"kind": "directory", "path": "/srv"}, "hello") is None
-
-
-class MemorySecrets:
-    """The SecretStore protocol over a dict."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, dict[str, str]] = {}
-        self.fails = ""
-
-    def write(self, release: str, secrets: Any) -> None:
-        if self.fails:
-            raise ValueError(self.fails)
-        self.kept[release] = dict(secrets)
-
-    def releases(self) -> list[str]:
-        return sorted(self.kept)
-
-    def delete(self, release: str) -> None:
-        del self.kept[release]
 
 
 def test_a_rollout_publishes_secrets_and_forgets_them_with_the_release() -> None:

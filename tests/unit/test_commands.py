@@ -346,14 +346,6 @@ def test_what_is_called_wrongly_ends_with_2_and_names_what_there_is(
     assert (result.exit_code, stack.machines.calls) == (2, [])
 
 
-def test_a_stack_of_several_applications_wants_one_named(stack: FakeStack) -> None:
-    stack.output["apps"]["shop"] = stack.output["apps"]["hello"]
-    result = fleet("status")
-    assert result.output == "error: stack prod has several applications: add `--app` with one of hello, shop\n"
-    assert result.exit_code == 2
-    assert fleet("status", "--app", "hello").exit_code == 0
-
-
 @pytest.fixture
 def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
     """pulumi(script): put a pulumi of that shell text on the PATH."""

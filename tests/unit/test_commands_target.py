@@ -51,6 +51,7 @@ def test_all_of_it_is_one_secret(exported: Any, tmp_path: Path) -> None:
         "url": "http://127.0.0.1:8080",
         "apps": {
             "hello": {"servers": servers, "health_path": "/healthz", "start_timeout_s": 33, "drain_timeout_s": 75}
+            | {"routes": ["/ of every host"]}
         },
     }
 

@@ -126,7 +126,7 @@ def test_old_workers_that_do_not_end_are_told(balancer: Balancer, monkeypatch: p
 @pytest.fixture
 def known(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> Balancer:
     """A balancer whose servers are looked after by nginx_site."""
-    for name in ("WANTED", "DRAINED", "HEALTH_PATHS"):
+    for name in ("WANTED", "DRAINED", "PROBES"):
         monkeypatch.setattr(nginx_site, name, balancer.folder / name)
     return balancer
 
@@ -162,8 +162,10 @@ def test_servers_that_a_killed_run_was_draining_are_drained_by_the_next(monkeypa
 
 class Handler(BaseHTTPRequestHandler):
     statuses: list[int]
+    asked: tuple[str, str]
 
     def do_GET(self) -> None:
+        Handler.asked = self.headers["Host"], self.path
         self.send_response(self.statuses.pop(0))
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -174,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A path of a server that answers with Handler.statuses, one after the other. Two seconds pass at each look."""
+    """A path of a site that answers with Handler.statuses, one after the other. Two seconds pass at each look."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     times = iter(range(0, 100, 2))
@@ -182,7 +184,9 @@ def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Handler) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.02,))
         thread.start()
-        yield f":{made.server_port}/healthz"
+        for scheme in ("http", "https"):
+            monkeypatch.setattr(nginx, scheme.upper(), f"{scheme}://127.0.0.1:{made.server_port}")
+        yield "/healthz"
         made.shutdown()
         thread.join()
 
@@ -192,6 +196,14 @@ def test_a_path_answers_once_it_answers_below_500(path: str, statuses: list[int]
     Handler.statuses = [*statuses, 418]
     nginx.probe(path)
     assert Handler.statuses == [418]
+
+
+def test_an_application_with_a_host_is_asked_for_by_it(path: str) -> None:
+    Handler.statuses = [200, 200]
+    nginx.probe(f"shop.example.org/shop{path}")
+    assert Handler.asked == ("shop.example.org", "/shop/healthz")
+    nginx.probe(path)
+    assert Handler.asked == (nginx.HTTP.removeprefix("http://"), "/healthz")
 
 
 def test_a_site_with_tls_is_probed_by_https(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

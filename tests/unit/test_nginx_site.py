@@ -19,6 +19,7 @@ from nginx import Failure
 
 import rendering
 from settings import Balancer
+from settings.route import Routed
 
 ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 OLD_WORKERS = {11, 12}
@@ -35,6 +36,7 @@ class FakeNginx:
     folder: Path
     did: list[str] = field(default_factory=list[str])
     fails: dict[str, str] = field(default_factory=dict[str, str])
+    unwell: set[str] = field(default_factory=set[str])
 
     def test(self, text: str) -> None:
         self._do("test", text)
@@ -46,6 +48,9 @@ class FakeNginx:
 
     def probe(self, path: str) -> None:
         self._do(f"probe {path}", "")
+
+    def answer(self, place: str) -> str:
+        return "HTTP Error 503" if place in self.unwell else ""
 
     def wait_for(self, old: set[int]) -> None:
         assert old == OLD_WORKERS
@@ -66,11 +71,11 @@ class FakeNginx:
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     """A balancer that has no site of `up` yet."""
     fake = FakeNginx(tmp_path)
-    for name in ("test", "swap_in", "probe", "wait_for"):
+    for name in ("test", "swap_in", "probe", "answer", "wait_for"):
         monkeypatch.setattr(nginx, name, getattr(fake, name))
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
     for name, file in (
-        ("LOCK", "lock"), ("WANTED", "site.wanted"), ("DRAINED", "drained"), ("HEALTH_PATHS", "health_paths"),
+        ("LOCK", "lock"), ("WANTED", "site.wanted"), ("DRAINED", "drained"), ("PROBES", "probes"),
         ("DEFAULT_PAGE", "maintenance.html"),
     ):  # fmt: skip
         monkeypatch.setattr(nginx_site, name, tmp_path / file)
@@ -120,6 +125,46 @@ def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balan
     with pytest.raises(Failure, match="no"):
         call("site", "/healthz", stdin=site(ONE, TWO, THREE))
     assert {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()} == before
+
+
+def two(a: Sequence[str], b: Sequence[str]) -> str:
+    """A site of applications a and b."""
+    upstreams = [rendering.Upstream(name, each, 60, "/healthz", Routed(path=f"/{name}")) for name, each in
+                 (("a", a), ("b", b))]  # fmt: skip
+    return rendering.site(Balancer(), upstreams)
+
+
+PROBES = ("app_a=/a/healthz", "app_b=/b/healthz")
+
+
+def test_an_application_that_was_unwell_before_does_not_hold_up_another(balancer: FakeNginx, capsys: Any) -> None:
+    call("site", *PROBES, stdin=two([ONE], [TWO]))
+    balancer.unwell = {"/a/healthz"}
+    balancer.fails = {"probe /a/healthz": "503"}
+    capsys.readouterr()
+    call("site", *PROBES, stdin=two([ONE], [TWO, THREE]))
+    assert balancer.members == [ONE, TWO, THREE]
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "app_a is unwell, as it was before: GET /a/healthz: HTTP Error 503"
+
+
+@pytest.mark.parametrize("members", [[ONE, THREE], [THREE]])
+def test_an_application_with_other_members_must_answer_however_unwell_it_was(
+    balancer: FakeNginx, members: list[str]
+) -> None:
+    call("site", *PROBES, stdin=two([ONE], [TWO]))
+    balancer.unwell, balancer.fails = {"/a/healthz"}, {"probe /a/healthz": "503"}
+    with pytest.raises(Failure, match="503"):
+        call("site", *PROBES, stdin=two(members, [TWO]))
+    assert balancer.members == [ONE, TWO]
+
+
+def test_an_application_that_a_change_makes_unwell_takes_it_back(balancer: FakeNginx) -> None:
+    call("site", *PROBES, stdin=two([ONE], [TWO]))
+    balancer.fails = {"probe /a/healthz": "503"}
+    with pytest.raises(Failure, match="503"):
+        call("site", *PROBES, stdin=two([ONE], [TWO, THREE]))
+    assert balancer.members == [ONE, TWO]
 
 
 def test_draining_takes_out_one_line_and_ends_after_the_old_workers(balancer: FakeNginx, capsys: Any) -> None:
@@ -196,7 +241,10 @@ def test_a_site_whose_every_member_is_drained_is_refused(balancer: FakeNginx) ->
 def test_of_two_applications_each_keeps_a_member() -> None:
     text = rendering.site(
         Balancer(),
-        [rendering.Upstream("a", [ONE, TWO], 60, "/healthz"), rendering.Upstream("b", [THREE], 60, "/healthz")],
+        [
+            rendering.Upstream("a", [ONE, TWO], 60, "/healthz"),
+            rendering.Upstream("b", [THREE], 60, "/healthz", Routed(hosts=["b.example.org"])),
+        ],
     )
     with pytest.raises(Failure, match="app_b would have no member left"):
         nginx_site.without(text, [THREE])

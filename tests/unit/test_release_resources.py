@@ -17,7 +17,7 @@ from platforms import connect
 from releases import record, resource, secret
 from releases.rollout import Plan, RolloutError
 from releases.transport import Part, Unreachable
-from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, release
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemorySecrets, MemoryStore, release
 
 ROLLOUT = resource._Provider()  # pyright: ignore[reportPrivateUsage]
 SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
@@ -97,7 +97,8 @@ def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: Fake
     left = ROLLOUT.create(news)
     assert fleet.live == dict.fromkeys(NAMES, news["release"])
     assert fleet.secrets["a-1"] == {"PASSWORD": "opensesame"}
-    assert left.id == "a"
+    assert left.id is not None
+    assert re.fullmatch("a-[0-9a-f]{8}", left.id)
     expected = {key: news[key] for key in ("app", "servers", "store", "release")} | {"epoch": 0}
     assert left.outs == expected
     assert ROLLOUT.update("a", expected, inputs(tmp_path, 2)).outs == expected | {"release": release(2).id}
@@ -179,6 +180,38 @@ def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: 
     failures = [(each.property, each.reason) for each in ROLLOUT.check(olds, news).failures]
     assert failures == [("release", str(rejection))]
     assert ROLLOUT.check(olds, inputs(tmp_path)).failures == []
+
+
+@pytest.mark.usefixtures("fleet")
+def test_what_an_application_left_in_the_store_goes_with_it_and_nothing_of_others(store: Part, tmp_path: Path) -> None:
+    whole: MemoryStore = store._store  # pyright: ignore
+    whole.write("ab/pointer", b"b1")
+    left = ROLLOUT.create(inputs(tmp_path))
+    ROLLOUT.delete(str(left.id), left.outs or {})
+    assert whole.files == {"ab/pointer": b"b1"}
+
+
+@pytest.mark.usefixtures("fleet")
+def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: Part, tmp_path: Path) -> None:
+    old, new = (ROLLOUT.create(inputs(tmp_path, number)) for number in (1, 2))
+    ROLLOUT.delete(str(old.id), old.outs or {})
+    assert record.current(store) == release(2).id
+    # As versions made it that did not know of owners.
+    store.delete("owner")
+    ROLLOUT.delete("a", new.outs or {})
+    assert store.keys("") == []
+
+
+def test_secrets_that_servers_fetch_go_with_the_application(
+    fleet: FakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del fleet
+    kept = MemorySecrets()
+    monkeypatch.setattr(connect, "secrets", lambda *_: kept)  # pyright: ignore
+    left = ROLLOUT.create(inputs(tmp_path))
+    assert kept.releases() == [release(1).id]
+    ROLLOUT.delete(str(left.id), left.outs or {})
+    assert kept.releases() == []
 
 
 def test_a_secret_is_made_once_and_each_is_another() -> None:

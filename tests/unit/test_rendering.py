@@ -23,6 +23,7 @@ from staging import quoted
 
 import rendering
 from settings import App, Balancer
+from settings.route import Routed
 
 ROOT = Path(__file__).resolve().parents[2]
 addresses = st.lists(st.ip_addresses(v=4).map(str), max_size=5, unique=True)
@@ -65,7 +66,10 @@ def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
 
 
 def test_maintenance_spares_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
-    upstreams = [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz"), rendering.Upstream("b", [], 60, "/b/well")]
+    upstreams = [
+        rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz"),
+        rendering.Upstream("b", [], 60, "/well", Routed(path="/b")),
+    ]
     block = directives(rendering.site(Balancer(), upstreams), tmp_path)
     server = next(each for each in find(block, "server") if "block" in each)
     steps = [(each["args"], each["block"][0]["args"]) for each in server["block"] if each["directive"] == "if"]

@@ -52,7 +52,7 @@ def made(
         )
         groups = SecurityGroups("groups", SecurityGroupsArgs(["a"], https=given.tls is not None), platform=platform)
         members = {"a": pulumi.Output.from_input(["10.0.0.1"])}
-        args = BalancerArgs(given, groups.balancer, {"a": App(source="a", module="a:app")}, members)
+        args = BalancerArgs(given, groups.balancer, {"a": App(source="a", module="a:app")}, members, names)
         balancer = Balancer("balancer", args, platform=platform)
         pulumi.export("url", balancer.url)
         pulumi.export("address", balancer.address)

@@ -12,6 +12,7 @@ import pytest
 
 import rendering
 from settings import Balancer
+from settings.route import Routed
 from tests.unit.test_rendering import directives, find
 
 APP = rendering.Upstream("shop", ["10.0.0.1"], 60, "/healthz")
@@ -23,7 +24,7 @@ def balancer(tls: dict[str, Any] | None = None, *hostnames: str) -> Balancer:
 
 
 def site(folder: Path, given: Balancer, *apps: rendering.Upstream, https_port: int = 443) -> list[dict[str, Any]]:
-    return directives(rendering.site(given, apps or [APP], https_port=https_port), folder)
+    return directives(rendering.site(given, apps or [APP], given.hostnames, https_port=https_port), folder)
 
 
 def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
@@ -70,7 +71,7 @@ def steps(block: list[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
 
 
 def test_health_paths_are_answered_over_http_unless_that_is_the_whole_site(tmp_path: Path) -> None:
-    whole = rendering.Upstream("b", ["10.0.0.2"], 60, "/")
+    whole = rendering.Upstream("b", ["10.0.0.2"], 60, "/", Routed(keep_path=True, path="/b"))
     assert steps(site(tmp_path, balancer({"self_signed": True}), APP, whole)) == [
         (["$uri", "=", "/healthz"], ["$plain", ""])
     ]
@@ -106,7 +107,7 @@ def test_only_names_of_the_site_are_led_to_themselves(tmp_path: Path) -> None:
 
 
 def test_every_answer_of_an_application_carries_hsts_over_https_alone(tmp_path: Path) -> None:
-    empty = rendering.Upstream("b", [], 60, "/b")
+    empty = rendering.Upstream("b", [], 60, "/", Routed(path="/b"))
     block = site(tmp_path, balancer({"self_signed": True, "hsts_max_age_s": 77}), APP, empty)
     (values,) = [each["block"] for each in find(block, "map") if each["args"] == ["$https", "$hsts"]]
     assert [(each["directive"], each["args"]) for each in values] == [("default", [""]), ("on", ["max-age=77"])]

@@ -27,6 +27,8 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         "server": os.environ["WSGI_FLEET_SERVER"],
         "release": os.environ["WSGI_FLEET_RELEASE"],
         "method": environ["REQUEST_METHOD"],
+        "script_name": environ.get("SCRIPT_NAME", ""),
+        "path": path,
         "body_sha256": hashlib.sha256(body).hexdigest(),
     }
     if path == "/environment":

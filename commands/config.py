@@ -1,0 +1,63 @@
+"""`./fleet config`: what is in force in a stack and where each value comes from, by the stack file alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from commands.doctor import PROJECT
+from commands.status import console
+from commands.target import AppOption, Failed, JsonOption, StackOption, instead, selected_stack
+from settings import Settings
+from settings.effective import COMPUTED, STACK_FILE, Value, values
+from stack_file import SettingsError, read
+
+
+def settings_of(stack: str) -> Settings:
+    """Of a stack file that can be used. Raises Failed."""
+    file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
+    try:
+        return read(file, project=PROJECT)
+    except FileNotFoundError as error:
+        there = sorted(each.name.split(".")[1] for each in file.parent.glob("Pulumi.*.yaml"))
+        raise Failed(f"there is no {file.relative_to(PROJECT)}; {instead(stack, there)}", code=2) from error
+    except SettingsError as error:
+        raise Failed(str(error)) from error
+
+
+def as_json(value: Value) -> dict[str, Any]:
+    """name, value, from, of and how, as in settings.effective.Value."""
+    return {"name": value.name, "value": value.value, "from": value.origin, "of": list(value.of), "how": value.how}
+
+
+def source_of(value: Value) -> str:
+    """Where it comes from, for a person: settings of the same application by their ends."""
+    block, name, *_ = [*value.name.split("."), ""]
+    of = ", ".join(each.removeprefix(f"{block}.{name}.") for each in value.of)
+    return value.origin + (f" of {of}" if of else "") + (f": {value.how}" if value.how else "")
+
+
+def config(stack: StackOption = None, app: AppOption = None, *, as_values: JsonOption = False) -> None:
+    """Show every setting in force, and where it comes from.
+
+    From the stack file, a default, or computed from others. Also of a stack that was never up. Secrets are masked.
+    """
+    given = settings_of(selected_stack(stack))
+    if app is not None and app not in given.apps:
+        raise Failed(f"there is no application {app}; {instead(app, list(given.apps))}", code=2)
+    shown = [each for each in values(given) if app is None or each.name.startswith(f"apps.{app}.")]
+    if as_values:
+        typer.echo(json.dumps([as_json(each) for each in shown], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("setting", "value", "from"):
+        table.add_column(title, overflow="fold")
+    for each in shown:
+        style = {STACK_FILE: "bold", COMPUTED: "cyan"}.get(each.origin, "")
+        text = each.value if isinstance(each.value, str) and each.value.isprintable() else json.dumps(each.value)
+        table.add_row(each.name, Text(text or '""'), Text(source_of(each), style=style))
+    console().print(table)

@@ -1,0 +1,106 @@
+"""What is in force: each setting of a stack with where it comes from, and what is computed from several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import BaseModel, SecretStr
+
+from settings import App, Settings, ladder, route
+
+STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fixed"
+MASK = "(secret)"
+
+
+@dataclass(frozen=True)
+class Value:
+    """name: a setting's path, or another name beside it. origin: one of the words above. of: what it is computed from.
+
+    how: in a few words; "" where there is nothing to say.
+    """
+
+    name: str
+    value: Any
+    origin: str
+    of: tuple[str, ...] = ()
+    how: str = ""
+
+
+def values(given: Settings) -> list[Value]:
+    """All of them, in the order of the stack file, but what the platform has no use for. Secrets are masked."""
+    computed = {each.name: each for each in _computed(given)}
+    settings = [computed.pop(each.name, each) for each in _walk(given, "") if not _of_others(each.name, given.platform)]
+    # What is no setting stands behind the settings of its block.
+    return sorted([*settings, *computed.values()], key=lambda each: _block(given, each.name))
+
+
+def _of_others(name: str, platform: str) -> bool:
+    """Whether another platform alone uses it: its own block, and of a size what settings.Size says."""
+    if ".size." in name:
+        return name.endswith(".instance_type") if platform == "lxd" else name.endswith((".cpus", ".memory_mib"))
+    return name.partition(".")[0] in {"lxd", "aws"} - {platform}
+
+
+def _block(given: Settings, name: str) -> tuple[int, int]:
+    block, _, rest = name.partition(".")
+    apps = list(given.apps)
+    return list(type(given).model_fields).index(block), apps.index(rest.partition(".")[0]) if block == "apps" else 0
+
+
+def _walk(model: BaseModel, prefix: str) -> Iterator[Value]:
+    for name in type(model).model_fields:
+        origin = STACK_FILE if name in model.model_fields_set else DEFAULT
+        yield from _leaves(f"{prefix}{name}", getattr(model, name), origin)
+
+
+def _leaves(name: str, value: Any, origin: str) -> Iterator[Value]:
+    if isinstance(value, BaseModel):
+        yield from _walk(value, f"{name}.")
+    elif isinstance(value, Mapping) and value:
+        for key, inner in cast("Mapping[str, Any]", value).items():
+            yield from _leaves(f"{name}.{key}", inner, origin)
+    else:
+        yield Value(name, MASK if isinstance(value, SecretStr) else value, origin)
+
+
+def _computed(given: Settings) -> Iterator[Value]:
+    for name, app in given.apps.items():
+        yield from _of_app(f"apps.{name}.", app, given.platform)
+    if given.hostnames != given.balancer.hostnames:
+        hosts = tuple(f"apps.{name}.hosts" for name, app in given.apps.items() if app.hosts)
+        yield Value("balancer.hostnames", given.hostnames, COMPUTED, hosts, "the balancer's own come first")
+    spread = given.maintenance.spread_minutes
+    how = "a machine's last 10 minutes are for its restart"
+    yield Value("maintenance.spread_minutes", spread, COMPUTED, ("maintenance.window_minutes",), how)
+
+
+def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
+    def computed(name: str, value: Any, of: str, how: str = "") -> Value:
+        return Value(prefix + name, value, COMPUTED, tuple(prefix + each for each in of.split()), how)
+
+    size = "fleet.size.cpus" if platform == "lxd" else "fleet.size.instance_type"
+    processes = ladder.processes(app, platform)
+    if app.gateway.processes == "auto" and processes is not None:
+        yield computed("gateway.processes", processes, size, "auto: two for each CPU")
+    if app.rollout.drain_timeout_s is None:
+        margin = f"{ladder.DRAIN_MARGIN_S} s more"
+        yield computed("rollout.drain_timeout_s", app.drain_timeout_s, "gateway.request_timeout_s", margin)
+    yield computed("routes", [route.shown(host, app.path) for host in app.hosts or [None]], "hosts path")
+    yield computed("script_name", app.script_name, "path keep_path")
+    yield computed("public_health_path", app.public(app.health_path), "health_path path keep_path")
+    read_s = ladder.read_timeout_s(app.gateway.request_timeout_s)
+    margin = f"{ladder.READ_MARGIN_S} s more"
+    yield computed("nginx_read_timeout_s", read_s, "gateway.request_timeout_s", margin)
+    yield Value(f"{prefix}systemd_stop_timeout_s", ladder.STOP_S, FIXED, how="the longest that anything may drain")
+    batch, servers = app.rollout.batch_size, app.fleet.servers
+    at_a_time = batch if isinstance(batch, int) else math.ceil(servers * int(batch.removesuffix("%")) / 100)
+    if servers > 1:
+        after = "after the first server, which goes alone"
+        yield computed("servers_at_a_time", min(at_a_time, servers - 1), "rollout.batch_size fleet.servers", after)
+    if processes is not None:
+        most = ladder.RELEASES * processes * app.gateway.reload_on_rss_mib
+        how = "if every worker grew so large while a release switches"
+        yield computed("memory_at_most_mib", most, "gateway.processes gateway.reload_on_rss_mib", how)

@@ -1,0 +1,150 @@
+"""Time-outs and sizes that depend on one another: each is below the next, and what runs fits into its machine.
+
+request time-out (harakiri) < Nginx's read time-out < drain < systemd's stop
+Nginx's buffer of a header line + what Nginx adds <= the gateway's buffer
+two releases' worker processes <= memory of the machine
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from settings import App, Settings
+
+# Nginx waits longer than the gateway, so that the gateway decides: its harakiri comes late by up to 5 s
+# (harakiri-graceful-timeout of templates/uwsgi/uwsgi.ini.j2).
+READ_MARGIN_S = 5
+# What draining gets besides the longest request, to close.
+DRAIN_MARGIN_S = 15
+# TimeoutStopSec= of templates/systemd/app.service.j2.
+STOP_S = 330
+# large_client_header_buffers of templates/nginx/nginx.conf: the longest header line that it takes.
+HEADER_BYTES = 16_384
+# What the uwsgi protocol needs besides: the parameters of uwsgi_params and of the site, with their lengths.
+HEADER_MARGIN_BYTES = 2_048
+# Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
+# with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
+WORKER_MIB = 3
+# While a release switches, the old one's workers and the new one's run side by side.
+RELEASES = 2
+# GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
+GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}
+# The burstable families: (virtual CPUs, GiB).
+BURSTABLE = {
+    "nano": (2, 0.5), "micro": (2, 1), "small": (2, 2), "medium": (2, 4), "large": (2, 8), "xlarge": (4, 16),
+    "2xlarge": (8, 32),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What an app server has. setting: where that is set."""
+
+    cpus: int
+    memory_mib: int
+    setting: str
+
+
+def machine(app: App, platform: str) -> Machine | None:
+    """The servers of an application; None for an instance type that is not known here."""
+    size = app.fleet.size
+    if platform == "lxd":
+        return Machine(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")
+    found = _of_type(size.instance_type)
+    return found and Machine(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
+
+
+def _of_type(instance_type: str) -> tuple[int, int] | None:
+    family, _, size = instance_type.partition(".")
+    if family in ("t3", "t3a") and size in BURSTABLE:
+        cpus, gib = BURSTABLE[size]
+        return cpus, round(gib * 1024)
+    kind = re.fullmatch(r"([cmr])[5-8][a-z]*", family)
+    times = re.fullmatch(r"(\d*)xlarge", size)
+    if kind is None or not (times or size == "large"):
+        return None
+    cpus = 2 if times is None else 4 * int(times[1] or 1)
+    return cpus, cpus * GIB_PER_CPU[kind[1]] * 1024
+
+
+def processes(app: App, platform: str) -> int | None:
+    """Worker processes of a server; None where that is auto and the machine is not known here."""
+    if app.gateway.processes != "auto":
+        return app.gateway.processes
+    found = machine(app, platform)
+    return found and 2 * found.cpus
+
+
+def read_timeout_s(request_timeout_s: int) -> int:
+    """Seconds that Nginx waits for an application."""
+    return request_timeout_s + READ_MARGIN_S
+
+
+def problems(given: Settings) -> list[str]:
+    """What surely cannot work, with both settings. Beside it stand the bounds of single settings and of App."""
+    return [
+        f"apps.{name}.{line}"
+        for name, app in given.apps.items()
+        for line in _of_memory(app, machine(app, given.platform))
+    ]
+
+
+def _of_memory(app: App, there: Machine | None) -> Iterator[str]:
+    if there is None:
+        return
+    gateway = app.gateway
+    if gateway.processes != "auto" and RELEASES * gateway.processes * WORKER_MIB > there.memory_mib:
+        yield (
+            f"gateway.processes: {gateway.processes}: should be {there.memory_mib // (RELEASES * WORKER_MIB)} at most "
+            f"with {there.setting}: each needs {WORKER_MIB} MiB at least, and twice as many run in a release"
+        )
+    if "reload_on_rss_mib" in gateway.model_fields_set and gateway.reload_on_rss_mib > there.memory_mib:
+        yield (
+            f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: is more than the machine has, {there.setting}: "
+            "it would be out of memory before a worker is replaced"
+        )
+
+
+def warnings(given: Settings) -> list[str]:
+    """What may work and probably is not meant, with both settings. Defaults alone are never warned of."""
+    return [
+        f"apps.{name}.{line}"
+        for name, app in given.apps.items()
+        for line in (*_of_times(app), *_of_buffers(app), *_of_growth(app, given.platform))
+    ]
+
+
+def _of_times(app: App) -> Iterator[str]:
+    read_s = read_timeout_s(app.gateway.request_timeout_s)
+    if app.drain_timeout_s < read_s:
+        yield (
+            f"rollout.drain_timeout_s: {app.drain_timeout_s}: is less than Nginx waits for an answer ({read_s} s, of "
+            f"gateway.request_timeout_s {app.gateway.request_timeout_s}): a release may cut a request that began late"
+        )
+
+
+def _of_buffers(app: App) -> Iterator[str]:
+    needed = HEADER_BYTES + HEADER_MARGIN_BYTES
+    if app.gateway.buffer_size < needed:
+        yield (
+            f"gateway.buffer_size: {app.gateway.buffer_size}: is less than Nginx may send: a header line of "
+            f"{HEADER_BYTES} bytes (large_client_header_buffers) and its own; a request with a cookie of that size is "
+            f"answered 502. {needed} hold it"
+        )
+
+
+def _of_growth(app: App, platform: str) -> Iterator[str]:
+    gateway, there, workers = app.gateway, machine(app, platform), processes(app, platform)
+    if there is None or workers is None or not gateway.model_fields_set & {"processes", "reload_on_rss_mib"}:
+        return
+    most = RELEASES * workers * gateway.reload_on_rss_mib
+    if most > there.memory_mib and gateway.reload_on_rss_mib <= there.memory_mib:
+        yield (
+            f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: {workers} processes (gateway.processes) may grow "
+            f"to {most} MiB while a release switches, and {there.setting} is less; "
+            f"{max(there.memory_mib // (RELEASES * workers), 64)} would keep them within it"
+        )

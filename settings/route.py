@@ -1,0 +1,152 @@
+"""Which application answers a request: by host name and by the beginning of the path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.types import StringConstraints
+
+from settings.model import Model
+
+# As settings.tls.Hostname; with "*." in front it means every name below, however deep, as Nginx reads it.
+Host = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=253
+    ),
+]
+# Segments that begin with no dot: neither the balancer's own places (/.maintenance, /.well-known) nor "..".
+MountPath = Annotated[str, StringConstraints(pattern=r"^(/|(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+)$", max_length=100)]
+
+
+class Routed(Model):
+    """Where clients find an application."""
+
+    hosts: list[Host] = Field(
+        default_factory=list[str],
+        max_length=20,
+        description='host names it answers, such as shop.example.org or "*.example.org"; none: every one',
+    )
+    path: MountPath = Field(default="/", description="beginning of the paths it answers")
+    keep_path: bool = Field(
+        default=False, description="true: it sees whole paths; false: path becomes SCRIPT_NAME and the rest PATH_INFO"
+    )
+
+    @property
+    def script_name(self) -> str:
+        """What the gateway calls SCRIPT_NAME (PEP 3333): the part of the path that led to the application."""
+        return "" if self.keep_path or self.path == "/" else self.path
+
+    def public(self, path: str) -> str:
+        """What clients call a path of the application."""
+        return self.script_name + path
+
+
+@dataclass(frozen=True)
+class VirtualHost:
+    """Names that share a table. names: () for what answers every other name. table: beginning of a path -> application.
+
+    Of the beginnings that fit a path the longest counts; without one nobody answers.
+    """
+
+    names: tuple[str, ...]
+    table: tuple[tuple[str, str], ...]
+
+
+def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
+    """How the balancer tells applications apart: first what answers every other name, then the named ones."""
+    groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for host in sorted({host for app in apps.values() for host in app.hosts}):
+        groups.setdefault(_table(apps, host), []).append(host)
+    return [VirtualHost((), _table(apps, None)), *(VirtualHost(tuple(names), table) for table, names in groups.items())]
+
+
+def _table(apps: Mapping[str, Routed], host: str | None) -> tuple[tuple[str, str], ...]:
+    """The application that names the host most exactly gets a request; of several the one with the longest path.
+
+    So an application without hosts gets on a named host what nobody who names it takes.
+    """
+    table: dict[str, str] = {}
+    for named in _ever_less_exact(host):
+        above = list(table)
+        for name, app in apps.items():
+            if _names(app, named) and not any(_is_below(app.path, taken) for taken in above):
+                table[app.path] = name
+    return tuple(sorted(table.items()))
+
+
+def _ever_less_exact(host: str | None) -> Iterator[str | None]:
+    """The name itself, each wildcard that holds it, and None for no name at all."""
+    if host is not None:
+        yield host
+        labels = host.removeprefix("*.").split(".")
+        for first in range(1, len(labels)):
+            yield "*." + ".".join(labels[first:])
+    yield None
+
+
+def _names(app: Routed, host: str | None) -> bool:
+    return not app.hosts if host is None else host in app.hosts
+
+
+def _is_below(path: str, beginning: str) -> bool:
+    return beginning in ("/", path) or path.startswith(beginning + "/")
+
+
+def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str]) -> list[str]:
+    """What keeps requests, or the probe of an application, from finding it; each names the applications that meet.
+
+    health_paths: application -> the path, as the application sees it.
+    """
+    found = [
+        f"apps.{one}, apps.{other}: both answer {shown(host, apps[one].path)}; "
+        f"give one of them {'hosts or another path' if host is None else 'another host or path'}"
+        for one, other in combinations(apps, 2)
+        for host in [host for host in [*apps[one].hosts, None] if _names(apps[one], host) and _names(apps[other], host)]
+        if apps[one].path == apps[other].path
+    ]
+    found += [
+        f"apps.{name}.hosts: {host}: stands there twice"
+        for name, app in apps.items()
+        for host in sorted({host for host in app.hosts if app.hosts.count(host) > 1})
+    ]
+    return found or [line for name in apps for line in _of_health(name, apps, health_paths[name])]
+
+
+def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Iterator[str]:
+    app = apps[name]
+    path = app.public(health_path)
+    if not _is_below(path, app.path):
+        yield (
+            f"apps.{name}.health_path: {health_path}: should be below apps.{name}.path ({app.path}), "
+            "since keep_path is set: the balancer asks it as clients do"
+        )
+        return
+    for host in app.hosts or [None]:
+        fits = [(beginning, owner) for beginning, owner in _table(apps, host) if _is_below(path, beginning)]
+        _, owner = max(fits, key=lambda each: len(each[0]))
+        if owner != name:
+            yield (
+                f"apps.{name}.health_path: {health_path}: {shown(host, path)} is answered by apps.{owner} "
+                f"(path {apps[owner].path}); take another path"
+            )
+
+
+def shown(host: str | None, path: str) -> str:
+    """A route for a person."""
+    return f"{host}{path}" if host else f"{path} of every host"
+
+
+def hostnames(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
+    """Names of the whole site, exact ones first: those of the balancer, then the hosts of applications."""
+    every = dict.fromkeys([*given, *(host for app in apps.values() for host in app.hosts)])
+    return sorted(every, key=lambda name: name.startswith("*."))
+
+
+def without_application(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
+    """Names of the balancer under which nobody answers."""
+    return [name for name in given if not _table(apps, name)]
