@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pulumi
 
 import settings
+from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
 from rendering import MAINTENANCE, SCRIPTS, Upstream, balancer_user_data, booted, site
 from settings import App, Maintenance
@@ -67,7 +68,13 @@ class Balancer(pulumi.ComponentResource):
             lambda members: site(
                 args.settings,
                 [
-                    Upstream(app, members[app], given.gateway.request_timeout_s, given.health_path)
+                    Upstream(
+                        app,
+                        members[app],
+                        given.gateway.request_timeout_s,
+                        given.health_path,
+                        KINDS[given.gateway.kind].protocol,
+                    )
                     for app, given in sorted(args.apps.items())
                 ],
                 https_port=platform.https_port,
