@@ -13,6 +13,7 @@ import gateway_http as http
 from gateway_workers import Workers, count, settings
 
 sys.path.pop(0)
+MODULES = ("gevent", "gevent.event", "gevent.monkey", "gevent.pool", "gevent.pywsgi")
 # A worker that does not let go of the CPU is ended so much later than a request that waits.
 GRACE_S = 5
 # The balancer lets lines of 16 KiB through.
@@ -24,9 +25,7 @@ def work(
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight. The application is imported here, after gevent's patches."""
     with http.packages("gevent"):
-        from gevent import event, monkey, pool, pywsgi, signal_handler  # noqa: PLC0415
-        from gevent import socket as green  # noqa: PLC0415
-
+        gevent, event, monkey, pool, pywsgi = map(http.untyped, MODULES)
         monkey.patch_all()
     pywsgi.MAX_REQUEST_LINE = LINE_BYTES
     application = http.watched(http.cancelled(http.behind_balancer(http.load(module)), limit_s), limit_s + GRACE_S)
@@ -35,7 +34,7 @@ def work(
     requests = pool.Pool(greenlets)
     servers = [
         pywsgi.WSGIServer(
-            green.socket(each.family, each.type, fileno=os.dup(each.fileno())),
+            gevent.socket.socket(each.family, each.type, fileno=os.dup(each.fileno())),
             application,
             spawn=requests,
             log=None,
@@ -44,7 +43,7 @@ def work(
         for each in sockets
     ]
     stop = event.Event()
-    signal_handler(signal.SIGTERM, stop.set)
+    gevent.signal_handler(signal.SIGTERM, stop.set)
     for server in servers:
         server.start()
     ready()

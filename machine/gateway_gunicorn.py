@@ -41,7 +41,7 @@ class Gunicorn(WSGIApplication):
     def load(self) -> http.Wsgi:
         """Once in the arbiter (preload_app), or once in each worker."""
         try:
-            return http.behind_balancer(http.load(self.app_uri or ""))
+            return http.behind_balancer(http.load(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises
             traceback.print_exc()
             sys.exit(Arbiter.APP_LOAD_ERROR)

@@ -35,6 +35,11 @@ def packages(kind: str) -> Generator[None]:
     sys.path.remove(folder)
 
 
+def untyped(name: str) -> Any:
+    """A module that tells no types."""
+    return importlib.import_module(name)
+
+
 def listeners(private: str) -> list[socket.socket]:
     """Listening sockets: the public one that systemd has opened, if it has, and the private one, which is made."""
     is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
@@ -129,10 +134,10 @@ def watched(wsgi: Wsgi, limit_s: float) -> Wsgi:
 
 def cancelled(wsgi: Wsgi, limit_s: float) -> Wsgi:
     """Ends a request of gevent that takes longer, as soon as it waits for anything; it is answered 500."""
-    from gevent import Timeout  # noqa: PLC0415  where gevent is
+    timeout_of = untyped("gevent").Timeout.start_new
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        timeout = Timeout.start_new(limit_s)
+        timeout = timeout_of(limit_s)
         try:
             parts = wsgi(environ, start_response)
         except BaseException:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
@@ -81,7 +81,7 @@ class Server(HTTPServer):
             return
         self.connections += 1
         self.admit()
-        self.handle_stream(IOStream(connection), address)
+        cast("Any", self).handle_stream(IOStream(connection), address)
 
     def on_close(self, server_conn: object) -> None:
         """A connection has ended."""

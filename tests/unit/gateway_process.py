@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,12 @@ class Process:
         connection.sock.connect(str(self.folder / "http.sock") if private else self.public.getsockname())
         return connection
 
-    def ask(self, path: str = "/", *, private: bool = False, **headers: str) -> dict[str, Any]:
+    def ask(
+        self, path: str = "/", headers: Mapping[str, str] | None = None, *, private: bool = False
+    ) -> dict[str, Any]:
         """What the application was given, and the status."""
         connection = self.connect(private=private)
-        connection.request("GET", path, headers={"Connection": "close", **headers})
+        connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
         with connection.getresponse() as response:
             text = response.read()
         connection.close()
@@ -114,7 +116,7 @@ def started(made: App, folder: Path, *processes: str, public: socket.socket | No
         log = stack.enter_context((folder / "log").open("wb"))
         process = subprocess.Popen(
             ["sh", "-c", AS_SYSTEMD, "sh", *command],
-            cwd=code, stdin=public, stdout=log, stderr=log, start_new_session=True,
+            cwd=code, stdin=public.fileno(), stdout=log, stderr=log, start_new_session=True,
             env=os.environ | {"NOTIFY_SOCKET": str(folder / "notify")},
         )  # fmt: skip
         try:

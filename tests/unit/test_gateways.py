@@ -35,11 +35,11 @@ def test_it_says_ready_and_serves_both_sockets_as_the_balancer_means_it(
     with started(app(**gateway, processes=2), tmp_path) as running:
         running.wait_ready()
         real = {"X-Real-IP": "192.0.2.7", "X-Forwarded-Proto": "https", "Host": "shop.example.org:8443"}
-        seen = running.ask("/a%20b?c=d", **real)
+        seen = running.ask("/a%20b?c=d", real)
         assert (seen["status"], seen["PATH_INFO"], seen["QUERY_STRING"]) == (200, "/a b", "c=d")
         assert (seen["REMOTE_ADDR"], seen["HTTP_HOST"]) == ("192.0.2.7", "shop.example.org:8443")
         # Nothing but the two may be said of the scheme.
-        assert running.ask("/", **{"X-Forwarded-Proto": "gopher"})["status"] == 200
+        assert running.ask("/", {"X-Forwarded-Proto": "gopher"})["status"] == 200
         assert running.ask("/", private=True)["status"] == 200
         pids = {running.ask()["pid"] for _ in range(60)}
         assert len(pids) == 2
@@ -52,7 +52,7 @@ def test_lines_as_long_as_the_balancer_lets_through_are_taken(gateway: dict[str,
     with started(app(**gateway, processes=1), tmp_path) as running:
         running.wait_ready()
         path, cookie = "/" + "p" * 16_300, "c" * 16_300
-        seen = running.ask(path, Cookie=cookie)
+        seen = running.ask(path, {"Cookie": cookie})
         assert (seen["PATH_INFO"], seen["HTTP_COOKIE"]) == (path, cookie)
 
 
