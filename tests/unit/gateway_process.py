@@ -28,13 +28,14 @@ import json, os, time
 def app(environ, start_response):
     path = environ["PATH_INFO"]
     if path.startswith("/sleep/"):
+        open(f"began-{time.time_ns()}", "w").close()
         time.sleep(float(path.rpartition("/")[2]))
     if path == "/raise":
         raise RuntimeError("on purpose")
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     seen = {name: value for name, value in environ.items() if isinstance(value, str)}
     start_response("200 OK", [("Content-Type", "application/json")])
-    return [json.dumps(seen | {"pid": os.getpid(), "body": len(body)}).encode()]
+    return [json.dumps(seen | {"pid": os.getpid(), "body": len(body), "scheme": environ["wsgi.url_scheme"]}).encode()]
 """
 # As systemd does it: the socket is fd 3, and the environment says so to this one process.
 AS_SYSTEMD = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null'
