@@ -27,6 +27,8 @@ class Gunicorn(WSGIApplication):
 
     def load_config(self) -> None:
         """The release's file, then the command line, then what is ours."""
+        # It would win over the release's file.
+        os.environ.pop("GUNICORN_CMD_ARGS", None)
         super().load_config()
         with http.packages("gunicorn"):
             # Loads the worker's module, and gevent where it needs that.
