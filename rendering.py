@@ -196,6 +196,11 @@ class Upstream:
         """Its name inside Nginx."""
         return self.name.replace("-", "_")
 
+    @property
+    def prefix(self) -> Literal["uwsgi", "proxy"]:
+        """What Nginx's directives for this protocol begin with: `uwsgi_pass`, `proxy_pass`."""
+        return "uwsgi" if self.protocol == "uwsgi" else "proxy"
+
 
 def site(balancer: Balancer, upstreams: Sequence[Upstream], *, https_port: int = HTTPS_PORT) -> str:
     """Nginx's site: `least_conn` over the members of each application, 503 where there are none.
