@@ -8,11 +8,12 @@ import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import yaml
 
+from gateways import KINDS, Kind
 from settings import App, Balancer, Maintenance
 from settings.ladder import read_timeout_s
 from settings.route import Routed, virtual_hosts
@@ -27,6 +28,8 @@ HTTPS_PORT = 443
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
 EVERYWHERE = Routed()
+UWSGI = KINDS["uwsgi"]
+_INSTALL = "scripts/install-gateway.j2"
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -106,13 +109,17 @@ def _cloud_config(files: Mapping[str, tuple[str, str]], command: Sequence[str]) 
 
 def prebuilt_scripts() -> tuple[str, ...]:
     """Whole scripts that do in a prebuilt image what machines would else do at boot."""
-    # Both tiers boot the same image; the balancer alone enables Nginx.
-    return _file("templates/scripts/install-gateway"), "#!/bin/sh\nsystemctl disable --quiet nginx.service\n"
+    # Both tiers boot the same image, whatever the gateway; the balancer alone enables Nginx.
+    gateways = (_template(_INSTALL, kind=kind) for kind in KINDS.values())
+    return *gateways, "#!/bin/sh\nsystemctl disable --quiet nginx.service\n"
 
 
-def app_service(*, proof: bool) -> str:
+def app_service(kind: Kind = UWSGI, *, proof: bool) -> str:
     """The unit of a slot (app@.service), or of the place where a release is proven (app-proof.service)."""
-    return _template("systemd/app.service.j2", proof=proof)
+    slot, runtime = ("proof", "app-proof") if proof else ("%i", "app-%i")
+    launch = kind.command.format(place=f"/srv/app/slots/{slot}", runtime=f"/run/{runtime}")
+    launch += f" {kind.proof}" if proof else ""
+    return _template("systemd/app.service.j2", proof=proof, slot=slot, runtime=runtime, launch=launch)
 
 
 def _upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
@@ -128,16 +135,31 @@ def _upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
     return files
 
 
-def app_server_user_data(system_packages: Sequence[str], maintenance: Maintenance = MAINTENANCE) -> str:
+def app_server_user_data(
+    system_packages: Sequence[str], maintenance: Maintenance = MAINTENANCE, kind: Kind = UWSGI
+) -> str:
     """What an app server boots with. It names no release: those come and go without the machine being replaced."""
-    scripts = ("release", "slot", "staging", "server", "fetch", "gateway", "background", "condition", "vitals")
+    scripts = (
+        "release",
+        "slot",
+        "staging",
+        "server",
+        "fetch",
+        "background",
+        "condition",
+        "vitals",
+        *(["gateway_uwsgi"] if kind.is_on_machines else []),
+    )
     files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
-    for name in ("install-packages", "install-gateway", "setup-app-server"):
+    for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
+    files[f"{SCRIPTS}/install-gateway"] = ("0755", _template(_INSTALL, kind=kind))
+    # Which releases this server takes.
+    files["/etc/wsgi-fleet/gateway"] = ("0644", f"{kind.name}\n")
     for name in ("app.socket", "app-boot.service"):
         files[f"/etc/systemd/system/{name}"] = ("0644", _file(f"templates/systemd/{name}"))
-    files["/etc/systemd/system/app@.service"] = ("0644", app_service(proof=False))
-    files["/etc/systemd/system/app-proof.service"] = ("0644", app_service(proof=True))
+    files["/etc/systemd/system/app@.service"] = ("0644", app_service(kind, proof=False))
+    files["/etc/systemd/system/app-proof.service"] = ("0644", app_service(kind, proof=True))
     files |= _upkeep(maintenance)
     return _cloud_config(files, [f"{SCRIPTS}/setup-app-server", *system_packages])
 
@@ -164,6 +186,7 @@ class Upstream:
     """An application as the balancer sees it. members: private addresses of the servers that take requests now.
 
     health_path: as the application sees it; it is answered during maintenance as well. at: which requests it gets.
+    protocol: what its gateway speaks.
     """
 
     name: str
@@ -171,11 +194,17 @@ class Upstream:
     request_timeout_s: int
     health_path: str
     at: Routed = EVERYWHERE
+    protocol: Literal["uwsgi", "http"] = "uwsgi"
 
     @property
     def variable(self) -> str:
         """Its name inside Nginx."""
         return self.name.replace("-", "_")
+
+    @property
+    def prefix(self) -> Literal["uwsgi", "proxy"]:
+        """What Nginx's directives for this protocol begin with: `uwsgi_pass`, `proxy_pass`."""
+        return "uwsgi" if self.protocol == "uwsgi" else "proxy"
 
     @property
     def public_health_path(self) -> str:
@@ -228,6 +257,8 @@ def _background(kind: str, name: str, app: App) -> str:
     return _template("systemd/background.service.j2", kind=kind, name=name, stop_timeout_s=app.drain_timeout_s)
 
 
-def uwsgi_ini(app: App) -> str:
-    """uWSGI's configuration of a release."""
-    return _template("uwsgi/uwsgi.ini.j2", module=app.module, gateway=app.gateway)
+def gateway_files(app: App) -> dict[str, str]:
+    """What a release holds of its gateway: path in its folder -> text. The configuration, and the launcher."""
+    kind = KINDS[app.gateway.kind]
+    config = _template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
+    return {kind.config: config, **{f"gateway/{name}.py": _script(name) for name in kind.scripts}}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pulumi
 
+from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
 from releases.release import build
 from releases.resource import RolloutResource
@@ -16,7 +17,7 @@ from releases.secret import GeneratedSecret
 from rendering import MAINTENANCE, app_server_user_data, booted
 from settings import App, Maintenance
 
-# Longest wait for cloud-init: Debian packages from a slow mirror, and uWSGI.
+# Longest wait for cloud-init: Debian packages from a slow mirror, and the gateway.
 BOOT_S = 600
 
 
@@ -53,7 +54,7 @@ class AppServerFleet(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         app = args.app
         key = GeneratedSecret(f"{name}-key", opts=child).value
-        user_data = app_server_user_data(app.system_packages, args.maintenance)
+        user_data = app_server_user_data(app.system_packages, args.maintenance, KINDS[app.gateway.kind])
 
         self.machines = {}
         ready: list[pulumi.Resource] = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pulumi
 
 import settings
+from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
 from rendering import MAINTENANCE, SCRIPTS, Upstream, balancer_user_data, booted, site
 from settings import App, Maintenance
@@ -41,7 +42,14 @@ class BalancerArgs:
 def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> list[Upstream]:
     """The applications as the balancer sees them."""
     return [
-        Upstream(name, members.get(name, ()), app.gateway.request_timeout_s, app.health_path, app)
+        Upstream(
+            name,
+            members.get(name, ()),
+            app.gateway.request_timeout_s,
+            app.health_path,
+            app,
+            KINDS[app.gateway.kind].protocol,
+        )
         for name, app in sorted(apps.items())
     ]
 

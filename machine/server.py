@@ -15,7 +15,9 @@ from typing import Any
 APP = Path("/srv/app")
 RELEASES, VENVS, SLOTS, LIVE = APP / "releases", APP / "venvs", APP / "slots", APP / "live"
 CONFIG = Path("/etc/wsgi-fleet")
-PIP_RUNNER = Path(sysconfig.get_path("purelib", "venv", vars={"base": "/srv/uwsgi"})) / "pip" / "__pip-runner__.py"
+PIP_RUNNER = (
+    Path(sysconfig.get_path("purelib", "venv", vars={"base": "/srv/gateway/pip"})) / "pip" / "__pip-runner__.py"
+)
 RUN = Path("/run")
 USER = "app"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"

@@ -42,6 +42,12 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     if hashlib.sha256(text).hexdigest()[: len(release)] != release:
         raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
     manifest = json.loads(text)
+    made_for, here = manifest.get("gateway", "uwsgi"), (CONFIG / "gateway").read_text().strip()
+    if made_for != here:
+        raise Failure(
+            f"{release} is made for the gateway {made_for}, and this server runs {here}; "
+            f"set gateway.kind to {made_for} and run `pulumi up`, which brings servers that run it"
+        )
     (partial / "manifest.json").write_bytes(text)
     unpack(release, manifest, partial)
     venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
@@ -130,7 +136,9 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         secrets = known_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
         raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
-    (partial / "uwsgi.ini").write_text(manifest["uwsgi_ini"])
+    for name, text in manifest.get("gateway_files", {"uwsgi.ini": manifest.get("uwsgi_ini")}).items():
+        (partial / name).parent.mkdir(exist_ok=True)
+        (partial / name).write_text(text)
     environment = manifest["environment"] | secrets | {
         "WSGI_FLEET_RELEASE": release,
         "WSGI_FLEET_SERVER": socket.gethostname(),

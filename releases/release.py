@@ -9,9 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from releases.archive import tar
-from rendering import background_units, uwsgi_ini
+from rendering import background_units, gateway_files
 from settings import App
 
 ID_LENGTH = 12
@@ -59,7 +60,7 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
         "requirements_path": app.requirements,
         "health_path": app.health_path,
         "environment": app.environment,
-        "uwsgi_ini": uwsgi_ini(app),
+        **_gateway(app),
         "drain_timeout_s": app.drain_timeout_s,
         "release_task": app.rollout.release_task,
         "workers": {name: worker.model_dump() for name, worker in app.workers.items()},
@@ -72,3 +73,9 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
         "tar_sha256": hashlib.sha256(content).hexdigest(),
     }
     return Release(json.dumps(manifest, sort_keys=True, indent=1).encode(), gzip.compress(content, 6, mtime=0))
+
+
+def _gateway(app: App) -> dict[str, Any]:
+    """Which gateway it is made for, and that one's files. uWSGI's as releases of 2026-11 have it, whose ids stay so."""
+    kind, files = app.gateway.kind, gateway_files(app)
+    return {"uwsgi_ini": files["uwsgi.ini"]} if kind == "uwsgi" else {"gateway": kind, "gateway_files": files}

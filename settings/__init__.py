@@ -10,6 +10,7 @@ from pydantic.types import StringConstraints
 from settings import ladder, route
 from settings.aws import Aws
 from settings.constraint import Cidr, InstanceType
+from settings.gateway import Gateway
 from settings.model import Model
 from settings.tls import Hostname, Tls, problems, unsigned
 
@@ -41,25 +42,6 @@ class Size(Model):
     memory_mib: int = Field(default=512, ge=256, le=1_048_576, description="memory in MiB (lxd)")
     disk_gib: int = Field(default=8, ge=2, le=16_384, description="root disk in GiB")
     instance_type: InstanceType = Field(default="t3.small", description="EC2 instance type, amd64 (aws)")
-
-
-class Gateway(Model):
-    """How uWSGI runs the application. All of it is part of the release, so a change here is released like code."""
-
-    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
-        default="auto", description='worker processes; "auto" is two for each CPU of the machine'
-    )
-    threads: int = Field(default=4, ge=1, le=64, description="threads of each process")
-    request_timeout_s: int = Field(
-        default=60,
-        ge=1,
-        le=300,
-        description="a longer request is ended (harakiri); other time-outs follow",
-    )
-    lazy_apps: bool = Field(default=False, description="import after fork, for applications that are not fork-safe")
-    buffer_size: int = Field(default=32768, ge=4096, le=65535, description="largest request header block in bytes")
-    max_requests: int = Field(default=10_000, ge=100, description="requests after which a worker is replaced")
-    reload_on_rss_mib: int = Field(default=512, ge=64, description="memory in MiB at which a worker is replaced")
 
 
 class Fleet(Model):
@@ -146,7 +128,7 @@ class App(route.Routed):
     schedules: dict[Name, Schedule] = Field(
         default_factory=dict[str, Schedule], description="commands that run at set times, by name"
     )
-    gateway: Gateway = Field(default=Gateway(), description="how uWSGI runs it")
+    gateway: Gateway = Field(default=Gateway(), description="what runs it, and how")
     fleet: Fleet = Field(default=Fleet(), description="the machines it runs on")
     rollout: Rollout = Field(default=Rollout(), description="how a release moves over them")
 

@@ -109,6 +109,7 @@ def lay_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
     folders = {"RELEASES": app / "releases", "VENVS": app / "venvs", "SLOTS": app / "slots", "CONFIG": config}
     for folder in (*folders.values(), root / "run"):
         folder.mkdir(parents=True)
+    (config / "gateway").write_text("uwsgi\n")
     paths = {**folders, "LIVE": app / "live", "RUN": root / "run"}
     monkeypatch.setattr(background, "apply", lambda: made.applied.append(server.named(server.LIVE)))
     for module in (server, slot, staging, release, background):

@@ -99,6 +99,36 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     assert server.named(server.SLOTS / "proof") == id_
 
 
+def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Path) -> None:
+    (server.CONFIG / "gateway").write_text("tornado\n")
+    id_ = publish(tmp_path, build(tmp_path, gateway={"kind": "tornado"}))
+    staging.stage(id_, {})
+    place = server.RELEASES / id_ / "gateway"
+    assert sorted(each.name for each in place.iterdir()) == [
+        "gateway_http.py",
+        "gateway_tornado.py",
+        "gateway_workers.py",
+        "tornado.ini",
+    ]
+    assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
+
+
+@pytest.mark.parametrize(("made_for", "here"), [("uwsgi", "gevent"), ("gevent", "uwsgi")])
+def test_a_release_for_another_gateway_is_refused_and_leaves_nothing(
+    host: AppServer, tmp_path: Path, made_for: str, here: str
+) -> None:
+    (server.CONFIG / "gateway").write_text(f"{here}\n")
+    id_ = publish(tmp_path, build(tmp_path, gateway={"kind": made_for}))
+    with pytest.raises(Failure) as error:
+        staging.stage(id_, {})
+    assert str(error.value) == (
+        f"{id_} is made for the gateway {made_for}, and this server runs {here}; "
+        f"set gateway.kind to {made_for} and run `pulumi up`, which brings servers that run it"
+    )
+    assert [name for name in left() if not name.endswith(".partial")] == []
+    assert host.events == []
+
+
 def test_a_release_that_is_staged_is_not_staged_again(host: AppServer, tmp_path: Path) -> None:
     id_ = publish(tmp_path, build(tmp_path))
     staging.stage(id_, {})

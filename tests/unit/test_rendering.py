@@ -26,6 +26,8 @@ from settings import App, Balancer
 from settings.route import Routed
 
 ROOT = Path(__file__).resolve().parents[2]
+# Of an app server's gateway: no file of the project as it is.
+MADE = ("install-gateway", "gateway")
 addresses = st.lists(st.ip_addresses(v=4).map(str), max_size=5, unique=True)
 
 
@@ -125,7 +127,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
         elif expected:
             assert content == expected[0], path
         else:
-            assert name in ("app@.service", "app-proof.service", "52wsgi-fleet", "wsgi-fleet.conf"), path
+            assert name in ("app@.service", "app-proof.service", "52wsgi-fleet", "wsgi-fleet.conf", *MADE), path
 
 
 def meaning(script: str) -> tuple[str, list[int]]:
@@ -203,15 +205,19 @@ def test_proof_and_slot_are_hardened_alike() -> None:
     assert ("NoNewPrivileges", "yes") in slot
 
 
+def uwsgi_ini(**changes: Any) -> str:
+    return rendering.gateway_files(app(**changes))["uwsgi.ini"]
+
+
 @pytest.mark.parametrize("gateway", [{}, {"processes": 3, "lazy_apps": True, "request_timeout_s": 5}])
 def test_uwsgi_takes_the_ini_under_strict_and_serves(gateway: dict[str, Any], tmp_path: Path) -> None:
-    text = rendering.uwsgi_ini(app(gateway=gateway))
+    text = uwsgi_ini(gateway=gateway)
     assert answer_of(text, tmp_path) == (200, b"Hello from -, release -\n")
 
 
 def test_uwsgi_refuses_an_ini_with_an_unknown_option(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="unknown config directive: harakirri"):
-        answer_of(rendering.uwsgi_ini(app()).replace("harakiri =", "harakirri ="), tmp_path)
+        answer_of(uwsgi_ini().replace("harakiri =", "harakirri ="), tmp_path)
 
 
 def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
@@ -222,7 +228,7 @@ def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
         command = [
             sys.executable,
             "-P",
-            str(ROOT / "machine" / "gateway.py"),
+            str(ROOT / "machine" / "gateway_uwsgi.py"),
             "--ini",
             str(ini),
             "--http-socket",
@@ -247,7 +253,7 @@ def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
 
 def test_the_ini_reads_back_as_it_was_set() -> None:
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(rendering.uwsgi_ini(app(gateway={"processes": "auto", "threads": 7, "request_timeout_s": 9})))
+    parser.read_string(uwsgi_ini(gateway={"processes": "auto", "threads": 7, "request_timeout_s": 9}))
     section = parser["uwsgi"]
     assert (section["module"], section["processes"], section["threads"]) == ("bare:app", "$(WSGI_FLEET_PROCESSES)", "7")
     assert (section["harakiri"], section["worker-reload-mercy"]) == ("9", "9")

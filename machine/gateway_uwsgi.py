@@ -1,6 +1,6 @@
-"""Starts uWSGI as the Python of a release: `<release>/venv/bin/python -P gateway.py OPTION...` (options of uWSGI).
+"""Starts uWSGI as the Python of a release: `<release>/venv/bin/python -P gateway_uwsgi.py OPTION...` (of uWSGI).
 
-uWSGI stands in a virtualenv of its own, so that no release has to bring it. Its option `virtualenv` cannot lead it to
+uWSGI stands in a folder of its own, so that no release has to bring it. Its option `virtualenv` cannot lead it to
 the release's packages: as a Python module (pyuwsgi) it meets an interpreter that is initialized already. So the
 release's interpreter starts, and uWSGI's folder is on its path for one import.
 """
@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, cast
 
-sys.path.append(f"/srv/uwsgi/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
+sys.path.append("/srv/gateway/uwsgi")
 import pyuwsgi
 
 sys.path.pop()

@@ -1,0 +1,48 @@
+"""What the product must know of a gateway: the one interface of all kinds. Data alone; rendering.py makes the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+# What a release's settings may say of every gateway; all else has a meaning with some only.
+EVERYWHERE = frozenset({"kind", "processes", "request_timeout_s"})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One gateway. Texts in it are told to people: in docs/gateways.md and where a setting is refused.
+
+    packages: what its folder on a machine holds, pinned, the dependencies too. protocol: what it speaks with the
+    balancer. config: its file in a release, which templates/NAME/FILE.j2 becomes. scripts: of machine/, in the release
+    beside it; without any, machines have its launcher. command: launcher and arguments, with {place} for the release's
+    folder and {runtime} for the slot's own in /run; proof: added where a release is proven. unused: setting -> why it
+    has no meaning here. model, masters, limit, ready, stop, statistics: rows of the table.
+    """
+
+    name: str
+    title: str
+    packages: tuple[str, ...]
+    protocol: Literal["uwsgi", "http"]
+    config: str
+    command: str
+    model: str
+    masters: str
+    limit: str
+    ready: str
+    stop: str
+    statistics: str
+    scripts: tuple[str, ...] = ()
+    proof: str = "1"
+    unused: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def template(self) -> str:
+        """Of its configuration, below templates/."""
+        return f"{self.name}/{self.config.rpartition('/')[2]}.j2"
+
+    @property
+    def is_on_machines(self) -> bool:
+        """Whether its launcher is on machines, and not in releases."""
+        return not self.scripts

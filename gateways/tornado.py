@@ -1,0 +1,26 @@
+"""Tornado's HTTP server with a WSGIContainer: callbacks in front, a pool of threads for the application."""
+
+from gateways.kind import Kind
+
+KIND = Kind(
+    name="tornado",
+    title="Tornado",
+    packages=("tornado==6.6.1",),
+    protocol="http",
+    config="gateway/tornado.ini",
+    command="{place}/gateway/gateway_tornado.py {place}/gateway/tornado.ini {runtime}/http.sock",
+    scripts=("gateway_tornado", "gateway_http", "gateway_workers"),
+    model="processes with one event loop for connections and threads for the application; bodies are held in memory",
+    masters="ours",
+    limit="the worker ends, with all its requests",
+    ready="every worker has the application",
+    stop="SIGTERM: workers accept no more and finish what is in flight",
+    statistics="none",
+    unused={
+        "worker": "it has one kind of worker",
+        "greenlets": "requests run in threads; their number is threads",
+        "buffer_size": "it takes what the balancer lets through",
+        "max_requests": "its workers are not replaced",
+        "reload_on_rss_mib": "its workers are not replaced",
+    },
+)

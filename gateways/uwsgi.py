@@ -1,0 +1,26 @@
+"""uWSGI, the default: the fastest of the four, the only one that tells what its workers do."""
+
+from gateways.kind import Kind
+
+KIND = Kind(
+    name="uwsgi",
+    title="uWSGI",
+    # Needs 2.0.27 for a stop that finishes requests. The wheel holds it as a Python module; nothing is compiled.
+    packages=("pyuwsgi==2.0.30.post1",),
+    protocol="uwsgi",
+    config="uwsgi.ini",
+    command="/usr/local/lib/wsgi-fleet/gateway_uwsgi.py --ini {place}/uwsgi.ini"
+    " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
+    proof="--processes 1",
+    model="processes with threads",
+    masters="its own master",
+    limit="harakiri: the worker ends, with all its requests",
+    ready="the application is imported; with `lazy_apps` at once",
+    stop="a hook on SIGTERM finishes what is in flight",
+    statistics="busy and idle workers and threads",
+    unused={
+        "worker": "it has one kind of worker",
+        # Read in its source (core/uwsgi.c, gracefully_kill): loops of its own end at once, with what is in flight.
+        "greenlets": "its gevent loop cuts requests when it stops; take kind gevent, or gunicorn with worker gevent",
+    },
+)

@@ -1,0 +1,62 @@
+"""Serves a release by gevent, in its Python: `gateway_gevent.py CONFIGURATION PRIVATE_SOCKET [PROCESSES]`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+import gateway_http as http
+from gateway_workers import Workers, count, settings
+
+sys.path.pop(0)
+MODULES = ("gevent", "gevent.event", "gevent.monkey", "gevent.pool", "gevent.pywsgi")
+# A worker that does not let go of the CPU is ended so much later than a request that waits.
+GRACE_S = 5
+# The balancer lets lines of 16 KiB through.
+LINE_BYTES = 16_384 + 512
+
+
+def work(
+    module: str, greenlets: int, limit_s: int, sockets: Sequence[socket.socket], ready: Callable[[], object]
+) -> None:
+    """Serve until SIGTERM, then finish what is in flight. The application is imported here, after gevent's patches."""
+    with http.packages("gevent"):
+        gevent, event, monkey, pool, pywsgi = map(http.untyped, MODULES)
+        monkey.patch_all()
+    pywsgi.MAX_REQUEST_LINE = LINE_BYTES
+    application = http.watched(http.cancelled(http.behind_balancer(http.load(module)), limit_s), limit_s + GRACE_S)
+    # Several processes take one connection at a time, so that each finds some.
+    environ = {"wsgi.multiprocess": True, "wsgi.multithread": True}
+    requests = pool.Pool(greenlets)
+    servers = [
+        pywsgi.WSGIServer(
+            gevent.socket.socket(each.family, each.type, fileno=os.dup(each.fileno())),
+            application,
+            spawn=requests,
+            log=None,
+            environ=environ,
+        )
+        for each in sockets
+    ]
+    stop = event.Event()
+    gevent.signal_handler(signal.SIGTERM, stop.set)
+    for server in servers:
+        server.start()
+    ready()
+    stop.wait()
+    for server in servers:
+        server.close()
+    requests.join()
+
+
+if __name__ == "__main__":
+    config, private, *processes = sys.argv[1:]
+    given = settings(config)
+    limits = int(given["greenlets"]), int(given["request_timeout_s"])
+    sockets = http.listeners(private)
+    number = count(*processes or [given["processes"]])
+    Workers(number, lambda ready: work(given["module"], *limits, sockets, ready)).run()

@@ -1,0 +1,74 @@
+"""Serves a release by Gunicorn, in its Python: `gateway_gunicorn.py CONFIGURATION PRIVATE_SOCKET [PROCESSES]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from _thread import start_new_thread
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+import gateway_http as http
+
+sys.path.pop(0)
+with http.packages("gunicorn"):
+    from gunicorn.app.wsgiapp import WSGIApplication
+    from gunicorn.arbiter import Arbiter
+
+# A worker that hangs as a whole is ended by Gunicorn, so much later than a request by us.
+GRACE_S = 5
+
+
+class Gunicorn(WSGIApplication):
+    """Gunicorn as its own command starts it, but for who loads the application, what it is told, and who says READY."""
+
+    cfg: Any
+
+    def load_config(self) -> None:
+        """The release's file, then the command line, then what is ours."""
+        # It would win over the release's file.
+        os.environ.pop("GUNICORN_CMD_ARGS", None)
+        super().load_config()
+        with http.packages("gunicorn"):
+            # Loads the worker's module, and gevent where it needs that.
+            self.is_gevent = "gevent" in self.cfg.worker_class.__module__
+        self.limit_s: int = self.cfg.timeout - GRACE_S
+        self.cfg.set("when_ready", self.when_ready)
+        self.cfg.set("post_worker_init", self.post_worker_init)
+        self.ready, self.tell_ready = os.pipe()
+        # It would say READY before a worker has the application.
+        self.notify_socket = os.environ.pop("NOTIFY_SOCKET", "")
+
+    def load(self) -> http.Wsgi:
+        """Once in the arbiter (preload_app), or once in each worker."""
+        try:
+            return http.behind_balancer(http.load(self.cfg.wsgi_app))
+        except Exception:  # noqa: BLE001  whatever an application raises
+            traceback.print_exc()
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+
+    def when_ready(self, server: Any) -> None:
+        """In the arbiter before it starts workers."""
+        start_new_thread(self.tell_when_ready, (server.num_workers,))
+
+    def tell_when_ready(self, workers: int) -> None:
+        """Wait for a byte of each worker."""
+        while workers > 0:
+            workers -= len(os.read(self.ready, workers))
+        os.environ["NOTIFY_SOCKET"] = self.notify_socket
+        http.notify("READY=1")
+
+    def post_worker_init(self, worker: Any) -> None:
+        """In a worker that has the application."""
+        if self.is_gevent:
+            worker.wsgi = http.cancelled(worker.wsgi, self.limit_s)
+        worker.wsgi = http.watched(worker.wsgi, self.cfg.timeout if self.is_gevent else self.limit_s)
+        os.write(self.tell_ready, b".")
+
+
+if __name__ == "__main__":
+    config, private, *processes = sys.argv[1:]
+    binds = [f"--bind=fd://{each.detach()}" for each in http.listeners(private)]
+    sys.argv[1:] = ["--config", config, *binds, *(f"--workers={number}" for number in processes)]
+    Gunicorn("%(prog)s [OPTIONS]").run()

@@ -1,0 +1,151 @@
+"""What the gateways that speak HTTP share: their sockets, the application as the balancer means it, a request's limit.
+
+Their launchers run as the Python of a release. The gateway stands in a folder of its own that is first on the path
+while it is imported, so a release need not bring it, and one that does is run by ours all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import functools
+import importlib
+import operator
+import os
+import socket
+import sys
+
+# What these name stays when gevent puts its own in their modules.
+from _thread import start_new_thread
+from collections.abc import Callable, Generator, Iterable, Iterator
+from time import monotonic, sleep
+from typing import Any
+
+Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
+# sd_listen_fds(3): the first socket that systemd passes on.
+FIRST_FD = 3
+
+
+@contextlib.contextmanager
+def packages(kind: str) -> Generator[None]:
+    """The folder of a gateway is first on the path in this block."""
+    folder = f"/srv/gateway/{kind}"
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+def untyped(name: str) -> Any:
+    """A module that tells no types."""
+    return importlib.import_module(name)
+
+
+def listeners(private: str) -> list[socket.socket]:
+    """Listening sockets: the public one that systemd has opened, if it has, and the private one, which is made."""
+    is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
+    count = int(os.environ.pop("LISTEN_FDS", "0")) if is_ours else 0
+    made = [socket.socket(fileno=FIRST_FD + number) for number in range(count)]
+    made.append(socket.socket(socket.AF_UNIX))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(private)  # noqa: PTH108  os alone, to start fast
+    made[-1].bind(private)
+    made[-1].listen()
+    for each in made:
+        each.setblocking(False)
+    return made
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); nobody where it did not ask."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def load(name: str) -> Wsgi:
+    """The callable that `module:name` names, from the folder this runs in."""
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    return operator.attrgetter(attribute)(importlib.import_module(module))
+
+
+def behind_balancer(wsgi: Wsgi) -> Wsgi:
+    """Client, scheme and place as the balancer tells them. Nobody else reaches the port, and it replaces what clients send."""
+
+    def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if address := environ.get("HTTP_X_REAL_IP"):
+            environ["REMOTE_ADDR"] = address
+        if (scheme := environ.get("HTTP_X_FORWARDED_PROTO")) in ("http", "https"):
+            environ["wsgi.url_scheme"] = scheme
+        if prefix := environ.get("HTTP_X_FORWARDED_PREFIX"):
+            # It has taken that off the path.
+            environ["SCRIPT_NAME"] = prefix
+        return wsgi(environ, start_response)
+
+    return call
+
+
+class Answer:
+    """The parts of an answer, and what is done when the server has sent them or given up."""
+
+    def __init__(self, parts: Iterable[bytes], done: Callable[[], object]) -> None:
+        self.parts, self.done = parts, done
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.parts)
+
+    def close(self) -> None:
+        """Called by the server in any case (PEP 3333)."""
+        try:
+            if close := getattr(self.parts, "close", None):
+                close()
+        finally:
+            self.done()
+
+
+def watched(wsgi: Wsgi, limit_s: float) -> Wsgi:
+    """Ends this process when a request takes longer, after saying where it was. Call it in the process that serves.
+
+    A thread cannot be stopped from outside. So the others in this process go with it, as with uWSGI's harakiri.
+    """
+    running: dict[object, tuple[float, str]] = {}
+
+    def look() -> None:
+        while True:
+            sleep(0.5)
+            for began, request in list(running.values()):
+                if monotonic() - began > limit_s:
+                    print(f"{request} took longer than {limit_s:.0f} s: this worker ends", file=sys.stderr, flush=True)
+                    faulthandler.dump_traceback()
+                    os._exit(1)
+
+    def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        key = object()
+        running[key] = monotonic(), f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}"
+        try:
+            parts = wsgi(environ, start_response)
+        except BaseException:
+            del running[key]
+            raise
+        return Answer(parts, functools.partial(running.pop, key, None))
+
+    start_new_thread(look, ())
+    return call
+
+
+def cancelled(wsgi: Wsgi, limit_s: float) -> Wsgi:
+    """Ends a request of gevent that takes longer, as soon as it waits for anything; it is answered 500."""
+    timeout_of = untyped("gevent").Timeout.start_new
+
+    def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        timeout = timeout_of(limit_s)
+        try:
+            parts = wsgi(environ, start_response)
+        except BaseException:
+            timeout.close()
+            raise
+        return Answer(parts, timeout.close)
+
+    return call

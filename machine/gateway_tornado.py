@@ -1,0 +1,117 @@
+"""Serves a release by Tornado, in its Python: `gateway_tornado.py CONFIGURATION PRIVATE_SOCKET [PROCESSES]`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+import gateway_http as http
+from gateway_workers import Workers, count, settings
+
+sys.path.pop(0)
+with http.packages("tornado"):
+    from tornado.httpserver import HTTPServer
+    from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
+    from tornado.ioloop import IOLoop
+    from tornado.iostream import IOStream
+    from tornado.wsgi import WSGIContainer
+
+# What the balancer may let through at most (balancer.max_body_mib).
+BODY_BYTES = 10_240 << 20
+
+
+class Container(WSGIContainer):
+    """Answers 500 where the application raises; Tornado's own would leave the client waiting."""
+
+    async def handle_request(self, request: HTTPServerRequest) -> None:
+        """One request. Nothing of the answer is sent before all of it is there."""
+        try:
+            await super().handle_request(request)
+        except Exception:  # noqa: BLE001  whatever an application raises
+            traceback.print_exc()
+            connection: Any = request.connection
+            headers = HTTPHeaders({"Content-Length": "0"})
+            connection.write_headers(ResponseStartLine("HTTP/1.1", 500, "Internal Server Error"), headers)
+            connection.finish()
+
+
+class Server(HTTPServer):
+    """Accepts only while a thread is free: other connections wait where another process or slot finds them."""
+
+    def serve(self, sockets: Sequence[socket.socket], threads: int) -> None:
+        """Begin to accept."""
+        self.sockets, self.threads, self.connections = sockets, threads, 0
+        self.accepting = self.stopping = False
+        self.ended = asyncio.Event()
+        self.admit()
+
+    def finish(self) -> None:
+        """Accept no more; `ended` is set when the last connection has ended."""
+        self.stopping = True
+        self.admit()
+
+    def admit(self) -> None:
+        """Listen, or not, as there is room."""
+        wanted = not self.stopping and self.connections < self.threads
+        loop = IOLoop.current()
+        for each in self.sockets if wanted != self.accepting else ():
+            if wanted:
+                loop.add_handler(each, self.accept, IOLoop.READ)
+            else:
+                loop.remove_handler(each)
+        self.accepting = wanted
+        if self.stopping and not self.connections:
+            self.ended.set()
+
+    def accept(self, sock: Any, _events: int) -> None:
+        """One connection, unless another process had it or the other socket took the last thread."""
+        if not self.accepting:
+            return
+        try:
+            connection, address = sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.connections += 1
+        self.admit()
+        cast("Any", self).handle_stream(IOStream(connection), address)
+
+    def on_close(self, server_conn: object) -> None:
+        """A connection has ended."""
+        super().on_close(server_conn)
+        self.connections -= 1
+        self.admit()
+
+
+async def work(
+    application: http.Wsgi, threads: int, limit_s: int, sockets: Sequence[socket.socket], ready: Callable[[], object]
+) -> None:
+    """Serve until SIGTERM, then finish what is in flight."""
+    container = Container(http.watched(http.behind_balancer(application), limit_s), ThreadPoolExecutor(threads))
+    server = Server(container, max_body_size=BODY_BYTES)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.finish)
+    server.serve(sockets, threads)
+    ready()
+    await server.ended.wait()
+
+
+if __name__ == "__main__":
+    config, private, *processes = sys.argv[1:]
+    given = settings(config)
+    limits = int(given["threads"]), int(given["request_timeout_s"])
+    sockets = http.listeners(private)
+    # Before the fork, where memory is shared, unless the application does not bear that.
+    imported = None if given.getboolean("lazy_apps") else http.load(given["module"])
+
+    def worker(ready: Callable[[], object]) -> None:
+        """In its process."""
+        asyncio.run(work(imported or http.load(given["module"]), *limits, sockets, ready))
+
+    Workers(count(*processes or [given["processes"]]), worker).run()

@@ -1,0 +1,79 @@
+"""The settings of the program that runs the application."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gateways import EVERYWHERE, KINDS
+from settings.model import Model
+
+# Requests at a time in each process of greenlets, where none are named. They wait for others most of their time, and
+# what they wait for (a database) rarely takes more from one process.
+GREENLETS = 100
+
+
+class Gateway(Model):
+    """What runs the application and how. All but `kind` is released like code, for it is part of the release."""
+
+    kind: Literal["uwsgi", "gunicorn", "gevent", "tornado"] = Field(
+        default="uwsgi", description="the program that runs the application; a change replaces the app servers"
+    )
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
+        default="auto", description='worker processes; "auto" is two for each CPU of the machine'
+    )
+    threads: int = Field(default=4, ge=1, le=64, description="threads of each process")
+    worker: Literal["sync", "gthread", "gevent"] | None = Field(
+        default=None, description="Gunicorn's kind of worker; null: gthread, or sync where threads is 1"
+    )
+    greenlets: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        default=None, description=f"requests at a time in each process, where they run in greenlets; null: {GREENLETS}"
+    )
+    request_timeout_s: int = Field(
+        default=60,
+        ge=1,
+        le=300,
+        description="a longer request is ended (harakiri); other time-outs follow",
+    )
+    lazy_apps: bool = Field(default=False, description="import after fork, for applications that are not fork-safe")
+    buffer_size: int = Field(default=32768, ge=4096, le=65535, description="largest request header block in bytes")
+    max_requests: int = Field(default=10_000, ge=100, description="requests after which a worker is replaced")
+    reload_on_rss_mib: int = Field(default=512, ge=64, description="memory in MiB at which a worker is replaced")
+
+    @property
+    def worker_class(self) -> Literal["sync", "gthread", "gevent"]:
+        """Gunicorn's."""
+        return self.worker or ("sync" if self.threads == 1 else "gthread")
+
+    @property
+    def requests_at_a_time(self) -> int:
+        """In each process."""
+        if self.kind == "gevent" or (self.kind == "gunicorn" and self.worker_class == "gevent"):
+            return self.greenlets or GREENLETS
+        return 1 if self.kind == "gunicorn" and self.worker_class == "sync" else self.threads
+
+    @model_validator(mode="after")
+    def _each_setting_has_a_meaning(self) -> Gateway:
+        kind = KINDS[self.kind]
+        unused = {name: f"{kind.title} has no use for it: {why}" for name, why in kind.unused.items()}
+        if self.kind == "gunicorn":
+            unused |= self._of_workers()
+        # null stands for what is chosen where nothing is given.
+        given = sorted(name for name in self.model_fields_set - EVERYWHERE if getattr(self, name) is not None)
+        wrong = [f"{name}: {unused[name]}" for name in given if name in unused]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    def _of_workers(self) -> dict[str, str]:
+        """What a worker of Gunicorn has no use for."""
+        if self.worker_class == "gevent":
+            return {
+                "threads": "a gevent worker runs requests in greenlets; their number is greenlets",
+                "lazy_apps": "gevent workers always import after fork",
+            }
+        unused = {"greenlets": f"a {self.worker_class} worker has none; worker: gevent has"}
+        if self.worker == "sync" and self.threads > 1:
+            unused["threads"] = "a sync worker has one; worker: gthread has more"
+        return unused

@@ -1,0 +1,128 @@
+"""A gateway as its unit starts it: a rendered configuration, a listening socket on fd 3, a socket that hears READY."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rendering
+from gateways import KINDS
+from settings import App
+
+ROOT = Path(__file__).resolve().parents[2]
+# Waits, fails and tells what it was given, by its path.
+APP = """
+import json, os, time
+
+def app(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path.startswith("/sleep/"):
+        open(f"began-{time.time_ns()}", "w").close()
+        time.sleep(float(path.rpartition("/")[2]))
+    if path == "/raise":
+        raise RuntimeError("on purpose")
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    seen = {name: value for name, value in environ.items() if isinstance(value, str)}
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(seen | {"pid": os.getpid(), "body": len(body), "scheme": environ["wsgi.url_scheme"]}).encode()]
+"""
+# As systemd does it: the socket is fd 3, and the environment says so to this one process.
+AS_SYSTEMD = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null'
+
+
+def app(kind: str, **gateway: Any) -> App:
+    """An application with this gateway."""
+    text = json.dumps({"source": "x", "module": "app:app", "gateway": {"kind": kind, **gateway}})
+    return App.model_validate_json(text)
+
+
+@dataclass
+class Process:
+    """A gateway that was started. public: the listening socket, which outlives it. notified: where READY comes."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    public: socket.socket
+    notified: socket.socket
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def wait_ready(self) -> None:
+        """Until it says READY; fails with its log when it ends before."""
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(TimeoutError):
+                assert self.notified.recv(1024).startswith(b"READY=1"), self.log
+                return
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+
+    def connect(self, *, private: bool = False) -> http.client.HTTPConnection:
+        """A connection to the public socket, or to the private one."""
+        connection = http.client.HTTPConnection("localhost", timeout=30)
+        connection.sock = socket.socket(socket.AF_UNIX if private else socket.AF_INET)
+        connection.sock.settimeout(30)
+        connection.sock.connect(str(self.folder / "http.sock") if private else self.public.getsockname())
+        return connection
+
+    def ask(
+        self, path: str = "/", headers: Mapping[str, str] | None = None, *, private: bool = False
+    ) -> dict[str, Any]:
+        """What the application was given, and the status."""
+        connection = self.connect(private=private)
+        connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
+        with connection.getresponse() as response:
+            text = response.read()
+        connection.close()
+        return {"status": response.status} | (json.loads(text) if response.status == 200 else {})
+
+    def stop(self) -> int:
+        """Ask it to finish; how it ended."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def started(made: App, folder: Path, *processes: str, public: socket.socket | None = None) -> Generator[Process]:
+    """Start the gateway of an application in a folder, which holds app.py; ends it."""
+    kind = KINDS[made.gateway.kind]
+    code = folder / "code"
+    code.mkdir(parents=True, exist_ok=True)
+    if not (code / "app.py").exists():
+        (code / "app.py").write_text(APP)
+    for name, text in rendering.gateway_files(made).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    launch = kind.command.replace(rendering.SCRIPTS, str(ROOT / "machine")).format(place=folder, runtime=folder)
+    command = [sys.executable, "-P", *launch.split(), *processes]
+    with contextlib.ExitStack() as stack:
+        if public is None:
+            public = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
+        notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        notified.bind(str(folder / "notify"))
+        notified.settimeout(0.1)
+        log = stack.enter_context((folder / "log").open("wb"))
+        process = subprocess.Popen(
+            ["sh", "-c", AS_SYSTEMD, "sh", *command],
+            cwd=code, stdin=public.fileno(), stdout=log, stderr=log, start_new_session=True,
+            env=os.environ | {"NOTIFY_SOCKET": str(folder / "notify")},
+        )  # fmt: skip
+        try:
+            yield Process(process, folder, public, notified)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,200 @@
+"""The choice of a gateway: what may be set with which, what a release and the balancer's site get of it."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import runpy
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rendering
+from gateways import KINDS, table
+from releases.release import build
+from settings import Balancer, Gateway
+from tests.unit.gateway_process import app
+from tests.unit.test_rendering import directives, find
+from tests.unit.test_stack_file import of_app
+
+ROOT = Path(__file__).resolve().parents[2]
+HTTP = [kind for kind in KINDS.values() if kind.protocol == "http"]
+VALUES: dict[str, Any] = {
+    "worker": "sync",
+    "greenlets": 5,
+    "threads": 4,
+    "lazy_apps": False,
+    "buffer_size": 32768,
+    "max_requests": 10_000,
+    "reload_on_rss_mib": 512,
+}
+
+
+# Directives that either protocol has, without uwsgi_ or proxy_ in front.
+ALIKE = (
+    *("connect_timeout", "send_timeout", "read_timeout", "next_upstream", "next_upstream_tries"),
+    *("next_upstream_timeout", "buffer_size", "buffers", "busy_buffers_size", "socket_keepalive"),
+)
+
+
+def given(**values: Any) -> Gateway:
+    return Gateway.model_validate_json(json.dumps(values))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_reason(kind: Any) -> None:
+    assert set(kind.unused) < set(Gateway.model_fields)
+    for name, value in VALUES.items():
+        gateway = {"kind": kind.name, name: value}
+        if name in kind.unused:
+            assert of_app(gateway=gateway) == [f"gateway: {name}: {kind.title} has no use for it: {kind.unused[name]}"]
+        elif (kind.name, name) == ("gunicorn", "greenlets"):
+            assert of_app(gateway=gateway) == ["gateway: greenlets: a gthread worker has none; worker: gevent has"]
+        else:
+            assert getattr(given(**gateway), name) == value
+
+
+@pytest.mark.parametrize(
+    ("gateway", "told"),
+    [
+        ({"kind": "unicorn"}, "gateway.kind: \"unicorn\": should be 'uwsgi', 'gunicorn', 'gevent' or 'tornado'"),
+        ({"kind": "gunicorn", "worker": "sync", "threads": 2}, "gateway: threads: a sync worker has one"),
+        (
+            {"kind": "gunicorn", "worker": "gevent", "threads": 2},
+            "gateway: threads: a gevent worker runs requests in gr",
+        ),
+        (
+            {"kind": "gunicorn", "worker": "gevent", "lazy_apps": True},
+            "gateway: lazy_apps: gevent workers always import",
+        ),
+        ({"kind": "gevent", "greenlets": 0}, "gateway.greenlets: 0: should be greater than or equal to 1"),
+        ({"kind": "gevent", "greenlet": 1}, "gateway.greenlet: unknown key; did you mean greenlets?"),
+        (
+            {"kind": "gunicorn", "worker": "tornado"},
+            "gateway.worker: \"tornado\": should be 'sync', 'gthread' or 'gevent'",
+        ),
+    ],
+)
+def test_a_choice_that_cannot_be_is_refused(gateway: dict[str, Any], told: str) -> None:
+    found = of_app(gateway=gateway)
+    assert len(found) == 1, found
+    assert found[0].startswith(told)
+
+
+def test_all_settings_without_a_meaning_are_told_at_once() -> None:
+    (found,) = of_app(gateway={"kind": "gevent", "threads": 2, "buffer_size": 8192})
+    assert "buffer_size: gevent has no use" in found
+    assert "threads: gevent has no use" in found
+
+
+@pytest.mark.parametrize(
+    ("values", "worker_class", "at_a_time"),
+    [
+        ({"kind": "gunicorn"}, "gthread", 4),
+        ({"kind": "gunicorn", "threads": 1}, "sync", 1),
+        ({"kind": "gunicorn", "threads": 1, "worker": "gthread"}, "gthread", 1),
+        ({"kind": "gunicorn", "worker": "sync"}, "sync", 1),
+        ({"kind": "gunicorn", "worker": "gevent"}, "gevent", 100),
+        ({"kind": "gunicorn", "worker": "gevent", "greenlets": 7}, "gevent", 7),
+    ],
+)
+def test_gunicorns_worker_follows_the_threads_unless_it_is_named(
+    values: dict[str, Any], worker_class: str, at_a_time: int, tmp_path: Path
+) -> None:
+    made = rendering.gateway_files(app(**values, processes=3))
+    (tmp_path / "gunicorn.conf.py").write_text(made["gateway/gunicorn.conf.py"])
+    config = runpy.run_path(str(tmp_path / "gunicorn.conf.py"))
+    assert (config["wsgi_app"], config["workers"]) == ("app:app", 3)
+    assert (config["worker_class"], config["worker_connections"]) == (worker_class, at_a_time)
+    assert config["preload_app"] == (worker_class != "gevent")
+    assert (config["timeout"], config["graceful_timeout"], config["max_requests"]) == (65, 75, 10_000)
+
+
+def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -> None:
+    read: dict[str, dict[str, str]] = {}
+    for kind, changes in (("gevent", {"greenlets": 9}), ("tornado", {"threads": 9, "lazy_apps": True})):
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read_string(rendering.gateway_files(app(kind, request_timeout_s=8, **changes))[KINDS[kind].config])
+        read[kind] = dict(parser["gateway"])
+    common = {"module": "app:app", "processes": "auto", "request_timeout_s": "8"}
+    assert read == {
+        "gevent": common | {"greenlets": "9"},
+        "tornado": common | {"threads": "9", "lazy_apps": "true"},
+    }
+
+
+def test_a_release_names_its_gateway_and_brings_that_ones_files(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    for kind in KINDS.values():
+        manifest = json.loads(build(app(kind.name), project=tmp_path, key="", secrets={}).manifest)
+        if kind.name == "uwsgi":
+            # As before there were others: the ids of releases stay.
+            assert "gateway" not in manifest
+            assert "[uwsgi]" in manifest["uwsgi_ini"]
+        else:
+            assert manifest["gateway"] == kind.name
+            expected = {kind.config, *(f"gateway/{name}.py" for name in kind.scripts)}
+            assert set(manifest["gateway_files"]) == expected
+            assert "uwsgi_ini" not in manifest
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_server_gets_one_gateway_and_says_which_releases_it_takes(kind: Any, tmp_path: Path) -> None:
+    document = yaml.safe_load(rendering.app_server_user_data([], kind=kind))
+    files = {each["path"]: each["content"] for each in document["write_files"]}
+    assert files["/etc/wsgi-fleet/gateway"] == f"{kind.name}\n"
+    assert (f"{rendering.SCRIPTS}/gateway_uwsgi.py" in files) == (kind.name == "uwsgi")
+    install = files[f"{rendering.SCRIPTS}/install-gateway"]
+    assert f"/srv/gateway/{kind.name}\n" in install
+    assert f'packages="{" ".join(kind.packages)}"\n' in install
+    assert [other.name for other in KINDS.values() if other != kind and f"/srv/gateway/{other.name}" in install] == []
+    (tmp_path / "install").write_text(install)
+    subprocess.run(["shellcheck", str(tmp_path / "install")], check=True)
+    for proof in (False, True):
+        (line,) = [
+            line for line in rendering.app_service(kind, proof=proof).splitlines() if line.startswith("ExecStart=")
+        ]
+        assert line.endswith(f" {kind.proof}") == proof
+        assert ("/srv/app/slots/proof/" in line, "/run/app-proof/http.sock" in line) == (proof, proof)
+
+
+def test_every_gateway_is_in_the_prebuilt_image() -> None:
+    scripts = "\n".join(rendering.prebuilt_scripts())
+    assert [kind.name for kind in KINDS.values() if " ".join(kind.packages) not in scripts] == []
+
+
+def location(folder: Path, protocol: Any, **balancer: Any) -> list[dict[str, Any]]:
+    upstream = rendering.Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz", protocol)
+    block = directives(rendering.site(Balancer(**balancer), [upstream]), folder)
+    return next(each["block"] for each in find(block, "location") if each["args"] == ["/"])
+
+
+@pytest.mark.parametrize("balancer", [{}, {"trusted_proxies": ["10.1.0.0/16"]}])
+def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
+    balancer: dict[str, Any], tmp_path: Path
+) -> None:
+    def settings_of(protocol: str, prefix: str) -> dict[str, list[str]]:
+        block = location(tmp_path, protocol, **balancer)
+        return {name: find(block, f"{prefix}_{name}")[0]["args"] for name in ALIKE}
+
+    assert settings_of("uwsgi", "uwsgi") == settings_of("http", "proxy")
+    http, uwsgi = (location(tmp_path, protocol, **balancer) for protocol in ("http", "uwsgi"))
+    told = dict(each["args"] for each in find(http, "proxy_set_header"))
+    params = dict(each["args"] for each in find(uwsgi, "uwsgi_param"))
+    for name in ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-ID", "Proxy"):
+        assert told[name] == params["HTTP_" + name.upper().replace("-", "_")], name
+    assert (told["Connection"], told["Host"]) == ("close", "$host_and_port")
+    assert find(http, "proxy_pass")[0]["args"] == ["http://app_a"]
+    assert find(http, "rewrite")[0]["args"] == ["^", "$uri", "break"]
+
+
+def test_a_site_of_uwsgi_alone_knows_nothing_of_http() -> None:
+    text = rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    assert [word for word in ("proxy_", "$host_and_port", "rewrite") if word in text] == []
+
+
+def test_the_page_on_gateways_holds_their_table() -> None:
+    assert table() in (ROOT / "docs" / "gateways.md").read_text(), "put the text of gateways.table() there"

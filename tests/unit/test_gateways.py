@@ -1,0 +1,160 @@
+"""Each gateway for real, on loopback: it reads what was rendered, serves, stops without loss, keeps to limits."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.gateway_process import APP, Process, app, started
+
+# Every way in which a request can be run.
+HTTP: dict[str, dict[str, Any]] = {
+    "gunicorn sync": {"kind": "gunicorn", "threads": 1},
+    "gunicorn gthread": {"kind": "gunicorn"},
+    "gunicorn gevent": {"kind": "gunicorn", "worker": "gevent"},
+    "gevent": {"kind": "gevent"},
+    "tornado": {"kind": "tornado"},
+}
+LAZY: dict[str, dict[str, Any]] = {
+    "gunicorn, lazy": {"kind": "gunicorn", "lazy_apps": True},
+    "tornado, lazy": {"kind": "tornado", "lazy_apps": True},
+}
+every = pytest.mark.parametrize("gateway", HTTP.values(), ids=HTTP.keys())
+
+
+@every
+def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_workers(
+    gateway: dict[str, Any], tmp_path: Path
+) -> None:
+    with started(app(**gateway, processes=2), tmp_path) as running:
+        running.wait_ready()
+        real = {"X-Real-IP": "192.0.2.7", "X-Forwarded-Proto": "https", "Host": "shop.example.org:8443"}
+        # Lines as long as the balancer lets through.
+        path, cookie = "/" + "p" * 16_300, "c" * 16_300
+        seen = running.ask(f"{path}%20b?c=d", real | {"Cookie": cookie})
+        assert (seen["status"], seen["PATH_INFO"], seen["QUERY_STRING"]) == (200, f"{path} b", "c=d")
+        assert (seen["REMOTE_ADDR"], seen["HTTP_HOST"]) == ("192.0.2.7", "shop.example.org:8443")
+        assert (seen["HTTP_COOKIE"], seen["scheme"]) == (cookie, "https")
+        assert running.ask("/", {"X-Forwarded-Proto": "gopher"})["scheme"] == "http"
+        assert running.ask("/", private=True)["status"] == 200
+        connection = running.connect()
+        connection.request("POST", "/", b"x" * 3_000_000, {"Connection": "close"})
+        assert json.loads(connection.getresponse().read())["body"] == 3_000_000
+        connection.close()
+        assert running.ask("/raise")["status"] == 500
+        assert "RuntimeError: on purpose" in running.log
+        pids = {running.ask()["pid"] for _ in range(60)}
+        assert len(pids) == 2
+        os.kill(pids.pop(), signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while running.ask()["pid"] in pids:
+            assert time.monotonic() < deadline, running.log
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("gateway", (HTTP | LAZY).values(), ids=(HTTP | LAZY).keys())
+def test_an_application_that_does_not_import_ends_it_before_it_is_ready(
+    gateway: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text("import nothing_of_that_name\n")
+    with started(app(**gateway, processes=2), tmp_path) as running:
+        assert running.process.wait(30) != 0
+        assert "No module named 'nothing_of_that_name'" in running.log
+        with pytest.raises(TimeoutError):
+            running.notified.recv(1024)
+
+
+@every
+def test_a_stop_finishes_what_is_in_flight_and_leaves_the_rest_to_the_next(
+    gateway: dict[str, Any], tmp_path: Path
+) -> None:
+    answers: list[int] = []
+
+    def ask(running: Process) -> None:
+        answers.append(running.ask("/sleep/2")["status"])
+
+    with started(app(**gateway, processes=2), tmp_path) as running:
+        running.wait_ready()
+        clients = [threading.Thread(target=ask, args=(running,)) for _ in range(2)]
+        for client in clients:
+            client.start()
+        while len(list((tmp_path / "code").glob("began-*"))) < 2:
+            time.sleep(0.02)
+        begun = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(1.1)
+        # It waits in the socket, which the next process inherits, unless it was still taken.
+        late = running.connect()
+        late.request("GET", "/", headers={"Connection": "close"})
+        assert running.process.wait(30) == 0
+        assert time.monotonic() - begun < 15
+        for client in clients:
+            client.join()
+        assert answers == [200, 200]
+        with started(app(**gateway, processes=1), tmp_path / "next", public=running.public) as following:
+            following.wait_ready()
+            assert late.getresponse().status == 200
+            late.close()
+
+
+@every
+def test_a_request_that_takes_too_long_is_ended_and_the_next_is_answered(
+    gateway: dict[str, Any], tmp_path: Path
+) -> None:
+    with started(app(**gateway, processes=1, request_timeout_s=1), tmp_path) as running:
+        running.wait_ready()
+        begun = time.monotonic()
+        try:
+            assert running.ask("/sleep/30")["status"] == 500
+        except (http.client.RemoteDisconnected, ConnectionResetError):
+            assert "GET '/sleep/30' took longer than 1 s: this worker ends" in running.log
+        assert time.monotonic() - begun < 20
+        assert running.ask()["status"] == 200
+
+
+@pytest.mark.parametrize("kind", ["gevent", "gunicorn"])
+def test_greenlets_wait_together_in_one_process(kind: str, tmp_path: Path) -> None:
+    gateway: dict[str, Any] = {"kind": kind, "processes": 1, "greenlets": 20}
+    if kind == "gunicorn":
+        gateway["worker"] = "gevent"
+    with started(app(**gateway), tmp_path) as running:
+        running.wait_ready()
+        begun = time.monotonic()
+        clients = [threading.Thread(target=running.ask, args=("/sleep/1",)) for _ in range(20)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert time.monotonic() - begun < 12
+
+
+def test_a_proof_runs_one_process_whatever_the_release_says(tmp_path: Path) -> None:
+    for kind in ("gunicorn", "gevent", "tornado"):
+        with started(app(kind, processes=3), tmp_path / kind, "1") as running:
+            running.wait_ready()
+            assert len({running.ask()["pid"] for _ in range(30)}) == 1
+
+
+def test_the_application_is_imported_before_the_fork_unless_lazy(tmp_path: Path) -> None:
+    counting = APP.replace("import json", "open('imports', 'a').write('x')\nimport json")
+    for kind, lazy, times in (
+        ("gunicorn", False, 1),
+        ("gunicorn", True, 2),
+        ("tornado", False, 1),
+        ("tornado", True, 2),
+    ):
+        folder = tmp_path / f"{kind}-{lazy}"
+        (folder / "code").mkdir(parents=True)
+        (folder / "code" / "app.py").write_text(counting)
+        with started(app(kind, processes=2, lazy_apps=lazy), folder) as running:
+            running.wait_ready()
+            assert len((folder / "code" / "imports").read_text()) == times
