@@ -10,6 +10,7 @@ from pydantic.types import StringConstraints
 from settings.aws import Aws
 from settings.constraint import Cidr, InstanceType
 from settings.model import Model
+from settings.static import Static
 from settings.tls import Hostname, Tls, problems
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
@@ -139,6 +140,11 @@ class App(Model):
     system_packages: list[PackageName] = Field(
         default_factory=list[str], description="Debian packages the servers need"
     )
+    build: Command | None = Field(
+        default=None,
+        description="shell command run in the code of a new release on each server, before it is proven; makes files",
+    )
+    static: Static | None = Field(default=None, description="files that the balancer serves without the application")
     workers: dict[Name, Worker] = Field(
         default_factory=dict[str, Worker], description="programs that run beside it, by name"
     )
@@ -160,6 +166,15 @@ class App(Model):
             raise ValueError(
                 f"rollout.drain_timeout_s: {self.drain_timeout_s}: should be at least gateway.request_timeout_s "
                 f"({self.gateway.request_timeout_s}), else a release cuts requests that may still end"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _health_is_answered_by_the_application(self) -> App:
+        if self.static and self.health_path.startswith(self.static.url_path):
+            raise ValueError(
+                f"health_path: {self.health_path}: should be outside of static.url_path ({self.static.url_path}), "
+                "where the balancer answers without the application"
             )
         return self
 
