@@ -14,6 +14,7 @@ import jinja2
 import yaml
 
 from settings import App, Balancer, Maintenance
+from settings.static import Static
 
 ROOT = Path(__file__).resolve().parent
 # Where scripts live on a machine.
@@ -141,7 +142,7 @@ def app_server_user_data(system_packages: Sequence[str], maintenance: Maintenanc
 
 def balancer_user_data(maintenance: Maintenance = MAINTENANCE) -> str:
     """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
-    scripts = ("nginx_site", "nginx", "certificate", "acme_certificate", "traffic", "vitals")
+    scripts = ("nginx_site", "nginx", "certificate", "acme_certificate", "traffic", "vitals", "static_files")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
     for name in ("install-packages", "setup-balancer"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
@@ -160,13 +161,14 @@ def booted(limit_s: int) -> list[str]:
 class Upstream:
     """An application as the balancer sees it. members: private addresses of the servers that take requests now.
 
-    health_path: answered by the application during maintenance as well.
+    health_path: answered by the application during maintenance as well. static: files that it is not asked for.
     """
 
     name: str
     members: Sequence[str]
     request_timeout_s: int
     health_path: str
+    static: Static | None = None
 
     @property
     def variable(self) -> str:
