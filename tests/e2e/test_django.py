@@ -37,6 +37,12 @@ def test_the_django_example_serves_its_pages_and_the_balancer_their_files(make_s
     assert len(files) > 3
     assert {file: ask(stack, file)[0] for file in files} == dict.fromkeys(files, 200)
     assert ask(stack, "/", Host="evil.example")[0] == 400
+    make = (
+        "read -r DJANGO_SUPERUSER_PASSWORD && export DJANGO_SUPERUSER_PASSWORD && "
+        "python manage.py createsuperuser --noinput --username ann --email ann@example.org"
+    )
+    made = stack.fleet("exec", "--stdin", "--", "sh", "-c", make, stdin="opensesame\n")
+    assert "Superuser created successfully" in made.stdout, made.stdout + made.stderr
     # A release keeps the database; `migrate` runs again and has nothing to do.
     (machine,) = stack.servers().values()
     (file,) = (stack.folder / "examples/django-hello").glob("production.toml")
