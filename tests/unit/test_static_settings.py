@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
+import yaml
 
 import releases.release
 from settings import App
@@ -72,3 +74,11 @@ def test_folder_and_path_are_part_of_the_release_and_ages_are_not() -> None:
     static = manifest(static={"folder": "public"}, build="make public")
     assert static == plain | {"static": {"folder": "public", "url_path": "/static/"}, "build": "make public"}
     assert static == manifest(static={"folder": "public", "max_age_s": 9, "hashed_folders": ["a"]}, build="make public")
+
+
+@pytest.mark.parametrize("page", ["static", "django"])
+def test_the_stack_files_that_the_pages_show_are_taken(page: str) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    (app,) = yaml.safe_load(text)["config"]["wsgi-fleet:apps"].values()
+    smallest = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
+    assert problems_of({"platform": "lxd", "apps": {"hello": smallest | app}}) == []
