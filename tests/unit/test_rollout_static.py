@@ -107,10 +107,10 @@ def live() -> str | None:
     return static_files.named(static_files.ROOT / "a" / "live")
 
 
-def go_back(fleet: FleetWithBalancer) -> str:
+def go_back(fleet: FleetWithBalancer, wanted: str | None = None) -> str:
     servers = [Server(name, name) for name in NAMES]
     hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
-    return roll_back(hands, fleet.store, servers, None, lambda _: None, balancer=BALANCER)
+    return roll_back(hands, fleet.store, servers, wanted, lambda _: None, balancer=BALANCER)
 
 
 def test_files_come_from_the_first_server_after_all_have_staged_and_before_anything_is_switched(
@@ -234,9 +234,9 @@ def test_who_goes_back_is_not_held_up_by_a_balancer_that_fails(fleet: FleetWithB
 def test_a_way_back_that_fails_leaves_the_files_as_they_were(fleet: FleetWithBalancer) -> None:
     old, new = release(1).id, up(fleet, 2)
     up(fleet, 3)
-    fleet.fails["a-2", f"switch {new}"] = "GET /healthz was 500"
+    fleet.fails["a-2", f"switch {old}"] = "GET /healthz was 500"
     with pytest.raises(RollbackError, match="GET /healthz was 500"):
-        go_back(fleet)
+        go_back(fleet, old)
+    assert fleet.did("drop") == ["front"]
     assert live() == release(3).id
     assert served() == {release(3).id, new}
-    assert old not in served()
