@@ -34,6 +34,7 @@ groups = SecurityGroups(
 )
 store = platform.store("releases", opts=pulumi.ResourceOptions())
 packages = project / ".state" / stack / "packages"
+balancer = Balancer("balancer", BalancerArgs(given.balancer, groups.balancer, given.maintenance), platform=platform)
 fleets = {
     name: AppServerFleet(
         name,
@@ -45,20 +46,17 @@ fleets = {
             packages / name,
             revision_of(project / app.source),
             given.maintenance,
+            balancer,
         ),
         platform=platform,
     )
     for name, app in given.apps.items()
 }
 members = {name: fleet.members for name, fleet in fleets.items()}
-balancer = Balancer(
-    "balancer",
-    BalancerArgs(given.balancer, groups.balancer, given.apps, members, given.hostnames, given.maintenance),
-    platform=platform,
-)
+public = balancer.serve(given.apps, members, given.hostnames)
 
-pulumi.export("url", balancer.url)
-pulumi.export("address", balancer.address)
+pulumi.export("url", public.url)
+pulumi.export("address", public.host)
 pulumi.export("releases", {name: fleet.release for name, fleet in fleets.items()})
 pulumi.export("servers", {role: machine.id for fleet in fleets.values() for role, machine in fleet.machines.items()})
 # What ./fleet works with. A secret as a whole: the reach may hold a private key.
@@ -69,7 +67,7 @@ pulumi.export(
             "store": store.spec,
             "reach": platform.reach().spec,
             "balancer": {"name": "balancer", "target": balancer.machine.target},
-            "url": balancer.url,
+            "url": public.url,
             "apps": {
                 name: {
                     "servers": [

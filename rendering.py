@@ -17,6 +17,7 @@ from gateways import KINDS, Kind
 from settings import App, Balancer, Maintenance
 from settings.ladder import read_timeout_s
 from settings.route import Routed, virtual_hosts
+from settings.static import Static
 
 ROOT = Path(__file__).resolve().parent
 # Where scripts live on a machine.
@@ -166,7 +167,7 @@ def app_server_user_data(
 
 def balancer_user_data(maintenance: Maintenance = MAINTENANCE) -> str:
     """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
-    scripts = ("nginx_site", "nginx", "certificate", "acme_certificate", "traffic", "vitals")
+    scripts = ("nginx_site", "nginx", "certificate", "acme_certificate", "traffic", "vitals", "static_files")
     files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
     for name in ("install-packages", "setup-balancer"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
@@ -186,7 +187,7 @@ class Upstream:
     """An application as the balancer sees it. members: private addresses of the servers that take requests now.
 
     health_path: as the application sees it; it is answered during maintenance as well. at: which requests it gets.
-    protocol: what its gateway speaks.
+    protocol: what its gateway speaks. static: files that it is not asked for.
     """
 
     name: str
@@ -195,6 +196,7 @@ class Upstream:
     health_path: str
     at: Routed = EVERYWHERE
     protocol: Literal["uwsgi", "http"] = "uwsgi"
+    static: Static | None = None
 
     @property
     def variable(self) -> str:

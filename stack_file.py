@@ -135,6 +135,13 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
                 f"apps.{name}.requirements: {requirements!r}: no such file in {source}; "
                 "make one (it may be empty) that lists the packages the application imports"
             )
+        static = _mapping(_mapping(app).get("static")).get("folder")
+        is_made = _mapping(app).get("build") is not None
+        if folder.is_dir() and isinstance(static, str) and not is_made and not (folder / static).is_dir():
+            problems.append(
+                f"apps.{name}.static.folder: {static!r}: no such folder in {source}; "
+                f"make one, or name the command that does as apps.{name}.build"
+            )
     return problems
 
 

@@ -115,7 +115,7 @@ def rollback(
             )
             if not typer.confirm(question):
                 raise Failed("nothing was changed")
-        to = roll_back(target.fleet(typer.echo), target.store, target.servers, to, typer.echo)
+        to = roll_back(target.fleet(typer.echo), target.store, target.servers, to, typer.echo, balancer=target.balancer)
     except RollbackError as error:
         raise Failed(str(error)) from error
     typer.echo(f"release {to} serves; {now} is rejected (`./fleet allow {now}` takes that back)")

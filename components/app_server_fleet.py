@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pulumi
 
+from components.balancer import Balancer
 from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
 from releases.release import build
@@ -25,7 +26,8 @@ BOOT_S = 600
 class AppServerFleetArgs:
     """project: folder that app.source is relative to. packages: folder where built releases wait for the rollout.
 
-    revision: of the source in its version control, for the journal; "" where it has none.
+    revision: of the source in its version control, for the journal; "" where it has none. balancer: what serves the
+    application's static files, where it has some.
     """
 
     app: App
@@ -35,6 +37,7 @@ class AppServerFleetArgs:
     packages: Path
     revision: str = ""
     maintenance: Maintenance = MAINTENANCE
+    balancer: Balancer | None = None
 
 
 class AppServerFleet(pulumi.ComponentResource):
@@ -77,6 +80,10 @@ class AppServerFleet(pulumi.ComponentResource):
         )
         # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
         release = pulumi.Output.unsecret(release)
+        front = None
+        if app.static and args.balancer:
+            front = {"name": "balancer", "target": args.balancer.machine.target}
+            ready.append(args.balancer.booted)
         rollout = RolloutResource(
             f"{name}-rollout",
             app=name,
@@ -84,6 +91,7 @@ class AppServerFleet(pulumi.ComponentResource):
             package=release.apply(lambda id_: str(args.packages / id_)),
             revision=args.revision,
             servers=[{"name": role, "target": machine.target} for role, machine in self.machines.items()],
+            balancer=front,
             secrets=secrets,
             limits={
                 "stage_timeout_s": app.rollout.stage_timeout_s,

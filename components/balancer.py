@@ -26,16 +26,10 @@ ACME_S = 400
 
 @dataclass(frozen=True)
 class BalancerArgs:
-    """apps: the applications it serves. members: application -> addresses of the servers that take its requests.
-
-    hostnames: names of the site, the hosts of applications among them.
-    """
+    """What there is of it before it serves anybody."""
 
     settings: settings.Balancer
     group: SecurityGroup
-    apps: Mapping[str, App]
-    members: Mapping[str, pulumi.Output[Sequence[str]]]
-    hostnames: Sequence[str] = ()
     maintenance: Maintenance = MAINTENANCE
 
 
@@ -49,27 +43,24 @@ def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> 
             app.health_path,
             app,
             KINDS[app.gateway.kind].protocol,
+            app.static,
         )
         for name, app in sorted(apps.items())
     ]
 
 
 class Balancer(pulumi.ComponentResource):
-    """machine: the balancer. url: where clients find it; it points at this machine once its site serves.
-
-    address: what DNS records of its names must hold (type A). The order with TLS is booted -> certificate -> members ->
-    address -> acme; until an ACME server has signed, a certificate that this machine made stands in.
-    """
+    """machine: the balancer. booted: the step after which files may be put on it; what it serves is told by serve()."""
 
     machine: Machine
-    url: pulumi.Output[str]
-    address: pulumi.Output[str]
+    booted: pulumi.Resource
 
     def __init__(
         self, name: str, args: BalancerArgs, *, platform: Platform, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("wsgi-fleet:balancer:Balancer", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
+        self._name, self._settings, self._platform = name, args.settings, platform
         machine_args = MachineArgs(
             role=name,
             user_data=balancer_user_data(args.maintenance),
@@ -78,19 +69,33 @@ class Balancer(pulumi.ComponentResource):
             public=True,
         )
         self.machine = platform.machine(name, machine_args, store=None, opts=child)
-        ready = platform.step(
+        self.booted = platform.step(
             f"{name}-booted",
             StepArgs(self.machine, booted(BOOT_S), timeout_s=BOOT_S + 30),
             opts=child,
         )
-        tls, names = args.settings.tls, args.hostnames
-        text = pulumi.Output.all(**args.members).apply(
-            lambda members: site(args.settings, upstreams(args.apps, members), names, https_port=platform.https_port)
+
+    def serve(
+        self,
+        apps: Mapping[str, App],
+        members: Mapping[str, pulumi.Output[Sequence[str]]],
+        hostnames: Sequence[str] = (),
+    ) -> PublicAddress:
+        """Have it serve these applications. members: application -> addresses of the servers that take its requests.
+
+        hostnames: names of the site, the hosts of applications among them. Where clients find it: the address points at
+        this machine once its site serves. Its host is what DNS records of its names must hold (type A). The order with
+        TLS is booted -> certificate -> members -> address -> acme; until an ACME server has signed, a certificate that
+        this machine made stands in. Called once.
+        """
+        name, platform, tls = self._name, self._platform, self._settings.tls
+        text = pulumi.Output.all(**members).apply(
+            lambda there: site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
         )
         # The site names the certificate's file, so that must be there before.
-        serves = [ready] if tls is None else [self._certificate(name, tls, names, platform, ready)]
-        probes = [each.probe for each in upstreams(args.apps, {})]
-        members = platform.step(
+        serves = [self.booted] if tls is None else [self._certificate(name, tls, hostnames, platform, self.booted)]
+        probes = [each.probe for each in upstreams(apps, {})]
+        taken = platform.step(
             f"{name}-members",
             StepArgs(self.machine, [f"{SCRIPTS}/nginx_site.py", "site", *probes], text, timeout_s=SITE_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
@@ -98,14 +103,14 @@ class Balancer(pulumi.ComponentResource):
         address = platform.public_address(
             f"{name}-address",
             self.machine,
-            hostnames=names,
+            hostnames=hostnames,
             https=tls is not None,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[members]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[taken]),
         )
         if tls is not None and tls.acme is not None:
-            self._acme(name, tls.acme, names, platform, address)
-        self.url, self.address = address.url, address.host
-        self.register_outputs({"machine": self.machine.id, "url": self.url, "address": self.address})
+            self._acme(name, tls.acme, hostnames, platform, address)
+        self.register_outputs({"machine": self.machine.id, "url": address.url, "address": address.host})
+        return address
 
     def _certificate(
         self, name: str, tls: Tls, hostnames: Sequence[str], platform: Platform, ready: pulumi.Resource

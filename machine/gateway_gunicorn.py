@@ -40,8 +40,8 @@ class Gunicorn(WSGIApplication):
         # It would say READY before a worker has the application.
         self.notify_socket = os.environ.pop("NOTIFY_SOCKET", "")
 
-    def load(self) -> http.Wsgi:
-        """Once in the arbiter (preload_app), or once in each worker."""
+    def load(self) -> Any:
+        """The callable. Once in the arbiter (preload_app), or once in each worker."""
         try:
             return http.behind_balancer(http.load(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises

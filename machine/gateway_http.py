@@ -72,7 +72,7 @@ def load(name: str) -> Wsgi:
 
 
 def behind_balancer(wsgi: Wsgi) -> Wsgi:
-    """Client, scheme and place as the balancer tells them. Nobody else reaches the port; it replaces what clients send."""
+    """Client, scheme and place as the balancer tells them. Nobody else reaches it; it replaces what clients send."""
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if address := environ.get("HTTP_X_REAL_IP"):

@@ -3,6 +3,7 @@
 
     release stage ID     fetch, check, unpack, virtualenv, prove on a private socket (secrets as JSON on standard input)
     release task ID      run the release task of a staged release as the application (its output is ours)
+    release static ID    print the static files of a staged release (a gzipped tar in base64)
     release bake ID S    look for S seconds whether the release that serves stays well
     release switch ID first|other    make a staged release the one that serves, without losing a request
     release boot         before the socket opens: make /srv/app/live what the store names, point slot blue at it
@@ -14,14 +15,15 @@ Every verb holds one lock and can be run again. A failure exits 1 and its last l
 
 from __future__ import annotations
 
+import base64
 import errno
+import io
 import json
 import os
 import shutil
-import subprocess
 import sys
+import tarfile
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +37,6 @@ from server import (
     LIVE,
     RELEASES,
     SLOTS,
-    USER,
     VENVS,
     Failure,
     lock,
@@ -47,9 +48,11 @@ from server import (
     store_url,
 )
 from slot import BLUE, GREEN, answers, drain_s, serving_slots, start_and_gate, state_of, stop, stop_others, watch
-from staging import RETRY_UNIT, stage
+from staging import RETRY_UNIT, run_command, stage
 
 RETRY_S = 60
+# As much as the balancer takes of one release (machine/static_files.py).
+STATIC_MIB = 100
 
 
 def switch(release: str) -> None:
@@ -79,31 +82,41 @@ def switch(release: str) -> None:
 
 
 def task(release: str) -> None:
-    """The release task, with the environment, the user and the virtualenv of the release, before it serves."""
-    place = RELEASES / release
-    command = manifest_of(release)["release_task"]
-    properties = (
-        f"User={USER}",
-        f"Group={USER}",
-        f"WorkingDirectory={place}/code",
-        f"EnvironmentFile={place}/environment",
-        f"Environment=PATH={place}/venv/bin:/usr/local/bin:/usr/bin:/bin",
-        "StateDirectory=app",
-        "PrivateTmp=yes",
-        "NoNewPrivileges=yes",
-        "ProtectSystem=strict",
-    )
-    options = [f"--property={each}" for each in properties]
-    process = subprocess.Popen(
-        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--unit=app-task", *options, "sh", "-c", command],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
-    lines: deque[str] = deque(maxlen=15)
-    for line in process.stdout or ():
-        lines.append(f"    {line.rstrip()}")
-        say(line.rstrip())
-    if process.wait():
-        raise Failure("\n".join([f"`{command}` failed with exit code {process.returncode}; its last lines:", *lines]))
+    """The release task, before the release serves."""
+    run_command(RELEASES / release, manifest_of(release)["release_task"], "app-task")
+
+
+class Lines(io.RawIOBase):
+    """Bytes as lines of base64: a transport brings text back."""
+
+    def write(self, content: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  a tar writes bytes
+        say(base64.b64encode(content).decode())
+        return len(content)
+
+
+def static(release: str) -> None:
+    """The static files of a staged release on standard output, under their URL path: a gzipped tar in base64."""
+    given, code = manifest_of(release)["static"], (RELEASES / release / "code").resolve()
+    folder = code / given["folder"]
+    # Whatever a build made: root reads only what lies in the code itself.
+    if not folder.is_dir() or folder.resolve() != folder:
+        raise Failure(f"static.folder: {given['folder']}: no such folder in the release; `build` may make it")
+    room = STATIC_MIB << 20
+    with tarfile.open(mode="w|gz", fileobj=Lines(), bufsize=1 << 16) as archive:
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            is_plain = path.is_file() and not path.is_symlink()
+            if any(part.startswith(".") for part in name.parts) or (path.is_dir() and not path.is_symlink()):
+                continue
+            if not is_plain:
+                raise Failure(f"{given['folder']}/{name}: static files are plain files; this is none")
+            info = tarfile.TarInfo(f"{given['url_path'].strip('/')}/{name}")
+            info.size = path.stat().st_size
+            room -= max(info.size, 4096)
+            if room < 0:
+                raise Failure(f"static files take more than {STATIC_MIB} MiB; large ones belong elsewhere")
+            with path.open("rb") as file:
+                archive.addfile(info, file)
 
 
 def bake(release: str, seconds: str) -> None:
@@ -177,6 +190,8 @@ def main(arguments: Sequence[str]) -> None:
             switch(rest[0])
         elif verb == "task" and len(rest) == 1:
             task(rest[0])
+        elif verb == "static" and len(rest) == 1:
+            static(rest[0])
         elif verb == "bake" and len(rest) == 2:
             bake(*rest)
         elif verb == "boot":

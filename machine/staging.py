@@ -10,7 +10,10 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
+import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     """Bring a release here and prove that it starts and is healthy. Traffic is not touched."""
     # Whatever a boot still wanted to try again, the rollout does now.
     run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
-    place = RELEASES / release
+    begun, place = time.monotonic(), RELEASES / release
     if (place / ".staged").exists():
         say(f"{release} is staged already")
         return
@@ -56,6 +59,8 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     (partial / "venv").symlink_to(venv)
     partial.rename(place)
     try:
+        if "build" in manifest:
+            build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
         point(SLOTS / PROOF, place)
         start_and_gate(PROOF_UNIT, manifest)
         stop(PROOF_UNIT, 5)
@@ -128,6 +133,50 @@ def build_venv(requirements: Path, code: Path, manifest: dict[str, Any]) -> Path
     run("chown", "-R", "root:root", str(venv))
     (venv / ".complete").touch()
     return venv
+
+
+def build(place: Path, command: str, limit_s: float) -> None:
+    """Run the release's build: as the application, which may write its code now and never again."""
+    code, begun = place / "code", time.monotonic()
+    # A run that was killed may have left it running.
+    run("systemctl", "stop", "app-build.service")
+    run("chown", "-R", f"{USER}:{USER}", str(code))
+    try:
+        run_command(place, command, "app-build", f"ReadWritePaths={code}", f"RuntimeMaxSec={max(limit_s, 1):.0f}")
+    except Failure:
+        if time.monotonic() - begun >= limit_s:
+            raise Failure(f"`{command}` did not finish in the {limit_s:.0f} s that staging had left") from None
+        raise
+    # Neither follows symlinks, of which a build may have made any.
+    run("chown", "-R", "root:root", str(code))
+    run("chmod", "-R", "u=rwX,go=rX", str(code))
+
+
+def run_command(place: Path, command: str, unit: str, *more: str) -> None:
+    """Run a shell command as the application, with all that a release has; its output is ours. Raises Failure."""
+    properties = (
+        f"User={USER}",
+        f"Group={USER}",
+        f"WorkingDirectory={place}/code",
+        f"EnvironmentFile={place}/environment",
+        f"Environment=PATH={place}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "StateDirectory=app",
+        "PrivateTmp=yes",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        *more,
+    )
+    options = [f"--property={each}" for each in properties]
+    process = subprocess.Popen(
+        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", *options, "sh", "-c", command],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    lines: deque[str] = deque(maxlen=15)
+    for line in process.stdout or ():
+        lines.append(f"    {line.rstrip()}")
+        say(line.rstrip())
+    if process.wait():
+        raise Failure("\n".join([f"`{command}` failed with exit code {process.returncode}; its last lines:", *lines]))
 
 
 def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, secrets: dict[str, str] | None) -> None:

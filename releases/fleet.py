@@ -89,8 +89,9 @@ class Fleet:
         timeout_s: float,
         stdin: bytes = b"",
         quiet: bool = False,
+        program: str = COMMAND,
     ) -> Result:
-        """Run release.py on a server. Raises ServerFailure with the last `error:` that it printed."""
+        """Run release.py (or that program) on a server. Raises ServerFailure with the last `error:` that it printed."""
         is_error = False
 
         def on_line(line: str) -> None:
@@ -102,7 +103,7 @@ class Fleet:
 
         try:
             result = self._transport.exec(
-                server.target, [COMMAND, *arguments], stdin=stdin, timeout_s=timeout_s, on_line=on_line
+                server.target, [program, *arguments], stdin=stdin, timeout_s=timeout_s, on_line=on_line
             )
         except Unreachable as error:
             raise ServerFailure(server, phase, f"unreachable: {error}", is_unreachable=True) from error

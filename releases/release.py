@@ -72,6 +72,11 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
         "secrets_digest": secrets_digest(key, secrets),
         "tar_sha256": hashlib.sha256(content).hexdigest(),
     }
+    # Only where they are: an application without them keeps its id.
+    if app.build:
+        manifest["build"] = app.build
+    if app.static:
+        manifest["static"] = {"folder": app.static.folder, "url_path": app.static.url_path}
     return Release(json.dumps(manifest, sort_keys=True, indent=1).encode(), gzip.compress(content, 6, mtime=0))
 
 

@@ -32,8 +32,8 @@ from releases.rollout import Plan, Rollout, RolloutError
 from releases.transport import Part, Store
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
-DUE = ("release", "servers")
-KEPT = ("app", "servers", "store")
+DUE = ("release", "servers", "balancer")
+KEPT = ("app", "servers", "balancer", "store")
 # A limit that is a text as well: "25%".
 BATCH = "batch_size"
 # Seconds that collecting a bundle may take.
@@ -69,7 +69,7 @@ class _Provider(ResourceProvider):
         """What the store names is what serves; somebody may have gone back to another release."""
         store = _store(props)
         serving = record.current(store) or ""
-        return ReadResult(id_, {**{key: props[key] for key in KEPT}, "release": serving, "epoch": record.epoch(store)})
+        return ReadResult(id_, {**_kept(props), "release": serving, "epoch": record.epoch(store)})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Its application has left the stack: nothing stays in the store, nor where servers find secrets."""
@@ -101,6 +101,7 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
         app=props["app"],
         release=Release.load(Path(props["package"])),
         servers=[Server(server["name"], server["target"]) for server in props["servers"]],
+        balancer=Server(**props["balancer"]) if "balancer" in props else None,
         secrets=props["secrets"],
         revision=props["revision"],
         batch_size=batch if isinstance(batch, str) else int(batch),
@@ -114,7 +115,11 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
         Rollout(plan, connect.transport(props["reach"]), store, say, secrets).run()
     except RolloutError as error:
         raise told(RolloutError("\n".join([str(error), *_bundle(props)]))) from None
-    return {**{key: props[key] for key in KEPT}, "release": props["release"], "epoch": epoch}
+    return {**_kept(props), "release": props["release"], "epoch": epoch}
+
+
+def _kept(props: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: props[key] for key in KEPT if key in props}
 
 
 def _bundle(props: Mapping[str, Any]) -> list[str]:
@@ -139,7 +144,8 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
 class RolloutResource(Resource, module="releases", name="Rollout"):
     """release: id that serves when it is done. package: folder with what Release.save() wrote.
 
-    revision: of the source, for the journal. limits: the fields of Plan that are numbers, and batch_size.
+    revision: of the source, for the journal. limits: the fields of Plan that are numbers, and batch_size. balancer: as
+    one of servers; given where it serves static files, and each other one gets them.
     """
 
     app: pulumi.Output[str]
@@ -158,6 +164,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         limits: Mapping[str, int | str],
         reach: Reach,
         store: platforms.Store,
+        balancer: Mapping[str, pulumi.Input[str]] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         props: dict[str, Any] = {
@@ -172,4 +179,6 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
             "reach": reach.spec,
             "store": store.spec,
         }
+        if balancer is not None:
+            props["balancer"] = balancer
         super().__init__(_Provider(), name, props, opts)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from releases import lock, record
-from releases.fleet import Fleet, Server, ServerFailures
+from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, released
+from releases.static import StaticFiles
 from releases.transport import Store
 
 
@@ -51,11 +52,17 @@ def _forward(fleet: Fleet, servers: Sequence[Server], release: str | None) -> li
 
 
 def roll_back(
-    fleet: Fleet, store: Store, servers: Sequence[Server], wanted: str | None, say: Callable[[str], None]
+    fleet: Fleet,
+    store: Store,
+    servers: Sequence[Server],
+    wanted: str | None,
+    say: Callable[[str], None],
+    *,
+    balancer: Server | None = None,
 ) -> str:
     """Make an earlier release serve everywhere and reject the one that served. The id of what serves now.
 
-    All servers at a time: they have it staged. Raises RollbackError.
+    All servers at a time: they have it staged. balancer: serves static files, if there are any. Raises RollbackError.
     """
     begun = time.monotonic()
     before = record.current(store)
@@ -64,6 +71,12 @@ def roll_back(
         with lock.held(store, f"rollback to {target}"):
             journal = Journal(store, release=target, app=fleet.app)
             journal.note("begin", before=before, rollback=True)
+            static = StaticFiles(fleet, balancer, target, store.read(f"releases/{target}/manifest.json"))
+            try:
+                static.offer(servers[0])
+            except ServerFailure as failure:
+                # The balancer mostly has them already. Who goes back is in a hurry.
+                say(f"goes on without its static files (`pulumi up` brings them): {failure}")
 
             def back(server: Server) -> None:
                 if target not in fleet.status(server)["staged"]:
@@ -78,6 +91,7 @@ def roll_back(
                 if reached or len(error.failures) == len(servers):
                     journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
                     problems = [str(error), *_forward(fleet, servers, before)]
+                    static.withdraw()
                     raise RollbackError("\n".join([*problems, f"release {before} still serves"])) from error
                 say(f"takes {target} when it boots: {error}")
             # First that it must not come back, then that the other serves: a kill between leaves the safe half.
@@ -87,7 +101,8 @@ def roll_back(
             record.allow(store, target)
             record.point(store, target)
             record.raise_epoch(store)
-            journal.note("done", seconds=round(time.monotonic() - begun, 1))
+            missing = static.make_live()
+            journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
     except lock.Locked as error:
         raise RollbackError(str(error)) from error
     return target

@@ -18,6 +18,7 @@ from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, released
 from releases.release import Release
+from releases.static import StaticFiles
 from releases.transport import SecretStore, Store, Transport
 
 
@@ -27,7 +28,8 @@ class Plan:
 
     batch_size: servers that switch at a time after the canary, as a number or "25%". bake_s: how long the canary is
     watched before the others follow. allow_unreachable: servers that may be missing; they take the release when they
-    boot. revision: of the source in its version control, for the journal; "" where there is none.
+    boot. revision: of the source in its version control, for the journal; "" where there is none. balancer: the machine
+    that serves static files, where it does.
     """
 
     app: str
@@ -43,6 +45,7 @@ class Plan:
     allow_unreachable: int
     keep_releases: int
     revision: str = ""
+    balancer: Server | None = None
 
 
 class RolloutError(Exception):
@@ -75,6 +78,7 @@ class Rollout:
             start_timeout_s=plan.start_timeout_s,
             drain_timeout_s=plan.drain_timeout_s,
         )
+        self.static = StaticFiles(self.fleet, plan.balancer, self.id, plan.release.manifest)
 
     def run(self) -> None:
         """Move the fleet. Raises RolloutError; then no server serves the new release that served another before."""
@@ -94,15 +98,19 @@ class Rollout:
             states = self._reach()
             self._publish(journal)
             self._stage(list(states), journal)
-            self._release_task(next(iter(states)), states, journal)
+            first = next(iter(states))
+            self.static.offer(first)
+            self._release_task(first, states, journal)
             self._switch(states, before, journal)
             record.point(self.store, self.id)
         except Exception as error:
             journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
+            self.static.withdraw()
             raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}") from error
         # It serves; what is left must not make it look as if it did not.
         late = self._take_along_the_late(journal)
         missing = [server.name for server in self.plan.servers if server not in states and server not in late]
+        missing += self.static.make_live()
         self._prune([*states, *late])
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
         self.fleet.say(f"release {self.id} serves on {len(states) + len(late)} servers")
@@ -254,6 +262,7 @@ class Rollout:
             self.fleet.everywhere(
                 servers, lambda server: self.fleet.run(server, "prune", ["prune", *keep], timeout_s=60)
             )
+            self.static.prune(keep)
         except Exception as error:  # noqa: BLE001  whatever a store or a transport raises
             self.fleet.say(f"old releases stay for now: {error}")
 

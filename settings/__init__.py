@@ -12,6 +12,7 @@ from settings.aws import Aws
 from settings.constraint import Cidr, InstanceType
 from settings.gateway import Gateway
 from settings.model import Model
+from settings.static import Static
 from settings.tls import Hostname, Tls, problems, unsigned
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
@@ -122,6 +123,11 @@ class App(route.Routed):
     system_packages: list[PackageName] = Field(
         default_factory=list[str], description="Debian packages the servers need"
     )
+    build: Command | None = Field(
+        default=None,
+        description="shell command run in the code of a new release on each server, before it is proven; makes files",
+    )
+    static: Static | None = Field(default=None, description="files that the balancer serves without the application")
     workers: dict[Name, Worker] = Field(
         default_factory=dict[str, Worker], description="programs that run beside it, by name"
     )
@@ -143,6 +149,15 @@ class App(route.Routed):
             raise ValueError(
                 f"rollout.drain_timeout_s: {self.drain_timeout_s}: should be at least gateway.request_timeout_s "
                 f"({self.gateway.request_timeout_s}), else a release cuts requests that may still end"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _health_is_answered_by_the_application(self) -> App:
+        if self.static and self.health_path.startswith(self.static.url_path):
+            raise ValueError(
+                f"health_path: {self.health_path}: should be outside of static.url_path ({self.static.url_path}), "
+                "where the balancer answers without the application"
             )
         return self
 
@@ -264,7 +279,11 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _applications_fit_together(self) -> Settings:
-        found = route.problems(self.apps, {name: app.health_path for name, app in self.apps.items()})
+        found = route.problems(
+            self.apps,
+            {name: app.health_path for name, app in self.apps.items()},
+            {name: app.static.url_path for name, app in self.apps.items() if app.static},
+        )
         found += [
             f"balancer.hostnames: {name}: no application answers it; give one that host, or one no hosts"
             for name in route.without_application(self.balancer.hostnames, self.apps)

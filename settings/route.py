@@ -97,10 +97,10 @@ def _is_below(path: str, beginning: str) -> bool:
     return beginning in ("/", path) or path.startswith(beginning + "/")
 
 
-def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str]) -> list[str]:
+def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str], static_paths: Mapping[str, str]) -> list[str]:
     """What keeps requests, or the probe of an application, from finding it; each names the applications that meet.
 
-    health_paths: application -> the path, as the application sees it.
+    health_paths, static_paths: application -> the path, as the application sees it, of those that have one.
     """
     found = [
         f"apps.{one}, apps.{other}: both answer {shown(host, apps[one].path)}; "
@@ -114,7 +114,8 @@ def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str]) -> lis
         for name, app in apps.items()
         for host in sorted({host for host in app.hosts if app.hosts.count(host) > 1})
     ]
-    return found or [line for name in apps for line in _of_health(name, apps, health_paths[name])]
+    found = found or [line for name in apps for line in _of_health(name, apps, health_paths[name])]
+    return found or [line for name, path in static_paths.items() for line in _of_static(name, apps, path)]
 
 
 def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Iterator[str]:
@@ -134,6 +135,22 @@ def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Itera
                 f"apps.{name}.health_path: {health_path}: {shown(host, path)} is answered by apps.{owner} "
                 f"(path {apps[owner].path}); take another path"
             )
+
+
+def _of_static(name: str, apps: Mapping[str, Routed], url_path: str) -> Iterator[str]:
+    """On every host where the application answers, its files must not be in a path of another one."""
+    path = apps[name].public(url_path).rstrip("/")
+    for host in virtual_hosts(apps):
+        owners = [owner for _, owner in host.table]
+        fits = [(beginning, owner) for beginning, owner in host.table if _is_below(path, beginning)]
+        _, owner = max(fits, key=lambda each: len(each[0]), default=("", None))
+        if name in owners and owner != name:
+            answers = f"apps.{owner} (path {apps[owner].path})" if owner else "no application"
+            yield (
+                f"apps.{name}.static.url_path: {url_path}: "
+                f"{shown(host.names[0] if host.names else None, path)} is answered by {answers}; take another path"
+            )
+            return
 
 
 def shown(host: str | None, path: str) -> str:

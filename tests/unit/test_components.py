@@ -110,10 +110,12 @@ def made(
         groups = SecurityGroups("groups", SecurityGroupsArgs(["hello"]), platform=platform)
         store = platform.store("releases", opts=pulumi.ResourceOptions())
         left.extend([platform, groups, store])
-        args = AppServerFleetArgs(hello, groups.apps["hello"], store, folder, folder / "packages", "abc1234")
+        front = Balancer("balancer", BalancerArgs(settings.Balancer(), groups.balancer), platform=platform)
+        args = AppServerFleetArgs(
+            hello, groups.apps["hello"], store, folder, folder / "packages", "abc1234", balancer=front
+        )
         fleet = AppServerFleet("hello", args, platform=platform)
-        front = BalancerArgs(settings.Balancer(), groups.balancer, {"hello": hello}, {"hello": fleet.members})
-        Balancer("balancer", front, platform=platform)
+        front.serve({"hello": hello}, {"hello": fleet.members})
 
     built = build(program, outputs=OUTPUTS, lookups=aws_answers.LOOKUPS, preview=preview)
     return Made(built, *left)
@@ -202,6 +204,35 @@ def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(l
     step = local.build.one(STEP, "hello-2-booted").inputs
     assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", rendering.booted(600))
     assert step["stdin"] == Secret(f"store file:///srv/store/hello\nkey {KEY}\n")
+
+
+@pytest.mark.parametrize(
+    ("on", "machine", "step", "target"),
+    [
+        (lxd, MACHINE, STEP, "test-balancer-3fa9c2"),
+        (aws, "aws:ec2/instance:Instance", "command:remote:Command", "balancer-id@10.0.0."),
+    ],
+    ids=["lxd", "aws"],
+)
+def test_static_files_go_to_a_balancer_that_has_booted_before_its_site_serves_them(
+    on: Callable[[Path], Platform], machine: str, step: str, target: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app" / "public").mkdir(parents=True)
+    built = made(tmp_path, on=on, given=app(static={"folder": "public"})).build
+    rollout, front = built.one(ROLLOUT), built.one(step, "balancer-booted")
+    assert rollout.inputs["balancer"]["name"] == "balancer"
+    assert rollout.inputs["balancer"]["target"].startswith(target)
+    assert rollout.depends_on(front)
+    assert rollout.depends_on(built.one(machine, "balancer"))
+    site = built.one(step, "balancer-members")
+    assert site.depends_on(rollout)
+    assert "location ^~ /static/ {" in site.inputs["stdin"]
+
+
+def test_without_static_files_a_release_does_not_wait_for_the_balancer(local: Made) -> None:
+    rollout = local.build.one(ROLLOUT)
+    assert "balancer" not in rollout.inputs
+    assert not rollout.depends_on(local.build.one(STEP, "balancer-booted"))
 
 
 def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Made) -> None:

@@ -167,7 +167,7 @@ def test_every_gateway_is_in_the_prebuilt_image() -> None:
 
 
 def location(folder: Path, protocol: Any, **balancer: Any) -> list[dict[str, Any]]:
-    upstream = rendering.Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz", protocol)
+    upstream = rendering.Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz", protocol=protocol)
     block = directives(rendering.site(Balancer(**balancer), [upstream]), folder)
     return next(each["block"] for each in find(block, "location") if each["args"] == ["/"])
 

@@ -6,7 +6,9 @@ import gzip
 import json
 import shutil
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -297,3 +299,93 @@ def test_requirements_that_include_each_other_or_what_is_outside_end(tmp_path: P
     before = key(tmp_path / "code", text, base="-r ../requirements.txt\n")
     (tmp_path / "outside.txt").write_text("2")
     assert key(tmp_path / "code", text, base="-r ../requirements.txt\n") == before
+
+
+@dataclass
+class Unit:
+    """What stands in for systemd-run: keeps how it was called, writes into the code, prints and ends."""
+
+    returncode: int = 0
+    output: str = ""
+    calls: list[list[str]] = field(default_factory=list[list[str]])
+
+    def __call__(self, command: list[str], **options: Any) -> Unit:
+        assert options["stderr"] == subprocess.STDOUT
+        self.calls.append(command)
+        folder = next(each.partition("WorkingDirectory=")[2] for each in command if "WorkingDirectory=" in each)
+        (Path(folder) / "made").write_text("by the build")
+        return self
+
+    @property
+    def stdout(self) -> list[str]:
+        return self.output.splitlines(keepends=True)
+
+    def wait(self) -> int:
+        return self.returncode
+
+    def property(self, name: str) -> str:
+        return next(each.partition(f"{name}=")[2] for each in self.calls[-1] if each.startswith(f"--property={name}="))
+
+
+@pytest.fixture
+def unit(monkeypatch: pytest.MonkeyPatch) -> Unit:
+    made = Unit()
+    stand_in = SimpleNamespace(Popen=made, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(staging, "subprocess", stand_in)
+    return made
+
+
+def test_a_build_runs_as_the_application_in_its_code_before_the_proof_and_leaves_it_to_root(
+    host: AppServer, unit: Unit, tmp_path: Path
+) -> None:
+    id_ = publish(tmp_path, build(tmp_path, build="make it"))
+    staging.stage(id_, {})
+    place, code = server.RELEASES / id_, server.RELEASES / id_ / "code"
+    assert (code / "made").read_text() == "by the build"
+    assert unit.calls[-1][-3:] == ["sh", "-c", "make it"]
+    assert [unit.property(name) for name in ("User", "WorkingDirectory", "EnvironmentFile", "ProtectSystem")] == [
+        "app",
+        str(code),
+        f"{place}/environment",
+        "strict",
+    ]
+    assert unit.property("ReadWritePaths") == str(code)
+    assert 0 < int(unit.property("RuntimeMaxSec")) <= 300
+    assert [line for line in host.others if line.endswith(str(code)) or "app-build" in line] == [
+        "systemctl stop app-build.service",
+        f"chown -R app:app {code}",
+        f"chown -R root:root {code}",
+        f"chmod -R u=rwX,go=rX {code}",
+    ]
+    assert host.events[0] == "start app-proof, live None"
+
+
+def test_a_release_without_a_build_runs_none(host: AppServer, unit: Unit, tmp_path: Path) -> None:
+    staging.stage(publish(tmp_path, build(tmp_path)), {})
+    assert unit.calls == []
+    assert not any("app-build" in line for line in host.others)
+
+
+def test_a_build_that_fails_is_told_with_its_last_lines_and_nothing_is_staged(
+    host: AppServer, unit: Unit, tmp_path: Path
+) -> None:
+    unit.returncode, unit.output = 3, "".join(f"line {number}\n" for number in range(20))
+    with pytest.raises(Failure) as error:
+        staging.stage(publish(tmp_path, build(tmp_path, build="make it")), {})
+    first, *lines = str(error.value).splitlines()
+    assert first == "`make it` failed with exit code 3; its last lines:"
+    assert lines == [f"    line {number}" for number in range(5, 20)]
+    assert left() == []
+    assert host.events == []
+
+
+def test_a_build_has_the_time_that_staging_has_left(
+    host: AppServer, unit: Unit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del host
+    # 100 s of staging are over when it begins; it ends 200 s later.
+    monkeypatch.setattr("time.monotonic", iter([0.0, 100.0, 100.0, 300.0]).__next__)
+    unit.returncode = 1
+    with pytest.raises(Failure, match="`make it` did not finish in the 200 s that staging had left"):
+        staging.stage(publish(tmp_path, build(tmp_path, build="make it")), {})
+    assert unit.property("RuntimeMaxSec") == "200"

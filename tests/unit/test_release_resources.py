@@ -109,8 +109,9 @@ def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_e
     news = inputs(tmp_path)
     olds = outs(news)
     assert due(ROLLOUT, olds, news) is False
-    others: dict[str, Any] = {"release": "r2", "servers": news["servers"][:2]}
-    for key in news:
+    front = {"name": "balancer", "target": "i-9"}
+    others: dict[str, Any] = {"release": "r2", "servers": news["servers"][:2], "balancer": front}
+    for key in [*news, "balancer"]:
         assert due(ROLLOUT, olds, news | {key: others.get(key, {})}) is (key in others), key
     replaced = [news["servers"][0] | {"target": "i-2"}, *news["servers"][1:]]
     assert due(ROLLOUT, olds, news | {"servers": replaced}) is True

@@ -102,7 +102,7 @@ PLACES = st.fixed_dictionaries({"hosts": NAMES.map(lambda names: list(dict.fromk
 @given(st.lists(PLACES, min_size=1, max_size=5))
 def test_whatever_is_not_refused_reaches_every_application(places: list[dict[str, Any]]) -> None:
     apps = routed(**{f"a{number}": each for number, each in enumerate(places)})
-    if problems(apps, dict.fromkeys(apps, "/healthz-of-nobody-else")):
+    if problems(apps, dict.fromkeys(apps, "/healthz-of-nobody-else"), {}):
         return
     for name, each in apps.items():
         for host in each.hosts or ["127.0.0.1"]:
@@ -321,3 +321,39 @@ def test_an_application_is_probed_where_clients_find_it(at: dict[str, Any], prob
 def test_settings_know_all_names_of_the_site() -> None:
     blocks = {"platform": "lxd", "apps": {"shop": app(hosts=[SHOP])}, "balancer": {"hostnames": [SHOP]}}
     assert Settings.model_validate_json(json.dumps(blocks)).hostnames == [SHOP]
+
+
+@pytest.mark.parametrize(
+    ("apps", "who"),
+    [
+        ({"shop": {"static": {"folder": "hello"}}, "blog": {"path": "/blog", "static": {"folder": "hello"}}}, None),
+        ({"shop": {"static": {"folder": "hello", "url_path": "/blogs/"}}, "blog": {"path": "/blog"}}, None),
+        (
+            {"shop": {"static": {"folder": "hello", "url_path": "/blog/"}}, "blog": {"path": "/blog"}},
+            "shop.static.url_path: /blog/: /blog of every host is answered by apps.blog (path /blog)",
+        ),
+        (
+            {"shop": {"static": {"folder": "hello", "url_path": "/blog/"}}, "blog": {"hosts": [BLOG], "path": "/blog"}},
+            f"shop.static.url_path: /blog/: {BLOG}/blog is answered by apps.blog (path /blog)",
+        ),
+        (
+            {
+                "shop": {},
+                "blog": {"path": "/blog", "keep_path": True, "health_path": "/blog/h", "static": {"folder": "hello"}},
+            },
+            "blog.static.url_path: /static/: /static of every host is answered by apps.shop (path /)",
+        ),
+    ],
+)
+def test_static_files_are_not_in_the_way_of_another_application(apps: dict[str, Any], who: str | None) -> None:
+    assert told(apps) == ([f"apps.{who}; take another path"] if who else [])
+
+
+def test_static_files_of_an_application_below_a_path_are_below_it_too(tmp_path: Path) -> None:
+    blog = {"path": "/blog.x", "static": {"folder": "hello"}}
+    given_ = Settings.model_validate_json(json.dumps({"platform": "lxd", "apps": {"blog": app(**blog)}}))
+    each = given_.apps["blog"]
+    text = rendering.site(Balancer(), [rendering.Upstream("blog", ["10.0.0.1"], 60, "/", each, static=each.static)])
+    locations = find(directives(text, tmp_path), "location")
+    static = next(location for location in locations if location["args"] == ["^~", "/blog.x/static/"])
+    assert [line["args"] for line in find(static["block"], "rewrite")] == [["(?s)^/blog\\.x(/.*)$", "$1", "break"]]

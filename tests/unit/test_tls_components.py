@@ -52,10 +52,10 @@ def made(
         )
         groups = SecurityGroups("groups", SecurityGroupsArgs(["a"], https=given.tls is not None), platform=platform)
         members = {"a": pulumi.Output.from_input(["10.0.0.1"])}
-        args = BalancerArgs(given, groups.balancer, {"a": App(source="a", module="a:app")}, members, names)
-        balancer = Balancer("balancer", args, platform=platform)
-        pulumi.export("url", balancer.url)
-        pulumi.export("address", balancer.address)
+        balancer = Balancer("balancer", BalancerArgs(given, groups.balancer), platform=platform)
+        public = balancer.serve({"a": App(source="a", module="a:app")}, members, names)
+        pulumi.export("url", public.url)
+        pulumi.export("address", public.host)
 
     outputs = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
     return build(program, outputs=outputs, lookups=aws_answers.LOOKUPS, preview=preview)

@@ -1,0 +1,32 @@
+"""Static files of an application, which the balancer serves without asking it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.types import StringConstraints
+
+from settings.model import Model
+
+# No part begins with a dot: such files are never served, and `..` leads elsewhere.
+Folder = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)
+]
+# Of a folder, and never of the whole site.
+UrlFolder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/$", max_length=200)]
+
+
+class Static(Model):
+    """Files of the release that answer below url_path. Folder and path are part of the release; the ages are not."""
+
+    folder: Folder = Field(description="folder inside source with the files; `build` may make it")
+    url_path: UrlFolder = Field(default="/static/", description="URL path that the files are found under")
+    max_age_s: int = Field(
+        default=300, ge=0, le=31_536_000, description="how long a client may keep a file whose name has no hash"
+    )
+    hashed_folders: list[Folder] = Field(
+        default_factory=list[str],
+        max_length=20,
+        description="folders inside folder in which each name changes with its content; kept for a year",
+    )

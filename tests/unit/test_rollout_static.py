@@ -1,0 +1,242 @@
+"""Static files over a fake fleet, with the balancer's own script: they are there before pages refer to them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import static_files
+
+from releases.fleet import Fleet, Server
+from releases.journal import entries
+from releases.release import Release
+from releases.rollback import RollbackError, roll_back
+from releases.rollout import RolloutError
+from releases.transport import Result, Unreachable
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, roll_out
+
+BALANCER = Server("balancer", "front")
+STATIC = {"folder": "public", "url_path": "/static/"}
+
+
+@dataclass
+class FleetWithBalancer(FakeFleet):
+    """Servers that have one static file, named by the release; and a balancer that runs the real script."""
+
+    def exec(
+        self,
+        machine: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout_s: float,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Result:
+        if machine == BALANCER.target:
+            return self._balancer(command, stdin)
+        result = super().exec(machine, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
+        if command[1] == "static" and not result.exit_code:
+            assert command[2] in self.staged[machine], "asked for what is not staged"
+            text = base64.encodebytes(archive(command[2])).decode()
+            return Result(0, self.fails.get((machine, "sends"), text))  # pyright: ignore[reportArgumentType]
+        return result
+
+    def _balancer(self, command: Sequence[str], stdin: bytes) -> Result:
+        program, verb, *_ = command
+        assert program == "/usr/local/lib/wsgi-fleet/static_files.py"
+        with self.lock:
+            self.calls.append((BALANCER.target, verb))
+            failure = self.fails.get((BALANCER.target, verb))
+            if isinstance(failure, Exception):
+                raise failure
+            if failure:
+                return Result(1, f"error: {failure}")
+            before, output = sys.stdin, io.StringIO()
+            sys.stdin = SimpleNamespace(buffer=io.BytesIO(stdin))
+            try:
+                with redirect_stdout(output):
+                    static_files.main(command[1:])
+            finally:
+                sys.stdin = before
+            return Result(0, output.getvalue())
+
+
+def archive(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as made:
+        info = tarfile.TarInfo(f"static/{name}")
+        info.size = len(name)
+        made.addfile(info, io.BytesIO(name.encode()))
+    return buffer.getvalue()
+
+
+def release(number: int, static: dict[str, str] | None = STATIC) -> Release:
+    return Release(json.dumps({"number": number, "static": static, "release_task": "migrate"}).encode(), b"archive")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FleetWithBalancer:
+    """A fleet that serves release 1."""
+    monkeypatch.setattr(static_files, "ROOT", tmp_path)
+    monkeypatch.setattr(static_files, "LOCK", tmp_path / "lock")
+    made = FleetWithBalancer(MemoryStore())
+    up(made, 1)
+    made.calls.clear()
+    return made
+
+
+def up(fleet: FleetWithBalancer, number: int, **changes: object) -> str:
+    given = {"release": release(number), "balancer": BALANCER} | changes
+    return roll_out(fleet, number, **given)  # pyright: ignore[reportArgumentType]
+
+
+def served() -> set[str]:
+    return {file.name for file in (static_files.ROOT / "a" / "served" / "static").iterdir()}
+
+
+def live() -> str | None:
+    return static_files.named(static_files.ROOT / "a" / "live")
+
+
+def go_back(fleet: FleetWithBalancer, wanted: str | None = None) -> str:
+    servers = [Server(name, name) for name in NAMES]
+    hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
+    return roll_back(hands, fleet.store, servers, wanted, lambda _: None, balancer=BALANCER)
+
+
+def test_files_come_from_the_first_server_after_all_have_staged_and_before_anything_is_switched(
+    fleet: FleetWithBalancer,
+) -> None:
+    up(fleet, 2)
+    did = [f"{machine} {verb}" for machine, verb in fleet.calls]
+    put = did.index("front put")
+    assert did[put - 2 : put + 2] == ["front status", "a-1 static", "front put", "a-1 task"]
+    assert set(did[: put - 2]) == {f"{name} {verb}" for name in NAMES for verb in ("status", "stage")}
+    assert did.index("a-1 switch") > put
+    assert did.index("front point") > max(place for place, each in enumerate(did) if each.endswith(" switch"))
+    assert did[-1] == "front prune"
+
+
+def test_the_old_release_is_served_until_the_new_one_is_everywhere_and_beside_it_after(
+    fleet: FleetWithBalancer,
+) -> None:
+    old, new = release(1).id, release(2).id
+    seen: list[tuple[str | None, set[str]]] = []
+    exec_ = fleet.exec
+
+    def watched(machine: str, command: Sequence[str], **rest: object) -> Result:
+        if command[1] == "switch":
+            seen.append((live(), served()))
+        return exec_(machine, command, **rest)  # pyright: ignore[reportArgumentType]
+
+    fleet.exec = watched
+    up(fleet, 2)
+    assert seen == [(old, {old, new})] * 3
+    assert (live(), served()) == (new, {old, new})
+
+
+@pytest.mark.parametrize(
+    ("machine", "verb", "failure", "told"),
+    [
+        ("a-1", "static", "static.folder: public: no such folder", "a-1, static files: static.folder: public"),
+        ("a-1", "sends", "no base64!", "a-1, static files: what it sent is no archive"),
+        ("front", "put", "No space left on device", "balancer, static files: No space left"),
+        ("front", "status", Unreachable("no route"), "balancer, static files: unreachable: no route"),
+    ],
+)
+def test_files_that_do_not_get_there_switch_nothing(
+    fleet: FleetWithBalancer, machine: str, verb: str, failure: str | Exception, told: str
+) -> None:
+    fleet.fails[machine, verb] = failure
+    with pytest.raises(RolloutError) as error:
+        up(fleet, 2)
+    assert told in str(error.value)
+    assert fleet.did("switch") == fleet.did("task") == []
+    assert (live(), served()) == (release(1).id, {release(1).id})
+
+
+def test_a_release_that_is_not_taken_leaves_no_files_served(fleet: FleetWithBalancer) -> None:
+    fleet.fails["a-2", f"switch {release(2).id}"] = "GET /healthz was not 200"
+    with pytest.raises(RolloutError, match="GET /healthz was not 200"):
+        up(fleet, 2)
+    assert (live(), served()) == (release(1).id, {release(1).id})
+    assert fleet.did("drop") == ["front"]
+
+
+def test_a_balancer_that_fails_after_the_switch_is_looked_at_by_the_next_up(fleet: FleetWithBalancer) -> None:
+    fleet.fails["front", "point"] = Unreachable("no route")
+    new = up(fleet, 2)
+    assert fleet.live == dict.fromkeys(NAMES, new)
+    assert served() == {release(1).id, new}
+    newest = next(entries(fleet.store))
+    assert (newest.result, newest.missing, newest.is_settled) == ("done", ("balancer",), False)
+    fleet.fails.clear()
+    up(fleet, 2)
+    assert live() == new
+    assert next(entries(fleet.store)).is_settled
+
+
+def test_files_that_are_there_are_not_sent_again(fleet: FleetWithBalancer) -> None:
+    up(fleet, 1)
+    assert fleet.did("static") == []
+    assert fleet.did("put") == ["front"]
+
+
+def test_another_balancer_gets_the_files_of_what_serves(
+    fleet: FleetWithBalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(static_files, "ROOT", tmp_path / "another")
+    up(fleet, 1)
+    assert (live(), served()) == (release(1).id, {release(1).id})
+    assert fleet.live == dict.fromkeys(NAMES, release(1).id)
+
+
+def test_a_release_without_static_files_and_a_fleet_without_a_balancer_touch_none(fleet: FleetWithBalancer) -> None:
+    up(fleet, 2, release=release(2, static=None))
+    up(fleet, 3, balancer=None)
+    assert [machine for machine, _ in fleet.calls if machine == "front"] == []
+
+
+def test_the_balancer_keeps_as_many_releases_as_the_servers(fleet: FleetWithBalancer) -> None:
+    ids = [up(fleet, number, keep_releases=2) for number in (2, 3, 4)]
+    kept = {each.name for each in (static_files.ROOT / "a" / "releases").iterdir()}
+    assert kept == set(ids[1:])
+
+
+def test_who_goes_back_gets_the_files_of_that_release_first(fleet: FleetWithBalancer) -> None:
+    old, new = release(1).id, up(fleet, 2)
+    fleet.calls.clear()
+    assert go_back(fleet) == old
+    did = [f"{machine} {verb}" for machine, verb in fleet.calls]
+    assert did[:2] == ["front status", "front put"]
+    assert did[-1] == "front point"
+    assert (live(), served()) == (old, {old, new})
+
+
+def test_who_goes_back_is_not_held_up_by_a_balancer_that_fails(fleet: FleetWithBalancer) -> None:
+    old = release(1).id
+    up(fleet, 2)
+    fleet.fails["front", "status"] = fleet.fails["front", "point"] = "the disk is full"
+    assert go_back(fleet) == old
+    assert fleet.live == dict.fromkeys(NAMES, old)
+    assert not next(entries(fleet.store)).is_settled
+
+
+def test_a_way_back_that_fails_leaves_the_files_as_they_were(fleet: FleetWithBalancer) -> None:
+    old, new = release(1).id, up(fleet, 2)
+    up(fleet, 3)
+    fleet.fails["a-2", f"switch {old}"] = "GET /healthz was 500"
+    with pytest.raises(RollbackError, match="GET /healthz was 500"):
+        go_back(fleet, old)
+    assert fleet.did("drop") == ["front"]
+    assert live() == release(3).id
+    assert served() == {release(3).id, new}

@@ -1,0 +1,84 @@
+"""What a stack file may say of static files: paths that are plain ones, and a folder that is there or is made."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+import releases.release
+from settings import App
+from tests.unit.stack_blocks import ROOT, problems_of
+
+URL_PATHS = ["/assets/", "/a/b.c/", "/static-1/~x/"]
+ATTACKS = ["/", "static/", "/static", "//", "/a//", "/../", "/a/../b/", "/.git/", "/a b/", "/a;}/", "/$uri/", "/a\n/"]
+
+
+def told(static: Any, **app: Any) -> list[str]:
+    """What is wrong with a stack file whose application has these static files."""
+    hello = {"source": "examples/flask-hello", "module": "hello.wsgi:app", "static": static} | app
+    return problems_of({"platform": "lxd", "apps": {"hello": hello}})
+
+
+@pytest.mark.parametrize("path", URL_PATHS)
+def test_a_url_path_is_a_folder_of_the_site(path: str) -> None:
+    assert told({"folder": "hello", "url_path": path}) == []
+
+
+@pytest.mark.parametrize("path", ATTACKS)
+def test_another_url_path_is_refused(path: str) -> None:
+    (line,) = told({"folder": "hello", "url_path": path})
+    assert line.startswith(f"apps.hello.static.url_path: {json.dumps(path)}: should match pattern")
+
+
+@pytest.mark.parametrize("folder", ["", "/etc", "../other", "a/../../b", ".git", "a/.b", "a b", "a\n", "$x", "a;b"])
+def test_a_folder_stays_in_the_source_and_says_nothing_to_nginx(folder: str) -> None:
+    lines = told({"folder": "hello", "hashed_folders": [folder]}) + told({"folder": folder}, build="true")
+    assert [line.split(": ")[0] for line in lines] == [
+        "apps.hello.static.hashed_folders.0",
+        "apps.hello.static.folder",
+    ]
+
+
+def test_a_folder_that_nothing_makes_must_be_there() -> None:
+    (line,) = told({"folder": "public"})
+    assert line == (
+        "apps.hello.static.folder: 'public': no such folder in examples/flask-hello; make one, or name the command "
+        "that does as apps.hello.build"
+    )
+    assert told({"folder": "public"}, build="make public") == []
+
+
+def test_the_health_path_is_none_that_the_balancer_answers() -> None:
+    (line,) = told({"folder": "hello", "url_path": "/assets/"}, health_path="/assets/ok")
+    assert "health_path: /assets/ok: should be outside of static.url_path (/assets/)" in line
+    assert told({"folder": "hello", "url_path": "/assets/"}, health_path="/assets") == []
+
+
+def test_a_misspelt_key_is_told_with_the_near_one() -> None:
+    (line,) = told({"folder": "hello", "max_age": 1})
+    assert line == "apps.hello.static.max_age: unknown key; did you mean max_age_s?"
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    app = App.model_validate_json(json.dumps({"source": "examples/bare-wsgi", "module": "bare:app"} | changes))
+    return json.loads(releases.release.build(app, project=ROOT, key="k", secrets={}).manifest)
+
+
+def test_folder_and_path_are_part_of_the_release_and_ages_are_not() -> None:
+    plain = manifest()
+    assert {"static", "build"}.isdisjoint(plain)
+    static = manifest(static={"folder": "public"}, build="make public")
+    assert static == plain | {"static": {"folder": "public", "url_path": "/static/"}, "build": "make public"}
+    assert static == manifest(static={"folder": "public", "max_age_s": 9, "hashed_folders": ["a"]}, build="make public")
+
+
+@pytest.mark.parametrize("page", ["static", "django"])
+def test_the_stack_files_that_the_pages_show_are_taken(page: str) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    (app,) = yaml.safe_load(text)["config"]["wsgi-fleet:apps"].values()
+    smallest = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
+    assert problems_of({"platform": "lxd", "apps": {"hello": smallest | app}}) == []
