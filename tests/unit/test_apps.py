@@ -125,6 +125,18 @@ def test_the_same_secret_of_two_applications_is_two_secrets(tmp_path: Path, monk
     assert names == {"bare-secret-KEY_A", "hello-secret-KEY_A"}
 
 
+def test_what_is_probably_not_meant_is_a_warning_of_the_preview(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    warned: list[str] = []
+    monkeypatch.setattr("pulumi.log.warn", warned.append)
+    run("lxd", {"bare": BARE | {"gateway": {"buffer_size": 8192}}})
+    (line,) = warned
+    assert line.startswith("apps.bare.gateway.buffer_size: 8192: is less than Nginx may send")
+
+
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
     """Staging with a second application, carried out on an emulated account."""
