@@ -14,6 +14,7 @@ import jinja2
 import yaml
 
 from settings import App, Balancer, Maintenance
+from settings.access import beneath, exactly
 
 ROOT = Path(__file__).resolve().parent
 # Where scripts live on a machine.
@@ -21,6 +22,9 @@ SCRIPTS = "/usr/local/lib/wsgi-fleet"
 APP_PORT = 8000
 BALANCER_PORT = 80
 HTTPS_PORT = 443
+# Names with hashed passwords, where balancer.proxy.basic_auth is set; and the loopback port of balancer.proxy.status.
+USERS_FILE = "/etc/wsgi-fleet/users"
+STATUS_PORT = 8081
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
@@ -34,6 +38,14 @@ _environment = jinja2.Environment(
     # Configuration files, not HTML: what goes in is checked by the types of settings/.
     autoescape=False,  # noqa: S701
 )
+
+
+def _quoted(text: str) -> str:
+    """A word between double quotes, as Nginx reads it: whatever else is in it, it ends nothing."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+_environment.filters["quoted"] = _quoted
 
 
 def _template(file: str, /, **values: Any) -> str:
@@ -179,7 +191,30 @@ def site(balancer: Balancer, upstreams: Sequence[Upstream], *, https_port: int =
 
     https_port: by which clients reach port 443 of the balancer; HTTP is led there where there is TLS.
     """
-    return _template("nginx/site.conf.j2", balancer=balancer, apps=upstreams, https_port=https_port)
+    spared = exactly(["/.maintenance", *(upstream.health_path for upstream in upstreams)])
+    if balancer.tls and balancer.tls.acme:
+        spared += beneath(["/.well-known/acme-challenge/"])
+    return _template(
+        "nginx/site.conf.j2",
+        balancer=balancer,
+        apps=upstreams,
+        https_port=https_port,
+        spared=spared,
+        users_file=USERS_FILE,
+        status_port=STATUS_PORT,
+    )
+
+
+def proxy_preparation(balancer: Balancer) -> list[str] | None:
+    """The command that brings what such a site names; its input are lines of USERS_FILE. None: nothing is needed.
+
+    Whole, for user-data would replace balancers of stacks that use none of it.
+    """
+    packages = ["libnginx-mod-http-geoip", "geoip-database"] if balancer.proxy.geoip else []
+    users = "-" if balancer.proxy.basic_auth is None else "users"
+    if not packages and users == "-":
+        return None
+    return ["sh", "-c", _file("templates/scripts/prepare-proxy"), "prepare-proxy", users, *packages]
 
 
 def background_units(app: App) -> dict[str, str]:

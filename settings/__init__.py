@@ -10,6 +10,8 @@ from pydantic.types import StringConstraints
 from settings.aws import Aws
 from settings.constraint import Cidr, InstanceType
 from settings.model import Model
+from settings.proxy import Proxy
+from settings.proxy import problems as proxy_problems
 from settings.tls import Hostname, Tls, problems
 
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
@@ -183,6 +185,9 @@ class Balancer(Model):
     size: Size = Field(default=Size(), description="what the balancer has")
     max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
     requests_per_second: int | None = Field(default=None, ge=1, description="per client address; more are answered 429")
+    burst: int | None = Field(
+        default=None, ge=1, description="requests above requests_per_second that are taken; null is twice that"
+    )
     connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
     hostnames: list[Hostname] = Field(
         default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
@@ -191,6 +196,13 @@ class Balancer(Model):
     trusted_proxies: list[Cidr] = Field(
         default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
     )
+    proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides spreading them")
+
+    @model_validator(mode="after")
+    def _a_burst_is_above_a_rate(self) -> Balancer:
+        if self.burst is not None and self.requests_per_second is None:
+            raise ValueError(f"burst: {self.burst}: should come with requests_per_second, above which it is")
+        return self
 
     @model_validator(mode="after")
     def _not_everyone_is_believed(self) -> Balancer:
@@ -272,4 +284,19 @@ class Settings(Model):
             raise ValueError("balancer.hostnames: []: should name what aws.route53_zone_id gets records for")
         if self.platform == "lxd" and self.balancer.tls and self.lxd.port == self.lxd.tls_port:
             raise ValueError(f"lxd.tls_port: {self.lxd.tls_port}: should differ from lxd.port")
+        return self
+
+    @model_validator(mode="after")
+    def _the_proxy_fits_into_the_stack(self) -> Settings:
+        # On lxd the balancer is published on this machine's loopback alone.
+        aws = self.aws if self.platform == "aws" else None
+        found = proxy_problems(
+            self.balancer.proxy,
+            hostnames=self.balancer.hostnames,
+            encrypts=aws is None or self.balancer.tls is not None or bool(self.balancer.trusted_proxies),
+            health_paths={name: app.health_path for name, app in self.apps.items()},
+            open_ports=[80, 443, *aws.outbound_ports] if aws else [],
+        )
+        if found:
+            raise ValueError("; ".join(f"balancer.proxy.{problem}" for problem in found))
         return self
