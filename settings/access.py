@@ -14,7 +14,7 @@ from settings.model import Model
 
 # Each password is checked anew with each request, and a check may cost no more than a millisecond of the balancer
 # (password.py); so the password itself has to be a good one.
-SHORTEST_PASSWORD = 12
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 128
 
 
 def _network(value: str) -> str:
@@ -24,6 +24,13 @@ def _network(value: str) -> str:
         raise ValueError(f"{json.dumps(value)}: is no network: {error}") from None
     if "/" not in value or str(network) != value:
         raise ValueError(f"{json.dumps(value)}: should be written as a network; it is {network}")
+    return value
+
+
+def _long(value: SecretStr) -> SecretStr:
+    length = len(value.get_secret_value())
+    if not SHORTEST_PASSWORD <= length <= LONGEST_PASSWORD:
+        raise ValueError(f"(secret): has {length} characters; should have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}")
     return value
 
 
@@ -38,9 +45,9 @@ def _not_off(value: str) -> str:
 Network = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]+(/[0-9]{1,3})?$"), AfterValidator(_network)]
 # ISO 3166; the database also has A1 (anonymous proxies), A2 (satellites), AP and EU.
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]$")]
-# RFC 7617: no colon.
-UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._@-]+$", max_length=64)]
-Password = Annotated[SecretStr, Field(min_length=SHORTEST_PASSWORD, max_length=128)]
+# RFC 7617 has no colon; a dot would be a step of the path that `pulumi config set --path` takes.
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@-]+$", max_length=64)]
+Password = Annotated[SecretStr, AfterValidator(_long)]
 # It stands in quotes in a header.
 Realm = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]+$", max_length=64), AfterValidator(_not_off)]
 # One path, or with a slash at its end all beneath it.

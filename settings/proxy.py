@@ -146,7 +146,7 @@ class Proxy(Model):
             "answer_headers.set": self.answer_headers.uses("country"),
         }
         if not self.geoip and (named := [path for path, is_so in uses.items() if is_so]):
-            raise ValueError(f"geoip: false: should be true, for {', '.join(named)} need(s) the country")
+            raise ValueError(f"geoip: false: should be true, for the country is asked for in {', '.join(named)}")
         return self
 
 
