@@ -46,8 +46,11 @@ class Compression(Model):
 
     @property
     def listed(self) -> list[str]:
-        """The types for Nginx, which compresses text/html unasked and warns of what it hears twice."""
-        return [each for each in dict.fromkeys(self.types) if each != "text/html"] or ["text/html"]
+        """The types for Nginx, which compresses text/html unasked and warns of what it hears twice.
+
+        Nobody's type where there is no other: without any, those of nginx.conf would count.
+        """
+        return [each for each in dict.fromkeys(self.types) if each != "text/html"] or ["text/x-none"]
 
 
 class Cache(Model):

@@ -59,6 +59,7 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"access": {"deny": ["10.0.0.1/8"]}}, 'access.deny.0: "10.0.0.1/8": should be written as a network; it'),
         ({"access": {"deny": ["10.0.0.1"]}}, 'access.deny.0: "10.0.0.1": should be written as a network; it is'),
         ({"access": {"deny": ["10.0.0.0/33"]}}, 'access.deny.0: "10.0.0.0/33": is no network'),
+        ({"access": {"deny": ["255.255.255.255/32"]}}, 'access.deny.0: "255.255.255.255/32": is nobody\'s address'),
         ({"access": {"deny": ["all"]}}, 'access.deny.0: "all": should match'),
         ({"access": {"deny": ["::1/128; }"]}}, 'access.deny.0: "::1/128; }": should match'),
         ({"access": {"allow": ["10.0.0.0/8"], "deny": ["10.0.0.0/8"]}}, "access: 10.0.0.0/8: named twice in allow and"),
@@ -164,8 +165,9 @@ def test_redirects_that_end_are_taken(rules: list[tuple[str, str]]) -> None:
 
 
 def test_a_front_page_that_is_the_health_path_would_stay_open_and_is_refused() -> None:
-    for proxy, name in (({"basic_auth": {"users": {}}}, "basic_auth"), ({"access": {"deny": ["::/0"]}}, "access")):
-        (line,) = problems_of(blocks(proxy, {"health_path": "/"}))
+    proxies: dict[str, Any] = {"basic_auth": {"users": {}}, "access": {"deny": ["::/0"]}}
+    for name, block in proxies.items():
+        (line,) = problems_of(blocks({name: block}, {"health_path": "/"}))
         assert line.startswith(f"balancer.proxy.{name}: apps.hello.health_path is /, and health paths are for everyone")
 
 
@@ -176,7 +178,7 @@ def production(**balancer: Any) -> list[str]:
 
 
 def test_passwords_do_not_cross_the_internet_in_plain() -> None:
-    proxy = {"basic_auth": {"users": {}}}
+    proxy: dict[str, Any] = {"basic_auth": {"users": {}}}
     (line,) = production(proxy=proxy)
     assert line.startswith(
         "balancer.proxy.basic_auth: passwords would cross the internet in plain; set balancer.tls, or"

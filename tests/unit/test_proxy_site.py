@@ -126,6 +126,8 @@ def test_compression_is_what_every_site_shares_unless_it_is_set(tmp_path: Path) 
     changed = read(tmp_path, compression={"types": ["text/html", "text/css", "text/css"], "level": 1, "min_bytes": 0})
     assert args(server(changed), "gzip_types") == [["text/css"]]
     assert args(server(changed), "gzip_comp_level") + args(server(changed), "gzip_min_length") == [["1"], ["0"]]
+    for types in ([], ["text/html"]):
+        assert args(server(read(tmp_path, compression={"types": types})), "gzip_types") == [["text/x-none"]]
     assert args(server(read(tmp_path, compression={"enabled": False})), "gzip") == [["off"]]
 
 
