@@ -288,15 +288,6 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _the_proxy_fits_into_the_stack(self) -> Settings:
-        # On lxd the balancer is published on this machine's loopback alone.
-        aws = self.aws if self.platform == "aws" else None
-        found = proxy_problems(
-            self.balancer.proxy,
-            hostnames=self.balancer.hostnames,
-            encrypts=aws is None or self.balancer.tls is not None or bool(self.balancer.trusted_proxies),
-            health_paths={name: app.health_path for name, app in self.apps.items()},
-            open_ports=[80, 443, *aws.outbound_ports] if aws else [],
-        )
-        if found:
+        if found := proxy_problems(self):
             raise ValueError("; ".join(f"balancer.proxy.{problem}" for problem in found))
         return self

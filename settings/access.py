@@ -24,6 +24,8 @@ def _network(value: str) -> str:
         raise ValueError(f"{json.dumps(value)}: is no network: {error}") from None
     if "/" not in value or str(network) != value:
         raise ValueError(f"{json.dumps(value)}: should be written as a network; it is {network}")
+    if value == "255.255.255.255/32":
+        raise ValueError(f"{json.dumps(value)}: is nobody's address (broadcast), and Nginx takes it for a mistake")
     return value
 
 
@@ -38,8 +40,6 @@ def _not_off(value: str) -> str:
     # Nginx's word for none.
     if value == "off":
         raise ValueError('"off": would switch it off; name the realm otherwise, or leave basic_auth away')
-    if value == "255.255.255.255/32":
-        raise ValueError(f"{json.dumps(value)}: is nobody's address (broadcast), and Nginx takes it for a mistake")
     return value
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 from pydantic.types import StringConstraints
@@ -13,6 +12,9 @@ from settings.access import Access, BasicAuth
 from settings.header import AnswerHeaders, RequestHeaders
 from settings.model import Model
 from settings.rewriting import Redirect, Rewrite, loops
+
+if TYPE_CHECKING:
+    from settings import Settings
 
 # RFC 6838 4.2.
 MimeType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9!#&^_.+-]*/[a-z0-9][a-z0-9!#&^_.+-]*$")]
@@ -153,35 +155,28 @@ class Proxy(Model):
         return self
 
 
-def problems(
-    proxy: Proxy,
-    *,
-    hostnames: Sequence[str],
-    encrypts: bool,
-    health_paths: Mapping[str, str],
-    open_ports: Sequence[int],
-) -> list[str]:
-    """What does not go together with the rest of a stack, each with the key (below balancer.proxy) it is about.
-
-    encrypts: no password crosses a network in plain. health_paths: of each application. open_ports: to which the
-    balancer may connect; empty where all are open.
-    """
-    found = [f"redirects: {loop}" for loop in loops(proxy.redirects, hostnames)]
-    if proxy.canonical_host and not hostnames:
+def problems(settings: Settings) -> list[str]:
+    """What of the proxy does not go together with the rest of a stack, each with its key below balancer.proxy."""
+    balancer = settings.balancer
+    proxy = balancer.proxy
+    # On lxd the balancer is published on this machine's loopback alone, and reaches what the machine reaches.
+    aws = settings.aws if settings.platform == "aws" else None
+    found = [f"redirects: {loop}" for loop in loops(proxy.redirects, balancer.hostnames)]
+    if proxy.canonical_host and not balancer.hostnames:
         found.append("canonical_host: true: should come with balancer.hostnames, the first of which others lead to")
-    if proxy.basic_auth and not encrypts:
+    if proxy.basic_auth and aws and not (balancer.tls or balancer.trusted_proxies):
         found.append(
             "basic_auth: passwords would cross the internet in plain; set balancer.tls, or name in "
             "balancer.trusted_proxies what ends TLS in front"
         )
     if proxy.basic_auth or proxy.access:
         found += [
-            f"{'basic_auth' if proxy.basic_auth else 'access'}: apps.{app}.health_path is /, and health paths are for "
+            f"{'basic_auth' if proxy.basic_auth else 'access'}: apps.{name}.health_path is /, and health paths are for "
             "everyone: that would leave the front page open; give it a path of its own"
-            for app, path in health_paths.items()
-            if path == "/"
+            for name, app in settings.apps.items()
+            if app.health_path == "/"
         ]
-    if proxy.memcached and open_ports and proxy.memcached.port not in open_ports:
+    if proxy.memcached and aws and proxy.memcached.port not in (80, 443, *aws.outbound_ports):
         found.append(
             f"memcached.server: {proxy.memcached.server}: add {proxy.memcached.port} to aws.outbound_ports, else the "
             "balancer may not connect to it"

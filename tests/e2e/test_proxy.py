@@ -341,7 +341,7 @@ for number, text in enumerate(json.load(sys.stdin)):
 """
 
 
-@settings(max_examples=3, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(st.lists(balancers(), min_size=15, max_size=15, unique_by=json.dumps))
 def test_nginx_takes_whatever_the_settings_can_say_and_warns_of_nothing(
     busy: Stack, blocks: list[dict[str, Any]]

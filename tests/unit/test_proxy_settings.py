@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import rendering
 from settings.header import OF_ANSWERS, OF_REQUESTS
 from stack_file import SettingsError, parse
 from tests.unit.aws_answers import filled
-from tests.unit.proxy_settings import HOSTNAME, balancers
+from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 from tests.unit.stack_blocks import ROOT, config_of, problems_of
 
 APP = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
@@ -124,6 +126,18 @@ def test_headers_that_others_rely_on_can_neither_be_set_nor_removed(headers: str
     for name in names:
         for change in ({"set": {name.title(): "x"}}, {"remove": [name.title()]}):
             assert f"{name.title()}: is the balancer's own" in told({headers: change})
+
+
+def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on() -> None:
+    block: dict[str, Any] = {"tls": {"self_signed": True}, "proxy": {"cache": {}, "geoip": True}}
+    apps = [rendering.Upstream("a", ["10.0.0.1"], 60, "/a"), rendering.Upstream("b", [], 60, "/b")]
+    text = rendering.site(settings_of(block), apps)
+    # Each application can say for how long its own answers are good.
+    own = {name.lower() for name in re.findall(r"add_header (\S+)", text)} - {"cache-control"}
+    assert own == {"retry-after", "strict-transport-security", "x-cache", "x-request-id"}
+    assert own <= OF_ANSWERS
+    requests = {name.lower().replace("_", "-") for name in re.findall(r"uwsgi_param HTTP_(\S+)", text)}
+    assert {"x-forwarded-for", "x-real-ip", "x-country", "proxy"} <= requests <= OF_REQUESTS
 
 
 def test_a_burst_needs_a_rate() -> None:
