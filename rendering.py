@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import yaml
 
 from gateways import KINDS, Kind
 from settings import App, Balancer, Maintenance
+from settings.access import beneath, exactly
 from settings.ladder import read_timeout_s
 from settings.route import Routed, virtual_hosts
 from settings.static import Static
@@ -25,6 +27,9 @@ SCRIPTS = "/usr/local/lib/wsgi-fleet"
 APP_PORT = 8000
 BALANCER_PORT = 80
 HTTPS_PORT = 443
+# Names with hashed passwords, where balancer.proxy.basic_auth is set; and the loopback port of balancer.proxy.status.
+USERS_FILE = "/etc/wsgi-fleet/users"
+STATUS_PORT = 8081
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
@@ -41,6 +46,14 @@ _environment = jinja2.Environment(
     # Configuration files, not HTML: what goes in is checked by the types of settings/.
     autoescape=False,  # noqa: S701
 )
+
+
+def _quoted(text: str) -> str:
+    """A word between double quotes, as Nginx reads it: whatever else is in it, it ends nothing."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+_environment.filters["quoted"] = _quoted
 
 
 def _template(file: str, /, **values: Any) -> str:
@@ -239,8 +252,42 @@ def site(
         {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
         for host in virtual_hosts({each.name: each.at for each in upstreams})
     ]
-    values = {"balancer": balancer, "apps": upstreams, "hosts": hosts, "hostnames": hostnames}
-    return _template("nginx/site.conf.j2", **values, https_port=https_port)
+    return _template(
+        "nginx/site.conf.j2",
+        balancer=balancer,
+        apps=upstreams,
+        hosts=hosts,
+        hostnames=hostnames,
+        https_port=https_port,
+        spared=_spared(balancer, hosts),
+        users_file=USERS_FILE,
+        status_port=STATUS_PORT,
+    )
+
+
+def _spared(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Patterns of `$server_name$uri` for paths by which others see that an application is well, and Nginx's own."""
+    patterns: list[str] = []
+    for host in hosts:
+        paths = exactly(["/.maintenance", *(app.public_health_path for app in host["apps"])])
+        if balancer.tls and balancer.tls.acme:
+            paths += beneath(["/.well-known/acme-challenge/"])
+        # Nginx calls a server by the first of its names.
+        name = re.escape(host["names"][0] if host["names"] else "_")
+        patterns += [f"^{name}{path.removeprefix('^')}" for path in paths]
+    return patterns
+
+
+def proxy_preparation(balancer: Balancer) -> list[str] | None:
+    """The command that brings what such a site names; its input are lines of USERS_FILE. None: nothing is needed.
+
+    Whole, for user-data would replace balancers of stacks that use none of it.
+    """
+    packages = ["libnginx-mod-http-geoip", "geoip-database"] if balancer.proxy.geoip else []
+    users = "-" if balancer.proxy.basic_auth is None else "users"
+    if not packages and users == "-":
+        return None
+    return ["sh", "-c", _file("templates/scripts/prepare-proxy"), "prepare-proxy", users, *packages]
 
 
 def background_units(app: App) -> dict[str, str]:

@@ -55,6 +55,7 @@ def parse(
             data[name] = text if name == "platform" else json.loads(text)
         except ValueError:
             data[name] = text
+    problems += _with_files(data, project)
     settings: Settings | None = None
     try:
         # JSON mode: strict about types, yet a JSON string becomes a SecretStr.
@@ -107,6 +108,8 @@ def _plain_secrets(data: Mapping[str, Any], encrypted: Collection[str]) -> list[
         paths.append("aws.ssh_private_key")
     if _mapping(_mapping(data.get("balancer")).get("tls")).get("private_key") is not None:
         paths.append("balancer.tls.private_key")
+    users = _mapping(_mapping(_mapping(_mapping(data.get("balancer")).get("proxy")).get("basic_auth")).get("users"))
+    paths += [f"balancer.proxy.basic_auth.users.{user}" for user in users]
     return [
         f"{path}: (secret): stands there in plain; remove it, change it where it is known, and run "
         f"`pulumi config set --secret --path {NAMESPACE}:{path}`"
@@ -145,6 +148,30 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
     return problems
 
 
+def _with_files(data: Mapping[str, Any], project: Path) -> list[str]:
+    """Put the text of each snippet's file beside its name. Problems with these files."""
+    problems: list[str] = []
+    snippets = _mapping(_mapping(data.get("balancer")).get("proxy")).get("snippets")
+    for number, snippet in enumerate(cast("list[Any]", snippets) if isinstance(snippets, list) else []):
+        name = _mapping(snippet).get("file")
+        if not isinstance(name, str):
+            continue
+        path, file = f"balancer.proxy.snippets.{number}", project / name
+        if _mapping(snippet).get("text") is not None:
+            problems.append(f"{path}: text stands beside file; give one of them")
+            continue
+        # Whatever is wrong with the file, it is told once, and not as a missing text.
+        snippet["text"] = "# missing"
+        if not file.resolve().is_relative_to(project.resolve()) or not file.is_file():
+            problems.append(f"{path}.file: {name!r}: no such file in the project")
+        else:
+            try:
+                snippet["text"] = file.read_text()
+            except UnicodeDecodeError:
+                problems.append(f"{path}.file: {name!r}: is no text in UTF-8")
+    return problems
+
+
 def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
     """One line a mistake; what several members of a union say of one value is joined."""
     lines: dict[str, list[str]] = {}
@@ -177,7 +204,7 @@ def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
 
 def _shown(details: ErrorDetails, location: list[str]) -> str:
     """The given value, unless it may be a secret."""
-    if {"secrets", "ssh_private_key", "private_key"} & set(location):
+    if {"secrets", "ssh_private_key", "private_key", "users"} & set(location):
         return "(secret)"
     value = json.dumps(details["input"], default=str)
     return value if len(value) <= 60 else value[:57] + "..."

@@ -9,17 +9,21 @@ from dataclasses import dataclass
 import pulumi
 
 import settings
+from components.password import user_line
 from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
-from rendering import MAINTENANCE, SCRIPTS, Upstream, balancer_user_data, booted, site
+from releases.secret import GeneratedSecret
+from rendering import MAINTENANCE, SCRIPTS, Upstream, balancer_user_data, booted, proxy_preparation, site
 from settings import App, Maintenance
+from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
 BOOT_S = 600
 # nginx_site.py waits up to 330 s for old workers to finish.
 SITE_S = 400
-# certbot's Debian packages from a slow mirror.
+# Debian packages from a slow mirror: certbot's, and modules of Nginx.
 CERTIFICATE_S = 400
+PACKAGES_S = 400
 # 90 s for names to lead here, and the ACME server's own time.
 ACME_S = 400
 
@@ -94,6 +98,8 @@ class Balancer(pulumi.ComponentResource):
         )
         # The site names the certificate's file, so that must be there before.
         serves = [self.booted] if tls is None else [self._certificate(name, tls, hostnames, platform, self.booted)]
+        if (preparation := proxy_preparation(self._settings)) is not None:
+            serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
         probes = [each.probe for each in upstreams(apps, {})]
         taken = platform.step(
             f"{name}-members",
@@ -127,6 +133,21 @@ class Balancer(pulumi.ComponentResource):
         return platform.step(
             f"{name}-certificate",
             StepArgs(self.machine, [f"{SCRIPTS}/certificate.py", *words], stdin, timeout_s=CERTIFICATE_S),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
+        )
+
+    def _preparation(
+        self, name: str, command: Sequence[str], proxy: Proxy, platform: Platform, ready: pulumi.Resource
+    ) -> pulumi.Resource:
+        """The step after which packages and users that the site names are there."""
+        stdin: pulumi.Input[str] = ""
+        if proxy.basic_auth is not None:
+            users = {user: password.get_secret_value() for user, password in sorted(proxy.basic_auth.users.items())}
+            key = GeneratedSecret(f"{name}-key", opts=pulumi.ResourceOptions(parent=self)).value
+            stdin = key.apply(lambda value: "".join(user_line(user, word, value) for user, word in users.items()))
+        return platform.step(
+            f"{name}-proxy",
+            StepArgs(self.machine, command, stdin, timeout_s=PACKAGES_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
         )
 

@@ -72,7 +72,10 @@ def load(name: str) -> Wsgi:
 
 
 def behind_balancer(wsgi: Wsgi) -> Wsgi:
-    """Client, scheme and place as the balancer tells them. Nobody else reaches it; it replaces what clients send."""
+    """Client, scheme, place and user as the balancer tells them.
+
+    Nobody else reaches the port, and it replaces what clients send.
+    """
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if address := environ.get("HTTP_X_REAL_IP"):
@@ -82,6 +85,8 @@ def behind_balancer(wsgi: Wsgi) -> Wsgi:
         if prefix := environ.get("HTTP_X_FORWARDED_PREFIX"):
             # It has taken that off the path.
             environ["SCRIPT_NAME"] = prefix
+        if user := environ.pop("HTTP_X_REMOTE_USER", ""):
+            environ["REMOTE_USER"] = user
         return wsgi(environ, start_response)
 
     return call

@@ -12,6 +12,8 @@ from settings.aws import Aws
 from settings.constraint import Cidr, InstanceType
 from settings.gateway import Gateway
 from settings.model import Model
+from settings.proxy import Proxy
+from settings.proxy import problems as proxy_problems
 from settings.static import Static
 from settings.tls import Hostname, Tls, problems, unsigned
 
@@ -181,6 +183,9 @@ class Balancer(Model):
     size: Size = Field(default=Size(), description="what the balancer has")
     max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
     requests_per_second: int | None = Field(default=None, ge=1, description="per client address; more are answered 429")
+    burst: int | None = Field(
+        default=None, ge=1, description="requests above requests_per_second that are taken; null is twice that"
+    )
     connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
     hostnames: list[Hostname] = Field(
         default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
@@ -189,6 +194,13 @@ class Balancer(Model):
     trusted_proxies: list[Cidr] = Field(
         default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
     )
+    proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides spreading them")
+
+    @model_validator(mode="after")
+    def _a_burst_is_above_a_rate(self) -> Balancer:
+        if self.burst is not None and self.requests_per_second is None:
+            raise ValueError(f"burst: {self.burst}: should come with requests_per_second, above which it is")
+        return self
 
     @model_validator(mode="after")
     def _not_everyone_is_believed(self) -> Balancer:
@@ -291,6 +303,7 @@ class Settings(Model):
         if self.balancer.tls:
             found += unsigned(self.balancer.tls, self.balancer.hostnames, self.hostnames)
         found += ladder.problems(self)
+        found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
         if found:
             raise ValueError("\n".join(found))
         return self

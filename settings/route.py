@@ -56,6 +56,11 @@ class VirtualHost:
     names: tuple[str, ...]
     table: tuple[tuple[str, str], ...]
 
+    def owner(self, path: str) -> str | None:
+        """The application that answers a path, which does not end with a slash; None: nobody."""
+        fits = [(beginning, name) for beginning, name in self.table if _is_below(path, beginning)]
+        return max(fits, key=lambda each: len(each[0]), default=("", None))[1]
+
 
 def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
     """How the balancer tells applications apart: first what answers every other name, then the named ones."""
@@ -141,10 +146,8 @@ def _of_static(name: str, apps: Mapping[str, Routed], url_path: str) -> Iterator
     """On every host where the application answers, its files must not be in a path of another one."""
     path = apps[name].public(url_path).rstrip("/")
     for host in virtual_hosts(apps):
-        owners = [owner for _, owner in host.table]
-        fits = [(beginning, owner) for beginning, owner in host.table if _is_below(path, beginning)]
-        _, owner = max(fits, key=lambda each: len(each[0]), default=("", None))
-        if name in owners and owner != name:
+        owner = host.owner(path)
+        if name in dict(host.table).values() and owner != name:
             answers = f"apps.{owner} (path {apps[owner].path})" if owner else "no application"
             yield (
                 f"apps.{name}.static.url_path: {url_path}: "

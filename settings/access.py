@@ -1,0 +1,116 @@
+"""Who may ask: names with passwords, networks, countries."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic.types import StringConstraints
+
+from settings.model import Model
+
+# Each password is checked anew with each request, and a check may cost no more than a millisecond of the balancer
+# (password.py); so the password itself has to be a good one.
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 128
+
+
+def _network(value: str) -> str:
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{json.dumps(value)}: is no network: {error}") from None
+    if "/" not in value or str(network) != value:
+        raise ValueError(f"{json.dumps(value)}: should be written as a network; it is {network}")
+    if value == "255.255.255.255/32":
+        raise ValueError(f"{json.dumps(value)}: is nobody's address (broadcast), and Nginx takes it for a mistake")
+    return value
+
+
+def _long(value: SecretStr) -> SecretStr:
+    length = len(value.get_secret_value())
+    if not SHORTEST_PASSWORD <= length <= LONGEST_PASSWORD:
+        raise ValueError(f"(secret): has {length} characters; should have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}")
+    return value
+
+
+def _not_off(value: str) -> str:
+    # Nginx's word for none.
+    if value == "off":
+        raise ValueError('"off": would switch it off; name the realm otherwise, or leave basic_auth away')
+    return value
+
+
+# Of IPv6 as well: what stands in front of the balancer may be reached by it.
+Network = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]+(/[0-9]{1,3})?$"), AfterValidator(_network)]
+# ISO 3166; the database also has A1 (anonymous proxies), A2 (satellites), AP and EU.
+Country = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]$")]
+# RFC 7617 has no colon; a dot would be a step of the path that `pulumi config set --path` takes.
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@-]+$", max_length=64)]
+Password = Annotated[SecretStr, AfterValidator(_long)]
+# It stands in quotes in a header.
+Realm = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]+$", max_length=64), AfterValidator(_not_off)]
+# One path, or with a slash at its end all beneath it.
+SparedPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]+$", max_length=200)]
+
+
+class BasicAuth(Model):
+    """A name and a password for all of the site (RFC 7617)."""
+
+    users: Annotated[dict[UserName, Password], Field(max_length=1000)] = Field(
+        description="name -> password: pulumi config set --secret --path. Without any, nobody gets in"
+    )
+    realm: Realm = Field(default="Restricted", description="what browsers show when they ask")
+    spared_paths: list[SparedPath] = Field(
+        default_factory=list[str], description="paths for everyone; with a / at the end all beneath. Health paths are"
+    )
+
+    @property
+    def spared_patterns(self) -> list[str]:
+        """Spared paths as regular expressions for Nginx's $uri."""
+        return beneath(self.spared_paths)
+
+
+def exactly(paths: Sequence[str]) -> list[str]:
+    r"""Paths as regular expressions for Nginx's $uri. `\z`, for `$` would match before a line end as well."""
+    return [rf"^{path.replace('.', '[.]')}\z" for path in paths]
+
+
+def beneath(paths: Sequence[str]) -> list[str]:
+    """The same, where a path that ends with a slash stands for all beneath it."""
+    return [f"^{path.replace('.', '[.]')}" if path.endswith("/") else exactly([path])[0] for path in paths]
+
+
+class Access(Model):
+    """From where the site may be asked; others get 403. The narrowest network that an address is in decides."""
+
+    allow: list[Network] = Field(
+        default_factory=list[str], description="networks that may ask; where there are any, all others may not"
+    )
+    deny: list[Network] = Field(default_factory=list[str], description="networks that may not")
+    deny_countries: list[Country] = Field(
+        default_factory=list[str], description="countries that may not, as ISO 3166 writes them; needs geoip"
+    )
+    spared_paths: list[SparedPath] = Field(
+        default_factory=list[str], description="paths for everyone; with a / at the end all beneath. Health paths are"
+    )
+
+    @model_validator(mode="after")
+    def _each_network_is_named_once(self) -> Access:
+        every = [*self.allow, *self.deny]
+        if twice := sorted({network for network in every if every.count(network) > 1}):
+            raise ValueError(f"{', '.join(twice)}: named twice in allow and deny; say once what it may")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_is_told_apart(self) -> Access:
+        if not (self.allow or self.deny or self.deny_countries):
+            raise ValueError("should name somebody in allow, deny or deny_countries; null admits everyone")
+        return self
+
+    @property
+    def spared_patterns(self) -> list[str]:
+        """Spared paths as regular expressions for Nginx's $uri."""
+        return beneath(self.spared_paths)

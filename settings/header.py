@@ -1,0 +1,114 @@
+"""Headers that the balancer adds to requests and answers, or takes off: names and values that cannot break either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic.types import StringConstraints
+
+from settings.model import Model
+
+# What a value may name, and what Nginx calls it. None of it can hold a line end.
+VARIABLES: Mapping[str, str] = {
+    "client_address": "remote_addr",
+    "country": "geoip_country_code",
+    "host": "host",
+    "request_id": "rid",
+    "scheme": "client_scheme",
+}
+# RFC 9110 7.6.1 and RFC 9112: they are of one connection, or say where a message ends.
+HOP_BY_HOP = frozenset(
+    {"connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
+     "te", "trailer", "transfer-encoding", "upgrade"}
+)  # fmt: skip
+# What the application trusts the balancer for; `proxy` would become HTTP_PROXY (httpoxy).
+OF_REQUESTS = frozenset(
+    {"content-type", "host", "proxy", "x-country", "x-forwarded-for", "x-forwarded-host",
+     "x-forwarded-prefix", "x-forwarded-proto", "x-real-ip", "x-remote-user", "x-request-id"}
+)  # fmt: skip
+# What this product sets itself, or what says how to read the answer.
+OF_ANSWERS = frozenset(
+    {"content-encoding", "content-range", "content-type", "date", "etag", "last-modified", "location", "retry-after",
+     "server", "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-accel-buffering",
+     "x-accel-charset", "x-accel-expires", "x-accel-limit-rate", "x-accel-redirect", "x-cache", "x-request-id"}
+)  # fmt: skip
+_VARIABLE = re.compile(r"\$([A-Za-z0-9_]*)")
+
+
+def _value(value: str) -> str:
+    for name in _VARIABLE.findall(value):
+        if name not in VARIABLES:
+            allowed = ", ".join(f"${each}" for each in VARIABLES)
+            raise ValueError(f"{value}: ${name} is none of {allowed}, and a $ stands before nothing else")
+    return value
+
+
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64)]
+# Printable ASCII without a backslash, not empty, no blank at either end: one line whoever reads it.
+HeaderValue = Annotated[
+    str,
+    StringConstraints(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$", max_length=4000),
+    AfterValidator(_value),
+]
+
+
+class Headers(Model):
+    """Changes to the headers of one direction. A header that is set replaces what came under its name."""
+
+    set: dict[HeaderName, HeaderValue] = Field(default_factory=dict[str, str], description="name -> value")
+    remove: list[HeaderName] = Field(default_factory=list[str], description="names of headers that go no further")
+
+    @model_validator(mode="after")
+    def _each_is_named_once(self) -> Headers:
+        names = [name.lower() for name in (*self.set, *self.remove)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: named twice (capital letters make no difference); name it once")
+        return self
+
+    def values(self) -> dict[str, str]:
+        """What is set, in Nginx's words: each variable by its name there."""
+        return {
+            name: _VARIABLE.sub(lambda found: f"${{{VARIABLES[found[1]]}}}", value) for name, value in self.set.items()
+        }
+
+    def uses(self, variable: str) -> bool:
+        """Whether a value names this variable."""
+        return any(variable in _VARIABLE.findall(value) for value in self.set.values())
+
+    def refused(self, reserved: frozenset[str]) -> list[str]:
+        """Names that must be left alone, each with the reason."""
+        found: list[str] = []
+        for name in (*self.set, *self.remove):
+            if name.lower() in HOP_BY_HOP:
+                found.append(f"{name}: is of one connection and goes no further anyway")
+            elif name.lower() in reserved:
+                found.append(f"{name}: is the balancer's own, or says how to read the rest; leave it as it is")
+        return found
+
+
+class RequestHeaders(Headers):
+    """Of requests, before the application sees them."""
+
+    @model_validator(mode="after")
+    def _what_the_application_relies_on_stays(self) -> RequestHeaders:
+        if found := self.refused(OF_REQUESTS):
+            raise ValueError("; ".join(found))
+        return self
+
+    @property
+    def every(self) -> dict[str, str]:
+        """Names -> values in Nginx's words; "" is one that the application shall not see."""
+        return {**self.values(), **dict.fromkeys(self.remove, "")}
+
+
+class AnswerHeaders(Headers):
+    """Of answers, before the client sees them; those that Nginx gives itself included."""
+
+    @model_validator(mode="after")
+    def _what_clients_rely_on_stays(self) -> AnswerHeaders:
+        if found := self.refused(OF_ANSWERS):
+            raise ValueError("; ".join(found))
+        return self

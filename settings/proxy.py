@@ -1,0 +1,200 @@
+"""What the balancer's reverse proxy does besides spreading requests. All of it but compression is off by default."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic.types import StringConstraints
+
+from settings.access import Access, BasicAuth
+from settings.header import AnswerHeaders, RequestHeaders
+from settings.model import Model
+from settings.rewriting import Redirect, Rewrite, loops
+from settings.route import virtual_hosts
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+# RFC 6838 4.2.
+MimeType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9!#&^_.+-]*/[a-z0-9][a-z0-9!#&^_.+-]*$")]
+# As templates/nginx/nginx.conf has it for every site.
+TYPES = ("text/css", "text/plain", "application/javascript", "application/json", "image/svg+xml")
+ContentType = Annotated[str, StringConstraints(pattern=r"^[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?$", max_length=100)]
+# Nothing in it has a meaning in Nginx; memcached's keys hold neither blanks nor control characters.
+KeyPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]*$", max_length=100)]
+Endpoint = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+:[0-9]{1,5}$", max_length=260)]
+SNIPPET_BYTES = 65_536
+
+
+class Compression(Model):
+    """gzip, for clients that ask for it."""
+
+    enabled: bool = Field(default=True, description="false: nothing is compressed")
+    level: int = Field(default=5, ge=1, le=9, description="1 is fast, 9 is small")
+    min_bytes: int = Field(default=1024, ge=0, le=1_048_576, description="shorter answers are left as they are")
+    types: list[MimeType] = Field(
+        default=list(TYPES), description="media types that are compressed; text/html always is"
+    )
+    personal: bool = Field(
+        default=True,
+        description="false: over HTTPS, answers to requests with Cookie or Authorization are not (BREACH)",
+    )
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is other than nginx.conf has it for every site."""
+        return self != Compression()
+
+    @property
+    def listed(self) -> list[str]:
+        """The types for Nginx, which compresses text/html unasked and warns of what it hears twice.
+
+        Nobody's type where there is no other: without any, those of nginx.conf would count.
+        """
+        return [each for each in dict.fromkeys(self.types) if each != "text/html"] or ["text/x-none"]
+
+
+class Cache(Model):
+    """Answers kept on the balancer for a moment, for all who ask the same without saying who they are."""
+
+    valid_s: int = Field(default=1, ge=1, le=3600, description="for how long, unless the answer's own headers say")
+    max_mib: int = Field(default=128, ge=1, le=65_536, description="disk that they may take")
+
+
+class Memcached(Model):
+    """Pages that somebody else put into memcached, served from there; what it has not, the application answers."""
+
+    server: Endpoint = Field(description="host:port of the memcached server, yours")
+    path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]+/$", max_length=200)] = Field(
+        description="beneath it pages are looked for, such as /pages/"
+    )
+    key_prefix: KeyPrefix = Field(default="", description="the key is this and the path: shop:/pages/a")
+    content_type: ContentType = Field(default="text/html; charset=utf-8", description="of what memcached holds")
+
+    @property
+    def port(self) -> int:
+        """TCP port of the server."""
+        return int(self.server.rpartition(":")[2])
+
+    @model_validator(mode="after")
+    def _there_is_such_a_port(self) -> Memcached:
+        if not 1 <= self.port <= 65_535:
+            raise ValueError(f"server: {self.server}: should end with a port from 1 to 65535")
+        return self
+
+
+class Snippet(Model):
+    """Text of Nginx's own language, where the settings do not reach. Nginx reads it before it is taken."""
+
+    context: Literal["http", "server", "location"] = Field(
+        description="beside the server block, in it, or where requests go to the application"
+    )
+    text: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=SNIPPET_BYTES)] | None = (
+        Field(default=None, description="the text itself")
+    )
+    # stack_file.py reads it and puts what it holds into text.
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", max_length=200)] | None = Field(
+        default=None, description="or a file of the project that holds it"
+    )
+
+    @model_validator(mode="after")
+    def _there_is_text(self) -> Snippet:
+        if self.text is None:
+            raise ValueError("text: missing; give the text, or the file of the project that holds it")
+        return self
+
+
+class Proxy(Model):
+    """One block for each thing that a reverse proxy is for."""
+
+    compression: Compression = Field(default=Compression(), description="gzip")
+    cache: Cache | None = Field(default=None, description="answers kept for a moment, for all who ask the same")
+    basic_auth: BasicAuth | None = Field(default=None, description="a name and a password for all of the site")
+    access: Access | None = Field(default=None, description="from where the site may be asked")
+    canonical_host: bool = Field(default=False, description="other names lead to the first of hostnames (308)")
+    redirects: list[Redirect] = Field(
+        default_factory=list[Redirect], description="where clients are led; the first that matches", max_length=1000
+    )
+    rewrites: list[Rewrite] = Field(
+        default_factory=list[Rewrite], description="what the application sees instead; the first that matches",
+        max_length=1000,
+    )  # fmt: skip
+    request_headers: RequestHeaders = Field(default=RequestHeaders(), description="before the application sees them")
+    answer_headers: AnswerHeaders = Field(default=AnswerHeaders(), description="before the client sees them")
+    geoip: bool = Field(default=False, description="the application gets the client's country as X-Country")
+    memcached: Memcached | None = Field(default=None, description="pages that somebody else puts into memcached")
+    status: bool = Field(default=False, description="Nginx's counters, at http://127.0.0.1:8081/ on the balancer alone")
+    snippets: list[Snippet] = Field(
+        default_factory=list[Snippet], description="Nginx's own language, tested before use", max_length=20
+    )
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything here was set. If not, the site is what it is without this block."""
+        return self != Proxy()
+
+    def snippets_of(self, context: str) -> list[str]:
+        """Texts for this place of the site, each whole lines.
+
+        A word more than one blank after `server` and `listen` keeps scripts of the balancer from taking a server of
+        somebody's own for a member, or its port for ours.
+        """
+        texts = [snippet.text or "" for snippet in self.snippets if snippet.context == context]
+        return [re.sub(r"^(\s*(?:server|listen))[ ]+(?=\S)", r"\1  ", text, flags=re.MULTILINE) for text in texts]
+
+    @model_validator(mode="after")
+    def _countries_are_looked_up_where_they_are_used(self) -> Proxy:
+        uses = {
+            "access.deny_countries": bool(self.access and self.access.deny_countries),
+            "request_headers.set": self.request_headers.uses("country"),
+            "answer_headers.set": self.answer_headers.uses("country"),
+        }
+        if not self.geoip and (named := [path for path, is_so in uses.items() if is_so]):
+            raise ValueError(f"geoip: false: should be true, for the country is asked for in {', '.join(named)}")
+        return self
+
+
+def problems(settings: Settings) -> list[str]:
+    """What of the proxy does not go together with the rest of a stack, each with its key below balancer.proxy."""
+    balancer = settings.balancer
+    proxy = balancer.proxy
+    # On lxd the balancer is published on this machine's loopback alone, and reaches what the machine reaches.
+    aws = settings.aws if settings.platform == "aws" else None
+    found = [f"redirects: {loop}" for loop in loops(proxy.redirects, settings.hostnames)]
+    if proxy.canonical_host and not balancer.hostnames:
+        found.append("canonical_host: true: should come with balancer.hostnames, the first of which others lead to")
+    if proxy.canonical_host and (named := sorted(name for name, app in settings.apps.items() if app.hosts)):
+        found.append(f"canonical_host: true: would lead clients away from the hosts of apps.{', apps.'.join(named)}")
+    if proxy.memcached:
+        owners = {host.owner(proxy.memcached.path.rstrip("/")) for host in virtual_hosts(settings.apps) if host.table}
+        found += [
+            f"memcached.path: {proxy.memcached.path}: "
+            + (
+                f"is answered by apps.{name}, whose path is {settings.apps[name].path}"
+                if name
+                else "nobody answers there"
+            )
+            + "; what memcached has not, an application at / must answer"
+            for name in sorted(owners, key=str)
+            if name is None or settings.apps[name].path != "/"
+        ]
+    if proxy.basic_auth and aws and not (balancer.tls or balancer.trusted_proxies):
+        found.append(
+            "basic_auth: passwords would cross the internet in plain; set balancer.tls, or name in "
+            "balancer.trusted_proxies what ends TLS in front"
+        )
+    if proxy.basic_auth or proxy.access:
+        found += [
+            f"{'basic_auth' if proxy.basic_auth else 'access'}: apps.{name}.health_path is /, and health paths are for "
+            "everyone: that would leave the front page open; give it a path of its own"
+            for name, app in settings.apps.items()
+            if app.health_path == "/"
+        ]
+    if proxy.memcached and aws and proxy.memcached.port not in (80, 443, *aws.outbound_ports):
+        found.append(
+            f"memcached.server: {proxy.memcached.server}: add {proxy.memcached.port} to aws.outbound_ports, else the "
+            "balancer may not connect to it"
+        )
+    return found

@@ -1,0 +1,175 @@
+"""Rules that lead requests elsewhere: redirects, which a client sees, and rewrites, which the application alone sees.
+
+Paths are templates, not regular expressions: `/old` is that path, `{name}` one segment, `{name:int}` digits, and a `*`
+at the end the rest. What they become in Nginx matches in time that grows with the path's length alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+from pydantic.types import StringConstraints
+
+from settings.model import Model
+
+_PLACE = re.compile(r"\{(?P<name>[a-z][a-z0-9_]*)(?::(?P<kind>[a-z]+))?\}")
+# How many rules a request may match one after the other before a chain of redirects is told as a loop; browsers give
+# up after 20 (Fetch standard, 4.4).
+LONGEST_CHAIN = 20
+
+
+def _template(value: str) -> str:
+    names = [place["name"] for place in _PLACE.finditer(value)]
+    if strange := [place[0] for place in _PLACE.finditer(value) if place["kind"] not in (None, "int")]:
+        raise ValueError(f"{value}: {strange[0]}: the only kind is int, as in {{{names[0]}:int}}")
+    if set("{}*") & set(_PLACE.sub("", value.removesuffix("*"))):
+        raise ValueError(f"{value}: may hold {{name}} or {{name:int}}, each for one segment, and a * at its end")
+    if len(names) != len(set(names)):
+        raise ValueError(f"{value}: names a part twice")
+    if "}{" in value or "}*" in value:
+        raise ValueError(f"{value}: nothing separates two of its parts; put a / between them")
+    return value
+
+
+def _target(value: str) -> str:
+    rest = _PLACE.sub("", value.removesuffix("*"))
+    if set("{}*") & set(rest) or any(place["kind"] for place in _PLACE.finditer(value)):
+        raise ValueError(f"{value}: may hold {{name}} of its rule's path, and a * at its end")
+    return value
+
+
+PathTemplate = Annotated[
+    str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~{}:*-]*$", max_length=500), AfterValidator(_template)
+]
+# A second slash at the beginning would be another host to a browser.
+PathTarget = Annotated[
+    str, StringConstraints(pattern=r"^/([A-Za-z0-9_.~{}*-][A-Za-z0-9_./~{}*-]*)?$", max_length=500),
+    AfterValidator(_target),
+]  # fmt: skip
+UrlTarget = Annotated[
+    str,
+    StringConstraints(
+        pattern=(
+            r"^(https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?)?"
+            r"/([A-Za-z0-9_.~{}*%?-][A-Za-z0-9_./~{}*%?=&+-]*)?$"
+        ),
+        max_length=1000,
+    ),
+    AfterValidator(_target),
+]
+
+
+class Rule(Model):
+    """What redirects and rewrites share. `path` of the template, `to` with the parts that it names."""
+
+    path: PathTemplate = Field(description="/old, /item/{id}, /item/{id:int} (digits), /old/* (all beneath)")
+    to: str
+    keep_query: bool = Field(default=True, description="what follows the ? goes along")
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts, in order; "*" is the rest."""
+        return [place["name"] for place in _PLACE.finditer(self.path)] + ["*"] * self.path.endswith("*")
+
+    @model_validator(mode="after")
+    def _the_target_uses_what_the_path_has(self) -> Rule:
+        used = [place["name"] for place in _PLACE.finditer(self.to)] + ["*"] * self.to.endswith("*")
+        if unknown := [name for name in used if name not in self.parts]:
+            raise ValueError(f"to: {self.to}: {unknown[0]} is no part of the path {self.path}")
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_one_query(self) -> Rule:
+        if "?" in self.to and self.keep_query:
+            raise ValueError(f"to: {self.to}: has a query of its own; set keep_query: false")
+        return self
+
+    def filled(self, values: Mapping[str, str]) -> str:
+        """The target with these values in the place of its parts."""
+        text = _PLACE.sub(lambda place: values[place["name"]], self.to.removesuffix("*"))
+        return text + values["*"] if self.to.endswith("*") else text
+
+    def pattern(self, segment: str, rest: str) -> str:
+        """The path as a regular expression without its end; segment and rest are what one part and `*` match."""
+        made, at = "^", 0
+        text = self.path.removesuffix("*")
+        for place in _PLACE.finditer(text):
+            made += re.escape(text[at : place.start()]) + (r"([0-9]+)" if place["kind"] else f"({segment})")
+            at = place.end()
+        made += re.escape(text[at:])
+        # Nginx's own parser takes the backslash before a minus for nothing, and none is needed.
+        return made.replace(r"\-", "-") + (f"({rest})" if self.path.endswith("*") else "")
+
+    @property
+    def captures(self) -> dict[str, str]:
+        """Part -> what Nginx calls it after a match."""
+        return {name: f"${number}" for number, name in enumerate(self.parts, 1)}
+
+
+class Redirect(Rule):
+    """A client that asks for `path` is told to ask elsewhere. The path is taken as the client wrote it."""
+
+    to: UrlTarget = Field(description="a path, or a URL with http:// or https://; parts of the path as {name}, *")
+    permanent: bool = Field(default=True, description="308, which browsers remember; false: 307. Both keep the method")
+
+    @property
+    def matcher(self) -> str:
+        """For Nginx's $request_uri, which is as the client wrote it: no line ends can get into the answer.
+
+        What a part matches begins neither with / nor with a backslash: `//host` in a target would lead anywhere.
+        """
+        return self.pattern(r"[^/?\\]+", r"(?:[^/?\\][^?]*)?") + r"(?:\?.*)?$"
+
+    @property
+    def answer(self) -> str:
+        """Status, colon and target, in Nginx's words."""
+        query = "$is_args$args" if self.keep_query else ""
+        return f"{308 if self.permanent else 307}:{self.filled(self.captures)}{query}"
+
+
+class Rewrite(Rule):
+    """A request for `path` reaches the application as one for `to`; the client sees nothing of it."""
+
+    to: PathTarget = Field(description="a path; parts of the rule's path as {name}, *")
+
+    @property
+    def matcher(self) -> str:
+        """For Nginx's $uri, which is decoded. `$` would match before a line end as well."""
+        return self.pattern(r"[^/]+", r"(?s:.*)") + r"\z"
+
+    @property
+    def target(self) -> str:
+        """In Nginx's words; without a ? at its end Nginx keeps the query."""
+        return self.filled(self.captures) + ("" if self.keep_query else "?")
+
+
+def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[str]:
+    """Redirects that never end, each with the way that a client goes. hostnames: names by which a URL leads back here.
+
+    Tried with one path for each rule, so it may miss a loop that only some paths run into.
+    """
+    found: list[str] = []
+    for rule in redirects:
+        way = [_PLACE.sub("1", rule.path).replace("*", "1")]
+        while len(way) <= LONGEST_CHAIN and (step := _next(redirects, way[-1], hostnames)):
+            way.append(step)
+            if step in way[:-1]:
+                break
+        if len(way) > LONGEST_CHAIN or way[-1] in way[:-1]:
+            found.append(f"{rule.path}: leads back to itself ({' -> '.join(way[:4])}{' ...' * (len(way) > 4)})")
+    return found
+
+
+def _next(redirects: Sequence[Redirect], path: str, hostnames: Sequence[str]) -> str | None:
+    """Where the first rule that matches leads on this site; None: nowhere, or to another one."""
+    for rule in redirects:
+        if match := re.match(rule.matcher, path):
+            target = rule.filled({name: match[number] for number, name in enumerate(rule.parts, 1)})
+            host = re.match(r"https?://([^/:]+)(:[0-9]+)?", target)
+            if host and host[1] not in hostnames:
+                return None
+            return target[host.end() :] if host else target
+    return None

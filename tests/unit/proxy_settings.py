@@ -1,0 +1,112 @@
+"""Whatever the settings of a reverse proxy can say, as hypothesis draws it: at its nastiest, and valid."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import Any
+
+from hypothesis import strategies as st
+
+from settings import Balancer
+
+HOSTNAME = "shop.example.org"
+_PLAIN = string.ascii_letters + string.digits
+_words = st.text(_PLAIN + "_.~-", min_size=1, max_size=8).filter(lambda word: word.strip("."))
+# What is printable, as it ends blocks and words and begins comments and variables elsewhere.
+_printable = "".join(chr(number) for number in range(33, 127) if chr(number) not in "$\\")
+_values = st.tuples(
+    st.sampled_from(_printable), st.text(_printable + " ", max_size=30), st.sampled_from(["", "$host", "$request_id."])
+).map(lambda parts: ("".join(parts)).strip())
+_headers = st.text(_PLAIN + "-", min_size=1, max_size=12).map(lambda rest: f"X-T-{rest}")
+_paths = st.lists(_words, min_size=1, max_size=3).map(lambda words: "/" + "/".join(words))
+_spared = st.lists(st.builds(str.__add__, _paths, st.sampled_from(["", "/"])), max_size=3)
+_templates = st.tuples(_paths, st.sampled_from(["", "/{a}", "/{a:int}/b", "/{a}/{b}/*", "/*"])).map("".join)
+_networks = st.one_of(
+    st.ip_addresses(v=4).map(lambda address: f"{address}/32").filter(lambda network: not network.startswith("255.")),
+    st.integers(0, 255).map(lambda number: f"10.{number}.0.0/16"),
+    st.ip_addresses(v=6).map(lambda address: f"{address}/128"),
+)
+
+
+@st.composite
+def _rules(draw: st.DrawFn, *, urls: bool) -> list[dict[str, Any]]:
+    rules: list[dict[str, Any]] = []
+    for path in draw(st.lists(_templates, max_size=3, unique=True)):
+        # Beneath a folder that no path begins with, so that nothing leads in a circle.
+        target = draw(st.sampled_from(["", "https://o.example:8443"] if urls else [""])) + "/-to-" + draw(_paths)
+        if "{a}" in path:
+            target += "/{a}"
+        if path.endswith("*"):
+            target += "/*"
+        rules.append({"path": path, "to": target, "keep_query": draw(st.booleans())})
+    return rules
+
+
+@st.composite
+def _header_changes(draw: st.DrawFn) -> dict[str, Any]:
+    names = draw(st.lists(_headers, max_size=4, unique_by=str.lower))
+    kept = len(names) // 2
+    return {"set": {name: draw(_values) for name in names[:kept]}, "remove": names[kept:]}
+
+
+@st.composite
+def _access(draw: st.DrawFn) -> dict[str, Any]:
+    networks = draw(st.lists(_networks, min_size=1, max_size=6, unique=True))
+    kept = draw(st.integers(0, len(networks)))
+    return {
+        "allow": networks[:kept],
+        "deny": networks[kept:],
+        "deny_countries": draw(st.lists(st.sampled_from(["CN", "A1", "DE"]), max_size=2, unique=True)),
+        "spared_paths": draw(_spared),
+    }
+
+
+@st.composite
+def balancers(draw: st.DrawFn) -> dict[str, Any]:
+    """A block of a stack file, `balancer`, with any of it."""
+    proxy = {
+        "compression": {
+            "enabled": draw(st.booleans()),
+            "level": draw(st.integers(1, 9)),
+            "min_bytes": draw(st.integers(0, 1 << 20)),
+            "types": draw(st.lists(st.sampled_from(["text/html", "text/css", "application/ld+json"]), max_size=3)),
+            "personal": draw(st.booleans()),
+        },
+        "cache": draw(st.none() | st.fixed_dictionaries({"valid_s": st.integers(1, 3600)})),
+        "basic_auth": draw(
+            st.none()
+            | st.fixed_dictionaries(
+                {
+                    "users": st.just({"ann": "correct horse"}),
+                    "realm": st.text(_PLAIN + " ._-", min_size=1, max_size=9).filter(lambda realm: realm != "off"),
+                    "spared_paths": _spared,
+                }
+            )
+        ),
+        "access": draw(st.none() | _access()),
+        "canonical_host": draw(st.booleans()),
+        "redirects": draw(_rules(urls=True)),
+        "rewrites": draw(_rules(urls=False)),
+        "request_headers": draw(_header_changes()),
+        "answer_headers": draw(_header_changes()),
+        "geoip": True,
+        "memcached": draw(
+            st.none()
+            | st.fixed_dictionaries(
+                {
+                    "server": st.sampled_from(["10.0.0.9:11211", "127.0.0.1:1"]),
+                    "path": _paths.map(lambda path: path + "/"),
+                    "key_prefix": st.text(_PLAIN + ":._-", max_size=9),
+                }
+            )
+        ),
+        "status": draw(st.booleans()),
+    }
+    trusted = draw(st.sampled_from([[], ["10.0.0.0/8"]]))
+    return {"hostnames": [HOSTNAME], "trusted_proxies": trusted, "proxy": proxy}
+
+
+def settings_of(block: dict[str, Any]) -> Balancer:
+    """The settings that a block is parsed to."""
+    return Balancer.model_validate_json(json.dumps(block))

@@ -1,0 +1,278 @@
+"""What a reverse proxy cannot be told is refused with the reason, and never reaches Nginx."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import rendering
+from settings.header import OF_ANSWERS, OF_REQUESTS
+from settings.route import Routed
+from stack_file import SettingsError, parse
+from tests.unit.aws_answers import filled
+from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
+from tests.unit.stack_blocks import ROOT, config_of, problems_of
+
+APP = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
+
+
+def blocks(proxy: Any, app: dict[str, Any] | None = None, **balancer: Any) -> dict[str, Any]:
+    return {"platform": "lxd", "apps": {"hello": APP | (app or {})}, "balancer": {"proxy": proxy, **balancer}}
+
+
+def told(proxy: Any, **balancer: Any) -> str:
+    """What is wrong with a proxy."""
+    return "; ".join(problems_of(blocks(proxy, **balancer)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(block=balancers())
+def test_whatever_the_other_tests_draw_is_taken(block: dict[str, Any]) -> None:
+    assert problems_of({"platform": "lxd", "apps": {"hello": APP}, "balancer": block}) == []
+
+
+def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
+    return {"redirects": [{"path": path, "to": to, **more}]}
+
+
+@pytest.mark.parametrize(
+    ("proxy", "expected"),
+    [
+        ({"compresion": {}}, "compresion: unknown key; did you mean compression?"),
+        ({"compression": {"level": 10}}, "compression.level: 10: should be less than or equal to 9"),
+        ({"compression": {"types": ["text/css;"]}}, 'compression.types.0: "text/css;": should match'),
+        ({"compression": {"types": ["*"]}}, 'compression.types.0: "*": should match'),
+        ({"cache": {"valid_s": 0}}, "cache.valid_s: 0: should be greater"),
+        ({"cache": {"valid_s": "1s"}}, 'cache.valid_s: "1s": should be a valid integer'),
+        ({"basic_auth": {}}, "basic_auth.users: missing; it is required"),
+        ({"basic_auth": {"users": {"a:b": "correct horse"}}}, 'basic_auth.users.a:b: (secret): should match'),
+        ({"basic_auth": {"users": {}, "realm": "off"}}, 'basic_auth.realm: "off": would switch it off'),
+        ({"basic_auth": {"users": {}, "realm": '"'}}, 'basic_auth.realm: "\\"": should match'),
+        ({"basic_auth": {"users": {}, "spared_paths": ["/"]}}, 'basic_auth.spared_paths.0: "/": should match'),
+        ({"basic_auth": {"users": {}, "spared_paths": ["/a;b"]}}, 'spared_paths.0: "/a;b": should match'),
+        ({"basic_auth": {"users": {}, "spared_paths": ["/a\n"]}}, 'spared_paths.0: "/a\\n": should match'),
+        ({"access": {}}, "access: should name somebody in allow, deny or deny_countries; null admits everyone"),
+        ({"access": {"deny": ["10.0.0.1/8"]}}, 'access.deny.0: "10.0.0.1/8": should be written as a network; it'),
+        ({"access": {"deny": ["10.0.0.1"]}}, 'access.deny.0: "10.0.0.1": should be written as a network; it is'),
+        ({"access": {"deny": ["10.0.0.0/33"]}}, 'access.deny.0: "10.0.0.0/33": is no network'),
+        ({"access": {"deny": ["255.255.255.255/32"]}}, 'access.deny.0: "255.255.255.255/32": is nobody\'s address'),
+        ({"access": {"deny": ["all"]}}, 'access.deny.0: "all": should match'),
+        ({"access": {"deny": ["::1/128; }"]}}, 'access.deny.0: "::1/128; }": should match'),
+        ({"access": {"allow": ["10.0.0.0/8"], "deny": ["10.0.0.0/8"]}}, "access: 10.0.0.0/8: named twice in allow and"),
+        ({"access": {"deny_countries": ["CN"]}}, "geoip: false: should be true, for the country is asked"),
+        ({"geoip": True, "access": {"deny_countries": ["de"]}}, 'access.deny_countries.0: "de": should match'),
+        ({"canonical_host": True}, "canonical_host: true: should come with balancer.hostnames"),
+        (rule("old"), 'redirects.0.path: "old": should match'),
+        (rule("/a b"), 'redirects.0.path: "/a b": should match'),
+        (rule("/(a+)+"), 'redirects.0.path: "/(a+)+": should match'),
+        (rule("/a/*/b"), "redirects.0.path: /a/*/b: may hold {name} or {name:int}, each for one segment, and a *"),
+        (rule("/{a"), "redirects.0.path: /{a: may hold {name}"),
+        (rule("/{a:float}"), "redirects.0.path: /{a:float}: {a:float}: the only kind is int, as in {a:int}"),
+        (rule("/{a}/{a}"), "redirects.0.path: /{a}/{a}: names a part twice"),
+        (rule("/{a}{b}"), "redirects.0.path: /{a}{b}: nothing separates two of its parts; put a / between them"),
+        (rule("/a", "/{b}"), "redirects.0: to: /{b}: b is no part of the path /a"),
+        (rule("/a", "/*"), "redirects.0: to: /*: * is no part of the path /a"),
+        (rule("/a", "/b?c=d"), "redirects.0: to: /b?c=d: has a query of its own; set keep_query: false"),
+        (rule("/a", "//evil.example"), 'redirects.0.to: "//evil.example": should match'),
+        (rule("/a", "/\\evil.example"), "redirects.0.to"),
+        (rule("/a", "javascript:alert(1)"), 'redirects.0.to: "javascript:alert(1)": should match'),
+        (rule("/a", "https://$host/"), 'redirects.0.to: "https://$host/": should match'),
+        (rule("/a", "/b\r\nSet-Cookie: c"), "redirects.0.to"),
+        (rule("/a", '/b"; return 200'), "redirects.0.to"),
+        ({"rewrites": [{"path": "/a", "to": "https://o.example/"}]}, 'rewrites.0.to: "https://o.example/": should'),
+        ({"rewrites": [{"path": "/a", "to": "/b?c"}]}, 'rewrites.0.to: "/b?c": should match'),
+        ({"request_headers": {"set": {"X A": "b"}}}, 'request_headers.set.X A: "X A": should match'),
+        ({"request_headers": {"set": {"X-A": "b\r\nc: d"}}}, "request_headers.set.X-A"),
+        ({"request_headers": {"set": {"X-A": "b\n"}}}, "request_headers.set.X-A"),
+        ({"request_headers": {"set": {"X-A": ""}}}, "request_headers.set.X-A"),
+        ({"request_headers": {"set": {"X-A": "\\"}}}, "request_headers.set.X-A"),
+        ({"request_headers": {"set": {"X-A": "ü"}}}, "request_headers.set.X-A"),
+        ({"request_headers": {"set": {"X-A": "$uri"}}}, "request_headers.set.X-A: $uri: $uri is none of $client_addr"),
+        ({"request_headers": {"set": {"X-A": "5 $"}}}, "request_headers.set.X-A: 5 $: $ is none of $client_address"),
+        ({"request_headers": {"set": {"X-A": "$hostname"}}}, "$hostname is none of $client_address, $country, $host"),
+        ({"request_headers": {"set": {"X-A": "a", "x-a": "b"}}}, "request_headers: x-a: named twice"),
+        ({"answer_headers": {"set": {"X-A": "a"}, "remove": ["x-a"]}}, "answer_headers: x-a: named twice"),
+        ({"answer_headers": {"set": {"X-A": "$country"}}}, "geoip: false: should be true, for the country is"),
+        ({"answer_headers": {"set": {"Connection": "close"}}}, "Connection: is of one connection and goes no further"),
+        ({"memcached": {"server": "10.0.0.9", "path": "/p/"}}, 'memcached.server: "10.0.0.9": should match'),
+        ({"memcached": {"server": "10.0.0.9:0", "path": "/p/"}}, "server: 10.0.0.9:0: should end with a port"),
+        ({"memcached": {"server": "a:1; }", "path": "/p/"}}, "memcached.server"),
+        ({"memcached": {"server": "a:1", "path": "/"}}, 'memcached.path: "/": should match'),
+        ({"memcached": {"server": "a:1", "path": "/p/", "key_prefix": "$x"}}, "memcached.key_prefix"),
+        ({"memcached": {"server": "a:1", "path": "/p/", "content_type": 'x"'}}, "memcached.content_type"),
+        ({"snippets": [{"context": "main", "text": "x"}]}, "snippets.0.context: \"main\": should be 'http', 'serv"),
+        ({"snippets": [{"context": "http"}]}, "snippets.0: text: missing; give the text, or the file of the project"),
+        ({"snippets": [{"context": "http", "text": "\0"}]}, "snippets.0.text"),
+        ({"snippets": [{"context": "http", "file": "nowhere.conf"}]}, "snippets.0.file: 'nowhere.conf': no such file"),
+        ({"snippets": [{"context": "http", "file": "a", "text": "b"}]}, "snippets.0: text stands beside file; give"),
+    ],
+)  # fmt: skip
+def test_what_nginx_must_not_be_told_is_refused_with_the_reason(proxy: dict[str, Any], expected: str) -> None:
+    line = told(proxy)
+    assert line.startswith("balancer.proxy")
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("headers", "names"), [("request_headers", sorted(OF_REQUESTS)), ("answer_headers", sorted(OF_ANSWERS))]
+)
+def test_headers_that_others_rely_on_can_neither_be_set_nor_removed(headers: str, names: list[str]) -> None:
+    for name in names:
+        for change in ({"set": {name.title(): "x"}}, {"remove": [name.title()]}):
+            assert f"{name.title()}: is the balancer's own" in told({headers: change})
+
+
+def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on() -> None:
+    block: dict[str, Any] = {"tls": {"self_signed": True}, "proxy": {"cache": {}, "geoip": True}}
+    apps = [rendering.Upstream("a", ["10.0.0.1"], 60, "/a"), rendering.Upstream("b", [], 60, "/b", Routed(path="/b"))]
+    text = rendering.site(settings_of(block), apps)
+    # Each application can say for how long its own answers are good.
+    own = {name.lower() for name in re.findall(r"add_header (\S+)", text)} - {"cache-control"}
+    assert own == {"retry-after", "strict-transport-security", "x-cache", "x-request-id"}
+    assert own <= OF_ANSWERS
+    requests = {name.lower().replace("_", "-") for name in re.findall(r"uwsgi_param HTTP_(\S+)", text)}
+    assert {"x-forwarded-for", "x-real-ip", "x-country", "proxy"} <= requests <= OF_REQUESTS
+
+
+def test_a_burst_needs_a_rate() -> None:
+    assert told({}, burst=5) == "balancer: burst: 5: should come with requests_per_second, above which it is"
+    assert problems_of(blocks({}, burst=5, requests_per_second=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "way"),
+    [
+        ([("/a", "/a")], "/a: leads back to itself (/a -> /a)"),
+        ([("/a", "/b"), ("/b", "/a")], "/a: leads back to itself (/a -> /b -> /a)"),
+        ([("/a/*", "/a/b/*")], "/a/*: leads back to itself (/a/1 -> /a/b/1 -> /a/b/b/1 -> /a/b/b/b/1 ...)"),
+        ([("/i/{id:int}", "/items/{id}"), ("/items/{x}", "/i/{x}")], "/i/{id:int}: leads back to itself (/i/1 ->"),
+        ([("/a", f"https://{HOSTNAME}/a")], "/a: leads back to itself (/a -> /a)"),
+        ([("/a", "/b?c=d"), ("/b", "/a")], "/a: leads back to itself (/a -> /b?c=d -> /a)"),
+    ],
+)
+def test_a_redirect_that_leads_back_to_itself_is_refused(rules: list[tuple[str, str]], way: str) -> None:
+    redirects = [{"path": path, "to": to, "keep_query": False} for path, to in rules]
+    line = told({"redirects": redirects}, hostnames=[HOSTNAME])
+    assert line.startswith(f"balancer.proxy.redirects: {way}")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [("/a", "/b"), ("/b", "/c")],
+        [("/a", "https://o.example/a")],
+        # The first that matches leads away, so the second is never asked.
+        [("/a", "/b"), ("/a", "/a")],
+        [("/i/{id:int}", "/i/{id}/")],
+        [("/a/*", "/b/*"), ("/b/{x}/*", "/c/{x}")],
+    ],
+)
+def test_redirects_that_end_are_taken(rules: list[tuple[str, str]]) -> None:
+    redirects = [{"path": path, "to": to} for path, to in rules]
+    assert problems_of(blocks({"redirects": redirects}, hostnames=[HOSTNAME])) == []
+
+
+def test_a_front_page_that_is_the_health_path_would_stay_open_and_is_refused() -> None:
+    proxies: dict[str, Any] = {"basic_auth": {"users": {}}, "access": {"deny": ["::/0"]}}
+    for name, block in proxies.items():
+        (line,) = problems_of(blocks({name: block}, {"health_path": "/"}))
+        assert line.startswith(f"balancer.proxy.{name}: apps.hello.health_path is /, and health paths are for everyone")
+
+
+def production(**balancer: Any) -> list[str]:
+    stack = filled(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
+    given_ = {key.partition(":")[2]: value for key, value in stack.items()}
+    return problems_of(given_ | {"balancer": balancer, "aws": given_["aws"] | {"outbound_ports": [5432]}})
+
+
+def test_passwords_do_not_cross_the_internet_in_plain() -> None:
+    proxy: dict[str, Any] = {"basic_auth": {"users": {}}}
+    (line,) = production(proxy=proxy)
+    assert line.startswith(
+        "balancer.proxy.basic_auth: passwords would cross the internet in plain; set balancer.tls, or"
+    )
+    assert production(proxy=proxy, tls={"self_signed": True}) == []
+    assert production(proxy=proxy, trusted_proxies=["10.0.0.0/16"]) == []
+
+
+def test_a_memcached_that_the_balancer_may_not_connect_to_is_refused() -> None:
+    assert production(proxy={"memcached": {"server": "10.0.0.9:5432", "path": "/p/"}}) == []
+    (line,) = production(proxy={"memcached": {"server": "10.0.0.9:11211", "path": "/p/"}})
+    assert line.startswith("balancer.proxy.memcached.server: 10.0.0.9:11211: add 11211 to aws.outbound_ports")
+
+
+def test_a_password_that_stands_in_plain_or_is_short_is_refused_without_being_told() -> None:
+    given_ = blocks({"basic_auth": {"users": {"ann": "correct horse"}}})
+    (line,) = problems_of(given_, encrypted=["wsgi-fleet:apps"])
+    assert line == (
+        "balancer.proxy.basic_auth.users.ann: (secret): stands there in plain; remove it, change it where it is known, "
+        "and run `pulumi config set --secret --path wsgi-fleet:balancer.proxy.basic_auth.users.ann`"
+    )
+    assert problems_of(given_, encrypted=["wsgi-fleet:apps", "wsgi-fleet:balancer"]) == []
+    short = told({"basic_auth": {"users": {"ann": "sesame"}}})
+    assert short.startswith("balancer.proxy.basic_auth.users.ann: (secret): has 6 characters; should have 12 to 128")
+    assert "sesame" not in short
+
+
+def test_a_snippet_may_stand_in_a_file_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "requirements.txt").touch()
+    (tmp_path / "extra.conf").write_text("map $uri $x {\n    default 1;\n}\n")
+    (tmp_path / "link.conf").symlink_to("/etc/hostname")
+    (tmp_path / "binary.conf").write_bytes(b"\xff\xfe")
+
+    def of(name: str) -> Any:
+        given_ = blocks({"snippets": [{"context": "http", "file": name}]}, {"source": "app"})
+        return parse(config_of(given_), project=tmp_path).balancer.proxy.snippets
+
+    assert [snippet.text for snippet in of("extra.conf")] == ["map $uri $x {\n    default 1;\n}\n"]
+    for name, words in (("link.conf", "no such file in the project"), ("binary.conf", "is no text in UTF-8")):
+        with pytest.raises(SettingsError, match=f"balancer.proxy.snippets.0.file: '{name}': {words}"):
+            of(name)
+
+
+def test_every_example_of_the_page_on_the_balancer_is_taken() -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "balancer.md").read_text(), re.DOTALL)
+    found = [problems_of({"platform": "lxd", "apps": {"hello": APP}} | yaml.safe_load(each)) for each in examples]
+    assert len(found) == len(examples) == 11
+    assert [line for lines in found for line in lines] == []
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), st.lists, max_leaves=4)
+KEYS = st.sampled_from(["compression", "cache", "basic_auth", "access", "redirects", "snippets", "memcached"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(KEYS, JSON | st.lists(st.dictionaries(st.text(max_size=5), JSON, max_size=2), max_size=2)))
+def test_no_mapping_whatever_makes_anything_but_settings_or_problems(block: dict[str, Any]) -> None:
+    problems_of(blocks(block))
+
+
+@pytest.mark.parametrize(
+    ("proxy", "shop", "problem"),
+    [
+        (
+            {"canonical_host": True},
+            {"hosts": ["shop.example.org"]},
+            "canonical_host: true: would lead clients away from the hosts of apps.shop",
+        ),
+        (
+            {"memcached": {"server": "10.0.0.9:11211", "path": "/shop/pages/"}},
+            {"path": "/shop"},
+            "memcached.path: /shop/pages/: is answered by apps.shop, whose path is /shop; what memcached has not, an "
+            + "application at / must answer",
+        ),
+    ],
+)
+def test_what_would_be_anothers_with_several_applications_is_refused(
+    proxy: dict[str, Any], shop: dict[str, Any], problem: str
+) -> None:
+    block = blocks(proxy, hostnames=[HOSTNAME])
+    block["apps"]["shop"] = next(iter(block["apps"].values())) | shop
+    assert f"balancer.proxy.{problem}" in problems_of(block)
