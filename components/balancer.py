@@ -63,6 +63,8 @@ class Balancer(pulumi.ComponentResource):
             StepArgs(self.machine, booted(BOOT_S), timeout_s=BOOT_S + 30),
             opts=child,
         )
+        booted_first = pulumi.ResourceOptions(parent=self, depends_on=[ready])
+        platform.watch(name, self.machine, machine_args, opts=booted_first)
         text = pulumi.Output.all(**args.members).apply(
             lambda members: site(
                 args.settings,
