@@ -110,7 +110,7 @@ def lines_of(stack: AwsStack, what: str, needle: str) -> list[str]:
 def fails(stack: AwsStack) -> str:
     """Make the application fail; the word that stands in the lines about it."""
     needle = f"needle-{uuid.uuid4().hex}"
-    with pytest.raises(urllib.error.HTTPError, match="500") as told:
+    with pytest.raises(urllib.error.HTTPError, match=r"50[02]") as told:
         urllib.request.urlopen(f"{stack.url}/?s={needle}", timeout=30)
     told.value.close()
     return needle
@@ -194,7 +194,8 @@ def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_no
             lambda needle=needle: lines_of(prod, "balancer", needle), message="the access log arrives"
         )
         stream, _, line = access.partition(" ")
-        assert (stream, json.loads(line)["status"]) == (balancer, 500)
+        assert stream == balancer
+        assert json.loads(line)["status"] in (500, 502)
         raised = eventually(
             lambda word=needle: [each for each in lines_of(prod, "hello", word) if "ValueError" in each],
             message="what the application said arrives",
@@ -363,7 +364,8 @@ def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) ->
     prod.up()
     # What reported and shipped is gone from the machines as well, and what it was allowed.
     for machine in instances(prod).values():
-        assert "0 unit files listed" in on(machine["InstanceId"], "systemctl", "list-unit-files", "wsgi-fleet-*")
+        units = on(machine["InstanceId"], "systemctl", "list-unit-files", "wsgi-fleet-*", check=False)
+        assert "0 unit files listed" in units
     assert "IamInstanceProfile" not in instances(prod)["balancer"]
     assert aws.cloudwatch.describe_alarms()["MetricAlarms"] == []
     # The flow log's is left.
