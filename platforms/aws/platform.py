@@ -32,8 +32,8 @@ from rendering import bring
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 USER_DATA_BYTES = 16_384
-# bring.py waits 90 s for each of two units.
-WATCH_S = 240
+# bring.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
+WATCH_S = 360
 
 
 class AwsPlatform:
