@@ -59,6 +59,8 @@ pulumi.export("url", public.url)
 pulumi.export("address", public.host)
 pulumi.export("releases", {name: fleet.release for name, fleet in fleets.items()})
 pulumi.export("servers", {role: machine.id for fleet in fleets.values() for role, machine in fleet.machines.items()})
+if platform.log_places:
+    pulumi.export("logs", platform.log_places)
 # What ./fleet works with. A secret as a whole: the reach may hold a private key.
 pulumi.export(
     "fleet",

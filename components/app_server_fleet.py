@@ -63,15 +63,16 @@ class AppServerFleet(pulumi.ComponentResource):
         ready: list[pulumi.Resource] = []
         for zone in range(app.fleet.servers):
             role = f"{name}-{zone + 1}"
-            machine = platform.machine(
-                role,
-                MachineArgs(role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone, app=name),
-                store=args.store,
-                opts=child,
+            machine_args = MachineArgs(
+                role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone, app=name
             )
+            machine = platform.machine(role, machine_args, store=args.store, opts=child)
             stdin = pulumi.Output.concat("store ", args.store.machine_url, f"/{name}\nkey ", key, "\n")
             step = StepArgs(machine, booted(BOOT_S), stdin, timeout_s=BOOT_S + 30)
             ready.append(platform.step(f"{role}-booted", step, opts=child))
+            platform.watch(
+                role, machine, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])
+            )
             self.machines[role] = machine
 
         secrets = self._secrets(name, app, child)

@@ -78,6 +78,8 @@ class Balancer(pulumi.ComponentResource):
             StepArgs(self.machine, booted(BOOT_S), timeout_s=BOOT_S + 30),
             opts=child,
         )
+        booted_first = pulumi.ResourceOptions(parent=self, depends_on=[self.booted])
+        platform.watch(name, self.machine, machine_args, opts=booted_first)
 
     def serve(
         self,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import urllib.request
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-# EC2 instance metadata service, version 2 (a token first).
-METADATA = "http://169.254.169.254/latest"
+# EC2 instance metadata service, version 2 (a token first). Elsewhere where AWS's own variable for it says so.
+METADATA = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/") + "/latest"
 TIMEOUT_S = 120
 # In the root of a store that is a folder.
 MARK = ".store"
@@ -45,12 +46,24 @@ def _from_folder(path: Path) -> bytes | None:
     return None
 
 
-def _metadata(path: str, token: str = "") -> str:
+def metadata(path: str, token: str = "") -> str:
+    """What stands at a path; without a token, a new token. Raises OSError."""
     wanted = {"X-aws-ec2-metadata-token": token} if token else {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
     method = "GET" if token else "PUT"
     request = urllib.request.Request(f"{METADATA}/{path}", headers=wanted, method=method)  # noqa: S310
     with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
         return response.read().decode()
+
+
+def credentials(token: str) -> dict[str, str]:
+    """Of this machine's role: AccessKeyId, SecretAccessKey, Token, Expiration."""
+    role = metadata("meta-data/iam/security-credentials/", token).strip()
+    return json.loads(metadata(f"meta-data/iam/security-credentials/{role}", token))
+
+
+def host(service: str, region: str) -> str:
+    """The name under which a service of the region answers."""
+    return f"{service}.{region}.{'amazonaws.com.cn' if region.startswith('cn-') else 'amazonaws.com'}"
 
 
 def _from_bucket(bucket: str, key: str) -> bytes | None:
@@ -65,16 +78,13 @@ def _signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
 
     Signature Version 4 by curl (>= 7.75), which reads the credentials from standard input.
     """
-    token = _metadata("api/token")
-    role = _metadata("meta-data/iam/security-credentials/", token).strip()
-    credentials = json.loads(_metadata(f"meta-data/iam/security-credentials/{role}", token))
-    region = _metadata("meta-data/placement/region", token)
-    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    token = metadata("api/token")
+    key, region = credentials(token), metadata("meta-data/placement/region", token)
     config = "\n".join(
         [
-            f'url = "https://{service}.{region}.{domain}/{path}"',
-            f'user = "{credentials["AccessKeyId"]}:{credentials["SecretAccessKey"]}"',
-            f'header = "x-amz-security-token: {credentials["Token"]}"',
+            f'url = "https://{host(service, region)}/{path}"',
+            f'user = "{key["AccessKeyId"]}:{key["SecretAccessKey"]}"',
+            f'header = "x-amz-security-token: {key["Token"]}"',
             f'aws-sigv4 = "aws:amz:{region}:{service}"',
             "silent\nshow-error\nretry = 5\nretry-connrefused",
             f'max-time = {TIMEOUT_S}\nwrite-out = "%{{stderr}}%{{http_code}}"',

@@ -132,6 +132,15 @@ class Platform(Protocol):
         """A script on a machine, as a resource of its own."""
         ...
 
+    def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
+        """Have a machine that has booted report on itself and ship its logs, where the settings ask for it."""
+        ...
+
+    @property
+    def log_places(self) -> Mapping[str, pulumi.Output[str]]:
+        """Where logs are shipped to: what of ("balancer", or an application) -> the name of the place."""
+        ...
+
     def public_address(
         self,
         name: str,

@@ -19,7 +19,8 @@ GROUP = "aws:ec2/securityGroup:SecurityGroup"
 IN = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 BUCKET, BUCKET_POLICY = "aws:s3/bucket:Bucket", "aws:s3/bucketPolicy:BucketPolicy"
 ROLE, ROLE_POLICY = "aws:iam/role:Role", "aws:iam/rolePolicy:RolePolicy"
-LOG_GROUP, PROVIDER = "aws:cloudwatch/logGroup:LogGroup", "pulumi:providers:aws"
+LOG_GROUP, ALARM = "aws:cloudwatch/logGroup:LogGroup", "aws:cloudwatch/metricAlarm:MetricAlarm"
+PROVIDER = "pulumi:providers:aws"
 EVERYONE = ("0.0.0.0/0", "::/0")
 # EC2.18 takes them for meant for everyone.
 PUBLIC_PORTS = (80, 443)
@@ -225,6 +226,20 @@ control("S3.14", "buckets keep versions", "enable versioning")(
 )
 
 
+@control("CloudWatch.15", "alarms tell somebody", "name a topic in aws.alarms.sns_topic_arn")
+def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
+    for each in _all(plan, ALARM):
+        if not each.inputs.get("alarmActions"):
+            yield each, "nobody hears it"
+
+
+@control("CloudWatch.17", "the actions of alarms are on", "leave actions_enabled as it is")
+def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
+    for each in _all(plan, ALARM):
+        if each.inputs.get("actionsEnabled") is False:
+            yield each, "its actions are switched off"
+
+
 @control("CloudWatch.16", "log groups say how long they keep", "set retention_in_days")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each in _all(plan, LOG_GROUP):
@@ -256,3 +271,18 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
         for statement in _statements(each.inputs.get("assumeRolePolicy")):
             if set(statement.get("Principal", ())) != {"Service"}:
                 yield each, f"{statement.get('Principal')} may take it"
+
+
+@control("FLEET.4", "who publishes metrics does so under one name", "add a condition on cloudwatch:namespace")
+def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
+    for each, statement in _allows(plan):
+        named = _block(_block(statement, "Condition"), "StringEquals").get("cloudwatch:namespace")
+        if "cloudwatch:PutMetricData" in _list(statement.get("Action")) and not named:
+            yield each, "it can speak for every other stack"
+
+
+@control("FLEET.5", "who ships logs makes no place for them", "take logs:CreateLogGroup out")
+def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
+    for each, statement in _allows(plan):
+        if "logs:CreateLogGroup" in _list(statement.get("Action")):
+            yield each, "it would bring back a log group that was deleted, which keeps for ever"

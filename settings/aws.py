@@ -10,18 +10,11 @@ from pydantic.types import StringConstraints
 from settings.constraint import AdminCidrs, AwsId, PrivateKey
 from settings.model import Model
 from settings.vpc import Vpc
+from settings.watch import Alarms, KeyArn, Logs
 
 
 def _id(prefix: str) -> Any:
     return AwsId(prefix)
-
-
-class Alarms(Model):
-    """Alarms on machines, told to a topic."""
-
-    sns_topic_arn: Annotated[
-        str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}$")
-    ] = Field(description="SNS topic of the same region that is told when an alarm goes off and when it is over")
 
 
 class Aws(Model):
@@ -54,9 +47,9 @@ class Aws(Model):
     route53_zone_id: Annotated[str, StringConstraints(pattern=r"^Z[A-Z0-9]{1,31}$")] | None = Field(
         default=None, description="hosted zone in which balancer.hostnames become A records of the Elastic IP"
     )
-    kms_key_arn: (
-        Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-z-]{36}$")] | None
-    ) = Field(default=None, description="KMS key of the secret parameters; null is the account's own key aws/ssm")
+    kms_key_arn: KeyArn | None = Field(
+        default=None, description="KMS key of the secret parameters; null is the account's own key aws/ssm"
+    )
     ssm: bool = Field(
         default=False, description="lets machines register with Systems Manager; for an image with the agent in it"
     )
@@ -64,6 +57,7 @@ class Aws(Model):
         default=False, description="machines, bucket and address cannot be deleted by mistake; off before a destroy"
     )
     alarms: Alarms | None = Field(default=None, description="CloudWatch alarms on all machines; null is none")
+    logs: Logs | None = Field(default=None, description="access log and journals to CloudWatch Logs; null is none")
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
 
     @model_validator(mode="after")
@@ -95,7 +89,11 @@ class Aws(Model):
 
     @model_validator(mode="after")
     def _what_is_named_is_in_the_region(self) -> Aws:
-        named = {"kms_key_arn": self.kms_key_arn, "alarms.sns_topic_arn": self.alarms and self.alarms.sns_topic_arn}
+        named = {
+            "kms_key_arn": self.kms_key_arn,
+            "alarms.sns_topic_arn": self.alarms and self.alarms.sns_topic_arn,
+            "logs.kms_key_arn": self.logs and self.logs.kms_key_arn,
+        }
         wrong = [
             f"{place}: is in {region}; should be in region ({self.region}), as the machines are"
             for place, arn in named.items()

@@ -1,19 +1,25 @@
-"""CloudWatch alarms on machines, from what EC2 itself measures: nothing has to run on them."""
+"""CloudWatch alarms: on what EC2 sees of a machine, and on what machines report of themselves (machine/report.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_aws as aws
 
 import settings
+from platforms import Machine
 from platforms.aws.partition import partition_of
+from settings.watch import Alarms
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A metric of EC2 and when it is bad. minutes: in a row. told: what a person reads."""
+    """A metric and when it is bad. minutes: in a row. told: what a person reads.
+
+    is_reported: by the machine itself; then silence is bad as well.
+    """
 
     name: str
     metric: str
@@ -22,40 +28,91 @@ class _Watched:
     minutes: int
     told: str
     recovers: bool = False
+    is_reported: bool = False
 
 
 # Two and three minutes as in docs.aws.amazon.com/AWSEC2/latest/UserGuide/UsingAlarmActions.html.
-_WATCHED = (
+_OF_EC2 = (
     _Watched("host", "StatusCheckFailed_System", "Maximum", 1, 2, "its host failed; EC2 moves it to another", True),
     _Watched("system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not answer; see ./fleet status"),
     _Watched("cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"),
 )
+_SILENT = ", or it has stopped reporting"
 
 
-def machine_alarms(
-    name: str, role: str, instance: aws.ec2.Instance, given: settings.Aws, provider: aws.Provider
-) -> None:
-    """Tell the topic, where there is one, what happens to a machine (FSBP CloudWatch.15: an alarm has an action)."""
-    if given.alarms is None:
-        return
-    topic = given.alarms.sns_topic_arn
-    recover = f"arn:{partition_of(given.region).name}:automate:{given.region}:ec2:recover"
-    for watched in _WATCHED:
+def _reported(given: Alarms, *, balancer: bool) -> Sequence[_Watched]:
+    """What a machine reports each minute. Five of them outlast a restart, and three a release."""
+    disk = _Watched(
+        "disk",
+        "DiskUsedPercent",
+        "Maximum",
+        given.disk_percent,
+        5,
+        f"its disk is nearly full; see ./fleet doctor{_SILENT}",
+        is_reported=True,
+    )
+    if not balancer:
+        return (disk,)
+    errors = _Watched(
+        "errors",
+        "Errors5xxPercent",
+        "Average",
+        given.errors_5xx_percent,
+        5,
+        f"clients get errors; see ./fleet status and ./fleet logs{_SILENT}",
+        is_reported=True,
+    )
+    members = _Watched(
+        "members",
+        "UnhealthyMembers",
+        "Maximum",
+        1,
+        3,
+        f"a server that it sends requests to does not answer; see ./fleet status{_SILENT}",
+        is_reported=True,
+    )
+    return disk, errors, members
+
+
+class MachineAlarms:
+    """Of a stack: they tell its topic, where there is one. namespace: of the metrics that machines report."""
+
+    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, *, namespace: str) -> None:
+        self._given, self._stack, self._provider, self._namespace = given, stack, provider, namespace
+
+    def of_ec2(self, name: str, role: str, instance: aws.ec2.Instance) -> None:
+        """On what EC2 sees happen to a machine."""
+        opts = pulumi.ResourceOptions(parent=instance, provider=self._provider)
+        for watched in _OF_EC2 if self._given.alarms else ():
+            self._alarm(f"{name}-{watched.name}", role, instance.id, watched, opts)
+
+    def reported(self, name: str, role: str, machine: Machine, reports: pulumi.Resource, *, balancer: bool) -> None:
+        """On what a machine reports of itself; they wait for the step that begins it, and so for its first report."""
+        opts = pulumi.ResourceOptions(parent=machine.resource, provider=self._provider, depends_on=[reports])
+        for watched in _reported(self._given.alarms, balancer=balancer) if self._given.alarms else ():
+            self._alarm(f"{name}-{watched.name}", role, machine.id, watched, opts)
+
+    def _alarm(
+        self, name: str, role: str, machine: pulumi.Output[str], watched: _Watched, opts: pulumi.ResourceOptions
+    ) -> None:
+        """FSBP CloudWatch.15: an alarm has an action."""
+        topic = self._given.alarms.sns_topic_arn if self._given.alarms else ""
+        recover = f"arn:{partition_of(self._given.region).name}:automate:{self._given.region}:ec2:recover"
         aws.cloudwatch.MetricAlarm(
-            f"{name}-{watched.name}",
-            alarm_description=f"{role}: {watched.told}",
-            namespace="AWS/EC2",
+            name,
+            alarm_description=f"{role} of stack {self._stack}: {watched.told}",
+            namespace=self._namespace if watched.is_reported else "AWS/EC2",
             metric_name=watched.metric,
-            dimensions={"InstanceId": instance.id},
+            dimensions={"InstanceId": machine},
             statistic=watched.statistic,
             comparison_operator="GreaterThanOrEqualToThreshold",
             threshold=watched.at_least,
-            # Machines have detailed monitoring: a value a minute.
+            # A value a minute: EC2's, for machines have detailed monitoring, and their own.
             period=60,
             evaluation_periods=watched.minutes,
-            # A machine that was just made has no values yet.
-            treat_missing_data="missing",
+            # Of EC2 a machine that was just made has no values yet. Of its own it has one before it has an alarm.
+            treat_missing_data="breaching" if watched.is_reported else "missing",
             alarm_actions=[*([recover] if watched.recovers else []), topic],
             ok_actions=[topic],
-            opts=pulumi.ResourceOptions(parent=instance, provider=provider),
+            opts=opts,
         )

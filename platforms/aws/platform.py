@@ -7,7 +7,7 @@ import functools
 import gzip
 import hashlib
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pulumi
 import pulumi_aws as aws
@@ -24,11 +24,16 @@ from platforms import (
     StepArgs,
     Store,
 )
-from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, alarms, bucket, group, names, network, role
+from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, bucket, group, names, network, role
 from platforms.aws.access import Access
+from platforms.aws.alarms import MachineAlarms
+from platforms.aws.watch import Watch
+from rendering import bring
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 USER_DATA_BYTES = 16_384
+# bring.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
+WATCH_S = 360
 
 
 class AwsPlatform:
@@ -50,7 +55,9 @@ class AwsPlatform:
         self._network = network.network(given, stack, self._provider)
         self._access = Access(given, stack=stack, provider=self._provider)
         self._releases: bucket.ReleaseStore | None = None
-        self._roles = role.Roles(given, stack, self._provider)
+        self._watch = Watch(given, stack, self._provider)
+        self._alarms = MachineAlarms(given, stack, self._provider, namespace=self._watch.namespace)
+        self._roles = role.Roles(given, stack, self._provider, self._watch)
         self._image_is_checked = False
 
     def security_group(
@@ -114,7 +121,7 @@ class AwsPlatform:
                 ),
             ),
         )
-        alarms.machine_alarms(name, f"{args.role} of stack {self._stack}", instance, self._given, self._provider)
+        self._alarms.of_ec2(name, args.role, instance)
         machine = Machine(
             id=instance.id,
             address=instance.private_ip,
@@ -144,6 +151,16 @@ class AwsPlatform:
                 pulumi.ResourceOptions(ignore_changes=["connection"]),
             ),
         )
+
+    def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
+        stdin = self._watch.brought(args)
+        step = self.step(f"{name}-watch", StepArgs(machine, bring(), stdin, timeout_s=WATCH_S), opts=opts)
+        self._alarms.reported(name, args.role, machine, step, balancer=not args.app)
+
+    @property
+    def log_places(self) -> Mapping[str, pulumi.Output[str]]:
+        """See Platform: log groups of CloudWatch."""
+        return self._watch.places
 
     @property
     def https_port(self) -> int:

@@ -18,6 +18,7 @@ from platforms import MachineArgs
 from platforms.aws.bucket import ReleaseStore
 from platforms.aws.partition import Partition, partition_of
 from platforms.aws.ssm import parameter_path
+from platforms.aws.watch import Watch
 
 Statement = Mapping[str, Any]
 
@@ -33,18 +34,35 @@ class Role:
 class Roles:
     """The roles of a stack: one for all machines of a tier, none where there is nothing that they may do."""
 
-    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider) -> None:
-        self._given, self._stack, self._provider = given, stack, provider
+    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, watch: Watch) -> None:
+        self._given, self._stack, self._provider, self._watch = given, stack, provider, watch
         self._made: dict[str, Role | None] = {}
 
     def of(self, machine: MachineArgs, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role | None:
         """The role of a machine. releases: what it reads, None for a machine that reads none."""
         name = f"app-{machine.app}" if machine.app else machine.role
         if name not in self._made:
-            self._made[name] = self._role(name, machine.app, releases, opts) if releases or self._given.ssm else None
+            own = self._own_statements(machine, releases)
+            self._made[name] = self._role(name, own, releases, opts) if own or self._given.ssm else None
         return self._made[name]
 
-    def _role(self, name: str, app: str, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role:
+    def _own_statements(
+        self, machine: MachineArgs, releases: ReleaseStore | None
+    ) -> list[pulumi.Output[Sequence[Statement]]]:
+        reads = (
+            releases.bucket.apply(lambda bucket: reads_releases(bucket, self._stack, machine.app, self._given))
+            if releases
+            else None
+        )
+        return [*([reads] if reads else []), *self._watch.statements(machine)]
+
+    def _role(
+        self,
+        name: str,
+        own: Sequence[pulumi.Output[Sequence[Statement]]],
+        releases: ReleaseStore | None,
+        opts: pulumi.ResourceOptions,
+    ) -> Role:
         """What EC2 machines may take; with these statements alone (and Systems Manager's, where it is on)."""
         partition = partition_of(self._given.region)
         trust = {"Effect": "Allow", "Principal": {"Service": f"ec2.{partition.domain}"}, "Action": "sts:AssumeRole"}
@@ -54,12 +72,12 @@ class Roles:
             opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
         )
         child = pulumi.ResourceOptions(parent=made, provider=self._provider)
-        ready: list[pulumi.Resource] = []
-        if releases:
-            policy = releases.bucket.apply(
-                lambda bucket: _document(reads_releases(bucket, self._stack, app, self._given))
+        ready: list[pulumi.Resource] = [*(releases.ready if releases else ())]
+        if own:
+            policy = pulumi.Output.all(*own).apply(
+                lambda parts: _document([statement for part in parts for statement in part])
             )
-            ready += [aws.iam.RolePolicy(name, role=made.name, policy=policy, opts=child), *releases.ready]
+            ready.append(aws.iam.RolePolicy(name, role=made.name, policy=policy, opts=child))
         if self._given.ssm:
             # FSBP SSM.1: machines are managed by Systems Manager.
             core = f"arn:{partition.name}:iam::aws:policy/AmazonSSMManagedInstanceCore"

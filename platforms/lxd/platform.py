@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,16 @@ class LxdPlatform:
             "trigger": None,
         }
         return resources.Step(resources.StepProvider(), name, props, opts)
+
+    def watch(
+        self, name: str, machine: platforms.Machine, args: platforms.MachineArgs, *, opts: pulumi.ResourceOptions
+    ) -> None:
+        """Nobody collects metrics or logs of local machines."""
+
+    @property
+    def log_places(self) -> Mapping[str, pulumi.Output[str]]:
+        """See Platform: none."""
+        return {}
 
     @property
     def https_port(self) -> int:

@@ -41,6 +41,14 @@ def _reprofile(aws: Clients, id_: str, name: str, inputs: Mapping[str, Any]) -> 
         aws.ec2.associate_iam_instance_profile(InstanceId=id_, IamInstanceProfile={"Name": name})
 
 
+def _unprofile(aws: Clients, id_: str) -> None:
+    by_instance = [{"Name": "instance-id", "Values": [id_]}]
+    for each in aws.ec2.describe_iam_instance_profile_associations(Filters=by_instance)[
+        "IamInstanceProfileAssociations"
+    ]:
+        aws.ec2.disassociate_iam_instance_profile(AssociationId=each["AssociationId"])
+
+
 def _redisk(aws: Clients, id_: str, disk: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     del inputs
     volume = root_volume(aws, id_)
@@ -95,6 +103,13 @@ class Instance(Kind):
         "forceDestroy": LOCAL,
     }
     replacing = frozenset(f"rootBlockDevice.{key}" for key in ("encrypted", "kmsKeyId", "deviceName", "snapshotId"))
+
+    def change(self, aws: Clients, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        """See Kind; a profile can be taken away as well."""
+        if old.get("iamInstanceProfile") and not new.get("iamInstanceProfile"):
+            _unprofile(aws, id_)
+            old = {key: value for key, value in old.items() if key != "iamInstanceProfile"}
+        super().change(aws, id_, old, new)
 
     def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
         del inputs

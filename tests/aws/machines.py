@@ -26,6 +26,8 @@ ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
 USER = "admin"
 # Where every instance finds its metadata, and here the other services as well.
 LINK_LOCAL = "169.254.169.254"
+PUBLIC_METADATA_PORT = 8169
+METADATA_VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 CPUS, MEMORY_MIB, DISK_GIB = 1, 512, 8
 
 
@@ -118,14 +120,13 @@ class Machines:
         body = machine.body(id_, spec, fingerprint=fingerprint, address=address, sized=sized)
         body["config"]["cloud-init.vendor-data"] = self._vendor_data(instance)
         body["config"][label.CONFIRMED] = "true"
-        # One that serves ports 80 and 443 itself has neither: two cannot have one port.
-        if not public:
-            body["config"]["linux.sysctl.net.ipv4.ip_nonlocal_bind"] = "1"
-            at = "127." + address.partition(".")[2]
-            body["devices"] |= {
-                "metadata": _door(80, f"{at}:{self._region.metadata_port}"),
-                "services": _door(443, f"127.0.0.1:{self._region.services_port}"),
-            }
+        body["config"]["linux.sysctl.net.ipv4.ip_nonlocal_bind"] = "1"
+        at = "127." + address.partition(".")[2]
+        # One that serves port 80 itself finds its metadata on another: two cannot have one port.
+        body["devices"] |= {
+            "metadata": _door(PUBLIC_METADATA_PORT if public else 80, f"{at}:{self._region.metadata_port}"),
+            "services": _door(443, f"127.0.0.1:{self._region.services_port}"),
+        }
         self._lxd.request("POST", url("instances"), body)
         machine.start(self._lxd, id_)
 
@@ -157,6 +158,7 @@ class Machines:
         """What an image of Debian brings, and what makes this host AWS to its machine."""
         pairs = self._aws.ec2.describe_key_pairs(KeyNames=[instance["KeyName"]], IncludePublicKey=True)["KeyPairs"]
         hosts = f"{LINK_LOCAL} {' '.join(self._region.services)}"
+        elsewhere = ["systemctl", "set-environment", f"{METADATA_VARIABLE}=http://{LINK_LOCAL}:{PUBLIC_METADATA_PORT}"]
         document = {
             "users": [
                 {
@@ -171,6 +173,7 @@ class Machines:
             "bootcmd": [
                 ["ip", "address", "add", f"{LINK_LOCAL}/32", "dev", "lo"],
                 ["sh", "-c", f"grep -qxF '{hosts}' /etc/hosts || echo '{hosts}' >> /etc/hosts"],
+                *([elsewhere] if "PublicIpAddress" in instance else []),
             ],
         }
         return "#cloud-config\n" + json.dumps(document)

@@ -9,14 +9,18 @@ import json
 import os
 import shutil
 import socket
+import urllib.error
+import urllib.request
+import uuid
 from collections.abc import Generator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.aws.session import Running, running
 from tests.aws.stack import AwsStack
-from tests.e2e.load import Load
+from tests.e2e.load import CLIENTS, KINDS, Load
 from tests.e2e.stack import SECRET, eventually, lxc, on
 
 pytestmark = pytest.mark.aws
@@ -36,6 +40,7 @@ def prod(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator
     """Two app servers and the balancer."""
     stack = AwsStack.prepare(tmp_path_factory.mktemp("aws"), region, servers=2)
     stack.app["generated_secrets"] = ["HELLO_SECRET_KEY", "T_MADE"]
+    stack.settings["aws"]["alarms"] = {"sns_topic_arn": f"arn:aws:sns:{REGION}:123456789012:fleet"}
     stack.set_secret("T_SECRET", SECRET)
     try:
         stack.up()
@@ -70,6 +75,45 @@ def instances(stack: AwsStack) -> dict[str, dict[str, Any]]:
     every: list[dict[str, Any]] = [each for page in pages for each in page["Instances"]]
     names = [{tag["Key"]: tag["Value"] for tag in each["Tags"]}["Name"] for each in every]
     return {name.removeprefix(f"{stack.name}-"): each for name, each in zip(names, every, strict=True)}
+
+
+def watched(stack: AwsStack) -> tuple[set[str], set[str]]:
+    """What alarms look at beside EC2's own metrics, and what was published: namespace, name and dimensions of each."""
+    cloudwatch = stack.running.account.aws.cloudwatch
+    alarms: list[dict[str, Any]] = cloudwatch.describe_alarms()["MetricAlarms"]
+    metrics: list[dict[str, Any]] = cloudwatch.list_metrics()["Metrics"]
+    keys = ("Namespace", "MetricName", "Dimensions")
+    told = [{json.dumps([each[key] for key in keys]) for each in every} for every in (alarms, metrics)]
+    ours, published = ({each for each in every if '"AWS/' not in each} for every in told)
+    return ours, published
+
+
+def report(stack: AwsStack, metric: str) -> float:
+    """What the balancer says of a metric when it is asked for now, as CloudWatch has it."""
+    balancer = instances(stack)["balancer"]["InstanceId"]
+    begun = datetime.now(UTC).replace(microsecond=0)
+    on(balancer, "systemctl", "start", "wsgi-fleet-report.service")
+    answer = stack.running.account.aws.cloudwatch.get_metric_statistics(
+        Namespace="wsgi-fleet/prod", MetricName=metric, Dimensions=[{"Name": "InstanceId", "Value": balancer}],
+        StartTime=begun, EndTime=begun + timedelta(minutes=2), Period=1, Statistics=["Maximum"],
+    )  # fmt: skip
+    return max(answer["Datapoints"], key=lambda each: each["Timestamp"])["Maximum"]
+
+
+def lines_of(stack: AwsStack, what: str, needle: str) -> list[str]:
+    """Lines with that word in the log group that the stack's output names, and in which stream each stands."""
+    logs, group = stack.running.account.aws.logs, stack.output("logs")[what]
+    found: list[dict[str, Any]] = logs.filter_log_events(logGroupName=group)["events"]
+    return [f"{each['logStreamName']} {each['message']}" for each in found if needle in each["message"]]
+
+
+def fails(stack: AwsStack) -> str:
+    """Make the application fail; the word that stands in the lines about it."""
+    needle = f"needle-{uuid.uuid4().hex}"
+    with pytest.raises(urllib.error.HTTPError, match=r"50[02]") as told:
+        urllib.request.urlopen(f"{stack.url}/?s={needle}", timeout=30)
+    told.value.close()
+    return needle
 
 
 def opens(address: str, port: int) -> bool:
@@ -111,6 +155,64 @@ def test_secrets_reach_the_application_and_stand_in_plain_nowhere_else(prod: Aws
         assert text not in json.dumps(prod.instances())
         for machine in instances(prod).values():
             assert text not in on(machine["InstanceId"], "journalctl", "--no-pager", "-o", "cat")
+
+
+def test_cloud_init_finds_its_documents_valid(prod: AwsStack) -> None:
+    for machine in instances(prod).values():
+        assert "Valid" in on(machine["InstanceId"], "cloud-init", "schema", "--system")
+
+
+def test_machines_publish_what_their_alarms_look_at(prod: AwsStack) -> None:
+    looked_at, published = watched(prod)
+    assert published == looked_at
+    # One of each machine, and two more of the balancer.
+    assert len(published) == len(instances(prod)) + 2
+    assert report(prod, "UnhealthyMembers") == 0
+    needle = fails(prod)
+    assert needle
+    assert report(prod, "Errors5xxPercent") > 0
+
+
+def test_a_gateway_that_stops_is_a_member_that_does_not_answer(prod: AwsStack) -> None:
+    machine = list(prod.servers().values())[-1]
+    slot = on(machine, "sh", "-c", "systemctl list-units --plain --no-legend 'app@*' | cut -d' ' -f1").strip()
+    on(machine, "systemctl", "stop", "app.socket", slot)
+    try:
+        assert report(prod, "UnhealthyMembers") == 1
+    finally:
+        on(machine, "systemctl", "start", "app.socket", slot)
+    eventually(lambda: report(prod, "UnhealthyMembers") == 0, message=f"{machine} answers again")
+
+
+def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_none(prod: AwsStack) -> None:
+    balancer = instances(prod)["balancer"]["InstanceId"]
+    needles = [fails(prod)]
+    on(balancer, "logrotate", "--force", "/etc/logrotate.d/nginx")
+    needles.append(fails(prod))
+    for needle in needles:
+        (access,) = eventually(
+            lambda needle=needle: lines_of(prod, "balancer", needle), message="the access log arrives"
+        )
+        stream, _, line = access.partition(" ")
+        assert stream == balancer
+        assert json.loads(line)["status"] in (500, 502)
+        raised = eventually(
+            lambda word=needle: [each for each in lines_of(prod, "hello", word) if "ValueError" in each],
+            message="what the application said arrives",
+        )
+        stream, _, line = raised[0].partition(" ")
+        assert stream in prod.servers().values()
+        assert json.loads(line)["unit"] in ("app@blue", "app@green")
+    for what in prod.output("logs"):
+        assert [each for each in lines_of(prod, what, "") if SECRET in each or "PRIVATE KEY" in each] == []
+
+
+def test_who_ships_lines_is_bounded_and_may_do_nothing_else(prod: AwsStack) -> None:
+    for machine in instances(prod).values():
+        shown = on(
+            machine["InstanceId"], "systemctl", "show", "wsgi-fleet-ship", "-p", "MemoryMax,DynamicUser,ActiveState"
+        )
+        assert set(shown.split()) == {"MemoryMax=134217728", "DynamicUser=yes", "ActiveState=active"}
 
 
 def test_app_servers_are_reached_through_the_jump_host_alone(prod: AwsStack) -> None:
@@ -213,12 +315,31 @@ def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: 
     assert len({instances(prod)[name]["Placement"]["AvailabilityZone"] for name in servers}) == 3
 
 
+def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> None:
+    before = prod.servers()
+    with Load(prod.url) as load:
+        prod.app["fleet"]["servers"] = 2
+        output = prod.up()
+        load.wait_for(50)
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert load.outcome.sent == load.outcome.answered + len(load.outcome.failed_kept)
+    assert set(load.outcome.servers) == set(before.values())
+    in_order(output, (COMMAND, "balancer-members created"), (INSTANCE, "hello-3 deleted"))
+    assert {server for server, _ in prod.who_answers()} == set(prod.servers().values()) < set(before.values())
+
+
 def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: AwsStack) -> None:
     """Jump host and public address move in the same `up` in which servers go."""
     before = instances(prod)
     prod.app["fleet"]["servers"] = 1
     prod.settings["balancer"]["size"]["instance_type"] = "t3.large"
-    output = prod.up()
+    with Load(prod.url) as load:
+        output = prod.up()
+        load.wait_for(50)
+    # A connection to the old balancer ends with it. Whoever had one lost the request that was in flight, and no other.
+    failed = load.outcome.failed_fresh + load.outcome.failed_kept
+    assert load.outcome.sent == load.outcome.answered + len(failed)
+    assert len(failed) <= len(KINDS) * CLIENTS * 2, load.outcome
     in_order(
         output,
         (INSTANCE, "balancer created"),
@@ -238,10 +359,19 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
 
 
 def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) -> None:
-    if prod.settings["aws"].pop("protect", False):
-        prod.up()
-    prod.destroy()
     aws = prod.running.account.aws
+    prod.settings["aws"] |= {"alarms": None, "logs": None, "protect": False}
+    prod.up()
+    # What reported and shipped is gone from the machines as well, and what it was allowed.
+    for machine in instances(prod).values():
+        units = on(machine["InstanceId"], "systemctl", "list-unit-files", "wsgi-fleet-*", check=False)
+        assert "0 unit files listed" in units
+    assert "IamInstanceProfile" not in instances(prod)["balancer"]
+    assert aws.cloudwatch.describe_alarms()["MetricAlarms"] == []
+    # The flow log's is left.
+    assert len(aws.logs.describe_log_groups()["logGroups"]) == 1
+    prod.destroy()
+    assert aws.logs.describe_log_groups()["logGroups"] == []
     assert prod.instances() == []
     assert instances(prod) == {}
     assert aws.ec2.describe_addresses()["Addresses"] == []

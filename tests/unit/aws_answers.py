@@ -36,7 +36,10 @@ OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     "aws:ec2/eip:Eip": lambda r: {"publicIp": "203.0.113.7", "allocationId": f"eipalloc-{r.name}"},
     "aws:s3/bucket:Bucket": lambda r: {"bucket": f"{r.name}-b0b0b0b", "arn": f"arn:aws:s3:::{r.name}-b0b0b0b"},
     "aws:ec2/vpc:Vpc": lambda _: {"ownerId": "123456789012"},
-    "aws:cloudwatch/logGroup:LogGroup": lambda r: {"arn": f"arn:aws:logs:::log-group:{r.name}"},
+    "aws:cloudwatch/logGroup:LogGroup": lambda r: {
+        "arn": f"arn:aws:logs:::log-group:{r.name}",
+        "name": f"{r.name}-0e0e0e0",
+    },
     "aws:ec2/securityGroup:SecurityGroup": lambda r: {"arn": f"arn:aws:ec2:::security-group/{r.name}"},
     "aws:iam/role:Role": lambda r: {"name": f"{r.name}-0c0c0c0", "arn": f"arn:aws:iam::123456789012:role/{r.name}"},
     "aws:iam/instanceProfile:InstanceProfile": lambda r: {"name": f"{r.name}-0d0d0d0"},

@@ -55,22 +55,23 @@ def fleet(aws: Aws, *, user_data: str = "#cloud-config\n", size: Size | None = N
     booted: list[pulumi.Resource] = []
     for zone in range(3):
         role = f"hello-{zone + 1}"
-        machine = platform.machine(
-            role, MachineArgs(role, user_data, apps, size or Size(), zone=zone, app="hello"), store=store, opts=NONE
-        )
+        args = MachineArgs(role, user_data, apps, size or Size(), zone=zone, app="hello")
+        machine = platform.machine(role, args, store=store, opts=NONE)
         stdin = pulumi.Output.concat("store ", store.machine_url, "\nkey ", pulumi.Output.secret("opensesame"))
         step = StepArgs(machine, ["/opt/booted", "two words"], stdin, timeout_s=60)
         booted.append(platform.step(f"{role}-booted", step, opts=NONE))
+        platform.watch(role, machine, args, opts=pulumi.ResourceOptions(depends_on=[booted[-1]]))
     pulumi.export("early", dict(platform.reach().spec))
     pulumi.export("store", dict(store.spec))
-    balancer = platform.machine(
-        "balancer", MachineArgs("balancer", user_data, balancers, Size(), public=True), store=None, opts=NONE
-    )
+    args = MachineArgs("balancer", user_data, balancers, Size(), public=True)
+    balancer = platform.machine("balancer", args, store=None, opts=NONE)
+    platform.watch("balancer", balancer, args, opts=NONE)
     members = platform.step("members", StepArgs(balancer, ["/opt/site"], "server 10.0.0.1;"), opts=NONE)
     address = platform.public_address("address", balancer, opts=pulumi.ResourceOptions(depends_on=[members]))
     pulumi.export("url", address.url)
     pulumi.export("target", balancer.target)
     pulumi.export("late", dict(platform.reach().spec))
+    pulumi.export("logs", dict(platform.log_places))
 
 
 def built(*, lookups: Mapping[str, Answer] | None = None, preview: bool = False, **changes: Any) -> Build:

@@ -50,6 +50,18 @@ def web(**inputs: Any) -> Planned:
     return resource(RULE, **{**given, **inputs})
 
 
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
+GOOD_ALARM = [
+    resource(ALARM, alarmActions=["arn:aws:sns:::t"]),
+    resource(
+        ROLE_POLICY,
+        policy=document(
+            Action="cloudwatch:PutMetricData",
+            Resource="*",
+            Condition={"StringEquals": {"cloudwatch:namespace": "wsgi-fleet/prod"}},
+        ),
+    ),
+]
 TLS = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}}}
 GOOD_BUCKET = [
     resource(BUCKET),
@@ -116,6 +128,8 @@ BAD: dict[str, list[list[Planned]]] = {
     "S3.12": [bucket_but("BucketOwnershipControls", rule={"objectOwnership": "ObjectWriter"})],
     "S3.13": [bucket_but("BucketLifecycleConfiguration", rules=[{"status": "Disabled"}])],
     "S3.14": [bucket_but("BucketVersioning", versioningConfiguration={"status": "Suspended"})],
+    "CloudWatch.15": [[resource(ALARM)], [resource(ALARM, alarmActions=[])]],
+    "CloudWatch.17": [[resource(ALARM, alarmActions=["arn:aws:sns:::t"], actionsEnabled=False)]],
     "CloudWatch.16": [[resource("aws:cloudwatch/logGroup:LogGroup")]],
     "FLEET.1": [[resource("command:remote:Command", stdin="-----BEGIN PRIVATE KEY-----")]],
     "FLEET.2": [
@@ -123,6 +137,11 @@ BAD: dict[str, list[list[Planned]]] = {
         [resource("aws:ec2/securityGroup:SecurityGroup", ingress=[{"self": True}])],
     ],
     "FLEET.3": [[resource(ROLE, assumeRolePolicy=document(Principal={"AWS": "*"}))]],
+    "FLEET.4": [
+        [resource(ROLE_POLICY, policy=document(Action="cloudwatch:PutMetricData", Resource="*"))],
+        [resource(ROLE_POLICY, policy=document(Action=["cloudwatch:PutMetricData"], Condition={"StringEquals": {}}))],
+    ],
+    "FLEET.5": [[resource(ROLE_POLICY, policy=document(Action=["logs:CreateLogGroup", "logs:PutLogEvents"]))]],
 }
 
 
@@ -133,7 +152,9 @@ def test_a_control_fails_on_what_it_is_there_for(id_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "plan", [GOOD_BUCKET, instance_but(), CLOSED, [web()]], ids=["bucket", "machine", "vpc", "web"]
+    "plan",
+    [GOOD_BUCKET, instance_but(), CLOSED, [web()], GOOD_ALARM],
+    ids=["bucket", "machine", "vpc", "web", "alarm"],
 )
 def test_what_is_good_fails_no_control(plan: list[Planned]) -> None:
     assert findings(plan, stack="test") == []
@@ -195,7 +216,7 @@ def test_pulumis_own_plans_and_states_are_judged(
     assert [line.split("  ")[0] for line in out if not line.startswith(" ")] == [
         "EC2.13",
         "EC2.18",
-        "prod: 1 resources of AWS, 21 controls, 2 findings",
+        "prod: 1 resources of AWS, 25 controls, 2 findings",
     ]
     assert from_json(text)[0].inputs["key"] == "[secret]"
 

@@ -78,6 +78,9 @@ def test_every_stack_exports_where_it_is_what_serves_and_on_which_servers(stack:
     assert len(release) == 12
     # What ./fleet works with: the reach holds a private key.
     assert isinstance(made.exports.pop("fleet"), Secret)
+    kept = stack_file(stack).get("aws", {}).get("logs") if stack_file(stack)["platform"] == "aws" else None
+    places = {what: f"{what}-log-0e0e0e0" for what in ("balancer", "hello")}
+    assert made.exports.pop("logs", None) == (places if kept else None)
     assert made.exports == {
         "url": url,
         "address": "127.0.0.1" if "127.0.0.1" in url else "203.0.113.7",

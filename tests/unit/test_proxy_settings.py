@@ -266,7 +266,7 @@ def test_no_mapping_whatever_makes_anything_but_settings_or_problems(block: dict
             {"memcached": {"server": "10.0.0.9:11211", "path": "/shop/pages/"}},
             {"path": "/shop"},
             "memcached.path: /shop/pages/: is answered by apps.shop, whose path is /shop; what memcached has not, an "
-            + "application at / must answer",
+             "application at / must answer",
         ),
     ],
 )

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""Makes files and units of this machine what standard input says, as JSON. Run as root by a step; can be run again.
+
+files: path -> [mode, text], written atomically. on: units that run from now on and after each boot. off: units that do
+not, with their files. prove: units that must start well, tried again for PROVE_S seconds (a new role takes a while).
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+UNITS = Path("/etc/systemd/system")
+PROVE_S = 90.0
+PAUSE_S = 3.0
+
+
+class Failure(Exception):
+    """This machine cannot be made so."""
+
+
+def systemctl(*arguments: str) -> None:
+    """Raises Failure with what systemctl says."""
+    result = subprocess.run(["systemctl", "--quiet", *arguments], check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise Failure(f"systemctl {' '.join(arguments)}: {result.stderr.strip()}")
+
+
+def put(path: Path, mode: int, text: str) -> None:
+    """Write a file that was never there by half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    temporary.chmod(mode)
+    temporary.rename(path)
+
+
+def prove(unit: str) -> None:
+    """Start a unit until it does. Raises Failure with what it said last."""
+    deadline = time.monotonic() + PROVE_S
+    while True:
+        try:
+            systemctl("restart", unit)
+            return
+        except Failure as error:
+            if time.monotonic() > deadline:
+                raise Failure(f"{error}\n{said_by(unit)}") from None
+        time.sleep(PAUSE_S)
+        subprocess.run(["systemctl", "reset-failed", unit], check=False, capture_output=True)
+
+
+def said_by(unit: str) -> str:
+    """The last lines of a unit's journal."""
+    command = ["journalctl", f"--unit={unit}", "--lines=5", "--no-pager", "--output=cat"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+
+def bring(wanted: dict[str, Any], units: Path = UNITS) -> None:
+    """Make it so. Raises Failure."""
+    there = [unit for unit in wanted["off"] if (units / unit).exists()]
+    if there:
+        systemctl("disable", "--now", *there)
+    for unit in there:
+        (units / unit).unlink()
+    for path, (mode, text) in wanted["files"].items():
+        put(Path(path), int(mode, 8), text)
+    systemctl("daemon-reload")
+    for unit in wanted["prove"]:
+        prove(unit)
+    for unit in wanted["on"]:
+        systemctl("enable", unit)
+        # One that runs already goes by its new file then.
+        if unit not in wanted["prove"]:
+            systemctl("restart", unit)
+
+
+if __name__ == "__main__":
+    try:
+        bring(json.load(sys.stdin))
+    except (Failure, OSError) as problem:
+        sys.exit(f"error: {problem}")

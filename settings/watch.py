@@ -1,0 +1,36 @@
+"""Settings of what platform aws watches and keeps: alarms, and logs in CloudWatch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.types import StringConstraints
+
+from settings.model import Model
+from settings.vpc import RetentionDays
+
+KeyArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-z-]{36}$")]
+
+
+class Alarms(Model):
+    """Alarms on machines and on what the balancer answers, told to a topic."""
+
+    sns_topic_arn: Annotated[
+        str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}$")
+    ] = Field(description="SNS topic of the same region that is told when an alarm goes off and when it is over")
+    errors_5xx_percent: int = Field(
+        default=5, ge=1, le=100, description="share of the balancer's answers that are errors, five minutes in a row"
+    )
+    disk_percent: int = Field(
+        default=85, ge=50, le=99, description="how full a machine's disk is, five minutes in a row"
+    )
+
+
+class Logs(Model):
+    """Nginx's access log and the journals of applications, in CloudWatch Logs."""
+
+    retention_days: RetentionDays = Field(default=90, description="days that lines are kept")
+    kms_key_arn: KeyArn | None = Field(
+        default=None, description="KMS key that encrypts them, which lets in CloudWatch Logs; null is AWS's own key"
+    )

@@ -1,0 +1,350 @@
+"""What a machine reports of itself, asked of a real gateway, and how it calls AWS: on the account of a real program."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlencode
+
+import aws_service
+import nginx_site
+import pytest
+import report
+import ship
+import traffic
+from aws_service import Refused, Service
+from log_source import Event
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+import rendering
+import settings
+from tests.aws.account import Account
+from tests.aws.door import Door, served
+from tests.aws.program import ROOT, Carried, carry_out, project, stack_file
+from tests.aws.server import serving
+
+REGION = "eu-central-1"
+TOPIC = f"arn:aws:sns:{REGION}:123456789012:fleet"
+WELL = (
+    'def app(environ, start_response):\n    start_response("{} X", [])\n    return [repr(sorted(environ)).encode()]\n'
+)
+
+
+def giving(value: Any) -> Callable[..., Any]:
+    """A function that has that one answer."""
+
+    def answer(*_: Any) -> Any:
+        return value
+
+    return answer
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, status: int = 200) -> Generator[int]:
+    """A uWSGI that answers everything so, by its own protocol on a port of loopback."""
+    (folder / "well.py").write_text(WELL.format(status))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", "--socket", f"127.0.0.1:{port}"]
+    process = subprocess.Popen(
+        [*command, "--module", "well:app", "--pythonpath", str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("status", "is_well"), [(200, True), (503, False)])
+def test_a_server_is_asked_in_the_protocol_of_its_gateway(status: int, is_well: bool, tmp_path: Path) -> None:
+    with gateway(tmp_path, status) as port:
+        assert report.answers("127.0.0.1", "/healthz", port) is is_well
+    # Nobody listens any more.
+    assert report.answers("127.0.0.1", "/healthz", port) is False
+
+
+def test_a_server_that_accepts_and_says_nothing_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "ANSWER_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        begun = time.monotonic()
+        assert report.answers("127.0.0.1", "/", hanging.getsockname()[1]) is False
+        assert time.monotonic() - begun < 5
+
+
+def test_servers_that_are_wanted_and_not_drained_count_when_they_do_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upstreams = [
+        rendering.Upstream("a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"], 60, "/a"),
+        rendering.Upstream("b", ["10.0.1.1"], 60, "/b"),
+    ]
+    site = rendering.site(settings.Balancer(), upstreams)
+    assert report.members(site) == [each.members for each in upstreams]
+    asked: list[tuple[str, str]] = []
+
+    def answers(address: str, path: str) -> bool:
+        asked.append((address, path))
+        return address == "10.0.0.1"
+
+    monkeypatch.setattr(report, "answers", answers)
+    assert report.unhealthy(site, ["10.0.0.3"], ["/a", "/b"]) == 2
+    assert sorted(asked) == [("10.0.0.1", "/a"), ("10.0.0.2", "/a"), ("10.0.1.1", "/b")]
+    assert report.unhealthy("", [], []) == 0
+
+
+def test_a_disk_is_as_full_as_df_says() -> None:
+    told = subprocess.run(["df", "--output=pcent", "/"], check=True, capture_output=True, text=True).stdout
+    assert abs(report.disk_used_percent() - int(told.split()[1].rstrip("%"))) <= 1
+
+
+@pytest.fixture
+def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the access log and what the balancer remembers lie."""
+    for name in ("WANTED", "DRAINED", "HEALTH_PATHS", "PAGE"):
+        monkeypatch.setattr(nginx_site, name, tmp_path / name)
+    nginx_site.WANTED.write_text("upstream app_hello {\n    server 127.0.0.1:8000 max_fails=3;\n}\n")
+    nginx_site.HEALTH_PATHS.write_text("/healthz\n")
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = [
+        {"time": moment, "status": status, "seconds": 0.1}
+        | dict.fromkeys(("upstream", "upstream_status", "header_s", "response_s"), "")
+        for status in (200, 200, 404, 502)
+    ]
+    log = tmp_path / "access.log"
+    log.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    # Defaults are bound when a function is made.
+    monkeypatch.setattr(traffic.recent, "__defaults__", ((log,),))
+    monkeypatch.setattr(report, "answers", giving(False))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("balancer")
+def test_the_balancer_reports_the_share_of_errors_and_the_servers_that_do_not_answer() -> None:
+    assert list(report.of_balancer()) == [("Errors5xxPercent", 25.0, "Percent"), ("UnhealthyMembers", 1, "Count")]
+    nginx_site.PAGE.touch()
+    assert next(report.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
+
+
+def test_a_balancer_that_nobody_asked_anything_has_no_errors(balancer: Path) -> None:
+    (balancer / "access.log").write_text("")
+    assert next(report.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
+
+
+@contextlib.contextmanager
+def connected(port: int, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """What scripts connect to is that port, and all of it is closed in the end."""
+    made: list[http.client.HTTPConnection] = []
+
+    def connect(_: Service) -> http.client.HTTPConnection:
+        made.append(http.client.HTTPConnection("127.0.0.1", port, timeout=20))
+        return made[-1]
+
+    monkeypatch.setattr(Service, "connect", connect)
+    yield
+    for each in made:
+        each.close()
+
+
+class Machine:
+    """A machine of the account, as its scripts see it: metadata, and a way to services that look at who signs."""
+
+    def __init__(self, carried: Carried, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.aws: Any = carried.account.aws
+        pages = self.aws.ec2.describe_instances(Filters=[{"Name": "tag:Name", "Values": [f"prod-{role}"]}])
+        (self.instance,) = [each for page in pages["Reservations"] for each in page["Instances"]]
+        profile = self.instance["IamInstanceProfile"]["Arn"].rpartition("/")[2]
+        (taken,) = self.aws.iam.get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]["Roles"]
+        made = self.aws.sts.assume_role(RoleArn=taken["Arn"], RoleSessionName=self.id)["Credentials"]
+        self.key = {
+            "AccessKeyId": made["AccessKeyId"],
+            "SecretAccessKey": made["SecretAccessKey"],
+            "Token": made["SessionToken"],
+            "Expiration": made["Expiration"].isoformat(),
+        }
+        known = {"api/token": "t", "meta-data/instance-id": self.id, "meta-data/placement/region": REGION}
+
+        def told(path: str, token: str = "") -> str:
+            del token
+            return known[path]
+
+        monkeypatch.setattr(aws_service, "metadata", told)
+        monkeypatch.setattr(aws_service, "credentials", giving(self.key))
+        wanted = json.loads(carried.build.one("command:remote:Command", f"{role}-watch").values["stdin"])
+        self.config = {
+            name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("report", "ship")
+        }
+
+    @property
+    def id(self) -> str:
+        return self.instance["InstanceId"]
+
+
+@pytest.fixture(scope="module")
+def prod(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Carried, int]]:
+    """The account after the program of stack prod ran with alarms and logs, and the port of its services."""
+    with pytest.MonkeyPatch.context() as patch, serving() as endpoint:
+        patch.chdir(project(tmp_path_factory.mktemp("project")))
+        aws = stack_file("prod")["aws"] | {"alarms": {"sns_topic_arn": TOPIC}}
+        carried = carry_out("prod", Account(endpoint, REGION), aws=aws)
+        with served(Door(DomainDispatcherApplication(create_backend_app), REGION), None) as server:
+            yield carried, server.port
+
+
+@pytest.fixture(params=["balancer", "hello-1"])
+def machine(
+    request: pytest.FixtureRequest, prod: tuple[Carried, int], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Machine]:
+    with connected(prod[1], monkeypatch):
+        yield Machine(prod[0], request.param, monkeypatch)
+
+
+@pytest.mark.aws
+@pytest.mark.usefixtures("balancer")
+def test_what_a_machine_publishes_is_what_its_alarms_look_at(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "CONFIG", tmp_path / "report.json")
+    report.CONFIG.write_text(json.dumps(machine.config["report"]))
+    report.main()
+    published = {
+        (each["Namespace"], each["MetricName"], json.dumps(each["Dimensions"]))
+        for each in machine.aws.cloudwatch.list_metrics()["Metrics"]
+        if machine.id in json.dumps(each["Dimensions"])
+    }
+    alarms = machine.aws.cloudwatch.describe_alarms()["MetricAlarms"]
+    looked_at = {
+        (each["Namespace"], each["MetricName"], json.dumps(each["Dimensions"]))
+        for each in alarms
+        if each["Namespace"] != "AWS/EC2" and machine.id in json.dumps(each["Dimensions"])
+    }
+    assert published == looked_at
+    assert len(published) == (3 if machine.config["report"]["balancer"] else 1)
+
+
+@pytest.mark.aws
+def test_a_machine_speaks_for_no_other_stack_and_ships_into_no_other_place(machine: Machine) -> None:
+    fields = report.form("wsgi-fleet/staging", machine.id, [("DiskUsedPercent", 1.0, "Percent")], datetime.now(UTC))
+    with pytest.raises(Refused, match="monitoring answered 403"):
+        Service("monitoring").post("application/x-www-form-urlencoded", urlencode(fields).encode())
+    groups = {each["logGroupName"] for each in machine.aws.logs.describe_log_groups()["logGroups"]}
+    for other in groups - {machine.config["ship"]["group"]}:
+        with pytest.raises(Refused, match="logs answered 403"):
+            ship.Stream(other, Service("logs")).ensure()
+
+
+@pytest.mark.aws
+def test_lines_stand_in_the_machines_stream_in_order(machine: Machine) -> None:
+    stream = ship.Stream(machine.config["ship"]["group"], Service("logs"))
+    stream.ensure()
+    stream.ensure()
+    now_ms = int(time.time() * 1000)
+    texts = [f'{number} Grüße \u2603 \\ "quoted" 100%' for number in range(3)]
+    for batch in ship.batches([Event(now_ms + number, text) for number, text in enumerate(texts)]):
+        stream.put(batch)
+    names = {"logGroupName": machine.config["ship"]["group"], "logStreamName": machine.id}
+    there = machine.aws.logs.get_log_events(**names, startFromHead=True)["events"]
+    assert [each["message"] for each in there] == texts
+
+
+@pytest.mark.aws
+def test_a_call_that_somebody_else_signed_is_refused(machine: Machine) -> None:
+    machine.key["SecretAccessKey"] = "another"
+    with pytest.raises(Refused, match="logs answered 403"):
+        ship.Stream(machine.config["ship"]["group"], Service("logs")).ensure()
+
+
+class Idle(BaseHTTPRequestHandler):
+    """Answers, and closes the connection without a word when it is asked on it again."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        server = cast("Any", self.server)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        server.asked.append(self.client_address)
+        if server.asked.count(self.client_address) > 1:
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Service, Any]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Idle) as server:
+        asked: list[Any] = []
+        server.asked = asked  # pyright: ignore[reportAttributeAccessIssue]
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        monkeypatch.setattr(aws_service, "metadata", giving("x"))
+        with connected(server.server_port, monkeypatch):
+            yield Service("logs"), server
+        server.shutdown()
+        thread.join()
+
+
+def key(minutes: float) -> dict[str, str]:
+    ends = datetime.now(UTC) + timedelta(minutes=minutes)
+    return {"AccessKeyId": "A", "SecretAccessKey": "s", "Token": "t", "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+def test_a_connection_that_the_other_end_closed_is_made_anew(
+    service: tuple[Service, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aws_service, "credentials", giving(key(60)))
+    assert [service[0].ask("L", "A", {}), service[0].ask("L", "A", {})] == [{}, {}]
+    # The second was asked in vain, and again.
+    assert len(service[1].asked) == 3
+
+
+def test_credentials_are_renewed_before_they_end(service: tuple[Service, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+
+    def credentials(_: str) -> dict[str, str]:
+        given.append(key(3 if not given else 60))
+        return given[-1]
+
+    monkeypatch.setattr(aws_service, "credentials", credentials)
+    for _ in range(4):
+        service[0].ask("L", "A", {})
+    assert len(given) == 2
+
+
+def test_units_are_what_systemd_reads(tmp_path: Path) -> None:
+    names = ("wsgi-fleet-report.service", "wsgi-fleet-report.timer", "wsgi-fleet-ship.service")
+    for name in names:
+        shutil.copy(ROOT / "templates" / "systemd" / name, tmp_path / name)
+    verify = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in names)]
+    told = subprocess.run(verify, check=False, capture_output=True, text=True)
+    # Nothing but that this host is none of ours: no program, no group of Debian's journal.
+    ours = [each for each in told.stderr.splitlines() if "wsgi-fleet-" in each and "is not executable" not in each]
+    assert ours == []
