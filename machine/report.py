@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +29,10 @@ CONFIG = Path("/etc/wsgi-fleet/report.json")
 ANSWER_S = 5.0
 PROBES = 64
 PORT = 8000
-_UPSTREAM, _SERVER = re.compile(r"^upstream \S+ \{"), re.compile(r"^\s*server (\S+):\d+ ")
+# Of each location that leads to an application (templates/nginx/pass.conf.j2): protocol, upstream, what Nginx takes off.
+_PASS = re.compile(
+    r'(uwsgi|proxy)_pass (?:http://)?(app_\w+);.*?X.FORWARDED.PREFIX "([^"]*)";', re.DOTALL | re.IGNORECASE
+)
 
 # (name, value, unit)
 Metric = tuple[str, float, str]
@@ -41,19 +44,25 @@ def disk_used_percent(path: str = "/") -> float:
     return round(100 * usage.used / (usage.used + usage.free), 1)
 
 
-def members(site: str) -> list[list[str]]:
-    """The members that a site names, by application in its order."""
-    found: list[list[str]] = []
-    for line in site.splitlines():
-        if _UPSTREAM.match(line):
-            found.append([])
-        elif found and (server := _SERVER.match(line)):
-            found[-1].append(server[1])
-    return found
+def answers(protocol: str, address: str, path: str, port: int = PORT) -> bool:
+    """Whether a server answers GET of that path with 200, asked as the balancer does: by uwsgi, or by HTTP (proxy)."""
+    return (by_uwsgi if protocol == "uwsgi" else by_http)(address, path, port)
 
 
-def answers(address: str, path: str, port: int = PORT) -> bool:
-    """Whether a server answers GET of that path with 200, asked in the uwsgi protocol as the balancer does it.
+def by_http(address: str, path: str, port: int) -> bool:
+    """The same, by HTTP."""
+    connection = http.client.HTTPConnection(address, port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", path, headers={"Host": "localhost", "X-Forwarded-Proto": "http"})
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def by_uwsgi(address: str, path: str, port: int) -> bool:
+    """The same, in the uwsgi protocol.
 
     (uwsgi-docs.readthedocs.io/en/latest/Protocol.html: a header of four bytes, then names and values with their sizes.)
     """
@@ -85,14 +94,22 @@ def answers(address: str, path: str, port: int = PORT) -> bool:
     return said.split()[1:2] == [b"200"]
 
 
-def unhealthy(site: str, drained: Sequence[str], paths: Sequence[str]) -> int:
-    """How many servers do not answer of those that are wanted and that nobody drained. paths: by application."""
-    asked = [
-        (address, path)
-        for addresses, path in zip(members(site), paths, strict=False)
-        for address in addresses
-        if address not in drained
-    ]
+def unhealthy(site: str, members: Mapping[str, Sequence[str]], drained: Sequence[str], probes: Sequence[str]) -> int:
+    """How many servers do not answer of those that are wanted and that nobody drained.
+
+    members: by upstream. probes: UPSTREAM=HOST/PATH, as nginx_site.py keeps them.
+    """
+    passes = {upstream: (protocol.lower(), prefix) for protocol, upstream, prefix in _PASS.findall(site)}
+    asked: list[tuple[str, str, str]] = []
+    for probe in probes:
+        upstream, _, place = probe.partition("=")
+        protocol, prefix = passes.get(upstream, ("uwsgi", ""))
+        path = "/" + place.partition("/")[2]
+        asked += [
+            (protocol, address, path.removeprefix(prefix))
+            for address in members.get(upstream, ())
+            if address not in drained
+        ]
     with ThreadPoolExecutor(PROBES) as pool:
         return list(pool.map(answers, *zip(*asked, strict=True))).count(False) if asked else 0
 
@@ -107,8 +124,8 @@ def of_balancer() -> Iterator[Metric]:
     # Maintenance answers 503 on purpose.
     errors = 0 if nginx_site.PAGE.exists() else seen["errors_5xx"]
     yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
-    known = nginx_site.known
-    count = unhealthy(nginx_site.wanted(), known(nginx_site.DRAINED), known(nginx_site.HEALTH_PATHS))
+    known, site = nginx_site.known, nginx_site.wanted()
+    count = unhealthy(site, nginx_site.members(site), known(nginx_site.DRAINED), known(nginx_site.PROBES))
     yield "UnhealthyMembers", count, "Count"
 
 

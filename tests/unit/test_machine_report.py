@@ -30,6 +30,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 
 import rendering
 import settings
+from settings.route import Routed
 from tests.aws.account import Account
 from tests.aws.door import Door, served
 from tests.aws.program import ROOT, Carried, carry_out, project, stack_file
@@ -52,13 +53,14 @@ def giving(value: Any) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, status: int = 200) -> Generator[int]:
-    """A uWSGI that answers everything so, by its own protocol on a port of loopback."""
+def gateway(folder: Path, protocol: str, status: int = 200) -> Generator[int]:
+    """A uWSGI that answers everything so, by its own protocol or by HTTP (proxy), on a port of loopback."""
     (folder / "well.py").write_text(WELL.format(status))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-    command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", "--socket", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()"]
+    command += ["--socket" if protocol == "uwsgi" else "--http-socket", f"127.0.0.1:{port}"]
     process = subprocess.Popen(
         [*command, "--module", "well:app", "--pythonpath", str(folder)],
         stdout=subprocess.DEVNULL,
@@ -79,19 +81,23 @@ def gateway(folder: Path, status: int = 200) -> Generator[int]:
         process.wait()
 
 
+@pytest.mark.parametrize("protocol", ["uwsgi", "proxy"])
 @pytest.mark.parametrize(("status", "is_well"), [(200, True), (503, False)])
-def test_a_server_is_asked_in_the_protocol_of_its_gateway(status: int, is_well: bool, tmp_path: Path) -> None:
-    with gateway(tmp_path, status) as port:
-        assert report.answers("127.0.0.1", "/healthz", port) is is_well
+def test_a_server_is_asked_in_the_protocol_of_its_gateway(
+    protocol: str, status: int, is_well: bool, tmp_path: Path
+) -> None:
+    with gateway(tmp_path, protocol, status) as port:
+        assert report.answers(protocol, "127.0.0.1", "/healthz", port) is is_well
     # Nobody listens any more.
-    assert report.answers("127.0.0.1", "/healthz", port) is False
+    assert report.answers(protocol, "127.0.0.1", "/healthz", port) is False
 
 
-def test_a_server_that_accepts_and_says_nothing_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("protocol", ["uwsgi", "proxy"])
+def test_a_server_that_accepts_and_says_nothing_does_not_answer(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "ANSWER_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         begun = time.monotonic()
-        assert report.answers("127.0.0.1", "/", hanging.getsockname()[1]) is False
+        assert report.answers(protocol, "127.0.0.1", "/", hanging.getsockname()[1]) is False
         assert time.monotonic() - begun < 5
 
 
@@ -100,20 +106,30 @@ def test_servers_that_are_wanted_and_not_drained_count_when_they_do_not_answer(
 ) -> None:
     upstreams = [
         rendering.Upstream("a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"], 60, "/a"),
-        rendering.Upstream("b", ["10.0.1.1"], 60, "/b"),
+        rendering.Upstream("b", ["10.0.1.1"], 60, "/b", Routed(path="/below"), protocol="http"),
+        rendering.Upstream(
+            "c", ["10.0.2.1"], 60, "/whole/c", Routed(path="/whole", keep_path=True, hosts=["c.example.org"])
+        ),
     ]
     site = rendering.site(settings.Balancer(), upstreams)
-    assert report.members(site) == [each.members for each in upstreams]
-    asked: list[tuple[str, str]] = []
+    members = nginx_site.members(site)
+    probes = [each.probe for each in upstreams]
+    asked: list[tuple[str, str, str]] = []
 
-    def answers(address: str, path: str) -> bool:
-        asked.append((address, path))
+    def answers(protocol: str, address: str, path: str) -> bool:
+        asked.append((protocol, address, path))
         return address == "10.0.0.1"
 
     monkeypatch.setattr(report, "answers", answers)
-    assert report.unhealthy(site, ["10.0.0.3"], ["/a", "/b"]) == 2
-    assert sorted(asked) == [("10.0.0.1", "/a"), ("10.0.0.2", "/a"), ("10.0.1.1", "/b")]
-    assert report.unhealthy("", [], []) == 0
+    assert report.unhealthy(site, members, ["10.0.0.3"], probes) == 3
+    # Each as the application sees it.
+    assert sorted(asked) == [
+        ("proxy", "10.0.1.1", "/b"),
+        ("uwsgi", "10.0.0.1", "/a"),
+        ("uwsgi", "10.0.0.2", "/a"),
+        ("uwsgi", "10.0.2.1", "/whole/c"),
+    ]
+    assert report.unhealthy("", {}, [], []) == 0
 
 
 def test_a_disk_is_as_full_as_df_says() -> None:
@@ -124,10 +140,10 @@ def test_a_disk_is_as_full_as_df_says() -> None:
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the access log and what the balancer remembers lie."""
-    for name in ("WANTED", "DRAINED", "HEALTH_PATHS", "PAGE"):
+    for name in ("WANTED", "DRAINED", "PROBES", "PAGE"):
         monkeypatch.setattr(nginx_site, name, tmp_path / name)
     nginx_site.WANTED.write_text("upstream app_hello {\n    server 127.0.0.1:8000 max_fails=3;\n}\n")
-    nginx_site.HEALTH_PATHS.write_text("/healthz\n")
+    nginx_site.PROBES.write_text("app_hello=/healthz\n")
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"time": moment, "status": status, "seconds": 0.1}
