@@ -29,7 +29,7 @@ CONFIG = Path("/etc/wsgi-fleet/report.json")
 ANSWER_S = 5.0
 PROBES = 64
 PORT = 8000
-# Of each location that leads to an application (templates/nginx/pass.conf.j2): protocol, upstream, what Nginx takes off.
+# Of each location that leads to an application (templates/nginx/pass.conf.j2): protocol, upstream, prefix taken off.
 _PASS = re.compile(
     r'(uwsgi|proxy)_pass (?:http://)?(app_\w+);.*?X.FORWARDED.PREFIX "([^"]*)";', re.DOTALL | re.IGNORECASE
 )
