@@ -38,7 +38,7 @@ local-down: ## remove that fleet; nothing of it is left
 
 .PHONY: test
 test: setup ## all tests that guard a change, with real machines
-	@pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	@pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-unit
 test-unit: tools ## the tests that need no machine
@@ -50,7 +50,11 @@ test-e2e: setup ## the tests with real machines
 
 .PHONY: test-releases
 test-releases: setup ## releases under load, every case; writes docs/releases.md
-	@pytest tests/e2e -m 'load or long' --table docs/releases.md $(PYTEST_ARGS)
+	@pytest tests/e2e -m load --table docs/releases.md $(PYTEST_ARGS)
+
+.PHONY: test-long
+test-long: setup ## the cases that `make test` leaves out for their time
+	@pytest --numprocesses=3 --dist=loadfile tests/e2e -m long $(PYTEST_ARGS)
 
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server, which is built first (needs Go 1.25)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import io
 import json
 import re
-import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import yaml
 
 from gateways import KINDS, Kind
 from settings import App, Balancer, Maintenance
@@ -21,6 +17,7 @@ from settings.access import beneath, exactly
 from settings.ladder import read_timeout_s
 from settings.route import Routed, virtual_hosts
 from settings.static import Static
+from user_data import cloud_config, script
 
 ROOT = Path(__file__).resolve().parent
 # Where scripts live on a machine.
@@ -63,63 +60,6 @@ def _template(file: str, /, **values: Any) -> str:
 
 def _file(name: str) -> str:
     return (ROOT / name).read_text()
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes text of several lines as a block, so that a person can read the document."""
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar(  # pyright: ignore[reportUnknownMemberType]
-        "tag:yaml.org,2002:str", value, style="|" if "\n" in value else None
-    )
-
-
-_Dumper.add_representer(str, _text)
-
-
-def _script(name: str) -> str:
-    """A script of machine/ without its comments and docstrings, for EC2 takes 16 KiB of user-data.
-
-    Each line keeps its number, so that a traceback from a machine points into the file of the project.
-    """
-    text = _file(f"machine/{name}.py")
-    lines = text.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        line, column = token.start
-        if token.type == tokenize.COMMENT and not token.string.startswith("#!"):
-            lines[line - 1] = lines[line - 1][:column].rstrip()
-    for node in ast.walk(ast.parse(text)):
-        # A program prints its own as its usage.
-        is_usage = isinstance(node, ast.Module) and "__doc__" in text
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-            and ast.get_docstring(node) is not None
-            and not is_usage
-        ):
-            words = node.body[0]
-            end = words.end_lineno or words.lineno
-            lines[words.lineno - 1 : end] = [""] * (end - words.lineno + 1)
-            if isinstance(node, ast.Module):
-                lines[words.lineno - 1] = f"# machine/{name}.py of wsgi-fleet without its comments; lines as there"
-            elif len(node.body) == 1:
-                # With nothing else in it, the block needs a statement.
-                lines[words.lineno - 1] = " " * words.col_offset + "..."
-    return "\n".join(lines) + "\n"
-
-
-def _cloud_config(files: Mapping[str, tuple[str, str]], command: Sequence[str]) -> str:
-    """A cloud-init document. files: path -> (mode, content); command: run once at the first boot."""
-    document = {
-        # One host key is enough and makes the boot a second shorter.
-        "ssh_genkeytypes": ["ed25519"],
-        "write_files": [
-            {"path": path, "permissions": mode, "owner": "root:root", "content": content}
-            for path, (mode, content) in files.items()
-        ],
-        "runcmd": [list(command)],
-    }
-    return "#cloud-config\n# Made by wsgi-fleet.\n" + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
 def prebuilt_scripts() -> tuple[str, ...]:
@@ -165,7 +105,7 @@ def app_server_user_data(
         "vitals",
         *(["gateway_uwsgi"] if kind.is_on_machines else []),
     )
-    files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
+    files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
     files[f"{SCRIPTS}/install-gateway"] = ("0755", _template(_INSTALL, kind=kind))
@@ -176,19 +116,19 @@ def app_server_user_data(
     files["/etc/systemd/system/app@.service"] = ("0644", app_service(kind, proof=False))
     files["/etc/systemd/system/app-proof.service"] = ("0644", app_service(kind, proof=True))
     files |= _upkeep(maintenance)
-    return _cloud_config(files, [f"{SCRIPTS}/setup-app-server", *system_packages])
+    return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *system_packages])
 
 
 def balancer_user_data(maintenance: Maintenance = MAINTENANCE) -> str:
     """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
     scripts = ("nginx_site", "nginx", "certificate", "acme_certificate", "traffic", "vitals", "static_files")
-    files = {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
+    files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
     for name in ("install-packages", "setup-balancer"):
         files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
     for name in ("nginx.conf", "no-site.conf", "maintenance.html"):
         files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/nginx/{name}"))
     files |= _upkeep(maintenance)
-    return _cloud_config(files, [f"{SCRIPTS}/setup-balancer"])
+    return cloud_config(files, [f"{SCRIPTS}/setup-balancer"])
 
 
 def booted(limit_s: int) -> list[str]:
@@ -198,7 +138,7 @@ def booted(limit_s: int) -> list[str]:
 
 def bring() -> list[str]:
     """The command that makes files and units what its standard input says (watch)."""
-    return ["python3", "-c", _script("bring")]
+    return ["python3", "-c", script("bring")]
 
 
 # Of an app server; systemd's names, or patterns of them.
@@ -225,7 +165,7 @@ def watch(*, balancer: bool, namespace: str | None, log_group: str | None) -> st
     # App servers have it from their boot.
     if scripts and balancer:
         scripts.append("fetch")
-    files |= {f"{SCRIPTS}/{name}.py": ("0755", _script(name)) for name in scripts}
+    files |= {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
     files |= {f"/etc/systemd/system/{unit}": ("0644", _file(f"templates/systemd/{unit}")) for unit in report + ship}
     every = ("wsgi-fleet-report.timer", "wsgi-fleet-report.service", "wsgi-fleet-ship.service")
     return json.dumps(
@@ -354,4 +294,4 @@ def gateway_files(app: App) -> dict[str, str]:
     """What a release holds of its gateway: path in its folder -> text. The configuration, and the launcher."""
     kind = KINDS[app.gateway.kind]
     config = _template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
-    return {kind.config: config, **{f"gateway/{name}.py": _script(name) for name in kind.scripts}}
+    return {kind.config: config, **{f"gateway/{name}.py": script(name) for name in kind.scripts}}

@@ -234,7 +234,7 @@ def on(machine: str, *command: str, check: bool = True) -> str:
     return result.stdout + result.stderr
 
 
-def eventually(what: Any, *, timeout_s: float = 60, message: str) -> Any:
+def eventually(what: Any, *, timeout_s: float = 180, message: str) -> Any:
     """Ask until the answer is true; for what machines do by themselves."""
     deadline = time.monotonic() + timeout_s
     while True:

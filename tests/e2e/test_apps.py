@@ -160,6 +160,7 @@ def test_a_path_leads_there_as_script_name_or_whole_and_costs_no_release(two: St
     assert ask(two, "/s.1/")[1]["release"] == release
 
 
+@pytest.mark.long
 def test_an_application_may_see_whole_paths_and_is_watched_by_its_own_during_maintenance(two: Stack) -> None:
     two.settings["apps"]["shop"].update(hosts=[SHOP], keep_path=True, health_path="/s.1/well")
     two.up()

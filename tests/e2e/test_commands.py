@@ -156,6 +156,7 @@ def test_draining_and_admitting_loses_no_request_on_fresh_connections(
     assert states(fleet)[name] == "serving"
 
 
+@pytest.mark.long
 def test_a_drained_server_stays_so_over_an_up_that_changes_the_members(fleet: Stack) -> None:
     name, machine = next(iter(fleet.servers().items()))
     with always_admitted(fleet):
@@ -208,6 +209,7 @@ def test_maintenance_answers_with_a_page_at_once_and_spares_the_health_path(flee
     assert on(fleet.balancer(), "pgrep", "-f", "nginx: worker") == reloads
 
 
+@pytest.mark.long
 def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Outcome], None]) -> None:
     fleet.release_version("before-rollback")
     first = fleet.output("releases")["probe"]

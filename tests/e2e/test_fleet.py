@@ -249,7 +249,7 @@ def test_a_machine_stopped_by_hand_is_started_again(fleet: Stack) -> None:
     eventually(lambda: machine in {server for server, _ in fleet.who_answers()}, message=f"{machine} answers again")
 
 
-@pytest.mark.parametrize("live", ["blue", "green"])
+@pytest.mark.parametrize("live", ["blue", pytest.param("green", marks=pytest.mark.long)])
 def test_every_machine_serves_the_current_release_after_a_restart_whichever_slot_was_live(
     fleet: Stack, live: str
 ) -> None:
@@ -279,6 +279,7 @@ def test_a_server_that_was_away_during_a_release_comes_back_on_the_new_one(fleet
     eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
 
 
+@pytest.mark.long
 def test_a_release_with_a_server_away_is_refused_before_any_switch_unless_that_is_allowed(fleet: Stack) -> None:
     fleet.release_version("kept")
     roles = fleet.servers()

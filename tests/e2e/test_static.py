@@ -237,6 +237,7 @@ def test_a_build_that_fails_stops_the_release_with_its_words_and_nothing_of_it_i
     set_version(shop, "1")
 
 
+@pytest.mark.long
 def test_a_balancer_that_takes_another_ones_place_serves_the_files_at_once(shop: Stack) -> None:
     file, old = page(shop)["file"], shop.balancer()
     # Goes together with what a release that failed before left: a rollout of version 1 is due.

@@ -37,11 +37,12 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
             "GET / was not 200 in 8 s but no answer (it raised before it gave one)",
         ),
         ("probe.py", 'VERSION = "', 'time.sleep(60)\nVERSION = "', "was not imported in 8 s"),
-        (
+        pytest.param(
             "requirements.txt",
             "# Nothing",
             "no-such-package-of-wsgi-fleet==1\n# Nothing",
             "the requirements do not install",
+            marks=pytest.mark.long,
         ),
     ],
     ids=["does not import", "raises", "hangs at start", "requirements do not install"],
@@ -109,7 +110,7 @@ def test_a_stack_file_with_mistakes_creates_nothing(make_stack: Callable[..., St
     ("how", "moment"),
     [
         pytest.param(signal.SIGINT, "machines", id="Ctrl-C while machines are made"),
-        pytest.param(signal.SIGKILL, "rollout", id="kill -9 in the rollout"),
+        pytest.param(signal.SIGKILL, "rollout", id="kill -9 in the rollout", marks=pytest.mark.long),
         pytest.param(signal.SIGKILL, "machines", id="kill -9 while machines are made", marks=pytest.mark.long),
         pytest.param(signal.SIGINT, "rollout", id="Ctrl-C in the rollout", marks=pytest.mark.long),
     ],

@@ -319,7 +319,7 @@ def test_an_application_that_is_asked_by_http_gets_the_same(tmp_path: Path) -> N
     assert (headers["X-Remote-User"], headers["Authorization"]) == ("$user", "$passed_authorization")
     assert args(location(site, "/"), "proxy_hide_header") == [["X-Powered-By"], ["X-Cache"]]
     assert args(location(site, "/"), "proxy_cache") == [["answers_proxy"]]
-    assert [each[0] for each in args(site, "proxy_cache_path")] == ["/var/cache/wsgi-fleet/proxy"]
+    assert [each[0] for each in args(site, "proxy_cache_path")] == ["/var/cache/wsgi-fleet-proxy"]
     assert "uwsgi_" not in str(site)
 
 
