@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e import load
 from tests.e2e.load import Load, Outcome
 from tests.e2e.stack import SECRET, Stack, eventually, lxc, on
