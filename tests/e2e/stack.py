@@ -147,6 +147,11 @@ class Stack:
         assert (process.returncode != 0) == fails, f"pulumi {' '.join(arguments)}: {process.returncode}\n{output}"
         return output
 
+    def start_up(self) -> subprocess.Popen[str]:
+        """An `up` in the background."""
+        self.write()
+        return self.start("up", "--yes", "--skip-preview", "-s", self.name)
+
     def up(self, *flags: str, fails: bool = False) -> str:
         self.write()
         return self.pulumi("up", "--yes", "--skip-preview", "-s", self.name, *flags, fails=fails)

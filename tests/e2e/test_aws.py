@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -203,6 +204,8 @@ def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_no
         stream, _, line = raised[0].partition(" ")
         assert stream in prod.servers().values()
         assert json.loads(line)["unit"] in ("app@blue", "app@green")
+    # Nginx asks a server that gave no answer a few times (max_fails, fail_timeout) again after five seconds only.
+    time.sleep(6)
     for what in prod.output("logs"):
         assert [each for each in lines_of(prod, what, "") if SECRET in each or "PRIVATE KEY" in each] == []
 
@@ -261,8 +264,7 @@ def test_the_operators_commands_work_through_the_jump_host(prod: AwsStack) -> No
 def test_a_second_rollout_is_refused_with_who_is_at_work_and_since_when(prod: AwsStack) -> None:
     prod.app["rollout"] = {"bake_s": 8}
     prod.set_version("three")
-    prod.write()
-    first = prod.start("up", "--yes", "--skip-preview", "-s", prod.name)
+    first = prod.start_up()
     holder = eventually(lambda: lock(prod), timeout_s=120, message="a rollout holds the lock")
     second = prod.fleet("rollback", "--yes")
     output, _ = first.communicate(timeout=300)

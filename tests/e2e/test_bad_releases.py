@@ -97,7 +97,7 @@ def test_an_interrupted_release_loses_no_request_and_the_next_up_finishes_it(
     journals = set((fleet.folder / ".state").rglob("journal/*.jsonl"))
     with Load(fleet.url) as load:
         fleet.set_version(version)
-        process = fleet.start("up", "--yes", "--skip-preview", "-s", fleet.name)
+        process = fleet.start_up()
         eventually(lambda: has_reached(fleet, journals, phase), message=f"the rollout has {phase}")
         os.killpg(process.pid, how)
         process.communicate(timeout=120)

@@ -174,6 +174,7 @@ def test_a_drained_server_stays_so_over_an_up_that_changes_the_members(fleet: St
     assert machine in {server for server, _ in fleet.who_answers()}
 
 
+@pytest.mark.long
 def test_the_last_member_is_not_drained(fleet: Stack) -> None:
     *others, last = fleet.servers()
     with always_admitted(fleet):

@@ -115,7 +115,7 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({"kind": "gunicorn"}, {"kind": "gevent"}),
+        pytest.param({"kind": "gunicorn"}, {"kind": "gevent"}, marks=pytest.mark.long),
         pytest.param({"kind": "gevent"}, {"kind": "tornado", "threads": 8}, marks=pytest.mark.long),
         pytest.param({"kind": "tornado", "threads": 8}, {"kind": "uwsgi"}, marks=pytest.mark.long),
         pytest.param({"kind": "uwsgi"}, {"kind": "gunicorn"}, marks=pytest.mark.long),

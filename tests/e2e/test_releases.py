@@ -107,7 +107,7 @@ def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_n
     fleet.app["rollout"] = {"start_timeout_s": 20, "bake_s": 10}
     journals = set((fleet.folder / ".state").rglob("journal/*.jsonl"))
     fleet.set_version("second")
-    process = fleet.start("up", "--yes", "--skip-preview", "-s", fleet.name)
+    process = fleet.start_up()
     eventually(lambda: has_reached(fleet, journals, "switched"), message="the rollout watches its canary")
     refused = fleet.fleet("rollback", "--yes")
     output, _ = process.communicate(timeout=120)

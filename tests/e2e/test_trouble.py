@@ -117,7 +117,7 @@ def test_a_stack_file_with_mistakes_creates_nothing(make_stack: Callable[..., St
 )
 def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Stack], how: int, moment: str) -> None:
     stack = make_stack(f"{moment}-{how:d}", fleet={"servers": 2})
-    process = stack.start("up", "--yes", "--skip-preview", "-s", stack.name)
+    process = stack.start_up()
     if moment == "machines":
         eventually(stack.instances, message="a machine is being made")
     else:
@@ -137,6 +137,7 @@ def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Sta
     assert stack.instances() == []
 
 
+@pytest.mark.long
 def test_machines_that_install_every_package_at_boot_serve_too(make_stack: Callable[..., Stack]) -> None:
     """The path of EC2: nothing is prebuilt, a Debian package of the user's included."""
     stack = make_stack("bare", fleet={"servers": 1}, system_packages=["tree"])
