@@ -30,11 +30,12 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
     ("file", "old", "new", "told"),
     [
         ("probe.py", 'VERSION = "', 'import nonsense\nVERSION = "', "No module named 'nonsense'"),
-        (
+        pytest.param(
             "probe.py",
             HEALTHY,
             HEALTHY + "    raise RuntimeError('sick')\n",
             "GET / was not 200 in 8 s but no answer (it raised before it gave one)",
+            marks=pytest.mark.long,
         ),
         ("probe.py", 'VERSION = "', 'time.sleep(60)\nVERSION = "', "was not imported in 8 s"),
         pytest.param(
