@@ -204,8 +204,10 @@ def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_no
         stream, _, line = raised[0].partition(" ")
         assert stream in prod.servers().values()
         assert json.loads(line)["unit"] in ("app@blue", "app@green")
-    # Nginx asks a server that gave no answer a few times (max_fails, fail_timeout) again after five seconds only.
+    # Nginx leaves out a server that gave no answer a few times (max_fails), and after five seconds (fail_timeout) lets
+    # one request at a time look whether it is well: of a load's first ones all others would fail.
     time.sleep(6)
+    eventually(lambda: len(prod.who_answers()) == len(prod.servers()), message="Nginx asks every server again")
     for what in prod.output("logs"):
         assert [each for each in lines_of(prod, what, "") if SECRET in each or "PRIVATE KEY" in each] == []
 
