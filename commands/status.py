@@ -28,7 +28,7 @@ EVERY_S = 2.0
 # A rollout may add and replace servers: how often the stack is asked for them while somebody watches.
 FIND_AGAIN_S = 30.0
 # Where nobody looks, nothing is cut to the width of a terminal.
-PIPE_WIDTH = 240
+PIPE_WIDTH = 1000
 LEFT = frozenset({"server", "state", "release", "slot"})
 # What a narrow screen does without, in this order; --json has all of it.
 DROPPED = ("slot", "age", "p50 ms", "queue")
