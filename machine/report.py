@@ -99,7 +99,7 @@ def unhealthy(site: str, members: Mapping[str, Sequence[str]], drained: Sequence
 
     members: by upstream. probes: UPSTREAM=HOST/PATH, as nginx_site.py keeps them.
     """
-    passes = {upstream: (protocol.lower(), prefix) for protocol, upstream, prefix in _PASS.findall(site)}
+    passes = {upstream: (protocol, prefix) for protocol, upstream, prefix in _PASS.findall(site)}
     asked: list[tuple[str, str, str]] = []
     for probe in probes:
         upstream, _, place = probe.partition("=")

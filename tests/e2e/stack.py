@@ -22,6 +22,7 @@ import yaml
 from tests.e2e.load import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
+UP = ("up", "--yes", "--skip-preview", "-s")
 UP_S = 600
 FLEET_S = 300
 
@@ -150,11 +151,11 @@ class Stack:
     def start_up(self) -> subprocess.Popen[str]:
         """An `up` in the background."""
         self.write()
-        return self.start("up", "--yes", "--skip-preview", "-s", self.name)
+        return self.start(*UP, self.name)
 
     def up(self, *flags: str, fails: bool = False) -> str:
         self.write()
-        return self.pulumi("up", "--yes", "--skip-preview", "-s", self.name, *flags, fails=fails)
+        return self.pulumi(*UP, self.name, *flags, fails=fails)
 
     def fleet(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """The operator's command as ./fleet starts it, on this stack."""
