@@ -1,0 +1,51 @@
+"""The settings of the machine in front."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from settings.constraint import Cidr
+from settings.model import Model
+from settings.proxy import Proxy
+from settings.size import Size
+from settings.tls import Hostname, Tls, problems
+
+
+class Balancer(Model):
+    """The machine in front. Limits are off unless they are set."""
+
+    size: Size = Field(default=Size(), description="what the balancer has")
+    max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
+    requests_per_second: int | None = Field(default=None, ge=1, description="per client address; more are answered 429")
+    burst: int | None = Field(
+        default=None, ge=1, description="requests above requests_per_second that are taken; null is twice that"
+    )
+    connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
+    hostnames: list[Hostname] = Field(
+        default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
+    )
+    tls: Tls | None = Field(default=None, description="HTTPS; null: plain HTTP")
+    trusted_proxies: list[Cidr] = Field(
+        default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
+    )
+    proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides spreading them")
+
+    @model_validator(mode="after")
+    def _a_burst_is_above_a_rate(self) -> Balancer:
+        if self.burst is not None and self.requests_per_second is None:
+            raise ValueError(f"burst: {self.burst}: should come with requests_per_second, above which it is")
+        return self
+
+    @model_validator(mode="after")
+    def _not_everyone_is_believed(self) -> Balancer:
+        for cidr in self.trusted_proxies:
+            if int(cidr.rpartition("/")[2]) < 8:
+                raise ValueError(f"trusted_proxies: {cidr} lets (nearly) everyone pretend to be anybody; name yours")
+        return self
+
+    @model_validator(mode="after")
+    def _the_certificate_serves_the_names(self) -> Balancer:
+        found = problems(self.tls, self.hostnames) if self.tls else []
+        if found:
+            raise ValueError("; ".join(found))
+        return self
