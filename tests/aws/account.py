@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from tests.aws import compute, groups, identity, lookups, network, storage, upkeep
+from tests.aws import compute, groups, identity, lookups, network, routing, storage, upkeep
 from tests.aws.kind import REFERENCES, Clients, Kind, Unknown, Unsupported, is_gone, parameters
 
 __all__ = ["Account", "Unknown", "Unsupported"]
@@ -22,6 +22,7 @@ KINDS: Mapping[str, Kind] = {
     **groups.KINDS,
     **identity.KINDS,
     **network.KINDS,
+    **routing.KINDS,
     **storage.KINDS,
     **upkeep.KINDS,
 }

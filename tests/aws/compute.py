@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tests.aws.kind import LOCAL, Change, Clients, Kind, Property, Unsupported, account_id, pairs, pascal
+from tests.aws.kind import LOCAL, Change, Clients, Kind, Property, Unsupported, ec2_arn, pairs, pascal
 
 
 def _attribute(parameter: str) -> Change:
@@ -137,7 +137,7 @@ class Instance(Kind):
         if found["State"]["Name"] == "terminated":
             raise LookupError(f"{id_} is terminated")
         return {
-            "arn": f"arn:aws:ec2:{aws.region}:{account_id(aws)}:instance/{id_}",
+            "arn": ec2_arn(aws, "instance", id_),
             "privateIp": found["PrivateIpAddress"],
             "privateDns": found["PrivateDnsName"],
             "publicIp": found.get("PublicIpAddress", ""),
@@ -168,7 +168,7 @@ class KeyPair(Kind):
         del state
         found = aws.ec2.describe_key_pairs(KeyNames=[id_])["KeyPairs"][0]
         return {
-            "arn": f"arn:aws:ec2:{aws.region}:{account_id(aws)}:key-pair/{id_}",
+            "arn": ec2_arn(aws, "key-pair", id_),
             "fingerprint": found["KeyFingerprint"],
             "keyPairId": found["KeyPairId"],
         }
@@ -199,7 +199,7 @@ class Eip(Kind):
         return {
             "allocationId": id_,
             "publicIp": found["PublicIp"],
-            "arn": f"arn:aws:ec2:{aws.region}:{account_id(aws)}:elastic-ip/{id_}",
+            "arn": ec2_arn(aws, "elastic-ip", id_),
         }
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from tests.aws.kind import LOCAL, Clients, Kind, Property, account_id
+from tests.aws.kind import LOCAL, Clients, Kind, Property, account_id, ec2_arn
 
 Direction = Literal["ingress", "egress"]
 
@@ -32,7 +32,7 @@ class SecurityGroup(Kind):
         del state
         aws.ec2.describe_security_groups(GroupIds=[id_])
         owner = account_id(aws)
-        return {"arn": f"arn:aws:ec2:{aws.region}:{owner}:security-group/{id_}", "ownerId": owner}
+        return {"arn": ec2_arn(aws, "security-group", id_), "ownerId": owner}
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         if state.get("revokeRulesOnDelete"):
@@ -130,7 +130,7 @@ class _Rule(Kind):
     def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
         del state
         aws.ec2.describe_security_group_rules(SecurityGroupRuleIds=[id_])
-        arn = f"arn:aws:ec2:{aws.region}:{account_id(aws)}:security-group-rule/{id_}"
+        arn = ec2_arn(aws, "security-group-rule", id_)
         return {"arn": arn, "securityGroupRuleId": id_}
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:

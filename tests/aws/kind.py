@@ -195,6 +195,10 @@ def account_id(aws: Clients) -> str:
     return str(aws.sts.get_caller_identity()["Account"])
 
 
+def ec2_arn(aws: Clients, what: str, id_: str) -> str:
+    return f"arn:aws:ec2:{aws.region}:{account_id(aws)}:{what}/{id_}"
+
+
 def is_gone(error: Exception) -> bool:
     """Whether AWS says that a thing is not there."""
     if isinstance(error, LookupError):

@@ -1,11 +1,11 @@
-"""A VPC and what is in it, but for security groups."""
+"""A VPC and what is in it, but for routes and security groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tests.aws.kind import Change, Clients, Kind, Property, Unsupported, account_id
+from tests.aws.kind import Change, Clients, Kind, Property, Unsupported, account_id, ec2_arn
 
 
 def _vpc_attribute(parameter: str) -> Change:
@@ -14,10 +14,6 @@ def _vpc_attribute(parameter: str) -> Change:
 
 def _subnet_attribute(parameter: str) -> Change:
     return lambda aws, id_, value, _: aws.ec2.modify_subnet_attribute(SubnetId=id_, **{parameter: {"Value": value}})
-
-
-def _arn(aws: Clients, what: str, id_: str) -> str:
-    return f"arn:aws:ec2:{aws.region}:{account_id(aws)}:{what}/{id_}"
 
 
 class Vpc(Kind):
@@ -43,7 +39,7 @@ class Vpc(Kind):
         default = {"Name": "group-name", "Values": ["default"]}
         groups = aws.ec2.describe_security_groups(Filters=[mine, default])["SecurityGroups"]
         return {
-            "arn": _arn(aws, "vpc", id_),
+            "arn": ec2_arn(aws, "vpc", id_),
             "ownerId": account_id(aws),
             "mainRouteTableId": tables[0]["RouteTableId"],
             "defaultRouteTableId": tables[0]["RouteTableId"],
@@ -109,7 +105,7 @@ class InternetGateway(Kind):
     def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
         del state
         aws.ec2.describe_internet_gateways(InternetGatewayIds=[id_])
-        return {"arn": _arn(aws, "internet-gateway", id_), "ownerId": account_id(aws)}
+        return {"arn": ec2_arn(aws, "internet-gateway", id_), "ownerId": account_id(aws)}
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         (found,) = aws.ec2.describe_internet_gateways(InternetGatewayIds=[id_])["InternetGateways"]
@@ -147,91 +143,6 @@ class NatGateway(Kind):
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         self.look(aws, id_, state)
         aws.ec2.delete_nat_gateway(NatGatewayId=id_)
-
-
-class RouteTable(Kind):
-    """Routes inside a table are not known: they are resources of their own."""
-
-    properties: ClassVar[Mapping[str, Property]] = {"vpcId": Property("VpcId", refers="vpc")}
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        return str(aws.ec2.create_route_table(**asked)["RouteTable"]["RouteTableId"])
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        del state
-        aws.ec2.describe_route_tables(RouteTableIds=[id_])
-        return {"arn": _arn(aws, "route-table", id_), "ownerId": account_id(aws)}
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        del state
-        aws.ec2.delete_route_table(RouteTableId=id_)
-
-
-def _reroute(aws: Clients, id_: str, value: str, inputs: Mapping[str, Any]) -> None:
-    del id_, value
-    asked = {property_.parameter: inputs[key] for key, property_ in Route.properties.items() if inputs.get(key)}
-    aws.ec2.replace_route(**asked)
-
-
-class Route(Kind):
-    """Its id is made of table and destination."""
-
-    taggable = False
-    properties: ClassVar[Mapping[str, Property]] = {
-        "routeTableId": Property("RouteTableId", refers="table"),
-        "destinationCidrBlock": Property("DestinationCidrBlock"),
-        "destinationIpv6CidrBlock": Property("DestinationIpv6CidrBlock"),
-        "gatewayId": Property("GatewayId", change=_reroute),
-        "natGatewayId": Property("NatGatewayId", change=_reroute, refers="nat"),
-        "networkInterfaceId": Property("NetworkInterfaceId", change=_reroute),
-    }
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        aws.ec2.create_route(**asked)
-        return f"r-{asked['RouteTableId']}-{_destination(asked)}"
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        table = aws.ec2.describe_route_tables(RouteTableIds=[state["routeTableId"]])["RouteTables"][0]
-        wanted = state.get("destinationCidrBlock") or state.get("destinationIpv6CidrBlock")
-        for route in table["Routes"]:
-            if _destination(route) == wanted:
-                return {"state": route["State"], "origin": route.get("Origin", "CreateRoute")}
-        raise LookupError(f"{id_} does not exist")
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        self.look(aws, id_, state)
-        names = {"destinationCidrBlock": "DestinationCidrBlock", "destinationIpv6CidrBlock": "DestinationIpv6CidrBlock"}
-        to = {names[key]: state[key] for key in names if state.get(key)}
-        aws.ec2.delete_route(RouteTableId=state["routeTableId"], **to)
-
-
-def _destination(route: Mapping[str, Any]) -> str | None:
-    return route.get("DestinationCidrBlock") or route.get("DestinationIpv6CidrBlock")
-
-
-class RouteTableAssociation(Kind):
-    taggable = False
-    properties: ClassVar[Mapping[str, Property]] = {
-        "routeTableId": Property("RouteTableId", refers="table"),
-        "subnetId": Property("SubnetId", refers="subnet"),
-        "gatewayId": Property("GatewayId"),
-    }
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        return str(aws.ec2.associate_route_table(**asked)["AssociationId"])
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        table = aws.ec2.describe_route_tables(RouteTableIds=[state["routeTableId"]])["RouteTables"][0]
-        if id_ not in [each["RouteTableAssociationId"] for each in table["Associations"]]:
-            raise LookupError(f"{id_} does not exist")
-        return {}
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        self.look(aws, id_, state)
-        aws.ec2.disassociate_route_table(AssociationId=id_)
 
 
 def _members(add: str, remove: str, there: str) -> Change:
@@ -286,7 +197,7 @@ class VpcEndpoint(Kind):
         by_name = [{"Name": "prefix-list-name", "Values": [state["serviceName"]]}]
         lists = aws.ec2.describe_managed_prefix_lists(Filters=by_name)["PrefixLists"]
         return {
-            "arn": _arn(aws, "vpc-endpoint", id_),
+            "arn": ec2_arn(aws, "vpc-endpoint", id_),
             "state": found["State"],
             "prefixListId": lists[0]["PrefixListId"] if lists else "",
         }
@@ -318,7 +229,7 @@ class FlowLog(Kind):
         del state
         if not aws.ec2.describe_flow_logs(FlowLogIds=[id_])["FlowLogs"]:
             raise LookupError(f"{id_} does not exist")
-        return {"arn": _arn(aws, "vpc-flow-log", id_)}
+        return {"arn": ec2_arn(aws, "vpc-flow-log", id_)}
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         self.look(aws, id_, state)
@@ -330,9 +241,6 @@ KINDS: Mapping[str, Kind] = {
     "aws:ec2/subnet:Subnet": Subnet(),
     "aws:ec2/internetGateway:InternetGateway": InternetGateway(),
     "aws:ec2/natGateway:NatGateway": NatGateway(),
-    "aws:ec2/routeTable:RouteTable": RouteTable(),
-    "aws:ec2/route:Route": Route(),
-    "aws:ec2/routeTableAssociation:RouteTableAssociation": RouteTableAssociation(),
     "aws:ec2/vpcEndpoint:VpcEndpoint": VpcEndpoint(),
     "aws:ec2/flowLog:FlowLog": FlowLog(),
 }

@@ -1,0 +1,125 @@
+"""What `pulumi up -s prod` serves besides one application: two by their hosts over HTTPS, and files; all of it by SSH.
+
+On the stand-in of AWS, as test_aws.py. Tests share one fleet and follow one another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import urllib.parse
+from collections.abc import Generator
+
+import pytest
+
+from tests.aws.session import running
+from tests.aws.stack import AwsStack
+from tests.certificates import Authority
+from tests.e2e.load import Load
+from tests.e2e.stack import on
+
+pytestmark = [pytest.mark.aws, pytest.mark.long]
+NAME, SHOP = "www.example.org", "shop.example.org"
+AUTHORITY = Authority()
+TRUST = ssl.create_default_context(cadata=AUTHORITY.certificate)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
+    """hello at www, and shop with its files at shop; a server of each."""
+    with running("eu-central-1", f"e2e-{os.getpid()}-site") as region:
+        stack = AwsStack.prepare(tmp_path_factory.mktemp("site"), region, servers=1)
+        signed = AUTHORITY.sign([NAME, SHOP])
+        stack.settings["balancer"] |= {"hostnames": [NAME], "tls": {"certificate": signed.certificate}}
+        stack.settings["apps"]["shop"] = {
+            "source": "tests/e2e/static_app",
+            "module": "pages:app",
+            "hosts": [SHOP],
+            "health_path": "/",
+            "build": "python build.py",
+            "static": {"folder": "out"},
+            "environment": {"T_PLAIN": "plain"},
+            "fleet": {"servers": 1},
+        }
+        stack.set_config_secret("balancer.tls.private_key", signed.private_key)
+        try:
+            stack.up()
+            yield stack
+        finally:
+            stack.end_processes()
+            shutil.rmtree(stack.folder.parent, ignore_errors=True)
+
+
+def address(stack: AwsStack) -> str:
+    """The public one, where the names of the site would lead."""
+    return stack.running.account.aws.ec2.describe_addresses()["Addresses"][0]["PublicIp"]
+
+
+def ask(
+    stack: AwsStack, host: str, path: str = "/", *, https: bool = True
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """Status, headers and body of the answer to a client that trusts the authority alone."""
+    raw = socket.create_connection((address(stack), 443 if https else 80), timeout=30)
+    connection = http.client.HTTPConnection(host)
+    connection.sock = TRUST.wrap_socket(raw, server_hostname=host) if https else raw
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            return response.status, response.headers, response.read()
+
+
+def page(stack: AwsStack) -> dict[str, str]:
+    return json.loads(ask(stack, SHOP)[2])
+
+
+def test_each_host_leads_to_its_application_over_https(site: AwsStack) -> None:
+    assert urllib.parse.urlsplit(site.output("url")).hostname == NAME
+    assert json.loads(ask(site, NAME)[2])["server"] == site.servers()["hello-1"]
+    assert page(site)["server"] == site.servers()["shop-1"]
+    status, headers, _ = ask(site, NAME, "/cart", https=False)
+    assert (status, headers["Location"]) == (308, f"https://{NAME}/cart")
+
+
+def test_files_come_from_the_balancer_and_a_release_over_ssh_brings_new_ones(site: AwsStack) -> None:
+    before = page(site)
+    status, headers, body = ask(site, SHOP, before["file"])
+    assert (status, body[:7]) == (200, b"/* 1 */")
+    assert "immutable" in headers["Cache-Control"]
+    code = site.folder / "tests" / "e2e" / "static_app" / "pages.py"
+    code.write_text(re.sub(r'VERSION = ".*"', 'VERSION = "2"', code.read_text()))
+    with Load(f"https://{NAME}", trust=AUTHORITY.certificate, address=address(site)) as load:
+        site.up()
+        load.wait_for(50)
+    assert load.outcome.failed_fresh == [], load.outcome
+    assert load.outcome.failed_kept == [], load.outcome
+    after = page(site)
+    assert after["version"] == "2"
+    assert [ask(site, SHOP, each["file"])[2][:7] for each in (before, after)] == [b"/* 1 */", b"/* 2 */"]
+    asked = on(site.servers()["shop-1"], "sh", "-c", "cat /var/lib/app/asked 2>/dev/null || true")
+    assert asked == ""
+
+
+def test_the_private_key_stands_in_plain_on_the_balancer_alone(site: AwsStack) -> None:
+    key = on(
+        next(each["name"] for each in site.instances() if each["name"] not in site.servers().values()),
+        "grep", "-A1", "PRIVATE KEY", "/etc/wsgi-fleet/tls/site.pem",
+    ).splitlines()[1]  # fmt: skip
+    for folder in (site.folder.parent / "state", site.folder / ".state", site.folder / "stacks"):
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert files
+        assert [file for file in files if key.encode() in file.read_bytes()] == []
+    assert key not in json.dumps(site.instances())
+
+
+def test_both_applications_go_and_nothing_is_left(site: AwsStack) -> None:
+    site.settings["aws"]["protect"] = False
+    site.up()
+    site.destroy()
+    assert site.instances() == []
+    assert site.running.account.aws.s3.list_buckets()["Buckets"] == []
