@@ -54,7 +54,11 @@ test-releases: setup ## releases under load, every case; writes docs/releases.md
 
 .PHONY: test-long
 test-long: setup ## the cases that `make test` leaves out for their time
-	@pytest --numprocesses=3 --dist=loadfile tests/e2e -m long $(PYTEST_ARGS)
+	@pytest --numprocesses=3 --dist=loadfile tests/e2e -m "long and not menu" $(PYTEST_ARGS)
+
+.PHONY: test-menu
+test-menu: setup ## what can be combined, booted and released under load; writes docs/combinations.md
+	@pytest --numprocesses=2 tests/e2e/test_combinations.py -m menu --combinations docs/combinations.md $(PYTEST_ARGS)
 
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server, which is built first (needs Go 1.25)

@@ -13,6 +13,7 @@ import pytest
 
 from platforms.lxd import label
 from platforms.lxd.reap import owners, reap
+from tests.combinations import EVERY
 from tests.e2e.load import Outcome
 from tests.e2e.stack import ENVIRONMENT, SECRET, Stack
 
@@ -30,6 +31,18 @@ the POSTs also where they are executed. The machine is small and busy with the r
 | --- | ---: | ---: | ---: | ---: | ---: |
 """
 
+COMBINATIONS = """\
+# What can be combined
+
+Made by `make test-menu`. A combination with figures was booted on machines, two app servers and the balancer, and got
+a release under load (16 clients, as in [releases](releases.md)): every request was answered. One without is valid, and
+all that a machine would get of it was booted in another one: app servers do not know the proxy. The refused ones cannot
+work: supervisord closes the socket that both slots of a server would share ([gateways](gateways.md)).
+
+| gateway | process manager | balancing | proxy | sent | answered | p99 in ms |
+| --- | --- | --- | --- | ---: | ---: | ---: |
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
@@ -45,6 +58,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="write what the load of each test saw, as a Markdown table")
+    parser.addoption("--combinations", metavar="FILE", help="write which combinations were booted, as a Markdown table")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    file: str | None = config.getoption("--combinations", default=None)
+    if file:
+        passed: list[pytest.TestReport] = terminalreporter.stats.get("passed", [])
+        seen = {str(name): str(told) for report in passed for name, told in report.user_properties}
+        rows = [
+            f"| {' | '.join(each)} | {'refused | | ' if each.refusal else seen.get(str(each), 'not booted | | ')} |"
+            for each in EVERY
+        ]
+        Path(file).write_text(COMBINATIONS + "\n".join(rows) + "\n")
 
 
 @pytest.fixture(scope="session")

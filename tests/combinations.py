@@ -1,0 +1,75 @@
+"""What can be combined: gateway, process manager, balancing and proxy; which of it is refused, and which is booted."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from allpairspy import AllPairs
+from pydantic import ValidationError
+
+from settings import Settings
+
+GATEWAYS: dict[str, dict[str, Any]] = {
+    "uwsgi": {"kind": "uwsgi"},
+    "gunicorn sync": {"kind": "gunicorn", "threads": 1},
+    "gunicorn gthread": {"kind": "gunicorn"},
+    "gunicorn gevent": {"kind": "gunicorn", "worker": "gevent"},
+    "gevent": {"kind": "gevent"},
+    "tornado": {"kind": "tornado"},
+}
+MANAGERS, BALANCINGS, PROXIES = ("systemd", "supervisord"), ("machine", "machine+process"), ("nginx", "apache")
+
+
+class Combination(NamedTuple):
+    """One value of each."""
+
+    gateway: str
+    manager: str
+    balancing: str
+    proxy: str
+
+    def __str__(self) -> str:
+        return ", ".join(self)
+
+    @property
+    def app(self) -> dict[str, Any]:
+        """What it says of an application."""
+        return {
+            "gateway": {**GATEWAYS[self.gateway], "processes": 3},
+            "fleet": {"servers": 2, "process_manager": self.manager, "balancing": self.balancing},
+        }
+
+    @property
+    def balancer(self) -> dict[str, Any]:
+        """What it says of the balancer."""
+        return {"proxy": {"kind": self.proxy}}
+
+    def settings(self) -> Settings:
+        """Of a stack with it. Raises pydantic.ValidationError where it is refused."""
+        app = {"source": "tests/e2e/app", "module": "probe:app", **self.app}
+        return Settings.model_validate({"platform": "lxd", "apps": {"probe": app}, "balancer": self.balancer})
+
+    @property
+    def refusal(self) -> str:
+        """Why it is refused, "" where it is not."""
+        try:
+            self.settings()
+        except ValidationError as error:
+            return "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
+        return ""
+
+
+EVERY = [Combination(*values) for values in itertools.product(GATEWAYS, MANAGERS, BALANCINGS, PROXIES)]
+VALID = [each for each in EVERY if not each.refusal]
+
+
+def booted() -> list[Combination]:
+    """Of the valid ones few, in which each two of gateway, kind of server and proxy stand together once at least.
+
+    A kind of server is manager and balancing together, so each gateway is booted in each of them.
+    """
+    servers = sorted({(each.manager, each.balancing) for each in VALID}, reverse=True)
+    rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))
+    return sorted((Combination(gateway, *server, proxy) for gateway, server, proxy in rows), key=VALID.index)

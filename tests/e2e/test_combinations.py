@@ -1,0 +1,49 @@
+"""Gateways, process managers, balancing and proxies together: each boots, and a release loses no request under load.
+
+`make test-menu` runs it and writes docs/combinations.md; it takes half an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.combinations import Combination, booted
+from tests.e2e.load import Load
+from tests.e2e.stack import Stack, on
+
+pytestmark = [pytest.mark.long, pytest.mark.menu]
+
+
+@pytest.fixture(scope="module")
+def stack(make_module_stack: Callable[..., Stack]) -> Stack:
+    """What the tests make of it."""
+    return make_module_stack("menu")
+
+
+@pytest.mark.parametrize("combination", booted(), ids=str)
+def test_it_boots_and_a_release_loses_no_request(
+    stack: Stack, combination: Combination, record_property: Callable[[str, object], None]
+) -> None:
+    stack.app.update(combination.app)
+    stack.settings["balancer"] = combination.balancer
+    stack.release_version(str(combination))
+    with Load(stack.url) as load:
+        stack.release_version(f"{combination} once more")
+        load.wait_for(50)
+    outcome = load.outcome
+    record_property(str(combination), f"{outcome.sent} | {outcome.answered} | {outcome.p99_ms:.0f}")
+    assert outcome.failed_fresh == [], outcome
+    assert outcome.failed_kept == [], outcome
+    assert len(outcome.versions) == 2
+    servers = stack.servers().values()
+    assert stack.who_answers() == {(machine, f"{combination} once more") for machine in servers}
+    # What each of them reads finds nothing to warn of.
+    for machine in servers:
+        units = on(machine, "sh", "-c", "systemctl list-units --plain --no-legend 'app*' | cut -d' ' -f1").split()
+        assert on(machine, "systemd-analyze", "verify", *units) == ""
+        if combination.balancing == "machine+process":
+            assert "[warn]" not in on(machine, "nginx", "-t")
+    reads = {"nginx": ("nginx", "-t"), "apache": ("apache2ctl", "-t")}[combination.proxy]
+    assert "warn" not in on(stack.balancer(), *reads)
