@@ -8,11 +8,11 @@ import json
 import os
 import secrets
 import socket
+import subprocess
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from releases.transport import Store
@@ -20,6 +20,8 @@ from releases.transport import Store
 KEY = "lock"
 # Seconds: how often the holder says that it lives, and after how long a silent one counts as dead.
 BEAT_S, DEAD_S = 10.0, 60.0
+# Seconds to wait for a rollout whose `pulumi` was killed: it has lost its terminal, and still ends what it began.
+ORPHAN_S = 300.0
 
 
 class Locked(Exception):
@@ -37,17 +39,21 @@ def whoami() -> str:
 
 
 @contextlib.contextmanager
-def held(store: Store, what: str) -> Generator[None]:
-    """Hold the lock. what: the work, in a few words. Raises Locked at once when somebody else has it."""
+def held(store: Store, what: str, say: Callable[[str], None]) -> Generator[None]:
+    """Hold the lock. what: the work, in a few words. say: is told of a wait for work that nobody watches any more.
+
+    Raises Locked at once when somebody else has it.
+    """
     content: dict[str, Any] = {
         "who": whoami(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "what": what,
         "host": socket.gethostname(),
         "process": os.getpid(),
+        "started_by": _started_by(),
         "token": secrets.token_hex(8),
     }
-    _take(store, content)
+    _take(store, content, say)
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(store, content, ended), daemon=True)
     beat.start()
@@ -60,11 +66,17 @@ def held(store: Store, what: str) -> Generator[None]:
             store.delete(KEY)
 
 
-def _take(store: Store, content: dict[str, Any]) -> None:
+def _take(store: Store, content: dict[str, Any], say: Callable[[str], None]) -> None:
     for _ in range(3):
         if store.create(KEY, _encoded(content)):
             return
         other = _read(store)
+        if other and _is_orphan(other) and not _is_dead(other):
+            say(
+                f"process {other['process']} is not done yet ({other['what']}), though who started it is gone; "
+                f"waiting for up to {ORPHAN_S:.0f} s"
+            )
+            other = _waited_for(other, store)
         if other and not _is_dead(other):
             raise Locked(
                 f"{other['who']} is at work on this application since {other['since']} ({other['what']}); "
@@ -77,6 +89,16 @@ def _take(store: Store, content: dict[str, Any]) -> None:
     raise Locked("others keep taking the lock of this application; try again")
 
 
+def _waited_for(orphan: dict[str, Any], store: Store) -> dict[str, Any]:
+    """The lock once that process has left it, or as it is after ORPHAN_S."""
+    deadline = time.monotonic() + ORPHAN_S
+    while (other := _read(store)).get("token") == orphan["token"] and not _is_dead(other):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    return other
+
+
 def _beat(store: Store, content: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
         # One that was held up for so long that another took over must not take it back.
@@ -86,9 +108,33 @@ def _beat(store: Store, content: dict[str, Any], ended: threading.Event) -> None
 
 
 def _is_dead(other: dict[str, Any]) -> bool:
-    if other["host"] == socket.gethostname() and not Path(f"/proc/{other['process']}").exists():
+    if other["host"] == socket.gethostname() and not _runs(other["process"]):
         return True
     return time.time() - float(other["beat"]) > DEAD_S
+
+
+def _is_orphan(other: dict[str, Any]) -> bool:
+    return other["host"] == socket.gethostname() and not all(_runs(each) for each in other.get("started_by", []))
+
+
+def _started_by() -> list[int]:
+    """The processes above this one: of a rollout the plugin's shell, and the `pulumi` that started that."""
+    parent = os.getppid()
+    try:
+        told = subprocess.run(["ps", "-o", "ppid=", "-p", str(parent)], check=True, capture_output=True, text=True)
+        return [parent, int(told.stdout)]
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return [parent]
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _encoded(content: dict[str, Any]) -> bytes:

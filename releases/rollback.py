@@ -68,7 +68,7 @@ def roll_back(
     before = record.current(store)
     target = target_of(store, released(store), wanted)
     try:
-        with lock.held(store, f"rollback to {target}"):
+        with lock.held(store, f"rollback to {target}", say):
             journal = Journal(store, release=target, app=fleet.app)
             journal.note("begin", before=before, rollback=True)
             static = StaticFiles(fleet, balancer, target, store.read(f"releases/{target}/manifest.json"))

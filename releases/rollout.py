@@ -85,7 +85,7 @@ class Rollout:
         if rejected := record.rejection(self.store, self.id):
             raise RolloutError(f"{self.plan.app}: {rejected}")
         try:
-            with lock.held(self.store, f"release {self.id}"):
+            with lock.held(self.store, f"release {self.id}", self.fleet.say):
                 self._run(Journal(self.store, release=self.id, app=self.plan.app, revision=self.plan.revision))
         except lock.Locked as error:
             raise RolloutError(f"{self.plan.app}: {error}") from error

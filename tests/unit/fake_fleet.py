@@ -138,7 +138,7 @@ def roll_out(
         revision="abc1234",
     )
     plan = replace(plan, **changes)
-    Rollout(plan, fleet, fleet.store, lambda _line: None, kept).run()
+    Rollout(plan, fleet, fleet.store, print, kept).run()
     return plan.release.id
 
 

@@ -107,5 +107,5 @@ def test_it_is_in_the_journal_as_what_it_is() -> None:
 def test_it_waits_for_nobody_who_is_at_work() -> None:
     fleet, _ = a_fleet_on(1)
     roll_out(fleet, 2)
-    with lock.held(fleet.store, "release x"), pytest.raises(RollbackError, match="is at work"):
+    with lock.held(fleet.store, "release x", print), pytest.raises(RollbackError, match="is at work"):
         go_back(fleet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -306,7 +307,10 @@ def test_a_rejected_release_is_refused_with_who_when_and_how_to_allow_it() -> No
 
 def test_a_second_rollout_is_refused_with_who_is_at_work_since_when() -> None:
     fleet, _ = a_fleet_on(1)
-    with lock.held(fleet.store, "release abc"), pytest.raises(RolloutError, match=r"is at work .* since .*release abc"):
+    with (
+        lock.held(fleet.store, "release abc", print),
+        pytest.raises(RolloutError, match=r"is at work .* since .*release abc"),
+    ):
         roll_out(fleet, 2)
     assert fleet.did("status") == []
     roll_out(fleet, 2)
@@ -318,8 +322,24 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         # Above what Linux gives out (2^22).
         patch.setattr("os.getpid", lambda: 2**22 + 1)
-        lock.held(fleet.store, "killed").__enter__()
+        lock.held(fleet.store, "killed", print).__enter__()
     roll_out(fleet, 2)
+
+
+def test_a_rollout_whose_pulumi_was_killed_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    fleet, _ = a_fleet_on(1)
+    left = lock.held(fleet.store, "release abc", print)
+    left.__enter__()
+    # Above what Linux gives out (2^22).
+    held: dict[str, Any] = json.loads(fleet.store.read(lock.KEY) or b"")
+    assert held["started_by"][0] == os.getppid()
+    fleet.store.write(lock.KEY, json.dumps(held | {"started_by": [os.getppid(), 2**22 + 1]}).encode())
+    ending = threading.Timer(1.5, lambda: left.__exit__(None, None, None))
+    ending.start()
+    roll_out(fleet, 2)
+    ending.join()
+    told = f"process {os.getpid()} is not done yet (release abc), though who started it is gone; waiting"
+    assert capsys.readouterr().out.count(told) == 1
 
 
 def test_the_lock_of_another_host_is_taken_over_only_when_it_is_silent() -> None:
@@ -338,7 +358,7 @@ def test_of_two_that_want_the_lock_at_once_one_gets_it() -> None:
     def want(number: int) -> None:
         go.wait()
         try:
-            with lock.held(store, str(number)):
+            with lock.held(store, str(number), print):
                 got.append(number)
                 done.wait(5)
         except lock.Locked:
