@@ -24,8 +24,9 @@ INSTANCE, SUBNET = "aws:ec2/instance:Instance", "aws:ec2/subnet:Subnet"
 ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
 # The user of Debian's images, with the key pair's key and sudo without a password.
 USER = "admin"
-# Where every instance finds its metadata, and here the other services as well.
+# Where every instance finds its metadata; and where the other services are here, apart from an Nginx at 0.0.0.0:443.
 LINK_LOCAL = "169.254.169.254"
+SERVICES = "::1"
 PUBLIC_METADATA_PORT = 8169
 METADATA_VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
 CPUS, MEMORY_MIB, DISK_GIB = 1, 512, 8
@@ -124,8 +125,10 @@ class Machines:
         at = "127." + address.partition(".")[2]
         # One that serves port 80 itself finds its metadata on another: two cannot have one port.
         body["devices"] |= {
-            "metadata": _door(PUBLIC_METADATA_PORT if public else 80, f"{at}:{self._region.metadata_port}"),
-            "services": _door(443, f"127.0.0.1:{self._region.services_port}"),
+            "metadata": _door(
+                f"{LINK_LOCAL}:{PUBLIC_METADATA_PORT if public else 80}", f"{at}:{self._region.metadata_port}"
+            ),
+            "services": _door(f"[{SERVICES}]:443", f"127.0.0.1:{self._region.services_port}"),
         }
         self._lxd.request("POST", url("instances"), body)
         machine.start(self._lxd, id_)
@@ -157,7 +160,7 @@ class Machines:
     def _vendor_data(self, instance: Mapping[str, Any]) -> str:
         """What an image of Debian brings, and what makes this host AWS to its machine."""
         pairs = self._aws.ec2.describe_key_pairs(KeyNames=[instance["KeyName"]], IncludePublicKey=True)["KeyPairs"]
-        hosts = f"{LINK_LOCAL} {' '.join(self._region.services)}"
+        hosts = f"{SERVICES} {' '.join(self._region.services)}"
         elsewhere = ["systemctl", "set-environment", f"{METADATA_VARIABLE}=http://{LINK_LOCAL}:{PUBLIC_METADATA_PORT}"]
         document = {
             "users": [
@@ -179,6 +182,6 @@ class Machines:
         return "#cloud-config\n" + json.dumps(document)
 
 
-def _door(port: int, to: str) -> dict[str, str]:
-    """A port of the link-local address inside a machine that leads to one of the host's loopback."""
-    return {"type": "proxy", "bind": "instance", "listen": f"tcp:{LINK_LOCAL}:{port}", "connect": f"tcp:{to}"}
+def _door(at: str, to: str) -> dict[str, str]:
+    """An address and port inside a machine that leads to one of the host's loopback."""
+    return {"type": "proxy", "bind": "instance", "listen": f"tcp:{at}", "connect": f"tcp:{to}"}
