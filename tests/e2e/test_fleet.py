@@ -148,7 +148,7 @@ def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> 
     balancer = fleet.balancer()
     before = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     for broken in ("server { listen 80; nonsense; }", "server { listen 80 default_server; return 502; }"):
-        command = ("/usr/local/lib/wsgi-fleet/nginx_site.py", "site", "/")
+        command = ("/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "/")
         result = lxc("exec", balancer, "-T", "--", *command, check=False, stdin=broken)
         assert result.returncode == 1
         assert "the site before it still serves" in result.stderr
@@ -308,7 +308,7 @@ def test_without_members_the_balancer_says_503(fleet: Stack) -> None:
     balancer = fleet.balancer()
     site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     empty = (fleet.folder / "templates" / "nginx" / "no-site.conf").read_text()
-    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/nginx_site.py", "site")
+    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/proxy_site.py", "site")
     lxc(*command, stdin=empty)
     try:
         with pytest.raises(urllib.error.HTTPError) as error:

@@ -24,7 +24,7 @@ from tests.e2e.stack import Stack, lxc, on, processes_that_name
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 
 PASSWORD = "correct horse battery"
-SITE = "/usr/local/lib/wsgi-fleet/nginx_site.py"
+SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
 PROXY: dict[str, Any] = {
     # Its answers have some 300 bytes.
     "compression": {"types": ["application/json"], "min_bytes": 100, "personal": False},

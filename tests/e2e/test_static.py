@@ -175,7 +175,7 @@ def test_what_is_no_file_of_the_release_is_not_found_by_the_balancer_itself(shop
 
 
 def test_maintenance_goes_before_files_and_nginx_has_nothing_to_warn_of(shop: Stack) -> None:
-    site = "/usr/local/lib/wsgi-fleet/nginx_site.py"
+    site = "/usr/local/lib/wsgi-fleet/proxy_site.py"
     on(shop.balancer(), site, "maintenance", "on")
     try:
         status, _, body = ask(shop, "/static/plain.css")

@@ -124,7 +124,7 @@ def test_whoever_watches_the_health_path_needs_no_https(https: Stack) -> None:
 
 def test_browsers_are_told_to_come_by_https_from_the_page_of_maintenance_too(https: Stack) -> None:
     assert ask(f"{url(https)}/")[1]["strict-transport-security"] == "max-age=77"
-    site = "/usr/local/lib/wsgi-fleet/nginx_site.py"
+    site = "/usr/local/lib/wsgi-fleet/proxy_site.py"
     on(https.balancer(), site, "maintenance", "on")
     try:
         status, headers, _ = ask(f"{url(https)}/")

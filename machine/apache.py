@@ -1,0 +1,132 @@
+"""What proxy.py must know of Apache. Standard library only."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from proxy import Failure
+
+TITLE, UNIT = "Apache", "apache2"
+MAIN = Path("/etc/apache2/apache2.conf")
+SITE = Path("/etc/apache2/wsgi-fleet/site.conf")
+RUN = Path("/run/apache2")
+PID = RUN / "apache2.pid"
+# In a site with TLS (templates/apache/site.conf.j2).
+HTTPS = "Listen 0.0.0.0:443 https"
+# The ports of a candidate are these and what it would listen on.
+LOOPBACK, PORTS = "127.0.0.1", 40_000
+STOP_S = 10
+_LISTEN = re.compile(r"^(\s*Listen\s+)(?:\S+:)?(\d+)", re.MULTILINE | re.IGNORECASE)
+
+
+def command(*arguments: str) -> str:
+    """What Apache says when it is called so. Raises Failure with it."""
+    result = subprocess.run(["/usr/sbin/apache2", *arguments], check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise Failure(result.stderr.strip() or f"apache2 {' '.join(arguments)} failed")
+    return result.stderr
+
+
+def test(text: str) -> None:
+    """Have a second Apache start with this site, on ports of the loopback, and stop again.
+
+    `apache2 -t` reads a site and does not try it; what fails then ends the Apache that serves.
+    """
+    site, main, run = SITE.with_name("site.candidate"), MAIN.with_name("apache2.candidate"), Path(f"{RUN}-candidate")
+    log = run / "error.log"
+
+    def apart(words: str) -> str:
+        moved = _LISTEN.sub(lambda found: f"{found[1]}{LOOPBACK}:{PORTS + int(found[2]) % 20_000}", words)
+        return moved.replace(f"{RUN}/", f"{run}/").replace(f"DefaultRuntimeDir {RUN}", f"DefaultRuntimeDir {run}")
+
+    try:
+        _stop(main, run / PID.name)
+        run.mkdir(exist_ok=True)
+        site.write_text(apart(text))
+        whole = apart(MAIN.read_text()).replace(f"{SITE.parent}/*.conf", str(site))
+        main.write_text(re.sub(r"^ErrorLog .*$", f"ErrorLog {log}", whole, flags=re.MULTILINE))
+        try:
+            command("-f", str(main), "-k", "start")
+        except Failure as problem:
+            # What it could read and not use, it tells its log alone.
+            told = re.findall(
+                r"^\[.*?\] (?:\[\S+:(?:emerg|alert|crit|error)\] )(?:\[pid.*?\] )?(.*)$", _read(log), re.MULTILINE
+            )
+            raise Failure("\n".join([str(problem), *told])) from problem
+    finally:
+        _stop(main, run / PID.name)
+        shutil.rmtree(run, ignore_errors=True)
+        site.unlink(missing_ok=True)
+        main.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def _stop(main: Path, pid: Path) -> None:
+    """End a candidate, one that a killed run left included."""
+    deadline = time.monotonic() + STOP_S
+    while (number := _number(pid)) and _children(number) is not None:
+        subprocess.run(["/usr/sbin/apache2", "-f", str(main), "-k", "stop"], check=False, capture_output=True)
+        if time.monotonic() > deadline:
+            raise Failure(f"an Apache that tried a site (process {number}) does not end")
+        time.sleep(0.05)
+
+
+def _number(pid: Path) -> int:
+    text = _read(pid).strip()
+    return int(text) if text.isdigit() else 0
+
+
+def _children(parent: int) -> set[int] | None:
+    """Process ids of an Apache's workers; None where there is no such Apache. Its log's program is none."""
+    found: set[int] = set()
+    runs = False
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "cmdline").read_bytes().startswith(b"/usr/sbin/apache2"):
+                    # After the name in parentheses: state and parent (proc(5)).
+                    state, above = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                    runs = runs or (int(entry.name) == parent and state != "Z")
+                    if int(above) == parent:
+                        found.add(int(entry.name))
+            except OSError:
+                continue
+    return found if runs else None
+
+
+def reload() -> None:
+    """Have new workers serve the site that is there, whether Apache runs or ended for what was there before."""
+    if ended():
+        result = subprocess.run(["systemctl", "restart", UNIT], check=False, capture_output=True, text=True)
+        if result.returncode:
+            raise Failure(result.stderr.strip())
+    else:
+        command("-k", "graceful")
+
+
+def ended() -> bool:
+    """Whether it stopped for good, as it does for a site that it cannot use."""
+    return _children(_number(PID)) is None
+
+
+def workers() -> set[int]:
+    """Process ids of Apache's workers, old ones that are still finishing included."""
+    return _children(_number(PID)) or set()
+
+
+def accepts(pid: int) -> bool:
+    """Whether a worker takes connections yet: one that ends has closed the sockets that it listened on."""
+    # Local address, state (0A: LISTEN) and inode (proc(5), net/tcp).
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+    try:
+        return any(str(fd.readlink()) in listening for fd in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
