@@ -55,8 +55,18 @@ class Host:
 
     @property
     def name(self) -> str:
-        """Where nobody's name is asked for, one that nobody has (RFC 6761)."""
-        return self.names[0] if self.names else "wsgi-fleet.invalid"
+        """One that nobody has (RFC 6761), for Apache takes no wildcard as the first."""
+        return "wsgi-fleet.invalid" if self.is_wild or not self.names else self.names[0]
+
+    @property
+    def aliases(self) -> Sequence[str]:
+        """The other names."""
+        return self.names if self.is_wild else self.names[1:]
+
+    @property
+    def is_wild(self) -> bool:
+        """Whether it is of a wildcard, which is one of its own."""
+        return any(name.startswith("*") for name in self.names)
 
     @property
     def is_whole(self) -> bool:
@@ -105,7 +115,7 @@ def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
         wild = [[name] for name in host.names if name.startswith("*")]
         for names in ([exact] if exact or not host.names else []) + wild:
             found.append(Host(names, apps, sorted(_places(apps), key=lambda place: len(place.path)), spared))
-    yield from sorted(found, key=lambda host: (bool(host.names), host.name.startswith("*"), -len(host.name.split("."))))
+    yield from sorted(found, key=lambda host: (bool(host.names), host.is_wild, -len("".join(host.names).split("."))))
 
 
 def _places(apps: Sequence[Upstream]) -> Iterator[Place]:
