@@ -49,7 +49,11 @@ __all__ = [
 
 SITE_FILE = "/etc/apache2/wsgi-fleet/site.conf"
 SNIPPETS = [
-    {"context": "http", "text": 'SetEnvIf Request_URI "^/open/gone" GONE\n'},
+    {
+        "context": "http",
+        "text": "LoadModule setenvif_module /usr/lib/apache2/modules/mod_setenvif.so\n"
+        'SetEnvIf Request_URI "^/open/gone" GONE\n',
+    },
     {"context": "server", "text": "RewriteCond %{ENV:GONE} =1\nRewriteRule ^ - [G]"},
     {"context": "location", "text": "RequestHeader set X-Snippet 0"},
 ]
