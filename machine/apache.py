@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -11,28 +13,31 @@ from pathlib import Path
 from proxy import Failure
 
 TITLE, UNIT = "Apache", "apache2"
+PROGRAM = "/usr/sbin/apache2"
 MAIN = Path("/etc/apache2/apache2.conf")
 SITE = Path("/etc/apache2/wsgi-fleet/site.conf")
 RUN = Path("/run/apache2")
 PID = RUN / "apache2.pid"
 # In a site with TLS (templates/apache/site.conf.j2).
 HTTPS = "Listen 0.0.0.0:443 https"
-# The ports of a candidate are these and what it would listen on.
-LOOPBACK, PORTS = "127.0.0.1", 40_000
-STOP_S = 10
+# Where a candidate listens: below the ports that Linux gives to connections (ip_local_port_range).
+LOOPBACK, PORTS = "127.0.0.9", 20_000
+START_S = 20
+# Lines of its log that say nothing of what is wrong.
+_QUIET = re.compile(r"^\[.*?\] \[\S*:(?:warn|notice|info)\]")
 _LISTEN = re.compile(r"^(\s*Listen\s+)(?:\S+:)?(\d+)", re.MULTILINE | re.IGNORECASE)
 
 
 def command(*arguments: str) -> str:
     """What Apache says when it is called so. Raises Failure with it."""
-    result = subprocess.run(["/usr/sbin/apache2", *arguments], check=False, capture_output=True, text=True)
+    result = subprocess.run([PROGRAM, *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
         raise Failure(result.stderr.strip() or f"apache2 {' '.join(arguments)} failed")
     return result.stderr
 
 
 def test(text: str) -> None:
-    """Have a second Apache start with this site, on ports of the loopback, and stop again.
+    """Have a second Apache start with this site, on ports of the loopback, and stop again. Raises Failure.
 
     `apache2 -t` reads a site and does not try it; what fails then ends the Apache that serves.
     """
@@ -40,42 +45,43 @@ def test(text: str) -> None:
     log = run / "error.log"
 
     def apart(words: str) -> str:
-        moved = _LISTEN.sub(lambda found: f"{found[1]}{LOOPBACK}:{PORTS + int(found[2]) % 20_000}", words)
+        moved = _LISTEN.sub(lambda found: f"{found[1]}{LOOPBACK}:{PORTS + int(found[2]) % 10_000}", words)
         return moved.replace(f"{RUN}/", f"{run}/").replace(f"DefaultRuntimeDir {RUN}", f"DefaultRuntimeDir {run}")
 
     try:
-        _stop(main, run / PID.name)
         run.mkdir(exist_ok=True)
+        if (left := _number(run / PID.name)) and _children(left) is not None:
+            # By a run that was killed.
+            os.kill(left, signal.SIGTERM)
         site.write_text(apart(text))
         whole = apart(MAIN.read_text()).replace(f"{SITE.parent}/*.conf", str(site))
         main.write_text(re.sub(r"^ErrorLog .*$", f"ErrorLog {log}", whole, flags=re.MULTILINE))
-        try:
-            command("-f", str(main), "-k", "start")
-        except Failure as problem:
-            # What it could read and not use, it tells its log alone.
-            told = re.findall(
-                r"^\[.*?\] (?:\[\S+:(?:emerg|alert|crit|error)\] )(?:\[pid.*?\] )?(.*)$", _read(log), re.MULTILINE
-            )
-            raise Failure("\n".join([str(problem), *told])) from problem
+        command("-t", "-f", str(main))
+        try_out(main, log)
     finally:
-        _stop(main, run / PID.name)
         shutil.rmtree(run, ignore_errors=True)
         site.unlink(missing_ok=True)
         main.unlink(missing_ok=True)
 
 
+def try_out(main: Path, log: Path) -> None:
+    """Start an Apache with this configuration and stop it once it has workers. Raises Failure with what it says."""
+    command_ = [PROGRAM, "-D", "FOREGROUND", "-f", main]
+    # Until it has opened its log, it says what is wrong on standard error.
+    with log.open("ab") as words, subprocess.Popen(command_, stdout=subprocess.DEVNULL, stderr=words) as second:
+        try:
+            deadline = time.monotonic() + START_S
+            while not _children(second.pid):
+                if second.poll() is not None or time.monotonic() > deadline:
+                    told = [line for line in _read(log).splitlines() if not _QUIET.search(line)]
+                    raise Failure("\n".join(["Apache reads this site and does not start with it:", *told]))
+                time.sleep(0.02)
+        finally:
+            second.terminate()
+
+
 def _read(file: Path) -> str:
     return file.read_text(errors="replace") if file.exists() else ""
-
-
-def _stop(main: Path, pid: Path) -> None:
-    """End a candidate, one that a killed run left included."""
-    deadline = time.monotonic() + STOP_S
-    while (number := _number(pid)) and _children(number) is not None:
-        subprocess.run(["/usr/sbin/apache2", "-f", str(main), "-k", "stop"], check=False, capture_output=True)
-        if time.monotonic() > deadline:
-            raise Failure(f"an Apache that tried a site (process {number}) does not end")
-        time.sleep(0.05)
 
 
 def _number(pid: Path) -> int:
@@ -90,7 +96,7 @@ def _children(parent: int) -> set[int] | None:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "cmdline").read_bytes().startswith(b"/usr/sbin/apache2"):
+                if _is_apache((entry / "cmdline").read_bytes()):
                     # After the name in parentheses: state and parent (proc(5)).
                     state, above = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                     runs = runs or (int(entry.name) == parent and state != "Z")
@@ -99,6 +105,10 @@ def _children(parent: int) -> set[int] | None:
             except OSError:
                 continue
     return found if runs else None
+
+
+def _is_apache(line: bytes) -> bool:
+    return line.startswith(PROGRAM.encode())
 
 
 def reload() -> None:

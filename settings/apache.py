@@ -43,6 +43,7 @@ OTHERWISE = (
     ("requests at a time", "512 for each server", "512 in all: each takes a thread of Apache"),
     ("headers of an answer (uwsgi protocol)", "16 KiB together", "8 KiB a line"),
     ("header names with `_`", "left out", "left out for uWSGI; for others those that look like the balancer's own"),
+    ("control characters in a header", "passed on", "400"),
     ("`redirects` to a path", "`Location` is a path", "`Location` is a URL with the host that was asked for"),
     ("`rewrites` of a path with `%3F` in it", "rewritten", "403"),
     ("a reload", "new workers are there at once", "connections may wait for a second until they are"),
