@@ -90,7 +90,7 @@ def _number(pid: Path) -> int:
 
 
 def _children(parent: int) -> set[int] | None:
-    """Process ids of an Apache's workers; None where there is no such Apache. Its log's program is none."""
+    """Process ids of an Apache's workers; None where there is no such Apache."""
     found: set[int] = set()
     runs = False
     for entry in Path("/proc").iterdir():
@@ -100,7 +100,7 @@ def _children(parent: int) -> set[int] | None:
                     # After the name in parentheses: state and parent (proc(5)).
                     state, above = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                     runs = runs or (int(entry.name) == parent and state != "Z")
-                    if int(above) == parent:
+                    if int(above) == parent and _is_worker(entry):
                         found.add(int(entry.name))
             except OSError:
                 continue
@@ -109,6 +109,11 @@ def _children(parent: int) -> set[int] | None:
 
 def _is_apache(line: bytes) -> bool:
     return line.startswith(PROGRAM.encode())
+
+
+def _is_worker(process: Path) -> bool:
+    """Not so the program of the log, which is Apache's, too, until it has begun: workers are www-data's."""
+    return process.stat().st_uid != 0
 
 
 def reload() -> None:

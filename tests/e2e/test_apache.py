@@ -106,7 +106,8 @@ def test_a_server_is_drained_and_admitted_and_fresh_connections_lose_nothing(bus
     # What is kept alive may cross the end of an old worker, as with Nginx 1.22 (docs/operations.md).
     answered = set(load.outcome.posts)
     assert len([id_ for id_ in executed(busy) if id_ in answered]) == len(answered)
-    assert len({said(ask(busy, "/open/x"))["server"] for _ in range(10)}) == 2
+    # Of members that are equally busy Apache takes the one that had fewer so far.
+    eventually(lambda: said(ask(busy, "/open/x"))["server"] == machine, message="the server is asked again")
 
 
 def test_a_server_that_is_gone_costs_no_request_and_comes_back_by_itself(busy: Stack) -> None:
@@ -118,7 +119,8 @@ def test_a_server_that_is_gone_costs_no_request_and_comes_back_by_itself(busy: S
         ]
         assert set(statuses) == {200}
     finally:
-        on(machine, "systemctl", "start", "app.socket")
+        on(machine, "/usr/local/lib/wsgi-fleet/release.py", "boot")
+        on(machine, "systemctl", "start", "app.socket", "app@blue")
     eventually(
         lambda: said(ask(busy, "/open/x"))["server"] == machine, timeout_s=30, message="the server is asked again"
     )
@@ -182,9 +184,9 @@ def test_a_snippet_serves_and_one_that_apache_refuses_changes_nothing(busy: Stac
         for broken, words in (
             ("RewriteEngin On", "Invalid command 'RewriteEngin'"),
             ("<Location /x>", "Expected </Location> but saw </VirtualHost>"),
-            # `apache2 -t` finds nothing wrong with these, and the Apache that serves would end.
+            ("CustomLog /no/such/folder/x words", "Cannot access directory '/no/such/folder/' for log file"),
+            # `apache2 -t` finds nothing wrong with it, and the Apache that serves would end.
             ("ProxyPass /x balancer://x/", "Cannot find LB Method: byrequests"),
-            ("CustomLog /no/such/folder/x words", "could not open transfer log file"),
         ):
             candidate = before.replace("RewriteCond %{ENV:GONE} =1", f"{broken}\n    RewriteCond %{{ENV:GONE}} =1", 1)
             result = lxc("exec", front, "-T", "--", SITE, "site", "/well", check=False, stdin=candidate)
@@ -211,8 +213,10 @@ for number, text in enumerate(json.load(sys.stdin)):
         proxy.test(text)
     except proxy.Failure as problem:
         words.append(str(problem))
-    for word in filter(None, words):
-        print(number, word.splitlines()[0])
+    for word in "\\n".join(words).splitlines():
+        if word != "Syntax OK":
+            print(number, word)
+            break
 """
 
 

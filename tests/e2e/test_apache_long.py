@@ -1,4 +1,4 @@
-"""The rest of what Nginx is asked, of Apache: HTTPS, static files, several applications. The same tests on its stacks."""
+"""The rest of what Nginx is asked: HTTPS, static files, several applications. The same tests on stacks with Apache."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setattr(apache, "PROGRAM", str(program))
     monkeypatch.setattr(apache, "_is_apache", lambda line: str(tmp_path).encode() in line)
+    monkeypatch.setattr(apache, "_is_worker", lambda _process: True)
     text = (ROOT / "templates" / "apache" / "apache2.conf").read_text()
     text = text.replace("/run/apache2", str(apache.RUN)).replace("/etc/apache2/wsgi-fleet", str(folder))
     apache.MAIN.write_text(text)
