@@ -12,40 +12,31 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import rendering
+from tests.e2e import test_proxy as proxy
 from tests.e2e.load import Load
 from tests.e2e.stack import Stack, assert_nothing_was_lost, eventually, executed, lxc, on, what_the_proxy_minds
-from tests.e2e.test_proxy import (
-    HEALTH,
-    PASSWORD,
-    PROXY,
-    SITE,
-    ask,
-    asked_again_and_again,
-    basic,
-    brought_up,
-    said,
-    test_a_password_lets_in_and_goes_no_further,
-    test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret,
-    test_clients_are_led_elsewhere,
-    test_headers_are_set_and_removed_in_both_directions,
-    test_networks_and_countries_are_refused_by_the_real_address,
-    test_passwords_stand_nowhere_and_their_hashes_only_where_nginx_reads_them,
-    test_the_application_is_asked_for_another_path_than_the_client_wrote,
-    test_the_application_learns_the_country_and_nobody_can_pretend_one,
-)
+from tests.e2e.test_proxy import HEALTH, PASSWORD, PROXY, SITE, ask, asked_again_and_again, basic, brought_up, said
 from tests.unit.proxy_settings import balancers, settings_of
 
-# "Same settings, same tests": they are collected here and get the balancer below.
-__all__ = [
-    "test_a_password_lets_in_and_goes_no_further",
-    "test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret",
-    "test_clients_are_led_elsewhere",
-    "test_headers_are_set_and_removed_in_both_directions",
-    "test_networks_and_countries_are_refused_by_the_real_address",
-    "test_passwords_stand_nowhere_and_their_hashes_only_where_nginx_reads_them",
-    "test_the_application_is_asked_for_another_path_than_the_client_wrote",
-    "test_the_application_learns_the_country_and_nobody_can_pretend_one",
-]
+# Collected here they get the balancer below.
+test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret = (
+    proxy.test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret
+)
+test_a_password_lets_in_and_goes_no_further = proxy.test_a_password_lets_in_and_goes_no_further
+test_passwords_stand_nowhere_and_their_hashes_only_where_nginx_reads_them = (
+    proxy.test_passwords_stand_nowhere_and_their_hashes_only_where_nginx_reads_them
+)
+test_networks_and_countries_are_refused_by_the_real_address = (
+    proxy.test_networks_and_countries_are_refused_by_the_real_address
+)
+test_the_application_learns_the_country_and_nobody_can_pretend_one = (
+    proxy.test_the_application_learns_the_country_and_nobody_can_pretend_one
+)
+test_clients_are_led_elsewhere = proxy.test_clients_are_led_elsewhere
+test_the_application_is_asked_for_another_path_than_the_client_wrote = (
+    proxy.test_the_application_is_asked_for_another_path_than_the_client_wrote
+)
+test_headers_are_set_and_removed_in_both_directions = proxy.test_headers_are_set_and_removed_in_both_directions
 
 SITE_FILE = "/etc/apache2/wsgi-fleet/site.conf"
 SNIPPETS = [

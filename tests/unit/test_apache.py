@@ -53,8 +53,15 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(PROGRAM.format(seen=tmp_path / "seen", worker=worker))
     program.chmod(0o755)
     monkeypatch.setattr(apache, "PROGRAM", str(program))
-    monkeypatch.setattr(apache, "_is_apache", lambda line: str(tmp_path).encode() in line)
-    monkeypatch.setattr(apache, "_is_worker", lambda _process: True)
+
+    def is_apache(line: bytes) -> bool:
+        return str(tmp_path).encode() in line
+
+    def is_worker(_process: Path) -> bool:
+        return True
+
+    monkeypatch.setattr(apache, "_is_apache", is_apache)
+    monkeypatch.setattr(apache, "_is_worker", is_worker)
     text = (ROOT / "templates" / "apache" / "apache2.conf").read_text()
     text = text.replace("/run/apache2", str(apache.RUN)).replace("/etc/apache2/wsgi-fleet", str(folder))
     apache.MAIN.write_text(text)

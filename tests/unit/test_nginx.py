@@ -104,8 +104,12 @@ def test_a_site_is_swapped_in_once_new_workers_serve_and_no_old_one_accepts(bala
 
 def test_a_site_for_which_no_workers_start_is_a_failure(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "PROBE_S", 0)
+
+    def none_accepts(_pid: int) -> bool:
+        return False
+
     # The old ones end all the same.
-    monkeypatch.setattr(nginx, "accepts", lambda _pid: False)
+    monkeypatch.setattr(nginx, "accepts", none_accepts)
     balancer.starts_workers = False
     with pytest.raises(Failure, match=r"Nginx did not start new workers; see /var/log/wsgi-fleet/error.log"):
         proxy.swap_in("new")
