@@ -89,7 +89,7 @@ def values(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequenc
     """Names of the template -> what they stand for, as rendering.site has them."""
     return {
         "hosts": list(_hosts(balancer, upstreams)),
-        "modules": list(_modules(balancer)),
+        "modules": list(_modules(balancer, static=any(app.static for app in upstreams))),
         "networks": list(_networks(balancer.proxy.access)) if balancer.proxy.access else [],
         "https_hosts": [rf"^{re.escape(name).replace(re.escape('*'), '.+')}\z" for name in hostnames],
         "redirect_target": redirect_target,
@@ -125,11 +125,13 @@ def _places(apps: Sequence[Upstream]) -> Iterator[Place]:
             yield Place(app.at.public(app.static.url_path), app, is_static=True)
 
 
-def _modules(balancer: Balancer) -> Iterator[str]:
-    """Those that a site needs beside what apache2.conf loads."""
+def _modules(balancer: Balancer, *, static: bool) -> Iterator[str]:
+    """Those that a site needs beside what apache2.conf loads. static: whether an application has files."""
     proxy = balancer.proxy
     if balancer.tls:
         yield from ("ssl", "socache_shmcb", "http2")
+    if static:
+        yield "allowmethods"
     if balancer.trusted_proxies:
         yield "remoteip"
     if proxy.basic_auth:
