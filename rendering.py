@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
 
+import site_apache
 from gateways import KINDS, Kind
 from settings import App, Balancer, Maintenance
 from settings.access import beneath, exactly
-from settings.ladder import read_timeout_s
-from settings.route import Routed, virtual_hosts
-from settings.static import Static
+from settings.route import virtual_hosts
+from upstream import Upstream
 from user_data import cloud_config, script
 
 ROOT = Path(__file__).resolve().parent
@@ -29,9 +28,8 @@ HTTPS_PORT = 443
 USERS_FILE = "/etc/wsgi-fleet/users"
 STATUS_PORT = 8081
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
-PREBUILT_PACKAGES = ("python3-venv", "nginx", "logrotate", "unattended-upgrades")
+PREBUILT_PACKAGES = ("python3-venv", "nginx", "apache2", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
-EVERYWHERE = Routed()
 UWSGI = KINDS["uwsgi"]
 _INSTALL = "scripts/install-gateway.j2"
 
@@ -64,9 +62,9 @@ def _file(name: str) -> str:
 
 def prebuilt_scripts() -> tuple[str, ...]:
     """Whole scripts that do in a prebuilt image what machines would else do at boot."""
-    # Both tiers boot the same image, whatever the gateway; the balancer alone enables Nginx.
+    # Both tiers boot the same image, whatever the gateway; the balancer alone enables the proxy that it has.
     gateways = (_template(_INSTALL, kind=kind) for kind in KINDS.values())
-    return *gateways, "#!/bin/sh\nsystemctl disable --quiet nginx.service\n"
+    return *gateways, "#!/bin/sh\nsystemctl disable --quiet nginx.service apache2.service\n"
 
 
 def app_service(kind: Kind = UWSGI, *, proof: bool) -> str:
@@ -119,16 +117,21 @@ def app_server_user_data(
     return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *system_packages])
 
 
-def balancer_user_data(maintenance: Maintenance = MAINTENANCE) -> str:
-    """What the balancer boots with. It names no member and no setting: the site is brought by a step."""
-    scripts = ("nginx_site", "nginx", "certificate", "acme_certificate", "traffic", "vitals", "static_files")
+def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["nginx", "apache"] = "nginx") -> str:
+    """What the balancer boots with. It names no member, and no setting but the proxy: a step brings the site."""
+    scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "traffic", "vitals", "static_files")
+    scripts += ("apache_log",) if proxy == "apache" else ()
     files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
-    for name in ("install-packages", "setup-balancer"):
-        files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
-    for name in ("nginx.conf", "no-site.conf", "maintenance.html"):
-        files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/nginx/{name}"))
+    files[f"{SCRIPTS}/install-packages"] = ("0755", _file("templates/scripts/install-packages"))
+    files[f"{SCRIPTS}/setup-{proxy}"] = ("0755", _file(f"templates/scripts/setup-{proxy}"))
+    for name in ({"nginx": "nginx.conf", "apache": "apache2.conf"}[proxy], "no-site.conf"):
+        files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/{proxy}/{name}"))
+    files["/etc/wsgi-fleet/maintenance.html"] = ("0644", _file("templates/maintenance.html"))
+    if proxy == "apache":
+        files["/etc/wsgi-fleet/proxy"] = ("0644", "apache\n")
+        files["/etc/logrotate.d/wsgi-fleet"] = ("0644", _file("templates/apache/logrotate"))
     files |= _upkeep(maintenance)
-    return cloud_config(files, [f"{SCRIPTS}/setup-balancer"])
+    return cloud_config(files, [f"{SCRIPTS}/setup-{proxy}"])
 
 
 def booted(limit_s: int) -> list[str]:
@@ -143,7 +146,7 @@ def bring() -> list[str]:
 
 # Of an app server; systemd's names, or patterns of them.
 JOURNALS = ("app@blue", "app@green", "app-boot", "app-proof", "app-worker-*", "app-schedule-*")
-ACCESS_LOG = "/var/log/nginx/access.log"
+ACCESS_LOG = "/var/log/wsgi-fleet/access.log"
 
 
 def watch(*, balancer: bool, namespace: str | None, log_group: str | None) -> str:
@@ -179,74 +182,30 @@ def watch(*, balancer: bool, namespace: str | None, log_group: str | None) -> st
     )
 
 
-@dataclass(frozen=True)
-class Upstream:
-    """An application as the balancer sees it. members: private addresses of the servers that take requests now.
-
-    health_path: as the application sees it; it is answered during maintenance as well. at: which requests it gets.
-    protocol: what its gateway speaks. static: files that it is not asked for.
-    """
-
-    name: str
-    members: Sequence[str]
-    request_timeout_s: int
-    health_path: str
-    at: Routed = EVERYWHERE
-    protocol: Literal["uwsgi", "http"] = "uwsgi"
-    static: Static | None = None
-
-    @property
-    def variable(self) -> str:
-        """Its name inside Nginx."""
-        return self.name.replace("-", "_")
-
-    @property
-    def prefix(self) -> Literal["uwsgi", "proxy"]:
-        """What Nginx's directives for this protocol begin with: `uwsgi_pass`, `proxy_pass`."""
-        return "uwsgi" if self.protocol == "uwsgi" else "proxy"
-
-    @property
-    def public_health_path(self) -> str:
-        """What clients call it."""
-        return self.at.public(self.health_path)
-
-    @property
-    def read_timeout_s(self) -> int:
-        """Longer than the gateway's own limit, so that the gateway decides."""
-        return read_timeout_s(self.request_timeout_s)
-
-    @property
-    def probe(self) -> str:
-        """How nginx_site.py looks whether it answers: UPSTREAM=HOST/PATH, with no host where it answers every one."""
-        # Below a wildcard any name does.
-        host = self.at.hosts[0].replace("*", "wsgi-fleet") if self.at.hosts else ""
-        return f"app_{self.variable}={host}{self.public_health_path}"
-
-
 def site(
     balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str] = (), *, https_port: int = HTTPS_PORT
 ) -> str:
-    """Nginx's site: `least_conn` over the members of each application, 503 where there are none.
+    """The proxy's site: each request goes to the member of its application that has fewest; 503 where there is none.
 
     hostnames: of the site, exact ones first. https_port: by which clients reach port 443 of the balancer. Where TLS is,
     HTTP is led there: to the name that was asked for, else to the first.
     """
+    values = {
+        "balancer": balancer,
+        "apps": upstreams,
+        "hostnames": hostnames,
+        "https_port": https_port,
+        "users_file": USERS_FILE,
+        "status_port": STATUS_PORT,
+    }
+    if balancer.proxy.kind == "apache":
+        return _template("apache/site.conf.j2", **values, **site_apache.values(balancer, upstreams, hostnames))
     by_name = {each.name: each for each in upstreams}
     hosts = [
         {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
         for host in virtual_hosts({each.name: each.at for each in upstreams})
     ]
-    return _template(
-        "nginx/site.conf.j2",
-        balancer=balancer,
-        apps=upstreams,
-        hosts=hosts,
-        hostnames=hostnames,
-        https_port=https_port,
-        spared=_spared(balancer, hosts),
-        users_file=USERS_FILE,
-        status_port=STATUS_PORT,
-    )
+    return _template("nginx/site.conf.j2", **values, hosts=hosts, spared=_spared(balancer, hosts))
 
 
 def _spared(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -267,7 +226,8 @@ def proxy_preparation(balancer: Balancer) -> list[str] | None:
 
     Whole, for user-data would replace balancers of stacks that use none of it.
     """
-    packages = ["libnginx-mod-http-geoip", "geoip-database"] if balancer.proxy.geoip else []
+    module = "libnginx-mod-http-geoip" if balancer.proxy.kind == "nginx" else "libapache2-mod-geoip"
+    packages = [module, "geoip-database"] if balancer.proxy.geoip else []
     users = "-" if balancer.proxy.basic_auth is None else "users"
     if not packages and users == "-":
         return None

@@ -21,7 +21,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from commands.logs import journal, nginx_log
+from commands.logs import balancer_log, journal
 from commands.maintenance import from_user
 from commands.observation import as_json, observe
 from commands.redaction import Redaction
@@ -53,11 +53,16 @@ OF_SERVER: Mapping[str, Sequence[str]] = {
     "processes.txt": ["ps", "-eo", "pid,ppid,user,stat,etime,rss,args"],
     "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
 }
+# The first command on a balancer with Nginx, the second on one with Apache.
+EITHER = ("sh", "-c", 'if [ -e /etc/apache2/wsgi-fleet ]; then eval "$1"; else eval "$0"; fi')
 OF_BALANCER: Mapping[str, Sequence[str]] = {
-    "nginx.txt": ["nginx", "-T"],
-    "error.log": nginx_log("error", LINES),
-    "access.log": nginx_log("access", LINES),
-    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=50", "status", "nginx.service"],
+    "proxy.txt": [*EITHER, "nginx -T", "cat /etc/apache2/apache2.conf /etc/apache2/wsgi-fleet/*.conf"],
+    "error.log": balancer_log("error", LINES),
+    "access.log": balancer_log("access", LINES),
+    "units.txt": [
+        *EITHER,
+        *(f"systemctl --no-pager --full --lines=50 status {unit}.service" for unit in ("nginx", "apache2")),
+    ],
     "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
     "disk.txt": ["df", "-h"],
     "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
@@ -180,7 +185,7 @@ def bundle(
 ) -> None:
     """Collect what support asks for, without secrets.
 
-    Status, the store's journal, the machines' logs and units, and Nginx's configuration, as one .tar.gz.
+    Status, the store's journal, the machines' logs and units, and the proxy's configuration, as one .tar.gz.
     """
     target = find(stack, app)
     now = datetime.now(UTC)

@@ -22,7 +22,7 @@ UNITS = (
     *("app@blue.service", "app@green.service", "app-boot.service", "app-proof.service", "app-task.service"),
     *("app-boot-retry*", "app-worker-*", "app-schedule-*"),
 )
-NGINX_LOGS = ("error", "access")
+BALANCER_LOGS = ("error", "access")
 ONCE_S = 60.0
 # A machine ends a follow by itself after this time, so that none outlives a closed terminal; then it begins anew.
 FOLLOW_S = 120.0
@@ -53,9 +53,9 @@ def journal(lines: int, *, follow: bool = False, since_s: float | None = None) -
     return [*words, "--follow"] if follow else words
 
 
-def nginx_log(name: str, lines: int, *, follow: bool = False) -> list[str]:
-    """The end of one of Nginx's logs; a rotated one is followed under its name."""
-    words = ["tail", "-n", str(lines), f"/var/log/nginx/{name}.log"]
+def balancer_log(name: str, lines: int, *, follow: bool = False) -> list[str]:
+    """The end of one of the proxy's logs; a rotated one is followed under its name."""
+    words = ["tail", "-n", str(lines), f"/var/log/wsgi-fleet/{name}.log"]
     return [*words, "-F"] if follow else words
 
 
@@ -66,10 +66,10 @@ def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> li
             Source(
                 f"{BALANCER} {log}",
                 target.balancer,
-                nginx_log(log, lines, follow=follow),
-                lambda _, log=log: nginx_log(log, 0, follow=True),
+                balancer_log(log, lines, follow=follow),
+                lambda _, log=log: balancer_log(log, 0, follow=True),
             )
-            for log in NGINX_LOGS
+            for log in BALANCER_LOGS
         ]
     servers = target.servers if name is None else [target.server(name)]
     return [

@@ -99,8 +99,8 @@ class Observation:
         facts = self.balancer.facts
         if facts is None:
             return self.balancer.error
-        if facts["nginx"] != "active":
-            return f"Nginx is {facts['nginx']}; see `./fleet logs --server balancer`"
+        if facts["state"] != "active":
+            return f"{facts['proxy']} is {facts['state']}; see `./fleet logs --server balancer`"
         return ""
 
     @property

@@ -28,7 +28,7 @@ PROPERTIES = (
     "ProtectSystem=strict",
 )
 _NO_RELEASE = "error: no release serves on this server; `pulumi up` brings one"
-# nginx_site.py waits up to 330 s for old workers, and probes before.
+# proxy_site.py waits up to 330 s for old workers, and probes before.
 CHANGE_S = 400.0
 
 ServerOption = Annotated[
@@ -120,10 +120,10 @@ def _has_terminal() -> bool:
 
 
 def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"") -> None:
-    """Run nginx_site.py on the balancer and show what it says, by servers' names. Raises Failed with its error."""
+    """Run proxy_site.py on the balancer and show what it says, by servers' names. Raises Failed with its error."""
     result = target.run(
         target.balancer,
-        [f"{SCRIPTS}/nginx_site.py", *arguments],
+        [f"{SCRIPTS}/proxy_site.py", *arguments],
         stdin=stdin,
         timeout_s=CHANGE_S,
         on_line=lambda line: None if line.startswith("error: ") else typer.echo(target.named(line)),

@@ -1,4 +1,4 @@
-"""The balancer: one machine with Nginx, its site, and the address that clients know."""
+"""The balancer: one machine with a reverse proxy, its site, and the address that clients know."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
 BOOT_S = 600
-# nginx_site.py waits up to 330 s for old workers to finish.
+# proxy_site.py waits up to 330 s for old workers to finish.
 SITE_S = 400
-# Debian packages from a slow mirror: certbot's, and modules of Nginx.
+# Debian packages from a slow mirror: certbot's, and modules of the proxy.
 CERTIFICATE_S = 400
 PACKAGES_S = 400
 # 90 s for names to lead here, and the ACME server's own time.
@@ -67,7 +67,7 @@ class Balancer(pulumi.ComponentResource):
         self._name, self._settings, self._platform = name, args.settings, platform
         machine_args = MachineArgs(
             role=name,
-            user_data=balancer_user_data(args.maintenance),
+            user_data=balancer_user_data(args.maintenance, args.settings.proxy.kind),
             group=args.group,
             size=args.settings.size,
             public=True,
@@ -105,7 +105,7 @@ class Balancer(pulumi.ComponentResource):
         probes = [each.probe for each in upstreams(apps, {})]
         taken = platform.step(
             f"{name}-members",
-            StepArgs(self.machine, [f"{SCRIPTS}/nginx_site.py", "site", *probes], text, timeout_s=SITE_S),
+            StepArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site", *probes], text, timeout_s=SITE_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
         )
         address = platform.public_address(

@@ -4,9 +4,9 @@
     acme_certificate.py    JSON on standard input: hostnames, email, directory_url, ca_certificate (PEM or null) and
                            address (where the balancer is reached, for the error's sake)
 
-First it asks every name for a file that Nginx has just got: a name that leads elsewhere would only use up the ACME
-server's patience. Then certbot does the rest, and Debian's timer of it renews. Whatever fails, Nginx serves on with
-the certificate that it has.
+First it asks every name for a file that the proxy has just got: a name that leads elsewhere would only use up the ACME
+server's patience. Then certbot does the rest, and Debian's timer of it renews. Whatever fails, the certificate that
+is there serves on.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import certificate
-from nginx import Failure
+from proxy import Failure
 
 HERE = Path("/usr/local/lib/wsgi-fleet")
-# What the site serves under /.well-known/acme-challenge/ (templates/nginx/tls.conf.j2).
+# What the site serves under /.well-known/acme-challenge/ (templates/*/).
 WEBROOT = Path("/var/lib/wsgi-fleet/acme")
 CHALLENGES = WEBROOT / ".well-known" / "acme-challenge"
 AUTHORITY = Path("/etc/wsgi-fleet/acme-ca.pem")

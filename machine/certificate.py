@@ -6,8 +6,8 @@
     certificate.py stand-in NAME...       the same, unless there is one already; and certbot, which is to replace it
     certificate.py renewed                what certbot got; its deploy hook
 
-Where the site serves HTTPS already, Nginx is reloaded and must show the new certificate; if it does not, the one before
-is put back. Chain and key are one file, so that no moment has one without the other.
+Where the site serves HTTPS already, it is reloaded and must show the new certificate; if it does not, the one before is
+put back. Chain and key are one file, so that no moment has one without the other.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nginx
-from nginx import Failure
+import proxy
+from proxy import Failure
 
 FOLDER = Path("/etc/wsgi-fleet/tls")
-# What the site names (templates/nginx/tls.conf.j2); what shall be that; for which names this machine made it.
+# What the site names (templates/*/tls.conf.j2); what shall be that; for which names this machine made it.
 FILE, CANDIDATE, MADE_FOR = FOLDER / "site.pem", FOLDER / "candidate.pem", FOLDER / "self-signed"
 # certbot's name of what it keeps up to date here, and the file that makes it do so.
 LINEAGE = "wsgi-fleet"
@@ -50,7 +50,7 @@ def take(pem: bytes) -> None:
         raise
     before = FILE.read_bytes() if FILE.exists() else None
     CANDIDATE.rename(FILE)
-    if not nginx.serves_https():
+    if not proxy.serves_https():
         # The site that names it comes by a later step, or is no more.
         return
     try:
@@ -63,13 +63,13 @@ def take(pem: bytes) -> None:
 
 
 def load(leaf: bytes) -> None:
-    """Have Nginx show the certificate that begins with leaf (DER); no reload where it does. Raises Failure."""
-    site = nginx.SITE.read_text()
-    nginx.test(site)
+    """Have the proxy show the certificate that begins with leaf (DER); no reload where it does. Raises Failure."""
+    site = proxy.served()
+    proxy.test(site)
     if shown() != leaf:
-        nginx.swap_in(site)
+        proxy.swap_in(site)
         if shown() != leaf:
-            raise Failure("Nginx was reloaded and shows another certificate; see /var/log/nginx/error.log")
+            raise Failure("the site was reloaded and shows another certificate; see /var/log/wsgi-fleet/error.log")
 
 
 def put(file: Path, content: bytes) -> None:
@@ -167,7 +167,7 @@ def facts() -> dict[str, Any] | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    with nginx.LOCK.open("w") as lock:
+    with proxy.LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):
             case ["given"]:

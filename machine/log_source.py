@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 # Of what lies there when nothing was read yet: as much as this is brought along.
 FIRST_BYTES, FIRST_SINCE = 1 << 20, "-1h"
-# A file that was rotated is left once nothing was written into it for so long: Nginx reopens a moment later.
+# A file that was rotated is left once nothing was written into it for so long: it is reopened a moment later.
 QUIET_S = 10.0
 
 Position = dict[str, Any]

@@ -29,10 +29,11 @@ CONFIG = Path("/etc/wsgi-fleet/report.json")
 ANSWER_S = 5.0
 PROBES = 64
 PORT = 8000
-# Of each location that leads to an application (templates/nginx/pass.conf.j2): protocol, upstream, prefix taken off.
+# Of each location that leads to an application: protocol, upstream, prefix taken off (templates/nginx/pass.conf.j2).
 _PASS = re.compile(
     r'(uwsgi|proxy)_pass (?:http://)?(app_\w+);.*?X.FORWARDED.PREFIX "([^"]*)";', re.DOTALL | re.IGNORECASE
 )
+_MEMBERS = re.compile(r"<Proxy balancer://(\w+)>\n\s*BalancerMember (\w+)://")
 
 # (name, value, unit)
 Metric = tuple[str, float, str]
@@ -94,12 +95,19 @@ def by_uwsgi(address: str, path: str, port: int) -> bool:
     return said.split()[1:2] == [b"200"]
 
 
+def of_apache(site: str) -> Iterator[tuple[str, str, str]]:
+    """The same of a site of Apache (templates/apache/places.conf.j2)."""
+    for upstream, protocol in _MEMBERS.findall(site):
+        prefix = re.search(rf'X-Forwarded-Prefix "(\S*)"(?:\n(?!\s*</Location).*)*? balancer://{upstream} ', site)
+        yield protocol, upstream, prefix[1] if prefix else ""
+
+
 def unhealthy(site: str, members: Mapping[str, Sequence[str]], drained: Sequence[str], probes: Sequence[str]) -> int:
     """How many servers do not answer of those that are wanted and that nobody drained.
 
-    members: by upstream. probes: UPSTREAM=HOST/PATH, as nginx_site.py keeps them.
+    members: by upstream. probes: UPSTREAM=HOST/PATH, as proxy_site.py keeps them.
     """
-    passes = {upstream: (protocol, prefix) for protocol, upstream, prefix in _PASS.findall(site)}
+    passes = {upstream: (protocol, prefix) for protocol, upstream, prefix in [*_PASS.findall(site), *of_apache(site)]}
     asked: list[tuple[str, str, str]] = []
     for probe in probes:
         upstream, _, place = probe.partition("=")
@@ -117,15 +125,15 @@ def unhealthy(site: str, members: Mapping[str, Sequence[str]], drained: Sequence
 def of_balancer() -> Iterator[Metric]:
     """What the balancer alone knows."""
     # They lie on a balancer alone.
-    import nginx_site  # noqa: PLC0415
+    import proxy_site  # noqa: PLC0415
     import traffic  # noqa: PLC0415
 
     seen = traffic.measure(*traffic.recent(time.time()))
     # Maintenance answers 503 on purpose.
-    errors = 0 if nginx_site.PAGE.exists() else seen["errors_5xx"]
+    errors = 0 if proxy_site.PAGE.exists() else seen["errors_5xx"]
     yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
-    known, site = nginx_site.known, nginx_site.wanted()
-    count = unhealthy(site, nginx_site.members(site), known(nginx_site.DRAINED), known(nginx_site.PROBES))
+    known, site = proxy_site.known, proxy_site.wanted()
+    count = unhealthy(site, proxy_site.members(site), known(proxy_site.DRAINED), known(proxy_site.PROBES))
     yield "UnhealthyMembers", count, "Count"
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Static files of releases on this balancer, which Nginx serves by itself. Runs as root; standard library only.
+"""Static files of releases on this balancer, which the proxy serves by itself. Runs as root; standard library only.
 
     static_files.py status APP         the releases that are here, and which are served, as JSON
     static_files.py put APP ID         serve that release's files next; the gzipped tar on standard input, unless here
@@ -9,7 +9,7 @@
 
 In /srv/static/APP, releases/ID has the files of a release under their URL paths, and the links live, next and before
 name releases. `served` leads to all of their files at once: of one name the first of live, next, before. So pages of
-the release before and of the one that comes find their files. Nginx reads no link but `served` (templates/nginx).
+the release before and of the one that comes find their files. It reads no link but `served`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
                 while part := content.read(1 << 16):
                     file.write(part)
                     digest.update(part)
-            # Nginx makes the ETag of time and length: the time is made of the content, so that a file keeps its ETag
+            # The ETag is made of time and length: the time is made of the content, so that a file keeps its ETag
             # over releases and balancers, and another content of that length has another one.
             moment = 1_000_000_000 + int.from_bytes(digest.digest()[:4]) % 450_000_000
             os.utime(target, (moment, moment))
@@ -131,7 +131,7 @@ def serve(app: Path) -> None:
                     # One that comes first has a file of that name, or a folder.
                     continue
     lead(served, union)
-    # Nginx may be on its way into the last one.
+    # A request may be on its way into the last one.
     for old in app.glob("served-*"):
         if old not in (union, last):
             shutil.rmtree(old)

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import certificate
-import nginx
-from nginx_site import DRAINED, PAGE, addresses, known, wanted
+import proxy
+from proxy_site import DRAINED, PAGE, addresses, known, wanted
 from vitals import vitals
 
 # The newest last; the older one is read when the log was rotated within the window.
-LOGS = (Path("/var/log/nginx/access.log.1"), Path("/var/log/nginx/access.log"))
+LOGS = (Path("/var/log/wsgi-fleet/access.log.1"), Path("/var/log/wsgi-fleet/access.log"))
 WINDOW_S = 60.0
 # Longest tail that is read: at 350 bytes a line 800 requests/s fit a minute; above that the window gets shorter.
 TAIL_BYTES = 16 << 20
@@ -99,7 +99,7 @@ def seconds_of(time_: str) -> float:
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:
-    """A line of the log, None where it is not whole: the first of a tail is cut, Nginx may just be writing the last."""
+    """A line of the log, None where it is not whole: the first of a tail is cut, the last may just be written."""
     try:
         return json.loads(line)
     except ValueError:
@@ -139,15 +139,16 @@ def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str
 
 def main() -> None:
     state = subprocess.run(
-        ["systemctl", "is-active", "nginx"], check=False, capture_output=True, text=True
+        ["systemctl", "is-active", proxy.own().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
     want, drained = addresses(wanted()), known(DRAINED)
     facts: dict[str, Any] = {
-        "nginx": state,
+        "proxy": proxy.own().TITLE,
+        "state": state,
         "maintenance": PAGE.exists(),
-        "certificate": certificate.facts() if nginx.serves_https() else None,
+        "certificate": certificate.facts() if proxy.serves_https() else None,
         "wanted": want,
-        "members": addresses(nginx.SITE.read_text()),
+        "members": addresses(proxy.served()),
         "drained": [address for address in drained if address in want],
         **measure(*recent(time.time())),
         "machine": vitals(),
@@ -158,5 +159,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, nginx.Failure) as problem:
+    except (OSError, proxy.Failure) as problem:
         sys.exit(f"error: {problem}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from settings.apache import refused
 from settings.constraint import Cidr
 from settings.model import Model
 from settings.proxy import Proxy
@@ -34,6 +35,12 @@ class Balancer(Model):
     def _a_burst_is_above_a_rate(self) -> Balancer:
         if self.burst is not None and self.requests_per_second is None:
             raise ValueError(f"burst: {self.burst}: should come with requests_per_second, above which it is")
+        return self
+
+    @model_validator(mode="after")
+    def _the_proxy_has_what_is_set(self) -> Balancer:
+        if self.proxy.kind == "apache" and (found := refused(self)):
+            raise ValueError("; ".join(found))
         return self
 
     @model_validator(mode="after")

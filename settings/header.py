@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.types import StringConstraints
@@ -46,6 +46,16 @@ def _value(value: str) -> str:
     return value
 
 
+def _in_nginx(value: str) -> str:
+    return _VARIABLE.sub(lambda found: f"${{{VARIABLES[found[1]]}}}", value)
+
+
+def _in_apache(value: str) -> str:
+    """As mod_headers reads it, which takes percent signs, and `expr=` at the beginning, for its own."""
+    made = _VARIABLE.sub(lambda found: f"%{{FLEET_{found[1].upper()}}}e", value.replace("%", "%%"))
+    return f"%{{FLEET_NOTHING}}e{made}" if made.startswith("expr=") else made
+
+
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64)]
 # Printable ASCII without a backslash, not empty, no blank at either end: one line whoever reads it.
 HeaderValue = Annotated[
@@ -68,11 +78,10 @@ class Headers(Model):
             raise ValueError(f"{', '.join(twice)}: named twice (capital letters make no difference); name it once")
         return self
 
-    def values(self) -> dict[str, str]:
-        """What is set, in Nginx's words: each variable by its name there."""
-        return {
-            name: _VARIABLE.sub(lambda found: f"${{{VARIABLES[found[1]]}}}", value) for name, value in self.set.items()
-        }
+    def values(self, kind: Literal["nginx", "apache"] = "nginx") -> dict[str, str]:
+        """What is set, in the words of a proxy: each variable by its name there."""
+        written = _in_nginx if kind == "nginx" else _in_apache
+        return {name: written(value) for name, value in self.set.items()}
 
     def uses(self, variable: str) -> bool:
         """Whether a value names this variable."""

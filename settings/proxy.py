@@ -86,10 +86,10 @@ class Memcached(Model):
 
 
 class Snippet(Model):
-    """Text of Nginx's own language, where the settings do not reach. Nginx reads it before it is taken."""
+    """Text of the proxy's own language, where the settings do not reach. It is read before it is taken."""
 
     context: Literal["http", "server", "location"] = Field(
-        description="beside the server block, in it, or where requests go to the application"
+        description="beside the server blocks, in them, or where requests go to the application"
     )
     text: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=SNIPPET_BYTES)] | None = (
         Field(default=None, description="the text itself")
@@ -109,6 +109,9 @@ class Snippet(Model):
 class Proxy(Model):
     """One block for each thing that a reverse proxy is for."""
 
+    kind: Literal["nginx", "apache"] = Field(
+        default="nginx", description="the program in front; a change replaces the balancer"
+    )
     compression: Compression = Field(default=Compression(), description="gzip")
     cache: Cache | None = Field(default=None, description="answers kept for a moment, for all who ask the same")
     basic_auth: BasicAuth | None = Field(default=None, description="a name and a password for all of the site")
@@ -125,24 +128,25 @@ class Proxy(Model):
     answer_headers: AnswerHeaders = Field(default=AnswerHeaders(), description="before the client sees them")
     geoip: bool = Field(default=False, description="the application gets the client's country as X-Country")
     memcached: Memcached | None = Field(default=None, description="pages that somebody else puts into memcached")
-    status: bool = Field(default=False, description="Nginx's counters, at http://127.0.0.1:8081/ on the balancer alone")
+    status: bool = Field(default=False, description="its counters, at http://127.0.0.1:8081/ on the balancer alone")
     snippets: list[Snippet] = Field(
-        default_factory=list[Snippet], description="Nginx's own language, tested before use", max_length=20
+        default_factory=list[Snippet], description="the proxy's own language, tested before use", max_length=20
     )
 
     @property
     def is_used(self) -> bool:
-        """Whether anything here was set. If not, the site is what it is without this block."""
-        return self != Proxy()
+        """Whether anything here was set but the kind. If not, the site is what it is without this block."""
+        return self != Proxy(kind=self.kind)
 
     def snippets_of(self, context: str) -> list[str]:
         """Texts for this place of the site, each whole lines.
 
-        A word more than one blank after `server` and `listen` keeps scripts of the balancer from taking a server of
+        A blank more after words that begin a member or a port keeps scripts of the balancer from taking a server of
         somebody's own for a member, or its port for ours.
         """
         texts = [snippet.text or "" for snippet in self.snippets if snippet.context == context]
-        return [re.sub(r"^(\s*(?:server|listen))[ ]+(?=\S)", r"\1  ", text, flags=re.MULTILINE) for text in texts]
+        words = re.compile(r"^(\s*(?:server|listen|BalancerMember))[ ]+(?=\S)", re.MULTILINE | re.IGNORECASE)
+        return [words.sub(r"\1  ", text) for text in texts]
 
     @model_validator(mode="after")
     def _countries_are_looked_up_where_they_are_used(self) -> Proxy:

@@ -61,11 +61,15 @@ def copy_of_checkout(target: Path) -> None:
 
 @dataclass
 class Stack:
-    """name: unique, with the process id of the run in it. settings: the stack file's blocks; changed, then up()."""
+    """name: unique, with the process id of the run in it. settings: the stack file's blocks; changed, then up().
+
+    proxy: the balancer's, whatever settings say of it.
+    """
 
     name: str
     folder: Path
     settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    proxy: str = "nginx"
 
     @classmethod
     def make(cls, name: str, tmp: Path, **app: Any) -> Stack:
@@ -102,6 +106,10 @@ class Stack:
         document: dict[str, Any] = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
         kept = self._secrets_of(document)
         document["config"] = {f"wsgi-fleet:{key}": value for key, value in self.settings.items()}
+        if self.proxy != "nginx":
+            balancer = self.settings.get("balancer", {})
+            proxy = {"kind": self.proxy} | balancer.get("proxy", {})
+            document["config"]["wsgi-fleet:balancer"] = balancer | {"proxy": proxy}
         if kept:
             document["config"]["wsgi-fleet:apps"] = {
                 **self.settings["apps"], "probe": {**self.app, "secrets": kept}
@@ -238,6 +246,12 @@ def on(machine: str, *command: str, check: bool = True) -> str:
     result = lxc("exec", machine, "-T", "--", *command, check=False)
     assert not check or result.returncode == 0, f"{command} on {machine}: {result.stdout}{result.stderr}"
     return result.stdout + result.stderr
+
+
+def what_the_proxy_minds(front: str) -> str:
+    """What Nginx or Apache, as the balancer has it, says of its configuration besides that it is well."""
+    test = "if [ -e /etc/apache2/wsgi-fleet ]; then apache2 -t; else nginx -t -q; fi"
+    return "".join(line for line in on(front, "sh", "-c", test).splitlines() if line != "Syntax OK")
 
 
 def eventually(what: Any, *, timeout_s: float = 180, message: str) -> Any:

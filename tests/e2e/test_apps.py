@@ -153,7 +153,9 @@ def test_a_path_leads_there_as_script_name_or_whole_and_costs_no_release(two: St
         "/s.1//x": ("/s.1", "/x"),
         "/x/../s.1/y": ("/s.1", "/y"),
     }
-    assert ask(two, "/s.1?q=1") == (308, "/s.1/?q=1")
+    # Of a path Apache makes a URL.
+    status, location = ask(two, "/s.1?q=1")
+    assert (status, location.removeprefix("http://127.0.0.1")) == (308, "/s.1/?q=1")
     # Whatever a client says.
     seen = [ask(two, f"{path}/headers", **{"X-Forwarded-Prefix": "/x"})[1] for path in ("/s.1", "")]
     assert [each.get("HTTP_X_FORWARDED_PREFIX") for each in seen] == ["/s.1", None]
@@ -209,5 +211,5 @@ def test_one_that_is_removed_goes_with_all_it_had_and_the_other_loses_nothing(tw
     assert [file for file in (store / "shop").rglob("*") if file.is_file()] == []
     assert journal(two, "probe") == probe[1]
     assert network not in {each["name"] for each in json.loads(lxc("query", "/1.0/networks?recursion=1").stdout)}
-    assert "app_shop" not in on(two.balancer(), "cat", "/etc/nginx/wsgi-fleet/site.conf")
+    assert "app_shop" not in on(two.balancer(), "sh", "-c", "cat /etc/*/wsgi-fleet/site.conf")
     assert who(two, host=SHOP) == "probe"

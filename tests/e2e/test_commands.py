@@ -261,7 +261,7 @@ def test_a_bundle_holds_what_helps_and_no_secret(fleet: Stack, tmp_path: Path) -
         assert "app@blue.service" in files[f"{name}/units.txt"]
     leaking = next(iter(fleet.servers()))
     assert "leak [removed] [removed]" in files[f"{leaking}/journal.txt"]
-    assert "upstream app_probe {" in files["balancer/nginx.txt"]
+    assert "upstream app_probe {" in files["balancer/proxy.txt"]
     assert json.loads(files["status.json"])["stack"] == fleet.name
     whole = "\n".join(files.values())
     for secret in (SECRET, "hunter2", made, key):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, eventually, lxc, on
+from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, eventually, lxc, on, what_the_proxy_minds
 
 
 def status(machine: str) -> dict[str, object]:
@@ -97,7 +97,7 @@ def test_a_client_cannot_pretend_to_be_somebody_else(fleet: Stack) -> None:
 def test_every_line_of_the_access_log_is_json_whatever_clients_send(fleet: Stack) -> None:
     request = urllib.request.Request(f"{fleet.url}/%22%0a{{", headers={"User-Agent": 'a"b\\c\x01'})
     urllib.request.urlopen(request, timeout=10).read()
-    lines = on(fleet.balancer(), "cat", "/var/log/nginx/access.log").splitlines()
+    lines = on(fleet.balancer(), "cat", "/var/log/wsgi-fleet/access.log").splitlines()
     assert [line for line in lines if not isinstance(json.loads(line), dict)] == []
     assert any(json.loads(line)["agent"].startswith('a"b\\c') for line in lines)
 
@@ -123,7 +123,7 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     server, balancer = next(iter(fleet.servers().values())), fleet.balancer()
     for machine in (server, balancer):
         assert "Valid" in on(machine, "cloud-init", "schema", "--system")
-    assert "[warn]" not in on(balancer, "nginx", "-t")
+    assert what_the_proxy_minds(balancer) == ""
     for unit in ("app@blue.service", "app-proof.service", "app.socket", "app-boot.service"):
         assert on(server, "systemd-analyze", "verify", unit) == ""
     on(server, "systemd-analyze", "security", "--threshold=20", "app@blue.service")
@@ -148,7 +148,7 @@ def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> 
     balancer = fleet.balancer()
     before = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     for broken in ("server { listen 80; nonsense; }", "server { listen 80 default_server; return 502; }"):
-        command = ("/usr/local/lib/wsgi-fleet/nginx_site.py", "site", "/")
+        command = ("/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "/")
         result = lxc("exec", balancer, "-T", "--", *command, check=False, stdin=broken)
         assert result.returncode == 1
         assert "the site before it still serves" in result.stderr
@@ -308,7 +308,7 @@ def test_without_members_the_balancer_says_503(fleet: Stack) -> None:
     balancer = fleet.balancer()
     site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     empty = (fleet.folder / "templates" / "nginx" / "no-site.conf").read_text()
-    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/nginx_site.py", "site")
+    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/proxy_site.py", "site")
     lxc(*command, stdin=empty)
     try:
         with pytest.raises(urllib.error.HTTPError) as error:

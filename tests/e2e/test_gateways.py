@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import Stack, on
+from tests.e2e.stack import Stack, on, what_the_proxy_minds
 
 KINDS: dict[str, dict[str, Any]] = {
     "gunicorn": {"kind": "gunicorn"},
@@ -107,7 +107,7 @@ def test_a_client_can_neither_pretend_nor_walk_around_the_rules_of_the_site(flee
 
 def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     server = next(iter(fleet.servers().values()))
-    assert "[warn]" not in on(fleet.balancer(), "nginx", "-t")
+    assert what_the_proxy_minds(fleet.balancer()) == ""
     for unit in ("app@blue.service", "app-proof.service", "app.socket"):
         assert on(server, "systemd-analyze", "verify", unit) == ""
 

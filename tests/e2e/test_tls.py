@@ -17,7 +17,7 @@ import yaml
 
 from tests.certificates import Authority, Signed
 from tests.e2e.load import Load
-from tests.e2e.stack import Stack, free_port, lxc, on, processes_that_name
+from tests.e2e.stack import Stack, free_port, lxc, on, processes_that_name, what_the_proxy_minds
 
 NAME = "shop.example.org"
 
@@ -124,7 +124,7 @@ def test_whoever_watches_the_health_path_needs_no_https(https: Stack) -> None:
 
 def test_browsers_are_told_to_come_by_https_from_the_page_of_maintenance_too(https: Stack) -> None:
     assert ask(f"{url(https)}/")[1]["strict-transport-security"] == "max-age=77"
-    site = "/usr/local/lib/wsgi-fleet/nginx_site.py"
+    site = "/usr/local/lib/wsgi-fleet/proxy_site.py"
     on(https.balancer(), site, "maintenance", "on")
     try:
         status, headers, _ = ask(f"{url(https)}/")
@@ -134,7 +134,7 @@ def test_browsers_are_told_to_come_by_https_from_the_page_of_maintenance_too(htt
 
 
 def test_nginx_has_nothing_to_warn_of_and_root_alone_reads_the_key(https: Stack) -> None:
-    assert "[warn]" not in on(https.balancer(), "nginx", "-t")
+    assert what_the_proxy_minds(https.balancer()) == ""
     kept = on(https.balancer(), "stat", "-c", "%a %U %n", "/etc/wsgi-fleet/tls", "/etc/wsgi-fleet/tls/site.pem")
     assert kept.splitlines() == ["700 root /etc/wsgi-fleet/tls", "600 root /etc/wsgi-fleet/tls/site.pem"]
 
@@ -187,7 +187,8 @@ def test_a_given_certificate_and_the_one_that_renews_it_come_without_a_lost_requ
     assert [word for word in words if word in https.export() + output] == []
     assert processes_that_name(words) == []
     machine = lxc("config", "show", https.balancer(), "--expanded").stdout
-    logs = on(https.balancer(), "sh", "-c", "journalctl --no-pager; cat /var/log/cloud-init*.log /var/log/nginx/*.log")
+    cat = "journalctl --no-pager; cat /var/log/cloud-init*.log /var/log/wsgi-fleet/*.log"
+    logs = on(https.balancer(), "sh", "-c", cat)
     assert [word for word in words if word in machine + logs] == []
 
 
@@ -204,7 +205,7 @@ def test_a_certificate_that_nginx_would_not_take_leaves_the_one_that_serves(http
     assert "cannot be used" in result.stderr
     assert "the certificate before it still serves" in result.stderr
     assert ssl.get_server_certificate(("127.0.0.1", port)) == before
-    assert "[warn]" not in on(https.balancer(), "nginx", "-t")
+    assert what_the_proxy_minds(https.balancer()) == ""
 
 
 def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
@@ -233,4 +234,4 @@ def test_what_ends_tls_in_front_is_believed_about_the_client_once_it_is_named(ht
         seen: dict[str, str] = json.loads(ask(f"{https.url}/headers", **told)[2])
         learned.append((seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"], seen["wsgi.url_scheme"]))
     assert learned == [("127.0.0.1", "http", "http"), ("203.0.113.9", "https", "https")]
-    assert "[warn]" not in on(https.balancer(), "nginx", "-t")
+    assert what_the_proxy_minds(https.balancer()) == ""

@@ -53,7 +53,8 @@ def front(**changes: Any) -> dict[str, Any]:
     numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
     members = list(ADDRESSES.values())
     return {
-        "nginx": "active",
+        "proxy": "Nginx",
+        "state": "active",
         "maintenance": False,
         "certificate": None,
         "wanted": members,

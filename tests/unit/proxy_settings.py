@@ -63,9 +63,10 @@ def _access(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def balancers(draw: st.DrawFn) -> dict[str, Any]:
-    """A block of a stack file, `balancer`, with any of it."""
+def balancers(draw: st.DrawFn, kind: str = "nginx") -> dict[str, Any]:
+    """A block of a stack file, `balancer`, with any of what that proxy has."""
     proxy = {
+        "kind": kind,
         "compression": {
             "enabled": draw(st.booleans()),
             "level": draw(st.integers(1, 9)),
@@ -103,6 +104,8 @@ def balancers(draw: st.DrawFn) -> dict[str, Any]:
         ),
         "status": draw(st.booleans()),
     }
+    if kind == "apache":
+        del proxy["cache"], proxy["memcached"]
     trusted = draw(st.sampled_from([[], ["10.0.0.0/8"]]))
     return {"hostnames": [HOSTNAME], "trusted_proxies": trusted, "proxy": proxy}
 

@@ -14,7 +14,7 @@ from typing import Any
 import acme_certificate
 import certificate
 import pytest
-from nginx import Failure
+from proxy import Failure
 
 GIVEN: dict[str, Any] = {
     "hostnames": ["shop.example.org", "www.example.org"],

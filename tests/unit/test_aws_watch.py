@@ -108,14 +108,14 @@ def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
         config = {name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("report", "ship")}
         is_balancer = role == "balancer"
         assert config["report"] == {"namespace": "wsgi-fleet/prod", "balancer": is_balancer}
-        source = {"file": "/var/log/nginx/access.log"} if is_balancer else {"units": list(rendering.JOURNALS)}
+        source = {"file": "/var/log/wsgi-fleet/access.log"} if is_balancer else {"units": list(rendering.JOURNALS)}
         assert config["ship"] == {"group": f"{'balancer' if is_balancer else 'hello'}-log-0e0e0e0", **source}
 
 
 @pytest.mark.parametrize(
     ("role", "document", "for_others"),
     [
-        ("hello-1", rendering.app_server_user_data([]), {"nginx_site", "traffic"}),
+        ("hello-1", rendering.app_server_user_data([]), {"proxy_site", "traffic"}),
         ("balancer", rendering.balancer_user_data(), set[str]()),
     ],
 )

@@ -12,9 +12,10 @@ from typing import Any
 
 import certificate
 import nginx
-import nginx_site
+import proxy
+import proxy_site
 import pytest
-from nginx import Failure
+from proxy import Failure
 
 import rendering
 from settings import Balancer
@@ -70,11 +71,11 @@ class FakeNginx:
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     """A balancer that serves HTTPS with the certificate of "before.example"."""
     made = FakeNginx()
-    monkeypatch.setattr(nginx, "test", made.test)
-    monkeypatch.setattr(nginx, "swap_in", made.swap_in)
+    monkeypatch.setattr(proxy, "test", made.test)
+    monkeypatch.setattr(proxy, "swap_in", made.swap_in)
     monkeypatch.setattr(certificate, "shown", made.shown)
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
-    monkeypatch.setattr(nginx, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(proxy, "LOCK", tmp_path / "lock")
     folder = tmp_path / "tls"
     monkeypatch.setattr(certificate, "FOLDER", folder)
     for name, file in (("FILE", "site.pem"), ("CANDIDATE", "candidate.pem"), ("MADE_FOR", "self-signed")):
@@ -157,7 +158,7 @@ def test_a_certificate_that_nginx_refuses_leaves_the_one_before_without_a_reload
 
 def test_a_certificate_that_nginx_does_not_show_is_told_and_taken_back(balancer: FakeNginx) -> None:
     before, balancer.deaf = files(), True
-    with pytest.raises(Failure, match=r"shows another certificate; see /var/log/nginx/error.log"):
+    with pytest.raises(Failure, match=r"shows another certificate; see /var/log/wsgi-fleet/error.log"):
         call("given", stdin=pair())
     assert files() == before
 
@@ -253,11 +254,11 @@ def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
     def serve(*_: object) -> None:
         """The site's own swap is tested elsewhere."""
 
-    monkeypatch.setattr(nginx_site, "serve", serve)
+    monkeypatch.setattr(proxy_site, "serve", serve)
     for tls, there in ((True, True), (False, False), (False, False)):
         certificate.RENEWAL.touch()
         monkeypatch.setattr(sys, "stdin", io.StringIO(site(tls=tls)))
-        nginx_site.site([])
+        proxy_site.site([])
         assert certificate.FOLDER.exists() == there
     assert ran == [FORGET, FORGET]
 

@@ -18,7 +18,7 @@ from tests.unit.fake_stack import GONE, NEW, OLD, FakeStack, facts, front, make
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ("p50", "ms", "p99", "ms", "5xx")
-SITE = "/usr/local/lib/wsgi-fleet/nginx_site.py"
+SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
         (front(drained=["10.0.0.2"], members=["10.0.0.1"]), facts(), 0, "hello-2 is drained: it was drained by hand; "),
         (front(members=["10.0.0.1"]), facts(), 1, "hello-2 is stopped: the balancer sends it no requests; "),
         (front(), on_new(), 1, f"hello-2 is behind: it serves {NEW}, the current release is {OLD}; `pulumi up`"),
-        (front(nginx="failed"), facts(), 1, "the balancer: Nginx is failed; see `./fleet logs --server balancer`"),
+        (front(state="failed"), facts(), 1, "the balancer: Nginx is failed; see `./fleet logs --server balancer`"),
         (GONE, facts(), 1, "the balancer: no route to host"),
         (TimeoutError(), facts(), 1, "the balancer: it did not answer in 20 s"),
         ((1, "Traceback\nerror: no log"), facts(), 1, "failed: error: no log"),
@@ -292,8 +292,8 @@ def test_logs_stand_side_by_side_with_the_names_of_their_machines(stack: FakeSta
 
 
 def test_the_balancers_logs_are_its_error_and_its_access_log(stack: FakeStack) -> None:
-    stack.machines.answers["m-balancer", "tail -n 2 /var/log/nginx/error.log"] = "bad\n"
-    stack.machines.answers["m-balancer", "tail -n 2 /var/log/nginx/access.log"] = "{}\n"
+    stack.machines.answers["m-balancer", "tail -n 2 /var/log/wsgi-fleet/error.log"] = "bad\n"
+    stack.machines.answers["m-balancer", "tail -n 2 /var/log/wsgi-fleet/access.log"] = "{}\n"
     result = fleet("logs", "--server", "balancer", "-n", "2")
     assert sorted(result.output.splitlines()) == ["balancer access | {}", "balancer error  | bad"]
 

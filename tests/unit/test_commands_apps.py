@@ -13,7 +13,7 @@ from releases import record
 from releases.transport import Part
 from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, facts, front, make
 
-SITE = "/usr/local/lib/wsgi-fleet/nginx_site.py"
+SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
 TRAFFIC = "/usr/local/lib/wsgi-fleet/traffic.py"
 
 

@@ -76,7 +76,7 @@ def test_a_machine_that_does_not_answer_is_a_file_that_says_so(stack: FakeStack)
     stack.machines.answers["m-balancer", ""] = GONE
     stack.machines.traffic(GONE)
     files = collect(stack.target())
-    assert files["balancer/nginx.txt"] == "error: no route to host\n"
+    assert files["balancer/proxy.txt"] == "error: no route to host\n"
     assert json.loads(files["balancer/facts.json"])["error"] == "no route to host"
 
 

@@ -75,7 +75,7 @@ def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack) -> None:
             facts(),
             "certificate: it expires in 24 days -> `journalctl -u certbot` on the balancer",
         ),
-        (front(nginx="failed"), facts(), "balancer: Nginx is failed; see `./fleet logs --server balancer` -> "),
+        (front(state="failed"), facts(), "balancer: Nginx is failed; see `./fleet logs --server balancer` -> "),
         (front(), GONE, "hello-2: unreachable: no route to host -> `pulumi up --refresh` starts or replaces it"),
         (front(), facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),
         (

@@ -81,7 +81,7 @@ def test_the_balancers_logs_are_followed_by_name_and_begin_anew_without_the_past
 ) -> None:
     found = sources(make(monkeypatch).target(), "balancer", 5, follow=True)
     assert [(source.name, " ".join(source.command)) for source in found] == [
-        ("balancer error", "tail -n 5 /var/log/nginx/error.log -F"),
-        ("balancer access", "tail -n 5 /var/log/nginx/access.log -F"),
+        ("balancer error", "tail -n 5 /var/log/wsgi-fleet/error.log -F"),
+        ("balancer access", "tail -n 5 /var/log/wsgi-fleet/access.log -F"),
     ]
     assert [" ".join(source.again(9))[:9] for source in found] == ["tail -n 0"] * 2

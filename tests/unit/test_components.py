@@ -240,7 +240,7 @@ def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_pat
     step = local.build.one(STEP, "balancer-members").inputs
     members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert step["stdin"] == rendering.site(settings.Balancer(), [rendering.Upstream("hello", members, 60, "/healthz")])
-    assert step["command"] == ["/usr/local/lib/wsgi-fleet/nginx_site.py", "site", "app_hello=/healthz"]
+    assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "app_hello=/healthz"]
     assert step["machine"] == "test-balancer-3fa9c2"
 
 

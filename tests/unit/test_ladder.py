@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-import nginx
+import proxy
 import pytest
 from pydantic import ValidationError
 
@@ -54,7 +54,7 @@ def test_each_time_out_is_below_the_next_whatever_the_request_time_out_is() -> N
     assert next(each.le for each in Rollout.model_fields["drain_timeout_s"].metadata if hasattr(each, "le")) == stop
     # Old workers of Nginx outlive every request that they may wait for.
     shutdown = number(r"^worker_shutdown_timeout (\d+)s;$", "nginx/nginx.conf")
-    assert ladder.read_timeout_s(longest) <= shutdown < nginx.DRAIN_S
+    assert ladder.read_timeout_s(longest) <= shutdown < proxy.DRAIN_S
 
 
 def test_the_sockets_backlog_is_not_cut_by_the_kernels_limit() -> None:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 import aws_service
-import nginx_site
+import proxy_site
 import pytest
 import report
 import ship
@@ -112,7 +112,7 @@ def test_servers_that_are_wanted_and_not_drained_count_when_they_do_not_answer(
         ),
     ]
     site = rendering.site(settings.Balancer(), upstreams)
-    members = nginx_site.members(site)
+    members = proxy_site.members(site)
     probes = [each.probe for each in upstreams]
     asked: list[tuple[str, str, str]] = []
 
@@ -141,9 +141,9 @@ def test_a_disk_is_as_full_as_df_says() -> None:
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the access log and what the balancer remembers lie."""
     for name in ("WANTED", "DRAINED", "PROBES", "PAGE"):
-        monkeypatch.setattr(nginx_site, name, tmp_path / name)
-    nginx_site.WANTED.write_text("upstream app_hello {\n    server 127.0.0.1:8000 max_fails=3;\n}\n")
-    nginx_site.PROBES.write_text("app_hello=/healthz\n")
+        monkeypatch.setattr(proxy_site, name, tmp_path / name)
+    proxy_site.WANTED.write_text("upstream app_hello {\n    server 127.0.0.1:8000 max_fails=3;\n}\n")
+    proxy_site.PROBES.write_text("app_hello=/healthz\n")
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"time": moment, "status": status, "seconds": 0.1}
@@ -161,7 +161,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("balancer")
 def test_the_balancer_reports_the_share_of_errors_and_the_servers_that_do_not_answer() -> None:
     assert list(report.of_balancer()) == [("Errors5xxPercent", 25.0, "Percent"), ("UnhealthyMembers", 1, "Count")]
-    nginx_site.PAGE.touch()
+    proxy_site.PAGE.touch()
     assert next(report.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
 
 

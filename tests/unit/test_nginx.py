@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import nginx
-import nginx_site
+import proxy
+import proxy_site
 import pytest
-from nginx import Failure
+from proxy import Failure
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,9 +52,9 @@ class Balancer:
         self.lingers -= 1
         return {self.generation, *(range(1, self.generation) if self.lingers >= 0 else ())}
 
-    def shutting_down(self, pid: int) -> bool:
+    def accepts(self, pid: int) -> bool:
         self.notices_after -= 1
-        return pid < self.generation and self.notices_after < 0
+        return pid == self.generation or self.notices_after >= 0
 
     @property
     def files(self) -> dict[str, str]:
@@ -68,7 +69,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Balancer:
         monkeypatch.setattr(nginx, name, tmp_path / f"{name.lower()}.conf")
     nginx.MAIN.write_text((ROOT / "templates" / "nginx" / "nginx.conf").read_text())
     nginx.SITE.write_text("old")
-    for name in ("command", "workers", "shutting_down"):
+    for name in ("command", "workers", "accepts"):
         monkeypatch.setattr(nginx, name, getattr(made, name))
 
     def sleep(seconds: float) -> None:
@@ -95,39 +96,43 @@ def test_a_site_that_nginx_refuses_is_told_and_leaves_nothing(balancer: Balancer
 
 def test_a_site_is_swapped_in_once_new_workers_serve_and_no_old_one_accepts(balancer: Balancer) -> None:
     balancer.lingers = balancer.notices_after = 9
-    assert nginx.swap_in("new") == {1}
+    assert proxy.swap_in("new") == {1}
     assert balancer.called == ["-s reload"]
     assert nginx.SITE.read_text() == "new"
     assert balancer.notices_after == -1
 
 
 def test_a_site_for_which_no_workers_start_is_a_failure(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nginx, "PROBE_S", 0)
+    monkeypatch.setattr(proxy, "PROBE_S", 0)
+
+    def none_accepts(_pid: int) -> bool:
+        return False
+
     # The old ones end all the same.
-    monkeypatch.setattr(nginx, "shutting_down", bool)
+    monkeypatch.setattr(nginx, "accepts", none_accepts)
     balancer.starts_workers = False
-    with pytest.raises(Failure, match=r"Nginx did not start new workers; see /var/log/nginx/error.log"):
-        nginx.swap_in("new")
+    with pytest.raises(Failure, match=r"Nginx did not start new workers; see /var/log/wsgi-fleet/error.log"):
+        proxy.swap_in("new")
 
 
 def test_old_workers_are_waited_for_until_they_have_gone(balancer: Balancer) -> None:
     balancer.generation, balancer.lingers = 3, 7
-    nginx.wait_for({1, 2})
+    proxy.wait_for({1, 2})
     assert balancer.lingers == -1
 
 
 def test_old_workers_that_do_not_end_are_told(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nginx, "DRAIN_S", 0)
+    monkeypatch.setattr(proxy, "DRAIN_S", 0)
     balancer.generation, balancer.lingers = 3, 9999
     with pytest.raises(Failure, match="old workers still run after 0 s"):
-        nginx.wait_for({1, 2})
+        proxy.wait_for({1, 2})
 
 
 @pytest.fixture
 def known(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> Balancer:
-    """A balancer whose servers are looked after by nginx_site."""
+    """A balancer whose servers are looked after by proxy_site."""
     for name in ("WANTED", "DRAINED", "PROBES"):
-        monkeypatch.setattr(nginx_site, name, balancer.folder / name)
+        monkeypatch.setattr(proxy_site, name, balancer.folder / name)
     return balancer
 
 
@@ -136,10 +141,10 @@ def site(*servers: str) -> str:
 
 
 def test_a_site_that_a_killed_run_wrote_is_loaded_by_the_next(known: Balancer) -> None:
-    nginx_site.serve(site("10.0.0.1"), [], [])
+    proxy_site.serve(site("10.0.0.1"), [], [])
     known.called.clear()
     nginx.SITE.write_text(site("10.0.0.2"))
-    nginx_site.serve(site("10.0.0.2"), [], [])
+    proxy_site.serve(site("10.0.0.2"), [], [])
     assert "-s reload" in known.called
 
 
@@ -152,11 +157,11 @@ def test_servers_that_a_killed_run_was_draining_are_drained_by_the_next(monkeypa
         if len(waits) == 1:
             raise InterruptedError
 
-    monkeypatch.setattr(nginx, "wait_for", wait_for)
-    nginx_site.serve(site("10.0.0.1", "10.0.0.2"), [], [])
+    monkeypatch.setattr(proxy, "wait_for", wait_for)
+    proxy_site.serve(site("10.0.0.1", "10.0.0.2"), [], [])
     with pytest.raises(InterruptedError):
-        nginx_site.serve(site("10.0.0.1"), [], [])
-    nginx_site.serve(site("10.0.0.1"), [], [])
+        proxy_site.serve(site("10.0.0.1"), [], [])
+    proxy_site.serve(site("10.0.0.1"), [], [])
     assert len(waits) == 2
 
 
@@ -180,12 +185,12 @@ def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     times = iter(range(0, 100, 2))
-    monkeypatch.setattr(nginx, "time", SimpleNamespace(monotonic=times.__next__, sleep=float))
+    monkeypatch.setattr(proxy, "time", SimpleNamespace(monotonic=times.__next__, sleep=float))
     with HTTPServer(("127.0.0.1", 0), Handler) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.02,))
         thread.start()
         for scheme in ("http", "https"):
-            monkeypatch.setattr(nginx, scheme.upper(), f"{scheme}://127.0.0.1:{made.server_port}")
+            monkeypatch.setattr(proxy, scheme.upper(), f"{scheme}://127.0.0.1:{made.server_port}")
         yield "/healthz"
         made.shutdown()
         thread.join()
@@ -194,16 +199,16 @@ def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize("statuses", [[200], [404], [503, 502, 200]])
 def test_a_path_answers_once_it_answers_below_500(path: str, statuses: list[int]) -> None:
     Handler.statuses = [*statuses, 418]
-    nginx.probe(path)
+    proxy.probe(path)
     assert Handler.statuses == [418]
 
 
 def test_an_application_with_a_host_is_asked_for_by_it(path: str) -> None:
     Handler.statuses = [200, 200]
-    nginx.probe(f"shop.example.org/shop{path}")
+    proxy.probe(f"shop.example.org/shop{path}")
     assert Handler.asked == ("shop.example.org", "/shop/healthz")
-    nginx.probe(path)
-    assert Handler.asked == (nginx.HTTP.removeprefix("http://"), "/healthz")
+    proxy.probe(path)
+    assert Handler.asked == (proxy.HTTP.removeprefix("http://"), "/healthz")
 
 
 def test_a_site_with_tls_is_probed_by_https(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,12 +217,12 @@ def test_a_site_with_tls_is_probed_by_https(path: str, tmp_path: Path, monkeypat
     Handler.statuses = [200]
     # The server of the test speaks plain HTTP only.
     with pytest.raises(Failure, match=rf"GET {path} through the new site: .*SSL"):
-        nginx.probe(path)
+        proxy.probe(path)
     assert Handler.statuses == [200]
 
 
 def test_a_path_that_keeps_answering_500_is_told_with_its_last_answer(path: str) -> None:
     Handler.statuses = [503] * 6 + [500, 418]
     with pytest.raises(Failure, match=rf"GET {path} through the new site: HTTP Error 500"):
-        nginx.probe(path)
+        proxy.probe(path)
     assert Handler.statuses == [418]

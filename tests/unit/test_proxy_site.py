@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import crossplane
-import nginx
-import nginx_site
+import proxy as machine_proxy
+import proxy_site
 import pytest
 from hypothesis import HealthCheck, given, settings
 
@@ -270,9 +270,9 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
 def test_servers_of_a_snippet_are_no_members_and_its_ports_not_ours() -> None:
     text = "upstream mine {\n    server 10.9.9.9:9000 max_fails=1;\n}\nserver {\n    listen 443 ssl;\n}\n"
     site = rendering.site(settings_of({"proxy": {"snippets": [{"context": "http", "text": text}]}}), [APP])
-    assert nginx_site.addresses(site) == ["10.0.0.1"]
-    assert not nginx.serves_https(site)
-    assert "10.9.9.9:9000 max_fails=1;" in nginx_site.without(site, ["10.9.9.9"])
+    assert proxy_site.addresses(site) == ["10.0.0.1"]
+    assert not machine_proxy.serves_https(site)
+    assert "10.9.9.9:9000 max_fails=1;" in proxy_site.without(site, ["10.9.9.9"])
 
 
 def test_counters_are_for_who_is_on_the_balancer_alone_and_not_in_its_log(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import certificate
-import nginx
+import proxy
 import pytest
 
 import rendering
@@ -40,12 +40,12 @@ def test_a_site_without_tls_knows_nothing_of_it_whatever_its_names() -> None:
     text = rendering.site(balancer(None, "shop.example.org"), [APP])
     assert text == rendering.site(Balancer(), [APP])
     assert [word for word in ("443", "ssl", "https", "308", "Strict", "map ", "acme") if word in text] == []
-    assert not nginx.serves_https(text)
+    assert not proxy.serves_https(text)
 
 
 def test_https_is_what_mozilla_calls_intermediate(tmp_path: Path) -> None:
     text = rendering.site(balancer({"self_signed": True}), [APP])
-    assert nginx.serves_https(text)
+    assert proxy.serves_https(text)
     block = directives(text, tmp_path)
     assert args(block, "listen") == [["80", "default_server"], ["443", "ssl", "http2", "default_server"]]
     assert args(block, "ssl_protocols") == [["TLSv1.2", "TLSv1.3"]]

@@ -115,7 +115,7 @@ def test_a_stack_without_upgrades_brings_none_of_it_and_silences_what_the_image_
         assert "systemctl mask --quiet --now $timers" in files[SCRIPT]
 
 
-@pytest.mark.parametrize("setup", ["setup-app-server", "setup-balancer"])
+@pytest.mark.parametrize("setup", ["setup-app-server", "setup-nginx", "setup-apache"])
 def test_both_setups_see_to_it_before_they_say_that_the_machine_is_ready(setup: str) -> None:
     lines = (ROOT / "templates" / "scripts" / setup).read_text().splitlines()
     assert lines.index("$here/setup-upgrades") < lines.index("touch /etc/wsgi-fleet/ready")

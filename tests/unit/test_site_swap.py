@@ -11,11 +11,12 @@ from typing import Any
 
 import certificate
 import nginx
-import nginx_site
+import proxy
+import proxy_site
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nginx import Failure
+from proxy import Failure
 
 import rendering
 from settings import Balancer
@@ -64,7 +65,7 @@ class FakeNginx:
 
     @property
     def members(self) -> list[str]:
-        return nginx_site.addresses(nginx.SITE.read_text())
+        return proxy_site.addresses(nginx.SITE.read_text())
 
 
 @pytest.fixture
@@ -72,17 +73,17 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     """A balancer that has no site of `up` yet."""
     fake = FakeNginx(tmp_path)
     for name in ("test", "swap_in", "probe", "answer", "wait_for"):
-        monkeypatch.setattr(nginx, name, getattr(fake, name))
+        monkeypatch.setattr(proxy, name, getattr(fake, name))
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
     for name, file in (
         ("LOCK", "lock"), ("WANTED", "site.wanted"), ("DRAINED", "drained"), ("PROBES", "probes"),
         ("DEFAULT_PAGE", "maintenance.html"),
     ):  # fmt: skip
-        monkeypatch.setattr(nginx_site, name, tmp_path / file)
+        monkeypatch.setattr(proxy_site, name, tmp_path / file)
     # A site without TLS has them removed.
     for name in ("FOLDER", "RENEWAL"):
         monkeypatch.setattr(certificate, name, tmp_path / "certificate" / name)
-    monkeypatch.setattr(nginx_site, "PAGE", tmp_path / "maintenance" / "page.html")
+    monkeypatch.setattr(proxy_site, "PAGE", tmp_path / "maintenance" / "page.html")
     (tmp_path / "maintenance.html").write_text("ours")
     nginx.SITE.write_text((rendering.ROOT / "templates/nginx/no-site.conf").read_text())
     return fake
@@ -92,7 +93,7 @@ def call(*arguments: str, stdin: str = "") -> None:
     before = sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
     try:
-        nginx_site.main(arguments)
+        proxy_site.main(arguments)
     finally:
         sys.stdin = before
 
@@ -203,7 +204,7 @@ def test_the_last_member_is_not_drained_and_the_remedy_is_told(balancer: FakeNgi
     with pytest.raises(Failure, match=rf"app_a would have no member left.*{TWO}.*`\./fleet maintenance on`"):
         call("drain", TWO)
     assert balancer.members == [TWO]
-    assert nginx_site.known(nginx_site.DRAINED) == [ONE]
+    assert proxy_site.known(proxy_site.DRAINED) == [ONE]
 
 
 @pytest.mark.parametrize("verb", ["drain", "admit"])
@@ -247,8 +248,8 @@ def test_of_two_applications_each_keeps_a_member() -> None:
         ],
     )
     with pytest.raises(Failure, match="app_b would have no member left"):
-        nginx_site.without(text, [THREE])
-    assert nginx_site.addresses(nginx_site.without(text, [ONE])) == [TWO, THREE]
+        proxy_site.without(text, [THREE])
+    assert proxy_site.addresses(proxy_site.without(text, [ONE])) == [TWO, THREE]
 
 
 @given(st.lists(st.ip_addresses(v=4).map(str), min_size=1, max_size=6, unique=True), st.data())
@@ -257,20 +258,20 @@ def test_a_site_without_some_members_is_the_site_of_the_others(members: list[str
     left = [member for member in members if member not in gone]
     # How many servers a request may try is left as it was wanted.
     tries = [f"uwsgi_next_upstream_tries {min(len(each), 3)};" for each in (members, left)]
-    assert nginx_site.without(site(*members), gone) == site(*left).replace(tries[1], tries[0])
+    assert proxy_site.without(site(*members), gone) == site(*left).replace(tries[1], tries[0])
 
 
 @pytest.mark.parametrize(("stdin", "page"), [("", "ours"), ("<h1>mine</h1>", "<h1>mine</h1>")])
 def test_maintenance_is_a_file_that_nginx_finds_and_no_reload(balancer: FakeNginx, stdin: str, page: str) -> None:
     with_site(balancer, ONE)
-    nginx.SITE.write_text(nginx.SITE.read_text().replace("/etc/wsgi-fleet/maintenance/page.html", str(nginx_site.PAGE)))
+    nginx.SITE.write_text(nginx.SITE.read_text().replace("/etc/wsgi-fleet/maintenance/page.html", str(proxy_site.PAGE)))
     call("maintenance", "on", stdin=stdin)
-    assert nginx_site.PAGE.read_text() == page
-    assert oct(nginx_site.PAGE.stat().st_mode)[-3:] == "644"
-    assert oct(nginx_site.PAGE.parent.stat().st_mode)[-3:] == "755"
+    assert proxy_site.PAGE.read_text() == page
+    assert oct(proxy_site.PAGE.stat().st_mode)[-3:] == "644"
+    assert oct(proxy_site.PAGE.parent.stat().st_mode)[-3:] == "755"
     call("maintenance", "off")
     call("maintenance", "off")
-    assert not nginx_site.PAGE.exists()
+    assert not proxy_site.PAGE.exists()
     assert balancer.did == []
 
 
@@ -278,11 +279,11 @@ def test_maintenance_is_refused_where_the_site_would_not_look_for_the_page(balan
     del balancer
     with pytest.raises(Failure, match="`pulumi up` first"):
         call("maintenance", "on")
-    assert not nginx_site.PAGE.exists()
+    assert not proxy_site.PAGE.exists()
 
 
 def test_a_page_that_is_too_large_is_refused(balancer: FakeNginx) -> None:
-    nginx.SITE.write_text(f"{nginx_site.PAGE}")
+    nginx.SITE.write_text(f"{proxy_site.PAGE}")
     with pytest.raises(Failure, match="more than 1048576 bytes"):
         call("maintenance", "on", stdin="x" * ((1 << 20) + 1))
     assert balancer.did == []
@@ -290,6 +291,6 @@ def test_a_page_that_is_too_large_is_refused(balancer: FakeNginx) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["/healthz"], ["drain"], ["maintenance", "perhaps"], ["admit", ONE, TWO]])
 def test_what_is_no_verb_is_answered_with_the_verbs(balancer: FakeNginx, arguments: Sequence[str]) -> None:
-    with pytest.raises(Failure, match=r"nginx_site\.py drain ADDRESS"):
+    with pytest.raises(Failure, match=r"proxy_site\.py drain ADDRESS"):
         call(*arguments)
     assert balancer.did == []

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The site that this balancer serves, and who takes its requests. Runs as root; standard library only.
 
-    nginx_site.py site PROBE...          make the site on standard input the wanted one; a probe for each application
-    nginx_site.py drain ADDRESS          send that member no more requests, and wait for those it has
-    nginx_site.py admit ADDRESS          send them again
-    nginx_site.py maintenance on|off     answer 503 with a page (on standard input, else the default one), or no more
+    proxy_site.py site PROBE...          make the site on standard input the wanted one; a probe for each application
+    proxy_site.py drain ADDRESS          send that member no more requests, and wait for those it has
+    proxy_site.py admit ADDRESS          send them again
+    proxy_site.py maintenance on|off     answer 503 with a page (on standard input, else the default one), or no more
 
 What is served is the wanted site without the members that were drained by hand. A change is tested on a copy, swapped
 in atomically, reloaded and probed; if that fails, the site before it is put back. When members are taken out it ends
@@ -23,18 +23,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import certificate
-import nginx
-from nginx import LOCK, Failure
+import proxy
+from proxy import LOCK, Failure
 
 CONFIG = Path("/etc/wsgi-fleet")
 # What the last `site` wanted, whom a hand has drained since, and what is probed; one address or probe a line.
 WANTED, DRAINED, PROBES = CONFIG / "site.wanted", CONFIG / "drained", CONFIG / "probes"
 DEFAULT_PAGE = CONFIG / "maintenance.html"
-# While this file is there, Nginx answers with it (templates/nginx/site.conf.j2).
+# While this file is there, the proxy answers with it (templates/*/).
 PAGE = CONFIG / "maintenance" / "page.html"
 PAGE_BYTES = 1 << 20
-_SERVER = re.compile(r"^\s*server (\S+):\d+ ", re.MULTILINE)
-_UPSTREAM = re.compile(r"^upstream (\S+) \{$")
+# A member and the application that it is one of, as Nginx's sites name them and as Apache's do.
+_SERVER = re.compile(r"^\s*(?:server |BalancerMember \w+://)(\S+):\d+ ", re.MULTILINE)
+_UPSTREAM = re.compile(r"^(?:upstream |<Proxy balancer://)(\w+)")
 
 
 def addresses(text: str) -> list[str]:
@@ -74,34 +75,34 @@ def known(file: Path) -> list[str]:
 
 def wanted() -> str:
     """The site that the last `site` brought; before the first, the one that serves."""
-    return (WANTED if WANTED.exists() else nginx.SITE).read_text()
+    return WANTED.read_text() if WANTED.exists() else proxy.served()
 
 
 def serve(want: str, drained: Sequence[str], probes: Sequence[str]) -> None:
     """Serve the wanted site without the drained members, and remember both once it does. Raises Failure."""
     text = without(want, drained)
-    # What a run remembered, Nginx serves; a run that was killed may have written a site that Nginx has not read, or
-    # not have waited for servers that it removed.
+    # What a run remembered is served; a run that was killed may have written a site that nobody has read, or not
+    # have waited for servers that it removed.
     served = without(WANTED.read_text(), known(DRAINED)) if WANTED.exists() else None
-    before = nginx.SITE.read_text() if served is None else served
+    before = proxy.served() if served is None else served
     unwell = unwell_before(probes, members(before), members(text))
     old: set[int] = set()
     if text != served:
-        nginx.test(text)
+        proxy.test(text)
     try:
         if text != served:
-            old = nginx.swap_in(text)
+            old = proxy.swap_in(text)
         for probe in probes:
             if probe not in unwell:
-                nginx.probe(probe.rpartition("=")[2])
+                proxy.probe(probe.rpartition("=")[2])
     except Failure:
         if text != served:
-            nginx.swap_in(before)
+            proxy.swap_in(before)
         raise
     removed = sorted(set(addresses(before)) - set(addresses(text)))
     if removed:
         print(f"draining {', '.join(removed)}", flush=True)
-        nginx.wait_for(old)
+        proxy.wait_for(old)
     for file, content in ((WANTED, want), (DRAINED, lines(drained)), (PROBES, lines(probes))):
         put(file, content.encode())
 
@@ -113,7 +114,7 @@ def unwell_before(
     found: set[str] = set()
     for probe in probes:
         upstream, _, place = probe.rpartition("=")
-        if upstream in before and before[upstream] == after.get(upstream) and (wrong := nginx.answer(place)):
+        if upstream in before and before[upstream] == after.get(upstream) and (wrong := proxy.answer(place)):
             print(f"{upstream} is unwell, as it was before: GET {place}: {wrong}", flush=True)
             found.add(probe)
     return found
@@ -124,7 +125,7 @@ def lines(words: Iterable[str]) -> str:
 
 
 def put(file: Path, content: bytes) -> None:
-    """Write a file that Nginx may read, atomically."""
+    """Write a file that the proxy may read, atomically."""
     temporary = file.with_name(f".{file.name}.new")
     temporary.write_bytes(content)
     temporary.chmod(0o644)
@@ -136,9 +137,9 @@ def site(probes: Sequence[str]) -> None:
     # A member that is no more wanted was replaced or removed: nobody need remember that it was drained.
     drained = [address for address in known(DRAINED) if address in addresses(text)]
     serve(text, drained, probes)
-    if not nginx.serves_https(text):
+    if not proxy.serves_https(text):
         certificate.forget()
-    print(told(addresses(nginx.SITE.read_text()), drained))
+    print(told(addresses(proxy.served()), drained))
 
 
 def told(members: Sequence[str], drained: Sequence[str]) -> str:
@@ -177,7 +178,7 @@ def maintenance(switch: str) -> None:
         PAGE.unlink(missing_ok=True)
         print("maintenance is off: the application answers")
         return
-    if str(PAGE) not in nginx.SITE.read_text():
+    if str(PAGE) not in proxy.served():
         raise Failure("this balancer's site has no maintenance page yet; run `pulumi up` first")
     page = sys.stdin.buffer.read(PAGE_BYTES + 1) or DEFAULT_PAGE.read_bytes()
     if len(page) > PAGE_BYTES:

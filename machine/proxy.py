@@ -1,0 +1,109 @@
+"""The reverse proxy of this balancer, whichever it is: have it read a site, swap one in, probe it, let it drain.
+
+Standard library only. nginx.py and apache.py know how each is told.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+import urllib.error
+import urllib.request
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+# Which one; where it is missing, Nginx.
+KIND = Path("/etc/wsgi-fleet/proxy")
+# Held by whoever changes what is served.
+LOCK = Path("/run/wsgi-fleet.lock")
+# Nginx's worker_shutdown_timeout (nginx.conf) and some seconds; Apache has none.
+DRAIN_S = 330
+PROBE_S = 15
+# This machine's own address, for probes.
+HTTP, HTTPS = "http://127.0.0.1", "https://127.0.0.1"
+
+
+class Failure(Exception):
+    """The proxy cannot do what was asked."""
+
+
+@cache
+def own() -> ModuleType:
+    """What knows the one that is here."""
+    return import_module(KIND.read_text().strip() if KIND.exists() else "nginx")
+
+
+def served() -> str:
+    """The site that serves; "" before there is one."""
+    site: Path = own().SITE
+    return site.read_text() if site.exists() else ""
+
+
+def test(text: str) -> None:
+    """Have the proxy read its whole configuration with this site in the old one's place. Raises Failure."""
+    own().test(text)
+
+
+def swap_in(text: str) -> set[int]:
+    """Write, reload, and wait until only new workers accept. The old workers' process ids."""
+    kind = own()
+    old: set[int] = kind.workers()
+    temporary: Path = kind.SITE.with_name("site.new")
+    temporary.write_text(text)
+    temporary.rename(kind.SITE)
+    kind.reload()
+    deadline = time.monotonic() + PROBE_S
+    while not (kind.workers() - old) or any(kind.accepts(pid) for pid in old):
+        if time.monotonic() > deadline or kind.ended():
+            raise Failure(f"{kind.TITLE} did not start new workers; see /var/log/wsgi-fleet/error.log")
+        time.sleep(0.02)
+    return old
+
+
+def serves_https(text: str | None = None) -> bool:
+    """Whether a site (None: the one that serves) has TLS."""
+    return own().HTTPS in (served() if text is None else text)
+
+
+def answer(place: str) -> str:
+    """What is wrong with the answer to GET, "" for one below 500. place: PATH, or HOST/PATH for a name of the site.
+
+    By HTTPS where the site that serves has that: HTTP only leads there.
+    """
+    host, _, path = place.partition("/")
+    request = urllib.request.Request(  # noqa: S310
+        f"{HTTPS if serves_https() else HTTP}/{path}", headers={"Host": host} if host else {}
+    )
+    # To this machine itself; who signed the certificate is the clients' question.
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(request, timeout=5, context=anyone) as response:  # noqa: S310
+            response.read()
+    except urllib.error.HTTPError as error:
+        return str(error) if error.code >= 500 else ""
+    except OSError as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def probe(place: str) -> None:
+    """Wait for an answer below 500 through the site that serves. Raises Failure with the last one after PROBE_S."""
+    deadline, wrong = time.monotonic() + PROBE_S, ""
+    while time.monotonic() < deadline:
+        wrong = answer(place)
+        if not wrong:
+            return
+        time.sleep(0.3)
+    raise Failure(f"GET {place} through the new site: {wrong}")
+
+
+def wait_for(old: set[int]) -> None:
+    """Wait until these workers have gone. Raises Failure after DRAIN_S seconds."""
+    deadline = time.monotonic() + DRAIN_S
+    while own().workers() & old:
+        if time.monotonic() > deadline:
+            raise Failure(f"old workers still run after {DRAIN_S} s")
+        time.sleep(0.1)

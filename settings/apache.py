@@ -1,0 +1,76 @@
+"""What Apache as the balancer's proxy has not, or does otherwise: refused where it is set, told in docs/balancer.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from settings.balancer import Balancer
+
+_NOBODY_COUNTS = "no module of Debian's Apache counts the requests of a client"
+# Setting below balancer -> why it has no meaning with proxy.kind: apache.
+REFUSED: Mapping[str, str] = {
+    "requests_per_second": _NOBODY_COUNTS,
+    "burst": _NOBODY_COUNTS,
+    "connections": _NOBODY_COUNTS,
+    "proxy.cache": "its cache lets all who ask for what is not there through at once, and takes what disk there is",
+    "proxy.memcached": "no module of Debian's Apache serves pages from memcached",
+}
+# What is done otherwise: what it is about, with Nginx, with Apache.
+OTHERWISE = (
+    ("503 of an application to GET", "another server is asked", "the client gets it"),
+    (
+        "a GET that a server took and did not answer",
+        "another server is asked",
+        "500, 502 or 504; it may have run, so nobody else is asked",
+    ),
+    (
+        "a server that does not take connections (within 2 s)",
+        "another is asked; after three times it is left out for 5 s",
+        "another is asked; after the first time it is left out for 5 s. So is one of uWSGI that answers nothing",
+    ),
+    (
+        "a server that dies while it takes a body (uwsgi protocol)",
+        "502",
+        "another is asked and gets the rest of the body alone: the application finds it too short",
+    ),
+    (
+        "request bodies",
+        "taken whole first, so that a slow client costs the application nothing",
+        "passed on as they come. One of unknown length (chunked) gets 411 where the gateway is uWSGI",
+    ),
+    ("requests at a time", "512 for each server", "512 in all: each takes a thread of Apache"),
+    ("headers of an answer (uwsgi protocol)", "16 KiB together", "8 KiB a line"),
+    ("header names with `_`", "left out", "left out for uWSGI; for others those that look like the balancer's own"),
+    ("control characters in a header", "passed on", "400"),
+    ("`redirects` to a path", "`Location` is a path", "`Location` is a URL with the host that was asked for"),
+    ("`rewrites` of a path with `%3F` in it", "rewritten", "403"),
+    ("a reload", "new workers are there at once", "connections may wait for a second until they are"),
+    ("a security update of it", "no connection is cut", "Debian restarts it, and what is in flight is cut"),
+    ("the access log", "names every server that was asked", "names the last one; its time is the whole request's"),
+    ("`snippets`", "Nginx's language", "Apache's, for the whole server, each `<VirtualHost>`, each `<Location>`"),
+)
+
+
+def refused(balancer: Balancer) -> list[str]:
+    """Settings that are given in vain, each with the reason and the remedy."""
+    return [
+        f"{name}: Apache has no use for it: {why}; leave it away, or take proxy.kind: nginx"
+        for name, why in REFUSED.items()
+        if _value(balancer, name) is not None
+    ]
+
+
+def _value(balancer: Balancer, name: str) -> Any:
+    value: Any = balancer
+    for step in name.split("."):
+        value = getattr(value, step)
+    return value
+
+
+def table() -> str:
+    """Both, as Markdown; docs/balancer.md holds it."""
+    rows = [("", "`nginx`", "`apache`"), ("---", "---", "---"), *OTHERWISE]
+    rows += [(f"`balancer.{name}`", "yes", f"refused: {why}") for name, why in REFUSED.items()]
+    return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |", 1) for cells in rows)

@@ -1,0 +1,163 @@
+"""The site of a balancer whose proxy is Apache: what templates/apache/site.conf.j2 is filled with. Pure.
+
+Requests are decided on by the rules of mod_rewrite, from first to last, as Nginx's `if` and `return` do. What of a path
+is literal is a regular expression by then; what a user writes besides stands in quotes, percent signs escaped.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from settings import Balancer
+from settings.access import Access, beneath, exactly
+from settings.header import OF_REQUESTS
+from settings.rewriting import Redirect
+from settings.route import virtual_hosts
+from upstream import Upstream
+
+ACME_PATH = "/.well-known/acme-challenge/"
+# What a header must not look like to a gateway that reads `_` as `-`.
+_OURS = sorted(name for name in OF_REQUESTS if "-" in name)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A <Location>: where an application answers, or its static files do. prefix: what it is not told of its path."""
+
+    path: str
+    app: Upstream
+    is_static: bool = False
+
+    @property
+    def target(self) -> str:
+        """What ProxyPass puts in front of the rest of a path."""
+        return f"balancer://app_{self.app.variable}" + (self.path if not self.app.at.script_name else "")
+
+    @property
+    def lookalikes(self) -> list[str]:
+        """Names of headers that this gateway may take for one of ours, or of the user's."""
+        return [] if self.app.protocol == "uwsgi" else [name for each in _OURS for name in _lookalikes(each)]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A <VirtualHost> for each port. names: none for every other name. places: an inner one behind its outer one."""
+
+    names: Sequence[str]
+    apps: Sequence[Upstream]
+    places: Sequence[Place]
+    spared: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """One that nobody has (RFC 6761), for Apache takes no wildcard as the first."""
+        return "wsgi-fleet.invalid" if self.is_wild or not self.names else self.names[0]
+
+    @property
+    def aliases(self) -> Sequence[str]:
+        """The other names."""
+        return self.names if self.is_wild else self.names[1:]
+
+    @property
+    def is_wild(self) -> bool:
+        """Whether it is of a wildcard, which is one of its own."""
+        return any(name.startswith("*") for name in self.names)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every path is answered by somebody."""
+        return any(app.at.path == "/" for app in self.apps)
+
+    @property
+    def taken(self) -> str:
+        """Of a path that somebody answers."""
+        paths = "|".join(re.escape(place.path.rstrip("/")) for place in self.places)
+        return rf"^(?:{paths})(?:/|\z)"
+
+    @property
+    def spared_over_http(self) -> list[str]:
+        """Where TLS is, all paths lead there but these. As with Nginx, a health path of / is the front page first."""
+        return [pattern for pattern in self.spared if pattern != r"^/\z"]
+
+
+def values(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str]) -> dict[str, Any]:
+    """Names of the template -> what they stand for, as rendering.site has them."""
+    return {
+        "hosts": list(_hosts(balancer, upstreams)),
+        "modules": list(_modules(balancer, static=any(app.static for app in upstreams))),
+        "networks": list(_networks(balancer.proxy.access)) if balancer.proxy.access else [],
+        "https_hosts": [rf"^{re.escape(name).replace(re.escape('*'), '.+')}\z" for name in hostnames],
+        "redirect_target": redirect_target,
+        "types": "|".join(re.escape(each) for each in ["text/html", *balancer.proxy.compression.types]),
+        "acme_path": ACME_PATH,
+        "ports": [80, 443] if balancer.tls else [80],
+    }
+
+
+def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
+    """Apache takes the first that fits: what is for every other name stands first, as the default, and fits nobody.
+
+    Exact names come next, then wildcards, the longest first.
+    """
+    by_name = {each.name: each for each in upstreams}
+    found: list[Host] = []
+    for host in virtual_hosts({each.name: each.at for each in upstreams}):
+        apps = [by_name[name] for _, name in host.table]
+        spared = exactly(list(dict.fromkeys(app.public_health_path for app in apps)))
+        if balancer.tls and balancer.tls.acme:
+            spared += beneath([ACME_PATH])
+        exact = [name for name in host.names if not name.startswith("*")]
+        wild = [[name] for name in host.names if name.startswith("*")]
+        for names in ([exact] if exact or not host.names else []) + wild:
+            found.append(Host(names, apps, sorted(_places(apps), key=lambda place: len(place.path)), spared))
+    yield from sorted(found, key=lambda host: (bool(host.names), host.is_wild, -len("".join(host.names).split("."))))
+
+
+def _places(apps: Sequence[Upstream]) -> Iterator[Place]:
+    for app in apps:
+        yield Place(app.at.path, app)
+        if app.static:
+            yield Place(app.at.public(app.static.url_path), app, is_static=True)
+
+
+def _modules(balancer: Balancer, *, static: bool) -> Iterator[str]:
+    """Those that a site needs beside what apache2.conf loads. static: whether an application has files."""
+    proxy = balancer.proxy
+    if balancer.tls:
+        yield from ("ssl", "socache_shmcb", "http2")
+    if static:
+        yield "allowmethods"
+    if balancer.trusted_proxies:
+        yield "remoteip"
+    if proxy.basic_auth:
+        yield from ("auth_basic", "authn_file", "authz_user")
+    if proxy.geoip:
+        yield "geoip"
+    if proxy.status:
+        yield "status"
+
+
+def _networks(access: Access) -> Iterator[tuple[str, str]]:
+    """(network, whether it may), the narrowest first: it decides."""
+    every = [*((network, "yes") for network in access.allow), *((network, "no") for network in access.deny)]
+    yield from sorted(every, key=lambda each: -ipaddress.ip_network(each[0]).prefixlen)
+
+
+def redirect_target(rule: Redirect) -> str:
+    """Where a redirect leads, as the substitution of a RewriteRule: `%1` for a part, `\\%` for a percent sign."""
+    text = rule.filled({name: f"\0{number}" for number, name in enumerate(rule.parts, 1)})
+    made = text.replace("%", r"\%").replace("\0", "%")
+    return made if "://" in made.partition("?")[0] else f"%{{ENV:FLEET_SCHEME}}://%{{HTTP_HOST}}{made}"
+
+
+def _lookalikes(name: str) -> Iterator[str]:
+    """A header's name with some or all of its hyphens as underscores."""
+    parts = name.split("-")
+    for marks in product("-_", repeat=len(parts) - 1):
+        if "_" in marks:
+            yield parts[0] + "".join(mark + part for mark, part in zip(marks, parts[1:], strict=True))

@@ -1,0 +1,312 @@
+"""The site of a balancer whose proxy is Apache, read back line by line. Apache reads it in tests/e2e/test_apache.py."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import proxy
+import proxy_site
+import pytest
+import report
+from hypothesis import given, settings
+from pydantic import BaseModel
+
+import rendering
+import site_apache
+from settings import Balancer, apache
+from settings.proxy import Proxy
+from settings.rewriting import Redirect
+from settings.route import Routed
+from settings.static import Static
+from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
+
+APP = rendering.Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/well")
+WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
+
+
+def site(*apps: rendering.Upstream, hostnames: tuple[str, ...] = (), **balancer: Any) -> str:
+    block = {"hostnames": [HOSTNAME], **balancer, "proxy": {"kind": "apache", **balancer.get("proxy", {})}}
+    return rendering.site(settings_of(block), apps or [APP], hostnames)
+
+
+def words_of(line: str) -> list[str]:
+    """As Apache takes a line apart. mod_rewrite has its own way: there a backslash is one."""
+    text = line.strip()
+    is_rule = text.startswith("Rewrite")
+    return [
+        (inner if is_rule else re.sub(r'\\(["\\])', r"\1", inner)) if quote else other
+        for quote, inner, other in ((found[0][0] == '"', found[1], found[2]) for found in WORD.finditer(text))
+    ]
+
+
+def read(text: str) -> Iterator[tuple[str, list[str]]]:
+    """(sections around it, words) of each directive; the sections must fit."""
+    around: list[str] = []
+    for line in text.splitlines():
+        if not line.strip() or line.strip().startswith("#"):
+            continue
+        if closing := re.fullmatch(r"\s*</(\w+)>", line):
+            assert around.pop().split()[0] == closing[1], line
+        elif opening := re.fullmatch(r"\s*<(\w+.*)>", line):
+            around.append(opening[1])
+        else:
+            yield "/".join(around), words_of(line)
+    assert around == []
+
+
+DIRECTIVES = {
+    "AcceptPathInfo", "Alias", "AllowEncodedSlashes", "AuthBasicProvider", "AuthName", "AuthType", "AuthUserFile",
+    "BalancerMember", "CustomLog", "DeflateCompressionLevel", "ErrorDocument", "FileETag", "FilterChain",
+    "FilterDeclare", "FilterProvider", "ForceType", "GeoIPDBFile", "GeoIPEnable", "Header", "LimitRequestBody",
+    "Listen", "LoadModule", "ProxyAddHeaders", "ProxyPass", "ProxyPreserveHost", "ProxySet", "RemoteIPHeader",
+    "RemoteIPInternalProxy", "RequestHeader", "Require", "RewriteCond", "RewriteEngine", "RewriteRule", "ServerName",
+    "SetHandler", "Options",
+}  # fmt: skip
+
+
+def apache_words(value: str) -> str:
+    made = value.replace("%", "%%").replace("$host", "%{FLEET_HOST}e").replace("$request_id", "%{FLEET_REQUEST_ID}e")
+    return "%{FLEET_NOTHING}e" + made if made.startswith("expr=") else made
+
+
+@settings(max_examples=150, deadline=None)
+@given(block=balancers("apache"))
+def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None:
+    given_ = settings_of(block)
+    lines = list(read(rendering.site(given_, [APP])))
+    # Nothing got out of its place.
+    assert {words[0] for _, words in lines} <= DIRECTIVES
+    host = [words for around, words in lines if around == "VirtualHost *:80"]
+    answers = {words[3]: words[4] for words in host if words[:3] == ["Header", "always", "set"]}
+    set_ = {name: apache_words(value) for name, value in given_.proxy.answer_headers.set.items()}
+    assert answers.items() >= set_.items()
+    gone = {words[2] for words in host if words[:2] == ["Header", "unset"]}
+    assert gone >= {*given_.proxy.answer_headers.set, *given_.proxy.answer_headers.remove}
+    requests = {words[2]: words[3] for words in host if words[:2] == ["RequestHeader", "set"]}
+    assert requests.items() >= {(name, apache_words(value)) for name, value in given_.proxy.request_headers.set.items()}
+    rules = [words[1:3] for words in host if words[0] == "RewriteRule"]
+    for rewrite in given_.proxy.rewrites:
+        assert [rewrite.matcher, rewrite.filled(rewrite.captures)] in rules
+    uris = [words[2] for words in host if words[:2] == ["RewriteCond", "%{ENV:FLEET_URI}"]]
+    assert uris == [redirect.matcher for redirect in given_.proxy.redirects]
+    if given_.proxy.basic_auth:
+        assert [words[1] for _, words in lines if words[0] == "AuthName"] == [given_.proxy.basic_auth.realm]
+
+
+def test_a_header_is_no_expression_and_no_format_whatever_its_value() -> None:
+    text = site(proxy={"answer_headers": {"set": {"X-A": "expr=1 %{y} 5% $client_address"}}})
+    assert 'Header always set X-A "%{FLEET_NOTHING}eexpr=1 %%{y} 5%% %{FLEET_CLIENT_ADDRESS}e"' in text
+
+
+def test_scripts_find_the_members_as_they_do_in_a_site_of_nginx() -> None:
+    text = site(APP, rendering.Upstream("b-c", ["10.0.0.3"], 60, "/well", Routed(path="/b"), "http"))
+    assert proxy_site.members(text) == {"app_a": ["10.0.0.1", "10.0.0.2"], "app_b_c": ["10.0.0.3"]}
+    without = proxy_site.without(text, ["10.0.0.1"])
+    assert proxy_site.addresses(without) == ["10.0.0.2", "10.0.0.3"]
+    assert sorted(report.of_apache(text)) == [("http", "app_b_c", "/b"), ("uwsgi", "app_a", "")]
+
+
+def test_members_and_ports_of_a_snippet_are_not_ours() -> None:
+    mine = (
+        "<Proxy balancer://mine>\n    BalancerMember http://10.9.9.9:9000 retry=1\n</Proxy>\nListen 0.0.0.0:443 https\n"
+    )
+    text = site(proxy={"snippets": [{"context": "http", "text": mine}]})
+    assert proxy_site.addresses(text) == ["10.0.0.1", "10.0.0.2"]
+    assert "Listen  0.0.0.0:443 https" in text
+
+
+def test_each_place_counts_the_requests_of_its_members() -> None:
+    text = site(APP, rendering.Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b")))
+    passes = [words for _, words in read(text) if words[0] == "ProxyPass" and words[1] != "!"]
+    # Those of a virtual host do not inherit the method of <Proxy>.
+    assert passes == [
+        ["ProxyPass", "balancer://app_a/", "lbmethod=bybusyness", "maxattempts=1"],
+        ["ProxyPass", "balancer://app_b", "lbmethod=bybusyness"],
+    ]
+    assert [words[1:] for around, words in read(text) if around.startswith("Proxy balancer")][-1] == [
+        "lbmethod=bybusyness"
+    ]
+
+
+def test_the_default_comes_first_then_exact_names_then_wildcards_the_longest_first() -> None:
+    apps = [
+        rendering.Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["*.example.org", "x.example.org"])),
+        rendering.Upstream("b", ["10.0.0.2"], 60, "/well", Routed(hosts=["*.eu.example.org", "y.example.org"])),
+        rendering.Upstream("c", ["10.0.0.3"], 60, "/well"),
+    ]
+    names = [words[1] for _, words in read(site(*apps)) if words[0] in ("ServerName", "ServerAlias")]
+    assert names == [
+        "wsgi-fleet.invalid", "y.example.org", "x.example.org",
+        "wsgi-fleet.invalid", "*.eu.example.org", "wsgi-fleet.invalid", "*.example.org",
+    ]  # fmt: skip
+
+
+def test_an_inner_place_stands_behind_its_outer_one() -> None:
+    static = Static(folder="x")
+    apps = [
+        rendering.Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b"), static=static),
+        rendering.Upstream("a", ["10.0.0.1"], 60, "/well", static=static),
+    ]
+    arounds = dict.fromkeys(around.partition("/")[2] for around, _ in read(site(*apps)) if "/Location" in around)
+    assert list(arounds) == [
+        'Location "/"', 'Location "/b"', 'Location "/static/"', 'Location "/b/static/"', 'Location "/.maintenance"',
+    ]  # fmt: skip
+
+
+def test_a_gateway_that_speaks_http_gets_no_header_that_looks_like_ours() -> None:
+    text = site(rendering.Upstream("a", ["10.0.0.1"], 60, "/well", protocol="http"))
+    unset = {
+        words[2] for around, words in read(text) if words[:2] == ["RequestHeader", "unset"] and "Location" in around
+    }
+    assert {"x_real-ip", "x-real_ip", "x_real_ip", "x_remote_user", "x_forwarded_proto"} <= unset
+    assert [name for name in unset if "_" not in name] == []
+    assert "BalancerMember http://10.0.0.1:8000 " in text
+    assert "RequestHeader unset x_real_ip" not in site(APP)
+
+
+@pytest.mark.parametrize(
+    ("to", "keep_query", "target"),
+    [
+        ("/new/{id}/*", True, "%{ENV:FLEET_SCHEME}://%{HTTP_HOST}/new/%1/%2"),
+        ("https://o.example/*", True, "https://o.example/%2"),
+        ("https://o.example/a%20b/{id}", False, r"https://o.example/a\%20b/%1"),
+        ("/x?back=http://y", False, "%{ENV:FLEET_SCHEME}://%{HTTP_HOST}/x?back=http://y"),
+    ],
+)
+def test_where_a_redirect_leads_is_what_mod_rewrite_makes_of_it(to: str, keep_query: bool, target: str) -> None:
+    if "://y" in to:
+        to = target = target.replace("http://y", "y")
+        to = "/x?back=y"
+    assert site_apache.redirect_target(Redirect(path="/old/{id}/*", to=to, keep_query=keep_query)) == target
+
+
+def test_tls_is_told_by_its_port_and_http_leads_there_but_for_health_paths() -> None:
+    text = site(hostnames=(HOSTNAME,), tls={"self_signed": True})
+    assert apache_https() in text
+    assert apache_https() not in site()
+    hosts = [around for around, words in read(text) if words[0] == "ServerName"]
+    assert hosts == ["VirtualHost *:80", "VirtualHost *:443"]
+    rules = [words for around, words in read(text) if around == "VirtualHost *:80" and words[0].startswith("Rewrite")]
+    end = next(number for number, words in enumerate(rules) if "https://" in words[-2])
+    assert rules[end][2:] == ["https://%{ENV:FLEET_HTTPS_HOST}%{ENV:FLEET_PATH}", "[R=308,NE,L]"]
+    assert ["RewriteCond", "%{REQUEST_URI}", r"!^/well\z"] in rules[end - 3 : end]
+    hsts = [
+        around for around, words in read(text) if words[:4] == ["Header", "always", "set", "Strict-Transport-Security"]
+    ]
+    assert hsts == ["VirtualHost *:443"]
+
+
+def apache_https() -> str:
+    import apache as machine  # noqa: PLC0415
+
+    return machine.HTTPS
+
+
+# What is told to somebody else than the proxy: what machines are made of, files that a step brings.
+ELSEWHERE = {"size", "proxy.kind", "proxy.basic_auth.users", "tls.certificate", "tls.private_key", "tls.self_signed",
+             "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames"}  # fmt: skip
+# Each other setting at a value that is not its default, with what it needs beside it.
+OF_PROXY: dict[str, dict[str, Any]] = {
+    "compression.enabled": {"compression": {"enabled": False}},
+    "compression.level": {"compression": {"level": 1}},
+    "compression.min_bytes": {"compression": {"min_bytes": 1}},
+    "compression.types": {"compression": {"types": ["text/css"]}},
+    "compression.personal": {"compression": {"personal": False}},
+    "cache": {"cache": {}},
+    "memcached": {"memcached": {"server": "10.0.0.1:1", "path": "/p/"}},
+    "basic_auth.realm": {"basic_auth": {"users": {}, "realm": "Mine"}},
+    "basic_auth.spared_paths": {"basic_auth": {"users": {}, "spared_paths": ["/x"]}},
+    "access.allow": {"access": {"allow": ["10.0.0.0/8"]}},
+    "access.deny": {"access": {"deny": ["10.0.0.0/8"]}},
+    "access.deny_countries": {"access": {"deny_countries": ["DE"]}, "geoip": True},
+    "access.spared_paths": {"access": {"deny": ["10.0.0.0/8"], "spared_paths": ["/x"]}},
+    "canonical_host": {"canonical_host": True},
+    "redirects": {"redirects": [{"path": "/a", "to": "/b"}]},
+    "rewrites": {"rewrites": [{"path": "/a", "to": "/b"}]},
+    "request_headers.set": {"request_headers": {"set": {"X-A": "b"}}},
+    "request_headers.remove": {"request_headers": {"remove": ["X-A"]}},
+    "answer_headers.set": {"answer_headers": {"set": {"X-A": "b"}}},
+    "answer_headers.remove": {"answer_headers": {"remove": ["X-A"]}},
+    "geoip": {"geoip": True},
+    "status": {"status": True},
+    "snippets": {"snippets": [{"context": "location", "text": "# mine"}]},
+}
+OTHER: dict[str, dict[str, Any]] = {
+    "max_body_mib": {"max_body_mib": 3},
+    "requests_per_second": {"requests_per_second": 1},
+    "burst": {"requests_per_second": 1, "burst": 1},
+    "connections": {"connections": 1},
+    "trusted_proxies": {"trusted_proxies": ["10.0.0.0/8"]},
+    "tls.acme": {"tls": {"acme": {"email": "a@example.org"}}},
+    "tls.hsts_max_age_s": {"tls": {"self_signed": True, "hsts_max_age_s": 7}},
+    **{f"proxy.{name}": {"proxy": block} for name, block in OF_PROXY.items()},
+}
+
+
+def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every setting of a block, those of blocks in it included."""
+    for name, field in model.model_fields.items():
+        annotations: tuple[Any, ...] = field.annotation, *getattr(field.annotation, "__args__", ())
+        inner: list[type[BaseModel]] = [each for each in annotations if is_block(each)]
+        if inner and name not in ("size", "cache", "memcached", "redirects", "rewrites", "snippets"):
+            yield from names(inner[0], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def is_block(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None:
+    assert {*names(Balancer)} - ELSEWHERE == {*OTHER} - {"tls.acme"}
+    plain = rendering.site(settings_of({"hostnames": [HOSTNAME], "proxy": {"kind": "apache"}}), [APP])
+    for name, block in OTHER.items():
+        whole = {"hostnames": [HOSTNAME], **block, "proxy": {"kind": "apache", **block.get("proxy", {})}}
+        if name in apache.REFUSED:
+            with pytest.raises(ValueError, match=re.escape(f"{name}: Apache has no use for it: ")):
+                Balancer.model_validate_json(json.dumps(whole))
+        else:
+            made = rendering.site(settings_of(whole), [APP])
+            assert made != plain, name
+
+
+def test_nginx_takes_all_of_what_apache_refuses() -> None:
+    for name in apache.REFUSED:
+        Balancer.model_validate_json(json.dumps({"hostnames": [HOSTNAME], **OTHER[name]}))
+
+
+def test_the_page_holds_the_table_of_what_apache_does_otherwise() -> None:
+    page = (rendering.ROOT / "docs" / "balancer.md").read_text()
+    assert apache.table() in page
+
+
+def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
+    nginx, other = rendering.balancer_user_data(), rendering.balancer_user_data(proxy="apache")
+    assert "/etc/nginx" not in other.replace("[ -d /etc/nginx/wsgi-fleet ]", "")
+    assert "apache" not in nginx.replace("import apache", "")
+    # What EC2 takes (platforms/aws packs it).
+    assert len(gzip.compress(other.encode(), mtime=0)) <= 16_384
+    assert Proxy(kind="apache").is_used is False
+
+
+def test_geoip_brings_the_module_of_the_proxy() -> None:
+    command = rendering.proxy_preparation(settings_of({"proxy": {"kind": "apache", "geoip": True}}))
+    assert command
+    assert command[4:] == ["-", "libapache2-mod-geoip", "geoip-database"]
+
+
+def test_a_balancer_knows_which_proxy_it_has(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "KIND", tmp_path / "proxy")
+    proxy.own.cache_clear()
+    try:
+        assert proxy.own().TITLE == "Nginx"
+        (tmp_path / "proxy").write_text("apache\n")
+        proxy.own.cache_clear()
+        assert proxy.own().TITLE == "Apache"
+    finally:
+        proxy.own.cache_clear()

@@ -1,0 +1,57 @@
+"""An application as the balancer sees it, whichever proxy that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from settings.ladder import read_timeout_s
+from settings.route import Routed
+from settings.static import Static
+
+EVERYWHERE = Routed()
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """members: private addresses of the servers that take requests now.
+
+    health_path: as the application sees it; it is answered during maintenance as well. at: which requests it gets.
+    protocol: what its gateway speaks. static: files that it is not asked for.
+    """
+
+    name: str
+    members: Sequence[str]
+    request_timeout_s: int
+    health_path: str
+    at: Routed = EVERYWHERE
+    protocol: Literal["uwsgi", "http"] = "uwsgi"
+    static: Static | None = None
+
+    @property
+    def variable(self) -> str:
+        """Its name inside the site."""
+        return self.name.replace("-", "_")
+
+    @property
+    def prefix(self) -> Literal["uwsgi", "proxy"]:
+        """What Nginx's directives for this protocol begin with: `uwsgi_pass`, `proxy_pass`."""
+        return "uwsgi" if self.protocol == "uwsgi" else "proxy"
+
+    @property
+    def public_health_path(self) -> str:
+        """What clients call it."""
+        return self.at.public(self.health_path)
+
+    @property
+    def read_timeout_s(self) -> int:
+        """Longer than the gateway's own limit, so that the gateway decides."""
+        return read_timeout_s(self.request_timeout_s)
+
+    @property
+    def probe(self) -> str:
+        """How proxy_site.py looks whether it answers: UPSTREAM=HOST/PATH, with no host where it answers every one."""
+        # Below a wildcard any name does.
+        host = self.at.hosts[0].replace("*", "wsgi-fleet") if self.at.hosts else ""
+        return f"app_{self.variable}={host}{self.public_health_path}"
