@@ -185,6 +185,7 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         secrets = known_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
         raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
+    # Older releases have uWSGI's alone.
     for name, text in manifest.get("gateway_files", {"uwsgi.ini": manifest.get("uwsgi_ini")}).items():
         (partial / name).parent.mkdir(exist_ok=True)
         (partial / name).write_text(text)

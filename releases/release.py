@@ -81,6 +81,5 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
 
 
 def _gateway(app: App) -> dict[str, Any]:
-    """Which gateway it is made for, and that one's files. uWSGI's as releases of 2026-11 have it, whose ids stay so."""
-    kind, files = app.gateway.kind, gateway_files(app)
-    return {"uwsgi_ini": files["uwsgi.ini"]} if kind == "uwsgi" else {"gateway": kind, "gateway_files": files}
+    """Which gateway it is made for, and that one's files."""
+    return {"gateway": app.gateway.kind, "gateway_files": gateway_files(app)}

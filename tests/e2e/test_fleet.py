@@ -6,13 +6,15 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 
 from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, eventually, lxc, on
+from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, assert_nothing_was_lost, eventually, lxc, on
 
 
 def status(machine: str) -> dict[str, object]:
@@ -170,6 +172,33 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
     assert set(load.outcome.versions) == {"one", "two"}
     assert fleet.servers() == machines
     assert fleet.who_answers() == {(machine, "two") for machine in machines.values()}
+
+
+def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_for_it(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
+    def ask(_number: int) -> int:
+        try:
+            urllib.request.urlopen(f"{fleet.url}/raise", timeout=30).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        return 200
+
+    with Load(fleet.url) as load:
+        with ThreadPoolExecutor(8) as clients:
+            answers = Counter(clients.map(ask, range(300)))
+        load.wait_for(50)
+    table(load.outcome)
+    assert answers == {500: 300}
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert set(load.outcome.servers) == set(fleet.servers().values())
+    log = [json.loads(line) for line in on(fleet.balancer(), "cat", "/var/log/nginx/access.log").splitlines()]
+    # Each was asked of one server, and of all of them.
+    raised = Counter(line["upstream"] for line in log if line["uri"] == "/raise")
+    assert set(raised) == {f"{address_of(machine)}:8000" for machine in fleet.servers().values()}
+    server = next(iter(fleet.servers().values()))
+    assert "RuntimeError: on purpose" in on(server, "journalctl", "-o", "cat", "-u", f"app@{slot(server)}")
 
 
 @pytest.mark.parametrize("how", ["a plain restart", "no listening socket"])

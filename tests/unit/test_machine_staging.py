@@ -79,6 +79,7 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
         "background",
         "code",
         "environment",
+        "gateway",
         "manifest.json",
         "secrets.json",
         "uwsgi.ini",
@@ -86,7 +87,8 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     ]
     assert (place / "code" / "wsgi.py").read_text() == "app = None\n"
     assert (place / "manifest.json").read_bytes() == release.manifest
-    assert (place / "uwsgi.ini").read_text() == json.loads(release.manifest)["uwsgi_ini"]
+    for name, text in json.loads(release.manifest)["gateway_files"].items():
+        assert (place / name).read_text() == text
     assert (place / "venv").resolve().parent == server.VENVS
     assert (place / "environment").read_text() == (
         'MODE="production"\n'
@@ -112,6 +114,16 @@ def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Pa
         "gateway_workers.py",
         "tornado.ini",
     ]
+    assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
+
+
+def test_a_release_of_before_there_were_other_gateways_is_uwsgis(host: AppServer, tmp_path: Path) -> None:
+    release = build(tmp_path)
+    manifest = json.loads(release.manifest)
+    del manifest["gateway"], manifest["gateway_files"]
+    id_ = publish(tmp_path, Release(json.dumps(manifest | {"uwsgi_ini": "[uwsgi]\n"}).encode(), release.archive))
+    staging.stage(id_, {})
+    assert (server.RELEASES / id_ / "uwsgi.ini").read_text() == "[uwsgi]\n"
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
 
 

@@ -22,6 +22,8 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         with Path(os.environ["STATE_DIRECTORY"], "posts").open("a") as posts:
             posts.write(query["id"][0] + "\n")
     time.sleep(float(query.get("s", ["0"])[0]))
+    if path == "/raise":
+        raise RuntimeError("on purpose")
     answer: dict[str, Any] = {
         "version": VERSION,
         "server": os.environ["WSGI_FLEET_SERVER"],
