@@ -193,6 +193,12 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         "WSGI_FLEET_RELEASE": release,
         "WSGI_FLEET_SERVER": socket.gethostname(),
     }  # fmt: skip
+    if given := manifest.get("settings_file"):
+        file = partial / given["name"]
+        file.write_text(given["text"], "utf-8")
+        file.chmod(0o640)
+        shutil.chown(file, "root", USER)
+        environment[given["variable"]] = str(RELEASES / release / given["name"])
     for name, content in (
         ("secrets.json", json.dumps(secrets)),
         # systemd.exec(5), EnvironmentFile: in double quotes only these four need a backslash.

@@ -14,7 +14,7 @@ import pytest
 from platforms.lxd import label
 from platforms.lxd.reap import owners, reap
 from tests.e2e.load import Outcome
-from tests.e2e.stack import ENVIRONMENT, SECRET, Stack
+from tests.e2e.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
 
 # Seconds for one test with its fixtures: on a new machine the first one builds the machines' image.
 LONGEST_S = 900
@@ -108,7 +108,13 @@ make_session_stack = pytest.fixture(_stacks, scope="session", name="make_session
 @pytest.fixture(scope="session")
 def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
     """Three app servers and a balancer. A test may change it; it leaves three servers that serve one release."""
-    stack = make_session_stack("fleet", environment=ENVIRONMENT, generated_secrets=["T_MADE"])
+    stack = make_session_stack(
+        "fleet",
+        environment=ENVIRONMENT,
+        settings_file={"variable": "SETTINGS_FILE", "values": SETTINGS},
+        generated_secrets=["T_MADE"],
+        required=["T_SECRET", "T_MADE", "TREE"],
+    )
     stack.set_secret("T_SECRET", SECRET)
     stack.up()
     return stack

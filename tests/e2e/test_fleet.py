@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, assert_nothing_was_lost, eventually, lxc, on
+from tests.e2e.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, assert_nothing_was_lost, eventually, lxc, on
 
 
 def status(machine: str) -> dict[str, object]:
@@ -60,6 +60,13 @@ def test_the_environment_reaches_the_application_to_the_letter(fleet: Stack) -> 
     assert seen.pop("T_SECRET") == SECRET
     assert len(seen.pop("T_MADE")) == 64
     assert seen == ENVIRONMENT
+
+
+def test_the_settings_file_reaches_the_application_to_the_letter_and_nobody_else(fleet: Stack) -> None:
+    assert fleet.get("/settings") == SETTINGS
+    server = next(iter(fleet.servers().values()))
+    file = f"/srv/app/releases/{fleet.get()['release']}/settings.py"
+    assert on(server, "stat", "-c", "%a %U %G", file) == "640 root app\n"
 
 
 def test_secrets_are_in_no_state_no_user_data_and_no_log(fleet: Stack) -> None:

@@ -127,6 +127,19 @@ def test_a_release_of_before_there_were_other_gateways_is_uwsgis(host: AppServer
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
 
 
+def test_a_settings_file_is_for_the_application_and_its_variable_says_where_it_is(
+    host: AppServer, tmp_path: Path
+) -> None:
+    given = {"variable": "APP_SETTINGS", "values": {"GREETING": "Grüße ☃"}}
+    id_ = publish(tmp_path, build(tmp_path, settings_file=given))
+    staging.stage(id_, {})
+    file = server.RELEASES / id_ / "settings.py"
+    assert file.read_bytes().decode() == "# Made by wsgi-fleet. Part of the release.\nGREETING = 'Grüße ☃'\n"
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert "own settings.py root app" in host.others
+    assert f'APP_SETTINGS="{file}"\n' in (server.RELEASES / id_ / "environment").read_text()
+
+
 @pytest.mark.parametrize(("made_for", "here"), [("uwsgi", "gevent"), ("gevent", "uwsgi")])
 def test_a_release_for_another_gateway_is_refused_and_leaves_nothing(
     host: AppServer, tmp_path: Path, made_for: str, here: str

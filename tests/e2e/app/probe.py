@@ -35,6 +35,11 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
     }
     if path == "/environment":
         answer = {name: value for name, value in os.environ.items() if name.startswith("T_")}
+    if path == "/settings":
+        settings: dict[str, Any] = {}
+        # As Flask's Config.from_pyfile reads it.
+        exec(compile(Path(os.environ["SETTINGS_FILE"]).read_bytes(), "settings.py", "exec"), settings)
+        answer = {name: value for name, value in settings.items() if name.isupper()}
     if path == "/headers":
         answer = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
         answer["wsgi.url_scheme"] = environ["wsgi.url_scheme"]
