@@ -181,6 +181,30 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
     assert fleet.who_answers() == {(machine, "two") for machine in machines.values()}
 
 
+def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_third(fleet: Stack) -> None:
+    slow, balancer = next(iter(fleet.servers().values())), fleet.balancer()
+    site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
+    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/nginx_site.py", "site", "/")
+
+    def share() -> int:
+        with ThreadPoolExecutor(12) as clients:
+            answers = Counter(clients.map(lambda _number: fleet.get()["server"], range(300)))
+        assert set(answers) == set(fleet.servers().values())
+        return answers[slow]
+
+    on(slow, "sh", "-c", "echo 0.3 > /var/lib/app/slow")
+    try:
+        counted = share()
+        # The control: the same without the line that is tested.
+        lxc(*command, stdin=site.replace("    least_conn;\n", ""))
+        in_turn = share()
+    finally:
+        on(slow, "rm", "/var/lib/app/slow")
+        lxc(*command, stdin=site)
+    assert 90 <= in_turn <= 110
+    assert counted < 60
+
+
 def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_for_it(
     fleet: Stack, table: Callable[[Outcome], None]
 ) -> None:

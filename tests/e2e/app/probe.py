@@ -22,6 +22,10 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         with Path(os.environ["STATE_DIRECTORY"], "posts").open("a") as posts:
             posts.write(query["id"][0] + "\n")
     time.sleep(float(query.get("s", ["0"])[0]))
+    # A test makes one server slow by this file.
+    slow = Path(os.environ["STATE_DIRECTORY"], "slow")
+    if slow.exists():
+        time.sleep(float(slow.read_text()))
     if path == "/raise":
         raise RuntimeError("on purpose")
     answer: dict[str, Any] = {
