@@ -120,6 +120,15 @@ def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
     return stack
 
 
+@pytest.fixture(scope="module")
+def release_fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
+    """Three servers of a release "1", for one file. Its tests leave it with three servers that serve one release."""
+    name = request.path.stem.removeprefix("test_").replace("_", "-")
+    stack = make_module_stack(name, rollout={"start_timeout_s": 20})
+    stack.up()
+    return stack
+
+
 @pytest.fixture
 def good(fleet: Stack) -> Generator[Callable[[str, str], None]]:
     """good(old, new) changes the application; afterwards its code is as it was before, and serves."""
