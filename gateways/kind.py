@@ -15,10 +15,10 @@ class Kind:
     """One gateway. Texts in it are told to people: in docs/gateways.md and where a setting is refused.
 
     packages: what its folder on a machine holds, pinned, the dependencies too. protocol: what it speaks with the
-    balancer. config: its file in a release, which templates/NAME/FILE.j2 becomes. scripts: of machine/, in the release
-    beside it; without any, machines have its launcher. command: launcher and arguments, with {place} for the release's
-    folder and {runtime} for the slot's own in /run; proof: added where a release is proven. unused: setting -> why it
-    has no meaning here. model, masters, limit, ready, stop, statistics: rows of the table.
+    balancer. config: its file in a release, which templates/NAME/FILE.j2 becomes. scripts: of machine/, in the
+    release's folder `gateway`. command: launcher and arguments, with {place} for the release's folder and {runtime} for
+    the slot's own in /run; proof: added where a release is proven. unused: setting -> why it has no meaning here.
+    model, masters, limit, ready, stop, statistics: rows of the table.
     """
 
     name: str
@@ -45,4 +45,4 @@ class Kind:
     @property
     def is_on_machines(self) -> bool:
         """Whether its launcher is on machines, and not in releases."""
-        return not self.scripts
+        return self.command.startswith("/")

@@ -11,6 +11,7 @@ KIND = Kind(
     config="uwsgi.ini",
     command="/usr/local/lib/wsgi-fleet/gateway_uwsgi.py --ini {place}/uwsgi.ini"
     " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
+    scripts=("gateway_answer",),
     proof="--processes 1",
     model="processes with threads",
     masters="its own master",

@@ -185,6 +185,7 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         secrets = known_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
         raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
+    # Older releases have uWSGI's alone.
     for name, text in manifest.get("gateway_files", {"uwsgi.ini": manifest.get("uwsgi_ini")}).items():
         (partial / name).parent.mkdir(exist_ok=True)
         (partial / name).write_text(text)
@@ -192,6 +193,12 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         "WSGI_FLEET_RELEASE": release,
         "WSGI_FLEET_SERVER": socket.gethostname(),
     }  # fmt: skip
+    if given := manifest.get("settings_file"):
+        file = partial / given["name"]
+        file.write_text(given["text"], "utf-8")
+        file.chmod(0o640)
+        shutil.chown(file, "root", USER)
+        environment[given["variable"]] = str(RELEASES / release / given["name"])
     for name, content in (
         ("secrets.json", json.dumps(secrets)),
         # systemd.exec(5), EnvironmentFile: in double quotes only these four need a backslash.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from literals import WRITERS
 from releases.archive import tar
 from rendering import background_units, gateway_files
 from settings import App
@@ -77,10 +78,13 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
         manifest["build"] = app.build
     if app.static:
         manifest["static"] = {"folder": app.static.folder, "url_path": app.static.url_path}
+    if app.settings_file:
+        file, write = WRITERS[app.settings_file.format]
+        text = write(app.settings_file.values)
+        manifest["settings_file"] = {"name": file, "variable": app.settings_file.variable, "text": text}
     return Release(json.dumps(manifest, sort_keys=True, indent=1).encode(), gzip.compress(content, 6, mtime=0))
 
 
 def _gateway(app: App) -> dict[str, Any]:
-    """Which gateway it is made for, and that one's files. uWSGI's as releases of 2026-11 have it, whose ids stay so."""
-    kind, files = app.gateway.kind, gateway_files(app)
-    return {"uwsgi_ini": files["uwsgi.ini"]} if kind == "uwsgi" else {"gateway": kind, "gateway_files": files}
+    """Which gateway it is made for, and that one's files."""
+    return {"gateway": app.gateway.kind, "gateway_files": gateway_files(app)}

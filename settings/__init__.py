@@ -117,6 +117,12 @@ class Settings(Model):
             f"balancer.hostnames: {name}: no application answers it; give one that host, or one no hosts"
             for name in route.without_application(self.balancer.hostnames, self.apps)
         ]
+        found += [
+            f"apps.{name}.required: {missing}: is set nowhere; set it in environment, settings_file.values or "
+            f"generated_secrets, or by `pulumi config set --secret --path wsgi-fleet:apps.{name}.secrets.{missing}`"
+            for name, app in self.apps.items()
+            for missing in app.missing
+        ]
         if self.balancer.tls:
             found += unsigned(self.balancer.tls, self.balancer.hostnames, self.hostnames)
         found += ladder.problems(self)

@@ -8,15 +8,15 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
 from settings import ladder, route
-from settings.constraint import Name
+from settings.constraint import Name, VariableName
 from settings.gateway import Gateway
 from settings.model import Model
+from settings.settings_file import SettingsFile
 from settings.size import Size
 from settings.static import Static
 
 # Names that the product itself sets for the application.
 RESERVED_VARIABLES = frozenset({"WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 # NUL cannot be in an environment; everything else is quoted where it is written.
 VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32768)]
 RelativePath = Annotated[
@@ -108,6 +108,13 @@ class App(route.Routed):
     generated_secrets: list[VariableName] = Field(
         default_factory=list[str], description="secret variables that are generated once per stack and kept"
     )
+    settings_file: SettingsFile | None = Field(
+        default=None, description="values that the application reads from a file, which the release brings"
+    )
+    required: list[VariableName] = Field(
+        default_factory=list[str],
+        description="names that must be set: in environment, secrets, generated_secrets or settings_file.values",
+    )
     system_packages: list[PackageName] = Field(
         default_factory=list[str], description="Debian packages the servers need"
     )
@@ -131,6 +138,20 @@ class App(route.Routed):
         """Seconds that a slot may take to finish its requests."""
         return self.rollout.drain_timeout_s or self.gateway.request_timeout_s + ladder.DRAIN_MARGIN_S
 
+    @property
+    def variables(self) -> list[tuple[str, str]]:
+        """(place, name) of each environment variable that the stack file gives the application."""
+        places = ("environment", "secrets", "generated_secrets")
+        found = [(place, name) for place in places for name in getattr(self, place)]
+        return found + ([("settings_file.variable", self.settings_file.variable)] if self.settings_file else [])
+
+    @property
+    def missing(self) -> list[str]:
+        """Required names that are set nowhere."""
+        given = {name for _, name in self.variables} | RESERVED_VARIABLES
+        given.update(self.settings_file.values if self.settings_file else ())
+        return [name for name in self.required if name not in given]
+
     @model_validator(mode="after")
     def _requests_can_end_before_they_are_cut(self) -> App:
         if self.drain_timeout_s < self.gateway.request_timeout_s:
@@ -153,11 +174,10 @@ class App(route.Routed):
     def _variables_are_given_once(self) -> App:
         seen: dict[str, str] = dict.fromkeys(RESERVED_VARIABLES, "the product itself")
         twice: list[str] = []
-        for place in ("environment", "secrets", "generated_secrets"):
-            for name in getattr(self, place):
-                if name in seen:
-                    twice.append(f"{name} is set in {place} and by {seen[name]}")
-                seen[name] = place
+        for place, name in self.variables:
+            if name in seen:
+                twice.append(f"{name} is set in {place} and by {seen[name]}")
+            seen[name] = place
         if twice:
             raise ValueError("; ".join(twice) + "; give each variable once")
         return self

@@ -15,7 +15,7 @@ from platforms.lxd import label
 from platforms.lxd.reap import owners, reap
 from tests.combinations import EVERY
 from tests.e2e.load import Outcome
-from tests.e2e.stack import ENVIRONMENT, SECRET, Stack
+from tests.e2e.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
 
 # Seconds for one test with its fixtures: on a new machine the first one builds the machines' image.
 LONGEST_S = 900
@@ -134,8 +134,23 @@ make_session_stack = pytest.fixture(_stacks, scope="session", name="make_session
 @pytest.fixture(scope="session")
 def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
     """Three app servers and a balancer. A test may change it; it leaves three servers that serve one release."""
-    stack = make_session_stack("fleet", environment=ENVIRONMENT, generated_secrets=["T_MADE"])
+    stack = make_session_stack(
+        "fleet",
+        environment=ENVIRONMENT,
+        settings_file={"variable": "SETTINGS_FILE", "values": SETTINGS},
+        generated_secrets=["T_MADE"],
+        required=["T_SECRET", "T_MADE", "TREE"],
+    )
     stack.set_secret("T_SECRET", SECRET)
+    stack.up()
+    return stack
+
+
+@pytest.fixture(scope="module")
+def release_fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
+    """Three servers of a release "1", for one file. Its tests leave it with three servers that serve one release."""
+    name = request.path.stem.removeprefix("test_").replace("_", "-")
+    stack = make_module_stack(name, rollout={"start_timeout_s": 20})
     stack.up()
     return stack
 

@@ -38,6 +38,13 @@ ENVIRONMENT = {
     "T_YAML": "yes: no\n- {a: b}",
     "T_JINJA": "{{ 7 * 7 }} {% raw %}",
 }
+# The same for what reads settings files, with every type.
+SETTINGS: dict[str, Any] = {
+    "TEXT": ENVIRONMENT["T_QUOTES"] + ENVIRONMENT["T_LINES"] + ENVIRONMENT["T_UNICODE"] + "\x00\x7f\u2028",
+    "NUMBERS": [0, -1, 2**63 - 1, 0.1, -2.5e-7],
+    "OTHERS": [True, False, None, "true", "1.0", ""],
+    "TREE": {"a b": [{"c\"'": {}}], "": []},
+}
 SECRET = 'hunter2 "quoted" $HOME\\'
 
 

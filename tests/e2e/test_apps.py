@@ -194,6 +194,23 @@ def test_one_that_is_added_broken_leaves_the_others_as_they_are(two: Stack) -> N
     assert [who(two, path) for path in ("/late", "/")] == ["probe", "probe"]
 
 
+def test_a_bare_callable_with_a_middleware_deploys_unchanged(two: Stack) -> None:
+    bare = {"source": "examples/bare-wsgi", "module": "bare:app", "health_path": "/healthz"}
+    two.settings["apps"]["shop"].update(bare, hosts=[], path="/bare", keep_path=False)
+    two.up()
+    with urllib.request.urlopen(f"{two.url}/bare/", timeout=30) as response:
+        text, took = response.read().decode(), response.headers["X-Runtime-Ms"]
+    release = two.output("releases")["shop"]
+    assert text == f"Hello from {two.servers()['shop-1']}, release {release}\n"
+    # What the middleware adds, whatever the callable answers.
+    assert re.fullmatch(r"\d+\.\d\d", took)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{two.url}/bare/nothing", timeout=30)
+    with error.value as answer:
+        assert (answer.code, answer.read()) == (404, b"nothing here\n")
+        assert re.fullmatch(r"\d+\.\d\d", answer.headers["X-Runtime-Ms"])
+
+
 def test_one_that_is_removed_goes_with_all_it_had_and_the_other_loses_nothing(two: Stack) -> None:
     store = two.folder / ".state" / two.name / "store"
     assert any(file.is_file() for file in (store / "shop").rglob("*"))

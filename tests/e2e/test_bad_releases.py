@@ -24,11 +24,9 @@ ILL_ON_THE_THIRD = (
 
 
 @pytest.fixture(scope="module")
-def fleet(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Three servers of a release "1". Tests leave it with three servers that serve one release."""
-    stack = make_module_stack("bad-releases", rollout={"start_timeout_s": 20})
-    stack.up()
-    return stack
+def fleet(release_fleet: Stack) -> Stack:
+    """In the place of the one that other files share."""
+    return release_fleet
 
 
 @pytest.mark.parametrize(

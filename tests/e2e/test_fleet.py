@@ -6,13 +6,25 @@ import json
 import subprocess
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
 
 from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import ENVIRONMENT, SECRET, Stack, eventually, lxc, on, what_the_proxy_minds
+from tests.e2e.stack import (
+    ENVIRONMENT,
+    SECRET,
+    SETTINGS,
+    Stack,
+    assert_nothing_was_lost,
+    eventually,
+    lxc,
+    on,
+    what_the_proxy_minds,
+)
 
 
 def status(machine: str) -> dict[str, object]:
@@ -58,6 +70,13 @@ def test_the_environment_reaches_the_application_to_the_letter(fleet: Stack) -> 
     assert seen.pop("T_SECRET") == SECRET
     assert len(seen.pop("T_MADE")) == 64
     assert seen == ENVIRONMENT
+
+
+def test_the_settings_file_reaches_the_application_to_the_letter_and_nobody_else(fleet: Stack) -> None:
+    assert fleet.get("/settings") == SETTINGS
+    server = next(iter(fleet.servers().values()))
+    file = f"/srv/app/releases/{fleet.get()['release']}/settings.py"
+    assert on(server, "stat", "-c", "%a %U %G", file) == "640 root app\n"
 
 
 def test_secrets_are_in_no_state_no_user_data_and_no_log(fleet: Stack) -> None:
@@ -170,6 +189,57 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
     assert set(load.outcome.versions) == {"one", "two"}
     assert fleet.servers() == machines
     assert fleet.who_answers() == {(machine, "two") for machine in machines.values()}
+
+
+def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_third(fleet: Stack) -> None:
+    slow, balancer = next(iter(fleet.servers().values())), fleet.balancer()
+    site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
+    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/nginx_site.py", "site", "/")
+
+    def share() -> int:
+        with ThreadPoolExecutor(12) as clients:
+            answers = Counter(clients.map(lambda _number: fleet.get()["server"], range(300)))
+        assert set(answers) == set(fleet.servers().values())
+        return answers[slow]
+
+    on(slow, "sh", "-c", "echo 0.3 > /var/lib/app/slow")
+    try:
+        counted = share()
+        # The control: the same without the line that is tested.
+        lxc(*command, stdin=site.replace("    least_conn;\n", ""))
+        in_turn = share()
+    finally:
+        on(slow, "rm", "/var/lib/app/slow")
+        lxc(*command, stdin=site)
+    assert 90 <= in_turn <= 110
+    assert counted < 60
+
+
+def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_for_it(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
+    def ask(_number: int) -> int:
+        try:
+            urllib.request.urlopen(f"{fleet.url}/raise", timeout=30).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code
+        return 200
+
+    with Load(fleet.url) as load:
+        with ThreadPoolExecutor(8) as clients:
+            answers = Counter(clients.map(ask, range(300)))
+        load.wait_for(50)
+    table(load.outcome)
+    assert answers == {500: 300}
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert set(load.outcome.servers) == set(fleet.servers().values())
+    log = [json.loads(line) for line in on(fleet.balancer(), "cat", "/var/log/nginx/access.log").splitlines()]
+    # Each was asked of one server, and of all of them.
+    raised = Counter(line["upstream"] for line in log if line["uri"] == "/raise")
+    assert set(raised) == {f"{address_of(machine)}:8000" for machine in fleet.servers().values()}
+    server = next(iter(fleet.servers().values()))
+    assert "RuntimeError: on purpose" in on(server, "journalctl", "-o", "cat", "-u", f"app@{slot(server)}")
 
 
 @pytest.mark.parametrize("how", ["a plain restart", "no listening socket"])

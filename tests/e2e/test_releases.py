@@ -20,11 +20,9 @@ from tests.e2e.stack import (
 
 
 @pytest.fixture(scope="module")
-def fleet(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Three servers of a release "1". Tests leave it with three servers that serve one release."""
-    stack = make_module_stack("releases", rollout={"start_timeout_s": 20})
-    stack.up()
-    return stack
+def fleet(release_fleet: Stack) -> Stack:
+    """In the place of the one that other files share."""
+    return release_fleet
 
 
 @pytest.mark.parametrize(
@@ -53,19 +51,25 @@ def test_a_release_loses_no_request(
 def test_a_release_of_new_settings_loses_no_request(fleet: Stack, table: Callable[[Outcome], None]) -> None:
     with Load(fleet.url) as load:
         fleet.app["environment"] = {"T_NEW": "yes"}
+        fleet.app["settings_file"] = {"variable": "SETTINGS_FILE", "values": {"NEW": [1, "yes", True]}}
         fleet.app["gateway"] = {"threads": 3}
         fleet.up()
         load.wait_for(50)
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
     assert fleet.get("/environment") == {"T_NEW": "yes"}
+    assert fleet.get("/settings") == {"NEW": [1, "yes", True]}
 
 
 def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
     fleet: Stack, table: Callable[[Outcome], None]
 ) -> None:
+    wanted = {"variable": "SETTINGS_FILE", "values": {"WANTED": True}}
+    fleet.app["settings_file"] = wanted
     fleet.release_version("wanted")
+    fleet.app["settings_file"] = {"variable": "SETTINGS_FILE", "values": {"WANTED": False}}
     fleet.release_version("unwanted")
+    assert fleet.get("/settings") == {"WANTED": False}
     with Load(fleet.url) as load:
         went_back = fleet.fleet("rollback", "--yes")
         assert went_back.returncode == 0, went_back.stdout + went_back.stderr
@@ -73,11 +77,13 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
     assert releases_that_answer(fleet) == {"wanted"}
+    assert fleet.get("/settings") == wanted["values"]
     output = fleet.up(fails=True)
     assert "was rejected by" in output
     assert "./fleet allow" in output
     assert releases_that_answer(fleet) == {"wanted"}
-    # The same code as what serves: state and fleet agree again, and nothing is left to do.
+    # The same code and settings as what serves: state and fleet agree again, and nothing is left to do.
+    fleet.app["settings_file"] = wanted
     fleet.release_version("wanted")
     fleet.up("--expect-no-changes")
     fleet.release_version("newer")

@@ -60,12 +60,19 @@ class Process:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
+    def says_ready(self) -> bool:
+        """Whether it has said READY since this was asked. uWSGI tells other things first."""
+        with contextlib.suppress(TimeoutError):
+            while True:
+                if b"READY=1" in self.notified.recv(1024).splitlines():
+                    return True
+        return False
+
     def wait_ready(self) -> None:
         """Until it says READY; fails with its log when it ends before."""
         deadline = time.monotonic() + 60
         while True:
-            with contextlib.suppress(TimeoutError):
-                assert self.notified.recv(1024).startswith(b"READY=1"), self.log
+            if self.says_ready():
                 return
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log

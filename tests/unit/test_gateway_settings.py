@@ -130,15 +130,8 @@ def test_a_release_names_its_gateway_and_brings_that_ones_files(tmp_path: Path) 
     (tmp_path / "x").mkdir()
     for kind in KINDS.values():
         manifest = json.loads(build(app(kind.name), project=tmp_path, key="", secrets={}).manifest)
-        if kind.name == "uwsgi":
-            # As before there were others: the ids of releases stay.
-            assert "gateway" not in manifest
-            assert "[uwsgi]" in manifest["uwsgi_ini"]
-        else:
-            assert manifest["gateway"] == kind.name
-            expected = {kind.config, *(f"gateway/{name}.py" for name in kind.scripts)}
-            assert set(manifest["gateway_files"]) == expected
-            assert "uwsgi_ini" not in manifest
+        assert manifest["gateway"] == kind.name
+        assert set(manifest["gateway_files"]) == {kind.config, *(f"gateway/{name}.py" for name in kind.scripts)}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)

@@ -37,6 +37,7 @@ PLAIN = modules(
     "stack_file.py",
     "rendering.py",
     "user_data.py",
+    "literals.py",
     "releases/*.py",
     "platforms/lxd/*.py",
     "machine/*.py",

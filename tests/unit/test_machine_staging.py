@@ -79,6 +79,7 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
         "background",
         "code",
         "environment",
+        "gateway",
         "manifest.json",
         "secrets.json",
         "uwsgi.ini",
@@ -86,7 +87,8 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     ]
     assert (place / "code" / "wsgi.py").read_text() == "app = None\n"
     assert (place / "manifest.json").read_bytes() == release.manifest
-    assert (place / "uwsgi.ini").read_text() == json.loads(release.manifest)["uwsgi_ini"]
+    for name, text in json.loads(release.manifest)["gateway_files"].items():
+        assert (place / name).read_text() == text
     assert (place / "venv").resolve().parent == server.VENVS
     assert (place / "environment").read_text() == (
         'MODE="production"\n'
@@ -113,6 +115,29 @@ def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Pa
         "tornado.ini",
     ]
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
+
+
+def test_a_release_of_before_there_were_other_gateways_is_uwsgis(host: AppServer, tmp_path: Path) -> None:
+    release = build(tmp_path)
+    manifest = json.loads(release.manifest)
+    del manifest["gateway"], manifest["gateway_files"]
+    id_ = publish(tmp_path, Release(json.dumps(manifest | {"uwsgi_ini": "[uwsgi]\n"}).encode(), release.archive))
+    staging.stage(id_, {})
+    assert (server.RELEASES / id_ / "uwsgi.ini").read_text() == "[uwsgi]\n"
+    assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
+
+
+def test_a_settings_file_is_for_the_application_and_its_variable_says_where_it_is(
+    host: AppServer, tmp_path: Path
+) -> None:
+    given = {"variable": "APP_SETTINGS", "values": {"GREETING": "Grüße ☃"}}
+    id_ = publish(tmp_path, build(tmp_path, settings_file=given))
+    staging.stage(id_, {})
+    file = server.RELEASES / id_ / "settings.py"
+    assert file.read_bytes().decode() == "# Made by wsgi-fleet. Part of the release.\nGREETING = 'Grüße ☃'\n"
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert "own settings.py root app" in host.others
+    assert f'APP_SETTINGS="{file}"\n' in (server.RELEASES / id_ / "environment").read_text()
 
 
 @pytest.mark.parametrize(("made_for", "here"), [("uwsgi", "gevent"), ("gevent", "uwsgi")])

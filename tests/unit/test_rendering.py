@@ -6,6 +6,7 @@ import ast
 import configparser
 import http.client
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -237,6 +238,10 @@ def test_uwsgi_refuses_an_ini_with_an_unknown_option(tmp_path: Path) -> None:
 def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
     """Start uWSGI as the unit does, with the bare example; ask it once; end it."""
     ini, sock, log = folder / "uwsgi.ini", folder / "http.sock", folder / "log"
+    shutil.copytree(ROOT / "examples" / "bare-wsgi", folder / "code")
+    for name, content in rendering.gateway_files(app()).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
     ini.write_text(text)
     with log.open("w") as output:
         command = [
@@ -248,7 +253,7 @@ def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
             "--http-socket",
             str(sock),
         ]
-        process = subprocess.Popen(command, cwd=ROOT / "examples" / "bare-wsgi", stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=folder / "code", stdout=output, stderr=output)
     try:
         with socket.socket(socket.AF_UNIX) as client:
             # Between its bind and its listen it refuses.
@@ -269,7 +274,8 @@ def test_the_ini_reads_back_as_it_was_set() -> None:
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(uwsgi_ini(gateway={"processes": "auto", "threads": 7, "request_timeout_s": 9}))
     section = parser["uwsgi"]
-    assert (section["module"], section["processes"], section["threads"]) == ("bare:app", "$(WSGI_FLEET_PROCESSES)", "7")
+    assert section["set-placeholder"] == "application=bare:app"
+    assert (section["processes"], section["threads"]) == ("$(WSGI_FLEET_PROCESSES)", "7")
     assert (section["harakiri"], section["worker-reload-mercy"]) == ("9", "9")
     assert "die-on-term" not in section
     assert "lazy-apps" not in section

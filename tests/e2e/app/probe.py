@@ -22,6 +22,12 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         with Path(os.environ["STATE_DIRECTORY"], "posts").open("a") as posts:
             posts.write(query["id"][0] + "\n")
     time.sleep(float(query.get("s", ["0"])[0]))
+    # A test makes one server slow by this file.
+    slow = Path(os.environ["STATE_DIRECTORY"], "slow")
+    if slow.exists():
+        time.sleep(float(slow.read_text()))
+    if path == "/raise":
+        raise RuntimeError("on purpose")
     answer: dict[str, Any] = {
         "version": VERSION,
         "server": os.environ["WSGI_FLEET_SERVER"],
@@ -33,6 +39,11 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
     }
     if path == "/environment":
         answer = {name: value for name, value in os.environ.items() if name.startswith("T_")}
+    if path == "/settings":
+        settings: dict[str, Any] = {}
+        # As Flask's Config.from_pyfile reads it.
+        exec(compile(Path(os.environ["SETTINGS_FILE"]).read_bytes(), "settings.py", "exec"), settings)
+        answer = {name: value for name, value in settings.items() if name.isupper()}
     if path == "/headers":
         answer = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
         answer["wsgi.url_scheme"] = environ["wsgi.url_scheme"]

@@ -1,0 +1,61 @@
+"""The settings file that a release brings: values, and the environment variable by which the application finds it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from settings.constraint import ENCRYPTED, VariableName
+from settings.model import Model
+
+# Python 3.11 compiles 200 levels of brackets (tried), and readers of JSON and TOML recurse as well.
+DEPTH = 40
+# Pulumi rounds whole numbers beyond that to 15 digits (tried with 3.250.0), and no more is asked of a reader of TOML.
+BITS = 63
+
+
+class SettingsFile(Model):
+    """Written on each server as part of the release, readable by the application. Nothing in it is secret."""
+
+    variable: VariableName = Field(description="environment variable that is set to the file's path")
+    format: Literal["python", "json", "toml"] = Field(
+        default="python", description="python: lines of NAME = value, as Flask's from_pyfile and from_envvar read"
+    )
+    values: dict[VariableName, JsonValue] = Field(
+        description="settings by name: text, numbers, true, false, null, lists and mappings"
+    )
+
+    @model_validator(mode="after")
+    def _its_format_can_say_it(self) -> SettingsFile:
+        problems = [problem for name, value in self.values.items() for problem in self._problems(name, value)]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _problems(self, name: str, value: JsonValue) -> Iterator[str]:
+        if self.format == "python" and not name.isupper():
+            yield f"values.{name}: should be in upper case, for Flask and Django read nothing else from Python"
+        yield from self._unsaid(f"values.{name}", value, DEPTH)
+
+    def _unsaid(self, path: str, value: JsonValue, levels: int) -> Iterator[str]:
+        """What of a value the file cannot hold, or should not."""
+        if levels == 0:
+            yield f"{path}: should be at most {DEPTH} levels deep"
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                yield from self._unsaid(f"{path}.{number}", inner, levels - 1)
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                yield from self._unsaid(f"{path}.{key if key.isidentifier() else json.dumps(key)}", inner, levels - 1)
+        elif value == ENCRYPTED:
+            yield f"{path}: (secret): would stand in the release store in plain; give it as one of `secrets`"
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{path}: {value}: should be a finite number"
+        elif value is None and self.format == "toml":
+            yield f"{path}: null: TOML has none; leave it out, or take another format"
+        elif isinstance(value, int) and not -(2**BITS) <= value < 2**BITS:
+            yield f"{path}: {value}: should be a number of 64 bits; Pulumi has rounded it, so write it as text"
