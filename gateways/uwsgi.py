@@ -12,6 +12,7 @@ KIND = Kind(
     command="/usr/local/lib/wsgi-fleet/gateway_uwsgi.py --ini {place}/uwsgi.ini"
     " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
     proof="--processes 1",
+    alone="--processes 1 --socket 127.0.0.1:{port} --listen 1024",
     model="processes with threads",
     masters="its own master",
     limit="harakiri: the worker ends, with all its requests",

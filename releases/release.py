@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app_server import Processes, background_units, gateway_files
 from releases.archive import tar
-from rendering import background_units, gateway_files
 from settings import App
 
 ID_LENGTH = 12
@@ -82,5 +82,7 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
 
 def _gateway(app: App) -> dict[str, Any]:
     """Which gateway it is made for, and that one's files. uWSGI's as releases of 2026-11 have it, whose ids stay so."""
-    kind, files = app.gateway.kind, gateway_files(app)
+    kind, files, processes = app.gateway.kind, gateway_files(app), Processes.of(app)
+    if processes:
+        return {"gateway": kind, "processes": str(processes), "gateway_files": files}
     return {"uwsgi_ini": files["uwsgi.ini"]} if kind == "uwsgi" else {"gateway": kind, "gateway_files": files}
