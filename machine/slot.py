@@ -16,6 +16,7 @@ from server import CONFIG, RUN, SLOTS, Failure, manifest_of, named, point, run, 
 BLUE, GREEN, PROOF = "blue", "green", "proof"
 # Seconds in which a slot that has started must be healthy, where it answers clients from then on.
 GATE_S = 5
+# Of a unit, the best first.
 _STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
 
 
@@ -69,8 +70,9 @@ def journal(slot: str, since: float) -> str:
     """What a slot logged last, for a person who must mend the application: the last traceback, else the last lines."""
     run("journalctl", "--sync")
     of = [word for unit in units(slot) for word in ("-u", unit)]
-    text = run("journalctl", "--no-pager", "-o", "cat", "-n", "200", "--since", f"@{int(since)}", *of).stdout
-    lines = [line for line in text.splitlines() if line.strip()]
+    # Backwards: with --since, -n would take the first lines.
+    text = run("journalctl", "--no-pager", "-o", "cat", "-r", "-n", "200", "--since", f"@{int(since)}", *of).stdout
+    lines = [line for line in reversed(text.splitlines()) if line.strip()]
     tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
 
@@ -144,10 +146,11 @@ def private_socket(name: str) -> Path:
 
 def stop(slot: str, drain_s: float) -> None:
     """Stop gracefully: requests in flight are finished for up to drain_s seconds, then the rest is killed."""
-    mains = dict(zip(units(slot), shown("MainPID", units(slot)), strict=False))
-    run("systemctl", "stop", "--no-block", *units(slot))
+    every = units(slot)
+    mains = dict(zip(every, shown("MainPID", every), strict=False))
+    run("systemctl", "stop", "--no-block", *every)
     deadline = time.monotonic() + drain_s
-    while running := [unit for unit in units(slot) if state_of(unit) not in ("inactive", "failed")]:
+    while running := [unit for unit in every if state_of(unit) not in ("inactive", "failed")]:
         if done := [unit for unit in running if has_no_children(mains.get(unit, ""))]:
             # Its workers are done. uWSGI's master would look for that once a second only, and do nothing more.
             run("systemctl", "kill", "--signal=SIGKILL", *done)
@@ -156,7 +159,7 @@ def stop(slot: str, drain_s: float) -> None:
             run("systemctl", "kill", "--signal=SIGKILL", *running)
             deadline = time.monotonic() + 10
         time.sleep(0.05)
-    run("systemctl", "reset-failed", *units(slot))
+    run("systemctl", "reset-failed", *every)
 
 
 def has_no_children(pid: str) -> bool:

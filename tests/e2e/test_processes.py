@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -105,11 +106,12 @@ def test_the_status_is_of_all_processes_of_a_server(fleet: Stack) -> None:
         assert workers == ((0, 3, 6) if fleet.app["gateway"]["kind"] == "uwsgi" else (None, None, None))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (NO_IMPORT, "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
-        pytest.param(ILL_ON_ONE_PORT, "ValueError: 6", marks=pytest.mark.long),
+        (ILL_ON_ONE_PORT, "ValueError: 6"),
     ],
     ids=["does not import", "ill in one process"],
 )
@@ -127,7 +129,7 @@ def test_a_release_that_is_bad_in_a_process_answers_nobody(
         load.wait_for(50)
     table(load.outcome)
     assert "probe-1, switch:" in output
-    assert told in output
+    assert told in output, output
     assert_nothing_was_lost(fleet, load.outcome)
     assert len(load.outcome.versions) == 1
     assert {fleet.get()["release"] for _ in range(30)} == {serves}
@@ -178,17 +180,17 @@ def test_what_a_client_pretends_goes_no_further_and_the_rest_arrives(fleet: Stac
 def test_a_prefix_and_a_user_arrive_as_they_do_without_an_nginx_on_the_server(fleet: Stack) -> None:
     release = fleet.get()["release"]
     fleet.app["path"] = "/shop"
-    # What the balancer would send of somebody whom it let in.
-    fleet.settings["balancer"] = {"proxy": {"request_headers": {"set": {"X-Country": "DE"}}}}
-    fleet.up()
+    fleet.settings["balancer"] = {"proxy": {"request_headers": {"set": {"X-Edge": "one of mine"}}}}
     try:
+        fleet.up()
         status, seen, _ = ask(fleet, "/shop/headers", {"Host": "a"})
         assert (status, seen["SCRIPT_NAME"], seen["PATH_INFO"]) == (200, "/shop", "/headers")
-        assert seen["HTTP_X_COUNTRY"] == "DE"
+        assert seen["HTTP_X_EDGE"] == "one of mine"
         assert fleet.get("/shop/")["release"] == release
     finally:
         del fleet.app["path"], fleet.settings["balancer"]
         fleet.up()
+    # What the balancer sends of somebody whom it let in, and of a client that came by HTTPS.
     server = next(iter(fleet.servers().values()))
     told = ("-H", "X-Remote-User: ann", "-H", "X-Forwarded-Proto: https", "-H", "X-Real-IP: 192.0.2.7")
     text = on(server, "curl", "-s", *told, "http://127.0.0.1:8000/headers")
@@ -241,7 +243,7 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     assert on(server, "systemd-analyze", "verify", f"{name}.service") == ""
     on(server, "systemd-analyze", "security", "--threshold=20", f"{name}.service")
     lines = fleet.fleet("logs", "--lines", "400").stdout
-    assert "blue-0" in lines or "green-0" in lines
+    assert re.search(r"\b(blue|green)-[012]\b", lines), lines
 
 
 @pytest.mark.long

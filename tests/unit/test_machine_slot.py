@@ -30,7 +30,7 @@ def test_what_a_person_reads_of_a_journal_begins_at_the_last_traceback(host: App
     assert slot.journal("blue", 7.0) == "\n".join(f"    {line}" for line in told)
     assert host.others == [
         "journalctl --sync",
-        "journalctl --no-pager -o cat -n 200 --since @7 -u app@blue",
+        "journalctl --no-pager -o cat -r -n 200 --since @7 -u app@blue",
     ]
 
 
