@@ -11,8 +11,8 @@ from typing import Any, Literal
 import jinja2
 
 import site_apache
-from gateways import KINDS, Kind
-from settings import App, Balancer, Maintenance
+from gateways import KINDS
+from settings import Balancer, Maintenance
 from settings.access import beneath, exactly
 from settings.route import virtual_hosts
 from upstream import Upstream
@@ -27,11 +27,11 @@ HTTPS_PORT = 443
 # Names with hashed passwords, where balancer.proxy.basic_auth is set; and the loopback port of balancer.proxy.status.
 USERS_FILE = "/etc/wsgi-fleet/users"
 STATUS_PORT = 8081
+# Folder -> what it holds: the process manager that is no part of Debian's base. It needs no other package.
+SUPERVISORD = {"supervisord": ("supervisor==4.3.0",)}
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "apache2", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
-UWSGI = KINDS["uwsgi"]
-_INSTALL = "scripts/install-gateway.j2"
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -52,69 +52,39 @@ def _quoted(text: str) -> str:
 _environment.filters["quoted"] = _quoted
 
 
-def _template(file: str, /, **values: Any) -> str:
+def template(file: str, /, **values: Any) -> str:
+    """A file of templates/ with these values."""
     return _environment.get_template(file).render(**values)
 
 
-def _file(name: str) -> str:
+def verbatim(name: str) -> str:
+    """A file of this project."""
     return (ROOT / name).read_text()
 
 
 def prebuilt_scripts() -> tuple[str, ...]:
     """Whole scripts that do in a prebuilt image what machines would else do at boot."""
-    # Both tiers boot the same image, whatever the gateway; the balancer alone enables the proxy that it has.
-    gateways = (_template(_INSTALL, kind=kind) for kind in KINDS.values())
-    return *gateways, "#!/bin/sh\nsystemctl disable --quiet nginx.service apache2.service\n"
+    # Both tiers boot the same image, whatever the gateway; who needs a proxy enables it.
+    every = {kind.name: kind.packages for kind in KINDS.values()} | SUPERVISORD
+    return install_gateway(every), "#!/bin/sh\nsystemctl disable --quiet nginx.service apache2.service\n"
 
 
-def app_service(kind: Kind = UWSGI, *, proof: bool) -> str:
-    """The unit of a slot (app@.service), or of the place where a release is proven (app-proof.service)."""
-    slot, runtime = ("proof", "app-proof") if proof else ("%i", "app-%i")
-    launch = kind.command.format(place=f"/srv/app/slots/{slot}", runtime=f"/run/{runtime}")
-    launch += f" {kind.proof}" if proof else ""
-    return _template("systemd/app.service.j2", proof=proof, slot=slot, runtime=runtime, launch=launch)
+def install_gateway(folders: Mapping[str, Sequence[str]]) -> str:
+    """The script that brings packages into folders of /srv/gateway."""
+    return template("scripts/install-gateway.j2", folders=folders)
 
 
-def _upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
+def upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
     """How a machine of either tier installs security updates. setup-upgrades looks whether the first file is there."""
-    files = {f"{SCRIPTS}/setup-upgrades": ("0755", _file("templates/scripts/setup-upgrades"))}
+    files = {f"{SCRIPTS}/setup-upgrades": ("0755", verbatim("templates/scripts/setup-upgrades"))}
     if maintenance.upgrades:
-        for path, template in (
+        for path, name in (
             # After the package's own files, 20auto-upgrades and 50unattended-upgrades.
             ("/etc/apt/apt.conf.d/52wsgi-fleet", "apt/52wsgi-fleet.j2"),
             ("/etc/systemd/system/apt-daily-upgrade.timer.d/wsgi-fleet.conf", "systemd/upgrade-window.conf.j2"),
         ):
-            files[path] = ("0644", _template(template, maintenance=maintenance))
+            files[path] = ("0644", template(name, maintenance=maintenance))
     return files
-
-
-def app_server_user_data(
-    system_packages: Sequence[str], maintenance: Maintenance = MAINTENANCE, kind: Kind = UWSGI
-) -> str:
-    """What an app server boots with. It names no release: those come and go without the machine being replaced."""
-    scripts = (
-        "release",
-        "slot",
-        "staging",
-        "server",
-        "fetch",
-        "background",
-        "condition",
-        "vitals",
-        *(["gateway_uwsgi"] if kind.is_on_machines else []),
-    )
-    files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
-    for name in ("install-packages", "setup-app-server"):
-        files[f"{SCRIPTS}/{name}"] = ("0755", _file(f"templates/scripts/{name}"))
-    files[f"{SCRIPTS}/install-gateway"] = ("0755", _template(_INSTALL, kind=kind))
-    # Which releases this server takes.
-    files["/etc/wsgi-fleet/gateway"] = ("0644", f"{kind.name}\n")
-    for name in ("app.socket", "app-boot.service"):
-        files[f"/etc/systemd/system/{name}"] = ("0644", _file(f"templates/systemd/{name}"))
-    files["/etc/systemd/system/app@.service"] = ("0644", app_service(kind, proof=False))
-    files["/etc/systemd/system/app-proof.service"] = ("0644", app_service(kind, proof=True))
-    files |= _upkeep(maintenance)
-    return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *system_packages])
 
 
 def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["nginx", "apache"] = "nginx") -> str:
@@ -122,21 +92,21 @@ def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["n
     scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "traffic", "vitals", "static_files")
     scripts += ("apache_log",) if proxy == "apache" else ()
     files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
-    files[f"{SCRIPTS}/install-packages"] = ("0755", _file("templates/scripts/install-packages"))
-    files[f"{SCRIPTS}/setup-{proxy}"] = ("0755", _file(f"templates/scripts/setup-{proxy}"))
+    files[f"{SCRIPTS}/install-packages"] = ("0755", verbatim("templates/scripts/install-packages"))
+    files[f"{SCRIPTS}/setup-{proxy}"] = ("0755", verbatim(f"templates/scripts/setup-{proxy}"))
     for name in ({"nginx": "nginx.conf", "apache": "apache2.conf"}[proxy], "no-site.conf"):
-        files[f"/etc/wsgi-fleet/{name}"] = ("0644", _file(f"templates/{proxy}/{name}"))
-    files["/etc/wsgi-fleet/maintenance.html"] = ("0644", _file("templates/maintenance.html"))
+        files[f"/etc/wsgi-fleet/{name}"] = ("0644", verbatim(f"templates/{proxy}/{name}"))
+    files["/etc/wsgi-fleet/maintenance.html"] = ("0644", verbatim("templates/maintenance.html"))
     if proxy == "apache":
         files["/etc/wsgi-fleet/proxy"] = ("0644", "apache\n")
-        files["/etc/logrotate.d/wsgi-fleet"] = ("0644", _file("templates/apache/logrotate"))
-    files |= _upkeep(maintenance)
+        files["/etc/logrotate.d/wsgi-fleet"] = ("0644", verbatim("templates/apache/logrotate"))
+    files |= upkeep(maintenance)
     return cloud_config(files, [f"{SCRIPTS}/setup-{proxy}"])
 
 
 def booted(limit_s: int) -> list[str]:
     """The command that waits until cloud-init is done. Whole, for it runs before cloud-init has written any file."""
-    return ["sh", "-c", _file("templates/scripts/booted"), "booted", str(limit_s)]
+    return ["sh", "-c", verbatim("templates/scripts/booted"), "booted", str(limit_s)]
 
 
 def bring() -> list[str]:
@@ -145,7 +115,7 @@ def bring() -> list[str]:
 
 
 # Of an app server; systemd's names, or patterns of them.
-JOURNALS = ("app@blue", "app@green", "app-boot", "app-proof", "app-worker-*", "app-schedule-*")
+JOURNALS = ("app@*", "nginx", "app-boot", "app-proof", "app-worker-*", "app-schedule-*")
 ACCESS_LOG = "/var/log/wsgi-fleet/access.log"
 
 
@@ -169,7 +139,7 @@ def watch(*, balancer: bool, namespace: str | None, log_group: str | None) -> st
     if scripts and balancer:
         scripts.append("fetch")
     files |= {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
-    files |= {f"/etc/systemd/system/{unit}": ("0644", _file(f"templates/systemd/{unit}")) for unit in report + ship}
+    files |= {f"/etc/systemd/system/{unit}": ("0644", verbatim(f"templates/systemd/{unit}")) for unit in report + ship}
     every = ("wsgi-fleet-report.timer", "wsgi-fleet-report.service", "wsgi-fleet-ship.service")
     return json.dumps(
         {
@@ -199,13 +169,13 @@ def site(
         "status_port": STATUS_PORT,
     }
     if balancer.proxy.kind == "apache":
-        return _template("apache/site.conf.j2", **values, **site_apache.values(balancer, upstreams, hostnames))
+        return template("apache/site.conf.j2", **values, **site_apache.values(balancer, upstreams, hostnames))
     by_name = {each.name: each for each in upstreams}
     hosts = [
         {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
         for host in virtual_hosts({each.name: each.at for each in upstreams})
     ]
-    return _template("nginx/site.conf.j2", **values, hosts=hosts, spared=_spared(balancer, hosts))
+    return template("nginx/site.conf.j2", **values, hosts=hosts, spared=_spared(balancer, hosts))
 
 
 def _spared(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -231,27 +201,4 @@ def proxy_preparation(balancer: Balancer) -> list[str] | None:
     users = "-" if balancer.proxy.basic_auth is None else "users"
     if not packages and users == "-":
         return None
-    return ["sh", "-c", _file("templates/scripts/prepare-proxy"), "prepare-proxy", users, *packages]
-
-
-def background_units(app: App) -> dict[str, str]:
-    """Unit files of what runs beside the application: name -> text. Part of the release, as the commands are."""
-    units: dict[str, str] = {}
-    for name in app.workers:
-        units[f"app-worker-{name}@.service"] = _background("worker", name, app)
-    for name, schedule in app.schedules.items():
-        units[f"app-schedule-{name}.service"] = _background("schedule", name, app)
-        timer = _template("systemd/schedule.timer.j2", name=name, calendar=schedule.calendar)
-        units[f"app-schedule-{name}.timer"] = timer
-    return units
-
-
-def _background(kind: str, name: str, app: App) -> str:
-    return _template("systemd/background.service.j2", kind=kind, name=name, stop_timeout_s=app.drain_timeout_s)
-
-
-def gateway_files(app: App) -> dict[str, str]:
-    """What a release holds of its gateway: path in its folder -> text. The configuration, and the launcher."""
-    kind = KINDS[app.gateway.kind]
-    config = _template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
-    return {kind.config: config, **{f"gateway/{name}.py": script(name) for name in kind.scripts}}
+    return ["sh", "-c", verbatim("templates/scripts/prepare-proxy"), "prepare-proxy", users, *packages]

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from commands import bundle, config, doctor, logs, maintenance, releases, servers, status
+from commands import bundle, config, doctor, logs, maintenance, releases, servers, status, units
 from commands.target import Failed
 
 
@@ -39,6 +39,7 @@ app = typer.Typer(
 app.command()(status.status)
 app.command()(doctor.doctor)
 app.command()(config.config)
+app.command()(units.units)
 app.command()(logs.logs)
 app.command()(releases.releases)
 app.command()(releases.rollback)

@@ -43,10 +43,12 @@ for name in ("/etc/wsgi-fleet/key",):
         print(json.dumps([pathlib.Path(name).read_text().strip()]))
 """
 UNITS = ("app@blue.service", "app@green.service", "app.socket", "app-boot.service", "app-proof.service")
+# Where processes are balanced.
+OF_PROCESSES = ("app@blue-*", "app@green-*", "nginx.service")
 OF_SERVER: Mapping[str, Sequence[str]] = {
     "journal.txt": journal(LINES),
     "warnings.txt": ["journalctl", "--no-pager", "--quiet", "--priority=warning", f"--lines={LINES}"],
-    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS],
+    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS, *OF_PROCESSES],
     "unit-properties.txt": ["systemctl", "show", "--all", *UNITS[:2]],
     "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
     "disk.txt": ["df", "-h"],

@@ -20,6 +20,8 @@ from releases.transport import Unreachable
 # The slots by name: what matches a pattern is looked up once, and the other slot may never have run.
 UNITS = (
     *("app@blue.service", "app@green.service", "app-boot.service", "app-proof.service", "app-task.service"),
+    # Where processes are balanced: each of a slot, and the Nginx in front of them.
+    *("app@blue-*", "app@green-*", "nginx.service"),
     *("app-boot-retry*", "app-worker-*", "app-schedule-*"),
 )
 BALANCER_LOGS = ("error", "access")

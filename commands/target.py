@@ -151,12 +151,13 @@ def described(
     """One application of a stack: that one, else the one that has the server, else the only one. Raises Failed."""
     apps: Mapping[str, Any] = fleet["apps"]
     if app is None:
-        app = _only(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
+        app = only(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
     (target,) = all_described(stack, fleet, app, patience_s=patience_s)
     return target
 
 
-def _only(stack: str, apps: Mapping[str, Any]) -> str:
+def only(stack: str, apps: Mapping[str, Any]) -> str:
+    """The one application of a stack. Raises Failed where there are several."""
     if len(apps) > 1:
         raise Failed(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
     return next(iter(apps))

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pulumi
 
+from app_server import Processes, user_data
 from components.balancer import Balancer
 from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
 from releases.release import build
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
-from rendering import MAINTENANCE, app_server_user_data, booted
+from rendering import MAINTENANCE, booted
 from settings import App, Maintenance
 
 # Longest wait for cloud-init: Debian packages from a slow mirror, and the gateway.
@@ -57,14 +58,15 @@ class AppServerFleet(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         app = args.app
         key = GeneratedSecret(f"{name}-key", opts=child).value
-        user_data = app_server_user_data(app.system_packages, args.maintenance, KINDS[app.gateway.kind])
+        kind = KINDS[app.gateway.kind]
+        document = user_data(app.system_packages, args.maintenance, kind, Processes.of(app))
 
         self.machines = {}
         ready: list[pulumi.Resource] = []
         for zone in range(app.fleet.servers):
             role = f"{name}-{zone + 1}"
             machine_args = MachineArgs(
-                role=role, user_data=user_data, group=args.group, size=app.fleet.size, zone=zone, app=name
+                role=role, user_data=document, group=args.group, size=app.fleet.size, zone=zone, app=name
             )
             machine = platform.machine(role, machine_args, store=args.store, opts=child)
             stdin = pulumi.Output.concat("store ", args.store.machine_url, f"/{name}\nkey ", key, "\n")

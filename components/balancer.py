@@ -46,7 +46,8 @@ def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> 
             app.gateway.request_timeout_s,
             app.health_path,
             app,
-            KINDS[app.gateway.kind].protocol,
+            # A server's own Nginx speaks HTTP with it, whatever the gateway.
+            "http" if app.apart else KINDS[app.gateway.kind].protocol,
             app.static,
         )
         for name, app in sorted(apps.items())

@@ -17,8 +17,9 @@ class Kind:
     packages: what its folder on a machine holds, pinned, the dependencies too. protocol: what it speaks with the
     balancer. config: its file in a release, which templates/NAME/FILE.j2 becomes. scripts: of machine/, in the
     release's folder `gateway`. command: launcher and arguments, with {place} for the release's folder and {runtime} for
-    the slot's own in /run; proof: added where a release is proven. unused: setting -> why it has no meaning here.
-    model, masters, limit, ready, stop, statistics: rows of the table.
+    its own in /run; proof: added where a release is proven; alone: added where each process is a gateway of its own,
+    which listens on {port} of 127.0.0.1. unused: setting -> why it has no meaning here. model, masters, limit, ready,
+    stop, statistics: rows of the table.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Kind:
     statistics: str
     scripts: tuple[str, ...] = ()
     proof: str = "1"
+    alone: str = "1 {port}"
     unused: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property

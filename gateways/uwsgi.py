@@ -13,6 +13,7 @@ KIND = Kind(
     " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
     scripts=("gateway_answer",),
     proof="--processes 1",
+    alone="--processes 1 --socket 127.0.0.1:{port} --listen 1024",
     model="processes with threads",
     masters="its own master",
     limit="harakiri: the worker ends, with all its requests",

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
 import socket
 import time
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from server import LIVE, RUN, SLOTS, manifest_of, named
-from slot import BLUE, GREEN, get, private_socket, restarts_of, state_of
+from slot import BLUE, GREEN, apart, gateways, get, private_socket, shown, state_of, state_of_slot, units
 from vitals import vitals
 
 PORT = 8000
+# Of processes that are balanced here (app_server.py).
+PROCESS_PORTS = range(8100, 8300)
 # Seconds: who asks how a server is does not wait for an application that hangs.
 HEALTH_S = 3.0
 STATS_S = 2.0
@@ -28,13 +33,13 @@ def condition() -> dict[str, Any]:
     live_since_s: when the live release became so (seconds since 1970). queue: connections that wait to be accepted,
     None where the port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one.
     """
-    slots = [slot for slot in (BLUE, GREEN) if state_of(f"app@{slot}") == "active"]
+    slots = [slot for slot in (BLUE, GREEN) if state_of_slot(slot) == "active"]
     return {
         "live_since_s": LIVE.lstat().st_mtime if LIVE.exists() else None,
         "boot": state_of("app-boot"),
-        "queue": accept_queue(),
+        "queue": accept_queue(PROCESS_PORTS if apart()[1] else ()),
         "gateway": {slot: found for slot in slots if (found := gateway(slot))},
-        "restarts": {slot: int(restarts_of(f"app@{slot}") or 0) for slot in slots},
+        "restarts": {slot: sum(map(int, shown("NRestarts", units(slot)))) for slot in slots},
         "health": next((health(slot) for slot in slots if named(SLOTS / slot) == named(LIVE)), None),
         "cpus": len(os.sched_getaffinity(0)),
         "machine": vitals(),
@@ -42,12 +47,14 @@ def condition() -> dict[str, Any]:
 
 
 def gateway(slot: str) -> dict[str, int] | None:
-    """What uWSGI tells of a slot, or None when it does not answer."""
-    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(STATS_S)
-        connection.connect(str(RUN / f"app-{slot}" / "stats.sock"))
-        return workers_of(json.loads(b"".join(iter(lambda: connection.recv(65536), b""))))
-    return None
+    """What uWSGI tells of a slot, all its gateways together, or None when none answers."""
+    found: list[dict[str, int]] = []
+    for name in gateways(slot):
+        with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(STATS_S)
+            connection.connect(str(RUN / f"app-{name}" / "stats.sock"))
+            found.append(workers_of(json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))))
+    return {key: sum(each[key] for each in found) for key in found[0]} if found else None
 
 
 def workers_of(stats: dict[str, Any]) -> dict[str, int]:
@@ -67,30 +74,44 @@ def workers_of(stats: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def accept_queue(tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> int | None:
-    """Connections that wait on the application's port, as the kernel counts them (`ss -ltn` shows the same).
+def accept_queue(
+    more: Collection[int] = (), tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+) -> int | None:
+    """Connections that wait on the application's port, and on more, as the kernel counts them (as `ss -ltn` does).
+
+    None where the application's port does not listen.
 
     uWSGI's own number is of the sockets that it opened; this one systemd opened.
     """
-    queues: list[int] = []
+    queues: dict[int, int] = {}
     for table in tables:
         for line in table.read_text().splitlines()[1:] if table.exists() else []:
             fields = line.split()
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == PORT:
+            port = int(fields[1].rpartition(":")[2], 16)
+            if fields[3] == _LISTEN and (port == PORT or port in more):
                 # Of a listening socket tx_queue:rx_queue is 0 and the connections to be accepted.
-                queues.append(int(fields[4].partition(":")[2], 16))
-    return sum(queues) if queues else None
+                queues[port] = queues.get(port, 0) + int(fields[4].partition(":")[2], 16)
+    return sum(queues.values()) if PORT in queues else None
 
 
 def health(slot: str) -> dict[str, Any]:
-    """The answer of the slot's private socket to GET of the health path; status 0 and why when there was none."""
-    release = named(SLOTS / slot)
+    """The answer of the slot to GET of the health path; of several gateways the worst. Status 0 and why without one."""
+    release, names = named(SLOTS / slot), gateways(slot)
     path = manifest_of(release)["health_path"] if release else "/"
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = list(pool.map(functools.partial(_asked, path), names))
+    worst = next((each for each in answers if each[0] != 200), max(answers, key=lambda each: each[2]))
+    of = f"{names[answers.index(worst)]}: " if len(names) > 1 and worst[0] != 200 else ""
+    return {"path": path, "status": worst[0], "line": of + worst[1], "answer_ms": worst[2]}
+
+
+def _asked(path: str, name: str) -> tuple[int, str, float]:
+    """Status, first line and milliseconds."""
     begun = time.monotonic()
     try:
-        status, line = get(private_socket(f"app@{slot}"), path, HEALTH_S)
+        status, line = get(private_socket(name), path, HEALTH_S)
     except TimeoutError:
         status, line = 0, f"no answer in {HEALTH_S:.0f} s"
     except (OSError, http.client.HTTPException) as error:
         status, line = 0, str(error)
-    return {"path": path, "status": status, "line": line, "answer_ms": round((time.monotonic() - begun) * 1000, 1)}
+    return status, line, round((time.monotonic() - begun) * 1000, 1)

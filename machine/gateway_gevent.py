@@ -1,4 +1,4 @@
-"""Serves a release by gevent, in its Python: `gateway_gevent.py CONFIGURATION PRIVATE_SOCKET [PROCESSES]`."""
+"""Serves a release by gevent, in its Python: `gateway_gevent.py CONFIG PRIVATE_SOCKET [PROCESSES [PORT]]`."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def work(
 
 
 if __name__ == "__main__":
-    config, private, *processes = sys.argv[1:]
+    config, private, processes, port = (*sys.argv[1:], "", "")[:4]
     given = settings(config)
     limits = int(given["greenlets"]), int(given["request_timeout_s"])
-    sockets = http.listeners(private)
-    number = count(*processes or [given["processes"]])
+    sockets = http.listeners(private, port)
+    number = count(processes or given["processes"])
     Workers(number, lambda ready: work(given["module"], *limits, sockets, ready)).run()

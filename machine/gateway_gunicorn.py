@@ -1,4 +1,4 @@
-"""Serves a release by Gunicorn, in its Python: `gateway_gunicorn.py CONFIGURATION PRIVATE_SOCKET [PROCESSES]`."""
+"""Serves a release by Gunicorn, in its Python: `gateway_gunicorn.py CONFIG PRIVATE_SOCKET [PROCESSES [PORT]]`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Gunicorn(WSGIApplication):
 
 
 if __name__ == "__main__":
-    config, private, *processes = sys.argv[1:]
-    binds = [f"--bind=fd://{each.detach()}" for each in http.listeners(private)]
-    sys.argv[1:] = ["--config", config, *binds, *(f"--workers={number}" for number in processes)]
+    config, private, processes, port = (*sys.argv[1:], "", "")[:4]
+    binds = [f"--bind=fd://{each.detach()}" for each in http.listeners(private, port)]
+    sys.argv[1:] = ["--config", config, *binds, *([f"--workers={processes}"] if processes else [])]
     Gunicorn("%(prog)s [OPTIONS]").run()

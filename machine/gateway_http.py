@@ -24,6 +24,8 @@ from typing import Any
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # sd_listen_fds(3): the first socket that systemd passes on.
 FIRST_FD = 3
+# Connections that may wait for one process; as gateways/uwsgi.py has it.
+BACKLOG = 1024
 
 
 @contextlib.contextmanager
@@ -40,11 +42,16 @@ def untyped(name: str) -> Any:
     return importlib.import_module(name)
 
 
-def listeners(private: str) -> list[socket.socket]:
-    """Listening sockets: the public one that systemd has opened, if it has, and the private one, which is made."""
+def listeners(private: str, port: str = "") -> list[socket.socket]:
+    """Listening sockets: the one that systemd has opened, if it has; one on this port of 127.0.0.1; the private one."""
     is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
     count = int(os.environ.pop("LISTEN_FDS", "0")) if is_ours else 0
     made = [socket.socket(fileno=FIRST_FD + number) for number in range(count)]
+    if port:
+        made.append(socket.socket())
+        made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made[-1].bind(("127.0.0.1", int(port)))
+        made[-1].listen(BACKLOG)
     made.append(socket.socket(socket.AF_UNIX))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(private)  # noqa: PTH108  os alone, to start fast

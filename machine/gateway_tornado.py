@@ -1,4 +1,4 @@
-"""Serves a release by Tornado, in its Python: `gateway_tornado.py CONFIGURATION PRIVATE_SOCKET [PROCESSES]`."""
+"""Serves a release by Tornado, in its Python: `gateway_tornado.py CONFIG PRIVATE_SOCKET [PROCESSES [PORT]]`."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ async def work(
 
 
 if __name__ == "__main__":
-    config, private, *processes = sys.argv[1:]
+    config, private, processes, port = (*sys.argv[1:], "", "")[:4]
     given = settings(config)
     limits = int(given["threads"]), int(given["request_timeout_s"])
-    sockets = http.listeners(private)
+    sockets = http.listeners(private, port)
     # Before the fork, where memory is shared, unless the application does not bear that.
     imported = None if given.getboolean("lazy_apps") else http.load(given["module"])
 
@@ -114,4 +114,4 @@ if __name__ == "__main__":
         """In its process."""
         asyncio.run(work(imported or http.load(given["module"]), *limits, sockets, ready))
 
-    Workers(count(*processes or [given["processes"]]), worker).run()
+    Workers(count(processes or given["processes"]), worker).run()

@@ -47,7 +47,21 @@ from server import (
     say,
     store_url,
 )
-from slot import BLUE, GREEN, answers, drain_s, serving_slots, start_and_gate, state_of, stop, stop_others, watch
+from slot import (
+    BLUE,
+    GREEN,
+    answers,
+    drain_s,
+    lead,
+    put,
+    serving_slots,
+    start_and_gate,
+    start_at_boot,
+    state_of_slot,
+    stop,
+    stop_others,
+    watch,
+)
 from staging import RETRY_UNIT, run_command, stage
 
 RETRY_S = 60
@@ -56,7 +70,7 @@ STATIC_MIB = 100
 
 
 def switch(release: str) -> None:
-    """Blue/green on one listening socket: the new slot starts beside the old one, which then drains."""
+    """Blue/green: the new slot starts beside the old one, on the same socket or behind Nginx; then that one drains."""
     place = RELEASES / release
     if not (place / ".staged").exists():
         raise Failure(f"{release} is not staged here; stage it first")
@@ -71,12 +85,17 @@ def switch(release: str) -> None:
     old = good[0] if good else None
     stop_others(serving, old)
     free = GREEN if old == BLUE else BLUE
-    point(SLOTS / free, place)
-    start_and_gate(f"app@{free}", manifest)
+    put(free, place)
+    start_and_gate(free, manifest)
+    try:
+        lead(free, [old] if old else [])
+    except BaseException:
+        stop(free, 5)
+        raise
     # From here the new release is the truth: a reboot or a second try ends with it.
     point(LIVE, place)
     if old:
-        stop(f"app@{old}", drain_s(old))
+        stop(old, drain_s(old))
     background.apply()
     say(f"{release} serves from slot {free}")
 
@@ -146,7 +165,8 @@ def boot() -> None:
         unit = f"{RETRY_UNIT}-{time.time_ns()}"
         run("systemd-run", f"--unit={unit}", "--collect", f"--on-active={RETRY_S}", str(Path(__file__)), "retry")
     if LIVE.exists() and not serving_slots():
-        point(SLOTS / BLUE, LIVE.resolve())
+        put(BLUE, LIVE.resolve())
+        start_at_boot(BLUE)
         background.apply()
 
 
@@ -159,7 +179,7 @@ def retry() -> None:
 
 
 def status() -> None:
-    slots = {slot: {"state": state_of(f"app@{slot}"), "release": named(SLOTS / slot)} for slot in (BLUE, GREEN)}
+    slots = {slot: {"state": state_of_slot(slot), "release": named(SLOTS / slot)} for slot in (BLUE, GREEN)}
     staged = sorted(file.parent.name for file in RELEASES.glob("*/.staged"))
     say(json.dumps({"live": named(LIVE), "slots": slots, "staged": staged, **condition()}))
 

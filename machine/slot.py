@@ -1,110 +1,163 @@
-"""A slot is a systemd unit that runs one release; this starts, proves and drains it."""
+"""A slot runs one release: in one systemd unit, or in one for each process. This starts, proves and drains it."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import runpy
 import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server import RUN, SLOTS, Failure, manifest_of, named, run, say
+from server import CONFIG, RUN, SLOTS, Failure, manifest_of, named, point, run, say
 
 BLUE, GREEN, PROOF = "blue", "green", "proof"
-PROOF_UNIT = "app-proof"
-# Seconds in which a slot that has started must be healthy.
+# Seconds in which a slot that has started must be healthy, where it answers clients from then on.
 GATE_S = 5
+# Of a unit, the best first.
+_STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
+
+
+def apart() -> tuple[str, int]:
+    """What starts the gateways of a slot, and how many they are, of one process each.
+
+    0: a slot is one gateway with all its processes, on the socket that both slots share.
+    """
+    file = CONFIG / "processes"
+    manager, number = file.read_text().split() if file.exists() else ("systemd", "0")
+    return manager, int(number)
+
+
+def gateways(slot: str) -> list[str]:
+    """Names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
+    number = 0 if slot == PROOF else apart()[1]
+    return [f"{slot}-{each}" for each in range(number)] or [slot]
+
+
+def units(slot: str) -> list[str]:
+    if slot == PROOF:
+        return ["app-proof"]
+    return [f"app@{name}" for name in ([slot] if apart()[0] == "supervisord" else gateways(slot))]
+
+
+def put(slot: str, place: Path) -> None:
+    """Make a slot that does not run one of the release in a folder."""
+    for name in {slot, *gateways(slot)}:
+        point(SLOTS / name, place)
+
+
+def shown(name: str, units: Sequence[str]) -> list[str]:
+    """A property of each unit."""
+    return run("systemctl", "show", "-P", name, *units).stdout.split()
 
 
 def state_of(unit: str) -> str:
     return run("systemctl", "show", "-P", "ActiveState", unit).stdout.strip()
 
 
+def state_of_slot(slot: str) -> str:
+    """As of one unit; of several the best."""
+    return min(shown("ActiveState", units(slot)), key=_STATES.index)
+
+
 def serving_slots() -> list[str]:
-    return [slot for slot in (BLUE, GREEN) if state_of(f"app@{slot}") in ("active", "activating", "reloading")]
+    return [slot for slot in (BLUE, GREEN) if state_of_slot(slot) in ("active", "activating", "reloading")]
 
 
-def journal(unit: str, since: float) -> str:
-    """What a unit logged last, for a person who must mend the application: the last traceback, else the last lines."""
+def journal(slot: str, since: float) -> str:
+    """What a slot logged last, for a person who must mend the application: the last traceback, else the last lines."""
     run("journalctl", "--sync")
-    text = run("journalctl", "--no-pager", "-o", "cat", "-n", "200", "--since", f"@{int(since)}", "-u", unit).stdout
-    lines = [line for line in text.splitlines() if line.strip()]
+    of = [word for unit in units(slot) for word in ("-u", unit)]
+    # Backwards: with --since, -n would take the first lines.
+    text = run("journalctl", "--no-pager", "-o", "cat", "-r", "-n", "200", "--since", f"@{int(since)}", *of).stdout
+    lines = [line for line in reversed(text.splitlines()) if line.strip()]
     tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
 
 
-def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
-    """Status and first line of the answer to GET path over a Unix socket."""
+def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
+    """A connection to a Unix socket; close it. Raises OSError."""
     connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(timeout_s)
     try:
         connection.sock.connect(str(sock))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
+    """Status and first line of the answer to GET path over a Unix socket."""
+    with contextlib.closing(connect(sock, timeout_s)) as connection:
         connection.request("GET", path, headers={"User-Agent": "wsgi-fleet", "X-Forwarded-Proto": "http"})
         response = connection.getresponse()
         return response.status, response.read(300).decode(errors="replace").strip().partition("\n")[0]
-    finally:
-        connection.close()
 
 
-def start_and_gate(unit: str, manifest: dict[str, Any]) -> None:
-    """Start a unit and wait for enough good answers in a row on its private socket; stop it if they do not come."""
-    limit, threshold, path = (manifest[key] for key in ("start_timeout_s", "healthy_threshold", "health_path"))
+def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
+    """Start a slot and wait for enough good answers in a row of each gateway in it; stop it if they do not come."""
+    limit, path = manifest["start_timeout_s"], manifest["health_path"]
     begun, deadline = time.time(), time.monotonic() + limit
-    run("systemctl", "reset-failed", unit)
+    run("systemctl", "reset-failed", *units(slot))
     try:
         # Type=notify: this returns when the application is imported, or as soon as it has ended.
         try:
-            started = run("systemctl", "start", unit, timeout_s=limit).returncode == 0
+            started = run("systemctl", "start", *units(slot), timeout_s=limit).returncode == 0
         except TimeoutError:
             raise Failure(
-                f"{manifest['module']} was not imported in {limit} s; its last lines:\n{journal(unit, begun)}"
+                f"{manifest['module']} was not imported in {limit} s; its last lines:\n{journal(slot, begun)}"
             ) from None
         if not started:
-            raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(unit, begun)}")
-        if unit != PROOF_UNIT:
+            raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
+        if slot != PROOF and not apart()[1]:
             # It was healthy when it was proven, and from here on it answers clients: no long patience.
             limit = min(limit, GATE_S)
             deadline = time.monotonic() + limit
-        good, answer = 0, "nothing"
-        while good < threshold:
-            if time.monotonic() > deadline:
-                raise Failure(
-                    f"GET {path} was not 200 in {limit} s but {answer}; its last lines:\n{journal(unit, begun)}"
-                )
-            try:
-                status, line = get(private_socket(unit), path, max(deadline - time.monotonic(), 0.1))
-                good, answer = (good + 1, line) if status == 200 else (0, f"{status} {line}")
-            except (OSError, http.client.HTTPException) as error:
-                good, answer = 0, str(error)
-            time.sleep(0.02 if good else 0.3)
+        for name in gateways(slot):
+            good, answer = 0, "nothing"
+            while good < manifest["healthy_threshold"]:
+                if has_ended(slot):
+                    raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
+                if time.monotonic() > deadline:
+                    raise Failure(
+                        f"GET {path} was not 200 in {limit} s but {answer}; its last lines:\n{journal(slot, begun)}"
+                    )
+                try:
+                    status, line = get(private_socket(name), path, max(deadline - time.monotonic(), 0.1))
+                    good, answer = (good + 1, line) if status == 200 else (0, f"{status} {line}")
+                except (OSError, http.client.HTTPException) as error:
+                    good, answer = 0, str(error)
+                time.sleep(0.02 if good else 0.3)
     except BaseException:
-        stop(unit, 5)
+        stop(slot, 5)
         raise
 
 
-def private_socket(unit: str) -> Path:
-    """Where only root on this machine asks this one slot (RuntimeDirectory= of the unit)."""
-    return RUN / unit.replace("@", "-") / "http.sock"
+def private_socket(name: str) -> Path:
+    """Where only root on this machine asks this one gateway (RuntimeDirectory= of the unit)."""
+    return RUN / f"app-{name}" / "http.sock"
 
 
-def stop(unit: str, drain_s: float) -> None:
+def stop(slot: str, drain_s: float) -> None:
     """Stop gracefully: requests in flight are finished for up to drain_s seconds, then the rest is killed."""
-    main = run("systemctl", "show", "-P", "MainPID", unit).stdout.strip()
-    run("systemctl", "stop", "--no-block", unit)
+    every = units(slot)
+    mains = dict(zip(every, shown("MainPID", every), strict=False))
+    run("systemctl", "stop", "--no-block", *every)
     deadline = time.monotonic() + drain_s
-    while state_of(unit) not in ("inactive", "failed"):
-        if has_no_children(main):
+    while running := [unit for unit in every if state_of(unit) not in ("inactive", "failed")]:
+        if done := [unit for unit in running if has_no_children(mains.get(unit, ""))]:
             # Its workers are done. uWSGI's master would look for that once a second only, and do nothing more.
-            run("systemctl", "kill", "--signal=SIGKILL", unit)
+            run("systemctl", "kill", "--signal=SIGKILL", *done)
         if time.monotonic() > deadline:
-            say(f"{unit} did not drain in {drain_s:.0f} s; killing what is left")
-            run("systemctl", "kill", "--signal=SIGKILL", unit)
+            say(f"{' '.join(running)} did not drain in {drain_s:.0f} s; killing what is left")
+            run("systemctl", "kill", "--signal=SIGKILL", *running)
             deadline = time.monotonic() + 10
         time.sleep(0.05)
-    run("systemctl", "reset-failed", unit)
+    run("systemctl", "reset-failed", *every)
 
 
 def has_no_children(pid: str) -> bool:
@@ -123,33 +176,66 @@ def drain_s(slot: str) -> float:
 
 def watch(slot: str, manifest: dict[str, Any], seconds: float) -> None:
     """Look at a slot that serves for so long. Raises Failure as soon as it is not well."""
-    unit, path = f"app@{slot}", manifest["health_path"]
-    begun, deadline, restarts = time.time(), time.monotonic() + seconds, restarts_of(unit)
+    path, where = manifest["health_path"], " ".join(units(slot))
+    begun, deadline, first = time.time(), time.monotonic() + seconds, starts_of(slot)
     while time.monotonic() < deadline:
-        if state_of(unit) != "active" or restarts_of(unit) != restarts:
-            raise Failure(f"{unit} ended while it served; its last lines:\n{journal(unit, begun)}")
-        try:
-            status, line = get(private_socket(unit), path, 10)
-        except (OSError, http.client.HTTPException) as error:
-            status, line = 0, str(error)
-        if status != 200:
-            answer = f"{status} {line}" if status else line
-            raise Failure(f"GET {path} was {answer} while it served; its last lines:\n{journal(unit, begun)}")
+        if {*shown("ActiveState", units(slot))} != {"active"} or starts_of(slot) != first:
+            raise Failure(f"{where} ended while it served; its last lines:\n{journal(slot, begun)}")
+        for name in gateways(slot):
+            try:
+                status, line = get(private_socket(name), path, 10)
+            except (OSError, http.client.HTTPException) as error:
+                status, line = 0, str(error)
+            if status != 200:
+                answer = f"{status} {line}" if status else line
+                raise Failure(f"GET {path} was {answer} while it served; its last lines:\n{journal(slot, begun)}")
         time.sleep(0.5)
 
 
-def restarts_of(unit: str) -> str:
-    return run("systemctl", "show", "-P", "NRestarts", unit).stdout.strip()
+def starts_of(slot: str) -> list[str]:
+    """What changes when a process of the slot is started anew."""
+    return shown("NRestarts", units(slot)) + [str(each["pid"]) for each in of_supervisord(slot)]
+
+
+def has_ended(slot: str) -> bool:
+    """Whether a process ended, or its manager, where starting the unit says nothing of that: with supervisord."""
+    bad = ("BACKOFF", "EXITED", "FATAL")
+    return any(each["statename"] in bad for each in of_supervisord(slot)) or {*shown("NRestarts", units(slot))} != {"0"}
+
+
+def of_supervisord(slot: str) -> list[dict[str, Any]]:
+    """What supervisord tells of the processes in a slot; nothing where it does not run them."""
+    return local(slot, "of_supervisord", slot) if slot != PROOF and apart()[0] == "supervisord" else []
+
+
+def local(slot: str, verb: str, *arguments: Any) -> Any:
+    """Do something with the processes of a slot that are balanced here, by what its release brings for that."""
+    return runpy.run_path(str(SLOTS / slot / "gateway" / "processes.py"))[verb](*arguments)
 
 
 def answers(slot: str, manifest: dict[str, Any]) -> bool:
+    """Whether every gateway in a slot is well."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return get(private_socket(f"app@{slot}"), manifest["health_path"], 10)[0] == 200
+        return all(get(private_socket(name), manifest["health_path"], 10)[0] == 200 for name in gateways(slot))
     return False
+
+
+def start_at_boot(slot: str) -> None:
+    """Where processes are balanced here; else systemd starts it by itself."""
+    if apart()[1]:
+        local(slot, "boot", slot)
+
+
+def lead(slot: str, others: Sequence[str]) -> None:
+    """Have new requests go to this slot, where a local Nginx decides that, and wait for what it asked of others."""
+    if apart()[1]:
+        local(slot, "lead", slot, max(map(drain_s, others), default=0))
 
 
 def stop_others(serving: Sequence[str], keep: str | None) -> None:
     """End what an interrupted switch left running."""
-    for slot in serving:
-        if slot != keep:
-            stop(f"app@{slot}", drain_s(slot))
+    others = [slot for slot in serving if slot != keep]
+    if keep and others:
+        lead(keep, others)
+    for slot in others:
+        stop(slot, drain_s(slot))

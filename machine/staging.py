@@ -20,7 +20,7 @@ from typing import Any
 import background
 from fetch import fetch, fetch_secrets
 from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
-from slot import PROOF, PROOF_UNIT, start_and_gate, stop
+from slot import PROOF, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
 # Lines of a requirements file: of another such file, and of something in the source itself.
@@ -45,12 +45,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     if hashlib.sha256(text).hexdigest()[: len(release)] != release:
         raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
     manifest = json.loads(text)
-    made_for, here = manifest.get("gateway", "uwsgi"), (CONFIG / "gateway").read_text().strip()
-    if made_for != here:
-        raise Failure(
-            f"{release} is made for the gateway {made_for}, and this server runs {here}; "
-            f"set gateway.kind to {made_for} and run `pulumi up`, which brings servers that run it"
-        )
+    refuse_of_other_servers(release, manifest)
     (partial / "manifest.json").write_bytes(text)
     unpack(release, manifest, partial)
     venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
@@ -62,13 +57,30 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
         if "build" in manifest:
             build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
         point(SLOTS / PROOF, place)
-        start_and_gate(PROOF_UNIT, manifest)
-        stop(PROOF_UNIT, 5)
+        start_and_gate(PROOF, manifest)
+        stop(PROOF, 5)
     except BaseException:
         shutil.rmtree(place, ignore_errors=True)
         raise
     (place / ".staged").touch()
     say(f"{release} is staged: started on a private socket, {manifest['health_path']} answers 200")
+
+
+def refuse_of_other_servers(release: str, manifest: dict[str, Any]) -> None:
+    """A release fits servers with its gateway, and with its number of them. Raises Failure."""
+    made_for, here = manifest.get("gateway", "uwsgi"), (CONFIG / "gateway").read_text().strip()
+    if made_for != here:
+        raise Failure(
+            f"{release} is made for the gateway {made_for}, and this server runs {here}; "
+            f"set gateway.kind to {made_for} and run `pulumi up`, which brings servers that run it"
+        )
+    file, one = CONFIG / "processes", "one gateway"
+    made_for, here = manifest.get("processes", one), file.read_text().strip() if file.exists() else one
+    if made_for != here:
+        raise Failure(
+            f"{release} is made for servers with {made_for}, and this one has {here}; set fleet.balancing, "
+            "fleet.process_manager and gateway.processes as it had them and run `pulumi up`, which brings such servers"
+        )
 
 
 def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app_server import Processes, background_units, gateway_files
 from literals import WRITERS
 from releases.archive import tar
-from rendering import background_units, gateway_files
 from settings import App
 
 ID_LENGTH = 12
@@ -86,5 +86,7 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
 
 
 def _gateway(app: App) -> dict[str, Any]:
-    """Which gateway it is made for, and that one's files."""
-    return {"gateway": app.gateway.kind, "gateway_files": gateway_files(app)}
+    """Which gateway and which processes it is made for, and that one's files."""
+    processes = Processes.of(app)
+    found = {"gateway": app.gateway.kind, "gateway_files": gateway_files(app)}
+    return found | ({"processes": str(processes)} if processes else {})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
 from settings import ladder, route
@@ -16,7 +16,10 @@ from settings.size import Size
 from settings.static import Static
 
 # Names that the product itself sets for the application.
-RESERVED_VARIABLES = frozenset({"WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
+RESERVED_VARIABLES = frozenset({"WSGI_FLEET_PORT", "WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
+# Where processes are balanced: the port of the first one in each slot; the others follow (machine/condition.py).
+SLOT_PORTS = {"blue": 8100, "green": 8200}
+MOST_APART = 100
 # NUL cannot be in an environment; everything else is quoted where it is written.
 VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32768)]
 RelativePath = Annotated[
@@ -33,10 +36,27 @@ UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]*$", max_
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
 
 
+def _is_alive(value: Any) -> Any:
+    if value == "upstart":
+        raise ValueError(
+            '"upstart": no distribution that gets updates ships it, so no server could run it; should be "systemd" or '
+            '"supervisord". `./fleet units --manager upstart` prints the job that it would get'
+        )
+    return value
+
+
 class Fleet(Model):
     """The app servers of one application."""
 
     servers: int = Field(default=3, ge=1, le=1000, description="how many app servers")
+    balancing: Literal["machine", "machine+process"] = Field(
+        default="machine",
+        description="where requests are spread: by the balancer over servers, or by an Nginx on each server over its "
+        "processes as well; a change replaces the app servers",
+    )
+    process_manager: Annotated[Literal["systemd", "supervisord"], BeforeValidator(_is_alive)] = Field(
+        default="systemd", description="what starts the processes; a change replaces the app servers"
+    )
     size: Size = Field(default=Size(), description="what each of them has")
 
 
@@ -151,6 +171,34 @@ class App(route.Routed):
         given = {name for _, name in self.variables} | RESERVED_VARIABLES
         given.update(self.settings_file.values if self.settings_file else ())
         return [name for name in self.required if name not in given]
+
+    @property
+    def apart(self) -> int | None:
+        """Gateways of one process each on a server; None where one gateway has all processes."""
+        number = self.gateway.processes
+        return None if number == "auto" or self.fleet.balancing == "machine" else number
+
+    @model_validator(mode="after")
+    def _processes_can_be_apart(self) -> App:
+        number, fleet = self.gateway.processes, self.fleet
+        if fleet.balancing == "machine":
+            if fleet.process_manager == "supervisord":
+                raise ValueError(
+                    "fleet.process_manager: supervisord: closes what it inherits before it starts a program, so two "
+                    "releases cannot share systemd's socket; set fleet.balancing to machine+process, where each "
+                    "process has a port of its own, or leave systemd"
+                )
+        elif number == "auto":
+            raise ValueError(
+                'gateway.processes: "auto": should be a number where fleet.balancing is machine+process: units and '
+                "ports are made from it; two for each CPU are a good one"
+            )
+        elif number > MOST_APART:
+            raise ValueError(
+                f"gateway.processes: {number}: should be {MOST_APART} at most where fleet.balancing is "
+                "machine+process: ports are two digits after those of the slot"
+            )
+        return self
 
     @model_validator(mode="after")
     def _requests_can_end_before_they_are_cut(self) -> App:

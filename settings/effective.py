@@ -10,6 +10,7 @@ from typing import Any, cast
 from pydantic import BaseModel, SecretStr
 
 from settings import App, Settings, ladder, route
+from settings.application import SLOT_PORTS
 
 STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fixed"
 MASK = "(secret)"
@@ -88,6 +89,10 @@ def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     if app.rollout.drain_timeout_s is None:
         margin = f"{ladder.DRAIN_MARGIN_S} s more"
         yield computed("rollout.drain_timeout_s", app.drain_timeout_s, "gateway.request_timeout_s", margin)
+    if app.apart:
+        last = app.apart - 1
+        ports = {slot: f"{first} to {first + last}" for slot, first in SLOT_PORTS.items()}
+        yield computed("process_ports", ports, "gateway.processes fleet.balancing", "of 127.0.0.1, by slot")
     yield computed("routes", [route.shown(host, app.path) for host in app.hosts or [None]], "hosts path")
     yield computed("script_name", app.script_name, "path keep_path")
     yield computed("public_health_path", app.public(app.health_path), "health_path path keep_path")

@@ -194,7 +194,7 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
 def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_third(fleet: Stack) -> None:
     slow, balancer = next(iter(fleet.servers().values())), fleet.balancer()
     site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
-    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/nginx_site.py", "site", "/")
+    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "/")
 
     def share() -> int:
         with ThreadPoolExecutor(12) as clients:

@@ -24,7 +24,7 @@ class AppServer:
     answers: what GET on a private socket gives, one after the other; then 200. starts: exit codes of the next starts
     (None: it does not end). restarts: how often a unit was restarted, asked again and again. journal: what units
     logged. ends: results of other programs by name. others: all other commands, each as one line. applied: the release
-    that was live whenever background work was made that of it.
+    that was live whenever background work was made that of it. asked: whose private sockets, one after the other.
     """
 
     root: Path
@@ -37,6 +37,7 @@ class AppServer:
     others: list[str] = field(default_factory=list[str])
     applied: list[str | None] = field(default_factory=list["str | None"])
     ends: dict[str, subprocess.CompletedProcess[str]] = field(default_factory=dict[str, Any])
+    asked: list[str] = field(default_factory=list[str])
 
     def place(self, name: str, **manifest: Any) -> Path:
         """A release that is staged here."""
@@ -56,23 +57,27 @@ class AppServer:
         """What server.run does."""
         done = subprocess.CompletedProcess(command, 0, "", "")
         unit, live = command[-1], server.named(server.LIVE)
+        units = [word for word in command if word.startswith("app")]
         match command:
-            case ("systemctl", "show", "-P", "ActiveState", _):
-                done.stdout = self.states.get(unit, "inactive") + "\n"
-            case ("systemctl", "show", "-P", "NRestarts", _):
-                done.stdout = f"{next(self.restarts)}\n"
-            case ("systemctl", "start", _):
-                self.events.append(f"start {unit}, live {live}")
+            case ("systemctl", "show", "-P", "ActiveState", *_):
+                done.stdout = "\n\n".join(self.states.get(each, "inactive") for each in command[4:]) + "\n"
+            case ("systemctl", "show", "-P", "NRestarts", *_):
+                done.stdout = "\n\n".join(str(next(self.restarts)) for _ in units) + "\n"
+            case ("systemctl", "start", *_):
+                self.events.append(f"start {' '.join(units)}, live {live}")
                 code = self.starts.pop(0) if self.starts else 0
                 if code is None:
                     raise TimeoutError(f"systemctl start did not finish in {timeout_s:.0f} s")
-                done.returncode, self.states[unit] = code, "failed" if code else "active"
-            case ("systemctl", "stop", "--no-block", _):
-                self.events.append(f"stop {unit}, live {live}")
-                self.states[unit] = "inactive"
+                done.returncode = code
+                self.states |= dict.fromkeys(units, "active") | ({unit: "failed"} if code else {})
+            case ("systemctl", "stop", "--no-block", *_):
+                self.events.append(f"stop {' '.join(units)}, live {live}")
+                self.states |= dict.fromkeys(units, "inactive")
             case ("journalctl", "--no-pager", *_):
                 self.others.append(" ".join(command))
-                done.stdout = self.journal
+                # As it was asked for, the last line first.
+                assert "-r" in command
+                done.stdout = "\n".join(reversed(self.journal.splitlines()))
             case ("tar", *_):
                 return server.run(*command)
             case _:
@@ -82,6 +87,7 @@ class AppServer:
     def get(self, sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
         """What slot.get does."""
         assert timeout_s > 0
+        self.asked.append(sock.parent.name)
         answer = self.answers.pop(0) if self.answers else 200
         if isinstance(answer, Exception):
             raise answer

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import app_server
 import rendering
 from gateways import KINDS
 from settings import App
@@ -110,7 +111,7 @@ def started(made: App, folder: Path, *processes: str, public: socket.socket | No
     code.mkdir(parents=True, exist_ok=True)
     if not (code / "app.py").exists():
         (code / "app.py").write_text(APP)
-    for name, text in rendering.gateway_files(made).items():
+    for name, text in app_server.gateway_files(made).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     launch = kind.command.replace(rendering.SCRIPTS, str(ROOT / "machine")).format(place=folder, runtime=folder)

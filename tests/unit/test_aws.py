@@ -13,6 +13,7 @@ import pulumi
 import pytest
 from pydantic import SecretStr
 
+import app_server
 import rendering
 from platforms import Ingress, MachineArgs, StepArgs, connect
 from platforms.aws import AwsPlatform
@@ -185,7 +186,7 @@ def unpacked(instance: Registered) -> str:
 
 
 def test_the_documents_of_both_tiers_fit_into_what_ec2_takes() -> None:
-    for document in (rendering.app_server_user_data(["libpq5"] * 50), rendering.balancer_user_data()):
+    for document in (app_server.user_data(["libpq5"] * 50), rendering.balancer_user_data()):
         aws = given()
         made = build(lambda aws=aws, text=document: fleet(aws, user_data=text), lookups=LOOKUPS, outputs=OUTPUTS)
         packed = base64.b64decode(made.of(INSTANCE)[0].inputs["userDataBase64"])

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+import app_server
 import rendering
 from settings.watch import Alarms, Logs
 from tests.unit.engine import Build
@@ -115,7 +116,7 @@ def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
 @pytest.mark.parametrize(
     ("role", "document", "for_others"),
     [
-        ("hello-1", rendering.app_server_user_data([]), {"proxy_site", "traffic"}),
+        ("hello-1", app_server.user_data([]), {"proxy_site", "traffic"}),
         ("balancer", rendering.balancer_user_data(), set[str]()),
     ],
 )
@@ -133,7 +134,7 @@ def test_what_is_brought_needs_only_what_lies_on_its_machine(
 
 
 def test_boot_documents_do_not_grow_by_it() -> None:
-    for document in (rendering.app_server_user_data([]), rendering.balancer_user_data()):
+    for document in (app_server.user_data([]), rendering.balancer_user_data()):
         assert "wsgi-fleet-report" not in document
         assert "aws_service" not in document
 

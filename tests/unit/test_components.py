@@ -12,6 +12,7 @@ import pulumi
 import pytest
 from pydantic import SecretStr
 
+import app_server
 import releases.release
 import rendering
 import settings
@@ -192,7 +193,7 @@ def test_clients_reach_the_balancer_and_the_balancer_alone_the_servers(local: Ma
 
 def test_servers_are_spread_over_zones_and_the_balancer_alone_is_public(local: Made) -> None:
     apps, front = local.groups.apps["hello"], local.groups.balancer
-    size, boot = settings.Size(), rendering.app_server_user_data([])
+    size, boot = settings.Size(), app_server.user_data([])
     assert local.asked.machines == {
         "hello-1": (MachineArgs("hello-1", boot, apps, size, zone=0, app="hello"), local.store),
         "hello-2": (MachineArgs("hello-2", boot, apps, size, zone=1, app="hello"), local.store),

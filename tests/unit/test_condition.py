@@ -71,11 +71,11 @@ def test_the_accept_queue_is_what_the_kernel_counts_for_the_listening_port(tmp_p
     listening = f"   1: {'0' * 32}:1F40 {'0' * 32}:0000 0A 00000000:0000001C 00:00000000 00000000     0 0 1\n"
     other = f"   0: {'0' * 32}:0016 {'0' * 32}:0000 0A 00000000:00000005 00:00000000 00000000     0 0 1\n"
     open_ = f"   2: {'0' * 32}:1F40 {'0' * 32}:C350 01 00000000:00000007 00:00000000 00000000     0 0 1\n"
-    assert condition.accept_queue(tables(tmp_path, "", other + listening + open_)) == 28
+    assert condition.accept_queue((), tables(tmp_path, "", other + listening + open_)) == 28
 
 
 def test_a_port_that_does_not_listen_has_no_queue(tmp_path: Path) -> None:
-    assert condition.accept_queue(tables(tmp_path, "", "")) is None
+    assert condition.accept_queue((), tables(tmp_path, "", "")) is None
 
 
 def test_the_kernel_counts_what_waits_here() -> None:

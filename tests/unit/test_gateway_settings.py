@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import app_server
 import rendering
 from gateways import KINDS, table
 from releases.release import build
@@ -104,7 +105,7 @@ def test_all_settings_without_a_meaning_are_told_at_once() -> None:
 def test_gunicorns_worker_follows_the_threads_unless_it_is_named(
     values: dict[str, Any], worker_class: str, at_a_time: int, tmp_path: Path
 ) -> None:
-    made = rendering.gateway_files(app(**values, processes=3))
+    made = app_server.gateway_files(app(**values, processes=3))
     (tmp_path / "gunicorn.conf.py").write_text(made["gateway/gunicorn.conf.py"])
     config = runpy.run_path(str(tmp_path / "gunicorn.conf.py"))
     assert (config["wsgi_app"], config["workers"]) == ("app:app", 3)
@@ -117,7 +118,7 @@ def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -
     read: dict[str, dict[str, str]] = {}
     for kind, changes in (("gevent", {"greenlets": 9}), ("tornado", {"threads": 9, "lazy_apps": True})):
         parser = configparser.ConfigParser(interpolation=None)
-        parser.read_string(rendering.gateway_files(app(kind, request_timeout_s=8, **changes))[KINDS[kind].config])
+        parser.read_string(app_server.gateway_files(app(kind, request_timeout_s=8, **changes))[KINDS[kind].config])
         read[kind] = dict(parser["gateway"])
     common = {"module": "app:app", "processes": "auto", "request_timeout_s": "8"}
     assert read == {
@@ -136,20 +137,18 @@ def test_a_release_names_its_gateway_and_brings_that_ones_files(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_server_gets_one_gateway_and_says_which_releases_it_takes(kind: Any, tmp_path: Path) -> None:
-    document = yaml.safe_load(rendering.app_server_user_data([], kind=kind))
+    document = yaml.safe_load(app_server.user_data([], kind=kind))
     files = {each["path"]: each["content"] for each in document["write_files"]}
     assert files["/etc/wsgi-fleet/gateway"] == f"{kind.name}\n"
     assert (f"{rendering.SCRIPTS}/gateway_uwsgi.py" in files) == (kind.name == "uwsgi")
     install = files[f"{rendering.SCRIPTS}/install-gateway"]
-    assert f"/srv/gateway/{kind.name}\n" in install
-    assert f'packages="{" ".join(kind.packages)}"\n' in install
-    assert [other.name for other in KINDS.values() if other != kind and f"/srv/gateway/{other.name}" in install] == []
+    assert [line for line in install.splitlines() if line.startswith("install ")] == [
+        f"install {kind.name} {' '.join(kind.packages)}"
+    ]
     (tmp_path / "install").write_text(install)
     subprocess.run(["shellcheck", str(tmp_path / "install")], check=True)
     for proof in (False, True):
-        (line,) = [
-            line for line in rendering.app_service(kind, proof=proof).splitlines() if line.startswith("ExecStart=")
-        ]
+        (line,) = [line for line in app_server.service(kind, proof=proof).splitlines() if line.startswith("ExecStart=")]
         assert line.endswith(f" {kind.proof}") == proof
         assert ("/srv/app/slots/proof/" in line, "/run/app-proof/http.sock" in line) == (proof, proof)
 

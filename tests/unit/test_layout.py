@@ -36,6 +36,7 @@ PLAIN = modules(
     "settings/*.py",
     "stack_file.py",
     "rendering.py",
+    "app_server.py",
     "user_data.py",
     "literals.py",
     "releases/*.py",

@@ -27,21 +27,21 @@ TRACEBACK = "Traceback (most recent call last)\n  File x\nKeyError: 1\n"
 def test_what_a_person_reads_of_a_journal_begins_at_the_last_traceback(host: AppServer) -> None:
     host.journal = f"starting\n{TRACEBACK}\nagain\n{TRACEBACK.replace('1', '2')}unit failed\n"
     told = ["Traceback (most recent call last)", "  File x", "KeyError: 2", "unit failed"]
-    assert slot.journal("app@blue", 7.0) == "\n".join(f"    {line}" for line in told)
+    assert slot.journal("blue", 7.0) == "\n".join(f"    {line}" for line in told)
     assert host.others == [
         "journalctl --sync",
-        "journalctl --no-pager -o cat -n 200 --since @7 -u app@blue",
+        "journalctl --no-pager -o cat -r -n 200 --since @7 -u app@blue",
     ]
 
 
 def test_a_journal_has_all_that_was_logged_since_the_start(host: AppServer) -> None:
-    slot.journal("app@blue", 7.9)
+    slot.journal("blue", 7.9)
     assert "--since @7 " in host.others[1]
 
 
 def test_a_journal_without_a_traceback_is_its_last_lines(host: AppServer) -> None:
     host.journal = "".join(f"line {number}\n\n" for number in range(40))
-    assert slot.journal("app@blue", 7.0).splitlines() == [f"    line {number}" for number in range(15, 40)]
+    assert slot.journal("blue", 7.0).splitlines() == [f"    line {number}" for number in range(15, 40)]
 
 
 MANIFEST: dict[str, Any] = {
@@ -54,7 +54,7 @@ MANIFEST: dict[str, Any] = {
 
 def test_good_answers_count_from_the_last_bad_one(host: AppServer) -> None:
     host.answers = [200, 200, 503, 200, ConnectionRefusedError(), 200, 200, 200, 404]
-    slot.start_and_gate("app@green", MANIFEST)
+    slot.start_and_gate("green", MANIFEST)
     assert host.answers == [404]
     assert host.states["app@green"] == "active"
 
@@ -72,7 +72,7 @@ def test_a_unit_that_does_not_get_healthy_is_stopped_and_its_journal_told(
 ) -> None:
     host.starts, host.answers, host.journal = starts, answers, "broken\n"
     with pytest.raises(Failure) as error:
-        slot.start_and_gate("app@green", MANIFEST | {"start_timeout_s": 0})
+        slot.start_and_gate("green", MANIFEST | {"start_timeout_s": 0})
     assert str(error.value) == told
     assert host.states["app@green"] == "inactive"
 

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from staging import quoted
 
+import app_server
 import rendering
 from settings import App, Balancer
 from settings.route import Routed
@@ -118,7 +119,7 @@ def test_the_main_configuration_parses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        rendering.app_server_user_data(["libpq5"]),
+        app_server.user_data(["libpq5"]),
         rendering.balancer_user_data(),
         rendering.balancer_user_data(proxy="apache"),
     ],
@@ -157,9 +158,7 @@ def meaning(script: str) -> tuple[str, list[int]]:
 
 
 def test_scripts_on_machines_keep_their_line_numbers_and_lose_their_comments() -> None:
-    files = {
-        each["path"]: each["content"] for each in yaml.safe_load(rendering.app_server_user_data([]))["write_files"]
-    }
+    files = {each["path"]: each["content"] for each in yaml.safe_load(app_server.user_data([]))["write_files"]}
     sent = files[f"{rendering.SCRIPTS}/fetch.py"]
     written = (ROOT / "machine" / "fetch.py").read_text()
     line = next(number for number, text in enumerate(written.splitlines()) if text.startswith("def fetch("))
@@ -172,15 +171,15 @@ def test_scripts_on_machines_keep_their_line_numbers_and_lose_their_comments() -
 
 
 def test_system_packages_are_arguments_and_nothing_else_changes() -> None:
-    document = yaml.safe_load(rendering.app_server_user_data(["libpq5", "git"]))
+    document = yaml.safe_load(app_server.user_data(["libpq5", "git"]))
     assert document["runcmd"] == [["/usr/local/lib/wsgi-fleet/setup-app-server", "libpq5", "git"]]
-    assert document | {"runcmd": 0} == yaml.safe_load(rendering.app_server_user_data([])) | {"runcmd": 0}
+    assert document | {"runcmd": 0} == yaml.safe_load(app_server.user_data([])) | {"runcmd": 0}
 
 
 def unit(*, proof: bool) -> dict[str, list[tuple[str, str]]]:
     """A unit's sections as lists of pairs: a key may stand there more than once."""
     sections: dict[str, list[tuple[str, str]]] = {}
-    for line in rendering.app_service(proof=proof).splitlines():
+    for line in app_server.service(proof=proof).splitlines():
         if line.startswith("["):
             sections[line.strip("[]")] = []
         elif line and not line.startswith("#"):
@@ -221,7 +220,7 @@ def test_proof_and_slot_are_hardened_alike() -> None:
 
 
 def uwsgi_ini(**changes: Any) -> str:
-    return rendering.gateway_files(app(**changes))["uwsgi.ini"]
+    return app_server.gateway_files(app(**changes))["uwsgi.ini"]
 
 
 @pytest.mark.parametrize("gateway", [{}, {"processes": 3, "lazy_apps": True, "request_timeout_s": 5}])
@@ -239,7 +238,7 @@ def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
     """Start uWSGI as the unit does, with the bare example; ask it once; end it."""
     ini, sock, log = folder / "uwsgi.ini", folder / "http.sock", folder / "log"
     shutil.copytree(ROOT / "examples" / "bare-wsgi", folder / "code")
-    for name, content in rendering.gateway_files(app()).items():
+    for name, content in app_server.gateway_files(app()).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     ini.write_text(text)

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+import app_server
 import rendering
 from platforms.lxd.recipe import ImageRecipe
 from settings import Maintenance
@@ -30,7 +31,7 @@ Unattended-Upgrade::Origins-Pattern {
 def documents(**changes: Any) -> list[dict[str, str]]:
     """Files of an app server and of the balancer: path -> content."""
     given = Maintenance(**changes)
-    texts = rendering.app_server_user_data([], given), rendering.balancer_user_data(given)
+    texts = app_server.user_data([], given), rendering.balancer_user_data(given)
     return [{each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]} for text in texts]
 
 

@@ -21,7 +21,10 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         # Each execution leaves a line, so that a test can tell once from twice.
         with Path(os.environ["STATE_DIRECTORY"], "posts").open("a") as posts:
             posts.write(query["id"][0] + "\n")
-    time.sleep(float(query.get("s", ["0"])[0]))
+    # Of several processes on a server: which one.
+    port = os.environ.get("WSGI_FLEET_PORT", "")
+    if "at" not in query or port.endswith(query["at"][0]):
+        time.sleep(float(query.get("s", ["0"])[0]))
     # A test makes one server slow by this file.
     slow = Path(os.environ["STATE_DIRECTORY"], "slow")
     if slow.exists():
@@ -32,6 +35,8 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         "version": VERSION,
         "server": os.environ["WSGI_FLEET_SERVER"],
         "release": os.environ["WSGI_FLEET_RELEASE"],
+        "port": port,
+        "pid": os.getpid(),
         "method": environ["REQUEST_METHOD"],
         "script_name": environ.get("SCRIPT_NAME", ""),
         "path": path,
@@ -46,6 +51,7 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         answer = {name: value for name, value in settings.items() if name.isupper()}
     if path == "/headers":
         answer = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
-        answer["wsgi.url_scheme"] = environ["wsgi.url_scheme"]
+        names = ("wsgi.url_scheme", "REMOTE_ADDR", "REMOTE_USER", "SCRIPT_NAME", "PATH_INFO")
+        answer |= {name: environ[name] for name in names if name in environ}
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(answer).encode()]

@@ -1,0 +1,71 @@
+"""`./fleet units`: what the process manager of an application's servers gets, by the stack file alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+import app_server
+from commands.config import settings_of
+from commands.target import AppOption, Failed, StackOption, instead, only, selected_stack
+from gateways import KINDS
+from rendering import verbatim
+from settings import App, ladder
+from settings.application import MOST_APART
+
+UNITS = "/etc/systemd/system"
+RELEASE = "/srv/app/releases/ID"
+
+
+class Manager(StrEnum):
+    """Those of the talk."""
+
+    SYSTEMD = "systemd"
+    SUPERVISORD = "supervisord"
+    UPSTART = "upstart"
+
+
+def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
+    """Path on a server -> text. The other two hand no socket on and are shown with balancing machine+process."""
+    kind = KINDS[app.gateway.kind]
+    number = app.apart or min(ladder.processes(app, platform) or 2, MOST_APART)
+    if manager is Manager.UPSTART:
+        return {"/etc/init/app.conf": app_server.upstart_job(app, number)}
+    if manager is Manager.SUPERVISORD:
+        return {
+            f"{UNITS}/app@.service": app_server.service(kind, app_server.Processes("supervisord", number), proof=False),
+            f"{RELEASE}/gateway/supervisord-blue.conf": app_server.supervisord_conf(app, number, "blue"),
+        }
+    processes = app_server.Processes("systemd", app.apart) if app.apart else None
+    units = {f"{UNITS}/app@.service": app_server.service(kind, processes, proof=False)}
+    if processes:
+        units[f"{UNITS}/nginx.service.d/wsgi-fleet.conf"] = verbatim("templates/systemd/nginx.service.d.conf")
+        made = app_server.process_files(app, processes)
+        return units | {f"{RELEASE}/{name}": text for name, text in made.items() if "blue" in name}
+    return units | {f"{UNITS}/app.socket": verbatim("templates/systemd/app.socket")}
+
+
+def units(
+    stack: StackOption = None,
+    app: AppOption = None,
+    *,
+    manager: Annotated[
+        Manager | None,
+        typer.Option(show_default=False, help="As another process manager would get it; else fleet.process_manager."),
+    ] = None,
+) -> None:
+    """Print what the process manager gets.
+
+    Unit files, supervisord's configuration, or an Upstart job. Also of a stack that was never up. Of two slots, blue.
+    """
+    stack = selected_stack(stack)
+    given = settings_of(stack)
+    name = app or only(stack, given.apps)
+    if name not in given.apps:
+        raise Failed(f"there is no application {name}; {instead(name, list(given.apps))}", code=2)
+    chosen = given.apps[name]
+    shown = files(chosen, manager or Manager(chosen.fleet.process_manager), given.platform)
+    typer.echo("\n".join(f"# === {path}\n{text}" for path, text in shown.items()), nl=False)

@@ -1,0 +1,122 @@
+"""Processes that are balanced by Nginx on this server: which slot it asks, and what supervisord tells of them.
+
+Part of the release, and called by slot.py. As a program, before Nginx starts: waits until a process answers, so that
+the port refuses until then. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import sys
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any, cast
+
+sys.path.insert(0, "/usr/local/lib/wsgi-fleet")
+from server import RUN, SLOTS, Failure, manifest_of, named, point, run, say
+from slot import connect, gateways, get, private_socket, state_of, units
+
+# A link to that of the slot that serves, in its release.
+CONF = Path("/etc/nginx/nginx.conf")
+# Seconds until new workers of Nginx accept.
+RELOAD_S = 15
+# Seconds for a process to answer after a boot; less than systemd gives Nginx to start (90 s), which then tries again.
+WAIT_S = 60
+
+
+def aim(slot: str) -> None:
+    """Have Nginx ask this slot when it starts or reloads."""
+    point(CONF, SLOTS / slot / "gateway" / f"nginx-{slot}.conf")
+
+
+def boot(slot: str) -> None:
+    """Start a slot, and Nginx once it serves. Nobody waits for that: this is part of what they wait for."""
+    aim(slot)
+    run("systemctl", "start", "--no-block", *units(slot), "nginx")
+
+
+def lead(slot: str, drain_s: float) -> None:
+    """Have Nginx ask this slot, and wait until it has the answers to what it asked of another, or for drain_s seconds.
+
+    Raises Failure when it does not take that; then it asks whom it asked before.
+    """
+    before = CONF.readlink() if CONF.is_symlink() else None
+    aim(slot)
+    try:
+        _call("/usr/sbin/nginx", "-t", "-q")
+        if state_of("nginx") == "active":
+            reload(drain_s)
+        else:
+            _call("systemctl", "start", "nginx")
+    except BaseException:
+        if before:
+            point(CONF, before)
+        else:
+            # It would be tried again for ever.
+            run("systemctl", "stop", "nginx")
+            CONF.unlink()
+        raise
+
+
+def reload(drain_s: float) -> None:
+    """Have Nginx read CONF, and wait for its old workers."""
+    old = workers()
+    _call("systemctl", "reload", "nginx")
+    begun = time.monotonic()
+    while not (now := workers()).keys() - old or any(accepts for pid, accepts in now.items() if pid in old):
+        if time.monotonic() - begun > RELOAD_S:
+            raise Failure("Nginx did not start new workers; `journalctl -u nginx` says why")
+        time.sleep(0.02)
+    while workers().keys() & old.keys():
+        if time.monotonic() - begun > drain_s:
+            say(f"Nginx still waits for answers after {drain_s:.0f} s")
+            return
+        time.sleep(0.05)
+
+
+def _call(*command: str) -> None:
+    if (done := run(*command)).returncode:
+        raise Failure(f"Nginx cannot send requests to the processes: {(done.stderr + done.stdout).strip()}")
+
+
+def workers() -> dict[int, bool]:
+    """Process ids of Nginx's workers -> whether they accept; old ones still finish what they have."""
+    found: dict[int, bool] = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            title = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if title.startswith(b"nginx: worker process"):
+                found[int(entry.name)] = b"shutting down" not in title
+    return found
+
+
+def of_supervisord(slot: str) -> list[dict[str, Any]]:
+    """What supervisord tells of each process (its XML-RPC); nothing while it does not answer."""
+    asked = xmlrpc.client.dumps((), "supervisor.getAllProcessInfo")
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error),
+        contextlib.closing(connect(RUN / f"app-{slot}" / "supervisor.sock", 5)) as connection,
+    ):
+        connection.request("POST", "/RPC2", asked, {"Content-Type": "text/xml"})
+        return cast("Any", xmlrpc.client.loads(connection.getresponse().read())[0][0])
+    return []
+
+
+def wait() -> None:
+    """Until a process of the slot that Nginx is going to ask is well."""
+    slot = CONF.readlink().stem.removeprefix("nginx-")
+    release, deadline = named(SLOTS / slot), time.monotonic() + WAIT_S
+    path = manifest_of(release)["health_path"] if release else "/"
+    while time.monotonic() < deadline:
+        for name in gateways(slot):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if get(private_socket(name), path, 5)[0] == 200:
+                    return
+        time.sleep(0.2)
+    sys.exit(f"no process of slot {slot} answers 200 to GET {path}: the port stays closed")
+
+
+if __name__ == "__main__":
+    wait()
