@@ -144,13 +144,13 @@ def test_every_line_of_the_access_log_is_json_whatever_clients_send_and_is_count
     assert (traffic["proxy"], traffic["state"]) == ("Apache", "active")
     assert set(traffic["upstreams"]) <= set(traffic["members"])
     assert traffic["requests"] > 0
-    # A file that was rotated is left, and nothing is lost.
+    # Who ships it may read it, and a file that was rotated is left.
+    assert on(front, "stat", "-c", "%a %G", "/var/log/wsgi-fleet/access.log").strip() == "640 adm"
     on(front, "logrotate", "--force", "/etc/logrotate.d/wsgi-fleet")
     eventually(
         lambda: ask(busy, "/open/rotated") and "/open/rotated" in on(front, "cat", "/var/log/wsgi-fleet/access.log"),
         timeout_s=20, message="the new file is written",
     )  # fmt: skip
-    # A 503 of the application's is the client's, so it counts.
     assert what_the_proxy_minds(front) == ""
 
 

@@ -57,8 +57,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def is_apache(line: bytes) -> bool:
         return str(tmp_path).encode() in line
 
-    def is_worker(_process: Path) -> bool:
-        return True
+    def is_worker(process: Path) -> bool:
+        return str(worker).encode() in (process / "cmdline").read_bytes()
 
     monkeypatch.setattr(apache, "_is_apache", is_apache)
     monkeypatch.setattr(apache, "_is_worker", is_worker)
