@@ -196,9 +196,12 @@ def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_thi
     site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "/")
 
+    def ask(_number: int) -> str:
+        return fleet.get()["server"]
+
     def share() -> int:
         with ThreadPoolExecutor(12) as clients:
-            answers = Counter(clients.map(lambda _number: fleet.get()["server"], range(300)))
+            answers = Counter(clients.map(ask, range(300)))
         assert set(answers) == set(fleet.servers().values())
         return answers[slow]
 
