@@ -68,6 +68,12 @@ def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, proces
     assert told in found
 
 
+def test_each_process_needs_room_for_its_master_as_well() -> None:
+    fleet = {"balancing": "machine+process", "size": {"memory_mib": 256}}
+    (found,) = of_app(fleet=fleet, gateway={"processes": 11})
+    assert "gateway.processes: 11: should be 10 at most with fleet.size.memory_mib (256): each needs 12 MiB" in found
+
+
 def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
     assert "WSGI_FLEET_PORT is set in environment and by the product itself" in str(
         of_app(environment={"WSGI_FLEET_PORT": "1"})
