@@ -16,6 +16,8 @@ from server import CONFIG, RUN, SLOTS, Failure, manifest_of, named, point, run, 
 BLUE, GREEN, PROOF = "blue", "green", "proof"
 # Seconds in which a slot that has started must be healthy, where it answers clients from then on.
 GATE_S = 5
+# Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
+ERRORS = 3
 # Of a unit, the best first.
 _STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
 
@@ -113,24 +115,26 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             ) from None
         if not started:
             raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
-        if slot != PROOF and not apart()[1]:
+        if serves := slot != PROOF and not apart()[1]:
             # It was healthy when it was proven, and from here on it answers clients: no long patience.
             limit = min(limit, GATE_S)
             deadline = time.monotonic() + limit
         for name in gateways(slot):
-            good, answer = 0, "nothing"
+            good, errors, answer = 0, 0, "nothing"
             while good < manifest["healthy_threshold"]:
                 if has_ended(slot):
                     raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or (serves and errors == ERRORS):
+                    tried = f"{errors} tries" if errors == ERRORS else f"{limit} s"
                     raise Failure(
-                        f"GET {path} was not 200 in {limit} s but {answer}; its last lines:\n{journal(slot, begun)}"
+                        f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n{journal(slot, begun)}"
                     )
                 try:
                     status, line = get(private_socket(name), path, max(deadline - time.monotonic(), 0.1))
                     good, answer = (good + 1, line) if status == 200 else (0, f"{status} {line}")
+                    errors = errors + 1 if status == 500 else 0
                 except (OSError, http.client.HTTPException) as error:
-                    good, answer = 0, str(error)
+                    good, errors, answer = 0, 0, str(error)
                 time.sleep(0.02 if good else 0.3)
     except BaseException:
         stop(slot, 5)

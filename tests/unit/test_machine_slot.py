@@ -59,6 +59,14 @@ def test_good_answers_count_from_the_last_bad_one(host: AppServer) -> None:
     assert host.states["app@green"] == "active"
 
 
+def test_a_slot_that_answers_clients_has_only_so_many_errors(host: AppServer) -> None:
+    host.answers, host.journal = [200, 500, 500, 503, 500, 500, 500, 200, 200, 200], "broken\n"
+    with pytest.raises(Failure, match=r"GET /healthz was not 200 in 3 tries but 500 .*\n    broken"):
+        slot.start_and_gate("green", MANIFEST)
+    assert host.answers == [200, 200, 200]
+    assert host.states["app@green"] == "inactive"
+
+
 @pytest.mark.parametrize(
     ("starts", "answers", "told"),
     [
