@@ -79,7 +79,7 @@ def page(stack: AwsStack) -> dict[str, str]:
 
 
 def test_each_host_leads_to_its_application_over_https(site: AwsStack) -> None:
-    assert urllib.parse.urlsplit(site.output("url")).hostname == NAME
+    assert urllib.parse.urlsplit(str(site.output("url"))).hostname == NAME
     assert json.loads(ask(site, NAME)[2])["server"] == site.servers()["hello-1"]
     assert page(site)["server"] == site.servers()["shop-1"]
     status, headers, _ = ask(site, NAME, "/cart", https=False)
