@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -12,6 +13,8 @@ from collections.abc import Callable
 
 from gateway_http import notify
 
+# prctl(2): the signal that a process gets when its parent has ended.
+PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -81,6 +84,8 @@ class Workers:
                 signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if not pid:
+            # Else it would keep the port from the next master, where no systemd ends it as well (supervisord).
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             for end in (self.ready, self.wake, self.tell_wake):
                 os.close(end)
             self.work(lambda: os.write(self.tell_ready, f"{os.getpid()}\n".encode()))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import gzip
+import http.client
 import itertools
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -35,6 +41,7 @@ from releases.release import build
 from settings import App, ladder
 from settings.application import MOST_APART, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
+from tests.unit.gateway_process import APP
 from tests.unit.test_rendering import find
 from tests.unit.test_stack_file import of_app
 
@@ -168,6 +175,51 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
     # The folders of these sockets.
     unit = app_server.service(KINDS[kind], Processes("supervisord", 3), proof=False)
     assert "RuntimeDirectory=app-%i app-%i-0 app-%i-1 app-%i-2\n" in unit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_alone_is_killed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "slots" / "blue"
+    folders = ("code", "gateway", "venv/bin", "../../app-blue", "../../app-blue-0", "../../app-blue-1")
+    for folder in folders:
+        (place / folder).mkdir(parents=True)
+    python = place / "venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (place / "code" / "app.py").write_text(APP)
+    for name, text in app_server.gateway_files(app(kind, "supervisord", 2)).items():
+        # There is no journal here, and ports may be taken.
+        told = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
+        told = told.replace(rendering.SCRIPTS, str(ROOT / "machine"))
+        told = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", told)
+        (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", told))
+    monkeypatch.setattr(on_server, "RUN", tmp_path)
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(place / "gateway" / "supervisord-blue.conf")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            first = well(tmp_path)
+            os.kill(first[1], signal.SIGKILL)
+            again = well(tmp_path, other_than=first[1])
+        finally:
+            process.terminate()
+            code = process.wait(30)
+    assert (again[0] == first[0], again[1] != first[1], code) == (True, True, 0)
+
+
+def well(run: Path, other_than: int = 0) -> list[int]:
+    """Process ids once both answer, the second of which is another one."""
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        told = on_server.of_supervisord("blue")
+        pids = [each["pid"] for each in told if each["statename"] == "RUNNING"]
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            both = [slot.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
+            if both == [200, 200] and len(pids) == 2 and pids[1] != other_than:
+                return pids
+        time.sleep(0.1)
+    raise AssertionError(on_server.of_supervisord("blue"))
 
 
 def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
