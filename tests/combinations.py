@@ -71,6 +71,6 @@ def booted() -> list[Combination]:
     A kind of server is manager and balancing together, so each gateway is booted in each of them.
     """
     servers = sorted({(each.manager, each.balancing) for each in VALID}, reverse=True)
-    rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))  # pyright: ignore
+    rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))
     found = [Combination(gateway, manager, balancing, proxy) for gateway, (manager, balancing), proxy in rows]
     return sorted(found, key=VALID.index)
