@@ -183,7 +183,7 @@ def test_a_snippet_serves_and_one_that_apache_refuses_changes_nothing(busy: Stac
             result = lxc("exec", front, "-T", "--", SITE, "site", "/well", check=False, stdin=candidate)
             assert result.returncode == 1, broken
             assert words in result.stderr, broken
-    assert len(statuses) > 10
+    assert statuses
     assert set(statuses) == {200}
     assert on(front, "cat", SITE_FILE) == before
     assert what_the_proxy_minds(front) == ""

@@ -38,7 +38,9 @@ def test_it_boots_and_a_release_loses_no_request(
     assert outcome.failed_kept == [], outcome
     assert len(outcome.versions) == 2
     servers = stack.servers().values()
-    assert stack.who_answers() == {(machine, f"{combination} once more") for machine in servers}
+    # Who answers one request at a time is not asked: Apache may prefer a server then (docs/balancer.md).
+    assert set(outcome.servers) == set(servers)
+    assert {version for _, version in stack.who_answers()} == {f"{combination} once more"}
     # What each of them reads finds nothing to warn of.
     for machine in servers:
         units = on(machine, "sh", "-c", "systemctl list-units --plain --no-legend 'app*' | cut -d' ' -f1").split()
