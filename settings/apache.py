@@ -40,8 +40,8 @@ OTHERWISE = (
         "counted exactly",
         (
             "counted without locks: after a load the count may be off by a few, so that a server gets less than its "
-            "share while there is little to do (seen after 8,000 requests of 16 clients, Apache 2.4.71). Each reload begins "
-            "anew, and the rotation of the logs makes one a day"
+            "share while there is little to do (seen after 8,000 requests of 16 clients, Apache 2.4.71). Each reload "
+            "begins anew, and the rotation of the logs makes one a day"
         ),
     ),
     (
