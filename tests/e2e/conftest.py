@@ -38,6 +38,7 @@ Made by `make test-menu`. A combination with figures was booted on machines, two
 a release under load (16 clients, as in [releases](releases.md)): every request was answered. One without is valid, and
 all that a machine would get of it was booted in another one: app servers do not know the proxy. The refused ones cannot
 work: supervisord closes the socket that both slots of a server would share ([gateways](gateways.md)).
+Each server has three processes, of `gunicorn sync` one request each: there clients wait for one another.
 
 | gateway | process manager | balancing | proxy | sent | answered | p99 in ms |
 | --- | --- | --- | --- | ---: | ---: | ---: |

@@ -50,10 +50,11 @@ def wait_for(address: str, trust: ssl.SSLContext, process: subprocess.Popen[str]
             time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def stack(make_module_stack: Callable[..., Stack]) -> Stack:
+@pytest.fixture(scope="module", params=["nginx", "apache"])
+def stack(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
     """One server behind a balancer without TLS yet, which is not patient with names."""
-    made = make_module_stack("acme", fleet={"servers": 1})
+    made = make_module_stack(f"acme-{request.param}", fleet={"servers": 1})
+    made.settings["balancer"] = {"proxy": {"kind": request.param}}
     made.settings["lxd"]["tls_port"] = free_port()
     made.app["health_path"] = "/well"
     script = made.folder / "machine" / "acme_certificate.py"
@@ -106,7 +107,7 @@ def pebble(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Generator[
         trust = ssl.create_default_context(cadata=authority.certificate)
         wait_for(f"https://{gateway}:{port}/dir", trust, processes[1], log)
         root = wait_for(f"https://{gateway}:{management}/roots/0", trust, processes[1], log).decode()
-        stack.settings["balancer"] = {
+        stack.settings["balancer"] |= {
             "hostnames": [NAME],
             "tls": {
                 "acme": {
@@ -169,7 +170,7 @@ def test_the_timer_renews_before_the_end_without_a_lost_request(stack: Stack, pe
 
 def test_without_tls_nothing_is_renewed_any_more(stack: Stack, pebble: Pebble) -> None:
     del pebble
-    stack.settings["balancer"] = {"hostnames": [NAME]}
+    del stack.settings["balancer"]["tls"]
     stack.up()
     left = on(stack.balancer(), "ls", "-A", "/etc/wsgi-fleet/tls", str(CERTBOT), check=False)
     assert left.count("No such file or directory") == 2
