@@ -242,8 +242,11 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     name = f"app@{slot_of(server)}" + ("" if fleet.app["fleet"].get("process_manager") else "-0")
     assert on(server, "systemd-analyze", "verify", f"{name}.service") == ""
     on(server, "systemd-analyze", "security", "--threshold=20", f"{name}.service")
+    # What an application says stands under its process.
+    assert ask(fleet, "/raise", {"Host": "a"})[0] == 500
     lines = fleet.fleet("logs", "--lines", "400").stdout
     assert re.search(r"\b(blue|green)-[012]\b", lines), lines
+    assert "RuntimeError: on purpose" in lines
 
 
 @pytest.mark.long
