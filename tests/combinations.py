@@ -68,9 +68,11 @@ VALID = [each for each in EVERY if not each.refusal]
 def booted() -> list[Combination]:
     """Of the valid ones few, in which each two of gateway, kind of server and proxy stand together once at least.
 
-    A kind of server is manager and balancing together, so each gateway is booted in each of them.
+    A kind of server is manager and balancing together, so each gateway is booted in each of them. The default is among
+    them, for it alone has a site that speaks uwsgi.
     """
     servers = sorted({(each.manager, each.balancing) for each in VALID}, reverse=True)
     rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))
-    found = [Combination(gateway, manager, balancing, proxy) for gateway, (manager, balancing), proxy in rows]
+    found = {Combination(gateway, manager, balancing, proxy) for gateway, (manager, balancing), proxy in rows}
+    found.add(Combination("uwsgi", "systemd", "machine", "nginx"))
     return sorted(found, key=VALID.index)
