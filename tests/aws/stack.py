@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +57,16 @@ class AwsStack(Stack):
         if key:
             stack.set_config_secret("aws.ssh_private_key", key)
         return stack
+
+    @contextmanager
+    def serving(self) -> Generator[AwsStack]:
+        """Up in the block; its processes and folder are gone after it, whatever happened."""
+        try:
+            self.up()
+            yield self
+        finally:
+            self.end_processes()
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
 
     @property
     def app(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import time
 import urllib.error
@@ -43,12 +42,8 @@ def prod(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator
     stack.app["generated_secrets"] = ["HELLO_SECRET_KEY", "T_MADE"]
     stack.settings["aws"]["alarms"] = {"sns_topic_arn": f"arn:aws:sns:{REGION}:123456789012:fleet"}
     stack.set_secret("T_SECRET", SECRET)
-    try:
-        stack.up()
+    with stack.serving():
         yield stack
-    finally:
-        stack.end_processes()
-        shutil.rmtree(stack.folder.parent, ignore_errors=True)
 
 
 def says(stack: AwsStack, *arguments: str) -> str:

@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import socket
 import ssl
 import urllib.parse
@@ -48,12 +47,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
             "fleet": {"servers": 1},
         }
         stack.set_config_secret("balancer.tls.private_key", signed.private_key)
-        try:
-            stack.up()
+        with stack.serving():
             yield stack
-        finally:
-            stack.end_processes()
-            shutil.rmtree(stack.folder.parent, ignore_errors=True)
 
 
 def address(stack: AwsStack) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.load import Load, Outcome
 from tests.e2e.stack import Stack, assert_nothing_was_lost, eventually, lxc, on
-from tests.e2e.test_gateways import ask
+from tests.e2e.test_gateways import ask, assert_the_balancer_alone_is_believed
 
 # Seconds of slow requests: enough to be in flight, and no wait for whoever drains them.
 SLOW_S = (0.2, 0.5, 0.2, 1.0)
@@ -164,12 +164,9 @@ def test_what_a_client_pretends_goes_no_further_and_the_rest_arrives(fleet: Stac
     }
     status, seen, request_id = ask(fleet, "/private/..//headers?a=%2F", spoofed)
     assert status == 200
-    assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_REAL_IP"]) == ("127.0.0.1", "127.0.0.1")
-    assert (seen["HTTP_X_FORWARDED_PROTO"], seen["wsgi.url_scheme"]) == ("http", "http")
-    assert (seen["HTTP_HOST"], seen["HTTP_X_FORWARDED_HOST"]) == ("Shop.example.org:8080", "shop.example.org")
-    assert {"HTTP_PROXY", "HTTP_X_REMOTE_USER", "HTTP_X_FORWARDED_PREFIX"} & set(seen) == set()
+    assert_the_balancer_alone_is_believed(seen, request_id)
+    assert {"HTTP_X_REMOTE_USER", "HTTP_X_FORWARDED_PREFIX"} & set(seen) == set()
     assert (seen["REMOTE_ADDR"], seen.get("SCRIPT_NAME", ""), seen.get("REMOTE_USER", "")) == ("127.0.0.1", "", "")
-    assert seen["HTTP_X_REQUEST_ID"] == request_id != 'bad"id'
     big = {"Host": "a", "Cookie": "c" * 16_000}
     assert ask(fleet, "/headers?" + "q" * 8_000, big)[1]["HTTP_COOKIE"] == "c" * 16_000
     status, seen, _ = ask(fleet, "/%0d%0aX-Evil:%201/%2525/%2e%2e?", {"Host": "a"})
