@@ -73,7 +73,6 @@ def user_data(
 ) -> str:
     """What an app server boots with. It names no release: those come and go without the machine being replaced."""
     scripts = ["release", "slot", "staging", "server", "fetch", "background", "condition", "vitals"]
-    scripts += ["gateway_uwsgi"] if kind.is_on_machines else []
     files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", verbatim(f"templates/scripts/{name}"))

@@ -11,15 +11,14 @@ KIND = Kind(
     protocol="http",
     config="gateway/gunicorn.conf.py",
     command="{place}/gateway/gateway_gunicorn.py {place}/gateway/gunicorn.conf.py {runtime}/http.sock",
-    scripts=("gateway_gunicorn", "gateway_http"),
+    scripts=("gateway_gunicorn", "gateway_http", "gateway_guard", "gateway_companion"),
     model="processes with threads (`gthread`), without (`sync`, where `threads` is 1), or with greenlets (`gevent`)",
     masters="its own arbiter",
-    limit="the worker ends, with all its requests; of `gevent` the request alone",
+    limit="as with uWSGI; of `gevent` 500 for the request alone",
     ready="every worker has the application",
     stop="SIGTERM: workers accept no more and finish what is in flight",
     statistics="none",
     unused={
-        "buffer_size": "it takes what the balancer lets through",
         "reload_on_rss_mib": "it does not look at memory; max_requests replaces workers",
     },
 )

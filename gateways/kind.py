@@ -43,8 +43,3 @@ class Kind:
     def template(self) -> str:
         """Of its configuration, below templates/."""
         return f"{self.name}/{self.config.rpartition('/')[2]}.j2"
-
-    @property
-    def is_on_machines(self) -> bool:
-        """Whether its launcher is on machines, and not in releases."""
-        return self.command.startswith("/")

@@ -9,14 +9,14 @@ KIND = Kind(
     packages=("pyuwsgi==2.0.30.post1",),
     protocol="uwsgi",
     config="uwsgi.ini",
-    command="/usr/local/lib/wsgi-fleet/gateway_uwsgi.py --ini {place}/uwsgi.ini"
+    command="{place}/gateway/gateway_uwsgi.py --ini {place}/uwsgi.ini"
     " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
-    scripts=("gateway_answer",),
+    scripts=("gateway_uwsgi", "gateway_uwsgi_app", "gateway_guard", "gateway_companion"),
     proof="--processes 1",
     alone="--processes 1 --socket 127.0.0.1:{port} --listen 1024",
     model="processes with threads",
     masters="its own master",
-    limit="harakiri: the worker ends, with all its requests",
+    limit="504 for the request; its worker ends, with all its requests",
     ready="the application is imported; with `lazy_apps` at once",
     stop="a hook on SIGTERM finishes what is in flight",
     statistics="busy and idle workers and threads",

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
-import gateway_http as http
+import gateway_http
+from gateway_guard import Guard
 from gateway_workers import Workers, count, settings
 
 sys.path.pop(0)
 MODULES = ("gevent", "gevent.event", "gevent.monkey", "gevent.pool", "gevent.pywsgi")
 # A worker that does not let go of the CPU is ended so much later than a request that waits.
 GRACE_S = 5
-# The balancer lets lines of 16 KiB through.
-LINE_BYTES = 16_384 + 512
+# The balancer lets lines of 16 KiB through, and may escape each byte of a path anew.
+LINE_BYTES = 3 * 16_384 + 512
+# Fields of a request; the balancer limits their bytes.
+FIELDS = 32_768
+# In a request's environ: the file descriptor of its connection.
+CONNECTION = "wsgi_fleet.connection"
 
 
 def work(
     module: str, greenlets: int, limit_s: int, sockets: Sequence[socket.socket], ready: Callable[[], object]
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight. The application is imported here, after gevent's patches."""
-    with http.packages("gevent"):
-        gevent, event, monkey, pool, pywsgi = map(http.untyped, MODULES)
+    guard = Guard(greenlets, limit_s + GRACE_S, lambda environ: environ[CONNECTION])
+    # While this process has one thread.
+    guard.start()
+    with gateway_http.packages("gevent"):
+        gevent, event, monkey, pool, pywsgi = map(gateway_http.untyped, MODULES)
         monkey.patch_all()
     pywsgi.MAX_REQUEST_LINE = LINE_BYTES
-    application = http.watched(http.cancelled(http.behind_balancer(http.load(module)), limit_s), limit_s + GRACE_S)
+    cast("Any", http.client)._MAXHEADERS = FIELDS
+    application = gateway_http.cancelled(guard(gateway_http.behind_balancer(gateway_http.load(module))), limit_s)
+
+    class Handler(pywsgi.WSGIHandler):
+        """Says which connection a request came by."""
+
+        def get_environ(self) -> dict[str, Any]:
+            return cast("Any", super()).get_environ() | {CONNECTION: self.socket.fileno()}
+
     # Several processes take one connection at a time, so that each finds some.
     environ = {"wsgi.multiprocess": True, "wsgi.multithread": True}
     requests = pool.Pool(greenlets)
@@ -37,6 +55,7 @@ def work(
             gevent.socket.socket(each.family, each.type, fileno=os.dup(each.fileno())),
             application,
             spawn=requests,
+            handler_class=Handler,
             log=None,
             environ=environ,
         )
@@ -57,6 +76,6 @@ if __name__ == "__main__":
     config, private, processes, port = (*sys.argv[1:], "", "")[:4]
     given = settings(config)
     limits = int(given["greenlets"]), int(given["request_timeout_s"])
-    sockets = http.listeners(private, port)
+    sockets = gateway_http.listeners(private, port)
     number = count(processes or given["processes"])
     Workers(number, lambda ready: work(given["module"], *limits, sockets, ready)).run()

@@ -10,13 +10,14 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
+from gateway_guard import Guard
 
 sys.path.pop(0)
 with http.packages("gunicorn"):
     from gunicorn.app.wsgiapp import WSGIApplication
     from gunicorn.arbiter import Arbiter
 
-# A worker that hangs as a whole is ended by Gunicorn, so much later than a request by us.
+# A worker that hangs as a whole is ended by Gunicorn, so much later than a request by its companion.
 GRACE_S = 5
 
 
@@ -61,9 +62,12 @@ class Gunicorn(WSGIApplication):
 
     def post_worker_init(self, worker: Any) -> None:
         """In a worker that has the application."""
+        limit_s = self.cfg.timeout if self.is_gevent else self.limit_s
+        guard = Guard(self.cfg.worker_connections, limit_s, lambda environ: environ["gunicorn.socket"].fileno())
+        guard.start()
+        worker.wsgi = guard(worker.wsgi)
         if self.is_gevent:
             worker.wsgi = http.cancelled(worker.wsgi, self.limit_s)
-        worker.wsgi = http.watched(worker.wsgi, self.cfg.timeout if self.is_gevent else self.limit_s)
         os.write(self.tell_ready, b".")
 
 

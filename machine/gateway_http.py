@@ -7,18 +7,12 @@ while it is imported, so a release need not bring it, and one that does is run b
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import functools
 import importlib
 import operator
 import os
 import socket
 import sys
-
-# What these name stays when gevent puts its own in their modules.
-from _thread import start_new_thread
 from collections.abc import Callable, Generator, Iterable, Iterator
-from time import monotonic, sleep
 from typing import Any
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
@@ -115,36 +109,6 @@ class Answer:
                 close()
         finally:
             self.done()
-
-
-def watched(wsgi: Wsgi, limit_s: float) -> Wsgi:
-    """Ends this process when a request takes longer, after saying where it was. Call it in the process that serves.
-
-    A thread cannot be stopped from outside. So the others in this process go with it, as with uWSGI's harakiri.
-    """
-    running: dict[object, tuple[float, str]] = {}
-
-    def look() -> None:
-        while True:
-            sleep(0.5)
-            for began, request in list(running.values()):
-                if monotonic() - began > limit_s:
-                    print(f"{request} took longer than {limit_s:.0f} s: this worker ends", file=sys.stderr, flush=True)
-                    faulthandler.dump_traceback()
-                    os._exit(1)
-
-    def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        key = object()
-        running[key] = monotonic(), f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}"
-        try:
-            parts = wsgi(environ, start_response)
-        except BaseException:
-            del running[key]
-            raise
-        return Answer(parts, functools.partial(running.pop, key, None))
-
-    start_new_thread(look, ())
-    return call
 
 
 def cancelled(wsgi: Wsgi, limit_s: float) -> Wsgi:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
+from gateway_guard import Guard
 from gateway_workers import Workers, count, settings
 
 sys.path.pop(0)
@@ -24,12 +25,29 @@ with http.packages("tornado"):
     from tornado.iostream import IOStream
     from tornado.wsgi import WSGIContainer
 
-# What the balancer may let through at most (balancer.max_body_mib).
-BODY_BYTES = 10_240 << 20
+# What the balancer may let through at most (balancer.max_body_mib); of headers more, since it may escape a path anew.
+BODY_BYTES, HEADER_BYTES = 10_240 << 20, 256 << 10
+# In a request's environ: the file descriptor of its connection.
+CONNECTION = "wsgi_fleet.connection"
 
 
 class Container(WSGIContainer):
     """Answers 500 where the application raises; Tornado's own would leave the client waiting."""
+
+    def __init__(self, application: http.Wsgi, threads: int, limit_s: float) -> None:
+        guard = Guard(threads, limit_s, lambda environ: environ[CONNECTION])
+        # While this process has one thread.
+        guard.start()
+        super().__init__(guard(http.behind_balancer(application)), ThreadPoolExecutor(threads))
+        self.guard = guard
+
+    def environ(self, request: HTTPServerRequest) -> dict[str, Any]:
+        """What the application gets, and which connection it came by."""
+        connection: Any = request.connection
+        fd: int = connection.stream.socket.fileno()
+        # Tornado closes the connection then, and the number is given to another one.
+        connection.set_close_callback(lambda: self.guard.requests.forget(fd))
+        return super().environ(request) | {CONNECTION: fd}
 
     async def handle_request(self, request: HTTPServerRequest) -> None:
         """One request. Nothing of the answer is sent before all of it is there."""
@@ -94,8 +112,8 @@ async def work(
     application: http.Wsgi, threads: int, limit_s: int, sockets: Sequence[socket.socket], ready: Callable[[], object]
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight."""
-    container = Container(http.watched(http.behind_balancer(application), limit_s), ThreadPoolExecutor(threads))
-    server = Server(container, max_body_size=BODY_BYTES)
+    container = Container(application, threads, limit_s)
+    server = Server(container, max_body_size=BODY_BYTES, max_header_size=HEADER_BYTES)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.finish)
     server.serve(sockets, threads)
     ready()

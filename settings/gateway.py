@@ -34,10 +34,9 @@ class Gateway(Model):
         default=60,
         ge=1,
         le=300,
-        description="a longer request is ended (harakiri); other time-outs follow",
+        description="a longer request is ended; other time-outs follow",
     )
     lazy_apps: bool = Field(default=False, description="import after fork, for applications that are not fork-safe")
-    buffer_size: int = Field(default=32768, ge=4096, le=65535, description="largest request header block in bytes")
     max_requests: int = Field(default=10_000, ge=100, description="requests after which a worker is replaced")
     reload_on_rss_mib: int = Field(default=512, ge=64, description="memory in MiB at which a worker is replaced")
 

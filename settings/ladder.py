@@ -1,7 +1,6 @@
 """Time-outs and sizes that depend on one another: each is below the next, and what runs fits into its machine.
 
-request time-out (harakiri) < Nginx's read time-out < drain < systemd's stop
-Nginx's buffer of a header line + what Nginx adds <= the gateway's buffer
+request time-out < Nginx's read time-out < drain < systemd's stop
 two releases' worker processes <= memory of the machine
 """
 
@@ -15,17 +14,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from settings import App, Settings
 
-# Nginx waits longer than the gateway, so that the gateway decides: its harakiri comes late by up to 5 s
-# (harakiri-graceful-timeout of templates/uwsgi/uwsgi.ini.j2).
+# Nginx waits longer than the gateway, so that the gateway decides: a greenlet that does not wait is ended 5 s later
+# (GRACE_S of machine/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.
 READ_MARGIN_S = 5
 # What draining gets besides the longest request, to close.
 DRAIN_MARGIN_S = 15
 # TimeoutStopSec= of templates/systemd/app.service.j2.
 STOP_S = 330
-# large_client_header_buffers of templates/nginx/nginx.conf: the longest header line that it takes.
-HEADER_BYTES = 16_384
-# What the uwsgi protocol needs besides: the parameters of uwsgi_params and of the site, with their lengths.
-HEADER_MARGIN_BYTES = 2_048
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -118,7 +113,7 @@ def warnings(given: Settings) -> list[str]:
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
-        for line in (*_of_times(app), *_of_buffers(app), *_of_growth(app, given.platform))
+        for line in (*_of_times(app), *_of_growth(app, given.platform))
     ]
 
 
@@ -128,16 +123,6 @@ def _of_times(app: App) -> Iterator[str]:
         yield (
             f"rollout.drain_timeout_s: {app.drain_timeout_s}: is less than Nginx waits for an answer ({read_s} s, of "
             f"gateway.request_timeout_s {app.gateway.request_timeout_s}): a release may cut a request that began late"
-        )
-
-
-def _of_buffers(app: App) -> Iterator[str]:
-    needed = HEADER_BYTES + HEADER_MARGIN_BYTES
-    if app.gateway.buffer_size < needed:
-        yield (
-            f"gateway.buffer_size: {app.gateway.buffer_size}: is less than Nginx may send: a header line of "
-            f"{HEADER_BYTES} bytes (large_client_header_buffers) and its own; a request with a cookie of that size is "
-            f"answered 502. {needed} hold it"
         )
 
 

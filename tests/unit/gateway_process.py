@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import app_server
-import rendering
 from gateways import KINDS
 from settings import App
 
-ROOT = Path(__file__).resolve().parents[2]
 # Waits, fails and tells what it was given, by its path.
 APP = """
 import json, os, time
@@ -53,6 +51,7 @@ class Process:
     """A gateway that was started. public: the listening socket, which outlives it. notified: where READY comes."""
 
     process: subprocess.Popen[bytes]
+    kind: str
     folder: Path
     public: socket.socket
     notified: socket.socket
@@ -114,7 +113,7 @@ def started(made: App, folder: Path, *processes: str, public: socket.socket | No
     for name, text in app_server.gateway_files(made).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-    launch = kind.command.replace(rendering.SCRIPTS, str(ROOT / "machine")).format(place=folder, runtime=folder)
+    launch = kind.command.format(place=folder, runtime=folder)
     command = [sys.executable, "-P", *launch.split(), *processes]
     with contextlib.ExitStack() as stack:
         if public is None:
@@ -129,7 +128,7 @@ def started(made: App, folder: Path, *processes: str, public: socket.socket | No
             env=os.environ | {"NOTIFY_SOCKET": str(folder / "notify")},
         )  # fmt: skip
         try:
-            yield Process(process, folder, public, notified)
+            yield Process(process, kind.name, folder, public, notified)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

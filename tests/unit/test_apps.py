@@ -132,9 +132,9 @@ def test_what_is_probably_not_meant_is_a_warning_of_the_preview(
     monkeypatch.chdir(tmp_path)
     warned: list[str] = []
     monkeypatch.setattr("pulumi.log.warn", warned.append)
-    run("lxd", {"bare": BARE | {"gateway": {"buffer_size": 8192}}})
+    run("lxd", {"bare": BARE | {"rollout": {"drain_timeout_s": 60}}})
     (line,) = warned
-    assert line.startswith("apps.bare.gateway.buffer_size: 8192: is less than Nginx may send")
+    assert line.startswith("apps.bare.rollout.drain_timeout_s: 60: is less than Nginx waits for an answer")
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ VALUES: dict[str, Any] = {
     "greenlets": 5,
     "threads": 4,
     "lazy_apps": False,
-    "buffer_size": 32768,
     "max_requests": 10_000,
     "reload_on_rss_mib": 512,
 }
@@ -86,8 +85,8 @@ def test_a_choice_that_cannot_be_is_refused(gateway: dict[str, Any], told: str) 
 
 
 def test_all_settings_without_a_meaning_are_told_at_once() -> None:
-    (found,) = of_app(gateway={"kind": "gevent", "threads": 2, "buffer_size": 8192})
-    assert "buffer_size: gevent has no use" in found
+    (found,) = of_app(gateway={"kind": "gevent", "threads": 2, "max_requests": 8192})
+    assert "max_requests: gevent has no use" in found
     assert "threads: gevent has no use" in found
 
 
@@ -140,7 +139,6 @@ def test_a_server_gets_one_gateway_and_says_which_releases_it_takes(kind: Any, t
     document = yaml.safe_load(app_server.user_data([], kind=kind))
     files = {each["path"]: each["content"] for each in document["write_files"]}
     assert files["/etc/wsgi-fleet/gateway"] == f"{kind.name}\n"
-    assert (f"{rendering.SCRIPTS}/gateway_uwsgi.py" in files) == (kind.name == "uwsgi")
     install = files[f"{rendering.SCRIPTS}/install-gateway"]
     assert [line for line in install.splitlines() if line.startswith("install ")] == [
         f"install {kind.name} {' '.join(kind.packages)}"

@@ -45,7 +45,7 @@ def number(pattern: str, file: str) -> int:
 def test_each_time_out_is_below_the_next_whatever_the_request_time_out_is() -> None:
     longest = next(each.le for each in Gateway.model_fields["request_timeout_s"].metadata if hasattr(each, "le"))
     stop = number(r"^TimeoutStopSec=(\d+)$", "systemd/app.service.j2")
-    late = number(r"^harakiri-graceful-timeout = (\d+)$", "uwsgi/uwsgi.ini.j2")
+    late = number(r"^GRACE_S = (\d+)$", "../machine/gateway_gevent.py")
     for request in (1, 60, longest):
         app = App.model_validate_json(json.dumps(LEAST | {"gateway": {"request_timeout_s": request}}))
         read = ladder.read_timeout_s(request)
@@ -60,12 +60,6 @@ def test_each_time_out_is_below_the_next_whatever_the_request_time_out_is() -> N
 def test_the_sockets_backlog_is_not_cut_by_the_kernels_limit() -> None:
     somaxconn = number(r"net\.core\.somaxconn=(\d+)", "scripts/setup-app-server")
     assert number(r"^Backlog=(\d+)$", "systemd/app.socket") <= somaxconn
-
-
-def test_a_header_line_that_nginx_takes_fits_into_the_gateways_buffer() -> None:
-    kib = number(r"large_client_header_buffers \d+ (\d+)k;", "nginx/nginx.conf")
-    assert kib * 1024 == ladder.HEADER_BYTES
-    assert Gateway().buffer_size >= ladder.HEADER_BYTES + ladder.HEADER_MARGIN_BYTES
 
 
 def test_nginx_waits_as_the_ladder_says() -> None:
@@ -126,11 +120,6 @@ def test_what_may_fit_is_taken(platform: str, app: dict[str, Any]) -> None:
             ["apps.hello.rollout.drain_timeout_s: 64: is less than Nginx waits for an answer (65 s, of gateway."],
         ),
         ({"rollout": {"drain_timeout_s": 65}}, []),
-        (
-            {"gateway": {"buffer_size": 18_431}},
-            ["apps.hello.gateway.buffer_size: 18431: is less than Nginx may send: a header line of 16384 bytes ("],
-        ),
-        ({"gateway": {"buffer_size": 18_432}}, []),
         (
             {"gateway": {"processes": 4, "reload_on_rss_mib": 256}, "fleet": of_server(memory_mib=1024)},
             ["apps.hello.gateway.reload_on_rss_mib: 256: 4 processes (gateway.processes) may grow to 2048 MiB"],

@@ -109,6 +109,8 @@ def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Pa
     staging.stage(id_, {})
     place = server.RELEASES / id_ / "gateway"
     assert sorted(each.name for each in place.iterdir()) == [
+        "gateway_companion.py",
+        "gateway_guard.py",
         "gateway_http.py",
         "gateway_tornado.py",
         "gateway_workers.py",

@@ -1,0 +1,227 @@
+"""What every gateway calls in the place of the application: what one request does must not hurt another."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import sys
+import traceback
+from _thread import get_ident
+from collections.abc import Callable, Iterable, Iterator
+from select import POLLRDHUP, poll
+from time import monotonic
+from typing import Any, cast
+
+import gateway_companion
+from gateway_companion import Requests
+
+Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
+# A request waits for a thread so long at least before it is answered 503, and so many times what requests take.
+WAIT_S, WAIT_TIMES = 2.0, 4
+# How much one more request counts in what requests take.
+WEIGHT = 0.05
+BYTES = (bytes, bytearray, memoryview)
+# tcp(7), struct tcp_info: tcpi_last_data_recv, in milliseconds.
+TCP_INFO_BYTES, LAST_DATA_RECEIVED = 104, slice(52, 56)
+# Room for requests besides those of clients: health checks on the private socket.
+SPARE = 4
+
+
+class Guard:
+    """Counts, limits and answers the requests of one worker process.
+
+    threads: requests that it works on at a time. limit_s: longest time of one in seconds. connection: returns the file
+    descriptor of a request's connection. is_uwsgi: the gateway answers no 500 by itself, and sends files by sendfile.
+    """
+
+    requests: Requests
+    started: float
+
+    def __init__(
+        self, threads: int, limit_s: float, connection: Callable[[dict[str, Any]], int], *, is_uwsgi: bool = False
+    ) -> None:
+        self.threads, self.limit_s, self.connection, self.is_uwsgi = threads, limit_s, connection, is_uwsgi
+        # Seconds that requests take until their response begins: an average, in which the last ones count most.
+        self.typical_s = 0.0
+
+    def start(self) -> None:
+        """Begin, in the worker process, while it has one thread."""
+        self.requests = Requests(self.threads + SPARE)
+        self.started = monotonic()
+        gateway_companion.start(self.requests, self.limit_s)
+
+    def __call__(self, wsgi: Wsgi) -> Wsgi:
+        """The application as the gateway calls it."""
+
+        def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            fd = self.connection(environ)
+            if len(self.requests.free) <= SPARE + 1 and (refusal := self.refuse(fd)):
+                start_response(*refusal)
+                return [refusal[0].encode() + b"\n"]
+            try:
+                entry = self.requests.begin(fd, get_ident(), f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}")
+            except IndexError:
+                # More than there should be; it is served and not watched.
+                return wsgi(environ, start_response)
+            return Response(self, entry, fd, environ, start_response).run(wsgi)
+
+        return call
+
+    def refuse(self, fd: int) -> tuple[str, list[tuple[str, str]]] | None:
+        """Status and headers for a request that is not worth its work any more: nobody waits for it, or too many do."""
+        if is_closed(fd):
+            return "503 Service Unavailable", []
+        waited_s = min(waiting_s(fd), monotonic() - self.started)
+        if waited_s > max(WAIT_S, WAIT_TIMES * self.typical_s):
+            return "503 Service Unavailable", [("Retry-After", "1"), ("X-Busy", f"waited {waited_s:.1f} s")]
+        return None
+
+
+def is_closed(fd: int) -> bool:
+    """Whether the other end has closed: the balancer does when a client gives up."""
+    seen = poll()
+    seen.register(fd, POLLRDHUP)
+    return bool(seen.poll(0))
+
+
+def waiting_s(fd: int) -> float:
+    """Seconds since the last byte of a request came, which is how long it waited for a thread. 0 on a Unix socket."""
+    connection = socket.socket(fileno=fd)
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    except OSError:
+        return 0.0
+    finally:
+        connection.detach()
+    return int.from_bytes(info[LAST_DATA_RECEIVED], sys.byteorder) / 1000
+
+
+def as_bytes(part: Any) -> bytes:
+    """A part of a body. Raises TypeError for what is not made of bytes."""
+    if type(part) is bytes:
+        return part
+    if isinstance(part, BYTES):
+        return bytes(cast("bytes", part))
+    raise TypeError(f"the application's response has a part of type {type(part).__name__}, which should be bytes")
+
+
+class Response:
+    """The response to one request, as an iterable for the gateway. What it raises is always an Exception."""
+
+    def __init__(self, guard: Guard, entry: int, fd: int, environ: dict[str, Any], start_response: Any) -> None:
+        self.guard, self.entry, self.fd = guard, entry, fd
+        self.environ, self.gateway_start_response = environ, start_response
+        self.source: Any = None
+        self.parts: Iterator[Any] = iter(())
+        # A part that was asked for already.
+        self.first: bytes | None = None
+
+    def run(self, wsgi: Wsgi) -> Any:
+        """Call the application and ask for its first part: a generator does nothing before."""
+        began = monotonic()
+        if self.guard.is_uwsgi:
+            self.gateway_file_wrapper = self.environ["wsgi.file_wrapper"]
+            self.environ["wsgi.file_wrapper"] = self.wrap_file
+        try:
+            self.source = wsgi(self.environ, self.start_response)
+            if isinstance(self.source, File):
+                self.guard.requests.respond(self.entry)
+                return self.source
+            is_one_part = isinstance(self.source, BYTES)
+            self.parts = iter((self.source,) if is_one_part else self.source)
+            self.first = as_bytes(next(self.parts, b""))
+        except BaseException as error:  # noqa: BLE001  whatever an application raises
+            return self.fail(error)
+        self.guard.typical_s += WEIGHT * (monotonic() - began - self.guard.typical_s)
+        self.guard.requests.respond(self.entry)
+        return self
+
+    def fail(self, error: BaseException) -> list[bytes]:
+        """Answer 500 where nothing was sent. Raises an Exception where the gateway does that."""
+        try:
+            self.close()
+        finally:
+            if not self.guard.is_uwsgi:
+                raise as_exception(error)
+        traceback.print_exception(error)
+        try:
+            # Takes the place of what the application began.
+            self.gateway_start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+        except OSError:
+            # Some was sent.
+            self.cut()
+            return []
+        return [b"Internal Server Error\n"]
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[Any], object]:
+        """See PEP 3333."""
+        write = self.gateway_start_response(status, headers, *([exc_info] if exc_info else []))
+        return functools.partial(self.write, write)
+
+    def write(self, write: Callable[[bytes], object], part: Any) -> None:
+        """See PEP 3333."""
+        self.guard.requests.respond(self.entry)
+        write(as_bytes(part))
+
+    def wrap_file(self, file: Any, *size: int) -> Any:
+        """See PEP 3333. uWSGI sends the file by itself, if it comes back as it was given."""
+        return self.gateway_file_wrapper(File(file, self), *size)
+
+    def __iter__(self) -> Response:
+        return self
+
+    def __next__(self) -> bytes:
+        if (first := self.first) is not None:
+            self.first = None
+            return first
+        try:
+            return as_bytes(next(self.parts))
+        except StopIteration:
+            raise
+        except BaseException as error:  # noqa: BLE001
+            self.cut()
+            raise as_exception(error) from None
+
+    def cut(self) -> None:
+        """Have the connection end by a reset, since a part of the response is missing."""
+        connection = socket.socket(fileno=self.fd)
+        gateway_companion.reset(connection)
+        connection.detach()
+
+    def close(self) -> None:
+        """Called by the gateway in any case (PEP 3333)."""
+        try:
+            if close := getattr(self.source, "close", None):
+                close()
+        except BaseException as error:  # noqa: BLE001
+            raise as_exception(error) from None
+        finally:
+            if self.entry >= 0:
+                self.guard.requests.end(self.entry)
+                self.entry = -1
+
+
+class File:
+    """What an application gave wsgi.file_wrapper of uWSGI. Closing it ends the request."""
+
+    def __init__(self, file: Any, response: Response) -> None:
+        self._file, self._response = file, response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def close(self) -> None:
+        """Called by uWSGI when it has sent the file."""
+        self._response.source = self._file
+        self._response.close()
+
+
+def as_exception(error: BaseException) -> Exception:
+    """The error as one that ends a request and not its process."""
+    if isinstance(error, Exception):
+        return error
+    made = RuntimeError(f"the application raised {type(error).__name__}, which ends this request alone")
+    made.__cause__ = error
+    return made

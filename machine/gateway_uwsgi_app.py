@@ -1,0 +1,39 @@
+"""What uWSGI loads: the application of a release, guarded. See templates/uwsgi/uwsgi.ini.j2."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import uwsgi as untyped  # pyright: ignore  only inside of it
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+from gateway_guard import Guard
+
+sys.path.pop(0)
+uwsgi = cast("Any", untyped)
+
+
+guard = Guard(
+    int(uwsgi.opt["threads"]), int(uwsgi.opt["request-timeout-s"]), lambda _: uwsgi.connection_fd(), is_uwsgi=True
+)
+# With lazy-apps this is a worker already.
+if uwsgi.worker_id():
+    guard.start()
+module, _, name = uwsgi.opt["application"].decode().partition(":")
+application = guard(operator.attrgetter(name)(importlib.import_module(module)))
+if not uwsgi.worker_id():
+    # The application may have set one, while it was imported.
+    after: Callable[[], object] | None = getattr(uwsgi, "post_fork_hook", None)
+
+    def start() -> None:
+        """In each worker, before it has threads."""
+        guard.start()
+        if after:
+            after()
+
+    uwsgi.post_fork_hook = start

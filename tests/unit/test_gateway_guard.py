@@ -1,0 +1,443 @@
+"""Gateways for real with applications that raise, crash, hang or are asked too much: one request hurts no other."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.gateway_process import Process, app, started
+
+APP = """
+import os, time
+
+def log(what):
+    with open("closed", "a") as file:
+        file.write(what + "\\n")
+
+class Parts:
+    def __init__(self, name, parts):
+        self.name, self.parts = name, iter(parts)
+    def __iter__(self):
+        return self
+    def __next__(self):
+        part = next(self.parts)
+        if part is None:
+            raise RuntimeError("on purpose")
+        return part
+    def close(self):
+        log(self.name)
+
+class File:
+    def __init__(self):
+        self.file = open("large", "rb")
+    def fileno(self):
+        return self.file.fileno()
+    def read(self, *size):
+        raise RuntimeError("not by sendfile")
+    def close(self):
+        log("file")
+        self.file.close()
+
+def app(environ, start_response):
+    what = environ["PATH_INFO"].strip("/")
+    if what == "before":
+        raise RuntimeError("on purpose")
+    write = start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "6"), ("X-Begun", "yes")])
+    if what == "after":
+        raise RuntimeError("on purpose")
+    if what == "nothing":
+        return None
+    if what == "first":
+        return Parts(what, [None])
+    if what == "empty":
+        return Parts(what, [])
+    if what == "second":
+        return Parts(what, [b"ab", None])
+    if what == "written":
+        write(b"abc")
+        raise RuntimeError("on purpose")
+    if what == "bytes":
+        return b"abcdef"
+    if what == "list":
+        return [b"abc", b"def"]
+    if what == "generator":
+        return stream()
+    if what == "raising generator":
+        return stream(RuntimeError("on purpose"))
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return environ["wsgi.file_wrapper"](File())
+
+def stream(error=None):
+    if error:
+        raise error
+    yield b"abc"
+    while not os.path.exists("go on"):
+        time.sleep(0.01)
+    yield b"def"
+"""
+
+
+@pytest.fixture(params=[False, True], ids=["imported once", "lazy"])
+def uwsgi(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Process]:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text(APP)
+    (tmp_path / "code" / "large").write_bytes(b"x" * 3_000_000)
+    with started(app("uwsgi", processes=1, lazy_apps=request.param), tmp_path) as process:
+        process.wait_ready()
+        yield process
+
+
+def ask(uwsgi: Process, path: str) -> tuple[int, bytes, http.client.HTTPMessage]:
+    connection = uwsgi.connect(private=True)
+    try:
+        connection.request("GET", f"/{path.replace(' ', '%20')}")
+        response = connection.getresponse()
+        return response.status, response.read(), response.headers
+    finally:
+        connection.close()
+
+
+def closed(uwsgi: Process) -> list[str]:
+    file = uwsgi.folder / "code" / "closed"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_what_raises_before_anything_was_sent_is_answered_500(uwsgi: Process) -> None:
+    for number, path in enumerate(("before", "after", "nothing", "first", "raising generator"), 1):
+        status, body, headers = ask(uwsgi, path)
+        assert (status, body) == (500, b"Internal Server Error\n"), path
+        # Of the answer that was begun nothing is left, its length least of all.
+        assert (headers["X-Begun"], headers["Content-Length"]) == (None, None), path
+        assert uwsgi.log.count("Traceback (most recent call last)") == number, path
+    assert uwsgi.log.count("RuntimeError: on purpose") == 4
+    assert "TypeError: 'NoneType' object is not iterable" in uwsgi.log
+    assert closed(uwsgi) == ["first"]
+
+
+def test_what_raises_later_ends_the_answer_where_it_was(uwsgi: Process) -> None:
+    for path, sent in (("second", b"ab"), ("written", b"abc")):
+        with pytest.raises(http.client.IncompleteRead) as cut:
+            ask(uwsgi, path)
+        assert cut.value.partial == sent
+    assert closed(uwsgi) == ["second"]
+    assert uwsgi.log.count("RuntimeError: on purpose") == 2
+
+
+def test_an_answer_that_does_not_raise_comes_as_it_was_given(uwsgi: Process) -> None:
+    for path in ("bytes", "list"):
+        status, body, headers = ask(uwsgi, path)
+        assert (status, body, headers["X-Begun"]) == (200, b"abcdef", "yes")
+    connection = uwsgi.connect(private=True)
+    connection.request("GET", "/generator")
+    response = connection.getresponse()
+    # Not held back until the rest is there.
+    assert response.read(3) == b"abc"
+    (uwsgi.folder / "code" / "go on").touch()
+    assert response.read() == b"def"
+    connection.close()
+    with pytest.raises(http.client.IncompleteRead):
+        ask(uwsgi, "empty")
+    assert closed(uwsgi) == ["empty"]
+    assert "Traceback" not in uwsgi.log
+
+
+def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
+    assert ask(uwsgi, "file")[:2] == (200, b"x" * 3_000_000)
+    assert "not by sendfile" not in uwsgi.log
+    assert closed(uwsgi) == ["file"]
+
+
+# What one request can do to its process. It writes down what began, and answers with its process id.
+CRUEL = """
+import ctypes, os, signal, time
+
+class Odd(BaseException):
+    pass
+
+RAISED = {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "base": Odd(), "generator": GeneratorExit()}
+
+def app(environ, start_response):
+    what = environ["PATH_INFO"].strip("/")
+    open(f"began-{what.replace('/', '-')}-{time.time_ns()}", "w").close()
+    if what == "abort":
+        os.abort()
+    if what == "segv":
+        ctypes.string_at(0)
+    if what == "quit":
+        os._exit(0)
+    if what in RAISED:
+        raise RAISED[what]
+    if what.startswith("late/"):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return later(RAISED[what.partition("/")[2]])
+    if what.startswith("cut"):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return cut(what)
+    if what.startswith("sleep/"):
+        time.sleep(float(what.partition("/")[2]))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
+    pid = str(os.getpid()).encode()
+    return {"bytearray": bytearray(pid), "bytearrays": [bytearray(pid), memoryview(b"!")]}.get(what, [pid])
+
+def later(error):
+    raise error
+    yield b""
+
+def cut(what):
+    yield b"begun "
+    if what == "cut":
+        raise RuntimeError("on purpose")
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+GATEWAYS: dict[str, dict[str, Any]] = {
+    "uwsgi": {"kind": "uwsgi"},
+    "gunicorn sync": {"kind": "gunicorn", "threads": 1},
+    "gunicorn gthread": {"kind": "gunicorn"},
+    "gunicorn gevent": {"kind": "gunicorn", "worker": "gevent"},
+    "gevent": {"kind": "gevent"},
+    "tornado": {"kind": "tornado"},
+}
+THREADED = ("uwsgi", "gunicorn gthread", "tornado")
+Make = Callable[..., Process]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """make(gateway, **settings) starts a gateway with one process, of four requests at a time where it can."""
+    with contextlib.ExitStack() as stack:
+
+        def start(gateway: str, **settings: Any) -> Process:
+            (tmp_path / "code").mkdir()
+            (tmp_path / "code" / "app.py").write_text(CRUEL)
+            chosen: dict[str, Any] = {"processes": 1} | GATEWAYS[gateway] | settings
+            made = app(**chosen)
+            process = stack.enter_context(started(made, tmp_path))
+            process.wait_ready()
+            return process
+
+        yield start
+
+
+def send(running: Process, path: str, method: str = "GET") -> socket.socket:
+    """A connection to the public socket by which a request was sent, as the balancer does it."""
+    connection = socket.create_connection(running.public.getsockname(), 30)
+    if running.kind == "uwsgi":
+        words = {"REQUEST_METHOD": method, "PATH_INFO": path, "REQUEST_URI": path, "QUERY_STRING": "",
+                 "SERVER_PROTOCOL": "HTTP/1.1", "SERVER_NAME": "localhost", "SERVER_PORT": "80"}  # fmt: skip
+        packed = b"".join(
+            struct.pack("<H", len(word)) + word for pair in words.items() for word in (each.encode() for each in pair)
+        )
+        connection.sendall(struct.pack("<BHB", 0, len(packed), 0) + packed)
+    else:
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+    return connection
+
+
+def receive(connection: socket.socket) -> bytes:
+    """All that comes until the end. Raises ConnectionResetError where that is a reset."""
+    with connection:
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def get(running: Process, path: str = "/", method: str = "GET") -> tuple[int, bytes]:
+    """Status and body of the response; 0 and nothing where the connection ended without one."""
+    try:
+        head, _, body = receive(send(running, path, method)).partition(b"\r\n\r\n")
+    except ConnectionResetError:
+        return 0, b""
+    if b"chunked" in head:
+        body = b"".join(re.findall(rb"[0-9a-fA-F]+\r\n(.*?)\r\n", body, re.DOTALL))
+    return int(head.split()[1]) if head else 0, body
+
+
+def began(running: Process, what: str) -> int:
+    return len(list((running.folder / "code").glob(f"began-{what}-*")))
+
+
+def wait_for(condition: Callable[[], object], running: Process) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, running.log
+        time.sleep(0.02)
+
+
+every = pytest.mark.parametrize("gateway", GATEWAYS)
+
+
+@every
+@pytest.mark.parametrize("what", ["abort", "segv", "quit"])
+def test_the_request_that_ends_its_process_is_answered_502_and_the_next_one_200(
+    make: Make, gateway: str, what: str
+) -> None:
+    running = make(gateway)
+    assert get(running, f"/{what}") == (502, b"502 Bad Gateway\n"), running.log
+    assert get(running)[0] == 200
+    assert f"ended while it worked on GET '/{what}'" in running.log
+    assert began(running, what) == 1
+
+
+@pytest.mark.parametrize("gateway", THREADED)
+def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_server(make: Make, gateway: str) -> None:
+    running = make(gateway)
+    with ThreadPoolExecutor(2) as clients:
+        others = [clients.submit(get, running, "/sleep/20") for _ in range(2)]
+        wait_for(lambda: began(running, "sleep-20") == 2, running)
+        assert get(running, "/abort")[0] == 502
+        assert [other.result() for other in others] == [(0, b"")] * 2
+    # The log says where the process was.
+    assert 'app.py", line 13 in app' in running.log
+
+
+@every
+def test_whatever_an_application_raises_is_answered_500_and_its_process_lives(make: Make, gateway: str) -> None:
+    running = make(gateway)
+    _, pid = get(running)
+    for what in ("exit", "interrupt", "base", "generator", "late/exit", "late/interrupt", "late/base"):
+        assert get(running, f"/{what}")[0] == 500, (what, running.log)
+        assert get(running) == (200, pid), (what, running.log)
+    assert "SystemExit: 3" in running.log
+
+
+@every
+def test_a_body_of_bytearrays_arrives(make: Make, gateway: str) -> None:
+    running = make(gateway)
+    _, pid = get(running)
+    assert get(running, "/bytearray") == (200, pid)
+    assert get(running, "/bytearrays") == (200, pid + b"!")
+
+
+@every
+@pytest.mark.parametrize("what", ["cut", "cut-kill"])
+def test_a_response_that_ends_early_cannot_be_taken_for_whole(make: Make, gateway: str, what: str) -> None:
+    running = make(gateway)
+    try:
+        text = receive(send(running, f"/{what}"))
+    except ConnectionResetError:
+        text = b""
+    else:
+        # Chunks have a last one, which is missing; or nothing was sent before all was there, and this says so.
+        assert b"chunked" in text or text.split()[1] in (b"500", b"502"), text
+        assert not text.endswith(b"0\r\n\r\n"), text
+    assert get(running)[0] == 200
+
+
+@every
+def test_a_request_that_takes_too_long_is_ended_beside_others(make: Make, gateway: str) -> None:
+    running = make(gateway, request_timeout_s=1, processes=2)
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            seen.append(get(running)[0])
+
+    clients = [threading.Thread(target=ask) for _ in range(2)]
+    for client in clients:
+        client.start()
+    begun = time.monotonic()
+    status, _ = get(running, "/sleep/60")
+    took_s = time.monotonic() - begun
+    stop.set()
+    for client in clients:
+        client.join()
+    is_gevent = "gevent" in gateway
+    assert (status, took_s < 4) == (500 if is_gevent else 504, True), (status, took_s, running.log)
+    if not is_gevent:
+        assert "GET '/sleep/60' took longer than 1 s" in running.log
+        assert 'app.py", line ' in running.log
+    # One that was in the same process then may be reset.
+    assert sum(status != 200 for status in seen) <= 2, seen
+    assert get(running)[0] == 200
+
+
+@pytest.mark.parametrize("gateway", ["uwsgi", "gunicorn sync", "gunicorn gthread", "tornado"])
+def test_a_request_whose_client_gave_up_before_it_began_is_not_run(make: Make, gateway: str) -> None:
+    running = make(gateway, threads=1)
+    with ThreadPoolExecutor(1) as clients:
+        long = clients.submit(get, running, "/sleep/1")
+        wait_for(lambda: began(running, "sleep-1") == 1, running)
+        send(running, "/gone").close()
+        late = get(running, "/stayed")
+        assert (long.result()[0], late[0]) == (200, 200)
+    assert (began(running, "gone"), began(running, "stayed")) == (0, 1)
+
+
+@pytest.mark.parametrize("gateway", ["uwsgi", "gunicorn sync", "gunicorn gthread", "tornado"])
+def test_a_request_that_waited_too_long_is_answered_503_and_told_when_to_come_again(make: Make, gateway: str) -> None:
+    running = make(gateway, threads=1)
+    # Since before it was ready nobody could be served.
+    time.sleep(2.5)
+    with ThreadPoolExecutor(1) as clients:
+        clients.submit(get, running, "/sleep/2.5")
+        wait_for(lambda: began(running, "sleep-2.5") == 1, running)
+        text = receive(send(running, "/waited"))
+    assert b" 503 " in text.splitlines()[0], text
+    assert b"Retry-After: 1" in text
+    assert began(running, "waited") == 0
+    assert get(running)[0] == 200
+
+
+def test_what_waited_while_the_gateway_started_is_served(make: Make) -> None:
+    running = make("uwsgi", threads=1)
+    os.kill(running.process.pid, signal.SIGSTOP)
+    for pid in worker_pids(running):
+        os.kill(pid, signal.SIGKILL)
+    waiting = send(running, "/")
+    time.sleep(3)
+    os.kill(running.process.pid, signal.SIGCONT)
+    assert b" 200 " in receive(waiting).splitlines()[0]
+
+
+def worker_pids(running: Process) -> list[int]:
+    """Of the gateway's children."""
+    pid = running.process.pid
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def companions(running: Process) -> list[int]:
+    """Process ids of the companions in the gateway's session."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            stat = (entry / "stat").read_text()
+            if "(companion) S" in stat and int(stat.rpartition(")")[2].split()[3]) == running.process.pid:
+                found.append(int(entry.name))
+    return found
+
+
+@every
+def test_a_companion_is_small_and_ends_with_its_worker(make: Make, gateway: str) -> None:
+    running = make(gateway, processes=2)
+    wait_for(lambda: len(companions(running)) == 2, running)
+    for pid in companions(running):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        own = sum(int(kib) for kib in re.findall(r"^Private_\w+: +(\d+) kB$", rollup, re.MULTILINE))
+        assert own < 6_000, rollup
+    # uWSGI's workers are deaf to a stop for some milliseconds after they were made.
+    time.sleep(0.5)
+    assert running.stop() == 0
+    wait_for(lambda: not companions(running), running)
+
+
+@every
+def test_a_companion_that_is_killed_takes_nothing_along(make: Make, gateway: str) -> None:
+    running = make(gateway)
+    wait_for(lambda: len(companions(running)) == 1, running)
+    for pid in companions(running):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not companions(running), running)
+    assert get(running)[0] == 200
