@@ -45,7 +45,8 @@ def work(
         """Says which connection a request came by."""
 
         def get_environ(self) -> dict[str, Any]:
-            return cast("Any", super()).get_environ() | {CONNECTION: self.socket.fileno()}
+            environ: dict[str, Any] = super().get_environ()  # pyright: ignore[reportUnknownMemberType]
+            return environ | {CONNECTION: self.socket.fileno()}
 
     # Several processes take one connection at a time, so that each finds some.
     environ = {"wsgi.multiprocess": True, "wsgi.multithread": True}
