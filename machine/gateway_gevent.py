@@ -45,8 +45,7 @@ def work(
         """Says which connection a request came by."""
 
         def get_environ(self) -> dict[str, Any]:
-            environ: dict[str, Any] = super().get_environ()  # pyright: ignore[reportUnknownMemberType]
-            return environ | {CONNECTION: self.socket.fileno()}
+            return pywsgi.WSGIHandler.get_environ(self) | {CONNECTION: self.socket.fileno()}
 
     # Several processes take one connection at a time, so that each finds some.
     environ = {"wsgi.multiprocess": True, "wsgi.multithread": True}
