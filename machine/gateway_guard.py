@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import resource
 import socket
 import sys
 import traceback
@@ -23,6 +25,12 @@ WEIGHT = 0.05
 BYTES = (bytes, bytearray, memoryview)
 # tcp(7), struct tcp_info: tcpi_last_data_recv, in milliseconds.
 TCP_INFO_BYTES, LAST_DATA_RECEIVED = 104, slice(52, 56)
+# Of the machine's memory, for one worker: a release needs room for two.
+MEMORY_SHARE = 0.6
+# What the kernel counts for a thread that was started (ulimit -s).
+STACK_BYTES = 8 << 20
+# What a machine has that is a container: cgroup v2, and v1.
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 # Room for requests besides those of clients: health checks on the private socket.
 SPARE = 4
 
@@ -49,6 +57,8 @@ class Guard:
         self.requests = Requests(self.threads + SPARE)
         self.started = monotonic()
         gateway_companion.start(self.requests, self.limit_s)
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_limit(self.threads), most))
 
     def __call__(self, wsgi: Wsgi) -> Wsgi:
         """The application as the gateway calls it."""
@@ -75,6 +85,22 @@ class Guard:
         if waited_s > max(WAIT_S, WAIT_TIMES * self.typical_s):
             return "503 Service Unavailable", [("Retry-After", "1"), ("X-Busy", f"waited {waited_s:.1f} s")]
         return None
+
+
+def memory_limit(threads: int) -> int:
+    """Bytes of data that this process may have: a request that wants more gets a MemoryError.
+
+    Else the machine is out of memory first, which stops all of it for many seconds before the kernel ends a process.
+    """
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in CGROUP_LIMITS:
+        try:
+            with open(name) as file:  # noqa: PTH123
+                found.append(int(file.read()))
+        except (OSError, ValueError):
+            # Not this version of cgroups, or no limit ("max").
+            continue
+    return int(min(found) * MEMORY_SHARE) + threads * STACK_BYTES
 
 
 def is_closed(fd: int) -> bool:
