@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateways import KINDS, Kind
-from rendering import MAINTENANCE, SCRIPTS, SUPERVISORD, install_gateway, template, upkeep, verbatim
+from rendering import JOURNAL, MAINTENANCE, SCRIPTS, SUPERVISORD, install_gateway, template, upkeep, verbatim
 from settings import App, Maintenance
 from settings.application import SLOT_PORTS
 from settings.ladder import read_timeout_s
@@ -90,7 +90,7 @@ def user_data(
     units["app@.service"] = service(kind, processes, proof=False)
     units["app-proof.service"] = service(kind, proof=True)
     files |= {f"/etc/systemd/system/{name}": ("0644", text) for name, text in units.items()}
-    files |= upkeep(maintenance)
+    files |= JOURNAL | upkeep(maintenance)
     return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *(["nginx"] if processes else []), *system_packages])
 
 

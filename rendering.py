@@ -32,6 +32,11 @@ SUPERVISORD = {"supervisord": ("supervisor==4.3.0",)}
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "apache2", "logrotate", "unattended-upgrades")
 MAINTENANCE = Maintenance()
+LOGROTATE_TIMER = "# Made by wsgi-fleet.\n[Timer]\nOnCalendar=\nOnCalendar=minutely\nAccuracySec=1s\n"
+# Of each machine, whatever the size of its disk.
+JOURNAL = {
+    "/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\nSystemMaxUse=256M\nSystemKeepFree=10%\n")
+}
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -99,8 +104,11 @@ def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["n
     files["/etc/wsgi-fleet/maintenance.html"] = ("0644", verbatim("templates/maintenance.html"))
     if proxy == "apache":
         files["/etc/wsgi-fleet/proxy"] = ("0644", "apache\n")
-        files["/etc/logrotate.d/wsgi-fleet"] = ("0644", verbatim("templates/apache/logrotate"))
-    files |= upkeep(maintenance)
+    else:
+        files["/etc/wsgi-fleet/nginx.service"] = ("0644", template("systemd/nginx.service.j2"))
+    files["/etc/logrotate.d/wsgi-fleet"] = ("0644", template("logrotate/proxy.j2", proxy=proxy))
+    files["/etc/systemd/system/logrotate.timer.d/wsgi-fleet.conf"] = ("0644", LOGROTATE_TIMER)
+    files |= JOURNAL | upkeep(maintenance)
     return cloud_config(files, [f"{SCRIPTS}/setup-{proxy}"])
 
 
@@ -167,6 +175,7 @@ def site(
         "https_port": https_port,
         "users_file": USERS_FILE,
         "status_port": STATUS_PORT,
+        "forgeable": balancer.proxy.request_headers.forgeable,
     }
     if balancer.proxy.kind == "apache":
         return template("apache/site.conf.j2", **values, **site_apache.values(balancer, upstreams, hostnames))

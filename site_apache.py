@@ -15,14 +15,14 @@ from typing import Any
 
 from settings import Balancer
 from settings.access import Access, beneath, exactly
-from settings.header import OF_REQUESTS
+from settings.header import FORGEABLE, OF_REQUESTS
 from settings.rewriting import Redirect
 from settings.route import virtual_hosts
 from upstream import Upstream
 
 ACME_PATH = "/.well-known/acme-challenge/"
 # What a header must not look like to a gateway that reads `_` as `-`.
-_OURS = sorted(name for name in OF_REQUESTS if "-" in name)
+_OURS = sorted(name for name in {*OF_REQUESTS, *map(str.lower, FORGEABLE)} if "-" in name)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,14 @@ OF_REQUESTS = frozenset(
     {"content-type", "host", "proxy", "x-country", "x-forwarded-for", "x-forwarded-host",
      "x-forwarded-prefix", "x-forwarded-proto", "x-real-ip", "x-remote-user", "x-request-id"}
 )  # fmt: skip
+# What a client may pretend to be a proxy, another client, another path or a user by: some applications and frameworks
+# believe these. They go no further.
+FORGEABLE = (
+    "Client-IP", "Forwarded", "Front-End-Https", "Remote-User", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP",
+    "X-Forwarded", "X-Forwarded-By", "X-Forwarded-Path", "X-Forwarded-Port", "X-Forwarded-Scheme", "X-Forwarded-Server",
+    "X-Forwarded-Ssl", "X-Forwarded-Uri", "X-Forwarded-User", "X-Host", "X-Original-Host", "X-Original-URL",
+    "X-Rewrite-URL", "X-Script-Name", "X-Url-Scheme",
+)  # fmt: skip
 # What this product sets itself, or what says how to read the answer.
 OF_ANSWERS = frozenset(
     {"content-encoding", "content-range", "content-type", "date", "etag", "last-modified", "location", "retry-after",
@@ -106,6 +114,12 @@ class RequestHeaders(Headers):
         if found := self.refused(OF_REQUESTS):
             raise ValueError("; ".join(found))
         return self
+
+    @property
+    def forgeable(self) -> list[str]:
+        """FORGEABLE without what is set here."""
+        own = {name.lower() for name in self.set}
+        return [name for name in FORGEABLE if name.lower() not in own]
 
     @property
     def every(self) -> dict[str, str]:

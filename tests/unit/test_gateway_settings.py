@@ -17,6 +17,7 @@ import rendering
 from gateways import KINDS, table
 from releases.release import build
 from settings import Balancer, Gateway
+from settings.header import FORGEABLE
 from tests.unit.gateway_process import app
 from tests.unit.test_rendering import directives, find
 from tests.unit.test_stack_file import of_app
@@ -173,8 +174,16 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
     assert settings_of("uwsgi", "uwsgi") == settings_of("http", "proxy")
     http, uwsgi = (location(tmp_path, protocol, **balancer) for protocol in ("http", "uwsgi"))
     told = dict(each["args"] for each in find(http, "proxy_set_header"))
-    params = dict(each["args"] for each in find(uwsgi, "uwsgi_param"))
-    for name in ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-ID", "Proxy"):
+    params = dict(each["args"][:2] for each in find(uwsgi, "uwsgi_param"))
+    for name in (
+        "X-Real-IP",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Host",
+        "X-Request-ID",
+        "Proxy",
+        *FORGEABLE,
+    ):
         assert told[name] == params["HTTP_" + name.upper().replace("-", "_")], name
     assert (told["Connection"], told["Host"]) == ("close", "$host_and_port")
     assert find(http, "proxy_pass")[0]["args"] == ["http://app_a"]

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rendering
-from settings.header import OF_ANSWERS, OF_REQUESTS
+from settings.header import FORGEABLE, OF_ANSWERS, OF_REQUESTS
 from settings.route import Routed
 from stack_file import SettingsError, parse
 from tests.unit.aws_answers import filled
@@ -137,7 +137,11 @@ def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on(
     assert own == {"retry-after", "strict-transport-security", "x-cache", "x-request-id"}
     assert own <= OF_ANSWERS
     requests = {name.lower().replace("_", "-") for name in re.findall(r"uwsgi_param HTTP_(\S+)", text)}
-    assert {"x-forwarded-for", "x-real-ip", "x-country", "proxy"} <= requests <= OF_REQUESTS
+    assert (
+        {"x-forwarded-for", "x-real-ip", "x-country", "proxy"}
+        <= requests
+        <= OF_REQUESTS | {name.lower() for name in FORGEABLE}
+    )
 
 
 def test_a_burst_needs_a_rate() -> None:

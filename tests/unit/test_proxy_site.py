@@ -257,14 +257,22 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
     empty = rendering.Upstream("b", [], 60, "/b", Routed(path="/b"))
     site = directives(rendering.site(settings_of(block), [APP, empty]), tmp_path)
     every = [each for each in find(server(site), "location") if args(each["block"], "add_header")]
-    assert [each["args"][-1] for each in every] == ["/.maintenance", "/pages/", "/", "/b", "/b/"]
+    assert [each["args"][-1] for each in every] == [
+        "/.maintenance",
+        "/pages/",
+        "@not_served",
+        "@timed_out",
+        "/",
+        "/b",
+        "/b/",
+    ]
     retries: list[str] = []
     for where in [server(site), *(each["block"] for each in every)]:
         own = [each["args"] for each in where if each["directive"] == "add_header"]
         assert ["Strict-Transport-Security", "$hsts", "always"] in own
         assert ["X-A", "b", "always"] in own
         retries += [header[1] for header in own if header[0] == "Retry-After"]
-    assert retries == ["60", "5"]
+    assert retries == ["60", "$retry_after", "$retry_after", "5"]
 
 
 def test_servers_of_a_snippet_are_no_members_and_its_ports_not_ours() -> None:

@@ -99,7 +99,7 @@ def test_least_connections_are_counted_by_all_workers_together(tmp_path: Path) -
 def test_nginx_waits_longer_than_the_gateway_and_repeats_nothing_that_may_have_run(tmp_path: Path) -> None:
     block = directives(rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
     assert find(block, "uwsgi_read_timeout")[0]["args"] == ["65s"]
-    assert find(block, "uwsgi_next_upstream")[0]["args"] == ["error", "timeout", "http_503"]
+    assert find(block, "uwsgi_next_upstream")[0]["args"] == ["error", "timeout"]
 
 
 def test_limits_are_off_unless_they_are_set(tmp_path: Path) -> None:
@@ -139,6 +139,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
             assert name in (
                 "app@.service",
                 "app-proof.service",
+                "nginx.service",
                 "52wsgi-fleet",
                 "wsgi-fleet.conf",
                 "wsgi-fleet",

@@ -232,6 +232,10 @@ def passes(server: list[dict[str, Any]]) -> dict[str, str]:
     return {place: who for place, who in found.items() if place != "= /.maintenance"}
 
 
+# Where no server took a request, and where none answered in time.
+OWN = {"@not_served": "502", "@timed_out": "504"}
+
+
 def test_each_group_of_hosts_is_a_server_and_each_path_a_location(tmp_path: Path) -> None:
     block = site(
         tmp_path,
@@ -242,9 +246,9 @@ def test_each_group_of_hosts_is_a_server_and_each_path_a_location(tmp_path: Path
     found = servers(block)
     api = {"= /api": "308", "/api/": "app_api"}
     assert {name: passes(server) for name, server in found.items()} == {
-        "_": {**api, "/": "404"},
-        BLOG: {**api, "= /old": "app_old", "/old/": "app_old", "/": "404"},
-        f"{SHOP} www.example.org": {"/": "app_shop"},
+        "_": {**OWN, **api, "/": "404"},
+        BLOG: {**OWN, **api, "= /old": "app_old", "/old/": "app_old", "/": "404"},
+        f"{SHOP} www.example.org": {**OWN, "/": "app_shop"},
     }
     assert [find(server, "listen")[0]["args"] for server in found.values()] == [
         ["80", "default_server"],
@@ -255,7 +259,7 @@ def test_each_group_of_hosts_is_a_server_and_each_path_a_location(tmp_path: Path
 
 def test_one_application_for_every_host_is_one_server(tmp_path: Path) -> None:
     found = servers(site(tmp_path, shop={}))
-    assert {name: passes(server) for name, server in found.items()} == {"_": {"/": "app_shop"}}
+    assert {name: passes(server) for name, server in found.items()} == {"_": {**OWN, "/": "app_shop"}}
     assert find(site(tmp_path, shop={}), "server_names_hash_bucket_size") == []
 
 
@@ -265,7 +269,7 @@ def test_the_path_that_led_to_an_application_is_its_script_name_or_stays_in_its_
     seen: dict[str, tuple[Any, Any, Any]] = {}
     for location in find(server, "location"):
         if find(location["block"], "uwsgi_pass"):
-            params = dict(each["args"] for each in find(location["block"], "uwsgi_param"))
+            params = dict(each["args"][:2] for each in find(location["block"], "uwsgi_param"))
             rewrites = [each["args"] for each in find(location["block"], "rewrite")]
             name = " ".join(location["args"])
             seen[name] = rewrites, params.get("SCRIPT_NAME"), params["HTTP_X_FORWARDED_PREFIX"]

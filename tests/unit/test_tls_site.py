@@ -134,7 +134,7 @@ def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(t
         ("10.1.0.0/16", ["yes"]),
         ("192.0.2.7/32", ["yes"]),
     ]
-    params = dict(args(server(block), "uwsgi_param"))
+    params = {each[0]: each[1] for each in args(server(block), "uwsgi_param")}
     assert params["HTTP_X_FORWARDED_PROTO"] == params["UWSGI_SCHEME"] == "$client_scheme"
     assert params["HTTP_X_FORWARDED_FOR"] == "$remote_addr"
 
