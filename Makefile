@@ -60,6 +60,10 @@ test-long: setup ## the cases that `make test` leaves out for their time
 test-menu: setup ## what can be combined, booted and released under load; writes docs/combinations.md
 	@pytest --numprocesses=2 tests/e2e/test_combinations.py -m menu --combinations docs/combinations.md $(PYTEST_ARGS)
 
+.PHONY: test-faults
+test-faults: setup ## faults of clients, processes and machines under load; writes docs/reliability.md
+	@pytest tests/e2e/test_faults.py --reliability docs/reliability.md $(PYTEST_ARGS)
+
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server, which is built first (needs Go 1.25)
 	@export CGO_ENABLED=0 GOWORK=off GOTOOLCHAIN=local GOFLAGS='-mod=readonly -trimpath -buildvcs=false'

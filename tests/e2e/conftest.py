@@ -16,6 +16,7 @@ from platforms.lxd.reap import owners, reap
 from tests.combinations import EVERY
 from tests.e2e.load import Outcome
 from tests.e2e.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
+from tests.e2e.steady import Seen
 
 # Seconds for one test with its fixtures: on a new machine the first one builds the machines' image.
 LONGEST_S = 900
@@ -32,6 +33,18 @@ it serves answers 500 until its gate has seen three of them; a process that is k
 
 | case | sent | answered | failed, fresh | failed, kept-alive | p99 in ms |
 | --- | ---: | ---: | ---: | ---: | ---: |
+"""
+
+RELIABILITY = """\
+# What faults cost
+
+Made by `make test-faults`: on three servers of two processes with four threads each, one fault after the other happens
+beside a steady load of 20 to 60 requests a second on fresh connections (a third of them quick GETs, a third GETs of
+0.2 s, a third POSTs). Each request of the load is counted. What the fault itself asks (a view that crashes its process)
+is not in the table, but in the test. The first row is the control: the load does see what fails.
+
+| fault | sent | failed GET | failed POST | slowest in s | last failure after s | came back by itself |
+| --- | ---: | ---: | ---: | ---: | ---: | --- |
 """
 
 COMBINATIONS = """\
@@ -62,6 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="write what the load of each test saw, as a Markdown table")
+    parser.addoption("--reliability", metavar="FILE", help="write what each fault cost, as a Markdown table")
     parser.addoption("--combinations", metavar="FILE", help="write which combinations were booted, as a Markdown table")
 
 
@@ -99,6 +113,23 @@ def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome
         _rows.append("| " + " | ".join(map(str, cells)) + f" | {outcome.p99_ms:.0f} |")
 
     return keep
+
+
+@pytest.fixture(scope="session")
+def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen, float, bool], None]]:
+    """reliability(fault, seen, quiet_s, is_well) keeps a row for `--reliability`."""
+    rows: list[str] = []
+
+    def keep(fault: str, seen: Seen, quiet_s: float, is_well: bool) -> None:
+        cells = (fault, seen.sent, seen.of("GET"), seen.of("POST"), f"{seen.slowest_s:.1f}", f"{quiet_s:.1f}")
+        rows.append("| " + " | ".join(map(str, cells)) + f" | {'yes' if is_well else 'no'} |")
+
+    yield keep
+    file: str | None = request.config.getoption("--reliability", default=None)
+    if file and rows:
+        there = Path(file).read_text().splitlines() if Path(file).exists() else []
+        known = {row.split(" | ")[0]: row for row in [*there[RELIABILITY.count("\n") :], *rows]}
+        Path(file).write_text(RELIABILITY + "\n".join(known.values()) + "\n")
 
 
 def _runs(process_id: int) -> bool:

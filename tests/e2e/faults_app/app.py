@@ -1,0 +1,70 @@
+"""The application of the fault tests: a view for each thing that one request can do to its process."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+# A test makes the application unable to start, as without its database.
+if (Path(os.environ["STATE_DIRECTORY"]) / "database-is-away").exists():
+    raise ConnectionError("the database is away")
+
+
+class Odd(BaseException):
+    """No Exception, as time-outs of some libraries are."""
+
+
+RAISED = {"exit": SystemExit(1), "interrupt": KeyboardInterrupt(), "base": Odd(), "generator": GeneratorExit()}
+Environ = dict[str, Any]
+
+
+def take_all_memory() -> None:
+    """Ask for memory until there is none."""
+    kept: list[bytearray] = []
+    while True:
+        kept.append(bytearray(1 << 20))
+
+
+def stream(query: dict[str, list[str]]) -> Iterator[bytes]:
+    """A part each second; or some, and then an end that is none."""
+    for number in range(int(query.get("n", ["3"])[0])):
+        yield f"{number}\n".encode()
+        if number == int(query.get("cut", ["-1"])[0]):
+            raise RuntimeError("on purpose")
+        time.sleep(float(query.get("every", ["1"])[0]))
+
+
+CRUEL: dict[str, Callable[[], object]] = {
+    "abort": os.abort,
+    "segv": lambda: ctypes.string_at(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "memory": take_all_memory,
+}
+
+
+def app(environ: Environ, start_response: Callable[..., Any]) -> Any:
+    """PEP 3333."""
+    view, query = environ["PATH_INFO"].strip("/"), parse_qs(environ["QUERY_STRING"])
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    time.sleep(float(query.get("s", ["0"])[0]))
+    if view in CRUEL:
+        CRUEL[view]()
+    if view in RAISED:
+        raise RAISED[view]
+    headers = [("Content-Type", "text/plain")]
+    if view == "header":
+        headers.append(("X-Large", "x" * int(query["n"][0])))
+    if view == "large":
+        start_response("200 OK", headers)
+        return (b"x" * 65536 for _ in range(int(query["n"][0])))
+    if view == "stream":
+        start_response("200 OK", headers)
+        return stream(query)
+    start_response("200 OK", headers)
+    if view == "bytearray":
+        return [bytearray(b"whole")]
+    return [f"{os.environ['WSGI_FLEET_SERVER']} {len(body)}\n".encode()]
