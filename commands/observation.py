@@ -30,6 +30,7 @@ class State(StrEnum):
     DRAINED = "drained"
     STARTING = "starting"
     BEHIND = "behind"
+    UNHEALTHY = "unhealthy"
     STOPPED = "stopped"
     FAILED = "failed"
     EMPTY = "empty"
@@ -189,6 +190,8 @@ def view(
             also = f"; else it would be {verdict.state}: {verdict.cause}" if verdict.cause else ""
             remedy = f"`./fleet admit {server.name}` sends it requests again"
             verdict = Verdict(State.DRAINED, f"it was drained by hand{also}", remedy)
+        elif verdict.state in (State.SERVING, State.BEHIND) and (found := judge_health(address, front)):
+            verdict = Verdict(State.UNHEALTHY, found, f"`./fleet logs --server {server.name}` says why")
         elif verdict.state is State.SERVING and address not in front["members"]:
             verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` makes it a member")
     slot = slot_of(facts)
@@ -210,6 +213,16 @@ def view(
         **numbers,
         **measured,
     )
+
+
+def judge_health(address: str, front: Mapping[str, Any]) -> str:
+    """What the balancer finds wrong with a server, and whether it is asked all the same; "" where it is healthy."""
+    found: Mapping[str, Any] | None = (front.get("health") or {}).get("servers", {}).get(address)
+    if found is None or found["healthy"]:
+        return ""
+    is_asked = address in front["members"]
+    which = "the balancer asks it all the same, for no other server is healthy" if is_asked else "it gets no requests"
+    return f"{found['why']}; {which}"
 
 
 def slot_of(facts: Mapping[str, Any]) -> str | None:
