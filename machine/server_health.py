@@ -65,13 +65,14 @@ class Server:
         self.resent.append(probe.was_resent)
         if probe.answer in (Answer.GOOD, Answer.BUSY):
             self.alive_at, self.only_silent = max(self.alive_at, probe.at), True
-        else:
+        elif probe.at > self.alive_at:
             self.words = probe.words
             self.only_silent = self.only_silent and probe.answer is Answer.SILENT
         if probe.answer is Answer.GOOD and not (self.is_lossy and probe.was_resent):
             self.good_since = self.good_since if self.goods else probe.at
             self.goods += 1
-        else:
+        elif probe.at >= self.good_since:
+            # One that was begun before the first good one has ended late.
             self.goods = 0
 
     def judge(self, now: float, path: str, out_s: float, answers_others: Callable[[], bool]) -> None:

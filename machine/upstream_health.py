@@ -99,17 +99,17 @@ async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe
         except TimeoutError:
             answer, words = Answer.SILENT, f"no answer in {LIMIT_S:.0f} s"
         except OSError as error:
-            answer, words = Answer.BAD, str(error.strerror or error)
+            answer, words = Answer.BAD, os.strerror(error.errno) if error.errno else str(error)
         with contextlib.suppress(OSError):
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             resent = struct.unpack_from("I", info, _TOTAL_RETRANS)[0] > 0
     return Probe(begun, answer, words, resent)
 
 
-def answered_since(address: str, since_s: float, log: Path = LOG) -> bool:
+def answered_since(address: str, since_s: float, log: Path | None = None) -> bool:
     """Whether the end of the access log has an answer of that server that was begun since then (seconds since 1970)."""
     try:
-        with log.open("rb") as file:
+        with (log or LOG).open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
             tail = file.read()
     except OSError:
@@ -150,6 +150,15 @@ class Agent:
         self._may_change_at, self._written_at, self._written = 0.0, 0.0, ""
         # One that was killed may have been at it.
         self._is_sure = False
+
+    def turn(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        self.read(now)
+        self.probe(now)
+        excluded = self.decide(now)
+        self.act(excluded, now)
+        self.write(now, excluded)
 
     def read(self, now: float) -> None:
         """Take in whom the site wants."""
@@ -244,12 +253,7 @@ async def main() -> None:
     agent = Agent()
     tell_systemd(b"READY=1")
     while True:
-        now = time.monotonic()
-        agent.read(now)
-        agent.probe(now)
-        excluded = agent.decide(now)
-        agent.act(excluded, now)
-        agent.write(now, excluded)
+        agent.turn()
         tell_systemd(b"WATCHDOG=1")
         await asyncio.sleep(TICK_S)
 
