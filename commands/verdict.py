@@ -84,7 +84,8 @@ def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, 
 
 def judge_health(address: str, front: Mapping[str, Any]) -> str:
     """What the balancer finds wrong with a server, and whether it is asked all the same; "" where it is healthy."""
-    found: Mapping[str, Any] | None = (front.get("health") or {}).get("servers", {}).get(address)
+    health: Mapping[str, Any] = front.get("health") or {"servers": {}}
+    found: Mapping[str, Any] | None = health["servers"].get(address)
     if found is None or found["healthy"]:
         return ""
     is_asked = address in front["members"]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-# Out without a good answer for so long; back after this many in a row.
-OUT_S, GOOD = 4.0, 2
+# Out without a good answer for so long, which with a reload is less than 5 s; back after this many in a row.
+OUT_S, GOOD = 3.5, 2
 # A lossy path: so many of the last probes had segments sent again. Then so many in a row must have had none.
 LOSSY, WINDOW, CLEAN = 3, 10, 4
 # Each time out within FORGET_S doubles how long a server must be well before it is back: 2, 4, ... LONGEST_S.
@@ -91,7 +91,7 @@ class Server:
             if self.only_silent and answers_others():
                 self.alive_at = now - out_s / 2
             else:
-                self._fail(now, f"GET {path} was not 200 for {out_s:.0f} s: {self.words or 'no answer'}")
+                self._fail(now, f"GET {path} was not 200 for {out_s:g} s: {self.words or 'no answer'}")
         elif sum(self.resent) >= LOSSY:
             self.is_lossy = True
             self._fail(now, f"packets are lost on the way to it ({sum(self.resent)} of {len(self.resent)} probes)")

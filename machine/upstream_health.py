@@ -146,7 +146,7 @@ class Agent:
         self.servers = {address: Server(now, now, is_healthy=False, why="it was unhealthy before") for address in out}
         self._due: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changing: asyncio.Task[None] | None = None
+        self.changing: asyncio.Task[None] | None = None
         self._may_change_at, self._written_at, self._written = 0.0, 0.0, ""
         # One that was killed may have been at it.
         self._is_sure = False
@@ -205,11 +205,11 @@ class Agent:
 
     def act(self, excluded: set[str], now: float) -> None:
         """Have the site changed where it must be; one change at a time, and not often."""
-        is_busy = self._changing is not None and not self._changing.done()
+        is_busy = self.changing is not None and not self.changing.done()
         is_so = self._is_sure and sorted(excluded) == sorted(proxy_site.known(proxy_site.UNHEALTHY))
         if not is_busy and not is_so and self.upstreams and now >= self._may_change_at:
             self._may_change_at, self._is_sure = now + RELOAD_S, True
-            self._changing = asyncio.create_task(self._change(sorted(excluded)))
+            self.changing = asyncio.create_task(self._change(sorted(excluded)))
 
     async def _change(self, excluded: list[str]) -> None:
         command = [sys.executable, str(HERE / "proxy_site.py"), "unhealthy", *excluded]

@@ -174,6 +174,8 @@ async def run(agent: Any, seconds: float) -> None:
     while time.monotonic() < end:
         agent.turn()
         await asyncio.sleep(0.05)
+    if agent.changing:
+        await agent.changing
 
 
 async def serve(address: str, port: int) -> asyncio.Server:
@@ -205,7 +207,7 @@ def test_the_agent_takes_a_server_out_and_back(balancer: Path, monkeypatch: pyte
             assert called(balancer) == ["unhealthy", f"unhealthy {TWO}"]
             told = json.loads(proxy_site.HEALTH.read_text())["servers"]
             assert (told[ONE]["healthy"], told[TWO]["healthy"], told[TWO]["excluded"]) == (True, False, True)
-            assert told[TWO]["why"] == "GET /healthz was not 200 for 4 s: Connection refused"
+            assert told[TWO]["why"] == "GET /healthz was not 200 for 3.5 s: Connection refused"
             async with await serve(TWO, port):
                 await run(agent, 4)
                 assert called(balancer)[2:] == ["unhealthy"]
