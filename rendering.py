@@ -94,7 +94,7 @@ def upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
 
 def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["nginx", "apache"] = "nginx") -> str:
     """What the balancer boots with. It names no member, and no setting but the proxy: a step brings the site."""
-    scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "traffic", "vitals", "static_files")
+    scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "static_files")
     scripts += ("apache_log",) if proxy == "apache" else ()
     files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
     files[f"{SCRIPTS}/install-packages"] = ("0755", verbatim("templates/scripts/install-packages"))
@@ -158,6 +158,20 @@ def watch(*, balancer: bool, namespace: str | None, log_group: str | None) -> st
             "on": report[1:] + ship,
         }
     )
+
+
+def upstream_health(proxy: Literal["nginx", "apache"] = "nginx") -> str:
+    """Return what makes a balancer ask its servers for their health, and tell of its traffic: for bring.
+
+    Not in user-data: 16 KiB are few, and a change of it replaces no balancer.
+    """
+    unit = "wsgi-fleet-health.service"
+    files = {
+        f"{SCRIPTS}/{name}.py": ("0755", script(name))
+        for name in ("server_health", "upstream_health", "traffic", "vitals")
+    }
+    files[f"/etc/systemd/system/{unit}"] = ("0644", template(f"systemd/{unit}.j2", proxy=proxy))
+    return json.dumps({"files": files, "off": [], "prove": [unit], "on": [unit]})
 
 
 def site(

@@ -50,6 +50,11 @@ class Upstream:
         return read_timeout_s(self.request_timeout_s)
 
     @property
+    def health(self) -> dict[str, str]:
+        """How machine/upstream_health.py asks each of its servers."""
+        return {"protocol": self.protocol, "health_path": self.health_path}
+
+    @property
     def probe(self) -> str:
         """How proxy_site.py looks whether it answers: UPSTREAM=HOST/PATH, with no host where it answers every one."""
         # Below a wildcard any name does.

@@ -15,9 +15,10 @@ import typer
 import yaml
 from rich.text import Text
 
-from commands.observation import WELL, Observation, Report, ServerView, State, observe_all
+from commands.observation import Observation, Report, ServerView, observe_all
 from commands.status import console
 from commands.target import AppOption, Failed, StackOption, all_described, outputs, selected_stack
+from commands.verdict import WELL, State
 from platforms import connect
 from platforms.diagnosis import Finding
 from settings import Lxd
@@ -27,6 +28,8 @@ GIB, MIB = 1 << 30, 1 << 20
 # Free space below which a disk is nearly full: a release with its virtualenv needs some of it, images more.
 HOST_FREE_BYTES, MACHINE_FREE_BYTES = 2 * GIB, 256 * MIB
 SKEW_S = 2.0
+# The balancer's health agent says something each 5 s.
+AGENT_S = 30.0
 DAY_S = 86_400
 # certbot renews 30 days before the end, and looks twice a day; a person needs longer than a timer.
 RENEWED_DAYS, GIVEN_DAYS = 25, 14
@@ -115,6 +118,8 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
             yield Finding(server.name)
         else:
             yield Finding(server.name, f"{server.state}: {server.cause}", server.remedy)
+    if seen.balancer.facts is not None:
+        yield health_agent(seen.balancer.facts.get("health"))
     yield from by_hand(seen.maintenance, servers)
     machines = {"balancer": seen.balancer}
     for each in every:
@@ -138,6 +143,18 @@ def certificate(facts: Mapping[str, Any] | None) -> Finding:
     if not facts["is_renewed_here"] and days < GIVEN_DAYS:
         return Finding("certificate", problem, "Put the renewed one under balancer.tls and run `pulumi up`.")
     return Finding("certificate")
+
+
+def health_agent(health: Mapping[str, Any] | None) -> Finding:
+    """Whether somebody asks the servers for their health. health: of machine/traffic.py."""
+    subject = "health of servers"
+    if health is not None and health["age_s"] < AGENT_S:
+        return Finding(subject)
+    problem = (
+        "nobody has asked for it yet" if health is None else f"nobody has asked for it for {health['age_s']:.0f} s"
+    )
+    remedy = "Servers that do not answer get requests. `journalctl -u wsgi-fleet-health` on the balancer says why."
+    return Finding(subject, problem, remedy)
 
 
 def by_hand(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator[Finding]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
 from commands.target import SCRIPTS, Target
+from commands.verdict import RUNNING, WELL, State, Verdict, judge, judge_health
 from releases import lock, record
 from releases.fleet import PARALLEL, Server
 from releases.journal import Entry, entries
@@ -21,25 +21,6 @@ from releases.transport import Unreachable
 ASK_S = 20.0
 # Machines write what they print for us into one line; a warning of sudo or a locale may stand before it.
 _JSON = "{"
-
-
-class State(StrEnum):
-    """What a server is, for a person who looks at it once."""
-
-    SERVING = "serving"
-    DRAINED = "drained"
-    STARTING = "starting"
-    BEHIND = "behind"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    EMPTY = "empty"
-    UNREACHABLE = "unreachable"
-
-
-# What systemd says of a machine that is not up yet.
-BOOTING = frozenset({"initializing", "starting"})
-# As a person wants it; all others make `status` fail.
-WELL = frozenset({State.SERVING, State.DRAINED})
 
 
 @dataclass(frozen=True)
@@ -189,6 +170,9 @@ def view(
             also = f"; else it would be {verdict.state}: {verdict.cause}" if verdict.cause else ""
             remedy = f"`./fleet admit {server.name}` sends it requests again"
             verdict = Verdict(State.DRAINED, f"it was drained by hand{also}", remedy)
+        elif verdict.state in RUNNING and (found := judge_health(address, front)):
+            cause = "; ".join(filter(None, [found, verdict.cause]))
+            verdict = Verdict(State.UNHEALTHY, cause, f"`./fleet logs --server {server.name}` says why")
         elif verdict.state is State.SERVING and address not in front["members"]:
             verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` makes it a member")
     slot = slot_of(facts)
@@ -217,56 +201,6 @@ def slot_of(facts: Mapping[str, Any]) -> str | None:
     running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
     good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
     return next(iter([*good, *running]), None)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a server is, why, and what a person does about it; the last two are "" where it serves."""
-
-    state: State
-    cause: str = ""
-    remedy: str = ""
-
-
-def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
-    """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
-    states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
-    logs = f"`./fleet logs --server {name}` says why"
-    if facts["boot"] == "activating":
-        return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
-    if "active" in states.values():
-        return _judge_running(facts, pointer, logs, is_moving=is_moving)
-    if facts["machine"]["system"] in BOOTING:
-        return Verdict(State.STARTING, "the machine boots", "wait for it")
-    if facts["live"] is None:
-        return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
-    return _judge_stopped(states, logs)
-
-
-def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
-    if "activating" in states.values():
-        return Verdict(State.STARTING, "the application is being started", f"if that takes long, {logs}")
-    if failed := " and ".join(f"app@{slot}" for slot, state in states.items() if state == "failed"):
-        return Verdict(State.FAILED, f"{failed} failed", logs)
-    return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
-
-
-def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
-    if facts["queue"] is None:
-        return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
-    health = facts["health"]
-    if health is not None and health["status"] != 200:
-        answer = f"{health['status'] or ''} {health['line']}".strip()
-        return Verdict(State.FAILED, f"GET {health['path']} is not 200 but: {answer}", logs)
-    running = sorted({str(each["release"]) for each in facts["slots"].values() if each["state"] == "active"})
-    live = facts["live"]
-    restart = "`pulumi up`, or a restart of the machine, brings it there"
-    if live not in running:
-        return Verdict(State.BEHIND, f"it runs {', '.join(running)} and should run {live}", restart)
-    if live != pointer:
-        cause = f"it serves {live}, the current release is {pointer or 'none'}"
-        return Verdict(State.BEHIND, cause, "wait: a rollout is at work" if is_moving else restart)
-    return Verdict(State.SERVING)
 
 
 def seconds_since(when: str, now_s: float) -> float:

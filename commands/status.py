@@ -17,12 +17,12 @@ from rich.text import Text
 from commands.observation import (
     Observation,
     ServerView,
-    State,
     as_json,
     observe_all,
     seconds_since,
 )
 from commands.target import AppOption, JsonOption, StackOption, Target, find_all
+from commands.verdict import State
 
 EVERY_S = 2.0
 # A rollout may add and replace servers: how often the stack is asked for them while somebody watches.

@@ -13,12 +13,24 @@ from components.password import user_line
 from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
 from releases.secret import GeneratedSecret
-from rendering import MAINTENANCE, SCRIPTS, Upstream, balancer_user_data, booted, proxy_preparation, site
+from rendering import (
+    MAINTENANCE,
+    SCRIPTS,
+    Upstream,
+    balancer_user_data,
+    booted,
+    bring,
+    proxy_preparation,
+    site,
+    upstream_health,
+)
 from settings import App, Maintenance
 from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
 BOOT_S = 600
+# As long as bring.py tries to start a unit, and some seconds.
+HEALTH_S = 120
 # proxy_site.py waits up to 330 s for old workers to finish.
 SITE_S = 400
 # Debian packages from a slow mirror: certbot's, and modules of the proxy.
@@ -79,8 +91,14 @@ class Balancer(pulumi.ComponentResource):
             StepArgs(self.machine, booted(BOOT_S), timeout_s=BOOT_S + 30),
             opts=child,
         )
-        booted_first = pulumi.ResourceOptions(parent=self, depends_on=[self.booted])
-        platform.watch(name, self.machine, machine_args, opts=booted_first)
+        health = platform.step(
+            f"{name}-health",
+            StepArgs(self.machine, bring(), upstream_health(args.settings.proxy.kind), timeout_s=HEALTH_S),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[self.booted]),
+        )
+        # It reports what that step has brought.
+        after_health = pulumi.ResourceOptions(parent=self, depends_on=[health])
+        platform.watch(name, self.machine, machine_args, opts=after_health)
 
     def serve(
         self,
@@ -103,10 +121,11 @@ class Balancer(pulumi.ComponentResource):
         serves = [self.booted] if tls is None else [self._certificate(name, tls, hostnames, platform, self.booted)]
         if (preparation := proxy_preparation(self._settings)) is not None:
             serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
-        probes = [each.probe for each in upstreams(apps, {})]
+        there = upstreams(apps, {})
+        words = [json.dumps({f"app_{each.variable}": each.health for each in there}), *(each.probe for each in there)]
         taken = platform.step(
             f"{name}-members",
-            StepArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site", *probes], text, timeout_s=SITE_S),
+            StepArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site", *words], text, timeout_s=SITE_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
         )
         address = platform.public_address(

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
 """The site that this balancer serves, and who takes its requests. Runs as root; standard library only.
 
-    proxy_site.py site PROBE...          make the site on standard input the wanted one; a probe for each application
+    proxy_site.py site [JSON] PROBE...   make the site on standard input the wanted one; a probe for each application
     proxy_site.py drain ADDRESS          send that member no more requests, and wait for those it has
     proxy_site.py admit ADDRESS          send them again
+    proxy_site.py unhealthy ADDRESS...   send these members no requests, and all others; upstream_health.py calls it
     proxy_site.py maintenance on|off     answer 503 with a page (on standard input, else the default one), or no more
 
-What is served is the wanted site without the members that were drained by hand. A change is tested on a copy, swapped
-in atomically, reloaded and probed; if that fails, the site before it is put back. When members are taken out it ends
-only after the old workers have: then nobody asks those servers any more. Maintenance needs no reload.
+What is served is the wanted site without the members that were drained by hand, and without unhealthy ones as long as
+their application keeps a member. A change is tested on a copy, swapped in atomically, reloaded and probed; if that
+fails, the site before it is put back. When members are removed or drained it ends only after the old workers have: then
+nobody asks those servers any more. Meanwhile the lock is free. Maintenance needs no reload.
+
+JSON says how servers are asked for their health: {UPSTREAM: {"protocol": "uwsgi" or "http", "health_path": PATH}}.
 
 A probe is [UPSTREAM=][HOST]/PATH. An upstream that was unwell before, with the same members, is only told: one
 application must not hold up the others.
@@ -17,10 +21,12 @@ application must not hold up the others.
 from __future__ import annotations
 
 import fcntl
+import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import certificate
 import proxy
@@ -29,6 +35,12 @@ from proxy import LOCK, Failure
 CONFIG = Path("/etc/wsgi-fleet")
 # What the last `site` wanted, whom a hand has drained since, and what is probed; one address or probe a line.
 WANTED, DRAINED, PROBES = CONFIG / "site.wanted", CONFIG / "drained", CONFIG / "probes"
+# Members that upstream_health.py found unhealthy; and for it: upstream -> members, protocol, health_path, as JSON.
+UNHEALTHY, UPSTREAMS = CONFIG / "unhealthy", CONFIG / "upstreams.json"
+# What upstream_health.py thinks, for people and alarms.
+HEALTH = Path("/run/wsgi-fleet/health.json")
+# Process ids of workers that somebody has to wait for.
+LEAVING = Path("/run/wsgi-fleet.leaving")
 DEFAULT_PAGE = CONFIG / "maintenance.html"
 # While this file is there, the proxy answers with it (templates/*/).
 PAGE = CONFIG / "maintenance" / "page.html"
@@ -55,15 +67,21 @@ def members(text: str) -> dict[str, list[str]]:
     return found
 
 
-def without(text: str, drained: Iterable[str]) -> str:
-    """The site without the lines of these members. Raises Failure when an application would have none left."""
+def without(text: str, drained: Iterable[str], unhealthy: Iterable[str] = ()) -> str:
+    """Return the site without the lines of these members; of unhealthy ones only where their application keeps one.
+
+    Raises Failure when an application would have none left that is not drained.
+    """
     gone = set(drained)
     for name, there in members(text).items():
-        if gone.issuperset(there):
+        left = set(there) - gone
+        if not left:
             raise Failure(
                 f"{name} would have no member left ({', '.join(there)}): admit one with `./fleet admit`, or answer "
                 "clients with a page by `./fleet maintenance on`"
             )
+        if not left.issubset(unhealthy):
+            gone |= left.intersection(unhealthy)
     lines_ = text.splitlines(keepends=True)
     return "".join(line for line in lines_ if not ((server := _SERVER.match(line)) and server[1] in gone))
 
@@ -78,33 +96,72 @@ def wanted() -> str:
     return WANTED.read_text() if WANTED.exists() else proxy.served()
 
 
-def serve(want: str, drained: Sequence[str], probes: Sequence[str]) -> None:
-    """Serve the wanted site without the drained members, and remember both once it does. Raises Failure."""
-    text = without(want, drained)
-    # What a run remembered is served; a run that was killed may have written a site that nobody has read, or not
-    # have waited for servers that it removed.
-    served = without(WANTED.read_text(), known(DRAINED)) if WANTED.exists() else None
+def served_now() -> str | None:
+    """Return the site that the last run has remembered as served; None before the first."""
+    return without(WANTED.read_text(), known(DRAINED), known(UNHEALTHY)) if WANTED.exists() else None
+
+
+def serve(want: str, drained: Sequence[str], probes: Sequence[str], unhealthy: Sequence[str] | None = None) -> None:
+    """Serve the wanted site without the drained and unhealthy members, and remember all once it does. Raises Failure.
+
+    unhealthy: given by upstream_health.py, whose change is not probed and waits for no old worker: a server that hangs
+    would hold it up for minutes, and the application may be what is unhealthy.
+    """
+    in_haste, unhealthy = unhealthy is not None, known(UNHEALTHY) if unhealthy is None else unhealthy
+    unhealthy = [address for address in unhealthy if address in addresses(want)]
+    text = without(want, drained, unhealthy)
+    served = served_now()
     before = proxy.served() if served is None else served
-    unwell = unwell_before(probes, members(before), members(text))
+    unwell = unwell_before(probes, members(before), members(text)) if not in_haste else set(probes)
     old: set[int] = set()
-    if text != served:
+    # One that was killed between both may have left a site that nobody has read.
+    changes = text != served or (in_haste and text != proxy.served())
+    if changes:
         proxy.test(text)
     try:
-        if text != served:
+        if changes:
             old = proxy.swap_in(text)
         for probe in probes:
             if probe not in unwell:
                 proxy.probe(probe.rpartition("=")[2])
     except Failure:
-        if text != served:
+        if changes:
             proxy.swap_in(before)
         raise
-    removed = sorted(set(addresses(before)) - set(addresses(text)))
-    if removed:
+    # One that was unhealthy got no new request, and nobody has waited for those that it had.
+    removed = sorted(
+        ({*addresses(before), *known(UNHEALTHY)} - set(addresses(text))) - set(unhealthy) - set(known(DRAINED))
+    )
+    removed += [address for address in unhealthy if address in drained and address not in known(DRAINED)]
+    if removed and not in_haste:
         print(f"draining {', '.join(removed)}", flush=True)
-        proxy.wait_for(old)
-    for file, content in ((WANTED, want), (DRAINED, lines(drained)), (PROBES, lines(probes))):
+        # Before the change is remembered: whoever comes after a run that was killed waits in its place.
+        put(LEAVING, lines(map(str, sorted(old | leaving()))).encode())
+    remembered = {WANTED: want, DRAINED: lines(drained), PROBES: lines(probes), UNHEALTHY: lines(unhealthy)}
+    for file, content in remembered.items():
         put(file, content.encode())
+
+
+def leaving() -> set[int]:
+    """Return process ids of workers that finish what they have, and of those that somebody waits for."""
+    kind = proxy.own()
+    return {pid for pid in kind.workers() if not kind.accepts(pid)} | {int(pid) for pid in known(LEAVING)}
+
+
+def wait_for_leaving() -> None:
+    """Wait for the old workers of removed members, of a run before that was killed as well. Raises Failure."""
+    if pids := known(LEAVING):
+        proxy.wait_for({int(pid) for pid in pids})
+        if known(LEAVING) == pids:
+            LEAVING.unlink()
+
+
+def remember_upstreams(text: str, facts: Mapping[str, Mapping[str, Any]] | None) -> None:
+    """Write for upstream_health.py whom to ask, and how; facts: None where they are those of before."""
+    known_: dict[str, Any] = json.loads(UPSTREAMS.read_text()) if UPSTREAMS.exists() else {}
+    how = known_ if facts is None else facts
+    there = {name: {**how[name], "members": each} for name, each in members(text).items() if name in how}
+    put(UPSTREAMS, json.dumps(there).encode())
 
 
 def unwell_before(
@@ -132,18 +189,21 @@ def put(file: Path, content: bytes) -> None:
     temporary.rename(file)
 
 
-def site(probes: Sequence[str]) -> None:
+def site(words: Sequence[str]) -> None:
     text = sys.stdin.read()
+    facts = json.loads(words[0]) if words and words[0].startswith("{") else None
     # A member that is no more wanted was replaced or removed: nobody need remember that it was drained.
     drained = [address for address in known(DRAINED) if address in addresses(text)]
-    serve(text, drained, probes)
+    serve(text, drained, words if facts is None else words[1:])
+    remember_upstreams(text, facts)
     if not proxy.serves_https(text):
         certificate.forget()
-    print(told(addresses(proxy.served()), drained))
+    print(told(addresses(proxy.served()), drained, known(UNHEALTHY)))
 
 
-def told(members: Sequence[str], drained: Sequence[str]) -> str:
+def told(members: Sequence[str], drained: Sequence[str], unhealthy: Sequence[str] = ()) -> str:
     kept = f"; drained by hand: {', '.join(drained)}" if drained else ""
+    kept += f"; unhealthy: {', '.join(unhealthy)}" if unhealthy else ""
     return f"the balancer sends requests to {len(members)} servers: {', '.join(members) or 'none'}{kept}"
 
 
@@ -154,7 +214,6 @@ def drain(address: str) -> None:
         print(f"{address} is drained already")
         return
     serve(want, [*drained, address], known(PROBES))
-    print(f"{address} is drained: no request is on its way to it any more")
 
 
 def admit(address: str) -> None:
@@ -165,6 +224,12 @@ def admit(address: str) -> None:
         return
     serve(want, [other for other in drained if other != address], known(PROBES))
     print(f"{address} takes requests again")
+
+
+def unhealthy(listed: Sequence[str]) -> None:
+    want, drained = wanted(), known(DRAINED)
+    if WANTED.exists():
+        serve(want, drained, known(PROBES), listed)
 
 
 def must_be_known(address: str, want: str) -> None:
@@ -193,16 +258,24 @@ def main(arguments: Sequence[str]) -> None:
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):
-            case ["site", *probes]:
-                site(probes)
+            case ["site", *words]:
+                site(words)
             case ["drain", address]:
                 drain(address)
             case ["admit", address]:
                 admit(address)
+            case ["unhealthy", *listed]:
+                unhealthy(listed)
+                return
             case ["maintenance", ("on" | "off") as switch]:
                 maintenance(switch)
+                return
             case _:
                 raise Failure(str(__doc__))
+    # Without the lock: a server that hangs meanwhile is taken out all the same.
+    wait_for_leaving()
+    if arguments[0] == "drain":
+        print(f"{arguments[1]} is drained: no request is on its way to it any more")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import certificate
 import proxy
-from proxy_site import DRAINED, PAGE, addresses, known, wanted
+from proxy_site import DRAINED, HEALTH, PAGE, addresses, known, wanted
 from vitals import vitals
 
 # The newest last; the older one is read when the log was rotated within the window.
@@ -137,6 +137,15 @@ def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str
     return read(), max(now_s - begin, 1.0)
 
 
+def health() -> dict[str, Any] | None:
+    """What upstream_health.py wrote last, and how old that is; None where there is nothing."""
+    try:
+        told = json.loads(HEALTH.read_text())
+    except (OSError, ValueError):
+        return None
+    return {"age_s": round(time.time() - told["at"], 1), "servers": told["servers"]}
+
+
 def main() -> None:
     state = subprocess.run(
         ["systemctl", "is-active", proxy.own().UNIT], check=False, capture_output=True, text=True
@@ -150,6 +159,7 @@ def main() -> None:
         "wanted": want,
         "members": addresses(proxy.served()),
         "drained": [address for address in drained if address in want],
+        "health": health(),
         **measure(*recent(time.time())),
         "machine": vitals(),
     }

@@ -60,6 +60,7 @@ def front(**changes: Any) -> dict[str, Any]:
         "wanted": members,
         "members": members,
         "drained": [],
+        "health": {"age_s": 1.0, "servers": {}},
         "window_s": 60.0,
         **numbers,
         "upstreams": {"10.0.0.1": numbers},

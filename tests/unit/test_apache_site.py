@@ -11,7 +11,6 @@ from typing import Any
 import proxy
 import proxy_site
 import pytest
-import report
 from hypothesis import given, settings
 from pydantic import BaseModel
 
@@ -107,7 +106,6 @@ def test_scripts_find_the_members_as_they_do_in_a_site_of_nginx() -> None:
     assert proxy_site.members(text) == {"app_a": ["10.0.0.1", "10.0.0.2"], "app_b_c": ["10.0.0.3"]}
     without = proxy_site.without(text, ["10.0.0.1"])
     assert proxy_site.addresses(without) == ["10.0.0.2", "10.0.0.3"]
-    assert sorted(report.of_apache(text)) == [("http", "app_b_c", "/b"), ("uwsgi", "app_a", "")]
 
 
 def test_members_and_ports_of_a_snippet_are_not_ours() -> None:

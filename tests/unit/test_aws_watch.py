@@ -117,7 +117,8 @@ def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
     ("role", "document", "for_others"),
     [
         ("hello-1", app_server.user_data([]), {"proxy_site", "traffic"}),
-        ("balancer", rendering.balancer_user_data(), set[str]()),
+        # A step before it brings how it is with servers and traffic.
+        ("balancer", rendering.balancer_user_data(), {"traffic"}),
     ],
 )
 def test_what_is_brought_needs_only_what_lies_on_its_machine(

@@ -255,6 +255,7 @@ def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
         """The site's own swap is tested elsewhere."""
 
     monkeypatch.setattr(proxy_site, "serve", serve)
+    monkeypatch.setattr(proxy_site, "remember_upstreams", serve)
     for tls, there in ((True, True), (False, False), (False, False)):
         certificate.RENEWAL.touch()
         monkeypatch.setattr(sys, "stdin", io.StringIO(site(tls=tls)))

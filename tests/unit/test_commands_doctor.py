@@ -222,3 +222,17 @@ def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monk
     assert [line.partition(":")[0] for line in wrong] == ["port 22", "hello-2"]
     assert wrong[0] == "port 22: 192.0.2.1 is silent -> Open it."
     assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("health", "problem"),
+    [
+        ({"age_s": 4.0, "servers": {}}, ""),
+        ({"age_s": 95.0, "servers": {}}, "nobody has asked for it for 95 s"),
+        (None, "nobody has asked for it yet"),
+    ],
+)
+def test_a_balancer_on_which_nobody_asks_for_health_is_told(health: dict[str, Any] | None, problem: str) -> None:
+    found = doctor.health_agent(health)
+    assert (found.subject, found.problem) == ("health of servers", problem)
+    assert ("`journalctl -u wsgi-fleet-health`" in found.remedy) == bool(problem)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.observation import Report as Answer
-from commands.observation import State, Verdict, judge, rollout_of, slot_of, view
+from commands.observation import rollout_of, slot_of, view
 from commands.status import age
+from commands.verdict import State, Verdict, judge
 from releases.fleet import Server
 from tests.unit.fake_stack import NEW, OLD, facts, front, vitals
 
@@ -102,6 +103,28 @@ def test_a_drained_server_that_does_not_run_is_drained_and_says_the_rest() -> No
     assert told.state is State.DRAINED
     assert told.cause == "it was drained by hand; else it would be stopped: no slot runs"
     assert told.remedy == "`./fleet admit a-1` sends it requests again"
+
+
+HANGS = "GET /healthz was not 200 for 4 s: no answer in 2 s"
+
+
+@pytest.mark.parametrize(
+    ("changes", "members", "expected"),
+    [
+        ({}, ["10.0.0.2"], f"{HANGS}; it gets no requests"),
+        ({}, ["10.0.0.1"], f"{HANGS}; the balancer asks it all the same, for no other server is healthy"),
+        ({"queue": None}, ["10.0.0.2"], f"{HANGS}; it gets no requests; nothing listens on its port"),
+    ],
+)
+def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
+    changes: dict[str, Any], members: list[str], expected: str
+) -> None:
+    health = {"age_s": 1.0, "servers": {"10.0.0.1": {"healthy": False, "why": HANGS, "since": 1, "excluded": True}}}
+    told = seen(changes, front(health=health, members=members))
+    assert (told.state, told.cause, told.remedy) == (State.UNHEALTHY, expected, LOGS)
+    # What it says of itself says more.
+    assert seen({"slots": slots("inactive")}, front(health=health)).state is State.STOPPED
+    assert seen({}, front(health=health, drained=["10.0.0.1"])).state is State.DRAINED
 
 
 def test_what_the_balancer_cannot_tell_is_not_known_rather_than_nothing() -> None:

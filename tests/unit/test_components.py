@@ -136,7 +136,8 @@ def test_every_component_is_the_parent_of_all_it_makes(local: Made) -> None:
     assert children(local.build, GROUPS) == ["app-hello", "balancer"]
     machines = ["hello-1", "hello-1-booted", "hello-2", "hello-2-booted", "hello-3", "hello-3-booted"]
     assert children(local.build, FLEET) == [*machines, "hello-key", "hello-rollout", "hello-secret-HELLO_SECRET_KEY"]
-    assert children(local.build, BALANCER) == ["balancer", "balancer-address", "balancer-booted", "balancer-members"]
+    steps = ["balancer-booted", "balancer-health", "balancer-members"]
+    assert children(local.build, BALANCER) == ["balancer", "balancer-address", *steps]
     alone = sorted(each.name for each in local.build.resources if not each.parent)
     assert alone == ["balancer", "groups", "hello", "image", "releases"]
 
@@ -241,7 +242,8 @@ def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_pat
     step = local.build.one(STEP, "balancer-members").inputs
     members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     assert step["stdin"] == rendering.site(settings.Balancer(), [rendering.Upstream("hello", members, 60, "/healthz")])
-    assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "app_hello=/healthz"]
+    asked = '{"app_hello": {"protocol": "uwsgi", "health_path": "/healthz"}}'
+    assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site", asked, "app_hello=/healthz"]
     assert step["machine"] == "test-balancer-3fa9c2"
 
 

@@ -6,9 +6,7 @@ import contextlib
 import http.client
 import json
 import shutil
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -28,9 +26,6 @@ from aws_service import Refused, Service
 from log_source import Event
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-import rendering
-import settings
-from settings.route import Routed
 from tests.aws.account import Account
 from tests.aws.door import Door, served
 from tests.aws.program import ROOT, Carried, carry_out, project, stack_file
@@ -52,84 +47,20 @@ def giving(value: Any) -> Callable[..., Any]:
     return answer
 
 
-@contextlib.contextmanager
-def gateway(folder: Path, protocol: str, status: int = 200) -> Generator[int]:
-    """A uWSGI that answers everything so, by its own protocol or by HTTP (proxy), on a port of loopback."""
-    (folder / "well.py").write_text(WELL.format(status))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = listening.getsockname()[1]
-    command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()"]
-    command += ["--socket" if protocol == "uwsgi" else "--http-socket", f"127.0.0.1:{port}"]
-    process = subprocess.Popen(
-        [*command, "--module", "well:app", "--pythonpath", str(folder)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+def health(age_s: float = 1, **healthy: bool) -> dict[str, Any]:
+    """As traffic.py reads it; a server by its last number."""
+    servers = {f"10.0.0.{name[1:]}": {"healthy": each} for name, each in healthy.items()}
+    return {"age_s": age_s, "servers": servers}
 
 
-@pytest.mark.parametrize("protocol", ["uwsgi", "proxy"])
-@pytest.mark.parametrize(("status", "is_well"), [(200, True), (503, False)])
-def test_a_server_is_asked_in_the_protocol_of_its_gateway(
-    protocol: str, status: int, is_well: bool, tmp_path: Path
-) -> None:
-    with gateway(tmp_path, protocol, status) as port:
-        assert report.answers(protocol, "127.0.0.1", "/healthz", port) is is_well
-    # Nobody listens any more.
-    assert report.answers(protocol, "127.0.0.1", "/healthz", port) is False
+def test_servers_that_are_unhealthy_and_not_drained_count() -> None:
+    assert report.unhealthy(health(n1=True, n2=False, n3=False, n4=False), ["10.0.0.3"]) == 2
+    assert report.unhealthy(health(), []) == 0
 
 
-@pytest.mark.parametrize("protocol", ["uwsgi", "proxy"])
-def test_a_server_that_accepts_and_says_nothing_does_not_answer(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "ANSWER_S", 0.2)
-    with socket.create_server(("127.0.0.1", 0)) as hanging:
-        begun = time.monotonic()
-        assert report.answers(protocol, "127.0.0.1", "/", hanging.getsockname()[1]) is False
-        assert time.monotonic() - begun < 5
-
-
-def test_servers_that_are_wanted_and_not_drained_count_when_they_do_not_answer(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    upstreams = [
-        rendering.Upstream("a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"], 60, "/a"),
-        rendering.Upstream("b", ["10.0.1.1"], 60, "/b", Routed(path="/below"), protocol="http"),
-        rendering.Upstream(
-            "c", ["10.0.2.1"], 60, "/whole/c", Routed(path="/whole", keep_path=True, hosts=["c.example.org"])
-        ),
-    ]
-    site = rendering.site(settings.Balancer(), upstreams)
-    members = proxy_site.members(site)
-    probes = [each.probe for each in upstreams]
-    asked: list[tuple[str, str, str]] = []
-
-    def answers(protocol: str, address: str, path: str) -> bool:
-        asked.append((protocol, address, path))
-        return address == "10.0.0.1"
-
-    monkeypatch.setattr(report, "answers", answers)
-    assert report.unhealthy(site, members, ["10.0.0.3"], probes) == 3
-    # Each as the application sees it.
-    assert sorted(asked) == [
-        ("proxy", "10.0.1.1", "/b"),
-        ("uwsgi", "10.0.0.1", "/a"),
-        ("uwsgi", "10.0.0.2", "/a"),
-        ("uwsgi", "10.0.2.1", "/whole/c"),
-    ]
-    assert report.unhealthy("", {}, [], []) == 0
+def test_who_says_nothing_any_more_does_not_say_that_all_is_well() -> None:
+    with pytest.raises(ValueError, match="has said nothing for 31 s"):
+        report.unhealthy(health(31, n1=True), [])
 
 
 def test_a_disk_is_as_full_as_df_says() -> None:
@@ -140,10 +71,10 @@ def test_a_disk_is_as_full_as_df_says() -> None:
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the access log and what the balancer remembers lie."""
-    for name in ("WANTED", "DRAINED", "PROBES", "PAGE"):
+    for name in ("DRAINED", "HEALTH", "PAGE"):
         monkeypatch.setattr(proxy_site, name, tmp_path / name)
-    proxy_site.WANTED.write_text("upstream app_hello {\n    server 127.0.0.1:8000 max_fails=3;\n}\n")
-    proxy_site.PROBES.write_text("app_hello=/healthz\n")
+    proxy_site.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False}}}))
+    monkeypatch.setattr(traffic, "HEALTH", proxy_site.HEALTH)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"time": moment, "status": status, "seconds": 0.1}
@@ -154,7 +85,6 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log.write_text("".join(json.dumps(each) + "\n" for each in lines))
     # Defaults are bound when a function is made.
     monkeypatch.setattr(traffic.recent, "__defaults__", ((log,),))
-    monkeypatch.setattr(report, "answers", giving(False))
     return tmp_path
 
 

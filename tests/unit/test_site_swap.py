@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
     for name, file in (
         ("LOCK", "lock"), ("WANTED", "site.wanted"), ("DRAINED", "drained"), ("PROBES", "probes"),
-        ("DEFAULT_PAGE", "maintenance.html"),
+        ("DEFAULT_PAGE", "maintenance.html"), ("UNHEALTHY", "unhealthy"), ("UPSTREAMS", "upstreams.json"),
+        ("LEAVING", "leaving"),
     ):  # fmt: skip
         monkeypatch.setattr(proxy_site, name, tmp_path / file)
     # A site without TLS has them removed.
@@ -250,6 +252,114 @@ def test_of_two_applications_each_keeps_a_member() -> None:
     with pytest.raises(Failure, match="app_b would have no member left"):
         proxy_site.without(text, [THREE])
     assert proxy_site.addresses(proxy_site.without(text, [ONE])) == [TWO, THREE]
+
+
+def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO, THREE)
+    call("unhealthy", TWO)
+    assert balancer.did == ["test", "swap"]
+    assert balancer.members == [ONE, THREE]
+    balancer.did.clear()
+    call("unhealthy", TWO)
+    assert balancer.did == []
+    call("unhealthy")
+    assert balancer.members == [ONE, TWO, THREE]
+
+
+def test_where_nobody_is_healthy_all_are_asked_but_who_was_drained(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO, THREE)
+    call("drain", ONE)
+    call("unhealthy", TWO, THREE)
+    assert balancer.members == [TWO, THREE]
+    call("unhealthy", TWO)
+    assert balancer.members == [THREE]
+    call("admit", ONE)
+    assert balancer.members == [ONE, THREE]
+
+
+def test_the_last_healthy_one_may_be_drained_where_unhealthy_ones_are_left(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO)
+    call("unhealthy", TWO)
+    call("drain", ONE)
+    assert balancer.members == [TWO]
+    with pytest.raises(Failure, match="app_a would have no member left"):
+        call("drain", TWO)
+
+
+def test_an_unhealthy_one_is_out_for_the_next_site_and_forgotten_when_it_is_gone(
+    balancer: FakeNginx, capsys: Any
+) -> None:
+    with_site(balancer, ONE, TWO)
+    call("unhealthy", TWO)
+    capsys.readouterr()
+    call("site", "/healthz", stdin=site(ONE, TWO, THREE))
+    assert balancer.members == [ONE, THREE]
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {ONE}, {THREE}; unhealthy: {TWO}")
+    call("site", "/healthz", stdin=site(ONE, THREE))
+    call("site", "/healthz", stdin=site(ONE, TWO))
+    assert balancer.members == [ONE, TWO]
+
+
+@pytest.mark.parametrize("verb", ["drain", "site"])
+def test_who_was_unhealthy_is_waited_for_when_it_is_drained_or_removed(
+    balancer: FakeNginx, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_site(balancer, ONE, TWO)
+    call("unhealthy", TWO)
+    monkeypatch.setattr(nginx, "workers", lambda: {*OLD_WORKERS, 13})
+    monkeypatch.setattr(nginx, "accepts", lambda pid: pid not in OLD_WORKERS)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    balancer.did.clear()
+    call(*(("drain", TWO) if verb == "drain" else ("site", "/healthz")), stdin=site(ONE))
+    assert balancer.did[-1] == "wait"
+
+
+def test_a_change_that_waits_for_old_workers_lets_others_change_the_site(
+    balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_site(balancer, ONE, TWO, THREE)
+
+    def wait_for(old: set[int]) -> None:
+        balancer.wait_for(old)
+        call("unhealthy", THREE)
+
+    monkeypatch.setattr(proxy, "wait_for", wait_for)
+    call("drain", TWO)
+    assert balancer.members == [ONE]
+    assert proxy_site.known(proxy_site.DRAINED) == [TWO]
+
+
+def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_new(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO)
+    nginx.SITE.write_text(site(ONE))
+    call("unhealthy")
+    assert balancer.did == ["test", "swap"]
+    assert balancer.members == [ONE, TWO]
+
+
+def test_who_asks_servers_for_their_health_finds_whom_and_how(balancer: FakeNginx) -> None:
+    del balancer
+    how = {name: {"protocol": "http", "health_path": f"/{name}"} for name in ("app_a", "app_b", "app_c")}
+    call("site", json.dumps(how), *PROBES, stdin=two([ONE], [TWO, THREE]))
+    expected = {"app_a": {**how["app_a"], "members": [ONE]}, "app_b": {**how["app_b"], "members": [TWO, THREE]}}
+    assert json.loads(proxy_site.UPSTREAMS.read_text()) == expected
+    call("site", *PROBES, stdin=two([ONE], [THREE]))
+    assert json.loads(proxy_site.UPSTREAMS.read_text())["app_b"] == {**how["app_b"], "members": [THREE]}
+
+
+@given(st.data())
+def test_no_application_is_ever_left_without_a_server_by_its_health(data: st.DataObject) -> None:
+    every = [f"10.0.0.{number}" for number in range(1, 7)]
+    a, b = every[: (cut := data.draw(st.integers(1, 5)))], every[cut:]
+    drained = data.draw(st.lists(st.sampled_from(every), unique=True))
+    unhealthy = data.draw(st.lists(st.sampled_from(every), unique=True))
+    for each in (a, b):
+        if set(each) <= set(drained):
+            drained.remove(each[0])
+    left = proxy_site.members(proxy_site.without(two(a, b), drained, unhealthy))
+    for name, each in (("app_a", a), ("app_b", b)):
+        may = [address for address in each if address not in drained]
+        well = [address for address in may if address not in unhealthy]
+        assert left[name] == (well or may)
 
 
 @given(st.lists(st.ip_addresses(v=4).map(str), min_size=1, max_size=6, unique=True), st.data())

@@ -1,0 +1,93 @@
+"""What a server is, in one word, and why: by what it says of itself, and by what the balancer finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """What a server is, for a person who looks at it once."""
+
+    SERVING = "serving"
+    DRAINED = "drained"
+    STARTING = "starting"
+    BEHIND = "behind"
+    UNHEALTHY = "unhealthy"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    EMPTY = "empty"
+    UNREACHABLE = "unreachable"
+
+
+# What systemd says of a machine that is not up yet.
+BOOTING = frozenset({"initializing", "starting"})
+# As a person wants it; all others make `status` fail.
+WELL = frozenset({State.SERVING, State.DRAINED})
+
+
+# Those of a server that could serve: only for them the balancer's own opinion says more.
+RUNNING = frozenset({State.SERVING, State.BEHIND, State.FAILED})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a server is, why, and what a person does about it; the last two are "" where it serves."""
+
+    state: State
+    cause: str = ""
+    remedy: str = ""
+
+
+def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
+    """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
+    states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
+    logs = f"`./fleet logs --server {name}` says why"
+    if facts["boot"] == "activating":
+        return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
+    if "active" in states.values():
+        return _judge_running(facts, pointer, logs, is_moving=is_moving)
+    if facts["machine"]["system"] in BOOTING:
+        return Verdict(State.STARTING, "the machine boots", "wait for it")
+    if facts["live"] is None:
+        return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
+    return _judge_stopped(states, logs)
+
+
+def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
+    if "activating" in states.values():
+        return Verdict(State.STARTING, "the application is being started", f"if that takes long, {logs}")
+    if failed := " and ".join(f"app@{slot}" for slot, state in states.items() if state == "failed"):
+        return Verdict(State.FAILED, f"{failed} failed", logs)
+    return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
+
+
+def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
+    if facts["queue"] is None:
+        return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
+    health = facts["health"]
+    if health is not None and health["status"] != 200:
+        answer = f"{health['status'] or ''} {health['line']}".strip()
+        return Verdict(State.FAILED, f"GET {health['path']} is not 200 but: {answer}", logs)
+    running = sorted({str(each["release"]) for each in facts["slots"].values() if each["state"] == "active"})
+    live = facts["live"]
+    restart = "`pulumi up`, or a restart of the machine, brings it there"
+    if live not in running:
+        return Verdict(State.BEHIND, f"it runs {', '.join(running)} and should run {live}", restart)
+    if live != pointer:
+        cause = f"it serves {live}, the current release is {pointer or 'none'}"
+        return Verdict(State.BEHIND, cause, "wait: a rollout is at work" if is_moving else restart)
+    return Verdict(State.SERVING)
+
+
+def judge_health(address: str, front: Mapping[str, Any]) -> str:
+    """What the balancer finds wrong with a server, and whether it is asked all the same; "" where it is healthy."""
+    health: Mapping[str, Any] = front.get("health") or {"servers": {}}
+    found: Mapping[str, Any] | None = health["servers"].get(address)
+    if found is None or found["healthy"]:
+        return ""
+    is_asked = address in front["members"]
+    which = "the balancer asks it all the same, for no other server is healthy" if is_asked else "it gets no requests"
+    return f"{found['why']}; {which}"

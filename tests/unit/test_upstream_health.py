@@ -1,0 +1,242 @@
+"""The service that asks servers for their health: its questions, asked of a real gateway, and what it does then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import proxy_site
+import pytest
+import upstream_health
+from server_health import Answer
+
+ONE, TWO = "127.0.0.1", "127.0.0.2"
+APPLICATION = """
+def app(environ, start_response):
+    asked = [environ.get(name) for name in ("PATH_INFO", "QUERY_STRING", "HTTP_HOST", "HTTP_X_FORWARDED_PROTO")]
+    status = "{status}" if asked == ["/healthz", "a=b", "localhost", "http"] else "404 Not Found"
+    start_response(status, {headers})
+    return [b"x" * 100000]
+"""
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, protocol: str, status: str, **headers: str) -> Generator[int]:
+    """A uWSGI whose application answers GET of /healthz?a=b so; its port on the loopback."""
+    (folder / "well.py").write_text(APPLICATION.format(status=status, headers=list(headers.items())))
+    with socket.socket() as listening:
+        listening.bind((ONE, 0))
+        port = listening.getsockname()[1]
+    command = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()"]
+    command += ["--socket" if protocol == "uwsgi" else "--http-socket", f"{ONE}:{port}"]
+    process = subprocess.Popen(
+        [*command, "--module", "well:app", "--pythonpath", str(folder)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as client:
+                if client.connect_ex((ONE, port)) == 0:
+                    break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def asked(port: int, protocol: str = "uwsgi") -> tuple[Answer, str]:
+    probe = asyncio.run(upstream_health.ask(ONE, protocol, "/healthz?a=b", port))
+    assert not probe.was_resent
+    return probe.answer, probe.words
+
+
+@pytest.mark.parametrize("protocol", ["uwsgi", "http"])
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        ("200 OK", {}, (Answer.GOOD, "")),
+        ("503 Service Unavailable", {}, (Answer.BAD, "503 Service Unavailable")),
+        ("503 Service Unavailable", {"Retry-After": "1"}, (Answer.BUSY, "503 Service Unavailable")),
+        ("500 Internal Server Error", {"Retry-After": "1"}, (Answer.BAD, "500 Internal Server Error")),
+    ],
+)
+def test_a_server_is_asked_in_the_protocol_of_its_gateway(
+    protocol: str, status: str, headers: dict[str, str], expected: tuple[Answer, str], tmp_path: Path
+) -> None:
+    with gateway(tmp_path, protocol, status, **headers) as port:
+        assert asked(port, protocol) == expected
+    # Nobody listens any more.
+    assert asked(port, protocol) == (Answer.BAD, "Connection refused")
+
+
+def test_a_server_that_accepts_and_says_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream_health, "LIMIT_S", 0.2)
+    with socket.create_server((ONE, 0)) as hanging:
+        assert asked(hanging.getsockname()[1])[0] is Answer.SILENT
+
+
+def test_a_connection_that_is_closed_without_a_word_is_a_bad_answer() -> None:
+    async def ask() -> tuple[Answer, str]:
+        def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        async with await asyncio.start_server(close, ONE, 0) as server:
+            probe = await upstream_health.ask(ONE, "http", "/", server.sockets[0].getsockname()[1])
+            return probe.answer, probe.words
+
+    answer, words = asyncio.run(ask())
+    assert answer is Answer.BAD
+    assert words in ("it closed the connection", "Connection reset by peer", "Broken pipe")
+
+
+NOW = datetime(2026, 11, 24, 20, 0, 0, tzinfo=UTC).timestamp()
+
+
+def line(ago_s: float, upstream: str = ONE, status: str = "200", response_s: str = "0.1", header_s: str = "") -> str:
+    """A line of the access log, so long ago."""
+    words = {
+        "time": datetime.fromtimestamp(NOW - ago_s, UTC).isoformat(timespec="seconds"),
+        "uri": "/?127.0.0.2:8000",
+        "upstream": f"{upstream}:8000",
+        "upstream_status": status,
+        "header_s": header_s or response_s,
+        "response_s": response_s,
+    }
+    return json.dumps(words)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([line(1)], True),
+        ([line(9)], False),
+        ([line(1, TWO)], False),
+        ([line(1, status="502")], False),
+        ([line(1, status="504", header_s="-")], False),
+        ([line(1, status="500")], True),
+        # Its header came long ago; that the rest ended says nothing.
+        ([line(1, response_s="30.0", header_s="0.1")], False),
+        ([line(2, response_s="30.0", header_s="30.0")], True),
+        ([line(2), line(1, status="502")], True),
+        ([line(2)[:-5], "", "nonsense 127.0.0.1:8000"], False),
+        ([line(1, f"{TWO}:8000, {ONE}", "502, 200", "0.0, 0.1", "-, 0.1")], True),
+        ([line(1, f"{ONE}:8000, {TWO}", "502, 200", "0.0, 0.1", "-, 0.1")], False),
+        ([], False),
+    ],
+)
+def test_who_answered_clients_lately_is_in_the_access_log(lines: list[str], expected: bool, tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.write_text("".join(f"{each}\n" for each in lines))
+    assert upstream_health.answered_since(ONE, NOW - 4, log) is expected
+    assert not upstream_health.answered_since(ONE, NOW - 4, tmp_path / "none")
+
+
+@pytest.fixture
+def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What lies on a balancer of one application with two servers, and a proxy_site.py that keeps what it is told."""
+    for name in ("UPSTREAMS", "UNHEALTHY", "DRAINED", "HEALTH"):
+        monkeypatch.setattr(proxy_site, name, tmp_path / name)
+    monkeypatch.setattr(upstream_health, "HERE", tmp_path)
+    monkeypatch.setattr(upstream_health, "LIMIT_S", 0.5)
+    monkeypatch.setattr(upstream_health, "LOG", tmp_path / "access.log")
+    how = {"members": [ONE, TWO], "protocol": "http", "health_path": "/healthz"}
+    proxy_site.UPSTREAMS.write_text(json.dumps({"app_a": how}))
+    (tmp_path / "proxy_site.py").write_text(
+        "import pathlib, sys\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "with (folder / 'called').open('a') as file: print(*sys.argv[1:], file=file)\n"
+        "(folder / 'UNHEALTHY').write_text(' '.join(sys.argv[2:]))\n"
+    )
+    return tmp_path
+
+
+def called(folder: Path) -> list[str]:
+    file = folder / "called"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+async def run(agent: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        agent.turn()
+        await asyncio.sleep(0.05)
+    if agent.changing:
+        await agent.changing
+
+
+async def serve(address: str, port: int) -> asyncio.Server:
+    """A server that answers 200."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    return await asyncio.start_server(answer, address, port)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_agent_takes_a_server_out_and_back(balancer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setattr(upstream_health.ask, "__defaults__", (port,))
+
+    async def live() -> None:
+        agent = upstream_health.Agent()
+        async with await serve(ONE, port):
+            await run(agent, 5.5)
+            # Once at its start, whatever a run that was killed has left.
+            assert called(balancer) == ["unhealthy", f"unhealthy {TWO}"]
+            told = json.loads(proxy_site.HEALTH.read_text())["servers"]
+            assert (told[ONE]["healthy"], told[TWO]["healthy"], told[TWO]["excluded"]) == (True, False, True)
+            assert told[TWO]["why"] == "GET /healthz was not 200 for 3.5 s: Connection refused"
+            async with await serve(TWO, port):
+                await run(agent, 4)
+                assert called(balancer)[2:] == ["unhealthy"]
+
+    asyncio.run(live())
+
+
+def test_the_agent_goes_on_with_who_was_out_before(balancer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setattr(upstream_health.ask, "__defaults__", (port,))
+    proxy_site.UNHEALTHY.write_text(f"{TWO}\n")
+
+    async def live() -> None:
+        async with await serve(ONE, port):
+            await run(upstream_health.Agent(), 1.5)
+
+    asyncio.run(live())
+    assert called(balancer) == [f"unhealthy {TWO}"]
+
+
+def test_the_agent_forgets_who_is_gone(balancer: Path) -> None:
+    proxy_site.UNHEALTHY.write_text(f"{TWO}\n")
+    how = {"members": [ONE], "protocol": "http", "health_path": "/healthz"}
+    proxy_site.UPSTREAMS.write_text(json.dumps({"app_a": how}))
+
+    async def live() -> None:
+        agent = upstream_health.Agent()
+        await run(agent, 0.3)
+        assert set(agent.servers) == {ONE}
+
+    asyncio.run(live())
+    assert called(balancer) == ["unhealthy"]
