@@ -11,8 +11,8 @@ import http.client
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import aiohttp
 import pytest
@@ -59,12 +59,12 @@ def fault(request: pytest.FixtureRequest, fleet: Stack, reliability: Keep) -> It
     eventually(lambda: all(ask(fleet, "/")[0] == 200 for _ in range(9)), timeout_s=60, message="the fleet is well")
 
 
-def ask(fleet: Stack, path: str, method: str = "GET", timeout_s: float = 30, **headers: str) -> tuple[int, bytes]:
+def ask(fleet: Stack, path: str, headers: dict[str, str] | None = None, timeout_s: float = 30) -> tuple[int, bytes]:
     """Status and body; 0 where the response is none or cut."""
     connection = http.client.HTTPConnection("127.0.0.1", fleet.settings["lxd"]["port"], timeout=timeout_s)
     with contextlib.closing(connection):
         try:
-            connection.request(method, path, headers=headers)
+            connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
             return response.status, response.read()
         except (OSError, http.client.HTTPException):
@@ -74,7 +74,7 @@ def ask(fleet: Stack, path: str, method: str = "GET", timeout_s: float = 30, **h
 def statuses(fleet: Stack, path: str, times: int, pause_s: float = 0) -> Counter[int]:
     """Of the same request, times over, each begun after a pause whatever became of the one before."""
     with ThreadPoolExecutor(times) as pool:
-        asked = []
+        asked: list[Future[tuple[int, bytes]]] = []
         for _ in range(times):
             asked.append(pool.submit(ask, fleet, path))
             time.sleep(pause_s)
@@ -84,7 +84,8 @@ def statuses(fleet: Stack, path: str, times: int, pause_s: float = 0) -> Counter
 def each_server(fleet: Stack, *command: str) -> None:
     """Run a command on all app servers at once."""
     with ThreadPoolExecutor(9) as pool:
-        list(pool.map(lambda machine: on(machine, *command, check=False), fleet.servers().values()))
+        for machine in fleet.servers().values():
+            pool.submit(on, machine, *command, check=False)
 
 
 # What clients send and what one request does.
@@ -110,7 +111,7 @@ def test_requests_with(fleet: Stack, fault: Callable[..., None], large: str) -> 
     with Steady(fleet.url) as load:
         since = load.now_s
         for _ in range(9):
-            assert ask(fleet, path, **headers)[0] == right
+            assert ask(fleet, path, headers)[0] == right
         time.sleep(1)
     fault(load.seen, since)
 
@@ -272,7 +273,7 @@ def test_kill_9_of(fleet: Stack, fault: Callable[..., None], what: str) -> None:
 
 
 @contextlib.contextmanager
-def hung(machine: str) -> Iterator[None]:
+def hung(machine: str) -> Generator[None]:
     """All processes of its gateway are stopped, and go on."""
     on(machine, "sh", "-c", "pkill -STOP -f gateway_uwsgi.py")
     try:
@@ -282,7 +283,7 @@ def hung(machine: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def frozen(machine: str) -> Iterator[None]:
+def frozen(machine: str) -> Generator[None]:
     """No process of it runs."""
     lxc("pause", machine)
     try:
@@ -292,7 +293,7 @@ def frozen(machine: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def dead(machine: str) -> Iterator[None]:
+def dead(machine: str) -> Generator[None]:
     """Its power is off."""
     lxc("stop", "--force", machine)
     try:
@@ -302,7 +303,7 @@ def dead(machine: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cut_off(machine: str) -> Iterator[None]:
+def cut_off(machine: str) -> Generator[None]:
     """Nothing that is sent to its port arrives."""
     rules = "table inet fault { chain input { type filter hook input priority 0; tcp dport 8000 drop; }; }"
     on(machine, "nft", rules)
