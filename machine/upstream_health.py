@@ -106,14 +106,23 @@ async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe
     return Probe(begun, answer, words, resent)
 
 
+def tail_of(file: Path) -> bytes:
+    """Return the last TAIL_BYTES of a file; b"" where it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(opened.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+            return opened.read()
+    except OSError:
+        return b""
+
+
 def answered_since(address: str, since_s: float, log: Path | None = None) -> bool:
     """Whether the end of the access log has an answer of that server that was begun since then (seconds since 1970)."""
-    try:
-        with (log or LOG).open("rb") as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-            tail = file.read()
-    except OSError:
-        return False
+    log = log or LOG
+    tail = tail_of(log)
+    if len(tail) < TAIL_BYTES:
+        # It may just have been rotated.
+        tail = tail_of(log.with_name(f"{log.name}.1")) + tail
     mark, end = f"{address}:{PORT}".encode(), len(tail)
     while (found := tail.rfind(mark, 0, end)) >= 0:
         begin = tail.rfind(b"\n", 0, found) + 1

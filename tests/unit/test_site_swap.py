@@ -76,6 +76,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     for name in ("test", "swap_in", "probe", "answer", "wait_for"):
         monkeypatch.setattr(proxy, name, getattr(fake, name))
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
+    monkeypatch.setattr(nginx, "workers", set[int])
     for name, file in (
         ("LOCK", "lock"), ("WANTED", "site.wanted"), ("DRAINED", "drained"), ("PROBES", "probes"),
         ("DEFAULT_PAGE", "maintenance.html"), ("UNHEALTHY", "unhealthy"), ("UPSTREAMS", "upstreams.json"),

@@ -143,6 +143,9 @@ def test_who_answered_clients_lately_is_in_the_access_log(lines: list[str], expe
     log.write_text("".join(f"{each}\n" for each in lines))
     assert upstream_health.answered_since(ONE, NOW - 4, log) is expected
     assert not upstream_health.answered_since(ONE, NOW - 4, tmp_path / "none")
+    log.rename(tmp_path / "access.log.1")
+    log.write_text("")
+    assert upstream_health.answered_since(ONE, NOW - 4, log) is expected
 
 
 @pytest.fixture
