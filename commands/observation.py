@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from commands.restarting import Restarting, find_restarting
 from commands.target import SCRIPTS, Target
+from commands.verdict import WELL, State, Verdict, judge, logs_of, slot_of
 from releases import lock, record
 from releases.fleet import PARALLEL, Server
 from releases.journal import Entry, entries
@@ -21,25 +22,6 @@ from releases.transport import Unreachable
 ASK_S = 20.0
 # Machines write what they print for us into one line; a warning of sudo or a locale may stand before it.
 _JSON = "{"
-
-
-class State(StrEnum):
-    """What a server is, for a person who looks at it once."""
-
-    SERVING = "serving"
-    DRAINED = "drained"
-    STARTING = "starting"
-    BEHIND = "behind"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    EMPTY = "empty"
-    UNREACHABLE = "unreachable"
-
-
-# What systemd says of a machine that is not up yet.
-BOOTING = frozenset({"initializing", "starting"})
-# As a person wants it; all others make `status` fail.
-WELL = frozenset({State.SERVING, State.DRAINED})
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,10 @@ class Report:
 
 @dataclass(frozen=True)
 class ServerView:
-    """A server as `status` tells it. What is not known is None. cause, remedy: "" where it serves."""
+    """A server as `status` tells it. What is not known is None. cause, remedy: "" where it serves.
+
+    background: of each worker beside the application that keeps ending, how often and what it logged.
+    """
 
     name: str
     address: str
@@ -73,6 +58,12 @@ class ServerView:
     p50_ms: float | None = None
     p99_ms: float | None = None
     errors_5xx: int | None = None
+    background: tuple[str, ...] = ()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it is as a person wants it, with all that runs beside the application."""
+        return self.state in WELL and not self.background
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class Observation:
     @property
     def is_well(self) -> bool:
         """Whether every machine is as a person wants it."""
-        return not self.balancer_problem and all(server.state in WELL for server in self.servers)
+        return not self.balancer_problem and all(server.is_well for server in self.servers)
 
 
 def observe_all(targets: Sequence[Target]) -> list[Observation]:
@@ -128,8 +119,22 @@ def observe(target: Target, told: Callable[[], Report] | None = None) -> Observa
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
         moving = rollout_of(json.loads(target.store.read(lock.KEY) or b"null"), time.time())
         balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
+        ending = {
+            server.name: pool.submit(find_restarting, target.transport, server, facts)
+            for server in target.servers
+            if (facts := reports[server.name].facts)
+        }
+        restarting = {name: future.result() for name, future in ending.items()}
     views = [
-        view(server, target.addresses[server.name], reports[server.name], balancer.facts, now, is_moving=bool(moving))
+        view(
+            server,
+            target.addresses[server.name],
+            reports[server.name],
+            balancer.facts,
+            now,
+            is_moving=bool(moving),
+            restarting=restarting.get(server.name, ()),
+        )
         for server in target.servers
     ]
     return Observation(target, time.time(), now, entry, moving, balancer, reports, views)
@@ -172,6 +177,7 @@ def view(
     pointer: str | None,
     *,
     is_moving: bool,
+    restarting: Sequence[Restarting] = (),
 ) -> ServerView:
     """What a server's own words and the balancer's mean. front: facts of the balancer, None if it says nothing."""
     facts = report.facts
@@ -184,6 +190,9 @@ def view(
         remedy = "" if "`pulumi" in report.error else "`pulumi up --refresh` starts or replaces it"
         return ServerView(server.name, address, State.UNREACHABLE, report.error, remedy, **measured)
     verdict = judge(server.name, facts, pointer, is_moving=is_moving)
+    if slots := [str(each) for each in restarting if each.unit.startswith("app@")]:
+        remedy = f"it is started for ever, with pauses of up to 10 s; {logs_of(server.name)}"
+        verdict = Verdict(State.RESTARTING, "; ".join(slots), remedy)
     if front is not None:
         if address in front["drained"]:
             also = f"; else it would be {verdict.state}: {verdict.cause}" if verdict.cause else ""
@@ -206,67 +215,11 @@ def view(
         release=facts["slots"][slot]["release"] if slot else facts["live"],
         release_age_s=round(max(facts["machine"]["clock_s"] - since, 0), 1) if since else None,
         slot=slot,
+        background=tuple(str(each) for each in restarting if not each.unit.startswith("app@")),
         listen_queue=None if facts["queue"] is None else max(facts["queue"], gateway.get("listen_queue", 0)),
         **numbers,
         **measured,
     )
-
-
-def slot_of(facts: Mapping[str, Any]) -> str | None:
-    """The slot that runs the live release, else any that runs."""
-    running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
-    good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
-    return next(iter([*good, *running]), None)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a server is, why, and what a person does about it; the last two are "" where it serves."""
-
-    state: State
-    cause: str = ""
-    remedy: str = ""
-
-
-def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
-    """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
-    states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
-    logs = f"`./fleet logs --server {name}` says why"
-    if facts["boot"] == "activating":
-        return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
-    if "active" in states.values():
-        return _judge_running(facts, pointer, logs, is_moving=is_moving)
-    if facts["machine"]["system"] in BOOTING:
-        return Verdict(State.STARTING, "the machine boots", "wait for it")
-    if facts["live"] is None:
-        return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
-    return _judge_stopped(states, logs)
-
-
-def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
-    if "activating" in states.values():
-        return Verdict(State.STARTING, "the application is being started", f"if that takes long, {logs}")
-    if failed := " and ".join(f"app@{slot}" for slot, state in states.items() if state == "failed"):
-        return Verdict(State.FAILED, f"{failed} failed", logs)
-    return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
-
-
-def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
-    if facts["queue"] is None:
-        return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
-    health = facts["health"]
-    if health is not None and health["status"] != 200:
-        answer = f"{health['status'] or ''} {health['line']}".strip()
-        return Verdict(State.FAILED, f"GET {health['path']} is not 200 but: {answer}", logs)
-    running = sorted({str(each["release"]) for each in facts["slots"].values() if each["state"] == "active"})
-    live = facts["live"]
-    restart = "`pulumi up`, or a restart of the machine, brings it there"
-    if live not in running:
-        return Verdict(State.BEHIND, f"it runs {', '.join(running)} and should run {live}", restart)
-    if live != pointer:
-        cause = f"it serves {live}, the current release is {pointer or 'none'}"
-        return Verdict(State.BEHIND, cause, "wait: a rollout is at work" if is_moving else restart)
-    return Verdict(State.SERVING)
 
 
 def seconds_since(when: str, now_s: float) -> float:

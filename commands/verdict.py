@@ -1,0 +1,94 @@
+"""What a server's own words mean in one word, and what a person does about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class State(StrEnum):
+    """What a server is, for a person who looks at it once."""
+
+    SERVING = "serving"
+    DRAINED = "drained"
+    STARTING = "starting"
+    BEHIND = "behind"
+    STOPPED = "stopped"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    EMPTY = "empty"
+    UNREACHABLE = "unreachable"
+
+
+# What systemd says of a machine that is not up yet.
+BOOTING = frozenset({"initializing", "starting"})
+# As a person wants it; all others make `status` fail.
+WELL = frozenset({State.SERVING, State.DRAINED})
+
+
+def slot_of(facts: Mapping[str, Any]) -> str | None:
+    """The slot that runs the live release, else any that runs."""
+    running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
+    good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
+    return next(iter([*good, *running]), None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a server is, why, and what a person does about it; the last two are "" where it serves."""
+
+    state: State
+    cause: str = ""
+    remedy: str = ""
+
+
+def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
+    """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
+    states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
+    logs = logs_of(name)
+    if facts["boot"] == "activating":
+        return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
+    if "active" in states.values():
+        return _judge_running(facts, pointer, logs, is_moving=is_moving)
+    if facts["machine"]["system"] in BOOTING:
+        return Verdict(State.STARTING, "the machine boots", "wait for it")
+    if facts["live"] is None:
+        return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
+    return _judge_stopped(states, logs)
+
+
+def logs_of(name: str) -> str:
+    """Say which command shows a server's log."""
+    return f"`./fleet logs --server {name}` says why"
+
+
+def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
+    if "activating" in states.values():
+        return Verdict(State.STARTING, "the application is being started", f"if that takes long, {logs}")
+    if failed := " and ".join(f"app@{slot}" for slot, state in states.items() if state == "failed"):
+        return Verdict(State.FAILED, f"{failed} failed", logs)
+    return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
+
+
+def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
+    if facts["queue"] is None:
+        return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
+    if facts["socket"] not in ("", "active"):
+        # The slot holds the port as long as it runs.
+        cause = f"app.socket is {facts['socket']}: the slot cannot be started anew"
+        return Verdict(State.FAILED, cause, "`pulumi up` starts the socket and the slot")
+    health = facts["health"]
+    if health is not None and health["status"] != 200:
+        answer = f"{health['status'] or ''} {health['line']}".strip()
+        return Verdict(State.FAILED, f"GET {health['path']} is not 200 but: {answer}", logs)
+    running = sorted({str(each["release"]) for each in facts["slots"].values() if each["state"] == "active"})
+    live = facts["live"]
+    restart = "`pulumi up`, or a restart of the machine, brings it there"
+    if live not in running:
+        return Verdict(State.BEHIND, f"it runs {', '.join(running)} and should run {live}", restart)
+    if live != pointer:
+        cause = f"it serves {live}, the current release is {pointer or 'none'}"
+        return Verdict(State.BEHIND, cause, "wait: a rollout is at work" if is_moving else restart)
+    return Verdict(State.SERVING)
