@@ -30,7 +30,7 @@ def test_the_port_of_the_application_is_open_to_the_balancer_and_not_to_this_hos
     server = next(iter(fleet.servers().values()))
     there = (address_of(server), 8000)
     for own in ("", host_address(server), host_address(fleet.balancer())):
-        with pytest.raises(OSError, match="refused|timed out"):
+        with pytest.raises(OSError, match=r"refused|timed out"):
             socket.create_connection(there, timeout=2, source_address=(own, 0)).close()
     connect = f"import socket; socket.create_connection({there!r}, timeout=2)"
     on(fleet.balancer(), "python3", "-c", connect)
