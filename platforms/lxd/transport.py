@@ -160,8 +160,9 @@ def _run(
                 process.wait(_END_S if code is not None else None)
     finally:
         has_begun = begun.is_set()
-        begun.set()
+        # In this order: the word must not be sent back to a command that nobody waits for.
         ended.set()
+        begun.set()
         if process.poll() is None:
             process.kill()
             process.wait()
@@ -178,6 +179,8 @@ def _feed(process: subprocess.Popen[bytes], stdin: bytes, begun: threading.Event
         return
     begun.wait()
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        if ended.is_set():
+            return
         pipe.write(f"{_WORD}\n".encode() + stdin)
         pipe.flush()
         ended.wait()

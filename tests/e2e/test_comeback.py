@@ -125,3 +125,16 @@ def test_workers_that_end_at_once_are_told_by_up_status_and_doctor(single: Stack
     del single.app["workers"]
     single.up()
     assert single.fleet("status").returncode == 0
+
+
+@pytest.mark.long
+def test_no_line_of_a_burst_is_dropped(single: Stack) -> None:
+    machine = machine_of(single)
+    lines = 80_000
+    single.app["workers"] = {"talk": {"command": f"seq -f 'burst %.0f' 1 {lines}; sleep 3600"}}
+    single.up()
+    count = ("sh", "-c", "journalctl -u app-worker-talk@1 -o cat --no-pager | grep -c '^burst '")
+    eventually(lambda: int(on(machine, *count)) == lines, timeout_s=60, message=f"{lines} lines are in the journal")
+    assert "Suppressed" not in on(machine, "journalctl", "-u", "systemd-journald", "--no-pager", "-o", "cat")
+    del single.app["workers"]
+    single.up()
