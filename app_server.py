@@ -11,7 +11,7 @@ from rendering import JOURNAL, MAINTENANCE, SCRIPTS, SUPERVISORD, install_gatewa
 from settings import App, Maintenance
 from settings.application import SLOT_PORTS
 from settings.ladder import read_timeout_s
-from user_data import cloud_config, script
+from user_data import cloud_config, script, without_comments
 
 UWSGI = KINDS["uwsgi"]
 _SUPERVISORD = (
@@ -89,7 +89,7 @@ def user_data(
         units["app.socket"] = verbatim("templates/systemd/app.socket")
     units["app@.service"] = service(kind, processes, proof=False)
     units["app-proof.service"] = service(kind, proof=True)
-    files |= {f"/etc/systemd/system/{name}": ("0644", text) for name, text in units.items()}
+    files |= {f"/etc/systemd/system/{name}": ("0644", without_comments(text)) for name, text in units.items()}
     files |= JOURNAL | upkeep(maintenance)
     return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *(["nginx"] if processes else []), *system_packages])
 

@@ -67,6 +67,12 @@ def script(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def without_comments(text: str) -> str:
+    """A unit file without its comments but the first, which says who made it. The templates explain themselves."""
+    first, *lines = text.splitlines(keepends=True)
+    return first + "".join(line for line in lines if not line.startswith("#"))
+
+
 def cloud_config(files: Mapping[str, tuple[str, str]], command: Sequence[str]) -> str:
     """A cloud-init document. files: path -> (mode, content); command: run once at the first boot."""
     document = {

@@ -118,6 +118,11 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
             yield Finding(server.name)
         else:
             yield Finding(server.name, f"{server.state}: {server.cause}", server.remedy)
+        for each in server.background:
+            remedy = (
+                f"`./fleet logs --server {server.name}` has more; mend its command under `workers` and run `pulumi up`."
+            )
+            yield Finding(f"workers of {server.name}", each, remedy)
     if seen.balancer.facts is not None:
         yield health_agent(seen.balancer.facts.get("health"))
     yield from by_hand(seen.maintenance, servers)
@@ -176,13 +181,16 @@ def machine(name: str, report: Report) -> Iterator[Finding]:
         return
     vitals = report.facts["machine"]
     free, size = int(vitals["disk_free_bytes"]), int(vitals["disk_bytes"])
-    if free < min(MACHINE_FREE_BYTES, size // 10):
+    if vitals["disk_error"]:
+        problem = f"nothing can be written there: {vitals['disk_error']}"
+        yield Finding(f"disk of {name}", problem, "Free some there, or raise size.disk_gib in the stack file.")
+    elif free < min(MACHINE_FREE_BYTES, size // 10):
         problem = f"{free // MIB} MiB of {size // MIB} MiB are free"
         yield Finding(f"disk of {name}", problem, "Free some there, or raise size.disk_gib in the stack file.")
     else:
         yield Finding(f"disk of {name}")
-    # A slot that failed is in the server's own state; a proof is killed when it is done.
-    failed = [unit for unit in vitals["failed_units"] if not unit.startswith(("app@", "app-proof"))]
+    # A slot or its socket that failed is in the server's own state; a proof is killed when it is done.
+    failed = [unit for unit in vitals["failed_units"] if not unit.startswith(("app@", "app.socket", "app-proof"))]
     if failed:
         remedy = f"`journalctl -u {failed[0]}` on it says why; `systemctl reset-failed` there once it is mended."
         yield Finding(f"units of {name}", f"{', '.join(failed)} failed", remedy)

@@ -11,8 +11,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from commands.restarting import Restarting, find_restarting
 from commands.target import SCRIPTS, Target
-from commands.verdict import RUNNING, WELL, State, Verdict, judge, judge_health
+from commands.verdict import RUNNING, WELL, State, Verdict, judge, judge_health, logs_of, slot_of
 from releases import lock, record
 from releases.fleet import PARALLEL, Server
 from releases.journal import Entry, entries
@@ -35,7 +36,10 @@ class Report:
 
 @dataclass(frozen=True)
 class ServerView:
-    """A server as `status` tells it. What is not known is None. cause, remedy: "" where it serves."""
+    """A server as `status` tells it. What is not known is None. cause, remedy: "" where it serves.
+
+    background: of each worker beside the application that keeps ending, how often and what it logged.
+    """
 
     name: str
     address: str
@@ -54,6 +58,12 @@ class ServerView:
     p50_ms: float | None = None
     p99_ms: float | None = None
     errors_5xx: int | None = None
+    background: tuple[str, ...] = ()
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it is as a person wants it, with all that runs beside the application."""
+        return self.state in WELL and not self.background
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ class Observation:
     @property
     def is_well(self) -> bool:
         """Whether every machine is as a person wants it."""
-        return not self.balancer_problem and all(server.state in WELL for server in self.servers)
+        return not self.balancer_problem and all(server.is_well for server in self.servers)
 
 
 def observe_all(targets: Sequence[Target]) -> list[Observation]:
@@ -109,8 +119,22 @@ def observe(target: Target, told: Callable[[], Report] | None = None) -> Observa
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
         moving = rollout_of(json.loads(target.store.read(lock.KEY) or b"null"), time.time())
         balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
+        ending = {
+            server.name: pool.submit(find_restarting, target.transport, server, facts)
+            for server in target.servers
+            if (facts := reports[server.name].facts)
+        }
+        restarting = {name: future.result() for name, future in ending.items()}
     views = [
-        view(server, target.addresses[server.name], reports[server.name], balancer.facts, now, is_moving=bool(moving))
+        view(
+            server,
+            target.addresses[server.name],
+            reports[server.name],
+            balancer.facts,
+            now,
+            is_moving=bool(moving),
+            restarting=restarting.get(server.name, ()),
+        )
         for server in target.servers
     ]
     return Observation(target, time.time(), now, entry, moving, balancer, reports, views)
@@ -153,6 +177,7 @@ def view(
     pointer: str | None,
     *,
     is_moving: bool,
+    restarting: Sequence[Restarting] = (),
 ) -> ServerView:
     """What a server's own words and the balancer's mean. front: facts of the balancer, None if it says nothing."""
     facts = report.facts
@@ -165,6 +190,9 @@ def view(
         remedy = "" if "`pulumi" in report.error else "`pulumi up --refresh` starts or replaces it"
         return ServerView(server.name, address, State.UNREACHABLE, report.error, remedy, **measured)
     verdict = judge(server.name, facts, pointer, is_moving=is_moving)
+    if slots := [str(each) for each in restarting if each.unit.startswith("app@")]:
+        remedy = f"it is started for ever, with pauses of up to 10 s; {logs_of(server.name)}"
+        verdict = Verdict(State.RESTARTING, "; ".join(slots), remedy)
     if front is not None:
         if address in front["drained"]:
             also = f"; else it would be {verdict.state}: {verdict.cause}" if verdict.cause else ""
@@ -190,17 +218,11 @@ def view(
         release=facts["slots"][slot]["release"] if slot else facts["live"],
         release_age_s=round(max(facts["machine"]["clock_s"] - since, 0), 1) if since else None,
         slot=slot,
+        background=tuple(str(each) for each in restarting if not each.unit.startswith("app@")),
         listen_queue=None if facts["queue"] is None else max(facts["queue"], gateway.get("listen_queue", 0)),
         **numbers,
         **measured,
     )
-
-
-def slot_of(facts: Mapping[str, Any]) -> str | None:
-    """The slot that runs the live release, else any that runs."""
-    running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
-    good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
-    return next(iter([*good, *running]), None)
 
 
 def seconds_since(when: str, now_s: float) -> float:

@@ -138,6 +138,7 @@ def causes(every: Sequence[Observation]) -> Text:
         for server in seen.servers
         if server.cause
     ]
+    lines += [f"{server.name}: {each}" for seen in every for server in seen.servers for each in server.background]
     if every[0].balancer_problem:
         lines.append(f"the balancer: {every[0].balancer_problem}")
     return Text("\n".join(lines))

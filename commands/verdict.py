@@ -17,6 +17,7 @@ class State(StrEnum):
     BEHIND = "behind"
     UNHEALTHY = "unhealthy"
     STOPPED = "stopped"
+    RESTARTING = "restarting"
     FAILED = "failed"
     EMPTY = "empty"
     UNREACHABLE = "unreachable"
@@ -32,6 +33,13 @@ WELL = frozenset({State.SERVING, State.DRAINED})
 RUNNING = frozenset({State.SERVING, State.BEHIND, State.FAILED})
 
 
+def slot_of(facts: Mapping[str, Any]) -> str | None:
+    """The slot that runs the live release, else any that runs."""
+    running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
+    good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
+    return next(iter([*good, *running]), None)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a server is, why, and what a person does about it; the last two are "" where it serves."""
@@ -44,7 +52,7 @@ class Verdict:
 def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
     """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
     states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
-    logs = f"`./fleet logs --server {name}` says why"
+    logs = logs_of(name)
     if facts["boot"] == "activating":
         return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
     if "active" in states.values():
@@ -54,6 +62,11 @@ def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving
     if facts["live"] is None:
         return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
     return _judge_stopped(states, logs)
+
+
+def logs_of(name: str) -> str:
+    """Say which command shows a server's log."""
+    return f"`./fleet logs --server {name}` says why"
 
 
 def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
@@ -67,6 +80,10 @@ def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
 def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
     if facts["queue"] is None:
         return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
+    if facts["socket"] not in ("", "active"):
+        # The slot holds the port as long as it runs.
+        cause = f"app.socket is {facts['socket']}: the slot cannot be started anew"
+        return Verdict(State.FAILED, cause, "`pulumi up` starts the socket and the slot")
     health = facts["health"]
     if health is not None and health["status"] != 200:
         answer = f"{health['status'] or ''} {health['line']}".strip()

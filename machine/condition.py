@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from server import LIVE, RUN, SLOTS, manifest_of, named
-from slot import BLUE, GREEN, apart, gateways, get, private_socket, shown, state_of, state_of_slot, units
+from server import LIVE, RUN, SLOTS, manifest_of, named, run
+from slot import BLUE, GREEN, apart, gateways, get, private_socket, state_of, state_of_slot
 from vitals import vitals
 
 PORT = 8000
@@ -32,6 +32,8 @@ def condition() -> dict[str, Any]:
 
     live_since_s: when the live release became so (seconds since 1970). queue: connections that wait to be accepted,
     None where the port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one.
+    restarts: unit -> how often systemd started it again since its start, of those that it did. socket: state of the
+    listening socket; "" where an Nginx listens.
     """
     slots = [slot for slot in (BLUE, GREEN) if state_of_slot(slot) == "active"]
     return {
@@ -39,11 +41,19 @@ def condition() -> dict[str, Any]:
         "boot": state_of("app-boot"),
         "queue": accept_queue(PROCESS_PORTS if apart()[1] else ()),
         "gateway": {slot: found for slot in slots if (found := gateway(slot))},
-        "restarts": {slot: sum(map(int, shown("NRestarts", units(slot)))) for slot in slots},
+        "restarts": restarts(),
+        "socket": "" if apart()[1] else state_of("app.socket"),
         "health": next((health(slot) for slot in slots if named(SLOTS / slot) == named(LIVE)), None),
         "cpus": len(os.sched_getaffinity(0)),
         "machine": vitals(),
     }
+
+
+def restarts() -> dict[str, int]:
+    """How often units of the application were started again, of those that were."""
+    text = run("systemctl", "show", "-p", "Id", "-p", "NRestarts", "app@*", "app-worker-*").stdout
+    pairs = [(words[0][3:], words[1][10:]) for each in text.split("\n\n") if len(words := sorted(each.split())) == 2]
+    return {unit: int(times) for unit, times in pairs if times != "0"}
 
 
 def gateway(slot: str) -> dict[str, int] | None:

@@ -24,6 +24,8 @@ CONF = Path("/etc/nginx/nginx.conf")
 RELOAD_S = 15
 # Seconds for a process to answer after a boot; less than systemd gives Nginx to start (90 s), which then tries again.
 WAIT_S = 60
+# Seconds between two looks for processes that supervisord gave up.
+AGAIN_S = 5
 
 
 def aim(slot: str) -> None:
@@ -93,15 +95,19 @@ def workers() -> dict[int, bool]:
 
 
 def of_supervisord(slot: str) -> list[dict[str, Any]]:
-    """What supervisord tells of each process (its XML-RPC); nothing while it does not answer."""
-    asked = xmlrpc.client.dumps((), "supervisor.getAllProcessInfo")
-    with (
-        contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error),
-        contextlib.closing(connect(RUN / f"app-{slot}" / "supervisor.sock", 5)) as connection,
-    ):
-        connection.request("POST", "/RPC2", asked, {"Content-Type": "text/xml"})
-        return cast("Any", xmlrpc.client.loads(connection.getresponse().read())[0][0])
+    """What supervisord tells of each process of the application; nothing while it does not answer."""
+    with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+        every = _ask_supervisord(slot, "supervisor.getAllProcessInfo")
+        return [each for each in every if each["group"] == slot]
     return []
+
+
+def _ask_supervisord(slot: str, method: str, *arguments: Any) -> Any:
+    """What a method of supervisord's XML-RPC returns. Raises OSError, HTTPException or xmlrpc.client.Error."""
+    with contextlib.closing(connect(RUN / f"app-{slot}" / "supervisor.sock", 5)) as connection:
+        body = xmlrpc.client.dumps(arguments, method)
+        connection.request("POST", "/RPC2", body, {"Content-Type": "text/xml"})
+        return cast("Any", xmlrpc.client.loads(connection.getresponse().read())[0][0])
 
 
 def wait() -> None:
@@ -118,5 +124,17 @@ def wait() -> None:
     sys.exit(f"no process of slot {slot} answers 200 to GET {path}: the port stays closed")
 
 
+def start_again(slot: str) -> None:
+    """Start what supervisord gave up; that leaves a process that ended too often alone for ever."""
+    while True:
+        time.sleep(AGAIN_S)
+        for each in of_supervisord(slot):
+            if each["statename"] == "FATAL":
+                with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+                    _ask_supervisord(slot, "supervisor.startProcess", f"{each['group']}:{each['name']}", False)
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["again"]:
+        start_again(sys.argv[2])
     wait()

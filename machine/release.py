@@ -53,6 +53,7 @@ from slot import (
     answers,
     drain_s,
     lead,
+    mend_socket,
     put,
     serving_slots,
     start_and_gate,
@@ -75,6 +76,7 @@ def switch(release: str) -> None:
     if not (place / ".staged").exists():
         raise Failure(f"{release} is not staged here; stage it first")
     manifest = manifest_of(release)
+    mend_socket()
     serving = serving_slots()
     good = [slot for slot in serving if named(SLOTS / slot) == named(LIVE)]
     if named(LIVE) == release and good and answers(good[0], manifest):
@@ -164,6 +166,7 @@ def boot() -> None:
         # A name of its own each time: the retry that fails runs in the unit of the one before.
         unit = f"{RETRY_UNIT}-{time.time_ns()}"
         run("systemd-run", f"--unit={unit}", "--collect", f"--on-active={RETRY_S}", str(Path(__file__)), "retry")
+    mend_socket()
     if LIVE.exists() and not serving_slots():
         put(BLUE, LIVE.resolve())
         start_at_boot(BLUE)

@@ -164,6 +164,18 @@ def stop(slot: str, drain_s: float) -> None:
     run("systemctl", "reset-failed", *every)
 
 
+def mend_socket() -> None:
+    """Have systemd listen again where its socket failed: a slot that runs holds the port, and must end for that."""
+    serving = serving_slots()
+    if apart()[1] or not serving or state_of("app.socket") not in ("failed", "inactive"):
+        return
+    say("app.socket had ended: it and the slot that serves are started anew")
+    for slot in serving:
+        stop(slot, drain_s(slot))
+    run("systemctl", "start", "app.socket")
+    run("systemctl", "start", *units(serving[0]), timeout_s=600)
+
+
 def has_no_children(pid: str) -> bool:
     """Whether a process surely has no child: the kernel may not tell (CONFIG_PROC_CHILDREN)."""
     try:

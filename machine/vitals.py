@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 import time
 from typing import Any
 
@@ -11,7 +13,8 @@ from typing import Any
 def vitals() -> dict[str, Any]:
     """clock_s: seconds since 1970 by this machine's own clock. system: starting, running, degraded, ...
 
-    Sizes are those of the root file system.
+    Sizes are those of the root file system. disk_error: why it takes no more, "" when it does; a limit that the host
+    keeps (LXD) is no size of the file system.
     """
     listed = subprocess.run(
         ["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"],
@@ -22,7 +25,20 @@ def vitals() -> dict[str, Any]:
     return {
         "disk_bytes": disk.total,
         "disk_free_bytes": disk.free,
+        "disk_error": write_error(),
         "failed_units": [line.split()[0] for line in listed.splitlines() if line.strip()],
         "system": state.strip(),
         "clock_s": time.time(),
     }
+
+
+def write_error(folder: str = "/var/tmp") -> str:  # noqa: S108  it is asked of the disk, and gone at once
+    """Why a file of 256 KiB cannot be written, or ""."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 18))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class SecurityGroup:
     """A set of machines that share who may reach them.
 
-    id: EC2 security group id, or the name of the LXD network. cidr: addresses of its machines, where a platform
-    needs them to write a rule (LXD); empty on AWS, whose rules name the group itself.
+    id: EC2 security group id, or the name of the LXD network. addresses: those that its machines have,
+    where a platform needs them to write a rule (LXD); empty on AWS, whose rules name the group itself.
     """
 
     id: pulumi.Output[str]
-    cidr: pulumi.Output[str]
+    addresses: pulumi.Output[str]
     resource: pulumi.Resource
 
 

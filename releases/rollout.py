@@ -20,6 +20,7 @@ from releases.journal import Journal, released
 from releases.release import Release
 from releases.static import StaticFiles
 from releases.transport import SecretStore, Store, Transport
+from releases.workers import say_ending_workers
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Rollout:
         missing = [server.name for server in self.plan.servers if server not in states and server not in late]
         missing += self.static.make_live()
         self._prune([*states, *late])
+        say_ending_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
         self.fleet.say(f"release {self.id} serves on {len(states) + len(late)} servers")
 

@@ -103,6 +103,8 @@ def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Cal
     ]
     # mmdebstrap may run as a plain user in a namespace: the archive keeps ownership without the host's root.
     squash = ["mksquashfs", "-", str(made / ROOT), "-tar", "-quiet", "-no-progress"]
+    # Else `/` is 0777: everyone may rename /etc.
+    squash += ["-root-mode", "0755"]
     squash += ["-comp", "zstd", "-Xcompression-level", "3"]
     _pipe(command, squash, say)
     # Last: a folder with it is whole.

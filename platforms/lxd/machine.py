@@ -7,9 +7,10 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from platforms.lxd import label, neighbour
+from platforms.lxd import label, neighbour, store
 from platforms.lxd.client import Client, LxdError, NotFound, Unavailable, url
 
 ADDRESS_TIMEOUT_S = 60.0
@@ -28,7 +29,10 @@ SIZED_DRIVERS = frozenset({"btrfs", "zfs", "lvm", "ceph"})
 
 @dataclass(frozen=True)
 class Spec:
-    """What a machine is made from. store: folder of the host that it reads at /srv/store, "" for none."""
+    """What a machine is made from. store: folder of the host that it reads below /srv/store, "" for none.
+
+    That is the folder of one application: another's code, settings and environment are not its business.
+    """
 
     stack: str
     owner: str
@@ -52,6 +56,9 @@ def create(client: Client, spec: Spec) -> tuple[str, str]:
     for left in owned(client, spec.owner, spec.role):
         if left["config"].get(label.CONFIRMED) != "true":
             remove(client, left["name"])
+    if spec.store:
+        # LXD mounts what is there; the first release comes after the machine.
+        store.create(Path(spec.store))
     name = label.machine_name(spec.stack, spec.role)
     address = _make(client, name, spec)
     try:
@@ -132,7 +139,8 @@ def body(name: str, spec: Spec, *, fingerprint: str, address: str, sized: bool) 
         NIC: {**nic, "security.port_isolation": "true"} if spec.isolated else nic,
     }
     if spec.store:
-        devices["store"] = {"type": "disk", "source": spec.store, "path": STORE_PATH, "readonly": "true"}
+        path = f"{STORE_PATH}/{Path(spec.store).name}"
+        devices["store"] = {"type": "disk", "source": spec.store, "path": path, "readonly": "true"}
     return {
         "name": name,
         "type": "container",

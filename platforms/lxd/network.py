@@ -21,16 +21,16 @@ _choosing = threading.Lock()
 
 @dataclass(frozen=True)
 class Rule:
-    """Whoever has an address in cidr ("" for everyone) may connect to the TCP port."""
+    """Whoever has one of the addresses (as LXD writes a range; "" for everyone) may connect to the TCP port."""
 
     port: int
-    cidr: str = ""
+    addresses: str = ""
 
 
 def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tuple[str, str]:
     """The group with exactly these rules: made, completed (a killed run left half of it) or changed in place.
 
-    Returns the network's name and its IPv4 subnet.
+    Returns the network's name and the addresses that its machines have.
     """
     name = label.network_name(owner, role)
     ingress = acl_rules(rules)
@@ -54,15 +54,21 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
             body = {"name": name, "type": "bridge", "description": f"{owner} {role}"}
             client.request("POST", url("networks"), {**body, "config": config})
         network = client.get(url("networks", name))
-    return name, str(ipaddress.ip_interface(network["config"]["ipv4.address"]).network)
+    return name, _of_machines(network)
 
 
-def cidr(client: Client, name: str, owner: str) -> str | None:
-    """The subnet of the group, or None when its network or its ACL is gone."""
+def addresses(client: Client, name: str, owner: str) -> str | None:
+    """The addresses that machines of the group have, or None when its network or its ACL is gone."""
     network = _owned(client, "networks", name, owner)
     if network is None or _owned(client, "network-acls", name, owner) is None:
         return None
-    return str(ipaddress.ip_interface(network["config"]["ipv4.address"]).network)
+    return _of_machines(network)
+
+
+def _of_machines(network: dict[str, Any]) -> str:
+    """The range of addresses of a network but the host's own: any user of the host may send from that one."""
+    hosts = list(ipaddress.ip_interface(network["config"]["ipv4.address"]).network.hosts())
+    return f"{hosts[1]}-{hosts[-1]}"
 
 
 def rules(client: Client, name: str) -> list[Rule]:
@@ -72,7 +78,7 @@ def rules(client: Client, name: str) -> list[Rule]:
     return sorted(
         # What somebody added by hand and no rule of ours can be (a range) is port 0: it differs, so `up` puts it right.
         (Rule(_port(rule.get("destination_port", "")), rule.get("source", "")) for rule in found),
-        key=lambda rule: (rule.port, rule.cidr),
+        key=lambda rule: (rule.port, rule.addresses),
     )
 
 
@@ -96,9 +102,9 @@ def remove(client: Client, name: str, owner: str) -> None:
 def acl_rules(rules: Sequence[Rule]) -> list[dict[str, str]]:
     """Rules as LXD writes them, in an order of their own so that equal sets are equal lists."""
     made: list[dict[str, str]] = []
-    for rule in sorted(rules, key=lambda rule: (rule.port, rule.cidr)):
+    for rule in sorted(rules, key=lambda rule: (rule.port, rule.addresses)):
         entry = {"action": "allow", "state": "enabled", "protocol": "tcp", "destination_port": str(rule.port)}
-        made.append({**entry, "source": rule.cidr} if rule.cidr else entry)
+        made.append({**entry, "source": rule.addresses} if rule.addresses else entry)
     return made
 
 

@@ -37,17 +37,17 @@ class LxdPlatform:
         self, name: str, ingress: Sequence[platforms.Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
     ) -> platforms.SecurityGroup:
         """See Platform."""
-        rules = [{"port": rule.port, "cidr": rule.source.cidr if rule.source else ""} for rule in ingress]
+        rules = [{"port": rule.port, "addresses": rule.source.addresses if rule.source else ""} for rule in ingress]
         props = {
             "owner": self._owner,
             "role": name,
             "network": label.network_name(self._owner, name),
             "isolated": isolated,
             "rules": rules,
-            "cidr": None,
+            "addresses": None,
         }
         group = resources.Group(resources.GroupProvider(), name, props, opts)
-        return platforms.SecurityGroup(group.network, group.cidr, group)
+        return platforms.SecurityGroup(group.network, group.addresses, group)
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> platforms.Store:
         """See Platform."""
@@ -80,7 +80,7 @@ class LxdPlatform:
             "cpus": args.size.cpus,
             "memory_mib": args.size.memory_mib,
             "disk_gib": args.size.disk_gib,
-            "store": store.spec["path"] if store else "",
+            "store": pulumi.Output.concat(store.spec["path"], "/", args.app) if store else "",
             "status": machine.RUNNING,
             "name": None,
             "address": None,

@@ -13,7 +13,7 @@ from typing import Any
 SUITE = "bookworm"
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 # Raise it when the way an image is built changes and what it is built from does not say so.
-REVISION = 1
+REVISION = 2
 
 BASE_PACKAGES = (
     "ca-certificates",

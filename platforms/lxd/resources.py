@@ -93,9 +93,9 @@ class GroupProvider(Provider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         with _told():
-            rules = [network.Rule(int(rule["port"]), rule["cidr"]) for rule in props["rules"]]
-            name, cidr = network.ensure(Client(), props["owner"], props["role"], rules)
-        return CreateResult(name, self.outs(props, rules=_sorted(props["rules"]), cidr=cidr))
+            rules = [network.Rule(int(rule["port"]), rule["addresses"]) for rule in props["rules"]]
+            name, addresses = network.ensure(Client(), props["owner"], props["role"], rules)
+        return CreateResult(name, self.outs(props, rules=_sorted(props["rules"]), addresses=addresses))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         return UpdateResult(self.create(_news).outs)
@@ -103,11 +103,11 @@ class GroupProvider(Provider):
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         with _told():
             client = Client()
-            cidr = network.cidr(client, id_, props["owner"])
-            if cidr is None:
+            addresses = network.addresses(client, id_, props["owner"])
+            if addresses is None:
                 return GONE
-            rules = [{"port": rule.port, "cidr": rule.cidr} for rule in network.rules(client, id_)]
-        return ReadResult(id_, self.outs(props, rules=rules, cidr=cidr))
+            rules = [{"port": rule.port, "addresses": rule.addresses} for rule in network.rules(client, id_)]
+        return ReadResult(id_, self.outs(props, rules=rules, addresses=addresses))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         with _told():
@@ -115,14 +115,14 @@ class GroupProvider(Provider):
 
 
 def _sorted(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return sorted((dict(rule) for rule in rules), key=lambda rule: (rule["port"], str(rule["cidr"])))
+    return sorted((dict(rule) for rule in rules), key=lambda rule: (rule["port"], str(rule["addresses"])))
 
 
 class Group(Resource, module="lxd", name="SecurityGroup"):
     """A network and its ACL. Inputs: owner, role, network, isolated (its machines apart), rules."""
 
     network: pulumi.Output[str]
-    cidr: pulumi.Output[str]
+    addresses: pulumi.Output[str]
     isolated: pulumi.Output[bool]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import secrets
 import subprocess
 import threading
 import time
@@ -18,6 +20,31 @@ _TIMED_OUT = frozenset({124, 137})
 # The machine's own clock ends a command; this much later the host gives up on the machine.
 _GRACE_S = 15.0
 _FAILED = 1
+# LXD 5.0.2 does not always connect a command with its output: that is lost then, or `lxc` hangs (12 of 640 `echo`, 16
+# at a time). So the command's shell prints a word and waits for it to come back before it does anything. Where the word
+# does not come, nothing has run, and it is tried again. Then it prints the word with the exit code, in the one stream
+# that keeps the order, and waits until that has arrived. $1: the word. $2: bytes of standard input for the command.
+_SHELL = """\
+exec 2>&1
+word=$1 size=$2
+shift 2
+echo "$word"
+read -r back
+[ "$back" = "$word" ] || exit 1
+head -c "$size" | "$@"
+code=$?
+echo "$word $code"
+timeout 10 cat >/dev/null
+exit $code"""
+_WORD = f"wsgi-fleet-{secrets.token_hex(8)}"
+_BEGIN_S = 10.0
+_TRIES = 3
+# Seconds for `lxc` to end when the command has.
+_END_S = 2.0
+
+
+class _NotBegun(Exception):
+    """The command did not run: LXD did not connect it."""
 
 
 class LxdTransport:
@@ -37,7 +64,6 @@ class LxdTransport:
     ) -> Result:
         """See Transport.exec."""
         self._require_running(machine)
-        began = time.monotonic()
         arguments = [*self._client.command(), "exec", "--project", "default", "--mode", "non-interactive"]
         # `timeout` runs inside, since killing `lxc` leaves the command running on the machine.
         arguments += [
@@ -46,11 +72,21 @@ class LxdTransport:
             "timeout",
             "--kill-after=5",
             str(max(1, math.ceil(timeout_s))),
-            *command,
         ]
-        code, output = _run(
-            arguments, self._client.command_environment(), stdin, timeout_s + _GRACE_S, on_line or (lambda _: None)
-        )
+        arguments += ["sh", "-c", _SHELL, "sh", _WORD, str(len(stdin)), *command]
+        environment, tell = self._client.command_environment(), on_line or _ignore
+        for _ in range(_TRIES):
+            began = time.monotonic()
+            try:
+                code, output = _run(arguments, environment, stdin, timeout_s + _GRACE_S, tell)
+                break
+            except _NotBegun:
+                self._require_running(machine)
+        else:
+            words = " ".join(command)[:80]
+            raise Unreachable(
+                f"{machine}: LXD did not start `{words}` in {_BEGIN_S:.0f} s, {_TRIES} times; restart LXD"
+            )
         elapsed_s = time.monotonic() - began
         if code is None or (code in _TIMED_OUT and elapsed_s >= timeout_s):
             raise TimeoutError(f"{machine}: {' '.join(command)[:80]} did not finish in {timeout_s:.0f} s")
@@ -71,6 +107,10 @@ class LxdTransport:
             raise Unreachable(f"{name} is {status.lower()}; `pulumi up --refresh` starts it")
 
 
+def _ignore(_line: str) -> None:
+    """Nobody wants to see lines as they come."""
+
+
 def _run(
     command: list[str],
     environment: dict[str, str],
@@ -78,47 +118,69 @@ def _run(
     timeout_s: float,
     on_line: Callable[[str], None],
 ) -> tuple[int | None, str]:
-    """Run a program of the host; its exit code (None: it was ended after timeout_s seconds) and its output."""
+    """Run a program of the host that talks as _SHELL does; its exit code, and its output without that talk.
+
+    The exit code is None where it was ended after timeout_s seconds. Raises _NotBegun.
+    """
     process = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
+    has_timed_out = False
 
-    def end() -> None:
-        ended.set()
-        process.kill()
+    def watch() -> None:
+        nonlocal has_timed_out
+        if not begun.wait(_BEGIN_S):
+            process.kill()
+        elif not ended.wait(timeout_s):
+            has_timed_out = True
+            process.kill()
 
-    watchdog = threading.Timer(timeout_s, end)
-    watchdog.daemon = True
-    watchdog.start()
-    feeder = threading.Thread(target=_feed, args=(process, stdin), daemon=True)
-    feeder.start()
+    for work, arguments in ((watch, ()), (_feed, (process, stdin, begun, ended))):
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+    code: int | None = None
     lines: list[str] = []
     try:
         # A pipe was asked for; the type cannot know.
         assert process.stdout is not None  # noqa: S101
-        for line in io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace"):
-            lines.append(line)
-            on_line(line.rstrip("\r\n"))
-        code = process.wait()
+        with io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace") as output:
+            for line in output:
+                text, word, last = line.partition(_WORD)
+                if word and not begun.is_set():
+                    begun.set()
+                    continue
+                if text:
+                    lines.append(text)
+                    on_line(text.rstrip("\r\n"))
+                if word:
+                    code = int(last)
+                    break
+            ended.set()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S if code is not None else None)
     finally:
-        watchdog.cancel()
+        has_begun = begun.is_set()
+        # In this order: the word must not be sent back to a command that nobody waits for.
+        ended.set()
+        begun.set()
         if process.poll() is None:
             process.kill()
             process.wait()
-    return (None if ended.is_set() else code), "".join(lines)
+    if code is None and not has_timed_out:
+        if not has_begun and process.returncode < 0:
+            raise _NotBegun
+        code = process.returncode
+    return code, "".join(lines)
 
 
-def _feed(process: subprocess.Popen[bytes], stdin: bytes) -> None:
-    """Write standard input; a program need not read it."""
+def _feed(process: subprocess.Popen[bytes], stdin: bytes, begun: threading.Event, ended: threading.Event) -> None:
+    """Send the word back when it has come, then standard input, which a program need not read; close it at the end."""
     if process.stdin is None:
         return
-    try:
-        process.stdin.write(stdin)
-        process.stdin.close()
-    except BrokenPipeError:
-        return
+    begun.wait()
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        if ended.is_set():
+            return
+        pipe.write(f"{_WORD}\n".encode() + stdin)
+        pipe.flush()
+        ended.wait()

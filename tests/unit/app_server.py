@@ -28,7 +28,7 @@ class AppServer:
     """
 
     root: Path
-    states: dict[str, str] = field(default_factory=dict[str, str])
+    states: dict[str, str] = field(default_factory=lambda: {"app.socket": "active"})
     events: list[str] = field(default_factory=list[str])
     answers: list[int | Exception] = field(default_factory=list["int | Exception"])
     starts: list[int | None] = field(default_factory=list["int | None"])

@@ -25,8 +25,8 @@ Answer = str | dict[str, Any] | tuple[int, str] | Exception
 def vitals(**changes: Any) -> dict[str, Any]:
     """Of any machine that is well."""
     gib = 1 << 30
-    well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": [], "system": "running"}
-    return {**well, "clock_s": time.time(), **changes}
+    well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": []}
+    return {**well, "disk_error": "", "system": "running", "clock_s": time.time(), **changes}
 
 
 def facts(**changes: Any) -> dict[str, Any]:
@@ -41,7 +41,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "gateway": {
             "blue": {"workers_busy": 1, "workers_idle": 3, "threads": 16, "threads_busy": 2, "listen_queue": 0}
         },
-        "restarts": {"blue": 0},
+        "restarts": {},
+        "socket": "active",
         "health": {"path": "/healthz", "status": 200, "line": "ok", "answer_ms": 2.0},
         "machine": vitals(),
         **changes,

@@ -20,7 +20,7 @@ def address(machine: str) -> str:
 
 
 OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
-    GROUP: lambda r: {"cidr": "10.0.1.0/24" if r.name == "balancer" else "10.0.0.0/24"},
+    GROUP: lambda r: {"addresses": "10.0.1.2-10.0.1.254" if r.name == "balancer" else "10.0.0.2-10.0.0.254"},
     MACHINE: lambda r: {"name": f"test-{r.name}-3fa9c2", "address": address(r.name)},
     SECRET: lambda r: {"value": f"made-for-{r.name}"},
 }

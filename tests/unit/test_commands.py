@@ -85,6 +85,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
         "p50_ms": 12.5,
         "p99_ms": 80.0,
         "errors_5xx": 0,
+        "background": [],
     }
     assert (second["state"], second["cause"], second["release"]) == ("unreachable", "no route to host", None)
 

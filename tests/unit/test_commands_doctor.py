@@ -85,6 +85,16 @@ def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack) -> None:
         ),
         (
             front(),
+            facts(machine=vitals(disk_error="Disk quota exceeded")),
+            "disk of hello-2: nothing can be written there: Disk quota exceeded -> Free some there, or raise size.disk",
+        ),
+        (
+            front(),
+            facts(socket="failed", machine=vitals(failed_units=["app.socket"])),
+            "hello-2: failed: app.socket is failed: the slot cannot be started anew -> `pulumi up` starts the socket",
+        ),
+        (
+            front(),
             facts(machine=vitals(failed_units=["cron.service", "app@green.service", "app-proof.service"])),
             "units of hello-2: cron.service failed -> `journalctl -u cron.service` on it says why;",
         ),
@@ -236,3 +246,38 @@ def test_a_balancer_on_which_nobody_asks_for_health_is_told(health: dict[str, An
     found = doctor.health_agent(health)
     assert (found.subject, found.problem) == ("health of servers", problem)
     assert ("`journalctl -u wsgi-fleet-health`" in found.remedy) == bool(problem)
+
+
+RESTARTS = "".join(
+    f"{second}.5 hello-2 systemd[1]: x: Scheduled restart job, restart counter is at 4.\n"
+    for second in (1795850000, 1795850002, 1795850004)
+)
+SINCE = "07:13:20"
+
+
+def keeps_ending(stack: FakeStack, unit: str, starts: str = RESTARTS) -> None:
+    """Have a unit of hello-2 end again and again."""
+    stack.machines.status("hello-2", facts(restarts={unit: 3}))
+    ask = "journalctl --no-pager --quiet"
+    stack.machines.answers["m-hello-2", f"{ask} --output=short-unix --since=-120s _PID=1 UNIT={unit}"] = starts
+    stack.machines.answers["m-hello-2", f"{ask} --output=cat --lines=3 _SYSTEMD_UNIT={unit}"] = "no database\n\nbye\n"
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        ("app@blue.service", "hello-2: restarting: app@blue"),
+        ("app-worker-mail@1.service", "workers of hello-2: app-worker-mail@1"),
+    ],
+)
+def test_what_is_started_again_and_again_is_told_with_its_last_lines(stack: FakeStack, unit: str, told: str) -> None:
+    keeps_ending(stack, unit)
+    (wrong,), code = examined()
+    lines = "its last lines: no database | bye"
+    assert wrong.startswith(f"{told} keeps ending: 3 times since {SINCE} UTC; {lines} -> ")
+    assert code == 1
+
+
+def test_what_was_started_again_long_ago_is_not_told(stack: FakeStack) -> None:
+    keeps_ending(stack, "app@blue.service", "")
+    assert examined() == ([], 0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
 import condition
 import pytest
+import vitals
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -89,3 +93,25 @@ def test_the_kernel_counts_what_waits_here() -> None:
             condition.PORT = before
             for client in clients:
                 client.close()
+
+
+def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = {"app@blue": 8, "app@green": 0, "app-worker-m@1": 12}
+    text = "\n".join(f"NRestarts={times}\nId={unit}.service\n" for unit, times in units.items())
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        assert command == ("systemctl", "show", "-p", "Id", "-p", "NRestarts", "app@*", "app-worker-*")
+        return subprocess.CompletedProcess(command, 0, text, "")
+
+    monkeypatch.setattr(condition, "run", run)
+    assert condition.restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
+
+
+def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert vitals.write_error(str(tmp_path)) == ""
+
+    def full(_file: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert vitals.write_error(str(tmp_path)) == "Disk quota exceeded"

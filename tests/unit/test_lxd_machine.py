@@ -25,7 +25,7 @@ SPEC = Spec(
     cpus=2,
     memory_mib=512,
     disk_gib=8,
-    store="/project/store",
+    store="/project/store/hello",
 )
 STATE = r"PUT /1.0/instances/local-hello-1-\w+/state"
 
@@ -82,7 +82,7 @@ def test_a_machine_has_labels_limits_a_fixed_address_and_the_store_read_only() -
                 "ipv4.address": "10.7.7.9",
                 "security.port_isolation": "true",
             },
-            "store": {"type": "disk", "source": "/project/store", "path": "/srv/store", "readonly": "true"},
+            "store": {"type": "disk", "source": "/project/store/hello", "path": "/srv/store/hello", "readonly": "true"},
         },
     }
 

@@ -23,9 +23,9 @@ FROM_BALANCER = {
     "state": "enabled",
     "protocol": "tcp",
     "destination_port": "8000",
-    "source": "10.1.1.0/24",
+    "source": "10.1.1.2-10.1.1.254",
 }
-RULES = [Rule(8000, "10.1.1.0/24")]
+RULES = [Rule(8000, "10.1.1.2-10.1.1.254")]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def client(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Client:
 
 
 def test_a_group_is_a_bridge_that_refuses_all_but_its_rules(daemon: Daemon, client: Client) -> None:
-    assert network.ensure(client, OWNER, ROLE, RULES) == (NAME, "10.7.7.0/24")
+    assert network.ensure(client, OWNER, ROLE, RULES) == (NAME, "10.7.7.2-10.7.7.254")
     assert daemon.things["network-acls"][NAME] == {
         "name": NAME,
         "description": "who may enter local-abc123 app-hello",
@@ -86,7 +86,7 @@ def test_a_rule_for_everyone_names_no_source() -> None:
 
 
 def test_a_group_that_is_there_is_left_alone_whatever_the_order_of_its_rules(daemon: Daemon, client: Client) -> None:
-    rules = [Rule(80), Rule(443), Rule(80, "10.1.1.0/24")]
+    rules = [Rule(80), Rule(443), Rule(80, "10.1.1.2-10.1.1.254")]
     made = network.ensure(client, OWNER, ROLE, rules)
     daemon.calls.clear()
     assert network.ensure(client, OWNER, ROLE, rules[::-1]) == made
@@ -97,8 +97,8 @@ def test_a_half_made_group_is_completed(daemon: Daemon, client: Client) -> None:
     daemon.refuse("POST /1.0/networks", 500, "killed")
     with pytest.raises(LxdError, match="killed"):
         network.ensure(client, OWNER, ROLE, RULES)
-    assert network.cidr(client, NAME, OWNER) is None
-    assert network.ensure(client, OWNER, ROLE, RULES) == (NAME, "10.7.7.0/24")
+    assert network.addresses(client, NAME, OWNER) is None
+    assert network.ensure(client, OWNER, ROLE, RULES) == (NAME, "10.7.7.2-10.7.7.254")
     assert daemon.calls == ["POST /1.0/network-acls", "POST /1.0/networks", "POST /1.0/networks"]
 
 
@@ -107,7 +107,7 @@ def test_rules_are_changed_in_place_and_read_back(daemon: Daemon, client: Client
     daemon.calls.clear()
     network.ensure(client, OWNER, ROLE, [Rule(9000), *RULES])
     assert daemon.calls == [f"PUT /1.0/network-acls/{NAME}"]
-    assert network.rules(client, NAME) == [Rule(8000, "10.1.1.0/24"), Rule(9000)]
+    assert network.rules(client, NAME) == [Rule(8000, "10.1.1.2-10.1.1.254"), Rule(9000)]
 
 
 def test_a_rule_that_somebody_switched_off_is_not_in_force(daemon: Daemon, client: Client) -> None:

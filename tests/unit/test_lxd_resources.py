@@ -64,7 +64,7 @@ def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
             "role": "app-hello",
             "network": NETWORK,
             "isolated": True,
-            "rules": [{"port": 8000.0, "cidr": "10.1.1.0/24"}, {"port": 80.0, "cidr": ""}],
+            "rules": [{"port": 8000.0, "addresses": "10.1.1.2-10.1.1.254"}, {"port": 80.0, "addresses": ""}],
         },
         "image": {
             "owner": OWNER,
@@ -144,7 +144,7 @@ UPDATED = {
     "step": ["machine", "command", "stdin"],
 }
 OTHERS: dict[str, Any] = {
-    "rules": [{"port": 80, "cidr": ""}],
+    "rules": [{"port": 80, "addresses": ""}],
     "isolated": False,
     "command": ["other"],
     "port": 9,

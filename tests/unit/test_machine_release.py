@@ -54,7 +54,7 @@ class Store:
 @pytest.fixture
 def store(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A server that boots: nothing serves yet."""
-    host.states.clear()
+    host.states = {"app.socket": "active"}
     (server.SLOTS / "blue").unlink()
     return Store(monkeypatch)
 
@@ -225,3 +225,31 @@ def test_one_verb_runs_at_a_time() -> None:
             pass
     with server.lock(0):
         pass
+
+
+@pytest.mark.parametrize("state", ["failed", "inactive"])
+def test_a_socket_that_failed_is_started_anew_with_the_slot_that_held_its_port(host: AppServer, state: str) -> None:
+    host.states["app.socket"] = state
+    release.switch("r2")
+    assert host.events == [
+        "stop app@blue, live r1",
+        "start app.socket, live r1",
+        "start app@blue, live r1",
+        "start app@green, live r1",
+        "stop app@blue, live r2",
+    ]
+    assert host.states == {"app.socket": "active", "app@blue": "inactive", "app@green": "active"}
+
+
+def test_a_boot_by_hand_mends_a_socket_that_failed(host: AppServer, store: Store) -> None:
+    store.holds = b"r1"
+    host.serves("r1")
+    host.states["app.socket"] = "failed"
+    release.boot()
+    assert host.events == ["stop app@blue, live r1", "start app.socket, live r1", "start app@blue, live r1"]
+
+
+def test_a_socket_that_failed_while_nothing_serves_is_left_to_the_slot_that_starts(host: AppServer) -> None:
+    host.states = {"app.socket": "failed", "app@blue": "failed"}
+    release.switch("r2")
+    assert host.events == ["start app@blue, live r1"]

@@ -6,6 +6,7 @@ import ast
 import configparser
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from staging import quoted
 
 import app_server
 import rendering
+import user_data
 from settings import App, Balancer
 from settings.route import Routed
 
@@ -131,6 +133,8 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
         name = Path(path).name
         sources = [ROOT / "machine" / name, *(ROOT / "templates").rglob(name)]
         expected = [source.read_text() for source in sources if source.exists()]
+        if path.startswith("/etc/systemd/system/app"):
+            expected = [user_data.without_comments(text) for text in expected]
         if name.endswith(".py"):
             assert meaning(content) == meaning(expected[0]), path
         elif expected:
@@ -195,6 +199,42 @@ def test_slots_share_the_socket_and_nothing_that_one_could_delete_under_the_othe
     assert service["RuntimeDirectory"] == "app-%i"
 
 
+@pytest.mark.parametrize(
+    ("restarts", "seconds_ago", "slept"),
+    [
+        (0, None, None),
+        (3, 1, None),
+        (4, 1, "1"),
+        (8, 1, "5"),
+        (13, 1, "10"),
+        (5000, 1, "10"),
+        (5000, 61, None),
+        (5000, None, None),
+    ],
+)
+def test_what_ends_again_and_again_waits_longer_each_time_and_is_never_given_up(
+    tmp_path: Path, restarts: int, seconds_ago: float | None, slept: str | None
+) -> None:
+    assert dict(unit(proof=False)["Unit"])["StartLimitIntervalSec"] == "0"
+    command = dict(unit(proof=False)["Service"])["ExecStartPre"].removeprefix("+/bin/sh -c ").strip("'")
+    command = command.replace("$$", "$").replace("/run/", f"{tmp_path}/").replace("%n", "app@blue.service")
+    (tmp_path / "systemctl").write_text(
+        f"#!/bin/sh\n[ \"$*\" = 'show -P NRestarts app@blue.service' ]; echo {restarts}\n"
+    )
+    (tmp_path / "sleep").write_text(f'#!/bin/sh\necho "$1" >{tmp_path}/slept\n')
+    for name in ("systemctl", "sleep"):
+        (tmp_path / name).chmod(0o755)
+    begun = tmp_path / "start-app@blue"
+    if seconds_ago is not None:
+        begun.touch()
+        os.utime(begun, (time.time() - seconds_ago, time.time() - seconds_ago))
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-c", command.replace("%N", "app@blue")], check=True, env=path)
+    waited = tmp_path / "slept"
+    assert (waited.read_text().strip() if waited.exists() else None) == slept
+    assert time.time() - begun.stat().st_mtime < 10
+
+
 def test_a_release_is_proven_without_the_public_socket() -> None:
     sections = unit(proof=True)
     assert "app.socket" not in str(sections)
@@ -206,6 +246,7 @@ def test_proof_and_slot_are_hardened_alike() -> None:
         "Sockets",
         "Restart",
         "RestartSec",
+        "ExecStartPre",
         "WorkingDirectory",
         "EnvironmentFile",
         "ExecStart",

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from releases import lock, record
-from releases.fleet import Server
+from releases.fleet import Fleet, Server
 from releases.record import current
 from releases.rollout import RolloutError, batches
 from releases.transport import Result, Unreachable
+from releases.workers import say_ending_workers
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, release, roll_out
 
 
@@ -373,3 +374,28 @@ def test_of_two_that_want_the_lock_at_once_one_gets_it() -> None:
     for thread in threads:
         thread.join()
     assert (len(got), len(refused)) == (1, 7)
+
+
+def test_a_worker_that_keeps_ending_is_told_when_its_release_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    unit, said = "app-worker-mail@1.service", list[str]()
+
+    class Ending:
+        def exec(self, machine: str, command: Sequence[str], **_: Any) -> Result:
+            if command[0] == "journalctl":
+                assert f"_SYSTEMD_UNIT={unit}" in command
+                return Result(0, "no such queue\n" if machine == "a-1" else "")
+            return Result(0, json.dumps({"restarts": {"app@blue.service": 1, unit: 2} if machine != "a-3" else {}}))
+
+    servers = [Server(name, name) for name in NAMES]
+    fleet = Fleet("a", Ending(), said.append, first=servers[0], start_timeout_s=9, drain_timeout_s=9)
+    say_ending_workers(fleet, servers, b'{"workers": {}}')
+    assert (said, waited) == ([], [])
+    say_ending_workers(fleet, servers, b'{"workers": {"mail": {}}}')
+    told = "worker mail@1 has ended 2 times since it was started with this release; it is started again for ever."
+    assert said == [
+        f"a: warning: a-1: {told} Its last lines:\n    no such queue",
+        f"a: warning: a-2: {told} Its last lines:\n    (it logged nothing)",
+    ]
+    assert waited == [5.0]

@@ -1,0 +1,60 @@
+"""Units of a server that end again and again: systemd starts them for ever, so a person must be told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from releases.fleet import Server
+from releases.transport import Transport, Unreachable
+
+# A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
+AT_LEAST, WINDOW_S = 3, 120
+ASK_S = 20.0
+LINES = 3
+# Written by systemd for each restart.
+_RESTART = "Scheduled restart job"
+
+
+@dataclass(frozen=True)
+class Restarting:
+    """times: how often within WINDOW_S, first at since_s (seconds since 1970). lines: what it logged last."""
+
+    unit: str
+    times: int
+    since_s: float
+    lines: Sequence[str]
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.since_s, UTC).strftime("%H:%M:%S")
+        last = f"; its last lines: {' | '.join(self.lines)}" if self.lines else ""
+        return f"{self.unit} keeps ending: {self.times} times since {since} UTC{last}"
+
+
+def find_restarting(transport: Transport, server: Server, facts: Mapping[str, Any]) -> list[Restarting]:
+    """Ask the journal of a server about units that were started again. facts: of release.py status."""
+    suspects = [unit for unit, times in facts["restarts"].items() if times >= AT_LEAST]
+    found = (_ask(transport, server, unit) for unit in sorted(suspects))
+    return [each for each in found if each is not None]
+
+
+def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
+    name = unit.removesuffix(".service")
+    since = f"--since=-{WINDOW_S}s"
+    text = _journal(transport, server, "--output=short-unix", since, "_PID=1", f"UNIT={unit}")
+    starts = [float(line.split()[0]) for line in text.splitlines() if _RESTART in line]
+    if len(starts) < AT_LEAST:
+        return None
+    last = _journal(transport, server, "--output=cat", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}")
+    return Restarting(name, len(starts), starts[0], [line.strip() for line in last.splitlines() if line.strip()])
+
+
+def _journal(transport: Transport, server: Server, *options: str) -> str:
+    """What the journal has; nothing where the server does not say."""
+    try:
+        done = transport.exec(server.target, ["journalctl", "--no-pager", "--quiet", *options], timeout_s=ASK_S)
+    except (Unreachable, TimeoutError):
+        return ""
+    return "" if done.exit_code else done.output

@@ -1,0 +1,38 @@
+"""Workers beside the application that end as soon as they are started: the release serves, but a person must know."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+
+from releases.fleet import Fleet, Server, ServerFailure
+
+# Seconds for a worker to end and be started again (RestartSec=2 of its unit) twice.
+WATCH_S = 5.0
+ASK_S = 20
+LINES = 5
+UNIT = "app-worker-"
+
+
+def say_ending_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes) -> None:
+    """Watch the workers of a release for WATCH_S seconds and say of each that has ended what it logged last."""
+    if not json.loads(manifest).get("workers"):
+        return
+    time.sleep(WATCH_S)
+    for server in servers:
+        try:
+            for unit, times in fleet.status(server).get("restarts", {}).items():
+                if unit.startswith(UNIT):
+                    fleet.say(_describe(fleet, server, unit, times))
+        except ServerFailure as failure:
+            fleet.say(f"its workers are not known: {failure}")
+
+
+def _describe(fleet: Fleet, server: Server, unit: str, times: int) -> str:
+    command = ["--no-pager", "--quiet", "--output=cat", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}"]
+    text = fleet.run(server, "workers", command, timeout_s=ASK_S, quiet=True, program="journalctl").output
+    lines = [f"    {line}" for line in text.splitlines() if line.strip()] or ["    (it logged nothing)"]
+    name = unit.removeprefix(UNIT).removesuffix(".service")
+    first = f"warning: {server.name}: worker {name} has ended {times} times since it was started with this release"
+    return "\n".join([f"{first}; it is started again for ever. Its last lines:", *lines])
