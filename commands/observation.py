@@ -117,7 +117,7 @@ def observe(target: Target, told: Callable[[], Report] | None = None) -> Observa
         }
         now = record.current(target.store)
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
-        moving = rollout_of(json.loads(target.store.read(lock.KEY) or b"null"), time.time())
+        moving = rollout_of(lock.parse(target.store.read(lock.KEY)), time.time())
         balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
         ending = {
             server.name: pool.submit(find_restarting, target.transport, server, facts)

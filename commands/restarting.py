@@ -13,7 +13,8 @@ from releases.transport import Transport, Unreachable
 # A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
 AT_LEAST, WINDOW_S = 3, 120
 ASK_S = 20.0
-LINES = 3
+# Of what it logged; of those the exception of the last traceback is told, else the last three.
+LINES, SHOWN = 60, 3
 # Written by systemd for each restart.
 _RESTART = "Scheduled restart job"
 
@@ -48,7 +49,15 @@ def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
     if len(starts) < AT_LEAST:
         return None
     last = _journal(transport, server, "--output=cat", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}")
-    return Restarting(name, len(starts), starts[0], [line.strip() for line in last.splitlines() if line.strip()])
+    return Restarting(name, len(starts), starts[0], cause_in(last.splitlines()))
+
+
+def cause_in(lines: Sequence[str]) -> list[str]:
+    """The exception that the last traceback ends with, else the last lines."""
+    said = [line.rstrip() for line in lines if line.strip()]
+    begun = [number for number, line in enumerate(said) if line.startswith("Traceback (most recent call last)")]
+    raised = [line for line in said[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
+    return raised[:1] or said[-SHOWN:]
 
 
 def _journal(transport: Transport, server: Server, *options: str) -> str:

@@ -13,6 +13,8 @@ from releases.lock import whoami
 from releases.transport import Store
 
 PREFIX = "journal/"
+# The result of an entry whose file does not read.
+DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,29 @@ class Journal:
 def entries(store: Store) -> Iterator[Entry]:
     """What happened, newest first."""
     for key in reversed(store.keys(PREFIX)):
-        lines: list[dict[str, Any]] = [json.loads(line) for line in (store.read(key) or b"").splitlines()]
-        if not lines:
-            continue
-        first, last = lines[0], lines[-1]
-        yield Entry(
-            release=first["release"],
-            who=first["who"],
-            when=first["when"],
-            revision=first.get("revision", ""),
-            is_rollback=bool(first.get("rollback")),
-            result=last["event"],
-            seconds=last.get("seconds"),
-            why=last.get("why", ""),
-            missing=tuple(last.get("missing", ())),
-        )
+        content = store.read(key) or b""
+        try:
+            lines: list[dict[str, Any]] = [json.loads(line) for line in content.splitlines()]
+            if lines:
+                yield _entry(lines[0], lines[-1])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            when, _, release = key.removeprefix(PREFIX).removesuffix(".jsonl").rpartition("-")
+            why = f"{key} in the store is damaged; delete it, or leave it: nothing is decided by it"
+            yield Entry(release, "-", when, "", is_rollback=False, result=DAMAGED, seconds=None, why=why, missing=())
+
+
+def _entry(first: dict[str, Any], last: dict[str, Any]) -> Entry:
+    return Entry(
+        release=first["release"],
+        who=first["who"],
+        when=first["when"],
+        revision=first.get("revision", ""),
+        is_rollback=bool(first.get("rollback")),
+        result=last["event"],
+        seconds=last.get("seconds"),
+        why=last.get("why", ""),
+        missing=tuple(last.get("missing", ())),
+    )
 
 
 def released(store: Store) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from releases.transport import Store
 
 KEY = "lock"
+_FIELDS = frozenset({"who", "since", "what", "host", "process", "token", "beat"})
 # Seconds: how often the holder says that it lives, and after how long a silent one counts as dead.
 BEAT_S, DEAD_S = 10.0, 60.0
 # Seconds to wait for a rollout whose `pulumi` was killed: it has lost its terminal, and still ends what it began.
@@ -142,4 +143,13 @@ def _encoded(content: dict[str, Any]) -> bytes:
 
 
 def _read(store: Store) -> dict[str, Any]:
-    return json.loads(store.read(KEY) or b"{}")
+    return parse(store.read(KEY))
+
+
+def parse(content: bytes | None) -> dict[str, Any]:
+    """What a lock says; {} where there is none, or a damaged one: nobody writes it anew, so nobody holds it."""
+    try:
+        found = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and found.keys() >= _FIELDS else {}

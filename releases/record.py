@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 
 from releases.transport import Store
 
+_RELEASE = re.compile(r"[A-Za-z0-9_-]+")
 POINTER, EPOCH, REJECTED, OWNER = "pointer", "epoch", "rejected/", "owner"
 
 
@@ -26,9 +28,12 @@ class Rejection:
 
 
 def current(store: Store) -> str | None:
-    """The release that the pointer names: the one that serves, and that booting servers take."""
-    content = store.read(POINTER)
-    return content.decode().strip() or None if content else None
+    """The release that the pointer names: the one that serves, and that booting servers take.
+
+    None where there is none, or the file is damaged: servers keep what they serve then, and `up` writes it anew.
+    """
+    name = (store.read(POINTER) or b"").decode(errors="replace").strip()
+    return name if _RELEASE.fullmatch(name) else None
 
 
 def point(store: Store, release: str) -> None:
@@ -37,8 +42,9 @@ def point(store: Store, release: str) -> None:
 
 
 def epoch(store: Store) -> int:
-    """How often the fleet was moved by hand: a number that `up` compares with the one it knows."""
-    return int(store.read(EPOCH) or b"0")
+    """How often the fleet was moved by hand: a number that `up` compares with the one it knows; -1 if it is damaged."""
+    text = (store.read(EPOCH) or b"0").decode(errors="replace").strip()
+    return int(text) if text.isascii() and text.isdigit() else -1
 
 
 def raise_epoch(store: Store) -> None:
@@ -54,7 +60,13 @@ def reject(store: Store, rejection: Rejection) -> None:
 def rejection(store: Store, release: str) -> Rejection | None:
     """Why a release may not be rolled out, or None."""
     content = store.read(f"{REJECTED}{release}")
-    return Rejection(**json.loads(content)) if content else None
+    if content is None:
+        return None
+    try:
+        return Rejection(**json.loads(content))
+    except (ValueError, TypeError):
+        # Whoever wrote it is not known any more; that it is rejected is.
+        return Rejection(release, "somebody", "a time that its damaged file does not say")
 
 
 def allow(store: Store, release: str) -> bool:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import hmac
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,14 @@ class Release:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "code.tar.gz").write_bytes(self.archive)
         (folder / "manifest.json").write_bytes(self.manifest)
+
+    def is_archive(self, content: bytes | None) -> bool:
+        """Whether bytes are its archive, whatever compressed it."""
+        try:
+            tar_ = gzip.decompress(content or b"")
+        except (OSError, EOFError, zlib.error):
+            return False
+        return hashlib.sha256(tar_).hexdigest() == json.loads(self.manifest).get("tar_sha256")
 
     @classmethod
     def load(cls, folder: Path) -> Release:

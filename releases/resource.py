@@ -24,8 +24,8 @@ from pulumi.dynamic import (
 import platforms
 from platforms import Reach, connect
 from releases import record
+from releases.drift import find_drift, find_strays
 from releases.fleet import Server
-from releases.journal import entries
 from releases.provider import say, told
 from releases.release import Release
 from releases.rollout import Plan, Rollout, RolloutError
@@ -54,7 +54,7 @@ class _Provider(ResourceProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         due = any(_olds.get(key) != _news.get(key) for key in DUE)
-        return DiffResult(changes=due or _is_unsettled(_store(_olds), int(_olds["epoch"])))
+        return DiffResult(changes=due or _has_drifted(_olds, _news))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         outs = _roll_out(props)
@@ -83,10 +83,14 @@ class _Provider(ResourceProvider):
             store.delete(key)
 
 
-def _is_unsettled(store: Store, epoch: int) -> bool:
-    """Whether the fleet may not be as the state has it: moved by hand, or by a rollout that was killed or left some."""
-    newest = next(entries(store), None)
-    return epoch != record.epoch(store) or not (newest and newest.is_settled)
+def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
+    """Whether the fleet is not as the state has it, and say why: the store is asked first, then the servers."""
+    release = str(olds["release"])
+    why = find_drift(_store(olds), release, int(olds["epoch"]))
+    found = [why] if why else find_strays(news["reach"], olds["servers"], release)
+    for line in found:
+        say(f"{olds['app']}: {line}: `up` puts it right")
+    return bool(found)
 
 
 def _store(props: Mapping[str, Any]) -> Store:
@@ -109,6 +113,8 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
     )
     store = _store(props)
     # Before it begins: a hand that moves the fleet meanwhile makes the next `up` look again.
+    if record.epoch(store) < 0:
+        record.raise_epoch(store)
     epoch = record.epoch(store)
     try:
         secrets = connect.secrets(props["store"], props["app"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
@@ -108,7 +110,8 @@ class FakeFleet:
 
 
 def release(number: int, task: str | None = None) -> Release:
-    return Release(manifest=json.dumps({"number": number, "release_task": task}).encode(), archive=b"archive")
+    manifest = {"number": number, "release_task": task, "tar_sha256": hashlib.sha256(b"files").hexdigest()}
+    return Release(manifest=json.dumps(manifest).encode(), archive=gzip.compress(b"files", mtime=0))
 
 
 def roll_out(

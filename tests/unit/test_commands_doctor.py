@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from commands import doctor
 from commands.__main__ import app
 from commands.observation import Report
+from commands.restarting import cause_in
 from platforms.diagnosis import Finding
 from platforms.lxd.diagnosis import inotify
 from tests.unit.fake_stack import GONE, FakeStack, facts, front, make, vitals
@@ -260,7 +261,7 @@ def keeps_ending(stack: FakeStack, unit: str, starts: str = RESTARTS) -> None:
     stack.machines.status("hello-2", facts(restarts={unit: 3}))
     ask = "journalctl --no-pager --quiet"
     stack.machines.answers["m-hello-2", f"{ask} --output=short-unix --since=-120s _PID=1 UNIT={unit}"] = starts
-    stack.machines.answers["m-hello-2", f"{ask} --output=cat --lines=3 _SYSTEMD_UNIT={unit}"] = "no database\n\nbye\n"
+    stack.machines.answers["m-hello-2", f"{ask} --output=cat --lines=60 _SYSTEMD_UNIT={unit}"] = "no database\n\nbye\n"
 
 
 @pytest.mark.parametrize(
@@ -281,3 +282,19 @@ def test_what_is_started_again_and_again_is_told_with_its_last_lines(stack: Fake
 def test_what_was_started_again_long_ago_is_not_told(stack: FakeStack) -> None:
     keeps_ending(stack, "app@blue.service", "")
     assert examined() == ([], 0)
+
+
+def test_of_a_traceback_the_exception_is_told_whatever_a_gateway_says_after_it() -> None:
+    said = [
+        "x",
+        "Traceback (most recent call last):",
+        '  File "a.py"',
+        "    import b",
+        "KeyError: 1",
+        "no app loaded",
+        "bye",
+    ]
+    assert cause_in(said) == ["KeyError: 1"]
+    assert cause_in(said[:1] + said[5:]) == ["x", "no app loaded", "bye"]
+    assert cause_in(said[:3]) == said[:3]
+    assert cause_in([]) == []

@@ -1,0 +1,67 @@
+"""Whether a fleet is as the state of the stack says: asked of the store and of the servers, and not assumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from platforms import connect
+from releases import record
+from releases.fleet import COMMAND, PARALLEL
+from releases.journal import entries
+from releases.release import ID_LENGTH, Release
+from releases.transport import Store, Transport, Unreachable
+
+# Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
+ASK_S = 15.0
+# What stands in the place of a value that a preview cannot know (pulumi.runtime.rpc.UNKNOWN).
+UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+
+
+def find_drift(store: Store, release: str, epoch: int) -> str:
+    """Why the store says that the fleet may not be on the release, or ""."""
+    newest = next(entries(store), None)
+    if epoch != record.epoch(store) or record.epoch(store) < 0:
+        return "the fleet was moved by hand, or the store's epoch is damaged"
+    if not (newest and newest.is_settled):
+        return "the last rollout did not end on all servers, or its journal is damaged"
+    if record.current(store) != release:
+        return "the store's pointer does not name the release"
+    manifest = store.read(f"releases/{release}/manifest.json") or b""
+    if hashlib.sha256(manifest).hexdigest()[:ID_LENGTH] != release:
+        return "the release's manifest in the store is damaged or gone"
+    if not Release(manifest, b"").is_archive(store.read(f"releases/{release}/code.tar.gz")):
+        return "the release's archive in the store is damaged or gone"
+    return ""
+
+
+def find_strays(reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], release: str) -> list[str]:
+    """A line for each server that answers and does not serve the release. [] where nobody can be asked yet."""
+    if UNKNOWN in json.dumps([reach, servers], default=repr):
+        return []
+    try:
+        transport = connect.transport({**reach, "deadline_s": ASK_S} if reach.get("kind") == "ssh" else reach)
+    except Unreachable:
+        return []
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        found = list(pool.map(lambda server: _why_stray(transport, server["target"], release), servers))
+    return [f"{server['name']} {why}" for server, why in zip(servers, found, strict=True) if why]
+
+
+def _why_stray(transport: Transport, target: str, release: str) -> str:
+    try:
+        result = transport.exec(target, [COMMAND, "status"], timeout_s=ASK_S)
+        facts: dict[str, Any] = json.loads(result.output.strip().rpartition("\n")[2])
+    except (Unreachable, TimeoutError, ValueError):
+        return ""
+    if facts.get("live") != release:
+        return f"serves {facts.get('live') or 'nothing'}"
+    slots: Mapping[str, Mapping[str, str]] = facts.get("slots", {})
+    if slots and not any(each["release"] == release and each["state"] == "active" for each in slots.values()):
+        return "does not run the release"
+    if facts.get("socket", "") not in ("", "active"):
+        return f"has a listening socket that is {facts['socket']}"
+    return ""

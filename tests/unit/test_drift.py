@@ -1,0 +1,97 @@
+"""What `up` asks before it says that nothing changed, and what of the store may be damaged without hurting anybody."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import pytest
+
+from commands.observation import rollout_of
+from commands.releases import history
+from platforms import connect
+from releases import lock, record
+from releases.drift import UNKNOWN, find_drift, find_strays
+from releases.journal import DAMAGED, entries
+from releases.transport import Unreachable
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, roll_out
+
+SERVERS = [{"name": name, "target": name} for name in NAMES]
+
+
+def newest_journal(store: MemoryStore) -> str:
+    return store.keys("journal/")[-1]
+
+
+DAMAGES = {
+    "pointer": b"",
+    "epoch": b"\xff\x00",
+    "releases/{}/manifest.json": b"{",
+    "releases/{}/code.tar.gz": b"\x1f\x8b\x08\x00damaged",
+    "journal": b'{"event": "begin',
+}
+
+
+@pytest.mark.parametrize("key", DAMAGES)
+@pytest.mark.parametrize("is_gone", [False, True], ids=["damaged", "gone"])
+def test_one_file_of_the_store_that_is_damaged_is_noticed_and_mended_by_the_next_up(key: str, is_gone: bool) -> None:
+    fleet, release = a_fleet_on(1)
+    store = fleet.store
+    record.raise_epoch(store)
+    assert find_drift(store, release, 1) == ""
+    path = newest_journal(store) if key == "journal" else key.format(release)
+    if is_gone:
+        store.delete(path)
+    else:
+        store.write(path, DAMAGES[key])
+    assert find_drift(store, release, 1) != ""
+    assert roll_out(fleet, 1) == release
+    epoch = record.epoch(store)
+    if epoch < 0:
+        record.raise_epoch(store)
+    assert find_drift(store, release, record.epoch(store)) == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"token": 1}', b"\xff"])
+def test_a_lock_that_does_not_read_is_nobodys(content: bytes) -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.store.write(lock.KEY, content)
+    assert rollout_of(lock.parse(content), time.time()) is None
+    roll_out(fleet, 2)
+    assert fleet.store.read(lock.KEY) is None
+
+
+def test_a_journal_that_does_not_read_is_listed_as_damaged_and_counts_for_nothing() -> None:
+    fleet, first = a_fleet_on(1)
+    second = roll_out(fleet, 2)
+    fleet.store.write(newest_journal(fleet.store), b"{")
+    newest, before = entries(fleet.store)
+    assert (newest.release, newest.result, before.release) == (second, DAMAGED, first)
+    assert "is damaged" in history(cast("Any", fleet.store))[0]["why"]
+
+
+def test_a_pointer_that_does_not_read_names_nothing_and_a_rejection_stays_one() -> None:
+    store = MemoryStore()
+    store.write(record.POINTER, b"\xff\xfe/../x")
+    assert record.current(store) is None
+    store.write(f"{record.REJECTED}r1", b"{")
+    assert str(record.rejection(store, "r1")).startswith("release r1 was rejected by somebody at a time")
+
+
+def test_a_server_that_serves_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, release = a_fleet_on(1)
+
+    def transport(_spec: Any) -> FakeFleet:
+        return fleet
+
+    monkeypatch.setattr(connect, "transport", transport)
+    assert find_strays({"kind": "lxd"}, SERVERS, release) == []
+    fleet.live["a-2"] = "older"
+    fleet.live["a-3"] = None
+    assert find_strays({"kind": "lxd"}, SERVERS, release) == ["a-2 serves older", "a-3 serves nothing"]
+    # One that does not answer is not for a release to mend, and what is not known cannot be asked.
+    fleet.fails = {("a-2", "status"): Unreachable("gone"), ("a-3", "status"): TimeoutError()}
+    assert find_strays({"kind": "lxd"}, SERVERS, release) == []
+    fleet.calls.clear()
+    assert find_strays({"kind": "lxd", "host": UNKNOWN}, SERVERS, release) == []
+    assert fleet.calls == []
