@@ -27,6 +27,8 @@ import proxy
 from proxy import Failure
 
 FOLDER = Path("/etc/wsgi-fleet/tls")
+# Nginx runs as that user altogether; Apache's master is root.
+GROUP = "www-data"
 # What the site names (templates/*/tls.conf.j2); what shall be that; for which names this machine made it.
 FILE, CANDIDATE, MADE_FOR = FOLDER / "site.pem", FOLDER / "candidate.pem", FOLDER / "self-signed"
 # certbot's name of what it keeps up to date here, and the file that makes it do so.
@@ -73,11 +75,14 @@ def load(leaf: bytes) -> None:
 
 
 def put(file: Path, content: bytes) -> None:
-    """Write a file that root alone may read, atomically."""
-    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    """Write a file that root and the proxy's user alone may read, atomically."""
+    FOLDER.mkdir(mode=0o750, exist_ok=True)
+    shutil.chown(FOLDER, group=GROUP)
     temporary = file.with_name(f".{file.name}.new")
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
+        shutil.chown(temporary, group=GROUP)
+        temporary.chmod(0o640)
         opened.write(content)
     temporary.rename(file)
 

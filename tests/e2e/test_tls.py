@@ -133,10 +133,13 @@ def test_browsers_are_told_to_come_by_https_from_the_page_of_maintenance_too(htt
         on(https.balancer(), site, "maintenance", "off")
 
 
-def test_nginx_has_nothing_to_warn_of_and_root_alone_reads_the_key(https: Stack) -> None:
+def test_nginx_has_nothing_to_warn_of_and_it_alone_reads_the_key(https: Stack) -> None:
     assert what_the_proxy_minds(https.balancer()) == ""
-    kept = on(https.balancer(), "stat", "-c", "%a %U %n", "/etc/wsgi-fleet/tls", "/etc/wsgi-fleet/tls/site.pem")
-    assert kept.splitlines() == ["700 root /etc/wsgi-fleet/tls", "600 root /etc/wsgi-fleet/tls/site.pem"]
+    kept = on(https.balancer(), "stat", "-c", "%a %U %G %n", "/etc/wsgi-fleet/tls", "/etc/wsgi-fleet/tls/site.pem")
+    assert kept.splitlines() == [
+        "750 root www-data /etc/wsgi-fleet/tls",
+        "640 root www-data /etc/wsgi-fleet/tls/site.pem",
+    ]
 
 
 def test_the_operators_command_sees_when_the_certificate_ends(https: Stack) -> None:

@@ -106,8 +106,8 @@ def test_a_given_certificate_is_shown_after_one_reload_and_root_alone_reads_it(b
     call("given", stdin=new)
     assert (balancer.showing, balancer.reloads) == (leaf(new), 1)
     assert files() == {"site.pem": new}
-    assert oct(certificate.FILE.stat().st_mode)[-3:] == "600"
-    assert oct(certificate.FOLDER.stat().st_mode)[-3:] == "700"
+    assert oct(certificate.FILE.stat().st_mode)[-3:] == "640"
+    assert oct(certificate.FOLDER.stat().st_mode)[-3:] == "750"
 
 
 def test_the_certificate_that_is_shown_already_is_not_loaded_again(balancer: FakeNginx) -> None:
