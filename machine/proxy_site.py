@@ -133,7 +133,7 @@ def serve(want: str, drained: Sequence[str], probes: Sequence[str], unhealthy: S
         ({*addresses(before), *known(UNHEALTHY)} - set(addresses(text))) - set(unhealthy) - set(known(DRAINED))
     )
     removed += [address for address in unhealthy if address in drained and address not in known(DRAINED)]
-    if removed and not in_haste:
+    if removed:
         print(f"draining {', '.join(removed)}", flush=True)
         # Before the change is remembered: whoever comes after a run that was killed waits in its place.
         put(LEAVING, lines(map(str, sorted(old | leaving()))).encode())
