@@ -160,7 +160,8 @@ def remember_upstreams(text: str, facts: Mapping[str, Mapping[str, Any]] | None)
     """Write for upstream_health.py whom to ask, and how; facts: None where they are those of before."""
     known_: dict[str, Any] = json.loads(UPSTREAMS.read_text()) if UPSTREAMS.exists() else {}
     how = known_ if facts is None else facts
-    there = {name: {**how[name], "members": each} for name, each in members(text).items() if name in how}
+    named = members(text)
+    there = {name: {**each, "members": named.get(name, [])} for name, each in how.items()}
     put(UPSTREAMS, json.dumps(there).encode())
 
 
