@@ -133,7 +133,7 @@ def serve(want: str, drained: Sequence[str], probes: Sequence[str], unhealthy: S
         ({*addresses(before), *known(UNHEALTHY)} - set(addresses(text))) - set(unhealthy) - set(known(DRAINED))
     )
     removed += [address for address in unhealthy if address in drained and address not in known(DRAINED)]
-    if removed and not in_haste:
+    if removed:
         print(f"draining {', '.join(removed)}", flush=True)
         # Before the change is remembered: whoever comes after a run that was killed waits in its place.
         put(LEAVING, lines(map(str, sorted(old | leaving()))).encode())
@@ -160,7 +160,8 @@ def remember_upstreams(text: str, facts: Mapping[str, Mapping[str, Any]] | None)
     """Write for upstream_health.py whom to ask, and how; facts: None where they are those of before."""
     known_: dict[str, Any] = json.loads(UPSTREAMS.read_text()) if UPSTREAMS.exists() else {}
     how = known_ if facts is None else facts
-    there = {name: {**how[name], "members": each} for name, each in members(text).items() if name in how}
+    named = members(text)
+    there = {name: {**each, "members": named.get(name, [])} for name, each in how.items()}
     put(UPSTREAMS, json.dumps(there).encode())
 
 

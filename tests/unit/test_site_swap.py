@@ -342,6 +342,7 @@ def test_who_asks_servers_for_their_health_finds_whom_and_how(balancer: FakeNgin
     how = {name: {"protocol": "http", "health_path": f"/{name}"} for name in ("app_a", "app_b", "app_c")}
     call("site", json.dumps(how), *PROBES, stdin=two([ONE], [TWO, THREE]))
     expected = {"app_a": {**how["app_a"], "members": [ONE]}, "app_b": {**how["app_b"], "members": [TWO, THREE]}}
+    expected |= {"app_c": {**how["app_c"], "members": []}}
     assert json.loads(proxy_site.UPSTREAMS.read_text()) == expected
     call("site", *PROBES, stdin=two([ONE], [THREE]))
     assert json.loads(proxy_site.UPSTREAMS.read_text())["app_b"] == {**how["app_b"], "members": [THREE]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import proxy_site
 import pytest
 import upstream_health
 from server_health import Answer
+
+import rendering
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
 APPLICATION = """
@@ -243,3 +246,20 @@ def test_the_agent_forgets_who_is_gone(balancer: Path) -> None:
 
     asyncio.run(live())
     assert called(balancer) == ["unhealthy"]
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "apache"])
+def test_systemd_takes_the_unit_and_restarts_it_for_ever(proxy: Any, tmp_path: Path) -> None:
+    wanted = json.loads(rendering.upstream_health(proxy))
+    (name,) = wanted["on"]
+    unit: str = wanted["files"][f"/etc/systemd/system/{name}"][1]
+    assert {"Type=notify", "Restart=always", "StartLimitIntervalSec=0", "WatchdogSec=15"} <= set(unit.splitlines())
+    assert ("apache2.service" in unit) == (proxy == "apache")
+    if shutil.which("systemd-analyze"):
+        # The program is there on balancers alone.
+        (tmp_path / name).write_text(unit.replace("/usr/local/lib/wsgi-fleet/upstream_health.py", "-c pass"))
+        verify = ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)]
+        told = subprocess.run(verify, check=False, capture_output=True, text=True)
+        assert (told.returncode, [line for line in told.stderr.splitlines() if name in line]) == (0, []), told.stderr
+        rated = ["systemd-analyze", "security", "--offline=true", "--threshold=35", str(tmp_path / name)]
+        assert subprocess.run(rated, check=False, capture_output=True).returncode == 0
