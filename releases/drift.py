@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from platforms import connect
@@ -46,12 +47,13 @@ def find_strays(reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], 
         transport = connect.transport({**reach, "deadline_s": ASK_S} if reach.get("kind") == "ssh" else reach)
     except Unreachable:
         return []
+    targets = [server["target"] for server in servers]
     with ThreadPoolExecutor(PARALLEL) as pool:
-        found = list(pool.map(lambda server: _why_stray(transport, server["target"], release), servers))
+        found = list(pool.map(partial(_why_stray, transport, release), targets))
     return [f"{server['name']} {why}" for server, why in zip(servers, found, strict=True) if why]
 
 
-def _why_stray(transport: Transport, target: str, release: str) -> str:
+def _why_stray(transport: Transport, release: str, target: str) -> str:
     try:
         result = transport.exec(target, [COMMAND, "status"], timeout_s=ASK_S)
         facts: dict[str, Any] = json.loads(result.output.strip().rpartition("\n")[2])

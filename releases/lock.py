@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from releases.transport import Store
 
@@ -149,7 +149,8 @@ def _read(store: Store) -> dict[str, Any]:
 def parse(content: bytes | None) -> dict[str, Any]:
     """What a lock says; {} where there is none, or a damaged one: nobody writes it anew, so nobody holds it."""
     try:
-        found = json.loads(content or b"{}")
+        found: Any = json.loads(content or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) and found.keys() >= _FIELDS else {}
+    fields = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return fields if fields.keys() >= _FIELDS else {}
