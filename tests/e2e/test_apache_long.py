@@ -24,8 +24,8 @@ test_whoever_watches_the_health_path_needs_no_https = tls.test_whoever_watches_t
 test_browsers_are_told_to_come_by_https_from_the_page_of_maintenance_too = (
     tls.test_browsers_are_told_to_come_by_https_from_the_page_of_maintenance_too
 )
-test_nginx_has_nothing_to_warn_of_and_root_alone_reads_the_key = (
-    tls.test_nginx_has_nothing_to_warn_of_and_root_alone_reads_the_key
+test_nginx_has_nothing_to_warn_of_and_it_alone_reads_the_key = (
+    tls.test_nginx_has_nothing_to_warn_of_and_it_alone_reads_the_key
 )
 test_the_operators_command_sees_when_the_certificate_ends = (
     tls.test_the_operators_command_sees_when_the_certificate_ends
