@@ -183,7 +183,10 @@ def test_ports_80_and_443_are_open_to_everyone_and_nothing_else_is() -> None:
         each.inputs["fromPort"] for each in made(GIVEN, "aws").of(RULE) if each.inputs.get("cidrIpv4") == "0.0.0.0/0"
     ]
     assert sorted(open_to_all) == [80, 443]
-    assert made(GIVEN).one(GROUP, "balancer").inputs["rules"] == [{"port": 80, "cidr": ""}, {"port": 443, "cidr": ""}]
+    assert made(GIVEN).one(GROUP, "balancer").inputs["rules"] == [
+        {"port": 80, "addresses": ""},
+        {"port": 443, "addresses": ""},
+    ]
 
 
 def test_each_name_becomes_a_record_that_no_machine_holds_up() -> None:
