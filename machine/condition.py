@@ -54,7 +54,7 @@ def restarts() -> dict[str, int]:
     text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
     # In the order of the names. One that was stopped keeps its number.
     every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
-    return {unit: int(times) for state, unit, times in every if state != "inactive" and times != "0"}
+    return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed") and times != "0"}
 
 
 def gateway(slot: str) -> dict[str, int] | None:

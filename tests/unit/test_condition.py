@@ -97,7 +97,7 @@ def test_the_kernel_counts_what_waits_here() -> None:
 
 def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
     units = {"app@blue": ("active", 8), "app@green": ("inactive", 0), "app-worker-m@1": ("activating", 12)}
-    units["app-worker-gone@1"] = "inactive", 3
+    units |= {"app-worker-gone@1": ("inactive", 3), "app-worker-ended@1": ("failed", 3)}
     text = "\n".join(
         f"NRestarts={times}\nId={unit}.service\nActiveState={state}\n" for unit, (state, times) in units.items()
     )
