@@ -51,9 +51,10 @@ def condition() -> dict[str, Any]:
 
 def restarts() -> dict[str, int]:
     """How often units of the application were started again, of those that were."""
-    text = run("systemctl", "show", "-p", "Id", "-p", "NRestarts", "app@*", "app-worker-*").stdout
-    pairs = [(words[0][3:], words[1][10:]) for each in text.split("\n\n") if len(words := sorted(each.split())) == 2]
-    return {unit: int(times) for unit, times in pairs if times != "0"}
+    text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
+    # In the order of the names. One that was stopped keeps its number.
+    every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
+    return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed") and times != "0"}
 
 
 def gateway(slot: str) -> dict[str, int] | None:

@@ -96,11 +96,14 @@ def test_the_kernel_counts_what_waits_here() -> None:
 
 
 def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    units = {"app@blue": 8, "app@green": 0, "app-worker-m@1": 12}
-    text = "\n".join(f"NRestarts={times}\nId={unit}.service\n" for unit, times in units.items())
+    units = {"app@blue": ("active", 8), "app@green": ("inactive", 0), "app-worker-m@1": ("activating", 12)}
+    units |= {"app-worker-gone@1": ("inactive", 3), "app-worker-ended@1": ("failed", 3)}
+    text = "\n".join(
+        f"NRestarts={times}\nId={unit}.service\nActiveState={state}\n" for unit, (state, times) in units.items()
+    )
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        assert command == ("systemctl", "show", "-p", "Id", "-p", "NRestarts", "app@*", "app-worker-*")
+        assert command == ("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*")
         return subprocess.CompletedProcess(command, 0, text, "")
 
     monkeypatch.setattr(condition, "run", run)
@@ -115,3 +118,11 @@ def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", full)
     assert vitals.write_error(str(tmp_path)) == "Disk quota exceeded"
+
+
+def test_where_no_unit_is_loaded_none_was_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(condition, "run", run)
+    assert condition.restarts() == {}

@@ -529,3 +529,28 @@ def test_the_port_stays_closed_while_no_process_answers(nginx_: Nginx, monkeypat
     with pytest.raises(SystemExit, match="no process of slot blue answers 200 to GET /: the port stays closed"):
         on_server.wait()
     assert nginx_.commands == []
+
+
+def test_what_supervisord_gave_up_is_started_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {"app_00": "FATAL", "app_01": "RUNNING", "app_02": "BACKOFF", "app_03": "STOPPED"}
+    every = [{"group": "blue", "name": name, "statename": state} for name, state in states.items()]
+    asked: list[tuple[Any, ...]] = []
+
+    def ask(*words: Any) -> Any:
+        asked.append(words)
+        # One that ends at once is a fault: it is for the next look.
+        raise ConnectionRefusedError
+
+    def sleep(_seconds: float) -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    def of_supervisord(_slot: str) -> list[dict[str, str]]:
+        return every
+
+    monkeypatch.setattr(on_server, "of_supervisord", of_supervisord)
+    monkeypatch.setattr(on_server, "_ask_supervisord", ask)
+    monkeypatch.setattr(time, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        on_server.start_again("blue")
+    assert asked == [("blue", "supervisor.startProcess", "blue:app_00", False)]
