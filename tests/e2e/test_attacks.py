@@ -1,0 +1,56 @@
+"""What held when this fleet was attacked by hand holds at each change: no request reaches another, or does what it hides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from settings.header import FORGEABLE
+from tests.e2e.attacks import ATTACKS, Attack, exchange, request, statuses
+from tests.e2e.stack import Stack, executed
+
+# Believed by some application, framework or proxy; the last ones are what this balancer sets.
+OURS = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Prefix", "X-Remote-User")
+
+
+@pytest.fixture(scope="module", params=["nginx", pytest.param("apache", marks=pytest.mark.long)])
+def attacked(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
+    """One server behind a balancer that believes nobody."""
+    stack = make_module_stack(f"attacks-{request.param}", fleet={"servers": 1}, rollout={"bake_s": 0})
+    stack.proxy = request.param
+    stack.up()
+    return stack
+
+
+def port_of(stack: Stack) -> int:
+    return stack.settings["lxd"]["port"]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_is_answered_as_it_should_be_and_the_next_request_is_served(attack: Attack, attacked: Stack) -> None:
+    response = exchange(port_of(attacked), attack.sent)
+    assert statuses(response) == (attack.nginx if attacked.proxy == "nginx" else attack.apache), response[:2000]
+    assert attack.body in response
+    assert statuses(exchange(port_of(attacked), request())) == (200,)
+
+
+def test_no_smuggled_request_has_run(attacked: Stack) -> None:
+    assert executed(attacked) == []
+
+
+def seen_by_application(stack: Stack, *headers: str) -> dict[str, str]:
+    """What the application is told of a request with these headers."""
+    response = exchange(port_of(stack), request("GET /headers HTTP/1.0", *headers))
+    return json.loads(response.partition(b"\r\n\r\n")[2])
+
+
+@pytest.mark.parametrize("name", [*FORGEABLE, *OURS, "Proxy"])
+def test_a_client_cannot_pretend_a_header_nor_one_that_looks_like_it(name: str, attacked: Stack) -> None:
+    plain = seen_by_application(attacked)
+    forms = (name, name.lower(), name.upper(), name.replace("-", "_"), name.replace("-", "_", 1))
+    for form in dict.fromkeys(forms):
+        told = seen_by_application(attacked, f"{form}: 6.6.6.6", f"{form}: 6.6.6.7")
+        assert {key for key, value in told.items() if "6.6.6" in value} == set(), form
+        assert told.keys() == plain.keys(), form
