@@ -53,8 +53,8 @@ OTHERWISE = (
         "a request header that is too large",
         "400 or 414: more than 42 KiB together, or 14 KiB a line",
         (
-            "400 or 414: more than 100 lines, 16 KiB a line, 8 KiB of a URL. Where all of it does not fit into 64 KiB with "
-            "uWSGI, 500 for that request alone; no server is asked"
+            "400 or 414: more than 100 lines, 16 KiB a line, 8 KiB of a URL. Where all of it does not fit into 64 KiB "
+            "with uWSGI, 500 for that request alone; no server is asked"
         ),
     ),
     ("requests at a time", "512 for each server", "512 in all: each takes a thread of Apache"),
