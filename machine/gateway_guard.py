@@ -20,6 +20,8 @@ from gateway_companion import Requests
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # A request waits for a thread so long at least before it is answered 503, and so many times what requests take.
 WAIT_S, WAIT_TIMES = 2.0, 4
+# None is, unless all of them have waited for so long: a few slow ones at once are no overload. Shorter than SHORT_S is no wait.
+OVERLOAD_S, SHORT_S = 5.5, 0.5
 # How much one more request counts in what requests take.
 WEIGHT = 0.05
 BYTES = (bytes, bytearray, memoryview)
@@ -44,6 +46,8 @@ class Guard:
 
     requests: Requests
     started: float
+    # When a request last found a thread without waiting.
+    relaxed: float
 
     def __init__(
         self, threads: int, limit_s: float, connection: Callable[[dict[str, Any]], int], *, is_uwsgi: bool = False
@@ -55,7 +59,7 @@ class Guard:
     def start(self) -> None:
         """Begin, in the worker process, while it has one thread."""
         self.requests = Requests(self.threads + SPARE)
-        self.started = monotonic()
+        self.started = self.relaxed = monotonic()
         gateway_companion.start(self.requests, self.limit_s)
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit(self.threads), most))
@@ -65,7 +69,9 @@ class Guard:
 
         def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             fd = self.connection(environ)
-            if len(self.requests.free) <= SPARE + 1 and (refusal := self.refuse(fd)):
+            if len(self.requests.free) > SPARE + 1:
+                self.relaxed = monotonic()
+            elif refusal := self.refuse(fd):
                 start_response(*refusal)
                 return [refusal[0].encode() + b"\n"]
             try:
@@ -81,8 +87,11 @@ class Guard:
         """Status and headers for a request that is not worth its work any more: nobody waits for it, or too many do."""
         if is_closed(fd):
             return "503 Service Unavailable", []
-        waited_s = min(waiting_s(fd), monotonic() - self.started)
-        if waited_s > max(WAIT_S, WAIT_TIMES * self.typical_s):
+        now = monotonic()
+        waited_s = min(waiting_s(fd), now - self.started)
+        if waited_s < SHORT_S:
+            self.relaxed = now
+        elif waited_s > max(WAIT_S, WAIT_TIMES * self.typical_s) and now - self.relaxed > OVERLOAD_S:
             return "503 Service Unavailable", [("Retry-After", "1"), ("X-Busy", f"waited {waited_s:.1f} s")]
         return None
 

@@ -27,8 +27,8 @@ OTHERWISE = (
     ),
     (
         "a server that does not take connections (within 2 s)",
-        "another is asked; after three times it is left out for 5 s",
-        "another is asked; after the first time it is left out for 5 s. So is one of uWSGI that answers nothing",
+        "another is asked, and where none does it is 503 with `Retry-After`",
+        "the same; an application's own 503 without `Retry-After` gets one, too",
     ),
     (
         "a server that dies while it takes a body (uwsgi protocol)",
@@ -48,6 +48,14 @@ OTHERWISE = (
         "request bodies",
         "taken whole first, so that a slow client costs the application nothing",
         "passed on as they come. One of unknown length (chunked) gets 411 where the gateway is uWSGI",
+    ),
+    (
+        "a request header that is too large",
+        "400 or 414: more than 42 KiB together, or 14 KiB a line",
+        (
+            "400 or 414: more than 100 lines, 16 KiB a line, 8 KiB of a URL. Where all of it does not fit into 64 KiB "
+            "with uWSGI, 500 for that request alone; no server is asked"
+        ),
     ),
     ("requests at a time", "512 for each server", "512 in all: each takes a thread of Apache"),
     ("headers of an answer (uwsgi protocol)", "16 KiB together", "8 KiB a line"),

@@ -81,7 +81,8 @@ def _lengths() -> Iterator[Attack]:
         "encoding of HTTP/1.0", request("POST / HTTP/1.0", chunked, body="5\r\nabcde\r\n0\r\n\r\n"), (400,), (411,)
     )
     bodies = ("zz\r\nabc\r\n0\r\n\r\n", "-1\r\nabc\r\n0\r\n\r\n", "ffffffffffffffffff\r\na\r\n0\r\n\r\n",
-              "3\r\nabcX\r\n0\r\n\r\n", "0x3\r\nabc\r\n0\r\n\r\n", "+3\r\nabc\r\n0\r\n\r\n", " 3\r\nabc\r\n0\r\n\r\n")  # fmt: skip
+              "3\r\nabcX\r\n0\r\n\r\n", "0x3\r\nabc\r\n0\r\n\r\n", "+3\r\nabc\r\n0\r\n\r\n",
+              " 3\r\nabc\r\n0\r\n\r\n")  # fmt: skip
     for body in bodies:
         yield Attack(f"chunk {body[:6]!r}", _post(chunked, body=body), (400,), (411,))
     yield Attack("body of a GET", request("GET / HTTP/1.1", "Content-Length: 5", body="abcde"), (200,), (200,))

@@ -1,4 +1,4 @@
-"""What held when this fleet was attacked by hand holds at each change: no request reaches another, or does what it hides."""
+"""What held under attack holds at each change: no request reaches another, and none runs that was hidden in one."""
 
 from __future__ import annotations
 
