@@ -20,7 +20,7 @@ from gateway_companion import Requests
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # A request waits for a thread so long at least before it is answered 503, and so many times what requests take.
 WAIT_S, WAIT_TIMES = 2.0, 4
-# None is, unless all of them have waited for so long: a few slow ones at once are no overload. Shorter than SHORT_S is no wait.
+# None is, unless all have waited for so long: a few slow ones at once are no overload. Shorter than SHORT_S is no wait.
 OVERLOAD_S, SHORT_S = 5.5, 0.5
 # How much one more request counts in what requests take.
 WEIGHT = 0.05
