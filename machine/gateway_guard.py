@@ -11,6 +11,7 @@ import traceback
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
 from select import POLLRDHUP, poll
+from signal import SIG_UNBLOCK, SIGBUS, SIGFPE, SIGILL, SIGSEGV, pthread_sigmask
 from time import monotonic
 from typing import Any, cast
 
@@ -20,10 +21,12 @@ from gateway_companion import Requests
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # A request waits for a thread so long at least before it is answered 503, and so many times what requests take.
 WAIT_S, WAIT_TIMES = 2.0, 4
-# None is, unless all have waited for so long: a few slow ones at once are no overload. Shorter than SHORT_S is no wait.
+# None is, unless all have waited for so long, or a client gave up: a few slow ones at once are no overload. What is
+# shorter than SHORT_S is no wait.
 OVERLOAD_S, SHORT_S = 5.5, 0.5
 # How much one more request counts in what requests take.
 WEIGHT = 0.05
+FATAL = (SIGBUS, SIGFPE, SIGILL, SIGSEGV)
 BYTES = (bytes, bytearray, memoryview)
 # tcp(7), struct tcp_info: tcpi_last_data_recv, in milliseconds.
 TCP_INFO_BYTES, LAST_DATA_RECEIVED = 104, slice(52, 56)
@@ -46,8 +49,9 @@ class Guard:
 
     requests: Requests
     started: float
-    # When a request last found a thread without waiting.
+    # When a request last found a thread without waiting, and until when the others are sent away at once.
     relaxed: float
+    overloaded_until: float = 0.0
 
     def __init__(
         self, threads: int, limit_s: float, connection: Callable[[dict[str, Any]], int], *, is_uwsgi: bool = False
@@ -55,6 +59,8 @@ class Guard:
         self.threads, self.limit_s, self.connection, self.is_uwsgi = threads, limit_s, connection, is_uwsgi
         # Seconds that requests take until their response begins: an average, in which the last ones count most.
         self.typical_s = 0.0
+        # Threads that take the signals of fatal errors.
+        self.unblocked: set[int] = set()
 
     def start(self) -> None:
         """Begin, in the worker process, while it has one thread."""
@@ -74,8 +80,12 @@ class Guard:
             elif refusal := self.refuse(fd):
                 start_response(*refusal)
                 return [refusal[0].encode() + b"\n"]
+            if (thread := get_ident()) not in self.unblocked:
+                # uWSGI blocks them in its threads; then the process ends without a report of who did it.
+                pthread_sigmask(SIG_UNBLOCK, FATAL)
+                self.unblocked.add(thread)
             try:
-                entry = self.requests.begin(fd, get_ident(), f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}")
+                entry = self.requests.begin(fd, thread, f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}")
             except IndexError:
                 # More than there should be; it is served and not watched.
                 return wsgi(environ, start_response)
@@ -85,13 +95,14 @@ class Guard:
 
     def refuse(self, fd: int) -> tuple[str, list[tuple[str, str]]] | None:
         """Status and headers for a request that is not worth its work any more: nobody waits for it, or too many do."""
-        if is_closed(fd):
-            return "503 Service Unavailable", []
-        now = monotonic()
+        now, is_gone = monotonic(), is_closed(fd)
         waited_s = min(waiting_s(fd), now - self.started)
         if waited_s < SHORT_S:
             self.relaxed = now
-        elif waited_s > max(WAIT_S, WAIT_TIMES * self.typical_s) and now - self.relaxed > OVERLOAD_S:
+        is_late = waited_s > max(WAIT_S, WAIT_TIMES * self.typical_s)
+        if is_late and (is_gone or now - self.relaxed > OVERLOAD_S):
+            self.overloaded_until = now + OVERLOAD_S
+        if is_gone or (is_late and now < self.overloaded_until):
             return "503 Service Unavailable", [("Retry-After", "1"), ("X-Busy", f"waited {waited_s:.1f} s")]
         return None
 

@@ -121,11 +121,9 @@ def test_requests_with(fleet: Stack, fault: Callable[..., None], large: str) -> 
     ("view", "right", "post"),
     [
         ("abort", 502, 8),
-        ("segv", 502, 8),
+        pytest.param("segv", 502, 8, marks=pytest.mark.long),
         ("exit", 500, 0),
-        ("interrupt", 500, 0),
-        ("base", 500, 0),
-        ("generator", 500, 0),
+        *(pytest.param(view, 500, 0, marks=pytest.mark.long) for view in ("interrupt", "base", "generator")),
     ],
 )
 def test_a_view_asked_20_times_in_6_s_does(
@@ -193,6 +191,7 @@ async def _impatient(url: str, clients: int, patience_s: float, seconds: float) 
     return seen
 
 
+@pytest.mark.long
 def test_500_clients_that_give_up_after_4_s(fleet: Stack, reliability: Keep) -> None:
     """3 x 2 x 4 threads answer 48 requests of half a second in a second."""
     url = f"{fleet.url}/?s=0.5"
@@ -228,6 +227,7 @@ def test_2600_idle_connections_of_one_client(fleet: Stack, fault: Callable[..., 
     fault(load.seen, since, slowest_s=3)
 
 
+@pytest.mark.long
 def test_300_slow_senders_and_300_slow_readers(fleet: Stack, fault: Callable[..., None]) -> None:
     address = ("127.0.0.1", fleet.settings["lxd"]["port"])
     with Steady(fleet.url) as before:
@@ -251,7 +251,15 @@ def test_300_slow_senders_and_300_slow_readers(fleet: Stack, fault: Callable[...
 # What happens to processes and machines.
 
 
-@pytest.mark.parametrize("what", ["a worker", "a whole gateway 8 times", "the master of Nginx", "a worker of Nginx"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "a worker",
+        pytest.param("a whole gateway 8 times", marks=pytest.mark.long),
+        "the master of Nginx",
+        pytest.param("a worker of Nginx", marks=pytest.mark.long),
+    ],
+)
 def test_kill_9_of(fleet: Stack, fault: Callable[..., None], what: str) -> None:
     server = next(iter(fleet.servers().values()))
     machine, command, times, limits = {
@@ -316,6 +324,7 @@ def cut_off(fleet: Stack, machine: str) -> Generator[None]:
         undrop(fleet)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [hung, frozen, dead, cut_off], ids=lambda each: each.__name__.replace("_", " "))
 def test_a_server_is(
     fleet: Stack, fault: Callable[..., None], how: Callable[..., contextlib.AbstractContextManager[None]]
@@ -350,6 +359,7 @@ def test_all_gateways_are_started_again_at_once(fleet: Stack, fault: Callable[..
     fault(load.seen, since, get=0, post=0)
 
 
+@pytest.mark.long
 def test_the_database_is_away_while_servers_restart(fleet: Stack, fault: Callable[..., None]) -> None:
     away = "/var/lib/app/database-is-away"
     with Steady(fleet.url, rate=20) as load:
@@ -365,6 +375,7 @@ def test_the_database_is_away_while_servers_restart(fleet: Stack, fault: Callabl
     fault(load.seen, since, get=9999, post=9999, quiet_s=60, slowest_s=31)
 
 
+@pytest.mark.long
 def test_the_disk_of_a_server_is_full_and_its_gateway_ends(fleet: Stack, fault: Callable[..., None]) -> None:
     server = next(iter(fleet.servers().values()))
     with Steady(fleet.url, rate=20) as load:

@@ -291,15 +291,18 @@ def test_the_request_that_ends_its_process_is_answered_502_and_the_next_one_200(
 
 
 @pytest.mark.parametrize("gateway", THREADED)
-def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_server(make: Make, gateway: str) -> None:
+@pytest.mark.parametrize("what", ["abort", "segv"])
+def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_server(
+    make: Make, gateway: str, what: str
+) -> None:
     running = make(gateway)
     with ThreadPoolExecutor(2) as clients:
         others = [clients.submit(get, running, "/sleep/20") for _ in range(2)]
         wait_for(lambda: began(running, "sleep-20") == 2, running)
-        assert get(running, "/abort")[0] == 502
+        assert get(running, f"/{what}")[0] == 502
         assert [other.result() for other in others] == [(0, b"")] * 2
     # The log says where the process was.
-    assert 'app.py", line 13 in app' in running.log
+    assert f'app.py", line {13 if what == "abort" else 15} in app' in running.log
 
 
 @every
