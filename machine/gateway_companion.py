@@ -22,7 +22,7 @@ from mmap import mmap
 from select import POLLIN, poll
 from time import monotonic, sleep
 
-# state, is_private, file descriptor, thread, start (monotonic seconds), method and path.
+# State, file descriptor, thread, start (monotonic seconds), method and path.
 ENTRY = struct.Struct("=B3xiQd168s")
 RUNNING, RESPONDING = 1, 2
 # clone(2): number of the system call, and the flag.
@@ -174,7 +174,9 @@ class Companion:
             return
         found = FATAL_THREAD.search(self.report)
         ended_by = int(found[1], 16) if found else None
-        guilty = {fd for _, fd, thread, *_ in requests if thread == ended_by or len(requests) == 1} | self.overdue
+        suspects = [fd for _, fd, thread, *_ in requests if thread == ended_by] or [fd for _, fd, *_ in requests]
+        # Of several greenlets in one thread nobody knows which it was.
+        guilty = self.overdue or ({*suspects} if len(suspects) == 1 else set[int]())
         for name in sorted(each[-1] for each in requests if each[1] in guilty - self.overdue):
             print(f"worker {self.worker} ended while it worked on {name}", file=sys.stderr, flush=True)
         _close_all_but({2, *(fd for _, fd, *_ in requests)})

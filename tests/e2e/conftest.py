@@ -41,10 +41,11 @@ RELIABILITY = """\
 Made by `make test-faults`: on three servers of two processes with four threads each, one fault after the other happens
 beside a steady load of 20 to 60 requests a second on fresh connections (a third of them quick GETs, a third GETs of
 0.2 s, a third POSTs). Each request of the load is counted. What the fault itself asks (a view that crashes its process)
-is not in the table, but in the test. The first row is the control: the load does see what fails.
+is not in the table, but in the test. The first row is the control: the load does see what fails. Where the database is
+away, nobody can be served; its row says when that was over.
 
-| fault | sent | failed GET | failed POST | slowest in s | last failure after s | came back by itself |
-| --- | ---: | ---: | ---: | ---: | ---: | --- |
+| fleet | fault | sent | failed GET | failed POST | slowest in s | last failure after s | came back by itself |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 """
 
 COMBINATIONS = """\
@@ -128,7 +129,7 @@ def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen
     file: str | None = request.config.getoption("--reliability", default=None)
     if file and rows:
         there = Path(file).read_text().splitlines() if Path(file).exists() else []
-        known = {row.split(" | ")[0]: row for row in [*there[RELIABILITY.count("\n") :], *rows]}
+        known = {" | ".join(row.split(" | ")[:2]): row for row in [*there[RELIABILITY.count("\n") :], *rows]}
         Path(file).write_text(RELIABILITY + "\n".join(known.values()) + "\n")
 
 
