@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import secrets
 import subprocess
 import threading
@@ -37,6 +38,7 @@ echo "$word $code"
 timeout 10 cat >/dev/null
 exit $code"""
 _WORD = f"wsgi-fleet-{secrets.token_hex(8)}"
+_END = re.compile(rf"(?P<text>.*){_WORD} (?P<code>\d+)\s*", re.DOTALL)
 _BEGIN_S = 10.0
 _TRIES = 3
 # Seconds for `lxc` to end when the command has.
@@ -145,15 +147,16 @@ def _run(
         assert process.stdout is not None  # noqa: S101
         with io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace") as output:
             for line in output:
-                text, word, last = line.partition(_WORD)
-                if word and not begun.is_set():
+                if line.rstrip() == _WORD and not begun.is_set():
                     begun.set()
                     continue
-                if text:
+                # A list of processes has the word in it as well.
+                end = _END.fullmatch(line)
+                if text := end["text"] if end else line:
                     lines.append(text)
                     on_line(text.rstrip("\r\n"))
-                if word:
-                    code = int(last)
+                if end:
+                    code = int(end["code"])
                     break
             ended.set()
             with contextlib.suppress(subprocess.TimeoutExpired):

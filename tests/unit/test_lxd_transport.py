@@ -110,3 +110,9 @@ def test_what_the_client_itself_says_is_told(transport: LxdTransport, tmp_path: 
 def test_a_command_that_does_not_end_is_ended(transport: LxdTransport) -> None:
     with pytest.raises(TimeoutError, match="did not finish in 1 s"):
         run(transport, "echo begun; sleep 60", timeout_s=1)
+
+
+def test_a_list_of_processes_with_the_word_in_it_is_output(transport: LxdTransport) -> None:
+    result = transport.exec("m", ["sh", "-c", "tr '\\0' ' ' </proc/$PPID/cmdline; echo; exit 3"], timeout_s=20)
+    assert result.code == 3
+    assert "wsgi-fleet-" in result.output
