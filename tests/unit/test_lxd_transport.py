@@ -113,6 +113,6 @@ def test_a_command_that_does_not_end_is_ended(transport: LxdTransport) -> None:
 
 
 def test_a_list_of_processes_with_the_word_in_it_is_output(transport: LxdTransport) -> None:
-    result = transport.exec("m", ["sh", "-c", "tr '\\0' ' ' </proc/$PPID/cmdline; echo; exit 3"], timeout_s=20)
-    assert result.code == 3
+    result = run(transport, "tr '\\0' ' ' </proc/$PPID/cmdline; echo; exit 3")
+    assert result.exit_code == 3
     assert "wsgi-fleet-" in result.output
