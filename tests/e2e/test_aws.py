@@ -358,7 +358,9 @@ def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) ->
     prod.up()
     # What reported and shipped is gone from the machines as well, and what it was allowed.
     for machine in instances(prod).values():
-        units = on(machine["InstanceId"], "systemctl", "list-unit-files", "wsgi-fleet-*", check=False)
+        units = on(
+            machine["InstanceId"], "systemctl", "list-unit-files", "wsgi-fleet-report*", "wsgi-fleet-ship*", check=False
+        )
         assert "0 unit files listed" in units
     assert "IamInstanceProfile" not in instances(prod)["balancer"]
     assert aws.cloudwatch.describe_alarms()["MetricAlarms"] == []
