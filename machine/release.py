@@ -198,6 +198,12 @@ def prune(keep: Sequence[str]) -> None:
             shutil.rmtree(venv)
 
 
+def wait_for_boot() -> None:
+    """Wait until a boot has made this server what the store names: it needs the lock, and slots are started after it."""
+    while run("systemctl", "show", "-P", "Job", "app-boot").stdout.strip() not in ("", "0"):
+        time.sleep(0.2)
+
+
 def main(arguments: Sequence[str]) -> None:
     verb, *rest = arguments or ("help",)
     if verb == "status":
@@ -205,6 +211,8 @@ def main(arguments: Sequence[str]) -> None:
         return
     # The application's user reads what is unpacked here; secrets get their own mode.
     os.umask(0o022)
+    if verb not in ("boot", "retry"):
+        wait_for_boot()
     with lock(timeout_s=600):
         if verb == "stage" and len(rest) == 1:
             stage(rest[0], json.load(sys.stdin))
