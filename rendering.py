@@ -35,7 +35,7 @@ MAINTENANCE = Maintenance()
 LOGROTATE_TIMER = "# Made by wsgi-fleet.\n[Timer]\nOnCalendar=\nOnCalendar=minutely\nAccuracySec=1s\n"
 # Of each machine, whatever the size of its disk.
 JOURNAL = {
-    "/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\nSystemMaxUse=256M\nSystemKeepFree=10%\n")
+    "/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\nSystemMaxUse=256M\n")
 }
 
 _environment = jinja2.Environment(
