@@ -62,7 +62,7 @@ test-menu: setup ## what can be combined, booted and released under load; writes
 
 .PHONY: test-faults
 test-faults: setup ## faults of clients, processes and machines under load; writes docs/reliability.md
-	@pytest tests/e2e/test_faults.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
+	@pytest tests/e2e/test_faults.py tests/e2e/test_faults_machines.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
 
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server, which is built first (needs Go 1.25)

@@ -6,7 +6,7 @@ import difflib
 import functools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,8 @@ from settings.constraint import ENCRYPTED
 NAMESPACE = "wsgi-fleet"
 # Steps into unions and mapping keys, which pydantic puts into a location and no user has written.
 NO_STEP = re.compile(r"^(constrained-\w+|literal\[.*\]|int|\[key\])$")
+
+_NO_UTF_8 = "is no text in UTF-8"
 
 
 class SettingsError(Exception):
@@ -55,6 +57,12 @@ def parse(
             data[name] = text if name == "platform" else json.loads(text)
         except ValueError:
             data[name] = text
+        except RecursionError:
+            problems.append(f"{name}: is nested too deeply")
+    # What JSON can say and no file can hold: half of a character that takes two.
+    problems += [f"{name}: {_NO_UTF_8}" for name, value in data.items() if not _is_text(value)]
+    if problems:
+        raise SettingsError(problems, where)
     problems += _with_files(data, project)
     settings: Settings | None = None
     try:
@@ -75,12 +83,31 @@ def read(file: Path, *, project: Path) -> Settings:
     where = f"{file.parent.name}/{file.name}"
     try:
         document: Any = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise SettingsError([f"is no YAML: {error}"], where) from error
-    config = _mapping(_mapping(document).get("config"))
-    encrypted = [key for key, value in config.items() if '{"secure": ' in json.dumps(value, default=str)]
-    texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
+        config = {str(key): value for key, value in _mapping(_mapping(document).get("config")).items()}
+        encrypted = [key for key, value in config.items() if '{"secure": ' in json.dumps(value, default=str)]
+        texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
+    except UnicodeDecodeError as error:
+        raise SettingsError([_NO_UTF_8], where) from error
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        # An alias of what it stands in, a date as a key, a number of 5,000 digits: YAML has more than settings can be.
+        raise SettingsError(["is no YAML: " + " ".join(str(error).split())], where) from error
     return parse(texts, project=project, where=where, encrypted=encrypted)
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """Whether a file is so. A name that no file can have (with a NUL, or too long) is a name of none."""
+    try:
+        return test()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def _without_secrets(value: Any) -> Any:
@@ -131,16 +158,18 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
             continue
         folder = project / source
         requirements = _mapping(app).get("requirements", "requirements.txt")
-        if not folder.is_dir():
+        if not _is(folder.is_dir):
             problems.append(f"apps.{name}.source: {source!r}: no such folder in the project")
-        elif isinstance(requirements, str) and not (folder / requirements).is_file():
+        elif isinstance(requirements, str) and not _is((folder / requirements).is_file):
             problems.append(
                 f"apps.{name}.requirements: {requirements!r}: no such file in {source}; "
                 "make one (it may be empty) that lists the packages the application imports"
             )
         static = _mapping(_mapping(app).get("static")).get("folder")
         is_made = _mapping(app).get("build") is not None
-        if folder.is_dir() and isinstance(static, str) and not is_made and not (folder / static).is_dir():
+        if is_made or not isinstance(static, str) or not _is(folder.is_dir):
+            continue
+        if not _is((folder / static).is_dir):
             problems.append(
                 f"apps.{name}.static.folder: {static!r}: no such folder in {source}; "
                 f"make one, or name the command that does as apps.{name}.build"
@@ -162,13 +191,15 @@ def _with_files(data: Mapping[str, Any], project: Path) -> list[str]:
             continue
         # Whatever is wrong with the file, it is told once, and not as a missing text.
         snippet["text"] = "# missing"
-        if not file.resolve().is_relative_to(project.resolve()) or not file.is_file():
+        if not _is(lambda file=file: file.resolve().is_relative_to(project.resolve()) and file.is_file()):
             problems.append(f"{path}.file: {name!r}: no such file in the project")
         else:
             try:
                 snippet["text"] = file.read_text()
             except UnicodeDecodeError:
-                problems.append(f"{path}.file: {name!r}: is no text in UTF-8")
+                problems.append(f"{path}.file: {name!r}: {_NO_UTF_8}")
+            except OSError as error:
+                problems.append(f"{path}.file: {name!r}: {error.strerror}; make it readable")
     return problems
 
 

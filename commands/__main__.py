@@ -17,6 +17,13 @@ from commands.target import Failed
 class Commands(TyperGroup):
     """Says in one place what failed; a text and no traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse bytes that are no text: what names them could not be printed."""
+        for each in args:
+            if not each.isascii() and each != each.encode(errors="replace").decode():
+                ctx.fail(f"{each!a} is no text in UTF-8")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Failed becomes its text and its exit code."""
         try:

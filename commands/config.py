@@ -25,6 +25,8 @@ def settings_of(stack: str) -> Settings:
     except FileNotFoundError as error:
         there = sorted(each.name.split(".")[1] for each in file.parent.glob("Pulumi.*.yaml"))
         raise Failed(f"there is no {file.relative_to(PROJECT)}; {instead(stack, there)}", code=2) from error
+    except OSError as error:
+        raise Failed(f"stacks/{file.name[:80]}: {error.strerror}", code=2) from error
     except SettingsError as error:
         raise Failed(str(error)) from error
 

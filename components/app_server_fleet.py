@@ -13,6 +13,7 @@ from app_server import Processes, user_data
 from components.balancer import Balancer
 from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
+from releases.archive import SourceError
 from releases.release import build
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
@@ -132,8 +133,12 @@ class AppServerFleet(pulumi.ComponentResource):
 
 
 def _package(app: App, project: Path, packages: Path, key: str, secrets: Mapping[str, str]) -> str:
-    """Build the release, leave it (alone) where the rollout finds it, and return its id."""
-    release = build(app, project=project, key=key, secrets=secrets)
+    """Build the release, leave it (alone) where the rollout finds it, and return its id. Raises RunError."""
+    try:
+        release = build(app, project=project, key=key, secrets=secrets)
+    except SourceError as error:
+        # Ends the program with this text and without a traceback.
+        raise pulumi.RunError(str(error)) from None
     release.save(packages / release.id)
     for old in packages.iterdir():
         if old.name != release.id:

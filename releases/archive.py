@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,9 @@ from pathlib import Path
 # Never part of a release.
 VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
 CACHES = frozenset({"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox", "node_modules"})
-# Files that usually hold secrets, which must not be copied to the store; their examples may.
-REFUSED_PREFIX = ".env"
-HARMLESS_ENDINGS = (".example", ".sample", ".template", ".dist")
+# Files such as .env and prod.env usually hold secrets, which must not be copied to the store. These hold none.
+HARMLESS_ENDINGS = frozenset({".example", ".sample", ".template", ".dist"})
+REMEDY = "remove it, or make it readable"
 
 
 class SourceError(Exception):
@@ -23,25 +25,28 @@ class SourceError(Exception):
 def tar(source: Path) -> bytes:
     """The uncompressed tar of the tree below source: sorted, root-owned, normal modes. Raises SourceError."""
     problems: list[str] = []
-    entries = list(_walk(source, source, problems))
-    if problems:
-        raise SourceError(f"{source} cannot be released:\n" + "\n".join(f"  {problem}" for problem in problems))
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for path in entries:
+        for path in _walk(source, problems):
             info = tarfile.TarInfo(path.relative_to(source).as_posix())
-            if path.is_symlink():
-                info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
-                archive.addfile(info)
-            elif path.is_dir():
-                info.type, info.mode = tarfile.DIRTYPE, 0o755
-                archive.addfile(info)
+            content = b""
+            try:
+                if path.is_symlink():
+                    info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
+                elif path.is_dir():
+                    info.type, info.mode = tarfile.DIRTYPE, 0o755
+                else:
+                    content = path.read_bytes()
+                    info.size = len(content)
+                    info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+                    info.mtime = _time_of(content)
+            except OSError as error:
+                problems.append(_line(path, source, f"{error.strerror}; {REMEDY}"))
             else:
-                content = path.read_bytes()
-                info.size = len(content)
-                info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-                info.mtime = _time_of(content)
                 archive.addfile(info, io.BytesIO(content))
+    if problems:
+        problems.sort()
+        raise SourceError(f"{source} cannot be released:\n" + "\n".join(f"  {problem}" for problem in problems))
     return buffer.getvalue()
 
 
@@ -53,26 +58,49 @@ def _time_of(content: bytes) -> int:
     return 1_000_000_000 + int.from_bytes(hashlib.sha256(content).digest()[:4]) % 450_000_000
 
 
-def _walk(folder: Path, source: Path, problems: list[str]) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        name = path.relative_to(source)
-        if path.name in VERSION_CONTROL | CACHES or path.suffix == ".pyc":
+def _walk(source: Path, problems: list[str]) -> Iterator[Path]:
+    """Each path below source, a folder before what is in it. A path that cannot be released becomes a problem."""
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        try:
+            problem = "" if path == source else _problem(path, source)
+            is_folder = path == source or (path.is_dir() and not path.is_symlink())
+            if is_folder and (path / "pyvenv.cfg").exists() and path != source:
+                continue
+            # Reversed, as the last one is taken first.
+            found = sorted(path.iterdir(), reverse=True) if is_folder and not problem else []
+        except OSError as error:
+            problem, found = f"{error.strerror}; {REMEDY}", []
+        if problem:
+            problems.append(_line(path, source, problem))
             continue
-        if path.is_symlink():
-            target = path.resolve()
-            if path.readlink().is_absolute() or not target.is_relative_to(source.resolve()):
-                problems.append(f"{name}: a symlink out of the source; copy what it points at")
-            else:
-                yield path
-        elif path.is_dir():
-            if not (path / "pyvenv.cfg").exists():
-                yield path
-                yield from _walk(path, source, problems)
-        elif not path.is_file():
-            problems.append(f"{name}: neither file nor folder nor symlink; remove it")
-        elif path.name.startswith(REFUSED_PREFIX) and not path.name.endswith(HARMLESS_ENDINGS):
-            problems.append(
-                f"{name}: may hold secrets; set them with `pulumi config set --secret --path` and move it away"
-            )
-        else:
+        if path != source:
             yield path
+        waiting += [each for each in found if each.name not in VERSION_CONTROL | CACHES and each.suffix != ".pyc"]
+
+
+def _problem(path: Path, source: Path) -> str:
+    """Why a path cannot be released; "" where it can. Raises OSError."""
+    if path.is_symlink():
+        try:
+            path.stat()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return "a symlink that leads to itself; remove it"
+        # Servers unpack nothing that leads out of the tree, not even what leads back into it.
+        target = os.path.normpath(path.relative_to(source).parent / path.readlink())
+        if target == ".." or target.startswith(("/", "../")) or not path.resolve().is_relative_to(source.resolve()):
+            return "a symlink out of the source; copy what it points at"
+    elif not path.is_dir() and not path.is_file():
+        return "neither file nor folder nor symlink; remove it"
+    may_hold_secrets = path.name.startswith(".env") or path.name.endswith(".env")
+    if may_hold_secrets and not {path.suffix, f".{path.stem}"} & HARMLESS_ENDINGS:
+        return "may hold secrets; set them with `pulumi config set --secret --path` and move it away"
+    return ""
+
+
+def _line(path: Path, source: Path, problem: str) -> str:
+    """A problem with its path: one line, whatever the name is made of."""
+    name = str(path.relative_to(source))
+    return f"{name if name.isprintable() else ascii(name)}: {problem}"

@@ -19,7 +19,6 @@ REFUSED: Mapping[str, str] = {
 }
 # What is done otherwise: what it is about, with Nginx, with Apache.
 OTHERWISE = (
-    ("503 of an application to GET", "another server is asked", "the client gets it"),
     (
         "a GET that a server took and did not answer",
         "another server is asked",
@@ -58,7 +57,7 @@ OTHERWISE = (
         ),
     ),
     ("requests at a time", "512 for each server", "512 in all: each takes a thread of Apache"),
-    ("headers of an answer (uwsgi protocol)", "16 KiB together", "8 KiB a line"),
+    ("headers of a response (uwsgi protocol)", "32 KiB together", "8 KiB a line"),
     ("header names with `_`", "left out", "left out for uWSGI; for others those that look like the balancer's own"),
     ("control characters in a header", "passed on", "400"),
     ("`redirects` to a path", "`Location` is a path", "`Location` is a URL with the host that was asked for"),
