@@ -34,9 +34,7 @@ PREBUILT_PACKAGES = ("python3-venv", "nginx", "apache2", "logrotate", "unattende
 MAINTENANCE = Maintenance()
 LOGROTATE_TIMER = "# Made by wsgi-fleet.\n[Timer]\nOnCalendar=\nOnCalendar=minutely\nAccuracySec=1s\n"
 # Of each machine, whatever the size of its disk.
-JOURNAL = {
-    "/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\nSystemMaxUse=256M\n")
-}
+JOURNAL = {"/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\nSystemMaxUse=256M\n")}
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),
