@@ -199,7 +199,7 @@ def prune(keep: Sequence[str]) -> None:
 
 
 def wait_for_boot() -> None:
-    """Wait until a boot has made this server what the store names: it needs the lock, and slots are started after it."""
+    """Wait until a boot has made this server what the store names: it needs the lock, and slots start after it."""
     while run("systemctl", "show", "-P", "Job", "app-boot").stdout.strip() not in ("", "0"):
         time.sleep(0.2)
 
