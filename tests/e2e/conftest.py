@@ -42,8 +42,8 @@ Made by `make test-faults`: on three servers of two processes with four threads 
 beside a steady load of 20 to 60 requests a second on fresh connections (a third of them quick GETs, a third GETs of
 0.2 s, a third POSTs). Each request of the load is counted. What the fault itself asks (a view that crashes its process)
 is not in the table, but in the test. The first row is the control: the load does see what fails. Where the database is
-away, nobody can be served; its row says when that was over. Of the 500 clients most must fail, for they ask for ten times
-what there is; the test holds that as many are answered as without overload (80 % at least).
+away, nobody can be served; its row says when that was over. Of the 500 clients most must fail, for they ask for ten
+times what there is; the test holds that as many are answered as without overload (80 % at least).
 
 | fleet | fault | sent | failed GET | failed POST | slowest in s | last failure after s | came back by itself |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
