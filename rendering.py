@@ -102,8 +102,7 @@ def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["n
     files["/etc/wsgi-fleet/maintenance.html"] = ("0644", verbatim("templates/maintenance.html"))
     if proxy == "apache":
         files["/etc/wsgi-fleet/proxy"] = ("0644", "apache\n")
-        unit = verbatim("templates/systemd/apache2.service")
-        files["/etc/systemd/system/apache2.service"] = ("0644", unit)
+        files["/etc/systemd/system/apache2.service"] = ("0644", template("systemd/apache2.service.j2"))
     else:
         files["/etc/wsgi-fleet/nginx.service"] = ("0644", template("systemd/nginx.service.j2"))
     files["/etc/logrotate.d/wsgi-fleet"] = ("0644", template("logrotate/proxy.j2", proxy=proxy))

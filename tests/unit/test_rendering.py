@@ -144,6 +144,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
                 "app@.service",
                 "app-proof.service",
                 "nginx.service",
+                "apache2.service",
                 "52wsgi-fleet",
                 "wsgi-fleet.conf",
                 "wsgi-fleet",
