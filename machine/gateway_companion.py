@@ -48,7 +48,6 @@ class Requests:
         self.memory = mmap(-1, most * ENTRY.size)
         # Offsets. The lowest are used first, so that the companion looks at few.
         self.free = list(range((most - 1) * ENTRY.size, -1, -ENTRY.size))
-        self.most = most
 
     def begin(self, fd: int, thread: int, request: str) -> int:
         """Enter a request. Returns its entry; raises IndexError when there are `most` of them."""

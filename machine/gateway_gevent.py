@@ -23,15 +23,13 @@ GRACE_S = 5
 LINE_BYTES = 3 * 16_384 + 512
 # Fields of a request; the balancer limits their bytes.
 FIELDS = 32_768
-# In a request's environ: the file descriptor of its connection.
-CONNECTION = "wsgi_fleet.connection"
 
 
 def work(
     module: str, greenlets: int, limit_s: int, sockets: Sequence[socket.socket], ready: Callable[[], object]
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight. The application is imported here, after gevent's patches."""
-    guard = Guard(greenlets, limit_s + GRACE_S, lambda environ: environ[CONNECTION])
+    guard = Guard(greenlets, limit_s + GRACE_S, lambda environ: environ[gateway_http.CONNECTION])
     # While this process has one thread.
     guard.start()
     with gateway_http.packages("gevent"):
@@ -45,7 +43,7 @@ def work(
         """Says which connection a request came by."""
 
         def get_environ(self) -> dict[str, Any]:
-            return pywsgi.WSGIHandler.get_environ(self) | {CONNECTION: self.socket.fileno()}
+            return pywsgi.WSGIHandler.get_environ(self) | {gateway_http.CONNECTION: self.socket.fileno()}
 
     # Several processes take one connection at a time, so that each finds some.
     environ = {"wsgi.multiprocess": True, "wsgi.multithread": True}

@@ -20,6 +20,8 @@ Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 FIRST_FD = 3
 # Connections that may wait for one process; as gateways/uwsgi.py has it.
 BACKLOG = 1024
+# In a request's environ, of gateways that say it there themselves: the file descriptor of its connection.
+CONNECTION = "wsgi_fleet.connection"
 
 
 @contextlib.contextmanager

@@ -27,15 +27,13 @@ with http.packages("tornado"):
 
 # What the balancer may let through at most (balancer.max_body_mib); of headers more, since it may escape a path anew.
 BODY_BYTES, HEADER_BYTES = 10_240 << 20, 256 << 10
-# In a request's environ: the file descriptor of its connection.
-CONNECTION = "wsgi_fleet.connection"
 
 
 class Container(WSGIContainer):
     """Answers 500 where the application raises; Tornado's own would leave the client waiting."""
 
     def __init__(self, application: http.Wsgi, threads: int, limit_s: float) -> None:
-        guard = Guard(threads, limit_s, lambda environ: environ[CONNECTION])
+        guard = Guard(threads, limit_s, lambda environ: environ[http.CONNECTION])
         # While this process has one thread.
         guard.start()
         super().__init__(guard(http.behind_balancer(application)), ThreadPoolExecutor(threads))
@@ -47,7 +45,7 @@ class Container(WSGIContainer):
         fd: int = connection.stream.socket.fileno()
         # Tornado closes the connection then, and the number is given to another one.
         connection.set_close_callback(lambda: self.guard.requests.forget(fd))
-        return super().environ(request) | {CONNECTION: fd}
+        return super().environ(request) | {http.CONNECTION: fd}
 
     async def handle_request(self, request: HTTPServerRequest) -> None:
         """One request. Nothing of the answer is sent before all of it is there."""

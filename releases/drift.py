@@ -24,8 +24,8 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 def find_drift(store: Store, release: str, epoch: int) -> str:
     """Why the store says that the fleet may not be on the release, or ""."""
-    newest = next(entries(store), None)
-    if epoch != record.epoch(store) or record.epoch(store) < 0:
+    newest, there = next(entries(store), None), record.epoch(store)
+    if epoch != there or there < 0:
         return "the fleet was moved by hand, or the store's epoch is damaged"
     if not (newest and newest.is_settled):
         return "the last rollout did not end on all servers, or its journal is damaged"

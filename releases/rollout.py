@@ -124,8 +124,8 @@ class Rollout:
     def _publish(self, journal: Journal) -> None:
         prefix = f"releases/{self.id}"
         # The manifest last: where it is, the archive is whole.
-        there = self.store.read(f"{prefix}/manifest.json"), self.store.read(f"{prefix}/code.tar.gz")
-        if there[0] != self.plan.release.manifest or not self.plan.release.is_archive(there[1]):
+        is_there = self.store.read(f"{prefix}/manifest.json") == self.plan.release.manifest
+        if not (is_there and self.plan.release.is_archive(self.store.read(f"{prefix}/code.tar.gz"))):
             self.store.write(f"{prefix}/code.tar.gz", self.plan.release.archive)
             self.store.write(f"{prefix}/manifest.json", self.plan.release.manifest)
         if self.secrets and self.plan.secrets:
