@@ -78,7 +78,24 @@ class _OneAddress(AbstractResolver):
         """Nothing is open."""
 
 
-class Load:
+class Background:
+    """Runs a coroutine in a thread, from __enter__ of whoever inherits this until its block ends."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    async def _run(self) -> None:
+        raise NotImplementedError
+
+
+class Load(Background):
     """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds.
 
     trust: authorities (PEM) that an https URL is checked by. address: where the URL's name leads, whatever DNS says.
@@ -88,24 +105,17 @@ class Load:
     def __init__(
         self, url: str, *, trust: str | None = None, address: str | None = None, slow_s: Sequence[float] = SLOW_S
     ) -> None:
+        super().__init__()
         self.outcome = Outcome()
         self._slow_s = slow_s
         self._url = url
         self._tls = ssl.create_default_context(cadata=trust) if trust else True
         self._address = address
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __enter__(self) -> Load:
         self._thread.start()
         self.wait_for(20)
         return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def wait_for(self, requests: int, timeout_s: float = 60) -> None:
         """Wait until so many more requests are sent: what happens next happens under load."""

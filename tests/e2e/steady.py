@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import aiohttp
+
+from tests.e2e.load import Background
 
 # What others ask meanwhile: quick ones, ones that are at work for a while, and ones that must not run twice.
 MIX = (("GET", "/"), ("GET", "/?s=0.2"), ("POST", "/"))
@@ -43,26 +43,19 @@ class Seen:
         return f"{self.sent} sent, slowest {self.slowest_s:.2f} s, failed: {dict(kinds)}"
 
 
-class Steady:
+class Steady(Background):
     """`with Steady(url) as load: ...`, then load.seen. rate: requests a second."""
 
     def __init__(self, url: str, rate: float = 60) -> None:
+        super().__init__()
         self.url, self.rate, self.seen = url, rate, Seen()
-        self._stop = threading.Event()
         self._begun = time.monotonic()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
     def __enter__(self) -> Steady:
         self._begun = time.monotonic()
         self._thread.start()
         time.sleep(1)
         return self
-
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     @property
     def now_s(self) -> float:

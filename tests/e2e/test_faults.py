@@ -308,57 +308,43 @@ def test_kill_9_of(fleet: Stack, fault: Callable[..., None], what: str) -> None:
     fault(load.seen, since, **{"quiet_s": 14.0, **limits})
 
 
-@contextlib.contextmanager
-def hung(_fleet: Stack, machine: str) -> Generator[None]:
-    """All processes of its gateway are stopped, and go on."""
-    on(machine, "sh", "-c", "pkill -STOP -f '[g]ateway_(uwsgi|gunicorn).py'")
-    try:
-        yield
-    finally:
-        on(machine, "sh", "-c", "pkill -CONT -f '[g]ateway_(uwsgi|gunicorn).py'")
+def address(fleet: Stack, machine: str) -> str:
+    """Its address in the balancer's view."""
+    return next(each["devices"]["eth0"]["ipv4.address"] for each in fleet.instances() if each["name"] == machine)
+
+
+GATEWAYS = "'[g]ateway_(uwsgi|gunicorn).py'"
+# What begins a fault of one machine, and what ends it.
+FAULTS: dict[str, tuple[Callable[[Stack, str], object], Callable[[Stack, str], object]]] = {
+    "hung": (
+        lambda _, machine: on(machine, "sh", "-c", f"pkill -STOP -f {GATEWAYS}"),
+        lambda _, machine: on(machine, "sh", "-c", f"pkill -CONT -f {GATEWAYS}"),
+    ),
+    "frozen": (lambda _, machine: lxc("pause", machine), lambda _, machine: lxc("start", machine)),
+    "dead": (lambda _, machine: lxc("stop", "--force", machine), lambda _, machine: lxc("start", machine)),
+    "cut off": (lambda fleet, machine: drop(fleet, address(fleet, machine), ""), lambda fleet, _: undrop(fleet)),
+}
 
 
 @contextlib.contextmanager
-def frozen(_fleet: Stack, machine: str) -> Generator[None]:
-    """No process of it runs."""
-    lxc("pause", machine)
+def lasting(fault: str, fleet: Stack, machine: str) -> Generator[None]:
+    """One of FAULTS, while the block runs."""
+    begin, end = FAULTS[fault]
+    begin(fleet, machine)
     try:
         yield
     finally:
-        lxc("start", machine)
-
-
-@contextlib.contextmanager
-def dead(_fleet: Stack, machine: str) -> Generator[None]:
-    """Its power is off."""
-    lxc("stop", "--force", machine)
-    try:
-        yield
-    finally:
-        lxc("start", machine)
-
-
-@contextlib.contextmanager
-def cut_off(fleet: Stack, machine: str) -> Generator[None]:
-    """No packet goes between it and the balancer."""
-    address = next(each["devices"]["eth0"]["ipv4.address"] for each in fleet.instances() if each["name"] == machine)
-    drop(fleet, address, "")
-    try:
-        yield
-    finally:
-        undrop(fleet)
+        end(fleet, machine)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", [hung, frozen, dead, cut_off], ids=lambda each: each.__name__.replace("_", " "))
-def test_a_server_is(
-    fleet: Stack, fault: Callable[..., None], how: Callable[..., contextlib.AbstractContextManager[None]]
-) -> None:
+@pytest.mark.parametrize("how", FAULTS)
+def test_a_server_is(fleet: Stack, fault: Callable[..., None], how: str) -> None:
     """Out of rotation within 5 s: what begins later waits for nobody, and it is asked again when it is well."""
     server = list(fleet.servers().values())[1]
     with Steady(fleet.url, rate=30) as load:
         since = load.now_s
-        with how(fleet, server):
+        with lasting(how, fleet, server):
             time.sleep(12)
             first_s = load.seen.quiet_after_s(since)
             assert all(ask(fleet, "/", timeout_s=2)[0] == 200 for _ in range(30)), load.seen

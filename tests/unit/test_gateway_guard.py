@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.combinations import GATEWAYS
 from tests.unit.gateway_process import Process, app, started
 
 APP = """
@@ -203,14 +204,6 @@ def cut(what):
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
 """
-GATEWAYS: dict[str, dict[str, Any]] = {
-    "uwsgi": {"kind": "uwsgi"},
-    "gunicorn sync": {"kind": "gunicorn", "threads": 1},
-    "gunicorn gthread": {"kind": "gunicorn"},
-    "gunicorn gevent": {"kind": "gunicorn", "worker": "gevent"},
-    "gevent": {"kind": "gevent"},
-    "tornado": {"kind": "tornado"},
-}
 THREADED = ("uwsgi", "gunicorn gthread", "tornado")
 Make = Callable[..., Process]
 
