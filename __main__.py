@@ -33,7 +33,7 @@ groups = SecurityGroups(
     "groups", SecurityGroupsArgs(list(given.apps), https=given.balancer.tls is not None), platform=platform
 )
 store = platform.store("releases", opts=pulumi.ResourceOptions())
-# Packages and the store hold settings in plain: nothing for other users of this machine.
+# Packages and the store hold settings unencrypted: other users of this machine may not read them.
 (project / ".state").mkdir(mode=0o700, exist_ok=True)
 (project / ".state").chmod(0o700)
 packages = project / ".state" / stack / "packages"

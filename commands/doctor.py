@@ -151,7 +151,7 @@ def certificate(facts: Mapping[str, Any] | None) -> Finding:
 
 
 def health_agent(health: Mapping[str, Any] | None) -> Finding:
-    """Whether somebody asks the servers for their health. health: of machine/traffic.py."""
+    """Check that the balancer's health agent runs. health: of machine/traffic.py."""
     subject = "health of servers"
     if health is not None and health["age_s"] < AGENT_S:
         return Finding(subject)

@@ -36,7 +36,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ServerView:
-    """A server as `status` tells it. What is not known is None. cause, remedy: "" where it serves.
+    """A server as `status` shows it. None: unknown. cause, remedy: "" where it serves.
 
     background: of each worker beside the application that keeps ending, how often and what it logged.
     """

@@ -1,4 +1,4 @@
-"""Units of a server that end again and again: systemd starts them for ever, so a person must be told."""
+"""Find units that keep ending. systemd restarts them for ever, so `status` and `doctor` must show them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from releases.transport import Transport, Unreachable
 # A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
 AT_LEAST, WINDOW_S = 3, 120
 ASK_S = 20.0
-# Of what it logged; of those the exception of the last traceback is told, else the last three.
+# Log lines to read, and how many to show where they hold no traceback.
 LINES, SHOWN = 60, 3
 # Written by systemd for each restart.
 _RESTART = "Scheduled restart job"

@@ -56,7 +56,7 @@ OTHERWISE = (
             "with uWSGI, 500 for that request alone; no server is asked"
         ),
     ),
-    ("requests at a time", "512 for each server", "512 in all: each takes a thread of Apache"),
+    ("requests at a time", "2,048 for each server; more are answered 503", "512 in all: each takes a thread of Apache"),
     ("headers of a response (uwsgi protocol)", "32 KiB together", "8 KiB a line"),
     ("header names with `_`", "left out", "left out for uWSGI; for others those that look like the balancer's own"),
     ("control characters in a header", "passed on", "400"),
