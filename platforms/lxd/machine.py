@@ -16,6 +16,8 @@ from platforms.lxd.client import Client, LxdError, NotFound, Unavailable, url
 ADDRESS_TIMEOUT_S = 60.0
 # Asking LXD how a machine is costs a tenth of a second of CPU, which machines that boot need themselves.
 LOOK_EVERY_S = 5.0
+# As long as a stop may take that somebody else has begun (see _remove_once).
+REMOVE_TIMEOUT_S = 30.0
 NIC = "eth0"
 STORE_PATH = "/srv/store"
 RUNNING = "Running"
@@ -112,7 +114,23 @@ def confirm(client: Client, name: str) -> None:
 
 
 def remove(client: Client, name: str) -> None:
-    """Stop a machine at once and delete it. Succeeds when it is gone."""
+    """Stop a machine at once and delete it. Succeeds when it is gone, also when somebody else removes it meanwhile."""
+    until = time.monotonic() + REMOVE_TIMEOUT_S
+    while True:
+        try:
+            _remove_once(client, name)
+        except Unavailable:
+            raise
+        except LxdError:
+            # LXD refuses a machine that is under another operation, such as the deletion of a run that was killed.
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _remove_once(client: Client, name: str) -> None:
     stop = {"action": "stop", "force": True, "timeout": 30}
     try:
         if status(client, name) not in (None, "Stopped"):

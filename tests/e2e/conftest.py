@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -140,10 +143,13 @@ def _runs(process_id: int) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def _leftovers_of_killed_runs_are_reaped() -> None:
-    for owner in owners():
-        match = re.match(r"e2e-(\d+)-", owner)
-        if match and not _runs(int(match[1])):
-            reap(owner)
+    # The workers of one run start at the same time; the first does it, the others wait.
+    with (Path(tempfile.gettempdir()) / f"wsgi-fleet-e2e-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for owner in owners():
+            match = re.match(r"e2e-(\d+)-", owner)
+            if match and not _runs(int(match[1])):
+                reap(owner)
 
 
 def _stacks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., Stack]]:

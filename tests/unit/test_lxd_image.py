@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from platforms.lxd import build, image, label, network, reap
+from platforms.lxd import build, image, label, machine, network, reap
 from platforms.lxd.client import Client, LxdError
 from platforms.lxd.recipe import ImageRecipe
 from tests.unit.lxd_daemon import Daemon, Thing
@@ -151,8 +151,11 @@ def test_everybody_is_no_prefix(arguments: list[str], crowd: Daemon, capsys: pyt
     assert crowd.calls == []
 
 
-def test_what_cannot_be_removed_is_told(crowd: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
-    crowd.refuse("DELETE /1.0/instances/.*", 400, "the pool is gone", times=9)
+def test_what_cannot_be_removed_is_told(
+    crowd: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "REMOVE_TIMEOUT_S", 0.3)
+    crowd.refuse("DELETE /1.0/instances/.*", 400, "the pool is gone", times=99)
     assert reap.main(["prod"]) == 1
     assert capsys.readouterr().err == "LXD: DELETE /1.0/instances/prod-1-m: the pool is gone\n"
 

@@ -262,6 +262,23 @@ def test_a_machine_that_somebody_else_stops_or_deletes_meanwhile_is_removed_all_
     assert daemon.things["instances"] == {}
 
 
+def test_a_machine_under_another_operation_is_removed_when_that_ends(daemon: Daemon, client: Client) -> None:
+    daemon.things["instances"]["a"] = instance("a")
+    daemon.refuse("DELETE /1.0/instances/a", 400, "Instance is busy", times=2)
+    machine.remove(client, "a")
+    assert daemon.things["instances"] == {}
+
+
+def test_a_machine_that_lxd_never_removes_is_told(
+    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "REMOVE_TIMEOUT_S", 0.3)
+    daemon.things["instances"]["a"] = instance("a")
+    daemon.refuse("DELETE /1.0/instances/a", 400, "The instance is protected", times=99)
+    with pytest.raises(LxdError, match="The instance is protected"):
+        machine.remove(client, "a")
+
+
 def test_a_daemon_that_dies_while_a_machine_is_removed_is_no_removed_machine(
     daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
