@@ -47,9 +47,9 @@ fleets = {
             store,
             project,
             packages / name,
+            balancer,
             revision_of(project / app.source),
             given.maintenance,
-            balancer,
         ),
         platform=platform,
     )

@@ -28,8 +28,8 @@ BOOT_S = 600
 class AppServerFleetArgs:
     """project: folder that app.source is relative to. packages: folder where built releases wait for the rollout.
 
-    revision: of the source in its version control, for the journal; "" where it has none. balancer: what serves the
-    application's static files, where it has some.
+    balancer: what asks the servers, and serves the application's static files, where it has some. revision: of the
+    source in its version control, for the journal; "" where it has none.
     """
 
     app: App
@@ -37,9 +37,9 @@ class AppServerFleetArgs:
     store: Store
     project: Path
     packages: Path
+    balancer: Balancer
     revision: str = ""
     maintenance: Maintenance = MAINTENANCE
-    balancer: Balancer | None = None
 
 
 class AppServerFleet(pulumi.ComponentResource):
@@ -84,9 +84,7 @@ class AppServerFleet(pulumi.ComponentResource):
         )
         # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
         release = pulumi.Output.unsecret(release)
-        front = None
-        if app.static and args.balancer:
-            front = {"name": "balancer", "target": args.balancer.machine.target}
+        if app.static:
             ready.append(args.balancer.booted)
         rollout = RolloutResource(
             f"{name}-rollout",
@@ -95,7 +93,8 @@ class AppServerFleet(pulumi.ComponentResource):
             package=release.apply(lambda id_: str(args.packages / id_)),
             revision=args.revision,
             servers=[{"name": role, "target": machine.target} for role, machine in self.machines.items()],
-            balancer=front,
+            balancer={"name": "balancer", "target": args.balancer.machine.target, "unit": args.balancer.unit},
+            static=bool(app.static),
             secrets=secrets,
             limits={
                 "stage_timeout_s": app.rollout.stage_timeout_s,

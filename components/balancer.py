@@ -28,6 +28,7 @@ from settings import App, Maintenance
 from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
+UNITS = {"nginx": "nginx.service", "apache": "apache2.service"}
 BOOT_S = 600
 # As long as bring.py tries to start a unit, and some seconds.
 HEALTH_S = 120
@@ -67,9 +68,13 @@ def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> 
 
 
 class Balancer(pulumi.ComponentResource):
-    """machine: the balancer. booted: the step after which files may be put on it; what it serves is told by serve()."""
+    """machine: the balancer. unit: of its proxy. booted: the step after which files may be put on it.
+
+    What it serves is told by serve().
+    """
 
     machine: Machine
+    unit: str
     booted: pulumi.Resource
 
     def __init__(
@@ -78,6 +83,7 @@ class Balancer(pulumi.ComponentResource):
         super().__init__("wsgi-fleet:balancer:Balancer", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         self._name, self._settings, self._platform = name, args.settings, platform
+        self.unit = UNITS[args.settings.proxy.kind]
         machine_args = MachineArgs(
             role=name,
             user_data=balancer_user_data(args.maintenance, args.settings.proxy.kind),

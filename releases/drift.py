@@ -18,6 +18,8 @@ from releases.transport import Store, Transport, Unreachable
 
 # Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
 ASK_S = 15.0
+# States of a unit that does not run and is not about to.
+ENDED = ("inactive", "failed")
 # What stands in the place of a value that a preview cannot know (pulumi.runtime.rpc.UNKNOWN).
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
@@ -39,9 +41,14 @@ def find_drift(store: Store, release: str, epoch: int) -> str:
     return ""
 
 
-def find_strays(reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], release: str) -> list[str]:
-    """A line for each server that answers and does not serve the release. [] where nobody can be asked yet."""
-    if UNKNOWN in json.dumps([reach, servers], default=repr):
+def find_strays(
+    reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], balancer: Mapping[str, str], release: str
+) -> list[str]:
+    """Return a line for each server that answers and does not serve the release, and for a proxy that does not run.
+
+    balancer: as RolloutResource has it. [] where nobody can be asked yet.
+    """
+    if UNKNOWN in json.dumps([reach, servers, balancer], default=repr):
         return []
     try:
         transport = connect.transport({**reach, "deadline_s": ASK_S} if reach.get("kind") == "ssh" else reach)
@@ -49,8 +56,21 @@ def find_strays(reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], 
         return []
     targets = [server["target"] for server in servers]
     with ThreadPoolExecutor(PARALLEL) as pool:
+        state = pool.submit(proxy_state, transport, balancer)
         found = list(pool.map(partial(_why_stray, transport, release), targets))
-    return [f"{server['name']} {why}" for server, why in zip(servers, found, strict=True) if why]
+    lines = [f"{server['name']} {why}" for server, why in zip(servers, found, strict=True) if why]
+    if state.result() in ENDED:
+        lines.append(f"{balancer['name']} does not serve: {balancer['unit']} is {state.result()}")
+    return lines
+
+
+def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
+    """Return what systemd calls the state of the balancer's proxy; "" where it does not answer."""
+    try:
+        result = transport.exec(balancer["target"], ["systemctl", "is-active", balancer["unit"]], timeout_s=ASK_S)
+    except (Unreachable, TimeoutError):
+        return ""
+    return result.output.strip()
 
 
 def _why_stray(transport: Transport, release: str, target: str) -> str:

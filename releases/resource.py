@@ -24,7 +24,7 @@ from pulumi.dynamic import (
 import platforms
 from platforms import Reach, connect
 from releases import record
-from releases.drift import find_drift, find_strays
+from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
 from releases.provider import say, told
 from releases.release import Release
@@ -32,10 +32,12 @@ from releases.rollout import Plan, Rollout, RolloutError
 from releases.transport import Part, Store
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
-DUE = ("release", "servers", "balancer")
-KEPT = ("app", "servers", "balancer", "store")
+DUE = ("release", "servers", "static")
+KEPT = ("app", "servers", "balancer", "static", "store")
 # A limit that is a text as well: "25%".
 BATCH = "batch_size"
+# As long as Nginx and Apache may take by their units.
+START_PROXY_S = 100
 # Seconds that collecting a bundle may take.
 BUNDLE_S = 120
 
@@ -53,7 +55,9 @@ class _Provider(ResourceProvider):
         return CheckResult(news, [])
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        due = any(_olds.get(key) != _news.get(key) for key in DUE)
+        # A balancer in place of another needs the static files.
+        keys = (*DUE, "balancer") if _news["static"] else DUE
+        due = any(_olds.get(key) != _news.get(key) for key in keys)
         return DiffResult(changes=due or _has_drifted(_olds, _news))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
@@ -63,6 +67,8 @@ class _Provider(ResourceProvider):
         return CreateResult(id_, outs)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        if _olds["balancer"] == _news["balancer"]:
+            _start_proxy(_news)
         return UpdateResult(_roll_out(_news))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
@@ -87,10 +93,23 @@ def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
     """Whether the fleet is not as the state has it, and say why: the store is asked first, then the servers."""
     release = str(olds["release"])
     why = find_drift(_store(olds), release, int(olds["epoch"]))
-    found = [why] if why else find_strays(news["reach"], olds["servers"], release)
+    found = [why] if why else find_strays(news["reach"], olds["servers"], olds["balancer"], release)
     for line in found:
         say(f"{olds['app']}: {line}: `up` puts it right")
     return bool(found)
+
+
+def _start_proxy(props: Mapping[str, Any]) -> None:
+    """Start the proxy of a balancer that was there before, where somebody stopped it. Raises RolloutError."""
+    balancer, transport = props["balancer"], connect.transport(props["reach"])
+    name, unit = balancer["name"], balancer["unit"]
+    if proxy_state(transport, balancer) not in ENDED:
+        return
+    result = transport.exec(balancer["target"], ["systemctl", "start", unit], timeout_s=START_PROXY_S)
+    if result.exit_code:
+        remedy = f"`journalctl -u {unit}` on {name} says why"
+        raise told(RolloutError(f"{name}: {unit} does not start: {result.output.strip()}\n{remedy}"))
+    say(f"{props['app']}: {name}: {unit} was started again")
 
 
 def _store(props: Mapping[str, Any]) -> Store:
@@ -105,7 +124,7 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
         app=props["app"],
         release=Release.load(Path(props["package"])),
         servers=[Server(server["name"], server["target"]) for server in props["servers"]],
-        balancer=Server(**props["balancer"]) if "balancer" in props else None,
+        balancer=Server(props["balancer"]["name"], props["balancer"]["target"]) if props["static"] else None,
         secrets=props["secrets"],
         revision=props["revision"],
         batch_size=batch if isinstance(batch, str) else int(batch),
@@ -151,7 +170,8 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
     """release: id that serves when it is done. package: folder with what Release.save() wrote.
 
     revision: of the source, for the journal. limits: the fields of Plan that are numbers, and batch_size. balancer: as
-    one of servers; given where it serves static files, and each other one gets them.
+    one of servers, and the unit of its proxy, which is started where somebody stopped it. static: whether it serves
+    static files; each other one gets them.
     """
 
     app: pulumi.Output[str]
@@ -170,7 +190,8 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         limits: Mapping[str, int | str],
         reach: Reach,
         store: platforms.Store,
-        balancer: Mapping[str, pulumi.Input[str]] | None = None,
+        balancer: Mapping[str, pulumi.Input[str]],
+        static: bool,
         opts: pulumi.ResourceOptions,
     ) -> None:
         props: dict[str, Any] = {
@@ -184,7 +205,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
             "limits": limits,
             "reach": reach.spec,
             "store": store.spec,
+            "balancer": balancer,
+            "static": static,
         }
-        if balancer is not None:
-            props["balancer"] = balancer
         super().__init__(_Provider(), name, props, opts)

@@ -187,6 +187,12 @@ class MachineProvider(Provider):
     inputs = replacing = tuple(field for field in machine.Spec.__dataclass_fields__)
     updating = ("status",)
 
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Ask how the machine is: one that was stopped is started without `--refresh`."""
+        with _told():
+            status = machine.status(Client(), _id) or _olds.get("status")
+        return super().diff(_id, {**_olds, "status": status}, _news)
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         numbers = {key: int(props[key]) for key in ("cpus", "memory_mib", "disk_gib")}
         with _told():

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, on
+from tests.e2e.stack import Stack, eventually, lxc, on
 
 
 @pytest.mark.long
-def test_up_mends_a_damaged_store_and_a_server_that_does_not_serve_the_release(
+def test_up_mends_a_damaged_store_a_server_that_does_not_serve_the_release_and_a_balancer_that_does_not(
     make_stack: Callable[..., Stack],
 ) -> None:
     stack = make_stack("drift", fleet={"servers": 1})
@@ -39,8 +39,18 @@ def test_up_mends_a_damaged_store_and_a_server_that_does_not_serve_the_release(
         if file == archive:
             assert archive.read_bytes() == good
     (machine,) = stack.servers().values()
-    on(machine, "systemctl", "stop", "app@blue", "app@green")
+    # The socket first, or a health check starts the gateway again.
+    on(machine, "systemctl", "stop", "app.socket", "app@blue", "app@green")
     output = stack.up()
     assert "does not run the release" in output, output
     assert stack.get()["version"] == "1"
+    on(stack.balancer(), "systemctl", "stop", "nginx")
+    output = stack.up()
+    assert "balancer does not serve: nginx.service is inactive" in output, output
+    assert stack.get()["version"] == "1"
+    for stopped in (stack.balancer(), machine):
+        lxc("stop", "--force", stopped)
+        stack.up()
+        assert eventually(stack.get, timeout_s=30, message="it serves again")["version"] == "1"
+    assert "updated" not in stack.up().rpartition("Resources:")[2]
     stack.destroy()

@@ -63,7 +63,8 @@ class MemorySecrets:
 class FakeFleet:
     """A Transport whose servers keep the promises of machine/release.py.
 
-    fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception.
+    fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception. proxy: state of
+    the balancer's unit.
     """
 
     store: MemoryStore
@@ -72,6 +73,7 @@ class FakeFleet:
     fails: dict[tuple[str, str], str | Exception] = field(default_factory=dict[tuple[str, str], "str | Exception"])
     calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     secrets: dict[str, Any] = field(default_factory=dict[str, Any])
+    proxy: str = "active"
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def exec(
@@ -92,6 +94,10 @@ class FakeFleet:
                 raise failure
             if failure:
                 return Result(1, f"working\nerror: {failure}")
+            if verb == "is-active":
+                return Result(0 if self.proxy == "active" else 3, f"{self.proxy}\n")
+            if verb == "start":
+                self.proxy = "active"
             if verb == "status":
                 return Result(0, json.dumps({"live": self.live[machine], "staged": sorted(self.staged[machine])}))
             if verb == "stage":

@@ -113,9 +113,7 @@ def made(
         store = platform.store("releases", opts=pulumi.ResourceOptions())
         left.extend([platform, groups, store])
         front = Balancer("balancer", BalancerArgs(settings.Balancer(), groups.balancer), platform=platform)
-        args = AppServerFleetArgs(
-            hello, groups.apps["hello"], store, folder, folder / "packages", "abc1234", balancer=front
-        )
+        args = AppServerFleetArgs(hello, groups.apps["hello"], store, folder, folder / "packages", front, "abc1234")
         fleet = AppServerFleet("hello", args, platform=platform)
         front.serve({"hello": hello}, {"hello": fleet.members})
 
@@ -232,9 +230,12 @@ def test_static_files_go_to_a_balancer_that_has_booted_before_its_site_serves_th
     assert "location ^~ /static/ {" in site.inputs["stdin"]
 
 
-def test_without_static_files_a_release_does_not_wait_for_the_balancer(local: Made) -> None:
+def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_booted(local: Made) -> None:
     rollout = local.build.one(ROLLOUT)
-    assert "balancer" not in rollout.inputs
+    assert rollout.inputs["balancer"] == {
+        "name": "balancer", "target": "test-balancer-3fa9c2", "unit": "nginx.service",
+    }  # fmt: skip
+    assert rollout.inputs["static"] is False
     assert not rollout.depends_on(local.build.one(STEP, "balancer-booted"))
 
 

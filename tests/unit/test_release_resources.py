@@ -20,6 +20,7 @@ from releases.transport import Part, Unreachable
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemorySecrets, MemoryStore, release
 
 ROLLOUT = resource._Provider()  # pyright: ignore[reportPrivateUsage]
+BALANCER = {"name": "balancer", "target": "i-9", "unit": "nginx.service"}
 SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
 
 
@@ -76,6 +77,8 @@ def inputs(folder: Path, number: int = 1, **changes: Any) -> dict[str, Any]:
         "limits": limits | {"batch_size": "50%", "bake_s": 0.0, "allow_unreachable": 1.0},
         "reach": {"private_key": "opensesame"},
         "store": {"kind": "memory"},
+        "balancer": BALANCER,
+        "static": False,
         **changes,
     }
 
@@ -99,7 +102,7 @@ def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: Fake
     assert fleet.secrets["a-1"] == {"PASSWORD": "opensesame"}
     assert left.id is not None
     assert re.fullmatch("a-[0-9a-f]{8}", left.id)
-    expected = {key: news[key] for key in ("app", "servers", "store", "release")} | {"epoch": 0}
+    expected = {key: news[key] for key in ("app", "servers", "balancer", "static", "store", "release")} | {"epoch": 0}
     assert left.outs == expected
     assert ROLLOUT.update("a", expected, inputs(tmp_path, 2)).outs == expected | {"release": release(2).id}
 
@@ -109,12 +112,32 @@ def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_e
     news = inputs(tmp_path)
     olds = outs(news)
     assert due(ROLLOUT, olds, news) is False
-    front = {"name": "balancer", "target": "i-9"}
-    others: dict[str, Any] = {"release": "r2", "servers": news["servers"][:2], "balancer": front}
-    for key in [*news, "balancer"]:
+    others: dict[str, Any] = {"release": "r2", "servers": news["servers"][:2], "static": True}
+    for key in news.keys() - {"store"}:
         assert due(ROLLOUT, olds, news | {key: others.get(key, {})}) is (key in others), key
+    static = news | {"static": True}
+    assert due(ROLLOUT, outs(static), static | {"balancer": BALANCER | {"target": "i-10"}}) is True
     replaced = [news["servers"][0] | {"target": "i-2"}, *news["servers"][1:]]
     assert due(ROLLOUT, olds, news | {"servers": replaced}) is True
+
+
+def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet: FakeFleet, tmp_path: Path) -> None:
+    news = inputs(tmp_path)
+    olds = outs(news)
+    fleet.proxy = "failed"
+    assert due(ROLLOUT, olds, news) is True
+    # Another machine in its place is being made: it starts by itself.
+    ROLLOUT.update("a", olds, news | {"balancer": BALANCER | {"target": "i-10"}})
+    assert fleet.proxy == "failed"
+    fleet.fails[("i-9", "start")] = "no such file"
+    with pytest.raises(
+        RolloutError, match=r"(?s)balancer: nginx.service does not start: .*no such file.*journalctl -u"
+    ):
+        ROLLOUT.update("a", olds, news)
+    fleet.fails.clear()
+    ROLLOUT.update("a", olds, news)
+    assert fleet.proxy == "active"
+    assert due(ROLLOUT, olds, news) is False
 
 
 @pytest.mark.usefixtures("fleet")
