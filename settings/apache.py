@@ -49,6 +49,14 @@ OTHERWISE = (
         "passed on as they come. One of unknown length (chunked) gets 411 where the gateway is uWSGI",
     ),
     (
+        "clients that send or read slowly",
+        "cost the application nothing: Nginx takes the request whole, and the response from it",
+        (
+            "each holds a thread of the application, so a few stop a server; with `fleet.balancing: machine+process` "
+            "they do not, for the Nginx of each server takes requests and responses whole"
+        ),
+    ),
+    (
         "a request header that is too large",
         "400 or 414: more than 42 KiB together, or 14 KiB a line",
         (
@@ -56,7 +64,11 @@ OTHERWISE = (
             "with uWSGI, 500 for that request alone; no server is asked"
         ),
     ),
-    ("requests at a time", "2,048 for each server; more are answered 503", "512 in all: each takes a thread of Apache"),
+    (
+        "requests at a time",
+        "2,048 for each server; more are answered 503",
+        "1,024 in all: each takes a thread of Apache",
+    ),
     ("headers of a response (uwsgi protocol)", "32 KiB together", "8 KiB a line"),
     ("header names with `_`", "left out", "left out for uWSGI; for others those that look like the balancer's own"),
     ("control characters in a header", "passed on", "400"),

@@ -57,7 +57,8 @@ def app(environ: Environ, start_response: Callable[..., Any]) -> Any:
         raise RAISED[view]
     headers = [("Content-Type", "text/plain")]
     if view == "header":
-        headers.append(("X-Large", "x" * int(query["n"][0])))
+        # As cookies are: none is longer than a few KiB.
+        headers += [(f"X-Large-{begin}", "x" * 4000) for begin in range(0, int(query["n"][0]), 4000)]
     if view == "large":
         start_response("200 OK", headers)
         return (b"x" * 65536 for _ in range(int(query["n"][0])))
