@@ -67,6 +67,13 @@ ExecStart=
 ExecStart=udevadm trigger --type=devices --action=add --prioritized-subsystem=net --subsystem-match=net
 """
 
+# A boot after the first finds all done, and the network waits for cloud-init: a second in which nobody is served.
+_ONCE = """\
+[Unit]
+ConditionPathExists=!/var/lib/cloud/data/result.json
+"""
+_OF_CLOUD_INIT = ("cloud-init-local", "cloud-init", "cloud-config", "cloud-final")
+
 # Each machine of this image is rehearsal: a crash of the host costs it nothing that is not made anew.
 _DPKG = """\
 force-unsafe-io
@@ -186,6 +193,7 @@ class ImageRecipe:
             ImageFile("/etc/pip.conf", f"[global]\ncert = {CA_BUNDLE}\n"),
             ImageFile("/etc/systemd/network/eth0.network", _NETWORK),
             ImageFile("/etc/systemd/system/systemd-udev-trigger.service.d/wsgi-fleet.conf", _UDEV_TRIGGER),
+            *(ImageFile(f"/etc/systemd/system/{name}.service.d/wsgi-fleet.conf", _ONCE) for name in _OF_CLOUD_INIT),
         ]
 
     def all_scripts(self) -> list[str]:
