@@ -64,6 +64,10 @@ test-menu: setup ## what can be combined, booted and released under load; writes
 test-faults: setup ## faults of clients, processes and machines under load; writes docs/reliability.md
 	@pytest tests/e2e/test_faults.py tests/e2e/test_faults_machines.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
 
+.PHONY: security
+security: setup ## how machines are closed, measured; writes docs/security.md
+	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)
+
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server, which is built first (needs Go 1.25)
 	@export CGO_ENABLED=0 GOWORK=off GOTOOLCHAIN=local GOFLAGS='-mod=readonly -trimpath -buildvcs=false'

@@ -24,19 +24,20 @@ import typer
 from commands.logs import balancer_log, journal
 from commands.maintenance import from_user
 from commands.observation import as_json, observe
-from commands.redaction import Redaction
 from commands.target import AppOption, Failed, StackOption, Target, find
 from releases import record
 from releases.fleet import PARALLEL, Server
 from releases.journal import PREFIX
+from releases.redaction import Redaction
 from releases.transport import Unreachable
 
 LINES = 500
 ASK_S = 60.0
-# Every release on a server keeps the secrets that it got; the stack's own key lies apart. One JSON object a line.
+# Every release on a server keeps the secrets that it got, and the one that failed last; the stack's own key lies apart.
+# One JSON object a line.
 SECRETS = """
 import glob, json, pathlib
-for name in sorted(glob.glob("/srv/app/releases/*/secrets.json")):
+for name in sorted([*glob.glob("/srv/app/releases/*/secrets.json"), *glob.glob("/etc/wsgi-fleet/failed.json")]):
     print(json.dumps(list(json.loads(pathlib.Path(name).read_text()).values())))
 for name in ("/etc/wsgi-fleet/key",):
     if pathlib.Path(name).exists():

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from commands.bundle import secrets_of
 from commands.status import age, console
 from commands.target import AppOption, Failed, JsonOption, StackOption, find
 from releases import record
 from releases.journal import entries, released
+from releases.redaction import Redaction
 from releases.rollback import RollbackError, roll_back, target_of
 from releases.transport import Store
 
@@ -115,7 +118,10 @@ def rollback(
             )
             if not typer.confirm(question):
                 raise Failed("nothing was changed")
-        to = roll_back(target.fleet(typer.echo), target.store, target.servers, to, typer.echo, balancer=target.balancer)
+        # Asked for when a server has said something.
+        removal = cache(lambda: Redaction(secrets_of(target)[0]))
+        hands = target.fleet(typer.echo, lambda text: removal().clean(text))
+        to = roll_back(hands, target.store, target.servers, to, typer.echo, balancer=target.balancer)
     except RollbackError as error:
         raise Failed(str(error)) from error
     typer.echo(f"release {to} serves; {now} is rejected (`./fleet allow {now}` takes that back)")

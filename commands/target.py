@@ -56,8 +56,8 @@ class Target:
     transport: Transport
     store: Store
 
-    def fleet(self, say: Callable[[str], None]) -> Fleet:
-        """The servers' hands: what rollout and rollback work with."""
+    def fleet(self, say: Callable[[str], None], clean: Callable[[str], str] = str) -> Fleet:
+        """The servers' hands: what rollout and rollback work with. clean: takes secrets out of what servers say."""
         return Fleet(
             self.app,
             self.transport,
@@ -65,6 +65,7 @@ class Target:
             first=self.servers[0],
             start_timeout_s=self.start_timeout_s,
             drain_timeout_s=self.drain_timeout_s,
+            clean=clean,
         )
 
     def server(self, name: str | None) -> Server:

@@ -47,7 +47,8 @@ class ServerFailures(Exception):
 class Fleet:
     """say: gets a line for each thing that happens. first: the server that runs schedules. Times in seconds.
 
-    drain_timeout_s: how long a slot may take to finish its requests; start_timeout_s: to start and be healthy.
+    drain_timeout_s: how long a slot may take to finish its requests; start_timeout_s: to start and be healthy. clean:
+    takes secrets out of what machines say, for an application that fails may tell its own.
     """
 
     def __init__(
@@ -59,15 +60,17 @@ class Fleet:
         first: Server,
         start_timeout_s: int,
         drain_timeout_s: int,
+        clean: Callable[[str], str] = str,
     ) -> None:
         self.app = app
+        self._clean = clean
         self._transport, self._tell = transport, say
         self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
 
     def say(self, text: str) -> None:
         """Tell the person who watches."""
-        self._tell(f"{self.app}: {text}")
+        self._tell(f"{self.app}: {self._clean(text)}")
 
     def status(self, server: Server) -> dict[str, Any]:
         """What a server runs: `live`, `slots`, `staged` of release.py. Raises ServerFailure."""
@@ -115,7 +118,7 @@ class Fleet:
             why = (
                 re.split(r"^error: ", result.output.strip(), flags=re.MULTILINE)[-1] or f"exit code {result.exit_code}"
             )
-            raise ServerFailure(server, phase, why)
+            raise ServerFailure(server, phase, self._clean(why))
         return result
 
     def everywhere(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:

@@ -125,7 +125,8 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
         release=Release.load(Path(props["package"])),
         servers=[Server(server["name"], server["target"]) for server in props["servers"]],
         balancer=Server(props["balancer"]["name"], props["balancer"]["target"]) if props["static"] else None,
-        secrets=props["secrets"],
+        # Of none, Output.all() makes a list.
+        secrets=dict(props["secrets"]),
         revision=props["revision"],
         batch_size=batch if isinstance(batch, str) else int(batch),
         **{key: int(value) for key, value in limits.items()},

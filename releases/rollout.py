@@ -17,6 +17,7 @@ from typing import Any
 from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, released
+from releases.redaction import Redaction
 from releases.release import Release
 from releases.static import StaticFiles
 from releases.transport import SecretStore, Store, Transport
@@ -78,6 +79,7 @@ class Rollout:
             first=plan.servers[0],
             start_timeout_s=plan.start_timeout_s,
             drain_timeout_s=plan.drain_timeout_s,
+            clean=Redaction(plan.secrets.values()).clean,
         )
         self.static = StaticFiles(self.fleet, plan.balancer, self.id, plan.release.manifest)
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
+from settings.constraint import ENCRYPTED
 from settings.model import Model
 
 # Each password is checked anew with each request, and a check may cost no more than a millisecond of the balancer
@@ -31,7 +32,7 @@ def _network(value: str) -> str:
 
 def _long(value: SecretStr) -> SecretStr:
     length = len(value.get_secret_value())
-    if not SHORTEST_PASSWORD <= length <= LONGEST_PASSWORD:
+    if value.get_secret_value() != ENCRYPTED and not SHORTEST_PASSWORD <= length <= LONGEST_PASSWORD:
         raise ValueError(f"(secret): has {length} characters; should have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}")
     return value
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from platforms.lxd import label
 from platforms.lxd.reap import owners, reap
+from policies import page
 from tests.combinations import EVERY
 from tests.e2e.load import Outcome
 from tests.e2e.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
@@ -81,14 +84,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="write what the load of each test saw, as a Markdown table")
     parser.addoption("--reliability", metavar="FILE", help="write what each fault cost, as a Markdown table")
+    parser.addoption("--security", metavar="FILE", help="write how machines are closed into the tables of that page")
     parser.addoption("--combinations", metavar="FILE", help="write which combinations were booted, as a Markdown table")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    passed: list[pytest.TestReport] = terminalreporter.stats.get("passed", [])
+    told = [(str(name), str(value)) for report in passed for name, value in report.user_properties]
+    page_file: str | None = config.getoption("--security", default=None)
+    if page_file and exitstatus == 0:
+        rows = {name: Counter(value for known, value in told if known == name) for name in page.HEADS}
+        # Those of attacks are told by each, and counted.
+        tables = {
+            name: page.table(name, [[*json.loads(row), *([str(times)] if name == "attacks" else [])]
+                                    for row, times in sorted(each.items())])
+            for name, each in rows.items() if each
+        }  # fmt: skip
+        page.write(tables, Path(page_file))
     file: str | None = config.getoption("--combinations", default=None)
     if file:
-        passed: list[pytest.TestReport] = terminalreporter.stats.get("passed", [])
-        seen = {str(name): str(told) for report in passed for name, told in report.user_properties}
+        seen = dict(told)
         rows = [
             f"| {' | '.join(each)} | {'refused | | ' if each.refusal else seen.get(str(each), 'not booted | | ')} |"
             for each in EVERY
@@ -135,6 +150,16 @@ def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen
         there = Path(file).read_text().splitlines() if Path(file).exists() else []
         known = {" | ".join(row.split(" | ")[:2]): row for row in [*there[RELIABILITY.count("\n") :], *rows]}
         Path(file).write_text(RELIABILITY + "\n".join(known.values()) + "\n")
+
+
+@pytest.fixture
+def security(record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """security(table, *cells) keeps a row for `--security`."""
+
+    def keep(table: str, *cells: str) -> None:
+        record_property(table, json.dumps(cells))
+
+    return keep
 
 
 def _runs(process_id: int) -> bool:

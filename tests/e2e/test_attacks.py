@@ -29,11 +29,14 @@ def port_of(stack: Stack) -> int:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_an_attack_is_answered_as_it_should_be_and_the_next_request_is_served(attack: Attack, attacked: Stack) -> None:
+def test_an_attack_is_answered_as_it_should_be_and_the_next_request_is_served(
+    attack: Attack, attacked: Stack, security: Callable[..., None]
+) -> None:
     response = exchange(port_of(attacked), attack.sent)
     assert statuses(response) == (attack.nginx if attacked.proxy == "nginx" else attack.apache), response[:2000]
     assert attack.body in response
     assert statuses(exchange(port_of(attacked), request())) == (200,)
+    security("attacks", "requests that no honest client sends", attacked.proxy)
 
 
 def test_no_smuggled_request_has_run(attacked: Stack) -> None:
@@ -47,10 +50,13 @@ def seen_by_application(stack: Stack, *headers: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", [*FORGEABLE, *OURS, "Proxy"])
-def test_a_client_cannot_pretend_a_header_nor_one_that_looks_like_it(name: str, attacked: Stack) -> None:
+def test_a_client_cannot_pretend_a_header_nor_one_that_looks_like_it(
+    name: str, attacked: Stack, security: Callable[..., None]
+) -> None:
     plain = seen_by_application(attacked)
     forms = (name, name.lower(), name.upper(), name.replace("-", "_"), name.replace("-", "_", 1))
     for form in dict.fromkeys(forms):
         told = seen_by_application(attacked, f"{form}: 6.6.6.6", f"{form}: 6.6.6.7")
         assert {key for key, value in told.items() if "6.6.6" in value} == set(), form
         assert told.keys() == plain.keys(), form
+    security("attacks", "headers that a client may not pretend, each in up to five spellings", attacked.proxy)

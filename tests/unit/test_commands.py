@@ -164,6 +164,19 @@ def test_a_rollback_switches_every_server_and_rejects_what_served(stack: FakeSta
     assert record.rejection(stack.store, NEW) is None
 
 
+def test_a_rollback_that_fails_tells_and_keeps_no_secret_that_a_server_holds(stack: FakeStack) -> None:
+    stack.released(NEW)
+    for name in ("hello-1", "hello-2"):
+        stack.machines.status(name, on_new())
+        stack.machines.answers[f"m-{name}", "python3 -c"] = json.dumps(["hunter2"])
+        switch = f"m-{name}", "/usr/local/lib/wsgi-fleet/release.py switch"
+        stack.machines.answers[switch] = (1, "trying hunter2\nerror: no database at app:hunter2@db")
+    result = fleet("rollback", "--yes")
+    assert "trying [removed]" in result.output
+    assert "no database at app:[removed]@db" in result.output
+    assert "hunter2" not in result.output + "".join(map(str, stack.whole.files.values()))
+
+
 def test_a_rollback_to_nothing_fails_with_what_there_is(stack: FakeStack) -> None:
     del stack
     result = fleet("rollback")

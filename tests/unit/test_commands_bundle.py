@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from commands.__main__ import app
 from commands.bundle import LEFT_OUT, OF_BALANCER, OF_SERVER, collect, save
-from commands.redaction import REMOVED, Redaction
+from releases.redaction import REMOVED, Redaction
 from tests.unit.fake_stack import GONE, NAMES, PRIVATE_KEY, FakeStack, front, make
 
 SECRET = 'hunter2 "quoted" $HOME\\'

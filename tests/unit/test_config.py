@@ -103,9 +103,11 @@ def test_secrets_are_masked_and_need_no_passphrase(project: Path) -> None:
     signed = Authority().sign(["shop.example.org"])
     tls = {"certificate": signed.certificate, "private_key": {"secure": "v1:abc"}}
     secrets = {"PASSWORD": {"secure": "v1:def"}}
-    write(project, apps={"hello": HELLO | {"secrets": secrets}}, balancer={"tls": tls})
+    proxy = {"basic_auth": {"users": {"ann": {"secure": "v1:ghi"}}}}
+    write(project, apps={"hello": HELLO | {"secrets": secrets}}, balancer={"tls": tls, "proxy": proxy})
     found = told()
-    assert found["apps.hello.secrets.PASSWORD"]["value"] == MASK == found["balancer.tls.private_key"]["value"]
+    given = ("apps.hello.secrets.PASSWORD", "balancer.tls.private_key", "balancer.proxy.basic_auth.users.ann")
+    assert [found[name]["value"] for name in given] == [MASK] * 3
     assert [word for word in ("v1:", "\\u0000") if word in fleet("--json").output] == []
 
 

@@ -176,11 +176,14 @@ def test_what_a_killed_run_left_is_no_hindrance(host: AppServer, tmp_path: Path)
 
 
 def test_a_release_that_does_not_start_leaves_nothing_to_switch_to(host: AppServer, tmp_path: Path) -> None:
-    id_ = publish(tmp_path, build(tmp_path))
+    id_ = publish(tmp_path, build(tmp_path, SECRETS))
     host.starts, host.journal = [1], "ModuleNotFoundError\n"
     with pytest.raises(Failure, match="wsgi:app did not start; its last lines:\n    ModuleNotFoundError"):
-        staging.stage(id_, {})
+        staging.stage(id_, SECRETS)
     assert left() == []
+    # What a bundle has to take out of its journal.
+    kept = server.CONFIG / "failed.json"
+    assert (json.loads(kept.read_text()), kept.stat().st_mode & 0o777) == (SECRETS, 0o600)
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 import io
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from policies import ACCEPTED, CONTROLS, Planned, findings
+from policies import CONTROLS, Planned, findings, page
 from policies.__main__ import main
+from policies.kept import KEPT
 from policies.plan import SECRET, SIGNATURE, UNKNOWN, from_json, from_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -227,28 +227,34 @@ def test_something_else_is_refused(capsys: pytest.CaptureFixture[str], monkeypat
     assert "no steps and no deployment" in capsys.readouterr().err
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the table below a heading of docs/security.md."""
-    text = (ROOT / "docs" / "security.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
-
-
-def test_the_page_on_security_lists_exactly_the_controls_with_files_and_tests_that_are_there() -> None:
-    table = rows("Controls")
-    assert {id_: title for id_, title, *_ in table} == {each.id: each.title for each in CONTROLS}
-    assert len(table) == len(CONTROLS)
+def test_each_control_says_how_it_is_kept_by_files_and_tests_that_are_there() -> None:
+    assert KEPT.keys() == {each.id for each in CONTROLS}
+    assert len(KEPT) == len(CONTROLS)
     tests = {
         node.name
         for path in (ROOT / "tests").glob("*/test_*.py")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef)
     }
-    for id_, _, _, where, test in table:
-        assert all((ROOT / name).exists() for name in re.findall(r"`([^`]+)`", where)), id_
-        assert set(re.findall(r"`([^`]+)`", test)) <= tests, id_
+    assert {each.test for each in KEPT.values()} - tests == set()
+    assert [file for each in KEPT.values() for file in each.where if not (ROOT / file).is_file()] == []
 
 
-def test_the_page_on_security_tells_every_accepted_finding() -> None:
-    told = {(id_, what) for id_, what, _ in rows("Accepted findings")}
-    assert {(each.control, each.resource) for each in ACCEPTED} <= told
+def test_the_page_on_security_has_the_tables_of_the_code() -> None:
+    text = page.PAGE.read_text()
+    assert page.written(text, page.of_code()) == text, "run `python -m policies.page`"
+    for each in CONTROLS:
+        assert f"\n| {each.id} | {each.title} | " in text
+
+
+def test_the_page_on_security_has_a_place_for_every_table_and_each_has_rows() -> None:
+    text = page.PAGE.read_text()
+    for name in page.HEADS:
+        there = page.written(text, {name: page.table(name, [["x"]])})
+        assert there.count("\n") < text.count("\n"), f"{name}: run `make security`"
+        assert page.written(there, {name: page.table(name, [["x"]])}) == there
+
+
+def test_a_page_without_a_place_for_a_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="<!-- units -->"):
+        page.written("<!-- controls -->\n<!-- end -->\n", {"units": ""})

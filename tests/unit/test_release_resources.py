@@ -107,6 +107,12 @@ def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: Fake
     assert ROLLOUT.update("a", expected, inputs(tmp_path, 2)).outs == expected | {"release": release(2).id}
 
 
+def test_an_application_without_secrets_is_rolled_out(fleet: FakeFleet, tmp_path: Path) -> None:
+    # As the engine hands over pulumi.Output.all() of nothing.
+    ROLLOUT.create(inputs(tmp_path, secrets=[]))
+    assert fleet.secrets["a-1"] == {}
+
+
 @pytest.mark.usefixtures("fleet")
 def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_else(tmp_path: Path) -> None:
     news = inputs(tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from releases import lock, record
 from releases.fleet import Fleet, Server
 from releases.record import current
+from releases.redaction import Redaction
 from releases.rollout import RolloutError, batches
 from releases.transport import Result, Unreachable
 from releases.workers import say_ending_workers
@@ -38,6 +39,18 @@ def test_servers_are_switched_one_after_the_other_in_order() -> None:
 def test_secrets_go_to_the_servers_and_never_to_the_store() -> None:
     fleet, _ = a_fleet_on(1)
     assert fleet.secrets == {name: {"PASSWORD": "hunter2"} for name in NAMES}
+    assert not any(b"hunter2" in content for content in fleet.store.files.values())
+
+
+@pytest.mark.parametrize("verb", ["stage", "switch"])
+def test_a_secret_that_a_failing_application_tells_is_taken_out_of_what_is_told_and_kept(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.fails["a-2", verb] = "its last lines:\n    no database at postgres://app:hunter2@db, aHVudGVyMg=="
+    with pytest.raises(RolloutError, match=r"no database at postgres://app:\[removed\]@db, \[removed\]"):
+        roll_out(fleet, 2)
+    assert "hunter2" not in capsys.readouterr().out
     assert not any(b"hunter2" in content for content in fleet.store.files.values())
 
 
@@ -389,13 +402,14 @@ def test_a_worker_that_keeps_ending_is_told_when_its_release_serves(monkeypatch:
             return Result(0, json.dumps({"restarts": {"app@blue.service": 1, unit: 2} if machine != "a-3" else {}}))
 
     servers = [Server(name, name) for name in NAMES]
-    fleet = Fleet("a", Ending(), said.append, first=servers[0], start_timeout_s=9, drain_timeout_s=9)
+    clean = Redaction(["queue"]).clean
+    fleet = Fleet("a", Ending(), said.append, first=servers[0], start_timeout_s=9, drain_timeout_s=9, clean=clean)
     say_ending_workers(fleet, servers, b'{"workers": {}}')
     assert (said, waited) == ([], [])
     say_ending_workers(fleet, servers, b'{"workers": {"mail": {}}}')
     told = "worker mail@1 has ended 2 times since it was started with this release; it is started again for ever."
     assert said == [
-        f"a: warning: a-1: {told} Its last lines:\n    no such queue",
+        f"a: warning: a-1: {told} Its last lines:\n    no such [removed]",
         f"a: warning: a-2: {told} Its last lines:\n    (it logged nothing)",
     ]
     assert waited == [5.0]

@@ -1,4 +1,4 @@
-"""Takes secrets out of texts that leave the house."""
+"""Takes secrets out of texts that people read, keep and hand on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+"""The tables of docs/security.md; what stands around them there is written by hand.
+
+python -m policies.page writes those that the code knows. `make security` measures a fleet, and writes all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from policies import ACCEPTED, CONTROLS
+from policies.kept import KEPT, OPEN
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
+HEADS = {
+    "units": ("machine", "unit", "exposure"),
+    "ports": ("machine", "TCP port", "who reaches it"),
+    "secrets": ("place", "what is there", "who reads it"),
+    "attacks": ("what is sent", "proxy", "tried, and withstood"),
+    "controls": ("id", "control", "what we do", "where", "test"),
+    "accepted": ("id", "what", "why"),
+}
+
+
+def table(name: str, rows: Iterable[Sequence[str]]) -> str:
+    """Rows as Markdown, beneath the heads of that table."""
+    head = HEADS[name]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
+
+
+def of_code() -> dict[str, str]:
+    """The tables that need no machine."""
+    controls = [
+        (each.id, each.title, kept.what, ", ".join(f"`{file}`" for file in kept.where), f"`{kept.test}`")
+        for each, kept in ((each, KEPT[each.id]) for each in CONTROLS)
+    ]
+    accepted = [(each.control, each.resource, each.reason) for each in (*ACCEPTED, *OPEN)]
+    return {"controls": table("controls", controls), "accepted": table("accepted", accepted)}
+
+
+def written(page: str, tables: Mapping[str, str]) -> str:
+    """Put tables between their marks. Raises ValueError for one that the page has no place for."""
+    for name, text in tables.items():
+        before, mark, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->\n")
+        if not end:
+            raise ValueError(f"{PAGE.name}: should have one line <!-- {name} -->, and <!-- end --> after its table")
+        page = before + mark + text + end + after
+    return page
+
+
+def write(tables: Mapping[str, str], file: Path = PAGE) -> None:
+    """Write these, and those that the code knows."""
+    file.write_text(written(file.read_text(), {**tables, **of_code()}))
+
+
+if __name__ == "__main__":
+    write({})
