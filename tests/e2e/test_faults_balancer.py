@@ -32,15 +32,15 @@ def test_the_machine_of_the_balancer_restarts(fleet: Stack, fault: Callable[...,
 
 
 @pytest.fixture
-def full_balancer(fleet: Stack) -> Generator[str]:
-    """The balancer, with no room left on its disk."""
-    balancer = fleet.balancer()
-    on(balancer, "sh", "-c", "dd if=/dev/zero of=/var/filler bs=1M count=99999", check=False)
-    yield balancer
-    on(balancer, "rm", "-f", "/var/filler")
+def _full(fleet: Stack) -> Generator[None]:
+    """The balancer has no room left on its disk."""
+    on(fleet.balancer(), "sh", "-c", "dd if=/dev/zero of=/var/filler bs=1M count=99999", check=False)
+    yield
+    on(fleet.balancer(), "rm", "-f", "/var/filler")
 
 
-def test_the_disk_of_the_balancer_is_full(fleet: Stack, fault: Callable[..., None], full_balancer: str) -> None:
+@pytest.mark.usefixtures("_full")
+def test_the_disk_of_the_balancer_is_full(fleet: Stack, fault: Callable[..., None]) -> None:
     """What needs no disk is served, a response that does not fit is seen as cut, and doctor says why."""
     with Steady(fleet.url, rate=30) as load:
         since = load.now_s
@@ -93,6 +93,9 @@ def test_the_balancer_restarts_while_a_server_is_dead(fleet: Stack, fault: Calla
             timeout_s=60, message="it is asked again",
         )  # fmt: skip
     fault(load.seen, since, get=200, post=100, quiet_s=20, slowest_s=12)
+
+
+SITES = {"nginx": "/etc/nginx/conf.d/wsgi-fleet.conf", "apache2": "/etc/apache2/wsgi-fleet/site.conf"}
 
 
 def test_the_proxy_is_killed_while_its_configuration_is_damaged(fleet: Stack, fault: Callable[..., None]) -> None:
