@@ -50,7 +50,7 @@ def test_up_mends_a_damaged_store_and_a_server_that_does_not_serve_the_release(
         assert_told_and_mended(stack, file, b"\x1f\x8bdamaged")
     assert manifest.read_bytes() == good
     (machine,) = stack.servers().values()
-    on(machine, "systemctl", "stop", "app@blue", "app@green")
+    on(machine, "systemctl", "stop", "app.socket", "app@blue", "app@green")
     output = stack.up()
     assert "does not run the release" in output, output
     assert stack.get()["version"] == "1"
