@@ -61,8 +61,8 @@ test-menu: setup ## what can be combined, booted and released under load; writes
 	@pytest --numprocesses=2 tests/e2e/test_combinations.py -m menu --combinations docs/combinations.md $(PYTEST_ARGS)
 
 .PHONY: test-faults
-test-faults: setup ## faults of clients, processes and machines under load; writes docs/reliability.md
-	@pytest tests/e2e/test_faults.py tests/e2e/test_faults_machines.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
+test-faults: setup ## faults of clients, processes, machines and of pulumi under load; writes docs/reliability.md
+	@pytest tests/e2e/test_faults*.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
 
 .PHONY: security
 security: setup ## how machines are closed, measured; writes docs/security.md

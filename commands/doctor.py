@@ -21,6 +21,7 @@ from commands.target import AppOption, Failed, StackOption, all_described, outpu
 from commands.verdict import WELL, State
 from platforms import connect
 from platforms.diagnosis import Finding
+from releases.drift import MENDS, find_damage
 from settings import Lxd
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -112,6 +113,9 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
         yield Finding("balancer", seen.balancer_problem, remedy)
     else:
         yield Finding("balancer")
+    for each in every:
+        damage = each.damage or find_damage(each.target.store)
+        yield Finding(f"store of {each.target.app}", damage, f"{MENDS}." if damage else "")
     servers = [server for each in every for server in each.servers]
     for server in servers:
         if server.state in WELL:

@@ -15,6 +15,7 @@ from commands.restarting import Restarting, find_restarting
 from commands.target import SCRIPTS, Target
 from commands.verdict import RUNNING, WELL, State, Verdict, judge, judge_health, logs_of, slot_of
 from releases import lock, record
+from releases.drift import find_damage
 from releases.fleet import PARALLEL, Server
 from releases.journal import Entry, entries
 from releases.transport import Unreachable
@@ -68,7 +69,10 @@ class ServerView:
 
 @dataclass(frozen=True)
 class Observation:
-    """pointer: the current release. entry: how it came. rollout: who moves the fleet now, as the lock has it."""
+    """pointer: the current release. entry: how it came. rollout: who moves the fleet now, as the lock has it.
+
+    damage: which file of the store is damaged, "" where none is.
+    """
 
     target: Target
     at_s: float
@@ -78,6 +82,7 @@ class Observation:
     balancer: Report
     reports: Mapping[str, Report]
     servers: Sequence[ServerView]
+    damage: str = ""
 
     @property
     def maintenance(self) -> bool | None:
@@ -97,7 +102,7 @@ class Observation:
     @property
     def is_well(self) -> bool:
         """Whether every machine is as a person wants it."""
-        return not self.balancer_problem and all(server.is_well for server in self.servers)
+        return not (self.balancer_problem or self.damage) and all(server.is_well for server in self.servers)
 
 
 def observe_all(targets: Sequence[Target]) -> list[Observation]:
@@ -117,6 +122,7 @@ def observe(target: Target, told: Callable[[], Report] | None = None) -> Observa
         }
         now = record.current(target.store)
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
+        damage = find_damage(target.store, reads_archive=False)
         moving = rollout_of(lock.parse(target.store.read(lock.KEY)), time.time())
         balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
         ending = {
@@ -137,7 +143,7 @@ def observe(target: Target, told: Callable[[], Report] | None = None) -> Observa
         )
         for server in target.servers
     ]
-    return Observation(target, time.time(), now, entry, moving, balancer, reports, views)
+    return Observation(target, time.time(), now, entry, moving, balancer, reports, views, damage)
 
 
 def _front(target: Target) -> Report:
@@ -248,6 +254,7 @@ def as_json(seen: Observation) -> dict[str, Any]:
         "well": seen.is_well,
         "release": release,
         "rollout": dict(seen.rollout) if seen.rollout else None,
+        "store": {"problem": seen.damage},
         "maintenance": seen.maintenance,
         "balancer": {"problem": seen.balancer_problem, **{key: front.get(key) for key in keys}},
         "servers": [asdict(server) for server in seen.servers],

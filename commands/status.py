@@ -23,6 +23,7 @@ from commands.observation import (
 )
 from commands.target import AppOption, JsonOption, StackOption, Target, find_all
 from commands.verdict import State
+from releases.drift import MENDS
 
 EVERY_S = 2.0
 # A rollout may add and replace servers: how often the stack is asked for them while somebody watches.
@@ -139,6 +140,7 @@ def causes(every: Sequence[Observation]) -> Text:
         if server.cause
     ]
     lines += [f"{server.name}: {each}" for seen in every for server in seen.servers for each in server.background]
+    lines += [f"the store of {seen.target.app}: {seen.damage}; {MENDS}" for seen in every if seen.damage]
     if every[0].balancer_problem:
         lines.append(f"the balancer: {every[0].balancer_problem}")
     return Text("\n".join(lines))

@@ -12,8 +12,10 @@ from enum import Enum
 
 # Out without a good answer for so long, which with a reload is less than 5 s; back after this many in a row.
 OUT_S, GOOD = 3.5, 2
-# A lossy path: so many of the last probes had segments sent again. Then so many in a row must have had none.
+# A lossy path: so many of the last probes had segments sent again, or of the last few: where a third of the packets is
+# lost the latter tells it a second and a half earlier. Then so many in a row must have had none.
 LOSSY, WINDOW, CLEAN = 3, 10, 4
+LOSSY_SOON, WINDOW_SOON = 2, 3
 # Each time out within FORGET_S doubles how long a server must be well before it is back: 2, 4, ... LONGEST_S.
 FORGET_S, LONGEST_S = 300.0, 60.0
 # A server is taken out only beside one of its application that was well so lately, in intervals of probes.
@@ -92,7 +94,7 @@ class Server:
                 self.alive_at = now - out_s / 2
             else:
                 self._fail(now, f"GET {path} was not 200 for {out_s:g} s: {self.words or 'no answer'}")
-        elif sum(self.resent) >= LOSSY:
+        elif sum(self.resent) >= LOSSY or sum(list(self.resent)[-WINDOW_SOON:]) >= LOSSY_SOON:
             self.is_lossy = True
             self._fail(now, f"packets are lost on the way to it ({sum(self.resent)} of {len(self.resent)} probes)")
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from platforms import connect
-from releases import record
+from releases import lock, record
 from releases.fleet import COMMAND, PARALLEL
-from releases.journal import entries
+from releases.journal import DAMAGED, entries, released
 from releases.release import ID_LENGTH, Release
 from releases.transport import Store, Transport, Unreachable
 
@@ -20,25 +20,52 @@ from releases.transport import Store, Transport, Unreachable
 ASK_S = 15.0
 # States of a unit that does not run and is not about to.
 ENDED = ("inactive", "failed")
+# What to do about a store that is damaged.
+MENDS = "`pulumi up` puts it right"
 # What stands in the place of a value that a preview cannot know (pulumi.runtime.rpc.UNKNOWN).
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
 def find_drift(store: Store, release: str, epoch: int) -> str:
     """Why the store says that the fleet may not be on the release, or ""."""
-    newest, there = next(entries(store), None), record.epoch(store)
-    if epoch != there or there < 0:
+    if damage := find_damage(store, release):
+        return damage
+    if epoch != record.epoch(store):
         return "the fleet was moved by hand, or the store's epoch is damaged"
+    newest = next(entries(store), None)
     if not (newest and newest.is_settled):
-        return "the last rollout did not end on all servers, or its journal is damaged"
-    if record.current(store) != release:
-        return "the store's pointer does not name the release"
-    manifest = store.read(f"releases/{release}/manifest.json") or b""
-    if hashlib.sha256(manifest).hexdigest()[:ID_LENGTH] != release:
-        return "the release's manifest in the store is damaged or gone"
-    if not Release(manifest, b"").is_archive(store.read(f"releases/{release}/code.tar.gz")):
-        return "the release's archive in the store is damaged or gone"
+        return "the last rollout did not end on all servers, or its journal is gone"
     return ""
+
+
+def find_damage(store: Store, release: str | None = None, *, reads_archive: bool = True) -> str:
+    """Which file of the store is not what it must be, or "". release: what serves, where somebody knows it.
+
+    Of an archive that need not be read only whether it is there.
+    """
+    return next(_damages(store, release, reads_archive=reads_archive), "")
+
+
+def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Iterator[str]:
+    newest, there = next(entries(store), None), record.current(store)
+    if newest and newest.result == DAMAGED:
+        yield newest.why
+    wanted = release or next(iter(released(store)), None)
+    manifest, archive = (f"releases/{there}/{file}" for file in ("manifest.json", "code.tar.gz"))
+    content = store.read(manifest)
+    # A rollout writes the pointer before it says that it is done.
+    if there != wanted and (release or content is None):
+        yield f"{record.POINTER} in the store does not name the release"
+    if record.epoch(store) < 0:
+        yield f"{record.EPOCH} in the store is damaged"
+    if (lock_ := store.read(lock.KEY)) is not None and not lock.parse(lock_):
+        yield f"{lock.KEY} in the store is damaged: nobody holds it"
+    if there and hashlib.sha256(content or b"").hexdigest()[:ID_LENGTH] != there:
+        yield f"{manifest} in the store is damaged or gone"
+    elif there:
+        is_whole = Release(content or b"", b"").is_archive
+        if not (is_whole(store.read(archive)) if reads_archive else store.keys(archive)):
+            yield f"{archive} in the store is damaged or gone"
 
 
 def find_strays(

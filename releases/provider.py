@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TypeVar
 
@@ -10,8 +11,10 @@ E = TypeVar("E", bound=Exception)
 
 def say(text: str) -> None:
     """The engine shows what a provider prints. One write for a line: machines are worked on side by side."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    # An engine that was killed hears nothing, and what was begun is ended all the same.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def told(error: E) -> E:

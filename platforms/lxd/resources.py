@@ -57,21 +57,35 @@ def _obstacle(property_: str, found: Callable[[], str | None]) -> list[CheckFail
 
 
 class Provider(ResourceProvider):
-    """What all share. inputs: kept as outputs. replacing, updating: inputs whose change does that."""
+    """What all share. inputs: kept as outputs. replacing, updating: inputs whose change does that.
+
+    anew: of what is gone, the input that stands for it when it is replaced; "" where an update makes it again.
+    """
 
     serialize_as_secret_always = False
     inputs: ClassVar[tuple[str, ...]] = ()
     replacing: ClassVar[tuple[str, ...]] = ()
     updating: ClassVar[tuple[str, ...]] = ()
+    anew = ""
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         return CheckResult(news, [])
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        replaces = [key for key in self.replacing if _olds.get(key) != _news.get(key)]
-        changes = bool(replaces) or any(_olds.get(key) != _news.get(key) for key in self.updating)
+        with _told():
+            # Not as the state has it: the state does not know how far a `destroy` came that was killed.
+            found = self.read(_id, _olds)
+        olds = found.outs or _olds
+        replaces = [key for key in self.replacing if olds.get(key) != _news.get(key)]
+        if not found.id and self.anew:
+            replaces.append(self.anew)
+        changes = not found.id or bool(replaces) or any(olds.get(key) != _news.get(key) for key in self.updating)
         # Never delete before replace: what serves goes on until its successor does.
         return DiffResult(changes=changes, replaces=replaces, delete_before_replace=False)
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        # Each creation takes what is there.
+        return UpdateResult(self.create(_news).outs)
 
     def outs(self, props: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         return {**{key: props[key] for key in self.inputs}, **more}
@@ -96,9 +110,6 @@ class GroupProvider(Provider):
             rules = [network.Rule(int(rule["port"]), rule["addresses"]) for rule in props["rules"]]
             name, addresses = network.ensure(Client(), props["owner"], props["role"], rules)
         return CreateResult(name, self.outs(props, rules=_sorted(props["rules"]), addresses=addresses))
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(self.create(_news).outs)
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         with _told():
@@ -186,12 +197,8 @@ class Store(Resource, module="lxd", name="Store"):
 class MachineProvider(Provider):
     inputs = replacing = tuple(field for field in machine.Spec.__dataclass_fields__)
     updating = ("status",)
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Ask how the machine is: one that was stopped is started without `--refresh`."""
-        with _told():
-            status = machine.status(Client(), _id) or _olds.get("status")
-        return super().diff(_id, {**_olds, "status": status}, _news)
+    # A new one has another name, by which all that was done on the old one is done again.
+    anew = "role"
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         numbers = {key: int(props[key]) for key in ("cpus", "memory_mib", "disk_gib")}
@@ -248,9 +255,6 @@ class AddressProvider(Provider):
             say(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
         return CreateResult(props["owner"], self.outs(props))
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(self.create(_news).outs)
-
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         with _told():
             tls_port = self.outs(props).get("tls_port")
@@ -291,9 +295,6 @@ class StepProvider(Provider):
                 tail = "\n".join(result.output.splitlines()[-TAIL:])
                 raise LxdError(f"{name}: the step failed with exit code {result.exit_code}:\n{tail}")
         return CreateResult(f"{name}/{trigger(props)[:12]}", self.outs(props, trigger=trigger(props)))
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(self.create(_news).outs)
 
 
 def trigger(props: Mapping[str, Any]) -> str:

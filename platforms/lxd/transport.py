@@ -104,9 +104,9 @@ class LxdTransport:
         except Unavailable as error:
             raise Unreachable(f"{name}: {error}") from error
         if status is None:
-            raise Unreachable(f"{name}: LXD has no such machine; `pulumi up --refresh` replaces it")
+            raise Unreachable(f"{name}: LXD has no such machine; `pulumi up` replaces it")
         if status != machine.RUNNING:
-            raise Unreachable(f"{name} is {status.lower()}; `pulumi up --refresh` starts it")
+            raise Unreachable(f"{name} is {status.lower()}; `pulumi up` starts it")
 
 
 def _ignore(_line: str) -> None:

@@ -51,6 +51,10 @@ is not in the table, but in the test. The first row is the control: the load doe
 away, nobody can be served; its row says when that was over. Of the 500 clients most must fail, for they ask for ten
 times what there is; the test holds that as many are answered as without overload (80 % at least).
 
+Where `pulumi` itself is killed, at 50 random moments in all, "by itself" means by the next `pulumi up`, on two servers.
+The moments are the same each time (`FAULTS_SEED` draws others). Beside the first `up` of a stack and `destroy` nobody
+can be served: only what is asked after them counts.
+
 | fleet | fault | sent | failed GET | failed POST | slowest in s | last failure after s | came back by itself |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |
 """

@@ -278,7 +278,7 @@ def test_the_doctor_names_a_machine_that_is_stopped(fleet: Stack) -> None:
     try:
         result = fleet.fleet("doctor")
         assert f"wrong  {name}: unreachable: {machine} is stopped" in result.stdout
-        assert "pulumi up --refresh" in result.stdout
+        assert "`pulumi up`" in result.stdout
         assert result.returncode == 1
         assert states(fleet)[name] == "unreachable"
     finally:

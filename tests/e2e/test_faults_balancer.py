@@ -95,7 +95,7 @@ def test_the_balancer_restarts_while_a_server_is_dead(fleet: Stack, fault: Calla
     fault(load.seen, since, get=200, post=100, quiet_s=20, slowest_s=12)
 
 
-SITES = {"nginx": "/etc/nginx/conf.d/wsgi-fleet.conf", "apache2": "/etc/apache2/wsgi-fleet/site.conf"}
+SITES = {"nginx": "/etc/nginx/wsgi-fleet/site.conf", "apache2": "/etc/apache2/wsgi-fleet/site.conf"}
 
 
 def test_the_proxy_is_killed_while_its_configuration_is_damaged(fleet: Stack, fault: Callable[..., None]) -> None:

@@ -1,4 +1,4 @@
-"""Faults of whole machines and of what is between them, counted as in test_faults.py."""
+"""Faults of whole machines, of what is between them, and of the release store, counted as in test_faults.py."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 
 from tests.e2e.stack import Stack, eventually, lxc, on
 from tests.e2e.steady import Steady
-from tests.e2e.test_faults import ask, each_server
+from tests.e2e.test_drift import assert_told_and_mended, store_of
+from tests.e2e.test_faults import address, ask, each_server
 from tests.e2e.test_faults import fault as fault  # noqa: PLC0414  fixtures are found by name
 from tests.e2e.test_faults import fleet as fleet  # noqa: PLC0414
+from tests.e2e.test_health import drop, listed, undrop
 
 pytestmark = pytest.mark.long
 
@@ -72,6 +74,76 @@ def test_a_worker_crashes_while_another_server_hangs(fleet: Stack, fault: Callab
         finally:
             on(server, "sh", "-c", "pkill -CONT -f [g]ateway_uwsgi.py")
     fault(load.seen, since, get=20, post=20, quiet_s=20, slowest_s=31)
+
+
+DAMAGES = {
+    "a truncated pointer": ("pointer", b"3f"),
+    "no archive": ("releases/*/code.tar.gz", None),
+    "a lock that is garbage": ("lock", b"\x00garbage"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_the_store_has(fleet: Stack, fault: Callable[..., None], what: str) -> None:
+    pattern, content = DAMAGES[what]
+    store = store_of(fleet)
+    with Steady(fleet.url, rate=20) as load:
+        since = load.now_s
+        assert_told_and_mended(fleet, next(store.glob(pattern), store / pattern), content)
+    fault(load.seen, since, slowest_s=3)
+
+
+def test_a_server_dies_while_a_release_is_damaged(fleet: Stack, fault: Callable[..., None]) -> None:
+    """Both are told, with the same remedy."""
+    role, server = next(iter(fleet.servers().items()))
+    archive = next(store_of(fleet).glob("releases/*/code.tar.gz"))
+    good = archive.read_bytes()
+    with Steady(fleet.url, rate=20) as load:
+        since = load.now_s
+        archive.write_bytes(good[:99])
+        lxc("stop", "--force", server)
+        told, output = fleet.fleet("doctor").stdout, fleet.up()
+        assert f"{role}: unreachable: {server} is stopped; `pulumi up` starts it" in told, told
+        for text in (told, output):
+            assert f"{archive.relative_to(store_of(fleet))} in the store is damaged" in text, text
+            assert "Traceback" not in text
+    assert archive.read_bytes() == good
+    assert set(fleet.servers().values()) == {ask(fleet, "/")[1].split()[0].decode() for _ in range(30)}
+    fault(load.seen, since, get=5, post=10, quiet_s=20)
+
+
+def test_a_server_loses_30_percent_of_its_packets(fleet: Stack, fault: Callable[..., None]) -> None:
+    """Each way, by nft: not every kernel has netem ("Specified qdisc kind is unknown")."""
+    there = address(fleet, list(fleet.servers().values())[1])
+    # Who was out lately must be well for longer.
+    on(fleet.balancer(), "systemctl", "restart", "wsgi-fleet-health")
+    with Steady(fleet.url, rate=30) as load:
+        since = load.now_s
+        drop(fleet, there, "numgen random mod 100 < 30")
+        try:
+            eventually(lambda: there in listed(fleet), timeout_s=8, message="it is out")
+            assert all(ask(fleet, "/", timeout_s=2)[0] == 200 for _ in range(30))
+        finally:
+            undrop(fleet)
+        eventually(lambda: there not in listed(fleet), timeout_s=6, message="it is back")
+        time.sleep(1)
+    fault(load.seen, since, get=3, post=6, quiet_s=12)
+
+
+def test_a_view_logs_80_000_lines_at_once(fleet: Stack, fault: Callable[..., None]) -> None:
+    """The journal has each of them."""
+    with Steady(fleet.url) as load:
+        since = load.now_s
+        status, body = ask(fleet, "/log?n=80000")
+        time.sleep(1)
+    assert status == 200
+    command = ("journalctl", "-u", "app@blue", "-u", "app@green", "--output=cat", "--quiet", "--grep=^flood of ")
+    wanted = [f"flood of 80000: {number}" for number in range(80000)]
+    eventually(
+        lambda: on(body.split()[0].decode(), *command, check=False).splitlines() == wanted,
+        timeout_s=30, message="the journal has each line",
+    )  # fmt: skip
+    fault(load.seen, since, slowest_s=5)
 
 
 def test_all_machines_restart_at_once(fleet: Stack, fault: Callable[..., None]) -> None:

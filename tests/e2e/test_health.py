@@ -101,13 +101,14 @@ def listed(stack: Stack) -> list[str]:
 
 def first_process(stack: Stack) -> int:
     """Process id of the balancer's first process, as the host has it."""
-    if stack.name not in _processes:
-        _processes[stack.name] = json.loads(lxc("query", f"/1.0/instances/{stack.balancer()}/state").stdout)["pid"]
-    return _processes[stack.name]
+    # Names come again in another module, folders do not.
+    if stack.folder not in _processes:
+        _processes[stack.folder] = json.loads(lxc("query", f"/1.0/instances/{stack.balancer()}/state").stdout)["pid"]
+    return _processes[stack.folder]
 
 
 _addresses: dict[str, str] = {}
-_processes: dict[str, int] = {}
+_processes: dict[Path, int] = {}
 
 
 def address(machine: str) -> str:

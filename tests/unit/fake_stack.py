@@ -120,11 +120,15 @@ class Machines:
 
 @dataclass
 class FakeStack:
-    """output: the stack's output `fleet`. whole: the store of the stack; store: the application's part of it."""
+    """output: the stack's output `fleet`. whole: the store of the stack; store: the application's part of it.
+
+    damage: what is wrong with the store, for a look at it.
+    """
 
     output: dict[str, Any]
     machines: Machines
     whole: MemoryStore
+    damage: str = ""
 
     @property
     def store(self) -> Part:
@@ -179,6 +183,9 @@ def make(monkeypatch: Any) -> FakeStack:
     monkeypatch.setattr("commands.target.pulumi", pulumi)
     monkeypatch.setattr(connect, "transport", transport)
     monkeypatch.setattr(connect, "store", lambda _: stack.whole)  # pyright: ignore[reportUnknownLambdaType]
+    # Its releases are names without files.
+    for module in ("observation", "doctor"):
+        monkeypatch.setattr(f"commands.{module}.find_damage", lambda *_, **__: stack.damage)  # pyright: ignore
     monkeypatch.delenv("FLEET_STACK", raising=False)
     monkeypatch.delenv("FLEET_FROM", raising=False)
     return stack

@@ -279,6 +279,14 @@ def test_what_is_started_again_and_again_is_told_with_its_last_lines(stack: Fake
     assert code == 1
 
 
+def test_a_damaged_file_of_the_store_is_told_with_its_remedy(stack: FakeStack) -> None:
+    stack.damage = "pointer in the store is damaged"
+    assert examined() == ([f"store of hello: {stack.damage} -> `pulumi up` puts it right."], 1)
+    result = CliRunner().invoke(app, ["status"])
+    assert f"the store of hello: {stack.damage}; `pulumi up` puts it right\n" in result.output
+    assert result.exit_code == 1
+
+
 def test_what_was_started_again_long_ago_is_not_told(stack: FakeStack) -> None:
     keeps_ending(stack, "app@blue.service", "")
     assert examined() == ([], 0)

@@ -115,19 +115,21 @@ def made(name: str, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return result.id, result.outs or {}
 
 
-def change(provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any]) -> tuple[bool | None, list[str]]:
+def change(
+    provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any], id_: str
+) -> tuple[bool | None, list[str]]:
     """Whether there is something to do, and which inputs demand another thing instead."""
-    found = provider.diff("id", olds, news)
+    found = provider.diff(id_, olds, news)
     assert not found.delete_before_replace
     return found.changes, found.replaces or []
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_what_is_as_it_is_described_needs_no_change(name: str, inputs: dict[str, dict[str, Any]]) -> None:
-    _, outs = made(name, inputs[name])
-    assert change(PROVIDERS[name], outs, inputs[name]) == (False, [])
+    id_, outs = made(name, inputs[name])
+    assert change(PROVIDERS[name], outs, inputs[name], id_) == (False, [])
     # The state is JSON; whole numbers come back as such.
-    assert change(PROVIDERS[name], json.loads(json.dumps(outs)), inputs[name]) == (False, [])
+    assert change(PROVIDERS[name], json.loads(json.dumps(outs)), inputs[name], id_) == (False, [])
 
 
 REPLACED = {
@@ -156,9 +158,9 @@ OTHERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_each_input_replaces_or_updates_or_does_nothing(name: str, inputs: dict[str, dict[str, Any]]) -> None:
-    _, outs = made(name, inputs[name])
+    id_, outs = made(name, inputs[name])
     for key in inputs[name].keys() - {"status"}:
-        changes, replaces = change(PROVIDERS[name], outs, inputs[name] | {key: OTHERS.get(key, "other")})
+        changes, replaces = change(PROVIDERS[name], outs, inputs[name] | {key: OTHERS.get(key, "other")}, id_)
         assert changes is (key in REPLACED[name] + UPDATED.get(name, [])), key
         assert replaces == [each for each in REPLACED[name] if each == key]
 
@@ -168,14 +170,14 @@ def test_https_that_comes_moves_or_goes_is_a_change_of_the_address(inputs: dict[
     (_, without), (_, outs) = made("address", plain), made("address", tls)
     assert outs["tls_port"] == 9443
     changes = [(without, tls), (outs, plain), (outs, tls | {"tls_port": 9444.0}), (outs, tls)]
-    assert [change(PROVIDERS["address"], olds, news)[0] for olds, news in changes] == [True, True, True, False]
+    assert [change(PROVIDERS["address"], olds, news, OWNER)[0] for olds, news in changes] == [True, True, True, False]
     assert PROVIDERS["address"].read("id", outs).outs == outs
 
 
 def test_the_order_of_rules_is_no_change(inputs: dict[str, dict[str, Any]]) -> None:
-    _, outs = made("group", inputs["group"])
+    id_, outs = made("group", inputs["group"])
     rules: Sequence[Thing] = inputs["group"]["rules"]
-    assert change(PROVIDERS["group"], outs, inputs["group"] | {"rules": rules[::-1]}) == (False, [])
+    assert change(PROVIDERS["group"], outs, inputs["group"] | {"rules": rules[::-1]}, id_) == (False, [])
 
 
 @pytest.mark.parametrize("name", THINGS)
@@ -193,6 +195,22 @@ def test_what_is_deleted_is_read_as_gone_and_can_be_deleted_again(name: str, inp
         assert PROVIDERS[name].read(id_, outs).id == ""
 
 
+@pytest.mark.parametrize("name", THINGS)
+def test_what_is_gone_is_made_again_without_a_refresh(name: str, inputs: dict[str, dict[str, Any]]) -> None:
+    """As a `destroy` leaves it that was killed before the engine wrote down what it had deleted."""
+    provider = PROVIDERS[name]
+    id_, outs = made(name, inputs[name])
+    provider.delete(id_, outs)
+    changes, replaces = change(provider, outs, inputs[name], id_)
+    assert changes
+    if name == "machine":
+        assert replaces == ["role"]
+    else:
+        assert replaces == []
+        provider.update(id_, outs, inputs[name])
+        assert provider.read(id_, outs).id == id_
+
+
 @pytest.mark.parametrize("name", ["group", "machine", "address", "step"])
 def test_an_update_leaves_every_output_that_a_creation_leaves(name: str, inputs: dict[str, dict[str, Any]]) -> None:
     id_, outs = made(name, inputs[name])
@@ -202,9 +220,8 @@ def test_an_update_leaves_every_output_that_a_creation_leaves(name: str, inputs:
 def test_a_rule_that_somebody_took_away_is_put_back(daemon: Daemon, inputs: dict[str, dict[str, Any]]) -> None:
     id_, outs = made("group", inputs["group"])
     daemon.things["network-acls"][NETWORK]["ingress"].pop()
-    found = PROVIDERS["group"].read(id_, outs).outs or {}
-    assert change(PROVIDERS["group"], found, inputs["group"]) == (True, [])
-    PROVIDERS["group"].update(id_, found, inputs["group"])
+    assert change(PROVIDERS["group"], outs, inputs["group"], id_) == (True, [])
+    PROVIDERS["group"].update(id_, outs, inputs["group"])
     assert len(daemon.things["network-acls"][NETWORK]["ingress"]) == 2
 
 
@@ -213,9 +230,8 @@ def test_a_machine_that_was_found_stopped_is_started_and_not_replaced(
 ) -> None:
     id_, outs = made("machine", inputs["machine"])
     daemon.things["instances"][id_]["status"] = "Stopped"
-    found = PROVIDERS["machine"].read(id_, outs).outs or {}
-    assert change(PROVIDERS["machine"], found, inputs["machine"]) == (True, [])
-    assert PROVIDERS["machine"].update(id_, found, inputs["machine"]).outs == outs
+    assert change(PROVIDERS["machine"], outs, inputs["machine"], id_) == (True, [])
+    assert PROVIDERS["machine"].update(id_, outs, inputs["machine"]).outs == outs
     assert daemon.things["instances"][id_]["status"] == "Running"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pulumi.dynamic import ResourceProvider
 
 from platforms import connect
 from releases import record, resource, secret
+from releases.provider import say
 from releases.rollout import Plan, RolloutError
 from releases.transport import Part, Unreachable
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemorySecrets, MemoryStore, release
@@ -28,6 +31,16 @@ SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
 def store() -> Part:
     """The store of application a, of a stack that may have others."""
     return Part(MemoryStore(), "a")
+
+
+def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an engine that was killed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb", buffering=0) as pipe:
+        monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(pipe, write_through=True))
+        say("a line")
+        say("another")
 
 
 @pytest.fixture(autouse=True)

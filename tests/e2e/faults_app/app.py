@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,6 +67,9 @@ def app(environ: Environ, start_response: Callable[..., Any]) -> Any:
         start_response("200 OK", headers)
         return stream(query)
     start_response("200 OK", headers)
+    if view == "log":
+        for number in range(int(query["n"][0])):
+            print(f"flood of {query['n'][0]}: {number}", file=sys.stderr)
     if view == "bytearray":
         return [bytearray(b"whole")]
-    return [f"{os.environ['WSGI_FLEET_SERVER']} {len(body)}\n".encode()]
+    return [f"{os.environ['WSGI_FLEET_SERVER']} {len(body)} {os.environ.get('VERSION', '1')}\n".encode()]
