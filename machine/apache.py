@@ -112,8 +112,8 @@ def _is_apache(line: bytes) -> bool:
 
 
 def _is_worker(process: Path) -> bool:
-    """Not so the program of the log, which is Apache's, too, until it has begun: workers are www-data's."""
-    return process.stat().st_uid != 0
+    """Not so the program of the log, which is Apache's, too, until it has begun: a worker has threads."""
+    return len(list((process / "task").iterdir())) > 1
 
 
 def reload() -> None:

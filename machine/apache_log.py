@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes Apache's access log as Nginx's is: a line of JSON for each request. Apache starts it and gives it the words.
 
-Apache writes \\xhh for what it does not print, and JSON has no such thing. It runs as root, until the last worker that
-may have something to say has gone; a file that was rotated is left within a second. Standard library only.
+Apache writes \\xhh for what it does not print, and JSON has no such thing. It ends with the last worker that may
+have something to say; a file that was rotated is left within a second. Standard library only.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def main() -> None:
     for words in sys.stdin.buffer:
         if time.monotonic() - looked > LOOK_S:
             looked = time.monotonic()
-            if not LOG.exists() or LOG.stat().st_ino != os.fstat(file).st_ino:
+            # www-data may not make it: logrotate does.
+            if LOG.exists() and LOG.stat().st_ino != os.fstat(file).st_ino:
                 os.close(file)
                 file = open_log()
         try:

@@ -27,7 +27,7 @@ import proxy
 from proxy import Failure
 
 FOLDER = Path("/etc/wsgi-fleet/tls")
-# Nginx runs as that user altogether; Apache's master is root.
+# The proxy runs as that user.
 GROUP = "www-data"
 # What the site names (templates/*/tls.conf.j2); what shall be that; for which names this machine made it.
 FILE, CANDIDATE, MADE_FOR = FOLDER / "site.pem", FOLDER / "candidate.pem", FOLDER / "self-signed"

@@ -188,9 +188,10 @@ class Response:
         """Answer 500 where nothing was sent. Raises an Exception where the gateway does that."""
         try:
             self.close()
-        finally:
-            if not self.guard.is_uwsgi:
-                raise as_exception(error)
+        except Exception as closing:  # noqa: BLE001  what was raised first is what is told
+            traceback.print_exception(closing)
+        if not self.guard.is_uwsgi:
+            raise as_exception(error)
         traceback.print_exception(error)
         try:
             # Takes the place of what the application began.

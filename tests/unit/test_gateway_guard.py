@@ -184,6 +184,8 @@ def app(environ, start_response):
     if what.startswith("late/"):
         start_response("200 OK", [("Content-Type", "text/plain")])
         return later(RAISED[what.partition("/")[2]])
+    if what == "twice":
+        return Twice()
     if what.startswith("cut"):
         start_response("200 OK", [("Content-Type", "text/plain")])
         return cut(what)
@@ -192,6 +194,13 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
     pid = str(os.getpid()).encode()
     return {"bytearray": bytearray(pid), "bytearrays": [bytearray(pid), memoryview(b"!")]}.get(what, [pid])
+
+class Twice:
+    def __iter__(self):
+        raise ValueError("first")
+
+    def close(self):
+        raise ValueError("then")
 
 def later(error):
     raise error
@@ -302,7 +311,7 @@ def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_serve
 def test_whatever_an_application_raises_is_answered_500_and_its_process_lives(make: Make, gateway: str) -> None:
     running = make(gateway)
     _, pid = get(running)
-    for what in ("exit", "interrupt", "base", "generator", "late/exit", "late/interrupt", "late/base"):
+    for what in ("exit", "interrupt", "base", "generator", "late/exit", "late/interrupt", "late/base", "twice"):
         assert get(running, f"/{what}")[0] == 500, (what, running.log)
         assert get(running) == (200, pid), (what, running.log)
     assert "SystemExit: 3" in running.log
