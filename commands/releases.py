@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -118,9 +117,8 @@ def rollback(
             )
             if not typer.confirm(question):
                 raise Failed("nothing was changed")
-        # Asked for when a server has said something.
-        removal = cache(lambda: Redaction(secrets_of(target)[0]))
-        hands = target.fleet(typer.echo, lambda text: removal().clean(text))
+        # Before it begins: while a server says something, the connection to it can ask nothing.
+        hands = target.fleet(typer.echo, Redaction(secrets_of(target)[0]).clean)
         to = roll_back(hands, target.store, target.servers, to, typer.echo, balancer=target.balancer)
     except RollbackError as error:
         raise Failed(str(error)) from error

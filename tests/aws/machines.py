@@ -172,8 +172,9 @@ class Machines:
                 }
             ],
             "ca_certs": {"trusted": [self._region.authority]},
-            # At every boot.
+            # At every boot: machines of EC2 run cloud-init each time, those of platform lxd the first time alone.
             "bootcmd": [
+                ["sh", "-c", "rm -rf /etc/systemd/system/cloud-*.service.d"],
                 ["ip", "address", "add", f"{LINK_LOCAL}/32", "dev", "lo"],
                 ["sh", "-c", f"grep -qxF '{hosts}' /etc/hosts || echo '{hosts}' >> /etc/hosts"],
                 *([elsewhere] if "PublicIpAddress" in instance else []),

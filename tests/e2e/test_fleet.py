@@ -321,13 +321,18 @@ def test_every_machine_serves_the_current_release_after_a_restart_whichever_slot
     eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
 
 
+# A whole `up` starts machines that are stopped.
+WITHOUT_STARTING = ("--target", "**::probe-rollout")
+
+
 def test_a_server_that_was_away_during_a_release_comes_back_on_the_new_one(fleet: Stack) -> None:
     fleet.release_version("before")
     fleet.app["rollout"] = {"allow_unreachable": 1}
     away = list(fleet.servers().values())[1]
     lxc("stop", "--force", away)
     try:
-        fleet.release_version("while-away")
+        fleet.set_version("while-away")
+        fleet.up(*WITHOUT_STARTING)
     finally:
         lxc("start", away)
         fleet.app["rollout"] = {}
@@ -342,8 +347,9 @@ def test_a_release_with_a_server_away_is_refused_before_any_switch_unless_that_i
     role, away = list(roles.items())[2]
     lxc("stop", "--force", away)
     try:
+        fleet.set_version("refused")
         with pytest.raises(AssertionError, match=f"{role}, reach: unreachable"):
-            fleet.release_version("refused")
+            fleet.up(*WITHOUT_STARTING)
         assert {version for _, version in fleet.who_answers()} == {"kept"}
     finally:
         lxc("start", away)
