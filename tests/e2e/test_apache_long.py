@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,9 @@ from tests.e2e import test_apps as apps
 from tests.e2e import test_static as static_files
 from tests.e2e import test_tls as tls
 from tests.e2e.stack import Stack, free_port
+from tests.e2e.steady import Steady
 from tests.e2e.test_apps import SHOP
+from tests.e2e.test_faults import slow_clients
 from tests.e2e.test_static import BUILD
 
 pytestmark = pytest.mark.long
@@ -100,3 +103,27 @@ def two(make_module_stack: Callable[..., Stack]) -> Stack:
     stack.settings["apps"]["shop"] = stack.app | {"source": "tests/e2e/shop", "hosts": [SHOP, f"*.{SHOP}"]}
     stack.up()
     return stack
+
+
+def test_slow_clients_cost_others_nothing_where_each_server_has_an_nginx(
+    make_module_stack: Callable[..., Stack],
+) -> None:
+    """Apache alone passes requests and responses on as they come (docs/balancer.md)."""
+    stack = make_module_stack(
+        "slow",
+        source="tests/e2e/faults_app",
+        module="app:app",
+        health_path="/healthz",
+        fleet={"servers": 3, "balancing": "machine+process"},
+    )
+    stack.proxy = "apache"
+    stack.up()
+    with Steady(stack.url) as before:
+        time.sleep(4)
+    with slow_clients(stack):
+        # Until the responses that nobody reads are made.
+        time.sleep(3)
+        with Steady(stack.url) as load:
+            time.sleep(6)
+    assert load.seen.failed == []
+    assert load.seen.p99_s <= 2 * before.seen.p99_s + 0.1, (before.seen.p99_s, load.seen.p99_s)
