@@ -115,6 +115,7 @@ def test_slow_clients_cost_others_nothing_where_each_server_has_an_nginx(
         module="app:app",
         health_path="/healthz",
         fleet={"servers": 3, "balancing": "machine+process"},
+        gateway={"processes": 2, "threads": 4},
     )
     stack.proxy = "apache"
     stack.up()
