@@ -19,7 +19,7 @@ import sys
 
 # These names stay the real ones when gevent replaces those in their modules.
 from mmap import mmap
-from select import POLLIN, poll
+from select import POLLIN, POLLNVAL, poll
 from time import monotonic, sleep
 
 # State, file descriptor, thread, start (monotonic seconds), method and path.
@@ -73,7 +73,8 @@ class Requests:
     def in_flight(self) -> list[tuple[int, int, int, float, str]]:
         """State, file descriptor, thread, start and name of each request."""
         found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
-        return [(*numbers, text.rstrip(b"\0").decode()) for *numbers, text in found if numbers[0]]
+        # A name may be cut within a character, and an entry is written while it is read.
+        return [(*numbers, text.rstrip(b"\0").decode(errors="replace")) for *numbers, text in found if numbers[0]]
 
 
 def start(requests: Requests, limit_s: float) -> None:
@@ -99,7 +100,10 @@ def start(requests: Requests, limit_s: float) -> None:
         Companion(worker, process, requests, limit_s, hear).run()
         code = 0
     except BaseException as error:  # noqa: BLE001  nothing of the worker's program may run here
-        os.write(2, f"companion of worker {worker}: {error!r}\n".encode())
+        # Nobody would watch it: another takes its place. It is the parent for as long as it lives.
+        if os.getppid() == worker:
+            os.kill(worker, signal.SIGKILL)
+        os.write(2, f"companion of worker {worker}, which ends with it: {error!r}\n".encode())
     finally:
         os._exit(code)
 
@@ -132,7 +136,9 @@ class Companion:
         watched.register(self.process, POLLIN)
         watched.register(self.hear, POLLIN)
         while True:
-            ready = [fd for fd, _ in watched.poll(LOOK_EVERY_MS)]
+            ready = dict(watched.poll(LOOK_EVERY_MS))
+            if POLLNVAL in ready.values():
+                raise OSError("the application closed files that are not its own")
             if self.hear in ready:
                 self.read_report()
             if self.process in ready:

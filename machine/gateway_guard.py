@@ -10,6 +10,7 @@ import sys
 import traceback
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from select import POLLRDHUP, poll
 from signal import SIG_UNBLOCK, SIGBUS, SIGFPE, SIGILL, SIGSEGV, pthread_sigmask
 from time import monotonic, sleep
@@ -54,6 +55,8 @@ class Guard:
     # When a request last found a thread without waiting, and until when the others are sent away at once.
     relaxed: float
     overloaded_until: float = 0.0
+    # Whether this is no worker but a process that the application has forked.
+    is_child: bool = False
 
     def __init__(
         self, threads: int, limit_s: float, connection: Callable[[dict[str, Any]], int], *, is_uwsgi: bool = False
@@ -69,8 +72,23 @@ class Guard:
         self.requests = Requests(self.threads + SPARE)
         self.started = self.relaxed = monotonic()
         gateway_companion.start(self.requests, self.limit_s)
+        # Not before: the companion shares the worker's files.
+        os.register_at_fork(after_in_child=self.leave_requests)
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit(self.threads), most))
+
+    def leave_requests(self) -> None:
+        """Close the connections of requests in a process that the application forked: only so does a response end."""
+        self.is_child = True
+        for _, fd, *_ in self.requests.in_flight():
+            with suppress(OSError):
+                os.close(fd)
+
+    def end_child(self, error: BaseException | None = None) -> None:
+        """End a forked process that comes back from the application: there is one worker, which goes on with it."""
+        if self.is_child:
+            code = error.code if isinstance(error, SystemExit) else error
+            os._exit(code if isinstance(code, int) else int(code is not None))
 
     def __call__(self, wsgi: Wsgi) -> Wsgi:
         """The application as the gateway calls it."""
@@ -179,7 +197,9 @@ class Response:
             self.parts = iter((self.source,) if is_one_part else self.source)
             self.first = as_bytes(next(self.parts, b""))
         except BaseException as error:  # noqa: BLE001  whatever an application raises
+            self.guard.end_child(error)
             return self.fail(error)
+        self.guard.end_child()
         self.guard.typical_s += WEIGHT * (monotonic() - began - self.guard.typical_s)
         self.guard.requests.respond(self.entry)
         return self
@@ -226,12 +246,16 @@ class Response:
             self.first = None
             return first
         try:
-            return as_bytes(next(self.parts))
+            part = as_bytes(next(self.parts))
         except StopIteration:
+            self.guard.end_child()
             raise
         except BaseException as error:  # noqa: BLE001
+            self.guard.end_child(error)
             self.cut()
             raise as_exception(error) from None
+        self.guard.end_child()
+        return part
 
     def cut(self) -> None:
         """Have the connection end by a reset, since a part of the response is missing."""

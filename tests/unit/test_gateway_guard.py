@@ -172,13 +172,19 @@ RAISED = {"exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "base": Odd()
 
 def app(environ, start_response):
     what = environ["PATH_INFO"].strip("/")
-    open(f"began-{what.replace('/', '-')}-{time.time_ns()}", "w").close()
+    if len(what) < 99:
+        open(f"began-{what.replace('/', '-')}-{time.time_ns()}", "w").close()
     if what == "abort":
         os.abort()
     if what == "segv":
         ctypes.string_at(0)
     if what == "quit":
         os._exit(0)
+    if what == "close":
+        os.closerange(0, 1000)
+    if what.startswith("fork") and os.fork() == 0:
+        if what == "fork-exit":
+            raise SystemExit(0)
     if what in RAISED:
         raise RAISED[what]
     if what.startswith("late/"):
@@ -304,7 +310,7 @@ def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_serve
         assert get(running, f"/{what}")[0] == 502
         assert [other.result() for other in others] == [(0, b"")] * 2
     # The log says where the process was.
-    assert f'app.py", line {13 if what == "abort" else 15} in app' in running.log
+    assert f'app.py", line {14 if what == "abort" else 16} in app' in running.log
 
 
 @every
@@ -315,6 +321,37 @@ def test_whatever_an_application_raises_is_answered_500_and_its_process_lives(ma
         assert get(running, f"/{what}")[0] == 500, (what, running.log)
         assert get(running) == (200, pid), (what, running.log)
     assert "SystemExit: 3" in running.log
+
+
+@every
+def test_no_path_ends_the_companion(make: Make, gateway: str) -> None:
+    """A name is cut to what an entry holds, here within a character."""
+    running = make(gateway)
+    _, pid = get(running)
+    for lead in ("", "a"):
+        path = f"/{lead}" + ("é" if running.kind == "uwsgi" else "%C3%A9") * 90
+        assert get(running, path) == (200, pid), running.log
+    time.sleep(1)
+    assert "companion of worker" not in running.log
+    assert get(running, "/abort")[0] == 502, running.log
+
+
+@every
+def test_a_worker_whose_files_were_closed_is_replaced(make: Make, gateway: str) -> None:
+    running = make(gateway)
+    assert get(running, "/close")[0] in (0, 502)
+    wait_for(lambda: get(running)[0] == 200, running)
+
+
+# uWSGI's worker itself ends now and then when a thread of it forks (docs/decisions.md).
+@pytest.mark.parametrize("gateway", sorted(GATEWAYS.keys() - {"uwsgi"}))
+@pytest.mark.parametrize("what", ["fork", "fork-exit"])
+def test_a_process_that_the_application_forks_does_not_serve(make: Make, gateway: str, what: str) -> None:
+    running = make(gateway)
+    _, pid = get(running)
+    assert get(running, f"/{what}") == (200, pid), running.log
+    for _ in range(5):
+        assert get(running) == (200, pid), running.log
 
 
 @every
