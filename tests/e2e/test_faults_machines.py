@@ -127,7 +127,7 @@ def test_a_server_loses_30_percent_of_its_packets(fleet: Stack, fault: Callable[
             undrop(fleet)
         eventually(lambda: there not in listed(fleet), timeout_s=6, message="it is back")
         time.sleep(1)
-    fault(load.seen, since, get=3, post=6, quiet_s=12)
+    fault(load.seen, since, get=3, post=6, quiet_s=14, slowest_s=12)
 
 
 def test_a_view_logs_80_000_lines_at_once(fleet: Stack, fault: Callable[..., None]) -> None:
