@@ -84,10 +84,14 @@ class Guard:
             with suppress(OSError):
                 os.close(fd)
 
-    def end_child(self, error: BaseException | None = None) -> None:
-        """End a forked process that comes back from the application: there is one worker, which goes on with it."""
+    def __enter__(self) -> None:
+        """Enter the application."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Leave the application. A process that it forked ends here: the worker goes on with the request."""
         if self.is_child:
-            code = error.code if isinstance(error, SystemExit) else error
+            failed = error is not None and not isinstance(error, StopIteration)
+            code = error.code if isinstance(error, SystemExit) else int(failed)
             os._exit(code if isinstance(code, int) else int(code is not None))
 
     def __call__(self, wsgi: Wsgi) -> Wsgi:
@@ -189,17 +193,16 @@ class Response:
             self.gateway_file_wrapper = self.environ["wsgi.file_wrapper"]
             self.environ["wsgi.file_wrapper"] = self.wrap_file
         try:
-            self.source = wsgi(self.environ, self.start_response)
-            if isinstance(self.source, File):
-                self.guard.requests.respond(self.entry)
-                return self.source
-            is_one_part = isinstance(self.source, BYTES)
-            self.parts = iter((self.source,) if is_one_part else self.source)
-            self.first = as_bytes(next(self.parts, b""))
+            with self.guard:
+                self.source = wsgi(self.environ, self.start_response)
+                if isinstance(self.source, File):
+                    self.guard.requests.respond(self.entry)
+                    return self.source
+                is_one_part = isinstance(self.source, BYTES)
+                self.parts = iter((self.source,) if is_one_part else self.source)
+                self.first = as_bytes(next(self.parts, b""))
         except BaseException as error:  # noqa: BLE001  whatever an application raises
-            self.guard.end_child(error)
             return self.fail(error)
-        self.guard.end_child()
         self.guard.typical_s += WEIGHT * (monotonic() - began - self.guard.typical_s)
         self.guard.requests.respond(self.entry)
         return self
@@ -246,16 +249,13 @@ class Response:
             self.first = None
             return first
         try:
-            part = as_bytes(next(self.parts))
+            with self.guard:
+                return as_bytes(next(self.parts))
         except StopIteration:
-            self.guard.end_child()
             raise
         except BaseException as error:  # noqa: BLE001
-            self.guard.end_child(error)
             self.cut()
             raise as_exception(error) from None
-        self.guard.end_child()
-        return part
 
     def cut(self) -> None:
         """Have the connection end by a reset, since a part of the response is missing."""
