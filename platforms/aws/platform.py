@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import gzip
 import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -230,11 +231,14 @@ class AwsPlatform:
             )
 
 
-# A whole fleet boots the same document, and packing takes 0.2 s.
+# A whole fleet boots the same document.
 @functools.lru_cache(maxsize=8)
 def packed(user_data: str) -> str:
     """A document as EC2 takes it: 16 KiB at most, and cloud-init unpacks gzip. Raises ValueError for a larger one."""
-    document = cast("bytes", zopfli.gzip.compress(user_data.encode()))  # pyright: ignore[reportUnknownMemberType]
+    document = gzip.compress(user_data.encode(), 9, mtime=0)
+    if len(document) > USER_DATA_BYTES:
+        # 4 % smaller, and it takes 0.2 to 0.6 s where gzip takes 5 ms.
+        document = cast("bytes", zopfli.gzip.compress(user_data.encode()))  # pyright: ignore[reportUnknownMemberType]
     if len(document) > USER_DATA_BYTES:
         raise ValueError(f"user-data has {len(document)} bytes when packed, and EC2 takes {USER_DATA_BYTES}")
     return base64.b64encode(document).decode()
