@@ -29,7 +29,7 @@ from releases.fleet import Server
 from releases.provider import say, told
 from releases.release import Release
 from releases.rollout import Plan, Rollout, RolloutError
-from releases.transport import Part, Store
+from releases.transport import Part, Store, Transport
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
 DUE = ("release", "servers", "static")
@@ -61,15 +61,16 @@ class _Provider(ResourceProvider):
         return DiffResult(changes=due or _has_drifted(_olds, _news))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        outs = _roll_out(props)
+        outs = _roll_out(props, connect.transport(props["reach"]))
         id_ = f"{props['app']}-{token_hex(4)}"
         record.own(_store(props), id_)
         return CreateResult(id_, outs)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        if _olds["balancer"] == _news["balancer"]:
-            _start_proxy(_news)
-        return UpdateResult(_roll_out(_news))
+        transport = connect.transport(_news["reach"])
+        if _olds.get("balancer") == _news["balancer"]:
+            _start_proxy(_news, transport)
+        return UpdateResult(_roll_out(_news, transport))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """What the store names is what serves; somebody may have gone back to another release."""
@@ -99,9 +100,9 @@ def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
     return bool(found)
 
 
-def _start_proxy(props: Mapping[str, Any]) -> None:
+def _start_proxy(props: Mapping[str, Any], transport: Transport) -> None:
     """Start the proxy of a balancer that was there before, where somebody stopped it. Raises RolloutError."""
-    balancer, transport = props["balancer"], connect.transport(props["reach"])
+    balancer = props["balancer"]
     name, unit = balancer["name"], balancer["unit"]
     if proxy_state(transport, balancer) not in ENDED:
         return
@@ -116,7 +117,7 @@ def _store(props: Mapping[str, Any]) -> Store:
     return Part(connect.store(props["store"]), props["app"])
 
 
-def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
+def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
     """Do it; the outputs hold nothing secret, since a dynamic resource's outputs stand in plain in the state."""
     limits = dict(props["limits"])
     batch = limits.pop(BATCH)
@@ -138,7 +139,7 @@ def _roll_out(props: Mapping[str, Any]) -> dict[str, Any]:
     epoch = record.epoch(store)
     try:
         secrets = connect.secrets(props["store"], props["app"])
-        Rollout(plan, connect.transport(props["reach"]), store, say, secrets).run()
+        Rollout(plan, transport, store, say, secrets).run()
     except RolloutError as error:
         raise told(RolloutError("\n".join([str(error), *_bundle(props)]))) from None
     return {**_kept(props), "release": props["release"], "epoch": epoch}

@@ -31,9 +31,10 @@ def _network(value: str) -> str:
 
 
 def _long(value: SecretStr) -> SecretStr:
-    length = len(value.get_secret_value())
-    if value.get_secret_value() != ENCRYPTED and not SHORTEST_PASSWORD <= length <= LONGEST_PASSWORD:
-        raise ValueError(f"(secret): has {length} characters; should have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD}")
+    password = value.get_secret_value()
+    if password != ENCRYPTED and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        allowed = f"{SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
+        raise ValueError(f"(secret): has {len(password)} characters; should have {allowed}")
     return value
 
 

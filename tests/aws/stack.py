@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,16 +81,6 @@ class AwsStack(Stack):
         document: dict[str, Any] = yaml.safe_load(self.file.read_text())
         document["config"] = {f"wsgi-fleet:{name}": block for name, block in self.settings.items()}
         self.file.write_text(yaml.safe_dump(document))
-
-    def set_config_secret(self, path: str, value: str) -> None:
-        """As a user does it: by standard input, encrypted in the stack file."""
-        self.write()
-        subprocess.run(
-            ["pulumi", "config", "set", "-s", self.name, "--secret", "--path", f"wsgi-fleet:{path}"],
-            cwd=self.folder, env=self.environment(), input=value, text=True, check=True, capture_output=True,
-        )  # fmt: skip
-        blocks: dict[str, Any] = yaml.safe_load(self.file.read_text())["config"]
-        self.settings = {name.partition(":")[2]: block for name, block in blocks.items()}
 
     def set_secret(self, name: str, value: str) -> None:
         self.set_config_secret(f"apps.hello.secrets.{name}", value)

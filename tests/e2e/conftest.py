@@ -47,13 +47,13 @@ RELIABILITY = """\
 Made by `make test-faults`: on three servers of two processes with four threads each, one fault after the other happens
 beside a steady load of 20 to 60 requests a second on fresh connections (a third of them quick GETs, a third GETs of
 0.2 s, a third POSTs). Each request of the load is counted. What the fault itself asks (a view that crashes its process)
-is not in the table, but in the test. The first row is the control: the load does see what fails. Where the database is
-away, nobody can be served; its row says when that was over. Of the 500 clients most must fail, for they ask for ten
-times what there is; the test holds that as many are answered as without overload (80 % at least).
+is not in the table, but in the test. The first row is the control: the load does see what fails. While the database is
+away, no server can answer; the row shows when that ended. The row of 500 clients counts their own requests. They ask
+for ten times what the fleet can do, so most fail; the test requires 80 % of the responses that an idle fleet gives.
 
-Where `pulumi` itself is killed, at 50 random moments in all, "by itself" means by the next `pulumi up`, on two servers.
-The moments are the same each time (`FAULTS_SEED` draws others). Beside the first `up` of a stack and `destroy` nobody
-can be served: only what is asked after them counts.
+Rows of a killed `pulumi` use two servers and 50 random moments in all; "by itself" means by the next `pulumi up`. The
+random generator has a fixed seed; set `FAULTS_SEED` for other moments. During the first `up` and during `destroy` no
+server can answer, so those rows count only the requests sent after them.
 
 | fleet | fault | sent | failed GET | failed POST | slowest in s | last failure after s | came back by itself |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |

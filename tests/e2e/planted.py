@@ -7,7 +7,6 @@ import json
 import re
 import secrets
 import ssl
-import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.certificates import Authority
 from tests.e2e import search
@@ -65,9 +63,7 @@ class Planted:
         # As a user does it: encrypted.
         stack.set_secret("T_GIVEN", given["T_GIVEN"])
         for path, value in (("proxy.basic_auth.users.ann", password), ("tls.private_key", signed.private_key)):
-            command = ["pulumi", "config", "set", "-s", stack.name, "--secret", "--path", f"wsgi-fleet:balancer.{path}"]
-            subprocess.run(command, cwd=stack.folder, env=stack.environment(), input=value, text=True, check=True)
-        stack.settings["balancer"] = yaml.safe_load(stack.file.read_text())["config"]["wsgi-fleet:balancer"]
+            stack.set_config_secret(f"balancer.{path}", value)
         # The second line of three: the first of each such key begins alike.
         self = cls(stack, given | {"TLS key": signed.private_key.splitlines()[2]})
         with self.watched():

@@ -133,6 +133,16 @@ class Stack:
             "config", "set", "-s", self.name, "--secret", "--path", f"wsgi-fleet:apps.probe.secrets.{name}", value
         )
 
+    def set_config_secret(self, path: str, value: str) -> None:
+        """Encrypt a value into the stack file, by standard input; settings then hold it so. path: `apps.NAME...`."""
+        self.write()
+        subprocess.run(
+            ["pulumi", "config", "set", "-s", self.name, "--secret", "--path", f"wsgi-fleet:{path}"],
+            cwd=self.folder, env=self.environment(), input=value, text=True, check=True, capture_output=True,
+        )  # fmt: skip
+        blocks: dict[str, Any] = yaml.safe_load(self.file.read_text())["config"]
+        self.settings = {name.partition(":")[2]: block for name, block in blocks.items()}
+
     def environment(self) -> dict[str, str]:
         binaries = Path(sys.executable).parent
         return os.environ | {
