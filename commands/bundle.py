@@ -33,8 +33,8 @@ from releases.transport import Unreachable
 
 LINES = 500
 ASK_S = 60.0
-# Every release on a server keeps the secrets that it got, and the one that failed last; the stack's own key lies apart.
-# One JSON object a line.
+# Print the secrets on a server, as one JSON array a line: those of each release, those of the last release that failed,
+# and the stack's key.
 SECRETS = """
 import glob, json, pathlib
 for name in sorted([*glob.glob("/srv/app/releases/*/secrets.json"), *glob.glob("/etc/wsgi-fleet/failed.json")]):

@@ -70,7 +70,7 @@ def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> 
 class Balancer(pulumi.ComponentResource):
     """machine: the balancer. unit: of its proxy. booted: the step after which files may be put on it.
 
-    What it serves is told by serve().
+    Call serve() to set the applications that it serves.
     """
 
     machine: Machine

@@ -21,7 +21,7 @@ REFUSED: Mapping[str, str] = {
 OTHERWISE = (
     (
         "a GET that a server took and did not answer",
-        "another server is asked",
+        "another server is asked; the request that ended its own process is 502",
         "500, 502 or 504; it may have run, so nobody else is asked",
     ),
     (
