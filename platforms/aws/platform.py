@@ -61,6 +61,8 @@ class AwsPlatform:
         self._alarms = MachineAlarms(given, stack, self._provider, namespace=self._watch.namespace)
         self._roles = role.Roles(given, stack, self._provider, self._watch)
         self._image_is_checked = False
+        # Those that reach their machine by the address that the public one has at first.
+        self._steps: list[pulumi.Resource] = []
 
     def security_group(
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
@@ -136,7 +138,7 @@ class AwsPlatform:
     def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
         command = shlex.join(["sudo", "--", "timeout", "--kill-after=10", str(args.timeout_s), *args.command])
         stdin = pulumi.Output.from_input(args.stdin)
-        return remote.Command(
+        made = remote.Command(
             name,
             connection=self._access.connection(args.machine),
             create=command,
@@ -153,6 +155,8 @@ class AwsPlatform:
                 pulumi.ResourceOptions(ignore_changes=["connection"]),
             ),
         )
+        self._steps.append(made)
+        return made
 
     def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
         stdin = self._watch.brought(args)
@@ -178,7 +182,8 @@ class AwsPlatform:
         https: bool = False,
         opts: pulumi.ResourceOptions,
     ) -> PublicAddress:
-        # It waits for nothing and outlives every machine; the association moves when all that opts name is done.
+        # It waits for nothing and outlives every machine. The association moves when all that opts name is done, and
+        # every step: EC2 takes the machine's first address away then, and a connection to it ends.
         address = aws.ec2.Eip(
             name,
             domain="vpc",
@@ -190,7 +195,9 @@ class AwsPlatform:
             allocation_id=address.allocation_id,
             instance_id=machine.id,
             allow_reassociation=True,
-            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=self._provider)),
+            opts=pulumi.ResourceOptions.merge(
+                opts, pulumi.ResourceOptions(provider=self._provider, depends_on=list(self._steps))
+            ),
         )
         there = pulumi.Output.all(address.public_ip, association.id).apply(lambda values: values[0])
         # What is described from here on runs after the move: the address below is no longer the machine's own.

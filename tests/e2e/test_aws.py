@@ -341,6 +341,8 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
         ("aws:ec2:EipAssociation", "balancer-address created"),
         (INSTANCE, "balancer deleted"),
     )
+    # The address that they connect to is the machine's until then.
+    in_order(output, (COMMAND, "balancer-watch created"), ("aws:ec2:EipAssociation", "balancer-address created"))
     in_order(output, (COMMAND, "balancer-members created"), (INSTANCE, "hello-2 deleted"))
     assert prod.output("url") == prod.url
     left = instances(prod)
