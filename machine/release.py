@@ -92,7 +92,7 @@ def switch(release: str) -> None:
     try:
         lead(free, [old] if old else [])
     except BaseException:
-        stop(free, 5)
+        stop(free, drain_s(free))
         raise
     # From here the new release is the truth: a reboot or a second try ends with it.
     point(LIVE, place)

@@ -18,6 +18,8 @@ BLUE, GREEN, PROOF = "blue", "green", "proof"
 GATE_S = 5
 # Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
 ERRORS = 3
+# Seconds for a slot that no client has asked yet to end.
+UNUSED_S = 5
 # Of a unit, the best first.
 _STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
 
@@ -103,6 +105,7 @@ def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
 def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
     """Start a slot and wait for enough good answers in a row of each gateway in it; stop it if they do not come."""
     limit, path = manifest["start_timeout_s"], manifest["health_path"]
+    drain = UNUSED_S
     begun, deadline = time.time(), time.monotonic() + limit
     run("systemctl", "reset-failed", *units(slot))
     try:
@@ -117,7 +120,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
         if serves := slot != PROOF and not apart()[1]:
             # It was healthy when it was proven, and from here on it answers clients: no long patience.
-            limit = min(limit, GATE_S)
+            limit, drain = min(limit, GATE_S), drain_s(slot)
             deadline = time.monotonic() + limit
         for name in gateways(slot):
             good, errors, answer = 0, 0, "nothing"
@@ -137,7 +140,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                     good, errors, answer = 0, 0, str(error)
                 time.sleep(0.02 if good else 0.3)
     except BaseException:
-        stop(slot, 5)
+        stop(slot, drain)
         raise
 
 

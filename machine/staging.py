@@ -20,7 +20,7 @@ from typing import Any
 import background
 from fetch import fetch, fetch_secrets
 from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
-from slot import PROOF, start_and_gate, stop
+from slot import PROOF, UNUSED_S, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
 # Lines of a requirements file: of another such file, and of something in the source itself.
@@ -58,7 +58,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
             build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
         point(SLOTS / PROOF, place)
         start_and_gate(PROOF, manifest)
-        stop(PROOF, 5)
+        stop(PROOF, UNUSED_S)
     except BaseException:
         # The journal has what it printed: who looks through that has to know what to take out (commands/bundle.py).
         (place / "secrets.json").replace(CONFIG / "failed.json")

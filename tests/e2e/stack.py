@@ -297,9 +297,16 @@ def executed(stack: Stack) -> list[str]:
     return [id_ for machine in stack.servers().values() for id_ in on(machine, *read).split()]
 
 
+def what_was_logged(stack: Stack) -> str:
+    """What gateways and the proxy of a stack said of late: why a request was lost is among it."""
+    read = "journalctl -q --no-pager -o short-precise --since -2min | tail -n 150"
+    machines = [*stack.servers().values(), stack.balancer()]
+    return "\n".join(f"{machine}:\n{on(machine, 'sh', '-c', read, check=False)}" for machine in machines)
+
+
 def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
     """Every request was answered, and each POST executed once."""
-    assert outcome.failed_fresh == [], outcome
+    assert outcome.failed_fresh == [], f"{outcome}\n{what_was_logged(stack)}"
     assert outcome.failed_kept == [], outcome
     done = executed(stack)
     answered = set(outcome.posts)

@@ -67,6 +67,24 @@ def test_a_slot_that_answers_clients_has_only_so_many_errors(host: AppServer) ->
     assert host.states["app@green"] == "inactive"
 
 
+@pytest.mark.parametrize(("start", "drain_s"), [(1, slot.UNUSED_S), (0, 75)], ids=["never started", "asked by clients"])
+def test_a_slot_that_fails_when_clients_ask_it_finishes_their_requests(
+    host: AppServer, monkeypatch: pytest.MonkeyPatch, start: int, drain_s: int
+) -> None:
+    host.starts, host.answers = [start], [500] * slot.ERRORS
+    host.place("r1")
+    host.serves("r1", "green")
+    stopped: list[tuple[str, float]] = []
+
+    def stop(name: str, drain_s: float) -> None:
+        stopped.append((name, drain_s))
+
+    monkeypatch.setattr(slot, "stop", stop)
+    with pytest.raises(Failure):
+        slot.start_and_gate("green", MANIFEST)
+    assert stopped == [("green", drain_s)]
+
+
 @pytest.mark.parametrize(
     ("starts", "answers", "told"),
     [
