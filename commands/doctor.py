@@ -127,6 +127,9 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
                 f"`./fleet logs --server {server.name}` has more; mend its command under `workers` and run `pulumi up`."
             )
             yield Finding(f"workers of {server.name}", each, remedy)
+        if server.ended:
+            remedy = f"`./fleet logs --server {server.name}` has where it was; mend that view."
+            yield Finding(f"requests of {server.name}", server.ended, remedy)
     if seen.balancer.facts is not None:
         yield health_agent(seen.balancer.facts.get("health"))
     yield from by_hand(seen.maintenance, servers)

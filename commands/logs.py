@@ -49,7 +49,7 @@ class Source:
 
 def journal(lines: int, *, follow: bool = False, since_s: float | None = None) -> list[str]:
     """journalctl over the application's units. since_s: seconds ago by the machine's own clock, in place of lines."""
-    words = ["journalctl", "--no-pager", "--quiet", "--output=short-iso"]
+    words = ["journalctl", "--no-pager", "--quiet", "--output=short-iso", "--no-hostname"]
     words += [f"--unit={unit}" for unit in UNITS]
     words += [f"--since=-{math.ceil(since_s)}s", "--lines=all"] if since_s is not None else [f"--lines={lines}"]
     return [*words, "--follow"] if follow else words

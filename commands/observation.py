@@ -39,7 +39,8 @@ class Report:
 class ServerView:
     """A server as `status` shows it. None: unknown. cause, remedy: "" where it serves.
 
-    background: of each worker beside the application that keeps ending, how often and what it logged.
+    background: of each worker beside the application that keeps ending, how often and what it logged. ended: of
+    requests that ended their gateway's worker of late, how many and the last; "" without one.
     """
 
     name: str
@@ -60,6 +61,7 @@ class ServerView:
     p99_ms: float | None = None
     errors_5xx: int | None = None
     background: tuple[str, ...] = ()
+    ended: str = ""
 
     @property
     def is_well(self) -> bool:
@@ -225,10 +227,16 @@ def view(
         release_age_s=round(max(facts["machine"]["clock_s"] - since, 0), 1) if since else None,
         slot=slot,
         background=tuple(str(each) for each in restarting if not each.unit.startswith("app@")),
+        ended=_ended(facts["ended"]),
         listen_queue=None if facts["queue"] is None else max(facts["queue"], gateway.get("listen_queue", 0)),
         **numbers,
         **measured,
     )
+
+
+def _ended(lines: Sequence[str]) -> str:
+    """lines: of release.py status, the newest first."""
+    return f"{len(lines)} requests ended their worker in the last 10 min; the last: {lines[0]}" if lines else ""
 
 
 def seconds_since(when: str, now_s: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from releases.redaction import Redaction
 from releases.rollback import RollbackError, roll_back, target_of
 from releases.transport import Store
 
-CAUSE_WIDTH = 100
+CAUSE_WIDTH, ID_WIDTH = 100, 12
 
 
 def history(store: Store) -> list[dict[str, Any]]:
@@ -64,7 +65,8 @@ def releases(
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("release", "when", "who", "revision", "kind", "result", "took", ""):
-        table.add_column(title, no_wrap=True)
+        # In a narrow terminal who it was is cut first.
+        table.add_column(title, no_wrap=True, min_width=ID_WIDTH if title == "release" else None)
     for each in told:
         marks = [mark for mark in ("current", "rejected") if each[mark]]
         good = each["result"] == "done"
@@ -81,9 +83,14 @@ def releases(
     console().print(table)
     for each in told:
         if each["why"]:
-            first, *more = each["why"].splitlines()
-            dots = " ..." if more or len(first) > CAUSE_WIDTH else ""
-            typer.echo(f"{each['release']} at {each['when']}: {first[:CAUSE_WIDTH]}{dots}")
+            typer.echo(f"{each['release']} at {each['when']}: {in_short(each['why'])}")
+
+
+def in_short(why: str) -> str:
+    """The first line of a cause, and the one that names the error of the application: the last of what is quoted."""
+    first, *more = why.splitlines()
+    quoted = list(itertools.takewhile(lambda line: line.startswith(" "), more))
+    return "\n    ".join(line[:CAUSE_WIDTH] for line in (first, *(line.strip() for line in quoted[-1:])))
 
 
 def is_terminal() -> bool:

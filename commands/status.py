@@ -140,6 +140,7 @@ def causes(every: Sequence[Observation]) -> Text:
         if server.cause
     ]
     lines += [f"{server.name}: {each}" for seen in every for server in seen.servers for each in server.background]
+    lines += [f"{server.name}: {server.ended}" for seen in every for server in seen.servers if server.ended]
     lines += [f"the store of {seen.target.app}: {seen.damage}; {MENDS}" for seen in every if seen.damage]
     if every[0].balancer_problem:
         lines.append(f"the balancer: {every[0].balancer_problem}")

@@ -7,6 +7,7 @@ import functools
 import http.client
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Collection
@@ -25,6 +26,11 @@ PROCESS_PORTS = range(8100, 8300)
 HEALTH_S = 3.0
 STATS_S = 2.0
 _LISTEN = "0A"
+# What the companion of a worker logs when a request ends it; looked for in so many lines of so many seconds.
+_ENDED = re.compile(
+    r"^worker \d+ ended while it worked on .*|^.* took longer than \d+ s: worker \d+ ends$", re.MULTILINE
+)
+ENDED_LINES, ENDED_S = 500, 600
 
 
 def condition() -> dict[str, Any]:
@@ -33,7 +39,8 @@ def condition() -> dict[str, Any]:
     live_since_s: when the live release became so (seconds since 1970). queue: connections that wait to be accepted,
     None where the port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one.
     restarts: unit -> how often systemd started it again since its start, of those that it did. socket: state of the
-    listening socket; "" where an Nginx listens.
+    listening socket; "" where an Nginx listens. ended: what was logged in the last ENDED_S seconds of requests that
+    ended their worker, the newest first.
     """
     slots = [slot for slot in (BLUE, GREEN) if state_of_slot(slot) == "active"]
     return {
@@ -42,6 +49,7 @@ def condition() -> dict[str, Any]:
         "queue": accept_queue(PROCESS_PORTS if apart()[1] else ()),
         "gateway": {slot: found for slot in slots if (found := gateway(slot))},
         "restarts": restarts(),
+        "ended": ended(),
         "socket": "" if apart()[1] else state_of("app.socket"),
         "health": next((health(slot) for slot in slots if named(SLOTS / slot) == named(LIVE)), None),
         "cpus": len(os.sched_getaffinity(0)),
@@ -55,6 +63,12 @@ def restarts() -> dict[str, int]:
     # In the order of the names. One that was stopped keeps its number.
     every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
     return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed") and times != "0"}
+
+
+def ended() -> list[str]:
+    """Lines about requests that ended their worker, of the last that the application logged."""
+    read = ("journalctl", "--no-pager", "-q", "-o", "cat", "-r", "-n", str(ENDED_LINES), f"--since=-{ENDED_S}s")
+    return _ENDED.findall(run(*read, "-u", "app@*").stdout)
 
 
 def gateway(slot: str) -> dict[str, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,14 +34,18 @@ class ServerFailure(Exception):
 
     def __init__(self, server: Server, phase: str, why: str, *, is_unreachable: bool = False) -> None:
         super().__init__(f"{server.name}, {phase}: {why}")
-        self.server, self.is_unreachable = server, is_unreachable
+        self.server, self.phase, self.why, self.is_unreachable = server, phase, why, is_unreachable
 
 
 class ServerFailures(Exception):
-    """What went wrong on several servers at once; one line (or more) each."""
+    """What went wrong on several servers at once; what is the same on some is said once."""
 
     def __init__(self, failures: Sequence[ServerFailure]) -> None:
-        super().__init__("\n".join(sorted(str(failure) for failure in failures)))
+        same: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for failure in failures:
+            same[failure.phase, failure.why].append(failure.server.name)
+        every = (f"{', '.join(sorted(names))}, {phase}: {why}" for (phase, why), names in same.items())
+        super().__init__("\n".join(sorted(every)))
         self.failures = failures
 
 

@@ -42,6 +42,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             "blue": {"workers_busy": 1, "workers_idle": 3, "threads": 16, "threads_busy": 2, "listen_queue": 0}
         },
         "restarts": {},
+        "ended": [],
         "socket": "active",
         "health": {"path": "/healthz", "status": 200, "line": "ok", "answer_ms": 2.0},
         "machine": vitals(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
@@ -86,6 +87,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
         "p99_ms": 80.0,
         "errors_5xx": 0,
         "background": [],
+        "ended": "",
     }
     assert (second["state"], second["cause"], second["release"]) == ("unreachable", "no route to host", None)
 
@@ -132,7 +134,8 @@ def test_a_fleet_without_a_release_is_empty_and_says_what_brings_one(stack: Fake
 
 
 def test_releases_lists_the_newest_first_and_marks_what_serves_and_what_was_rejected(stack: FakeStack) -> None:
-    stack.released(NEW, "failed", why="hello-2, stage: no disk\nrelease still serves")
+    why = "hello-2, stage: no import; its last lines:\n    Traceback\n    NameError: shop\nrelease still serves"
+    stack.released(NEW, "failed", why=why)
     record.reject(stack.store, record.Rejection(NEW, "ann@build", "2026-11-24T20:00:00+00:00"))
     result = fleet("releases")
     rows = [line.split() for line in result.output.splitlines()]
@@ -140,11 +143,28 @@ def test_releases_lists_the_newest_first_and_marks_what_serves_and_what_was_reje
     assert rows[1][3:] == ["abc1234", "rollout", "failed", "9", "s", "rejected"]
     assert rows[2][3:] == ["abc1234", "rollout", "done", "9", "s", "current"]
     assert rows[3][0] == NEW
-    assert result.output.splitlines()[3].endswith(": hello-2, stage: no disk ...")
+    cause, error = result.output.splitlines()[3:5]
+    assert cause.endswith(": hello-2, stage: no import; its last lines:")
+    assert error == "    NameError: shop"
     values = json.loads(fleet("releases", "--json", "-n", "1").output)
     assert [(each["release"], each["current"], each["rejected"], each["duration_s"]) for each in values] == [
         (NEW, False, True, 9.3)
     ]
+
+
+def test_requests_that_ended_their_worker_are_told_and_the_server_is_well(stack: FakeStack) -> None:
+    stack.machines.status("hello-1", facts(ended=["worker 12 ended while it worked on GET '/abort'"] * 3))
+    told = "3 requests ended their worker in the last 10 min; the last: worker 12 ended while it worked on GET '/abort'"
+    result = fleet("status")
+    assert f"hello-1: {told}" in " ".join(result.output.split())
+    assert result.exit_code == 0
+    assert f"requests of hello-1: {told}" in " ".join(fleet("doctor").output.split())
+
+
+def test_a_release_id_is_whole_in_a_narrow_terminal(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("commands.releases.console", lambda: Console(width=50))
+    stack.released(NEW)
+    assert [line.split()[0] for line in fleet("releases").output.splitlines()] == ["release", NEW, OLD]
 
 
 def test_a_rollback_switches_every_server_and_rejects_what_served(stack: FakeStack) -> None:

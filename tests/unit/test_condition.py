@@ -126,3 +126,15 @@ def test_where_no_unit_is_loaded_none_was_started_again(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(condition, "run", run)
     assert condition.restarts() == {}
+
+
+def test_requests_that_ended_their_worker_are_found_among_what_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = ["worker 12 ended while it worked on GET '/abort'", "GET '/slow' took longer than 60 s: worker 7 ends"]
+    logged = [ended[0], "Fatal Python error: Aborted", ended[1], "somebody said: worker 1 ended while it worked on me"]
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        assert command[0] == "journalctl"
+        return subprocess.CompletedProcess(command, 0, "\n".join(logged), "")
+
+    monkeypatch.setattr(condition, "run", run)
+    assert condition.ended() == ended

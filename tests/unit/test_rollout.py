@@ -110,6 +110,13 @@ def test_every_server_that_fails_to_stage_is_in_the_error() -> None:
         roll_out(fleet, 2)
 
 
+def test_what_went_wrong_on_several_servers_alike_is_told_once() -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.fails = {("a-1", "stage"): "no disk", ("a-3", "stage"): "no disk"}
+    with pytest.raises(RolloutError, match=r"^[a-z]+: a-1, a-3, stage: no disk\nrelease "):
+        roll_out(fleet, 2)
+
+
 @pytest.mark.parametrize("failing", [0, 1, 2])
 @pytest.mark.parametrize("failure", ["GET /healthz was not 200", TimeoutError(), Unreachable("gone")])
 def test_a_failing_switch_takes_the_servers_before_it_back(failing: int, failure: str | Exception) -> None:
