@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Generator
@@ -58,8 +61,11 @@ def restart_lxd() -> None:
     if Path("/run/systemd/system").is_dir():
         subprocess.run(["systemctl", "kill", "--signal=KILL", "lxd.service"], check=True)
         return
-    found = subprocess.run(["pgrep", "--oldest", "--exact", "lxd"], check=True, capture_output=True, text=True).stdout
-    subprocess.run(["kill", f"-{signal.SIGKILL.value}", found.strip()], check=True)
+    # Not by its name: processes that forward ports for it are called so, too, and outlive it.
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(Path(os.environ.get("LXD_DIR", "/var/lib/lxd")) / "unix.socket"))
+        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    os.kill(pid, signal.SIGKILL)
     time.sleep(1)
     subprocess.run([ROOT / "tools" / "lxd-up"], check=True, timeout=60)
 
@@ -72,7 +78,8 @@ def test_the_daemon_of_lxd_is_killed_and_started_again(fleet: Stack, fault: Call
         eventually(lambda: lxc("query", "/1.0", check=False).returncode == 0, timeout_s=60, message="LXD answers")
         assert "Traceback" not in fleet.up()
         assert json.loads(fleet.fleet("status", "--json").stdout)
-    fault(load.seen, since, slowest_s=3)
+    # LXD sets the firewall of its networks up anew. A connection that is in use right then may get no more packets.
+    fault(load.seen, since, get=4, post=4, quiet_s=15, slowest_s=12)
 
 
 def test_the_balancer_restarts_while_a_server_is_dead(fleet: Stack, fault: Callable[..., None]) -> None:
