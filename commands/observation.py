@@ -236,7 +236,8 @@ def view(
 
 def _ended(lines: Sequence[str]) -> str:
     """lines: of release.py status, the newest first."""
-    return f"{len(lines)} requests ended their worker in the last 10 min; the last: {lines[0]}" if lines else ""
+    times = "1 request ended its worker" if len(lines) == 1 else f"{len(lines)} requests ended their worker"
+    return f"{times} in the last 10 min; the last: {lines[0]}" if lines else ""
 
 
 def seconds_since(when: str, now_s: float) -> float:

@@ -276,7 +276,9 @@ class StepProvider(Provider):
     inputs = ("machine",)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        return DiffResult(changes=_olds.get("trigger") != trigger(_news), replaces=[])
+        # Without it what it waits for has failed (`pulumi up --continue-on-error`): the machine stays as it is.
+        is_known = "stdin" in _news
+        return DiffResult(changes=is_known and _olds.get("trigger") != trigger(_news), replaces=[])
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         name, command = props["machine"], list(props["command"])

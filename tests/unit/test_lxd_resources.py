@@ -254,6 +254,14 @@ def test_a_step_runs_on_a_confirmed_machine_and_leaves_nothing_of_its_input(
     assert (id_, outs) == (f"there/{trigger[:12]}", {"machine": "there", "trigger": trigger})
 
 
+def test_a_step_stays_as_it_is_when_what_it_waits_for_has_failed(inputs: dict[str, dict[str, Any]]) -> None:
+    """The engine leaves the input out then (`pulumi up --continue-on-error`)."""
+    id_, outs = made("step", inputs["step"])
+    step, without = PROVIDERS["step"], {key: value for key, value in inputs["step"].items() if key != "stdin"}
+    assert step.diff(id_, outs, without).changes is False
+    assert step.diff(id_, outs, inputs["step"] | {"stdin": "another"}).changes is True
+
+
 def test_a_step_that_fails_tells_its_last_lines_and_no_traceback(
     inputs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
