@@ -21,6 +21,7 @@ import sys
 from mmap import mmap
 from select import POLLIN, POLLNVAL, poll
 from time import monotonic, sleep
+from typing import Any
 
 # State, file descriptor, thread, start (monotonic seconds), method and path.
 ENTRY = struct.Struct("=B3xiQd168s")
@@ -33,6 +34,8 @@ PR_SET_NAME = 15
 # On this signal a worker writes where its threads are. Nobody else uses it.
 DUMP = signal.SIGRTMAX - 1
 LOOK_EVERY_MS = 500
+# Connections that may wait to be accepted (templates/systemd/app.socket.j2).
+BACKLOG = 4096
 # Longest wait for a balancer to take the last response.
 CLOSE_S = 1.0
 # Of a report: the thread that had the fatal error.
@@ -127,6 +130,7 @@ class Companion:
         self.requests, self.limit_s = requests, limit_s
         os.set_blocking(hear, False)
         self.report = b""
+        self.listening = {**LISTENING, **_listening()}
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
 
@@ -141,11 +145,33 @@ class Companion:
                 raise OSError("the application closed files that are not its own")
             if self.hear in ready:
                 self.read_report()
+            # Before the end, too: some gateways end a worker that cannot accept, and the next one could not either.
+            self.listen_again()
             if self.process in ready:
                 break
             self.end_overdue()
         self.read_report()
         self.answer()
+
+    def listen_again(self) -> None:
+        """Undo a shutdown(2) of a listening socket: it would shut out all workers of this server, old and new."""
+        for fd, address in self.listening.items():
+            try:
+                each = socket.socket(fileno=fd)
+            except OSError:
+                # It was closed, which hurts this worker alone.
+                continue
+            try:
+                if each.getsockname() == address and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    each.listen(BACKLOG)
+                    print(
+                        "the application shut the listening socket down; it listens again", file=sys.stderr, flush=True
+                    )
+            except OSError:
+                # Another one has its number by now, which is connected.
+                continue
+            finally:
+                each.detach()
 
     def read_report(self) -> None:
         """Pass what came of a report on to the log, and keep it."""
@@ -205,12 +231,30 @@ class Companion:
         _wait_for_close(open_, answered)
 
 
+def _open_files() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
+
+
+def _listening() -> dict[int, Any]:
+    """Addresses of the sockets that listen on TCP here, by file descriptor."""
+    found: dict[int, Any] = {}
+    for fd in _open_files():
+        try:
+            each = socket.socket(fileno=fd)
+        except OSError:
+            continue
+        if each.family != socket.AF_UNIX and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            found[fd] = each.getsockname()
+        each.detach()
+    return found
+
+
 def _close_all_but(kept: set[int]) -> None:
     """Close listening sockets above all: whoever starts the gateway anew binds them again."""
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        if int(name) not in kept:
+    for fd in _open_files():
+        if fd not in kept:
             try:
-                os.close(int(name))
+                os.close(fd)
             except OSError:
                 continue
 
@@ -229,6 +273,10 @@ def _wait_for_close(connections: list[socket.socket], answered: poll) -> None:
             if not is_open:
                 answered.unregister(fd)
                 del left[fd]
+
+
+# What systemd gave the gateway, found in its first process: a later worker may find it shut down. Gateways move files.
+LISTENING = {os.dup(fd): address for fd, address in _listening().items()}
 
 
 def reset(connection: socket.socket) -> None:

@@ -35,6 +35,7 @@ def work(
     with gateway_http.packages("gevent"):
         gevent, event, monkey, pool, pywsgi = map(gateway_http.untyped, MODULES)
         monkey.patch_all()
+    gateway_http.keep_accepting()
     pywsgi.MAX_REQUEST_LINE = LINE_BYTES
     cast("Any", http.client)._MAXHEADERS = FIELDS
     application = gateway_http.cancelled(guard(gateway_http.behind_balancer(gateway_http.load(module))), limit_s)

@@ -67,6 +67,7 @@ class Gunicorn(WSGIApplication):
         guard.start()
         worker.wsgi = guard(worker.wsgi)
         if self.is_gevent:
+            http.keep_accepting()
             worker.wsgi = http.cancelled(worker.wsgi, self.limit_s)
         os.write(self.tell_ready, b".")
 

@@ -7,6 +7,7 @@ while it is imported, so a release need not bring it, and one that does is run b
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import operator
 import os
@@ -111,6 +112,11 @@ class Answer:
                 close()
         finally:
             self.done()
+
+
+def keep_accepting() -> None:
+    """Have gevent try again to accept where the listening socket was shut down: the companion has it listen again."""
+    untyped("gevent.baseserver").BaseServer.fatal_errors = (errno.EBADF, errno.ENOTSOCK)
 
 
 def cancelled(wsgi: Wsgi, limit_s: float) -> Wsgi:

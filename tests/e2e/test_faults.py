@@ -159,6 +159,19 @@ def test_a_view_asked_20_times_in_6_s_does(
     fault(load.seen, since, get=4 if fleet.proxy == "nginx" else 3 * post, post=post, slowest_s=3)
 
 
+@pytest.mark.long
+def test_a_view_shuts_down_the_listening_socket_five_times(fleet: Stack, fault: Callable[..., None]) -> None:
+    with Steady(fleet.url) as load:
+        since = load.now_s
+        statuses(fleet, "/deaf", 5, 1)
+        eventually(
+            lambda: len({ask(fleet, "/")[1].split()[0] for _ in range(60)}) == 3,
+            timeout_s=10, message="every server is asked",
+        )  # fmt: skip
+    # What waits to be accepted ends with the socket.
+    fault(load.seen, since, get=2, post=2, slowest_s=3)
+
+
 def test_a_view_asks_for_memory_without_end_five_times(fleet: Stack, fault: Callable[..., None]) -> None:
     with Steady(fleet.url) as load:
         since = load.now_s

@@ -163,7 +163,7 @@ def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
 
 # What one request can do to its process. It writes down what began, and answers with its process id.
 CRUEL = """
-import ctypes, os, signal, time
+import ctypes, os, signal, socket, time
 
 class Odd(BaseException):
     pass
@@ -182,6 +182,15 @@ def app(environ, start_response):
         os._exit(0)
     if what == "close":
         os.closerange(0, 1000)
+    if what == "deaf":
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                each = socket.socket(fileno=int(name))
+            except OSError:
+                continue
+            if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and each.family != socket.AF_UNIX:
+                each.shutdown(socket.SHUT_RDWR)
+            each.detach()
     if what.startswith("fork") and os.fork() == 0:
         if what == "fork-exit":
             raise SystemExit(0)
@@ -341,6 +350,24 @@ def test_a_worker_whose_files_were_closed_is_replaced(make: Make, gateway: str) 
     running = make(gateway)
     assert get(running, "/close")[0] in (0, 502)
     wait_for(lambda: get(running)[0] == 200, running)
+
+
+def refused(running: Process) -> bool:
+    try:
+        send(running, "/").close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@every
+def test_a_listening_socket_that_was_shut_down_listens_again(make: Make, gateway: str) -> None:
+    running = make(gateway)
+    assert get(running, "/deaf")[0] == 200, running.log
+    assert refused(running)
+    wait_for(lambda: not refused(running), running)
+    assert get(running)[0] == 200, running.log
+    assert "it listens again" in running.log
 
 
 # uWSGI's worker itself ends now and then when a thread of it forks (docs/decisions.md).

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,18 @@ def take_all_memory() -> None:
         kept.append(bytearray(1 << 20))
 
 
+def shut_down_what_listens() -> None:
+    """End the listening socket for all that share it, as a process manager does that owns it alone."""
+    for file in Path("/proc/self/fd").iterdir():
+        try:
+            found = socket.socket(fileno=int(file.name))
+        except OSError:
+            continue
+        if found.family != socket.AF_UNIX and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            found.shutdown(socket.SHUT_RDWR)
+        found.detach()
+
+
 def stream(query: dict[str, list[str]]) -> Iterator[bytes]:
     """A part each second; or some, and then an end that is none."""
     for number in range(int(query.get("n", ["3"])[0])):
@@ -44,6 +57,7 @@ CRUEL: dict[str, Callable[[], object]] = {
     "segv": lambda: ctypes.string_at(0),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "memory": take_all_memory,
+    "deaf": shut_down_what_listens,
 }
 
 
