@@ -254,15 +254,14 @@ def test_what_cannot_be_read_is_named(source: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
-def test_odd_names_come_through(source: Path, tmp_path: Path) -> None:
+def test_odd_names_come_through(source: Path) -> None:
     names = {b"a\nb", b"\xff\xfe", b"-rf", b" ", b"a\\b", b"n" * 255, "é".encode(), b"example.env"}
     for name in names:
         Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_text("x")
     (source / "here").symlink_to(".")
     (source / "nowhere").symlink_to("missing")
     with tarfile.open(fileobj=BytesIO(tar(source))) as archive:
-        archive.extractall(tmp_path / "out", filter="data")
-    found = {os.fsencode(path.name) for path in (tmp_path / "out").iterdir()}
+        found = {os.fsencode(name) for name in archive.getnames()}
     assert found == names | {b"app.py", b"here", b"nowhere"}
 
 
