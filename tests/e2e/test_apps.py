@@ -20,7 +20,7 @@ from tests.e2e.load import Load, Outcome
 from tests.e2e.stack import Stack, lxc, on
 
 SHOP = "shop.example.org"
-NGINX_WORKERS = ("pgrep", "-f", "nginx: worker process$")
+NGINX_WORKERS = ("pgrep", "-f", "[n]ginx: worker process$")
 LIVE = ("stat", "-c", "%Y %N", "/srv/app/live")
 
 
