@@ -28,7 +28,7 @@ class SecurityGroup:
 
 @dataclass(frozen=True)
 class Ingress:
-    """Machines of `source` (None: everyone) may open TCP connections to `port`. All else inbound is refused."""
+    """Machines of `source` (None: everyone) may open TCP connections to `port`. All else inbound is rejected."""
 
     port: int
     source: SecurityGroup | None = None
@@ -36,8 +36,9 @@ class Ingress:
 
 @dataclass(frozen=True)
 class MachineArgs:
-    """role: stable key of the machine in its stack ("hello-1"). user_data: cloud-init document, equal on all platforms.
+    """The arguments of Platform.machine().
 
+    role: stable key of the machine in its stack ("hello-1"). user_data: cloud-init document, equal on all platforms.
     zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it stands in the
     public subnet (the balancer). app: the application whose releases and secrets it may read; "" for none.
     """
@@ -53,8 +54,9 @@ class MachineArgs:
 
 @dataclass(frozen=True)
 class Machine:
-    """id: LXD instance name or EC2 instance id; also its name where a person reads it. address: private IPv4.
+    """A machine that a platform registered.
 
+    id: LXD instance name or EC2 instance id; also its name where a person reads it. address: private IPv4.
     target: what the transport calls it (LXD: the id; AWS: `<id>@<address>`).
     """
 
@@ -66,9 +68,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class StepArgs:
-    """A script run on one machine as root, again whenever it, its input or the machine changes. It must be idempotent.
+    """The arguments of Platform.step(): a script that one machine runs as root.
 
-    command: program and arguments, no shell involved. A non-zero exit fails the step with the last lines it printed.
+    It runs again whenever the script, its input or the machine changes, so it must be idempotent. command: program and
+    arguments, no shell involved. A non-zero exit fails the step with the last lines it printed.
     """
 
     machine: Machine
@@ -79,7 +82,7 @@ class StepArgs:
 
 @dataclass(frozen=True)
 class Store:
-    """Where releases are kept. machine_url: how machines reach it (`file:///...` or `s3://bucket/prefix`)."""
+    """The place of releases. machine_url: how machines reach it (`file:///...` or `s3://bucket/prefix`)."""
 
     machine_url: pulumi.Output[str]
     # What connect.store() and connect.secrets() open it by, from the operator's side.
@@ -89,7 +92,7 @@ class Store:
 
 @dataclass(frozen=True)
 class PublicAddress:
-    """url: where clients find the balancer, without a trailing slash.
+    """The public address of a balancer. url: where clients find it, without a trailing slash.
 
     host: its IPv4 address, known once it leads to the machine and the names that the platform gives it lead there too.
     """
@@ -101,44 +104,47 @@ class PublicAddress:
 
 @dataclass(frozen=True)
 class Reach:
-    """How the rollout gets at machines: what releases.connect.transport() takes. May hold secret outputs."""
+    """The way of the rollout to machines: what platforms.connect.transport() takes. May contain secret outputs."""
 
     spec: Mapping[str, pulumi.Input[Any]] = field(default_factory=dict[str, Any])
 
 
 class Platform(Protocol):
-    """Each method registers what it is named after; `opts` carry the parent and the dependencies."""
+    """What a fleet asks of a platform. Each method registers what it is named after.
+
+    `opts` carry the parent and the dependencies.
+    """
 
     @property
     def https_port(self) -> int:
-        """By which clients reach port 443 of a machine through its public address."""
+        """Return the port by which clients reach port 443 of a machine through its public address."""
         ...
 
     def security_group(
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
     ) -> SecurityGroup:
-        """A group. isolated: its machines cannot reach one another either."""
+        """Register a security group. isolated: its machines cannot reach one another either."""
         ...
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> Store:
-        """The release store of the stack."""
+        """Register the release store of the stack."""
         ...
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
-        """A machine; one with a store may read the releases of its application there."""
+        """Register a machine; one with a store may read the releases of its application there."""
         ...
 
     def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """A script on a machine, as a resource of its own."""
+        """Register a script on a machine, as a resource of its own."""
         ...
 
     def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
-        """Have a machine that has booted report on itself and ship its logs, where the settings ask for it."""
+        """Make a booted machine report on itself and ship its logs, where the settings ask for it."""
         ...
 
     @property
     def log_places(self) -> Mapping[str, pulumi.Output[str]]:
-        """Where logs are shipped to: what of ("balancer", or an application) -> the name of the place."""
+        """Return the destination of logs by source: "balancer" or an application -> its name."""
         ...
 
     def public_address(
@@ -150,9 +156,12 @@ class Platform(Protocol):
         https: bool = False,
         opts: pulumi.ResourceOptions,
     ) -> PublicAddress:
-        """An address that outlives the machine it points at. https: it leads to port 443, too, and the URL says so."""
+        """Register an address that outlives the machine it points at.
+
+        https: it leads to port 443, too, and the URL says so.
+        """
         ...
 
     def reach(self, machines: Iterable[Machine] | None = None) -> Reach:
-        """How scripts get to these machines outside of steps; None: to all that were described so far."""
+        """Return how scripts get to these machines outside of steps; None: to all that were described so far."""
         ...

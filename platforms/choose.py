@@ -9,7 +9,7 @@ from settings import Settings
 
 
 def choose(given: Settings, *, stack: str, project: Path, project_name: str) -> Platform:
-    """The platform of a stack. project: folder of the program, under which local state is kept."""
+    """Return the platform of a stack. project: folder of the program, under which local state is kept."""
     if given.aws is not None and given.platform == "aws":
         from platforms.aws import AwsPlatform
 

@@ -15,7 +15,7 @@ SECRET_FD = 3
 
 
 def transport(spec: Mapping[str, Any]) -> Transport:
-    """The transport of a Reach.spec. Raises Unreachable when there is no way to any machine."""
+    """Return the transport of a Reach.spec. Raises Unreachable when there is no way to any machine."""
     if spec["kind"] == "lxd":
         from platforms.lxd.client import LxdError
         from platforms.lxd.transport import LxdTransport
@@ -30,7 +30,7 @@ def transport(spec: Mapping[str, Any]) -> Transport:
 
 
 def store(spec: Mapping[str, Any]) -> Store:
-    """The store of a Store.spec."""
+    """Return the store of a Store.spec."""
     if spec["kind"] == "directory":
         from platforms.lxd.store import DirectoryStore
 
@@ -41,7 +41,7 @@ def store(spec: Mapping[str, Any]) -> Store:
 
 
 def secrets(spec: Mapping[str, Any], app: str) -> SecretStore | None:
-    """Where servers of a Store.spec find an application's secrets when they boot; None where they cannot."""
+    """Return the store from which an application's servers read secrets at boot; None where a spec has none."""
     if not spec.get("secrets"):
         return None
     from platforms.aws.ssm import SsmSecrets
@@ -58,7 +58,7 @@ class Terminal:
     secret: str = ""
 
     def enter(self) -> NoReturn:
-        """Become that command. Raises FileNotFoundError where there is no such program."""
+        """Replace this process with that command. Raises FileNotFoundError where there is no such program."""
         if self.secret:
             # Never as a file: a pipe takes 64 KiB before anybody reads (pipe(7)), and goes with its readers.
             read, write = os.pipe()
@@ -70,7 +70,10 @@ class Terminal:
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
-    """How a person gets a terminal with that command on a machine. Raises Unreachable when there is no way to any."""
+    """Return the command that opens a terminal on a machine and runs `command` there.
+
+    Raises Unreachable when there is no way to any machine.
+    """
     if spec["kind"] == "lxd":
         from platforms.lxd.client import Client, LxdError
 
@@ -86,7 +89,7 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
 
 
 def look_around(platform: str, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
-    """What this machine needs for a platform. block: the stack file's settings of it."""
+    """Check what this machine needs for a platform. block: the stack file's settings of it."""
     if platform == "lxd":
         from platforms.lxd.diagnosis import look_around
 
@@ -99,7 +102,7 @@ def look_around(platform: str, block: Mapping[str, Any], *, stack: str, project:
 
 
 def look_along(spec: Mapping[str, Any]) -> list[Finding]:
-    """Whether the way of a Reach.spec is open, as far as that can be told without entering a machine."""
+    """Check whether the way of a Reach.spec is open, as far as possible without entering a machine."""
     if spec["kind"] != "ssh":
         return []
     from platforms.aws.diagnosis import way_in

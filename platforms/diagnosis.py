@@ -1,4 +1,4 @@
-"""What a look at one thing found: it is well, or what is wrong with it and what to do."""
+"""The result of a check: its subject is healthy, or what is wrong with it and what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """subject: what was looked at. problem: "" when it is well. remedy: a whole sentence."""
+    """The result of one check. subject: what was checked. problem: "" when it is healthy. remedy: a whole sentence."""
 
     subject: str
     problem: str = ""

@@ -16,7 +16,7 @@ DEBIAN_OWNER, DEBIAN_NAME = "136693071363", "debian-12-amd64-*"
 
 
 def __getattr__(name: str) -> object:
-    """Loaded late: pulumi_aws takes two seconds, and the operator's side does not need it."""
+    """Load AwsPlatform late: pulumi_aws takes two seconds, and the operator's side does not need it."""
     if name == "AwsPlatform":
         from platforms.aws.platform import AwsPlatform  # noqa: PLC0415
 

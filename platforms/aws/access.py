@@ -28,7 +28,10 @@ JUMP_HOST_S = 60.0
 
 @dataclass(frozen=True)
 class _JumpHost:
-    """address: where it answers from outside. host_key: what it is known by."""
+    """The public machine, through which all others are reached.
+
+    address: where it responds from outside. host_key: what it is known by.
+    """
 
     id: pulumi.Output[str]
     address: pulumi.Output[str]
@@ -41,7 +44,7 @@ _Known = tuple[pulumi.Output[str], pulumi.Output[str]]
 
 
 class Access:
-    """Knows every machine that was described, in whatever order; the public one is the jump host to all others.
+    """The way to every machine that was described, in whatever order; the public one is the jump host to all others.
 
     key_name: the EC2 key pair that machines are made with.
     """
@@ -57,10 +60,10 @@ class Access:
         self._jump_host_comes: asyncio.Future[_JumpHost] | None = None
 
     def add(self, name: str, machine: Machine, *, public: bool, opts: pulumi.ResourceOptions) -> None:
-        """Have the host key of a machine pinned once it lets us in. public: it is the jump host.
+        """Pin the host key of a machine once it lets us in. public: it is the jump host.
 
-        Where the jump host answers is asked anew at every `up`: at first at an address of its own, which EC2 takes away
-        when the Elastic IP comes; the state would still name it, and by then it may be somebody else's.
+        The jump host's address is read anew at every `up`. At first it is one of its own, which EC2 takes away when the
+        Elastic IP comes. The state would still name it, and by then it may be somebody else's.
         """
         now = (
             aws.ec2.get_instance_output(
@@ -83,12 +86,12 @@ class Access:
                 self._jump_host_comes.set_result(self._jump_host)
 
     def moved(self, address: pulumi.Output[str]) -> None:
-        """What is described from here on finds the jump host there."""
+        """Set the jump host's address for all that is described from here on."""
         if self._jump_host:
             self._jump_host = dataclasses.replace(self._jump_host, address=address)
 
     def connection(self, machine: Machine) -> remote.ConnectionArgs:
-        """How a step gets to a machine, which must show the host key that it showed at first."""
+        """Return how a step connects to a machine, which must show the host key that it showed at first."""
         _, host_key = self._known[machine.resource]
         jump, jump_key = self._by_jump_host(_address), self._by_jump_host(_host_key)
         login: dict[str, Any] = {
@@ -103,12 +106,12 @@ class Access:
         return remote.ConnectionArgs(host=machine.address, host_key=host_key, proxy=proxy, **login)
 
     def reach(self, machines: Iterable[Machine] | None) -> Reach:
-        """How the rollout and `./fleet` get to these machines; None: to all that were described so far."""
+        """Return how the rollout and `./fleet` get to these machines; None: to all that were described so far."""
         known = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
         return Reach(self._through_jump_host(list(known)))
 
     def _through_jump_host(self, known: Sequence[_Known]) -> Mapping[str, pulumi.Input[Any]]:
-        """A Reach.spec that tells the host keys of these machines and of the jump host."""
+        """Return a Reach.spec with the host keys of these machines and of the jump host."""
         id_, host_key = self._by_jump_host(_id), self._by_jump_host(_host_key)
         pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in (*known, (id_, host_key))))
         keys = pairs.apply(lambda each: {str(name): str(key) for name, key in each})
@@ -128,7 +131,7 @@ class Access:
         }
 
     def _by_jump_host(self, pick: Callable[[_JumpHost], pulumi.Output[str]]) -> pulumi.Output[str]:
-        """Something of the jump host, which a program may describe after the machines that are reached through it."""
+        """Return a value of the jump host, which a program may describe after the machines behind it."""
         if self._jump_host:
             return pick(self._jump_host)
         if self._jump_host_comes is None:

@@ -41,7 +41,7 @@ _SILENT = ", or it has stopped reporting"
 
 
 def _reported(given: Alarms, *, balancer: bool) -> Sequence[_Watched]:
-    """What a machine reports each minute. Five of them outlast a restart, and three a release."""
+    """Return the metrics that a machine reports each minute. Five minutes outlast a restart, and three a release."""
     disk = _Watched(
         "disk",
         "DiskUsedPercent",
@@ -75,19 +75,25 @@ def _reported(given: Alarms, *, balancer: bool) -> Sequence[_Watched]:
 
 
 class MachineAlarms:
-    """Of a stack: they tell its topic, where there is one. namespace: of the metrics that machines report."""
+    """The alarms of a stack. They notify its topic, where there is one.
+
+    namespace: of the metrics that machines report.
+    """
 
     def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, *, namespace: str) -> None:
         self._given, self._stack, self._provider, self._namespace = given, stack, provider, namespace
 
     def of_ec2(self, name: str, role: str, instance: aws.ec2.Instance) -> None:
-        """On what EC2 sees happen to a machine."""
+        """Create the alarms on what EC2 sees of a machine."""
         opts = pulumi.ResourceOptions(parent=instance, provider=self._provider)
         for watched in _OF_EC2 if self._given.alarms else ():
             self._alarm(f"{name}-{watched.name}", role, instance.id, watched, opts)
 
     def reported(self, name: str, role: str, machine: Machine, reports: pulumi.Resource, *, balancer: bool) -> None:
-        """On what a machine reports of itself; they wait for the step that begins it, and so for its first report."""
+        """Create the alarms on what a machine reports of itself.
+
+        They wait for the step that begins its reports, and so for its first report.
+        """
         opts = pulumi.ResourceOptions(parent=machine.resource, provider=self._provider, depends_on=[reports])
         for watched in _reported(self._given.alarms, balancer=balancer) if self._given.alarms else ():
             self._alarm(f"{name}-{watched.name}", role, machine.id, watched, opts)
@@ -95,7 +101,7 @@ class MachineAlarms:
     def _alarm(
         self, name: str, role: str, machine: pulumi.Output[str], watched: _Watched, opts: pulumi.ResourceOptions
     ) -> None:
-        """FSBP CloudWatch.15: an alarm has an action."""
+        """Create an alarm with an action (FSBP CloudWatch.15)."""
         topic = self._given.alarms.sns_topic_arn if self._given.alarms else ""
         recover = f"arn:{partition_of(self._given.region).name}:automate:{self._given.region}:ec2:recover"
         aws.cloudwatch.MetricAlarm(

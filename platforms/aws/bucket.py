@@ -20,7 +20,7 @@ KEPT_DAYS = 30
 
 @dataclass(frozen=True)
 class ReleaseStore:
-    """bucket: its name. ready: what machines that read releases wait for."""
+    """The release store. bucket: its name. ready: what machines that read releases wait for."""
 
     store: Store
     bucket: pulumi.Output[str]
@@ -30,9 +30,10 @@ class ReleaseStore:
 def release_store(
     name: str, given: settings.Aws, stack: str, provider: aws.Provider, opts: pulumi.ResourceOptions
 ) -> ReleaseStore:
-    """The bucket of the settings, or one of the stack's own; keys stand under the stack's name in both.
+    """Register the release store, in the bucket of the settings or in one of the stack's own.
 
-    The secrets of releases stand beside it, under the same name, as parameters of Systems Manager.
+    Keys stand under the stack's name in both. The secrets of releases stand beside it, under the same name, as
+    parameters of Systems Manager.
     """
     made = None if given.release_bucket else _bucket(name, provider, opts, protect=given.protect)
     bucket = made.bucket if made else pulumi.Output.from_input(given.release_bucket or "")
@@ -53,12 +54,13 @@ def release_store(
 
 
 def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions, *, protect: bool) -> aws.s3.Bucket:
-    """FSBP S3.1, S3.8 (no public access), S3.5 (TLS only), S3.12 (no ACLs), S3.13 (lifecycle), S3.14 (versions).
+    """Create a private bucket with versions, which clients reach by TLS only.
 
+    FSBP S3.1, S3.8 (no public access), S3.5 (TLS only), S3.12 (no ACLs), S3.13 (lifecycle), S3.14 (versions).
     CIS AWS 5.0 2.1.1 (TLS only), 2.1.4 (no public access).
 
     A stack that goes takes its bucket along, with what is in it: releases are built from source, and without machines
-    they serve nobody. Whoever wants to keep them names a bucket of their own in release_bucket.
+    they serve nobody. Operators who want to keep them name a bucket of their own in release_bucket.
     """
     bucket = aws.s3.Bucket(
         name,

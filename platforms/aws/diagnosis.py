@@ -43,7 +43,10 @@ ASK_YOURSELF = "`aws sts get-caller-identity` asks the same; see ~/.aws/config a
 
 
 def look_around(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
-    """block: `wsgi-fleet:aws` of the stack file. Nothing is changed."""
+    """Check the plugins, the settings, the credentials and the image. Nothing is changed.
+
+    block: `wsgi-fleet:aws` of the stack file.
+    """
     found = list(plugins())
     # What Pulumi has encrypted is no value here, and what is asked below needs none of it.
     open_ = {key: value for key, value in block.items() if not key.startswith("ssh_")}
@@ -57,7 +60,7 @@ def look_around(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
 
 
 def plugins() -> Iterator[Finding]:
-    """What the engine needs besides itself; the first `up` fetches them where it may."""
+    """Check the plugins that the engine needs besides itself; the first `up` fetches them where it may."""
     try:
         listed = subprocess.run(
             ["pulumi", "plugin", "ls", "--json"], check=True, capture_output=True, timeout=PLUGINS_S,
@@ -77,7 +80,7 @@ def plugins() -> Iterator[Finding]:
 
 
 def account(given: Aws) -> Iterator[Finding]:
-    """Who AWS takes us for, and whether the image is one that machines here can boot."""
+    """Check which identity AWS sees, and whether the image is one that machines here can boot."""
     # Loaded late: boto3 takes half a second.
     import boto3  # noqa: PLC0415
     from botocore import exceptions  # noqa: PLC0415
@@ -109,7 +112,10 @@ def account(given: Aws) -> Iterator[Finding]:
 
 
 def image(found: Mapping[str, Any], account_id: str) -> Finding:
-    """found: an image as EC2 describes it. Whose it is, is told and not judged: a company may share its own."""
+    """Check an image as EC2 describes it.
+
+    Its owner is reported and not judged: a company may share its own.
+    """
     owner = {DEBIAN_OWNER: "Debian's", account_id: "yours"}.get(found["OwnerId"], f"of account {found['OwnerId']}")
     subject = f"image {found['ImageId']} ({owner})"
     name = found.get("Name", "")
@@ -125,7 +131,7 @@ def image(found: Mapping[str, Any], account_id: str) -> Finding:
 
 
 def way_in(reach: Mapping[str, Any]) -> Finding:
-    """Whether the balancer's port 22 answers from here: all other machines are reached through it."""
+    """Check whether the balancer's port 22 responds from here: all other machines are reached through it."""
     address = str(reach["jump_address"])
     subject = f"port {SSH} of the balancer ({address})"
     try:

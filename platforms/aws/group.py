@@ -27,7 +27,7 @@ def security_group(
     *,
     vpc_id: pulumi.Input[str],
 ) -> SecurityGroup:
-    """A group with its rules, and on each group it lets in the rule that lets those machines out to it.
+    """Create a group with its rules, and on each group it lets in the rule that lets those machines out to it.
 
     A group that is open to everyone is that of the jump host: port 22 is open to admin_cidrs. Any other takes port 22
     from the groups it takes anything from. No rule lets a group reach itself, so its machines are isolated.
@@ -61,7 +61,7 @@ def security_group(
 def _between(
     name: str, id_: pulumi.Input[str], source: SecurityGroup, port: int, child: pulumi.ResourceOptions
 ) -> None:
-    """Machines of source reach port of the group: both ends of it."""
+    """Open a port of the group to machines of source, by a rule at both ends."""
     other = source.resource.pulumi_resource_name
     _rule(IN, f"{name}-in-{port}-{other}", id_, port, child, group=source.id)
     _rule(OUT, f"{other}-out-{port}-{name}", source.id, port, child, group=id_)
@@ -77,7 +77,7 @@ def _rule(
     cidr: str | None = None,
     group: pulumi.Input[str] | None = None,
 ) -> None:
-    """One TCP port, towards or from either addresses or another group."""
+    """Create a rule for one TCP port, towards or from either addresses or another group."""
     direction(
         name,
         security_group_id=id_,

@@ -20,7 +20,7 @@ class _Provider(ResourceProvider):
     serialize_as_secret_always = False
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Another machine has another key. The way there may change as it likes."""
+        """Implement ResourceProvider.diff: another machine has another key. The way there may change."""
         is_another = _olds.get("machine") != _news.get("machine")
         return DiffResult(changes=is_another, replaces=["machine"] if is_another else [], delete_before_replace=False)
 
@@ -37,7 +37,10 @@ class _Provider(ResourceProvider):
 
 
 class HostKey(Resource, module="aws", name="HostKey"):
-    """host_key: `ssh-ed25519 AAAA...`, known once the machine lets us in. reach: a Reach.spec that leads to it."""
+    """The host key of a machine, pinned at first contact. reach: a Reach.spec that leads to it.
+
+    host_key: `ssh-ed25519 AAAA...`, known once the machine lets us in.
+    """
 
     machine: pulumi.Output[str]
     host_key: pulumi.Output[str]

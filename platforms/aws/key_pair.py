@@ -16,14 +16,17 @@ import settings
 
 @dataclass(frozen=True)
 class KeyPair:
-    """name: as EC2 knows it. private_key: text that SSH clients read, secret."""
+    """A key pair. name: as EC2 knows it. private_key: text that SSH clients read, secret."""
 
     name: pulumi.Output[str]
     private_key: pulumi.Output[str]
 
 
 def key_pair(name: str, given: settings.Aws, provider: aws.Provider) -> KeyPair:
-    """The key pair of a stack. One that is generated is made once and kept in the state, its private half encrypted."""
+    """Return the key pair of a stack: the one of the settings, or a generated one.
+
+    That one is made once and kept in the state, its private half encrypted.
+    """
     if given.ssh_key_name and given.ssh_private_key:
         secret = pulumi.Output.secret(given.ssh_private_key.get_secret_value())
         return KeyPair(pulumi.Output.from_input(given.ssh_key_name), secret)
@@ -53,7 +56,10 @@ class _Provider(ResourceProvider):
 
 
 class GeneratedKey(Resource, module="aws", name="GeneratedKey"):
-    """private_key: OpenSSH's format, without a passphrase, secret. public_key: `ssh-ed25519 ...`."""
+    """A key pair that is generated once.
+
+    private_key: OpenSSH's format, without a passphrase, secret. public_key: `ssh-ed25519 ...`.
+    """
 
     private_key: pulumi.Output[str]
     public_key: pulumi.Output[str]

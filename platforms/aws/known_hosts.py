@@ -1,4 +1,4 @@
-"""Host keys by machine id: those that the stack's state holds, and those that this checkout pinned at first contact."""
+"""Host keys by machine id: those in the stack's state, and those that this checkout pinned at first contact."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from pathlib import Path
 
 
 class KnownHosts:
-    """file: OpenSSH's known_hosts, with ids in the place of addresses. told: id -> key as the state has it.
+    """The host keys of machines, by machine id. A key is `ssh-ed25519 AAAA...`.
 
-    What the state tells counts before the file: it is the same for all operators. A key is `ssh-ed25519 AAAA...`.
+    file: OpenSSH's known_hosts, with ids in the place of addresses. told: id -> key as the state has it.
+    The state counts before the file: it is the same for all operators.
     """
 
     def __init__(self, file: Path, told: Mapping[str, str]) -> None:
         self.file, self._told = file, told
 
     def accept(self, name: str, key: str) -> bool:
-        """Whether the machine has that key; one of which none is known gets it."""
+        """Return whether the machine has that key; a machine without a known key gets this one."""
         known = [self._told[name]] if name in self._told else self._pinned(name)
         if not known:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +26,7 @@ class KnownHosts:
         return not known or key in known
 
     def refusal(self, name: str) -> str:
-        """Why a key was not accepted, and what to do."""
+        """Return why a key was rejected, and what to do."""
         where = "the stack's state" if name in self._told else self.file
         remedy = f"take the line of {name} out of {self.file}, if there is one"
         if name in self._told:
@@ -37,7 +38,7 @@ class KnownHosts:
         )
 
     def written(self) -> Path:
-        """The file, with what the state tells in it: for programs that read no state."""
+        """Write the keys of the state into the file and return it: for programs that read no state."""
         lines = self._lines()
         kept = [line for line in lines if line.split(maxsplit=1)[:1] not in [[name] for name in self._told]]
         kept += [f"{name} {key}" for name, key in sorted(self._told.items())]

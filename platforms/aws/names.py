@@ -20,9 +20,9 @@ def records(
     given: settings.Aws,
     opts: pulumi.ResourceOptions,
 ) -> list[aws.route53.Record]:
-    """An A record for each name, none where no hosted zone is given.
+    """Create an A record for each name, none where no hosted zone is given.
 
-    They wait for no machine: they name the address, which outlives every machine. Route 53 refuses to write over a
+    They wait for no machine: they name the address, which outlives every machine. Route 53 rejects a write over a
     record that is there, so nothing of somebody else's is taken.
     """
     if given.route53_zone_id is None:

@@ -21,7 +21,10 @@ RECORDED = "REJECT"
 
 @dataclass(frozen=True)
 class Subnet:
-    """ready: what a machine in it waits for: its way out, over which it installs packages when it boots."""
+    """A subnet. ready: what a machine in it waits for.
+
+    That is its way out, over which it installs packages when it boots.
+    """
 
     id: pulumi.Output[str]
     ready: Sequence[pulumi.Resource] = ()
@@ -29,7 +32,10 @@ class Subnet:
 
 @dataclass(frozen=True)
 class Network:
-    """public: where the balancer stands. private: where app servers stand, one subnet for each zone."""
+    """The network of a fleet.
+
+    public: where the balancer stands. private: where app servers stand, one subnet for each zone.
+    """
 
     vpc_id: pulumi.Output[str]
     public: Subnet
@@ -37,7 +43,7 @@ class Network:
 
 
 def network(given: settings.Aws, stack: str, provider: aws.Provider) -> Network:
-    """The network of the settings: of a VPC that is there nothing is changed, else one is made."""
+    """Return the network of the settings. A VPC that is there is not changed; else one is made."""
     if given.vpc:
         return _Own(given.vpc, given.region, stack, provider).network
     return Network(
@@ -88,7 +94,7 @@ class _Own:
         self.network = Network(self._vpc.id, public[given.zones[0]], subnets)
 
     def _public(self) -> dict[str, Subnet]:
-        """A public subnet in each zone; all leave by the internet gateway."""
+        """Create a public subnet in each zone; all leave by the internet gateway."""
         gateway = aws.ec2.InternetGateway(
             "vpc-gateway", vpc_id=self._vpc.id, tags=self._named("gateway"), opts=self._child
         )
@@ -104,7 +110,10 @@ class _Own:
         return {zone: self._subnet(zone, table, [out], public=True) for zone in self._given.zones}
 
     def _private(self, zone: str, nat: aws.ec2.NatGateway) -> tuple[Subnet, aws.ec2.RouteTable]:
-        """A private subnet, which leaves by that NAT gateway, and its table, so that the gateway can be another."""
+        """Create a private subnet, which leaves by that NAT gateway, and its route table.
+
+        Each has its own table, so that the gateway can be another.
+        """
         name = f"private-{zone[-1]}"
         table = self._table(name)
         out = aws.ec2.Route(
@@ -117,7 +126,7 @@ class _Own:
         return self._subnet(zone, table, [out], public=False), table
 
     def _nat(self, zone: str, public: Subnet) -> aws.ec2.NatGateway:
-        """A NAT gateway with an address of its own; both need the public subnet's way out."""
+        """Create a NAT gateway with an address of its own; both need the public subnet's way out."""
         name = f"nat-{zone[-1]}"
         after = self._after(public.ready)
         address = aws.ec2.Eip(name, domain="vpc", tags=self._named(name), opts=after)
@@ -147,7 +156,7 @@ class _Own:
         return aws.ec2.RouteTable(name, vpc_id=self._vpc.id, tags=self._named(name), opts=self._child)
 
     def _s3(self, tables: Sequence[aws.ec2.RouteTable]) -> aws.ec2.VpcEndpoint:
-        """Releases and whatever else lies in S3 come past the NAT gateway. It costs nothing."""
+        """Create an endpoint by which releases and all else in S3 come past the NAT gateway. It costs nothing."""
         return aws.ec2.VpcEndpoint(
             "s3",
             vpc_id=self._vpc.id,
@@ -160,7 +169,7 @@ class _Own:
         )
 
     def _ssm(self, private: Sequence[Subnet]) -> None:
-        """Systems Manager without a way out: what its agent talks to, in each private subnet."""
+        """Create the endpoints of Systems Manager in each private subnet: its agent needs no way out then."""
         group = aws.ec2.SecurityGroup(
             "ssm",
             description="wsgi-fleet endpoints of Systems Manager",
@@ -191,7 +200,7 @@ class _Own:
             )
 
     def _flow_log(self, days: RetentionDays) -> None:
-        """FSBP EC2.6, CIS AWS 5.0 3.7."""
+        """Create a flow log of rejected connections (FSBP EC2.6, CIS AWS 5.0 3.7)."""
         group = aws.cloudwatch.LogGroup("flow-log", retention_in_days=days, opts=self._child)
         role = aws.iam.Role("flow-log", assume_role_policy=self._vpc.owner_id.apply(_flow_logs_of), opts=self._child)
         policy = aws.iam.RolePolicy("flow-log", role=role.name, policy=group.arn.apply(_writes), opts=self._child)
@@ -214,8 +223,9 @@ class _Own:
 
 
 def _own_keys_or_reading(account: str) -> str:
-    """Whoever gets into a machine cannot carry data to a bucket of theirs this way: keys of this account, or reading.
+    """Return a policy that allows all to keys of this account, and reading to everyone.
 
+    An intruder on a machine cannot carry data to a bucket of theirs this way.
     Reading is open to all, for public buckets are asked without keys.
     """
     statements = [
@@ -232,7 +242,10 @@ def _own_keys_or_reading(account: str) -> str:
 
 
 def _flow_logs_of(account: str) -> str:
-    """Flow logs of this account alone may take the role (AWS VPC user guide, flow-logs-iam-role)."""
+    """Return the policy that lets flow logs of this account alone take the role.
+
+    Source: AWS VPC user guide, flow-logs-iam-role.
+    """
     trust = {
         "Effect": "Allow",
         "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
@@ -243,7 +256,10 @@ def _flow_logs_of(account: str) -> str:
 
 
 def _writes(log_group: str) -> str:
-    """Into that log group. Without logs:CreateLogGroup, by which a last record would bring back a deleted group."""
+    """Return a policy that allows writing into that log group.
+
+    It lacks logs:CreateLogGroup, by which a last record would bring back a deleted group.
+    """
     actions = ("CreateLogStream", "PutLogEvents", "DescribeLogGroups", "DescribeLogStreams")
     statement = {
         "Effect": "Allow",

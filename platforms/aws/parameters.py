@@ -27,7 +27,7 @@ class _Provider(ResourceProvider):
         return DiffResult(changes=bool(moved), replaces=moved, delete_before_replace=False)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Takes the path, which must be free. Raises ParametersThere."""
+        """Implement ResourceProvider.create: take the path, which must be free. Raises ParametersThere."""
         path, region = props["path"], props["region"]
         if not SsmSecrets(path, region).is_empty():
             raise told(
@@ -44,7 +44,7 @@ class _Provider(ResourceProvider):
 
 
 class SecretParameters(Resource, module="aws", name="SecretParameters"):
-    """path: below which the parameters stand."""
+    """The place of a stack's secrets. path: below which the parameters stand."""
 
     path: pulumi.Output[str]
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Partition:
-    """name: second part of its ARNs. domain: what the host names of its services end with."""
+    """A partition. name: second part of its ARNs. domain: what the host names of its services end with."""
 
     name: str
     domain: str
 
 
 def partition_of(region: str) -> Partition:
-    """By the region's name, so that nothing has to be asked. The isolated partitions are not known here."""
+    """Return the partition by the region's name, so that nothing has to be asked.
+
+    The isolated partitions are not known here.
+    """
     if region.startswith("cn-"):
         return Partition("aws-cn", "amazonaws.com.cn")
     if region.startswith("us-gov-"):

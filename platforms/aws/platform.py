@@ -67,14 +67,17 @@ class AwsPlatform:
     def security_group(
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
     ) -> SecurityGroup:
+        """Implement Platform.security_group: create an EC2 group. Its machines are always isolated."""
         del isolated  # always so: no rule of ours lets a group reach itself
         return group.security_group(name, ingress, self._given, self._provider, opts, vpc_id=self._network.vpc_id)
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> Store:
+        """Implement Platform.store: register a release store in S3."""
         self._releases = bucket.release_store(name, self._given, self._stack, self._provider, opts)
         return self._releases.store
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
+        """Implement Platform.machine: create an EC2 instance and its alarms, and pin its host key."""
         self._report_newer_image()
         own = self._roles.of(args, self._releases if store else None, opts)
         private = self._network.private
@@ -136,6 +139,7 @@ class AwsPlatform:
         return machine
 
     def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """Implement Platform.step: run the command over SSH."""
         command = shlex.join(["sudo", "--", "timeout", "--kill-after=10", str(args.timeout_s), *args.command])
         stdin = pulumi.Output.from_input(args.stdin)
         made = remote.Command(
@@ -159,18 +163,19 @@ class AwsPlatform:
         return made
 
     def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
+        """Implement Platform.watch: bring the scripts to the machine, and create alarms on its reports."""
         stdin = self._watch.brought(args)
         step = self.step(f"{name}-watch", StepArgs(machine, bring(), stdin, timeout_s=WATCH_S), opts=opts)
         self._alarms.reported(name, args.role, machine, step, balancer=not args.app)
 
     @property
     def log_places(self) -> Mapping[str, pulumi.Output[str]]:
-        """See Platform: log groups of CloudWatch."""
+        """Implement Platform.log_places: log groups of CloudWatch."""
         return self._watch.places
 
     @property
     def https_port(self) -> int:
-        """See Platform."""
+        """Implement Platform.https_port: 443 itself."""
         return 443
 
     def public_address(
@@ -182,6 +187,7 @@ class AwsPlatform:
         https: bool = False,
         opts: pulumi.ResourceOptions,
     ) -> PublicAddress:
+        """Implement Platform.public_address: create an Elastic IP and DNS records that lead to it."""
         # It waits for nothing and outlives every machine. The association moves when all that opts name is done, and
         # every step: EC2 takes the machine's first address away then, and a connection to it ends.
         address = aws.ec2.Eip(
@@ -211,12 +217,13 @@ class AwsPlatform:
         return PublicAddress(url, host, association)
 
     def reach(self, machines: Iterable[Machine] | None = None) -> Reach:
+        """Implement Platform.reach: return the way through the jump host."""
         return self._access.reach(machines)
 
     def _report_newer_image(self) -> None:
-        """Say it once when Debian has a newer image than the pinned one; never take it.
+        """Log once when Debian has a newer image than the pinned one; never take it.
 
-        What cannot be asked (no ec2:DescribeImages, a throttled call) is a warning: it must not keep anybody from `up`.
+        A question that fails (no ec2:DescribeImages, a throttled call) is a warning: it must not prevent an `up`.
         """
         if self._image_is_checked:
             return
@@ -241,7 +248,10 @@ class AwsPlatform:
 # A whole fleet boots the same document.
 @functools.lru_cache(maxsize=8)
 def packed(user_data: str) -> str:
-    """A document as EC2 takes it: 16 KiB at most, and cloud-init unpacks gzip. Raises ValueError for a larger one."""
+    """Return a document as EC2 takes it: as gzip, which cloud-init unpacks, of 16 KiB at most.
+
+    Raises ValueError for a larger one.
+    """
     document = gzip.compress(user_data.encode(), 9, mtime=0)
     if len(document) > USER_DATA_BYTES:
         # 4 % smaller, and it takes 0.2 to 0.6 s where gzip takes 5 ms.

@@ -25,7 +25,10 @@ Statement = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Role:
-    """profile: name of the instance profile that carries it. ready: what a machine waits for before it boots."""
+    """The role of machines. ready: what a machine waits for before it boots.
+
+    profile: name of the instance profile that carries it.
+    """
 
     profile: pulumi.Output[str]
     ready: Sequence[pulumi.Resource]
@@ -39,7 +42,7 @@ class Roles:
         self._made: dict[str, Role | None] = {}
 
     def of(self, machine: MachineArgs, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role | None:
-        """The role of a machine. releases: what it reads, None for a machine that reads none."""
+        """Return the role of a machine. releases: what it reads, None for a machine that reads none."""
         name = f"app-{machine.app}" if machine.app else machine.role
         if name not in self._made:
             own = self._own_statements(machine, releases)
@@ -63,7 +66,7 @@ class Roles:
         releases: ReleaseStore | None,
         opts: pulumi.ResourceOptions,
     ) -> Role:
-        """What EC2 machines may take; with these statements alone (and Systems Manager's, where it is on)."""
+        """Create a role for EC2 machines with these statements alone (and Systems Manager's, where it is on)."""
         partition = partition_of(self._given.region)
         trust = {"Effect": "Allow", "Principal": {"Service": f"ec2.{partition.domain}"}, "Action": "sts:AssumeRole"}
         made = aws.iam.Role(
@@ -86,7 +89,7 @@ class Roles:
 
 
 def reads_releases(bucket: str, stack: str, app: str, given: settings.Aws) -> list[Statement]:
-    """What an app server may do: read the releases and the secrets of its own application."""
+    """Return statements that let an app server read the releases and the secrets of its own application."""
     partition = partition_of(given.region)
     own = f"{stack}/{app}/*"
     statements: list[Statement] = [
@@ -113,7 +116,7 @@ def reads_releases(bucket: str, stack: str, app: str, given: settings.Aws) -> li
 
 
 def _decrypts(key: str, parameters: str, region: str, partition: Partition) -> Statement:
-    """With that key, what is below that path, and only through Systems Manager."""
+    """Return a statement that allows decryption with that key below that path, through Systems Manager only."""
     return {
         "Effect": "Allow",
         "Action": "kms:Decrypt",

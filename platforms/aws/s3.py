@@ -18,12 +18,12 @@ class S3Store:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> S3Store:
-        """Of a Store.spec with kind "s3"."""
+        """Return the store of a Store.spec with kind "s3"."""
         return cls(spec["bucket"], spec["prefix"], spec["region"])
 
     @cached_property
     def client(self) -> Any:
-        """Loaded late: boto3 takes half a second, and other platforms never need it."""
+        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
         import boto3  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
 
@@ -31,6 +31,7 @@ class S3Store:
         return cast("Any", boto3).client("s3", region_name=self._region, config=config)
 
     def read(self, key: str) -> bytes | None:
+        """Implement Store.read: return the content of the object, or None where there is none."""
         try:
             answer = self.client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
         except self.client.exceptions.NoSuchKey:
@@ -39,9 +40,11 @@ class S3Store:
             return bytes(body.read())
 
     def write(self, key: str, content: bytes) -> None:
+        """Implement Store.write: put the object."""
         self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content)
 
     def create(self, key: str, content: bytes) -> bool:
+        """Implement Store.create: put the object unless it is there or another client is writing it."""
         try:
             self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content, IfNoneMatch="*")
         except self.client.exceptions.ClientError as error:
@@ -52,6 +55,7 @@ class S3Store:
         return True
 
     def keys(self, prefix: str) -> list[str]:
+        """Implement Store.keys: return all keys that begin with prefix, sorted."""
         found: list[str] = []
         pages = self.client.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}/{prefix}"):
@@ -59,4 +63,5 @@ class S3Store:
         return sorted(found)
 
     def delete(self, key: str) -> None:
+        """Implement Store.delete: delete the object."""
         self.client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")

@@ -64,7 +64,10 @@ class SshTransport:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> SshTransport:
-        """Of a Reach.spec with kind "ssh". deadline_s in it, where it is given, is how long a machine is tried."""
+        """Return the transport of a Reach.spec with kind "ssh".
+
+        deadline_s in it, where it is given, is how long a machine is tried.
+        """
         return cls(
             user=spec["user"],
             private_key=spec["private_key"],
@@ -82,10 +85,11 @@ class SshTransport:
         timeout_s: float,
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
+        """Implement Transport.exec: run the command over SSH; `timeout` ends it on the machine."""
         return self._run(self._exec(machine, command, stdin, timeout_s, on_line))
 
     def host_key(self, machine: str) -> str:
-        """The public host key of a machine that lets us in: `ssh-ed25519 AAAA...`. Raises Unreachable."""
+        """Return the public host key of a machine that lets us in: `ssh-ed25519 AAAA...`. Raises Unreachable."""
         return self._run(self._tried(machine, _shown_key))
 
     def close(self) -> None:
@@ -151,7 +155,7 @@ class SshTransport:
         return Result(process.returncode, output)
 
     async def _tried(self, machine: str, work: Callable[[asyncssh.SSHClientConnection], Coroutine[Any, Any, T]]) -> T:
-        """What comes of work on a connection, tried again with pauses up to the deadline."""
+        """Return the result of work on a connection; try again with pauses up to the deadline."""
         deadline = time.monotonic() + self._deadline_s
         attempt = 0
         while True:
@@ -171,7 +175,7 @@ class SshTransport:
                 await asyncio.sleep(pause)
 
     async def _connection(self, machine: str) -> asyncssh.SSHClientConnection:
-        """The kept connection to a machine, or a new one where there is none or it is gone."""
+        """Return the kept connection to a machine, or a new one where there is none or it is gone."""
         async with self._locks.setdefault(machine, asyncio.Lock()):
             kept = self._connections.get(machine)
             if kept and not kept.is_closed():
@@ -203,7 +207,10 @@ class SshTransport:
 
 
 def known_hosts(spec: Mapping[str, Any]) -> KnownHosts:
-    """Of a Reach.spec: what it tells, and a file in the project's .state folder, per stack."""
+    """Return the host keys of a Reach.spec.
+
+    They are those that it contains, and those of a file in the project's .state folder, per stack.
+    """
     file = Path(__file__).parents[2] / ".state" / spec["stack"] / "known_hosts"
     return KnownHosts(file, spec.get("host_keys", {}))
 
@@ -217,7 +224,7 @@ class _FirstContact(asyncssh.SSHClient):
 
 
 def _public(key: asyncssh.SSHKey) -> str:
-    """A public key without a comment: `ssh-ed25519 AAAA...`."""
+    """Return a public key without a comment: `ssh-ed25519 AAAA...`."""
     return " ".join(key.export_public_key("openssh").decode().split()[:2])
 
 
@@ -229,7 +236,7 @@ async def _shown_key(connection: asyncssh.SSHClientConnection) -> str:
 
 
 async def _read(process: asyncssh.SSHClientProcess[bytes], on_line: Callable[[str], None] | None) -> str:
-    """All output, with each line handed on as it appears."""
+    """Return all output; pass each line on as it appears."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     output, begun = "", ""
     while chunk := await process.stdout.read(65536):

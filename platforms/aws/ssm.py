@@ -14,15 +14,15 @@ LONGEST = 8192
 
 
 def parameter_path(stack: str) -> str:
-    """Below which all parameters of a stack stand. machine/fetch.py makes the same of the store's URL."""
+    """Return the path of all parameters of a stack. machine/fetch.py makes the same of the store's URL."""
     return f"/wsgi-fleet/{stack}"
 
 
 class SsmSecrets:
     """Implements releases.transport.SecretStore: each secret is a SecureString `<path>/<release>/<NAME>`.
 
-    A value stands there as JSON text, for a parameter can neither be empty nor hold `{{`. Credentials come from where
-    the AWS tools look; the network is first used by a call.
+    A value stands there as JSON text, for a parameter can neither be empty nor contain `{{`. Credentials come from
+    where the AWS tools look; the network is first used by a call.
     """
 
     def __init__(self, path: str, region: str, kms_key_arn: str = "") -> None:
@@ -30,12 +30,12 @@ class SsmSecrets:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], app: str) -> SsmSecrets:
-        """Of the "secrets" of a Store.spec."""
+        """Return the secret store of an application, from the "secrets" of a Store.spec."""
         return cls(f"{spec['path']}/{app}", spec["region"], spec["kms_key_arn"])
 
     @cached_property
     def client(self) -> Any:
-        """Loaded late: boto3 takes half a second, and other platforms never need it."""
+        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
         import boto3  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
 
@@ -44,7 +44,10 @@ class SsmSecrets:
         return cast("Any", boto3).client("ssm", region_name=self._region, config=config)
 
     def write(self, release: str, secrets: Mapping[str, str]) -> None:
-        """Put them there, those that are not there already. Raises ValueError, without values, for what SSM refuses."""
+        """Write the secrets that are not there already.
+
+        Raises ValueError, without values, for what SSM rejects.
+        """
         there = dict(self._parameters(f"{self._path}/{release}", decrypted=True))
         key = {"KeyId": self._key} if self._key else {}
         for variable, secret in sorted(secrets.items()):
@@ -65,24 +68,24 @@ class SsmSecrets:
                 raise ValueError(f"the parameter {name} was not written: {code}") from None
 
     def releases(self) -> list[str]:
-        """Releases that have secrets there, sorted."""
+        """Return the releases that have secrets there, sorted."""
         names = (name for name, _ in self._parameters(self._path))
         return sorted({name.removeprefix(f"{self._path}/").split("/")[0] for name in names})
 
     def delete(self, release: str) -> None:
-        """Forget the secrets of a release; forgetting what is not there succeeds."""
+        """Delete the secrets of a release; deleting what is not there succeeds."""
         self._delete(name for name, _ in self._parameters(f"{self._path}/{release}"))
 
     def delete_all(self) -> None:
-        """Forget all below the path."""
+        """Delete all parameters below the path."""
         self._delete(name for name, _ in self._parameters(self._path))
 
     def is_empty(self) -> bool:
-        """Whether nothing stands below the path."""
+        """Return whether nothing stands below the path."""
         return next(iter(self._parameters(self._path)), None) is None
 
     def _parameters(self, path: str, *, decrypted: bool = False) -> Iterable[tuple[str, str]]:
-        """Name and value of everything below path; the value encrypted unless it shall not be."""
+        """Yield name and value of everything below path; the value encrypted unless decrypted is set."""
         pages = self.client.get_paginator("get_parameters_by_path")
         for page in pages.paginate(Path=path, Recursive=True, WithDecryption=decrypted):
             for each in page["Parameters"]:

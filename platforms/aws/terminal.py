@@ -21,7 +21,10 @@ WITH_KEY = f'ssh-add -q -t {KEY_S} - <&{SECRET_FD} && exec {SECRET_FD}<&- && exe
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
-    """Of a Reach.spec with kind "ssh". A host key that is not known yet is pinned, as SshTransport does."""
+    """Return the terminal of a Reach.spec with kind "ssh".
+
+    A host key that is not known yet is pinned, as SshTransport does.
+    """
     file = known_hosts(spec).written()
     file.parent.mkdir(parents=True, exist_ok=True)
     name, _, address = machine.rpartition("@")
@@ -38,7 +41,10 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
 
 
 def _options(file: Path, name: str) -> list[str]:
-    """Of one hop. name: what its host key is known by; addresses change their machines."""
+    """Return the options of one hop.
+
+    name: what its host key is known by; addresses change their machines.
+    """
     options = {
         "HostKeyAlias": name,
         "UserKnownHostsFile": f'"{_literal(str(file))}"',
@@ -63,5 +69,5 @@ def _login(spec: Mapping[str, Any], address: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """OpenSSH expands % in some of its settings."""
+    """Escape each %, which OpenSSH expands in some of its settings."""
     return text.replace("%", "%%")

@@ -16,9 +16,9 @@ Statement = Mapping[str, Any]
 
 
 class Watch:
-    """Of a stack. places: what logs are of -> name of their log group, of the machines that were asked about so far.
+    """The metrics and logs of a stack.
 
-    namespace: of its metrics; it is in the policies, so that no stack can speak for another.
+    namespace: of its metrics; it is in the policies, so that no stack can report for another.
     """
 
     def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider) -> None:
@@ -28,11 +28,11 @@ class Watch:
 
     @property
     def places(self) -> Mapping[str, pulumi.Output[str]]:
-        """See the class."""
+        """Return the names of the log groups by source, for the machines that were asked about so far."""
         return {name: group.name for name, group in self._groups.items()}
 
     def statements(self, machine: MachineArgs) -> list[pulumi.Output[Sequence[Statement]]]:
-        """What a machine may do to report and to ship."""
+        """Return the statements that let a machine report its metrics and ship its logs."""
         found: list[pulumi.Output[Sequence[Statement]]] = []
         if self._given.alarms:
             found.append(pulumi.Output.from_input([_reports(self.namespace)]))
@@ -41,14 +41,17 @@ class Watch:
         return found
 
     def brought(self, machine: MachineArgs) -> pulumi.Output[str]:
-        """What the step that brings the scripts to a machine is to make of it."""
+        """Return the input of the step that brings the scripts to a machine."""
         namespace = self.namespace if self._given.alarms else None
         group = self._group(machine)
         name = group.name if group else pulumi.Output.from_input(None)
         return name.apply(lambda name: rendering.watch(balancer=not machine.app, namespace=namespace, log_group=name))
 
     def _group(self, machine: MachineArgs) -> aws.cloudwatch.LogGroup | None:
-        """One for the balancer and one for each application. FSBP CloudWatch.16: it says how long it keeps."""
+        """Return the log group: one for the balancer and one for each application.
+
+        FSBP CloudWatch.16: it says how long it keeps.
+        """
         logs, what = self._given.logs, machine.app or machine.role
         if logs is None:
             return None
@@ -63,7 +66,7 @@ class Watch:
 
 
 def _reports(namespace: str) -> Statement:
-    """PutMetricData knows no resources; the namespace is what narrows it."""
+    """Return a statement that allows PutMetricData. It knows no resources; the namespace is what narrows it."""
     return {
         "Effect": "Allow",
         "Action": "cloudwatch:PutMetricData",
@@ -73,10 +76,11 @@ def _reports(namespace: str) -> Statement:
 
 
 def _ships(log_group: str) -> Statement:
-    """Into that group. Without logs:CreateLogGroup, by which a last line would bring back a deleted group.
+    """Return a statement that allows shipping into that group.
 
-    CreateLogStream is asked of the group, PutLogEvents of a stream in it (service authorization reference of CloudWatch
-    Logs); the ARN that ends with `:*` means both.
+    It lacks logs:CreateLogGroup, by which a last line would bring back a deleted group. CreateLogStream is asked of the
+    group, PutLogEvents of a stream in it (service authorization reference of CloudWatch Logs). The ARN that ends with
+    `:*` means both.
     """
     return {
         "Effect": "Allow",

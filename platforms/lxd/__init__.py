@@ -14,7 +14,7 @@ __all__ = ["ImageFile", "ImageRecipe", "LxdPlatform"]
 
 
 def __getattr__(name: str) -> object:
-    """Loaded late: pulumi takes a second, and the operator's side does not need it."""
+    """Load LxdPlatform late: pulumi takes a second, and the operator's side does not need it."""
     if name == "LxdPlatform":
         from platforms.lxd.platform import LxdPlatform  # noqa: PLC0415
 

@@ -22,7 +22,7 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     """Lead HOST:port to port 80 of the machine (and HOST:tls_port to 443), away from whichever machine has it now.
 
     What leads there already stays open. Returns the gap in milliseconds during which port was closed: two devices
-    cannot hold one port. Raises LxdError when a port is taken by something else.
+    cannot share one port. Raises LxdError when a port is taken by something else.
     """
     wanted = _devices(port, tls_port)
     there = {holder["name"]: _published(holder) for holder in _holders(client, owner)}
@@ -52,7 +52,10 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
 
 
 class _Opened(threading.Thread):
-    """Watches for a port to accept connections. at: when it did, else when the watch ended, as time.monotonic()."""
+    """A thread that waits until a port accepts connections.
+
+    at: when it did, else when the watch ended, as time.monotonic().
+    """
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
@@ -75,7 +78,7 @@ class _Opened(threading.Thread):
 
 
 def withdraw(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)) -> bool:
-    """Close the ports that lead to the machine. False where there was none."""
+    """Close the ports that lead to the machine. Returns False where there was none."""
 
     def drop(instance: dict[str, Any]) -> bool:
         gone = [instance["devices"].pop(device, None) for device in devices]
@@ -88,7 +91,7 @@ def withdraw(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS))
 
 
 def is_published(client: Client, name: str, port: int, tls_port: int | None = None) -> bool:
-    """Whether these ports, and no others, lead to that machine."""
+    """Return whether these ports, and no others, lead to that machine."""
     try:
         return _published(client.get(url("instances", name))) == _devices(port, tls_port)
     except NotFound:
@@ -96,7 +99,7 @@ def is_published(client: Client, name: str, port: int, tls_port: int | None = No
 
 
 def obstacle(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
-    """Why the owner cannot have the port, or None. Asked before anything is made."""
+    """Return why the owner cannot have the port, or None. It is asked before anything is made."""
     listens = f"tcp:{HOST}:{port}"
     if any(given["listen"] == listens for holder in _holders(client, owner) for given in _published(holder).values()):
         return None
@@ -110,7 +113,7 @@ def obstacle(client: Client, owner: str, port: int, device: str = DEVICE) -> str
 
 
 def taken(port: int, device: str = DEVICE) -> str:
-    """What to say of a port that is not free."""
+    """Return the text of the error for a port that is not free."""
     return (
         f"port {port} of {HOST} is taken by another program (`ss -ltnp 'sport = :{port}'` names it); "
         f"end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
@@ -135,5 +138,5 @@ def _published(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _holders(client: Client, owner: str) -> list[dict[str, Any]]:
-    """The owner's machines that have such a device, on whatever port."""
+    """Return the owner's machines that have such a device, on whatever port."""
     return [instance for instance in machine.owned(client, owner) if _published(instance)]

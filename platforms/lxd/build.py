@@ -29,14 +29,14 @@ _TOOLS = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools", "chroot": 
 
 
 def cache() -> Path:
-    """The folder of images that were built by this user."""
+    """Return the folder of images that were built by this user."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "wsgi-fleet" / "images"
 
 
 @contextmanager
 def locked() -> Generator[None]:
-    """Held while images are built or change owners: two runs at once build one image once."""
+    """Lock the images while they are built or change owners: two runs at once build one image once."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -44,7 +44,7 @@ def locked() -> Generator[None]:
 
 
 def ensure(recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> Path:
-    """The folder with the image's two files, built now if it is not there. Call it locked. Raises LxdError."""
+    """Return the folder with the image's two files, built now if it is not there. Call it locked. Raises LxdError."""
     folder = cache() / digest
     if not (folder / METADATA).exists():
         began = time.monotonic()
@@ -64,7 +64,7 @@ def ensure(recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> Path
 
 @contextmanager
 def _readable() -> Generator[Path]:
-    """A folder that everyone may read: for a plain user mmdebstrap runs its hooks as somebody else."""
+    """Create a folder that everyone may read: for a plain user mmdebstrap runs its hooks as another user."""
     with tempfile.TemporaryDirectory(prefix="wsgi-fleet-image-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -112,7 +112,7 @@ def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Cal
 
 
 def _overlay(recipe: ImageRecipe, scratch: Path) -> Path:
-    """The files that are laid over the root, as a tree."""
+    """Write the files that are laid over the root, and return the root of their tree."""
     overlay = scratch / "overlay"
     for file in [*recipe.base_files(), *recipe.files]:
         path = overlay / file.path.lstrip("/")
@@ -131,12 +131,12 @@ def _overlay(recipe: ImageRecipe, scratch: Path) -> Path:
 
 
 def _path() -> str:
-    """Where programs are: administration tools live in sbin, which a plain user's PATH does not have on Debian."""
+    """Return a PATH with sbin. Administration tools live there, and a plain user's PATH lacks it on Debian."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def _chroot() -> str:
-    """A command that enters the root with a clean environment but for the way to the network."""
+    """Return a command that enters the root. Its environment is clean but for the way to the network."""
     passed = [
         f'{name}="{os.environ[name]}"' for name in ("http_proxy", "https_proxy", "no_proxy") if name in os.environ
     ]
@@ -175,7 +175,7 @@ def _pipe(source: list[str], target: list[str], say: Callable[[str], None]) -> N
 
 
 def _write_metadata(path: Path, digest: str) -> None:
-    """What LXD wants to know of an image. JSON is YAML."""
+    """Write what LXD must know of an image. JSON is YAML."""
     content = json.dumps(
         {
             "architecture": platform.machine(),

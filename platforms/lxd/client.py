@@ -27,11 +27,11 @@ SOCKETS = (
 
 
 class LxdError(Exception):
-    """LXD refused or could not do something. The text names the thing, the phase and the remedy."""
+    """LXD rejected or could not do something. The text names the thing, the phase and the remedy."""
 
 
 class Unavailable(LxdError):
-    """The daemon does not answer."""
+    """The daemon does not respond."""
 
 
 class NotFound(LxdError):
@@ -43,7 +43,7 @@ class Stale(LxdError):
 
 
 def find_socket(environment: Mapping[str, str] = os.environ) -> Path:
-    """The daemon's socket: $LXD_DIR first, then where Debian, the snap and Incus put it. Raises Unavailable."""
+    """Return the daemon's socket: $LXD_DIR first, then where Debian, the snap and Incus put it. Raises Unavailable."""
     candidates = [Path(environment["LXD_DIR"]) / "unix.socket"] if environment.get("LXD_DIR") else []
     candidates += [Path(path) for path in SOCKETS]
     for candidate in candidates:
@@ -76,7 +76,7 @@ class Client:
         self.socket = path or find_socket()
 
     def command(self) -> list[str]:
-        """The command line client of this daemon. Raises LxdError where it is missing."""
+        """Return the command line client of this daemon. Raises LxdError where it is missing."""
         name = "incus" if "incus" in self.socket.parts else "lxc"
         found = shutil.which(name)
         if found is None:
@@ -84,11 +84,11 @@ class Client:
         return [found]
 
     def command_environment(self) -> dict[str, str]:
-        """The environment under which that command reaches this daemon and no other."""
+        """Return the environment under which that command reaches this daemon and no other."""
         return {**os.environ, "LXD_SOCKET": str(self.socket), "INCUS_SOCKET": str(self.socket)}
 
     def get(self, path: str) -> Any:
-        """The metadata at path. Raises NotFound."""
+        """Return the metadata at path. Raises NotFound."""
         return self.request("GET", path)
 
     def request(
@@ -102,21 +102,21 @@ class Client:
     ) -> Any:
         """Send one request, wait for the operation it may start, and return the metadata (of either).
 
-        body: something JSON can hold, or an iterable of bytes with a Content-Length among the headers.
+        body: something that JSON can contain, or an iterable of bytes with a Content-Length among the headers.
         Raises NotFound, Stale (an If-Match header that no longer matches), Unavailable or LxdError.
         """
         answer, _ = self._send(method, path, body, dict(headers or {}), REQUEST_TIMEOUT_S)
         return self._finish(method, path, answer, timeout_s)
 
     def text(self, path: str) -> str:
-        """A file or a log that LXD serves as it is. Raises LxdError."""
+        """Return a file or a log that LXD serves as it is. Raises LxdError."""
         content, _ = self._exchange("GET", path, None, {}, REQUEST_TIMEOUT_S)
         if content.startswith(b'{"') and b'"error"' in content:
             self._parsed("GET", path, content)
         return content.decode(errors="replace")
 
     def edit(self, path: str, change: Callable[[dict[str, Any]], bool]) -> bool:
-        """Read what is at path, let change() alter it, write it back; again if somebody else wrote in between.
+        """Read what is at path, let change() alter it, write it back; again if another client wrote in between.
 
         change returns False to leave all as it is; so does edit then.
         """
@@ -135,7 +135,7 @@ class Client:
     def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float
     ) -> tuple[dict[str, Any], str]:
-        """The parsed answer and its ETag."""
+        """Send a request; return the parsed response and its ETag."""
         payload: bytes | Iterable[bytes] | None = body
         if body is not None and "Content-Length" not in headers:
             payload = json.dumps(body).encode()
@@ -146,7 +146,7 @@ class Client:
     def _exchange(
         self, method: str, path: str, payload: bytes | Iterable[bytes] | None, headers: dict[str, str], timeout_s: float
     ) -> tuple[bytes, str]:
-        """The raw answer and its ETag. Raises Unavailable."""
+        """Send a request; return the raw response and its ETag. Raises Unavailable."""
         connection = _Connection(self.socket, timeout_s)
         try:
             connection.request(method, path, body=payload, headers=headers)
@@ -166,7 +166,7 @@ class Client:
 
     @staticmethod
     def _parsed(method: str, path: str, content: bytes) -> dict[str, Any]:
-        """The answer; what it reports as an error is raised."""
+        """Return the parsed response; raise what it reports as an error."""
         try:
             answer: dict[str, Any] = json.loads(content)
         except ValueError as error:
@@ -178,7 +178,7 @@ class Client:
         return answer
 
     def _finish(self, method: str, path: str, answer: dict[str, Any], timeout_s: float) -> Any:
-        """Wait for the operation that an answer may have started."""
+        """Wait for the operation that a response may have started; return the metadata."""
         if answer.get("type") != "async":
             return answer.get("metadata")
         operation = answer["operation"]
@@ -196,7 +196,7 @@ class Client:
 
 
 def _error(method: str, path: str, code: int, text: str) -> LxdError:
-    """The exception for an error that LXD reported."""
+    """Return the exception for an error that LXD reported."""
     kind = {404: NotFound, 412: Stale}.get(code, LxdError)
     # An operation reports what it missed in words only.
     if kind is LxdError and text.lower().endswith("not found"):
@@ -205,6 +205,9 @@ def _error(method: str, path: str, code: int, text: str) -> LxdError:
 
 
 def url(*parts: str, **query: str) -> str:
-    """An API path of quoted parts: url("instances", "a b", recursion="1") is /1.0/instances/a%20b?recursion=1."""
+    """Return an API path of quoted parts.
+
+    url("instances", "a b", recursion="1") is /1.0/instances/a%20b?recursion=1.
+    """
     path = "/".join(["/1.0", *(quote(part, safe="") for part in parts)])
     return f"{path}?{urlencode(query)}" if query else path

@@ -17,7 +17,10 @@ INOTIFY_AT_LEAST = 1024
 
 
 def look_around(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
-    """block: `wsgi-fleet:lxd` of the stack file. Nothing is changed."""
+    """Check LXD, its command, the inotify limit, the pool and the port. Nothing is changed.
+
+    block: `wsgi-fleet:lxd` of the stack file.
+    """
     try:
         client = Client()
         client.get("/1.0")
@@ -41,7 +44,7 @@ def _command(client: Client) -> Iterator[Finding]:
 
 
 def inotify(limit: Path = INOTIFY) -> Finding:
-    """Whether the host has enough of what each machine's systemd takes eight of."""
+    """Check whether the host has enough inotify instances: each machine's systemd takes eight."""
     instances = int(limit.read_text())
     if instances < INOTIFY_AT_LEAST:
         return Finding(

@@ -17,12 +17,12 @@ _CHUNK_BYTES = 1 << 20
 
 
 def alias(digest: str) -> str:
-    """The name of a recipe's image in LXD."""
+    """Return the name of a recipe's image in LXD."""
     return f"wsgi-fleet-{digest}"
 
 
 def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> str:
-    """Have the image in LXD, built and imported as far as it is not there, with the owner among its owners.
+    """Build and import the image as far as it is not in LXD, and add the owner to its owners.
 
     Returns its alias. Raises LxdError.
     """
@@ -40,7 +40,7 @@ def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Ca
 
 
 def release(client: Client, name: str, owner: str) -> None:
-    """Take the owner off the image with that alias; the last one takes the image along. The built files stay."""
+    """Remove the owner from the image with that alias; the last one takes the image along. The built files stay."""
     with build.locked():
         fingerprint = _target(client, name)
         if fingerprint is None:
@@ -61,13 +61,13 @@ def release(client: Client, name: str, owner: str) -> None:
 
 
 def is_owned(client: Client, name: str, owner: str) -> bool:
-    """Whether LXD has the image and counts the owner among its owners."""
+    """Return whether LXD has the image and counts the owner among its owners."""
     fingerprint = _target(client, name)
     return fingerprint is not None and owner in owners(client.get(url("images", fingerprint)))
 
 
 def owners(image: dict[str, Any]) -> set[str]:
-    """Who uses the image, as LXD describes it."""
+    """Return the owners of an image as LXD describes it."""
     properties: dict[str, str] = image.get("properties") or {}
     text = properties.get(label.OWNERS, "")
     return {owner for owner in text.split(",") if owner}
@@ -81,7 +81,7 @@ def _set_owners(image: dict[str, Any], to: set[str]) -> bool:
 
 
 def _target(client: Client, name: str) -> str | None:
-    """The fingerprint behind an alias."""
+    """Return the fingerprint behind an alias, None where there is none."""
     try:
         return str(client.get(url("images", "aliases", name))["target"])
     except NotFound:
@@ -89,7 +89,7 @@ def _target(client: Client, name: str) -> str | None:
 
 
 def _import(client: Client, folder: Path) -> str:
-    """Bring a folder's files into LXD, unless a killed run did so; returns the fingerprint."""
+    """Import a folder's files into LXD, unless a killed run did so; return the fingerprint."""
     fingerprint = _fingerprint(folder)
     try:
         client.get(url("images", fingerprint))
@@ -133,7 +133,7 @@ def _part_head(name: str, path: Path) -> bytes:
 
 
 def _fingerprint(folder: Path) -> str:
-    """How LXD will name the image: the SHA-256 of its files one after the other."""
+    """Return how LXD will name the image: the SHA-256 of its files one after the other."""
     digest = hashlib.sha256()
     for name in (build.METADATA, build.ROOT):
         with (folder / name).open("rb") as file:

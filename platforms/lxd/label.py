@@ -23,12 +23,15 @@ INTERFACE_NAME_LENGTH = 15
 
 
 def owner(stack: str, project: Path) -> str:
-    """Who owns what a stack makes: two checkouts may both have a stack `local`."""
+    """Return the owner of what a stack makes: two checkouts may both have a stack `local`."""
     return f"{stack}-{_digest(str(project.resolve()))[:6]}"
 
 
 def machine_name(stack: str, role: str) -> str:
-    """A new host name for a machine of that role: `local-hello-1-3fa9c2`. Random at its end, so old and new coexist."""
+    """Return a new host name for a machine of that role: `local-hello-1-3fa9c2`.
+
+    Its end is random, so old and new coexist.
+    """
     tail = secrets.token_hex(3)
     head = re.sub(r"[^a-z0-9]+", "-", f"{stack}-{role}".lower()).strip("-")
     if not head[:1].isalpha():
@@ -37,17 +40,20 @@ def machine_name(stack: str, role: str) -> str:
 
 
 def network_name(of_owner: str, role: str) -> str:
-    """The bridge of a security group. An interface name is too short to be telling; the labels and description are."""
+    """Return the name of a security group's bridge.
+
+    An interface name is too short to be descriptive; the labels and the description are.
+    """
     return f"wf{_digest(f'{of_owner}/{role}')[: INTERFACE_NAME_LENGTH - 3]}"
 
 
 def labels(of_owner: str, role: str) -> dict[str, str]:
-    """The configuration keys that say whose a thing is and what for."""
+    """Return the configuration keys that name the owner and the role of a thing."""
     return {OWNER: of_owner, ROLE: role}
 
 
 def is_labelled(thing: Mapping[str, Any], of_owner: str, role: str | None = None) -> bool:
-    """Whether an instance, network or ACL, as LXD describes it, is the owner's (and has that role)."""
+    """Return whether an instance, network or ACL, as LXD describes it, is the owner's (and has that role)."""
     config: Mapping[str, str] = thing.get("config") or {}
     return config.get(OWNER) == of_owner and role in (None, config.get(ROLE))
 

@@ -51,9 +51,9 @@ class Spec:
 
 
 def create(client: Client, spec: Spec) -> tuple[str, str]:
-    """Make and start a machine; returns its name and its IPv4 address, which it keeps.
+    """Create and start a machine; return its name and its IPv4 address, which it keeps.
 
-    First removes machines of the same owner and role that a killed run left half-made. Raises LxdError.
+    Machines of the same owner and role that a killed run left half-made are removed first. Raises LxdError.
     """
     for left in owned(client, spec.owner, spec.role):
         if left["config"].get(label.CONFIRMED) != "true":
@@ -94,7 +94,7 @@ def start(client: Client, name: str) -> None:
 
 
 def status(client: Client, name: str) -> str | None:
-    """ "Running", "Stopped", ... or None when there is no such machine."""
+    """Return the status of a machine ("Running", "Stopped", ...), or None when there is no such machine."""
     try:
         return str(client.get(url("instances", name))["status"])
     except NotFound:
@@ -102,7 +102,7 @@ def status(client: Client, name: str) -> str | None:
 
 
 def owned(client: Client, owner: str, role: str | None = None) -> list[dict[str, Any]]:
-    """The owner's machines (of that role) as LXD describes them."""
+    """Return the owner's machines (of that role) as LXD describes them."""
     everything: list[dict[str, Any]] = client.get(url("instances", recursion="1"))
     return [instance for instance in everything if label.is_labelled(instance, owner, role)]
 
@@ -114,7 +114,7 @@ def confirm(client: Client, name: str) -> None:
 
 
 def remove(client: Client, name: str) -> None:
-    """Stop a machine at once and delete it. Succeeds when it is gone, also when somebody else removes it meanwhile."""
+    """Stop a machine at once and delete it. Succeeds when it is gone, also when another run removes it meanwhile."""
     until = time.monotonic() + REMOVE_TIMEOUT_S
     while True:
         try:
@@ -149,7 +149,7 @@ def _remove_once(client: Client, name: str) -> None:
 
 
 def body(name: str, spec: Spec, *, fingerprint: str, address: str, sized: bool) -> dict[str, Any]:
-    """The machine as LXD's API takes it."""
+    """Return the machine as LXD's API takes it."""
     root = {"type": "disk", "path": "/", "pool": spec.pool}
     nic = {"type": "nic", "name": NIC, "network": spec.network, "ipv4.address": address}
     devices: dict[str, dict[str, str]] = {
@@ -176,7 +176,10 @@ def body(name: str, spec: Spec, *, fingerprint: str, address: str, sized: bool) 
 
 
 def free_address(subnet: str, used: set[str]) -> str:
-    """A random address of the subnet, neither its ends nor its gateway (the first) nor one of used. Raises LxdError."""
+    """Return a random address of the subnet that is free. Raises LxdError.
+
+    It is neither one of its ends nor its gateway (the first) nor one of used.
+    """
     network = ipaddress.ip_network(subnet, strict=False)
     free = [str(host) for host in list(network.hosts())[1:] if str(host) not in used]
     if not free:
@@ -187,7 +190,7 @@ def free_address(subnet: str, used: set[str]) -> str:
 def _make(client: Client, name: str, spec: Spec) -> str:
     """Create the container, with an address of its own from the start, and return that address.
 
-    Fixed before the first boot and not pinned after it, so that no moment exists in which a restart changes it.
+    It is fixed before the first boot and not pinned after it, so that no moment exists in which a restart changes it.
     """
     try:
         fingerprint = str(client.get(url("images", "aliases", spec.image))["target"])
@@ -215,7 +218,7 @@ def _make(client: Client, name: str, spec: Spec) -> str:
 
 
 def console(client: Client, name: str, lines: int = 15) -> str:
-    """The end of a machine's console, as far as LXD kept it."""
+    """Return the end of a machine's console, as far as LXD kept it."""
     try:
         text = client.text(url("instances", name, "console"))
     except LxdError:
@@ -224,7 +227,7 @@ def console(client: Client, name: str, lines: int = 15) -> str:
 
 
 def _stopped(client: Client, name: str, found: str | None) -> str:
-    """What to say of a machine that ended while it booted."""
+    """Return the text of the error for a machine that ended while it booted."""
     last = console(client, name)
     if "Too many open files" in last:
         return (
@@ -236,7 +239,7 @@ def _stopped(client: Client, name: str, found: str | None) -> str:
 
 
 def _no_address(client: Client, name: str) -> str:
-    """What to say of a machine that runs and has no address."""
+    """Return the text of the error for a machine that runs and has no address."""
     instance = client.get(url("instances", name))
     network = instance["devices"][NIC]["network"]
     try:

@@ -1,7 +1,7 @@
 """Whether a machine has its address, asked of the kernel: it resolves it by ARP, which no ACL of LXD filters.
 
-LXD would tell as well, but forks a process for each question: with four machines booting, that was a third of all the
-CPU that an `up` took.
+LXD would report it as well, but forks a process for each question. With four machines booting, that was a third of
+all the CPU that an `up` took.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DISCARD_PORT = 9
 
 
 def is_there(address: str, table: Path = ARP) -> bool:
-    """Whether the IPv4 address answers on its bridge. Asks for the next time when it does not."""
+    """Return whether the IPv4 address responds on its bridge. If not, make the kernel ask for the next time."""
     if _is_complete(address, table.read_text()):
         return True
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:

@@ -1,4 +1,4 @@
-"""A security group on LXD: a bridge network of its own and the ACL that says who may enter it.
+"""A security group on LXD: a bridge network of its own and the ACL that controls access to it.
 
 An ACL does not filter inside one bridge (LXD 5.0.2), hence one bridge for each group; within a group,
 `security.port_isolation` on the machines' interfaces does.
@@ -21,14 +21,14 @@ _choosing = threading.Lock()
 
 @dataclass(frozen=True)
 class Rule:
-    """Whoever has one of the addresses (as LXD writes a range; "" for everyone) may connect to the TCP port."""
+    """Clients with one of the addresses (as LXD writes a range; "" for everyone) may connect to the TCP port."""
 
     port: int
     addresses: str = ""
 
 
 def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tuple[str, str]:
-    """The group with exactly these rules: made, completed (a killed run left half of it) or changed in place.
+    """Create the group with exactly these rules, complete it (a killed run left half of it) or change it in place.
 
     Returns the network's name and the addresses that its machines have.
     """
@@ -58,7 +58,7 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
 
 
 def addresses(client: Client, name: str, owner: str) -> str | None:
-    """The addresses that machines of the group have, or None when its network or its ACL is gone."""
+    """Return the addresses that machines of the group have, or None when its network or its ACL is gone."""
     network = _owned(client, "networks", name, owner)
     if network is None or _owned(client, "network-acls", name, owner) is None:
         return None
@@ -66,13 +66,16 @@ def addresses(client: Client, name: str, owner: str) -> str | None:
 
 
 def _of_machines(network: dict[str, Any]) -> str:
-    """The range of addresses of a network but the host's own: any user of the host may send from that one."""
+    """Return the range of addresses of a network but the host's own.
+
+    Any user of the host may send from that one.
+    """
     hosts = list(ipaddress.ip_interface(network["config"]["ipv4.address"]).network.hosts())
     return f"{hosts[1]}-{hosts[-1]}"
 
 
 def rules(client: Client, name: str) -> list[Rule]:
-    """The rules that are in force."""
+    """Return the rules that are in force."""
     acl = client.get(url("network-acls", name))
     found = [rule for rule in acl["ingress"] if rule.get("state") == "enabled" and rule.get("action") == "allow"]
     return sorted(
@@ -100,7 +103,7 @@ def remove(client: Client, name: str, owner: str) -> None:
 
 
 def acl_rules(rules: Sequence[Rule]) -> list[dict[str, str]]:
-    """Rules as LXD writes them, in an order of their own so that equal sets are equal lists."""
+    """Return rules as LXD writes them, in an order of their own so that equal sets are equal lists."""
     made: list[dict[str, str]] = []
     for rule in sorted(rules, key=lambda rule: (rule.port, rule.addresses)):
         entry = {"action": "allow", "state": "enabled", "protocol": "tcp", "destination_port": str(rule.port)}
@@ -109,7 +112,7 @@ def acl_rules(rules: Sequence[Rule]) -> list[dict[str, str]]:
 
 
 def _free_subnet(client: Client) -> IPv4Network:
-    """A subnet that neither the host nor another LXD network uses, running or not."""
+    """Return a subnet that neither the host nor another LXD network uses, running or not."""
     networks: list[dict[str, Any]] = client.get(url("networks", recursion="1"))
     addresses = [network["config"].get("ipv4.address", "") for network in networks]
     theirs = [ipaddress.IPv4Interface(address).network for address in addresses if "/" in address]
@@ -133,7 +136,7 @@ def _network_config(name: str, owner: str, role: str, chosen: IPv4Network) -> di
 
 
 def _owned(client: Client, kind: str, name: str, owner: str) -> dict[str, Any] | None:
-    """The network or ACL of that name, None where there is none. Raises LxdError when it is somebody else's."""
+    """Return the network or ACL of that name, None where there is none. Raises LxdError when it has another owner."""
     try:
         found: dict[str, Any] = client.get(url(kind, name))
     except NotFound:

@@ -36,7 +36,7 @@ class LxdPlatform:
     def security_group(
         self, name: str, ingress: Sequence[platforms.Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
     ) -> platforms.SecurityGroup:
-        """See Platform."""
+        """Implement Platform.security_group: register a network and its ACL."""
         rules = [{"port": rule.port, "addresses": rule.source.addresses if rule.source else ""} for rule in ingress]
         props = {
             "owner": self._owner,
@@ -50,7 +50,7 @@ class LxdPlatform:
         return platforms.SecurityGroup(group.network, group.addresses, group)
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> platforms.Store:
-        """See Platform."""
+        """Implement Platform.store: register a directory of this host."""
         store = resources.Store(resources.StoreProvider(), name, {"path": str(self._store_path)}, opts)
         # Through the resource, so that a machine comes after the directory it mounts and goes before it.
         url = store.path.apply(lambda _: f"file://{machine.STORE_PATH}")
@@ -64,7 +64,7 @@ class LxdPlatform:
         store: platforms.Store | None,
         opts: pulumi.ResourceOptions,
     ) -> platforms.Machine:
-        """See Platform. Zones and the public subnet mean nothing on one host."""
+        """Implement Platform.machine: register a container. Zones and the public subnet mean nothing on one host."""
         group = args.group.resource
         if not isinstance(group, resources.Group):
             raise TypeError(f"machine {name}: its security group was not made by this platform")
@@ -89,7 +89,7 @@ class LxdPlatform:
         return platforms.Machine(made.name, made.address, made.name, made)
 
     def step(self, name: str, args: platforms.StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """See Platform."""
+        """Implement Platform.step: register a command that LXD runs on the machine."""
         props = {
             "machine": args.machine.id,
             "command": list(args.command),
@@ -102,16 +102,16 @@ class LxdPlatform:
     def watch(
         self, name: str, machine: platforms.Machine, args: platforms.MachineArgs, *, opts: pulumi.ResourceOptions
     ) -> None:
-        """Nobody collects metrics or logs of local machines."""
+        """Implement Platform.watch: do nothing. No metrics or logs of local machines are collected."""
 
     @property
     def log_places(self) -> Mapping[str, pulumi.Output[str]]:
-        """See Platform: none."""
+        """Implement Platform.log_places: there are none."""
         return {}
 
     @property
     def https_port(self) -> int:
-        """See Platform."""
+        """Implement Platform.https_port: the port of the host that the settings name."""
         return self._lxd.tls_port
 
     def public_address(
@@ -123,7 +123,10 @@ class LxdPlatform:
         https: bool = False,
         opts: pulumi.ResourceOptions,
     ) -> platforms.PublicAddress:
-        """See Platform. Names mean nothing here: the ports are the host's own."""
+        """Implement Platform.public_address: lead ports of the host to the machine.
+
+        Names mean nothing here: the ports are the host's own.
+        """
         del hostnames
         port = self._lxd.port
         url = f"https://{address.HOST}:{self._lxd.tls_port}" if https else f"http://{address.HOST}:{port}"
@@ -134,6 +137,6 @@ class LxdPlatform:
         return platforms.PublicAddress(made.url, made.url.apply(lambda _: address.HOST), made)
 
     def reach(self, machines: Iterable[platforms.Machine] | None = None) -> platforms.Reach:
-        """See Platform. Every machine of this host is reached alike."""
+        """Implement Platform.reach: every machine of this host is reached alike."""
         del machines
         return platforms.Reach({"kind": "lxd", "owner": self._owner})

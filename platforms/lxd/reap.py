@@ -10,7 +10,7 @@ from platforms.lxd.client import Client, LxdError, url
 
 
 def owners(client: Client | None = None) -> list[str]:
-    """Everyone who owns something in LXD, sorted."""
+    """Return all owners of something in LXD, sorted."""
     asked = client or Client()
     found: set[str] = set()
     for kind in ("instances", "networks", "network-acls"):
@@ -42,7 +42,7 @@ def _all(client: Client, kind: str) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; an empty prefix would mean everybody, so it is refused."""
+    """Remove what each owner with the prefix has. An empty prefix would mean everybody, so it is rejected."""
     if len(arguments) != 1 or not arguments[0]:
         sys.stderr.write("usage: python -m platforms.lxd.reap OWNER_PREFIX\n")
         return 2

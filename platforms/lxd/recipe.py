@@ -167,12 +167,12 @@ class ImageRecipe:
     scripts: tuple[str, ...] = ()
 
     def as_json(self) -> str:
-        """Text that from_json reads back."""
+        """Return text that from_json reads back."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ImageRecipe:
-        """What as_json wrote."""
+        """Return the recipe that as_json wrote."""
         data: Mapping[str, Any] = json.loads(text)
         return cls(
             packages=tuple(data["packages"]),
@@ -181,11 +181,11 @@ class ImageRecipe:
         )
 
     def all_packages(self) -> list[str]:
-        """Every package to install, sorted."""
+        """Return every package to install, sorted."""
         return sorted({*BASE_PACKAGES, *self.packages})
 
     def base_files(self) -> list[ImageFile]:
-        """The files that make the base boot fast and find its network."""
+        """Return the files that make the base boot fast and find its network."""
         return [
             ImageFile("/etc/cloud/cloud.cfg.d/99-wsgi-fleet.cfg", _CLOUD_CONFIG),
             ImageFile("/etc/cloud/ds-identify.cfg", "policy: enabled\n"),
@@ -197,15 +197,15 @@ class ImageRecipe:
         ]
 
     def all_scripts(self) -> list[str]:
-        """Every script in the order of running."""
+        """Return every script in the order of running."""
         return [_CONFIGURE, *self.scripts, _FINISH]
 
     def masked(self) -> tuple[str, ...]:
-        """Units that shall not run."""
+        """Return the units that shall not run."""
         return _MASKED
 
     def digest(self, ca_bundle: Path = CA_BUNDLE) -> str:
-        """The hash of all that the image is made from, the host's trusted authorities included."""
+        """Return the hash of all that the image is made from, the host's trusted authorities included."""
         parts: list[Any] = [
             REVISION,
             SUITE,

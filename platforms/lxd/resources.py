@@ -40,7 +40,7 @@ TAIL = 15
 
 @contextmanager
 def _told() -> Generator[None]:
-    """Errors that explain themselves end the operation with their text."""
+    """End the operation with the text of an error that explains itself."""
     try:
         yield
     except (LxdError, Unreachable, TimeoutError) as error:
@@ -48,7 +48,10 @@ def _told() -> Generator[None]:
 
 
 def _obstacle(property_: str, found: Callable[[], str | None]) -> list[CheckFailure]:
-    """What stands in the way, as the failure of a check: it ends `up` and `preview` before anything is made."""
+    """Return what stands in the way, as the failure of a check.
+
+    It ends `up` and `preview` before anything is made.
+    """
     try:
         obstacle = found()
     except LxdError as error:
@@ -57,7 +60,7 @@ def _obstacle(property_: str, found: Callable[[], str | None]) -> list[CheckFail
 
 
 class Provider(ResourceProvider):
-    """What all share. inputs: kept as outputs. replacing, updating: inputs whose change does that.
+    """The base of all providers. inputs: kept as outputs. replacing, updating: inputs whose change does that.
 
     anew: of what is gone, the input that stands for it when it is replaced; "" where an update makes it again.
     """
@@ -69,9 +72,11 @@ class Provider(ResourceProvider):
     anew = ""
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Implement ResourceProvider.check: accept all inputs."""
         return CheckResult(news, [])
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Implement ResourceProvider.diff: compare with what is there now."""
         with _told():
             # Not as the state has it: the state does not know how far a `destroy` came that was killed.
             found = self.read(_id, _olds)
@@ -84,34 +89,43 @@ class Provider(ResourceProvider):
         return DiffResult(changes=changes, replaces=replaces, delete_before_replace=False)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Implement ResourceProvider.update: create again, which takes what is there."""
         # Each creation takes what is there.
         return UpdateResult(self.create(_news).outs)
 
     def outs(self, props: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """Return the outputs: the kept inputs and those in `more`."""
         return {**{key: props[key] for key in self.inputs}, **more}
 
 
 class GroupProvider(Provider):
+    """The provider of security groups."""
+
     inputs = ("owner", "role", "network", "isolated")
     replacing = ("owner", "role", "network")
     updating = ("rules", "isolated")
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Implement ResourceProvider.check: fail when LXD does not respond."""
+
         def find() -> None:
             Client().get(url())
 
         return CheckResult(news, _obstacle("owner", find))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Implement ResourceProvider.diff: compare with what LXD has, rules in one order."""
         return super().diff(_id, _olds, {**_news, "rules": _sorted(_news["rules"])})
 
     def create(self, props: dict[str, Any]) -> CreateResult:
+        """Implement ResourceProvider.create: create the network and its ACL, or change them in place."""
         with _told():
             rules = [network.Rule(int(rule["port"]), rule["addresses"]) for rule in props["rules"]]
             name, addresses = network.ensure(Client(), props["owner"], props["role"], rules)
         return CreateResult(name, self.outs(props, rules=_sorted(props["rules"]), addresses=addresses))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Implement ResourceProvider.read: return the rules and addresses that LXD has."""
         with _told():
             client = Client()
             addresses = network.addresses(client, id_, props["owner"])
@@ -121,6 +135,7 @@ class GroupProvider(Provider):
         return ReadResult(id_, self.outs(props, rules=rules, addresses=addresses))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Implement ResourceProvider.delete: remove the network and its ACL."""
         with _told():
             network.remove(Client(), _id, _props["owner"])
 
@@ -138,10 +153,14 @@ class Group(Resource, module="lxd", name="SecurityGroup"):
 
 
 class ImageProvider(Provider):
+    """The provider of images."""
+
     inputs = ("owner", "pool", "digest", "alias")
     replacing = ("owner", "digest", "alias")
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Implement ResourceProvider.check: fail when LXD has no such storage pool."""
+
         def find() -> str | None:
             try:
                 Client().get(url("storage-pools", news["pool"]))
@@ -154,16 +173,19 @@ class ImageProvider(Provider):
         return CheckResult(news, _obstacle("pool", find))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
+        """Implement ResourceProvider.create: build and import the image as far as it is not there."""
         with _told():
             recipe = ImageRecipe.from_json(props["recipe"])
             alias = image.ensure(Client(), props["owner"], recipe, props["digest"], say)
         return CreateResult(alias, self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Implement ResourceProvider.read: look for the image with this owner in LXD."""
         with _told():
             return ReadResult(id_, props) if image.is_owned(Client(), id_, props["owner"]) else GONE
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Implement ResourceProvider.delete: remove the owner from the image; the last one takes it along."""
         with _told():
             image.release(Client(), _id, _props["owner"])
 
@@ -175,16 +197,21 @@ class Image(Resource, module="lxd", name="Image"):
 
 
 class StoreProvider(Provider):
+    """The provider of release stores."""
+
     inputs = replacing = ("path",)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
+        """Implement ResourceProvider.create: create the directory."""
         store.create(Path(props["path"]))
         return CreateResult(props["path"], self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Implement ResourceProvider.read: look for the directory."""
         return ReadResult(id_, self.outs(props)) if Path(id_).is_dir() else GONE
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Implement ResourceProvider.delete: remove the directory with all that it contains."""
         store.remove(Path(_id))
 
 
@@ -195,30 +222,38 @@ class Store(Resource, module="lxd", name="Store"):
 
 
 class MachineProvider(Provider):
+    """The provider of machines."""
+
     inputs = replacing = tuple(field for field in machine.Spec.__dataclass_fields__)
     updating = ("status",)
     # A new one has another name, by which all that was done on the old one is done again.
     anew = "role"
 
     def create(self, props: dict[str, Any]) -> CreateResult:
+        """Implement ResourceProvider.create: create and start the machine."""
         numbers = {key: int(props[key]) for key in ("cpus", "memory_mib", "disk_gib")}
         with _told():
             name, found = machine.create(Client(), machine.Spec(**self.outs(props, **numbers)))
         return CreateResult(name, self.outs(props, status=machine.RUNNING, name=name, address=found))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """The one change that replaces nothing: it was found stopped."""
+        """Implement ResourceProvider.update: start the machine.
+
+        That it was found stopped is the one change that replaces nothing.
+        """
         with _told():
             machine.start(Client(), _id)
         return UpdateResult(self.outs(_news, status=machine.RUNNING, name=_id, address=_olds["address"]))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Implement ResourceProvider.read: return the machine with the status that LXD reports."""
         with _told():
             status = machine.status(Client(), id_)
         outs = self.outs(props, status=status, name=id_, address=props["address"])
         return GONE if status is None else ReadResult(id_, outs)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Implement ResourceProvider.delete: stop and delete the machine."""
         with _told():
             machine.remove(Client(), _id)
 
@@ -231,15 +266,20 @@ class Machine(Resource, module="lxd", name="Machine"):
 
 
 class AddressProvider(Provider):
+    """The provider of public addresses."""
+
     inputs = ("owner", "port", "machine", "url")
     replacing = ("owner",)
     updating = ("port", "tls_port", "machine")
 
     def outs(self, props: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """Return the outputs; tls_port is one of them where it is given."""
         tls_port = props.get("tls_port")
         return super().outs(props, **({} if tls_port is None else {"tls_port": int(tls_port)}), **more)
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Implement ResourceProvider.check: fail when a port is taken by another program."""
+
         def find(device: str, setting: str) -> str | None:
             port = news.get(setting)
             return None if port is None else address.obstacle(Client(), news["owner"], int(port), device)
@@ -248,6 +288,7 @@ class AddressProvider(Provider):
         return CheckResult(news, [failure for failures in found for failure in failures])
 
     def create(self, props: dict[str, Any]) -> CreateResult:
+        """Implement ResourceProvider.create: lead the ports to the machine, and log the gap if there is one."""
         port, tls_port = int(props["port"]), self.outs(props).get("tls_port")
         with _told():
             gap_ms = address.publish(Client(), props["owner"], props["machine"], port, tls_port)
@@ -256,12 +297,14 @@ class AddressProvider(Provider):
         return CreateResult(props["owner"], self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Implement ResourceProvider.read: look whether the ports lead to the machine."""
         with _told():
             tls_port = self.outs(props).get("tls_port")
             there = address.is_published(Client(), props["machine"], int(props["port"]), tls_port)
         return ReadResult(id_, self.outs(props)) if there else GONE
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Implement ResourceProvider.delete: close the ports that lead to the machine."""
         with _told():
             address.withdraw(Client(), _props["machine"])
 
@@ -273,14 +316,18 @@ class PublicAddress(Resource, module="lxd", name="PublicAddress"):
 
 
 class StepProvider(Provider):
+    """The provider of steps."""
+
     inputs = ("machine",)
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Implement ResourceProvider.diff: compare the triggers, if the input is known."""
         # Without it what it waits for has failed (`pulumi up --continue-on-error`): the machine stays as it is.
         is_known = "stdin" in _news
         return DiffResult(changes=is_known and _olds.get("trigger") != trigger(_news), replaces=[])
 
     def create(self, props: dict[str, Any]) -> CreateResult:
+        """Implement ResourceProvider.create: run the command on the machine, and log its output."""
         name, command = props["machine"], list(props["command"])
         with _told():
             client = Client()
@@ -300,7 +347,7 @@ class StepProvider(Provider):
 
 
 def trigger(props: Mapping[str, Any]) -> str:
-    """What makes a step run again, as a hash: its input may be secret."""
+    """Return what makes a step run again, as a hash: its input may be secret."""
     parts = [props["machine"], list(props["command"]), props["stdin"]]
     # What a preview cannot know is no JSON; it makes another hash, so the step counts as changed.
     return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()

@@ -28,7 +28,7 @@ class DirectoryStore:
         self._root = Path(path)
 
     def read(self, key: str) -> bytes | None:
-        """The content, or None where there is none. Raises ValueError for what cannot be a key."""
+        """Return the content, or None where there is none. Raises ValueError for what cannot be a key."""
         try:
             return self._path(key).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -41,7 +41,7 @@ class DirectoryStore:
             temporary.replace(path)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Put content there if nothing is there; False where something is. Raises ValueError as write does."""
+        """Put content there if nothing is there; return False where something is. Raises ValueError as write does."""
         path = self._path(key)
         with self._written(path, content) as temporary:
             try:
@@ -52,7 +52,7 @@ class DirectoryStore:
 
     @contextmanager
     def _written(self, path: Path, content: bytes) -> Generator[Path]:
-        """A whole file beside path, to be moved or linked to its place."""
+        """Write a whole file beside path, to be moved or linked to its place."""
         self._make_directories(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
@@ -66,12 +66,12 @@ class DirectoryStore:
             temporary.unlink(missing_ok=True)
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with prefix, sorted."""
+        """Return all keys that begin with prefix, sorted."""
         found = (path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file())
         return sorted(key for key in found if key.startswith(prefix) and _is_key(key))
 
     def delete(self, key: str) -> None:
-        """Remove it; removing what is not there succeeds. Raises ValueError for what cannot be a key."""
+        """Remove a key; removing what is not there succeeds. Raises ValueError for what cannot be a key."""
         path = self._path(key)
         try:
             path.unlink(missing_ok=True)
@@ -87,7 +87,7 @@ class DirectoryStore:
         return self._root / key
 
     def _make_directories(self, path: Path) -> None:
-        """Like mkdir -p below the root, readable for machines whatever the umask is."""
+        """Make directories as mkdir -p does below the root, readable for machines whatever the umask is."""
         missing = [part for part in (path, *path.parents) if part.is_relative_to(self._root) and not part.is_dir()]
         for directory in reversed(missing):
             directory.mkdir(exist_ok=True, parents=directory == self._root)
@@ -95,7 +95,7 @@ class DirectoryStore:
 
 
 def create(path: Path) -> None:
-    """Make the directory of a store; one that is there keeps what it holds."""
+    """Make the directory of a store; one that is there keeps what it contains."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(DIRECTORY_MODE)
     # By it a machine knows an empty store from one that is not mounted.
@@ -104,7 +104,10 @@ def create(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a store with all it holds, and the folder around it if that is empty then. Succeeds where it is gone."""
+    """Remove a store with all it contains, and the folder around it if that is empty then.
+
+    Succeeds where it is gone.
+    """
     shutil.rmtree(path, ignore_errors=True)
     if path.is_dir():
         shutil.rmtree(path)

@@ -21,7 +21,7 @@ INTERFACES = Path("/sys/class/net")
 
 
 def free(taken: Iterable[IPv4Network], chance: random.Random | None = None) -> IPv4Network:
-    """A random /24 of 10.0.0.0/8 that overlaps none of taken. Raises LookupError after 1,000 tries."""
+    """Return a random /24 of 10.0.0.0/8 that overlaps none of taken. Raises LookupError after 1,000 tries."""
     dice = chance or random.SystemRandom()
     used = list(taken)
     for _ in range(1000):
@@ -32,7 +32,10 @@ def free(taken: Iterable[IPv4Network], chance: random.Random | None = None) -> I
 
 
 def in_use(routes: Path = ROUTES, resolvers: Path = RESOLVERS) -> Iterator[IPv4Network]:
-    """What the host has routes to, the default route apart, and its name servers, which may be behind that one."""
+    """Yield what the host has routes to, the default route apart, and its name servers.
+
+    Those may be behind the default route.
+    """
     for _, network in _routes(routes):
         if network.prefixlen:
             yield network
@@ -42,9 +45,9 @@ def in_use(routes: Path = ROUTES, resolvers: Path = RESOLVERS) -> Iterator[IPv4N
 
 
 def uplink_mtu(routes: Path = ROUTES, interfaces: Path = INTERFACES) -> int:
-    """MTU in bytes of the interface that holds the host's default route.
+    """Return the MTU in bytes of the interface that has the host's default route.
 
-    Behind a smaller one (tunnels, clouds) a bridge with 1500 loses large packets without a word.
+    Behind a smaller one (tunnels, clouds) a bridge with 1500 loses large packets without an error.
     """
     for interface, network in _routes(routes):
         if not network.prefixlen:
@@ -53,7 +56,7 @@ def uplink_mtu(routes: Path = ROUTES, interfaces: Path = INTERFACES) -> int:
 
 
 def _routes(path: Path) -> Iterator[tuple[str, IPv4Network]]:
-    """Interface and destination of each route; the kernel writes addresses as little-endian hexadecimal."""
+    """Yield interface and destination of each route; the kernel writes addresses as little-endian hexadecimal."""
     for line in path.read_text().splitlines()[1:]:
         fields = line.split()
         destination, mask = (socket.inet_ntoa(struct.pack("<L", int(fields[index], 16))) for index in (1, 7))

@@ -64,7 +64,7 @@ class LxdTransport:
         timeout_s: float,
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
-        """See Transport.exec."""
+        """Implement Transport.exec: run the command by `lxc exec`; try again where LXD did not start it."""
         self._require_running(machine)
         arguments = [*self._client.command(), "exec", "--project", "default", "--mode", "non-interactive"]
         # `timeout` runs inside, since killing `lxc` leaves the command running on the machine.
@@ -98,7 +98,7 @@ class LxdTransport:
         return Result(code, output)
 
     def _require_running(self, name: str) -> None:
-        """Raises Unreachable unless the machine runs."""
+        """Raise Unreachable unless the machine runs."""
         try:
             status = machine.status(self._client, name)
         except Unavailable as error:
@@ -110,7 +110,7 @@ class LxdTransport:
 
 
 def _ignore(_line: str) -> None:
-    """Nobody wants to see lines as they come."""
+    """Ignore a line of output."""
 
 
 def _run(
@@ -120,7 +120,7 @@ def _run(
     timeout_s: float,
     on_line: Callable[[str], None],
 ) -> tuple[int | None, str]:
-    """Run a program of the host that talks as _SHELL does; its exit code, and its output without that talk.
+    """Run a program of the host that talks as _SHELL does; return its exit code and its output without that talk.
 
     The exit code is None where it was ended after timeout_s seconds. Raises _NotBegun.
     """

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 def _alone(method: Callable[Concatenate[Account, P], T]) -> Callable[Concatenate[Account, P], T]:
-    """One call at a time, for moto iterates over what another request changes."""
+    """Allow one call at a time, for moto iterates over what another request changes."""
 
     @functools.wraps(method)
     def call(self: Account, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -46,7 +46,10 @@ def _alone(method: Callable[Concatenate[Account, P], T]) -> Callable[Concatenate
 
 
 class Account:
-    """endpoint: of a moto server. default_tags: the provider's, on everything that takes tags. Safe for threads."""
+    """An account. endpoint: of a moto server. Safe for threads.
+
+    default_tags: the provider's, on everything that takes tags.
+    """
 
     def __init__(self, endpoint: str, region: str, default_tags: Mapping[str, str] | None = None) -> None:
         self.endpoint, self.region = endpoint, region
@@ -56,7 +59,7 @@ class Account:
 
     @_alone
     def create(self, type_: str, inputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Make a resource: (provider id, state). Raises Unknown, or what AWS answers."""
+        """Create a resource; return (provider id, state). Raises Unknown, or the error of AWS."""
         kind = _kind(type_)
         given = self._given(type_, inputs)
         if kind.named_by and not given.get(kind.named_by):
@@ -70,7 +73,7 @@ class Account:
 
     @_alone
     def update(self, type_: str, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-        """Change a resource in place: its new state. Raises Unsupported, Unknown, or what AWS answers."""
+        """Change a resource in place; return its new state. Raises Unsupported, Unknown, or the error of AWS."""
         kind = _kind(type_)
         given = self._given(type_, new)
         if kind.named_by:
@@ -90,7 +93,7 @@ class Account:
 
     @_alone
     def read(self, type_: str, id_: str, state: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The state as it is now; None when the resource is gone."""
+        """Return the state as it is now; None when the resource is gone."""
         try:
             return {**state, **_kind(type_).look(self.aws, id_, state)}
         except Exception as error:
@@ -100,21 +103,21 @@ class Account:
 
     @_alone
     def invoke(self, token: str, args: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a look-up such as `aws:ec2/getAmi:getAmi`."""
+        """Return the result of a look-up such as `aws:ec2/getAmi:getAmi`."""
         if token not in lookups.LOOKUPS:
             raise Unknown(f"look-up {token}({dict(args)})")
         return lookups.LOOKUPS[token](self.aws, args)
 
     def replaces(self, type_: str, key: str) -> bool:
-        """Whether a change of an input (`key`, or `block.key`) makes a new resource."""
+        """Return whether a change of an input (`key`, or `block.key`) makes a new resource."""
         return False if key in COMMON else _kind(type_).replaces(key)
 
     def named_by(self, type_: str) -> str:
-        """The property for which Pulumi makes up a name; "" when there is none."""
+        """Return the property for which Pulumi makes up a name; "" when there is none."""
         return _kind(type_).named_by
 
     def _given(self, type_: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs that are set, all of them known."""
+        """Return the inputs that are set. Raises Unknown unless all of them are known."""
         kind = _kind(type_)
         common = COMMON if kind.taggable else ("region",)
         given = {key: value for key, value in inputs.items() if value is not None}
@@ -125,7 +128,7 @@ class Account:
         return {key: value for key, value in given.items() if key not in COMMON}
 
     def _follow(self, kind: Kind, given: Mapping[str, Any]) -> None:
-        """See that what the inputs name is there. Raises what AWS says when it is not."""
+        """Check that what the inputs name is there. Raises the error of AWS when it is not."""
         for key, property_ in kind.properties.items():
             if property_.refers and (value := given.get(key)):
                 named = cast("list[str]", value if isinstance(value, list) else [value])
@@ -135,7 +138,7 @@ class Account:
     def _tagged(
         self, kind: Kind, id_: str, given: dict[str, Any], inputs: Mapping[str, Any], before: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Set the tags, and tell the whole state."""
+        """Set the tags, and return the whole state."""
         state = {**given, **kind.look(self.aws, id_, given)}
         if kind.taggable:
             own: dict[str, str] = inputs.get("tags") or {}

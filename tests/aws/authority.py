@@ -19,7 +19,7 @@ LIFETIME = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Authority:
-    """certificate: the authority's own. chain, key: what the server shows. All PEM."""
+    """An authority. certificate: its own. chain, key: what the server shows. All PEM."""
 
     certificate: str
     chain: bytes
@@ -27,7 +27,7 @@ class Authority:
 
     @classmethod
     def make(cls, names: Sequence[str]) -> Authority:
-        """An authority that vouches for these host names and is then forgotten."""
+        """Create an authority that vouches for these host names, and forget its key."""
         root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         issuer = _name("wsgi-fleet test authority")
         root = (
@@ -45,7 +45,7 @@ class Authority:
         return cls(root.public_bytes(pem).decode(), leaf.public_bytes(pem), private)
 
     def server_context(self) -> ssl.SSLContext:
-        """A server's end of TLS with the certificate."""
+        """Return the TLS context of a server with the certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         # The ssl module reads files alone.
         with tempfile.TemporaryDirectory() as folder:

@@ -39,7 +39,7 @@ class RemoteCommands:
     """A plugin.Provider of remote commands."""
 
     def configure(self, given: Mapping[str, str]) -> None:
-        """It has no configuration."""
+        """Ignore the configuration: the provider has none."""
 
     def create(self, type_: str, inputs: Values) -> tuple[str, Values]:
         """Run `create`."""
@@ -58,21 +58,21 @@ class RemoteCommands:
         self._ran(state, state.get("delete"))
 
     def read(self, type_: str, id_: str, state: Values) -> Values | None:
-        """A command that ran stays as it is."""
+        """Return the state unchanged: a command that ran stays as it is."""
         del type_, id_
         return state
 
     def invoke(self, token: str, args: Values) -> Values:
-        """No function is known."""
+        """Raise Failed: no function is known."""
         raise Failed(f"the stand-in knows no function {token}({', '.join(args)})")
 
     def replaces(self, type_: str, key: str) -> bool:
-        """Triggers alone."""
+        """Return whether the key is one of the triggers, which alone replace."""
         return type_ == TYPE and re.split(r"[.\[]", key, maxsplit=1)[0] == "triggers"
 
     @staticmethod
     def _ran(inputs: Values, command: str | None) -> Values:
-        """The inputs and what the command printed. Raises Failed with its last lines."""
+        """Return the inputs and what the command printed. Raises Failed with its last lines."""
         if command is None:
             return {**inputs, "stdout": "", "stderr": ""}
         connection: Values = inputs["connection"]
@@ -104,7 +104,7 @@ async def _run(
 
 
 async def _dial(to: Values, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
-    """A connection, tried as often as dialErrorLimit says."""
+    """Open a connection, tried as often as dialErrorLimit says."""
     left = int(to.get("dialErrorLimit", DIALS))
     none: list[Any] = []
     trusted = ([asyncssh.import_public_key(to["hostKey"])], none, none) if to.get("hostKey") else None

@@ -10,7 +10,7 @@ from tests.aws.kind import LOCAL, Change, Clients, Kind, Property, Unsupported, 
 
 
 def _attribute(parameter: str) -> Change:
-    """The call that sets one attribute of an instance."""
+    """Return the call that sets one attribute of an instance."""
     return lambda aws, id_, value, _: aws.ec2.modify_instance_attribute(
         InstanceId=id_, **{parameter: {"Value": value} if parameter != "Groups" else value}
     )
@@ -24,7 +24,7 @@ def _retype(aws: Clients, id_: str, value: str, inputs: Mapping[str, Any]) -> No
 
 
 def _not_in_moto(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
-    """EC2 changes it in place; moto does not know the call."""
+    """Raise Unsupported: EC2 changes it in place, and moto does not know the call."""
     del aws, inputs
     raise Unsupported(f"{id_}: moto cannot change it to {value!r}")
 
@@ -62,7 +62,7 @@ def _redisk(aws: Clients, id_: str, disk: Mapping[str, Any], inputs: Mapping[str
 
 
 class Instance(Kind):
-    """Changed user-data replaces, as with userDataReplaceOnChange; without that it is refused."""
+    """Changed user-data replaces, as with userDataReplaceOnChange; without that it is rejected."""
 
     properties: ClassVar[Mapping[str, Property]] = {
         "ami": Property("ImageId", refers="ami"),
@@ -105,7 +105,7 @@ class Instance(Kind):
     replacing = frozenset(f"rootBlockDevice.{key}" for key in ("encrypted", "kmsKeyId", "deviceName", "snapshotId"))
 
     def change(self, aws: Clients, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        """See Kind; a profile can be taken away as well."""
+        """Implement Kind.change; a profile can be taken away as well."""
         if old.get("iamInstanceProfile") and not new.get("iamInstanceProfile"):
             _unprofile(aws, id_)
             old = {key: value for key, value in old.items() if key != "iamInstanceProfile"}
@@ -235,7 +235,7 @@ class EipAssociation(Kind):
 
 
 def instance(aws: Clients, id_: str) -> dict[str, Any]:
-    """As describe_instances shows it."""
+    """Return an instance as describe_instances shows it."""
     found: dict[str, Any] = aws.ec2.describe_instances(InstanceIds=[id_])["Reservations"][0]["Instances"][0]
     return found
 

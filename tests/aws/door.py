@@ -27,7 +27,7 @@ OF_METHOD = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELET
 
 
 class Door:
-    """A WSGI application that lets through to another what is signed by credentials that may do it."""
+    """A WSGI application that passes to another what is signed by credentials that may do it."""
 
     def __init__(self, app: Any, region: str) -> None:
         self._app, self._region = app, region
@@ -43,7 +43,7 @@ class Door:
         return self._app(environ, start_response)
 
     def _check(self, request: Request, path: str, body: bytes) -> None:
-        """Raises Forbidden, or what moto says of a signature and of a role's policies."""
+        """Raise Forbidden, or the error of moto about a signature and a role's policies."""
         signed = request.headers.get("Authorization", "").split("/")
         service = signed[3] if len(signed) > 3 else ""
         if service not in SERVICES:
@@ -69,7 +69,7 @@ class Door:
         asked.check_action_permitted(resource)
 
     def _asked(self, service: str, request: Request, body: bytes) -> tuple[str, str, Mapping[str, str]]:
-        """Action, the ARN of what it is about, and the keys of its conditions."""
+        """Return the action, the ARN of what it is about, and the keys of its conditions."""
         if service == "s3":
             return OF_METHOD.get(request.method, request.method), f"arn:aws:s3:::{request.path.lstrip('/')}", {}
         if service == "monitoring":
@@ -83,13 +83,13 @@ class Door:
 
 
 def _policies(asked: Any) -> list[Any]:
-    """Documents of the role whose credentials signed; moto has no public way to them."""
+    """Return the documents of the role whose credentials signed; moto has no public way to them."""
     return asked._access_key.collect_policies()
 
 
 @contextmanager
 def served(app: Any, context: Any) -> Generator[BaseWSGIServer]:
-    """A WSGI application on a free port of loopback, by TLS."""
+    """Serve a WSGI application on a free port of loopback, by TLS."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler, ssl_context=context)
     server.daemon_threads = True  # pyright: ignore[reportAttributeAccessIssue]
     thread = threading.Thread(target=server.serve_forever, daemon=True)

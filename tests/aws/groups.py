@@ -78,7 +78,7 @@ class DefaultSecurityGroup(Kind):
         return {**SecurityGroup().look(aws, id_, state), "name": "default", "description": "default VPC security group"}
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        """Pulumi only forgets it."""
+        """Do nothing: Pulumi only forgets it."""
 
 
 def _modify(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
@@ -147,7 +147,7 @@ class EgressRule(_Rule):
 
 
 def permission(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """A rule as EC2 takes it for a group. Exactly one other end is asked for by EC2, too."""
+    """Return a rule as EC2 takes it for a group. EC2, too, requires exactly one other end."""
     words = {"Description": rule["description"]} if rule.get("description") else {}
     ends = {
         "IpRanges": [{"CidrIp": rule["cidrIpv4"], **words}] if rule.get("cidrIpv4") else [],
@@ -169,7 +169,7 @@ def revoke_all(aws: Clients, id_: str, direction: Direction) -> None:
 
 
 def set_rules(aws: Clients, id_: str, direction: Direction, rules: list[dict[str, Any]]) -> None:
-    """Rules in the form that groups hold them: lists of ends."""
+    """Replace all rules by these, which have the form that groups contain: lists of ends."""
     revoke_all(aws, id_, direction)
     for rule in rules:
         ends = {

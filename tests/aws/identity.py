@@ -54,7 +54,7 @@ class Role(Kind):
 
 
 class RolePolicy(Put):
-    """Its id is `role:name`."""
+    """A policy inside a role. Its id is `role:name`."""
 
     named_by = "name"
     taggable = False
@@ -83,7 +83,7 @@ class RolePolicy(Put):
 
 
 class RolePolicyAttachment(Kind):
-    """Its id is `role/arn`."""
+    """A policy attached to a role. Its id is `role/arn`."""
 
     taggable = False
     properties: ClassVar[Mapping[str, Property]] = {

@@ -51,7 +51,7 @@ Change = Callable[[Clients, str, Any, Mapping[str, Any]], object]
 
 @dataclass(frozen=True)
 class Property:
-    """parameter: of the call that creates; "" when that takes none. convert: from Pulumi's form.
+    """A property. parameter: of the call that creates; "" when that takes none. convert: from Pulumi's form.
 
     change(clients, id, value, all inputs): the call that sets it afterwards; without parameter it follows the creation
     as well. Without it a change replaces the resource. refers: what the value must name (see REFERENCES).
@@ -97,7 +97,7 @@ def _some(found: list[Any], id_: str) -> None:
 class Kind:
     """One resource type. properties: the inputs it knows; any other is Unknown.
 
-    named_by: the property that holds its physical name, which Pulumi makes up when it is not given.
+    named_by: the property that contains its physical name, which Pulumi makes up when it is not given.
     """
 
     properties: ClassVar[Mapping[str, Property]]
@@ -107,11 +107,11 @@ class Kind:
     replacing: ClassVar[frozenset[str]] = frozenset()
 
     def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        """Make it of the parameters asked; its id."""
+        """Create it with the parameters asked; return its id."""
         raise NotImplementedError
 
     def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        """What AWS adds to the inputs. Raises AWS's error, or LookupError, when it is gone."""
+        """Return what AWS adds to the inputs. Raises AWS's error, or LookupError, when it is gone."""
         raise NotImplementedError
 
     def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
@@ -120,7 +120,7 @@ class Kind:
     def retag(
         self, aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]
     ) -> None:
-        """Take the tags with the old keys away, and set the new ones. This is EC2's way."""
+        """Remove the tags with the old keys, and set the new ones. This is EC2's way."""
         del state
         if old:
             aws.ec2.delete_tags(Resources=[id_], Tags=[{"Key": key} for key in old])
@@ -128,7 +128,7 @@ class Kind:
             aws.ec2.create_tags(Resources=[id_], Tags=pairs(new))
 
     def change(self, aws: Clients, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        """Carry the properties that differ over to AWS. Raises Unsupported."""
+        """Apply the properties that differ to AWS. Raises Unsupported."""
         for key, property_ in self.properties.items():
             kept = property_.computed and new.get(key) is None
             if old.get(key) == new.get(key) or property_.local or kept:
@@ -138,7 +138,7 @@ class Kind:
             property_.change(aws, id_, new[key], new)
 
     def replaces(self, key: str) -> bool:
-        """Whether a change of the property (or `block.key`) makes a new resource."""
+        """Return whether a change of the property (or `block.key`) makes a new resource."""
         property_ = self.properties[re.split(r"[.\[]", key)[0]]
         return key in self.replacing or (property_.change is None and not property_.local)
 
@@ -164,7 +164,7 @@ class Put(Kind):
 
 
 def parameters(kind: Kind, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs as parameters of the call that creates."""
+    """Return the inputs as parameters of the call that creates."""
     return {
         property_.parameter: property_.convert(inputs[key])
         for key, property_ in kind.properties.items()
@@ -177,7 +177,7 @@ SPELLINGS = {"Id": "ID", "SseAlgorithm": "SSEAlgorithm", "KmsMasterKeyId": "KMSM
 
 
 def pascal(value: Any) -> Any:
-    """{"httpTokens": ...} -> {"HttpTokens": ...}, at every depth."""
+    """Convert {"httpTokens": ...} to {"HttpTokens": ...}, at every depth."""
     if isinstance(value, dict):
         named = {key[0].upper() + key[1:]: pascal(item) for key, item in cast("dict[str, Any]", value).items()}
         return {SPELLINGS.get(key, key): item for key, item in named.items() if item is not None}
@@ -200,7 +200,7 @@ def ec2_arn(aws: Clients, what: str, id_: str) -> str:
 
 
 def is_gone(error: Exception) -> bool:
-    """Whether AWS says that a thing is not there."""
+    """Return whether AWS reports that a thing is not there."""
     if isinstance(error, LookupError):
         return True
     if not isinstance(error, ClientError):

@@ -41,14 +41,14 @@ class Ec2OnLxd:
         self._machines = Machines(region, self._account)
 
     def configure(self, given: Mapping[str, str]) -> None:
-        """Take the provider's default tags, and see that its region is this one."""
+        """Take the provider's default tags, and check that its region is this one."""
         if given.get("region") != self._region.name:
             raise Failed(f"the stand-in is region {self._region.name}, not {given.get('region')}")
         tags: dict[str, str] = json.loads(given.get("defaultTags", "{}")).get("tags", {})
         self._account = Account(self._region.endpoint, self._region.name, tags)
 
     def create(self, type_: str, inputs: Values) -> tuple[str, Values]:
-        """In moto first, which knows what AWS refuses."""
+        """Create it in moto first, which knows what AWS rejects."""
         id_, state = self._account.create(type_, inputs)
         try:
             if type_ == INSTANCE:
@@ -61,11 +61,11 @@ class Ec2OnLxd:
         return id_, state
 
     def update(self, type_: str, id_: str, old: Values, new: Values) -> Values:
-        """In moto alone: no change of an instance in place is one of its machine."""
+        """Update it in moto alone: no change of an instance in place is one of its machine."""
         return self._account.update(type_, id_, old, new)
 
     def delete(self, type_: str, id_: str, state: Values) -> None:
-        """The machine goes first: while it is there, its address is taken."""
+        """Delete it, the machine first: while that is there, its address is taken."""
         if type_ == INSTANCE:
             self._machines.terminate(id_)
         if type_ == SUBNET:
@@ -75,15 +75,15 @@ class Ec2OnLxd:
             self._machines.publish()
 
     def read(self, type_: str, id_: str, state: Values) -> Values | None:
-        """As moto has it."""
+        """Return the state as moto has it."""
         return self._account.read(type_, id_, state)
 
     def invoke(self, token: str, args: Values) -> Values:
-        """As moto has it."""
+        """Return the result as moto has it."""
         return self._account.invoke(token, args)
 
     def replaces(self, type_: str, key: str) -> bool:
-        """As AWS has it; user-data as with userDataReplaceOnChange."""
+        """Return whether AWS replaces it; user-data as with userDataReplaceOnChange."""
         return self._account.replaces(type_, key)
 
 
@@ -97,7 +97,7 @@ class Machines:
         self._publishing = threading.Lock()
 
     def launch(self, id_: str) -> None:
-        """Make and start the machine of an instance: with the user-data that EC2 was given, at the address it gave."""
+        """Create and start an instance's machine, with the user-data that EC2 was given, at the address it gave."""
         instance = self._instance(id_)
         public = "PublicIpAddress" in instance
         spec = machine.Spec(
@@ -152,13 +152,13 @@ class Machines:
         return self._aws.ec2.describe_instances(InstanceIds=[id_])["Reservations"][0]["Instances"][0]
 
     def _user_data(self, id_: str) -> str:
-        """As EC2 was given it: cloud-init would unpack it on the machine, LXD takes text."""
+        """Return the text that EC2 was given: cloud-init would unpack it on the machine, LXD takes text."""
         asked = self._aws.ec2.describe_instance_attribute(InstanceId=id_, Attribute="userData")
         packed = base64.b64decode(asked["UserData"]["Value"])
         return gzip.decompress(packed).decode()
 
     def _vendor_data(self, instance: Mapping[str, Any]) -> str:
-        """What an image of Debian brings, and what makes this host AWS to its machine."""
+        """Return what an image of Debian brings, and what makes this host AWS to its machine."""
         pairs = self._aws.ec2.describe_key_pairs(KeyNames=[instance["KeyName"]], IncludePublicKey=True)["KeyPairs"]
         hosts = f"{SERVICES} {' '.join(self._region.services)}"
         elsewhere = ["systemctl", "set-environment", f"{METADATA_VARIABLE}=http://{LINK_LOCAL}:{PUBLIC_METADATA_PORT}"]
@@ -184,5 +184,5 @@ class Machines:
 
 
 def _door(at: str, to: str) -> dict[str, str]:
-    """An address and port inside a machine that leads to one of the host's loopback."""
+    """Return a device that leads an address and port inside a machine to one of the host's loopback."""
     return {"type": "proxy", "bind": "instance", "listen": f"tcp:{at}", "connect": f"tcp:{to}"}

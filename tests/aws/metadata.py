@@ -22,7 +22,7 @@ TOKEN_HEADER = "X-aws-ec2-metadata-token"
 
 
 class MetadataServer(ThreadingHTTPServer):
-    """aws: where instances and their roles are. served: (private address, path) of each answer that was given."""
+    """The service. aws: where instances and their roles are. served: (private address, path) of each response."""
 
     daemon_threads = True
 
@@ -35,20 +35,20 @@ class MetadataServer(ThreadingHTTPServer):
 
     @classmethod
     def start(cls, aws: Clients) -> MetadataServer:
-        """A server that runs until shutdown()."""
+        """Start a server that runs until shutdown()."""
         server = cls(aws)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
 
     def server_bind(self) -> None:
-        """All of 127.0.0.0/8 and nothing else."""
+        """Listen on all of 127.0.0.0/8 and nothing else."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
         super().server_bind()
 
 
 class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """What was asked is kept in `served`."""
+        """Log nothing: what was asked is kept in `served`."""
 
     @property
     def _server(self) -> MetadataServer:
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def _machine(self) -> str:
-        """The private address of the machine that asks."""
+        """Return the private address of the machine that asks."""
         return "10." + str(self.connection.getsockname()[0]).partition(".")[2]
 
     def do_PUT(self) -> None:
@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(HTTPStatus.OK if text else HTTPStatus.NOT_FOUND, text)
 
     def _value(self, path: str) -> str:
-        """What stands at a path below /latest/; "" for what this machine does not have."""
+        """Return what stands at a path below /latest/; "" for what this machine does not have."""
         roles = "meta-data/iam/security-credentials/"
         instance = self._instance()
         if path == "meta-data/placement/region":

@@ -146,7 +146,7 @@ class NatGateway(Kind):
 
 
 def _members(add: str, remove: str, there: str) -> Change:
-    """The call that makes one list of an endpoint what is given."""
+    """Return the call that makes one list of an endpoint what is given."""
 
     def change(aws: Clients, id_: str, wanted: list[str], inputs: Mapping[str, Any]) -> None:
         del inputs

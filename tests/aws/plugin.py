@@ -39,7 +39,7 @@ class Provider(Protocol):
         ...
 
     def create(self, type_: str, inputs: Values) -> tuple[str, Values]:
-        """Make a resource; its id and its state."""
+        """Create a resource; return its id and its state."""
         ...
 
     def update(self, type_: str, id_: str, old: Values, new: Values) -> Values:
@@ -51,15 +51,15 @@ class Provider(Protocol):
         ...
 
     def read(self, type_: str, id_: str, state: Values) -> Values | None:
-        """The state as it is now, None for what is gone."""
+        """Return the state as it is now, None for what is gone."""
         ...
 
     def invoke(self, token: str, args: Values) -> Values:
-        """What a function returns."""
+        """Return what a function returns."""
         ...
 
     def replaces(self, type_: str, key: str) -> bool:
-        """Whether a change of that input (`key`, or `block.key`) makes another resource."""
+        """Return whether a change of that input (`key`, or `block.key`) makes another resource."""
         ...
 
 
@@ -85,7 +85,7 @@ def serve(provider: Provider, version: str) -> None:
 
 
 def changes(old: Any, new: Any, path: str = "") -> dict[str, str]:
-    """Where two values differ: path as the engine writes it -> "add", "delete" or "update"."""
+    """Return where two values differ: path as the engine writes it -> "add", "delete" or "update"."""
     if isinstance(old, dict) and isinstance(new, dict):
         olds, news = cast("Values", old), cast("Values", new)
         found: dict[str, str] = {}
@@ -164,7 +164,7 @@ class _Servicer(provider_pb2_grpc.ResourceProviderServicer):
 
 @contextmanager
 def _told(context: grpc.ServicerContext) -> Generator[None]:
-    """An error ends the operation with its text; where it came from goes to the engine's log."""
+    """End the operation with the text of an error. Where it came from goes to the engine's log."""
     try:
         yield
     except Exception as error:  # noqa: BLE001  whatever it is, the engine must hear it
@@ -175,7 +175,7 @@ def _told(context: grpc.ServicerContext) -> Generator[None]:
 
 
 class Failed(Exception):
-    """What a resource could not be made of, in words for the person who ran `up`."""
+    """A resource could not be made. The text is for the operator who ran `up`."""
 
 
 def _difference(found: Mapping[str, str], replacing: set[str]) -> Any:
@@ -197,7 +197,7 @@ def _difference(found: Mapping[str, str], replacing: set[str]) -> Any:
 
 
 def _key(path: str) -> str:
-    """The property that a path is in."""
+    """Return the property that a path is in."""
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
@@ -206,7 +206,7 @@ def _plain(struct: struct_pb2.Struct) -> Values:
 
 
 def _whole(value: Any) -> Any:
-    """Numbers arrive as floats; whole ones are ints."""
+    """Convert whole numbers to int: they arrive as floats."""
     if isinstance(value, dict):
         return {key: _whole(item) for key, item in cast("Values", value).items()}
     if isinstance(value, list):

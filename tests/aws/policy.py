@@ -1,5 +1,8 @@
-"""Whether IAM would let a call through, by the rules of its evaluation within one account (IAM user guide, "Policy
-evaluation logic"): an explicit Deny wins, then an Allow is needed. What it cannot judge is an error."""
+"""Whether IAM would let a call through, by the rules of its evaluation within one account.
+
+An explicit Deny wins, then an Allow is needed (IAM user guide, "Policy evaluation logic"). What it cannot judge is an
+error.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ STATEMENT = {"Sid", "Effect", "Principal", "Action", "Resource", "Condition"}
 
 
 def allows(documents: Iterable[str], action: str, resource: str, context: Mapping[str, str] | None = None) -> bool:
-    """documents: policies as JSON text. resource: an ARN. context: condition keys of the call and their values.
+    """Return whether these policies let a call through.
 
+    documents: policies as JSON text. resource: an ARN. context: condition keys of the call and their values.
     Raises ValueError for elements and operators that are not known here.
     """
     effects = {
@@ -26,7 +30,7 @@ def allows(documents: Iterable[str], action: str, resource: str, context: Mappin
 
 
 def statements(document: str) -> list[dict[str, Any]]:
-    """The statements of a policy. Raises ValueError for another version of the language."""
+    """Return the statements of a policy. Raises ValueError for another version of the language."""
     policy = json.loads(document)
     if policy["Version"] != "2012-10-17":
         raise ValueError(f"version {policy['Version']}")
@@ -34,7 +38,7 @@ def statements(document: str) -> list[dict[str, Any]]:
 
 
 def actions(document: str) -> list[str]:
-    """What its statements let in."""
+    """Return the actions that a policy's statements allow."""
     allowed = [statement for statement in statements(document) if statement["Effect"] == "Allow"]
     return [action for statement in allowed for action in _list(statement["Action"])]
 

@@ -24,8 +24,10 @@ PROVIDER = "pulumi:providers:aws"
 
 @dataclass(frozen=True)
 class Carried:
-    """A run of the program. settings: the blocks of its stack file, completed. states: URN -> id and state of what was
-    made in the account, in the order in which it was made."""
+    """A run of the program. settings: the blocks of its stack file, completed.
+
+    states: URN -> id and state of what was made in the account, in the order in which it was made.
+    """
 
     account: Account
     build: Build
@@ -43,7 +45,7 @@ class Carried:
 
 
 def project(folder: Path) -> Path:
-    """Make a folder in which the program runs as in this project; what it writes, it writes there."""
+    """Create a folder in which the program runs as in this project; what it writes, it writes there."""
     for each in ROOT.iterdir():
         if each.name not in (".git", ".state"):
             (folder / each.name).symlink_to(each)
@@ -51,9 +53,9 @@ def project(folder: Path) -> Path:
 
 
 def planned(stack: str, *, preview: bool = False, **changes: Any) -> Build:
-    """Run the program with the settings of a stack file; answers of AWS are made up, as are ids and secrets in it.
+    """Run the program with the settings of a stack file. Responses of AWS are made up, as are ids and secrets in it.
 
-    Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would tell.
+    Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would report.
     """
     blocks = aws_answers.filled(stack_file(stack) | changes)
     return build(
@@ -67,7 +69,7 @@ def planned(stack: str, *, preview: bool = False, **changes: Any) -> Build:
 
 
 def stack_file(stack: str) -> dict[str, Any]:
-    """The blocks of a stack file by name, with made-up text in the place of what is encrypted."""
+    """Return the blocks of a stack file by name, with made-up text in the place of what is encrypted."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
     return {key.removeprefix("wsgi-fleet:"): _without_secure(value) for key, value in config.items()}
 
@@ -107,12 +109,12 @@ def _main() -> None:
 
 
 def _text(value: Any) -> str:
-    """As Pulumi hands it over."""
+    """Return a value as Pulumi passes it on."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 class _Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
-    """The account answers for every type of AWS, those that it does not know included: then the program fails."""
+    """The responses of the account, for every type of AWS. For a type that it does not know the program fails."""
 
     def __init__(self, account: Account, states: dict[str, tuple[str, dict[str, Any]]]) -> None:
         self._account, self._states = account, states

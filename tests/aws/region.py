@@ -18,7 +18,7 @@ class Region:
 
     owner: label of everything in LXD. image: alias of what machines are made from. metadata_port, services_port: where
     the metadata service and AWS's interfaces for machines listen on loopback. services: host names of the latter.
-    authority: certificate of who vouches for them.
+    authority: certificate of the authority that vouches for them.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Region:
 
     @classmethod
     def load(cls) -> Region:
-        """The region of this process's environment."""
+        """Return the region of this process's environment."""
         return cls(**json.loads(Path(os.environ[FILE]).read_text()))
 
     def save(self, file: Path) -> None:
@@ -40,7 +40,7 @@ class Region:
         file.write_text(json.dumps(asdict(self)))
 
     def environment(self) -> dict[str, str]:
-        """What AWS tools take from their environment: they ask moto, and nobody else whatever a user has set."""
+        """Return the environment of AWS tools: they ask moto and no other, whatever a user has set."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "stand-in",

@@ -34,7 +34,7 @@ def _reroute(aws: Clients, id_: str, value: str, inputs: Mapping[str, Any]) -> N
 
 
 class Route(Kind):
-    """Its id is made of table and destination."""
+    """A route. Its id is made of table and destination."""
 
     taggable = False
     properties: ClassVar[Mapping[str, Property]] = {

@@ -1,4 +1,4 @@
-"""A moto server of this process, and what an account holds before a stack comes."""
+"""A moto server of this process, and what an account contains before a stack comes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGE_NAME = "debian-12-amd64-20261101-2288"
 
 @contextlib.contextmanager
 def serving(address: str = "127.0.0.1") -> Generator[str]:
-    """The endpoint of an empty AWS on a free port of the address."""
+    """Serve an empty AWS on a free port of the address, and yield its endpoint."""
     # moto takes seconds to load: only who asks for it pays.
     config: Any = importlib.import_module("moto.core.config")
     config.default_user_config["iam"]["load_aws_managed_policies"] = True
@@ -42,9 +42,9 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
 
 
 def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.0/16") -> dict[str, Any]:
-    """The `aws` block of a stack file with the ids of what it names, made in the account: image, VPC, subnets, key.
+    """Return the `aws` block of a stack file with the ids of what it names.
 
-    block: the addresses of the VPC, a /16.
+    That is made in the account: image, VPC, subnets, key. block: the addresses of the VPC, a /16.
     """
     # The stack file's own is an example.
     found = {**aws, "admin_cidrs": ["198.51.100.0/24"]}
@@ -74,12 +74,15 @@ def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.
 
 
 def private_key() -> str:
-    """A new one, as people have them in files."""
+    """Return a new private key, as people have them in files."""
     return cast("str", cast("Any", asyncssh).generate_private_key("ssh-ed25519").export_private_key().decode())
 
 
 def image(account: Account) -> str:
-    """An image as Debian publishes it; its id. In this process, for nobody can register one for another account."""
+    """Register an image as Debian publishes it, and return its id.
+
+    It is made in this process, for no client can register one for another account.
+    """
     amis: Any = importlib.import_module("moto.ec2.models.amis")
     models: Any = importlib.import_module("moto.ec2.models")
     caller = account.aws.sts.get_caller_identity()["Account"]

@@ -41,7 +41,7 @@ class Running:
 
 @contextmanager
 def running(name: str, owner: str) -> Generator[Running]:
-    """A region with nothing in it. owner: label of what machines need in LXD, all of it gone afterwards."""
+    """Run a region with nothing in it. owner: label of what machines need in LXD, all of it gone afterwards."""
     with ExitStack() as stack:
         # In moto's own process: what it calls public must lead nowhere but to this host's machines.
         for place in ("elastic_ip_addresses.random_ip", "elastic_network_interfaces.random_public_ip"):
@@ -74,12 +74,15 @@ def running(name: str, owner: str) -> Generator[Running]:
 
 
 def _bucket_policy(bucket: Any, action: str, resource: str) -> PermissionResult:
-    """What the bucket's policy says. moto takes a condition that it does not know for met; all here count as TLS."""
+    """Return what the bucket's policy decides.
+
+    moto takes a condition that it does not know for met; all here count as TLS.
+    """
     statements = json.loads(bucket.policy or '{"Statement": []}')["Statement"]
     met = [each for each in statements if each.get("Condition") != NOT_BY_TLS]
     return IAMPolicy(json.dumps({"Statement": met})).is_action_permitted(action, resource)
 
 
 def _public_address() -> str:
-    """An address that is routed nowhere (RFC 2544)."""
+    """Return an address that is routed nowhere (RFC 2544)."""
     return f"198.{random.randint(18, 19)}.{random.randint(0, 255)}.{random.randint(1, 254)}"

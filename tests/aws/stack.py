@@ -28,13 +28,13 @@ PLUGINS = "WSGI_FLEET_TEST_PLUGINS"
 
 @dataclass
 class AwsStack(Stack):
-    """Called `prod`, in a project folder and with a state of its own."""
+    """A stack `prod`, in a project folder and with a state of its own."""
 
     running: Running = field(kw_only=True)
 
     @classmethod
     def prepare(cls, tmp: Path, running: Running, *, servers: int) -> AwsStack:
-        """The stack as a user prepares it, not up yet: ids in its file, the private key as a secret."""
+        """Return the stack as a user prepares it, not up yet: ids in its file, the private key as a secret."""
         stack = cls(NAME, tmp / "project", running=running)
         copy_of_checkout(stack.folder)
         running.region.save(tmp / "region.json")
@@ -59,7 +59,7 @@ class AwsStack(Stack):
 
     @contextmanager
     def serving(self) -> Generator[AwsStack]:
-        """Up in the block; its processes and folder are gone after it, whatever happened."""
+        """Run `up` for the block; its processes and folder are gone after it, whatever happened."""
         try:
             self.up()
             yield self
@@ -73,7 +73,7 @@ class AwsStack(Stack):
 
     @cached_property
     def url(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """As the first `up` told it. It is to stay the same, whatever happens behind it."""
+        """Return the URL as the first `up` reported it. It is to stay the same, whatever happens behind it."""
         return self.output("url")
 
     def write(self) -> None:
@@ -86,7 +86,7 @@ class AwsStack(Stack):
         self.set_config_secret(f"apps.hello.secrets.{name}", value)
 
     def environment(self) -> dict[str, str]:
-        """What a user's shell would have, and the stand-ins on the PATH; none of the user's own AWS settings."""
+        """Return a user's shell variables without AWS settings of their own, and the stand-ins on the PATH."""
         ours = {name: text for name, text in super().environment().items() if not name.startswith("AWS_")}
         plugins = [os.environ[PLUGINS]] if PLUGINS in os.environ else []
         return ours | self.running.region.environment() | {
@@ -95,11 +95,11 @@ class AwsStack(Stack):
         }  # fmt: skip
 
     def private_key(self) -> str:
-        """Of its machines, as the operator's command finds it."""
+        """Return the private key of its machines, as the operator's command finds it."""
         told = self.pulumi("stack", "output", "-s", self.name, "--json", "--show-secrets", "fleet")
         return json.loads(told)["reach"]["private_key"]
 
     def instances(self) -> list[dict[str, Any]]:
-        """This region's machines as LXD has them."""
+        """Return this region's machines as LXD has them."""
         every = json.loads(lxc("query", "/1.0/instances?recursion=1").stdout)
         return [each for each in every if label.is_labelled(each, self.running.region.owner)]

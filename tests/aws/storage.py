@@ -57,7 +57,8 @@ class Bucket(Kind):
 class _Setting(Put):
     """Something that a bucket has one of. Its id is the bucket's name.
 
-    call: what boto3 names it, after `put_`, `get_` and `delete_`. block: the parameter that holds all but the bucket.
+    call: what boto3 names it, after `put_`, `get_` and `delete_`.
+    block: the parameter that contains all but the bucket.
     """
 
     taggable = False

@@ -17,7 +17,7 @@ SSH, HTTPS = 22, 443
 
 
 def free_block() -> IPv4Network:
-    """A /16 of 10.0.0.0/8 that this host has no route into: the addresses of a VPC. Raises LookupError."""
+    """Return a /16 of 10.0.0.0/8 that this host has no route into, for a VPC. Raises LookupError."""
     used = list(subnet.in_use())
     for second in random.sample(range(1, 255), 254):
         block = IPv4Network(f"10.{second}.0.0/16")
@@ -27,20 +27,23 @@ def free_block() -> IPv4Network:
 
 
 class Subnets:
-    """owner: label of what is made in LXD. A network's role is the subnet's id. Safe for threads."""
+    """The networks of subnets. Safe for threads.
+
+    owner: label of what is made in LXD. A network's role is the subnet's id.
+    """
 
     def __init__(self, aws: Clients, lxd: Client, owner: str) -> None:
         self._aws, self._lxd, self._owner = aws, lxd, owner
         self._making = threading.Lock()
 
     def name(self, id_: str) -> str:
-        """The network of a subnet."""
+        """Return the name of a subnet's network."""
         return label.network_name(self._owner, id_)
 
     def ensure(self, id_: str, *, public: bool) -> str:
-        """Have the network of a subnet; its name.
+        """Create or update the network of a subnet; return its name.
 
-        public: of the balancer. Into any other only what comes from other subnets gets in: this host knocks from the
+        public: of the balancer. Any other lets in only what comes from other subnets. This host connects from the
         network's own gateway, so that the jump host is the one way.
         """
         there: list[dict[str, Any]] = self._aws.ec2.describe_subnets()["Subnets"]
