@@ -101,7 +101,7 @@ def is_signed(headers: dict[str, str], body: bytes, service: str) -> bool:
 
 @contextlib.contextmanager
 def on_this_host(monkeypatch: pytest.MonkeyPatch, **services: str) -> Generator[Cloud]:
-    """A cloud; curl is led there and does everything else as it would. services: those that stand elsewhere, by URL."""
+    """Create a cloud and lead curl there; all else of curl is real. services: URLs of those that stand elsewhere."""
     run = subprocess.run
 
     def led(command: list[str], *, input: bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: A002

@@ -94,7 +94,7 @@ class Build:
         return sorted((each for each in self.resources if each.type == type_), key=lambda each: each.name)
 
     def one(self, type_: str, name: str | None = None) -> Registered:
-        """The only one of that type (and name). Raises AssertionError, which lists what there is."""
+        """Return the only resource of that type (and name). Raise AssertionError, which lists what is registered."""
         found = [resource for resource in self.of(type_) if name in (None, resource.name)]
         if len(found) != 1:
             there = "\n".join(f"  {resource.type}  {resource.name}" for resource in self.resources)
@@ -102,7 +102,7 @@ class Build:
         return found[0]
 
     def children(self, parent: Registered) -> list[Registered]:
-        """What was registered with parent=."""
+        """Return the resources that were registered with parent=."""
         return [resource for resource in self.resources if resource.parent == parent.urn]
 
 
@@ -162,12 +162,12 @@ async def _run(program: Callable[[], Awaitable[None] | None]) -> None:
 
 
 def opened(value: Any) -> Any:
-    """The value with every Secret in it opened."""
+    """Return the value with every Secret in it opened."""
     return _replaced(value, opened)
 
 
 def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
-    """The value with secret(inner value) in the place of every Secret."""
+    """Return the value with secret(inner value) in the place of every Secret."""
     if isinstance(value, Secret):
         return secret(value.value)
     if isinstance(value, dict):
@@ -236,7 +236,7 @@ class _Monitor(mocks.MockMonitor):
         self._lock = threading.Lock()
 
     def features(self) -> set[int]:
-        """What the SDK may send; without it secrets would arrive in plain."""
+        """Return the features that the SDK may use; without them secrets would arrive in plain."""
         information: Any = cast("Any", super()).GetDeploymentInfo(empty_pb2.Empty())
         return set(information.supportedFeatures)
 

@@ -30,7 +30,7 @@ def vitals(**changes: Any) -> dict[str, Any]:
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    """What release.py status says of a server on which slot blue serves OLD."""
+    """Return what `release.py status` prints on a server whose slot blue serves OLD."""
     return {
         "live": OLD,
         "slots": {"blue": {"state": "active", "release": OLD}, "green": {"state": "inactive", "release": None}},
@@ -51,7 +51,7 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 
 def front(**changes: Any) -> dict[str, Any]:
-    """What traffic.py says of a balancer that is well."""
+    """Return what traffic.py reports of a healthy balancer."""
     numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
     members = list(ADDRESSES.values())
     return {
@@ -115,7 +115,7 @@ class Machines:
         self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/traffic.py"] = answer
 
     def asked(self, machine: str) -> list[str]:
-        """The commands that a machine got, as text."""
+        """Return the commands that a machine got, as text."""
         return [" ".join(command) for target, command, _ in self.calls if target == machine]
 
 

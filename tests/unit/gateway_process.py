@@ -41,7 +41,7 @@ AS_SYSTEMD = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null'
 
 
 def app(kind: str, **gateway: Any) -> App:
-    """An application with this gateway."""
+    """Return an application with this gateway."""
     text = json.dumps({"source": "x", "module": "app:app", "gateway": {"kind": kind, **gateway}})
     return App.model_validate_json(text)
 
@@ -78,7 +78,7 @@ class Process:
             assert time.monotonic() < deadline, self.log
 
     def connect(self, *, private: bool = False) -> http.client.HTTPConnection:
-        """A connection to the public socket, or to the private one."""
+        """Return a connection to the public socket, or to the private one."""
         connection = http.client.HTTPConnection("localhost", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX if private else socket.AF_INET)
         connection.sock.settimeout(30)
@@ -88,7 +88,7 @@ class Process:
     def ask(
         self, path: str = "/", headers: Mapping[str, str] | None = None, *, private: bool = False
     ) -> dict[str, Any]:
-        """What the application was given, and the status."""
+        """Return what the application was given, and the status."""
         connection = self.connect(private=private)
         connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
         with connection.getresponse() as response:

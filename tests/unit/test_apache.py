@@ -40,7 +40,7 @@ wait
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A balancer with our apache2.conf."""
+    """Create a balancer with our apache2.conf."""
     folder = tmp_path / "etc"
     folder.mkdir()
     for name in ("MAIN", "SITE"):
@@ -122,7 +122,7 @@ def test_a_worker_accepts_as_long_as_it_has_a_socket_that_listens() -> None:
 
 
 def words(**changes: str) -> bytes:
-    """What Apache writes of a request (LogFormat of apache2.conf)."""
+    """Return the line that Apache logs for a request (LogFormat of apache2.conf)."""
     fields = {
         "time": "2026-11-25T15:52:49+0000", "rid": "abc", "client": "192.0.2.1", "host": "shop.example.org",
         "request": "GET /a?b HTTP/1.1", "status": "200", "bytes": "12", "micros": "1503", "worker":

@@ -26,7 +26,7 @@ BARE = {"source": "examples/bare-wsgi", "module": "bare:app", "fleet": {"servers
 
 
 def run(platform: str, apps: Mapping[str, Any]) -> Build:
-    """The program with these applications."""
+    """Run the program with these applications."""
     blocks: dict[str, Any] = {"platform": platform, "apps": apps}
     if platform == "aws":
         blocks["aws"] = {

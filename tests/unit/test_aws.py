@@ -48,7 +48,7 @@ def given(**changes: Any) -> Aws:
 
 
 def fleet(aws: Aws, *, user_data: str = "#cloud-config\n", size: Size | None = None) -> None:
-    """What the components register, in their order: app servers before the balancer they are reached through."""
+    """Register what the components do, in their order: app servers before the balancer they are reached through."""
     platform = AwsPlatform(aws, stack="prod", project_name="wsgi-fleet")
     balancers = platform.security_group("balancer", [Ingress(80)], isolated=False, opts=NONE)
     apps = platform.security_group("app-hello", [Ingress(8000, source=balancers)], isolated=True, opts=NONE)

@@ -70,7 +70,7 @@ class Stack:
         return {tags(each["Tags"])["Name"].removeprefix(f"{self.name}-"): each for each in found}
 
     def role_documents(self, role: str) -> list[str]:
-        """The policies of the role that the machine takes; none when it takes no role."""
+        """Return the policies of the role that the machine takes; none when it takes no role."""
         profile = self.instances[role].get("IamInstanceProfile")
         if not profile:
             return []

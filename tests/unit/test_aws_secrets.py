@@ -165,7 +165,7 @@ def test_secrets_that_cannot_be_published_stop_the_release_before_any_server() -
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An emulated account behind HTTP, for a program that is no Python: its URL."""
+    """Yield the URL of an emulated account behind HTTP, for a program that is not in Python."""
     emulated = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     emulated.start()
     url = "http://{}:{}".format(*emulated.get_host_and_port())

@@ -58,7 +58,7 @@ def places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def with_an_odd_character(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
-    """A document with one in one of its texts."""
+    """Return a copy of a document with an odd piece in one of its texts."""
     document = copy.deepcopy(document)
     parent, key = dice.choice([(parent, key) for parent, key in places(document) if isinstance(parent[key], str)])
     at = dice.randrange(len(parent[key]) + 1)
@@ -67,7 +67,7 @@ def with_an_odd_character(dice: random.Random, document: dict[str, Any]) -> dict
 
 
 def mutated(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
-    """A document with one to three odd things in it."""
+    """Return a copy of a document with one to three odd changes."""
     document = copy.deepcopy(document)
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         parent, key = dice.choice(list(places(document)))
@@ -103,7 +103,7 @@ def balancer_boots(maintenance: str, kind: Literal["nginx", "apache"]) -> bool:
 
 
 def assert_it_renders(settings: Settings, folder: Path) -> None:
-    """What machines would get is read by its readers."""
+    """Check that what machines would get is read by its readers."""
     maintenance = settings.maintenance.model_dump_json()
     for app in settings.apps.values():
         assert app_server_boots(tuple(app.system_packages), maintenance, app.gateway.kind, Processes.of(app))

@@ -32,7 +32,7 @@ def fleet(*arguments: str, stdin: bytes | None = None) -> Result:
 
 
 def on_new(**changes: Any) -> dict[str, Any]:
-    """A server on which slot green serves NEW."""
+    """Return the facts of a server whose slot green serves NEW."""
     slots = {"blue": {"state": "inactive", "release": OLD}, "green": {"state": "active", "release": NEW}}
     return facts(live=NEW, slots=slots, staged=[OLD, NEW], **changes)
 
@@ -382,7 +382,7 @@ def test_what_is_called_wrongly_ends_with_2_and_names_what_there_is(
 
 @pytest.fixture
 def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """pulumi(script): put a pulumi of that shell text on the PATH."""
+    """Return a function that puts a `pulumi` of the given shell text on the PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("FLEET_STACK", raising=False)
 

@@ -21,7 +21,7 @@ HELLO = {"source": "hello", "module": "hello:app"}
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with the source of one application; nobody may ask the engine."""
+    """Create a project with the source of one application; the engine may not be asked."""
     (tmp_path / "stacks").mkdir()
     (tmp_path / "hello").mkdir()
     (tmp_path / "hello" / "requirements.txt").touch()

@@ -28,7 +28,7 @@ EXAMPLES = {
 
 
 def shipped(stack: str) -> dict[str, Any]:
-    """The blocks of a stack file as it comes."""
+    """Return the blocks of a stack file as it is in the repository."""
     document = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
     return {key.partition(":")[2]: value for key, value in document.items()}
 

@@ -234,7 +234,7 @@ Make = Callable[..., Process]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """make(gateway, **settings) starts a gateway with one process, of four requests at a time where it can."""
+    """Yield a function that starts a gateway with one process, of four requests at a time where it can."""
     with contextlib.ExitStack() as stack:
 
         def start(gateway: str, **settings: Any) -> Process:
@@ -250,7 +250,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def send(running: Process, path: str, method: str = "GET") -> socket.socket:
-    """A connection to the public socket by which a request was sent, as the balancer does it."""
+    """Send a request to the public socket as the balancer does, and return the connection."""
     connection = socket.create_connection(running.public.getsockname(), 30)
     if running.kind == "uwsgi":
         words = {"REQUEST_METHOD": method, "PATH_INFO": path, "REQUEST_URI": path, "QUERY_STRING": "",

@@ -20,7 +20,7 @@ ALIAS, PATH = "wsgi-fleet-d1", f"/1.0/images/{FINGERPRINT}"
 
 @pytest.fixture
 def client(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A daemon without images; building one gives two small files."""
+    """Return a client of a daemon without images; building one gives two small files."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def ensure(recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> Path:
@@ -122,7 +122,7 @@ def crowd(daemon: Daemon, client: Client) -> Daemon:
 
 
 def left(daemon: Daemon) -> list[str]:
-    """A line for each owner that has a machine, a network and an ACL."""
+    """Return a line for each owner that has a machine, a network and an ACL."""
     kinds = [daemon.things[kind].values() for kind in ("instances", "networks", "network-acls")]
     owned = [[each["config"][label.OWNER] for each in kind if label.OWNER in each.get("config", {})] for kind in kinds]
     return [" ".join(owners) for owners in zip(*owned, strict=True)]

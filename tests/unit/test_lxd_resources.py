@@ -35,7 +35,7 @@ THINGS = [name for name in PROVIDERS if name != "step"]
 
 @pytest.fixture
 def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """Inputs of each provider as the engine hands them over, on a daemon where they can be made."""
+    """Return inputs of each provider as the engine hands them over, on a daemon where they can be created."""
     daemon.things["storage-pools"]["pool"] = {"name": "pool", "driver": "dir"}
     daemon.things["images/aliases"]["wsgi-fleet-0"] = {"name": "wsgi-fleet-0", "target": "f0"}
     daemon.things["networks"]["wf0"] = {"name": "wf0", "config": {"ipv4.address": "10.7.7.1/24"}}

@@ -23,7 +23,7 @@ WHOLE = 1 << 20
 
 
 def line(number: int) -> str:
-    """A line of the access log."""
+    """Return a line of the access log."""
     moment = datetime.fromtimestamp((NOW_MS / 1000) + number, UTC).isoformat(timespec="seconds")
     return json.dumps({"time": moment, "uri": f"/{number}"})
 

@@ -49,7 +49,7 @@ MANAGERS = ("systemd", "supervisord")
 
 
 def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gateway: Any) -> App:
-    """An application whose processes are balanced."""
+    """Return an application whose processes are balanced."""
     fleet = {"balancing": "machine+process", "process_manager": manager}
     given = {"source": "x", "module": "app:app", "fleet": fleet}
     return App.model_validate_json(json.dumps(given | {"gateway": {"kind": kind, "processes": processes} | gateway}))
@@ -114,7 +114,7 @@ def test_servers_that_balance_no_processes_get_nothing_of_it() -> None:
 
 
 def nginx(given: App, slot_: str, folder: Path) -> list[dict[str, Any]]:
-    """The local Nginx's configuration as its reader sees it."""
+    """Return the local Nginx's configuration as its reader sees it."""
     file = folder / "nginx.conf"
     file.write_text(app_server.gateway_files(given)[f"gateway/nginx-{slot_}.conf"])
     read: dict[str, Any] = crossplane.parse(str(file), single=True)  # pyright: ignore
@@ -300,7 +300,7 @@ def test_a_user_sees_what_each_process_manager_gets(manager: str, told: list[str
 
 @pytest.fixture(params=MANAGERS)
 def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
-    """A server with two processes, on which r1 serves and r2 is staged. What Nginx is told is among the events."""
+    """Create a server with two processes. r1 serves, r2 is staged. Events contain what Nginx is told."""
     made = lay_out(tmp_path, monkeypatch)
     (server.CONFIG / "processes").write_text(f"{request.param} 2\n")
     for name in ("r1", "r2"):
@@ -313,7 +313,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[str, Any], fails: str = "") -> None:
-    """What stands in for the release's processes.py. supervised: what supervisord tells, again and again."""
+    """Stand in for the release's processes.py. supervised: what supervisord reports, again and again."""
 
     def call(of: str, verb: str, *arguments: Any) -> Any:
         assert arguments[0] == of

@@ -211,7 +211,7 @@ AWS = {
 
 
 def site(folder: Path, balancer: Balancer | None = None, **apps: dict[str, Any]) -> list[dict[str, Any]]:
-    """The site of applications that each have a member, read back."""
+    """Return the site of applications that each have a member, read back."""
     there = routed(**apps)
     upstreams = [rendering.Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
     given_ = balancer or Balancer()

@@ -41,7 +41,7 @@ def timer(**changes: Any) -> list[str]:
 
 @pytest.fixture
 def apt(tmp_path: Path) -> dict[str, list[str]]:
-    """What apt itself reads where our file follows the package's: key -> values."""
+    """Return what apt itself reads where our file follows the package's: key -> values."""
     (tmp_path / "50unattended-upgrades").write_text(PACKAGED)
     (tmp_path / "52wsgi-fleet").write_text(documents()[0][APT])
     main = tmp_path / "main"
