@@ -48,7 +48,7 @@ def exchange(port: int, sent: bytes) -> bytes:
 
 
 def request(line: str = "GET / HTTP/1.1", *headers: str, body: str = "", host: str = "Host: fleet.example") -> bytes:
-    """A request that asks for its connection to be closed."""
+    """Return a request that asks for its connection to be closed."""
     lines = [line, *([host] if host else []), *headers, "Connection: close"]
     return "".join(f"{each}\r\n" for each in lines).encode("latin-1") + b"\r\n" + body.encode("latin-1")
 
@@ -129,7 +129,7 @@ def _lines() -> Iterator[Attack]:
 
 
 def _sizes() -> Iterator[Attack]:
-    """What is too large is refused, and what is taken fits the gateway."""
+    """Yield requests of many sizes: what is too large is rejected, and what is accepted fits the gateway."""
     yield Attack("URL of 13,000 bytes", request(f"GET /{'a' * 13_000} HTTP/1.1"), (200,), (414,))
     yield Attack("URL of 16,200 bytes", request(f"GET /{'a' * 16_200} HTTP/1.1"), (414,), (414,))
     yield Attack("URL of 100,000 bytes", request(f"GET /{'a' * 100_000} HTTP/1.1"), (414,), (414,))

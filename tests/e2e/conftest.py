@@ -129,7 +129,7 @@ def _rows(request: pytest.FixtureRequest) -> Generator[list[str]]:
 
 @pytest.fixture
 def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome], None]:
-    """table(outcome) keeps a row for `--table`."""
+    """Return a function of an outcome that adds a row for `--table`."""
     case = re.sub(r"[_\[\]]+", " ", request.node.name.removeprefix("test_")).strip()
 
     def keep(outcome: Outcome) -> None:
@@ -141,7 +141,7 @@ def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome
 
 @pytest.fixture(scope="session")
 def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen, float, bool], None]]:
-    """reliability(fault, seen, quiet_s, is_well) keeps a row for `--reliability`."""
+    """Yield a function that adds a row for `--reliability`; the rows are written to the file at the end."""
     rows: list[str] = []
 
     def keep(fault: str, seen: Seen, quiet_s: float, is_well: bool) -> None:
@@ -158,7 +158,7 @@ def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen
 
 @pytest.fixture
 def security(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """security(table, *cells) keeps a row for `--security`."""
+    """Return a function of a table and cells that adds a row for `--security`."""
 
     def keep(table: str, *cells: str) -> None:
         record_property(table, json.dumps(cells))
@@ -232,7 +232,7 @@ def release_fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..
 
 @pytest.fixture
 def good(fleet: Stack) -> Generator[Callable[[str, str], None]]:
-    """good(old, new) changes the application; afterwards its code is as it was before, and serves."""
+    """Yield a function that replaces old by new text in the application. Restore its code afterwards."""
     files = {name: fleet.folder / "tests" / "e2e" / "app" / name for name in ("probe.py", "requirements.txt")}
     before = {name: file.read_text() for name, file in files.items()}
 

@@ -48,7 +48,7 @@ class Process(NamedTuple):
 
 @cache
 def forms(value: str) -> tuple[bytes, ...]:
-    """It as it is, and as it stands in Base64, where what is before it shifts it by 0, 1 or 2 bytes."""
+    """Return the value as it is, and in Base64, shifted by 0, 1 or 2 bytes by what stands before it."""
     raw = value.encode()
     # The digits that hold bits of nothing but the value.
     shifted = (

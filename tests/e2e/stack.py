@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 def copy_of_checkout(target: Path) -> None:
-    """What a clone of the present state would hold: tracked files and new ones, nothing ignored."""
+    """Copy what a clone of the present state would contain: tracked files and new ones, no ignored ones."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -83,7 +83,7 @@ class Stack:
 
     @classmethod
     def make(cls, name: str, tmp: Path, **app: Any) -> Stack:
-        """A stack that serves tests/e2e/app, not up yet. app: settings of the application."""
+        """Create a stack that serves tests/e2e/app, not up yet. app: settings of the application."""
         stack = cls(f"e2e-{os.getpid()}-{name}", tmp / "project")
         copy_of_checkout(stack.folder)
         stack.settings = {
@@ -158,7 +158,7 @@ class Stack:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A pulumi command in the background, in a process group of its own."""
+        """Start a pulumi command in the background, in a process group of its own."""
         return subprocess.Popen(
             ["pulumi", *arguments, "--non-interactive"],
             cwd=self.folder, env=self.environment(), text=True, start_new_session=True,
@@ -166,7 +166,7 @@ class Stack:
         )  # fmt: skip
 
     def pulumi(self, *arguments: str, fails: bool = False) -> str:
-        """What a pulumi command prints. Raises AssertionError with it unless it ends as it should."""
+        """Return what a pulumi command prints. Raise AssertionError with its output unless it ends as expected."""
         process = self.start(*arguments)
         try:
             output, _ = process.communicate(timeout=UP_S)
@@ -177,7 +177,7 @@ class Stack:
         return output
 
     def start_up(self) -> subprocess.Popen[str]:
-        """An `up` in the background."""
+        """Start an `up` in the background."""
         self.write()
         return self.start(*UP, self.name)
 
@@ -186,7 +186,7 @@ class Stack:
         return self.pulumi(*UP, self.name, *flags, fails=fails)
 
     def fleet(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """The operator's command as ./fleet starts it, on this stack."""
+        """Run the operator's command on this stack, as ./fleet starts it."""
         return subprocess.run(
             [sys.executable, "-m", "commands", *arguments],
             cwd=self.folder, env=self.environment() | {"FLEET_STACK": self.name}, check=False, capture_output=True,
@@ -222,7 +222,7 @@ class Stack:
         return {role: name for role, name in found.items() if role.startswith("balancer") == (kind == "balancer")}
 
     def instances(self) -> list[dict[str, Any]]:
-        """This stack's instances as LXD has them."""
+        """Return this stack's instances as LXD lists them."""
         every = json.loads(lxc("query", "/1.0/instances?recursion=1").stdout)
         return [each for each in every if each["config"].get("user.wsgi-fleet.owner", "").startswith(f"{self.name}-")]
 
@@ -257,12 +257,12 @@ class Stack:
 
 
 def lxc(*arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """The lxc client; standard input is never the test's own."""
+    """Run the lxc client. Its standard input is never the test's own."""
     return subprocess.run(["lxc", *arguments], check=check, capture_output=True, text=True, input=stdin, timeout=120)
 
 
 def on(machine: str, *command: str, check: bool = True) -> str:
-    """What a command on a machine prints. Not by `lxc exec` itself, which loses that now and then."""
+    """Return what a command on a machine prints. Do not use `lxc exec` itself, which loses output now and then."""
     try:
         result = LxdTransport().exec(machine, command, timeout_s=120)
     except (Unreachable, TimeoutError) as error:
@@ -274,7 +274,7 @@ def on(machine: str, *command: str, check: bool = True) -> str:
 
 
 def what_the_proxy_minds(front: str) -> str:
-    """What Nginx or Apache, as the balancer has it, says of its configuration besides that it is well."""
+    """Return what the balancer's Nginx or Apache prints about its configuration, without "Syntax OK"."""
     test = "if [ -e /etc/apache2/wsgi-fleet ]; then apache2 -t; else nginx -t -q; fi"
     return "".join(line for line in on(front, "sh", "-c", test).splitlines() if line != "Syntax OK")
 
@@ -306,7 +306,7 @@ def executed(stack: Stack) -> list[str]:
 
 
 def what_was_logged(stack: Stack) -> str:
-    """What gateways and the proxy of a stack said of late: why a request was lost is among it."""
+    """Return the last log lines of a stack's gateways and proxy, which contain why a request was lost."""
     read = "journalctl -q --no-pager -o short-precise --since -2min | tail -n 150"
     machines = [*stack.servers().values(), stack.balancer()]
     return "\n".join(f"{machine}:\n{on(machine, 'sh', '-c', read, check=False)}" for machine in machines)

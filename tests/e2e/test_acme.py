@@ -38,7 +38,7 @@ class Pebble:
 
 
 def wait_for(address: str, trust: ssl.SSLContext, process: subprocess.Popen[str], log: Path) -> bytes:
-    """What it answers, once it does."""
+    """Return the body of the first response from the address. Fail after 20 s or when the process ends."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -70,7 +70,7 @@ def address_of(stack: Stack) -> str:
 
 @pytest.fixture(scope="module")
 def pebble(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pebble]:
-    """An ACME server where the balancer reaches it, in whose DNS every name leads to the balancer."""
+    """Create an ACME server that the balancer can reach. In its DNS every name leads to the balancer."""
     folder, address = tmp_path_factory.mktemp("pebble"), address_of(stack)
     gateway = address.rpartition(".")[0] + ".1"
     authority = Authority()

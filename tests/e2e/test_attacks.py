@@ -44,7 +44,7 @@ def test_no_smuggled_request_has_run(attacked: Stack) -> None:
 
 
 def seen_by_application(stack: Stack, *headers: str) -> dict[str, str]:
-    """What the application is told of a request with these headers."""
+    """Return the headers that the application receives when a client sends these headers."""
     response = exchange(port_of(stack), request("GET /headers HTTP/1.0", *headers))
     return json.loads(response.partition(b"\r\n\r\n")[2])
 

@@ -73,7 +73,7 @@ def instances(stack: AwsStack) -> dict[str, dict[str, Any]]:
 
 
 def watched(stack: AwsStack) -> tuple[set[str], set[str]]:
-    """What alarms look at beside EC2's own metrics, and what was published: namespace, name and dimensions of each."""
+    """Return the metrics of alarms except EC2's, and those published: namespace, name and dimensions of each."""
     cloudwatch = stack.running.account.aws.cloudwatch
     alarms: list[dict[str, Any]] = cloudwatch.describe_alarms()["MetricAlarms"]
     metrics: list[dict[str, Any]] = cloudwatch.list_metrics()["Metrics"]
@@ -84,7 +84,7 @@ def watched(stack: AwsStack) -> tuple[set[str], set[str]]:
 
 
 def report(stack: AwsStack, metric: str) -> float:
-    """What the balancer says of a metric when it is asked for now, as CloudWatch has it."""
+    """Have the balancer report now, and return the value of a metric as CloudWatch has it."""
     balancer = instances(stack)["balancer"]["InstanceId"]
     begun = datetime.now(UTC).replace(microsecond=0)
     on(balancer, "systemctl", "start", "wsgi-fleet-report.service")

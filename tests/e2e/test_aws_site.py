@@ -31,7 +31,7 @@ TRUST = ssl.create_default_context(cadata=AUTHORITY.certificate)
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
-    """hello at www, and shop with its files at shop; a server of each."""
+    """Create a site: hello at www, and shop with its files at shop; a server of each."""
     with running("eu-central-1", f"e2e-{os.getpid()}-site") as region:
         stack = AwsStack.prepare(tmp_path_factory.mktemp("site"), region, servers=1)
         signed = AUTHORITY.sign([NAME, SHOP])
@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
 
 
 def address(stack: AwsStack) -> str:
-    """The public one, where the names of the site would lead."""
+    """Return the public address, where the names of the site would lead."""
     return stack.running.account.aws.ec2.describe_addresses()["Addresses"][0]["PublicIp"]
 
 

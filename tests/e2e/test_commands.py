@@ -26,7 +26,7 @@ SLOW, SLOW_S = 12, 1.5
 
 
 def fleet_says(stack: Stack, *arguments: str, stdin: str = "") -> str:
-    """What the command prints; it must end with 0."""
+    """Return what the command prints; it must end with 0."""
     result = stack.fleet(*arguments, stdin=stdin)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

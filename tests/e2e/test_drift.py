@@ -11,7 +11,7 @@ from tests.e2e.stack import Stack, eventually, lxc, on
 
 
 def store_of(stack: Stack) -> Path:
-    """What the release store has of the application."""
+    """Return the application's folder in the release store."""
     return stack.folder / ".state" / stack.name / "store" / "probe"
 
 

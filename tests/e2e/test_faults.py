@@ -49,7 +49,7 @@ def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest, fleet: Stack, reliability: Keep) -> Iterator[Callable[..., None]]:
-    """fault(seen, since_s, get=, post=, quiet_s=, slowest_s=): a row of the table, and what may be lost at most."""
+    """Yield a function that adds a row to the table and checks that no more was lost than is allowed."""
     name = row_name(request)
 
     def check(
@@ -69,14 +69,14 @@ def fault(request: pytest.FixtureRequest, fleet: Stack, reliability: Keep) -> It
 
 
 def row_name(request: pytest.FixtureRequest) -> str:
-    """The fleet, and what happens to it, as cells of the table."""
+    """Return the fleet, and what happens to it, as cells of the table."""
     words, _, ids = request.node.name.removeprefix("test_").rstrip("]").partition("[")
     kind, *more = ids.split("-")
     return f"{kind} | {' '.join([words.replace('_', ' '), *more[:1]])}"
 
 
 def unit(fleet: Stack) -> str:
-    """The proxy's unit, whose processes are called so, too."""
+    """Return the name of the proxy's unit, which is the name of its processes, too."""
     return "nginx" if fleet.proxy == "nginx" else "apache2"
 
 

@@ -36,7 +36,7 @@ def test_the_machine_of_the_balancer_restarts(fleet: Stack, fault: Callable[...,
 
 @pytest.fixture
 def _full(fleet: Stack) -> Generator[None]:
-    """The balancer has no room left on its disk."""
+    """Fill the disk of the balancer; free it afterwards."""
     on(fleet.balancer(), "sh", "-c", "dd if=/dev/zero of=/var/filler bs=1M count=99999", check=False)
     yield
     on(fleet.balancer(), "rm", "-f", "/var/filler")

@@ -63,7 +63,7 @@ class Killer:
             is_first = False
 
     def run(self, *command: str, until_s: float = UP_S, is_whole: bool = True) -> str:
-        """What the command prints, "" where it was killed; `pulumi cancel` comes first where Pulumi wants it."""
+        """Return what the command prints, "" where it was killed. Run `pulumi cancel` first if Pulumi asks for it."""
         with self.stack.start(*command, self.stack.name) as process:
             try:
                 output, _ = process.communicate(timeout=until_s)

@@ -32,7 +32,7 @@ def status(machine: str) -> dict[str, object]:
 
 
 def slot(machine: str) -> str:
-    """The one slot that runs."""
+    """Return the one slot that runs."""
     running = [
         name
         for name in ("blue", "green")

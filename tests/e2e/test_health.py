@@ -79,7 +79,7 @@ def pair(make_module_stack: Callable[..., Stack]) -> Stack:
 
 @pytest.fixture
 def well(pair: Stack) -> Generator[Stack]:
-    """The pair with nobody out, and with no memory of servers that were."""
+    """Return the pair with no server out, and with no memory of former servers."""
     # What it remembers of servers that came and went would make the next test wait for longer.
     on(pair.balancer(), "systemctl", "restart", "wsgi-fleet-health")
     eventually(lambda: out(pair) == [], timeout_s=20, message="all take requests")

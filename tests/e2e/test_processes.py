@@ -38,7 +38,7 @@ ILL_ON_ONE_PORT = (
 
 @pytest.fixture(scope="module", params=[SYSTEMD, SUPERVISORD], ids=["systemd, uWSGI", "supervisord, Tornado"])
 def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """A fleet of each process manager. A test leaves its servers well, with one release of unchanged code."""
+    """Create a fleet of each process manager. A test leaves its servers healthy, with one release of unchanged code."""
     stack = make_module_stack("processes", rollout={"start_timeout_s": 20}, **request.param)
     stack.up()
     return stack
@@ -46,7 +46,7 @@ def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack
 
 @pytest.fixture
 def edit(fleet: Stack) -> Generator[Callable[[str, str], None]]:
-    """edit(old, new) changes the application; afterwards its code is as before."""
+    """Yield a function that replaces old by new text in the application. Restore its code afterwards."""
     file = fleet.folder / "tests" / "e2e" / "app" / "probe.py"
     before = file.read_text()
     yield fleet.edit

@@ -69,7 +69,7 @@ def busy(make_module_stack: Callable[..., Stack]) -> Stack:
 
 
 def brought_up(stack: Stack, balancer: dict[str, Any]) -> Stack:
-    """A stack with this balancer, whose application says more than it usually does."""
+    """Bring up a stack with this balancer. Its application is extended by WORDS."""
     stack.edit('    start_response("200 OK", [("Content-Type", "application/json")])\n', WORDS)
     shared = {"hostnames": [HOSTNAME], "trusted_proxies": ["127.0.0.1/32"], "max_body_mib": 1}
     stack.settings["balancer"] = shared | balancer
@@ -100,7 +100,7 @@ def ask(stack: Stack, path: str, method: str = "GET", **headers: str) -> Answer:
 
 
 def said(answer: Answer) -> dict[str, Any]:
-    """What the application answered."""
+    """Return the application's response, parsed from JSON. Fail unless its status is 200."""
     assert answer[0] == 200, answer
     return json.loads(answer[2])
 

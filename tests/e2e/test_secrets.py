@@ -119,7 +119,7 @@ def test_an_application_that_tells_its_secrets_tells_them_to_its_own_journal_alo
 
 
 def machines(stack: Stack) -> Iterator[tuple[str, str]]:
-    """(what it is, its name) of one machine of each kind."""
+    """Yield (kind, name) of one machine of each kind."""
     yield "server", next(iter(stack.servers().values()))
     yield "balancer", stack.balancer()
 

@@ -70,7 +70,7 @@ def asked_of_the_application(stack: Stack) -> list[str]:
 
 
 def kept(stack: Stack) -> dict[str, Any]:
-    """What the balancer says that it has of the application."""
+    """Return the status of the application's static files on the balancer."""
     return json.loads(on(stack.balancer(), SCRIPT, "status", "probe"))
 
 

@@ -165,7 +165,7 @@ def give(stack: Stack, signed: Signed) -> None:
 
 
 def shown(stack: Stack, authority: Authority) -> str:
-    """Serial number of the certificate that a client which trusts the authority gets."""
+    """Return the serial number of the certificate that a client which trusts the authority gets."""
     context = ssl.create_default_context(cadata=authority.certificate)
     with handshake(https_port(stack), context, NAME) as made:
         certificate: Any = made.getpeercert()
