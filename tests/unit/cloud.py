@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def is_signed(headers: dict[str, str], body: bytes, service: str) -> bool:
-    """Whether a POST to / carries the signature that AWS's own library gives it, over all that AWS wants signed."""
+    """Return whether a POST to / has the signature of AWS's own library, over all that AWS wants signed."""
     lower = {name.lower(): value for name, value in headers.items()}
     _, _, rest = lower["authorization"].partition(" ")
     parts = dict(part.strip().split("=", 1) for part in rest.split(","))

@@ -73,7 +73,7 @@ class Registered:
         return repr(_replaced(self.inputs, lambda _: "[secret]"))
 
     def depends_on(self, other: Registered) -> bool:
-        """Whether the engine waits for other before it makes this one."""
+        """Return whether the engine waits for other before it creates this one."""
         return other.urn in self.dependencies
 
 
@@ -87,7 +87,7 @@ class Build:
     lookups: list[tuple[str, dict[str, Any]]] = field(default_factory=list[tuple[str, dict[str, Any]]])
 
     def of(self, type_: str) -> list[Registered]:
-        """All of a type (`aws:ec2/instance:Instance`, `pulumi-python:dynamic...:X`), by name.
+        """Return all of a type (`aws:ec2/instance:Instance`, `pulumi-python:dynamic...:X`), by name.
 
         Not in order of registration, which hangs on when inputs resolve and so on chance.
         """
@@ -178,7 +178,7 @@ def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """Wire form -> Python: secrets become Secret, references to resources their URN, whole floats ints."""
+    """Decode the wire form: secrets become Secret, references to resources their URN, whole floats ints."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if fields.get(_SIGNATURE) == _SECRET:

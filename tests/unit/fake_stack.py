@@ -23,7 +23,7 @@ Answer = str | dict[str, Any] | tuple[int, str] | Exception
 
 
 def vitals(**changes: Any) -> dict[str, Any]:
-    """Of any machine that is well."""
+    """Return the vitals of any healthy machine."""
     gib = 1 << 30
     well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": []}
     return {**well, "disk_error": "", "system": "running", "clock_s": time.time(), **changes}
@@ -107,11 +107,11 @@ class Machines:
         return Result(code, output)
 
     def status(self, name: str, answer: Answer) -> None:
-        """Have a server answer release.py status so."""
+        """Set a server's response to `release.py status`."""
         self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/release.py status"] = answer
 
     def traffic(self, answer: Answer) -> None:
-        """Have the balancer answer traffic.py so."""
+        """Set the balancer's response to traffic.py."""
         self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/traffic.py"] = answer
 
     def asked(self, machine: str) -> list[str]:
@@ -139,7 +139,7 @@ class FakeStack:
         return described("prod", self.output, None)
 
     def released(self, release: str, result: str = "done", *, is_rollback: bool = False, **last: Any) -> None:
-        """Have the journal tell of a movement, and the store hold the release."""
+        """Write a movement into the journal, and the release into the store."""
         # Keys are times; two within a microsecond would be one.
         time.sleep(0.001)
         journal = Journal(self.store, release=release, app="hello", revision="abc1234")
@@ -151,7 +151,7 @@ class FakeStack:
 
 
 def make(monkeypatch: Any) -> FakeStack:
-    """Stack `prod` with two servers that serve OLD; every command finds it."""
+    """Create stack `prod` with two servers that serve OLD; every command finds it."""
     described_: dict[str, Any] = {
         "servers": [{"name": name, "target": f"m-{name}", "address": ADDRESSES[name]} for name in NAMES],
         "health_path": "/healthz",

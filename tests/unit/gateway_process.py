@@ -61,7 +61,7 @@ class Process:
         return (self.folder / "log").read_text()
 
     def says_ready(self) -> bool:
-        """Whether it has said READY since this was asked. uWSGI tells other things first."""
+        """Return whether the gateway reported READY since the last call. uWSGI reports other things first."""
         with contextlib.suppress(TimeoutError):
             while True:
                 if b"READY=1" in self.notified.recv(1024).splitlines():
@@ -69,7 +69,7 @@ class Process:
         return False
 
     def wait_ready(self) -> None:
-        """Until it says READY; fails with its log when it ends before."""
+        """Wait until the gateway reports READY. Fail with its log when it ends before."""
         deadline = time.monotonic() + 60
         while True:
             if self.says_ready():
@@ -97,14 +97,14 @@ class Process:
         return {"status": response.status} | (json.loads(text) if response.status == 200 else {})
 
     def stop(self) -> int:
-        """Ask it to finish; how it ended."""
+        """Ask the gateway to finish, and return how it ended."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
 
 @contextlib.contextmanager
 def started(made: App, folder: Path, *processes: str, public: socket.socket | None = None) -> Generator[Process]:
-    """Start the gateway of an application in a folder, which holds app.py; ends it."""
+    """Start an application's gateway in a folder, with APP as app.py where it has none. Kill it afterwards."""
     kind = KINDS[made.gateway.kind]
     code = folder / "code"
     code.mkdir(parents=True, exist_ok=True)

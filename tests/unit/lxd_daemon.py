@@ -68,12 +68,12 @@ class Daemon:
         self.before(request, *[hook] * times)
 
     def addresses(self) -> set[str]:
-        """Where running instances answer."""
+        """Return the addresses of running instances."""
         running = (each for each in self.things["instances"].values() if each["status"] == "Running")
         return {device["ipv4.address"] for each in running for device in _nics(each)}
 
     def answer(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str]:
-        """HTTP status, content and ETag."""
+        """Return HTTP status, content and ETag."""
         path = urlsplit(target).path
         if method == "GET" and path in self.raw:
             return 200, self.raw[path], ""

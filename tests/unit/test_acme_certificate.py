@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands that were run; their output is nothing."""
+    """Return the commands that were run; their output is empty."""
     ran: list[list[str]] = []
 
     def run(*command: str, environment: dict[str, str] | None = None) -> str:

@@ -149,7 +149,7 @@ def test_a_request_that_no_server_answered_has_no_time_of_one() -> None:
 
 
 def escaped(text: bytes) -> str:
-    """As Apache escapes (ap_escape_logitem)."""
+    """Return a text as Apache escapes it (ap_escape_logitem)."""
     short = {7: "\\x07", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 13: "\\r", 34: '\\"', 92: "\\\\"}
     return "".join(short.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in text)
 

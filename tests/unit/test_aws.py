@@ -88,7 +88,7 @@ def prod() -> Build:
 
 
 def rules(build_: Build, type_: str, group: str) -> set[tuple[int, str]]:
-    """(port, cidr or name of the group at the other end) of every rule of a group."""
+    """Return (port, cidr or name of the group at the other end) of every rule of a group."""
     names = {each.id: each.name for each in build_.of(GROUP)}
     mine = [each.inputs for each in build_.of(type_) if each.inputs["securityGroupId"] == build_.one(GROUP, group).id]
     assert all(each["ipProtocol"] == "tcp" and each["fromPort"] == each["toPort"] for each in mine)

@@ -67,18 +67,18 @@ def of_aws(made: Build) -> list[Registered]:
 
 @pytest.fixture(scope="module")
 def prod() -> Build:
-    """Three zones, a NAT gateway in each."""
+    """Build three zones, a NAT gateway in each."""
     return built(vpc("a", "b", "c", nat="per_zone"))
 
 
 @pytest.fixture(scope="module")
 def small() -> Build:
-    """Two zones, one NAT gateway."""
+    """Build two zones, one NAT gateway."""
     return built(vpc("a", "b"))
 
 
 def ways(made: Build) -> dict[str, str]:
-    """Subnet -> the resource that its default route leads to."""
+    """Return subnet -> the resource that its default route leads to."""
     table_of = {each.inputs["subnetId"]: each.inputs["routeTableId"] for each in made.of(ASSOCIATION)}
     out: dict[str, str] = {}
     for route in made.of(ROUTE):

@@ -43,7 +43,7 @@ def _nobodys_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ssm() -> Iterator[Any]:
-    """Systems Manager of an empty account."""
+    """Yield the Systems Manager of an empty account."""
     with mock_aws():
         yield cast("Any", boto3).client("ssm", region_name=REGION)
 

@@ -231,7 +231,7 @@ def test_exec_runs_as_the_release_on_the_first_server_and_ends_as_the_command_do
 
 
 def test_what_exec_runs_reaches_the_machine_word_for_word(stack: FakeStack, tmp_path: Path) -> None:
-    """The script is run here, with a systemd-run that prints its arguments."""
+    """Run the script here, with a systemd-run that runs the command after `--`, and check the arguments."""
     fleet("exec", "--server", "hello-2", "--", "printf", "%s|", "a b", "c'd", "$HOME", "--", "-x")
     ((machine, words, _),) = stack.machines.calls
     stub = tmp_path / "systemd-run"

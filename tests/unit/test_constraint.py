@@ -34,7 +34,7 @@ def shipped(stack: str) -> dict[str, Any]:
 
 
 def of_aws(**changes: Any) -> list[str]:
-    """Problems of prod with real ids and these changes."""
+    """Return the problems of prod with real ids and these changes."""
     blocks = filled(shipped("prod"))
     found = problems_of(blocks | {"aws": blocks["aws"] | changes})
     assert all(line.startswith("aws") for line in found)
@@ -42,7 +42,7 @@ def of_aws(**changes: Any) -> list[str]:
 
 
 def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a block, with its path."""
+    """Yield every text in a block, with its path."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):

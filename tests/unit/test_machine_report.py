@@ -48,7 +48,7 @@ def giving(value: Any) -> Callable[..., Any]:
 
 
 def health(age_s: float = 1, **healthy: bool) -> dict[str, Any]:
-    """As traffic.py reads it; a server by its last number."""
+    """Return health as traffic.py reads it; a server by its last number."""
     servers = {f"10.0.0.{name[1:]}": {"healthy": each} for name, each in healthy.items()}
     return {"age_s": age_s, "servers": servers}
 
@@ -241,7 +241,7 @@ class Idle(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Nobody reads it."""
+        """Do nothing: no test reads this log."""
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> 
 
 
 def publish(root: Path, release: Release) -> str:
-    """Write it into the store as a rollout does; its id."""
+    """Write a release into the store as a rollout does, and return its id."""
     directory.create(root / "store")
     store = DirectoryStore(root / "store")
     store.write(f"hello/releases/{release.id}/code.tar.gz", release.archive)

@@ -90,7 +90,7 @@ def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
 
 
 def documents(kind: str, manager: Any, number: int = 3) -> dict[str, str]:
-    """Path -> text of what a server boots with."""
+    """Return what a server boots with: path -> text."""
     text = app_server.user_data([], kind=KINDS[kind], processes=Processes(manager, number))
     return {each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]}
 
@@ -208,7 +208,7 @@ def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_a
 
 
 def well(run: Path, other_than: int = 0) -> list[int]:
-    """Process ids once both answer, the second of which is another one."""
+    """Return both process ids once both respond and the second one is not `other_than`."""
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         told = on_server.of_supervisord("blue")
@@ -330,7 +330,7 @@ def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[st
 
 
 def named(name: str) -> str:
-    """Units of a slot, as they are started together."""
+    """Return the units of a slot, as they are started together."""
     return " ".join(slot.units(name))
 
 
@@ -465,7 +465,7 @@ class Nginx:
 
 @pytest.fixture
 def nginx_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nginx:
-    """One that runs and asks slot blue."""
+    """Create an Nginx that runs and passes requests to slot blue."""
     made = Nginx(tmp_path, monkeypatch)
     on_server.aim("blue")
     return made

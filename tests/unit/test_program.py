@@ -55,7 +55,7 @@ def run(stack: str, *, preview: bool = False, **changes: Any) -> Build:
 
 
 def text(value: Any) -> str:
-    """As Pulumi hands it over."""
+    """Return a value as Pulumi hands it over."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

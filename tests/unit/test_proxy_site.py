@@ -60,7 +60,7 @@ def test_a_stack_that_sets_none_of_it_gets_the_site_without_it() -> None:
 
 
 def word(text: str) -> str:
-    """As Nginx reads it between double quotes."""
+    """Return a text as Nginx reads it between double quotes."""
     return re.sub(r'\\(["\\])', r"\1", text)
 
 

@@ -34,7 +34,7 @@ def store() -> Part:
 
 
 def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after an engine that was killed."""
+    """Check that output to a closed pipe raises nothing, as after an engine that was killed."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb", buffering=0) as pipe:
@@ -45,7 +45,7 @@ def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(autouse=True)
 def bundles(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Options of the bundles that were asked for; each is made."""
+    """Return the options of the bundles that were asked for; each is created."""
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:

@@ -40,7 +40,7 @@ def app(**changes: Any) -> App:
 
 
 def directives(text: str, folder: Path) -> list[dict[str, Any]]:
-    """Nginx text as crossplane reads it. Raises for what Nginx would not parse."""
+    """Return Nginx text as crossplane reads it. Raise AssertionError for what Nginx would not parse."""
     file = folder / "nginx.conf"
     file.write_text("events {}\nhttp {\n" + text + "\n}\n")
     parsed: dict[str, Any] = crossplane.parse(str(file), single=True, strict=False)  # pyright: ignore

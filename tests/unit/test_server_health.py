@@ -15,7 +15,7 @@ TICK_S = 0.25
 
 
 def quiet() -> bool:
-    """Clients got nothing from it."""
+    """Return False: clients got no response from the server."""
     return False
 
 
@@ -49,7 +49,7 @@ def lived(
 
 
 def between(begin: float, end: float, how: Answer) -> Callable[[float], Answer]:
-    """Good but for that time."""
+    """Return a function of the time that gives `how` in that time, else GOOD."""
     return lambda now: how if begin <= now < end else Answer.GOOD
 
 

@@ -47,7 +47,7 @@ def written(values: Mapping[str, Any], format_: str = "python") -> dict[str, str
 
 
 def same(read_back: Any, values: Any) -> None:
-    """Equal, and of the same types: True is no 1, and 1.0 no 1."""
+    """Check that values are equal, and of the same types: True is not 1, and 1.0 is not 1."""
     assert repr(read_back) == repr(values)
 
 

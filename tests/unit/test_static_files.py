@@ -64,7 +64,7 @@ def rolled_out(release: str, **files: str) -> None:
 
 
 def served(app: Path) -> dict[str, str]:
-    """Path -> content of all that Nginx finds."""
+    """Return all files that Nginx finds: path -> content."""
     root = app / "served"
     return {str(file.relative_to(root)): file.read_text() for file in root.rglob("*") if file.is_file()}
 
