@@ -182,7 +182,7 @@ def _leftovers_of_killed_runs_are_reaped() -> None:
 
 
 def _stacks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., Stack]]:
-    """make(name, **app settings) -> a stack that is not up yet; gone with the fixture, whatever happened to it."""
+    """Yield make(name, **app settings), which returns a stack that is not up yet. Remove all stacks at the end."""
     made: list[Stack] = []
 
     def make(name: str, **app: Any) -> Stack:
@@ -208,7 +208,7 @@ make_session_stack = pytest.fixture(_stacks, scope="session", name="make_session
 
 @pytest.fixture(scope="session")
 def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
-    """Three app servers and a balancer. A test may change it; it leaves three servers that serve one release."""
+    """Create three app servers and a balancer. A test may change them; it leaves three that serve one release."""
     stack = make_session_stack(
         "fleet",
         environment=ENVIRONMENT,
@@ -223,7 +223,7 @@ def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
 
 @pytest.fixture(scope="module")
 def release_fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """Three servers of a release "1", for one file. Its tests leave it with three servers that serve one release."""
+    """Create three servers of a release "1", for one file. Its tests leave three servers that serve one release."""
     name = request.path.stem.removeprefix("test_").replace("_", "-")
     stack = make_module_stack(name, rollout={"start_timeout_s": 20})
     stack.up()

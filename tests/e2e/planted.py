@@ -126,7 +126,7 @@ class Planted:
 
 
 def made_by(stack: Stack) -> dict[str, str]:
-    """Secrets that nobody gave, by the names of their resources; those of the application by their variables."""
+    """Return generated secrets by the names of their resources; those of the application by their variables."""
     state = json.loads(stack.pulumi("stack", "export", "--show-secrets", "-s", stack.name))
     return {
         each["urn"].rpartition("::")[2].removeprefix("probe-secret-"): json.loads(each["outputs"]["value"]["plaintext"])

@@ -58,7 +58,7 @@ def forms(value: str) -> tuple[bytes, ...]:
 
 
 def within(content: bytes, secrets: Mapping[str, str]) -> list[str]:
-    """Names of the secrets that a content holds, packed by gzip or not."""
+    """Return the names of the secrets that a content contains, packed by gzip or not."""
     if content.startswith(b"\x1f\x8b"):
         with contextlib.suppress(OSError, EOFError):
             content += gzip.decompress(content)

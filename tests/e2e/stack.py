@@ -131,7 +131,7 @@ class Stack:
         return document.get("config", {}).get("wsgi-fleet:apps", {}).get("probe", {}).get("secrets", {})
 
     def set_secret(self, name: str, value: str) -> None:
-        """As a user does it: encrypted in the stack file."""
+        """Set a secret as a user does: encrypted in the stack file."""
         self.pulumi(
             "config", "set", "-s", self.name, "--secret", "--path", f"wsgi-fleet:apps.probe.secrets.{name}", value
         )
@@ -213,11 +213,11 @@ class Stack:
         return self.pulumi("stack", "export", "-s", self.name)
 
     def servers(self) -> dict[str, str]:
-        """Role -> name of the machine, of the app servers."""
+        """Return the app servers: role -> name of the machine."""
         return self.output("servers")
 
     def machines(self, kind: str) -> dict[str, str]:
-        """Role -> machine of this stack as LXD has them. kind: "app" or "balancer"."""
+        """Return this stack's machines as LXD lists them: role -> machine. kind: "app" or "balancer"."""
         found = {each["config"]["user.wsgi-fleet.role"]: each["name"] for each in self.instances()}
         return {role: name for role, name in found.items() if role.startswith("balancer") == (kind == "balancer")}
 
@@ -242,7 +242,7 @@ class Stack:
         file.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{version}"', file.read_text()))
 
     def release_version(self, version: str) -> str:
-        """Change what the application calls its version, and bring it up. What `up` printed."""
+        """Change what the application calls its version, bring it up, and return what `up` printed."""
         self.set_version(version)
         return self.up()
 
@@ -251,7 +251,7 @@ class Stack:
             return json.loads(response.read())
 
     def who_answers(self, requests: int = 60) -> set[tuple[str, str]]:
-        """(server, version) of many answers."""
+        """Return (server, version) of many responses."""
         answers = [self.get() for _ in range(requests)]
         return {(answer["server"], answer["version"]) for answer in answers}
 
@@ -293,13 +293,13 @@ def eventually(what: Any, *, timeout_s: float = 180, message: str) -> Any:
 
 
 def processes_that_name(words: Sequence[str]) -> list[str]:
-    """Command lines of running processes that hold one of the words."""
+    """Return the command lines of running processes that contain one of the words."""
     lines = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout.splitlines()
     return [line for line in lines if any(word in line for word in words)]
 
 
 def executed(stack: Stack) -> list[str]:
-    """Ids of the POSTs that the application executed, on all servers."""
+    """Return the ids of the POSTs that the application executed, on all servers."""
     # One that was away may have executed none.
     read = ("sh", "-c", "cat /var/lib/app/posts 2>/dev/null || true")
     return [id_ for machine in stack.servers().values() for id_ in on(machine, *read).split()]
@@ -313,7 +313,7 @@ def what_was_logged(stack: Stack) -> str:
 
 
 def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
-    """Every request was answered, and each POST executed once."""
+    """Check that every request was answered, and that each POST was executed once."""
     assert outcome.failed_fresh == [], f"{outcome}\n{what_was_logged(stack)}"
     assert outcome.failed_kept == [], outcome
     done = executed(stack)
@@ -327,6 +327,6 @@ def releases_that_answer(stack: Stack) -> set[str]:
 
 
 def has_reached(stack: Stack, before: set[Path], phase: str) -> bool:
-    """Whether a rollout whose journal was not there before says that it has come so far."""
+    """Return whether a journal that was not there before contains the event of this phase."""
     new = [file for file in (stack.folder / ".state").rglob("journal/*.jsonl") if file not in before]
     return any(json.loads(line)["event"] == phase for file in new for line in file.read_text().splitlines())

@@ -52,7 +52,7 @@ def wait_for(address: str, trust: ssl.SSLContext, process: subprocess.Popen[str]
 
 @pytest.fixture(scope="module", params=["nginx", "apache"])
 def stack(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """One server behind a balancer without TLS yet, which is not patient with names."""
+    """Create one server behind a balancer without TLS yet, which waits 3 s instead of 90 s for names."""
     made = make_module_stack(f"acme-{request.param}", fleet={"servers": 1})
     made.settings["balancer"] = {"proxy": {"kind": request.param}}
     made.settings["lxd"]["tls_port"] = free_port()
@@ -125,7 +125,7 @@ def pebble(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Generator[
 
 
 def serial(stack: Stack, root: str) -> str:
-    """Of the certificate that a client which trusts this authority gets. Raises ssl.SSLError if it gets another."""
+    """Return the serial of the certificate that a client which trusts this authority gets, or raise ssl.SSLError."""
     with handshake(https_port(stack), ssl.create_default_context(cadata=root), NAME) as made:
         certificate: Any = made.getpeercert()
         return str(certificate["serialNumber"])

@@ -32,7 +32,7 @@ class Unmoved(urllib.request.HTTPRedirectHandler):
 
 
 def ask(stack: Stack, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, Any]:
-    """Status, and the answer of an application or where a redirect leads."""
+    """Return the status, and the response of an application or where a redirect leads."""
     request = urllib.request.Request(stack.url + path, headers={"Host": host, **headers})
     try:
         with urllib.request.build_opener(Unmoved).open(request, timeout=30) as response:

@@ -17,7 +17,7 @@ OURS = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host",
 
 @pytest.fixture(scope="module", params=["nginx", pytest.param("apache", marks=pytest.mark.long)])
 def attacked(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """One server behind a balancer that believes nobody."""
+    """Create one server behind a balancer that trusts no proxy."""
     stack = make_module_stack(f"attacks-{request.param}", fleet={"servers": 1}, rollout={"bake_s": 0})
     stack.proxy = request.param
     stack.up()

@@ -59,7 +59,7 @@ def address(stack: AwsStack) -> str:
 def ask(
     stack: AwsStack, host: str, path: str = "/", *, https: bool = True
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Status, headers and body of the answer to a client that trusts the authority alone."""
+    """Return status, headers and body of the response to a client that trusts the authority alone."""
     raw = socket.create_connection((address(stack), 443 if https else 80), timeout=30)
     connection = http.client.HTTPConnection(host)
     connection.sock = TRUST.wrap_socket(raw, server_hostname=host) if https else raw

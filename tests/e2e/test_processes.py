@@ -54,7 +54,7 @@ def edit(fleet: Stack) -> Generator[Callable[[str, str], None]]:
 
 
 def answers(stack: Stack, requests: int = 120, path: str = "/") -> Counter[tuple[str, str]]:
-    """(server, the last digits of the port) -> how often it answered; eight clients at a time."""
+    """Count responses by (server, last digits of the port), with eight clients at a time."""
     with ThreadPoolExecutor(8) as clients:
         told = list(clients.map(stack.get, [path] * requests))
     return Counter((each["server"], each["port"][-2:]) for each in told)
@@ -65,7 +65,7 @@ def everyone(stack: Stack) -> set[tuple[str, str]]:
 
 
 def slot_of(machine: str) -> str:
-    """By the configuration of its Nginx."""
+    """Return the slot that a machine's Nginx configuration names."""
     return on(machine, "readlink", "/etc/nginx/nginx.conf").strip().removesuffix(".conf").rpartition("-")[2]
 
 

@@ -29,7 +29,7 @@ REACHED = {
 
 
 def by_design() -> Iterator[Hit]:
-    """Where a secret has to be, and who may read it there (docs/operations.md, Secrets)."""
+    """Yield where a secret has to be, and which users may read it there (docs/operations.md, Secrets)."""
     for name in OF_APP:
         for file in ("environment", "secrets.json"):
             yield Hit(f"server: /srv/app/releases/ID/{file}", name, "root:root 600")

@@ -62,7 +62,7 @@ CRUEL: dict[str, Callable[[], object]] = {
 
 
 def app(environ: Environ, start_response: Callable[..., Any]) -> Any:
-    """PEP 3333."""
+    """Serve a request as PEP 3333 defines it."""
     view, query = environ["PATH_INFO"].strip("/"), parse_qs(environ["QUERY_STRING"])
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     time.sleep(float(query.get("s", ["0"])[0]))
