@@ -61,7 +61,7 @@ class Authority:
         days: tuple[float, float] = (-1, 30),
         private: PrivateKey | None = None,
     ) -> Signed:
-        """A certificate for these names. days: from when to when it is valid, counted from now."""
+        """Return a certificate for these names. days: from when to when it is valid, counted from now."""
         made = private or key()
         builder = _builder(names[0] if names else "nobody", self.name, made, days)
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]

@@ -35,7 +35,7 @@ class Combination(NamedTuple):
 
     @property
     def app(self) -> dict[str, Any]:
-        """What it says of an application."""
+        """The combination's settings of an application."""
         return {
             "gateway": {**GATEWAYS[self.gateway], "processes": 3},
             "fleet": {"servers": 2, "process_manager": self.manager, "balancing": self.balancing},
@@ -43,17 +43,17 @@ class Combination(NamedTuple):
 
     @property
     def balancer(self) -> dict[str, Any]:
-        """What it says of the balancer."""
+        """The combination's settings of the balancer."""
         return {"proxy": {"kind": self.proxy}}
 
     def settings(self) -> Settings:
-        """Of a stack with it. Raises pydantic.ValidationError where it is refused."""
+        """Return settings of a stack with this combination. Raise pydantic.ValidationError where it is rejected."""
         app = {"source": "tests/e2e/app", "module": "probe:app", **self.app}
         return Settings.model_validate({"platform": "lxd", "apps": {"probe": app}, "balancer": self.balancer})
 
     @property
     def refusal(self) -> str:
-        """Why it is refused, "" where it is not."""
+        """The reason why the combination is rejected, "" where it is valid."""
         try:
             self.settings()
         except ValidationError as error:
@@ -66,7 +66,7 @@ VALID = [each for each in EVERY if not each.refusal]
 
 
 def booted() -> list[Combination]:
-    """Of the valid ones few, in which each two of gateway, kind of server and proxy stand together once at least.
+    """Return few valid combinations, in which every pair of gateway, kind of server and proxy occurs at least once.
 
     A kind of server is manager and balancing together, so each gateway is booted in each of them. The default is among
     them, for it alone has a site that speaks uwsgi.

@@ -30,7 +30,7 @@ class Attack:
 
 
 def statuses(response: bytes) -> tuple[int, ...]:
-    """Those of all responses, in order; interim ones left out."""
+    """Return the statuses of all responses, in order; interim ones are left out."""
     return tuple(int(found) for found in _STATUS.findall(response) if found != b"100")
 
 
@@ -48,7 +48,7 @@ def exchange(port: int, sent: bytes) -> bytes:
 
 
 def request(line: str = "GET / HTTP/1.1", *headers: str, body: str = "", host: str = "Host: fleet.example") -> bytes:
-    """A request that asks for its connection to be closed."""
+    """Return a request that asks for its connection to be closed."""
     lines = [line, *([host] if host else []), *headers, "Connection: close"]
     return "".join(f"{each}\r\n" for each in lines).encode("latin-1") + b"\r\n" + body.encode("latin-1")
 
@@ -58,7 +58,7 @@ def _post(*headers: str, body: str = "") -> bytes:
 
 
 def _lengths() -> Iterator[Attack]:
-    """Where a message ends: two readings of it are how a request is smuggled (RFC 9112 6.3, 11.2)."""
+    """Yield messages with an ambiguous end, by which a request can be smuggled (RFC 9112 6.3, 11.2)."""
     chunked = "Transfer-Encoding: chunked"
     both = f"0\r\n\r\n{_INNER}"
     yield Attack("length and chunked", _post(f"Content-Length: {len(both)}", chunked, body=both), (400,), (411,))
@@ -91,7 +91,7 @@ def _lengths() -> Iterator[Attack]:
 
 
 def _lines() -> Iterator[Attack]:
-    """Request lines and header lines that no grammar allows (RFC 9112 3, 5)."""
+    """Yield request lines and header lines that no grammar allows (RFC 9112 3, 5)."""
     yield Attack("HTTP/0.9", b"GET /\r\n", (), (), b'{"version"')
     yield Attack("HTTP/2.0", request("GET / HTTP/2.0"), (505,), (200,))
     yield Attack("HTTP/1.2", request("GET / HTTP/1.2"), (200,), (200,))
@@ -129,7 +129,7 @@ def _lines() -> Iterator[Attack]:
 
 
 def _sizes() -> Iterator[Attack]:
-    """What is too large is refused, and what is taken fits the gateway."""
+    """Yield requests of many sizes: what is too large is rejected, and what is accepted fits the gateway."""
     yield Attack("URL of 13,000 bytes", request(f"GET /{'a' * 13_000} HTTP/1.1"), (200,), (414,))
     yield Attack("URL of 16,200 bytes", request(f"GET /{'a' * 16_200} HTTP/1.1"), (414,), (414,))
     yield Attack("URL of 100,000 bytes", request(f"GET /{'a' * 100_000} HTTP/1.1"), (414,), (414,))
@@ -146,7 +146,7 @@ def _sizes() -> Iterator[Attack]:
 
 
 def _paths() -> Iterator[Attack]:
-    """Paths that lead out of a site, or mean another one behind the proxy than before it."""
+    """Yield paths that lead out of a site, or mean another path behind the proxy than before it."""
     out = ("/../etc/passwd", "/static/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/a/%2e%2e/%2e%2e/etc/passwd")
     for path in out:
         yield Attack(f"path {path}", request(f"GET {path} HTTP/1.1"), (400,), (400,))

@@ -129,7 +129,7 @@ def _rows(request: pytest.FixtureRequest) -> Generator[list[str]]:
 
 @pytest.fixture
 def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome], None]:
-    """table(outcome) keeps a row for `--table`."""
+    """Return a function of an outcome that adds a row for `--table`."""
     case = re.sub(r"[_\[\]]+", " ", request.node.name.removeprefix("test_")).strip()
 
     def keep(outcome: Outcome) -> None:
@@ -141,7 +141,7 @@ def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome
 
 @pytest.fixture(scope="session")
 def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen, float, bool], None]]:
-    """reliability(fault, seen, quiet_s, is_well) keeps a row for `--reliability`."""
+    """Yield a function that adds a row for `--reliability`; the rows are written to the file at the end."""
     rows: list[str] = []
 
     def keep(fault: str, seen: Seen, quiet_s: float, is_well: bool) -> None:
@@ -158,7 +158,7 @@ def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen
 
 @pytest.fixture
 def security(record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """security(table, *cells) keeps a row for `--security`."""
+    """Return a function of a table and cells that adds a row for `--security`."""
 
     def keep(table: str, *cells: str) -> None:
         record_property(table, json.dumps(cells))
@@ -182,7 +182,7 @@ def _leftovers_of_killed_runs_are_reaped() -> None:
 
 
 def _stacks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., Stack]]:
-    """make(name, **app settings) -> a stack that is not up yet; gone with the fixture, whatever happened to it."""
+    """Yield make(name, **app settings), which returns a stack that is not up yet. Remove all stacks at the end."""
     made: list[Stack] = []
 
     def make(name: str, **app: Any) -> Stack:
@@ -208,7 +208,7 @@ make_session_stack = pytest.fixture(_stacks, scope="session", name="make_session
 
 @pytest.fixture(scope="session")
 def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
-    """Three app servers and a balancer. A test may change it; it leaves three servers that serve one release."""
+    """Create three app servers and a balancer. A test may change them; it leaves three that serve one release."""
     stack = make_session_stack(
         "fleet",
         environment=ENVIRONMENT,
@@ -223,7 +223,7 @@ def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
 
 @pytest.fixture(scope="module")
 def release_fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """Three servers of a release "1", for one file. Its tests leave it with three servers that serve one release."""
+    """Create three servers of a release "1", for one file. Its tests leave three servers that serve one release."""
     name = request.path.stem.removeprefix("test_").replace("_", "-")
     stack = make_module_stack(name, rollout={"start_timeout_s": 20})
     stack.up()
@@ -232,7 +232,7 @@ def release_fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..
 
 @pytest.fixture
 def good(fleet: Stack) -> Generator[Callable[[str, str], None]]:
-    """good(old, new) changes the application; afterwards its code is as it was before, and serves."""
+    """Yield a function that replaces old by new text in the application. Restore its code afterwards."""
     files = {name: fleet.folder / "tests" / "e2e" / "app" / name for name in ("probe.py", "requirements.txt")}
     before = {name: file.read_text() for name, file in files.items()}
 

@@ -48,7 +48,7 @@ class Outcome:
 
     @property
     def p99_ms(self) -> float:
-        """Of quick requests that were answered."""
+        """The 99th percentile of answered quick requests, in milliseconds."""
         return statistics.quantiles(self.quick_s, n=100)[98] * 1000 if len(self.quick_s) > 1 else 0.0
 
     def __str__(self) -> str:
@@ -76,7 +76,7 @@ class _OneAddress(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 class Background:

@@ -126,7 +126,7 @@ class Planted:
 
 
 def made_by(stack: Stack) -> dict[str, str]:
-    """Secrets that nobody gave, by the names of their resources; those of the application by their variables."""
+    """Return generated secrets by the names of their resources; those of the application by their variables."""
     state = json.loads(stack.pulumi("stack", "export", "--show-secrets", "-s", stack.name))
     return {
         each["urn"].rpartition("::")[2].removeprefix("probe-secret-"): json.loads(each["outputs"]["value"]["plaintext"])
@@ -136,7 +136,7 @@ def made_by(stack: Stack) -> dict[str, str]:
 
 
 def ask(stack: Stack, user: str, password: str) -> str:
-    """What the application is asked with, and answers; or the status."""
+    """Return what the application received, as its response shows it, or "refused" after an HTTP error."""
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     word = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -148,7 +148,7 @@ def ask(stack: Stack, user: str, password: str) -> str:
 
 
 def shown(stack: Stack) -> dict[str, str]:
-    """What commands that show something of a stack print; a bundle is left beside it."""
+    """Return what commands that show something of a stack print. Leave a bundle beside the stack."""
     printed = {f"pulumi {' '.join(words)}": stack.pulumi(*words, "-s", stack.name) for words in PULUMI}
     for words in (*FLEET, ("bundle", "--output", str(stack.folder.parent / "bundle.tar.gz"))):
         result = stack.fleet(*words)

@@ -48,7 +48,7 @@ class Process(NamedTuple):
 
 @cache
 def forms(value: str) -> tuple[bytes, ...]:
-    """It as it is, and as it stands in Base64, where what is before it shifts it by 0, 1 or 2 bytes."""
+    """Return the value as it is, and in Base64, shifted by 0, 1 or 2 bytes by what stands before it."""
     raw = value.encode()
     # The digits that hold bits of nothing but the value.
     shifted = (
@@ -58,7 +58,7 @@ def forms(value: str) -> tuple[bytes, ...]:
 
 
 def within(content: bytes, secrets: Mapping[str, str]) -> list[str]:
-    """Names of the secrets that a content holds, packed by gzip or not."""
+    """Return the names of the secrets that a content contains, packed by gzip or not."""
     if content.startswith(b"\x1f\x8b"):
         with contextlib.suppress(OSError, EOFError):
             content += gzip.decompress(content)

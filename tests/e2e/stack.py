@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 def copy_of_checkout(target: Path) -> None:
-    """What a clone of the present state would hold: tracked files and new ones, nothing ignored."""
+    """Copy what a clone of the present state would contain: tracked files and new ones, no ignored ones."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -83,7 +83,7 @@ class Stack:
 
     @classmethod
     def make(cls, name: str, tmp: Path, **app: Any) -> Stack:
-        """A stack that serves tests/e2e/app, not up yet. app: settings of the application."""
+        """Create a stack that serves tests/e2e/app, not up yet. app: settings of the application."""
         stack = cls(f"e2e-{os.getpid()}-{name}", tmp / "project")
         copy_of_checkout(stack.folder)
         stack.settings = {
@@ -131,7 +131,7 @@ class Stack:
         return document.get("config", {}).get("wsgi-fleet:apps", {}).get("probe", {}).get("secrets", {})
 
     def set_secret(self, name: str, value: str) -> None:
-        """As a user does it: encrypted in the stack file."""
+        """Set a secret as a user does: encrypted in the stack file."""
         self.pulumi(
             "config", "set", "-s", self.name, "--secret", "--path", f"wsgi-fleet:apps.probe.secrets.{name}", value
         )
@@ -158,7 +158,7 @@ class Stack:
         }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A pulumi command in the background, in a process group of its own."""
+        """Start a pulumi command in the background, in a process group of its own."""
         return subprocess.Popen(
             ["pulumi", *arguments, "--non-interactive"],
             cwd=self.folder, env=self.environment(), text=True, start_new_session=True,
@@ -166,7 +166,7 @@ class Stack:
         )  # fmt: skip
 
     def pulumi(self, *arguments: str, fails: bool = False) -> str:
-        """What a pulumi command prints. Raises AssertionError with it unless it ends as it should."""
+        """Return what a pulumi command prints. Raise AssertionError with its output unless it ends as expected."""
         process = self.start(*arguments)
         try:
             output, _ = process.communicate(timeout=UP_S)
@@ -177,7 +177,7 @@ class Stack:
         return output
 
     def start_up(self) -> subprocess.Popen[str]:
-        """An `up` in the background."""
+        """Start an `up` in the background."""
         self.write()
         return self.start(*UP, self.name)
 
@@ -186,7 +186,7 @@ class Stack:
         return self.pulumi(*UP, self.name, *flags, fails=fails)
 
     def fleet(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """The operator's command as ./fleet starts it, on this stack."""
+        """Run the operator's command on this stack, as ./fleet starts it."""
         return subprocess.run(
             [sys.executable, "-m", "commands", *arguments],
             cwd=self.folder, env=self.environment() | {"FLEET_STACK": self.name}, check=False, capture_output=True,
@@ -213,16 +213,16 @@ class Stack:
         return self.pulumi("stack", "export", "-s", self.name)
 
     def servers(self) -> dict[str, str]:
-        """Role -> name of the machine, of the app servers."""
+        """Return the app servers: role -> name of the machine."""
         return self.output("servers")
 
     def machines(self, kind: str) -> dict[str, str]:
-        """Role -> machine of this stack as LXD has them. kind: "app" or "balancer"."""
+        """Return this stack's machines as LXD lists them: role -> machine. kind: "app" or "balancer"."""
         found = {each["config"]["user.wsgi-fleet.role"]: each["name"] for each in self.instances()}
         return {role: name for role, name in found.items() if role.startswith("balancer") == (kind == "balancer")}
 
     def instances(self) -> list[dict[str, Any]]:
-        """This stack's instances as LXD has them."""
+        """Return this stack's instances as LXD lists them."""
         every = json.loads(lxc("query", "/1.0/instances?recursion=1").stdout)
         return [each for each in every if each["config"].get("user.wsgi-fleet.owner", "").startswith(f"{self.name}-")]
 
@@ -242,7 +242,7 @@ class Stack:
         file.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{version}"', file.read_text()))
 
     def release_version(self, version: str) -> str:
-        """Change what the application calls its version, and bring it up. What `up` printed."""
+        """Change what the application calls its version, bring it up, and return what `up` printed."""
         self.set_version(version)
         return self.up()
 
@@ -251,18 +251,18 @@ class Stack:
             return json.loads(response.read())
 
     def who_answers(self, requests: int = 60) -> set[tuple[str, str]]:
-        """(server, version) of many answers."""
+        """Return (server, version) of many responses."""
         answers = [self.get() for _ in range(requests)]
         return {(answer["server"], answer["version"]) for answer in answers}
 
 
 def lxc(*arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """The lxc client; standard input is never the test's own."""
+    """Run the lxc client. Its standard input is never the test's own."""
     return subprocess.run(["lxc", *arguments], check=check, capture_output=True, text=True, input=stdin, timeout=120)
 
 
 def on(machine: str, *command: str, check: bool = True) -> str:
-    """What a command on a machine prints. Not by `lxc exec` itself, which loses that now and then."""
+    """Return what a command on a machine prints. Do not use `lxc exec` itself, which loses output now and then."""
     try:
         result = LxdTransport().exec(machine, command, timeout_s=120)
     except (Unreachable, TimeoutError) as error:
@@ -274,7 +274,7 @@ def on(machine: str, *command: str, check: bool = True) -> str:
 
 
 def what_the_proxy_minds(front: str) -> str:
-    """What Nginx or Apache, as the balancer has it, says of its configuration besides that it is well."""
+    """Return what the balancer's Nginx or Apache prints about its configuration, without "Syntax OK"."""
     test = "if [ -e /etc/apache2/wsgi-fleet ]; then apache2 -t; else nginx -t -q; fi"
     return "".join(line for line in on(front, "sh", "-c", test).splitlines() if line != "Syntax OK")
 
@@ -293,27 +293,27 @@ def eventually(what: Any, *, timeout_s: float = 180, message: str) -> Any:
 
 
 def processes_that_name(words: Sequence[str]) -> list[str]:
-    """Command lines of running processes that hold one of the words."""
+    """Return the command lines of running processes that contain one of the words."""
     lines = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout.splitlines()
     return [line for line in lines if any(word in line for word in words)]
 
 
 def executed(stack: Stack) -> list[str]:
-    """Ids of the POSTs that the application executed, on all servers."""
+    """Return the ids of the POSTs that the application executed, on all servers."""
     # One that was away may have executed none.
     read = ("sh", "-c", "cat /var/lib/app/posts 2>/dev/null || true")
     return [id_ for machine in stack.servers().values() for id_ in on(machine, *read).split()]
 
 
 def what_was_logged(stack: Stack) -> str:
-    """What gateways and the proxy of a stack said of late: why a request was lost is among it."""
+    """Return the last log lines of a stack's gateways and proxy, which contain why a request was lost."""
     read = "journalctl -q --no-pager -o short-precise --since -2min | tail -n 150"
     machines = [*stack.servers().values(), stack.balancer()]
     return "\n".join(f"{machine}:\n{on(machine, 'sh', '-c', read, check=False)}" for machine in machines)
 
 
 def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
-    """Every request was answered, and each POST executed once."""
+    """Check that every request was answered, and that each POST was executed once."""
     assert outcome.failed_fresh == [], f"{outcome}\n{what_was_logged(stack)}"
     assert outcome.failed_kept == [], outcome
     done = executed(stack)
@@ -327,6 +327,6 @@ def releases_that_answer(stack: Stack) -> set[str]:
 
 
 def has_reached(stack: Stack, before: set[Path], phase: str) -> bool:
-    """Whether a rollout whose journal was not there before says that it has come so far."""
+    """Return whether a journal that was not there before contains the event of this phase."""
     new = [file for file in (stack.folder / ".state").rglob("journal/*.jsonl") if file not in before]
     return any(json.loads(line)["event"] == phase for file in new for line in file.read_text().splitlines())

@@ -27,7 +27,7 @@ class Seen:
     seconds: list[float] = field(default_factory=list[float])
 
     def of(self, method: str) -> int:
-        """How many of a method failed."""
+        """Return how many requests of a method failed."""
         return sum(each[1] == method for each in self.failed)
 
     @property
@@ -35,7 +35,7 @@ class Seen:
         return sorted(self.seconds)[int(len(self.seconds) * 0.99)] if self.seconds else 0.0
 
     def quiet_after_s(self, since_s: float) -> float:
-        """Seconds from a moment until the last failure."""
+        """Return the seconds from a moment until the last failure."""
         return max([0.0, *(moment - since_s for moment, *_ in self.failed)])
 
     def __str__(self) -> str:

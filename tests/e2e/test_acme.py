@@ -38,7 +38,7 @@ class Pebble:
 
 
 def wait_for(address: str, trust: ssl.SSLContext, process: subprocess.Popen[str], log: Path) -> bytes:
-    """What it answers, once it does."""
+    """Return the body of the first response from the address. Fail after 20 s or when the process ends."""
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -52,7 +52,7 @@ def wait_for(address: str, trust: ssl.SSLContext, process: subprocess.Popen[str]
 
 @pytest.fixture(scope="module", params=["nginx", "apache"])
 def stack(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """One server behind a balancer without TLS yet, which is not patient with names."""
+    """Create one server behind a balancer without TLS yet, which waits 3 s instead of 90 s for names."""
     made = make_module_stack(f"acme-{request.param}", fleet={"servers": 1})
     made.settings["balancer"] = {"proxy": {"kind": request.param}}
     made.settings["lxd"]["tls_port"] = free_port()
@@ -70,7 +70,7 @@ def address_of(stack: Stack) -> str:
 
 @pytest.fixture(scope="module")
 def pebble(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Generator[Pebble]:
-    """An ACME server where the balancer reaches it, in whose DNS every name leads to the balancer."""
+    """Create an ACME server that the balancer can reach. In its DNS every name leads to the balancer."""
     folder, address = tmp_path_factory.mktemp("pebble"), address_of(stack)
     gateway = address.rpartition(".")[0] + ".1"
     authority = Authority()
@@ -125,7 +125,7 @@ def pebble(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Generator[
 
 
 def serial(stack: Stack, root: str) -> str:
-    """Of the certificate that a client which trusts this authority gets. Raises ssl.SSLError if it gets another."""
+    """Return the serial of the certificate that a client which trusts this authority gets, or raise ssl.SSLError."""
     with handshake(https_port(stack), ssl.create_default_context(cadata=root), NAME) as made:
         certificate: Any = made.getpeercert()
         return str(certificate["serialNumber"])

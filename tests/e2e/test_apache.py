@@ -52,7 +52,7 @@ SNIPPETS = [
 
 @pytest.fixture(scope="module")
 def busy(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Two servers behind a balancer that does all that Apache can; it believes this machine about the client."""
+    """Create two servers behind a balancer that does all that Apache can. It trusts this machine about the client."""
     stack = make_module_stack("apache", fleet={"servers": 2}, health_path="/well", rollout={"bake_s": 0})
     stack.proxy = "apache"
     mine = {key: value for key, value in PROXY.items() if key not in ("cache", "memcached")}
@@ -60,7 +60,7 @@ def busy(make_module_stack: Callable[..., Stack]) -> Stack:
 
 
 def load_on(stack: Stack) -> Load:
-    """Beneath a path that asks for no password."""
+    """Return a load beneath a path that asks for no password."""
     return Load(f"http://shop.example.org:{stack.settings['lxd']['port']}/open", address="127.0.0.1")
 
 

@@ -71,7 +71,7 @@ test_one_that_is_removed_goes_with_all_it_had_and_the_other_loses_nothing = (
 
 @pytest.fixture(scope="module")
 def https(make_module_stack: Callable[..., Stack]) -> Stack:
-    """See test_tls.py; with a gateway that speaks HTTP."""
+    """Create the fixture of test_tls.py with Apache and a gateway that speaks HTTP."""
     stack = make_module_stack("tls", fleet={"servers": 1}, gateway={"kind": "gunicorn"})
     stack.proxy = "apache"
     stack.settings["lxd"]["tls_port"] = free_port()
@@ -83,7 +83,7 @@ def https(make_module_stack: Callable[..., Stack]) -> Stack:
 
 @pytest.fixture(scope="module")
 def shop(make_module_stack: Callable[..., Stack]) -> Stack:
-    """See test_static.py."""
+    """Create the fixture of test_static.py with Apache."""
     static = {"folder": "out", "max_age_s": 77, "hashed_folders": ["deep"]}
     stack = make_module_stack(
         "static", source="tests/e2e/static_app", module="pages:app", build=BUILD, static=static,
@@ -96,7 +96,7 @@ def shop(make_module_stack: Callable[..., Stack]) -> Stack:
 
 @pytest.fixture(scope="module")
 def two(make_module_stack: Callable[..., Stack]) -> Stack:
-    """See test_apps.py."""
+    """Create the fixture of test_apps.py with Apache."""
     stack = make_module_stack("apps", fleet={"servers": 1}, rollout={"bake_s": 0})
     stack.proxy = "apache"
     shutil.copytree(stack.folder / "tests" / "e2e" / "app", stack.folder / "tests" / "e2e" / "shop")
@@ -108,7 +108,7 @@ def two(make_module_stack: Callable[..., Stack]) -> Stack:
 def test_slow_clients_cost_others_nothing_where_each_server_has_an_nginx(
     make_module_stack: Callable[..., Stack],
 ) -> None:
-    """Apache alone passes requests and responses on as they come (docs/balancer.md)."""
+    """Cover slow clients with an Nginx per server: Apache alone passes data on as it comes (docs/balancer.md)."""
     stack = make_module_stack(
         "slow",
         source="tests/e2e/faults_app",

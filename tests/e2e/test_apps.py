@@ -32,7 +32,7 @@ class Unmoved(urllib.request.HTTPRedirectHandler):
 
 
 def ask(stack: Stack, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, Any]:
-    """Status, and the answer of an application or where a redirect leads."""
+    """Return the status, and the response of an application or where a redirect leads."""
     request = urllib.request.Request(stack.url + path, headers={"Host": host, **headers})
     try:
         with urllib.request.build_opener(Unmoved).open(request, timeout=30) as response:
@@ -43,7 +43,7 @@ def ask(stack: Stack, path: str, host: str = "127.0.0.1", **headers: str) -> tup
 
 
 def who(stack: Stack, path: str = "/", host: str = "127.0.0.1") -> str:
-    """The application that answers, by the name of its server: STACK-APP-1-RANDOM."""
+    """Return the application that responds, from the name of its server: STACK-APP-1-RANDOM."""
     status, answer = ask(stack, path, host)
     assert status == 200, answer
     return answer["server"].removeprefix(f"{stack.name}-").partition("-")[0]
@@ -73,7 +73,7 @@ def journal(stack: Stack, app: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def two(make_module_stack: Callable[..., Stack]) -> Stack:
-    """probe answers every host but those of shop, each on one server. The first release of shop did not import."""
+    """Create probe for every host but those of shop, each on one server. The first release of shop did not import."""
     stack = make_module_stack("apps", fleet={"servers": 1}, rollout={"bake_s": 0})
     shutil.copytree(stack.folder / "tests" / "e2e" / "app", stack.folder / "tests" / "e2e" / "shop")
     hosts = [SHOP, f"*.{SHOP}"]

@@ -17,7 +17,7 @@ OURS = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host",
 
 @pytest.fixture(scope="module", params=["nginx", pytest.param("apache", marks=pytest.mark.long)])
 def attacked(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """One server behind a balancer that believes nobody."""
+    """Create one server behind a balancer that trusts no proxy."""
     stack = make_module_stack(f"attacks-{request.param}", fleet={"servers": 1}, rollout={"bake_s": 0})
     stack.proxy = request.param
     stack.up()
@@ -44,7 +44,7 @@ def test_no_smuggled_request_has_run(attacked: Stack) -> None:
 
 
 def seen_by_application(stack: Stack, *headers: str) -> dict[str, str]:
-    """What the application is told of a request with these headers."""
+    """Return the headers that the application receives when a client sends these headers."""
     response = exchange(port_of(stack), request("GET /headers HTTP/1.0", *headers))
     return json.loads(response.partition(b"\r\n\r\n")[2])
 

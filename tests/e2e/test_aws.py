@@ -36,7 +36,7 @@ def region() -> Generator[Running]:
 
 @pytest.fixture(scope="module")
 def prod(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
-    """Two app servers and the balancer."""
+    """Create two app servers and the balancer."""
     stack = AwsStack.prepare(tmp_path_factory.mktemp("aws"), region, servers=2)
     stack.app["generated_secrets"] = ["HELLO_SECRET_KEY", "T_MADE"]
     stack.settings["aws"]["alarms"] = {"sns_topic_arn": f"arn:aws:sns:{REGION}:123456789012:fleet"}
@@ -52,7 +52,7 @@ def says(stack: AwsStack, *arguments: str) -> str:
 
 
 def lock(stack: AwsStack) -> dict[str, Any]:
-    """Who rolls out, as the store in S3 says; {} when nobody does."""
+    """Return the lock of a rollout from the store in S3; {} when none runs."""
     s3 = stack.running.account.aws.s3
     key = f"{stack.name}/hello/lock"
     held = s3.list_objects_v2(Bucket=bucket(stack), Prefix=key)["KeyCount"]
@@ -64,7 +64,7 @@ def bucket(stack: AwsStack) -> str:
 
 
 def instances(stack: AwsStack) -> dict[str, dict[str, Any]]:
-    """Role -> instance that runs, as EC2 has it."""
+    """Return the instances that run, as EC2 lists them: role -> instance."""
     running_ = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
     pages = stack.running.account.aws.ec2.describe_instances(Filters=running_)["Reservations"]
     every: list[dict[str, Any]] = [each for page in pages for each in page["Instances"]]
@@ -73,7 +73,7 @@ def instances(stack: AwsStack) -> dict[str, dict[str, Any]]:
 
 
 def watched(stack: AwsStack) -> tuple[set[str], set[str]]:
-    """What alarms look at beside EC2's own metrics, and what was published: namespace, name and dimensions of each."""
+    """Return the metrics of alarms except EC2's, and those published: namespace, name and dimensions of each."""
     cloudwatch = stack.running.account.aws.cloudwatch
     alarms: list[dict[str, Any]] = cloudwatch.describe_alarms()["MetricAlarms"]
     metrics: list[dict[str, Any]] = cloudwatch.list_metrics()["Metrics"]
@@ -84,7 +84,7 @@ def watched(stack: AwsStack) -> tuple[set[str], set[str]]:
 
 
 def report(stack: AwsStack, metric: str) -> float:
-    """What the balancer says of a metric when it is asked for now, as CloudWatch has it."""
+    """Have the balancer report now, and return the value of a metric as CloudWatch has it."""
     balancer = instances(stack)["balancer"]["InstanceId"]
     begun = datetime.now(UTC).replace(microsecond=0)
     on(balancer, "systemctl", "start", "wsgi-fleet-report.service")
@@ -96,14 +96,14 @@ def report(stack: AwsStack, metric: str) -> float:
 
 
 def lines_of(stack: AwsStack, what: str, needle: str) -> list[str]:
-    """Lines with that word in the log group that the stack's output names, and in which stream each stands."""
+    """Return the stream and the text of each line with that word in the log group that the stack's output names."""
     logs, group = stack.running.account.aws.logs, stack.output("logs")[what]
     found: list[dict[str, Any]] = logs.filter_log_events(logGroupName=group)["events"]
     return [f"{each['logStreamName']} {each['message']}" for each in found if needle in each["message"]]
 
 
 def fails(stack: AwsStack) -> str:
-    """Make the application fail; the word that stands in the lines about it."""
+    """Make the application fail, and return the word that stands in the lines about it."""
     needle = f"needle-{uuid.uuid4().hex}"
     with pytest.raises(urllib.error.HTTPError, match=r"50[02]") as told:
         urllib.request.urlopen(f"{stack.url}/?s={needle}", timeout=30)
@@ -120,7 +120,7 @@ def opens(address: str, port: int) -> bool:
 
 
 def in_order(output: str, *said: Sequence[str]) -> None:
-    """Each of these was said in a line of its own (all its words), one after the other."""
+    """Check that each of these stands in a line of its own (all its words), one after the other."""
     lines = iter(output.splitlines())
     for words in said:
         assert any(all(word in line for word in words) for line in lines), f"{words} is not there in time:\n{output}"
@@ -323,7 +323,7 @@ def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> No
 
 
 def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: AwsStack) -> None:
-    """Jump host and public address move in the same `up` in which servers go."""
+    """Check that jump host and public address move in the same `up` that deletes servers."""
     before = instances(prod)
     prod.app["fleet"]["servers"] = 1
     prod.settings["balancer"]["size"]["instance_type"] = "t3.large"

@@ -31,7 +31,7 @@ TRUST = ssl.create_default_context(cadata=AUTHORITY.certificate)
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
-    """hello at www, and shop with its files at shop; a server of each."""
+    """Create a site: hello at www, and shop with its files at shop; a server of each."""
     with running("eu-central-1", f"e2e-{os.getpid()}-site") as region:
         stack = AwsStack.prepare(tmp_path_factory.mktemp("site"), region, servers=1)
         signed = AUTHORITY.sign([NAME, SHOP])
@@ -52,14 +52,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
 
 
 def address(stack: AwsStack) -> str:
-    """The public one, where the names of the site would lead."""
+    """Return the public address, where the names of the site would lead."""
     return stack.running.account.aws.ec2.describe_addresses()["Addresses"][0]["PublicIp"]
 
 
 def ask(
     stack: AwsStack, host: str, path: str = "/", *, https: bool = True
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Status, headers and body of the answer to a client that trusts the authority alone."""
+    """Return status, headers and body of the response to a client that trusts the authority alone."""
     raw = socket.create_connection((address(stack), 443 if https else 80), timeout=30)
     connection = http.client.HTTPConnection(host)
     connection.sock = TRUST.wrap_socket(raw, server_hostname=host) if https else raw

@@ -12,7 +12,7 @@ from tests.e2e.stack import Stack, lxc, on
 
 
 def host_address(machine: str) -> str:
-    """The host's own address on the network of a machine."""
+    """Return the host's own address on the network of a machine."""
     network = json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["devices"]["eth0"]["network"]
     return json.loads(lxc("query", f"/1.0/networks/{network}").stdout)["config"]["ipv4.address"].partition("/")[0]
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.long, pytest.mark.menu]
 
 @pytest.fixture(scope="module")
 def stack(make_module_stack: Callable[..., Stack]) -> Stack:
-    """What the tests make of it."""
+    """Create a stack that is not up yet; each test sets its application and balancer."""
     return make_module_stack("menu")
 
 

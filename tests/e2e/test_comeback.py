@@ -16,7 +16,7 @@ BACK_S = 13
 
 @pytest.fixture(scope="module")
 def single(make_module_stack: Callable[..., Stack]) -> Stack:
-    """One server, which does not start while /var/lib/app/away is there. A test leaves it serving."""
+    """Create one server, which does not start while /var/lib/app/away is there. A test leaves it serving."""
     stack = make_module_stack(
         "single", fleet={"servers": 1, "size": {"disk_gib": 2}}, rollout={"start_timeout_s": 20, "stage_timeout_s": 120}
     )
@@ -31,7 +31,7 @@ def machine_of(stack: Stack) -> str:
 
 
 def serving_unit(machine: str) -> str:
-    """app@blue or app@green: the one that runs, or is to."""
+    """Return app@blue or app@green: the one that is active or activating."""
     states = {slot: on(machine, "systemctl", "is-active", f"app@{slot}", check=False) for slot in ("blue", "green")}
     return next(f"app@{slot}" for slot, state in states.items() if state.strip() in ("active", "activating"))
 

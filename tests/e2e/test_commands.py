@@ -26,7 +26,7 @@ SLOW, SLOW_S = 12, 1.5
 
 
 def fleet_says(stack: Stack, *arguments: str, stdin: str = "") -> str:
-    """What the command prints; it must end with 0."""
+    """Return what the command prints; it must end with 0."""
     result = stack.fleet(*arguments, stdin=stdin)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -41,7 +41,7 @@ def states(stack: Stack) -> dict[str, str]:
 
 
 def answer(url: str, body: bytes | None = None) -> tuple[int, str, str | None]:
-    """Status, body and Retry-After of a GET, or of a POST with a body."""
+    """Return status, body and Retry-After of a GET, or of a POST with a body."""
     try:
         with urllib.request.urlopen(url, data=body, timeout=30) as response:
             return response.status, response.read().decode(), response.headers["Retry-After"]
@@ -52,7 +52,7 @@ def answer(url: str, body: bytes | None = None) -> tuple[int, str, str | None]:
 
 @contextlib.contextmanager
 def always_admitted(stack: Stack) -> Generator[None]:
-    """Whatever happens within, no server of the shared fleet stays drained."""
+    """Admit all servers of the shared fleet at the end, whatever happens within."""
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from tests.e2e.test_static import ask
 
 
 def settings_of_the_page() -> dict[str, object]:
-    """The application's block of the stack file that docs/django.md shows."""
+    """Return the application's block of the stack file that docs/django.md shows."""
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "django.md").read_text(), re.DOTALL)
     return yaml.safe_load(text)["config"]["wsgi-fleet:apps"]["hello"]
 

@@ -11,12 +11,12 @@ from tests.e2e.stack import Stack, eventually, lxc, on
 
 
 def store_of(stack: Stack) -> Path:
-    """What the release store has of the application."""
+    """Return the application's folder in the release store."""
     return stack.folder / ".state" / stack.name / "store" / "probe"
 
 
 def assert_told_and_mended(stack: Stack, file: Path, content: bytes | None) -> None:
-    """Damage a file of the store (None: delete it): it is named with its remedy, which is `pulumi up`, and mended."""
+    """Damage a file of the store (None: delete it). Check that it is named with its remedy, `pulumi up`, and mended."""
     if content is None:
         file.unlink()
     else:
@@ -40,7 +40,7 @@ def assert_told_and_mended(stack: Stack, file: Path, content: bytes | None) -> N
 def test_up_mends_a_damaged_store_a_server_that_does_not_serve_the_release_and_a_balancer_that_does_not(
     make_stack: Callable[..., Stack],
 ) -> None:
-    """What else may be damaged is in test_faults_machines.py, under load."""
+    """Cover damage without load; test_faults_machines.py covers other damage under load."""
     stack = make_stack("drift", fleet={"servers": 1})
     stack.up()
     (manifest,) = store_of(stack).glob("releases/*/manifest.json")

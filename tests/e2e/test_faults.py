@@ -33,7 +33,7 @@ Keep = Callable[[str, Seen, float, bool], None]
     ],
 )
 def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """Three servers of two processes with four threads each. A test leaves it well."""
+    """Create three servers of two processes with four threads each. A test leaves them healthy."""
     gateway, proxy = str(request.param).lower().split(", ")
     stack = make_module_stack(
         f"faults-{gateway}-{proxy}",
@@ -49,7 +49,7 @@ def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack
 
 @pytest.fixture
 def fault(request: pytest.FixtureRequest, fleet: Stack, reliability: Keep) -> Iterator[Callable[..., None]]:
-    """fault(seen, since_s, get=, post=, quiet_s=, slowest_s=): a row of the table, and what may be lost at most."""
+    """Yield a function that adds a row to the table and checks that no more was lost than is allowed."""
     name = row_name(request)
 
     def check(
@@ -69,19 +69,19 @@ def fault(request: pytest.FixtureRequest, fleet: Stack, reliability: Keep) -> It
 
 
 def row_name(request: pytest.FixtureRequest) -> str:
-    """The fleet, and what happens to it, as cells of the table."""
+    """Return the fleet, and what happens to it, as cells of the table."""
     words, _, ids = request.node.name.removeprefix("test_").rstrip("]").partition("[")
     kind, *more = ids.split("-")
     return f"{kind} | {' '.join([words.replace('_', ' '), *more[:1]])}"
 
 
 def unit(fleet: Stack) -> str:
-    """The proxy's unit, whose processes are called so, too."""
+    """Return the name of the proxy's unit, which is the name of its processes, too."""
     return "nginx" if fleet.proxy == "nginx" else "apache2"
 
 
 def ask(fleet: Stack, path: str, headers: dict[str, str] | None = None, timeout_s: float = 30) -> tuple[int, bytes]:
-    """Status and body; 0 where the response is none or cut."""
+    """Return status and body; 0 where there is no response or it is cut."""
     connection = http.client.HTTPConnection("127.0.0.1", fleet.settings["lxd"]["port"], timeout=timeout_s)
     with contextlib.closing(connection):
         try:
@@ -93,7 +93,7 @@ def ask(fleet: Stack, path: str, headers: dict[str, str] | None = None, timeout_
 
 
 def statuses(fleet: Stack, path: str, times: int, pause_s: float = 0) -> Counter[int]:
-    """Of the same request, times over, each begun after a pause whatever became of the one before."""
+    """Return statuses of one request sent many times, after a pause each, without waiting for the one before."""
     with ThreadPoolExecutor(times) as pool:
         asked: list[Future[tuple[int, bytes]]] = []
         for _ in range(times):
@@ -113,7 +113,7 @@ def each_server(fleet: Stack, *command: str) -> None:
 
 
 def test_the_load_sees_a_proxy_that_is_away(fleet: Stack, fault: Callable[..., None]) -> None:
-    """The control: what fails is counted."""
+    """Check that failures are counted, as the control of the other tests."""
     with Steady(fleet.url) as load:
         since = load.now_s
         on(fleet.balancer(), "sh", "-c", f"systemctl stop {unit(fleet)}; sleep 1; systemctl start {unit(fleet)}")
@@ -207,7 +207,7 @@ def test_a_response_that_ends_early_is_seen_as_cut(fleet: Stack) -> None:
 
 
 async def _impatient(url: str, clients: int, patience_s: float, seconds: float) -> Counter[str]:
-    """Clients that give up, and ask again; those who are told to wait do."""
+    """Run clients that give up and ask again. Those that are told to wait do so."""
     seen: Counter[str] = Counter()
     end = time.monotonic() + seconds
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
@@ -229,7 +229,7 @@ async def _impatient(url: str, clients: int, patience_s: float, seconds: float) 
 
 @pytest.mark.long
 def test_500_clients_that_give_up_after_4_s(fleet: Stack, reliability: Keep, request: pytest.FixtureRequest) -> None:
-    """3 x 2 x 4 threads answer 48 requests of half a second in a second."""
+    """Check the fleet under 500 clients: 3 x 2 x 4 threads answer 48 requests of half a second in a second."""
     url = f"{fleet.url}/?s=0.5"
     alone = asyncio.run(_impatient(url, 24, 4, 5))["200"] / 5
     seen = asyncio.run(_impatient(url, 500, 4, 15))
@@ -278,7 +278,7 @@ def test_300_slow_senders_and_300_slow_readers(fleet: Stack, fault: Callable[...
 
 @contextlib.contextmanager
 def slow_clients(fleet: Stack) -> Generator[None]:
-    """300 that send a body and 300 that read a response, a byte now and then."""
+    """Open 300 clients that send a body slowly, and 300 that read a response slowly."""
     address = ("127.0.0.1", fleet.settings["lxd"]["port"])
     with contextlib.ExitStack() as stack:
         for number in range(600):
@@ -336,7 +336,7 @@ def test_kill_9_of(fleet: Stack, fault: Callable[..., None], what: str) -> None:
 
 
 def address(fleet: Stack, machine: str) -> str:
-    """Its address in the balancer's view."""
+    """Return the address of a machine as the balancer sees it."""
     return next(each["devices"]["eth0"]["ipv4.address"] for each in fleet.instances() if each["name"] == machine)
 
 
@@ -355,7 +355,7 @@ FAULTS: dict[str, tuple[Callable[[Stack, str], object], Callable[[Stack, str], o
 
 @contextlib.contextmanager
 def lasting(fault: str, fleet: Stack, machine: str) -> Generator[None]:
-    """One of FAULTS, while the block runs."""
+    """Cause one of FAULTS while the block runs."""
     begin, end = FAULTS[fault]
     begin(fleet, machine)
     try:
@@ -367,7 +367,7 @@ def lasting(fault: str, fleet: Stack, machine: str) -> Generator[None]:
 @pytest.mark.long
 @pytest.mark.parametrize("how", FAULTS)
 def test_a_server_is(fleet: Stack, fault: Callable[..., None], how: str) -> None:
-    """Out of rotation within 5 s: what begins later waits for nobody, and it is asked again when it is well."""
+    """Check that a faulty server is out of rotation within 5 s, delays no later request, and returns when healthy."""
     server = list(fleet.servers().values())[1]
     with Steady(fleet.url, rate=30) as load:
         since = load.now_s

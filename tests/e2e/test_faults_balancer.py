@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 
 
 def test_the_machine_of_the_balancer_restarts(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Nobody is served meanwhile; as soon as its proxy runs and its network is there, all are."""
+    """Check that clients are served as soon as the balancer's proxy runs and its network is there."""
     with Steady(fleet.url, rate=40) as load:
         since = load.now_s
         lxc("restart", "--force", fleet.balancer())
@@ -36,7 +36,7 @@ def test_the_machine_of_the_balancer_restarts(fleet: Stack, fault: Callable[...,
 
 @pytest.fixture
 def _full(fleet: Stack) -> Generator[None]:
-    """The balancer has no room left on its disk."""
+    """Fill the disk of the balancer; free it afterwards."""
     on(fleet.balancer(), "sh", "-c", "dd if=/dev/zero of=/var/filler bs=1M count=99999", check=False)
     yield
     on(fleet.balancer(), "rm", "-f", "/var/filler")
@@ -44,7 +44,7 @@ def _full(fleet: Stack) -> Generator[None]:
 
 @pytest.mark.usefixtures("_full")
 def test_the_disk_of_the_balancer_is_full(fleet: Stack, fault: Callable[..., None]) -> None:
-    """What needs no disk is served, a response that does not fit is seen as cut, and doctor says why."""
+    """Check that what needs no disk is served, a response that does not fit is cut, and doctor says why."""
     with Steady(fleet.url, rate=30) as load:
         since = load.now_s
         larges = [ask(fleet, "/large?n=80") for _ in range(9)]
@@ -71,7 +71,7 @@ def restart_lxd() -> None:
 
 
 def test_the_daemon_of_lxd_is_killed_and_started_again(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Machines go on without it, and so do commands once it is back."""
+    """Check that machines go on without the daemon, and so do commands once it is back."""
     with Steady(fleet.url, rate=20) as load:
         since = load.now_s
         restart_lxd()
@@ -83,7 +83,7 @@ def test_the_daemon_of_lxd_is_killed_and_started_again(fleet: Stack, fault: Call
 
 
 def test_the_balancer_restarts_while_a_server_is_dead(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Two faults at once: nothing is known of the servers when it is back."""
+    """Cover two faults at once: when the balancer is back, it knows nothing of the servers."""
     server = list(fleet.servers().values())[1]
     with Steady(fleet.url, rate=20) as load:
         since = load.now_s
@@ -106,7 +106,7 @@ SITES = {"nginx": "/etc/nginx/wsgi-fleet/site.conf", "apache2": "/etc/apache2/ws
 
 
 def test_the_proxy_is_killed_while_its_configuration_is_damaged(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Two faults at once: `up` finds what does not start, says why, and a whole site serves again."""
+    """Cover two faults at once: doctor names the balancer, and a whole site serves again."""
     balancer, name = fleet.balancer(), unit(fleet)
     file = SITES[name]
     on(balancer, "cp", "-a", file, f"{file}.kept")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 
 
 def test_the_proxy_of_the_balancer_is_restarted(fleet: Stack, fault: Callable[..., None]) -> None:
-    """How long nobody is served."""
+    """Measure how long no client is served."""
     with Steady(fleet.url) as load:
         since = load.now_s
         on(fleet.balancer(), "systemctl", "restart", "nginx")
@@ -30,7 +30,7 @@ def test_the_proxy_of_the_balancer_is_restarted(fleet: Stack, fault: Callable[..
 
 
 def test_uploads_of_1_mb_beside_quick_requests(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Twenty at a time for 20 s: no time-out counts from a request that ended long ago."""
+    """Upload with 20 clients for 20 s, and check that no time-out counts from a request that ended long ago."""
     end = time.monotonic() + 20
 
     def upload(_number: int) -> list[int]:
@@ -62,7 +62,7 @@ def test_a_server_restarts(fleet: Stack, fault: Callable[..., None]) -> None:
 
 
 def test_a_worker_crashes_while_another_server_hangs(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Two faults at once."""
+    """Cover two faults at once."""
     server = list(fleet.servers().values())[1]
     with Steady(fleet.url, rate=30) as load:
         since = load.now_s
@@ -94,7 +94,7 @@ def test_the_store_has(fleet: Stack, fault: Callable[..., None], what: str) -> N
 
 
 def test_a_server_dies_while_a_release_is_damaged(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Both are told, with the same remedy."""
+    """Check that both faults are reported, with the same remedy."""
     role, server = next(iter(fleet.servers().items()))
     archive = next(store_of(fleet).glob("releases/*/code.tar.gz"))
     good = archive.read_bytes()
@@ -113,7 +113,7 @@ def test_a_server_dies_while_a_release_is_damaged(fleet: Stack, fault: Callable[
 
 
 def test_a_server_loses_30_percent_of_its_packets(fleet: Stack, fault: Callable[..., None]) -> None:
-    """Each way, by nft: not every kernel has netem ("Specified qdisc kind is unknown")."""
+    """Lose packets each way by nft: not every kernel has netem ("Specified qdisc kind is unknown")."""
     there = address(fleet, list(fleet.servers().values())[1])
     # Who was out lately must be well for longer.
     on(fleet.balancer(), "systemctl", "restart", "wsgi-fleet-health")
@@ -131,7 +131,7 @@ def test_a_server_loses_30_percent_of_its_packets(fleet: Stack, fault: Callable[
 
 
 def test_a_view_logs_80_000_lines_at_once(fleet: Stack, fault: Callable[..., None]) -> None:
-    """The journal has each of them."""
+    """Check that the journal has each of the lines."""
     with Steady(fleet.url) as load:
         since = load.now_s
         status, body = ask(fleet, "/log?n=80000")

@@ -43,7 +43,7 @@ class Killer:
 
     @property
     def is_done(self) -> bool:
-        """Whether that was all."""
+        """Whether all kills were done."""
         return len(self.moments) >= self.times
 
     def kill(self, *command: str) -> None:
@@ -63,7 +63,7 @@ class Killer:
             is_first = False
 
     def run(self, *command: str, until_s: float = UP_S, is_whole: bool = True) -> str:
-        """What the command prints, "" where it was killed; `pulumi cancel` comes first where Pulumi wants it."""
+        """Return what the command prints, "" where it was killed. Run `pulumi cancel` first if Pulumi asks for it."""
         with self.stack.start(*command, self.stack.name) as process:
             try:
                 output, _ = process.communicate(timeout=until_s)
@@ -79,11 +79,11 @@ class Killer:
         return output
 
     def told(self, what: object) -> str:
-        """For a failure: all that is needed to see it again."""
+        """Return the text for a failure, with all that is needed to reproduce it."""
         return f"FAULTS_SEED={SEED}, {self.case}, killed at {', '.join(self.moments)}: {what}"
 
     def assert_up_ends_it(self, version: str, servers: int) -> None:
-        """One `up` makes the fleet what is wanted, and a further one finds nothing to do."""
+        """Check that one `up` reaches the desired fleet, and that a further one finds nothing to do."""
         self.run(*UP)
         self.run("up", "--expect-no-changes", *UP[1:])
         self.stack.end_processes()
@@ -101,12 +101,12 @@ class Killer:
         assert set(answers) == wanted, self.told(f"{Counter(answers)}\n{self.stack.fleet('status').stdout}")
 
     def assert_destroy_leaves_nothing(self) -> None:
-        """No instance, network, ACL or image of the stack."""
+        """Run `destroy`, and check that it leaves no instance, network, ACL or image of the stack."""
         self.run(*DESTROY)
         assert label.owner(self.stack.name, self.stack.folder) not in owners(), self.told("something is left")
 
     def under_load(self, version: str, servers: int) -> None:
-        """Kill an `up` and mend that while others ask, of whom nobody may notice."""
+        """Kill an `up` and mend that while clients send requests, none of which may notice it."""
         with Steady(self.stack.url, RATE) as load:
             self.kill(*UP)
             self.assert_up_ends_it(version, servers)
@@ -117,7 +117,7 @@ class Killer:
 
 @pytest.fixture(scope="module")
 def stack(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Two servers, not up yet."""
+    """Create two servers, not up yet."""
     return make_module_stack(
         "killed", source="tests/e2e/faults_app", module="app:app", health_path="/healthz", fleet={"servers": 2}
     )
@@ -160,7 +160,7 @@ def test_a_change_of_servers_is_killed(stack: Stack, reliability: Keep) -> None:
 
 
 def test_destroy_is_killed(stack: Stack, reliability: Keep) -> None:
-    """The next `up` makes what is missing; the last `destroy` leaves nothing."""
+    """Check that the next `up` creates what is missing, and that the last `destroy` leaves nothing."""
     killer = Killer(stack, "`pulumi destroy`", 8, took_s=6)
     stack.app["environment"], stack.app["fleet"] = {"VERSION": "1"}, {"servers": 2}
     stack.up()

@@ -32,7 +32,7 @@ def status(machine: str) -> dict[str, object]:
 
 
 def slot(machine: str) -> str:
-    """The one slot that runs."""
+    """Return the one slot that runs."""
     running = [
         name
         for name in ("blue", "green")
@@ -43,7 +43,7 @@ def slot(machine: str) -> str:
 
 
 def reachable(machine: str, address: str, port: int) -> bool:
-    """Whether a TCP connection from that machine opens."""
+    """Return whether a TCP connection from that machine opens."""
     script = f"import socket; socket.create_connection(('{address}', {port}), timeout=2)"
     return lxc("exec", machine, "-T", "--", "python3", "-c", script, check=False).returncode == 0
 
@@ -230,7 +230,7 @@ def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_f
 
 @pytest.mark.parametrize("how", ["a plain restart", "no listening socket"])
 def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[[Outcome], None]) -> None:
-    """The negative control of every test that counts requests: what loses some must be seen to."""
+    """Check that lost requests are counted, as the negative control of every test that counts requests."""
     machines = fleet.servers().values()
     # At each moment some that may not be sent twice are with a server, however long this takes on a busy machine.
     with Load(fleet.url, slow_s=(5.0,)) as load:

@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def fleet(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Two servers. A test may give them any gateway; it leaves both serving one release."""
+    """Create two servers. A test may give them any gateway; it leaves both serving one release."""
     stack = make_module_stack("gateways", gateway=KINDS["gunicorn"], fleet={"servers": 2})
     stack.up()
     return stack
@@ -37,7 +37,7 @@ def run_by(stack: Stack, gateway: dict[str, Any]) -> None:
 
 
 def ask(stack: Stack, target: str, headers: dict[str, str]) -> tuple[int, dict[str, Any], str]:
-    """Status, JSON and request id of the answer to a request as it stands here."""
+    """Return status, JSON and request id of the response to a request that is sent exactly as given."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.settings["lxd"]["port"], timeout=30)
     connection.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
     for name, value in headers.items():
@@ -50,7 +50,7 @@ def ask(stack: Stack, target: str, headers: dict[str, str]) -> tuple[int, dict[s
 
 
 def assert_the_balancer_alone_is_believed(seen: dict[str, Any], request_id: str) -> None:
-    """Of what the application saw of a request that pretends, by a client on this machine for Shop.example.org:8080."""
+    """Check what the application saw of a forged request by a client on this machine for Shop.example.org:8080."""
     assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_REAL_IP"]) == ("127.0.0.1", "127.0.0.1")
     assert (seen["HTTP_X_FORWARDED_PROTO"], seen["wsgi.url_scheme"]) == ("http", "http")
     assert (seen["HTTP_HOST"], seen["HTTP_X_FORWARDED_HOST"]) == ("Shop.example.org:8080", "shop.example.org")

@@ -71,7 +71,7 @@ class Clients:
 
 @pytest.fixture(scope="module")
 def pair(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Two servers."""
+    """Create two servers."""
     stack = make_module_stack("pair", fleet={"servers": 2})
     stack.up()
     return stack
@@ -79,7 +79,7 @@ def pair(make_module_stack: Callable[..., Stack]) -> Stack:
 
 @pytest.fixture
 def well(pair: Stack) -> Generator[Stack]:
-    """The pair with nobody out, and with no memory of servers that were."""
+    """Return the pair with no server out, and with no memory of former servers."""
     # What it remembers of servers that came and went would make the next test wait for longer.
     on(pair.balancer(), "systemctl", "restart", "wsgi-fleet-health")
     eventually(lambda: out(pair) == [], timeout_s=20, message="all take requests")
@@ -88,19 +88,19 @@ def well(pair: Stack) -> Generator[Stack]:
 
 
 def out(stack: Stack) -> list[str]:
-    """Names of the servers that get no requests for their health."""
+    """Return the names of the servers that get no requests because of their health."""
     name = {address(machine): machine for machine in stack.servers().values()}
     return sorted(name[each] for each in listed(stack) if each in name)
 
 
 def listed(stack: Stack) -> list[str]:
-    """Addresses that are out. A look from outside takes no second, as one by LXD does on a busy host."""
+    """Return the addresses that are out. Read them from outside: LXD takes a second for that on a busy host."""
     file = Path(f"/proc/{first_process(stack)}/root{UNHEALTHY}")
     return sorted(file.read_text().split())
 
 
 def first_process(stack: Stack) -> int:
-    """Process id of the balancer's first process, as the host has it."""
+    """Return the process id of the balancer's first process, as the host sees it."""
     # Names come again in another module, folders do not.
     if stack.folder not in _processes:
         _processes[stack.folder] = json.loads(lxc("query", f"/1.0/instances/{stack.balancer()}/state").stdout)["pid"]
@@ -120,7 +120,7 @@ def address(machine: str) -> str:
 
 
 def wait_until(stack: Stack, expected: list[str], timeout_s: float = 30) -> float:
-    """Seconds until these servers get no requests, and no others."""
+    """Return the seconds until these servers, and no others, get no requests."""
     balancer, wanted = stack.balancer(), sorted(address(machine) for machine in expected)
     begun = time.monotonic()
     while listed(stack) != wanted:
@@ -228,7 +228,7 @@ def undrop(stack: Stack) -> None:
 
 
 def nft(stack: Stack, *arguments: str, stdin: str = "") -> None:
-    """In the balancer's network, by the host's own program."""
+    """Run the host's own nft in the balancer's network."""
     command = ["nsenter", f"--target={first_process(stack)}", "--net", "nft", *arguments]
     subprocess.run(command, check=True, input=stdin, text=True, timeout=30)
 

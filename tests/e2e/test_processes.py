@@ -37,7 +37,7 @@ ILL_ON_ONE_PORT = (
 
 @pytest.fixture(scope="module", params=[SYSTEMD, SUPERVISORD], ids=["systemd, uWSGI", "supervisord, Tornado"])
 def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """A fleet of each process manager. A test leaves its servers well, with one release of unchanged code."""
+    """Create a fleet of each process manager. A test leaves its servers healthy, with one release of unchanged code."""
     stack = make_module_stack("processes", rollout={"start_timeout_s": 20}, **request.param)
     stack.up()
     return stack
@@ -45,7 +45,7 @@ def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack
 
 @pytest.fixture
 def edit(fleet: Stack) -> Generator[Callable[[str, str], None]]:
-    """edit(old, new) changes the application; afterwards its code is as before."""
+    """Yield a function that replaces old by new text in the application. Restore its code afterwards."""
     file = fleet.folder / "tests" / "e2e" / "app" / "probe.py"
     before = file.read_text()
     yield fleet.edit
@@ -53,7 +53,7 @@ def edit(fleet: Stack) -> Generator[Callable[[str, str], None]]:
 
 
 def answers(stack: Stack, requests: int = 120, path: str = "/") -> Counter[tuple[str, str]]:
-    """(server, the last digits of the port) -> how often it answered; eight clients at a time."""
+    """Count responses by (server, last digits of the port), with eight clients at a time."""
     with ThreadPoolExecutor(8) as clients:
         told = list(clients.map(stack.get, [path] * requests))
     return Counter((each["server"], each["port"][-2:]) for each in told)
@@ -64,7 +64,7 @@ def everyone(stack: Stack) -> set[tuple[str, str]]:
 
 
 def slot_of(machine: str) -> str:
-    """By the configuration of its Nginx."""
+    """Return the slot that a machine's Nginx configuration names."""
     return on(machine, "readlink", "/etc/nginx/nginx.conf").strip().removesuffix(".conf").rpartition("-")[2]
 
 

@@ -62,14 +62,14 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @pytest.fixture(scope="module")
 def busy(make_module_stack: Callable[..., Stack]) -> Stack:
-    """One server behind a balancer that believes this machine about the client's address and scheme."""
+    """Create one server behind a balancer that trusts this machine about the client's address and scheme."""
     stack = make_module_stack("proxy", fleet={"servers": 1}, health_path="/well")
     limits = {"requests_per_second": 20, "burst": 5, "connections": 3}
     return brought_up(stack, limits | {"proxy": PROXY})
 
 
 def brought_up(stack: Stack, balancer: dict[str, Any]) -> Stack:
-    """A stack with this balancer, whose application says more than it usually does."""
+    """Bring up a stack with this balancer. Its application is extended by WORDS."""
     stack.edit('    start_response("200 OK", [("Content-Type", "application/json")])\n', WORDS)
     shared = {"hostnames": [HOSTNAME], "trusted_proxies": ["127.0.0.1/32"], "max_body_mib": 1}
     stack.settings["balancer"] = shared | balancer
@@ -87,7 +87,7 @@ def brought_up(stack: Stack, balancer: dict[str, Any]) -> Stack:
 
 
 def ask(stack: Stack, path: str, method: str = "GET", **headers: str) -> Answer:
-    """Status, headers (small letters) and body of one answer; redirects are not followed."""
+    """Return status, headers (small letters) and body of one response; redirects are not followed."""
     told = {"Host": HOSTNAME, "X-Forwarded-For": next(ADDRESSES)}
     told |= {name.replace("_", "-"): value for name, value in headers.items()}
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", stack.settings["lxd"]["port"], timeout=30)) as made:
@@ -100,7 +100,7 @@ def ask(stack: Stack, path: str, method: str = "GET", **headers: str) -> Answer:
 
 
 def said(answer: Answer) -> dict[str, Any]:
-    """What the application answered."""
+    """Return the application's response, parsed from JSON. Fail unless its status is 200."""
     assert answer[0] == 200, answer
     return json.loads(answer[2])
 
@@ -312,7 +312,7 @@ def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy: Stack
 
 @contextlib.contextmanager
 def asked_again_and_again(stack: Stack) -> Generator[list[int]]:
-    """Statuses of requests that go on while the block does something, each from another client."""
+    """Yield the statuses of requests that go on while the block runs, each from another client."""
     statuses: list[int] = []
     done = threading.Event()
 

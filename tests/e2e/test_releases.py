@@ -21,7 +21,7 @@ from tests.e2e.stack import (
 
 @pytest.fixture(scope="module")
 def fleet(release_fleet: Stack) -> Stack:
-    """In the place of the one that other files share."""
+    """Return release_fleet in the place of the fleet that other files share."""
     return release_fleet
 
 

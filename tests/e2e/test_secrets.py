@@ -29,7 +29,7 @@ REACHED = {
 
 
 def by_design() -> Iterator[Hit]:
-    """Where a secret has to be, and who may read it there (docs/operations.md, Secrets)."""
+    """Yield where a secret has to be, and which users may read it there (docs/operations.md, Secrets)."""
     for name in OF_APP:
         for file in ("environment", "secrets.json"):
             yield Hit(f"server: /srv/app/releases/ID/{file}", name, "root:root 600")
@@ -119,7 +119,7 @@ def test_an_application_that_tells_its_secrets_tells_them_to_its_own_journal_alo
 
 
 def machines(stack: Stack) -> Iterator[tuple[str, str]]:
-    """(what it is, its name) of one machine of each kind."""
+    """Yield (kind, name) of one machine of each kind."""
     yield "server", next(iter(stack.servers().values()))
     yield "balancer", stack.balancer()
 

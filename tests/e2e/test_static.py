@@ -28,7 +28,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 @pytest.fixture(scope="module")
 def shop(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Two servers of version 1. Tests leave it with a good release everywhere."""
+    """Create two servers of version 1. Tests leave them with a good release everywhere."""
     stack = make_module_stack(
         "static",
         source="tests/e2e/static_app",
@@ -48,7 +48,7 @@ def set_version(stack: Stack, version: str) -> None:
 
 
 def ask(stack: Stack, path: str, method: str = "GET", **headers: str) -> Answer:
-    """Status, headers (small letters, - as _) and body, on a fresh connection."""
+    """Return status, headers (small letters, - as _) and body, on a fresh connection."""
     connection = http.client.HTTPConnection("127.0.0.1", stack.settings["lxd"]["port"], timeout=30)
     try:
         connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
@@ -64,13 +64,13 @@ def page(stack: Stack) -> dict[str, str]:
 
 
 def asked_of_the_application(stack: Stack) -> list[str]:
-    """Paths below /static/ that reached the application, on any server."""
+    """Return the paths below /static/ that reached the application, on any server."""
     read = ("sh", "-c", "cat /var/lib/app/asked 2>/dev/null || true")
     return [path for machine in stack.servers().values() for path in on(machine, *read).split()]
 
 
 def kept(stack: Stack) -> dict[str, Any]:
-    """What the balancer says that it has of the application."""
+    """Return the status of the application's static files on the balancer."""
     return json.loads(on(stack.balancer(), SCRIPT, "status", "probe"))
 
 

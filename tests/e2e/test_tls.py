@@ -24,7 +24,7 @@ NAME = "shop.example.org"
 
 @pytest.fixture(scope="module")
 def https(make_module_stack: Callable[..., Stack]) -> Stack:
-    """One server behind a balancer that rehearses HTTPS with a certificate of its own."""
+    """Create one server behind a balancer that rehearses HTTPS with a certificate of its own."""
     stack = make_module_stack("tls", fleet={"servers": 1})
     stack.settings["lxd"]["tls_port"] = free_port()
     stack.settings["balancer"] = {"tls": {"self_signed": True, "hsts_max_age_s": 77}}
@@ -34,14 +34,14 @@ def https(make_module_stack: Callable[..., Stack]) -> Stack:
 
 
 def anyone() -> ssl.SSLContext:
-    """Trusts whoever answers."""
+    """Return a TLS context that trusts any server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
 def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers (small letters) and body of one answer; redirects are not followed."""
+    """Return status, headers (small letters) and body of one response; redirects are not followed."""
     parts = urllib.parse.urlsplit(url)
     where = f"127.0.0.1:{parts.port}"
     made = (
@@ -165,7 +165,7 @@ def give(stack: Stack, signed: Signed) -> None:
 
 
 def shown(stack: Stack, authority: Authority) -> str:
-    """Serial number of the certificate that a client which trusts the authority gets."""
+    """Return the serial number of the certificate that a client which trusts the authority gets."""
     context = ssl.create_default_context(cadata=authority.certificate)
     with handshake(https_port(stack), context, NAME) as made:
         certificate: Any = made.getpeercert()

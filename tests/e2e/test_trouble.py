@@ -21,7 +21,7 @@ HEALTHY = "def app(environ: Environ, start_response: StartResponse) -> list[byte
 
 @pytest.fixture(scope="module")
 def small(make_module_stack: Callable[..., Stack]) -> Stack:
-    """Two servers, impatient. A test breaks it and mends it again."""
+    """Create two servers with a start time-out of 8 s. A test breaks them and mends them again."""
     stack = make_module_stack("small", fleet={"servers": 2, "size": {"disk_gib": 2}}, rollout={"start_timeout_s": 8})
     stack.up()
     return stack
@@ -141,7 +141,7 @@ def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Sta
 
 @pytest.mark.long
 def test_machines_that_install_every_package_at_boot_serve_too(make_stack: Callable[..., Stack]) -> None:
-    """The path of EC2: nothing is prebuilt, a Debian package of the user's included."""
+    """Cover the path of EC2: nothing is prebuilt, not even a Debian package of the user's."""
     stack = make_stack("bare", fleet={"servers": 1}, system_packages=["tree"])
     stack.settings["lxd"]["prebuilt_packages"] = False
     stack.up()

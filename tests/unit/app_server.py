@@ -40,7 +40,7 @@ class AppServer:
     asked: list[str] = field(default_factory=list[str])
 
     def place(self, name: str, **manifest: Any) -> Path:
-        """A release that is staged here."""
+        """Create a release that is staged here."""
         folder = server.RELEASES / name
         folder.mkdir()
         (folder / ".staged").touch()
@@ -54,7 +54,7 @@ class AppServer:
         self.states[f"app@{slot_}"] = "active"
 
     def run(self, *command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        """What server.run does."""
+        """Stand in for server.run: record commands and return prepared results."""
         done = subprocess.CompletedProcess(command, 0, "", "")
         unit, live = command[-1], server.named(server.LIVE)
         units = [word for word in command if word.startswith("app")]
@@ -85,7 +85,7 @@ class AppServer:
         return self.ends.get(Path(command[0]).name, done)
 
     def get(self, sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
-        """What slot.get does."""
+        """Stand in for slot.get: return or raise the next prepared response, else return 200."""
         assert timeout_s > 0
         self.asked.append(sock.parent.name)
         answer = self.answers.pop(0) if self.answers else 200
@@ -95,7 +95,7 @@ class AppServer:
 
 
 def manifest_text(**changes: Any) -> str:
-    """A manifest as far as the scripts read it."""
+    """Return a manifest with the fields that the scripts read."""
     manifest = {
         "module": "wsgi:app",
         "health_path": "/healthz",

@@ -81,7 +81,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def is_signed(headers: dict[str, str], body: bytes, service: str) -> bool:
-    """Whether a POST to / carries the signature that AWS's own library gives it, over all that AWS wants signed."""
+    """Return whether a POST to / has the signature of AWS's own library, over all that AWS wants signed."""
     lower = {name.lower(): value for name, value in headers.items()}
     _, _, rest = lower["authorization"].partition(" ")
     parts = dict(part.strip().split("=", 1) for part in rest.split(","))
@@ -101,7 +101,7 @@ def is_signed(headers: dict[str, str], body: bytes, service: str) -> bool:
 
 @contextlib.contextmanager
 def on_this_host(monkeypatch: pytest.MonkeyPatch, **services: str) -> Generator[Cloud]:
-    """A cloud; curl is led there and does everything else as it would. services: those that stand elsewhere, by URL."""
+    """Create a cloud and lead curl there; all else of curl is real. services: URLs of those that stand elsewhere."""
     run = subprocess.run
 
     def led(command: list[str], *, input: bytes, **options: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: A002

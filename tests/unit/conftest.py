@@ -17,13 +17,13 @@ hypothesis.settings.load_profile("any-machine")
 
 @pytest.fixture(autouse=True)
 def _tracebacks_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider whose work failed takes tracebacks from its process. Without them the SDK waits for ever."""
+    """Restore tracebacks, which a failed provider turns off in its process. Without them the SDK waits for ever."""
     monkeypatch.setattr(sys, "tracebacklimit", 1000, raising=False)
 
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    """A made-up LXD, which Client() finds."""
+    """Create a stand-in for LXD, which Client() finds."""
     with serving() as made:
         monkeypatch.setenv("LXD_DIR", str(made.folder))
         yield made

@@ -73,7 +73,7 @@ class Registered:
         return repr(_replaced(self.inputs, lambda _: "[secret]"))
 
     def depends_on(self, other: Registered) -> bool:
-        """Whether the engine waits for other before it makes this one."""
+        """Return whether the engine waits for other before it creates this one."""
         return other.urn in self.dependencies
 
 
@@ -87,14 +87,14 @@ class Build:
     lookups: list[tuple[str, dict[str, Any]]] = field(default_factory=list[tuple[str, dict[str, Any]]])
 
     def of(self, type_: str) -> list[Registered]:
-        """All of a type (`aws:ec2/instance:Instance`, `pulumi-python:dynamic...:X`), by name.
+        """Return all of a type (`aws:ec2/instance:Instance`, `pulumi-python:dynamic...:X`), by name.
 
         Not in order of registration, which hangs on when inputs resolve and so on chance.
         """
         return sorted((each for each in self.resources if each.type == type_), key=lambda each: each.name)
 
     def one(self, type_: str, name: str | None = None) -> Registered:
-        """The only one of that type (and name). Raises AssertionError, which lists what there is."""
+        """Return the only resource of that type (and name). Raise AssertionError, which lists what is registered."""
         found = [resource for resource in self.of(type_) if name in (None, resource.name)]
         if len(found) != 1:
             there = "\n".join(f"  {resource.type}  {resource.name}" for resource in self.resources)
@@ -102,7 +102,7 @@ class Build:
         return found[0]
 
     def children(self, parent: Registered) -> list[Registered]:
-        """What was registered with parent=."""
+        """Return the resources that were registered with parent=."""
         return [resource for resource in self.resources if resource.parent == parent.urn]
 
 
@@ -162,12 +162,12 @@ async def _run(program: Callable[[], Awaitable[None] | None]) -> None:
 
 
 def opened(value: Any) -> Any:
-    """The value with every Secret in it opened."""
+    """Return the value with every Secret in it opened."""
     return _replaced(value, opened)
 
 
 def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
-    """The value with secret(inner value) in the place of every Secret."""
+    """Return the value with secret(inner value) in the place of every Secret."""
     if isinstance(value, Secret):
         return secret(value.value)
     if isinstance(value, dict):
@@ -178,7 +178,7 @@ def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """Wire form -> Python: secrets become Secret, references to resources their URN, whole floats ints."""
+    """Decode the wire form: secrets become Secret, references to resources their URN, whole floats ints."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if fields.get(_SIGNATURE) == _SECRET:
@@ -236,7 +236,7 @@ class _Monitor(mocks.MockMonitor):
         self._lock = threading.Lock()
 
     def features(self) -> set[int]:
-        """What the SDK may send; without it secrets would arrive in plain."""
+        """Return the features that the SDK may use; without them secrets would arrive in plain."""
         information: Any = cast("Any", super()).GetDeploymentInfo(empty_pb2.Empty())
         return set(information.supportedFeatures)
 

@@ -23,14 +23,14 @@ Answer = str | dict[str, Any] | tuple[int, str] | Exception
 
 
 def vitals(**changes: Any) -> dict[str, Any]:
-    """Of any machine that is well."""
+    """Return the vitals of any healthy machine."""
     gib = 1 << 30
     well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": []}
     return {**well, "disk_error": "", "system": "running", "clock_s": time.time(), **changes}
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    """What release.py status says of a server on which slot blue serves OLD."""
+    """Return what `release.py status` prints on a server whose slot blue serves OLD."""
     return {
         "live": OLD,
         "slots": {"blue": {"state": "active", "release": OLD}, "green": {"state": "inactive", "release": None}},
@@ -51,7 +51,7 @@ def facts(**changes: Any) -> dict[str, Any]:
 
 
 def front(**changes: Any) -> dict[str, Any]:
-    """What traffic.py says of a balancer that is well."""
+    """Return what traffic.py reports of a healthy balancer."""
     numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
     members = list(ADDRESSES.values())
     return {
@@ -107,15 +107,15 @@ class Machines:
         return Result(code, output)
 
     def status(self, name: str, answer: Answer) -> None:
-        """Have a server answer release.py status so."""
+        """Set a server's response to `release.py status`."""
         self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/release.py status"] = answer
 
     def traffic(self, answer: Answer) -> None:
-        """Have the balancer answer traffic.py so."""
+        """Set the balancer's response to traffic.py."""
         self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/traffic.py"] = answer
 
     def asked(self, machine: str) -> list[str]:
-        """The commands that a machine got, as text."""
+        """Return the commands that a machine got, as text."""
         return [" ".join(command) for target, command, _ in self.calls if target == machine]
 
 
@@ -139,7 +139,7 @@ class FakeStack:
         return described("prod", self.output, None)
 
     def released(self, release: str, result: str = "done", *, is_rollback: bool = False, **last: Any) -> None:
-        """Have the journal tell of a movement, and the store hold the release."""
+        """Write a movement into the journal, and the release into the store."""
         # Keys are times; two within a microsecond would be one.
         time.sleep(0.001)
         journal = Journal(self.store, release=release, app="hello", revision="abc1234")
@@ -151,7 +151,7 @@ class FakeStack:
 
 
 def make(monkeypatch: Any) -> FakeStack:
-    """Stack `prod` with two servers that serve OLD; every command finds it."""
+    """Create stack `prod` with two servers that serve OLD; every command finds it."""
     described_: dict[str, Any] = {
         "servers": [{"name": name, "target": f"m-{name}", "address": ADDRESSES[name]} for name in NAMES],
         "health_path": "/healthz",

@@ -41,7 +41,7 @@ AS_SYSTEMD = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null'
 
 
 def app(kind: str, **gateway: Any) -> App:
-    """An application with this gateway."""
+    """Return an application with this gateway."""
     text = json.dumps({"source": "x", "module": "app:app", "gateway": {"kind": kind, **gateway}})
     return App.model_validate_json(text)
 
@@ -61,7 +61,7 @@ class Process:
         return (self.folder / "log").read_text()
 
     def says_ready(self) -> bool:
-        """Whether it has said READY since this was asked. uWSGI tells other things first."""
+        """Return whether the gateway reported READY since the last call. uWSGI reports other things first."""
         with contextlib.suppress(TimeoutError):
             while True:
                 if b"READY=1" in self.notified.recv(1024).splitlines():
@@ -69,7 +69,7 @@ class Process:
         return False
 
     def wait_ready(self) -> None:
-        """Until it says READY; fails with its log when it ends before."""
+        """Wait until the gateway reports READY. Fail with its log when it ends before."""
         deadline = time.monotonic() + 60
         while True:
             if self.says_ready():
@@ -78,7 +78,7 @@ class Process:
             assert time.monotonic() < deadline, self.log
 
     def connect(self, *, private: bool = False) -> http.client.HTTPConnection:
-        """A connection to the public socket, or to the private one."""
+        """Return a connection to the public socket, or to the private one."""
         connection = http.client.HTTPConnection("localhost", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX if private else socket.AF_INET)
         connection.sock.settimeout(30)
@@ -88,7 +88,7 @@ class Process:
     def ask(
         self, path: str = "/", headers: Mapping[str, str] | None = None, *, private: bool = False
     ) -> dict[str, Any]:
-        """What the application was given, and the status."""
+        """Return what the application was given, and the status."""
         connection = self.connect(private=private)
         connection.request("GET", path, headers={"Connection": "close", **(headers or {})})
         with connection.getresponse() as response:
@@ -97,14 +97,14 @@ class Process:
         return {"status": response.status} | (json.loads(text) if response.status == 200 else {})
 
     def stop(self) -> int:
-        """Ask it to finish; how it ended."""
+        """Ask the gateway to finish, and return how it ended."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
 
 @contextlib.contextmanager
 def started(made: App, folder: Path, *processes: str, public: socket.socket | None = None) -> Generator[Process]:
-    """Start the gateway of an application in a folder, which holds app.py; ends it."""
+    """Start an application's gateway in a folder, with APP as app.py where it has none. Kill it afterwards."""
     kind = KINDS[made.gateway.kind]
     code = folder / "code"
     code.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ ROLLOUT, SECRET = f"{DYNAMIC}releases:Rollout", f"{DYNAMIC}releases:GeneratedSec
 
 
 def address(machine: str) -> str:
-    """By the machine's role alone: hello-2 has 10.0.0.2 in every build."""
+    """Return an address by the machine's role alone: hello-2 has 10.0.0.2 in every build."""
     number = machine.rpartition("-")[2]
     return f"10.0.0.{number}" if number.isdigit() else "10.0.1.1"
 

@@ -68,12 +68,12 @@ class Daemon:
         self.before(request, *[hook] * times)
 
     def addresses(self) -> set[str]:
-        """Where running instances answer."""
+        """Return the addresses of running instances."""
         running = (each for each in self.things["instances"].values() if each["status"] == "Running")
         return {device["ipv4.address"] for each in running for device in _nics(each)}
 
     def answer(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str]:
-        """HTTP status, content and ETag."""
+        """Return HTTP status, content and ETag."""
         path = urlsplit(target).path
         if method == "GET" and path in self.raw:
             return 200, self.raw[path], ""
@@ -191,7 +191,7 @@ def _nics(instance: Thing) -> Iterator[Thing]:
 
 
 def _multipart(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
-    """The contents of the parts metadata and rootfs."""
+    """Return the contents of the parts metadata and rootfs."""
     boundary = headers["Content-Type"].partition("boundary=")[2].encode()
     first, *parts, last = body.split(b"\r\n--" + boundary)
     assert (first, last) == (b"", b"--\r\n")
@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving() -> Generator[Daemon]:
-    """A daemon in a folder of its own, whose path is short enough for a socket."""
+    """Run a daemon in a folder of its own, whose path is short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="lxd-") as folder:
         daemon = Daemon(Path(folder))
         with _Server(daemon) as server:

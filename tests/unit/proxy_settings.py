@@ -64,7 +64,7 @@ def _access(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def balancers(draw: st.DrawFn, kind: str = "nginx") -> dict[str, Any]:
-    """A block of a stack file, `balancer`, with any of what that proxy has."""
+    """Draw a stack file's block `balancer` with any of the settings that the proxy has."""
     proxy = {
         "kind": kind,
         "compression": {
@@ -111,5 +111,5 @@ def balancers(draw: st.DrawFn, kind: str = "nginx") -> dict[str, Any]:
 
 
 def settings_of(block: dict[str, Any]) -> Balancer:
-    """The settings that a block is parsed to."""
+    """Return the settings that a block is parsed to."""
     return Balancer.model_validate_json(json.dumps(block))

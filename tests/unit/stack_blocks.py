@@ -13,14 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def config_of(blocks: Mapping[str, Any]) -> dict[str, str]:
-    """What Pulumi hands over: a string for each key, JSON for mappings."""
+    """Return what Pulumi hands over: a string for each key, JSON for mappings."""
     return {
         f"wsgi-fleet:{name}": value if isinstance(value, str) else json.dumps(value) for name, value in blocks.items()
     }
 
 
 def problems_of(blocks: Mapping[str, Any], encrypted: Sequence[str] | None = None) -> list[str]:
-    """What is wrong with them; [] when they are taken."""
+    """Return what is wrong with the blocks, or [] when they are accepted."""
     try:
         parse(config_of(blocks), project=ROOT, encrypted=encrypted)
     except SettingsError as error:

@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands that were run; their output is nothing."""
+    """Return the commands that were run; their output is empty."""
     ran: list[list[str]] = []
 
     def run(*command: str, environment: dict[str, str] | None = None) -> str:
@@ -65,7 +65,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch, machine: list[list[str]]) -> Iterator[str]:
-    """A name that leads to a server with the webroot."""
+    """Yield a name that leads to a server with the webroot."""
     del machine
     monkeypatch.setattr(Handler, "status", 200)
     monkeypatch.setattr(Handler, "body", None)

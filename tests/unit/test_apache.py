@@ -40,7 +40,7 @@ wait
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A balancer with our apache2.conf."""
+    """Create a balancer with our apache2.conf."""
     folder = tmp_path / "etc"
     folder.mkdir()
     for name in ("MAIN", "SITE"):
@@ -122,7 +122,7 @@ def test_a_worker_accepts_as_long_as_it_has_a_socket_that_listens() -> None:
 
 
 def words(**changes: str) -> bytes:
-    """What Apache writes of a request (LogFormat of apache2.conf)."""
+    """Return the line that Apache logs for a request (LogFormat of apache2.conf)."""
     fields = {
         "time": "2026-11-25T15:52:49+0000", "rid": "abc", "client": "192.0.2.1", "host": "shop.example.org",
         "request": "GET /a?b HTTP/1.1", "status": "200", "bytes": "12", "micros": "1503", "worker":
@@ -149,7 +149,7 @@ def test_a_request_that_no_server_answered_has_no_time_of_one() -> None:
 
 
 def escaped(text: bytes) -> str:
-    """As Apache escapes (ap_escape_logitem)."""
+    """Return a text as Apache escapes it (ap_escape_logitem)."""
     short = {7: "\\x07", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 13: "\\r", 34: '\\"', 92: "\\\\"}
     return "".join(short.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}") for byte in text)
 

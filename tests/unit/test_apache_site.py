@@ -33,7 +33,7 @@ def site(*apps: rendering.Upstream, hostnames: tuple[str, ...] = (), **balancer:
 
 
 def words_of(line: str) -> list[str]:
-    """As Apache takes a line apart. mod_rewrite has its own way: there a backslash is one."""
+    """Split a line into words as Apache does. In mod_rewrite's own way, a backslash stays as it is."""
     text = line.strip()
     is_rule = text.startswith("Rewrite")
     return [
@@ -43,7 +43,7 @@ def words_of(line: str) -> list[str]:
 
 
 def read(text: str) -> Iterator[tuple[str, list[str]]]:
-    """(sections around it, words) of each directive; the sections must fit."""
+    """Yield (sections around it, words) of each directive; the sections must fit."""
     around: list[str] = []
     for line in text.splitlines():
         if not line.strip() or line.strip().startswith("#"):
@@ -246,7 +246,7 @@ OTHER: dict[str, dict[str, Any]] = {
 
 
 def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every setting of a block, those of blocks in it included."""
+    """Yield every setting of a block, with those of blocks in it."""
     for name, field in model.model_fields.items():
         annotations: tuple[Any, ...] = field.annotation, *getattr(field.annotation, "__args__", ())
         inner: list[type[BaseModel]] = [each for each in annotations if is_block(each)]

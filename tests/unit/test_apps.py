@@ -26,7 +26,7 @@ BARE = {"source": "examples/bare-wsgi", "module": "bare:app", "fleet": {"servers
 
 
 def run(platform: str, apps: Mapping[str, Any]) -> Build:
-    """The program with these applications."""
+    """Run the program with these applications."""
     blocks: dict[str, Any] = {"platform": platform, "apps": apps}
     if platform == "aws":
         blocks["aws"] = {
@@ -45,7 +45,7 @@ def run(platform: str, apps: Mapping[str, Any]) -> Build:
 
 
 def _instance(made: Registered) -> Mapping[str, Any]:
-    """With an address that is the same however many others there are."""
+    """Return outputs with an address that does not depend on the number of instances."""
     return {"privateIp": f"address-of-{made.name}", "arn": f"arn:aws:ec2:::{made.name}"}
 
 
@@ -139,7 +139,7 @@ def test_what_is_probably_not_meant_is_a_warning_of_the_preview(
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Staging with a second application, carried out on an emulated account."""
+    """Yield staging with a second application, carried out on an emulated account."""
     with pytest.MonkeyPatch.context() as patch, serving() as endpoint:
         patch.chdir(project(tmp_path_factory.mktemp("project")))
         apps = {"bare": BARE, "hello": HELLO}

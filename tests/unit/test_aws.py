@@ -48,7 +48,7 @@ def given(**changes: Any) -> Aws:
 
 
 def fleet(aws: Aws, *, user_data: str = "#cloud-config\n", size: Size | None = None) -> None:
-    """What the components register, in their order: app servers before the balancer they are reached through."""
+    """Register what the components do, in their order: app servers before the balancer they are reached through."""
     platform = AwsPlatform(aws, stack="prod", project_name="wsgi-fleet")
     balancers = platform.security_group("balancer", [Ingress(80)], isolated=False, opts=NONE)
     apps = platform.security_group("app-hello", [Ingress(8000, source=balancers)], isolated=True, opts=NONE)
@@ -88,7 +88,7 @@ def prod() -> Build:
 
 
 def rules(build_: Build, type_: str, group: str) -> set[tuple[int, str]]:
-    """(port, cidr or name of the group at the other end) of every rule of a group."""
+    """Return (port, cidr or name of the group at the other end) of every rule of a group."""
     names = {each.id: each.name for each in build_.of(GROUP)}
     mine = [each.inputs for each in build_.of(type_) if each.inputs["securityGroupId"] == build_.one(GROUP, group).id]
     assert all(each["ipProtocol"] == "tcp" and each["fromPort"] == each["toPort"] for each in mine)

@@ -50,7 +50,7 @@ def test_a_failed_host_and_nothing_else_moves_the_machine(watched: Build) -> Non
 
 
 def limits(made: Build, namespace: str) -> set[tuple[Any, ...]]:
-    """(metric, statistic, threshold, minutes, what silence is) of the alarms on a namespace."""
+    """Return (metric, statistic, threshold, minutes, what silence means) of the alarms on a namespace."""
     keys = ("metricName", "statistic", "threshold", "evaluationPeriods", "treatMissingData")
     mine = [each.inputs for each in made.of(ALARM) if each.inputs["namespace"] == namespace]
     return {tuple(each[key] for key in keys) for each in mine}

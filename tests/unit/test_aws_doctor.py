@@ -44,7 +44,7 @@ def told(finding: Finding) -> str:
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No credentials of whoever runs this, and none that a machine of EC2 would be given."""
+    """Remove the credentials of the user who runs this, and those that a machine of EC2 would get."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -65,7 +65,7 @@ def ec2() -> Iterator[Any]:
 
 
 def listed(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> None:
-    """Have `pulumi plugin ls` answer so."""
+    """Set the response of `pulumi plugin ls`."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
         assert command == ["pulumi", "plugin", "ls", "--json"]

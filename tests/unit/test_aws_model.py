@@ -70,7 +70,7 @@ class Stack:
         return {tags(each["Tags"])["Name"].removeprefix(f"{self.name}-"): each for each in found}
 
     def role_documents(self, role: str) -> list[str]:
-        """The policies of the role that the machine takes; none when it takes no role."""
+        """Return the policies of the role that the machine takes; none when it takes no role."""
         profile = self.instances[role].get("IamInstanceProfile")
         if not profile:
             return []
@@ -81,7 +81,7 @@ class Stack:
         return [json.dumps(each["PolicyDocument"]) for each in found]
 
     def ingress(self, role: str) -> set[tuple[str, int, int, str]]:
-        """(protocol, first port, last port, CIDR or tier at the other end) of all groups of a machine."""
+        """Return (protocol, first port, last port, CIDR or tier at the other end) of all groups of a machine."""
         tiers: dict[str, str] = {}
         for name, each in self.instances.items():
             tiers |= {group["GroupId"]: name.split("-")[0] for group in groups(each)}

@@ -38,12 +38,12 @@ NONE = pulumi.ResourceOptions()
 
 
 def vpc(*letters: str, **changes: Any) -> dict[str, Any]:
-    """Settings with a VPC over these zones."""
+    """Return settings with a VPC over these zones."""
     return {"vpc": Vpc(cidr="10.20.0.0/16", zones=[f"eu-central-1{letter}" for letter in letters], **changes)}
 
 
 def built(network: dict[str, Any], *, region: str = "eu-central-1") -> Build:
-    """A balancer and three app servers in that network."""
+    """Build a balancer and three app servers in that network."""
     aws = Aws(region=region, ami="ami-0123456a", admin_cidrs=["192.0.2.0/24"], **OWN_KEY, **network)
 
     def program() -> None:
@@ -61,24 +61,24 @@ def built(network: dict[str, Any], *, region: str = "eu-central-1") -> Build:
 
 
 def of_aws(made: Build) -> list[Registered]:
-    """What AWS is asked for."""
+    """Return the resources that AWS is asked for."""
     return [each for each in made.resources if each.type.startswith("aws:")]
 
 
 @pytest.fixture(scope="module")
 def prod() -> Build:
-    """Three zones, a NAT gateway in each."""
+    """Build three zones, a NAT gateway in each."""
     return built(vpc("a", "b", "c", nat="per_zone"))
 
 
 @pytest.fixture(scope="module")
 def small() -> Build:
-    """Two zones, one NAT gateway."""
+    """Build two zones, one NAT gateway."""
     return built(vpc("a", "b"))
 
 
 def ways(made: Build) -> dict[str, str]:
-    """Subnet -> the resource that its default route leads to."""
+    """Return subnet -> the resource that its default route leads to."""
     table_of = {each.inputs["subnetId"]: each.inputs["routeTableId"] for each in made.of(ASSOCIATION)}
     out: dict[str, str] = {}
     for route in made.of(ROUTE):

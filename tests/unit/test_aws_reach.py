@@ -28,7 +28,7 @@ def prod() -> Build:
 
 @pytest.fixture(scope="module")
 def keyless() -> Build:
-    """A stack whose settings name no key pair."""
+    """Build a stack whose settings name no key pair."""
     return built(ssh_key_name=None, ssh_private_key=None)
 
 
@@ -120,7 +120,7 @@ class Door:
 
 @pytest.fixture
 def doors(monkeypatch: pytest.MonkeyPatch) -> list[Door]:
-    """The transports that were opened."""
+    """Return the transports that were opened."""
     opened: list[Door] = []
 
     def from_spec(spec: dict[str, Any]) -> Door:

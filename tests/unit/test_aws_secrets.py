@@ -43,7 +43,7 @@ def _nobodys_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ssm() -> Iterator[Any]:
-    """Systems Manager of an empty account."""
+    """Yield the Systems Manager of an empty account."""
     with mock_aws():
         yield cast("Any", boto3).client("ssm", region_name=REGION)
 
@@ -165,7 +165,7 @@ def test_secrets_that_cannot_be_published_stop_the_release_before_any_server() -
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An emulated account behind HTTP, for a program that is no Python: its URL."""
+    """Yield the URL of an emulated account behind HTTP, for a program that is not in Python."""
     emulated = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     emulated.start()
     url = "http://{}:{}".format(*emulated.get_host_and_port())

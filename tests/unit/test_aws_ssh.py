@@ -48,7 +48,7 @@ class Machine:
         asyncio.run_coroutine_threadsafe(self._started(), self._loop).result()
 
     def drop(self) -> None:
-        """Cut all connections, as a machine does that goes down."""
+        """Cut all connections, as a machine that goes down does."""
         asyncio.run_coroutine_threadsafe(self._dropped(), self._loop).result()
 
     def stop(self) -> None:

@@ -46,7 +46,7 @@ def metadata(aws: Clients) -> Generator[MetadataServer]:
 
 
 def asked(server: MetadataServer, machine: str, path: str, *, method: str = "GET", **headers: str) -> tuple[int, str]:
-    """Status and text of an answer to the machine with that private address."""
+    """Return status and text of a response to the machine with that private address."""
     url = f"http://127.{machine.partition('.')[2]}:{server.server_port}/latest/{path}"
     request = urllib.request.Request(
         url, method=method, headers={key.replace("_", "-"): headers[key] for key in headers}
@@ -60,7 +60,7 @@ def asked(server: MetadataServer, machine: str, path: str, *, method: str = "GET
 
 
 def launched(account: Account, subnet: str, **more: Any) -> tuple[str, str]:
-    """Id and private address of a new instance."""
+    """Launch an instance, and return its id and private address."""
     asked = {"ImageId": image(account), "MinCount": 1, "MaxCount": 1, "SubnetId": subnet}
     made = account.aws.ec2.run_instances(**asked, **more)["Instances"][0]
     return made["InstanceId"], made["PrivateIpAddress"]

@@ -28,7 +28,7 @@ def shown(machine: Machine) -> str:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> Path:
-    """The known_hosts of the stack, in a folder whose name OpenSSH would take apart or expand."""
+    """Return the stack's known_hosts file, in a folder whose name OpenSSH would split or expand."""
     file = tmp_path / "my 100%d folder" / "known_hosts"
 
     def known_hosts(spec: dict[str, Any]) -> KnownHosts:
@@ -47,7 +47,7 @@ def spec(**host_keys: str) -> dict[str, Any]:
 
 
 def entered(way: connect.Terminal, home: Path) -> subprocess.CompletedProcess[str]:
-    """What comes of entering it, by a user who has nothing: no agent, no key, no known hosts."""
+    """Run the terminal's command for a user who has no agent, no key and no known hosts."""
     environment = {key: value for key, value in way.environment.items() if key != "SSH_AUTH_SOCK"}
     described = {"command": way.command, "environment": environment | {"HOME": str(home)}, "secret": way.secret}
     root = Path(__file__).resolve().parents[2]

@@ -48,7 +48,7 @@ def watched() -> Build:
 
 
 def brought(made: Build, role: str) -> dict[str, Any]:
-    """What the step of a machine is to make of it."""
+    """Return the input of a machine's watch step, parsed from JSON."""
     step = made.one(STEP, f"{role}-watch")
     assert step.inputs["create"].startswith("sudo -- timeout --kill-after=10 360 python3 -c ")
     return json.loads(step.inputs["stdin"])
@@ -124,7 +124,7 @@ def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
 def test_what_is_brought_needs_only_what_lies_on_its_machine(
     watched: Build, role: str, document: str, for_others: set[str]
 ) -> None:
-    """for_others: what is imported on the other tier alone."""
+    """Check the imports of each script. for_others: what is imported on the other tier alone."""
     paths = [Path(path) for path in brought(watched, role)["files"] if path.endswith(".py")]
     there = {path.stem for path in paths}
     there |= {Path(each["path"]).stem for each in yaml.safe_load(document)["write_files"]}

@@ -50,7 +50,7 @@ ODD_WORDS = [
 
 
 def places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """(container, key or index) of everything in a document."""
+    """Yield (container, key or index) of everything in a document."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()  # pyright: ignore
     for key, value in list(items):  # pyright: ignore
         yield node, key
@@ -58,7 +58,7 @@ def places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def with_an_odd_character(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
-    """A document with one in one of its texts."""
+    """Return a copy of a document with an odd piece in one of its texts."""
     document = copy.deepcopy(document)
     parent, key = dice.choice([(parent, key) for parent, key in places(document) if isinstance(parent[key], str)])
     at = dice.randrange(len(parent[key]) + 1)
@@ -67,7 +67,7 @@ def with_an_odd_character(dice: random.Random, document: dict[str, Any]) -> dict
 
 
 def mutated(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
-    """A document with one to three odd things in it."""
+    """Return a copy of a document with one to three odd changes."""
     document = copy.deepcopy(document)
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         parent, key = dice.choice(list(places(document)))
@@ -85,13 +85,13 @@ def mutated(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def given(document: dict[str, Any]) -> dict[str, str]:
-    """As Pulumi hands it over."""
+    """Return a document as Pulumi hands it over."""
     return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in document.items()}
 
 
 @functools.cache
 def app_server_boots(packages: tuple[str, ...], maintenance: str, kind: str, processes: Processes | None) -> bool:
-    """Whether its user-data is read back. Few settings are in it, so few make one that was not seen yet."""
+    """Return whether the user-data is read back. It depends on few settings, so few calls see new user-data."""
     parts = packages, Maintenance.model_validate_json(maintenance), KINDS[kind], processes
     return "write_files" in yaml.safe_load(app_server.user_data(*parts))
 
@@ -103,7 +103,7 @@ def balancer_boots(maintenance: str, kind: Literal["nginx", "apache"]) -> bool:
 
 
 def assert_it_renders(settings: Settings, folder: Path) -> None:
-    """What machines would get is read by its readers."""
+    """Check that what machines would get is read by its readers."""
     maintenance = settings.maintenance.model_dump_json()
     for app in settings.apps.values():
         assert app_server_boots(tuple(app.system_packages), maintenance, app.gateway.kind, Processes.of(app))
@@ -178,7 +178,7 @@ def loop(source: Path) -> None:
 
 
 def tall(source: Path) -> None:
-    """Deeper than a path may be long."""
+    """Create folders so deep that their path is longer than a path may be."""
     at = os.open(source, os.O_RDONLY)
     for _ in range(20):
         os.mkdir("bad" * 80, dir_fd=at)
@@ -266,7 +266,7 @@ def test_odd_names_come_through(source: Path) -> None:
 
 
 def words(dice: random.Random, command: Any) -> list[str]:
-    """Arguments for a command, of which most are nonsense. Never those with which it goes on for ever."""
+    """Return arguments for a command, most of them nonsense, but none with which it runs for ever."""
     found: list[str] = [command.name]
     for each in command.params:
         if each.name in {"watch", "following"} or dice.random() < (0.8 if each.name == "stack" else 0.4):

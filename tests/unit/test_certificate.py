@@ -69,7 +69,7 @@ class FakeNginx:
 
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
-    """A balancer that serves HTTPS with the certificate of "before.example"."""
+    """Create a balancer that serves HTTPS with the certificate of "before.example"."""
     made = FakeNginx()
     monkeypatch.setattr(proxy, "test", made.test)
     monkeypatch.setattr(proxy, "swap_in", made.swap_in)
@@ -222,7 +222,7 @@ def test_what_certbot_renewed_is_taken_with_its_chain(balancer: FakeNginx) -> No
 
 @pytest.fixture
 def ran(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What certbot was asked; the rest runs."""
+    """Return the commands that certbot was asked; all others run."""
     del balancer
     asked: list[list[str]] = []
     really: Any = subprocess.run
@@ -252,7 +252,7 @@ def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
     ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def serve(*_: object) -> None:
-        """The site's own swap is tested elsewhere."""
+        """Do nothing: the site's own swap is tested elsewhere."""
 
     monkeypatch.setattr(proxy_site, "serve", serve)
     monkeypatch.setattr(proxy_site, "remember_upstreams", serve)

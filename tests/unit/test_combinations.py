@@ -31,7 +31,7 @@ def test_what_is_booted_holds_every_two_values_that_a_valid_one_holds() -> None:
 
 
 def files(combination: Combination) -> set[tuple[str, str]]:
-    """All that machines and releases get of it: what it is for, and its text."""
+    """Return all that machines and releases get of a combination: what it is for, and its text."""
     given = combination.settings()
     app = given.apps["probe"]
     boots = app_server.user_data([], kind=KINDS[app.gateway.kind], processes=app_server.Processes.of(app))

@@ -32,7 +32,7 @@ def fleet(*arguments: str, stdin: bytes | None = None) -> Result:
 
 
 def on_new(**changes: Any) -> dict[str, Any]:
-    """A server on which slot green serves NEW."""
+    """Return the facts of a server whose slot green serves NEW."""
     slots = {"blue": {"state": "inactive", "release": OLD}, "green": {"state": "active", "release": NEW}}
     return facts(live=NEW, slots=slots, staged=[OLD, NEW], **changes)
 
@@ -231,7 +231,7 @@ def test_exec_runs_as_the_release_on_the_first_server_and_ends_as_the_command_do
 
 
 def test_what_exec_runs_reaches_the_machine_word_for_word(stack: FakeStack, tmp_path: Path) -> None:
-    """The script is run here, with a systemd-run that prints its arguments."""
+    """Run the script here, with a systemd-run that runs the command after `--`, and check the arguments."""
     fleet("exec", "--server", "hello-2", "--", "printf", "%s|", "a b", "c'd", "$HOME", "--", "-x")
     ((machine, words, _),) = stack.machines.calls
     stub = tmp_path / "systemd-run"
@@ -382,7 +382,7 @@ def test_what_is_called_wrongly_ends_with_2_and_names_what_there_is(
 
 @pytest.fixture
 def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """pulumi(script): put a pulumi of that shell text on the PATH."""
+    """Return a function that puts a `pulumi` of the given shell text on the PATH."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("FLEET_STACK", raising=False)
 

@@ -19,7 +19,7 @@ TRAFFIC = "/usr/local/lib/wsgi-fleet/traffic.py"
 
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
-    """hello on two servers serves OLD; shop, on one, NEW."""
+    """Create a stack on which hello serves OLD on two servers, and shop serves NEW on one."""
     stack = make(monkeypatch)
     hello: dict[str, Any] = stack.output["apps"]["hello"]
     shop = {"name": "shop-1", "target": "m-shop-1", "address": "10.0.0.3"}

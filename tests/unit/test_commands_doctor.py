@@ -33,20 +33,20 @@ class Usage(NamedTuple):
 
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
-    """A stack on a machine that is well."""
+    """Create a stack on a healthy machine."""
     monkeypatch.setattr(doctor, "here", lambda _stack: iter([Finding("this machine")]))  # pyright: ignore
     return make(monkeypatch)
 
 
 def examined() -> tuple[list[str], int]:
-    """What is wrong, each with its remedy in one line, and the exit code."""
+    """Return what the doctor finds wrong, each with its remedy in one line, and the exit code."""
     result = CliRunner().invoke(app, ["doctor"])
     text = result.output.replace("\n       ", " -> ")
     return [line.removeprefix("wrong  ") for line in text.splitlines() if line.startswith("wrong")], result.exit_code
 
 
 def ends(days: int, *, renewed: bool = False) -> dict[str, Any]:
-    """A balancer whose certificate ends in so many days."""
+    """Return a balancer whose certificate ends in so many days."""
     seconds = days * 86_400 + 3600
     return front(certificate={"expires_in_s": seconds, "is_self_signed": False, "is_renewed_here": renewed})
 

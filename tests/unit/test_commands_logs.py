@@ -49,7 +49,7 @@ class Following:
 
 
 def followed(turns: list[Turn], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[list[str], list[str]]:
-    """What is shown, and the commands that the machine got."""
+    """Return the lines that are shown, and the commands that the machine got."""
     monkeypatch.setattr(logs, "RETRY_S", 0.0)
     stack, ended = make(monkeypatch), threading.Event()
     transport = Following(turns, ended)

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The output `fleet` of __main__.py."""
+    """Return the output `fleet` of __main__.py."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "requirements.txt").touch()
     (tmp_path / "app" / "wsgi.py").write_text("app = print\n")

@@ -21,7 +21,7 @@ HELLO = {"source": "hello", "module": "hello:app"}
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with the source of one application; nobody may ask the engine."""
+    """Create a project with the source of one application; the engine may not be asked."""
     (tmp_path / "stacks").mkdir()
     (tmp_path / "hello").mkdir()
     (tmp_path / "hello" / "requirements.txt").touch()
@@ -31,7 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(project: Path, **blocks: Any) -> None:
-    """Stack `mine`; blocks of the smallest one, changed."""
+    """Write stack `mine`: the blocks of the smallest stack, changed."""
     given = {"platform": "lxd", "apps": {"hello": HELLO}} | blocks
     document = {"config": {f"wsgi-fleet:{key}": value for key, value in given.items()} | {"other:key": 1}}
     (project / "stacks" / "Pulumi.mine.yaml").write_text(yaml.safe_dump(document, sort_keys=False))

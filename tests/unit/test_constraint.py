@@ -28,13 +28,13 @@ EXAMPLES = {
 
 
 def shipped(stack: str) -> dict[str, Any]:
-    """The blocks of a stack file as it comes."""
+    """Return the blocks of a stack file as it is in the repository."""
     document = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
     return {key.partition(":")[2]: value for key, value in document.items()}
 
 
 def of_aws(**changes: Any) -> list[str]:
-    """Problems of prod with real ids and these changes."""
+    """Return the problems of prod with real ids and these changes."""
     blocks = filled(shipped("prod"))
     found = problems_of(blocks | {"aws": blocks["aws"] | changes})
     assert all(line.startswith("aws") for line in found)
@@ -42,7 +42,7 @@ def of_aws(**changes: Any) -> list[str]:
 
 
 def texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a block, with its path."""
+    """Yield every text in a block, with its path."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):

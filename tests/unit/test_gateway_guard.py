@@ -234,7 +234,7 @@ Make = Callable[..., Process]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """make(gateway, **settings) starts a gateway with one process, of four requests at a time where it can."""
+    """Yield a function that starts a gateway with one process, of four requests at a time where it can."""
     with contextlib.ExitStack() as stack:
 
         def start(gateway: str, **settings: Any) -> Process:
@@ -250,7 +250,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def send(running: Process, path: str, method: str = "GET") -> socket.socket:
-    """A connection to the public socket by which a request was sent, as the balancer does it."""
+    """Send a request to the public socket as the balancer does, and return the connection."""
     connection = socket.create_connection(running.public.getsockname(), 30)
     if running.kind == "uwsgi":
         words = {"REQUEST_METHOD": method, "PATH_INFO": path, "REQUEST_URI": path, "QUERY_STRING": "",
@@ -265,13 +265,13 @@ def send(running: Process, path: str, method: str = "GET") -> socket.socket:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """All that comes until the end. Raises ConnectionResetError where that is a reset."""
+    """Return all that comes until the end. Raise ConnectionResetError where that is a reset."""
     with connection:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def get(running: Process, path: str = "/", method: str = "GET") -> tuple[int, bytes]:
-    """Status and body of the response; 0 and nothing where the connection ended without one."""
+    """Return status and body of the response; 0 and b"" where the connection ended without one."""
     try:
         head, _, body = receive(send(running, path, method)).partition(b"\r\n\r\n")
     except ConnectionResetError:
@@ -334,7 +334,7 @@ def test_whatever_an_application_raises_is_answered_500_and_its_process_lives(ma
 
 @every
 def test_no_path_ends_the_companion(make: Make, gateway: str) -> None:
-    """A name is cut to what an entry holds, here within a character."""
+    """Check that a name is cut to what an entry can contain, here within a character."""
     running = make(gateway)
     _, pid = get(running)
     for lead in ("", "a"):
@@ -474,13 +474,13 @@ def test_what_waited_while_the_gateway_started_is_served(make: Make) -> None:
 
 
 def worker_pids(running: Process) -> list[int]:
-    """Of the gateway's children."""
+    """Return the process ids of the gateway's children."""
     pid = running.process.pid
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def companions(running: Process) -> list[int]:
-    """Process ids of the companions in the gateway's session."""
+    """Return the process ids of the companions in the gateway's session."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):

@@ -15,7 +15,7 @@ def modules(*patterns: str) -> list[Path]:
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules that a file imports, wherever in it."""
+    """Return the full names of the modules that a file imports, wherever in it."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

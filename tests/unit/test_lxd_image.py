@@ -20,7 +20,7 @@ ALIAS, PATH = "wsgi-fleet-d1", f"/1.0/images/{FINGERPRINT}"
 
 @pytest.fixture
 def client(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A daemon without images; building one gives two small files."""
+    """Return a client of a daemon without images; building one gives two small files."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def ensure(recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> Path:
@@ -38,7 +38,7 @@ def client(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def ensure(client: Client, owner: str) -> list[str]:
-    """Have the image for the owner; what was said on the way."""
+    """Ensure the image for the owner, and return what was logged on the way."""
     said: list[str] = []
     assert image.ensure(client, owner, ImageRecipe(), "d1", said.append) == ALIAS
     return said
@@ -110,7 +110,7 @@ def instance(owner: str, name: str, of_network: str) -> Thing:
 
 @pytest.fixture
 def crowd(daemon: Daemon, client: Client) -> Daemon:
-    """Three owners, each with a machine, a network and a share of the image, and things that are nobody's."""
+    """Create three owners, each with a machine, a network and a share of the image, and things without owner."""
     for owner in ("local-1", "local-2", "prod-1"):
         name, _ = network.ensure(client, owner, "app", [])
         daemon.things["instances"][f"{owner}-m"] = instance(owner, f"{owner}-m", name)
@@ -122,7 +122,7 @@ def crowd(daemon: Daemon, client: Client) -> Daemon:
 
 
 def left(daemon: Daemon) -> list[str]:
-    """A line for each owner that has a machine, a network and an ACL."""
+    """Return a line for each owner that has a machine, a network and an ACL."""
     kinds = [daemon.things[kind].values() for kind in ("instances", "networks", "network-acls")]
     owned = [[each["config"][label.OWNER] for each in kind if label.OWNER in each.get("config", {})] for kind in kinds]
     return [" ".join(owners) for owners in zip(*owned, strict=True)]
@@ -161,7 +161,7 @@ def test_what_cannot_be_removed_is_told(
 
 
 def test_what_points_apt_into_the_image_outlives_its_scripts() -> None:
-    """Without that file mmdebstrap's last `apt-get update`, with no sources, would be the host's."""
+    """Check that mmdebstrap's file stays. Without it the last `apt-get update`, with no sources, is the host's."""
     last = ImageRecipe().all_scripts()[-1]
     assert "/tmp/*" not in last.replace("/var/tmp/*", "")
     assert "find /tmp -mindepth 1 -maxdepth 1 ! -name 'mmdebstrap.*'" in last

@@ -32,7 +32,7 @@ STATE = r"PUT /1.0/instances/local-hello-1-\w+/state"
 
 @pytest.fixture
 def client(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A daemon with an image, a network and a pool; a machine answers as soon as it runs."""
+    """Return a client of a daemon with an image, a network and a pool. A machine responds as soon as it runs."""
     daemon.things["images/aliases"]["wsgi-fleet-1"] = {"name": "wsgi-fleet-1", "target": "f1"}
     daemon.things["networks"]["wf0"] = {"name": "wf0", "config": {"ipv4.address": "10.7.7.1/24"}}
     daemon.things["storage-pools"]["pool"] = {"name": "pool", "driver": "dir"}

@@ -30,7 +30,7 @@ RULES = [Rule(8000, "10.1.1.2-10.1.1.254")]
 
 @pytest.fixture
 def client(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Client:
-    """A host with one route and a small MTU, on which LXD has one network already."""
+    """Return a client on a host with one route and a small MTU, where LXD has one network already."""
     daemon.things["networks"] |= {
         "lxdbr0": {"name": "lxdbr0", "config": {"ipv4.address": "10.5.5.1/24"}},
         "eth0": {"name": "eth0", "config": {}},
@@ -161,7 +161,7 @@ def proxy(port: int, to: int = 80) -> dict[str, str]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port that a program of the host listens on."""
+    """Yield a port that a program of the host listens on."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         yield taken.getsockname()[1]
 

@@ -35,7 +35,7 @@ THINGS = [name for name in PROVIDERS if name != "step"]
 
 @pytest.fixture
 def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
-    """Inputs of each provider as the engine hands them over, on a daemon where they can be made."""
+    """Return inputs of each provider as the engine hands them over, on a daemon where they can be created."""
     daemon.things["storage-pools"]["pool"] = {"name": "pool", "driver": "dir"}
     daemon.things["images/aliases"]["wsgi-fleet-0"] = {"name": "wsgi-fleet-0", "target": "f0"}
     daemon.things["networks"]["wf0"] = {"name": "wf0", "config": {"ipv4.address": "10.7.7.1/24"}}
@@ -110,7 +110,7 @@ class Transport:
 
 
 def made(name: str, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Id and outputs of what a provider made."""
+    """Create a resource with a provider, and return its id and outputs."""
     result = PROVIDERS[name].create(inputs)
     return result.id, result.outs or {}
 
@@ -118,7 +118,7 @@ def made(name: str, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 def change(
     provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any], id_: str
 ) -> tuple[bool | None, list[str]]:
-    """Whether there is something to do, and which inputs demand another thing instead."""
+    """Return whether there is something to do, and which inputs require a replacement."""
     found = provider.diff(id_, olds, news)
     assert not found.delete_before_replace
     return found.changes, found.replaces or []
@@ -197,7 +197,7 @@ def test_what_is_deleted_is_read_as_gone_and_can_be_deleted_again(name: str, inp
 
 @pytest.mark.parametrize("name", THINGS)
 def test_what_is_gone_is_made_again_without_a_refresh(name: str, inputs: dict[str, dict[str, Any]]) -> None:
-    """As a `destroy` leaves it that was killed before the engine wrote down what it had deleted."""
+    """Cover what a `destroy` leaves that was killed before the engine recorded what it had deleted."""
     provider = PROVIDERS[name]
     id_, outs = made(name, inputs[name])
     provider.delete(id_, outs)
@@ -255,7 +255,7 @@ def test_a_step_runs_on_a_confirmed_machine_and_leaves_nothing_of_its_input(
 
 
 def test_a_step_stays_as_it_is_when_what_it_waits_for_has_failed(inputs: dict[str, dict[str, Any]]) -> None:
-    """The engine leaves the input out then (`pulumi up --continue-on-error`)."""
+    """Check that a missing input is no change: the engine omits it then (`pulumi up --continue-on-error`)."""
     id_, outs = made("step", inputs["step"])
     step, without = PROVIDERS["step"], {key: value for key, value in inputs["step"].items() if key != "stdin"}
     assert step.diff(id_, outs, without).changes is False

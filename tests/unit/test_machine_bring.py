@@ -14,7 +14,7 @@ FAILING = 'if [ "$2 $3" = "restart bad.service" ]; then echo "Job failed" >&2; e
 
 @pytest.fixture
 def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of units. `systemctl` keeps what it is asked for and cannot start bad.service; `journalctl` says why."""
+    """Return a folder for units. `systemctl` records calls and cannot start bad.service; `journalctl` says why."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "systemctl").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n{FAILING}')

@@ -16,14 +16,14 @@ from tests.unit.cloud import Cloud, on_this_host
 
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """A cloud on this host."""
+    """Create a cloud on this host."""
     with on_this_host(monkeypatch) as made:
         yield made
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
-    """The store of application hello in a folder, with a pointer."""
+    """Create the store of application hello in a folder, with a pointer, and return its URL."""
     store.create(tmp_path / "store")
     DirectoryStore(tmp_path / "store").write("hello/pointer", b"r1")
     return f"file://{tmp_path}/store/hello"
@@ -88,7 +88,7 @@ def test_a_machine_without_a_metadata_service_says_that_the_store_does_not_answe
 
 
 def page(*names: str, **more: str) -> tuple[int, dict[str, object]]:
-    """An answer of Systems Manager, with values as the rollout writes them."""
+    """Return a response of Systems Manager, with values as the rollout writes them."""
     values = [{"Name": f"/wsgi-fleet/prod/hello/r1/{name}", "Value": f'"{name} \\u007b"'} for name in names]
     return 200, {"Parameters": values, **more}
 

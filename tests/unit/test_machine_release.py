@@ -20,7 +20,7 @@ RETRY = "systemd-run --unit=app-boot-retry-{} --collect --on-active=60 {} retry"
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
-    """A server with the releases r1, which serves, and r2, both staged."""
+    """Create a server with the releases r1, which serves, and r2, both staged."""
     made = lay_out(tmp_path, monkeypatch)
     made.place("r1")
     made.place("r2")
@@ -53,14 +53,14 @@ class Store:
 
 @pytest.fixture
 def store(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A server that boots: nothing serves yet."""
+    """Return the store of a server that boots: nothing serves yet."""
     host.states = {"app.socket": "active"}
     (server.SLOTS / "blue").unlink()
     return Store(monkeypatch)
 
 
 def links() -> tuple[str | None, str | None, str | None]:
-    """What live, blue and green name."""
+    """Return what live, blue and green name."""
     return server.named(server.LIVE), server.named(server.SLOTS / "blue"), server.named(server.SLOTS / "green")
 
 

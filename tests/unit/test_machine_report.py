@@ -39,7 +39,7 @@ WELL = (
 
 
 def giving(value: Any) -> Callable[..., Any]:
-    """A function that has that one answer."""
+    """Return a function that always returns the value."""
 
     def answer(*_: Any) -> Any:
         return value
@@ -48,7 +48,7 @@ def giving(value: Any) -> Callable[..., Any]:
 
 
 def health(age_s: float = 1, **healthy: bool) -> dict[str, Any]:
-    """As traffic.py reads it; a server by its last number."""
+    """Return health as traffic.py reads it; a server by its last number."""
     servers = {f"10.0.0.{name[1:]}": {"healthy": each} for name, each in healthy.items()}
     return {"age_s": age_s, "servers": servers}
 
@@ -70,7 +70,7 @@ def test_a_disk_is_as_full_as_df_says() -> None:
 
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the access log and what the balancer remembers lie."""
+    """Return a folder that contains the access log and the balancer's state files."""
     for name in ("DRAINED", "HEALTH", "PAGE"):
         monkeypatch.setattr(proxy_site, name, tmp_path / name)
     proxy_site.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False}}}))
@@ -102,7 +102,7 @@ def test_a_balancer_that_nobody_asked_anything_has_no_errors(balancer: Path) -> 
 
 @contextlib.contextmanager
 def connected(port: int, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
-    """What scripts connect to is that port, and all of it is closed in the end."""
+    """Make scripts connect to that port, and close all connections in the end."""
     made: list[http.client.HTTPConnection] = []
 
     def connect(_: Service) -> http.client.HTTPConnection:
@@ -151,7 +151,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def prod(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Carried, int]]:
-    """The account after the program of stack prod ran with alarms and logs, and the port of its services."""
+    """Yield the account after the program of stack prod ran with alarms and logs, and the port of its services."""
     with pytest.MonkeyPatch.context() as patch, serving() as endpoint:
         patch.chdir(project(tmp_path_factory.mktemp("project")))
         aws = stack_file("prod")["aws"] | {"alarms": {"sns_topic_arn": TOPIC}}
@@ -241,7 +241,7 @@ class Idle(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Nobody reads it."""
+        """Do nothing: no test reads this log."""
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ WHOLE = 1 << 20
 
 
 def line(number: int) -> str:
-    """A line of the access log."""
+    """Return a line of the access log."""
     moment = datetime.fromtimestamp((NOW_MS / 1000) + number, UTC).isoformat(timespec="seconds")
     return json.dumps({"time": moment, "uri": f"/{number}"})
 
@@ -54,7 +54,7 @@ class Kept:
 
 
 def drained(source: RotatedFile, position: dict[str, Any], limit: int = WHOLE) -> tuple[list[str], dict[str, Any]]:
-    """Everything there is from a position on."""
+    """Return all events from a position on, and the position after them."""
     found: list[str] = []
     while True:
         events, after = source.read(position, limit)
@@ -109,7 +109,7 @@ def test_a_rotated_file_is_read_to_its_end_before_the_next(tmp_path: Path) -> No
 def test_however_writing_rotating_and_reading_mix_each_line_comes_once(
     tmp_path_factory: pytest.TempPathFactory, acts: list[str], limit: int
 ) -> None:
-    """As long as it is read between two rotations."""
+    """Check that each line comes once, as long as the log is read between two rotations."""
     folder = tmp_path_factory.mktemp("log")
     log, before = folder / "access.log", folder / "access.log.1"
     source, position, found, count = RotatedFile(log), dict[str, Any](), list[str](), 0
@@ -166,7 +166,7 @@ ENTRIES = [
 
 @pytest.fixture
 def journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands in for journalctl: prints ENTRIES, and leaves its arguments in the file. The real one is in tests/e2e."""
+    """Stand in for journalctl: print ENTRIES, and write its arguments to the file. The real one is in tests/e2e."""
     said, asked, program = tmp_path / "said", tmp_path / "asked", tmp_path / "journalctl"
     said.write_text("".join(json.dumps(each | {"__REALTIME_TIMESTAMP": f"{NOW_MS}123"}) + "\n" for each in ENTRIES))
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{asked}\ncat {said}\n')

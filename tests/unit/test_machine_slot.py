@@ -17,7 +17,7 @@ from tests.unit.app_server import AppServer, lay_out
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
-    """A server on which nothing runs."""
+    """Create a server on which nothing runs."""
     return lay_out(tmp_path, monkeypatch)
 
 
@@ -141,7 +141,7 @@ class Handler(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Path]:
-    """A socket that answers 503."""
+    """Yield the path of a socket that responds with 503."""
     path = tmp_path / "s"
     with socketserver.UnixStreamServer(str(path), Handler) as made:
         thread = threading.Thread(target=made.handle_request)

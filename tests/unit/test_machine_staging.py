@@ -32,7 +32,7 @@ SECRETS = {"PASSWORD": 'open "sesame" for $5', "URL": "postgres://"}
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
-    """A server that knows its store and its key; users and the name of the host are made up."""
+    """Create a server that knows its store and its key; users and the host name are made up."""
     made = lay_out(tmp_path, monkeypatch)
     (server.CONFIG / "store").write_text(f"file://{tmp_path}/store/hello")
     (server.CONFIG / "key").write_text(KEY)
@@ -46,7 +46,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
 
 
 def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> Release:
-    """A release of one file and its requirements."""
+    """Build a release of one file and its requirements."""
     (root / "source").mkdir(exist_ok=True)
     (root / "source" / "wsgi.py").write_text("app = None\n")
     (root / "source" / "requirements.txt").touch()
@@ -56,7 +56,7 @@ def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> 
 
 
 def publish(root: Path, release: Release) -> str:
-    """Write it into the store as a rollout does; its id."""
+    """Write a release into the store as a rollout does, and return its id."""
     directory.create(root / "store")
     store = DirectoryStore(root / "store")
     store.write(f"hello/releases/{release.id}/code.tar.gz", release.archive)

@@ -64,7 +64,7 @@ class Balancer:
 
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Balancer:
-    """A balancer that serves a site. Nobody waits."""
+    """Create a balancer that serves a site. No code under test waits."""
     made = Balancer(tmp_path)
     for name in ("MAIN", "SITE"):
         monkeypatch.setattr(nginx, name, tmp_path / f"{name.lower()}.conf")
@@ -131,7 +131,7 @@ def test_old_workers_that_do_not_end_are_told(balancer: Balancer, monkeypatch: p
 
 @pytest.fixture
 def known(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> Balancer:
-    """A balancer whose servers are looked after by proxy_site."""
+    """Return a balancer whose servers are managed by proxy_site."""
     for name in ("WANTED", "DRAINED", "PROBES", "UNHEALTHY", "LEAVING"):
         monkeypatch.setattr(proxy_site, name, balancer.folder / name)
     return balancer
@@ -185,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A path of a site that answers with Handler.statuses, one after the other. Two seconds pass at each look."""
+    """Yield a path of a site that responds with Handler.statuses, one by one. Two seconds pass at each look."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
     times = iter(range(0, 100, 2))

@@ -29,7 +29,7 @@ def resource(type_: str, parent: str = "", /, name: str = "it", **inputs: Any) -
 
 
 def setting(kind: str, **inputs: Any) -> Planned:
-    """A resource that belongs to the bucket."""
+    """Return a resource that belongs to the bucket."""
     return resource(f"aws:s3/{kind[0].lower()}{kind[1:]}:{kind}", BUCKET, **inputs)
 
 
@@ -39,7 +39,7 @@ def document(**statement: Any) -> str:
 
 
 def web(**inputs: Any) -> Planned:
-    """A rule that lets everyone in on port 80, changed."""
+    """Return a rule that lets everyone in on port 80, with changed inputs."""
     given: dict[str, Any] = {
         "securityGroupId": "sg-1",
         "ipProtocol": "tcp",
@@ -80,7 +80,7 @@ GOOD_BUCKET = [
 
 
 def bucket_but(kind: str, **inputs: Any) -> list[Planned]:
-    """A good bucket with one setting changed; without inputs, taken away."""
+    """Return a good bucket with one setting changed, or removed where no inputs are given."""
     rest = [each for each in GOOD_BUCKET if not each.type.endswith(f":{kind}")]
     return [*rest, setting(kind, **inputs)] if inputs else rest
 

@@ -49,7 +49,7 @@ MANAGERS = ("systemd", "supervisord")
 
 
 def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gateway: Any) -> App:
-    """An application whose processes are balanced."""
+    """Return an application whose processes are balanced."""
     fleet = {"balancing": "machine+process", "process_manager": manager}
     given = {"source": "x", "module": "app:app", "fleet": fleet}
     return App.model_validate_json(json.dumps(given | {"gateway": {"kind": kind, "processes": processes} | gateway}))
@@ -90,7 +90,7 @@ def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
 
 
 def documents(kind: str, manager: Any, number: int = 3) -> dict[str, str]:
-    """Path -> text of what a server boots with."""
+    """Return what a server boots with: path -> text."""
     text = app_server.user_data([], kind=KINDS[kind], processes=Processes(manager, number))
     return {each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]}
 
@@ -114,7 +114,7 @@ def test_servers_that_balance_no_processes_get_nothing_of_it() -> None:
 
 
 def nginx(given: App, slot_: str, folder: Path) -> list[dict[str, Any]]:
-    """The local Nginx's configuration as its reader sees it."""
+    """Return the local Nginx's configuration as its reader sees it."""
     file = folder / "nginx.conf"
     file.write_text(app_server.gateway_files(given)[f"gateway/nginx-{slot_}.conf"])
     read: dict[str, Any] = crossplane.parse(str(file), single=True)  # pyright: ignore
@@ -208,7 +208,7 @@ def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_a
 
 
 def well(run: Path, other_than: int = 0) -> list[int]:
-    """Process ids once both answer, the second of which is another one."""
+    """Return both process ids once both respond and the second one is not `other_than`."""
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         told = on_server.of_supervisord("blue")
@@ -300,7 +300,7 @@ def test_a_user_sees_what_each_process_manager_gets(manager: str, told: list[str
 
 @pytest.fixture(params=MANAGERS)
 def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
-    """A server with two processes, on which r1 serves and r2 is staged. What Nginx is told is among the events."""
+    """Create a server with two processes. r1 serves, r2 is staged. Events contain what Nginx is told."""
     made = lay_out(tmp_path, monkeypatch)
     (server.CONFIG / "processes").write_text(f"{request.param} 2\n")
     for name in ("r1", "r2"):
@@ -313,7 +313,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[str, Any], fails: str = "") -> None:
-    """What stands in for the release's processes.py. supervised: what supervisord tells, again and again."""
+    """Stand in for the release's processes.py. supervised: what supervisord reports, again and again."""
 
     def call(of: str, verb: str, *arguments: Any) -> Any:
         assert arguments[0] == of
@@ -330,7 +330,7 @@ def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[st
 
 
 def named(name: str) -> str:
-    """Units of a slot, as they are started together."""
+    """Return the units of a slot, as they are started together."""
     return " ".join(slot.units(name))
 
 
@@ -465,7 +465,7 @@ class Nginx:
 
 @pytest.fixture
 def nginx_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nginx:
-    """One that runs and asks slot blue."""
+    """Create an Nginx that runs and passes requests to slot blue."""
     made = Nginx(tmp_path, monkeypatch)
     on_server.aim("blue")
     return made

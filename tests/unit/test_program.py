@@ -26,14 +26,14 @@ INSTANCE = "aws:ec2/instance:Instance"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the applications of this project, in which the program runs; what it writes, it writes there."""
+    """Create a folder with the applications of this project, in which the program runs and writes."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def stack_file(stack: str) -> dict[str, Any]:
-    """The blocks of a stack file by name, with ids in the place of placeholders."""
+    """Return the blocks of a stack file by name, with ids in the place of placeholders."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
     return aws_answers.filled({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
 
@@ -55,7 +55,7 @@ def run(stack: str, *, preview: bool = False, **changes: Any) -> Build:
 
 
 def text(value: Any) -> str:
-    """As Pulumi hands it over."""
+    """Return a value as Pulumi hands it over."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

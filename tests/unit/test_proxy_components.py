@@ -30,7 +30,7 @@ OUTPUTS = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
 
 
 def made(proxy: Mapping[str, Any], on: str = "lxd") -> Build:
-    """A balancer whose one application has one member."""
+    """Build a balancer whose one application has one member."""
     given = Settings.model_validate_json(json.dumps({"proxy": proxy}))
 
     def program() -> None:

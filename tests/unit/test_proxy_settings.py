@@ -27,7 +27,7 @@ def blocks(proxy: Any, app: dict[str, Any] | None = None, **balancer: Any) -> di
 
 
 def told(proxy: Any, **balancer: Any) -> str:
-    """What is wrong with a proxy."""
+    """Return what is wrong with a proxy's settings."""
     return "; ".join(problems_of(blocks(proxy, **balancer)))
 
 

@@ -27,7 +27,7 @@ APP = rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")
 
 
 def read(folder: Path, **proxy: Any) -> list[dict[str, Any]]:
-    """The site with these settings of the proxy, read back."""
+    """Return the site with these settings of the proxy, read back."""
     return directives(rendering.site(settings_of({"hostnames": [HOSTNAME], "proxy": proxy}), [APP]), folder)
 
 
@@ -47,7 +47,7 @@ def location(block: list[dict[str, Any]], *path: str) -> list[dict[str, Any]]:
 
 
 def mapped(block: list[dict[str, Any]], variable: str) -> list[tuple[str, list[str]]]:
-    """What stands in the map of a variable, in order."""
+    """Return the entries in the map of a variable, in order."""
     (found,) = [each["block"] for each in find(block, "map") if each["args"][1] == f"${variable}"]
     return [(each["directive"], each["args"]) for each in found if each["directive"] != "volatile"]
 
@@ -60,7 +60,7 @@ def test_a_stack_that_sets_none_of_it_gets_the_site_without_it() -> None:
 
 
 def word(text: str) -> str:
-    """As Nginx reads it between double quotes."""
+    """Return a text as Nginx reads it between double quotes."""
     return re.sub(r'\\(["\\])', r"\1", text)
 
 

@@ -29,12 +29,12 @@ SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
 
 @pytest.fixture
 def store() -> Part:
-    """The store of application a, of a stack that may have others."""
+    """Return the store of application a, of a stack that may have others."""
     return Part(MemoryStore(), "a")
 
 
 def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after an engine that was killed."""
+    """Check that output to a closed pipe raises nothing, as after an engine that was killed."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb", buffering=0) as pipe:
@@ -45,7 +45,7 @@ def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(autouse=True)
 def bundles(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Options of the bundles that were asked for; each is made."""
+    """Return the options of the bundles that were asked for; each is created."""
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
@@ -58,7 +58,7 @@ def bundles(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def fleet(store: Part, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
-    """What the inputs below lead to."""
+    """Create the fleet and the store that the inputs below lead to."""
     fleet = FakeFleet(cast("Any", store))
 
     def open_store(spec: dict[str, str]) -> object:
@@ -75,7 +75,7 @@ def fleet(store: Part, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
 
 
 def inputs(folder: Path, number: int = 1, **changes: Any) -> dict[str, Any]:
-    """What the engine hands over for a release: numbers are floats."""
+    """Return what the engine hands over for a release: numbers are floats."""
     package = folder / release(number).id
     release(number).save(package)
     limits = {field.name: 3.0 for field in dataclasses.fields(Plan) if field.type == "int"}
@@ -104,7 +104,7 @@ def due(provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any]) 
 
 
 def outs(news: dict[str, Any]) -> dict[str, Any]:
-    """What a rollout leaves in the state, read back from it."""
+    """Return what a rollout leaves in the state, read back from it."""
     return json.loads(json.dumps(ROLLOUT.create(news).outs))
 
 

@@ -40,7 +40,7 @@ def app(**changes: Any) -> App:
 
 
 def directives(text: str, folder: Path) -> list[dict[str, Any]]:
-    """Nginx text as crossplane reads it. Raises for what Nginx would not parse."""
+    """Return Nginx text as crossplane reads it. Raise AssertionError for what Nginx would not parse."""
     file = folder / "nginx.conf"
     file.write_text("events {}\nhttp {\n" + text + "\n}\n")
     parsed: dict[str, Any] = crossplane.parse(str(file), single=True, strict=False)  # pyright: ignore
@@ -153,7 +153,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
 
 
 def meaning(script: str) -> tuple[str, list[int]]:
-    """What Python reads in a script but for docstrings, and the lines of its statements."""
+    """Return what Python reads in a script except docstrings, and the lines of its statements."""
     tree = ast.parse(script)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
@@ -183,7 +183,7 @@ def test_system_packages_are_arguments_and_nothing_else_changes() -> None:
 
 
 def unit(*, proof: bool) -> dict[str, list[tuple[str, str]]]:
-    """A unit's sections as lists of pairs: a key may stand there more than once."""
+    """Return a unit's sections as lists of pairs: a key may appear more than once."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for line in app_server.service(proof=proof).splitlines():
         if line.startswith("["):

@@ -85,7 +85,7 @@ def release(number: int, static: dict[str, str] | None = STATIC) -> Release:
 
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FleetWithBalancer:
-    """A fleet that serves release 1."""
+    """Create a fleet that serves release 1."""
     monkeypatch.setattr(static_files, "ROOT", tmp_path)
     monkeypatch.setattr(static_files, "LOCK", tmp_path / "lock")
     made = FleetWithBalancer(MemoryStore())

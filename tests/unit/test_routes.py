@@ -37,7 +37,7 @@ def routed(**apps: dict[str, Any]) -> dict[str, Routed]:
 
 
 def owner(apps: Mapping[str, Routed], host: str, path: str) -> str | None:
-    """Whose a request is, as Nginx goes by the site: the exact name, the longest wildcard, else the first server."""
+    """Return the application that Nginx chooses: by exact name, longest wildcard, else the first server."""
     servers = virtual_hosts(apps)
     labels = host.split(".")
     for name in (host, *("*." + ".".join(labels[first:]) for first in range(1, len(labels)))):
@@ -211,7 +211,7 @@ AWS = {
 
 
 def site(folder: Path, balancer: Balancer | None = None, **apps: dict[str, Any]) -> list[dict[str, Any]]:
-    """The site of applications that each have a member, read back."""
+    """Return the site of applications that each have a member, read back."""
     there = routed(**apps)
     upstreams = [rendering.Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
     given_ = balancer or Balancer()
@@ -224,7 +224,7 @@ def servers(block: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def passes(server: list[dict[str, Any]]) -> dict[str, str]:
-    """Location -> upstream that gets it, or the status that Nginx answers itself."""
+    """Return location -> upstream that gets it, or the status with which Nginx itself responds."""
     found: dict[str, str] = {}
     for location in find(server, "location"):
         does = [*find(location["block"], "uwsgi_pass"), *find(location["block"], "return")]

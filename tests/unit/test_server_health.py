@@ -15,7 +15,7 @@ TICK_S = 0.25
 
 
 def quiet() -> bool:
-    """Clients got nothing from it."""
+    """Return False: clients got no response from the server."""
     return False
 
 
@@ -26,7 +26,7 @@ def lived(
     resent: Callable[[float], bool] = lambda _: False,
     answers_others: Callable[[], bool] = quiet,
 ) -> tuple[Server, list[tuple[float, bool]]]:
-    """A server that is asked each second until then, and when it became unhealthy and healthy.
+    """Return a server that is asked each second until then, and when it became unhealthy and healthy.
 
     answer_at: how a probe that is begun then ends: at once, or after 2 s where it is SILENT.
     """
@@ -49,7 +49,7 @@ def lived(
 
 
 def between(begin: float, end: float, how: Answer) -> Callable[[float], Answer]:
-    """Good but for that time."""
+    """Return a function of the time that gives `how` in that time, else GOOD."""
     return lambda now: how if begin <= now < end else Answer.GOOD
 
 
@@ -128,7 +128,7 @@ def test_who_comes_and_goes_must_stay_well_for_longer_each_time_and_it_is_forgot
 
 
 def fleet(now: float, **healthy: bool | float) -> dict[str, Server]:
-    """True: well a moment ago; False: unhealthy; a number: still healthy, last well so many seconds ago."""
+    """Return servers. True: healthy; False: unhealthy; a number: still healthy, last alive so many seconds ago."""
     made: dict[str, Server] = {}
     for name, how in healthy.items():
         ago = 0.5 if isinstance(how, bool) else how

@@ -25,7 +25,7 @@ NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_in
 
 
 def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Settings with values of these kinds, in lists and mappings of any depth."""
+    """Return a strategy for settings with values of these kinds, in lists and mappings of any depth."""
     value = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=8)
     return st.dictionaries(st.from_regex(r"[A-Z_]{0,3}[A-Z][A-Z0-9_]{0,4}", fullmatch=True), value, max_size=4)
 
@@ -39,7 +39,7 @@ def settings_file(values: Mapping[str, Any], format_: str = "python") -> dict[st
 
 
 def written(values: Mapping[str, Any], format_: str = "python") -> dict[str, str]:
-    """What a release says of the file, made from a stack file's text as Pulumi hands it over."""
+    """Return a release's entry of the settings file, built from a stack file's text as Pulumi hands it over."""
     hello = app(settings_file=settings_file(values, format_))
     settings = parse(config_of({"platform": "lxd", "apps": {"hello": hello}}), project=ROOT)
     made = build(settings.apps["hello"], project=ROOT, key="", secrets={})
@@ -47,7 +47,7 @@ def written(values: Mapping[str, Any], format_: str = "python") -> dict[str, str
 
 
 def same(read_back: Any, values: Any) -> None:
-    """Equal, and of the same types: True is no 1, and 1.0 no 1."""
+    """Check that values are equal, and of the same types: True is not 1, and 1.0 is not 1."""
     assert repr(read_back) == repr(values)
 
 

@@ -71,7 +71,7 @@ class FakeNginx:
 
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
-    """A balancer that has no site of `up` yet."""
+    """Create a balancer that has no site of `up` yet."""
     fake = FakeNginx(tmp_path)
     for name in ("test", "swap_in", "probe", "answer", "wait_for"):
         monkeypatch.setattr(proxy, name, getattr(fake, name))
@@ -132,7 +132,7 @@ def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balan
 
 
 def two(a: Sequence[str], b: Sequence[str]) -> str:
-    """A site of applications a and b."""
+    """Return a site of applications a and b."""
     upstreams = [rendering.Upstream(name, each, 60, "/healthz", Routed(path=f"/{name}")) for name, each in
                  (("a", a), ("b", b))]  # fmt: skip
     return rendering.site(Balancer(), upstreams)

@@ -21,7 +21,7 @@ STACK_FILES = sorted((ROOT / "stacks").glob("Pulumi.*.yaml"))
 
 
 def config(**changes: Any) -> dict[str, str]:
-    """Of the smallest stack, with these blocks in the place of its own."""
+    """Return the configuration of the smallest stack, with these blocks in the place of its own."""
     return config_of({"platform": "lxd", "apps": {"hello": app()}} | changes)
 
 
@@ -130,13 +130,13 @@ def test_platform_aws_without_its_block_is_refused() -> None:
 
 
 def production() -> dict[str, Any]:
-    """Production's block of AWS, with real-looking ids."""
+    """Return production's block of AWS, with real-looking ids."""
     stack = next(file for file in STACK_FILES if file.name == "Pulumi.prod.yaml")
     return filled(yaml.safe_load(stack.read_text())["config"])["wsgi-fleet:aws"]
 
 
 def of_aws(**changes: Any) -> list[str]:
-    """Problems of a block like production's with its VPC's settings (`vpc`), or its own, changed."""
+    """Return the problems of production's block with settings of its VPC (`vpc`), or its own, changed."""
     aws = production()
     vpc = changes.pop("vpc", {})
     return problems(platform="aws", aws=aws | {"vpc": vpc and aws["vpc"] | vpc} | changes)

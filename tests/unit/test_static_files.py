@@ -23,14 +23,14 @@ from tests.unit.app_server import lay_out
 
 @pytest.fixture(autouse=True)
 def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of application hello on a balancer that has served nothing yet."""
+    """Return the folder of application hello on a balancer that has served nothing yet."""
     monkeypatch.setattr(static_files, "ROOT", tmp_path / "static")
     monkeypatch.setattr(static_files, "LOCK", tmp_path / "lock")
     return tmp_path / "static" / "hello"
 
 
 def archive(**files: str) -> bytes:
-    """A tar as an app server sends it; names have _ for / and . in it."""
+    """Return a tar as an app server sends it; names have __ in the place of /."""
     return tar(*((name.replace("__", "/"), content.encode(), tarfile.REGTYPE) for name, content in files.items()))
 
 
@@ -64,7 +64,7 @@ def rolled_out(release: str, **files: str) -> None:
 
 
 def served(app: Path) -> dict[str, str]:
-    """Path -> content of all that Nginx finds."""
+    """Return all files that Nginx finds: path -> content."""
     root = app / "served"
     return {str(file.relative_to(root)): file.read_text() for file in root.rglob("*") if file.is_file()}
 
@@ -210,7 +210,7 @@ def test_more_than_there_is_room_for_is_refused(files: dict[str, str], monkeypat
 
 @pytest.fixture
 def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """staged(**files) -> the code folder of release r1 on an app server, whose static files are in its folder out."""
+    """Return a function that writes static files to folder `out` of release r1, and returns the code folder."""
     host = lay_out(tmp_path / "server", monkeypatch)
 
     def make(**files: str) -> Path:
@@ -225,7 +225,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
 
 
 def sent(capsys: pytest.CaptureFixture[str]) -> bytes:
-    """What the server prints, as the rollout reads it."""
+    """Return what the server prints, as the rollout reads it."""
     capsys.readouterr()
     app_server.main(["static", "r1"])
     return b"".join(base64.b64decode(line, validate=True) for line in capsys.readouterr().out.split())

@@ -18,7 +18,7 @@ ATTACKS = ["/", "static/", "/static", "//", "/a//", "/../", "/a/../b/", "/.git/"
 
 
 def told(static: Any, **app: Any) -> list[str]:
-    """What is wrong with a stack file whose application has these static files."""
+    """Return what is wrong with a stack file whose application has these static files."""
     hello = {"source": "examples/flask-hello", "module": "hello.wsgi:app", "static": static} | app
     return problems_of({"platform": "lxd", "apps": {"hello": hello}})
 

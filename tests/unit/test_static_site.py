@@ -34,7 +34,7 @@ def location(block: list[dict[str, Any]], path: str) -> list[dict[str, Any]]:
 
 
 def cache(block: list[dict[str, Any]], status: int, path: str) -> str:
-    """The Cache-Control of an answer, as Nginx's map gives it: the first pattern that matches."""
+    """Return the Cache-Control of a response, as Nginx's map gives it: the first pattern that matches."""
     (found,) = [each["block"] for each in find(block, "map") if each["args"] == ["$status:$uri", "$static_my_shop"]]
     for each in found:
         pattern = each["directive"]

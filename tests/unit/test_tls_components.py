@@ -41,7 +41,7 @@ def made(
     preview: bool = False,
     **aws: Any,
 ) -> Build:
-    """A balancer and its groups; its one application has one member."""
+    """Build a balancer and its groups; its one application has one member."""
     given = Settings.model_validate_json(json.dumps({"hostnames": names, "tls": tls}))
 
     def program() -> None:

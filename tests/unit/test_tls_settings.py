@@ -23,7 +23,7 @@ GOOD = AUTHORITY.sign([NAME, "*.example.org"])
 
 
 def told(balancer: Any, *, encrypted: list[str] | None = None, **blocks: Any) -> list[str]:
-    """What is wrong with a stack file that has this balancer."""
+    """Return what is wrong with a stack file that has this balancer."""
     apps = {"hello": {"source": "examples/flask-hello", "module": "hello.wsgi:app"}}
     given = {"platform": "lxd", "apps": apps, "balancer": balancer} | blocks
     return problems_of(given, encrypted)

@@ -65,7 +65,7 @@ def test_http_leads_to_https_on_the_port_that_clients_see(tmp_path: Path, port: 
 
 
 def steps(block: list[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
-    """What each `if` of the server does, in order, up to where HTTP is led away."""
+    """Return each `if` of the server with what it does, in order, up to the redirect of HTTP."""
     found = [(each["args"], each["block"][0]["args"]) for each in server(block) if each["directive"] == "if"]
     return found[: [condition for condition, _ in found].index(["$plain", "=", "http"])]
 

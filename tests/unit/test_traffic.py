@@ -27,7 +27,7 @@ def line(
     status: int = 200,
     seconds: float = 0.011,
 ) -> dict[str, Any]:
-    """A line as nginx.conf's log_format writes it, so long ago."""
+    """Return a line as nginx.conf's log_format writes it, ago_s seconds old."""
     return {
         "time": datetime.fromtimestamp(NOW - ago_s, UTC).isoformat(timespec="seconds"),
         "status": status,

@@ -29,7 +29,7 @@ Unattended-Upgrade::Origins-Pattern {
 
 
 def documents(**changes: Any) -> list[dict[str, str]]:
-    """Files of an app server and of the balancer: path -> content."""
+    """Return the files of an app server and of the balancer: path -> content."""
     given = Maintenance(**changes)
     texts = app_server.user_data([], given), rendering.balancer_user_data(given)
     return [{each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]} for text in texts]
@@ -41,7 +41,7 @@ def timer(**changes: Any) -> list[str]:
 
 @pytest.fixture
 def apt(tmp_path: Path) -> dict[str, list[str]]:
-    """What apt itself reads where our file follows the package's: key -> values."""
+    """Return what apt itself reads where our file follows the package's: key -> values."""
     (tmp_path / "50unattended-upgrades").write_text(PACKAGED)
     (tmp_path / "52wsgi-fleet").write_text(documents()[0][APT])
     main = tmp_path / "main"
@@ -128,7 +128,7 @@ def test_the_prebuilt_image_has_the_package_and_keeps_it_quiet() -> None:
 
 
 def run_setup(folder: Path, *, is_on: bool) -> list[str]:
-    """Run the script with a systemctl that writes down what it is told."""
+    """Run the setup script with recording stand-ins for its commands, and return their calls."""
     log, bin_ = folder / "log", folder / "bin"
     bin_.mkdir()
     text = (ROOT / "templates" / "scripts" / "setup-upgrades").read_text()

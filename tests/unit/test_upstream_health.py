@@ -34,7 +34,7 @@ def app(environ, start_response):
 
 @contextlib.contextmanager
 def gateway(folder: Path, protocol: str, status: str, **headers: str) -> Generator[int]:
-    """A uWSGI whose application answers GET of /healthz?a=b so; its port on the loopback."""
+    """Run a uWSGI whose application responds so to GET of /healthz?a=b, and yield its port on the loopback."""
     (folder / "well.py").write_text(APPLICATION.format(status=status, headers=list(headers.items())))
     with socket.socket() as listening:
         listening.bind((ONE, 0))
@@ -110,7 +110,7 @@ NOW = datetime(2026, 11, 24, 20, 0, 0, tzinfo=UTC).timestamp()
 
 
 def line(ago_s: float, upstream: str = ONE, status: str = "200", response_s: str = "0.1", header_s: str = "") -> str:
-    """A line of the access log, so long ago."""
+    """Return a line of the access log, ago_s seconds old."""
     words = {
         "time": datetime.fromtimestamp(NOW - ago_s, UTC).isoformat(timespec="seconds"),
         "uri": "/?127.0.0.2:8000",
@@ -153,7 +153,7 @@ def test_who_answered_clients_lately_is_in_the_access_log(lines: list[str], expe
 
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What lies on a balancer of one application with two servers, and a proxy_site.py that keeps what it is told."""
+    """Create the files of a balancer of one application with two servers. Its proxy_site.py records its arguments."""
     for name in ("UPSTREAMS", "UNHEALTHY", "DRAINED", "HEALTH"):
         monkeypatch.setattr(proxy_site, name, tmp_path / name)
     monkeypatch.setattr(upstream_health, "HERE", tmp_path)
@@ -185,7 +185,7 @@ async def run(agent: Any, seconds: float) -> None:
 
 
 async def serve(address: str, port: int) -> asyncio.Server:
-    """A server that answers 200."""
+    """Start a server that responds with 200."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

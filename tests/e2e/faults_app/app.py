@@ -44,7 +44,7 @@ def shut_down_what_listens() -> None:
 
 
 def stream(query: dict[str, list[str]]) -> Iterator[bytes]:
-    """A part each second; or some, and then an end that is none."""
+    """Yield n parts, one each `every` seconds. Raise RuntimeError after part number `cut`, so that no end is sent."""
     for number in range(int(query.get("n", ["3"])[0])):
         yield f"{number}\n".encode()
         if number == int(query.get("cut", ["-1"])[0]):
@@ -62,7 +62,7 @@ CRUEL: dict[str, Callable[[], object]] = {
 
 
 def app(environ: Environ, start_response: Callable[..., Any]) -> Any:
-    """PEP 3333."""
+    """Serve a request as PEP 3333 defines it."""
     view, query = environ["PATH_INFO"].strip("/"), parse_qs(environ["QUERY_STRING"])
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     time.sleep(float(query.get("s", ["0"])[0]))
