@@ -33,7 +33,7 @@ def _toml(value: Any) -> str:
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """An object."""
+    """Return an object as JSON text."""
     return json.dumps(values, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

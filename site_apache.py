@@ -149,14 +149,14 @@ def _networks(access: Access) -> Iterator[tuple[str, str]]:
 
 
 def redirect_target(rule: Redirect) -> str:
-    """Where a redirect leads, as the substitution of a RewriteRule: `%1` for a part, `\\%` for a percent sign."""
+    r"""Return a redirect's target as the substitution of a RewriteRule: `%1` for a part, `\%` for a percent sign."""
     text = rule.filled({name: f"\0{number}" for number, name in enumerate(rule.parts, 1)})
     made = text.replace("%", r"\%").replace("\0", "%")
     return made if "://" in made.partition("?")[0] else f"%{{ENV:FLEET_SCHEME}}://%{{HTTP_HOST}}{made}"
 
 
 def _lookalikes(name: str) -> Iterator[str]:
-    """A header's name with some or all of its hyphens as underscores."""
+    """Yield a header's name with some or all of its hyphens as underscores."""
     parts = name.split("-")
     for marks in product("-_", repeat=len(parts) - 1):
         if "_" in marks:

@@ -40,7 +40,7 @@ def parse(
     where: str = "the stack file",
     encrypted: Collection[str] | None = None,
 ) -> Settings:
-    """Settings out of a stack's configuration.
+    """Return the settings in a stack's configuration.
 
     config: full key (`wsgi-fleet:apps`) -> value as Pulumi hands it over: a string, JSON text for mappings and lists.
     encrypted: full keys with something secret in them, where that is known; secrets in others are refused.
@@ -79,7 +79,7 @@ def parse(
 
 
 def read(file: Path, *, project: Path) -> Settings:
-    """Settings as they stand in a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
+    """Return the settings of a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
     where = f"{file.parent.name}/{file.name}"
     try:
         document: Any = yaml.safe_load(file.read_text())
@@ -234,7 +234,7 @@ def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
 
 
 def _shown(details: ErrorDetails, location: list[str]) -> str:
-    """The given value, unless it may be a secret."""
+    """Return the given value as text, unless it may be a secret."""
     if {"secrets", "ssh_private_key", "private_key", "users"} & set(location):
         return "(secret)"
     value = json.dumps(details["input"], default=str)
@@ -247,7 +247,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    """The keys allowed at a place, read off the JSON schema so that they are written once."""
+    """Return the keys allowed at a place. They are read off the JSON schema, so that they are written once."""
     schema = _schema()
     definitions: dict[str, Any] = schema["$defs"]
     here = schema
@@ -261,7 +261,7 @@ def _known_keys(location: list[str]) -> list[str]:
 
 
 def _with_encrypted(schema: Any) -> Any:
-    """The schema with what Pulumi puts in the place of a secret: `secure: ...`."""
+    """Return the schema with what Pulumi puts in the place of a secret: `secure: ...`."""
     if isinstance(schema, list):
         return [_with_encrypted(item) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
@@ -275,7 +275,7 @@ def _with_encrypted(schema: Any) -> Any:
 
 
 def stack_file_schema() -> dict[str, Any]:
-    """The JSON schema of a stack file (Pulumi.<stack>.yaml)."""
+    """Return the JSON schema of a stack file (Pulumi.<stack>.yaml)."""
     schema = _with_encrypted(Settings.model_json_schema())
     definitions = schema.pop("$defs")
     return {
