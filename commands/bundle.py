@@ -74,7 +74,7 @@ LEFT_OUT = "left out: no server could be asked for the secrets that would have t
 
 
 def secrets_of(target: Target) -> tuple[set[str], list[str]]:
-    """The secrets that servers hold, and the names of servers that did not tell theirs."""
+    """Return the secrets of the servers, and the names of servers that did not report theirs."""
 
     def told(server: Server) -> list[str] | None:
         try:

@@ -83,7 +83,7 @@ def stack_lock(stack: str, backend: str, project: str) -> Finding:
 
 
 def settings_of(stack: str) -> dict[str, Any]:
-    """The blocks of the stack file as they stand there; {} where it does not read."""
+    """Return the blocks of the stack file as they stand there; {} where it cannot be read."""
     file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
     try:
         document: dict[str, Any] = yaml.safe_load(file.read_text())
@@ -93,7 +93,7 @@ def settings_of(stack: str) -> dict[str, Any]:
 
 
 def here(stack: str | None) -> Iterator[Finding]:
-    """This machine. stack: None where none is selected."""
+    """Yield findings about this machine. stack: None where none is selected."""
     yield from tools()
     yield from host_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
     if stack is None:
@@ -106,7 +106,7 @@ def here(stack: str | None) -> Iterator[Finding]:
 
 
 def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
-    """The machines of a stack. every: its applications, which share the balancer."""
+    """Yield findings about the machines of a stack. every: its applications, which share the balancer."""
     seen, stack = every[0], every[0].target.stack
     if seen.balancer_problem:
         remedy = f"`pulumi up --refresh -s {stack}` starts or replaces it; else `./fleet logs --server balancer`."
@@ -170,7 +170,7 @@ def health_agent(health: Mapping[str, Any] | None) -> Finding:
 
 
 def by_hand(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator[Finding]:
-    """What a person switched and may have forgotten."""
+    """Yield findings about what an operator switched and may have forgotten: maintenance and drained servers."""
     if maintenance:
         yield Finding("maintenance", "it is on: clients get 503", "When the work is done: `./fleet maintenance off`.")
     else:

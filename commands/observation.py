@@ -171,7 +171,7 @@ def ask(target: Target, server: Server, command: Sequence[str]) -> Report:
 
 
 def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, Any] | None:
-    """The lock's holder, None where there is none or one that was killed."""
+    """Return the lock's holder; None where there is no lock, or its holder was killed."""
     if not content or now_s - float(content["beat"]) > lock.DEAD_S:
         return None
     return {key: content[key] for key in ("who", "since", "what")}
@@ -187,7 +187,7 @@ def view(
     is_moving: bool,
     restarting: Sequence[Restarting] = (),
 ) -> ServerView:
-    """What a server's own words and the balancer's mean. front: facts of the balancer, None if it says nothing."""
+    """Combine a server's own report with the balancer's. front: facts of the balancer, None if it sends none."""
     facts = report.facts
     traffic: Mapping[str, Any] = (front or {}).get("upstreams", {}).get(address, {})
     measured: dict[str, Any] = {key: traffic.get(key) for key in ("requests_per_s", "p50_ms", "p99_ms", "errors_5xx")}

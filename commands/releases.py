@@ -87,7 +87,7 @@ def releases(
 
 
 def in_short(why: str) -> str:
-    """The first line of a cause, and the one that names the error of the application: the last of what is quoted."""
+    """Return the first line of a cause, and the last of what it quotes: the one that names the application's error."""
     first, *more = why.splitlines()
     quoted = list(itertools.takewhile(lambda line: line.startswith(" "), more))
     return "\n    ".join(line[:CAUSE_WIDTH] for line in (first, *(line.strip() for line in quoted[-1:])))
