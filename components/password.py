@@ -12,7 +12,7 @@ _DIGITS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def user_line(user: str, password: str, key: str) -> str:
-    """A line of Nginx's auth_basic_user_file. key: a secret of the stack, of which the salt is made.
+    """Return a line of Nginx's auth_basic_user_file. key: a secret of the stack, of which the salt is made.
 
     A password has the same line each time, so that a second `up` changes nothing, and another one in each stack.
     """
