@@ -75,6 +75,7 @@ def measured(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
 
 
 def table(previews: list[Preview]) -> str:
+    """Return a text table of the previews, with the goals of the largest in the last row."""
     rows = [f"{'preview of prod':20}{'resources':>10}{'seconds':>9}{'ms each':>9}{'MiB':>7}"]
     rows += [
         f"{each.servers:>12} servers{each.resources:10}{each.seconds:9.1f}{each.ms_per_server:9.1f}{each.mib:7.0f}"
@@ -84,6 +85,7 @@ def table(previews: list[Preview]) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    """Print the table of previews, or with `--one SERVERS` one preview as JSON."""
     if arguments[:1] == ["--one"]:
         print(json.dumps(asdict(measure(int(arguments[1])))))
     else:
