@@ -29,7 +29,7 @@ def table(name: str, rows: Iterable[Sequence[str]]) -> str:
 
 
 def of_code() -> dict[str, str]:
-    """The tables that need no machine."""
+    """Return the tables that need no machine."""
     controls = [
         (each.id, each.title, kept.what, ", ".join(f"`{file}`" for file in kept.where), f"`{kept.test}`")
         for each, kept in ((each, KEPT[each.id]) for each in CONTROLS)
