@@ -23,7 +23,7 @@ class SourceError(Exception):
 
 
 def tar(source: Path) -> bytes:
-    """The uncompressed tar of the tree below source: sorted, root-owned, normal modes. Raises SourceError."""
+    """Return the uncompressed tar of the tree below source: sorted, root-owned, normal modes. Raises SourceError."""
     problems: list[str] = []
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -51,7 +51,7 @@ def tar(source: Path) -> bytes:
 
 
 def _time_of(content: bytes) -> int:
-    """A modification time made of the content, between 2001 and 2015.
+    """Return a modification time made of the content, between 2001 and 2015.
 
     One time for all would give two contents of one length the same ETag, which servers make of time and length.
     """
@@ -101,6 +101,6 @@ def _problem(path: Path, source: Path) -> str:
 
 
 def _line(path: Path, source: Path, problem: str) -> str:
-    """A problem with its path: one line, whatever the name is made of."""
+    """Return a problem with its path as one line, whatever characters the name contains."""
     name = str(path.relative_to(source))
     return f"{name if name.isprintable() else ascii(name)}: {problem}"

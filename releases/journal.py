@@ -61,7 +61,7 @@ class Journal:
 
 
 def entries(store: Store) -> Iterator[Entry]:
-    """What happened, newest first."""
+    """Yield the entries of the journal, newest first."""
     for key in reversed(store.keys(PREFIX)):
         content = store.read(key) or b""
         try:

@@ -28,7 +28,7 @@ class Rejection:
 
 
 def current(store: Store) -> str | None:
-    """The release that the pointer names: the one that serves, and that booting servers take.
+    """Return the release that the pointer names: the one that serves, and that booting servers take.
 
     None where there is none, or the file is damaged: servers keep what they serve then, and `up` writes it anew.
     """

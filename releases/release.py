@@ -53,7 +53,10 @@ class Release:
 
 
 def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
-    """What a manifest may say of secrets: an HMAC-SHA256 with the stack's own key; "" where there are none."""
+    """Return the digest of secrets for a manifest; "" where there are none.
+
+    It is an HMAC-SHA256 with the stack's own key: all that a manifest may contain of secrets.
+    """
     if not secrets:
         return ""
     return hmac.new(key.encode(), json.dumps(dict(secrets), sort_keys=True).encode(), "sha256").hexdigest()

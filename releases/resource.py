@@ -73,7 +73,10 @@ class _Provider(ResourceProvider):
         return UpdateResult(_roll_out(_news, transport))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """What the store names is what serves; somebody may have gone back to another release."""
+        """Implement ResourceProvider.read: report the release that the store names as the one that serves.
+
+        An operator may have gone back to another release.
+        """
         store = _store(props)
         serving = record.current(store) or ""
         return ReadResult(id_, {**_kept(props), "release": serving, "epoch": record.epoch(store)})

@@ -135,7 +135,7 @@ class Rollout:
         journal.note("published")
 
     def _reach(self) -> dict[Server, dict[str, Any]]:
-        """What each server runs now; a server that cannot be reached is left out if the plan allows it."""
+        """Return what each server runs now. Leave out a server that cannot be reached, if the plan allows it."""
         states: dict[Server, dict[str, Any]] = {}
         missing: list[str] = []
 
@@ -175,7 +175,7 @@ class Rollout:
         journal.note("release task", server=server.name)
 
     def _switch(self, states: Mapping[Server, Mapping[str, Any]], before: str | None, journal: Journal) -> None:
-        """The canary, then batches. If a server fails, all that are or may be on the new release go back."""
+        """Switch the canary, then batches. If a server fails, all that are or may be on the new release go back."""
         # A rollout that was killed may have left servers on the new release.
         touched = [server for server, state in states.items() if state["live"] == self.id]
         guard = threading.Lock()

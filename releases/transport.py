@@ -43,7 +43,7 @@ class Store(Protocol):
     """Keeps files under slash-separated keys. A write is atomic: a reader sees the old or the new content."""
 
     def read(self, key: str) -> bytes | None:
-        """The content, or None where there is none."""
+        """Return the content of a key; None where there is none."""
         ...
 
     def write(self, key: str, content: bytes) -> None:
