@@ -29,7 +29,7 @@ _LISTEN = re.compile(r"^(\s*Listen\s+)(?:\S+:)?(\d+)", re.MULTILINE | re.IGNOREC
 
 
 def command(*arguments: str) -> str:
-    """What Apache says when it is called so. Raises Failure with it."""
+    """Run Apache with these arguments and return what it reports. Raises Failure with that."""
     result = subprocess.run([PROGRAM, *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
         raise Failure(result.stderr.strip() or f"apache2 {' '.join(arguments)} failed")

@@ -67,7 +67,7 @@ def apply() -> None:
 
 
 def _instances(manifest: dict[str, Any]) -> list[str]:
-    """The units that shall run here."""
+    """Return the units that shall run here."""
     is_first = FIRST.exists()
     found: list[str] = []
     for name, worker in manifest["workers"].items():

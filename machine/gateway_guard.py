@@ -95,7 +95,7 @@ class Guard:
             os._exit(code if isinstance(code, int) else int(code is not None))
 
     def __call__(self, wsgi: Wsgi) -> Wsgi:
-        """The application as the gateway calls it."""
+        """Return the application as the gateway calls it."""
 
         def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             fd = self.connection(environ)
@@ -167,7 +167,7 @@ def waiting_s(fd: int) -> float:
 
 
 def as_bytes(part: Any) -> bytes:
-    """A part of a body. Raises TypeError for what is not made of bytes."""
+    """Return a part of a body as bytes. Raises TypeError for what is not made of bytes."""
     if type(part) is bytes:
         return part
     if isinstance(part, BYTES):
@@ -266,7 +266,7 @@ class Response:
         connection.detach()
 
     def close(self) -> None:
-        """Called by the gateway in any case (PEP 3333)."""
+        """Close the source and end the request. The gateway calls this in any case (PEP 3333)."""
         try:
             if close := getattr(self.source, "close", None):
                 close()
@@ -288,13 +288,13 @@ class File:
         return getattr(self._file, name)
 
     def close(self) -> None:
-        """Called by uWSGI when it has sent the file."""
+        """Close the response. uWSGI calls this when it has sent the file."""
         self._response.source = self._file
         self._response.close()
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The error as one that ends a request and not its process."""
+    """Return the error as one that ends a request and not its process."""
     if isinstance(error, Exception):
         return error
     made = RuntimeError(f"the application raised {type(error).__name__}, which ends this request alone")

@@ -27,7 +27,7 @@ class Gunicorn(WSGIApplication):
     cfg: Any
 
     def load_config(self) -> None:
-        """The release's file, then the command line, then what is ours."""
+        """Load the release's file, then the command line, then the settings of this module."""
         # It would win over the release's file.
         os.environ.pop("GUNICORN_CMD_ARGS", None)
         super().load_config()
@@ -42,7 +42,7 @@ class Gunicorn(WSGIApplication):
         self.notify_socket = os.environ.pop("NOTIFY_SOCKET", "")
 
     def load(self) -> Any:
-        """The callable. Once in the arbiter (preload_app), or once in each worker."""
+        """Return the callable. Gunicorn calls this once in the arbiter (preload_app), or once in each worker."""
         try:
             return http.behind_balancer(http.load(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises

@@ -40,7 +40,7 @@ class Container(WSGIContainer):
         self.guard = guard
 
     def environ(self, request: HTTPServerRequest) -> dict[str, Any]:
-        """What the application gets, and which connection it came by."""
+        """Return what the application gets, with the connection that the request came by."""
         connection: Any = request.connection
         fd: int = connection.stream.socket.fileno()
         # Tornado closes the connection then, and the number is given to another one.
@@ -100,7 +100,7 @@ class Server(HTTPServer):
         cast("Any", self).handle_stream(IOStream(connection), address)
 
     def on_close(self, server_conn: object) -> None:
-        """A connection has ended."""
+        """Count a connection that has ended, and accept again where there is room."""
         super().on_close(server_conn)
         self.connections -= 1
         self.admit()

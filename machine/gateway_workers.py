@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 def settings(path: str) -> configparser.SectionProxy:
-    """The configuration of a release."""
+    """Return the configuration of a release."""
     parser = configparser.ConfigParser(interpolation=None)
     with open(path) as file:  # noqa: PTH123
         parser.read_file(file)

@@ -66,7 +66,7 @@ class Journal:
 
 
 def _event(entry: dict[str, Any]) -> Event | None:
-    """An entry as journalctl writes it; None of one without text."""
+    """Return the event of an entry, which is as journalctl writes it; None for an entry without text."""
     message: str | list[int] | None = entry.get("MESSAGE")
     # What is no UTF-8 comes as numbers.
     text = bytes(message).decode(errors="replace") if isinstance(message, list) else message

@@ -15,7 +15,7 @@ HTTPS = "listen 443 ssl"
 
 
 def command(*arguments: str) -> str:
-    """What Nginx says when it is called so. Raises Failure with it."""
+    """Run Nginx with these arguments and return what it reports. Raises Failure with that."""
     result = subprocess.run(["/usr/sbin/nginx", *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
         raise Failure(result.stderr.strip())

@@ -46,7 +46,7 @@ def unhealthy(health: Mapping[str, Any], drained: Sequence[str]) -> int:
 
 
 def of_balancer() -> Iterator[Metric]:
-    """What the balancer alone knows."""
+    """Yield the metrics that the balancer alone knows."""
     # They lie on a balancer alone.
     import proxy_site  # noqa: PLC0415
     import traffic  # noqa: PLC0415
@@ -77,6 +77,7 @@ def form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime)
 
 
 def main() -> None:
+    """Publish the metrics of this machine. Raises OSError where the balancer's cannot be read."""
     config = json.loads(CONFIG.read_text())
     metrics: list[Metric] = [("DiskUsedPercent", disk_used_percent(), "Percent")]
     problem = ""

@@ -115,6 +115,7 @@ def step(source: Source, stream: Stream, state: State, position: Position) -> Po
 
 
 def say(text: str) -> None:
+    """Print a text on standard error at once."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -126,6 +127,7 @@ def ready() -> None:
 
 
 def main() -> None:
+    """Ship this machine's logs for ever; after an error, try again with longer and longer pauses."""
     config = json.loads(CONFIG.read_text())
     source = RotatedFile(Path(config["file"])) if "file" in config else Journal(config["units"])
     state = State(Path(os.environ["STATE_DIRECTORY"]) / "position.json")

@@ -25,7 +25,7 @@ _STATES = ("active", "activating", "reloading", "deactivating", "failed", "inact
 
 
 def apart() -> tuple[str, int]:
-    """What starts the gateways of a slot, and how many they are, of one process each.
+    """Return what starts the gateways of a slot, and how many they are, of one process each.
 
     0: a slot is one gateway with all its processes, on the socket that both slots share.
     """
@@ -41,6 +41,7 @@ def gateways(slot: str) -> list[str]:
 
 
 def units(slot: str) -> list[str]:
+    """Return the units of a slot."""
     if slot == PROOF:
         return ["app-proof"]
     return [f"app@{name}" for name in ([slot] if apart()[0] == "supervisord" else gateways(slot))]
@@ -53,11 +54,12 @@ def put(slot: str, place: Path) -> None:
 
 
 def shown(name: str, units: Sequence[str]) -> list[str]:
-    """A property of each unit."""
+    """Return a property of each unit."""
     return run("systemctl", "show", "-P", name, *units).stdout.split()
 
 
 def state_of(unit: str) -> str:
+    """Return the ActiveState of a unit."""
     return run("systemctl", "show", "-P", "ActiveState", unit).stdout.strip()
 
 
@@ -67,11 +69,12 @@ def state_of_slot(slot: str) -> str:
 
 
 def serving_slots() -> list[str]:
+    """Return the slots that serve, start or reload."""
     return [slot for slot in (BLUE, GREEN) if state_of_slot(slot) in ("active", "activating", "reloading")]
 
 
 def journal(slot: str, since: float) -> str:
-    """What a slot logged last, for a person who must mend the application: the last traceback, else the last lines."""
+    """Return what a slot logged last, to help repair the application: the last traceback, else the last lines."""
     run("journalctl", "--sync")
     of = [word for unit in units(slot) for word in ("-u", unit)]
     # Backwards: with --since, -n would take the first lines.
@@ -82,7 +85,7 @@ def journal(slot: str, since: float) -> str:
 
 
 def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
-    """A connection to a Unix socket; close it. Raises OSError."""
+    """Return a connection to a Unix socket; close it. Raises OSError."""
     connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(timeout_s)
@@ -212,7 +215,7 @@ def watch(slot: str, manifest: dict[str, Any], seconds: float) -> None:
 
 
 def starts_of(slot: str) -> list[str]:
-    """What changes when a process of the slot is started anew."""
+    """Return what changes when a process of the slot is started anew."""
     return shown("NRestarts", units(slot)) + [str(each["pid"]) for each in of_supervisord(slot)]
 
 
@@ -223,7 +226,7 @@ def has_ended(slot: str) -> bool:
 
 
 def of_supervisord(slot: str) -> list[dict[str, Any]]:
-    """What supervisord tells of the processes in a slot; nothing where it does not run them."""
+    """Return what supervisord reports of the processes in a slot; nothing where it does not run them."""
     return local(slot, "of_supervisord", slot) if slot != PROOF and apart()[0] == "supervisord" else []
 
 

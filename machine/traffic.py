@@ -44,12 +44,14 @@ class Count:
     seconds: list[float] = field(default_factory=list[float])
 
     def add(self, status: str, seconds: float | None) -> None:
+        """Count a request. seconds: None where no response came."""
         self.requests += 1
         self.errors_5xx += status.startswith("5")
         if seconds is not None:
             self.seconds.append(seconds)
 
     def told(self, window_s: float) -> dict[str, Any]:
+        """Return the counts and times as facts of a window of window_s seconds."""
         return {
             "requests": self.requests,
             "requests_per_s": round(self.requests / window_s, 2),
@@ -60,13 +62,14 @@ class Count:
 
 
 def percentile_ms(seconds: Sequence[float], percent: int) -> float | None:
-    """The nearest-rank percentile in milliseconds, None of nothing."""
+    """Return the nearest-rank percentile in milliseconds; None without values."""
     if not seconds:
         return None
     return round(sorted(seconds)[math.ceil(len(seconds) * percent / 100) - 1] * 1000, 1)
 
 
 def number(text: str) -> float | None:
+    """Return the number that a text is; None for another text."""
     try:
         return float(text)
     except ValueError:
@@ -99,7 +102,10 @@ def seconds_of(time_: str) -> float:
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:
-    """A line of the log, None where it is not whole: the first of a tail is cut, the last may just be written."""
+    """Return a line of the log, None where it is not whole.
+
+    The first of a tail is cut, and the last may just be written.
+    """
     try:
         return json.loads(line)
     except ValueError:
@@ -138,7 +144,7 @@ def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str
 
 
 def health() -> dict[str, Any] | None:
-    """What upstream_health.py wrote last, and how old that is; None where there is nothing."""
+    """Return what upstream_health.py wrote last, and how old that is; None where there is nothing."""
     try:
         told = json.loads(HEALTH.read_text())
     except (OSError, ValueError):
@@ -147,6 +153,7 @@ def health() -> dict[str, Any] | None:
 
 
 def main() -> None:
+    """Print the facts of this balancer as JSON."""
     state = subprocess.run(
         ["systemctl", "is-active", proxy.own().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()

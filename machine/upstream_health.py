@@ -259,6 +259,7 @@ def tell_systemd(words: bytes) -> None:
 
 
 async def main() -> None:
+    """Run the agent for ever, and report to systemd that it is ready and alive."""
     agent = Agent()
     tell_systemd(b"READY=1")
     while True:
