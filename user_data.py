@@ -68,7 +68,7 @@ def script(name: str) -> str:
 
 
 def without_comments(text: str) -> str:
-    """Return a unit file without its comments but the first, which says what made it. The templates explain themselves."""
+    """Return a unit file without its comments but the first, which says what made it. Templates explain themselves."""
     first, *lines = text.splitlines(keepends=True)
     return first + "".join(line for line in lines if not line.startswith("#"))
 
