@@ -81,7 +81,7 @@ def exactly(paths: Sequence[str]) -> list[str]:
 
 
 def beneath(paths: Sequence[str]) -> list[str]:
-    """The same, where a path that ends with a slash stands for all beneath it."""
+    """Return the same expressions, where a path that ends with a slash stands for all beneath it."""
     return [f"^{path.replace('.', '[.]')}" if path.endswith("/") else exactly([path])[0] for path in paths]
 
 

@@ -82,7 +82,7 @@ OTHERWISE = (
 
 
 def refused(balancer: Balancer) -> list[str]:
-    """Settings that are given in vain, each with the reason and the remedy."""
+    """Return the settings that Apache has no use for, each with the reason and the remedy."""
     return [
         f"{name}: Apache has no use for it: {why}; leave it away, or take proxy.kind: nginx"
         for name, why in REFUSED.items()

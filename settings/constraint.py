@@ -101,7 +101,7 @@ def _amd64(value: str) -> str:
 
 
 def _private_key(value: SecretStr) -> SecretStr:
-    """Reads it as the SSH clients of both ways will: Pulumi's steps and releases."""
+    """Check that the SSH clients of both ways can read the key: those of Pulumi's steps and of releases."""
     if value.get_secret_value() == ENCRYPTED:
         return value
     # Loaded late: only stacks with a key of their own need it.

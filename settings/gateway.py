@@ -66,7 +66,7 @@ class Gateway(Model):
         return self
 
     def _of_workers(self) -> dict[str, str]:
-        """What a worker of Gunicorn has no use for."""
+        """Return the settings that a worker of Gunicorn has no use for, each with the reason."""
         if self.worker_class == "gevent":
             return {
                 "threads": "a gevent worker runs requests in greenlets; their number is greenlets",

@@ -87,7 +87,7 @@ class Headers(Model):
         return self
 
     def values(self, kind: Literal["nginx", "apache"] = "nginx") -> dict[str, str]:
-        """What is set, in the words of a proxy: each variable by its name there."""
+        """Return the headers to set, in the words of a proxy: each variable by its name there."""
         written = _in_nginx if kind == "nginx" else _in_apache
         return {name: written(value) for name, value in self.set.items()}
 

@@ -48,7 +48,7 @@ class Machine:
 
 
 def machine(app: App, platform: str) -> Machine | None:
-    """The servers of an application; None for an instance type that is not known here."""
+    """Return the servers of an application; None for an instance type that is not known here."""
     size = app.fleet.size
     if platform == "lxd":
         return Machine(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")
@@ -83,7 +83,7 @@ def read_timeout_s(request_timeout_s: int) -> int:
 
 
 def problems(given: Settings) -> list[str]:
-    """What surely cannot work, with both settings. Beside it stand the bounds of single settings and of App."""
+    """Return what surely cannot work, with both settings. Single settings and App have bounds of their own besides."""
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
@@ -109,7 +109,7 @@ def _of_memory(app: App, there: Machine | None) -> Iterator[str]:
 
 
 def warnings(given: Settings) -> list[str]:
-    """What may work and probably is not meant, with both settings. Defaults alone are never warned of."""
+    """Return what may work and probably is not meant, with both settings. Defaults alone never cause a warning."""
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()

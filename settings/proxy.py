@@ -161,7 +161,7 @@ class Proxy(Model):
 
 
 def problems(settings: Settings) -> list[str]:
-    """What of the proxy does not go together with the rest of a stack, each with its key below balancer.proxy."""
+    """Return which settings of the proxy contradict the rest of a stack, each with its key below balancer.proxy."""
     balancer = settings.balancer
     proxy = balancer.proxy
     # On lxd the balancer is published on this machine's loopback alone, and reaches what the machine reaches.

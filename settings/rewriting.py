@@ -88,12 +88,15 @@ class Rule(Model):
         return self
 
     def filled(self, values: Mapping[str, str]) -> str:
-        """The target with these values in the place of its parts."""
+        """Return the target with these values in the place of its parts."""
         text = _PLACE.sub(lambda place: values[place["name"]], self.to.removesuffix("*"))
         return text + values["*"] if self.to.endswith("*") else text
 
     def pattern(self, segment: str, rest: str) -> str:
-        """The path as a regular expression without its end; segment and rest are what one part and `*` match."""
+        """Return the path as a regular expression without its end.
+
+        segment and rest are what one part and `*` match.
+        """
         made, at = "^", 0
         text = self.path.removesuffix("*")
         for place in _PLACE.finditer(text):

@@ -42,7 +42,7 @@ class Routed(Model):
         return "" if self.keep_path or self.path == "/" else self.path
 
     def public(self, path: str) -> str:
-        """What clients call a path of the application."""
+        """Return the path by which clients reach a path of the application."""
         return self.script_name + path
 
 
@@ -57,7 +57,7 @@ class VirtualHost:
     table: tuple[tuple[str, str], ...]
 
     def owner(self, path: str) -> str | None:
-        """The application that answers a path, which does not end with a slash; None: nobody."""
+        """Return the application that serves a path, which does not end with a slash; None where there is none."""
         fits = [(beginning, name) for beginning, name in self.table if _is_below(path, beginning)]
         return max(fits, key=lambda each: len(each[0]), default=("", None))[1]
 
@@ -71,9 +71,10 @@ def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
 
 
 def _table(apps: Mapping[str, Routed], host: str | None) -> tuple[tuple[str, str], ...]:
-    """The application that names the host most exactly gets a request; of several the one with the longest path.
+    """Return which application gets the requests below which path of a host, as (path, application).
 
-    So an application without hosts gets on a named host what nobody who names it takes.
+    It is the application that names the host most exactly; of several, the one with the longest path. So an application
+    without hosts gets what remains on a named host.
     """
     table: dict[str, str] = {}
     for named in _ever_less_exact(host):
@@ -85,7 +86,7 @@ def _table(apps: Mapping[str, Routed], host: str | None) -> tuple[tuple[str, str
 
 
 def _ever_less_exact(host: str | None) -> Iterator[str | None]:
-    """The name itself, each wildcard that holds it, and None for no name at all."""
+    """Yield the name itself, each wildcard that covers it, and None for no name at all."""
     if host is not None:
         yield host
         labels = host.removeprefix("*.").split(".")
@@ -103,7 +104,7 @@ def _is_below(path: str, beginning: str) -> bool:
 
 
 def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str], static_paths: Mapping[str, str]) -> list[str]:
-    """What keeps requests, or the probe of an application, from finding it; each names the applications that meet.
+    """Return what keeps requests or the probe of an application from it, with the applications that meet.
 
     health_paths, static_paths: application -> the path, as the application sees it, of those that have one.
     """
@@ -157,7 +158,7 @@ def _of_static(name: str, apps: Mapping[str, Routed], url_path: str) -> Iterator
 
 
 def shown(host: str | None, path: str) -> str:
-    """A route for a person."""
+    """Return a route as text for the operator."""
     return f"{host}{path}" if host else f"{path} of every host"
 
 
