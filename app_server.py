@@ -30,11 +30,11 @@ class Processes:
 
     @classmethod
     def of(cls, app: App) -> Processes | None:
-        """None where a slot is one gateway with all its processes."""
+        """Return the processes of an application; None where a slot is one gateway with all its processes."""
         return cls(app.fleet.process_manager, app.apart) if app.apart else None
 
     def __str__(self) -> str:
-        """As a server keeps it, and a release that is made for it."""
+        """Return the text that a server keeps, and a release that is made for it."""
         return f"{self.manager} {self.number}"
 
 

@@ -66,7 +66,7 @@ def verbatim(name: str) -> str:
 
 
 def prebuilt_scripts() -> tuple[str, ...]:
-    """Whole scripts that do in a prebuilt image what machines would else do at boot."""
+    """Return whole scripts that do in a prebuilt image what machines would else do at boot."""
     # Both tiers boot the same image, whatever the gateway; who needs a proxy enables it.
     every = {kind.name: kind.packages for kind in KINDS.values()} | SUPERVISORD
     return install_gateway(every), "#!/bin/sh\nsystemctl disable --quiet nginx.service apache2.service\n"
@@ -78,7 +78,10 @@ def install_gateway(folders: Mapping[str, Sequence[str]]) -> str:
 
 
 def upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
-    """How a machine of either tier installs security updates. setup-upgrades looks whether the first file is there."""
+    """Return the files by which a machine of either tier installs security updates.
+
+    setup-upgrades looks whether the first file is there.
+    """
     files = {f"{SCRIPTS}/setup-upgrades": ("0755", verbatim("templates/scripts/setup-upgrades"))}
     if maintenance.upgrades:
         for path, name in (
@@ -204,7 +207,7 @@ def site(
 
 
 def _spared(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Patterns of `$server_name$uri` for paths by which others see that an application is well, and Nginx's own."""
+    """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
     patterns: list[str] = []
     for host in hosts:
         paths = exactly(["/.maintenance", *(app.public_health_path for app in host["apps"])])

@@ -103,7 +103,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is(test: Callable[[], bool]) -> bool:
-    """Whether a file is so. A name that no file can have (with a NUL, or too long) is a name of none."""
+    """Return whether a file passes the test. A name that no file can have (with a NUL, or too long) is no file's."""
     try:
         return test()
     except (OSError, ValueError, RuntimeError):
@@ -120,12 +120,12 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _handed_over(value: Any) -> str:
-    """As Pulumi gives it to a program."""
+    """Return a value as Pulumi gives it to a program."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _plain_secrets(data: Mapping[str, Any], encrypted: Collection[str]) -> list[str]:
-    """Secrets that stand in plain in the stack file: from there they would get into the state in plain as well."""
+    """Return secrets that stand in plain in the stack file. From there they would get into the state in plain."""
     paths = [
         f"apps.{name}.secrets.{variable}"
         for name, app in _mapping(data.get("apps")).items()
@@ -150,7 +150,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
-    """Problems with the files that settings name, found even when other settings are wrong."""
+    """Return problems with the files that settings name, found even when other settings are wrong."""
     problems: list[str] = []
     for name, app in _mapping(data.get("apps")).items():
         source = _mapping(app).get("source")
@@ -204,7 +204,7 @@ def _with_files(data: Mapping[str, Any], project: Path) -> list[str]:
 
 
 def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
-    """One line a mistake; what several members of a union say of one value is joined."""
+    """Return one line for each mistake; what several members of a union say of one value is joined."""
     lines: dict[str, list[str]] = {}
     for details in errors:
         location = [str(part) for part in details["loc"] if not NO_STEP.match(str(part))]
@@ -218,7 +218,7 @@ def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
 
 
 def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
-    """Where and what one mistake is."""
+    """Return where and what one mistake is."""
     path = ".".join(location)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":

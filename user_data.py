@@ -29,7 +29,10 @@ _Dumper.add_representer(str, _text)
 
 
 def _parsed(text: str) -> ast.Module:
-    """Python's own reading. Its 3.11 counts the depth of all threads that read together (python/cpython#106905)."""
+    """Parse a script.
+
+    Python 3.11 counts the depth of all threads that parse together (python/cpython#106905), so try again.
+    """
     for _ in range(9):
         with contextlib.suppress(SystemError):
             return ast.parse(text)
