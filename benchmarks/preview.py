@@ -37,7 +37,7 @@ class Preview:
 
     @property
     def ms_per_server(self) -> float:
-        """What each server beyond the first costs."""
+        """Return what each server beyond the first costs, in ms."""
         return 1000 * (self.seconds - self.base_s) / max(self.servers - 1, 1)
 
 
@@ -65,7 +65,7 @@ def measure(servers: int) -> Preview:
 
 
 def measured(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
-    """Each size in a process of its own, so that peaks are told apart."""
+    """Measure each size in a process of its own, so that each peak is its own."""
     found: list[Preview] = []
     for size in sizes:
         command = [sys.executable, "-m", "benchmarks.preview", "--one", str(size)]

@@ -99,7 +99,7 @@ class Asking:
             client.join()
 
     def p99_s(self) -> float:
-        """Of all answers since it was asked last, in seconds."""
+        """Return the 99th percentile, in seconds, of all responses since the last call."""
         found, self._seconds = self._seconds, []
         return statistics.quantiles(found, n=100)[98]
 
