@@ -93,9 +93,9 @@ def secrets_of(target: Target) -> tuple[set[str], list[str]]:
 
 
 def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
-    """Path in the bundle -> text without secrets. known: secrets besides those that the servers hold.
+    """Return path in the bundle -> text without secrets. known: secrets besides those of the servers.
 
-    What a machine does not answer is a file that says so. Where no server tells its secrets, and none are known, what
+    Where a machine does not respond, its file says so. Where no server reports its secrets, and none are known, what
     the application may have printed is left out.
     """
     found, silent = secrets_of(target)

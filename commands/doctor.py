@@ -37,7 +37,7 @@ RENEWED_DAYS, GIVEN_DAYS = 25, 14
 
 
 def tools() -> Iterator[Finding]:
-    """Programs that every platform needs here."""
+    """Yield findings about the programs that every platform needs here."""
     for tool in ("pulumi", "pulumi-language-python"):
         found = shutil.which(tool)
         yield (
@@ -46,7 +46,7 @@ def tools() -> Iterator[Finding]:
 
 
 def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
-    """Disks of this machine, each once."""
+    """Yield findings about the disks of this machine, each once."""
     seen: set[int] = set()
     for name, path in paths.items():
         if not path.exists() or path.stat().st_dev in seen:
@@ -64,7 +64,7 @@ def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
 
 
 def stack_lock(stack: str, backend: str, project: str) -> Finding:
-    """Whether a pulumi that was killed left the stack locked. Only a file backend's lock says whose it is."""
+    """Check whether a killed pulumi left the stack locked. Only a file backend's lock shows whose it is."""
     subject = "lock of the stack"
     folder = Path(urlsplit(backend).path) / ".pulumi" / "locks" / "organization" / project / stack
     if urlsplit(backend).scheme != "file":
@@ -144,7 +144,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
 
 
 def certificate(facts: Mapping[str, Any] | None) -> Finding:
-    """Whether the balancer's certificate lasts. facts: of machine/certificate.py; None where it answers HTTP."""
+    """Check whether the balancer's certificate lasts. facts: of machine/certificate.py; None where it serves HTTP."""
     if facts is None:
         return Finding("certificate (not applicable: the balancer answers HTTP)")
     days = int(facts["expires_in_s"]) // DAY_S
@@ -183,7 +183,7 @@ def by_hand(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator
 
 
 def machine(name: str, report: Report) -> Iterator[Finding]:
-    """Disk and units of one machine that answered."""
+    """Yield findings about the disk and units of one machine that responded."""
     if report.facts is None:
         return
     vitals = report.facts["machine"]
@@ -206,7 +206,7 @@ def machine(name: str, report: Report) -> Iterator[Finding]:
 
 
 def clocks(reports: Mapping[str, Report]) -> Finding:
-    """Whether two machines' clocks surely differ: each was read at some moment between question and answer."""
+    """Check whether two machines' clocks surely differ: each was read between request and response."""
     told = {name: report for name, report in reports.items() if report.facts is not None}
     ahead = {name: _clock(report) - report.ended_s for name, report in told.items()}
     behind = {name: _clock(report) - report.began_s for name, report in told.items()}
@@ -227,7 +227,7 @@ def _clock(report: Report) -> float:
 
 
 def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
-    """Everything, as far as it can be looked at."""
+    """Yield findings about everything, as far as it can be examined."""
     chosen: str | None = None
     problem: Failed | None = None
     try:

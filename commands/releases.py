@@ -24,7 +24,7 @@ CAUSE_WIDTH, ID_WIDTH = 100, 12
 
 
 def history(store: Store) -> list[dict[str, Any]]:
-    """Rollouts and rollbacks as values, newest first. The current release is marked where it came last."""
+    """Return rollouts and rollbacks as values, newest first. The current release is marked where it came last."""
     now, told = record.current(store), list[dict[str, Any]]()
     for entry in entries(store):
         is_current = entry.release == now and entry.result == "done" and not any(each["current"] for each in told)
@@ -94,7 +94,7 @@ def in_short(why: str) -> str:
 
 
 def is_terminal() -> bool:
-    """Whether somebody is there to answer."""
+    """Return whether standard input is a terminal, so that an operator can answer."""
     return sys.stdin.isatty()
 
 

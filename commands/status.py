@@ -148,13 +148,13 @@ def causes(every: Sequence[Observation]) -> Text:
 
 
 def page(every: Sequence[Observation], screen: Console) -> Group:
-    """All that `status` shows of the applications of a stack."""
+    """Return all that `status` shows of the applications of a stack."""
     below = causes(every)
     return Group(head(every), Text(), table(every, screen), *([Text(), below] if below.plain else []))
 
 
 def values(every: Sequence[Observation]) -> dict[str, Any]:
-    """As JSON; of several applications what they share once, and the rest by application."""
+    """Return the values for JSON; of several applications what they share once, and the rest by application."""
     if len(every) == 1:
         return as_json(every[0])
     told = [as_json(seen) for seen in every]
@@ -164,7 +164,7 @@ def values(every: Sequence[Observation]) -> dict[str, Any]:
 
 
 def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> None:
-    """Until Ctrl-C; JSON as one line a look."""
+    """Show the status until Ctrl-C; JSON as one line each time."""
     if as_values:
         while True:
             typer.echo(json.dumps(values(look())))

@@ -149,7 +149,10 @@ def outputs(stack: str) -> dict[str, Any]:
 def described(
     stack: str, fleet: Mapping[str, Any], app: str | None, server: str | None = None, *, patience_s: float | None = None
 ) -> Target:
-    """One application of a stack: that one, else the one that has the server, else the only one. Raises Failed."""
+    """Return one application of a stack. Raises Failed.
+
+    It is the named one, else the one that has the server, else the only one.
+    """
     apps: Mapping[str, Any] = fleet["apps"]
     if app is None:
         app = only(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
@@ -165,7 +168,7 @@ def only(stack: str, apps: Mapping[str, Any]) -> str:
 
 
 def _that_has(apps: Mapping[str, Any], server: str) -> str:
-    """Of the balancer, which all have, the first one."""
+    """Return the application that has the server; for the balancer, which all have, the first one."""
     names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
     if server != BALANCER and server not in names:
         raise Failed(f"there is no server {server}; {instead(server, sorted(names))}", code=2)
@@ -219,13 +222,13 @@ def find(
 
 
 def find_all(stack: str | None, app: str | None) -> list[Target]:
-    """Every application of a stack, or the one that is named. Raises Failed."""
+    """Return every application of a stack, or only the named one. Raises Failed."""
     chosen = selected_stack(stack)
     return all_described(chosen, outputs(chosen), app, patience_s=PATIENCE_S)
 
 
 def server_names(context: typer.Context, incomplete: str) -> list[str]:
-    """For completion on the command line: quiet, and nothing where there is no stack."""
+    """Complete server names on the command line: quietly, and with nothing where there is no stack."""
     try:
         stack = selected_stack(context.params.get("stack") or os.environ.get("FLEET_STACK"))
         apps: Mapping[str, Any] = outputs(stack)["apps"]

@@ -50,7 +50,7 @@ class Verdict:
 
 
 def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
-    """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
+    """Judge a server by its own report. pointer: the current release. is_moving: a rollout is running."""
     states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
     logs = logs_of(name)
     if facts["boot"] == "activating":
