@@ -46,7 +46,7 @@ def run(*command: str, environment: dict[str, str] | None = None) -> str:
 
 
 def astray(hostnames: Sequence[str]) -> dict[str, str]:
-    """Names by which this balancer is not reached over HTTP -> what happens instead."""
+    """Return names by which this balancer is not reached over HTTP -> what happens instead."""
     name, content = f"wsgi-fleet-{secrets.token_hex(8)}", secrets.token_hex(16)
     CHALLENGES.mkdir(parents=True, exist_ok=True)
     # Neither a proxy nor a redirect may answer for this machine.
@@ -103,7 +103,7 @@ def trust(authority: str | None) -> dict[str, str]:
 
 
 def asked_before(renewal: Path) -> str | None:
-    """Directory of the ACME server that signed the certificate which certbot keeps here."""
+    """Return the directory of the ACME server that signed the certificate which certbot keeps here."""
     found = re.search(r"^server = (\S+)$", renewal.read_text(), re.MULTILINE) if renewal.exists() else None
     return found[1] if found else None
 

@@ -160,7 +160,7 @@ def forget() -> None:
 
 
 def facts() -> dict[str, Any] | None:
-    """Of the certificate, for the operator's command: when it expires and where it comes from. None: there is none."""
+    """Return for the operator's command when the certificate expires and where it comes from. None: there is none."""
     if not FILE.exists():
         return None
     ends = openssl("x509", "-in", str(FILE), "-noout", "-enddate").strip().removeprefix("notAfter=")

@@ -58,7 +58,7 @@ def condition() -> dict[str, Any]:
 
 
 def restarts() -> dict[str, int]:
-    """How often units of the application were started again, of those that were."""
+    """Return how often units of the application were started again, of those that were."""
     text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
     # In the order of the names. One that was stopped keeps its number.
     every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
@@ -66,7 +66,7 @@ def restarts() -> dict[str, int]:
 
 
 def ended() -> list[str]:
-    """Lines about requests that ended their worker, of the last that the application logged."""
+    """Return lines about requests that ended their worker, of the last that the application logged."""
     read = ("journalctl", "--no-pager", "-q", "-o", "cat", "-r", "-n", str(ENDED_LINES), f"--since=-{ENDED_S}s")
     return _ENDED.findall(run(*read, "-u", "app@*").stdout)
 
@@ -134,7 +134,7 @@ def health(slot: str) -> dict[str, Any]:
 
 
 def _asked(path: str, name: str) -> tuple[int, str, float]:
-    """Status, first line and milliseconds."""
+    """Return the status, the first line and the milliseconds of a gateway's response."""
     begun = time.monotonic()
     try:
         status, line = get(private_socket(name), path, HEALTH_S)

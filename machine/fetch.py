@@ -56,7 +56,7 @@ def metadata(path: str, token: str = "") -> str:
 
 
 def credentials(token: str) -> dict[str, str]:
-    """Of this machine's role: AccessKeyId, SecretAccessKey, Token, Expiration."""
+    """Return the credentials of this machine's role: AccessKeyId, SecretAccessKey, Token, Expiration."""
     role = metadata("meta-data/iam/security-credentials/", token).strip()
     return json.loads(metadata(f"meta-data/iam/security-credentials/{role}", token))
 

@@ -118,7 +118,10 @@ class Guard:
         return call
 
     def refuse(self, fd: int) -> tuple[str, list[tuple[str, str]]] | None:
-        """Status and headers for a request that is not worth its work any more: nobody waits for it, or too many do."""
+        """Return the status and headers to reject a request with that is not worth its work any more.
+
+        No client waits for it, or too many requests wait. None: it is served.
+        """
         now, is_gone = monotonic(), is_closed(fd)
         waited_s = min(waiting_s(fd), now - self.started)
         if waited_s < SHORT_S:
@@ -132,7 +135,7 @@ class Guard:
 
 
 def memory_limit(threads: int) -> int:
-    """Bytes of data that this process may have: a request that wants more gets a MemoryError.
+    """Return the bytes of data that this process may have: a request that wants more gets a MemoryError.
 
     Else the machine is out of memory first, which stops all of it for many seconds before the kernel ends a process.
     """
@@ -148,14 +151,17 @@ def memory_limit(threads: int) -> int:
 
 
 def is_closed(fd: int) -> bool:
-    """Whether the other end has closed: the balancer does when a client gives up."""
+    """Return whether the other end has closed: the balancer does when a client gives up."""
     seen = poll()
     seen.register(fd, POLLRDHUP)
     return bool(seen.poll(0))
 
 
 def waiting_s(fd: int) -> float:
-    """Seconds since the last byte of a request came, which is how long it waited for a thread. 0 on a Unix socket."""
+    """Return the seconds since the last byte of a request came; 0 on a Unix socket.
+
+    That is how long the request waited for a thread.
+    """
     connection = socket.socket(fileno=fd)
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)

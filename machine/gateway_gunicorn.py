@@ -50,7 +50,7 @@ class Gunicorn(WSGIApplication):
             sys.exit(Arbiter.APP_LOAD_ERROR)
 
     def when_ready(self, server: Any) -> None:
-        """In the arbiter before it starts workers."""
+        """Implement Gunicorn's hook of the arbiter before it starts workers: wait for them in a thread."""
         start_new_thread(self.tell_when_ready, (server.num_workers,))
 
     def tell_when_ready(self, workers: int) -> None:
@@ -61,7 +61,7 @@ class Gunicorn(WSGIApplication):
         http.notify("READY=1")
 
     def post_worker_init(self, worker: Any) -> None:
-        """In a worker that has the application."""
+        """Implement Gunicorn's hook of a worker that has the application: guard it."""
         limit_s = self.cfg.timeout if self.is_gevent else self.limit_s
         guard = Guard(self.cfg.worker_connections, limit_s, lambda environ: environ["gunicorn.socket"].fileno())
         guard.start()

@@ -76,9 +76,9 @@ def load(name: str) -> Wsgi:
 
 
 def behind_balancer(wsgi: Wsgi) -> Wsgi:
-    """Client, scheme, place and user as the balancer tells them.
+    """Take client, scheme, place and user from the balancer's headers.
 
-    Nobody else reaches the port, and it replaces what clients send.
+    Only the balancer reaches the port, and it replaces what clients send.
     """
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

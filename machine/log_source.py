@@ -36,7 +36,7 @@ class Source(Protocol):
     """Something that is read on from a position ({}: nothing was read yet)."""
 
     def read(self, position: Position, limit: int) -> tuple[list[Event], Position]:
-        """Events of about `limit` bytes at most, and where the next ones begin. Raises OSError."""
+        """Return events of about `limit` bytes at most, and where the next ones begin. Raises OSError."""
         ...
 
 
@@ -105,7 +105,7 @@ class RotatedFile:
 
 
 def _lines(path: Path, position: Position, limit: int) -> tuple[list[Event], Position]:
-    """Whole lines from an offset on; the last one may just be written."""
+    """Return whole lines from an offset on; the last one may just be written."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         # A shorter file was emptied.

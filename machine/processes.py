@@ -114,7 +114,7 @@ def _ask_supervisord(slot: str, method: str, *arguments: Any) -> Any:
 
 
 def wait() -> None:
-    """Until a process of the slot that Nginx is going to ask is well."""
+    """Wait until a process of the slot that Nginx is going to ask is healthy."""
     slot = CONF.readlink().stem.removeprefix("nginx-")
     release, deadline = named(SLOTS / slot), time.monotonic() + WAIT_S
     path = manifest_of(release)["health_path"] if release else "/"

@@ -63,7 +63,7 @@ def swap_in(text: str) -> set[int]:
 
 
 def serves_https(text: str | None = None) -> bool:
-    """Whether a site (None: the one that serves) has TLS."""
+    """Return whether a site (None: the one that serves) has TLS."""
     return own().HTTPS in (served() if text is None else text)
 
 

@@ -56,7 +56,7 @@ def addresses(text: str) -> list[str]:
 
 
 def members(text: str) -> dict[str, list[str]]:
-    """Upstream -> its members, of a site."""
+    """Return upstream -> its members, of a site."""
     found: dict[str, list[str]] = {}
     upstream = ""
     for line in text.splitlines():
@@ -168,7 +168,10 @@ def remember_upstreams(text: str, facts: Mapping[str, Mapping[str, Any]] | None)
 def unwell_before(
     probes: Iterable[str], before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
 ) -> set[str]:
-    """Probes of upstreams that keep their members and do not answer as it is: no change of the site is to blame."""
+    """Return the probes of upstreams that keep their members and are unhealthy already.
+
+    No change of the site is to blame for these.
+    """
     found: set[str] = set()
     for probe in probes:
         upstream, _, place = probe.rpartition("=")

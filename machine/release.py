@@ -71,7 +71,10 @@ STATIC_MIB = 100
 
 
 def switch(release: str) -> None:
-    """Blue/green: the new slot starts beside the old one, on the same socket or behind Nginx; then that one drains."""
+    """Make a staged release serve (blue/green).
+
+    The new slot starts beside the old one, on the same socket or behind Nginx; then that one drains.
+    """
     place = RELEASES / release
     if not (place / ".staged").exists():
         raise Failure(f"{release} is not staged here; stage it first")

@@ -49,7 +49,7 @@ def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subpro
 
 @contextlib.contextmanager
 def lock(timeout_s: float) -> Generator[None]:
-    """One verb at a time on this server."""
+    """Run one verb at a time on this server."""
     with (RUN / "wsgi-fleet.lock").open("w") as file:
         deadline = time.monotonic() + timeout_s
         while True:

@@ -35,7 +35,7 @@ def apart() -> tuple[str, int]:
 
 
 def gateways(slot: str) -> list[str]:
-    """Names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
+    """Return the names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
     number = 0 if slot == PROOF else apart()[1]
     return [f"{slot}-{each}" for each in range(number)] or [slot]
 
@@ -64,7 +64,7 @@ def state_of(unit: str) -> str:
 
 
 def state_of_slot(slot: str) -> str:
-    """As of one unit; of several the best."""
+    """Return the slot's state, as of one unit; of several the best."""
     return min(shown("ActiveState", units(slot)), key=_STATES.index)
 
 
@@ -98,7 +98,7 @@ def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
 
 
 def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
-    """Status and first line of the answer to GET path over a Unix socket."""
+    """Return the status and first line of the response to GET path over a Unix socket."""
     with contextlib.closing(connect(sock, timeout_s)) as connection:
         connection.request("GET", path, headers={"User-Agent": "wsgi-fleet", "X-Forwarded-Proto": "http"})
         response = connection.getresponse()
@@ -148,7 +148,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
 
 
 def private_socket(name: str) -> Path:
-    """Where only root on this machine asks this one gateway (RuntimeDirectory= of the unit)."""
+    """Return the socket of one gateway that only root on this machine uses (RuntimeDirectory= of the unit)."""
     return RUN / f"app-{name}" / "http.sock"
 
 
@@ -183,7 +183,7 @@ def mend_socket() -> None:
 
 
 def has_no_children(pid: str) -> bool:
-    """Whether a process surely has no child: the kernel may not tell (CONFIG_PROC_CHILDREN)."""
+    """Return whether a process surely has no child: the kernel may not show it (CONFIG_PROC_CHILDREN)."""
     try:
         return not Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
     except OSError:
@@ -191,7 +191,7 @@ def has_no_children(pid: str) -> bool:
 
 
 def drain_s(slot: str) -> float:
-    """Longest that the release in a slot may take to finish its requests."""
+    """Return the longest time, in seconds, that the release in a slot may take to finish its requests."""
     release = named(SLOTS / slot)
     return manifest_of(release)["drain_timeout_s"] if release else 15
 
@@ -220,7 +220,7 @@ def starts_of(slot: str) -> list[str]:
 
 
 def has_ended(slot: str) -> bool:
-    """Whether a process ended, or its manager, where starting the unit says nothing of that: with supervisord."""
+    """Return whether a process ended, or its manager, where starting the unit does not show it: with supervisord."""
     bad = ("BACKOFF", "EXITED", "FATAL")
     return any(each["statename"] in bad for each in of_supervisord(slot)) or {*shown("NRestarts", units(slot))} != {"0"}
 
@@ -236,14 +236,14 @@ def local(slot: str, verb: str, *arguments: Any) -> Any:
 
 
 def answers(slot: str, manifest: dict[str, Any]) -> bool:
-    """Whether every gateway in a slot is well."""
+    """Return whether every gateway in a slot is healthy."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         return all(get(private_socket(name), manifest["health_path"], 10)[0] == 200 for name in gateways(slot))
     return False
 
 
 def start_at_boot(slot: str) -> None:
-    """Where processes are balanced here; else systemd starts it by itself."""
+    """Start a slot where processes are balanced here; else systemd starts it by itself."""
     if apart()[1]:
         local(slot, "boot", slot)
 

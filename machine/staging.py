@@ -231,13 +231,13 @@ def quoted(value: str) -> str:
 
 
 def secrets_digest(secrets: dict[str, str]) -> str:
-    """Keyed with the stack's own key, so that a digest in a manifest tells nothing of the secrets."""
+    """Return a digest with the stack's own key, so that a digest in a manifest reveals nothing of the secrets."""
     key = (CONFIG / "key").read_bytes()
     return hmac.new(key, json.dumps(secrets, sort_keys=True).encode(), "sha256").hexdigest() if secrets else ""
 
 
 def known_secrets(release: str, digest: str) -> dict[str, str]:
-    """Those that an earlier release brought here, or that the platform keeps for servers that boot."""
+    """Return secrets that an earlier release brought here, or that the platform keeps for servers that boot."""
     if not digest:
         return {}
     for file in RELEASES.glob("*/secrets.json"):

@@ -77,9 +77,9 @@ def number(text: str) -> float | None:
 
 
 def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
-    """Lines of the access log, all within the window. upstreams: by address, each attempt counted where it went.
+    """Count lines of the access log, all within the window. upstreams: by address, each attempt counted where it went.
 
-    A request that a second server saved is one of each, and one answer of the whole.
+    A request that a second server saved is one of each, and one response of the whole.
     """
     whole, upstreams = Count(), dict[str, Count]()
     for line in lines:
@@ -97,7 +97,7 @@ def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def seconds_of(time_: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time; a log has many lines of one second."""
+    """Return the seconds since 1970 of an ISO 8601 time; a log has many lines of one second."""
     return datetime.fromisoformat(time_).timestamp()
 
 
@@ -128,7 +128,7 @@ def covered_since(file: BinaryIO, since_s: float, limit: int = TAIL_BYTES) -> fl
 
 
 def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str, Any]], float]:
-    """Lines of the last WINDOW_S seconds, and how many seconds of these are covered."""
+    """Return lines of the last WINDOW_S seconds, and how many seconds of these are covered."""
     since = now_s - WINDOW_S
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(log.open("rb")) for log in logs if log.exists() and log.stat().st_mtime >= since]
