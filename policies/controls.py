@@ -40,7 +40,7 @@ def _block(inputs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _statements(document: Any) -> list[dict[str, Any]]:
-    """Of a policy as JSON text. None of one that is not known before the first `up`."""
+    """Return the statements of a policy in JSON text; none of one that is not known before the first `up`."""
     try:
         return cast("list[dict[str, Any]]", _list(json.loads(document)["Statement"]))
     except (TypeError, ValueError, KeyError):

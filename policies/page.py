@@ -23,7 +23,7 @@ HEADS = {
 
 
 def table(name: str, rows: Iterable[Sequence[str]]) -> str:
-    """Rows as Markdown, beneath the heads of that table."""
+    """Return rows as Markdown, beneath the heads of that table."""
     head = HEADS[name]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
 
