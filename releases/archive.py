@@ -59,7 +59,7 @@ def _time_of(content: bytes) -> int:
 
 
 def _walk(source: Path, problems: list[str]) -> Iterator[Path]:
-    """Each path below source, a folder before what is in it. A path that cannot be released becomes a problem."""
+    """Yield each path below source, a folder before its content. A path that cannot be released becomes a problem."""
     waiting = [source]
     while waiting:
         path = waiting.pop()
@@ -81,7 +81,7 @@ def _walk(source: Path, problems: list[str]) -> Iterator[Path]:
 
 
 def _problem(path: Path, source: Path) -> str:
-    """Why a path cannot be released; "" where it can. Raises OSError."""
+    """Return why a path cannot be released; "" where it can. Raises OSError."""
     if path.is_symlink():
         try:
             path.stat()

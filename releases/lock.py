@@ -30,7 +30,7 @@ class Locked(Exception):
 
 
 def whoami() -> str:
-    """Who this is, for people who read it later: user@host."""
+    """Return the operator as user@host, for people who read it later."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -55,7 +55,7 @@ class Store(Protocol):
         ...
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with prefix, sorted."""
+        """Return all keys that begin with prefix, sorted."""
         ...
 
     def delete(self, key: str) -> None:
@@ -74,7 +74,7 @@ class SecretStore(Protocol):
         ...
 
     def releases(self) -> list[str]:
-        """Releases that have secrets there, sorted."""
+        """Return the releases that have secrets there, sorted."""
         ...
 
     def delete(self, release: str) -> None:
