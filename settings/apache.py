@@ -98,7 +98,7 @@ def _value(balancer: Balancer, name: str) -> Any:
 
 
 def table() -> str:
-    """Both, as Markdown; docs/balancer.md holds it."""
+    """Return a Markdown table of both proxies; docs/balancer.md contains it."""
     rows = [("", "`nginx`", "`apache`"), ("---", "---", "---"), *OTHERWISE]
     rows += [(f"`balancer.{name}`", "yes", f"refused: {why}") for name, why in REFUSED.items()]
     return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |", 1) for cells in rows)

@@ -37,7 +37,7 @@ KEY_REMEDY = (
 
 
 def _is_unused(info: ValidationInfo) -> bool:
-    """Whether the stack is of another platform, whose file may keep the example's block of AWS as it came."""
+    """Return whether the stack is of another platform, whose file may keep the example's block of AWS as it came."""
     return bool(info.context) and info.context.get("platform") == "lxd"
 
 

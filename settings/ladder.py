@@ -70,7 +70,7 @@ def _of_type(instance_type: str) -> tuple[int, int] | None:
 
 
 def processes(app: App, platform: str) -> int | None:
-    """Worker processes of a server; None where that is auto and the machine is not known here."""
+    """Return the worker processes of a server; None where that is auto and the machine is not known here."""
     if app.gateway.processes != "auto":
         return app.gateway.processes
     found = machine(app, platform)
@@ -78,7 +78,7 @@ def processes(app: App, platform: str) -> int | None:
 
 
 def read_timeout_s(request_timeout_s: int) -> int:
-    """Seconds that Nginx waits for an application."""
+    """Return the seconds that Nginx waits for an application."""
     return request_timeout_s + READ_MARGIN_S
 
 

@@ -38,7 +38,7 @@ class Routed(Model):
 
     @property
     def script_name(self) -> str:
-        """What the gateway calls SCRIPT_NAME (PEP 3333): the part of the path that led to the application."""
+        """Return what the gateway calls SCRIPT_NAME (PEP 3333): the part of the path that led to the application."""
         return "" if self.keep_path or self.path == "/" else self.path
 
     def public(self, path: str) -> str:
@@ -63,7 +63,7 @@ class VirtualHost:
 
 
 def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
-    """How the balancer tells applications apart: first what answers every other name, then the named ones."""
+    """Return how the balancer tells applications apart: first what serves every other name, then the named ones."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host in sorted({host for app in apps.values() for host in app.hosts}):
         groups.setdefault(_table(apps, host), []).append(host)
@@ -104,7 +104,7 @@ def _is_below(path: str, beginning: str) -> bool:
 
 
 def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str], static_paths: Mapping[str, str]) -> list[str]:
-    """Return what keeps requests or the probe of an application from it, with the applications that meet.
+    """Return what keeps requests, or a probe, from finding an application; each names the applications that meet.
 
     health_paths, static_paths: application -> the path, as the application sees it, of those that have one.
     """
@@ -144,7 +144,7 @@ def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Itera
 
 
 def _of_static(name: str, apps: Mapping[str, Routed], url_path: str) -> Iterator[str]:
-    """On every host where the application answers, its files must not be in a path of another one."""
+    """Yield static files' problems: on every host of the application they must not be in a path of another one."""
     path = apps[name].public(url_path).rstrip("/")
     for host in virtual_hosts(apps):
         owner = host.owner(path)
@@ -163,11 +163,11 @@ def shown(host: str | None, path: str) -> str:
 
 
 def hostnames(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
-    """Names of the whole site, exact ones first: those of the balancer, then the hosts of applications."""
+    """Return the names of the whole site, exact ones first: those of the balancer, then the hosts of applications."""
     every = dict.fromkeys([*given, *(host for app in apps.values() for host in app.hosts)])
     return sorted(every, key=lambda name: name.startswith("*."))
 
 
 def without_application(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
-    """Names of the balancer under which nobody answers."""
+    """Return the names of the balancer under which no application serves."""
     return [name for name in given if not _table(apps, name)]

@@ -153,7 +153,10 @@ def _of_chain(chain: Sequence[x509.Certificate], hostnames: Sequence[str], now: 
 
 
 def _names(certificate: x509.Certificate) -> set[str]:
-    """DNS names that it is for, small letters. Clients look at nothing but the alternative names (RFC 9525)."""
+    """Return the DNS names of a certificate, in small letters.
+
+    Clients look at nothing but the alternative names (RFC 9525).
+    """
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:
