@@ -30,22 +30,22 @@ class Processes:
 
     @classmethod
     def of(cls, app: App) -> Processes | None:
-        """None where a slot is one gateway with all its processes."""
+        """Return the processes of an application; None where a slot is one gateway with all its processes."""
         return cls(app.fleet.process_manager, app.apart) if app.apart else None
 
     def __str__(self) -> str:
-        """As a server keeps it, and a release that is made for it."""
+        """Return the text that a server keeps, and a release that is made for it."""
         return f"{self.manager} {self.number}"
 
 
 def launch(kind: Kind, place: str, runtime: str, more: str = "") -> str:
-    """The command line of a gateway with the release in a folder."""
+    """Return the command line that starts a gateway with the release in a folder."""
     command = kind.command.format(place=place, runtime=runtime)
     return f"{place}/venv/bin/python -P {command}" + (f" {more}" if more else "")
 
 
 def service(kind: Kind = UWSGI, processes: Processes | None = None, *, proof: bool) -> str:
-    """The unit of a slot or of a process in one (app@.service), or of the place where a release is proven."""
+    """Return the unit of a slot or of a process in one (app@.service), or of the place where a release is proven."""
     slot, runtime = ("proof", "app-proof") if proof else ("%i", "app-%i")
     start = launch(kind, f"/srv/app/slots/{slot}", f"/run/{runtime}", kind.proof if proof else "")
     if processes and not proof:
@@ -71,7 +71,7 @@ def user_data(
     kind: Kind = UWSGI,
     processes: Processes | None = None,
 ) -> str:
-    """What an app server boots with. It names no release: those come and go without the machine being replaced."""
+    """Return the user data of an app server. It names no release: those change without the machine being replaced."""
     scripts = ["release", "slot", "staging", "server", "fetch", "background", "condition", "vitals"]
     files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
     for name in ("install-packages", "setup-app-server"):
@@ -95,7 +95,7 @@ def user_data(
 
 
 def gateway_files(app: App) -> dict[str, str]:
-    """What a release holds of its gateway: path in its folder -> text. The configuration, and the launcher."""
+    """Return what a release contains for its gateway: path in its folder -> text. Configuration and launcher."""
     kind, processes = KINDS[app.gateway.kind], Processes.of(app)
     config = template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
     files = {kind.config: config, **{f"gateway/{name}.py": script(name) for name in kind.scripts}}
@@ -103,7 +103,10 @@ def gateway_files(app: App) -> dict[str, str]:
 
 
 def process_files(app: App, processes: Processes) -> dict[str, str]:
-    """What a release brings for processes in either slot: their ports, Nginx's configuration, and what moves Nginx."""
+    """Return a release's files for processes in either slot.
+
+    These are their ports, Nginx's configuration, and the script that moves Nginx.
+    """
     files = {"gateway/processes.py": script("processes")}
     for slot, first in SLOT_PORTS.items():
         ports = range(first, first + processes.number)
@@ -123,7 +126,7 @@ def process_files(app: App, processes: Processes) -> dict[str, str]:
 
 
 def supervisord_conf(app: App, number: int, slot: str) -> str:
-    """supervisord's configuration of a slot. Ports are numbered as it does that: `81%(process_num)02d`."""
+    """Return supervisord's configuration of a slot. Its own counter numbers the ports: `81%(process_num)02d`."""
     kind, ports = KINDS[app.gateway.kind], SLOT_PORTS[slot] // 100
     alone = kind.alone.format(port=f"{ports}%(process_num)02d")
     start = launch(kind, f"/srv/app/slots/{slot}", f"/run/app-{slot}-%(process_num)d", alone)
@@ -132,7 +135,7 @@ def supervisord_conf(app: App, number: int, slot: str) -> str:
 
 
 def upstart_job(app: App, number: int) -> str:
-    """An Upstart job. Shown and never installed: no distribution that is alive has Upstart."""
+    """Return an Upstart job. It is shown and never installed: no distribution that is alive has Upstart."""
     kind, ports = KINDS[app.gateway.kind], SLOT_PORTS["blue"] // 100
     start = launch(kind, "/srv/app/live", "/var/lib/app/$PROCESS", kind.alone.format(port=f"{ports}$PROCESS"))
     values = {"number": number, "ports": ports, "launch": start, "drain_timeout_s": app.drain_timeout_s}
@@ -140,7 +143,10 @@ def upstart_job(app: App, number: int) -> str:
 
 
 def background_units(app: App) -> dict[str, str]:
-    """Unit files of what runs beside the application: name -> text. Part of the release, as the commands are."""
+    """Return the unit files of what runs beside the application: name -> text.
+
+    They are part of the release, as the commands are.
+    """
     units: dict[str, str] = {}
     for name in app.workers:
         units[f"app-worker-{name}@.service"] = _background("worker", name, app)

@@ -10,12 +10,12 @@ MADE = "# Made by wsgi-fleet. Part of the release.\n"
 
 
 def python_text(values: Mapping[str, Any]) -> str:
-    """Lines of NAME = literal, as Flask's Config.from_pyfile reads."""
+    """Return lines of NAME = literal, as Flask's Config.from_pyfile reads them."""
     return MADE + "".join(f"{name} = {value!r}\n" for name, value in sorted(values.items()))
 
 
 def toml_text(values: Mapping[str, Any]) -> str:
-    """TOML 1.0; without null, which it has not. Names of values are bare keys."""
+    """Return the values as TOML 1.0, which has no null. Names of values are bare keys."""
     return MADE + "".join(f"{name} = {_toml(value)}\n" for name, value in sorted(values.items()))
 
 
@@ -33,7 +33,7 @@ def _toml(value: Any) -> str:
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """An object."""
+    """Return an object as JSON text."""
     return json.dumps(values, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -48,7 +48,7 @@ _environment = jinja2.Environment(
 
 
 def _quoted(text: str) -> str:
-    """A word between double quotes, as Nginx reads it: whatever else is in it, it ends nothing."""
+    """Return a word between double quotes, as Nginx reads it. Nothing in the word ends the quotes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
@@ -56,29 +56,32 @@ _environment.filters["quoted"] = _quoted
 
 
 def template(file: str, /, **values: Any) -> str:
-    """A file of templates/ with these values."""
+    """Render a file of templates/ with these values."""
     return _environment.get_template(file).render(**values)
 
 
 def verbatim(name: str) -> str:
-    """A file of this project."""
+    """Return the text of a file of this project."""
     return (ROOT / name).read_text()
 
 
 def prebuilt_scripts() -> tuple[str, ...]:
-    """Whole scripts that do in a prebuilt image what machines would else do at boot."""
+    """Return whole scripts that do in a prebuilt image what machines would else do at boot."""
     # Both tiers boot the same image, whatever the gateway; who needs a proxy enables it.
     every = {kind.name: kind.packages for kind in KINDS.values()} | SUPERVISORD
     return install_gateway(every), "#!/bin/sh\nsystemctl disable --quiet nginx.service apache2.service\n"
 
 
 def install_gateway(folders: Mapping[str, Sequence[str]]) -> str:
-    """The script that brings packages into folders of /srv/gateway."""
+    """Return the script that brings packages into folders of /srv/gateway."""
     return template("scripts/install-gateway.j2", folders=folders)
 
 
 def upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
-    """How a machine of either tier installs security updates. setup-upgrades looks whether the first file is there."""
+    """Return the files by which a machine of either tier installs security updates.
+
+    setup-upgrades looks whether the first file is there.
+    """
     files = {f"{SCRIPTS}/setup-upgrades": ("0755", verbatim("templates/scripts/setup-upgrades"))}
     if maintenance.upgrades:
         for path, name in (
@@ -91,7 +94,7 @@ def upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
 
 
 def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["nginx", "apache"] = "nginx") -> str:
-    """What the balancer boots with. It names no member, and no setting but the proxy: a step brings the site."""
+    """Return the user data of the balancer. It names no member and no setting but the proxy: a step brings the site."""
     scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "static_files")
     scripts += ("apache_log",) if proxy == "apache" else ()
     files = {f"{SCRIPTS}/{name}.py": ("0755", script(name)) for name in scripts}
@@ -112,12 +115,15 @@ def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["n
 
 
 def booted(limit_s: int) -> list[str]:
-    """The command that waits until cloud-init is done. Whole, for it runs before cloud-init has written any file."""
+    """Return the command that waits until cloud-init is done.
+
+    It contains the whole script, for it runs before cloud-init has written any file.
+    """
     return ["sh", "-c", verbatim("templates/scripts/booted"), "booted", str(limit_s)]
 
 
 def bring() -> list[str]:
-    """The command that makes files and units what its standard input says (watch)."""
+    """Return the command that sets up files and units as its standard input describes them (see watch)."""
     return ["python3", "-c", script("bring")]
 
 
@@ -127,7 +133,7 @@ ACCESS_LOG = "/var/log/wsgi-fleet/access.log"
 
 
 def watch(*, balancer: bool, namespace: str | None, log_group: str | None) -> str:
-    """What a machine gets to report metrics to a namespace and to ship logs to a group, each where it is not None.
+    """Return what makes a machine report metrics to a namespace and ship logs to a group, each where it is not None.
 
     By a step and not in user-data: settings that are changed replace no machine, and 16 KiB are few.
     """
@@ -176,10 +182,10 @@ def upstream_health(proxy: Literal["nginx", "apache"] = "nginx") -> str:
 def site(
     balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str] = (), *, https_port: int = HTTPS_PORT
 ) -> str:
-    """The proxy's site: each request goes to the member of its application that has fewest; 503 where there is none.
+    """Return the proxy's site: requests go to the member of their application that has fewest.
 
-    hostnames: of the site, exact ones first. https_port: by which clients reach port 443 of the balancer. Where TLS is,
-    HTTP is led there: to the name that was asked for, else to the first.
+    They get 503 where there is no member. hostnames: of the site, exact ones first. https_port: by which clients reach
+    port 443 of the balancer. Where TLS is, HTTP is led there: to the name that was asked for, else to the first.
     """
     values = {
         "balancer": balancer,
@@ -201,7 +207,7 @@ def site(
 
 
 def _spared(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Patterns of `$server_name$uri` for paths by which others see that an application is well, and Nginx's own."""
+    """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
     patterns: list[str] = []
     for host in hosts:
         paths = exactly(["/.maintenance", *(app.public_health_path for app in host["apps"])])
@@ -214,9 +220,10 @@ def _spared(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]
 
 
 def proxy_preparation(balancer: Balancer) -> list[str] | None:
-    """The command that brings what such a site names; its input are lines of USERS_FILE. None: nothing is needed.
+    """Return the command that brings what such a site names; None where nothing is needed.
 
-    Whole, for user-data would replace balancers of stacks that use none of it.
+    Its input are lines of USERS_FILE. It contains the whole script, for user-data would replace balancers of stacks
+    that use none of it.
     """
     module = "libnginx-mod-http-geoip" if balancer.proxy.kind == "nginx" else "libapache2-mod-geoip"
     packages = [module, "geoip-database"] if balancer.proxy.geoip else []

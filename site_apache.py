@@ -35,12 +35,12 @@ class Place:
 
     @property
     def target(self) -> str:
-        """What ProxyPass puts in front of the rest of a path."""
+        """Return what ProxyPass puts in front of the rest of a path."""
         return f"balancer://app_{self.app.variable}" + (self.path if not self.app.at.script_name else "")
 
     @property
     def lookalikes(self) -> list[str]:
-        """Names of headers that this gateway may take for one of ours, or of the user's."""
+        """Return names of headers that this gateway may take for one of ours, or of the user's."""
         return [] if self.app.protocol == "uwsgi" else [name for each in _OURS for name in _lookalikes(each)]
 
 
@@ -55,38 +55,41 @@ class Host:
 
     @property
     def name(self) -> str:
-        """One that nobody has (RFC 6761), for Apache takes no wildcard as the first."""
+        """Return the first name, or one that nobody has (RFC 6761): Apache takes no wildcard as the first."""
         return "wsgi-fleet.invalid" if self.is_wild or not self.names else self.names[0]
 
     @property
     def aliases(self) -> Sequence[str]:
-        """The other names."""
+        """Return the other names."""
         return self.names if self.is_wild else self.names[1:]
 
     @property
     def is_wild(self) -> bool:
-        """Whether it is of a wildcard, which is one of its own."""
+        """Return whether this host has a wildcard, which is a host of its own."""
         return any(name.startswith("*") for name in self.names)
 
     @property
     def is_whole(self) -> bool:
-        """Whether every path is answered by somebody."""
+        """Return whether every path belongs to an application."""
         return any(app.at.path == "/" for app in self.apps)
 
     @property
     def taken(self) -> str:
-        """Of a path that somebody answers."""
+        """Return a pattern of the paths that belong to an application."""
         paths = "|".join(re.escape(place.path.rstrip("/")) for place in self.places)
         return rf"^(?:{paths})(?:/|\z)"
 
     @property
     def spared_over_http(self) -> list[str]:
-        """Where TLS is, all paths lead there but these. As with Nginx, a health path of / is the front page first."""
+        """Return the paths that HTTP serves where TLS is; all others lead to HTTPS.
+
+        As with Nginx, a health path of / is the front page first.
+        """
         return [pattern for pattern in self.spared if pattern != r"^/\z"]
 
 
 def values(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str]) -> dict[str, Any]:
-    """Names of the template -> what they stand for, as rendering.site has them."""
+    """Return the names of the template -> what they stand for, as rendering.site has them."""
     return {
         "hosts": list(_hosts(balancer, upstreams)),
         "modules": list(_modules(balancer, static=any(app.static for app in upstreams))),
@@ -100,9 +103,10 @@ def values(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequenc
 
 
 def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
-    """Apache takes the first that fits: what is for every other name stands first, as the default, and fits nobody.
+    """Yield the hosts in Apache's order: it takes the first that fits.
 
-    Exact names come next, then wildcards, the longest first.
+    What is for every other name stands first, as the default, and fits nobody. Exact names come next, then wildcards,
+    the longest first.
     """
     by_name = {each.name: each for each in upstreams}
     found: list[Host] = []
@@ -126,7 +130,7 @@ def _places(apps: Sequence[Upstream]) -> Iterator[Place]:
 
 
 def _modules(balancer: Balancer, *, static: bool) -> Iterator[str]:
-    """Those that a site needs beside what apache2.conf loads. static: whether an application has files."""
+    """Yield the modules that a site needs beside those of apache2.conf. static: whether an application has files."""
     proxy = balancer.proxy
     if balancer.tls:
         yield from ("ssl", "socache_shmcb", "http2")
@@ -143,20 +147,20 @@ def _modules(balancer: Balancer, *, static: bool) -> Iterator[str]:
 
 
 def _networks(access: Access) -> Iterator[tuple[str, str]]:
-    """(network, whether it may), the narrowest first: it decides."""
+    """Yield (network, whether it may), the narrowest first: it decides."""
     every = [*((network, "yes") for network in access.allow), *((network, "no") for network in access.deny)]
     yield from sorted(every, key=lambda each: -ipaddress.ip_network(each[0]).prefixlen)
 
 
 def redirect_target(rule: Redirect) -> str:
-    """Where a redirect leads, as the substitution of a RewriteRule: `%1` for a part, `\\%` for a percent sign."""
+    r"""Return a redirect's target as the substitution of a RewriteRule: `%1` for a part, `\%` for a percent sign."""
     text = rule.filled({name: f"\0{number}" for number, name in enumerate(rule.parts, 1)})
     made = text.replace("%", r"\%").replace("\0", "%")
     return made if "://" in made.partition("?")[0] else f"%{{ENV:FLEET_SCHEME}}://%{{HTTP_HOST}}{made}"
 
 
 def _lookalikes(name: str) -> Iterator[str]:
-    """A header's name with some or all of its hyphens as underscores."""
+    """Yield a header's name with some or all of its hyphens as underscores."""
     parts = name.split("-")
     for marks in product("-_", repeat=len(parts) - 1):
         if "_" in marks:

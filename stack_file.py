@@ -40,7 +40,7 @@ def parse(
     where: str = "the stack file",
     encrypted: Collection[str] | None = None,
 ) -> Settings:
-    """Settings out of a stack's configuration.
+    """Return the settings in a stack's configuration.
 
     config: full key (`wsgi-fleet:apps`) -> value as Pulumi hands it over: a string, JSON text for mappings and lists.
     encrypted: full keys with something secret in them, where that is known; secrets in others are refused.
@@ -79,7 +79,7 @@ def parse(
 
 
 def read(file: Path, *, project: Path) -> Settings:
-    """Settings as they stand in a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
+    """Return the settings of a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
     where = f"{file.parent.name}/{file.name}"
     try:
         document: Any = yaml.safe_load(file.read_text())
@@ -103,7 +103,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is(test: Callable[[], bool]) -> bool:
-    """Whether a file is so. A name that no file can have (with a NUL, or too long) is a name of none."""
+    """Return whether a file passes the test. A name that no file can have (with a NUL, or too long) is no file's."""
     try:
         return test()
     except (OSError, ValueError, RuntimeError):
@@ -120,12 +120,12 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _handed_over(value: Any) -> str:
-    """As Pulumi gives it to a program."""
+    """Return a value as Pulumi gives it to a program."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _plain_secrets(data: Mapping[str, Any], encrypted: Collection[str]) -> list[str]:
-    """Secrets that stand in plain in the stack file: from there they would get into the state in plain as well."""
+    """Return secrets that stand in plain in the stack file. From there they would get into the state in plain."""
     paths = [
         f"apps.{name}.secrets.{variable}"
         for name, app in _mapping(data.get("apps")).items()
@@ -150,7 +150,7 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
-    """Problems with the files that settings name, found even when other settings are wrong."""
+    """Return problems with the files that settings name, found even when other settings are wrong."""
     problems: list[str] = []
     for name, app in _mapping(data.get("apps")).items():
         source = _mapping(app).get("source")
@@ -204,7 +204,7 @@ def _with_files(data: Mapping[str, Any], project: Path) -> list[str]:
 
 
 def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
-    """One line a mistake; what several members of a union say of one value is joined."""
+    """Return one line for each mistake; what several members of a union say of one value is joined."""
     lines: dict[str, list[str]] = {}
     for details in errors:
         location = [str(part) for part in details["loc"] if not NO_STEP.match(str(part))]
@@ -218,7 +218,7 @@ def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
 
 
 def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
-    """Where and what one mistake is."""
+    """Return where and what one mistake is."""
     path = ".".join(location)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
@@ -234,7 +234,7 @@ def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
 
 
 def _shown(details: ErrorDetails, location: list[str]) -> str:
-    """The given value, unless it may be a secret."""
+    """Return the given value as text, unless it may be a secret."""
     if {"secrets", "ssh_private_key", "private_key", "users"} & set(location):
         return "(secret)"
     value = json.dumps(details["input"], default=str)
@@ -247,7 +247,7 @@ def _schema() -> dict[str, Any]:
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    """The keys allowed at a place, read off the JSON schema so that they are written once."""
+    """Return the keys allowed at a place. They are read off the JSON schema, so that they are written once."""
     schema = _schema()
     definitions: dict[str, Any] = schema["$defs"]
     here = schema
@@ -261,7 +261,7 @@ def _known_keys(location: list[str]) -> list[str]:
 
 
 def _with_encrypted(schema: Any) -> Any:
-    """The schema with what Pulumi puts in the place of a secret: `secure: ...`."""
+    """Return the schema with what Pulumi puts in the place of a secret: `secure: ...`."""
     if isinstance(schema, list):
         return [_with_encrypted(item) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
@@ -275,7 +275,7 @@ def _with_encrypted(schema: Any) -> Any:
 
 
 def stack_file_schema() -> dict[str, Any]:
-    """The JSON schema of a stack file (Pulumi.<stack>.yaml)."""
+    """Return the JSON schema of a stack file (Pulumi.<stack>.yaml)."""
     schema = _with_encrypted(Settings.model_json_schema())
     definitions = schema.pop("$defs")
     return {

@@ -31,32 +31,32 @@ class Upstream:
 
     @property
     def variable(self) -> str:
-        """Its name inside the site."""
+        """Return the upstream's name inside the site."""
         return self.name.replace("-", "_")
 
     @property
     def prefix(self) -> Literal["uwsgi", "proxy"]:
-        """What Nginx's directives for this protocol begin with: `uwsgi_pass`, `proxy_pass`."""
+        """Return what Nginx's directives for this protocol begin with: `uwsgi_pass`, `proxy_pass`."""
         return "uwsgi" if self.protocol == "uwsgi" else "proxy"
 
     @property
     def public_health_path(self) -> str:
-        """What clients call it."""
+        """Return the path by which clients reach the health path."""
         return self.at.public(self.health_path)
 
     @property
     def read_timeout_s(self) -> int:
-        """Longer than the gateway's own limit, so that the gateway decides."""
+        """Return the proxy's timeout: longer than the gateway's own limit, so that the gateway decides."""
         return read_timeout_s(self.request_timeout_s)
 
     @property
     def health(self) -> dict[str, str]:
-        """How machine/upstream_health.py asks each of its servers."""
+        """Return how machine/upstream_health.py asks each of its servers."""
         return {"protocol": self.protocol, "health_path": self.health_path}
 
     @property
     def probe(self) -> str:
-        """How proxy_site.py looks whether it answers: UPSTREAM=HOST/PATH, with no host where it answers every one."""
+        """Return the probe for proxy_site.py: UPSTREAM=HOST/PATH, with no host where the application has every one."""
         # Below a wildcard any name does.
         host = self.at.hosts[0].replace("*", "wsgi-fleet") if self.at.hosts else ""
         return f"app_{self.variable}={host}{self.public_health_path}"

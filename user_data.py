@@ -29,7 +29,10 @@ _Dumper.add_representer(str, _text)
 
 
 def _parsed(text: str) -> ast.Module:
-    """Python's own reading. Its 3.11 counts the depth of all threads that read together (python/cpython#106905)."""
+    """Parse a script.
+
+    Python 3.11 counts the depth of all threads that parse together (python/cpython#106905), so try again.
+    """
     for _ in range(9):
         with contextlib.suppress(SystemError):
             return ast.parse(text)
@@ -38,7 +41,7 @@ def _parsed(text: str) -> ast.Module:
 
 @cache
 def script(name: str) -> str:
-    """A script of machine/ without its comments and docstrings.
+    """Return a script of machine/ without its comments and docstrings.
 
     Each line keeps its number, so that a traceback from a machine points into the file of the project.
     """
@@ -68,13 +71,13 @@ def script(name: str) -> str:
 
 
 def without_comments(text: str) -> str:
-    """A unit file without its comments but the first, which says who made it. The templates explain themselves."""
+    """Return a unit file without its comments but the first, which says what made it. Templates explain themselves."""
     first, *lines = text.splitlines(keepends=True)
     return first + "".join(line for line in lines if not line.startswith("#"))
 
 
 def cloud_config(files: Mapping[str, tuple[str, str]], command: Sequence[str]) -> str:
-    """A cloud-init document. files: path -> (mode, content); command: run once at the first boot."""
+    """Return a cloud-init document. files: path -> (mode, content); command: run once at the first boot."""
     document = {
         # One host key is enough and makes the boot a second shorter.
         "ssh_genkeytypes": ["ed25519"],

@@ -37,7 +37,7 @@ class Preview:
 
     @property
     def ms_per_server(self) -> float:
-        """What each server beyond the first costs."""
+        """Return what each server beyond the first costs, in ms."""
         return 1000 * (self.seconds - self.base_s) / max(self.servers - 1, 1)
 
 
@@ -65,7 +65,7 @@ def measure(servers: int) -> Preview:
 
 
 def measured(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
-    """Each size in a process of its own, so that peaks are told apart."""
+    """Measure each size in a process of its own, so that each peak is its own."""
     found: list[Preview] = []
     for size in sizes:
         command = [sys.executable, "-m", "benchmarks.preview", "--one", str(size)]
@@ -75,6 +75,7 @@ def measured(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
 
 
 def table(previews: list[Preview]) -> str:
+    """Return a text table of the previews, with the goals of the largest in the last row."""
     rows = [f"{'preview of prod':20}{'resources':>10}{'seconds':>9}{'ms each':>9}{'MiB':>7}"]
     rows += [
         f"{each.servers:>12} servers{each.resources:10}{each.seconds:9.1f}{each.ms_per_server:9.1f}{each.mib:7.0f}"
@@ -84,6 +85,7 @@ def table(previews: list[Preview]) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    """Print the table of previews, or with `--one SERVERS` one preview as JSON."""
     if arguments[:1] == ["--one"]:
         print(json.dumps(asdict(measure(int(arguments[1])))))
     else:

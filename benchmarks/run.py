@@ -53,6 +53,7 @@ GOALS = {
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """Return how many seconds a call takes."""
     begun = time.monotonic()
     work()
     return time.monotonic() - begun
@@ -67,6 +68,7 @@ class FirstAnswer(threading.Thread):
         self._url = url
 
     def run(self) -> None:
+        """Implement Thread.run: request the URL until it succeeds, for at most 600 seconds."""
         deadline = time.monotonic() + 600
         while time.monotonic() < deadline:
             try:
@@ -97,7 +99,7 @@ class Asking:
             client.join()
 
     def p99_s(self) -> float:
-        """Of all answers since it was asked last, in seconds."""
+        """Return the 99th percentile, in seconds, of all responses since the last call."""
         found, self._seconds = self._seconds, []
         return statistics.quantiles(found, n=100)[98]
 
@@ -111,7 +113,7 @@ class Asking:
 
 
 def scale(name: str, folder: Path, times: dict[str, list[float]]) -> None:
-    """What each further server costs a release."""
+    """Measure what each further server costs a release."""
     stack = Stack.make(name, folder)
     for servers in SIZES:
         stack.app["fleet"] = {"servers": servers, "size": {"memory_mib": 384}}
@@ -122,6 +124,7 @@ def scale(name: str, folder: Path, times: dict[str, list[float]]) -> None:
 
 
 def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
+    """Measure the life of one stack, from its first `up` to its destruction, and add the results to `times`."""
     stack = Stack.make(name, folder, source="examples/flask-hello", module="hello.wsgi:app", health_path="/healthz")
     stack.app["generated_secrets"] = ["HELLO_SECRET_KEY"]
     first = FirstAnswer(stack.url)
@@ -146,6 +149,7 @@ def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
 
 
 def table(times: dict[str, list[float]]) -> str:
+    """Return a text table of the times and their goals."""
     rows = [f"{'seconds':28}{'min':>8}{'median':>8}{'max':>8}{'goal':>8}"]
     for name, goal in GOALS.items():
         found = times[name]
@@ -156,6 +160,7 @@ def table(times: dict[str, list[float]]) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    """Run the benchmarks, print their tables and write the results as JSON."""
     runs = int(arguments[0]) if arguments else 3
     times: dict[str, list[float]] = defaultdict(list)
     prefix = f"e2e-{os.getpid()}-bench"

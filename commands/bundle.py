@@ -74,7 +74,7 @@ LEFT_OUT = "left out: no server could be asked for the secrets that would have t
 
 
 def secrets_of(target: Target) -> tuple[set[str], list[str]]:
-    """The secrets that servers hold, and the names of servers that did not tell theirs."""
+    """Return the secrets of the servers, and the names of servers that did not report theirs."""
 
     def told(server: Server) -> list[str] | None:
         try:
@@ -93,9 +93,9 @@ def secrets_of(target: Target) -> tuple[set[str], list[str]]:
 
 
 def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
-    """Path in the bundle -> text without secrets. known: secrets besides those that the servers hold.
+    """Return path in the bundle -> text without secrets. known: secrets besides those of the servers.
 
-    What a machine does not answer is a file that says so. Where no server tells its secrets, and none are known, what
+    Where a machine does not respond, its file says so. Where no server reports its secrets, and none are known, what
     the application may have printed is left out.
     """
     found, silent = secrets_of(target)

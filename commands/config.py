@@ -18,7 +18,7 @@ from stack_file import SettingsError, read
 
 
 def settings_of(stack: str) -> Settings:
-    """Of a stack file that can be used. Raises Failed."""
+    """Return the settings of a stack file that can be used. Raises Failed."""
     file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
     try:
         return read(file, project=PROJECT)
@@ -32,12 +32,12 @@ def settings_of(stack: str) -> Settings:
 
 
 def as_json(value: Value) -> dict[str, Any]:
-    """name, value, from, of and how, as in settings.effective.Value."""
+    """Return name, value, from, of and how, as in settings.effective.Value."""
     return {"name": value.name, "value": value.value, "from": value.origin, "of": list(value.of), "how": value.how}
 
 
 def source_of(value: Value) -> str:
-    """Where it comes from, for a person: settings of the same application by their ends."""
+    """Describe where a value comes from: settings of the same application by their ends."""
     block, name, *_ = [*value.name.split("."), ""]
     of = ", ".join(each.removeprefix(f"{block}.{name}.") for each in value.of)
     return value.origin + (f" of {of}" if of else "") + (f": {value.how}" if value.how else "")

@@ -37,7 +37,7 @@ RENEWED_DAYS, GIVEN_DAYS = 25, 14
 
 
 def tools() -> Iterator[Finding]:
-    """Programs that every platform needs here."""
+    """Yield findings about the programs that every platform needs here."""
     for tool in ("pulumi", "pulumi-language-python"):
         found = shutil.which(tool)
         yield (
@@ -46,7 +46,7 @@ def tools() -> Iterator[Finding]:
 
 
 def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
-    """Disks of this machine, each once."""
+    """Yield findings about the disks of this machine, each once."""
     seen: set[int] = set()
     for name, path in paths.items():
         if not path.exists() or path.stat().st_dev in seen:
@@ -64,7 +64,7 @@ def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
 
 
 def stack_lock(stack: str, backend: str, project: str) -> Finding:
-    """Whether a pulumi that was killed left the stack locked. Only a file backend's lock says whose it is."""
+    """Check whether a killed pulumi left the stack locked. Only a file backend's lock shows whose it is."""
     subject = "lock of the stack"
     folder = Path(urlsplit(backend).path) / ".pulumi" / "locks" / "organization" / project / stack
     if urlsplit(backend).scheme != "file":
@@ -83,7 +83,7 @@ def stack_lock(stack: str, backend: str, project: str) -> Finding:
 
 
 def settings_of(stack: str) -> dict[str, Any]:
-    """The blocks of the stack file as they stand there; {} where it does not read."""
+    """Return the blocks of the stack file as they stand there; {} where it cannot be read."""
     file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
     try:
         document: dict[str, Any] = yaml.safe_load(file.read_text())
@@ -93,7 +93,7 @@ def settings_of(stack: str) -> dict[str, Any]:
 
 
 def here(stack: str | None) -> Iterator[Finding]:
-    """This machine. stack: None where none is selected."""
+    """Yield findings about this machine. stack: None where none is selected."""
     yield from tools()
     yield from host_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
     if stack is None:
@@ -106,7 +106,7 @@ def here(stack: str | None) -> Iterator[Finding]:
 
 
 def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
-    """The machines of a stack. every: its applications, which share the balancer."""
+    """Yield findings about the machines of a stack. every: its applications, which share the balancer."""
     seen, stack = every[0], every[0].target.stack
     if seen.balancer_problem:
         remedy = f"`pulumi up --refresh -s {stack}` starts or replaces it; else `./fleet logs --server balancer`."
@@ -144,7 +144,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
 
 
 def certificate(facts: Mapping[str, Any] | None) -> Finding:
-    """Whether the balancer's certificate lasts. facts: of machine/certificate.py; None where it answers HTTP."""
+    """Check whether the balancer's certificate lasts. facts: of machine/certificate.py; None where it serves HTTP."""
     if facts is None:
         return Finding("certificate (not applicable: the balancer answers HTTP)")
     days = int(facts["expires_in_s"]) // DAY_S
@@ -170,7 +170,7 @@ def health_agent(health: Mapping[str, Any] | None) -> Finding:
 
 
 def by_hand(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator[Finding]:
-    """What a person switched and may have forgotten."""
+    """Yield findings about what an operator switched and may have forgotten: maintenance and drained servers."""
     if maintenance:
         yield Finding("maintenance", "it is on: clients get 503", "When the work is done: `./fleet maintenance off`.")
     else:
@@ -183,7 +183,7 @@ def by_hand(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator
 
 
 def machine(name: str, report: Report) -> Iterator[Finding]:
-    """Disk and units of one machine that answered."""
+    """Yield findings about the disk and units of one machine that responded."""
     if report.facts is None:
         return
     vitals = report.facts["machine"]
@@ -206,7 +206,7 @@ def machine(name: str, report: Report) -> Iterator[Finding]:
 
 
 def clocks(reports: Mapping[str, Report]) -> Finding:
-    """Whether two machines' clocks surely differ: each was read at some moment between question and answer."""
+    """Check whether two machines' clocks surely differ: each was read between request and response."""
     told = {name: report for name, report in reports.items() if report.facts is not None}
     ahead = {name: _clock(report) - report.ended_s for name, report in told.items()}
     behind = {name: _clock(report) - report.began_s for name, report in told.items()}
@@ -227,7 +227,7 @@ def _clock(report: Report) -> float:
 
 
 def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
-    """Everything, as far as it can be looked at."""
+    """Yield findings about everything, as far as it can be examined."""
     chosen: str | None = None
     problem: Failed | None = None
     try:

@@ -48,7 +48,10 @@ class Source:
 
 
 def journal(lines: int, *, follow: bool = False, since_s: float | None = None) -> list[str]:
-    """journalctl over the application's units. since_s: seconds ago by the machine's own clock, in place of lines."""
+    """Return the journalctl command for the application's units.
+
+    since_s: seconds ago by the machine's own clock, in place of lines.
+    """
     words = ["journalctl", "--no-pager", "--quiet", "--output=short-iso", "--no-hostname"]
     words += [f"--unit={unit}" for unit in UNITS]
     words += [f"--since=-{math.ceil(since_s)}s", "--lines=all"] if since_s is not None else [f"--lines={lines}"]
@@ -56,13 +59,13 @@ def journal(lines: int, *, follow: bool = False, since_s: float | None = None) -
 
 
 def balancer_log(name: str, lines: int, *, follow: bool = False) -> list[str]:
-    """The end of one of the proxy's logs; a rotated one is followed under its name."""
+    """Return the command that prints the end of one of the proxy's logs; it follows a rotated one under its name."""
     words = ["tail", "-n", str(lines), f"/var/log/wsgi-fleet/{name}.log"]
     return [*words, "-F"] if follow else words
 
 
 def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> list[Source]:
-    """The logs that a person asked for: the balancer's two, or the journals of one server or all."""
+    """Return the logs that the operator asked for: the balancer's two, or the journals of one server or all."""
     if name == BALANCER:
         return [
             Source(
@@ -88,6 +91,7 @@ class Output:
         self._lock = threading.Lock()
 
     def line(self, name: str, text: str) -> None:
+        """Print one line of a machine after the machine's name."""
         with self._lock:
             sys.stdout.write(f"{name:<{self._width}} | {text}\n")
             sys.stdout.flush()

@@ -24,12 +24,12 @@ class Switch(StrEnum):
 
 
 def from_user(path: Path) -> Path:
-    """A path that the user named, from where the user is: ./fleet itself works in the project's folder."""
+    """Return a path relative to the operator's folder: ./fleet itself works in the project's folder."""
     return Path(os.environ.get("FLEET_FROM", ".")) / path.expanduser()
 
 
 def page_of(path: Path) -> bytes:
-    """The content of a page. Raises Failed for what is none."""
+    """Return the content of a page. Raises Failed where it is unreadable, empty or too large."""
     file = from_user(path)
     try:
         content = file.read_bytes()

@@ -65,7 +65,7 @@ class ServerView:
 
     @property
     def is_well(self) -> bool:
-        """Whether it is as a person wants it, with all that runs beside the application."""
+        """Return whether the server is as desired, with all that runs beside the application."""
         return self.state in WELL and not self.background
 
 
@@ -88,12 +88,12 @@ class Observation:
 
     @property
     def maintenance(self) -> bool | None:
-        """Whether clients get the maintenance page; None when the balancer does not say."""
+        """Return whether clients get the maintenance page; None when the balancer does not report it."""
         return bool(self.balancer.facts["maintenance"]) if self.balancer.facts else None
 
     @property
     def balancer_problem(self) -> str:
-        """What is wrong with the balancer, "" if nothing is."""
+        """Return what is wrong with the balancer, "" if nothing is."""
         facts = self.balancer.facts
         if facts is None:
             return self.balancer.error
@@ -103,7 +103,7 @@ class Observation:
 
     @property
     def is_well(self) -> bool:
-        """Whether every machine is as a person wants it."""
+        """Return whether every machine is as desired."""
         return not (self.balancer_problem or self.damage) and all(server.is_well for server in self.servers)
 
 
@@ -153,7 +153,7 @@ def _front(target: Target) -> Report:
 
 
 def ask(target: Target, server: Server, command: Sequence[str]) -> Report:
-    """One machine's facts."""
+    """Return one machine's facts."""
     began = time.time()
     facts: dict[str, Any] | None = None
     try:
@@ -171,7 +171,7 @@ def ask(target: Target, server: Server, command: Sequence[str]) -> Report:
 
 
 def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, Any] | None:
-    """The lock's holder, None where there is none or one that was killed."""
+    """Return the lock's holder; None where there is no lock, or its holder was killed."""
     if not content or now_s - float(content["beat"]) > lock.DEAD_S:
         return None
     return {key: content[key] for key in ("who", "since", "what")}
@@ -187,7 +187,7 @@ def view(
     is_moving: bool,
     restarting: Sequence[Restarting] = (),
 ) -> ServerView:
-    """What a server's own words and the balancer's mean. front: facts of the balancer, None if it says nothing."""
+    """Combine a server's own report with the balancer's. front: facts of the balancer, None if it sends none."""
     facts = report.facts
     traffic: Mapping[str, Any] = (front or {}).get("upstreams", {}).get(address, {})
     measured: dict[str, Any] = {key: traffic.get(key) for key in ("requests_per_s", "p50_ms", "p99_ms", "errors_5xx")}
@@ -235,18 +235,18 @@ def view(
 
 
 def _ended(lines: Sequence[str]) -> str:
-    """lines: of release.py status, the newest first."""
+    """Describe the requests that ended their worker. lines: of release.py status, the newest first."""
     times = "1 request ended its worker" if len(lines) == 1 else f"{len(lines)} requests ended their worker"
     return f"{times} in the last 10 min; the last: {lines[0]}" if lines else ""
 
 
 def seconds_since(when: str, now_s: float) -> float:
-    """Seconds since an ISO 8601 time."""
+    """Return the seconds since an ISO 8601 time."""
     return max(now_s - datetime.fromisoformat(when).timestamp(), 0)
 
 
 def as_json(seen: Observation) -> dict[str, Any]:
-    """All of it as values; times in s or ms and counts, as their names say."""
+    """Return all of it as values; times in s or ms and counts, as their names say."""
     entry, front = seen.entry, seen.balancer.facts or {}
     keys = ("window_s", "requests_per_s", "p50_ms", "p99_ms", "errors_5xx")
     release = None

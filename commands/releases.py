@@ -24,7 +24,7 @@ CAUSE_WIDTH, ID_WIDTH = 100, 12
 
 
 def history(store: Store) -> list[dict[str, Any]]:
-    """Rollouts and rollbacks as values, newest first. The current release is marked where it came last."""
+    """Return rollouts and rollbacks as values, newest first. The current release is marked where it came last."""
     now, told = record.current(store), list[dict[str, Any]]()
     for entry in entries(store):
         is_current = entry.release == now and entry.result == "done" and not any(each["current"] for each in told)
@@ -87,14 +87,14 @@ def releases(
 
 
 def in_short(why: str) -> str:
-    """The first line of a cause, and the one that names the error of the application: the last of what is quoted."""
+    """Return the first line of a cause, and the last of what it quotes: the one that names the application's error."""
     first, *more = why.splitlines()
     quoted = list(itertools.takewhile(lambda line: line.startswith(" "), more))
     return "\n    ".join(line[:CAUSE_WIDTH] for line in (first, *(line.strip() for line in quoted[-1:])))
 
 
 def is_terminal() -> bool:
-    """Whether somebody is there to answer."""
+    """Return whether standard input is a terminal, so that an operator can answer."""
     return sys.stdin.isatty()
 
 

@@ -53,7 +53,7 @@ def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
 
 
 def cause_in(lines: Sequence[str]) -> list[str]:
-    """The exception that the last traceback ends with, else the last lines."""
+    """Return the exception that the last traceback ends with, else the last lines."""
     said = [line.rstrip() for line in lines if line.strip()]
     begun = [number for number, line in enumerate(said) if line.startswith("Traceback (most recent call last)")]
     raised = [line for line in said[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
@@ -61,7 +61,7 @@ def cause_in(lines: Sequence[str]) -> list[str]:
 
 
 def _journal(transport: Transport, server: Server, *options: str) -> str:
-    """What the journal has; nothing where the server does not say."""
+    """Return what journalctl prints on a server; nothing where it fails or the server does not respond."""
     try:
         done = transport.exec(server.target, ["journalctl", "--no-pager", "--quiet", *options], timeout_s=ASK_S)
     except (Unreachable, TimeoutError):

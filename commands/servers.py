@@ -41,7 +41,7 @@ ServerArgument = Annotated[
 
 
 def as_release(command: Sequence[str], *, terminal: bool = False) -> list[str]:
-    """The words that run a command on a server as the release that serves there would run it."""
+    """Return the words that run a command on a server as the release that serves there would run it."""
     options = ["--quiet", "--wait", "--collect", "--pty" if terminal else "--pipe"]
     options += [f"--property={each}" for each in PROPERTIES]
     # The inner sh finds the program on the release's own PATH; systemd-run would look on root's.

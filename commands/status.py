@@ -37,12 +37,12 @@ _COLOURS = {State.SERVING: "green", State.DRAINED: "cyan", State.STARTING: "yell
 
 
 def console() -> Console:
-    """The console of standard output; plain and wide in pipes."""
+    """Return the console of standard output; plain and wide in pipes."""
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
 def age(seconds: float | None) -> str:
-    """A duration for a person: 41 s, 12 min, 5 h, 3 d."""
+    """Format a duration for the operator: 41 s, 12 min, 5 h, 3 d."""
     if seconds is None:
         return "-"
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
@@ -52,7 +52,7 @@ def age(seconds: float | None) -> str:
 
 
 def release_of(seen: Observation) -> str:
-    """What serves and since when."""
+    """Describe which release serves and since when."""
     if not seen.pointer:
         return "no release yet"
     entry = seen.entry
@@ -64,19 +64,19 @@ def release_of(seen: Observation) -> str:
 
 
 def rollout_of(seen: Observation) -> str:
-    """What is under way."""
+    """Describe the rollout that is running."""
     moving = seen.rollout
     return f"{moving['what']} by {moving['who']} since {moving['since']}" if moving else "no rollout is running"
 
 
 def places(target: Target) -> str:
-    """An application and where it is, in a few words."""
+    """Describe an application and its routes in a few words."""
     more = f" and {len(target.routes) - 2} more" if len(target.routes) > 3 else ""
     return f"{target.app} ({', '.join(target.routes[:2] if more else target.routes)}{more})"
 
 
 def head(every: Sequence[Observation]) -> Text:
-    """What serves where and since when, and what is under way; of several applications a line for each."""
+    """Describe what serves where and since when, and what is under way; several applications get a line each."""
     seen, target = every[0], every[0].target
     words = {True: "maintenance is ON", False: "maintenance is off", None: "maintenance is not known"}
     maintenance = words[seen.maintenance], "red" if seen.maintenance else ""
@@ -116,7 +116,7 @@ def _balancer_cells(seen: Observation) -> dict[str, Text | str]:
 
 
 def table(every: Sequence[Observation], screen: Console) -> Table:
-    """A line for each server and one for all that the balancer answered; columns as the screen has room."""
+    """Return a row for each server and one for the whole balancer, with as many columns as fit the screen."""
     rows = [*(_cells(server) for seen in every for server in seen.servers), _balancer_cells(every[0])]
     titles, made = list(rows[0]), Table()
     for dropped in (None, *DROPPED):
@@ -132,7 +132,7 @@ def table(every: Sequence[Observation], screen: Console) -> Table:
 
 
 def causes(every: Sequence[Observation]) -> Text:
-    """A sentence for each machine that does not serve."""
+    """Return a sentence for each machine that does not serve, and for each other problem."""
     lines = [
         f"{server.name} is {server.state}: {'; '.join(filter(None, [server.cause, server.remedy]))}"
         for seen in every
@@ -148,13 +148,13 @@ def causes(every: Sequence[Observation]) -> Text:
 
 
 def page(every: Sequence[Observation], screen: Console) -> Group:
-    """All that `status` shows of the applications of a stack."""
+    """Return all that `status` shows of the applications of a stack."""
     below = causes(every)
     return Group(head(every), Text(), table(every, screen), *([Text(), below] if below.plain else []))
 
 
 def values(every: Sequence[Observation]) -> dict[str, Any]:
-    """As JSON; of several applications what they share once, and the rest by application."""
+    """Return the values for JSON; of several applications what they share once, and the rest by application."""
     if len(every) == 1:
         return as_json(every[0])
     told = [as_json(seen) for seen in every]
@@ -164,7 +164,7 @@ def values(every: Sequence[Observation]) -> dict[str, Any]:
 
 
 def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> None:
-    """Until Ctrl-C; JSON as one line a look."""
+    """Show the status until Ctrl-C; JSON as one line each time."""
     if as_values:
         while True:
             typer.echo(json.dumps(values(look())))

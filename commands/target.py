@@ -57,7 +57,7 @@ class Target:
     store: Store
 
     def fleet(self, say: Callable[[str], None], clean: Callable[[str], str] = str) -> Fleet:
-        """The servers' hands: what rollout and rollback work with. clean: takes secrets out of what servers say."""
+        """Return the fleet that rollout and rollback work with. clean: removes secrets from what servers print."""
         return Fleet(
             self.app,
             self.transport,
@@ -69,7 +69,7 @@ class Target:
         )
 
     def server(self, name: str | None) -> Server:
-        """The server of that name, the first for None. Raises Failed with the names that there are."""
+        """Return the server of that name, the first for None. Raises Failed with the names that there are."""
         if name is None:
             return self.servers[0]
         found = next((server for server in self.servers if server.name == name), None)
@@ -95,14 +95,14 @@ class Target:
             raise Failed(f"{server.name}: `{shlex.join(command)[:80]}` did not finish in {timeout_s:.0f} s") from error
 
     def named(self, text: str) -> str:
-        """A text of the balancer, which knows addresses only, with servers' names in it."""
+        """Replace the addresses in a text of the balancer by servers' names. The balancer knows addresses only."""
         for address, name in self.names.items():
             text = re.sub(rf"(?<![\d.]){re.escape(address)}(?!\d)", name, text)
         return text
 
 
 def pulumi(*arguments: str) -> str:
-    """What a pulumi command prints. Raises Failed with its own words."""
+    """Run a pulumi command and return what it prints. Raises Failed with its error message."""
     try:
         result = subprocess.run(
             ["pulumi", *arguments, "--non-interactive"], check=False, capture_output=True, text=True,
@@ -120,7 +120,7 @@ def pulumi(*arguments: str) -> str:
 
 
 def selected_stack(given: str | None) -> str:
-    """The stack to work on. Raises Failed where none was given and none is selected."""
+    """Return the name of the stack to work on. Raises Failed where none was given and none is selected."""
     if given:
         return given
     try:
@@ -134,7 +134,7 @@ def selected_stack(given: str | None) -> str:
 
 
 def outputs(stack: str) -> dict[str, Any]:
-    """The stack's output `fleet`. It may hold a private key: never print it. Raises Failed."""
+    """Return the stack's output `fleet`. It may contain a private key: never print it. Raises Failed."""
     try:
         return json.loads(pulumi("stack", "output", "fleet", "--json", "--show-secrets", "-s", stack))
     except Failed as error:
@@ -149,7 +149,10 @@ def outputs(stack: str) -> dict[str, Any]:
 def described(
     stack: str, fleet: Mapping[str, Any], app: str | None, server: str | None = None, *, patience_s: float | None = None
 ) -> Target:
-    """One application of a stack: that one, else the one that has the server, else the only one. Raises Failed."""
+    """Return one application of a stack. Raises Failed.
+
+    It is the named one, else the one that has the server, else the only one.
+    """
     apps: Mapping[str, Any] = fleet["apps"]
     if app is None:
         app = only(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
@@ -158,14 +161,14 @@ def described(
 
 
 def only(stack: str, apps: Mapping[str, Any]) -> str:
-    """The one application of a stack. Raises Failed where there are several."""
+    """Return the name of the one application of a stack. Raises Failed where there are several."""
     if len(apps) > 1:
         raise Failed(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
     return next(iter(apps))
 
 
 def _that_has(apps: Mapping[str, Any], server: str) -> str:
-    """Of the balancer, which all have, the first one."""
+    """Return the application that has the server; for the balancer, which all have, the first one."""
     names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
     if server != BALANCER and server not in names:
         raise Failed(f"there is no server {server}; {instead(server, sorted(names))}", code=2)
@@ -175,7 +178,7 @@ def _that_has(apps: Mapping[str, Any], server: str) -> str:
 def all_described(
     stack: str, fleet: Mapping[str, Any], app: str | None, *, patience_s: float | None = None
 ) -> list[Target]:
-    """The applications of a stack, or that one alone. Raises Failed."""
+    """Return the applications of a stack, or only the named one. Raises Failed."""
     apps: Mapping[str, Any] = fleet["apps"]
     if app is not None and app not in apps:
         raise Failed(f"there is no application {app}; {instead(app, list(apps))}", code=2)
@@ -213,19 +216,19 @@ def all_described(
 def find(
     stack: str | None, app: str | None, server: str | None = None, *, patience_s: float | None = PATIENCE_S
 ) -> Target:
-    """The one application that the options of a command name. Raises Failed."""
+    """Return the one application that the options of a command name. Raises Failed."""
     chosen = selected_stack(stack)
     return described(chosen, outputs(chosen), app, server, patience_s=patience_s)
 
 
 def find_all(stack: str | None, app: str | None) -> list[Target]:
-    """Every application of a stack, or the one that is named. Raises Failed."""
+    """Return every application of a stack, or only the named one. Raises Failed."""
     chosen = selected_stack(stack)
     return all_described(chosen, outputs(chosen), app, patience_s=PATIENCE_S)
 
 
 def server_names(context: typer.Context, incomplete: str) -> list[str]:
-    """For completion on the command line: quiet, and nothing where there is no stack."""
+    """Complete server names on the command line: quietly, and with nothing where there is no stack."""
     try:
         stack = selected_stack(context.params.get("stack") or os.environ.get("FLEET_STACK"))
         apps: Mapping[str, Any] = outputs(stack)["apps"]
@@ -236,7 +239,7 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def instead(given: str, there: Sequence[str]) -> str:
-    """What somebody meant, or could have."""
+    """Suggest the name that the operator may have meant, else list those that there are."""
     near = difflib.get_close_matches(given, there, n=1)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"
 

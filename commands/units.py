@@ -29,7 +29,10 @@ class Manager(StrEnum):
 
 
 def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
-    """Path on a server -> text. The other two hand no socket on and are shown with balancing machine+process."""
+    """Return path on a server -> text.
+
+    Supervisord and Upstart hand no socket on and are shown with balancing machine+process.
+    """
     kind = KINDS[app.gateway.kind]
     number = app.apart or min(ladder.processes(app, platform) or 2, MOST_APART)
     if manager is Manager.UPSTART:

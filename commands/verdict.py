@@ -34,7 +34,7 @@ RUNNING = frozenset({State.SERVING, State.BEHIND, State.FAILED})
 
 
 def slot_of(facts: Mapping[str, Any]) -> str | None:
-    """The slot that runs the live release, else any that runs."""
+    """Return the slot that runs the live release, else any that runs."""
     running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
     good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
     return next(iter([*good, *running]), None)
@@ -50,7 +50,7 @@ class Verdict:
 
 
 def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
-    """By what the server says of itself. pointer: the current release. is_moving: a rollout is under way."""
+    """Judge a server by its own report. pointer: the current release. is_moving: a rollout is running."""
     states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
     logs = logs_of(name)
     if facts["boot"] == "activating":
@@ -100,7 +100,7 @@ def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, 
 
 
 def judge_health(address: str, front: Mapping[str, Any]) -> str:
-    """What the balancer finds wrong with a server, and whether it is asked all the same; "" where it is healthy."""
+    """Return why the balancer finds a server unhealthy, and whether it still gets requests; "" where it is healthy."""
     health: Mapping[str, Any] = front.get("health") or {"servers": {}}
     found: Mapping[str, Any] | None = health["servers"].get(address)
     if found is None or found["healthy"]:

@@ -51,7 +51,7 @@ class BalancerArgs:
 
 
 def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> list[Upstream]:
-    """The applications as the balancer sees them."""
+    """Return the applications as the balancer sees them."""
     return [
         Upstream(
             name,
@@ -149,7 +149,7 @@ class Balancer(pulumi.ComponentResource):
     def _certificate(
         self, name: str, tls: Tls, hostnames: Sequence[str], platform: Platform, ready: pulumi.Resource
     ) -> pulumi.Resource:
-        """The step after which the certificate's file is there, and served where the site does so already."""
+        """Create the step that installs the certificate's file, and serves it where the site serves HTTPS already."""
         names = list(hostnames) or ["localhost"]
         stdin: pulumi.Input[str] = ""
         if tls.certificate is not None and tls.private_key is not None:
@@ -167,7 +167,7 @@ class Balancer(pulumi.ComponentResource):
     def _preparation(
         self, name: str, command: Sequence[str], proxy: Proxy, platform: Platform, ready: pulumi.Resource
     ) -> pulumi.Resource:
-        """The step after which packages and users that the site names are there."""
+        """Create the step after which packages and users that the site names are there."""
         stdin: pulumi.Input[str] = ""
         if proxy.basic_auth is not None:
             users = {user: password.get_secret_value() for user, password in sorted(proxy.basic_auth.users.items())}
@@ -182,7 +182,10 @@ class Balancer(pulumi.ComponentResource):
     def _acme(
         self, name: str, acme: Acme, hostnames: Sequence[str], platform: Platform, address: PublicAddress
     ) -> None:
-        """The step that has the ACME server sign: it asks back over HTTP, so the public address leads here by then."""
+        """Create the step that has the ACME server sign.
+
+        The server asks back over HTTP, so the public address leads here by then.
+        """
         stdin = address.host.apply(
             lambda host: json.dumps({**acme.model_dump(), "hostnames": list(hostnames), "address": host})
         )

@@ -12,7 +12,7 @@ _DIGITS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def user_line(user: str, password: str, key: str) -> str:
-    """A line of Nginx's auth_basic_user_file. key: a secret of the stack, of which the salt is made.
+    """Return a line of Nginx's auth_basic_user_file. key: a secret of the stack, of which the salt is made.
 
     A password has the same line each time, so that a second `up` changes nothing, and another one in each stack.
     """
@@ -22,9 +22,9 @@ def user_line(user: str, password: str, key: str) -> str:
 
 
 def sha512_crypt(password: str, salt: str, rounds: int = ROUNDS) -> str:
-    """As U. Drepper specified it (akkadia.org/drepper/SHA-crypt.txt). salt: 16 of its 64 digits at most.
+    """Hash a password as U. Drepper specified it (akkadia.org/drepper/SHA-crypt.txt).
 
-    By hand, for Python has removed its `crypt`.
+    salt: 16 of its 64 digits at most. It is implemented here, for Python has removed its `crypt`.
     """
     word, grain = password.encode(), salt.encode()
     second = _sha512(word + grain + word)
@@ -56,7 +56,7 @@ def _repeated(text: bytes, length: int) -> bytes:
 
 
 def _encoded(digest: bytes) -> str:
-    """64 bytes as 86 digits, in the order that the specification lists."""
+    """Return 64 bytes as 86 digits, in the order that the specification lists."""
     a, b, c, made = 0, 21, 42, ""
     for _ in range(21):
         made += _base64(digest[a] << 16 | digest[b] << 8 | digest[c], 4)

@@ -11,7 +11,7 @@ KINDS = {module.KIND.name: module.KIND for module in (uwsgi, gunicorn, gevent, t
 
 
 def table() -> str:
-    """What each can do and cannot, as Markdown; docs/gateways.md holds it."""
+    """Return a Markdown table of what each gateway can do and cannot; docs/gateways.md contains it."""
     rows = [
         ("", *(kind.title for kind in KINDS.values())),
         ("---", *("---" for _ in KINDS)),

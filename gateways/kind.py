@@ -41,5 +41,5 @@ class Kind:
 
     @property
     def template(self) -> str:
-        """Of its configuration, below templates/."""
+        """Return the path of its configuration's template below templates/."""
         return f"{self.name}/{self.config.rpartition('/')[2]}.j2"

@@ -38,7 +38,7 @@ NAMES_S = 90
 
 
 def run(*command: str, environment: dict[str, str] | None = None) -> str:
-    """What a command prints. Raises Failure with it."""
+    """Run a command and return what it prints. Raises Failure with that."""
     result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if result.returncode:
         raise Failure(f"{Path(command[0]).name} failed:\n{(result.stdout + result.stderr).strip()}")
@@ -46,7 +46,7 @@ def run(*command: str, environment: dict[str, str] | None = None) -> str:
 
 
 def astray(hostnames: Sequence[str]) -> dict[str, str]:
-    """Names by which this balancer is not reached over HTTP -> what happens instead."""
+    """Return names by which this balancer is not reached over HTTP -> what happens instead."""
     name, content = f"wsgi-fleet-{secrets.token_hex(8)}", secrets.token_hex(16)
     CHALLENGES.mkdir(parents=True, exist_ok=True)
     # Neither a proxy nor a redirect may answer for this machine.
@@ -103,13 +103,13 @@ def trust(authority: str | None) -> dict[str, str]:
 
 
 def asked_before(renewal: Path) -> str | None:
-    """Directory of the ACME server that signed the certificate which certbot keeps here."""
+    """Return the directory of the ACME server that signed the certificate which certbot keeps here."""
     found = re.search(r"^server = (\S+)$", renewal.read_text(), re.MULTILINE) if renewal.exists() else None
     return found[1] if found else None
 
 
 def certbot(given: dict[str, Any]) -> list[str]:
-    """The command that gets the certificate, and nothing where there is one that has time left."""
+    """Return the command that gets the certificate, and nothing where there is one that has time left."""
     command = [
         "certbot", "certonly", "--non-interactive", "--agree-tos", "--no-eff-email", "--email", given["email"],
         "--server", given["directory_url"], "--webroot", "--webroot-path", str(WEBROOT),
@@ -126,6 +126,7 @@ def certbot(given: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
+    """Get the certificate that standard input asks for, put it in place and have certbot.timer renew it."""
     given: dict[str, Any] = json.load(sys.stdin)
     extra = trust(given["ca_certificate"])
     wait_for_names(given["hostnames"], given["address"])

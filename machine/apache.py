@@ -29,7 +29,7 @@ _LISTEN = re.compile(r"^(\s*Listen\s+)(?:\S+:)?(\d+)", re.MULTILINE | re.IGNOREC
 
 
 def command(*arguments: str) -> str:
-    """What Apache says when it is called so. Raises Failure with it."""
+    """Run Apache with these arguments and return what it reports. Raises Failure with that."""
     result = subprocess.run([PROGRAM, *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
         raise Failure(result.stderr.strip() or f"apache2 {' '.join(arguments)} failed")
@@ -112,7 +112,10 @@ def _is_apache(line: bytes) -> bool:
 
 
 def _is_worker(process: Path) -> bool:
-    """Not so the program of the log, which is Apache's, too, until it has begun: a worker has threads."""
+    """Return whether a process is a worker, which has threads.
+
+    The log's program is a process of Apache, too, until it has begun; it has one thread.
+    """
     return len(list((process / "task").iterdir())) > 1
 
 
@@ -127,7 +130,7 @@ def reload() -> None:
 
 
 def ended() -> bool:
-    """Whether it stopped for good, as it does for a site that it cannot use."""
+    """Return whether Apache stopped for good, as it does for a site that it cannot use."""
     return _children(_number(PID)) is None
 
 
@@ -137,7 +140,7 @@ def workers() -> set[int]:
 
 
 def accepts(pid: int) -> bool:
-    """Whether a worker takes connections yet: one that ends has closed the sockets that it listened on."""
+    """Return whether a worker takes connections yet: one that ends has closed the sockets that it listened on."""
     # Local address, state (0A: LISTEN) and inode (proc(5), net/tcp).
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes Apache's access log as Nginx's is: a line of JSON for each request. Apache starts it and gives it the words.
+r"""Writes Apache's access log as Nginx's is: a line of JSON for each request. Apache starts it and gives it the words.
 
-Apache writes \\xhh for what it does not print, and JSON has no such thing. It ends with the last worker that may
+Apache writes \xhh for what it does not print, and JSON has no such thing. It ends with the last worker that may
 have something to say; a file that was rotated is left within a second. Standard library only.
 """
 
@@ -24,7 +24,7 @@ _PLAIN = {b"b": b"\b", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
 
 def plain(word: bytes) -> str:
-    """What the client sent; "" for what Apache does not know."""
+    """Return what the client sent; "" for what Apache does not know."""
     if word == b"-":
         return ""
     made = _ESCAPED.sub(
@@ -35,7 +35,7 @@ def plain(word: bytes) -> str:
 
 
 def line_of(words: bytes) -> str:
-    """The line for the words of one request, in the order of LogFormat in apache2.conf."""
+    """Return the line for the words of one request, which are in the order of LogFormat in apache2.conf."""
     time_, rid, client, host, request, status, size, micros, worker, agent = map(
         plain, words.rstrip(b"\n").split(b"\t")
     )
@@ -54,6 +54,7 @@ def line_of(words: bytes) -> str:
 
 
 def main() -> None:
+    """Write a line for each request on standard input, to a new file once the log was rotated."""
     # A reload ends the program of the log before the workers that write to it; they close it when they have gone.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     file, looked = open_log(), time.monotonic()
@@ -72,6 +73,7 @@ def main() -> None:
 
 
 def open_log() -> int:
+    """Open the log for appending and return its file descriptor."""
     return os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
 
 

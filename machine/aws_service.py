@@ -44,7 +44,10 @@ class Service:
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, content_type: str, body: bytes, target: str = "") -> bytes:
-        """What it answers. target: X-Amz-Target of a JSON call. Raises Refused, OSError or HTTPException."""
+        """Send a POST and return the response's body.
+
+        target: X-Amz-Target of a JSON call. Raises Refused, OSError or HTTPException.
+        """
         given = {"content-type": content_type} | ({"x-amz-target": target} if target else {})
         headers = signed(
             body,
@@ -73,12 +76,12 @@ class Service:
         return content
 
     def ask(self, version: str, action: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """A call of a JSON service. version: what its targets begin with."""
+        """Call a JSON service and return its response. version: what its targets begin with."""
         content = self.post("application/x-amz-json-1.1", json.dumps(asked).encode(), f"{version}.{action}")
         return json.loads(content or b"{}")
 
     def connect(self) -> http.client.HTTPConnection:
-        """A new connection."""
+        """Return a new connection."""
         return http.client.HTTPSConnection(self._host, timeout=TIMEOUT_S)
 
     def _credentials(self) -> dict[str, str]:
@@ -97,7 +100,10 @@ def signed(
     host_name: str,
     now: datetime,
 ) -> dict[str, str]:
-    """The headers of a POST to / with its signature. given: headers of the call, in lower case. key: credentials."""
+    """Return the headers of a POST to / with its signature.
+
+    given: headers of the call, in lower case. key: credentials.
+    """
     time = now.strftime("%Y%m%dT%H%M%SZ")
     headers = {"host": host_name, "x-amz-date": time, "x-amz-security-token": key["Token"], **given}
     names = ";".join(sorted(headers))

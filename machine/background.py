@@ -67,7 +67,7 @@ def apply() -> None:
 
 
 def _instances(manifest: dict[str, Any]) -> list[str]:
-    """The units that shall run here."""
+    """Return the units that shall run here."""
     is_first = FIRST.exists()
     found: list[str] = []
     for name, worker in manifest["workers"].items():
@@ -77,7 +77,7 @@ def _instances(manifest: dict[str, Any]) -> list[str]:
 
 
 def _is_used(file: str, instances: list[str]) -> bool:
-    """Whether one of the units that run here is made from a unit file."""
+    """Return whether one of the units that run here is made from a unit file."""
     return _stem(file) in map(_stem, instances)
 
 
@@ -86,7 +86,7 @@ def _stem(unit: str) -> str:
 
 
 def _enabled() -> list[str]:
-    """Our units that start at boot, which is what apply() has made run."""
+    """Return our units that start at boot, which is what apply() has made run."""
     folders = (UNITS / "multi-user.target.wants", UNITS / "timers.target.wants")
     return [
         path.name for folder in folders if folder.is_dir() for path in folder.iterdir() if OURS.fullmatch(path.name)

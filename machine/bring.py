@@ -25,7 +25,7 @@ class Failure(Exception):
 
 
 def systemctl(*arguments: str) -> None:
-    """Raises Failure with what systemctl says."""
+    """Run systemctl. Raises Failure with its error message."""
     result = subprocess.run(["systemctl", "--quiet", *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
         raise Failure(f"systemctl {' '.join(arguments)}: {result.stderr.strip()}")
@@ -55,7 +55,7 @@ def prove(unit: str) -> None:
 
 
 def said_by(unit: str) -> str:
-    """The last lines of a unit's journal."""
+    """Return the last lines of a unit's journal."""
     command = ["journalctl", f"--unit={unit}", "--lines=5", "--no-pager", "--output=cat"]
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 

@@ -88,7 +88,7 @@ def put(file: Path, content: bytes) -> None:
 
 
 def own(file: Path) -> bytes:
-    """The first certificate of a file, in DER. Raises Failure unless a key that fits stands there too."""
+    """Return the first certificate of a file, in DER. Raises Failure unless the file also has a key that fits."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # Without the password OpenSSL would ask for one on a terminal.
@@ -101,7 +101,7 @@ def own(file: Path) -> bytes:
 
 
 def shown() -> bytes:
-    """The certificate that clients get now, in DER; b"" where nobody answers."""
+    """Return the certificate that clients get now, in DER; b"" where nothing responds."""
     try:
         return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(HTTPS, timeout=5))
     except OSError:
@@ -125,7 +125,7 @@ def self_signed(names: Sequence[str]) -> None:
 
 
 def openssl(*arguments: str) -> str:
-    """What openssl prints. Raises Failure with its complaint."""
+    """Run openssl and return what it prints. Raises Failure with its error message."""
     result = subprocess.run(["openssl", *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
         raise Failure(f"openssl {arguments[0]}: {result.stderr.strip()}")
@@ -160,7 +160,7 @@ def forget() -> None:
 
 
 def facts() -> dict[str, Any] | None:
-    """Of the certificate, for the operator's command: when it expires and where it comes from. None: there is none."""
+    """Return for the operator's command when the certificate expires and where it comes from. None: there is none."""
     if not FILE.exists():
         return None
     ends = openssl("x509", "-in", str(FILE), "-noout", "-enddate").strip().removeprefix("notAfter=")
@@ -172,6 +172,7 @@ def facts() -> dict[str, Any] | None:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Run the command that the arguments name, under the proxy's lock."""
     with proxy.LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):

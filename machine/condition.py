@@ -34,7 +34,7 @@ ENDED_LINES, ENDED_S = 500, 600
 
 
 def condition() -> dict[str, Any]:
-    """What `release status` says besides what is where.
+    """Return what `release status` reports besides releases and slots.
 
     live_since_s: when the live release became so (seconds since 1970). queue: connections that wait to be accepted,
     None where the port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one.
@@ -58,7 +58,7 @@ def condition() -> dict[str, Any]:
 
 
 def restarts() -> dict[str, int]:
-    """How often units of the application were started again, of those that were."""
+    """Return how often units of the application were started again, of those that were."""
     text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
     # In the order of the names. One that was stopped keeps its number.
     every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
@@ -66,13 +66,13 @@ def restarts() -> dict[str, int]:
 
 
 def ended() -> list[str]:
-    """Lines about requests that ended their worker, of the last that the application logged."""
+    """Return lines about requests that ended their worker, of the last that the application logged."""
     read = ("journalctl", "--no-pager", "-q", "-o", "cat", "-r", "-n", str(ENDED_LINES), f"--since=-{ENDED_S}s")
     return _ENDED.findall(run(*read, "-u", "app@*").stdout)
 
 
 def gateway(slot: str) -> dict[str, int] | None:
-    """What uWSGI tells of a slot, all its gateways together, or None when none answers."""
+    """Return uWSGI's statistics of a slot, all its gateways together, or None when none responds."""
     found: list[dict[str, int]] = []
     for name in gateways(slot):
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
@@ -83,7 +83,7 @@ def gateway(slot: str) -> dict[str, int] | None:
 
 
 def workers_of(stats: dict[str, Any]) -> dict[str, int]:
-    """uWSGI's statistics as numbers. A worker is busy when one of its threads is; cheaped ones are neither."""
+    """Return uWSGI's statistics as numbers. A worker is busy when one of its threads is; cheaped ones are neither."""
     workers: list[dict[str, Any]] = [each for each in stats["workers"] if each["status"] not in ("cheap", "pause")]
     threads: list[dict[str, Any]] = [core for each in workers for core in each.get("cores", [])]
     idle = sum(each["status"] == "idle" for each in workers)
@@ -102,7 +102,7 @@ def workers_of(stats: dict[str, Any]) -> dict[str, int]:
 def accept_queue(
     more: Collection[int] = (), tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 ) -> int | None:
-    """Connections that wait on the application's port, and on more, as the kernel counts them (as `ss -ltn` does).
+    """Return how many connections wait on the application's port, and on more, as the kernel counts (like `ss -ltn`).
 
     None where the application's port does not listen.
 
@@ -120,7 +120,10 @@ def accept_queue(
 
 
 def health(slot: str) -> dict[str, Any]:
-    """The answer of the slot to GET of the health path; of several gateways the worst. Status 0 and why without one."""
+    """Return the slot's response to GET of the health path; of several gateways the worst.
+
+    Without a response the status is 0, and the line says why.
+    """
     release, names = named(SLOTS / slot), gateways(slot)
     path = manifest_of(release)["health_path"] if release else "/"
     with ThreadPoolExecutor(len(names)) as pool:
@@ -131,7 +134,7 @@ def health(slot: str) -> dict[str, Any]:
 
 
 def _asked(path: str, name: str) -> tuple[int, str, float]:
-    """Status, first line and milliseconds."""
+    """Return the status, the first line and the milliseconds of a gateway's response."""
     begun = time.monotonic()
     try:
         status, line = get(private_socket(name), path, HEALTH_S)

@@ -22,7 +22,7 @@ class FetchError(Exception):
 
 
 def fetch(store: str, key: str, *, missing_ok: bool = False) -> bytes:
-    """The content of a key. store: file:///folder or s3://bucket/prefix. A missing key is b"" if missing_ok."""
+    """Return the content of a key. store: file:///folder or s3://bucket/prefix. A missing key is b"" if missing_ok."""
     url = urlsplit(store)
     try:
         found = (
@@ -47,7 +47,7 @@ def _from_folder(path: Path) -> bytes | None:
 
 
 def metadata(path: str, token: str = "") -> str:
-    """What stands at a path; without a token, a new token. Raises OSError."""
+    """Return the machine's metadata at a path; without a token, a new token. Raises OSError."""
     wanted = {"X-aws-ec2-metadata-token": token} if token else {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
     method = "GET" if token else "PUT"
     request = urllib.request.Request(f"{METADATA}/{path}", headers=wanted, method=method)  # noqa: S310
@@ -56,13 +56,13 @@ def metadata(path: str, token: str = "") -> str:
 
 
 def credentials(token: str) -> dict[str, str]:
-    """Of this machine's role: AccessKeyId, SecretAccessKey, Token, Expiration."""
+    """Return the credentials of this machine's role: AccessKeyId, SecretAccessKey, Token, Expiration."""
     role = metadata("meta-data/iam/security-credentials/", token).strip()
     return json.loads(metadata(f"meta-data/iam/security-credentials/{role}", token))
 
 
 def host(service: str, region: str) -> str:
-    """The name under which a service of the region answers."""
+    """Return the name under which a service of the region responds."""
     return f"{service}.{region}.{'amazonaws.com.cn' if region.startswith('cn-') else 'amazonaws.com'}"
 
 
@@ -74,7 +74,7 @@ def _from_bucket(bucket: str, key: str) -> bytes | None:
 
 
 def _signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
-    """What a service of the region answers, and the status. lines: of a curl configuration.
+    """Return the response of a service of the region, and the status. lines: of a curl configuration.
 
     Signature Version 4 by curl (>= 7.75), which reads the credentials from standard input.
     """
@@ -99,7 +99,7 @@ def _signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
 
 
 def fetch_secrets(store: str, release: str) -> dict[str, str]:
-    """The secrets of a release: of a bucket's they are parameters under the same name; a folder has none."""
+    """Return the secrets of a release: of a bucket's they are parameters under the same name; a folder has none."""
     url = urlsplit(store)
     found: dict[str, str] = {}
     if url.scheme != "s3":

@@ -74,7 +74,7 @@ class Requests:
                 struct.pack_into("=i", self.memory, entry + 4, -1)
 
     def in_flight(self) -> list[tuple[int, int, int, float, str]]:
-        """State, file descriptor, thread, start and name of each request."""
+        """Return the state, file descriptor, thread, start and name of each request."""
         found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
         # A name may be cut within a character, and an entry is written while it is read.
         return [(*numbers, text.rstrip(b"\0").decode(errors="replace")) for *numbers, text in found if numbers[0]]
@@ -236,7 +236,7 @@ def _open_files() -> list[int]:
 
 
 def _listening() -> dict[int, Any]:
-    """Addresses of the sockets that listen on TCP here, by file descriptor."""
+    """Return the addresses of the sockets that listen on TCP here, by file descriptor."""
     found: dict[int, Any] = {}
     for fd in _open_files():
         try:

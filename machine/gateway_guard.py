@@ -95,7 +95,7 @@ class Guard:
             os._exit(code if isinstance(code, int) else int(code is not None))
 
     def __call__(self, wsgi: Wsgi) -> Wsgi:
-        """The application as the gateway calls it."""
+        """Return the application as the gateway calls it."""
 
         def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             fd = self.connection(environ)
@@ -118,7 +118,10 @@ class Guard:
         return call
 
     def refuse(self, fd: int) -> tuple[str, list[tuple[str, str]]] | None:
-        """Status and headers for a request that is not worth its work any more: nobody waits for it, or too many do."""
+        """Return the status and headers to reject a request with that is not worth its work any more.
+
+        No client waits for it, or too many requests wait. None: it is served.
+        """
         now, is_gone = monotonic(), is_closed(fd)
         waited_s = min(waiting_s(fd), now - self.started)
         if waited_s < SHORT_S:
@@ -132,7 +135,7 @@ class Guard:
 
 
 def memory_limit(threads: int) -> int:
-    """Bytes of data that this process may have: a request that wants more gets a MemoryError.
+    """Return the bytes of data that this process may have: a request that wants more gets a MemoryError.
 
     Else the machine is out of memory first, which stops all of it for many seconds before the kernel ends a process.
     """
@@ -148,14 +151,17 @@ def memory_limit(threads: int) -> int:
 
 
 def is_closed(fd: int) -> bool:
-    """Whether the other end has closed: the balancer does when a client gives up."""
+    """Return whether the other end has closed: the balancer does when a client gives up."""
     seen = poll()
     seen.register(fd, POLLRDHUP)
     return bool(seen.poll(0))
 
 
 def waiting_s(fd: int) -> float:
-    """Seconds since the last byte of a request came, which is how long it waited for a thread. 0 on a Unix socket."""
+    """Return the seconds since the last byte of a request came; 0 on a Unix socket.
+
+    That is how long the request waited for a thread.
+    """
     connection = socket.socket(fileno=fd)
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
@@ -167,7 +173,7 @@ def waiting_s(fd: int) -> float:
 
 
 def as_bytes(part: Any) -> bytes:
-    """A part of a body. Raises TypeError for what is not made of bytes."""
+    """Return a part of a body as bytes. Raises TypeError for what is not made of bytes."""
     if type(part) is bytes:
         return part
     if isinstance(part, BYTES):
@@ -266,7 +272,7 @@ class Response:
         connection.detach()
 
     def close(self) -> None:
-        """Called by the gateway in any case (PEP 3333)."""
+        """Close the source and end the request. The gateway calls this in any case (PEP 3333)."""
         try:
             if close := getattr(self.source, "close", None):
                 close()
@@ -288,13 +294,13 @@ class File:
         return getattr(self._file, name)
 
     def close(self) -> None:
-        """Called by uWSGI when it has sent the file."""
+        """Close the response. uWSGI calls this when it has sent the file."""
         self._response.source = self._file
         self._response.close()
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The error as one that ends a request and not its process."""
+    """Return the error as one that ends a request and not its process."""
     if isinstance(error, Exception):
         return error
     made = RuntimeError(f"the application raised {type(error).__name__}, which ends this request alone")

@@ -27,7 +27,7 @@ class Gunicorn(WSGIApplication):
     cfg: Any
 
     def load_config(self) -> None:
-        """The release's file, then the command line, then what is ours."""
+        """Load the release's file, then the command line, then the settings of this module."""
         # It would win over the release's file.
         os.environ.pop("GUNICORN_CMD_ARGS", None)
         super().load_config()
@@ -42,7 +42,7 @@ class Gunicorn(WSGIApplication):
         self.notify_socket = os.environ.pop("NOTIFY_SOCKET", "")
 
     def load(self) -> Any:
-        """The callable. Once in the arbiter (preload_app), or once in each worker."""
+        """Return the callable. Gunicorn calls this once in the arbiter (preload_app), or once in each worker."""
         try:
             return http.behind_balancer(http.load(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises
@@ -50,7 +50,7 @@ class Gunicorn(WSGIApplication):
             sys.exit(Arbiter.APP_LOAD_ERROR)
 
     def when_ready(self, server: Any) -> None:
-        """In the arbiter before it starts workers."""
+        """Implement Gunicorn's hook of the arbiter before it starts workers: wait for them in a thread."""
         start_new_thread(self.tell_when_ready, (server.num_workers,))
 
     def tell_when_ready(self, workers: int) -> None:
@@ -61,7 +61,7 @@ class Gunicorn(WSGIApplication):
         http.notify("READY=1")
 
     def post_worker_init(self, worker: Any) -> None:
-        """In a worker that has the application."""
+        """Implement Gunicorn's hook of a worker that has the application: guard it."""
         limit_s = self.cfg.timeout if self.is_gevent else self.limit_s
         guard = Guard(self.cfg.worker_connections, limit_s, lambda environ: environ["gunicorn.socket"].fileno())
         guard.start()

@@ -27,7 +27,7 @@ CONNECTION = "wsgi_fleet.connection"
 
 @contextlib.contextmanager
 def packages(kind: str) -> Generator[None]:
-    """The folder of a gateway is first on the path in this block."""
+    """Put the folder of a gateway first on the path in this block."""
     folder = f"/srv/gateway/{kind}"
     sys.path.insert(0, folder)
     yield
@@ -35,12 +35,12 @@ def packages(kind: str) -> Generator[None]:
 
 
 def untyped(name: str) -> Any:
-    """A module that tells no types."""
+    """Import a module that has no types."""
     return importlib.import_module(name)
 
 
 def listeners(private: str, port: str = "") -> list[socket.socket]:
-    """Listening sockets: the one that systemd has opened, if it has; one on this port of 127.0.0.1; the private one."""
+    """Return listening sockets: systemd's if it has opened one, one on this port of 127.0.0.1, and the private one."""
     is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
     count = int(os.environ.pop("LISTEN_FDS", "0")) if is_ours else 0
     made = [socket.socket(fileno=FIRST_FD + number) for number in range(count)]
@@ -68,7 +68,7 @@ def notify(state: str) -> None:
 
 
 def load(name: str) -> Wsgi:
-    """The callable that `module:name` names, from the folder this runs in."""
+    """Return the callable that `module:name` names, from the folder this runs in."""
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:  # noqa: PTH109
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
@@ -76,9 +76,9 @@ def load(name: str) -> Wsgi:
 
 
 def behind_balancer(wsgi: Wsgi) -> Wsgi:
-    """Client, scheme, place and user as the balancer tells them.
+    """Take client, scheme, place and user from the balancer's headers.
 
-    Nobody else reaches the port, and it replaces what clients send.
+    Only the balancer reaches the port, and it replaces what clients send.
     """
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -106,7 +106,7 @@ class Answer:
         return iter(self.parts)
 
     def close(self) -> None:
-        """Called by the server in any case (PEP 3333)."""
+        """Close the response and call `done`. The server calls this in any case (PEP 3333)."""
         try:
             if close := getattr(self.parts, "close", None):
                 close()
@@ -120,7 +120,7 @@ def keep_accepting() -> None:
 
 
 def cancelled(wsgi: Wsgi, limit_s: float) -> Wsgi:
-    """Ends a request of gevent that takes longer, as soon as it waits for anything; it is answered 500."""
+    """End a request of gevent that takes longer, as soon as it waits for anything. Its response is 500."""
     timeout_of = untyped("gevent").Timeout.start_new
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

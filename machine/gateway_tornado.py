@@ -40,7 +40,7 @@ class Container(WSGIContainer):
         self.guard = guard
 
     def environ(self, request: HTTPServerRequest) -> dict[str, Any]:
-        """What the application gets, and which connection it came by."""
+        """Return what the application gets, with the connection that the request came by."""
         connection: Any = request.connection
         fd: int = connection.stream.socket.fileno()
         # Tornado closes the connection then, and the number is given to another one.
@@ -48,7 +48,7 @@ class Container(WSGIContainer):
         return super().environ(request) | {http.CONNECTION: fd}
 
     async def handle_request(self, request: HTTPServerRequest) -> None:
-        """One request. Nothing of the answer is sent before all of it is there."""
+        """Handle one request. Nothing of the response is sent before all of it is there."""
         try:
             await super().handle_request(request)
         except Exception:  # noqa: BLE001  whatever an application raises
@@ -75,7 +75,7 @@ class Server(HTTPServer):
         self.admit()
 
     def admit(self) -> None:
-        """Listen, or not, as there is room."""
+        """Start or stop listening, as there is room."""
         wanted = not self.stopping and self.connections < self.threads
         loop = IOLoop.current()
         for each in self.sockets if wanted != self.accepting else ():
@@ -88,7 +88,7 @@ class Server(HTTPServer):
             self.ended.set()
 
     def accept(self, sock: Any, _events: int) -> None:
-        """One connection, unless another process had it or the other socket took the last thread."""
+        """Accept one connection, unless another process had it or the other socket took the last thread."""
         if not self.accepting:
             return
         try:
@@ -100,7 +100,7 @@ class Server(HTTPServer):
         cast("Any", self).handle_stream(IOStream(connection), address)
 
     def on_close(self, server_conn: object) -> None:
-        """A connection has ended."""
+        """Count a connection that has ended, and accept again where there is room."""
         super().on_close(server_conn)
         self.connections -= 1
         self.admit()
@@ -127,7 +127,7 @@ if __name__ == "__main__":
     imported = None if given.getboolean("lazy_apps") else http.load(given["module"])
 
     def worker(ready: Callable[[], object]) -> None:
-        """In its process."""
+        """Run the event loop of one worker, in its process."""
         asyncio.run(work(imported or http.load(given["module"]), *limits, sockets, ready))
 
     Workers(count(processes or given["processes"]), worker).run()

@@ -31,7 +31,7 @@ if not uwsgi.worker_id():
     after: Callable[[], object] | None = getattr(uwsgi, "post_fork_hook", None)
 
     def start() -> None:
-        """In each worker, before it has threads."""
+        """Start the guard in each worker, before the worker has threads."""
         guard.start()
         if after:
             after()

@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 def settings(path: str) -> configparser.SectionProxy:
-    """The configuration of a release."""
+    """Return the configuration of a release."""
     parser = configparser.ConfigParser(interpolation=None)
     with open(path) as file:  # noqa: PTH123
         parser.read_file(file)
@@ -27,7 +27,10 @@ def settings(path: str) -> configparser.SectionProxy:
 
 
 def count(processes: str) -> int:
-    """`auto`: two for each CPU that this process may use, which in a container are fewer than the machine has."""
+    """Return the number of processes.
+
+    `auto` is two for each CPU that this process may use, which in a container are fewer than the machine has.
+    """
     return len(os.sched_getaffinity(0)) * 2 if processes == "auto" else int(processes)
 
 
@@ -47,7 +50,7 @@ class Workers:
         self.wake, self.tell_wake = os.pipe()
 
     def run(self) -> None:
-        """Until all have ended; exits with 0 if that was asked for."""
+        """Run until all workers have ended; exit with 0 if that was asked for."""
         for end in (self.tell_wake, self.wake, self.ready):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self.tell_wake)
@@ -92,7 +95,7 @@ class Workers:
             sys.exit(0)
 
     def _hear(self) -> None:
-        """Of workers that are ready. A line is written at once, so it is read as a whole (pipe(7), PIPE_BUF)."""
+        """Read which workers are ready. A line is written at once, so it is read as a whole (pipe(7), PIPE_BUF)."""
         with contextlib.suppress(BlockingIOError):
             for pid in os.read(self.ready, 4096).split():
                 self.workers[int(pid)] = True

@@ -36,7 +36,7 @@ class Source(Protocol):
     """Something that is read on from a position ({}: nothing was read yet)."""
 
     def read(self, position: Position, limit: int) -> tuple[list[Event], Position]:
-        """Events of about `limit` bytes at most, and where the next ones begin. Raises OSError."""
+        """Return events of about `limit` bytes at most, and where the next ones begin. Raises OSError."""
         ...
 
 
@@ -66,7 +66,7 @@ class Journal:
 
 
 def _event(entry: dict[str, Any]) -> Event | None:
-    """An entry as journalctl writes it; None of one without text."""
+    """Return the event of an entry, which is as journalctl writes it; None for an entry without text."""
     message: str | list[int] | None = entry.get("MESSAGE")
     # What is no UTF-8 comes as numbers.
     text = bytes(message).decode(errors="replace") if isinstance(message, list) else message
@@ -105,7 +105,7 @@ class RotatedFile:
 
 
 def _lines(path: Path, position: Position, limit: int) -> tuple[list[Event], Position]:
-    """Whole lines from an offset on; the last one may just be written."""
+    """Return whole lines from an offset on; the last one may just be written."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         # A shorter file was emptied.

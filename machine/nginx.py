@@ -15,7 +15,7 @@ HTTPS = "listen 443 ssl"
 
 
 def command(*arguments: str) -> str:
-    """What Nginx says when it is called so. Raises Failure with it."""
+    """Run Nginx with these arguments and return what it reports. Raises Failure with that."""
     result = subprocess.run(["/usr/sbin/nginx", *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
         raise Failure(result.stderr.strip())
@@ -40,7 +40,7 @@ def reload() -> None:
 
 
 def ended() -> bool:
-    """Whether it stopped for good: it never does for a site that it cannot use."""
+    """Return whether Nginx stopped for good: it never does for a site that it cannot use."""
     return False
 
 
@@ -58,7 +58,7 @@ def workers() -> set[int]:
 
 
 def accepts(pid: int) -> bool:
-    """Whether a worker takes connections yet: it says when it has begun to end."""
+    """Return whether a worker takes connections yet: its title shows when it has begun to end."""
     try:
         return b"shutting down" not in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -95,7 +95,7 @@ def workers() -> dict[int, bool]:
 
 
 def of_supervisord(slot: str) -> list[dict[str, Any]]:
-    """What supervisord tells of each process of the application; nothing while it does not answer."""
+    """Return what supervisord reports of each process of the application; nothing while it does not respond."""
     with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
         every = _ask_supervisord(slot, "supervisor.getAllProcessInfo")
         return [each for each in every if each["group"] == slot]
@@ -103,7 +103,10 @@ def of_supervisord(slot: str) -> list[dict[str, Any]]:
 
 
 def _ask_supervisord(slot: str, method: str, *arguments: Any) -> Any:
-    """What a method of supervisord's XML-RPC returns. Raises OSError, HTTPException or xmlrpc.client.Error."""
+    """Call a method of supervisord's XML-RPC and return its result.
+
+    Raises OSError, HTTPException or xmlrpc.client.Error.
+    """
     with contextlib.closing(connect(RUN / f"app-{slot}" / "supervisor.sock", 5)) as connection:
         body = xmlrpc.client.dumps(arguments, method)
         connection.request("POST", "/RPC2", body, {"Content-Type": "text/xml"})
@@ -111,7 +114,7 @@ def _ask_supervisord(slot: str, method: str, *arguments: Any) -> Any:
 
 
 def wait() -> None:
-    """Until a process of the slot that Nginx is going to ask is well."""
+    """Wait until a process of the slot that Nginx is going to ask is healthy."""
     slot = CONF.readlink().stem.removeprefix("nginx-")
     release, deadline = named(SLOTS / slot), time.monotonic() + WAIT_S
     path = manifest_of(release)["health_path"] if release else "/"

@@ -31,12 +31,12 @@ class Failure(Exception):
 
 @cache
 def own() -> ModuleType:
-    """What knows the one that is here."""
+    """Return the module of the proxy that is on this machine."""
     return import_module(KIND.read_text().strip() if KIND.exists() else "nginx")
 
 
 def served() -> str:
-    """The site that serves; "" before there is one."""
+    """Return the site that serves; "" before there is one."""
     site: Path = own().SITE
     return site.read_text() if site.exists() else ""
 
@@ -63,12 +63,14 @@ def swap_in(text: str) -> set[int]:
 
 
 def serves_https(text: str | None = None) -> bool:
-    """Whether a site (None: the one that serves) has TLS."""
+    """Return whether a site (None: the one that serves) has TLS."""
     return own().HTTPS in (served() if text is None else text)
 
 
 def answer(place: str) -> str:
-    """What is wrong with the answer to GET, "" for one below 500. place: PATH, or HOST/PATH for a name of the site.
+    """Return what is wrong with the response to GET, "" for one below 500.
+
+    place: PATH, or HOST/PATH for a name of the site.
 
     By HTTPS where the site that serves has that: HTTP only leads there.
     """

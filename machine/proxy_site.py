@@ -51,12 +51,12 @@ _UPSTREAM = re.compile(r"^(?:upstream |<Proxy balancer://)(\w+)")
 
 
 def addresses(text: str) -> list[str]:
-    """The members that a site names, in order."""
+    """Return the members that a site names, in order."""
     return _SERVER.findall(text)
 
 
 def members(text: str) -> dict[str, list[str]]:
-    """Upstream -> its members, of a site."""
+    """Return upstream -> its members, of a site."""
     found: dict[str, list[str]] = {}
     upstream = ""
     for line in text.splitlines():
@@ -87,12 +87,12 @@ def without(text: str, drained: Iterable[str], unhealthy: Iterable[str] = ()) ->
 
 
 def known(file: Path) -> list[str]:
-    """The lines of a file, none where it is missing."""
+    """Return the lines of a file, none where it is missing."""
     return file.read_text().split() if file.exists() else []
 
 
 def wanted() -> str:
-    """The site that the last `site` brought; before the first, the one that serves."""
+    """Return the site that the last `site` brought; before the first, the one that serves."""
     return WANTED.read_text() if WANTED.exists() else proxy.served()
 
 
@@ -168,7 +168,10 @@ def remember_upstreams(text: str, facts: Mapping[str, Mapping[str, Any]] | None)
 def unwell_before(
     probes: Iterable[str], before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
 ) -> set[str]:
-    """Probes of upstreams that keep their members and do not answer as it is: no change of the site is to blame."""
+    """Return the probes of upstreams that keep their members and are unhealthy already.
+
+    No change of the site is to blame for these.
+    """
     found: set[str] = set()
     for probe in probes:
         upstream, _, place = probe.rpartition("=")
@@ -179,6 +182,7 @@ def unwell_before(
 
 
 def lines(words: Iterable[str]) -> str:
+    """Return the words as text, one a line."""
     return "".join(f"{word}\n" for word in words)
 
 
@@ -191,6 +195,7 @@ def put(file: Path, content: bytes) -> None:
 
 
 def site(words: Sequence[str]) -> None:
+    """Serve the site on standard input; members drained by hand stay drained. words: [JSON] PROBE..."""
     text = sys.stdin.read()
     facts = json.loads(words[0]) if words and words[0].startswith("{") else None
     # A member that is no more wanted was replaced or removed: nobody need remember that it was drained.
@@ -203,12 +208,14 @@ def site(words: Sequence[str]) -> None:
 
 
 def told(members: Sequence[str], drained: Sequence[str], unhealthy: Sequence[str] = ()) -> str:
+    """Describe the members that get requests, and those that were drained or are unhealthy."""
     kept = f"; drained by hand: {', '.join(drained)}" if drained else ""
     kept += f"; unhealthy: {', '.join(unhealthy)}" if unhealthy else ""
     return f"the balancer sends requests to {len(members)} servers: {', '.join(members) or 'none'}{kept}"
 
 
 def drain(address: str) -> None:
+    """Send this member no more requests. Raises Failure where the site does not name it."""
     want, drained = wanted(), known(DRAINED)
     must_be_known(address, want)
     if address in drained:
@@ -218,6 +225,7 @@ def drain(address: str) -> None:
 
 
 def admit(address: str) -> None:
+    """Send a drained member requests again. Raises Failure where the site does not name it."""
     want, drained = wanted(), known(DRAINED)
     must_be_known(address, want)
     if address not in drained:
@@ -228,18 +236,21 @@ def admit(address: str) -> None:
 
 
 def unhealthy(listed: Sequence[str]) -> None:
+    """Serve the site without the unhealthy members that are listed; do nothing before the first `site`."""
     want, drained = wanted(), known(DRAINED)
     if WANTED.exists():
         serve(want, drained, known(PROBES), listed)
 
 
 def must_be_known(address: str, want: str) -> None:
+    """Raise Failure unless the site names the address."""
     if address not in addresses(want):
         members = ", ".join(addresses(want)) or "none"
         raise Failure(f"{address} is no member of this balancer (there are: {members}); `pulumi up` adds it")
 
 
 def maintenance(switch: str) -> None:
+    """Switch maintenance on or off. The page comes from standard input, else it is the default one."""
     if switch == "off":
         PAGE.unlink(missing_ok=True)
         print("maintenance is off: the application answers")
@@ -256,6 +267,7 @@ def maintenance(switch: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Run the command that the arguments name, under the lock."""
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):

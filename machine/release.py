@@ -71,7 +71,10 @@ STATIC_MIB = 100
 
 
 def switch(release: str) -> None:
-    """Blue/green: the new slot starts beside the old one, on the same socket or behind Nginx; then that one drains."""
+    """Make a staged release serve (blue/green).
+
+    The new slot starts beside the old one, on the same socket or behind Nginx; then that one drains.
+    """
     place = RELEASES / release
     if not (place / ".staged").exists():
         raise Failure(f"{release} is not staged here; stage it first")
@@ -103,7 +106,7 @@ def switch(release: str) -> None:
 
 
 def task(release: str) -> None:
-    """The release task, before the release serves."""
+    """Run the release task, before the release serves."""
     run_command(RELEASES / release, manifest_of(release)["release_task"], "app-task")
 
 
@@ -111,12 +114,13 @@ class Lines(io.RawIOBase):
     """Bytes as lines of base64: a transport brings text back."""
 
     def write(self, content: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  a tar writes bytes
+        """Print bytes as a line in base64, and return their number."""
         say(base64.b64encode(content).decode())
         return len(content)
 
 
 def static(release: str) -> None:
-    """The static files of a staged release on standard output, under their URL path: a gzipped tar in base64."""
+    """Print the static files of a staged release, under their URL path: a gzipped tar in base64."""
     given, code = manifest_of(release)["static"], (RELEASES / release / "code").resolve()
     folder = code / given["folder"]
     # Whatever a build made: root reads only what lies in the code itself.
@@ -174,7 +178,7 @@ def boot() -> None:
 
 
 def retry() -> None:
-    """What a boot could not do, again, now beside a running application."""
+    """Do again what a boot could not do, now beside a running application."""
     boot()
     release = named(LIVE)
     if release and not serving_slots():
@@ -182,12 +186,14 @@ def retry() -> None:
 
 
 def status() -> None:
+    """Print what serves here, as JSON."""
     slots = {slot: {"state": state_of_slot(slot), "release": named(SLOTS / slot)} for slot in (BLUE, GREEN)}
     staged = sorted(file.parent.name for file in RELEASES.glob("*/.staged"))
     say(json.dumps({"live": named(LIVE), "slots": slots, "staged": staged, **condition()}))
 
 
 def prune(keep: Sequence[str]) -> None:
+    """Remove releases that are neither in `keep` nor in use, and virtualenvs that no release uses."""
     used = {*keep, named(LIVE), *(named(SLOTS / slot) for slot in serving_slots())}
     for place in RELEASES.iterdir():
         if place.name not in used:
@@ -205,6 +211,7 @@ def wait_for_boot() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Run the verb that the arguments name. All but `status` hold the lock."""
     verb, *rest = arguments or ("help",)
     if verb == "status":
         status()

@@ -30,13 +30,13 @@ Metric = tuple[str, float, str]
 
 
 def disk_used_percent(path: str = "/") -> float:
-    """As `df` counts it: of what is not kept for root."""
+    """Return the used percentage as `df` counts it: of what is not kept for root."""
     usage = shutil.disk_usage(path)
     return round(100 * usage.used / (usage.used + usage.free), 1)
 
 
 def unhealthy(health: Mapping[str, Any], drained: Sequence[str]) -> int:
-    """How many servers upstream_health.py finds unhealthy of those that nobody drained.
+    """Return how many servers upstream_health.py finds unhealthy of those that no operator drained.
 
     health: as traffic.py reads it. Raises ValueError if nothing is at work there.
     """
@@ -46,7 +46,7 @@ def unhealthy(health: Mapping[str, Any], drained: Sequence[str]) -> int:
 
 
 def of_balancer() -> Iterator[Metric]:
-    """What the balancer alone knows."""
+    """Yield the metrics that the balancer alone knows."""
     # They lie on a balancer alone.
     import proxy_site  # noqa: PLC0415
     import traffic  # noqa: PLC0415
@@ -61,7 +61,10 @@ def of_balancer() -> Iterator[Metric]:
 
 
 def form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:
-    """PutMetricData (docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html)."""
+    """Return the form of PutMetricData.
+
+    See docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html.
+    """
     fields = {"Action": "PutMetricData", "Version": "2010-08-01", "Namespace": namespace}
     for number, (name, value, unit) in enumerate(metrics, 1):
         each = {
@@ -77,6 +80,7 @@ def form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime)
 
 
 def main() -> None:
+    """Publish the metrics of this machine. Raises OSError where the balancer's cannot be read."""
     config = json.loads(CONFIG.read_text())
     metrics: list[Metric] = [("DiskUsedPercent", disk_used_percent(), "Percent")]
     problem = ""

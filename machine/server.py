@@ -28,11 +28,12 @@ class Failure(Exception):
 
 
 def say(text: str) -> None:
+    """Print a text at once."""
     print(text, flush=True)
 
 
 def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A program's result; its output is kept. Raises TimeoutError after timeout_s seconds."""
+    """Run a program and return its result, with its output. Raises TimeoutError after timeout_s seconds."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
     if user:
         # pip carries a bundle of its own; machines trust what the system trusts.
@@ -48,7 +49,7 @@ def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subpro
 
 @contextlib.contextmanager
 def lock(timeout_s: float) -> Generator[None]:
-    """One verb at a time on this server."""
+    """Run one verb at a time on this server."""
     with (RUN / "wsgi-fleet.lock").open("w") as file:
         deadline = time.monotonic() + timeout_s
         while True:
@@ -71,13 +72,15 @@ def point(link: Path, target: Path) -> None:
 
 
 def named(link: Path) -> str | None:
-    """The release that a link names, if it is here."""
+    """Return the release that a link names, if it is here."""
     return link.resolve().name if link.exists() else None
 
 
 def manifest_of(release: str) -> dict[str, Any]:
+    """Return the manifest of a release."""
     return json.loads((RELEASES / release / "manifest.json").read_text())
 
 
 def store_url() -> str:
+    """Return the URL of the release store."""
     return (CONFIG / "store").read_text().strip()

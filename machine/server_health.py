@@ -99,7 +99,7 @@ class Server:
             self._fail(now, f"packets are lost on the way to it ({sum(self.resent)} of {len(self.resent)} probes)")
 
     def patience_s(self, now: float) -> float:
-        """How long it must be well before it is back."""
+        """Return how many seconds the server must be healthy before it is back."""
         return min(2.0 ** sum(now - out < FORGET_S for out in self.outs), LONGEST_S)
 
     def _fail(self, now: float, why: str) -> None:
@@ -108,7 +108,7 @@ class Server:
 
 
 def interval_s(servers: int) -> float:
-    """How often each of so many servers is asked."""
+    """Return how often each of so many servers is asked, in seconds."""
     return max(1.0, servers / PROBES_PER_S)
 
 

@@ -34,7 +34,10 @@ PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
 
 
 def batches(events: Sequence[Event]) -> list[list[dict[str, Any]]]:
-    """Events as PutLogEvents takes them: in the order of their times, none too long, so many at once as it allows."""
+    """Return events in batches as PutLogEvents takes them.
+
+    They are in the order of their times, none too long, and as many at once as it allows.
+    """
     made: list[list[dict[str, Any]]] = []
     size, first_ms = 0, 0
     for event in sorted(events, key=lambda each: each.time_ms):
@@ -92,7 +95,7 @@ class State:
         self._file = file
 
     def load(self) -> Position:
-        """{} where nothing was read yet, or where the power failed while this was written."""
+        """Return the position; {} where nothing was read yet, or where the power failed while this was written."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             return json.loads(self._file.read_text())
         return {}
@@ -115,6 +118,7 @@ def step(source: Source, stream: Stream, state: State, position: Position) -> Po
 
 
 def say(text: str) -> None:
+    """Print a text on standard error at once."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -126,6 +130,7 @@ def ready() -> None:
 
 
 def main() -> None:
+    """Ship this machine's logs for ever; after an error, try again with longer and longer pauses."""
     config = json.loads(CONFIG.read_text())
     source = RotatedFile(Path(config["file"])) if "file" in config else Journal(config["units"])
     state = State(Path(os.environ["STATE_DIRECTORY"]) / "position.json")

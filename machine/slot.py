@@ -25,7 +25,7 @@ _STATES = ("active", "activating", "reloading", "deactivating", "failed", "inact
 
 
 def apart() -> tuple[str, int]:
-    """What starts the gateways of a slot, and how many they are, of one process each.
+    """Return what starts the gateways of a slot, and how many they are, of one process each.
 
     0: a slot is one gateway with all its processes, on the socket that both slots share.
     """
@@ -35,12 +35,13 @@ def apart() -> tuple[str, int]:
 
 
 def gateways(slot: str) -> list[str]:
-    """Names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
+    """Return the names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
     number = 0 if slot == PROOF else apart()[1]
     return [f"{slot}-{each}" for each in range(number)] or [slot]
 
 
 def units(slot: str) -> list[str]:
+    """Return the units of a slot."""
     if slot == PROOF:
         return ["app-proof"]
     return [f"app@{name}" for name in ([slot] if apart()[0] == "supervisord" else gateways(slot))]
@@ -53,25 +54,27 @@ def put(slot: str, place: Path) -> None:
 
 
 def shown(name: str, units: Sequence[str]) -> list[str]:
-    """A property of each unit."""
+    """Return a property of each unit."""
     return run("systemctl", "show", "-P", name, *units).stdout.split()
 
 
 def state_of(unit: str) -> str:
+    """Return the ActiveState of a unit."""
     return run("systemctl", "show", "-P", "ActiveState", unit).stdout.strip()
 
 
 def state_of_slot(slot: str) -> str:
-    """As of one unit; of several the best."""
+    """Return the slot's state, as of one unit; of several the best."""
     return min(shown("ActiveState", units(slot)), key=_STATES.index)
 
 
 def serving_slots() -> list[str]:
+    """Return the slots that serve, start or reload."""
     return [slot for slot in (BLUE, GREEN) if state_of_slot(slot) in ("active", "activating", "reloading")]
 
 
 def journal(slot: str, since: float) -> str:
-    """What a slot logged last, for a person who must mend the application: the last traceback, else the last lines."""
+    """Return what a slot logged last, to help repair the application: the last traceback, else the last lines."""
     run("journalctl", "--sync")
     of = [word for unit in units(slot) for word in ("-u", unit)]
     # Backwards: with --since, -n would take the first lines.
@@ -82,7 +85,7 @@ def journal(slot: str, since: float) -> str:
 
 
 def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
-    """A connection to a Unix socket; close it. Raises OSError."""
+    """Return a connection to a Unix socket; close it. Raises OSError."""
     connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.settimeout(timeout_s)
@@ -95,7 +98,7 @@ def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
 
 
 def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
-    """Status and first line of the answer to GET path over a Unix socket."""
+    """Return the status and first line of the response to GET path over a Unix socket."""
     with contextlib.closing(connect(sock, timeout_s)) as connection:
         connection.request("GET", path, headers={"User-Agent": "wsgi-fleet", "X-Forwarded-Proto": "http"})
         response = connection.getresponse()
@@ -145,7 +148,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
 
 
 def private_socket(name: str) -> Path:
-    """Where only root on this machine asks this one gateway (RuntimeDirectory= of the unit)."""
+    """Return the socket of one gateway that only root on this machine uses (RuntimeDirectory= of the unit)."""
     return RUN / f"app-{name}" / "http.sock"
 
 
@@ -180,7 +183,7 @@ def mend_socket() -> None:
 
 
 def has_no_children(pid: str) -> bool:
-    """Whether a process surely has no child: the kernel may not tell (CONFIG_PROC_CHILDREN)."""
+    """Return whether a process surely has no child: the kernel may not show it (CONFIG_PROC_CHILDREN)."""
     try:
         return not Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
     except OSError:
@@ -188,7 +191,7 @@ def has_no_children(pid: str) -> bool:
 
 
 def drain_s(slot: str) -> float:
-    """Longest that the release in a slot may take to finish its requests."""
+    """Return the longest time, in seconds, that the release in a slot may take to finish its requests."""
     release = named(SLOTS / slot)
     return manifest_of(release)["drain_timeout_s"] if release else 15
 
@@ -212,18 +215,18 @@ def watch(slot: str, manifest: dict[str, Any], seconds: float) -> None:
 
 
 def starts_of(slot: str) -> list[str]:
-    """What changes when a process of the slot is started anew."""
+    """Return what changes when a process of the slot is started anew."""
     return shown("NRestarts", units(slot)) + [str(each["pid"]) for each in of_supervisord(slot)]
 
 
 def has_ended(slot: str) -> bool:
-    """Whether a process ended, or its manager, where starting the unit says nothing of that: with supervisord."""
+    """Return whether a process ended, or its manager, where starting the unit does not show it: with supervisord."""
     bad = ("BACKOFF", "EXITED", "FATAL")
     return any(each["statename"] in bad for each in of_supervisord(slot)) or {*shown("NRestarts", units(slot))} != {"0"}
 
 
 def of_supervisord(slot: str) -> list[dict[str, Any]]:
-    """What supervisord tells of the processes in a slot; nothing where it does not run them."""
+    """Return what supervisord reports of the processes in a slot; nothing where it does not run them."""
     return local(slot, "of_supervisord", slot) if slot != PROOF and apart()[0] == "supervisord" else []
 
 
@@ -233,14 +236,14 @@ def local(slot: str, verb: str, *arguments: Any) -> Any:
 
 
 def answers(slot: str, manifest: dict[str, Any]) -> bool:
-    """Whether every gateway in a slot is well."""
+    """Return whether every gateway in a slot is healthy."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         return all(get(private_socket(name), manifest["health_path"], 10)[0] == 200 for name in gateways(slot))
     return False
 
 
 def start_at_boot(slot: str) -> None:
-    """Where processes are balanced here; else systemd starts it by itself."""
+    """Start a slot where processes are balanced here; else systemd starts it by itself."""
     if apart()[1]:
         local(slot, "boot", slot)
 

@@ -69,7 +69,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
 
 
 def refuse_of_other_servers(release: str, manifest: dict[str, Any]) -> None:
-    """A release fits servers with its gateway, and with its number of them. Raises Failure."""
+    """Raise Failure unless the release is made for this server's gateway, and for its number of them."""
     made_for, here = manifest.get("gateway", "uwsgi"), (CONFIG / "gateway").read_text().strip()
     if made_for != here:
         raise Failure(
@@ -86,7 +86,10 @@ def refuse_of_other_servers(release: str, manifest: dict[str, Any]) -> None:
 
 
 def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
-    """The application's files, checked against the manifest (the sha256 is that of the tar, whatever compressed it)."""
+    """Unpack the application's files, checked against the manifest.
+
+    The sha256 is that of the tar, whatever compressed it.
+    """
     try:
         content = gzip.decompress(fetch(store_url(), f"releases/{release}/code.tar.gz"))
     except (OSError, EOFError) as error:
@@ -104,7 +107,7 @@ def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
 
 
 def venv_key(requirements: Path, code: Path, tar_sha256: str) -> str:
-    """What a virtualenv is made from, as a hash: this Python, and all that pip would read.
+    """Return a hash of what a virtualenv is made from: this Python, and all that pip would read.
 
     Files that requirements include count, and the whole code where it is itself installed (`-e .`, `./package`).
     """
@@ -124,7 +127,7 @@ def venv_key(requirements: Path, code: Path, tar_sha256: str) -> str:
 
 
 def build_venv(requirements: Path, code: Path, manifest: dict[str, Any]) -> Path:
-    """The virtualenv of these requirements, shared by every release that has the same ones."""
+    """Build the virtualenv of these requirements where there is none. Releases with the same ones share it."""
     venv = VENVS / venv_key(requirements, code, manifest["tar_sha256"])
     if (venv / ".complete").exists():
         return venv
@@ -194,7 +197,7 @@ def run_command(place: Path, command: str, unit: str, *more: str) -> None:
 
 
 def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, secrets: dict[str, str] | None) -> None:
-    """The gateway's configuration and the environment, readable by root and the application only."""
+    """Write the gateway's configuration and the environment, readable by root and the application only."""
     if secrets is None:
         secrets = known_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
@@ -223,17 +226,18 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
 
 
 def quoted(value: str) -> str:
+    """Return a value with backslashes, for double quotes in an EnvironmentFile."""
     return "".join(f"\\{char}" if char in '"\\`$' else char for char in value)
 
 
 def secrets_digest(secrets: dict[str, str]) -> str:
-    """Keyed with the stack's own key, so that a digest in a manifest tells nothing of the secrets."""
+    """Return a digest with the stack's own key, so that a digest in a manifest reveals nothing of the secrets."""
     key = (CONFIG / "key").read_bytes()
     return hmac.new(key, json.dumps(secrets, sort_keys=True).encode(), "sha256").hexdigest() if secrets else ""
 
 
 def known_secrets(release: str, digest: str) -> dict[str, str]:
-    """Those that an earlier release brought here, or that the platform keeps for servers that boot."""
+    """Return secrets that an earlier release brought here, or that the platform keeps for servers that boot."""
     if not digest:
         return {}
     for file in RELEASES.glob("*/secrets.json"):

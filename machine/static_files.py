@@ -41,7 +41,7 @@ class Failure(Exception):
 
 
 def named(link: Path) -> str | None:
-    """The release that a link names, if it is here."""
+    """Return the release that a link names, if it is here."""
     return link.resolve().name if link.exists() else None
 
 
@@ -138,6 +138,7 @@ def serve(app: Path) -> None:
 
 
 def prune(app: Path, keep: Sequence[str]) -> None:
+    """Remove releases that are neither in `keep` nor served."""
     used = {*keep, *(named(app / link) for link in LINKS)}
     for place in (app / "releases").iterdir():
         if place.name not in used:
@@ -145,11 +146,13 @@ def prune(app: Path, keep: Sequence[str]) -> None:
 
 
 def status(app: Path) -> str:
+    """Return the releases that are here and those that are served, as JSON."""
     releases = sorted(place.name for place in (app / "releases").glob("[!.]*"))
     return json.dumps({**{link: named(app / link) for link in LINKS}, "releases": releases})
 
 
 def main(arguments: Sequence[str]) -> None:
+    """Run the command that the arguments name, under the lock."""
     os.umask(0o022)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -44,12 +44,14 @@ class Count:
     seconds: list[float] = field(default_factory=list[float])
 
     def add(self, status: str, seconds: float | None) -> None:
+        """Count a request. seconds: None where no response came."""
         self.requests += 1
         self.errors_5xx += status.startswith("5")
         if seconds is not None:
             self.seconds.append(seconds)
 
     def told(self, window_s: float) -> dict[str, Any]:
+        """Return the counts and times as facts of a window of window_s seconds."""
         return {
             "requests": self.requests,
             "requests_per_s": round(self.requests / window_s, 2),
@@ -60,13 +62,14 @@ class Count:
 
 
 def percentile_ms(seconds: Sequence[float], percent: int) -> float | None:
-    """The nearest-rank percentile in milliseconds, None of nothing."""
+    """Return the nearest-rank percentile in milliseconds; None without values."""
     if not seconds:
         return None
     return round(sorted(seconds)[math.ceil(len(seconds) * percent / 100) - 1] * 1000, 1)
 
 
 def number(text: str) -> float | None:
+    """Return the number that a text is; None for another text."""
     try:
         return float(text)
     except ValueError:
@@ -74,9 +77,9 @@ def number(text: str) -> float | None:
 
 
 def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
-    """Lines of the access log, all within the window. upstreams: by address, each attempt counted where it went.
+    """Count lines of the access log, all within the window. upstreams: by address, each attempt counted where it went.
 
-    A request that a second server saved is one of each, and one answer of the whole.
+    A request that a second server saved is one of each, and one response of the whole.
     """
     whole, upstreams = Count(), dict[str, Count]()
     for line in lines:
@@ -94,12 +97,15 @@ def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def seconds_of(time_: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time; a log has many lines of one second."""
+    """Return the seconds since 1970 of an ISO 8601 time; a log has many lines of one second."""
     return datetime.fromisoformat(time_).timestamp()
 
 
 def parsed(line: bytes) -> dict[str, Any] | None:
-    """A line of the log, None where it is not whole: the first of a tail is cut, the last may just be written."""
+    """Return a line of the log, None where it is not whole.
+
+    The first of a tail is cut, and the last may just be written.
+    """
     try:
         return json.loads(line)
     except ValueError:
@@ -122,7 +128,7 @@ def covered_since(file: BinaryIO, since_s: float, limit: int = TAIL_BYTES) -> fl
 
 
 def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str, Any]], float]:
-    """Lines of the last WINDOW_S seconds, and how many seconds of these are covered."""
+    """Return lines of the last WINDOW_S seconds, and how many seconds of these are covered."""
     since = now_s - WINDOW_S
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(log.open("rb")) for log in logs if log.exists() and log.stat().st_mtime >= since]
@@ -138,7 +144,7 @@ def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str
 
 
 def health() -> dict[str, Any] | None:
-    """What upstream_health.py wrote last, and how old that is; None where there is nothing."""
+    """Return what upstream_health.py wrote last, and how old that is; None where there is nothing."""
     try:
         told = json.loads(HEALTH.read_text())
     except (OSError, ValueError):
@@ -147,6 +153,7 @@ def health() -> dict[str, Any] | None:
 
 
 def main() -> None:
+    """Print the facts of this balancer as JSON."""
     state = subprocess.run(
         ["systemctl", "is-active", proxy.own().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()

@@ -117,7 +117,7 @@ def tail_of(file: Path) -> bytes:
 
 
 def answered_since(address: str, since_s: float, log: Path | None = None) -> bool:
-    """Whether the end of the access log has an answer of that server that was begun since then (seconds since 1970)."""
+    """Return whether the access log's end has a response of that server that began since then (seconds since 1970)."""
     log = log or LOG
     tail = tail_of(log)
     if len(tail) < TAIL_BYTES:
@@ -259,6 +259,7 @@ def tell_systemd(words: bytes) -> None:
 
 
 async def main() -> None:
+    """Run the agent for ever, and report to systemd that it is ready and alive."""
     agent = Agent()
     tell_systemd(b"READY=1")
     while True:

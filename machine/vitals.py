@@ -11,8 +11,9 @@ from typing import Any
 
 
 def vitals() -> dict[str, Any]:
-    """clock_s: seconds since 1970 by this machine's own clock. system: starting, running, degraded, ...
+    """Return this machine's clock, system state, failed units and disk.
 
+    clock_s: seconds since 1970 by this machine's own clock. system: starting, running, degraded, ...
     Sizes are those of the root file system. disk_error: why it takes no more, "" when it does; a limit that the host
     keeps (LXD) is no size of the file system.
     """
@@ -33,7 +34,7 @@ def vitals() -> dict[str, Any]:
 
 
 def write_error(folder: str = "/var/tmp") -> str:  # noqa: S108  it is asked of the disk, and gone at once
-    """Why a file of 256 KiB cannot be written, or ""."""
+    """Return why a file of 256 KiB cannot be written, or ""."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 18))

@@ -15,6 +15,7 @@ from policies.plan import from_json, from_program
 
 
 def main(arguments: list[str]) -> int:
+    """Print the findings about a plan. Return 0 without findings, 1 with some, 2 for wrong input."""
     if len(arguments) != 1 or arguments[0].startswith("--"):
         print(__doc__, file=sys.stderr)
         return 2

@@ -58,7 +58,7 @@ ACCEPTED = (
 
 
 def findings(plan: Sequence[Planned], *, stack: str) -> list[Finding]:
-    """Every failure that nobody accepted."""
+    """Return every finding that is not accepted."""
     found = [Finding(control, *each) for control in CONTROLS for each in control.judge(plan)]
     return [
         each

@@ -35,12 +35,12 @@ def _children(plan: Iterable[Planned], parent: Planned, type_: str) -> list[Plan
 
 
 def _block(inputs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A block among the inputs; an empty one where it is not given."""
+    """Return a block among the inputs; an empty one where it is not given."""
     return cast("Mapping[str, Any]", inputs.get(key) or {})
 
 
 def _statements(document: Any) -> list[dict[str, Any]]:
-    """Of a policy as JSON text. None of one that is not known before the first `up`."""
+    """Return the statements of a policy in JSON text; none of one that is not known before the first `up`."""
     try:
         return cast("list[dict[str, Any]]", _list(json.loads(document)["Statement"]))
     except (TypeError, ValueError, KeyError):
@@ -184,7 +184,7 @@ def _is_for_everyone(statement: Mapping[str, Any]) -> bool:
 
 
 def _settings_of_buckets(kind: str, is_good: Callable[[Mapping[str, Any]], bool], problem: str) -> Judge:
-    """A bucket has one such resource, and it is good."""
+    """Return a judge that finds buckets without such a resource that is good."""
     type_ = f"aws:s3/{kind[0].lower()}{kind[1:]}:{kind}"
 
     def judge(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:

@@ -23,13 +23,13 @@ HEADS = {
 
 
 def table(name: str, rows: Iterable[Sequence[str]]) -> str:
-    """Rows as Markdown, beneath the heads of that table."""
+    """Return rows as Markdown, beneath the heads of that table."""
     head = HEADS[name]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
 
 
 def of_code() -> dict[str, str]:
-    """The tables that need no machine."""
+    """Return the tables that need no machine."""
     controls = [
         (each.id, each.title, kept.what, ", ".join(f"`{file}`" for file in kept.where), f"`{kept.test}`")
         for each, kept in ((each, KEPT[each.id]) for each in CONTROLS)

@@ -17,7 +17,10 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
 def from_json(text: Mapping[str, Any]) -> list[Planned]:
-    """Of `pulumi preview --json` (what will be there) or `pulumi stack export` (what is). Raises ValueError."""
+    """Return the plan in the output of a pulumi command. Raises ValueError.
+
+    It is that of `pulumi preview --json` (what will be there) or `pulumi stack export` (what is).
+    """
     if "steps" in text:
         states = [step.get("newState") for step in text["steps"] if not str(step["op"]).startswith("delete")]
     elif "deployment" in text:
@@ -38,7 +41,7 @@ def from_json(text: Mapping[str, Any]) -> list[Planned]:
 
 
 def _open(value: Any) -> Any:
-    """Without values of secrets, and with None for what is not known."""
+    """Return a value without values of secrets, and with None for what is not known."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if fields.get(SIGNATURE) == SECRET:
@@ -50,7 +53,7 @@ def _open(value: Any) -> Any:
 
 
 def from_program(stack: str) -> list[Planned]:
-    """Of the program with the settings of a stack file, without AWS: answers and ids are made up."""
+    """Return the plan of the program with the settings of a stack file, without AWS: responses and ids are made up."""
     # The mock engine stands with the tests; only who runs it needs it.
     from tests.aws import program  # noqa: PLC0415
 

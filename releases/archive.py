@@ -23,7 +23,7 @@ class SourceError(Exception):
 
 
 def tar(source: Path) -> bytes:
-    """The uncompressed tar of the tree below source: sorted, root-owned, normal modes. Raises SourceError."""
+    """Return the uncompressed tar of the tree below source: sorted, root-owned, normal modes. Raises SourceError."""
     problems: list[str] = []
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -51,7 +51,7 @@ def tar(source: Path) -> bytes:
 
 
 def _time_of(content: bytes) -> int:
-    """A modification time made of the content, between 2001 and 2015.
+    """Return a modification time made of the content, between 2001 and 2015.
 
     One time for all would give two contents of one length the same ETag, which servers make of time and length.
     """
@@ -59,7 +59,7 @@ def _time_of(content: bytes) -> int:
 
 
 def _walk(source: Path, problems: list[str]) -> Iterator[Path]:
-    """Each path below source, a folder before what is in it. A path that cannot be released becomes a problem."""
+    """Yield each path below source, a folder before its content. A path that cannot be released becomes a problem."""
     waiting = [source]
     while waiting:
         path = waiting.pop()
@@ -81,7 +81,7 @@ def _walk(source: Path, problems: list[str]) -> Iterator[Path]:
 
 
 def _problem(path: Path, source: Path) -> str:
-    """Why a path cannot be released; "" where it can. Raises OSError."""
+    """Return why a path cannot be released; "" where it can. Raises OSError."""
     if path.is_symlink():
         try:
             path.stat()
@@ -101,6 +101,6 @@ def _problem(path: Path, source: Path) -> str:
 
 
 def _line(path: Path, source: Path, problem: str) -> str:
-    """A problem with its path: one line, whatever the name is made of."""
+    """Return a problem with its path as one line, whatever characters the name contains."""
     name = str(path.relative_to(source))
     return f"{name if name.isprintable() else ascii(name)}: {problem}"

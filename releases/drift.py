@@ -27,7 +27,7 @@ UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
 def find_drift(store: Store, release: str, epoch: int) -> str:
-    """Why the store says that the fleet may not be on the release, or ""."""
+    """Return why the store shows that the fleet may not be on the release, or ""."""
     if damage := find_damage(store, release):
         return damage
     if epoch != record.epoch(store):
@@ -39,9 +39,9 @@ def find_drift(store: Store, release: str, epoch: int) -> str:
 
 
 def find_damage(store: Store, release: str | None = None, *, reads_archive: bool = True) -> str:
-    """Which file of the store is not what it must be, or "". release: what serves, where somebody knows it.
+    """Return which file of the store is damaged, or "". release: what serves, where that is known.
 
-    Of an archive that need not be read only whether it is there.
+    Of an archive that need not be read it checks only the presence.
     """
     return next(_damages(store, release, reads_archive=reads_archive), "")
 

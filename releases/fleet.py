@@ -78,7 +78,7 @@ class Fleet:
         self._tell(f"{self.app}: {self._clean(text)}")
 
     def status(self, server: Server) -> dict[str, Any]:
-        """What a server runs: `live`, `slots`, `staged` of release.py. Raises ServerFailure."""
+        """Return what a server runs: `live`, `slots`, `staged` of release.py. Raises ServerFailure."""
         return json.loads(self.run(server, "reach", ["status"], timeout_s=STATUS_S, quiet=True).output)
 
     def switch(self, server: Server, release: str) -> None:

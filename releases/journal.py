@@ -37,7 +37,7 @@ class Entry:
 
     @property
     def is_settled(self) -> bool:
-        """Whether every server is surely on its release."""
+        """Return whether every server is surely on its release."""
         return self.result == "done" and not self.missing
 
 
@@ -61,7 +61,7 @@ class Journal:
 
 
 def entries(store: Store) -> Iterator[Entry]:
-    """What happened, newest first."""
+    """Yield the entries of the journal, newest first."""
     for key in reversed(store.keys(PREFIX)):
         content = store.read(key) or b""
         try:
@@ -89,5 +89,5 @@ def _entry(first: dict[str, Any], last: dict[str, Any]) -> Entry:
 
 
 def released(store: Store) -> list[str]:
-    """Releases that were rolled out (or back to) to the end, newest first, each once."""
+    """Return the releases that were rolled out (or back to) to the end, newest first, each once."""
     return list(dict.fromkeys(entry.release for entry in entries(store) if entry.result == "done"))

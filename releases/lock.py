@@ -30,7 +30,7 @@ class Locked(Exception):
 
 
 def whoami() -> str:
-    """Who this is, for people who read it later: user@host."""
+    """Return the operator as user@host, for people who read it later."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -91,7 +91,7 @@ def _take(store: Store, content: dict[str, Any], say: Callable[[str], None]) -> 
 
 
 def _waited_for(orphan: dict[str, Any], store: Store) -> dict[str, Any]:
-    """The lock once that process has left it, or as it is after ORPHAN_S."""
+    """Return the lock once that process has left it, or as it is after ORPHAN_S."""
     deadline = time.monotonic() + ORPHAN_S
     while (other := _read(store)).get("token") == orphan["token"] and not _is_dead(other):
         if time.monotonic() > deadline:
@@ -119,7 +119,7 @@ def _is_orphan(other: dict[str, Any]) -> bool:
 
 
 def _started_by() -> list[int]:
-    """The processes above this one: of a rollout the plugin's shell, and the `pulumi` that started that."""
+    """Return the processes above this one: of a rollout the plugin's shell, and the `pulumi` that started that."""
     parent = os.getppid()
     try:
         told = subprocess.run(["ps", "-o", "ppid=", "-p", str(parent)], check=True, capture_output=True, text=True)
@@ -147,7 +147,10 @@ def _read(store: Store) -> dict[str, Any]:
 
 
 def parse(content: bytes | None) -> dict[str, Any]:
-    """What a lock says; {} where there is none, or a damaged one: nobody writes it anew, so nobody holds it."""
+    """Return the content of a lock; {} where there is none or it is damaged.
+
+    Nobody writes a damaged lock anew, so nobody has it.
+    """
     try:
         found: Any = json.loads(content or b"{}")
     except ValueError:

@@ -10,7 +10,7 @@ E = TypeVar("E", bound=Exception)
 
 
 def say(text: str) -> None:
-    """The engine shows what a provider prints. One write for a line: machines are worked on side by side."""
+    """Print a line, which the engine shows. It is one write, because machines are worked on side by side."""
     # An engine that was killed hears nothing, and what was begun is ended all the same.
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{text}\n")
@@ -18,6 +18,6 @@ def say(text: str) -> None:
 
 
 def told(error: E) -> E:
-    """An error that explains itself, to be raised: Pulumi would print a traceback around it."""
+    """Return an error that explains itself, to be raised. Pulumi prints no traceback around it then."""
     sys.tracebacklimit = 0
     return error

@@ -28,7 +28,7 @@ class Rejection:
 
 
 def current(store: Store) -> str | None:
-    """The release that the pointer names: the one that serves, and that booting servers take.
+    """Return the release that the pointer names: the one that serves, and that booting servers take.
 
     None where there is none, or the file is damaged: servers keep what they serve then, and `up` writes it anew.
     """
@@ -42,7 +42,10 @@ def point(store: Store, release: str) -> None:
 
 
 def epoch(store: Store) -> int:
-    """How often the fleet was moved by hand: a number that `up` compares with the one it knows; -1 if it is damaged."""
+    """Return how often the fleet was moved by hand; -1 if the number is damaged.
+
+    `up` compares the number with the one it knows.
+    """
     text = (store.read(EPOCH) or b"0").decode(errors="replace").strip()
     return int(text) if text.isascii() and text.isdigit() else -1
 
@@ -58,7 +61,7 @@ def reject(store: Store, rejection: Rejection) -> None:
 
 
 def rejection(store: Store, release: str) -> Rejection | None:
-    """Why a release may not be rolled out, or None."""
+    """Return why a release may not be rolled out, or None."""
     content = store.read(f"{REJECTED}{release}")
     if content is None:
         return None
@@ -83,5 +86,5 @@ def own(store: Store, owner: str) -> None:
 
 
 def is_owned(store: Store, owner: str) -> bool:
-    """Whether nobody else has come since: a resource that is replaced goes after its successor came."""
+    """Return whether no other owner has come since: a replaced resource is deleted after its successor was created."""
     return store.read(OWNER) in (None, owner.encode())

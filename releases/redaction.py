@@ -30,7 +30,7 @@ class Redaction:
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def clean(self, text: str) -> str:
-        """The text with [removed] wherever a secret stood."""
+        """Return the text with [removed] wherever a secret stood."""
         return self._pattern.sub(REMOVED, text) if self._pattern else text
 
 

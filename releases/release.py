@@ -29,7 +29,7 @@ class Release:
 
     @property
     def id(self) -> str:
-        """12 hexadecimal digits of the manifest's sha256; the manifest names the sha256 of the files."""
+        """Return 12 hexadecimal digits of the manifest's sha256; the manifest names the sha256 of the files."""
         return hashlib.sha256(self.manifest).hexdigest()[:ID_LENGTH]
 
     def save(self, folder: Path) -> None:
@@ -39,7 +39,7 @@ class Release:
         (folder / "manifest.json").write_bytes(self.manifest)
 
     def is_archive(self, content: bytes | None) -> bool:
-        """Whether bytes are its archive, whatever compressed it."""
+        """Return whether bytes are the release's archive, whatever compressed it."""
         try:
             tar_ = gzip.decompress(content or b"")
         except (OSError, EOFError, zlib.error):
@@ -53,7 +53,10 @@ class Release:
 
 
 def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
-    """What a manifest may say of secrets: an HMAC-SHA256 with the stack's own key; "" where there are none."""
+    """Return the digest of secrets for a manifest; "" where there are none.
+
+    It is an HMAC-SHA256 with the stack's own key: all that a manifest may contain of secrets.
+    """
     if not secrets:
         return ""
     return hmac.new(key.encode(), json.dumps(dict(secrets), sort_keys=True).encode(), "sha256").hexdigest()
@@ -95,7 +98,7 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
 
 
 def _gateway(app: App) -> dict[str, Any]:
-    """Which gateway and which processes it is made for, and that one's files."""
+    """Return which gateway and which processes the release is made for, and the gateway's files."""
     processes = Processes.of(app)
     found = {"gateway": app.gateway.kind, "gateway_files": gateway_files(app)}
     return found | ({"processes": str(processes)} if processes else {})

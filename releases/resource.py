@@ -46,7 +46,7 @@ class _Provider(ResourceProvider):
     serialize_as_secret_always = False
 
     def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Refuses what somebody went back from, at preview already."""
+        """Implement ResourceProvider.check: reject a release that an operator went back from, at preview already."""
         release = news.get("release")
         if isinstance(release, str) and _olds and _olds.get("store") == news.get("store"):
             rejection = record.rejection(_store(news), release)
@@ -73,13 +73,19 @@ class _Provider(ResourceProvider):
         return UpdateResult(_roll_out(_news, transport))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """What the store names is what serves; somebody may have gone back to another release."""
+        """Implement ResourceProvider.read: report the release that the store names as the one that serves.
+
+        An operator may have gone back to another release.
+        """
         store = _store(props)
         serving = record.current(store) or ""
         return ReadResult(id_, {**_kept(props), "release": serving, "epoch": record.epoch(store)})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Its application has left the stack: nothing stays in the store, nor where servers find secrets."""
+        """Implement ResourceProvider.delete: the application has left the stack.
+
+        Delete all that it has in the store, and where servers find secrets.
+        """
         store, secrets = _store(_props), connect.secrets(_props["store"], _props["app"])
         if not record.is_owned(store, _id):
             return
@@ -91,7 +97,7 @@ class _Provider(ResourceProvider):
 
 
 def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
-    """Whether the fleet is not as the state has it, and say why: the store is asked first, then the servers."""
+    """Return whether the fleet is not as the state has it, and print why. First it asks the store, then the servers."""
     release = str(olds["release"])
     why = find_drift(_store(olds), release, int(olds["epoch"]))
     found = [why] if why else find_strays(news["reach"], olds["servers"], olds["balancer"], release)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def revision_of(source: Path) -> str:
-    """The short git commit, with "+changes" when files below source differ from it; "" where git knows nothing."""
+    """Return the short git commit; "" where git knows nothing.
+
+    It ends with "+changes" when files below source differ from the commit.
+    """
     commit = _git(source, "rev-parse", "--short", "HEAD")
     if not commit:
         return ""

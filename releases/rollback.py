@@ -18,7 +18,7 @@ class RollbackError(Exception):
 
 
 def target_of(store: Store, journal_releases: Sequence[str], wanted: str | None) -> str:
-    """The release to go back to: the wanted one, or the newest that served before and was not rejected.
+    """Return the release to go back to: the wanted one, or the newest that served before and was not rejected.
 
     Raises RollbackError where there is none, with those that there are.
     """

@@ -135,7 +135,7 @@ class Rollout:
         journal.note("published")
 
     def _reach(self) -> dict[Server, dict[str, Any]]:
-        """What each server runs now; a server that cannot be reached is left out if the plan allows it."""
+        """Return what each server runs now. Leave out a server that cannot be reached, if the plan allows it."""
         states: dict[Server, dict[str, Any]] = {}
         missing: list[str] = []
 
@@ -166,7 +166,10 @@ class Rollout:
         journal.note("staged")
 
     def _release_task(self, server: Server, states: Mapping[Server, Mapping[str, Any]], journal: Journal) -> None:
-        """Once, by the new code, before it serves anywhere; a fleet that serves it already has had it."""
+        """Run the release task once, by the new code, before it serves anywhere.
+
+        A fleet that serves the release already has run it.
+        """
         if not json.loads(self.plan.release.manifest).get("release_task"):
             return
         if all(state["live"] == self.id for state in states.values()):
@@ -175,7 +178,7 @@ class Rollout:
         journal.note("release task", server=server.name)
 
     def _switch(self, states: Mapping[Server, Mapping[str, Any]], before: str | None, journal: Journal) -> None:
-        """The canary, then batches. If a server fails, all that are or may be on the new release go back."""
+        """Switch the canary, then batches. If a server fails, all that are or may be on the new release go back."""
         # A rollout that was killed may have left servers on the new release.
         touched = [server for server, state in states.items() if state["live"] == self.id]
         guard = threading.Lock()
@@ -215,9 +218,9 @@ class Rollout:
         proven: str | None,
         journal: Journal,
     ) -> list[str]:
-        """To the release that the pointer names, all servers at a time: they have it, and the new one is bad.
+        """Switch touched servers back to the pointer's release, all at once: they have it, and the new one is bad.
 
-        What could not be undone. A server that fails to go back takes the pointer's release when it boots.
+        Return what could not be undone. A server that fails to go back takes the pointer's release when it boots.
         """
         guard = threading.Lock()
 
@@ -236,7 +239,10 @@ class Rollout:
         return []
 
     def _take_along_the_late(self, journal: Journal) -> list[Server]:
-        """Servers that booted meanwhile took what the pointer named then. One that fails takes it at its next boot."""
+        """Switch servers that booted meanwhile and took what the pointer named then.
+
+        One that fails takes the new release at its next boot.
+        """
         late: list[Server] = []
 
         def look(server: Server) -> None:
@@ -273,9 +279,9 @@ class Rollout:
 
 
 def batches(servers: Sequence[Server], size: int | str) -> list[list[Server]]:
-    """Servers in groups of size: a number, or "25%" of all, the canary included, rounded up.
+    """Return the servers in groups of size: a number, or "25%" of all, the canary included, rounded up.
 
-    Never all of a fleet at once, since the canary has gone ahead alone.
+    A group is never all of a fleet, since the canary has gone ahead alone.
     """
     whole = len(servers) + 1
     step = size if isinstance(size, int) else math.ceil(whole * int(size.removesuffix("%")) / 100)

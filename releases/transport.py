@@ -43,7 +43,7 @@ class Store(Protocol):
     """Keeps files under slash-separated keys. A write is atomic: a reader sees the old or the new content."""
 
     def read(self, key: str) -> bytes | None:
-        """The content, or None where there is none."""
+        """Return the content of a key; None where there is none."""
         ...
 
     def write(self, key: str, content: bytes) -> None:
@@ -55,7 +55,7 @@ class Store(Protocol):
         ...
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with prefix, sorted."""
+        """Return all keys that begin with prefix, sorted."""
         ...
 
     def delete(self, key: str) -> None:
@@ -74,7 +74,7 @@ class SecretStore(Protocol):
         ...
 
     def releases(self) -> list[str]:
-        """Releases that have secrets there, sorted."""
+        """Return the releases that have secrets there, sorted."""
         ...
 
     def delete(self, release: str) -> None:

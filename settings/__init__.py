@@ -51,7 +51,10 @@ class Maintenance(Model):
 
     @property
     def spread_minutes(self) -> int:
-        """Within which machines begin: an update, and a restart after it, get the last ten minutes."""
+        """Return within how many minutes machines begin.
+
+        An update, and a restart after it, get the last ten minutes.
+        """
         return self.window_minutes - 10
 
 
@@ -103,7 +106,7 @@ class Settings(Model):
 
     @property
     def hostnames(self) -> list[str]:
-        """Names of the site: those of the balancer, then the hosts of applications that are not among them."""
+        """Return the names of the site: those of the balancer, then other hosts of applications."""
         return route.hostnames(self.balancer.hostnames, self.apps)
 
     @model_validator(mode="after")

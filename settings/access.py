@@ -71,17 +71,20 @@ class BasicAuth(Model):
 
     @property
     def spared_patterns(self) -> list[str]:
-        """Spared paths as regular expressions for Nginx's $uri."""
+        """Return the spared paths as regular expressions for Nginx's $uri."""
         return beneath(self.spared_paths)
 
 
 def exactly(paths: Sequence[str]) -> list[str]:
-    r"""Paths as regular expressions for Nginx's $uri. `\z`, for `$` would match before a line end as well."""
+    r"""Return paths as regular expressions for Nginx's $uri.
+
+    They end with `\z`, for `$` would match before a line end as well.
+    """
     return [rf"^{path.replace('.', '[.]')}\z" for path in paths]
 
 
 def beneath(paths: Sequence[str]) -> list[str]:
-    """The same, where a path that ends with a slash stands for all beneath it."""
+    """Return the same expressions, where a path that ends with a slash stands for all beneath it."""
     return [f"^{path.replace('.', '[.]')}" if path.endswith("/") else exactly([path])[0] for path in paths]
 
 
@@ -114,5 +117,5 @@ class Access(Model):
 
     @property
     def spared_patterns(self) -> list[str]:
-        """Spared paths as regular expressions for Nginx's $uri."""
+        """Return the spared paths as regular expressions for Nginx's $uri."""
         return beneath(self.spared_paths)

@@ -82,7 +82,7 @@ OTHERWISE = (
 
 
 def refused(balancer: Balancer) -> list[str]:
-    """Settings that are given in vain, each with the reason and the remedy."""
+    """Return the settings that Apache has no use for, each with the reason and the remedy."""
     return [
         f"{name}: Apache has no use for it: {why}; leave it away, or take proxy.kind: nginx"
         for name, why in REFUSED.items()
@@ -98,7 +98,7 @@ def _value(balancer: Balancer, name: str) -> Any:
 
 
 def table() -> str:
-    """Both, as Markdown; docs/balancer.md holds it."""
+    """Return a Markdown table of both proxies; docs/balancer.md contains it."""
     rows = [("", "`nginx`", "`apache`"), ("---", "---", "---"), *OTHERWISE]
     rows += [(f"`balancer.{name}`", "yes", f"refused: {why}") for name, why in REFUSED.items()]
     return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |", 1) for cells in rows)

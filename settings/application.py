@@ -155,26 +155,26 @@ class App(route.Routed):
 
     @property
     def drain_timeout_s(self) -> int:
-        """Seconds that a slot may take to finish its requests."""
+        """Return the seconds that a slot may take to finish its requests."""
         return self.rollout.drain_timeout_s or self.gateway.request_timeout_s + ladder.DRAIN_MARGIN_S
 
     @property
     def variables(self) -> list[tuple[str, str]]:
-        """(place, name) of each environment variable that the stack file gives the application."""
+        """Return (place, name) of each environment variable that the stack file gives the application."""
         places = ("environment", "secrets", "generated_secrets")
         found = [(place, name) for place in places for name in getattr(self, place)]
         return found + ([("settings_file.variable", self.settings_file.variable)] if self.settings_file else [])
 
     @property
     def missing(self) -> list[str]:
-        """Required names that are set nowhere."""
+        """Return the required names that are set nowhere."""
         given = {name for _, name in self.variables} | RESERVED_VARIABLES
         given.update(self.settings_file.values if self.settings_file else ())
         return [name for name in self.required if name not in given]
 
     @property
     def apart(self) -> int | None:
-        """Gateways of one process each on a server; None where one gateway has all processes."""
+        """Return the number of gateways of one process each on a server; None where one gateway has all processes."""
         number = self.gateway.processes
         return None if number == "auto" or self.fleet.balancing == "machine" else number
 

@@ -37,7 +37,7 @@ KEY_REMEDY = (
 
 
 def _is_unused(info: ValidationInfo) -> bool:
-    """Whether the stack is of another platform, whose file may keep the example's block of AWS as it came."""
+    """Return whether the stack is of another platform, whose file may keep the example's block of AWS as it came."""
     return bool(info.context) and info.context.get("platform") == "lxd"
 
 
@@ -101,7 +101,7 @@ def _amd64(value: str) -> str:
 
 
 def _private_key(value: SecretStr) -> SecretStr:
-    """Reads it as the SSH clients of both ways will: Pulumi's steps and releases."""
+    """Check that the SSH clients of both ways can read the key: those of Pulumi's steps and of releases."""
     if value.get_secret_value() == ENCRYPTED:
         return value
     # Loaded late: only stacks with a key of their own need it.

@@ -31,7 +31,7 @@ class Value:
 
 
 def values(given: Settings) -> list[Value]:
-    """All of them, in the order of the stack file, but what the platform has no use for. Secrets are masked."""
+    """Return all values in the order of the stack file, but those the platform has no use for. Secrets are masked."""
     computed = {each.name: each for each in _computed(given)}
     settings = [computed.pop(each.name, each) for each in _walk(given, "") if not _of_others(each.name, given.platform)]
     # What is no setting stands behind the settings of its block.
@@ -39,7 +39,7 @@ def values(given: Settings) -> list[Value]:
 
 
 def _of_others(name: str, platform: str) -> bool:
-    """Whether another platform alone uses it: its own block, and of a size what settings.Size says."""
+    """Return whether another platform alone uses a setting: its own block, and of a size what settings.Size says."""
     if ".size." in name:
         return name.endswith(".instance_type") if platform == "lxd" else name.endswith((".cpus", ".memory_mib"))
     return name.partition(".")[0] in {"lxd", "aws"} - {platform}

@@ -42,12 +42,12 @@ class Gateway(Model):
 
     @property
     def worker_class(self) -> Literal["sync", "gthread", "gevent"]:
-        """Gunicorn's."""
+        """Return Gunicorn's worker class."""
         return self.worker or ("sync" if self.threads == 1 else "gthread")
 
     @property
     def requests_at_a_time(self) -> int:
-        """In each process."""
+        """Return how many requests each process runs at a time."""
         if self.kind == "gevent" or (self.kind == "gunicorn" and self.worker_class == "gevent"):
             return self.greenlets or GREENLETS
         return 1 if self.kind == "gunicorn" and self.worker_class == "sync" else self.threads
@@ -66,7 +66,7 @@ class Gateway(Model):
         return self
 
     def _of_workers(self) -> dict[str, str]:
-        """What a worker of Gunicorn has no use for."""
+        """Return the settings that a worker of Gunicorn has no use for, each with the reason."""
         if self.worker_class == "gevent":
             return {
                 "threads": "a gevent worker runs requests in greenlets; their number is greenlets",

@@ -59,7 +59,7 @@ def _in_nginx(value: str) -> str:
 
 
 def _in_apache(value: str) -> str:
-    """As mod_headers reads it, which takes percent signs, and `expr=` at the beginning, for its own."""
+    """Return a value as mod_headers reads it, which takes percent signs, and `expr=` at the beginning, for its own."""
     made = _VARIABLE.sub(lambda found: f"%{{FLEET_{found[1].upper()}}}e", value.replace("%", "%%"))
     return f"%{{FLEET_NOTHING}}e{made}" if made.startswith("expr=") else made
 
@@ -87,16 +87,16 @@ class Headers(Model):
         return self
 
     def values(self, kind: Literal["nginx", "apache"] = "nginx") -> dict[str, str]:
-        """What is set, in the words of a proxy: each variable by its name there."""
+        """Return the headers to set, in the words of a proxy: each variable by its name there."""
         written = _in_nginx if kind == "nginx" else _in_apache
         return {name: written(value) for name, value in self.set.items()}
 
     def uses(self, variable: str) -> bool:
-        """Whether a value names this variable."""
+        """Return whether a value names this variable."""
         return any(variable in _VARIABLE.findall(value) for value in self.set.values())
 
     def refused(self, reserved: frozenset[str]) -> list[str]:
-        """Names that must be left alone, each with the reason."""
+        """Return the names that must be left alone, each with the reason."""
         found: list[str] = []
         for name in (*self.set, *self.remove):
             if name.lower() in HOP_BY_HOP:
@@ -117,13 +117,13 @@ class RequestHeaders(Headers):
 
     @property
     def forgeable(self) -> list[str]:
-        """FORGEABLE without what is set here."""
+        """Return FORGEABLE without the headers that are set here."""
         own = {name.lower() for name in self.set}
         return [name for name in FORGEABLE if name.lower() not in own]
 
     @property
     def every(self) -> dict[str, str]:
-        """Names -> values in Nginx's words; "" is one that the application shall not see."""
+        """Return names -> values in Nginx's words; "" is one that the application shall not see."""
         return {**self.values(), **dict.fromkeys(self.remove, "")}
 
 

@@ -48,7 +48,7 @@ class Machine:
 
 
 def machine(app: App, platform: str) -> Machine | None:
-    """The servers of an application; None for an instance type that is not known here."""
+    """Return the servers of an application; None for an instance type that is not known here."""
     size = app.fleet.size
     if platform == "lxd":
         return Machine(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")
@@ -70,7 +70,7 @@ def _of_type(instance_type: str) -> tuple[int, int] | None:
 
 
 def processes(app: App, platform: str) -> int | None:
-    """Worker processes of a server; None where that is auto and the machine is not known here."""
+    """Return the worker processes of a server; None where that is auto and the machine is not known here."""
     if app.gateway.processes != "auto":
         return app.gateway.processes
     found = machine(app, platform)
@@ -78,12 +78,12 @@ def processes(app: App, platform: str) -> int | None:
 
 
 def read_timeout_s(request_timeout_s: int) -> int:
-    """Seconds that Nginx waits for an application."""
+    """Return the seconds that Nginx waits for an application."""
     return request_timeout_s + READ_MARGIN_S
 
 
 def problems(given: Settings) -> list[str]:
-    """What surely cannot work, with both settings. Beside it stand the bounds of single settings and of App."""
+    """Return what surely cannot work, with both settings. Single settings and App have bounds of their own besides."""
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
@@ -109,7 +109,7 @@ def _of_memory(app: App, there: Machine | None) -> Iterator[str]:
 
 
 def warnings(given: Settings) -> list[str]:
-    """What may work and probably is not meant, with both settings. Defaults alone are never warned of."""
+    """Return what may work and probably is not meant, with both settings. Defaults alone never cause a warning."""
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()

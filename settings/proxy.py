@@ -44,14 +44,14 @@ class Compression(Model):
 
     @property
     def is_changed(self) -> bool:
-        """Whether it is other than nginx.conf has it for every site."""
+        """Return whether it is other than nginx.conf has it for every site."""
         return self != Compression()
 
     @property
     def listed(self) -> list[str]:
-        """The types for Nginx, which compresses text/html unasked and warns of what it hears twice.
+        """Return the types for Nginx, which compresses text/html unasked and warns of types that it reads twice.
 
-        Nobody's type where there is no other: without any, those of nginx.conf would count.
+        Where there is no other, it is a type that nobody has: without any, those of nginx.conf would count.
         """
         return [each for each in dict.fromkeys(self.types) if each != "text/html"] or ["text/x-none"]
 
@@ -75,7 +75,7 @@ class Memcached(Model):
 
     @property
     def port(self) -> int:
-        """TCP port of the server."""
+        """Return the TCP port of the server."""
         return int(self.server.rpartition(":")[2])
 
     @model_validator(mode="after")
@@ -135,14 +135,14 @@ class Proxy(Model):
 
     @property
     def is_used(self) -> bool:
-        """Whether anything here was set but the kind. If not, the site is what it is without this block."""
+        """Return whether anything here was set but the kind. If not, the site is what it is without this block."""
         return self != Proxy(kind=self.kind)
 
     def snippets_of(self, context: str) -> list[str]:
-        """Texts for this place of the site, each whole lines.
+        """Return the texts for this place of the site, each in whole lines.
 
-        A blank more after words that begin a member or a port keeps scripts of the balancer from taking a server of
-        somebody's own for a member, or its port for ours.
+        A further blank after words that begin a member or a port keeps scripts of the balancer from a mistake. They
+        take neither a server of the operator's own for a member, nor its port for ours.
         """
         texts = [snippet.text or "" for snippet in self.snippets if snippet.context == context]
         words = re.compile(r"^(\s*(?:server|listen|BalancerMember))[ ]+(?=\S)", re.MULTILINE | re.IGNORECASE)
@@ -161,7 +161,7 @@ class Proxy(Model):
 
 
 def problems(settings: Settings) -> list[str]:
-    """What of the proxy does not go together with the rest of a stack, each with its key below balancer.proxy."""
+    """Return which settings of the proxy contradict the rest of a stack, each with its key below balancer.proxy."""
     balancer = settings.balancer
     proxy = balancer.proxy
     # On lxd the balancer is published on this machine's loopback alone, and reaches what the machine reaches.

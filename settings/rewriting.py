@@ -71,7 +71,7 @@ class Rule(Model):
 
     @property
     def parts(self) -> list[str]:
-        """Names of the parts, in order; "*" is the rest."""
+        """Return the names of the parts, in order; "*" is the rest."""
         return [place["name"] for place in _PLACE.finditer(self.path)] + ["*"] * self.path.endswith("*")
 
     @model_validator(mode="after")
@@ -88,12 +88,15 @@ class Rule(Model):
         return self
 
     def filled(self, values: Mapping[str, str]) -> str:
-        """The target with these values in the place of its parts."""
+        """Return the target with these values in the place of its parts."""
         text = _PLACE.sub(lambda place: values[place["name"]], self.to.removesuffix("*"))
         return text + values["*"] if self.to.endswith("*") else text
 
     def pattern(self, segment: str, rest: str) -> str:
-        """The path as a regular expression without its end; segment and rest are what one part and `*` match."""
+        """Return the path as a regular expression without its end.
+
+        segment and rest are what one part and `*` match.
+        """
         made, at = "^", 0
         text = self.path.removesuffix("*")
         for place in _PLACE.finditer(text):
@@ -105,7 +108,7 @@ class Rule(Model):
 
     @property
     def captures(self) -> dict[str, str]:
-        """Part -> what Nginx calls it after a match."""
+        """Return part -> what Nginx calls it after a match."""
         return {name: f"${number}" for number, name in enumerate(self.parts, 1)}
 
 
@@ -117,15 +120,16 @@ class Redirect(Rule):
 
     @property
     def matcher(self) -> str:
-        """For Nginx's $request_uri, which is as the client wrote it: no line ends can get into the answer.
+        """Return the pattern for Nginx's $request_uri.
 
-        What a part matches begins neither with / nor with a backslash: `//host` in a target would lead anywhere.
+        That is as the client wrote it: no line ends can get into the response. What a part matches begins neither with
+        / nor with a backslash: `//host` in a target would lead anywhere.
         """
         return self.pattern(r"[^/?\\]+", r"(?:[^/?\\][^?]*)?") + r"(?:\?.*)?$"
 
     @property
     def answer(self) -> str:
-        """Status, colon and target, in Nginx's words."""
+        """Return status, colon and target, in Nginx's words."""
         query = "$is_args$args" if self.keep_query else ""
         return f"{308 if self.permanent else 307}:{self.filled(self.captures)}{query}"
 
@@ -137,19 +141,20 @@ class Rewrite(Rule):
 
     @property
     def matcher(self) -> str:
-        """For Nginx's $uri, which is decoded. `$` would match before a line end as well."""
+        """Return the pattern for Nginx's $uri, which is decoded. `$` would match before a line end as well."""
         return self.pattern(r"[^/]+", r"(?s:.*)") + r"\z"
 
     @property
     def target(self) -> str:
-        """In Nginx's words; without a ? at its end Nginx keeps the query."""
+        """Return the target in Nginx's words; without a ? at its end Nginx keeps the query."""
         return self.filled(self.captures) + ("" if self.keep_query else "?")
 
 
 def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[str]:
-    """Redirects that never end, each with the way that a client goes. hostnames: names by which a URL leads back here.
+    """Return the redirects that never end, each with the way that a client goes.
 
-    Tried with one path for each rule, so it may miss a loop that only some paths run into.
+    hostnames: names by which a URL leads back here. It tries one path for each rule, so it may miss a loop that only
+    some paths run into.
     """
     found: list[str] = []
     for rule in redirects:
@@ -164,7 +169,7 @@ def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[
 
 
 def _next(redirects: Sequence[Redirect], path: str, hostnames: Sequence[str]) -> str | None:
-    """Where the first rule that matches leads on this site; None: nowhere, or to another one."""
+    """Return where the first rule that matches leads on this site; None: nowhere, or to another one."""
     for rule in redirects:
         if match := re.match(rule.matcher, path):
             target = rule.filled({name: match[number] for number, name in enumerate(rule.parts, 1)})

@@ -38,11 +38,11 @@ class Routed(Model):
 
     @property
     def script_name(self) -> str:
-        """What the gateway calls SCRIPT_NAME (PEP 3333): the part of the path that led to the application."""
+        """Return what the gateway calls SCRIPT_NAME (PEP 3333): the part of the path that led to the application."""
         return "" if self.keep_path or self.path == "/" else self.path
 
     def public(self, path: str) -> str:
-        """What clients call a path of the application."""
+        """Return the path by which clients reach a path of the application."""
         return self.script_name + path
 
 
@@ -57,13 +57,13 @@ class VirtualHost:
     table: tuple[tuple[str, str], ...]
 
     def owner(self, path: str) -> str | None:
-        """The application that answers a path, which does not end with a slash; None: nobody."""
+        """Return the application that serves a path, which does not end with a slash; None where there is none."""
         fits = [(beginning, name) for beginning, name in self.table if _is_below(path, beginning)]
         return max(fits, key=lambda each: len(each[0]), default=("", None))[1]
 
 
 def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
-    """How the balancer tells applications apart: first what answers every other name, then the named ones."""
+    """Return how the balancer tells applications apart: first what serves every other name, then the named ones."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host in sorted({host for app in apps.values() for host in app.hosts}):
         groups.setdefault(_table(apps, host), []).append(host)
@@ -71,9 +71,10 @@ def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
 
 
 def _table(apps: Mapping[str, Routed], host: str | None) -> tuple[tuple[str, str], ...]:
-    """The application that names the host most exactly gets a request; of several the one with the longest path.
+    """Return which application gets the requests below which path of a host, as (path, application).
 
-    So an application without hosts gets on a named host what nobody who names it takes.
+    It is the application that names the host most exactly; of several, the one with the longest path. So an application
+    without hosts gets what remains on a named host.
     """
     table: dict[str, str] = {}
     for named in _ever_less_exact(host):
@@ -85,7 +86,7 @@ def _table(apps: Mapping[str, Routed], host: str | None) -> tuple[tuple[str, str
 
 
 def _ever_less_exact(host: str | None) -> Iterator[str | None]:
-    """The name itself, each wildcard that holds it, and None for no name at all."""
+    """Yield the name itself, each wildcard that covers it, and None for no name at all."""
     if host is not None:
         yield host
         labels = host.removeprefix("*.").split(".")
@@ -103,7 +104,7 @@ def _is_below(path: str, beginning: str) -> bool:
 
 
 def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str], static_paths: Mapping[str, str]) -> list[str]:
-    """What keeps requests, or the probe of an application, from finding it; each names the applications that meet.
+    """Return what keeps requests, or a probe, from finding an application; each names the applications that meet.
 
     health_paths, static_paths: application -> the path, as the application sees it, of those that have one.
     """
@@ -143,7 +144,7 @@ def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Itera
 
 
 def _of_static(name: str, apps: Mapping[str, Routed], url_path: str) -> Iterator[str]:
-    """On every host where the application answers, its files must not be in a path of another one."""
+    """Yield static files' problems: on every host of the application they must not be in a path of another one."""
     path = apps[name].public(url_path).rstrip("/")
     for host in virtual_hosts(apps):
         owner = host.owner(path)
@@ -157,16 +158,16 @@ def _of_static(name: str, apps: Mapping[str, Routed], url_path: str) -> Iterator
 
 
 def shown(host: str | None, path: str) -> str:
-    """A route for a person."""
+    """Return a route as text for the operator."""
     return f"{host}{path}" if host else f"{path} of every host"
 
 
 def hostnames(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
-    """Names of the whole site, exact ones first: those of the balancer, then the hosts of applications."""
+    """Return the names of the whole site, exact ones first: those of the balancer, then the hosts of applications."""
     every = dict.fromkeys([*given, *(host for app in apps.values() for host in app.hosts)])
     return sorted(every, key=lambda name: name.startswith("*."))
 
 
 def without_application(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
-    """Names of the balancer under which nobody answers."""
+    """Return the names of the balancer under which no application serves."""
     return [name for name in given if not _table(apps, name)]

@@ -42,7 +42,7 @@ class SettingsFile(Model):
         yield from self._unsaid(f"values.{name}", value, DEPTH)
 
     def _unsaid(self, path: str, value: JsonValue, levels: int) -> Iterator[str]:
-        """What of a value the file cannot hold, or should not."""
+        """Yield what of a value the file cannot contain, or should not."""
         if levels == 0:
             yield f"{path}: should be at most {DEPTH} levels deep"
         elif isinstance(value, list):

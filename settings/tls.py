@@ -84,7 +84,7 @@ class Tls(Model):
 
 
 def problems(tls: Tls, hostnames: Sequence[str], now: datetime | None = None) -> list[str]:
-    """What keeps this from working, each with the key it is about. Says nothing of the private key but its kind."""
+    """Return what keeps this from working, each with the key it is about. Of the private key it names only the kind."""
     if tls.certificate is None or tls.private_key is None:
         return []
     chain = _certificates(tls.certificate)
@@ -98,7 +98,7 @@ def problems(tls: Tls, hostnames: Sequence[str], now: datetime | None = None) ->
 
 
 def unsigned(tls: Tls, hostnames: Sequence[str], every: Sequence[str]) -> list[str]:
-    """What the certificate could not be for. every: hostnames, and hosts of applications besides them."""
+    """Return what the certificate could not be for. every: hostnames, and hosts of applications besides them."""
     if tls.acme is not None:
         if not every:
             return ["balancer: hostnames: []: should name what the ACME server signs, e.g. [shop.example.org]"]
@@ -153,7 +153,10 @@ def _of_chain(chain: Sequence[x509.Certificate], hostnames: Sequence[str], now: 
 
 
 def _names(certificate: x509.Certificate) -> set[str]:
-    """DNS names that it is for, small letters. Clients look at nothing but the alternative names (RFC 9525)."""
+    """Return the DNS names of a certificate, in small letters.
+
+    Clients look at nothing but the alternative names (RFC 9525).
+    """
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound:

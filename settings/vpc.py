@@ -71,13 +71,19 @@ class Vpc(Model):
     )
 
     def subnet(self, zone: str, *, public: bool) -> str:
-        """CIDR of a zone's subnet: a sixteenth of the VPC, by the letter of the zone, so that no zone moves another."""
+        """Return the CIDR of a zone's subnet: a sixteenth of the VPC.
+
+        It goes by the letter of the zone, so that no zone moves another.
+        """
         letter = LETTERS.index(zone[-1])
         pieces = list(IPv4Network(self.cidr).subnets(prefixlen_diff=SUBNET_BITS))
         return str(pieces[PUBLIC + letter if public else letter])
 
     @property
     def servers_per_zone(self) -> int:
-        """App servers that a private subnet has room for: half of its addresses, for the new stand beside the old."""
+        """Return how many app servers a private subnet has room for.
+
+        They get half of its addresses, for the new stand beside the old.
+        """
         addresses = IPv4Network(self.subnet(self.zones[0], public=False)).num_addresses
         return (addresses - RESERVED - len(SSM_SERVICES)) // 2
