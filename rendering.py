@@ -166,7 +166,7 @@ def watch(*, balancer: bool, namespace: str | None, log_group: str | None) -> st
 
 
 def upstream_health(proxy: Literal["nginx", "apache"] = "nginx") -> str:
-    """Return what makes a balancer ask its servers for their health, and tell of its traffic: for bring.
+    """Return what makes a balancer ask its servers for their health, and report its traffic: for bring.
 
     Not in user-data: 16 KiB are few, and a change of it replaces no balancer.
     """

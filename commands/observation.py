@@ -115,7 +115,7 @@ def observe_all(targets: Sequence[Target]) -> list[Observation]:
 
 
 def observe(target: Target, told: Callable[[], Report] | None = None) -> Observation:
-    """Ask all machines and the store at a time. told: what the balancer says, where somebody asks it already."""
+    """Ask all machines and the store at a time. told: gives the balancer's report, where it is requested already."""
     with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
         front = pool.submit(told or partial(_front, target))
         asked = {

@@ -86,7 +86,7 @@ class Target:
         stdin: bytes = b"",
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
-        """Run a command on a machine. Raises Failed when it does not answer or does not finish."""
+        """Run a command on a machine. Raises Failed when the machine is unreachable or the command does not finish."""
         try:
             return self.transport.exec(server.target, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
         except Unreachable as error:

@@ -65,7 +65,7 @@ def test(text: str) -> None:
 
 
 def try_out(main: Path, log: Path) -> None:
-    """Start an Apache with this configuration and stop it once it has workers. Raises Failure with what it says."""
+    """Start an Apache with this configuration and stop it once it has workers. Raises Failure with what it logs."""
     command_ = [PROGRAM, "-D", "FOREGROUND", "-f", main]
     # Until it has opened its log, it says what is wrong on standard error.
     with log.open("ab") as words, subprocess.Popen(command_, stdout=subprocess.DEVNULL, stderr=words) as second:

@@ -41,7 +41,7 @@ def put(path: Path, mode: int, text: str) -> None:
 
 
 def prove(unit: str) -> None:
-    """Start a unit until it does. Raises Failure with what it said last."""
+    """Start a unit, again until that succeeds or PROVE_S is over. Raises Failure with what it logged last."""
     deadline = time.monotonic() + PROVE_S
     while True:
         try:

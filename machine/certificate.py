@@ -133,7 +133,7 @@ def openssl(*arguments: str) -> str:
 
 
 def given(pem: bytes) -> None:
-    """Serve with what a person brought, and let certbot renew nothing over it."""
+    """Serve with what an operator brought, and let certbot renew nothing over it."""
     take(pem)
     MADE_FOR.unlink(missing_ok=True)
     stop_renewing()

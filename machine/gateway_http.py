@@ -60,7 +60,7 @@ def listeners(private: str, port: str = "") -> list[socket.socket]:
 
 
 def notify(state: str) -> None:
-    """Tell systemd (sd_notify(3)); nobody where it did not ask."""
+    """Notify systemd of a state (sd_notify(3)); do nothing where it did not ask for that."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

@@ -40,7 +40,7 @@ def boot(slot: str) -> None:
 
 
 def lead(slot: str, drain_s: float) -> None:
-    """Have Nginx ask this slot, and wait until it has the answers to what it asked of another, or for drain_s seconds.
+    """Have Nginx use this slot; wait for the responses of the other slot, or for drain_s seconds.
 
     Raises Failure when it does not take that; then it asks whom it asked before.
     """

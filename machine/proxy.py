@@ -92,7 +92,7 @@ def answer(place: str) -> str:
 
 
 def probe(place: str) -> None:
-    """Wait for an answer below 500 through the site that serves. Raises Failure with the last one after PROBE_S."""
+    """Wait for a response below 500 through the site that serves. Raises Failure with the last one after PROBE_S."""
     deadline, wrong = time.monotonic() + PROBE_S, ""
     while time.monotonic() < deadline:
         wrong = answer(place)

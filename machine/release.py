@@ -154,7 +154,7 @@ def bake(release: str, seconds: str) -> None:
 
 
 def boot() -> None:
-    """Make this server what the store names; when the store does not answer, serve what was live and try again."""
+    """Make this server what the store names; when the store does not respond, serve what was live and try again."""
     try:
         pointer = fetch(store_url(), "pointer", missing_ok=True) if (CONFIG / "store").exists() else b""
         release = pointer.decode().strip()

@@ -106,7 +106,7 @@ def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
 
 
 def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
-    """Start a slot and wait for enough good answers in a row of each gateway in it; stop it if they do not come."""
+    """Start a slot and wait for enough healthy responses in a row of each gateway; stop it if they do not come."""
     limit, path = manifest["start_timeout_s"], manifest["health_path"]
     drain = UNUSED_S
     begun, deadline = time.time(), time.monotonic() + limit

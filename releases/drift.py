@@ -71,7 +71,7 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
 def find_strays(
     reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], balancer: Mapping[str, str], release: str
 ) -> list[str]:
-    """Return a line for each server that answers and does not serve the release, and for a proxy that does not run.
+    """Return a line for each server that responds and does not serve the release, and for a proxy that does not run.
 
     balancer: as RolloutResource has it. [] where nobody can be asked yet.
     """
@@ -92,7 +92,7 @@ def find_strays(
 
 
 def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
-    """Return what systemd calls the state of the balancer's proxy; "" where it does not answer."""
+    """Return what systemd calls the state of the balancer's proxy; "" where the balancer does not respond."""
     try:
         result = transport.exec(balancer["target"], ["systemctl", "is-active", balancer["unit"]], timeout_s=ASK_S)
     except (Unreachable, TimeoutError):

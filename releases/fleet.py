@@ -74,7 +74,7 @@ class Fleet:
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
 
     def say(self, text: str) -> None:
-        """Tell the person who watches."""
+        """Print a text, without secrets, for the operator."""
         self._tell(f"{self.app}: {self._clean(text)}")
 
     def status(self, server: Server) -> dict[str, Any]:

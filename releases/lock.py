@@ -41,7 +41,7 @@ def whoami() -> str:
 
 @contextlib.contextmanager
 def held(store: Store, what: str, say: Callable[[str], None]) -> Generator[None]:
-    """Hold the lock. what: the work, in a few words. say: is told of a wait for work that nobody watches any more.
+    """Hold the lock in this block. what: the work, in a few words. say: prints a wait for work whose starter is gone.
 
     Raises Locked at once when somebody else has it.
     """

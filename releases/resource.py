@@ -107,7 +107,7 @@ def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
 
 
 def _start_proxy(props: Mapping[str, Any], transport: Transport) -> None:
-    """Start the proxy of a balancer that was there before, where somebody stopped it. Raises RolloutError."""
+    """Start the proxy of a balancer that was there before, where an operator stopped it. Raises RolloutError."""
     balancer = props["balancer"]
     name, unit = balancer["name"], balancer["unit"]
     if proxy_state(transport, balancer) not in ENDED:
@@ -124,7 +124,7 @@ def _store(props: Mapping[str, Any]) -> Store:
 
 
 def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
-    """Do it; the outputs hold nothing secret, since a dynamic resource's outputs stand in plain in the state."""
+    """Roll the release out. A dynamic resource's outputs stand in plain in the state, so they contain no secret."""
     limits = dict(props["limits"])
     batch = limits.pop(BATCH)
     plan = Plan(
@@ -156,7 +156,7 @@ def _kept(props: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bundle(props: Mapping[str, Any]) -> list[str]:
-    """Keep what support would ask for as it is now, and say where. [] where it cannot be had: before the first `up`.
+    """Keep what support would ask for as it is now, and return where. [] where it cannot be had: before the first `up`.
 
     By the operator's command as a program: what a person can run, with no way from here into it.
     """

@@ -70,7 +70,7 @@ class SecretStore(Protocol):
     """
 
     def write(self, release: str, secrets: Mapping[str, str]) -> None:
-        """Put the secrets of a release there. Raises ValueError, without values, for what it cannot hold."""
+        """Put the secrets of a release there. Raises ValueError, without values, for what it cannot contain."""
         ...
 
     def releases(self) -> list[str]:

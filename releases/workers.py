@@ -16,7 +16,7 @@ UNIT = "app-worker-"
 
 
 def say_ending_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes) -> None:
-    """Watch the workers of a release for WATCH_S seconds and say of each that has ended what it logged last."""
+    """Watch the workers of a release for WATCH_S seconds and print for each that has ended what it logged last."""
     if not json.loads(manifest).get("workers"):
         return
     time.sleep(WATCH_S)
