@@ -55,7 +55,7 @@ def script(name: str) -> str:
         # A program prints its own as its usage.
         is_usage = isinstance(node, ast.Module) and "__doc__" in text
         if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and ast.get_docstring(node) is not None
             and not is_usage
         ):

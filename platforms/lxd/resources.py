@@ -8,94 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pulumi
 from pulumi.dynamic import (
-    CheckFailure,
     CheckResult,
     CreateResult,
     DiffResult,
     ReadResult,
     Resource,
-    ResourceProvider,
     UpdateResult,
 )
 
 from platforms.lxd import address, image, machine, network, store
 from platforms.lxd.client import Client, LxdError, NotFound, url
+from platforms.lxd.provider import NOT_FOUND, Provider, explain_errors, find_conflict
 from platforms.lxd.recipe import ImageRecipe
 from platforms.lxd.transport import LxdTransport
-from releases.provider import say, told
-from releases.transport import Unreachable
+from releases.provider import say
 
-GONE = ReadResult("", {})
 # Lines of a failed step's output that its error repeats.
 TAIL = 15
-
-
-@contextmanager
-def _told() -> Generator[None]:
-    """End the operation with the text of an error that explains itself."""
-    try:
-        yield
-    except (LxdError, Unreachable, TimeoutError) as error:
-        raise told(LxdError(str(error))) from None
-
-
-def _obstacle(property_: str, found: Callable[[], str | None]) -> list[CheckFailure]:
-    """Return what stands in the way, as the failure of a check.
-
-    It ends `up` and `preview` before anything is made.
-    """
-    try:
-        obstacle = found()
-    except LxdError as error:
-        obstacle = str(error)
-    return [CheckFailure(property_, obstacle)] if obstacle else []
-
-
-class Provider(ResourceProvider):
-    """The base of all providers. inputs: kept as outputs. replacing, updating: inputs whose change does that.
-
-    anew: of what is gone, the input that stands for it when it is replaced; "" where an update makes it again.
-    """
-
-    serialize_as_secret_always = False
-    inputs: ClassVar[tuple[str, ...]] = ()
-    replacing: ClassVar[tuple[str, ...]] = ()
-    updating: ClassVar[tuple[str, ...]] = ()
-    anew = ""
-
-    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
-        """Implement ResourceProvider.check: accept all inputs."""
-        return CheckResult(news, [])
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Implement ResourceProvider.diff: compare with what is there now."""
-        with _told():
-            # Not as the state has it: the state does not know how far a `destroy` came that was killed.
-            found = self.read(_id, _olds)
-        olds = found.outs or _olds
-        replaces = [key for key in self.replacing if olds.get(key) != _news.get(key)]
-        if not found.id and self.anew:
-            replaces.append(self.anew)
-        changes = not found.id or bool(replaces) or any(olds.get(key) != _news.get(key) for key in self.updating)
-        # Never delete before replace: what serves goes on until its successor does.
-        return DiffResult(changes=changes, replaces=replaces, delete_before_replace=False)
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Implement ResourceProvider.update: create again, which takes what is there."""
-        # Each creation takes what is there.
-        return UpdateResult(self.create(_news).outs)
-
-    def outs(self, props: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """Return the outputs: the kept inputs and those in `more`."""
-        return {**{key: props[key] for key in self.inputs}, **more}
 
 
 class GroupProvider(Provider):
@@ -111,7 +47,7 @@ class GroupProvider(Provider):
         def find() -> None:
             Client().get(url())
 
-        return CheckResult(news, _obstacle("owner", find))
+        return CheckResult(news, find_conflict("owner", find))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Implement ResourceProvider.diff: compare with what LXD has, rules in one order."""
@@ -119,24 +55,24 @@ class GroupProvider(Provider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Implement ResourceProvider.create: create the network and its ACL, or change them in place."""
-        with _told():
+        with explain_errors():
             rules = [network.Rule(int(rule["port"]), rule["addresses"]) for rule in props["rules"]]
             name, addresses = network.ensure(Client(), props["owner"], props["role"], rules)
         return CreateResult(name, self.outs(props, rules=_sorted(props["rules"]), addresses=addresses))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: return the rules and addresses that LXD has."""
-        with _told():
+        with explain_errors():
             client = Client()
             addresses = network.addresses(client, id_, props["owner"])
             if addresses is None:
-                return GONE
+                return NOT_FOUND
             rules = [{"port": rule.port, "addresses": rule.addresses} for rule in network.rules(client, id_)]
         return ReadResult(id_, self.outs(props, rules=rules, addresses=addresses))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: remove the network and its ACL."""
-        with _told():
+        with explain_errors():
             network.remove(Client(), _id, _props["owner"])
 
 
@@ -170,23 +106,23 @@ class ImageProvider(Provider):
                 )
             return None
 
-        return CheckResult(news, _obstacle("pool", find))
+        return CheckResult(news, find_conflict("pool", find))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Implement ResourceProvider.create: build and import the image as far as it is not there."""
-        with _told():
+        with explain_errors():
             recipe = ImageRecipe.from_json(props["recipe"])
             alias = image.ensure(Client(), props["owner"], recipe, props["digest"], say)
         return CreateResult(alias, self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: look for the image with this owner in LXD."""
-        with _told():
-            return ReadResult(id_, props) if image.is_owned(Client(), id_, props["owner"]) else GONE
+        with explain_errors():
+            return ReadResult(id_, props) if image.is_owned(Client(), id_, props["owner"]) else NOT_FOUND
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: remove the owner from the image; the last one takes it along."""
-        with _told():
+        with explain_errors():
             image.release(Client(), _id, _props["owner"])
 
 
@@ -208,7 +144,7 @@ class StoreProvider(Provider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: look for the directory."""
-        return ReadResult(id_, self.outs(props)) if Path(id_).is_dir() else GONE
+        return ReadResult(id_, self.outs(props)) if Path(id_).is_dir() else NOT_FOUND
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: remove the directory with all that it contains."""
@@ -232,7 +168,7 @@ class MachineProvider(Provider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Implement ResourceProvider.create: create and start the machine."""
         numbers = {key: int(props[key]) for key in ("cpus", "memory_mib", "disk_gib")}
-        with _told():
+        with explain_errors():
             name, found = machine.create(Client(), machine.Spec(**self.outs(props, **numbers)))
         return CreateResult(name, self.outs(props, status=machine.RUNNING, name=name, address=found))
 
@@ -241,20 +177,20 @@ class MachineProvider(Provider):
 
         That it was found stopped is the one change that replaces nothing.
         """
-        with _told():
+        with explain_errors():
             machine.start(Client(), _id)
         return UpdateResult(self.outs(_news, status=machine.RUNNING, name=_id, address=_olds["address"]))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: return the machine with the status that LXD reports."""
-        with _told():
+        with explain_errors():
             status = machine.status(Client(), id_)
         outs = self.outs(props, status=status, name=id_, address=props["address"])
-        return GONE if status is None else ReadResult(id_, outs)
+        return NOT_FOUND if status is None else ReadResult(id_, outs)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: stop and delete the machine."""
-        with _told():
+        with explain_errors():
             machine.remove(Client(), _id)
 
 
@@ -284,13 +220,13 @@ class AddressProvider(Provider):
             port = news.get(setting)
             return None if port is None else address.obstacle(Client(), news["owner"], int(port), device)
 
-        found = (_obstacle(setting, partial(find, device, setting)) for device, setting in address.SETTINGS.items())
+        found = (find_conflict(setting, partial(find, device, setting)) for device, setting in address.SETTINGS.items())
         return CheckResult(news, [failure for failures in found for failure in failures])
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Implement ResourceProvider.create: lead the ports to the machine, and log the gap if there is one."""
         port, tls_port = int(props["port"]), self.outs(props).get("tls_port")
-        with _told():
+        with explain_errors():
             gap_ms = address.publish(Client(), props["owner"], props["machine"], port, tls_port)
         if gap_ms:
             say(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
@@ -298,14 +234,14 @@ class AddressProvider(Provider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: look whether the ports lead to the machine."""
-        with _told():
+        with explain_errors():
             tls_port = self.outs(props).get("tls_port")
             there = address.is_published(Client(), props["machine"], int(props["port"]), tls_port)
-        return ReadResult(id_, self.outs(props)) if there else GONE
+        return ReadResult(id_, self.outs(props)) if there else NOT_FOUND
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: close the ports that lead to the machine."""
-        with _told():
+        with explain_errors():
             address.withdraw(Client(), _props["machine"])
 
 
@@ -329,7 +265,7 @@ class StepProvider(Provider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Implement ResourceProvider.create: run the command on the machine, and log its output."""
         name, command = props["machine"], list(props["command"])
-        with _told():
+        with explain_errors():
             client = Client()
             # The engine knows the machine by now, else it could not name it.
             machine.confirm(client, name)

@@ -30,7 +30,10 @@ def reaches(path: Path, *packages: str) -> set[str]:
 
 
 # Where a file may use Pulumi although its folder does not.
-THIN = ("platforms/lxd/platform.py", "platforms/lxd/resources.py", "releases/resource.py", "releases/secret.py")
+THIN = (
+    *("platforms/lxd/platform.py", "platforms/lxd/provider.py", "platforms/lxd/resources.py"),
+    *("releases/resource.py", "releases/secret.py"),
+)
 PLAIN = modules(
     "commands/*.py",
     "settings/*.py",
