@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import textwrap
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commands.bundle import secrets_of
+from commands.restarting import cause_in
 from commands.status import age, console
 from commands.target import AppOption, Failed, JsonOption, StackOption, find
 from releases import record
@@ -64,7 +66,7 @@ def releases(
         typer.echo("nothing was released yet; `pulumi up` does")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("release", "when", "who", "revision", "kind", "result", "took", ""):
+    for title in ("release", "when (UTC)", "who", "revision", "result", "took", ""):
         # In a narrow terminal who it was is cut first.
         table.add_column(title, no_wrap=True, min_width=ID_WIDTH if title == "release" else None)
     for each in told:
@@ -72,11 +74,10 @@ def releases(
         good = each["result"] == "done"
         table.add_row(
             each["release"],
-            each["when"],
+            each["when"][:16].replace("T", " "),
             each["who"],
             each["revision"] or "-",
-            "rollback" if each["rollback"] else "rollout",
-            Text(each["result"], style="" if good else "red"),
+            Text(("rollback " if each["rollback"] else "") + each["result"], style="" if good else "red"),
             age(each["duration_s"]),
             Text(", ".join(marks), style="green" if each["current"] else "red"),
         )
@@ -87,10 +88,10 @@ def releases(
 
 
 def in_short(why: str) -> str:
-    """Return the first line of a cause, and the last of what it quotes: the one that names the application's error."""
+    """Return the first line of a cause, and the error of the application that it quotes in indented lines."""
     first, *more = why.splitlines()
-    quoted = list(itertools.takewhile(lambda line: line.startswith(" "), more))
-    return "\n    ".join(line[:CAUSE_WIDTH] for line in (first, *(line.strip() for line in quoted[-1:])))
+    quoted = textwrap.dedent("\n".join(itertools.takewhile(lambda line: line.startswith(" "), more))).splitlines()
+    return "\n    ".join(line[:CAUSE_WIDTH] for line in (first, *cause_in(quoted)))
 
 
 def is_terminal() -> bool:
@@ -118,7 +119,9 @@ def rollback(
     now = record.current(target.store)
     try:
         to = target_of(target.store, released(target.store), release)
-        if not yes and is_terminal():
+        if not yes:
+            if not is_terminal():
+                raise Failed("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
             question = (
                 f"{target.app} of stack {target.stack}: from {now} back to {to} on {len(target.servers)} servers?"
             )

@@ -58,7 +58,7 @@ def release_of(seen: Observation) -> str:
     entry = seen.entry
     if not entry:
         return f"release {seen.pointer}"
-    how = "back to it by" if entry.is_rollback else "by"
+    how = "after a rollback by" if entry.is_rollback else "by"
     revision = f" ({entry.revision})" if entry.revision else ""
     return f"release {seen.pointer}{revision} {how} {entry.who}, {age(seconds_since(entry.when, seen.at_s))} ago"
 

@@ -134,17 +134,18 @@ def test_a_fleet_without_a_release_is_empty_and_says_what_brings_one(stack: Fake
 
 
 def test_releases_lists_the_newest_first_and_marks_what_serves_and_what_was_rejected(stack: FakeStack) -> None:
-    why = "hello-2, stage: no import; its last lines:\n    Traceback\n    NameError: shop\nrelease still serves"
+    quoted = ["Traceback (most recent call last):", "  File", "NameError: shop", "Failed to start"]
+    why = "\n".join(["hello-2, stage: no import:", *(f"    {line}" for line in quoted), "release still serves"])
     stack.released(NEW, "failed", why=why)
     record.reject(stack.store, record.Rejection(NEW, "ann@build", "2026-11-24T20:00:00+00:00"))
     result = fleet("releases")
     rows = [line.split() for line in result.output.splitlines()]
     assert [row[0] for row in rows[:3]] == ["release", NEW, OLD]
-    assert rows[1][3:] == ["abc1234", "rollout", "failed", "9", "s", "rejected"]
-    assert rows[2][3:] == ["abc1234", "rollout", "done", "9", "s", "current"]
+    assert rows[1][4:] == ["abc1234", "failed", "9", "s", "rejected"]
+    assert rows[2][4:] == ["abc1234", "done", "9", "s", "current"]
     assert rows[3][0] == NEW
     cause, error = result.output.splitlines()[3:5]
-    assert cause.endswith(": hello-2, stage: no import; its last lines:")
+    assert cause.endswith(": hello-2, stage: no import:")
     assert error == "    NameError: shop"
     values = json.loads(fleet("releases", "--json", "-n", "1").output)
     assert [(each["release"], each["current"], each["rejected"], each["duration_s"]) for each in values] == [
@@ -202,6 +203,16 @@ def test_a_rollback_to_nothing_fails_with_what_there_is(stack: FakeStack) -> Non
     result = fleet("rollback")
     assert result.output == (f"error: there is no release before {OLD} to go back to (`./fleet releases`)\n")
     assert result.exit_code == 1
+
+
+def test_without_a_terminal_a_rollback_wants_yes(stack: FakeStack) -> None:
+    stack.released(NEW)
+    result = fleet("rollback")
+    assert (result.output, result.exit_code) == (
+        "error: there is no terminal to ask on; run it with --yes. Nothing was changed\n",
+        2,
+    )
+    assert record.current(stack.store) == NEW
 
 
 @pytest.mark.parametrize(("answer", "to", "code"), [("n\n", NEW, 1), ("y\n", OLD, 0)])
