@@ -36,6 +36,10 @@ DUMP = signal.SIGRTMAX - 1
 LOOK_EVERY_MS = 500
 # Connections that may wait to be accepted (templates/systemd/app.socket.j2).
 BACKLOG = 4096
+# tcp(7), struct tcp_info: of a listening socket tcpi_unacked is how many connections wait to be accepted.
+TCP_INFO_BYTES, WAITING = 104, slice(24, 28)
+# A worker without a request that lets connections wait for so many looks accepts no more: it is replaced.
+DEAF_LOOKS = 8
 # Longest wait for a balancer to take the last response.
 CLOSE_S = 1.0
 # Of a report: the thread that had the fatal error.
@@ -72,6 +76,10 @@ class Requests:
         for entry in range(0, len(self.memory), ENTRY.size):
             if self.memory[entry] and ENTRY.unpack_from(self.memory, entry)[1] == fd:
                 struct.pack_into("=i", self.memory, entry + 4, -1)
+
+    def has_begun(self) -> bool:
+        """Return whether there was a request yet: the first entry keeps when the last one of it began."""
+        return bool(ENTRY.unpack_from(self.memory)[3])
 
     def in_flight(self) -> list[tuple[int, int, int, float, str]]:
         """Return the state, file descriptor, thread, start and name of each request."""
@@ -130,7 +138,11 @@ class Companion:
         self.requests, self.limit_s = requests, limit_s
         os.set_blocking(hear, False)
         self.report = b""
-        self.listening = {**LISTENING, **_listening()}
+        # How many times in a row connections waited although the worker had nothing to do.
+        self.deaf = 0
+        # These objects live as long as this process: nothing closes the worker's files.
+        every = {**LISTENING, **_listening()}
+        self.listening = [(socket.socket(fileno=fd), address) for fd, address in every.items()]
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
 
@@ -146,32 +158,43 @@ class Companion:
             if self.hear in ready:
                 self.read_report()
             # Before the end, too: some gateways end a worker that cannot accept, and the next one could not either.
-            self.listen_again()
+            waiting = self.look_at_sockets()
             if self.process in ready:
                 break
+            self.end_deaf(waiting)
             self.end_overdue()
         self.read_report()
         self.answer()
 
-    def listen_again(self) -> None:
-        """Undo a shutdown(2) of a listening socket: it would shut out all workers of this server, old and new."""
-        for fd, address in self.listening.items():
+    def look_at_sockets(self) -> int:
+        """Undo a shutdown(2) of a listening socket, which all workers share. Return how many connections wait there."""
+        waiting = 0
+        for each, address in self.listening:
             try:
-                each = socket.socket(fileno=fd)
-            except OSError:
-                # It was closed, which hurts this worker alone.
-                continue
-            try:
-                if each.getsockname() == address and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                if each.getsockname() != address:
+                    continue
+                if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+                    waiting = max(waiting, int.from_bytes(info[WAITING], sys.byteorder))
+                else:
                     each.listen(BACKLOG)
-                    print(
-                        "the application shut the listening socket down; it listens again", file=sys.stderr, flush=True
-                    )
+                    _log("the application shut the listening socket down; it listens again")
             except OSError:
-                # Another one has its number by now, which is connected.
+                # It was closed, which hurts this worker alone, and may be another one by now.
                 continue
-            finally:
-                each.detach()
+        return waiting
+
+    def end_deaf(self, waiting: int) -> None:
+        """End a worker that has nothing to do and takes no connection, after some looks at it.
+
+        Whatever the application did to it (no file may be opened any more), another one works. Before its first request
+        it may be importing the application.
+        """
+        is_deaf = waiting > 0 and self.requests.has_begun() and not self.requests.in_flight()
+        self.deaf = self.deaf + 1 if is_deaf else 0
+        if self.deaf >= DEAF_LOOKS:
+            _log(f"worker {self.worker} takes no connection although {waiting} wait: it ends")
+            os.kill(self.worker, signal.SIGKILL)
 
     def read_report(self) -> None:
         """Pass what came of a report on to the log, and keep it."""
@@ -189,9 +212,7 @@ class Companion:
         if not late:
             return
         for *_, name in late:
-            print(
-                f"{name} took longer than {self.limit_s:.0f} s: worker {self.worker} ends", file=sys.stderr, flush=True
-            )
+            _log(f"{name} took longer than {self.limit_s:.0f} s: worker {self.worker} ends")
         self.overdue = {each[1] for each in late}
         os.kill(self.worker, DUMP)
         sleep(0.1)
@@ -209,7 +230,7 @@ class Companion:
         # Of several greenlets in one thread nobody knows which it was.
         guilty = self.overdue or ({*suspects} if len(suspects) == 1 else set[int]())
         for name in sorted(each[-1] for each in requests if each[1] in guilty - self.overdue):
-            print(f"worker {self.worker} ended while it worked on {name}", file=sys.stderr, flush=True)
+            _log(f"worker {self.worker} ended while it worked on {name}")
         _close_all_but({2, *(fd for _, fd, *_ in requests)})
         answered = poll()
         open_: list[socket.socket] = []
@@ -229,6 +250,10 @@ class Companion:
                 # Its client has gone.
                 continue
         _wait_for_close(open_, answered)
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _open_files() -> list[int]:

@@ -163,7 +163,7 @@ def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
 
 # What one request can do to its process. It writes down what began, and answers with its process id.
 CRUEL = """
-import ctypes, os, signal, socket, time
+import ctypes, os, resource, signal, socket, time
 
 class Odd(BaseException):
     pass
@@ -182,6 +182,10 @@ def app(environ, start_response):
         os._exit(0)
     if what == "close":
         os.closerange(0, 1000)
+    if what == "files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    if what == "parent":
+        os.kill(os.getppid(), signal.SIGHUP)
     if what == "deaf":
         for name in os.listdir("/proc/self/fd"):
             try:
@@ -368,6 +372,24 @@ def test_a_listening_socket_that_was_shut_down_listens_again(make: Make, gateway
     wait_for(lambda: not refused(running), running)
     assert get(running)[0] == 200, running.log
     assert "it listens again" in running.log
+
+
+@every
+def test_a_worker_that_cannot_accept_any_more_is_replaced(make: Make, gateway: str) -> None:
+    running = make(gateway)
+    _, pid = get(running)
+    assert get(running, "/files")[0] in (0, 200, 502), running.log
+    status, after = get(running)
+    assert (status, after != pid) == (200, True), running.log
+
+
+def test_a_master_of_uwsgi_that_is_told_to_reload_goes_on(make: Make) -> None:
+    running = make("uwsgi")
+    assert get(running, "/parent")[0] == 200, running.log
+    time.sleep(1)
+    for _ in range(3):
+        assert get(running)[0] == 200, running.log
+    assert "reload" not in running.log
 
 
 # uWSGI's worker itself ends now and then when a thread of it forks (docs/decisions.md).
