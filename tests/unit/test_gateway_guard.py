@@ -184,6 +184,9 @@ def app(environ, start_response):
         os.closerange(0, 1000)
     if what == "files":
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    if what == "disconnect":
+        import uwsgi
+        uwsgi.disconnect()
     if what == "parent":
         os.kill(os.getppid(), signal.SIGHUP)
     if what == "deaf":
@@ -381,6 +384,13 @@ def test_a_worker_that_cannot_accept_any_more_is_replaced(make: Make, gateway: s
     assert get(running, "/files")[0] in (0, 200, 502), running.log
     status, after = get(running)
     assert (status, after != pid) == (200, True), running.log
+
+
+def test_no_request_of_uwsgi_closes_its_connection_early(make: Make) -> None:
+    """Check that its number stays its own: another request would get it, and the rest of this response."""
+    running = make("uwsgi")
+    _, pid = get(running)
+    assert get(running, "/disconnect") == (200, pid), running.log
 
 
 def test_a_master_of_uwsgi_that_is_told_to_reload_goes_on(make: Make) -> None:
