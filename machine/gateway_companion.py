@@ -59,7 +59,9 @@ class Requests:
     def begin(self, fd: int, thread: int, request: str) -> int:
         """Enter a request. Returns its entry; raises IndexError when there are `most` of them."""
         entry = self.free.pop()
-        ENTRY.pack_into(self.memory, entry, RUNNING, fd, thread, monotonic(), request.encode(errors="replace"))
+        # The state comes last: until then the companion would see a request that began at 0.
+        ENTRY.pack_into(self.memory, entry, 0, fd, thread, monotonic(), request.encode(errors="replace"))
+        self.memory[entry] = RUNNING
         return entry
 
     def respond(self, entry: int) -> None:
@@ -85,7 +87,11 @@ class Requests:
         """Return the state, file descriptor, thread, start and name of each request."""
         found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
         # A name may be cut within a character, and an entry is written while it is read.
-        return [(*numbers, text.rstrip(b"\0").decode(errors="replace")) for *numbers, text in found if numbers[0]]
+        return [
+            (*numbers, text.rstrip(b"\0").decode(errors="replace"))
+            for *numbers, text in found
+            if numbers[0] and numbers[3]
+        ]
 
 
 def start(requests: Requests, limit_s: float) -> None:
