@@ -87,11 +87,7 @@ class Requests:
         """Return the state, file descriptor, thread, start and name of each request."""
         found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
         # A name may be cut within a character, and an entry is written while it is read.
-        return [
-            (*numbers, text.rstrip(b"\0").decode(errors="replace"))
-            for *numbers, text in found
-            if numbers[0] and numbers[3]
-        ]
+        return [(*each, text.rstrip(b"\0").decode(errors="replace")) for *each, text in found if each[0] and each[3]]
 
 
 def start(requests: Requests, limit_s: float) -> None:
@@ -191,11 +187,7 @@ class Companion:
         return waiting
 
     def end_deaf(self, waiting: int) -> None:
-        """End a worker that has nothing to do and takes no connection, after some looks at it.
-
-        Whatever the application did to it (no file may be opened any more), another one works. Before its first request
-        it may be importing the application.
-        """
+        """End a worker that has nothing to do and takes no connection. It may import until its first request."""
         is_deaf = waiting > 0 and self.requests.has_begun() and not self.requests.in_flight()
         self.deaf = self.deaf + 1 if is_deaf else 0
         if self.deaf >= DEAF_LOOKS:
