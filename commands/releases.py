@@ -19,10 +19,11 @@ from commands.target import AppOption, Failed, JsonOption, StackOption, find
 from releases import record
 from releases.journal import entries, released
 from releases.redaction import Redaction
+from releases.release import ID_LENGTH
 from releases.rollback import RollbackError, roll_back, target_of
 from releases.transport import Store
 
-CAUSE_WIDTH, ID_WIDTH = 100, 12
+CAUSE_WIDTH = 100
 
 
 def history(store: Store) -> list[dict[str, Any]]:
@@ -67,8 +68,8 @@ def releases(
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("release", "when (UTC)", "who", "revision", "result", "took", ""):
-        # In a narrow terminal who it was is cut first.
-        table.add_column(title, no_wrap=True, min_width=ID_WIDTH if title == "release" else None)
+        # A narrow terminal shortens the other columns: ids are copied from here.
+        table.add_column(title, no_wrap=True, min_width=ID_LENGTH if title == "release" else None)
     for each in told:
         marks = [mark for mark in ("current", "rejected") if each[mark]]
         good = each["result"] == "done"

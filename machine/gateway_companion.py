@@ -38,8 +38,8 @@ LOOK_EVERY_MS = 500
 BACKLOG = 4096
 # tcp(7), struct tcp_info: of a listening socket tcpi_unacked is how many connections wait to be accepted.
 TCP_INFO_BYTES, WAITING = 104, slice(24, 28)
-# A worker without a request that lets connections wait for so many looks accepts no more: it is replaced.
-DEAF_LOOKS = 8
+# Looks in a row at which connections wait and the worker has no request, before it counts as one that cannot accept.
+NOT_ACCEPTING_LOOKS = 8
 # Longest wait for a balancer to take the last response.
 CLOSE_S = 1.0
 # Of a report: the thread that had the fatal error.
@@ -140,11 +140,10 @@ class Companion:
         self.requests, self.limit_s = requests, limit_s
         os.set_blocking(hear, False)
         self.report = b""
-        # How many times in a row connections waited although the worker had nothing to do.
-        self.deaf = 0
+        self.not_accepting_looks = 0
         # These objects live as long as this process: nothing closes the worker's files.
-        every = {**LISTENING, **_listening()}
-        self.listening = [(socket.socket(fileno=fd), address) for fd, address in every.items()]
+        every = {**_listening(), **LISTENING}
+        self.listening = [(socket.socket(fileno=fd), address) for address, fd in every.items()]
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
 
@@ -159,17 +158,17 @@ class Companion:
                 raise OSError("the application closed files that are not its own")
             if self.hear in ready:
                 self.read_report()
-            # Before the end, too: some gateways end a worker that cannot accept, and the next one could not either.
+            # Also after the worker has ended: Gunicorn ends one that cannot accept, and the next could not either.
             waiting = self.look_at_sockets()
             if self.process in ready:
                 break
-            self.end_deaf(waiting)
+            self.end_if_not_accepting(waiting)
             self.end_overdue()
         self.read_report()
         self.answer()
 
     def look_at_sockets(self) -> int:
-        """Undo a shutdown(2) of a listening socket, which all workers share. Return how many connections wait there."""
+        """Undo a shutdown(2) of a listening socket, which all workers share. Return the connections that wait there."""
         waiting = 0
         for each, address in self.listening:
             try:
@@ -182,16 +181,16 @@ class Companion:
                     each.listen(BACKLOG)
                     _log("the application shut the listening socket down; it listens again")
             except OSError:
-                # It was closed, which hurts this worker alone, and may be another one by now.
+                # The worker closed it. Another file may have its number by now.
                 continue
         return waiting
 
-    def end_deaf(self, waiting: int) -> None:
-        """End a worker that has nothing to do and takes no connection. It may import until its first request."""
-        is_deaf = waiting > 0 and self.requests.has_begun() and not self.requests.in_flight()
-        self.deaf = self.deaf + 1 if is_deaf else 0
-        if self.deaf >= DEAF_LOOKS:
-            _log(f"worker {self.worker} takes no connection although {waiting} wait: it ends")
+    def end_if_not_accepting(self, waiting: int) -> None:
+        """End a worker that is idle and accepts no connection. Until its first request it may import an application."""
+        is_idle = self.requests.has_begun() and not self.requests.in_flight()
+        self.not_accepting_looks = self.not_accepting_looks + 1 if waiting and is_idle else 0
+        if self.not_accepting_looks >= NOT_ACCEPTING_LOOKS:
+            _log(f"worker {self.worker} accepts no connection although {waiting} wait: it ends")
             os.kill(self.worker, signal.SIGKILL)
 
     def read_report(self) -> None:
@@ -258,16 +257,16 @@ def _open_files() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
 
 
-def _listening() -> dict[int, Any]:
-    """Return the addresses of the sockets that listen on TCP here, by file descriptor."""
-    found: dict[int, Any] = {}
+def _listening() -> dict[Any, int]:
+    """Return the file descriptors of the sockets that listen on TCP in this process, by address."""
+    found: dict[Any, int] = {}
     for fd in _open_files():
         try:
             each = socket.socket(fileno=fd)
         except OSError:
             continue
         if each.family != socket.AF_UNIX and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            found[fd] = each.getsockname()
+            found[each.getsockname()] = fd
         each.detach()
     return found
 
@@ -298,8 +297,8 @@ def _wait_for_close(connections: list[socket.socket], answered: poll) -> None:
                 del left[fd]
 
 
-# What systemd gave the gateway, found in its first process: a later worker may find it shut down. Gateways move files.
-LISTENING = {os.dup(fd): address for fd, address in _listening().items()}
+# The sockets that systemd gave to the first process of the gateway. A later worker may find them shut down or closed.
+LISTENING = {address: os.dup(fd) for address, fd in _listening().items()}
 
 
 def reset(connection: socket.socket) -> None:

@@ -17,7 +17,7 @@ from time import monotonic, sleep
 from typing import Any, cast
 
 import gateway_companion
-from gateway_companion import Requests
+from gateway_companion import TCP_INFO_BYTES, Requests
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # A request waits for a thread so long at least before it is answered 503, and so many times what requests take.
@@ -32,7 +32,7 @@ CUT_AFTER_S = 0.05
 FATAL = (SIGBUS, SIGFPE, SIGILL, SIGSEGV)
 BYTES = (bytes, bytearray, memoryview)
 # tcp(7), struct tcp_info: tcpi_last_data_recv, in milliseconds.
-TCP_INFO_BYTES, LAST_DATA_RECEIVED = 104, slice(52, 56)
+LAST_DATA_RECEIVED = slice(52, 56)
 # Of the machine's memory, for one worker: a release needs room for two.
 MEMORY_SHARE = 0.6
 # What the kernel counts for a thread that was started (ulimit -s).

@@ -21,7 +21,8 @@ uwsgi = cast("Any", untyped)
 guard = Guard(
     int(uwsgi.opt["threads"]), int(uwsgi.opt["request-timeout-s"]), lambda _: uwsgi.connection_fd(), is_uwsgi=True
 )
-# Another request gets the number of a connection that is closed early, and with it the rest of this one's response.
+# uWSGI keeps the number of a connection that is closed early. The next connection gets the same number, and then its
+# client would receive the rest of this response.
 uwsgi.disconnect = lambda: None
 # With lazy-apps this is a worker already.
 if uwsgi.worker_id():
