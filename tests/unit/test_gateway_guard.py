@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gateway_companion import Requests
 
 from tests.combinations import GATEWAYS
 from tests.unit.gateway_process import Process, app, started
@@ -503,6 +504,21 @@ def test_what_waited_while_the_gateway_started_is_served(make: Make) -> None:
     time.sleep(3)
     os.kill(running.process.pid, signal.SIGCONT)
     assert b" 200 " in receive(waiting).splitlines()[0]
+
+
+def test_a_request_that_is_just_entered_did_not_begin_at_0() -> None:
+    """Enter requests in another process as fast as it can, and read them here, as a companion does."""
+    requests, began = Requests(1), time.monotonic()
+    if not (writer := os.fork()):
+        while True:
+            requests.end(requests.begin(0, 0, "GET '/'"))
+    try:
+        seen = [start for _ in range(100_000) for *_, start, _ in requests.in_flight()]
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    assert len(seen) > 1000
+    assert min(seen) >= began
 
 
 def worker_pids(running: Process) -> list[int]:
