@@ -114,10 +114,13 @@ def observe_all(targets: Sequence[Target]) -> list[Observation]:
         return [each.result() for each in [pool.submit(observe, target, front.result) for target in targets]]
 
 
-def observe(target: Target, told: Callable[[], Report] | None = None) -> Observation:
-    """Ask all machines and the store at a time. told: gives the balancer's report, where it is requested already."""
+def observe(target: Target, balancer_report: Callable[[], Report] | None = None) -> Observation:
+    """Query the machines and the release store of an application, all in parallel.
+
+    balancer_report: returns the balancer's report if another application has requested it. None: query the balancer.
+    """
     with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
-        front = pool.submit(told or partial(_front, target))
+        front = pool.submit(balancer_report or partial(_front, target))
         asked = {
             server.name: pool.submit(ask, target, server, [f"{SCRIPTS}/release.py", "status"])
             for server in target.servers

@@ -154,7 +154,10 @@ def page(every: Sequence[Observation], screen: Console) -> Group:
 
 
 def values(every: Sequence[Observation]) -> dict[str, Any]:
-    """Return the values for JSON; of several applications what they share once, and the rest by application."""
+    """Return the status as JSON values.
+
+    With several applications, what they share stands once at the top, and each application has an object of its own.
+    """
     if len(every) == 1:
         return as_json(every[0])
     told = [as_json(seen) for seen in every]

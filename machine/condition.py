@@ -120,7 +120,7 @@ def accept_queue(
 
 
 def health(slot: str) -> dict[str, Any]:
-    """Return the slot's response to GET of the health path; of several gateways the worst.
+    """Send GET to the health path of each gateway of a slot, and return the worst response.
 
     Without a response the status is 0, and the line says why.
     """

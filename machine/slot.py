@@ -64,7 +64,7 @@ def state_of(unit: str) -> str:
 
 
 def state_of_slot(slot: str) -> str:
-    """Return the slot's state, as of one unit; of several the best."""
+    """Return the ActiveState of a slot: that of its unit, or the best one if it has several units."""
     return min(shown("ActiveState", units(slot)), key=_STATES.index)
 
 

@@ -17,7 +17,7 @@ def say(text: str) -> None:
         sys.stderr.flush()
 
 
-def told(error: E) -> E:
-    """Return an error that explains itself, to be raised. Pulumi prints no traceback around it then."""
+def without_traceback(error: E) -> E:
+    """Return an error that explains itself, to be raised: Pulumi prints its text without a traceback."""
     sys.tracebacklimit = 0
     return error

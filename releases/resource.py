@@ -26,7 +26,7 @@ from platforms import Reach, connect
 from releases import record
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
-from releases.provider import say, told
+from releases.provider import say, without_traceback
 from releases.release import Release
 from releases.rollout import Plan, Rollout, RolloutError
 from releases.transport import Part, Store, Transport
@@ -115,7 +115,7 @@ def _start_proxy(props: Mapping[str, Any], transport: Transport) -> None:
     result = transport.exec(balancer["target"], ["systemctl", "start", unit], timeout_s=START_PROXY_S)
     if result.exit_code:
         remedy = f"`journalctl -u {unit}` on {name} says why"
-        raise told(RolloutError(f"{name}: {unit} does not start: {result.output.strip()}\n{remedy}"))
+        raise without_traceback(RolloutError(f"{name}: {unit} does not start: {result.output.strip()}\n{remedy}"))
     say(f"{props['app']}: {name}: {unit} was started again")
 
 
@@ -147,7 +147,7 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
         secrets = connect.secrets(props["store"], props["app"])
         Rollout(plan, transport, store, say, secrets).run()
     except RolloutError as error:
-        raise told(RolloutError("\n".join([str(error), *_bundle(props)]))) from None
+        raise without_traceback(RolloutError("\n".join([str(error), *_bundle(props)]))) from None
     return {**_kept(props), "release": props["release"], "epoch": epoch}
 
 

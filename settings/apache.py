@@ -20,9 +20,9 @@ REFUSED: Mapping[str, str] = {
 # What is done otherwise: what it is about, with Nginx, with Apache.
 OTHERWISE = (
     (
-        "a GET that a server took and did not answer",
-        "another server is asked; the request that ended its own process is 502",
-        "500, 502 or 504; it may have run, so nobody else is asked",
+        "a GET that an upstream server accepted without a response",
+        "sent to another server; 502 if it ended its own worker",
+        "500, 502 or 504; not sent again, because it may have run",
     ),
     (
         "a server that does not take connections (within 2 s)",

@@ -62,8 +62,8 @@ class Access:
     def add(self, name: str, machine: Machine, *, public: bool, opts: pulumi.ResourceOptions) -> None:
         """Pin the host key of a machine once it lets us in. public: it is the jump host.
 
-        The jump host's address is read anew at every `up`. At first it is one of its own, which EC2 takes away when the
-        Elastic IP comes. The state would still name it, and by then it may be somebody else's.
+        The jump host's address is read from EC2 at every `up`, not from the state. Its first address is released when
+        the Elastic IP is associated, and AWS may then give it to another customer.
         """
         now = (
             aws.ec2.get_instance_output(

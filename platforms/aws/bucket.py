@@ -59,8 +59,8 @@ def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions, *, 
     FSBP S3.1, S3.8 (no public access), S3.5 (TLS only), S3.12 (no ACLs), S3.13 (lifecycle), S3.14 (versions).
     CIS AWS 5.0 2.1.1 (TLS only), 2.1.4 (no public access).
 
-    A stack that goes takes its bucket along, with what is in it: releases are built from source, and without machines
-    they serve nobody. Operators who want to keep them name a bucket of their own in release_bucket.
+    `pulumi destroy` deletes the bucket with all releases in it, because releases can be built again from source.
+    Operators who want to keep releases set release_bucket to a bucket of their own.
     """
     bucket = aws.s3.Bucket(
         name,

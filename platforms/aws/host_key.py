@@ -9,7 +9,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 from platforms.aws.ssh import SshTransport
-from releases.provider import told
+from releases.provider import without_traceback
 from releases.transport import Unreachable
 
 # Seconds that a new machine is given to let us in: EC2 says that it runs some 20 to 60 s before its SSH server does.
@@ -29,7 +29,7 @@ class _Provider(ResourceProvider):
         try:
             key = transport.host_key(props["target"])
         except Unreachable as error:
-            raise told(Unreachable(str(error))) from None
+            raise without_traceback(Unreachable(str(error))) from None
         finally:
             transport.close()
         # Only what is no secret: outputs of a dynamic resource stand in plain in the state.

@@ -9,16 +9,17 @@ from pathlib import Path
 class KnownHosts:
     """The host keys of machines, by machine id. A key is `ssh-ed25519 AAAA...`.
 
-    file: OpenSSH's known_hosts, with ids in the place of addresses. told: id -> key as the state has it.
-    The state counts before the file: it is the same for all operators.
+    file: in the format of OpenSSH's known_hosts, but each line begins with a machine id and not with an address.
+    expected: machine id -> host key in the stack's state. The state has precedence over the file, because it is the
+    same for all operators.
     """
 
-    def __init__(self, file: Path, told: Mapping[str, str]) -> None:
-        self.file, self._told = file, told
+    def __init__(self, file: Path, expected: Mapping[str, str]) -> None:
+        self.file, self._expected = file, expected
 
     def accept(self, name: str, key: str) -> bool:
         """Return whether the machine has that key; a machine without a known key gets this one."""
-        known = [self._told[name]] if name in self._told else self._pinned(name)
+        known = [self._expected[name]] if name in self._expected else self._pinned(name)
         if not known:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a") as file:
@@ -27,9 +28,9 @@ class KnownHosts:
 
     def refusal(self, name: str) -> str:
         """Return why a key was rejected, and what to do."""
-        where = "the stack's state" if name in self._told else self.file
+        where = "the stack's state" if name in self._expected else self.file
         remedy = f"take the line of {name} out of {self.file}, if there is one"
-        if name in self._told:
+        if name in self._expected:
             # A glob: the whole URN would have to be looked up.
             remedy += ", and run `pulumi up --replace '**::ROLE-host-key'` with the machine's role (hello-1)"
         return (
@@ -40,8 +41,8 @@ class KnownHosts:
     def written(self) -> Path:
         """Write the keys of the state into the file and return it: for programs that read no state."""
         lines = self._lines()
-        kept = [line for line in lines if line.split(maxsplit=1)[:1] not in [[name] for name in self._told]]
-        kept += [f"{name} {key}" for name, key in sorted(self._told.items())]
+        kept = [line for line in lines if line.split(maxsplit=1)[:1] not in [[name] for name in self._expected]]
+        kept += [f"{name} {key}" for name, key in sorted(self._expected.items())]
         if sorted(kept) != sorted(lines):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             new = self.file.with_suffix(".new")

@@ -12,7 +12,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 from platforms.aws.ssm import SsmSecrets
-from releases.provider import told
+from releases.provider import without_traceback
 
 
 class ParametersThere(Exception):
@@ -30,7 +30,7 @@ class _Provider(ResourceProvider):
         """Implement ResourceProvider.create: take the path, which must be free. Raises ParametersThere."""
         path, region = props["path"], props["region"]
         if not SsmSecrets(path, region).is_empty():
-            raise told(
+            raise without_traceback(
                 ParametersThere(
                     f"there are parameters below {path} in {region} already: another stack of that name keeps its "
                     "secrets there, or one was not removed whole. Name this stack otherwise, or delete those "

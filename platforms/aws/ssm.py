@@ -21,8 +21,8 @@ def parameter_path(stack: str) -> str:
 class SsmSecrets:
     """Implements releases.transport.SecretStore: each secret is a SecureString `<path>/<release>/<NAME>`.
 
-    A value stands there as JSON text, for a parameter can neither be empty nor contain `{{`. Credentials come from
-    where the AWS tools look; the network is first used by a call.
+    The value of a parameter is JSON text, because SSM rejects empty values and values with `{{`. Credentials come from
+    the places where the AWS tools look. The first method call is the first to use the network.
     """
 
     def __init__(self, path: str, region: str, kms_key_arn: str = "") -> None:

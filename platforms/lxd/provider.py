@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pulumi.dynamic import CheckFailure, CheckResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
 
 from platforms.lxd.client import LxdError
-from releases.provider import told
+from releases.provider import without_traceback
 from releases.transport import Unreachable
 
 NOT_FOUND = ReadResult("", {})
@@ -21,7 +21,7 @@ def explain_errors() -> Generator[None]:
     try:
         yield
     except (LxdError, Unreachable, TimeoutError) as error:
-        raise told(LxdError(str(error))) from None
+        raise without_traceback(LxdError(str(error))) from None
 
 
 def find_conflict(property_: str, found: Callable[[], str | None]) -> list[CheckFailure]:

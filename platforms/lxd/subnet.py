@@ -32,9 +32,9 @@ def free(taken: Iterable[IPv4Network], chance: random.Random | None = None) -> I
 
 
 def in_use(routes: Path = ROUTES, resolvers: Path = RESOLVERS) -> Iterator[IPv4Network]:
-    """Yield what the host has routes to, the default route apart, and its name servers.
+    """Yield the networks of the host's routes, without the default route, and the addresses of its name servers.
 
-    Those may be behind the default route.
+    A name server may be reachable by the default route only, so no other route contains it.
     """
     for _, network in _routes(routes):
         if network.prefixlen:
