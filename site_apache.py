@@ -55,7 +55,7 @@ class Host:
 
     @property
     def name(self) -> str:
-        """Return the first name, or one that nobody has (RFC 6761): Apache takes no wildcard as the first."""
+        """Return the ServerName: the first name, or a reserved one (RFC 6761), because it may not be a wildcard."""
         return "wsgi-fleet.invalid" if self.is_wild or not self.names else self.names[0]
 
     @property
@@ -103,10 +103,10 @@ def values(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequenc
 
 
 def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
-    """Yield the hosts in Apache's order: it takes the first that fits.
+    """Yield the virtual hosts in the order of the configuration, because Apache uses the first one that matches.
 
-    What is for every other name stands first, as the default, and fits nobody. Exact names come next, then wildcards,
-    the longest first.
+    The default comes first: Apache uses it when no name matches. Exact names come next, then wildcards, the longest
+    first.
     """
     by_name = {each.name: each for each in upstreams}
     found: list[Host] = []

@@ -83,7 +83,7 @@ def stack_lock(stack: str, backend: str, project: str) -> Finding:
 
 
 def settings_of(stack: str) -> dict[str, Any]:
-    """Return the blocks of the stack file as they stand there; {} where it cannot be read."""
+    """Return the blocks of the stack file without checking them; {} if the file cannot be read."""
     file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
     try:
         document: dict[str, Any] = yaml.safe_load(file.read_text())

@@ -88,7 +88,7 @@ class Rule(Model):
         return self
 
     def filled(self, values: Mapping[str, str]) -> str:
-        """Return the target with these values in the place of its parts."""
+        """Return the target with its placeholders replaced by these values."""
         text = _PLACE.sub(lambda place: values[place["name"]], self.to.removesuffix("*"))
         return text + values["*"] if self.to.endswith("*") else text
 

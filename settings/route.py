@@ -63,7 +63,7 @@ class VirtualHost:
 
 
 def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
-    """Return how the balancer tells applications apart: first what serves every other name, then the named ones."""
+    """Return the balancer's virtual hosts: first the default for all other names, then those with names."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host in sorted({host for app in apps.values() for host in app.hosts}):
         groups.setdefault(_table(apps, host), []).append(host)
@@ -71,10 +71,10 @@ def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
 
 
 def _table(apps: Mapping[str, Routed], host: str | None) -> tuple[tuple[str, str], ...]:
-    """Return which application gets the requests below which path of a host, as (path, application).
+    """Return (path, application) for a host: each application gets the requests below its path.
 
-    It is the application that names the host most exactly; of several, the one with the longest path. So an application
-    without hosts gets what remains on a named host.
+    An application that names the host more exactly comes first. Among equals, the longest path comes first. So an
+    application without hosts gets the remaining requests of a named host.
     """
     table: dict[str, str] = {}
     for named in _ever_less_exact(host):

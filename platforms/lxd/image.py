@@ -40,7 +40,7 @@ def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Ca
 
 
 def release(client: Client, name: str, owner: str) -> None:
-    """Remove the owner from the image with that alias; the last one takes the image along. The built files stay."""
+    """Remove the owner from the image with that alias; without an owner it is deleted. The built files stay."""
     with build.locked():
         fingerprint = _target(client, name)
         if fingerprint is None:

@@ -121,7 +121,7 @@ class ImageProvider(Provider):
             return ReadResult(id_, props) if image.is_owned(Client(), id_, props["owner"]) else NOT_FOUND
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Implement ResourceProvider.delete: remove the owner from the image; the last one takes it along."""
+        """Implement ResourceProvider.delete: remove the owner; LXD's image goes with the last one."""
         with explain_errors():
             image.release(Client(), _id, _props["owner"])
 
