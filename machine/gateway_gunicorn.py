@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from _thread import start_new_thread
@@ -51,6 +52,8 @@ class Gunicorn(WSGIApplication):
 
     def when_ready(self, server: Any) -> None:
         """Implement Gunicorn's hook of the arbiter before it starts workers: wait for them in a thread."""
+        for number in http.IGNORED:
+            signal.signal(number, lambda _number, _frame: None)
         start_new_thread(self.tell_when_ready, (server.num_workers,))
 
     def tell_when_ready(self, workers: int) -> None:

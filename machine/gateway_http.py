@@ -11,6 +11,7 @@ import errno
 import importlib
 import operator
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -32,6 +33,13 @@ def packages(kind: str) -> Generator[None]:
     sys.path.insert(0, folder)
     yield
     sys.path.remove(folder)
+
+
+# An application may send these to its parent. By default each ends or stops a process; Gunicorn would reload, start
+# a second master, or change the number of workers.
+IGNORED = (
+    signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
+)  # fmt: skip
 
 
 def untyped(name: str) -> Any:

@@ -11,11 +11,12 @@ import signal
 import sys
 from collections.abc import Callable
 
-from gateway_http import notify
+from gateway_http import IGNORED, notify
 
 # prctl(2): the signal that a process gets when its parent has ended.
 PR_SET_PDEATHSIG = 1
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+STOPS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*STOPS, *IGNORED, signal.SIGCHLD)
 
 
 def settings(path: str) -> configparser.SectionProxy:
@@ -38,6 +39,7 @@ class Workers:
     """Runs `work` in so many processes. READY once each has called the function that it gets.
 
     One that ends before that ends all; one that ends later is replaced. SIGTERM asks them to finish, and waits.
+    The other signals that an application could send are ignored here; a worker has their defaults.
     """
 
     def __init__(self, processes: int, work: Callable[[Callable[[], object]], None]) -> None:
@@ -67,7 +69,7 @@ class Workers:
         sys.exit(self.code)
 
     def _signalled(self, number: int, _frame: object) -> None:
-        if number != signal.SIGCHLD:
+        if number in STOPS:
             self._stop()
 
     def _stop(self) -> None:

@@ -188,8 +188,8 @@ def app(environ, start_response):
     if what == "disconnect":
         import uwsgi
         uwsgi.disconnect()
-    if what == "parent":
-        os.kill(os.getppid(), signal.SIGHUP)
+    if what.startswith("parent/"):
+        os.kill(os.getppid(), int(what.partition("/")[2]))
     if what == "deaf":
         for name in os.listdir("/proc/self/fd"):
             try:
@@ -394,13 +394,19 @@ def test_no_request_of_uwsgi_closes_its_connection_early(make: Make) -> None:
     assert get(running, "/disconnect") == (200, pid), running.log
 
 
-def test_a_master_of_uwsgi_that_is_told_to_reload_goes_on(make: Make) -> None:
-    running = make("uwsgi")
-    assert get(running, "/parent")[0] == 200, running.log
-    time.sleep(1)
-    for _ in range(3):
-        assert get(running)[0] == 200, running.log
-    assert "reload" not in running.log
+@every
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGTSTP", "SIGTTIN", "SIGTTOU"])
+def test_a_signal_of_the_application_to_its_parent_changes_nothing(make: Make, gateway: str, name: str) -> None:
+    running = make(gateway)
+    _, pid = get(running)
+    parent = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[1]
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    before = children.read_text()
+    for _ in range(2):
+        assert get(running, f"/parent/{signal.Signals[name].value}") == (200, pid), running.log
+        time.sleep(0.7)
+        assert get(running) == (200, pid), running.log
+    assert children.read_text() == before
 
 
 # uWSGI's worker itself ends now and then when a thread of it forks (docs/decisions.md).
