@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from urllib.parse import quote, urlencode
 # Everything in an operation that is not the work itself: connecting, sending, the answer to a small question.
 REQUEST_TIMEOUT_S = 30.0
 OPERATION_TIMEOUT_S = 120.0
+# LXD lists who uses an ACL by reading every ACL. It fails so when another client removes one meanwhile.
+PASSING_ERROR = "Failed getting ACL usage"
+PAUSES_S = (0.1, 0.3, 1.0, 3.0)
 SOCKETS = (
     "/var/lib/lxd/unix.socket",
     "/var/snap/lxd/common/lxd/unix.socket",
@@ -135,13 +139,20 @@ class Client:
     def _send(
         self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float
     ) -> tuple[dict[str, Any], str]:
-        """Send a request; return the parsed response and its ETag."""
+        """Send a request, again after an error that passes; return the parsed response and its ETag."""
         payload: bytes | Iterable[bytes] | None = body
         if body is not None and "Content-Length" not in headers:
             payload = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        content, etag = self._exchange(method, path, payload, headers, timeout_s)
-        return self._parsed(method, path, content), etag
+        pauses = list(PAUSES_S)
+        while True:
+            content, etag = self._exchange(method, path, payload, headers, timeout_s)
+            try:
+                return self._parsed(method, path, content), etag
+            except LxdError as error:
+                if PASSING_ERROR not in str(error) or not pauses:
+                    raise
+            time.sleep(pauses.pop(0))
 
     def _exchange(
         self, method: str, path: str, payload: bytes | Iterable[bytes] | None, headers: dict[str, str], timeout_s: float
@@ -192,15 +203,15 @@ class Client:
             raise LxdError(
                 f"LXD did not finish {method} {path} in {timeout_s:.0f} s; see `lxc operation list` and its log"
             )
-        raise _error(method, path, int(outcome.get("status_code", 0)), str(outcome.get("err", "")))
+        text = str(outcome.get("err", ""))
+        # An operation reports what it missed in words only.
+        code = 404 if text.lower().endswith("not found") else int(outcome.get("status_code", 0))
+        raise _error(method, path, code, text)
 
 
 def _error(method: str, path: str, code: int, text: str) -> LxdError:
     """Return the exception for an error that LXD reported."""
     kind = {404: NotFound, 412: Stale}.get(code, LxdError)
-    # An operation reports what it missed in words only.
-    if kind is LxdError and text.lower().endswith("not found"):
-        kind = NotFound
     return kind(f"LXD: {method} {path.partition('?')[0]}: {text}")
 
 

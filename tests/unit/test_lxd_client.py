@@ -14,6 +14,8 @@ from platforms.lxd.client import Client, LxdError, NotFound, Stale, Unavailable,
 from tests.unit.lxd_daemon import Daemon, Hangs
 
 NETWORK = url("networks", "net")
+# LXD's error, met in CI, when one stack was read while another was destroyed.
+ACL_REMOVED = "Failed getting ACL usage: Network ACL not found"
 
 
 @pytest.fixture
@@ -50,6 +52,26 @@ def test_any_other_refusal_is_repeated(daemon: Daemon, client: Client) -> None:
     daemon.refuse("PUT .*", 500, "the disk is full")
     with pytest.raises(LxdError, match=r"^LXD: PUT /1.0/networks/net: the disk is full$") as error:
         client.request("PUT", NETWORK, {})
+    assert type(error.value) is LxdError
+
+
+def test_a_request_is_sent_again_when_another_client_removed_an_acl_meanwhile(
+    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(lxd_client.time, "sleep", pauses.append)
+    daemon.refuse("GET .*", 500, ACL_REMOVED, times=2)
+    assert client.get(NETWORK)["name"] == "net"
+    assert pauses == [0.1, 0.3]
+
+
+def test_an_acl_that_another_client_removed_does_not_mean_that_ours_is_gone(
+    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lxd_client, "PAUSES_S", ())
+    daemon.refuse("GET .*", 500, ACL_REMOVED)
+    with pytest.raises(LxdError, match=r"Network ACL not found$") as error:
+        client.get(NETWORK)
     assert type(error.value) is LxdError
 
 
