@@ -115,7 +115,7 @@ def obstacle(client: Client, owner: str, port: int, device: str = DEVICE) -> str
 def taken(port: int, device: str = DEVICE) -> str:
     """Return the text of the error for a port that is not free."""
     return (
-        f"port {port} of {HOST} is taken by another program (`ss -ltnp 'sport = :{port}'` names it); "
+        f"port {port} of {HOST} is taken by another program (`ss -tanp 'sport = :{port}'` names it); "
         f"end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
     )
 

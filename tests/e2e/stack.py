@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -52,9 +54,15 @@ SECRET = 'hunter2 "quoted" $HOME\\'
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port of loopback that nothing uses, below those that Linux gives to connections (32768 and above).
+
+    One of those could belong to a connection by the time that a stack listens on it.
+    """
+    while True:
+        port = random.randrange(15_000, 32_768)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def copy_of_checkout(target: Path) -> None:

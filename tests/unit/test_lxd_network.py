@@ -251,7 +251,7 @@ def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(daemon: Daemon, cli
     with pytest.raises(LxdError) as error:
         address.publish(client, OWNER, "a", port)
     assert str(error.value) == (
-        f"port {port} of 127.0.0.1 is taken by another program (`ss -ltnp 'sport = :{port}'` names it); "
+        f"port {port} of 127.0.0.1 is taken by another program (`ss -tanp 'sport = :{port}'` names it); "
         "end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.port PORT`"
     )
 
