@@ -203,10 +203,10 @@ def site(
         {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
         for host in virtual_hosts({each.name: each.at for each in upstreams})
     ]
-    return template("nginx/site.conf.j2", **values, hosts=hosts, spared=_spared(balancer, hosts))
+    return template("nginx/site.conf.j2", **values, hosts=hosts, exempt=_exempt(balancer, hosts))
 
 
-def _spared(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _exempt(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
     patterns: list[str] = []
     for host in hosts:

@@ -51,7 +51,7 @@ class Host:
     names: Sequence[str]
     apps: Sequence[Upstream]
     places: Sequence[Place]
-    spared: Sequence[str]
+    exempt: Sequence[str]
 
     @property
     def name(self) -> str:
@@ -80,12 +80,12 @@ class Host:
         return rf"^(?:{paths})(?:/|\z)"
 
     @property
-    def spared_over_http(self) -> list[str]:
+    def exempt_over_http(self) -> list[str]:
         """Return the paths that HTTP serves where TLS is; all others lead to HTTPS.
 
         As with Nginx, a health path of / is the front page first.
         """
-        return [pattern for pattern in self.spared if pattern != r"^/\z"]
+        return [pattern for pattern in self.exempt if pattern != r"^/\z"]
 
 
 def values(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str]) -> dict[str, Any]:
@@ -112,13 +112,13 @@ def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
     found: list[Host] = []
     for host in virtual_hosts({each.name: each.at for each in upstreams}):
         apps = [by_name[name] for _, name in host.table]
-        spared = exactly(list(dict.fromkeys(app.public_health_path for app in apps)))
+        exempt = exactly(list(dict.fromkeys(app.public_health_path for app in apps)))
         if balancer.tls and balancer.tls.acme:
-            spared += beneath([ACME_PATH])
+            exempt += beneath([ACME_PATH])
         exact = [name for name in host.names if not name.startswith("*")]
         wild = [[name] for name in host.names if name.startswith("*")]
         for names in ([exact] if exact or not host.names else []) + wild:
-            found.append(Host(names, apps, sorted(_places(apps), key=lambda place: len(place.path)), spared))
+            found.append(Host(names, apps, sorted(_places(apps), key=lambda place: len(place.path)), exempt))
     yield from sorted(found, key=lambda host: (bool(host.names), host.is_wild, -len("".join(host.names).split("."))))
 
 

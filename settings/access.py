@@ -55,7 +55,7 @@ Password = Annotated[SecretStr, AfterValidator(_long)]
 # It stands in quotes in a header.
 Realm = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]+$", max_length=64), AfterValidator(_not_off)]
 # One path, or with a slash at its end all beneath it.
-SparedPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]+$", max_length=200)]
+ExemptPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]+$", max_length=200)]
 
 
 class BasicAuth(Model):
@@ -65,14 +65,14 @@ class BasicAuth(Model):
         description="name -> password: pulumi config set --secret --path. Without any, nobody gets in"
     )
     realm: Realm = Field(default="Restricted", description="what browsers show when they ask")
-    spared_paths: list[SparedPath] = Field(
+    exempt_paths: list[ExemptPath] = Field(
         default_factory=list[str], description="paths for everyone; with a / at the end all beneath. Health paths are"
     )
 
     @property
-    def spared_patterns(self) -> list[str]:
-        """Return the spared paths as regular expressions for Nginx's $uri."""
-        return beneath(self.spared_paths)
+    def exempt_patterns(self) -> list[str]:
+        """Return the exempt paths as regular expressions for Nginx's $uri."""
+        return beneath(self.exempt_paths)
 
 
 def exactly(paths: Sequence[str]) -> list[str]:
@@ -98,7 +98,7 @@ class Access(Model):
     deny_countries: list[Country] = Field(
         default_factory=list[str], description="countries that may not, as ISO 3166 writes them; needs geoip"
     )
-    spared_paths: list[SparedPath] = Field(
+    exempt_paths: list[ExemptPath] = Field(
         default_factory=list[str], description="paths for everyone; with a / at the end all beneath. Health paths are"
     )
 
@@ -116,6 +116,6 @@ class Access(Model):
         return self
 
     @property
-    def spared_patterns(self) -> list[str]:
-        """Return the spared paths as regular expressions for Nginx's $uri."""
-        return beneath(self.spared_paths)
+    def exempt_patterns(self) -> list[str]:
+        """Return the exempt paths as regular expressions for Nginx's $uri."""
+        return beneath(self.exempt_paths)

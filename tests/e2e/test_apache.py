@@ -154,7 +154,7 @@ def test_every_line_of_the_access_log_is_json_whatever_clients_send_and_is_count
     assert what_the_proxy_minds(front) == ""
 
 
-def test_maintenance_is_a_page_and_health_paths_are_spared(busy: Stack) -> None:
+def test_maintenance_is_a_page_and_health_paths_are_exempt(busy: Stack) -> None:
     assert busy.fleet("maintenance", "on").returncode == 0
     try:
         status, headers, body = ask(busy, "/open/x", "POST", Content_Length="0")

@@ -195,7 +195,7 @@ def test_the_last_member_is_not_drained(fleet: Stack) -> None:
     assert set(states(fleet).values()) == {"serving"}
 
 
-def test_maintenance_answers_with_a_page_at_once_and_spares_the_health_path(fleet: Stack, tmp_path: Path) -> None:
+def test_maintenance_answers_with_a_page_at_once_except_on_the_health_path(fleet: Stack, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<h1>back at noon</h1>")
     reloads = on(fleet.balancer(), "pgrep", "-f", "[n]ginx: worker")

@@ -30,9 +30,9 @@ PROXY: dict[str, Any] = {
     # Its answers have some 300 bytes.
     "compression": {"types": ["application/json"], "min_bytes": 100, "personal": False},
     "cache": {"valid_s": 1},
-    "basic_auth": {"users": {}, "realm": "Shop", "spared_paths": ["/open/", "/pages/", "/old/", "/go"]},
+    "basic_auth": {"users": {}, "realm": "Shop", "exempt_paths": ["/open/", "/pages/", "/old/", "/go"]},
     "access": {"deny": ["10.1.0.0/16", "2001:db8::/32"], "deny_countries": ["US"],
-               "spared_paths": ["/open/all"]},
+               "exempt_paths": ["/open/all"]},
     "geoip": True,
     "canonical_host": True,
     "redirects": [{"path": "/old/{id:int}/*", "to": "/new/{id}/*"},

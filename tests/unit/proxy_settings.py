@@ -20,7 +20,7 @@ _values = st.tuples(
 ).map(lambda parts: ("".join(parts)).strip())
 _headers = st.text(_PLAIN + "-", min_size=1, max_size=12).map(lambda rest: f"X-T-{rest}")
 _paths = st.lists(_words, min_size=1, max_size=3).map(lambda words: "/" + "/".join(words))
-_spared = st.lists(st.builds(str.__add__, _paths, st.sampled_from(["", "/"])), max_size=3)
+_exempt = st.lists(st.builds(str.__add__, _paths, st.sampled_from(["", "/"])), max_size=3)
 _templates = st.tuples(_paths, st.sampled_from(["", "/{a}", "/{a:int}/b", "/{a}/{b}/*", "/*"])).map("".join)
 _networks = st.one_of(
     st.ip_addresses(v=4).map(lambda address: f"{address}/32").filter(lambda network: not network.startswith("255.")),
@@ -58,7 +58,7 @@ def _access(draw: st.DrawFn) -> dict[str, Any]:
         "allow": networks[:kept],
         "deny": networks[kept:],
         "deny_countries": draw(st.lists(st.sampled_from(["CN", "A1", "DE"]), max_size=2, unique=True)),
-        "spared_paths": draw(_spared),
+        "exempt_paths": draw(_exempt),
     }
 
 
@@ -81,7 +81,7 @@ def balancers(draw: st.DrawFn, kind: str = "nginx") -> dict[str, Any]:
                 {
                     "users": st.just({"ann": "correct horse"}),
                     "realm": st.text(_PLAIN + " ._-", min_size=1, max_size=9).filter(lambda realm: realm != "off"),
-                    "spared_paths": _spared,
+                    "exempt_paths": _exempt,
                 }
             )
         ),

@@ -139,8 +139,8 @@ def test_only_what_is_asked_by_nobody_in_particular_is_kept(tmp_path: Path) -> N
     assert mapped(site, "own_answer") == [("default", ["on"]), ("", [""])]
     whole = location(site, "/")
     assert args(whole, "uwsgi_cache_methods") == [["GET", "HEAD"]]
-    assert args(whole, "uwsgi_cache_bypass") == [["$own_answer", "$spared"]]
-    assert args(whole, "uwsgi_no_cache") == [["$own_answer", "$spared", "$upstream_http_set_cookie"]]
+    assert args(whole, "uwsgi_cache_bypass") == [["$own_answer", "$exempt"]]
+    assert args(whole, "uwsgi_no_cache") == [["$own_answer", "$exempt", "$upstream_http_set_cookie"]]
     assert args(whole, "uwsgi_cache_lock") == [["on"]]
     # Without it whatever expired long ago would still be served once.
     assert find(whole, "uwsgi_cache_background_update") == []
@@ -154,40 +154,40 @@ def test_answers_are_kept_by_country_where_the_application_is_told_it(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("path", "is_spared"),
+    ("path", "is_exempt"),
     [("/healthz", True), ("/public/a/b", True), ("/public/", True), ("/a.b", True), ("/.maintenance", True),
      ("/healthz/x", False), ("/healthz\n", False), ("/a.b\n", False), ("/axb", False), ("/public", False),
      ("/x/public/", False), ("/Healthz", False)],
 )  # fmt: skip
-def test_health_paths_and_spared_ones_need_no_password_and_no_other_does_not(
-    tmp_path: Path, path: str, is_spared: bool
+def test_health_paths_and_exempt_ones_need_no_password_and_no_other_does_not(
+    tmp_path: Path, path: str, is_exempt: bool
 ) -> None:
-    site = read(tmp_path, basic_auth={"users": {}, "spared_paths": ["/public/", "/a.b"]})
+    site = read(tmp_path, basic_auth={"users": {}, "exempt_paths": ["/public/", "/a.b"]})
     off = [word(key).removeprefix("~") for key, value in mapped(site, "realm") if value == ["off"]]
-    health = [word(key).removeprefix("~") for key, value in mapped(site, "spared") if value == ["on"]]
+    health = [word(key).removeprefix("~") for key, value in mapped(site, "exempt") if value == ["on"]]
 
     def matches(patterns: list[str], text: str) -> bool:
         return any(re.search(pattern.replace(r"\z", r"\Z"), text) for pattern in patterns)
 
     # The one map is asked with what the other says.
-    assert matches(off, ("on" if matches(health, f"_{path}") else "") + path) == is_spared
+    assert matches(off, ("on" if matches(health, f"_{path}") else "") + path) == is_exempt
 
 
-def test_a_health_path_is_spared_where_its_application_answers(tmp_path: Path) -> None:
+def test_a_health_path_is_exempt_where_its_application_answers(tmp_path: Path) -> None:
     apps = [
         rendering.Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["a.example.org"])),
         rendering.Upstream("b", ["10.0.0.2"], 60, "/", Routed(path="/b")),
     ]
     site = directives(rendering.site(settings_of({"proxy": {"cache": {}}}), apps), tmp_path)
     health = [
-        word(key).removeprefix("~").replace(r"\z", r"\Z") for key, value in mapped(site, "spared") if value == ["on"]
+        word(key).removeprefix("~").replace(r"\z", r"\Z") for key, value in mapped(site, "exempt") if value == ["on"]
     ]
 
-    def is_spared(server_and_path: str) -> bool:
+    def is_exempt(server_and_path: str) -> bool:
         return any(re.search(pattern, server_and_path) for pattern in health)
 
-    assert [is_spared(each) for each in ("a.example.org/well", "_/b/")] == [True, True]
-    assert [is_spared(each) for each in ("_/well", "_/", "aXexample.org/well", "a.example.org/")] == [False] * 4
+    assert [is_exempt(each) for each in ("a.example.org/well", "_/b/")] == [True, True]
+    assert [is_exempt(each) for each in ("_/well", "_/", "aXexample.org/well", "a.example.org/")] == [False] * 4
 
 
 def test_a_password_goes_no_further_and_a_name_that_was_not_asked_for_proves_nothing(tmp_path: Path) -> None:
@@ -207,11 +207,11 @@ def test_nothing_stands_before_health_paths_and_maintenance_comes_first(tmp_path
     )  # fmt: skip
     conditions = [" ".join(each["args"]) for each in server(site) if each["directive"] == "if"]
     assert conditions[conditions.index("$maintenance") :] == [
-        "$maintenance", "$spared", "$admitted = no", "$open", "$refused", "$arg_x", f"$host != {HOSTNAME}",
+        "$maintenance", "$exempt", "$admitted = no", "$open", "$refused", "$arg_x", f"$host != {HOSTNAME}",
         "$redirect ~ ^308:(.*)$", "$redirect ~ ^307:(.*)$",
     ]  # fmt: skip
-    spared = next(each for each in server(site) if each["args"] == ["$spared"])
-    assert [each["directive"] for each in spared["block"]] == ["break"]
+    exempt = next(each for each in server(site) if each["args"] == ["$exempt"])
+    assert [each["directive"] for each in exempt["block"]] == ["break"]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
     ]
 
 
-def test_maintenance_spares_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
+def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
     upstreams = [
         rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz"),
         rendering.Upstream("b", [], 60, "/well", Routed(path="/b")),

@@ -281,14 +281,14 @@ def test_the_path_that_led_to_an_application_is_its_script_name_or_stays_in_its_
     }
 
 
-def test_health_paths_are_spared_where_clients_find_them(tmp_path: Path) -> None:
+def test_health_paths_are_exempt_where_clients_find_them(tmp_path: Path) -> None:
     found = servers(site(tmp_path, shop={"hosts": [SHOP]}, api={"path": "/api", "hosts": [SHOP, BLOG]}))
-    spared = {
+    exempt = {
         name: [each["args"][2] for each in server if each["directive"] == "if" and each["args"][:2] == ["$uri", "="]]
         for name, server in found.items()
     }
     page = "/.maintenance"
-    assert spared == {"_": [page], BLOG: [page, "/api/healthz"], SHOP: [page, "/healthz", "/api/healthz"]}
+    assert exempt == {"_": [page], BLOG: [page, "/api/healthz"], SHOP: [page, "/healthz", "/api/healthz"]}
 
 
 def test_with_tls_every_server_has_it_and_one_is_the_default(tmp_path: Path) -> None:

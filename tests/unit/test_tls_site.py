@@ -81,8 +81,8 @@ def test_an_acme_server_finds_its_challenges_over_http_and_during_maintenance(tm
     block = site(tmp_path, balancer(ACME, "shop.example.org"))
     challenge = (["$uri", "~", r"^/\.well-known/acme-challenge/"], ["$plain", ""])
     assert challenge in steps(block)
-    spared = [(each["args"], each["block"][0]["args"]) for each in server(block) if each["directive"] == "if"]
-    assert spared.index((challenge[0], ["$maintenance", ""])) < spared.index((["$maintenance"], ["503"]))
+    exempt = [(each["args"], each["block"][0]["args"]) for each in server(block) if each["directive"] == "if"]
+    assert exempt.index((challenge[0], ["$maintenance", ""])) < exempt.index((["$maintenance"], ["503"]))
     (place,) = [each for each in find(block, "location") if each["args"][-1] == "/.well-known/acme-challenge/"]
     assert place["args"][0] == "^~"
     assert args(place["block"], "root") == [["/var/lib/wsgi-fleet/acme"]]
