@@ -127,11 +127,11 @@ class RequestHeaders(Headers):
         return {**self.values(), **dict.fromkeys(self.remove, "")}
 
 
-class AnswerHeaders(Headers):
+class ResponseHeaders(Headers):
     """Of answers, before the client sees them; those that Nginx gives itself included."""
 
     @model_validator(mode="after")
-    def _what_clients_rely_on_stays(self) -> AnswerHeaders:
+    def _what_clients_rely_on_stays(self) -> ResponseHeaders:
         if found := self.refused(OF_ANSWERS):
             raise ValueError("; ".join(found))
         return self

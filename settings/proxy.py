@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic.types import StringConstraints
 
 from settings.access import Access, BasicAuth
-from settings.header import AnswerHeaders, RequestHeaders
+from settings.header import RequestHeaders, ResponseHeaders
 from settings.model import Model
 from settings.rewriting import Redirect, Rewrite, loops
 from settings.route import virtual_hosts
@@ -125,7 +125,7 @@ class Proxy(Model):
         max_length=1000,
     )  # fmt: skip
     request_headers: RequestHeaders = Field(default=RequestHeaders(), description="before the application sees them")
-    answer_headers: AnswerHeaders = Field(default=AnswerHeaders(), description="before the client sees them")
+    response_headers: ResponseHeaders = Field(default=ResponseHeaders(), description="before the client sees them")
     geoip: bool = Field(default=False, description="the application gets the client's country as X-Country")
     memcached: Memcached | None = Field(default=None, description="pages that somebody else puts into memcached")
     status: bool = Field(default=False, description="its counters, at http://127.0.0.1:8081/ on the balancer alone")
@@ -153,7 +153,7 @@ class Proxy(Model):
         uses = {
             "access.deny_countries": bool(self.access and self.access.deny_countries),
             "request_headers.set": self.request_headers.uses("country"),
-            "answer_headers.set": self.answer_headers.uses("country"),
+            "response_headers.set": self.response_headers.uses("country"),
         }
         if not self.geoip and (named := [path for path, is_so in uses.items() if is_so]):
             raise ValueError(f"geoip: false: should be true, for the country is asked for in {', '.join(named)}")

@@ -39,7 +39,7 @@ PROXY: dict[str, Any] = {
                   {"path": "/go", "to": "https://o.example/?x=1", "permanent": False, "keep_query": False}],
     "rewrites": [{"path": "/open/item/{id}", "to": "/open/items/{id}/"}],
     "request_headers": {"set": {"X-Edge": 'a "quoted"; } word of $client_address'}, "remove": ["X-Debug"]},
-    "answer_headers": {"set": {"Content-Security-Policy": "default-src 'self'", "X-Request": "$request_id"},
+    "response_headers": {"set": {"Content-Security-Policy": "default-src 'self'", "X-Request": "$request_id"},
                        "remove": ["X-Powered-By"]},
     "memcached": {"server": "127.0.0.1:11211", "path": "/pages/", "key_prefix": "shop:"},
     "status": True,

@@ -90,7 +90,7 @@ def balancers(draw: st.DrawFn, kind: str = "nginx") -> dict[str, Any]:
         "redirects": draw(_rules(urls=True)),
         "rewrites": draw(_rules(urls=False)),
         "request_headers": draw(_header_changes()),
-        "answer_headers": draw(_header_changes()),
+        "response_headers": draw(_header_changes()),
         "geoip": True,
         "memcached": draw(
             st.none()

@@ -81,10 +81,10 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None
     assert {words[0] for _, words in lines} <= DIRECTIVES
     host = [words for around, words in lines if around == "VirtualHost *:80"]
     answers = {words[3]: words[4] for words in host if words[:3] == ["Header", "always", "set"]}
-    set_ = {name: apache_words(value) for name, value in given_.proxy.answer_headers.set.items()}
+    set_ = {name: apache_words(value) for name, value in given_.proxy.response_headers.set.items()}
     assert answers.items() >= set_.items()
     gone = {words[2] for words in host if words[:2] == ["Header", "unset"]}
-    assert gone >= {*given_.proxy.answer_headers.set, *given_.proxy.answer_headers.remove}
+    assert gone >= {*given_.proxy.response_headers.set, *given_.proxy.response_headers.remove}
     requests = {words[2]: words[3] for words in host if words[:2] == ["RequestHeader", "set"]}
     assert requests.items() >= {(name, apache_words(value)) for name, value in given_.proxy.request_headers.set.items()}
     rules = [words[1:3] for words in host if words[0] == "RewriteRule"]
@@ -97,7 +97,7 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None
 
 
 def test_a_header_is_no_expression_and_no_format_whatever_its_value() -> None:
-    text = site(proxy={"answer_headers": {"set": {"X-A": "expr=1 %{y} 5% $client_address"}}})
+    text = site(proxy={"response_headers": {"set": {"X-A": "expr=1 %{y} 5% $client_address"}}})
     assert 'Header always set X-A "%{FLEET_NOTHING}eexpr=1 %%{y} 5%% %{FLEET_CLIENT_ADDRESS}e"' in text
 
 
@@ -227,8 +227,8 @@ OF_PROXY: dict[str, dict[str, Any]] = {
     "rewrites": {"rewrites": [{"path": "/a", "to": "/b"}]},
     "request_headers.set": {"request_headers": {"set": {"X-A": "b"}}},
     "request_headers.remove": {"request_headers": {"remove": ["X-A"]}},
-    "answer_headers.set": {"answer_headers": {"set": {"X-A": "b"}}},
-    "answer_headers.remove": {"answer_headers": {"remove": ["X-A"]}},
+    "response_headers.set": {"response_headers": {"set": {"X-A": "b"}}},
+    "response_headers.remove": {"response_headers": {"remove": ["X-A"]}},
     "geoip": {"geoip": True},
     "status": {"status": True},
     "snippets": {"snippets": [{"context": "location", "text": "# mine"}]},

@@ -97,9 +97,9 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"request_headers": {"set": {"X-A": "5 $"}}}, "request_headers.set.X-A: 5 $: $ is none of $client_address"),
         ({"request_headers": {"set": {"X-A": "$hostname"}}}, "$hostname is none of $client_address, $country, $host"),
         ({"request_headers": {"set": {"X-A": "a", "x-a": "b"}}}, "request_headers: x-a: named twice"),
-        ({"answer_headers": {"set": {"X-A": "a"}, "remove": ["x-a"]}}, "answer_headers: x-a: named twice"),
-        ({"answer_headers": {"set": {"X-A": "$country"}}}, "geoip: false: should be true, for the country is"),
-        ({"answer_headers": {"set": {"Connection": "close"}}}, "Connection: is of one connection and goes no further"),
+        ({"response_headers": {"set": {"X-A": "a"}, "remove": ["x-a"]}}, "response_headers: x-a: named twice"),
+        ({"response_headers": {"set": {"X-A": "$country"}}}, "geoip: false: should be true, for the country is"),
+        ({"response_headers": {"set": {"Connection": "close"}}}, "Connection: is of one connection and goes no further"),
         ({"memcached": {"server": "10.0.0.9", "path": "/p/"}}, 'memcached.server: "10.0.0.9": should match'),
         ({"memcached": {"server": "10.0.0.9:0", "path": "/p/"}}, "server: 10.0.0.9:0: should end with a port"),
         ({"memcached": {"server": "a:1; }", "path": "/p/"}}, "memcached.server"),
@@ -120,7 +120,7 @@ def test_what_nginx_must_not_be_told_is_refused_with_the_reason(proxy: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("headers", "names"), [("request_headers", sorted(OF_REQUESTS)), ("answer_headers", sorted(OF_ANSWERS))]
+    ("headers", "names"), [("request_headers", sorted(OF_REQUESTS)), ("response_headers", sorted(OF_ANSWERS))]
 )
 def test_headers_that_others_rely_on_can_neither_be_set_nor_removed(headers: str, names: list[str]) -> None:
     for name in names:

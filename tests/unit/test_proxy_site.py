@@ -77,10 +77,10 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_pat
         "map", "geo", "geoip_country", "uwsgi_cache_path", "upstream", "server",
     }  # fmt: skip
     headers = {header[0]: word(header[1]) for header in args(whole, "add_header")}
-    expected = {name: nginx_words(value) for name, value in proxy.answer_headers.set.items()}
+    expected = {name: nginx_words(value) for name, value in proxy.response_headers.set.items()}
     assert headers.items() >= expected.items()
     hidden = {name for (name,) in args(whole, "uwsgi_hide_header")} - {"X-Cache"}
-    assert hidden == {*proxy.answer_headers.set, *proxy.answer_headers.remove}
+    assert hidden == {*proxy.response_headers.set, *proxy.response_headers.remove}
     params = {param[0]: [word(param[1]), *param[2:]] for param in args(whole, "uwsgi_param")}
     for name, value in proxy.request_headers.set.items():
         assert params[variable(name)] == [nginx_words(value)]
@@ -249,7 +249,7 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
     block = {
         "tls": {"self_signed": True},
         "proxy": {
-            "answer_headers": {"set": {"X-A": "b"}},
+            "response_headers": {"set": {"X-A": "b"}},
             "memcached": {"server": "10.0.0.9:11211", "path": "/pages/"},
             "cache": {},
         },
@@ -319,7 +319,7 @@ def test_an_application_that_is_asked_by_http_gets_the_same(tmp_path: Path) -> N
         "geoip": True,
         "basic_auth": {"users": {}},
         "request_headers": {"set": {"X-Set": "b"}, "remove": ["X-Gone"]},
-        "answer_headers": {"remove": ["X-Powered-By"]},
+        "response_headers": {"remove": ["X-Powered-By"]},
     }
     site = directives(rendering.site(settings_of({"proxy": block}), [app]), tmp_path)
     headers = {each[0]: each[1] for each in args(location(site, "/"), "proxy_set_header")}
