@@ -25,7 +25,7 @@ class Static(Model):
     max_age_s: int = Field(
         default=300, ge=0, le=31_536_000, description="how long a client may keep a file whose name has no hash"
     )
-    hashed_folders: list[Folder] = Field(
+    immutable_folders: list[Folder] = Field(
         default_factory=list[str],
         max_length=20,
         description="folders inside folder in which each name changes with its content; kept for a year",

@@ -84,7 +84,7 @@ def https(make_module_stack: Callable[..., Stack]) -> Stack:
 @pytest.fixture(scope="module")
 def shop(make_module_stack: Callable[..., Stack]) -> Stack:
     """Create the fixture of test_static.py with Apache."""
-    static = {"folder": "out", "max_age_s": 77, "hashed_folders": ["deep"]}
+    static = {"folder": "out", "max_age_s": 77, "immutable_folders": ["deep"]}
     stack = make_module_stack(
         "static", source="tests/e2e/static_app", module="pages:app", build=BUILD, static=static,
         environment={"T_PLAIN": "plain"}, fleet={"servers": 2},

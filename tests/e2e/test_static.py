@@ -34,7 +34,7 @@ def shop(make_module_stack: Callable[..., Stack]) -> Stack:
         source="tests/e2e/static_app",
         module="pages:app",
         build=BUILD,
-        static={"folder": "out", "max_age_s": 77, "hashed_folders": ["deep"]},
+        static={"folder": "out", "max_age_s": 77, "immutable_folders": ["deep"]},
         environment={"T_PLAIN": "plain"},
         fleet={"servers": 2},
     )

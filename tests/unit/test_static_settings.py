@@ -36,9 +36,9 @@ def test_another_url_path_is_refused(path: str) -> None:
 
 @pytest.mark.parametrize("folder", ["", "/etc", "../other", "a/../../b", ".git", "a/.b", "a b", "a\n", "$x", "a;b"])
 def test_a_folder_stays_in_the_source_and_says_nothing_to_nginx(folder: str) -> None:
-    lines = told({"folder": "hello", "hashed_folders": [folder]}) + told({"folder": folder}, build="true")
+    lines = told({"folder": "hello", "immutable_folders": [folder]}) + told({"folder": folder}, build="true")
     assert [line.split(": ")[0] for line in lines] == [
-        "apps.hello.static.hashed_folders.0",
+        "apps.hello.static.immutable_folders.0",
         "apps.hello.static.folder",
     ]
 
@@ -73,7 +73,9 @@ def test_folder_and_path_are_part_of_the_release_and_ages_are_not() -> None:
     assert {"static", "build"}.isdisjoint(plain)
     static = manifest(static={"folder": "public"}, build="make public")
     assert static == plain | {"static": {"folder": "public", "url_path": "/static/"}, "build": "make public"}
-    assert static == manifest(static={"folder": "public", "max_age_s": 9, "hashed_folders": ["a"]}, build="make public")
+    assert static == manifest(
+        static={"folder": "public", "max_age_s": 9, "immutable_folders": ["a"]}, build="make public"
+    )
 
 
 @pytest.mark.parametrize("page", ["static", "django"])

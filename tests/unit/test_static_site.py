@@ -103,7 +103,7 @@ def test_a_name_that_only_looks_like_that_is_kept_for_a_short_time(tmp_path: Pat
 
 
 def test_all_in_a_folder_of_hashed_names_is_kept_for_a_year(tmp_path: Path) -> None:
-    block = site(tmp_path, {"hashed_folders": ["assets", "a.b/c"]})
+    block = site(tmp_path, {"immutable_folders": ["assets", "a.b/c"]})
     for path, kept in (
         ("/static/assets/index-BkX3f2aQ.js", YEAR),
         ("/static/a.b/c/x.js", YEAR),
@@ -115,7 +115,7 @@ def test_all_in_a_folder_of_hashed_names_is_kept_for_a_year(tmp_path: Path) -> N
 
 
 def test_what_is_missing_is_not_kept_at_all(tmp_path: Path) -> None:
-    block = site(tmp_path, {"hashed_folders": ["assets"]})
+    block = site(tmp_path, {"immutable_folders": ["assets"]})
     for path in ("app.css", "app.55e7cbb9ba48.css", "assets/a.js"):
         assert cache(block, 404, f"/static/{path}") == "no-store"
     assert cache(block, 304, "/static/app.55e7cbb9ba48.css") == YEAR
