@@ -60,8 +60,8 @@ class Vpc(Model):
     zones: Annotated[list[Zone], Field(min_length=1, max_length=len(LETTERS)), AfterValidator(_each_once)] = Field(
         description="availability zones of the region; the balancer stands in the first"
     )
-    nat: Literal["one", "per_zone"] = Field(
-        default="one", description="NAT gateways: one in the first zone, or one in each, which outlives a zone"
+    nat_gateways: Literal["single", "one_per_az"] = Field(
+        default="single", description="one in the first zone, or one in each, which outlives a zone"
     )
     ssm_endpoints: bool = Field(
         default=False, description="Systems Manager is reached inside of the VPC, by interface endpoints"

@@ -82,7 +82,7 @@ class _Own:
         public = self._public()
         nat = {
             zone: self._nat(zone, public[zone])
-            for zone in (given.zones if given.nat == "per_zone" else given.zones[:1])
+            for zone in (given.zones if given.nat_gateways == "one_per_az" else given.zones[:1])
         }
         private = {zone: self._private(zone, nat.get(zone, nat[given.zones[0]])) for zone in given.zones}
         s3 = self._s3([table for _, table in private.values()])

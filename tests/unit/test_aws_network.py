@@ -68,7 +68,7 @@ def of_aws(made: Build) -> list[Registered]:
 @pytest.fixture(scope="module")
 def prod() -> Build:
     """Build three zones, a NAT gateway in each."""
-    return built(vpc("a", "b", "c", nat="per_zone"))
+    return built(vpc("a", "b", "c", nat_gateways="one_per_az"))
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def test_without_days_no_flow_log_is_kept() -> None:
 
 def test_a_zone_that_is_added_changes_nothing_of_the_others() -> None:
     before, after = (
-        {(each.type, each.name): each.inputs for each in of_aws(built(vpc(*letters, nat="per_zone")))}
+        {(each.type, each.name): each.inputs for each in of_aws(built(vpc(*letters, nat_gateways="one_per_az")))}
         for letters in ("ac", "abc")
     )
     grown = {(ENDPOINT, "s3"), (INSTANCE, "hello-2"), (INSTANCE, "hello-3")}
@@ -295,7 +295,8 @@ def test_a_zone_that_is_added_changes_nothing_of_the_others() -> None:
 
 def test_another_number_of_nat_gateways_changes_routes_and_no_subnet_nor_machine() -> None:
     one, each = (
-        {(r.type, r.name): r.inputs for r in of_aws(built(vpc("a", "b", nat=nat)))} for nat in ("one", "per_zone")
+        {(r.type, r.name): r.inputs for r in of_aws(built(vpc("a", "b", nat_gateways=nat)))}
+        for nat in ("single", "one_per_az")
     )
     assert {key for key, inputs in one.items() if each[key] != inputs} == {(ROUTE, "private-b-out")}
     assert each.keys() - one.keys() == {(NAT, "nat-b"), (EIP, "nat-b")}

@@ -99,7 +99,7 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"request_headers": {"set": {"X-A": "a", "x-a": "b"}}}, "request_headers: x-a: named twice"),
         ({"response_headers": {"set": {"X-A": "a"}, "remove": ["x-a"]}}, "response_headers: x-a: named twice"),
         ({"response_headers": {"set": {"X-A": "$country"}}}, "geoip: false: should be true, for the country is"),
-        ({"response_headers": {"set": {"Connection": "close"}}}, "Connection: is of one connection and goes no further"),
+        ({"response_headers": {"set": {"Connection": "close"}}}, "Connection: is of one connection and goes no"),
         ({"memcached": {"server": "10.0.0.9", "path": "/p/"}}, 'memcached.server: "10.0.0.9": should match'),
         ({"memcached": {"server": "10.0.0.9:0", "path": "/p/"}}, "server: 10.0.0.9:0: should end with a port"),
         ({"memcached": {"server": "a:1; }", "path": "/p/"}}, "memcached.server"),

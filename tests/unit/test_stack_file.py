@@ -155,8 +155,8 @@ WAYS = (
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"vpc": {"nat": "one"}, **THERE}, f"aws: vpc: stands beside {', '.join(THERE)}; {WAYS}"),
-        ({"vpc": {"nat": "one"}, "vpc_id": "vpc-0123456a"}, f"aws: vpc: stands beside vpc_id; {WAYS}"),
+        ({"vpc": {"nat_gateways": "single"}, **THERE}, f"aws: vpc: stands beside {', '.join(THERE)}; {WAYS}"),
+        ({"vpc": {"nat_gateways": "single"}, "vpc_id": "vpc-0123456a"}, f"aws: vpc: stands beside vpc_id; {WAYS}"),
         ({"vpc": None}, f"aws: {', '.join(THERE)}: missing; {WAYS}"),
         ({"vpc": None, **THERE, "app_subnet_ids": []}, f"aws: app_subnet_ids: missing; {WAYS}"),
         (
@@ -178,8 +178,8 @@ WAYS = (
         ),
         ({"vpc": {"zones": ["eu-central-1"]}}, 'aws.vpc.zones.0: "eu-central-1": should match pattern'),
         ({"vpc": {"zones": ["us-west-2-lax-1a"]}}, 'aws.vpc.zones.0: "us-west-2-lax-1a": should match pattern'),
-        ({"vpc": {"nat": "none"}}, "aws.vpc.nat: \"none\": should be 'one' or 'per_zone'"),
-        ({"vpc": {"nats": "one"}}, "aws.vpc.nats: unknown key; did you mean nat?"),
+        ({"vpc": {"nat_gateways": "none"}}, "aws.vpc.nat_gateways: \"none\": should be 'single' or 'one_per_az'"),
+        ({"vpc": {"nat_gateway": "single"}}, "aws.vpc.nat_gateway: unknown key; did you mean nat_gateways?"),
         ({"vpc": {"flow_log_days": 31}}, "aws.vpc.flow_log_days: 31: should be 1, 3, 5, 7, 14, 30"),
         ({"vpc": {"flow_log_days": False}}, "aws.vpc.flow_log_days: false: should be 1, 3, 5"),
     ],
