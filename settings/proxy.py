@@ -37,7 +37,7 @@ class Compression(Model):
     types: list[MimeType] = Field(
         default=list(TYPES), description="media types that are compressed; text/html always is"
     )
-    personal: bool = Field(
+    compress_authenticated: bool = Field(
         default=True,
         description="false: over HTTPS, answers to requests with Cookie or Authorization are not (BREACH)",
     )

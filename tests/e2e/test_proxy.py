@@ -28,7 +28,7 @@ PASSWORD = "correct horse battery"
 SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
 PROXY: dict[str, Any] = {
     # Its answers have some 300 bytes.
-    "compression": {"types": ["application/json"], "min_bytes": 100, "personal": False},
+    "compression": {"types": ["application/json"], "min_bytes": 100, "compress_authenticated": False},
     "cache": {"valid_s": 1},
     "basic_auth": {"users": {}, "realm": "Shop", "exempt_paths": ["/open/", "/pages/", "/old/", "/go"]},
     "access": {"deny": ["10.1.0.0/16", "2001:db8::/32"], "deny_countries": ["US"],

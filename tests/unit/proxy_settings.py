@@ -72,7 +72,7 @@ def balancers(draw: st.DrawFn, kind: str = "nginx") -> dict[str, Any]:
             "level": draw(st.integers(1, 9)),
             "min_bytes": draw(st.integers(0, 1 << 20)),
             "types": draw(st.lists(st.sampled_from(["text/html", "text/css", "application/ld+json"]), max_size=3)),
-            "personal": draw(st.booleans()),
+            "compress_authenticated": draw(st.booleans()),
         },
         "cache": draw(st.none() | st.fixed_dictionaries({"valid_s": st.integers(1, 3600)})),
         "basic_auth": draw(

@@ -213,7 +213,7 @@ OF_PROXY: dict[str, dict[str, Any]] = {
     "compression.level": {"compression": {"level": 1}},
     "compression.min_bytes": {"compression": {"min_bytes": 1}},
     "compression.types": {"compression": {"types": ["text/css"]}},
-    "compression.personal": {"compression": {"personal": False}},
+    "compression.compress_authenticated": {"compression": {"compress_authenticated": False}},
     "cache": {"cache": {}},
     "memcached": {"memcached": {"server": "10.0.0.1:1", "path": "/p/"}},
     "basic_auth.realm": {"basic_auth": {"users": {}, "realm": "Mine"}},
