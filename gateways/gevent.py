@@ -19,7 +19,7 @@ KIND = Kind(
     stop="SIGTERM: workers accept no more and finish what is in flight",
     statistics="none",
     unused={
-        "worker": "it has one kind of worker",
+        "worker_class": "it has one kind of worker",
         "threads": "requests run in greenlets; their number is greenlets",
         "lazy_apps": "it always imports after fork",
         "max_requests": "its workers are not replaced",

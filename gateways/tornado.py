@@ -17,7 +17,7 @@ KIND = Kind(
     stop="SIGTERM: workers accept no more and finish what is in flight",
     statistics="none",
     unused={
-        "worker": "it has one kind of worker",
+        "worker_class": "it has one kind of worker",
         "greenlets": "requests run in threads; their number is threads",
         "max_requests": "its workers are not replaced",
         "reload_on_rss_mib": "its workers are not replaced",

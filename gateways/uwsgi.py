@@ -21,8 +21,8 @@ KIND = Kind(
     stop="a hook on SIGTERM finishes what is in flight",
     statistics="busy and idle workers and threads",
     unused={
-        "worker": "it has one kind of worker",
+        "worker_class": "it has one kind of worker",
         # Read in its source (core/uwsgi.c, gracefully_kill): loops of its own end at once, with what is in flight.
-        "greenlets": "its gevent loop cuts requests when it stops; take kind gevent, or gunicorn with worker gevent",
+        "greenlets": "its gevent loop cuts requests when it stops; take kind gevent, or gunicorn with worker_class gevent",
     },
 )

@@ -24,8 +24,8 @@ class Gateway(Model):
         default="auto", description='worker processes; "auto" is two for each CPU of the machine'
     )
     threads: int = Field(default=4, ge=1, le=64, description="threads of each process")
-    worker: Literal["sync", "gthread", "gevent"] | None = Field(
-        default=None, description="Gunicorn's kind of worker; null: gthread, or sync where threads is 1"
+    worker_class: Literal["sync", "gthread", "gevent"] | None = Field(
+        default=None, description="Gunicorn's worker class; null: gthread, or sync where threads is 1"
     )
     greenlets: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         default=None, description=f"requests at a time in each process, where they run in greenlets; null: {GREENLETS}"
@@ -41,16 +41,16 @@ class Gateway(Model):
     reload_on_rss_mib: int = Field(default=512, ge=64, description="memory in MiB at which a worker is replaced")
 
     @property
-    def worker_class(self) -> Literal["sync", "gthread", "gevent"]:
-        """Return Gunicorn's worker class."""
-        return self.worker or ("sync" if self.threads == 1 else "gthread")
+    def gunicorn_worker(self) -> Literal["sync", "gthread", "gevent"]:
+        """Return the worker class that Gunicorn gets."""
+        return self.worker_class or ("sync" if self.threads == 1 else "gthread")
 
     @property
     def requests_at_a_time(self) -> int:
         """Return how many requests each process runs at a time."""
-        if self.kind == "gevent" or (self.kind == "gunicorn" and self.worker_class == "gevent"):
+        if self.kind == "gevent" or (self.kind == "gunicorn" and self.gunicorn_worker == "gevent"):
             return self.greenlets or GREENLETS
-        return 1 if self.kind == "gunicorn" and self.worker_class == "sync" else self.threads
+        return 1 if self.kind == "gunicorn" and self.gunicorn_worker == "sync" else self.threads
 
     @model_validator(mode="after")
     def _each_setting_has_a_meaning(self) -> Gateway:
@@ -67,12 +67,12 @@ class Gateway(Model):
 
     def _of_workers(self) -> dict[str, str]:
         """Return the settings that a worker of Gunicorn has no use for, each with the reason."""
-        if self.worker_class == "gevent":
+        if self.gunicorn_worker == "gevent":
             return {
                 "threads": "a gevent worker runs requests in greenlets; their number is greenlets",
                 "lazy_apps": "gevent workers always import after fork",
             }
-        unused = {"greenlets": f"a {self.worker_class} worker has none; worker: gevent has"}
-        if self.worker == "sync" and self.threads > 1:
-            unused["threads"] = "a sync worker has one; worker: gthread has more"
+        unused = {"greenlets": f"a {self.gunicorn_worker} worker has none; worker_class: gevent has"}
+        if self.worker_class == "sync" and self.threads > 1:
+            unused["threads"] = "a sync worker has one; worker_class: gthread has more"
         return unused

@@ -15,7 +15,7 @@ GATEWAYS: dict[str, dict[str, Any]] = {
     "uwsgi": {"kind": "uwsgi"},
     "gunicorn sync": {"kind": "gunicorn", "threads": 1},
     "gunicorn gthread": {"kind": "gunicorn"},
-    "gunicorn gevent": {"kind": "gunicorn", "worker": "gevent"},
+    "gunicorn gevent": {"kind": "gunicorn", "worker_class": "gevent"},
     "gevent": {"kind": "gevent"},
     "tornado": {"kind": "tornado"},
 }

@@ -15,7 +15,7 @@ from tests.e2e.stack import Stack, on, what_the_proxy_minds
 KINDS: dict[str, dict[str, Any]] = {
     "gunicorn": {"kind": "gunicorn"},
     "gunicorn sync": {"kind": "gunicorn", "threads": 1, "processes": 8},
-    "gunicorn gevent": {"kind": "gunicorn", "worker": "gevent"},
+    "gunicorn gevent": {"kind": "gunicorn", "worker_class": "gevent"},
     "gevent": {"kind": "gevent"},
     "tornado": {"kind": "tornado", "threads": 8},
 }

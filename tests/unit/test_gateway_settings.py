@@ -25,7 +25,7 @@ from tests.unit.test_stack_file import of_app
 ROOT = Path(__file__).resolve().parents[2]
 HTTP = [kind for kind in KINDS.values() if kind.protocol == "http"]
 VALUES: dict[str, Any] = {
-    "worker": "sync",
+    "worker_class": "sync",
     "greenlets": 5,
     "threads": 4,
     "lazy_apps": False,
@@ -62,19 +62,19 @@ def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_rea
     ("gateway", "told"),
     [
         ({"kind": "unicorn"}, "gateway.kind: \"unicorn\": should be 'uwsgi', 'gunicorn', 'gevent' or 'tornado'"),
-        ({"kind": "gunicorn", "worker": "sync", "threads": 2}, "gateway: threads: a sync worker has one"),
+        ({"kind": "gunicorn", "worker_class": "sync", "threads": 2}, "gateway: threads: a sync worker has one"),
         (
-            {"kind": "gunicorn", "worker": "gevent", "threads": 2},
+            {"kind": "gunicorn", "worker_class": "gevent", "threads": 2},
             "gateway: threads: a gevent worker runs requests in gr",
         ),
         (
-            {"kind": "gunicorn", "worker": "gevent", "lazy_apps": True},
+            {"kind": "gunicorn", "worker_class": "gevent", "lazy_apps": True},
             "gateway: lazy_apps: gevent workers always import",
         ),
         ({"kind": "gevent", "greenlets": 0}, "gateway.greenlets: 0: should be greater than or equal to 1"),
         ({"kind": "gevent", "greenlet": 1}, "gateway.greenlet: unknown key; did you mean greenlets?"),
         (
-            {"kind": "gunicorn", "worker": "tornado"},
+            {"kind": "gunicorn", "worker_class": "tornado"},
             "gateway.worker: \"tornado\": should be 'sync', 'gthread' or 'gevent'",
         ),
     ],
@@ -96,10 +96,10 @@ def test_all_settings_without_a_meaning_are_told_at_once() -> None:
     [
         ({"kind": "gunicorn"}, "gthread", 4),
         ({"kind": "gunicorn", "threads": 1}, "sync", 1),
-        ({"kind": "gunicorn", "threads": 1, "worker": "gthread"}, "gthread", 1),
-        ({"kind": "gunicorn", "worker": "sync"}, "sync", 1),
-        ({"kind": "gunicorn", "worker": "gevent"}, "gevent", 100),
-        ({"kind": "gunicorn", "worker": "gevent", "greenlets": 7}, "gevent", 7),
+        ({"kind": "gunicorn", "threads": 1, "worker_class": "gthread"}, "gthread", 1),
+        ({"kind": "gunicorn", "worker_class": "sync"}, "sync", 1),
+        ({"kind": "gunicorn", "worker_class": "gevent"}, "gevent", 100),
+        ({"kind": "gunicorn", "worker_class": "gevent", "greenlets": 7}, "gevent", 7),
     ],
 )
 def test_gunicorns_worker_follows_the_threads_unless_it_is_named(

@@ -21,7 +21,7 @@ from tests.unit.gateway_process import APP, Process, app, started
 HTTP: dict[str, dict[str, Any]] = {
     "gunicorn sync": {"kind": "gunicorn", "threads": 1},
     "gunicorn gthread": {"kind": "gunicorn"},
-    "gunicorn gevent": {"kind": "gunicorn", "worker": "gevent"},
+    "gunicorn gevent": {"kind": "gunicorn", "worker_class": "gevent"},
     "gevent": {"kind": "gevent"},
     "tornado": {"kind": "tornado"},
 }
@@ -123,7 +123,7 @@ def test_a_request_that_takes_too_long_is_ended_and_the_next_is_answered(
     with started(app(**gateway, processes=1, request_timeout_s=1), tmp_path) as running:
         running.wait_ready()
         begun = time.monotonic()
-        is_gevent = gateway["kind"] == "gevent" or gateway.get("worker") == "gevent"
+        is_gevent = gateway["kind"] == "gevent" or gateway.get("worker_class") == "gevent"
         assert running.ask("/sleep/30")["status"] == (500 if is_gevent else 504)
         if not is_gevent:
             assert "GET '/sleep/30' took longer than 1 s: worker" in running.log
@@ -135,7 +135,7 @@ def test_a_request_that_takes_too_long_is_ended_and_the_next_is_answered(
 def test_greenlets_wait_together_in_one_process(kind: str, tmp_path: Path) -> None:
     gateway: dict[str, Any] = {"kind": kind, "processes": 1, "greenlets": 20}
     if kind == "gunicorn":
-        gateway["worker"] = "gevent"
+        gateway["worker_class"] = "gevent"
     with started(app(**gateway), tmp_path) as running:
         running.wait_ready()
         begun = time.monotonic()
