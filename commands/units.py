@@ -31,7 +31,7 @@ class Manager(StrEnum):
 def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
     """Return path on a server -> text.
 
-    Supervisord and Upstart hand no socket on and are shown with balancing machine+process.
+    Supervisord and Upstart hand no socket on and are shown with fleet.local_proxy.
     """
     kind = KINDS[app.gateway.kind]
     number = app.apart or min(ladder.processes(app, platform) or 2, MOST_APART)

@@ -21,7 +21,7 @@ def table() -> str:
         ("several processes", *(kind.masters for kind in KINDS.values())),
         ("speaks with the balancer", *(_SPEAKS[kind.protocol] for kind in KINDS.values())),
         ("takes systemd's socket", *("yes" for _ in KINDS)),
-        ("with `machine+process` each process is", *(f"one worker under {kind.masters}" for kind in KINDS.values())),
+        ("with `local_proxy` each process is", *(f"one worker under {kind.masters}" for kind in KINDS.values())),
         ("says READY when", *(kind.ready for kind in KINDS.values())),
         ("graceful stop", *(kind.stop for kind in KINDS.values())),
         ("past `request_timeout_s`", *(kind.limit for kind in KINDS.values())),

@@ -23,6 +23,6 @@ KIND = Kind(
     unused={
         "worker_class": "it has one kind of worker",
         # Read in its source (core/uwsgi.c, gracefully_kill): loops of its own end at once, with what is in flight.
-        "greenlets": "its gevent loop cuts requests when it stops; take kind gevent, or gunicorn with worker_class gevent",
+        "greenlets": "its gevent loop cuts requests when it stops; use kind gevent, or gunicorn with it",
     },
 )

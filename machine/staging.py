@@ -80,7 +80,7 @@ def refuse_of_other_servers(release: str, manifest: dict[str, Any]) -> None:
     made_for, here = manifest.get("processes", one), file.read_text().strip() if file.exists() else one
     if made_for != here:
         raise Failure(
-            f"{release} is made for servers with {made_for}, and this one has {here}; set fleet.balancing, "
+            f"{release} is made for servers with {made_for}, and this one has {here}; set fleet.local_proxy, "
             "fleet.process_manager and gateway.processes as it had them and run `pulumi up`, which brings such servers"
         )
 

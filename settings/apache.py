@@ -52,7 +52,7 @@ OTHERWISE = (
         "clients that send or read slowly",
         "cost the application nothing: Nginx takes the request whole, and the response from it",
         (
-            "each holds a thread of the application, so a few stop a server; with `fleet.balancing: machine+process` "
+            "each holds a thread of the application, so a few stop a server; with `fleet.local_proxy` "
             "they do not, for the Nginx of each server takes requests and responses whole"
         ),
     ),

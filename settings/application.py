@@ -49,10 +49,9 @@ class Fleet(Model):
     """The app servers of one application."""
 
     servers: int = Field(default=3, ge=1, le=1000, description="how many app servers")
-    balancing: Literal["machine", "machine+process"] = Field(
-        default="machine",
-        description="where requests are spread: by the balancer over servers, or by an Nginx on each server over its "
-        "processes as well; a change replaces the app servers",
+    local_proxy: bool = Field(
+        default=False,
+        description="true: an Nginx on each server balances over its processes as well; a change replaces the app servers",
     )
     process_manager: Annotated[Literal["systemd", "supervisord"], BeforeValidator(_is_alive)] = Field(
         default="systemd", description="what starts the processes; a change replaces the app servers"
@@ -176,27 +175,27 @@ class App(route.Routed):
     def apart(self) -> int | None:
         """Return the number of gateways of one process each on a server; None where one gateway has all processes."""
         number = self.gateway.processes
-        return None if number == "auto" or self.fleet.balancing == "machine" else number
+        return None if number == "auto" or not self.fleet.local_proxy else number
 
     @model_validator(mode="after")
     def _processes_can_be_apart(self) -> App:
         number, fleet = self.gateway.processes, self.fleet
-        if fleet.balancing == "machine":
+        if not fleet.local_proxy:
             if fleet.process_manager == "supervisord":
                 raise ValueError(
                     "fleet.process_manager: supervisord: closes what it inherits before it starts a program, so two "
-                    "releases cannot share systemd's socket; set fleet.balancing to machine+process, where each "
+                    "releases cannot share systemd's socket; set fleet.local_proxy to true, where each "
                     "process has a port of its own, or leave systemd"
                 )
         elif number == "auto":
             raise ValueError(
-                'gateway.processes: "auto": should be a number where fleet.balancing is machine+process: units and '
+                'gateway.processes: "auto": should be a number where fleet.local_proxy is true: units and '
                 "ports are made from it; two for each CPU are a good one"
             )
         elif number > MOST_APART:
             raise ValueError(
-                f"gateway.processes: {number}: should be {MOST_APART} at most where fleet.balancing is "
-                "machine+process: ports are two digits after those of the slot"
+                f"gateway.processes: {number}: should be {MOST_APART} at most where fleet.local_proxy is "
+                "true: ports are two digits after those of the slot"
             )
         return self
 

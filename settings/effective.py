@@ -92,7 +92,7 @@ def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     if app.apart:
         last = app.apart - 1
         ports = {slot: f"{first} to {first + last}" for slot, first in SLOT_PORTS.items()}
-        yield computed("process_ports", ports, "gateway.processes fleet.balancing", "of 127.0.0.1, by slot")
+        yield computed("process_ports", ports, "gateway.processes fleet.local_proxy", "of 127.0.0.1, by slot")
     yield computed("routes", [route.shown(host, app.path) for host in app.hosts or [None]], "hosts path")
     yield computed("script_name", app.script_name, "path keep_path")
     yield computed("public_health_path", app.public(app.health_path), "health_path path keep_path")

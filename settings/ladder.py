@@ -24,7 +24,7 @@ STOP_S = 330
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
-# The same of a process that is a gateway of its own, with its master (fleet.balancing machine+process). Measured: of
+# The same of a process that is a gateway of its own, with its master (fleet.local_proxy). Measured: of
 # three idle ones of uWSGI that serve tests/e2e/app each has 12.4 MiB, of Tornado 26.5.
 APART_MIB = 12
 # While a release switches, the old one's workers and the new one's run side by side.

@@ -1,4 +1,4 @@
-"""What can be combined: gateway, process manager, balancing and proxy; which of it is refused, and which is booted."""
+"""What can be combined: gateway, process manager, local proxy and balancer; which of it is refused, and which is booted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GATEWAYS: dict[str, dict[str, Any]] = {
     "gevent": {"kind": "gevent"},
     "tornado": {"kind": "tornado"},
 }
-MANAGERS, BALANCINGS, PROXIES = ("systemd", "supervisord"), ("machine", "machine+process"), ("nginx", "apache")
+MANAGERS, LOCAL_PROXY, PROXIES = ("systemd", "supervisord"), ("no", "yes"), ("nginx", "apache")
 
 
 class Combination(NamedTuple):
@@ -27,18 +27,20 @@ class Combination(NamedTuple):
 
     gateway: str
     manager: str
-    balancing: str
+    local_proxy: str
     proxy: str
 
     def __str__(self) -> str:
-        return ", ".join(self)
+        return ", ".join(
+            [self.gateway, self.manager, *(["local proxy"] if self.local_proxy == "yes" else []), self.proxy]
+        )
 
     @property
     def app(self) -> dict[str, Any]:
         """The combination's settings of an application."""
         return {
             "gateway": {**GATEWAYS[self.gateway], "processes": 3},
-            "fleet": {"servers": 2, "process_manager": self.manager, "balancing": self.balancing},
+            "fleet": {"servers": 2, "process_manager": self.manager, "local_proxy": self.local_proxy == "yes"},
         }
 
     @property
@@ -61,18 +63,18 @@ class Combination(NamedTuple):
         return ""
 
 
-EVERY = [Combination(*values) for values in itertools.product(GATEWAYS, MANAGERS, BALANCINGS, PROXIES)]
+EVERY = [Combination(*values) for values in itertools.product(GATEWAYS, MANAGERS, LOCAL_PROXY, PROXIES)]
 VALID = [each for each in EVERY if not each.refusal]
 
 
 def booted() -> list[Combination]:
     """Return few valid combinations, in which every pair of gateway, kind of server and proxy occurs at least once.
 
-    A kind of server is manager and balancing together, so each gateway is booted in each of them. The default is among
+    A kind of server is manager and local proxy together, so each gateway is booted in each of them. The default is among
     them, for it alone has a site that speaks uwsgi.
     """
-    servers = sorted({(each.manager, each.balancing) for each in VALID}, reverse=True)
+    servers = sorted({(each.manager, each.local_proxy) for each in VALID}, reverse=True)
     rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))
-    found = {Combination(gateway, manager, balancing, proxy) for gateway, (manager, balancing), proxy in rows}
+    found = {Combination(gateway, manager, local, proxy) for gateway, (manager, local), proxy in rows}
     found.add(Combination("uwsgi", "systemd", "machine", "nginx"))
     return sorted(found, key=VALID.index)

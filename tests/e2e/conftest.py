@@ -68,7 +68,7 @@ all that a machine would get of it was booted in another one: app servers do not
 work: supervisord closes the socket that both slots of a server would share ([gateways](gateways.md)).
 Each server has three processes, of `gunicorn sync` one request each: there clients wait for one another.
 
-| gateway | process manager | balancing | proxy | sent | answered | p99 in ms |
+| gateway | process manager | local proxy | balancer | sent | answered | p99 in ms |
 | --- | --- | --- | --- | ---: | ---: | ---: |
 """
 

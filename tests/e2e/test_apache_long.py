@@ -114,7 +114,7 @@ def test_slow_clients_cost_others_nothing_where_each_server_has_an_nginx(
         source="tests/e2e/faults_app",
         module="app:app",
         health_path="/healthz",
-        fleet={"servers": 3, "balancing": "machine+process"},
+        fleet={"servers": 3, "local_proxy": True},
         gateway={"processes": 2, "threads": 4},
     )
     stack.proxy = "apache"

@@ -1,4 +1,4 @@
-"""Gateways, process managers, balancing and proxies together: each boots, and a release loses no request under load.
+"""Gateways, process managers, local proxies and balancers together: each boots, and a release loses no request under load.
 
 `make test-menu` runs it and writes docs/combinations.md; it takes half an hour.
 """
@@ -45,7 +45,7 @@ def test_it_boots_and_a_release_loses_no_request(
     for machine in servers:
         units = on(machine, "sh", "-c", "systemctl list-units --plain --no-legend 'app*' | cut -d' ' -f1").split()
         assert on(machine, "systemd-analyze", "verify", *units) == ""
-        if combination.balancing == "machine+process":
+        if combination.local_proxy == "yes":
             assert "[warn]" not in on(machine, "nginx", "-t")
     reads = {"nginx": ("nginx", "-t"), "apache": ("apache2ctl", "-t")}[combination.proxy]
     assert "warn" not in on(stack.balancer(), *reads)

@@ -20,11 +20,11 @@ SLOW_S = (0.2, 0.5, 0.2, 1.0)
 NUMBERS = ("00", "01", "02")
 SYSTEMD: dict[str, Any] = {
     "gateway": {"kind": "uwsgi", "processes": 3, "threads": 2},
-    "fleet": {"servers": 2, "balancing": "machine+process"},
+    "fleet": {"servers": 2, "local_proxy": True},
 }
 SUPERVISORD: dict[str, Any] = {
     "gateway": {"kind": "tornado", "processes": 3, "threads": 4},
-    "fleet": {"servers": 1, "balancing": "machine+process", "process_manager": "supervisord"},
+    "fleet": {"servers": 1, "local_proxy": True, "process_manager": "supervisord"},
 }
 APP = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
 # Well where it is proven, which has no port.

@@ -17,11 +17,11 @@ def pairs(combinations: list[Combination]) -> set[tuple[str, str]]:
 
 def test_a_combination_that_cannot_work_is_refused_with_both_settings() -> None:
     refused = [each for each in EVERY if each.refusal]
-    assert {(each.manager, each.balancing) for each in refused} == {("supervisord", "machine")}
+    assert {(each.manager, each.local_proxy) for each in refused} == {("supervisord", "no")}
     assert len(refused) == len(GATEWAYS) * len(PROXIES)
     for each in refused:
         assert "process_manager: supervisord" in each.refusal
-        assert "balancing" in each.refusal
+        assert "local_proxy" in each.refusal
 
 
 def test_what_is_booted_holds_every_two_values_that_a_valid_one_holds() -> None:

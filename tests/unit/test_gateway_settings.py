@@ -53,7 +53,9 @@ def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_rea
         if name in kind.unused:
             assert of_app(gateway=gateway) == [f"gateway: {name}: {kind.title} has no use for it: {kind.unused[name]}"]
         elif (kind.name, name) == ("gunicorn", "greenlets"):
-            assert of_app(gateway=gateway) == ["gateway: greenlets: a gthread worker has none; worker: gevent has"]
+            assert of_app(gateway=gateway) == [
+                "gateway: greenlets: a gthread worker has none; worker_class: gevent has"
+            ]
         else:
             assert getattr(given(**gateway), name) == value
 
@@ -75,7 +77,7 @@ def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_rea
         ({"kind": "gevent", "greenlet": 1}, "gateway.greenlet: unknown key; did you mean greenlets?"),
         (
             {"kind": "gunicorn", "worker_class": "tornado"},
-            "gateway.worker: \"tornado\": should be 'sync', 'gthread' or 'gevent'",
+            "gateway.worker_class: \"tornado\": should be 'sync', 'gthread' or 'gevent'",
         ),
     ],
 )

@@ -50,7 +50,7 @@ MANAGERS = ("systemd", "supervisord")
 
 def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gateway: Any) -> App:
     """Return an application whose processes are balanced."""
-    fleet = {"balancing": "machine+process", "process_manager": manager}
+    fleet = {"local_proxy": True, "process_manager": manager}
     given = {"source": "x", "module": "app:app", "fleet": fleet}
     return App.model_validate_json(json.dumps(given | {"gateway": {"kind": kind, "processes": processes} | gateway}))
 
@@ -61,12 +61,12 @@ def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gat
 @pytest.mark.parametrize(
     ("fleet", "processes", "told"),
     [
-        ({"balancing": "machine+process"}, "auto", 'gateway.processes: "auto": should be a number where'),
-        ({"balancing": "machine+process"}, 101, "gateway.processes: 101: should be 100 at most where"),
+        ({"local_proxy": True}, "auto", 'gateway.processes: "auto": should be a number where'),
+        ({"local_proxy": True}, 101, "gateway.processes: 101: should be 100 at most where"),
         ({"process_manager": "supervisord"}, 3, "fleet.process_manager: supervisord: closes what it inherits"),
         ({"process_manager": "upstart"}, 3, "`./fleet units --manager upstart` prints the job that it would get"),
         ({"process_manager": "runit"}, 3, "should be 'systemd' or 'supervisord'"),
-        ({"balancing": "process"}, 3, "should be 'machine' or 'machine+process'"),
+        ({"local_proxy": "yes"}, 3, "should be true or false"),
     ],
 )
 def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, processes: Any, told: str) -> None:
@@ -75,7 +75,7 @@ def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, proces
 
 
 def test_each_process_needs_room_for_its_master_as_well() -> None:
-    fleet = {"balancing": "machine+process", "size": {"memory_mib": 256}}
+    fleet = {"local_proxy": True, "size": {"memory_mib": 256}}
     (found,) = of_app(fleet=fleet, gateway={"processes": 11})
     assert "gateway.processes: 11: should be 10 at most with fleet.size.memory_mib (256): each needs 12 MiB" in found
 
@@ -247,9 +247,9 @@ def test_what_machines_and_tests_run_as_supervisord_is_one_version() -> None:
     assert set(rendering.SUPERVISORD["supervisord"]) <= set(dev)
 
 
-@pytest.mark.parametrize("balancing", ["machine", "machine+process", "machine+process, again"])
+@pytest.mark.parametrize("kind", ["plain", "local proxy", "local proxy, again"])
 def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_starts(
-    balancing: str, tmp_path: Path
+    kind: str, tmp_path: Path
 ) -> None:
     text = (ROOT / "templates" / "scripts" / "setup-app-server").read_text()
     text = (
@@ -258,9 +258,9 @@ def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_
     (tmp_path / "wsgi-fleet").mkdir()
     (tmp_path / "nginx").mkdir()
     conf = tmp_path / "nginx" / "nginx.conf"
-    if balancing != "machine":
+    if kind != "plain":
         (tmp_path / "wsgi-fleet" / "processes").write_text("systemd 3\n")
-    if "again" in balancing:
+    if "again" in kind:
         conf.symlink_to("nginx-blue.conf")
     else:
         conf.write_text("the package's")
@@ -272,12 +272,12 @@ def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_
     assert told[0] == "daemon-reload"
     assert told[1:] == [
         *{
-            "machine": ["enable --quiet app.socket app@blue.service"],
-            "machine+process": ["disable --quiet --now nginx.service"],
-        }.get(balancing, []),
+            "plain": ["enable --quiet app.socket app@blue.service"],
+            "local proxy": ["disable --quiet --now nginx.service"],
+        }.get(kind, []),
         "enable --quiet app-boot.service",
     ]
-    assert (conf.exists(), conf.is_symlink()) == (balancing == "machine", "again" in balancing)
+    assert (conf.exists(), conf.is_symlink()) == (kind == "plain", "again" in kind)
 
 
 @pytest.mark.parametrize(
