@@ -51,7 +51,7 @@ class Fleet(Model):
     servers: int = Field(default=3, ge=1, le=1000, description="how many app servers")
     local_proxy: bool = Field(
         default=False,
-        description="true: an Nginx on each server balances over its processes as well; a change replaces the app servers",
+        description="true: an Nginx on each server balances over its processes; a change replaces the app servers",
     )
     process_manager: Annotated[Literal["systemd", "supervisord"], BeforeValidator(_is_alive)] = Field(
         default="systemd", description="what starts the processes; a change replaces the app servers"

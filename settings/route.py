@@ -32,14 +32,14 @@ class Routed(Model):
         description='host names it answers, such as shop.example.org or "*.example.org"; none: every one',
     )
     path: MountPath = Field(default="/", description="beginning of the paths it answers")
-    keep_path: bool = Field(
-        default=False, description="true: it sees whole paths; false: path becomes SCRIPT_NAME and the rest PATH_INFO"
+    strip_path: bool = Field(
+        default=True, description="true: path becomes SCRIPT_NAME and the rest PATH_INFO; false: it sees whole paths"
     )
 
     @property
     def script_name(self) -> str:
         """Return what the gateway calls SCRIPT_NAME (PEP 3333): the part of the path that led to the application."""
-        return "" if self.keep_path or self.path == "/" else self.path
+        return self.path if self.strip_path and self.path != "/" else ""
 
     def public(self, path: str) -> str:
         """Return the path by which clients reach a path of the application."""
@@ -130,7 +130,7 @@ def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Itera
     if not _is_below(path, app.path):
         yield (
             f"apps.{name}.health_path: {health_path}: should be below apps.{name}.path ({app.path}), "
-            "since keep_path is set: the balancer asks it as clients do"
+            "since strip_path is false: the balancer asks it as clients do"
         )
         return
     for host in app.hosts or [None]:

@@ -1,4 +1,4 @@
-"""What can be combined: gateway, process manager, local proxy and balancer; which of it is refused, and which is booted."""
+"""What can be combined: gateway, process manager, local proxy and balancer; what is rejected, and what is booted."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ VALID = [each for each in EVERY if not each.refusal]
 def booted() -> list[Combination]:
     """Return few valid combinations, in which every pair of gateway, kind of server and proxy occurs at least once.
 
-    A kind of server is manager and local proxy together, so each gateway is booted in each of them. The default is among
-    them, for it alone has a site that speaks uwsgi.
+    A kind of server is manager and local proxy together, so each gateway is booted in each of them. The default is
+    among them, for it alone has a site that speaks uwsgi.
     """
     servers = sorted({(each.manager, each.local_proxy) for each in VALID}, reverse=True)
     rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))

@@ -168,7 +168,7 @@ def test_a_path_leads_there_as_script_name_or_whole_and_costs_no_release(two: St
 
 @pytest.mark.long
 def test_an_application_may_see_whole_paths_and_is_watched_by_its_own_during_maintenance(two: Stack) -> None:
-    two.settings["apps"]["shop"].update(hosts=[SHOP], path="/s.1", keep_path=True, health_path="/s.1/well")
+    two.settings["apps"]["shop"].update(hosts=[SHOP], path="/s.1", strip_path=False, health_path="/s.1/well")
     two.up()
     assert [ask(two, path, SHOP)[1]["path"] for path in ("/s.1", "/s.1/y")] == ["/s.1", "/s.1/y"]
     # What shop does not take of its host is for the application on every host.
@@ -200,7 +200,7 @@ def test_one_that_is_added_broken_leaves_the_others_as_they_are(two: Stack) -> N
 
 def test_a_bare_callable_with_a_middleware_deploys_unchanged(two: Stack) -> None:
     bare = {"source": "examples/bare-wsgi", "module": "bare:app", "health_path": "/healthz"}
-    two.settings["apps"]["shop"].update(bare, hosts=[], path="/bare", keep_path=False)
+    two.settings["apps"]["shop"].update(bare, hosts=[], path="/bare", strip_path=True)
     two.up()
     with urllib.request.urlopen(f"{two.url}/bare/", timeout=30) as response:
         text, took = response.read().decode(), response.headers["X-Runtime-Ms"]

@@ -1,4 +1,4 @@
-"""Gateways, process managers, local proxies and balancers together: each boots, and a release loses no request under load.
+"""Gateways, process managers, local proxies and balancers together: each boots, and a release loses no request.
 
 `make test-menu` runs it and writes docs/combinations.md; it takes half an hour.
 """

@@ -127,8 +127,8 @@ def test_whatever_is_not_refused_reaches_every_application(places: list[dict[str
             "apps.shop.health_path: /api/healthz: /api/healthz of every host is answered by apps.api (path /api); take",
         ),
         (
-            {"api": {"path": "/api", "keep_path": True}},
-            "apps.api.health_path: /healthz: should be below apps.api.path (/api), since keep_path is set",
+            {"api": {"path": "/api", "strip_path": False}},
+            "apps.api.health_path: /healthz: should be below apps.api.path (/api), since strip_path is false",
         ),
         ({"shop": {"hosts": ["shop"]}}, 'apps.shop.hosts.0: "shop": should match pattern'),
         ({"shop": {"hosts": ["*.org"]}}, 'apps.shop.hosts.0: "*.org": should match pattern'),
@@ -241,7 +241,7 @@ def test_each_group_of_hosts_is_a_server_and_each_path_a_location(tmp_path: Path
         tmp_path,
         shop={"hosts": [SHOP, "www.example.org"]},
         api={"path": "/api"},
-        old={"path": "/old", "keep_path": True, "hosts": [BLOG]},
+        old={"path": "/old", "strip_path": False, "hosts": [BLOG]},
     )
     found = servers(block)
     api = {"= /api": "308", "/api/": "app_api"}
@@ -264,7 +264,7 @@ def test_one_application_for_every_host_is_one_server(tmp_path: Path) -> None:
 
 
 def test_the_path_that_led_to_an_application_is_its_script_name_or_stays_in_its_path(tmp_path: Path) -> None:
-    block = site(tmp_path, a={"path": "/a.b"}, k={"path": "/k", "keep_path": True}, r={})
+    block = site(tmp_path, a={"path": "/a.b"}, k={"path": "/k", "strip_path": False}, r={})
     server = servers(block)["_"]
     seen: dict[str, tuple[Any, Any, Any]] = {}
     for location in find(server, "location"):
@@ -312,7 +312,7 @@ def test_with_tls_every_server_has_it_and_one_is_the_default(tmp_path: Path) -> 
     [
         ({}, "app_my_app=/healthz"),
         ({"path": "/a"}, "app_my_app=/a/healthz"),
-        ({"path": "/a", "keep_path": True}, "app_my_app=/healthz"),
+        ({"path": "/a", "strip_path": False}, "app_my_app=/healthz"),
         ({"hosts": [SHOP, BLOG]}, f"app_my_app={SHOP}/healthz"),
         ({"hosts": ["*.example.org"], "path": "/a"}, "app_my_app=wsgi-fleet.example.org/a/healthz"),
     ],
@@ -343,7 +343,7 @@ def test_settings_know_all_names_of_the_site() -> None:
         (
             {
                 "shop": {},
-                "blog": {"path": "/blog", "keep_path": True, "health_path": "/blog/h", "static": {"folder": "hello"}},
+                "blog": {"path": "/blog", "strip_path": False, "health_path": "/blog/h", "static": {"folder": "hello"}},
             },
             "blog.static.url_path: /static/: /static of every host is answered by apps.shop (path /)",
         ),

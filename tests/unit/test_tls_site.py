@@ -71,7 +71,7 @@ def steps(block: list[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
 
 
 def test_health_paths_are_answered_over_http_unless_that_is_the_whole_site(tmp_path: Path) -> None:
-    whole = rendering.Upstream("b", ["10.0.0.2"], 60, "/", Routed(keep_path=True, path="/b"))
+    whole = rendering.Upstream("b", ["10.0.0.2"], 60, "/", Routed(strip_path=False, path="/b"))
     assert steps(site(tmp_path, balancer({"self_signed": True}), APP, whole)) == [
         (["$uri", "=", "/healthz"], ["$plain", ""])
     ]
