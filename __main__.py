@@ -37,7 +37,9 @@ store = platform.store("releases", opts=pulumi.ResourceOptions())
 (project / ".state").mkdir(mode=0o700, exist_ok=True)
 (project / ".state").chmod(0o700)
 packages = project / ".state" / stack / "packages"
-balancer = Balancer("balancer", BalancerArgs(given.balancer, groups.balancer, given.maintenance), platform=platform)
+balancer = Balancer(
+    "balancer", BalancerArgs(given.balancer, groups.balancer, given.security_updates), platform=platform
+)
 fleets = {
     name: AppServerFleet(
         name,
@@ -49,7 +51,7 @@ fleets = {
             packages / name,
             balancer,
             revision_of(project / app.source),
-            given.maintenance,
+            given.security_updates,
         ),
         platform=platform,
     )

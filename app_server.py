@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateways import KINDS, Kind
-from rendering import JOURNAL, MAINTENANCE, SCRIPTS, SUPERVISORD, install_gateway, template, upkeep, verbatim
-from settings import App, Maintenance
+from rendering import (
+    JOURNAL,
+    SCRIPTS,
+    SECURITY_UPDATES,
+    SUPERVISORD,
+    install_gateway,
+    template,
+    unattended_upgrades_files,
+    verbatim,
+)
+from settings import App, SecurityUpdates
 from settings.application import SLOT_PORTS
 from settings.ladder import read_timeout_s
 from user_data import cloud_config, script, without_comments
@@ -67,7 +76,7 @@ def service(kind: Kind = UWSGI, processes: Processes | None = None, *, proof: bo
 
 def user_data(
     system_packages: Sequence[str],
-    maintenance: Maintenance = MAINTENANCE,
+    security_updates: SecurityUpdates = SECURITY_UPDATES,
     kind: Kind = UWSGI,
     processes: Processes | None = None,
 ) -> str:
@@ -90,7 +99,7 @@ def user_data(
     units["app@.service"] = service(kind, processes, proof=False)
     units["app-proof.service"] = service(kind, proof=True)
     files |= {f"/etc/systemd/system/{name}": ("0644", without_comments(text)) for name, text in units.items()}
-    files |= JOURNAL | upkeep(maintenance)
+    files |= JOURNAL | unattended_upgrades_files(security_updates)
     return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *(["nginx"] if processes else []), *system_packages])
 
 

@@ -12,7 +12,7 @@ import jinja2
 
 import site_apache
 from gateways import KINDS
-from settings import Balancer, Maintenance
+from settings import Balancer, SecurityUpdates
 from settings.access import beneath, exactly
 from settings.route import virtual_hosts
 from upstream import Upstream
@@ -31,7 +31,7 @@ STATUS_PORT = 8081
 SUPERVISORD = {"supervisord": ("supervisor==4.3.0",)}
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "apache2", "logrotate", "unattended-upgrades")
-MAINTENANCE = Maintenance()
+SECURITY_UPDATES = SecurityUpdates()
 LOGROTATE_TIMER = "# Made by wsgi-fleet.\n[Timer]\nOnCalendar=\nOnCalendar=minutely\nAccuracySec=1s\n"
 # Of each machine, whatever the size of its disk.
 JOURNAL = {"/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\nSystemMaxUse=256M\n")}
@@ -77,23 +77,25 @@ def install_gateway(folders: Mapping[str, Sequence[str]]) -> str:
     return template("scripts/install-gateway.j2", folders=folders)
 
 
-def upkeep(maintenance: Maintenance) -> dict[str, tuple[str, str]]:
+def unattended_upgrades_files(security_updates: SecurityUpdates) -> dict[str, tuple[str, str]]:
     """Return the files by which a machine of either tier installs security updates.
 
     setup-upgrades looks whether the first file is there.
     """
     files = {f"{SCRIPTS}/setup-upgrades": ("0755", verbatim("templates/scripts/setup-upgrades"))}
-    if maintenance.upgrades:
+    if security_updates.enabled:
         for path, name in (
             # After the package's own files, 20auto-upgrades and 50unattended-upgrades.
             ("/etc/apt/apt.conf.d/52wsgi-fleet", "apt/52wsgi-fleet.j2"),
             ("/etc/systemd/system/apt-daily-upgrade.timer.d/wsgi-fleet.conf", "systemd/upgrade-window.conf.j2"),
         ):
-            files[path] = ("0644", template(name, maintenance=maintenance))
+            files[path] = ("0644", template(name, security_updates=security_updates))
     return files
 
 
-def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["nginx", "apache"] = "nginx") -> str:
+def balancer_user_data(
+    security_updates: SecurityUpdates = SECURITY_UPDATES, proxy: Literal["nginx", "apache"] = "nginx"
+) -> str:
     """Return the user data of the balancer. It names no member and no setting but the proxy: a step brings the site."""
     scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "static_files")
     scripts += ("apache_log",) if proxy == "apache" else ()
@@ -110,7 +112,7 @@ def balancer_user_data(maintenance: Maintenance = MAINTENANCE, proxy: Literal["n
         files["/etc/wsgi-fleet/nginx.service"] = ("0644", template("systemd/nginx.service.j2"))
     files["/etc/logrotate.d/wsgi-fleet"] = ("0644", template("logrotate/proxy.j2", proxy=proxy))
     files["/etc/systemd/system/logrotate.timer.d/wsgi-fleet.conf"] = ("0644", LOGROTATE_TIMER)
-    files |= JOURNAL | upkeep(maintenance)
+    files |= JOURNAL | unattended_upgrades_files(security_updates)
     return cloud_config(files, [f"{SCRIPTS}/setup-{proxy}"])
 
 

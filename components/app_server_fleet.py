@@ -17,8 +17,8 @@ from releases.archive import SourceError
 from releases.release import build
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
-from rendering import MAINTENANCE, booted
-from settings import App, Maintenance
+from rendering import SECURITY_UPDATES, booted
+from settings import App, SecurityUpdates
 
 # Longest wait for cloud-init: Debian packages from a slow mirror, and the gateway.
 BOOT_S = 600
@@ -39,7 +39,7 @@ class AppServerFleetArgs:
     packages: Path
     balancer: Balancer
     revision: str = ""
-    maintenance: Maintenance = MAINTENANCE
+    security_updates: SecurityUpdates = SECURITY_UPDATES
 
 
 class AppServerFleet(pulumi.ComponentResource):
@@ -60,7 +60,7 @@ class AppServerFleet(pulumi.ComponentResource):
         app = args.app
         key = GeneratedSecret(f"{name}-key", opts=child).value
         kind = KINDS[app.gateway.kind]
-        document = user_data(app.system_packages, args.maintenance, kind, Processes.of(app))
+        document = user_data(app.system_packages, args.security_updates, kind, Processes.of(app))
 
         self.machines = {}
         ready: list[pulumi.Resource] = []

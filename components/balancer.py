@@ -14,8 +14,8 @@ from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
 from releases.secret import GeneratedSecret
 from rendering import (
-    MAINTENANCE,
     SCRIPTS,
+    SECURITY_UPDATES,
     Upstream,
     balancer_user_data,
     booted,
@@ -24,7 +24,7 @@ from rendering import (
     site,
     upstream_health,
 )
-from settings import App, Maintenance
+from settings import App, SecurityUpdates
 from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
@@ -47,7 +47,7 @@ class BalancerArgs:
 
     settings: settings.Balancer
     group: SecurityGroup
-    maintenance: Maintenance = MAINTENANCE
+    security_updates: SecurityUpdates = SECURITY_UPDATES
 
 
 def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> list[Upstream]:
@@ -86,7 +86,7 @@ class Balancer(pulumi.ComponentResource):
         self.unit = UNITS[args.settings.proxy.kind]
         machine_args = MachineArgs(
             role=name,
-            user_data=balancer_user_data(args.maintenance, args.settings.proxy.kind),
+            user_data=balancer_user_data(args.security_updates, args.settings.proxy.kind),
             group=args.group,
             size=args.settings.size,
             public=True,

@@ -25,19 +25,19 @@ __all__ = [
     "Fleet",
     "Gateway",
     "Lxd",
-    "Maintenance",
     "Rollout",
     "Schedule",
+    "SecurityUpdates",
     "Settings",
     "Size",
     "Worker",
 ]
 
 
-class Maintenance(Model):
+class SecurityUpdates(Model):
     """When machines of both tiers install Debian's security updates by themselves."""
 
-    upgrades: bool = Field(default=True, description="security updates are installed, once in each window")
+    enabled: bool = Field(default=True, description="security updates are installed, once in each window")
     window: Annotated[
         str,
         StringConstraints(
@@ -50,7 +50,7 @@ class Maintenance(Model):
     reboot: bool = Field(default=False, description="a machine that needs it for an update restarts after it")
 
     @property
-    def spread_minutes(self) -> int:
+    def randomized_delay_minutes(self) -> int:
         """Return within how many minutes machines begin.
 
         An update, and a restart after it, get the last ten minutes.
@@ -75,7 +75,7 @@ class Settings(Model):
         description="the applications by name; they share the balancer, and each has a fleet of its own"
     )
     balancer: Balancer = Field(default=Balancer(), description="the machine in front")
-    maintenance: Maintenance = Field(default=Maintenance(), description="when machines upgrade themselves")
+    security_updates: SecurityUpdates = Field(default=SecurityUpdates(), description="when machines upgrade themselves")
     lxd: Lxd = Field(default=Lxd(), description="where the fleet runs on this machine (platform lxd)")
     aws: Aws | None = Field(default=None, description="where the fleet runs on EC2 (platform aws)")
 

@@ -73,9 +73,11 @@ def _computed(given: Settings) -> Iterator[Value]:
     if given.hostnames != given.balancer.hostnames:
         hosts = tuple(f"apps.{name}.hosts" for name, app in given.apps.items() if app.hosts)
         yield Value("balancer.hostnames", given.hostnames, COMPUTED, hosts, "the balancer's own come first")
-    spread = given.maintenance.spread_minutes
+    spread = given.security_updates.randomized_delay_minutes
     how = "a machine's last 10 minutes are for its restart"
-    yield Value("maintenance.spread_minutes", spread, COMPUTED, ("maintenance.window_minutes",), how)
+    yield Value(
+        "security_updates.randomized_delay_minutes", spread, COMPUTED, ("security_updates.window_minutes",), how
+    )
 
 
 def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:

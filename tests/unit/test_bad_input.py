@@ -28,7 +28,7 @@ from commands.__main__ import app as fleet
 from components.balancer import upstreams
 from gateways import KINDS
 from releases.archive import SourceError, tar
-from settings import Maintenance, Settings
+from settings import SecurityUpdates, Settings
 from stack_file import SettingsError, parse, read
 from tests.unit.aws_answers import filled
 from tests.unit.fake_stack import make
@@ -90,27 +90,27 @@ def given(document: dict[str, Any]) -> dict[str, str]:
 
 
 @functools.cache
-def app_server_boots(packages: tuple[str, ...], maintenance: str, kind: str, processes: Processes | None) -> bool:
+def app_server_boots(packages: tuple[str, ...], security_updates: str, kind: str, processes: Processes | None) -> bool:
     """Return whether the user-data is read back. It depends on few settings, so few calls see new user-data."""
-    parts = packages, Maintenance.model_validate_json(maintenance), KINDS[kind], processes
+    parts = packages, SecurityUpdates.model_validate_json(security_updates), KINDS[kind], processes
     return "write_files" in yaml.safe_load(app_server.user_data(*parts))
 
 
 @functools.cache
-def balancer_boots(maintenance: str, kind: Literal["nginx", "apache"]) -> bool:
-    text = rendering.balancer_user_data(Maintenance.model_validate_json(maintenance), kind)
+def balancer_boots(security_updates: str, kind: Literal["nginx", "apache"]) -> bool:
+    text = rendering.balancer_user_data(SecurityUpdates.model_validate_json(security_updates), kind)
     return "write_files" in yaml.safe_load(text)
 
 
 def assert_it_renders(settings: Settings, folder: Path) -> None:
     """Check that what machines would get is read by its readers."""
-    maintenance = settings.maintenance.model_dump_json()
+    security_updates = settings.security_updates.model_dump_json()
     for app in settings.apps.values():
-        assert app_server_boots(tuple(app.system_packages), maintenance, app.gateway.kind, Processes.of(app))
+        assert app_server_boots(tuple(app.system_packages), security_updates, app.gateway.kind, Processes.of(app))
         files = app_server.gateway_files(app) | app_server.background_units(app)
         for text in files.values():
             assert "\0" not in text.encode().decode()
-    assert balancer_boots(maintenance, settings.balancer.proxy.kind)
+    assert balancer_boots(security_updates, settings.balancer.proxy.kind)
     site = rendering.site(
         settings.balancer, upstreams(settings.apps, {name: ["10.0.0.1"] for name in settings.apps}), settings.hostnames
     )

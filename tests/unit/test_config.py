@@ -74,7 +74,7 @@ def test_what_is_computed_says_from_what(project: Path) -> None:
         f"{hello}nginx_read_timeout_s": (35, [f"{hello}gateway.request_timeout_s"]),
         f"{hello}servers_at_a_time": (3, [f"{hello}rollout.batch_size", f"{hello}fleet.servers"]),
         f"{hello}memory_at_most_mib": (6144, [f"{hello}gateway.processes", f"{hello}gateway.reload_on_rss_mib"]),
-        "maintenance.spread_minutes": (110, ["maintenance.window_minutes"]),
+        "security_updates.randomized_delay_minutes": (110, ["security_updates.window_minutes"]),
     }
 
 
@@ -168,7 +168,7 @@ def test_the_table_has_a_line_for_each_value_in_the_order_of_the_stack_file(proj
     assert ["apps.z.rollout.drain_timeout_s", "75", "computed of gateway.request_timeout_s: 15 s more"] in lines
     names = [line[0] for line in lines[1:]]
     blocks = [".".join(name.split(".")[: 2 if name.startswith("apps") else 1]) for name in names]
-    assert list(dict.fromkeys(blocks)) == ["platform", "apps.z", "apps.a", "balancer", "maintenance", "lxd"]
+    assert list(dict.fromkeys(blocks)) == ["platform", "apps.z", "apps.a", "balancer", "security_updates", "lxd"]
 
 
 @pytest.mark.parametrize("platform", ["lxd", "aws"])

@@ -105,11 +105,11 @@ def test_what_is_built_waits_in_the_state_folder_of_its_stack(project: Path) -> 
     assert sorted(each.name for each in project.iterdir()) == [".state", "examples"]
 
 
-@pytest.mark.parametrize("maintenance", [{}, {"upgrades": False}, {"window": "Sun 04:30", "reboot": True}])
+@pytest.mark.parametrize("security_updates", [{}, {"enabled": False}, {"window": "Sun 04:30", "reboot": True}])
 @pytest.mark.usefixtures("project")
-def test_machines_boot_the_same_document_on_a_laptop_and_on_ec2(maintenance: dict[str, Any]) -> None:
+def test_machines_boot_the_same_document_on_a_laptop_and_on_ec2(security_updates: dict[str, Any]) -> None:
     apps = stack_file("local")["apps"]
-    local, dev = (run(stack, apps=apps, maintenance=maintenance) for stack in ("local", "dev"))
+    local, dev = (run(stack, apps=apps, security_updates=security_updates) for stack in ("local", "dev"))
     here = {each.name: sha256(each.inputs["user_data"].encode()) for each in local.of(MACHINE)}
     there = {each.name: sha256(unpacked(each.inputs["userDataBase64"])) for each in dev.of(INSTANCE)}
     assert here == there

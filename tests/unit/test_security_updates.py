@@ -14,7 +14,7 @@ from pydantic import ValidationError
 import app_server
 import rendering
 from platforms.lxd.recipe import ImageRecipe
-from settings import Maintenance
+from settings import SecurityUpdates
 
 ROOT = Path(__file__).resolve().parents[2]
 APT, TIMER = "/etc/apt/apt.conf.d/52wsgi-fleet", "/etc/systemd/system/apt-daily-upgrade.timer.d/wsgi-fleet.conf"
@@ -30,7 +30,7 @@ Unattended-Upgrade::Origins-Pattern {
 
 def documents(**changes: Any) -> list[dict[str, str]]:
     """Return the files of an app server and of the balancer: path -> content."""
-    given = Maintenance(**changes)
+    given = SecurityUpdates(**changes)
     texts = app_server.user_data([], given), rendering.balancer_user_data(given)
     return [{each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]} for text in texts]
 
@@ -102,7 +102,7 @@ def test_a_window_is_what_systemd_takes_it_for(window: str, meant: str) -> None:
 )
 def test_a_window_that_is_none_is_refused(window: str) -> None:
     with pytest.raises(ValidationError, match="should match pattern"):
-        Maintenance(window=window)
+        SecurityUpdates(window=window)
 
 
 def test_both_tiers_are_kept_alike() -> None:
@@ -111,7 +111,7 @@ def test_both_tiers_are_kept_alike() -> None:
 
 
 def test_a_stack_without_upgrades_brings_none_of_it_and_silences_what_the_image_has() -> None:
-    for files in documents(upgrades=False):
+    for files in documents(enabled=False):
         assert {APT, TIMER} & set(files) == set()
         assert "systemctl mask --quiet --now $timers" in files[SCRIPT]
 
