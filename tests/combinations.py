@@ -76,5 +76,5 @@ def booted() -> list[Combination]:
     servers = sorted({(each.manager, each.local_proxy) for each in VALID}, reverse=True)
     rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))
     found = {Combination(gateway, manager, local, proxy) for gateway, (manager, local), proxy in rows}
-    found.add(Combination("uwsgi", "systemd", "machine", "nginx"))
+    found.add(Combination("uwsgi", "systemd", "no", "nginx"))
     return sorted(found, key=VALID.index)

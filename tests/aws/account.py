@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from tests.aws import compute, groups, identity, lookups, network, routing, storage
+from tests.aws import compute, groups, identity, lookups, monitoring, network, routing, storage
 from tests.aws.kind import REFERENCES, Clients, Kind, Unknown, Unsupported, is_gone, parameters
 
 __all__ = ["Account", "Unknown", "Unsupported"]
@@ -24,7 +24,7 @@ KINDS: Mapping[str, Kind] = {
     **network.KINDS,
     **routing.KINDS,
     **storage.KINDS,
-    **upkeep.KINDS,
+    **monitoring.KINDS,
 }
 # Not asked of AWS as other properties are: tags in calls of their own, region by the endpoint.
 COMMON = ("tags", "tagsAll", "region")

@@ -21,8 +21,8 @@ from platforms.lxd.client import Client
 from platforms.lxd.recipe import ImageRecipe
 from rendering import PREBUILT_PACKAGES, prebuilt_scripts
 from tests.aws.account import Account
+from tests.aws.auth_proxy import SERVICES, AuthProxy, served
 from tests.aws.authority import Authority
-from tests.aws.door import SERVICES, Door, served
 from tests.aws.metadata import MetadataServer
 from tests.aws.region import Region
 from tests.aws.server import serving
@@ -50,9 +50,9 @@ def running(name: str, owner: str) -> Generator[Running]:
         account = Account(stack.enter_context(serving()), name)
         names = [f"{service}.{name}.amazonaws.com" for service in SERVICES]
         authority = Authority.make(names)
-        # moto keeps what it has for a process, whichever door is used.
-        door = Door(DomainDispatcherApplication(create_backend_app), name)
-        services = stack.enter_context(served(door, authority.server_context()))
+        # moto keeps what it has for a process, whichever proxy is used.
+        proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name)
+        services = stack.enter_context(served(proxy, authority.server_context()))
         metadata = MetadataServer.start(account.aws)
         stack.callback(metadata.server_close)
         stack.callback(metadata.shutdown)

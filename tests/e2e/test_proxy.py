@@ -269,7 +269,7 @@ def test_pages_come_from_memcached_and_from_the_application_where_it_has_none(bu
     assert (headers["content-security-policy"], "x-request-id" in headers) == ("default-src 'self'", True)
     assert said(ask(busy, "/pages/c%3Fd?e=f"))["path"] == "/pages/c?d"
     assert said(ask(busy, "/pages/a%20b", "POST", Content_Length="0"))["method"] == "POST"
-    # The mark of what memcached had not opens no door.
+    # The mark of what memcached had not opens no auth_proxy.
     assert ask(busy, "/.uncached/headers")[0] == 401
 
 

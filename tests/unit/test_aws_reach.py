@@ -103,7 +103,7 @@ def test_a_host_key_is_pinned_anew_for_another_machine_and_for_no_other_reason()
     assert (found.changes, found.replaces, found.delete_before_replace) == (True, ["machine"], False)
 
 
-class Door:
+class AuthProxy:
     """Stands for SshTransport: one machine that lets in, or is unreachable."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -119,26 +119,26 @@ class Door:
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> list[Door]:
+def doors(monkeypatch: pytest.MonkeyPatch) -> list[AuthProxy]:
     """Return the transports that were opened."""
-    opened: list[Door] = []
+    opened: list[AuthProxy] = []
 
-    def from_spec(spec: dict[str, Any]) -> Door:
-        opened.append(Door(spec))
+    def from_spec(spec: dict[str, Any]) -> AuthProxy:
+        opened.append(AuthProxy(spec))
         return opened[-1]
 
     monkeypatch.setattr(SshTransport, "from_spec", from_spec)
     return opened
 
 
-def test_a_host_key_waits_for_its_machine_and_leaves_no_secret_in_the_state(doors: list[Door]) -> None:
+def test_a_host_key_waits_for_its_machine_and_leaves_no_secret_in_the_state(doors: list[AuthProxy]) -> None:
     made = PINNER.create({"machine": "i-1", "target": "i-1@10.0.0.1", "reach": {"private_key": "opensesame"}})
     assert (made.id, made.outs) == ("i-1", {"machine": "i-1", "host_key": "ssh-ed25519 AAAA1"})
     assert doors[0].spec == {"private_key": "opensesame", "deadline_s": 300}
     assert doors[0].is_closed
 
 
-def test_a_machine_that_lets_nobody_in_fails_with_its_name_alone(doors: list[Door]) -> None:
+def test_a_machine_that_lets_nobody_in_fails_with_its_name_alone(doors: list[AuthProxy]) -> None:
     with pytest.raises(Unreachable, match=r"^i-2@10.0.0.2 did not answer$") as error:
         PINNER.create({"machine": "i-2", "target": "i-2@10.0.0.2", "reach": {}})
     assert error.value.__suppress_context__

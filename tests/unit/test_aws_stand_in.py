@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from tests.aws.account import Account
+from tests.aws.auth_proxy import AuthProxy, served
 from tests.aws.command import TYPE, RemoteCommands
-from tests.aws.door import Door, served
 from tests.aws.kind import Clients
 from tests.aws.metadata import MetadataServer
 from tests.aws.plugin import Failed, changes
@@ -99,7 +99,7 @@ def test_machines_read_what_their_role_may_and_nothing_else(aws: Clients) -> Non
     document = json.dumps({"Version": "2012-10-17", "Statement": [reads]})
     aws.iam.put_role_policy(RoleName="prod", PolicyName="reads", PolicyDocument=document)
     made = aws.sts.assume_role(RoleArn=arn, RoleSessionName="machine")["Credentials"]
-    with served(Door(DomainDispatcherApplication(create_backend_app), REGION), None) as server:
+    with served(AuthProxy(DomainDispatcherApplication(create_backend_app), REGION), None) as server:
         url = f"http://127.0.0.1:{server.port}"
 
         def read(key: str, secret: str) -> str:

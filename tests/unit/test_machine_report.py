@@ -27,7 +27,7 @@ from log_source import Event
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from tests.aws.account import Account
-from tests.aws.door import Door, served
+from tests.aws.auth_proxy import Door, served
 from tests.aws.program import ROOT, Carried, carry_out, project, stack_file
 from tests.aws.server import serving
 

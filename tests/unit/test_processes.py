@@ -66,7 +66,7 @@ def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gat
         ({"process_manager": "supervisord"}, 3, "fleet.process_manager: supervisord: closes what it inherits"),
         ({"process_manager": "upstart"}, 3, "`./fleet units --manager upstart` prints the job that it would get"),
         ({"process_manager": "runit"}, 3, "should be 'systemd' or 'supervisord'"),
-        ({"local_proxy": "yes"}, 3, "should be true or false"),
+        ({"local_proxy": "yes"}, 3, "should be a valid boolean"),
     ],
 )
 def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, processes: Any, told: str) -> None:

@@ -26,7 +26,7 @@ ACCOUNT = "123456789012"
 OF_METHOD = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
 
 
-class Door:
+class AuthProxy:
     """A WSGI application that passes to another what is signed by credentials that may do it."""
 
     def __init__(self, app: Any, region: str) -> None:
