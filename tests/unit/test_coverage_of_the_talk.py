@@ -1,4 +1,4 @@
-"""docs/menu.md says what shows that each thing the talk names works: by tests that there are."""
+"""docs/coverage-of-the-talk.md says what shows that each thing the talk names works: by tests that there are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MENU = (ROOT / "docs" / "menu.md").read_text()
+MENU = (ROOT / "docs" / "coverage-of-the-talk.md").read_text()
 
 
 def test_the_menu_has_each_row_of_the_talk_once() -> None:
