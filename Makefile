@@ -98,7 +98,7 @@ bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 
 .PHONY: schema
 schema: setup-dev ## the JSON schema of the stack files, from settings/
-	@python stack_file.py > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
+	@python -m settings.schema > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
 
 .PHONY: lock
 lock: setup-dev ## make requirements.lock from pyproject.toml

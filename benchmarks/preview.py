@@ -3,7 +3,7 @@
     python -m benchmarks.preview              10, 100 and 1,000 servers
     python -m benchmarks.preview SERVERS...   as many as you like
 
-Each size runs in a process of its own, on the mock engine of the tests, which answers at once: seconds and memory are
+Each size runs in a process of its own, on the mock engine, which answers at once: seconds and memory are
 the program's and the SDK's. Goals: 1,000 servers (what settings/ allows) within a minute and a GiB, and no server
 dearer for having more beside it.
 """
@@ -43,7 +43,7 @@ class Preview:
 
 def measure(servers: int) -> Preview:
     """Preview prod with that many servers, in this process."""
-    from tests.aws import program  # noqa: PLC0415  what imports cost is no part of it
+    from harness import program  # noqa: PLC0415  what imports cost is no part of it
 
     blocks = program.stack_file("prod")
 

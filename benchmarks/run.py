@@ -29,8 +29,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import preview
+from harness.stack import Stack
 from platforms.lxd.reap import owners, reap
-from tests.e2e.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -25,11 +25,11 @@ from commands.logs import balancer_log, journal
 from commands.maintenance import from_user
 from commands.observation import as_json, observe
 from commands.target import AppOption, Failed, StackOption, Target, find
+from platforms.transport import Unreachable
 from releases import record
 from releases.fleet import PARALLEL, Server
 from releases.journal import PREFIX
 from releases.redaction import Redaction
-from releases.transport import Unreachable
 
 LINES = 500
 ASK_S = 60.0

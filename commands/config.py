@@ -14,7 +14,7 @@ from commands.status import console
 from commands.target import AppOption, Failed, JsonOption, StackOption, instead, selected_stack
 from settings import Settings
 from settings.effective import COMPUTED, STACK_FILE, Value, values
-from stack_file import SettingsError, read
+from settings.stack_file import SettingsError, read
 
 
 def settings_of(stack: str) -> Settings:

@@ -19,7 +19,7 @@ from commands.observation import Observation, Report, ServerView, observe_all
 from commands.status import console
 from commands.target import AppOption, Failed, StackOption, all_described, outputs, selected_stack
 from commands.verdict import WELL, State
-from platforms import connect
+from platforms import operator
 from platforms.diagnosis import Finding
 from releases.drift import MENDS, find_damage
 from settings import Lxd
@@ -97,11 +97,11 @@ def here(stack: str | None) -> Iterator[Finding]:
     yield from tools()
     yield from host_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
     if stack is None:
-        yield from connect.look_around("lxd", Lxd().model_dump(), stack="local", project=PROJECT)
+        yield from operator.check_host("lxd", Lxd().model_dump(), stack="local", project=PROJECT)
         return
     blocks = settings_of(stack)
     kind = str(blocks.get("platform", ""))
-    yield from connect.look_around(kind, blocks.get(kind) or {}, stack=stack, project=PROJECT)
+    yield from operator.check_host(kind, blocks.get(kind) or {}, stack=stack, project=PROJECT)
     yield stack_lock(stack, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
 
 
@@ -245,7 +245,7 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
         yield Finding(f"stack {chosen}", str(error), f"Bring it up: `pulumi up -s {chosen}`; see `pulumi stack ls`.")
         return
     yield Finding(f"stack {chosen}")
-    yield from connect.look_along(targets[0].reach)
+    yield from operator.check_connection(targets[0].reach)
     yield from fleet(observe_all(targets))
 
 

@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, find_all, server_names
+from platforms.transport import Unreachable
 from releases.fleet import Server
-from releases.transport import Unreachable
 
 # The slots by name: what matches a pattern is looked up once, and the other slot may never have run.
 UNITS = (

@@ -14,11 +14,11 @@ from typing import Any
 from commands.restarting import Restarting, find_restarting
 from commands.target import SCRIPTS, Target
 from commands.verdict import RUNNING, WELL, State, Verdict, judge, judge_health, logs_of, slot_of
+from platforms.transport import Unreachable
 from releases import lock, record
 from releases.drift import find_damage
 from releases.fleet import PARALLEL, Server
 from releases.journal import Entry, entries
-from releases.transport import Unreachable
 
 ASK_S = 20.0
 # Machines write what they print for us into one line; a warning of sudo or a locale may stand before it.

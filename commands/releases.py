@@ -16,12 +16,12 @@ from commands.bundle import secrets_of
 from commands.restarting import cause_in
 from commands.status import age, console
 from commands.target import AppOption, Failed, JsonOption, StackOption, find
+from platforms.transport import Store
 from releases import record
 from releases.journal import entries, released
 from releases.redaction import Redaction
 from releases.release import ID_LENGTH
 from releases.rollback import RollbackError, roll_back, target_of
-from releases.transport import Store
 
 CAUSE_WIDTH = 100
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from platforms.transport import Transport, Unreachable
 from releases.fleet import Server
-from releases.transport import Transport, Unreachable
 
 # A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
 AT_LEAST, WINDOW_S = 3, 120

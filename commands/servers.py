@@ -10,9 +10,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from commands.target import BALANCER, SCRIPTS, AppOption, Failed, StackOption, Target, find, server_names
-from platforms import connect
+from platforms import operator
+from platforms.transport import Unreachable
 from releases.fleet import Server
-from releases.transport import Unreachable
 
 LIVE = "/srv/app/live"
 # As machine/release.py runs the release task; the environment's own PATH would win.
@@ -108,7 +108,7 @@ def _enter(target: Target, machine: Server, command: Sequence[str], *, instead: 
     if not _has_terminal():
         raise Failed(f"this needs a terminal; `./fleet {instead}` runs without one", code=2)
     try:
-        connect.terminal(target.reach, machine.target, command).enter()
+        operator.terminal(target.reach, machine.target, command).enter()
     except Unreachable as error:
         raise Failed(str(error)) from error
     except FileNotFoundError as error:

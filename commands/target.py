@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from platforms import connect
+from platforms import operator
+from platforms.transport import Part, Result, Store, Transport, Unreachable
 from releases.fleet import Fleet, Server
-from releases.transport import Part, Result, Store, Transport, Unreachable
 
 BALANCER = "balancer"
 SCRIPTS = "/usr/local/lib/wsgi-fleet"
@@ -182,12 +182,12 @@ def all_described(
     apps: Mapping[str, Any] = fleet["apps"]
     if app is not None and app not in apps:
         raise Failed(f"there is no application {app}; {instead(app, list(apps))}", code=2)
-    front, store = fleet["balancer"], connect.store(fleet["store"])
+    front, store = fleet["balancer"], operator.store(fleet["store"])
     reach = dict(fleet["reach"])
     if patience_s is not None:
         reach["deadline_s"] = patience_s
     try:
-        transport = connect.transport(reach)
+        transport = operator.transport(reach)
     except Unreachable as error:
         raise Failed(f"{error} (`./fleet doctor` looks at all of it)") from error
     return [

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-import app_server
 from commands.config import settings_of
 from commands.target import AppOption, Failed, StackOption, instead, only, selected_stack
 from gateways import KINDS
-from rendering import verbatim
-from settings import App, ladder
+from rendering.app_server import ProcessLayout, app_unit
+from rendering.gateway_files import process_files, supervisord_conf, upstart_job
+from rendering.templates import read_file
+from settings import App, limits
 from settings.application import MOST_APART
 
 UNITS = "/etc/systemd/system"
@@ -34,21 +35,21 @@ def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
     Supervisord and Upstart hand no socket on and are shown with fleet.local_proxy.
     """
     kind = KINDS[app.gateway.kind]
-    number = app.apart or min(ladder.processes(app, platform) or 2, MOST_APART)
+    number = app.apart or min(limits.processes(app, platform) or 2, MOST_APART)
     if manager is Manager.UPSTART:
-        return {"/etc/init/app.conf": app_server.upstart_job(app, number)}
+        return {"/etc/init/app.conf": upstart_job(app, number)}
     if manager is Manager.SUPERVISORD:
         return {
-            f"{UNITS}/app@.service": app_server.service(kind, app_server.Processes("supervisord", number), proof=False),
-            f"{RELEASE}/gateway/supervisord-blue.conf": app_server.supervisord_conf(app, number, "blue"),
+            f"{UNITS}/app@.service": app_unit(kind, ProcessLayout("supervisord", number), proof=False),
+            f"{RELEASE}/gateway/supervisord-blue.conf": supervisord_conf(app, number, "blue"),
         }
-    processes = app_server.Processes("systemd", app.apart) if app.apart else None
-    units = {f"{UNITS}/app@.service": app_server.service(kind, processes, proof=False)}
+    processes = ProcessLayout("systemd", app.apart) if app.apart else None
+    units = {f"{UNITS}/app@.service": app_unit(kind, processes, proof=False)}
     if processes:
-        units[f"{UNITS}/nginx.service.d/wsgi-fleet.conf"] = verbatim("templates/systemd/nginx.service.d.conf")
-        made = app_server.process_files(app, processes)
+        units[f"{UNITS}/nginx.service.d/wsgi-fleet.conf"] = read_file("templates/systemd/nginx.service.d.conf")
+        made = process_files(app, processes)
         return units | {f"{RELEASE}/{name}": text for name, text in made.items() if "blue" in name}
-    return units | {f"{UNITS}/app.socket": verbatim("templates/systemd/app.socket")}
+    return units | {f"{UNITS}/app.socket": read_file("templates/systemd/app.socket")}
 
 
 def units(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pulumi
 
-from app_server import Processes, user_data
 from components.balancer import Balancer
 from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
@@ -17,7 +16,8 @@ from releases.archive import SourceError
 from releases.release import build
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
-from rendering import SECURITY_UPDATES, booted
+from rendering.app_server import ProcessLayout, app_server_user_data
+from rendering.common import SECURITY_UPDATES, wait_for_cloud_init
 from settings import App, SecurityUpdates
 
 # Longest wait for cloud-init: Debian packages from a slow mirror, and the gateway.
@@ -60,7 +60,7 @@ class AppServerFleet(pulumi.ComponentResource):
         app = args.app
         key = GeneratedSecret(f"{name}-key", opts=child).value
         kind = KINDS[app.gateway.kind]
-        document = user_data(app.system_packages, args.security_updates, kind, Processes.of(app))
+        document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
 
         self.machines = {}
         ready: list[pulumi.Resource] = []
@@ -71,7 +71,7 @@ class AppServerFleet(pulumi.ComponentResource):
             )
             machine = platform.machine(role, machine_args, store=args.store, opts=child)
             stdin = pulumi.Output.concat("store ", args.store.machine_url, f"/{name}\nkey ", key, "\n")
-            step = StepArgs(machine, booted(BOOT_S), stdin, timeout_s=BOOT_S + 30)
+            step = StepArgs(machine, wait_for_cloud_init(BOOT_S), stdin, timeout_s=BOOT_S + 30)
             ready.append(platform.step(f"{role}-booted", step, opts=child))
             platform.watch(
                 role, machine, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])
@@ -129,6 +129,17 @@ class AppServerFleet(pulumi.ComponentResource):
             for variable in app.generated_secrets
         }
         return pulumi.Output.secret(pulumi.Output.all(**given, **made))
+
+
+def packages_folder(project: Path, stack: str) -> Path:
+    """Return the folder for the packages of a stack, below .state, which no other user of this machine may read.
+
+    Packages and the store contain settings unencrypted.
+    """
+    state = project / ".state"
+    state.mkdir(mode=0o700, exist_ok=True)
+    state.chmod(0o700)
+    return state / stack / "packages"
 
 
 def _package(app: App, project: Path, packages: Path, key: str, secrets: Mapping[str, str]) -> str:

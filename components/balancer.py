@@ -9,21 +9,14 @@ from dataclasses import dataclass
 import pulumi
 
 import settings
-from components.password import user_line
 from gateways import KINDS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
 from releases.secret import GeneratedSecret
-from rendering import (
-    SCRIPTS,
-    SECURITY_UPDATES,
-    Upstream,
-    balancer_user_data,
-    booted,
-    bring,
-    proxy_preparation,
-    site,
-    upstream_health,
-)
+from rendering.balancer import balancer_user_data, health_agent_files, proxy_packages_command
+from rendering.common import SCRIPTS, SECURITY_UPDATES, apply_files_command, wait_for_cloud_init
+from rendering.htpasswd import user_line
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
 from settings.proxy import Proxy
 from settings.tls import Acme, Tls
@@ -94,12 +87,14 @@ class Balancer(pulumi.ComponentResource):
         self.machine = platform.machine(name, machine_args, store=None, opts=child)
         self.booted = platform.step(
             f"{name}-booted",
-            StepArgs(self.machine, booted(BOOT_S), timeout_s=BOOT_S + 30),
+            StepArgs(self.machine, wait_for_cloud_init(BOOT_S), timeout_s=BOOT_S + 30),
             opts=child,
         )
         health = platform.step(
             f"{name}-health",
-            StepArgs(self.machine, bring(), upstream_health(args.settings.proxy.kind), timeout_s=HEALTH_S),
+            StepArgs(
+                self.machine, apply_files_command(), health_agent_files(args.settings.proxy.kind), timeout_s=HEALTH_S
+            ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[self.booted]),
         )
         # It reports what that step has brought.
@@ -121,11 +116,11 @@ class Balancer(pulumi.ComponentResource):
         """
         name, platform, tls = self._name, self._platform, self._settings.tls
         text = pulumi.Output.all(**members).apply(
-            lambda there: site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
+            lambda there: render_site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
         )
         # The site names the certificate's file, so that must be there before.
         serves = [self.booted] if tls is None else [self._certificate(name, tls, hostnames, platform, self.booted)]
-        if (preparation := proxy_preparation(self._settings)) is not None:
+        if (preparation := proxy_packages_command(self._settings)) is not None:
             serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
         there = upstreams(apps, {})
         words = [json.dumps({f"app_{each.variable}": each.health for each in there}), *(each.probe for each in there)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 from platforms import Ingress, Platform, SecurityGroup
-from rendering import APP_PORT, BALANCER_PORT, HTTPS_PORT
+from rendering.common import APP_PORT, BALANCER_PORT, HTTPS_PORT
 
 
 @dataclass(frozen=True)

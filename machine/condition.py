@@ -20,7 +20,7 @@ from slot import BLUE, GREEN, apart, gateways, get, private_socket, state_of, st
 from vitals import vitals
 
 PORT = 8000
-# Of processes that are balanced here (app_server.py).
+# Of processes that are balanced here (rendering/gateway_files.py).
 PROCESS_PORTS = range(8100, 8300)
 # Seconds: who asks how a server is does not wait for an application that hangs.
 HEALTH_S = 3.0

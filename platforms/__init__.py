@@ -85,7 +85,7 @@ class Store:
     """The place of releases. machine_url: how machines reach it (`file:///...` or `s3://bucket/prefix`)."""
 
     machine_url: pulumi.Output[str]
-    # What connect.store() and connect.secrets() open it by, from the operator's side.
+    # What operator.store() and operator.secrets() open it by, from the operator's side.
     spec: Mapping[str, pulumi.Input[Any]]
     resource: pulumi.Resource | None
 
@@ -104,7 +104,7 @@ class PublicAddress:
 
 @dataclass(frozen=True)
 class Reach:
-    """The way of the rollout to machines: what platforms.connect.transport() takes. May contain secret outputs."""
+    """The way of the rollout to machines: what platforms.operator.transport() takes. May contain secret outputs."""
 
     spec: Mapping[str, pulumi.Input[Any]] = field(default_factory=dict[str, Any])
 

@@ -55,7 +55,7 @@ def _open(value: Any) -> Any:
 def from_program(stack: str) -> list[Planned]:
     """Return the plan of the program with the settings of a stack file, without AWS: responses and ids are made up."""
     # The mock engine stands with the tests; only who runs it needs it.
-    from tests.aws import program  # noqa: PLC0415
+    from harness import program  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
         program.project(Path(folder))
@@ -65,7 +65,7 @@ def from_program(stack: str) -> list[Planned]:
 
 
 def _plain(value: Any) -> Any:
-    from tests.unit.engine import Secret  # noqa: PLC0415
+    from harness.mock_engine import Secret  # noqa: PLC0415
 
     if isinstance(value, Secret):
         return "[secret]"

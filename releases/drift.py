@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from platforms import connect
+from platforms import operator
+from platforms.transport import Store, Transport, Unreachable
 from releases import lock, record
 from releases.fleet import COMMAND, PARALLEL
 from releases.journal import DAMAGED, entries, released
 from releases.release import ID_LENGTH, Release
-from releases.transport import Store, Transport, Unreachable
 
 # Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
 ASK_S = 15.0
@@ -78,7 +78,7 @@ def find_strays(
     if UNKNOWN in json.dumps([reach, servers, balancer], default=repr):
         return []
     try:
-        transport = connect.transport({**reach, "deadline_s": ASK_S} if reach.get("kind") == "ssh" else reach)
+        transport = operator.transport({**reach, "deadline_s": ASK_S})
     except Unreachable:
         return []
     targets = [server["target"] for server in servers]

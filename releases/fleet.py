@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from releases.transport import Result, Transport, Unreachable
+from platforms.transport import Result, Transport, Unreachable
 
 COMMAND = "/usr/local/lib/wsgi-fleet/release.py"
 # Servers worked on at a time; each holds a connection and a thread.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from platforms.transport import Store
 from releases.lock import whoami
-from releases.transport import Store
 
 PREFIX = "journal/"
 # The result of an entry whose file does not read.

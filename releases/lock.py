@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from releases.transport import Store
+from platforms.transport import Store
 
 KEY = "lock"
 _FIELDS = frozenset({"who", "since", "what", "host", "process", "token", "beat"})

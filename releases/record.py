@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
-from releases.transport import Store
+from platforms.transport import Store
 
 _RELEASE = re.compile(r"[A-Za-z0-9_-]+")
 POINTER, EPOCH, REJECTED, OWNER = "pointer", "epoch", "rejected/", "owner"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app_server import Processes, background_units, gateway_files
-from literals import WRITERS
 from releases.archive import tar
+from rendering.app_server import ProcessLayout
+from rendering.gateway_files import background_units, gateway_files
+from rendering.settings_file import WRITERS
 from settings import App
 
 ID_LENGTH = 12
@@ -99,6 +100,6 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
 
 def _gateway(app: App) -> dict[str, Any]:
     """Return which gateway and which processes the release is made for, and the gateway's files."""
-    processes = Processes.of(app)
+    processes = ProcessLayout.of(app)
     found = {"gateway": app.gateway.kind, "gateway_files": gateway_files(app)}
     return found | ({"processes": str(processes)} if processes else {})

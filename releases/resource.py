@@ -22,14 +22,14 @@ from pulumi.dynamic import (
 )
 
 import platforms
-from platforms import Reach, connect
+from platforms import Reach, operator
+from platforms.provider import say, without_traceback
+from platforms.transport import Part, Store, Transport
 from releases import record
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
-from releases.provider import say, without_traceback
 from releases.release import Release
 from releases.rollout import Plan, Rollout, RolloutError
-from releases.transport import Part, Store, Transport
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
 DUE = ("release", "servers", "static")
@@ -61,13 +61,13 @@ class _Provider(ResourceProvider):
         return DiffResult(changes=due or _has_drifted(_olds, _news))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        outs = _roll_out(props, connect.transport(props["reach"]))
+        outs = _roll_out(props, operator.transport(props["reach"]))
         id_ = f"{props['app']}-{token_hex(4)}"
         record.own(_store(props), id_)
         return CreateResult(id_, outs)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        transport = connect.transport(_news["reach"])
+        transport = operator.transport(_news["reach"])
         if _olds.get("balancer") == _news["balancer"]:
             _start_proxy(_news, transport)
         return UpdateResult(_roll_out(_news, transport))
@@ -86,7 +86,7 @@ class _Provider(ResourceProvider):
 
         Delete all that it has in the store, and where servers find secrets.
         """
-        store, secrets = _store(_props), connect.secrets(_props["store"], _props["app"])
+        store, secrets = _store(_props), operator.secrets(_props["store"], _props["app"])
         if not record.is_owned(store, _id):
             return
         if secrets:
@@ -120,7 +120,7 @@ def _start_proxy(props: Mapping[str, Any], transport: Transport) -> None:
 
 
 def _store(props: Mapping[str, Any]) -> Store:
-    return Part(connect.store(props["store"]), props["app"])
+    return Part(operator.store(props["store"]), props["app"])
 
 
 def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
         record.raise_epoch(store)
     epoch = record.epoch(store)
     try:
-        secrets = connect.secrets(props["store"], props["app"])
+        secrets = operator.secrets(props["store"], props["app"])
         Rollout(plan, transport, store, say, secrets).run()
     except RolloutError as error:
         raise without_traceback(RolloutError("\n".join([str(error), *_bundle(props)]))) from None

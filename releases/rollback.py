@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from platforms.transport import Store
 from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, released
 from releases.static import StaticFiles
-from releases.transport import Store
 
 
 class RollbackError(Exception):

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from platforms.transport import SecretStore, Store, Transport
 from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, released
 from releases.redaction import Redaction
 from releases.release import Release
 from releases.static import StaticFiles
-from releases.transport import SecretStore, Store, Transport
 from releases.workers import say_ending_workers
 
 

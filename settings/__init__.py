@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.types import StringConstraints
 
-from settings import ladder, route
+from settings import limits, route
 from settings.application import App, Fleet, Rollout, Schedule, Worker
 from settings.aws import Aws
 from settings.balancer import Balancer
@@ -128,7 +128,7 @@ class Settings(Model):
         ]
         if self.balancer.tls:
             found += unsigned(self.balancer.tls, self.balancer.hostnames, self.hostnames)
-        found += ladder.problems(self)
+        found += limits.problems(self)
         found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
         if found:
             raise ValueError("\n".join(found))

@@ -14,7 +14,7 @@ from settings.constraint import ENCRYPTED
 from settings.model import Model
 
 # Each password is checked anew with each request, and a check may cost no more than a millisecond of the balancer
-# (password.py); so the password itself has to be a good one.
+# (rendering/htpasswd.py); so the password itself has to be a good one.
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 128
 
 

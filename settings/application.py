@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
-from settings import ladder, route
+from settings import limits, route
 from settings.constraint import Name, VariableName
 from settings.gateway import Gateway
 from settings.model import Model
@@ -76,7 +76,7 @@ class Rollout(Model):
     drain_timeout_s: int | None = Field(
         default=None,
         ge=1,
-        le=ladder.STOP_S,
+        le=limits.STOP_TIMEOUT_S,
         description="longest time for requests in flight to end; null is gateway.request_timeout_s + 15",
     )
     healthy_threshold: int = Field(
@@ -155,7 +155,7 @@ class App(route.Routed):
     @property
     def drain_timeout_s(self) -> int:
         """Return the seconds that a slot may take to finish its requests."""
-        return self.rollout.drain_timeout_s or self.gateway.request_timeout_s + ladder.DRAIN_MARGIN_S
+        return self.rollout.drain_timeout_s or self.gateway.request_timeout_s + limits.DRAIN_MARGIN_S
 
     @property
     def variables(self) -> list[tuple[str, str]]:

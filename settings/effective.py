@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, SecretStr
 
-from settings import App, Settings, ladder, route
+from settings import App, Settings, limits, route
 from settings.application import SLOT_PORTS
 
 STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fixed"
@@ -85,11 +85,11 @@ def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
         return Value(prefix + name, value, COMPUTED, tuple(prefix + each for each in of.split()), how)
 
     size = "fleet.size.cpus" if platform == "lxd" else "fleet.size.instance_type"
-    processes = ladder.processes(app, platform)
+    processes = limits.processes(app, platform)
     if app.gateway.processes == "auto" and processes is not None:
         yield computed("gateway.processes", processes, size, "auto: two for each CPU")
     if app.rollout.drain_timeout_s is None:
-        margin = f"{ladder.DRAIN_MARGIN_S} s more"
+        margin = f"{limits.DRAIN_MARGIN_S} s more"
         yield computed("rollout.drain_timeout_s", app.drain_timeout_s, "gateway.request_timeout_s", margin)
     if app.apart:
         last = app.apart - 1
@@ -98,16 +98,18 @@ def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     yield computed("routes", [route.shown(host, app.path) for host in app.hosts or [None]], "hosts path")
     yield computed("script_name", app.script_name, "path strip_path")
     yield computed("public_health_path", app.public(app.health_path), "health_path path strip_path")
-    read_s = ladder.read_timeout_s(app.gateway.request_timeout_s)
-    margin = f"{ladder.READ_MARGIN_S} s more"
+    read_s = limits.read_timeout_s(app.gateway.request_timeout_s)
+    margin = f"{limits.READ_MARGIN_S} s more"
     yield computed("nginx_read_timeout_s", read_s, "gateway.request_timeout_s", margin)
-    yield Value(f"{prefix}systemd_stop_timeout_s", ladder.STOP_S, FIXED, how="the longest that anything may drain")
+    yield Value(
+        f"{prefix}systemd_stop_timeout_s", limits.STOP_TIMEOUT_S, FIXED, how="the longest that anything may drain"
+    )
     batch, servers = app.rollout.batch_size, app.fleet.servers
     at_a_time = batch if isinstance(batch, int) else math.ceil(servers * int(batch.removesuffix("%")) / 100)
     if servers > 1:
         after = "after the first server, which goes alone"
         yield computed("servers_at_a_time", min(at_a_time, servers - 1), "rollout.batch_size fleet.servers", after)
     if processes is not None:
-        most = ladder.RELEASES * processes * app.gateway.reload_on_rss_mib
+        most = limits.CONCURRENT_RELEASES * processes * app.gateway.reload_on_rss_mib
         how = "if every worker grew so large while a release switches"
         yield computed("memory_at_most_mib", most, "gateway.processes gateway.reload_on_rss_mib", how)

@@ -94,7 +94,7 @@ class Snippet(Model):
     text: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=SNIPPET_BYTES)] | None = (
         Field(default=None, description="the text itself")
     )
-    # stack_file.py reads it and puts what it holds into text.
+    # settings/stack_file.py reads it and puts what it holds into text.
     file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", max_length=200)] | None = Field(
         default=None, description="or a file of the project that holds it"
     )

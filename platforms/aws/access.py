@@ -121,7 +121,7 @@ class Access:
         self, jump_id: pulumi.Output[str], jump_address: pulumi.Output[str], keys: pulumi.Input[Mapping[str, str]]
     ) -> Mapping[str, pulumi.Input[Any]]:
         return {
-            "kind": "ssh",
+            "platform": "aws",
             "user": SSH_USER,
             "private_key": self._private_key,
             "stack": self._stack,

@@ -41,7 +41,7 @@ def release_store(
     store = Store(
         machine_url=pulumi.Output.concat("s3://", bucket, "/", stack),
         spec={
-            "kind": "s3",
+            "platform": "aws",
             "bucket": bucket,
             "prefix": stack,
             "region": given.region,

@@ -42,7 +42,7 @@ REMEDIES = {
 ASK_YOURSELF = "`aws sts get-caller-identity` asks the same; see ~/.aws/config and the variables AWS_*."
 
 
-def look_around(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
+def check_host(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
     """Check the plugins, the settings, the credentials and the image. Nothing is changed.
 
     block: `wsgi-fleet:aws` of the stack file.
@@ -130,7 +130,7 @@ def image(found: Mapping[str, Any], account_id: str) -> Finding:
     return Finding(subject, problem, "The comment above `ami` in stacks/Pulumi.example.yaml says how to find one.")
 
 
-def way_in(reach: Mapping[str, Any]) -> Finding:
+def check_ssh(reach: Mapping[str, Any]) -> Finding:
     """Check whether the balancer's port 22 responds from here: all other machines are reached through it."""
     address = str(reach["jump_address"])
     subject = f"port {SSH} of the balancer ({address})"

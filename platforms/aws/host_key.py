@@ -9,8 +9,8 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 from platforms.aws.ssh import SshTransport
-from releases.provider import without_traceback
-from releases.transport import Unreachable
+from platforms.provider import without_traceback
+from platforms.transport import Unreachable
 
 # Seconds that a new machine is given to let us in: EC2 says that it runs some 20 to 60 s before its SSH server does.
 FIRST_CONTACT_S = 300

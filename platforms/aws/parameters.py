@@ -12,7 +12,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 from platforms.aws.ssm import SsmSecrets
-from releases.provider import without_traceback
+from platforms.provider import without_traceback
 
 
 class ParametersThere(Exception):

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import pulumi
@@ -30,7 +31,7 @@ from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, bucket, group, names, netwo
 from platforms.aws.access import Access
 from platforms.aws.alarms import MachineAlarms
 from platforms.aws.watch import Watch
-from rendering import bring
+from rendering.common import apply_files_command
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 USER_DATA_BYTES = 16_384
@@ -165,7 +166,7 @@ class AwsPlatform:
     def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
         """Implement Platform.watch: bring the scripts to the machine, and create alarms on its reports."""
         stdin = self._watch.brought(args)
-        step = self.step(f"{name}-watch", StepArgs(machine, bring(), stdin, timeout_s=WATCH_S), opts=opts)
+        step = self.step(f"{name}-watch", StepArgs(machine, apply_files_command(), stdin, timeout_s=WATCH_S), opts=opts)
         self._alarms.reported(name, args.role, machine, step, balancer=not args.app)
 
     @property
@@ -263,3 +264,10 @@ def packed(user_data: str) -> str:
 
 def _digest(command: str, stdin: str) -> str:
     return hashlib.sha256(f"{command}\0{stdin}".encode()).hexdigest()
+
+
+def create(given: settings.Settings, *, stack: str, project: Path, project_name: str) -> AwsPlatform:  # noqa: ARG001
+    """Return the platform of a stack (see platforms.registry). Raises ValueError where `aws` is missing."""
+    if given.aws is None:
+        raise ValueError("aws: is missing, and platform is aws")
+    return AwsPlatform(given.aws, stack=stack, project_name=project_name)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 
 class S3Store:
-    """Implements releases.transport.Store; a key stands under `<prefix>/` in the bucket. S3 writes are atomic.
+    """Implements platforms.transport.Store; a key stands under `<prefix>/` in the bucket. S3 writes are atomic.
 
     Credentials come from where the AWS tools look (environment, profile, role); the network is first used by a call.
     """

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import asyncssh
 
 from platforms.aws.known_hosts import KnownHosts
-from releases.transport import Result, Unreachable
+from platforms.transport import Result, Unreachable
 
 # One kind of host key, so that what is pinned does not depend on what was negotiated.
 HOST_KEY = "ssh-ed25519"
@@ -38,7 +38,7 @@ class _WrongHostKey(Exception):
 
 
 class SshTransport:
-    """Implements releases.transport.Transport. A machine is `<name>@<address>`; its host key is known by the name.
+    """Implements platforms.transport.Transport. A machine is `<name>@<address>`; its host key is known by the name.
 
     A key that is not known yet is pinned at first contact. Safe for threads; close() it to end its connections.
     """
@@ -64,7 +64,7 @@ class SshTransport:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> SshTransport:
-        """Return the transport of a Reach.spec with kind "ssh".
+        """Return the transport of a Reach.spec of platform aws.
 
         deadline_s in it, where it is given, is how long a machine is tried.
         """

@@ -19,7 +19,7 @@ def parameter_path(stack: str) -> str:
 
 
 class SsmSecrets:
-    """Implements releases.transport.SecretStore: each secret is a SecureString `<path>/<release>/<NAME>`.
+    """Implements platforms.transport.SecretStore: each secret is a SecureString `<path>/<release>/<NAME>`.
 
     The value of a parameter is JSON text, because SSM rejects empty values and values with `{{`. Credentials come from
     the places where the AWS tools look. The first method call is the first to use the network.

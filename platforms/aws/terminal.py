@@ -11,7 +11,7 @@ from typing import Any
 import asyncssh
 
 from platforms.aws.ssh import CONNECT_S, HOST_KEY, known_hosts
-from platforms.connect import SECRET_FD, Terminal
+from platforms.terminal import SECRET_FD, Terminal
 
 PORT = 22
 # Seconds that the agent keeps the key: for both logins, and no longer.
@@ -21,7 +21,7 @@ WITH_KEY = f'ssh-add -q -t {KEY_S} - <&{SECRET_FD} && exec {SECRET_FD}<&- && exe
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
-    """Return the terminal of a Reach.spec with kind "ssh".
+    """Return the terminal of a Reach.spec of platform aws.
 
     A host key that is not known yet is pinned, as SshTransport does.
     """

@@ -8,9 +8,9 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import rendering
 import settings
 from platforms import MachineArgs
+from rendering.monitoring import monitoring_files
 
 Statement = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class Watch:
         namespace = self.namespace if self._given.alarms else None
         group = self._group(machine)
         name = group.name if group else pulumi.Output.from_input(None)
-        return name.apply(lambda name: rendering.watch(balancer=not machine.app, namespace=namespace, log_group=name))
+        return name.apply(lambda name: monitoring_files(balancer=not machine.app, namespace=namespace, log_group=name))
 
     def _group(self, machine: MachineArgs) -> aws.cloudwatch.LogGroup | None:
         """Return the log group: one for the balancer and one for each application.

@@ -16,7 +16,7 @@ INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 INOTIFY_AT_LEAST = 1024
 
 
-def look_around(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+def check_host(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
     """Check LXD, its command, the inotify limit, the pool and the port. Nothing is changed.
 
     block: `wsgi-fleet:lxd` of the stack file.

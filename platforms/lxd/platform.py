@@ -11,7 +11,8 @@ import pulumi
 import platforms
 from platforms.lxd import address, image, label, machine, resources
 from platforms.lxd.recipe import ImageRecipe
-from settings import Lxd
+from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
+from settings import Lxd, Settings
 
 
 class LxdPlatform:
@@ -54,7 +55,7 @@ class LxdPlatform:
         store = resources.Store(resources.StoreProvider(), name, {"path": str(self._store_path)}, opts)
         # Through the resource, so that a machine comes after the directory it mounts and goes before it.
         url = store.path.apply(lambda _: f"file://{machine.STORE_PATH}")
-        return platforms.Store(url, {"kind": "directory", "path": store.path}, store)
+        return platforms.Store(url, {"platform": "lxd", "path": store.path}, store)
 
     def machine(
         self,
@@ -139,4 +140,10 @@ class LxdPlatform:
     def reach(self, machines: Iterable[platforms.Machine] | None = None) -> platforms.Reach:
         """Implement Platform.reach: every machine of this host is reached alike."""
         del machines
-        return platforms.Reach({"kind": "lxd", "owner": self._owner})
+        return platforms.Reach({"platform": "lxd", "owner": self._owner})
+
+
+def create(given: Settings, *, stack: str, project: Path, project_name: str) -> LxdPlatform:  # noqa: ARG001
+    """Return the platform of a stack (see platforms.registry). Its image contains what machines would install."""
+    recipe = ImageRecipe(packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
+    return LxdPlatform(given.lxd, stack=stack, project=project, recipe=recipe)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from pulumi.dynamic import CheckFailure, CheckResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
 
 from platforms.lxd.client import LxdError
-from releases.provider import without_traceback
-from releases.transport import Unreachable
+from platforms.provider import without_traceback
+from platforms.transport import Unreachable
 
 NOT_FOUND = ReadResult("", {})
 

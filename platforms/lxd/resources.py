@@ -28,7 +28,7 @@ from platforms.lxd.client import Client, LxdError, NotFound, url
 from platforms.lxd.provider import NOT_FOUND, Provider, explain_errors, find_conflict
 from platforms.lxd.recipe import ImageRecipe
 from platforms.lxd.transport import LxdTransport
-from releases.provider import say
+from platforms.provider import say
 
 # Lines of a failed step's output that its error repeats.
 TAIL = 15

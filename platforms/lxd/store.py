@@ -19,7 +19,7 @@ DIRECTORY_MODE = 0o755
 
 
 class DirectoryStore:
-    """A releases.transport.Store in a directory.
+    """A platforms.transport.Store in a directory.
 
     Keys are parts of letters, digits and `._+=@-` between slashes, none beginning with a dot.
     """

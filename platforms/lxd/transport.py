@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from platforms.lxd import machine
 from platforms.lxd.client import Client, Unavailable
-from releases.transport import Result, Unreachable
+from platforms.transport import Result, Unreachable
 
 # coreutils' timeout, run inside, reports 124 when it ended the command, or 137 when it had to kill it.
 _TIMED_OUT = frozenset({124, 137})
@@ -50,7 +50,7 @@ class _NotBegun(Exception):
 
 
 class LxdTransport:
-    """A releases.transport.Transport over the exec of one LXD daemon. Threads may share it."""
+    """A platforms.transport.Transport over the exec of one LXD daemon. Threads may share it."""
 
     def __init__(self, client: Client | None = None) -> None:
         self._client = client or Client()

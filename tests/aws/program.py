@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-import runpy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import yaml
-
+from harness import mock_aws, mock_lxd
+from harness.mock_engine import Build, Registered, build
+from harness.program import run, stack_file, text_of
 from tests.aws.account import Account
 from tests.aws.lookups import LOOKUPS
 from tests.aws.server import prepared
-from tests.unit import aws_answers, lxd_answers
-from tests.unit.engine import Build, Registered, build
 
-ROOT = Path(__file__).resolve().parents[2]
 PROVIDER = "pulumi:providers:aws"
 
 
@@ -44,45 +40,6 @@ class Carried:
                 left.remove(each)
 
 
-def project(folder: Path) -> Path:
-    """Create a folder in which the program runs as in this project; what it writes, it writes there."""
-    for each in ROOT.iterdir():
-        if each.name not in (".git", ".state"):
-            (folder / each.name).symlink_to(each)
-    return folder
-
-
-def planned(stack: str, *, preview: bool = False, **changes: Any) -> Build:
-    """Run the program with the settings of a stack file. Responses of AWS are made up, as are ids and secrets in it.
-
-    Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would report.
-    """
-    blocks = aws_answers.filled(stack_file(stack) | changes)
-    return build(
-        _main,
-        secret_config={f"wsgi-fleet:{key}": _text(value) for key, value in blocks.items()},
-        lookups=aws_answers.LOOKUPS,
-        outputs={**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS},
-        stack=stack,
-        preview=preview,
-    )
-
-
-def stack_file(stack: str) -> dict[str, Any]:
-    """Return the blocks of a stack file by name, with made-up text in the place of what is encrypted."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return {key.removeprefix("wsgi-fleet:"): _without_secure(value) for key, value in config.items()}
-
-
-def _without_secure(value: Any) -> Any:
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        return (
-            "made-up" if fields.keys() == {"secure"} else {key: _without_secure(item) for key, item in fields.items()}
-        )
-    return [_without_secure(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
-
-
 def carry_out(stack: str, account: Account, **changes: Any) -> Carried:
     """Run the program with the settings of a stack file; blocks given in `changes` take the place of its own.
 
@@ -93,9 +50,9 @@ def carry_out(stack: str, account: Account, **changes: Any) -> Carried:
     blocks["aws"] = prepared(account, blocks["aws"])
     states: dict[str, tuple[str, dict[str, Any]]] = {}
     # With secrets in any of them, as far as Pulumi tells.
-    config = {f"wsgi-fleet:{key}": _text(value) for key, value in blocks.items()}
+    config = {f"wsgi-fleet:{key}": text_of(value) for key, value in blocks.items()}
     built = build(
-        _main,
+        run,
         secret_config=config,
         lookups={token: functools.partial(account.invoke, token) for token in LOOKUPS},
         outputs=_Outputs(account, states),
@@ -104,21 +61,12 @@ def carry_out(stack: str, account: Account, **changes: Any) -> Carried:
     return Carried(account, built, blocks, states)
 
 
-def _main() -> None:
-    runpy.run_path(str(ROOT / "__main__.py"))
-
-
-def _text(value: Any) -> str:
-    """Return a value as Pulumi passes it on."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 class _Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
     """The responses of the account, for every type of AWS. For a type that it does not know the program fails."""
 
     def __init__(self, account: Account, states: dict[str, tuple[str, dict[str, Any]]]) -> None:
         self._account, self._states = account, states
-        self._others = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
+        self._others = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
 
     def __getitem__(self, type_: str) -> Callable[[Registered], Mapping[str, Any]]:
         if type_ == PROVIDER:

@@ -19,7 +19,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from platforms.lxd import image, reap
 from platforms.lxd.client import Client
 from platforms.lxd.recipe import ImageRecipe
-from rendering import PREBUILT_PACKAGES, prebuilt_scripts
+from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
 from tests.aws.account import Account
 from tests.aws.auth_proxy import SERVICES, AuthProxy, served
 from tests.aws.authority import Authority

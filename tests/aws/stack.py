@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
+from harness.stack import Stack, copy_of_checkout, lxc
 from platforms.lxd import label
 from tests.aws.region import FILE
 from tests.aws.server import prepared
 from tests.aws.session import Running
 from tests.aws.subnets import free_block
-from tests.e2e.stack import Stack, copy_of_checkout, lxc
 
 NAME = "prod"
 # Where a folder is named here, its plugins go before the stand-ins: to try the real `command` provider.

@@ -10,7 +10,7 @@ from unittest import mock
 
 from platforms.lxd import label, network, subnet
 from platforms.lxd.client import Client, url
-from rendering import APP_PORT, BALANCER_PORT
+from rendering.common import APP_PORT, BALANCER_PORT
 from tests.aws.kind import Clients
 
 SSH, HTTPS = 22, 443

@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from harness.load import Outcome
+from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
 from platforms.lxd import label
 from platforms.lxd.reap import owners, reap
 from policies import page
 from tests.combinations import EVERY
-from tests.e2e.load import Outcome
-from tests.e2e.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
 from tests.e2e.steady import Seen
 
 # Seconds for one test with its fixtures: on a new machine the first one builds the machines' image.

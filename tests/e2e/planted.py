@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from harness.stack import Stack, free_port, lxc, on
 from tests.certificates import Authority
 from tests.e2e import search
 from tests.e2e.search import Hit, Process
-from tests.e2e.stack import Stack, free_port, lxc, on
 
 NAME = "shop.example.org"
 # Of the application that make() plants in.

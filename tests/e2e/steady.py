@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tests.e2e.load import Background
+from harness.load import Background
 
 # What others ask meanwhile: quick ones, ones that are at work for a while, and ones that must not run twice.
 MIX = (("GET", "/"), ("GET", "/?s=0.2"), ("POST", "/"))

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from harness.load import Load
+from harness.stack import Stack, eventually, free_port, lxc, on, what_the_proxy_minds
 from tests.certificates import Authority
-from tests.e2e.load import Load
-from tests.e2e.stack import Stack, eventually, free_port, lxc, on, what_the_proxy_minds
 from tests.e2e.test_tls import handshake, https_port, url
 
 pytestmark = pytest.mark.skipif(

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-import rendering
+from harness.evidence import assert_nothing_was_lost, executed
+from harness.load import Load
+from harness.stack import Stack, eventually, lxc, on, what_the_proxy_minds
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from tests.e2e import test_proxy as proxy
-from tests.e2e.load import Load
-from tests.e2e.stack import Stack, assert_nothing_was_lost, eventually, executed, lxc, on, what_the_proxy_minds
 from tests.e2e.test_proxy import HEALTH, PASSWORD, PROXY, SITE, ask, asked_again_and_again, basic, brought_up, said
 from tests.unit.proxy_settings import balancers, settings_of
 
@@ -216,8 +218,8 @@ for number, text in enumerate(json.load(sys.stdin)):
 def test_apache_takes_whatever_the_settings_can_say_and_minds_nothing(
     busy: Stack, blocks: list[dict[str, Any]]
 ) -> None:
-    app = rendering.Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/well")
-    sites = [rendering.site(settings_of(block), [app]) for block in blocks]
+    app = Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/well")
+    sites = [render_site(settings_of(block), [app]) for block in blocks]
     # One that Apache must refuse, so that silence means something.
     stdin = json.dumps([*sites, "nonsense"])
     result = lxc("exec", busy.balancer(), "-T", "--", "python3", "-c", CHECK, stdin=stdin)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.stack import Stack, free_port
 from tests.e2e import test_apps as apps
 from tests.e2e import test_static as static_files
 from tests.e2e import test_tls as tls
-from tests.e2e.stack import Stack, free_port
 from tests.e2e.steady import Steady
 from tests.e2e.test_apps import SHOP
 from tests.e2e.test_faults import slow_clients

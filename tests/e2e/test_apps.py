@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from harness.load import Load, Outcome
+from harness.stack import Stack, lxc, on
 from platforms.lxd import label
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import Stack, lxc, on
 
 SHOP = "shop.example.org"
 NGINX_WORKERS = ("pgrep", "-f", "[n]ginx: worker process$")

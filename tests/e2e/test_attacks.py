@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.evidence import executed
+from harness.stack import Stack
 from settings.header import FORGEABLE
 from tests.e2e.attacks import ATTACKS, Attack, exchange, request, statuses
-from tests.e2e.stack import Stack, executed
 
 # Believed by some application, framework or proxy; the last ones are what this balancer sets.
 OURS = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Prefix", "X-Remote-User")

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from harness.load import CLIENTS, KINDS, Load
+from harness.stack import SECRET, eventually, lxc, on
 from tests.aws.session import Running, running
 from tests.aws.stack import AwsStack
-from tests.e2e.load import CLIENTS, KINDS, Load
-from tests.e2e.stack import SECRET, eventually, lxc, on
 
 pytestmark = pytest.mark.aws
 REGION = "eu-central-1"

@@ -17,11 +17,11 @@ from collections.abc import Generator
 
 import pytest
 
+from harness.load import Load
+from harness.stack import on
 from tests.aws.session import running
 from tests.aws.stack import AwsStack
 from tests.certificates import Authority
-from tests.e2e.load import Load
-from tests.e2e.stack import on
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
 NAME, SHOP = "www.example.org", "shop.example.org"

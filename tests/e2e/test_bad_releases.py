@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import Stack, assert_nothing_was_lost, eventually, has_reached, releases_that_answer
+from harness.evidence import assert_nothing_was_lost, has_reached, releases_that_answer
+from harness.load import Load, Outcome
+from harness.stack import Stack, eventually
 
 APP = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
 # Healthy wherever it is proven and on the first servers; ill where it serves on the third.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, lxc, on
+from harness.stack import Stack, lxc, on
 
 
 def host_address(machine: str) -> str:

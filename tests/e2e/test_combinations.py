@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.load import Load
+from harness.stack import Stack, on
 from tests.combinations import Combination, booted
-from tests.e2e.load import Load
-from tests.e2e.stack import Stack, on
 
 pytestmark = [pytest.mark.long, pytest.mark.matrix]
 

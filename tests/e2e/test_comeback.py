@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.stack import Stack, eventually, lxc, on
+from harness.stack import Stack, eventually, lxc, on
 
 START = 'VERSION = "1"'
 # Seconds until it serves again, once nothing is in its way: the longest pause, and its own start.

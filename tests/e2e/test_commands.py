@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e import load
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import SECRET, Stack, eventually, lxc, on
+from harness import load
+from harness.load import Load, Outcome
+from harness.stack import SECRET, Stack, eventually, lxc, on
 
 # Requests of a test's own that every server is to have answered one of, and how long each takes.
 SLOW, SLOW_S = 12, 1.5

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from tests.e2e.stack import ROOT, Stack, on
+from harness.stack import ROOT, Stack, on
 from tests.e2e.test_static import ask
 
 

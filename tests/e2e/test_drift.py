@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, eventually, lxc, on
+from harness.stack import Stack, eventually, lxc, on
 
 
 def store_of(stack: Stack) -> Path:

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import aiohttp
 import pytest
 
-from tests.e2e.stack import Stack, eventually, lxc, on
+from harness.stack import Stack, eventually, lxc, on
 from tests.e2e.steady import Seen, Steady
 from tests.e2e.test_health import drop, undrop
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import ROOT, Stack, eventually, lxc, on
+from harness.stack import ROOT, Stack, eventually, lxc, on
 from tests.e2e.steady import Steady
 from tests.e2e.test_faults import ask, unit
 from tests.e2e.test_faults import fault as fault  # noqa: PLC0414  fixtures are found by name

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.stack import Stack, eventually, lxc, on
+from harness.stack import Stack, eventually, lxc, on
 from tests.e2e.steady import Steady
 from tests.e2e.test_drift import assert_told_and_mended, store_of
 from tests.e2e.test_faults import address, ask, each_server

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.stack import UP, UP_S, Stack
 from platforms.lxd import label
 from platforms.lxd.reap import owners
-from tests.e2e.stack import UP, UP_S, Stack
 from tests.e2e.steady import Seen, Steady
 from tests.e2e.test_faults import Keep, ask
 

@@ -13,18 +13,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import (
-    ENVIRONMENT,
-    SECRET,
-    SETTINGS,
-    Stack,
-    assert_nothing_was_lost,
-    eventually,
-    lxc,
-    on,
-    what_the_proxy_minds,
-)
+from harness.evidence import assert_nothing_was_lost
+from harness.load import Load, Outcome
+from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, eventually, lxc, on, what_the_proxy_minds
 
 
 def status(machine: str) -> dict[str, object]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import Stack, on, what_the_proxy_minds
+from harness.load import Load, Outcome
+from harness.stack import Stack, on, what_the_proxy_minds
 
 KINDS: dict[str, dict[str, Any]] = {
     "gunicorn": {"kind": "gunicorn"},

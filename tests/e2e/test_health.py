@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.load import Load
-from tests.e2e.stack import Stack, eventually, lxc, on
+from harness.load import Load
+from harness.stack import Stack, eventually, lxc, on
 
 # They look into the balancer's files and network from outside.
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import Stack, assert_nothing_was_lost, eventually, lxc, on
+from harness.evidence import assert_nothing_was_lost
+from harness.load import Load, Outcome
+from harness.stack import Stack, eventually, lxc, on
 from tests.e2e.test_gateways import ask, assert_the_balancer_alone_is_believed
 
 # Seconds of slow requests: enough to be in flight, and no wait for whoever drains them.

@@ -20,8 +20,9 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-import rendering
-from tests.e2e.stack import Stack, lxc, on, processes_that_name, what_the_proxy_minds
+from harness.stack import Stack, lxc, on, processes_that_name, what_the_proxy_minds
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 
 PASSWORD = "correct horse battery"
@@ -355,8 +356,8 @@ for number, text in enumerate(json.load(sys.stdin)):
 def test_nginx_takes_whatever_the_settings_can_say_and_warns_of_nothing(
     busy: Stack, blocks: list[dict[str, Any]]
 ) -> None:
-    app = rendering.Upstream("a", ["10.0.0.1"], 60, "/well")
-    sites = [rendering.site(settings_of(block), [app]) for block in blocks]
+    app = Upstream("a", ["10.0.0.1"], 60, "/well")
+    sites = [render_site(settings_of(block), [app]) for block in blocks]
     # One that Nginx must refuse, so that silence means something.
     stdin = json.dumps([*sites, "nonsense;"])
     result = lxc("exec", busy.balancer(), "-T", "--", "python3", "-c", CHECK, stdin=stdin)

@@ -7,16 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import (
-    Stack,
-    assert_nothing_was_lost,
-    eventually,
-    has_reached,
-    lxc,
-    on,
-    releases_that_answer,
-)
+from harness.evidence import assert_nothing_was_lost, has_reached, releases_that_answer
+from harness.load import Load, Outcome
+from harness.stack import Stack, eventually, lxc, on
 
 
 @pytest.fixture(scope="module")

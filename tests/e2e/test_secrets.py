@@ -14,9 +14,9 @@ from contextlib import suppress
 
 import pytest
 
+from harness.stack import Stack, lxc, on
 from tests.e2e.planted import APP, Planted, ask
 from tests.e2e.search import Hit, forms
-from tests.e2e.stack import Stack, lxc, on
 from tests.e2e.test_closed_doors import address_of
 
 OF_APP, JOURNAL = ("T_GIVEN", "T_MADE"), "root:systemd-journal 640"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import Stack, lxc, on, what_the_proxy_minds
+from harness.stack import Stack, lxc, on, what_the_proxy_minds
 
 SCRIPT = "/usr/local/lib/wsgi-fleet/static_files.py"
 BUILD = "python build.py"

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from harness.load import Load
+from harness.stack import Stack, free_port, lxc, on, processes_that_name, what_the_proxy_minds
 from tests.certificates import Authority, Signed
-from tests.e2e.load import Load
-from tests.e2e.stack import Stack, free_port, lxc, on, processes_that_name, what_the_proxy_minds
 
 NAME = "shop.example.org"
 

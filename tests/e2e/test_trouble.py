@@ -13,8 +13,8 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from tests.e2e.load import Load, Outcome
-from tests.e2e.stack import Stack, eventually, lxc, on, processes_that_name
+from harness.load import Load, Outcome
+from harness.stack import Stack, eventually, lxc, on, processes_that_name
 
 HEALTHY = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
 

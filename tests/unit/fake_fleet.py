@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from platforms.transport import Result, SecretStore
 from releases.fleet import Server
 from releases.release import Release
 from releases.rollout import Plan, Rollout
-from releases.transport import Result, SecretStore
 
 NAMES = ["a-1", "a-2", "a-3"]
 

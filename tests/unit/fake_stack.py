@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from commands.target import Target, described
-from platforms import connect
+from platforms import operator
+from platforms.transport import Part, Result, Unreachable
 from releases import record
 from releases.journal import Journal
-from releases.transport import Part, Result, Unreachable
 from tests.unit.fake_fleet import MemoryStore
 
 OLD, NEW = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
@@ -159,8 +159,8 @@ def make(monkeypatch: Any) -> FakeStack:
         "drain_timeout_s": 75,
     }
     output: dict[str, Any] = {
-        "store": {"kind": "memory"},
-        "reach": {"kind": "memory", "user": "admin", "private_key": PRIVATE_KEY, "jump_address": "192.0.2.1"},
+        "store": {"platform": "memory"},
+        "reach": {"platform": "memory", "user": "admin", "private_key": PRIVATE_KEY, "jump_address": "192.0.2.1"},
         "balancer": {"name": "balancer", "target": "m-balancer"},
         "url": "http://192.0.2.1",
         "apps": {"hello": described_},
@@ -178,12 +178,13 @@ def make(monkeypatch: Any) -> FakeStack:
         return json.dumps(stack.output)
 
     def transport(spec: dict[str, Any]) -> Machines:
-        assert spec["kind"] == "memory"
+        assert spec["platform"] == "memory"
         return stack.machines
 
     monkeypatch.setattr("commands.target.pulumi", pulumi)
-    monkeypatch.setattr(connect, "transport", transport)
-    monkeypatch.setattr(connect, "store", lambda _: stack.whole)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(operator, "transport", transport)
+    monkeypatch.setattr(operator, "store", lambda _: stack.whole)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(operator, "check_connection", lambda _: [])  # pyright: ignore[reportUnknownLambdaType]
     # Its releases are names without files.
     for module in ("observation", "doctor"):
         monkeypatch.setattr(f"commands.{module}.find_damage", lambda *_, **__: stack.damage)  # pyright: ignore

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import app_server
 from gateways import KINDS
+from rendering.gateway_files import gateway_files
 from settings import App
 
 # Waits, fails and tells what it was given, by its path.
@@ -110,7 +110,7 @@ def started(made: App, folder: Path, *processes: str, public: socket.socket | No
     code.mkdir(parents=True, exist_ok=True)
     if not (code / "app.py").exists():
         (code / "app.py").write_text(APP)
-    for name, text in app_server.gateway_files(made).items():
+    for name, text in gateway_files(made).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     launch = kind.command.format(place=folder, runtime=folder)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stack_file import SettingsError, parse
+from settings.stack_file import SettingsError, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 

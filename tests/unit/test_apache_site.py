@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from pydantic import BaseModel
 
-import rendering
-import site_apache
 from platforms.aws.platform import packed
+from rendering.apache import redirect_target
+from rendering.balancer import balancer_user_data, proxy_packages_command
+from rendering.site import render_site
+from rendering.templates import ROOT
+from rendering.upstream import Upstream
 from settings import Balancer, apache
 from settings.proxy import Proxy
 from settings.rewriting import Redirect
@@ -23,13 +26,13 @@ from settings.route import Routed
 from settings.static import Static
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 
-APP = rendering.Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/well")
+APP = Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/well")
 WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 
 
-def site(*apps: rendering.Upstream, hostnames: tuple[str, ...] = (), **balancer: Any) -> str:
+def site(*apps: Upstream, hostnames: tuple[str, ...] = (), **balancer: Any) -> str:
     block = {"hostnames": [HOSTNAME], **balancer, "proxy": {"kind": "apache", **balancer.get("proxy", {})}}
-    return rendering.site(settings_of(block), apps or [APP], hostnames)
+    return render_site(settings_of(block), apps or [APP], hostnames)
 
 
 def words_of(line: str) -> list[str]:
@@ -76,7 +79,7 @@ def apache_words(value: str) -> str:
 @given(block=balancers("apache"))
 def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None:
     given_ = settings_of(block)
-    lines = list(read(rendering.site(given_, [APP])))
+    lines = list(read(render_site(given_, [APP])))
     # Nothing got out of its place.
     assert {words[0] for _, words in lines} <= DIRECTIVES
     host = [words for around, words in lines if around == "VirtualHost *:80"]
@@ -102,7 +105,7 @@ def test_a_header_is_no_expression_and_no_format_whatever_its_value() -> None:
 
 
 def test_scripts_find_the_members_as_they_do_in_a_site_of_nginx() -> None:
-    text = site(APP, rendering.Upstream("b-c", ["10.0.0.3"], 60, "/well", Routed(path="/b"), "http"))
+    text = site(APP, Upstream("b-c", ["10.0.0.3"], 60, "/well", Routed(path="/b"), "http"))
     assert proxy_site.members(text) == {"app_a": ["10.0.0.1", "10.0.0.2"], "app_b_c": ["10.0.0.3"]}
     without = proxy_site.without(text, ["10.0.0.1"])
     assert proxy_site.addresses(without) == ["10.0.0.2", "10.0.0.3"]
@@ -118,7 +121,7 @@ def test_members_and_ports_of_a_snippet_are_not_ours() -> None:
 
 
 def test_each_place_counts_the_requests_of_its_members() -> None:
-    text = site(APP, rendering.Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b")))
+    text = site(APP, Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b")))
     passes = [words for _, words in read(text) if words[0] == "ProxyPass" and words[1] != "!"]
     # Those of a virtual host do not inherit the method of <Proxy>.
     assert passes == [
@@ -132,9 +135,9 @@ def test_each_place_counts_the_requests_of_its_members() -> None:
 
 def test_the_default_comes_first_then_exact_names_then_wildcards_the_longest_first() -> None:
     apps = [
-        rendering.Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["*.example.org", "x.example.org"])),
-        rendering.Upstream("b", ["10.0.0.2"], 60, "/well", Routed(hosts=["*.eu.example.org", "y.example.org"])),
-        rendering.Upstream("c", ["10.0.0.3"], 60, "/well"),
+        Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["*.example.org", "x.example.org"])),
+        Upstream("b", ["10.0.0.2"], 60, "/well", Routed(hosts=["*.eu.example.org", "y.example.org"])),
+        Upstream("c", ["10.0.0.3"], 60, "/well"),
     ]
     names = [words[1] for _, words in read(site(*apps)) if words[0] in ("ServerName", "ServerAlias")]
     assert names == [
@@ -146,8 +149,8 @@ def test_the_default_comes_first_then_exact_names_then_wildcards_the_longest_fir
 def test_an_inner_place_stands_behind_its_outer_one() -> None:
     static = Static(folder="x")
     apps = [
-        rendering.Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b"), static=static),
-        rendering.Upstream("a", ["10.0.0.1"], 60, "/well", static=static),
+        Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b"), static=static),
+        Upstream("a", ["10.0.0.1"], 60, "/well", static=static),
     ]
     arounds = dict.fromkeys(around.partition("/")[2] for around, _ in read(site(*apps)) if "/Location" in around)
     assert list(arounds) == [
@@ -156,7 +159,7 @@ def test_an_inner_place_stands_behind_its_outer_one() -> None:
 
 
 def test_a_gateway_that_speaks_http_gets_no_header_that_looks_like_ours() -> None:
-    text = site(rendering.Upstream("a", ["10.0.0.1"], 60, "/well", protocol="http"))
+    text = site(Upstream("a", ["10.0.0.1"], 60, "/well", protocol="http"))
     unset = {
         words[2] for around, words in read(text) if words[:2] == ["RequestHeader", "unset"] and "Location" in around
     }
@@ -179,7 +182,7 @@ def test_where_a_redirect_leads_is_what_mod_rewrite_makes_of_it(to: str, keep_qu
     if "://y" in to:
         to = target = target.replace("http://y", "y")
         to = "/x?back=y"
-    assert site_apache.redirect_target(Redirect(path="/old/{id}/*", to=to, keep_query=keep_query)) == target
+    assert redirect_target(Redirect(path="/old/{id}/*", to=to, keep_query=keep_query)) == target
 
 
 def test_tls_is_told_by_its_port_and_http_leads_there_but_for_health_paths() -> None:
@@ -262,14 +265,14 @@ def is_block(annotation: Any) -> bool:
 
 def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None:
     assert {*names(Balancer)} - ELSEWHERE == {*OTHER} - {"tls.acme"}
-    plain = rendering.site(settings_of({"hostnames": [HOSTNAME], "proxy": {"kind": "apache"}}), [APP])
+    plain = render_site(settings_of({"hostnames": [HOSTNAME], "proxy": {"kind": "apache"}}), [APP])
     for name, block in OTHER.items():
         whole = {"hostnames": [HOSTNAME], **block, "proxy": {"kind": "apache", **block.get("proxy", {})}}
         if name in apache.REFUSED:
             with pytest.raises(ValueError, match=re.escape(f"{name}: Apache has no use for it: ")):
                 Balancer.model_validate_json(json.dumps(whole))
         else:
-            made = rendering.site(settings_of(whole), [APP])
+            made = render_site(settings_of(whole), [APP])
             assert made != plain, name
 
 
@@ -279,12 +282,12 @@ def test_nginx_takes_all_of_what_apache_refuses() -> None:
 
 
 def test_the_page_holds_the_table_of_what_apache_does_otherwise() -> None:
-    page = (rendering.ROOT / "docs" / "balancer.md").read_text()
+    page = (ROOT / "docs" / "balancer.md").read_text()
     assert apache.table() in page
 
 
 def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
-    nginx, other = rendering.balancer_user_data(), rendering.balancer_user_data(proxy="apache")
+    nginx, other = balancer_user_data(), balancer_user_data(proxy="apache")
     assert "/etc/nginx" not in other.replace("[ -d /etc/nginx/wsgi-fleet ]", "")
     assert "apache" not in nginx.replace("import apache", "")
     # Raises where EC2 would not take it.
@@ -293,7 +296,7 @@ def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
 
 
 def test_geoip_brings_the_module_of_the_proxy() -> None:
-    command = rendering.proxy_preparation(settings_of({"proxy": {"kind": "apache", "geoip": True}}))
+    command = proxy_packages_command(settings_of({"proxy": {"kind": "apache", "geoip": True}}))
     assert command
     assert command[4:] == ["-", "libapache2-mod-geoip", "geoip-database"]
 

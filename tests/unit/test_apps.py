@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from harness import mock_aws, mock_lxd
+from harness.mock_engine import Build, Registered, build
+from harness.mock_lxd import ROLLOUT, STEP
+from harness.program import project
 from tests.aws.account import Account
 from tests.aws.policy import allows
-from tests.aws.program import carry_out, project
+from tests.aws.program import carry_out
 from tests.aws.server import serving
-from tests.unit import aws_answers, lxd_answers
-from tests.unit.engine import Build, Registered, build
-from tests.unit.lxd_answers import ROLLOUT, STEP
 from tests.unit.stack_blocks import ROOT, config_of
 from tests.unit.test_aws_model import Stack
 
@@ -38,8 +39,8 @@ def run(platform: str, apps: Mapping[str, Any]) -> Build:
     return build(
         _main,
         config=config_of(blocks),
-        lookups=aws_answers.LOOKUPS,
-        outputs={**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS, INSTANCE: _instance},
+        lookups=mock_aws.LOOKUPS,
+        outputs={**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS, INSTANCE: _instance},
         stack="two",
     )
 

@@ -13,14 +13,14 @@ import pulumi
 import pytest
 from pydantic import SecretStr
 
-import app_server
-import rendering
-from platforms import Ingress, MachineArgs, StepArgs, connect
-from platforms.aws import AwsPlatform
+from harness.mock_aws import KEY, LOOKUPS, OUTPUTS
+from harness.mock_engine import Answer, Build, Registered, Secret, build
+from platforms import Ingress, MachineArgs, StepArgs, operator
+from platforms.aws.platform import AwsPlatform
 from platforms.aws.s3 import S3Store
+from rendering.app_server import app_server_user_data
+from rendering.balancer import balancer_user_data
 from settings import Aws, Size
-from tests.unit.aws_answers import KEY, LOOKUPS, OUTPUTS
-from tests.unit.engine import Answer, Build, Registered, Secret, build
 
 INSTANCE, GROUP = "aws:ec2/instance:Instance", "aws:ec2/securityGroup:SecurityGroup"
 IN, OUT = (
@@ -186,7 +186,7 @@ def unpacked(instance: Registered) -> str:
 
 
 def test_the_documents_of_both_tiers_fit_into_what_ec2_takes() -> None:
-    for document in (app_server.user_data(["libpq5"] * 50), rendering.balancer_user_data()):
+    for document in (app_server_user_data(["libpq5"] * 50), balancer_user_data()):
         aws = given()
         made = build(lambda aws=aws, text=document: fleet(aws, user_data=text), lookups=LOOKUPS, outputs=OUTPUTS)
         packed = base64.b64decode(made.of(INSTANCE)[0].inputs["userDataBase64"])
@@ -252,7 +252,7 @@ def test_a_bucket_that_is_given_is_used_as_it_is() -> None:
     made = built(release_bucket="their-releases")
     assert [each.type for each in made.resources if ":s3/" in each.type] == []
     assert made.exports["store"] == {
-        "kind": "s3",
+        "platform": "aws",
         "bucket": "their-releases",
         "prefix": "prod",
         "region": "eu-central-1",
@@ -350,7 +350,7 @@ def test_a_preview_of_a_stack_that_is_not_there_yet_works() -> None:
 
 
 def test_what_is_exported_opens_transport_and_store(prod: Build) -> None:
-    store = connect.store(prod.exports["store"])
+    store = operator.store(prod.exports["store"])
     assert isinstance(store, S3Store)
 
 

@@ -12,10 +12,11 @@ import pulumi
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
+from harness.mock_engine import build
+from harness.program import project
 from tests.aws.account import KINDS, Account, Unknown, Unsupported
-from tests.aws.program import carry_out, project
+from tests.aws.program import carry_out
 from tests.aws.server import image, prepared, serving
-from tests.unit.engine import build
 
 pytestmark = pytest.mark.aws
 

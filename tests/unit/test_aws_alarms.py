@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from harness.mock_engine import Build
 from settings.watch import Alarms
-from tests.unit.engine import Build
 from tests.unit.test_aws import INSTANCE, STEP, built, given
 
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"

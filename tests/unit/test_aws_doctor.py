@@ -16,7 +16,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from platforms import connect
+from platforms import operator
 from platforms.aws import DEBIAN_OWNER, diagnosis
 from platforms.diagnosis import Finding
 from settings import Aws
@@ -81,7 +81,7 @@ def test_where_all_is_well_nothing_is_wrong_and_who_we_are_is_told(ec2: Any, mon
     ami, owner = there[0]["ImageId"], there[0]["OwnerId"]
     # As it stands in a stack file: what Pulumi has encrypted is no value.
     block = BLOCK | {"ami": ami, "ssh_key_name": "ops", "ssh_private_key": {"secure": "v1:abc"}}
-    found = connect.look_around("aws", block, stack="prod", project=Path())
+    found = operator.check_host("aws", block, stack="prod", project=Path())
     assert [told(each) for each in found] == [
         "plugin aws",
         "plugin command",
@@ -93,7 +93,7 @@ def test_where_all_is_well_nothing_is_wrong_and_who_we_are_is_told(ec2: Any, mon
 def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     listed(monkeypatch, PLUGINS)
     block = BLOCK | {"ami": "ami-00000000000000000", "app_subnet_ids": ["subnet-00000001", "subnet-1"], "amis": 1}
-    found = connect.look_around("aws", block, stack="prod", project=Path())
+    found = operator.check_host("aws", block, stack="prod", project=Path())
     assert told(found[-1]) == (
         "settings of AWS: these cannot work: ami, app_subnet_ids, amis -> "
         "`pulumi preview -s prod` tells each with what is allowed; mend stacks/Pulumi.prod.yaml."
@@ -195,12 +195,12 @@ def test_an_image_is_judged_by_what_machines_here_can_boot(changes: Any, subject
 
 
 def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    reach = {"kind": "ssh", "jump_address": "127.0.0.1"}
+    reach = {"platform": "aws", "jump_address": "127.0.0.1"}
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(diagnosis, "SSH", server.getsockname()[1])
-        (found,) = connect.look_along(reach)
+        (found,) = operator.check_connection(reach)
         assert told(found) == f"port {diagnosis.SSH} of the balancer (127.0.0.1)"
-    (found,) = connect.look_along(reach)
+    (found,) = operator.check_connection(reach)
     assert found.problem.endswith("Connection refused")
     assert found.remedy.startswith("Its SSH server is down")
 
@@ -208,10 +208,10 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
         raise TimeoutError(address, timeout)
 
     monkeypatch.setattr("socket.create_connection", silent)
-    (found,) = connect.look_along(reach)
+    (found,) = operator.check_connection(reach)
     assert found.problem == "it did not answer in 5 s"
     assert "aws.admin_cidrs" in found.remedy
 
 
 def test_on_lxd_no_way_has_to_be_open() -> None:
-    assert connect.look_along({"kind": "lxd", "owner": "local-1"}) == []
+    assert operator.check_connection({"platform": "lxd", "owner": "local-1"}) == []

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from harness.mock_engine import Build, Registered
 from platforms.aws.partition import Partition, partition_of
-from tests.unit.engine import Build, Registered
 from tests.unit.test_aws import ASSOCIATION, BUCKET, EIP, INSTANCE, STEP, built, given
 
 ROLE, POLICY = "aws:iam/role:Role", "aws:iam/rolePolicy:RolePolicy"

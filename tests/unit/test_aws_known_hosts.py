@@ -10,7 +10,7 @@ import pytest
 
 from platforms.aws.known_hosts import KnownHosts
 from platforms.aws.ssh import SshTransport, known_hosts
-from releases.transport import Unreachable
+from platforms.transport import Unreachable
 from tests.unit.test_aws_ssh import CLIENT_KEY, JUMP, SERVER, Machine, jump, port, server
 
 __all__ = ["jump", "port", "server"]  # fixtures

@@ -13,9 +13,10 @@ import jsonschema
 import pytest
 import yaml
 
+from harness.program import ROOT, project, stack_file
 from tests.aws.account import KINDS, Account
 from tests.aws.policy import actions, allows
-from tests.aws.program import ROOT, Carried, carry_out, project, stack_file
+from tests.aws.program import Carried, carry_out
 from tests.aws.server import serving
 
 pytestmark = pytest.mark.aws

@@ -12,12 +12,12 @@ from hypothesis import given as each_of
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from harness.mock_aws import HOST_KEY, KEY, LOOKUPS, OUTPUTS
+from harness.mock_engine import Build, Registered, build
 from platforms import Ingress, MachineArgs
-from platforms.aws import AwsPlatform
+from platforms.aws.platform import AwsPlatform
 from settings import Aws, Size
 from settings.vpc import LETTERS, Vpc
-from tests.unit.aws_answers import HOST_KEY, KEY, LOOKUPS, OUTPUTS
-from tests.unit.engine import Build, Registered, build
 
 INSTANCE, GROUP = "aws:ec2/instance:Instance", "aws:ec2/securityGroup:SecurityGroup"
 VPC, SUBNET, NAT = "aws:ec2/vpc:Vpc", "aws:ec2/subnet:Subnet", "aws:ec2/natGateway:NatGateway"

@@ -9,11 +9,11 @@ import asyncssh
 import pytest
 from pulumi.dynamic import ResourceProvider
 
+from harness.mock_aws import GENERATED_KEY, HOST_KEY, KEY, PUBLIC_KEY
+from harness.mock_engine import Build, Secret
 from platforms.aws import host_key, key_pair
 from platforms.aws.ssh import SshTransport
-from releases.transport import Unreachable
-from tests.unit.aws_answers import GENERATED_KEY, HOST_KEY, KEY, PUBLIC_KEY
-from tests.unit.engine import Build, Secret
+from platforms.transport import Unreachable
 from tests.unit.test_aws import INSTANCE, STEP, built
 
 KEY_PAIR = "aws:ec2/keyPair:KeyPair"
@@ -71,7 +71,7 @@ def test_a_generated_key_stays_as_it_is() -> None:
 def test_every_machine_has_its_host_key_pinned_through_the_jump_host_that_is_known_by_its_own(prod: Build) -> None:
     keys = {each.name.removesuffix("-host-key"): each for each in prod.of(HOST_KEY)}
     assert sorted(keys) == ["balancer", "hello-1", "hello-2", "hello-3"]
-    way = {"kind": "ssh", "user": "admin", "private_key": KEY, "stack": "prod", "jump_id": "balancer-id"}
+    way = {"platform": "aws", "user": "admin", "private_key": KEY, "stack": "prod", "jump_id": "balancer-id"}
     for role, key in keys.items():
         address = f"10.0.0.{1 + prod.one(INSTANCE, role).index}"
         known = {} if role == "balancer" else {"balancer-id": "ssh-ed25519 AAAAbalancer-host-key"}

@@ -15,7 +15,7 @@ from moto import mock_aws
 from moto.server import ThreadedMotoServer
 from server import Failure
 
-from platforms import connect
+from platforms import operator
 from platforms.aws import parameters
 from platforms.aws.ssm import SsmSecrets
 from releases.release import secrets_digest
@@ -137,7 +137,7 @@ def test_another_region_is_another_place_and_nothing_else_changes() -> None:
 
 
 def test_a_store_without_parameters_keeps_no_secrets() -> None:
-    assert connect.secrets({"kind": "directory", "path": "/srv"}, "hello") is None
+    assert operator.secrets({"platform": "lxd", "path": "/srv"}, "hello") is None
 
 
 def test_a_rollout_publishes_secrets_and_forgets_them_with_the_release() -> None:
@@ -181,10 +181,10 @@ def test_a_booting_server_reads_what_the_rollout_wrote(
     (server.CONFIG / "key").write_text("0123")
     (server.CONFIG / "store").write_text("s3://releases/prod/hello")
     many = AWKWARD | {f"NAME_{number}": str(number) for number in range(20)}
-    spec = {"kind": "s3", "secrets": {"path": PATH, "region": REGION, "kms_key_arn": ""}}
-    operator = connect.secrets(spec, "hello")
-    assert operator
-    operator.write("r2", many)
+    spec = {"platform": "aws", "secrets": {"path": PATH, "region": REGION, "kms_key_arn": ""}}
+    found = operator.secrets(spec, "hello")
+    assert found
+    found.write("r2", many)
     with on_this_host(monkeypatch, ssm=account):
         assert fetch_secrets("s3://releases/prod/hello", "r2") == many
         assert staging.known_secrets("r2", secrets_digest("0123", many)) == many

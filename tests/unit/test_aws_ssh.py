@@ -19,7 +19,7 @@ import pytest
 
 from platforms.aws.known_hosts import KnownHosts
 from platforms.aws.ssh import SshTransport
-from releases.transport import Result, Unreachable
+from platforms.transport import Result, Unreachable
 
 JUMP, SERVER = "i-jump@127.0.0.1", "i-server@127.0.0.2"
 

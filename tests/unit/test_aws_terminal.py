@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from platforms import connect
+from platforms import operator
 from platforms.aws import ssh, terminal
 from platforms.aws.known_hosts import KnownHosts
+from platforms.terminal import Terminal
 from tests.unit.test_aws_ssh import CLIENT_KEY, JUMP, SERVER, Machine, jump, port, server
 
 __all__ = ["jump", "port", "server"]  # fixtures
-ENTER = "import json, sys; from platforms.connect import Terminal; Terminal(**json.load(sys.stdin)).enter()"
+ENTER = "import json, sys; from platforms.terminal import Terminal; Terminal(**json.load(sys.stdin)).enter()"
 PRIVATE_KEY = CLIENT_KEY.export_private_key().decode()
 
 
@@ -43,10 +44,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> Path:
 def spec(**host_keys: str) -> dict[str, Any]:
     keys = {name.replace("_", "-"): key for name, key in host_keys.items()}
     way = {"jump_id": "i-jump", "jump_address": "127.0.0.1", "stack": "s", "host_keys": keys}
-    return {"kind": "ssh", "user": "root", "private_key": PRIVATE_KEY, **way}
+    return {"platform": "aws", "user": "root", "private_key": PRIVATE_KEY, **way}
 
 
-def entered(way: connect.Terminal, home: Path) -> subprocess.CompletedProcess[str]:
+def entered(way: Terminal, home: Path) -> subprocess.CompletedProcess[str]:
     """Run the terminal's command for a user who has no agent, no key and no known hosts."""
     environment = {key: value for key, value in way.environment.items() if key != "SSH_AUTH_SOCK"}
     described = {"command": way.command, "environment": environment | {"HOME": str(home)}, "secret": way.secret}
@@ -60,7 +61,7 @@ def entered(way: connect.Terminal, home: Path) -> subprocess.CompletedProcess[st
 def test_a_command_runs_behind_the_jump_host_with_the_stacks_own_key(
     jump: Machine, server: Machine, file: Path, tmp_path: Path
 ) -> None:
-    way = connect.terminal(
+    way = operator.terminal(
         spec(i_jump=shown(jump), i_server=shown(server)), SERVER, ["sh", "-c", 'echo "$1"; exit 3', "-", "a  b; $HOME"]
     )
     result = entered(way, tmp_path)
@@ -72,7 +73,7 @@ def test_a_command_runs_behind_the_jump_host_with_the_stacks_own_key(
 
 @pytest.mark.usefixtures("file")
 def test_the_jump_host_itself_is_entered_directly(jump: Machine, tmp_path: Path) -> None:
-    result = entered(connect.terminal(spec(i_jump=shown(jump)), JUMP, ["echo", "here"]), tmp_path)
+    result = entered(operator.terminal(spec(i_jump=shown(jump)), JUMP, ["echo", "here"]), tmp_path)
     assert result.stdout.strip() == "here", result.stderr
     assert (jump.logins, jump.tunnels) == (1, 0)
 
@@ -80,7 +81,7 @@ def test_the_jump_host_itself_is_entered_directly(jump: Machine, tmp_path: Path)
 def test_a_host_key_that_nobody_told_is_pinned_where_releases_pin_it(
     jump: Machine, server: Machine, file: Path, tmp_path: Path
 ) -> None:
-    assert entered(connect.terminal(spec(i_jump=shown(jump)), SERVER, ["true"]), tmp_path).returncode == 0
+    assert entered(operator.terminal(spec(i_jump=shown(jump)), SERVER, ["true"]), tmp_path).returncode == 0
     assert KnownHosts(file, {}).accept("i-server", shown(server))
     assert not KnownHosts(file, {}).accept("i-server", shown(jump))
 
@@ -92,14 +93,14 @@ def test_a_machine_that_shows_another_host_key_is_not_entered(
 ) -> None:
     keys = {"i_jump": shown(jump), "i_server": shown(server)}
     keys[wrong] = keys["i_server" if wrong == "i_jump" else "i_jump"]
-    result = entered(connect.terminal(spec(**keys), SERVER, ["echo", "inside"]), tmp_path)
+    result = entered(operator.terminal(spec(**keys), SERVER, ["echo", "inside"]), tmp_path)
     assert (result.returncode, result.stdout, server.logins) == (255, "", 0)
     assert "Host key verification failed" in result.stderr
 
 
 @pytest.mark.usefixtures("file", "jump", "server")
 def test_the_private_key_is_in_no_argument_no_environment_and_no_file(tmp_path: Path) -> None:
-    way = connect.terminal(spec(), SERVER, ["true"])
+    way = operator.terminal(spec(), SERVER, ["true"])
     body = re.sub(r"-----.*?-----", "", PRIVATE_KEY).split()
     told = json.dumps([*way.command, *way.environment.values()])
     assert not [line for line in body if line in told]

@@ -10,10 +10,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-import app_server
-import rendering
+from harness.mock_engine import Build
+from rendering.app_server import app_server_user_data
+from rendering.balancer import balancer_user_data
+from rendering.monitoring import JOURNALS
+from rendering.templates import ROOT
 from settings.watch import Alarms, Logs
-from tests.unit.engine import Build
 from tests.unit.test_aws import INSTANCE, STEP, built, given
 from tests.unit.test_aws_alarms import TOPIC
 from tests.unit.test_aws_identity import KEY, POLICY, READS, ROLE, statements
@@ -109,16 +111,16 @@ def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
         config = {name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("report", "ship")}
         is_balancer = role == "balancer"
         assert config["report"] == {"namespace": "wsgi-fleet/prod", "balancer": is_balancer}
-        source = {"file": "/var/log/wsgi-fleet/access.log"} if is_balancer else {"units": list(rendering.JOURNALS)}
+        source = {"file": "/var/log/wsgi-fleet/access.log"} if is_balancer else {"units": list(JOURNALS)}
         assert config["ship"] == {"group": f"{'balancer' if is_balancer else 'hello'}-log-0e0e0e0", **source}
 
 
 @pytest.mark.parametrize(
     ("role", "document", "for_others"),
     [
-        ("hello-1", app_server.user_data([]), {"proxy_site", "traffic"}),
+        ("hello-1", app_server_user_data([]), {"proxy_site", "traffic"}),
         # A step before it brings how it is with servers and traffic.
-        ("balancer", rendering.balancer_user_data(), {"traffic"}),
+        ("balancer", balancer_user_data(), {"traffic"}),
     ],
 )
 def test_what_is_brought_needs_only_what_lies_on_its_machine(
@@ -128,14 +130,14 @@ def test_what_is_brought_needs_only_what_lies_on_its_machine(
     paths = [Path(path) for path in brought(watched, role)["files"] if path.endswith(".py")]
     there = {path.stem for path in paths}
     there |= {Path(each["path"]).stem for each in yaml.safe_load(document)["write_files"]}
-    ours = {path.stem for path in (rendering.ROOT / "machine").glob("*.py")}
+    ours = {path.stem for path in (ROOT / "machine").glob("*.py")}
     for path in paths:
-        used = imported(rendering.ROOT / "machine" / path.name) & ours
+        used = imported(ROOT / "machine" / path.name) & ours
         assert used - there == (for_others if path.name == "report.py" else set()), path
 
 
 def test_boot_documents_do_not_grow_by_it() -> None:
-    for document in (app_server.user_data([]), rendering.balancer_user_data()):
+    for document in (app_server_user_data([]), balancer_user_data()):
         assert "wsgi-fleet-report" not in document
         assert "aws_service" not in document
 

@@ -11,7 +11,8 @@ from typing import Any
 import background
 import pytest
 
-import app_server
+from rendering.app_server import app_unit
+from rendering.gateway_files import background_units
 from settings import App
 
 
@@ -21,7 +22,7 @@ def app(**changes: Any) -> App:
 
 def units(**changes: Any) -> dict[str, configparser.ConfigParser]:
     parsed: dict[str, configparser.ConfigParser] = {}
-    for name, text in app_server.background_units(app(**changes)).items():
+    for name, text in background_units(app(**changes)).items():
         # Keys that may stand more than once are not asked for here.
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         parser.optionxform = str  # type: ignore[assignment,method-assign]
@@ -38,7 +39,7 @@ GIVEN: dict[str, Any] = {
 
 
 def test_a_command_stands_in_no_unit_file_whatever_is_in_it() -> None:
-    made = app_server.background_units(app(**GIVEN))
+    made = background_units(app(**GIVEN))
     assert sorted(made) == [
         "app-schedule-tidy.service",
         "app-schedule-tidy.timer",
@@ -58,8 +59,8 @@ def test_workers_are_kept_running_and_schedules_run_once_at_their_times() -> Non
 
 
 def test_they_are_hardened_like_the_application_itself() -> None:
-    worker = app_server.background_units(app(**GIVEN))["app-worker-mail@.service"]
-    slot = app_server.service(proof=False)
+    worker = background_units(app(**GIVEN))["app-worker-mail@.service"]
+    slot = app_unit(proof=False)
     hardening = slot[slot.index("NoNewPrivileges") : slot.index("SystemCallErrorNumber")]
     assert hardening in worker
 
@@ -105,7 +106,7 @@ class Server:
         manifest: dict[str, Any] = {
             "workers": {name: worker.model_dump() for name, worker in given.workers.items()},
             "schedules": {name: schedule.model_dump() for name, schedule in given.schedules.items()},
-            "units": app_server.background_units(given),
+            "units": background_units(given),
         }
         (place / "manifest.json").write_text(json.dumps(manifest))
         background.write_commands(release, manifest, place)

@@ -20,17 +20,18 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-import app_server
-import rendering
-from app_server import Processes
 from commands import target
 from commands.__main__ import app as fleet
 from components.balancer import upstreams
 from gateways import KINDS
+from harness.mock_aws import filled
 from releases.archive import SourceError, tar
+from rendering.app_server import ProcessLayout, app_server_user_data
+from rendering.balancer import balancer_user_data
+from rendering.gateway_files import background_units, gateway_files
+from rendering.site import render_site
 from settings import SecurityUpdates, Settings
-from stack_file import SettingsError, parse, read
-from tests.unit.aws_answers import filled
+from settings.stack_file import SettingsError, parse, read
 from tests.unit.fake_stack import make
 from tests.unit.stack_blocks import ROOT
 
@@ -90,15 +91,17 @@ def given(document: dict[str, Any]) -> dict[str, str]:
 
 
 @functools.cache
-def app_server_boots(packages: tuple[str, ...], security_updates: str, kind: str, processes: Processes | None) -> bool:
+def app_server_boots(
+    packages: tuple[str, ...], security_updates: str, kind: str, processes: ProcessLayout | None
+) -> bool:
     """Return whether the user-data is read back. It depends on few settings, so few calls see new user-data."""
     parts = packages, SecurityUpdates.model_validate_json(security_updates), KINDS[kind], processes
-    return "write_files" in yaml.safe_load(app_server.user_data(*parts))
+    return "write_files" in yaml.safe_load(app_server_user_data(*parts))
 
 
 @functools.cache
 def balancer_boots(security_updates: str, kind: Literal["nginx", "apache"]) -> bool:
-    text = rendering.balancer_user_data(SecurityUpdates.model_validate_json(security_updates), kind)
+    text = balancer_user_data(SecurityUpdates.model_validate_json(security_updates), kind)
     return "write_files" in yaml.safe_load(text)
 
 
@@ -106,12 +109,12 @@ def assert_it_renders(settings: Settings, folder: Path) -> None:
     """Check that what machines would get is read by its readers."""
     security_updates = settings.security_updates.model_dump_json()
     for app in settings.apps.values():
-        assert app_server_boots(tuple(app.system_packages), security_updates, app.gateway.kind, Processes.of(app))
-        files = app_server.gateway_files(app) | app_server.background_units(app)
+        assert app_server_boots(tuple(app.system_packages), security_updates, app.gateway.kind, ProcessLayout.of(app))
+        files = gateway_files(app) | background_units(app)
         for text in files.values():
             assert "\0" not in text.encode().decode()
     assert balancer_boots(security_updates, settings.balancer.proxy.kind)
-    site = rendering.site(
+    site = render_site(
         settings.balancer, upstreams(settings.apps, {name: ["10.0.0.1"] for name in settings.apps}), settings.hostnames
     )
     if settings.balancer.proxy.kind == "nginx":

@@ -17,7 +17,8 @@ import proxy_site
 import pytest
 from proxy import Failure
 
-import rendering
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from settings import Balancer
 from settings.tls import Tls
 from tests.certificates import Authority, pem_of
@@ -33,7 +34,7 @@ def pair(*names: str) -> str:
 
 def site(*, tls: bool = True) -> str:
     given = Balancer(tls=Tls(self_signed=True) if tls else None)
-    return rendering.site(given, [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    return render_site(given, [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
 
 
 def leaf(pem: str) -> bytes:

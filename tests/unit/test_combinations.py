@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-import app_server
-import rendering
 from components.balancer import upstreams
 from gateways import KINDS
+from rendering.app_server import ProcessLayout, app_server_user_data
+from rendering.balancer import balancer_user_data
+from rendering.gateway_files import gateway_files
+from rendering.site import render_site
 from tests.combinations import EVERY, GATEWAYS, PROXIES, VALID, Combination, booted
 
 
@@ -34,13 +36,13 @@ def files(combination: Combination) -> set[tuple[str, str]]:
     """Return all that machines and releases get of a combination: what it is for, and its text."""
     given = combination.settings()
     app = given.apps["probe"]
-    boots = app_server.user_data([], kind=KINDS[app.gateway.kind], processes=app_server.Processes.of(app))
-    site = rendering.site(given.balancer, upstreams(given.apps, {"probe": ["10.0.0.1", "10.0.0.2"]}))
+    boots = app_server_user_data([], kind=KINDS[app.gateway.kind], processes=ProcessLayout.of(app))
+    site = render_site(given.balancer, upstreams(given.apps, {"probe": ["10.0.0.1", "10.0.0.2"]}))
     return {
         ("app server", boots),
-        ("balancer", rendering.balancer_user_data(proxy=given.balancer.proxy.kind)),
+        ("balancer", balancer_user_data(proxy=given.balancer.proxy.kind)),
         ("site", site),
-        *app_server.gateway_files(app).items(),
+        *gateway_files(app).items(),
     }
 
 

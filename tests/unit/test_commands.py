@@ -13,7 +13,8 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
-from platforms import connect
+from platforms import operator
+from platforms.terminal import Terminal
 from releases import lock, record
 from tests.unit.fake_stack import GONE, NEW, OLD, FakeStack, facts, front, make
 
@@ -358,11 +359,11 @@ def test_who_has_a_terminal_gets_one_on_the_machine_that_is_named(
 ) -> None:
     asked: list[tuple[str, list[str]]] = []
 
-    def terminal(_spec: object, machine: str, command: list[str]) -> connect.Terminal:
+    def terminal(_spec: object, machine: str, command: list[str]) -> Terminal:
         asked.append((machine, command[:2]))
-        return connect.Terminal(["/no/such/ssh"], {})
+        return Terminal(["/no/such/ssh"], {})
 
-    monkeypatch.setattr(connect, "terminal", terminal)
+    monkeypatch.setattr(operator, "terminal", terminal)
     without = fleet(*arguments)
     assert (without.exit_code, asked) == (2, [])
     assert without.output.startswith("error: this needs a terminal; `./fleet exec -- ")

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
+from platforms.transport import Part
 from releases import record
-from releases.transport import Part
 from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, facts, front, make
 
 SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"

@@ -217,7 +217,7 @@ def test_a_limit_that_few_machines_use_up_is_told(tmp_path: Path, limit: str, pr
 def test_without_lxd_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("platforms.lxd.client.SOCKETS", (str(tmp_path / "unix.socket"),))
     monkeypatch.delenv("LXD_DIR", raising=False)
-    (found,) = doctor.connect.look_around("lxd", {}, stack="local", project=tmp_path)
+    (found,) = doctor.operator.check_host("lxd", {}, stack="local", project=tmp_path)
     assert (found.subject, found.remedy) == ("LXD", "Run `make setup`; it says what it does.")
     assert found.problem.startswith("LXD is not there: no socket at ")
 
@@ -225,10 +225,10 @@ def test_without_lxd_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.machines.status("hello-2", GONE)
 
-    def look_along(spec: dict[str, Any]) -> list[Finding]:
+    def check_connection(spec: dict[str, Any]) -> list[Finding]:
         return [Finding("port 22", f"{spec['jump_address']} is silent", "Open it.")]
 
-    monkeypatch.setattr(doctor.connect, "look_along", look_along)
+    monkeypatch.setattr(doctor.operator, "check_connection", check_connection)
     wrong, code = examined()
     assert [line.partition(":")[0] for line in wrong] == ["port 22", "hello-2"]
     assert wrong[0] == "port 22: 192.0.2.1 is silent -> Open it."

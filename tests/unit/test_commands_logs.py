@@ -11,7 +11,7 @@ import pytest
 
 from commands import logs
 from commands.logs import Output, follow, journal, sources
-from releases.transport import Result, Unreachable
+from platforms.transport import Result, Unreachable
 from tests.unit.fake_stack import make
 
 Turn = tuple[list[str], Exception | None]
@@ -53,7 +53,7 @@ def followed(turns: list[Turn], monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
     monkeypatch.setattr(logs, "RETRY_S", 0.0)
     stack, ended = make(monkeypatch), threading.Event()
     transport = Following(turns, ended)
-    monkeypatch.setattr("platforms.connect.transport", lambda _: transport)  # pyright: ignore
+    monkeypatch.setattr("platforms.operator.transport", lambda _: transport)  # pyright: ignore
     target = stack.target()
     (source,) = sources(target, "hello-1", 10, follow=True)
     follow(target, source, Output([source.name]), ended)

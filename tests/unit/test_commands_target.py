@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from commands.target import described
-from platforms import connect
+from harness import mock_lxd
+from harness.mock_engine import Secret, build
+from platforms import operator
 from releases.fleet import Server
-from tests.unit import lxd_answers
-from tests.unit.engine import Secret, build
 from tests.unit.fake_fleet import MemoryStore
 from tests.unit.fake_stack import Machines
 
@@ -33,7 +33,7 @@ def exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def program() -> None:
         runpy.run_path(str(ROOT / "__main__.py"))
 
-    return build(program, config=config, outputs=lxd_answers.OUTPUTS).exports["fleet"]
+    return build(program, config=config, outputs=mock_lxd.OUTPUTS).exports["fleet"]
 
 
 def test_all_of_it_is_one_secret(exported: Any, tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_all_of_it_is_one_secret(exported: Any, tmp_path: Path) -> None:
     owner = exported.value["reach"].pop("owner")
     assert owner.startswith("test-")
     assert exported.value == {
-        "store": {"kind": "directory", "path": str(tmp_path / ".state" / "test" / "store")},
-        "reach": {"kind": "lxd"},
+        "store": {"platform": "lxd", "path": str(tmp_path / ".state" / "test" / "store")},
+        "reach": {"platform": "lxd"},
         "balancer": {"name": "balancer", "target": "test-balancer-3fa9c2"},
         "url": "http://127.0.0.1:8080",
         "apps": {
@@ -64,8 +64,8 @@ def test_the_command_reads_what_the_program_wrote(exported: Any, monkeypatch: py
         asked.append(spec)
         return Machines()
 
-    monkeypatch.setattr(connect, "transport", transport)
-    monkeypatch.setattr(connect, "store", lambda _: store)  # pyright: ignore
+    monkeypatch.setattr(operator, "transport", transport)
+    monkeypatch.setattr(operator, "store", lambda _: store)  # pyright: ignore
     target = described("test", exported.value, None, patience_s=7)
     assert (target.app, target.start_timeout_s, target.drain_timeout_s) == ("hello", 33, 75)
     assert list(target.servers) == [Server(f"hello-{number}", f"test-hello-{number}-3fa9c2") for number in (1, 2)]
@@ -78,8 +78,8 @@ def test_the_command_reads_what_the_program_wrote(exported: Any, monkeypatch: py
 def test_a_name_that_begins_anothers_address_does_not_spoil_it(monkeypatch: pytest.MonkeyPatch, exported: Any) -> None:
     servers: list[dict[str, str]] = exported.value["apps"]["hello"]["servers"]
     servers[1]["address"] = "10.0.0.11"
-    monkeypatch.setattr(connect, "store", lambda _: MemoryStore())  # pyright: ignore
-    monkeypatch.setattr(connect, "transport", lambda _: Machines())  # pyright: ignore
+    monkeypatch.setattr(operator, "store", lambda _: MemoryStore())  # pyright: ignore
+    monkeypatch.setattr(operator, "transport", lambda _: Machines())  # pyright: ignore
     assert (
         described("test", exported.value, None).named("10.0.0.11, 10.0.0.1, 110.0.0.1") == "hello-2, hello-1, 110.0.0.1"
     )

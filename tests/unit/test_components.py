@@ -12,21 +12,24 @@ import pulumi
 import pytest
 from pydantic import SecretStr
 
-import app_server
 import releases.release
-import rendering
 import settings
 from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
 from components.balancer import Balancer, BalancerArgs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
+from harness import mock_aws, mock_lxd
+from harness.mock_engine import Build, Registered, Secret, build
+from harness.mock_lxd import ADDRESS, GROUP, MACHINE, ROLLOUT, SECRET, STEP
 from platforms import Ingress, MachineArgs, Platform, Store
-from platforms.aws import AwsPlatform
-from platforms.lxd import LxdPlatform
+from platforms.aws.platform import AwsPlatform
+from platforms.lxd.platform import LxdPlatform
 from releases.release import Release
+from rendering.app_server import app_server_user_data
+from rendering.balancer import balancer_user_data
+from rendering.common import wait_for_cloud_init
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from settings import App, Aws, Lxd
-from tests.unit import aws_answers, lxd_answers
-from tests.unit.engine import Build, Registered, Secret, build
-from tests.unit.lxd_answers import ADDRESS, GROUP, MACHINE, ROLLOUT, SECRET, STEP
 
 PREFIX = "wsgi-fleet:"
 GROUPS, FLEET, BALANCER = (
@@ -34,7 +37,7 @@ GROUPS, FLEET, BALANCER = (
     f"{PREFIX}app_server_fleet:AppServerFleet",
     f"{PREFIX}balancer:Balancer",
 )
-OUTPUTS = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
+OUTPUTS = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
 GIVEN, MADE, KEY = "opensesame", "made-for-hello-secret-HELLO_SECRET_KEY", "made-for-hello-key"
 AWS = Aws(
     region="eu-central-1",
@@ -44,7 +47,7 @@ AWS = Aws(
     balancer_subnet_id="subnet-0000000a",
     app_subnet_ids=["subnet-0000000b"],
     ssh_key_name="ops",
-    ssh_private_key=SecretStr(aws_answers.KEY),
+    ssh_private_key=SecretStr(mock_aws.KEY),
 )
 
 
@@ -117,7 +120,7 @@ def made(
         fleet = AppServerFleet("hello", args, platform=platform)
         front.serve({"hello": hello}, {"hello": fleet.members})
 
-    built = build(program, outputs=OUTPUTS, lookups=aws_answers.LOOKUPS, preview=preview)
+    built = build(program, outputs=OUTPUTS, lookups=mock_aws.LOOKUPS, preview=preview)
     return Made(built, *left)
 
 
@@ -192,18 +195,18 @@ def test_clients_reach_the_balancer_and_the_balancer_alone_the_servers(local: Ma
 
 def test_servers_are_spread_over_zones_and_the_balancer_alone_is_public(local: Made) -> None:
     apps, front = local.groups.apps["hello"], local.groups.balancer
-    size, boot = settings.Size(), app_server.user_data([])
+    size, boot = settings.Size(), app_server_user_data([])
     assert local.asked.machines == {
         "hello-1": (MachineArgs("hello-1", boot, apps, size, zone=0, app="hello"), local.store),
         "hello-2": (MachineArgs("hello-2", boot, apps, size, zone=1, app="hello"), local.store),
         "hello-3": (MachineArgs("hello-3", boot, apps, size, zone=2, app="hello"), local.store),
-        "balancer": (MachineArgs("balancer", rendering.balancer_user_data(), front, size, public=True), None),
+        "balancer": (MachineArgs("balancer", balancer_user_data(), front, size, public=True), None),
     }
 
 
 def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(local: Made) -> None:
     step = local.build.one(STEP, "hello-2-booted").inputs
-    assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", rendering.booted(600))
+    assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", wait_for_cloud_init(600))
     assert step["stdin"] == Secret(f"store file:///srv/store/hello\nkey {KEY}\n")
 
 
@@ -242,7 +245,7 @@ def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_boo
 def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Made) -> None:
     step = local.build.one(STEP, "balancer-members").inputs
     members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert step["stdin"] == rendering.site(settings.Balancer(), [rendering.Upstream("hello", members, 60, "/healthz")])
+    assert step["stdin"] == render_site(settings.Balancer(), [Upstream("hello", members, 60, "/healthz")])
     asked = '{"app_hello": {"protocol": "uwsgi", "health_path": "/healthz"}}'
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site", asked, "app_hello=/healthz"]
     assert step["machine"] == "test-balancer-3fa9c2"
@@ -265,7 +268,7 @@ def test_a_rollout_gets_its_servers_in_order_and_limits_that_follow_from_the_set
         {"name": f"hello-{number}", "target": f"test-hello-{number}-3fa9c2"} for number in (1, 2, 3)
     ]
     assert (inputs["app"], inputs["revision"]) == ("hello", "abc1234")
-    assert inputs["store"] == {"kind": "directory", "path": str(tmp_path / ".state" / "test" / "store")}
+    assert inputs["store"] == {"platform": "lxd", "path": str(tmp_path / ".state" / "test" / "store")}
 
 
 def test_the_rollout_finds_the_release_that_it_is_given_the_id_of(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.aws_answers import KEY, filled
+from harness.mock_aws import KEY, filled
 from tests.unit.stack_blocks import ROOT, problems_of
 
 SHIPPED = ("dev", "staging", "prod", "example")

@@ -9,11 +9,11 @@ import pytest
 
 from commands.observation import rollout_of
 from commands.releases import history
-from platforms import connect
+from platforms import operator
+from platforms.transport import Unreachable
 from releases import lock, record
 from releases.drift import UNKNOWN, find_damage, find_drift, find_strays
 from releases.journal import DAMAGED, entries
-from releases.transport import Unreachable
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, roll_out
 
 BALANCER = {"name": "balancer", "target": "m-9", "unit": "nginx.service"}
@@ -89,19 +89,19 @@ def test_a_server_that_serves_something_else_is_noticed(monkeypatch: pytest.Monk
     def transport(_spec: Any) -> FakeFleet:
         return fleet
 
-    monkeypatch.setattr(connect, "transport", transport)
-    assert find_strays({"kind": "lxd"}, SERVERS, BALANCER, release) == []
+    monkeypatch.setattr(operator, "transport", transport)
+    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == []
     fleet.live["a-2"] = "older"
     fleet.live["a-3"] = None
-    assert find_strays({"kind": "lxd"}, SERVERS, BALANCER, release) == ["a-2 serves older", "a-3 serves nothing"]
+    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == ["a-2 serves older", "a-3 serves nothing"]
     # One that does not answer is not for a release to mend, and what is not known cannot be asked.
     fleet.fails = {("a-2", "status"): Unreachable("gone"), ("a-3", "status"): TimeoutError()}
-    assert find_strays({"kind": "lxd"}, SERVERS, BALANCER, release) == []
+    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == []
     fleet.proxy = "inactive"
     stopped = ["balancer does not serve: nginx.service is inactive"]
-    assert find_strays({"kind": "lxd"}, SERVERS, BALANCER, release) == stopped
+    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == stopped
     fleet.fails["m-9", "is-active"] = Unreachable("gone")
-    assert find_strays({"kind": "lxd"}, SERVERS, BALANCER, release) == []
+    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == []
     fleet.calls.clear()
-    assert find_strays({"kind": "lxd", "host": UNKNOWN}, SERVERS, BALANCER, release) == []
+    assert find_strays({"platform": "lxd", "host": UNKNOWN}, SERVERS, BALANCER, release) == []
     assert fleet.calls == []

@@ -9,7 +9,7 @@ import pytest
 from pulumi.dynamic import CreateResult, Resource, ResourceProvider
 from pulumi.runtime import get_config_env
 
-from tests.unit.engine import Build, Secret, build
+from harness.mock_engine import Build, Secret, build
 
 DYNAMIC = "pulumi-python:dynamic/tests:Thing"
 

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-import app_server
-import rendering
 from gateways import KINDS, table
 from releases.release import build
+from rendering.app_server import app_server_user_data, app_unit
+from rendering.common import SCRIPTS, prebuilt_scripts
+from rendering.gateway_files import gateway_files
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from settings import Balancer, Gateway
 from settings.header import FORGEABLE
 from tests.unit.gateway_process import app
@@ -107,7 +110,7 @@ def test_all_settings_without_a_meaning_are_told_at_once() -> None:
 def test_gunicorns_worker_follows_the_threads_unless_it_is_named(
     values: dict[str, Any], worker_class: str, at_a_time: int, tmp_path: Path
 ) -> None:
-    made = app_server.gateway_files(app(**values, processes=3))
+    made = gateway_files(app(**values, processes=3))
     (tmp_path / "gunicorn.conf.py").write_text(made["gateway/gunicorn.conf.py"])
     config = runpy.run_path(str(tmp_path / "gunicorn.conf.py"))
     assert (config["wsgi_app"], config["workers"]) == ("app:app", 3)
@@ -120,7 +123,7 @@ def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -
     read: dict[str, dict[str, str]] = {}
     for kind, changes in (("gevent", {"greenlets": 9}), ("tornado", {"threads": 9, "lazy_apps": True})):
         parser = configparser.ConfigParser(interpolation=None)
-        parser.read_string(app_server.gateway_files(app(kind, request_timeout_s=8, **changes))[KINDS[kind].config])
+        parser.read_string(gateway_files(app(kind, request_timeout_s=8, **changes))[KINDS[kind].config])
         read[kind] = dict(parser["gateway"])
     common = {"module": "app:app", "processes": "auto", "request_timeout_s": "8"}
     assert read == {
@@ -139,29 +142,29 @@ def test_a_release_names_its_gateway_and_brings_that_ones_files(tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_server_gets_one_gateway_and_says_which_releases_it_takes(kind: Any, tmp_path: Path) -> None:
-    document = yaml.safe_load(app_server.user_data([], kind=kind))
+    document = yaml.safe_load(app_server_user_data([], kind=kind))
     files = {each["path"]: each["content"] for each in document["write_files"]}
     assert files["/etc/wsgi-fleet/gateway"] == f"{kind.name}\n"
-    install = files[f"{rendering.SCRIPTS}/install-gateway"]
+    install = files[f"{SCRIPTS}/install-gateway"]
     assert [line for line in install.splitlines() if line.startswith("install ")] == [
         f"install {kind.name} {' '.join(kind.packages)}"
     ]
     (tmp_path / "install").write_text(install)
     subprocess.run(["shellcheck", str(tmp_path / "install")], check=True)
     for proof in (False, True):
-        (line,) = [line for line in app_server.service(kind, proof=proof).splitlines() if line.startswith("ExecStart=")]
+        (line,) = [line for line in app_unit(kind, proof=proof).splitlines() if line.startswith("ExecStart=")]
         assert line.endswith(f" {kind.proof}") == proof
         assert ("/srv/app/slots/proof/" in line, "/run/app-proof/http.sock" in line) == (proof, proof)
 
 
 def test_every_gateway_is_in_the_prebuilt_image() -> None:
-    scripts = "\n".join(rendering.prebuilt_scripts())
+    scripts = "\n".join(prebuilt_scripts())
     assert [kind.name for kind in KINDS.values() if " ".join(kind.packages) not in scripts] == []
 
 
 def location(folder: Path, protocol: Any, **balancer: Any) -> list[dict[str, Any]]:
-    upstream = rendering.Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz", protocol=protocol)
-    block = directives(rendering.site(Balancer(**balancer), [upstream]), folder)
+    upstream = Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz", protocol=protocol)
+    block = directives(render_site(Balancer(**balancer), [upstream]), folder)
     return next(each["block"] for each in find(block, "location") if each["args"] == ["/"])
 
 
@@ -193,7 +196,7 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
 
 
 def test_a_site_of_uwsgi_alone_knows_nothing_of_http() -> None:
-    text = rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    text = render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
     assert [word for word in ("proxy_", "$host_and_port", "rewrite") if word in text] == []
 
 

@@ -17,7 +17,7 @@ from pulumi.dynamic import ResourceProvider
 from platforms.lxd import build, label, machine, neighbour, resources
 from platforms.lxd.client import LxdError
 from platforms.lxd.recipe import ImageRecipe
-from releases.transport import Result
+from platforms.transport import Result
 from tests.unit.lxd_daemon import Daemon, Thing
 
 OWNER = "local-abc123"

@@ -11,7 +11,7 @@ import pytest
 from platforms.lxd import machine
 from platforms.lxd.client import Client
 from platforms.lxd.transport import LxdTransport
-from releases.transport import Result, Unreachable
+from platforms.transport import Result, Unreachable
 
 # What stands before the command of the machine: exec --project default --mode non-interactive local:NAME --
 LXC = """#!/bin/sh

@@ -26,9 +26,10 @@ from aws_service import Refused, Service
 from log_source import Event
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
+from harness.program import ROOT, project, stack_file
 from tests.aws.account import Account
-from tests.aws.auth_proxy import Door, served
-from tests.aws.program import ROOT, Carried, carry_out, project, stack_file
+from tests.aws.auth_proxy import AuthProxy, served
+from tests.aws.program import Carried, carry_out
 from tests.aws.server import serving
 
 REGION = "eu-central-1"
@@ -156,7 +157,7 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Generator[tuple[Carried, i
         patch.chdir(project(tmp_path_factory.mktemp("project")))
         aws = stack_file("prod")["aws"] | {"alarms": {"sns_topic_arn": TOPIC}}
         carried = carry_out("prod", Account(endpoint, REGION), aws=aws)
-        with served(Door(DomainDispatcherApplication(create_backend_app), REGION), None) as server:
+        with served(AuthProxy(DomainDispatcherApplication(create_backend_app), REGION), None) as server:
             yield carried, server.port
 
 

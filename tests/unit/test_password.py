@@ -7,7 +7,7 @@ import ctypes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.password import sha512_crypt, user_line
+from rendering.htpasswd import sha512_crypt, user_line
 
 # Of libcrypt1, which is part of each Debian.
 LIBRARY = ctypes.CDLL("libcrypt.so.1")

@@ -29,15 +29,15 @@ import yaml
 from server import Failure
 from typer.testing import CliRunner
 
-import app_server
-import rendering
-from app_server import Processes
 from commands.__main__ import app as fleet_command
 from components.balancer import upstreams
 from gateways import KINDS
 from platforms.aws.platform import packed
 from releases.release import build
-from settings import App, ladder
+from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
+from rendering.common import APP_PORT, SCRIPTS, SUPERVISORD
+from rendering.gateway_files import gateway_files
+from settings import App, limits
 from settings.application import MOST_APART, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
 from tests.unit.gateway_process import APP
@@ -91,32 +91,32 @@ def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
 
 def documents(kind: str, manager: Any, number: int = 3) -> dict[str, str]:
     """Return what a server boots with: path -> text."""
-    text = app_server.user_data([], kind=KINDS[kind], processes=Processes(manager, number))
+    text = app_server_user_data([], kind=KINDS[kind], processes=ProcessLayout(manager, number))
     return {each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]}
 
 
 @pytest.mark.parametrize("manager", MANAGERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_document_fits_into_what_ec2_takes_and_says_what_the_server_is(kind: str, manager: Any) -> None:
-    text = app_server.user_data(["libpq5"] * 50, kind=KINDS[kind], processes=Processes(manager, MOST_APART))
+    text = app_server_user_data(["libpq5"] * 50, kind=KINDS[kind], processes=ProcessLayout(manager, MOST_APART))
     # Raises where EC2 would not take it.
     assert packed(text)
     files = documents(kind, manager)
     assert files["/etc/wsgi-fleet/processes"] == f"{manager} 3\n"
     assert "/etc/systemd/system/app.socket" not in files
-    install = files[f"{rendering.SCRIPTS}/install-gateway"]
+    install = files[f"{SCRIPTS}/install-gateway"]
     assert ("install supervisord supervisor==" in install) == (manager == "supervisord")
 
 
 def test_servers_that_balance_no_processes_get_nothing_of_it() -> None:
-    files = yaml.safe_load(app_server.user_data([]))["write_files"]
+    files = yaml.safe_load(app_server_user_data([]))["write_files"]
     assert [each["path"] for each in files if "processes" in each["path"] or "nginx" in each["path"]] == []
 
 
 def nginx(given: App, slot_: str, folder: Path) -> list[dict[str, Any]]:
     """Return the local Nginx's configuration as its reader sees it."""
     file = folder / "nginx.conf"
-    file.write_text(app_server.gateway_files(given)[f"gateway/nginx-{slot_}.conf"])
+    file.write_text(gateway_files(given)[f"gateway/nginx-{slot_}.conf"])
     read: dict[str, Any] = crossplane.parse(str(file), single=True)  # pyright: ignore
     assert read["errors"] == []
     return read["config"][0]["parsed"]
@@ -133,10 +133,10 @@ def test_the_local_nginx_spreads_by_least_connections_over_the_ports_of_its_slot
     ports = [each["args"][0] for each in upstream["block"] if each["directive"] == "server"]
     assert ports == [f"127.0.0.1:{first + number}" for number in range(3)]
     assert [each["directive"] for each in upstream["block"]][:2] == ["zone", "least_conn"]
-    assert [each["args"][0] for each in find(read, "listen")] == [str(rendering.APP_PORT)]
+    assert [each["args"][0] for each in find(read, "listen")] == [str(APP_PORT)]
     assert find(read, f"{prefix}_pass")[0]["args"] == ["processes" if prefix == "uwsgi" else "http://processes"]
     assert find(read, f"{prefix}_next_upstream")[0]["args"] == ["error"]
-    assert find(read, f"{prefix}_read_timeout")[0]["args"] == [f"{ladder.read_timeout_s(30)}s"]
+    assert find(read, f"{prefix}_read_timeout")[0]["args"] == [f"{limits.read_timeout_s(30)}s"]
     assert find(read, "worker_shutdown_timeout")[0]["args"] == ["45s"]
     assert set(range(first, first + MOST_APART)) <= set(condition.PROCESS_PORTS)
 
@@ -161,7 +161,7 @@ def test_the_balancer_speaks_http_with_a_servers_nginx_whatever_the_gateway() ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: str) -> None:
-    made = app_server.gateway_files(app(kind, "supervisord", request_timeout_s=30))
+    made = gateway_files(app(kind, "supervisord", request_timeout_s=30))
     parser = configparser.RawConfigParser()
     parser.read_string(made["gateway/supervisord-green.conf"])
     program = dict(parser["program:app"])
@@ -172,7 +172,7 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
     assert "82%(process_num)02d" in program["command"]
     assert parser["group:green"]["programs"] == "app"
     # The folders of these sockets.
-    unit = app_server.service(KINDS[kind], Processes("supervisord", 3), proof=False)
+    unit = app_unit(KINDS[kind], ProcessLayout("supervisord", 3), proof=False)
     assert "RuntimeDirectory=app-%i app-%i-0 app-%i-1 app-%i-2\n" in unit
 
 
@@ -188,10 +188,10 @@ def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_a
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     (place / "code" / "app.py").write_text(APP)
-    for name, text in app_server.gateway_files(app(kind, "supervisord", 2)).items():
+    for name, text in gateway_files(app(kind, "supervisord", 2)).items():
         # There is no journal here, and ports may be taken.
         told = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
-        told = told.replace(rendering.SCRIPTS, str(ROOT / "machine"))
+        told = told.replace(SCRIPTS, str(ROOT / "machine"))
         told = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", told)
         (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", told))
     monkeypatch.setattr(on_server, "RUN", tmp_path)
@@ -222,13 +222,13 @@ def well(run: Path, other_than: int = 0) -> list[int]:
 
 
 def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
-    made = app_server.gateway_files(app())
+    made = gateway_files(app())
     assert {name: text for name, text in made.items() if name.endswith(".env")} == {
         f"gateway/{slot_}-{number}.env": f"WSGI_FLEET_PORT={first + number}\n"
         for slot_, first in SLOT_PORTS.items()
         for number in range(3)
     }
-    unit = app_server.service(processes=Processes("systemd", 3), proof=False)
+    unit = app_unit(processes=ProcessLayout("systemd", 3), proof=False)
     assert "EnvironmentFile=/srv/app/slots/%i/gateway/%i.env\n" in unit
     assert "--processes 1 --socket 127.0.0.1:${WSGI_FLEET_PORT}" in unit
     assert "app.socket" not in unit
@@ -244,7 +244,7 @@ def test_a_release_says_for_how_many_processes_of_whom_it_is_made(tmp_path: Path
 
 def test_what_machines_and_tests_run_as_supervisord_is_one_version() -> None:
     dev = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
-    assert set(rendering.SUPERVISORD["supervisord"]) <= set(dev)
+    assert set(SUPERVISORD["supervisord"]) <= set(dev)
 
 
 @pytest.mark.parametrize("kind", ["plain", "local proxy", "local proxy, again"])
@@ -252,9 +252,7 @@ def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_
     kind: str, tmp_path: Path
 ) -> None:
     text = (ROOT / "templates" / "scripts" / "setup-app-server").read_text()
-    text = (
-        text.replace("/etc/", f"{tmp_path}/").replace("/srv/", f"{tmp_path}/").replace(rendering.SCRIPTS, str(tmp_path))
-    )
+    text = text.replace("/etc/", f"{tmp_path}/").replace("/srv/", f"{tmp_path}/").replace(SCRIPTS, str(tmp_path))
     (tmp_path / "wsgi-fleet").mkdir()
     (tmp_path / "nginx").mkdir()
     conf = tmp_path / "nginx" / "nginx.conf"

@@ -14,10 +14,10 @@ import pulumi
 import pytest
 import yaml
 
+from harness import mock_aws, mock_lxd
+from harness.mock_engine import Build, Secret, build
+from harness.mock_lxd import MACHINE, ROLLOUT
 from settings import App
-from tests.unit import aws_answers, lxd_answers
-from tests.unit.engine import Build, Secret, build
-from tests.unit.lxd_answers import MACHINE, ROLLOUT
 
 ROOT = Path(__file__).resolve().parents[2]
 STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulumi.*.yaml"))
@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stack_file(stack: str) -> dict[str, Any]:
     """Return the blocks of a stack file by name, with ids in the place of placeholders."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return aws_answers.filled({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
+    return mock_aws.filled({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
 
 
 def main() -> None:
@@ -47,8 +47,8 @@ def run(stack: str, *, preview: bool = False, **changes: Any) -> Build:
     return build(
         main,
         config={f"wsgi-fleet:{key}": text(value) for key, value in (stack_file(stack) | changes).items()},
-        lookups=aws_answers.LOOKUPS,
-        outputs={**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS},
+        lookups=mock_aws.LOOKUPS,
+        outputs={**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS},
         stack=stack,
         preview=preview,
     )

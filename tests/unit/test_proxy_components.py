@@ -11,22 +11,22 @@ from typing import Any
 import pulumi
 import pytest
 
-import rendering
 from components.balancer import Balancer, BalancerArgs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
+from harness import mock_aws, mock_lxd
+from harness.mock_engine import Build, Secret, build
+from harness.mock_lxd import STEP
 from platforms import Platform
-from platforms.aws import AwsPlatform
-from platforms.lxd import LxdPlatform
+from platforms.aws.platform import AwsPlatform
+from platforms.lxd.platform import LxdPlatform
+from rendering.balancer import balancer_user_data, proxy_packages_command
 from settings import App, Lxd
 from settings import Balancer as Settings
-from tests.unit import aws_answers, lxd_answers
-from tests.unit.engine import Build, Secret, build
-from tests.unit.lxd_answers import STEP
 from tests.unit.test_components import AWS, MACHINE
 
 COMMAND = "command:remote:Command"
 PASSWORDS = {"ann": "correct horse", "bob": "battery staple"}
-OUTPUTS = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
+OUTPUTS = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
 
 
 def made(proxy: Mapping[str, Any], on: str = "lxd") -> Build:
@@ -44,7 +44,7 @@ def made(proxy: Mapping[str, Any], on: str = "lxd") -> Build:
         balancer = Balancer("balancer", BalancerArgs(given, groups.balancer), platform=platform)
         balancer.serve({"a": App(source="a", module="a:app")}, members)
 
-    return build(program, outputs=OUTPUTS, lookups=aws_answers.LOOKUPS)
+    return build(program, outputs=OUTPUTS, lookups=mock_aws.LOOKUPS)
 
 
 def steps(built: Build) -> list[str]:
@@ -68,7 +68,7 @@ def test_packages_and_users_are_there_before_the_site_that_names_them(on: str, s
 
 def test_users_travel_hashed_on_standard_input_as_a_secret() -> None:
     step = made({"basic_auth": {"users": PASSWORDS}}).one(STEP, "balancer-proxy").inputs
-    assert step["command"] == rendering.proxy_preparation(
+    assert step["command"] == proxy_packages_command(
         Settings.model_validate_json(json.dumps({"proxy": {"basic_auth": {"users": {}}}}))
     )
     assert isinstance(step["stdin"], Secret)
@@ -97,7 +97,7 @@ def test_neither_a_password_nor_its_hash_stands_anywhere_in_plain(on: str) -> No
 def test_another_kind_of_proxy_is_another_balancer() -> None:
     plain, other = (made(proxy).one(MACHINE, "balancer").inputs for proxy in ({}, {"kind": "apache"}))
     assert {name for name in plain if plain[name] != other[name]} == {"user_data"}
-    assert other["user_data"] == rendering.balancer_user_data(proxy="apache")
+    assert other["user_data"] == balancer_user_data(proxy="apache")
 
 
 def test_no_setting_of_the_proxy_but_its_kind_replaces_the_balancer() -> None:

@@ -15,7 +15,9 @@ import proxy_site
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-import rendering
+from rendering.balancer import proxy_packages_command
+from rendering.site import USERS_FILE, render_site
+from rendering.upstream import Upstream
 from settings import Balancer
 from settings.proxy import Compression
 from settings.rewriting import Redirect
@@ -23,12 +25,12 @@ from settings.route import Routed
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 from tests.unit.test_rendering import ROOT, directives, find
 
-APP = rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")
+APP = Upstream("a", ["10.0.0.1"], 60, "/healthz")
 
 
 def read(folder: Path, **proxy: Any) -> list[dict[str, Any]]:
     """Return the site with these settings of the proxy, read back."""
-    return directives(rendering.site(settings_of({"hostnames": [HOSTNAME], "proxy": proxy}), [APP]), folder)
+    return directives(render_site(settings_of({"hostnames": [HOSTNAME], "proxy": proxy}), [APP]), folder)
 
 
 def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
@@ -53,8 +55,8 @@ def mapped(block: list[dict[str, Any]], variable: str) -> list[tuple[str, list[s
 
 
 def test_a_stack_that_sets_none_of_it_gets_the_site_without_it() -> None:
-    text = rendering.site(Balancer(), [APP])
-    assert text == rendering.site(settings_of({"proxy": {}}), [APP])
+    text = render_site(Balancer(), [APP])
+    assert text == render_site(settings_of({"proxy": {}}), [APP])
     # The whole site of such a stack, as it was before there were these settings: not even its comments know of them.
     assert [word for word in ("proxy", "cache", "auth", "gzip", "rewrite", "map", "geo") if word in text] == []
 
@@ -69,7 +71,7 @@ def word(text: str) -> str:
 def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_path: Path) -> None:
     given_ = settings_of(block)
     proxy = given_.proxy
-    site = directives(rendering.site(given_, [APP]), tmp_path)
+    site = directives(render_site(given_, [APP]), tmp_path)
     whole = location(site, "/")
     every = server(site)
     # Nothing got out of its place: the directives of each block are those that were rendered there.
@@ -175,10 +177,10 @@ def test_health_paths_and_exempt_ones_need_no_password_and_no_other_does_not(
 
 def test_a_health_path_is_exempt_where_its_application_answers(tmp_path: Path) -> None:
     apps = [
-        rendering.Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["a.example.org"])),
-        rendering.Upstream("b", ["10.0.0.2"], 60, "/", Routed(path="/b")),
+        Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["a.example.org"])),
+        Upstream("b", ["10.0.0.2"], 60, "/", Routed(path="/b")),
     ]
-    site = directives(rendering.site(settings_of({"proxy": {"cache": {}}}), apps), tmp_path)
+    site = directives(render_site(settings_of({"proxy": {"cache": {}}}), apps), tmp_path)
     health = [
         word(key).removeprefix("~").replace(r"\z", r"\Z") for key, value in mapped(site, "exempt") if value == ["on"]
     ]
@@ -197,7 +199,7 @@ def test_a_password_goes_no_further_and_a_name_that_was_not_asked_for_proves_not
     assert params["REMOTE_USER"] == ["$user", "if_not_empty"]
     assert mapped(site, "user") == [("default", ["$remote_user"]), ("off", [""])]
     assert mapped(site, "passed_authorization") == [("default", [""]), ("off", ["$http_authorization"])]
-    assert args(server(site), "auth_basic_user_file") == [[rendering.USERS_FILE]]
+    assert args(server(site), "auth_basic_user_file") == [[USERS_FILE]]
 
 
 def test_nothing_stands_before_health_paths_and_maintenance_comes_first(tmp_path: Path) -> None:
@@ -254,8 +256,8 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
             "cache": {},
         },
     }
-    empty = rendering.Upstream("b", [], 60, "/b", Routed(path="/b"))
-    site = directives(rendering.site(settings_of(block), [APP, empty]), tmp_path)
+    empty = Upstream("b", [], 60, "/b", Routed(path="/b"))
+    site = directives(render_site(settings_of(block), [APP, empty]), tmp_path)
     every = [each for each in find(server(site), "location") if args(each["block"], "add_header")]
     assert [each["args"][-1] for each in every] == [
         "/.maintenance",
@@ -277,7 +279,7 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
 
 def test_servers_of_a_snippet_are_no_members_and_its_ports_not_ours() -> None:
     text = "upstream mine {\n    server 10.9.9.9:9000 max_fails=1;\n}\nserver {\n    listen 443 ssl;\n}\n"
-    site = rendering.site(settings_of({"proxy": {"snippets": [{"context": "http", "text": text}]}}), [APP])
+    site = render_site(settings_of({"proxy": {"snippets": [{"context": "http", "text": text}]}}), [APP])
     assert proxy_site.addresses(site) == ["10.0.0.1"]
     assert not machine_proxy.serves_https(site)
     assert "10.9.9.9:9000 max_fails=1;" in proxy_site.without(site, ["10.9.9.9"])
@@ -293,7 +295,7 @@ def test_counters_are_for_who_is_on_the_balancer_alone_and_not_in_its_log(tmp_pa
 def test_a_burst_is_twice_the_rate_unless_it_is_set(tmp_path: Path) -> None:
     for burst, expected in ((None, "burst=10"), (3, "burst=3")):
         given_ = settings_of({"requests_per_second": 5, "burst": burst})
-        assert expected in args(directives(rendering.site(given_, [APP]), tmp_path), "limit_req")[0]
+        assert expected in args(directives(render_site(given_, [APP]), tmp_path), "limit_req")[0]
 
 
 @pytest.mark.parametrize(
@@ -308,12 +310,12 @@ def test_a_burst_is_twice_the_rate_unless_it_is_set(tmp_path: Path) -> None:
 def test_what_a_site_needs_beside_itself_is_brought_only_where_it_is_needed(
     proxy: dict[str, Any], words: list[str] | None
 ) -> None:
-    command = rendering.proxy_preparation(settings_of({"proxy": proxy}))
+    command = proxy_packages_command(settings_of({"proxy": proxy}))
     assert (command and command[4:]) == words
 
 
 def test_an_application_that_is_asked_by_http_gets_the_same(tmp_path: Path) -> None:
-    app = rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz", protocol="http")
+    app = Upstream("a", ["10.0.0.1"], 60, "/healthz", protocol="http")
     block: dict[str, Any] = {
         "cache": {},
         "geoip": True,
@@ -321,7 +323,7 @@ def test_an_application_that_is_asked_by_http_gets_the_same(tmp_path: Path) -> N
         "request_headers": {"set": {"X-Set": "b"}, "remove": ["X-Gone"]},
         "response_headers": {"remove": ["X-Powered-By"]},
     }
-    site = directives(rendering.site(settings_of({"proxy": block}), [app]), tmp_path)
+    site = directives(render_site(settings_of({"proxy": block}), [app]), tmp_path)
     headers = {each[0]: each[1] for each in args(location(site, "/"), "proxy_set_header")}
     assert (headers["X-Set"], headers["X-Gone"], headers["X-Country"]) == ("b", "", "$geoip_country_code")
     assert (headers["X-Remote-User"], headers["Authorization"]) == ("$user", "$passed_authorization")
@@ -335,8 +337,8 @@ def test_an_application_that_is_asked_by_http_gets_the_same(tmp_path: Path) -> N
 def test_nobody_says_who_they_are_by_a_header_where_no_password_is_asked_for(
     tmp_path: Path, proxy: dict[str, Any]
 ) -> None:
-    app = rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz", protocol="http")
-    site = directives(rendering.site(settings_of({"proxy": proxy}), [app]), tmp_path)
+    app = Upstream("a", ["10.0.0.1"], 60, "/healthz", protocol="http")
+    site = directives(render_site(settings_of({"proxy": proxy}), [app]), tmp_path)
     assert [each for each in args(location(site, "/"), "proxy_set_header") if each[0] == "X-Remote-User"] == [
         ["X-Remote-User", ""]
     ]

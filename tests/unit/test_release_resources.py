@@ -15,11 +15,11 @@ from typing import Any, cast
 import pytest
 from pulumi.dynamic import ResourceProvider
 
-from platforms import connect
+from platforms import operator
+from platforms.provider import say
+from platforms.transport import Part, Unreachable
 from releases import record, resource, secret
-from releases.provider import say
 from releases.rollout import Plan, RolloutError
-from releases.transport import Part, Unreachable
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemorySecrets, MemoryStore, release
 
 ROLLOUT = resource._Provider()  # pyright: ignore[reportPrivateUsage]
@@ -62,15 +62,16 @@ def fleet(store: Part, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
     fleet = FakeFleet(cast("Any", store))
 
     def open_store(spec: dict[str, str]) -> object:
-        assert spec == {"kind": "memory"}
+        assert spec == {"platform": "memory"}
         return store._store  # pyright: ignore[reportPrivateUsage]
 
     def open_transport(spec: dict[str, str]) -> object:
-        assert spec in ({"private_key": "opensesame"}, {})
+        assert spec.keys() <= {"private_key", "deadline_s"}
         return fleet
 
-    monkeypatch.setattr(connect, "store", open_store)
-    monkeypatch.setattr(connect, "transport", open_transport)
+    monkeypatch.setattr(operator, "store", open_store)
+    monkeypatch.setattr(operator, "transport", open_transport)
+    monkeypatch.setattr(operator, "secrets", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
     return fleet
 
 
@@ -89,7 +90,7 @@ def inputs(folder: Path, number: int = 1, **changes: Any) -> dict[str, Any]:
         "secrets": {"PASSWORD": "opensesame"},
         "limits": limits | {"batch_size": "50%", "bake_s": 0.0, "allow_unreachable": 1.0},
         "reach": {"private_key": "opensesame"},
-        "store": {"kind": "memory"},
+        "store": {"platform": "memory"},
         "balancer": BALANCER,
         "static": False,
         **changes,
@@ -250,7 +251,7 @@ def test_secrets_that_servers_fetch_go_with_the_application(
 ) -> None:
     del fleet
     kept = MemorySecrets()
-    monkeypatch.setattr(connect, "secrets", lambda *_: kept)  # pyright: ignore
+    monkeypatch.setattr(operator, "secrets", lambda *_: kept)  # pyright: ignore
     left = ROLLOUT.create(inputs(tmp_path))
     assert kept.releases() == [release(1).id]
     ROLLOUT.delete(str(left.id), left.outs or {})

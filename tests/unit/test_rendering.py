@@ -23,9 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from staging import quoted
 
-import app_server
-import rendering
-import user_data
+from rendering.app_server import app_server_user_data, app_unit
+from rendering.balancer import balancer_user_data
+from rendering.common import SCRIPTS
+from rendering.gateway_files import gateway_files
+from rendering.site import render_site
+from rendering.upstream import Upstream
+from rendering.user_data import without_comments
 from settings import App, Balancer
 from settings.route import Routed
 
@@ -55,7 +59,7 @@ def find(block: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 @given(members=addresses)
 def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tmp_path_factory: Any) -> None:
-    text = rendering.site(Balancer(), [rendering.Upstream("my-app", members, 60, "/healthz")])
+    text = render_site(Balancer(), [Upstream("my-app", members, 60, "/healthz")])
     block = directives(text, tmp_path_factory.mktemp("nginx"))
     servers = [each["args"][0] for upstream in find(block, "upstream") for each in find(upstream["block"], "server")]
     assert servers == [f"{address}:8000" for address in members]
@@ -64,7 +68,7 @@ def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tm
 
 
 def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
-    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", [], 60, "/healthz")]), tmp_path)
+    block = directives(render_site(Balancer(), [Upstream("a", [], 60, "/healthz")]), tmp_path)
     (location,) = [each for each in find(block, "location") if each["args"] == ["/"]]
     assert [each["args"] for each in find(location["block"], "return")] == [
         ["503", "a has no server at the moment.\\n"]
@@ -73,10 +77,10 @@ def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
 
 def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
     upstreams = [
-        rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz"),
-        rendering.Upstream("b", [], 60, "/well", Routed(path="/b")),
+        Upstream("a", ["10.0.0.1"], 60, "/healthz"),
+        Upstream("b", [], 60, "/well", Routed(path="/b")),
     ]
-    block = directives(rendering.site(Balancer(), upstreams), tmp_path)
+    block = directives(render_site(Balancer(), upstreams), tmp_path)
     server = next(each for each in find(block, "server") if "block" in each)
     steps = [(each["args"], each["block"][0]["args"]) for each in server["block"] if each["directive"] == "if"]
     assert steps == [
@@ -93,21 +97,21 @@ def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_n
 
 
 def test_least_connections_are_counted_by_all_workers_together(tmp_path: Path) -> None:
-    site = rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    site = render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
     upstream = find(directives(site, tmp_path), "upstream")[0]["block"]
     assert [each["directive"] for each in upstream] == ["zone", "least_conn", "server"]
 
 
 def test_nginx_waits_longer_than_the_gateway_and_repeats_nothing_that_may_have_run(tmp_path: Path) -> None:
-    block = directives(rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
+    block = directives(render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
     assert find(block, "uwsgi_read_timeout")[0]["args"] == ["65s"]
     assert find(block, "uwsgi_next_upstream")[0]["args"] == ["error", "timeout"]
 
 
 def test_limits_are_off_unless_they_are_set(tmp_path: Path) -> None:
-    upstream = rendering.Upstream("a", ["10.0.0.1"], 60, "/healthz")
-    off = directives(rendering.site(Balancer(), [upstream]), tmp_path)
-    on = directives(rendering.site(Balancer(requests_per_second=50, connections=9), [upstream]), tmp_path)
+    upstream = Upstream("a", ["10.0.0.1"], 60, "/healthz")
+    off = directives(render_site(Balancer(), [upstream]), tmp_path)
+    on = directives(render_site(Balancer(requests_per_second=50, connections=9), [upstream]), tmp_path)
     for name in ("limit_req", "limit_req_zone", "limit_conn", "limit_conn_zone"):
         assert (len(find(off, name)), len(find(on, name))) == (0, 1)
 
@@ -121,9 +125,9 @@ def test_the_main_configuration_parses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "document",
     [
-        app_server.user_data(["libpq5"]),
-        rendering.balancer_user_data(),
-        rendering.balancer_user_data(proxy="apache"),
+        app_server_user_data(["libpq5"]),
+        balancer_user_data(),
+        balancer_user_data(proxy="apache"),
     ],
 )
 def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
@@ -134,7 +138,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
         sources = [ROOT / "machine" / name, *(ROOT / "templates").rglob(name)]
         expected = [source.read_text() for source in sources if source.exists()]
         if path.startswith("/etc/systemd/system/app"):
-            expected = [user_data.without_comments(text) for text in expected]
+            expected = [without_comments(text) for text in expected]
         if name.endswith(".py"):
             assert meaning(content) == meaning(expected[0]), path
         elif expected:
@@ -164,8 +168,8 @@ def meaning(script: str) -> tuple[str, list[int]]:
 
 
 def test_scripts_on_machines_keep_their_line_numbers_and_lose_their_comments() -> None:
-    files = {each["path"]: each["content"] for each in yaml.safe_load(app_server.user_data([]))["write_files"]}
-    sent = files[f"{rendering.SCRIPTS}/fetch.py"]
+    files = {each["path"]: each["content"] for each in yaml.safe_load(app_server_user_data([]))["write_files"]}
+    sent = files[f"{SCRIPTS}/fetch.py"]
     written = (ROOT / "machine" / "fetch.py").read_text()
     line = next(number for number, text in enumerate(written.splitlines()) if text.startswith("def fetch("))
     assert sent.splitlines()[line] == written.splitlines()[line]
@@ -173,19 +177,19 @@ def test_scripts_on_machines_keep_their_line_numbers_and_lose_their_comments() -
     assert [text for text in sent.splitlines() if text.lstrip().startswith("#")] == [
         "# machine/fetch.py of wsgi-fleet without its comments; lines as there"
     ]
-    assert files[f"{rendering.SCRIPTS}/release.py"].startswith('#!/usr/bin/env python3\n"""Brings releases')
+    assert files[f"{SCRIPTS}/release.py"].startswith('#!/usr/bin/env python3\n"""Brings releases')
 
 
 def test_system_packages_are_arguments_and_nothing_else_changes() -> None:
-    document = yaml.safe_load(app_server.user_data(["libpq5", "git"]))
+    document = yaml.safe_load(app_server_user_data(["libpq5", "git"]))
     assert document["runcmd"] == [["/usr/local/lib/wsgi-fleet/setup-app-server", "libpq5", "git"]]
-    assert document | {"runcmd": 0} == yaml.safe_load(app_server.user_data([])) | {"runcmd": 0}
+    assert document | {"runcmd": 0} == yaml.safe_load(app_server_user_data([])) | {"runcmd": 0}
 
 
 def unit(*, proof: bool) -> dict[str, list[tuple[str, str]]]:
     """Return a unit's sections as lists of pairs: a key may appear more than once."""
     sections: dict[str, list[tuple[str, str]]] = {}
-    for line in app_server.service(proof=proof).splitlines():
+    for line in app_unit(proof=proof).splitlines():
         if line.startswith("["):
             sections[line.strip("[]")] = []
         elif line and not line.startswith("#"):
@@ -263,7 +267,7 @@ def test_proof_and_slot_are_hardened_alike() -> None:
 
 
 def uwsgi_ini(**changes: Any) -> str:
-    return app_server.gateway_files(app(**changes))["uwsgi.ini"]
+    return gateway_files(app(**changes))["uwsgi.ini"]
 
 
 @pytest.mark.parametrize("gateway", [{}, {"processes": 3, "lazy_apps": True, "request_timeout_s": 5}])
@@ -281,7 +285,7 @@ def answer_of(text: str, folder: Path) -> tuple[int, bytes]:
     """Start uWSGI as the unit does, with the bare example; ask it once; end it."""
     ini, sock, log = folder / "uwsgi.ini", folder / "http.sock", folder / "log"
     shutil.copytree(ROOT / "examples" / "bare-wsgi", folder / "code")
-    for name, content in app_server.gateway_files(app()).items():
+    for name, content in gateway_files(app()).items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     ini.write_text(text)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from platforms.transport import Unreachable
 from releases import lock, record
 from releases.fleet import Fleet, Server
 from releases.journal import entries
 from releases.record import current
 from releases.rollback import RollbackError, roll_back
 from releases.rollout import RolloutError
-from releases.transport import Unreachable
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, roll_out
 
 SERVERS = [Server(name, name) for name in NAMES]

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from platforms.transport import Result, Unreachable
 from releases import lock, record
 from releases.fleet import Fleet, Server
 from releases.record import current
 from releases.redaction import Redaction
 from releases.rollout import RolloutError, batches
-from releases.transport import Result, Unreachable
 from releases.workers import say_ending_workers
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, release, roll_out
 

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 import static_files
 
+from platforms.transport import Result, Unreachable
 from releases.fleet import Fleet, Server
 from releases.journal import entries
 from releases.release import Release
 from releases.rollback import RollbackError, roll_back
 from releases.rollout import RolloutError
-from releases.transport import Result, Unreachable
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, roll_out
 
 BALANCER = Server("balancer", "front")

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import rendering
+from harness.mock_aws import filled
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from settings import Balancer, Settings
 from settings.route import Routed, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
-from tests.unit.aws_answers import filled
 from tests.unit.stack_blocks import problems_of
 from tests.unit.test_rendering import directives, find
 
@@ -213,9 +214,9 @@ AWS = {
 def site(folder: Path, balancer: Balancer | None = None, **apps: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the site of applications that each have a member, read back."""
     there = routed(**apps)
-    upstreams = [rendering.Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
+    upstreams = [Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
     given_ = balancer or Balancer()
-    return directives(rendering.site(given_, upstreams, hostnames(given_.hostnames, there)), folder)
+    return directives(render_site(given_, upstreams, hostnames(given_.hostnames, there)), folder)
 
 
 def servers(block: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -319,7 +320,7 @@ def test_with_tls_every_server_has_it_and_one_is_the_default(tmp_path: Path) -> 
 )
 def test_an_application_is_probed_where_clients_find_it(at: dict[str, Any], probe: str) -> None:
     (each,) = routed(app=at).values()
-    assert rendering.Upstream("my-app", [], 60, "/healthz", each).probe == probe
+    assert Upstream("my-app", [], 60, "/healthz", each).probe == probe
 
 
 def test_settings_know_all_names_of_the_site() -> None:
@@ -357,7 +358,7 @@ def test_static_files_of_an_application_below_a_path_are_below_it_too(tmp_path: 
     blog = {"path": "/blog.x", "static": {"folder": "hello"}}
     given_ = Settings.model_validate_json(json.dumps({"platform": "lxd", "apps": {"blog": app(**blog)}}))
     each = given_.apps["blog"]
-    text = rendering.site(Balancer(), [rendering.Upstream("blog", ["10.0.0.1"], 60, "/", each, static=each.static)])
+    text = render_site(Balancer(), [Upstream("blog", ["10.0.0.1"], 60, "/", each, static=each.static)])
     locations = find(directives(text, tmp_path), "location")
     static = next(location for location in locations if location["args"] == ["^~", "/blog.x/static/"])
     assert [line["args"] for line in find(static["block"], "rewrite")] == [["(?s)^/blog\\.x(/.*)$", "$1", "break"]]

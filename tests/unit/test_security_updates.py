@@ -11,14 +11,15 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-import app_server
-import rendering
 from platforms.lxd.recipe import ImageRecipe
+from rendering.app_server import app_server_user_data
+from rendering.balancer import balancer_user_data
+from rendering.common import PREBUILT_PACKAGES, SCRIPTS
 from settings import SecurityUpdates
 
 ROOT = Path(__file__).resolve().parents[2]
 APT, TIMER = "/etc/apt/apt.conf.d/52wsgi-fleet", "/etc/systemd/system/apt-daily-upgrade.timer.d/wsgi-fleet.conf"
-SCRIPT = f"{rendering.SCRIPTS}/setup-upgrades"
+SCRIPT = f"{SCRIPTS}/setup-upgrades"
 # What Debian 12's package brings.
 PACKAGED = """\
 Unattended-Upgrade::Origins-Pattern {
@@ -31,7 +32,7 @@ Unattended-Upgrade::Origins-Pattern {
 def documents(**changes: Any) -> list[dict[str, str]]:
     """Return the files of an app server and of the balancer: path -> content."""
     given = SecurityUpdates(**changes)
-    texts = app_server.user_data([], given), rendering.balancer_user_data(given)
+    texts = app_server_user_data([], given), balancer_user_data(given)
     return [{each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]} for text in texts]
 
 
@@ -123,7 +124,7 @@ def test_both_setups_see_to_it_before_they_say_that_the_machine_is_ready(setup: 
 
 
 def test_the_prebuilt_image_has_the_package_and_keeps_it_quiet() -> None:
-    assert "unattended-upgrades" in rendering.PREBUILT_PACKAGES
+    assert "unattended-upgrades" in PREBUILT_PACKAGES
     assert {"apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"} <= set(ImageRecipe().masked())
 
 
@@ -132,7 +133,7 @@ def run_setup(folder: Path, *, is_on: bool) -> list[str]:
     log, bin_ = folder / "log", folder / "bin"
     bin_.mkdir()
     text = (ROOT / "templates" / "scripts" / "setup-upgrades").read_text()
-    text = text.replace("/etc/apt", f"{folder}/apt").replace(rendering.SCRIPTS, str(bin_))
+    text = text.replace("/etc/apt", f"{folder}/apt").replace(SCRIPTS, str(bin_))
     for name in ("systemctl", "install-packages"):
         (bin_ / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{log}\n')
         (bin_ / name).chmod(0o755)

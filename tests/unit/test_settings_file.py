@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from literals import WRITERS
 from releases.release import build
+from rendering.settings_file import WRITERS
 from settings import App
-from stack_file import parse, read
+from settings.stack_file import parse, read
 from tests.unit.stack_blocks import ROOT, config_of
 from tests.unit.test_stack_file import app, of_app, problems
 

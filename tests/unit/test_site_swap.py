@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from proxy import Failure
 
-import rendering
+from rendering.site import render_site
+from rendering.templates import ROOT
+from rendering.upstream import Upstream
 from settings import Balancer
 from settings.route import Routed
 
@@ -28,7 +30,7 @@ OLD_WORKERS = {11, 12}
 
 
 def site(*members: str, app: str = "a") -> str:
-    return rendering.site(Balancer(), [rendering.Upstream(app, members, 60, "/healthz")])
+    return render_site(Balancer(), [Upstream(app, members, 60, "/healthz")])
 
 
 @dataclass
@@ -88,7 +90,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
         monkeypatch.setattr(certificate, name, tmp_path / "certificate" / name)
     monkeypatch.setattr(proxy_site, "PAGE", tmp_path / "maintenance" / "page.html")
     (tmp_path / "maintenance.html").write_text("ours")
-    nginx.SITE.write_text((rendering.ROOT / "templates/nginx/no-site.conf").read_text())
+    nginx.SITE.write_text((ROOT / "templates/nginx/no-site.conf").read_text())
     return fake
 
 
@@ -133,9 +135,9 @@ def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balan
 
 def two(a: Sequence[str], b: Sequence[str]) -> str:
     """Return a site of applications a and b."""
-    upstreams = [rendering.Upstream(name, each, 60, "/healthz", Routed(path=f"/{name}")) for name, each in
+    upstreams = [Upstream(name, each, 60, "/healthz", Routed(path=f"/{name}")) for name, each in
                  (("a", a), ("b", b))]  # fmt: skip
-    return rendering.site(Balancer(), upstreams)
+    return render_site(Balancer(), upstreams)
 
 
 PROBES = ("app_a=/a/healthz", "app_b=/b/healthz")
@@ -243,11 +245,11 @@ def test_a_site_whose_every_member_is_drained_is_refused(balancer: FakeNginx) ->
 
 
 def test_of_two_applications_each_keeps_a_member() -> None:
-    text = rendering.site(
+    text = render_site(
         Balancer(),
         [
-            rendering.Upstream("a", [ONE, TWO], 60, "/healthz"),
-            rendering.Upstream("b", [THREE], 60, "/healthz", Routed(hosts=["b.example.org"])),
+            Upstream("a", [ONE, TWO], 60, "/healthz"),
+            Upstream("b", [THREE], 60, "/healthz", Routed(hosts=["b.example.org"])),
         ],
     )
     with pytest.raises(Failure, match="app_b would have no member left"):

@@ -12,9 +12,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.mock_aws import filled
 from settings import Gateway, Settings
-from stack_file import SettingsError, parse, stack_file_schema
-from tests.unit.aws_answers import filled
+from settings.schema import stack_file_schema
+from settings.stack_file import SettingsError, parse
 from tests.unit.stack_blocks import ROOT, config_of
 
 STACK_FILES = sorted((ROOT / "stacks").glob("Pulumi.*.yaml"))

@@ -10,18 +10,18 @@ from typing import Any
 import pulumi
 import pytest
 
-import rendering
 from components.balancer import Balancer, BalancerArgs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
+from harness import mock_aws, mock_lxd
+from harness.mock_engine import Build, Registered, Secret, build
+from harness.mock_lxd import ADDRESS, GROUP, STEP
 from platforms import Platform
-from platforms.aws import AwsPlatform
-from platforms.lxd import LxdPlatform
+from platforms.aws.platform import AwsPlatform
+from platforms.lxd.platform import LxdPlatform
+from rendering.common import HTTPS_PORT
 from settings import App, Lxd
 from settings import Balancer as Settings
 from tests.certificates import Authority
-from tests.unit import aws_answers, lxd_answers
-from tests.unit.engine import Build, Registered, Secret, build
-from tests.unit.lxd_answers import ADDRESS, GROUP, STEP
 from tests.unit.test_components import AWS
 
 NAME = "shop.example.org"
@@ -57,8 +57,8 @@ def made(
         pulumi.export("url", public.url)
         pulumi.export("address", public.host)
 
-    outputs = {**lxd_answers.OUTPUTS, **aws_answers.OUTPUTS}
-    return build(program, outputs=outputs, lookups=aws_answers.LOOKUPS, preview=preview)
+    outputs = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
+    return build(program, outputs=outputs, lookups=mock_aws.LOOKUPS, preview=preview)
 
 
 def steps(built: Build) -> list[str]:
@@ -176,7 +176,7 @@ def test_http_leads_to_the_port_that_the_platform_publishes() -> None:
     assert "return 308 https://$https_host:9443$request_uri;" in stdin(made(SELF_SIGNED), "balancer-members")
     site = made(SELF_SIGNED, "aws").one(COMMAND, "balancer-members").values["stdin"]
     assert "return 308 https://$https_host$request_uri;" in site
-    assert rendering.HTTPS_PORT == 443
+    assert HTTPS_PORT == 443
 
 
 def test_ports_80_and_443_are_open_to_everyone_and_nothing_else_is() -> None:

@@ -11,10 +11,10 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
+from harness.mock_aws import filled
 from settings import Balancer
 from settings.tls import problems
 from tests.certificates import Authority, Signed, pem_of
-from tests.unit.aws_answers import filled
 from tests.unit.stack_blocks import ROOT, problems_of
 
 NAME = "shop.example.org"

@@ -10,12 +10,13 @@ import certificate
 import proxy
 import pytest
 
-import rendering
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from settings import Balancer
 from settings.route import Routed
 from tests.unit.test_rendering import directives, find
 
-APP = rendering.Upstream("shop", ["10.0.0.1"], 60, "/healthz")
+APP = Upstream("shop", ["10.0.0.1"], 60, "/healthz")
 ACME = {"acme": {"email": "ops@example.org"}}
 
 
@@ -23,8 +24,8 @@ def balancer(tls: dict[str, Any] | None = None, *hostnames: str) -> Balancer:
     return Balancer.model_validate_json(json.dumps({"hostnames": hostnames, "tls": tls}))
 
 
-def site(folder: Path, given: Balancer, *apps: rendering.Upstream, https_port: int = 443) -> list[dict[str, Any]]:
-    return directives(rendering.site(given, apps or [APP], given.hostnames, https_port=https_port), folder)
+def site(folder: Path, given: Balancer, *apps: Upstream, https_port: int = 443) -> list[dict[str, Any]]:
+    return directives(render_site(given, apps or [APP], given.hostnames, https_port=https_port), folder)
 
 
 def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
@@ -37,14 +38,14 @@ def server(block: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_site_without_tls_knows_nothing_of_it_whatever_its_names() -> None:
-    text = rendering.site(balancer(None, "shop.example.org"), [APP])
-    assert text == rendering.site(Balancer(), [APP])
+    text = render_site(balancer(None, "shop.example.org"), [APP])
+    assert text == render_site(Balancer(), [APP])
     assert [word for word in ("443", "ssl", "https", "308", "Strict", "map ", "acme") if word in text] == []
     assert not proxy.serves_https(text)
 
 
 def test_https_is_what_mozilla_calls_intermediate(tmp_path: Path) -> None:
-    text = rendering.site(balancer({"self_signed": True}), [APP])
+    text = render_site(balancer({"self_signed": True}), [APP])
     assert proxy.serves_https(text)
     block = directives(text, tmp_path)
     assert args(block, "listen") == [["80", "default_server"], ["443", "ssl", "http2", "default_server"]]
@@ -71,7 +72,7 @@ def steps(block: list[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
 
 
 def test_health_paths_are_answered_over_http_unless_that_is_the_whole_site(tmp_path: Path) -> None:
-    whole = rendering.Upstream("b", ["10.0.0.2"], 60, "/", Routed(strip_path=False, path="/b"))
+    whole = Upstream("b", ["10.0.0.2"], 60, "/", Routed(strip_path=False, path="/b"))
     assert steps(site(tmp_path, balancer({"self_signed": True}), APP, whole)) == [
         (["$uri", "=", "/healthz"], ["$plain", ""])
     ]
@@ -107,7 +108,7 @@ def test_only_names_of_the_site_are_led_to_themselves(tmp_path: Path) -> None:
 
 
 def test_every_answer_of_an_application_carries_hsts_over_https_alone(tmp_path: Path) -> None:
-    empty = rendering.Upstream("b", [], 60, "/", Routed(path="/b"))
+    empty = Upstream("b", [], 60, "/", Routed(path="/b"))
     block = site(tmp_path, balancer({"self_signed": True, "hsts_max_age_s": 77}), APP, empty)
     (values,) = [each["block"] for each in find(block, "map") if each["args"] == ["$https", "$hsts"]]
     assert [(each["directive"], each["args"]) for each in values] == [("default", [""]), ("on", ["max-age=77"])]
@@ -140,5 +141,5 @@ def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(t
 
 
 def test_unless_they_are_named_nobody_is_believed() -> None:
-    text = rendering.site(Balancer(), [APP])
+    text = render_site(Balancer(), [APP])
     assert [word for word in ("real_ip", "geo", "$client_scheme", "UWSGI_SCHEME") if word in text] == []

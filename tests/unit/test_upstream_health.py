@@ -20,7 +20,7 @@ import pytest
 import upstream_health
 from server_health import Answer
 
-import rendering
+from rendering.balancer import health_agent_files
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
 APPLICATION = """
@@ -250,7 +250,7 @@ def test_the_agent_forgets_who_is_gone(balancer: Path) -> None:
 
 @pytest.mark.parametrize("proxy", ["nginx", "apache"])
 def test_systemd_takes_the_unit_and_restarts_it_for_ever(proxy: Any, tmp_path: Path) -> None:
-    wanted = json.loads(rendering.upstream_health(proxy))
+    wanted = json.loads(health_agent_files(proxy))
     (name,) = wanted["on"]
     unit: str = wanted["files"][f"/etc/systemd/system/{name}"][1]
     assert {"Type=notify", "Restart=always", "StartLimitIntervalSec=0", "WatchdogSec=15"} <= set(unit.splitlines())

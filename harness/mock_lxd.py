@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.unit.engine import Registered
+from harness.mock_engine import Registered
 
 DYNAMIC = "pulumi-python:dynamic/"
 GROUP, IMAGE, STORE = f"{DYNAMIC}lxd:SecurityGroup", f"{DYNAMIC}lxd:Image", f"{DYNAMIC}lxd:Store"

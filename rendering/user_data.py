@@ -8,11 +8,10 @@ import io
 import tokenize
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent
+from rendering.templates import read_file
 
 
 class _Dumper(yaml.SafeDumper):
@@ -40,12 +39,12 @@ def _parsed(text: str) -> ast.Module:
 
 
 @cache
-def script(name: str) -> str:
+def minified_script(name: str) -> str:
     """Return a script of machine/ without its comments and docstrings.
 
     Each line keeps its number, so that a traceback from a machine points into the file of the project.
     """
-    text = (ROOT / f"machine/{name}.py").read_text()
+    text = read_file(f"machine/{name}.py")
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         line, column = token.start

@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from tests.unit.engine import Answer, Registered
+from harness.mock_engine import Answer, Registered
 
 # A private key as a person gives it.
 _KEY = ed25519.Ed25519PrivateKey.generate()

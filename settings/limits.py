@@ -20,7 +20,7 @@ READ_MARGIN_S = 5
 # What draining gets besides the longest request, to close.
 DRAIN_MARGIN_S = 15
 # TimeoutStopSec= of templates/systemd/app.service.j2.
-STOP_S = 330
+STOP_TIMEOUT_S = 330
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -28,7 +28,7 @@ WORKER_MIB = 3
 # three idle ones of uWSGI that serve tests/e2e/app each has 12.4 MiB, of Tornado 26.5.
 APART_MIB = 12
 # While a release switches, the old one's workers and the new one's run side by side.
-RELEASES = 2
+CONCURRENT_RELEASES = 2
 # GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
 GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}
 # The burstable families: (virtual CPUs, GiB).
@@ -96,10 +96,11 @@ def _of_memory(app: App, there: Machine | None) -> Iterator[str]:
         return
     gateway = app.gateway
     least = APART_MIB if app.apart else WORKER_MIB
-    if gateway.processes != "auto" and RELEASES * gateway.processes * least > there.memory_mib:
+    if gateway.processes != "auto" and CONCURRENT_RELEASES * gateway.processes * least > there.memory_mib:
         yield (
-            f"gateway.processes: {gateway.processes}: should be {there.memory_mib // (RELEASES * least)} at most "
-            f"with {there.setting}: each needs {least} MiB at least, and twice as many run in a release"
+            f"gateway.processes: {gateway.processes}: should be "
+            f"{there.memory_mib // (CONCURRENT_RELEASES * least)} at most with {there.setting}: "
+            f"each needs {least} MiB at least, and twice as many run in a release"
         )
     if "reload_on_rss_mib" in gateway.model_fields_set and gateway.reload_on_rss_mib > there.memory_mib:
         yield (
@@ -130,10 +131,10 @@ def _of_growth(app: App, platform: str) -> Iterator[str]:
     gateway, there, workers = app.gateway, machine(app, platform), processes(app, platform)
     if there is None or workers is None or not gateway.model_fields_set & {"processes", "reload_on_rss_mib"}:
         return
-    most = RELEASES * workers * gateway.reload_on_rss_mib
+    most = CONCURRENT_RELEASES * workers * gateway.reload_on_rss_mib
     if most > there.memory_mib and gateway.reload_on_rss_mib <= there.memory_mib:
         yield (
             f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: {workers} processes (gateway.processes) may grow "
             f"to {most} MiB while a release switches, and {there.setting} is less; "
-            f"{max(there.memory_mib // (RELEASES * workers), 64)} would keep them within it"
+            f"{max(there.memory_mib // (CONCURRENT_RELEASES * workers), 64)} would keep them within it"
         )

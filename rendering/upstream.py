@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from settings.ladder import read_timeout_s
+from settings.limits import read_timeout_s
 from settings.route import Routed
 from settings.static import Static
 

@@ -10,9 +10,10 @@ import proxy
 import pytest
 from pydantic import ValidationError
 
-import rendering
 from releases.fleet import DRAIN_MOST_S
-from settings import App, Balancer, Gateway, Rollout, Settings, ladder
+from rendering.site import render_site
+from rendering.upstream import Upstream
+from settings import App, Balancer, Gateway, Rollout, Settings, limits
 from tests.unit.stack_blocks import ROOT
 
 LEAST = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
@@ -48,13 +49,13 @@ def test_each_time_out_is_below_the_next_whatever_the_request_time_out_is() -> N
     late = number(r"^GRACE_S = (\d+)$", "../machine/gateway_gevent.py")
     for request in (1, 60, longest):
         app = App.model_validate_json(json.dumps(LEAST | {"gateway": {"request_timeout_s": request}}))
-        read = ladder.read_timeout_s(request)
+        read = limits.read_timeout_s(request)
         assert request + late <= read < app.drain_timeout_s < stop
-    assert stop == ladder.STOP_S == DRAIN_MOST_S
+    assert stop == limits.STOP_TIMEOUT_S == DRAIN_MOST_S
     assert next(each.le for each in Rollout.model_fields["drain_timeout_s"].metadata if hasattr(each, "le")) == stop
     # Old workers of Nginx outlive every request that they may wait for.
     shutdown = number(r"^worker_shutdown_timeout (\d+)s;$", "nginx/nginx.conf")
-    assert ladder.read_timeout_s(longest) <= shutdown < proxy.DRAIN_S
+    assert limits.read_timeout_s(longest) <= shutdown < proxy.DRAIN_S
 
 
 def test_the_sockets_backlog_is_not_cut_by_the_kernels_limit() -> None:
@@ -62,13 +63,13 @@ def test_the_sockets_backlog_is_not_cut_by_the_kernels_limit() -> None:
     assert number(r"^Backlog=(\d+)$", "systemd/app.socket") <= somaxconn
 
 
-def test_nginx_waits_as_the_ladder_says() -> None:
-    assert "uwsgi_read_timeout 35s;" in rendering.site(Balancer(), [rendering.Upstream("a", ["10.0.0.1"], 30, "/")])
+def test_nginx_waits_as_the_limits_say() -> None:
+    assert "uwsgi_read_timeout 35s;" in render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 30, "/")])
 
 
 @pytest.mark.parametrize("platform", ["lxd", "aws"])
 def test_defaults_are_not_warned_of(platform: str) -> None:
-    assert ladder.warnings(stack(platform)) == []
+    assert limits.warnings(stack(platform)) == []
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_what_may_fit_is_taken(platform: str, app: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_probably_not_meant_is_warned_of_with_both_settings(app: dict[str, Any], lines: list[str]) -> None:
-    found = ladder.warnings(stack(**app))
+    found = limits.warnings(stack(**app))
     assert len(found) == len(lines)
     assert all(each.startswith(line) for each, line in zip(found, lines, strict=True)), found
 
@@ -141,7 +142,7 @@ def test_what_is_probably_not_meant_is_warned_of_with_both_settings(app: dict[st
     ],
 )  # fmt: skip
 def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: int, gib: float) -> None:
-    found = ladder.machine(stack("aws", fleet=of_server(instance_type)).apps["hello"], "aws")
+    found = limits.machine(stack("aws", fleet=of_server(instance_type)).apps["hello"], "aws")
     assert found is not None
     assert (found.cpus, found.memory_mib) == (cpus, gib * 1024)
 
@@ -149,10 +150,10 @@ def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: i
 @pytest.mark.parametrize("instance_type", ["t2.micro", "x2idn.large", "c5.metal", "z1d.large", "m5.huge"])
 def test_nothing_is_said_of_others(instance_type: str) -> None:
     app = stack("aws", fleet=of_server(instance_type)).apps["hello"]
-    assert (ladder.machine(app, "aws"), ladder.processes(app, "aws")) == (None, None)
+    assert (limits.machine(app, "aws"), limits.processes(app, "aws")) == (None, None)
 
 
 def test_auto_is_two_processes_for_each_cpu() -> None:
-    assert ladder.processes(stack(fleet=of_server(cpus=3)).apps["hello"], "lxd") == 6
-    assert ladder.processes(stack("aws", fleet=of_server("t3.medium")).apps["hello"], "aws") == 4
-    assert ladder.processes(stack(gateway={"processes": 5}).apps["hello"], "lxd") == 5
+    assert limits.processes(stack(fleet=of_server(cpus=3)).apps["hello"], "lxd") == 6
+    assert limits.processes(stack("aws", fleet=of_server("t3.medium")).apps["hello"], "aws") == 4
+    assert limits.processes(stack(gateway={"processes": 5}).apps["hello"], "lxd") == 5

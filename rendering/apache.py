@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from rendering.upstream import Upstream
 from settings import Balancer
 from settings.access import Access, beneath, exactly
 from settings.header import FORGEABLE, OF_REQUESTS
 from settings.rewriting import Redirect
 from settings.route import virtual_hosts
-from upstream import Upstream
 
 ACME_PATH = "/.well-known/acme-challenge/"
 # What a header must not look like to a gateway that reads `_` as `-`.
@@ -88,7 +88,7 @@ class Host:
         return [pattern for pattern in self.exempt if pattern != r"^/\z"]
 
 
-def values(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str]) -> dict[str, Any]:
+def site_context(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str]) -> dict[str, Any]:
     """Return the names of the template -> what they stand for, as rendering.site has them."""
     return {
         "hosts": list(_hosts(balancer, upstreams)),

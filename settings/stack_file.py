@@ -1,9 +1,8 @@
-"""A stack file becomes Settings, or one error that lists every problem. As a program: prints the JSON schema."""
+"""Turn a stack file into Settings, or into one error that lists every problem."""
 
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,8 +15,8 @@ from pydantic_core import ErrorDetails
 
 from settings import Settings
 from settings.constraint import ENCRYPTED
+from settings.schema import NAMESPACE, known_keys
 
-NAMESPACE = "wsgi-fleet"
 # Steps into unions and mapping keys, which pydantic puts into a location and no user has written.
 NO_STEP = re.compile(r"^(constrained-\w+|literal\[.*\]|int|\[key\])$")
 
@@ -222,7 +221,7 @@ def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
     path = ".".join(location)
     kind, message = details["type"], details["msg"]
     if kind == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        known = known_keys(location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         return f"{path}: unknown key; ", f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known)
     if kind == "missing":
@@ -239,61 +238,3 @@ def _shown(details: ErrorDetails, location: list[str]) -> str:
         return "(secret)"
     value = json.dumps(details["input"], default=str)
     return value if len(value) <= 60 else value[:57] + "..."
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    return Settings.model_json_schema()
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    """Return the keys allowed at a place. They are read off the JSON schema, so that they are written once."""
-    schema = _schema()
-    definitions: dict[str, Any] = schema["$defs"]
-    here = schema
-    for part in location:
-        values = [here.get("additionalProperties"), *here.get("patternProperties", {}).values()]
-        found: Any = here.get("properties", {}).get(part) or next((value for value in values if value), None)
-        options: list[dict[str, Any]] = [found, *found.get("anyOf", []), *found.get("allOf", [])] if found else []
-        reference = next((option["$ref"] for option in options if "$ref" in option), None)
-        here = definitions[reference.rpartition("/")[2]] if reference else dict[str, Any](found or {})
-    return sorted(here.get("properties", {}))
-
-
-def _with_encrypted(schema: Any) -> Any:
-    """Return the schema with what Pulumi puts in the place of a secret: `secure: ...`."""
-    if isinstance(schema, list):
-        return [_with_encrypted(item) for item in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    found = {key: _with_encrypted(value) for key, value in cast("dict[str, Any]", schema).items()}
-    if found.get("format") != "password":
-        return found
-    about = {key: found.pop(key) for key in ("title", "description") if key in found}
-    secure = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
-    return {**about, "anyOf": [found, {**secure, "additionalProperties": False}]}
-
-
-def stack_file_schema() -> dict[str, Any]:
-    """Return the JSON schema of a stack file (Pulumi.<stack>.yaml)."""
-    schema = _with_encrypted(Settings.model_json_schema())
-    definitions = schema.pop("$defs")
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A stack file of wsgi-fleet",
-        "type": "object",
-        "properties": {
-            "config": {
-                "type": "object",
-                "properties": {f"{NAMESPACE}:{name}": value for name, value in schema["properties"].items()},
-                "required": [f"{NAMESPACE}:{name}" for name in schema["required"]],
-                "patternProperties": {f"^(?!{NAMESPACE}:)": {}},
-                "additionalProperties": False,
-            }
-        },
-        "$defs": definitions,
-    }
-
-
-if __name__ == "__main__":
-    print(json.dumps(stack_file_schema(), indent=2))

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +22,9 @@ from typing import Any
 import yaml
 
 from platforms.lxd.transport import LxdTransport
-from releases.transport import Unreachable
-from tests.e2e.load import Outcome
+from platforms.transport import Unreachable
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 UP = ("up", "--yes", "--skip-preview", "-s")
 UP_S = 600
 FLEET_S = 300
@@ -304,37 +302,3 @@ def processes_that_name(words: Sequence[str]) -> list[str]:
     """Return the command lines of running processes that contain one of the words."""
     lines = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True).stdout.splitlines()
     return [line for line in lines if any(word in line for word in words)]
-
-
-def executed(stack: Stack) -> list[str]:
-    """Return the ids of the POSTs that the application executed, on all servers."""
-    # One that was away may have executed none.
-    read = ("sh", "-c", "cat /var/lib/app/posts 2>/dev/null || true")
-    return [id_ for machine in stack.servers().values() for id_ in on(machine, *read).split()]
-
-
-def what_was_logged(stack: Stack) -> str:
-    """Return the last log lines of a stack's gateways and proxy, which contain why a request was lost."""
-    read = "journalctl -q --no-pager -o short-precise --since -2min | tail -n 150"
-    machines = [*stack.servers().values(), stack.balancer()]
-    return "\n".join(f"{machine}:\n{on(machine, 'sh', '-c', read, check=False)}" for machine in machines)
-
-
-def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
-    """Check that every request was answered, and that each POST was executed once."""
-    assert outcome.failed_fresh == [], f"{outcome}\n{what_was_logged(stack)}"
-    assert outcome.failed_kept == [], outcome
-    done = executed(stack)
-    times = Counter(done)
-    wrong = {id_: times[id_] for id_ in outcome.posts if times[id_] != 1}
-    assert not wrong, f"these POSTs ran so often: {wrong}\n{what_was_logged(stack)}"
-
-
-def releases_that_answer(stack: Stack) -> set[str]:
-    return {version for _, version in stack.who_answers(30)}
-
-
-def has_reached(stack: Stack, before: set[Path], phase: str) -> bool:
-    """Return whether a journal that was not there before contains the event of this phase."""
-    new = [file for file in (stack.folder / ".state").rglob("journal/*.jsonl") if file not in before]
-    return any(json.loads(line)["event"] == phase for file in new for line in file.read_text().splitlines())

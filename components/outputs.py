@@ -1,0 +1,55 @@
+"""Collect the outputs of the stack: for a person, and for ./fleet (commands/target.py reads them)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+
+from components.app_server_fleet import AppServerFleet
+from components.balancer import Balancer
+from platforms import Platform, PublicAddress, Store
+from settings import Settings
+from settings.route import shown
+
+
+def outputs(
+    settings: Settings,
+    platform: Platform,
+    store: Store,
+    *,
+    balancer: Balancer,
+    fleets: Mapping[str, AppServerFleet],
+    public: PublicAddress,
+) -> dict[str, Any]:
+    """Return the stack's outputs by name. `fleet` is a secret as a whole: the reach may contain a private key."""
+    machines = {role: machine for fleet in fleets.values() for role, machine in fleet.machines.items()}
+    apps = {
+        name: {
+            "servers": [
+                {"name": role, "target": machine.target, "address": machine.address}
+                for role, machine in fleets[name].machines.items()
+            ],
+            "health_path": app.health_path,
+            "start_timeout_s": app.rollout.start_timeout_s,
+            "drain_timeout_s": app.drain_timeout_s,
+            "routes": [shown(host, app.path) for host in app.hosts or [None]],
+        }
+        for name, app in settings.apps.items()
+    }
+    fleet = {
+        "store": store.spec,
+        "reach": platform.reach().spec,
+        "balancer": {"name": "balancer", "target": balancer.machine.target},
+        "url": public.url,
+        "apps": apps,
+    }
+    return {
+        "url": public.url,
+        "address": public.host,
+        "releases": {name: fleet.release for name, fleet in fleets.items()},
+        "servers": {role: machine.id for role, machine in machines.items()},
+        **({"logs": platform.log_places} if platform.log_places else {}),
+        "fleet": pulumi.Output.secret(fleet),
+    }

@@ -1,0 +1,1 @@
+"""Run the program by a mock engine, or as a real stack under load: for policies/, benchmarks/ and tests/."""

@@ -1,0 +1,82 @@
+"""Reach the machines, stores and secrets of a stack from outside of the Pulumi program.
+
+Each platform is a package of this one: platforms/<name>/platform.py registers resources (see platforms.registry), and
+platforms/<name>/operator.py has the functions of Operator. The specifications in a stack's outputs name the platform.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from platforms.diagnosis import Finding
+from platforms.registry import names
+from platforms.terminal import Terminal
+from platforms.transport import SecretStore, Store, Transport
+
+
+class Operator(Protocol):
+    """What platforms/<name>/operator.py contains. Specifications are what the platform itself exported."""
+
+    def transport(self, spec: Mapping[str, Any]) -> Transport:
+        """Return the transport of a Reach.spec. Raises Unreachable when there is no way to any machine."""
+        ...
+
+    def store(self, spec: Mapping[str, Any]) -> Store:
+        """Return the store of a Store.spec."""
+        ...
+
+    def secrets(self, spec: Mapping[str, Any], app: str) -> SecretStore | None:
+        """Return the store from which an application's servers read secrets at boot; None where there is none."""
+        ...
+
+    def terminal(self, spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
+        """Return the command that opens a terminal on a machine and runs `command` there. Raises Unreachable."""
+        ...
+
+    def check_host(self, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+        """Check what this machine needs for the platform. block: the stack file's settings of it."""
+        ...
+
+    def check_connection(self, spec: Mapping[str, Any]) -> list[Finding]:
+        """Check whether the way of a Reach.spec is open, as far as possible without entering a machine."""
+        ...
+
+
+def operator_of(platform: str) -> Operator:
+    """Return the operator's side of a platform. Raises LookupError with the known names."""
+    if platform not in names():
+        raise LookupError(f"platform {platform!r} is not one of {', '.join(names())}")
+    return cast("Operator", importlib.import_module(f"platforms.{platform}.operator"))
+
+
+def transport(spec: Mapping[str, Any]) -> Transport:
+    """Return the transport of a Reach.spec. Raises Unreachable when there is no way to any machine."""
+    return operator_of(spec["platform"]).transport(spec)
+
+
+def store(spec: Mapping[str, Any]) -> Store:
+    """Return the store of a Store.spec."""
+    return operator_of(spec["platform"]).store(spec)
+
+
+def secrets(spec: Mapping[str, Any], app: str) -> SecretStore | None:
+    """Return the store from which an application's servers read secrets at boot; None where a spec has none."""
+    return operator_of(spec["platform"]).secrets(spec, app)
+
+
+def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
+    """Return the command that opens a terminal on a machine and runs `command` there. Raises Unreachable."""
+    return operator_of(spec["platform"]).terminal(spec, machine, command)
+
+
+def check_host(platform: str, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+    """Check what this machine needs for a platform; [] for an unknown one. block: the stack file's settings of it."""
+    return operator_of(platform).check_host(block, stack=stack, project=project) if platform in names() else []
+
+
+def check_connection(spec: Mapping[str, Any]) -> list[Finding]:
+    """Check whether the way of a Reach.spec is open, as far as possible without entering a machine."""
+    return operator_of(spec["platform"]).check_connection(spec)

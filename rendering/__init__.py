@@ -1,0 +1,1 @@
+"""Render templates/ and machine/ from settings. Pure functions; the only user of jinja2."""

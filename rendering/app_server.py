@@ -1,0 +1,100 @@
+"""Render an app server's user data and the units of its slots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gateways import KINDS, Kind
+from rendering.common import (
+    JOURNAL,
+    SCRIPTS,
+    SECURITY_UPDATES,
+    SUPERVISORD,
+    install_gateway,
+    unattended_upgrades_files,
+)
+from rendering.templates import read_file, render_template
+from rendering.user_data import cloud_config, minified_script, without_comments
+from settings import App, SecurityUpdates
+
+UWSGI = KINDS["uwsgi"]
+_SUPERVISORD = (
+    "/usr/bin/python3 -I -c \"import sys; sys.path.insert(0, '/srv/gateway/supervisord'); "
+    'from supervisor.supervisord import main; main()" '
+    "--configuration /srv/app/slots/%i/gateway/supervisord-%i.conf"
+)
+
+
+@dataclass(frozen=True)
+class ProcessLayout:
+    """Gateways of one process each behind an Nginx of the server's own: who starts them, and how many there are."""
+
+    manager: Literal["systemd", "supervisord"]
+    number: int
+
+    @classmethod
+    def of(cls, app: App) -> ProcessLayout | None:
+        """Return the processes of an application; None where a slot is one gateway with all its processes."""
+        return cls(app.fleet.process_manager, app.apart) if app.apart else None
+
+    def __str__(self) -> str:
+        """Return the text that a server keeps, and a release that is made for it."""
+        return f"{self.manager} {self.number}"
+
+
+def gateway_command_line(kind: Kind, place: str, runtime: str, more: str = "") -> str:
+    """Return the command line that starts a gateway with the release in a folder."""
+    command = kind.command.format(place=place, runtime=runtime)
+    return f"{place}/venv/bin/python -P {command}" + (f" {more}" if more else "")
+
+
+def app_unit(kind: Kind = UWSGI, processes: ProcessLayout | None = None, *, proof: bool) -> str:
+    """Return the unit of a slot or of a process in one (app@.service), or of the place where a release is proven."""
+    slot, runtime = ("proof", "app-proof") if proof else ("%i", "app-%i")
+    start = gateway_command_line(kind, f"/srv/app/slots/{slot}", f"/run/{runtime}", kind.proof if proof else "")
+    if processes and not proof:
+        if processes.manager == "supervisord":
+            start = _SUPERVISORD
+            runtime = " ".join([runtime, *(f"{runtime}-{each}" for each in range(processes.number))])
+        else:
+            start += " " + kind.alone.format(port="${WSGI_FLEET_PORT}")
+    return render_template(
+        "systemd/app.service.j2",
+        proof=proof,
+        shared=processes is None,
+        manager=processes.manager if processes else "systemd",
+        slot=slot,
+        runtime=runtime,
+        launch=start,
+    )
+
+
+def app_server_user_data(
+    system_packages: Sequence[str],
+    security_updates: SecurityUpdates = SECURITY_UPDATES,
+    kind: Kind = UWSGI,
+    processes: ProcessLayout | None = None,
+) -> str:
+    """Return the user data of an app server. It names no release: those change without the machine being replaced."""
+    scripts = ["release", "slot", "staging", "server", "fetch", "background", "condition", "vitals"]
+    files = {f"{SCRIPTS}/{name}.py": ("0755", minified_script(name)) for name in scripts}
+    for name in ("install-packages", "setup-app-server"):
+        files[f"{SCRIPTS}/{name}"] = ("0755", read_file(f"templates/scripts/{name}"))
+    is_supervised = processes is not None and processes.manager == "supervisord"
+    folders = {kind.name: kind.packages} | (SUPERVISORD if is_supervised else {})
+    files[f"{SCRIPTS}/install-gateway"] = ("0755", install_gateway(folders))
+    # Which releases this server takes.
+    files["/etc/wsgi-fleet/gateway"] = ("0644", f"{kind.name}\n")
+    units = {"app-boot.service": read_file("templates/systemd/app-boot.service")}
+    if processes:
+        files["/etc/wsgi-fleet/processes"] = ("0644", f"{processes}\n")
+        units["nginx.service.d/wsgi-fleet.conf"] = read_file("templates/systemd/nginx.service.d.conf")
+    else:
+        units["app.socket"] = read_file("templates/systemd/app.socket")
+    units["app@.service"] = app_unit(kind, processes, proof=False)
+    units["app-proof.service"] = app_unit(kind, proof=True)
+    files |= {f"/etc/systemd/system/{name}": ("0644", without_comments(text)) for name, text in units.items()}
+    files |= JOURNAL | unattended_upgrades_files(security_updates)
+    return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *(["nginx"] if processes else []), *system_packages])

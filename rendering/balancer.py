@@ -1,0 +1,62 @@
+"""Render the balancer's user data, its health agent, and the command that prepares its proxy."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from rendering.common import JOURNAL, LOGROTATE_TIMER, SCRIPTS, SECURITY_UPDATES, unattended_upgrades_files
+from rendering.templates import read_file, render_template
+from rendering.user_data import cloud_config, minified_script
+from settings import Balancer, SecurityUpdates
+
+
+def balancer_user_data(
+    security_updates: SecurityUpdates = SECURITY_UPDATES, proxy: Literal["nginx", "apache"] = "nginx"
+) -> str:
+    """Return the user data of the balancer. It names no member and no setting but the proxy: a step brings the site."""
+    scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "static_files")
+    scripts += ("apache_log",) if proxy == "apache" else ()
+    files = {f"{SCRIPTS}/{name}.py": ("0755", minified_script(name)) for name in scripts}
+    files[f"{SCRIPTS}/install-packages"] = ("0755", read_file("templates/scripts/install-packages"))
+    files[f"{SCRIPTS}/setup-{proxy}"] = ("0755", read_file(f"templates/scripts/setup-{proxy}"))
+    for name in ({"nginx": "nginx.conf", "apache": "apache2.conf"}[proxy], "no-site.conf"):
+        files[f"/etc/wsgi-fleet/{name}"] = ("0644", read_file(f"templates/{proxy}/{name}"))
+    files["/etc/wsgi-fleet/maintenance.html"] = ("0644", read_file("templates/maintenance.html"))
+    if proxy == "apache":
+        files["/etc/wsgi-fleet/proxy"] = ("0644", "apache\n")
+        files["/etc/systemd/system/apache2.service"] = ("0644", render_template("systemd/apache2.service.j2"))
+    else:
+        files["/etc/wsgi-fleet/nginx.service"] = ("0644", render_template("systemd/nginx.service.j2"))
+    files["/etc/logrotate.d/wsgi-fleet"] = ("0644", render_template("logrotate/proxy.j2", proxy=proxy))
+    files["/etc/systemd/system/logrotate.timer.d/wsgi-fleet.conf"] = ("0644", LOGROTATE_TIMER)
+    files |= JOURNAL | unattended_upgrades_files(security_updates)
+    return cloud_config(files, [f"{SCRIPTS}/setup-{proxy}"])
+
+
+def health_agent_files(proxy: Literal["nginx", "apache"] = "nginx") -> str:
+    """Return what makes a balancer ask its servers for their health, and report its traffic: for bring.
+
+    Not in user-data: 16 KiB are few, and a change of it replaces no balancer.
+    """
+    unit = "wsgi-fleet-health.service"
+    files = {
+        f"{SCRIPTS}/{name}.py": ("0755", minified_script(name))
+        for name in ("server_health", "upstream_health", "traffic", "vitals")
+    }
+    files[f"/etc/systemd/system/{unit}"] = ("0644", render_template(f"systemd/{unit}.j2", proxy=proxy))
+    return json.dumps({"files": files, "off": [], "prove": [unit], "on": [unit]})
+
+
+def proxy_packages_command(balancer: Balancer) -> list[str] | None:
+    """Return the command that brings what such a site names; None where nothing is needed.
+
+    Its input are lines of USERS_FILE. It contains the whole script, for user-data would replace balancers of stacks
+    that use none of it.
+    """
+    module = "libnginx-mod-http-geoip" if balancer.proxy.kind == "nginx" else "libapache2-mod-geoip"
+    packages = [module, "geoip-database"] if balancer.proxy.geoip else []
+    users = "-" if balancer.proxy.basic_auth is None else "users"
+    if not packages and users == "-":
+        return None
+    return ["sh", "-c", read_file("templates/scripts/prepare-proxy"), "prepare-proxy", users, *packages]

@@ -1,0 +1,35 @@
+"""Compute what Nginx's site needs besides the settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rendering.upstream import Upstream
+from settings import Balancer
+from settings.access import beneath, exactly
+from settings.route import virtual_hosts
+
+
+def site_context(balancer: Balancer, upstreams: Sequence[Upstream]) -> dict[str, Any]:
+    """Return the variables of templates/nginx/site.conf.j2 that come from routes and access rules."""
+    by_name = {each.name: each for each in upstreams}
+    hosts = [
+        {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
+        for host in virtual_hosts({each.name: each.at for each in upstreams})
+    ]
+    return {"hosts": hosts, "exempt": _exempt(balancer, hosts)}
+
+
+def _exempt(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
+    patterns: list[str] = []
+    for host in hosts:
+        paths = exactly(["/.maintenance", *(app.public_health_path for app in host["apps"])])
+        if balancer.tls and balancer.tls.acme:
+            paths += beneath(["/.well-known/acme-challenge/"])
+        # Nginx calls a server by the first of its names.
+        name = re.escape(host["names"][0] if host["names"] else "_")
+        patterns += [f"^{name}{path.removeprefix('^')}" for path in paths]
+    return patterns

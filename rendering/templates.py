@@ -1,0 +1,37 @@
+"""Render a file of templates/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+ROOT = Path(__file__).resolve().parents[1]
+_environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(ROOT / "templates"),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    # Configuration files, not HTML: what goes in is checked by the types of settings/.
+    autoescape=False,  # noqa: S701
+)
+
+
+def _quoted(text: str) -> str:
+    """Return a word between double quotes, as Nginx reads it. Nothing in the word ends the quotes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+_environment.filters["quoted"] = _quoted
+
+
+def render_template(file: str, /, **values: Any) -> str:
+    """Render a file of templates/ with these values."""
+    return _environment.get_template(file).render(**values)
+
+
+def read_file(name: str) -> str:
+    """Return the text of a file of this project."""
+    return (ROOT / name).read_text()
