@@ -10,12 +10,12 @@ import typer
 
 from commands.config import settings_of
 from commands.target import AppOption, Failed, StackOption, instead, only, selected_stack
-from gateways import KINDS
+from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_unit
 from rendering.gateway_files import process_files, supervisord_conf, upstart_job
 from rendering.templates import read_file
 from settings import App, limits
-from settings.application import MOST_APART
+from settings.application import MAX_ISOLATED_PROCESSES
 
 UNITS = "/etc/systemd/system"
 RELEASE = "/srv/app/releases/ID"
@@ -34,8 +34,8 @@ def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
 
     Supervisord and Upstart hand no socket on and are shown with fleet.local_proxy.
     """
-    kind = KINDS[app.gateway.kind]
-    number = app.apart or min(limits.processes(app, platform) or 2, MOST_APART)
+    kind = GATEWAYS[app.gateway.kind]
+    number = app.isolated_processes or min(limits.processes(app, platform) or 2, MAX_ISOLATED_PROCESSES)
     if manager is Manager.UPSTART:
         return {"/etc/init/app.conf": upstart_job(app, number)}
     if manager is Manager.SUPERVISORD:
@@ -43,7 +43,7 @@ def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
             f"{UNITS}/app@.service": app_unit(kind, ProcessLayout("supervisord", number), proof=False),
             f"{RELEASE}/gateway/supervisord-blue.conf": supervisord_conf(app, number, "blue"),
         }
-    processes = ProcessLayout("systemd", app.apart) if app.apart else None
+    processes = ProcessLayout("systemd", app.isolated_processes) if app.isolated_processes else None
     units = {f"{UNITS}/app@.service": app_unit(kind, processes, proof=False)}
     if processes:
         units[f"{UNITS}/nginx.service.d/wsgi-fleet.conf"] = read_file("templates/systemd/nginx.service.d.conf")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pulumi
 
 from components.balancer import Balancer
-from gateways import KINDS
+from gateways import GATEWAYS
 from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
 from releases.archive import SourceError
 from releases.release import build
@@ -59,7 +59,7 @@ class AppServerFleet(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         app = args.app
         key = GeneratedSecret(f"{name}-key", opts=child).value
-        kind = KINDS[app.gateway.kind]
+        kind = GATEWAYS[app.gateway.kind]
         document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
 
         self.machines = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pulumi
 
 import settings
-from gateways import KINDS
+from gateways import GATEWAYS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
 from releases.secret import GeneratedSecret
 from rendering.balancer import balancer_user_data, health_agent_files, proxy_packages_command
@@ -53,7 +53,7 @@ def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> 
             app.health_path,
             app,
             # A server's own Nginx speaks HTTP with it, whatever the gateway.
-            "http" if app.apart else KINDS[app.gateway.kind].protocol,
+            "http" if app.isolated_processes else GATEWAYS[app.gateway.kind].protocol,
             app.static,
         )
         for name, app in sorted(apps.items())

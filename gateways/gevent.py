@@ -1,10 +1,10 @@
 """gevent's own WSGIServer: green threads, for applications that mostly wait for others."""
 
-from gateways.kind import Kind
+from gateways.kind import Gateway
 
 # gevent and what it needs.
 GEVENT_PACKAGES = ("gevent==26.9.0", "greenlet==3.5.6", "zope.event==6.2", "zope.interface==8.7")
-KIND = Kind(
+GATEWAY = Gateway(
     name="gevent",
     title="gevent",
     packages=GEVENT_PACKAGES,
@@ -13,7 +13,7 @@ KIND = Kind(
     command="{place}/gateway/gateway_gevent.py {place}/gateway/gevent.ini {runtime}/http.sock",
     scripts=("gateway_gevent", "gateway_http", "gateway_guard", "gateway_companion", "gateway_workers"),
     model="processes with greenlets; the standard library waits without holding up others",
-    masters="ours",
+    process_master="ours",
     limit="500 for the request alone, where it waits; else 5 s later as with uWSGI",
     ready="every worker has the application",
     stop="SIGTERM: workers accept no more and finish what is in flight",

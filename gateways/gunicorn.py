@@ -1,9 +1,9 @@
 """Gunicorn: the one most Python programmers know. sync, gthread and gevent workers under one arbiter."""
 
 from gateways.gevent import GEVENT_PACKAGES
-from gateways.kind import Kind
+from gateways.kind import Gateway
 
-KIND = Kind(
+GATEWAY = Gateway(
     name="gunicorn",
     title="Gunicorn",
     # packaging: what its gevent worker reads versions with. All workers at hand: which one is part of the release.
@@ -13,7 +13,7 @@ KIND = Kind(
     command="{place}/gateway/gateway_gunicorn.py {place}/gateway/gunicorn.conf.py {runtime}/http.sock",
     scripts=("gateway_gunicorn", "gateway_http", "gateway_guard", "gateway_companion"),
     model="processes with threads (`gthread`), without (`sync`, where `threads` is 1), or with greenlets (`gevent`)",
-    masters="its own arbiter",
+    process_master="its own arbiter",
     limit="as with uWSGI; of `gevent` 500 for the request alone",
     ready="every worker has the application",
     stop="SIGTERM: workers accept no more and finish what is in flight",

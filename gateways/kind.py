@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # What a release's settings may say of every gateway; all else has a meaning with some only.
-EVERYWHERE = frozenset({"kind", "processes", "request_timeout_s"})
+COMMON_SETTINGS = frozenset({"kind", "processes", "request_timeout_s"})
 
 
 @dataclass(frozen=True)
-class Kind:
+class Gateway:
     """One gateway. Texts in it are told to people: in docs/gateways.md and where a setting is refused.
 
     packages: what its folder on a machine holds, pinned, the dependencies too. protocol: what it speaks with the
@@ -29,14 +29,14 @@ class Kind:
     config: str
     command: str
     model: str
-    masters: str
+    process_master: str
     limit: str
     ready: str
     stop: str
     statistics: str
     scripts: tuple[str, ...] = ()
-    proof: str = "1"
-    alone: str = "1 {port}"
+    proof_args: str = "1"
+    single_process_args: str = "1 {port}"
     unused: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property

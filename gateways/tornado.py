@@ -1,8 +1,8 @@
 """Tornado's HTTP server with a WSGIContainer: callbacks in front, a pool of threads for the application."""
 
-from gateways.kind import Kind
+from gateways.kind import Gateway
 
-KIND = Kind(
+GATEWAY = Gateway(
     name="tornado",
     title="Tornado",
     packages=("tornado==6.6.1",),
@@ -11,7 +11,7 @@ KIND = Kind(
     command="{place}/gateway/gateway_tornado.py {place}/gateway/tornado.ini {runtime}/http.sock",
     scripts=("gateway_tornado", "gateway_http", "gateway_guard", "gateway_companion", "gateway_workers"),
     model="processes with one event loop for connections and threads for the application; bodies are held in memory",
-    masters="ours",
+    process_master="ours",
     limit="504 for the request; its worker ends, with all its requests",
     ready="every worker has the application",
     stop="SIGTERM: workers accept no more and finish what is in flight",

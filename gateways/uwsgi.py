@@ -1,8 +1,8 @@
 """uWSGI, the default: the fastest of the four, the only one that tells what its workers do."""
 
-from gateways.kind import Kind
+from gateways.kind import Gateway
 
-KIND = Kind(
+GATEWAY = Gateway(
     name="uwsgi",
     title="uWSGI",
     # Needs 2.0.27 for a stop that finishes requests. The wheel holds it as a Python module; nothing is compiled.
@@ -12,10 +12,10 @@ KIND = Kind(
     command="{place}/gateway/gateway_uwsgi.py --ini {place}/uwsgi.ini"
     " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
     scripts=("gateway_uwsgi", "gateway_uwsgi_app", "gateway_guard", "gateway_companion"),
-    proof="--processes 1",
-    alone="--processes 1 --socket 127.0.0.1:{port} --listen 1024",
+    proof_args="--processes 1",
+    single_process_args="--processes 1 --socket 127.0.0.1:{port} --listen 1024",
     model="processes with threads",
-    masters="its own master",
+    process_master="its own master",
     limit="504 for the request; its worker ends, with all its requests",
     ready="the application is imported; with `lazy_apps` at once",
     stop="a hook on SIGTERM finishes what is in flight",

@@ -15,14 +15,14 @@ from typing import Any
 
 from rendering.upstream import Upstream
 from settings import Balancer
-from settings.access import Access, beneath, exactly
-from settings.header import FORGEABLE, OF_REQUESTS
+from settings.access import Access, exact_path_regex, path_prefix_regex
+from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS
 from settings.rewriting import Redirect
 from settings.route import virtual_hosts
 
 ACME_PATH = "/.well-known/acme-challenge/"
 # What a header must not look like to a gateway that reads `_` as `-`.
-_OURS = sorted(name for name in {*OF_REQUESTS, *map(str.lower, FORGEABLE)} if "-" in name)
+_OURS = sorted(name for name in {*RESERVED_REQUEST_HEADERS, *map(str.lower, FORGEABLE)} if "-" in name)
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
     found: list[Host] = []
     for host in virtual_hosts({each.name: each.at for each in upstreams}):
         apps = [by_name[name] for _, name in host.table]
-        exempt = exactly(list(dict.fromkeys(app.public_health_path for app in apps)))
+        exempt = exact_path_regex(list(dict.fromkeys(app.public_health_path for app in apps)))
         if balancer.tls and balancer.tls.acme:
-            exempt += beneath([ACME_PATH])
+            exempt += path_prefix_regex([ACME_PATH])
         exact = [name for name in host.names if not name.startswith("*")]
         wild = [[name] for name in host.names if name.startswith("*")]
         for names in ([exact] if exact or not host.names else []) + wild:
@@ -154,7 +154,7 @@ def _networks(access: Access) -> Iterator[tuple[str, str]]:
 
 def redirect_target(rule: Redirect) -> str:
     r"""Return a redirect's target as the substitution of a RewriteRule: `%1` for a part, `\%` for a percent sign."""
-    text = rule.filled({name: f"\0{number}" for number, name in enumerate(rule.parts, 1)})
+    text = rule.expand({name: f"\0{number}" for number, name in enumerate(rule.placeholders, 1)})
     made = text.replace("%", r"\%").replace("\0", "%")
     return made if "://" in made.partition("?")[0] else f"%{{ENV:FLEET_SCHEME}}://%{{HTTP_HOST}}{made}"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateways import KINDS, Kind
+from gateways import GATEWAYS, Gateway
 from rendering.common import (
     JOURNAL,
     SCRIPTS,
@@ -19,7 +19,7 @@ from rendering.templates import read_file, render_template
 from rendering.user_data import cloud_config, minified_script, without_comments
 from settings import App, SecurityUpdates
 
-UWSGI = KINDS["uwsgi"]
+UWSGI = GATEWAYS["uwsgi"]
 _SUPERVISORD = (
     "/usr/bin/python3 -I -c \"import sys; sys.path.insert(0, '/srv/gateway/supervisord'); "
     'from supervisor.supervisord import main; main()" '
@@ -37,29 +37,29 @@ class ProcessLayout:
     @classmethod
     def of(cls, app: App) -> ProcessLayout | None:
         """Return the processes of an application; None where a slot is one gateway with all its processes."""
-        return cls(app.fleet.process_manager, app.apart) if app.apart else None
+        return cls(app.fleet.process_manager, app.isolated_processes) if app.isolated_processes else None
 
     def __str__(self) -> str:
         """Return the text that a server keeps, and a release that is made for it."""
         return f"{self.manager} {self.number}"
 
 
-def gateway_command_line(kind: Kind, place: str, runtime: str, more: str = "") -> str:
+def gateway_command_line(kind: Gateway, place: str, runtime: str, more: str = "") -> str:
     """Return the command line that starts a gateway with the release in a folder."""
     command = kind.command.format(place=place, runtime=runtime)
     return f"{place}/venv/bin/python -P {command}" + (f" {more}" if more else "")
 
 
-def app_unit(kind: Kind = UWSGI, processes: ProcessLayout | None = None, *, proof: bool) -> str:
+def app_unit(kind: Gateway = UWSGI, processes: ProcessLayout | None = None, *, proof: bool) -> str:
     """Return the unit of a slot or of a process in one (app@.service), or of the place where a release is proven."""
     slot, runtime = ("proof", "app-proof") if proof else ("%i", "app-%i")
-    start = gateway_command_line(kind, f"/srv/app/slots/{slot}", f"/run/{runtime}", kind.proof if proof else "")
+    start = gateway_command_line(kind, f"/srv/app/slots/{slot}", f"/run/{runtime}", kind.proof_args if proof else "")
     if processes and not proof:
         if processes.manager == "supervisord":
             start = _SUPERVISORD
             runtime = " ".join([runtime, *(f"{runtime}-{each}" for each in range(processes.number))])
         else:
-            start += " " + kind.alone.format(port="${WSGI_FLEET_PORT}")
+            start += " " + kind.single_process_args.format(port="${WSGI_FLEET_PORT}")
     return render_template(
         "systemd/app.service.j2",
         proof=proof,
@@ -74,7 +74,7 @@ def app_unit(kind: Kind = UWSGI, processes: ProcessLayout | None = None, *, proo
 def app_server_user_data(
     system_packages: Sequence[str],
     security_updates: SecurityUpdates = SECURITY_UPDATES,
-    kind: Kind = UWSGI,
+    kind: Gateway = UWSGI,
     processes: ProcessLayout | None = None,
 ) -> str:
     """Return the user data of an app server. It names no release: those change without the machine being replaced."""

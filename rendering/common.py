@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gateways import KINDS
+from gateways import GATEWAYS
 from rendering.templates import read_file, render_template
 from rendering.user_data import minified_script
 from settings import SecurityUpdates
@@ -27,7 +27,7 @@ JOURNAL = {"/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\n
 def prebuilt_scripts() -> tuple[str, ...]:
     """Return whole scripts that do in a prebuilt image what machines would else do at boot."""
     # Both tiers boot the same image, whatever the gateway; who needs a proxy enables it.
-    every = {kind.name: kind.packages for kind in KINDS.values()} | SUPERVISORD
+    every = {kind.name: kind.packages for kind in GATEWAYS.values()} | SUPERVISORD
     return install_gateway(every), "#!/bin/sh\nsystemctl disable --quiet nginx.service apache2.service\n"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateways import KINDS
+from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, gateway_command_line
 from rendering.templates import render_template
 from rendering.user_data import minified_script
@@ -13,7 +13,7 @@ from settings.limits import read_timeout_s
 
 def gateway_files(app: App) -> dict[str, str]:
     """Return what a release contains for its gateway: path in its folder -> text. Configuration and launcher."""
-    kind, processes = KINDS[app.gateway.kind], ProcessLayout.of(app)
+    kind, processes = GATEWAYS[app.gateway.kind], ProcessLayout.of(app)
     config = render_template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
     files = {kind.config: config, **{f"gateway/{name}.py": minified_script(name) for name in kind.scripts}}
     return files | (process_files(app, processes) if processes else {})
@@ -31,7 +31,7 @@ def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
             "nginx/processes.conf.j2",
             slot=slot,
             ports=ports,
-            prefix="uwsgi" if KINDS[app.gateway.kind].protocol == "uwsgi" else "proxy",
+            prefix="uwsgi" if GATEWAYS[app.gateway.kind].protocol == "uwsgi" else "proxy",
             read_timeout_s=read_timeout_s(app.gateway.request_timeout_s),
             drain_timeout_s=app.drain_timeout_s,
         )
@@ -44,7 +44,7 @@ def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
 
 def supervisord_conf(app: App, number: int, slot: str) -> str:
     """Return supervisord's configuration of a slot. Its own counter numbers the ports: `81%(process_num)02d`."""
-    kind, ports = KINDS[app.gateway.kind], SLOT_PORTS[slot] // 100
+    kind, ports = GATEWAYS[app.gateway.kind], SLOT_PORTS[slot] // 100
     alone = kind.alone.format(port=f"{ports}%(process_num)02d")
     start = gateway_command_line(kind, f"/srv/app/slots/{slot}", f"/run/app-{slot}-%(process_num)d", alone)
     values = {"slot": slot, "number": number, "ports": ports, "launch": start, "drain_timeout_s": app.drain_timeout_s}
@@ -53,7 +53,7 @@ def supervisord_conf(app: App, number: int, slot: str) -> str:
 
 def upstart_job(app: App, number: int) -> str:
     """Return an Upstart job. It is shown and never installed: no distribution that is alive has Upstart."""
-    kind, ports = KINDS[app.gateway.kind], SLOT_PORTS["blue"] // 100
+    kind, ports = GATEWAYS[app.gateway.kind], SLOT_PORTS["blue"] // 100
     start = gateway_command_line(
         kind, "/srv/app/live", "/var/lib/app/$PROCESS", kind.alone.format(port=f"{ports}$PROCESS")
     )

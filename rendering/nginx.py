@@ -8,7 +8,7 @@ from typing import Any
 
 from rendering.upstream import Upstream
 from settings import Balancer
-from settings.access import beneath, exactly
+from settings.access import exact_path_regex, path_prefix_regex
 from settings.route import virtual_hosts
 
 
@@ -26,9 +26,9 @@ def _exempt(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]
     """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
     patterns: list[str] = []
     for host in hosts:
-        paths = exactly(["/.maintenance", *(app.public_health_path for app in host["apps"])])
+        paths = exact_path_regex(["/.maintenance", *(app.public_health_path for app in host["apps"])])
         if balancer.tls and balancer.tls.acme:
-            paths += beneath(["/.well-known/acme-challenge/"])
+            paths += path_prefix_regex(["/.well-known/acme-challenge/"])
         # Nginx calls a server by the first of its names.
         name = re.escape(host["names"][0] if host["names"] else "_")
         patterns += [f"^{name}{path.removeprefix('^')}" for path in paths]

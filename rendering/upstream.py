@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from settings.limits import read_timeout_s
-from settings.route import Routed
+from settings.route import Route
 from settings.static import Static
 
-EVERYWHERE = Routed()
+EVERYWHERE = Route()
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Upstream:
     members: Sequence[str]
     request_timeout_s: int
     health_path: str
-    at: Routed = EVERYWHERE
+    at: Route = EVERYWHERE
     protocol: Literal["uwsgi", "http"] = "uwsgi"
     static: Static | None = None
 

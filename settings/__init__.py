@@ -16,7 +16,7 @@ from settings.gateway import Gateway
 from settings.model import Model
 from settings.proxy import problems as proxy_problems
 from settings.size import Size
-from settings.tls import unsigned
+from settings.tls import uncovered_hosts
 
 __all__ = [
     "App",
@@ -118,7 +118,7 @@ class Settings(Model):
         )
         found += [
             f"balancer.hostnames: {name}: no application answers it; give one that host, or one no hosts"
-            for name in route.without_application(self.balancer.hostnames, self.apps)
+            for name in route.unrouted_hostnames(self.balancer.hostnames, self.apps)
         ]
         found += [
             f"apps.{name}.required: {missing}: is set nowhere; set it in environment, settings_file.values or "
@@ -127,7 +127,7 @@ class Settings(Model):
             for missing in app.missing
         ]
         if self.balancer.tls:
-            found += unsigned(self.balancer.tls, self.balancer.hostnames, self.hostnames)
+            found += uncovered_hosts(self.balancer.tls, self.balancer.hostnames, self.hostnames)
         found += limits.problems(self)
         found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
         if found:

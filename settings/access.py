@@ -30,7 +30,7 @@ def _network(value: str) -> str:
     return value
 
 
-def _long(value: SecretStr) -> SecretStr:
+def _check_password_length(value: SecretStr) -> SecretStr:
     password = value.get_secret_value()
     if password != ENCRYPTED and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         allowed = f"{SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
@@ -38,7 +38,7 @@ def _long(value: SecretStr) -> SecretStr:
     return value
 
 
-def _not_off(value: str) -> str:
+def _check_realm(value: str) -> str:
     # Nginx's word for none.
     if value == "off":
         raise ValueError('"off": would switch it off; name the realm otherwise, or leave basic_auth away')
@@ -51,9 +51,9 @@ Network = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]+(/[0-9]{1,3})?$
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]$")]
 # RFC 7617 has no colon; a dot would be a step of the path that `pulumi config set --path` takes.
 UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@-]+$", max_length=64)]
-Password = Annotated[SecretStr, AfterValidator(_long)]
+Password = Annotated[SecretStr, AfterValidator(_check_password_length)]
 # It stands in quotes in a header.
-Realm = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]+$", max_length=64), AfterValidator(_not_off)]
+Realm = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]+$", max_length=64), AfterValidator(_check_realm)]
 # One path, or with a slash at its end all beneath it.
 ExemptPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]+$", max_length=200)]
 
@@ -72,10 +72,10 @@ class BasicAuth(Model):
     @property
     def exempt_patterns(self) -> list[str]:
         """Return the exempt paths as regular expressions for Nginx's $uri."""
-        return beneath(self.exempt_paths)
+        return path_prefix_regex(self.exempt_paths)
 
 
-def exactly(paths: Sequence[str]) -> list[str]:
+def exact_path_regex(paths: Sequence[str]) -> list[str]:
     r"""Return paths as regular expressions for Nginx's $uri.
 
     They end with `\z`, for `$` would match before a line end as well.
@@ -83,9 +83,9 @@ def exactly(paths: Sequence[str]) -> list[str]:
     return [rf"^{path.replace('.', '[.]')}\z" for path in paths]
 
 
-def beneath(paths: Sequence[str]) -> list[str]:
+def path_prefix_regex(paths: Sequence[str]) -> list[str]:
     """Return the same expressions, where a path that ends with a slash stands for all beneath it."""
-    return [f"^{path.replace('.', '[.]')}" if path.endswith("/") else exactly([path])[0] for path in paths]
+    return [f"^{path.replace('.', '[.]')}" if path.endswith("/") else exact_path_regex([path])[0] for path in paths]
 
 
 class Access(Model):
@@ -110,7 +110,7 @@ class Access(Model):
         return self
 
     @model_validator(mode="after")
-    def _somebody_is_told_apart(self) -> Access:
+    def _some_client_is_treated_differently(self) -> Access:
         if not (self.allow or self.deny or self.deny_countries):
             raise ValueError("should name somebody in allow, deny or deny_countries; null admits everyone")
         return self
@@ -118,4 +118,4 @@ class Access(Model):
     @property
     def exempt_patterns(self) -> list[str]:
         """Return the exempt paths as regular expressions for Nginx's $uri."""
-        return beneath(self.exempt_paths)
+        return path_prefix_regex(self.exempt_paths)

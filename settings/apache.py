@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from settings.balancer import Balancer
 
-_NOBODY_COUNTS = "no module of Debian's Apache counts the requests of a client"
+NO_RATE_LIMITING = "no module of Debian's Apache counts the requests of a client"
 # Setting below balancer -> why it has no meaning with proxy.kind: apache.
 REFUSED: Mapping[str, str] = {
-    "requests_per_second": _NOBODY_COUNTS,
-    "burst": _NOBODY_COUNTS,
-    "connections": _NOBODY_COUNTS,
+    "requests_per_second": NO_RATE_LIMITING,
+    "burst": NO_RATE_LIMITING,
+    "connections": NO_RATE_LIMITING,
     "proxy.cache": "its cache lets all who ask for what is not there through at once, and takes what disk there is",
     "proxy.memcached": "no module of Debian's Apache serves pages from memcached",
 }
 # What is done otherwise: what it is about, with Nginx, with Apache.
-OTHERWISE = (
+DIFFERENCES_FROM_NGINX = (
     (
         "a GET that an upstream server accepted without a response",
         "sent to another server; 502 if it ended its own worker",
@@ -81,7 +81,7 @@ OTHERWISE = (
 )
 
 
-def refused(balancer: Balancer) -> list[str]:
+def unsupported_settings(balancer: Balancer) -> list[str]:
     """Return the settings that Apache has no use for, each with the reason and the remedy."""
     return [
         f"{name}: Apache has no use for it: {why}; leave it away, or take proxy.kind: nginx"
@@ -97,8 +97,8 @@ def _value(balancer: Balancer, name: str) -> Any:
     return value
 
 
-def table() -> str:
+def markdown_table() -> str:
     """Return a Markdown table of both proxies; docs/balancer.md contains it."""
-    rows = [("", "`nginx`", "`apache`"), ("---", "---", "---"), *OTHERWISE]
+    rows = [("", "`nginx`", "`apache`"), ("---", "---", "---"), *DIFFERENCES_FROM_NGINX]
     rows += [(f"`balancer.{name}`", "yes", f"refused: {why}") for name, why in REFUSED.items()]
     return "".join(f"| {' | '.join(cells)} |\n".replace("|  |", "| |", 1) for cells in rows)

@@ -19,7 +19,7 @@ from settings.static import Static
 RESERVED_VARIABLES = frozenset({"WSGI_FLEET_PORT", "WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
 # Where processes are balanced: the port of the first one in each slot; the others follow (machine/condition.py).
 SLOT_PORTS = {"blue": 8100, "green": 8200}
-MOST_APART = 100
+MAX_ISOLATED_PROCESSES = 100
 # NUL cannot be in an environment; everything else is quoted where it is written.
 VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32768)]
 RelativePath = Annotated[
@@ -36,7 +36,7 @@ UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]*$", max_
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
 
 
-def _is_alive(value: Any) -> Any:
+def _reject_upstart(value: Any) -> Any:
     if value == "upstart":
         raise ValueError(
             '"upstart": no distribution that gets updates ships it, so no server could run it; should be "systemd" or '
@@ -53,7 +53,7 @@ class Fleet(Model):
         default=False,
         description="true: an Nginx on each server balances over its processes; a change replaces the app servers",
     )
-    process_manager: Annotated[Literal["systemd", "supervisord"], BeforeValidator(_is_alive)] = Field(
+    process_manager: Annotated[Literal["systemd", "supervisord"], BeforeValidator(_reject_upstart)] = Field(
         default="systemd", description="what starts the processes; a change replaces the app servers"
     )
     size: Size = Field(default=Size(), description="what each of them has")
@@ -109,7 +109,7 @@ class Schedule(Model):
     )
 
 
-class App(route.Routed):
+class App(route.Route):
     """One WSGI application and the fleet it runs on."""
 
     source: Annotated[str, StringConstraints(min_length=1, max_length=500)] = Field(
@@ -172,7 +172,7 @@ class App(route.Routed):
         return [name for name in self.required if name not in given]
 
     @property
-    def apart(self) -> int | None:
+    def isolated_processes(self) -> int | None:
         """Return the number of gateways of one process each on a server; None where one gateway has all processes."""
         number = self.gateway.processes
         return None if number == "auto" or not self.fleet.local_proxy else number
@@ -192,9 +192,9 @@ class App(route.Routed):
                 'gateway.processes: "auto": should be a number where fleet.local_proxy is true: units and '
                 "ports are made from it; two for each CPU are a good one"
             )
-        elif number > MOST_APART:
+        elif number > MAX_ISOLATED_PROCESSES:
             raise ValueError(
-                f"gateway.processes: {number}: should be {MOST_APART} at most where fleet.local_proxy is "
+                f"gateway.processes: {number}: should be {MAX_ISOLATED_PROCESSES} at most where fleet.local_proxy is "
                 "true: ports are two digits after those of the slot"
             )
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from settings.apache import refused
+from settings.apache import unsupported_settings
 from settings.constraint import Cidr
 from settings.model import Model
 from settings.proxy import Proxy
@@ -39,7 +39,7 @@ class Balancer(Model):
 
     @model_validator(mode="after")
     def _the_proxy_has_what_is_set(self) -> Balancer:
-        if self.proxy.kind == "apache" and (found := refused(self)):
+        if self.proxy.kind == "apache" and (found := unsupported_settings(self)):
             raise ValueError("; ".join(found))
         return self
 

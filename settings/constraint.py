@@ -14,7 +14,7 @@ from pydantic import AfterValidator, SecretStr, ValidationInfo
 from pydantic.types import StringConstraints
 
 # What lists the ids that can stand there.
-LISTS = {
+LIST_COMMANDS = {
     "ami": "aws ec2 describe-images --owners 136693071363",
     "vpc": "aws ec2 describe-vpcs",
     "subnet": "aws ec2 describe-subnets",
@@ -55,7 +55,7 @@ class AwsId(GroupedMetadata):
         if PLACEHOLDER.search(value) and not _is_unused(info):
             raise ValueError(
                 f"{json.dumps(value)}: is still the placeholder of the example; "
-                f"put a real id there (`{LISTS[self.prefix]}` lists them)"
+                f"put a real id there (`{LIST_COMMANDS[self.prefix]}` lists them)"
             )
         return value
 
@@ -70,7 +70,7 @@ def _ipv4_network(value: str) -> str:
     return value
 
 
-def _of_admins(value: str, info: ValidationInfo) -> str:
+def _check_admin_network(value: str, info: ValidationInfo) -> str:
     network = ipaddress.IPv4Network(value)
     if network.prefixlen < SHORTEST_PREFIX:
         # FSBP EC2.13, CIS AWS 5.0 5.3.
@@ -83,7 +83,7 @@ def _of_admins(value: str, info: ValidationInfo) -> str:
     return value
 
 
-def _name_somebody(value: list[str]) -> list[str]:
+def _reject_empty_list(value: list[str]) -> list[str]:
     if not value:
         raise ValueError(
             "[]: nobody could reach port 22 of the balancer, through which machines are set up and releases go out; "
@@ -92,7 +92,7 @@ def _name_somebody(value: list[str]) -> list[str]:
     return value
 
 
-def _amd64(value: str) -> str:
+def _check_amd64(value: str) -> str:
     if ARM64.match(value):
         raise ValueError(
             f"{json.dumps(value)}: is an arm64 type, which does not boot the amd64 image; name one such as t3.small"
@@ -131,8 +131,8 @@ def _private_key(value: SecretStr) -> SecretStr:
 
 
 Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$"), AfterValidator(_ipv4_network)]
-AdminCidrs = Annotated[list[Annotated[Cidr, AfterValidator(_of_admins)]], AfterValidator(_name_somebody)]
-InstanceType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$"), AfterValidator(_amd64)]
+AdminCidrs = Annotated[list[Annotated[Cidr, AfterValidator(_check_admin_network)]], AfterValidator(_reject_empty_list)]
+InstanceType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$"), AfterValidator(_check_amd64)]
 PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.

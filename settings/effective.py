@@ -33,12 +33,14 @@ class Value:
 def values(given: Settings) -> list[Value]:
     """Return all values in the order of the stack file, but those the platform has no use for. Secrets are masked."""
     computed = {each.name: each for each in _computed(given)}
-    settings = [computed.pop(each.name, each) for each in _walk(given, "") if not _of_others(each.name, given.platform)]
+    settings = [
+        computed.pop(each.name, each) for each in _walk(given, "") if not _is_unused_platform(each.name, given.platform)
+    ]
     # What is no setting stands behind the settings of its block.
     return sorted([*settings, *computed.values()], key=lambda each: _block(given, each.name))
 
 
-def _of_others(name: str, platform: str) -> bool:
+def _is_unused_platform(name: str, platform: str) -> bool:
     """Return whether another platform alone uses a setting: its own block, and of a size what settings.Size says."""
     if ".size." in name:
         return name.endswith(".instance_type") if platform == "lxd" else name.endswith((".cpus", ".memory_mib"))
@@ -69,7 +71,7 @@ def _leaves(name: str, value: Any, origin: str) -> Iterator[Value]:
 
 def _computed(given: Settings) -> Iterator[Value]:
     for name, app in given.apps.items():
-        yield from _of_app(f"apps.{name}.", app, given.platform)
+        yield from _computed_of_app(f"apps.{name}.", app, given.platform)
     if given.hostnames != given.balancer.hostnames:
         hosts = tuple(f"apps.{name}.hosts" for name, app in given.apps.items() if app.hosts)
         yield Value("balancer.hostnames", given.hostnames, COMPUTED, hosts, "the balancer's own come first")
@@ -80,7 +82,7 @@ def _computed(given: Settings) -> Iterator[Value]:
     )
 
 
-def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
+def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     def computed(name: str, value: Any, of: str, how: str = "") -> Value:
         return Value(prefix + name, value, COMPUTED, tuple(prefix + each for each in of.split()), how)
 
@@ -91,8 +93,8 @@ def _of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     if app.rollout.drain_timeout_s is None:
         margin = f"{limits.DRAIN_MARGIN_S} s more"
         yield computed("rollout.drain_timeout_s", app.drain_timeout_s, "gateway.request_timeout_s", margin)
-    if app.apart:
-        last = app.apart - 1
+    if app.isolated_processes:
+        last = app.isolated_processes - 1
         ports = {slot: f"{first} to {first + last}" for slot, first in SLOT_PORTS.items()}
         yield computed("process_ports", ports, "gateway.processes fleet.local_proxy", "of 127.0.0.1, by slot")
     yield computed("routes", [route.shown(host, app.path) for host in app.hosts or [None]], "hosts path")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gateways import EVERYWHERE, KINDS
+from gateways import COMMON_SETTINGS, GATEWAYS
 from settings.model import Model
 
 # Requests at a time in each process of greenlets, where none are named. They wait for others most of their time, and
@@ -46,26 +46,26 @@ class Gateway(Model):
         return self.worker_class or ("sync" if self.threads == 1 else "gthread")
 
     @property
-    def requests_at_a_time(self) -> int:
+    def concurrency(self) -> int:
         """Return how many requests each process runs at a time."""
         if self.kind == "gevent" or (self.kind == "gunicorn" and self.gunicorn_worker == "gevent"):
             return self.greenlets or GREENLETS
         return 1 if self.kind == "gunicorn" and self.gunicorn_worker == "sync" else self.threads
 
     @model_validator(mode="after")
-    def _each_setting_has_a_meaning(self) -> Gateway:
-        kind = KINDS[self.kind]
+    def _reject_unused_settings(self) -> Gateway:
+        kind = GATEWAYS[self.kind]
         unused = {name: f"{kind.title} has no use for it: {why}" for name, why in kind.unused.items()}
         if self.kind == "gunicorn":
-            unused |= self._of_workers()
+            unused |= self._unused_by_worker_class()
         # null stands for what is chosen where nothing is given.
-        given = sorted(name for name in self.model_fields_set - EVERYWHERE if getattr(self, name) is not None)
+        given = sorted(name for name in self.model_fields_set - COMMON_SETTINGS if getattr(self, name) is not None)
         wrong = [f"{name}: {unused[name]}" for name in given if name in unused]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
 
-    def _of_workers(self) -> dict[str, str]:
+    def _unused_by_worker_class(self) -> dict[str, str]:
         """Return the settings that a worker of Gunicorn has no use for, each with the reason."""
         if self.gunicorn_worker == "gevent":
             return {

@@ -25,7 +25,7 @@ HOP_BY_HOP = frozenset(
      "te", "trailer", "transfer-encoding", "upgrade"}
 )  # fmt: skip
 # What the application trusts the balancer for; `proxy` would become HTTP_PROXY (httpoxy).
-OF_REQUESTS = frozenset(
+RESERVED_REQUEST_HEADERS = frozenset(
     {"content-type", "host", "proxy", "x-country", "x-forwarded-for", "x-forwarded-host",
      "x-forwarded-prefix", "x-forwarded-proto", "x-real-ip", "x-remote-user", "x-request-id"}
 )  # fmt: skip
@@ -38,7 +38,7 @@ FORGEABLE = (
     "X-Rewrite-URL", "X-Script-Name", "X-Url-Scheme",
 )  # fmt: skip
 # What this product sets itself, or what says how to read the answer.
-OF_ANSWERS = frozenset(
+RESERVED_RESPONSE_HEADERS = frozenset(
     {"content-encoding", "content-range", "content-type", "date", "etag", "last-modified", "location", "retry-after",
      "server", "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-accel-buffering",
      "x-accel-charset", "x-accel-expires", "x-accel-limit-rate", "x-accel-redirect", "x-cache", "x-request-id"}
@@ -54,11 +54,11 @@ def _value(value: str) -> str:
     return value
 
 
-def _in_nginx(value: str) -> str:
+def _nginx_value(value: str) -> str:
     return _VARIABLE.sub(lambda found: f"${{{VARIABLES[found[1]]}}}", value)
 
 
-def _in_apache(value: str) -> str:
+def _apache_value(value: str) -> str:
     """Return a value as mod_headers reads it, which takes percent signs, and `expr=` at the beginning, for its own."""
     made = _VARIABLE.sub(lambda found: f"%{{FLEET_{found[1].upper()}}}e", value.replace("%", "%%"))
     return f"%{{FLEET_NOTHING}}e{made}" if made.startswith("expr=") else made
@@ -88,7 +88,7 @@ class Headers(Model):
 
     def values(self, kind: Literal["nginx", "apache"] = "nginx") -> dict[str, str]:
         """Return the headers to set, in the words of a proxy: each variable by its name there."""
-        written = _in_nginx if kind == "nginx" else _in_apache
+        written = _nginx_value if kind == "nginx" else _apache_value
         return {name: written(value) for name, value in self.set.items()}
 
     def uses(self, variable: str) -> bool:
@@ -111,7 +111,7 @@ class RequestHeaders(Headers):
 
     @model_validator(mode="after")
     def _what_the_application_relies_on_stays(self) -> RequestHeaders:
-        if found := self.refused(OF_REQUESTS):
+        if found := self.refused(RESERVED_REQUEST_HEADERS):
             raise ValueError("; ".join(found))
         return self
 
@@ -132,6 +132,6 @@ class ResponseHeaders(Headers):
 
     @model_validator(mode="after")
     def _what_clients_rely_on_stays(self) -> ResponseHeaders:
-        if found := self.refused(OF_ANSWERS):
+        if found := self.refused(RESERVED_RESPONSE_HEADERS):
             raise ValueError("; ".join(found))
         return self

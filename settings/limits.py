@@ -26,7 +26,7 @@ STOP_TIMEOUT_S = 330
 WORKER_MIB = 3
 # The same of a process that is a gateway of its own, with its master (fleet.local_proxy). Measured: of
 # three idle ones of uWSGI that serve tests/e2e/app each has 12.4 MiB, of Tornado 26.5.
-APART_MIB = 12
+ISOLATED_WORKER_MIB = 12
 # While a release switches, the old one's workers and the new one's run side by side.
 CONCURRENT_RELEASES = 2
 # GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
@@ -39,7 +39,7 @@ BURSTABLE = {
 
 
 @dataclass(frozen=True)
-class Machine:
+class Capacity:
     """What an app server has. setting: where that is set."""
 
     cpus: int
@@ -47,16 +47,16 @@ class Machine:
     setting: str
 
 
-def machine(app: App, platform: str) -> Machine | None:
+def machine(app: App, platform: str) -> Capacity | None:
     """Return the servers of an application; None for an instance type that is not known here."""
     size = app.fleet.size
     if platform == "lxd":
-        return Machine(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")
-    found = _of_type(size.instance_type)
-    return found and Machine(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
+        return Capacity(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")
+    found = _instance_capacity(size.instance_type)
+    return found and Capacity(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
 
 
-def _of_type(instance_type: str) -> tuple[int, int] | None:
+def _instance_capacity(instance_type: str) -> tuple[int, int] | None:
     family, _, size = instance_type.partition(".")
     if family in ("t3", "t3a") and size in BURSTABLE:
         cpus, gib = BURSTABLE[size]
@@ -87,15 +87,15 @@ def problems(given: Settings) -> list[str]:
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
-        for line in _of_memory(app, machine(app, given.platform))
+        for line in _check_memory(app, machine(app, given.platform))
     ]
 
 
-def _of_memory(app: App, there: Machine | None) -> Iterator[str]:
+def _check_memory(app: App, there: Capacity | None) -> Iterator[str]:
     if there is None:
         return
     gateway = app.gateway
-    least = APART_MIB if app.apart else WORKER_MIB
+    least = ISOLATED_WORKER_MIB if app.isolated_processes else WORKER_MIB
     if gateway.processes != "auto" and CONCURRENT_RELEASES * gateway.processes * least > there.memory_mib:
         yield (
             f"gateway.processes: {gateway.processes}: should be "
@@ -114,11 +114,11 @@ def warnings(given: Settings) -> list[str]:
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
-        for line in (*_of_times(app), *_of_growth(app, given.platform))
+        for line in (*_check_timeouts(app), *_check_growth(app, given.platform))
     ]
 
 
-def _of_times(app: App) -> Iterator[str]:
+def _check_timeouts(app: App) -> Iterator[str]:
     read_s = read_timeout_s(app.gateway.request_timeout_s)
     if app.drain_timeout_s < read_s:
         yield (
@@ -127,7 +127,7 @@ def _of_times(app: App) -> Iterator[str]:
         )
 
 
-def _of_growth(app: App, platform: str) -> Iterator[str]:
+def _check_growth(app: App, platform: str) -> Iterator[str]:
     gateway, there, workers = app.gateway, machine(app, platform), processes(app, platform)
     if there is None or workers is None or not gateway.model_fields_set & {"processes", "reload_on_rss_mib"}:
         return

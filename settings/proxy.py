@@ -43,12 +43,12 @@ class Compression(Model):
     )
 
     @property
-    def is_changed(self) -> bool:
+    def is_custom(self) -> bool:
         """Return whether it is other than nginx.conf has it for every site."""
         return self != Compression()
 
     @property
-    def listed(self) -> list[str]:
+    def nginx_gzip_types(self) -> list[str]:
         """Return the types for Nginx, which compresses text/html unasked and warns of types that it reads twice.
 
         Where there is no other, it is a type that nobody has: without any, those of nginx.conf would count.
@@ -134,7 +134,7 @@ class Proxy(Model):
     )
 
     @property
-    def is_used(self) -> bool:
+    def needs_own_http_block(self) -> bool:
         """Return whether anything here was set but the kind. If not, the site is what it is without this block."""
         return self != Proxy(kind=self.kind)
 

@@ -70,14 +70,14 @@ class Rule(Model):
     keep_query: bool = Field(default=True, description="what follows the ? goes along")
 
     @property
-    def parts(self) -> list[str]:
+    def placeholders(self) -> list[str]:
         """Return the names of the parts, in order; "*" is the rest."""
         return [place["name"] for place in _PLACE.finditer(self.path)] + ["*"] * self.path.endswith("*")
 
     @model_validator(mode="after")
     def _the_target_uses_what_the_path_has(self) -> Rule:
         used = [place["name"] for place in _PLACE.finditer(self.to)] + ["*"] * self.to.endswith("*")
-        if unknown := [name for name in used if name not in self.parts]:
+        if unknown := [name for name in used if name not in self.placeholders]:
             raise ValueError(f"to: {self.to}: {unknown[0]} is no part of the path {self.path}")
         return self
 
@@ -87,7 +87,7 @@ class Rule(Model):
             raise ValueError(f"to: {self.to}: has a query of its own; set keep_query: false")
         return self
 
-    def filled(self, values: Mapping[str, str]) -> str:
+    def expand(self, values: Mapping[str, str]) -> str:
         """Return the target with its placeholders replaced by these values."""
         text = _PLACE.sub(lambda place: values[place["name"]], self.to.removesuffix("*"))
         return text + values["*"] if self.to.endswith("*") else text
@@ -109,7 +109,7 @@ class Rule(Model):
     @property
     def captures(self) -> dict[str, str]:
         """Return part -> what Nginx calls it after a match."""
-        return {name: f"${number}" for number, name in enumerate(self.parts, 1)}
+        return {name: f"${number}" for number, name in enumerate(self.placeholders, 1)}
 
 
 class Redirect(Rule):
@@ -119,7 +119,7 @@ class Redirect(Rule):
     permanent: bool = Field(default=True, description="308, which browsers remember; false: 307. Both keep the method")
 
     @property
-    def matcher(self) -> str:
+    def nginx_regex(self) -> str:
         """Return the pattern for Nginx's $request_uri.
 
         That is as the client wrote it: no line ends can get into the response. What a part matches begins neither with
@@ -128,10 +128,10 @@ class Redirect(Rule):
         return self.pattern(r"[^/?\\]+", r"(?:[^/?\\][^?]*)?") + r"(?:\?.*)?$"
 
     @property
-    def answer(self) -> str:
+    def nginx_return(self) -> str:
         """Return status, colon and target, in Nginx's words."""
         query = "$is_args$args" if self.keep_query else ""
-        return f"{308 if self.permanent else 307}:{self.filled(self.captures)}{query}"
+        return f"{308 if self.permanent else 307}:{self.expand(self.captures)}{query}"
 
 
 class Rewrite(Rule):
@@ -140,14 +140,14 @@ class Rewrite(Rule):
     to: PathTarget = Field(description="a path; parts of the rule's path as {name}, *")
 
     @property
-    def matcher(self) -> str:
+    def nginx_regex(self) -> str:
         """Return the pattern for Nginx's $uri, which is decoded. `$` would match before a line end as well."""
         return self.pattern(r"[^/]+", r"(?s:.*)") + r"\z"
 
     @property
     def target(self) -> str:
         """Return the target in Nginx's words; without a ? at its end Nginx keeps the query."""
-        return self.filled(self.captures) + ("" if self.keep_query else "?")
+        return self.expand(self.captures) + ("" if self.keep_query else "?")
 
 
 def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[str]:
@@ -171,8 +171,8 @@ def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[
 def _next(redirects: Sequence[Redirect], path: str, hostnames: Sequence[str]) -> str | None:
     """Return where the first rule that matches leads on this site; None: nowhere, or to another one."""
     for rule in redirects:
-        if match := re.match(rule.matcher, path):
-            target = rule.filled({name: match[number] for number, name in enumerate(rule.parts, 1)})
+        if match := re.match(rule.nginx_regex, path):
+            target = rule.expand({name: match[number] for number, name in enumerate(rule.placeholders, 1)})
             host = re.match(r"https?://([^/:]+)(:[0-9]+)?", target)
             if host and host[1] not in hostnames:
                 return None

@@ -23,7 +23,7 @@ Host = Annotated[
 MountPath = Annotated[str, StringConstraints(pattern=r"^(/|(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+)$", max_length=100)]
 
 
-class Routed(Model):
+class Route(Model):
     """Where clients find an application."""
 
     hosts: list[Host] = Field(
@@ -62,7 +62,7 @@ class VirtualHost:
         return max(fits, key=lambda each: len(each[0]), default=("", None))[1]
 
 
-def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
+def virtual_hosts(apps: Mapping[str, Route]) -> list[VirtualHost]:
     """Return the balancer's virtual hosts: first the default for all other names, then those with names."""
     groups: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for host in sorted({host for app in apps.values() for host in app.hosts}):
@@ -70,22 +70,22 @@ def virtual_hosts(apps: Mapping[str, Routed]) -> list[VirtualHost]:
     return [VirtualHost((), _table(apps, None)), *(VirtualHost(tuple(names), table) for table, names in groups.items())]
 
 
-def _table(apps: Mapping[str, Routed], host: str | None) -> tuple[tuple[str, str], ...]:
+def _table(apps: Mapping[str, Route], host: str | None) -> tuple[tuple[str, str], ...]:
     """Return (path, application) for a host: each application gets the requests below its path.
 
     An application that names the host more exactly comes first. Among equals, the longest path comes first. So an
     application without hosts gets the remaining requests of a named host.
     """
     table: dict[str, str] = {}
-    for named in _ever_less_exact(host):
+    for named in _candidate_hosts(host):
         above = list(table)
         for name, app in apps.items():
-            if _names(app, named) and not any(_is_below(app.path, taken) for taken in above):
+            if _answers_host(app, named) and not any(_is_below(app.path, taken) for taken in above):
                 table[app.path] = name
     return tuple(sorted(table.items()))
 
 
-def _ever_less_exact(host: str | None) -> Iterator[str | None]:
+def _candidate_hosts(host: str | None) -> Iterator[str | None]:
     """Yield the name itself, each wildcard that covers it, and None for no name at all."""
     if host is not None:
         yield host
@@ -95,7 +95,7 @@ def _ever_less_exact(host: str | None) -> Iterator[str | None]:
     yield None
 
 
-def _names(app: Routed, host: str | None) -> bool:
+def _answers_host(app: Route, host: str | None) -> bool:
     return not app.hosts if host is None else host in app.hosts
 
 
@@ -103,7 +103,7 @@ def _is_below(path: str, beginning: str) -> bool:
     return beginning in ("/", path) or path.startswith(beginning + "/")
 
 
-def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str], static_paths: Mapping[str, str]) -> list[str]:
+def problems(apps: Mapping[str, Route], health_paths: Mapping[str, str], static_paths: Mapping[str, str]) -> list[str]:
     """Return what keeps requests, or a probe, from finding an application; each names the applications that meet.
 
     health_paths, static_paths: application -> the path, as the application sees it, of those that have one.
@@ -112,7 +112,11 @@ def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str], static
         f"apps.{one}, apps.{other}: both answer {shown(host, apps[one].path)}; "
         f"give one of them {'hosts or another path' if host is None else 'another host or path'}"
         for one, other in combinations(apps, 2)
-        for host in [host for host in [*apps[one].hosts, None] if _names(apps[one], host) and _names(apps[other], host)]
+        for host in [
+            host
+            for host in [*apps[one].hosts, None]
+            if _answers_host(apps[one], host) and _answers_host(apps[other], host)
+        ]
         if apps[one].path == apps[other].path
     ]
     found += [
@@ -120,11 +124,11 @@ def problems(apps: Mapping[str, Routed], health_paths: Mapping[str, str], static
         for name, app in apps.items()
         for host in sorted({host for host in app.hosts if app.hosts.count(host) > 1})
     ]
-    found = found or [line for name in apps for line in _of_health(name, apps, health_paths[name])]
-    return found or [line for name, path in static_paths.items() for line in _of_static(name, apps, path)]
+    found = found or [line for name in apps for line in _check_health_path(name, apps, health_paths[name])]
+    return found or [line for name, path in static_paths.items() for line in _check_static_path(name, apps, path)]
 
 
-def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Iterator[str]:
+def _check_health_path(name: str, apps: Mapping[str, Route], health_path: str) -> Iterator[str]:
     app = apps[name]
     path = app.public(health_path)
     if not _is_below(path, app.path):
@@ -143,7 +147,7 @@ def _of_health(name: str, apps: Mapping[str, Routed], health_path: str) -> Itera
             )
 
 
-def _of_static(name: str, apps: Mapping[str, Routed], url_path: str) -> Iterator[str]:
+def _check_static_path(name: str, apps: Mapping[str, Route], url_path: str) -> Iterator[str]:
     """Yield static files' problems: on every host of the application they must not be in a path of another one."""
     path = apps[name].public(url_path).rstrip("/")
     for host in virtual_hosts(apps):
@@ -162,12 +166,12 @@ def shown(host: str | None, path: str) -> str:
     return f"{host}{path}" if host else f"{path} of every host"
 
 
-def hostnames(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
+def hostnames(given: Sequence[str], apps: Mapping[str, Route]) -> list[str]:
     """Return the names of the whole site, exact ones first: those of the balancer, then the hosts of applications."""
     every = dict.fromkeys([*given, *(host for app in apps.values() for host in app.hosts)])
     return sorted(every, key=lambda name: name.startswith("*."))
 
 
-def without_application(given: Sequence[str], apps: Mapping[str, Routed]) -> list[str]:
+def unrouted_hostnames(given: Sequence[str], apps: Mapping[str, Route]) -> list[str]:
     """Return the names of the balancer under which no application serves."""
     return [name for name in given if not _table(apps, name)]

@@ -30,7 +30,7 @@ class SettingsFile(Model):
     )
 
     @model_validator(mode="after")
-    def _its_format_can_say_it(self) -> SettingsFile:
+    def _reject_unrepresentable(self) -> SettingsFile:
         problems = [problem for name, value in self.values.items() for problem in self._problems(name, value)]
         if problems:
             raise ValueError("; ".join(problems))
@@ -39,18 +39,20 @@ class SettingsFile(Model):
     def _problems(self, name: str, value: JsonValue) -> Iterator[str]:
         if self.format == "python" and not name.isupper():
             yield f"values.{name}: should be in upper case, for Flask and Django read nothing else from Python"
-        yield from self._unsaid(f"values.{name}", value, DEPTH)
+        yield from self._unrepresentable(f"values.{name}", value, DEPTH)
 
-    def _unsaid(self, path: str, value: JsonValue, levels: int) -> Iterator[str]:
+    def _unrepresentable(self, path: str, value: JsonValue, levels: int) -> Iterator[str]:
         """Yield what of a value the file cannot contain, or should not."""
         if levels == 0:
             yield f"{path}: should be at most {DEPTH} levels deep"
         elif isinstance(value, list):
             for number, inner in enumerate(value):
-                yield from self._unsaid(f"{path}.{number}", inner, levels - 1)
+                yield from self._unrepresentable(f"{path}.{number}", inner, levels - 1)
         elif isinstance(value, dict):
             for key, inner in value.items():
-                yield from self._unsaid(f"{path}.{key if key.isidentifier() else json.dumps(key)}", inner, levels - 1)
+                yield from self._unrepresentable(
+                    f"{path}.{key if key.isidentifier() else json.dumps(key)}", inner, levels - 1
+                )
         elif value == ENCRYPTED:
             yield f"{path}: (secret): would stand in the release store in plain; give it as one of `secrets`"
         elif isinstance(value, float) and not math.isfinite(value):

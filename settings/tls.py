@@ -92,12 +92,12 @@ def problems(tls: Tls, hostnames: Sequence[str], now: datetime | None = None) ->
         return ["tls.certificate: should be certificates in PEM, the site's own first"]
     key = tls.private_key.get_secret_value()
     return [
-        *(f"tls.certificate: {problem}" for problem in _of_chain(chain, hostnames, now or datetime.now(UTC))),
-        *(f"tls.private_key: {problem}" for problem in (_of_key(key, chain[0]) if key != ENCRYPTED else ())),
+        *(f"tls.certificate: {problem}" for problem in _check_chain(chain, hostnames, now or datetime.now(UTC))),
+        *(f"tls.private_key: {problem}" for problem in (_check_key(key, chain[0]) if key != ENCRYPTED else ())),
     ]
 
 
-def unsigned(tls: Tls, hostnames: Sequence[str], every: Sequence[str]) -> list[str]:
+def uncovered_hosts(tls: Tls, hostnames: Sequence[str], every: Sequence[str]) -> list[str]:
     """Return what the certificate could not be for. every: hostnames, and hosts of applications besides them."""
     if tls.acme is not None:
         if not every:
@@ -128,7 +128,7 @@ def _certificates(pem: str) -> list[x509.Certificate]:
         return []
 
 
-def _of_chain(chain: Sequence[x509.Certificate], hostnames: Sequence[str], now: datetime) -> list[str]:
+def _check_chain(chain: Sequence[x509.Certificate], hostnames: Sequence[str], now: datetime) -> list[str]:
     own, found = chain[0], list[str]()
     if own.not_valid_after_utc <= now:
         found.append(f"expired on {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; put the renewed one there")
@@ -164,7 +164,7 @@ def _names(certificate: x509.Certificate) -> set[str]:
     return {name.lower() for name in extension.value.get_values_for_type(x509.DNSName)}
 
 
-def _of_key(pem: str, own: x509.Certificate) -> list[str]:
+def _check_key(pem: str, own: x509.Certificate) -> list[str]:
     try:
         key = load_pem_private_key(pem.encode(), None)
     except TypeError:

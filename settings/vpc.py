@@ -17,9 +17,9 @@ LARGEST, SMALLEST = 16, 22
 # A VPC is cut into 16 subnets: the first eight are private, the others public, by the letter of the zone.
 SUBNET_BITS, PUBLIC = 4, 8
 # No region has more zones (us-east-1).
-LETTERS = "abcdef"
+ZONE_LETTERS = "abcdef"
 # Addresses that AWS keeps in each subnet (docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
-RESERVED = 5
+AWS_RESERVED_ADDRESSES = 5
 # Interface endpoints of Systems Manager: each has an address in each private subnet.
 SSM_SERVICES = ("ssm", "ssmmessages", "ec2messages")
 
@@ -44,7 +44,7 @@ def _each_once(zones: list[str]) -> list[str]:
     return zones
 
 
-Zone = Annotated[str, StringConstraints(pattern=rf"^[a-z]{{2}}(-[a-z]+)+-\d[{LETTERS}]$")]
+Zone = Annotated[str, StringConstraints(pattern=rf"^[a-z]{{2}}(-[a-z]+)+-\d[{ZONE_LETTERS}]$")]
 # Days that CloudWatch can keep logs (PutRetentionPolicy of its API).
 RetentionDays = Literal[
     1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
@@ -57,7 +57,7 @@ class Vpc(Model):
     cidr: Annotated[
         str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$"), AfterValidator(_private_network)
     ] = Field(description="addresses of the VPC, a private network of /16 to /22; it cannot be changed later")
-    zones: Annotated[list[Zone], Field(min_length=1, max_length=len(LETTERS)), AfterValidator(_each_once)] = Field(
+    zones: Annotated[list[Zone], Field(min_length=1, max_length=len(ZONE_LETTERS)), AfterValidator(_each_once)] = Field(
         description="availability zones of the region; the balancer stands in the first"
     )
     nat_gateways: Literal["single", "one_per_az"] = Field(
@@ -75,7 +75,7 @@ class Vpc(Model):
 
         It goes by the letter of the zone, so that no zone moves another.
         """
-        letter = LETTERS.index(zone[-1])
+        letter = ZONE_LETTERS.index(zone[-1])
         pieces = list(IPv4Network(self.cidr).subnets(prefixlen_diff=SUBNET_BITS))
         return str(pieces[PUBLIC + letter if public else letter])
 
@@ -86,4 +86,4 @@ class Vpc(Model):
         They get half of its addresses, for the new stand beside the old.
         """
         addresses = IPv4Network(self.subnet(self.zones[0], public=False)).num_addresses
-        return (addresses - RESERVED - len(SSM_SERVICES)) // 2
+        return (addresses - AWS_RESERVED_ADDRESSES - len(SSM_SERVICES)) // 2

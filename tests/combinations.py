@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from settings import Settings
 
-GATEWAYS: dict[str, dict[str, Any]] = {
+GATEWAY_SETTINGS: dict[str, dict[str, Any]] = {
     "uwsgi": {"kind": "uwsgi"},
     "gunicorn sync": {"kind": "gunicorn", "threads": 1},
     "gunicorn gthread": {"kind": "gunicorn"},
@@ -39,7 +39,7 @@ class Combination(NamedTuple):
     def app(self) -> dict[str, Any]:
         """The combination's settings of an application."""
         return {
-            "gateway": {**GATEWAYS[self.gateway], "processes": 3},
+            "gateway": {**GATEWAY_SETTINGS[self.gateway], "processes": 3},
             "fleet": {"servers": 2, "process_manager": self.manager, "local_proxy": self.local_proxy == "yes"},
         }
 
@@ -63,7 +63,7 @@ class Combination(NamedTuple):
         return ""
 
 
-EVERY = [Combination(*values) for values in itertools.product(GATEWAYS, MANAGERS, LOCAL_PROXY, PROXIES)]
+EVERY = [Combination(*values) for values in itertools.product(GATEWAY_SETTINGS, MANAGERS, LOCAL_PROXY, PROXIES)]
 VALID = [each for each in EVERY if not each.refusal]
 
 
@@ -74,7 +74,7 @@ def booted() -> list[Combination]:
     among them, for it alone has a site that speaks uwsgi.
     """
     servers = sorted({(each.manager, each.local_proxy) for each in VALID}, reverse=True)
-    rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAYS), servers, list(PROXIES)]))
+    rows: list[Sequence[Any]] = list(AllPairs([list(GATEWAY_SETTINGS), servers, list(PROXIES)]))
     found = {Combination(gateway, manager, local, proxy) for gateway, (manager, local), proxy in rows}
     found.add(Combination("uwsgi", "systemd", "no", "nginx"))
     return sorted(found, key=VALID.index)

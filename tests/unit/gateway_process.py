@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateways import KINDS
+from gateways import GATEWAYS
 from rendering.gateway_files import gateway_files
 from settings import App
 
@@ -105,7 +105,7 @@ class Process:
 @contextlib.contextmanager
 def started(made: App, folder: Path, *processes: str, public: socket.socket | None = None) -> Generator[Process]:
     """Start an application's gateway in a folder, with APP as app.py where it has none. Kill it afterwards."""
-    kind = KINDS[made.gateway.kind]
+    kind = GATEWAYS[made.gateway.kind]
     code = folder / "code"
     code.mkdir(parents=True, exist_ok=True)
     if not (code / "app.py").exists():

@@ -22,7 +22,7 @@ from rendering.upstream import Upstream
 from settings import Balancer, apache
 from settings.proxy import Proxy
 from settings.rewriting import Redirect
-from settings.route import Routed
+from settings.route import Route
 from settings.static import Static
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 
@@ -92,9 +92,9 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None
     assert requests.items() >= {(name, apache_words(value)) for name, value in given_.proxy.request_headers.set.items()}
     rules = [words[1:3] for words in host if words[0] == "RewriteRule"]
     for rewrite in given_.proxy.rewrites:
-        assert [rewrite.matcher, rewrite.filled(rewrite.captures)] in rules
+        assert [rewrite.nginx_regex, rewrite.expand(rewrite.captures)] in rules
     uris = [words[2] for words in host if words[:2] == ["RewriteCond", "%{ENV:FLEET_URI}"]]
-    assert uris == [redirect.matcher for redirect in given_.proxy.redirects]
+    assert uris == [redirect.nginx_regex for redirect in given_.proxy.redirects]
     if given_.proxy.basic_auth:
         assert [words[1] for _, words in lines if words[0] == "AuthName"] == [given_.proxy.basic_auth.realm]
 
@@ -105,7 +105,7 @@ def test_a_header_is_no_expression_and_no_format_whatever_its_value() -> None:
 
 
 def test_scripts_find_the_members_as_they_do_in_a_site_of_nginx() -> None:
-    text = site(APP, Upstream("b-c", ["10.0.0.3"], 60, "/well", Routed(path="/b"), "http"))
+    text = site(APP, Upstream("b-c", ["10.0.0.3"], 60, "/well", Route(path="/b"), "http"))
     assert proxy_site.members(text) == {"app_a": ["10.0.0.1", "10.0.0.2"], "app_b_c": ["10.0.0.3"]}
     without = proxy_site.without(text, ["10.0.0.1"])
     assert proxy_site.addresses(without) == ["10.0.0.2", "10.0.0.3"]
@@ -121,7 +121,7 @@ def test_members_and_ports_of_a_snippet_are_not_ours() -> None:
 
 
 def test_each_place_counts_the_requests_of_its_members() -> None:
-    text = site(APP, Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b")))
+    text = site(APP, Upstream("b", ["10.0.0.3"], 60, "/well", Route(path="/b")))
     passes = [words for _, words in read(text) if words[0] == "ProxyPass" and words[1] != "!"]
     # Those of a virtual host do not inherit the method of <Proxy>.
     assert passes == [
@@ -135,8 +135,8 @@ def test_each_place_counts_the_requests_of_its_members() -> None:
 
 def test_the_default_comes_first_then_exact_names_then_wildcards_the_longest_first() -> None:
     apps = [
-        Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["*.example.org", "x.example.org"])),
-        Upstream("b", ["10.0.0.2"], 60, "/well", Routed(hosts=["*.eu.example.org", "y.example.org"])),
+        Upstream("a", ["10.0.0.1"], 60, "/well", Route(hosts=["*.example.org", "x.example.org"])),
+        Upstream("b", ["10.0.0.2"], 60, "/well", Route(hosts=["*.eu.example.org", "y.example.org"])),
         Upstream("c", ["10.0.0.3"], 60, "/well"),
     ]
     names = [words[1] for _, words in read(site(*apps)) if words[0] in ("ServerName", "ServerAlias")]
@@ -149,7 +149,7 @@ def test_the_default_comes_first_then_exact_names_then_wildcards_the_longest_fir
 def test_an_inner_place_stands_behind_its_outer_one() -> None:
     static = Static(folder="x")
     apps = [
-        Upstream("b", ["10.0.0.3"], 60, "/well", Routed(path="/b"), static=static),
+        Upstream("b", ["10.0.0.3"], 60, "/well", Route(path="/b"), static=static),
         Upstream("a", ["10.0.0.1"], 60, "/well", static=static),
     ]
     arounds = dict.fromkeys(around.partition("/")[2] for around, _ in read(site(*apps)) if "/Location" in around)
@@ -283,7 +283,7 @@ def test_nginx_takes_all_of_what_apache_refuses() -> None:
 
 def test_the_page_holds_the_table_of_what_apache_does_otherwise() -> None:
     page = (ROOT / "docs" / "balancer.md").read_text()
-    assert apache.table() in page
+    assert apache.markdown_table() in page
 
 
 def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
@@ -292,7 +292,7 @@ def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
     assert "apache" not in nginx.replace("import apache", "")
     # Raises where EC2 would not take it.
     assert packed(other)
-    assert Proxy(kind="apache").is_used is False
+    assert Proxy(kind="apache").needs_own_http_block is False
 
 
 def test_geoip_brings_the_module_of_the_proxy() -> None:

@@ -17,7 +17,7 @@ from harness.mock_engine import Build, Registered, build
 from platforms import Ingress, MachineArgs
 from platforms.aws.platform import AwsPlatform
 from settings import Aws, Size
-from settings.vpc import LETTERS, Vpc
+from settings.vpc import ZONE_LETTERS, Vpc
 
 INSTANCE, GROUP = "aws:ec2/instance:Instance", "aws:ec2/securityGroup:SecurityGroup"
 VPC, SUBNET, NAT = "aws:ec2/vpc:Vpc", "aws:ec2/subnet:Subnet", "aws:ec2/natGateway:NatGateway"
@@ -327,7 +327,7 @@ def test_services_are_named_by_the_region_and_no_arn_by_a_partition() -> None:
     assert [text for text in ours if "arn:" in text] == []
 
 
-@each_of(st.integers(16, 22), st.lists(st.sampled_from(LETTERS), min_size=1, unique=True))
+@each_of(st.integers(16, 22), st.lists(st.sampled_from(ZONE_LETTERS), min_size=1, unique=True))
 def test_subnets_never_overlap_and_lie_in_the_vpc(prefix: int, letters: list[str]) -> None:
     made = Vpc(cidr=f"172.16.0.0/{prefix}", zones=[f"us-east-1{letter}" for letter in letters])
     subnets = [IPv4Network(made.subnet(zone, public=public)) for zone in made.zones for public in (True, False)]

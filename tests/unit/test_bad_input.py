@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from commands import target
 from commands.__main__ import app as fleet
 from components.balancer import upstreams
-from gateways import KINDS
+from gateways import GATEWAYS
 from harness.mock_aws import filled
 from releases.archive import SourceError, tar
 from rendering.app_server import ProcessLayout, app_server_user_data
@@ -95,7 +95,7 @@ def app_server_boots(
     packages: tuple[str, ...], security_updates: str, kind: str, processes: ProcessLayout | None
 ) -> bool:
     """Return whether the user-data is read back. It depends on few settings, so few calls see new user-data."""
-    parts = packages, SecurityUpdates.model_validate_json(security_updates), KINDS[kind], processes
+    parts = packages, SecurityUpdates.model_validate_json(security_updates), GATEWAYS[kind], processes
     return "write_files" in yaml.safe_load(app_server_user_data(*parts))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 from components.balancer import upstreams
-from gateways import KINDS
+from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.gateway_files import gateway_files
 from rendering.site import render_site
-from tests.combinations import EVERY, GATEWAYS, PROXIES, VALID, Combination, booted
+from tests.combinations import EVERY, GATEWAY_SETTINGS, PROXIES, VALID, Combination, booted
 
 
 def pairs(combinations: list[Combination]) -> set[tuple[str, str]]:
@@ -20,7 +20,7 @@ def pairs(combinations: list[Combination]) -> set[tuple[str, str]]:
 def test_a_combination_that_cannot_work_is_refused_with_both_settings() -> None:
     refused = [each for each in EVERY if each.refusal]
     assert {(each.manager, each.local_proxy) for each in refused} == {("supervisord", "no")}
-    assert len(refused) == len(GATEWAYS) * len(PROXIES)
+    assert len(refused) == len(GATEWAY_SETTINGS) * len(PROXIES)
     for each in refused:
         assert "process_manager: supervisord" in each.refusal
         assert "local_proxy" in each.refusal
@@ -36,7 +36,7 @@ def files(combination: Combination) -> set[tuple[str, str]]:
     """Return all that machines and releases get of a combination: what it is for, and its text."""
     given = combination.settings()
     app = given.apps["probe"]
-    boots = app_server_user_data([], kind=KINDS[app.gateway.kind], processes=ProcessLayout.of(app))
+    boots = app_server_user_data([], kind=GATEWAYS[app.gateway.kind], processes=ProcessLayout.of(app))
     site = render_site(given.balancer, upstreams(given.apps, {"probe": ["10.0.0.1", "10.0.0.2"]}))
     return {
         ("app server", boots),

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from gateway_companion import Requests
 
-from tests.combinations import GATEWAYS
+from tests.combinations import GATEWAY_SETTINGS
 from tests.unit.gateway_process import Process, app, started
 
 APP = """
@@ -248,7 +248,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         def start(gateway: str, **settings: Any) -> Process:
             (tmp_path / "code").mkdir()
             (tmp_path / "code" / "app.py").write_text(CRUEL)
-            chosen: dict[str, Any] = {"processes": 1} | GATEWAYS[gateway] | settings
+            chosen: dict[str, Any] = {"processes": 1} | GATEWAY_SETTINGS[gateway] | settings
             made = app(**chosen)
             process = stack.enter_context(started(made, tmp_path))
             process.wait_ready()
@@ -300,7 +300,7 @@ def wait_for(condition: Callable[[], object], running: Process) -> None:
         time.sleep(0.02)
 
 
-every = pytest.mark.parametrize("gateway", GATEWAYS)
+every = pytest.mark.parametrize("gateway", GATEWAY_SETTINGS)
 
 
 @every
@@ -410,7 +410,7 @@ def test_a_signal_of_the_application_to_its_parent_changes_nothing(make: Make, g
 
 
 # uWSGI's worker itself ends now and then when a thread of it forks (docs/decisions.md).
-@pytest.mark.parametrize("gateway", sorted(GATEWAYS.keys() - {"uwsgi"}))
+@pytest.mark.parametrize("gateway", sorted(GATEWAY_SETTINGS.keys() - {"uwsgi"}))
 @pytest.mark.parametrize("what", ["fork", "fork-exit"])
 def test_a_process_that_the_application_forks_does_not_serve(make: Make, gateway: str, what: str) -> None:
     running = make(gateway)

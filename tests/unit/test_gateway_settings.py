@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateways import KINDS, table
+from gateways import GATEWAYS, markdown_table
 from releases.release import build
 from rendering.app_server import app_server_user_data, app_unit
 from rendering.common import SCRIPTS, prebuilt_scripts
@@ -26,7 +26,7 @@ from tests.unit.test_rendering import directives, find
 from tests.unit.test_stack_file import of_app
 
 ROOT = Path(__file__).resolve().parents[2]
-HTTP = [kind for kind in KINDS.values() if kind.protocol == "http"]
+HTTP = [kind for kind in GATEWAYS.values() if kind.protocol == "http"]
 VALUES: dict[str, Any] = {
     "worker_class": "sync",
     "greenlets": 5,
@@ -48,7 +48,7 @@ def given(**values: Any) -> Gateway:
     return Gateway.model_validate_json(json.dumps(values))
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("kind", GATEWAYS.values(), ids=GATEWAYS)
 def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_reason(kind: Any) -> None:
     assert set(kind.unused) < set(Gateway.model_fields)
     for name, value in VALUES.items():
@@ -123,7 +123,7 @@ def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -
     read: dict[str, dict[str, str]] = {}
     for kind, changes in (("gevent", {"greenlets": 9}), ("tornado", {"threads": 9, "lazy_apps": True})):
         parser = configparser.ConfigParser(interpolation=None)
-        parser.read_string(gateway_files(app(kind, request_timeout_s=8, **changes))[KINDS[kind].config])
+        parser.read_string(gateway_files(app(kind, request_timeout_s=8, **changes))[GATEWAYS[kind].config])
         read[kind] = dict(parser["gateway"])
     common = {"module": "app:app", "processes": "auto", "request_timeout_s": "8"}
     assert read == {
@@ -134,13 +134,13 @@ def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -
 
 def test_a_release_names_its_gateway_and_brings_that_ones_files(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
-    for kind in KINDS.values():
+    for kind in GATEWAYS.values():
         manifest = json.loads(build(app(kind.name), project=tmp_path, key="", secrets={}).manifest)
         assert manifest["gateway"] == kind.name
         assert set(manifest["gateway_files"]) == {kind.config, *(f"gateway/{name}.py" for name in kind.scripts)}
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("kind", GATEWAYS.values(), ids=GATEWAYS)
 def test_a_server_gets_one_gateway_and_says_which_releases_it_takes(kind: Any, tmp_path: Path) -> None:
     document = yaml.safe_load(app_server_user_data([], kind=kind))
     files = {each["path"]: each["content"] for each in document["write_files"]}
@@ -159,7 +159,7 @@ def test_a_server_gets_one_gateway_and_says_which_releases_it_takes(kind: Any, t
 
 def test_every_gateway_is_in_the_prebuilt_image() -> None:
     scripts = "\n".join(prebuilt_scripts())
-    assert [kind.name for kind in KINDS.values() if " ".join(kind.packages) not in scripts] == []
+    assert [kind.name for kind in GATEWAYS.values() if " ".join(kind.packages) not in scripts] == []
 
 
 def location(folder: Path, protocol: Any, **balancer: Any) -> list[dict[str, Any]]:
@@ -201,4 +201,4 @@ def test_a_site_of_uwsgi_alone_knows_nothing_of_http() -> None:
 
 
 def test_the_page_on_gateways_holds_their_table() -> None:
-    assert table() in (ROOT / "docs" / "gateways.md").read_text(), "put the text of gateways.table() there"
+    assert markdown_table() in (ROOT / "docs" / "gateways.md").read_text(), "put the text of gateways.table() there"

@@ -31,14 +31,14 @@ from typer.testing import CliRunner
 
 from commands.__main__ import app as fleet_command
 from components.balancer import upstreams
-from gateways import KINDS
+from gateways import GATEWAYS
 from platforms.aws.platform import packed
 from releases.release import build
 from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
 from rendering.common import APP_PORT, SCRIPTS, SUPERVISORD
 from rendering.gateway_files import gateway_files
 from settings import App, limits
-from settings.application import MOST_APART, SLOT_PORTS
+from settings.application import MAX_ISOLATED_PROCESSES, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
 from tests.unit.gateway_process import APP
 from tests.unit.test_rendering import find
@@ -91,14 +91,16 @@ def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
 
 def documents(kind: str, manager: Any, number: int = 3) -> dict[str, str]:
     """Return what a server boots with: path -> text."""
-    text = app_server_user_data([], kind=KINDS[kind], processes=ProcessLayout(manager, number))
+    text = app_server_user_data([], kind=GATEWAYS[kind], processes=ProcessLayout(manager, number))
     return {each["path"]: each["content"] for each in yaml.safe_load(text)["write_files"]}
 
 
 @pytest.mark.parametrize("manager", MANAGERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GATEWAYS)
 def test_the_document_fits_into_what_ec2_takes_and_says_what_the_server_is(kind: str, manager: Any) -> None:
-    text = app_server_user_data(["libpq5"] * 50, kind=KINDS[kind], processes=ProcessLayout(manager, MOST_APART))
+    text = app_server_user_data(
+        ["libpq5"] * 50, kind=GATEWAYS[kind], processes=ProcessLayout(manager, MAX_ISOLATED_PROCESSES)
+    )
     # Raises where EC2 would not take it.
     assert packed(text)
     files = documents(kind, manager)
@@ -138,7 +140,7 @@ def test_the_local_nginx_spreads_by_least_connections_over_the_ports_of_its_slot
     assert find(read, f"{prefix}_next_upstream")[0]["args"] == ["error"]
     assert find(read, f"{prefix}_read_timeout")[0]["args"] == [f"{limits.read_timeout_s(30)}s"]
     assert find(read, "worker_shutdown_timeout")[0]["args"] == ["45s"]
-    assert set(range(first, first + MOST_APART)) <= set(condition.PROCESS_PORTS)
+    assert set(range(first, first + MAX_ISOLATED_PROCESSES)) <= set(condition.PROCESS_PORTS)
 
 
 def test_only_a_request_that_no_process_had_may_go_to_another_server(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_the_balancer_speaks_http_with_a_servers_nginx_whatever_the_gateway() ->
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GATEWAYS)
 def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: str) -> None:
     made = gateway_files(app(kind, "supervisord", request_timeout_s=30))
     parser = configparser.RawConfigParser()
@@ -172,11 +174,11 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
     assert "82%(process_num)02d" in program["command"]
     assert parser["group:green"]["programs"] == "app"
     # The folders of these sockets.
-    unit = app_unit(KINDS[kind], ProcessLayout("supervisord", 3), proof=False)
+    unit = app_unit(GATEWAYS[kind], ProcessLayout("supervisord", 3), proof=False)
     assert "RuntimeDirectory=app-%i app-%i-0 app-%i-1 app-%i-2\n" in unit
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GATEWAYS)
 def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_alone_is_killed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

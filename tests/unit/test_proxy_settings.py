@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from harness.mock_aws import filled
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings.header import FORGEABLE, OF_ANSWERS, OF_REQUESTS
-from settings.route import Routed
+from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS, RESERVED_RESPONSE_HEADERS
+from settings.route import Route
 from settings.stack_file import SettingsError, parse
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 from tests.unit.stack_blocks import ROOT, config_of, problems_of
@@ -121,7 +121,8 @@ def test_what_nginx_must_not_be_told_is_refused_with_the_reason(proxy: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("headers", "names"), [("request_headers", sorted(OF_REQUESTS)), ("response_headers", sorted(OF_ANSWERS))]
+    ("headers", "names"),
+    [("request_headers", sorted(RESERVED_REQUEST_HEADERS)), ("response_headers", sorted(RESERVED_RESPONSE_HEADERS))],
 )
 def test_headers_that_others_rely_on_can_neither_be_set_nor_removed(headers: str, names: list[str]) -> None:
     for name in names:
@@ -131,17 +132,17 @@ def test_headers_that_others_rely_on_can_neither_be_set_nor_removed(headers: str
 
 def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on() -> None:
     block: dict[str, Any] = {"tls": {"self_signed": True}, "proxy": {"cache": {}, "geoip": True}}
-    apps = [Upstream("a", ["10.0.0.1"], 60, "/a"), Upstream("b", [], 60, "/b", Routed(path="/b"))]
+    apps = [Upstream("a", ["10.0.0.1"], 60, "/a"), Upstream("b", [], 60, "/b", Route(path="/b"))]
     text = render_site(settings_of(block), apps)
     # Each application can say for how long its own answers are good.
     own = {name.lower() for name in re.findall(r"add_header (\S+)", text)} - {"cache-control"}
     assert own == {"retry-after", "strict-transport-security", "x-cache", "x-request-id"}
-    assert own <= OF_ANSWERS
+    assert own <= RESERVED_RESPONSE_HEADERS
     requests = {name.lower().replace("_", "-") for name in re.findall(r"uwsgi_param HTTP_(\S+)", text)}
     assert (
         {"x-forwarded-for", "x-real-ip", "x-country", "proxy"}
         <= requests
-        <= OF_REQUESTS | {name.lower() for name in FORGEABLE}
+        <= RESERVED_REQUEST_HEADERS | {name.lower() for name in FORGEABLE}
     )
 
 

@@ -21,7 +21,7 @@ from rendering.upstream import Upstream
 from settings import Balancer
 from settings.proxy import Compression
 from settings.rewriting import Redirect
-from settings.route import Routed
+from settings.route import Route
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 from tests.unit.test_rendering import ROOT, directives, find
 
@@ -89,11 +89,11 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_pat
     for name in proxy.request_headers.remove:
         assert params[variable(name)] == ["", "if_not_empty"]
     rewrites = [(word(regex), target) for regex, target, flag in args(every, "rewrite") if flag == "last"]
-    expected_rewrites = [(rule.matcher, rule.target) for rule in proxy.rewrites]
+    expected_rewrites = [(rule.nginx_regex, rule.target) for rule in proxy.rewrites]
     assert rewrites == expected_rewrites + [("^", "/.uncached$uri")] * (proxy.memcached is not None)
     if proxy.redirects:
         assert [(word(key), value) for key, value in mapped(site, "redirect")[1:]] == [
-            (f"~{rule.matcher}", [rule.answer]) for rule in proxy.redirects
+            (f"~{rule.nginx_regex}", [rule.nginx_return]) for rule in proxy.redirects
         ]
     if proxy.access:
         (admitted,) = find(site, "geo")[-1:]
@@ -177,8 +177,8 @@ def test_health_paths_and_exempt_ones_need_no_password_and_no_other_does_not(
 
 def test_a_health_path_is_exempt_where_its_application_answers(tmp_path: Path) -> None:
     apps = [
-        Upstream("a", ["10.0.0.1"], 60, "/well", Routed(hosts=["a.example.org"])),
-        Upstream("b", ["10.0.0.2"], 60, "/", Routed(path="/b")),
+        Upstream("a", ["10.0.0.1"], 60, "/well", Route(hosts=["a.example.org"])),
+        Upstream("b", ["10.0.0.2"], 60, "/", Route(path="/b")),
     ]
     site = directives(render_site(settings_of({"proxy": {"cache": {}}}), apps), tmp_path)
     health = [
@@ -242,8 +242,8 @@ def test_a_redirect_matches_its_paths_and_leads_to_no_other_host(
     path: str, to: str, asked: str, answer: str | None
 ) -> None:
     rule = Redirect(path=path, to=to)
-    match = re.search(rule.matcher, asked)
-    made = match and re.sub(r"\$(\d)", lambda found: match[int(found[1])], rule.answer)
+    match = re.search(rule.nginx_regex, asked)
+    made = match and re.sub(r"\$(\d)", lambda found: match[int(found[1])], rule.nginx_return)
     assert made == answer
 
 
@@ -256,7 +256,7 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
             "cache": {},
         },
     }
-    empty = Upstream("b", [], 60, "/b", Routed(path="/b"))
+    empty = Upstream("b", [], 60, "/b", Route(path="/b"))
     site = directives(render_site(settings_of(block), [APP, empty]), tmp_path)
     every = [each for each in find(server(site), "location") if args(each["block"], "add_header")]
     assert [each["args"][-1] for each in every] == [

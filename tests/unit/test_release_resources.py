@@ -71,7 +71,7 @@ def fleet(store: Part, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
 
     monkeypatch.setattr(operator, "store", open_store)
     monkeypatch.setattr(operator, "transport", open_transport)
-    monkeypatch.setattr(operator, "secrets", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(operator, "secrets", lambda *_: None)  # pyright: ignore
     return fleet
 
 

@@ -31,7 +31,7 @@ from rendering.site import render_site
 from rendering.upstream import Upstream
 from rendering.user_data import without_comments
 from settings import App, Balancer
-from settings.route import Routed
+from settings.route import Route
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of an app server's gateway: no file of the project as it is.
@@ -78,7 +78,7 @@ def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
 def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
     upstreams = [
         Upstream("a", ["10.0.0.1"], 60, "/healthz"),
-        Upstream("b", [], 60, "/well", Routed(path="/b")),
+        Upstream("b", [], 60, "/well", Route(path="/b")),
     ]
     block = directives(render_site(Balancer(), upstreams), tmp_path)
     server = next(each for each in find(block, "server") if "block" in each)

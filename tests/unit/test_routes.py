@@ -15,7 +15,7 @@ from harness.mock_aws import filled
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer, Settings
-from settings.route import Routed, hostnames, problems, virtual_hosts
+from settings.route import Route, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
 from tests.unit.stack_blocks import problems_of
 from tests.unit.test_rendering import directives, find
@@ -33,11 +33,11 @@ def told(apps: Mapping[str, Any], **blocks: Any) -> list[str]:
     return problems_of(given_)
 
 
-def routed(**apps: dict[str, Any]) -> dict[str, Routed]:
-    return {name: Routed.model_validate_json(json.dumps(changes)) for name, changes in apps.items()}
+def routed(**apps: dict[str, Any]) -> dict[str, Route]:
+    return {name: Route.model_validate_json(json.dumps(changes)) for name, changes in apps.items()}
 
 
-def owner(apps: Mapping[str, Routed], host: str, path: str) -> str | None:
+def owner(apps: Mapping[str, Route], host: str, path: str) -> str | None:
     """Return the application that Nginx chooses: by exact name, longest wildcard, else the first server."""
     servers = virtual_hosts(apps)
     labels = host.split(".")

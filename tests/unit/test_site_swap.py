@@ -23,7 +23,7 @@ from rendering.site import render_site
 from rendering.templates import ROOT
 from rendering.upstream import Upstream
 from settings import Balancer
-from settings.route import Routed
+from settings.route import Route
 
 ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 OLD_WORKERS = {11, 12}
@@ -135,7 +135,7 @@ def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balan
 
 def two(a: Sequence[str], b: Sequence[str]) -> str:
     """Return a site of applications a and b."""
-    upstreams = [Upstream(name, each, 60, "/healthz", Routed(path=f"/{name}")) for name, each in
+    upstreams = [Upstream(name, each, 60, "/healthz", Route(path=f"/{name}")) for name, each in
                  (("a", a), ("b", b))]  # fmt: skip
     return render_site(Balancer(), upstreams)
 
@@ -249,7 +249,7 @@ def test_of_two_applications_each_keeps_a_member() -> None:
         Balancer(),
         [
             Upstream("a", [ONE, TWO], 60, "/healthz"),
-            Upstream("b", [THREE], 60, "/healthz", Routed(hosts=["b.example.org"])),
+            Upstream("b", [THREE], 60, "/healthz", Route(hosts=["b.example.org"])),
         ],
     )
     with pytest.raises(Failure, match="app_b would have no member left"):

@@ -13,7 +13,7 @@ import pytest
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer
-from settings.route import Routed
+from settings.route import Route
 from tests.unit.test_rendering import directives, find
 
 APP = Upstream("shop", ["10.0.0.1"], 60, "/healthz")
@@ -72,7 +72,7 @@ def steps(block: list[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
 
 
 def test_health_paths_are_answered_over_http_unless_that_is_the_whole_site(tmp_path: Path) -> None:
-    whole = Upstream("b", ["10.0.0.2"], 60, "/", Routed(strip_path=False, path="/b"))
+    whole = Upstream("b", ["10.0.0.2"], 60, "/", Route(strip_path=False, path="/b"))
     assert steps(site(tmp_path, balancer({"self_signed": True}), APP, whole)) == [
         (["$uri", "=", "/healthz"], ["$plain", ""])
     ]
@@ -108,7 +108,7 @@ def test_only_names_of_the_site_are_led_to_themselves(tmp_path: Path) -> None:
 
 
 def test_every_answer_of_an_application_carries_hsts_over_https_alone(tmp_path: Path) -> None:
-    empty = Upstream("b", [], 60, "/", Routed(path="/b"))
+    empty = Upstream("b", [], 60, "/", Route(path="/b"))
     block = site(tmp_path, balancer({"self_signed": True, "hsts_max_age_s": 77}), APP, empty)
     (values,) = [each["block"] for each in find(block, "map") if each["args"] == ["$https", "$hsts"]]
     assert [(each["directive"], each["args"]) for each in values] == [("default", [""]), ("on", ["max-age=77"])]
