@@ -175,7 +175,7 @@ def ask(target: Target, server: Server, command: Sequence[str]) -> Report:
 
 def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, Any] | None:
     """Return the lock's holder; None where there is no lock, or its holder was killed."""
-    if not content or now_s - float(content["beat"]) > lock.DEAD_S:
+    if not content or now_s - float(content["beat"]) > lock.LEASE_S:
         return None
     return {key: content[key] for key in ("who", "since", "what")}
 

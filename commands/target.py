@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from platforms import operator
-from platforms.transport import Part, Result, Store, Transport, Unreachable
+from platforms.transport import PrefixStore, Result, Store, Transport, Unreachable
 from releases.fleet import Fleet, Server
 
 BALANCER = "balancer"
@@ -206,7 +206,7 @@ def all_described(
             drain_timeout_s=int(found["drain_timeout_s"]),
             reach=reach,
             transport=transport,
-            store=Part(store, name),
+            store=PrefixStore(store, name),
         )
         for name, found in apps.items()
         if app in (None, name)

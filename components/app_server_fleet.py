@@ -11,7 +11,7 @@ import pulumi
 
 from components.balancer import Balancer
 from gateways import GATEWAYS
-from platforms import Machine, MachineArgs, Platform, SecurityGroup, StepArgs, Store
+from platforms import Machine, MachineArgs, Platform, RemoteCommandArgs, SecurityGroup, Store
 from releases.archive import SourceError
 from releases.release import build
 from releases.resource import RolloutResource
@@ -21,7 +21,7 @@ from rendering.common import SECURITY_UPDATES, wait_for_cloud_init
 from settings import App, SecurityUpdates
 
 # Longest wait for cloud-init: Debian packages from a slow mirror, and the gateway.
-BOOT_S = 600
+BOOT_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class AppServerFleet(pulumi.ComponentResource):
             )
             machine = platform.machine(role, machine_args, store=args.store, opts=child)
             stdin = pulumi.Output.concat("store ", args.store.machine_url, f"/{name}\nkey ", key, "\n")
-            step = StepArgs(machine, wait_for_cloud_init(BOOT_S), stdin, timeout_s=BOOT_S + 30)
-            ready.append(platform.step(f"{role}-booted", step, opts=child))
-            platform.watch(
+            step = RemoteCommandArgs(machine, wait_for_cloud_init(BOOT_TIMEOUT_S), stdin, timeout_s=BOOT_TIMEOUT_S + 30)
+            ready.append(platform.remote_command(f"{role}-booted", step, opts=child))
+            platform.enable_monitoring(
                 role, machine, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])
             )
             self.machines[role] = machine

@@ -10,11 +10,11 @@ import pulumi
 
 import settings
 from gateways import GATEWAYS
-from platforms import Machine, MachineArgs, Platform, PublicAddress, SecurityGroup, StepArgs
+from platforms import Machine, MachineArgs, Platform, PublicAddress, RemoteCommandArgs, SecurityGroup
 from releases.secret import GeneratedSecret
 from rendering.balancer import balancer_user_data, health_agent_files, proxy_packages_command
 from rendering.common import SCRIPTS, SECURITY_UPDATES, apply_files_command, wait_for_cloud_init
-from rendering.htpasswd import user_line
+from rendering.htpasswd import htpasswd_line
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
@@ -22,16 +22,16 @@ from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
 UNITS = {"nginx": "nginx.service", "apache": "apache2.service"}
-BOOT_S = 600
+BOOT_TIMEOUT_S = 600
 # As long as bring.py tries to start a unit, and some seconds.
-HEALTH_S = 120
+HEALTH_TIMEOUT_S = 120
 # proxy_site.py waits up to 330 s for old workers to finish.
-SITE_S = 400
+SITE_TIMEOUT_S = 400
 # Debian packages from a slow mirror: certbot's, and modules of the proxy.
 CERTIFICATE_S = 400
 PACKAGES_S = 400
 # 90 s for names to lead here, and the ACME server's own time.
-ACME_S = 400
+ACME_TIMEOUT_S = 400
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,24 @@ class Balancer(pulumi.ComponentResource):
             public=True,
         )
         self.machine = platform.machine(name, machine_args, store=None, opts=child)
-        self.booted = platform.step(
+        self.booted = platform.remote_command(
             f"{name}-booted",
-            StepArgs(self.machine, wait_for_cloud_init(BOOT_S), timeout_s=BOOT_S + 30),
+            RemoteCommandArgs(self.machine, wait_for_cloud_init(BOOT_TIMEOUT_S), timeout_s=BOOT_TIMEOUT_S + 30),
             opts=child,
         )
-        health = platform.step(
+        health = platform.remote_command(
             f"{name}-health",
-            StepArgs(
-                self.machine, apply_files_command(), health_agent_files(args.settings.proxy.kind), timeout_s=HEALTH_S
+            RemoteCommandArgs(
+                self.machine,
+                apply_files_command(),
+                health_agent_files(args.settings.proxy.kind),
+                timeout_s=HEALTH_TIMEOUT_S,
             ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[self.booted]),
         )
         # It reports what that step has brought.
         after_health = pulumi.ResourceOptions(parent=self, depends_on=[health])
-        platform.watch(name, self.machine, machine_args, opts=after_health)
+        platform.enable_monitoring(name, self.machine, machine_args, opts=after_health)
 
     def serve(
         self,
@@ -123,10 +126,12 @@ class Balancer(pulumi.ComponentResource):
         if (preparation := proxy_packages_command(self._settings)) is not None:
             serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
         there = upstreams(apps, {})
-        words = [json.dumps({f"app_{each.variable}": each.health for each in there}), *(each.probe for each in there)]
-        taken = platform.step(
+        words = [json.dumps({f"app_{each.identifier}": each.health for each in there}), *(each.probe for each in there)]
+        taken = platform.remote_command(
             f"{name}-members",
-            StepArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site", *words], text, timeout_s=SITE_S),
+            RemoteCommandArgs(
+                self.machine, [f"{SCRIPTS}/proxy_site.py", "site", *words], text, timeout_s=SITE_TIMEOUT_S
+            ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
         )
         address = platform.public_address(
@@ -153,9 +158,9 @@ class Balancer(pulumi.ComponentResource):
             stdin = pulumi.Output.secret(f"{chain}\n{key}\n")
         else:
             words = ["stand-in" if tls.acme else "self-signed", *names]
-        return platform.step(
+        return platform.remote_command(
             f"{name}-certificate",
-            StepArgs(self.machine, [f"{SCRIPTS}/certificate.py", *words], stdin, timeout_s=CERTIFICATE_S),
+            RemoteCommandArgs(self.machine, [f"{SCRIPTS}/certificate.py", *words], stdin, timeout_s=CERTIFICATE_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
         )
 
@@ -167,10 +172,10 @@ class Balancer(pulumi.ComponentResource):
         if proxy.basic_auth is not None:
             users = {user: password.get_secret_value() for user, password in sorted(proxy.basic_auth.users.items())}
             key = GeneratedSecret(f"{name}-key", opts=pulumi.ResourceOptions(parent=self)).value
-            stdin = key.apply(lambda value: "".join(user_line(user, word, value) for user, word in users.items()))
-        return platform.step(
+            stdin = key.apply(lambda value: "".join(htpasswd_line(user, word, value) for user, word in users.items()))
+        return platform.remote_command(
             f"{name}-proxy",
-            StepArgs(self.machine, command, stdin, timeout_s=PACKAGES_S),
+            RemoteCommandArgs(self.machine, command, stdin, timeout_s=PACKAGES_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
         )
 
@@ -184,8 +189,8 @@ class Balancer(pulumi.ComponentResource):
         stdin = address.host.apply(
             lambda host: json.dumps({**acme.model_dump(), "hostnames": list(hostnames), "address": host})
         )
-        platform.step(
+        platform.remote_command(
             f"{name}-acme",
-            StepArgs(self.machine, [f"{SCRIPTS}/acme_certificate.py"], stdin, timeout_s=ACME_S),
+            RemoteCommandArgs(self.machine, [f"{SCRIPTS}/acme_certificate.py"], stdin, timeout_s=ACME_TIMEOUT_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[address.resource]),
         )

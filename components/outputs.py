@@ -50,6 +50,6 @@ def outputs(
         "address": public.host,
         "releases": {name: fleet.release for name, fleet in fleets.items()},
         "servers": {role: machine.id for role, machine in machines.items()},
-        **({"logs": platform.log_places} if platform.log_places else {}),
+        **({"logs": platform.log_groups} if platform.log_groups else {}),
         "fleet": pulumi.Output.secret(fleet),
     }

@@ -67,8 +67,8 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class StepArgs:
-    """The arguments of Platform.step(): a script that one machine runs as root.
+class RemoteCommandArgs:
+    """The arguments of Platform.remote_command(): a script that one machine runs as root.
 
     It runs again whenever the script, its input or the machine changes, so it must be idempotent. command: program and
     arguments, no shell involved. A non-zero exit fails the step with the last lines it printed.
@@ -103,7 +103,7 @@ class PublicAddress:
 
 
 @dataclass(frozen=True)
-class Reach:
+class ConnectionSpec:
     """The way of the rollout to machines: what platforms.operator.transport() takes. May contain secret outputs."""
 
     spec: Mapping[str, pulumi.Input[Any]] = field(default_factory=dict[str, Any])
@@ -134,16 +134,18 @@ class Platform(Protocol):
         """Register a machine; one with a store may read the releases of its application there."""
         ...
 
-    def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+    def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
         """Register a script on a machine, as a resource of its own."""
         ...
 
-    def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
+    def enable_monitoring(
+        self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions
+    ) -> None:
         """Make a booted machine report on itself and ship its logs, where the settings ask for it."""
         ...
 
     @property
-    def log_places(self) -> Mapping[str, pulumi.Output[str]]:
+    def log_groups(self) -> Mapping[str, pulumi.Output[str]]:
         """Return the destination of logs by source: "balancer" or an application -> its name."""
         ...
 
@@ -162,6 +164,6 @@ class Platform(Protocol):
         """
         ...
 
-    def reach(self, machines: Iterable[Machine] | None = None) -> Reach:
+    def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:
         """Return how scripts get to these machines outside of steps; None: to all that were described so far."""
         ...

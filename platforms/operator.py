@@ -21,7 +21,7 @@ class Operator(Protocol):
     """What platforms/<name>/operator.py contains. Specifications are what the platform itself exported."""
 
     def transport(self, spec: Mapping[str, Any]) -> Transport:
-        """Return the transport of a Reach.spec. Raises Unreachable when there is no way to any machine."""
+        """Return the transport of a ConnectionSpec.spec. Raises Unreachable when there is no way to any machine."""
         ...
 
     def store(self, spec: Mapping[str, Any]) -> Store:
@@ -41,7 +41,7 @@ class Operator(Protocol):
         ...
 
     def check_connection(self, spec: Mapping[str, Any]) -> list[Finding]:
-        """Check whether the way of a Reach.spec is open, as far as possible without entering a machine."""
+        """Check whether the way of a ConnectionSpec.spec is open, as far as possible without entering a machine."""
         ...
 
 
@@ -53,7 +53,7 @@ def operator_of(platform: str) -> Operator:
 
 
 def transport(spec: Mapping[str, Any]) -> Transport:
-    """Return the transport of a Reach.spec. Raises Unreachable when there is no way to any machine."""
+    """Return the transport of a ConnectionSpec.spec. Raises Unreachable when there is no way to any machine."""
     return operator_of(spec["platform"]).transport(spec)
 
 
@@ -78,5 +78,5 @@ def check_host(platform: str, block: Mapping[str, Any], *, stack: str, project: 
 
 
 def check_connection(spec: Mapping[str, Any]) -> list[Finding]:
-    """Check whether the way of a Reach.spec is open, as far as possible without entering a machine."""
+    """Check whether the way of a ConnectionSpec.spec is open, as far as possible without entering a machine."""
     return operator_of(spec["platform"]).check_connection(spec)

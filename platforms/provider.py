@@ -9,7 +9,7 @@ from typing import TypeVar
 E = TypeVar("E", bound=Exception)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a line, which the engine shows. It is one write, because machines are worked on side by side."""
     # An engine that was killed hears nothing, and what was begun is ended all the same.
     with contextlib.suppress(OSError):

@@ -82,7 +82,7 @@ class SecretStore(Protocol):
         ...
 
 
-class Part:
+class PrefixStore:
     """A Store inside a Store: the keys of one application, under its name."""
 
     def __init__(self, store: Store, name: str) -> None:

@@ -30,7 +30,7 @@ def find_drift(store: Store, release: str, epoch: int) -> str:
     """Return why the store shows that the fleet may not be on the release, or ""."""
     if damage := find_damage(store, release):
         return damage
-    if epoch != record.epoch(store):
+    if epoch != record.manual_changes(store):
         return "the fleet was moved by hand, or the store's epoch is damaged"
     newest = next(entries(store), None)
     if not (newest and newest.is_settled):
@@ -56,7 +56,7 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
     # A rollout writes the pointer before it says that it is done.
     if there != wanted and (release or content is None):
         yield f"{record.POINTER} in the store does not name the release"
-    if record.epoch(store) < 0:
+    if record.manual_changes(store) < 0:
         yield f"{record.EPOCH} in the store is damaged"
     if (lock_ := store.read(lock.KEY)) is not None and not lock.parse(lock_):
         yield f"{lock.KEY} in the store is damaged: nobody holds it"

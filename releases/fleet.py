@@ -126,7 +126,7 @@ class Fleet:
             raise ServerFailure(server, phase, self._clean(why))
         return result
 
-    def everywhere(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:
+    def on_all(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:
         """Do the work on the servers in parallel, on all of them. Raises ServerFailures."""
         failures: list[ServerFailure] = []
         with ThreadPoolExecutor(max_workers=PARALLEL) as pool:

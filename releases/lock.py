@@ -20,7 +20,7 @@ from platforms.transport import Store
 KEY = "lock"
 _FIELDS = frozenset({"who", "since", "what", "host", "process", "token", "beat"})
 # Seconds: how often the holder says that it lives, and after how long a silent one counts as dead.
-BEAT_S, DEAD_S = 10.0, 60.0
+HEARTBEAT_S, LEASE_S = 10.0, 60.0
 # Seconds to wait for a rollout whose `pulumi` was killed: it has lost its terminal, and still ends what it began.
 ORPHAN_S = 300.0
 
@@ -40,7 +40,7 @@ def whoami() -> str:
 
 
 @contextlib.contextmanager
-def held(store: Store, what: str, say: Callable[[str], None]) -> Generator[None]:
+def acquire(store: Store, what: str, say: Callable[[str], None]) -> Generator[None]:
     """Hold the lock in this block. what: the work, in a few words. say: prints a wait for work whose starter is gone.
 
     Raises Locked at once when somebody else has it.
@@ -101,7 +101,7 @@ def _waited_for(orphan: dict[str, Any], store: Store) -> dict[str, Any]:
 
 
 def _beat(store: Store, content: dict[str, Any], ended: threading.Event) -> None:
-    while not ended.wait(BEAT_S):
+    while not ended.wait(HEARTBEAT_S):
         # One that was held up for so long that another took over must not take it back.
         if _read(store).get("token") != content["token"]:
             return
@@ -111,7 +111,7 @@ def _beat(store: Store, content: dict[str, Any], ended: threading.Event) -> None
 def _is_dead(other: dict[str, Any]) -> bool:
     if other["host"] == socket.gethostname() and not _runs(other["process"]):
         return True
-    return time.time() - float(other["beat"]) > DEAD_S
+    return time.time() - float(other["beat"]) > LEASE_S
 
 
 def _is_orphan(other: dict[str, Any]) -> bool:

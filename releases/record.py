@@ -36,12 +36,12 @@ def current(store: Store) -> str | None:
     return name if _RELEASE.fullmatch(name) else None
 
 
-def point(store: Store, release: str) -> None:
+def set_current(store: Store, release: str) -> None:
     """Name the release that serves."""
     store.write(POINTER, release.encode())
 
 
-def epoch(store: Store) -> int:
+def manual_changes(store: Store) -> int:
     """Return how often the fleet was moved by hand; -1 if the number is damaged.
 
     `up` compares the number with the one it knows.
@@ -52,7 +52,7 @@ def epoch(store: Store) -> int:
 
 def raise_epoch(store: Store) -> None:
     """Make the next `up` look at the fleet, whatever its state says."""
-    store.write(EPOCH, str(epoch(store) + 1).encode())
+    store.write(EPOCH, str(manual_changes(store) + 1).encode())
 
 
 def reject(store: Store, rejection: Rejection) -> None:
@@ -80,7 +80,7 @@ def allow(store: Store, release: str) -> bool:
     return True
 
 
-def own(store: Store, owner: str) -> None:
+def claim(store: Store, owner: str) -> None:
     """Say which resource of the engine these releases are of."""
     store.write(OWNER, owner.encode())
 

@@ -15,7 +15,7 @@ from typing import Any
 from releases.archive import tar
 from rendering.app_server import ProcessLayout
 from rendering.gateway_files import background_units, gateway_files
-from rendering.settings_file import WRITERS
+from rendering.settings_file import FORMATS
 from settings import App
 
 ID_LENGTH = 12
@@ -92,7 +92,7 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
     if app.static:
         manifest["static"] = {"folder": app.static.folder, "url_path": app.static.url_path}
     if app.settings_file:
-        file, write = WRITERS[app.settings_file.format]
+        file, write = FORMATS[app.settings_file.format]
         text = write(app.settings_file.values)
         manifest["settings_file"] = {"name": file, "variable": app.settings_file.variable, "text": text}
     return Release(json.dumps(manifest, sort_keys=True, indent=1).encode(), gzip.compress(content, 6, mtime=0))

@@ -22,9 +22,9 @@ from pulumi.dynamic import (
 )
 
 import platforms
-from platforms import Reach, operator
-from platforms.provider import say, without_traceback
-from platforms.transport import Part, Store, Transport
+from platforms import ConnectionSpec, operator
+from platforms.provider import log, without_traceback
+from platforms.transport import PrefixStore, Store, Transport
 from releases import record
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
@@ -32,8 +32,8 @@ from releases.release import Release
 from releases.rollout import Plan, Rollout, RolloutError
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
-DUE = ("release", "servers", "static")
-KEPT = ("app", "servers", "balancer", "static", "store")
+TRIGGER_KEYS = ("release", "servers", "static")
+STATE_KEYS = ("app", "servers", "balancer", "static", "store")
 # A limit that is a text as well: "25%".
 BATCH = "batch_size"
 # As long as Nginx and Apache may take by their units.
@@ -56,14 +56,14 @@ class _Provider(ResourceProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         # A balancer in place of another needs the static files.
-        keys = (*DUE, "balancer") if _news["static"] else DUE
+        keys = (*TRIGGER_KEYS, "balancer") if _news["static"] else TRIGGER_KEYS
         due = any(_olds.get(key) != _news.get(key) for key in keys)
         return DiffResult(changes=due or _has_drifted(_olds, _news))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         outs = _roll_out(props, operator.transport(props["reach"]))
         id_ = f"{props['app']}-{token_hex(4)}"
-        record.own(_store(props), id_)
+        record.claim(_store(props), id_)
         return CreateResult(id_, outs)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -79,7 +79,7 @@ class _Provider(ResourceProvider):
         """
         store = _store(props)
         serving = record.current(store) or ""
-        return ReadResult(id_, {**_kept(props), "release": serving, "epoch": record.epoch(store)})
+        return ReadResult(id_, {**_kept(props), "release": serving, "epoch": record.manual_changes(store)})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: the application has left the stack.
@@ -102,7 +102,7 @@ def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
     why = find_drift(_store(olds), release, int(olds["epoch"]))
     found = [why] if why else find_strays(news["reach"], olds["servers"], olds["balancer"], release)
     for line in found:
-        say(f"{olds['app']}: {line}: `up` puts it right")
+        log(f"{olds['app']}: {line}: `up` puts it right")
     return bool(found)
 
 
@@ -116,11 +116,11 @@ def _start_proxy(props: Mapping[str, Any], transport: Transport) -> None:
     if result.exit_code:
         remedy = f"`journalctl -u {unit}` on {name} says why"
         raise without_traceback(RolloutError(f"{name}: {unit} does not start: {result.output.strip()}\n{remedy}"))
-    say(f"{props['app']}: {name}: {unit} was started again")
+    log(f"{props['app']}: {name}: {unit} was started again")
 
 
 def _store(props: Mapping[str, Any]) -> Store:
-    return Part(operator.store(props["store"]), props["app"])
+    return PrefixStore(operator.store(props["store"]), props["app"])
 
 
 def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
@@ -140,19 +140,19 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
     )
     store = _store(props)
     # Before it begins: a hand that moves the fleet meanwhile makes the next `up` look again.
-    if record.epoch(store) < 0:
+    if record.manual_changes(store) < 0:
         record.raise_epoch(store)
-    epoch = record.epoch(store)
+    epoch = record.manual_changes(store)
     try:
         secrets = operator.secrets(props["store"], props["app"])
-        Rollout(plan, transport, store, say, secrets).run()
+        Rollout(plan, transport, store, log, secrets).run()
     except RolloutError as error:
         raise without_traceback(RolloutError("\n".join([str(error), *_bundle(props)]))) from None
     return {**_kept(props), "release": props["release"], "epoch": epoch}
 
 
 def _kept(props: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: props[key] for key in KEPT if key in props}
+    return {key: props[key] for key in STATE_KEYS if key in props}
 
 
 def _bundle(props: Mapping[str, Any]) -> list[str]:
@@ -196,7 +196,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         servers: Sequence[Mapping[str, pulumi.Input[str]]],
         secrets: pulumi.Input[Mapping[str, str]],
         limits: Mapping[str, int | str],
-        reach: Reach,
+        reach: ConnectionSpec,
         store: platforms.Store,
         balancer: Mapping[str, pulumi.Input[str]],
         static: bool,

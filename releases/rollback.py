@@ -40,12 +40,12 @@ def target_of(store: Store, journal_releases: Sequence[str], wanted: str | None)
     return good[0]
 
 
-def _forward(fleet: Fleet, servers: Sequence[Server], release: str | None) -> list[str]:
+def _undo(fleet: Fleet, servers: Sequence[Server], release: str | None) -> list[str]:
     """Undo a rollback that failed on some servers: one release shall serve."""
     if release is None:
         return []
     try:
-        fleet.everywhere(servers, lambda server: fleet.switch(server, release))
+        fleet.on_all(servers, lambda server: fleet.switch(server, release))
     except ServerFailures as error:
         return [f"returning to {release} failed as well: {failure}" for failure in error.failures]
     return []
@@ -68,12 +68,12 @@ def roll_back(
     before = record.current(store)
     target = target_of(store, released(store), wanted)
     try:
-        with lock.held(store, f"rollback to {target}", say):
+        with lock.acquire(store, f"rollback to {target}", say):
             journal = Journal(store, release=target, app=fleet.app)
             journal.note("begin", before=before, rollback=True)
             static = StaticFiles(fleet, balancer, target, store.read(f"releases/{target}/manifest.json"))
             try:
-                static.offer(servers[0])
+                static.publish(servers[0])
             except ServerFailure as failure:
                 # The balancer mostly has them already. Who goes back is in a hurry.
                 say(f"goes on without its static files (`pulumi up` brings them): {failure}")
@@ -85,13 +85,13 @@ def roll_back(
                 fleet.switch(server, target)
 
             try:
-                fleet.everywhere(servers, back)
+                fleet.on_all(servers, back)
             except ServerFailures as error:
                 reached = {failure.server for failure in error.failures if not failure.is_unreachable}
                 if reached or len(error.failures) == len(servers):
                     journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
-                    problems = [str(error), *_forward(fleet, servers, before)]
-                    static.withdraw()
+                    problems = [str(error), *_undo(fleet, servers, before)]
+                    static.discard()
                     raise RollbackError("\n".join([*problems, f"release {before} still serves"])) from error
                 say(f"takes {target} when it boots: {error}")
             # First that it must not come back, then that the other serves: a kill between leaves the safe half.
@@ -99,9 +99,9 @@ def roll_back(
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 record.reject(store, record.Rejection(before, lock.whoami(), now))
             record.allow(store, target)
-            record.point(store, target)
+            record.set_current(store, target)
             record.raise_epoch(store)
-            missing = static.make_live()
+            missing = static.activate()
             journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
     except lock.Locked as error:
         raise RollbackError(str(error)) from error

@@ -88,7 +88,7 @@ class Rollout:
         if rejected := record.rejection(self.store, self.id):
             raise RolloutError(f"{self.plan.app}: {rejected}")
         try:
-            with lock.held(self.store, f"release {self.id}", self.fleet.say):
+            with lock.acquire(self.store, f"release {self.id}", self.fleet.say):
                 self._run(Journal(self.store, release=self.id, app=self.plan.app, revision=self.plan.revision))
         except lock.Locked as error:
             raise RolloutError(f"{self.plan.app}: {error}") from error
@@ -98,22 +98,22 @@ class Rollout:
         before = record.current(self.store)
         try:
             journal.note("begin", before=before, servers=[server.name for server in self.plan.servers])
-            states = self._reach()
+            states = self._query_servers()
             self._publish(journal)
             self._stage(list(states), journal)
             first = next(iter(states))
-            self.static.offer(first)
+            self.static.publish(first)
             self._release_task(first, states, journal)
             self._switch(states, before, journal)
-            record.point(self.store, self.id)
+            record.set_current(self.store, self.id)
         except Exception as error:
             journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
-            self.static.withdraw()
+            self.static.discard()
             raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}") from error
         # It serves; what is left must not make it look as if it did not.
-        late = self._take_along_the_late(journal)
+        late = self._update_late_servers(journal)
         missing = [server.name for server in self.plan.servers if server not in states and server not in late]
-        missing += self.static.make_live()
+        missing += self.static.activate()
         self._prune([*states, *late])
         say_ending_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
@@ -134,7 +134,7 @@ class Rollout:
             self.secrets.write(self.id, self.plan.secrets)
         journal.note("published")
 
-    def _reach(self) -> dict[Server, dict[str, Any]]:
+    def _query_servers(self) -> dict[Server, dict[str, Any]]:
         """Return what each server runs now. Leave out a server that cannot be reached, if the plan allows it."""
         states: dict[Server, dict[str, Any]] = {}
         missing: list[str] = []
@@ -147,7 +147,7 @@ class Rollout:
                     raise
                 missing.append(str(failure))
 
-        self.fleet.everywhere(self.plan.servers, ask)
+        self.fleet.on_all(self.plan.servers, ask)
         if len(missing) > self.plan.allow_unreachable:
             raise RuntimeError("\n".join(sorted(missing)))
         if not states:
@@ -162,7 +162,7 @@ class Rollout:
         self.fleet.run(server, "stage", ["stage", self.id], stdin=stdin, timeout_s=limit)
 
     def _stage(self, servers: Sequence[Server], journal: Journal) -> None:
-        self.fleet.everywhere(servers, self._stage_one)
+        self.fleet.on_all(servers, self._stage_one)
         journal.note("staged")
 
     def _release_task(self, server: Server, states: Mapping[Server, Mapping[str, Any]], journal: Journal) -> None:
@@ -195,13 +195,13 @@ class Rollout:
         try:
             if all(state["live"] is None for state in states.values()):
                 # Nothing serves that could be hurt: the first release, on new servers.
-                self.fleet.everywhere(states, switch)
+                self.fleet.on_all(states, switch)
                 return
-            self.fleet.everywhere([canary], switch)
+            self.fleet.on_all([canary], switch)
             if rest and self.plan.bake_s and states[canary]["live"] != self.id:
                 self._bake(canary)
             for batch in batches(rest, self.plan.batch_size):
-                self.fleet.everywhere(batch, switch)
+                self.fleet.on_all(batch, switch)
         except (ServerFailures, ServerFailure) as error:
             journal.note("switch failed", why=str(error))
             raise RuntimeError("\n".join([str(error), *self._go_back(touched, states, before, journal)])) from error
@@ -233,12 +233,12 @@ class Rollout:
                 journal.note("went back", server=server.name, release=target)
 
         try:
-            self.fleet.everywhere(touched, back)
+            self.fleet.on_all(touched, back)
         except ServerFailures as error:
             return [f"going back failed as well: {failure}" for failure in error.failures]
         return []
 
-    def _take_along_the_late(self, journal: Journal) -> list[Server]:
+    def _update_late_servers(self, journal: Journal) -> list[Server]:
         """Switch servers that booted meanwhile and took what the pointer named then.
 
         One that fails takes the new release at its next boot.
@@ -254,7 +254,7 @@ class Rollout:
             except ServerFailure as failure:
                 self.fleet.say(f"takes {self.id} when it boots: {failure}")
 
-        self.fleet.everywhere(self.plan.servers, look)
+        self.fleet.on_all(self.plan.servers, look)
         if late:
             journal.note("took along", servers=sorted(server.name for server in late))
         return late
@@ -270,9 +270,7 @@ class Rollout:
             if self.secrets:
                 for release in set(self.secrets.releases()) - set(keep):
                     self.secrets.delete(release)
-            self.fleet.everywhere(
-                servers, lambda server: self.fleet.run(server, "prune", ["prune", *keep], timeout_s=60)
-            )
+            self.fleet.on_all(servers, lambda server: self.fleet.run(server, "prune", ["prune", *keep], timeout_s=60))
             self.static.prune(keep)
         except Exception as error:  # noqa: BLE001  whatever a store or a transport raises
             self.fleet.say(f"old releases stay for now: {error}")

@@ -24,7 +24,7 @@ class StaticFiles:
         self._fleet, self._release, self._is_offered = fleet, release, False
         self._balancer = balancer if manifest and json.loads(manifest).get("static") else None
 
-    def offer(self, source: Server) -> None:
+    def publish(self, source: Server) -> None:
         """Serve them beside those that are live. source: has the release staged. Raises ServerFailure."""
         if self._balancer is None:
             return
@@ -34,7 +34,7 @@ class StaticFiles:
         self._is_offered = True
         self._run(self._balancer, "put", self._release, stdin=archive)
 
-    def make_live(self) -> list[str]:
+    def activate(self) -> list[str]:
         """Serve them first, and those that were live until now beside them. The balancer's name where that fails.
 
         Then pages find their files all the same, for they were offered.
@@ -48,7 +48,7 @@ class StaticFiles:
             return [self._balancer.name]
         return []
 
-    def withdraw(self) -> None:
+    def discard(self) -> None:
         """Take back what was offered and is not live; where that fails, it stays until the next release."""
         if self._balancer is None or not self._is_offered:
             return

@@ -26,7 +26,7 @@ _OURS = sorted(name for name in {*RESERVED_REQUEST_HEADERS, *map(str.lower, FORG
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """A <Location>: where an application answers, or its static files do. prefix: what it is not told of its path."""
 
     path: str
@@ -36,12 +36,12 @@ class Place:
     @property
     def target(self) -> str:
         """Return what ProxyPass puts in front of the rest of a path."""
-        return f"balancer://app_{self.app.variable}" + (self.path if not self.app.at.script_name else "")
+        return f"balancer://app_{self.app.identifier}" + (self.path if not self.app.route.script_name else "")
 
     @property
     def lookalikes(self) -> list[str]:
         """Return names of headers that this gateway may take for one of ours, or of the user's."""
-        return [] if self.app.protocol == "uwsgi" else [name for each in _OURS for name in _lookalikes(each)]
+        return [] if self.app.protocol == "uwsgi" else [name for each in _OURS for name in _underscore_variants(each)]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Host:
 
     names: Sequence[str]
     apps: Sequence[Upstream]
-    places: Sequence[Place]
+    places: Sequence[Location]
     exempt: Sequence[str]
 
     @property
@@ -71,7 +71,7 @@ class Host:
     @property
     def is_whole(self) -> bool:
         """Return whether every path belongs to an application."""
-        return any(app.at.path == "/" for app in self.apps)
+        return any(app.route.path == "/" for app in self.apps)
 
     @property
     def taken(self) -> str:
@@ -110,7 +110,7 @@ def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
     """
     by_name = {each.name: each for each in upstreams}
     found: list[Host] = []
-    for host in virtual_hosts({each.name: each.at for each in upstreams}):
+    for host in virtual_hosts({each.name: each.route for each in upstreams}):
         apps = [by_name[name] for _, name in host.table]
         exempt = exact_path_regex(list(dict.fromkeys(app.public_health_path for app in apps)))
         if balancer.tls and balancer.tls.acme:
@@ -118,15 +118,15 @@ def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
         exact = [name for name in host.names if not name.startswith("*")]
         wild = [[name] for name in host.names if name.startswith("*")]
         for names in ([exact] if exact or not host.names else []) + wild:
-            found.append(Host(names, apps, sorted(_places(apps), key=lambda place: len(place.path)), exempt))
+            found.append(Host(names, apps, sorted(_locations(apps), key=lambda place: len(place.path)), exempt))
     yield from sorted(found, key=lambda host: (bool(host.names), host.is_wild, -len("".join(host.names).split("."))))
 
 
-def _places(apps: Sequence[Upstream]) -> Iterator[Place]:
+def _locations(apps: Sequence[Upstream]) -> Iterator[Location]:
     for app in apps:
-        yield Place(app.at.path, app)
+        yield Location(app.route.path, app)
         if app.static:
-            yield Place(app.at.public(app.static.url_path), app, is_static=True)
+            yield Location(app.route.public(app.static.url_path), app, is_static=True)
 
 
 def _modules(balancer: Balancer, *, static: bool) -> Iterator[str]:
@@ -159,7 +159,7 @@ def redirect_target(rule: Redirect) -> str:
     return made if "://" in made.partition("?")[0] else f"%{{ENV:FLEET_SCHEME}}://%{{HTTP_HOST}}{made}"
 
 
-def _lookalikes(name: str) -> Iterator[str]:
+def _underscore_variants(name: str) -> Iterator[str]:
     """Yield a header's name with some or all of its hyphens as underscores."""
     parts = name.split("-")
     for marks in product("-_", repeat=len(parts) - 1):

@@ -20,7 +20,7 @@ from rendering.user_data import cloud_config, minified_script, without_comments
 from settings import App, SecurityUpdates
 
 UWSGI = GATEWAYS["uwsgi"]
-_SUPERVISORD = (
+_SUPERVISORD_COMMAND = (
     "/usr/bin/python3 -I -c \"import sys; sys.path.insert(0, '/srv/gateway/supervisord'); "
     'from supervisor.supervisord import main; main()" '
     "--configuration /srv/app/slots/%i/gateway/supervisord-%i.conf"
@@ -56,7 +56,7 @@ def app_unit(kind: Gateway = UWSGI, processes: ProcessLayout | None = None, *, p
     start = gateway_command_line(kind, f"/srv/app/slots/{slot}", f"/run/{runtime}", kind.proof_args if proof else "")
     if processes and not proof:
         if processes.manager == "supervisord":
-            start = _SUPERVISORD
+            start = _SUPERVISORD_COMMAND
             runtime = " ".join([runtime, *(f"{runtime}-{each}" for each in range(processes.number))])
         else:
             start += " " + kind.single_process_args.format(port="${WSGI_FLEET_PORT}")

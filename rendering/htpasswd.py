@@ -11,7 +11,7 @@ ROUNDS = 1000
 _DIGITS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def user_line(user: str, password: str, key: str) -> str:
+def htpasswd_line(user: str, password: str, key: str) -> str:
     """Return a line of Nginx's auth_basic_user_file. key: a secret of the stack, of which the salt is made.
 
     A password has the same line each time, so that a second `up` changes nothing, and another one in each stack.

@@ -17,12 +17,12 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream]) -> dict[str,
     by_name = {each.name: each for each in upstreams}
     hosts = [
         {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
-        for host in virtual_hosts({each.name: each.at for each in upstreams})
+        for host in virtual_hosts({each.name: each.route for each in upstreams})
     ]
-    return {"hosts": hosts, "exempt": _exempt(balancer, hosts)}
+    return {"hosts": hosts, "exempt": _exempt_path_patterns(balancer, hosts)}
 
 
-def _exempt(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _exempt_path_patterns(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
     patterns: list[str] = []
     for host in hosts:

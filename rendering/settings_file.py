@@ -38,7 +38,7 @@ def json_text(values: Mapping[str, Any]) -> str:
 
 
 # By format: the file's name in a release, and how its text is made.
-WRITERS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+FORMATS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "python": ("settings.py", python_text),
     "json": ("settings.json", json_text),
     "toml": ("settings.toml", toml_text),

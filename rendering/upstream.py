@@ -10,7 +10,7 @@ from settings.limits import read_timeout_s
 from settings.route import Route
 from settings.static import Static
 
-EVERYWHERE = Route()
+EVERY_REQUEST = Route()
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Upstream:
     members: Sequence[str]
     request_timeout_s: int
     health_path: str
-    at: Route = EVERYWHERE
+    route: Route = EVERY_REQUEST
     protocol: Literal["uwsgi", "http"] = "uwsgi"
     static: Static | None = None
 
     @property
-    def variable(self) -> str:
+    def identifier(self) -> str:
         """Return the upstream's name inside the site."""
         return self.name.replace("-", "_")
 
@@ -42,7 +42,7 @@ class Upstream:
     @property
     def public_health_path(self) -> str:
         """Return the path by which clients reach the health path."""
-        return self.at.public(self.health_path)
+        return self.route.public(self.health_path)
 
     @property
     def read_timeout_s(self) -> int:
@@ -58,5 +58,5 @@ class Upstream:
     def probe(self) -> str:
         """Return the probe for proxy_site.py: UPSTREAM=HOST/PATH, with no host where the application has every one."""
         # Below a wildcard any name does.
-        host = self.at.hosts[0].replace("*", "wsgi-fleet") if self.at.hosts else ""
-        return f"app_{self.variable}={host}{self.public_health_path}"
+        host = self.route.hosts[0].replace("*", "wsgi-fleet") if self.route.hosts else ""
+        return f"app_{self.identifier}={host}{self.public_health_path}"

@@ -13,7 +13,7 @@ import pulumi_aws as aws
 from pulumi_command import remote
 
 import settings
-from platforms import Machine, Reach
+from platforms import ConnectionSpec, Machine
 from platforms.aws.host_key import HostKey
 from platforms.aws.key_pair import key_pair
 
@@ -105,13 +105,13 @@ class Access:
         proxy = remote.ProxyConnectionArgs(host=jump, host_key=jump_key, **login)
         return remote.ConnectionArgs(host=machine.address, host_key=host_key, proxy=proxy, **login)
 
-    def reach(self, machines: Iterable[Machine] | None) -> Reach:
+    def reach(self, machines: Iterable[Machine] | None) -> ConnectionSpec:
         """Return how the rollout and `./fleet` get to these machines; None: to all that were described so far."""
         known = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
-        return Reach(self._through_jump_host(list(known)))
+        return ConnectionSpec(self._through_jump_host(list(known)))
 
     def _through_jump_host(self, known: Sequence[_Known]) -> Mapping[str, pulumi.Input[Any]]:
-        """Return a Reach.spec with the host keys of these machines and of the jump host."""
+        """Return a ConnectionSpec.spec with the host keys of these machines and of the jump host."""
         id_, host_key = self._by_jump_host(_id), self._by_jump_host(_host_key)
         pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in (*known, (id_, host_key))))
         keys = pairs.apply(lambda each: {str(name): str(key) for name, key in each})

@@ -37,7 +37,7 @@ class _Provider(ResourceProvider):
 
 
 class HostKey(Resource, module="aws", name="HostKey"):
-    """The host key of a machine, pinned at first contact. reach: a Reach.spec that leads to it.
+    """The host key of a machine, pinned at first contact. reach: a ConnectionSpec.spec that leads to it.
 
     host_key: `ssh-ed25519 AAAA...`, known once the machine lets us in.
     """

@@ -18,13 +18,13 @@ from pulumi_command import remote
 
 import settings
 from platforms import (
+    ConnectionSpec,
     Ingress,
     Machine,
     MachineArgs,
     PublicAddress,
-    Reach,
+    RemoteCommandArgs,
     SecurityGroup,
-    StepArgs,
     Store,
 )
 from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, bucket, group, names, network, role
@@ -139,8 +139,8 @@ class AwsPlatform:
         self._access.add(name, machine, public=args.public, opts=opts)
         return machine
 
-    def step(self, name: str, args: StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """Implement Platform.step: run the command over SSH."""
+    def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """Implement Platform.remote_command: run the command over SSH."""
         command = shlex.join(["sudo", "--", "timeout", "--kill-after=10", str(args.timeout_s), *args.command])
         stdin = pulumi.Output.from_input(args.stdin)
         made = remote.Command(
@@ -163,15 +163,19 @@ class AwsPlatform:
         self._steps.append(made)
         return made
 
-    def watch(self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions) -> None:
-        """Implement Platform.watch: bring the scripts to the machine, and create alarms on its reports."""
+    def enable_monitoring(
+        self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions
+    ) -> None:
+        """Implement Platform.enable_monitoring: bring the scripts to the machine, and create alarms on its reports."""
         stdin = self._watch.brought(args)
-        step = self.step(f"{name}-watch", StepArgs(machine, apply_files_command(), stdin, timeout_s=WATCH_S), opts=opts)
+        step = self.remote_command(
+            f"{name}-watch", RemoteCommandArgs(machine, apply_files_command(), stdin, timeout_s=WATCH_S), opts=opts
+        )
         self._alarms.reported(name, args.role, machine, step, balancer=not args.app)
 
     @property
-    def log_places(self) -> Mapping[str, pulumi.Output[str]]:
-        """Implement Platform.log_places: log groups of CloudWatch."""
+    def log_groups(self) -> Mapping[str, pulumi.Output[str]]:
+        """Implement Platform.log_groups: log groups of CloudWatch."""
         return self._watch.places
 
     @property
@@ -217,7 +221,7 @@ class AwsPlatform:
         url = pulumi.Output.concat("https://" if https else "http://", exact)
         return PublicAddress(url, host, association)
 
-    def reach(self, machines: Iterable[Machine] | None = None) -> Reach:
+    def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:
         """Implement Platform.reach: return the way through the jump host."""
         return self._access.reach(machines)
 

@@ -64,7 +64,7 @@ class SshTransport:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> SshTransport:
-        """Return the transport of a Reach.spec of platform aws.
+        """Return the transport of a ConnectionSpec.spec of platform aws.
 
         deadline_s in it, where it is given, is how long a machine is tried.
         """
@@ -207,7 +207,7 @@ class SshTransport:
 
 
 def known_hosts(spec: Mapping[str, Any]) -> KnownHosts:
-    """Return the host keys of a Reach.spec.
+    """Return the host keys of a ConnectionSpec.spec.
 
     They are those that it contains, and those of a file in the project's .state folder, per stack.
     """

@@ -21,7 +21,7 @@ WITH_KEY = f'ssh-add -q -t {KEY_S} - <&{SECRET_FD} && exec {SECRET_FD}<&- && exe
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
-    """Return the terminal of a Reach.spec of platform aws.
+    """Return the terminal of a ConnectionSpec.spec of platform aws.
 
     A host key that is not known yet is pinned, as SshTransport does.
     """

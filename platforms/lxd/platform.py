@@ -89,8 +89,10 @@ class LxdPlatform:
         made = resources.Machine(resources.MachineProvider(), name, props, opts)
         return platforms.Machine(made.name, made.address, made.name, made)
 
-    def step(self, name: str, args: platforms.StepArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
-        """Implement Platform.step: register a command that LXD runs on the machine."""
+    def remote_command(
+        self, name: str, args: platforms.RemoteCommandArgs, *, opts: pulumi.ResourceOptions
+    ) -> pulumi.Resource:
+        """Implement Platform.remote_command: register a command that LXD runs on the machine."""
         props = {
             "machine": args.machine.id,
             "command": list(args.command),
@@ -100,14 +102,14 @@ class LxdPlatform:
         }
         return resources.Step(resources.StepProvider(), name, props, opts)
 
-    def watch(
+    def enable_monitoring(
         self, name: str, machine: platforms.Machine, args: platforms.MachineArgs, *, opts: pulumi.ResourceOptions
     ) -> None:
-        """Implement Platform.watch: do nothing. No metrics or logs of local machines are collected."""
+        """Implement Platform.enable_monitoring: do nothing. No metrics or logs of local machines are collected."""
 
     @property
-    def log_places(self) -> Mapping[str, pulumi.Output[str]]:
-        """Implement Platform.log_places: there are none."""
+    def log_groups(self) -> Mapping[str, pulumi.Output[str]]:
+        """Implement Platform.log_groups: there are none."""
         return {}
 
     @property
@@ -137,10 +139,10 @@ class LxdPlatform:
         made = resources.PublicAddress(resources.AddressProvider(), name, props, opts)
         return platforms.PublicAddress(made.url, made.url.apply(lambda _: address.HOST), made)
 
-    def reach(self, machines: Iterable[platforms.Machine] | None = None) -> platforms.Reach:
+    def reach(self, machines: Iterable[platforms.Machine] | None = None) -> platforms.ConnectionSpec:
         """Implement Platform.reach: every machine of this host is reached alike."""
         del machines
-        return platforms.Reach({"platform": "lxd", "owner": self._owner})
+        return platforms.ConnectionSpec({"platform": "lxd", "owner": self._owner})
 
 
 def create(given: Settings, *, stack: str, project: Path, project_name: str) -> LxdPlatform:  # noqa: ARG001

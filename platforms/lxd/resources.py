@@ -28,7 +28,7 @@ from platforms.lxd.client import Client, LxdError, NotFound, url
 from platforms.lxd.provider import NOT_FOUND, Provider, explain_errors, find_conflict
 from platforms.lxd.recipe import ImageRecipe
 from platforms.lxd.transport import LxdTransport
-from platforms.provider import say
+from platforms.provider import log
 
 # Lines of a failed step's output that its error repeats.
 TAIL = 15
@@ -112,7 +112,7 @@ class ImageProvider(Provider):
         """Implement ResourceProvider.create: build and import the image as far as it is not there."""
         with explain_errors():
             recipe = ImageRecipe.from_json(props["recipe"])
-            alias = image.ensure(Client(), props["owner"], recipe, props["digest"], say)
+            alias = image.ensure(Client(), props["owner"], recipe, props["digest"], log)
         return CreateResult(alias, self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
@@ -229,7 +229,7 @@ class AddressProvider(Provider):
         with explain_errors():
             gap_ms = address.publish(Client(), props["owner"], props["machine"], port, tls_port)
         if gap_ms:
-            say(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
+            log(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
         return CreateResult(props["owner"], self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
@@ -274,7 +274,7 @@ class StepProvider(Provider):
                 command,
                 stdin=str(props["stdin"]).encode(),
                 timeout_s=float(props["timeout_s"]),
-                on_line=lambda line: say(f"{name}: {line}"),
+                on_line=lambda line: log(f"{name}: {line}"),
             )
             if result.exit_code:
                 tail = "\n".join(result.output.splitlines()[-TAIL:])

@@ -10,7 +10,7 @@ from typing import Any
 
 from commands.target import Target, described
 from platforms import operator
-from platforms.transport import Part, Result, Unreachable
+from platforms.transport import PrefixStore, Result, Unreachable
 from releases import record
 from releases.journal import Journal
 from tests.unit.fake_fleet import MemoryStore
@@ -132,8 +132,8 @@ class FakeStack:
     damage: str = ""
 
     @property
-    def store(self) -> Part:
-        return Part(self.whole, "hello")
+    def store(self) -> PrefixStore:
+        return PrefixStore(self.whole, "hello")
 
     def target(self) -> Target:
         return described("prod", self.output, None)
@@ -147,7 +147,7 @@ class FakeStack:
         journal.note(result, seconds=9.3, **last)
         self.store.write(f"releases/{release}/manifest.json", b"{}")
         if result == "done":
-            record.point(self.store, release)
+            record.set_current(self.store, release)
 
 
 def make(monkeypatch: Any) -> FakeStack:

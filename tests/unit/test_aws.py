@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from harness.mock_aws import KEY, LOOKUPS, OUTPUTS
 from harness.mock_engine import Answer, Build, Registered, Secret, build
-from platforms import Ingress, MachineArgs, StepArgs, operator
+from platforms import Ingress, MachineArgs, RemoteCommandArgs, operator
 from platforms.aws.platform import AwsPlatform
 from platforms.aws.s3 import S3Store
 from rendering.app_server import app_server_user_data
@@ -59,20 +59,22 @@ def fleet(aws: Aws, *, user_data: str = "#cloud-config\n", size: Size | None = N
         args = MachineArgs(role, user_data, apps, size or Size(), zone=zone, app="hello")
         machine = platform.machine(role, args, store=store, opts=NONE)
         stdin = pulumi.Output.concat("store ", store.machine_url, "\nkey ", pulumi.Output.secret("opensesame"))
-        step = StepArgs(machine, ["/opt/booted", "two words"], stdin, timeout_s=60)
-        booted.append(platform.step(f"{role}-booted", step, opts=NONE))
-        platform.watch(role, machine, args, opts=pulumi.ResourceOptions(depends_on=[booted[-1]]))
+        step = RemoteCommandArgs(machine, ["/opt/booted", "two words"], stdin, timeout_s=60)
+        booted.append(platform.remote_command(f"{role}-booted", step, opts=NONE))
+        platform.enable_monitoring(role, machine, args, opts=pulumi.ResourceOptions(depends_on=[booted[-1]]))
     pulumi.export("early", dict(platform.reach().spec))
     pulumi.export("store", dict(store.spec))
     args = MachineArgs("balancer", user_data, balancers, Size(), public=True)
     balancer = platform.machine("balancer", args, store=None, opts=NONE)
-    platform.watch("balancer", balancer, args, opts=NONE)
-    members = platform.step("members", StepArgs(balancer, ["/opt/site"], "server 10.0.0.1;"), opts=NONE)
+    platform.enable_monitoring("balancer", balancer, args, opts=NONE)
+    members = platform.remote_command(
+        "members", RemoteCommandArgs(balancer, ["/opt/site"], "server 10.0.0.1;"), opts=NONE
+    )
     address = platform.public_address("address", balancer, opts=pulumi.ResourceOptions(depends_on=[members]))
     pulumi.export("url", address.url)
     pulumi.export("target", balancer.target)
     pulumi.export("late", dict(platform.reach().spec))
-    pulumi.export("logs", dict(platform.log_places))
+    pulumi.export("logs", dict(platform.log_groups))
 
 
 def built(*, lookups: Mapping[str, Answer] | None = None, preview: bool = False, **changes: Any) -> Build:

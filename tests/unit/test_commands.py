@@ -117,7 +117,7 @@ def test_status_says_why_a_machine_does_not_serve(
 
 def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStack) -> None:
     stack.machines.traffic(front(maintenance=True))
-    with lock.held(stack.store, f"release {NEW}", print):
+    with lock.acquire(stack.store, f"release {NEW}", print):
         output = fleet("status").output
     assert f"release {NEW} by {lock.whoami()} since " in output
     assert "maintenance is ON" in output

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
-from platforms.transport import Part
+from platforms.transport import PrefixStore
 from releases import record
 from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, facts, front, make
 
@@ -30,7 +30,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     stack.machines.status("shop-1", facts(live=NEW, slots=slots, staged=[NEW]))
     members = [*ADDRESSES.values(), "10.0.0.3"]
     stack.machines.traffic(front(members=members, wanted=members))
-    record.point(Part(stack.whole, "shop"), NEW)
+    record.set_current(PrefixStore(stack.whole, "shop"), NEW)
     return stack
 
 

@@ -7,7 +7,7 @@ import ctypes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rendering.htpasswd import sha512_crypt, user_line
+from rendering.htpasswd import htpasswd_line, sha512_crypt
 
 # Of libcrypt1, which is part of each Debian.
 LIBRARY = ctypes.CDLL("libcrypt.so.1")
@@ -33,12 +33,12 @@ def test_the_c_library_takes_what_was_made(password: str, salt: str) -> None:
 
 
 def test_a_line_is_the_same_each_time_and_another_one_for_each_user_password_and_stack() -> None:
-    line = user_line("ann", "correct horse", "key")
-    assert line == user_line("ann", "correct horse", "key")
+    line = htpasswd_line("ann", "correct horse", "key")
+    assert line == htpasswd_line("ann", "correct horse", "key")
     others = [
-        user_line("bob", "correct horse", "key"),
-        user_line("ann", "correct horsf", "key"),
-        user_line("ann", "correct horse", "kez"),
+        htpasswd_line("bob", "correct horse", "key"),
+        htpasswd_line("ann", "correct horsf", "key"),
+        htpasswd_line("ann", "correct horse", "kez"),
     ]
     salts = {each.split("$")[3] for each in [line, *others]}
     assert len(salts) == 4

@@ -16,8 +16,8 @@ import pytest
 from pulumi.dynamic import ResourceProvider
 
 from platforms import operator
-from platforms.provider import say
-from platforms.transport import Part, Unreachable
+from platforms.provider import log
+from platforms.transport import PrefixStore, Unreachable
 from releases import record, resource, secret
 from releases.rollout import Plan, RolloutError
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemorySecrets, MemoryStore, release
@@ -28,9 +28,9 @@ SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.fixture
-def store() -> Part:
+def store() -> PrefixStore:
     """Return the store of application a, of a stack that may have others."""
-    return Part(MemoryStore(), "a")
+    return PrefixStore(MemoryStore(), "a")
 
 
 def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,8 +39,8 @@ def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPat
     os.close(reading)
     with os.fdopen(writing, "wb", buffering=0) as pipe:
         monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(pipe, write_through=True))
-        say("a line")
-        say("another")
+        log("a line")
+        log("another")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def bundles(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 @pytest.fixture
-def fleet(store: Part, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
+def fleet(store: PrefixStore, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
     """Create the fleet and the store that the inputs below lead to."""
     fleet = FakeFleet(cast("Any", store))
 
@@ -161,7 +161,7 @@ def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet:
 
 
 @pytest.mark.usefixtures("fleet")
-def test_a_rollout_is_due_once_somebody_moved_the_fleet_by_hand(store: Part, tmp_path: Path) -> None:
+def test_a_rollout_is_due_once_somebody_moved_the_fleet_by_hand(store: PrefixStore, tmp_path: Path) -> None:
     news = inputs(tmp_path)
     olds = outs(news)
     record.raise_epoch(store)
@@ -205,10 +205,10 @@ def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
 
 
 @pytest.mark.usefixtures("fleet")
-def test_what_is_read_is_what_the_store_names(store: Part, tmp_path: Path) -> None:
+def test_what_is_read_is_what_the_store_names(store: PrefixStore, tmp_path: Path) -> None:
     news = inputs(tmp_path)
     olds = outs(news)
-    record.point(store, "older")
+    record.set_current(store, "older")
     record.raise_epoch(store)
     found = ROLLOUT.read("a", olds)
     assert (found.id, found.outs) == ("a", olds | {"release": "older", "epoch": 1})
@@ -216,7 +216,7 @@ def test_what_is_read_is_what_the_store_names(store: Part, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("fleet")
-def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: Part, tmp_path: Path) -> None:
+def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: PrefixStore, tmp_path: Path) -> None:
     olds, news = outs(inputs(tmp_path)), inputs(tmp_path, 2)
     assert ROLLOUT.check(olds, news).failures == []
     rejection = record.Rejection(news["release"], "ada@host", "2026-01-01T00:00:00+00:00")
@@ -227,7 +227,9 @@ def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: 
 
 
 @pytest.mark.usefixtures("fleet")
-def test_what_an_application_left_in_the_store_goes_with_it_and_nothing_of_others(store: Part, tmp_path: Path) -> None:
+def test_what_an_application_left_in_the_store_goes_with_it_and_nothing_of_others(
+    store: PrefixStore, tmp_path: Path
+) -> None:
     whole: MemoryStore = store._store  # pyright: ignore
     whole.write("ab/pointer", b"b1")
     left = ROLLOUT.create(inputs(tmp_path))
@@ -236,7 +238,7 @@ def test_what_an_application_left_in_the_store_goes_with_it_and_nothing_of_other
 
 
 @pytest.mark.usefixtures("fleet")
-def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: Part, tmp_path: Path) -> None:
+def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: PrefixStore, tmp_path: Path) -> None:
     old, new = (ROLLOUT.create(inputs(tmp_path, number)) for number in (1, 2))
     ROLLOUT.delete(str(old.id), old.outs or {})
     assert record.current(store) == release(2).id

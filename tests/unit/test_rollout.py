@@ -329,7 +329,7 @@ def test_a_rejected_release_is_refused_with_who_when_and_how_to_allow_it() -> No
 def test_a_second_rollout_is_refused_with_who_is_at_work_since_when() -> None:
     fleet, _ = a_fleet_on(1)
     with (
-        lock.held(fleet.store, "release abc", print),
+        lock.acquire(fleet.store, "release abc", print),
         pytest.raises(RolloutError, match=r"is at work .* since .*release abc"),
     ):
         roll_out(fleet, 2)
@@ -343,13 +343,13 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         # Above what Linux gives out (2^22).
         patch.setattr("os.getpid", lambda: 2**22 + 1)
-        lock.held(fleet.store, "killed", print).__enter__()
+        lock.acquire(fleet.store, "killed", print).__enter__()
     roll_out(fleet, 2)
 
 
 def test_a_rollout_whose_pulumi_was_killed_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
     fleet, _ = a_fleet_on(1)
-    left = lock.held(fleet.store, "release abc", print)
+    left = lock.acquire(fleet.store, "release abc", print)
     left.__enter__()
     # Above what Linux gives out (2^22).
     held: dict[str, Any] = json.loads(fleet.store.read(lock.KEY) or b"")
@@ -369,7 +369,7 @@ def test_the_lock_of_another_host_is_taken_over_only_when_it_is_silent() -> None
     fleet.store.write(lock.KEY, json.dumps({**other, "beat": time.time()}).encode())
     with pytest.raises(RolloutError, match="ada@desk is at work"):
         roll_out(fleet, 2)
-    fleet.store.write(lock.KEY, json.dumps({**other, "beat": time.time() - lock.DEAD_S - 1}).encode())
+    fleet.store.write(lock.KEY, json.dumps({**other, "beat": time.time() - lock.LEASE_S - 1}).encode())
     roll_out(fleet, 2)
 
 
@@ -379,7 +379,7 @@ def test_of_two_that_want_the_lock_at_once_one_gets_it() -> None:
     def want(number: int) -> None:
         go.wait()
         try:
-            with lock.held(store, str(number), print):
+            with lock.acquire(store, str(number), print):
                 got.append(number)
                 done.wait(5)
         except lock.Locked:

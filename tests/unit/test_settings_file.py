@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from releases.release import build
-from rendering.settings_file import WRITERS
+from rendering.settings_file import FORMATS
 from settings import App
 from settings.stack_file import parse, read
 from tests.unit.stack_blocks import ROOT, config_of
@@ -55,7 +55,7 @@ def same(read_back: Any, values: Any) -> None:
 def test_flask_reads_every_value_to_the_letter(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]
 ) -> None:
-    name, write = WRITERS["python"]
+    name, write = FORMATS["python"]
     file = tmp_path_factory.getbasetemp() / name
     file.write_text(write(values), "utf-8")
     config = flask.Config(str(file.parent))
@@ -65,13 +65,13 @@ def test_flask_reads_every_value_to_the_letter(
 
 @given(ANY)
 def test_json_holds_every_value_to_the_letter(values: dict[str, Any]) -> None:
-    read_back = json.loads(WRITERS["json"][1](values))
+    read_back = json.loads(FORMATS["json"][1](values))
     assert json.dumps(read_back, sort_keys=True) == json.dumps(values, sort_keys=True)
 
 
 @given(WITHOUT_NULL)
 def test_toml_holds_every_value_to_the_letter(values: dict[str, Any]) -> None:
-    same(tomllib.loads(WRITERS["toml"][1](values)), dict(sorted(values.items())))
+    same(tomllib.loads(FORMATS["toml"][1](values)), dict(sorted(values.items())))
 
 
 NASTY: dict[str, Any] = {
