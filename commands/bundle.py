@@ -21,7 +21,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from commands.logs import balancer_log, journal
+from commands.logs import balancer_log, journalctl_command
 from commands.maintenance import from_user
 from commands.observation import as_json, observe
 from commands.target import AppOption, Failed, StackOption, Target, find
@@ -47,7 +47,7 @@ UNITS = ("app@blue.service", "app@green.service", "app.socket", "app-boot.servic
 # Where processes are balanced.
 OF_PROCESSES = ("app@blue-*", "app@green-*", "nginx.service")
 OF_SERVER: Mapping[str, Sequence[str]] = {
-    "journal.txt": journal(LINES),
+    "journal.txt": journalctl_command(LINES),
     "warnings.txt": ["journalctl", "--no-pager", "--quiet", "--priority=warning", f"--lines={LINES}"],
     "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS, *OF_PROCESSES],
     "unit-properties.txt": ["systemctl", "show", "--all", *UNITS[:2]],

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from commands.doctor import PROJECT
 from commands.status import console
-from commands.target import AppOption, Failed, JsonOption, StackOption, instead, selected_stack
+from commands.target import AppOption, Failed, JsonOption, StackOption, selected_stack, suggest
 from settings import Settings
 from settings.effective import COMPUTED, STACK_FILE, Value, values
 from settings.stack_file import SettingsError, read
@@ -24,7 +24,7 @@ def settings_of(stack: str) -> Settings:
         return read(file, project=PROJECT)
     except FileNotFoundError as error:
         there = sorted(each.name.split(".")[1] for each in file.parent.glob("Pulumi.*.yaml"))
-        raise Failed(f"there is no {file.relative_to(PROJECT)}; {instead(stack, there)}", code=2) from error
+        raise Failed(f"there is no {file.relative_to(PROJECT)}; {suggest(stack, there)}", code=2) from error
     except OSError as error:
         raise Failed(f"stacks/{file.name[:80]}: {error.strerror}", code=2) from error
     except SettingsError as error:
@@ -50,7 +50,7 @@ def config(stack: StackOption = None, app: AppOption = None, *, as_values: JsonO
     """
     given = settings_of(selected_stack(stack))
     if app is not None and app not in given.apps:
-        raise Failed(f"there is no application {app}; {instead(app, list(given.apps))}", code=2)
+        raise Failed(f"there is no application {app}; {suggest(app, list(given.apps))}", code=2)
     shown = [each for each in values(given) if app is None or each.name.startswith(f"apps.{app}.")]
     if as_values:
         typer.echo(json.dumps([as_json(each) for each in shown], indent=2))

@@ -18,7 +18,7 @@ from rich.text import Text
 from commands.observation import Observation, Report, ServerView, observe_all
 from commands.status import console
 from commands.target import AppOption, Failed, StackOption, all_described, outputs, selected_stack
-from commands.verdict import WELL, State
+from commands.verdict import HEALTHY, State
 from platforms import operator
 from platforms.diagnosis import Finding
 from releases.drift import MENDS, find_damage
@@ -118,7 +118,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
         yield Finding(f"store of {each.target.app}", damage, f"{MENDS}." if damage else "")
     servers = [server for each in every for server in each.servers]
     for server in servers:
-        if server.state in WELL:
+        if server.state in HEALTHY:
             yield Finding(server.name)
         else:
             yield Finding(server.name, f"{server.state}: {server.cause}", server.remedy)
@@ -132,7 +132,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
             yield Finding(f"requests of {server.name}", server.ended, remedy)
     if seen.balancer.facts is not None:
         yield health_agent(seen.balancer.facts.get("health"))
-    yield from by_hand(seen.maintenance, servers)
+    yield from check_manual_changes(seen.maintenance, servers)
     machines = {"balancer": seen.balancer}
     for each in every:
         machines |= each.reports
@@ -169,7 +169,7 @@ def health_agent(health: Mapping[str, Any] | None) -> Finding:
     return Finding(subject, problem, remedy)
 
 
-def by_hand(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator[Finding]:
+def check_manual_changes(maintenance: bool | None, servers: Sequence[ServerView]) -> Iterator[Finding]:
     """Yield findings about what an operator switched and may have forgotten: maintenance and drained servers."""
     if maintenance:
         yield Finding("maintenance", "it is on: clients get 503", "When the work is done: `./fleet maintenance off`.")

@@ -47,7 +47,7 @@ class Source:
     again: Callable[[float], Sequence[str]]
 
 
-def journal(lines: int, *, follow: bool = False, since_s: float | None = None) -> list[str]:
+def journalctl_command(lines: int, *, follow: bool = False, since_s: float | None = None) -> list[str]:
     """Return the journalctl command for the application's units.
 
     since_s: seconds ago by the machine's own clock, in place of lines.
@@ -78,7 +78,12 @@ def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> li
         ]
     servers = target.servers if name is None else [target.server(name)]
     return [
-        Source(server.name, server, journal(lines, follow=follow), lambda since: journal(0, follow=True, since_s=since))
+        Source(
+            server.name,
+            server,
+            journalctl_command(lines, follow=follow),
+            lambda since: journalctl_command(0, follow=True, since_s=since),
+        )
         for server in servers
     ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from commands.restarting import Restarting, find_restarting
 from commands.target import SCRIPTS, Target
-from commands.verdict import RUNNING, WELL, State, Verdict, judge, judge_health, logs_of, slot_of
+from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, logs_of, slot_of
 from platforms.transport import Unreachable
 from releases import lock, record
 from releases.drift import find_damage
@@ -66,7 +66,7 @@ class ServerView:
     @property
     def is_well(self) -> bool:
         """Return whether the server is as desired, with all that runs beside the application."""
-        return self.state in WELL and not self.background
+        return self.state in HEALTHY and not self.background
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Observation:
 def observe_all(targets: Sequence[Target]) -> list[Observation]:
     """Look at applications of one stack at a time; the balancer, which they share, is asked once."""
     with ThreadPoolExecutor(max_workers=len(targets) + 1) as pool:
-        front = pool.submit(_front, targets[0])
+        front = pool.submit(_query_balancer, targets[0])
         return [each.result() for each in [pool.submit(observe, target, front.result) for target in targets]]
 
 
@@ -120,7 +120,7 @@ def observe(target: Target, balancer_report: Callable[[], Report] | None = None)
     balancer_report: returns the balancer's report if another application has requested it. None: query the balancer.
     """
     with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
-        front = pool.submit(balancer_report or partial(_front, target))
+        front = pool.submit(balancer_report or partial(_query_balancer, target))
         asked = {
             server.name: pool.submit(ask, target, server, [f"{SCRIPTS}/release.py", "status"])
             for server in target.servers
@@ -137,7 +137,7 @@ def observe(target: Target, balancer_report: Callable[[], Report] | None = None)
         }
         restarting = {name: future.result() for name, future in ending.items()}
     views = [
-        view(
+        server_view(
             server,
             target.addresses[server.name],
             reports[server.name],
@@ -151,7 +151,7 @@ def observe(target: Target, balancer_report: Callable[[], Report] | None = None)
     return Observation(target, time.time(), now, entry, moving, balancer, reports, views, damage)
 
 
-def _front(target: Target) -> Report:
+def _query_balancer(target: Target) -> Report:
     return ask(target, target.balancer, [f"{SCRIPTS}/traffic.py"])
 
 
@@ -180,7 +180,7 @@ def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, 
     return {key: content[key] for key in ("who", "since", "what")}
 
 
-def view(
+def server_view(
     server: Server,
     address: str,
     report: Report,

@@ -126,11 +126,11 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
         [f"{SCRIPTS}/proxy_site.py", *arguments],
         stdin=stdin,
         timeout_s=CHANGE_S,
-        on_line=lambda line: None if line.startswith("error: ") else typer.echo(target.named(line)),
+        on_line=lambda line: None if line.startswith("error: ") else typer.echo(target.with_server_names(line)),
     )
     if result.exit_code:
         why = result.output.strip().rpartition("error: ")[2] or f"exit code {result.exit_code}"
-        raise Failed(f"the balancer: {target.named(why)}")
+        raise Failed(f"the balancer: {target.with_server_names(why)}")
 
 
 def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:

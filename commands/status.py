@@ -69,13 +69,13 @@ def rollout_of(seen: Observation) -> str:
     return f"{moving['what']} by {moving['who']} since {moving['since']}" if moving else "no rollout is running"
 
 
-def places(target: Target) -> str:
+def render_places(target: Target) -> str:
     """Describe an application and its routes in a few words."""
     more = f" and {len(target.routes) - 2} more" if len(target.routes) > 3 else ""
     return f"{target.app} ({', '.join(target.routes[:2] if more else target.routes)}{more})"
 
 
-def head(every: Sequence[Observation]) -> Text:
+def render_head(every: Sequence[Observation]) -> Text:
     """Describe what serves where and since when, and what is under way; several applications get a line each."""
     seen, target = every[0], every[0].target
     words = {True: "maintenance is ON", False: "maintenance is off", None: "maintenance is not known"}
@@ -83,7 +83,7 @@ def head(every: Sequence[Observation]) -> Text:
     if len(every) == 1:
         first = f"{target.url}  {target.app} of stack {target.stack}, {release_of(seen)}"
         return Text.assemble(first, "\n", rollout_of(seen), "; ", maintenance)
-    lines = [f"\n{places(each.target)}: {release_of(each)}; {rollout_of(each)}" for each in every]
+    lines = [f"\n{render_places(each.target)}: {release_of(each)}; {rollout_of(each)}" for each in every]
     return Text.assemble(f"{target.url}  {len(every)} applications of stack {target.stack}; ", maintenance, *lines)
 
 
@@ -131,7 +131,7 @@ def table(every: Sequence[Observation], screen: Console) -> Table:
     return made
 
 
-def causes(every: Sequence[Observation]) -> Text:
+def render_causes(every: Sequence[Observation]) -> Text:
     """Return a sentence for each machine that does not serve, and for each other problem."""
     lines = [
         f"{server.name} is {server.state}: {'; '.join(filter(None, [server.cause, server.remedy]))}"
@@ -147,10 +147,10 @@ def causes(every: Sequence[Observation]) -> Text:
     return Text("\n".join(lines))
 
 
-def page(every: Sequence[Observation], screen: Console) -> Group:
+def render_page(every: Sequence[Observation], screen: Console) -> Group:
     """Return all that `status` shows of the applications of a stack."""
-    below = causes(every)
-    return Group(head(every), Text(), table(every, screen), *([Text(), below] if below.plain else []))
+    below = render_causes(every)
+    return Group(render_head(every), Text(), table(every, screen), *([Text(), below] if below.plain else []))
 
 
 def values(every: Sequence[Observation]) -> dict[str, Any]:
@@ -175,12 +175,12 @@ def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> Non
     screen = console()
     if not screen.is_terminal:
         while True:
-            screen.print(page(look(), screen), Text())
+            screen.print(render_page(look(), screen), Text())
             time.sleep(EVERY_S)
-    with Live(page(look(), screen), console=screen, auto_refresh=False) as live:
+    with Live(render_page(look(), screen), console=screen, auto_refresh=False) as live:
         while True:
             time.sleep(EVERY_S)
-            live.update(page(look(), screen), refresh=True)
+            live.update(render_page(look(), screen), refresh=True)
 
 
 def status(
@@ -214,6 +214,6 @@ def status(
         typer.echo(json.dumps(values(seen), indent=2))
     else:
         screen = console()
-        screen.print(page(seen, screen))
+        screen.print(render_page(seen, screen))
     if not all(each.is_well for each in seen):
         raise typer.Exit(1)

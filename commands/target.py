@@ -74,7 +74,7 @@ class Target:
             return self.servers[0]
         found = next((server for server in self.servers if server.name == name), None)
         if found is None:
-            raise Failed(f"there is no server {name}; {instead(name, [each.name for each in self.servers])}", code=2)
+            raise Failed(f"there is no server {name}; {suggest(name, [each.name for each in self.servers])}", code=2)
         return found
 
     def run(
@@ -94,7 +94,7 @@ class Target:
         except TimeoutError as error:
             raise Failed(f"{server.name}: `{shlex.join(command)[:80]}` did not finish in {timeout_s:.0f} s") from error
 
-    def named(self, text: str) -> str:
+    def with_server_names(self, text: str) -> str:
         """Replace the addresses in a text of the balancer by servers' names. The balancer knows addresses only."""
         for address, name in self.names.items():
             text = re.sub(rf"(?<![\d.]){re.escape(address)}(?!\d)", name, text)
@@ -146,7 +146,7 @@ def outputs(stack: str) -> dict[str, Any]:
         raise
 
 
-def described(
+def resolve_target(
     stack: str, fleet: Mapping[str, Any], app: str | None, server: str | None = None, *, patience_s: float | None = None
 ) -> Target:
     """Return one application of a stack. Raises Failed.
@@ -171,7 +171,7 @@ def _that_has(apps: Mapping[str, Any], server: str) -> str:
     """Return the application that has the server; for the balancer, which all have, the first one."""
     names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
     if server != BALANCER and server not in names:
-        raise Failed(f"there is no server {server}; {instead(server, sorted(names))}", code=2)
+        raise Failed(f"there is no server {server}; {suggest(server, sorted(names))}", code=2)
     return names.get(server, next(iter(apps)))
 
 
@@ -181,7 +181,7 @@ def all_described(
     """Return the applications of a stack, or only the named one. Raises Failed."""
     apps: Mapping[str, Any] = fleet["apps"]
     if app is not None and app not in apps:
-        raise Failed(f"there is no application {app}; {instead(app, list(apps))}", code=2)
+        raise Failed(f"there is no application {app}; {suggest(app, list(apps))}", code=2)
     front, store = fleet["balancer"], operator.store(fleet["store"])
     reach = dict(fleet["reach"])
     if patience_s is not None:
@@ -218,7 +218,7 @@ def find(
 ) -> Target:
     """Return the one application that the options of a command name. Raises Failed."""
     chosen = selected_stack(stack)
-    return described(chosen, outputs(chosen), app, server, patience_s=patience_s)
+    return resolve_target(chosen, outputs(chosen), app, server, patience_s=patience_s)
 
 
 def find_all(stack: str | None, app: str | None) -> list[Target]:
@@ -238,7 +238,7 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
-def instead(given: str, there: Sequence[str]) -> str:
+def suggest(given: str, there: Sequence[str]) -> str:
     """Suggest the name that the operator may have meant, else list those that there are."""
     near = difflib.get_close_matches(given, there, n=1)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"

@@ -26,7 +26,7 @@ class State(StrEnum):
 # What systemd says of a machine that is not up yet.
 BOOTING = frozenset({"initializing", "starting"})
 # As a person wants it; all others make `status` fail.
-WELL = frozenset({State.SERVING, State.DRAINED})
+HEALTHY = frozenset({State.SERVING, State.DRAINED})
 
 
 # Those of a server that could serve: only for them the balancer's own opinion says more.

@@ -45,7 +45,7 @@ def run(*command: str, environment: dict[str, str] | None = None) -> str:
     return result.stdout + result.stderr
 
 
-def astray(hostnames: Sequence[str]) -> dict[str, str]:
+def misdirected_names(hostnames: Sequence[str]) -> dict[str, str]:
     """Return names by which this balancer is not reached over HTTP -> what happens instead."""
     name, content = f"wsgi-fleet-{secrets.token_hex(8)}", secrets.token_hex(16)
     CHALLENGES.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def astray(hostnames: Sequence[str]) -> dict[str, str]:
 def wait_for_names(hostnames: Sequence[str], address: str) -> None:
     """Wait until every name leads here. Raises Failure after NAMES_S seconds, with what to do."""
     deadline = time.monotonic() + NAMES_S
-    while told := astray(hostnames):
+    while told := misdirected_names(hostnames):
         if time.monotonic() > deadline:
             lines = "\n".join(f"  {hostname}: {what}" for hostname, what in told.items())
             raise Failure(

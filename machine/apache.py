@@ -44,7 +44,7 @@ def test(text: str) -> None:
     site, main, run = SITE.with_name("site.candidate"), MAIN.with_name("apache2.candidate"), Path(f"{RUN}-candidate")
     log = run / "error.log"
 
-    def apart(words: str) -> str:
+    def move_to_loopback(words: str) -> str:
         moved = _LISTEN.sub(lambda found: f"{found[1]}{LOOPBACK}:{PORTS + int(found[2]) % 10_000}", words)
         return moved.replace(f"{RUN}/", f"{run}/").replace(f"DefaultRuntimeDir {RUN}", f"DefaultRuntimeDir {run}")
 
@@ -53,8 +53,8 @@ def test(text: str) -> None:
         if (left := _number(run / PID.name)) and _children(left) is not None:
             # By a run that was killed.
             os.kill(left, signal.SIGTERM)
-        site.write_text(apart(text))
-        whole = apart(MAIN.read_text()).replace(f"{SITE.parent}/*.conf", str(site))
+        site.write_text(move_to_loopback(text))
+        whole = move_to_loopback(MAIN.read_text()).replace(f"{SITE.parent}/*.conf", str(site))
         main.write_text(re.sub(r"^ErrorLog .*$", f"ErrorLog {log}", whole, flags=re.MULTILINE))
         command("-t", "-f", str(main))
         try_out(main, log)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from server import APP, CONFIG, LIVE, Failure, manifest_of, named, run, say
+from server import APP, CONFIG, LIVE, Failure, link_target, manifest_of, run, say
 
 UNITS = Path("/etc/systemd/system")
 OURS = re.compile(r"app-(worker|schedule)-.*\.(service|timer)")
@@ -42,7 +42,7 @@ def apply() -> None:
 
     Does not wait for it: a worker that does not start is no reason to take a release back that serves.
     """
-    release = named(LIVE)
+    release = link_target(LIVE)
     wanted = f"{release} {'first' if FIRST.exists() else 'other'}"
     if release is None or (APPLIED.exists() and APPLIED.read_text() == wanted):
         return

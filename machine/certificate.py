@@ -42,11 +42,11 @@ SELF_SIGNED_DAYS = 3650
 STDIN_BYTES = 1 << 20
 
 
-def take(pem: bytes) -> None:
+def install(pem: bytes) -> None:
     """Serve with this chain and key from now on. Raises Failure; then what served before still does."""
     put(CANDIDATE, pem)
     try:
-        leaf = own(CANDIDATE)
+        leaf = leaf_of(CANDIDATE)
     except Failure:
         CANDIDATE.unlink()
         raise
@@ -60,13 +60,13 @@ def take(pem: bytes) -> None:
     except Failure:
         if before is not None:
             put(FILE, before)
-            load(own(FILE))
+            load(leaf_of(FILE))
         raise
 
 
 def load(leaf: bytes) -> None:
     """Have the proxy show the certificate that begins with leaf (DER); no reload where it does. Raises Failure."""
-    site = proxy.served()
+    site = proxy.current_site()
     proxy.test(site)
     if shown() != leaf:
         proxy.swap_in(site)
@@ -87,7 +87,7 @@ def put(file: Path, content: bytes) -> None:
     temporary.rename(file)
 
 
-def own(file: Path) -> bytes:
+def leaf_of(file: Path) -> bytes:
     """Return the first certificate of a file, in DER. Raises Failure unless the file also has a key that fits."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -112,7 +112,7 @@ def self_signed(names: Sequence[str]) -> None:
     """Serve with a certificate of our own for these names, the one that is there if it is that."""
     made_for = " ".join(names)
     if FILE.exists() and MADE_FOR.exists() and MADE_FOR.read_text() == made_for:
-        take(FILE.read_bytes())
+        install(FILE.read_bytes())
         return
     alternatives = ",".join([*(f"DNS:{name}" for name in names), "IP:127.0.0.1"])
     made = openssl(
@@ -120,7 +120,7 @@ def self_signed(names: Sequence[str]) -> None:
         "-days", str(SELF_SIGNED_DAYS), "-subj", "/CN=wsgi-fleet self-signed",
         "-addext", f"subjectAltName={alternatives}", "-keyout", "-", "-out", "-",
     )  # fmt: skip
-    take(made.encode())
+    install(made.encode())
     put(MADE_FOR, made_for.encode())
 
 
@@ -134,14 +134,14 @@ def openssl(*arguments: str) -> str:
 
 def given(pem: bytes) -> None:
     """Serve with what an operator brought, and let certbot renew nothing over it."""
-    take(pem)
+    install(pem)
     MADE_FOR.unlink(missing_ok=True)
     stop_renewing()
 
 
 def renewed() -> None:
     """Serve with what certbot keeps."""
-    take((LIVE / "fullchain.pem").read_bytes() + (LIVE / "privkey.pem").read_bytes())
+    install((LIVE / "fullchain.pem").read_bytes() + (LIVE / "privkey.pem").read_bytes())
     MADE_FOR.unlink(missing_ok=True)
 
 
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str]) -> None:
                 # Now, while the address may still lead to another balancer: what stands in serves the shorter.
                 subprocess.run([str(INSTALL), "certbot"], check=True)
                 if FILE.exists():
-                    take(FILE.read_bytes())
+                    install(FILE.read_bytes())
                 else:
                     self_signed(names)
             case ["renewed"]:

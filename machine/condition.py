@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from server import LIVE, RUN, SLOTS, manifest_of, named, run
-from slot import BLUE, GREEN, apart, gateways, get, private_socket, state_of, state_of_slot
+from server import LIVE, RUN, SLOTS, link_target, manifest_of, run
+from slot import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
 from vitals import vitals
 
 PORT = 8000
@@ -46,12 +46,12 @@ def condition() -> dict[str, Any]:
     return {
         "live_since_s": LIVE.lstat().st_mtime if LIVE.exists() else None,
         "boot": state_of("app-boot"),
-        "queue": accept_queue(PROCESS_PORTS if apart()[1] else ()),
+        "queue": accept_queue(PROCESS_PORTS if process_layout()[1] else ()),
         "gateway": {slot: found for slot in slots if (found := gateway(slot))},
         "restarts": restarts(),
         "ended": ended(),
-        "socket": "" if apart()[1] else state_of("app.socket"),
-        "health": next((health(slot) for slot in slots if named(SLOTS / slot) == named(LIVE)), None),
+        "socket": "" if process_layout()[1] else state_of("app.socket"),
+        "health": next((health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
         "cpus": len(os.sched_getaffinity(0)),
         "machine": vitals(),
     }
@@ -124,7 +124,7 @@ def health(slot: str) -> dict[str, Any]:
 
     Without a response the status is 0, and the line says why.
     """
-    release, names = named(SLOTS / slot), gateways(slot)
+    release, names = link_target(SLOTS / slot), gateways(slot)
     path = manifest_of(release)["health_path"] if release else "/"
     with ThreadPoolExecutor(len(names)) as pool:
         answers = list(pool.map(functools.partial(_asked, path), names))

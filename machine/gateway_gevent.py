@@ -38,7 +38,7 @@ def work(
     gateway_http.keep_accepting()
     pywsgi.MAX_REQUEST_LINE = LINE_BYTES
     cast("Any", http.client)._MAXHEADERS = FIELDS
-    application = gateway_http.cancelled(guard(gateway_http.behind_balancer(gateway_http.load(module))), limit_s)
+    application = gateway_http.with_gevent_timeout(guard(gateway_http.proxy_fix(gateway_http.load(module))), limit_s)
 
     class Handler(pywsgi.WSGIHandler):
         """Says which connection a request came by."""

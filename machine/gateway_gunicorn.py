@@ -45,7 +45,7 @@ class Gunicorn(WSGIApplication):
     def load(self) -> Any:
         """Return the callable. Gunicorn calls this once in the arbiter (preload_app), or once in each worker."""
         try:
-            return http.behind_balancer(http.load(self.cfg.wsgi_app))
+            return http.proxy_fix(http.load(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises
             traceback.print_exc()
             sys.exit(Arbiter.APP_LOAD_ERROR)
@@ -71,7 +71,7 @@ class Gunicorn(WSGIApplication):
         worker.wsgi = guard(worker.wsgi)
         if self.is_gevent:
             http.keep_accepting()
-            worker.wsgi = http.cancelled(worker.wsgi, self.limit_s)
+            worker.wsgi = http.with_gevent_timeout(worker.wsgi, self.limit_s)
         os.write(self.tell_ready, b".")
 
 

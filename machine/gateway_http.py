@@ -83,7 +83,7 @@ def load(name: str) -> Wsgi:
     return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
-def behind_balancer(wsgi: Wsgi) -> Wsgi:
+def proxy_fix(wsgi: Wsgi) -> Wsgi:
     """Take client, scheme, place and user from the balancer's headers.
 
     Only the balancer reaches the port, and it replaces what clients send.
@@ -127,7 +127,7 @@ def keep_accepting() -> None:
     untyped("gevent.baseserver").BaseServer.fatal_errors = (errno.EBADF, errno.ENOTSOCK)
 
 
-def cancelled(wsgi: Wsgi, limit_s: float) -> Wsgi:
+def with_gevent_timeout(wsgi: Wsgi, limit_s: float) -> Wsgi:
     """End a request of gevent that takes longer, as soon as it waits for anything. Its response is 500."""
     timeout_of = untyped("gevent").Timeout.start_new
 

@@ -36,7 +36,7 @@ class Container(WSGIContainer):
         guard = Guard(threads, limit_s, lambda environ: environ[http.CONNECTION])
         # While this process has one thread.
         guard.start()
-        super().__init__(guard(http.behind_balancer(application)), ThreadPoolExecutor(threads))
+        super().__init__(guard(http.proxy_fix(application)), ThreadPoolExecutor(threads))
         self.guard = guard
 
     def environ(self, request: HTTPServerRequest) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 sys.path.insert(0, "/usr/local/lib/wsgi-fleet")
-from server import RUN, SLOTS, Failure, manifest_of, named, point, run, say
+from server import RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
 from slot import connect, gateways, get, private_socket, state_of, units
 
 # A link to that of the slot that serves, in its release.
@@ -28,14 +28,14 @@ WAIT_S = 60
 AGAIN_S = 5
 
 
-def aim(slot: str) -> None:
+def select_config(slot: str) -> None:
     """Have Nginx ask this slot when it starts or reloads."""
-    point(CONF, SLOTS / slot / "gateway" / f"nginx-{slot}.conf")
+    atomic_symlink(CONF, SLOTS / slot / "gateway" / f"nginx-{slot}.conf")
 
 
 def boot(slot: str) -> None:
     """Start a slot, and Nginx once it serves. Nobody waits for that: this is part of what they wait for."""
-    aim(slot)
+    select_config(slot)
     run("systemctl", "start", "--no-block", *units(slot), "nginx")
 
 
@@ -45,7 +45,7 @@ def lead(slot: str, drain_s: float) -> None:
     Raises Failure when it does not take that; then it asks whom it asked before.
     """
     before = CONF.readlink() if CONF.is_symlink() else None
-    aim(slot)
+    select_config(slot)
     try:
         _call("/usr/sbin/nginx", "-t", "-q")
         if state_of("nginx") == "active":
@@ -54,7 +54,7 @@ def lead(slot: str, drain_s: float) -> None:
             _call("systemctl", "start", "nginx")
     except BaseException:
         if before:
-            point(CONF, before)
+            atomic_symlink(CONF, before)
         else:
             # It would be tried again for ever.
             run("systemctl", "stop", "nginx")
@@ -113,10 +113,10 @@ def _ask_supervisord(slot: str, method: str, *arguments: Any) -> Any:
         return cast("Any", xmlrpc.client.loads(connection.getresponse().read())[0][0])
 
 
-def wait() -> None:
+def wait_for_process() -> None:
     """Wait until a process of the slot that Nginx is going to ask is healthy."""
     slot = CONF.readlink().stem.removeprefix("nginx-")
-    release, deadline = named(SLOTS / slot), time.monotonic() + WAIT_S
+    release, deadline = link_target(SLOTS / slot), time.monotonic() + WAIT_S
     path = manifest_of(release)["health_path"] if release else "/"
     while time.monotonic() < deadline:
         for name in gateways(slot):
@@ -140,4 +140,4 @@ def start_again(slot: str) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["again"]:
         start_again(sys.argv[2])
-    wait()
+    wait_for_process()

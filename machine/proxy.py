@@ -30,25 +30,25 @@ class Failure(Exception):
 
 
 @cache
-def own() -> ModuleType:
+def backend() -> ModuleType:
     """Return the module of the proxy that is on this machine."""
     return import_module(KIND.read_text().strip() if KIND.exists() else "nginx")
 
 
-def served() -> str:
+def current_site() -> str:
     """Return the site that serves; "" before there is one."""
-    site: Path = own().SITE
+    site: Path = backend().SITE
     return site.read_text() if site.exists() else ""
 
 
 def test(text: str) -> None:
     """Have the proxy read its whole configuration with this site in the old one's place. Raises Failure."""
-    own().test(text)
+    backend().test(text)
 
 
 def swap_in(text: str) -> set[int]:
     """Write, reload, and wait until only new workers accept. The old workers' process ids."""
-    kind = own()
+    kind = backend()
     old: set[int] = kind.workers()
     temporary: Path = kind.SITE.with_name("site.new")
     temporary.write_text(text)
@@ -64,7 +64,7 @@ def swap_in(text: str) -> set[int]:
 
 def serves_https(text: str | None = None) -> bool:
     """Return whether a site (None: the one that serves) has TLS."""
-    return own().HTTPS in (served() if text is None else text)
+    return backend().HTTPS in (current_site() if text is None else text)
 
 
 def answer(place: str) -> str:
@@ -105,7 +105,7 @@ def probe(place: str) -> None:
 def wait_for(old: set[int]) -> None:
     """Wait until these workers have gone. Raises Failure after DRAIN_S seconds."""
     deadline = time.monotonic() + DRAIN_S
-    while own().workers() & old:
+    while backend().workers() & old:
         if time.monotonic() > deadline:
             raise Failure(f"old workers still run after {DRAIN_S} s")
         time.sleep(0.1)

@@ -67,7 +67,7 @@ def members(text: str) -> dict[str, list[str]]:
     return found
 
 
-def without(text: str, drained: Iterable[str], unhealthy: Iterable[str] = ()) -> str:
+def remove_servers(text: str, drained: Iterable[str], unhealthy: Iterable[str] = ()) -> str:
     """Return the site without the lines of these members; of unhealthy ones only where their application keeps one.
 
     Raises Failure when an application would have none left that is not drained.
@@ -86,19 +86,19 @@ def without(text: str, drained: Iterable[str], unhealthy: Iterable[str] = ()) ->
     return "".join(line for line in lines_ if not ((server := _SERVER.match(line)) and server[1] in gone))
 
 
-def known(file: Path) -> list[str]:
+def read_lines(file: Path) -> list[str]:
     """Return the lines of a file, none where it is missing."""
     return file.read_text().split() if file.exists() else []
 
 
-def wanted() -> str:
+def desired_site() -> str:
     """Return the site that the last `site` brought; before the first, the one that serves."""
-    return WANTED.read_text() if WANTED.exists() else proxy.served()
+    return WANTED.read_text() if WANTED.exists() else proxy.current_site()
 
 
 def served_now() -> str | None:
     """Return the site that the last run has remembered as served; None before the first."""
-    return without(WANTED.read_text(), known(DRAINED), known(UNHEALTHY)) if WANTED.exists() else None
+    return remove_servers(WANTED.read_text(), read_lines(DRAINED), read_lines(UNHEALTHY)) if WANTED.exists() else None
 
 
 def serve(want: str, drained: Sequence[str], probes: Sequence[str], unhealthy: Sequence[str] | None = None) -> None:
@@ -107,15 +107,15 @@ def serve(want: str, drained: Sequence[str], probes: Sequence[str], unhealthy: S
     unhealthy: given by upstream_health.py, whose change is not probed and waits for no old worker: a server that hangs
     would hold it up for minutes, and the application may be what is unhealthy.
     """
-    in_haste, unhealthy = unhealthy is not None, known(UNHEALTHY) if unhealthy is None else unhealthy
+    in_haste, unhealthy = unhealthy is not None, read_lines(UNHEALTHY) if unhealthy is None else unhealthy
     unhealthy = [address for address in unhealthy if address in addresses(want)]
-    text = without(want, drained, unhealthy)
+    text = remove_servers(want, drained, unhealthy)
     served = served_now()
-    before = proxy.served() if served is None else served
-    unwell = unwell_before(probes, members(before), members(text)) if not in_haste else set(probes)
+    before = proxy.current_site() if served is None else served
+    unwell = already_failing(probes, members(before), members(text)) if not in_haste else set(probes)
     old: set[int] = set()
     # One that was killed between both may have left a site that nobody has read.
-    changes = text != served or (in_haste and text != proxy.served())
+    changes = text != served or (in_haste and text != proxy.current_site())
     if changes:
         proxy.test(text)
     try:
@@ -130,9 +130,11 @@ def serve(want: str, drained: Sequence[str], probes: Sequence[str], unhealthy: S
         raise
     # One that was unhealthy got no new request, and nobody has waited for those that it had.
     removed = sorted(
-        ({*addresses(before), *known(UNHEALTHY)} - set(addresses(text))) - set(unhealthy) - set(known(DRAINED))
+        ({*addresses(before), *read_lines(UNHEALTHY)} - set(addresses(text)))
+        - set(unhealthy)
+        - set(read_lines(DRAINED))
     )
-    removed += [address for address in unhealthy if address in drained and address not in known(DRAINED)]
+    removed += [address for address in unhealthy if address in drained and address not in read_lines(DRAINED)]
     if removed:
         print(f"draining {', '.join(removed)}", flush=True)
         # Before the change is remembered: whoever comes after a run that was killed waits in its place.
@@ -144,15 +146,15 @@ def serve(want: str, drained: Sequence[str], probes: Sequence[str], unhealthy: S
 
 def leaving() -> set[int]:
     """Return process ids of workers that finish what they have, and of those that somebody waits for."""
-    kind = proxy.own()
-    return {pid for pid in kind.workers() if not kind.accepts(pid)} | {int(pid) for pid in known(LEAVING)}
+    kind = proxy.backend()
+    return {pid for pid in kind.workers() if not kind.accepts(pid)} | {int(pid) for pid in read_lines(LEAVING)}
 
 
 def wait_for_leaving() -> None:
     """Wait for the old workers of removed members, of a run before that was killed as well. Raises Failure."""
-    if pids := known(LEAVING):
+    if pids := read_lines(LEAVING):
         proxy.wait_for({int(pid) for pid in pids})
-        if known(LEAVING) == pids:
+        if read_lines(LEAVING) == pids:
             LEAVING.unlink()
 
 
@@ -165,7 +167,7 @@ def remember_upstreams(text: str, facts: Mapping[str, Mapping[str, Any]] | None)
     put(UPSTREAMS, json.dumps(there).encode())
 
 
-def unwell_before(
+def already_failing(
     probes: Iterable[str], before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]
 ) -> set[str]:
     """Return the probes of upstreams that keep their members and are unhealthy already.
@@ -199,12 +201,12 @@ def site(words: Sequence[str]) -> None:
     text = sys.stdin.read()
     facts = json.loads(words[0]) if words and words[0].startswith("{") else None
     # A member that is no more wanted was replaced or removed: nobody need remember that it was drained.
-    drained = [address for address in known(DRAINED) if address in addresses(text)]
+    drained = [address for address in read_lines(DRAINED) if address in addresses(text)]
     serve(text, drained, words if facts is None else words[1:])
     remember_upstreams(text, facts)
     if not proxy.serves_https(text):
         certificate.forget()
-    print(told(addresses(proxy.served()), drained, known(UNHEALTHY)))
+    print(told(addresses(proxy.current_site()), drained, read_lines(UNHEALTHY)))
 
 
 def told(members: Sequence[str], drained: Sequence[str], unhealthy: Sequence[str] = ()) -> str:
@@ -216,30 +218,30 @@ def told(members: Sequence[str], drained: Sequence[str], unhealthy: Sequence[str
 
 def drain(address: str) -> None:
     """Send this member no more requests. Raises Failure where the site does not name it."""
-    want, drained = wanted(), known(DRAINED)
+    want, drained = desired_site(), read_lines(DRAINED)
     must_be_known(address, want)
     if address in drained:
         print(f"{address} is drained already")
         return
-    serve(want, [*drained, address], known(PROBES))
+    serve(want, [*drained, address], read_lines(PROBES))
 
 
 def admit(address: str) -> None:
     """Send a drained member requests again. Raises Failure where the site does not name it."""
-    want, drained = wanted(), known(DRAINED)
+    want, drained = desired_site(), read_lines(DRAINED)
     must_be_known(address, want)
     if address not in drained:
         print(f"{address} takes requests already")
         return
-    serve(want, [other for other in drained if other != address], known(PROBES))
+    serve(want, [other for other in drained if other != address], read_lines(PROBES))
     print(f"{address} takes requests again")
 
 
 def unhealthy(listed: Sequence[str]) -> None:
     """Serve the site without the unhealthy members that are listed; do nothing before the first `site`."""
-    want, drained = wanted(), known(DRAINED)
+    want, drained = desired_site(), read_lines(DRAINED)
     if WANTED.exists():
-        serve(want, drained, known(PROBES), listed)
+        serve(want, drained, read_lines(PROBES), listed)
 
 
 def must_be_known(address: str, want: str) -> None:
@@ -255,7 +257,7 @@ def maintenance(switch: str) -> None:
         PAGE.unlink(missing_ok=True)
         print("maintenance is off: the application answers")
         return
-    if str(PAGE) not in proxy.served():
+    if str(PAGE) not in proxy.current_site():
         raise Failure("this balancer's site has no maintenance page yet; run `pulumi up` first")
     page = sys.stdin.buffer.read(PAGE_BYTES + 1) or DEFAULT_PAGE.read_bytes()
     if len(page) > PAGE_BYTES:

@@ -39,10 +39,10 @@ from server import (
     SLOTS,
     VENVS,
     Failure,
+    atomic_symlink,
+    link_target,
     lock,
     manifest_of,
-    named,
-    point,
     run,
     say,
     store_url,
@@ -50,18 +50,18 @@ from server import (
 from slot import (
     BLUE,
     GREEN,
-    answers,
+    assign_release,
+    bake_slot,
     drain_s,
-    lead,
+    is_healthy,
     mend_socket,
-    put,
+    route_traffic,
     serving_slots,
     start_and_gate,
     start_at_boot,
     state_of_slot,
     stop,
     stop_others,
-    watch,
 )
 from staging import RETRY_UNIT, run_command, stage
 
@@ -81,8 +81,8 @@ def switch(release: str) -> None:
     manifest = manifest_of(release)
     mend_socket()
     serving = serving_slots()
-    good = [slot for slot in serving if named(SLOTS / slot) == named(LIVE)]
-    if named(LIVE) == release and good and answers(good[0], manifest):
+    good = [slot for slot in serving if link_target(SLOTS / slot) == link_target(LIVE)]
+    if link_target(LIVE) == release and good and is_healthy(good[0], manifest):
         stop_others(serving, good[0])
         background.apply()
         say(f"{release} serves already")
@@ -90,15 +90,15 @@ def switch(release: str) -> None:
     old = good[0] if good else None
     stop_others(serving, old)
     free = GREEN if old == BLUE else BLUE
-    put(free, place)
+    assign_release(free, place)
     start_and_gate(free, manifest)
     try:
-        lead(free, [old] if old else [])
+        route_traffic(free, [old] if old else [])
     except BaseException:
         stop(free, drain_s(free))
         raise
     # From here the new release is the truth: a reboot or a second try ends with it.
-    point(LIVE, place)
+    atomic_symlink(LIVE, place)
     if old:
         stop(old, drain_s(old))
     background.apply()
@@ -146,10 +146,10 @@ def static(release: str) -> None:
 
 def bake(release: str, seconds: str) -> None:
     """Watch the slot that serves."""
-    good = [slot for slot in serving_slots() if named(SLOTS / slot) == release]
+    good = [slot for slot in serving_slots() if link_target(SLOTS / slot) == release]
     if not good:
         raise Failure(f"{release} does not serve here any more")
-    watch(good[0], manifest_of(release), float(seconds))
+    bake_slot(good[0], manifest_of(release), float(seconds))
     say(f"{release} stayed well for {seconds} s")
 
 
@@ -158,21 +158,21 @@ def boot() -> None:
     try:
         pointer = fetch(store_url(), "pointer", missing_ok=True) if (CONFIG / "store").exists() else b""
         release = pointer.decode().strip()
-        if release and release != named(LIVE):
+        if release and release != link_target(LIVE):
             stage(release, None)
             if serving_slots():
                 switch(release)
             else:
-                point(LIVE, RELEASES / release)
+                atomic_symlink(LIVE, RELEASES / release)
             say(f"this server was away: it comes back on {release}")
     except (Failure, FetchError, OSError) as error:
-        say(f"keeping {named(LIVE) or 'nothing'}, next try in {RETRY_S} s: {error}")
+        say(f"keeping {link_target(LIVE) or 'nothing'}, next try in {RETRY_S} s: {error}")
         # A name of its own each time: the retry that fails runs in the unit of the one before.
         unit = f"{RETRY_UNIT}-{time.time_ns()}"
         run("systemd-run", f"--unit={unit}", "--collect", f"--on-active={RETRY_S}", str(Path(__file__)), "retry")
     mend_socket()
     if LIVE.exists() and not serving_slots():
-        put(BLUE, LIVE.resolve())
+        assign_release(BLUE, LIVE.resolve())
         start_at_boot(BLUE)
         background.apply()
 
@@ -180,21 +180,21 @@ def boot() -> None:
 def retry() -> None:
     """Do again what a boot could not do, now beside a running application."""
     boot()
-    release = named(LIVE)
+    release = link_target(LIVE)
     if release and not serving_slots():
         switch(release)
 
 
 def status() -> None:
     """Print what serves here, as JSON."""
-    slots = {slot: {"state": state_of_slot(slot), "release": named(SLOTS / slot)} for slot in (BLUE, GREEN)}
+    slots = {slot: {"state": state_of_slot(slot), "release": link_target(SLOTS / slot)} for slot in (BLUE, GREEN)}
     staged = sorted(file.parent.name for file in RELEASES.glob("*/.staged"))
-    say(json.dumps({"live": named(LIVE), "slots": slots, "staged": staged, **condition()}))
+    say(json.dumps({"live": link_target(LIVE), "slots": slots, "staged": staged, **condition()}))
 
 
 def prune(keep: Sequence[str]) -> None:
     """Remove releases that are neither in `keep` nor in use, and virtualenvs that no release uses."""
-    used = {*keep, named(LIVE), *(named(SLOTS / slot) for slot in serving_slots())}
+    used = {*keep, link_target(LIVE), *(link_target(SLOTS / slot) for slot in serving_slots())}
     for place in RELEASES.iterdir():
         if place.name not in used:
             shutil.rmtree(place)

@@ -57,7 +57,7 @@ def of_balancer() -> Iterator[Metric]:
     yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
     if (health := traffic.health()) is None:
         raise ValueError("wsgi-fleet-health.service has said nothing yet")
-    yield "UnhealthyMembers", unhealthy(health, proxy_site.known(proxy_site.DRAINED)), "Count"
+    yield "UnhealthyMembers", unhealthy(health, proxy_site.read_lines(proxy_site.DRAINED)), "Count"
 
 
 def form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:

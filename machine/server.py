@@ -63,7 +63,7 @@ def lock(timeout_s: float) -> Generator[None]:
         yield
 
 
-def point(link: Path, target: Path) -> None:
+def atomic_symlink(link: Path, target: Path) -> None:
     """Make link a symlink to target, atomically: a reader sees the old or the new one."""
     temporary = link.with_name(f".{link.name}.new")
     temporary.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def point(link: Path, target: Path) -> None:
     temporary.rename(link)
 
 
-def named(link: Path) -> str | None:
+def link_target(link: Path) -> str | None:
     """Return the release that a link names, if it is here."""
     return link.resolve().name if link.exists() else None
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server import CONFIG, RUN, SLOTS, Failure, manifest_of, named, point, run, say
+from server import CONFIG, RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
 
 BLUE, GREEN, PROOF = "blue", "green", "proof"
 # Seconds in which a slot that has started must be healthy, where it answers clients from then on.
@@ -24,7 +24,7 @@ UNUSED_S = 5
 _STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
 
 
-def apart() -> tuple[str, int]:
+def process_layout() -> tuple[str, int]:
     """Return what starts the gateways of a slot, and how many they are, of one process each.
 
     0: a slot is one gateway with all its processes, on the socket that both slots share.
@@ -36,7 +36,7 @@ def apart() -> tuple[str, int]:
 
 def gateways(slot: str) -> list[str]:
     """Return the names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
-    number = 0 if slot == PROOF else apart()[1]
+    number = 0 if slot == PROOF else process_layout()[1]
     return [f"{slot}-{each}" for each in range(number)] or [slot]
 
 
@@ -44,13 +44,13 @@ def units(slot: str) -> list[str]:
     """Return the units of a slot."""
     if slot == PROOF:
         return ["app-proof"]
-    return [f"app@{name}" for name in ([slot] if apart()[0] == "supervisord" else gateways(slot))]
+    return [f"app@{name}" for name in ([slot] if process_layout()[0] == "supervisord" else gateways(slot))]
 
 
-def put(slot: str, place: Path) -> None:
+def assign_release(slot: str, place: Path) -> None:
     """Make a slot that does not run one of the release in a folder."""
     for name in {slot, *gateways(slot)}:
-        point(SLOTS / name, place)
+        atomic_symlink(SLOTS / name, place)
 
 
 def shown(name: str, units: Sequence[str]) -> list[str]:
@@ -121,7 +121,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             ) from None
         if not started:
             raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
-        if serves := slot != PROOF and not apart()[1]:
+        if serves := slot != PROOF and not process_layout()[1]:
             # It was healthy when it was proven, and from here on it answers clients: no long patience.
             limit, drain = min(limit, GATE_S), drain_s(slot)
             deadline = time.monotonic() + limit
@@ -173,7 +173,7 @@ def stop(slot: str, drain_s: float) -> None:
 def mend_socket() -> None:
     """Have systemd listen again where its socket failed: a slot that runs holds the port, and must end for that."""
     serving = serving_slots()
-    if apart()[1] or not serving or state_of("app.socket") not in ("failed", "inactive"):
+    if process_layout()[1] or not serving or state_of("app.socket") not in ("failed", "inactive"):
         return
     say("app.socket had ended: it and the slot that serves are started anew")
     for slot in serving:
@@ -192,16 +192,16 @@ def has_no_children(pid: str) -> bool:
 
 def drain_s(slot: str) -> float:
     """Return the longest time, in seconds, that the release in a slot may take to finish its requests."""
-    release = named(SLOTS / slot)
+    release = link_target(SLOTS / slot)
     return manifest_of(release)["drain_timeout_s"] if release else 15
 
 
-def watch(slot: str, manifest: dict[str, Any], seconds: float) -> None:
+def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
     """Look at a slot that serves for so long. Raises Failure as soon as it is not well."""
     path, where = manifest["health_path"], " ".join(units(slot))
-    begun, deadline, first = time.time(), time.monotonic() + seconds, starts_of(slot)
+    begun, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
     while time.monotonic() < deadline:
-        if {*shown("ActiveState", units(slot))} != {"active"} or starts_of(slot) != first:
+        if {*shown("ActiveState", units(slot))} != {"active"} or restart_fingerprint(slot) != first:
             raise Failure(f"{where} ended while it served; its last lines:\n{journal(slot, begun)}")
         for name in gateways(slot):
             try:
@@ -214,28 +214,34 @@ def watch(slot: str, manifest: dict[str, Any], seconds: float) -> None:
         time.sleep(0.5)
 
 
-def starts_of(slot: str) -> list[str]:
+def restart_fingerprint(slot: str) -> list[str]:
     """Return what changes when a process of the slot is started anew."""
-    return shown("NRestarts", units(slot)) + [str(each["pid"]) for each in of_supervisord(slot)]
+    return shown("NRestarts", units(slot)) + [str(each["pid"]) for each in supervisord_processes(slot)]
 
 
 def has_ended(slot: str) -> bool:
     """Return whether a process ended, or its manager, where starting the unit does not show it: with supervisord."""
     bad = ("BACKOFF", "EXITED", "FATAL")
-    return any(each["statename"] in bad for each in of_supervisord(slot)) or {*shown("NRestarts", units(slot))} != {"0"}
+    return any(each["statename"] in bad for each in supervisord_processes(slot)) or {
+        *shown("NRestarts", units(slot))
+    } != {"0"}
 
 
-def of_supervisord(slot: str) -> list[dict[str, Any]]:
+def supervisord_processes(slot: str) -> list[dict[str, Any]]:
     """Return what supervisord reports of the processes in a slot; nothing where it does not run them."""
-    return local(slot, "of_supervisord", slot) if slot != PROOF and apart()[0] == "supervisord" else []
+    return (
+        call_release_hook(slot, "of_supervisord", slot)
+        if slot != PROOF and process_layout()[0] == "supervisord"
+        else []
+    )
 
 
-def local(slot: str, verb: str, *arguments: Any) -> Any:
+def call_release_hook(slot: str, verb: str, *arguments: Any) -> Any:
     """Do something with the processes of a slot that are balanced here, by what its release brings for that."""
     return runpy.run_path(str(SLOTS / slot / "gateway" / "processes.py"))[verb](*arguments)
 
 
-def answers(slot: str, manifest: dict[str, Any]) -> bool:
+def is_healthy(slot: str, manifest: dict[str, Any]) -> bool:
     """Return whether every gateway in a slot is healthy."""
     with contextlib.suppress(OSError, http.client.HTTPException):
         return all(get(private_socket(name), manifest["health_path"], 10)[0] == 200 for name in gateways(slot))
@@ -244,20 +250,20 @@ def answers(slot: str, manifest: dict[str, Any]) -> bool:
 
 def start_at_boot(slot: str) -> None:
     """Start a slot where processes are balanced here; else systemd starts it by itself."""
-    if apart()[1]:
-        local(slot, "boot", slot)
+    if process_layout()[1]:
+        call_release_hook(slot, "boot", slot)
 
 
-def lead(slot: str, others: Sequence[str]) -> None:
+def route_traffic(slot: str, others: Sequence[str]) -> None:
     """Have new requests go to this slot, where a local Nginx decides that, and wait for what it asked of others."""
-    if apart()[1]:
-        local(slot, "lead", slot, max(map(drain_s, others), default=0))
+    if process_layout()[1]:
+        call_release_hook(slot, "lead", slot, max(map(drain_s, others), default=0))
 
 
 def stop_others(serving: Sequence[str], keep: str | None) -> None:
     """End what an interrupted switch left running."""
     others = [slot for slot in serving if slot != keep]
     if keep and others:
-        lead(keep, others)
+        route_traffic(keep, others)
     for slot in others:
         stop(slot, drain_s(slot))

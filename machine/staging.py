@@ -19,7 +19,20 @@ from typing import Any
 
 import background
 from fetch import fetch, fetch_secrets
-from server import CONFIG, PIP_RUNNER, RELEASES, SLOTS, USER, VENVS, Failure, manifest_of, point, run, say, store_url
+from server import (
+    CONFIG,
+    PIP_RUNNER,
+    RELEASES,
+    SLOTS,
+    USER,
+    VENVS,
+    Failure,
+    atomic_symlink,
+    manifest_of,
+    run,
+    say,
+    store_url,
+)
 from slot import PROOF, UNUSED_S, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
@@ -45,7 +58,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     if hashlib.sha256(text).hexdigest()[: len(release)] != release:
         raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
     manifest = json.loads(text)
-    refuse_of_other_servers(release, manifest)
+    check_compatible(release, manifest)
     (partial / "manifest.json").write_bytes(text)
     unpack(release, manifest, partial)
     venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
@@ -56,7 +69,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     try:
         if "build" in manifest:
             build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
-        point(SLOTS / PROOF, place)
+        atomic_symlink(SLOTS / PROOF, place)
         start_and_gate(PROOF, manifest)
         stop(PROOF, UNUSED_S)
     except BaseException:
@@ -68,7 +81,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     say(f"{release} is staged: started on a private socket, {manifest['health_path']} answers 200")
 
 
-def refuse_of_other_servers(release: str, manifest: dict[str, Any]) -> None:
+def check_compatible(release: str, manifest: dict[str, Any]) -> None:
     """Raise Failure unless the release is made for this server's gateway, and for its number of them."""
     made_for, here = manifest.get("gateway", "uwsgi"), (CONFIG / "gateway").read_text().strip()
     if made_for != here:

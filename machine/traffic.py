@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import certificate
 import proxy
-from proxy_site import DRAINED, HEALTH, PAGE, addresses, known, wanted
+from proxy_site import DRAINED, HEALTH, PAGE, addresses, desired_site, read_lines
 from vitals import vitals
 
 # The newest last; the older one is read when the log was rotated within the window.
@@ -155,16 +155,16 @@ def health() -> dict[str, Any] | None:
 def main() -> None:
     """Print the facts of this balancer as JSON."""
     state = subprocess.run(
-        ["systemctl", "is-active", proxy.own().UNIT], check=False, capture_output=True, text=True
+        ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
-    want, drained = addresses(wanted()), known(DRAINED)
+    want, drained = addresses(desired_site()), read_lines(DRAINED)
     facts: dict[str, Any] = {
-        "proxy": proxy.own().TITLE,
+        "proxy": proxy.backend().TITLE,
         "state": state,
         "maintenance": PAGE.exists(),
         "certificate": certificate.facts() if proxy.serves_https() else None,
         "wanted": want,
-        "members": addresses(proxy.served()),
+        "members": addresses(proxy.current_site()),
         "drained": [address for address in drained if address in want],
         "health": health(),
         **measure(*recent(time.time())),

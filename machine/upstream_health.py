@@ -150,7 +150,7 @@ class Agent:
 
     def __init__(self) -> None:
         now = time.monotonic()
-        out = proxy_site.known(proxy_site.UNHEALTHY)
+        out = proxy_site.read_lines(proxy_site.UNHEALTHY)
         self.upstreams: dict[str, dict[str, Any]] = {}
         self.servers = {address: Server(now, now, is_healthy=False, why="it was unhealthy before") for address in out}
         self._due: dict[str, float] = {}
@@ -198,7 +198,7 @@ class Agent:
     def decide(self, now: float) -> set[str]:
         """Judge every server. Who gets no requests from now on."""
         out_s = server_health.OUT_S * server_health.interval_s(len(self.servers))
-        drained, before = proxy_site.known(proxy_site.DRAINED), proxy_site.known(proxy_site.UNHEALTHY)
+        drained, before = proxy_site.read_lines(proxy_site.DRAINED), proxy_site.read_lines(proxy_site.UNHEALTHY)
         found: set[str] = set()
         for each in self.upstreams.values():
             for address in each["members"]:
@@ -215,7 +215,7 @@ class Agent:
     def act(self, excluded: set[str], now: float) -> None:
         """Have the site changed where it must be; one change at a time, and not often."""
         is_busy = self.changing is not None and not self.changing.done()
-        is_so = self._is_sure and sorted(excluded) == sorted(proxy_site.known(proxy_site.UNHEALTHY))
+        is_so = self._is_sure and sorted(excluded) == sorted(proxy_site.read_lines(proxy_site.UNHEALTHY))
         if not is_busy and not is_so and self.upstreams and now >= self._may_change_at:
             self._may_change_at, self._is_sure = now + RELOAD_S, True
             self.changing = asyncio.create_task(self._change(sorted(excluded)))

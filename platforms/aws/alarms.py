@@ -15,7 +15,7 @@ from settings.watch import Alarms
 
 
 @dataclass(frozen=True)
-class _Watched:
+class _AlarmSpec:
     """A metric and when it is bad. minutes: in a row. told: what a person reads.
 
     is_reported: by the machine itself; then silence is bad as well.
@@ -33,16 +33,16 @@ class _Watched:
 
 # Two and three minutes as in docs.aws.amazon.com/AWSEC2/latest/UserGuide/UsingAlarmActions.html.
 _OF_EC2 = (
-    _Watched("host", "StatusCheckFailed_System", "Maximum", 1, 2, "its host failed; EC2 moves it to another", True),
-    _Watched("system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not answer; see ./fleet status"),
-    _Watched("cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"),
+    _AlarmSpec("host", "StatusCheckFailed_System", "Maximum", 1, 2, "its host failed; EC2 moves it to another", True),
+    _AlarmSpec("system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not answer; see ./fleet status"),
+    _AlarmSpec("cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"),
 )
 _SILENT = ", or it has stopped reporting"
 
 
-def _reported(given: Alarms, *, balancer: bool) -> Sequence[_Watched]:
+def _reported(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
     """Return the metrics that a machine reports each minute. Five minutes outlast a restart, and three a release."""
-    disk = _Watched(
+    disk = _AlarmSpec(
         "disk",
         "DiskUsedPercent",
         "Maximum",
@@ -53,7 +53,7 @@ def _reported(given: Alarms, *, balancer: bool) -> Sequence[_Watched]:
     )
     if not balancer:
         return (disk,)
-    errors = _Watched(
+    errors = _AlarmSpec(
         "errors",
         "Errors5xxPercent",
         "Average",
@@ -62,7 +62,7 @@ def _reported(given: Alarms, *, balancer: bool) -> Sequence[_Watched]:
         f"clients get errors; see ./fleet status and ./fleet logs{_SILENT}",
         is_reported=True,
     )
-    members = _Watched(
+    members = _AlarmSpec(
         "members",
         "UnhealthyMembers",
         "Maximum",
@@ -99,7 +99,7 @@ class MachineAlarms:
             self._alarm(f"{name}-{watched.name}", role, machine.id, watched, opts)
 
     def _alarm(
-        self, name: str, role: str, machine: pulumi.Output[str], watched: _Watched, opts: pulumi.ResourceOptions
+        self, name: str, role: str, machine: pulumi.Output[str], watched: _AlarmSpec, opts: pulumi.ResourceOptions
     ) -> None:
         """Create an alarm with an action (FSBP CloudWatch.15)."""
         topic = self._given.alarms.sns_topic_arn if self._given.alarms else ""

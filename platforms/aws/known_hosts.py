@@ -38,7 +38,7 @@ class KnownHosts:
             f"Only if you know that its keys were made anew: {remedy}."
         )
 
-    def written(self) -> Path:
+    def write(self) -> Path:
         """Write the keys of the state into the file and return it: for programs that read no state."""
         lines = self._lines()
         kept = [line for line in lines if line.split(maxsplit=1)[:1] not in [[name] for name in self._expected]]

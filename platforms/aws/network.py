@@ -45,7 +45,7 @@ class Network:
 def network(given: settings.Aws, stack: str, provider: aws.Provider) -> Network:
     """Return the network of the settings. A VPC that is there is not changed; else one is made."""
     if given.vpc:
-        return _Own(given.vpc, given.region, stack, provider).network
+        return _StackVpc(given.vpc, given.region, stack, provider).network
     return Network(
         pulumi.Output.from_input(given.vpc_id or ""),
         Subnet(pulumi.Output.from_input(given.balancer_subnet_id or "")),
@@ -53,7 +53,7 @@ def network(given: settings.Aws, stack: str, provider: aws.Provider) -> Network:
     )
 
 
-class _Own:
+class _StackVpc:
     """A VPC and what is in it, named by the letters of its zones: a zone that is added or removed moves no other."""
 
     network: Network

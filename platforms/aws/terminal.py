@@ -25,7 +25,7 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
 
     A host key that is not known yet is pinned, as SshTransport does.
     """
-    file = known_hosts(spec).written()
+    file = known_hosts(spec).write()
     file.parent.mkdir(parents=True, exist_ok=True)
     name, _, address = machine.rpartition("@")
     words = ["ssh", "-t", *_options(file, name)]

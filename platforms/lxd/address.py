@@ -98,7 +98,7 @@ def is_published(client: Client, name: str, port: int, tls_port: int | None = No
         return False
 
 
-def obstacle(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
+def conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
     """Return why the owner cannot have the port, or None. It is asked before anything is made."""
     listens = f"tcp:{HOST}:{port}"
     if any(given["listen"] == listens for holder in _holders(client, owner) for given in _published(holder).values()):

@@ -68,7 +68,7 @@ def _pool(client: Client, pool: str) -> Finding:
 
 
 def _port(client: Client, port: int, stack: str, project: Path) -> Finding:
-    problem = address.obstacle(client, label.owner(stack, project), port)
+    problem = address.conflict(client, label.owner(stack, project), port)
     if problem:
         what, _, remedy = problem.partition("; ")
         return Finding(f"port {port}", what, f"{remedy[:1].upper()}{remedy[1:]}.")

@@ -40,13 +40,13 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
         acl["ingress"] = ingress
         return changed
 
-    acl = _owned(client, "network-acls", name, owner)
+    acl = _find_owned(client, "network-acls", name, owner)
     if acl is None:
         body = {"name": name, "description": f"who may enter {owner} {role}", "config": label.labels(owner, role)}
         client.request("POST", url("network-acls"), {**body, "ingress": ingress, "egress": []})
     else:
         client.edit(url("network-acls", name), want)
-    network = _owned(client, "networks", name, owner)
+    network = _find_owned(client, "networks", name, owner)
     if network is None:
         # Two groups at a time must not choose one subnet.
         with _choosing:
@@ -59,8 +59,8 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
 
 def addresses(client: Client, name: str, owner: str) -> str | None:
     """Return the addresses that machines of the group have, or None when its network or its ACL is gone."""
-    network = _owned(client, "networks", name, owner)
-    if network is None or _owned(client, "network-acls", name, owner) is None:
+    network = _find_owned(client, "networks", name, owner)
+    if network is None or _find_owned(client, "network-acls", name, owner) is None:
         return None
     return _of_machines(network)
 
@@ -95,7 +95,7 @@ def remove(client: Client, name: str, owner: str) -> None:
         if any(device.get("network") == name for device in instance["devices"].values()):
             machine.remove(client, instance["name"])
     for kind in ("networks", "network-acls"):
-        if _owned(client, kind, name, owner) is not None:
+        if _find_owned(client, kind, name, owner) is not None:
             try:
                 client.request("DELETE", url(kind, name))
             except NotFound:
@@ -135,7 +135,7 @@ def _network_config(name: str, owner: str, role: str, chosen: IPv4Network) -> di
     }
 
 
-def _owned(client: Client, kind: str, name: str, owner: str) -> dict[str, Any] | None:
+def _find_owned(client: Client, kind: str, name: str, owner: str) -> dict[str, Any] | None:
     """Return the network or ACL of that name, None where there is none. Raises LxdError when it has another owner."""
     try:
         found: dict[str, Any] = client.get(url(kind, name))

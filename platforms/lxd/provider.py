@@ -12,7 +12,7 @@ from platforms.lxd.client import LxdError
 from platforms.provider import without_traceback
 from platforms.transport import Unreachable
 
-NOT_FOUND = ReadResult("", {})
+GONE_RESULT = ReadResult("", {})
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pulumi.dynamic import (
 
 from platforms.lxd import address, image, machine, network, store
 from platforms.lxd.client import Client, LxdError, NotFound, url
-from platforms.lxd.provider import NOT_FOUND, Provider, explain_errors, find_conflict
+from platforms.lxd.provider import GONE_RESULT, Provider, explain_errors, find_conflict
 from platforms.lxd.recipe import ImageRecipe
 from platforms.lxd.transport import LxdTransport
 from platforms.provider import log
@@ -66,7 +66,7 @@ class GroupProvider(Provider):
             client = Client()
             addresses = network.addresses(client, id_, props["owner"])
             if addresses is None:
-                return NOT_FOUND
+                return GONE_RESULT
             rules = [{"port": rule.port, "addresses": rule.addresses} for rule in network.rules(client, id_)]
         return ReadResult(id_, self.outs(props, rules=rules, addresses=addresses))
 
@@ -118,7 +118,7 @@ class ImageProvider(Provider):
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: look for the image with this owner in LXD."""
         with explain_errors():
-            return ReadResult(id_, props) if image.is_owned(Client(), id_, props["owner"]) else NOT_FOUND
+            return ReadResult(id_, props) if image.is_owned(Client(), id_, props["owner"]) else GONE_RESULT
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: remove the owner; LXD's image goes with the last one."""
@@ -144,7 +144,7 @@ class StoreProvider(Provider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: look for the directory."""
-        return ReadResult(id_, self.outs(props)) if Path(id_).is_dir() else NOT_FOUND
+        return ReadResult(id_, self.outs(props)) if Path(id_).is_dir() else GONE_RESULT
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: remove the directory with all that it contains."""
@@ -186,7 +186,7 @@ class MachineProvider(Provider):
         with explain_errors():
             status = machine.status(Client(), id_)
         outs = self.outs(props, status=status, name=id_, address=props["address"])
-        return NOT_FOUND if status is None else ReadResult(id_, outs)
+        return GONE_RESULT if status is None else ReadResult(id_, outs)
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: stop and delete the machine."""
@@ -218,7 +218,7 @@ class AddressProvider(Provider):
 
         def find(device: str, setting: str) -> str | None:
             port = news.get(setting)
-            return None if port is None else address.obstacle(Client(), news["owner"], int(port), device)
+            return None if port is None else address.conflict(Client(), news["owner"], int(port), device)
 
         found = (find_conflict(setting, partial(find, device, setting)) for device, setting in address.SETTINGS.items())
         return CheckResult(news, [failure for failures in found for failure in failures])
@@ -237,7 +237,7 @@ class AddressProvider(Provider):
         with explain_errors():
             tls_port = self.outs(props).get("tls_port")
             there = address.is_published(Client(), props["machine"], int(props["port"]), tls_port)
-        return ReadResult(id_, self.outs(props)) if there else NOT_FOUND
+        return ReadResult(id_, self.outs(props)) if there else GONE_RESULT
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: close the ports that lead to the machine."""

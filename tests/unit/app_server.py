@@ -49,14 +49,14 @@ class AppServer:
 
     def serves(self, name: str, slot_: str = "blue") -> None:
         """Let a release serve from a slot."""
-        server.point(server.SLOTS / slot_, server.RELEASES / name)
-        server.point(server.LIVE, server.RELEASES / name)
+        server.atomic_symlink(server.SLOTS / slot_, server.RELEASES / name)
+        server.atomic_symlink(server.LIVE, server.RELEASES / name)
         self.states[f"app@{slot_}"] = "active"
 
     def run(self, *command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
         """Stand in for server.run: record commands and return prepared results."""
         done = subprocess.CompletedProcess(command, 0, "", "")
-        unit, live = command[-1], server.named(server.LIVE)
+        unit, live = command[-1], server.link_target(server.LIVE)
         units = [word for word in command if word.startswith("app")]
         match command:
             case ("systemctl", "show", "-P", "ActiveState", *_):
@@ -117,7 +117,7 @@ def lay_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
         folder.mkdir(parents=True)
     (config / "gateway").write_text("uwsgi\n")
     paths = {**folders, "LIVE": app / "live", "RUN": root / "run"}
-    monkeypatch.setattr(background, "apply", lambda: made.applied.append(server.named(server.LIVE)))
+    monkeypatch.setattr(background, "apply", lambda: made.applied.append(server.link_target(server.LIVE)))
     for module in (server, slot, staging, release, background):
         # server.run itself stays, for what needs no root.
         stand_ins = paths if module is server else {**paths, "run": made.run, "get": made.get}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from commands.target import Target, described
+from commands.target import Target, resolve_target
 from platforms import operator
 from platforms.transport import PrefixStore, Result, Unreachable
 from releases import record
@@ -136,7 +136,7 @@ class FakeStack:
         return PrefixStore(self.whole, "hello")
 
     def target(self) -> Target:
-        return described("prod", self.output, None)
+        return resolve_target("prod", self.output, None)
 
     def released(self, release: str, result: str = "done", *, is_rollback: bool = False, **last: Any) -> None:
         """Write a movement into the journal, and the release into the store."""

@@ -78,7 +78,7 @@ def name(monkeypatch: pytest.MonkeyPatch, machine: list[list[str]]) -> Iterator[
 
 
 def test_a_name_that_leads_here_is_known_by_a_file_that_only_this_machine_has(name: str) -> None:
-    assert acme_certificate.astray([name]) == {}
+    assert acme_certificate.misdirected_names([name]) == {}
     assert list(acme_certificate.CHALLENGES.iterdir()) == []
 
 
@@ -95,12 +95,12 @@ def test_a_name_that_leads_elsewhere_is_told_with_what_answered(
 ) -> None:
     monkeypatch.setattr(Handler, "status", status)
     monkeypatch.setattr(Handler, "body", body)
-    assert acme_certificate.astray([name]) == {name: told}
+    assert acme_certificate.misdirected_names([name]) == {name: told}
 
 
 def test_a_proxy_does_not_answer_for_this_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert acme_certificate.astray([name]) == {}
+    assert acme_certificate.misdirected_names([name]) == {}
 
 
 def test_names_without_an_address_end_it_with_the_record_to_set(

@@ -107,7 +107,7 @@ def test_a_header_is_no_expression_and_no_format_whatever_its_value() -> None:
 def test_scripts_find_the_members_as_they_do_in_a_site_of_nginx() -> None:
     text = site(APP, Upstream("b-c", ["10.0.0.3"], 60, "/well", Route(path="/b"), "http"))
     assert proxy_site.members(text) == {"app_a": ["10.0.0.1", "10.0.0.2"], "app_b_c": ["10.0.0.3"]}
-    without = proxy_site.without(text, ["10.0.0.1"])
+    without = proxy_site.remove_servers(text, ["10.0.0.1"])
     assert proxy_site.addresses(without) == ["10.0.0.2", "10.0.0.3"]
 
 
@@ -303,11 +303,11 @@ def test_geoip_brings_the_module_of_the_proxy() -> None:
 
 def test_a_balancer_knows_which_proxy_it_has(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "KIND", tmp_path / "proxy")
-    proxy.own.cache_clear()
+    proxy.backend.cache_clear()
     try:
-        assert proxy.own().TITLE == "Nginx"
+        assert proxy.backend().TITLE == "Nginx"
         (tmp_path / "proxy").write_text("apache\n")
-        proxy.own.cache_clear()
-        assert proxy.own().TITLE == "Apache"
+        proxy.backend.cache_clear()
+        assert proxy.backend().TITLE == "Apache"
     finally:
-        proxy.own.cache_clear()
+        proxy.backend.cache_clear()

@@ -62,7 +62,7 @@ def test_a_key_that_the_state_tells_needs_no_file(file: Path) -> None:
 def test_the_file_for_other_programs_has_what_the_state_tells_in_the_place_of_what_was_pinned(file: Path) -> None:
     KnownHosts(file, {}).accept("i-1", OTHER)
     KnownHosts(file, {}).accept("i-10", OTHER)
-    written = KnownHosts(file, {"i-1": FIRST, "i-2": FIRST}).written()
+    written = KnownHosts(file, {"i-1": FIRST, "i-2": FIRST}).write()
     assert written == file
     assert sorted(file.read_text().splitlines()) == [f"i-1 {FIRST}", f"i-10 {OTHER}", f"i-2 {FIRST}"]
     assert [each.name for each in file.parent.iterdir()] == ["known_hosts"]

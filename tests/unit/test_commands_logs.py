@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from commands import logs
-from commands.logs import Output, follow, journal, sources
+from commands.logs import Output, follow, journalctl_command, sources
 from platforms.transport import Result, Unreachable
 from tests.unit.fake_stack import make
 
@@ -66,7 +66,7 @@ def test_a_follow_that_the_machine_ended_is_taken_up_and_shows_each_line_once(
     turns: list[Turn] = [(["1 a", "2 b"], TimeoutError()), (["2 b", "3 c"], TimeoutError()), (["3 c"], None)]
     shown, commands = followed(turns, monkeypatch, capsys)
     assert shown == ["hello-1 | 1 a", "hello-1 | 2 b", "hello-1 | 3 c"]
-    assert commands[0] == " ".join(journal(10, follow=True))
+    assert commands[0] == " ".join(journalctl_command(10, follow=True))
     assert [command.partition("--since=")[2] for command in commands[1:]] == ["-4s --lines=all --follow"] * 2
 
 

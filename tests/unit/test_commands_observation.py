@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.observation import Report as Answer
-from commands.observation import rollout_of, slot_of, view
+from commands.observation import rollout_of, server_view, slot_of
 from commands.status import age
 from commands.verdict import State, Verdict, judge
 from releases.fleet import Server
@@ -90,7 +90,7 @@ def test_the_slot_that_is_told_is_the_one_with_the_live_release() -> None:
 
 def seen(changes: dict[str, Any], balancer: dict[str, Any] | None) -> Any:
     report = Answer(facts(**changes), "", 0, 0)
-    return view(Server("a-1", "m"), "10.0.0.1", report, balancer, OLD, is_moving=False)
+    return server_view(Server("a-1", "m"), "10.0.0.1", report, balancer, OLD, is_moving=False)
 
 
 def test_what_waits_is_the_larger_of_what_the_kernel_and_the_gateway_count() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from commands.target import described
+from commands.target import resolve_target
 from harness import mock_lxd
 from harness.mock_engine import Secret, build
 from platforms import operator
@@ -66,10 +66,10 @@ def test_the_command_reads_what_the_program_wrote(exported: Any, monkeypatch: py
 
     monkeypatch.setattr(operator, "transport", transport)
     monkeypatch.setattr(operator, "store", lambda _: store)  # pyright: ignore
-    target = described("test", exported.value, None, patience_s=7)
+    target = resolve_target("test", exported.value, None, patience_s=7)
     assert (target.app, target.start_timeout_s, target.drain_timeout_s) == ("hello", 33, 75)
     assert list(target.servers) == [Server(f"hello-{number}", f"test-hello-{number}-3fa9c2") for number in (1, 2)]
-    assert target.named("10.0.0.1 and 10.0.0.2") == "hello-1 and hello-2"
+    assert target.with_server_names("10.0.0.1 and 10.0.0.2") == "hello-1 and hello-2"
     target.store.write("pointer", b"x")
     assert store.files == {"hello/pointer": b"x"}
     assert asked == [{**exported.value["reach"], "deadline_s": 7}]
@@ -81,5 +81,6 @@ def test_a_name_that_begins_anothers_address_does_not_spoil_it(monkeypatch: pyte
     monkeypatch.setattr(operator, "store", lambda _: MemoryStore())  # pyright: ignore
     monkeypatch.setattr(operator, "transport", lambda _: Machines())  # pyright: ignore
     assert (
-        described("test", exported.value, None).named("10.0.0.11, 10.0.0.1, 110.0.0.1") == "hello-2, hello-1, 110.0.0.1"
+        resolve_target("test", exported.value, None).with_server_names("10.0.0.11, 10.0.0.1, 110.0.0.1")
+        == "hello-2, hello-1, 110.0.0.1"
     )

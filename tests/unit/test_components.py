@@ -70,9 +70,9 @@ class Recording:
     machines: dict[str, tuple[MachineArgs, Store | None]] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        self.store, self.step, self.reach = self.to.store, self.to.remote_command, self.to.reach
+        self.store, self.remote_command, self.reach = self.to.store, self.to.remote_command, self.to.reach
         self.public_address, self.https_port = self.to.public_address, self.to.https_port
-        self.watch, self.log_groups = self.to.enable_monitoring, self.to.log_groups
+        self.enable_monitoring, self.log_groups = self.to.enable_monitoring, self.to.log_groups
 
     def security_group(self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: Any) -> Any:
         self.ingress[name] = list(ingress), isolated

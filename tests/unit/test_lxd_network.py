@@ -228,7 +228,7 @@ def test_a_taken_port_of_https_is_told_with_its_own_setting(daemon: Daemon, clie
     daemon.refuse("PATCH .*", 400, "Failed to listen on 127.0.0.1:9443: bind: address already in use")
     with pytest.raises(LxdError, match=r"port 9443 of .*wsgi-fleet:lxd.tls_port PORT"):
         address.publish(client, OWNER, "a", port, 9443)
-    told = address.obstacle(client, OWNER, port, address.TLS_DEVICE)
+    told = address.conflict(client, OWNER, port, address.TLS_DEVICE)
     assert told is not None
     assert "wsgi-fleet:lxd.tls_port PORT" in told
 
@@ -257,15 +257,15 @@ def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(daemon: Daemon, cli
 
 
 def test_a_port_is_in_the_way_of_all_but_its_holder(daemon: Daemon, client: Client, port: int) -> None:
-    assert address.obstacle(client, OWNER, port) == address.taken(port)
+    assert address.conflict(client, OWNER, port) == address.taken(port)
     daemon.things["instances"]["a"] = instance("a", public=proxy(port))
-    assert address.obstacle(client, OWNER, port) is None
+    assert address.conflict(client, OWNER, port) is None
 
 
 def test_a_port_that_nobody_has_is_no_obstacle(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         free = closed.getsockname()[1]
-    assert address.obstacle(client, OWNER, free) is None
+    assert address.conflict(client, OWNER, free) is None
 
 
 def test_a_port_is_withdrawn_once(daemon: Daemon, client: Client) -> None:

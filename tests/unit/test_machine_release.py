@@ -61,7 +61,11 @@ def store(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def links() -> tuple[str | None, str | None, str | None]:
     """Return what live, blue and green name."""
-    return server.named(server.LIVE), server.named(server.SLOTS / "blue"), server.named(server.SLOTS / "green")
+    return (
+        server.link_target(server.LIVE),
+        server.link_target(server.SLOTS / "blue"),
+        server.link_target(server.SLOTS / "green"),
+    )
 
 
 @pytest.mark.parametrize("pointer", [b"", b"r1\n"])
@@ -151,7 +155,7 @@ def test_a_release_that_does_not_get_healthy_is_stopped_and_the_old_one_serves_o
 
 
 def test_a_release_that_serves_is_left_and_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
-    server.point(server.SLOTS / "green", server.RELEASES / "r2")
+    server.atomic_symlink(server.SLOTS / "green", server.RELEASES / "r2")
     host.states["app@green"] = "active"
     release.switch("r1")
     assert host.events == ["stop app@green, live r1"]
@@ -176,7 +180,7 @@ def test_pruning_keeps_what_is_named_what_is_live_and_what_still_serves(host: Ap
     for name, venv in {"r1": "v1", "r2": "v1", "r3": "v2", "r4": "v3"}.items():
         (server.VENVS / venv).mkdir(exist_ok=True)
         (server.RELEASES / name / "venv").symlink_to(server.VENVS / venv)
-    server.point(server.SLOTS / "green", server.RELEASES / "r3")
+    server.atomic_symlink(server.SLOTS / "green", server.RELEASES / "r3")
     host.states = {"app@green": "active"}
     release.prune(["r5"])
     assert sorted(each.name for each in server.RELEASES.iterdir()) == ["r1", "r3", "r5"]
@@ -208,11 +212,11 @@ def test_a_link_is_moved_at_once_whatever_a_killed_run_left(tmp_path: Path, monk
     rename = Path.rename
 
     def watched(self: Path, target: Path) -> Path:
-        seen.append((server.named(server.LIVE), self.resolve().name))
+        seen.append((server.link_target(server.LIVE), self.resolve().name))
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", watched)
-    server.point(server.LIVE, server.RELEASES / "r2")
+    server.atomic_symlink(server.LIVE, server.RELEASES / "r2")
     assert seen == [("r1", "r2")]
     assert sorted(each.name for each in (tmp_path / "app").iterdir()) == ["live", "releases", "slots", "venvs"]
 

@@ -123,13 +123,13 @@ def test_a_slot_that_ends_restarts_or_answers_badly_while_it_is_watched_is_told(
     host.states["app@blue"], host.answers, host.journal = state, answers, "broken\n"
     host.restarts = iter([0, *[restarts] * 9])
     with pytest.raises(Failure) as error:
-        slot.watch("blue", MANIFEST, 60)
+        slot.bake_slot("blue", MANIFEST, 60)
     assert told in str(error.value)
 
 
 def test_a_slot_that_stays_well_for_the_whole_time_is_well(host: AppServer) -> None:
     host.states["app@blue"] = "active"
-    slot.watch("blue", MANIFEST, 0.05)
+    slot.bake_slot("blue", MANIFEST, 0.05)
 
 
 class Handler(socketserver.StreamRequestHandler):

@@ -100,7 +100,7 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     modes = {name: (place / name).stat().st_mode & 0o777 for name in ("environment", "secrets.json")}
     assert modes == {"environment": 0o600, "secrets.json": 0o600}
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
-    assert server.named(server.SLOTS / "proof") == id_
+    assert server.link_target(server.SLOTS / "proof") == id_
 
 
 def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Path) -> None:

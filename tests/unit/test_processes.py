@@ -305,8 +305,8 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     (server.CONFIG / "processes").write_text(f"{request.param} 2\n")
     for name in ("r1", "r2"):
         made.place(name)
-    slot.put("blue", server.RELEASES / "r1")
-    server.point(server.LIVE, server.RELEASES / "r1")
+    slot.assign_release("blue", server.RELEASES / "r1")
+    server.atomic_symlink(server.LIVE, server.RELEASES / "r1")
     made.states = dict.fromkeys(slot.units("blue"), "active")
     local(monkeypatch, made)
     return made
@@ -343,7 +343,7 @@ def test_nginx_is_led_to_a_slot_whose_processes_are_all_well_and_then_the_old_on
     ]
     # One answered before, whether what is live is still well.
     assert host.asked == ["app-green-0"] * 3 + ["app-green-1"] * 3
-    assert server.named(server.SLOTS / "green-1") == server.named(server.SLOTS / "green") == "r2"
+    assert server.link_target(server.SLOTS / "green-1") == server.link_target(server.SLOTS / "green") == "r2"
 
 
 def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer) -> None:
@@ -352,7 +352,7 @@ def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer)
     with pytest.raises(Failure, match=r"GET /healthz was not 200 in 0.2 s but 500 app-green-1"):
         release.switch("r3")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert server.named(server.LIVE) == "r1"
+    assert server.link_target(server.LIVE) == "r1"
 
 
 def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,11 +360,11 @@ def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypa
     with pytest.raises(Failure, match="Nginx cannot"):
         release.switch("r2")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert server.named(server.LIVE) == "r1"
+    assert server.link_target(server.LIVE) == "r1"
 
 
 def test_nginx_is_led_back_before_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
-    slot.put("green", server.RELEASES / "r2")
+    slot.assign_release("green", server.RELEASES / "r2")
     host.states |= dict.fromkeys(slot.units("green"), "active")
     release.switch("r1")
     assert host.events == ["lead blue 75", f"stop {named('green')}, live r1"]
@@ -374,7 +374,7 @@ def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) 
     host.states.clear()
     release.boot()
     assert host.events == ["boot blue"]
-    assert server.named(server.SLOTS / "blue-1") == "r1"
+    assert server.link_target(server.SLOTS / "blue-1") == "r1"
 
 
 @pytest.mark.usefixtures("host")
@@ -385,15 +385,15 @@ def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
         with pytest.raises(
             Failure, match=f"r9 is made for servers with {made_for}, and this one has {here}; set fleet"
         ):
-            staging.refuse_of_other_servers("r9", manifest)
-    staging.refuse_of_other_servers("r9", {"processes": here})
+            staging.check_compatible("r9", manifest)
+    staging.check_compatible("r9", {"processes": here})
     (server.CONFIG / "processes").unlink()
     with pytest.raises(Failure, match=f"r9 is made for servers with {here}, and this one has one gateway"):
-        staging.refuse_of_other_servers("r9", {"processes": here})
+        staging.check_compatible("r9", {"processes": here})
 
 
 def test_supervisord_has_a_program_that_ended_told_at_once(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    if slot.apart()[0] == "systemd":
+    if slot.process_layout()[0] == "systemd":
         pytest.skip("systemd tells by itself")
     host.journal = "ImportError: x\n"
     local(monkeypatch, host, {"statename": "BACKOFF", "pid": itertools.repeat(0)})
@@ -405,12 +405,12 @@ def test_supervisord_has_a_program_that_ended_told_at_once(host: AppServer, monk
 def test_a_process_that_was_started_anew_is_noticed_while_it_is_watched(
     host: AppServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if slot.apart()[0] == "systemd":
+    if slot.process_layout()[0] == "systemd":
         host.restarts = iter([0, 0, 0, 1])
     else:
         local(monkeypatch, host, {"statename": "RUNNING", "pid": itertools.count()})
     with pytest.raises(Failure, match="ended while it served"):
-        slot.watch("blue", {"health_path": "/"}, 30)
+        slot.bake_slot("blue", {"health_path": "/"}, 30)
 
 
 def test_a_slot_is_as_its_best_unit_and_stopped_when_none_runs(host: AppServer) -> None:
@@ -467,7 +467,7 @@ class Nginx:
 def nginx_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nginx:
     """Create an Nginx that runs and passes requests to slot blue."""
     made = Nginx(tmp_path, monkeypatch)
-    on_server.aim("blue")
+    on_server.select_config("blue")
     return made
 
 
@@ -518,7 +518,7 @@ def test_the_port_opens_when_a_process_answers(nginx_: Nginx, monkeypatch: pytes
         return answer
 
     monkeypatch.setattr(on_server, "get", get)
-    on_server.wait()
+    on_server.wait_for_process()
     assert answers == []
     assert nginx_.commands == []
 
@@ -526,7 +526,7 @@ def test_the_port_opens_when_a_process_answers(nginx_: Nginx, monkeypatch: pytes
 def test_the_port_stays_closed_while_no_process_answers(nginx_: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_server, "WAIT_S", 0)
     with pytest.raises(SystemExit, match="no process of slot blue answers 200 to GET /: the port stays closed"):
-        on_server.wait()
+        on_server.wait_for_process()
     assert nginx_.commands == []
 
 

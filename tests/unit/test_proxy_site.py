@@ -282,7 +282,7 @@ def test_servers_of_a_snippet_are_no_members_and_its_ports_not_ours() -> None:
     site = render_site(settings_of({"proxy": {"snippets": [{"context": "http", "text": text}]}}), [APP])
     assert proxy_site.addresses(site) == ["10.0.0.1"]
     assert not machine_proxy.serves_https(site)
-    assert "10.9.9.9:9000 max_fails=1;" in proxy_site.without(site, ["10.9.9.9"])
+    assert "10.9.9.9:9000 max_fails=1;" in proxy_site.remove_servers(site, ["10.9.9.9"])
 
 
 def test_counters_are_for_who_is_on_the_balancer_alone_and_not_in_its_log(tmp_path: Path) -> None:

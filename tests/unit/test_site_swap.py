@@ -209,7 +209,7 @@ def test_the_last_member_is_not_drained_and_the_remedy_is_told(balancer: FakeNgi
     with pytest.raises(Failure, match=rf"app_a would have no member left.*{TWO}.*`\./fleet maintenance on`"):
         call("drain", TWO)
     assert balancer.members == [TWO]
-    assert proxy_site.known(proxy_site.DRAINED) == [ONE]
+    assert proxy_site.read_lines(proxy_site.DRAINED) == [ONE]
 
 
 @pytest.mark.parametrize("verb", ["drain", "admit"])
@@ -253,8 +253,8 @@ def test_of_two_applications_each_keeps_a_member() -> None:
         ],
     )
     with pytest.raises(Failure, match="app_b would have no member left"):
-        proxy_site.without(text, [THREE])
-    assert proxy_site.addresses(proxy_site.without(text, [ONE])) == [TWO, THREE]
+        proxy_site.remove_servers(text, [THREE])
+    assert proxy_site.addresses(proxy_site.remove_servers(text, [ONE])) == [TWO, THREE]
 
 
 def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balancer: FakeNginx) -> None:
@@ -328,7 +328,7 @@ def test_a_change_that_waits_for_old_workers_lets_others_change_the_site(
     monkeypatch.setattr(proxy, "wait_for", wait_for)
     call("drain", TWO)
     assert balancer.members == [ONE]
-    assert proxy_site.known(proxy_site.DRAINED) == [TWO]
+    assert proxy_site.read_lines(proxy_site.DRAINED) == [TWO]
 
 
 def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_new(balancer: FakeNginx) -> None:
@@ -359,7 +359,7 @@ def test_no_application_is_ever_left_without_a_server_by_its_health(data: st.Dat
     for each in (a, b):
         if set(each) <= set(drained):
             drained.remove(each[0])
-    left = proxy_site.members(proxy_site.without(two(a, b), drained, unhealthy))
+    left = proxy_site.members(proxy_site.remove_servers(two(a, b), drained, unhealthy))
     for name, each in (("app_a", a), ("app_b", b)):
         may = [address for address in each if address not in drained]
         well = [address for address in may if address not in unhealthy]
@@ -372,7 +372,7 @@ def test_a_site_without_some_members_is_the_site_of_the_others(members: list[str
     left = [member for member in members if member not in gone]
     # How many servers a request may try is left as it was wanted.
     tries = [f"uwsgi_next_upstream_tries {min(len(each), 3)};" for each in (members, left)]
-    assert proxy_site.without(site(*members), gone) == site(*left).replace(tries[1], tries[0])
+    assert proxy_site.remove_servers(site(*members), gone) == site(*left).replace(tries[1], tries[0])
 
 
 @pytest.mark.parametrize(("stdin", "page"), [("", "ours"), ("<h1>mine</h1>", "<h1>mine</h1>")])
