@@ -11,7 +11,7 @@ from components.app_server_fleet import AppServerFleet
 from components.balancer import Balancer
 from platforms import Platform, PublicAddress, Store
 from settings import Settings
-from settings.route import shown
+from settings.route import format_route
 
 
 def outputs(
@@ -34,7 +34,7 @@ def outputs(
             "health_path": app.health_path,
             "start_timeout_s": app.rollout.start_timeout_s,
             "drain_timeout_s": app.drain_timeout_s,
-            "routes": [shown(host, app.path) for host in app.hosts or [None]],
+            "routes": [format_route(host, app.path) for host in app.hosts or [None]],
         }
         for name, app in settings.apps.items()
     }

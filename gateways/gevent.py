@@ -1,6 +1,6 @@
 """gevent's own WSGIServer: green threads, for applications that mostly wait for others."""
 
-from gateways.kind import Gateway
+from gateways.kind import GUARD, Gateway
 
 # gevent and what it needs.
 GEVENT_PACKAGES = ("gevent==26.9.0", "greenlet==3.5.6", "zope.event==6.2", "zope.interface==8.7")
@@ -11,7 +11,7 @@ GATEWAY = Gateway(
     protocol="http",
     config="gateway/gevent.ini",
     command="{place}/gateway/gateway_gevent.py {place}/gateway/gevent.ini {runtime}/http.sock",
-    scripts=("gateway_gevent", "gateway_http", "gateway_guard", "gateway_companion", "gateway_workers"),
+    scripts=("gateway_gevent", "gateway_http", *GUARD, "gateway_workers"),
     model="processes with greenlets; the standard library waits without holding up others",
     process_master="ours",
     limit="500 for the request alone, where it waits; else 5 s later as with uWSGI",

@@ -1,7 +1,7 @@
 """Gunicorn: the one most Python programmers know. sync, gthread and gevent workers under one arbiter."""
 
 from gateways.gevent import GEVENT_PACKAGES
-from gateways.kind import Gateway
+from gateways.kind import GUARD, Gateway
 
 GATEWAY = Gateway(
     name="gunicorn",
@@ -11,7 +11,7 @@ GATEWAY = Gateway(
     protocol="http",
     config="gateway/gunicorn.conf.py",
     command="{place}/gateway/gateway_gunicorn.py {place}/gateway/gunicorn.conf.py {runtime}/http.sock",
-    scripts=("gateway_gunicorn", "gateway_http", "gateway_guard", "gateway_companion"),
+    scripts=("gateway_gunicorn", "gateway_http", *GUARD),
     model="processes with threads (`gthread`), without (`sync`, where `threads` is 1), or with greenlets (`gevent`)",
     process_master="its own arbiter",
     limit="as with uWSGI; of `gevent` 500 for the request alone",

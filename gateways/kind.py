@@ -9,6 +9,9 @@ from typing import Literal
 # What a release's settings may say of every gateway; all else has a meaning with some only.
 COMMON_SETTINGS = frozenset({"kind", "processes", "request_timeout_s"})
 
+# Scripts of machine/ that keep one request from hurting others, of every gateway.
+GUARD = ("gateway_guard", "gateway_companion", "gateway_requests", "gateway_sockets", "gateway_limits")
+
 
 @dataclass(frozen=True)
 class Gateway:

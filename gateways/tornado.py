@@ -1,6 +1,6 @@
 """Tornado's HTTP server with a WSGIContainer: callbacks in front, a pool of threads for the application."""
 
-from gateways.kind import Gateway
+from gateways.kind import GUARD, Gateway
 
 GATEWAY = Gateway(
     name="tornado",
@@ -9,7 +9,7 @@ GATEWAY = Gateway(
     protocol="http",
     config="gateway/tornado.ini",
     command="{place}/gateway/gateway_tornado.py {place}/gateway/tornado.ini {runtime}/http.sock",
-    scripts=("gateway_tornado", "gateway_http", "gateway_guard", "gateway_companion", "gateway_workers"),
+    scripts=("gateway_tornado", "gateway_http", *GUARD, "gateway_workers"),
     model="processes with one event loop for connections and threads for the application; bodies are held in memory",
     process_master="ours",
     limit="504 for the request; its worker ends, with all its requests",

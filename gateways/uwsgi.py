@@ -1,6 +1,6 @@
 """uWSGI, the default: the fastest of the four, the only one that tells what its workers do."""
 
-from gateways.kind import Gateway
+from gateways.kind import GUARD, Gateway
 
 GATEWAY = Gateway(
     name="uwsgi",
@@ -11,7 +11,7 @@ GATEWAY = Gateway(
     config="uwsgi.ini",
     command="{place}/gateway/gateway_uwsgi.py --ini {place}/uwsgi.ini"
     " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
-    scripts=("gateway_uwsgi", "gateway_uwsgi_app", "gateway_guard", "gateway_companion"),
+    scripts=("gateway_uwsgi", "gateway_uwsgi_app", *GUARD),
     proof_args="--processes 1",
     single_process_args="--processes 1 --socket 127.0.0.1:{port} --listen 1024",
     model="processes with threads",

@@ -68,9 +68,9 @@ def load(leaf: bytes) -> None:
     """Have the proxy show the certificate that begins with leaf (DER); no reload where it does. Raises Failure."""
     site = proxy.current_site()
     proxy.test(site)
-    if shown() != leaf:
+    if served_certificate() != leaf:
         proxy.swap_in(site)
-        if shown() != leaf:
+        if served_certificate() != leaf:
             raise Failure("the site was reloaded and shows another certificate; see /var/log/wsgi-fleet/error.log")
 
 
@@ -100,7 +100,7 @@ def leaf_of(file: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERTIFICATE-----") : text.index(end) + len(end)])
 
 
-def shown() -> bytes:
+def served_certificate() -> bytes:
     """Return the certificate that clients get now, in DER; b"" where nothing responds."""
     try:
         return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(HTTPS, timeout=5))
@@ -132,7 +132,7 @@ def openssl(*arguments: str) -> str:
     return result.stdout
 
 
-def given(pem: bytes) -> None:
+def install_given(pem: bytes) -> None:
     """Serve with what an operator brought, and let certbot renew nothing over it."""
     install(pem)
     MADE_FOR.unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):
             case ["given"]:
-                given(sys.stdin.buffer.read(STDIN_BYTES))
+                install_given(sys.stdin.buffer.read(STDIN_BYTES))
             case ["self-signed", *names] if names:
                 self_signed(names)
                 stop_renewing()

@@ -14,18 +14,17 @@ import platform
 import re
 import signal
 import socket
-import struct
 import sys
 
 # These names stay the real ones when gevent replaces those in their modules.
-from mmap import mmap
 from select import POLLIN, POLLNVAL, poll
 from time import monotonic, sleep
-from typing import Any
+from typing import NamedTuple
 
-# State, file descriptor, thread, start (monotonic seconds), method and path.
-ENTRY = struct.Struct("=B3xiQd168s")
-RUNNING, RESPONDING = 1, 2
+from gateway_limits import reached_limit
+from gateway_requests import RUNNING, Requests
+from gateway_sockets import LISTENING, TCP_INFO_BYTES, listening, open_files, reset
+
 # clone(2): number of the system call, and the flag.
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}[platform.machine()]
 CLONE_FILES = 0x400
@@ -37,9 +36,11 @@ LOOK_EVERY_MS = 500
 # Connections that may wait to be accepted (templates/systemd/app.socket.j2).
 BACKLOG = 4096
 # tcp(7), struct tcp_info: of a listening socket tcpi_unacked is how many connections wait to be accepted.
-TCP_INFO_BYTES, WAITING = 104, slice(24, 28)
+WAITING = slice(24, 28)
 # Looks in a row at which connections wait and the worker has no request, before it counts as one that cannot accept.
 NOT_ACCEPTING_LOOKS = 8
+# Looks in a row at which the worker is at a limit before it is asked to stop, and before it is killed.
+LIMIT_LOOKS, KILL_LOOKS = 4, 20
 # Longest wait for a balancer to take the last response.
 CLOSE_S = 1.0
 # Of a report: the thread that had the fatal error.
@@ -48,50 +49,11 @@ RESPONSE = "HTTP/1.1 {0}\r\nContent-Type: text/plain\r\nContent-Length: {1}\r\nC
 _python = ctypes.PyDLL(None, use_errno=True)
 
 
-class Requests:
-    """The requests that this process works on, in memory that its companion reads. most: how many at a time."""
+def start(requests: Requests, limit_s: float, stop: signal.Signals) -> None:
+    """Start the companion of this process, which has one thread yet.
 
-    def __init__(self, most: int) -> None:
-        self.memory = mmap(-1, most * ENTRY.size)
-        # Offsets. The lowest are used first, so that the companion looks at few.
-        self.free = list(range((most - 1) * ENTRY.size, -1, -ENTRY.size))
-
-    def begin(self, fd: int, thread: int, request: str) -> int:
-        """Enter a request. Returns its entry; raises IndexError when there are `most` of them."""
-        entry = self.free.pop()
-        # The state comes last: until then the companion would see a request that began at 0.
-        ENTRY.pack_into(self.memory, entry, 0, fd, thread, monotonic(), request.encode(errors="replace"))
-        self.memory[entry] = RUNNING
-        return entry
-
-    def respond(self, entry: int) -> None:
-        """Note that a response was begun."""
-        self.memory[entry] = RESPONDING
-
-    def end(self, entry: int) -> None:
-        """Remove a request."""
-        self.memory[entry] = 0
-        self.free.append(entry)
-
-    def forget(self, fd: int) -> None:
-        """Note that a connection was closed while requests of it are still worked on."""
-        for entry in range(0, len(self.memory), ENTRY.size):
-            if self.memory[entry] and ENTRY.unpack_from(self.memory, entry)[1] == fd:
-                struct.pack_into("=i", self.memory, entry + 4, -1)
-
-    def has_begun(self) -> bool:
-        """Return whether there was a request yet: the first entry keeps when the last one of it began."""
-        return bool(ENTRY.unpack_from(self.memory)[3])
-
-    def in_flight(self) -> list[tuple[int, int, int, float, str]]:
-        """Return the state, file descriptor, thread, start and name of each request."""
-        found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
-        # A name may be cut within a character, and an entry is written while it is read.
-        return [(*each, text.rstrip(b"\0").decode(errors="replace")) for *each, text in found if each[0] and each[3]]
-
-
-def start(requests: Requests, limit_s: float) -> None:
-    """Start the companion of this process, which has one thread yet. limit_s: longest time of a request in seconds."""
+    limit_s: longest time of a request in seconds. stop: the signal on which the worker finishes its requests and ends.
+    """
     # Of this process, which may have ended before the companion looks.
     worker, process = os.getpid(), os.pidfd_open(os.getpid())
     hear, report = os.pipe()
@@ -110,7 +72,7 @@ def start(requests: Requests, limit_s: float) -> None:
     try:
         _python.PyOS_AfterFork_Child()
         _quiet_signals()
-        Companion(worker, process, requests, limit_s, hear).run()
+        Companion(Worker(worker, process, hear, stop), requests, limit_s).run()
         code = 0
     except BaseException as error:  # noqa: BLE001  nothing of the worker's program may run here
         # Nobody would watch it: another takes its place. It is the parent for as long as it lives.
@@ -124,6 +86,8 @@ def start(requests: Requests, limit_s: float) -> None:
 def _quiet_signals() -> None:
     faulthandler.disable()
     signal.set_wakeup_fd(-1)
+    # An application may have set one. A socket object would make the worker's socket non-blocking.
+    socket.setdefaulttimeout(None)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
     # It ends after its worker, whoever is asked to stop.
@@ -132,17 +96,30 @@ def _quiet_signals() -> None:
     _python.prctl(PR_SET_NAME, b"companion", 0, 0, 0)
 
 
-class Companion:
-    """Watches one worker. process: its pidfd. hear: where the worker's reports of a fatal error come."""
+class Worker(NamedTuple):
+    """A worker of the gateway.
 
-    def __init__(self, worker: int, process: int, requests: Requests, limit_s: float, hear: int) -> None:
-        self.worker, self.process, self.hear = worker, process, hear
+    process: its pidfd. hear: where its reports of a fatal error come. stop: the signal on which it finishes its
+    requests and ends.
+    """
+
+    id: int
+    process: int
+    hear: int
+    stop: signal.Signals
+
+
+class Companion:
+    """Watches one worker."""
+
+    def __init__(self, worker: Worker, requests: Requests, limit_s: float) -> None:
+        self.worker = worker
         self.requests, self.limit_s = requests, limit_s
-        os.set_blocking(hear, False)
+        os.set_blocking(worker.hear, False)
         self.report = b""
-        self.not_accepting_looks = 0
+        self.not_accepting_looks = self.limit_looks = 0
         # These objects live as long as this process: nothing closes the worker's files.
-        every = {**_listening(), **LISTENING}
+        every = {**listening(), **LISTENING}
         self.listening = [(socket.socket(fileno=fd), address) for address, fd in every.items()]
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
@@ -150,19 +127,22 @@ class Companion:
     def run(self) -> None:
         """Watch until the worker has ended, then answer for it."""
         watched = poll()
-        watched.register(self.process, POLLIN)
-        watched.register(self.hear, POLLIN)
+        watched.register(self.worker.process, POLLIN)
+        watched.register(self.worker.hear, POLLIN)
         while True:
             ready = dict(watched.poll(LOOK_EVERY_MS))
             if POLLNVAL in ready.values():
                 raise OSError("the application closed files that are not its own")
-            if self.hear in ready:
+            if self.worker.hear in ready:
                 self.read_report()
             # Also after the worker has ended: Gunicorn ends one that cannot accept, and the next could not either.
             waiting = self.look_at_sockets()
-            if self.process in ready:
+            if self.worker.process in ready:
+                if os.getppid() == self.worker.id:
+                    raise OSError("the application replaced files that are not its own")
                 break
             self.end_if_not_accepting(waiting)
+            self.end_if_at_limit()
             self.end_overdue()
         self.read_report()
         self.answer()
@@ -190,13 +170,26 @@ class Companion:
         is_idle = self.requests.has_begun() and not self.requests.in_flight()
         self.not_accepting_looks = self.not_accepting_looks + 1 if waiting and is_idle else 0
         if self.not_accepting_looks >= NOT_ACCEPTING_LOOKS:
-            _log(f"worker {self.worker} accepts no connection although {waiting} wait: it ends")
-            os.kill(self.worker, signal.SIGKILL)
+            _log(f"worker {self.worker.id} accepts no connection although {waiting} wait: it ends")
+            os.kill(self.worker.id, signal.SIGKILL)
+
+    def end_if_at_limit(self) -> None:
+        """Replace a worker that is at a limit for some looks: by itself it would stay so, and fail every request."""
+        limit = reached_limit(self.worker.id)
+        if limit or self.limit_looks >= LIMIT_LOOKS:
+            self.limit_looks += 1
+        else:
+            self.limit_looks = 0
+        if self.limit_looks == LIMIT_LOOKS:
+            _log(f"worker {self.worker.id} has {limit}: it ends after its requests")
+            os.kill(self.worker.id, self.worker.stop)
+        elif self.limit_looks >= KILL_LOOKS:
+            os.kill(self.worker.id, signal.SIGKILL)
 
     def read_report(self) -> None:
         """Pass what came of a report on to the log, and keep it."""
         try:
-            while text := os.read(self.hear, 65536):
+            while text := os.read(self.worker.hear, 65536):
                 os.write(2, text)
                 self.report += text
         except BlockingIOError:
@@ -209,12 +202,12 @@ class Companion:
         if not late:
             return
         for *_, name in late:
-            _log(f"{name} took longer than {self.limit_s:.0f} s: worker {self.worker} ends")
+            _log(f"{name} took longer than {self.limit_s:.0f} s: worker {self.worker.id} ends")
         self.overdue = {each[1] for each in late}
-        os.kill(self.worker, DUMP)
+        os.kill(self.worker.id, DUMP)
         sleep(0.1)
         self.read_report()
-        os.kill(self.worker, signal.SIGKILL)
+        os.kill(self.worker.id, signal.SIGKILL)
 
     def answer(self) -> None:
         """Answer the request that ended the worker, and reset the other connections."""
@@ -227,7 +220,7 @@ class Companion:
         # Of several greenlets in one thread nobody knows which it was.
         guilty = self.overdue or ({*suspects} if len(suspects) == 1 else set[int]())
         for name in sorted(each[-1] for each in requests if each[1] in guilty - self.overdue):
-            _log(f"worker {self.worker} ended while it worked on {name}")
+            _log(f"worker {self.worker.id} ended while it worked on {name}")
         _close_all_but({2, *(fd for _, fd, *_ in requests)})
         answered = poll()
         open_: list[socket.socket] = []
@@ -253,27 +246,9 @@ def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _open_files() -> list[int]:
-    return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
-
-
-def _listening() -> dict[Any, int]:
-    """Return the file descriptors of the sockets that listen on TCP in this process, by address."""
-    found: dict[Any, int] = {}
-    for fd in _open_files():
-        try:
-            each = socket.socket(fileno=fd)
-        except OSError:
-            continue
-        if each.family != socket.AF_UNIX and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            found[each.getsockname()] = fd
-        each.detach()
-    return found
-
-
 def _close_all_but(kept: set[int]) -> None:
     """Close listening sockets above all: whoever starts the gateway anew binds them again."""
-    for fd in _open_files():
+    for fd in open_files():
         if fd not in kept:
             try:
                 os.close(fd)
@@ -295,12 +270,3 @@ def _wait_for_close(connections: list[socket.socket], answered: poll) -> None:
             if not is_open:
                 answered.unregister(fd)
                 del left[fd]
-
-
-# The sockets that systemd gave to the first process of the gateway. A later worker may find them shut down or closed.
-LISTENING = {address: os.dup(fd) for address, fd in _listening().items()}
-
-
-def reset(connection: socket.socket) -> None:
-    """Have a connection end by a reset when it is closed: an end of file looks like the end of a response."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -5,19 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import resource
-import socket
-import sys
 import traceback
 from _thread import get_ident
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from select import POLLRDHUP, poll
-from signal import SIG_UNBLOCK, SIGBUS, SIGFPE, SIGILL, SIGSEGV, pthread_sigmask
+from signal import SIG_UNBLOCK, SIGBUS, SIGFPE, SIGHUP, SIGILL, SIGSEGV, SIGTERM, pthread_sigmask
 from time import monotonic, sleep
 from typing import Any, cast
 
 import gateway_companion
-from gateway_companion import TCP_INFO_BYTES, Requests
+from gateway_requests import Requests
+from gateway_sockets import borrowed, is_closed, reset, stop_listening, waiting_s
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # A request waits for a thread so long at least before it is answered 503, and so many times what requests take.
@@ -31,8 +29,6 @@ WEIGHT = 0.05
 CUT_AFTER_S = 0.05
 FATAL = (SIGBUS, SIGFPE, SIGILL, SIGSEGV)
 BYTES = (bytes, bytearray, memoryview)
-# tcp(7), struct tcp_info: tcpi_last_data_recv, in milliseconds.
-LAST_DATA_RECEIVED = slice(52, 56)
 # Of the machine's memory, for one worker: a release needs room for two.
 MEMORY_SHARE = 0.6
 # What the kernel counts for a thread that was started (ulimit -s).
@@ -71,15 +67,20 @@ class Guard:
         """Begin, in the worker process, while it has one thread."""
         self.requests = Requests(self.threads + SPARE)
         self.started = self.relaxed = monotonic()
-        gateway_companion.start(self.requests, self.limit_s)
+        # uWSGI's worker ends at once on SIGTERM.
+        gateway_companion.start(self.requests, self.limit_s, SIGHUP if self.is_uwsgi else SIGTERM)
         # Not before: the companion shares the worker's files.
         os.register_at_fork(after_in_child=self.leave_requests)
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit(self.threads), most))
 
     def leave_requests(self) -> None:
-        """Close the connections of requests in a process that the application forked: only so does a response end."""
+        """Leave the connections of requests and the listening sockets in a process that the application forked.
+
+        Only so does a response end, and no request of another client comes here.
+        """
         self.is_child = True
+        stop_listening()
         for _, fd, *_ in self.requests.in_flight():
             with suppress(OSError):
                 os.close(fd)
@@ -148,28 +149,6 @@ def memory_limit(threads: int) -> int:
             # Not this version of cgroups, or no limit ("max").
             continue
     return int(min(found) * MEMORY_SHARE) + threads * STACK_BYTES
-
-
-def is_closed(fd: int) -> bool:
-    """Return whether the other end has closed: the balancer does when a client gives up."""
-    seen = poll()
-    seen.register(fd, POLLRDHUP)
-    return bool(seen.poll(0))
-
-
-def waiting_s(fd: int) -> float:
-    """Return the seconds since the last byte of a request came; 0 on a Unix socket.
-
-    That is how long the request waited for a thread.
-    """
-    connection = socket.socket(fileno=fd)
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-    except OSError:
-        return 0.0
-    finally:
-        connection.detach()
-    return int.from_bytes(info[LAST_DATA_RECEIVED], sys.byteorder) / 1000
 
 
 def as_bytes(part: Any) -> bytes:
@@ -267,9 +246,10 @@ class Response:
         """Have the connection end by a reset, since a part of the response is missing."""
         if self.guard.is_uwsgi:
             sleep(CUT_AFTER_S)
-        connection = socket.socket(fileno=self.fd)
-        gateway_companion.reset(connection)
-        connection.detach()
+        # Of a connection that was closed meanwhile another client may have the number.
+        if self.entry < 0 or self.guard.requests.connection(self.entry) == self.fd:
+            with borrowed(self.fd) as connection:
+                reset(connection)
 
     def close(self) -> None:
         """Close the source and end the request. The gateway calls this in any case (PEP 3333)."""

@@ -35,11 +35,12 @@ def packages(kind: str) -> Generator[None]:
     sys.path.remove(folder)
 
 
-# An application may send these to its parent. By default each ends or stops a process; Gunicorn would reload, start
-# a second master, or change the number of workers.
-IGNORED = (
-    signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU,
-)  # fmt: skip
+# An application may send these to its parent. By default they end or stop a process; Gunicorn would reload, start a
+# second master, or change the number of workers. Left are those of systemd, of children, and of errors of the process.
+IGNORED = signal.valid_signals() - {
+    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGCHLD, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ),
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
+}
 
 
 def untyped(name: str) -> Any:

@@ -24,6 +24,8 @@ guard = Guard(
 # uWSGI keeps the number of a connection that is closed early. The next connection gets the same number, and then its
 # client would receive the rest of this response.
 uwsgi.disconnect = lambda: None
+# One request would end all workers with the requests of others.
+uwsgi.stop = lambda: None
 # With lazy-apps this is a worker already.
 if uwsgi.worker_id():
     guard.start()

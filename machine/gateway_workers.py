@@ -15,8 +15,7 @@ from gateway_http import IGNORED, notify
 
 # prctl(2): the signal that a process gets when its parent has ended.
 PR_SET_PDEATHSIG = 1
-STOPS = (signal.SIGTERM, signal.SIGINT)
-SIGNALS = (*STOPS, *IGNORED, signal.SIGCHLD)
+SIGNALS = {signal.SIGTERM, signal.SIGCHLD, *IGNORED}
 
 
 def settings(path: str) -> configparser.SectionProxy:
@@ -69,7 +68,7 @@ class Workers:
         sys.exit(self.code)
 
     def _signalled(self, number: int, _frame: object) -> None:
-        if number in STOPS:
+        if number == signal.SIGTERM:
             self._stop()
 
     def _stop(self) -> None:

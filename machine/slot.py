@@ -53,7 +53,7 @@ def assign_release(slot: str, place: Path) -> None:
         atomic_symlink(SLOTS / name, place)
 
 
-def shown(name: str, units: Sequence[str]) -> list[str]:
+def unit_property(name: str, units: Sequence[str]) -> list[str]:
     """Return a property of each unit."""
     return run("systemctl", "show", "-P", name, *units).stdout.split()
 
@@ -65,7 +65,7 @@ def state_of(unit: str) -> str:
 
 def state_of_slot(slot: str) -> str:
     """Return the ActiveState of a slot: that of its unit, or the best one if it has several units."""
-    return min(shown("ActiveState", units(slot)), key=_STATES.index)
+    return min(unit_property("ActiveState", units(slot)), key=_STATES.index)
 
 
 def serving_slots() -> list[str]:
@@ -155,7 +155,7 @@ def private_socket(name: str) -> Path:
 def stop(slot: str, drain_s: float) -> None:
     """Stop gracefully: requests in flight are finished for up to drain_s seconds, then the rest is killed."""
     every = units(slot)
-    mains = dict(zip(every, shown("MainPID", every), strict=False))
+    mains = dict(zip(every, unit_property("MainPID", every), strict=False))
     run("systemctl", "stop", "--no-block", *every)
     deadline = time.monotonic() + drain_s
     while running := [unit for unit in every if state_of(unit) not in ("inactive", "failed")]:
@@ -201,7 +201,7 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
     path, where = manifest["health_path"], " ".join(units(slot))
     begun, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
     while time.monotonic() < deadline:
-        if {*shown("ActiveState", units(slot))} != {"active"} or restart_fingerprint(slot) != first:
+        if {*unit_property("ActiveState", units(slot))} != {"active"} or restart_fingerprint(slot) != first:
             raise Failure(f"{where} ended while it served; its last lines:\n{journal(slot, begun)}")
         for name in gateways(slot):
             try:
@@ -216,14 +216,14 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
 
 def restart_fingerprint(slot: str) -> list[str]:
     """Return what changes when a process of the slot is started anew."""
-    return shown("NRestarts", units(slot)) + [str(each["pid"]) for each in supervisord_processes(slot)]
+    return unit_property("NRestarts", units(slot)) + [str(each["pid"]) for each in supervisord_processes(slot)]
 
 
 def has_ended(slot: str) -> bool:
     """Return whether a process ended, or its manager, where starting the unit does not show it: with supervisord."""
     bad = ("BACKOFF", "EXITED", "FATAL")
     return any(each["statename"] in bad for each in supervisord_processes(slot)) or {
-        *shown("NRestarts", units(slot))
+        *unit_property("NRestarts", units(slot))
     } != {"0"}
 
 

@@ -45,7 +45,7 @@ def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
 def supervisord_conf(app: App, number: int, slot: str) -> str:
     """Return supervisord's configuration of a slot. Its own counter numbers the ports: `81%(process_num)02d`."""
     kind, ports = GATEWAYS[app.gateway.kind], SLOT_PORTS[slot] // 100
-    alone = kind.alone.format(port=f"{ports}%(process_num)02d")
+    alone = kind.single_process_args.format(port=f"{ports}%(process_num)02d")
     start = gateway_command_line(kind, f"/srv/app/slots/{slot}", f"/run/app-{slot}-%(process_num)d", alone)
     values = {"slot": slot, "number": number, "ports": ports, "launch": start, "drain_timeout_s": app.drain_timeout_s}
     return render_template("supervisord/supervisord.conf.j2", **values)
@@ -55,7 +55,7 @@ def upstart_job(app: App, number: int) -> str:
     """Return an Upstart job. It is shown and never installed: no distribution that is alive has Upstart."""
     kind, ports = GATEWAYS[app.gateway.kind], SLOT_PORTS["blue"] // 100
     start = gateway_command_line(
-        kind, "/srv/app/live", "/var/lib/app/$PROCESS", kind.alone.format(port=f"{ports}$PROCESS")
+        kind, "/srv/app/live", "/var/lib/app/$PROCESS", kind.single_process_args.format(port=f"{ports}$PROCESS")
     )
     values = {"number": number, "ports": ports, "launch": start, "drain_timeout_s": app.drain_timeout_s}
     return render_template("upstart/app.conf.j2", **values)

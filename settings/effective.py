@@ -97,7 +97,7 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
         last = app.isolated_processes - 1
         ports = {slot: f"{first} to {first + last}" for slot, first in SLOT_PORTS.items()}
         yield computed("process_ports", ports, "gateway.processes fleet.local_proxy", "of 127.0.0.1, by slot")
-    yield computed("routes", [route.shown(host, app.path) for host in app.hosts or [None]], "hosts path")
+    yield computed("routes", [route.format_route(host, app.path) for host in app.hosts or [None]], "hosts path")
     yield computed("script_name", app.script_name, "path strip_path")
     yield computed("public_health_path", app.public(app.health_path), "health_path path strip_path")
     read_s = limits.read_timeout_s(app.gateway.request_timeout_s)

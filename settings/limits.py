@@ -47,7 +47,7 @@ class Capacity:
     setting: str
 
 
-def machine(app: App, platform: str) -> Capacity | None:
+def capacity_of(app: App, platform: str) -> Capacity | None:
     """Return the servers of an application; None for an instance type that is not known here."""
     size = app.fleet.size
     if platform == "lxd":
@@ -73,7 +73,7 @@ def processes(app: App, platform: str) -> int | None:
     """Return the worker processes of a server; None where that is auto and the machine is not known here."""
     if app.gateway.processes != "auto":
         return app.gateway.processes
-    found = machine(app, platform)
+    found = capacity_of(app, platform)
     return found and 2 * found.cpus
 
 
@@ -87,7 +87,7 @@ def problems(given: Settings) -> list[str]:
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
-        for line in _check_memory(app, machine(app, given.platform))
+        for line in _check_memory(app, capacity_of(app, given.platform))
     ]
 
 
@@ -128,7 +128,7 @@ def _check_timeouts(app: App) -> Iterator[str]:
 
 
 def _check_growth(app: App, platform: str) -> Iterator[str]:
-    gateway, there, workers = app.gateway, machine(app, platform), processes(app, platform)
+    gateway, there, workers = app.gateway, capacity_of(app, platform), processes(app, platform)
     if there is None or workers is None or not gateway.model_fields_set & {"processes", "reload_on_rss_mib"}:
         return
     most = CONCURRENT_RELEASES * workers * gateway.reload_on_rss_mib

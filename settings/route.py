@@ -109,7 +109,7 @@ def problems(apps: Mapping[str, Route], health_paths: Mapping[str, str], static_
     health_paths, static_paths: application -> the path, as the application sees it, of those that have one.
     """
     found = [
-        f"apps.{one}, apps.{other}: both answer {shown(host, apps[one].path)}; "
+        f"apps.{one}, apps.{other}: both answer {format_route(host, apps[one].path)}; "
         f"give one of them {'hosts or another path' if host is None else 'another host or path'}"
         for one, other in combinations(apps, 2)
         for host in [
@@ -142,7 +142,7 @@ def _check_health_path(name: str, apps: Mapping[str, Route], health_path: str) -
         _, owner = max(fits, key=lambda each: len(each[0]))
         if owner != name:
             yield (
-                f"apps.{name}.health_path: {health_path}: {shown(host, path)} is answered by apps.{owner} "
+                f"apps.{name}.health_path: {health_path}: {format_route(host, path)} is answered by apps.{owner} "
                 f"(path {apps[owner].path}); take another path"
             )
 
@@ -154,14 +154,12 @@ def _check_static_path(name: str, apps: Mapping[str, Route], url_path: str) -> I
         owner = host.owner(path)
         if name in dict(host.table).values() and owner != name:
             answers = f"apps.{owner} (path {apps[owner].path})" if owner else "no application"
-            yield (
-                f"apps.{name}.static.url_path: {url_path}: "
-                f"{shown(host.names[0] if host.names else None, path)} is answered by {answers}; take another path"
-            )
+            place = format_route(host.names[0] if host.names else None, path)
+            yield f"apps.{name}.static.url_path: {url_path}: {place} is answered by {answers}; take another path"
             return
 
 
-def shown(host: str | None, path: str) -> str:
+def format_route(host: str | None, path: str) -> str:
     """Return a route as text for the operator."""
     return f"{host}{path}" if host else f"{path} of every host"
 

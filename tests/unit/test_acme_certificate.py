@@ -122,7 +122,7 @@ def call(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         assert hostnames == GIVEN["hostnames"]
         return {}
 
-    monkeypatch.setattr(acme_certificate, "astray", all_lead_here)
+    monkeypatch.setattr(acme_certificate, "misdirected_names", all_lead_here)
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(GIVEN | changes)))
     acme_certificate.main()
 

@@ -74,7 +74,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     made = FakeNginx()
     monkeypatch.setattr(proxy, "test", made.test)
     monkeypatch.setattr(proxy, "swap_in", made.swap_in)
-    monkeypatch.setattr(certificate, "shown", made.shown)
+    monkeypatch.setattr(certificate, "served_certificate", made.shown)
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
     monkeypatch.setattr(proxy, "LOCK", tmp_path / "lock")
     folder = tmp_path / "tls"

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_companion import Requests
+from gateway_requests import Requests
+from gateway_sockets import waiting_s
 
 from tests.combinations import GATEWAY_SETTINGS
 from tests.unit.gateway_process import Process, app, started
@@ -163,8 +164,10 @@ def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
 
 
 # What one request can do to its process. It writes down what began, and answers with its process id.
-CRUEL = """
-import ctypes, os, resource, signal, socket, time
+CRUEL = r"""
+import ctypes, mmap, os, re, resource, signal, socket, time
+
+LEAK = []
 
 class Odd(BaseException):
     pass
@@ -185,9 +188,35 @@ def app(environ, start_response):
         os.closerange(0, 1000)
     if what == "files":
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    if what == "limit-files":
+        number = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    if what == "limit-address-space":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    if what in ("limit-memory", "limit-shared-memory"):
+        sizes = dict(re.findall(r"(Vm\w+|Rss\w+):\s+(\d+) kB", open("/proc/self/status").read()))
+        most = (int(sizes["VmData"]) << 10) + (48 << 20)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        if what == "limit-shared-memory":
+            LEAK.append(mmap.mmap(-1, most))
+            for _ in range(most >> 20):
+                LEAK[-1].write(bytes(1 << 20))
+        for size in (1 << 20, 1 << 16, 1 << 12, 512, 64) if what == "limit-memory" else ():
+            try:
+                while True:
+                    LEAK.append(bytearray(size))
+            except MemoryError:
+                pass
+    if what == "replace-files":
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in range(3, 200):
+            os.dup2(null, number) if os.path.exists(f"/proc/self/fd/{number}") else None
     if what == "disconnect":
         import uwsgi
         uwsgi.disconnect()
+    if what == "stop":
+        import uwsgi
+        uwsgi.stop()
     if what.startswith("parent/"):
         os.kill(os.getppid(), int(what.partition("/")[2]))
     if what == "deaf":
@@ -200,6 +229,9 @@ def app(environ, start_response):
                 each.shutdown(socket.SHUT_RDWR)
             each.detach()
     if what.startswith("fork") and os.fork() == 0:
+        if what == "fork-sleep":
+            time.sleep(3)
+            os._exit(0)
         if what == "fork-exit":
             raise SystemExit(0)
     if what in RAISED:
@@ -236,6 +268,12 @@ def cut(what):
     time.sleep(0.3)
     os.kill(os.getpid(), signal.SIGKILL)
 """
+# What an application may send to its parent: by default each of them ends it, stops it or has it do something.
+SIGNALS = [
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGTSTP),
+    *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGURG, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO),
+    *(signal.SIGPWR, signal.SIGXCPU),
+]
 THREADED = ("uwsgi", "gunicorn gthread", "tornado")
 Make = Callable[..., Process]
 
@@ -327,7 +365,7 @@ def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_serve
         assert get(running, f"/{what}")[0] == 502
         assert [other.result() for other in others] == [(0, b"")] * 2
     # The log says where the process was.
-    assert f'app.py", line {14 if what == "abort" else 16} in app' in running.log
+    assert f'app.py", line {16 if what == "abort" else 18} in app' in running.log
 
 
 @every
@@ -354,9 +392,10 @@ def test_no_path_ends_the_companion(make: Make, gateway: str) -> None:
 
 
 @every
-def test_a_worker_whose_files_were_closed_is_replaced(make: Make, gateway: str) -> None:
+@pytest.mark.parametrize("what", ["close", "replace-files"])
+def test_a_worker_whose_files_were_closed_is_replaced(make: Make, gateway: str, what: str) -> None:
     running = make(gateway)
-    assert get(running, "/close")[0] in (0, 502)
+    assert get(running, f"/{what}")[0] in (0, 502)
     wait_for(lambda: get(running)[0] == 200, running)
 
 
@@ -387,6 +426,40 @@ def test_a_worker_that_cannot_accept_any_more_is_replaced(make: Make, gateway: s
     assert (status, after != pid) == (200, True), running.log
 
 
+@every
+@pytest.mark.parametrize("what", ["limit-files", "limit-address-space", "limit-memory", "limit-shared-memory"])
+def test_a_worker_at_a_limit_is_replaced(make: Make, gateway: str, what: str) -> None:
+    running = make(gateway)
+    _, pid = get(running)
+    assert get(running, f"/{what}")[0] in (0, 200, 500, 502), running.log
+    # uWSGI's has files left below that number.
+    if (gateway, what) != ("uwsgi", "limit-files"):
+        wait_for(lambda: (answer := get(running))[0] == 200 and answer[1] != pid, running)
+    for _ in range(5):
+        assert get(running)[0] == 200, running.log
+
+
+def test_no_request_of_uwsgi_stops_all_workers(make: Make) -> None:
+    running = make("uwsgi")
+    _, pid = get(running)
+    assert get(running, "/stop") == (200, pid), running.log
+    assert get(running) == (200, pid), running.log
+
+
+@pytest.mark.parametrize("timeout_s", [None, 10.0])
+def test_a_socket_that_is_looked_at_stays_blocking_whatever_time_out_the_application_set(
+    timeout_s: float | None,
+) -> None:
+    connection, other = socket.socketpair()
+    with connection, other:
+        socket.setdefaulttimeout(timeout_s)
+        try:
+            assert waiting_s(connection.fileno()) == 0
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(connection.fileno())
+
+
 def test_no_request_of_uwsgi_closes_its_connection_early(make: Make) -> None:
     """Check that its number stays its own: another request would get it, and the rest of this response."""
     running = make("uwsgi")
@@ -395,28 +468,30 @@ def test_no_request_of_uwsgi_closes_its_connection_early(make: Make) -> None:
 
 
 @every
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGTSTP", "SIGTTIN", "SIGTTOU"])
-def test_a_signal_of_the_application_to_its_parent_changes_nothing(make: Make, gateway: str, name: str) -> None:
+def test_a_signal_of_the_application_to_its_parent_changes_nothing(make: Make, gateway: str) -> None:
     running = make(gateway)
     _, pid = get(running)
     parent = Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[1]
     children = Path(f"/proc/{parent}/task/{parent}/children")
     before = children.read_text()
-    for _ in range(2):
-        assert get(running, f"/parent/{signal.Signals[name].value}") == (200, pid), running.log
-        time.sleep(0.7)
-        assert get(running) == (200, pid), running.log
+    for number in SIGNALS:
+        assert get(running, f"/parent/{number.value}") == (200, pid), (number, running.log)
+        # The gateways' masters look once a second.
+        time.sleep(0.2)
+        assert get(running) == (200, pid), (number, running.log)
+    time.sleep(1.2)
+    assert get(running) == (200, pid), running.log
     assert children.read_text() == before
 
 
 # uWSGI's worker itself ends now and then when a thread of it forks (docs/decisions.md).
 @pytest.mark.parametrize("gateway", sorted(GATEWAY_SETTINGS.keys() - {"uwsgi"}))
-@pytest.mark.parametrize("what", ["fork", "fork-exit"])
+@pytest.mark.parametrize("what", ["fork", "fork-exit", "fork-sleep"])
 def test_a_process_that_the_application_forks_does_not_serve(make: Make, gateway: str, what: str) -> None:
     running = make(gateway)
     _, pid = get(running)
     assert get(running, f"/{what}") == (200, pid), running.log
-    for _ in range(5):
+    for _ in range(20):
         assert get(running) == (200, pid), running.log
 
 

@@ -153,7 +153,7 @@ def test_a_server_gets_one_gateway_and_says_which_releases_it_takes(kind: Any, t
     subprocess.run(["shellcheck", str(tmp_path / "install")], check=True)
     for proof in (False, True):
         (line,) = [line for line in app_unit(kind, proof=proof).splitlines() if line.startswith("ExecStart=")]
-        assert line.endswith(f" {kind.proof}") == proof
+        assert line.endswith(f" {kind.proof_args}") == proof
         assert ("/srv/app/slots/proof/" in line, "/run/app-proof/http.sock" in line) == (proof, proof)
 
 

@@ -142,7 +142,7 @@ def test_what_is_probably_not_meant_is_warned_of_with_both_settings(app: dict[st
     ],
 )  # fmt: skip
 def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: int, gib: float) -> None:
-    found = limits.machine(stack("aws", fleet=of_server(instance_type)).apps["hello"], "aws")
+    found = limits.capacity_of(stack("aws", fleet=of_server(instance_type)).apps["hello"], "aws")
     assert found is not None
     assert (found.cpus, found.memory_mib) == (cpus, gib * 1024)
 
@@ -150,7 +150,7 @@ def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: i
 @pytest.mark.parametrize("instance_type", ["t2.micro", "x2idn.large", "c5.metal", "z1d.large", "m5.huge"])
 def test_nothing_is_said_of_others(instance_type: str) -> None:
     app = stack("aws", fleet=of_server(instance_type)).apps["hello"]
-    assert (limits.machine(app, "aws"), limits.processes(app, "aws")) == (None, None)
+    assert (limits.capacity_of(app, "aws"), limits.processes(app, "aws")) == (None, None)
 
 
 def test_auto_is_two_processes_for_each_cpu() -> None:

@@ -326,7 +326,7 @@ def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[st
         host.events.append(" ".join(map(str, (verb, *arguments))))
         return None
 
-    monkeypatch.setattr(slot, "local", call)
+    monkeypatch.setattr(slot, "call_release_hook", call)
 
 
 def named(name: str) -> str:

@@ -1,0 +1,59 @@
+"""The requests that a worker works on, in memory that its companion process reads."""
+
+from __future__ import annotations
+
+import struct
+
+# These names stay the real ones when gevent replaces those in their modules.
+from mmap import mmap
+from time import monotonic
+
+# State, file descriptor, thread, start (monotonic seconds), method and path.
+ENTRY = struct.Struct("=B3xiQd168s")
+RUNNING, RESPONDING = 1, 2
+
+
+class Requests:
+    """The requests that this process works on, in memory that its companion reads. most: how many at a time."""
+
+    def __init__(self, most: int) -> None:
+        self.memory = mmap(-1, most * ENTRY.size)
+        # Offsets. The lowest are used first, so that the companion looks at few.
+        self.free = list(range((most - 1) * ENTRY.size, -1, -ENTRY.size))
+
+    def begin(self, fd: int, thread: int, request: str) -> int:
+        """Enter a request. Returns its entry; raises IndexError when there are `most` of them."""
+        entry = self.free.pop()
+        # The state comes last: until then the companion would see a request that began at 0.
+        ENTRY.pack_into(self.memory, entry, 0, fd, thread, monotonic(), request.encode(errors="replace"))
+        self.memory[entry] = RUNNING
+        return entry
+
+    def respond(self, entry: int) -> None:
+        """Note that a response was begun."""
+        self.memory[entry] = RESPONDING
+
+    def end(self, entry: int) -> None:
+        """Remove a request."""
+        self.memory[entry] = 0
+        self.free.append(entry)
+
+    def forget(self, fd: int) -> None:
+        """Note that a connection was closed while requests of it are still worked on."""
+        for entry in range(0, len(self.memory), ENTRY.size):
+            if self.memory[entry] and ENTRY.unpack_from(self.memory, entry)[1] == fd:
+                struct.pack_into("=i", self.memory, entry + 4, -1)
+
+    def connection(self, entry: int) -> int:
+        """Return the file descriptor of a request; -1 after its connection was closed."""
+        return int(ENTRY.unpack_from(self.memory, entry)[1])
+
+    def has_begun(self) -> bool:
+        """Return whether there was a request yet: the first entry keeps when the last one of it began."""
+        return bool(ENTRY.unpack_from(self.memory)[3])
+
+    def in_flight(self) -> list[tuple[int, int, int, float, str]]:
+        """Return the state, file descriptor, thread, start and name of each request."""
+        found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
+        # A name may be cut within a character, and an entry is written while it is read.
+        return [(*each, text.rstrip(b"\0").decode(errors="replace")) for *each, text in found if each[0] and each[3]]
