@@ -40,7 +40,7 @@ WAITING = slice(24, 28)
 # Looks in a row at which connections wait and the worker has no request, before it counts as one that cannot accept.
 NOT_ACCEPTING_LOOKS = 8
 # Looks in a row at which the worker is at a limit before it is asked to stop, and before it is killed.
-LIMIT_LOOKS, KILL_LOOKS = 4, 20
+LIMIT_LOOKS, KILL_LOOKS = 3, 9
 # Longest wait for a balancer to take the last response.
 CLOSE_S = 1.0
 # Of a report: the thread that had the fatal error.
