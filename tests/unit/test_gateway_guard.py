@@ -435,8 +435,7 @@ def test_a_worker_at_a_limit_is_replaced(make: Make, gateway: str, what: str) ->
     # uWSGI's has files left below that number.
     if (gateway, what) != ("uwsgi", "limit-files"):
         wait_for(lambda: (answer := get(running))[0] == 200 and answer[1] != pid, running)
-    for _ in range(5):
-        assert get(running)[0] == 200, running.log
+    wait_for(lambda: all(get(running)[0] == 200 for _ in range(5)), running)
 
 
 def test_no_request_of_uwsgi_stops_all_workers(make: Make) -> None:
