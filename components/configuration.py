@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pulumi
+import yaml
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
 from settings import Settings
 from settings.limits import warnings
+from settings.secrets import encrypted_paths
 from settings.stack_file import SettingsError, parse
 
 
 def read_settings(project: Path, stack: str) -> Settings:
     """Return the settings of a stack; log what is allowed and unwise. Raises pulumi.RunError with every mistake."""
+    file = project / "stacks" / f"Pulumi.{stack}.yaml"
     try:
         settings = parse(
             get_config_env() | CONFIG.get(),
             project=project,
             where=f"stacks/Pulumi.{stack}.yaml",
-            encrypted=get_config_secret_keys_env(),
+            encrypted=_encrypted_paths(file),
         )
     except SettingsError as error:
         # Ends the program with this text and without a traceback.
@@ -27,3 +31,11 @@ def read_settings(project: Path, stack: str) -> Settings:
     for warning in warnings(settings):
         pulumi.log.warn(warning)
     return settings
+
+
+def _encrypted_paths(file: Path) -> set[tuple[str, ...]]:
+    """Return the paths of what is encrypted. Pulumi tells the blocks; which of their values, the stack file tells."""
+    document: Any = yaml.safe_load(file.read_text()) if file.exists() else {}
+    paths = encrypted_paths(document.get("config") or {})
+    blocks = {(key.partition(":")[2],) for key in get_config_secret_keys_env()}
+    return paths | {block for block in blocks if block[0] not in {path[0] for path in paths}}

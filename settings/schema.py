@@ -10,8 +10,7 @@ import json
 from typing import Any, cast
 
 from settings import Settings
-
-NAMESPACE = "wsgi-fleet"
+from settings.secrets import NAMESPACE
 
 
 @functools.cache

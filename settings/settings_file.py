@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from settings.constraint import ENCRYPTED, VariableName
+from settings.constraint import VariableName
 from settings.model import Model
 
 # Python 3.11 compiles 200 levels of brackets (tried), and readers of JSON and TOML recurse as well.
@@ -53,8 +53,6 @@ class SettingsFile(Model):
                 yield from self._unrepresentable(
                     f"{path}.{key if key.isidentifier() else json.dumps(key)}", inner, levels - 1
                 )
-        elif value == ENCRYPTED:
-            yield f"{path}: (secret): would stand in the release store in plain; give it as one of `secrets`"
         elif isinstance(value, float) and not math.isfinite(value):
             yield f"{path}: {value}: should be a finite number"
         elif value is None and self.format == "toml":

@@ -15,7 +15,8 @@ from pydantic_core import ErrorDetails
 
 from settings import Settings
 from settings.constraint import ENCRYPTED
-from settings.schema import NAMESPACE, known_keys
+from settings.schema import known_keys
+from settings.secrets import NAMESPACE, encrypted_paths, find_misplaced
 
 # Steps into unions and mapping keys, which pydantic puts into a location and no user has written.
 NO_STEP = re.compile(r"^(constrained-\w+|literal\[.*\]|int|\[key\])$")
@@ -37,12 +38,12 @@ def parse(
     *,
     project: Path,
     where: str = "the stack file",
-    encrypted: Collection[str] | None = None,
+    encrypted: Collection[tuple[str, ...]] | None = None,
 ) -> Settings:
     """Return the settings in a stack's configuration.
 
     config: full key (`wsgi-fleet:apps`) -> value as Pulumi hands it over: a string, JSON text for mappings and lists.
-    encrypted: full keys with something secret in them, where that is known; secrets in others are refused.
+    encrypted: paths of what the stack file has encrypted, where that is known; secrets elsewhere are rejected.
     project: the folder that `source` is relative to; sources and requirements are looked for there.
     Raises SettingsError with every problem at once. Values of secrets never appear in it.
     """
@@ -71,7 +72,7 @@ def parse(
         problems += _lines(error.errors(include_url=False))
     problems += _missing_files(data, project)
     if encrypted is not None:
-        problems += _plain_secrets(data, encrypted)
+        problems += find_misplaced(data, encrypted)
     if problems or settings is None:
         raise SettingsError(problems, where)
     return settings
@@ -83,7 +84,7 @@ def read(file: Path, *, project: Path) -> Settings:
     try:
         document: Any = yaml.safe_load(file.read_text())
         config = {str(key): value for key, value in _mapping(_mapping(document).get("config")).items()}
-        encrypted = [key for key, value in config.items() if '{"secure": ' in json.dumps(value, default=str)]
+        encrypted = encrypted_paths(config)
         texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
     except UnicodeDecodeError as error:
         raise SettingsError([_NO_UTF_8], where) from error
@@ -121,27 +122,6 @@ def _without_secrets(value: Any) -> Any:
 def _handed_over(value: Any) -> str:
     """Return a value as Pulumi gives it to a program."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _plain_secrets(data: Mapping[str, Any], encrypted: Collection[str]) -> list[str]:
-    """Return secrets that stand in plain in the stack file. From there they would get into the state in plain."""
-    paths = [
-        f"apps.{name}.secrets.{variable}"
-        for name, app in _mapping(data.get("apps")).items()
-        for variable in _mapping(_mapping(app).get("secrets"))
-    ]
-    if _mapping(data.get("aws")).get("ssh_private_key"):
-        paths.append("aws.ssh_private_key")
-    if _mapping(_mapping(data.get("balancer")).get("tls")).get("private_key") is not None:
-        paths.append("balancer.tls.private_key")
-    users = _mapping(_mapping(_mapping(_mapping(data.get("balancer")).get("proxy")).get("basic_auth")).get("users"))
-    paths += [f"balancer.proxy.basic_auth.users.{user}" for user in users]
-    return [
-        f"{path}: (secret): stands there in plain; remove it, change it where it is known, and run "
-        f"`pulumi config set --secret --path {NAMESPACE}:{path}`"
-        for path in paths
-        if f"{NAMESPACE}:{path.partition('.')[0]}" not in encrypted
-    ]
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ def config_of(blocks: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def problems_of(blocks: Mapping[str, Any], encrypted: Sequence[str] | None = None) -> list[str]:
+def problems_of(blocks: Mapping[str, Any], encrypted: Sequence[tuple[str, ...]] | None = None) -> list[str]:
     """Return what is wrong with the blocks, or [] when they are accepted."""
     try:
         parse(config_of(blocks), project=ROOT, encrypted=encrypted)

@@ -124,7 +124,7 @@ def test_a_secret_in_plain_is_refused_and_not_told(project: Path) -> None:
     write(project, apps={"hello": HELLO | {"secrets": {"PASSWORD": "hunter2"}}})
     result = fleet()
     assert (result.exit_code, "hunter2" in result.output) == (1, False)
-    assert "apps.hello.secrets.PASSWORD: (secret): stands there in plain" in result.output
+    assert "apps.hello.secrets.PASSWORD: (secret): is stored in plain text" in result.output
 
 
 def test_every_mistake_of_the_file_is_told(project: Path) -> None:

@@ -180,7 +180,7 @@ def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
 def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:
     blocks = filled(shipped("prod"))
     blocks["aws"] |= {"ssh_key_name": "ops", "ssh_private_key": KEY}
-    (told,) = problems_of(blocks, encrypted=["wsgi-fleet:apps"])
-    assert told.startswith("aws.ssh_private_key: (secret): stands there in plain; ")
+    (told,) = problems_of(blocks, encrypted=[("apps",)])
+    assert told.startswith("aws.ssh_private_key: (secret): is stored in plain text; ")
     assert KEY[40:60] not in told
-    assert problems_of(blocks, encrypted=["wsgi-fleet:aws"]) == []
+    assert problems_of(blocks, encrypted=[("aws",)]) == []

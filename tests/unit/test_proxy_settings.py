@@ -215,12 +215,12 @@ def test_a_memcached_that_the_balancer_may_not_connect_to_is_refused() -> None:
 
 def test_a_password_that_stands_in_plain_or_is_short_is_refused_without_being_told() -> None:
     given_ = blocks({"basic_auth": {"users": {"ann": "correct horse"}}})
-    (line,) = problems_of(given_, encrypted=["wsgi-fleet:apps"])
+    (line,) = problems_of(given_, encrypted=[("apps",)])
     assert line == (
-        "balancer.proxy.basic_auth.users.ann: (secret): stands there in plain; remove it, change it where it is known, "
+        "balancer.proxy.basic_auth.users.ann: (secret): is stored in plain text; remove it, rotate the secret, "
         "and run `pulumi config set --secret --path wsgi-fleet:balancer.proxy.basic_auth.users.ann`"
     )
-    assert problems_of(given_, encrypted=["wsgi-fleet:apps", "wsgi-fleet:balancer"]) == []
+    assert problems_of(given_, encrypted=[("apps",), ("balancer",)]) == []
     short = told({"basic_auth": {"users": {"ann": "sesame"}}})
     assert short.startswith("balancer.proxy.basic_auth.users.ann: (secret): has 6 characters; should have 12 to 128")
     assert "sesame" not in short

@@ -158,7 +158,10 @@ def test_an_encrypted_value_is_refused_where_the_stack_file_is_read(tmp_path: Pa
     secret = {"A": [{"secure": "v1:abc"}]}
     blocks = {"platform": "lxd", "apps": {"hello": app(settings_file=settings_file(secret))}}
     stack.write_text(json.dumps({"config": {f"wsgi-fleet:{name}": value for name, value in blocks.items()}}))
-    with pytest.raises(Exception, match=r"values\.A\.0: \(secret\): would stand in the release store in plain"):
+    with pytest.raises(
+        Exception,
+        match=r"values\.A\.0: \(secret\): is encrypted, and .* set it in `apps\.hello\.secrets`",
+    ):
         read(stack, project=ROOT)
 
 

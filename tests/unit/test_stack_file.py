@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from harness.mock_aws import filled
 from settings import Gateway, Settings
 from settings.schema import stack_file_schema
+from settings.secrets import find_misplaced
 from settings.stack_file import SettingsError, parse
 from tests.unit.stack_blocks import ROOT, config_of
 
@@ -121,9 +122,41 @@ def test_a_secret_that_stands_in_plain_is_refused_without_being_told() -> None:
     with pytest.raises(SettingsError) as error:
         parse(given, project=ROOT, encrypted=[])
     (told,) = error.value.problems
-    assert told.startswith("apps.hello.secrets.PASSWORD: (secret): stands there in plain")
+    assert told.startswith("apps.hello.secrets.PASSWORD: (secret): is stored in plain text")
     assert told.endswith("`pulumi config set --secret --path wsgi-fleet:apps.hello.secrets.PASSWORD`")
-    parse(given, project=ROOT, encrypted=["wsgi-fleet:apps"])
+    parse(given, project=ROOT, encrypted=[("apps",)])
+
+
+def test_a_secret_in_plain_beside_an_encrypted_one_is_rejected() -> None:
+    given = config(apps={"hello": app(secrets={"A": "x", "B": "y"})})
+    with pytest.raises(SettingsError, match=r"apps\.hello\.secrets\.B: \(secret\): is stored in plain text") as error:
+        parse(given, project=ROOT, encrypted=[("apps", "hello", "secrets", "A")])
+    assert len(error.value.problems) == 1
+
+
+def test_an_encrypted_value_that_is_no_secret_is_rejected_with_where_it_belongs() -> None:
+    given = config(apps={"hello": app(environment={"TOKEN": "x"})})
+    with pytest.raises(SettingsError) as error:
+        parse(given, project=ROOT, encrypted=[("apps", "hello", "environment", "TOKEN")])
+    (told,) = error.value.problems
+    place, _, problem = told.partition(": (secret): ")
+    assert place == "apps.hello.environment.TOKEN"
+    assert problem == "is encrypted, and would be stored in plain text; set it in `apps.hello.secrets`"
+
+
+def test_every_setting_whose_type_is_secret_is_known_as_one() -> None:
+    blocks = {
+        "apps": {"a": {"secrets": {"A": "x"}, "environment": {"B": "y"}}},
+        "balancer": {"tls": {"private_key": "x"}, "proxy": {"basic_auth": {"users": {"ann": "x"}, "realm": "y"}}},
+        "aws": {"ssh_private_key": "x", "region": "y"},
+    }
+    assert [line.partition(": (secret)")[0] for line in find_misplaced(blocks, [])] == [
+        "apps.a.secrets.A",
+        "aws.ssh_private_key",
+        "balancer.proxy.basic_auth.users.ann",
+        "balancer.tls.private_key",
+    ]
+    assert json.dumps(Settings.model_json_schema()).count('"format": "password"') == len(blocks["apps"]) + 3
 
 
 def test_platform_aws_without_its_block_is_refused() -> None:

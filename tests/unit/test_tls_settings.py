@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ AUTHORITY = Authority()
 GOOD = AUTHORITY.sign([NAME, "*.example.org"])
 
 
-def told(balancer: Any, *, encrypted: list[str] | None = None, **blocks: Any) -> list[str]:
+def told(balancer: Any, *, encrypted: Sequence[tuple[str, ...]] | None = None, **blocks: Any) -> list[str]:
     """Return what is wrong with a stack file that has this balancer."""
     apps = {"hello": {"source": "examples/flask-hello", "module": "hello.wsgi:app"}}
     given = {"platform": "lxd", "apps": apps, "balancer": balancer} | blocks
@@ -143,13 +144,13 @@ def test_a_certificate_is_good_until_the_second_it_expires() -> None:
 
 
 def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:
-    apps_only = ["wsgi-fleet:apps"]
+    apps_only = [("apps",)]
     (line,) = told(given(), encrypted=apps_only)
     assert line == (
-        "balancer.tls.private_key: (secret): stands there in plain; remove it, change it where it is known, and run "
+        "balancer.tls.private_key: (secret): is stored in plain text; remove it, rotate the secret, and run "
         "`pulumi config set --secret --path wsgi-fleet:balancer.tls.private_key`"
     )
-    assert told(given(), encrypted=[*apps_only, "wsgi-fleet:balancer"]) == []
+    assert told(given(), encrypted=[*apps_only, ("balancer",)]) == []
     assert told({"tls": {"self_signed": True}}, encrypted=apps_only) == []
 
 

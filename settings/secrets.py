@@ -1,0 +1,103 @@
+"""Compare what a stack file has encrypted with what is a secret by its type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, cast, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+
+from settings import Settings
+
+NAMESPACE = "wsgi-fleet"
+# Keys from the block of the stack file down to a value.
+Path = tuple[str, ...]
+
+
+def encrypted_paths(config: Mapping[str, Any]) -> set[Path]:
+    """Return the paths of what Pulumi has encrypted in the `config` of a stack file: mappings with one key `secure`."""
+    return {
+        path
+        for key, value in config.items()
+        if key.startswith(f"{NAMESPACE}:")
+        for path in _encrypted(value, (key.removeprefix(f"{NAMESPACE}:"),))
+    }
+
+
+def find_misplaced(data: Mapping[str, Any], encrypted: Collection[Path]) -> list[str]:
+    """Return a line for each secret that is not encrypted, and for each encrypted value that is no secret here.
+
+    data: the blocks of the stack file by name. encrypted: paths; all that is below one is encrypted as well.
+    """
+    secrets = set(_secrets(Settings, data, ()))
+    lines = [
+        f"{_text(path)}: (secret): is stored in plain text; remove it, rotate the secret, and run "
+        f"`pulumi config set --secret --path {NAMESPACE}:{_text(path)}`"
+        for path in sorted(secrets)
+        if not any(path[: len(each)] == each for each in encrypted)
+    ]
+    for path in sorted(set(encrypted) - secrets):
+        if _is_leaf(data, path):
+            remedy = f"set it in `apps.{path[1]}.secrets`" if path[0] == "apps" else "set it without --secret"
+            lines.append(f"{_text(path)}: (secret): is encrypted, and would be stored in plain text; {remedy}")
+    return lines
+
+
+def _encrypted(value: Any, path: Path) -> Iterator[Path]:
+    if isinstance(value, dict):
+        inner = cast("dict[Any, Any]", value)
+        if inner.keys() == {"secure"}:
+            yield path
+        else:
+            for key, each in inner.items():
+                yield from _encrypted(each, (*path, str(key)))
+    elif isinstance(value, list):
+        for number, each in enumerate(cast("list[Any]", value)):
+            yield from _encrypted(each, (*path, str(number)))
+
+
+def _secrets(type_: Any, value: Any, path: Path) -> Iterator[Path]:
+    """Yield the paths of values whose type is SecretStr."""
+    origin, arguments = get_origin(type_), get_args(type_)
+    if type_ is SecretStr:
+        if value is not None:
+            yield path
+    elif origin in (Annotated, Union, UnionType):
+        for each in arguments[:1] if origin is Annotated else arguments:
+            yield from _secrets(each, value, path)
+    elif isinstance(value, Mapping):
+        for name, each in cast("Mapping[str, Any]", value).items():
+            yield from _secrets(_type_of(type_, name), each, (*path, str(name)))
+    elif isinstance(value, list) and arguments:
+        for number, each in enumerate(cast("list[Any]", value)):
+            yield from _secrets(arguments[0], each, (*path, str(number)))
+
+
+def _type_of(type_: Any, name: str) -> Any:
+    """Return the type of the value with a name, in a model or a mapping; None where it has none."""
+    if get_origin(type_) is dict:
+        return get_args(type_)[1]
+    if isinstance(type_, type) and issubclass(type_, BaseModel) and name in type_.model_fields:
+        return type_.model_fields[name].annotation
+    return None
+
+
+def _is_leaf(data: Mapping[str, Any], path: Path) -> bool:
+    """Return whether a path leads to a value, and not to a mapping or list, or nowhere."""
+    here: Any = data
+    for key in path:
+        if isinstance(here, Mapping):
+            here = cast("Mapping[str, Any]", here).get(key)
+        elif isinstance(here, list) and key.isdigit() and int(key) < len(cast("list[Any]", here)):
+            here = here[int(key)]
+        else:
+            return False
+    return here is not None and not isinstance(here, (Mapping, list))
+
+
+def _text(path: Path) -> str:
+    """Return a path as Pulumi reads it: keys with other characters in brackets."""
+    words = [key if key.replace("-", "_").replace("_", "a").isalnum() else f"[{json.dumps(key)}]" for key in path]
+    return ".".join(words).replace(".[", "[")
