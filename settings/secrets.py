@@ -91,7 +91,7 @@ def _is_leaf(data: Mapping[str, Any], path: Path) -> bool:
         if isinstance(here, Mapping):
             here = cast("Mapping[str, Any]", here).get(key)
         elif isinstance(here, list) and key.isdigit() and int(key) < len(cast("list[Any]", here)):
-            here = here[int(key)]
+            here = cast("list[Any]", here)[int(key)]
         else:
             return False
     return here is not None and not isinstance(here, (Mapping, list))
