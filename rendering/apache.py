@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from rendering.filters import exact_path_regex, path_prefix_regex
 from rendering.upstream import Upstream
 from settings import Balancer
-from settings.access import Access, exact_path_regex, path_prefix_regex
+from settings.access import Access
 from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS
 from settings.rewriting import Redirect
 from settings.route import virtual_hosts

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rendering.filters import exact_path_regex, path_prefix_regex
 from rendering.upstream import Upstream
 from settings import Balancer
-from settings.access import exact_path_regex, path_prefix_regex
 from settings.route import virtual_hosts
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jinja2
 
+from rendering.filters import FILTERS
+
 ROOT = Path(__file__).resolve().parents[1]
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "templates"),
@@ -19,12 +21,7 @@ _environment = jinja2.Environment(
 )
 
 
-def _quoted(text: str) -> str:
-    """Return a word between double quotes, as Nginx reads it. Nothing in the word ends the quotes."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-_environment.filters["quoted"] = _quoted
+_environment.filters |= FILTERS
 
 
 def render_template(file: str, /, **values: Any) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -69,24 +68,6 @@ class BasicAuth(Model):
         default_factory=list[str], description="paths for everyone; with a / at the end all beneath. Health paths are"
     )
 
-    @property
-    def exempt_patterns(self) -> list[str]:
-        """Return the exempt paths as regular expressions for Nginx's $uri."""
-        return path_prefix_regex(self.exempt_paths)
-
-
-def exact_path_regex(paths: Sequence[str]) -> list[str]:
-    r"""Return paths as regular expressions for Nginx's $uri.
-
-    They end with `\z`, for `$` would match before a line end as well.
-    """
-    return [rf"^{path.replace('.', '[.]')}\z" for path in paths]
-
-
-def path_prefix_regex(paths: Sequence[str]) -> list[str]:
-    """Return the same expressions, where a path that ends with a slash stands for all beneath it."""
-    return [f"^{path.replace('.', '[.]')}" if path.endswith("/") else exact_path_regex([path])[0] for path in paths]
-
 
 class Access(Model):
     """From where the site may be asked; others get 403. The narrowest network that an address is in decides."""
@@ -114,8 +95,3 @@ class Access(Model):
         if not (self.allow or self.deny or self.deny_countries):
             raise ValueError("should name somebody in allow, deny or deny_countries; null admits everyone")
         return self
-
-    @property
-    def exempt_patterns(self) -> list[str]:
-        """Return the exempt paths as regular expressions for Nginx's $uri."""
-        return path_prefix_regex(self.exempt_paths)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic.types import StringConstraints
 
 from settings.model import Model
 
-# What a value may name, and what Nginx calls it. None of it can hold a line end.
-VARIABLES: Mapping[str, str] = {
-    "client_address": "remote_addr",
-    "country": "geoip_country_code",
-    "host": "host",
-    "request_id": "rid",
-    "scheme": "client_scheme",
-}
+# What a value may name. None of it can contain a line end.
+VARIABLES = ("client_address", "country", "host", "request_id", "scheme")
+VARIABLE = re.compile(r"\$([A-Za-z0-9_]*)")
 # RFC 9110 7.6.1 and RFC 9112: they are of one connection, or say where a message ends.
 HOP_BY_HOP = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
@@ -43,25 +37,14 @@ RESERVED_RESPONSE_HEADERS = frozenset(
      "server", "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-accel-buffering",
      "x-accel-charset", "x-accel-expires", "x-accel-limit-rate", "x-accel-redirect", "x-cache", "x-request-id"}
 )  # fmt: skip
-_VARIABLE = re.compile(r"\$([A-Za-z0-9_]*)")
 
 
 def _value(value: str) -> str:
-    for name in _VARIABLE.findall(value):
+    for name in VARIABLE.findall(value):
         if name not in VARIABLES:
             allowed = ", ".join(f"${each}" for each in VARIABLES)
             raise ValueError(f"{value}: ${name} is none of {allowed}, and a $ stands before nothing else")
     return value
-
-
-def _nginx_value(value: str) -> str:
-    return _VARIABLE.sub(lambda found: f"${{{VARIABLES[found[1]]}}}", value)
-
-
-def _apache_value(value: str) -> str:
-    """Return a value as mod_headers reads it, which takes percent signs, and `expr=` at the beginning, for its own."""
-    made = _VARIABLE.sub(lambda found: f"%{{FLEET_{found[1].upper()}}}e", value.replace("%", "%%"))
-    return f"%{{FLEET_NOTHING}}e{made}" if made.startswith("expr=") else made
 
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64)]
@@ -86,14 +69,9 @@ class Headers(Model):
             raise ValueError(f"{', '.join(twice)}: named twice (capital letters make no difference); name it once")
         return self
 
-    def values(self, kind: Literal["nginx", "apache"] = "nginx") -> dict[str, str]:
-        """Return the headers to set, in the words of a proxy: each variable by its name there."""
-        written = _nginx_value if kind == "nginx" else _apache_value
-        return {name: written(value) for name, value in self.set.items()}
-
     def uses(self, variable: str) -> bool:
         """Return whether a value names this variable."""
-        return any(variable in _VARIABLE.findall(value) for value in self.set.values())
+        return any(variable in VARIABLE.findall(value) for value in self.set.values())
 
     def refused(self, reserved: frozenset[str]) -> list[str]:
         """Return the names that must be left alone, each with the reason."""
@@ -120,11 +98,6 @@ class RequestHeaders(Headers):
         """Return FORGEABLE without the headers that are set here."""
         own = {name.lower() for name in self.set}
         return [name for name in FORGEABLE if name.lower() not in own]
-
-    @property
-    def every(self) -> dict[str, str]:
-        """Return names -> values in Nginx's words; "" is one that the application shall not see."""
-        return {**self.values(), **dict.fromkeys(self.remove, "")}
 
 
 class ResponseHeaders(Headers):

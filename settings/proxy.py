@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -46,14 +45,6 @@ class Compression(Model):
     def is_custom(self) -> bool:
         """Return whether it is other than nginx.conf has it for every site."""
         return self != Compression()
-
-    @property
-    def nginx_gzip_types(self) -> list[str]:
-        """Return the types for Nginx, which compresses text/html unasked and warns of types that it reads twice.
-
-        Where there is no other, it is a type that nobody has: without any, those of nginx.conf would count.
-        """
-        return [each for each in dict.fromkeys(self.types) if each != "text/html"] or ["text/x-none"]
 
 
 class Cache(Model):
@@ -137,16 +128,6 @@ class Proxy(Model):
     def needs_own_http_block(self) -> bool:
         """Return whether anything here was set but the kind. If not, the site is what it is without this block."""
         return self != Proxy(kind=self.kind)
-
-    def snippets_of(self, context: str) -> list[str]:
-        """Return the texts for this place of the site, each in whole lines.
-
-        A further blank after words that begin a member or a port keeps scripts of the balancer from a mistake. They
-        take neither a server of the operator's own for a member, nor its port for ours.
-        """
-        texts = [snippet.text or "" for snippet in self.snippets if snippet.context == context]
-        words = re.compile(r"^(\s*(?:server|listen|BalancerMember))[ ]+(?=\S)", re.MULTILINE | re.IGNORECASE)
-        return [words.sub(r"\1  ", text) for text in texts]
 
     @model_validator(mode="after")
     def _countries_are_looked_up_where_they_are_used(self) -> Proxy:

@@ -106,11 +106,6 @@ class Rule(Model):
         # Nginx's own parser takes the backslash before a minus for nothing, and none is needed.
         return made.replace(r"\-", "-") + (f"({rest})" if self.path.endswith("*") else "")
 
-    @property
-    def captures(self) -> dict[str, str]:
-        """Return part -> what Nginx calls it after a match."""
-        return {name: f"${number}" for number, name in enumerate(self.placeholders, 1)}
-
 
 class Redirect(Rule):
     """A client that asks for `path` is told to ask elsewhere. The path is taken as the client wrote it."""
@@ -119,19 +114,13 @@ class Redirect(Rule):
     permanent: bool = Field(default=True, description="308, which browsers remember; false: 307. Both keep the method")
 
     @property
-    def nginx_regex(self) -> str:
-        """Return the pattern for Nginx's $request_uri.
+    def regex(self) -> str:
+        """Return the pattern of a path as the client wrote it.
 
-        That is as the client wrote it: no line ends can get into the response. What a part matches begins neither with
+        The path is not decoded: no line ends can get into the response. What a part matches begins neither with
         / nor with a backslash: `//host` in a target would lead anywhere.
         """
         return self.pattern(r"[^/?\\]+", r"(?:[^/?\\][^?]*)?") + r"(?:\?.*)?$"
-
-    @property
-    def nginx_return(self) -> str:
-        """Return status, colon and target, in Nginx's words."""
-        query = "$is_args$args" if self.keep_query else ""
-        return f"{308 if self.permanent else 307}:{self.expand(self.captures)}{query}"
 
 
 class Rewrite(Rule):
@@ -140,14 +129,9 @@ class Rewrite(Rule):
     to: PathTarget = Field(description="a path; parts of the rule's path as {name}, *")
 
     @property
-    def nginx_regex(self) -> str:
-        """Return the pattern for Nginx's $uri, which is decoded. `$` would match before a line end as well."""
+    def regex(self) -> str:
+        """Return the pattern of a decoded path. `$` would match before a line end as well."""
         return self.pattern(r"[^/]+", r"(?s:.*)") + r"\z"
-
-    @property
-    def target(self) -> str:
-        """Return the target in Nginx's words; without a ? at its end Nginx keeps the query."""
-        return self.expand(self.captures) + ("" if self.keep_query else "?")
 
 
 def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[str]:
@@ -171,7 +155,7 @@ def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[
 def _next(redirects: Sequence[Redirect], path: str, hostnames: Sequence[str]) -> str | None:
     """Return where the first rule that matches leads on this site; None: nowhere, or to another one."""
     for rule in redirects:
-        if match := re.match(rule.nginx_regex, path):
+        if match := re.match(rule.regex, path):
             target = rule.expand({name: match[number] for number, name in enumerate(rule.placeholders, 1)})
             host = re.match(r"https?://([^/:]+)(:[0-9]+)?", target)
             if host and host[1] not in hostnames:

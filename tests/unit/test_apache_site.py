@@ -15,7 +15,9 @@ from pydantic import BaseModel
 
 from platforms.aws.platform import packed
 from rendering.apache import redirect_target
+from rendering.apache_differences import markdown_table
 from rendering.balancer import balancer_user_data, proxy_packages_command
+from rendering.filters import captures
 from rendering.site import render_site
 from rendering.templates import ROOT
 from rendering.upstream import Upstream
@@ -92,9 +94,9 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None
     assert requests.items() >= {(name, apache_words(value)) for name, value in given_.proxy.request_headers.set.items()}
     rules = [words[1:3] for words in host if words[0] == "RewriteRule"]
     for rewrite in given_.proxy.rewrites:
-        assert [rewrite.nginx_regex, rewrite.expand(rewrite.captures)] in rules
+        assert [rewrite.regex, rewrite.expand(captures(rewrite))] in rules
     uris = [words[2] for words in host if words[:2] == ["RewriteCond", "%{ENV:FLEET_URI}"]]
-    assert uris == [redirect.nginx_regex for redirect in given_.proxy.redirects]
+    assert uris == [redirect.regex for redirect in given_.proxy.redirects]
     if given_.proxy.basic_auth:
         assert [words[1] for _, words in lines if words[0] == "AuthName"] == [given_.proxy.basic_auth.realm]
 
@@ -268,7 +270,7 @@ def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None
     plain = render_site(settings_of({"hostnames": [HOSTNAME], "proxy": {"kind": "apache"}}), [APP])
     for name, block in OTHER.items():
         whole = {"hostnames": [HOSTNAME], **block, "proxy": {"kind": "apache", **block.get("proxy", {})}}
-        if name in apache.REFUSED:
+        if name in apache.UNSUPPORTED:
             with pytest.raises(ValueError, match=re.escape(f"{name}: Apache has no use for it: ")):
                 Balancer.model_validate_json(json.dumps(whole))
         else:
@@ -277,13 +279,13 @@ def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None
 
 
 def test_nginx_takes_all_of_what_apache_refuses() -> None:
-    for name in apache.REFUSED:
+    for name in apache.UNSUPPORTED:
         Balancer.model_validate_json(json.dumps({"hostnames": [HOSTNAME], **OTHER[name]}))
 
 
 def test_the_page_holds_the_table_of_what_apache_does_otherwise() -> None:
     page = (ROOT / "docs" / "balancer.md").read_text()
-    assert apache.markdown_table() in page
+    assert markdown_table() in page
 
 
 def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from rendering.balancer import proxy_packages_command
+from rendering.filters import nginx_return, nginx_target
 from rendering.site import USERS_FILE, render_site
 from rendering.upstream import Upstream
 from settings import Balancer
@@ -89,11 +90,11 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_pat
     for name in proxy.request_headers.remove:
         assert params[variable(name)] == ["", "if_not_empty"]
     rewrites = [(word(regex), target) for regex, target, flag in args(every, "rewrite") if flag == "last"]
-    expected_rewrites = [(rule.nginx_regex, rule.target) for rule in proxy.rewrites]
+    expected_rewrites = [(rule.regex, nginx_target(rule)) for rule in proxy.rewrites]
     assert rewrites == expected_rewrites + [("^", "/.uncached$uri")] * (proxy.memcached is not None)
     if proxy.redirects:
         assert [(word(key), value) for key, value in mapped(site, "redirect")[1:]] == [
-            (f"~{rule.nginx_regex}", [rule.nginx_return]) for rule in proxy.redirects
+            (f"~{rule.regex}", [nginx_return(rule)]) for rule in proxy.redirects
         ]
     if proxy.access:
         (admitted,) = find(site, "geo")[-1:]
@@ -242,8 +243,8 @@ def test_a_redirect_matches_its_paths_and_leads_to_no_other_host(
     path: str, to: str, asked: str, answer: str | None
 ) -> None:
     rule = Redirect(path=path, to=to)
-    match = re.search(rule.nginx_regex, asked)
-    made = match and re.sub(r"\$(\d)", lambda found: match[int(found[1])], rule.nginx_return)
+    match = re.search(rule.regex, asked)
+    made = match and re.sub(r"\$(\d)", lambda found: match[int(found[1])], nginx_return(rule))
     assert made == answer
 
 
