@@ -197,7 +197,7 @@ CHECK = """
 import json, sys
 sys.path.insert(0, "/usr/local/lib/wsgi-fleet")
 import proxy
-words, kind = [], proxy.own()
+words, kind = [], proxy.backend()
 command = kind.command
 kind.command = lambda *arguments: words.append(command(*arguments))
 for number, text in enumerate(json.load(sys.stdin)):
