@@ -128,7 +128,7 @@ def selected_stack(given: str | None) -> str:
     except Failed as error:
         raise Failed(
             f"no stack is selected ({error}); name one (`--stack local`, or FLEET_STACK=local in the environment), or "
-            "select one: `pulumi stack select local`",
+            "select one: `pulumi stack select local`; `make local` makes one on this machine",
             code=2,
         ) from error
 
@@ -142,7 +142,11 @@ def outputs(stack: str) -> dict[str, Any]:
         if "does not have output property" in text:
             raise Failed(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`") from error
         if "no stack named" in text:
-            raise Failed(f"there is no stack {stack}; `pulumi stack ls` lists those that there are", code=2) from error
+            raise Failed(
+                f"there is no stack {stack}; `pulumi stack ls` lists those that there are, and `make local` makes one "
+                "on this machine",
+                code=2,
+            ) from error
         raise
 
 

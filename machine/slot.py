@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import runpy
 import socket
 import time
@@ -73,13 +74,17 @@ def serving_slots() -> list[str]:
     return [slot for slot in (BLUE, GREEN) if state_of_slot(slot) in ("active", "activating", "reloading")]
 
 
-def journal(slot: str, since: float) -> str:
-    """Return what a slot logged last, to help repair the application: the last traceback, else the last lines."""
+def journal(slot: str, since: float, health_path: str = "") -> str:
+    """Return what a slot logged last, to help repair the application: the last traceback, else the last lines.
+
+    Left out is what the gateway logs of requests for the health path, which are ours.
+    """
     run("journalctl", "--sync")
     of = [word for unit in units(slot) for word in ("-u", unit)]
     # Backwards: with --since, -n would take the first lines.
     text = run("journalctl", "--no-pager", "-o", "cat", "-r", "-n", "200", "--since", f"@{int(since)}", *of).stdout
-    lines = [line for line in reversed(text.splitlines()) if line.strip()]
+    ours = re.compile(rf"GET {re.escape(health_path)} (=>|HTTP/)" if health_path else r"\Z.")
+    lines = [line for line in reversed(text.splitlines()) if line.strip() and not ours.search(line)]
     tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
 
@@ -98,10 +103,12 @@ def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
 
 
 def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
-    """Return the status and first line of the response to GET path over a Unix socket."""
+    """Return the status of the response to GET path over a Unix socket, and its first line or where it leads."""
     with contextlib.closing(connect(sock, timeout_s)) as connection:
         connection.request("GET", path, headers={"User-Agent": "wsgi-fleet", "X-Forwarded-Proto": "http"})
         response = connection.getresponse()
+        if to := response.headers.get("Location"):
+            return response.status, f"to {to[:100]}, and a redirect is not healthy"
         return response.status, response.read(300).decode(errors="replace").strip().partition("\n")[0]
 
 
@@ -133,7 +140,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                 if time.monotonic() > deadline or (serves and errors == ERRORS):
                     tried = f"{errors} tries" if errors == ERRORS else f"{limit} s"
                     raise Failure(
-                        f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n{journal(slot, begun)}"
+                        f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n{journal(slot, begun, path)}"
                     )
                 try:
                     status, line = get(private_socket(name), path, max(deadline - time.monotonic(), 0.1))

@@ -44,6 +44,13 @@ def test_a_journal_without_a_traceback_is_its_last_lines(host: AppServer) -> Non
     assert slot.journal("blue", 7.0).splitlines() == [f"    line {number}" for number in range(15, 40)]
 
 
+def test_a_journal_leaves_out_what_the_gateway_logs_of_our_own_requests(host: AppServer) -> None:
+    of_uwsgi = "[pid: 1|app: 0|req: 1/1] 0.0.0.0 () {26 vars} GET /healthz => generated 13 bytes (HTTP/1.1 500)"
+    host.journal = f'database gone\n{of_uwsgi}\n"GET /healthz HTTP/1.1" 500\nGET /healthzz HTTP/1.1\n'
+    assert slot.journal("blue", 7.0, "/healthz").splitlines() == ["    database gone", "    GET /healthzz HTTP/1.1"]
+    assert len(slot.journal("blue", 7.0).splitlines()) == 4
+
+
 MANIFEST: dict[str, Any] = {
     "module": "wsgi:app",
     "health_path": "/healthz",
@@ -134,14 +141,16 @@ def test_a_slot_that_stays_well_for_the_whole_time_is_well(host: AppServer) -> N
 
 class Handler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
+        path = self.rfile.readline().split()[1]
         while self.rfile.readline().strip():
             pass
-        self.wfile.write(b"HTTP/1.1 503 Busy\r\nConnection: close\r\n\r\n  no database\nmore\n")
+        head = b"302 Found\r\nLocation: /login" if path == b"/moved" else b"503 Busy"
+        self.wfile.write(b"HTTP/1.1 " + head + b"\r\nConnection: close\r\n\r\n  no database\nmore\n")
 
 
 @pytest.fixture
 def private(tmp_path: Path) -> Iterator[Path]:
-    """Yield the path of a socket that responds with 503."""
+    """Yield the path of a socket that responds with 503, and to /moved with a redirect."""
     path = tmp_path / "s"
     with socketserver.UnixStreamServer(str(path), Handler) as made:
         thread = threading.Thread(target=made.handle_request)
@@ -152,3 +161,7 @@ def private(tmp_path: Path) -> Iterator[Path]:
 
 def test_an_answer_is_its_status_and_its_first_line(private: Path) -> None:
     assert slot.get(private, "/healthz", 20) == (503, "no database")
+
+
+def test_a_redirect_says_where_it_leads(private: Path) -> None:
+    assert slot.get(private, "/moved", 20) == (302, "to /login, and a redirect is not healthy")
