@@ -172,6 +172,20 @@ def test_a_view_shuts_down_the_listening_socket_five_times(fleet: Stack, fault: 
     fault(load.seen, since, get=2, post=2, slowest_s=3)
 
 
+@pytest.mark.parametrize(
+    "view", ["leak", *(pytest.param(each, marks=pytest.mark.long) for each in ("files", "shm", "sigint"))]
+)
+def test_a_view_brings_its_process_to_an_end_of_something_twice(
+    fleet: Stack, fault: Callable[..., None], view: str
+) -> None:
+    with Steady(fleet.url) as load:
+        since = load.now_s
+        statuses(fleet, f"/{view}", 2, 1)
+        time.sleep(8)
+    # Until the companion has replaced the worker, 1.5 s to 4.5 s.
+    fault(load.seen, since, get=20, post=20)
+
+
 def test_a_view_asks_for_memory_without_end_five_times(fleet: Stack, fault: Callable[..., None]) -> None:
     with Steady(fleet.url) as load:
         since = load.now_s

@@ -1,7 +1,9 @@
 """The application of the fault tests: a view for each thing that one request can do to its process."""
 
+import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import sys
@@ -22,6 +24,7 @@ class Odd(BaseException):
 
 RAISED = {"exit": SystemExit(1), "interrupt": KeyboardInterrupt(), "base": Odd(), "generator": GeneratorExit()}
 Environ = dict[str, Any]
+KEPT: list[bytearray] = []
 
 
 def take_all_memory() -> None:
@@ -29,6 +32,27 @@ def take_all_memory() -> None:
     kept: list[bytearray] = []
     while True:
         kept.append(bytearray(1 << 20))
+
+
+def leak_to_the_limit() -> None:
+    """Keep all the memory that there is, in ever smaller pieces, as a cache without a bound does."""
+    for size in (1 << 20, 1 << 16, 1 << 12, 512, 64):
+        with contextlib.suppress(MemoryError):
+            while True:
+                KEPT.append(bytearray(size))
+
+
+def use_up_files() -> None:
+    """Leave this process no further file descriptor."""
+    number, (_, most) = len([*Path("/proc/self/fd").iterdir()]), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, most))
+
+
+def fill_shared_memory() -> None:
+    """Write files that take memory, and that no end of a process removes."""
+    with contextlib.suppress(OSError), Path(f"/dev/shm/{os.getpid()}-{time.time_ns()}").open("wb") as file:
+        for _ in range(480):
+            file.write(bytes(1 << 20))
 
 
 def shut_down_what_listens() -> None:
@@ -58,6 +82,10 @@ CRUEL: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "memory": take_all_memory,
     "deaf": shut_down_what_listens,
+    "leak": leak_to_the_limit,
+    "files": use_up_files,
+    "shm": fill_shared_memory,
+    "sigint": lambda: os.kill(os.getppid(), signal.SIGINT),
 }
 
 
