@@ -11,7 +11,7 @@ from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys
 
 from settings import Settings
 from settings.limits import warnings
-from settings.secrets import encrypted_paths
+from settings.secrets import KeyPath, encrypted_paths
 from settings.stack_file import SettingsError, parse
 
 
@@ -22,7 +22,7 @@ def read_settings(project: Path, stack: str) -> Settings:
         settings = parse(
             get_config_env() | CONFIG.get(),
             project=project,
-            where=f"stacks/Pulumi.{stack}.yaml",
+            where=f"stacks/{file.name}",
             encrypted=_encrypted_paths(file),
         )
     except SettingsError as error:
@@ -33,8 +33,11 @@ def read_settings(project: Path, stack: str) -> Settings:
     return settings
 
 
-def _encrypted_paths(file: Path) -> set[tuple[str, ...]]:
-    """Return the paths of what is encrypted. Pulumi tells the blocks; which of their values, the stack file tells."""
+def _encrypted_paths(file: Path) -> set[KeyPath]:
+    """Return the paths of the encrypted values.
+
+    Pulumi names only the blocks that contain any. The stack file shows which values these are.
+    """
     document: Any = yaml.safe_load(file.read_text()) if file.exists() else {}
     paths = encrypted_paths(document.get("config") or {})
     blocks = {(key.partition(":")[2],) for key in get_config_secret_keys_env()}

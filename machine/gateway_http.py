@@ -24,6 +24,13 @@ FIRST_FD = 3
 BACKLOG = 1024
 # In a request's environ, of gateways that say it there themselves: the file descriptor of its connection.
 CONNECTION = "wsgi_fleet.connection"
+# An application may send these to its parent. By default they end or stop a process; Gunicorn would reload, start a
+# second master, or change the number of workers. systemd stops a master by SIGTERM. Others tell of a child, of a broken
+# pipe, or of an error of the process itself.
+IGNORED = signal.valid_signals() - {
+    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGCHLD, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ),
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
+}
 
 
 @contextlib.contextmanager
@@ -33,14 +40,6 @@ def packages(kind: str) -> Generator[None]:
     sys.path.insert(0, folder)
     yield
     sys.path.remove(folder)
-
-
-# An application may send these to its parent. By default they end or stop a process; Gunicorn would reload, start a
-# second master, or change the number of workers. Left are those of systemd, of children, and of errors of the process.
-IGNORED = signal.valid_signals() - {
-    *(signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGCHLD, signal.SIGCONT, signal.SIGPIPE, signal.SIGXFSZ),
-    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
-}
 
 
 def untyped(name: str) -> Any:

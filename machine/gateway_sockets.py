@@ -15,7 +15,7 @@ from typing import Any
 
 # tcp(7), struct tcp_info.
 TCP_INFO_BYTES = 104
-# tcp(7), struct tcp_info: tcpi_last_data_recv, in milliseconds.
+# Of it: tcpi_last_data_recv, in milliseconds.
 LAST_DATA_RECEIVED = slice(52, 56)
 _kept_open: list[int] = []
 
@@ -50,18 +50,6 @@ def borrowed(fd: int) -> Generator[socket.socket]:
         yield each
     finally:
         each.detach()
-
-
-def stoplistening() -> None:
-    """Put a socket on which nothing ever comes in the place of each that listens, in this process alone."""
-    for fd in open_files():
-        with suppress(OSError), borrowed(fd) as each:
-            if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                quiet, other = socket.socketpair()
-                os.dup2(quiet.fileno(), fd)
-                # For as long as this process lives: without it the socket would count as closed.
-                _kept_open.append(other.detach())
-                quiet.close()
 
 
 # The sockets that systemd gave to the first process of the gateway. A later worker may find them shut down or closed.

@@ -83,8 +83,9 @@ def journal(slot: str, since: float, health_path: str = "") -> str:
     of = [word for unit in units(slot) for word in ("-u", unit)]
     # Backwards: with --since, -n would take the first lines.
     text = run("journalctl", "--no-pager", "-o", "cat", "-r", "-n", "200", "--since", f"@{int(since)}", *of).stdout
-    ours = re.compile(rf"GET {re.escape(health_path)} (=>|HTTP/)" if health_path else r"\Z.")
-    lines = [line for line in reversed(text.splitlines()) if line.strip() and not ours.search(line)]
+    if health_path:
+        text = re.sub(rf"^.*GET {re.escape(health_path)} (=>|HTTP/).*", "", text, flags=re.MULTILINE)
+    lines = [line for line in reversed(text.splitlines()) if line.strip()]
     tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
 

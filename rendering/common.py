@@ -61,5 +61,5 @@ def wait_for_cloud_init(limit_s: int) -> list[str]:
 
 
 def apply_files_command() -> list[str]:
-    """Return the command that sets up files and units as its standard input describes them (see watch)."""
+    """Return the command that sets up files and units as its standard input describes them (see monitoring_files)."""
     return ["python3", "-c", minified_script("bring")]

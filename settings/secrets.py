@@ -12,11 +12,11 @@ from pydantic import BaseModel, SecretStr
 from settings import Settings
 
 NAMESPACE = "wsgi-fleet"
-# Keys from the block of the stack file down to a value.
-Path = tuple[str, ...]
+# The keys that lead to a value, from the block of the stack file on.
+KeyPath = tuple[str, ...]
 
 
-def encrypted_paths(config: Mapping[str, Any]) -> set[Path]:
+def encrypted_paths(config: Mapping[str, Any]) -> set[KeyPath]:
     """Return the paths of what Pulumi has encrypted in the `config` of a stack file: mappings with one key `secure`."""
     return {
         path
@@ -26,7 +26,7 @@ def encrypted_paths(config: Mapping[str, Any]) -> set[Path]:
     }
 
 
-def find_misplaced(data: Mapping[str, Any], encrypted: Collection[Path]) -> list[str]:
+def find_misplaced(data: Mapping[str, Any], encrypted: Collection[KeyPath]) -> list[str]:
     """Return a line for each secret that is not encrypted, and for each encrypted value that is no secret here.
 
     data: the blocks of the stack file by name. encrypted: paths; all that is below one is encrypted as well.
@@ -45,7 +45,7 @@ def find_misplaced(data: Mapping[str, Any], encrypted: Collection[Path]) -> list
     return lines
 
 
-def _encrypted(value: Any, path: Path) -> Iterator[Path]:
+def _encrypted(value: Any, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(value, dict):
         inner = cast("dict[Any, Any]", value)
         if inner.keys() == {"secure"}:
@@ -58,7 +58,7 @@ def _encrypted(value: Any, path: Path) -> Iterator[Path]:
             yield from _encrypted(each, (*path, str(number)))
 
 
-def _secrets(type_: Any, value: Any, path: Path) -> Iterator[Path]:
+def _secrets(type_: Any, value: Any, path: KeyPath) -> Iterator[KeyPath]:
     """Yield the paths of values whose type is SecretStr."""
     origin, arguments = get_origin(type_), get_args(type_)
     if type_ is SecretStr:
@@ -84,7 +84,7 @@ def _type_of(type_: Any, name: str) -> Any:
     return None
 
 
-def _is_leaf(data: Mapping[str, Any], path: Path) -> bool:
+def _is_leaf(data: Mapping[str, Any], path: KeyPath) -> bool:
     """Return whether a path leads to a value, and not to a mapping or list, or nowhere."""
     here: Any = data
     for key in path:
@@ -97,7 +97,7 @@ def _is_leaf(data: Mapping[str, Any], path: Path) -> bool:
     return here is not None and not isinstance(here, (Mapping, list))
 
 
-def _text(path: Path) -> str:
+def _text(path: KeyPath) -> str:
     """Return a path as Pulumi reads it: keys with other characters in brackets."""
     words = [key if key.replace("-", "_").replace("_", "a").isalnum() else f"[{json.dumps(key)}]" for key in path]
     return ".".join(words).replace(".[", "[")

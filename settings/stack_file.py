@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from settings import Settings
 from settings.constraint import ENCRYPTED
 from settings.schema import known_keys
-from settings.secrets import NAMESPACE, encrypted_paths, find_misplaced
+from settings.secrets import NAMESPACE, KeyPath, encrypted_paths, find_misplaced
 
 # Steps into unions and mapping keys, which pydantic puts into a location and no user has written.
 NO_STEP = re.compile(r"^(constrained-\w+|literal\[.*\]|int|\[key\])$")
@@ -38,7 +38,7 @@ def parse(
     *,
     project: Path,
     where: str = "the stack file",
-    encrypted: Collection[tuple[str, ...]] | None = None,
+    encrypted: Collection[KeyPath] | None = None,
 ) -> Settings:
     """Return the settings in a stack's configuration.
 
