@@ -144,7 +144,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
 
 
 def certificate(facts: Mapping[str, Any] | None) -> Finding:
-    """Check whether the balancer's certificate lasts. facts: of machine/certificate.py; None where it serves HTTP."""
+    """Check whether the balancer's certificate lasts. facts: of certificate.py there; None where it serves HTTP."""
     if facts is None:
         return Finding("certificate (not applicable: the balancer answers HTTP)")
     days = int(facts["expires_in_s"]) // DAY_S
@@ -158,7 +158,7 @@ def certificate(facts: Mapping[str, Any] | None) -> Finding:
 
 
 def health_agent(health: Mapping[str, Any] | None) -> Finding:
-    """Check that the balancer's health agent runs. health: of machine/traffic.py."""
+    """Check that the balancer's health agent runs. health: of machine/balancer/balancer_status.py."""
     subject = "health of servers"
     if health is not None and health["age_s"] < AGENT_S:
         return Finding(subject)

@@ -152,7 +152,7 @@ def observe(target: Target, balancer_report: Callable[[], Report] | None = None)
 
 
 def _query_balancer(target: Target) -> Report:
-    return ask(target, target.balancer, [f"{SCRIPTS}/traffic.py"])
+    return ask(target, target.balancer, [f"{SCRIPTS}/balancer_status.py"])
 
 
 def ask(target: Target, server: Server, command: Sequence[str]) -> Report:

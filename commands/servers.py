@@ -15,7 +15,7 @@ from platforms.transport import Unreachable
 from releases.fleet import Server
 
 LIVE = "/srv/app/live"
-# As machine/release.py runs the release task; the environment's own PATH would win.
+# As machine/app_server/release.py runs the release task; the environment's own PATH would win.
 PROPERTIES = (
     "User=app",
     "Group=app",

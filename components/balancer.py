@@ -23,7 +23,7 @@ from settings.tls import Acme, Tls
 
 UNITS = {"nginx": "nginx.service", "apache": "apache2.service"}
 BOOT_TIMEOUT_S = 600
-# As long as bring.py tries to start a unit, and some seconds.
+# As long as apply_files.py tries to start a unit, and some seconds.
 HEALTH_TIMEOUT_S = 120
 # proxy_site.py waits up to 330 s for old workers to finish.
 SITE_TIMEOUT_S = 400

@@ -13,10 +13,11 @@ from rendering.common import (
     SECURITY_UPDATES,
     SUPERVISORD,
     install_gateway,
+    script_files,
     unattended_upgrades_files,
 )
 from rendering.templates import read_file, render_template
-from rendering.user_data import cloud_config, minified_script, without_comments
+from rendering.user_data import cloud_config, without_comments
 from settings import App, SecurityUpdates
 
 UWSGI = GATEWAYS["uwsgi"]
@@ -78,8 +79,8 @@ def app_server_user_data(
     processes: ProcessLayout | None = None,
 ) -> str:
     """Return the user data of an app server. It names no release: those change without the machine being replaced."""
-    scripts = ["release", "slot", "staging", "server", "fetch", "background", "condition", "vitals"]
-    files = {f"{SCRIPTS}/{name}.py": ("0755", minified_script(name)) for name in scripts}
+    own = ("release", "slot", "staging", "common", "background", "app_status")
+    files = script_files(*(f"app_server/{name}" for name in own), "common/fetch", "common/host_status")
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", read_file(f"templates/scripts/{name}"))
     is_supervised = processes is not None and processes.manager == "supervisord"

@@ -60,6 +60,11 @@ def wait_for_cloud_init(limit_s: int) -> list[str]:
     return ["sh", "-c", read_file("templates/scripts/booted"), "booted", str(limit_s)]
 
 
+def script_files(*names: str) -> dict[str, tuple[str, str]]:
+    """Return scripts of machine/ as files of a machine, all in one folder. names: FOLDER/NAME."""
+    return {f"{SCRIPTS}/{name.rpartition('/')[2]}.py": ("0755", minified_script(name)) for name in names}
+
+
 def apply_files_command() -> list[str]:
     """Return the command that sets up files and units as its standard input describes them (see monitoring_files)."""
-    return ["python3", "-c", minified_script("bring")]
+    return ["python3", "-c", minified_script("common/apply_files")]

@@ -51,7 +51,7 @@ class Upstream:
 
     @property
     def health(self) -> dict[str, str]:
-        """Return how machine/upstream_health.py asks each of its servers."""
+        """Return how machine/balancer/upstream_health.py asks each of its servers."""
         return {"protocol": self.protocol, "health_path": self.health_path}
 
     @property

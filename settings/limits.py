@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from settings import App, Settings
 
 # Nginx waits longer than the gateway, so that the gateway decides: a greenlet that does not wait is ended 5 s later
-# (GRACE_S of machine/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.
+# (GRACE_S of machine/gateway/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.
 READ_MARGIN_S = 5
 # What draining gets besides the longest request, to close.
 DRAIN_MARGIN_S = 15

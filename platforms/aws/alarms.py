@@ -1,4 +1,4 @@
-"""CloudWatch alarms: on what EC2 sees of a machine, and on what machines report of themselves (machine/report.py)."""
+"""CloudWatch alarms: on what EC2 sees of a machine, and on the metrics of cloudwatch_metrics.py."""
 
 from __future__ import annotations
 

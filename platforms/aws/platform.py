@@ -35,7 +35,7 @@ from rendering.common import apply_files_command
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 USER_DATA_BYTES = 16_384
-# bring.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
+# apply_files.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
 WATCH_S = 360
 
 

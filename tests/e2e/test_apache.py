@@ -142,7 +142,7 @@ def test_every_line_of_the_access_log_is_json_whatever_clients_send_and_is_count
     assert (mine["uri"], mine["status"], mine["method"]) == ("/open/%22%0a{", 200, "GET")
     told = json.loads(busy.fleet("status", "--json").stdout)
     assert told["well"] is True, told
-    traffic = json.loads(on(front, "/usr/local/lib/wsgi-fleet/traffic.py"))
+    traffic = json.loads(on(front, "/usr/local/lib/wsgi-fleet/balancer_status.py"))
     assert (traffic["proxy"], traffic["state"]) == ("Apache", "active")
     assert set(traffic["upstreams"]) <= set(traffic["members"])
     assert traffic["requests"] > 0

@@ -168,7 +168,7 @@ def test_where_all_servers_hang_all_are_asked(well: Stack) -> None:
     time.sleep(9)
     try:
         assert out(well) == []
-        facts = json.loads(on(well.balancer(), "/usr/local/lib/wsgi-fleet/traffic.py"))
+        facts = json.loads(on(well.balancer(), "/usr/local/lib/wsgi-fleet/balancer_status.py"))
         assert [each["healthy"] for each in facts["health"]["servers"].values()] == [False, False]
     finally:
         for machine in servers:

@@ -61,7 +61,7 @@ class MemorySecrets:
 
 @dataclass
 class FakeFleet:
-    """A Transport whose servers keep the promises of machine/release.py.
+    """A Transport whose servers keep the promises of machine/app_server/release.py.
 
     fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception. proxy: state of
     the balancer's unit.

@@ -22,7 +22,7 @@ PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n--
 Answer = str | dict[str, Any] | tuple[int, str] | Exception
 
 
-def vitals(**changes: Any) -> dict[str, Any]:
+def host_status(**changes: Any) -> dict[str, Any]:
     """Return the vitals of any healthy machine."""
     gib = 1 << 30
     well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": []}
@@ -45,13 +45,13 @@ def facts(**changes: Any) -> dict[str, Any]:
         "ended": [],
         "socket": "active",
         "health": {"path": "/healthz", "status": 200, "line": "ok", "answer_ms": 2.0},
-        "machine": vitals(),
+        "machine": host_status(),
         **changes,
     }
 
 
 def front(**changes: Any) -> dict[str, Any]:
-    """Return what traffic.py reports of a healthy balancer."""
+    """Return what balancer_status.py reports of a healthy balancer."""
     numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
     members = list(ADDRESSES.values())
     return {
@@ -66,7 +66,7 @@ def front(**changes: Any) -> dict[str, Any]:
         "window_s": 60.0,
         **numbers,
         "upstreams": {"10.0.0.1": numbers},
-        "machine": vitals(),
+        "machine": host_status(),
         **changes,
     }
 
@@ -111,8 +111,8 @@ class Machines:
         self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/release.py status"] = answer
 
     def traffic(self, answer: Answer) -> None:
-        """Set the balancer's response to traffic.py."""
-        self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/traffic.py"] = answer
+        """Set the balancer's response to balancer_status.py."""
+        self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/balancer_status.py"] = answer
 
     def asked(self, machine: str) -> list[str]:
         """Return the commands that a machine got, as text."""

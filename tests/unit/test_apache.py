@@ -164,7 +164,9 @@ def test_the_program_of_the_log_outlives_a_reload_and_leaves_a_file_that_was_rot
     log = tmp_path / "access.log"
     start = f"import apache_log, pathlib\napache_log.LOG, apache_log.LOOK_S = pathlib.Path({str(log)!r}), 0.1\n"
     start += "apache_log.main()\n"
-    with subprocess.Popen([sys.executable, "-c", start], cwd=ROOT / "machine", stdin=subprocess.PIPE) as program:
+    with subprocess.Popen(
+        [sys.executable, "-c", start], cwd=ROOT / "machine" / "balancer", stdin=subprocess.PIPE
+    ) as program:
         assert program.stdin
 
         def write(rid: str) -> None:

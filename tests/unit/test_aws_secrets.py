@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import boto3
+import common
 import pytest
-import server
 import staging
+from common import Failure
 from fetch import fetch_secrets
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
-from server import Failure
 
 from platforms import operator
 from platforms.aws import parameters
@@ -178,8 +178,8 @@ def test_a_booting_server_reads_what_the_rollout_wrote(
     account: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay_out(tmp_path, monkeypatch)
-    (server.CONFIG / "key").write_text("0123")
-    (server.CONFIG / "store").write_text("s3://releases/prod/hello")
+    (common.CONFIG / "key").write_text("0123")
+    (common.CONFIG / "store").write_text("s3://releases/prod/hello")
     many = AWKWARD | {f"NAME_{number}": str(number) for number in range(20)}
     spec = {"platform": "aws", "secrets": {"path": PATH, "region": REGION, "kms_key_arn": ""}}
     found = operator.secrets(spec, "hello")
@@ -194,8 +194,8 @@ def test_a_booting_server_reads_what_the_rollout_wrote(
 
 def test_a_server_that_has_the_secrets_already_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = lay_out(tmp_path, monkeypatch)
-    (server.CONFIG / "key").write_text("0123")
-    (server.CONFIG / "store").write_text("s3://releases/prod/hello")
+    (common.CONFIG / "key").write_text("0123")
+    (common.CONFIG / "store").write_text("s3://releases/prod/hello")
     digest = secrets_digest("0123", {"A": "x"})
     (host.place("r1", secrets_digest=digest) / "secrets.json").write_text('{"A": "x"}')
     with on_this_host(monkeypatch) as cloud:

@@ -90,7 +90,7 @@ def test_a_key_of_ones_own_encrypts_logs() -> None:
 
 
 def test_nothing_is_brought_and_what_was_is_taken_away_where_nothing_is_asked_for(plain: Build) -> None:
-    every = ["wsgi-fleet-report.timer", "wsgi-fleet-report.service", "wsgi-fleet-ship.service"]
+    every = ["wsgi-fleet-metrics.timer", "wsgi-fleet-metrics.service", "wsgi-fleet-logs.service"]
     for role in ROLES:
         assert brought(plain, role) == {"files": {}, "off": every, "prove": [], "on": []}
     assert plain.of(GROUP) == []
@@ -98,29 +98,29 @@ def test_nothing_is_brought_and_what_was_is_taken_away_where_nothing_is_asked_fo
 
 
 def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
-    reports = {"report.json", "report.py", "wsgi-fleet-report.service", "wsgi-fleet-report.timer"}
-    shipped = {"ship.json", "ship.py", "log_source.py", "wsgi-fleet-ship.service"}
+    reports = {"metrics.json", "cloudwatch_metrics.py", "wsgi-fleet-metrics.service", "wsgi-fleet-metrics.timer"}
+    shipped = {"logs.json", "cloudwatch_logs.py", "log_source.py", "wsgi-fleet-logs.service"}
     for role in ROLES:
         wanted = brought(watched, role)
         assert names(wanted) - {"fetch.py"} == reports | shipped | {"aws_service.py"}
         # From its boot an app server has it.
         assert ("fetch.py" in names(wanted)) == (role == "balancer")
         assert wanted["off"] == []
-        assert wanted["prove"] == ["wsgi-fleet-report.service", "wsgi-fleet-ship.service"]
-        assert wanted["on"] == ["wsgi-fleet-report.timer", "wsgi-fleet-ship.service"]
-        config = {name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("report", "ship")}
+        assert wanted["prove"] == ["wsgi-fleet-metrics.service", "wsgi-fleet-logs.service"]
+        assert wanted["on"] == ["wsgi-fleet-metrics.timer", "wsgi-fleet-logs.service"]
+        config = {name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("metrics", "logs")}
         is_balancer = role == "balancer"
-        assert config["report"] == {"namespace": "wsgi-fleet/prod", "balancer": is_balancer}
+        assert config["metrics"] == {"namespace": "wsgi-fleet/prod", "balancer": is_balancer}
         source = {"file": "/var/log/wsgi-fleet/access.log"} if is_balancer else {"units": list(JOURNALS)}
-        assert config["ship"] == {"group": f"{'balancer' if is_balancer else 'hello'}-log-0e0e0e0", **source}
+        assert config["logs"] == {"group": f"{'balancer' if is_balancer else 'hello'}-log-0e0e0e0", **source}
 
 
 @pytest.mark.parametrize(
     ("role", "document", "for_others"),
     [
-        ("hello-1", app_server_user_data([]), {"proxy_site", "traffic"}),
+        ("hello-1", app_server_user_data([]), {"proxy_site", "balancer_status"}),
         # A step before it brings how it is with servers and traffic.
-        ("balancer", balancer_user_data(), {"traffic"}),
+        ("balancer", balancer_user_data(), {"balancer_status"}),
     ],
 )
 def test_what_is_brought_needs_only_what_lies_on_its_machine(
@@ -130,15 +130,15 @@ def test_what_is_brought_needs_only_what_lies_on_its_machine(
     paths = [Path(path) for path in brought(watched, role)["files"] if path.endswith(".py")]
     there = {path.stem for path in paths}
     there |= {Path(each["path"]).stem for each in yaml.safe_load(document)["write_files"]}
-    ours = {path.stem for path in (ROOT / "machine").glob("*.py")}
+    ours = {path.stem: path for path in (ROOT / "machine").rglob("*.py")}
     for path in paths:
-        used = imported(ROOT / "machine" / path.name) & ours
-        assert used - there == (for_others if path.name == "report.py" else set()), path
+        used = imported(ours[path.stem]) & ours.keys()
+        assert used - there == (for_others if path.name == "cloudwatch_metrics.py" else set()), path
 
 
 def test_boot_documents_do_not_grow_by_it() -> None:
     for document in (app_server_user_data([]), balancer_user_data()):
-        assert "wsgi-fleet-report" not in document
+        assert "wsgi-fleet-metrics" not in document
         assert "aws_service" not in document
 
 

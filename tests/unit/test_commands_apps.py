@@ -14,7 +14,7 @@ from releases import record
 from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, facts, front, make
 
 SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
-TRAFFIC = "/usr/local/lib/wsgi-fleet/traffic.py"
+TRAFFIC = "/usr/local/lib/wsgi-fleet/balancer_status.py"
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from commands.observation import Report
 from commands.restarting import cause_in
 from platforms.diagnosis import Finding
 from platforms.lxd.diagnosis import inotify
-from tests.unit.fake_stack import GONE, FakeStack, facts, front, make, vitals
+from tests.unit.fake_stack import GONE, FakeStack, facts, front, host_status, make
 
 MIB = 1 << 20
 
@@ -81,27 +81,27 @@ def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack) -> None:
         (front(), facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),
         (
             front(),
-            facts(machine=vitals(disk_free_bytes=100 * MIB)),
+            facts(machine=host_status(disk_free_bytes=100 * MIB)),
             "disk of hello-2: 100 MiB of 8192 MiB are free -> Free some there, or raise size.disk_gib",
         ),
         (
             front(),
-            facts(machine=vitals(disk_error="Disk quota exceeded")),
+            facts(machine=host_status(disk_error="Disk quota exceeded")),
             "disk of hello-2: nothing can be written there: Disk quota exceeded -> Free some there, or raise size.disk",
         ),
         (
             front(),
-            facts(socket="failed", machine=vitals(failed_units=["app.socket"])),
+            facts(socket="failed", machine=host_status(failed_units=["app.socket"])),
             "hello-2: failed: app.socket is failed: the slot cannot be started anew -> `pulumi up` starts the socket",
         ),
         (
             front(),
-            facts(machine=vitals(failed_units=["cron.service", "app@green.service", "app-proof.service"])),
+            facts(machine=host_status(failed_units=["cron.service", "app@green.service", "app-proof.service"])),
             "units of hello-2: cron.service failed -> `journalctl -u cron.service` on it says why;",
         ),
         (
             front(),
-            facts(machine=vitals(clock_ahead_s=-60)),
+            facts(machine=host_status(clock_ahead_s=-60)),
             "clocks: ",
         ),
     ],
@@ -143,7 +143,7 @@ def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
 
 
 def report(clock_s: float, began_s: float, ended_s: float) -> Report:
-    return Report({"machine": vitals(clock_s=clock_s)}, "", began_s, ended_s)
+    return Report({"machine": host_status(clock_s=clock_s)}, "", began_s, ended_s)
 
 
 times = st.floats(0, 5)

@@ -14,7 +14,7 @@ from commands.observation import rollout_of, server_view, slot_of
 from commands.status import age
 from commands.verdict import State, Verdict, judge
 from releases.fleet import Server
-from tests.unit.fake_stack import NEW, OLD, facts, front, vitals
+from tests.unit.fake_stack import NEW, OLD, facts, front, host_status
 
 LOGS = "`./fleet logs --server a-1` says why"
 RESTART = "restart the machine: it comes back on the current release"
@@ -38,7 +38,7 @@ HUNG = {"path": "/healthz", "status": 0, "line": "no answer in 3 s", "answer_ms"
             (State.EMPTY, "no release is here yet", "`pulumi up` brings one"),
         ),
         (
-            {"slots": slots("inactive"), "machine": vitals(system="starting")},
+            {"slots": slots("inactive"), "machine": host_status(system="starting")},
             (State.STARTING, "the machine boots", "wait for it"),
         ),
         (
@@ -135,7 +135,7 @@ def test_what_the_balancer_cannot_tell_is_not_known_rather_than_nothing() -> Non
 
 
 def test_the_age_of_a_release_is_by_the_machines_own_clock() -> None:
-    told = seen({"live_since_s": 1000.0, "machine": vitals(clock_s=1090.5)}, None)
+    told = seen({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
     assert told.release_age_s == 90.5
 
 

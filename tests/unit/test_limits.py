@@ -46,7 +46,7 @@ def number(pattern: str, file: str) -> int:
 def test_each_time_out_is_below_the_next_whatever_the_request_time_out_is() -> None:
     longest = next(each.le for each in Gateway.model_fields["request_timeout_s"].metadata if hasattr(each, "le"))
     stop = number(r"^TimeoutStopSec=(\d+)$", "systemd/app.service.j2")
-    late = number(r"^GRACE_S = (\d+)$", "../machine/gateway_gevent.py")
+    late = number(r"^GRACE_S = (\d+)$", "../machine/gateway/gateway_gevent.py")
     for request in (1, 60, longest):
         app = App.model_validate_json(json.dumps(LEAST | {"gateway": {"request_timeout_s": request}}))
         read = limits.read_timeout_s(request)

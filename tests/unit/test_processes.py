@@ -17,16 +17,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import condition
+import app_status
+import common
 import crossplane
-import processes as on_server
+import local_nginx as on_server
 import pytest
 import release
-import server
 import slot
 import staging
 import yaml
-from server import Failure
+from common import Failure
 from typer.testing import CliRunner
 
 from commands.__main__ import app as fleet_command
@@ -140,7 +140,7 @@ def test_the_local_nginx_spreads_by_least_connections_over_the_ports_of_its_slot
     assert find(read, f"{prefix}_next_upstream")[0]["args"] == ["error"]
     assert find(read, f"{prefix}_read_timeout")[0]["args"] == [f"{limits.read_timeout_s(30)}s"]
     assert find(read, "worker_shutdown_timeout")[0]["args"] == ["45s"]
-    assert set(range(first, first + MAX_ISOLATED_PROCESSES)) <= set(condition.PROCESS_PORTS)
+    assert set(range(first, first + MAX_ISOLATED_PROCESSES)) <= set(app_status.PROCESS_PORTS)
 
 
 def test_only_a_request_that_no_process_had_may_go_to_another_server(tmp_path: Path) -> None:
@@ -302,18 +302,18 @@ def test_a_user_sees_what_each_process_manager_gets(manager: str, told: list[str
 def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
     """Create a server with two processes. r1 serves, r2 is staged. Events contain what Nginx is told."""
     made = lay_out(tmp_path, monkeypatch)
-    (server.CONFIG / "processes").write_text(f"{request.param} 2\n")
+    (common.CONFIG / "processes").write_text(f"{request.param} 2\n")
     for name in ("r1", "r2"):
         made.place(name)
-    slot.assign_release("blue", server.RELEASES / "r1")
-    server.atomic_symlink(server.LIVE, server.RELEASES / "r1")
+    slot.assign_release("blue", common.RELEASES / "r1")
+    common.atomic_symlink(common.LIVE, common.RELEASES / "r1")
     made.states = dict.fromkeys(slot.units("blue"), "active")
     local(monkeypatch, made)
     return made
 
 
 def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[str, Any], fails: str = "") -> None:
-    """Stand in for the release's processes.py. supervised: what supervisord reports, again and again."""
+    """Stand in for the release's local_nginx.py. supervised: what supervisord reports, again and again."""
 
     def call(of: str, verb: str, *arguments: Any) -> Any:
         assert arguments[0] == of
@@ -343,7 +343,7 @@ def test_nginx_is_led_to_a_slot_whose_processes_are_all_well_and_then_the_old_on
     ]
     # One answered before, whether what is live is still well.
     assert host.asked == ["app-green-0"] * 3 + ["app-green-1"] * 3
-    assert server.link_target(server.SLOTS / "green-1") == server.link_target(server.SLOTS / "green") == "r2"
+    assert common.link_target(common.SLOTS / "green-1") == common.link_target(common.SLOTS / "green") == "r2"
 
 
 def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer) -> None:
@@ -352,7 +352,7 @@ def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer)
     with pytest.raises(Failure, match=r"GET /healthz was not 200 in 0.2 s but 500 app-green-1"):
         release.switch("r3")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert server.link_target(server.LIVE) == "r1"
+    assert common.link_target(common.LIVE) == "r1"
 
 
 def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,11 +360,11 @@ def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypa
     with pytest.raises(Failure, match="Nginx cannot"):
         release.switch("r2")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert server.link_target(server.LIVE) == "r1"
+    assert common.link_target(common.LIVE) == "r1"
 
 
 def test_nginx_is_led_back_before_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
-    slot.assign_release("green", server.RELEASES / "r2")
+    slot.assign_release("green", common.RELEASES / "r2")
     host.states |= dict.fromkeys(slot.units("green"), "active")
     release.switch("r1")
     assert host.events == ["lead blue 75", f"stop {named('green')}, live r1"]
@@ -374,12 +374,12 @@ def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) 
     host.states.clear()
     release.boot()
     assert host.events == ["boot blue"]
-    assert server.link_target(server.SLOTS / "blue-1") == "r1"
+    assert common.link_target(common.SLOTS / "blue-1") == "r1"
 
 
 @pytest.mark.usefixtures("host")
 def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
-    here = (server.CONFIG / "processes").read_text().strip()
+    here = (common.CONFIG / "processes").read_text().strip()
     for made_for in ("one gateway", "systemd 9"):
         manifest = {} if made_for == "one gateway" else {"processes": made_for}
         with pytest.raises(
@@ -387,7 +387,7 @@ def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
         ):
             staging.check_compatible("r9", manifest)
     staging.check_compatible("r9", {"processes": here})
-    (server.CONFIG / "processes").unlink()
+    (common.CONFIG / "processes").unlink()
     with pytest.raises(Failure, match=f"r9 is made for servers with {here}, and this one has one gateway"):
         staging.check_compatible("r9", {"processes": here})
 
@@ -426,9 +426,9 @@ def test_a_server_is_as_well_as_its_worst_process(host: AppServer, monkeypatch: 
         assert path == "/healthz"
         return 500 if "blue-1" in str(sock) else 200, "text"
 
-    monkeypatch.setattr(condition, "SLOTS", server.SLOTS)
-    monkeypatch.setattr(condition, "get", get)
-    found = condition.health("blue")
+    monkeypatch.setattr(app_status, "SLOTS", common.SLOTS)
+    monkeypatch.setattr(app_status, "get", get)
+    found = app_status.health("blue")
     assert (found["status"], found["line"]) == (500, "blue-1: text")
     assert host.states
 

@@ -135,8 +135,8 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
     files = {each["path"]: each["content"] for each in yaml.safe_load(document)["write_files"]}
     for path, content in files.items():
         name = Path(path).name
-        sources = [ROOT / "machine" / name, *(ROOT / "templates").rglob(name)]
-        expected = [source.read_text() for source in sources if source.exists()]
+        sources = [*(ROOT / "machine").rglob(name), *(ROOT / "templates").rglob(name)]
+        expected = [source.read_text() for source in sources if source.is_file()]
         if path.startswith("/etc/systemd/system/app"):
             expected = [without_comments(text) for text in expected]
         if name.endswith(".py"):
@@ -170,12 +170,12 @@ def meaning(script: str) -> tuple[str, list[int]]:
 def test_scripts_on_machines_keep_their_line_numbers_and_lose_their_comments() -> None:
     files = {each["path"]: each["content"] for each in yaml.safe_load(app_server_user_data([]))["write_files"]}
     sent = files[f"{SCRIPTS}/fetch.py"]
-    written = (ROOT / "machine" / "fetch.py").read_text()
+    written = (ROOT / "machine" / "common" / "fetch.py").read_text()
     line = next(number for number, text in enumerate(written.splitlines()) if text.startswith("def fetch("))
     assert sent.splitlines()[line] == written.splitlines()[line]
     assert '"""' not in sent
     assert [text for text in sent.splitlines() if text.lstrip().startswith("#")] == [
-        "# machine/fetch.py of wsgi-fleet without its comments; lines as there"
+        "# machine/common/fetch.py of wsgi-fleet without its comments; lines as there"
     ]
     assert files[f"{SCRIPTS}/release.py"].startswith('#!/usr/bin/env python3\n"""Brings releases')
 

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 
-def vitals() -> dict[str, Any]:
+def host_status() -> dict[str, Any]:
     """Return this machine's clock, system state, failed units and disk.
 
     clock_s: seconds since 1970 by this machine's own clock. system: starting, running, degraded, ...

@@ -11,9 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import condition
+import app_status
+import host_status
 import pytest
-import vitals
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -35,7 +35,7 @@ STATS: dict[str, Any] = {
 
 
 def test_a_worker_is_busy_unless_it_is_idle_and_cheaped_ones_do_not_count() -> None:
-    assert condition.workers_of(STATS) == {
+    assert app_status.workers_of(STATS) == {
         "workers_busy": 2,
         "workers_idle": 1,
         "threads": 6,
@@ -48,7 +48,7 @@ def test_a_worker_is_busy_unless_it_is_idle_and_cheaped_ones_do_not_count() -> N
 
 
 def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(condition, "RUN", tmp_path)
+    monkeypatch.setattr(app_status, "RUN", tmp_path)
     (tmp_path / "app-green").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "app-green" / "stats.sock"))
@@ -60,8 +60,8 @@ def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: 
             connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        assert (condition.gateway("green") or {})["workers_busy"] == 2
-    assert condition.gateway("blue") is None
+        assert (app_status.gateway("green") or {})["workers_busy"] == 2
+    assert app_status.gateway("blue") is None
 
 
 def tables(folder: Path, *lines: str) -> tuple[Path, Path]:
@@ -75,22 +75,22 @@ def test_the_accept_queue_is_what_the_kernel_counts_for_the_listening_port(tmp_p
     listening = f"   1: {'0' * 32}:1F40 {'0' * 32}:0000 0A 00000000:0000001C 00:00000000 00000000     0 0 1\n"
     other = f"   0: {'0' * 32}:0016 {'0' * 32}:0000 0A 00000000:00000005 00:00000000 00000000     0 0 1\n"
     open_ = f"   2: {'0' * 32}:1F40 {'0' * 32}:C350 01 00000000:00000007 00:00000000 00000000     0 0 1\n"
-    assert condition.accept_queue((), tables(tmp_path, "", other + listening + open_)) == 28
+    assert app_status.accept_queue((), tables(tmp_path, "", other + listening + open_)) == 28
 
 
 def test_a_port_that_does_not_listen_has_no_queue(tmp_path: Path) -> None:
-    assert condition.accept_queue((), tables(tmp_path, "", "")) is None
+    assert app_status.accept_queue((), tables(tmp_path, "", "")) is None
 
 
 def test_the_kernel_counts_what_waits_here() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=5) as server:
         port = server.getsockname()[1]
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        before, condition.PORT = condition.PORT, port
+        before, app_status.PORT = app_status.PORT, port
         try:
-            assert condition.accept_queue() == 3
+            assert app_status.accept_queue() == 3
         finally:
-            condition.PORT = before
+            app_status.PORT = before
             for client in clients:
                 client.close()
 
@@ -106,26 +106,26 @@ def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pyte
         assert command == ("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*")
         return subprocess.CompletedProcess(command, 0, text, "")
 
-    monkeypatch.setattr(condition, "run", run)
-    assert condition.restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
+    monkeypatch.setattr(app_status, "run", run)
+    assert app_status.restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
 
 
 def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vitals.write_error(str(tmp_path)) == ""
+    assert host_status.write_error(str(tmp_path)) == ""
 
     def full(_file: int) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
     monkeypatch.setattr(os, "fsync", full)
-    assert vitals.write_error(str(tmp_path)) == "Disk quota exceeded"
+    assert host_status.write_error(str(tmp_path)) == "Disk quota exceeded"
 
 
 def test_where_no_unit_is_loaded_none_was_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(condition, "run", run)
-    assert condition.restarts() == {}
+    monkeypatch.setattr(app_status, "run", run)
+    assert app_status.restarts() == {}
 
 
 def test_requests_that_ended_their_worker_are_found_among_what_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,5 +136,5 @@ def test_requests_that_ended_their_worker_are_found_among_what_was_logged(monkey
         assert command[0] == "journalctl"
         return subprocess.CompletedProcess(command, 0, "\n".join(logged), "")
 
-    monkeypatch.setattr(condition, "run", run)
-    assert condition.ended() == ended
+    monkeypatch.setattr(app_status, "run", run)
+    assert app_status.ended() == ended

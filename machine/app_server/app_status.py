@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from server import LIVE, RUN, SLOTS, link_target, manifest_of, run
+from common import LIVE, RUN, SLOTS, link_target, manifest_of, run
+from host_status import host_status
 from slot import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
-from vitals import vitals
 
 PORT = 8000
 # Of processes that are balanced here (rendering/gateway_files.py).
@@ -33,7 +33,7 @@ _ENDED = re.compile(
 ENDED_LINES, ENDED_S = 500, 600
 
 
-def condition() -> dict[str, Any]:
+def app_status() -> dict[str, Any]:
     """Return what `release status` reports besides releases and slots.
 
     live_since_s: when the live release became so (seconds since 1970). queue: connections that wait to be accepted,
@@ -53,7 +53,7 @@ def condition() -> dict[str, Any]:
         "socket": "" if process_layout()[1] else state_of("app.socket"),
         "health": next((health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
         "cpus": len(os.sched_getaffinity(0)),
-        "machine": vitals(),
+        "machine": host_status(),
     }
 
 

@@ -60,7 +60,7 @@ def said_by(unit: str) -> str:
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
-def bring(wanted: dict[str, Any], units: Path = UNITS) -> None:
+def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
     """Make it so. Raises Failure."""
     there = [unit for unit in wanted["off"] if (units / unit).exists()]
     if there:
@@ -81,6 +81,6 @@ def bring(wanted: dict[str, Any], units: Path = UNITS) -> None:
 
 if __name__ == "__main__":
     try:
-        bring(json.load(sys.stdin))
+        apply(json.load(sys.stdin))
     except (Failure, OSError) as problem:
         sys.exit(f"error: {problem}")

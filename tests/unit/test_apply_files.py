@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import bring
+import apply_files
 import pytest
 
 FAILING = 'if [ "$2 $3" = "restart bad.service" ]; then echo "Job failed" >&2; exit 1; fi\n'
@@ -22,7 +22,7 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for program in programs.iterdir():
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setattr(bring, "PROVE_S", 0.0)
+    monkeypatch.setattr(apply_files, "PROVE_S", 0.0)
     return tmp_path / "units"
 
 
@@ -38,7 +38,7 @@ def asked(units: Path) -> list[str]:
 def test_files_are_there_before_units_start_and_what_is_not_wanted_is_gone(units: Path) -> None:
     units.mkdir()
     (units / "b.service").touch()
-    bring.bring(wanted(units), units)
+    apply_files.apply(wanted(units), units)
     assert (units / "a.service").read_text() == "[Service]\n"
     assert oct((units.parent / "a.py").stat().st_mode & 0o777) == "0o755"
     assert [each.name for each in units.iterdir()] == ["a.service"]
@@ -54,13 +54,13 @@ def test_files_are_there_before_units_start_and_what_is_not_wanted_is_gone(units
 
 def test_it_can_be_run_again(units: Path) -> None:
     for _ in range(2):
-        bring.bring(wanted(units), units)
+        apply_files.apply(wanted(units), units)
     # What was never there is not asked about.
     assert not any("b.service" in line for line in asked(units))
 
 
 def test_a_unit_that_does_not_start_fails_with_what_it_said(units: Path) -> None:
-    with pytest.raises(bring.Failure) as told:
-        bring.bring(wanted(units, prove=["bad.service"]), units)
+    with pytest.raises(apply_files.Failure) as told:
+        apply_files.apply(wanted(units, prove=["bad.service"]), units)
     assert str(told.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
     assert "enable a.service" not in asked(units)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server import CONFIG, RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
+from common import CONFIG, RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
 
 BLUE, GREEN, PROOF = "blue", "green", "proof"
 # Seconds in which a slot that has started must be healthy, where it answers clients from then on.
@@ -246,7 +246,7 @@ def supervisord_processes(slot: str) -> list[dict[str, Any]]:
 
 def call_release_hook(slot: str, verb: str, *arguments: Any) -> Any:
     """Do something with the processes of a slot that are balanced here, by what its release brings for that."""
-    return runpy.run_path(str(SLOTS / slot / "gateway" / "processes.py"))[verb](*arguments)
+    return runpy.run_path(str(SLOTS / slot / "gateway" / "local_nginx.py"))[verb](*arguments)
 
 
 def is_healthy(slot: str, manifest: dict[str, Any]) -> bool:

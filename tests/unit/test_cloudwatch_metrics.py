@@ -17,11 +17,11 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 import aws_service
+import balancer_status
+import cloudwatch_logs
+import cloudwatch_metrics
 import proxy_site
 import pytest
-import report
-import ship
-import traffic
 from aws_service import Refused, Service
 from log_source import Event
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -49,24 +49,24 @@ def giving(value: Any) -> Callable[..., Any]:
 
 
 def health(age_s: float = 1, **healthy: bool) -> dict[str, Any]:
-    """Return health as traffic.py reads it; a server by its last number."""
+    """Return health as balancer_status.py reads it; a server by its last number."""
     servers = {f"10.0.0.{name[1:]}": {"healthy": each} for name, each in healthy.items()}
     return {"age_s": age_s, "servers": servers}
 
 
 def test_servers_that_are_unhealthy_and_not_drained_count() -> None:
-    assert report.unhealthy(health(n1=True, n2=False, n3=False, n4=False), ["10.0.0.3"]) == 2
-    assert report.unhealthy(health(), []) == 0
+    assert cloudwatch_metrics.unhealthy(health(n1=True, n2=False, n3=False, n4=False), ["10.0.0.3"]) == 2
+    assert cloudwatch_metrics.unhealthy(health(), []) == 0
 
 
 def test_who_says_nothing_any_more_does_not_say_that_all_is_well() -> None:
     with pytest.raises(ValueError, match="has said nothing for 31 s"):
-        report.unhealthy(health(31, n1=True), [])
+        cloudwatch_metrics.unhealthy(health(31, n1=True), [])
 
 
 def test_a_disk_is_as_full_as_df_says() -> None:
     told = subprocess.run(["df", "--output=pcent", "/"], check=True, capture_output=True, text=True).stdout
-    assert abs(report.disk_used_percent() - int(told.split()[1].rstrip("%"))) <= 1
+    assert abs(cloudwatch_metrics.disk_used_percent() - int(told.split()[1].rstrip("%"))) <= 1
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("DRAINED", "HEALTH", "PAGE"):
         monkeypatch.setattr(proxy_site, name, tmp_path / name)
     proxy_site.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False}}}))
-    monkeypatch.setattr(traffic, "HEALTH", proxy_site.HEALTH)
+    monkeypatch.setattr(balancer_status, "HEALTH", proxy_site.HEALTH)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"time": moment, "status": status, "seconds": 0.1}
@@ -85,20 +85,23 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log = tmp_path / "access.log"
     log.write_text("".join(json.dumps(each) + "\n" for each in lines))
     # Defaults are bound when a function is made.
-    monkeypatch.setattr(traffic.recent, "__defaults__", ((log,),))
+    monkeypatch.setattr(balancer_status.recent, "__defaults__", ((log,),))
     return tmp_path
 
 
 @pytest.mark.usefixtures("balancer")
 def test_the_balancer_reports_the_share_of_errors_and_the_servers_that_do_not_answer() -> None:
-    assert list(report.of_balancer()) == [("Errors5xxPercent", 25.0, "Percent"), ("UnhealthyMembers", 1, "Count")]
+    assert list(cloudwatch_metrics.of_balancer()) == [
+        ("Errors5xxPercent", 25.0, "Percent"),
+        ("UnhealthyMembers", 1, "Count"),
+    ]
     proxy_site.PAGE.touch()
-    assert next(report.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
+    assert next(cloudwatch_metrics.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
 
 
 def test_a_balancer_that_nobody_asked_anything_has_no_errors(balancer: Path) -> None:
     (balancer / "access.log").write_text("")
-    assert next(report.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
+    assert next(cloudwatch_metrics.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
 
 
 @contextlib.contextmanager
@@ -142,7 +145,7 @@ class Machine:
         monkeypatch.setattr(aws_service, "credentials", giving(self.key))
         wanted = json.loads(carried.build.one("command:remote:Command", f"{role}-watch").values["stdin"])
         self.config = {
-            name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("report", "ship")
+            name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("metrics", "logs")
         }
 
     @property
@@ -174,9 +177,9 @@ def machine(
 def test_what_a_machine_publishes_is_what_its_alarms_look_at(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "CONFIG", tmp_path / "report.json")
-    report.CONFIG.write_text(json.dumps(machine.config["report"]))
-    report.main()
+    monkeypatch.setattr(cloudwatch_metrics, "CONFIG", tmp_path / "metrics.json")
+    cloudwatch_metrics.CONFIG.write_text(json.dumps(machine.config["metrics"]))
+    cloudwatch_metrics.main()
     published = {
         (each["Namespace"], each["MetricName"], json.dumps(each["Dimensions"]))
         for each in machine.aws.cloudwatch.list_metrics()["Metrics"]
@@ -189,30 +192,32 @@ def test_what_a_machine_publishes_is_what_its_alarms_look_at(
         if each["Namespace"] != "AWS/EC2" and machine.id in json.dumps(each["Dimensions"])
     }
     assert published == looked_at
-    assert len(published) == (3 if machine.config["report"]["balancer"] else 1)
+    assert len(published) == (3 if machine.config["metrics"]["balancer"] else 1)
 
 
 @pytest.mark.aws
 def test_a_machine_speaks_for_no_other_stack_and_ships_into_no_other_place(machine: Machine) -> None:
-    fields = report.form("wsgi-fleet/staging", machine.id, [("DiskUsedPercent", 1.0, "Percent")], datetime.now(UTC))
+    fields = cloudwatch_metrics.form(
+        "wsgi-fleet/staging", machine.id, [("DiskUsedPercent", 1.0, "Percent")], datetime.now(UTC)
+    )
     with pytest.raises(Refused, match="monitoring answered 403"):
         Service("monitoring").post("application/x-www-form-urlencoded", urlencode(fields).encode())
     groups = {each["logGroupName"] for each in machine.aws.logs.describe_log_groups()["logGroups"]}
-    for other in groups - {machine.config["ship"]["group"]}:
+    for other in groups - {machine.config["logs"]["group"]}:
         with pytest.raises(Refused, match="logs answered 403"):
-            ship.Stream(other, Service("logs")).ensure()
+            cloudwatch_logs.Stream(other, Service("logs")).ensure()
 
 
 @pytest.mark.aws
 def test_lines_stand_in_the_machines_stream_in_order(machine: Machine) -> None:
-    stream = ship.Stream(machine.config["ship"]["group"], Service("logs"))
+    stream = cloudwatch_logs.Stream(machine.config["logs"]["group"], Service("logs"))
     stream.ensure()
     stream.ensure()
     now_ms = int(time.time() * 1000)
     texts = [f'{number} Grüße \u2603 \\ "quoted" 100%' for number in range(3)]
-    for batch in ship.batches([Event(now_ms + number, text) for number, text in enumerate(texts)]):
+    for batch in cloudwatch_logs.batches([Event(now_ms + number, text) for number, text in enumerate(texts)]):
         stream.put(batch)
-    names = {"logGroupName": machine.config["ship"]["group"], "logStreamName": machine.id}
+    names = {"logGroupName": machine.config["logs"]["group"], "logStreamName": machine.id}
     there = machine.aws.logs.get_log_events(**names, startFromHead=True)["events"]
     assert [each["message"] for each in there] == texts
 
@@ -221,7 +226,7 @@ def test_lines_stand_in_the_machines_stream_in_order(machine: Machine) -> None:
 def test_a_call_that_somebody_else_signed_is_refused(machine: Machine) -> None:
     machine.key["SecretAccessKey"] = "another"
     with pytest.raises(Refused, match="logs answered 403"):
-        ship.Stream(machine.config["ship"]["group"], Service("logs")).ensure()
+        cloudwatch_logs.Stream(machine.config["logs"]["group"], Service("logs")).ensure()
 
 
 class Idle(BaseHTTPRequestHandler):
@@ -287,7 +292,7 @@ def test_credentials_are_renewed_before_they_end(service: tuple[Service, Any], m
 
 
 def test_units_are_what_systemd_reads(tmp_path: Path) -> None:
-    names = ("wsgi-fleet-report.service", "wsgi-fleet-report.timer", "wsgi-fleet-ship.service")
+    names = ("wsgi-fleet-metrics.service", "wsgi-fleet-metrics.timer", "wsgi-fleet-logs.service")
     for name in names:
         shutil.copy(ROOT / "templates" / "systemd" / name, tmp_path / name)
     verify = ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in names)]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from server import APP, CONFIG, LIVE, Failure, link_target, manifest_of, run, say
+from common import APP, CONFIG, LIVE, Failure, link_target, manifest_of, run, say
 
 UNITS = Path("/etc/systemd/system")
 OURS = re.compile(r"app-(worker|schedule)-.*\.(service|timer)")

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 from aws_service import Refused, Service
 
 # What the step that brought this script wants of it: namespace, balancer (whether this is one).
-CONFIG = Path("/etc/wsgi-fleet/report.json")
+CONFIG = Path("/etc/wsgi-fleet/metrics.json")
 # It says something each 5 s.
 SILENT_S = 30.0
 
@@ -38,7 +38,7 @@ def disk_used_percent(path: str = "/") -> float:
 def unhealthy(health: Mapping[str, Any], drained: Sequence[str]) -> int:
     """Return how many servers upstream_health.py finds unhealthy of those that no operator drained.
 
-    health: as traffic.py reads it. Raises ValueError if nothing is at work there.
+    health: as balancer_status.py reads it. Raises ValueError if nothing is at work there.
     """
     if health["age_s"] > SILENT_S:
         raise ValueError(f"wsgi-fleet-health.service has said nothing for {health['age_s']:.0f} s")
@@ -48,14 +48,14 @@ def unhealthy(health: Mapping[str, Any], drained: Sequence[str]) -> int:
 def of_balancer() -> Iterator[Metric]:
     """Yield the metrics that the balancer alone knows."""
     # They lie on a balancer alone.
+    import balancer_status  # noqa: PLC0415
     import proxy_site  # noqa: PLC0415
-    import traffic  # noqa: PLC0415
 
-    seen = traffic.measure(*traffic.recent(time.time()))
+    seen = balancer_status.measure(*balancer_status.recent(time.time()))
     # Maintenance answers 503 on purpose.
     errors = 0 if proxy_site.PAGE.exists() else seen["errors_5xx"]
     yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
-    if (health := traffic.health()) is None:
+    if (health := balancer_status.health()) is None:
         raise ValueError("wsgi-fleet-health.service has said nothing yet")
     yield "UnhealthyMembers", unhealthy(health, proxy_site.read_lines(proxy_site.DRAINED)), "Count"
 

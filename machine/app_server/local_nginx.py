@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 sys.path.insert(0, "/usr/local/lib/wsgi-fleet")
-from server import RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
+from common import RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
 from slot import connect, gateways, get, private_socket, state_of, units
 
 # A link to that of the slot that serves, in its release.

@@ -30,9 +30,8 @@ from pathlib import Path
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import background
-from condition import condition
-from fetch import FetchError, fetch
-from server import (
+from app_status import app_status
+from common import (
     CONFIG,
     LIVE,
     RELEASES,
@@ -47,6 +46,7 @@ from server import (
     say,
     store_url,
 )
+from fetch import FetchError, fetch
 from slot import (
     BLUE,
     GREEN,
@@ -66,7 +66,7 @@ from slot import (
 from staging import RETRY_UNIT, run_command, stage
 
 RETRY_S = 60
-# As much as the balancer takes of one release (machine/static_files.py).
+# As much as the balancer takes of one release (machine/balancer/static_files.py).
 STATIC_MIB = 100
 
 
@@ -189,7 +189,7 @@ def status() -> None:
     """Print what serves here, as JSON."""
     slots = {slot: {"state": state_of_slot(slot), "release": link_target(SLOTS / slot)} for slot in (BLUE, GREEN)}
     staged = sorted(file.parent.name for file in RELEASES.glob("*/.staged"))
-    say(json.dumps({"live": link_target(LIVE), "slots": slots, "staged": staged, **condition()}))
+    say(json.dumps({"live": link_target(LIVE), "slots": slots, "staged": staged, **app_status()}))
 
 
 def prune(keep: Sequence[str]) -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import background
-from fetch import fetch, fetch_secrets
-from server import (
+from common import (
     CONFIG,
     PIP_RUNNER,
     RELEASES,
@@ -33,6 +32,7 @@ from server import (
     say,
     store_url,
 )
+from fetch import fetch, fetch_secrets
 from slot import PROOF, UNUSED_S, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"

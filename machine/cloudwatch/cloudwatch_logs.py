@@ -22,7 +22,7 @@ from aws_service import Refused, Service
 from log_source import Event, Journal, Position, RotatedFile, Source
 
 # What the step that brought this script wants of it: the group, and either file or units.
-CONFIG = Path("/etc/wsgi-fleet/ship.json")
+CONFIG = Path("/etc/wsgi-fleet/logs.json")
 VERSION = "Logs_20140328"
 # docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html: a batch has at most 1,048,576
 # bytes with 26 for each event, 10,000 events of 262,144 bytes, and spans 24 hours.

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cloudwatch_logs
 import log_source
 import pytest
-import ship
 from aws_service import Refused
 from hypothesis import given
 from hypothesis import strategies as st
@@ -205,9 +205,9 @@ def test_the_journal_is_read_on_after_its_cursor_and_a_part_at_a_time(journalctl
 def test_batches_are_what_cloudwatch_takes_and_hold_every_event(found: Sequence[tuple[int, str]], limit: int) -> None:
     events = [Event(NOW_MS + ms, text) for ms, text in found]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ship, "BATCH_BYTES", limit)
-        patch.setattr(ship, "BATCH_EVENTS", 10)
-        made = ship.batches(events)
+        patch.setattr(cloudwatch_logs, "BATCH_BYTES", limit)
+        patch.setattr(cloudwatch_logs, "BATCH_EVENTS", 10)
+        made = cloudwatch_logs.batches(events)
     every = [(each["timestamp"], each["message"]) for batch in made for each in batch]
     assert sorted(every) == sorted((event.time_ms, event.message) for event in events)
     assert every == sorted(every, key=lambda each: each[0])
@@ -218,19 +218,19 @@ def test_batches_are_what_cloudwatch_takes_and_hold_every_event(found: Sequence[
 
 
 def test_a_message_that_is_too_long_is_cut_between_characters() -> None:
-    (batch,) = ship.batches([Event(NOW_MS, "ü" * 200_000)])
+    (batch,) = cloudwatch_logs.batches([Event(NOW_MS, "ü" * 200_000)])
     assert batch[0]["message"] == "ü" * 125_000
 
 
 def shipped(tmp_path: Path, kept: Kept, position: dict[str, Any]) -> dict[str, Any]:
     source = RotatedFile(tmp_path / "access.log")
-    state = ship.State(tmp_path / "position.json")
-    return ship.step(source, ship.Stream("group", kept), state, position)  # pyright: ignore[reportArgumentType]
+    state = cloudwatch_logs.State(tmp_path / "position.json")
+    return cloudwatch_logs.step(source, cloudwatch_logs.Stream("group", kept), state, position)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_position_moves_only_after_what_is_before_it_was_taken(tmp_path: Path) -> None:
     wrote(tmp_path / "access.log", 1, 2)
-    state = ship.State(tmp_path / "position.json")
+    state = cloudwatch_logs.State(tmp_path / "position.json")
     kept = Kept(Refused("logs", 503, "{}"))
     with pytest.raises(Refused):
         shipped(tmp_path, kept, state.load())
@@ -256,13 +256,13 @@ def test_a_line_that_will_never_be_taken_does_not_hold_up_the_others(
 
 def test_a_position_that_was_written_by_half_is_none(tmp_path: Path) -> None:
     (tmp_path / "position.json").write_text('{"inode"')
-    assert ship.State(tmp_path / "position.json").load() == {}
+    assert cloudwatch_logs.State(tmp_path / "position.json").load() == {}
 
 
 def test_a_stream_that_is_there_is_used_and_another_refusal_is_told() -> None:
     there = Refused("logs", 400, '{"__type": "ResourceAlreadyExistsException"}')
     denied = Refused("logs", 400, '{"__type": "com.amazonaws.logs#AccessDeniedException", "Message": "no"}')
-    ship.Stream("group", Kept(there)).ensure()  # pyright: ignore[reportArgumentType]
+    cloudwatch_logs.Stream("group", Kept(there)).ensure()  # pyright: ignore[reportArgumentType]
     with pytest.raises(Refused, match="AccessDenied") as told:
-        ship.Stream("group", Kept(denied)).ensure()  # pyright: ignore[reportArgumentType]
+        cloudwatch_logs.Stream("group", Kept(denied)).ensure()  # pyright: ignore[reportArgumentType]
     assert told.value.code == "AccessDeniedException"

@@ -15,7 +15,7 @@ from typing import Any, cast
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
 from gateway_guard import Guard
-from gateway_workers import Workers, count, settings
+from prefork import Workers, count, settings
 
 sys.path.pop(0)
 with http.packages("tornado"):

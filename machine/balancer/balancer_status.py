@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 
 import certificate
 import proxy
+from host_status import host_status
 from proxy_site import DRAINED, HEALTH, PAGE, addresses, desired_site, read_lines
-from vitals import vitals
 
 # The newest last; the older one is read when the log was rotated within the window.
 LOGS = (Path("/var/log/wsgi-fleet/access.log.1"), Path("/var/log/wsgi-fleet/access.log"))
@@ -168,7 +168,7 @@ def main() -> None:
         "drained": [address for address in drained if address in want],
         "health": health(),
         **measure(*recent(time.time())),
-        "machine": vitals(),
+        "machine": host_status(),
     }
     print(json.dumps(facts))
 
