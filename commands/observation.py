@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 from commands.restarting import Restarting, find_restarting
-from commands.target import SCRIPTS, Target
+from commands.target import Target
 from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, logs_of, slot_of
 from platforms.transport import Unreachable
 from releases import lock, record
 from releases.drift import find_damage
-from releases.fleet import PARALLEL, Server
+from releases.fleet import PARALLEL, STATUS_COMMAND, Server
 from releases.journal import Entry, entries
+from rendering.paths import SCRIPTS
 
 ASK_S = 20.0
 # Machines write what they print for us into one line; a warning of sudo or a locale may stand before it.
@@ -121,10 +122,7 @@ def observe(target: Target, balancer_report: Callable[[], Report] | None = None)
     """
     with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
         front = pool.submit(balancer_report or partial(_query_balancer, target))
-        asked = {
-            server.name: pool.submit(ask, target, server, [f"{SCRIPTS}/release.py", "status"])
-            for server in target.servers
-        }
+        asked = {server.name: pool.submit(ask, target, server, [STATUS_COMMAND]) for server in target.servers}
         now = record.current(target.store)
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
         damage = find_damage(target.store, reads_archive=False)
@@ -238,7 +236,7 @@ def server_view(
 
 
 def _ended(lines: Sequence[str]) -> str:
-    """Describe the requests that ended their worker. lines: of release.py status, the newest first."""
+    """Describe the requests that ended their worker. lines: of app_status.py, the newest first."""
     times = "1 request ended its worker" if len(lines) == 1 else f"{len(lines)} requests ended their worker"
     return f"{times} in the last 10 min; the last: {lines[0]}" if lines else ""
 

@@ -35,7 +35,7 @@ class Restarting:
 
 
 def find_restarting(transport: Transport, server: Server, facts: Mapping[str, Any]) -> list[Restarting]:
-    """Ask the journal of a server about units that were started again. facts: of release.py status."""
+    """Ask the journal of a server about units that were started again. facts: of app_status.py."""
     suspects = [unit for unit, times in facts["restarts"].items() if times >= AT_LEAST]
     found = (_ask(transport, server, unit) for unit in sorted(suspects))
     return [each for each in found if each is not None]

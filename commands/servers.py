@@ -9,10 +9,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from commands.target import BALANCER, SCRIPTS, AppOption, Failed, StackOption, Target, find, server_names
+from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, server_names
 from platforms import operator
 from platforms.transport import Unreachable
 from releases.fleet import Server
+from rendering.paths import SCRIPTS
 
 LIVE = "/srv/app/live"
 # As machine/app_server/release.py runs the release task; the environment's own PATH would win.

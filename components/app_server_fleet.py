@@ -16,12 +16,9 @@ from releases.archive import SourceError
 from releases.release import build
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
-from rendering.app_server import ProcessLayout, app_server_user_data
-from rendering.common import SECURITY_UPDATES, wait_for_cloud_init
+from rendering.app_server import ProcessLayout, app_server_files, app_server_user_data
+from rendering.common import BOOT_TIMEOUT_S, SECURITY_UPDATES, apply_files_command
 from settings import App, SecurityUpdates
-
-# Longest wait for cloud-init: Debian packages from a slow mirror, and the gateway.
-BOOT_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,9 @@ class AppServerFleet(pulumi.ComponentResource):
         kind = GATEWAYS[app.gateway.kind]
         document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
 
+        url = pulumi.Output.concat(args.store.machine_url, f"/{name}")
+        files = pulumi.Output.all(url, key).apply(lambda values: app_server_files(*values))
+
         self.machines = {}
         ready: list[pulumi.Resource] = []
         for zone in range(app.fleet.servers):
@@ -70,8 +70,7 @@ class AppServerFleet(pulumi.ComponentResource):
                 role=role, user_data=document, group=args.group, size=app.fleet.size, zone=zone, app=name
             )
             machine = platform.machine(role, machine_args, store=args.store, opts=child)
-            stdin = pulumi.Output.concat("store ", args.store.machine_url, f"/{name}\nkey ", key, "\n")
-            step = RemoteCommandArgs(machine, wait_for_cloud_init(BOOT_TIMEOUT_S), stdin, timeout_s=BOOT_TIMEOUT_S + 30)
+            step = RemoteCommandArgs(machine, apply_files_command(), files, timeout_s=BOOT_TIMEOUT_S + 30)
             ready.append(platform.remote_command(f"{role}-booted", step, opts=child))
             platform.enable_monitoring(
                 role, machine, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])

@@ -12,7 +12,7 @@ from typing import Any
 from platforms import operator
 from platforms.transport import Store, Transport, Unreachable
 from releases import lock, record
-from releases.fleet import COMMAND, PARALLEL
+from releases.fleet import PARALLEL, STATUS_COMMAND
 from releases.journal import DAMAGED, entries, released
 from releases.release import ID_LENGTH, Release
 
@@ -102,7 +102,7 @@ def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
 
 def _why_stray(transport: Transport, release: str, target: str) -> str:
     try:
-        result = transport.exec(target, [COMMAND, "status"], timeout_s=ASK_S)
+        result = transport.exec(target, [STATUS_COMMAND], timeout_s=ASK_S)
         facts: dict[str, Any] = json.loads(result.output.strip().rpartition("\n")[2])
     except (Unreachable, TimeoutError, ValueError):
         return ""

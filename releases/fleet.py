@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from platforms.transport import Result, Transport, Unreachable
+from rendering.paths import SCRIPTS
 
-COMMAND = "/usr/local/lib/wsgi-fleet/release.py"
+COMMAND, STATUS_COMMAND = f"{SCRIPTS}/release.py", f"{SCRIPTS}/app_status.py"
 # Servers worked on at a time; each holds a connection and a thread.
 PARALLEL = 16
 STATUS_S = 60
@@ -78,8 +79,9 @@ class Fleet:
         self._tell(f"{self.app}: {self._clean(text)}")
 
     def status(self, server: Server) -> dict[str, Any]:
-        """Return what a server runs: `live`, `slots`, `staged` of release.py. Raises ServerFailure."""
-        return json.loads(self.run(server, "reach", ["status"], timeout_s=STATUS_S, quiet=True).output)
+        """Return what a server runs: `live`, `slots`, `staged` of app_status.py. Raises ServerFailure."""
+        result = self.run(server, "reach", [], timeout_s=STATUS_S, quiet=True, program=STATUS_COMMAND)
+        return json.loads(result.output)
 
     def switch(self, server: Server, release: str) -> None:
         """Make a staged release serve; nothing to do where it does. Raises ServerFailure."""
@@ -116,7 +118,7 @@ class Fleet:
         except Unreachable as error:
             raise ServerFailure(server, phase, f"unreachable: {error}", is_unreachable=True) from error
         except TimeoutError as error:
-            words = shlex.join(arguments)
+            words = shlex.join(arguments or [program])
             raise ServerFailure(server, phase, f"`{words}` did not finish in {timeout_s:.0f} s") from error
         if result.exit_code:
             # What it quotes of others' errors is indented; its own begins a line.

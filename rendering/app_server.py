@@ -12,6 +12,7 @@ from rendering.common import (
     SCRIPTS,
     SECURITY_UPDATES,
     SUPERVISORD,
+    files_to_apply,
     install_gateway,
     script_files,
     unattended_upgrades_files,
@@ -79,8 +80,8 @@ def app_server_user_data(
     processes: ProcessLayout | None = None,
 ) -> str:
     """Return the user data of an app server. It names no release: those change without the machine being replaced."""
-    own = ("release", "slot", "staging", "common", "background", "app_status")
-    files = script_files(*(f"app_server/{name}" for name in own), "common/fetch", "common/host_status")
+    own = ("release", "slot", "slot_layout", "local_nginx", "staging", "common", "background")
+    files = script_files(*(f"app_server/{name}" for name in own), "common/fetch")
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", read_file(f"templates/scripts/{name}"))
     is_supervised = processes is not None and processes.manager == "supervisord"
@@ -99,3 +100,12 @@ def app_server_user_data(
     files |= {f"/etc/systemd/system/{name}": ("0644", without_comments(text)) for name, text in units.items()}
     files |= JOURNAL | unattended_upgrades_files(security_updates)
     return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *(["nginx"] if processes else []), *system_packages])
+
+
+def app_server_files(store_url: str, key: str) -> str:
+    """Return what an app server gets once it has booted, for apply_files_command: its store, and what reports on it.
+
+    store_url: where its releases lie. key: of the keyed digests that it checks, in hex; a secret.
+    """
+    files = {f"/etc/wsgi-fleet/{name}": ("0600", text) for name, text in (("store", store_url), ("key", key))}
+    return files_to_apply(files | script_files("app_server/app_status", "common/host_status"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 from rendering.common import (
@@ -10,6 +9,7 @@ from rendering.common import (
     LOGROTATE_TIMER,
     SCRIPTS,
     SECURITY_UPDATES,
+    files_to_apply,
     script_files,
     unattended_upgrades_files,
 )
@@ -42,15 +42,15 @@ def balancer_user_data(
 
 
 def health_agent_files(proxy: Literal["nginx", "apache"] = "nginx") -> str:
-    """Return what makes a balancer ask its servers for their health, and report its traffic: for apply_files.
+    """Return what makes a balancer ask its servers for their health, and report its traffic: for apply_files_command.
 
-    Not in user-data: 16 KiB are few, and a change of it replaces no balancer.
+    Not in user-data, so a change of it replaces no balancer.
     """
     unit = "wsgi-fleet-health.service"
     own = ("server_health", "upstream_health", "balancer_status")
     files = script_files(*(f"balancer/{name}" for name in own), "common/host_status")
     files[f"/etc/systemd/system/{unit}"] = ("0644", render_template(f"systemd/{unit}.j2", proxy=proxy))
-    return json.dumps({"files": files, "off": [], "prove": [unit], "on": [unit]})
+    return files_to_apply(files, prove=[unit], on=[unit])
 
 
 def proxy_packages_command(balancer: Balancer) -> list[str] | None:

@@ -20,11 +20,8 @@ def gateway_files(app: App) -> dict[str, str]:
 
 
 def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
-    """Return a release's files for processes in either slot.
-
-    These are their ports, Nginx's configuration, and the script that moves Nginx.
-    """
-    files = {"gateway/local_nginx.py": minified_script("app_server/local_nginx")}
+    """Return a release's files for processes in either slot: their ports and Nginx's configuration."""
+    files: dict[str, str] = {}
     for slot, first in SLOT_PORTS.items():
         ports = range(first, first + processes.number)
         files[f"gateway/nginx-{slot}.conf"] = render_template(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from rendering.common import script_files
+from rendering.common import files_to_apply, script_files
 from rendering.templates import read_file
 
 # Of an app server; systemd's names, or patterns of them.
@@ -36,12 +36,6 @@ def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | 
         f"/etc/systemd/system/{unit}": ("0644", read_file(f"templates/systemd/{unit}")) for unit in metrics + logs
     }
     every = ("wsgi-fleet-metrics.timer", "wsgi-fleet-metrics.service", "wsgi-fleet-logs.service")
-    return json.dumps(
-        {
-            "files": files,
-            "off": [unit for unit in every if unit not in metrics + logs],
-            # A report that arrives, and a stream that takes lines.
-            "prove": metrics[:1] + logs,
-            "on": metrics[1:] + logs,
-        }
-    )
+    # A report that arrives, and a stream that takes lines.
+    off, prove = [unit for unit in every if unit not in metrics + logs], metrics[:1] + logs
+    return files_to_apply(files, off=off, prove=prove, on=metrics[1:] + logs)

@@ -1,4 +1,8 @@
-"""How the application on this server is: its gateway's workers, what waits in its socket, its health path."""
+#!/usr/bin/env python3
+"""Prints how this app server is, as JSON: its releases, its gateway's workers, its socket and its health path.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,18 @@ import json
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import LIVE, RUN, SLOTS, link_target, manifest_of, run
+# The other modules stand beside this file; it is started by its path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import LIVE, RELEASES, RUN, SLOTS, link_target, manifest_of, run
 from host_status import host_status
-from slot import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
+from slot_layout import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
 
 PORT = 8000
 # Of processes that are balanced here (rendering/gateway_files.py).
@@ -34,16 +41,21 @@ ENDED_LINES, ENDED_S = 500, 600
 
 
 def app_status() -> dict[str, Any]:
-    """Return what `release status` reports besides releases and slots.
+    """Return what serves on this server and how it is.
 
-    live_since_s: when the live release became so (seconds since 1970). queue: connections that wait to be accepted,
-    None where the port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one.
-    restarts: unit -> how often systemd started it again since its start, of those that it did. socket: state of the
-    listening socket; "" where an Nginx listens. ended: what was logged in the last ENDED_S seconds of requests that
-    ended their worker, the newest first.
+    live: release that serves. slots: state and release of each. staged: releases that are proven here. live_since_s:
+    when the live release became so (seconds since 1970). queue: connections that wait to be accepted, None where the
+    port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one. restarts:
+    unit -> how often systemd started it again since its start, of those that it did. socket: state of the listening
+    socket; "" where an Nginx listens. ended: what was logged in the last ENDED_S seconds of requests that ended their
+    worker, the newest first.
     """
-    slots = [slot for slot in (BLUE, GREEN) if state_of_slot(slot) == "active"]
+    states = {slot: state_of_slot(slot) for slot in (BLUE, GREEN)}
+    slots = [slot for slot, state in states.items() if state == "active"]
     return {
+        "live": link_target(LIVE),
+        "slots": {slot: {"state": state, "release": link_target(SLOTS / slot)} for slot, state in states.items()},
+        "staged": sorted(file.parent.name for file in RELEASES.glob("*/.staged")),
         "live_since_s": LIVE.lstat().st_mtime if LIVE.exists() else None,
         "boot": state_of("app-boot"),
         "queue": accept_queue(PROCESS_PORTS if process_layout()[1] else ()),
@@ -143,3 +155,7 @@ def _asked(path: str, name: str) -> tuple[int, str, float]:
     except (OSError, http.client.HTTPException) as error:
         status, line = 0, str(error)
     return status, line, round((time.monotonic() - begun) * 1000, 1)
+
+
+if __name__ == "__main__":
+    print(json.dumps(app_status()))

@@ -1,7 +1,9 @@
-"""Processes that are balanced by Nginx on this server: which slot it asks, and what supervisord tells of them.
+"""Processes that this server's own Nginx balances: which slot it asks, and what supervisord reports of them.
 
-Part of the release, and called by slot.py. As a program, before Nginx starts: waits until a process answers, so that
-the port refuses until then. Standard library only.
+    local_nginx.py wait          before Nginx starts: wait until a process is healthy; until then the port refuses
+    local_nginx.py again SLOT    start what supervisord gave up, again and again
+
+Standard library only.
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any, cast
 
-sys.path.insert(0, "/usr/local/lib/wsgi-fleet")
 from common import RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
-from slot import connect, gateways, get, private_socket, state_of, units
+from slot_layout import connect, gateways, get, private_socket, state_of, units
 
 # A link to that of the slot that serves, in its release.
 CONF = Path("/etc/nginx/nginx.conf")
@@ -33,13 +34,13 @@ def select_config(slot: str) -> None:
     atomic_symlink(CONF, SLOTS / slot / "gateway" / f"nginx-{slot}.conf")
 
 
-def boot(slot: str) -> None:
+def start(slot: str) -> None:
     """Start a slot, and Nginx once it serves. Nobody waits for that: this is part of what they wait for."""
     select_config(slot)
     run("systemctl", "start", "--no-block", *units(slot), "nginx")
 
 
-def lead(slot: str, drain_s: float) -> None:
+def route_traffic(slot: str, drain_s: float) -> None:
     """Have Nginx use this slot; wait for the responses of the other slot, or for drain_s seconds.
 
     Raises Failure when it does not take that; then it asks whom it asked before.
@@ -94,7 +95,7 @@ def workers() -> dict[int, bool]:
     return found
 
 
-def of_supervisord(slot: str) -> list[dict[str, Any]]:
+def supervisord_processes(slot: str) -> list[dict[str, Any]]:
     """Return what supervisord reports of each process of the application; nothing while it does not respond."""
     with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
         every = _ask_supervisord(slot, "supervisor.getAllProcessInfo")
@@ -131,13 +132,17 @@ def start_again(slot: str) -> None:
     """Start what supervisord gave up; that leaves a process that ended too often alone for ever."""
     while True:
         time.sleep(AGAIN_S)
-        for each in of_supervisord(slot):
+        for each in supervisord_processes(slot):
             if each["statename"] == "FATAL":
                 with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
                     _ask_supervisord(slot, "supervisor.startProcess", f"{each['group']}:{each['name']}", False)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["again"]:
-        start_again(sys.argv[2])
-    wait_for_process()
+    match sys.argv[1:]:
+        case ["wait"]:
+            wait_for_process()
+        case ["again", name]:
+            start_again(name)
+        case _:
+            sys.exit(__doc__)

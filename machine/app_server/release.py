@@ -7,7 +7,6 @@
     release bake ID S    look for S seconds whether the release that serves stays well
     release switch ID first|other    make a staged release the one that serves, without losing a request
     release boot         before the socket opens: make /srv/app/live what the store names, point slot blue at it
-    release status       what serves here, as JSON
     release prune ID...  remove every other release and the virtualenvs nobody uses
 
 Every verb holds one lock and can be run again. A failure exits 1 and its last line says what and what to do.
@@ -30,7 +29,6 @@ from pathlib import Path
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import background
-from app_status import app_status
 from common import (
     CONFIG,
     LIVE,
@@ -48,21 +46,18 @@ from common import (
 )
 from fetch import FetchError, fetch
 from slot import (
-    BLUE,
-    GREEN,
     assign_release,
     bake_slot,
     drain_s,
     is_healthy,
     mend_socket,
     route_traffic,
-    serving_slots,
     start_and_gate,
     start_at_boot,
-    state_of_slot,
     stop,
     stop_others,
 )
+from slot_layout import BLUE, GREEN, serving_slots
 from staging import RETRY_UNIT, run_command, stage
 
 RETRY_S = 60
@@ -185,13 +180,6 @@ def retry() -> None:
         switch(release)
 
 
-def status() -> None:
-    """Print what serves here, as JSON."""
-    slots = {slot: {"state": state_of_slot(slot), "release": link_target(SLOTS / slot)} for slot in (BLUE, GREEN)}
-    staged = sorted(file.parent.name for file in RELEASES.glob("*/.staged"))
-    say(json.dumps({"live": link_target(LIVE), "slots": slots, "staged": staged, **app_status()}))
-
-
 def prune(keep: Sequence[str]) -> None:
     """Remove releases that are neither in `keep` nor in use, and virtualenvs that no release uses."""
     used = {*keep, link_target(LIVE), *(link_target(SLOTS / slot) for slot in serving_slots())}
@@ -211,11 +199,8 @@ def wait_for_boot() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the verb that the arguments name. All but `status` hold the lock."""
+    """Run the verb that the arguments name, under the lock."""
     verb, *rest = arguments or ("help",)
-    if verb == "status":
-        status()
-        return
     # The application's user reads what is unpacked here; secrets get their own mode.
     os.umask(0o022)
     if verb not in ("boot", "retry"):

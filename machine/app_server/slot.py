@@ -5,73 +5,37 @@ from __future__ import annotations
 import contextlib
 import http.client
 import re
-import runpy
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import CONFIG, RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
+import local_nginx
+from common import SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
+from slot_layout import (
+    PROOF,
+    gateways,
+    get,
+    private_socket,
+    process_layout,
+    serving_slots,
+    state_of,
+    unit_property,
+    units,
+)
 
-BLUE, GREEN, PROOF = "blue", "green", "proof"
 # Seconds in which a slot that has started must be healthy, where it answers clients from then on.
 GATE_S = 5
 # Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
 ERRORS = 3
 # Seconds for a slot that no client has asked yet to end.
 UNUSED_S = 5
-# Of a unit, the best first.
-_STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
-
-
-def process_layout() -> tuple[str, int]:
-    """Return what starts the gateways of a slot, and how many they are, of one process each.
-
-    0: a slot is one gateway with all its processes, on the socket that both slots share.
-    """
-    file = CONFIG / "processes"
-    manager, number = file.read_text().split() if file.exists() else ("systemd", "0")
-    return manager, int(number)
-
-
-def gateways(slot: str) -> list[str]:
-    """Return the names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
-    number = 0 if slot == PROOF else process_layout()[1]
-    return [f"{slot}-{each}" for each in range(number)] or [slot]
-
-
-def units(slot: str) -> list[str]:
-    """Return the units of a slot."""
-    if slot == PROOF:
-        return ["app-proof"]
-    return [f"app@{name}" for name in ([slot] if process_layout()[0] == "supervisord" else gateways(slot))]
 
 
 def assign_release(slot: str, place: Path) -> None:
     """Make a slot that does not run one of the release in a folder."""
     for name in {slot, *gateways(slot)}:
         atomic_symlink(SLOTS / name, place)
-
-
-def unit_property(name: str, units: Sequence[str]) -> list[str]:
-    """Return a property of each unit."""
-    return run("systemctl", "show", "-P", name, *units).stdout.split()
-
-
-def state_of(unit: str) -> str:
-    """Return the ActiveState of a unit."""
-    return run("systemctl", "show", "-P", "ActiveState", unit).stdout.strip()
-
-
-def state_of_slot(slot: str) -> str:
-    """Return the ActiveState of a slot: that of its unit, or the best one if it has several units."""
-    return min(unit_property("ActiveState", units(slot)), key=_STATES.index)
-
-
-def serving_slots() -> list[str]:
-    """Return the slots that serve, start or reload."""
-    return [slot for slot in (BLUE, GREEN) if state_of_slot(slot) in ("active", "activating", "reloading")]
 
 
 def journal(slot: str, since: float, health_path: str = "") -> str:
@@ -88,29 +52,6 @@ def journal(slot: str, since: float, health_path: str = "") -> str:
     lines = [line for line in reversed(text.splitlines()) if line.strip()]
     tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
-
-
-def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
-    """Return a connection to a Unix socket; close it. Raises OSError."""
-    connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(timeout_s)
-    try:
-        connection.sock.connect(str(sock))
-    except OSError:
-        connection.close()
-        raise
-    return connection
-
-
-def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
-    """Return the status of the response to GET path over a Unix socket, and its first line or where it leads."""
-    with contextlib.closing(connect(sock, timeout_s)) as connection:
-        connection.request("GET", path, headers={"User-Agent": "wsgi-fleet", "X-Forwarded-Proto": "http"})
-        response = connection.getresponse()
-        if to := response.headers.get("Location"):
-            return response.status, f"to {to[:100]}, and a redirect is not healthy"
-        return response.status, response.read(300).decode(errors="replace").strip().partition("\n")[0]
 
 
 def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
@@ -153,11 +94,6 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
     except BaseException:
         stop(slot, drain)
         raise
-
-
-def private_socket(name: str) -> Path:
-    """Return the socket of one gateway that only root on this machine uses (RuntimeDirectory= of the unit)."""
-    return RUN / f"app-{name}" / "http.sock"
 
 
 def stop(slot: str, drain_s: float) -> None:
@@ -227,26 +163,18 @@ def restart_fingerprint(slot: str) -> list[str]:
     return unit_property("NRestarts", units(slot)) + [str(each["pid"]) for each in supervisord_processes(slot)]
 
 
+def supervisord_processes(slot: str) -> list[dict[str, Any]]:
+    """Return what supervisord reports of the processes in a slot; nothing where it does not run them."""
+    is_supervised = slot != PROOF and process_layout()[0] == "supervisord"
+    return local_nginx.supervisord_processes(slot) if is_supervised else []
+
+
 def has_ended(slot: str) -> bool:
     """Return whether a process ended, or its manager, where starting the unit does not show it: with supervisord."""
     bad = ("BACKOFF", "EXITED", "FATAL")
     return any(each["statename"] in bad for each in supervisord_processes(slot)) or {
         *unit_property("NRestarts", units(slot))
     } != {"0"}
-
-
-def supervisord_processes(slot: str) -> list[dict[str, Any]]:
-    """Return what supervisord reports of the processes in a slot; nothing where it does not run them."""
-    return (
-        call_release_hook(slot, "of_supervisord", slot)
-        if slot != PROOF and process_layout()[0] == "supervisord"
-        else []
-    )
-
-
-def call_release_hook(slot: str, verb: str, *arguments: Any) -> Any:
-    """Do something with the processes of a slot that are balanced here, by what its release brings for that."""
-    return runpy.run_path(str(SLOTS / slot / "gateway" / "local_nginx.py"))[verb](*arguments)
 
 
 def is_healthy(slot: str, manifest: dict[str, Any]) -> bool:
@@ -259,13 +187,13 @@ def is_healthy(slot: str, manifest: dict[str, Any]) -> bool:
 def start_at_boot(slot: str) -> None:
     """Start a slot where processes are balanced here; else systemd starts it by itself."""
     if process_layout()[1]:
-        call_release_hook(slot, "boot", slot)
+        local_nginx.start(slot)
 
 
 def route_traffic(slot: str, others: Sequence[str]) -> None:
     """Have new requests go to this slot, where a local Nginx decides that, and wait for what it asked of others."""
     if process_layout()[1]:
-        call_release_hook(slot, "lead", slot, max(map(drain_s, others), default=0))
+        local_nginx.route_traffic(slot, max(map(drain_s, others), default=0))
 
 
 def stop_others(serving: Sequence[str], keep: str | None) -> None:

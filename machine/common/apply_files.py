@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Makes files and units of this machine what standard input says, as JSON. Run as root by a step; can be run again.
+"""Waits until cloud-init is done, then makes files and units of this machine what standard input says, as JSON.
 
-files: path -> [mode, text], written atomically. on: units that run from now on and after each boot. off: units that do
-not, with their files. prove: units that must start well, tried again for PROVE_S seconds (a new role takes a while).
-Standard library only.
+boot_s: longest wait for cloud-init in seconds. files: path -> [mode, text], written atomically. on: units that run from
+now on and after each boot. off: units that do not, with their files. prove: units that must start well, tried again for
+PROVE_S seconds (a new role takes a while). Run as root by a step; can be run again. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ from typing import Any
 UNITS = Path("/etc/systemd/system")
 PROVE_S = 90.0
 PAUSE_S = 3.0
+# cloud-init writes the first file last, whether all went well or not, and removes it when it begins; the setup script
+# touches the other one when it did.
+DONE, READY = Path("/var/lib/cloud/data/result.json"), Path("/etc/wsgi-fleet/ready")
+# What tells why a machine did not get ready.
+CAUSES = r"""cloud-init status --long | tr '\n' ' '
+grep -E 'WARNING|ERROR|CRITICAL' /var/log/cloud-init.log | tail -n 5
+echo 'the last lines of /var/log/cloud-init-output.log:'
+tail -n 15 /var/log/cloud-init-output.log
+systemctl --no-pager --plain --no-legend --failed"""
 
 
 class Failure(Exception):
@@ -31,10 +40,21 @@ def systemctl(*arguments: str) -> None:
         raise Failure(f"systemctl {' '.join(arguments)}: {result.stderr.strip()}")
 
 
+def wait_for_cloud_init(limit_s: float) -> None:
+    """Wait until cloud-init has made this machine what it is to be. Raises Failure with what failed when it did not."""
+    deadline = time.monotonic() + limit_s
+    while not DONE.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if not (DONE.exists() and READY.exists()):
+        causes = subprocess.run(["sh", "-c", CAUSES], check=False, capture_output=True, text=True).stdout.strip()
+        raise Failure(f"this machine did not get ready: {causes}")
+
+
 def put(path: Path, mode: int, text: str) -> None:
     """Write a file that was never there by half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
+    temporary.touch(0o600)
     temporary.write_text(text)
     temporary.chmod(mode)
     temporary.rename(path)
@@ -62,6 +82,7 @@ def said_by(unit: str) -> str:
 
 def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
     """Make it so. Raises Failure."""
+    wait_for_cloud_init(wanted["boot_s"])
     there = [unit for unit in wanted["off"] if (units / unit).exists()]
     if there:
         systemctl("disable", "--now", *there)
@@ -69,7 +90,8 @@ def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
         (units / unit).unlink()
     for path, (mode, text) in wanted["files"].items():
         put(Path(path), int(mode, 8), text)
-    systemctl("daemon-reload")
+    if there or any(path.startswith(f"{units}/") for path in wanted["files"]):
+        systemctl("daemon-reload")
     for unit in wanted["prove"]:
         prove(unit)
     for unit in wanted["on"]:

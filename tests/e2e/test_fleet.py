@@ -19,7 +19,7 @@ from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, eventually, lxc,
 
 
 def status(machine: str) -> dict[str, object]:
-    return json.loads(on(machine, "/usr/local/lib/wsgi-fleet/release.py", "status"))
+    return json.loads(on(machine, "/usr/local/lib/wsgi-fleet/app_status.py"))
 
 
 def slot(machine: str) -> str:

@@ -201,9 +201,7 @@ def test_a_server_that_is_dead_frozen_or_badly_reached_is_out_in_time(well: Stac
             end()
         began_again = time.monotonic()
         if how == "stopped":
-            eventually(
-                lambda: '"active"' in on(ill, "/usr/local/lib/wsgi-fleet/release.py", "status"), message="it runs"
-            )
+            eventually(lambda: '"active"' in on(ill, "/usr/local/lib/wsgi-fleet/app_status.py"), message="it runs")
             began_again = time.monotonic()
         wait_until(well, [], timeout_s=60)
         back_s = time.monotonic() - began_again

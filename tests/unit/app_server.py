@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import app_status
 import background
 import common
 import pytest
 import release
 import slot
+import slot_layout
 import staging
 
 
@@ -118,7 +120,7 @@ def lay_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
     (config / "gateway").write_text("uwsgi\n")
     paths = {**folders, "LIVE": app / "live", "RUN": root / "run"}
     monkeypatch.setattr(background, "apply", lambda: made.applied.append(common.link_target(common.LIVE)))
-    for module in (common, slot, staging, release, background):
+    for module in (common, slot_layout, slot, staging, release, background, app_status):
         # common.run itself stays, for what needs no root.
         stand_ins = paths if module is common else {**paths, "run": made.run, "get": made.get}
         for name in stand_ins.keys() & vars(module).keys():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from platforms.transport import Result, SecretStore
-from releases.fleet import Server
+from releases.fleet import STATUS_COMMAND, Server
 from releases.release import Release
 from releases.rollout import Plan, Rollout
 
@@ -61,7 +61,7 @@ class MemorySecrets:
 
 @dataclass
 class FakeFleet:
-    """A Transport whose servers keep the promises of machine/app_server/release.py.
+    """A Transport whose servers keep the promises of release.py and app_status.py.
 
     fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception. proxy: state of
     the balancer's unit.
@@ -86,7 +86,7 @@ class FakeFleet:
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
         del timeout_s, on_line
-        verb, *rest = command[1:]
+        verb, *rest = ("status",) if command == [STATUS_COMMAND] else command[1:]
         with self.lock:
             self.calls.append((machine, verb))
             failure = self.fails.get((machine, verb)) or self.fails.get((machine, " ".join([verb, *rest[:1]])))

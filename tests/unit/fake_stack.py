@@ -30,7 +30,7 @@ def host_status(**changes: Any) -> dict[str, Any]:
 
 
 def facts(**changes: Any) -> dict[str, Any]:
-    """Return what `release.py status` prints on a server whose slot blue serves OLD."""
+    """Return what `app_status.py` prints on a server whose slot blue serves OLD."""
     return {
         "live": OLD,
         "slots": {"blue": {"state": "active", "release": OLD}, "green": {"state": "inactive", "release": None}},
@@ -107,8 +107,8 @@ class Machines:
         return Result(code, output)
 
     def status(self, name: str, answer: Answer) -> None:
-        """Set a server's response to `release.py status`."""
-        self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/release.py status"] = answer
+        """Set a server's response to `app_status.py`."""
+        self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/app_status.py"] = answer
 
     def traffic(self, answer: Answer) -> None:
         """Set the balancer's response to balancer_status.py."""

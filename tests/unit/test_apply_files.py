@@ -22,13 +22,22 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for program in programs.iterdir():
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name in ("DONE", "READY"):
+        (tmp_path / name).touch()
+        monkeypatch.setattr(apply_files, name, tmp_path / name)
     monkeypatch.setattr(apply_files, "PROVE_S", 0.0)
     return tmp_path / "units"
 
 
 def wanted(units: Path, **changes: Any) -> dict[str, Any]:
     files = {str(units / "a.service"): ["0644", "[Service]\n"], str(units.parent / "a.py"): ["0755", "#!\n"]}
-    return {"files": files, "off": ["b.service"], "prove": ["a.service"], "on": ["a.service", "c.timer"]} | changes
+    return {
+        "boot_s": 0,
+        "files": files,
+        "off": ["b.service"],
+        "prove": ["a.service"],
+        "on": ["a.service", "c.timer"],
+    } | changes
 
 
 def asked(units: Path) -> list[str]:
@@ -64,3 +73,30 @@ def test_a_unit_that_does_not_start_fails_with_what_it_said(units: Path) -> None
         apply_files.apply(wanted(units, prove=["bad.service"]), units)
     assert str(told.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
     assert "enable a.service" not in asked(units)
+
+
+@pytest.mark.parametrize("missing", ["DONE", "READY"])
+def test_nothing_is_written_on_a_machine_that_did_not_get_ready_and_what_failed_is_said(
+    units: Path, missing: str
+) -> None:
+    (units.parent / "bin" / "cloud-init").write_text("#!/bin/sh\nprintf 'status: error\\ndetail: no network\\n'\n")
+    (units.parent / "bin" / "cloud-init").chmod(0o755)
+    (units.parent / missing).unlink()
+    with pytest.raises(apply_files.Failure, match="did not get ready: status: error detail: no network"):
+        apply_files.apply(wanted(units), units)
+    assert not (units / "a.service").exists()
+
+
+def test_a_secret_file_is_never_readable_by_others(units: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    rename = Path.write_text
+
+    def seen(self: Path, text: str) -> int:
+        written = rename(self, text)
+        modes.append(oct(self.stat().st_mode & 0o777))
+        return written
+
+    monkeypatch.setattr(Path, "write_text", seen)
+    apply_files.apply(wanted(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
+    assert modes == ["0o600"]
+    assert oct((units.parent / "key").stat().st_mode & 0o777) == "0o600"

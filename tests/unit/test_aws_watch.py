@@ -92,7 +92,7 @@ def test_a_key_of_ones_own_encrypts_logs() -> None:
 def test_nothing_is_brought_and_what_was_is_taken_away_where_nothing_is_asked_for(plain: Build) -> None:
     every = ["wsgi-fleet-metrics.timer", "wsgi-fleet-metrics.service", "wsgi-fleet-logs.service"]
     for role in ROLES:
-        assert brought(plain, role) == {"files": {}, "off": every, "prove": [], "on": []}
+        assert brought(plain, role) == {"boot_s": 600, "files": {}, "off": every, "prove": [], "on": []}
     assert plain.of(GROUP) == []
     assert plain.exports["logs"] == {}
 

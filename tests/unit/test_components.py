@@ -24,9 +24,9 @@ from platforms import Ingress, MachineArgs, Platform, Store
 from platforms.aws.platform import AwsPlatform
 from platforms.lxd.platform import LxdPlatform
 from releases.release import Release
-from rendering.app_server import app_server_user_data
+from rendering.app_server import app_server_files, app_server_user_data
 from rendering.balancer import balancer_user_data
-from rendering.common import wait_for_cloud_init
+from rendering.common import apply_files_command
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, Aws, Lxd
@@ -137,7 +137,7 @@ def test_every_component_is_the_parent_of_all_it_makes(local: Made) -> None:
     assert children(local.build, GROUPS) == ["app-hello", "balancer"]
     machines = ["hello-1", "hello-1-booted", "hello-2", "hello-2-booted", "hello-3", "hello-3-booted"]
     assert children(local.build, FLEET) == [*machines, "hello-key", "hello-rollout", "hello-secret-HELLO_SECRET_KEY"]
-    steps = ["balancer-booted", "balancer-health", "balancer-members"]
+    steps = ["balancer-booted", "balancer-members"]
     assert children(local.build, BALANCER) == ["balancer", "balancer-address", *steps]
     alone = sorted(each.name for each in local.build.resources if not each.parent)
     assert alone == ["balancer", "groups", "hello", "image", "releases"]
@@ -206,8 +206,8 @@ def test_servers_are_spread_over_zones_and_the_balancer_alone_is_public(local: M
 
 def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(local: Made) -> None:
     step = local.build.one(STEP, "hello-2-booted").inputs
-    assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", wait_for_cloud_init(600))
-    assert step["stdin"] == Secret(f"store file:///srv/store/hello\nkey {KEY}\n")
+    assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", apply_files_command())
+    assert step["stdin"] == Secret(app_server_files("file:///srv/store/hello", KEY))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from pathlib import Path
 from typing import Any
 
+import app_status
 import common
 import pytest
 import release
@@ -188,20 +188,13 @@ def test_pruning_keeps_what_is_named_what_is_live_and_what_still_serves(host: Ap
 
 
 @pytest.mark.usefixtures("host")
-def test_the_status_says_what_serves_and_what_is_staged(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # How the server is besides is in test_app_status.py.
-    monkeypatch.setattr(release, "app_status", dict)
+def test_the_status_says_what_serves_and_what_is_staged() -> None:
     (common.RELEASES / "r2" / ".staged").unlink()
-    release.main(["status"])
-    assert json.loads(capsys.readouterr().out) == {
-        "live": "r1",
-        "slots": {
-            "blue": {"state": "active", "release": "r1"},
-            "green": {"state": "inactive", "release": None},
-        },
-        "staged": ["r1"],
+    found = app_status.app_status()
+    assert (found["live"], found["staged"]) == ("r1", ["r1"])
+    assert found["slots"] == {
+        "blue": {"state": "active", "release": "r1"},
+        "green": {"state": "inactive", "release": None},
     }
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import local_nginx as on_server
 import pytest
 import release
 import slot
+import slot_layout
 import staging
 import yaml
 from common import Failure
@@ -112,7 +114,7 @@ def test_the_document_fits_into_what_ec2_takes_and_says_what_the_server_is(kind:
 
 def test_servers_that_balance_no_processes_get_nothing_of_it() -> None:
     files = yaml.safe_load(app_server_user_data([]))["write_files"]
-    assert [each["path"] for each in files if "processes" in each["path"] or "nginx" in each["path"]] == []
+    assert [each["path"] for each in files if "processes" in each["path"] or "nginx.service" in each["path"]] == []
 
 
 def nginx(given: App, slot_: str, folder: Path) -> list[dict[str, Any]]:
@@ -182,7 +184,10 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
 def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_alone_is_killed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path / "slots" / "blue"
+    place, scripts = tmp_path / "slots" / "blue", tmp_path / "scripts"
+    scripts.mkdir()
+    for source in ROOT.glob("machine/*/*.py"):
+        (scripts / source.name).symlink_to(source)
     folders = ("code", "gateway", "venv/bin", "../../app-blue", "../../app-blue-0", "../../app-blue-1")
     for folder in folders:
         (place / folder).mkdir(parents=True)
@@ -193,7 +198,7 @@ def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_a
     for name, text in gateway_files(app(kind, "supervisord", 2)).items():
         # There is no journal here, and ports may be taken.
         told = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
-        told = told.replace(SCRIPTS, str(ROOT / "machine"))
+        told = told.replace(SCRIPTS, str(scripts))
         told = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", told)
         (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", told))
     monkeypatch.setattr(on_server, "RUN", tmp_path)
@@ -213,14 +218,14 @@ def well(run: Path, other_than: int = 0) -> list[int]:
     """Return both process ids once both respond and the second one is not `other_than`."""
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
-        told = on_server.of_supervisord("blue")
+        told = on_server.supervisord_processes("blue")
         pids = [each["pid"] for each in told if each["statename"] == "RUNNING"]
         with contextlib.suppress(OSError, http.client.HTTPException):
-            both = [slot.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
+            both = [slot_layout.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
             if both == [200, 200] and len(pids) == 2 and pids[1] != other_than:
                 return pids
         time.sleep(0.1)
-    raise AssertionError(on_server.of_supervisord("blue"))
+    raise AssertionError(on_server.supervisord_processes("blue"))
 
 
 def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
@@ -313,20 +318,19 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[str, Any], fails: str = "") -> None:
-    """Stand in for the release's local_nginx.py. supervised: what supervisord reports, again and again."""
+    """Stand in for local_nginx.py. supervised: what supervisord reports, again and again."""
 
-    def call(of: str, verb: str, *arguments: Any) -> Any:
-        assert arguments[0] == of
-        if verb == "of_supervisord":
-            return [
-                {name: next(value) if name == "pid" else value for name, value in each.items()} for each in supervised
-            ]
+    def reported(_slot: str) -> list[dict[str, Any]]:
+        return [{name: next(value) if name == "pid" else value for name, value in each.items()} for each in supervised]
+
+    def record(*words: Any) -> None:
         if fails:
             raise Failure(fails)
-        host.events.append(" ".join(map(str, (verb, *arguments))))
-        return None
+        host.events.append(" ".join(map(str, words)))
 
-    monkeypatch.setattr(slot, "call_release_hook", call)
+    monkeypatch.setattr(on_server, "supervisord_processes", reported)
+    monkeypatch.setattr(on_server, "start", partial(record, "start"))
+    monkeypatch.setattr(on_server, "route_traffic", partial(record, "route to"))
 
 
 def named(name: str) -> str:
@@ -338,7 +342,7 @@ def test_nginx_is_led_to_a_slot_whose_processes_are_all_well_and_then_the_old_on
     release.switch("r2")
     assert host.events == [
         f"start {named('green')}, live r1",
-        "lead green 75",
+        "route to green 75",
         f"stop {named('blue')}, live r2",
     ]
     # One answered before, whether what is live is still well.
@@ -367,13 +371,13 @@ def test_nginx_is_led_back_before_what_an_interrupted_switch_left_is_stopped(hos
     slot.assign_release("green", common.RELEASES / "r2")
     host.states |= dict.fromkeys(slot.units("green"), "active")
     release.switch("r1")
-    assert host.events == ["lead blue 75", f"stop {named('green')}, live r1"]
+    assert host.events == ["route to blue 75", f"stop {named('green')}, live r1"]
 
 
 def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) -> None:
     host.states.clear()
     release.boot()
-    assert host.events == ["boot blue"]
+    assert host.events == ["start blue"]
     assert common.link_target(common.SLOTS / "blue-1") == "r1"
 
 
@@ -416,9 +420,9 @@ def test_a_process_that_was_started_anew_is_noticed_while_it_is_watched(
 def test_a_slot_is_as_its_best_unit_and_stopped_when_none_runs(host: AppServer) -> None:
     first, *others = slot.units("blue")
     host.states = dict.fromkeys(others, "failed") | {first: "active"}
-    assert (slot.state_of_slot("blue"), slot.serving_slots()) == ("active", ["blue"])
+    assert (slot_layout.state_of_slot("blue"), slot.serving_slots()) == ("active", ["blue"])
     host.states[first] = "failed"
-    assert (slot.state_of_slot("blue"), slot.serving_slots()) == ("failed", [])
+    assert (slot_layout.state_of_slot("blue"), slot.serving_slots()) == ("failed", [])
 
 
 def test_a_server_is_as_well_as_its_worst_process(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -473,7 +477,7 @@ def nginx_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nginx:
 
 def test_a_reload_is_over_when_the_old_workers_have_ended(nginx_: Nginx) -> None:
     nginx_.seen = [{1: True}, {1: True}, {1: True, 2: True}, {1: False, 2: True}, {1: False, 2: True}, {2: True}]
-    on_server.lead("green", 30)
+    on_server.route_traffic("green", 30)
     assert nginx_.asks() == "green/gateway/nginx-green.conf"
     assert nginx_.commands == ["/usr/sbin/nginx -t -q", "systemctl reload nginx"]
     assert nginx_.seen == [{2: True}]
@@ -483,7 +487,7 @@ def test_old_workers_are_waited_for_as_long_as_a_slot_may_drain(
     nginx_: Nginx, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nginx_.seen = [{1: True}, {1: False, 2: True}]
-    on_server.lead("green", 0.1)
+    on_server.route_traffic("green", 0.1)
     assert capsys.readouterr().out == "Nginx still waits for answers after 0 s\n"
 
 
@@ -494,7 +498,7 @@ def test_nginx_asks_whom_it_asked_when_it_cannot_be_led(
     nginx_.fails, nginx_.seen = {failing}, [{1: True}]
     monkeypatch.setattr(on_server, "RELOAD_S", 0.1)
     with pytest.raises(Failure):
-        on_server.lead("green", 30)
+        on_server.route_traffic("green", 30)
     assert nginx_.asks() == "blue/gateway/nginx-blue.conf"
 
 
@@ -502,7 +506,7 @@ def test_an_nginx_that_cannot_start_is_left_stopped_without_a_configuration(ngin
     nginx_.conf.unlink()
     nginx_.state, nginx_.fails = "inactive", {"start"}
     with pytest.raises(Failure, match="because"):
-        on_server.lead("blue", 30)
+        on_server.route_traffic("blue", 30)
     assert nginx_.commands[-1] == "systemctl stop nginx"
     assert not nginx_.conf.is_symlink()
 
@@ -544,10 +548,10 @@ def test_what_supervisord_gave_up_is_started_again_and_nothing_else(monkeypatch:
         if asked:
             raise KeyboardInterrupt
 
-    def of_supervisord(_slot: str) -> list[dict[str, str]]:
+    def supervisord_processes(_slot: str) -> list[dict[str, str]]:
         return every
 
-    monkeypatch.setattr(on_server, "of_supervisord", of_supervisord)
+    monkeypatch.setattr(on_server, "supervisord_processes", supervisord_processes)
     monkeypatch.setattr(on_server, "_ask_supervisord", ask)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):

@@ -55,7 +55,7 @@ def steps(built: Build) -> list[str]:
 def test_a_balancer_that_needs_nothing_beside_its_site_has_no_step_for_it(on: str) -> None:
     # On AWS every machine has a step for what watches it.
     made_steps = [each for each in steps(made({"cache": {}, "status": True}, on)) if each != "balancer-watch"]
-    assert made_steps == ["balancer-booted", "balancer-health", "balancer-members"]
+    assert made_steps == ["balancer-booted", "balancer-members"]
 
 
 @pytest.mark.parametrize(("on", "step"), [("lxd", STEP), ("aws", COMMAND)])
