@@ -35,7 +35,7 @@ def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
     Supervisord and Upstart hand no socket on and are shown with fleet.local_proxy.
     """
     kind = GATEWAYS[app.gateway.kind]
-    number = app.isolated_processes or min(limits.processes(app, platform) or 2, MAX_ISOLATED_PROCESSES)
+    number = app.isolated_processes or min(limits.worker_processes(app, platform) or 2, MAX_ISOLATED_PROCESSES)
     if manager is Manager.UPSTART:
         return {"/etc/init/app.conf": upstart_job(app, number)}
     if manager is Manager.SUPERVISORD:

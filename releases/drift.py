@@ -13,7 +13,7 @@ from platforms import operator
 from platforms.transport import Store, Transport, Unreachable
 from releases import lock, record
 from releases.fleet import PARALLEL, STATUS_COMMAND
-from releases.journal import DAMAGED, entries, released
+from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, Release
 
 # Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
@@ -50,7 +50,7 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
     newest, there = next(entries(store), None), record.current(store)
     if newest and newest.result == DAMAGED:
         yield newest.why
-    wanted = release or next(iter(released(store)), None)
+    wanted = release or next(iter(completed_releases(store)), None)
     manifest, archive = (f"releases/{there}/{file}" for file in ("manifest.json", "code.tar.gz"))
     content = store.read(manifest)
     # A rollout writes the pointer before it says that it is done.

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from platforms.transport import Store
 from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
-from releases.journal import Journal, released
+from releases.journal import Journal, completed_releases
 from releases.static import StaticFiles
 
 
@@ -66,7 +66,7 @@ def roll_back(
     """
     begun = time.monotonic()
     before = record.current(store)
-    target = target_of(store, released(store), wanted)
+    target = target_of(store, completed_releases(store), wanted)
     try:
         with lock.acquire(store, f"rollback to {target}", say):
             journal = Journal(store, release=target, app=fleet.app)

@@ -17,7 +17,7 @@ from typing import Any
 from platforms.transport import SecretStore, Store, Transport
 from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
-from releases.journal import Journal, released
+from releases.journal import Journal, completed_releases
 from releases.redaction import Redaction
 from releases.release import Release
 from releases.static import StaticFiles
@@ -261,7 +261,7 @@ class Rollout:
 
     def _prune(self, servers: Sequence[Server]) -> None:
         """Keep the newest releases, there and in the store. A server that cannot prune is no failed release."""
-        earlier = [release for release in released(self.store) if release != self.id]
+        earlier = [release for release in completed_releases(self.store) if release != self.id]
         keep = [self.id, *earlier[: self.plan.keep_releases - 1]]
         try:
             for key in self.store.keys("releases/"):

@@ -40,7 +40,7 @@ class Location:
         return f"balancer://app_{self.app.identifier}" + (self.path if not self.app.route.script_name else "")
 
     @property
-    def lookalikes(self) -> list[str]:
+    def underscore_variants(self) -> list[str]:
         """Return names of headers that this gateway may take for one of ours, or of the user's."""
         return [] if self.app.protocol == "uwsgi" else [name for each in _OURS for name in _underscore_variants(each)]
 
@@ -75,7 +75,7 @@ class Host:
         return any(app.route.path == "/" for app in self.apps)
 
     @property
-    def taken(self) -> str:
+    def served_paths_regex(self) -> str:
         """Return a pattern of the paths that belong to an application."""
         paths = "|".join(re.escape(place.path.rstrip("/")) for place in self.places)
         return rf"^(?:{paths})(?:/|\z)"

@@ -93,7 +93,7 @@ def gzip_types(compression: Compression) -> list[str]:
     return [each for each in dict.fromkeys(compression.types) if each != "text/html"] or ["text/x-none"]
 
 
-def quoted(text: str) -> str:
+def nginx_quote(text: str) -> str:
     """Return a word between double quotes, as Nginx reads it. Nothing in the word ends the quotes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -109,7 +109,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
         nginx_return,
         nginx_target,
         path_prefix_regex,
-        quoted,
+        nginx_quote,
         snippets_of,
     )
 }

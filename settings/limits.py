@@ -69,7 +69,7 @@ def _instance_capacity(instance_type: str) -> tuple[int, int] | None:
     return cpus, cpus * GIB_PER_CPU[kind[1]] * 1024
 
 
-def processes(app: App, platform: str) -> int | None:
+def worker_processes(app: App, platform: str) -> int | None:
     """Return the worker processes of a server; None where that is auto and the machine is not known here."""
     if app.gateway.processes != "auto":
         return app.gateway.processes
@@ -128,7 +128,7 @@ def _check_timeouts(app: App) -> Iterator[str]:
 
 
 def _check_growth(app: App, platform: str) -> Iterator[str]:
-    gateway, there, workers = app.gateway, capacity_of(app, platform), processes(app, platform)
+    gateway, there, workers = app.gateway, capacity_of(app, platform), worker_processes(app, platform)
     if there is None or workers is None or not gateway.model_fields_set & {"processes", "reload_on_rss_mib"}:
         return
     most = CONCURRENT_RELEASES * workers * gateway.reload_on_rss_mib

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from harness.evidence import assert_nothing_was_lost, executed
+from harness.evidence import assert_nothing_was_lost, executed_requests
 from harness.load import Load
 from harness.stack import Stack, eventually, lxc, on, what_the_proxy_minds
 from rendering.site import render_site
@@ -98,7 +98,7 @@ def test_a_server_is_drained_and_admitted_and_fresh_connections_lose_nothing(bus
     assert load.outcome.failed_fresh == [], load.outcome
     # What is kept alive may cross the end of an old worker, as with Nginx 1.22 (docs/operations.md).
     answered = set(load.outcome.posts)
-    assert len([id_ for id_ in executed(busy) if id_ in answered]) == len(answered)
+    assert len([id_ for id_ in executed_requests(busy) if id_ in answered]) == len(answered)
     # Of members that are equally busy Apache takes the one that had fewer so far.
     eventually(lambda: said(ask(busy, "/open/x"))["server"] == machine, message="the server is asked again")
 

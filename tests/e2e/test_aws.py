@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness.load import CLIENTS, KINDS, Load
+from harness.load import CLIENTS, REQUEST_KINDS, Load
 from harness.stack import SECRET, eventually, lxc, on
 from tests.aws.session import Running, running
 from tests.aws.stack import AwsStack
@@ -333,7 +333,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     # A connection to the old balancer ends with it. Whoever had one lost the request that was in flight, and no other.
     failed = load.outcome.failed_fresh + load.outcome.failed_kept
     assert load.outcome.sent == load.outcome.answered + len(failed)
-    assert len(failed) <= len(KINDS) * CLIENTS * 2, load.outcome
+    assert len(failed) <= len(REQUEST_KINDS) * CLIENTS * 2, load.outcome
     in_order(
         output,
         (INSTANCE, "balancer created"),
@@ -342,7 +342,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
         (INSTANCE, "balancer deleted"),
     )
     # The address that they connect to is the machine's until then.
-    in_order(output, (COMMAND, "balancer-watch created"), ("aws:ec2:EipAssociation", "balancer-address created"))
+    in_order(output, (COMMAND, "balancer-monitoring created"), ("aws:ec2:EipAssociation", "balancer-address created"))
     in_order(output, (COMMAND, "balancer-members created"), (INSTANCE, "hello-2 deleted"))
     assert prod.output("url") == prod.url
     left = instances(prod)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from pydantic import BaseModel
 
-from platforms.aws.platform import packed
+from platforms.aws.platform import pack_user_data
 from rendering.apache import redirect_target
 from rendering.apache_differences import markdown_table
 from rendering.balancer import balancer_user_data, proxy_packages_command
@@ -293,7 +293,7 @@ def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
     assert "/etc/nginx" not in other.replace("[ -d /etc/nginx/wsgi-fleet ]", "")
     assert "apache" not in nginx.replace("import apache", "")
     # Raises where EC2 would not take it.
-    assert packed(other)
+    assert pack_user_data(other)
     assert Proxy(kind="apache").needs_own_http_block is False
 
 

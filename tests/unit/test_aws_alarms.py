@@ -82,7 +82,7 @@ def test_thresholds_are_the_users(watched: Build) -> None:
 def test_an_alarm_on_what_a_machine_reports_waits_for_its_first_report(watched: Build) -> None:
     for each in watched.of(ALARM):
         role, _, what = each.name.rpartition("-")
-        waits = each.depends_on(watched.one(STEP, f"{role}-watch"))
+        waits = each.depends_on(watched.one(STEP, f"{role}-monitoring"))
         assert waits == (what in ("disk", "errors", "members")), each.name
 
 

@@ -24,7 +24,7 @@ from commands import target
 from commands.__main__ import app as fleet
 from components.balancer import upstreams
 from gateways import GATEWAYS
-from harness.mock_aws import filled
+from harness.mock_aws import fill_placeholders
 from releases.archive import SourceError, tar
 from rendering.app_server import ProcessLayout, app_server_user_data
 from rendering.balancer import balancer_user_data
@@ -126,7 +126,10 @@ def assert_it_renders(settings: Settings, folder: Path) -> None:
 
 def test_a_mutated_stack_file_is_taken_and_renders_or_is_refused_with_a_path(tmp_path: Path) -> None:
     dice = random.Random(SEED)
-    seeds = [filled(yaml.safe_load(file.read_text())["config"]) for file in (ROOT / "stacks").glob("Pulumi.*.yaml")]
+    seeds = [
+        fill_placeholders(yaml.safe_load(file.read_text())["config"])
+        for file in (ROOT / "stacks").glob("Pulumi.*.yaml")
+    ]
     # The example, with every setting, is the longest.
     seeds.sort(key=lambda seed: len(str(seed)))
     # Lines of Nginx's own as they are: the machine's Nginx tests them before it takes them.

@@ -143,7 +143,7 @@ class Machine:
 
         monkeypatch.setattr(aws_service, "metadata", told)
         monkeypatch.setattr(aws_service, "credentials", giving(self.key))
-        wanted = json.loads(carried.build.one("command:remote:Command", f"{role}-watch").values["stdin"])
+        wanted = json.loads(carried.build.one("command:remote:Command", f"{role}-monitoring").values["stdin"])
         self.config = {
             name: json.loads(wanted["files"][f"/etc/wsgi-fleet/{name}.json"][1]) for name in ("metrics", "logs")
         }

@@ -150,10 +150,10 @@ def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: i
 @pytest.mark.parametrize("instance_type", ["t2.micro", "x2idn.large", "c5.metal", "z1d.large", "m5.huge"])
 def test_nothing_is_said_of_others(instance_type: str) -> None:
     app = stack("aws", fleet=of_server(instance_type)).apps["hello"]
-    assert (limits.capacity_of(app, "aws"), limits.processes(app, "aws")) == (None, None)
+    assert (limits.capacity_of(app, "aws"), limits.worker_processes(app, "aws")) == (None, None)
 
 
 def test_auto_is_two_processes_for_each_cpu() -> None:
-    assert limits.processes(stack(fleet=of_server(cpus=3)).apps["hello"], "lxd") == 6
-    assert limits.processes(stack("aws", fleet=of_server("t3.medium")).apps["hello"], "aws") == 4
-    assert limits.processes(stack(gateway={"processes": 5}).apps["hello"], "lxd") == 5
+    assert limits.worker_processes(stack(fleet=of_server(cpus=3)).apps["hello"], "lxd") == 6
+    assert limits.worker_processes(stack("aws", fleet=of_server("t3.medium")).apps["hello"], "aws") == 4
+    assert limits.worker_processes(stack(gateway={"processes": 5}).apps["hello"], "lxd") == 5

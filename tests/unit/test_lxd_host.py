@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platforms.lxd import label, neighbour, store, subnet
+from platforms.lxd import arp, label, store, subnet
 from platforms.lxd.store import DirectoryStore
 
 ROUTES = """\
@@ -119,15 +119,15 @@ def test_a_neighbour_is_there_once_its_entry_is_complete(
     (tmp_path / "arp").write_text(ARP)
     # Nobody is asked: the packet would leave this host.
     monkeypatch.setattr(socket.socket, "sendto", lambda *_: 0)  # pyright: ignore
-    assert neighbour.is_there(address, tmp_path / "arp") is there
+    assert arp.is_resolved(address, tmp_path / "arp") is there
 
 
 def test_who_is_not_there_yet_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "arp").write_text(ARP.replace("10.0.0.13", "127.0.0.1"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(neighbour, "DISCARD_PORT", listener.getsockname()[1])
-        assert neighbour.is_there("127.0.0.1", tmp_path / "arp") is False
+        monkeypatch.setattr(arp, "DISCARD_PORT", listener.getsockname()[1])
+        assert arp.is_resolved("127.0.0.1", tmp_path / "arp") is False
         assert listener.recvfrom(1, socket.MSG_DONTWAIT)[0] == b""
 
 

@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 from commands.__main__ import app as fleet_command
 from components.balancer import upstreams
 from gateways import GATEWAYS
-from platforms.aws.platform import packed
+from platforms.aws.platform import pack_user_data
 from releases.release import build
 from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
 from rendering.common import APP_PORT, SCRIPTS, SUPERVISORD
@@ -104,7 +104,7 @@ def test_the_document_fits_into_what_ec2_takes_and_says_what_the_server_is(kind:
         ["libpq5"] * 50, kind=GATEWAYS[kind], processes=ProcessLayout(manager, MAX_ISOLATED_PROCESSES)
     )
     # Raises where EC2 would not take it.
-    assert packed(text)
+    assert pack_user_data(text)
     files = documents(kind, manager)
     assert files["/etc/wsgi-fleet/processes"] == f"{manager} 3\n"
     assert "/etc/systemd/system/app.socket" not in files

@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stack_file(stack: str) -> dict[str, Any]:
     """Return the blocks of a stack file by name, with ids in the place of placeholders."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return mock_aws.filled({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
+    return mock_aws.fill_placeholders({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def steps(built: Build) -> list[str]:
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_a_balancer_that_needs_nothing_beside_its_site_has_no_step_for_it(on: str) -> None:
     # On AWS every machine has a step for what watches it.
-    made_steps = [each for each in steps(made({"cache": {}, "status": True}, on)) if each != "balancer-watch"]
+    made_steps = [each for each in steps(made({"cache": {}, "status": True}, on)) if each != "balancer-monitoring"]
     assert made_steps == ["balancer-booted", "balancer-members"]
 
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.mock_aws import filled
+from harness.mock_aws import fill_placeholders
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS, RESERVED_RESPONSE_HEADERS
@@ -192,7 +192,7 @@ def test_a_front_page_that_is_the_health_path_would_stay_open_and_is_refused() -
 
 
 def production(**balancer: Any) -> list[str]:
-    stack = filled(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
+    stack = fill_placeholders(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
     given_ = {key.partition(":")[2]: value for key, value in stack.items()}
     return problems_of(given_ | {"balancer": balancer, "aws": given_["aws"] | {"outbound_ports": [5432]}})
 

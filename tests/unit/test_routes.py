@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.mock_aws import filled
+from harness.mock_aws import fill_placeholders
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer, Settings
@@ -197,7 +197,7 @@ def test_no_acme_server_is_asked_for_a_wildcard() -> None:
 
 def test_records_of_a_zone_are_those_of_the_hosts(tmp_path: Path) -> None:
     del tmp_path
-    prod = filled({"platform": "aws", "aws": AWS})["aws"] | {"route53_zone_id": "Z1"}
+    prod = fill_placeholders({"platform": "aws", "aws": AWS})["aws"] | {"route53_zone_id": "Z1"}
     assert told({"shop": {"hosts": [SHOP]}}, platform="aws", aws=prod) == []
 
 

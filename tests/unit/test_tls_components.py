@@ -72,7 +72,7 @@ def stdin(built: Build, name: str) -> Any:
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_without_tls_there_is_no_certificate_no_port_and_no_record(on: str) -> None:
     built = made(None, on)
-    named = [name for name in steps(built) if name != "balancer-watch"]
+    named = [name for name in steps(built) if name != "balancer-monitoring"]
     assert named == ["balancer-booted", "balancer-members"]
     assert "443" not in str([each.inputs for each in built.of(RULE) + built.of(GROUP)])
     assert "tls_port" not in str([each.inputs for each in built.of(ADDRESS)])

@@ -51,7 +51,7 @@ def watched() -> Build:
 
 def brought(made: Build, role: str) -> dict[str, Any]:
     """Return the input of a machine's watch step, parsed from JSON."""
-    step = made.one(STEP, f"{role}-watch")
+    step = made.one(STEP, f"{role}-monitoring")
     assert step.inputs["create"].startswith("sudo -- timeout --kill-after=10 360 python3 -c ")
     return json.loads(step.inputs["stdin"])
 

@@ -15,7 +15,7 @@ COMPLETE = 0x2
 DISCARD_PORT = 9
 
 
-def is_there(address: str, table: Path = ARP) -> bool:
+def is_resolved(address: str, table: Path = ARP) -> bool:
     """Return whether the IPv4 address responds on its bridge. If not, make the kernel ask for the next time."""
     if _is_complete(address, table.read_text()):
         return True

@@ -15,7 +15,7 @@ from rendering.monitoring import monitoring_files
 Statement = Mapping[str, Any]
 
 
-class Watch:
+class Monitoring:
     """The metrics and logs of a stack.
 
     namespace: of its metrics; it is in the policies, so that no stack can report for another.
@@ -27,7 +27,7 @@ class Watch:
         self._groups: dict[str, aws.cloudwatch.LogGroup] = {}
 
     @property
-    def places(self) -> Mapping[str, pulumi.Output[str]]:
+    def log_groups(self) -> Mapping[str, pulumi.Output[str]]:
         """Return the names of the log groups by source, for the machines that were asked about so far."""
         return {name: group.name for name, group in self._groups.items()}
 
@@ -40,7 +40,7 @@ class Watch:
             found.append(group.arn.apply(lambda arn: [_ships(arn)]))
         return found
 
-    def brought(self, machine: MachineArgs) -> pulumi.Output[str]:
+    def agent_files(self, machine: MachineArgs) -> pulumi.Output[str]:
         """Return the input of the step that brings the scripts to a machine."""
         namespace = self.namespace if self._given.alarms else None
         group = self._group(machine)

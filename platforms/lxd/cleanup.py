@@ -1,4 +1,4 @@
-"""Removes all that carries an owner's label: what killed runs left. `python -m platforms.lxd.reap OWNER_PREFIX`."""
+"""Removes all that carries an owner's label: what killed runs left. `python -m platforms.lxd.cleanup OWNER_PREFIX`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def owners(client: Client | None = None) -> list[str]:
     return sorted(found - {""})
 
 
-def reap(owner: str, client: Client | None = None) -> None:
+def remove_leftovers(owner: str, client: Client | None = None) -> None:
     """Remove what the owner has: machines, then networks and their rules, then its share of images."""
     asked = client or Client()
-    for each in machine.owned(asked, owner):
+    for each in machine.machines_of(asked, owner):
         machine.remove(asked, each["name"])
     for kind in ("networks", "network-acls"):
         for each in _all(asked, kind):
@@ -44,12 +44,12 @@ def _all(client: Client, kind: str) -> list[dict[str, Any]]:
 def main(arguments: list[str]) -> int:
     """Remove what each owner with the prefix has. An empty prefix would mean everybody, so it is rejected."""
     if len(arguments) != 1 or not arguments[0]:
-        sys.stderr.write("usage: python -m platforms.lxd.reap OWNER_PREFIX\n")
+        sys.stderr.write("usage: python -m platforms.lxd.cleanup OWNER_PREFIX\n")
         return 2
     try:
         for owner in owners():
             if owner.startswith(arguments[0]):
-                reap(owner)
+                remove_leftovers(owner)
                 sys.stdout.write(f"removed what {owner} had\n")
     except LxdError as error:
         sys.stderr.write(f"{error}\n")
