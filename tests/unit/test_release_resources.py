@@ -46,8 +46,9 @@ def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(autouse=True)
-def bundles(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Return the options of the bundles that were asked for; each is created."""
+def bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return the options of the bundles that were asked for; each is created, in a project of its own."""
+    monkeypatch.chdir(tmp_path)
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
@@ -202,9 +203,8 @@ def test_a_rollout_that_fails_is_told_without_a_traceback(fleet: FakeFleet) -> N
 
 
 def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
-    fleet: FakeFleet, bundles: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: FakeFleet, bundles: list[list[str]], tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     news = inputs()
     ROLLOUT.create(news)
     assert bundles == []
