@@ -37,10 +37,10 @@ from gateways import GATEWAYS
 from platforms.aws.platform import packed
 from releases.release import make_manifest
 from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
-from rendering.common import APP_PORT, SCRIPTS, SUPERVISORD
+from rendering.common import SCRIPTS, SUPERVISORD
 from rendering.gateway_files import gateway_files
 from settings import App, limits
-from settings.application import MAX_ISOLATED_PROCESSES, SLOT_PORTS
+from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
 from tests.unit.gateway_process import APP
 from tests.unit.test_rendering import find
