@@ -13,7 +13,7 @@ from commands.target import AppOption, Failed, StackOption, only, selected_stack
 from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_unit
 from rendering.gateway_files import process_files, supervisord_conf, upstart_job
-from rendering.templates import read_file
+from rendering.templates import read_file, render_template
 from settings import App, limits
 from settings.application import MAX_ISOLATED_PROCESSES
 
@@ -49,7 +49,7 @@ def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
         units[f"{UNITS}/nginx.service.d/wsgi-fleet.conf"] = read_file("templates/systemd/nginx.service.d.conf")
         made = process_files(app, processes)
         return units | {f"{RELEASE}/{name}": text for name, text in made.items() if "blue" in name}
-    return units | {f"{UNITS}/app.socket": read_file("templates/systemd/app.socket")}
+    return units | {f"{UNITS}/app.socket": render_template("systemd/app.socket.j2")}
 
 
 def units(

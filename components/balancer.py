@@ -18,14 +18,13 @@ from rendering.htpasswd import htpasswd_line
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
+from settings.limits import SITE_TIMEOUT_S
 from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
 UNITS = {"nginx": "nginx.service", "apache": "apache2.service"}
 # As long as apply_files.py tries to start a unit, and some seconds.
 HEALTH_TIMEOUT_S = 120
-# proxy_site.py waits up to 330 s for old workers to finish.
-SITE_TIMEOUT_S = 400
 # Debian packages from a slow mirror: certbot's, and modules of the proxy.
 CERTIFICATE_S = 400
 PACKAGES_S = 400

@@ -13,13 +13,12 @@ from typing import Any
 
 from platforms.transport import Result, Transport, Unreachable
 from rendering.paths import SCRIPTS
+from settings.limits import STOP_TIMEOUT_S
 
 COMMAND, STATUS_COMMAND = f"{SCRIPTS}/release.py", f"{SCRIPTS}/app_status.py"
 # Servers worked on at a time; each holds a connection and a thread.
 PARALLEL = 16
 STATUS_S = 60
-# The end of the unit's patience (TimeoutStopSec=), and so of any release's.
-DRAIN_MOST_S = 330
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Fleet:
     def switch(self, server: Server, release: str) -> None:
         """Make a staged release serve; nothing to do where it does. Raises ServerFailure."""
         # What drains is the release before, which may have been given more time than this one: all that there can be.
-        limit = self._start_s + max(self._drain_s, DRAIN_MOST_S) * 2 + 30
+        limit = self._start_s + max(self._drain_s, STOP_TIMEOUT_S) * 2 + 30
         place = "first" if server == self._first else "other"
         self.run(server, "switch", ["switch", release, place], timeout_s=limit)
 

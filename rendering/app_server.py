@@ -94,7 +94,7 @@ def app_server_user_data(
         files["/etc/wsgi-fleet/processes"] = ("0644", f"{processes}\n")
         units["nginx.service.d/wsgi-fleet.conf"] = read_file("templates/systemd/nginx.service.d.conf")
     else:
-        units["app.socket"] = read_file("templates/systemd/app.socket")
+        units["app.socket"] = render_template("systemd/app.socket.j2")
     units["app@.service"] = app_unit(kind, processes, proof=False)
     units["app-proof.service"] = app_unit(kind, proof=True)
     files |= {f"/etc/systemd/system/{name}": ("0644", without_comments(text)) for name, text in units.items()}

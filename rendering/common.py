@@ -13,7 +13,6 @@ from settings import SecurityUpdates
 
 # Longest wait for cloud-init, in seconds: Debian packages from a slow mirror, and the gateway.
 BOOT_TIMEOUT_S = 600
-APP_PORT = 8000
 BALANCER_PORT = 80
 HTTPS_PORT = 443
 # Folder -> what it holds: the process manager that is no part of Debian's base. It needs no other package.

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 READ_MARGIN_S = 5
 # What draining gets besides the longest request, to close.
 DRAIN_MARGIN_S = 15
-# TimeoutStopSec= of templates/systemd/app.service.j2.
+# The end of systemd's patience with a release, and so of any draining.
 STOP_TIMEOUT_S = 330
+# proxy_site.py probes, and waits as long as a release may drain for the proxy's old workers.
+SITE_TIMEOUT_S = STOP_TIMEOUT_S + 70
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3

@@ -95,8 +95,12 @@ class DirectoryStore:
 
 
 def create(path: Path) -> None:
-    """Make the directory of a store; one that is there keeps what it contains."""
+    """Make the directory of a store; one that is there keeps what it contains.
+
+    The folder around it is closed to other users of this host: a store contains settings unencrypted.
+    """
     path.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
     path.chmod(DIRECTORY_MODE)
     # By it a machine knows an empty store from one that is not mounted.
     (path / MARK).touch()

@@ -189,6 +189,7 @@ def test_what_could_lead_out_of_the_store_is_no_key(tmp_path: Path, key: str) ->
 def test_a_store_is_made_and_removed_again_and_again(tmp_path: Path) -> None:
     root = tmp_path / "stack" / "store"
     store.create(root)
+    assert root.parent.stat().st_mode & 0o777 == 0o700
     DirectoryStore(root).write("pointer", b"kept")
     store.create(root)
     assert DirectoryStore(root).read("pointer") == b"kept"
@@ -200,6 +201,6 @@ def test_a_store_is_made_and_removed_again_and_again(tmp_path: Path) -> None:
 def test_removing_a_store_leaves_what_else_is_in_its_folder(tmp_path: Path) -> None:
     root = tmp_path / "stack" / "store"
     store.create(root)
-    (tmp_path / "stack" / "packages").mkdir()
+    (tmp_path / "stack" / "known_hosts").touch()
     store.remove(root)
-    assert [path.name for path in (tmp_path / "stack").iterdir()] == ["packages"]
+    assert [path.name for path in (tmp_path / "stack").iterdir()] == ["known_hosts"]

@@ -23,6 +23,7 @@ import releases.release
 from platforms.lxd import store as directory
 from platforms.lxd.store import DirectoryStore
 from releases.release import Release
+from releases.source import Source
 from settings import App
 from tests.unit.app_server import AppServer, lay_out
 
@@ -52,7 +53,9 @@ def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> 
     (root / "source" / "requirements.txt").touch()
     base: dict[str, Any] = {"source": "source", "module": "wsgi:app", "environment": {"MODE": "production"}}
     app = App.model_validate_json(json.dumps(base | changes))
-    return releases.release.build(app, project=root, key=KEY, secrets=secrets or {})
+    source = Source.read(root / "source")
+    manifest = releases.release.make_manifest(app, source.tar_sha256, key=KEY, secrets=secrets or {})
+    return releases.release.build(source.path, manifest)
 
 
 def publish(root: Path, release: Release) -> str:

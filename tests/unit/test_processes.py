@@ -35,12 +35,12 @@ from commands.__main__ import app as fleet_command
 from components.balancer import upstreams
 from gateways import GATEWAYS
 from platforms.aws.platform import pack_user_data
-from releases.release import build
+from releases.release import make_manifest
 from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
-from rendering.common import APP_PORT, SCRIPTS, SUPERVISORD
+from rendering.common import SCRIPTS, SUPERVISORD
 from rendering.gateway_files import gateway_files
 from settings import App, limits
-from settings.application import MAX_ISOLATED_PROCESSES, SLOT_PORTS
+from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
 from tests.unit.gateway_process import APP
 from tests.unit.test_rendering import find
@@ -241,10 +241,9 @@ def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
     assert "app.socket" not in unit
 
 
-def test_a_release_says_for_how_many_processes_of_whom_it_is_made(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
+def test_a_release_says_for_how_many_processes_of_whom_it_is_made() -> None:
     for manager in MANAGERS:
-        manifest = json.loads(build(app(manager=manager), project=tmp_path, key="", secrets={}).manifest)
+        manifest = json.loads(make_manifest(app(manager=manager), "", key="", secrets={}))
         assert (manifest["gateway"], manifest["processes"]) == ("uwsgi", f"{manager} 3")
         assert "uwsgi.ini" in manifest["gateway_files"]
 

@@ -147,6 +147,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
             assert name in (
                 "app@.service",
                 "app-proof.service",
+                "app.socket",
                 "nginx.service",
                 "apache2.service",
                 "52wsgi-fleet",
