@@ -6,10 +6,8 @@ import contextlib
 import functools
 import http.client
 import json
-import os
 import re
 import socket
-import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,7 +50,6 @@ def app_status() -> dict[str, Any]:
         "ended": ended(),
         "socket": "" if process_layout()[1] else state_of("app.socket"),
         "health": next((health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
-        "cpus": len(os.sched_getaffinity(0)),
         "machine": host_status(),
     }
 
@@ -93,9 +90,6 @@ def workers_of(stats: dict[str, Any]) -> dict[str, int]:
         "threads": len(threads),
         "threads_busy": sum(bool(core["in_request"]) for core in threads),
         "listen_queue": int(stats.get("listen_queue", 0)),
-        "requests": sum(int(each["requests"]) for each in workers),
-        "harakiris": sum(int(each.get("harakiri_count", 0)) for each in workers),
-        "respawns": sum(max(int(each.get("respawn_count", 1)) - 1, 0) for each in workers),
     }
 
 
@@ -127,19 +121,17 @@ def health(slot: str) -> dict[str, Any]:
     release, names = link_target(SLOTS / slot), gateways(slot)
     path = manifest_of(release)["health_path"] if release else "/"
     with ThreadPoolExecutor(len(names)) as pool:
-        answers = list(pool.map(functools.partial(_asked, path), names))
-    worst = next((each for each in answers if each[0] != 200), max(answers, key=lambda each: each[2]))
+        answers = list(pool.map(functools.partial(_get_health, path), names))
+    worst = next((each for each in answers if each[0] != 200), answers[0])
     of = f"{names[answers.index(worst)]}: " if len(names) > 1 and worst[0] != 200 else ""
-    return {"path": path, "status": worst[0], "line": of + worst[1], "answer_ms": worst[2]}
+    return {"path": path, "status": worst[0], "line": of + worst[1]}
 
 
-def _asked(path: str, name: str) -> tuple[int, str, float]:
-    """Return the status, the first line and the milliseconds of a gateway's response."""
-    begun = time.monotonic()
+def _get_health(path: str, name: str) -> tuple[int, str]:
+    """Return the status and the first line of a gateway's response."""
     try:
-        status, line = get(private_socket(name), path, HEALTH_S)
+        return get(private_socket(name), path, HEALTH_S)
     except TimeoutError:
-        status, line = 0, f"no answer in {HEALTH_S:.0f} s"
+        return 0, f"no answer in {HEALTH_S:.0f} s"
     except (OSError, http.client.HTTPException) as error:
-        status, line = 0, str(error)
-    return status, line, round((time.monotonic() - begun) * 1000, 1)
+        return 0, str(error)
