@@ -225,14 +225,14 @@ def server_view(
         release_age_s=round(max(facts.machine.clock_s - since, 0), 1) if since else None,
         slot=slot,
         background=tuple(str(each) for each in restarting if not each.unit.startswith("app@")),
-        ended=_ended(facts.ended),
+        ended=_describe_ended(facts.ended),
         listen_queue=None if facts.queue is None else max(facts.queue, gateway.listen_queue if gateway else 0),
         **(gateway.model_dump(exclude={"listen_queue"}) if gateway else {}),
         **measured,
     )
 
 
-def _ended(lines: Sequence[str]) -> str:
+def _describe_ended(lines: Sequence[str]) -> str:
     """Describe the requests that ended their worker. lines: of release.py status, the newest first."""
     times = "1 request ended its worker" if len(lines) == 1 else f"{len(lines)} requests ended their worker"
     return f"{times} in the last 10 min; the last: {lines[0]}" if lines else ""

@@ -54,10 +54,10 @@ def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
 
 def cause_in(lines: Sequence[str]) -> list[str]:
     """Return the exception that the last traceback ends with, else the last lines."""
-    said = [line.rstrip() for line in lines if line.strip()]
-    begun = [number for number, line in enumerate(said) if line.startswith("Traceback (most recent call last)")]
-    raised = [line for line in said[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
-    return raised[:1] or said[-SHOWN:]
+    logged = [line.rstrip() for line in lines if line.strip()]
+    begun = [number for number, line in enumerate(logged) if line.startswith("Traceback (most recent call last)")]
+    raised = [line for line in logged[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
+    return raised[:1] or logged[-SHOWN:]
 
 
 def _journal(transport: Transport, server: Server, *options: str) -> str:

@@ -166,10 +166,10 @@ def values(every: Sequence[Observation]) -> dict[str, Any]:
     """
     if len(every) == 1:
         return as_json(every[0])
-    told = [as_json(seen) for seen in every]
-    shared = {key: told[0][key] for key in ("stack", "url", "maintenance", "balancer")}
-    apps = {each["app"]: {key: value for key, value in each.items() if key not in (*shared, "app")} for each in told}
-    return {**shared, "well": all(each["well"] for each in told), "apps": apps}
+    reports = [as_json(seen) for seen in every]
+    shared = {key: reports[0][key] for key in ("stack", "url", "maintenance", "balancer")}
+    apps = {each["app"]: {key: value for key, value in each.items() if key not in (*shared, "app")} for each in reports}
+    return {**shared, "well": all(each["well"] for each in reports), "apps": apps}
 
 
 def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> None:

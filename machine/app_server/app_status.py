@@ -1,4 +1,4 @@
-"""How the application on this server is: its gateway's workers, what waits in its socket, its health path."""
+"""Report the application on this server: workers, queue, health, restarts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from host_status import host_status
 from slot import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
 
 PORT = 8000
-# Of processes that are balanced here (rendering/gateway_files.py).
+# Ports of the processes behind the local Nginx (rendering/gateway_files.py).
 PROCESS_PORTS = range(8100, 8300)
-# Seconds: who asks how a server is does not wait for an application that hangs.
+# Time-outs in seconds: `./fleet status` must not wait for an application that hangs.
 HEALTH_S = 3.0
 STATS_S = 2.0
 _LISTEN = "0A"
-# What the companion of a worker logs when a request ends it; looked for in so many lines of so many seconds.
-_ENDED = re.compile(
+# What the companion logs when a request ends its worker. It is searched in the last lines of the last seconds.
+_ENDED_REQUEST = re.compile(
     r"^worker \d+ ended while it worked on .*|^.* took longer than \d+ s: worker \d+ ends$", re.MULTILINE
 )
 ENDED_LINES, ENDED_S = 500, 600
@@ -34,52 +34,52 @@ ENDED_LINES, ENDED_S = 500, 600
 def app_status() -> dict[str, Any]:
     """Return what `release status` reports besides releases and slots.
 
-    live_since_s: when the live release became so (seconds since 1970). queue: connections that wait to be accepted,
-    None where the port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one.
-    restarts: unit -> how often systemd started it again since its start, of those that it did. socket: state of the
-    listening socket; "" where an Nginx listens. ended: what was logged in the last ENDED_S seconds of requests that
-    ended their worker, the newest first.
+    live_since_s: when the release became live (seconds since 1970). queue: connections that wait to be accepted, None
+    where the port does not listen. gateway: slot -> its workers. health: of the slot that serves, None without one.
+    restarts: unit -> how often systemd restarted it, without units that it never did. socket: state of the listening
+    socket; "" where Nginx listens. ended: log lines of the last ENDED_S seconds about requests that ended their
+    worker, the newest first. releases/status.py has the types.
     """
     slots = [slot for slot in (BLUE, GREEN) if state_of_slot(slot) == "active"]
     return {
         "live_since_s": LIVE.lstat().st_mtime if LIVE.exists() else None,
         "boot": state_of("app-boot"),
         "queue": accept_queue(PROCESS_PORTS if process_layout()[1] else ()),
-        "gateway": {slot: found for slot in slots if (found := gateway(slot))},
-        "restarts": restarts(),
-        "ended": ended(),
+        "gateway": {slot: found for slot in slots if (found := gateway_status(slot))},
+        "restarts": count_restarts(),
+        "ended": find_ended_requests(),
         "socket": "" if process_layout()[1] else state_of("app.socket"),
-        "health": next((health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
+        "health": next((check_health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
         "machine": host_status(),
     }
 
 
-def restarts() -> dict[str, int]:
-    """Return how often units of the application were started again, of those that were."""
+def count_restarts() -> dict[str, int]:
+    """Return how often systemd restarted units of the application, without those that it never did."""
     text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
     # In the order of the names. One that was stopped keeps its number.
     every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
     return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed") and times != "0"}
 
 
-def ended() -> list[str]:
-    """Return lines about requests that ended their worker, of the last that the application logged."""
+def find_ended_requests() -> list[str]:
+    """Return the newest log lines about requests that ended their worker."""
     read = ("journalctl", "--no-pager", "-q", "-o", "cat", "-r", "-n", str(ENDED_LINES), f"--since=-{ENDED_S}s")
-    return _ENDED.findall(run(*read, "-u", "app@*").stdout)
+    return _ENDED_REQUEST.findall(run(*read, "-u", "app@*").stdout)
 
 
-def gateway(slot: str) -> dict[str, int] | None:
+def gateway_status(slot: str) -> dict[str, int] | None:
     """Return uWSGI's statistics of a slot, all its gateways together, or None when none responds."""
     found: list[dict[str, int]] = []
     for name in gateways(slot):
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(STATS_S)
             connection.connect(str(RUN / f"app-{name}" / "stats.sock"))
-            found.append(workers_of(json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))))
+            found.append(count_workers(json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))))
     return {key: sum(each[key] for each in found) for key in found[0]} if found else None
 
 
-def workers_of(stats: dict[str, Any]) -> dict[str, int]:
+def count_workers(stats: dict[str, Any]) -> dict[str, int]:
     """Return uWSGI's statistics as numbers. A worker is busy when one of its threads is; cheaped ones are neither."""
     workers: list[dict[str, Any]] = [each for each in stats["workers"] if each["status"] not in ("cheap", "pause")]
     threads: list[dict[str, Any]] = [core for each in workers for core in each.get("cores", [])]
@@ -113,7 +113,7 @@ def accept_queue(
     return sum(queues.values()) if PORT in queues else None
 
 
-def health(slot: str) -> dict[str, Any]:
+def check_health(slot: str) -> dict[str, Any]:
     """Send GET to the health path of each gateway of a slot, and return the worst response.
 
     Without a response the status is 0, and the line says why.
