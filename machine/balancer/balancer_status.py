@@ -149,7 +149,8 @@ def health() -> dict[str, Any] | None:
         told = json.loads(HEALTH.read_text())
     except (OSError, ValueError):
         return None
-    return {"age_s": round(time.time() - told["at"], 1), "servers": told["servers"]}
+    servers = {address: {key: each[key] for key in ("healthy", "why")} for address, each in told["servers"].items()}
+    return {"age_s": round(time.time() - told["at"], 1), "servers": servers}
 
 
 def main() -> None:
@@ -157,15 +158,14 @@ def main() -> None:
     state = subprocess.run(
         ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
-    want, drained = addresses(desired_site()), read_lines(DRAINED)
+    want = addresses(desired_site())
     facts: dict[str, Any] = {
         "proxy": proxy.backend().TITLE,
         "state": state,
         "maintenance": PAGE.exists(),
         "certificate": certificate.facts() if proxy.serves_https() else None,
-        "wanted": want,
         "members": addresses(proxy.current_site()),
-        "drained": [address for address in drained if address in want],
+        "drained": [address for address in read_lines(DRAINED) if address in want],
         "health": health(),
         **measure(*recent(time.time())),
         "machine": host_status(),

@@ -166,7 +166,6 @@ def facts() -> dict[str, Any] | None:
     ends = openssl("x509", "-in", str(FILE), "-noout", "-enddate").strip().removeprefix("notAfter=")
     return {
         "expires_in_s": round(ssl.cert_time_to_seconds(ends) - time.time()),
-        "is_self_signed": MADE_FOR.exists(),
         "is_renewed_here": RENEWAL.exists(),
     }
 

@@ -50,7 +50,7 @@ def giving(value: Any) -> Callable[..., Any]:
 
 def health(age_s: float = 1, **healthy: bool) -> dict[str, Any]:
     """Return health as balancer_status.py reads it; a server by its last number."""
-    servers = {f"10.0.0.{name[1:]}": {"healthy": each} for name, each in healthy.items()}
+    servers = {f"10.0.0.{name[1:]}": {"healthy": each, "why": ""} for name, each in healthy.items()}
     return {"age_s": age_s, "servers": servers}
 
 
@@ -74,7 +74,9 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that contains the access log and the balancer's state files."""
     for name in ("DRAINED", "HEALTH", "PAGE"):
         monkeypatch.setattr(proxy_site, name, tmp_path / name)
-    proxy_site.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False}}}))
+    proxy_site.HEALTH.write_text(
+        json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False, "why": ""}}})
+    )
     monkeypatch.setattr(balancer_status, "HEALTH", proxy_site.HEALTH)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [

@@ -29,7 +29,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     slots = {"blue": {"state": "active", "release": NEW}, "green": {"state": "inactive", "release": None}}
     stack.machines.status("shop-1", facts(live=NEW, slots=slots, staged=[NEW]))
     members = [*ADDRESSES.values(), "10.0.0.3"]
-    stack.machines.traffic(front(members=members, wanted=members))
+    stack.machines.traffic(front(members=members))
     record.set_current(PrefixStore(stack.whole, "shop"), NEW)
     return stack
 

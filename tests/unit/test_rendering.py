@@ -21,7 +21,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from staging import quoted
+from staging import escape_quotes
 
 from rendering.app_server import app_server_user_data, app_unit
 from rendering.balancer import balancer_user_data
@@ -333,7 +333,7 @@ def test_the_ini_reads_back_as_it_was_set() -> None:
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])))
 def test_an_environment_value_survives_systemds_quoting(value: str) -> None:
     # systemd.exec(5), EnvironmentFile=: within double quotes a backslash keeps one of "\`$ as it is.
-    text, read, escaped = quoted(value), "", False
+    text, read, escaped = escape_quotes(value), "", False
     for char in text:
         if escaped:
             read += char if char in '"\\`$' else "\\" + char
