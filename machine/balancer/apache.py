@@ -18,8 +18,6 @@ MAIN = Path("/etc/apache2/apache2.conf")
 SITE = Path("/etc/apache2/wsgi-fleet/site.conf")
 RUN = Path("/run/apache2")
 PID = RUN / "apache2.pid"
-# In a site with TLS (templates/apache/site.conf.j2).
-HTTPS = "Listen 0.0.0.0:443 https"
 # Where a candidate listens: below the ports that Linux gives to connections (ip_local_port_range).
 LOOPBACK, PORTS = "127.0.0.9", 20_000
 START_S = 20

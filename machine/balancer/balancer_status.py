@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import certificate
 import proxy
 from host_status import host_status
-from proxy_site import DRAINED, HEALTH, PAGE, addresses, desired_site, read_lines
+from site_state import HEALTH, PAGE, read_state
 
 # The newest last; the older one is read when the log was rotated within the window.
 LOGS = (Path("/var/log/wsgi-fleet/access.log.1"), Path("/var/log/wsgi-fleet/access.log"))
@@ -157,15 +157,15 @@ def main() -> None:
     state = subprocess.run(
         ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
-    want, drained = addresses(desired_site()), read_lines(DRAINED)
+    site = read_state()
     facts: dict[str, Any] = {
         "proxy": proxy.backend().TITLE,
         "state": state,
         "maintenance": PAGE.exists(),
-        "certificate": certificate.facts() if proxy.serves_https() else None,
-        "wanted": want,
-        "members": addresses(proxy.current_site()),
-        "drained": [address for address in drained if address in want],
+        "certificate": certificate.facts() if site.site["https"] else None,
+        "wanted": site.servers,
+        "members": site.served_addresses(),
+        "drained": site.drained,
         "health": health(),
         **measure(*recent(time.time())),
         "machine": host_status(),

@@ -10,8 +10,6 @@ from proxy import Failure
 TITLE, UNIT = "Nginx", "nginx"
 MAIN = Path("/etc/nginx/nginx.conf")
 SITE = Path("/etc/nginx/wsgi-fleet/site.conf")
-# In a site with TLS (templates/nginx/tls.conf.j2).
-HTTPS = "listen 443 ssl"
 
 
 def command(*arguments: str) -> str:

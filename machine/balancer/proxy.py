@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from system import write_atomically
+
 # Which one; where it is missing, Nginx.
 KIND = Path("/etc/wsgi-fleet/proxy")
 # Held by whoever changes what is served.
@@ -50,9 +52,7 @@ def swap_in(text: str) -> set[int]:
     """Write, reload, and wait until only new workers accept. The old workers' process ids."""
     kind = backend()
     old: set[int] = kind.workers()
-    temporary: Path = kind.SITE.with_name("site.new")
-    temporary.write_text(text)
-    temporary.rename(kind.SITE)
+    write_atomically(kind.SITE, text.encode())
     kind.reload()
     deadline = time.monotonic() + PROBE_S
     while not (kind.workers() - old) or any(kind.accepts(pid) for pid in old):
@@ -62,21 +62,14 @@ def swap_in(text: str) -> set[int]:
     return old
 
 
-def serves_https(text: str | None = None) -> bool:
-    """Return whether a site (None: the one that serves) has TLS."""
-    return backend().HTTPS in (current_site() if text is None else text)
-
-
-def answer(place: str) -> str:
+def error_of(place: str, *, https: bool) -> str:
     """Return what is wrong with the response to GET, "" for one below 500.
 
-    place: PATH, or HOST/PATH for a name of the site.
-
-    By HTTPS where the site that serves has that: HTTP only leads there.
+    place: PATH, or HOST/PATH for a name of the site. https: whether the site has TLS; then HTTP only redirects.
     """
     host, _, path = place.partition("/")
     request = urllib.request.Request(  # noqa: S310
-        f"{HTTPS if serves_https() else HTTP}/{path}", headers={"Host": host} if host else {}
+        f"{HTTPS if https else HTTP}/{path}", headers={"Host": host} if host else {}
     )
     # To this machine itself; who signed the certificate is the clients' question.
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -91,11 +84,11 @@ def answer(place: str) -> str:
     return ""
 
 
-def probe(place: str) -> None:
+def probe(place: str, *, https: bool) -> None:
     """Wait for a response below 500 through the site that serves. Raises Failure with the last one after PROBE_S."""
     deadline, wrong = time.monotonic() + PROBE_S, ""
     while time.monotonic() < deadline:
-        wrong = answer(place)
+        wrong = error_of(place, https=https)
         if not wrong:
             return
         time.sleep(0.3)

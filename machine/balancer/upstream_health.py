@@ -21,9 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import proxy_site
 import server_health
+import site_state
 from server_health import Answer, Probe, Server
+from site_state import Upstream
+from system import notify_systemd, write_atomically
 
 LOG = Path("/var/log/wsgi-fleet/access.log")
 HERE = Path(__file__).resolve().parent
@@ -150,9 +152,11 @@ class Agent:
 
     def __init__(self) -> None:
         now = time.monotonic()
-        out = proxy_site.read_lines(proxy_site.UNHEALTHY)
-        self.upstreams: dict[str, dict[str, Any]] = {}
-        self.servers = {address: Server(now, now, is_healthy=False, why="it was unhealthy before") for address in out}
+        self.state, self._version = site_state.read_state(), (0, 0)
+        self.servers = {
+            address: Server(now, now, is_healthy=False, why="it was unhealthy before")
+            for address in self.state.unhealthy
+        }
         self._due: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.changing: asyncio.Task[None] | None = None
@@ -170,10 +174,12 @@ class Agent:
         self.write(now, excluded)
 
     def read(self, now: float) -> None:
-        """Take in whom the site wants."""
+        """Read what the site wants, where that has changed."""
         with contextlib.suppress(OSError, ValueError):
-            self.upstreams = json.loads(proxy_site.UPSTREAMS.read_text())
-        wanted = {address for each in self.upstreams.values() for address in each["members"]}
+            stat = site_state.STATE.stat()
+            if (version := (stat.st_mtime_ns, stat.st_ino)) != self._version:
+                self.state, self._version = site_state.read_state(), version
+        wanted = set(self.state.servers)
         self.servers = {address: server for address, server in self.servers.items() if address in wanted}
         for number, address in enumerate(sorted(wanted - self.servers.keys())):
             self.servers[address] = Server(now, now)
@@ -182,15 +188,15 @@ class Agent:
     def probe(self, now: float) -> None:
         """Begin the probes that are due, whether or not those before have ended."""
         pause = server_health.interval_s(len(self.servers))
-        for each in self.upstreams.values():
-            for address in each["members"]:
+        for each in self.state.site["upstreams"].values():
+            for address in each["servers"]:
                 if self._due.get(address, 0) <= now:
                     self._due[address] = now + pause
                     task = asyncio.create_task(self._ask(address, each))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, address: str, upstream: dict[str, Any]) -> None:
+    async def _ask(self, address: str, upstream: Upstream) -> None:
         probe = await ask(address, upstream["protocol"], upstream["health_path"])
         if server := self.servers.get(address):
             server.record(probe)
@@ -198,10 +204,9 @@ class Agent:
     def decide(self, now: float) -> set[str]:
         """Judge every server. Who gets no requests from now on."""
         out_s = server_health.OUT_S * server_health.interval_s(len(self.servers))
-        drained, before = proxy_site.read_lines(proxy_site.DRAINED), proxy_site.read_lines(proxy_site.UNHEALTHY)
         found: set[str] = set()
-        for each in self.upstreams.values():
-            for address in each["members"]:
+        for each in self.state.site["upstreams"].values():
+            for address in each["servers"]:
                 server, was = self.servers[address], self.servers[address].is_healthy
                 # An answer of before the first probe that failed says nothing of now.
                 since_s = time.time() - out_s / 2 - 0.5
@@ -209,14 +214,16 @@ class Agent:
                 if server.is_healthy != was:
                     words = "healthy again" if server.is_healthy else f"unhealthy: {server.why}"
                     print(f"{address} is {words}", flush=True)
-            found |= server_health.excluded(each["members"], self.servers, drained, before, now)
+            found |= server_health.excluded(
+                each["servers"], self.servers, self.state.drained, self.state.unhealthy, now
+            )
         return found
 
     def act(self, excluded: set[str], now: float) -> None:
         """Have the site changed where it must be; one change at a time, and not often."""
         is_busy = self.changing is not None and not self.changing.done()
-        is_so = self._is_sure and sorted(excluded) == sorted(proxy_site.read_lines(proxy_site.UNHEALTHY))
-        if not is_busy and not is_so and self.upstreams and now >= self._may_change_at:
+        is_so = self._is_sure and sorted(excluded) == sorted(self.state.unhealthy)
+        if not is_busy and not is_so and self.state.site["upstreams"] and now >= self._may_change_at:
             self._may_change_at, self._is_sure = now + RELOAD_S, True
             self.changing = asyncio.create_task(self._change(sorted(excluded)))
 
@@ -247,24 +254,17 @@ class Agent:
         }  # fmt: skip
         text = json.dumps(servers)
         if text != self._written or now - self._written_at >= WRITE_S:
-            proxy_site.put(proxy_site.HEALTH, json.dumps({"at": round(time.time(), 1), "servers": servers}).encode())
+            write_atomically(site_state.HEALTH, json.dumps({"at": round(time.time(), 1), "servers": servers}).encode())
             self._written, self._written_at = text, now
-
-
-def tell_systemd(words: bytes) -> None:
-    """See sd_notify(3)."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-            notifier.sendto(words, "\0" + address[1:] if address.startswith("@") else address)
 
 
 async def main() -> None:
     """Run the agent for ever, and report to systemd that it is ready and alive."""
     agent = Agent()
-    tell_systemd(b"READY=1")
+    notify_systemd(b"READY=1")
     while True:
         agent.turn()
-        tell_systemd(b"WATCHDOG=1")
+        notify_systemd(b"WATCHDOG=1")
         await asyncio.sleep(TICK_S)
 
 

@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from aws_service import Refused, Service
 from log_source import Event, Journal, Position, RotatedFile, Source
+from system import notify_systemd, write_atomically
 
 # What the step that brought this script wants of it: the group, and either file or units.
 CONFIG = Path("/etc/wsgi-fleet/logs.json")
@@ -102,9 +102,7 @@ class State:
 
     def save(self, position: Position) -> None:
         """Write it atomically."""
-        temporary = self._file.with_suffix(".new")
-        temporary.write_text(json.dumps(position))
-        temporary.rename(self._file)
+        write_atomically(self._file, json.dumps(position).encode())
 
 
 def step(source: Source, stream: Stream, state: State, position: Position) -> Position:
@@ -122,13 +120,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def ready() -> None:
-    """Tell systemd that lines can be shipped (sd_notify(3))."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-            notifier.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
-
-
 def main() -> None:
     """Ship this machine's logs for ever; after an error, try again with longer and longer pauses."""
     config = json.loads(CONFIG.read_text())
@@ -140,7 +131,8 @@ def main() -> None:
             if stream is None:
                 stream = Stream(config["group"], Service("logs"))
                 stream.ensure()
-                ready()
+                # Lines can be shipped from now on.
+                notify_systemd(b"READY=1")
             after = step(source, stream, state, position)
             wait = 0.0 if after != position else IDLE_S
             position, pause = after, PAUSE_S

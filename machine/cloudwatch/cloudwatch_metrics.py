@@ -49,15 +49,15 @@ def of_balancer() -> Iterator[Metric]:
     """Yield the metrics that the balancer alone knows."""
     # They lie on a balancer alone.
     import balancer_status  # noqa: PLC0415
-    import proxy_site  # noqa: PLC0415
+    import site_state  # noqa: PLC0415
 
     seen = balancer_status.measure(*balancer_status.recent(time.time()))
     # Maintenance answers 503 on purpose.
-    errors = 0 if proxy_site.PAGE.exists() else seen["errors_5xx"]
+    errors = 0 if site_state.PAGE.exists() else seen["errors_5xx"]
     yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
     if (health := balancer_status.health()) is None:
         raise ValueError("wsgi-fleet-health.service has said nothing yet")
-    yield "UnhealthyMembers", unhealthy(health, proxy_site.read_lines(proxy_site.DRAINED)), "Count"
+    yield "UnhealthyMembers", unhealthy(health, site_state.read_state().drained), "Count"
 
 
 def form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:

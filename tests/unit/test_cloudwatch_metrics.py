@@ -20,8 +20,8 @@ import aws_service
 import balancer_status
 import cloudwatch_logs
 import cloudwatch_metrics
-import proxy_site
 import pytest
+import site_state
 from aws_service import Refused, Service
 from log_source import Event
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -72,10 +72,10 @@ def test_a_disk_is_as_full_as_df_says() -> None:
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that contains the access log and the balancer's state files."""
-    for name in ("DRAINED", "HEALTH", "PAGE"):
-        monkeypatch.setattr(proxy_site, name, tmp_path / name)
-    proxy_site.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False}}}))
-    monkeypatch.setattr(balancer_status, "HEALTH", proxy_site.HEALTH)
+    for name in ("STATE", "HEALTH", "PAGE"):
+        monkeypatch.setattr(site_state, name, tmp_path / name)
+    site_state.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False}}}))
+    monkeypatch.setattr(balancer_status, "HEALTH", site_state.HEALTH)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"time": moment, "status": status, "seconds": 0.1}
@@ -95,7 +95,7 @@ def test_the_balancer_reports_the_share_of_errors_and_the_servers_that_do_not_an
         ("Errors5xxPercent", 25.0, "Percent"),
         ("UnhealthyMembers", 1, "Count"),
     ]
-    proxy_site.PAGE.touch()
+    site_state.PAGE.touch()
     assert next(cloudwatch_metrics.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
 
 
