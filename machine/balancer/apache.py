@@ -119,7 +119,7 @@ def _is_worker(process: Path) -> bool:
 
 def reload() -> None:
     """Have new workers serve the site that is there, whether Apache runs or ended for what was there before."""
-    if ended():
+    if has_ended():
         result = subprocess.run(["systemctl", "restart", UNIT], check=False, capture_output=True, text=True)
         if result.returncode:
             raise Failure(result.stderr.strip())
@@ -127,7 +127,7 @@ def reload() -> None:
         command("-k", "graceful")
 
 
-def ended() -> bool:
+def has_ended() -> bool:
     """Return whether Apache stopped for good, as it does for a site that it cannot use."""
     return _children(_number(PID)) is None
 

@@ -103,7 +103,7 @@ def served_certificate() -> bytes:
         return b""
 
 
-def self_signed(names: Sequence[str]) -> None:
+def install_self_signed(names: Sequence[str]) -> None:
     """Serve with a certificate of our own for these names, the one that is there if it is that."""
     made_for = " ".join(names)
     if FILE.exists() and MADE_FOR.exists() and MADE_FOR.read_text() == made_for:
@@ -134,7 +134,7 @@ def install_given(pem: bytes) -> None:
     stop_renewing()
 
 
-def renewed() -> None:
+def install_renewed() -> None:
     """Serve with what certbot keeps."""
     install((LIVE / "fullchain.pem").read_bytes() + (LIVE / "privkey.pem").read_bytes())
     MADE_FOR.unlink(missing_ok=True)
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
             case ["given"]:
                 install_given(sys.stdin.buffer.read(STDIN_BYTES))
             case ["self-signed", *names] if names:
-                self_signed(names)
+                install_self_signed(names)
                 stop_renewing()
             case ["stand-in", *names] if names:
                 # Now, while the address may still lead to another balancer: what stands in serves the shorter.
@@ -182,9 +182,9 @@ def main(arguments: Sequence[str]) -> None:
                 if FILE.exists():
                     install(FILE.read_bytes())
                 else:
-                    self_signed(names)
+                    install_self_signed(names)
             case ["renewed"]:
-                renewed()
+                install_renewed()
             case _:
                 raise Failure(str(__doc__))
 

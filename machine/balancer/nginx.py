@@ -37,7 +37,7 @@ def reload() -> None:
     command("-s", "reload")
 
 
-def ended() -> bool:
+def has_ended() -> bool:
     """Return whether Nginx stopped for good: it never does for a site that it cannot use."""
     return False
 

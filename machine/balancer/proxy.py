@@ -56,7 +56,7 @@ def swap_in(text: str) -> set[int]:
     kind.reload()
     deadline = time.monotonic() + PROBE_S
     while not (kind.workers() - old) or any(kind.accepts(pid) for pid in old):
-        if time.monotonic() > deadline or kind.ended():
+        if time.monotonic() > deadline or kind.has_ended():
             raise Failure(f"{kind.TITLE} did not start new workers; see /var/log/wsgi-fleet/error.log")
         time.sleep(0.02)
     return old

@@ -107,7 +107,7 @@ def upstreams_to_probe(old: State, new: State) -> list[str]:
     return found
 
 
-def site() -> None:
+def serve_site() -> None:
     """Serve the site on standard input; servers that an operator drained stay drained, as long as it names them."""
     old = read_state()
     new = State(json.load(sys.stdin), [], [])
@@ -130,7 +130,7 @@ def describe(state: State) -> str:
 def drain(address: str) -> None:
     """Send this server no more requests. Raises Failure where the site does not name it."""
     state = read_state()
-    check_server(address, state)
+    check_address(address, state)
     if address in state.drained:
         print(f"{address} is drained already")
         return
@@ -140,7 +140,7 @@ def drain(address: str) -> None:
 def admit(address: str) -> None:
     """Send a drained server requests again. Raises Failure where the site does not name it."""
     state = read_state()
-    check_server(address, state)
+    check_address(address, state)
     if address not in state.drained:
         print(f"{address} takes requests already")
         return
@@ -148,14 +148,14 @@ def admit(address: str) -> None:
     print(f"{address} takes requests again")
 
 
-def unhealthy(listed: Sequence[str]) -> None:
+def exclude_unhealthy(listed: Sequence[str]) -> None:
     """Serve the site without the unhealthy servers that are listed; do nothing before the first `site`."""
     if site_state.STATE.exists():
         state = read_state()
         serve(replace(state, unhealthy=[each for each in listed if each in state.servers]), by_health=True)
 
 
-def check_server(address: str, state: State) -> None:
+def check_address(address: str, state: State) -> None:
     """Raise Failure unless the site names the address."""
     if address not in state.servers:
         servers = ", ".join(state.servers) or "none"
@@ -185,13 +185,13 @@ def main(arguments: Sequence[str]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):
             case ["site"]:
-                site()
+                serve_site()
             case ["drain", address]:
                 drain(address)
             case ["admit", address]:
                 admit(address)
             case ["unhealthy", *listed]:
-                unhealthy(listed)
+                exclude_unhealthy(listed)
                 return
             case ["maintenance", ("on" | "off") as switch]:
                 maintenance(switch)

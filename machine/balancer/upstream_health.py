@@ -23,7 +23,7 @@ from typing import Any
 
 import server_health
 import site_state
-from server_health import Answer, Probe, Server
+from server_health import Outcome, Probe, Server
 from site_state import Upstream
 from system import notify_systemd, write_atomically
 
@@ -34,7 +34,7 @@ PORT = 8000
 LIMIT_S, TICK_S, RELOAD_S, WRITE_S = 2.0, 0.25, 2.0, 5.0
 # The longest that a change may take, and when one that failed is tried again.
 CHANGE_S, AGAIN_S = 60, 10.0
-ANSWER_BYTES = 64 << 10
+RESPONSE_BYTES = 64 << 10
 # The most of the access log that is read for a server that is silent.
 TAIL_BYTES = 4 << 20
 # tcpi_total_retrans in struct tcp_info (linux/tcp.h).
@@ -73,15 +73,15 @@ def request_of(protocol: str, path: str) -> bytes:
     return struct.pack("<BHB", 0, len(packet), 0) + packet
 
 
-def answer_of(data: bytes) -> tuple[Answer, str]:
+def outcome_of(data: bytes) -> tuple[Outcome, str]:
     """Return what a response means, and its first line where it is not good."""
     head, _, _ = data.partition(b"\r\n\r\n")
     first, *headers = head.decode(errors="replace").split("\r\n")
     status = first.split()[1:2]
     if status == ["200"]:
-        return Answer.GOOD, ""
+        return Outcome.GOOD, ""
     sheds = status == ["503"] and any(line.lower().startswith("retry-after:") for line in headers)
-    return (Answer.BUSY if sheds else Answer.BAD), (" ".join(first.split()[1:])[:80] or "it closed the connection")
+    return (Outcome.BUSY if sheds else Outcome.BAD), (" ".join(first.split()[1:])[:80] or "it closed the connection")
 
 
 async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe:
@@ -95,17 +95,17 @@ async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe
                 await loop.sock_connect(connection, (address, port))
                 await loop.sock_sendall(connection, request_of(protocol, path))
                 data = b""
-                while len(data) < ANSWER_BYTES and (more := await loop.sock_recv(connection, 16 << 10)):
+                while len(data) < RESPONSE_BYTES and (more := await loop.sock_recv(connection, 16 << 10)):
                     data += more
-            answer, words = answer_of(data)
+            outcome, error = outcome_of(data)
         except TimeoutError:
-            answer, words = Answer.SILENT, f"no answer in {LIMIT_S:.0f} s"
-        except OSError as error:
-            answer, words = Answer.BAD, os.strerror(error.errno) if error.errno else str(error)
+            outcome, error = Outcome.SILENT, f"no response in {LIMIT_S:.0f} s"
+        except OSError as problem:
+            outcome, error = Outcome.BAD, os.strerror(problem.errno) if problem.errno else str(problem)
         with contextlib.suppress(OSError):
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             resent = struct.unpack_from("I", info, _TOTAL_RETRANS)[0] > 0
-    return Probe(begun, answer, words, resent)
+    return Probe(begun, outcome, error, resent)
 
 
 def tail_of(file: Path) -> bytes:
@@ -118,7 +118,7 @@ def tail_of(file: Path) -> bytes:
         return b""
 
 
-def answered_since(address: str, since_s: float, log: Path | None = None) -> bool:
+def has_responded_since(address: str, since_s: float, log: Path | None = None) -> bool:
     """Return whether the access log's end has a response of that server that began since then (seconds since 1970)."""
     log = log or LOG
     tail = tail_of(log)
@@ -134,17 +134,17 @@ def answered_since(address: str, since_s: float, log: Path | None = None) -> boo
             ended = datetime.fromisoformat(line["time"]).timestamp()
             if ended < since_s:
                 return False
-            # Of several attempts the last one is the one that answered.
-            last = {key: str(line[key]).replace(" : ", ", ").rpartition(", ")[2] for key in _OF_UPSTREAM}
+            # Of several attempts the last one brought the response.
+            last = {key: str(line[key]).replace(" : ", ", ").rpartition(", ")[2] for key in UPSTREAM_FIELDS}
             began = ended - float(last["response_s"]) + float(last["header_s"])
-            if last["upstream"].encode() == mark and last["upstream_status"] not in _PROXYS_OWN and began >= since_s:
+            if last["upstream"].encode() == mark and last["upstream_status"] not in GATEWAY_ERRORS and began >= since_s:
                 return True
     return False
 
 
-_OF_UPSTREAM = ("upstream", "upstream_status", "header_s", "response_s")
-# What Nginx and Apache say for a server that did not answer.
-_PROXYS_OWN = ("502", "504")
+UPSTREAM_FIELDS = ("upstream", "upstream_status", "header_s", "response_s")
+# Statuses of Nginx and Apache for a server that did not respond.
+GATEWAY_ERRORS = ("502", "504")
 
 
 class Agent:
@@ -208,9 +208,9 @@ class Agent:
         for each in self.state.site["upstreams"].values():
             for address in each["servers"]:
                 server, was = self.servers[address], self.servers[address].is_healthy
-                # An answer of before the first probe that failed says nothing of now.
+                # A response from before the first failed probe is no evidence.
                 since_s = time.time() - out_s / 2 - 0.5
-                server.judge(now, each["health_path"], out_s, partial(answered_since, address, since_s))
+                server.judge(now, each["health_path"], out_s, partial(has_responded_since, address, since_s))
                 if server.is_healthy != was:
                     words = "healthy again" if server.is_healthy else f"unhealthy: {server.why}"
                     print(f"{address} is {words}", flush=True)
@@ -243,7 +243,7 @@ class Agent:
         print(words.decode().strip() or f"requests go to all servers{kept}", flush=True)
 
     def write(self, now: float, excluded: set[str]) -> None:
-        """Keep what is thought, for people and alarms."""
+        """Write the health of each server, for people and alarms."""
         shift = time.time() - now
         servers = {
             address: {

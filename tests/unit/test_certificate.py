@@ -267,7 +267,7 @@ def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
     for tls, there in ((True, True), (False, False), (False, False)):
         certificate.RENEWAL.touch()
         monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(site(tls=tls).site)))
-        proxy_site.site()
+        proxy_site.serve_site()
         assert certificate.FOLDER.exists() == there
     assert ran == [FORGET, FORGET]
 

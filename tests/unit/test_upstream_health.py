@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import site_state
 import upstream_health
-from server_health import Answer
+from server_health import Outcome
 from site_state import State
 
 from rendering.balancer import health_agent_files
@@ -62,48 +62,48 @@ def gateway(folder: Path, protocol: str, status: str, **headers: str) -> Generat
         process.wait()
 
 
-def asked(port: int, protocol: str = "uwsgi") -> tuple[Answer, str]:
+def asked(port: int, protocol: str = "uwsgi") -> tuple[Outcome, str]:
     probe = asyncio.run(upstream_health.ask(ONE, protocol, "/healthz?a=b", port))
     assert not probe.was_resent
-    return probe.answer, probe.words
+    return probe.outcome, probe.words
 
 
 @pytest.mark.parametrize("protocol", ["uwsgi", "http"])
 @pytest.mark.parametrize(
     ("status", "headers", "expected"),
     [
-        ("200 OK", {}, (Answer.GOOD, "")),
-        ("503 Service Unavailable", {}, (Answer.BAD, "503 Service Unavailable")),
-        ("503 Service Unavailable", {"Retry-After": "1"}, (Answer.BUSY, "503 Service Unavailable")),
-        ("500 Internal Server Error", {"Retry-After": "1"}, (Answer.BAD, "500 Internal Server Error")),
+        ("200 OK", {}, (Outcome.GOOD, "")),
+        ("503 Service Unavailable", {}, (Outcome.BAD, "503 Service Unavailable")),
+        ("503 Service Unavailable", {"Retry-After": "1"}, (Outcome.BUSY, "503 Service Unavailable")),
+        ("500 Internal Server Error", {"Retry-After": "1"}, (Outcome.BAD, "500 Internal Server Error")),
     ],
 )
 def test_a_server_is_asked_in_the_protocol_of_its_gateway(
-    protocol: str, status: str, headers: dict[str, str], expected: tuple[Answer, str], tmp_path: Path
+    protocol: str, status: str, headers: dict[str, str], expected: tuple[Outcome, str], tmp_path: Path
 ) -> None:
     with gateway(tmp_path, protocol, status, **headers) as port:
         assert asked(port, protocol) == expected
     # Nobody listens any more.
-    assert asked(port, protocol) == (Answer.BAD, "Connection refused")
+    assert asked(port, protocol) == (Outcome.BAD, "Connection refused")
 
 
 def test_a_server_that_accepts_and_says_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream_health, "LIMIT_S", 0.2)
     with socket.create_server((ONE, 0)) as hanging:
-        assert asked(hanging.getsockname()[1])[0] is Answer.SILENT
+        assert asked(hanging.getsockname()[1])[0] is Outcome.SILENT
 
 
 def test_a_connection_that_is_closed_without_a_word_is_a_bad_answer() -> None:
-    async def ask() -> tuple[Answer, str]:
+    async def ask() -> tuple[Outcome, str]:
         def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.close()
 
         async with await asyncio.start_server(close, ONE, 0) as server:
             probe = await upstream_health.ask(ONE, "http", "/", server.sockets[0].getsockname()[1])
-            return probe.answer, probe.words
+            return probe.outcome, probe.words
 
     answer, words = asyncio.run(ask())
-    assert answer is Answer.BAD
+    assert answer is Outcome.BAD
     assert words in ("it closed the connection", "Connection reset by peer", "Broken pipe")
 
 
@@ -145,11 +145,11 @@ def line(ago_s: float, upstream: str = ONE, status: str = "200", response_s: str
 def test_who_answered_clients_lately_is_in_the_access_log(lines: list[str], expected: bool, tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     log.write_text("".join(f"{each}\n" for each in lines))
-    assert upstream_health.answered_since(ONE, NOW - 4, log) is expected
-    assert not upstream_health.answered_since(ONE, NOW - 4, tmp_path / "none")
+    assert upstream_health.has_responded_since(ONE, NOW - 4, log) is expected
+    assert not upstream_health.has_responded_since(ONE, NOW - 4, tmp_path / "none")
     log.rename(tmp_path / "access.log.1")
     log.write_text("")
-    assert upstream_health.answered_since(ONE, NOW - 4, log) is expected
+    assert upstream_health.has_responded_since(ONE, NOW - 4, log) is expected
 
 
 def state(*servers: str, unhealthy: Sequence[str] = ()) -> State:
