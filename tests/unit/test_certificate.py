@@ -62,13 +62,13 @@ class FakeNginx:
     deaf: bool = False
 
     def test(self, text: str) -> None:
-        assert text == nginx.SITE.read_text()
+        assert text == site_state.read_state().render()
         # What it refuses is the new certificate.
         if self.refuses and leaf(certificate.FILE.read_text()) != self.showing:
             raise Failure(self.refuses)
 
     def swap_in(self, text: str) -> set[int]:
-        assert text == nginx.SITE.read_text()
+        assert text == site_state.read_state().render()
         self.reloads += 1
         if not self.deaf:
             self.showing = leaf(certificate.FILE.read_text())
@@ -129,6 +129,8 @@ def test_the_certificate_that_is_shown_already_is_not_loaded_again(balancer: Fak
 
 def test_a_file_that_a_killed_run_wrote_is_loaded_by_the_next(balancer: FakeNginx) -> None:
     new = pair()
+    # As may be a site; the remembered one is loaded.
+    nginx.SITE.write_text(site(tls=False).render())
     certificate.put(certificate.FILE, new.encode())
     call("given", stdin=new)
     assert (balancer.showing, balancer.reloads) == (leaf(new), 1)
