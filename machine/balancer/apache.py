@@ -1,4 +1,4 @@
-"""What proxy.py must know of Apache. Standard library only."""
+"""The commands of Apache, and its workers, for proxy.py. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PID = RUN / "apache2.pid"
 # Where a candidate listens: below the ports that Linux gives to connections (ip_local_port_range).
 LOOPBACK, PORTS = "127.0.0.9", 20_000
 START_S = 20
-# Lines of its log that say nothing of what is wrong.
+# Lines of its log that are no errors.
 _QUIET = re.compile(r"^\[.*?\] \[\S*:(?:warn|notice|info)\]")
 _LISTEN = re.compile(r"^(\s*Listen\s+)(?:\S+:)?(\d+)", re.MULTILINE | re.IGNORECASE)
 
@@ -65,14 +65,14 @@ def test(text: str) -> None:
 def try_out(main: Path, log: Path) -> None:
     """Start an Apache with this configuration and stop it once it has workers. Raises Failure with what it logs."""
     command_ = [PROGRAM, "-D", "FOREGROUND", "-f", main]
-    # Until it has opened its log, it says what is wrong on standard error.
+    # Until it has opened its log, it writes errors to standard error.
     with log.open("ab") as words, subprocess.Popen(command_, stdout=subprocess.DEVNULL, stderr=words) as second:
         try:
             deadline = time.monotonic() + START_S
             while not _children(second.pid):
                 if second.poll() is not None or time.monotonic() > deadline:
-                    told = [line for line in _read(log).splitlines() if not _QUIET.search(line)]
-                    raise Failure("\n".join(["Apache reads this site and does not start with it:", *told]))
+                    errors = [line for line in _read(log).splitlines() if not _QUIET.search(line)]
+                    raise Failure("\n".join(["Apache reads this site and does not start with it:", *errors]))
                 time.sleep(0.02)
         finally:
             second.terminate()

@@ -1,4 +1,4 @@
-"""What proxy.py must know of Nginx. Standard library only."""
+"""The commands of Nginx, and its workers, for proxy.py. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The reverse proxy of this balancer, whichever it is: have it read a site, swap one in, probe it, let it drain.
+"""The reverse proxy of this balancer, whichever it is: test a site, swap one in, probe it, wait for old workers.
 
-Standard library only. nginx.py and apache.py know how each is told.
+nginx.py and apache.py have the commands of each. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from system import write_atomically
 
 # Which one; where it is missing, Nginx.
 KIND = Path("/etc/wsgi-fleet/proxy")
-# Held by whoever changes what is served.
+# Locked during each change of what is served.
 LOCK = Path("/run/wsgi-fleet.lock")
 # Nginx's worker_shutdown_timeout (nginx.conf) and some seconds; Apache has none.
 DRAIN_S = 330
@@ -71,11 +71,11 @@ def error_of(place: str, *, https: bool) -> str:
     request = urllib.request.Request(  # noqa: S310
         f"{HTTPS if https else HTTP}/{path}", headers={"Host": host} if host else {}
     )
-    # To this machine itself; who signed the certificate is the clients' question.
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    # To this machine itself: the signer of the certificate does not matter.
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(request, timeout=5, context=anyone) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5, context=unverified) as response:  # noqa: S310
             response.read()
     except urllib.error.HTTPError as error:
         return str(error) if error.code >= 500 else ""

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Asks each upstream server for its health, and has proxy_site.py send requests to healthy ones only. A service.
 
-It asks port 8000 as the balancer does, by uwsgi or HTTP, and keeps what it thinks in a file that `./fleet status` and
-the alarms read. Where it ends or hangs, the site stays as it is and systemd starts it again; it goes on from what is
-excluded then. Standard library only.
+It asks port 8000 as the balancer does, by uwsgi or HTTP, and writes the health of each to a file that `./fleet status`
+and the alarms read. Where it ends or hangs, the site stays as it is and systemd starts it again; it goes on from the
+servers that are excluded then. Standard library only.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ GATEWAY_ERRORS = ("502", "504")
 
 
 class Agent:
-    """What is known of all servers, and what is done about it."""
+    """The health of all servers, and the changes of the site that follow from it."""
 
     def __init__(self) -> None:
         now = time.monotonic()
