@@ -291,7 +291,7 @@ def test_the_balancer_is_told_addresses_and_answers_with_names(
 
 def test_what_the_balancer_refuses_is_told_once_and_by_name(stack: FakeStack) -> None:
     refusal = (
-        "error: app_hello would have no member left (10.0.0.1): `./fleet maintenance on`; the site before it serves"
+        "error: app_hello would have no server left (10.0.0.1): `./fleet maintenance on`; the site before it serves"
     )
     stack.machines.answers["m-balancer", SITE] = (1, f"working\n{refusal}\n")
     result = fleet("drain", "hello-1")

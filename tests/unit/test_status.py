@@ -13,9 +13,8 @@ import app_status
 import balancer_status
 import certificate
 import host_status
-import proxy
-import proxy_site
 import pytest
+import site_state
 from pydantic import BaseModel
 
 from releases import status
@@ -62,11 +61,10 @@ def test_a_balancer_prints_the_keys_that_are_typed_and_no_other(
     health = {"healthy": False, "why": "silent", "since": 1, "excluded": True}
     (tmp_path / "health").write_text(json.dumps({"at": 1.5, "servers": {ONE: health}}))
     monkeypatch.setattr(balancer_status, "HEALTH", tmp_path / "health")
-    monkeypatch.setattr(balancer_status, "DRAINED", tmp_path / "drained")
     monkeypatch.setattr(balancer_status, "PAGE", tmp_path / "page")
-    monkeypatch.setattr(proxy_site, "WANTED", tmp_path / "wanted")
-    monkeypatch.setattr(proxy, "serves_https", lambda: True)
-    monkeypatch.setattr(balancer_status, "recent", lambda _now: ([line()], 60.0))  # pyright: ignore
+    monkeypatch.setattr(site_state, "STATE", tmp_path / "site.json")
+    site_state.State({"parts": [], "upstreams": {}, "https": True}, [], []).write()
+    monkeypatch.setattr(balancer_status, "read_recent", lambda _now: ([line()], 60.0))  # pyright: ignore
     balancer_status.main()
     seen = BalancerStatus.model_validate_json(capsys.readouterr().out, extra="forbid")
     assert seen.certificate is not None
