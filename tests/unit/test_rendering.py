@@ -258,7 +258,6 @@ def test_proof_and_slot_are_hardened_alike() -> None:
         "ExecStart",
         "RuntimeDirectory",
         "KillSignal",
-        "SuccessExitStatus",
     }
     slot, proof = (
         [pair for pair in unit(proof=proof)["Service"] if pair[0] not in different] for proof in (False, True)
