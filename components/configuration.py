@@ -16,6 +16,9 @@ from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
 from settings.stack_file import SettingsError, parse
 
+# The stack of `make local`; its file is committed.
+LOCAL = "local"
+
 
 def read_settings(project: Path, stack: str) -> Settings:
     """Return the settings of a stack; log what is allowed and unwise. Raises pulumi.RunError with every mistake."""
@@ -32,6 +35,8 @@ def read_settings(project: Path, stack: str) -> Settings:
         raise pulumi.RunError(str(error)) from None
     for warning in warnings(settings):
         pulumi.log.warn(warning)
+    if stack == LOCAL:
+        _forget_salt(file)
     return settings
 
 
@@ -47,6 +52,17 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
     if problems:
         raise pulumi.RunError("\n".join(problems))
     return sources
+
+
+def _forget_salt(file: Path) -> None:
+    """Remove the salt of this machine's passphrase, which Pulumi has written into a stack file without secrets.
+
+    That file is committed, and the salt is an error elsewhere. The state has its own.
+    """
+    text = file.read_text() if file.exists() else ""
+    kept = [line for line in text.splitlines(keepends=True) if not line.startswith("encryptionsalt:")]
+    if "secure:" not in text and "".join(kept) != text:
+        file.write_text("".join(kept))
 
 
 def _encrypted_paths(file: Path) -> set[KeyPath]:

@@ -38,6 +38,20 @@ def stack_file(stack: str) -> dict[str, Any]:
     return mock_aws.fill_placeholders({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
 
 
+@pytest.mark.parametrize(
+    ("stack", "value", "keeps"), [("local", "", False), ("local", "    secure: v1:x\n", True), ("dev", "", True)]
+)
+def test_the_salt_that_pulumi_writes_into_the_committed_stack_file_goes_again(
+    project: Path, stack: str, value: str, *, keeps: bool
+) -> None:
+    file = project / "stacks" / f"Pulumi.{stack}.yaml"
+    file.parent.mkdir()
+    before = f"# Ours.\nconfig:\n{value}"
+    file.write_text(f"{before}encryptionsalt: v1:x=\n")
+    run(stack)
+    assert (file.read_text() != before) == keeps
+
+
 def main() -> None:
     runpy.run_path(str(ROOT / "__main__.py"))
 
