@@ -42,6 +42,8 @@ BATCH = "batch_size"
 START_PROXY_S = 100
 # Seconds that collecting a bundle may take.
 BUNDLE_S = 120
+# Bundles of failed releases that a stack keeps here; each is bounded by commands/bundle.py.
+BUNDLES = 3
 
 
 class _Provider(ResourceProvider):
@@ -171,6 +173,9 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
     """
     file = Path.cwd() / ".state" / props["stack"] / f"failed-{props['release']}.tar.gz"
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    earlier = sorted(set(file.parent.glob("failed-*.tar.gz")) - {file}, key=lambda path: path.stat().st_mtime)
+    for old in earlier[: 1 - BUNDLES]:
+        old.unlink(missing_ok=True)
     options = ["--stack", props["stack"], "--app", props["app"], "--output", str(file)]
     try:
         done = subprocess.run(
