@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from commands.__main__ import app
 from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, record
+from releases.journal import Journal
 from releases.status import ServerStatus
 from tests.unit.fake_stack import GONE, NEW, OLD, FakeStack, facts, front, make
 
@@ -120,8 +122,9 @@ def test_status_says_why_a_machine_does_not_serve(
 def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStack) -> None:
     stack.machines.traffic(front(maintenance=True))
     with lock.acquire(stack.store, f"release {NEW}", print):
+        Journal(stack.store, release=NEW, app="hello").note("published")
         output = fleet("status").output
-    assert f"release {NEW} by {lock.whoami()} since " in output
+    assert re.search(rf"release {NEW} by {lock.whoami()} for \d+ s: staging on all servers;", output)
     assert "maintenance is ON" in output
 
 
