@@ -46,7 +46,7 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
     problems: list[str] = []
     for name, app in settings.apps.items():
         try:
-            sources[name] = Source.read(project / app.source)
+            sources[name] = Source.read((project / app.source).resolve())
         except SourceError as error:
             problems.append(str(error))
     if problems:

@@ -14,8 +14,11 @@ _TRACEBACK = "Traceback (most recent call last)"
 # Python's imports and the product's own launchers.
 _FOREIGN = re.compile(r'\s*File "(?:<frozen |/usr/lib/python3|[^"]*/gateway/gateway_)')
 _MARKS = re.compile(r"[\s~^]+")
-# What systemd and uWSGI add to each end of a process.
-_NOISE = re.compile(r"\s*(?:app[-@]\S+\.service: |Failed to start |VACUUM: |unlink\(\): |running \"unix_signal)")
+# What systemd and uWSGI add to each start and end of a process.
+_NOISE = re.compile(
+    r"\s*(?:app[-@]\S+\.service: |(?:Failed to start|Starting|Started) |VACUUM: |unlink\(\): |running \"unix_signal"
+    r"|\*\*\* |spawned uWSGI |added \S+ to pythonpath|WSGI app \d)"
+)
 _PREFIX = re.compile(r"/srv/app/(?:releases/\w+/code/(?:\./)?|venvs/\w+/lib/python[\d.]+/site-packages/)")
 
 
@@ -23,6 +26,8 @@ def shorten(why: str) -> str:
     """Return a failure with the indented lines that it quotes reduced to those of the application."""
     head = [line for line in why.splitlines() if not line.startswith(" ")]
     quoted = [_PREFIX.sub("", line) for line in why.splitlines() if line.startswith(" ") and not _NOISE.match(line)]
+    if not quoted and "\n " in why:
+        quoted = ["    (nothing of the application)"]
     begun = [number for number, line in enumerate(quoted) if line.lstrip().startswith(_TRACEBACK)]
     return "\n".join([*head, *(_traceback(quoted[begun[-1] :]) if begun else quoted[-LINES:])])
 
