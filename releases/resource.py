@@ -184,8 +184,7 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return []
-    shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
-    return [f"What support would ask for is in {shown}."] if done.returncode == 0 else []
+    return [f"What support would ask for is in {file.relative_to(Path.cwd())}."] if done.returncode == 0 else []
 
 
 class RolloutResource(Resource, module="releases", name="Rollout"):
