@@ -17,7 +17,9 @@ _MARKS = re.compile(r"[\s~^]+")
 # What systemd and uWSGI add to each start and end of a process.
 _NOISE = re.compile(
     r"\s*(?:app[-@]\S+\.service: |(?:Failed to start|Starting|Started) |VACUUM: |unlink\(\): |running \"unix_signal"
-    r"|\*\*\* |spawned uWSGI |added \S+ to pythonpath|WSGI app \d)"
+    r"|\*\*\* |spawned uWSGI |added \S+ to pythonpath|WSGI app \d|mapped \d+ bytes "
+    r"|--- Python VM |Python (?:version: |main interpreter )|python threads support |your (?:server|mercy) "
+    r"|setting request )"
 )
 _PREFIX = re.compile(r"/srv/app/(?:releases/\w+/code/(?:\./)?|venvs/\w+/lib/python[\d.]+/site-packages/)")
 
@@ -52,15 +54,18 @@ def _traceback(lines: Sequence[str]) -> list[str]:
 
 
 def group(failures: Iterable[tuple[str, str, str]], servers: int) -> str:
-    """Return failures as a text, those that differ in numbers alone once. failures: server, phase, cause.
+    """Return failures as a text. failures: server, phase, cause. servers: how many there are.
 
-    servers: how many there are.
+    Those that begin and end alike, but for numbers, are described once.
     """
-    same: defaultdict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    same: defaultdict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
     for server, phase, why in failures:
-        same[phase, re.sub(r"0x[0-9a-f]+|\d+", "#", why.replace(server, "#"))].append((server, shorten(why)))
+        short = shorten(why)
+        first, last = short.partition("\n")[0], short.rpartition("\n")[2]
+        ends = (re.sub(r"0x[0-9a-f]+|\d+", "#", line.replace(server, "#")) for line in (first, last))
+        same[phase, *ends].append((server, short))
     texts: list[str] = []
-    for (phase, _), each in sorted(same.items(), key=lambda item: min(item[1])):
+    for (phase, *_), each in sorted(same.items(), key=lambda item: min(item[1])):
         names, whys = zip(*sorted(each), strict=True)
         where = f"on all {servers} servers" if len(names) == servers > 1 else ", ".join(names)
         first, *quoted = whys[0].splitlines() or [""]

@@ -59,6 +59,14 @@ def test_servers_that_fail_alike_are_described_once_whatever_the_numbers_in_it(s
     assert group(failures, servers) == f"{where}, stage: a-1 said 0x7f1: pid 1"
 
 
+def test_servers_whose_logs_differ_before_the_same_exception_are_described_once() -> None:
+    failures = [
+        ("a-1", "stage", IMPORT),
+        ("a-2", "stage", IMPORT.replace("    Traceback", "    mapped 7 bytes\n    Traceback")),
+    ]
+    assert group(failures, 2) == f"on all 2 servers, stage: {SHORT}"
+
+
 def test_sixteen_servers_that_fail_each_in_its_way_stay_within_a_screen() -> None:
     failures = [(f"a-{letter}", "stage", f"{letter * 3}\n    {letter}\n" + IMPORT) for letter in "bcdefghijklmnopq"]
     text = group(failures, 16)
