@@ -271,7 +271,7 @@ def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None
     for name, block in OTHER.items():
         whole = {"hostnames": [HOSTNAME], **block, "proxy": {"kind": "apache", **block.get("proxy", {})}}
         if name in apache.UNSUPPORTED:
-            with pytest.raises(ValueError, match=re.escape(f"{name}: Apache has no use for it: ")):
+            with pytest.raises(ValueError, match=re.escape(f"{name}: Apache does not support it: ")):
                 Balancer.model_validate_json(json.dumps(whole))
         else:
             made = render_site(settings_of(whole), [APP])
