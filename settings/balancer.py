@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from settings.apache import unsupported_settings
 from settings.constraint import Cidr
+from settings.error_pages import ErrorPages
 from settings.model import Model, reject
 from settings.proxy import Proxy
 from settings.size import Size
@@ -28,6 +29,9 @@ class Balancer(Model):
     tls: Tls | None = Field(default=None, description="HTTPS; null: plain HTTP")
     trusted_proxies: list[Cidr] = Field(
         default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
+    )
+    error_pages: ErrorPages = Field(
+        default=ErrorPages(), description="HTML files that clients get instead of the balancer's own errors"
     )
     proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides spreading them")
 

@@ -21,7 +21,7 @@ Host = Annotated[
         max_length=253,
     ),
 ]
-# Segments that begin with no dot: neither the balancer's own places (/.maintenance, /.well-known) nor "..".
+# Segments that begin with no dot: neither the balancer's own places (/.error, /.well-known) nor "..".
 MountPath = Annotated[
     str,
     matching(

@@ -76,7 +76,9 @@ def parse(
     settings: Settings | None = None
     try:
         # JSON mode: strict about types, yet a JSON string becomes a SecretStr.
-        settings = Settings.model_validate_json(json.dumps(data), context={"platform": data.get("platform")})
+        settings = Settings.model_validate_json(
+            json.dumps(data), context={"platform": data.get("platform"), "project": project}
+        )
     except ValidationError as error:
         problems += describe_all(error.errors(include_url=False))
     problems += _missing_files(data, project)

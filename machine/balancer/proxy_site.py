@@ -43,7 +43,7 @@ HEALTH = Path("/run/wsgi-fleet/health.json")
 LEAVING = Path("/run/wsgi-fleet.leaving")
 DEFAULT_PAGE = CONFIG / "maintenance.html"
 # While this file is there, the proxy answers with it (templates/*/).
-PAGE = CONFIG / "maintenance" / "page.html"
+PAGE = CONFIG / "errors" / "maintenance.html"
 PAGE_BYTES = 1 << 20
 # A member and the application that it is one of, as Nginx's sites name them and as Apache's do.
 _SERVER = re.compile(r"^\s*(?:server |BalancerMember \w+://)(\S+):\d+ ", re.MULTILINE)

@@ -22,6 +22,7 @@ from rendering.site import render_site
 from rendering.templates import ROOT
 from rendering.upstream import Upstream
 from settings import Balancer, apache
+from settings.error_pages import ErrorPages
 from settings.proxy import Proxy
 from settings.rewriting import Redirect
 from settings.route import Route
@@ -156,7 +157,8 @@ def test_an_inner_place_stands_behind_its_outer_one() -> None:
     ]
     arounds = dict.fromkeys(around.partition("/")[2] for around, _ in read(site(*apps)) if "/Location" in around)
     assert list(arounds) == [
-        'Location "/"', 'Location "/b"', 'Location "/static/"', 'Location "/b/static/"', 'Location "/.maintenance"',
+        'Location "/"', 'Location "/b"', 'Location "/static/"', 'Location "/b/static/"', 'Location "/.error/"',
+        'LocationMatch "^/\\.error/.*\\.json$"',
     ]  # fmt: skip
 
 
@@ -211,7 +213,8 @@ def apache_https() -> str:
 
 # What is told to somebody else than the proxy: what machines are made of, files that a step brings.
 ELSEWHERE = {"size", "proxy.kind", "proxy.basic_auth.users", "tls.certificate", "tls.private_key", "tls.self_signed",
-             "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames"}  # fmt: skip
+             "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames",
+             *(f"error_pages.{name}" for name in ErrorPages.model_fields)}  # fmt: skip
 # Each other setting at a value that is not its default, with what it needs beside it.
 OF_PROXY: dict[str, dict[str, Any]] = {
     "compression.enabled": {"compression": {"enabled": False}},

@@ -239,7 +239,7 @@ def passes(server: list[dict[str, Any]]) -> dict[str, str]:
     for location in find(server, "location"):
         does = [*find(location["block"], "uwsgi_pass"), *find(location["block"], "return")]
         found[" ".join(location["args"])] = does[0]["args"][0] if does else ""
-    return {place: who for place, who in found.items() if place != "= /.maintenance"}
+    return {place: who for place, who in found.items() if place != "^~ /.error/"}
 
 
 # Where no server took a request, and where none answered in time.
@@ -297,8 +297,7 @@ def test_health_paths_are_exempt_where_clients_find_them(tmp_path: Path) -> None
         name: [each["args"][2] for each in server if each["directive"] == "if" and each["args"][:2] == ["$uri", "="]]
         for name, server in found.items()
     }
-    page = "/.maintenance"
-    assert exempt == {"_": [page], BLOG: [page, "/api/healthz"], SHOP: [page, "/healthz", "/api/healthz"]}
+    assert exempt == {"_": [], BLOG: ["/api/healthz"], SHOP: ["/healthz", "/api/healthz"]}
 
 
 def test_with_tls_every_server_has_it_and_one_is_the_default(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     # A site without TLS has them removed.
     for name in ("FOLDER", "RENEWAL"):
         monkeypatch.setattr(certificate, name, tmp_path / "certificate" / name)
-    monkeypatch.setattr(proxy_site, "PAGE", tmp_path / "maintenance" / "page.html")
+    monkeypatch.setattr(proxy_site, "PAGE", tmp_path / "errors" / "maintenance.html")
     (tmp_path / "maintenance.html").write_text("ours")
     nginx.SITE.write_text((ROOT / "templates/nginx/no-site.conf").read_text())
     return fake
@@ -378,7 +378,9 @@ def test_a_site_without_some_members_is_the_site_of_the_others(members: list[str
 @pytest.mark.parametrize(("stdin", "page"), [("", "ours"), ("<h1>mine</h1>", "<h1>mine</h1>")])
 def test_maintenance_is_a_file_that_nginx_finds_and_no_reload(balancer: FakeNginx, stdin: str, page: str) -> None:
     with_site(balancer, ONE)
-    nginx.SITE.write_text(nginx.SITE.read_text().replace("/etc/wsgi-fleet/maintenance/page.html", str(proxy_site.PAGE)))
+    nginx.SITE.write_text(
+        nginx.SITE.read_text().replace("/etc/wsgi-fleet/errors/maintenance.html", str(proxy_site.PAGE))
+    )
     call("maintenance", "on", stdin=stdin)
     assert proxy_site.PAGE.read_text() == page
     assert oct(proxy_site.PAGE.stat().st_mode)[-3:] == "644"
