@@ -185,7 +185,7 @@ def test_maintenance_goes_before_files_and_nginx_has_nothing_to_warn_of(shop: St
     on(shop.balancer(), site, "maintenance", "on")
     try:
         assert ask(shop, "/static/plain.css")[::2] == (503, MAINTENANCE.encode())
-        _, headers, body = ask(shop, "/", Accept="application/json")
+        _, headers, body = ask(shop, "/static/plain.css", Accept="application/json")
         assert (headers["content_type"], json.loads(body)["status"]) == ("application/problem+json", 503)
     finally:
         on(shop.balancer(), site, "maintenance", "off")
