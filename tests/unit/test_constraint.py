@@ -178,7 +178,7 @@ def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
     (without_key,) = of_aws(ssh_key_name="ops")
     assert without_key.startswith('ssh_key_name: "ops": is given without ssh_private_key; give both')
     (without_name,) = of_aws(ssh_private_key=KEY)
-    assert without_name.startswith("ssh_private_key: is given without ssh_key_name; give both")
+    assert without_name.startswith("ssh_private_key: (secret): is given without ssh_key_name; give both")
 
 
 def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:

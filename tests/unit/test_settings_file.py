@@ -121,7 +121,7 @@ def test_a_release_without_a_settings_file_says_nothing_of_one() -> None:
         (settings_file({"A": {"x y": None}}, "toml"), 'settings_file.values.A."x y": null: TOML has none'),
         (settings_file({"A": 2**63}), "settings_file.values.A: 9223372036854775808: has more than 64 bits"),
         (settings_file({}, "ini"), 'settings_file.format: "ini": should be "python", "json" or "toml"'),
-        ({"variable": "A", "value": {}}, "settings_file.values: missing"),
+        ({"variable": "A"}, "settings_file.values: missing"),
         (settings_file({}) | {"variable": "A=B"}, 'settings_file.variable: "A=B": should be'),
         (settings_file({}) | {"variable": "WSGI_FLEET_RELEASE"}, "variable: WSGI_FLEET_RELEASE: is set by the product"),
     ],
