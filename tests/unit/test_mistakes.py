@@ -26,7 +26,8 @@ Path = tuple[str | int, ...]
 HIDDEN = "hunter2"
 NOT_CLOSED = "expected ',' or"
 WRONG: list[Any] = [
-    None, True, 0, -1, 7, 2**40, 1.5, 3.0, "", "yes", "5", "no good; value", "256.1.1.1/33", "x" * 70_000, HIDDEN, [], [[]], [HIDDEN],
+    None, True, 0, -1, 7, 2**40, 1.5, 3.0, "", "yes", "5", "no good; value", "256.1.1.1/33",
+    "x" * 70_000, HIDDEN, [], [[]], [HIDDEN],
     {}, {"no such key": 1},
 ]  # fmt: skip
 # Words of pydantic, of JSON schemas and of Python, which nobody who writes a stack file need know.
