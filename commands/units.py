@@ -29,7 +29,7 @@ class Manager(StrEnum):
     UPSTART = "upstart"
 
 
-def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
+def render_files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
     """Return path on a server -> text.
 
     Supervisord and Upstart hand no socket on and are shown with fleet.local_proxy.
@@ -71,5 +71,5 @@ def units(
     if name not in given.apps:
         raise Failed(f"there is no application {name}; {suggest(name, list(given.apps))}", code=2)
     chosen = given.apps[name]
-    shown = files(chosen, manager or Manager(chosen.fleet.process_manager), given.platform)
-    typer.echo("\n".join(f"# === {path}\n{text}" for path, text in shown.items()), nl=False)
+    files = render_files(chosen, manager or Manager(chosen.fleet.process_manager), given.platform)
+    typer.echo("\n".join(f"# === {path}\n{text}" for path, text in files.items()), nl=False)

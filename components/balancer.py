@@ -112,19 +112,17 @@ class Balancer(pulumi.ComponentResource):
         """
         name, platform, tls = self._name, self._platform, self._settings.tls
         text = pulumi.Output.all(**members).apply(
-            lambda there: render_site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
+            lambda there: json.dumps(
+                render_site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
+            )
         )
         # The site names the certificate's file, so that must be there before.
         serves = [self.booted] if tls is None else [self._certificate(name, tls, hostnames, platform, self.booted)]
         if (preparation := proxy_packages_command(self._settings)) is not None:
             serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
-        there = upstreams(apps, {})
-        words = [json.dumps({f"app_{each.identifier}": each.health for each in there}), *(each.probe for each in there)]
         taken = platform.remote_command(
             f"{name}-members",
-            RemoteCommandArgs(
-                self.machine, [f"{SCRIPTS}/proxy_site.py", "site", *words], text, timeout_s=SITE_TIMEOUT_S
-            ),
+            RemoteCommandArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site"], text, timeout_s=SITE_TIMEOUT_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
         )
         address = platform.public_address(

@@ -15,6 +15,7 @@ from releases import lock, record
 from releases.fleet import PARALLEL, STATUS_COMMAND
 from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, Release
+from releases.status import ReleaseStatus, parse_status
 
 # Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
 ASK_S = 15.0
@@ -103,14 +104,13 @@ def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
 def _why_stray(transport: Transport, release: str, target: str) -> str:
     try:
         result = transport.exec(target, [STATUS_COMMAND], timeout_s=ASK_S)
-        facts: dict[str, Any] = json.loads(result.output.strip().rpartition("\n")[2])
+        status = parse_status(ReleaseStatus, result.output)
     except (Unreachable, TimeoutError, ValueError):
         return ""
-    if facts.get("live") != release:
-        return f"serves {facts.get('live') or 'nothing'}"
-    slots: Mapping[str, Mapping[str, str]] = facts.get("slots", {})
-    if slots and not any(each["release"] == release and each["state"] == "active" for each in slots.values()):
+    if status.live != release:
+        return f"serves {status.live or 'nothing'}"
+    if not any(slot.release == release and slot.state == "active" for slot in status.slots.values()):
         return "does not run the release"
-    if facts.get("socket", "") not in ("", "active"):
-        return f"has a listening socket that is {facts['socket']}"
+    if status.socket not in ("", "active"):
+        return f"has a listening socket that is {status.socket}"
     return ""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from platforms.transport import Result, Transport, Unreachable
+from releases.status import ReleaseStatus, parse_status
 from rendering.paths import SCRIPTS
 from settings.limits import STOP_TIMEOUT_S
 
@@ -77,10 +76,13 @@ class Fleet:
         """Print a text, without secrets, for the operator."""
         self._tell(f"{self.app}: {self._clean(text)}")
 
-    def status(self, server: Server) -> dict[str, Any]:
-        """Return what a server runs: `live`, `slots`, `staged` of app_status.py. Raises ServerFailure."""
+    def status(self, server: Server) -> ReleaseStatus:
+        """Return what a server runs. Raises ServerFailure."""
         result = self.run(server, "reach", [], timeout_s=STATUS_S, quiet=True, program=STATUS_COMMAND)
-        return json.loads(result.output)
+        try:
+            return parse_status(ReleaseStatus, result.output)
+        except ValueError as error:
+            raise ServerFailure(server, "reach", str(error)) from error
 
     def switch(self, server: Server, release: str) -> None:
         """Make a staged release serve; nothing to do where it does. Raises ServerFailure."""

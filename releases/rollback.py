@@ -79,7 +79,7 @@ def roll_back(
                 say(f"goes on without its static files (`pulumi up` brings them): {failure}")
 
             def back(server: Server) -> None:
-                if target not in fleet.status(server)["staged"]:
+                if target not in fleet.status(server).staged:
                     # A server made since: it takes the secrets that it has, as at boot.
                     fleet.run(server, "stage", ["stage", target], stdin=b"null", timeout_s=600)
                 fleet.switch(server, target)

@@ -25,7 +25,7 @@ def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | 
         scripts.append("cloudwatch/cloudwatch_metrics")
         files["/etc/wsgi-fleet/metrics.json"] = "0644", json.dumps({"namespace": namespace, "balancer": balancer})
     if logs:
-        scripts += ["cloudwatch/cloudwatch_logs", "cloudwatch/log_source"]
+        scripts += ["cloudwatch/cloudwatch_logs", "cloudwatch/log_source", "common/system"]
         source = {"file": ACCESS_LOG} if balancer else {"units": JOURNALS}
         files["/etc/wsgi-fleet/logs.json"] = "0644", json.dumps({"group": log_group, **source})
     # App servers have it from their boot.

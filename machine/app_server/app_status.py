@@ -10,11 +10,9 @@ import contextlib
 import functools
 import http.client
 import json
-import os
 import re
 import socket
 import sys
-import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,14 +25,14 @@ from host_status import host_status
 from slot_layout import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
 
 PORT = 8000
-# Of processes that are balanced here (rendering/gateway_files.py).
+# Ports of the processes behind the local Nginx (rendering/gateway_files.py).
 PROCESS_PORTS = range(8100, 8300)
-# Seconds: who asks how a server is does not wait for an application that hangs.
+# Time-outs in seconds: `./fleet status` must not wait for an application that hangs.
 HEALTH_S = 3.0
 STATS_S = 2.0
 _LISTEN = "0A"
-# What the companion of a worker logs when a request ends it; looked for in so many lines of so many seconds.
-_ENDED = re.compile(
+# What the companion logs when a request ends its worker. It is searched in the last lines of the last seconds.
+_ENDED_REQUEST = re.compile(
     r"^worker \d+ ended while it worked on .*|^.* took longer than \d+ s: worker \d+ ends$", re.MULTILINE
 )
 ENDED_LINES, ENDED_S = 500, 600
@@ -44,11 +42,11 @@ def app_status() -> dict[str, Any]:
     """Return what serves on this server and how it is.
 
     live: release that serves. slots: state and release of each. staged: releases that are proven here. live_since_s:
-    when the live release became so (seconds since 1970). queue: connections that wait to be accepted, None where the
-    port does not listen. gateway: by slot that runs. health: of the slot that serves, None without one. restarts:
-    unit -> how often systemd started it again since its start, of those that it did. socket: state of the listening
-    socket; "" where an Nginx listens. ended: what was logged in the last ENDED_S seconds of requests that ended their
-    worker, the newest first.
+    when the release became live (seconds since 1970). queue: connections that wait to be accepted, None where the port
+    does not listen. gateway: slot -> its workers. health: of the slot that serves, None without one. restarts: unit ->
+    how often systemd restarted it, without units that it never did. socket: state of the listening socket; "" where
+    Nginx listens. ended: log lines of the last ENDED_S seconds about requests that ended their worker, the newest
+    first. releases/status.py has the types.
     """
     states = {slot: state_of_slot(slot) for slot in (BLUE, GREEN)}
     slots = [slot for slot, state in states.items() if state == "active"]
@@ -59,42 +57,41 @@ def app_status() -> dict[str, Any]:
         "live_since_s": LIVE.lstat().st_mtime if LIVE.exists() else None,
         "boot": state_of("app-boot"),
         "queue": accept_queue(PROCESS_PORTS if process_layout()[1] else ()),
-        "gateway": {slot: found for slot in slots if (found := gateway(slot))},
-        "restarts": restarts(),
-        "ended": ended(),
+        "gateway": {slot: found for slot in slots if (found := gateway_status(slot))},
+        "restarts": count_restarts(),
+        "ended": find_ended_requests(),
         "socket": "" if process_layout()[1] else state_of("app.socket"),
-        "health": next((health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
-        "cpus": len(os.sched_getaffinity(0)),
+        "health": next((check_health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
         "machine": host_status(),
     }
 
 
-def restarts() -> dict[str, int]:
-    """Return how often units of the application were started again, of those that were."""
+def count_restarts() -> dict[str, int]:
+    """Return how often systemd restarted units of the application, without those that it never did."""
     text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
     # In the order of the names. One that was stopped keeps its number.
     every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
     return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed") and times != "0"}
 
 
-def ended() -> list[str]:
-    """Return lines about requests that ended their worker, of the last that the application logged."""
+def find_ended_requests() -> list[str]:
+    """Return the newest log lines about requests that ended their worker."""
     read = ("journalctl", "--no-pager", "-q", "-o", "cat", "-r", "-n", str(ENDED_LINES), f"--since=-{ENDED_S}s")
-    return _ENDED.findall(run(*read, "-u", "app@*").stdout)
+    return _ENDED_REQUEST.findall(run(*read, "-u", "app@*").stdout)
 
 
-def gateway(slot: str) -> dict[str, int] | None:
+def gateway_status(slot: str) -> dict[str, int] | None:
     """Return uWSGI's statistics of a slot, all its gateways together, or None when none responds."""
     found: list[dict[str, int]] = []
     for name in gateways(slot):
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(STATS_S)
             connection.connect(str(RUN / f"app-{name}" / "stats.sock"))
-            found.append(workers_of(json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))))
+            found.append(count_workers(json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))))
     return {key: sum(each[key] for each in found) for key in found[0]} if found else None
 
 
-def workers_of(stats: dict[str, Any]) -> dict[str, int]:
+def count_workers(stats: dict[str, Any]) -> dict[str, int]:
     """Return uWSGI's statistics as numbers. A worker is busy when one of its threads is; cheaped ones are neither."""
     workers: list[dict[str, Any]] = [each for each in stats["workers"] if each["status"] not in ("cheap", "pause")]
     threads: list[dict[str, Any]] = [core for each in workers for core in each.get("cores", [])]
@@ -105,9 +102,6 @@ def workers_of(stats: dict[str, Any]) -> dict[str, int]:
         "threads": len(threads),
         "threads_busy": sum(bool(core["in_request"]) for core in threads),
         "listen_queue": int(stats.get("listen_queue", 0)),
-        "requests": sum(int(each["requests"]) for each in workers),
-        "harakiris": sum(int(each.get("harakiri_count", 0)) for each in workers),
-        "respawns": sum(max(int(each.get("respawn_count", 1)) - 1, 0) for each in workers),
     }
 
 
@@ -131,7 +125,7 @@ def accept_queue(
     return sum(queues.values()) if PORT in queues else None
 
 
-def health(slot: str) -> dict[str, Any]:
+def check_health(slot: str) -> dict[str, Any]:
     """Send GET to the health path of each gateway of a slot, and return the worst response.
 
     Without a response the status is 0, and the line says why.
@@ -139,22 +133,20 @@ def health(slot: str) -> dict[str, Any]:
     release, names = link_target(SLOTS / slot), gateways(slot)
     path = manifest_of(release)["health_path"] if release else "/"
     with ThreadPoolExecutor(len(names)) as pool:
-        answers = list(pool.map(functools.partial(_asked, path), names))
-    worst = next((each for each in answers if each[0] != 200), max(answers, key=lambda each: each[2]))
+        answers = list(pool.map(functools.partial(_get_health, path), names))
+    worst = next((each for each in answers if each[0] != 200), answers[0])
     of = f"{names[answers.index(worst)]}: " if len(names) > 1 and worst[0] != 200 else ""
-    return {"path": path, "status": worst[0], "line": of + worst[1], "answer_ms": worst[2]}
+    return {"path": path, "status": worst[0], "line": of + worst[1]}
 
 
-def _asked(path: str, name: str) -> tuple[int, str, float]:
-    """Return the status, the first line and the milliseconds of a gateway's response."""
-    begun = time.monotonic()
+def _get_health(path: str, name: str) -> tuple[int, str]:
+    """Return the status and the first line of a gateway's response."""
     try:
-        status, line = get(private_socket(name), path, HEALTH_S)
+        return get(private_socket(name), path, HEALTH_S)
     except TimeoutError:
-        status, line = 0, f"no answer in {HEALTH_S:.0f} s"
+        return 0, f"no answer in {HEALTH_S:.0f} s"
     except (OSError, http.client.HTTPException) as error:
-        status, line = 0, str(error)
-    return status, line, round((time.monotonic() - begun) * 1000, 1)
+        return 0, str(error)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What runs beside the application: workers and schedules of the release that serves. Standard library only."""
+"""Run the workers and schedules of the release that serves. Standard library only."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def set_first(*, is_first: bool) -> None:
 
 
 def apply() -> None:
-    """Make the background work that of the release that serves: stop what it has not, restart what it has.
+    """Start the background work of the release that serves, and stop that of the one before.
 
-    Does not wait for it: a worker that does not start is no reason to take a release back that serves.
+    Does not wait for it: a worker that does not start is no reason to roll back a release that serves.
     """
     release = link_target(LIVE)
-    wanted = f"{release} {'first' if FIRST.exists() else 'other'}"
-    if release is None or (APPLIED.exists() and APPLIED.read_text() == wanted):
+    state = f"{release} {'first' if FIRST.exists() else 'other'}"
+    if release is None or (APPLIED.exists() and APPLIED.read_text() == state):
         return
     manifest = manifest_of(release)
-    instances = _instances(manifest)
+    instances = _units_to_run(manifest)
     files = {name: text for name, text in manifest["units"].items() if _is_used(name, instances)}
-    stale = [each for each in _enabled() if each not in instances]
+    stale = [each for each in _enabled_units() if each not in instances]
     if stale:
         run("systemctl", "disable", "--now", "--no-block", *stale)
     for path in UNITS.iterdir():
@@ -63,11 +63,11 @@ def apply() -> None:
         run("systemctl", "enable", *instances)
         run("systemctl", "restart", "--no-block", *instances)
         say(f"background work of {release}: {', '.join(instances)}")
-    APPLIED.write_text(wanted)
+    APPLIED.write_text(state)
 
 
-def _instances(manifest: dict[str, Any]) -> list[str]:
-    """Return the units that shall run here."""
+def _units_to_run(manifest: dict[str, Any]) -> list[str]:
+    """Return the units that should run on this server."""
     is_first = FIRST.exists()
     found: list[str] = []
     for name, worker in manifest["workers"].items():
@@ -85,7 +85,7 @@ def _stem(unit: str) -> str:
     return re.sub(r"@.*|\.(service|timer)$", "", unit)
 
 
-def _enabled() -> list[str]:
+def _enabled_units() -> list[str]:
     """Return our units that start at boot, which is what apply() has made run."""
     folders = (UNITS / "multi-user.target.wants", UNITS / "timers.target.wants")
     return [

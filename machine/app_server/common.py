@@ -1,4 +1,4 @@
-"""The layout of an app server and the small things every verb needs. Standard library only."""
+"""Name the folders of an app server, and share what every verb needs. Standard library only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 class Failure(Exception):
-    """This server cannot do what was asked; what served before still serves."""
+    """This server cannot do what was requested; the release before still serves."""
 
 
 def say(text: str) -> None:
@@ -36,7 +36,7 @@ def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subpro
     """Run a program and return its result, with its output. Raises TimeoutError after timeout_s seconds."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
     if user:
-        # pip carries a bundle of its own; machines trust what the system trusts.
+        # pip has certificates of its own; machines trust those of the system.
         environment |= {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
         return subprocess.run(

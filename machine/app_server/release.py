@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Brings releases onto this app server and makes them serve. Runs as root on the machine; standard library only.
+"""Install releases on this app server and make them serve. Runs as root on the machine; standard library only.
 
-    release stage ID     fetch, check, unpack, virtualenv, prove on a private socket (secrets as JSON on standard input)
-    release task ID      run the release task of a staged release as the application (its output is ours)
+    release stage ID     fetch, check, unpack, build and start on a private socket (secrets as JSON on standard input)
+    release task ID      run the release task of a staged release as the application, and print its output
     release static ID    print the static files of a staged release (a gzipped tar in base64)
-    release bake ID S    look for S seconds whether the release that serves stays well
+    release bake ID S    check for S seconds that the release that serves stays healthy
     release switch ID first|other    make a staged release the one that serves, without losing a request
     release boot         before the socket opens: make /srv/app/live what the store names, point slot blue at it
     release prune ID...  remove every other release and the virtualenvs nobody uses
@@ -92,7 +92,7 @@ def switch(release: str) -> None:
     except BaseException:
         stop(free, drain_s(free))
         raise
-    # From here the new release is the truth: a reboot or a second try ends with it.
+    # From here on, a reboot or a second switch also ends with the new release.
     atomic_symlink(LIVE, place)
     if old:
         stop(old, drain_s(old))
@@ -100,13 +100,13 @@ def switch(release: str) -> None:
     say(f"{release} serves from slot {free}")
 
 
-def task(release: str) -> None:
+def run_task(release: str) -> None:
     """Run the release task, before the release serves."""
     run_command(RELEASES / release, manifest_of(release)["release_task"], "app-task")
 
 
-class Lines(io.RawIOBase):
-    """Bytes as lines of base64: a transport brings text back."""
+class Base64Lines(io.RawIOBase):
+    """Prints bytes as lines of base64, since a transport returns text."""
 
     def write(self, content: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  a tar writes bytes
         """Print bytes as a line in base64, and return their number."""
@@ -114,15 +114,15 @@ class Lines(io.RawIOBase):
         return len(content)
 
 
-def static(release: str) -> None:
+def print_static(release: str) -> None:
     """Print the static files of a staged release, under their URL path: a gzipped tar in base64."""
     given, code = manifest_of(release)["static"], (RELEASES / release / "code").resolve()
     folder = code / given["folder"]
-    # Whatever a build made: root reads only what lies in the code itself.
+    # A build may have made symlinks: root reads only files in the code itself.
     if not folder.is_dir() or folder.resolve() != folder:
         raise Failure(f"static.folder: {given['folder']}: no such folder in the release; `build` may make it")
     room = STATIC_MIB << 20
-    with tarfile.open(mode="w|gz", fileobj=Lines(), bufsize=1 << 16) as archive:
+    with tarfile.open(mode="w|gz", fileobj=Base64Lines(), bufsize=1 << 16) as archive:
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder)
             is_plain = path.is_file() and not path.is_symlink()
@@ -149,7 +149,7 @@ def bake(release: str, seconds: str) -> None:
 
 
 def boot() -> None:
-    """Make this server what the store names; when the store does not respond, serve what was live and try again."""
+    """Serve the release that the store names. When the store does not respond, serve the live one and try again."""
     try:
         pointer = fetch(store_url(), "pointer", missing_ok=True) if (CONFIG / "store").exists() else b""
         release = pointer.decode().strip()
@@ -173,7 +173,7 @@ def boot() -> None:
 
 
 def retry() -> None:
-    """Do again what a boot could not do, now beside a running application."""
+    """Repeat what failed at boot, now beside a running application."""
     boot()
     release = link_target(LIVE)
     if release and not serving_slots():
@@ -193,7 +193,7 @@ def prune(keep: Sequence[str]) -> None:
 
 
 def wait_for_boot() -> None:
-    """Wait until a boot has made this server what the store names: it needs the lock, and slots start after it."""
+    """Wait until the boot has finished: it needs the lock, and slots start after it."""
     while run("systemctl", "show", "-P", "Job", "app-boot").stdout.strip() not in ("", "0"):
         time.sleep(0.2)
 
@@ -212,9 +212,9 @@ def main(arguments: Sequence[str]) -> None:
             background.set_first(is_first=rest[1] == "first")
             switch(rest[0])
         elif verb == "task" and len(rest) == 1:
-            task(rest[0])
+            run_task(rest[0])
         elif verb == "static" and len(rest) == 1:
-            static(rest[0])
+            print_static(rest[0])
         elif verb == "bake" and len(rest) == 2:
             bake(*rest)
         elif verb == "boot":

@@ -1,4 +1,4 @@
-"""Staging: a release comes onto this server and is proven here; traffic is not touched."""
+"""Stage a release: fetch, build and start it on a private socket. Traffic is not touched."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ LOCAL = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[^#]*@\s*file:)")
 
 
 def stage(release: str, secrets: dict[str, str] | None) -> None:
-    """Bring a release here and prove that it starts and is healthy. Traffic is not touched."""
-    # Whatever a boot still wanted to try again, the rollout does now.
+    """Fetch a release, and check that it starts and is healthy. Traffic is not touched."""
+    # The rollout does what a boot was going to retry.
     run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
     begun, place = time.monotonic(), RELEASES / release
     if (place / ".staged").exists():
@@ -73,7 +73,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
         start_and_gate(PROOF, manifest)
         stop(PROOF, UNUSED_S)
     except BaseException:
-        # The journal has what it printed: who looks through that has to know what to take out (commands/bundle.py).
+        # The journal may contain these secrets: `./fleet bundle` must know what to remove (commands/bundle.py).
         (place / "secrets.json").replace(CONFIG / "failed.json")
         shutil.rmtree(place, ignore_errors=True)
         raise
@@ -183,7 +183,7 @@ def build(place: Path, command: str, limit_s: float) -> None:
 
 
 def run_command(place: Path, command: str, unit: str, *more: str) -> None:
-    """Run a shell command as the application, with all that a release has; its output is ours. Raises Failure."""
+    """Run a shell command as the application, in the environment of a release, and print its output. Raises Failure."""
     properties = (
         f"User={USER}",
         f"Group={USER}",
@@ -212,7 +212,7 @@ def run_command(place: Path, command: str, unit: str, *more: str) -> None:
 def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, secrets: dict[str, str] | None) -> None:
     """Write the gateway's configuration and the environment, readable by root and the application only."""
     if secrets is None:
-        secrets = known_secrets(release, manifest["secrets_digest"])
+        secrets = find_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
         raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
     # Older releases have uWSGI's alone.
@@ -232,13 +232,13 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
     for name, content in (
         ("secrets.json", json.dumps(secrets)),
         # systemd.exec(5), EnvironmentFile: in double quotes only these four need a backslash.
-        ("environment", "".join(f'{key}="{quoted(value)}"\n' for key, value in sorted(environment.items()))),
+        ("environment", "".join(f'{key}="{escape_quotes(value)}"\n' for key, value in sorted(environment.items()))),
     ):
         with os.fdopen(os.open(partial / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(content)
 
 
-def quoted(value: str) -> str:
+def escape_quotes(value: str) -> str:
     """Return a value with backslashes, for double quotes in an EnvironmentFile."""
     return "".join(f"\\{char}" if char in '"\\`$' else char for char in value)
 
@@ -249,8 +249,8 @@ def secrets_digest(secrets: dict[str, str]) -> str:
     return hmac.new(key, json.dumps(secrets, sort_keys=True).encode(), "sha256").hexdigest() if secrets else ""
 
 
-def known_secrets(release: str, digest: str) -> dict[str, str]:
-    """Return secrets that an earlier release brought here, or that the platform keeps for servers that boot."""
+def find_secrets(release: str, digest: str) -> dict[str, str]:
+    """Return the secrets that an earlier release brought here, else those that the platform stores for boots."""
     if not digest:
         return {}
     for file in RELEASES.glob("*/secrets.json"):

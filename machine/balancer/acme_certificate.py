@@ -56,29 +56,29 @@ def misdirected_names(hostnames: Sequence[str]) -> dict[str, str]:
     ):  # fmt: skip
         opener.add_handler(handler)
     (CHALLENGES / name).write_text(content)
-    told: dict[str, str] = {}
+    misdirected: dict[str, str] = {}
     try:
         for hostname in hostnames:
             try:
                 url = f"http://{hostname}/.well-known/acme-challenge/{name}"
                 with opener.open(url, timeout=10) as response:
                     if response.read(64).decode("ascii", "replace") != content:
-                        told[hostname] = "another server answered"
+                        misdirected[hostname] = "another server responded"
             except urllib.error.HTTPError as error:
-                told[hostname] = f"another server answered: {error}"
+                misdirected[hostname] = f"another server responded: {error}"
             except (OSError, HTTPException) as error:
-                told[hostname] = str(getattr(error, "reason", error))
+                misdirected[hostname] = str(getattr(error, "reason", error))
     finally:
         (CHALLENGES / name).unlink()
-    return told
+    return misdirected
 
 
 def wait_for_names(hostnames: Sequence[str], address: str) -> None:
     """Wait until every name leads here. Raises Failure after NAMES_S seconds, with what to do."""
     deadline = time.monotonic() + NAMES_S
-    while told := misdirected_names(hostnames):
+    while misdirected := misdirected_names(hostnames):
         if time.monotonic() > deadline:
-            lines = "\n".join(f"  {hostname}: {what}" for hostname, what in told.items())
+            lines = "\n".join(f"  {hostname}: {what}" for hostname, what in misdirected.items())
             raise Failure(
                 f"these names do not lead to this balancer, so no certificate was asked for:\n{lines}\n"
                 f"Point their DNS records (type A) at {address}, wait until `dig +short NAME` says so, and run "
@@ -102,7 +102,7 @@ def trust(authority: str | None) -> dict[str, str]:
     return {"REQUESTS_CA_BUNDLE": str(AUTHORITY)} if authority else {}
 
 
-def asked_before(renewal: Path) -> str | None:
+def server_of_renewal(renewal: Path) -> str | None:
     """Return the directory of the ACME server that signed the certificate which certbot keeps here."""
     found = re.search(r"^server = (\S+)$", renewal.read_text(), re.MULTILINE) if renewal.exists() else None
     return found[1] if found else None
@@ -116,7 +116,7 @@ def certbot(given: dict[str, Any]) -> list[str]:
         "--cert-name", certificate.LINEAGE, "--key-type", "ecdsa", "--renew-with-new-domains",
         "--deploy-hook", f"{HERE}/certificate.py renewed",
     ]  # fmt: skip
-    before = asked_before(certificate.RENEWAL)
+    before = server_of_renewal(certificate.RENEWAL)
     if before not in (None, given["directory_url"]):
         # Another server's certificate has time left, and yet is not what is wanted: one of a staging server, mostly.
         command += ["--force-renewal", "--break-my-certs"]

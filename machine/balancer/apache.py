@@ -1,4 +1,4 @@
-"""What proxy.py must know of Apache. Standard library only."""
+"""The commands of Apache, and its workers, for proxy.py. Standard library only."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ MAIN = Path("/etc/apache2/apache2.conf")
 SITE = Path("/etc/apache2/wsgi-fleet/site.conf")
 RUN = Path("/run/apache2")
 PID = RUN / "apache2.pid"
-# In a site with TLS (templates/apache/site.conf.j2).
-HTTPS = "Listen 0.0.0.0:443 https"
 # Where a candidate listens: below the ports that Linux gives to connections (ip_local_port_range).
 LOOPBACK, PORTS = "127.0.0.9", 20_000
 START_S = 20
-# Lines of its log that say nothing of what is wrong.
+# Lines of its log that are no errors.
 _QUIET = re.compile(r"^\[.*?\] \[\S*:(?:warn|notice|info)\]")
 _LISTEN = re.compile(r"^(\s*Listen\s+)(?:\S+:)?(\d+)", re.MULTILINE | re.IGNORECASE)
 
@@ -67,14 +65,14 @@ def test(text: str) -> None:
 def try_out(main: Path, log: Path) -> None:
     """Start an Apache with this configuration and stop it once it has workers. Raises Failure with what it logs."""
     command_ = [PROGRAM, "-D", "FOREGROUND", "-f", main]
-    # Until it has opened its log, it says what is wrong on standard error.
+    # Until it has opened its log, it writes errors to standard error.
     with log.open("ab") as words, subprocess.Popen(command_, stdout=subprocess.DEVNULL, stderr=words) as second:
         try:
             deadline = time.monotonic() + START_S
             while not _children(second.pid):
                 if second.poll() is not None or time.monotonic() > deadline:
-                    told = [line for line in _read(log).splitlines() if not _QUIET.search(line)]
-                    raise Failure("\n".join(["Apache reads this site and does not start with it:", *told]))
+                    errors = [line for line in _read(log).splitlines() if not _QUIET.search(line)]
+                    raise Failure("\n".join(["Apache reads this site and does not start with it:", *errors]))
                 time.sleep(0.02)
         finally:
             second.terminate()
@@ -121,7 +119,7 @@ def _is_worker(process: Path) -> bool:
 
 def reload() -> None:
     """Have new workers serve the site that is there, whether Apache runs or ended for what was there before."""
-    if ended():
+    if has_ended():
         result = subprocess.run(["systemctl", "restart", UNIT], check=False, capture_output=True, text=True)
         if result.returncode:
             raise Failure(result.stderr.strip())
@@ -129,7 +127,7 @@ def reload() -> None:
         command("-k", "graceful")
 
 
-def ended() -> bool:
+def has_ended() -> bool:
     """Return whether Apache stopped for good, as it does for a site that it cannot use."""
     return _children(_number(PID)) is None
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints what this balancer does, as JSON: its members, and what the last minute of its access log says of them.
+"""Prints what this balancer does, as JSON: its servers, and what the last minute of its access log says of them.
 
 Runs as root; standard library only. Times in the names' units; nothing is kept between two calls.
 """
@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import certificate
 import proxy
 from host_status import host_status
-from proxy_site import DRAINED, HEALTH, PAGE, addresses, desired_site, read_lines
+from site_state import HEALTH, PAGE, read_state
 
 # The newest last; the older one is read when the log was rotated within the window.
 LOGS = (Path("/var/log/wsgi-fleet/access.log.1"), Path("/var/log/wsgi-fleet/access.log"))
@@ -37,7 +37,7 @@ _BETWEEN = re.compile(r", | : ")
 
 @dataclass
 class Count:
-    """Requests of one kind. seconds: how long each answer took."""
+    """Requests of one kind. seconds: how long each response took."""
 
     requests: int = 0
     errors_5xx: int = 0
@@ -50,7 +50,7 @@ class Count:
         if seconds is not None:
             self.seconds.append(seconds)
 
-    def told(self, window_s: float) -> dict[str, Any]:
+    def summary(self, window_s: float) -> dict[str, Any]:
         """Return the counts and times as facts of a window of window_s seconds."""
         return {
             "requests": self.requests,
@@ -68,7 +68,7 @@ def percentile_ms(seconds: Sequence[float], percent: int) -> float | None:
     return round(sorted(seconds)[math.ceil(len(seconds) * percent / 100) - 1] * 1000, 1)
 
 
-def number(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """Return the number that a text is; None for another text."""
     try:
         return float(text)
@@ -89,10 +89,10 @@ def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
         for upstream, status, header, response in zip(*parts, strict=False):
             address, _, port = upstream.rpartition(":")
             if address and port.isdigit():
-                seconds = number(response) if number(header) is not None else None
+                seconds = parse_number(response) if parse_number(header) is not None else None
                 upstreams.setdefault(address, Count()).add(status, seconds)
-    told = {address: count.told(window_s) for address, count in sorted(upstreams.items())}
-    return {"window_s": round(window_s, 1), **whole.told(window_s), "upstreams": told}
+    by_address = {address: count.summary(window_s) for address, count in sorted(upstreams.items())}
+    return {"window_s": round(window_s, 1), **whole.summary(window_s), "upstreams": by_address}
 
 
 @lru_cache(maxsize=256)
@@ -101,7 +101,7 @@ def seconds_of(time_: str) -> float:
     return datetime.fromisoformat(time_).timestamp()
 
 
-def parsed(line: bytes) -> dict[str, Any] | None:
+def parse_line(line: bytes) -> dict[str, Any] | None:
     """Return a line of the log, None where it is not whole.
 
     The first of a tail is cut, and the last may just be written.
@@ -112,12 +112,12 @@ def parsed(line: bytes) -> dict[str, Any] | None:
         return None
 
 
-def covered_since(file: BinaryIO, since_s: float, limit: int = TAIL_BYTES) -> float:
+def seek_since(file: BinaryIO, since_s: float, limit: int = TAIL_BYTES) -> float:
     """Set the file to where lines since then begin, or before. Returns since_s, or a later time if limit cuts them."""
     size, want = file.seek(0, os.SEEK_END), FIRST_BYTES
     while True:
         file.seek(max(size - want, 0))
-        first = next((found for found in map(parsed, file) if found), None)
+        first = next((found for found in map(parse_line, file) if found), None)
         file.seek(max(size - want, 0))
         begins = seconds_of(first["time"]) if first else since_s
         if begins < since_s or want >= size:
@@ -127,18 +127,18 @@ def covered_since(file: BinaryIO, since_s: float, limit: int = TAIL_BYTES) -> fl
         want = min(want * 4, limit)
 
 
-def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str, Any]], float]:
+def read_recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str, Any]], float]:
     """Return lines of the last WINDOW_S seconds, and how many seconds of these are covered."""
     since = now_s - WINDOW_S
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(log.open("rb")) for log in logs if log.exists() and log.stat().st_mtime >= since]
-        begin = max([since, *(covered_since(file, since) for file in files)])
+        begin = max([since, *(seek_since(file, since) for file in files)])
         kept = stack.pop_all()
 
     def read() -> Iterator[dict[str, Any]]:
         with kept:
             for file in files:
-                yield from (line for line in map(parsed, file) if line and seconds_of(line["time"]) >= begin)
+                yield from (line for line in map(parse_line, file) if line and seconds_of(line["time"]) >= begin)
 
     return read(), max(now_s - begin, 1.0)
 
@@ -146,10 +146,11 @@ def recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dict[str
 def health() -> dict[str, Any] | None:
     """Return what upstream_health.py wrote last, and how old that is; None where there is nothing."""
     try:
-        told = json.loads(HEALTH.read_text())
+        written = json.loads(HEALTH.read_text())
     except (OSError, ValueError):
         return None
-    return {"age_s": round(time.time() - told["at"], 1), "servers": told["servers"]}
+    servers = {address: {key: each[key] for key in ("healthy", "why")} for address, each in written["servers"].items()}
+    return {"age_s": round(time.time() - written["at"], 1), "servers": servers}
 
 
 def main() -> None:
@@ -157,17 +158,16 @@ def main() -> None:
     state = subprocess.run(
         ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
-    want, drained = addresses(desired_site()), read_lines(DRAINED)
+    site = read_state()
     facts: dict[str, Any] = {
         "proxy": proxy.backend().TITLE,
         "state": state,
         "maintenance": PAGE.exists(),
-        "certificate": certificate.facts() if proxy.serves_https() else None,
-        "wanted": want,
-        "members": addresses(proxy.current_site()),
-        "drained": [address for address in drained if address in want],
+        "certificate": certificate.facts() if site.site["https"] else None,
+        "members": site.served_addresses(),
+        "drained": site.drained,
         "health": health(),
-        **measure(*recent(time.time())),
+        **measure(*read_recent(time.time())),
         "machine": host_status(),
     }
     print(json.dumps(facts))

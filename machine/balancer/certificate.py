@@ -13,7 +13,6 @@ put back. Chain and key are one file, so that no moment has one without the othe
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import ssl
 import subprocess
@@ -25,6 +24,8 @@ from typing import Any
 
 import proxy
 from proxy import Failure
+from site_state import read_state
+from system import write_atomically
 
 FOLDER = Path("/etc/wsgi-fleet/tls")
 # The proxy runs as that user.
@@ -52,7 +53,7 @@ def install(pem: bytes) -> None:
         raise
     before = FILE.read_bytes() if FILE.exists() else None
     CANDIDATE.rename(FILE)
-    if not proxy.serves_https():
+    if not read_state().site["https"]:
         # The site that names it comes by a later step, or is no more.
         return
     try:
@@ -66,7 +67,7 @@ def install(pem: bytes) -> None:
 
 def load(leaf: bytes) -> None:
     """Have the proxy show the certificate that begins with leaf (DER); no reload where it does. Raises Failure."""
-    site = proxy.current_site()
+    site = read_state().render()
     proxy.test(site)
     if served_certificate() != leaf:
         proxy.swap_in(site)
@@ -78,13 +79,7 @@ def put(file: Path, content: bytes) -> None:
     """Write a file that root and the proxy's user alone may read, atomically."""
     FOLDER.mkdir(mode=0o750, exist_ok=True)
     shutil.chown(FOLDER, group=GROUP)
-    temporary = file.with_name(f".{file.name}.new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-        shutil.chown(temporary, group=GROUP)
-        temporary.chmod(0o640)
-        opened.write(content)
-    temporary.rename(file)
+    write_atomically(file, content, 0o640, GROUP)
 
 
 def leaf_of(file: Path) -> bytes:
@@ -108,7 +103,7 @@ def served_certificate() -> bytes:
         return b""
 
 
-def self_signed(names: Sequence[str]) -> None:
+def install_self_signed(names: Sequence[str]) -> None:
     """Serve with a certificate of our own for these names, the one that is there if it is that."""
     made_for = " ".join(names)
     if FILE.exists() and MADE_FOR.exists() and MADE_FOR.read_text() == made_for:
@@ -139,7 +134,7 @@ def install_given(pem: bytes) -> None:
     stop_renewing()
 
 
-def renewed() -> None:
+def install_renewed() -> None:
     """Serve with what certbot keeps."""
     install((LIVE / "fullchain.pem").read_bytes() + (LIVE / "privkey.pem").read_bytes())
     MADE_FOR.unlink(missing_ok=True)
@@ -166,7 +161,6 @@ def facts() -> dict[str, Any] | None:
     ends = openssl("x509", "-in", str(FILE), "-noout", "-enddate").strip().removeprefix("notAfter=")
     return {
         "expires_in_s": round(ssl.cert_time_to_seconds(ends) - time.time()),
-        "is_self_signed": MADE_FOR.exists(),
         "is_renewed_here": RENEWAL.exists(),
     }
 
@@ -179,7 +173,7 @@ def main(arguments: Sequence[str]) -> None:
             case ["given"]:
                 install_given(sys.stdin.buffer.read(STDIN_BYTES))
             case ["self-signed", *names] if names:
-                self_signed(names)
+                install_self_signed(names)
                 stop_renewing()
             case ["stand-in", *names] if names:
                 # Now, while the address may still lead to another balancer: what stands in serves the shorter.
@@ -187,9 +181,9 @@ def main(arguments: Sequence[str]) -> None:
                 if FILE.exists():
                     install(FILE.read_bytes())
                 else:
-                    self_signed(names)
+                    install_self_signed(names)
             case ["renewed"]:
-                renewed()
+                install_renewed()
             case _:
                 raise Failure(str(__doc__))
 

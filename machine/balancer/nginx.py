@@ -1,4 +1,4 @@
-"""What proxy.py must know of Nginx. Standard library only."""
+"""The commands of Nginx, and its workers, for proxy.py. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from proxy import Failure
 TITLE, UNIT = "Nginx", "nginx"
 MAIN = Path("/etc/nginx/nginx.conf")
 SITE = Path("/etc/nginx/wsgi-fleet/site.conf")
-# In a site with TLS (templates/nginx/tls.conf.j2).
-HTTPS = "listen 443 ssl"
 
 
 def command(*arguments: str) -> str:
@@ -39,7 +37,7 @@ def reload() -> None:
     command("-s", "reload")
 
 
-def ended() -> bool:
+def has_ended() -> bool:
     """Return whether Nginx stopped for good: it never does for a site that it cannot use."""
     return False
 

@@ -1,6 +1,6 @@
-"""The reverse proxy of this balancer, whichever it is: have it read a site, swap one in, probe it, let it drain.
+"""The reverse proxy of this balancer, whichever it is: test a site, swap one in, probe it, wait for old workers.
 
-Standard library only. nginx.py and apache.py know how each is told.
+nginx.py and apache.py have the commands of each. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from system import write_atomically
+
 # Which one; where it is missing, Nginx.
 KIND = Path("/etc/wsgi-fleet/proxy")
-# Held by whoever changes what is served.
+# Locked during each change of what is served.
 LOCK = Path("/run/wsgi-fleet.lock")
 # Nginx's worker_shutdown_timeout (nginx.conf) and some seconds; Apache has none.
 DRAIN_S = 330
@@ -50,39 +52,30 @@ def swap_in(text: str) -> set[int]:
     """Write, reload, and wait until only new workers accept. The old workers' process ids."""
     kind = backend()
     old: set[int] = kind.workers()
-    temporary: Path = kind.SITE.with_name("site.new")
-    temporary.write_text(text)
-    temporary.rename(kind.SITE)
+    write_atomically(kind.SITE, text.encode())
     kind.reload()
     deadline = time.monotonic() + PROBE_S
     while not (kind.workers() - old) or any(kind.accepts(pid) for pid in old):
-        if time.monotonic() > deadline or kind.ended():
+        if time.monotonic() > deadline or kind.has_ended():
             raise Failure(f"{kind.TITLE} did not start new workers; see /var/log/wsgi-fleet/error.log")
         time.sleep(0.02)
     return old
 
 
-def serves_https(text: str | None = None) -> bool:
-    """Return whether a site (None: the one that serves) has TLS."""
-    return backend().HTTPS in (current_site() if text is None else text)
-
-
-def answer(place: str) -> str:
+def error_of(place: str, *, https: bool) -> str:
     """Return what is wrong with the response to GET, "" for one below 500.
 
-    place: PATH, or HOST/PATH for a name of the site.
-
-    By HTTPS where the site that serves has that: HTTP only leads there.
+    place: PATH, or HOST/PATH for a name of the site. https: whether the site has TLS; then HTTP only redirects.
     """
     host, _, path = place.partition("/")
     request = urllib.request.Request(  # noqa: S310
-        f"{HTTPS if serves_https() else HTTP}/{path}", headers={"Host": host} if host else {}
+        f"{HTTPS if https else HTTP}/{path}", headers={"Host": host} if host else {}
     )
-    # To this machine itself; who signed the certificate is the clients' question.
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    # To this machine itself: the signer of the certificate does not matter.
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(request, timeout=5, context=anyone) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=5, context=unverified) as response:  # noqa: S310
             response.read()
     except urllib.error.HTTPError as error:
         return str(error) if error.code >= 500 else ""
@@ -91,11 +84,11 @@ def answer(place: str) -> str:
     return ""
 
 
-def probe(place: str) -> None:
+def probe(place: str, *, https: bool) -> None:
     """Wait for a response below 500 through the site that serves. Raises Failure with the last one after PROBE_S."""
     deadline, wrong = time.monotonic() + PROBE_S, ""
     while time.monotonic() < deadline:
-        wrong = answer(place)
+        wrong = error_of(place, https=https)
         if not wrong:
             return
         time.sleep(0.3)

@@ -40,12 +40,12 @@ class Failure(Exception):
     """Nothing else is served than before."""
 
 
-def named(link: Path) -> str | None:
+def link_target(link: Path) -> str | None:
     """Return the release that a link names, if it is here."""
     return link.resolve().name if link.exists() else None
 
 
-def lead(link: Path, target: Path) -> None:
+def atomic_symlink(link: Path, target: Path) -> None:
     """Make link a symlink to target, atomically."""
     temporary = link.with_name(f".{link.name}.new")
     temporary.unlink(missing_ok=True)
@@ -95,21 +95,21 @@ def put(app: Path, release: str, stream: BinaryIO) -> None:
             raise Failure(f"the archive of {release} did not come whole ({error}); run `pulumi up` again") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    if named(app / "live") == release:
+    if link_target(app / "live") == release:
         (app / "next").unlink(missing_ok=True)
     else:
-        lead(app / "next", place)
+        atomic_symlink(app / "next", place)
     serve(app)
 
 
 def point(app: Path, release: str) -> None:
     """Make a release that is here live. Raises Failure."""
-    place, live = app / "releases" / release, named(app / "live")
+    place, live = app / "releases" / release, link_target(app / "live")
     if not place.exists():
         raise Failure(f"the static files of {release} are not here; `pulumi up` brings them")
     if live and live != release:
-        lead(app / "before", app / "releases" / live)
-    lead(app / "live", place)
+        atomic_symlink(app / "before", app / "releases" / live)
+    atomic_symlink(app / "live", place)
     (app / "next").unlink(missing_ok=True)
     serve(app)
 
@@ -130,7 +130,7 @@ def serve(app: Path) -> None:
                 except (FileExistsError, NotADirectoryError):
                     # One that comes first has a file of that name, or a folder.
                     continue
-    lead(served, union)
+    atomic_symlink(served, union)
     # A request may be on its way into the last one.
     for old in app.glob("served-*"):
         if old not in (union, last):
@@ -139,7 +139,7 @@ def serve(app: Path) -> None:
 
 def prune(app: Path, keep: Sequence[str]) -> None:
     """Remove releases that are neither in `keep` nor served."""
-    used = {*keep, *(named(app / link) for link in LINKS)}
+    used = {*keep, *(link_target(app / link) for link in LINKS)}
     for place in (app / "releases").iterdir():
         if place.name not in used:
             shutil.rmtree(place)
@@ -148,7 +148,7 @@ def prune(app: Path, keep: Sequence[str]) -> None:
 def status(app: Path) -> str:
     """Return the releases that are here and those that are served, as JSON."""
     releases = sorted(place.name for place in (app / "releases").glob("[!.]*"))
-    return json.dumps({**{link: named(app / link) for link in LINKS}, "releases": releases})
+    return json.dumps({**{link: link_target(app / link) for link in LINKS}, "releases": releases})
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Asks each upstream server for its health, and has proxy_site.py send requests to healthy ones only. A service.
 
-It asks port 8000 as the balancer does, by uwsgi or HTTP, and keeps what it thinks in a file that `./fleet status` and
-the alarms read. Where it ends or hangs, the site stays as it is and systemd starts it again; it goes on from what is
-excluded then. Standard library only.
+It asks port 8000 as the balancer does, by uwsgi or HTTP, and writes the health of each to a file that `./fleet status`
+and the alarms read. Where it ends or hangs, the site stays as it is and systemd starts it again; it goes on from the
+servers that are excluded then. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import proxy_site
 import server_health
-from server_health import Answer, Probe, Server
+import site_state
+from server_health import Outcome, Probe, Server
+from site_state import Upstream
+from system import notify_systemd, write_atomically
 
 LOG = Path("/var/log/wsgi-fleet/access.log")
 HERE = Path(__file__).resolve().parent
@@ -32,7 +34,7 @@ PORT = 8000
 LIMIT_S, TICK_S, RELOAD_S, WRITE_S = 2.0, 0.25, 2.0, 5.0
 # The longest that a change may take, and when one that failed is tried again.
 CHANGE_S, AGAIN_S = 60, 10.0
-ANSWER_BYTES = 64 << 10
+RESPONSE_BYTES = 64 << 10
 # The most of the access log that is read for a server that is silent.
 TAIL_BYTES = 4 << 20
 # tcpi_total_retrans in struct tcp_info (linux/tcp.h).
@@ -71,15 +73,15 @@ def request_of(protocol: str, path: str) -> bytes:
     return struct.pack("<BHB", 0, len(packet), 0) + packet
 
 
-def answer_of(data: bytes) -> tuple[Answer, str]:
+def outcome_of(data: bytes) -> tuple[Outcome, str]:
     """Return what a response means, and its first line where it is not good."""
     head, _, _ = data.partition(b"\r\n\r\n")
     first, *headers = head.decode(errors="replace").split("\r\n")
     status = first.split()[1:2]
     if status == ["200"]:
-        return Answer.GOOD, ""
+        return Outcome.GOOD, ""
     sheds = status == ["503"] and any(line.lower().startswith("retry-after:") for line in headers)
-    return (Answer.BUSY if sheds else Answer.BAD), (" ".join(first.split()[1:])[:80] or "it closed the connection")
+    return (Outcome.BUSY if sheds else Outcome.BAD), (" ".join(first.split()[1:])[:80] or "it closed the connection")
 
 
 async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe:
@@ -93,17 +95,17 @@ async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe
                 await loop.sock_connect(connection, (address, port))
                 await loop.sock_sendall(connection, request_of(protocol, path))
                 data = b""
-                while len(data) < ANSWER_BYTES and (more := await loop.sock_recv(connection, 16 << 10)):
+                while len(data) < RESPONSE_BYTES and (more := await loop.sock_recv(connection, 16 << 10)):
                     data += more
-            answer, words = answer_of(data)
+            outcome, error = outcome_of(data)
         except TimeoutError:
-            answer, words = Answer.SILENT, f"no answer in {LIMIT_S:.0f} s"
-        except OSError as error:
-            answer, words = Answer.BAD, os.strerror(error.errno) if error.errno else str(error)
+            outcome, error = Outcome.SILENT, f"no response in {LIMIT_S:.0f} s"
+        except OSError as problem:
+            outcome, error = Outcome.BAD, os.strerror(problem.errno) if problem.errno else str(problem)
         with contextlib.suppress(OSError):
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             resent = struct.unpack_from("I", info, _TOTAL_RETRANS)[0] > 0
-    return Probe(begun, answer, words, resent)
+    return Probe(begun, outcome, error, resent)
 
 
 def tail_of(file: Path) -> bytes:
@@ -116,7 +118,7 @@ def tail_of(file: Path) -> bytes:
         return b""
 
 
-def answered_since(address: str, since_s: float, log: Path | None = None) -> bool:
+def has_responded_since(address: str, since_s: float, log: Path | None = None) -> bool:
     """Return whether the access log's end has a response of that server that began since then (seconds since 1970)."""
     log = log or LOG
     tail = tail_of(log)
@@ -132,27 +134,29 @@ def answered_since(address: str, since_s: float, log: Path | None = None) -> boo
             ended = datetime.fromisoformat(line["time"]).timestamp()
             if ended < since_s:
                 return False
-            # Of several attempts the last one is the one that answered.
-            last = {key: str(line[key]).replace(" : ", ", ").rpartition(", ")[2] for key in _OF_UPSTREAM}
+            # Of several attempts the last one brought the response.
+            last = {key: str(line[key]).replace(" : ", ", ").rpartition(", ")[2] for key in UPSTREAM_FIELDS}
             began = ended - float(last["response_s"]) + float(last["header_s"])
-            if last["upstream"].encode() == mark and last["upstream_status"] not in _PROXYS_OWN and began >= since_s:
+            if last["upstream"].encode() == mark and last["upstream_status"] not in GATEWAY_ERRORS and began >= since_s:
                 return True
     return False
 
 
-_OF_UPSTREAM = ("upstream", "upstream_status", "header_s", "response_s")
-# What Nginx and Apache say for a server that did not answer.
-_PROXYS_OWN = ("502", "504")
+UPSTREAM_FIELDS = ("upstream", "upstream_status", "header_s", "response_s")
+# Statuses of Nginx and Apache for a server that did not respond.
+GATEWAY_ERRORS = ("502", "504")
 
 
 class Agent:
-    """What is known of all servers, and what is done about it."""
+    """The health of all servers, and the changes of the site that follow from it."""
 
     def __init__(self) -> None:
         now = time.monotonic()
-        out = proxy_site.read_lines(proxy_site.UNHEALTHY)
-        self.upstreams: dict[str, dict[str, Any]] = {}
-        self.servers = {address: Server(now, now, is_healthy=False, why="it was unhealthy before") for address in out}
+        self.state, self._version = site_state.read_state(), (0, 0)
+        self.servers = {
+            address: Server(now, now, is_healthy=False, why="it was unhealthy before")
+            for address in self.state.unhealthy
+        }
         self._due: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.changing: asyncio.Task[None] | None = None
@@ -170,10 +174,12 @@ class Agent:
         self.write(now, excluded)
 
     def read(self, now: float) -> None:
-        """Take in whom the site wants."""
+        """Read what the site wants, where that has changed."""
         with contextlib.suppress(OSError, ValueError):
-            self.upstreams = json.loads(proxy_site.UPSTREAMS.read_text())
-        wanted = {address for each in self.upstreams.values() for address in each["members"]}
+            stat = site_state.STATE.stat()
+            if (version := (stat.st_mtime_ns, stat.st_ino)) != self._version:
+                self.state, self._version = site_state.read_state(), version
+        wanted = set(self.state.servers)
         self.servers = {address: server for address, server in self.servers.items() if address in wanted}
         for number, address in enumerate(sorted(wanted - self.servers.keys())):
             self.servers[address] = Server(now, now)
@@ -182,15 +188,15 @@ class Agent:
     def probe(self, now: float) -> None:
         """Begin the probes that are due, whether or not those before have ended."""
         pause = server_health.interval_s(len(self.servers))
-        for each in self.upstreams.values():
-            for address in each["members"]:
+        for each in self.state.site["upstreams"].values():
+            for address in each["servers"]:
                 if self._due.get(address, 0) <= now:
                     self._due[address] = now + pause
                     task = asyncio.create_task(self._ask(address, each))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
 
-    async def _ask(self, address: str, upstream: dict[str, Any]) -> None:
+    async def _ask(self, address: str, upstream: Upstream) -> None:
         probe = await ask(address, upstream["protocol"], upstream["health_path"])
         if server := self.servers.get(address):
             server.record(probe)
@@ -198,25 +204,26 @@ class Agent:
     def decide(self, now: float) -> set[str]:
         """Judge every server. Who gets no requests from now on."""
         out_s = server_health.OUT_S * server_health.interval_s(len(self.servers))
-        drained, before = proxy_site.read_lines(proxy_site.DRAINED), proxy_site.read_lines(proxy_site.UNHEALTHY)
         found: set[str] = set()
-        for each in self.upstreams.values():
-            for address in each["members"]:
+        for each in self.state.site["upstreams"].values():
+            for address in each["servers"]:
                 server, was = self.servers[address], self.servers[address].is_healthy
-                # An answer of before the first probe that failed says nothing of now.
+                # A response from before the first failed probe is no evidence.
                 since_s = time.time() - out_s / 2 - 0.5
-                server.judge(now, each["health_path"], out_s, partial(answered_since, address, since_s))
+                server.judge(now, each["health_path"], out_s, partial(has_responded_since, address, since_s))
                 if server.is_healthy != was:
                     words = "healthy again" if server.is_healthy else f"unhealthy: {server.why}"
                     print(f"{address} is {words}", flush=True)
-            found |= server_health.excluded(each["members"], self.servers, drained, before, now)
+            found |= server_health.excluded(
+                each["servers"], self.servers, self.state.drained, self.state.unhealthy, now
+            )
         return found
 
     def act(self, excluded: set[str], now: float) -> None:
         """Have the site changed where it must be; one change at a time, and not often."""
         is_busy = self.changing is not None and not self.changing.done()
-        is_so = self._is_sure and sorted(excluded) == sorted(proxy_site.read_lines(proxy_site.UNHEALTHY))
-        if not is_busy and not is_so and self.upstreams and now >= self._may_change_at:
+        is_so = self._is_sure and sorted(excluded) == sorted(self.state.unhealthy)
+        if not is_busy and not is_so and self.state.site["upstreams"] and now >= self._may_change_at:
             self._may_change_at, self._is_sure = now + RELOAD_S, True
             self.changing = asyncio.create_task(self._change(sorted(excluded)))
 
@@ -236,7 +243,7 @@ class Agent:
         print(words.decode().strip() or f"requests go to all servers{kept}", flush=True)
 
     def write(self, now: float, excluded: set[str]) -> None:
-        """Keep what is thought, for people and alarms."""
+        """Write the health of each server, for people and alarms."""
         shift = time.time() - now
         servers = {
             address: {
@@ -247,24 +254,17 @@ class Agent:
         }  # fmt: skip
         text = json.dumps(servers)
         if text != self._written or now - self._written_at >= WRITE_S:
-            proxy_site.put(proxy_site.HEALTH, json.dumps({"at": round(time.time(), 1), "servers": servers}).encode())
+            write_atomically(site_state.HEALTH, json.dumps({"at": round(time.time(), 1), "servers": servers}).encode())
             self._written, self._written_at = text, now
-
-
-def tell_systemd(words: bytes) -> None:
-    """See sd_notify(3)."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-            notifier.sendto(words, "\0" + address[1:] if address.startswith("@") else address)
 
 
 async def main() -> None:
     """Run the agent for ever, and report to systemd that it is ready and alive."""
     agent = Agent()
-    tell_systemd(b"READY=1")
+    notify_systemd(b"READY=1")
     while True:
         agent.turn()
-        tell_systemd(b"WATCHDOG=1")
+        notify_systemd(b"WATCHDOG=1")
         await asyncio.sleep(TICK_S)
 
 

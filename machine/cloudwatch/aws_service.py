@@ -49,7 +49,7 @@ class Service:
         target: X-Amz-Target of a JSON call. Raises Refused, OSError or HTTPException.
         """
         given = {"content-type": content_type} | ({"x-amz-target": target} if target else {})
-        headers = signed(
+        headers = sign_request(
             body,
             given,
             self._credentials(),
@@ -90,7 +90,7 @@ class Service:
         return self._key
 
 
-def signed(
+def sign_request(
     body: bytes,
     given: Mapping[str, str],
     key: Mapping[str, str],

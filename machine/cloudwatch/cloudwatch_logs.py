@@ -11,7 +11,6 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from aws_service import Refused, Service
 from log_source import Event, Journal, Position, RotatedFile, Source
+from system import notify_systemd, write_atomically
 
 # What the step that brought this script wants of it: the group, and either file or units.
 CONFIG = Path("/etc/wsgi-fleet/logs.json")
@@ -33,7 +33,7 @@ IDLE_S = 5.0
 PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0
 
 
-def batches(events: Sequence[Event]) -> list[list[dict[str, Any]]]:
+def make_batches(events: Sequence[Event]) -> list[list[dict[str, Any]]]:
     """Return events in batches as PutLogEvents takes them.
 
     They are in the order of their times, none too long, and as many at once as it allows.
@@ -71,21 +71,21 @@ class Stream:
                 raise
 
     def put(self, events: Sequence[dict[str, Any]]) -> None:
-        """Send a batch. What CloudWatch will never take is told and passed over: it must not hold up the rest."""
+        """Send a batch. What CloudWatch rejects for good is logged and skipped: it must not hold up the rest."""
         try:
             answer = self._service.ask(VERSION, "PutLogEvents", {**self._names, "logEvents": list(events)})
         except Refused as error:
             if error.code != "InvalidParameterException":
                 raise
             if len(events) == 1:
-                say(f"a line was refused: {error}")
+                log(f"a line was rejected: {error}")
                 return
             half = len(events) // 2
             self.put(events[:half])
             self.put(events[half:])
             return
         if rejected := answer.get("rejectedLogEventsInfo"):
-            say(f"lines were too old or too new: {rejected}")
+            log(f"lines were too old or too new: {rejected}")
 
 
 class State:
@@ -102,31 +102,22 @@ class State:
 
     def save(self, position: Position) -> None:
         """Write it atomically."""
-        temporary = self._file.with_suffix(".new")
-        temporary.write_text(json.dumps(position))
-        temporary.rename(self._file)
+        write_atomically(self._file, json.dumps(position).encode())
 
 
 def step(source: Source, stream: Stream, state: State, position: Position) -> Position:
     """Ship the next part. The position moves after what is before it was taken."""
     events, after = source.read(position, READ_BYTES)
-    for batch in batches(events):
+    for batch in make_batches(events):
         stream.put(batch)
     if after != position:
         state.save(after)
     return after
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a text on standard error at once."""
     print(text, file=sys.stderr, flush=True)
-
-
-def ready() -> None:
-    """Tell systemd that lines can be shipped (sd_notify(3))."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-            notifier.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
 
 
 def main() -> None:
@@ -140,12 +131,13 @@ def main() -> None:
             if stream is None:
                 stream = Stream(config["group"], Service("logs"))
                 stream.ensure()
-                ready()
+                # Lines can be shipped from now on.
+                notify_systemd(b"READY=1")
             after = step(source, stream, state, position)
             wait = 0.0 if after != position else IDLE_S
             position, pause = after, PAUSE_S
         except (OSError, ValueError, http.client.HTTPException, Refused) as error:
-            say(f"nothing was shipped; again in {pause:.0f} s: {error}")
+            log(f"nothing was shipped; again in {pause:.0f} s: {error}")
             # Whatever it was, the stream may be gone as well.
             stream, wait, pause = None, pause, min(pause * 2, LONGEST_PAUSE_S)
         time.sleep(wait)

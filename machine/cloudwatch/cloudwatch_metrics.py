@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Publishes what this machine knows of itself as metrics of CloudWatch; a timer starts it each minute.
+"""Publishes metrics of this machine to CloudWatch; a timer starts it each minute.
 
-Of every machine: how full its disk is. Of the balancer: the share of answers that were errors, and how many servers
-that it wants do not answer. Standard library only.
+Of every machine: how full its disk is. Of the balancer: the share of responses that were errors, and how many of its
+servers are unhealthy. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aws_service import Refused, Service
 
 # What the step that brought this script wants of it: namespace, balancer (whether this is one).
 CONFIG = Path("/etc/wsgi-fleet/metrics.json")
-# It says something each 5 s.
+# It writes each 5 s.
 SILENT_S = 30.0
 
 # (name, value, unit)
@@ -35,32 +35,32 @@ def disk_used_percent(path: str = "/") -> float:
     return round(100 * usage.used / (usage.used + usage.free), 1)
 
 
-def unhealthy(health: Mapping[str, Any], drained: Sequence[str]) -> int:
+def count_unhealthy(health: Mapping[str, Any], drained: Sequence[str]) -> int:
     """Return how many servers upstream_health.py finds unhealthy of those that no operator drained.
 
     health: as balancer_status.py reads it. Raises ValueError if nothing is at work there.
     """
     if health["age_s"] > SILENT_S:
-        raise ValueError(f"wsgi-fleet-health.service has said nothing for {health['age_s']:.0f} s")
+        raise ValueError(f"wsgi-fleet-health.service has written nothing for {health['age_s']:.0f} s")
     return sum(not each["healthy"] for address, each in health["servers"].items() if address not in drained)
 
 
-def of_balancer() -> Iterator[Metric]:
+def balancer_metrics() -> Iterator[Metric]:
     """Yield the metrics that the balancer alone knows."""
-    # They lie on a balancer alone.
+    # These modules exist on a balancer alone.
     import balancer_status  # noqa: PLC0415
-    import proxy_site  # noqa: PLC0415
+    import site_state  # noqa: PLC0415
 
-    seen = balancer_status.measure(*balancer_status.recent(time.time()))
+    seen = balancer_status.measure(*balancer_status.read_recent(time.time()))
     # Maintenance answers 503 on purpose.
-    errors = 0 if proxy_site.PAGE.exists() else seen["errors_5xx"]
+    errors = 0 if site_state.PAGE.exists() else seen["errors_5xx"]
     yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
     if (health := balancer_status.health()) is None:
-        raise ValueError("wsgi-fleet-health.service has said nothing yet")
-    yield "UnhealthyMembers", unhealthy(health, proxy_site.read_lines(proxy_site.DRAINED)), "Count"
+        raise ValueError("wsgi-fleet-health.service has written nothing yet")
+    yield "UnhealthyMembers", count_unhealthy(health, site_state.read_state().drained), "Count"
 
 
-def form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:
+def metrics_form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:
     """Return the form of PutMetricData.
 
     See docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html.
@@ -85,13 +85,13 @@ def main() -> None:
     metrics: list[Metric] = [("DiskUsedPercent", disk_used_percent(), "Percent")]
     problem = ""
     if config["balancer"]:
-        # Without these the disk is told all the same, and who waits for them hears nothing, which is an alarm.
+        # Without these the disk is reported all the same; their missing data raises an alarm.
         try:
-            metrics += of_balancer()
+            metrics += balancer_metrics()
         except (OSError, ValueError, KeyError) as error:
-            problem = f"the balancer does not know: {error!r}"
+            problem = f"the balancer's metrics cannot be read: {error!r}"
     service = Service("monitoring")
-    body = urlencode(form(config["namespace"], service.machine, metrics, datetime.now(UTC))).encode()
+    body = urlencode(metrics_form(config["namespace"], service.machine, metrics, datetime.now(UTC))).encode()
     service.post("application/x-www-form-urlencoded; charset=utf-8", body)
     if problem:
         raise OSError(problem)

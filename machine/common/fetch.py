@@ -1,4 +1,4 @@
-"""Reads the release store from a machine: a folder, or an S3 bucket and parameters by the machine's own role (curl)."""
+"""Read the release store from a machine: a folder, or an S3 bucket and parameters by the role of the machine (curl)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARK = ".store"
 
 
 class FetchError(Exception):
-    """The store does not answer, or does not have what was asked for."""
+    """The store does not respond, or does not have the key."""
 
 
 def fetch(store: str, key: str, *, missing_ok: bool = False) -> bytes:
@@ -26,9 +26,9 @@ def fetch(store: str, key: str, *, missing_ok: bool = False) -> bytes:
     url = urlsplit(store)
     try:
         found = (
-            _from_folder(Path(url.path) / key)
+            _read_folder(Path(url.path) / key)
             if url.scheme == "file"
-            else _from_bucket(url.netloc, f"{url.path.strip('/')}/{key}")
+            else _read_bucket(url.netloc, f"{url.path.strip('/')}/{key}")
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise FetchError(f"the store {store} does not answer: {error}") from error
@@ -37,7 +37,7 @@ def fetch(store: str, key: str, *, missing_ok: bool = False) -> bytes:
     return found or b""
 
 
-def _from_folder(path: Path) -> bytes | None:
+def _read_folder(path: Path) -> bytes | None:
     if path.exists():
         return path.read_bytes()
     # A store that is not mounted must not look like one without a pointer.
@@ -66,14 +66,14 @@ def host(service: str, region: str) -> str:
     return f"{service}.{region}.{'amazonaws.com.cn' if region.startswith('cn-') else 'amazonaws.com'}"
 
 
-def _from_bucket(bucket: str, key: str) -> bytes | None:
-    content, status = _signed("s3", f"{bucket}/{quote(key)}")
+def _read_bucket(bucket: str, key: str) -> bytes | None:
+    content, status = _send_signed("s3", f"{bucket}/{quote(key)}")
     if status not in ("200", "404"):
         raise OSError(f"S3 answered {status}")
     return content if status == "200" else None
 
 
-def _signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
+def _send_signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
     """Return the response of a service of the region, and the status. lines: of a curl configuration.
 
     Signature Version 4 by curl (>= 7.75), which reads the credentials from standard input.
@@ -92,14 +92,14 @@ def _signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
         ]
     )
     result = subprocess.run(["curl", "--config", "-"], check=False, input=config.encode(), capture_output=True)
-    said = result.stderr.decode(errors="replace").strip()
+    printed = result.stderr.decode(errors="replace").strip()
     if result.returncode:
-        raise OSError(f"{service} answered {said}")
-    return result.stdout, said[-3:]
+        raise OSError(f"{service} answered {printed}")
+    return result.stdout, printed[-3:]
 
 
 def fetch_secrets(store: str, release: str) -> dict[str, str]:
-    """Return the secrets of a release: of a bucket's they are parameters under the same name; a folder has none."""
+    """Return the secrets of a release: parameters with the name of the bucket's prefix; a folder has none."""
     url = urlsplit(store)
     found: dict[str, str] = {}
     if url.scheme != "s3":
@@ -107,7 +107,7 @@ def fetch_secrets(store: str, release: str) -> dict[str, str]:
     wanted = {"Path": f"/wsgi-fleet{url.path}/{release}", "WithDecryption": True}
     try:
         while True:
-            answer = _parameters(wanted)
+            answer = _get_parameters(wanted)
             for each in answer["Parameters"]:
                 # The rollout writes values as JSON text.
                 found[each["Name"].rpartition("/")[2]] = json.loads(each["Value"])
@@ -118,9 +118,9 @@ def fetch_secrets(store: str, release: str) -> dict[str, str]:
         raise FetchError(f"the parameters below {wanted['Path']} cannot be read: {error}") from error
 
 
-def _parameters(wanted: dict[str, Any]) -> dict[str, Any]:
+def _get_parameters(wanted: dict[str, Any]) -> dict[str, Any]:
     body = json.dumps(wanted).replace("\\", "\\\\").replace('"', '\\"')
-    content, status = _signed(
+    content, status = _send_signed(
         "ssm",
         "",
         'header = "content-type: application/x-amz-json-1.1"',

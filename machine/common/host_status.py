@@ -1,4 +1,4 @@
-"""What is worth knowing of any machine: its clock, its disk, its failed units. Standard library only."""
+"""Report the clock, the disk and the failed units of this machine. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def host_status() -> dict[str, Any]:
     """Return this machine's clock, system state, failed units and disk.
 
     clock_s: seconds since 1970 by this machine's own clock. system: starting, running, degraded, ...
-    Sizes are those of the root file system. disk_error: why it takes no more, "" when it does; a limit that the host
-    keeps (LXD) is no size of the file system.
+    Sizes are those of the root file system. disk_error: why it cannot be written, else ""; a quota of the host (LXD)
+    is not in the size. releases/status.py has the types.
     """
     listed = subprocess.run(
         ["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"],

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from gateway_limits import reached_limit
 from gateway_requests import RUNNING, Requests
-from gateway_sockets import LISTENING, TCP_INFO_BYTES, listening, open_files, reset
+from gateway_sockets import LISTENING, TCP_INFO_BYTES, listening_sockets, open_files, reset
 
 # clone(2): number of the system call, and the flag.
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}[platform.machine()]
@@ -56,7 +56,7 @@ def start(requests: Requests, limit_s: float, stop: signal.Signals) -> None:
     """
     # Of this process, which may have ended before the companion looks.
     worker, process = os.getpid(), os.pidfd_open(os.getpid())
-    hear, report = os.pipe()
+    report_reader, report = os.pipe()
     # Both write without the interpreter's lock, whatever state it is in.
     faulthandler.enable(report)
     faulthandler.register(DUMP, report)
@@ -72,7 +72,7 @@ def start(requests: Requests, limit_s: float, stop: signal.Signals) -> None:
     try:
         _python.PyOS_AfterFork_Child()
         _quiet_signals()
-        Companion(Worker(worker, process, hear, stop), requests, limit_s).run()
+        Companion(Worker(worker, process, report_reader, stop), requests, limit_s).run()
         code = 0
     except BaseException as error:  # noqa: BLE001  nothing of the worker's program may run here
         # Nobody would watch it: another takes its place. It is the parent for as long as it lives.
@@ -99,41 +99,41 @@ def _quiet_signals() -> None:
 class Worker(NamedTuple):
     """A worker of the gateway.
 
-    process: its pidfd. hear: where its reports of a fatal error come. stop: the signal on which it finishes its
-    requests and ends.
+    process: its pidfd. report_reader: the pipe with its reports of a fatal error. stop: the signal on which it finishes
+    its requests and ends.
     """
 
     id: int
     process: int
-    hear: int
+    report_reader: int
     stop: signal.Signals
 
 
 class Companion:
-    """Watches one worker."""
+    """Watches one worker, and answers its requests when it has ended."""
 
     def __init__(self, worker: Worker, requests: Requests, limit_s: float) -> None:
         self.worker = worker
         self.requests, self.limit_s = requests, limit_s
-        os.set_blocking(worker.hear, False)
+        os.set_blocking(worker.report_reader, False)
         self.report = b""
         self.not_accepting_looks = self.limit_looks = 0
         # These objects live as long as this process: nothing closes the worker's files.
-        every = {**listening(), **LISTENING}
+        every = {**listening_sockets(), **LISTENING}
         self.listening = [(socket.socket(fileno=fd), address) for address, fd in every.items()]
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
 
     def run(self) -> None:
         """Watch until the worker has ended, then answer for it."""
-        watched = poll()
-        watched.register(self.worker.process, POLLIN)
-        watched.register(self.worker.hear, POLLIN)
+        events = poll()
+        events.register(self.worker.process, POLLIN)
+        events.register(self.worker.report_reader, POLLIN)
         while True:
-            ready = dict(watched.poll(LOOK_EVERY_MS))
+            ready = dict(events.poll(LOOK_EVERY_MS))
             if POLLNVAL in ready.values():
                 raise OSError("the application closed files that are not its own")
-            if self.worker.hear in ready:
+            if self.worker.report_reader in ready:
                 self.read_report()
             # Also after the worker has ended: Gunicorn ends one that cannot accept, and the next could not either.
             waiting = self.look_at_sockets()
@@ -187,9 +187,9 @@ class Companion:
             os.kill(self.worker.id, signal.SIGKILL)
 
     def read_report(self) -> None:
-        """Pass what came of a report on to the log, and keep it."""
+        """Copy the worker's report of a fatal error to the log, and keep it."""
         try:
-            while text := os.read(self.worker.hear, 65536):
+            while text := os.read(self.worker.report_reader, 65536):
                 os.write(2, text)
                 self.report += text
         except BlockingIOError:

@@ -13,13 +13,13 @@ from typing import Any, cast
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http
 from gateway_guard import Guard
-from prefork import Workers, count, settings
+from prefork import Workers, count_processes, read_settings
 
 sys.path.pop(0)
 MODULES = ("gevent", "gevent.event", "gevent.monkey", "gevent.pool", "gevent.pywsgi")
-# A worker that does not let go of the CPU is ended so much later than a request that waits.
+# The companion ends a worker that blocks so many seconds after the limit of a request that waits.
 GRACE_S = 5
-# The balancer lets lines of 16 KiB through, and may escape each byte of a path anew.
+# The balancer accepts lines of 16 KiB, and may escape each byte of a path as three.
 LINE_BYTES = 3 * 16_384 + 512
 # Fields of a request; the balancer limits their bytes.
 FIELDS = 32_768
@@ -32,21 +32,22 @@ def work(
     guard = Guard(greenlets, limit_s + GRACE_S, lambda environ: environ[gateway_http.CONNECTION])
     # While this process has one thread.
     guard.start()
-    with gateway_http.packages("gevent"):
-        gevent, event, monkey, pool, pywsgi = map(gateway_http.untyped, MODULES)
+    with gateway_http.prepend_gateway_path("gevent"):
+        gevent, event, monkey, pool, pywsgi = map(gateway_http.import_untyped, MODULES)
         monkey.patch_all()
     gateway_http.keep_accepting()
     pywsgi.MAX_REQUEST_LINE = LINE_BYTES
     cast("Any", http.client)._MAXHEADERS = FIELDS
-    application = gateway_http.with_gevent_timeout(guard(gateway_http.proxy_fix(gateway_http.load(module))), limit_s)
+    guarded = guard(gateway_http.proxy_fix(gateway_http.load_application(module)))
+    application = gateway_http.with_gevent_timeout(guarded, limit_s)
 
     class Handler(pywsgi.WSGIHandler):
-        """Says which connection a request came by."""
+        """Adds the file descriptor of the connection to the environ of a request."""
 
         def get_environ(self) -> dict[str, Any]:
             return pywsgi.WSGIHandler.get_environ(self) | {gateway_http.CONNECTION: self.socket.fileno()}
 
-    # Several processes take one connection at a time, so that each finds some.
+    # pywsgi then accepts one connection at a time, so that other processes get some.
     environ = {"wsgi.multiprocess": True, "wsgi.multithread": True}
     requests = pool.Pool(greenlets)
     servers = [
@@ -73,8 +74,8 @@ def work(
 
 if __name__ == "__main__":
     config, private, processes, port = (*sys.argv[1:], "", "")[:4]
-    given = settings(config)
+    given = read_settings(config)
     limits = int(given["greenlets"]), int(given["request_timeout_s"])
-    sockets = gateway_http.listeners(private, port)
-    number = count(processes or given["processes"])
+    sockets = gateway_http.open_listeners(private, port)
+    number = count_processes(processes or given["processes"])
     Workers(number, lambda ready: work(given["module"], *limits, sockets, ready)).run()

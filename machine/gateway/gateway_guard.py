@@ -1,4 +1,4 @@
-"""What every gateway calls in the place of the application: what one request does must not hurt another."""
+"""Guard the application of every gateway, so that one request cannot hurt another."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any, cast
 
 import gateway_companion
 from gateway_requests import Requests
-from gateway_sockets import borrowed, is_closed, reset, stop_listening, waiting_s
+from gateway_sockets import borrow_socket, is_closed, reset, stop_listening, waiting_s
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
-# A request waits for a thread so long at least before it is answered 503, and so many times what requests take.
+# A request is late when it has waited for a thread so many seconds, and so many times the typical duration.
 WAIT_S, WAIT_TIMES = 2.0, 4
-# None is, unless all have waited for so long, or a client gave up: a few slow ones at once are no overload. What is
-# shorter than SHORT_S is no wait.
+# Late requests get 503 once no request found a free thread for so many seconds, or a client gave up. A few slow
+# requests at once are no overload. Less than SHORT_S counts as no wait.
 OVERLOAD_S, SHORT_S = 5.5, 0.5
 # How much one more request counts in what requests take.
 WEIGHT = 0.05
@@ -75,9 +75,9 @@ class Guard:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_limit(self.threads), most))
 
     def leave_requests(self) -> None:
-        """Leave the connections of requests and the listening sockets in a process that the application forked.
+        """Close the listening sockets and the requests' connections in a process that the application forked.
 
-        Only so does a response end, and no request of another client comes here.
+        Else a response would not end, and requests of other clients would come here.
         """
         self.is_child = True
         stop_listening()
@@ -102,9 +102,9 @@ class Guard:
             fd = self.connection(environ)
             if len(self.requests.free) > SPARE + 1:
                 self.relaxed = monotonic()
-            elif refusal := self.refuse(fd):
-                start_response(*refusal)
-                return [refusal[0].encode() + b"\n"]
+            elif rejection := self.reject(fd):
+                start_response(*rejection)
+                return [rejection[0].encode() + b"\n"]
             if (thread := get_ident()) not in self.unblocked:
                 # uWSGI blocks them in its threads; then the process ends without a report of who did it.
                 pthread_sigmask(SIG_UNBLOCK, FATAL)
@@ -118,10 +118,10 @@ class Guard:
 
         return call
 
-    def refuse(self, fd: int) -> tuple[str, list[tuple[str, str]]] | None:
-        """Return the status and headers to reject a request with that is not worth its work any more.
+    def reject(self, fd: int) -> tuple[str, list[tuple[str, str]]] | None:
+        """Return the status and headers that reject a request; None where it is served.
 
-        No client waits for it, or too many requests wait. None: it is served.
+        A request is rejected when its client has gone, or when it waited too long in an overloaded worker.
         """
         now, is_gone = monotonic(), is_closed(fd)
         waited_s = min(waiting_s(fd), now - self.started)
@@ -206,7 +206,7 @@ class Response:
             self.gateway_start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
         except OSError:
             # Some was sent.
-            self.cut()
+            self.cut_connection()
             return []
         return [b"Internal Server Error\n"]
 
@@ -239,16 +239,16 @@ class Response:
         except StopIteration:
             raise
         except BaseException as error:  # noqa: BLE001
-            self.cut()
+            self.cut_connection()
             raise as_exception(error) from None
 
-    def cut(self) -> None:
+    def cut_connection(self) -> None:
         """Have the connection end by a reset, since a part of the response is missing."""
         if self.guard.is_uwsgi:
             sleep(CUT_AFTER_S)
         # Of a connection that was closed meanwhile another client may have the number.
         if self.entry < 0 or self.guard.requests.connection(self.entry) == self.fd:
-            with borrowed(self.fd) as connection:
+            with borrow_socket(self.fd) as connection:
                 reset(connection)
 
     def close(self) -> None:

@@ -14,38 +14,38 @@ import gateway_http as http
 from gateway_guard import Guard
 
 sys.path.pop(0)
-with http.packages("gunicorn"):
+with http.prepend_gateway_path("gunicorn"):
     from gunicorn.app.wsgiapp import WSGIApplication
     from gunicorn.arbiter import Arbiter
 
-# A worker that hangs as a whole is ended by Gunicorn, so much later than a request by its companion.
+# Gunicorn kills a worker that hangs as a whole so many seconds after the companion would end a request.
 GRACE_S = 5
 
 
 class Gunicorn(WSGIApplication):
-    """Gunicorn as its own command starts it, but for who loads the application, what it is told, and who says READY."""
+    """Gunicorn's own command, with the application, the guard and the notification of systemd of this module."""
 
     cfg: Any
 
     def load_config(self) -> None:
         """Load the release's file, then the command line, then the settings of this module."""
-        # It would win over the release's file.
+        # It would override the release's file.
         os.environ.pop("GUNICORN_CMD_ARGS", None)
         super().load_config()
-        with http.packages("gunicorn"):
+        with http.prepend_gateway_path("gunicorn"):
             # Loads the worker's module, and gevent where it needs that.
             self.is_gevent = "gevent" in self.cfg.worker_class.__module__
         self.limit_s: int = self.cfg.timeout - GRACE_S
         self.cfg.set("when_ready", self.when_ready)
         self.cfg.set("post_worker_init", self.post_worker_init)
         self.ready, self.tell_ready = os.pipe()
-        # It would say READY before a worker has the application.
+        # Gunicorn would send READY=1 before a worker has imported the application.
         self.notify_socket = os.environ.pop("NOTIFY_SOCKET", "")
 
     def load(self) -> Any:
         """Return the callable. Gunicorn calls this once in the arbiter (preload_app), or once in each worker."""
         try:
-            return http.proxy_fix(http.load(self.cfg.wsgi_app))
+            return http.proxy_fix(http.load_application(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises
             traceback.print_exc()
             sys.exit(Arbiter.APP_LOAD_ERROR)
@@ -77,6 +77,6 @@ class Gunicorn(WSGIApplication):
 
 if __name__ == "__main__":
     config, private, processes, port = (*sys.argv[1:], "", "")[:4]
-    binds = [f"--bind=fd://{each.detach()}" for each in http.listeners(private, port)]
+    binds = [f"--bind=fd://{each.detach()}" for each in http.open_listeners(private, port)]
     sys.argv[1:] = ["--config", config, *binds, *([f"--workers={processes}"] if processes else [])]
     Gunicorn("%(prog)s [OPTIONS]").run()

@@ -1,7 +1,7 @@
-"""What the gateways that speak HTTP share: their sockets, the application as the balancer means it, a request's limit.
+"""Share what the launchers of HTTP gateways need: sockets, proxy headers, the limit of a request.
 
-Their launchers run as the Python of a release. The gateway stands in a folder of its own that is first on the path
-while it is imported, so a release need not bring it, and one that does is run by ours all the same.
+The launchers run in the Python of a release. The gateway is in a folder of its own, which is first on the path while
+the gateway is imported. So a release need not install it, and a copy in the release is not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 FIRST_FD = 3
 # Connections that may wait for one process; as gateways/uwsgi.py has it.
 BACKLOG = 1024
-# In a request's environ, of gateways that say it there themselves: the file descriptor of its connection.
+# The key of the connection's file descriptor in the environ of gevent and Tornado.
 CONNECTION = "wsgi_fleet.connection"
 # An application may send these to its parent. By default they end or stop a process; Gunicorn would reload, start a
 # second master, or change the number of workers. systemd stops a master by SIGTERM. Others tell of a child, of a broken
@@ -34,7 +34,7 @@ IGNORED = signal.valid_signals() - {
 
 
 @contextlib.contextmanager
-def packages(kind: str) -> Generator[None]:
+def prepend_gateway_path(kind: str) -> Generator[None]:
     """Put the folder of a gateway first on the path in this block."""
     folder = f"/srv/gateway/{kind}"
     sys.path.insert(0, folder)
@@ -42,12 +42,12 @@ def packages(kind: str) -> Generator[None]:
     sys.path.remove(folder)
 
 
-def untyped(name: str) -> Any:
+def import_untyped(name: str) -> Any:
     """Import a module that has no types."""
     return importlib.import_module(name)
 
 
-def listeners(private: str, port: str = "") -> list[socket.socket]:
+def open_listeners(private: str, port: str = "") -> list[socket.socket]:
     """Return listening sockets: systemd's if it has opened one, one on this port of 127.0.0.1, and the private one."""
     is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
     count = int(os.environ.pop("LISTEN_FDS", "0")) if is_ours else 0
@@ -75,7 +75,7 @@ def notify(state: str) -> None:
             sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
 
 
-def load(name: str) -> Wsgi:
+def load_application(name: str) -> Wsgi:
     """Return the callable that `module:name` names, from the folder this runs in."""
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:  # noqa: PTH109
@@ -84,7 +84,7 @@ def load(name: str) -> Wsgi:
 
 
 def proxy_fix(wsgi: Wsgi) -> Wsgi:
-    """Take client, scheme, place and user from the balancer's headers.
+    """Set the client, scheme, prefix and user from the balancer's headers.
 
     Only the balancer reaches the port, and it replaces what clients send.
     """
@@ -95,7 +95,7 @@ def proxy_fix(wsgi: Wsgi) -> Wsgi:
         if (scheme := environ.get("HTTP_X_FORWARDED_PROTO")) in ("http", "https"):
             environ["wsgi.url_scheme"] = scheme
         if prefix := environ.get("HTTP_X_FORWARDED_PREFIX"):
-            # It has taken that off the path.
+            # The balancer has removed it from the path.
             environ["SCRIPT_NAME"] = prefix
         if user := environ.pop("HTTP_X_REMOTE_USER", ""):
             environ["REMOTE_USER"] = user
@@ -104,8 +104,8 @@ def proxy_fix(wsgi: Wsgi) -> Wsgi:
     return call
 
 
-class Answer:
-    """The parts of an answer, and what is done when the server has sent them or given up."""
+class ClosingIterator:
+    """Iterates over a response and calls `done` when the server has sent it or given up."""
 
     def __init__(self, parts: Iterable[bytes], done: Callable[[], object]) -> None:
         self.parts, self.done = parts, done
@@ -124,12 +124,12 @@ class Answer:
 
 def keep_accepting() -> None:
     """Have gevent try again to accept where the listening socket was shut down: the companion has it listen again."""
-    untyped("gevent.baseserver").BaseServer.fatal_errors = (errno.EBADF, errno.ENOTSOCK)
+    import_untyped("gevent.baseserver").BaseServer.fatal_errors = (errno.EBADF, errno.ENOTSOCK)
 
 
 def with_gevent_timeout(wsgi: Wsgi, limit_s: float) -> Wsgi:
     """End a request of gevent that takes longer, as soon as it waits for anything. Its response is 500."""
-    timeout_of = untyped("gevent").Timeout.start_new
+    timeout_of = import_untyped("gevent").Timeout.start_new
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         timeout = timeout_of(limit_s)
@@ -138,6 +138,6 @@ def with_gevent_timeout(wsgi: Wsgi, limit_s: float) -> Wsgi:
         except BaseException:
             timeout.close()
             raise
-        return Answer(parts, timeout.close)
+        return ClosingIterator(parts, timeout.close)
 
     return call

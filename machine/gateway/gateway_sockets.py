@@ -25,18 +25,18 @@ def open_files() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
 
 
-def listening() -> dict[Any, int]:
+def listening_sockets() -> dict[Any, int]:
     """Return the file descriptors of the sockets that listen on TCP in this process, by address."""
     found: dict[Any, int] = {}
     for fd in open_files():
-        with suppress(OSError), borrowed(fd) as each:
+        with suppress(OSError), borrow_socket(fd) as each:
             if each.family != socket.AF_UNIX and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 found[each.getsockname()] = fd
     return found
 
 
 @contextmanager
-def borrowed(fd: int) -> Generator[socket.socket]:
+def borrow_socket(fd: int) -> Generator[socket.socket]:
     """Yield a socket object for a file descriptor that belongs to others. Raises OSError where it is no socket.
 
     Python makes each new object non-blocking while the application has set a default time-out, and with it the
@@ -53,18 +53,18 @@ def borrowed(fd: int) -> Generator[socket.socket]:
 
 
 # The sockets that systemd gave to the first process of the gateway. A later worker may find them shut down or closed.
-LISTENING = {address: os.dup(fd) for address, fd in listening().items()}
+LISTENING = {address: os.dup(fd) for address, fd in listening_sockets().items()}
 
 
 def reset(connection: socket.socket) -> None:
-    """Have a connection end by a reset when it is closed: an end of file looks like the end of a response."""
+    """Make the next close of a connection send a reset: an end of file would look like the end of a response."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def stop_listening() -> None:
-    """Put a socket on which nothing ever comes in the place of each that listens, in this process alone."""
+    """Replace each listening socket by one that receives nothing, in this process alone."""
     for fd in open_files():
-        with suppress(OSError), borrowed(fd) as each:
+        with suppress(OSError), borrow_socket(fd) as each:
             if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 quiet, other = socket.socketpair()
                 os.dup2(quiet.fileno(), fd)
@@ -85,7 +85,7 @@ def waiting_s(fd: int) -> float:
 
     That is how long the request waited for a thread.
     """
-    with borrowed(fd) as connection, suppress(OSError):
+    with borrow_socket(fd) as connection, suppress(OSError):
         info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
         return int.from_bytes(info[LAST_DATA_RECEIVED], sys.byteorder) / 1000
     return 0.0

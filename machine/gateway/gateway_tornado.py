@@ -15,10 +15,10 @@ from typing import Any, cast
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
 from gateway_guard import Guard
-from prefork import Workers, count, settings
+from prefork import Workers, count_processes, read_settings
 
 sys.path.pop(0)
-with http.packages("tornado"):
+with http.prepend_gateway_path("tornado"):
     from tornado.httpserver import HTTPServer
     from tornado.httputil import HTTPHeaders, HTTPServerRequest, ResponseStartLine
     from tornado.ioloop import IOLoop
@@ -67,23 +67,23 @@ class Server(HTTPServer):
         self.sockets, self.threads, self.connections = sockets, threads, 0
         self.accepting = self.stopping = False
         self.ended = asyncio.Event()
-        self.admit()
+        self.update_listening()
 
     def finish(self) -> None:
         """Accept no more; `ended` is set when the last connection has ended."""
         self.stopping = True
-        self.admit()
+        self.update_listening()
 
-    def admit(self) -> None:
-        """Start or stop listening, as there is room."""
-        wanted = not self.stopping and self.connections < self.threads
+    def update_listening(self) -> None:
+        """Listen while a thread is free, else stop."""
+        should_accept = not self.stopping and self.connections < self.threads
         loop = IOLoop.current()
-        for each in self.sockets if wanted != self.accepting else ():
-            if wanted:
+        for each in self.sockets if should_accept != self.accepting else ():
+            if should_accept:
                 loop.add_handler(each, self.accept, IOLoop.READ)
             else:
                 loop.remove_handler(each)
-        self.accepting = wanted
+        self.accepting = should_accept
         if self.stopping and not self.connections:
             self.ended.set()
 
@@ -96,14 +96,14 @@ class Server(HTTPServer):
         except (BlockingIOError, ConnectionAbortedError):
             return
         self.connections += 1
-        self.admit()
+        self.update_listening()
         cast("Any", self).handle_stream(IOStream(connection), address)
 
     def on_close(self, server_conn: object) -> None:
         """Count a connection that has ended, and accept again where there is room."""
         super().on_close(server_conn)
         self.connections -= 1
-        self.admit()
+        self.update_listening()
 
 
 async def work(
@@ -120,14 +120,14 @@ async def work(
 
 if __name__ == "__main__":
     config, private, processes, port = (*sys.argv[1:], "", "")[:4]
-    given = settings(config)
+    given = read_settings(config)
     limits = int(given["threads"]), int(given["request_timeout_s"])
-    sockets = http.listeners(private, port)
+    sockets = http.open_listeners(private, port)
     # Before the fork, where memory is shared, unless the application does not bear that.
-    imported = None if given.getboolean("lazy_apps") else http.load(given["module"])
+    imported = None if given.getboolean("lazy_apps") else http.load_application(given["module"])
 
     def worker(ready: Callable[[], object]) -> None:
         """Run the event loop of one worker, in its process."""
-        asyncio.run(work(imported or http.load(given["module"]), *limits, sockets, ready))
+        asyncio.run(work(imported or http.load_application(given["module"]), *limits, sockets, ready))
 
-    Workers(count(processes or given["processes"]), worker).run()
+    Workers(count_processes(processes or given["processes"]), worker).run()

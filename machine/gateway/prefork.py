@@ -1,4 +1,4 @@
-"""The processes of a gateway that has no master of its own: started, replaced when they end, asked to stop."""
+"""Start, replace and stop the worker processes of a gateway that has no master of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 SIGNALS = {signal.SIGTERM, signal.SIGCHLD, *IGNORED}
 
 
-def settings(path: str) -> configparser.SectionProxy:
+def read_settings(path: str) -> configparser.SectionProxy:
     """Return the configuration of a release."""
     parser = configparser.ConfigParser(interpolation=None)
     with open(path) as file:  # noqa: PTH123
@@ -26,7 +26,7 @@ def settings(path: str) -> configparser.SectionProxy:
     return parser["gateway"]
 
 
-def count(processes: str) -> int:
+def count_processes(processes: str) -> int:
     """Return the number of processes.
 
     `auto` is two for each CPU that this process may use, which in a container are fewer than the machine has.
@@ -35,17 +35,17 @@ def count(processes: str) -> int:
 
 
 class Workers:
-    """Runs `work` in so many processes. READY once each has called the function that it gets.
+    """Runs `work` in so many processes. Notifies systemd when each has called the function that it gets.
 
-    One that ends before that ends all; one that ends later is replaced. SIGTERM asks them to finish, and waits.
-    The other signals that an application could send are ignored here; a worker has their defaults.
+    A worker that ends before that ends all workers. One that ends later is replaced. On SIGTERM all finish and end.
+    Other signals that an application could send are ignored here; a worker has their defaults.
     """
 
     def __init__(self, processes: int, work: Callable[[Callable[[], object]], None]) -> None:
         self.processes, self.work = processes, work
         # Each worker: whether it is ready.
         self.workers: dict[int, bool] = {}
-        self.told = self.stopping = False
+        self.has_notified = self.stopping = False
         self.code = 0
         self.ready, self.tell_ready = os.pipe()
         self.wake, self.tell_wake = os.pipe()
@@ -56,18 +56,18 @@ class Workers:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self.tell_wake)
         for each in SIGNALS:
-            signal.signal(each, self._signalled)
+            signal.signal(each, self._handle_signal)
         for _ in range(self.processes):
             self._start()
         while self.workers:
             select.select([self.ready, self.wake], [], [])
             with contextlib.suppress(BlockingIOError):
                 os.read(self.wake, 1024)
-            self._hear()
+            self._read_ready()
             self._reap()
         sys.exit(self.code)
 
-    def _signalled(self, number: int, _frame: object) -> None:
+    def _handle_signal(self, number: int, _frame: object) -> None:
         if number == signal.SIGTERM:
             self._stop()
 
@@ -88,20 +88,20 @@ class Workers:
                 signal.signal(each, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         if not pid:
-            # Else it would keep the port from the next master, where no systemd ends it as well (supervisord).
+            # Else it would occupy the port of the next master: supervisord does not end workers, as systemd does.
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             for end in (self.ready, self.wake, self.tell_wake):
                 os.close(end)
             self.work(lambda: os.write(self.tell_ready, f"{os.getpid()}\n".encode()))
             sys.exit(0)
 
-    def _hear(self) -> None:
+    def _read_ready(self) -> None:
         """Read which workers are ready. A line is written at once, so it is read as a whole (pipe(7), PIPE_BUF)."""
         with contextlib.suppress(BlockingIOError):
             for pid in os.read(self.ready, 4096).split():
                 self.workers[int(pid)] = True
-        if not self.told and len(self.workers) == self.processes and all(self.workers.values()):
-            self.told = True
+        if not self.has_notified and len(self.workers) == self.processes and all(self.workers.values()):
+            self.has_notified = True
             notify("READY=1")
 
     def _reap(self) -> None:

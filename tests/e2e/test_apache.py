@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from harness.evidence import assert_nothing_was_lost, executed_requests
 from harness.load import Load
+from harness.site import bring_site, wanted_site
 from harness.stack import Stack, eventually, lxc, on, what_the_proxy_minds
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from tests.e2e import test_proxy as proxy
-from tests.e2e.test_proxy import HEALTH, PASSWORD, PROXY, SITE, ask, asked_again_and_again, basic, brought_up, said
+from tests.e2e.test_proxy import HEALTH, PASSWORD, PROXY, ask, asked_again_and_again, basic, brought_up, said
 from tests.unit.proxy_settings import balancers, settings_of
+from tests.unit.site_text import site_text
 
 # Collected here they get the balancer below.
 test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret = (
@@ -182,8 +183,9 @@ def test_a_snippet_serves_and_one_that_apache_refuses_changes_nothing(busy: Stac
             # `apache2 -t` finds nothing wrong with it, and the Apache that serves would end.
             ("ProxyPass /x balancer://x/", "Cannot find LB Method: byrequests"),
         ):
-            candidate = before.replace("RewriteCond %{ENV:GONE} =1", f"{broken}\n    RewriteCond %{{ENV:GONE}} =1", 1)
-            result = lxc("exec", front, "-T", "--", SITE, "site", "/well", check=False, stdin=candidate)
+            good = "RewriteCond %{ENV:GONE} =1"
+            candidate = wanted_site(front, good, f"{broken}\n    {good}")
+            result = bring_site(front, candidate, check=False)
             assert result.returncode == 1, broken
             assert words in result.stderr, broken
     assert statuses
@@ -220,7 +222,7 @@ def test_apache_takes_whatever_the_settings_can_say_and_minds_nothing(
     busy: Stack, blocks: list[dict[str, Any]]
 ) -> None:
     app = Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/well")
-    sites = [render_site(settings_of(block), [app]) for block in blocks]
+    sites = [site_text(settings_of(block), [app]) for block in blocks]
     # One that Apache must refuse, so that silence means something.
     stdin = json.dumps([*sites, "nonsense"])
     result = lxc("exec", busy.balancer(), "-T", "--", "python3", "-c", CHECK, stdin=stdin)

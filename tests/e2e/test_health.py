@@ -28,7 +28,7 @@ CLIENTS = 4
 # How often a server is taken out and back where that is counted.
 CHANGES = 10
 SLOTS = "for slot in blue green; do systemctl kill --signal={} app@$slot; done"
-UNHEALTHY = "/etc/wsgi-fleet/unhealthy"
+STATE = "/etc/wsgi-fleet/site.json"
 
 
 @dataclass
@@ -95,8 +95,8 @@ def out(stack: Stack) -> list[str]:
 
 def listed(stack: Stack) -> list[str]:
     """Return the addresses that are out. Read them from outside: LXD takes a second for that on a busy host."""
-    file = Path(f"/proc/{first_process(stack)}/root{UNHEALTHY}")
-    return sorted(file.read_text().split())
+    file = Path(f"/proc/{first_process(stack)}/root{STATE}")
+    return sorted(json.loads(file.read_text())["unhealthy"])
 
 
 def first_process(stack: Stack) -> int:

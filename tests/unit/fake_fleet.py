@@ -14,6 +14,7 @@ from platforms.transport import Result, SecretStore
 from releases.fleet import STATUS_COMMAND, Server
 from releases.release import Release
 from releases.rollout import Plan, Rollout
+from releases.status import ReleaseStatus, Slot
 
 NAMES = ["a-1", "a-2", "a-3"]
 
@@ -99,7 +100,10 @@ class FakeFleet:
             if verb == "start":
                 self.proxy = "active"
             if verb == "status":
-                return Result(0, json.dumps({"live": self.live[machine], "staged": sorted(self.staged[machine])}))
+                live, staged = self.live[machine], sorted(self.staged[machine])
+                slots = {"blue": Slot(state="active", release=live)}
+                told = ReleaseStatus(live=live, slots=slots, staged=staged, socket="active", restarts={})
+                return Result(0, told.model_dump_json())
             if verb == "stage":
                 assert self.store.read(f"releases/{rest[0]}/manifest.json"), "staged before it was published"
                 self.secrets[machine] = json.loads(stdin)

@@ -18,32 +18,23 @@ import pytest
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
 
-def worker(status: str, *in_request: int, requests: int = 5, respawns: int = 1) -> dict[str, Any]:
-    return {
-        "status": status,
-        "requests": requests,
-        "respawn_count": respawns,
-        "harakiri_count": 1,
-        "cores": [{"in_request": each} for each in in_request],
-    }
+def worker(status: str, *in_request: int) -> dict[str, Any]:
+    return {"status": status, "cores": [{"in_request": each} for each in in_request]}
 
 
 STATS: dict[str, Any] = {
     "listen_queue": 4,
-    "workers": [worker("busy", 1, 0), worker("idle", 0, 0, respawns=3), worker("sig15", 0, 0), worker("cheap", 0, 0)],
+    "workers": [worker("busy", 1, 0), worker("idle", 0, 0), worker("sig15", 0, 0), worker("cheap", 0, 0)],
 }
 
 
 def test_a_worker_is_busy_unless_it_is_idle_and_cheaped_ones_do_not_count() -> None:
-    assert app_status.workers_of(STATS) == {
+    assert app_status.count_workers(STATS) == {
         "workers_busy": 2,
         "workers_idle": 1,
         "threads": 6,
         "threads_busy": 1,
         "listen_queue": 4,
-        "requests": 15,
-        "harakiris": 3,
-        "respawns": 2,
     }
 
 
@@ -60,8 +51,8 @@ def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: 
             connection.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        assert (app_status.gateway("green") or {})["workers_busy"] == 2
-    assert app_status.gateway("blue") is None
+        assert (app_status.gateway_status("green") or {})["workers_busy"] == 2
+    assert app_status.gateway_status("blue") is None
 
 
 def tables(folder: Path, *lines: str) -> tuple[Path, Path]:
@@ -107,7 +98,7 @@ def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pyte
         return subprocess.CompletedProcess(command, 0, text, "")
 
     monkeypatch.setattr(app_status, "run", run)
-    assert app_status.restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
+    assert app_status.count_restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
 
 
 def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +116,7 @@ def test_where_no_unit_is_loaded_none_was_started_again(monkeypatch: pytest.Monk
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(app_status, "run", run)
-    assert app_status.restarts() == {}
+    assert app_status.count_restarts() == {}
 
 
 def test_requests_that_ended_their_worker_are_found_among_what_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,4 +128,4 @@ def test_requests_that_ended_their_worker_are_found_among_what_was_logged(monkey
         return subprocess.CompletedProcess(command, 0, "\n".join(logged), "")
 
     monkeypatch.setattr(app_status, "run", run)
-    assert app_status.ended() == ended
+    assert app_status.find_ended_requests() == ended

@@ -99,7 +99,7 @@ def test_nothing_is_brought_and_what_was_is_taken_away_where_nothing_is_asked_fo
 
 def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
     reports = {"metrics.json", "cloudwatch_metrics.py", "wsgi-fleet-metrics.service", "wsgi-fleet-metrics.timer"}
-    shipped = {"logs.json", "cloudwatch_logs.py", "log_source.py", "wsgi-fleet-logs.service"}
+    shipped = {"logs.json", "cloudwatch_logs.py", "log_source.py", "system.py", "wsgi-fleet-logs.service"}
     for role in ROLES:
         wanted = brought(watched, role)
         assert names(wanted) - {"fetch.py"} == reports | shipped | {"aws_service.py"}
@@ -118,7 +118,7 @@ def test_a_machine_gets_what_it_reports_and_ships_by(watched: Build) -> None:
 @pytest.mark.parametrize(
     ("role", "document", "for_others"),
     [
-        ("hello-1", app_server_user_data([]), {"proxy_site", "balancer_status"}),
+        ("hello-1", app_server_user_data([]), {"site_state", "balancer_status"}),
         # A step before it brings how it is with servers and traffic.
         ("balancer", balancer_user_data(), {"balancer_status"}),
     ],

@@ -187,9 +187,9 @@ def test_a_booting_server_reads_what_the_rollout_wrote(
     found.write("r2", many)
     with on_this_host(monkeypatch, ssm=account):
         assert fetch_secrets("s3://releases/prod/hello", "r2") == many
-        assert staging.known_secrets("r2", secrets_digest("0123", many)) == many
+        assert staging.find_secrets("r2", secrets_digest("0123", many)) == many
         with pytest.raises(Failure, match="its secrets changed while this server was away; run `pulumi up`"):
-            staging.known_secrets("r3", secrets_digest("0123", many))
+            staging.find_secrets("r3", secrets_digest("0123", many))
 
 
 def test_a_server_that_has_the_secrets_already_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +199,6 @@ def test_a_server_that_has_the_secrets_already_asks_nobody(tmp_path: Path, monke
     digest = secrets_digest("0123", {"A": "x"})
     (host.place("r1", secrets_digest=digest) / "secrets.json").write_text('{"A": "x"}')
     with on_this_host(monkeypatch) as cloud:
-        assert staging.known_secrets("r2", digest) == {"A": "x"}
-        assert staging.known_secrets("r2", "") == {}
+        assert staging.find_secrets("r2", digest) == {"A": "x"}
+        assert staging.find_secrets("r2", "") == {}
         assert cloud.wanted == []

@@ -29,10 +29,10 @@ from releases.archive import SourceError, tar
 from rendering.app_server import ProcessLayout, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.gateway_files import background_units, gateway_files
-from rendering.site import render_site
 from settings import SecurityUpdates, Settings
 from settings.stack_file import SettingsError, parse, read
 from tests.unit.fake_stack import make
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT
 
 STACK_FILES, SEED = 1200, 11
@@ -114,7 +114,7 @@ def assert_it_renders(settings: Settings, folder: Path) -> None:
         for text in files.values():
             assert "\0" not in text.encode().decode()
     assert balancer_boots(security_updates, settings.balancer.proxy.kind)
-    site = render_site(
+    site = site_text(
         settings.balancer, upstreams(settings.apps, {name: ["10.0.0.1"] for name in settings.apps}), settings.hostnames
     )
     if settings.balancer.proxy.kind == "nginx":

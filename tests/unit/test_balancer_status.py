@@ -104,19 +104,19 @@ def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(seconds: lis
 
 def test_only_the_last_minute_counts_and_what_is_not_whole_does_not(tmp_path: Path) -> None:
     log = written(tmp_path / "access.log", line(61), line(60), line(0), end='\n{"time":"2026-')
-    lines, window_s = balancer_status.recent(NOW, [log])
+    lines, window_s = balancer_status.read_recent(NOW, [log])
     assert ([each["time"][-14:-6] for each in lines], window_s) == (["19:59:00", "20:00:00"], 60.0)
 
 
 def test_what_was_rotated_within_the_minute_counts_too(tmp_path: Path) -> None:
     older = written(tmp_path / "access.log.1", line(90), line(40))
     newer = written(tmp_path / "access.log", line(20))
-    lines, window_s = balancer_status.recent(NOW, [older, newer])
+    lines, window_s = balancer_status.read_recent(NOW, [older, newer])
     assert ([each["time"][-14:-6] for each in lines], window_s) == (["19:59:20", "19:59:40"], 60.0)
 
 
 def test_a_log_that_is_not_there_is_no_traffic(tmp_path: Path) -> None:
-    lines, window_s = balancer_status.recent(NOW, [tmp_path / "access.log"])
+    lines, window_s = balancer_status.read_recent(NOW, [tmp_path / "access.log"])
     assert (list(lines), window_s) == ([], 60.0)
 
 
@@ -127,7 +127,7 @@ def test_of_a_log_that_is_too_long_the_seconds_that_were_read_are_told(
     size = log.stat().st_size // 50
     monkeypatch.setattr(balancer_status, "FIRST_BYTES", size * 2)
     with log.open("rb") as file:
-        begins = balancer_status.covered_since(file, NOW - 60, limit=size * 10)
+        begins = balancer_status.seek_since(file, NOW - 60, limit=size * 10)
         read = len(file.read().splitlines())
     assert NOW - begins < 12
     assert read <= 33
@@ -140,7 +140,7 @@ def test_however_the_tail_is_cut_every_line_of_the_minute_is_found(
     log = written(tmp_path_factory.mktemp("log") / "access.log", *(line(ago) for ago in sorted(agos)[::-1]))
     balancer_status.FIRST_BYTES, kept = first, balancer_status.FIRST_BYTES
     try:
-        lines, _ = balancer_status.recent(NOW, [log])
+        lines, _ = balancer_status.read_recent(NOW, [log])
         assert len(list(lines)) == sum(ago <= 60 for ago in agos)
     finally:
         balancer_status.FIRST_BYTES = kept

@@ -207,7 +207,7 @@ def test_batches_are_what_cloudwatch_takes_and_hold_every_event(found: Sequence[
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cloudwatch_logs, "BATCH_BYTES", limit)
         patch.setattr(cloudwatch_logs, "BATCH_EVENTS", 10)
-        made = cloudwatch_logs.batches(events)
+        made = cloudwatch_logs.make_batches(events)
     every = [(each["timestamp"], each["message"]) for batch in made for each in batch]
     assert sorted(every) == sorted((event.time_ms, event.message) for event in events)
     assert every == sorted(every, key=lambda each: each[0])
@@ -218,7 +218,7 @@ def test_batches_are_what_cloudwatch_takes_and_hold_every_event(found: Sequence[
 
 
 def test_a_message_that_is_too_long_is_cut_between_characters() -> None:
-    (batch,) = cloudwatch_logs.batches([Event(NOW_MS, "ü" * 200_000)])
+    (batch,) = cloudwatch_logs.make_batches([Event(NOW_MS, "ü" * 200_000)])
     assert batch[0]["message"] == "ü" * 125_000
 
 
@@ -251,7 +251,7 @@ def test_a_line_that_will_never_be_taken_does_not_hold_up_the_others(
     kept = Kept(never, never, never)
     shipped(tmp_path, kept, {})
     assert kept.taken == ["/2", "/3", "/4"]
-    assert "a line was refused: logs answered 400" in capsys.readouterr().err
+    assert "a line was rejected: logs answered 400" in capsys.readouterr().err
 
 
 def test_a_position_that_was_written_by_half_is_none(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ import aws_service
 import balancer_status
 import cloudwatch_logs
 import cloudwatch_metrics
-import proxy_site
 import pytest
+import site_state
 from aws_service import Refused, Service
 from log_source import Event
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -50,18 +50,18 @@ def giving(value: Any) -> Callable[..., Any]:
 
 def health(age_s: float = 1, **healthy: bool) -> dict[str, Any]:
     """Return health as balancer_status.py reads it; a server by its last number."""
-    servers = {f"10.0.0.{name[1:]}": {"healthy": each} for name, each in healthy.items()}
+    servers = {f"10.0.0.{name[1:]}": {"healthy": each, "why": ""} for name, each in healthy.items()}
     return {"age_s": age_s, "servers": servers}
 
 
 def test_servers_that_are_unhealthy_and_not_drained_count() -> None:
-    assert cloudwatch_metrics.unhealthy(health(n1=True, n2=False, n3=False, n4=False), ["10.0.0.3"]) == 2
-    assert cloudwatch_metrics.unhealthy(health(), []) == 0
+    assert cloudwatch_metrics.count_unhealthy(health(n1=True, n2=False, n3=False, n4=False), ["10.0.0.3"]) == 2
+    assert cloudwatch_metrics.count_unhealthy(health(), []) == 0
 
 
 def test_who_says_nothing_any_more_does_not_say_that_all_is_well() -> None:
-    with pytest.raises(ValueError, match="has said nothing for 31 s"):
-        cloudwatch_metrics.unhealthy(health(31, n1=True), [])
+    with pytest.raises(ValueError, match="has written nothing for 31 s"):
+        cloudwatch_metrics.count_unhealthy(health(31, n1=True), [])
 
 
 def test_a_disk_is_as_full_as_df_says() -> None:
@@ -72,10 +72,11 @@ def test_a_disk_is_as_full_as_df_says() -> None:
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder that contains the access log and the balancer's state files."""
-    for name in ("DRAINED", "HEALTH", "PAGE"):
-        monkeypatch.setattr(proxy_site, name, tmp_path / name)
-    proxy_site.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": {"healthy": False}}}))
-    monkeypatch.setattr(balancer_status, "HEALTH", proxy_site.HEALTH)
+    for name in ("STATE", "HEALTH", "PAGE"):
+        monkeypatch.setattr(site_state, name, tmp_path / name)
+    server = {"healthy": False, "why": ""}
+    site_state.HEALTH.write_text(json.dumps({"at": time.time(), "servers": {"10.0.0.1": server}}))
+    monkeypatch.setattr(balancer_status, "HEALTH", site_state.HEALTH)
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         {"time": moment, "status": status, "seconds": 0.1}
@@ -85,23 +86,23 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     log = tmp_path / "access.log"
     log.write_text("".join(json.dumps(each) + "\n" for each in lines))
     # Defaults are bound when a function is made.
-    monkeypatch.setattr(balancer_status.recent, "__defaults__", ((log,),))
+    monkeypatch.setattr(balancer_status.read_recent, "__defaults__", ((log,),))
     return tmp_path
 
 
 @pytest.mark.usefixtures("balancer")
 def test_the_balancer_reports_the_share_of_errors_and_the_servers_that_do_not_answer() -> None:
-    assert list(cloudwatch_metrics.of_balancer()) == [
+    assert list(cloudwatch_metrics.balancer_metrics()) == [
         ("Errors5xxPercent", 25.0, "Percent"),
         ("UnhealthyMembers", 1, "Count"),
     ]
-    proxy_site.PAGE.touch()
-    assert next(cloudwatch_metrics.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
+    site_state.PAGE.touch()
+    assert next(cloudwatch_metrics.balancer_metrics()) == ("Errors5xxPercent", 0.0, "Percent")
 
 
 def test_a_balancer_that_nobody_asked_anything_has_no_errors(balancer: Path) -> None:
     (balancer / "access.log").write_text("")
-    assert next(cloudwatch_metrics.of_balancer()) == ("Errors5xxPercent", 0.0, "Percent")
+    assert next(cloudwatch_metrics.balancer_metrics()) == ("Errors5xxPercent", 0.0, "Percent")
 
 
 @contextlib.contextmanager
@@ -197,7 +198,7 @@ def test_what_a_machine_publishes_is_what_its_alarms_look_at(
 
 @pytest.mark.aws
 def test_a_machine_speaks_for_no_other_stack_and_ships_into_no_other_place(machine: Machine) -> None:
-    fields = cloudwatch_metrics.form(
+    fields = cloudwatch_metrics.metrics_form(
         "wsgi-fleet/staging", machine.id, [("DiskUsedPercent", 1.0, "Percent")], datetime.now(UTC)
     )
     with pytest.raises(Refused, match="monitoring answered 403"):
@@ -215,7 +216,7 @@ def test_lines_stand_in_the_machines_stream_in_order(machine: Machine) -> None:
     stream.ensure()
     now_ms = int(time.time() * 1000)
     texts = [f'{number} Grüße \u2603 \\ "quoted" 100%' for number in range(3)]
-    for batch in cloudwatch_logs.batches([Event(now_ms + number, text) for number, text in enumerate(texts)]):
+    for batch in cloudwatch_logs.make_batches([Event(now_ms + number, text) for number, text in enumerate(texts)]):
         stream.put(batch)
     names = {"logGroupName": machine.config["logs"]["group"], "logStreamName": machine.id}
     there = machine.aws.logs.get_log_events(**names, startFromHead=True)["events"]

@@ -243,9 +243,10 @@ def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_boo
 def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Made) -> None:
     step = local.build.one(STEP, "balancer-members").inputs
     members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert step["stdin"] == render_site(settings.Balancer(), [Upstream("hello", members, 60, "/healthz")])
-    asked = '{"app_hello": {"protocol": "uwsgi", "health_path": "/healthz"}}'
-    assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site", asked, "app_hello=/healthz"]
+    site = render_site(settings.Balancer(), [Upstream("hello", members, 60, "/healthz")])
+    assert json.loads(step["stdin"]) == site
+    assert site["upstreams"]["app_hello"]["probe"] == "/healthz"
+    assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site"]
     assert step["machine"] == "test-balancer-3fa9c2"
 
 

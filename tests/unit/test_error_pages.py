@@ -19,13 +19,14 @@ from typing import Any
 
 import proxy_site
 import pytest
+import site_state
 
 from rendering.error_pages import FOLDER, MAINTENANCE_PAGE, PAGES, error_page_files
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.error_pages import PAGE_BYTES, ErrorPages
 from settings.route import Route
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT, problems_of
 
 ABSENT = "10.9.9.9"
@@ -65,7 +66,7 @@ class Proxy:
 
     @property
     def maintenance_page(self) -> Path:
-        return self.folder / proxy_site.PAGE.relative_to("/etc/wsgi-fleet")
+        return self.folder / site_state.PAGE.relative_to("/etc/wsgi-fleet")
 
 
 def serve(connection: socket.socket) -> None:
@@ -111,7 +112,7 @@ def configure(made: Proxy, binary: Path, port_of_application: int) -> list[str]:
     balancer = Balancer.model_validate_json(
         json.dumps({"proxy": {"kind": kind, "response_headers": {"set": {"X-Content-Type-Options": "nosniff"}}}})
     )
-    site = render_site(balancer, apps)
+    site = site_text(balancer, apps)
     main = (ROOT / "templates" / kind / {"nginx": "nginx.conf", "apache": "apache2.conf"}[kind]).read_text()
     ends = {"10.0.0.1:8000": f"127.0.0.1:{port_of_application}", f"{ABSENT}:8000": f"127.0.0.1:{free_port()}"}
     places = {
@@ -298,7 +299,7 @@ def test_a_page_is_a_small_file_of_the_project_in_utf_8(tmp_path: Path, monkeypa
 
 def test_pages_lie_where_the_proxies_and_the_switch_look_for_them() -> None:
     files = error_page_files(ErrorPages())
-    assert str(proxy_site.PAGE) == f"{FOLDER}/maintenance.html"
+    assert str(site_state.PAGE) == f"{FOLDER}/maintenance.html"
     assert str(proxy_site.DEFAULT_PAGE) == MAINTENANCE_PAGE
-    assert str(proxy_site.PAGE) not in files
+    assert str(site_state.PAGE) not in files
     assert {mode for mode, _ in files.values()} == {"0644"}

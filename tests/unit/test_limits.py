@@ -12,10 +12,10 @@ import pytest
 import upstream_health
 from pydantic import ValidationError
 
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, Balancer, Gateway, Rollout, Settings, limits
 from settings.application import APP_PORT
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT
 
 LEAST = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
@@ -70,7 +70,7 @@ def test_the_sockets_backlog_is_not_cut_by_the_kernels_limit() -> None:
 
 
 def test_nginx_waits_as_the_limits_say() -> None:
-    assert "uwsgi_read_timeout 35s;" in render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 30, "/")])
+    assert "uwsgi_read_timeout 35s;" in site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 30, "/")])
 
 
 @pytest.mark.parametrize("platform", ["lxd", "aws"])

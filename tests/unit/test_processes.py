@@ -435,7 +435,7 @@ def test_a_server_is_as_well_as_its_worst_process(host: AppServer, monkeypatch: 
 
     monkeypatch.setattr(app_status, "SLOTS", common.SLOTS)
     monkeypatch.setattr(app_status, "get", get)
-    found = app_status.health("blue")
+    found = app_status.check_health("blue")
     assert (found["status"], found["line"]) == (500, "blue-1: text")
     assert host.states
 

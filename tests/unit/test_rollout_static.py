@@ -104,7 +104,7 @@ def served() -> set[str]:
 
 
 def live() -> str | None:
-    return static_files.named(static_files.ROOT / "a" / "live")
+    return static_files.link_target(static_files.ROOT / "a" / "live")
 
 
 def go_back(fleet: FleetWithBalancer, wanted: str | None = None) -> str:
