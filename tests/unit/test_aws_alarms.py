@@ -117,6 +117,6 @@ def test_what_is_no_topic_is_refused(topic: str) -> None:
 
 
 def test_a_topic_of_another_region_is_refused() -> None:
-    told = r"alarms.sns_topic_arn: is in us-east-1; should be in region \(eu-central-1\)"
+    told = r"alarms.sns_topic_arn: is in us-east-1; take one in region \(eu-central-1\)"
     with pytest.raises(ValidationError, match=told):
         given(alarms=Alarms(sns_topic_arn=TOPIC.replace("eu-central-1", "us-east-1")))

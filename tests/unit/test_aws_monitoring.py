@@ -158,6 +158,6 @@ def test_logs_that_cannot_be_kept_so_are_refused(logs: dict[str, Any], told: str
 
 
 def test_a_key_of_another_region_is_refused() -> None:
-    told = r"logs.kms_key_arn: is in eu-west-1; should be in region \(eu-central-1\)"
+    told = r"logs.kms_key_arn: is in eu-west-1; take one in region \(eu-central-1\)"
     with pytest.raises(ValidationError, match=told):
         given(logs=Logs(kms_key_arn=KEY.replace("central", "west")))

@@ -178,13 +178,17 @@ def test_servers_of_production_stand_in_three_zones() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing() -> None:
+def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "error", told.append)
 
     def program() -> None:
-        with pytest.raises(pulumi.RunError) as raised:
+        with pytest.raises(SystemExit) as raised:
             main()
-        told.append(str(raised.value))
+        # As pulumi-language-python-exec ends where it has shown a message itself.
+        assert raised.value.code == 32
 
     apps = {"hello": {"source": "nowhere", "module": "hello.wsgi:app", "fleet": {"servers": 0}}}
     broken = {"wsgi-fleet:platform": "lxc", "wsgi-fleet:apps": json.dumps(apps), "wsgi-fleet:balancr": "{}"}
@@ -192,9 +196,11 @@ def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_n
     (error,) = told
     assert error.splitlines() == [
         "stacks/Pulumi.local.yaml has 4 problems; nothing was changed:",
-        "  platform: \"lxc\": should be 'lxd' or 'aws'",
-        "  apps.hello.fleet.servers: 0: should be greater than or equal to 1",
-        "  balancr: unknown key; did you mean balancer?",
-        "  apps.hello.source: 'nowhere': no such folder in the project",
+        '  wsgi-fleet:platform: "lxc": should be "lxd" or "aws"; correct it',
+        "  wsgi-fleet:apps.hello.fleet.servers: 0: should be a whole number from 1 to",
+        "    1000; correct it, or remove it for the default, 3",
+        "  wsgi-fleet:balancr: unknown key; did you mean balancer?",
+        '  wsgi-fleet:apps.hello.source: "nowhere": no such folder in the project;',
+        "    write its path from the project's folder",
     ]
     assert (made.resources, made.exports) == ([], {})
