@@ -15,11 +15,9 @@ from site_state import State
 
 from platforms.aws.platform import pack_user_data
 from rendering.apache import redirect_target
-from rendering.apache_differences import markdown_table
 from rendering.balancer import balancer_user_data, proxy_packages_command
 from rendering.filters import captures
 from rendering.site import render_site
-from rendering.templates import ROOT
 from rendering.upstream import Upstream
 from settings import Balancer, apache
 from settings.proxy import Proxy
@@ -272,11 +270,6 @@ def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None
 def test_nginx_takes_all_of_what_apache_refuses() -> None:
     for name in apache.UNSUPPORTED:
         Balancer.model_validate_json(json.dumps({"hostnames": [HOSTNAME], **OTHER[name]}))
-
-
-def test_the_page_holds_the_table_of_what_apache_does_otherwise() -> None:
-    page = (ROOT / "docs" / "balancer.md").read_text()
-    assert markdown_table() in page
 
 
 def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
