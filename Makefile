@@ -100,6 +100,10 @@ bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 schema: setup-dev ## the JSON schema of the stack files, from settings/
 	@python -m settings.schema > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
 
+.PHONY: tables
+tables: setup-dev ## the tables in docs/ that are made from the code
+	@python -m harness.tables
+
 .PHONY: lock
 lock: setup-dev ## make requirements.lock from pyproject.toml
 	@$(LOCK) pyproject.toml --group dev --output-file requirements.lock >/dev/null

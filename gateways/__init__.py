@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from gateways import gevent, gunicorn, tornado, uwsgi
+import importlib
+import pkgutil
+from typing import cast
+
 from gateways.kind import COMMON_SETTINGS, Gateway
 
 __all__ = ["COMMON_SETTINGS", "GATEWAYS", "Gateway", "markdown_table"]
 
-GATEWAYS = {module.GATEWAY.name: module.GATEWAY for module in (uwsgi, gunicorn, gevent, tornado)}
+
+def _find() -> dict[str, Gateway]:
+    """Return the gateways by name, one of each module beside this one but kind.py."""
+    modules = [importlib.import_module(f"gateways.{each.name}") for each in pkgutil.iter_modules(__path__)]
+    found = [cast("Gateway", module.GATEWAY) for module in modules if hasattr(module, "GATEWAY")]
+    return {each.name: each for each in sorted(found, key=lambda each: (each.order, each.name))}
+
+
+GATEWAYS = _find()
 
 
 def markdown_table() -> str:

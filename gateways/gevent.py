@@ -25,4 +25,6 @@ GATEWAY = Gateway(
         "max_requests": "its workers are not replaced",
         "reload_on_rss_mib": "its workers are not replaced",
     },
+    runs_greenlets=True,
+    order=2,
 )

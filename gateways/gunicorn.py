@@ -21,4 +21,6 @@ GATEWAY = Gateway(
     unused={
         "reload_on_rss_mib": "it does not look at memory; max_requests replaces workers",
     },
+    variants={"sync": {"threads": 1}, "gthread": {}, "gevent": {"worker_class": "gevent"}},
+    order=1,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 # What a release's settings may say of every gateway; all else has a meaning with some only.
 COMMON_SETTINGS = frozenset({"kind", "processes", "request_timeout_s"})
@@ -21,8 +21,9 @@ class Gateway:
     balancer. config: its file in a release, which templates/NAME/FILE.j2 becomes. scripts: of machine/, in the
     release's folder `gateway`. command: launcher and arguments, with {place} for the release's folder and {runtime} for
     its own in /run; proof: added where a release is proven; alone: added where each process is a gateway of its own,
-    which listens on {port} of 127.0.0.1. unused: setting -> why it has no meaning here. model, masters, limit, ready,
-    stop, statistics: rows of the table.
+    which listens on {port} of 127.0.0.1. unused: setting -> why it has no meaning here. variants: the ways in which it
+    runs requests, each with the settings that choose it; tests run every one. order: its column in the table, from the
+    left. model, process_master, limit, ready, stop, statistics: rows of the table.
     """
 
     name: str
@@ -41,6 +42,9 @@ class Gateway:
     proof_args: str = "1"
     single_process_args: str = "1 {port}"
     unused: Mapping[str, str] = field(default_factory=dict[str, str])
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    runs_greenlets: bool = False
+    order: int = 9
 
     @property
     def template(self) -> str:

@@ -22,4 +22,5 @@ GATEWAY = Gateway(
         "max_requests": "its workers are not replaced",
         "reload_on_rss_mib": "its workers are not replaced",
     },
+    order=3,
 )

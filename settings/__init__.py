@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from settings import limits, route
 from settings.application import App, Fleet, Rollout, Schedule, Worker
-from settings.aws import Aws
 from settings.balancer import Balancer
 from settings.constraint import Name, matching
 from settings.gateway import Gateway
 from settings.model import Model, reject
+from settings.platform import Aws, Lxd, PlatformName
 from settings.proxy import problems as proxy_problems
 from settings.size import Size
 from settings.tls import uncovered_hosts
@@ -58,19 +58,10 @@ class SecurityUpdates(Model):
         return self.window_minutes - 10
 
 
-class Lxd(Model):
-    """Where the fleet runs on this machine."""
-
-    port: int = Field(default=8080, ge=1024, le=65535, description="loopback port on which the balancer is published")
-    tls_port: int = Field(default=8443, ge=1024, le=65535, description="the same for HTTPS, where balancer.tls is set")
-    pool: Name = Field(default="wsgi-fleet", description="LXD storage pool")
-    prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
-
-
 class Settings(Model):
     """Everything a stack file can say."""
 
-    platform: Literal["lxd", "aws"] = Field(description="what machines are made of")
+    platform: PlatformName = Field(description="what machines are made of")
     apps: Annotated[dict[Name, App], Field(min_length=1, max_length=20)] = Field(
         description="the applications by name; they share the balancer, and each has a fleet of its own"
     )
@@ -81,8 +72,9 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _the_platform_has_its_block(self) -> Settings:
-        if self.platform == "aws" and self.aws is None:
-            reject("aws: missing; set it, for platform aws needs it (see stacks/Pulumi.example.yaml)")
+        name = self.platform
+        if getattr(self, name) is None:
+            reject(f"{name}: missing; set it, for platform {name} needs it (see stacks/Pulumi.example.yaml)")
         return self
 
     @model_validator(mode="after")

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from settings.constraint import AdminCidrs, AwsId, PrivateKey, matching
-from settings.model import Model, reject
+from settings.model import reject
+from settings.platform_block import Capacity, PlatformBlock
+from settings.size import Size
 from settings.vpc import Vpc
 from settings.watch import Alarms, KeyArn, Logs
+
+# GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
+GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}
+# The burstable families: (virtual CPUs, GiB).
+BURSTABLE = {
+    "nano": (2, 0.5), "micro": (2, 1), "small": (2, 2), "medium": (2, 4), "large": (2, 8), "xlarge": (4, 16),
+    "2xlarge": (8, 32),
+}  # fmt: skip
 
 
 def _id(prefix: str) -> Any:
     return AwsId(prefix)
 
 
-class Aws(Model):
+class Aws(PlatformBlock):
     """Where the fleet runs on EC2."""
+
+    size: ClassVar = frozenset({"instance_type", "disk_gib"})
+    cpus: ClassVar = "instance_type"
 
     region: Annotated[str, matching(r"^[a-z]{2}(-[a-z]+)+-\d$", "a region such as eu-central-1")] = Field(
         description="AWS region"
@@ -79,6 +93,12 @@ class Aws(Model):
     logs: Logs | None = Field(default=None, description="access log and journals to CloudWatch Logs; null is none")
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
 
+    @staticmethod
+    def capacity(size: Size) -> Capacity | None:
+        """Return what an instance type has."""
+        found = _instance_capacity(size.instance_type)
+        return found and Capacity(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
+
     @model_validator(mode="after")
     def _the_network_is_one_of_two(self) -> Aws:
         ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
@@ -119,3 +139,16 @@ class Aws(Model):
         ]
         reject(*wrong)
         return self
+
+
+def _instance_capacity(instance_type: str) -> tuple[int, int] | None:
+    family, _, size = instance_type.partition(".")
+    if family in ("t3", "t3a") and size in BURSTABLE:
+        cpus, gib = BURSTABLE[size]
+        return cpus, round(gib * 1024)
+    kind = re.fullmatch(r"([cmr])[5-8][a-z]*", family)
+    times = re.fullmatch(r"(\d*)xlarge", size)
+    if kind is None or not (times or size == "large"):
+        return None
+    cpus = 2 if times is None else 4 * int(times[1] or 1)
+    return cpus, cpus * GIB_PER_CPU[kind[1]] * 1024

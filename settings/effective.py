@@ -11,6 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from settings import App, Settings, limits, route
 from settings.application import SLOT_PORTS
+from settings.platform import PLATFORMS
 
 STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fixed"
 MASK = "(secret)"
@@ -43,8 +44,8 @@ def values(given: Settings) -> list[Value]:
 def _is_unused_platform(name: str, platform: str) -> bool:
     """Return whether another platform alone uses a setting: its own block, and of a size what settings.Size says."""
     if ".size." in name:
-        return name.endswith(".instance_type") if platform == "lxd" else name.endswith((".cpus", ".memory_mib"))
-    return name.partition(".")[0] in {"lxd", "aws"} - {platform}
+        return name.rpartition(".")[2] not in PLATFORMS[platform].size
+    return name.partition(".")[0] in PLATFORMS.keys() - {platform}
 
 
 def _block(given: Settings, name: str) -> tuple[int, int]:
@@ -86,7 +87,7 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     def computed(name: str, value: Any, of: str, how: str = "") -> Value:
         return Value(prefix + name, value, COMPUTED, tuple(prefix + each for each in of.split()), how)
 
-    size = "fleet.size.cpus" if platform == "lxd" else "fleet.size.instance_type"
+    size = f"fleet.size.{PLATFORMS[platform].cpus}"
     processes = limits.worker_processes(app, platform)
     if app.gateway.processes == "auto" and processes is not None:
         yield computed("gateway.processes", processes, size, "auto: two for each CPU")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,11 +14,17 @@ from settings.model import Model, reject
 # what they wait for (a database) rarely takes more from one process.
 GREENLETS = 100
 
+# A Literal of the names in gateways/, for messages and the schema.
+if TYPE_CHECKING:
+    Kind = str
+else:
+    Kind = Literal[tuple(GATEWAYS)]
+
 
 class Gateway(Model):
     """What runs the application and how. All but `kind` is released like code, for it is part of the release."""
 
-    kind: Literal["uwsgi", "gunicorn", "gevent", "tornado"] = Field(
+    kind: Kind = Field(
         default="uwsgi", description="the program that runs the application; a change replaces the app servers"
     )
     processes: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
@@ -47,9 +53,14 @@ class Gateway(Model):
         return self.worker_class or ("sync" if self.threads == 1 else "gthread")
 
     @property
+    def runs_greenlets(self) -> bool:
+        """Return whether requests run in greenlets, and not in threads."""
+        return GATEWAYS[self.kind].runs_greenlets or (self.kind == "gunicorn" and self.gunicorn_worker == "gevent")
+
+    @property
     def concurrency(self) -> int:
         """Return how many requests each process runs at a time."""
-        if self.kind == "gevent" or (self.kind == "gunicorn" and self.gunicorn_worker == "gevent"):
+        if self.runs_greenlets:
             return self.greenlets or GREENLETS
         return 1 if self.kind == "gunicorn" and self.gunicorn_worker == "sync" else self.threads
 

@@ -6,10 +6,10 @@ two releases' worker processes <= memory of the machine
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from settings.platform import PLATFORMS, Capacity
 
 if TYPE_CHECKING:
     from settings import App, Settings
@@ -31,44 +31,11 @@ WORKER_MIB = 3
 ISOLATED_WORKER_MIB = 12
 # While a release switches, the old one's workers and the new one's run side by side.
 CONCURRENT_RELEASES = 2
-# GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
-GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}
-# The burstable families: (virtual CPUs, GiB).
-BURSTABLE = {
-    "nano": (2, 0.5), "micro": (2, 1), "small": (2, 2), "medium": (2, 4), "large": (2, 8), "xlarge": (4, 16),
-    "2xlarge": (8, 32),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What an app server has. setting: where that is set."""
-
-    cpus: int
-    memory_mib: int
-    setting: str
 
 
 def capacity_of(app: App, platform: str) -> Capacity | None:
     """Return the servers of an application; None for an instance type that is not known here."""
-    size = app.fleet.size
-    if platform == "lxd":
-        return Capacity(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")
-    found = _instance_capacity(size.instance_type)
-    return found and Capacity(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
-
-
-def _instance_capacity(instance_type: str) -> tuple[int, int] | None:
-    family, _, size = instance_type.partition(".")
-    if family in ("t3", "t3a") and size in BURSTABLE:
-        cpus, gib = BURSTABLE[size]
-        return cpus, round(gib * 1024)
-    kind = re.fullmatch(r"([cmr])[5-8][a-z]*", family)
-    times = re.fullmatch(r"(\d*)xlarge", size)
-    if kind is None or not (times or size == "large"):
-        return None
-    cpus = 2 if times is None else 4 * int(times[1] or 1)
-    return cpus, cpus * GIB_PER_CPU[kind[1]] * 1024
+    return PLATFORMS[platform].capacity(app.fleet.size)
 
 
 def worker_processes(app: App, platform: str) -> int | None:

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from allpairspy import AllPairs
 from pydantic import ValidationError
 
+from gateways import GATEWAYS
 from settings import Settings
 
+# Every way in which a request can be run: "gunicorn sync" -> settings of the gateway.
 GATEWAY_SETTINGS: dict[str, dict[str, Any]] = {
-    "uwsgi": {"kind": "uwsgi"},
-    "gunicorn sync": {"kind": "gunicorn", "threads": 1},
-    "gunicorn gthread": {"kind": "gunicorn"},
-    "gunicorn gevent": {"kind": "gunicorn", "worker_class": "gevent"},
-    "gevent": {"kind": "gevent"},
-    "tornado": {"kind": "tornado"},
+    f"{kind.name} {variant}".strip(): {"kind": kind.name, **settings}
+    for kind in GATEWAYS.values()
+    for variant, settings in kind.variants.items()
 }
+OVER_HTTP = {name: each for name, each in GATEWAY_SETTINGS.items() if GATEWAYS[each["kind"]].protocol == "http"}
 MANAGERS, LOCAL_PROXY, PROXIES = ("systemd", "supervisord"), ("no", "yes"), ("nginx", "apache")
 
 

@@ -9,23 +9,22 @@ from typing import Any
 
 import pytest
 
+from gateways import GATEWAYS
 from harness.evidence import failures_logged
 from harness.load import Load, Outcome
 from harness.stack import Stack, on, what_the_proxy_minds
+from tests.combinations import OVER_HTTP
 
-KINDS: dict[str, dict[str, Any]] = {
-    "gunicorn": {"kind": "gunicorn"},
-    "gunicorn sync": {"kind": "gunicorn", "threads": 1, "processes": 8},
-    "gunicorn gevent": {"kind": "gunicorn", "worker_class": "gevent"},
-    "gevent": {"kind": "gevent"},
-    "tornado": {"kind": "tornado", "threads": 8},
-}
+# As many requests at a time as the load sends.
+MORE = {"gunicorn sync": {"processes": 8}, "tornado": {"threads": 8}}
+KINDS = {name: given | MORE.get(name, {}) for name, given in OVER_HTTP.items()}
+USUAL = "gunicorn gthread"
 
 
 @pytest.fixture(scope="module")
 def fleet(make_module_stack: Callable[..., Stack]) -> Stack:
     """Create two servers. A test may give them any gateway; it leaves both serving one release."""
-    stack = make_module_stack("gateways", gateway=KINDS["gunicorn"], fleet={"servers": 2})
+    stack = make_module_stack("gateways", gateway=KINDS[USUAL], fleet={"servers": 2})
     stack.up()
     return stack
 
@@ -61,10 +60,7 @@ def assert_the_balancer_alone_is_believed(seen: dict[str, Any], request_id: str)
 
 @pytest.mark.parametrize(
     "gateway",
-    [
-        pytest.param(given, id=name, marks=[] if name == "gunicorn" else pytest.mark.long)
-        for name, given in KINDS.items()
-    ],
+    [pytest.param(given, id=name, marks=[] if name == USUAL else pytest.mark.long) for name, given in KINDS.items()],
 )
 def test_a_release_loses_no_request(fleet: Stack, gateway: dict[str, Any], table: Callable[[Outcome], None]) -> None:
     run_by(fleet, gateway)
@@ -122,12 +118,9 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        pytest.param({"kind": "gunicorn"}, {"kind": "gevent"}, marks=pytest.mark.long),
-        pytest.param({"kind": "gevent"}, {"kind": "tornado", "threads": 8}, marks=pytest.mark.long),
-        pytest.param({"kind": "tornado", "threads": 8}, {"kind": "uwsgi"}, marks=pytest.mark.long),
-        pytest.param({"kind": "uwsgi"}, {"kind": "gunicorn"}, marks=pytest.mark.long),
+        pytest.param(*(KINDS.get(kind, {"kind": kind}) for kind in pair), id=" to ".join(pair), marks=pytest.mark.long)
+        for pair in zip(GATEWAYS, [*list(GATEWAYS)[1:], next(iter(GATEWAYS))], strict=True)
     ],
-    ids=["gunicorn to gevent", "gevent to tornado", "tornado to uwsgi", "uwsgi to gunicorn"],
 )
 def test_another_gateway_comes_with_new_servers_and_loses_no_request_on_fresh_connections(
     fleet: Stack, before: dict[str, Any], after: dict[str, Any], table: Callable[[Outcome], None]

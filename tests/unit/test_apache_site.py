@@ -15,11 +15,9 @@ from site_state import State
 
 from platforms.aws.platform import pack_user_data
 from rendering.apache import redirect_target
-from rendering.apache_differences import markdown_table
 from rendering.balancer import balancer_user_data, proxy_packages_command
 from rendering.filters import captures
 from rendering.site import render_site
-from rendering.templates import ROOT
 from rendering.upstream import Upstream
 from settings import Balancer, apache
 from settings.error_pages import ErrorPages
@@ -202,13 +200,9 @@ def test_tls_has_its_port_and_http_leads_there_but_for_health_paths() -> None:
 ELSEWHERE = {"size", "proxy.kind", "proxy.basic_auth.users", "tls.certificate", "tls.private_key", "tls.self_signed",
              "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames",
              *(f"error_pages.{name}" for name in ErrorPages.model_fields)}  # fmt: skip
-# Each other setting at a value that is not its default, with what it needs beside it.
+# Each other setting at another value than its default, with what it needs beside it. Numbers and switches: changes().
 OF_PROXY: dict[str, dict[str, Any]] = {
-    "compression.enabled": {"compression": {"enabled": False}},
-    "compression.level": {"compression": {"level": 1}},
-    "compression.min_bytes": {"compression": {"min_bytes": 1}},
     "compression.types": {"compression": {"types": ["text/css"]}},
-    "compression.compress_authenticated": {"compression": {"compress_authenticated": False}},
     "cache": {"cache": {}},
     "memcached": {"memcached": {"server": "10.0.0.1:1", "path": "/p/"}},
     "basic_auth.realm": {"basic_auth": {"users": {}, "realm": "Mine"}},
@@ -217,19 +211,27 @@ OF_PROXY: dict[str, dict[str, Any]] = {
     "access.deny": {"access": {"deny": ["10.0.0.0/8"]}},
     "access.deny_countries": {"access": {"deny_countries": ["DE"]}, "geoip": True},
     "access.exempt_paths": {"access": {"deny": ["10.0.0.0/8"], "exempt_paths": ["/x"]}},
-    "canonical_host": {"canonical_host": True},
     "redirects": {"redirects": [{"path": "/a", "to": "/b"}]},
     "rewrites": {"rewrites": [{"path": "/a", "to": "/b"}]},
     "request_headers.set": {"request_headers": {"set": {"X-A": "b"}}},
     "request_headers.remove": {"request_headers": {"remove": ["X-A"]}},
     "response_headers.set": {"response_headers": {"set": {"X-A": "b"}}},
     "response_headers.remove": {"response_headers": {"remove": ["X-A"]}},
-    "geoip": {"geoip": True},
-    "status": {"status": True},
     "snippets": {"snippets": [{"context": "location", "text": "# mine"}]},
 }
+
+
+def changes(block: BaseModel, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the settings of a block that are numbers or switches by default, each with another value."""
+    for name, value in block:
+        if isinstance(value, BaseModel):
+            yield from ((path, {name: change}) for path, change in changes(value, f"{prefix}{name}."))
+        elif isinstance(value, int):
+            yield prefix + name, {name: not value if isinstance(value, bool) else value - 1}
+
+
 OTHER: dict[str, dict[str, Any]] = {
-    "max_body_mib": {"max_body_mib": 3},
+    **{name: block for name, block in changes(Balancer()) if not name.startswith("size.")},
     "requests_per_second": {"requests_per_second": 1},
     "burst": {"requests_per_second": 1, "burst": 1},
     "connections": {"connections": 1},
@@ -271,11 +273,6 @@ def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None
 def test_nginx_takes_all_of_what_apache_refuses() -> None:
     for name in apache.UNSUPPORTED:
         Balancer.model_validate_json(json.dumps({"hostnames": [HOSTNAME], **OTHER[name]}))
-
-
-def test_the_page_holds_the_table_of_what_apache_does_otherwise() -> None:
-    page = (ROOT / "docs" / "balancer.md").read_text()
-    assert markdown_table() in page
 
 
 def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateways import GATEWAYS, markdown_table
+from gateways import GATEWAYS
 from releases.release import make_manifest
 from rendering.app_server import app_server_user_data, app_unit
 from rendering.common import SCRIPTS, prebuilt_scripts
@@ -198,7 +198,3 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
 def test_a_site_of_uwsgi_alone_knows_nothing_of_http() -> None:
     text = site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
     assert [word for word in ("proxy_", "$host_and_port", "rewrite") if word in text] == []
-
-
-def test_the_page_on_gateways_holds_their_table() -> None:
-    assert markdown_table() in (ROOT / "docs" / "gateways.md").read_text(), "put the text of gateways.table() there"

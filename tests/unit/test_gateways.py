@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -15,22 +16,14 @@ from typing import Any
 
 import pytest
 
+from gateways import GATEWAYS
+from tests.combinations import GATEWAY_SETTINGS, OVER_HTTP
 from tests.unit.gateway_process import APP, Process, app, started
 
-# Every way in which a request can be run.
-HTTP: dict[str, dict[str, Any]] = {
-    "gunicorn sync": {"kind": "gunicorn", "threads": 1},
-    "gunicorn gthread": {"kind": "gunicorn"},
-    "gunicorn gevent": {"kind": "gunicorn", "worker_class": "gevent"},
-    "gevent": {"kind": "gevent"},
-    "tornado": {"kind": "tornado"},
-}
-OTHERS: dict[str, dict[str, Any]] = {
-    "uwsgi": {"kind": "uwsgi"},
-    "gunicorn, lazy": {"kind": "gunicorn", "lazy_apps": True},
-    "tornado, lazy": {"kind": "tornado", "lazy_apps": True},
-}
-every = pytest.mark.parametrize("gateway", HTTP.values(), ids=HTTP.keys())
+HTTP = list(dict.fromkeys(each["kind"] for each in OVER_HTTP.values()))
+LAZY = [kind for kind in HTTP if "lazy_apps" not in GATEWAYS[kind].unused]
+IMPORTING = GATEWAY_SETTINGS | {f"{kind}, lazy": {"kind": kind, "lazy_apps": True} for kind in LAZY}
+every = pytest.mark.parametrize("gateway", OVER_HTTP.values(), ids=OVER_HTTP)
 
 
 @every
@@ -71,7 +64,7 @@ def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_worker
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("gateway", (HTTP | OTHERS).values(), ids=(HTTP | OTHERS).keys())
+@pytest.mark.parametrize("gateway", IMPORTING.values(), ids=IMPORTING)
 def test_an_application_that_does_not_import_ends_it_before_it_is_ready(
     gateway: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -120,23 +113,20 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_the_rest_to_the_next(
 def test_a_request_that_takes_too_long_is_ended_and_the_next_is_answered(
     gateway: dict[str, Any], tmp_path: Path
 ) -> None:
-    with started(app(**gateway, processes=1, request_timeout_s=1), tmp_path) as running:
+    made = app(**gateway, processes=1, request_timeout_s=1)
+    with started(made, tmp_path) as running:
         running.wait_ready()
         begun = time.monotonic()
-        is_gevent = gateway["kind"] == "gevent" or gateway.get("worker_class") == "gevent"
-        assert running.ask("/sleep/30")["status"] == (500 if is_gevent else 504)
-        if not is_gevent:
+        assert running.ask("/sleep/30")["status"] == (500 if made.gateway.runs_greenlets else 504)
+        if not made.gateway.runs_greenlets:
             assert "GET '/sleep/30' took longer than 1 s: worker" in running.log
         assert time.monotonic() - begun < 20
         assert running.ask()["status"] == 200
 
 
-@pytest.mark.parametrize("kind", ["gevent", "gunicorn"])
-def test_greenlets_wait_together_in_one_process(kind: str, tmp_path: Path) -> None:
-    gateway: dict[str, Any] = {"kind": kind, "processes": 1, "greenlets": 20}
-    if kind == "gunicorn":
-        gateway["worker_class"] = "gevent"
-    with started(app(**gateway), tmp_path) as running:
+@pytest.mark.parametrize("gateway", [each for each in OVER_HTTP.values() if app(**each).gateway.runs_greenlets])
+def test_greenlets_wait_together_in_one_process(gateway: dict[str, Any], tmp_path: Path) -> None:
+    with started(app(**gateway, processes=1, greenlets=20), tmp_path) as running:
         running.wait_ready()
         begun = time.monotonic()
         clients = [threading.Thread(target=running.ask, args=("/sleep/1",)) for _ in range(20)]
@@ -148,7 +138,7 @@ def test_greenlets_wait_together_in_one_process(kind: str, tmp_path: Path) -> No
 
 
 def test_a_proof_runs_one_process_whatever_the_release_says(tmp_path: Path) -> None:
-    for kind in ("gunicorn", "gevent", "tornado"):
+    for kind in HTTP:
         with started(app(kind, processes=3), tmp_path / kind, "1") as running:
             running.wait_ready()
             assert len({running.ask()["pid"] for _ in range(30)}) == 1
@@ -156,12 +146,7 @@ def test_a_proof_runs_one_process_whatever_the_release_says(tmp_path: Path) -> N
 
 def test_the_application_is_imported_before_the_fork_unless_lazy(tmp_path: Path) -> None:
     counting = APP.replace("import json", "open('imports', 'a').write('x')\nimport json")
-    for kind, lazy, times in (
-        ("gunicorn", False, 1),
-        ("gunicorn", True, 2),
-        ("tornado", False, 1),
-        ("tornado", True, 2),
-    ):
+    for kind, (lazy, times) in itertools.product(LAZY, ((False, 1), (True, 2))):
         folder = tmp_path / f"{kind}-{lazy}"
         (folder / "code").mkdir(parents=True)
         (folder / "code" / "app.py").write_text(counting)
