@@ -87,8 +87,7 @@ def _policies(asked: Any) -> list[Any]:
 
 
 def _statements(document: Any) -> list[dict[str, Any]]:
-    policy: dict[str, Any] = document if isinstance(document, dict) else json.loads(document)
-    return policy["Statement"]
+    return (json.loads(document) if isinstance(document, str) else document)["Statement"]
 
 
 @contextmanager

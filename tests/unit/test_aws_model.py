@@ -31,7 +31,13 @@ def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
         assert len(found) == 1 + sum(app["fleet"]["servers"] for app in blocks["apps"].values())
         public = [each["PublicIpAddress"] for each in found if "PublicIpAddress" in each]
         assert [f"http://{address}" for address in public] == [carried.build.exports["url"]]
+        kinds = {each.urn: each.type for each in carried.build.resources}
+        read = carried.account.read
+        # A refresh finds nothing to do.
+        assert [urn for urn, (id_, state) in carried.states.items() if read(kinds[urn], id_, state) != state] == []
         carried.destroy()
+        left = [urn for urn, (id_, state) in carried.states.items() if read(kinds[urn], id_, state)]
+        assert [urn.rpartition("::")[2] for urn in left if "defaultSecurityGroup" not in urn] == []
         reservations = aws.ec2.describe_instances()["Reservations"]
         states = {each["State"]["Name"] for reservation in reservations for each in reservation["Instances"]}
         groups = {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]}
