@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Generator
 from typing import Any
 
@@ -12,71 +10,19 @@ from botocore.exceptions import ClientError, ParamValidationError
 
 from tests.aws.account import Account, Unknown, Unsupported
 from tests.aws.command import TYPE, RemoteCommands
-from tests.aws.metadata import MetadataServer
 from tests.aws.plugin import Failed, changes
 from tests.aws.server import image, serving
 
 pytestmark = pytest.mark.aws
 REGION = "eu-central-1"
-TOKEN = "X-aws-ec2-metadata-token"
 
 
 @pytest.fixture(scope="module")
 def account() -> Generator[Account]:
     with serving() as endpoint:
-        yield Account(endpoint, REGION)
-
-
-@pytest.fixture(scope="module")
-def metadata(account: Account) -> Generator[MetadataServer]:
-    server = MetadataServer.start(account.aws)
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def asked(server: MetadataServer, machine: str, path: str, *, method: str = "GET", **headers: str) -> tuple[int, str]:
-    """Return status and text of a response to the machine with that private address."""
-    url = f"http://127.{machine.partition('.')[2]}:{server.server_port}/latest/{path}"
-    request = urllib.request.Request(
-        url, method=method, headers={key.replace("_", "-"): headers[key] for key in headers}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, ""
-
-
-def launched(account: Account, subnet: str, **more: Any) -> tuple[str, str]:
-    """Launch an instance, and return its id and private address."""
-    asked = {"ImageId": image(account), "MinCount": 1, "MaxCount": 1, "SubnetId": subnet}
-    made = account.aws.ec2.run_instances(**asked, **more)["Instances"][0]
-    return made["InstanceId"], made["PrivateIpAddress"]
-
-
-def test_metadata_needs_a_token_and_tells_a_machine_of_itself_alone(account: Account, metadata: MetadataServer) -> None:
-    aws = account.aws
-    trust = '{"Version": "2012-10-17", "Statement": []}'
-    arn = aws.iam.create_role(RoleName="reader", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
-    aws.iam.create_instance_profile(InstanceProfileName="reader")
-    aws.iam.add_role_to_instance_profile(InstanceProfileName="reader", RoleName="reader")
-    vpc = aws.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
-    subnet = aws.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.8.0/24")["Subnet"]["SubnetId"]
-    id_, address = launched(account, subnet, IamInstanceProfile={"Name": "reader"})
-    assert asked(metadata, address, "meta-data/instance-id") == (401, "")
-    assert asked(metadata, address, "api/token", method="PUT") == (400, "")
-    status, token = asked(metadata, address, "api/token", method="PUT", **{f"{TOKEN}-ttl-seconds": "60"})
-    assert status == 200
-    assert asked(metadata, address, "meta-data/instance-id", **{TOKEN: token}) == (200, id_)
-    assert asked(metadata, address, "meta-data/placement/region", **{TOKEN: token}) == (200, REGION)
-    roles = "meta-data/iam/security-credentials/"
-    assert asked(metadata, address, roles, **{TOKEN: token}) == (200, "reader")
-    assert '"Token"' in asked(metadata, address, f"{roles}reader", **{TOKEN: token})[1]
-    assert asked(metadata, address, f"{roles}{arn}", **{TOKEN: token}) == (404, "")
-    _, bare = launched(account, subnet)
-    assert asked(metadata, bare, roles, **{TOKEN: token}) == (404, "")
+        made = Account(endpoint, REGION)
+        image(made)
+        yield made
 
 
 GROUP, RULE = "aws:ec2/securityGroup:SecurityGroup", "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
@@ -103,7 +49,6 @@ AMI, PORTS = "ami-0123456789abcdef0", {"ipProtocol": "tcp", "fromPort": 1, "toPo
     ],
 )
 def test_what_aws_or_nobody_knows_is_refused(account: Account, type_: str, inputs: dict[str, Any], error: str) -> None:
-    image(account)
     if inputs.get("securityGroupId") == "$group":
         inputs = inputs | {"securityGroupId": group(account)[0]}
     with pytest.raises((Unknown, ClientError, ParamValidationError), match=error):
