@@ -19,6 +19,7 @@ from tests.aws.kind import (
     pairs,
     pascal,
     retag_ec2,
+    same,
 )
 
 VPC_ID = Property("VpcId", refers="vpc")
@@ -162,10 +163,7 @@ def _rule(direction: str) -> Kind:
     return Kind(
         properties={
             "securityGroupId": Property("GroupId", refers="group"),
-            "ipProtocol": Property("IpProtocol", change=in_place),
-            "fromPort": Property("FromPort", change=in_place),
-            "toPort": Property("ToPort", change=in_place),
-            "cidrIpv4": Property("CidrIpv4", change=in_place),
+            **same("ipProtocol", "fromPort", "toPort", "cidrIpv4", change=in_place),
             "referencedSecurityGroupId": Property("ReferencedGroupId", change=in_place, refers="group"),
         },
         create=create,

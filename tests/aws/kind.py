@@ -75,6 +75,11 @@ class Property:
 LOCAL = Property(local=True)
 
 
+def same(*names: str, **more: Any) -> dict[str, Property]:
+    """Return properties whose parameter is their name with a capital letter."""
+    return {name: Property(name[0].upper() + name[1:], **more) for name in names}
+
+
 def in_place(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
     """Raise Unsupported: AWS changes it in place, and no test has needed that yet."""
     del aws, inputs

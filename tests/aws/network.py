@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.aws.ec2 import VPC_ID, attribute, called, described
-from tests.aws.kind import Clients, Delete, Kind, Look, Property, first, in_place
+from tests.aws.kind import Clients, Delete, Kind, Look, Property, first, in_place, same
 
 
 def _kind(noun: str, properties: Mapping[str, Property], *, delete: Delete | None = None, owner: bool = False) -> Kind:
@@ -85,8 +85,7 @@ KINDS: Mapping[str, Kind] = {
         "subnet",
         {
             "vpcId": VPC_ID,
-            "cidrBlock": Property("CidrBlock"),
-            "availabilityZone": Property("AvailabilityZone"),
+            **same("cidrBlock", "availabilityZone"),
             "mapPublicIpOnLaunch": Property(change=attribute("subnet", "MapPublicIpOnLaunch")),
         },
         delete=_delete_subnet,
@@ -137,8 +136,7 @@ KINDS: Mapping[str, Kind] = {
         "vpc_endpoint",
         {
             "vpcId": VPC_ID,
-            "serviceName": Property("ServiceName"),
-            "vpcEndpointType": Property("VpcEndpointType"),
+            **same("serviceName", "vpcEndpointType"),
             "privateDnsEnabled": Property("PrivateDnsEnabled", change=in_place),
             "policy": Property("PolicyDocument", change=in_place),
             "routeTableIds": Property("RouteTableIds", change=in_place, refers="table"),
@@ -150,9 +148,7 @@ KINDS: Mapping[str, Kind] = {
     "aws:ec2/flowLog:FlowLog": Kind(
         properties={
             "vpcId": Property("ResourceIds", lambda id_: [id_], refers="vpc"),
-            "trafficType": Property("TrafficType"),
-            "logDestination": Property("LogDestination"),
-            "logDestinationType": Property("LogDestinationType"),
+            **same("trafficType", "logDestination", "logDestinationType"),
             "iamRoleArn": Property("DeliverLogsPermissionArn", refers="role arn"),
         },
         create=_create_flow_log,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.aws.kind import LOCAL, Clients, Kind, Property, Retag, first, in_place, pairs, pascal
+from tests.aws.kind import LOCAL, Clients, Kind, Property, Retag, first, in_place, pairs, pascal, same
 
 
 def _look_at_role(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -175,14 +175,9 @@ def _delete_record(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
     aws.route53.change_resource_record_sets(**_change_record("DELETE", asked))
 
 
-ALARM = (
-    *("alarmActions", "alarmDescription", "comparisonOperator", "evaluationPeriods", "metricName", "namespace"),
-    *("period", "statistic", "threshold", "treatMissingData"),
-)
 _RECORD: Mapping[str, Property] = {
     "zoneId": Property("HostedZoneId", refers="zone"),
-    "name": Property("Name"),
-    "type": Property("Type"),
+    **same("name", "type"),
     "ttl": Property("TTL", change=in_place),
     "records": Property("ResourceRecords", lambda values: [{"Value": value} for value in values], change=in_place),
 }
@@ -241,10 +236,7 @@ KINDS: Mapping[str, Kind] = {
         "public_access_block",
         "PublicAccessBlockConfiguration",
         {
-            "blockPublicAcls": Property("BlockPublicAcls"),
-            "blockPublicPolicy": Property("BlockPublicPolicy"),
-            "ignorePublicAcls": Property("IgnorePublicAcls"),
-            "restrictPublicBuckets": Property("RestrictPublicBuckets"),
+            **same("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"),
         },
     ),
     "aws:s3/bucketOwnershipControls:BucketOwnershipControls": _setting(
@@ -284,7 +276,8 @@ KINDS: Mapping[str, Kind] = {
             "dimensions": Property(
                 "Dimensions", lambda given: [{"Name": name, "Value": value} for name, value in given.items()]
             ),
-            **{name: Property(name[0].upper() + name[1:]) for name in ALARM},
+            **same("alarmActions", "alarmDescription", "comparisonOperator", "evaluationPeriods", "metricName"),
+            **same("namespace", "period", "statistic", "threshold", "treatMissingData"),
             "okActions": Property("OKActions"),
         },
         create=_put_alarm,
