@@ -106,8 +106,16 @@ def test_releases_are_told_apart_and_forgotten_one_by_one(there: Parameters) -> 
         mine.write(kept, {f"N{number}": "x" for number in range(12)})
     other.write("r1", {"A": "x"})
     assert mine.releases() == ["r1", "r10", "r2"]
+    sizes: list[int] = []
+
+    def count(params: dict[str, list[str]], **_: Any) -> None:
+        sizes.append(len(params["Names"]))
+
+    mine.client.meta.events.register("provide-client-params.ssm.DeleteParameters", count)
     mine.delete("r1")
     mine.delete("never-there")
+    # moto takes any number at once.
+    assert sizes == [10, 2]
     assert mine.releases() == ["r10", "r2"]
     assert other.releases() == ["r1"]
 
