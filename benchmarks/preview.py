@@ -50,7 +50,7 @@ def measure(servers: int) -> Preview:
     def run(count: int) -> tuple[int, float]:
         blocks["apps"]["hello"]["fleet"]["servers"] = count
         begun = time.monotonic()
-        build = program.planned("prod", preview=True, apps=blocks["apps"])
+        build = program.plan("prod", preview=True, apps=blocks["apps"])
         return len(build.resources), time.monotonic() - begun
 
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def measure(servers: int) -> Preview:
     return Preview(servers, resources, seconds, base, peak)
 
 
-def measured(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
+def measure_all(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
     """Measure each size in a process of its own, so that each peak is its own."""
     found: list[Preview] = []
     for size in sizes:
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--one"]:
         print(json.dumps(asdict(measure(int(arguments[1])))))
     else:
-        print(table(measured(tuple(map(int, arguments)) or SIZES)))
+        print(table(measure_all(tuple(map(int, arguments)) or SIZES)))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from benchmarks import preview
 from harness.stack import Stack
-from platforms.lxd.reap import owners, reap
+from platforms.lxd.cleanup import owners, remove_leftovers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -175,8 +175,8 @@ def main(arguments: list[str]) -> None:
     finally:
         for owner in owners():
             if owner.startswith(prefix):
-                reap(owner)
-    previews = preview.measured()
+                remove_leftovers(owner)
+    previews = preview.measure_all()
     asked = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout
     result = {

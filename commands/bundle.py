@@ -14,12 +14,12 @@ import tarfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
+from pydantic_core import to_json
 
 from commands.logs import balancer_log, journalctl_command
 from commands.maintenance import from_user
@@ -112,7 +112,7 @@ def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
     seen = observe(target)
     raw["status.json"] = json.dumps(as_json(seen), indent=2)
     machines = {target.balancer.name: seen.balancer, **seen.reports}
-    raw |= {f"{name}/facts.json": json.dumps(asdict(report), indent=2) for name, report in machines.items()}
+    raw |= {f"{name}/facts.json": to_json(report, indent=2).decode() for name, report in machines.items()}
     raw["host.txt"] = _host()
     raw |= _store(target)
     if is_blind:

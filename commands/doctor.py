@@ -22,6 +22,7 @@ from commands.verdict import HEALTHY, State
 from platforms import operator
 from platforms.diagnosis import Finding
 from releases.drift import MENDS, find_damage
+from releases.status import AgentHealth, Certificate, MachineStatus
 from settings import Lxd
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -131,40 +132,38 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
             remedy = f"`./fleet logs --server {server.name}` has where it was; mend that view."
             yield Finding(f"requests of {server.name}", server.ended, remedy)
     if seen.balancer.facts is not None:
-        yield health_agent(seen.balancer.facts.get("health"))
+        yield health_agent(seen.balancer.facts.health)
     yield from check_manual_changes(seen.maintenance, servers)
-    machines = {"balancer": seen.balancer}
+    machines: dict[str, Report[MachineStatus]] = {"balancer": seen.balancer}
     for each in every:
         machines |= each.reports
     for name, report in machines.items():
         yield from machine(name, report)
     yield clocks(machines)
     if seen.balancer.facts is not None:
-        yield certificate(seen.balancer.facts.get("certificate"))
+        yield certificate(seen.balancer.facts.certificate)
 
 
-def certificate(facts: Mapping[str, Any] | None) -> Finding:
-    """Check whether the balancer's certificate lasts. facts: of machine/certificate.py; None where it serves HTTP."""
+def certificate(facts: Certificate | None) -> Finding:
+    """Check whether the balancer's certificate lasts. facts: None where it serves HTTP."""
     if facts is None:
         return Finding("certificate (not applicable: the balancer answers HTTP)")
-    days = int(facts["expires_in_s"]) // DAY_S
+    days = facts.expires_in_s // DAY_S
     problem = f"it expires in {days} days" if days >= 0 else "it has expired"
-    if facts["is_renewed_here"] and days < RENEWED_DAYS:
+    if facts.is_renewed_here and days < RENEWED_DAYS:
         remedy = "`journalctl -u certbot` on the balancer says why certbot has not renewed it."
         return Finding("certificate", problem, remedy)
-    if not facts["is_renewed_here"] and days < GIVEN_DAYS:
+    if not facts.is_renewed_here and days < GIVEN_DAYS:
         return Finding("certificate", problem, "Put the renewed one under balancer.tls and run `pulumi up`.")
     return Finding("certificate")
 
 
-def health_agent(health: Mapping[str, Any] | None) -> Finding:
-    """Check that the balancer's health agent runs. health: of machine/traffic.py."""
+def health_agent(health: AgentHealth | None) -> Finding:
+    """Check that the balancer's health agent runs. health: None where it has written nothing yet."""
     subject = "health of servers"
-    if health is not None and health["age_s"] < AGENT_S:
+    if health is not None and health.age_s < AGENT_S:
         return Finding(subject)
-    problem = (
-        "nobody has asked for it yet" if health is None else f"nobody has asked for it for {health['age_s']:.0f} s"
-    )
+    problem = "nobody has asked for it yet" if health is None else f"nobody has asked for it for {health.age_s:.0f} s"
     remedy = "Servers that do not answer get requests. `journalctl -u wsgi-fleet-health` on the balancer says why."
     return Finding(subject, problem, remedy)
 
@@ -182,14 +181,14 @@ def check_manual_changes(maintenance: bool | None, servers: Sequence[ServerView]
         yield Finding("drained servers")
 
 
-def machine(name: str, report: Report) -> Iterator[Finding]:
+def machine(name: str, report: Report[MachineStatus]) -> Iterator[Finding]:
     """Yield findings about the disk and units of one machine that responded."""
     if report.facts is None:
         return
-    vitals = report.facts["machine"]
-    free, size = int(vitals["disk_free_bytes"]), int(vitals["disk_bytes"])
-    if vitals["disk_error"]:
-        problem = f"nothing can be written there: {vitals['disk_error']}"
+    vitals = report.facts.machine
+    free, size = vitals.disk_free_bytes, vitals.disk_bytes
+    if vitals.disk_error:
+        problem = f"nothing can be written there: {vitals.disk_error}"
         yield Finding(f"disk of {name}", problem, "Free some there, or raise size.disk_gib in the stack file.")
     elif free < min(MACHINE_FREE_BYTES, size // 10):
         problem = f"{free // MIB} MiB of {size // MIB} MiB are free"
@@ -197,7 +196,7 @@ def machine(name: str, report: Report) -> Iterator[Finding]:
     else:
         yield Finding(f"disk of {name}")
     # A slot or its socket that failed is in the server's own state; a proof is killed when it is done.
-    failed = [unit for unit in vitals["failed_units"] if not unit.startswith(("app@", "app.socket", "app-proof"))]
+    failed = [unit for unit in vitals.failed_units if not unit.startswith(("app@", "app.socket", "app-proof"))]
     if failed:
         remedy = f"`journalctl -u {failed[0]}` on it says why; `systemctl reset-failed` there once it is mended."
         yield Finding(f"units of {name}", f"{', '.join(failed)} failed", remedy)
@@ -205,7 +204,7 @@ def machine(name: str, report: Report) -> Iterator[Finding]:
         yield Finding(f"units of {name}")
 
 
-def clocks(reports: Mapping[str, Report]) -> Finding:
+def clocks(reports: Mapping[str, Report[MachineStatus]]) -> Finding:
     """Check whether two machines' clocks surely differ: each was read between request and response."""
     told = {name: report for name, report in reports.items() if report.facts is not None}
     ahead = {name: _clock(report) - report.ended_s for name, report in told.items()}
@@ -222,8 +221,8 @@ def clocks(reports: Mapping[str, Report]) -> Finding:
     return Finding("clocks")
 
 
-def _clock(report: Report) -> float:
-    return float(report.facts["machine"]["clock_s"]) if report.facts else 0.0
+def _clock(report: Report[MachineStatus]) -> float:
+    return report.facts.machine.clock_s if report.facts else 0.0
 
 
 def examine(stack: str | None, app: str | None) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import typer
 from commands.servers import change_site
 from commands.target import AppOption, Failed, StackOption, find_all
 
-# As machine/proxy_site.py has it.
+# As machine/balancer/proxy_site.py has it.
 PAGE_BYTES = 1 << 20
 
 

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Generic
 
 from commands.restarting import Restarting, find_restarting
-from commands.target import SCRIPTS, Target
+from commands.target import Target
 from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, logs_of, slot_of
 from platforms.transport import Unreachable
 from releases import lock, record
 from releases.drift import find_damage
-from releases.fleet import PARALLEL, Server
+from releases.fleet import PARALLEL, STATUS_COMMAND, Server
 from releases.journal import Entry, entries
+from releases.status import BalancerStatus, ServerStatus, Status_co, Traffic, parse_status
+from rendering.paths import SCRIPTS
 
 ASK_S = 20.0
-# Machines write what they print for us into one line; a warning of sudo or a locale may stand before it.
-_JSON = "{"
+MEASURED = {"requests_per_s", "p50_ms", "p99_ms", "errors_5xx"}
+NO_TRAFFIC = Traffic(requests=0, requests_per_s=0.0, errors_5xx=0, p50_ms=None, p99_ms=None)
 
 
 @dataclass(frozen=True)
-class Report:
-    """What one machine said. facts: None when it said nothing; error: why. began_s, ended_s: when it was asked."""
+class Report(Generic[Status_co]):
+    """A machine's response. facts: None without one; error: why. began_s, ended_s: when it was asked."""
 
-    facts: dict[str, Any] | None
+    facts: Status_co | None
     error: str
     began_s: float
     ended_s: float
@@ -81,15 +82,15 @@ class Observation:
     pointer: str | None
     entry: Entry | None
     rollout: Mapping[str, Any] | None
-    balancer: Report
-    reports: Mapping[str, Report]
+    balancer: Report[BalancerStatus]
+    reports: Mapping[str, Report[ServerStatus]]
     servers: Sequence[ServerView]
     damage: str = ""
 
     @property
     def maintenance(self) -> bool | None:
         """Return whether clients get the maintenance page; None when the balancer does not report it."""
-        return bool(self.balancer.facts["maintenance"]) if self.balancer.facts else None
+        return self.balancer.facts.maintenance if self.balancer.facts else None
 
     @property
     def balancer_problem(self) -> str:
@@ -97,8 +98,8 @@ class Observation:
         facts = self.balancer.facts
         if facts is None:
             return self.balancer.error
-        if facts["state"] != "active":
-            return f"{facts['proxy']} is {facts['state']}; see `./fleet logs --server balancer`"
+        if facts.state != "active":
+            return f"{facts.proxy} is {facts.state}; see `./fleet logs --server balancer`"
         return ""
 
     @property
@@ -114,7 +115,7 @@ def observe_all(targets: Sequence[Target]) -> list[Observation]:
         return [each.result() for each in [pool.submit(observe, target, front.result) for target in targets]]
 
 
-def observe(target: Target, balancer_report: Callable[[], Report] | None = None) -> Observation:
+def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]] | None = None) -> Observation:
     """Query the machines and the release store of an application, all in parallel.
 
     balancer_report: returns the balancer's report if another application has requested it. None: query the balancer.
@@ -122,8 +123,7 @@ def observe(target: Target, balancer_report: Callable[[], Report] | None = None)
     with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
         front = pool.submit(balancer_report or partial(_query_balancer, target))
         asked = {
-            server.name: pool.submit(ask, target, server, [f"{SCRIPTS}/release.py", "status"])
-            for server in target.servers
+            server.name: pool.submit(ask, target, server, [STATUS_COMMAND], ServerStatus) for server in target.servers
         }
         now = record.current(target.store)
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
@@ -151,22 +151,21 @@ def observe(target: Target, balancer_report: Callable[[], Report] | None = None)
     return Observation(target, time.time(), now, entry, moving, balancer, reports, views, damage)
 
 
-def _query_balancer(target: Target) -> Report:
-    return ask(target, target.balancer, [f"{SCRIPTS}/traffic.py"])
+def _query_balancer(target: Target) -> Report[BalancerStatus]:
+    return ask(target, target.balancer, [f"{SCRIPTS}/balancer_status.py"], BalancerStatus)
 
 
-def ask(target: Target, server: Server, command: Sequence[str]) -> Report:
-    """Return one machine's facts."""
-    began = time.time()
-    facts: dict[str, Any] | None = None
+def ask(target: Target, server: Server, command: Sequence[str], kind: type[Status_co]) -> Report[Status_co]:
+    """Run a script that prints a status of that kind, and return the machine's report."""
+    began, facts, error = time.time(), None, ""
     try:
         result = target.transport.exec(server.target, command, timeout_s=ASK_S)
-        last = result.output.strip().rpartition("\n")[2]
-        if result.exit_code == 0 and last.startswith(_JSON):
-            facts, error = json.loads(last), ""
+        if result.exit_code == 0:
+            facts = parse_status(kind, result.output)
         else:
+            last = result.output.strip().rpartition("\n")[2]
             error = f"`{command[0]}` failed: {last or f'exit code {result.exit_code}'}"
-    except Unreachable as problem:
+    except (Unreachable, ValueError) as problem:
         error = str(problem)
     except TimeoutError:
         error = f"it did not answer in {ASK_S:.0f} s"
@@ -183,8 +182,8 @@ def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, 
 def server_view(
     server: Server,
     address: str,
-    report: Report,
-    front: Mapping[str, Any] | None,
+    report: Report[ServerStatus],
+    front: BalancerStatus | None,
     pointer: str | None,
     *,
     is_moving: bool,
@@ -192,10 +191,9 @@ def server_view(
 ) -> ServerView:
     """Combine a server's own report with the balancer's. front: facts of the balancer, None if it sends none."""
     facts = report.facts
-    traffic: Mapping[str, Any] = (front or {}).get("upstreams", {}).get(address, {})
-    measured: dict[str, Any] = {key: traffic.get(key) for key in ("requests_per_s", "p50_ms", "p99_ms", "errors_5xx")}
+    measured: dict[str, Any] = {}
     if front is not None:
-        measured = {"requests_per_s": 0.0, "errors_5xx": 0} | {k: v for k, v in measured.items() if v is not None}
+        measured = front.upstreams.get(address, NO_TRAFFIC).model_dump(include=MEASURED)
     if facts is None:
         # LXD's own words name a remedy.
         remedy = "" if "`pulumi" in report.error else "`pulumi up --refresh` starts or replaces it"
@@ -205,40 +203,37 @@ def server_view(
         remedy = f"it is started for ever, with pauses of up to 10 s; {logs_of(server.name)}"
         verdict = Verdict(State.RESTARTING, "; ".join(slots), remedy)
     if front is not None:
-        if address in front["drained"]:
+        if address in front.drained:
             also = f"; else it would be {verdict.state}: {verdict.cause}" if verdict.cause else ""
             remedy = f"`./fleet admit {server.name}` sends it requests again"
             verdict = Verdict(State.DRAINED, f"it was drained by hand{also}", remedy)
         elif verdict.state in RUNNING and (found := judge_health(address, front)):
             cause = "; ".join(filter(None, [found, verdict.cause]))
             verdict = Verdict(State.UNHEALTHY, cause, f"`./fleet logs --server {server.name}` says why")
-        elif verdict.state is State.SERVING and address not in front["members"]:
+        elif verdict.state is State.SERVING and address not in front.members:
             verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` makes it a member")
     slot = slot_of(facts)
-    gateway: Mapping[str, int] = facts["gateway"].get(slot, {})
-    since = facts["live_since_s"]
-    numbers: dict[str, Any] = {
-        key: gateway.get(key) for key in ("workers_busy", "workers_idle", "threads_busy", "threads")
-    }
+    gateway = facts.gateway.get(slot) if slot else None
+    since = facts.live_since_s
     return ServerView(
         server.name,
         address,
         verdict.state,
         verdict.cause,
         verdict.remedy,
-        release=facts["slots"][slot]["release"] if slot else facts["live"],
-        release_age_s=round(max(facts["machine"]["clock_s"] - since, 0), 1) if since else None,
+        release=facts.slots[slot].release if slot else facts.live,
+        release_age_s=round(max(facts.machine.clock_s - since, 0), 1) if since else None,
         slot=slot,
         background=tuple(str(each) for each in restarting if not each.unit.startswith("app@")),
-        ended=_ended(facts["ended"]),
-        listen_queue=None if facts["queue"] is None else max(facts["queue"], gateway.get("listen_queue", 0)),
-        **numbers,
+        ended=_describe_ended(facts.ended),
+        listen_queue=None if facts.queue is None else max(facts.queue, gateway.listen_queue if gateway else 0),
+        **(gateway.model_dump(exclude={"listen_queue"}) if gateway else {}),
         **measured,
     )
 
 
-def _ended(lines: Sequence[str]) -> str:
-    """Describe the requests that ended their worker. lines: of release.py status, the newest first."""
+def _describe_ended(lines: Sequence[str]) -> str:
+    """Describe the requests that ended their worker. lines: of app_status.py, the newest first."""
     times = "1 request ended its worker" if len(lines) == 1 else f"{len(lines)} requests ended their worker"
     return f"{times} in the last 10 min; the last: {lines[0]}" if lines else ""
 
@@ -250,8 +245,9 @@ def seconds_since(when: str, now_s: float) -> float:
 
 def as_json(seen: Observation) -> dict[str, Any]:
     """Return all of it as values; times in s or ms and counts, as their names say."""
-    entry, front = seen.entry, seen.balancer.facts or {}
-    keys = ("window_s", "requests_per_s", "p50_ms", "p99_ms", "errors_5xx")
+    entry, front = seen.entry, seen.balancer.facts
+    keys = {"window_s", *MEASURED}
+    traffic = front.model_dump(include=keys) if front else dict.fromkeys(sorted(keys))
     release = None
     if seen.pointer:
         release = {"id": seen.pointer, "who": None, "when": None, "age_s": None, "revision": None, "rollback": None}
@@ -268,6 +264,6 @@ def as_json(seen: Observation) -> dict[str, Any]:
         "rollout": dict(seen.rollout) if seen.rollout else None,
         "store": {"problem": seen.damage},
         "maintenance": seen.maintenance,
-        "balancer": {"problem": seen.balancer_problem, **{key: front.get(key) for key in keys}},
+        "balancer": {"problem": seen.balancer_problem, **traffic},
         "servers": [asdict(server) for server in seen.servers],
     }

@@ -18,7 +18,7 @@ from commands.status import age, console
 from commands.target import AppOption, Failed, JsonOption, StackOption, find
 from platforms.transport import Store
 from releases import record
-from releases.journal import entries, released
+from releases.journal import completed_releases, entries
 from releases.redaction import Redaction
 from releases.release import ID_LENGTH
 from releases.rollback import RollbackError, roll_back, target_of
@@ -119,7 +119,7 @@ def rollback(
     target = find(stack, app, patience_s=None)
     now = record.current(target.store)
     try:
-        to = target_of(target.store, released(target.store), release)
+        to = target_of(target.store, completed_releases(target.store), release)
         if not yes:
             if not is_terminal():
                 raise Failed("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from platforms.transport import Transport, Unreachable
 from releases.fleet import Server
+from releases.status import ServerStatus
 
 # A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
 AT_LEAST, WINDOW_S = 3, 120
@@ -34,9 +34,9 @@ class Restarting:
         return f"{self.unit} keeps ending: {self.times} times since {since} UTC{last}"
 
 
-def find_restarting(transport: Transport, server: Server, facts: Mapping[str, Any]) -> list[Restarting]:
-    """Ask the journal of a server about units that were started again. facts: of release.py status."""
-    suspects = [unit for unit, times in facts["restarts"].items() if times >= AT_LEAST]
+def find_restarting(transport: Transport, server: Server, facts: ServerStatus) -> list[Restarting]:
+    """Ask the journal of a server about units that were started again."""
+    suspects = [unit for unit, times in facts.restarts.items() if times >= AT_LEAST]
     found = (_ask(transport, server, unit) for unit in sorted(suspects))
     return [each for each in found if each is not None]
 
@@ -54,10 +54,10 @@ def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
 
 def cause_in(lines: Sequence[str]) -> list[str]:
     """Return the exception that the last traceback ends with, else the last lines."""
-    said = [line.rstrip() for line in lines if line.strip()]
-    begun = [number for number, line in enumerate(said) if line.startswith("Traceback (most recent call last)")]
-    raised = [line for line in said[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
-    return raised[:1] or said[-SHOWN:]
+    logged = [line.rstrip() for line in lines if line.strip()]
+    begun = [number for number, line in enumerate(logged) if line.startswith("Traceback (most recent call last)")]
+    raised = [line for line in logged[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
+    return raised[:1] or logged[-SHOWN:]
 
 
 def _journal(transport: Transport, server: Server, *options: str) -> str:

@@ -9,13 +9,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from commands.target import BALANCER, SCRIPTS, AppOption, Failed, StackOption, Target, find, server_names
+from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, server_names
 from platforms import operator
 from platforms.transport import Unreachable
 from releases.fleet import Server
+from rendering.paths import SCRIPTS
+from settings.limits import SITE_TIMEOUT_S
 
 LIVE = "/srv/app/live"
-# As machine/release.py runs the release task; the environment's own PATH would win.
+# As machine/app_server/release.py runs the release task; the environment's own PATH would win.
 PROPERTIES = (
     "User=app",
     "Group=app",
@@ -28,8 +30,6 @@ PROPERTIES = (
     "ProtectSystem=strict",
 )
 _NO_RELEASE = "error: no release serves on this server; `pulumi up` brings one"
-# proxy_site.py waits up to 330 s for old workers, and probes before.
-CHANGE_S = 400.0
 
 ServerOption = Annotated[
     str | None,
@@ -125,7 +125,7 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
         target.balancer,
         [f"{SCRIPTS}/proxy_site.py", *arguments],
         stdin=stdin,
-        timeout_s=CHANGE_S,
+        timeout_s=SITE_TIMEOUT_S,
         on_line=lambda line: None if line.startswith("error: ") else typer.echo(target.with_server_names(line)),
     )
     if result.exit_code:

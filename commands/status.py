@@ -109,10 +109,16 @@ def _cells(server: ServerView) -> dict[str, Text | str]:
 
 
 def _balancer_cells(seen: Observation) -> dict[str, Text | str]:
-    front = seen.balancer.facts or {}
+    front = seen.balancer.facts
     state = Text("failed", style="red") if seen.balancer_problem else Text("serving", style="green")
-    keys = {"req/s": "requests_per_s", "p50 ms": "p50_ms", "p99 ms": "p99_ms", "5xx": "errors_5xx"}
-    return {"server": "balancer", "state": state, **{title: _number(front.get(key)) for title, key in keys.items()}}
+    return {
+        "server": "balancer",
+        "state": state,
+        "req/s": _number(front and front.requests_per_s),
+        "p50 ms": _number(front and front.p50_ms),
+        "p99 ms": _number(front and front.p99_ms),
+        "5xx": _number(front and front.errors_5xx),
+    }
 
 
 def table(every: Sequence[Observation], screen: Console) -> Table:
@@ -160,10 +166,10 @@ def values(every: Sequence[Observation]) -> dict[str, Any]:
     """
     if len(every) == 1:
         return as_json(every[0])
-    told = [as_json(seen) for seen in every]
-    shared = {key: told[0][key] for key in ("stack", "url", "maintenance", "balancer")}
-    apps = {each["app"]: {key: value for key, value in each.items() if key not in (*shared, "app")} for each in told}
-    return {**shared, "well": all(each["well"] for each in told), "apps": apps}
+    reports = [as_json(seen) for seen in every]
+    shared = {key: reports[0][key] for key in ("stack", "url", "maintenance", "balancer")}
+    apps = {each["app"]: {key: value for key, value in each.items() if key not in (*shared, "app")} for each in reports}
+    return {**shared, "well": all(each["well"] for each in reports), "apps": apps}
 
 
 def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> None:

@@ -19,7 +19,6 @@ from platforms.transport import PrefixStore, Result, Store, Transport, Unreachab
 from releases.fleet import Fleet, Server
 
 BALANCER = "balancer"
-SCRIPTS = "/usr/local/lib/wsgi-fleet"
 # Seconds that a machine is tried where a person waits for the answer; a rollout has more patience.
 PATIENCE_S = 15.0
 PULUMI_S = 60

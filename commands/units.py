@@ -13,7 +13,7 @@ from commands.target import AppOption, Failed, StackOption, only, selected_stack
 from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_unit
 from rendering.gateway_files import process_files, supervisord_conf, upstart_job
-from rendering.templates import read_file
+from rendering.templates import read_file, render_template
 from settings import App, limits
 from settings.application import MAX_ISOLATED_PROCESSES
 
@@ -29,13 +29,13 @@ class Manager(StrEnum):
     UPSTART = "upstart"
 
 
-def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
+def render_files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
     """Return path on a server -> text.
 
     Supervisord and Upstart hand no socket on and are shown with fleet.local_proxy.
     """
     kind = GATEWAYS[app.gateway.kind]
-    number = app.isolated_processes or min(limits.processes(app, platform) or 2, MAX_ISOLATED_PROCESSES)
+    number = app.isolated_processes or min(limits.worker_processes(app, platform) or 2, MAX_ISOLATED_PROCESSES)
     if manager is Manager.UPSTART:
         return {"/etc/init/app.conf": upstart_job(app, number)}
     if manager is Manager.SUPERVISORD:
@@ -49,7 +49,7 @@ def files(app: App, manager: Manager, platform: str) -> Mapping[str, str]:
         units[f"{UNITS}/nginx.service.d/wsgi-fleet.conf"] = read_file("templates/systemd/nginx.service.d.conf")
         made = process_files(app, processes)
         return units | {f"{RELEASE}/{name}": text for name, text in made.items() if "blue" in name}
-    return units | {f"{UNITS}/app.socket": read_file("templates/systemd/app.socket")}
+    return units | {f"{UNITS}/app.socket": render_template("systemd/app.socket.j2")}
 
 
 def units(
@@ -71,5 +71,5 @@ def units(
     if name not in given.apps:
         raise Failed(f"there is no application {name}; {suggest(name, list(given.apps))}", code=2)
     chosen = given.apps[name]
-    shown = files(chosen, manager or Manager(chosen.fleet.process_manager), given.platform)
-    typer.echo("\n".join(f"# === {path}\n{text}" for path, text in shown.items()), nl=False)
+    files = render_files(chosen, manager or Manager(chosen.fleet.process_manager), given.platform)
+    typer.echo("\n".join(f"# === {path}\n{text}" for path, text in files.items()), nl=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+
+from releases.status import BalancerStatus, ServerStatus
 
 
 class State(StrEnum):
@@ -33,10 +34,10 @@ HEALTHY = frozenset({State.SERVING, State.DRAINED})
 RUNNING = frozenset({State.SERVING, State.BEHIND, State.FAILED})
 
 
-def slot_of(facts: Mapping[str, Any]) -> str | None:
+def slot_of(facts: ServerStatus) -> str | None:
     """Return the slot that runs the live release, else any that runs."""
-    running = [slot for slot, each in facts["slots"].items() if each["state"] == "active"]
-    good = [slot for slot in running if facts["slots"][slot]["release"] == facts["live"]]
+    running = [slot for slot, each in facts.slots.items() if each.state == "active"]
+    good = [slot for slot in running if facts.slots[slot].release == facts.live]
     return next(iter([*good, *running]), None)
 
 
@@ -49,17 +50,17 @@ class Verdict:
     remedy: str = ""
 
 
-def judge(name: str, facts: Mapping[str, Any], pointer: str | None, *, is_moving: bool) -> Verdict:
+def judge(name: str, facts: ServerStatus, pointer: str | None, *, is_moving: bool) -> Verdict:
     """Judge a server by its own report. pointer: the current release. is_moving: a rollout is running."""
-    states = {slot: str(each["state"]) for slot, each in facts["slots"].items()}
+    states = {slot: each.state for slot, each in facts.slots.items()}
     logs = logs_of(name)
-    if facts["boot"] == "activating":
+    if facts.boot == "activating":
         return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
     if "active" in states.values():
         return _judge_running(facts, pointer, logs, is_moving=is_moving)
-    if facts["machine"]["system"] in BOOTING:
+    if facts.machine.system in BOOTING:
         return Verdict(State.STARTING, "the machine boots", "wait for it")
-    if facts["live"] is None:
+    if facts.live is None:
         return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
     return _judge_stopped(states, logs)
 
@@ -77,19 +78,19 @@ def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
     return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
 
 
-def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
-    if facts["queue"] is None:
+def _judge_running(facts: ServerStatus, pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
+    if facts.queue is None:
         return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
-    if facts["socket"] not in ("", "active"):
+    if facts.socket not in ("", "active"):
         # The slot holds the port as long as it runs.
-        cause = f"app.socket is {facts['socket']}: the slot cannot be started anew"
+        cause = f"app.socket is {facts.socket}: the slot cannot be started anew"
         return Verdict(State.FAILED, cause, "`pulumi up` starts the socket and the slot")
-    health = facts["health"]
-    if health is not None and health["status"] != 200:
-        answer = f"{health['status'] or ''} {health['line']}".strip()
-        return Verdict(State.FAILED, f"GET {health['path']} is not 200 but: {answer}", logs)
-    running = sorted({str(each["release"]) for each in facts["slots"].values() if each["state"] == "active"})
-    live = facts["live"]
+    health = facts.health
+    if health is not None and health.status != 200:
+        answer = f"{health.status or ''} {health.line}".strip()
+        return Verdict(State.FAILED, f"GET {health.path} is not 200 but: {answer}", logs)
+    running = sorted({str(each.release) for each in facts.slots.values() if each.state == "active"})
+    live = facts.live
     restart = "`pulumi up`, or a restart of the machine, brings it there"
     if live not in running:
         return Verdict(State.BEHIND, f"it runs {', '.join(running)} and should run {live}", restart)
@@ -99,12 +100,11 @@ def _judge_running(facts: Mapping[str, Any], pointer: str | None, logs: str, *, 
     return Verdict(State.SERVING)
 
 
-def judge_health(address: str, front: Mapping[str, Any]) -> str:
+def judge_health(address: str, front: BalancerStatus) -> str:
     """Return why the balancer finds a server unhealthy, and whether it still gets requests; "" where it is healthy."""
-    health: Mapping[str, Any] = front.get("health") or {"servers": {}}
-    found: Mapping[str, Any] | None = health["servers"].get(address)
-    if found is None or found["healthy"]:
+    found = front.health.servers.get(address) if front.health else None
+    if found is None or found.healthy:
         return ""
-    is_asked = address in front["members"]
+    is_asked = address in front.members
     which = "the balancer asks it all the same, for no other server is healthy" if is_asked else "it gets no requests"
-    return f"{found['why']}; {which}"
+    return f"{found.why}; {which}"

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pulumi
 
 from components.balancer import Balancer
 from gateways import GATEWAYS
 from platforms import Machine, MachineArgs, Platform, RemoteCommandArgs, SecurityGroup, Store
-from releases.archive import SourceError
-from releases.release import build
+from releases.release import make_manifest, release_id
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
-from rendering.app_server import ProcessLayout, app_server_user_data
-from rendering.common import SECURITY_UPDATES, wait_for_cloud_init
+from releases.source import Source
+from rendering.app_server import ProcessLayout, app_server_files, app_server_user_data
+from rendering.common import BOOT_TIMEOUT_S, SECURITY_UPDATES, apply_files_command
 from settings import App, SecurityUpdates
-
-# Longest wait for cloud-init: Debian packages from a slow mirror, and the gateway.
-BOOT_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class AppServerFleetArgs:
-    """project: folder that app.source is relative to. packages: folder where built releases wait for the rollout.
-
-    balancer: what asks the servers, and serves the application's static files, where it has some. revision: of the
-    source in its version control, for the journal; "" where it has none.
-    """
+    """balancer: what asks the servers, and serves the application's static files, where it has some."""
 
     app: App
     group: SecurityGroup
     store: Store
-    project: Path
-    packages: Path
+    source: Source
     balancer: Balancer
-    revision: str = ""
     security_updates: SecurityUpdates = SECURITY_UPDATES
 
 
@@ -62,6 +51,9 @@ class AppServerFleet(pulumi.ComponentResource):
         kind = GATEWAYS[app.gateway.kind]
         document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
 
+        url = pulumi.Output.concat(args.store.machine_url, f"/{name}")
+        files = pulumi.Output.all(url, key).apply(lambda values: app_server_files(*values))
+
         self.machines = {}
         ready: list[pulumi.Resource] = []
         for zone in range(app.fleet.servers):
@@ -70,8 +62,7 @@ class AppServerFleet(pulumi.ComponentResource):
                 role=role, user_data=document, group=args.group, size=app.fleet.size, zone=zone, app=name
             )
             machine = platform.machine(role, machine_args, store=args.store, opts=child)
-            stdin = pulumi.Output.concat("store ", args.store.machine_url, f"/{name}\nkey ", key, "\n")
-            step = RemoteCommandArgs(machine, wait_for_cloud_init(BOOT_TIMEOUT_S), stdin, timeout_s=BOOT_TIMEOUT_S + 30)
+            step = RemoteCommandArgs(machine, apply_files_command(), files, timeout_s=BOOT_TIMEOUT_S + 30)
             ready.append(platform.remote_command(f"{role}-booted", step, opts=child))
             platform.enable_monitoring(
                 role, machine, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])
@@ -79,19 +70,19 @@ class AppServerFleet(pulumi.ComponentResource):
             self.machines[role] = machine
 
         secrets = self._secrets(name, app, child)
-        release = pulumi.Output.all(key=key, secrets=secrets).apply(
-            lambda values: _package(app, args.project, args.packages, values["key"], values["secrets"])
+        manifest = pulumi.Output.all(key=key, secrets=secrets).apply(
+            lambda values: make_manifest(app, args.source.tar_sha256, key=values["key"], secrets=values["secrets"])
         )
         # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
-        release = pulumi.Output.unsecret(release)
+        release = pulumi.Output.unsecret(manifest.apply(release_id))
         if app.static:
             ready.append(args.balancer.booted)
         rollout = RolloutResource(
             f"{name}-rollout",
             app=name,
             release=release,
-            package=release.apply(lambda id_: str(args.packages / id_)),
-            revision=args.revision,
+            manifest=manifest.apply(bytes.decode),
+            source=args.source,
             servers=[{"name": role, "target": machine.target} for role, machine in self.machines.items()],
             balancer={"name": "balancer", "target": args.balancer.machine.target, "unit": args.balancer.unit},
             static=bool(app.static),
@@ -129,28 +120,3 @@ class AppServerFleet(pulumi.ComponentResource):
             for variable in app.generated_secrets
         }
         return pulumi.Output.secret(pulumi.Output.all(**given, **made))
-
-
-def packages_folder(project: Path, stack: str) -> Path:
-    """Return the folder for the packages of a stack, below .state, which no other user of this machine may read.
-
-    Packages and the store contain settings unencrypted.
-    """
-    state = project / ".state"
-    state.mkdir(mode=0o700, exist_ok=True)
-    state.chmod(0o700)
-    return state / stack / "packages"
-
-
-def _package(app: App, project: Path, packages: Path, key: str, secrets: Mapping[str, str]) -> str:
-    """Build the release, leave it (alone) where the rollout finds it, and return its id. Raises RunError."""
-    try:
-        release = build(app, project=project, key=key, secrets=secrets)
-    except SourceError as error:
-        # Ends the program with this text and without a traceback.
-        raise pulumi.RunError(str(error)) from None
-    release.save(packages / release.id)
-    for old in packages.iterdir():
-        if old.name != release.id:
-            shutil.rmtree(old, ignore_errors=True)
-    return release.id

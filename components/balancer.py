@@ -13,20 +13,18 @@ from gateways import GATEWAYS
 from platforms import Machine, MachineArgs, Platform, PublicAddress, RemoteCommandArgs, SecurityGroup
 from releases.secret import GeneratedSecret
 from rendering.balancer import balancer_user_data, health_agent_files, proxy_packages_command
-from rendering.common import SCRIPTS, SECURITY_UPDATES, apply_files_command, wait_for_cloud_init
+from rendering.common import BOOT_TIMEOUT_S, SCRIPTS, SECURITY_UPDATES, apply_files_command
 from rendering.htpasswd import htpasswd_line
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
+from settings.limits import SITE_TIMEOUT_S
 from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
 UNITS = {"nginx": "nginx.service", "apache": "apache2.service"}
-BOOT_TIMEOUT_S = 600
-# As long as bring.py tries to start a unit, and some seconds.
+# As long as apply_files.py tries to start a unit, and some seconds.
 HEALTH_TIMEOUT_S = 120
-# proxy_site.py waits up to 330 s for old workers to finish.
-SITE_TIMEOUT_S = 400
 # Debian packages from a slow mirror: certbot's, and modules of the proxy.
 CERTIFICATE_S = 400
 PACKAGES_S = 400
@@ -87,22 +85,17 @@ class Balancer(pulumi.ComponentResource):
         self.machine = platform.machine(name, machine_args, store=None, opts=child)
         self.booted = platform.remote_command(
             f"{name}-booted",
-            RemoteCommandArgs(self.machine, wait_for_cloud_init(BOOT_TIMEOUT_S), timeout_s=BOOT_TIMEOUT_S + 30),
-            opts=child,
-        )
-        health = platform.remote_command(
-            f"{name}-health",
             RemoteCommandArgs(
                 self.machine,
                 apply_files_command(),
                 health_agent_files(args.settings.proxy.kind),
-                timeout_s=HEALTH_TIMEOUT_S,
+                timeout_s=BOOT_TIMEOUT_S + HEALTH_TIMEOUT_S,
             ),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[self.booted]),
+            opts=child,
         )
         # It reports what that step has brought.
-        after_health = pulumi.ResourceOptions(parent=self, depends_on=[health])
-        platform.enable_monitoring(name, self.machine, machine_args, opts=after_health)
+        booted = pulumi.ResourceOptions(parent=self, depends_on=[self.booted])
+        platform.enable_monitoring(name, self.machine, machine_args, opts=booted)
 
     def serve(
         self,
@@ -119,19 +112,17 @@ class Balancer(pulumi.ComponentResource):
         """
         name, platform, tls = self._name, self._platform, self._settings.tls
         text = pulumi.Output.all(**members).apply(
-            lambda there: render_site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
+            lambda there: json.dumps(
+                render_site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
+            )
         )
         # The site names the certificate's file, so that must be there before.
         serves = [self.booted] if tls is None else [self._certificate(name, tls, hostnames, platform, self.booted)]
         if (preparation := proxy_packages_command(self._settings)) is not None:
             serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
-        there = upstreams(apps, {})
-        words = [json.dumps({f"app_{each.identifier}": each.health for each in there}), *(each.probe for each in there)]
         taken = platform.remote_command(
             f"{name}-members",
-            RemoteCommandArgs(
-                self.machine, [f"{SCRIPTS}/proxy_site.py", "site", *words], text, timeout_s=SITE_TIMEOUT_S
-            ),
+            RemoteCommandArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site"], text, timeout_s=SITE_TIMEOUT_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
         )
         address = platform.public_address(

@@ -1,4 +1,4 @@
-"""Read the settings of the stack from Pulumi's configuration."""
+"""Read what the program is made of: the stack's settings and the sources of its applications."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pulumi
 import yaml
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
+from releases.archive import SourceError
+from releases.source import Source
 from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
@@ -31,6 +33,20 @@ def read_settings(project: Path, stack: str) -> Settings:
     for warning in warnings(settings):
         pulumi.log.warn(warning)
     return settings
+
+
+def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
+    """Return the sources of the applications by name. Raises pulumi.RunError with all that cannot be released."""
+    sources: dict[str, Source] = {}
+    problems: list[str] = []
+    for name, app in settings.apps.items():
+        try:
+            sources[name] = Source.read(project / app.source)
+        except SourceError as error:
+            problems.append(str(error))
+    if problems:
+        raise pulumi.RunError("\n".join(problems))
+    return sources
 
 
 def _encrypted_paths(file: Path) -> set[KeyPath]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pulumi
 
 from platforms import Ingress, Platform, SecurityGroup
-from rendering.common import APP_PORT, BALANCER_PORT, HTTPS_PORT
+from rendering.common import BALANCER_PORT, HTTPS_PORT
+from settings.application import APP_PORT
 
 
 @dataclass(frozen=True)

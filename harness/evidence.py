@@ -10,7 +10,7 @@ from harness.load import Outcome
 from harness.stack import Stack, on
 
 
-def executed(stack: Stack) -> list[str]:
+def executed_requests(stack: Stack) -> list[str]:
     """Return the ids of the POSTs that the application executed, on all servers."""
     # One that was away may have executed none.
     read = ("sh", "-c", "cat /var/lib/app/posts 2>/dev/null || true")
@@ -28,7 +28,7 @@ def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
     """Check that every request was answered, and that each POST was executed once."""
     assert outcome.failed_fresh == [], f"{outcome}\n{what_was_logged(stack)}"
     assert outcome.failed_kept == [], outcome
-    done = executed(stack)
+    done = executed_requests(stack)
     times = Counter(done)
     wrong = {id_: times[id_] for id_ in outcome.posts if times[id_] != 1}
     assert not wrong, f"these POSTs ran so often: {wrong}\n{what_was_logged(stack)}"

@@ -21,7 +21,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 # One client of each kind; every client waits for its answer before it asks again, so the load is bounded by them.
-KINDS = ("GET", "POST", "slow GET", "slow POST")
+REQUEST_KINDS = ("GET", "POST", "slow GET", "slow POST")
 CLIENTS = 2
 PAUSE_S = 0.02
 # Seconds that the application takes for the slow ones, in turn. One client of a kind leaves the last one out: eight at
@@ -130,7 +130,7 @@ class Load(Background):
         await asyncio.gather(
             *(
                 self._client(kind, kept, end, (self._slow_s[:-1] or self._slow_s) if number else self._slow_s)
-                for kind in KINDS
+                for kind in REQUEST_KINDS
                 for kept in (True, False)
                 for number in range(CLIENTS)
             )

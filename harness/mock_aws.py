@@ -20,7 +20,7 @@ KEY = _KEY.private_bytes(
 PUBLIC_KEY = _KEY.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
-def filled(blocks: dict[str, Any]) -> dict[str, Any]:
+def fill_placeholders(blocks: dict[str, Any]) -> dict[str, Any]:
     """Return blocks of a stack file with real-looking ids and a network in the place of the example's placeholders."""
     text = re.sub(r'"(ami|vpc|subnet)-0(0+\d)"', r'"\1-a\2"', json.dumps(blocks))
     return json.loads(text.replace("203.0.113.0/24", "198.51.100.0/24"))

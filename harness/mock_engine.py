@@ -84,24 +84,24 @@ async def _run(program: Callable[[], Awaitable[None] | None]) -> None:
     await run_in_stack(program)
 
 
-def _decoded(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     """Decode the wire form: secrets become Secret, references to resources their URN, whole floats ints."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if fields.get(_SIGNATURE) == _SECRET:
-            return Secret(_decoded(fields["value"]))
+            return Secret(_decode(fields["value"]))
         if _SIGNATURE in fields and "urn" in fields:
             return fields["urn"]
-        return {key: _decoded(item) for key, item in fields.items()}
+        return {key: _decode(item) for key, item in fields.items()}
     if isinstance(value, list):
-        return [_decoded(item) for item in cast("list[Any]", value)]
+        return [_decode(item) for item in cast("list[Any]", value)]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 
 
 def _from_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
-    return cast("dict[str, Any]", _decoded(json_format.MessageToDict(struct)))
+    return cast("dict[str, Any]", _decode(json_format.MessageToDict(struct)))
 
 
 class _Failure(grpc.RpcError):
@@ -156,7 +156,7 @@ class _Monitor(mocks.MockMonitor):
         with self._lock:
             if any(other.urn == urn for other in self.build.resources):
                 raise AssertionError(f"two resources are named {urn}")
-            registered = _registered(request, urn, len(self.build.resources))
+            registered = _record(request, urn, len(self.build.resources))
             self.build.resources.append(registered)
         state = struct_pb2.Struct()
         state.CopyFrom(request.object)
@@ -191,7 +191,7 @@ class _Monitor(mocks.MockMonitor):
         return resource_pb2.ResourceInvokeResponse(**fields)
 
 
-def _registered(request: Any, urn: str, index: int) -> Registered:
+def _record(request: Any, urn: str, index: int) -> Registered:
     trigger = request.replacement_trigger if request.HasField("replacement_trigger") else None
     return Registered(
         type=request.type,
@@ -211,7 +211,7 @@ def _registered(request: Any, urn: str, index: int) -> Registered:
         protect=request.protect,
         retain_on_delete=request.retainOnDelete,
         id=f"{request.name}-id",
-        replacement_trigger=None if trigger is None else _decoded(json_format.MessageToDict(trigger)),
+        replacement_trigger=None if trigger is None else _decode(json_format.MessageToDict(trigger)),
     )
 
 

@@ -23,12 +23,12 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def planned(stack: str, *, preview: bool = False, **changes: Any) -> Build:
+def plan(stack: str, *, preview: bool = False, **changes: Any) -> Build:
     """Run the program with the settings of a stack file. Responses of AWS are made up, as are ids and secrets in it.
 
     Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would report.
     """
-    blocks = mock_aws.filled(stack_file(stack) | changes)
+    blocks = mock_aws.fill_placeholders(stack_file(stack) | changes)
     return build(
         run,
         secret_config={f"wsgi-fleet:{key}": text_of(value) for key, value in blocks.items()},

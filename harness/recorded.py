@@ -46,12 +46,12 @@ class Registered:
     @property
     def values(self) -> dict[str, Any]:
         """The inputs with secrets opened."""
-        return cast("dict[str, Any]", opened(self.inputs))
+        return cast("dict[str, Any]", reveal_secrets(self.inputs))
 
     @property
     def plain_text(self) -> str:
         """Every plain input as one text: no secret may occur in it."""
-        return repr(_replaced(self.inputs, lambda _: "[secret]"))
+        return repr(_replace_secrets(self.inputs, lambda _: "[secret]"))
 
     def depends_on(self, other: Registered) -> bool:
         """Return whether the engine waits for other before it creates this one."""
@@ -87,17 +87,17 @@ class Build:
         return [resource for resource in self.resources if resource.parent == parent.urn]
 
 
-def opened(value: Any) -> Any:
+def reveal_secrets(value: Any) -> Any:
     """Return the value with every Secret in it opened."""
-    return _replaced(value, opened)
+    return _replace_secrets(value, reveal_secrets)
 
 
-def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
+def _replace_secrets(value: Any, secret: Callable[[Any], Any]) -> Any:
     """Return the value with secret(inner value) in the place of every Secret."""
     if isinstance(value, Secret):
         return secret(value.value)
     if isinstance(value, dict):
-        return {key: _replaced(item, secret) for key, item in cast("dict[str, Any]", value).items()}
+        return {key: _replace_secrets(item, secret) for key, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_replaced(item, secret) for item in cast("list[Any]", value)]
+        return [_replace_secrets(item, secret) for item in cast("list[Any]", value)]
     return value

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from policies.control import Accepted
 
 
-class Kept(NamedTuple):
+class OurControl(NamedTuple):
     """what: we do. where: files that do it. test: what fails without it."""
 
     what: str
@@ -15,130 +15,130 @@ class Kept(NamedTuple):
     test: str
 
 
-KEPT = {
-    "EC2.2": Kept(
+OUR_CONTROLS = {
+    "EC2.2": OurControl(
         "a VPC that is made here has its group emptied; yours is yours",
         ("platforms/aws/network.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "EC2.3": Kept(
+    "EC2.3": OurControl(
         "gp3 with the account's key",
         ("platforms/aws/platform.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
-    "EC2.6": Kept(
+    "EC2.6": OurControl(
         "a VPC that is made here; yours is yours",
         ("platforms/aws/network.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "EC2.8": Kept(
+    "EC2.8": OurControl(
         "IMDSv2 required, one hop: containers do not get at the role",
         ("platforms/aws/platform.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
-    "EC2.9": Kept(
+    "EC2.9": OurControl(
         "app servers are in private subnets",
         ("platforms/aws/platform.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
-    "EC2.13": Kept(
+    "EC2.13": OurControl(
         "the balancer for `aws.admin_cidrs`, app servers for the balancer",
         ("platforms/aws/group.py", "settings/constraint.py"),
         "test_each_tier_is_reached_and_gets_out_by_what_it_needs_and_nothing_else",
     ),
-    "EC2.15": Kept(
+    "EC2.15": OurControl(
         "the balancer alone asks for one",
         ("platforms/aws/network.py",),
         "test_each_zone_has_a_public_and_a_private_subnet_and_machines_in_them",
     ),
-    "EC2.18": Kept(
+    "EC2.18": OurControl(
         "rules name groups, but for the balancer's own ports",
         ("platforms/aws/group.py", "components/security_groups.py"),
         "test_each_tier_is_reached_and_gets_out_by_what_it_needs_and_nothing_else",
     ),
-    "EC2.38": Kept(
+    "EC2.38": OurControl(
         "default tags of the provider, and on disks by hand",
         ("platforms/aws/platform.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
-    "IAM.1": Kept(
+    "IAM.1": OurControl(
         "each role has one small policy",
         ("platforms/aws/role.py",),
         "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
     ),
-    "IAM.21": Kept(
+    "IAM.21": OurControl(
         "actions are named",
         ("platforms/aws/role.py",),
         "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
     ),
-    "S3.5": Kept(
+    "S3.5": OurControl(
         "the bucket's policy denies the rest",
         ("platforms/aws/bucket.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "S3.6": Kept(
+    "S3.6": OurControl(
         "the bucket's policy only denies",
         ("platforms/aws/bucket.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "S3.8": Kept(
+    "S3.8": OurControl(
         "all four blocks",
         ("platforms/aws/bucket.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "S3.12": Kept(
+    "S3.12": OurControl(
         "the bucket's owner owns every object",
         ("platforms/aws/bucket.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "S3.13": Kept(
+    "S3.13": OurControl(
         "old versions and broken uploads expire",
         ("platforms/aws/bucket.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "S3.14": Kept(
+    "S3.14": OurControl(
         "versioning, for 30 days",
         ("platforms/aws/bucket.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "CloudWatch.15": Kept(
+    "CloudWatch.15": OurControl(
         "the topic of `aws.alarms`, when they go off and when it is over",
         ("platforms/aws/alarms.py",),
         "test_a_topic_is_told_when_an_alarm_goes_off_and_when_it_is_over",
     ),
-    "CloudWatch.16": Kept(
+    "CloudWatch.16": OurControl(
         "flow logs and shipped logs do; both are encrypted, with AWS's key or `aws.logs.kms_key_arn`",
-        ("platforms/aws/network.py", "platforms/aws/watch.py"),
+        ("platforms/aws/network.py", "platforms/aws/monitoring.py"),
         "test_logs_have_a_place_for_each_tier_that_keeps_them_so_long",
     ),
-    "CloudWatch.17": Kept(
+    "CloudWatch.17": OurControl(
         "nothing switches them off",
         ("platforms/aws/alarms.py",),
         "test_a_topic_is_told_when_an_alarm_goes_off_and_when_it_is_over",
     ),
-    "FLEET.1": Kept(
+    "FLEET.1": OurControl(
         "keys and secrets are secret outputs, which the state encrypts",
         ("platforms/aws/key_pair.py", "platforms/aws/access.py"),
         "test_no_secret_stands_in_a_plain_input_or_export",
     ),
-    "FLEET.2": Kept(
+    "FLEET.2": OurControl(
         "a server that was broken into reaches no other",
         ("platforms/aws/group.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
-    "FLEET.3": Kept(
+    "FLEET.3": OurControl(
         "EC2 takes them for its machines",
         ("platforms/aws/role.py",),
         "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
     ),
-    "FLEET.4": Kept(
+    "FLEET.4": OurControl(
         "each stack has its namespace, and roles are held to it",
-        ("platforms/aws/watch.py",),
+        ("platforms/aws/monitoring.py",),
         "test_a_machine_speaks_for_no_other_stack_and_ships_into_no_other_place",
     ),
-    "FLEET.5": Kept(
+    "FLEET.5": OurControl(
         "roles write into their tier's log group, which the stack makes and deletes",
-        ("platforms/aws/watch.py",),
+        ("platforms/aws/monitoring.py",),
         "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
     ),
 }

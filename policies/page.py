@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from policies import ACCEPTED, CONTROLS
-from policies.kept import KEPT, OPEN
+from policies.kept import OPEN, OUR_CONTROLS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
 HEADS = {
@@ -32,13 +32,13 @@ def of_code() -> dict[str, str]:
     """Return the tables that need no machine."""
     controls = [
         (each.id, each.title, kept.what, ", ".join(f"`{file}`" for file in kept.where), f"`{kept.test}`")
-        for each, kept in ((each, KEPT[each.id]) for each in CONTROLS)
+        for each, kept in ((each, OUR_CONTROLS[each.id]) for each in CONTROLS)
     ]
     accepted = [(each.control, each.resource, each.reason) for each in (*ACCEPTED, *OPEN)]
     return {"controls": table("controls", controls), "accepted": table("accepted", accepted)}
 
 
-def written(page: str, tables: Mapping[str, str]) -> str:
+def fill_tables(page: str, tables: Mapping[str, str]) -> str:
     """Put tables between their marks. Raises ValueError for one that the page has no place for."""
     for name, text in tables.items():
         before, mark, rest = page.partition(f"<!-- {name} -->\n")
@@ -51,7 +51,7 @@ def written(page: str, tables: Mapping[str, str]) -> str:
 
 def write(tables: Mapping[str, str], file: Path = PAGE) -> None:
     """Write these, and those that the code knows."""
-    file.write_text(written(file.read_text(), {**tables, **of_code()}))
+    file.write_text(fill_tables(file.read_text(), {**tables, **of_code()}))
 
 
 if __name__ == "__main__":

@@ -33,22 +33,22 @@ def from_json(text: Mapping[str, Any]) -> list[Planned]:
             str(each["urn"]).rpartition("::")[2],
             each["urn"],
             each.get("parent", ""),
-            _open(each.get("inputs") or {}),
+            _reveal(each.get("inputs") or {}),
         )
         # A replacement is two steps.
         for each in {each["urn"]: each for each in states if each}.values()
     ]
 
 
-def _open(value: Any) -> Any:
+def _reveal(value: Any) -> Any:
     """Return a value without values of secrets, and with None for what is not known."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if fields.get(SIGNATURE) == SECRET:
             return "[secret]"
-        return {key: _open(item) for key, item in fields.items()}
+        return {key: _reveal(item) for key, item in fields.items()}
     if isinstance(value, list):
-        return [_open(item) for item in cast("list[Any]", value)]
+        return [_reveal(item) for item in cast("list[Any]", value)]
     return None if value == UNKNOWN else value
 
 
@@ -60,7 +60,7 @@ def from_program(stack: str) -> list[Planned]:
     with tempfile.TemporaryDirectory() as folder:
         program.project(Path(folder))
         with contextlib.chdir(folder):
-            build = program.planned(stack)
+            build = program.plan(stack)
     return [Planned(each.type, each.name, each.urn, each.parent, _plain(each.inputs)) for each in build.resources]
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from platforms import operator
 from platforms.transport import Store, Transport, Unreachable
 from releases import lock, record
-from releases.fleet import COMMAND, PARALLEL
-from releases.journal import DAMAGED, entries, released
+from releases.fleet import PARALLEL, STATUS_COMMAND
+from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, Release
+from releases.status import ReleaseStatus, parse_status
 
 # Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
 ASK_S = 15.0
@@ -50,7 +51,7 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
     newest, there = next(entries(store), None), record.current(store)
     if newest and newest.result == DAMAGED:
         yield newest.why
-    wanted = release or next(iter(released(store)), None)
+    wanted = release or next(iter(completed_releases(store)), None)
     manifest, archive = (f"releases/{there}/{file}" for file in ("manifest.json", "code.tar.gz"))
     content = store.read(manifest)
     # A rollout writes the pointer before it says that it is done.
@@ -102,15 +103,14 @@ def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
 
 def _why_stray(transport: Transport, release: str, target: str) -> str:
     try:
-        result = transport.exec(target, [COMMAND, "status"], timeout_s=ASK_S)
-        facts: dict[str, Any] = json.loads(result.output.strip().rpartition("\n")[2])
+        result = transport.exec(target, [STATUS_COMMAND], timeout_s=ASK_S)
+        status = parse_status(ReleaseStatus, result.output)
     except (Unreachable, TimeoutError, ValueError):
         return ""
-    if facts.get("live") != release:
-        return f"serves {facts.get('live') or 'nothing'}"
-    slots: Mapping[str, Mapping[str, str]] = facts.get("slots", {})
-    if slots and not any(each["release"] == release and each["state"] == "active" for each in slots.values()):
+    if status.live != release:
+        return f"serves {status.live or 'nothing'}"
+    if not any(slot.release == release and slot.state == "active" for slot in status.slots.values()):
         return "does not run the release"
-    if facts.get("socket", "") not in ("", "active"):
-        return f"has a listening socket that is {facts['socket']}"
+    if status.socket not in ("", "active"):
+        return f"has a listening socket that is {status.socket}"
     return ""

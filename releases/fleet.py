@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from platforms.transport import Result, Transport, Unreachable
+from releases.status import ReleaseStatus, parse_status
+from rendering.paths import SCRIPTS
+from settings.limits import STOP_TIMEOUT_S
 
-COMMAND = "/usr/local/lib/wsgi-fleet/release.py"
+COMMAND, STATUS_COMMAND = f"{SCRIPTS}/release.py", f"{SCRIPTS}/app_status.py"
 # Servers worked on at a time; each holds a connection and a thread.
 PARALLEL = 16
 STATUS_S = 60
-# The end of the unit's patience (TimeoutStopSec=), and so of any release's.
-DRAIN_MOST_S = 330
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,18 @@ class Fleet:
         """Print a text, without secrets, for the operator."""
         self._tell(f"{self.app}: {self._clean(text)}")
 
-    def status(self, server: Server) -> dict[str, Any]:
-        """Return what a server runs: `live`, `slots`, `staged` of release.py. Raises ServerFailure."""
-        return json.loads(self.run(server, "reach", ["status"], timeout_s=STATUS_S, quiet=True).output)
+    def status(self, server: Server) -> ReleaseStatus:
+        """Return what a server runs. Raises ServerFailure."""
+        result = self.run(server, "reach", [], timeout_s=STATUS_S, quiet=True, program=STATUS_COMMAND)
+        try:
+            return parse_status(ReleaseStatus, result.output)
+        except ValueError as error:
+            raise ServerFailure(server, "reach", str(error)) from error
 
     def switch(self, server: Server, release: str) -> None:
         """Make a staged release serve; nothing to do where it does. Raises ServerFailure."""
         # What drains is the release before, which may have been given more time than this one: all that there can be.
-        limit = self._start_s + max(self._drain_s, DRAIN_MOST_S) * 2 + 30
+        limit = self._start_s + max(self._drain_s, STOP_TIMEOUT_S) * 2 + 30
         place = "first" if server == self._first else "other"
         self.run(server, "switch", ["switch", release, place], timeout_s=limit)
 
@@ -116,7 +119,7 @@ class Fleet:
         except Unreachable as error:
             raise ServerFailure(server, phase, f"unreachable: {error}", is_unreachable=True) from error
         except TimeoutError as error:
-            words = shlex.join(arguments)
+            words = shlex.join(arguments or [program])
             raise ServerFailure(server, phase, f"`{words}` did not finish in {timeout_s:.0f} s") from error
         if result.exit_code:
             # What it quotes of others' errors is indented; its own begins a line.

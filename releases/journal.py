@@ -88,6 +88,6 @@ def _entry(first: dict[str, Any], last: dict[str, Any]) -> Entry:
     )
 
 
-def released(store: Store) -> list[str]:
+def completed_releases(store: Store) -> list[str]:
     """Return the releases that were rolled out (or back to) to the end, newest first, each once."""
     return list(dict.fromkeys(entry.release for entry in entries(store) if entry.result == "done"))

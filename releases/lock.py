@@ -69,7 +69,7 @@ def acquire(store: Store, what: str, say: Callable[[str], None]) -> Generator[No
 
 def _take(store: Store, content: dict[str, Any], say: Callable[[str], None]) -> None:
     for _ in range(3):
-        if store.create(KEY, _encoded(content)):
+        if store.create(KEY, _encode(content)):
             return
         other = _read(store)
         if other and _is_orphan(other) and not _is_dead(other):
@@ -105,7 +105,7 @@ def _beat(store: Store, content: dict[str, Any], ended: threading.Event) -> None
         # One that was held up for so long that another took over must not take it back.
         if _read(store).get("token") != content["token"]:
             return
-        store.write(KEY, _encoded(content))
+        store.write(KEY, _encode(content))
 
 
 def _is_dead(other: dict[str, Any]) -> bool:
@@ -138,7 +138,7 @@ def _runs(process: int) -> bool:
     return True
 
 
-def _encoded(content: dict[str, Any]) -> bytes:
+def _encode(content: dict[str, Any]) -> bytes:
     return json.dumps({**content, "beat": time.time()}).encode()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from releases.archive import tar
+from releases.archive import SourceError, tar
 from rendering.app_server import ProcessLayout
 from rendering.gateway_files import background_units, gateway_files
 from rendering.settings_file import FORMATS
@@ -30,14 +30,8 @@ class Release:
 
     @property
     def id(self) -> str:
-        """Return 12 hexadecimal digits of the manifest's sha256; the manifest names the sha256 of the files."""
-        return hashlib.sha256(self.manifest).hexdigest()[:ID_LENGTH]
-
-    def save(self, folder: Path) -> None:
-        """Write it where the rollout finds it: folder/manifest.json and folder/code.tar.gz."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "code.tar.gz").write_bytes(self.archive)
-        (folder / "manifest.json").write_bytes(self.manifest)
+        """Return the id, which the manifest alone decides."""
+        return release_id(self.manifest)
 
     def is_archive(self, content: bytes | None) -> bool:
         """Return whether bytes are the release's archive, whatever compressed it."""
@@ -47,10 +41,10 @@ class Release:
             return False
         return hashlib.sha256(tar_).hexdigest() == json.loads(self.manifest).get("tar_sha256")
 
-    @classmethod
-    def load(cls, folder: Path) -> Release:
-        """Read what save() wrote."""
-        return cls((folder / "manifest.json").read_bytes(), (folder / "code.tar.gz").read_bytes())
+
+def release_id(manifest: bytes) -> str:
+    """Return 12 hexadecimal digits of the manifest's sha256; the manifest names the sha256 of the files."""
+    return hashlib.sha256(manifest).hexdigest()[:ID_LENGTH]
 
 
 def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
@@ -63,12 +57,11 @@ def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
     return hmac.new(key.encode(), json.dumps(dict(secrets), sort_keys=True).encode(), "sha256").hexdigest()
 
 
-def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> Release:
-    """Make the release of an application as its source stands now.
+def make_manifest(app: App, tar_sha256: str, *, key: str, secrets: Mapping[str, str]) -> bytes:
+    """Return the manifest of an application's release.
 
-    project: what app.source is relative to. key: the stack's own key for secrets_digest. Raises SourceError.
+    tar_sha256: of what tar() makes of the source. key: the stack's own key for secrets_digest.
     """
-    content = tar(project / app.source)
     manifest = {
         "module": app.module,
         "requirements_path": app.requirements,
@@ -84,7 +77,7 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
         "start_timeout_s": app.rollout.start_timeout_s,
         "stage_timeout_s": app.rollout.stage_timeout_s,
         "secrets_digest": secrets_digest(key, secrets),
-        "tar_sha256": hashlib.sha256(content).hexdigest(),
+        "tar_sha256": tar_sha256,
     }
     # Only where they are: an application without them keeps its id.
     if app.build:
@@ -95,7 +88,15 @@ def build(app: App, *, project: Path, key: str, secrets: Mapping[str, str]) -> R
         file, write = FORMATS[app.settings_file.format]
         text = write(app.settings_file.values)
         manifest["settings_file"] = {"name": file, "variable": app.settings_file.variable, "text": text}
-    return Release(json.dumps(manifest, sort_keys=True, indent=1).encode(), gzip.compress(content, 6, mtime=0))
+    return json.dumps(manifest, sort_keys=True, indent=1).encode()
+
+
+def build(source: Path, manifest: bytes) -> Release:
+    """Build the release of a manifest. Raises SourceError, also where the manifest is of another source by now."""
+    content = tar(source)
+    if hashlib.sha256(content).hexdigest() != json.loads(manifest)["tar_sha256"]:
+        raise SourceError(f"{source}: changed while `pulumi up` ran; nothing was released, run `pulumi up` again")
+    return Release(manifest, gzip.compress(content, 6, mtime=0))
 
 
 def _gateway(app: App) -> dict[str, Any]:

@@ -26,10 +26,12 @@ from platforms import ConnectionSpec, operator
 from platforms.provider import log, without_traceback
 from platforms.transport import PrefixStore, Store, Transport
 from releases import record
+from releases.archive import SourceError
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
-from releases.release import Release
+from releases.release import build
 from releases.rollout import Plan, Rollout, RolloutError
+from releases.source import Source
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
 TRIGGER_KEYS = ("release", "servers", "static")
@@ -124,12 +126,16 @@ def _store(props: Mapping[str, Any]) -> Store:
 
 
 def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
-    """Roll the release out. A dynamic resource's outputs stand in plain in the state, so they contain no secret."""
+    """Build the release and roll it out. Outputs stand in plain in the state, so they contain no secret."""
+    try:
+        release = build(Path(props["source"]), props["manifest"].encode())
+    except SourceError as error:
+        raise without_traceback(error) from None
     limits = dict(props["limits"])
     batch = limits.pop(BATCH)
     plan = Plan(
         app=props["app"],
-        release=Release.load(Path(props["package"])),
+        release=release,
         servers=[Server(server["name"], server["target"]) for server in props["servers"]],
         balancer=Server(props["balancer"]["name"], props["balancer"]["target"]) if props["static"] else None,
         # Of none, Output.all() makes a list.
@@ -160,9 +166,8 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
 
     By the operator's command as a program: what a person can run, with no way from here into it.
     """
-    # .state/STACK/packages/APP/RELEASE
-    folder = Path(props["package"]).parents[2]
-    file = folder / f"failed-{props['release']}.tar.gz"
+    file = Path.cwd() / ".state" / props["stack"] / f"failed-{props['release']}.tar.gz"
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     options = ["--stack", props["stack"], "--app", props["app"], "--output", str(file)]
     try:
         done = subprocess.run(
@@ -175,9 +180,9 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
 
 
 class RolloutResource(Resource, module="releases", name="Rollout"):
-    """release: id that serves when it is done. package: folder with what Release.save() wrote.
+    """release: id that serves when it is done. manifest: of that release, which is built from source.
 
-    revision: of the source, for the journal. limits: the fields of Plan that are numbers, and batch_size. balancer: as
+    limits: the fields of Plan that are numbers, and batch_size. balancer: as
     one of servers, and the unit of its proxy, which is started where somebody stopped it. static: whether it serves
     static files; each other one gets them.
     """
@@ -191,8 +196,8 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         *,
         app: str,
         release: pulumi.Input[str],
-        package: pulumi.Input[str],
-        revision: str,
+        manifest: pulumi.Input[str],
+        source: Source,
         servers: Sequence[Mapping[str, pulumi.Input[str]]],
         secrets: pulumi.Input[Mapping[str, str]],
         limits: Mapping[str, int | str],
@@ -205,8 +210,9 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         props: dict[str, Any] = {
             "app": app,
             "release": release,
-            "package": package,
-            "revision": revision,
+            "manifest": manifest,
+            "source": str(source.path),
+            "revision": source.revision,
             "stack": pulumi.get_stack(),
             "servers": servers,
             "secrets": secrets,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from platforms.transport import Store
 from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
-from releases.journal import Journal, released
+from releases.journal import Journal, completed_releases
 from releases.static import StaticFiles
 
 
@@ -66,7 +66,7 @@ def roll_back(
     """
     begun = time.monotonic()
     before = record.current(store)
-    target = target_of(store, released(store), wanted)
+    target = target_of(store, completed_releases(store), wanted)
     try:
         with lock.acquire(store, f"rollback to {target}", say):
             journal = Journal(store, release=target, app=fleet.app)
@@ -79,7 +79,7 @@ def roll_back(
                 say(f"goes on without its static files (`pulumi up` brings them): {failure}")
 
             def back(server: Server) -> None:
-                if target not in fleet.status(server)["staged"]:
+                if target not in fleet.status(server).staged:
                     # A server made since: it takes the secrets that it has, as at boot.
                     fleet.run(server, "stage", ["stage", target], stdin=b"null", timeout_s=600)
                 fleet.switch(server, target)

@@ -12,15 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from platforms.transport import SecretStore, Store, Transport
 from releases import lock, record
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
-from releases.journal import Journal, released
+from releases.journal import Journal, completed_releases
 from releases.redaction import Redaction
 from releases.release import Release
 from releases.static import StaticFiles
+from releases.status import ReleaseStatus
 from releases.workers import say_ending_workers
 
 
@@ -134,9 +134,9 @@ class Rollout:
             self.secrets.write(self.id, self.plan.secrets)
         journal.note("published")
 
-    def _query_servers(self) -> dict[Server, dict[str, Any]]:
+    def _query_servers(self) -> dict[Server, ReleaseStatus]:
         """Return what each server runs now. Leave out a server that cannot be reached, if the plan allows it."""
-        states: dict[Server, dict[str, Any]] = {}
+        states: dict[Server, ReleaseStatus] = {}
         missing: list[str] = []
 
         def ask(server: Server) -> None:
@@ -165,22 +165,22 @@ class Rollout:
         self.fleet.on_all(servers, self._stage_one)
         journal.note("staged")
 
-    def _release_task(self, server: Server, states: Mapping[Server, Mapping[str, Any]], journal: Journal) -> None:
+    def _release_task(self, server: Server, states: Mapping[Server, ReleaseStatus], journal: Journal) -> None:
         """Run the release task once, by the new code, before it serves anywhere.
 
         A fleet that serves the release already has run it.
         """
         if not json.loads(self.plan.release.manifest).get("release_task"):
             return
-        if all(state["live"] == self.id for state in states.values()):
+        if all(state.live == self.id for state in states.values()):
             return
         self.fleet.run(server, "release task", ["task", self.id], timeout_s=self.plan.task_timeout_s)
         journal.note("release task", server=server.name)
 
-    def _switch(self, states: Mapping[Server, Mapping[str, Any]], before: str | None, journal: Journal) -> None:
+    def _switch(self, states: Mapping[Server, ReleaseStatus], before: str | None, journal: Journal) -> None:
         """Switch the canary, then batches. If a server fails, all that are or may be on the new release go back."""
         # A rollout that was killed may have left servers on the new release.
-        touched = [server for server, state in states.items() if state["live"] == self.id]
+        touched = [server for server, state in states.items() if state.live == self.id]
         guard = threading.Lock()
 
         def switch(server: Server) -> None:
@@ -193,12 +193,12 @@ class Rollout:
 
         canary, *rest = states
         try:
-            if all(state["live"] is None for state in states.values()):
+            if all(state.live is None for state in states.values()):
                 # Nothing serves that could be hurt: the first release, on new servers.
                 self.fleet.on_all(states, switch)
                 return
             self.fleet.on_all([canary], switch)
-            if rest and self.plan.bake_s and states[canary]["live"] != self.id:
+            if rest and self.plan.bake_s and states[canary].live != self.id:
                 self._bake(canary)
             for batch in batches(rest, self.plan.batch_size):
                 self.fleet.on_all(batch, switch)
@@ -214,7 +214,7 @@ class Rollout:
     def _go_back(
         self,
         touched: Sequence[Server],
-        states: Mapping[Server, Mapping[str, Any]],
+        states: Mapping[Server, ReleaseStatus],
         proven: str | None,
         journal: Journal,
     ) -> list[str]:
@@ -225,7 +225,7 @@ class Rollout:
         guard = threading.Lock()
 
         def back(server: Server) -> None:
-            target = proven or states[server]["live"]
+            target = proven or states[server].live
             if target in (None, self.id):
                 return
             self.fleet.switch(server, target)
@@ -247,7 +247,7 @@ class Rollout:
 
         def look(server: Server) -> None:
             try:
-                if self.fleet.status(server)["live"] != self.id:
+                if self.fleet.status(server).live != self.id:
                     self._stage_one(server)
                     self.fleet.switch(server, self.id)
                     late.append(server)
@@ -261,7 +261,7 @@ class Rollout:
 
     def _prune(self, servers: Sequence[Server]) -> None:
         """Keep the newest releases, there and in the store. A server that cannot prune is no failed release."""
-        earlier = [release for release in released(self.store) if release != self.id]
+        earlier = [release for release in completed_releases(self.store) if release != self.id]
         keep = [self.id, *earlier[: self.plan.keep_releases - 1]]
         try:
             for key in self.store.keys("releases/"):

@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 
 from releases.fleet import Fleet, Server, ServerFailure
+from rendering.paths import SCRIPTS
 
-COMMAND = "/usr/local/lib/wsgi-fleet/static_files.py"
+COMMAND = f"{SCRIPTS}/static_files.py"
 PHASE = "static files"
 # Seconds to read the files from a server, or to put them onto the balancer: 100 MiB, as text a third more, at 4 Mbit/s.
 MOVE_S = 300

@@ -22,7 +22,7 @@ def say_ending_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes)
     time.sleep(WATCH_S)
     for server in servers:
         try:
-            for unit, times in fleet.status(server).get("restarts", {}).items():
+            for unit, times in fleet.status(server).restarts.items():
                 if unit.startswith(UNIT):
                     fleet.say(_describe(fleet, server, unit, times))
         except ServerFailure as failure:

@@ -17,6 +17,7 @@ from rendering.filters import exact_path_regex, path_prefix_regex
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.access import Access
+from settings.application import APP_PORT
 from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS
 from settings.rewriting import Redirect
 from settings.route import virtual_hosts
@@ -40,7 +41,7 @@ class Location:
         return f"balancer://app_{self.app.identifier}" + (self.path if not self.app.route.script_name else "")
 
     @property
-    def lookalikes(self) -> list[str]:
+    def underscore_variants(self) -> list[str]:
         """Return names of headers that this gateway may take for one of ours, or of the user's."""
         return [] if self.app.protocol == "uwsgi" else [name for each in _OURS for name in _underscore_variants(each)]
 
@@ -75,7 +76,7 @@ class Host:
         return any(app.route.path == "/" for app in self.apps)
 
     @property
-    def taken(self) -> str:
+    def served_paths_regex(self) -> str:
         """Return a pattern of the paths that belong to an application."""
         paths = "|".join(re.escape(place.path.rstrip("/")) for place in self.places)
         return rf"^(?:{paths})(?:/|\z)"
@@ -101,6 +102,12 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: S
         "acme_path": ACME_PATH,
         "ports": [80, 443] if balancer.tls else [80],
     }
+
+
+def server_line(app: Upstream, address: str) -> str:
+    """Return the line of an upstream server."""
+    limits = f"connectiontimeout=2 timeout={app.read_timeout_s} retry=0 disablereuse=on"
+    return f"    BalancerMember {app.protocol}://{address}:{APP_PORT} {limits}"
 
 
 def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:

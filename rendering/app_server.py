@@ -12,11 +12,13 @@ from rendering.common import (
     SCRIPTS,
     SECURITY_UPDATES,
     SUPERVISORD,
+    files_to_apply,
     install_gateway,
+    script_files,
     unattended_upgrades_files,
 )
 from rendering.templates import read_file, render_template
-from rendering.user_data import cloud_config, minified_script, without_comments
+from rendering.user_data import cloud_config, without_comments
 from settings import App, SecurityUpdates
 
 UWSGI = GATEWAYS["uwsgi"]
@@ -78,8 +80,8 @@ def app_server_user_data(
     processes: ProcessLayout | None = None,
 ) -> str:
     """Return the user data of an app server. It names no release: those change without the machine being replaced."""
-    scripts = ["release", "slot", "staging", "server", "fetch", "background", "condition", "vitals"]
-    files = {f"{SCRIPTS}/{name}.py": ("0755", minified_script(name)) for name in scripts}
+    own = ("release", "slot", "slot_layout", "local_nginx", "staging", "common", "background")
+    files = script_files(*(f"app_server/{name}" for name in own), "common/fetch")
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", read_file(f"templates/scripts/{name}"))
     is_supervised = processes is not None and processes.manager == "supervisord"
@@ -92,9 +94,18 @@ def app_server_user_data(
         files["/etc/wsgi-fleet/processes"] = ("0644", f"{processes}\n")
         units["nginx.service.d/wsgi-fleet.conf"] = read_file("templates/systemd/nginx.service.d.conf")
     else:
-        units["app.socket"] = read_file("templates/systemd/app.socket")
+        units["app.socket"] = render_template("systemd/app.socket.j2")
     units["app@.service"] = app_unit(kind, processes, proof=False)
     units["app-proof.service"] = app_unit(kind, proof=True)
     files |= {f"/etc/systemd/system/{name}": ("0644", without_comments(text)) for name, text in units.items()}
     files |= JOURNAL | unattended_upgrades_files(security_updates)
     return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *(["nginx"] if processes else []), *system_packages])
+
+
+def app_server_files(store_url: str, key: str) -> str:
+    """Return what an app server gets once it has booted, for apply_files_command: its store, and what reports on it.
+
+    store_url: where its releases lie. key: of the keyed digests that it checks, in hex; a secret.
+    """
+    files = {f"/etc/wsgi-fleet/{name}": ("0600", text) for name, text in (("store", store_url), ("key", key))}
+    return files_to_apply(files | script_files("app_server/app_status", "common/host_status"))

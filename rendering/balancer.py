@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
-from rendering.common import JOURNAL, LOGROTATE_TIMER, SCRIPTS, SECURITY_UPDATES, unattended_upgrades_files
+from rendering.common import (
+    JOURNAL,
+    LOGROTATE_TIMER,
+    SCRIPTS,
+    SECURITY_UPDATES,
+    files_to_apply,
+    script_files,
+    unattended_upgrades_files,
+)
 from rendering.templates import read_file, render_template
-from rendering.user_data import cloud_config, minified_script
+from rendering.user_data import cloud_config
 from settings import Balancer, SecurityUpdates
 
 
@@ -15,9 +22,9 @@ def balancer_user_data(
     security_updates: SecurityUpdates = SECURITY_UPDATES, proxy: Literal["nginx", "apache"] = "nginx"
 ) -> str:
     """Return the user data of the balancer. It names no member and no setting but the proxy: a step brings the site."""
-    scripts = ("proxy_site", "proxy", proxy, "certificate", "acme_certificate", "static_files")
+    scripts = ("proxy_site", "site_state", "proxy", proxy, "certificate", "acme_certificate", "static_files")
     scripts += ("apache_log",) if proxy == "apache" else ()
-    files = {f"{SCRIPTS}/{name}.py": ("0755", minified_script(name)) for name in scripts}
+    files = script_files(*(f"balancer/{name}" for name in scripts), "common/system")
     files[f"{SCRIPTS}/install-packages"] = ("0755", read_file("templates/scripts/install-packages"))
     files[f"{SCRIPTS}/setup-{proxy}"] = ("0755", read_file(f"templates/scripts/setup-{proxy}"))
     for name in ({"nginx": "nginx.conf", "apache": "apache2.conf"}[proxy], "no-site.conf"):
@@ -35,17 +42,15 @@ def balancer_user_data(
 
 
 def health_agent_files(proxy: Literal["nginx", "apache"] = "nginx") -> str:
-    """Return what makes a balancer ask its servers for their health, and report its traffic: for bring.
+    """Return what makes a balancer ask its servers for their health, and report its traffic: for apply_files_command.
 
-    Not in user-data: 16 KiB are few, and a change of it replaces no balancer.
+    Not in user-data, so a change of it replaces no balancer.
     """
     unit = "wsgi-fleet-health.service"
-    files = {
-        f"{SCRIPTS}/{name}.py": ("0755", minified_script(name))
-        for name in ("server_health", "upstream_health", "traffic", "vitals")
-    }
+    own = ("server_health", "upstream_health", "balancer_status")
+    files = script_files(*(f"balancer/{name}" for name in own), "common/host_status")
     files[f"/etc/systemd/system/{unit}"] = ("0644", render_template(f"systemd/{unit}.j2", proxy=proxy))
-    return json.dumps({"files": files, "off": [], "prove": [unit], "on": [unit]})
+    return files_to_apply(files, prove=[unit], on=[unit])
 
 
 def proxy_packages_command(balancer: Balancer) -> list[str] | None:

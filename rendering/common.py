@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 from gateways import GATEWAYS
+from rendering.paths import SCRIPTS
 from rendering.templates import read_file, render_template
 from rendering.user_data import minified_script
 from settings import SecurityUpdates
 
-# Where scripts live on a machine.
-SCRIPTS = "/usr/local/lib/wsgi-fleet"
-APP_PORT = 8000
+# Longest wait for cloud-init, in seconds: Debian packages from a slow mirror, and the gateway.
+BOOT_TIMEOUT_S = 600
 BALANCER_PORT = 80
 HTTPS_PORT = 443
 # Folder -> what it holds: the process manager that is no part of Debian's base. It needs no other package.
@@ -52,14 +53,28 @@ def unattended_upgrades_files(security_updates: SecurityUpdates) -> dict[str, tu
     return files
 
 
-def wait_for_cloud_init(limit_s: int) -> list[str]:
-    """Return the command that waits until cloud-init is done.
-
-    It contains the whole script, for it runs before cloud-init has written any file.
-    """
-    return ["sh", "-c", read_file("templates/scripts/booted"), "booted", str(limit_s)]
+def script_files(*names: str) -> dict[str, tuple[str, str]]:
+    """Return scripts of machine/ as files of a machine, all in one folder. names: FOLDER/NAME."""
+    return {f"{SCRIPTS}/{name.rpartition('/')[2]}.py": ("0755", minified_script(name)) for name in names}
 
 
 def apply_files_command() -> list[str]:
-    """Return the command that sets up files and units as its standard input describes them (see monitoring_files)."""
-    return ["python3", "-c", minified_script("bring")]
+    """Return the command that sets up files and units as its standard input describes them (see files_to_apply).
+
+    It contains the whole script, for it runs before cloud-init has written any file.
+    """
+    return ["python3", "-c", minified_script("common/apply_files")]
+
+
+def files_to_apply(
+    files: Mapping[str, tuple[str, str]],
+    *,
+    on: Sequence[str] = (),
+    off: Sequence[str] = (),
+    prove: Sequence[str] = (),
+) -> str:
+    """Return the standard input of apply_files_command.
+
+    files: path -> (mode, text). on, off, prove: units to start and enable, to remove, and to try until they start.
+    """
+    return json.dumps({"boot_s": BOOT_TIMEOUT_S, "files": files, "off": off, "prove": prove, "on": on})

@@ -75,14 +75,8 @@ def nginx_target(rule: Rewrite) -> str:
 
 
 def snippets_of(proxy: Proxy, context: str) -> list[str]:
-    """Return the texts for this place of the site, each in whole lines.
-
-    A further blank after words that begin an upstream server or a port keeps scripts of the balancer from a mistake.
-    They take neither a server of the operator's own for one of the fleet, nor its port for ours.
-    """
-    texts = [snippet.text or "" for snippet in proxy.snippets if snippet.context == context]
-    words = re.compile(r"^(\s*(?:server|listen|BalancerMember))[ ]+(?=\S)", re.MULTILINE | re.IGNORECASE)
-    return [words.sub(r"\1  ", text) for text in texts]
+    """Return the texts for this place of the site."""
+    return [snippet.text or "" for snippet in proxy.snippets if snippet.context == context]
 
 
 def gzip_types(compression: Compression) -> list[str]:
@@ -93,7 +87,7 @@ def gzip_types(compression: Compression) -> list[str]:
     return [each for each in dict.fromkeys(compression.types) if each != "text/html"] or ["text/x-none"]
 
 
-def quoted(text: str) -> str:
+def nginx_quote(text: str) -> str:
     """Return a word between double quotes, as Nginx reads it. Nothing in the word ends the quotes."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -109,7 +103,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
         nginx_return,
         nginx_target,
         path_prefix_regex,
-        quoted,
+        nginx_quote,
         snippets_of,
     )
 }

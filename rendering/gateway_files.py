@@ -15,16 +15,13 @@ def gateway_files(app: App) -> dict[str, str]:
     """Return what a release contains for its gateway: path in its folder -> text. Configuration and launcher."""
     kind, processes = GATEWAYS[app.gateway.kind], ProcessLayout.of(app)
     config = render_template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
-    files = {kind.config: config, **{f"gateway/{name}.py": minified_script(name) for name in kind.scripts}}
+    files = {kind.config: config, **{f"gateway/{name}.py": minified_script(f"gateway/{name}") for name in kind.scripts}}
     return files | (process_files(app, processes) if processes else {})
 
 
 def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
-    """Return a release's files for processes in either slot.
-
-    These are their ports, Nginx's configuration, and the script that moves Nginx.
-    """
-    files = {"gateway/processes.py": minified_script("processes")}
+    """Return a release's files for processes in either slot: their ports and Nginx's configuration."""
+    files: dict[str, str] = {}
     for slot, first in SLOT_PORTS.items():
         ports = range(first, first + processes.number)
         files[f"gateway/nginx-{slot}.conf"] = render_template(

@@ -28,14 +28,14 @@ def sha512_crypt(password: str, salt: str, rounds: int = ROUNDS) -> str:
     """
     word, grain = password.encode(), salt.encode()
     second = _sha512(word + grain + word)
-    first = word + grain + _repeated(second, len(word))
+    first = word + grain + _repeat_to(second, len(word))
     length = len(word)
     while length:
         first += second if length & 1 else word
         length >>= 1
     digest = _sha512(first)
-    words = _repeated(_sha512(word * len(word)), len(word))
-    grains = _repeated(_sha512(grain * (16 + digest[0])), len(grain))
+    words = _repeat_to(_sha512(word * len(word)), len(word))
+    grains = _repeat_to(_sha512(grain * (16 + digest[0])), len(grain))
     for number in range(rounds):
         odd = number & 1
         mixed = words if odd else digest
@@ -44,18 +44,18 @@ def sha512_crypt(password: str, salt: str, rounds: int = ROUNDS) -> str:
         if number % 7:
             mixed += words
         digest = _sha512(mixed + (digest if odd else words))
-    return f"$6$rounds={rounds}${salt}${_encoded(digest)}"
+    return f"$6$rounds={rounds}${salt}${_encode_digest(digest)}"
 
 
 def _sha512(text: bytes) -> bytes:
     return hashlib.sha512(text).digest()
 
 
-def _repeated(text: bytes, length: int) -> bytes:
+def _repeat_to(text: bytes, length: int) -> bytes:
     return (text * (length // len(text) + 1))[:length]
 
 
-def _encoded(digest: bytes) -> str:
+def _encode_digest(digest: bytes) -> str:
     """Return 64 bytes as 86 digits, in the order that the specification lists."""
     a, b, c, made = 0, 21, 42, ""
     for _ in range(21):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-from rendering.common import SCRIPTS
+from rendering.common import files_to_apply, script_files
 from rendering.templates import read_file
-from rendering.user_data import minified_script
 
 # Of an app server; systemd's names, or patterns of them.
 JOURNALS = ("app@*", "nginx", "app-boot", "app-proof", "app-worker-*", "app-schedule-*")
@@ -18,29 +17,25 @@ def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | 
 
     By a step and not in user-data: settings that are changed replace no machine, and 16 KiB are few.
     """
-    report = ["wsgi-fleet-report.service", "wsgi-fleet-report.timer"] if namespace else []
-    ship = ["wsgi-fleet-ship.service"] if log_group else []
-    scripts = ["aws_service"] if report or ship else []
+    metrics = ["wsgi-fleet-metrics.service", "wsgi-fleet-metrics.timer"] if namespace else []
+    logs = ["wsgi-fleet-logs.service"] if log_group else []
+    scripts = ["cloudwatch/aws_service"] if metrics or logs else []
     files: dict[str, tuple[str, str]] = {}
-    if report:
-        scripts.append("report")
-        files["/etc/wsgi-fleet/report.json"] = "0644", json.dumps({"namespace": namespace, "balancer": balancer})
-    if ship:
-        scripts += ["ship", "log_source"]
+    if metrics:
+        scripts.append("cloudwatch/cloudwatch_metrics")
+        files["/etc/wsgi-fleet/metrics.json"] = "0644", json.dumps({"namespace": namespace, "balancer": balancer})
+    if logs:
+        scripts += ["cloudwatch/cloudwatch_logs", "cloudwatch/log_source", "common/system"]
         source = {"file": ACCESS_LOG} if balancer else {"units": JOURNALS}
-        files["/etc/wsgi-fleet/ship.json"] = "0644", json.dumps({"group": log_group, **source})
+        files["/etc/wsgi-fleet/logs.json"] = "0644", json.dumps({"group": log_group, **source})
     # App servers have it from their boot.
     if scripts and balancer:
-        scripts.append("fetch")
-    files |= {f"{SCRIPTS}/{name}.py": ("0755", minified_script(name)) for name in scripts}
-    files |= {f"/etc/systemd/system/{unit}": ("0644", read_file(f"templates/systemd/{unit}")) for unit in report + ship}
-    every = ("wsgi-fleet-report.timer", "wsgi-fleet-report.service", "wsgi-fleet-ship.service")
-    return json.dumps(
-        {
-            "files": files,
-            "off": [unit for unit in every if unit not in report + ship],
-            # A report that arrives, and a stream that takes lines.
-            "prove": report[:1] + ship,
-            "on": report[1:] + ship,
-        }
-    )
+        scripts.append("common/fetch")
+    files |= script_files(*scripts)
+    files |= {
+        f"/etc/systemd/system/{unit}": ("0644", read_file(f"templates/systemd/{unit}")) for unit in metrics + logs
+    }
+    every = ("wsgi-fleet-metrics.timer", "wsgi-fleet-metrics.service", "wsgi-fleet-logs.service")
+    # A report that arrives, and a stream that takes lines.
+    off, prove = [unit for unit in every if unit not in metrics + logs], metrics[:1] + logs
+    return files_to_apply(files, off=off, prove=prove, on=metrics[1:] + logs)

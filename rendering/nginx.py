@@ -9,6 +9,7 @@ from typing import Any
 from rendering.filters import exact_path_regex, path_prefix_regex
 from rendering.upstream import Upstream
 from settings import Balancer
+from settings.application import APP_PORT
 from settings.route import virtual_hosts
 
 
@@ -20,6 +21,11 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream]) -> dict[str,
         for host in virtual_hosts({each.name: each.route for each in upstreams})
     ]
     return {"hosts": hosts, "exempt": _exempt_path_patterns(balancer, hosts)}
+
+
+def server_line(_app: Upstream, address: str) -> str:
+    """Return the line of an upstream server."""
+    return f"    server {address}:{APP_PORT} max_fails=0 max_conns=2048;"
 
 
 def _exempt_path_patterns(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rendering import apache, nginx
 from rendering.common import HTTPS_PORT
 from rendering.templates import render_template
-from rendering.upstream import Upstream
+from rendering.upstream import MARK, Upstream
 from settings import Balancer
 
 # Names with hashed passwords, where balancer.proxy.basic_auth is set; and the loopback port of balancer.proxy.status.
@@ -17,11 +18,13 @@ STATUS_PORT = 8081
 
 def render_site(
     balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str] = (), *, https_port: int = HTTPS_PORT
-) -> str:
-    """Return the proxy's site: requests go to the member of their application that has fewest.
+) -> dict[str, Any]:
+    """Return the proxy's site as machine/balancer/site_state.py reads it (Site there).
 
-    They get 503 where there is no member. hostnames: of the site, exact ones first. https_port: by which clients reach
-    port 443 of the balancer. Where TLS is, HTTP is led there: to the name that was asked for, else to the first.
+    Requests go to the server of their application that has fewest, and get 503 where there is none. The lines of
+    upstream servers come apart from the rest, so that the balancer leaves some out without parsing the site.
+    hostnames: of the site, exact ones first. https_port: by which clients reach port 443 of the balancer. With TLS,
+    HTTP redirects there: to the requested name, else to the first.
     """
     values = {
         "balancer": balancer,
@@ -33,5 +36,20 @@ def render_site(
         "forgeable": balancer.proxy.request_headers.forgeable,
     }
     if balancer.proxy.kind == "apache":
-        return render_template("apache/site.conf.j2", **values, **apache.site_context(balancer, upstreams, hostnames))
-    return render_template("nginx/site.conf.j2", **values, **nginx.site_context(balancer, upstreams))
+        context, server_line = apache.site_context(balancer, upstreams, hostnames), apache.server_line
+    else:
+        context, server_line = nginx.site_context(balancer, upstreams), nginx.server_line
+    parts = render_template(f"{balancer.proxy.kind}/site.conf.j2", **values, **context).split(MARK)
+    return {
+        "parts": [{"servers_of" if number % 2 else "text": part} for number, part in enumerate(parts)],
+        "upstreams": {
+            f"app_{app.identifier}": {
+                "servers": {address: server_line(app, address) for address in app.members},
+                "protocol": app.protocol,
+                "health_path": app.health_path,
+                "probe": app.probe,
+            }
+            for app in upstreams
+        },
+        "https": balancer.tls is not None,
+    }

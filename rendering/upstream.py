@@ -11,6 +11,8 @@ from settings.route import Route
 from settings.static import Static
 
 EVERY_REQUEST = Route()
+# Not part of any text of a stack file.
+MARK = "\0"
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,13 @@ class Upstream:
         return read_timeout_s(self.request_timeout_s)
 
     @property
-    def health(self) -> dict[str, str]:
-        """Return how machine/upstream_health.py asks each of its servers."""
-        return {"protocol": self.protocol, "health_path": self.health_path}
+    def servers_mark(self) -> str:
+        """Return what stands in a rendered site for the lines of the servers; rendering/site.py splits it there."""
+        return f"{MARK}app_{self.identifier}{MARK}"
 
     @property
     def probe(self) -> str:
-        """Return the probe for proxy_site.py: UPSTREAM=HOST/PATH, with no host where the application has every one."""
+        """Return the probe for proxy_site.py: HOST/PATH, with no host where the application has every one."""
         # Below a wildcard any name does.
         host = self.route.hosts[0].replace("*", "wsgi-fleet") if self.route.hosts else ""
-        return f"app_{self.identifier}={host}{self.public_health_path}"
+        return f"{host}{self.public_health_path}"

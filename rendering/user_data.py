@@ -27,7 +27,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def _parsed(text: str) -> ast.Module:
+def _parse(text: str) -> ast.Module:
     """Parse a script.
 
     Python 3.11 counts the depth of all threads that parse together (python/cpython#106905), so try again.
@@ -50,7 +50,7 @@ def minified_script(name: str) -> str:
         line, column = token.start
         if token.type == tokenize.COMMENT and not token.string.startswith("#!"):
             lines[line - 1] = lines[line - 1][:column].rstrip()
-    for node in ast.walk(_parsed(text)):
+    for node in ast.walk(_parse(text)):
         # A program prints its own as its usage.
         is_usage = isinstance(node, ast.Module) and "__doc__" in text
         if (

@@ -17,7 +17,9 @@ from settings.static import Static
 
 # Names that the product itself sets for the application.
 RESERVED_VARIABLES = frozenset({"WSGI_FLEET_PORT", "WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
-# Where processes are balanced: the port of the first one in each slot; the others follow (machine/condition.py).
+# Where a server listens for the balancer.
+APP_PORT = 8000
+# Where processes are balanced: the port of the first one in each slot; the others follow (app_status.py).
 SLOT_PORTS = {"blue": 8100, "green": 8200}
 MAX_ISOLATED_PROCESSES = 100
 # NUL cannot be in an environment; everything else is quoted where it is written.

@@ -32,7 +32,7 @@ class Value:
 
 def values(given: Settings) -> list[Value]:
     """Return all values in the order of the stack file, but those the platform has no use for. Secrets are masked."""
-    computed = {each.name: each for each in _computed(given)}
+    computed = {each.name: each for each in _computed_values(given)}
     settings = [
         computed.pop(each.name, each) for each in _walk(given, "") if not _is_unused_platform(each.name, given.platform)
     ]
@@ -69,7 +69,7 @@ def _leaves(name: str, value: Any, origin: str) -> Iterator[Value]:
         yield Value(name, MASK if isinstance(value, SecretStr) else value, origin)
 
 
-def _computed(given: Settings) -> Iterator[Value]:
+def _computed_values(given: Settings) -> Iterator[Value]:
     for name, app in given.apps.items():
         yield from _computed_of_app(f"apps.{name}.", app, given.platform)
     if given.hostnames != given.balancer.hostnames:
@@ -87,7 +87,7 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
         return Value(prefix + name, value, COMPUTED, tuple(prefix + each for each in of.split()), how)
 
     size = "fleet.size.cpus" if platform == "lxd" else "fleet.size.instance_type"
-    processes = limits.processes(app, platform)
+    processes = limits.worker_processes(app, platform)
     if app.gateway.processes == "auto" and processes is not None:
         yield computed("gateway.processes", processes, size, "auto: two for each CPU")
     if app.rollout.drain_timeout_s is None:

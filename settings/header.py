@@ -73,7 +73,7 @@ class Headers(Model):
         """Return whether a value names this variable."""
         return any(variable in VARIABLE.findall(value) for value in self.set.values())
 
-    def refused(self, reserved: frozenset[str]) -> list[str]:
+    def reserved_names(self, reserved: frozenset[str]) -> list[str]:
         """Return the names that must be left alone, each with the reason."""
         found: list[str] = []
         for name in (*self.set, *self.remove):
@@ -89,7 +89,7 @@ class RequestHeaders(Headers):
 
     @model_validator(mode="after")
     def _what_the_application_relies_on_stays(self) -> RequestHeaders:
-        if found := self.refused(RESERVED_REQUEST_HEADERS):
+        if found := self.reserved_names(RESERVED_REQUEST_HEADERS):
             raise ValueError("; ".join(found))
         return self
 
@@ -105,6 +105,6 @@ class ResponseHeaders(Headers):
 
     @model_validator(mode="after")
     def _what_clients_rely_on_stays(self) -> ResponseHeaders:
-        if found := self.refused(RESERVED_RESPONSE_HEADERS):
+        if found := self.reserved_names(RESERVED_RESPONSE_HEADERS):
             raise ValueError("; ".join(found))
         return self

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from settings import App, Settings
 
 # Nginx waits longer than the gateway, so that the gateway decides: a greenlet that does not wait is ended 5 s later
-# (GRACE_S of machine/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.
+# (GRACE_S of machine/gateway/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.
 READ_MARGIN_S = 5
 # What draining gets besides the longest request, to close.
 DRAIN_MARGIN_S = 15
-# TimeoutStopSec= of templates/systemd/app.service.j2.
+# The end of systemd's patience with a release, and so of any draining.
 STOP_TIMEOUT_S = 330
+# proxy_site.py probes, and waits as long as a release may drain for the proxy's old workers.
+SITE_TIMEOUT_S = STOP_TIMEOUT_S + 70
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -69,7 +71,7 @@ def _instance_capacity(instance_type: str) -> tuple[int, int] | None:
     return cpus, cpus * GIB_PER_CPU[kind[1]] * 1024
 
 
-def processes(app: App, platform: str) -> int | None:
+def worker_processes(app: App, platform: str) -> int | None:
     """Return the worker processes of a server; None where that is auto and the machine is not known here."""
     if app.gateway.processes != "auto":
         return app.gateway.processes
@@ -128,7 +130,7 @@ def _check_timeouts(app: App) -> Iterator[str]:
 
 
 def _check_growth(app: App, platform: str) -> Iterator[str]:
-    gateway, there, workers = app.gateway, capacity_of(app, platform), processes(app, platform)
+    gateway, there, workers = app.gateway, capacity_of(app, platform), worker_processes(app, platform)
     if there is None or workers is None or not gateway.model_fields_set & {"processes", "reload_on_rss_mib"}:
         return
     most = CONCURRENT_RELEASES * workers * gateway.reload_on_rss_mib

@@ -22,7 +22,7 @@ def encrypted_paths(config: Mapping[str, Any]) -> set[KeyPath]:
         path
         for key, value in config.items()
         if key.startswith(f"{NAMESPACE}:")
-        for path in _encrypted(value, (key.removeprefix(f"{NAMESPACE}:"),))
+        for path in _encrypted_paths(value, (key.removeprefix(f"{NAMESPACE}:"),))
     }
 
 
@@ -45,17 +45,17 @@ def find_misplaced(data: Mapping[str, Any], encrypted: Collection[KeyPath]) -> l
     return lines
 
 
-def _encrypted(value: Any, path: KeyPath) -> Iterator[KeyPath]:
+def _encrypted_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(value, dict):
         inner = cast("dict[Any, Any]", value)
         if inner.keys() == {"secure"}:
             yield path
         else:
             for key, each in inner.items():
-                yield from _encrypted(each, (*path, str(key)))
+                yield from _encrypted_paths(each, (*path, str(key)))
     elif isinstance(value, list):
         for number, each in enumerate(cast("list[Any]", value)):
-            yield from _encrypted(each, (*path, str(number)))
+            yield from _encrypted_paths(each, (*path, str(number)))
 
 
 def _secrets(type_: Any, value: Any, path: KeyPath) -> Iterator[KeyPath]:

@@ -85,7 +85,7 @@ class Access:
             if self._jump_host_comes and not self._jump_host_comes.done():
                 self._jump_host_comes.set_result(self._jump_host)
 
-    def moved(self, address: pulumi.Output[str]) -> None:
+    def use_public_address(self, address: pulumi.Output[str]) -> None:
         """Set the jump host's address for all that is described from here on."""
         if self._jump_host:
             self._jump_host = dataclasses.replace(self._jump_host, address=address)

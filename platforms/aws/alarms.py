@@ -1,4 +1,4 @@
-"""CloudWatch alarms: on what EC2 sees of a machine, and on what machines report of themselves (machine/report.py)."""
+"""CloudWatch alarms: on what EC2 sees of a machine, and on the metrics of cloudwatch_metrics.py."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _OF_EC2 = (
 _SILENT = ", or it has stopped reporting"
 
 
-def _reported(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
+def agent_metrics(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
     """Return the metrics that a machine reports each minute. Five minutes outlast a restart, and three a release."""
     disk = _AlarmSpec(
         "disk",
@@ -83,19 +83,21 @@ class MachineAlarms:
     def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, *, namespace: str) -> None:
         self._given, self._stack, self._provider, self._namespace = given, stack, provider, namespace
 
-    def of_ec2(self, name: str, role: str, instance: aws.ec2.Instance) -> None:
+    def create_ec2_alarms(self, name: str, role: str, instance: aws.ec2.Instance) -> None:
         """Create the alarms on what EC2 sees of a machine."""
         opts = pulumi.ResourceOptions(parent=instance, provider=self._provider)
         for watched in _OF_EC2 if self._given.alarms else ():
             self._alarm(f"{name}-{watched.name}", role, instance.id, watched, opts)
 
-    def reported(self, name: str, role: str, machine: Machine, reports: pulumi.Resource, *, balancer: bool) -> None:
+    def create_agent_alarms(
+        self, name: str, role: str, machine: Machine, reports: pulumi.Resource, *, balancer: bool
+    ) -> None:
         """Create the alarms on what a machine reports of itself.
 
         They wait for the step that begins its reports, and so for its first report.
         """
         opts = pulumi.ResourceOptions(parent=machine.resource, provider=self._provider, depends_on=[reports])
-        for watched in _reported(self._given.alarms, balancer=balancer) if self._given.alarms else ():
+        for watched in agent_metrics(self._given.alarms, balancer=balancer) if self._given.alarms else ():
             self._alarm(f"{name}-{watched.name}", role, machine.id, watched, opts)
 
     def _alarm(

@@ -49,16 +49,16 @@ def security_group(
         if rule.source is None:
             _rule(IN, f"{name}-in-{rule.port}", group.id, rule.port, child, cidr=EVERYONE)
         else:
-            _between(name, group.id, rule.source, rule.port, child)
+            _open_between(name, group.id, rule.source, rule.port, child)
     if any(rule.source is None for rule in ingress):
         for cidr in given.admin_cidrs:
             _rule(IN, f"{name}-in-{SSH}-{cidr}", group.id, SSH, child, cidr=cidr)
     for source in {rule.source.resource: rule.source for rule in ingress if rule.source}.values():
-        _between(name, group.id, source, SSH, child)
+        _open_between(name, group.id, source, SSH, child)
     return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
 
 
-def _between(
+def _open_between(
     name: str, id_: pulumi.Input[str], source: SecurityGroup, port: int, child: pulumi.ResourceOptions
 ) -> None:
     """Open a port of the group to machines of source, by a rule at both ends."""

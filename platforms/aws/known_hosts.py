@@ -19,7 +19,7 @@ class KnownHosts:
 
     def accept(self, name: str, key: str) -> bool:
         """Return whether the machine has that key; a machine without a known key gets this one."""
-        known = [self._expected[name]] if name in self._expected else self._pinned(name)
+        known = [self._expected[name]] if name in self._expected else self._keys_of(name)
         if not known:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a") as file:
@@ -50,7 +50,7 @@ class KnownHosts:
             new.replace(self.file)
         return self.file
 
-    def _pinned(self, name: str) -> list[str]:
+    def _keys_of(self, name: str) -> list[str]:
         return [line.split(maxsplit=1)[1] for line in self._lines() if line.split(maxsplit=1)[:1] == [name]]
 
     def _lines(self) -> list[str]:

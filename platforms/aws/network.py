@@ -66,7 +66,7 @@ class _StackVpc:
             # Both are needed where a private name stands for an endpoint.
             enable_dns_support=True,
             enable_dns_hostnames=True,
-            tags=self._named("vpc"),
+            tags=self._name_tag("vpc"),
             opts=pulumi.ResourceOptions(provider=provider),
         )
         self._child = pulumi.ResourceOptions(parent=self._vpc, provider=provider)
@@ -76,7 +76,7 @@ class _StackVpc:
             vpc_id=self._vpc.id,
             ingress=[],
             egress=[],
-            tags=self._named("default-closed"),
+            tags=self._name_tag("default-closed"),
             opts=self._child,
         )
         public = self._public()
@@ -96,7 +96,7 @@ class _StackVpc:
     def _public(self) -> dict[str, Subnet]:
         """Create a public subnet in each zone; all leave by the internet gateway."""
         gateway = aws.ec2.InternetGateway(
-            "vpc-gateway", vpc_id=self._vpc.id, tags=self._named("gateway"), opts=self._child
+            "vpc-gateway", vpc_id=self._vpc.id, tags=self._name_tag("gateway"), opts=self._child
         )
         table = self._table("public")
         # Whatever has a public address depends on it and so is gone before the gateway: AWS detaches none in use.
@@ -129,9 +129,9 @@ class _StackVpc:
         """Create a NAT gateway with an address of its own; both need the public subnet's way out."""
         name = f"nat-{zone[-1]}"
         after = self._after(public.ready)
-        address = aws.ec2.Eip(name, domain="vpc", tags=self._named(name), opts=after)
+        address = aws.ec2.Eip(name, domain="vpc", tags=self._name_tag(name), opts=after)
         return aws.ec2.NatGateway(
-            name, subnet_id=public.id, allocation_id=address.allocation_id, tags=self._named(name), opts=after
+            name, subnet_id=public.id, allocation_id=address.allocation_id, tags=self._name_tag(name), opts=after
         )
 
     def _subnet(self, zone: str, table: aws.ec2.RouteTable, out: Sequence[pulumi.Resource], *, public: bool) -> Subnet:
@@ -143,7 +143,7 @@ class _StackVpc:
             cidr_block=self._given.subnet(zone, public=public),
             # FSBP EC2.15. The balancer asks for its public address itself.
             map_public_ip_on_launch=False,
-            tags=self._named(name),
+            tags=self._name_tag(name),
             opts=self._child,
         )
         association = aws.ec2.RouteTableAssociation(
@@ -153,7 +153,7 @@ class _StackVpc:
 
     def _table(self, name: str) -> aws.ec2.RouteTable:
         # Its routes are resources of their own: inline ones would fight with those of the S3 endpoint.
-        return aws.ec2.RouteTable(name, vpc_id=self._vpc.id, tags=self._named(name), opts=self._child)
+        return aws.ec2.RouteTable(name, vpc_id=self._vpc.id, tags=self._name_tag(name), opts=self._child)
 
     def _s3(self, tables: Sequence[aws.ec2.RouteTable]) -> aws.ec2.VpcEndpoint:
         """Create an endpoint by which releases and all else in S3 come past the NAT gateway. It costs nothing."""
@@ -164,7 +164,7 @@ class _StackVpc:
             vpc_endpoint_type="Gateway",
             route_table_ids=[table.id for table in tables],
             policy=self._vpc.owner_id.apply(_own_keys_or_reading),
-            tags=self._named("s3"),
+            tags=self._name_tag("s3"),
             opts=self._child,
         )
 
@@ -174,7 +174,7 @@ class _StackVpc:
             "ssm",
             description="wsgi-fleet endpoints of Systems Manager",
             vpc_id=self._vpc.id,
-            tags=self._named("ssm"),
+            tags=self._name_tag("ssm"),
             opts=self._child,
         )
         aws.vpc.SecurityGroupIngressRule(
@@ -195,7 +195,7 @@ class _StackVpc:
                 subnet_ids=[subnet.id for subnet in private],
                 security_group_ids=[group.id],
                 private_dns_enabled=True,
-                tags=self._named(service),
+                tags=self._name_tag(service),
                 opts=self._child,
             )
 
@@ -211,14 +211,14 @@ class _StackVpc:
             log_destination_type="cloud-watch-logs",
             log_destination=group.arn,
             iam_role_arn=role.arn,
-            tags=self._named("flow-log"),
+            tags=self._name_tag("flow-log"),
             opts=self._after([policy]),
         )
 
     def _after(self, others: Sequence[pulumi.Resource]) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions.merge(self._child, pulumi.ResourceOptions(depends_on=list(others)))
 
-    def _named(self, name: str) -> Mapping[str, str]:
+    def _name_tag(self, name: str) -> Mapping[str, str]:
         return {"Name": f"{self._stack}-{name}"}
 
 

@@ -27,16 +27,16 @@ from platforms import (
     SecurityGroup,
     Store,
 )
-from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, bucket, group, names, network, role
+from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, bucket, dns, group, network, role
 from platforms.aws.access import Access
 from platforms.aws.alarms import MachineAlarms
-from platforms.aws.watch import Watch
+from platforms.aws.monitoring import Monitoring
 from rendering.common import apply_files_command
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 USER_DATA_BYTES = 16_384
-# bring.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
-WATCH_S = 360
+# apply_files.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
+MONITORING_S = 360
 
 
 class AwsPlatform:
@@ -58,9 +58,9 @@ class AwsPlatform:
         self._network = network.network(given, stack, self._provider)
         self._access = Access(given, stack=stack, provider=self._provider)
         self._releases: bucket.ReleaseStore | None = None
-        self._watch = Watch(given, stack, self._provider)
-        self._alarms = MachineAlarms(given, stack, self._provider, namespace=self._watch.namespace)
-        self._roles = role.Roles(given, stack, self._provider, self._watch)
+        self._monitoring = Monitoring(given, stack, self._provider)
+        self._alarms = MachineAlarms(given, stack, self._provider, namespace=self._monitoring.namespace)
+        self._roles = role.Roles(given, stack, self._provider, self._monitoring)
         self._image_is_checked = False
         # Those that reach their machine by the address that the public one has at first.
         self._steps: list[pulumi.Resource] = []
@@ -94,7 +94,7 @@ class AwsPlatform:
             # FSBP EC2.9; the balancer is the one accepted finding.
             associate_public_ip_address=args.public,
             iam_instance_profile=own.profile if own else None,
-            user_data_base64=packed(args.user_data),
+            user_data_base64=pack_user_data(args.user_data),
             user_data_replace_on_change=True,
             # FSBP EC2.8, CIS AWS 5.0 5.7. One hop: containers on the machine do not get at the role.
             metadata_options={
@@ -129,7 +129,7 @@ class AwsPlatform:
                 ),
             ),
         )
-        self._alarms.of_ec2(name, args.role, instance)
+        self._alarms.create_ec2_alarms(name, args.role, instance)
         machine = Machine(
             id=instance.id,
             address=instance.private_ip,
@@ -167,16 +167,18 @@ class AwsPlatform:
         self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions
     ) -> None:
         """Implement Platform.enable_monitoring: bring the scripts to the machine, and create alarms on its reports."""
-        stdin = self._watch.brought(args)
+        stdin = self._monitoring.agent_files(args)
         step = self.remote_command(
-            f"{name}-watch", RemoteCommandArgs(machine, apply_files_command(), stdin, timeout_s=WATCH_S), opts=opts
+            f"{name}-monitoring",
+            RemoteCommandArgs(machine, apply_files_command(), stdin, timeout_s=MONITORING_S),
+            opts=opts,
         )
-        self._alarms.reported(name, args.role, machine, step, balancer=not args.app)
+        self._alarms.create_agent_alarms(name, args.role, machine, step, balancer=not args.app)
 
     @property
     def log_groups(self) -> Mapping[str, pulumi.Output[str]]:
         """Implement Platform.log_groups: log groups of CloudWatch."""
-        return self._watch.places
+        return self._monitoring.log_groups
 
     @property
     def https_port(self) -> int:
@@ -212,9 +214,9 @@ class AwsPlatform:
         )
         there = pulumi.Output.all(address.public_ip, association.id).apply(lambda values: values[0])
         # What is described from here on runs after the move: the address below is no longer the machine's own.
-        self._access.moved(there)
+        self._access.use_public_address(there)
         beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
-        records = names.records(name, hostnames, address.public_ip, self._given, beside)
+        records = dns.records(name, hostnames, address.public_ip, self._given, beside)
         host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
         # Of a wildcard nobody can say which name below it clients use.
         exact = next((name for name in hostnames if not name.startswith("*.")), there)
@@ -252,7 +254,7 @@ class AwsPlatform:
 
 # A whole fleet boots the same document.
 @functools.lru_cache(maxsize=8)
-def packed(user_data: str) -> str:
+def pack_user_data(user_data: str) -> str:
     """Return a document as EC2 takes it: as gzip, which cloud-init unpacks, of 16 KiB at most.
 
     Raises ValueError for a larger one.

@@ -16,9 +16,9 @@ import pulumi_aws as aws
 import settings
 from platforms import MachineArgs
 from platforms.aws.bucket import ReleaseStore
+from platforms.aws.monitoring import Monitoring
 from platforms.aws.partition import Partition, partition_of
 from platforms.aws.ssm import parameter_path
-from platforms.aws.watch import Watch
 
 Statement = Mapping[str, Any]
 
@@ -37,8 +37,8 @@ class Role:
 class Roles:
     """The roles of a stack: one for all machines of a tier, none where there is nothing that they may do."""
 
-    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, watch: Watch) -> None:
-        self._given, self._stack, self._provider, self._watch = given, stack, provider, watch
+    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, watch: Monitoring) -> None:
+        self._given, self._stack, self._provider, self._monitoring = given, stack, provider, watch
         self._made: dict[str, Role | None] = {}
 
     def of(self, machine: MachineArgs, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role | None:
@@ -57,7 +57,7 @@ class Roles:
             if releases
             else None
         )
-        return [*([reads] if reads else []), *self._watch.statements(machine)]
+        return [*([reads] if reads else []), *self._monitoring.statements(machine)]
 
     def _role(
         self,

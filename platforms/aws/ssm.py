@@ -14,7 +14,7 @@ LONGEST = 8192
 
 
 def parameter_path(stack: str) -> str:
-    """Return the path of all parameters of a stack. machine/fetch.py makes the same of the store's URL."""
+    """Return the path of all parameters of a stack. machine/common/fetch.py makes the same of the store's URL."""
     return f"/wsgi-fleet/{stack}"
 
 

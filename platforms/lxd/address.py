@@ -25,14 +25,14 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     cannot share one port. Raises LxdError when a port is taken by something else.
     """
     wanted = _devices(port, tls_port)
-    there = {holder["name"]: _published(holder) for holder in _holders(client, owner)}
+    there = {holder["name"]: _proxy_devices(holder) for holder in _holders(client, owner)}
     if there == {name: wanted}:
         return 0
     closed = time.monotonic()
     moved = False
     for holder, devices in there.items():
         wrong = [device for device, given in devices.items() if holder != name or wanted.get(device) != given]
-        withdraw(client, holder, wrong)
+        unpublish(client, holder, wrong)
         moved = moved or DEVICE in wrong
     missing = {device: given for device, given in wanted.items() if there.get(name, {}).get(device) != given}
     # LXD takes a second to say that a device is there; the port is open long before.
@@ -43,8 +43,8 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     except LxdError as error:
         if "address already in use" in str(error):
             if tls_port and f":{tls_port}:" in str(error):
-                raise LxdError(taken(tls_port, TLS_DEVICE)) from error
-            raise LxdError(taken(port)) from error
+                raise LxdError(port_conflict(tls_port, TLS_DEVICE)) from error
+            raise LxdError(port_conflict(port)) from error
         raise
     finally:
         opened.end()
@@ -77,7 +77,7 @@ class _Opened(threading.Thread):
         self.join()
 
 
-def withdraw(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)) -> bool:
+def unpublish(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)) -> bool:
     """Close the ports that lead to the machine. Returns False where there was none."""
 
     def drop(instance: dict[str, Any]) -> bool:
@@ -93,7 +93,7 @@ def withdraw(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS))
 def is_published(client: Client, name: str, port: int, tls_port: int | None = None) -> bool:
     """Return whether these ports, and no others, lead to that machine."""
     try:
-        return _published(client.get(url("instances", name))) == _devices(port, tls_port)
+        return _proxy_devices(client.get(url("instances", name))) == _devices(port, tls_port)
     except NotFound:
         return False
 
@@ -101,18 +101,20 @@ def is_published(client: Client, name: str, port: int, tls_port: int | None = No
 def conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
     """Return why the owner cannot have the port, or None. It is asked before anything is made."""
     listens = f"tcp:{HOST}:{port}"
-    if any(given["listen"] == listens for holder in _holders(client, owner) for given in _published(holder).values()):
+    if any(
+        given["listen"] == listens for holder in _holders(client, owner) for given in _proxy_devices(holder).values()
+    ):
         return None
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
-            return taken(port, device)
+            return port_conflict(port, device)
     return None
 
 
-def taken(port: int, device: str = DEVICE) -> str:
+def port_conflict(port: int, device: str = DEVICE) -> str:
     """Return the text of the error for a port that is not free."""
     return (
         f"port {port} of {HOST} is taken by another program (`ss -tanp 'sport = :{port}'` names it); "
@@ -133,10 +135,10 @@ def _devices(port: int, tls_port: int | None) -> dict[str, dict[str, str]]:
     }
 
 
-def _published(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
+def _proxy_devices(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {device: given for device, given in instance["devices"].items() if device in TARGETS}
 
 
 def _holders(client: Client, owner: str) -> list[dict[str, Any]]:
     """Return the owner's machines that have such a device, on whatever port."""
-    return [instance for instance in machine.owned(client, owner) if _published(instance)]
+    return [instance for instance in machine.machines_of(client, owner) if _proxy_devices(instance)]

@@ -22,7 +22,7 @@ from platforms.lxd.recipe import CA_BUNDLE, SUITE, ImageRecipe
 METADATA = "metadata.tar"
 ROOT = "root.squashfs"
 # Of 100-200 MB each; the newest ones stay.
-KEPT = 4
+KEEP_IMAGES = 4
 # What mmdebstrap says when it enters a stage that takes seconds.
 _STAGES = ("I: downloading", "I: extracting", "I: installing", "I: creating")
 _TOOLS = {"mmdebstrap": "mmdebstrap", "mksquashfs": "squashfs-tools", "chroot": "coreutils"}
@@ -35,7 +35,7 @@ def cache() -> Path:
 
 
 @contextmanager
-def locked() -> Generator[None]:
+def lock_images() -> Generator[None]:
     """Lock the images while they are built or change owners: two runs at once build one image once."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as file:
@@ -79,7 +79,7 @@ def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Cal
     overlay = _overlay(recipe, scratch)
     # The resolver that the machines will have does not run here: scripts ask the host's.
     hooks = [f'cp -R "{overlay}/." "$1/"', 'cp --remove-destination -L /etc/resolv.conf "$1/etc/resolv.conf"']
-    for unit in recipe.masked():
+    for unit in recipe.masked_units():
         hooks.append(f'ln -sf /dev/null "$1/etc/systemd/system/{unit}"')
     for number, text in enumerate(recipe.all_scripts()):
         script = scratch / f"script-{number}"
@@ -194,5 +194,5 @@ def _prune() -> None:
     for left in cache().glob(".building-*"):
         shutil.rmtree(left, ignore_errors=True)
     images = sorted((path for path in cache().iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for old in images[: -KEPT + 1]:
+    for old in images[: -KEEP_IMAGES + 1]:
         shutil.rmtree(old, ignore_errors=True)

@@ -116,7 +116,7 @@ class Client:
         """Return a file or a log that LXD serves as it is. Raises LxdError."""
         content, _ = self._exchange("GET", path, None, {}, REQUEST_TIMEOUT_S)
         if content.startswith(b'{"') and b'"error"' in content:
-            self._parsed("GET", path, content)
+            self._parse_json("GET", path, content)
         return content.decode(errors="replace")
 
     def edit(self, path: str, change: Callable[[dict[str, Any]], bool]) -> bool:
@@ -148,7 +148,7 @@ class Client:
         while True:
             content, etag = self._exchange(method, path, payload, headers, timeout_s)
             try:
-                return self._parsed(method, path, content), etag
+                return self._parse_json(method, path, content), etag
             except LxdError as error:
                 if PASSING_ERROR not in str(error) or not pauses:
                     raise
@@ -176,7 +176,7 @@ class Client:
             connection.close()
 
     @staticmethod
-    def _parsed(method: str, path: str, content: bytes) -> dict[str, Any]:
+    def _parse_json(method: str, path: str, content: bytes) -> dict[str, Any]:
         """Return the parsed response; raise what it reports as an error."""
         try:
             answer: dict[str, Any] = json.loads(content)

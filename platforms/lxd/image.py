@@ -26,7 +26,7 @@ def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Ca
 
     Returns its alias. Raises LxdError.
     """
-    with build.locked():
+    with build.lock_images():
         fingerprint = _target(client, alias(digest))
         if fingerprint is None:
             fingerprint = _import(client, build.ensure(recipe, digest, say))
@@ -41,7 +41,7 @@ def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Ca
 
 def release(client: Client, name: str, owner: str) -> None:
     """Remove the owner from the image with that alias; without an owner it is deleted. The built files stay."""
-    with build.locked():
+    with build.lock_images():
         fingerprint = _target(client, name)
         if fingerprint is None:
             return

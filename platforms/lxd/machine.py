@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from platforms.lxd import label, neighbour, store
+from platforms.lxd import arp, label, store
 from platforms.lxd.client import Client, LxdError, NotFound, Unavailable, url
 
 ADDRESS_TIMEOUT_S = 60.0
@@ -55,7 +55,7 @@ def create(client: Client, spec: Spec) -> tuple[str, str]:
 
     Machines of the same owner and role that a killed run left half-made are removed first. Raises LxdError.
     """
-    for left in owned(client, spec.owner, spec.role):
+    for left in machines_of(client, spec.owner, spec.role):
         if left["config"].get(label.CONFIRMED) != "true":
             remove(client, left["name"])
     if spec.store:
@@ -81,13 +81,13 @@ def start(client: Client, name: str) -> None:
         client.request("PUT", url("instances", name, "state"), action)
     begun = time.monotonic()
     looked = begun
-    while not neighbour.is_there(address):
+    while not arp.is_resolved(address):
         now = time.monotonic()
         if now - looked > LOOK_EVERY_S:
             looked = now
             found = status(client, name)
             if found != RUNNING:
-                raise LxdError(_stopped(client, name, found))
+                raise LxdError(_boot_failure(client, name, found))
         if now - begun > ADDRESS_TIMEOUT_S:
             raise LxdError(_no_address(client, name))
         time.sleep(0.1)
@@ -101,7 +101,7 @@ def status(client: Client, name: str) -> str | None:
         return None
 
 
-def owned(client: Client, owner: str, role: str | None = None) -> list[dict[str, Any]]:
+def machines_of(client: Client, owner: str, role: str | None = None) -> list[dict[str, Any]]:
     """Return the owner's machines (of that role) as LXD describes them."""
     everything: list[dict[str, Any]] = client.get(url("instances", recursion="1"))
     return [instance for instance in everything if label.is_labelled(instance, owner, role)]
@@ -226,7 +226,7 @@ def console(client: Client, name: str, lines: int = 15) -> str:
     return "\n".join(text.splitlines()[-lines:]) or "(empty)"
 
 
-def _stopped(client: Client, name: str, found: str | None) -> str:
+def _boot_failure(client: Client, name: str, found: str | None) -> str:
     """Return the text of the error for a machine that ended while it booted."""
     last = console(client, name)
     if "Too many open files" in last:

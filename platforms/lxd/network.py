@@ -91,7 +91,7 @@ def _port(text: str) -> int:
 
 def remove(client: Client, name: str, owner: str) -> None:
     """Remove the group, and first what a killed run left in it. Succeeds where nothing is left."""
-    for instance in machine.owned(client, owner):
+    for instance in machine.machines_of(client, owner):
         if any(device.get("network") == name for device in instance["devices"].values()):
             machine.remove(client, instance["name"])
     for kind in ("networks", "network-acls"):

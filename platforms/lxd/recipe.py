@@ -202,7 +202,7 @@ class ImageRecipe:
         """Return every script in the order of running."""
         return [_CONFIGURE, *self.scripts, _FINISH]
 
-    def masked(self) -> tuple[str, ...]:
+    def masked_units(self) -> tuple[str, ...]:
         """Return the units that shall not run."""
         return _MASKED
 
@@ -214,7 +214,7 @@ class ImageRecipe:
             self.all_packages(),
             [asdict(file) for file in [*self.base_files(), *self.files]],
             self.all_scripts(),
-            self.masked(),
+            self.masked_units(),
             hashlib.sha256(ca_bundle.read_bytes()).hexdigest() if ca_bundle.exists() else "",
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

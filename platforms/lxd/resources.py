@@ -51,14 +51,14 @@ class GroupProvider(Provider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Implement ResourceProvider.diff: compare with what LXD has, rules in one order."""
-        return super().diff(_id, _olds, {**_news, "rules": _sorted(_news["rules"])})
+        return super().diff(_id, _olds, {**_news, "rules": _sort_rules(_news["rules"])})
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Implement ResourceProvider.create: create the network and its ACL, or change them in place."""
         with explain_errors():
             rules = [network.Rule(int(rule["port"]), rule["addresses"]) for rule in props["rules"]]
             name, addresses = network.ensure(Client(), props["owner"], props["role"], rules)
-        return CreateResult(name, self.outs(props, rules=_sorted(props["rules"]), addresses=addresses))
+        return CreateResult(name, self.outs(props, rules=_sort_rules(props["rules"]), addresses=addresses))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """Implement ResourceProvider.read: return the rules and addresses that LXD has."""
@@ -76,7 +76,7 @@ class GroupProvider(Provider):
             network.remove(Client(), _id, _props["owner"])
 
 
-def _sorted(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _sort_rules(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted((dict(rule) for rule in rules), key=lambda rule: (rule["port"], str(rule["addresses"])))
 
 
@@ -242,7 +242,7 @@ class AddressProvider(Provider):
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: close the ports that lead to the machine."""
         with explain_errors():
-            address.withdraw(Client(), _props["machine"])
+            address.unpublish(Client(), _props["machine"])
 
 
 class PublicAddress(Resource, module="lxd", name="PublicAddress"):

@@ -37,13 +37,13 @@ class DirectoryStore:
     def write(self, key: str, content: bytes) -> None:
         """Put content there at once: a reader sees the old or the new. Raises ValueError for what cannot be a key."""
         path = self._path(key)
-        with self._written(path, content) as temporary:
+        with self._temporary_file(path, content) as temporary:
             temporary.replace(path)
 
     def create(self, key: str, content: bytes) -> bool:
         """Put content there if nothing is there; return False where something is. Raises ValueError as write does."""
         path = self._path(key)
-        with self._written(path, content) as temporary:
+        with self._temporary_file(path, content) as temporary:
             try:
                 path.hardlink_to(temporary)
             except FileExistsError:
@@ -51,7 +51,7 @@ class DirectoryStore:
         return True
 
     @contextmanager
-    def _written(self, path: Path, content: bytes) -> Generator[Path]:
+    def _temporary_file(self, path: Path, content: bytes) -> Generator[Path]:
         """Write a whole file beside path, to be moved or linked to its place."""
         self._make_directories(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
@@ -95,8 +95,12 @@ class DirectoryStore:
 
 
 def create(path: Path) -> None:
-    """Make the directory of a store; one that is there keeps what it contains."""
+    """Make the directory of a store; one that is there keeps what it contains.
+
+    The folder around it is closed to other users of this host: a store contains settings unencrypted.
+    """
     path.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
     path.chmod(DIRECTORY_MODE)
     # By it a machine knows an empty store from one that is not mounted.
     (path / MARK).touch()

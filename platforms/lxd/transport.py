@@ -130,7 +130,7 @@ def _run(
     begun, ended = threading.Event(), threading.Event()
     has_timed_out = False
 
-    def watch() -> None:
+    def kill_on_timeout() -> None:
         nonlocal has_timed_out
         if not begun.wait(_BEGIN_S):
             process.kill()
@@ -138,7 +138,7 @@ def _run(
             has_timed_out = True
             process.kill()
 
-    for work, arguments in ((watch, ()), (_feed, (process, stdin, begun, ended))):
+    for work, arguments in ((kill_on_timeout, ()), (_send_stdin, (process, stdin, begun, ended))):
         threading.Thread(target=work, args=arguments, daemon=True).start()
     code: int | None = None
     lines: list[str] = []
@@ -176,7 +176,7 @@ def _run(
     return code, "".join(lines)
 
 
-def _feed(process: subprocess.Popen[bytes], stdin: bytes, begun: threading.Event, ended: threading.Event) -> None:
+def _send_stdin(process: subprocess.Popen[bytes], stdin: bytes, begun: threading.Event, ended: threading.Event) -> None:
     """Send the word back when it has come, then standard input, which a program need not read; close it at the end."""
     if process.stdin is None:
         return

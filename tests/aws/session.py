@@ -18,7 +18,7 @@ from unittest import mock
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-from platforms.lxd import image, reap
+from platforms.lxd import cleanup, image
 from platforms.lxd.client import Client
 from platforms.lxd.recipe import ImageRecipe
 from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
@@ -59,7 +59,7 @@ def running(name: str, owner: str) -> Generator[Running]:
         stack.callback(metadata.server_close)
         stack.callback(metadata.shutdown)
         lxd = Client()
-        stack.callback(reap.reap, owner, lxd)
+        stack.callback(cleanup.remove_leftovers, owner, lxd)
         recipe = ImageRecipe(packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
         alias = image.ensure(lxd, owner, recipe, recipe.digest(), print)
         region = Region(

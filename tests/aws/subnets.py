@@ -10,7 +10,8 @@ from unittest import mock
 
 from platforms.lxd import label, network, subnet
 from platforms.lxd.client import Client, url
-from rendering.common import APP_PORT, BALANCER_PORT
+from rendering.common import BALANCER_PORT
+from settings.application import APP_PORT
 from tests.aws.kind import Clients
 
 SSH, HTTPS = 22, 443

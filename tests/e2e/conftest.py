@@ -19,7 +19,7 @@ import pytest
 from harness.load import Outcome
 from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
 from platforms.lxd import label
-from platforms.lxd.reap import owners, reap
+from platforms.lxd.cleanup import owners, remove_leftovers
 from policies import page
 from tests.combinations import EVERY
 from tests.e2e.steady import Seen
@@ -178,7 +178,7 @@ def _leftovers_of_killed_runs_are_reaped() -> None:
         for owner in owners():
             match = re.match(r"e2e-(\d+)-", owner)
             if match and not _runs(int(match[1])):
-                reap(owner)
+                remove_leftovers(owner)
 
 
 def _stacks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[..., Stack]]:
@@ -192,7 +192,7 @@ def _stacks(tmp_path_factory: pytest.TempPathFactory) -> Generator[Callable[...,
     yield make
     for stack in made:
         stack.end_processes()
-        reap(label.owner(stack.name, stack.folder))
+        remove_leftovers(label.owner(stack.name, stack.folder))
         shutil.rmtree(stack.folder.parent, ignore_errors=True)
         if sys.pycache_prefix:
             # Where Python keeps what it compiled of that folder.

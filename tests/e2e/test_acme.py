@@ -57,7 +57,7 @@ def stack(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack
     made.settings["balancer"] = {"proxy": {"kind": request.param}}
     made.settings["lxd"]["tls_port"] = free_port()
     made.app["health_path"] = "/well"
-    script = made.folder / "machine" / "acme_certificate.py"
+    script = made.folder / "machine" / "balancer" / "acme_certificate.py"
     assert "NAMES_S = 90" in script.read_text()
     script.write_text(script.read_text().replace("NAMES_S = 90", "NAMES_S = 3"))
     made.up()

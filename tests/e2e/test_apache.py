@@ -11,14 +11,15 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from harness.evidence import assert_nothing_was_lost, executed
+from harness.evidence import assert_nothing_was_lost, executed_requests
 from harness.load import Load
+from harness.site import bring_site, wanted_site
 from harness.stack import Stack, eventually, lxc, on, what_the_proxy_minds
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from tests.e2e import test_proxy as proxy
-from tests.e2e.test_proxy import HEALTH, PASSWORD, PROXY, SITE, ask, asked_again_and_again, basic, brought_up, said
+from tests.e2e.test_proxy import HEALTH, PASSWORD, PROXY, ask, asked_again_and_again, basic, brought_up, said
 from tests.unit.proxy_settings import balancers, settings_of
+from tests.unit.site_text import site_text
 
 # Collected here they get the balancer below.
 test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret = (
@@ -98,7 +99,7 @@ def test_a_server_is_drained_and_admitted_and_fresh_connections_lose_nothing(bus
     assert load.outcome.failed_fresh == [], load.outcome
     # What is kept alive may cross the end of an old worker, as with Nginx 1.22 (docs/operations.md).
     answered = set(load.outcome.posts)
-    assert len([id_ for id_ in executed(busy) if id_ in answered]) == len(answered)
+    assert len([id_ for id_ in executed_requests(busy) if id_ in answered]) == len(answered)
     # Of members that are equally busy Apache takes the one that had fewer so far.
     eventually(lambda: said(ask(busy, "/open/x"))["server"] == machine, message="the server is asked again")
 
@@ -142,7 +143,7 @@ def test_every_line_of_the_access_log_is_json_whatever_clients_send_and_is_count
     assert (mine["uri"], mine["status"], mine["method"]) == ("/open/%22%0a{", 200, "GET")
     told = json.loads(busy.fleet("status", "--json").stdout)
     assert told["well"] is True, told
-    traffic = json.loads(on(front, "/usr/local/lib/wsgi-fleet/traffic.py"))
+    traffic = json.loads(on(front, "/usr/local/lib/wsgi-fleet/balancer_status.py"))
     assert (traffic["proxy"], traffic["state"]) == ("Apache", "active")
     assert set(traffic["upstreams"]) <= set(traffic["members"])
     assert traffic["requests"] > 0
@@ -181,8 +182,9 @@ def test_a_snippet_serves_and_one_that_apache_refuses_changes_nothing(busy: Stac
             # `apache2 -t` finds nothing wrong with it, and the Apache that serves would end.
             ("ProxyPass /x balancer://x/", "Cannot find LB Method: byrequests"),
         ):
-            candidate = before.replace("RewriteCond %{ENV:GONE} =1", f"{broken}\n    RewriteCond %{{ENV:GONE}} =1", 1)
-            result = lxc("exec", front, "-T", "--", SITE, "site", "/well", check=False, stdin=candidate)
+            good = "RewriteCond %{ENV:GONE} =1"
+            candidate = wanted_site(front, good, f"{broken}\n    {good}")
+            result = bring_site(front, candidate, check=False)
             assert result.returncode == 1, broken
             assert words in result.stderr, broken
     assert statuses
@@ -219,7 +221,7 @@ def test_apache_takes_whatever_the_settings_can_say_and_minds_nothing(
     busy: Stack, blocks: list[dict[str, Any]]
 ) -> None:
     app = Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/well")
-    sites = [render_site(settings_of(block), [app]) for block in blocks]
+    sites = [site_text(settings_of(block), [app]) for block in blocks]
     # One that Apache must refuse, so that silence means something.
     stdin = json.dumps([*sites, "nonsense"])
     result = lxc("exec", busy.balancer(), "-T", "--", "python3", "-c", CHECK, stdin=stdin)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.evidence import executed
+from harness.evidence import executed_requests
 from harness.stack import Stack
 from settings.header import FORGEABLE
 from tests.e2e.attacks import ATTACKS, Attack, exchange, request, statuses
@@ -41,7 +41,7 @@ def test_an_attack_is_answered_as_it_should_be_and_the_next_request_is_served(
 
 
 def test_no_smuggled_request_has_run(attacked: Stack) -> None:
-    assert executed(attacked) == []
+    assert executed_requests(attacked) == []
 
 
 def seen_by_application(stack: Stack, *headers: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness.load import CLIENTS, KINDS, Load
+from harness.load import CLIENTS, REQUEST_KINDS, Load
 from harness.stack import SECRET, eventually, lxc, on
 from tests.aws.session import Running, running
 from tests.aws.stack import AwsStack
@@ -87,7 +87,7 @@ def report(stack: AwsStack, metric: str) -> float:
     """Have the balancer report now, and return the value of a metric as CloudWatch has it."""
     balancer = instances(stack)["balancer"]["InstanceId"]
     begun = datetime.now(UTC).replace(microsecond=0)
-    on(balancer, "systemctl", "start", "wsgi-fleet-report.service")
+    on(balancer, "systemctl", "start", "wsgi-fleet-metrics.service")
     answer = stack.running.account.aws.cloudwatch.get_metric_statistics(
         Namespace="wsgi-fleet/prod", MetricName=metric, Dimensions=[{"Name": "InstanceId", "Value": balancer}],
         StartTime=begun, EndTime=begun + timedelta(minutes=2), Period=1, Statistics=["Maximum"],
@@ -205,7 +205,7 @@ def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_no
 def test_who_ships_lines_is_bounded_and_may_do_nothing_else(prod: AwsStack) -> None:
     for machine in instances(prod).values():
         shown = on(
-            machine["InstanceId"], "systemctl", "show", "wsgi-fleet-ship", "-p", "MemoryMax,DynamicUser,ActiveState"
+            machine["InstanceId"], "systemctl", "show", "wsgi-fleet-logs", "-p", "MemoryMax,DynamicUser,ActiveState"
         )
         assert set(shown.split()) == {"MemoryMax=134217728", "DynamicUser=yes", "ActiveState=active"}
 
@@ -333,7 +333,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     # A connection to the old balancer ends with it. Whoever had one lost the request that was in flight, and no other.
     failed = load.outcome.failed_fresh + load.outcome.failed_kept
     assert load.outcome.sent == load.outcome.answered + len(failed)
-    assert len(failed) <= len(KINDS) * CLIENTS * 2, load.outcome
+    assert len(failed) <= len(REQUEST_KINDS) * CLIENTS * 2, load.outcome
     in_order(
         output,
         (INSTANCE, "balancer created"),
@@ -342,7 +342,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
         (INSTANCE, "balancer deleted"),
     )
     # The address that they connect to is the machine's until then.
-    in_order(output, (COMMAND, "balancer-watch created"), ("aws:ec2:EipAssociation", "balancer-address created"))
+    in_order(output, (COMMAND, "balancer-monitoring created"), ("aws:ec2:EipAssociation", "balancer-address created"))
     in_order(output, (COMMAND, "balancer-members created"), (INSTANCE, "hello-2 deleted"))
     assert prod.output("url") == prod.url
     left = instances(prod)
@@ -361,7 +361,12 @@ def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) ->
     # What reported and shipped is gone from the machines as well, and what it was allowed.
     for machine in instances(prod).values():
         units = on(
-            machine["InstanceId"], "systemctl", "list-unit-files", "wsgi-fleet-report*", "wsgi-fleet-ship*", check=False
+            machine["InstanceId"],
+            "systemctl",
+            "list-unit-files",
+            "wsgi-fleet-metrics*",
+            "wsgi-fleet-logs*",
+            check=False,
         )
         assert "0 unit files listed" in units
     assert "IamInstanceProfile" not in instances(prod)["balancer"]

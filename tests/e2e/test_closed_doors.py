@@ -40,4 +40,4 @@ def test_a_server_sees_the_releases_of_its_own_application_alone(fleet: Stack) -
 
 
 def test_what_the_project_keeps_is_closed_to_other_users_of_this_host(fleet: Stack) -> None:
-    assert Path(fleet.folder, ".state").stat().st_mode & 0o777 == 0o700
+    assert Path(fleet.folder, ".state", fleet.name).stat().st_mode & 0o777 == 0o700

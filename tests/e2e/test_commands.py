@@ -189,7 +189,7 @@ def test_the_last_member_is_not_drained(fleet: Stack) -> None:
             fleet_says(fleet, "drain", name)
         refused = fleet.fleet("drain", last)
         assert refused.returncode == 1
-        assert "would have no member left" in refused.stderr
+        assert "would have no server left" in refused.stderr
         assert "./fleet maintenance on" in refused.stderr
         assert {server for server, _ in fleet.who_answers(10)} == {fleet.servers()[last]}
     assert set(states(fleet).values()) == {"serving"}

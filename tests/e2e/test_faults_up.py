@@ -19,7 +19,7 @@ import pytest
 
 from harness.stack import UP, UP_S, Stack
 from platforms.lxd import label
-from platforms.lxd.reap import owners
+from platforms.lxd.cleanup import owners
 from tests.e2e.steady import Seen, Steady
 from tests.e2e.test_faults import Keep, ask
 

@@ -15,11 +15,12 @@ import pytest
 
 from harness.evidence import assert_nothing_was_lost
 from harness.load import Load, Outcome
+from harness.site import bring_site, site_document, wanted_site
 from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, eventually, lxc, on, what_the_proxy_minds
 
 
 def status(machine: str) -> dict[str, object]:
-    return json.loads(on(machine, "/usr/local/lib/wsgi-fleet/release.py", "status"))
+    return json.loads(on(machine, "/usr/local/lib/wsgi-fleet/app_status.py"))
 
 
 def slot(machine: str) -> str:
@@ -141,8 +142,7 @@ def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> 
     balancer = fleet.balancer()
     before = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     for broken in ("server { listen 80; nonsense; }", "server { listen 80 default_server; return 502; }"):
-        command = ("/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "/")
-        result = lxc("exec", balancer, "-T", "--", *command, check=False, stdin=broken)
+        result = bring_site(balancer, site_document(broken, probe="/"), check=False)
         assert result.returncode == 1
         assert "the site before it still serves" in result.stderr
         assert on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf") == before
@@ -167,8 +167,7 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
 
 def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_third(fleet: Stack) -> None:
     slow, balancer = next(iter(fleet.servers().values())), fleet.balancer()
-    site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
-    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/proxy_site.py", "site", "/")
+    site = wanted_site(balancer)
 
     def ask(_number: int) -> str:
         return fleet.get()["server"]
@@ -183,11 +182,11 @@ def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_thi
     try:
         counted = share()
         # The control: the same without the line that is tested.
-        lxc(*command, stdin=site.replace("    least_conn;\n", ""))
+        bring_site(balancer, wanted_site(balancer, "    least_conn;\n", ""))
         in_turn = share()
     finally:
         on(slow, "rm", "/var/lib/app/slow")
-        lxc(*command, stdin=site)
+        bring_site(balancer, site)
     assert 90 <= in_turn <= 110
     assert counted < 60
 
@@ -359,15 +358,14 @@ def test_the_balancer_can_be_replaced(fleet: Stack) -> None:
 
 def test_without_members_the_balancer_says_503(fleet: Stack) -> None:
     balancer = fleet.balancer()
-    site = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
+    site = wanted_site(balancer)
     empty = (fleet.folder / "templates" / "nginx" / "no-site.conf").read_text()
-    command = ("exec", balancer, "-T", "--", "/usr/local/lib/wsgi-fleet/proxy_site.py", "site")
-    lxc(*command, stdin=empty)
+    bring_site(balancer, site_document(empty))
     try:
         with pytest.raises(urllib.error.HTTPError) as error:
             fleet.get()
         error.value.close()
         assert (error.value.code, error.value.headers["Retry-After"]) == (503, "5")
     finally:
-        lxc(*command, "/", stdin=site)
+        bring_site(balancer, site)
     assert fleet.get()["server"]

@@ -28,7 +28,7 @@ CLIENTS = 4
 # How often a server is taken out and back where that is counted.
 CHANGES = 10
 SLOTS = "for slot in blue green; do systemctl kill --signal={} app@$slot; done"
-UNHEALTHY = "/etc/wsgi-fleet/unhealthy"
+STATE = "/etc/wsgi-fleet/site.json"
 
 
 @dataclass
@@ -95,8 +95,8 @@ def out(stack: Stack) -> list[str]:
 
 def listed(stack: Stack) -> list[str]:
     """Return the addresses that are out. Read them from outside: LXD takes a second for that on a busy host."""
-    file = Path(f"/proc/{first_process(stack)}/root{UNHEALTHY}")
-    return sorted(file.read_text().split())
+    file = Path(f"/proc/{first_process(stack)}/root{STATE}")
+    return sorted(json.loads(file.read_text())["unhealthy"])
 
 
 def first_process(stack: Stack) -> int:
@@ -168,7 +168,7 @@ def test_where_all_servers_hang_all_are_asked(well: Stack) -> None:
     time.sleep(9)
     try:
         assert out(well) == []
-        facts = json.loads(on(well.balancer(), "/usr/local/lib/wsgi-fleet/traffic.py"))
+        facts = json.loads(on(well.balancer(), "/usr/local/lib/wsgi-fleet/balancer_status.py"))
         assert [each["healthy"] for each in facts["health"]["servers"].values()] == [False, False]
     finally:
         for machine in servers:
@@ -201,9 +201,7 @@ def test_a_server_that_is_dead_frozen_or_badly_reached_is_out_in_time(well: Stac
             end()
         began_again = time.monotonic()
         if how == "stopped":
-            eventually(
-                lambda: '"active"' in on(ill, "/usr/local/lib/wsgi-fleet/release.py", "status"), message="it runs"
-            )
+            eventually(lambda: '"active"' in on(ill, "/usr/local/lib/wsgi-fleet/app_status.py"), message="it runs")
             began_again = time.monotonic()
         wait_until(well, [], timeout_s=60)
         back_s = time.monotonic() - began_again

@@ -20,13 +20,13 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from harness.site import bring_site, wanted_site
 from harness.stack import Stack, lxc, on, processes_that_name, what_the_proxy_minds
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
+from tests.unit.site_text import site_text
 
 PASSWORD = "correct horse battery"
-SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
 PROXY: dict[str, Any] = {
     # Its answers have some 300 bytes.
     "compression": {"types": ["application/json"], "min_bytes": 100, "compress_authenticated": False},
@@ -185,7 +185,7 @@ def test_passwords_stand_nowhere_and_their_hashes_only_where_nginx_reads_them(bu
     machine = lxc("config", "show", front, "--expanded").stdout
     assert [word for word in words if word in busy.export() + logs + machine] == []
     assert processes_that_name(words) == []
-    assert on(front, "sh", "-c", "cat /etc/*/wsgi-fleet/site.conf /etc/wsgi-fleet/site.wanted").count("$6$") == 0
+    assert on(front, "sh", "-c", "cat /etc/*/wsgi-fleet/site.conf /etc/wsgi-fleet/site.json").count("$6$") == 0
 
 
 def test_networks_and_countries_are_refused_by_the_real_address(busy: Stack) -> None:
@@ -298,8 +298,8 @@ def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy: Stack
                 ("}", '"if" directive is not allowed here'),
                 ("location = /x { proxy_pass http://nowhere.invalid; }", 'host not found in upstream "nowhere.'),
             ):
-                candidate = before.replace("if ($teapot) {", f"{broken}\n    if ($teapot) {{", 1)
-                result = lxc("exec", front, "-T", "--", SITE, "site", "/well", check=False, stdin=candidate)
+                candidate = wanted_site(front, "if ($teapot) {", f"{broken}\n    if ($teapot) {{")
+                result = bring_site(front, candidate, check=False)
                 assert result.returncode == 1
                 assert words in result.stderr
     finally:
@@ -357,7 +357,7 @@ def test_nginx_takes_whatever_the_settings_can_say_and_warns_of_nothing(
     busy: Stack, blocks: list[dict[str, Any]]
 ) -> None:
     app = Upstream("a", ["10.0.0.1"], 60, "/well")
-    sites = [render_site(settings_of(block), [app]) for block in blocks]
+    sites = [site_text(settings_of(block), [app]) for block in blocks]
     # One that Nginx must refuse, so that silence means something.
     stdin = json.dumps([*sites, "nonsense;"])
     result = lxc("exec", busy.balancer(), "-T", "--", "python3", "-c", CHECK, stdin=stdin)

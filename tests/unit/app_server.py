@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import app_status
 import background
+import common
 import pytest
 import release
-import server
 import slot
+import slot_layout
 import staging
 
 
@@ -41,7 +43,7 @@ class AppServer:
 
     def place(self, name: str, **manifest: Any) -> Path:
         """Create a release that is staged here."""
-        folder = server.RELEASES / name
+        folder = common.RELEASES / name
         folder.mkdir()
         (folder / ".staged").touch()
         (folder / "manifest.json").write_text(manifest_text(**manifest))
@@ -49,14 +51,14 @@ class AppServer:
 
     def serves(self, name: str, slot_: str = "blue") -> None:
         """Let a release serve from a slot."""
-        server.atomic_symlink(server.SLOTS / slot_, server.RELEASES / name)
-        server.atomic_symlink(server.LIVE, server.RELEASES / name)
+        common.atomic_symlink(common.SLOTS / slot_, common.RELEASES / name)
+        common.atomic_symlink(common.LIVE, common.RELEASES / name)
         self.states[f"app@{slot_}"] = "active"
 
     def run(self, *command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Stand in for server.run: record commands and return prepared results."""
+        """Stand in for common.run: record commands and return prepared results."""
         done = subprocess.CompletedProcess(command, 0, "", "")
-        unit, live = command[-1], server.link_target(server.LIVE)
+        unit, live = command[-1], common.link_target(common.LIVE)
         units = [word for word in command if word.startswith("app")]
         match command:
             case ("systemctl", "show", "-P", "ActiveState", *_):
@@ -79,7 +81,7 @@ class AppServer:
                 assert "-r" in command
                 done.stdout = "\n".join(reversed(self.journal.splitlines()))
             case ("tar", *_):
-                return server.run(*command)
+                return common.run(*command)
             case _:
                 self.others.append(" ".join([*command, *([f"as {user}"] if user else [])]))
         return self.ends.get(Path(command[0]).name, done)
@@ -117,10 +119,10 @@ def lay_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
         folder.mkdir(parents=True)
     (config / "gateway").write_text("uwsgi\n")
     paths = {**folders, "LIVE": app / "live", "RUN": root / "run"}
-    monkeypatch.setattr(background, "apply", lambda: made.applied.append(server.link_target(server.LIVE)))
-    for module in (server, slot, staging, release, background):
-        # server.run itself stays, for what needs no root.
-        stand_ins = paths if module is server else {**paths, "run": made.run, "get": made.get}
+    monkeypatch.setattr(background, "apply", lambda: made.applied.append(common.link_target(common.LIVE)))
+    for module in (common, slot_layout, slot, staging, release, background, app_status):
+        # common.run itself stays, for what needs no root.
+        stand_ins = paths if module is common else {**paths, "run": made.run, "get": made.get}
         for name in stand_ins.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, stand_ins[name])
 

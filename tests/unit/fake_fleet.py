@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from platforms.transport import Result, SecretStore
-from releases.fleet import Server
+from releases.fleet import STATUS_COMMAND, Server
 from releases.release import Release
 from releases.rollout import Plan, Rollout
+from releases.status import ReleaseStatus, Slot
 
 NAMES = ["a-1", "a-2", "a-3"]
 
@@ -61,7 +62,7 @@ class MemorySecrets:
 
 @dataclass
 class FakeFleet:
-    """A Transport whose servers keep the promises of machine/release.py.
+    """A Transport whose servers keep the promises of release.py and app_status.py.
 
     fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception. proxy: state of
     the balancer's unit.
@@ -86,7 +87,7 @@ class FakeFleet:
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
         del timeout_s, on_line
-        verb, *rest = command[1:]
+        verb, *rest = ("status",) if command == [STATUS_COMMAND] else command[1:]
         with self.lock:
             self.calls.append((machine, verb))
             failure = self.fails.get((machine, verb)) or self.fails.get((machine, " ".join([verb, *rest[:1]])))
@@ -99,7 +100,10 @@ class FakeFleet:
             if verb == "start":
                 self.proxy = "active"
             if verb == "status":
-                return Result(0, json.dumps({"live": self.live[machine], "staged": sorted(self.staged[machine])}))
+                live, staged = self.live[machine], sorted(self.staged[machine])
+                slots = {"blue": Slot(state="active", release=live)}
+                told = ReleaseStatus(live=live, slots=slots, staged=staged, socket="active", restarts={})
+                return Result(0, told.model_dump_json())
             if verb == "stage":
                 assert self.store.read(f"releases/{rest[0]}/manifest.json"), "staged before it was published"
                 self.secrets[machine] = json.loads(stdin)

@@ -13,25 +13,26 @@ from platforms import operator
 from platforms.transport import PrefixStore, Result, Unreachable
 from releases import record
 from releases.journal import Journal
+from releases.status import BalancerStatus, HostStatus, MachineStatus, ServerStatus
 from tests.unit.fake_fleet import MemoryStore
 
 OLD, NEW = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 NAMES = ("hello-1", "hello-2")
 ADDRESSES = {"hello-1": "10.0.0.1", "hello-2": "10.0.0.2"}
 PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
-Answer = str | dict[str, Any] | tuple[int, str] | Exception
+Answer = str | MachineStatus | tuple[int, str] | Exception
 
 
-def vitals(**changes: Any) -> dict[str, Any]:
-    """Return the vitals of any healthy machine."""
+def host_status(**changes: Any) -> HostStatus:
+    """Return the status of a healthy machine. Machines.exec adds the time to clock_s."""
     gib = 1 << 30
     well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": []}
-    return {**well, "disk_error": "", "system": "running", "clock_s": time.time(), **changes}
+    return HostStatus.model_validate({**well, "disk_error": "", "system": "running", "clock_s": 0.0, **changes})
 
 
-def facts(**changes: Any) -> dict[str, Any]:
-    """Return what `release.py status` prints on a server whose slot blue serves OLD."""
-    return {
+def facts(**changes: Any) -> ServerStatus:
+    """Return what `app_status.py` prints on a server whose slot blue serves OLD."""
+    values: dict[str, Any] = {
         "live": OLD,
         "slots": {"blue": {"state": "active", "release": OLD}, "green": {"state": "inactive", "release": None}},
         "staged": [OLD],
@@ -44,38 +45,36 @@ def facts(**changes: Any) -> dict[str, Any]:
         "restarts": {},
         "ended": [],
         "socket": "active",
-        "health": {"path": "/healthz", "status": 200, "line": "ok", "answer_ms": 2.0},
-        "machine": vitals(),
-        **changes,
+        "health": {"path": "/healthz", "status": 200, "line": "ok"},
+        "machine": host_status(),
     }
+    return ServerStatus.model_validate(values | changes)
 
 
-def front(**changes: Any) -> dict[str, Any]:
-    """Return what traffic.py reports of a healthy balancer."""
+def front(**changes: Any) -> BalancerStatus:
+    """Return what balancer_status.py reports of a healthy balancer."""
     numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
-    members = list(ADDRESSES.values())
-    return {
+    values: dict[str, Any] = {
         "proxy": "Nginx",
         "state": "active",
         "maintenance": False,
         "certificate": None,
-        "wanted": members,
-        "members": members,
+        "members": list(ADDRESSES.values()),
         "drained": [],
         "health": {"age_s": 1.0, "servers": {}},
         "window_s": 60.0,
         **numbers,
         "upstreams": {"10.0.0.1": numbers},
-        "machine": vitals(),
-        **changes,
+        "machine": host_status(),
     }
+    return BalancerStatus.model_validate(values | changes)
 
 
 @dataclass
 class Machines:
     """A Transport. answers: (target, first words of the command) -> output, (exit code, output), or what is raised.
 
-    A dict is JSON; its machine's clock is right when it is asked, but for clock_ahead_s.
+    A status becomes JSON, with a clock that is ahead by its clock_s.
     """
 
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict[tuple[str, str], Answer])
@@ -97,22 +96,21 @@ class Machines:
         answer: Answer = self.answers[max(found, key=lambda key: len(key[1]))] if found else ""
         if isinstance(answer, Exception):
             raise answer
-        if isinstance(answer, dict):
-            machine_: dict[str, Any] = answer["machine"]
-            clock_s = time.time() + machine_.get("clock_ahead_s", 0)
-            answer = json.dumps({**answer, "machine": {**machine_, "clock_s": clock_s}})
+        if isinstance(answer, MachineStatus):
+            clock = answer.machine.model_copy(update={"clock_s": time.time() + answer.machine.clock_s})
+            answer = answer.model_copy(update={"machine": clock}).model_dump_json()
         code, output = (0, answer) if isinstance(answer, str) else answer
         for line in output.splitlines() if on_line else ():
             on_line(line)  # pyright: ignore[reportOptionalCall]
         return Result(code, output)
 
     def status(self, name: str, answer: Answer) -> None:
-        """Set a server's response to `release.py status`."""
-        self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/release.py status"] = answer
+        """Set a server's response to `app_status.py`."""
+        self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/app_status.py"] = answer
 
     def traffic(self, answer: Answer) -> None:
-        """Set the balancer's response to traffic.py."""
-        self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/traffic.py"] = answer
+        """Set the balancer's response to balancer_status.py."""
+        self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/balancer_status.py"] = answer
 
     def asked(self, machine: str) -> list[str]:
         """Return the commands that a machine got, as text."""

@@ -85,9 +85,9 @@ def test_a_name_that_leads_here_is_known_by_a_file_that_only_this_machine_has(na
 @pytest.mark.parametrize(
     ("status", "body", "told"),
     [
-        (200, b"welcome", "another server answered"),
-        (404, b"", "another server answered: HTTP Error 404: Not Found"),
-        (301, b"", "another server answered: HTTP Error 301: Moved Permanently"),
+        (200, b"welcome", "another server responded"),
+        (404, b"", "another server responded: HTTP Error 404: Not Found"),
+        (301, b"", "another server responded: HTTP Error 301: Moved Permanently"),
     ],
 )
 def test_a_name_that_leads_elsewhere_is_told_with_what_answered(

@@ -95,12 +95,12 @@ def test_a_site_that_apache_reads_and_does_not_start_with_is_told_and_leaves_not
 
 @pytest.mark.usefixtures("machine")
 def test_an_apache_that_is_not_there_has_ended_and_has_no_workers() -> None:
-    assert apache.ended()
+    assert apache.has_ended()
     assert apache.workers() == set()
     # A process of that number, and no Apache.
     apache.RUN.mkdir()
     apache.PID.write_text(f"{os.getpid()}\n")
-    assert apache.ended()
+    assert apache.has_ended()
 
 
 def test_a_worker_accepts_as_long_as_it_has_a_socket_that_listens() -> None:
@@ -164,7 +164,9 @@ def test_the_program_of_the_log_outlives_a_reload_and_leaves_a_file_that_was_rot
     log = tmp_path / "access.log"
     start = f"import apache_log, pathlib\napache_log.LOG, apache_log.LOOK_S = pathlib.Path({str(log)!r}), 0.1\n"
     start += "apache_log.main()\n"
-    with subprocess.Popen([sys.executable, "-c", start], cwd=ROOT / "machine", stdin=subprocess.PIPE) as program:
+    with subprocess.Popen(
+        [sys.executable, "-c", start], cwd=ROOT / "machine" / "balancer", stdin=subprocess.PIPE
+    ) as program:
         assert program.stdin
 
         def write(rid: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from harness.mock_aws import KEY
 from harness.mock_engine import Build, Secret, build
 from platforms import Ingress
-from platforms.aws.platform import AwsPlatform, packed
+from platforms.aws.platform import AwsPlatform, pack_user_data
 from rendering.app_server import app_server_user_data
 from rendering.balancer import balancer_user_data
 from tests.unit.aws_fleet import (
@@ -94,7 +94,7 @@ def test_machines_are_asked_for_with_exactly_this() -> None:
         "vpcSecurityGroupIds": ["app-hello-id"],
         "associatePublicIpAddress": False,
         "iamInstanceProfile": "app-hello-0d0d0d0",
-        "userDataBase64": packed("#cloud-config\n"),
+        "userDataBase64": pack_user_data("#cloud-config\n"),
         "userDataReplaceOnChange": True,
         "metadataOptions": {
             "httpEndpoint": "enabled",
@@ -132,7 +132,7 @@ def test_a_machine_is_replaced_new_before_old_and_never_stopped_to_change() -> N
 
 @pytest.mark.parametrize("document", [app_server_user_data(["libpq5"] * 50), balancer_user_data()])
 def test_documents_are_packed_into_what_ec2_takes(document: str) -> None:
-    data = base64.b64decode(packed(document))
+    data = base64.b64decode(pack_user_data(document))
     assert len(data) <= 16_384
     assert gzip.decompress(data).decode() == document
 
@@ -141,7 +141,7 @@ def test_a_document_that_ec2_would_refuse_is_refused_before_anything_is_made() -
     # Digits of a hash do not pack well.
     text = "".join(hashlib.sha256(str(number).encode()).hexdigest() for number in range(600))
     with pytest.raises(ValueError, match="EC2 takes 16384"):
-        packed(text)
+        pack_user_data(text)
 
 
 def test_every_aws_resource_goes_through_the_provider_of_the_region() -> None:

@@ -67,7 +67,7 @@ def test_a_machine_has_its_host_key_pinned_through_the_jump_host_that_is_known_b
     assert {key: inputs[key] for key in inputs if key != "__provider"} == {
         "machine": f"{role}-id", "target": target, "reach": reach,
     }  # fmt: skip
-    step = prod.one(STEP, f"{role}-watch")
+    step = prod.one(STEP, f"{role}-monitoring")
     assert step.depends_on(prod.one(HOST_KEY, f"{role}-host-key"))
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import common
 import pytest
-import server
 import staging
+from common import Failure
 from fetch import fetch_secrets
-from server import Failure
 
 from platforms import operator
 from platforms.aws import parameters
@@ -173,8 +173,8 @@ def test_a_booting_server_reads_what_the_rollout_wrote(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay_out(tmp_path, monkeypatch)
-    (server.CONFIG / "key").write_text("0123")
-    (server.CONFIG / "store").write_text("s3://releases/prod/hello")
+    (common.CONFIG / "key").write_text("0123")
+    (common.CONFIG / "store").write_text("s3://releases/prod/hello")
     many = AWKWARD | {f"NAME_{number}": str(number) for number in range(20)}
     spec = {"platform": "aws", "secrets": {"path": "/wsgi-fleet/prod", "region": REGION, "kms_key_arn": ""}}
     found = operator.secrets(spec, "hello")
@@ -182,18 +182,18 @@ def test_a_booting_server_reads_what_the_rollout_wrote(
     found.write("r2", many)
     with on_this_host(monkeypatch, ssm=endpoint):
         assert fetch_secrets("s3://releases/prod/hello", "r2") == many
-        assert staging.known_secrets("r2", secrets_digest("0123", many)) == many
+        assert staging.find_secrets("r2", secrets_digest("0123", many)) == many
         with pytest.raises(Failure, match="its secrets changed while this server was away; run `pulumi up`"):
-            staging.known_secrets("r3", secrets_digest("0123", many))
+            staging.find_secrets("r3", secrets_digest("0123", many))
 
 
 def test_a_server_that_has_the_secrets_already_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = lay_out(tmp_path, monkeypatch)
-    (server.CONFIG / "key").write_text("0123")
-    (server.CONFIG / "store").write_text("s3://releases/prod/hello")
+    (common.CONFIG / "key").write_text("0123")
+    (common.CONFIG / "store").write_text("s3://releases/prod/hello")
     digest = secrets_digest("0123", {"A": "x"})
     (host.place("r1", secrets_digest=digest) / "secrets.json").write_text('{"A": "x"}')
     with on_this_host(monkeypatch) as cloud:
-        assert staging.known_secrets("r2", digest) == {"A": "x"}
-        assert staging.known_secrets("r2", "") == {}
+        assert staging.find_secrets("r2", digest) == {"A": "x"}
+        assert staging.find_secrets("r2", "") == {}
         assert cloud.wanted == []

@@ -24,15 +24,15 @@ from commands import target
 from commands.__main__ import app as fleet
 from components.balancer import upstreams
 from gateways import GATEWAYS
-from harness.mock_aws import filled
+from harness.mock_aws import fill_placeholders
 from releases.archive import SourceError, tar
 from rendering.app_server import ProcessLayout, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.gateway_files import background_units, gateway_files
-from rendering.site import render_site
 from settings import SecurityUpdates, Settings
 from settings.stack_file import SettingsError, parse, read
 from tests.unit.fake_stack import make
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT
 
 STACK_FILES, SEED = 1200, 11
@@ -114,7 +114,7 @@ def assert_it_renders(settings: Settings, folder: Path) -> None:
         for text in files.values():
             assert "\0" not in text.encode().decode()
     assert balancer_boots(security_updates, settings.balancer.proxy.kind)
-    site = render_site(
+    site = site_text(
         settings.balancer, upstreams(settings.apps, {name: ["10.0.0.1"] for name in settings.apps}), settings.hostnames
     )
     if settings.balancer.proxy.kind == "nginx":
@@ -126,7 +126,10 @@ def assert_it_renders(settings: Settings, folder: Path) -> None:
 
 def test_a_mutated_stack_file_is_taken_and_renders_or_is_refused_with_a_path(tmp_path: Path) -> None:
     dice = random.Random(SEED)
-    seeds = [filled(yaml.safe_load(file.read_text())["config"]) for file in (ROOT / "stacks").glob("Pulumi.*.yaml")]
+    seeds = [
+        fill_placeholders(yaml.safe_load(file.read_text())["config"])
+        for file in (ROOT / "stacks").glob("Pulumi.*.yaml")
+    ]
     # The example, with every setting, is the longest.
     seeds.sort(key=lambda seed: len(str(seed)))
     # Lines of Nginx's own as they are: the machine's Nginx tests them before it takes them.

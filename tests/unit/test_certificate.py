@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import ssl
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import nginx
 import proxy
 import proxy_site
 import pytest
+import site_state
 from proxy import Failure
+from site_state import State
 
 from rendering.site import render_site
 from rendering.upstream import Upstream
@@ -32,9 +35,16 @@ def pair(*names: str) -> str:
     return signed.certificate + UPPER + signed.private_key
 
 
-def site(*, tls: bool = True) -> str:
+def site(*, tls: bool = True) -> State:
     given = Balancer(tls=Tls(self_signed=True) if tls else None)
-    return render_site(given, [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    made = render_site(given, [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    return State(json.loads(json.dumps(made)), [], [])
+
+
+def serve(state: State) -> None:
+    """Leave what a run of proxy_site.py leaves that served this."""
+    nginx.SITE.write_text(state.render())
+    state.write()
 
 
 def leaf(pem: str) -> bytes:
@@ -52,13 +62,13 @@ class FakeNginx:
     deaf: bool = False
 
     def test(self, text: str) -> None:
-        assert text == nginx.SITE.read_text()
+        assert text == site_state.read_state().render()
         # What it refuses is the new certificate.
         if self.refuses and leaf(certificate.FILE.read_text()) != self.showing:
             raise Failure(self.refuses)
 
     def swap_in(self, text: str) -> set[int]:
-        assert text == nginx.SITE.read_text()
+        assert text == site_state.read_state().render()
         self.reloads += 1
         if not self.deaf:
             self.showing = leaf(certificate.FILE.read_text())
@@ -76,6 +86,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     monkeypatch.setattr(proxy, "swap_in", made.swap_in)
     monkeypatch.setattr(certificate, "served_certificate", made.shown)
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
+    monkeypatch.setattr(site_state, "STATE", tmp_path / "site.json")
     monkeypatch.setattr(proxy, "LOCK", tmp_path / "lock")
     folder = tmp_path / "tls"
     monkeypatch.setattr(certificate, "FOLDER", folder)
@@ -83,7 +94,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
         monkeypatch.setattr(certificate, name, folder / file)
     monkeypatch.setattr(certificate, "RENEWAL", tmp_path / "renewal.conf")
     monkeypatch.setattr(certificate, "LIVE", tmp_path / "live")
-    nginx.SITE.write_text(site())
+    serve(site())
     certificate.put(certificate.FILE, pair("before.example").encode())
     made.showing = leaf(certificate.FILE.read_text())
     return made
@@ -118,13 +129,15 @@ def test_the_certificate_that_is_shown_already_is_not_loaded_again(balancer: Fak
 
 def test_a_file_that_a_killed_run_wrote_is_loaded_by_the_next(balancer: FakeNginx) -> None:
     new = pair()
+    # As may be a site; the remembered one is loaded.
+    nginx.SITE.write_text(site(tls=False).render())
     certificate.put(certificate.FILE, new.encode())
     call("given", stdin=new)
     assert (balancer.showing, balancer.reloads) == (leaf(new), 1)
 
 
 def test_before_there_is_a_site_with_tls_the_file_is_all(balancer: FakeNginx) -> None:
-    nginx.SITE.write_text(site(tls=False))
+    serve(site(tls=False))
     certificate.FILE.unlink()
     new = pair()
     call("given", stdin=new)
@@ -181,7 +194,7 @@ def test_a_self_signed_certificate_is_for_its_names_and_made_once(balancer: Fake
     assert files()["site.pem"] != made
     facts = certificate.facts()
     assert facts is not None
-    assert (facts["is_self_signed"], facts["is_renewed_here"]) == (True, False)
+    assert not facts["is_renewed_here"]
     assert 3649 < facts["expires_in_s"] / 86_400 <= 3650
 
 
@@ -252,15 +265,11 @@ def test_certbot_renews_nothing_over_a_certificate_from_elsewhere(ran: list[list
 def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
     ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def serve(*_: object) -> None:
-        """Do nothing: the site's own swap is tested elsewhere."""
-
     monkeypatch.setattr(proxy_site, "serve", serve)
-    monkeypatch.setattr(proxy_site, "remember_upstreams", serve)
     for tls, there in ((True, True), (False, False), (False, False)):
         certificate.RENEWAL.touch()
-        monkeypatch.setattr(sys, "stdin", io.StringIO(site(tls=tls)))
-        proxy_site.site([])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(site(tls=tls).site)))
+        proxy_site.serve_site()
         assert certificate.FOLDER.exists() == there
     assert ran == [FORGET, FORGET]
 

@@ -9,8 +9,8 @@ from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.gateway_files import gateway_files
-from rendering.site import render_site
 from tests.combinations import EVERY, GATEWAY_SETTINGS, PROXIES, VALID, Combination, booted
+from tests.unit.site_text import site_text
 
 
 def pairs(combinations: list[Combination]) -> set[tuple[str, str]]:
@@ -37,7 +37,7 @@ def files(combination: Combination) -> set[tuple[str, str]]:
     given = combination.settings()
     app = given.apps["probe"]
     boots = app_server_user_data([], kind=GATEWAYS[app.gateway.kind], processes=ProcessLayout.of(app))
-    site = render_site(given.balancer, upstreams(given.apps, {"probe": ["10.0.0.1", "10.0.0.2"]}))
+    site = site_text(given.balancer, upstreams(given.apps, {"probe": ["10.0.0.1", "10.0.0.2"]}))
     return {
         ("app server", boots),
         ("balancer", balancer_user_data(proxy=given.balancer.proxy.kind)),

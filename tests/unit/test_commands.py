@@ -16,6 +16,7 @@ from commands.__main__ import app
 from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, record
+from releases.status import ServerStatus
 from tests.unit.fake_stack import GONE, NEW, OLD, FakeStack, facts, front, make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def fleet(*arguments: str, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(app, list(arguments), input=stdin)
 
 
-def on_new(**changes: Any) -> dict[str, Any]:
+def on_new(**changes: Any) -> ServerStatus:
     """Return the facts of a server whose slot green serves NEW."""
     slots = {"blue": {"state": "inactive", "release": OLD}, "green": {"state": "active", "release": NEW}}
     return facts(live=NEW, slots=slots, staged=[OLD, NEW], **changes)
@@ -103,10 +104,11 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
         (GONE, facts(), 1, "the balancer: no route to host"),
         (TimeoutError(), facts(), 1, "the balancer: it did not answer in 20 s"),
         ((1, "Traceback\nerror: no log"), facts(), 1, "failed: error: no log"),
+        ("{}", facts(), 1, "the balancer: it runs scripts of another version; run `pulumi up`"),
     ],
 )
 def test_status_says_why_a_machine_does_not_serve(
-    stack: FakeStack, traffic: Any, server: dict[str, Any], code: int, told: str
+    stack: FakeStack, traffic: Any, server: ServerStatus, code: int, told: str
 ) -> None:
     stack.machines.traffic(traffic)
     stack.machines.status("hello-2", server)
@@ -289,7 +291,7 @@ def test_the_balancer_is_told_addresses_and_answers_with_names(
 
 def test_what_the_balancer_refuses_is_told_once_and_by_name(stack: FakeStack) -> None:
     refusal = (
-        "error: app_hello would have no member left (10.0.0.1): `./fleet maintenance on`; the site before it serves"
+        "error: app_hello would have no server left (10.0.0.1): `./fleet maintenance on`; the site before it serves"
     )
     stack.machines.answers["m-balancer", SITE] = (1, f"working\n{refusal}\n")
     result = fleet("drain", "hello-1")

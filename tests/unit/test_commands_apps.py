@@ -14,7 +14,7 @@ from releases import record
 from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, facts, front, make
 
 SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
-TRAFFIC = "/usr/local/lib/wsgi-fleet/traffic.py"
+TRAFFIC = "/usr/local/lib/wsgi-fleet/balancer_status.py"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     slots = {"blue": {"state": "active", "release": NEW}, "green": {"state": "inactive", "release": None}}
     stack.machines.status("shop-1", facts(live=NEW, slots=slots, staged=[NEW]))
     members = [*ADDRESSES.values(), "10.0.0.3"]
-    stack.machines.traffic(front(members=members, wanted=members))
+    stack.machines.traffic(front(members=members))
     record.set_current(PrefixStore(stack.whole, "shop"), NEW)
     return stack
 
@@ -103,10 +103,10 @@ def test_a_server_says_which_application_is_meant(stack: FakeStack) -> None:
 
 
 def test_the_balancers_words_name_the_servers_of_all(stack: FakeStack) -> None:
-    why = "error: 10.0.0.3 is no member of this balancer (there are: 10.0.0.1, 10.0.0.2)"
+    why = "error: 10.0.0.3 is no server of this balancer (its servers: 10.0.0.1, 10.0.0.2)"
     stack.machines.answers["m-balancer", f"{SITE} drain"] = (1, why)
     assert fleet("drain", "shop-1").output == (
-        "error: the balancer: shop-1 is no member of this balancer (there are: hello-1, hello-2)\n"
+        "error: the balancer: shop-1 is no server of this balancer (its servers: hello-1, hello-2)\n"
     )
 
 

@@ -20,7 +20,8 @@ from commands.observation import Report
 from commands.restarting import cause_in
 from platforms.diagnosis import Finding
 from platforms.lxd.diagnosis import inotify
-from tests.unit.fake_stack import GONE, FakeStack, facts, front, make, vitals
+from releases.status import AgentHealth, BalancerStatus, MachineStatus
+from tests.unit.fake_stack import GONE, FakeStack, facts, front, host_status, make
 
 MIB = 1 << 20
 
@@ -45,14 +46,14 @@ def examined() -> tuple[list[str], int]:
     return [line.removeprefix("wrong  ") for line in text.splitlines() if line.startswith("wrong")], result.exit_code
 
 
-def ends(days: int, *, renewed: bool = False) -> dict[str, Any]:
+def ends(days: int, *, renewed: bool = False) -> BalancerStatus:
     """Return a balancer whose certificate ends in so many days."""
     seconds = days * 86_400 + 3600
-    return front(certificate={"expires_in_s": seconds, "is_self_signed": False, "is_renewed_here": renewed})
+    return front(certificate={"expires_in_s": seconds, "is_renewed_here": renewed})
 
 
 @pytest.mark.parametrize("balancer", [ends(14), ends(25, renewed=True)])
-def test_a_certificate_that_lasts_is_well(stack: FakeStack, balancer: dict[str, Any]) -> None:
+def test_a_certificate_that_lasts_is_well(stack: FakeStack, balancer: BalancerStatus) -> None:
     stack.machines.traffic(balancer)
     assert examined() == ([], 0)
     assert "ok     certificate\n" in CliRunner().invoke(app, ["doctor"]).output
@@ -81,27 +82,27 @@ def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack) -> None:
         (front(), facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),
         (
             front(),
-            facts(machine=vitals(disk_free_bytes=100 * MIB)),
+            facts(machine=host_status(disk_free_bytes=100 * MIB)),
             "disk of hello-2: 100 MiB of 8192 MiB are free -> Free some there, or raise size.disk_gib",
         ),
         (
             front(),
-            facts(machine=vitals(disk_error="Disk quota exceeded")),
+            facts(machine=host_status(disk_error="Disk quota exceeded")),
             "disk of hello-2: nothing can be written there: Disk quota exceeded -> Free some there, or raise size.disk",
         ),
         (
             front(),
-            facts(socket="failed", machine=vitals(failed_units=["app.socket"])),
+            facts(socket="failed", machine=host_status(failed_units=["app.socket"])),
             "hello-2: failed: app.socket is failed: the slot cannot be started anew -> `pulumi up` starts the socket",
         ),
         (
             front(),
-            facts(machine=vitals(failed_units=["cron.service", "app@green.service", "app-proof.service"])),
+            facts(machine=host_status(failed_units=["cron.service", "app@green.service", "app-proof.service"])),
             "units of hello-2: cron.service failed -> `journalctl -u cron.service` on it says why;",
         ),
         (
             front(),
-            facts(machine=vitals(clock_ahead_s=-60)),
+            facts(machine=host_status(clock_s=-60)),
             "clocks: ",
         ),
     ],
@@ -142,8 +143,8 @@ def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
     assert code == 1
 
 
-def report(clock_s: float, began_s: float, ended_s: float) -> Report:
-    return Report({"machine": vitals(clock_s=clock_s)}, "", began_s, ended_s)
+def report(clock_s: float, began_s: float, ended_s: float) -> Report[MachineStatus]:
+    return Report(MachineStatus(machine=host_status(clock_s=clock_s)), "", began_s, ended_s)
 
 
 times = st.floats(0, 5)
@@ -238,12 +239,12 @@ def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monk
 @pytest.mark.parametrize(
     ("health", "problem"),
     [
-        ({"age_s": 4.0, "servers": {}}, ""),
-        ({"age_s": 95.0, "servers": {}}, "nobody has asked for it for 95 s"),
+        (AgentHealth(age_s=4.0, servers={}), ""),
+        (AgentHealth(age_s=95.0, servers={}), "nobody has asked for it for 95 s"),
         (None, "nobody has asked for it yet"),
     ],
 )
-def test_a_balancer_on_which_nobody_asks_for_health_is_told(health: dict[str, Any] | None, problem: str) -> None:
+def test_a_balancer_on_which_nobody_asks_for_health_is_told(health: AgentHealth | None, problem: str) -> None:
     found = doctor.health_agent(health)
     assert (found.subject, found.problem) == ("health of servers", problem)
     assert ("`journalctl -u wsgi-fleet-health`" in found.remedy) == bool(problem)

@@ -12,7 +12,6 @@ import pulumi
 import pytest
 from pydantic import SecretStr
 
-import releases.release
 import settings
 from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
 from components.balancer import Balancer, BalancerArgs
@@ -23,10 +22,11 @@ from harness.mock_lxd import ADDRESS, GROUP, MACHINE, ROLLOUT, SECRET, STEP
 from platforms import Ingress, MachineArgs, Platform, Store
 from platforms.aws.platform import AwsPlatform
 from platforms.lxd.platform import LxdPlatform
-from releases.release import Release
-from rendering.app_server import app_server_user_data
+from releases.release import make_manifest, release_id
+from releases.source import Source
+from rendering.app_server import app_server_files, app_server_user_data
 from rendering.balancer import balancer_user_data
-from rendering.common import wait_for_cloud_init
+from rendering.common import apply_files_command
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, Aws, Lxd
@@ -38,6 +38,7 @@ GROUPS, FLEET, BALANCER = (
     f"{PREFIX}balancer:Balancer",
 )
 OUTPUTS = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
+SOURCE = Source(Path("/project/app"), "0" * 64, "abc1234")
 GIVEN, MADE, KEY = "opensesame", "made-for-hello-secret-HELLO_SECRET_KEY", "made-for-hello-key"
 AWS = Aws(
     region="eu-central-1",
@@ -105,8 +106,6 @@ class Made:
 def made(
     folder: Path, *, on: Callable[[Path], Platform] = lxd, given: App | None = None, preview: bool = False
 ) -> Made:
-    (folder / "app").mkdir(exist_ok=True)
-    (folder / "app" / "requirements.txt").touch()
     hello = given or app()
     left: list[Any] = []
 
@@ -116,7 +115,7 @@ def made(
         store = platform.store("releases", opts=pulumi.ResourceOptions())
         left.extend([platform, groups, store])
         front = Balancer("balancer", BalancerArgs(settings.Balancer(), groups.balancer), platform=platform)
-        args = AppServerFleetArgs(hello, groups.apps["hello"], store, folder, folder / "packages", front, "abc1234")
+        args = AppServerFleetArgs(hello, groups.apps["hello"], store, SOURCE, front)
         fleet = AppServerFleet("hello", args, platform=platform)
         front.serve({"hello": hello}, {"hello": fleet.members})
 
@@ -137,7 +136,7 @@ def test_every_component_is_the_parent_of_all_it_makes(local: Made) -> None:
     assert children(local.build, GROUPS) == ["app-hello", "balancer"]
     machines = ["hello-1", "hello-1-booted", "hello-2", "hello-2-booted", "hello-3", "hello-3-booted"]
     assert children(local.build, FLEET) == [*machines, "hello-key", "hello-rollout", "hello-secret-HELLO_SECRET_KEY"]
-    steps = ["balancer-booted", "balancer-health", "balancer-members"]
+    steps = ["balancer-booted", "balancer-members"]
     assert children(local.build, BALANCER) == ["balancer", "balancer-address", *steps]
     alone = sorted(each.name for each in local.build.resources if not each.parent)
     assert alone == ["balancer", "groups", "hello", "image", "releases"]
@@ -206,8 +205,8 @@ def test_servers_are_spread_over_zones_and_the_balancer_alone_is_public(local: M
 
 def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(local: Made) -> None:
     step = local.build.one(STEP, "hello-2-booted").inputs
-    assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", wait_for_cloud_init(600))
-    assert step["stdin"] == Secret(f"store file:///srv/store/hello\nkey {KEY}\n")
+    assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", apply_files_command())
+    assert step["stdin"] == Secret(app_server_files("file:///srv/store/hello", KEY))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +220,6 @@ def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(l
 def test_static_files_go_to_a_balancer_that_has_booted_before_its_site_serves_them(
     on: Callable[[Path], Platform], machine: str, step: str, target: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "app" / "public").mkdir(parents=True)
     built = made(tmp_path, on=on, given=app(static={"folder": "public"})).build
     rollout, front = built.one(ROLLOUT), built.one(step, "balancer-booted")
     assert rollout.inputs["balancer"]["name"] == "balancer"
@@ -245,9 +243,10 @@ def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_boo
 def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Made) -> None:
     step = local.build.one(STEP, "balancer-members").inputs
     members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert step["stdin"] == render_site(settings.Balancer(), [Upstream("hello", members, 60, "/healthz")])
-    asked = '{"app_hello": {"protocol": "uwsgi", "health_path": "/healthz"}}'
-    assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site", asked, "app_hello=/healthz"]
+    site = render_site(settings.Balancer(), [Upstream("hello", members, 60, "/healthz")])
+    assert json.loads(step["stdin"]) == site
+    assert site["upstreams"]["app_hello"]["probe"] == "/healthz"
+    assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site"]
     assert step["machine"] == "test-balancer-3fa9c2"
 
 
@@ -271,13 +270,13 @@ def test_a_rollout_gets_its_servers_in_order_and_limits_that_follow_from_the_set
     assert inputs["store"] == {"platform": "lxd", "path": str(tmp_path / ".state" / "test" / "store")}
 
 
-def test_the_rollout_finds_the_release_that_it_is_given_the_id_of(tmp_path: Path) -> None:
+def test_the_rollout_gets_the_manifest_that_it_is_given_the_id_of_and_both_secrets(tmp_path: Path) -> None:
     inputs = made(tmp_path).build.one(ROLLOUT).inputs
     secrets = {"DATABASE_URL": GIVEN, "HELLO_SECRET_KEY": MADE}
-    expected = releases.release.build(app(), project=tmp_path, key=KEY, secrets=secrets)
-    assert inputs["release"] == expected.id
-    assert Release.load(Path(inputs["package"])) == expected
-    assert inputs["secrets"] == Secret(secrets)
+    manifest = make_manifest(app(), SOURCE.tar_sha256, key=KEY, secrets=secrets)
+    assert inputs["manifest"] == Secret(manifest.decode())
+    assert inputs["release"] == release_id(manifest)
+    assert (inputs["source"], inputs["secrets"]) == (str(SOURCE.path), Secret(secrets))
 
 
 @pytest.mark.parametrize("on", [lxd, aws])

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.mock_aws import KEY, filled
+from harness.mock_aws import KEY, fill_placeholders
 from tests.unit.stack_blocks import ROOT, problems_of
 
 SHIPPED = ("dev", "staging", "prod", "example")
@@ -35,7 +35,7 @@ def shipped(stack: str) -> dict[str, Any]:
 
 def of_aws(**changes: Any) -> list[str]:
     """Return the problems of prod with real ids and these changes."""
-    blocks = filled(shipped("prod"))
+    blocks = fill_placeholders(shipped("prod"))
     found = problems_of(blocks | {"aws": blocks["aws"] | changes})
     assert all(line.startswith("aws") for line in found)
     return [line.removeprefix("aws.").removeprefix("aws: ") for line in found]
@@ -63,7 +63,7 @@ def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: st
     assert expected[0] == 'aws.ami: "ami-00000000000000000"'
     assert "; put a real id there (`aws ec2 describe-images " in told[0]
     assert expected[-1] == 'aws.admin_cidrs.0: "203.0.113.0/24"'
-    assert problems_of(filled(blocks)) == []
+    assert problems_of(fill_placeholders(blocks)) == []
 
 
 def test_on_lxd_the_block_of_aws_may_stay_as_it_came() -> None:
@@ -108,14 +108,14 @@ def test_a_network_that_admins_cannot_come_from_is_refused(cidr: str, told: str)
 def test_a_stack_that_nobody_may_reach_is_refused() -> None:
     (told,) = of_aws(admin_cidrs=[])
     assert told.startswith("admin_cidrs: []: nobody could reach port 22 of the balancer, through which ")
-    blocks = filled(shipped("prod"))
+    blocks = fill_placeholders(shipped("prod"))
     del blocks["aws"]["admin_cidrs"]
     assert problems_of(blocks) == ["aws.admin_cidrs: missing; it is required"]
 
 
 @pytest.mark.parametrize("type_", ["t4g.small", "m6gd.large", "c7gn.xlarge", "im4gn.large", "g5g.xlarge", "a1.medium"])
 def test_a_type_that_does_not_boot_the_image_is_refused(type_: str) -> None:
-    blocks = filled(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
+    blocks = fill_placeholders(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
     (told,) = problems_of(blocks)
     assert told.startswith(f'balancer.size.instance_type: "{type_}": is an arm64 type, which does not boot')
     assert told.endswith("name one such as t3.small")
@@ -123,7 +123,7 @@ def test_a_type_that_does_not_boot_the_image_is_refused(type_: str) -> None:
 
 @pytest.mark.parametrize("type_", ["t3.small", "m7i-flex.large", "g4dn.xlarge", "gr6.4xlarge"])
 def test_a_type_that_boots_the_image_is_taken(type_: str) -> None:
-    blocks = filled(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
+    blocks = fill_placeholders(shipped("prod")) | {"balancer": {"size": {"instance_type": type_}}}
     assert problems_of(blocks) == []
 
 
@@ -178,7 +178,7 @@ def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
 
 
 def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:
-    blocks = filled(shipped("prod"))
+    blocks = fill_placeholders(shipped("prod"))
     blocks["aws"] |= {"ssh_key_name": "ops", "ssh_private_key": KEY}
     (told,) = problems_of(blocks, encrypted=[("apps",)])
     assert told.startswith("aws.ssh_private_key: (secret): is stored in plain text; ")

@@ -13,15 +13,15 @@ import pytest
 import yaml
 
 from gateways import GATEWAYS, markdown_table
-from releases.release import build
+from releases.release import make_manifest
 from rendering.app_server import app_server_user_data, app_unit
 from rendering.common import SCRIPTS, prebuilt_scripts
 from rendering.gateway_files import gateway_files
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer, Gateway
 from settings.header import FORGEABLE
 from tests.unit.gateway_process import app
+from tests.unit.site_text import site_text
 from tests.unit.test_rendering import directives, find
 from tests.unit.test_stack_file import of_app
 
@@ -132,10 +132,9 @@ def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -
     }
 
 
-def test_a_release_names_its_gateway_and_brings_that_ones_files(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
+def test_a_release_names_its_gateway_and_brings_that_ones_files() -> None:
     for kind in GATEWAYS.values():
-        manifest = json.loads(build(app(kind.name), project=tmp_path, key="", secrets={}).manifest)
+        manifest = json.loads(make_manifest(app(kind.name), "", key="", secrets={}))
         assert manifest["gateway"] == kind.name
         assert set(manifest["gateway_files"]) == {kind.config, *(f"gateway/{name}.py" for name in kind.scripts)}
 
@@ -164,7 +163,7 @@ def test_every_gateway_is_in_the_prebuilt_image() -> None:
 
 def location(folder: Path, protocol: Any, **balancer: Any) -> list[dict[str, Any]]:
     upstream = Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz", protocol=protocol)
-    block = directives(render_site(Balancer(**balancer), [upstream]), folder)
+    block = directives(site_text(Balancer(**balancer), [upstream]), folder)
     return next(each["block"] for each in find(block, "location") if each["args"] == ["/"])
 
 
@@ -196,7 +195,7 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
 
 
 def test_a_site_of_uwsgi_alone_knows_nothing_of_http() -> None:
-    text = render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    text = site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
     assert [word for word in ("proxy_", "$host_and_port", "rewrite") if word in text] == []
 
 

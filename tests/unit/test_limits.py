@@ -6,14 +6,16 @@ import json
 import re
 from typing import Any
 
+import app_status
 import proxy
 import pytest
+import upstream_health
 from pydantic import ValidationError
 
-from releases.fleet import DRAIN_MOST_S
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, Balancer, Gateway, Rollout, Settings, limits
+from settings.application import APP_PORT
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT
 
 LEAST = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
@@ -45,26 +47,30 @@ def number(pattern: str, file: str) -> int:
 
 def test_each_time_out_is_below_the_next_whatever_the_request_time_out_is() -> None:
     longest = next(each.le for each in Gateway.model_fields["request_timeout_s"].metadata if hasattr(each, "le"))
-    stop = number(r"^TimeoutStopSec=(\d+)$", "systemd/app.service.j2")
-    late = number(r"^GRACE_S = (\d+)$", "../machine/gateway_gevent.py")
+    late = number(r"^GRACE_S = (\d+)$", "../machine/gateway/gateway_gevent.py")
     for request in (1, 60, longest):
         app = App.model_validate_json(json.dumps(LEAST | {"gateway": {"request_timeout_s": request}}))
         read = limits.read_timeout_s(request)
-        assert request + late <= read < app.drain_timeout_s < stop
-    assert stop == limits.STOP_TIMEOUT_S == DRAIN_MOST_S
-    assert next(each.le for each in Rollout.model_fields["drain_timeout_s"].metadata if hasattr(each, "le")) == stop
+        assert request + late <= read < app.drain_timeout_s < limits.STOP_TIMEOUT_S
+    assert next(each.le for each in Rollout.model_fields["drain_timeout_s"].metadata if hasattr(each, "le")) == (
+        limits.STOP_TIMEOUT_S
+    )
     # Old workers of Nginx outlive every request that they may wait for.
     shutdown = number(r"^worker_shutdown_timeout (\d+)s;$", "nginx/nginx.conf")
-    assert limits.read_timeout_s(longest) <= shutdown < proxy.DRAIN_S
+    assert limits.read_timeout_s(longest) <= shutdown < proxy.DRAIN_S <= limits.STOP_TIMEOUT_S
+
+
+def test_machines_ask_the_port_that_servers_listen_on() -> None:
+    assert upstream_health.PORT == app_status.PORT == APP_PORT
 
 
 def test_the_sockets_backlog_is_not_cut_by_the_kernels_limit() -> None:
     somaxconn = number(r"net\.core\.somaxconn=(\d+)", "scripts/setup-app-server")
-    assert number(r"^Backlog=(\d+)$", "systemd/app.socket") <= somaxconn
+    assert number(r"^Backlog=(\d+)$", "systemd/app.socket.j2") <= somaxconn
 
 
 def test_nginx_waits_as_the_limits_say() -> None:
-    assert "uwsgi_read_timeout 35s;" in render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 30, "/")])
+    assert "uwsgi_read_timeout 35s;" in site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 30, "/")])
 
 
 @pytest.mark.parametrize("platform", ["lxd", "aws"])
@@ -150,10 +156,10 @@ def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: i
 @pytest.mark.parametrize("instance_type", ["t2.micro", "x2idn.large", "c5.metal", "z1d.large", "m5.huge"])
 def test_nothing_is_said_of_others(instance_type: str) -> None:
     app = stack("aws", fleet=of_server(instance_type)).apps["hello"]
-    assert (limits.capacity_of(app, "aws"), limits.processes(app, "aws")) == (None, None)
+    assert (limits.capacity_of(app, "aws"), limits.worker_processes(app, "aws")) == (None, None)
 
 
 def test_auto_is_two_processes_for_each_cpu() -> None:
-    assert limits.processes(stack(fleet=of_server(cpus=3)).apps["hello"], "lxd") == 6
-    assert limits.processes(stack("aws", fleet=of_server("t3.medium")).apps["hello"], "aws") == 4
-    assert limits.processes(stack(gateway={"processes": 5}).apps["hello"], "lxd") == 5
+    assert limits.worker_processes(stack(fleet=of_server(cpus=3)).apps["hello"], "lxd") == 6
+    assert limits.worker_processes(stack("aws", fleet=of_server("t3.medium")).apps["hello"], "aws") == 4
+    assert limits.worker_processes(stack(gateway={"processes": 5}).apps["hello"], "lxd") == 5

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platforms.lxd import label, neighbour, store, subnet
+from platforms.lxd import arp, label, store, subnet
 from platforms.lxd.store import DirectoryStore
 
 ROUTES = """\
@@ -119,15 +119,15 @@ def test_a_neighbour_is_there_once_its_entry_is_complete(
     (tmp_path / "arp").write_text(ARP)
     # Nobody is asked: the packet would leave this host.
     monkeypatch.setattr(socket.socket, "sendto", lambda *_: 0)  # pyright: ignore
-    assert neighbour.is_there(address, tmp_path / "arp") is there
+    assert arp.is_resolved(address, tmp_path / "arp") is there
 
 
 def test_who_is_not_there_yet_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "arp").write_text(ARP.replace("10.0.0.13", "127.0.0.1"))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(neighbour, "DISCARD_PORT", listener.getsockname()[1])
-        assert neighbour.is_there("127.0.0.1", tmp_path / "arp") is False
+        monkeypatch.setattr(arp, "DISCARD_PORT", listener.getsockname()[1])
+        assert arp.is_resolved("127.0.0.1", tmp_path / "arp") is False
         assert listener.recvfrom(1, socket.MSG_DONTWAIT)[0] == b""
 
 
@@ -189,6 +189,7 @@ def test_what_could_lead_out_of_the_store_is_no_key(tmp_path: Path, key: str) ->
 def test_a_store_is_made_and_removed_again_and_again(tmp_path: Path) -> None:
     root = tmp_path / "stack" / "store"
     store.create(root)
+    assert root.parent.stat().st_mode & 0o777 == 0o700
     DirectoryStore(root).write("pointer", b"kept")
     store.create(root)
     assert DirectoryStore(root).read("pointer") == b"kept"
@@ -200,6 +201,6 @@ def test_a_store_is_made_and_removed_again_and_again(tmp_path: Path) -> None:
 def test_removing_a_store_leaves_what_else_is_in_its_folder(tmp_path: Path) -> None:
     root = tmp_path / "stack" / "store"
     store.create(root)
-    (tmp_path / "stack" / "packages").mkdir()
+    (tmp_path / "stack" / "known_hosts").touch()
     store.remove(root)
-    assert [path.name for path in (tmp_path / "stack").iterdir()] == ["packages"]
+    assert [path.name for path in (tmp_path / "stack").iterdir()] == ["known_hosts"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from platforms.lxd import build, image, label, machine, network, reap
+from platforms.lxd import build, cleanup, image, label, machine, network
 from platforms.lxd.client import Client, LxdError
 from platforms.lxd.recipe import ImageRecipe
 from tests.unit.lxd_daemon import Daemon, Thing
@@ -129,25 +129,25 @@ def left(daemon: Daemon) -> list[str]:
 
 
 def test_an_owners_things_go_and_nobody_elses(crowd: Daemon) -> None:
-    assert reap.owners() == ["local-1", "local-2", "prod-1"]
-    reap.reap("local-1")
+    assert cleanup.owners() == ["local-1", "local-2", "prod-1"]
+    cleanup.remove_leftovers("local-1")
     assert left(crowd) == ["local-2 local-2 local-2", "prod-1 prod-1 prod-1"]
     assert owners(crowd) == "local-2,prod-1"
-    assert reap.owners() == ["local-2", "prod-1"]
+    assert cleanup.owners() == ["local-2", "prod-1"]
     assert {"theirs", "eth0"} <= {*crowd.things["instances"], *crowd.things["networks"]}
 
 
 @pytest.mark.usefixtures("crowd")
 def test_a_prefix_takes_all_owners_that_begin_with_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert reap.main(["local-"]) == 0
+    assert cleanup.main(["local-"]) == 0
     assert capsys.readouterr().out == "removed what local-1 had\nremoved what local-2 had\n"
-    assert reap.owners() == ["prod-1"]
+    assert cleanup.owners() == ["prod-1"]
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["a", "b"]])
 def test_everybody_is_no_prefix(arguments: list[str], crowd: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
-    assert reap.main(arguments) == 2
-    assert capsys.readouterr().err == "usage: python -m platforms.lxd.reap OWNER_PREFIX\n"
+    assert cleanup.main(arguments) == 2
+    assert capsys.readouterr().err == "usage: python -m platforms.lxd.cleanup OWNER_PREFIX\n"
     assert crowd.calls == []
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_removed_is_told(
 ) -> None:
     monkeypatch.setattr(machine, "REMOVE_TIMEOUT_S", 0.3)
     crowd.refuse("DELETE /1.0/instances/.*", 400, "the pool is gone", times=99)
-    assert reap.main(["prod"]) == 1
+    assert cleanup.main(["prod"]) == 1
     assert capsys.readouterr().err == "LXD: DELETE /1.0/instances/prod-1-m: the pool is gone\n"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from platforms.lxd import label, machine, neighbour
+from platforms.lxd import arp, label, machine
 from platforms.lxd.client import Client, LxdError, Unavailable
 from platforms.lxd.machine import Spec
 from tests.unit.lxd_daemon import Daemon, Refused, Thing
@@ -40,7 +40,7 @@ def client(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Client:
     def answers(address: str) -> bool:
         return address in daemon.addresses()
 
-    monkeypatch.setattr(neighbour, "is_there", answers)
+    monkeypatch.setattr(arp, "is_resolved", answers)
     return Client()
 
 
@@ -138,7 +138,7 @@ def test_a_machine_that_stops_while_it_boots_is_told_with_the_end_of_its_console
     daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(neighbour, "is_there", never)
+    monkeypatch.setattr(arp, "is_resolved", never)
     daemon.things["instances"]["a"] = instance("a", status="Stopped")
     daemon.consoles["a"] = "".join(f"line {number}\n" for number in range(20))
 
@@ -157,7 +157,7 @@ def test_a_machine_that_finds_no_inotify_instance_is_told_with_the_remedy(
     daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(neighbour, "is_there", never)
+    monkeypatch.setattr(arp, "is_resolved", never)
     daemon.things["instances"]["a"] = instance("a", status="Stopped")
     daemon.consoles["a"] = "Failed to create control group inotify object: Too many open files\nExiting PID 1...\n"
 
@@ -175,7 +175,7 @@ def test_a_machine_without_an_address_is_told_with_what_is_known_of_its_network(
     daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "ADDRESS_TIMEOUT_S", 0.0)
-    monkeypatch.setattr(neighbour, "is_there", never)
+    monkeypatch.setattr(arp, "is_resolved", never)
     daemon.things["instances"]["a"] = instance("a")
     with pytest.raises(LxdError, match=r"network wf0 is up with leases for a\.(?s:.*)\(no console log\)$"):
         machine.start(client, "a")

@@ -219,7 +219,7 @@ def test_both_ports_lead_to_the_new_balancer_and_none_to_the_old(daemon: Daemon,
     daemon.things["instances"] = {"old": instance("old", **both), "new": instance("new")}
     address.publish(client, OWNER, "new", port, 9443)
     assert (published(daemon, "old"), published(daemon, "new")) == ({}, both)
-    assert address.withdraw(client, "new")
+    assert address.unpublish(client, "new")
     assert published(daemon, "new") == {}
 
 
@@ -257,7 +257,7 @@ def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(daemon: Daemon, cli
 
 
 def test_a_port_is_in_the_way_of_all_but_its_holder(daemon: Daemon, client: Client, port: int) -> None:
-    assert address.conflict(client, OWNER, port) == address.taken(port)
+    assert address.conflict(client, OWNER, port) == address.port_conflict(port)
     daemon.things["instances"]["a"] = instance("a", public=proxy(port))
     assert address.conflict(client, OWNER, port) is None
 
@@ -270,6 +270,6 @@ def test_a_port_that_nobody_has_is_no_obstacle(client: Client) -> None:
 
 def test_a_port_is_withdrawn_once(daemon: Daemon, client: Client) -> None:
     daemon.things["instances"]["a"] = instance("a", public=proxy(9))
-    assert [address.withdraw(client, "a") for _ in range(2)] == [True, False]
-    assert address.withdraw(client, "gone") is False
+    assert [address.unpublish(client, "a") for _ in range(2)] == [True, False]
+    assert address.unpublish(client, "gone") is False
     assert devices(daemon) == {"a": None}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pulumi.dynamic import ResourceProvider
 
-from platforms.lxd import build, label, machine, neighbour, resources
+from platforms.lxd import arp, build, label, machine, resources
 from platforms.lxd.client import LxdError
 from platforms.lxd.recipe import ImageRecipe
 from platforms.transport import Result
@@ -44,7 +44,7 @@ def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
     monkeypatch.setattr(resources, "LxdTransport", Transport)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def is_there(address: str) -> bool:
+    def is_resolved(address: str) -> bool:
         return address in daemon.addresses()
 
     def ensure(_recipe: ImageRecipe, digest: str, _say: object) -> Path:
@@ -54,7 +54,7 @@ def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
             (folder / name).write_text(name)
         return folder
 
-    monkeypatch.setattr(neighbour, "is_there", is_there)
+    monkeypatch.setattr(arp, "is_resolved", is_resolved)
     monkeypatch.setattr(build, "ensure", ensure)
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = float(closed.getsockname()[1])

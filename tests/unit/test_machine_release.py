@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from pathlib import Path
 from typing import Any
 
+import app_status
+import common
 import pytest
 import release
-import server
+from common import Failure
 from fetch import FetchError
-from server import Failure
 
 from tests.unit.app_server import AppServer, lay_out
 
@@ -35,7 +35,7 @@ class Store:
         self.holds: bytes | Exception = b""
         self.fails: Exception | None = None
         self.staged: list[tuple[str, Any]] = []
-        (server.CONFIG / "store").write_text("file:///srv/store/hello\n")
+        (common.CONFIG / "store").write_text("file:///srv/store/hello\n")
         monkeypatch.setattr(release, "fetch", self.fetch)
         monkeypatch.setattr(release, "stage", self.stage)
 
@@ -55,16 +55,16 @@ class Store:
 def store(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Return the store of a server that boots: nothing serves yet."""
     host.states = {"app.socket": "active"}
-    (server.SLOTS / "blue").unlink()
+    (common.SLOTS / "blue").unlink()
     return Store(monkeypatch)
 
 
 def links() -> tuple[str | None, str | None, str | None]:
     """Return what live, blue and green name."""
     return (
-        server.link_target(server.LIVE),
-        server.link_target(server.SLOTS / "blue"),
-        server.link_target(server.SLOTS / "green"),
+        common.link_target(common.LIVE),
+        common.link_target(common.SLOTS / "blue"),
+        common.link_target(common.SLOTS / "green"),
     )
 
 
@@ -86,11 +86,11 @@ def test_a_server_that_was_away_boots_what_the_store_names_with_the_secrets_it_k
 
 
 def test_a_new_server_without_a_store_boots_nothing(host: AppServer, store: Store) -> None:
-    (server.CONFIG / "store").unlink()
-    server.LIVE.unlink()
+    (common.CONFIG / "store").unlink()
+    common.LIVE.unlink()
     store.holds = AssertionError("asked a store that nobody named")
     release.boot()
-    assert list(server.SLOTS.iterdir()) == []
+    assert list(common.SLOTS.iterdir()) == []
     assert host.others == []
 
 
@@ -155,7 +155,7 @@ def test_a_release_that_does_not_get_healthy_is_stopped_and_the_old_one_serves_o
 
 
 def test_a_release_that_serves_is_left_and_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
-    server.atomic_symlink(server.SLOTS / "green", server.RELEASES / "r2")
+    common.atomic_symlink(common.SLOTS / "green", common.RELEASES / "r2")
     host.states["app@green"] = "active"
     release.switch("r1")
     assert host.events == ["stop app@green, live r1"]
@@ -168,7 +168,7 @@ def test_a_release_that_does_not_answer_any_more_is_started_anew(host: AppServer
 
 
 def test_only_a_staged_release_can_serve(host: AppServer) -> None:
-    (server.RELEASES / "r2" / ".staged").unlink()
+    (common.RELEASES / "r2" / ".staged").unlink()
     with pytest.raises(Failure, match="r2 is not staged here; stage it first"):
         release.switch("r2")
     assert host.events == []
@@ -178,30 +178,23 @@ def test_pruning_keeps_what_is_named_what_is_live_and_what_still_serves(host: Ap
     for name in ("r3", "r4", "r5", ".r6.partial"):
         host.place(name)
     for name, venv in {"r1": "v1", "r2": "v1", "r3": "v2", "r4": "v3"}.items():
-        (server.VENVS / venv).mkdir(exist_ok=True)
-        (server.RELEASES / name / "venv").symlink_to(server.VENVS / venv)
-    server.atomic_symlink(server.SLOTS / "green", server.RELEASES / "r3")
+        (common.VENVS / venv).mkdir(exist_ok=True)
+        (common.RELEASES / name / "venv").symlink_to(common.VENVS / venv)
+    common.atomic_symlink(common.SLOTS / "green", common.RELEASES / "r3")
     host.states = {"app@green": "active"}
     release.prune(["r5"])
-    assert sorted(each.name for each in server.RELEASES.iterdir()) == ["r1", "r3", "r5"]
-    assert sorted(each.name for each in server.VENVS.iterdir()) == ["v1", "v2"]
+    assert sorted(each.name for each in common.RELEASES.iterdir()) == ["r1", "r3", "r5"]
+    assert sorted(each.name for each in common.VENVS.iterdir()) == ["v1", "v2"]
 
 
 @pytest.mark.usefixtures("host")
-def test_the_status_says_what_serves_and_what_is_staged(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # How the server is besides is in test_condition.py.
-    monkeypatch.setattr(release, "condition", dict)
-    (server.RELEASES / "r2" / ".staged").unlink()
-    release.main(["status"])
-    assert json.loads(capsys.readouterr().out) == {
-        "live": "r1",
-        "slots": {
-            "blue": {"state": "active", "release": "r1"},
-            "green": {"state": "inactive", "release": None},
-        },
-        "staged": ["r1"],
+def test_the_status_says_what_serves_and_what_is_staged() -> None:
+    (common.RELEASES / "r2" / ".staged").unlink()
+    found = app_status.app_status()
+    assert (found["live"], found["staged"]) == ("r1", ["r1"])
+    assert found["slots"] == {
+        "blue": {"state": "active", "release": "r1"},
+        "green": {"state": "inactive", "release": None},
     }
 
 
@@ -212,22 +205,22 @@ def test_a_link_is_moved_at_once_whatever_a_killed_run_left(tmp_path: Path, monk
     rename = Path.rename
 
     def watched(self: Path, target: Path) -> Path:
-        seen.append((server.link_target(server.LIVE), self.resolve().name))
+        seen.append((common.link_target(common.LIVE), self.resolve().name))
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", watched)
-    server.atomic_symlink(server.LIVE, server.RELEASES / "r2")
+    common.atomic_symlink(common.LIVE, common.RELEASES / "r2")
     assert seen == [("r1", "r2")]
     assert sorted(each.name for each in (tmp_path / "app").iterdir()) == ["live", "releases", "slots", "venvs"]
 
 
 @pytest.mark.usefixtures("host")
 def test_one_verb_runs_at_a_time() -> None:
-    with (server.RUN / "wsgi-fleet.lock").open("w") as other:
+    with (common.RUN / "wsgi-fleet.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(Failure, match="another release command held the lock for 0 s"), server.lock(0):
+        with pytest.raises(Failure, match="another release command held the lock for 0 s"), common.lock(0):
             pass
-    with server.lock(0):
+    with common.lock(0):
         pass
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import slot
-from server import Failure
+from common import Failure
 
 from tests.unit.app_server import AppServer, lay_out
 

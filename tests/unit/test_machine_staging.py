@@ -11,18 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import common
 import pytest
-import server
 import staging
+from common import Failure
 from fetch import FetchError
 from hypothesis import given
 from hypothesis import strategies as st
-from server import Failure
 
 import releases.release
 from platforms.lxd import store as directory
 from platforms.lxd.store import DirectoryStore
 from releases.release import Release
+from releases.source import Source
 from settings import App
 from tests.unit.app_server import AppServer, lay_out
 
@@ -34,8 +35,8 @@ SECRETS = {"PASSWORD": 'open "sesame" for $5', "URL": "postgres://"}
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
     """Create a server that knows its store and its key; users and the host name are made up."""
     made = lay_out(tmp_path, monkeypatch)
-    (server.CONFIG / "store").write_text(f"file://{tmp_path}/store/hello")
-    (server.CONFIG / "key").write_text(KEY)
+    (common.CONFIG / "store").write_text(f"file://{tmp_path}/store/hello")
+    (common.CONFIG / "key").write_text(KEY)
     monkeypatch.setattr("socket.gethostname", lambda: "local-hello-1")
 
     def chown(path: Path, user: str, group: str) -> None:
@@ -52,7 +53,9 @@ def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> 
     (root / "source" / "requirements.txt").touch()
     base: dict[str, Any] = {"source": "source", "module": "wsgi:app", "environment": {"MODE": "production"}}
     app = App.model_validate_json(json.dumps(base | changes))
-    return releases.release.build(app, project=root, key=KEY, secrets=secrets or {})
+    source = Source.read(root / "source")
+    manifest = releases.release.make_manifest(app, source.tar_sha256, key=KEY, secrets=secrets or {})
+    return releases.release.build(source.path, manifest)
 
 
 def publish(root: Path, release: Release) -> str:
@@ -65,14 +68,14 @@ def publish(root: Path, release: Release) -> str:
 
 
 def left() -> list[str]:
-    return sorted(each.name for each in server.RELEASES.iterdir())
+    return sorted(each.name for each in common.RELEASES.iterdir())
 
 
 def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppServer, tmp_path: Path) -> None:
     release = build(tmp_path, SECRETS)
     id_ = publish(tmp_path, release)
     staging.stage(id_, SECRETS)
-    place = server.RELEASES / id_
+    place = common.RELEASES / id_
     assert left() == [id_]
     assert sorted(each.name for each in place.iterdir()) == [
         ".staged",
@@ -89,7 +92,7 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     assert (place / "manifest.json").read_bytes() == release.manifest
     for name, text in json.loads(release.manifest)["gateway_files"].items():
         assert (place / name).read_text() == text
-    assert (place / "venv").resolve().parent == server.VENVS
+    assert (place / "venv").resolve().parent == common.VENVS
     assert (place / "environment").read_text() == (
         'MODE="production"\n'
         'PASSWORD="open \\"sesame\\" for \\$5"\n'
@@ -100,14 +103,14 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     modes = {name: (place / name).stat().st_mode & 0o777 for name in ("environment", "secrets.json")}
     assert modes == {"environment": 0o600, "secrets.json": 0o600}
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
-    assert server.link_target(server.SLOTS / "proof") == id_
+    assert common.link_target(common.SLOTS / "proof") == id_
 
 
 def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Path) -> None:
-    (server.CONFIG / "gateway").write_text("tornado\n")
+    (common.CONFIG / "gateway").write_text("tornado\n")
     id_ = publish(tmp_path, build(tmp_path, gateway={"kind": "tornado"}))
     staging.stage(id_, {})
-    place = server.RELEASES / id_ / "gateway"
+    place = common.RELEASES / id_ / "gateway"
     assert sorted(each.name for each in place.iterdir()) == [
         "gateway_companion.py",
         "gateway_guard.py",
@@ -116,7 +119,7 @@ def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Pa
         "gateway_requests.py",
         "gateway_sockets.py",
         "gateway_tornado.py",
-        "gateway_workers.py",
+        "prefork.py",
         "tornado.ini",
     ]
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
@@ -128,7 +131,7 @@ def test_a_release_of_before_there_were_other_gateways_is_uwsgis(host: AppServer
     del manifest["gateway"], manifest["gateway_files"]
     id_ = publish(tmp_path, Release(json.dumps(manifest | {"uwsgi_ini": "[uwsgi]\n"}).encode(), release.archive))
     staging.stage(id_, {})
-    assert (server.RELEASES / id_ / "uwsgi.ini").read_text() == "[uwsgi]\n"
+    assert (common.RELEASES / id_ / "uwsgi.ini").read_text() == "[uwsgi]\n"
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
 
 
@@ -138,18 +141,18 @@ def test_a_settings_file_is_for_the_application_and_its_variable_says_where_it_i
     given = {"variable": "APP_SETTINGS", "values": {"GREETING": "Grüße ☃"}}
     id_ = publish(tmp_path, build(tmp_path, settings_file=given))
     staging.stage(id_, {})
-    file = server.RELEASES / id_ / "settings.py"
+    file = common.RELEASES / id_ / "settings.py"
     assert file.read_bytes().decode() == "# Made by wsgi-fleet. Part of the release.\nGREETING = 'Grüße ☃'\n"
     assert file.stat().st_mode & 0o777 == 0o640
     assert "own settings.py root app" in host.others
-    assert f'APP_SETTINGS="{file}"\n' in (server.RELEASES / id_ / "environment").read_text()
+    assert f'APP_SETTINGS="{file}"\n' in (common.RELEASES / id_ / "environment").read_text()
 
 
 @pytest.mark.parametrize(("made_for", "here"), [("uwsgi", "gevent"), ("gevent", "uwsgi")])
 def test_a_release_for_another_gateway_is_refused_and_leaves_nothing(
     host: AppServer, tmp_path: Path, made_for: str, here: str
 ) -> None:
-    (server.CONFIG / "gateway").write_text(f"{here}\n")
+    (common.CONFIG / "gateway").write_text(f"{here}\n")
     id_ = publish(tmp_path, build(tmp_path, gateway={"kind": made_for}))
     with pytest.raises(Failure) as error:
         staging.stage(id_, {})
@@ -172,7 +175,7 @@ def test_a_release_that_is_staged_is_not_staged_again(host: AppServer, tmp_path:
 def test_what_a_killed_run_left_is_no_hindrance(host: AppServer, tmp_path: Path) -> None:
     id_ = publish(tmp_path, build(tmp_path))
     for name in (id_, f".{id_}.partial", ".other.partial"):
-        (server.RELEASES / name / "code").mkdir(parents=True)
+        (common.RELEASES / name / "code").mkdir(parents=True)
     staging.stage(id_, {})
     assert left() == [id_]
     assert host.states["app-proof"] == "inactive"
@@ -185,7 +188,7 @@ def test_a_release_that_does_not_start_leaves_nothing_to_switch_to(host: AppServ
         staging.stage(id_, SECRETS)
     assert left() == []
     # What a bundle has to take out of its journal.
-    kept = server.CONFIG / "failed.json"
+    kept = common.CONFIG / "failed.json"
     assert (json.loads(kept.read_text()), kept.stat().st_mode & 0o777) == (SECRETS, 0o600)
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
 
@@ -243,7 +246,7 @@ def test_a_server_that_boots_takes_the_secrets_that_it_knows_and_no_others(tmp_p
     first, second = (publish(tmp_path, build(tmp_path, SECRETS, health_path=path)) for path in ("/a", "/b"))
     staging.stage(first, SECRETS)
     staging.stage(second, None)
-    assert json.loads((server.RELEASES / second / "secrets.json").read_text()) == SECRETS
+    assert json.loads((common.RELEASES / second / "secrets.json").read_text()) == SECRETS
     third = publish(tmp_path, build(tmp_path, SECRETS | {"NEW": "1"}))
     with pytest.raises(Failure, match="its secrets changed while this server was away; run `pulumi up` to bring them"):
         staging.stage(third, None)
@@ -253,7 +256,7 @@ def test_a_server_that_boots_takes_the_secrets_that_it_knows_and_no_others(tmp_p
 def test_a_server_that_boots_needs_no_secrets_where_there_are_none(tmp_path: Path) -> None:
     id_ = publish(tmp_path, build(tmp_path))
     staging.stage(id_, None)
-    assert (server.RELEASES / id_ / "secrets.json").read_text() == "{}"
+    assert (common.RELEASES / id_ / "secrets.json").read_text() == "{}"
 
 
 @given(key=st.text("0123456789abcdef", min_size=1), secrets=st.dictionaries(st.text(), st.text(), max_size=4))
@@ -276,7 +279,7 @@ def test_requirements_that_do_not_install_are_told_with_their_last_lines(host: A
     first, *lines = str(error.value).splitlines()
     assert first == "the requirements do not install:"
     assert lines == [f"    line {number}" for number in range(1, 12)] + [f"    ERROR: {char}" for char in "abcd"]
-    assert list(server.VENVS.iterdir()) == []
+    assert list(common.VENVS.iterdir()) == []
 
 
 def test_a_virtualenv_is_made_without_root_and_belongs_to_root_when_it_is_done(host: AppServer, tmp_path: Path) -> None:
@@ -287,7 +290,7 @@ def test_a_virtualenv_is_made_without_root_and_belongs_to_root_when_it_is_done(h
     own, make, install, give = host.others
     assert own == f"own {venv.name} app app"
     assert make == f"/usr/bin/python3 -m venv --without-pip {venv} as app"
-    assert install.startswith(f"{venv}/bin/python {server.PIP_RUNNER} install ")
+    assert install.startswith(f"{venv}/bin/python {common.PIP_RUNNER} install ")
     assert install.endswith(f"-r {requirements} as app")
     assert give == f"chown -R root:root {venv}"
     assert staging.build_venv(requirements, tmp_path, manifest) == venv
@@ -373,7 +376,7 @@ def test_a_build_runs_as_the_application_in_its_code_before_the_proof_and_leaves
 ) -> None:
     id_ = publish(tmp_path, build(tmp_path, build="make it"))
     staging.stage(id_, {})
-    place, code = server.RELEASES / id_, server.RELEASES / id_ / "code"
+    place, code = common.RELEASES / id_, common.RELEASES / id_ / "code"
     assert (code / "made").read_text() == "by the build"
     assert unit.calls[-1][-3:] == ["sh", "-c", "make it"]
     assert [unit.property(name) for name in ("User", "WorkingDirectory", "EnvironmentFile", "ProtectSystem")] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,13 @@ import nginx
 import proxy
 import proxy_site
 import pytest
+import site_state
 from proxy import Failure
+from site_state import State
+
+import settings
+from rendering.site import render_site
+from rendering.upstream import Upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,20 +139,26 @@ def test_old_workers_that_do_not_end_are_told(balancer: Balancer, monkeypatch: p
 @pytest.fixture
 def known(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> Balancer:
     """Return a balancer whose servers are managed by proxy_site."""
-    for name in ("WANTED", "DRAINED", "PROBES", "UNHEALTHY", "LEAVING"):
-        monkeypatch.setattr(proxy_site, name, balancer.folder / name)
+    monkeypatch.setattr(site_state, "STATE", balancer.folder / "STATE")
+    monkeypatch.setattr(proxy_site, "LEAVING", balancer.folder / "LEAVING")
+
+    def probe(place: str, *, https: bool) -> None:
+        """Do nothing: probes are tested below."""
+
+    monkeypatch.setattr(proxy, "probe", probe)
     return balancer
 
 
-def site(*servers: str) -> str:
-    return "".join(["upstream app_a {\n", *(f"    server {server}:8000 max_fails=3;\n" for server in servers), "}\n"])
+def site(*servers: str) -> State:
+    each = Upstream("a", servers, 60, "/healthz")
+    return State(json.loads(json.dumps(render_site(settings.Balancer(), [each]))), [], [])
 
 
 def test_a_site_that_a_killed_run_wrote_is_loaded_by_the_next(known: Balancer) -> None:
-    proxy_site.serve(site("10.0.0.1"), [], [])
+    proxy_site.serve(site("10.0.0.1"))
     known.called.clear()
-    nginx.SITE.write_text(site("10.0.0.2"))
-    proxy_site.serve(site("10.0.0.2"), [], [])
+    nginx.SITE.write_text(site("10.0.0.2").render())
+    proxy_site.serve(site("10.0.0.2"))
     assert "-s reload" in known.called
 
 
@@ -159,12 +172,12 @@ def test_servers_that_a_killed_run_was_draining_are_drained_by_the_next(monkeypa
             raise InterruptedError
 
     monkeypatch.setattr(proxy, "wait_for", wait_for)
-    proxy_site.serve(site("10.0.0.1", "10.0.0.2"), [], [])
-    proxy_site.serve(site("10.0.0.1"), [], [])
+    proxy_site.serve(site("10.0.0.1", "10.0.0.2"))
+    proxy_site.serve(site("10.0.0.1"))
     for _ in range(2):
         with contextlib.suppress(InterruptedError):
             proxy_site.wait_for_leaving()
-    proxy_site.serve(site("10.0.0.1"), [], [])
+    proxy_site.serve(site("10.0.0.1"))
     proxy_site.wait_for_leaving()
     assert (len(waits), waits[0], waits[1]) == (2, waits[1], waits[0])
 
@@ -203,30 +216,28 @@ def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.parametrize("statuses", [[200], [404], [503, 502, 200]])
 def test_a_path_answers_once_it_answers_below_500(path: str, statuses: list[int]) -> None:
     Handler.statuses = [*statuses, 418]
-    proxy.probe(path)
+    proxy.probe(path, https=False)
     assert Handler.statuses == [418]
 
 
 def test_an_application_with_a_host_is_asked_for_by_it(path: str) -> None:
     Handler.statuses = [200, 200]
-    proxy.probe(f"shop.example.org/shop{path}")
+    proxy.probe(f"shop.example.org/shop{path}", https=False)
     assert Handler.asked == ("shop.example.org", "/shop/healthz")
-    proxy.probe(path)
+    proxy.probe(path, https=False)
     assert Handler.asked == (proxy.HTTP.removeprefix("http://"), "/healthz")
 
 
-def test_a_site_with_tls_is_probed_by_https(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
-    nginx.SITE.write_text("server {\n    listen 80;\n    listen 443 ssl http2 default_server;\n}\n")
+def test_a_site_with_tls_is_probed_by_https(path: str) -> None:
     Handler.statuses = [200]
     # The server of the test speaks plain HTTP only.
     with pytest.raises(Failure, match=rf"GET {path} through the new site: .*SSL"):
-        proxy.probe(path)
+        proxy.probe(path, https=True)
     assert Handler.statuses == [200]
 
 
 def test_a_path_that_keeps_answering_500_is_told_with_its_last_answer(path: str) -> None:
     Handler.statuses = [503] * 6 + [500, 418]
     with pytest.raises(Failure, match=rf"GET {path} through the new site: HTTP Error 500"):
-        proxy.probe(path)
+        proxy.probe(path, https=False)
     assert Handler.statuses == [418]

@@ -13,7 +13,7 @@ import pytest
 
 from policies import CONTROLS, Planned, findings, page
 from policies.__main__ import main
-from policies.kept import KEPT
+from policies.kept import OUR_CONTROLS
 from policies.plan import SECRET, SIGNATURE, UNKNOWN, from_json, from_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,21 +228,21 @@ def test_something_else_is_refused(capsys: pytest.CaptureFixture[str], monkeypat
 
 
 def test_each_control_says_how_it_is_kept_by_files_and_tests_that_are_there() -> None:
-    assert KEPT.keys() == {each.id for each in CONTROLS}
-    assert len(KEPT) == len(CONTROLS)
+    assert OUR_CONTROLS.keys() == {each.id for each in CONTROLS}
+    assert len(OUR_CONTROLS) == len(CONTROLS)
     tests = {
         node.name
         for path in (ROOT / "tests").glob("*/test_*.py")
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef)
     }
-    assert {each.test for each in KEPT.values()} - tests == set()
-    assert [file for each in KEPT.values() for file in each.where if not (ROOT / file).is_file()] == []
+    assert {each.test for each in OUR_CONTROLS.values()} - tests == set()
+    assert [file for each in OUR_CONTROLS.values() for file in each.where if not (ROOT / file).is_file()] == []
 
 
 def test_the_page_on_security_has_the_tables_of_the_code() -> None:
     text = page.PAGE.read_text()
-    assert page.written(text, page.of_code()) == text, "run `python -m policies.page`"
+    assert page.fill_tables(text, page.of_code()) == text, "run `python -m policies.page`"
     for each in CONTROLS:
         assert f"\n| {each.id} | {each.title} | " in text
 
@@ -250,11 +250,11 @@ def test_the_page_on_security_has_the_tables_of_the_code() -> None:
 def test_the_page_on_security_has_a_place_for_every_table_and_each_has_rows() -> None:
     text = page.PAGE.read_text()
     for name in page.HEADS:
-        there = page.written(text, {name: page.table(name, [["x"]])})
+        there = page.fill_tables(text, {name: page.table(name, [["x"]])})
         assert there.count("\n") < text.count("\n"), f"{name}: run `make security`"
-        assert page.written(there, {name: page.table(name, [["x"]])}) == there
+        assert page.fill_tables(there, {name: page.table(name, [["x"]])}) == there
 
 
 def test_a_page_without_a_place_for_a_table_is_refused() -> None:
     with pytest.raises(ValueError, match="<!-- units -->"):
-        page.written("<!-- controls -->\n<!-- end -->\n", {"units": ""})
+        page.fill_tables("<!-- controls -->\n<!-- end -->\n", {"units": ""})

@@ -14,31 +14,33 @@ import subprocess
 import sys
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import condition
+import app_status
+import common
 import crossplane
-import processes as on_server
+import local_nginx as on_server
 import pytest
 import release
-import server
 import slot
+import slot_layout
 import staging
 import yaml
-from server import Failure
+from common import Failure
 from typer.testing import CliRunner
 
 from commands.__main__ import app as fleet_command
 from components.balancer import upstreams
 from gateways import GATEWAYS
-from platforms.aws.platform import packed
-from releases.release import build
+from platforms.aws.platform import pack_user_data
+from releases.release import make_manifest
 from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
-from rendering.common import APP_PORT, SCRIPTS, SUPERVISORD
+from rendering.common import SCRIPTS, SUPERVISORD
 from rendering.gateway_files import gateway_files
 from settings import App, limits
-from settings.application import MAX_ISOLATED_PROCESSES, SLOT_PORTS
+from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
 from tests.unit.gateway_process import APP
 from tests.unit.test_rendering import find
@@ -102,7 +104,7 @@ def test_the_document_fits_into_what_ec2_takes_and_says_what_the_server_is(kind:
         ["libpq5"] * 50, kind=GATEWAYS[kind], processes=ProcessLayout(manager, MAX_ISOLATED_PROCESSES)
     )
     # Raises where EC2 would not take it.
-    assert packed(text)
+    assert pack_user_data(text)
     files = documents(kind, manager)
     assert files["/etc/wsgi-fleet/processes"] == f"{manager} 3\n"
     assert "/etc/systemd/system/app.socket" not in files
@@ -112,7 +114,7 @@ def test_the_document_fits_into_what_ec2_takes_and_says_what_the_server_is(kind:
 
 def test_servers_that_balance_no_processes_get_nothing_of_it() -> None:
     files = yaml.safe_load(app_server_user_data([]))["write_files"]
-    assert [each["path"] for each in files if "processes" in each["path"] or "nginx" in each["path"]] == []
+    assert [each["path"] for each in files if "processes" in each["path"] or "nginx.service" in each["path"]] == []
 
 
 def nginx(given: App, slot_: str, folder: Path) -> list[dict[str, Any]]:
@@ -140,7 +142,7 @@ def test_the_local_nginx_spreads_by_least_connections_over_the_ports_of_its_slot
     assert find(read, f"{prefix}_next_upstream")[0]["args"] == ["error"]
     assert find(read, f"{prefix}_read_timeout")[0]["args"] == [f"{limits.read_timeout_s(30)}s"]
     assert find(read, "worker_shutdown_timeout")[0]["args"] == ["45s"]
-    assert set(range(first, first + MAX_ISOLATED_PROCESSES)) <= set(condition.PROCESS_PORTS)
+    assert set(range(first, first + MAX_ISOLATED_PROCESSES)) <= set(app_status.PROCESS_PORTS)
 
 
 def test_only_a_request_that_no_process_had_may_go_to_another_server(tmp_path: Path) -> None:
@@ -182,7 +184,10 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
 def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_alone_is_killed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path / "slots" / "blue"
+    place, scripts = tmp_path / "slots" / "blue", tmp_path / "scripts"
+    scripts.mkdir()
+    for source in ROOT.glob("machine/*/*.py"):
+        (scripts / source.name).symlink_to(source)
     folders = ("code", "gateway", "venv/bin", "../../app-blue", "../../app-blue-0", "../../app-blue-1")
     for folder in folders:
         (place / folder).mkdir(parents=True)
@@ -193,7 +198,7 @@ def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_a
     for name, text in gateway_files(app(kind, "supervisord", 2)).items():
         # There is no journal here, and ports may be taken.
         told = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
-        told = told.replace(SCRIPTS, str(ROOT / "machine"))
+        told = told.replace(SCRIPTS, str(scripts))
         told = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", told)
         (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", told))
     monkeypatch.setattr(on_server, "RUN", tmp_path)
@@ -213,14 +218,14 @@ def well(run: Path, other_than: int = 0) -> list[int]:
     """Return both process ids once both respond and the second one is not `other_than`."""
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
-        told = on_server.of_supervisord("blue")
+        told = on_server.supervisord_processes("blue")
         pids = [each["pid"] for each in told if each["statename"] == "RUNNING"]
         with contextlib.suppress(OSError, http.client.HTTPException):
-            both = [slot.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
+            both = [slot_layout.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
             if both == [200, 200] and len(pids) == 2 and pids[1] != other_than:
                 return pids
         time.sleep(0.1)
-    raise AssertionError(on_server.of_supervisord("blue"))
+    raise AssertionError(on_server.supervisord_processes("blue"))
 
 
 def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
@@ -236,10 +241,9 @@ def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
     assert "app.socket" not in unit
 
 
-def test_a_release_says_for_how_many_processes_of_whom_it_is_made(tmp_path: Path) -> None:
-    (tmp_path / "x").mkdir()
+def test_a_release_says_for_how_many_processes_of_whom_it_is_made() -> None:
     for manager in MANAGERS:
-        manifest = json.loads(build(app(manager=manager), project=tmp_path, key="", secrets={}).manifest)
+        manifest = json.loads(make_manifest(app(manager=manager), "", key="", secrets={}))
         assert (manifest["gateway"], manifest["processes"]) == ("uwsgi", f"{manager} 3")
         assert "uwsgi.ini" in manifest["gateway_files"]
 
@@ -302,31 +306,30 @@ def test_a_user_sees_what_each_process_manager_gets(manager: str, told: list[str
 def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
     """Create a server with two processes. r1 serves, r2 is staged. Events contain what Nginx is told."""
     made = lay_out(tmp_path, monkeypatch)
-    (server.CONFIG / "processes").write_text(f"{request.param} 2\n")
+    (common.CONFIG / "processes").write_text(f"{request.param} 2\n")
     for name in ("r1", "r2"):
         made.place(name)
-    slot.assign_release("blue", server.RELEASES / "r1")
-    server.atomic_symlink(server.LIVE, server.RELEASES / "r1")
+    slot.assign_release("blue", common.RELEASES / "r1")
+    common.atomic_symlink(common.LIVE, common.RELEASES / "r1")
     made.states = dict.fromkeys(slot.units("blue"), "active")
     local(monkeypatch, made)
     return made
 
 
 def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[str, Any], fails: str = "") -> None:
-    """Stand in for the release's processes.py. supervised: what supervisord reports, again and again."""
+    """Stand in for local_nginx.py. supervised: what supervisord reports, again and again."""
 
-    def call(of: str, verb: str, *arguments: Any) -> Any:
-        assert arguments[0] == of
-        if verb == "of_supervisord":
-            return [
-                {name: next(value) if name == "pid" else value for name, value in each.items()} for each in supervised
-            ]
+    def reported(_slot: str) -> list[dict[str, Any]]:
+        return [{name: next(value) if name == "pid" else value for name, value in each.items()} for each in supervised]
+
+    def record(*words: Any) -> None:
         if fails:
             raise Failure(fails)
-        host.events.append(" ".join(map(str, (verb, *arguments))))
-        return None
+        host.events.append(" ".join(map(str, words)))
 
-    monkeypatch.setattr(slot, "call_release_hook", call)
+    monkeypatch.setattr(on_server, "supervisord_processes", reported)
+    monkeypatch.setattr(on_server, "start", partial(record, "start"))
+    monkeypatch.setattr(on_server, "route_traffic", partial(record, "route to"))
 
 
 def named(name: str) -> str:
@@ -338,12 +341,12 @@ def test_nginx_is_led_to_a_slot_whose_processes_are_all_well_and_then_the_old_on
     release.switch("r2")
     assert host.events == [
         f"start {named('green')}, live r1",
-        "lead green 75",
+        "route to green 75",
         f"stop {named('blue')}, live r2",
     ]
     # One answered before, whether what is live is still well.
     assert host.asked == ["app-green-0"] * 3 + ["app-green-1"] * 3
-    assert server.link_target(server.SLOTS / "green-1") == server.link_target(server.SLOTS / "green") == "r2"
+    assert common.link_target(common.SLOTS / "green-1") == common.link_target(common.SLOTS / "green") == "r2"
 
 
 def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer) -> None:
@@ -352,7 +355,7 @@ def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer)
     with pytest.raises(Failure, match=r"GET /healthz was not 200 in 0.2 s but 500 app-green-1"):
         release.switch("r3")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert server.link_target(server.LIVE) == "r1"
+    assert common.link_target(common.LIVE) == "r1"
 
 
 def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,26 +363,26 @@ def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypa
     with pytest.raises(Failure, match="Nginx cannot"):
         release.switch("r2")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert server.link_target(server.LIVE) == "r1"
+    assert common.link_target(common.LIVE) == "r1"
 
 
 def test_nginx_is_led_back_before_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
-    slot.assign_release("green", server.RELEASES / "r2")
+    slot.assign_release("green", common.RELEASES / "r2")
     host.states |= dict.fromkeys(slot.units("green"), "active")
     release.switch("r1")
-    assert host.events == ["lead blue 75", f"stop {named('green')}, live r1"]
+    assert host.events == ["route to blue 75", f"stop {named('green')}, live r1"]
 
 
 def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) -> None:
     host.states.clear()
     release.boot()
-    assert host.events == ["boot blue"]
-    assert server.link_target(server.SLOTS / "blue-1") == "r1"
+    assert host.events == ["start blue"]
+    assert common.link_target(common.SLOTS / "blue-1") == "r1"
 
 
 @pytest.mark.usefixtures("host")
 def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
-    here = (server.CONFIG / "processes").read_text().strip()
+    here = (common.CONFIG / "processes").read_text().strip()
     for made_for in ("one gateway", "systemd 9"):
         manifest = {} if made_for == "one gateway" else {"processes": made_for}
         with pytest.raises(
@@ -387,7 +390,7 @@ def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
         ):
             staging.check_compatible("r9", manifest)
     staging.check_compatible("r9", {"processes": here})
-    (server.CONFIG / "processes").unlink()
+    (common.CONFIG / "processes").unlink()
     with pytest.raises(Failure, match=f"r9 is made for servers with {here}, and this one has one gateway"):
         staging.check_compatible("r9", {"processes": here})
 
@@ -416,9 +419,9 @@ def test_a_process_that_was_started_anew_is_noticed_while_it_is_watched(
 def test_a_slot_is_as_its_best_unit_and_stopped_when_none_runs(host: AppServer) -> None:
     first, *others = slot.units("blue")
     host.states = dict.fromkeys(others, "failed") | {first: "active"}
-    assert (slot.state_of_slot("blue"), slot.serving_slots()) == ("active", ["blue"])
+    assert (slot_layout.state_of_slot("blue"), slot.serving_slots()) == ("active", ["blue"])
     host.states[first] = "failed"
-    assert (slot.state_of_slot("blue"), slot.serving_slots()) == ("failed", [])
+    assert (slot_layout.state_of_slot("blue"), slot.serving_slots()) == ("failed", [])
 
 
 def test_a_server_is_as_well_as_its_worst_process(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,9 +429,9 @@ def test_a_server_is_as_well_as_its_worst_process(host: AppServer, monkeypatch: 
         assert path == "/healthz"
         return 500 if "blue-1" in str(sock) else 200, "text"
 
-    monkeypatch.setattr(condition, "SLOTS", server.SLOTS)
-    monkeypatch.setattr(condition, "get", get)
-    found = condition.health("blue")
+    monkeypatch.setattr(app_status, "SLOTS", common.SLOTS)
+    monkeypatch.setattr(app_status, "get", get)
+    found = app_status.check_health("blue")
     assert (found["status"], found["line"]) == (500, "blue-1: text")
     assert host.states
 
@@ -473,7 +476,7 @@ def nginx_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nginx:
 
 def test_a_reload_is_over_when_the_old_workers_have_ended(nginx_: Nginx) -> None:
     nginx_.seen = [{1: True}, {1: True}, {1: True, 2: True}, {1: False, 2: True}, {1: False, 2: True}, {2: True}]
-    on_server.lead("green", 30)
+    on_server.route_traffic("green", 30)
     assert nginx_.asks() == "green/gateway/nginx-green.conf"
     assert nginx_.commands == ["/usr/sbin/nginx -t -q", "systemctl reload nginx"]
     assert nginx_.seen == [{2: True}]
@@ -483,7 +486,7 @@ def test_old_workers_are_waited_for_as_long_as_a_slot_may_drain(
     nginx_: Nginx, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nginx_.seen = [{1: True}, {1: False, 2: True}]
-    on_server.lead("green", 0.1)
+    on_server.route_traffic("green", 0.1)
     assert capsys.readouterr().out == "Nginx still waits for answers after 0 s\n"
 
 
@@ -494,7 +497,7 @@ def test_nginx_asks_whom_it_asked_when_it_cannot_be_led(
     nginx_.fails, nginx_.seen = {failing}, [{1: True}]
     monkeypatch.setattr(on_server, "RELOAD_S", 0.1)
     with pytest.raises(Failure):
-        on_server.lead("green", 30)
+        on_server.route_traffic("green", 30)
     assert nginx_.asks() == "blue/gateway/nginx-blue.conf"
 
 
@@ -502,7 +505,7 @@ def test_an_nginx_that_cannot_start_is_left_stopped_without_a_configuration(ngin
     nginx_.conf.unlink()
     nginx_.state, nginx_.fails = "inactive", {"start"}
     with pytest.raises(Failure, match="because"):
-        on_server.lead("blue", 30)
+        on_server.route_traffic("blue", 30)
     assert nginx_.commands[-1] == "systemctl stop nginx"
     assert not nginx_.conf.is_symlink()
 
@@ -544,10 +547,10 @@ def test_what_supervisord_gave_up_is_started_again_and_nothing_else(monkeypatch:
         if asked:
             raise KeyboardInterrupt
 
-    def of_supervisord(_slot: str) -> list[dict[str, str]]:
+    def supervisord_processes(_slot: str) -> list[dict[str, str]]:
         return every
 
-    monkeypatch.setattr(on_server, "of_supervisord", of_supervisord)
+    monkeypatch.setattr(on_server, "supervisord_processes", supervisord_processes)
     monkeypatch.setattr(on_server, "_ask_supervisord", ask)
     monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):

@@ -35,7 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stack_file(stack: str) -> dict[str, Any]:
     """Return the blocks of a stack file by name, with ids in the place of placeholders."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return mock_aws.filled({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
+    return mock_aws.fill_placeholders({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
 
 
 def main() -> None:
@@ -97,12 +97,40 @@ def test_every_stack_can_be_previewed_before_anything_is_there(stack: str) -> No
     assert [each.name for each in machines] == ["balancer", *servers(stack)]
 
 
-def test_what_is_built_waits_in_the_state_folder_of_its_stack(project: Path) -> None:
-    made = run("dev")
-    package = Path(made.one(ROLLOUT).inputs["package"])
-    assert package == project / ".state/dev/packages/hello" / made.exports["releases"]["hello"]
-    assert sorted(each.name for each in package.iterdir()) == ["code.tar.gz", "manifest.json"]
-    assert sorted(each.name for each in project.iterdir()) == [".state", "examples"]
+@pytest.mark.parametrize("preview", [True, False])
+def test_the_program_writes_nothing_into_the_project(project: Path, preview: bool) -> None:
+    before = tree(project)
+    for stack in STACKS:
+        assert run(stack, preview=preview).resources
+    assert tree(project) == before
+
+
+def tree(folder: Path) -> dict[Path, int]:
+    """Return all paths below a folder with the time of their last change."""
+    return {path: path.lstat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(project: Path) -> None:
+    told: list[str] = []
+
+    def program() -> None:
+        with pytest.raises(pulumi.RunError) as raised:
+            main()
+        told.append(str(raised.value))
+
+    for name in ("a", "b"):
+        (project / name).mkdir()
+        (project / name / "requirements.txt").touch()
+        (project / name / ".env").touch()
+    hosts = {name: {"source": name, "module": "x:app", "hosts": [f"{name}.test"]} for name in ("a", "b")}
+    config = {"wsgi-fleet:platform": "lxd", "wsgi-fleet:apps": json.dumps(hosts)}
+    made = build(program, config=config, stack="local", preview=True)
+    lines = told[0].splitlines()
+    assert [line for line in lines if not line.startswith("  ")] == [
+        f"{project / name} cannot be released:" for name in ("a", "b")
+    ]
+    assert [line.split(";")[0] for line in lines if line.startswith("  ")] == ["  .env: may hold secrets"] * 2
+    assert (made.resources, made.exports) == ([], {})
 
 
 @pytest.mark.parametrize("security_updates", [{}, {"enabled": False}, {"window": "Sun 04:30", "reboot": True}])

@@ -54,8 +54,8 @@ def steps(built: Build) -> list[str]:
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_a_balancer_that_needs_nothing_beside_its_site_has_no_step_for_it(on: str) -> None:
     # On AWS every machine has a step for what watches it.
-    made_steps = [each for each in steps(made({"cache": {}, "status": True}, on)) if each != "balancer-watch"]
-    assert made_steps == ["balancer-booted", "balancer-health", "balancer-members"]
+    made_steps = [each for each in steps(made({"cache": {}, "status": True}, on)) if each != "balancer-monitoring"]
+    assert made_steps == ["balancer-booted", "balancer-members"]
 
 
 @pytest.mark.parametrize(("on", "step"), [("lxd", STEP), ("aws", COMMAND)])

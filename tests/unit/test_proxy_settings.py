@@ -11,13 +11,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.mock_aws import filled
-from rendering.site import render_site
+from harness.mock_aws import fill_placeholders
 from rendering.upstream import Upstream
 from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS, RESERVED_RESPONSE_HEADERS
 from settings.route import Route
 from settings.stack_file import SettingsError, parse
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT, config_of, problems_of
 
 APP = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
@@ -133,7 +133,7 @@ def test_headers_that_others_rely_on_can_neither_be_set_nor_removed(headers: str
 def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on() -> None:
     block: dict[str, Any] = {"tls": {"self_signed": True}, "proxy": {"cache": {}, "geoip": True}}
     apps = [Upstream("a", ["10.0.0.1"], 60, "/a"), Upstream("b", [], 60, "/b", Route(path="/b"))]
-    text = render_site(settings_of(block), apps)
+    text = site_text(settings_of(block), apps)
     # Each application can say for how long its own answers are good.
     own = {name.lower() for name in re.findall(r"add_header (\S+)", text)} - {"cache-control"}
     assert own == {"retry-after", "strict-transport-security", "x-cache", "x-request-id"}
@@ -192,7 +192,7 @@ def test_a_front_page_that_is_the_health_path_would_stay_open_and_is_refused() -
 
 
 def production(**balancer: Any) -> list[str]:
-    stack = filled(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
+    stack = fill_placeholders(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
     given_ = {key.partition(":")[2]: value for key, value in stack.items()}
     return problems_of(given_ | {"balancer": balancer, "aws": given_["aws"] | {"outbound_ports": [5432]}})
 

@@ -5,15 +5,15 @@ Nginx itself reads and serves such sites in tests/e2e/test_proxy.py.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import crossplane
-import proxy as machine_proxy
-import proxy_site
 import pytest
 from hypothesis import HealthCheck, given, settings
+from site_state import State
 
 from rendering.balancer import proxy_packages_command
 from rendering.filters import nginx_return, nginx_target
@@ -24,6 +24,7 @@ from settings.proxy import Compression
 from settings.rewriting import Redirect
 from settings.route import Route
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
+from tests.unit.site_text import site_text
 from tests.unit.test_rendering import ROOT, directives, find
 
 APP = Upstream("a", ["10.0.0.1"], 60, "/healthz")
@@ -31,7 +32,7 @@ APP = Upstream("a", ["10.0.0.1"], 60, "/healthz")
 
 def read(folder: Path, **proxy: Any) -> list[dict[str, Any]]:
     """Return the site with these settings of the proxy, read back."""
-    return directives(render_site(settings_of({"hostnames": [HOSTNAME], "proxy": proxy}), [APP]), folder)
+    return directives(site_text(settings_of({"hostnames": [HOSTNAME], "proxy": proxy}), [APP]), folder)
 
 
 def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
@@ -56,8 +57,8 @@ def mapped(block: list[dict[str, Any]], variable: str) -> list[tuple[str, list[s
 
 
 def test_a_stack_that_sets_none_of_it_gets_the_site_without_it() -> None:
-    text = render_site(Balancer(), [APP])
-    assert text == render_site(settings_of({"proxy": {}}), [APP])
+    text = site_text(Balancer(), [APP])
+    assert text == site_text(settings_of({"proxy": {}}), [APP])
     # The whole site of such a stack, as it was before there were these settings: not even its comments know of them.
     assert [word for word in ("proxy", "cache", "auth", "gzip", "rewrite", "map", "geo") if word in text] == []
 
@@ -72,7 +73,7 @@ def word(text: str) -> str:
 def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_path: Path) -> None:
     given_ = settings_of(block)
     proxy = given_.proxy
-    site = directives(render_site(given_, [APP]), tmp_path)
+    site = directives(site_text(given_, [APP]), tmp_path)
     whole = location(site, "/")
     every = server(site)
     # Nothing got out of its place: the directives of each block are those that were rendered there.
@@ -181,7 +182,7 @@ def test_a_health_path_is_exempt_where_its_application_answers(tmp_path: Path) -
         Upstream("a", ["10.0.0.1"], 60, "/well", Route(hosts=["a.example.org"])),
         Upstream("b", ["10.0.0.2"], 60, "/", Route(path="/b")),
     ]
-    site = directives(render_site(settings_of({"proxy": {"cache": {}}}), apps), tmp_path)
+    site = directives(site_text(settings_of({"proxy": {"cache": {}}}), apps), tmp_path)
     health = [
         word(key).removeprefix("~").replace(r"\z", r"\Z") for key, value in mapped(site, "exempt") if value == ["on"]
     ]
@@ -258,7 +259,7 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
         },
     }
     empty = Upstream("b", [], 60, "/b", Route(path="/b"))
-    site = directives(render_site(settings_of(block), [APP, empty]), tmp_path)
+    site = directives(site_text(settings_of(block), [APP, empty]), tmp_path)
     every = [each for each in find(server(site), "location") if args(each["block"], "add_header")]
     assert [each["args"][-1] for each in every] == [
         "/.maintenance",
@@ -278,12 +279,21 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
     assert retries == ["60", "$retry_after", "$retry_after", "5"]
 
 
-def test_servers_of_a_snippet_are_no_members_and_its_ports_not_ours() -> None:
-    text = "upstream mine {\n    server 10.9.9.9:9000 max_fails=1;\n}\nserver {\n    listen 443 ssl;\n}\n"
-    site = render_site(settings_of({"proxy": {"snippets": [{"context": "http", "text": text}]}}), [APP])
-    assert proxy_site.addresses(site) == ["10.0.0.1"]
-    assert not machine_proxy.serves_https(site)
-    assert "10.9.9.9:9000 max_fails=1;" in proxy_site.remove_servers(site, ["10.9.9.9"])
+NGINX_SNIPPET = "upstream x {\n server  10.0.0.2:8000 max_fails=0 max_conns=2048;\n}\nserver { listen 443 ssl; }"
+APACHE_SNIPPET = "<Proxy balancer://x>\n BalancerMember uwsgi://10.0.0.2:8000 \n</Proxy>\nListen 0.0.0.0:443 https"
+
+
+@pytest.mark.parametrize(("kind", "text"), [("nginx", NGINX_SNIPPET), ("apache", APACHE_SNIPPET)])
+def test_a_snippet_stays_as_it_is_and_its_servers_and_ports_are_not_ours(kind: str, text: str) -> None:
+    """Also while a server that it names as well is drained."""
+    two = Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz")
+    snippets = [{"context": "http", "text": text}]
+    site = json.loads(json.dumps(render_site(settings_of({"proxy": {"kind": kind, "snippets": snippets}}), [two])))
+    assert (State(site, [], []).servers, site["https"]) == (["10.0.0.1", "10.0.0.2"], False)
+    for drained, lines in (([], 2), (["10.0.0.2"], 1)):
+        served = State(site, drained, []).render()
+        assert f"\n{text}\n" in served
+        assert served.count("10.0.0.2:8000") == lines
 
 
 def test_counters_are_for_who_is_on_the_balancer_alone_and_not_in_its_log(tmp_path: Path) -> None:
@@ -296,7 +306,7 @@ def test_counters_are_for_who_is_on_the_balancer_alone_and_not_in_its_log(tmp_pa
 def test_a_burst_is_twice_the_rate_unless_it_is_set(tmp_path: Path) -> None:
     for burst, expected in ((None, "burst=10"), (3, "burst=3")):
         given_ = settings_of({"requests_per_second": 5, "burst": burst})
-        assert expected in args(directives(render_site(given_, [APP]), tmp_path), "limit_req")[0]
+        assert expected in args(directives(site_text(given_, [APP]), tmp_path), "limit_req")[0]
 
 
 @pytest.mark.parametrize(
@@ -324,7 +334,7 @@ def test_an_application_that_is_asked_by_http_gets_the_same(tmp_path: Path) -> N
         "request_headers": {"set": {"X-Set": "b"}, "remove": ["X-Gone"]},
         "response_headers": {"remove": ["X-Powered-By"]},
     }
-    site = directives(render_site(settings_of({"proxy": block}), [app]), tmp_path)
+    site = directives(site_text(settings_of({"proxy": block}), [app]), tmp_path)
     headers = {each[0]: each[1] for each in args(location(site, "/"), "proxy_set_header")}
     assert (headers["X-Set"], headers["X-Gone"], headers["X-Country"]) == ("b", "", "$geoip_country_code")
     assert (headers["X-Remote-User"], headers["Authorization"]) == ("$user", "$passed_authorization")
@@ -339,7 +349,7 @@ def test_nobody_says_who_they_are_by_a_header_where_no_password_is_asked_for(
     tmp_path: Path, proxy: dict[str, Any]
 ) -> None:
     app = Upstream("a", ["10.0.0.1"], 60, "/healthz", protocol="http")
-    site = directives(render_site(settings_of({"proxy": proxy}), [app]), tmp_path)
+    site = directives(site_text(settings_of({"proxy": proxy}), [app]), tmp_path)
     assert [each for each in args(location(site, "/"), "proxy_set_header") if each[0] == "X-Remote-User"] == [
         ["X-Remote-User", ""]
     ]

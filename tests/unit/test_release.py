@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import os
+import re
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import pytest
 
 from releases.archive import SourceError, tar
-from releases.release import Release, build
+from releases.release import Release, build, make_manifest, release_id
+from releases.source import Source
 from settings import App
 
 KEY = "k" * 64
@@ -32,8 +35,12 @@ def app(**changes: Any) -> App:
     return App.model_validate_json(json.dumps({"source": "app", "module": "package.wsgi:app"} | changes))
 
 
+def manifest(source: Path, secrets: dict[str, str] | None = None, key: str = KEY, **changes: Any) -> bytes:
+    return make_manifest(app(**changes), Source.read(source).tar_sha256, key=key, secrets=secrets or {})
+
+
 def id_of(source: Path, secrets: dict[str, str] | None = None, **changes: Any) -> str:
-    return build(app(**changes), project=source.parent, key=KEY, secrets=secrets or {}).id
+    return release_id(manifest(source, secrets, **changes))
 
 
 def test_the_same_files_make_the_same_bytes_whoever_owns_them_and_whenever_they_were_written(source: Path) -> None:
@@ -114,15 +121,40 @@ def test_the_number_of_servers_does_not_change_the_id(source: Path) -> None:
 
 def test_a_manifest_says_nothing_of_a_secret_that_could_be_checked_without_the_key(source: Path) -> None:
     def digest(key: str) -> str:
-        made = build(app(), project=source.parent, key=key, secrets={"PIN": "1234"})
-        assert b"1234" not in made.manifest
-        return json.loads(made.manifest)["secrets_digest"]
+        made = manifest(source, {"PIN": "1234"}, key)
+        assert b"1234" not in made
+        return json.loads(made)["secrets_digest"]
 
     assert digest(KEY) != digest("x" * 64)
 
 
-def test_what_is_saved_is_loaded_again_and_the_manifest_names_the_tar(source: Path, tmp_path: Path) -> None:
-    made = build(app(), project=source.parent, key=KEY, secrets={})
-    made.save(tmp_path / "kept")
-    assert Release.load(tmp_path / "kept") == made
-    assert gzip.decompress(made.archive) == tar(source)
+def test_a_release_is_built_of_its_manifest_and_the_source_that_the_manifest_names(source: Path) -> None:
+    made = build(source, manifest(source))
+    assert made == Release(manifest(source), made.archive)
+    assert (made.id, gzip.decompress(made.archive)) == (id_of(source), tar(source))
+    assert made.is_archive(made.archive)
+
+
+def test_a_source_that_changed_after_its_id_was_made_is_not_built(source: Path) -> None:
+    of_before = manifest(source)
+    (source / "requirements.txt").write_text("django\n")
+    with pytest.raises(SourceError, match=f"{source}: changed while `pulumi up` ran; .*run `pulumi up` again"):
+        build(source, of_before)
+
+
+def test_a_source_says_its_commit_and_whether_it_differs_and_writes_nothing(source: Path) -> None:
+    def git(*arguments: str) -> None:
+        options = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(source), *options, *arguments], check=True, capture_output=True)
+
+    assert Source.read(source).revision == ""
+    git("init")
+    git("add", ".")
+    git("commit", "--message=first")
+    # Git would take the new time into its index.
+    os.utime(source / "requirements.txt", (1, 1))
+    index = (source / ".git" / "index").read_bytes()
+    assert re.fullmatch("[0-9a-f]{7,}", Source.read(source).revision)
+    assert (source / ".git" / "index").read_bytes() == index
+    (source / "new").touch()
+    assert Source.read(source).revision.endswith("+changes")

@@ -19,6 +19,8 @@ from platforms import operator
 from platforms.provider import log
 from platforms.transport import PrefixStore, Unreachable
 from releases import record, resource, secret
+from releases.archive import SourceError
+from releases.release import Release, build
 from releases.rollout import Plan, RolloutError
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemorySecrets, MemoryStore, release
 
@@ -44,8 +46,9 @@ def test_work_goes_on_when_nobody_listens_any_more(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(autouse=True)
-def bundles(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Return the options of the bundles that were asked for; each is created."""
+def bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Return the options of the bundles that were asked for; each is created, in a project of its own."""
+    monkeypatch.chdir(tmp_path)
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
@@ -72,18 +75,18 @@ def fleet(store: PrefixStore, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
     monkeypatch.setattr(operator, "store", open_store)
     monkeypatch.setattr(operator, "transport", open_transport)
     monkeypatch.setattr(operator, "secrets", lambda *_: None)  # pyright: ignore
+    monkeypatch.setattr(resource, "build", lambda _, manifest: Release(manifest, release(1).archive))  # pyright: ignore
     return fleet
 
 
-def inputs(folder: Path, number: int = 1, **changes: Any) -> dict[str, Any]:
+def inputs(number: int = 1, **changes: Any) -> dict[str, Any]:
     """Return what the engine hands over for a release: numbers are floats."""
-    package = folder / release(number).id
-    release(number).save(package)
     limits = {field.name: 3.0 for field in dataclasses.fields(Plan) if field.type == "int"}
     return {
         "app": "a",
         "release": release(number).id,
-        "package": str(package),
+        "manifest": release(number).manifest.decode(),
+        "source": "app",
         "stack": "prod",
         "revision": "abc1234",
         "servers": [{"name": name, "target": name} for name in NAMES],
@@ -109,8 +112,8 @@ def outs(news: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(ROLLOUT.create(news).outs))
 
 
-def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: FakeFleet, tmp_path: Path) -> None:
-    news = inputs(tmp_path)
+def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: FakeFleet) -> None:
+    news = inputs()
     left = ROLLOUT.create(news)
     assert fleet.live == dict.fromkeys(NAMES, news["release"])
     assert fleet.secrets["a-1"] == {"PASSWORD": "opensesame"}
@@ -118,18 +121,29 @@ def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: Fake
     assert re.fullmatch("a-[0-9a-f]{8}", left.id)
     expected = {key: news[key] for key in ("app", "servers", "balancer", "static", "store", "release")} | {"epoch": 0}
     assert left.outs == expected
-    assert ROLLOUT.update("a", expected, inputs(tmp_path, 2)).outs == expected | {"release": release(2).id}
+    assert ROLLOUT.update("a", expected, inputs(2)).outs == expected | {"release": release(2).id}
 
 
-def test_an_application_without_secrets_is_rolled_out(fleet: FakeFleet, tmp_path: Path) -> None:
+def test_a_source_that_changed_meanwhile_ends_a_rollout_before_anything_is_done(
+    fleet: FakeFleet, store: PrefixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "build", build)
+    with pytest.raises(SourceError, match=f"{tmp_path}: changed while `pulumi up` ran") as error:
+        ROLLOUT.create(inputs(source=str(tmp_path)))
+    assert error.value.__suppress_context__
+    assert sys.tracebacklimit == 0
+    assert (fleet.calls, store.keys("")) == ([], [])
+
+
+def test_an_application_without_secrets_is_rolled_out(fleet: FakeFleet) -> None:
     # As the engine hands over pulumi.Output.all() of nothing.
-    ROLLOUT.create(inputs(tmp_path, secrets=[]))
+    ROLLOUT.create(inputs(secrets=[]))
     assert fleet.secrets["a-1"] == {}
 
 
 @pytest.mark.usefixtures("fleet")
-def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_else(tmp_path: Path) -> None:
-    news = inputs(tmp_path)
+def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_else() -> None:
+    news = inputs()
     olds = outs(news)
     assert due(ROLLOUT, olds, news) is False
     others: dict[str, Any] = {"release": "r2", "servers": news["servers"][:2], "static": True}
@@ -141,8 +155,8 @@ def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_e
     assert due(ROLLOUT, olds, news | {"servers": replaced}) is True
 
 
-def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet: FakeFleet, tmp_path: Path) -> None:
-    news = inputs(tmp_path)
+def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet: FakeFleet) -> None:
+    news = inputs()
     olds = outs(news)
     fleet.proxy = "failed"
     assert due(ROLLOUT, olds, news) is True
@@ -161,29 +175,29 @@ def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet:
 
 
 @pytest.mark.usefixtures("fleet")
-def test_a_rollout_is_due_once_somebody_moved_the_fleet_by_hand(store: PrefixStore, tmp_path: Path) -> None:
-    news = inputs(tmp_path)
+def test_a_rollout_is_due_once_somebody_moved_the_fleet_by_hand(store: PrefixStore) -> None:
+    news = inputs()
     olds = outs(news)
     record.raise_epoch(store)
     assert due(ROLLOUT, olds, news) is True
     assert due(ROLLOUT, outs(news), news) is False
 
 
-def test_a_rollout_that_left_a_server_out_or_failed_is_due_again(fleet: FakeFleet, tmp_path: Path) -> None:
-    news = inputs(tmp_path)
+def test_a_rollout_that_left_a_server_out_or_failed_is_due_again(fleet: FakeFleet) -> None:
+    news = inputs()
     fleet.fails["a-2", "status"] = Unreachable("no route")
     olds = outs(news)
     assert due(ROLLOUT, olds, news) is True
     fleet.fails = {("a-2", "stage"): "does not import"}
     with pytest.raises(RolloutError, match="does not import"):
-        ROLLOUT.update("a", olds, inputs(tmp_path, 2))
+        ROLLOUT.update("a", olds, inputs(2))
     assert due(ROLLOUT, olds, news) is True
 
 
-def test_a_rollout_that_fails_is_told_without_a_traceback(fleet: FakeFleet, tmp_path: Path) -> None:
+def test_a_rollout_that_fails_is_told_without_a_traceback(fleet: FakeFleet) -> None:
     fleet.fails["a-2", "stage"] = "does not import"
     with pytest.raises(RolloutError, match="a-2, stage: does not import") as error:
-        ROLLOUT.create(inputs(tmp_path))
+        ROLLOUT.create(inputs())
     assert error.value.__suppress_context__
     assert sys.tracebacklimit == 0
 
@@ -191,22 +205,20 @@ def test_a_rollout_that_fails_is_told_without_a_traceback(fleet: FakeFleet, tmp_
 def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
     fleet: FakeFleet, bundles: list[list[str]], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "prod" / "packages" / "a"
-    folder.mkdir(parents=True)
-    news = inputs(folder)
+    news = inputs()
     ROLLOUT.create(news)
     assert bundles == []
     fleet.fails["a-2", "stage"] = "does not import"
-    news = inputs(folder, 2)
-    file = tmp_path / "prod" / f"failed-{news['release']}.tar.gz"
+    news = inputs(2)
+    file = tmp_path / ".state" / "prod" / f"failed-{news['release']}.tar.gz"
     with pytest.raises(RolloutError, match=re.escape(f"What support would ask for is in {file}.")):
         ROLLOUT.create(news)
     assert bundles == [["bundle", "--stack", "prod", "--app", "a", "--output", str(file)]]
 
 
 @pytest.mark.usefixtures("fleet")
-def test_what_is_read_is_what_the_store_names(store: PrefixStore, tmp_path: Path) -> None:
-    news = inputs(tmp_path)
+def test_what_is_read_is_what_the_store_names(store: PrefixStore) -> None:
+    news = inputs()
     olds = outs(news)
     record.set_current(store, "older")
     record.raise_epoch(store)
@@ -216,30 +228,28 @@ def test_what_is_read_is_what_the_store_names(store: PrefixStore, tmp_path: Path
 
 
 @pytest.mark.usefixtures("fleet")
-def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: PrefixStore, tmp_path: Path) -> None:
-    olds, news = outs(inputs(tmp_path)), inputs(tmp_path, 2)
+def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: PrefixStore) -> None:
+    olds, news = outs(inputs()), inputs(2)
     assert ROLLOUT.check(olds, news).failures == []
     rejection = record.Rejection(news["release"], "ada@host", "2026-01-01T00:00:00+00:00")
     record.reject(store, rejection)
     failures = [(each.property, each.reason) for each in ROLLOUT.check(olds, news).failures]
     assert failures == [("release", str(rejection))]
-    assert ROLLOUT.check(olds, inputs(tmp_path)).failures == []
+    assert ROLLOUT.check(olds, inputs()).failures == []
 
 
 @pytest.mark.usefixtures("fleet")
-def test_what_an_application_left_in_the_store_goes_with_it_and_nothing_of_others(
-    store: PrefixStore, tmp_path: Path
-) -> None:
+def test_what_an_application_left_in_the_store_goes_with_it_and_nothing_of_others(store: PrefixStore) -> None:
     whole: MemoryStore = store._store  # pyright: ignore
     whole.write("ab/pointer", b"b1")
-    left = ROLLOUT.create(inputs(tmp_path))
+    left = ROLLOUT.create(inputs())
     ROLLOUT.delete(str(left.id), left.outs or {})
     assert whole.files == {"ab/pointer": b"b1"}
 
 
 @pytest.mark.usefixtures("fleet")
-def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: PrefixStore, tmp_path: Path) -> None:
-    old, new = (ROLLOUT.create(inputs(tmp_path, number)) for number in (1, 2))
+def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: PrefixStore) -> None:
+    old, new = (ROLLOUT.create(inputs(number)) for number in (1, 2))
     ROLLOUT.delete(str(old.id), old.outs or {})
     assert record.current(store) == release(2).id
     # As versions made it that did not know of owners.
@@ -248,13 +258,11 @@ def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: Pr
     assert store.keys("") == []
 
 
-def test_secrets_that_servers_fetch_go_with_the_application(
-    fleet: FakeFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_secrets_that_servers_fetch_go_with_the_application(fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     del fleet
     kept = MemorySecrets()
     monkeypatch.setattr(operator, "secrets", lambda *_: kept)  # pyright: ignore
-    left = ROLLOUT.create(inputs(tmp_path))
+    left = ROLLOUT.create(inputs())
     assert kept.releases() == [release(1).id]
     ROLLOUT.delete(str(left.id), left.outs or {})
     assert kept.releases() == []

@@ -16,22 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import crossplane
-import proxy_site
 import pytest
+import site_state
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from staging import quoted
+from staging import escape_quotes
 
 from rendering.app_server import app_server_user_data, app_unit
 from rendering.balancer import balancer_user_data
 from rendering.common import SCRIPTS
 from rendering.gateway_files import gateway_files
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from rendering.user_data import without_comments
 from settings import App, Balancer
 from settings.route import Route
+from tests.unit.site_text import site_text
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of an app server's gateway: no file of the project as it is.
@@ -59,7 +59,7 @@ def find(block: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 @given(members=addresses)
 def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tmp_path_factory: Any) -> None:
-    text = render_site(Balancer(), [Upstream("my-app", members, 60, "/healthz")])
+    text = site_text(Balancer(), [Upstream("my-app", members, 60, "/healthz")])
     block = directives(text, tmp_path_factory.mktemp("nginx"))
     servers = [each["args"][0] for upstream in find(block, "upstream") for each in find(upstream["block"], "server")]
     assert servers == [f"{address}:8000" for address in members]
@@ -68,7 +68,7 @@ def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tm
 
 
 def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
-    block = directives(render_site(Balancer(), [Upstream("a", [], 60, "/healthz")]), tmp_path)
+    block = directives(site_text(Balancer(), [Upstream("a", [], 60, "/healthz")]), tmp_path)
     (location,) = [each for each in find(block, "location") if each["args"] == ["/"]]
     assert [each["args"] for each in find(location["block"], "return")] == [
         ["503", "a has no server at the moment.\\n"]
@@ -80,11 +80,11 @@ def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_n
         Upstream("a", ["10.0.0.1"], 60, "/healthz"),
         Upstream("b", [], 60, "/well", Route(path="/b")),
     ]
-    block = directives(render_site(Balancer(), upstreams), tmp_path)
+    block = directives(site_text(Balancer(), upstreams), tmp_path)
     server = next(each for each in find(block, "server") if "block" in each)
     steps = [(each["args"], each["block"][0]["args"]) for each in server["block"] if each["directive"] == "if"]
     assert steps == [
-        (["-f", str(proxy_site.PAGE)], ["$maintenance", "on"]),
+        (["-f", str(site_state.PAGE)], ["$maintenance", "on"]),
         (["$uri", "=", "/.maintenance"], ["$maintenance", ""]),
         (["$uri", "=", "/healthz"], ["$maintenance", ""]),
         (["$uri", "=", "/b/well"], ["$maintenance", ""]),
@@ -92,26 +92,26 @@ def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_n
     ]
     (page,) = [each["block"] for each in find(block, "location") if each["args"] == ["=", "/.maintenance"]]
     assert ["Retry-After", "60", "always"] in [each["args"] for each in find(page, "add_header")]
-    assert [each["args"] for each in find(page, "alias")] == [[str(proxy_site.PAGE)]]
+    assert [each["args"] for each in find(page, "alias")] == [[str(site_state.PAGE)]]
     assert page[0]["directive"] == "internal"
 
 
 def test_least_connections_are_counted_by_all_workers_together(tmp_path: Path) -> None:
-    site = render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
+    site = site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
     upstream = find(directives(site, tmp_path), "upstream")[0]["block"]
     assert [each["directive"] for each in upstream] == ["zone", "least_conn", "server"]
 
 
 def test_nginx_waits_longer_than_the_gateway_and_repeats_nothing_that_may_have_run(tmp_path: Path) -> None:
-    block = directives(render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
+    block = directives(site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
     assert find(block, "uwsgi_read_timeout")[0]["args"] == ["65s"]
     assert find(block, "uwsgi_next_upstream")[0]["args"] == ["error", "timeout"]
 
 
 def test_limits_are_off_unless_they_are_set(tmp_path: Path) -> None:
     upstream = Upstream("a", ["10.0.0.1"], 60, "/healthz")
-    off = directives(render_site(Balancer(), [upstream]), tmp_path)
-    on = directives(render_site(Balancer(requests_per_second=50, connections=9), [upstream]), tmp_path)
+    off = directives(site_text(Balancer(), [upstream]), tmp_path)
+    on = directives(site_text(Balancer(requests_per_second=50, connections=9), [upstream]), tmp_path)
     for name in ("limit_req", "limit_req_zone", "limit_conn", "limit_conn_zone"):
         assert (len(find(off, name)), len(find(on, name))) == (0, 1)
 
@@ -135,8 +135,8 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
     files = {each["path"]: each["content"] for each in yaml.safe_load(document)["write_files"]}
     for path, content in files.items():
         name = Path(path).name
-        sources = [ROOT / "machine" / name, *(ROOT / "templates").rglob(name)]
-        expected = [source.read_text() for source in sources if source.exists()]
+        sources = [*(ROOT / "machine").rglob(name), *(ROOT / "templates").rglob(name)]
+        expected = [source.read_text() for source in sources if source.is_file()]
         if path.startswith("/etc/systemd/system/app"):
             expected = [without_comments(text) for text in expected]
         if name.endswith(".py"):
@@ -147,6 +147,7 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
             assert name in (
                 "app@.service",
                 "app-proof.service",
+                "app.socket",
                 "nginx.service",
                 "apache2.service",
                 "52wsgi-fleet",
@@ -170,14 +171,14 @@ def meaning(script: str) -> tuple[str, list[int]]:
 def test_scripts_on_machines_keep_their_line_numbers_and_lose_their_comments() -> None:
     files = {each["path"]: each["content"] for each in yaml.safe_load(app_server_user_data([]))["write_files"]}
     sent = files[f"{SCRIPTS}/fetch.py"]
-    written = (ROOT / "machine" / "fetch.py").read_text()
+    written = (ROOT / "machine" / "common" / "fetch.py").read_text()
     line = next(number for number, text in enumerate(written.splitlines()) if text.startswith("def fetch("))
     assert sent.splitlines()[line] == written.splitlines()[line]
     assert '"""' not in sent
     assert [text for text in sent.splitlines() if text.lstrip().startswith("#")] == [
-        "# machine/fetch.py of wsgi-fleet without its comments; lines as there"
+        "# machine/common/fetch.py of wsgi-fleet without its comments; lines as there"
     ]
-    assert files[f"{SCRIPTS}/release.py"].startswith('#!/usr/bin/env python3\n"""Brings releases')
+    assert files[f"{SCRIPTS}/release.py"].startswith('#!/usr/bin/env python3\n"""Install releases')
 
 
 def test_system_packages_are_arguments_and_nothing_else_changes() -> None:
@@ -332,7 +333,7 @@ def test_the_ini_reads_back_as_it_was_set() -> None:
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])))
 def test_an_environment_value_survives_systemds_quoting(value: str) -> None:
     # systemd.exec(5), EnvironmentFile=: within double quotes a backslash keeps one of "\`$ as it is.
-    text, read, escaped = quoted(value), "", False
+    text, read, escaped = escape_quotes(value), "", False
     for char in text:
         if escaped:
             read += char if char in '"\\`$' else "\\" + char

@@ -17,6 +17,7 @@ from releases.fleet import Fleet, Server
 from releases.record import current
 from releases.redaction import Redaction
 from releases.rollout import RolloutError, batches
+from releases.status import ReleaseStatus
 from releases.workers import say_ending_workers
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, release, roll_out
 
@@ -305,7 +306,7 @@ def test_a_server_that_booted_meanwhile_is_taken_along() -> None:
 
     def exec_(machine: str, command: Sequence[str], **rest: Any) -> Result:
         result = inner(machine, command, **rest)
-        if (machine, command[1]) == ("a-3", "switch"):
+        if (machine, command[1:2]) == ("a-3", ["switch"]):
             # It boots while a-3 switches, on what the pointer names still.
             fleet.live["a-2"] = old
         return result
@@ -406,7 +407,9 @@ def test_a_worker_that_keeps_ending_is_told_when_its_release_serves(monkeypatch:
             if command[0] == "journalctl":
                 assert f"_SYSTEMD_UNIT={unit}" in command
                 return Result(0, "no such queue\n" if machine == "a-1" else "")
-            return Result(0, json.dumps({"restarts": {"app@blue.service": 1, unit: 2} if machine != "a-3" else {}}))
+            restarts = {"app@blue.service": 1, unit: 2} if machine != "a-3" else {}
+            status = ReleaseStatus(live=None, slots={}, staged=[], socket="active", restarts=restarts)
+            return Result(0, status.model_dump_json())
 
     servers = [Server(name, name) for name in NAMES]
     clean = Redaction(["queue"]).clean

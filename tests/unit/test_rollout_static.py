@@ -44,7 +44,7 @@ class FleetWithBalancer(FakeFleet):
         if machine == BALANCER.target:
             return self._balancer(command, stdin)
         result = super().exec(machine, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
-        if command[1] == "static" and not result.exit_code:
+        if command[1:2] == ["static"] and not result.exit_code:
             assert command[2] in self.staged[machine], "asked for what is not staged"
             text = base64.encodebytes(archive(command[2])).decode()
             return Result(0, self.fails.get((machine, "sends"), text))  # pyright: ignore[reportArgumentType]
@@ -104,7 +104,7 @@ def served() -> set[str]:
 
 
 def live() -> str | None:
-    return static_files.named(static_files.ROOT / "a" / "live")
+    return static_files.link_target(static_files.ROOT / "a" / "live")
 
 
 def go_back(fleet: FleetWithBalancer, wanted: str | None = None) -> str:
@@ -134,7 +134,7 @@ def test_the_old_release_is_served_until_the_new_one_is_everywhere_and_beside_it
     exec_ = fleet.exec
 
     def watched(machine: str, command: Sequence[str], **rest: object) -> Result:
-        if command[1] == "switch":
+        if command[1:2] == ["switch"]:
             seen.append((live(), served()))
         return exec_(machine, command, **rest)  # pyright: ignore[reportArgumentType]
 

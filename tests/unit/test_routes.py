@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.mock_aws import filled
-from rendering.site import render_site
+from harness.mock_aws import fill_placeholders
 from rendering.upstream import Upstream
 from settings import Balancer, Settings
 from settings.route import Route, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import problems_of
 from tests.unit.test_rendering import directives, find
 
@@ -197,7 +197,7 @@ def test_no_acme_server_is_asked_for_a_wildcard() -> None:
 
 def test_records_of_a_zone_are_those_of_the_hosts(tmp_path: Path) -> None:
     del tmp_path
-    prod = filled({"platform": "aws", "aws": AWS})["aws"] | {"route53_zone_id": "Z1"}
+    prod = fill_placeholders({"platform": "aws", "aws": AWS})["aws"] | {"route53_zone_id": "Z1"}
     assert told({"shop": {"hosts": [SHOP]}}, platform="aws", aws=prod) == []
 
 
@@ -216,7 +216,7 @@ def site(folder: Path, balancer: Balancer | None = None, **apps: dict[str, Any])
     there = routed(**apps)
     upstreams = [Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
     given_ = balancer or Balancer()
-    return directives(render_site(given_, upstreams, hostnames(given_.hostnames, there)), folder)
+    return directives(site_text(given_, upstreams, hostnames(given_.hostnames, there)), folder)
 
 
 def servers(block: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -311,11 +311,11 @@ def test_with_tls_every_server_has_it_and_one_is_the_default(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("at", "probe"),
     [
-        ({}, "app_my_app=/healthz"),
-        ({"path": "/a"}, "app_my_app=/a/healthz"),
-        ({"path": "/a", "strip_path": False}, "app_my_app=/healthz"),
-        ({"hosts": [SHOP, BLOG]}, f"app_my_app={SHOP}/healthz"),
-        ({"hosts": ["*.example.org"], "path": "/a"}, "app_my_app=wsgi-fleet.example.org/a/healthz"),
+        ({}, "/healthz"),
+        ({"path": "/a"}, "/a/healthz"),
+        ({"path": "/a", "strip_path": False}, "/healthz"),
+        ({"hosts": [SHOP, BLOG]}, f"{SHOP}/healthz"),
+        ({"hosts": ["*.example.org"], "path": "/a"}, "wsgi-fleet.example.org/a/healthz"),
     ],
 )
 def test_an_application_is_probed_where_clients_find_it(at: dict[str, Any], probe: str) -> None:
@@ -358,7 +358,7 @@ def test_static_files_of_an_application_below_a_path_are_below_it_too(tmp_path: 
     blog = {"path": "/blog.x", "static": {"folder": "hello"}}
     given_ = Settings.model_validate_json(json.dumps({"platform": "lxd", "apps": {"blog": app(**blog)}}))
     each = given_.apps["blog"]
-    text = render_site(Balancer(), [Upstream("blog", ["10.0.0.1"], 60, "/", each, static=each.static)])
+    text = site_text(Balancer(), [Upstream("blog", ["10.0.0.1"], 60, "/", each, static=each.static)])
     locations = find(directives(text, tmp_path), "location")
     static = next(location for location in locations if location["args"] == ["^~", "/blog.x/static/"])
     assert [line["args"] for line in find(static["block"], "rewrite")] == [["(?s)^/blog\\.x(/.*)$", "$1", "break"]]

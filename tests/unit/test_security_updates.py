@@ -125,7 +125,9 @@ def test_both_setups_see_to_it_before_they_say_that_the_machine_is_ready(setup: 
 
 def test_the_prebuilt_image_has_the_package_and_keeps_it_quiet() -> None:
     assert "unattended-upgrades" in PREBUILT_PACKAGES
-    assert {"apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"} <= set(ImageRecipe().masked())
+    assert {"apt-daily.timer", "apt-daily-upgrade.timer", "unattended-upgrades.service"} <= set(
+        ImageRecipe().masked_units()
+    )
 
 
 def run_setup(folder: Path, *, is_on: bool) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import server_health
 from hypothesis import given
 from hypothesis import strategies as st
-from server_health import Answer, Probe, Server, excluded
+from server_health import Outcome, Probe, Server, excluded
 
 ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 TICK_S = 0.25
@@ -20,11 +20,11 @@ def quiet() -> bool:
 
 
 def lived(
-    answer_at: Callable[[float], Answer | None],
+    answer_at: Callable[[float], Outcome | None],
     until: float,
     *,
     resent: Callable[[float], bool] = lambda _: False,
-    answers_others: Callable[[], bool] = quiet,
+    responds_to_others: Callable[[], bool] = quiet,
 ) -> tuple[Server, list[tuple[float, bool]]]:
     """Return a server that is asked each second until then, and when it became unhealthy and healthy.
 
@@ -35,74 +35,74 @@ def lived(
     ticks = 0
     while (now := ticks * TICK_S) <= until:
         if ticks % 4 == 0 and (answer := answer_at(now)):
-            after = 2.0 if answer is Answer.SILENT else 0.0
+            after = 2.0 if answer is Outcome.SILENT else 0.0
             ended.append((now + after, Probe(now, answer, answer.name, resent(now))))
         for each in [each for each in ended if each[0] <= now]:
             ended.remove(each)
             server.record(each[1])
         was = server.is_healthy
-        server.judge(now, "/healthz", server_health.OUT_S, answers_others)
+        server.judge(now, "/healthz", server_health.OUT_S, responds_to_others)
         if server.is_healthy != was:
             changes.append((now, server.is_healthy))
         ticks += 1
     return server, changes
 
 
-def between(begin: float, end: float, how: Answer) -> Callable[[float], Answer]:
+def between(begin: float, end: float, how: Outcome) -> Callable[[float], Outcome]:
     """Return a function of the time that gives `how` in that time, else GOOD."""
-    return lambda now: how if begin <= now < end else Answer.GOOD
+    return lambda now: how if begin <= now < end else Outcome.GOOD
 
 
 def test_a_server_that_says_nothing_is_unhealthy_in_time_and_healthy_after_two_good_answers() -> None:
-    _, changes = lived(between(10, 20, Answer.SILENT), 40)
+    _, changes = lived(between(10, 20, Outcome.SILENT), 40)
     assert changes == [(12.5, False), (21.0, True)]
 
 
 def test_what_is_wrong_is_told() -> None:
-    server, _ = lived(between(10, 99, Answer.BAD), 20)
+    server, _ = lived(between(10, 99, Outcome.BAD), 20)
     assert server.why == "GET /healthz was not 200 for 3.5 s: BAD"
 
 
 def test_two_bad_answers_are_not_enough() -> None:
-    assert lived(between(10, 12, Answer.BAD), 30)[1] == []
+    assert lived(between(10, 12, Outcome.BAD), 30)[1] == []
 
 
 def test_a_server_that_sheds_load_is_not_unhealthy() -> None:
-    assert lived(between(10, 60, Answer.BUSY), 70)[1] == []
+    assert lived(between(10, 60, Outcome.BUSY), 70)[1] == []
 
 
 def test_a_silent_server_that_answers_clients_is_busy_and_not_unhealthy() -> None:
-    assert lived(between(10, 60, Answer.SILENT), 70, answers_others=lambda: True)[1] == []
+    assert lived(between(10, 60, Outcome.SILENT), 70, responds_to_others=lambda: True)[1] == []
 
 
 def test_a_server_whose_health_path_says_no_is_unhealthy_whatever_clients_get() -> None:
-    assert lived(between(10, 60, Answer.BAD), 30, answers_others=lambda: True)[1] == [(12.5, False)]
+    assert lived(between(10, 60, Outcome.BAD), 30, responds_to_others=lambda: True)[1] == [(12.5, False)]
 
 
 def test_who_hangs_after_it_was_busy_is_unhealthy_within_five_seconds() -> None:
     busy_until = 30.0
     asked: list[float] = []
 
-    def answers_others() -> bool:
+    def responds_to_others() -> bool:
         asked.append(1)
         # Asked at 12.5, 14.25, ... s.
         return 10.75 + 1.75 * len(asked) < busy_until
 
-    _, changes = lived(between(10, 99, Answer.SILENT), 50, answers_others=answers_others)
+    _, changes = lived(between(10, 99, Outcome.SILENT), 50, responds_to_others=responds_to_others)
     ((when, is_healthy),) = changes
     assert (is_healthy, busy_until <= when <= busy_until + 5) == (False, True)
 
 
 def test_a_lossy_path_is_no_busy_application() -> None:
-    server, changes = lived(lambda _: Answer.GOOD, 40, resent=lambda now: 10 <= now < 20 and int(now) % 3 == 0)
+    server, changes = lived(lambda _: Outcome.GOOD, 40, resent=lambda now: 10 <= now < 20 and int(now) % 3 == 0)
     assert changes == [(18.0, False), (22.0, True)]
     assert server.is_healthy
-    server, _ = lived(lambda _: Answer.GOOD, 15, resent=lambda now: now >= 10)
+    server, _ = lived(lambda _: Outcome.GOOD, 15, resent=lambda now: now >= 10)
     assert server.why.startswith("packets are lost on the way to it (2 of 10 probes")
 
 
 def test_two_packets_that_were_lost_in_ten_probes_change_nothing() -> None:
-    assert lived(lambda _: Answer.GOOD, 100, resent=lambda now: int(now) % 10 in (0, 4))[1] == []
+    assert lived(lambda _: Outcome.GOOD, 100, resent=lambda now: int(now) % 10 in (0, 4))[1] == []
 
 
 def test_who_comes_and_goes_must_stay_well_for_longer_each_time_and_it_is_forgotten() -> None:
@@ -113,7 +113,7 @@ def test_who_comes_and_goes_must_stay_well_for_longer_each_time_and_it_is_forgot
     back_at = 0.0
     while len(waits) < 7:
         if now >= silent_until:
-            server.record(Probe(now, Answer.GOOD))
+            server.record(Probe(now, Outcome.GOOD))
         was = server.is_healthy
         server.judge(now, "/", 4.0, quiet)
         if server.is_healthy and not was:
@@ -169,15 +169,15 @@ def test_whatever_is_known_somebody_is_asked(
     assert out < set(known) - drained or not set(known) - drained
 
 
-@given(st.lists(st.sampled_from(Answer), min_size=40, max_size=120))
-def test_however_answers_come_only_a_time_without_good_ones_takes_a_server_out(answers: Iterable[Answer]) -> None:
+@given(st.lists(st.sampled_from(Outcome), min_size=40, max_size=120))
+def test_however_answers_come_only_a_time_without_good_ones_takes_a_server_out(answers: Iterable[Outcome]) -> None:
     listed = list(answers)
     _, changes = lived(lambda now: listed[int(now)] if int(now) < len(listed) else None, len(listed) - 1)
     for when, is_healthy in changes:
         if is_healthy:
-            assert listed[int(when) - 3 : int(when) + 1].count(Answer.GOOD) >= 2
+            assert listed[int(when) - 3 : int(when) + 1].count(Outcome.GOOD) >= 2
         else:
-            alive = (Answer.GOOD, Answer.BUSY)
+            alive = (Outcome.GOOD, Outcome.BUSY)
             assert not any(each in alive for each in listed[math.ceil(when - 3.4) : int(when) + 1])
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from releases.release import build
+from releases.release import make_manifest
 from rendering.settings_file import FORMATS
 from settings import App
 from settings.stack_file import parse, read
@@ -42,8 +42,7 @@ def written(values: Mapping[str, Any], format_: str = "python") -> dict[str, str
     """Return a release's entry of the settings file, built from a stack file's text as Pulumi hands it over."""
     hello = app(settings_file=settings_file(values, format_))
     settings = parse(config_of({"platform": "lxd", "apps": {"hello": hello}}), project=ROOT)
-    made = build(settings.apps["hello"], project=ROOT, key="", secrets={})
-    return json.loads(made.manifest)["settings_file"]
+    return json.loads(make_manifest(settings.apps["hello"], "", key="", secrets={}))["settings_file"]
 
 
 def same(read_back: Any, values: Any) -> None:
@@ -106,8 +105,8 @@ def test_the_order_in_a_stack_file_makes_no_other_release() -> None:
 
 
 def test_a_release_without_a_settings_file_says_nothing_of_one() -> None:
-    made = build(App.model_validate_json(json.dumps(app())), project=ROOT, key="", secrets={})
-    assert "settings_file" not in json.loads(made.manifest)
+    manifest = make_manifest(App.model_validate_json(json.dumps(app())), "", key="", secrets={})
+    assert "settings_file" not in json.loads(manifest)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ import nginx
 import proxy
 import proxy_site
 import pytest
+import site_state
 from hypothesis import given
 from hypothesis import strategies as st
 from proxy import Failure
+from site_state import State
 
 from rendering.site import render_site
 from rendering.templates import ROOT
@@ -29,8 +32,13 @@ ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 OLD_WORKERS = {11, 12}
 
 
-def site(*members: str, app: str = "a") -> str:
-    return render_site(Balancer(), [Upstream(app, members, 60, "/healthz")])
+def site(*members: str) -> str:
+    """Return the site of application a, as its step brings it."""
+    return json.dumps(render_site(Balancer(), [Upstream("a", members, 60, "/healthz")]))
+
+
+def state(site: str, drained: Sequence[str] = (), unhealthy: Sequence[str] = ()) -> State:
+    return State(json.loads(site), drained, unhealthy)
 
 
 @dataclass
@@ -40,7 +48,7 @@ class FakeNginx:
     folder: Path
     did: list[str] = field(default_factory=list[str])
     fails: dict[str, str] = field(default_factory=dict[str, str])
-    unwell: set[str] = field(default_factory=set[str])
+    failing: set[str] = field(default_factory=set[str])
 
     def test(self, text: str) -> None:
         self._do("test", text)
@@ -50,11 +58,13 @@ class FakeNginx:
         nginx.SITE.write_text(text)
         return OLD_WORKERS
 
-    def probe(self, path: str) -> None:
+    def probe(self, path: str, *, https: bool) -> None:
+        del https
         self._do(f"probe {path}", "")
 
-    def answer(self, place: str) -> str:
-        return "HTTP Error 503" if place in self.unwell else ""
+    def error_of(self, place: str, *, https: bool) -> str:
+        del https
+        return "HTTP Error 503" if place in self.failing else ""
 
     def wait_for(self, old: set[int]) -> None:
         assert old == OLD_WORKERS
@@ -68,22 +78,20 @@ class FakeNginx:
 
     @property
     def members(self) -> list[str]:
-        return proxy_site.addresses(nginx.SITE.read_text())
+        """Return the servers in the text that Nginx serves."""
+        return re.findall(r"^    server (\S+):8000 max_fails=0 max_conns=2048;$", nginx.SITE.read_text(), re.MULTILINE)
 
 
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     """Create a balancer that has no site of `up` yet."""
     fake = FakeNginx(tmp_path)
-    for name in ("test", "swap_in", "probe", "answer", "wait_for"):
+    for name in ("test", "swap_in", "probe", "error_of", "wait_for"):
         monkeypatch.setattr(proxy, name, getattr(fake, name))
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
     monkeypatch.setattr(nginx, "workers", set[int])
-    for name, file in (
-        ("LOCK", "lock"), ("WANTED", "site.wanted"), ("DRAINED", "drained"), ("PROBES", "probes"),
-        ("DEFAULT_PAGE", "maintenance.html"), ("UNHEALTHY", "unhealthy"), ("UPSTREAMS", "upstreams.json"),
-        ("LEAVING", "leaving"),
-    ):  # fmt: skip
+    monkeypatch.setattr(site_state, "STATE", tmp_path / "site.json")
+    for name, file in (("LOCK", "lock"), ("DEFAULT_PAGE", "maintenance.html"), ("LEAVING", "leaving")):
         monkeypatch.setattr(proxy_site, name, tmp_path / file)
     # A site without TLS has them removed.
     for name in ("FOLDER", "RENEWAL"):
@@ -104,21 +112,21 @@ def call(*arguments: str, stdin: str = "") -> None:
 
 
 def with_site(balancer: FakeNginx, *members: str) -> FakeNginx:
-    call("site", "/healthz", stdin=site(*members))
+    call("site", stdin=site(*members))
     balancer.did.clear()
     return balancer
 
 
 def test_a_site_is_tested_swapped_in_and_probed_on_each_path(balancer: FakeNginx, capsys: Any) -> None:
-    call("site", "/healthz", "/b", stdin=site(ONE, TWO))
-    assert balancer.did == ["test", "swap", "probe /healthz", "probe /b"]
+    call("site", stdin=two([ONE], [TWO]))
+    assert balancer.did == ["test", "swap", "probe /a/healthz", "probe /b/healthz"]
     assert balancer.members == [ONE, TWO]
     assert capsys.readouterr().out == f"the balancer sends requests to 2 servers: {ONE}, {TWO}\n"
 
 
 def test_the_same_site_again_is_probed_and_not_reloaded(balancer: FakeNginx) -> None:
     with_site(balancer, ONE)
-    call("site", "/healthz", stdin=site(ONE))
+    call("site", stdin=site(ONE))
     assert balancer.did == ["probe /healthz"]
 
 
@@ -129,47 +137,44 @@ def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balan
     before = {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()}
     balancer.fails[step] = "no"
     with pytest.raises(Failure, match="no"):
-        call("site", "/healthz", stdin=site(ONE, TWO, THREE))
+        call("site", stdin=site(ONE, TWO, THREE))
     assert {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()} == before
 
 
 def two(a: Sequence[str], b: Sequence[str]) -> str:
-    """Return a site of applications a and b."""
+    """Return the site of applications a and b."""
     upstreams = [Upstream(name, each, 60, "/healthz", Route(path=f"/{name}")) for name, each in
                  (("a", a), ("b", b))]  # fmt: skip
-    return render_site(Balancer(), upstreams)
+    return json.dumps(render_site(Balancer(), upstreams))
 
 
-PROBES = ("app_a=/a/healthz", "app_b=/b/healthz")
-
-
-def test_an_application_that_was_unwell_before_does_not_hold_up_another(balancer: FakeNginx, capsys: Any) -> None:
-    call("site", *PROBES, stdin=two([ONE], [TWO]))
-    balancer.unwell = {"/a/healthz"}
+def test_an_application_that_was_unhealthy_before_does_not_hold_up_another(balancer: FakeNginx, capsys: Any) -> None:
+    call("site", stdin=two([ONE], [TWO]))
+    balancer.failing = {"/a/healthz"}
     balancer.fails = {"probe /a/healthz": "503"}
     capsys.readouterr()
-    call("site", *PROBES, stdin=two([ONE], [TWO, THREE]))
+    call("site", stdin=two([ONE], [TWO, THREE]))
     assert balancer.members == [ONE, TWO, THREE]
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "app_a is unwell, as it was before: GET /a/healthz: HTTP Error 503"
+    assert told[0] == "app_a is unhealthy, as it was before: GET /a/healthz: HTTP Error 503"
 
 
 @pytest.mark.parametrize("members", [[ONE, THREE], [THREE]])
-def test_an_application_with_other_members_must_answer_however_unwell_it_was(
+def test_an_application_with_other_members_must_answer_however_unhealthy_it_was(
     balancer: FakeNginx, members: list[str]
 ) -> None:
-    call("site", *PROBES, stdin=two([ONE], [TWO]))
-    balancer.unwell, balancer.fails = {"/a/healthz"}, {"probe /a/healthz": "503"}
+    call("site", stdin=two([ONE], [TWO]))
+    balancer.failing, balancer.fails = {"/a/healthz"}, {"probe /a/healthz": "503"}
     with pytest.raises(Failure, match="503"):
-        call("site", *PROBES, stdin=two(members, [TWO]))
+        call("site", stdin=two(members, [TWO]))
     assert balancer.members == [ONE, TWO]
 
 
-def test_an_application_that_a_change_makes_unwell_takes_it_back(balancer: FakeNginx) -> None:
-    call("site", *PROBES, stdin=two([ONE], [TWO]))
+def test_an_application_that_a_change_makes_unhealthy_takes_it_back(balancer: FakeNginx) -> None:
+    call("site", stdin=two([ONE], [TWO]))
     balancer.fails = {"probe /a/healthz": "503"}
     with pytest.raises(Failure, match="503"):
-        call("site", *PROBES, stdin=two([ONE], [TWO, THREE]))
+        call("site", stdin=two([ONE], [TWO, THREE]))
     assert balancer.members == [ONE, TWO]
 
 
@@ -189,7 +194,7 @@ def test_what_was_drained_is_admitted_in_its_old_place(balancer: FakeNginx) -> N
     call("admit", ONE)
     assert balancer.members == [ONE, THREE]
     call("admit", TWO)
-    assert nginx.SITE.read_text() == site(ONE, TWO, THREE)
+    assert nginx.SITE.read_text() == state(site(ONE, TWO, THREE)).render()
 
 
 @pytest.mark.parametrize("verb", ["drain", "admit"])
@@ -206,16 +211,18 @@ def test_draining_and_admitting_twice_changes_nothing(balancer: FakeNginx, verb:
 def test_the_last_member_is_not_drained_and_the_remedy_is_told(balancer: FakeNginx) -> None:
     with_site(balancer, ONE, TWO)
     call("drain", ONE)
-    with pytest.raises(Failure, match=rf"app_a would have no member left.*{TWO}.*`\./fleet maintenance on`"):
+    with pytest.raises(Failure, match=rf"app_a would have no server left.*{TWO}.*`\./fleet maintenance on`"):
         call("drain", TWO)
     assert balancer.members == [TWO]
-    assert proxy_site.read_lines(proxy_site.DRAINED) == [ONE]
+    assert site_state.read_state().drained == [ONE]
 
 
 @pytest.mark.parametrize("verb", ["drain", "admit"])
 def test_who_is_no_member_is_refused_with_those_who_are(balancer: FakeNginx, verb: str) -> None:
     with_site(balancer, ONE, TWO)
-    with pytest.raises(Failure, match=f"{THREE} is no member of this balancer .there are: {ONE}, {TWO}.; `pulumi up`"):
+    with pytest.raises(
+        Failure, match=f"{THREE} is no server of this balancer .its servers: {ONE}, {TWO}.; `pulumi up`"
+    ):
         call(verb, THREE)
 
 
@@ -223,7 +230,7 @@ def test_who_was_drained_stays_so_when_up_brings_another_site(balancer: FakeNgin
     with_site(balancer, ONE, TWO)
     call("drain", ONE)
     capsys.readouterr()
-    call("site", "/healthz", stdin=site(ONE, TWO, THREE))
+    call("site", stdin=site(ONE, TWO, THREE))
     assert balancer.members == [TWO, THREE]
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {TWO}, {THREE}; drained by hand: {ONE}")
 
@@ -231,8 +238,8 @@ def test_who_was_drained_stays_so_when_up_brings_another_site(balancer: FakeNgin
 def test_a_drained_member_that_is_gone_is_forgotten(balancer: FakeNginx) -> None:
     with_site(balancer, ONE, TWO)
     call("drain", ONE)
-    call("site", "/healthz", stdin=site(TWO, THREE))
-    call("site", "/healthz", stdin=site(ONE, TWO))
+    call("site", stdin=site(TWO, THREE))
+    call("site", stdin=site(ONE, TWO))
     assert balancer.members == [ONE, TWO]
 
 
@@ -240,21 +247,15 @@ def test_a_site_whose_every_member_is_drained_is_refused(balancer: FakeNginx) ->
     with_site(balancer, ONE, TWO)
     call("drain", ONE)
     with pytest.raises(Failure, match=r"`\./fleet admit`"):
-        call("site", "/healthz", stdin=site(ONE))
+        call("site", stdin=site(ONE))
     assert balancer.members == [TWO]
 
 
-def test_of_two_applications_each_keeps_a_member() -> None:
-    text = render_site(
-        Balancer(),
-        [
-            Upstream("a", [ONE, TWO], 60, "/healthz"),
-            Upstream("b", [THREE], 60, "/healthz", Route(hosts=["b.example.org"])),
-        ],
-    )
-    with pytest.raises(Failure, match="app_b would have no member left"):
-        proxy_site.remove_servers(text, [THREE])
-    assert proxy_site.addresses(proxy_site.remove_servers(text, [ONE])) == [TWO, THREE]
+def test_of_two_applications_each_keeps_a_server() -> None:
+    text = two([ONE, TWO], [THREE])
+    with pytest.raises(Failure, match="app_b would have no server left"):
+        state(text, [THREE]).render()
+    assert state(text, [ONE]).served() == {"app_a": [TWO], "app_b": [THREE]}
 
 
 def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balancer: FakeNginx) -> None:
@@ -285,7 +286,7 @@ def test_the_last_healthy_one_may_be_drained_where_unhealthy_ones_are_left(balan
     call("unhealthy", TWO)
     call("drain", ONE)
     assert balancer.members == [TWO]
-    with pytest.raises(Failure, match="app_a would have no member left"):
+    with pytest.raises(Failure, match="app_a would have no server left"):
         call("drain", TWO)
 
 
@@ -295,11 +296,11 @@ def test_an_unhealthy_one_is_out_for_the_next_site_and_forgotten_when_it_is_gone
     with_site(balancer, ONE, TWO)
     call("unhealthy", TWO)
     capsys.readouterr()
-    call("site", "/healthz", stdin=site(ONE, TWO, THREE))
+    call("site", stdin=site(ONE, TWO, THREE))
     assert balancer.members == [ONE, THREE]
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {ONE}, {THREE}; unhealthy: {TWO}")
-    call("site", "/healthz", stdin=site(ONE, THREE))
-    call("site", "/healthz", stdin=site(ONE, TWO))
+    call("site", stdin=site(ONE, THREE))
+    call("site", stdin=site(ONE, TWO))
     assert balancer.members == [ONE, TWO]
 
 
@@ -312,7 +313,7 @@ def test_who_was_unhealthy_is_waited_for_when_it_is_drained_or_removed(
     monkeypatch.setattr(nginx, "workers", lambda: {*OLD_WORKERS, 13})
     monkeypatch.setattr(nginx, "accepts", lambda pid: pid not in OLD_WORKERS)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     balancer.did.clear()
-    call(*(("drain", TWO) if verb == "drain" else ("site", "/healthz")), stdin=site(ONE))
+    call(*(("drain", TWO) if verb == "drain" else ("site",)), stdin=site(ONE))
     assert balancer.did[-1] == "wait"
 
 
@@ -328,26 +329,26 @@ def test_a_change_that_waits_for_old_workers_lets_others_change_the_site(
     monkeypatch.setattr(proxy, "wait_for", wait_for)
     call("drain", TWO)
     assert balancer.members == [ONE]
-    assert proxy_site.read_lines(proxy_site.DRAINED) == [TWO]
+    assert site_state.read_state().drained == [TWO]
 
 
-def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_new(balancer: FakeNginx) -> None:
+@pytest.mark.parametrize("verb", ["unhealthy", "site"])
+def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_new(
+    balancer: FakeNginx, verb: str
+) -> None:
     with_site(balancer, ONE, TWO)
-    nginx.SITE.write_text(site(ONE))
-    call("unhealthy")
-    assert balancer.did == ["test", "swap"]
+    nginx.SITE.write_text(state(site(ONE)).render())
+    call(verb, stdin=site(ONE, TWO))
+    assert balancer.did == ["test", "swap"] + ["probe /healthz"] * (verb == "site")
     assert balancer.members == [ONE, TWO]
 
 
-def test_who_asks_servers_for_their_health_finds_whom_and_how(balancer: FakeNginx) -> None:
+def test_the_health_agent_finds_whom_to_ask_and_how(balancer: FakeNginx) -> None:
     del balancer
-    how = {name: {"protocol": "http", "health_path": f"/{name}"} for name in ("app_a", "app_b", "app_c")}
-    call("site", json.dumps(how), *PROBES, stdin=two([ONE], [TWO, THREE]))
-    expected = {"app_a": {**how["app_a"], "members": [ONE]}, "app_b": {**how["app_b"], "members": [TWO, THREE]}}
-    expected |= {"app_c": {**how["app_c"], "members": []}}
-    assert json.loads(proxy_site.UPSTREAMS.read_text()) == expected
-    call("site", *PROBES, stdin=two([ONE], [THREE]))
-    assert json.loads(proxy_site.UPSTREAMS.read_text())["app_b"] == {**how["app_b"], "members": [THREE]}
+    call("site", stdin=two([ONE], [TWO, THREE]))
+    upstreams = site_state.read_state().site["upstreams"]
+    assert {name: list(each["servers"]) for name, each in upstreams.items()} == {"app_a": [ONE], "app_b": [TWO, THREE]}
+    assert (upstreams["app_b"]["protocol"], upstreams["app_b"]["health_path"]) == ("uwsgi", "/healthz")
 
 
 @given(st.data())
@@ -359,7 +360,7 @@ def test_no_application_is_ever_left_without_a_server_by_its_health(data: st.Dat
     for each in (a, b):
         if set(each) <= set(drained):
             drained.remove(each[0])
-    left = proxy_site.members(proxy_site.remove_servers(two(a, b), drained, unhealthy))
+    left = state(two(a, b), drained, unhealthy).served()
     for name, each in (("app_a", a), ("app_b", b)):
         may = [address for address in each if address not in drained]
         well = [address for address in may if address not in unhealthy]
@@ -372,13 +373,12 @@ def test_a_site_without_some_members_is_the_site_of_the_others(members: list[str
     left = [member for member in members if member not in gone]
     # How many servers a request may try is left as it was wanted.
     tries = [f"uwsgi_next_upstream_tries {min(len(each), 3)};" for each in (members, left)]
-    assert proxy_site.remove_servers(site(*members), gone) == site(*left).replace(tries[1], tries[0])
+    assert state(site(*members), gone).render() == state(site(*left)).render().replace(tries[1], tries[0])
 
 
 @pytest.mark.parametrize(("stdin", "page"), [("", "ours"), ("<h1>mine</h1>", "<h1>mine</h1>")])
 def test_maintenance_is_a_file_that_nginx_finds_and_no_reload(balancer: FakeNginx, stdin: str, page: str) -> None:
     with_site(balancer, ONE)
-    nginx.SITE.write_text(nginx.SITE.read_text().replace("/etc/wsgi-fleet/maintenance/page.html", str(proxy_site.PAGE)))
     call("maintenance", "on", stdin=stdin)
     assert proxy_site.PAGE.read_text() == page
     assert oct(proxy_site.PAGE.stat().st_mode)[-3:] == "644"
@@ -397,7 +397,7 @@ def test_maintenance_is_refused_where_the_site_would_not_look_for_the_page(balan
 
 
 def test_a_page_that_is_too_large_is_refused(balancer: FakeNginx) -> None:
-    nginx.SITE.write_text(f"{proxy_site.PAGE}")
+    with_site(balancer, ONE)
     with pytest.raises(Failure, match="more than 1048576 bytes"):
         call("maintenance", "on", stdin="x" * ((1 << 20) + 1))
     assert balancer.did == []

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.mock_aws import filled
+from harness.mock_aws import fill_placeholders
 from settings import Gateway, Settings
 from settings.schema import stack_file_schema
 from settings.secrets import find_misplaced
@@ -166,7 +166,7 @@ def test_platform_aws_without_its_block_is_refused() -> None:
 def production() -> dict[str, Any]:
     """Return production's block of AWS, with real-looking ids."""
     stack = next(file for file in STACK_FILES if file.name == "Pulumi.prod.yaml")
-    return filled(yaml.safe_load(stack.read_text())["config"])["wsgi-fleet:aws"]
+    return fill_placeholders(yaml.safe_load(stack.read_text())["config"])["wsgi-fleet:aws"]
 
 
 def of_aws(**changes: Any) -> list[str]:
@@ -240,7 +240,7 @@ def test_every_stack_file_parses_and_fits_the_schema(file: Path) -> None:
     document = yaml.safe_load(file.read_text())
     jsonschema.validate(document, stack_file_schema())
     blocks = {key.partition(":")[2]: value for key, value in document["config"].items()}
-    parse(config(**filled(blocks)), project=ROOT)
+    parse(config(**fill_placeholders(blocks)), project=ROOT)
 
 
 def test_the_example_shows_every_setting() -> None:

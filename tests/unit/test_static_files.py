@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import common
 import pytest
 import release as app_server
-import server
 import static_files
 from static_files import Failure
 
@@ -252,22 +252,22 @@ def test_a_server_follows_no_link_that_a_build_made(staged: Callable[..., Path])
     code = staged(a="1")
     (code.parent / "environment").write_text("PASSWORD=opensesame")
     (code / "out" / "x").symlink_to("../../environment")
-    with pytest.raises(server.Failure, match="out/x: static files are plain files; this is none"):
-        app_server.static("r1")
+    with pytest.raises(common.Failure, match="out/x: static files are plain files; this is none"):
+        app_server.print_static("r1")
     (code / "out" / "x").unlink()
     (code / "out").rename(code / "real")
     for target in ("real", "..", "/etc"):
         (code / "out").symlink_to(target)
-        with pytest.raises(server.Failure, match=r"static\.folder: out: no such folder in the release"):
-            app_server.static("r1")
+        with pytest.raises(common.Failure, match=r"static\.folder: out: no such folder in the release"):
+            app_server.print_static("r1")
         (code / "out").unlink()
 
 
 def test_a_server_refuses_what_the_balancer_would(staged: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     staged(a="x" * 600_000, b="x" * 600_000)
     monkeypatch.setattr(app_server, "STATIC_MIB", 1)
-    with pytest.raises(server.Failure, match="static files take more than 1 MiB"):
-        app_server.static("r1")
+    with pytest.raises(common.Failure, match="static files take more than 1 MiB"):
+        app_server.print_static("r1")
 
 
 def test_both_ends_take_the_same() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-import releases.release
+from releases.release import make_manifest
 from settings import App
 from tests.unit.stack_blocks import ROOT, problems_of
 
@@ -65,7 +65,7 @@ def test_a_misspelt_key_is_told_with_the_near_one() -> None:
 
 def manifest(**changes: Any) -> dict[str, Any]:
     app = App.model_validate_json(json.dumps({"source": "examples/bare-wsgi", "module": "bare:app"} | changes))
-    return json.loads(releases.release.build(app, project=ROOT, key="k", secrets={}).manifest)
+    return json.loads(make_manifest(app, "", key="k", secrets={}))
 
 
 def test_folder_and_path_are_part_of_the_release_and_ages_are_not() -> None:

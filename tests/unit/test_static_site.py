@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import static_files
 
-from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.static import Static
+from tests.unit.site_text import site_text
 from tests.unit.test_rendering import directives, find
 
 YEAR = "public, max-age=31536000, immutable"
@@ -22,7 +22,7 @@ YEAR = "public, max-age=31536000, immutable"
 def site(folder: Path, static: dict[str, Any], **balancer: Any) -> list[dict[str, Any]]:
     given = Static.model_validate_json(json.dumps({"folder": "public"} | static))
     app = Upstream("my-shop", ["10.0.0.1"], 60, "/healthz", static=given)
-    return directives(render_site(Balancer.model_validate_json(json.dumps(balancer)), [app]), folder)
+    return directives(site_text(Balancer.model_validate_json(json.dumps(balancer)), [app]), folder)
 
 
 def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
@@ -45,7 +45,7 @@ def cache(block: list[dict[str, Any]], status: int, path: str) -> str:
 
 
 def test_without_static_files_a_site_says_nothing_of_them(tmp_path: Path) -> None:
-    plain = render_site(Balancer(), [Upstream("my-shop", ["10.0.0.1"], 60, "/healthz")])
+    plain = site_text(Balancer(), [Upstream("my-shop", ["10.0.0.1"], 60, "/healthz")])
     assert "static" not in plain
     assert "map " not in plain
     both = json.dumps([find(directives(plain, tmp_path), "location"), args(site(tmp_path, {}), "location")])

@@ -72,8 +72,8 @@ def stdin(built: Build, name: str) -> Any:
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_without_tls_there_is_no_certificate_no_port_and_no_record(on: str) -> None:
     built = made(None, on)
-    named = [name for name in steps(built) if name != "balancer-watch"]
-    assert named == ["balancer-booted", "balancer-health", "balancer-members"]
+    named = [name for name in steps(built) if name != "balancer-monitoring"]
+    assert named == ["balancer-booted", "balancer-members"]
     assert "443" not in str([each.inputs for each in built.of(RULE) + built.of(GROUP)])
     assert "tls_port" not in str([each.inputs for each in built.of(ADDRESS)])
     assert built.of(RECORD) == []
@@ -99,7 +99,7 @@ def test_the_certificate_is_there_before_the_site_and_acme_asks_once_the_address
 
 @pytest.mark.parametrize("tls", [GIVEN, SELF_SIGNED])
 def test_only_an_acme_server_is_asked_after_the_address(tls: Mapping[str, Any]) -> None:
-    assert steps(made(tls)) == ["balancer-booted", "balancer-certificate", "balancer-health", "balancer-members"]
+    assert steps(made(tls)) == ["balancer-booted", "balancer-certificate", "balancer-members"]
 
 
 def test_a_given_certificate_travels_on_standard_input_as_a_secret() -> None:

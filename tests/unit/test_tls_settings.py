@@ -12,7 +12,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
-from harness.mock_aws import filled
+from harness.mock_aws import fill_placeholders
 from settings import Balancer
 from settings.tls import problems
 from tests.certificates import Authority, Signed, pem_of
@@ -171,7 +171,7 @@ def test_two_ports_of_the_host_cannot_be_one() -> None:
 
 
 def test_a_hosted_zone_needs_names() -> None:
-    document = filled(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
+    document = fill_placeholders(yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())["config"])
     aws = document["wsgi-fleet:aws"] | {"route53_zone_id": "Z0123456789ABCDEFGHIJ"}
     assert told({}, platform="aws", aws=aws) == [
         "balancer.hostnames: []: should name what aws.route53_zone_id gets records for"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import certificate
-import proxy
 import pytest
 
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.route import Route
+from tests.unit.site_text import site_text
 from tests.unit.test_rendering import directives, find
 
 APP = Upstream("shop", ["10.0.0.1"], 60, "/healthz")
@@ -25,7 +25,7 @@ def balancer(tls: dict[str, Any] | None = None, *hostnames: str) -> Balancer:
 
 
 def site(folder: Path, given: Balancer, *apps: Upstream, https_port: int = 443) -> list[dict[str, Any]]:
-    return directives(render_site(given, apps or [APP], given.hostnames, https_port=https_port), folder)
+    return directives(site_text(given, apps or [APP], given.hostnames, https_port=https_port), folder)
 
 
 def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
@@ -38,15 +38,15 @@ def server(block: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_site_without_tls_knows_nothing_of_it_whatever_its_names() -> None:
-    text = render_site(balancer(None, "shop.example.org"), [APP])
-    assert text == render_site(Balancer(), [APP])
+    text = site_text(balancer(None, "shop.example.org"), [APP])
+    assert text == site_text(Balancer(), [APP])
     assert [word for word in ("443", "ssl", "https", "308", "Strict", "map ", "acme") if word in text] == []
-    assert not proxy.serves_https(text)
+    assert not render_site(balancer(None), [APP])["https"]
 
 
 def test_https_is_what_mozilla_calls_intermediate(tmp_path: Path) -> None:
-    text = render_site(balancer({"self_signed": True}), [APP])
-    assert proxy.serves_https(text)
+    text = site_text(balancer({"self_signed": True}), [APP])
+    assert render_site(balancer({"self_signed": True}), [APP])["https"]
     block = directives(text, tmp_path)
     assert args(block, "listen") == [["80", "default_server"], ["443", "ssl", "http2", "default_server"]]
     assert args(block, "ssl_protocols") == [["TLSv1.2", "TLSv1.3"]]
@@ -141,5 +141,5 @@ def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(t
 
 
 def test_unless_they_are_named_nobody_is_believed() -> None:
-    text = render_site(Balancer(), [APP])
+    text = site_text(Balancer(), [APP])
     assert [word for word in ("real_ip", "geo", "$client_scheme", "UWSGI_SCHEME") if word in text] == []

@@ -10,15 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import proxy_site
 import pytest
+import site_state
 import upstream_health
-from server_health import Answer
+from server_health import Outcome
+from site_state import State
 
 from rendering.balancer import health_agent_files
 
@@ -61,48 +62,48 @@ def gateway(folder: Path, protocol: str, status: str, **headers: str) -> Generat
         process.wait()
 
 
-def asked(port: int, protocol: str = "uwsgi") -> tuple[Answer, str]:
+def asked(port: int, protocol: str = "uwsgi") -> tuple[Outcome, str]:
     probe = asyncio.run(upstream_health.ask(ONE, protocol, "/healthz?a=b", port))
     assert not probe.was_resent
-    return probe.answer, probe.words
+    return probe.outcome, probe.words
 
 
 @pytest.mark.parametrize("protocol", ["uwsgi", "http"])
 @pytest.mark.parametrize(
     ("status", "headers", "expected"),
     [
-        ("200 OK", {}, (Answer.GOOD, "")),
-        ("503 Service Unavailable", {}, (Answer.BAD, "503 Service Unavailable")),
-        ("503 Service Unavailable", {"Retry-After": "1"}, (Answer.BUSY, "503 Service Unavailable")),
-        ("500 Internal Server Error", {"Retry-After": "1"}, (Answer.BAD, "500 Internal Server Error")),
+        ("200 OK", {}, (Outcome.GOOD, "")),
+        ("503 Service Unavailable", {}, (Outcome.BAD, "503 Service Unavailable")),
+        ("503 Service Unavailable", {"Retry-After": "1"}, (Outcome.BUSY, "503 Service Unavailable")),
+        ("500 Internal Server Error", {"Retry-After": "1"}, (Outcome.BAD, "500 Internal Server Error")),
     ],
 )
 def test_a_server_is_asked_in_the_protocol_of_its_gateway(
-    protocol: str, status: str, headers: dict[str, str], expected: tuple[Answer, str], tmp_path: Path
+    protocol: str, status: str, headers: dict[str, str], expected: tuple[Outcome, str], tmp_path: Path
 ) -> None:
     with gateway(tmp_path, protocol, status, **headers) as port:
         assert asked(port, protocol) == expected
     # Nobody listens any more.
-    assert asked(port, protocol) == (Answer.BAD, "Connection refused")
+    assert asked(port, protocol) == (Outcome.BAD, "Connection refused")
 
 
 def test_a_server_that_accepts_and_says_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream_health, "LIMIT_S", 0.2)
     with socket.create_server((ONE, 0)) as hanging:
-        assert asked(hanging.getsockname()[1])[0] is Answer.SILENT
+        assert asked(hanging.getsockname()[1])[0] is Outcome.SILENT
 
 
 def test_a_connection_that_is_closed_without_a_word_is_a_bad_answer() -> None:
-    async def ask() -> tuple[Answer, str]:
+    async def ask() -> tuple[Outcome, str]:
         def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.close()
 
         async with await asyncio.start_server(close, ONE, 0) as server:
             probe = await upstream_health.ask(ONE, "http", "/", server.sockets[0].getsockname()[1])
-            return probe.answer, probe.words
+            return probe.outcome, probe.words
 
     answer, words = asyncio.run(ask())
-    assert answer is Answer.BAD
+    assert answer is Outcome.BAD
     assert words in ("it closed the connection", "Connection reset by peer", "Broken pipe")
 
 
@@ -144,28 +145,36 @@ def line(ago_s: float, upstream: str = ONE, status: str = "200", response_s: str
 def test_who_answered_clients_lately_is_in_the_access_log(lines: list[str], expected: bool, tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     log.write_text("".join(f"{each}\n" for each in lines))
-    assert upstream_health.answered_since(ONE, NOW - 4, log) is expected
-    assert not upstream_health.answered_since(ONE, NOW - 4, tmp_path / "none")
+    assert upstream_health.has_responded_since(ONE, NOW - 4, log) is expected
+    assert not upstream_health.has_responded_since(ONE, NOW - 4, tmp_path / "none")
     log.rename(tmp_path / "access.log.1")
     log.write_text("")
-    assert upstream_health.answered_since(ONE, NOW - 4, log) is expected
+    assert upstream_health.has_responded_since(ONE, NOW - 4, log) is expected
+
+
+def state(*servers: str, unhealthy: Sequence[str] = ()) -> State:
+    upstream: site_state.Upstream = {
+        "servers": dict.fromkeys(servers, ""), "protocol": "http", "health_path": "/healthz", "probe": "/healthz",
+    }  # fmt: skip
+    return State({"parts": [], "upstreams": {"app_a": upstream}, "https": False}, [], unhealthy)
 
 
 @pytest.fixture
 def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create the files of a balancer of one application with two servers. Its proxy_site.py records its arguments."""
-    for name in ("UPSTREAMS", "UNHEALTHY", "DRAINED", "HEALTH"):
-        monkeypatch.setattr(proxy_site, name, tmp_path / name)
+    for name in ("STATE", "HEALTH"):
+        monkeypatch.setattr(site_state, name, tmp_path / name)
     monkeypatch.setattr(upstream_health, "HERE", tmp_path)
     monkeypatch.setattr(upstream_health, "LIMIT_S", 0.5)
     monkeypatch.setattr(upstream_health, "LOG", tmp_path / "access.log")
-    how = {"members": [ONE, TWO], "protocol": "http", "health_path": "/healthz"}
-    proxy_site.UPSTREAMS.write_text(json.dumps({"app_a": how}))
+    state(ONE, TWO).write()
     (tmp_path / "proxy_site.py").write_text(
-        "import pathlib, sys\n"
+        "import json, pathlib, sys\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "with (folder / 'called').open('a') as file: print(*sys.argv[1:], file=file)\n"
-        "(folder / 'UNHEALTHY').write_text(' '.join(sys.argv[2:]))\n"
+        "state = json.loads((folder / 'STATE').read_text()) | {'unhealthy': sys.argv[2:]}\n"
+        "(folder / 'new').write_text(json.dumps(state))\n"
+        "(folder / 'new').rename(folder / 'STATE')\n"
     )
     return tmp_path
 
@@ -211,7 +220,7 @@ def test_the_agent_takes_a_server_out_and_back(balancer: Path, monkeypatch: pyte
             await run(agent, 5.5)
             # Once at its start, whatever a run that was killed has left.
             assert called(balancer) == ["unhealthy", f"unhealthy {TWO}"]
-            told = json.loads(proxy_site.HEALTH.read_text())["servers"]
+            told = json.loads(site_state.HEALTH.read_text())["servers"]
             assert (told[ONE]["healthy"], told[TWO]["healthy"], told[TWO]["excluded"]) == (True, False, True)
             assert told[TWO]["why"] == "GET /healthz was not 200 for 3.5 s: Connection refused"
             async with await serve(TWO, port):
@@ -224,7 +233,7 @@ def test_the_agent_takes_a_server_out_and_back(balancer: Path, monkeypatch: pyte
 def test_the_agent_goes_on_with_who_was_out_before(balancer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setattr(upstream_health.ask, "__defaults__", (port,))
-    proxy_site.UNHEALTHY.write_text(f"{TWO}\n")
+    state(ONE, TWO, unhealthy=[TWO]).write()
 
     async def live() -> None:
         async with await serve(ONE, port):
@@ -235,9 +244,7 @@ def test_the_agent_goes_on_with_who_was_out_before(balancer: Path, monkeypatch: 
 
 
 def test_the_agent_forgets_who_is_gone(balancer: Path) -> None:
-    proxy_site.UNHEALTHY.write_text(f"{TWO}\n")
-    how = {"members": [ONE], "protocol": "http", "health_path": "/healthz"}
-    proxy_site.UPSTREAMS.write_text(json.dumps({"app_a": how}))
+    state(ONE, unhealthy=[TWO]).write()
 
     async def live() -> None:
         agent = upstream_health.Agent()

@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Prints how this app server is, as JSON: its releases, its gateway's workers, its socket and its health path.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import json
+import re
+import socket
+import sys
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+# The other modules stand beside this file; it is started by its path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from common import LIVE, RELEASES, RUN, SLOTS, link_target, manifest_of, run
+from host_status import host_status
+from slot_layout import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
+
+PORT = 8000
+# Ports of the processes behind the local Nginx (rendering/gateway_files.py).
+PROCESS_PORTS = range(8100, 8300)
+# Time-outs in seconds: `./fleet status` must not wait for an application that hangs.
+HEALTH_S = 3.0
+STATS_S = 2.0
+_LISTEN = "0A"
+# What the companion logs when a request ends its worker. It is searched in the last lines of the last seconds.
+_ENDED_REQUEST = re.compile(
+    r"^worker \d+ ended while it worked on .*|^.* took longer than \d+ s: worker \d+ ends$", re.MULTILINE
+)
+ENDED_LINES, ENDED_S = 500, 600
+
+
+def app_status() -> dict[str, Any]:
+    """Return what serves on this server and how it is.
+
+    live: release that serves. slots: state and release of each. staged: releases that are proven here. live_since_s:
+    when the release became live (seconds since 1970). queue: connections that wait to be accepted, None where the port
+    does not listen. gateway: slot -> its workers. health: of the slot that serves, None without one. restarts: unit ->
+    how often systemd restarted it, without units that it never did. socket: state of the listening socket; "" where
+    Nginx listens. ended: log lines of the last ENDED_S seconds about requests that ended their worker, the newest
+    first. releases/status.py has the types.
+    """
+    states = {slot: state_of_slot(slot) for slot in (BLUE, GREEN)}
+    slots = [slot for slot, state in states.items() if state == "active"]
+    return {
+        "live": link_target(LIVE),
+        "slots": {slot: {"state": state, "release": link_target(SLOTS / slot)} for slot, state in states.items()},
+        "staged": sorted(file.parent.name for file in RELEASES.glob("*/.staged")),
+        "live_since_s": LIVE.lstat().st_mtime if LIVE.exists() else None,
+        "boot": state_of("app-boot"),
+        "queue": accept_queue(PROCESS_PORTS if process_layout()[1] else ()),
+        "gateway": {slot: found for slot in slots if (found := gateway_status(slot))},
+        "restarts": count_restarts(),
+        "ended": find_ended_requests(),
+        "socket": "" if process_layout()[1] else state_of("app.socket"),
+        "health": next((check_health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
+        "machine": host_status(),
+    }
+
+
+def count_restarts() -> dict[str, int]:
+    """Return how often systemd restarted units of the application, without those that it never did."""
+    text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
+    # In the order of the names. One that was stopped keeps its number.
+    every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
+    return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed") and times != "0"}
+
+
+def find_ended_requests() -> list[str]:
+    """Return the newest log lines about requests that ended their worker."""
+    read = ("journalctl", "--no-pager", "-q", "-o", "cat", "-r", "-n", str(ENDED_LINES), f"--since=-{ENDED_S}s")
+    return _ENDED_REQUEST.findall(run(*read, "-u", "app@*").stdout)
+
+
+def gateway_status(slot: str) -> dict[str, int] | None:
+    """Return uWSGI's statistics of a slot, all its gateways together, or None when none responds."""
+    found: list[dict[str, int]] = []
+    for name in gateways(slot):
+        with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(STATS_S)
+            connection.connect(str(RUN / f"app-{name}" / "stats.sock"))
+            found.append(count_workers(json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))))
+    return {key: sum(each[key] for each in found) for key in found[0]} if found else None
+
+
+def count_workers(stats: dict[str, Any]) -> dict[str, int]:
+    """Return uWSGI's statistics as numbers. A worker is busy when one of its threads is; cheaped ones are neither."""
+    workers: list[dict[str, Any]] = [each for each in stats["workers"] if each["status"] not in ("cheap", "pause")]
+    threads: list[dict[str, Any]] = [core for each in workers for core in each.get("cores", [])]
+    idle = sum(each["status"] == "idle" for each in workers)
+    return {
+        "workers_busy": len(workers) - idle,
+        "workers_idle": idle,
+        "threads": len(threads),
+        "threads_busy": sum(bool(core["in_request"]) for core in threads),
+        "listen_queue": int(stats.get("listen_queue", 0)),
+    }
+
+
+def accept_queue(
+    more: Collection[int] = (), tables: tuple[Path, ...] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+) -> int | None:
+    """Return how many connections wait on the application's port, and on more, as the kernel counts (like `ss -ltn`).
+
+    None where the application's port does not listen.
+
+    uWSGI's own number is of the sockets that it opened; this one systemd opened.
+    """
+    queues: dict[int, int] = {}
+    for table in tables:
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            fields = line.split()
+            port = int(fields[1].rpartition(":")[2], 16)
+            if fields[3] == _LISTEN and (port == PORT or port in more):
+                # Of a listening socket tx_queue:rx_queue is 0 and the connections to be accepted.
+                queues[port] = queues.get(port, 0) + int(fields[4].partition(":")[2], 16)
+    return sum(queues.values()) if PORT in queues else None
+
+
+def check_health(slot: str) -> dict[str, Any]:
+    """Send GET to the health path of each gateway of a slot, and return the worst response.
+
+    Without a response the status is 0, and the line says why.
+    """
+    release, names = link_target(SLOTS / slot), gateways(slot)
+    path = manifest_of(release)["health_path"] if release else "/"
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = list(pool.map(functools.partial(_get_health, path), names))
+    worst = next((each for each in answers if each[0] != 200), answers[0])
+    of = f"{names[answers.index(worst)]}: " if len(names) > 1 and worst[0] != 200 else ""
+    return {"path": path, "status": worst[0], "line": of + worst[1]}
+
+
+def _get_health(path: str, name: str) -> tuple[int, str]:
+    """Return the status and the first line of a gateway's response."""
+    try:
+        return get(private_socket(name), path, HEALTH_S)
+    except TimeoutError:
+        return 0, f"no answer in {HEALTH_S:.0f} s"
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error)
+
+
+if __name__ == "__main__":
+    print(json.dumps(app_status()))

@@ -1,0 +1,86 @@
+"""Name the folders of an app server, and share what every verb needs. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import subprocess
+import sysconfig
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+APP = Path("/srv/app")
+RELEASES, VENVS, SLOTS, LIVE = APP / "releases", APP / "venvs", APP / "slots", APP / "live"
+CONFIG = Path("/etc/wsgi-fleet")
+PIP_RUNNER = (
+    Path(sysconfig.get_path("purelib", "venv", vars={"base": "/srv/gateway/pip"})) / "pip" / "__pip-runner__.py"
+)
+RUN = Path("/run")
+USER = "app"
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+
+
+class Failure(Exception):
+    """This server cannot do what was requested; the release before still serves."""
+
+
+def say(text: str) -> None:
+    """Print a text at once."""
+    print(text, flush=True)
+
+
+def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program and return its result, with its output. Raises TimeoutError after timeout_s seconds."""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+    if user:
+        # pip has certificates of its own; machines trust those of the system.
+        environment |= {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    try:
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=max(timeout_s, 1),
+            env=environment, cwd="/", user=user, group=user, extra_groups=[] if user else None,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"{Path(command[0]).name} {command[1]} did not finish in {timeout_s:.0f} s") from error
+
+
+@contextlib.contextmanager
+def lock(timeout_s: float) -> Generator[None]:
+    """Run one verb at a time on this server."""
+    with (RUN / "wsgi-fleet.lock").open("w") as file:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Failure(f"another release command held the lock for {timeout_s:.0f} s") from None
+                time.sleep(0.1)
+        yield
+
+
+def atomic_symlink(link: Path, target: Path) -> None:
+    """Make link a symlink to target, atomically: a reader sees the old or the new one."""
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.rename(link)
+
+
+def link_target(link: Path) -> str | None:
+    """Return the release that a link names, if it is here."""
+    return link.resolve().name if link.exists() else None
+
+
+def manifest_of(release: str) -> dict[str, Any]:
+    """Return the manifest of a release."""
+    return json.loads((RELEASES / release / "manifest.json").read_text())
+
+
+def store_url() -> str:
+    """Return the URL of the release store."""
+    return (CONFIG / "store").read_text().strip()

@@ -1,0 +1,205 @@
+"""A slot runs one release: in one systemd unit, or in one for each process. This starts, proves and drains it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import local_nginx
+from common import SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
+from slot_layout import (
+    PROOF,
+    gateways,
+    get,
+    private_socket,
+    process_layout,
+    serving_slots,
+    state_of,
+    unit_property,
+    units,
+)
+
+# Seconds in which a slot that has started must be healthy, where it answers clients from then on.
+GATE_S = 5
+# Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
+ERRORS = 3
+# Seconds for a slot that no client has asked yet to end.
+UNUSED_S = 5
+
+
+def assign_release(slot: str, place: Path) -> None:
+    """Make a slot that does not run one of the release in a folder."""
+    for name in {slot, *gateways(slot)}:
+        atomic_symlink(SLOTS / name, place)
+
+
+def journal(slot: str, since: float, health_path: str = "") -> str:
+    """Return what a slot logged last, to help repair the application: the last traceback, else the last lines.
+
+    Left out is what the gateway logs of requests for the health path, which are ours.
+    """
+    run("journalctl", "--sync")
+    of = [word for unit in units(slot) for word in ("-u", unit)]
+    # Backwards: with --since, -n would take the first lines.
+    text = run("journalctl", "--no-pager", "-o", "cat", "-r", "-n", "200", "--since", f"@{int(since)}", *of).stdout
+    if health_path:
+        text = re.sub(rf"^.*GET {re.escape(health_path)} (=>|HTTP/).*", "", text, flags=re.MULTILINE)
+    lines = [line for line in reversed(text.splitlines()) if line.strip()]
+    tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
+
+
+def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
+    """Start a slot and wait for enough healthy responses in a row of each gateway; stop it if they do not come."""
+    limit, path = manifest["start_timeout_s"], manifest["health_path"]
+    drain = UNUSED_S
+    begun, deadline = time.time(), time.monotonic() + limit
+    run("systemctl", "reset-failed", *units(slot))
+    try:
+        # Type=notify: this returns when the application is imported, or as soon as it has ended.
+        try:
+            started = run("systemctl", "start", *units(slot), timeout_s=limit).returncode == 0
+        except TimeoutError:
+            raise Failure(
+                f"{manifest['module']} was not imported in {limit} s; its last lines:\n{journal(slot, begun)}"
+            ) from None
+        if not started:
+            raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
+        if serves := slot != PROOF and not process_layout()[1]:
+            # It was healthy when it was proven, and from here on it answers clients: no long patience.
+            limit, drain = min(limit, GATE_S), drain_s(slot)
+            deadline = time.monotonic() + limit
+        for name in gateways(slot):
+            good, errors, answer = 0, 0, "nothing"
+            while good < manifest["healthy_threshold"]:
+                if has_ended(slot):
+                    raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
+                if time.monotonic() > deadline or (serves and errors == ERRORS):
+                    tried = f"{errors} tries" if errors == ERRORS else f"{limit} s"
+                    raise Failure(
+                        f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n{journal(slot, begun, path)}"
+                    )
+                try:
+                    status, line = get(private_socket(name), path, max(deadline - time.monotonic(), 0.1))
+                    good, answer = (good + 1, line) if status == 200 else (0, f"{status} {line}")
+                    errors = errors + 1 if status == 500 else 0
+                except (OSError, http.client.HTTPException) as error:
+                    good, errors, answer = 0, 0, str(error)
+                time.sleep(0.02 if good else 0.3)
+    except BaseException:
+        stop(slot, drain)
+        raise
+
+
+def stop(slot: str, drain_s: float) -> None:
+    """Stop gracefully: requests in flight are finished for up to drain_s seconds, then the rest is killed."""
+    every = units(slot)
+    mains = dict(zip(every, unit_property("MainPID", every), strict=False))
+    run("systemctl", "stop", "--no-block", *every)
+    deadline = time.monotonic() + drain_s
+    while running := [unit for unit in every if state_of(unit) not in ("inactive", "failed")]:
+        if done := [unit for unit in running if has_no_children(mains.get(unit, ""))]:
+            # Its workers are done. uWSGI's master would look for that once a second only, and do nothing more.
+            run("systemctl", "kill", "--signal=SIGKILL", *done)
+        if time.monotonic() > deadline:
+            say(f"{' '.join(running)} did not drain in {drain_s:.0f} s; killing what is left")
+            run("systemctl", "kill", "--signal=SIGKILL", *running)
+            deadline = time.monotonic() + 10
+        time.sleep(0.05)
+    run("systemctl", "reset-failed", *every)
+
+
+def mend_socket() -> None:
+    """Have systemd listen again where its socket failed: a slot that runs holds the port, and must end for that."""
+    serving = serving_slots()
+    if process_layout()[1] or not serving or state_of("app.socket") not in ("failed", "inactive"):
+        return
+    say("app.socket had ended: it and the slot that serves are started anew")
+    for slot in serving:
+        stop(slot, drain_s(slot))
+    run("systemctl", "start", "app.socket")
+    run("systemctl", "start", *units(serving[0]), timeout_s=600)
+
+
+def has_no_children(pid: str) -> bool:
+    """Return whether a process surely has no child: the kernel may not show it (CONFIG_PROC_CHILDREN)."""
+    try:
+        return not Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()
+    except OSError:
+        return False
+
+
+def drain_s(slot: str) -> float:
+    """Return the longest time, in seconds, that the release in a slot may take to finish its requests."""
+    release = link_target(SLOTS / slot)
+    return manifest_of(release)["drain_timeout_s"] if release else 15
+
+
+def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
+    """Look at a slot that serves for so long. Raises Failure as soon as it is not well."""
+    path, where = manifest["health_path"], " ".join(units(slot))
+    begun, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
+    while time.monotonic() < deadline:
+        if {*unit_property("ActiveState", units(slot))} != {"active"} or restart_fingerprint(slot) != first:
+            raise Failure(f"{where} ended while it served; its last lines:\n{journal(slot, begun)}")
+        for name in gateways(slot):
+            try:
+                status, line = get(private_socket(name), path, 10)
+            except (OSError, http.client.HTTPException) as error:
+                status, line = 0, str(error)
+            if status != 200:
+                answer = f"{status} {line}" if status else line
+                raise Failure(f"GET {path} was {answer} while it served; its last lines:\n{journal(slot, begun)}")
+        time.sleep(0.5)
+
+
+def restart_fingerprint(slot: str) -> list[str]:
+    """Return what changes when a process of the slot is started anew."""
+    return unit_property("NRestarts", units(slot)) + [str(each["pid"]) for each in supervisord_processes(slot)]
+
+
+def supervisord_processes(slot: str) -> list[dict[str, Any]]:
+    """Return what supervisord reports of the processes in a slot; nothing where it does not run them."""
+    is_supervised = slot != PROOF and process_layout()[0] == "supervisord"
+    return local_nginx.supervisord_processes(slot) if is_supervised else []
+
+
+def has_ended(slot: str) -> bool:
+    """Return whether a process ended, or its manager, where starting the unit does not show it: with supervisord."""
+    bad = ("BACKOFF", "EXITED", "FATAL")
+    return any(each["statename"] in bad for each in supervisord_processes(slot)) or {
+        *unit_property("NRestarts", units(slot))
+    } != {"0"}
+
+
+def is_healthy(slot: str, manifest: dict[str, Any]) -> bool:
+    """Return whether every gateway in a slot is healthy."""
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return all(get(private_socket(name), manifest["health_path"], 10)[0] == 200 for name in gateways(slot))
+    return False
+
+
+def start_at_boot(slot: str) -> None:
+    """Start a slot where processes are balanced here; else systemd starts it by itself."""
+    if process_layout()[1]:
+        local_nginx.start(slot)
+
+
+def route_traffic(slot: str, others: Sequence[str]) -> None:
+    """Have new requests go to this slot, where a local Nginx decides that, and wait for what it asked of others."""
+    if process_layout()[1]:
+        local_nginx.route_traffic(slot, max(map(drain_s, others), default=0))
+
+
+def stop_others(serving: Sequence[str], keep: str | None) -> None:
+    """End what an interrupted switch left running."""
+    others = [slot for slot in serving if slot != keep]
+    if keep and others:
+        route_traffic(keep, others)
+    for slot in others:
+        stop(slot, drain_s(slot))

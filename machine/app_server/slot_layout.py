@@ -1,0 +1,86 @@
+"""What a slot consists of on this server: its units, its gateways and their sockets. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import CONFIG, RUN, run
+
+BLUE, GREEN, PROOF = "blue", "green", "proof"
+# Of a unit, the best first.
+_STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
+
+
+def process_layout() -> tuple[str, int]:
+    """Return what starts the gateways of a slot, and how many they are, of one process each.
+
+    0: a slot is one gateway with all its processes, on the socket that both slots share.
+    """
+    file = CONFIG / "processes"
+    manager, number = file.read_text().split() if file.exists() else ("systemd", "0")
+    return manager, int(number)
+
+
+def gateways(slot: str) -> list[str]:
+    """Return the names of the gateways in a slot; each has a folder of that name in /run, behind `app-`."""
+    number = 0 if slot == PROOF else process_layout()[1]
+    return [f"{slot}-{each}" for each in range(number)] or [slot]
+
+
+def units(slot: str) -> list[str]:
+    """Return the units of a slot."""
+    if slot == PROOF:
+        return ["app-proof"]
+    return [f"app@{name}" for name in ([slot] if process_layout()[0] == "supervisord" else gateways(slot))]
+
+
+def unit_property(name: str, units: Sequence[str]) -> list[str]:
+    """Return a property of each unit."""
+    return run("systemctl", "show", "-P", name, *units).stdout.split()
+
+
+def state_of(unit: str) -> str:
+    """Return the ActiveState of a unit."""
+    return run("systemctl", "show", "-P", "ActiveState", unit).stdout.strip()
+
+
+def state_of_slot(slot: str) -> str:
+    """Return the ActiveState of a slot: that of its unit, or the best one if it has several units."""
+    return min(unit_property("ActiveState", units(slot)), key=_STATES.index)
+
+
+def serving_slots() -> list[str]:
+    """Return the slots that serve, start or reload."""
+    return [slot for slot in (BLUE, GREEN) if state_of_slot(slot) in ("active", "activating", "reloading")]
+
+
+def private_socket(name: str) -> Path:
+    """Return the socket of one gateway that only root on this machine uses (RuntimeDirectory= of the unit)."""
+    return RUN / f"app-{name}" / "http.sock"
+
+
+def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
+    """Return a connection to a Unix socket; close it. Raises OSError."""
+    connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(timeout_s)
+    try:
+        connection.sock.connect(str(sock))
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
+    """Return the status of the response to GET path over a Unix socket, and its first line or where it leads."""
+    with contextlib.closing(connect(sock, timeout_s)) as connection:
+        connection.request("GET", path, headers={"User-Agent": "wsgi-fleet", "X-Forwarded-Proto": "http"})
+        response = connection.getresponse()
+        if to := response.headers.get("Location"):
+            return response.status, f"to {to[:100]}, and a redirect is not healthy"
+        return response.status, response.read(300).decode(errors="replace").strip().partition("\n")[0]

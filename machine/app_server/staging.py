@@ -1,0 +1,262 @@
+"""Stage a release: fetch, build and start it on a private socket. Traffic is not touched."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import hmac
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import background
+from common import (
+    CONFIG,
+    PIP_RUNNER,
+    RELEASES,
+    SLOTS,
+    USER,
+    VENVS,
+    Failure,
+    atomic_symlink,
+    manifest_of,
+    run,
+    say,
+    store_url,
+)
+from fetch import fetch, fetch_secrets
+from slot import PROOF, UNUSED_S, start_and_gate, stop
+
+RETRY_UNIT = "app-boot-retry"
+# Lines of a requirements file: of another such file, and of something in the source itself.
+INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)")
+LOCAL = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[^#]*@\s*file:)")
+
+
+def stage(release: str, secrets: dict[str, str] | None) -> None:
+    """Fetch a release, and check that it starts and is healthy. Traffic is not touched."""
+    # The rollout does what a boot was going to retry.
+    run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
+    begun, place = time.monotonic(), RELEASES / release
+    if (place / ".staged").exists():
+        say(f"{release} is staged already")
+        return
+    for leftover in RELEASES.glob(".*.partial"):
+        shutil.rmtree(leftover)
+    shutil.rmtree(place, ignore_errors=True)
+    partial = RELEASES / f".{release}.partial"
+    partial.mkdir()
+    text = fetch(store_url(), f"releases/{release}/manifest.json")
+    if hashlib.sha256(text).hexdigest()[: len(release)] != release:
+        raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
+    manifest = json.loads(text)
+    check_compatible(release, manifest)
+    (partial / "manifest.json").write_bytes(text)
+    unpack(release, manifest, partial)
+    venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
+    write_runtime_files(release, manifest, partial, secrets)
+    background.write_commands(release, manifest, partial)
+    (partial / "venv").symlink_to(venv)
+    partial.rename(place)
+    try:
+        if "build" in manifest:
+            build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
+        atomic_symlink(SLOTS / PROOF, place)
+        start_and_gate(PROOF, manifest)
+        stop(PROOF, UNUSED_S)
+    except BaseException:
+        # The journal may contain these secrets: `./fleet bundle` must know what to remove (commands/bundle.py).
+        (place / "secrets.json").replace(CONFIG / "failed.json")
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    (place / ".staged").touch()
+    say(f"{release} is staged: started on a private socket, {manifest['health_path']} answers 200")
+
+
+def check_compatible(release: str, manifest: dict[str, Any]) -> None:
+    """Raise Failure unless the release is made for this server's gateway, and for its number of them."""
+    made_for, here = manifest.get("gateway", "uwsgi"), (CONFIG / "gateway").read_text().strip()
+    if made_for != here:
+        raise Failure(
+            f"{release} is made for the gateway {made_for}, and this server runs {here}; "
+            f"set gateway.kind to {made_for} and run `pulumi up`, which brings servers that run it"
+        )
+    file, one = CONFIG / "processes", "one gateway"
+    made_for, here = manifest.get("processes", one), file.read_text().strip() if file.exists() else one
+    if made_for != here:
+        raise Failure(
+            f"{release} is made for servers with {made_for}, and this one has {here}; set fleet.local_proxy, "
+            "fleet.process_manager and gateway.processes as it had them and run `pulumi up`, which brings such servers"
+        )
+
+
+def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
+    """Unpack the application's files, checked against the manifest.
+
+    The sha256 is that of the tar, whatever compressed it.
+    """
+    try:
+        content = gzip.decompress(fetch(store_url(), f"releases/{release}/code.tar.gz"))
+    except (OSError, EOFError) as error:
+        raise Failure(f"the archive of {release} is damaged ({error}); publish it again with `pulumi up`") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest["tar_sha256"]:
+        raise Failure(f"the archive of {release} is damaged (sha256 {digest}); publish it again with `pulumi up`")
+    archive = partial / "code.tar"
+    archive.write_bytes(content)
+    (partial / "code").mkdir()
+    result = run("tar", "-xf", str(archive), "-C", str(partial / "code"), "--no-same-owner", timeout_s=300)
+    if result.returncode:
+        raise Failure(f"the archive does not unpack: {result.stderr.strip()}")
+    archive.unlink()
+
+
+def venv_key(requirements: Path, code: Path, tar_sha256: str) -> str:
+    """Return a hash of what a virtualenv is made from: this Python, and all that pip would read.
+
+    Files that requirements include count, and the whole code where it is itself installed (`-e .`, `./package`).
+    """
+    parts, todo, seen = [sys.version], [requirements], set[Path]()
+    while todo:
+        file = todo.pop().resolve()
+        if file in seen or not file.is_relative_to(code.resolve()) or not file.is_file():
+            continue
+        seen.add(file)
+        parts.append(file.read_text())
+        for line in parts[-1].splitlines():
+            if included := INCLUDES.match(line):
+                todo.append(file.parent / included[1])
+            elif LOCAL.match(line):
+                parts.append(tar_sha256)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def build_venv(requirements: Path, code: Path, manifest: dict[str, Any]) -> Path:
+    """Build the virtualenv of these requirements where there is none. Releases with the same ones share it."""
+    venv = VENVS / venv_key(requirements, code, manifest["tar_sha256"])
+    if (venv / ".complete").exists():
+        return venv
+    say(f"building a virtualenv from {requirements.name}")
+    shutil.rmtree(venv, ignore_errors=True)
+    venv.mkdir()
+    shutil.chown(venv, USER, USER)
+    # Packages may run code of their own while they install: not as root. pip is the gateway's, so none is copied; its
+    # runner is what `pip --python` starts, without the second pip that would only start it.
+    install = ("install", "--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(requirements))
+    for command in (
+        ("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv)),
+        (str(venv / "bin" / "python"), str(PIP_RUNNER), *install),
+    ):
+        result = run(*command, timeout_s=manifest["stage_timeout_s"], user=USER)
+        if result.returncode:
+            shutil.rmtree(venv, ignore_errors=True)
+            lines = (result.stdout + result.stderr).strip().splitlines()[-15:]
+            raise Failure("the requirements do not install:\n" + "\n".join(f"    {line}" for line in lines))
+    run("chown", "-R", "root:root", str(venv))
+    (venv / ".complete").touch()
+    return venv
+
+
+def build(place: Path, command: str, limit_s: float) -> None:
+    """Run the release's build: as the application, which may write its code now and never again."""
+    code, begun = place / "code", time.monotonic()
+    # A run that was killed may have left it running.
+    run("systemctl", "stop", "app-build.service")
+    run("chown", "-R", f"{USER}:{USER}", str(code))
+    try:
+        run_command(place, command, "app-build", f"ReadWritePaths={code}", f"RuntimeMaxSec={max(limit_s, 1):.0f}")
+    except Failure:
+        if time.monotonic() - begun >= limit_s:
+            raise Failure(f"`{command}` did not finish in the {limit_s:.0f} s that staging had left") from None
+        raise
+    # Neither follows symlinks, of which a build may have made any.
+    run("chown", "-R", "root:root", str(code))
+    run("chmod", "-R", "u=rwX,go=rX", str(code))
+
+
+def run_command(place: Path, command: str, unit: str, *more: str) -> None:
+    """Run a shell command as the application, in the environment of a release, and print its output. Raises Failure."""
+    properties = (
+        f"User={USER}",
+        f"Group={USER}",
+        f"WorkingDirectory={place}/code",
+        f"EnvironmentFile={place}/environment",
+        f"Environment=PATH={place}/venv/bin:/usr/local/bin:/usr/bin:/bin",
+        "StateDirectory=app",
+        "PrivateTmp=yes",
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        *more,
+    )
+    options = [f"--property={each}" for each in properties]
+    process = subprocess.Popen(
+        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", *options, "sh", "-c", command],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    lines: deque[str] = deque(maxlen=15)
+    for line in process.stdout or ():
+        lines.append(f"    {line.rstrip()}")
+        say(line.rstrip())
+    if process.wait():
+        raise Failure("\n".join([f"`{command}` failed with exit code {process.returncode}; its last lines:", *lines]))
+
+
+def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, secrets: dict[str, str] | None) -> None:
+    """Write the gateway's configuration and the environment, readable by root and the application only."""
+    if secrets is None:
+        secrets = find_secrets(release, manifest["secrets_digest"])
+    elif secrets_digest(secrets) != manifest["secrets_digest"]:
+        raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
+    # Older releases have uWSGI's alone.
+    for name, text in manifest.get("gateway_files", {"uwsgi.ini": manifest.get("uwsgi_ini")}).items():
+        (partial / name).parent.mkdir(exist_ok=True)
+        (partial / name).write_text(text)
+    environment = manifest["environment"] | secrets | {
+        "WSGI_FLEET_RELEASE": release,
+        "WSGI_FLEET_SERVER": socket.gethostname(),
+    }  # fmt: skip
+    if given := manifest.get("settings_file"):
+        file = partial / given["name"]
+        file.write_text(given["text"], "utf-8")
+        file.chmod(0o640)
+        shutil.chown(file, "root", USER)
+        environment[given["variable"]] = str(RELEASES / release / given["name"])
+    for name, content in (
+        ("secrets.json", json.dumps(secrets)),
+        # systemd.exec(5), EnvironmentFile: in double quotes only these four need a backslash.
+        ("environment", "".join(f'{key}="{escape_quotes(value)}"\n' for key, value in sorted(environment.items()))),
+    ):
+        with os.fdopen(os.open(partial / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(content)
+
+
+def escape_quotes(value: str) -> str:
+    """Return a value with backslashes, for double quotes in an EnvironmentFile."""
+    return "".join(f"\\{char}" if char in '"\\`$' else char for char in value)
+
+
+def secrets_digest(secrets: dict[str, str]) -> str:
+    """Return a digest with the stack's own key, so that a digest in a manifest reveals nothing of the secrets."""
+    key = (CONFIG / "key").read_bytes()
+    return hmac.new(key, json.dumps(secrets, sort_keys=True).encode(), "sha256").hexdigest() if secrets else ""
+
+
+def find_secrets(release: str, digest: str) -> dict[str, str]:
+    """Return the secrets that an earlier release brought here, else those that the platform stores for boots."""
+    if not digest:
+        return {}
+    for file in RELEASES.glob("*/secrets.json"):
+        if manifest_of(file.parent.name)["secrets_digest"] == digest:
+            return json.loads(file.read_text())
+    secrets = fetch_secrets(store_url(), release)
+    if secrets_digest(secrets) != digest:
+        raise Failure("its secrets changed while this server was away; run `pulumi up` to bring them")
+    return secrets

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Changes what this balancer serves, and which servers take its requests. Runs as root; standard library only.
+
+    proxy_site.py site                   serve the site on standard input (JSON, see site_state.py)
+    proxy_site.py drain ADDRESS          send that server no more requests, and wait for those it has
+    proxy_site.py admit ADDRESS          send it requests again
+    proxy_site.py unhealthy ADDRESS...   send these servers no requests, and all others; upstream_health.py calls it
+    proxy_site.py maintenance on|off     respond with 503 and a page (on standard input, else the default one), or not
+
+What is served is the last site without the servers that an operator drained, and without unhealthy ones as long as
+their application keeps a server. A change is tested on a copy, swapped in atomically, reloaded and probed; if that
+fails, the site before it is put back. When servers are removed or drained it ends only after the old workers have: from
+then on no request reaches those servers. Meanwhile the lock is free. Maintenance needs no reload.
+
+An upstream that was unhealthy before, with the same servers, is only logged: one application must not hold up the
+others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import certificate
+import proxy
+import site_state
+from proxy import LOCK, Failure
+from site_state import PAGE, State, read_state
+from system import write_atomically
+
+# Process ids of workers that the next run has to wait for, one a line.
+LEAVING = Path("/run/wsgi-fleet.leaving")
+DEFAULT_PAGE = site_state.CONFIG / "maintenance.html"
+PAGE_BYTES = 1 << 20
+
+
+def serve(new: State, *, by_health: bool = False) -> None:
+    """Serve what a state describes, and remember it once that works. Raises Failure.
+
+    by_health: the change comes from upstream_health.py. It is not probed and waits for no old worker: a server that
+    hangs would hold it up for minutes, and the application may be what is unhealthy.
+    """
+    old = read_state()
+    before, text = old.render() if site_state.STATE.exists() else proxy.current_site(), new.render()
+    probed = [] if by_health else upstreams_to_probe(old, new)
+    old_workers: set[int] = set()
+    # A run that was killed may have left a site that is not the remembered one.
+    changes = text != before or text != proxy.current_site()
+    if changes:
+        proxy.test(text)
+    try:
+        if changes:
+            old_workers = proxy.swap_in(text)
+        for name in probed:
+            proxy.probe(new.site["upstreams"][name]["probe"], https=new.site["https"])
+    except Failure:
+        if changes:
+            proxy.swap_in(before)
+        raise
+    # A server that was unhealthy got no new request, and no run has waited for those that it had.
+    removed = sorted(
+        ({*old.served_addresses(), *old.unhealthy} - set(new.served_addresses()))
+        - set(new.unhealthy)
+        - set(old.drained)
+    )
+    removed += [address for address in new.unhealthy if address in new.drained and address not in old.drained]
+    if removed:
+        print(f"draining {', '.join(removed)}", flush=True)
+        # Before the change is remembered: the run after one that was killed waits in its place.
+        pids = sorted(old_workers | leaving_workers())
+        write_atomically(LEAVING, "".join(f"{pid}\n" for pid in pids).encode())
+    new.write()
+
+
+def leaving_workers() -> set[int]:
+    """Return process ids of workers that finish what they have, and of those in LEAVING."""
+    backend = proxy.backend()
+    return {pid for pid in backend.workers() if not backend.accepts(pid)} | read_leaving()
+
+
+def read_leaving() -> set[int]:
+    """Return the process ids in LEAVING, none where it is missing."""
+    return set(map(int, LEAVING.read_text().split())) if LEAVING.exists() else set()
+
+
+def wait_for_leaving() -> None:
+    """Wait for the old workers of removed servers, also of a killed run. Raises Failure."""
+    if pids := read_leaving():
+        proxy.wait_for(pids)
+        if read_leaving() == pids:
+            LEAVING.unlink()
+
+
+def upstreams_to_probe(old: State, new: State) -> list[str]:
+    """Return the upstreams that a change may break: all but those that are unhealthy already and keep their servers."""
+    before, after, found = old.served(), new.served(), list[str]()
+    for name, each in new.site["upstreams"].items():
+        keeps = name in before and before[name] == after[name]
+        if keeps and (wrong := proxy.error_of(each["probe"], https=old.site["https"])):
+            print(f"{name} is unhealthy, as it was before: GET {each['probe']}: {wrong}", flush=True)
+        else:
+            found.append(name)
+    return found
+
+
+def serve_site() -> None:
+    """Serve the site on standard input; servers that an operator drained stay drained, as long as it names them."""
+    old = read_state()
+    new = State(json.load(sys.stdin), [], [])
+    drained, unhealthy = ([each for each in those if each in new.servers] for those in (old.drained, old.unhealthy))
+    new = replace(new, drained=drained, unhealthy=unhealthy)
+    serve(new)
+    if not new.site["https"]:
+        certificate.forget()
+    print(describe(new))
+
+
+def describe(state: State) -> str:
+    """Describe the servers that get requests, and those that were drained or are unhealthy."""
+    served = state.served_addresses()
+    more = f"; drained by hand: {', '.join(state.drained)}" if state.drained else ""
+    more += f"; unhealthy: {', '.join(state.unhealthy)}" if state.unhealthy else ""
+    return f"the balancer sends requests to {len(served)} servers: {', '.join(served) or 'none'}{more}"
+
+
+def drain(address: str) -> None:
+    """Send this server no more requests. Raises Failure where the site does not name it."""
+    state = read_state()
+    check_address(address, state)
+    if address in state.drained:
+        print(f"{address} is drained already")
+        return
+    serve(replace(state, drained=[*state.drained, address]))
+
+
+def admit(address: str) -> None:
+    """Send a drained server requests again. Raises Failure where the site does not name it."""
+    state = read_state()
+    check_address(address, state)
+    if address not in state.drained:
+        print(f"{address} takes requests already")
+        return
+    serve(replace(state, drained=[other for other in state.drained if other != address]))
+    print(f"{address} takes requests again")
+
+
+def exclude_unhealthy(listed: Sequence[str]) -> None:
+    """Serve the site without the unhealthy servers that are listed; do nothing before the first `site`."""
+    if site_state.STATE.exists():
+        state = read_state()
+        serve(replace(state, unhealthy=[each for each in listed if each in state.servers]), by_health=True)
+
+
+def check_address(address: str, state: State) -> None:
+    """Raise Failure unless the site names the address."""
+    if address not in state.servers:
+        servers = ", ".join(state.servers) or "none"
+        raise Failure(f"{address} is no server of this balancer (its servers: {servers}); `pulumi up` adds it")
+
+
+def maintenance(switch: str) -> None:
+    """Switch maintenance on or off. The page comes from standard input, else it is the default one."""
+    if switch == "off":
+        PAGE.unlink(missing_ok=True)
+        print("maintenance is off: the application responds")
+        return
+    if not site_state.STATE.exists():
+        raise Failure("this balancer's site has no maintenance page yet; run `pulumi up` first")
+    page = sys.stdin.buffer.read(PAGE_BYTES + 1) or DEFAULT_PAGE.read_bytes()
+    if len(page) > PAGE_BYTES:
+        raise Failure(f"the page has more than {PAGE_BYTES} bytes; link to what is large")
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.parent.chmod(0o755)
+    write_atomically(PAGE, page)
+    print("maintenance is on: clients get 503 and the page; the application responds on health paths")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command that the arguments name, under the lock."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        match list(arguments):
+            case ["site"]:
+                serve_site()
+            case ["drain", address]:
+                drain(address)
+            case ["admit", address]:
+                admit(address)
+            case ["unhealthy", *listed]:
+                exclude_unhealthy(listed)
+                return
+            case ["maintenance", ("on" | "off") as switch]:
+                maintenance(switch)
+                return
+            case _:
+                raise Failure(str(__doc__))
+    # Without the lock: a server that hangs meanwhile is removed all the same.
+    wait_for_leaving()
+    if arguments[0] == "drain":
+        print(f"{arguments[1]} is drained: no request is on its way to it any more")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (Failure, OSError, ValueError) as problem:
+        sys.exit(f"error: {problem}; the site before it still serves")

@@ -1,0 +1,95 @@
+"""What this balancer shall serve: one JSON file, and the text of the proxy's site that follows from it.
+
+The step that brings a site sends it as JSON (Site, made by rendering/site.py). Nothing here reads the proxy's language:
+the lines of upstream servers come apart from the rest. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from proxy import Failure
+from system import write_atomically
+
+CONFIG = Path("/etc/wsgi-fleet")
+STATE = CONFIG / "site.json"
+# Written by upstream_health.py, for people and alarms.
+HEALTH = Path("/run/wsgi-fleet/health.json")
+# While this file exists, the proxy serves it with status 503 (templates/*/).
+PAGE = CONFIG / "maintenance" / "page.html"
+
+
+class Upstream(TypedDict):
+    """One application. servers: address -> its line in the site. probe: [HOST]/PATH, through the site."""
+
+    servers: dict[str, str]
+    protocol: str
+    health_path: str
+    probe: str
+
+
+class Site(TypedDict):
+    """parts: {"text": ...} or {"servers_of": UPSTREAM}, in order. https: whether the site has TLS."""
+
+    parts: list[dict[str, str]]
+    upstreams: dict[str, Upstream]
+    https: bool
+
+
+@dataclass(frozen=True)
+class State:
+    """The last site that a step brought, the servers that an operator drained since, and unhealthy ones."""
+
+    site: Site
+    drained: Sequence[str]
+    unhealthy: Sequence[str]
+
+    @property
+    def servers(self) -> list[str]:
+        """Return the addresses of all upstream servers, in order."""
+        return [address for each in self.site["upstreams"].values() for address in each["servers"]]
+
+    def served(self) -> dict[str, list[str]]:
+        """Return upstream -> its servers that get requests.
+
+        These are not drained, and healthy as long as the upstream keeps one. Raises Failure when all are drained.
+        """
+        found: dict[str, list[str]] = {}
+        for name, each in self.site["upstreams"].items():
+            left = [address for address in each["servers"] if address not in self.drained]
+            if each["servers"] and not left:
+                raise Failure(
+                    f"{name} would have no server left ({', '.join(each['servers'])}): admit one with `./fleet admit`, "
+                    "or answer clients with a page by `./fleet maintenance on`"
+                )
+            found[name] = [address for address in left if address not in self.unhealthy] or left
+        return found
+
+    def served_addresses(self) -> list[str]:
+        """Return the addresses of all servers that get requests. Raises Failure as served() does."""
+        return [address for servers in self.served().values() for address in servers]
+
+    def render(self) -> str:
+        """Return the text of the site. Raises Failure as served() does."""
+        lines = {
+            name: "\n".join(self.site["upstreams"][name]["servers"][address] for address in addresses)
+            for name, addresses in self.served().items()
+        }
+        return "".join(
+            lines[part["servers_of"]] if "servers_of" in part else part["text"] for part in self.site["parts"]
+        )
+
+    def write(self) -> None:
+        """Remember this state."""
+        write_atomically(STATE, json.dumps(asdict(self)).encode())
+
+
+def read_state() -> State:
+    """Return the remembered state; an empty one before the first site."""
+    if not STATE.exists():
+        return State({"parts": [], "upstreams": {}, "https": False}, [], [])
+    return State(**json.loads(STATE.read_text()))

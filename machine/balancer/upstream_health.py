@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""Asks each upstream server for its health, and has proxy_site.py send requests to healthy ones only. A service.
+
+It asks port 8000 as the balancer does, by uwsgi or HTTP, and writes the health of each to a file that `./fleet status`
+and the alarms read. Where it ends or hangs, the site stays as it is and systemd starts it again; it goes on from the
+servers that are excluded then. Standard library only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import server_health
+import site_state
+from server_health import Outcome, Probe, Server
+from site_state import Upstream
+from system import notify_systemd, write_atomically
+
+LOG = Path("/var/log/wsgi-fleet/access.log")
+HERE = Path(__file__).resolve().parent
+PORT = 8000
+# Of a probe; how often decisions are made; the least time between two reloads; how often the file is written anew.
+LIMIT_S, TICK_S, RELOAD_S, WRITE_S = 2.0, 0.25, 2.0, 5.0
+# The longest that a change may take, and when one that failed is tried again.
+CHANGE_S, AGAIN_S = 60, 10.0
+RESPONSE_BYTES = 64 << 10
+# The most of the access log that is read for a server that is silent.
+TAIL_BYTES = 4 << 20
+# tcpi_total_retrans in struct tcp_info (linux/tcp.h).
+_TCP_INFO_BYTES, _TOTAL_RETRANS = 104, 100
+
+
+def request_of(protocol: str, path: str) -> bytes:
+    """Return a GET of the path as the balancer would send it.
+
+    (uwsgi-docs.readthedocs.io/en/latest/Protocol.html: a header of four bytes, then names and values with their sizes.)
+    """
+    headers = {
+        "Host": "localhost",
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Host": "localhost",
+        "X-Forwarded-Proto": "http",
+        "X-Real-IP": "127.0.0.1",
+        "User-Agent": "wsgi-fleet-health",
+    }
+    if protocol != "uwsgi":
+        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "Connection: close"]
+        return "\r\n".join([*lines, "", ""]).encode()
+    variables = {
+        "REQUEST_METHOD": "GET",
+        "REQUEST_URI": path,
+        "PATH_INFO": path.partition("?")[0],
+        "QUERY_STRING": path.partition("?")[2],
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "REMOTE_ADDR": "127.0.0.1",
+        **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
+    }
+    words = [word.encode() for pair in variables.items() for word in pair]
+    packet = b"".join(struct.pack("<H", len(word)) + word for word in words)
+    return struct.pack("<BHB", 0, len(packet), 0) + packet
+
+
+def outcome_of(data: bytes) -> tuple[Outcome, str]:
+    """Return what a response means, and its first line where it is not good."""
+    head, _, _ = data.partition(b"\r\n\r\n")
+    first, *headers = head.decode(errors="replace").split("\r\n")
+    status = first.split()[1:2]
+    if status == ["200"]:
+        return Outcome.GOOD, ""
+    sheds = status == ["503"] and any(line.lower().startswith("retry-after:") for line in headers)
+    return (Outcome.BUSY if sheds else Outcome.BAD), (" ".join(first.split()[1:])[:80] or "it closed the connection")
+
+
+async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe:
+    """Ask one server once."""
+    loop, begun = asyncio.get_running_loop(), time.monotonic()
+    resent = False
+    with socket.socket() as connection:
+        connection.setblocking(False)
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await loop.sock_connect(connection, (address, port))
+                await loop.sock_sendall(connection, request_of(protocol, path))
+                data = b""
+                while len(data) < RESPONSE_BYTES and (more := await loop.sock_recv(connection, 16 << 10)):
+                    data += more
+            outcome, error = outcome_of(data)
+        except TimeoutError:
+            outcome, error = Outcome.SILENT, f"no response in {LIMIT_S:.0f} s"
+        except OSError as problem:
+            outcome, error = Outcome.BAD, os.strerror(problem.errno) if problem.errno else str(problem)
+        with contextlib.suppress(OSError):
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+            resent = struct.unpack_from("I", info, _TOTAL_RETRANS)[0] > 0
+    return Probe(begun, outcome, error, resent)
+
+
+def tail_of(file: Path) -> bytes:
+    """Return the last TAIL_BYTES of a file; b"" where it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(max(opened.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+            return opened.read()
+    except OSError:
+        return b""
+
+
+def has_responded_since(address: str, since_s: float, log: Path | None = None) -> bool:
+    """Return whether the access log's end has a response of that server that began since then (seconds since 1970)."""
+    log = log or LOG
+    tail = tail_of(log)
+    if len(tail) < TAIL_BYTES:
+        # It may just have been rotated.
+        tail = tail_of(log.with_name(f"{log.name}.1")) + tail
+    mark, end = f"{address}:{PORT}".encode(), len(tail)
+    while (found := tail.rfind(mark, 0, end)) >= 0:
+        begin = tail.rfind(b"\n", 0, found) + 1
+        end = begin
+        with contextlib.suppress(ValueError, KeyError):
+            line: dict[str, Any] = json.loads(tail[begin : tail.find(b"\n", found)])
+            ended = datetime.fromisoformat(line["time"]).timestamp()
+            if ended < since_s:
+                return False
+            # Of several attempts the last one brought the response.
+            last = {key: str(line[key]).replace(" : ", ", ").rpartition(", ")[2] for key in UPSTREAM_FIELDS}
+            began = ended - float(last["response_s"]) + float(last["header_s"])
+            if last["upstream"].encode() == mark and last["upstream_status"] not in GATEWAY_ERRORS and began >= since_s:
+                return True
+    return False
+
+
+UPSTREAM_FIELDS = ("upstream", "upstream_status", "header_s", "response_s")
+# Statuses of Nginx and Apache for a server that did not respond.
+GATEWAY_ERRORS = ("502", "504")
+
+
+class Agent:
+    """The health of all servers, and the changes of the site that follow from it."""
+
+    def __init__(self) -> None:
+        now = time.monotonic()
+        self.state, self._version = site_state.read_state(), (0, 0)
+        self.servers = {
+            address: Server(now, now, is_healthy=False, why="it was unhealthy before")
+            for address in self.state.unhealthy
+        }
+        self._due: dict[str, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.changing: asyncio.Task[None] | None = None
+        self._may_change_at, self._written_at, self._written = 0.0, 0.0, ""
+        # One that was killed may have been at it.
+        self._is_sure = False
+
+    def turn(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        self.read(now)
+        self.probe(now)
+        excluded = self.decide(now)
+        self.act(excluded, now)
+        self.write(now, excluded)
+
+    def read(self, now: float) -> None:
+        """Read what the site wants, where that has changed."""
+        with contextlib.suppress(OSError, ValueError):
+            stat = site_state.STATE.stat()
+            if (version := (stat.st_mtime_ns, stat.st_ino)) != self._version:
+                self.state, self._version = site_state.read_state(), version
+        wanted = set(self.state.servers)
+        self.servers = {address: server for address, server in self.servers.items() if address in wanted}
+        for number, address in enumerate(sorted(wanted - self.servers.keys())):
+            self.servers[address] = Server(now, now)
+            self._due[address] = now + number / max(len(wanted), 1)
+
+    def probe(self, now: float) -> None:
+        """Begin the probes that are due, whether or not those before have ended."""
+        pause = server_health.interval_s(len(self.servers))
+        for each in self.state.site["upstreams"].values():
+            for address in each["servers"]:
+                if self._due.get(address, 0) <= now:
+                    self._due[address] = now + pause
+                    task = asyncio.create_task(self._ask(address, each))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, address: str, upstream: Upstream) -> None:
+        probe = await ask(address, upstream["protocol"], upstream["health_path"])
+        if server := self.servers.get(address):
+            server.record(probe)
+
+    def decide(self, now: float) -> set[str]:
+        """Judge every server. Who gets no requests from now on."""
+        out_s = server_health.OUT_S * server_health.interval_s(len(self.servers))
+        found: set[str] = set()
+        for each in self.state.site["upstreams"].values():
+            for address in each["servers"]:
+                server, was = self.servers[address], self.servers[address].is_healthy
+                # A response from before the first failed probe is no evidence.
+                since_s = time.time() - out_s / 2 - 0.5
+                server.judge(now, each["health_path"], out_s, partial(has_responded_since, address, since_s))
+                if server.is_healthy != was:
+                    words = "healthy again" if server.is_healthy else f"unhealthy: {server.why}"
+                    print(f"{address} is {words}", flush=True)
+            found |= server_health.excluded(
+                each["servers"], self.servers, self.state.drained, self.state.unhealthy, now
+            )
+        return found
+
+    def act(self, excluded: set[str], now: float) -> None:
+        """Have the site changed where it must be; one change at a time, and not often."""
+        is_busy = self.changing is not None and not self.changing.done()
+        is_so = self._is_sure and sorted(excluded) == sorted(self.state.unhealthy)
+        if not is_busy and not is_so and self.state.site["upstreams"] and now >= self._may_change_at:
+            self._may_change_at, self._is_sure = now + RELOAD_S, True
+            self.changing = asyncio.create_task(self._change(sorted(excluded)))
+
+    async def _change(self, excluded: list[str]) -> None:
+        command = [sys.executable, str(HERE / "proxy_site.py"), "unhealthy", *excluded]
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        try:
+            async with asyncio.timeout(CHANGE_S):
+                _, words = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            words = b"error: the change of the site took too long"
+        if process.returncode:
+            self._may_change_at = time.monotonic() + AGAIN_S
+        kept = f" but {', '.join(excluded)}" if excluded else ""
+        print(words.decode().strip() or f"requests go to all servers{kept}", flush=True)
+
+    def write(self, now: float, excluded: set[str]) -> None:
+        """Write the health of each server, for people and alarms."""
+        shift = time.time() - now
+        servers = {
+            address: {
+                "healthy": each.is_healthy, "why": each.why, "since": round(each.since + shift),
+                "excluded": address in excluded,
+            }
+            for address, each in self.servers.items()
+        }  # fmt: skip
+        text = json.dumps(servers)
+        if text != self._written or now - self._written_at >= WRITE_S:
+            write_atomically(site_state.HEALTH, json.dumps({"at": round(time.time(), 1), "servers": servers}).encode())
+            self._written, self._written_at = text, now
+
+
+async def main() -> None:
+    """Run the agent for ever, and report to systemd that it is ready and alive."""
+    agent = Agent()
+    notify_systemd(b"READY=1")
+    while True:
+        agent.turn()
+        notify_systemd(b"WATCHDOG=1")
+        await asyncio.sleep(TICK_S)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Waits until cloud-init is done, then makes files and units of this machine what standard input says, as JSON.
+
+boot_s: longest wait for cloud-init in seconds. files: path -> [mode, text], written atomically. on: units that run from
+now on and after each boot. off: units that do not, with their files. prove: units that must start well, tried again for
+PROVE_S seconds (a new role takes a while). Run as root by a step; can be run again. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+UNITS = Path("/etc/systemd/system")
+PROVE_S = 90.0
+PAUSE_S = 3.0
+# cloud-init writes the first file last, whether all went well or not, and removes it when it begins; the setup script
+# touches the other one when it did.
+DONE, READY = Path("/var/lib/cloud/data/result.json"), Path("/etc/wsgi-fleet/ready")
+# What tells why a machine did not get ready.
+CAUSES = r"""cloud-init status --long | tr '\n' ' '
+grep -E 'WARNING|ERROR|CRITICAL' /var/log/cloud-init.log | tail -n 5
+echo 'the last lines of /var/log/cloud-init-output.log:'
+tail -n 15 /var/log/cloud-init-output.log
+systemctl --no-pager --plain --no-legend --failed"""
+
+
+class Failure(Exception):
+    """This machine cannot be made so."""
+
+
+def systemctl(*arguments: str) -> None:
+    """Run systemctl. Raises Failure with its error message."""
+    result = subprocess.run(["systemctl", "--quiet", *arguments], check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise Failure(f"systemctl {' '.join(arguments)}: {result.stderr.strip()}")
+
+
+def wait_for_cloud_init(limit_s: float) -> None:
+    """Wait until cloud-init has made this machine what it is to be. Raises Failure with what failed when it did not."""
+    deadline = time.monotonic() + limit_s
+    while not DONE.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if not (DONE.exists() and READY.exists()):
+        causes = subprocess.run(["sh", "-c", CAUSES], check=False, capture_output=True, text=True).stdout.strip()
+        raise Failure(f"this machine did not get ready: {causes}")
+
+
+def put(path: Path, mode: int, text: str) -> None:
+    """Write a file that was never there by half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.touch(0o600)
+    temporary.write_text(text)
+    temporary.chmod(mode)
+    temporary.rename(path)
+
+
+def prove(unit: str) -> None:
+    """Start a unit, again until that succeeds or PROVE_S is over. Raises Failure with what it logged last."""
+    deadline = time.monotonic() + PROVE_S
+    while True:
+        try:
+            systemctl("restart", unit)
+            return
+        except Failure as error:
+            if time.monotonic() > deadline:
+                raise Failure(f"{error}\n{said_by(unit)}") from None
+        time.sleep(PAUSE_S)
+        subprocess.run(["systemctl", "reset-failed", unit], check=False, capture_output=True)
+
+
+def said_by(unit: str) -> str:
+    """Return the last lines of a unit's journal."""
+    command = ["journalctl", f"--unit={unit}", "--lines=5", "--no-pager", "--output=cat"]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+
+def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
+    """Make it so. Raises Failure."""
+    wait_for_cloud_init(wanted["boot_s"])
+    there = [unit for unit in wanted["off"] if (units / unit).exists()]
+    if there:
+        systemctl("disable", "--now", *there)
+    for unit in there:
+        (units / unit).unlink()
+    for path, (mode, text) in wanted["files"].items():
+        put(Path(path), int(mode, 8), text)
+    if there or any(path.startswith(f"{units}/") for path in wanted["files"]):
+        systemctl("daemon-reload")
+    for unit in wanted["prove"]:
+        prove(unit)
+    for unit in wanted["on"]:
+        systemctl("enable", unit)
+        # One that runs already goes by its new file then.
+        if unit not in wanted["prove"]:
+            systemctl("restart", unit)
+
+
+if __name__ == "__main__":
+    try:
+        apply(json.load(sys.stdin))
+    except (Failure, OSError) as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,82 @@
+"""Serves a release by Gunicorn, in its Python: `gateway_gunicorn.py CONFIG PRIVATE_SOCKET [PROCESSES [PORT]]`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from _thread import start_new_thread
+from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+import gateway_http as http
+from gateway_guard import Guard
+
+sys.path.pop(0)
+with http.prepend_gateway_path("gunicorn"):
+    from gunicorn.app.wsgiapp import WSGIApplication
+    from gunicorn.arbiter import Arbiter
+
+# Gunicorn kills a worker that hangs as a whole so many seconds after the companion would end a request.
+GRACE_S = 5
+
+
+class Gunicorn(WSGIApplication):
+    """Gunicorn's own command, with the application, the guard and the notification of systemd of this module."""
+
+    cfg: Any
+
+    def load_config(self) -> None:
+        """Load the release's file, then the command line, then the settings of this module."""
+        # It would override the release's file.
+        os.environ.pop("GUNICORN_CMD_ARGS", None)
+        super().load_config()
+        with http.prepend_gateway_path("gunicorn"):
+            # Loads the worker's module, and gevent where it needs that.
+            self.is_gevent = "gevent" in self.cfg.worker_class.__module__
+        self.limit_s: int = self.cfg.timeout - GRACE_S
+        self.cfg.set("when_ready", self.when_ready)
+        self.cfg.set("post_worker_init", self.post_worker_init)
+        self.ready, self.tell_ready = os.pipe()
+        # Gunicorn would send READY=1 before a worker has imported the application.
+        self.notify_socket = os.environ.pop("NOTIFY_SOCKET", "")
+
+    def load(self) -> Any:
+        """Return the callable. Gunicorn calls this once in the arbiter (preload_app), or once in each worker."""
+        try:
+            return http.proxy_fix(http.load_application(self.cfg.wsgi_app))
+        except Exception:  # noqa: BLE001  whatever an application raises
+            traceback.print_exc()
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+
+    def when_ready(self, server: Any) -> None:
+        """Implement Gunicorn's hook of the arbiter before it starts workers: wait for them in a thread."""
+        for number in http.IGNORED:
+            signal.signal(number, lambda _number, _frame: None)
+        start_new_thread(self.tell_when_ready, (server.num_workers,))
+
+    def tell_when_ready(self, workers: int) -> None:
+        """Wait for a byte of each worker."""
+        while workers > 0:
+            workers -= len(os.read(self.ready, workers))
+        os.environ["NOTIFY_SOCKET"] = self.notify_socket
+        http.notify("READY=1")
+
+    def post_worker_init(self, worker: Any) -> None:
+        """Implement Gunicorn's hook of a worker that has the application: guard it."""
+        limit_s = self.cfg.timeout if self.is_gevent else self.limit_s
+        guard = Guard(self.cfg.worker_connections, limit_s, lambda environ: environ["gunicorn.socket"].fileno())
+        guard.start()
+        worker.wsgi = guard(worker.wsgi)
+        if self.is_gevent:
+            http.keep_accepting()
+            worker.wsgi = http.with_gevent_timeout(worker.wsgi, self.limit_s)
+        os.write(self.tell_ready, b".")
+
+
+if __name__ == "__main__":
+    config, private, processes, port = (*sys.argv[1:], "", "")[:4]
+    binds = [f"--bind=fd://{each.detach()}" for each in http.open_listeners(private, port)]
+    sys.argv[1:] = ["--config", config, *binds, *([f"--workers={processes}"] if processes else [])]
+    Gunicorn("%(prog)s [OPTIONS]").run()

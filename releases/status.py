@@ -1,0 +1,136 @@
+"""What the scripts on machines print as JSON for `up` and ./fleet, as types.
+
+machine/ has the standard library only and cannot import this; tests/unit/test_status.py runs both against each other.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class _Status(BaseModel):
+    """A key that is missing or of another type is an error; one that a newer script adds is not."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class HostStatus(_Status):
+    """Any machine. See machine/common/host_status.py."""
+
+    disk_bytes: int
+    disk_free_bytes: int
+    disk_error: str
+    failed_units: list[str]
+    system: str
+    clock_s: float
+
+
+class MachineStatus(_Status):
+    """The part that servers and the balancer share."""
+
+    machine: HostStatus
+
+
+class Slot(_Status):
+    """state: ActiveState of its unit. release: None before the first one."""
+
+    state: str
+    release: str | None
+
+
+class ReleaseStatus(_Status):
+    """The part of `app_status.py` that a rollout reads. See machine/app_server/app_status.py."""
+
+    live: str | None
+    slots: dict[str, Slot]
+    staged: list[str]
+    socket: str
+    restarts: dict[str, int]
+
+
+class GatewayStatus(_Status):
+    """The workers of uWSGI in one slot."""
+
+    workers_busy: int
+    workers_idle: int
+    threads: int
+    threads_busy: int
+    listen_queue: int
+
+
+class HealthResponse(_Status):
+    """The response to GET path. status: 0 without one; line: its first line, or why there is none."""
+
+    path: str
+    status: int
+    line: str
+
+
+class ServerStatus(MachineStatus, ReleaseStatus):
+    """What `app_status.py` prints. See machine/app_server/app_status.py."""
+
+    live_since_s: float | None
+    boot: str
+    queue: int | None
+    gateway: dict[str, GatewayStatus]
+    ended: list[str]
+    health: HealthResponse | None
+
+
+class Traffic(_Status):
+    """Requests of the last minute in the access log. Times are None without a response."""
+
+    requests: int
+    requests_per_s: float
+    errors_5xx: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+class Certificate(_Status):
+    """See machine/balancer/certificate.py."""
+
+    expires_in_s: int
+    is_renewed_here: bool
+
+
+class UpstreamHealth(_Status):
+    """What the health agent found out about a server."""
+
+    healthy: bool
+    why: str
+
+
+class AgentHealth(_Status):
+    """What the health agent wrote last, and its age. See machine/balancer/upstream_health.py."""
+
+    age_s: float
+    servers: dict[str, UpstreamHealth]
+
+
+class BalancerStatus(MachineStatus, Traffic):
+    """What machine/balancer/balancer_status.py prints. members, drained: addresses of servers."""
+
+    proxy: str
+    state: str
+    maintenance: bool
+    certificate: Certificate | None
+    members: list[str]
+    drained: list[str]
+    health: AgentHealth | None
+    window_s: float
+    upstreams: dict[str, Traffic]
+
+
+Status_co = TypeVar("Status_co", bound=_Status, covariant=True)
+
+
+def parse_status(kind: type[Status_co], output: str) -> Status_co:
+    """Return the status in the last line of what a script printed. Raises ValueError with what to do."""
+    # A warning of sudo or a locale may stand before it.
+    try:
+        return kind.model_validate_json(output.strip().rpartition("\n")[2])
+    except ValidationError as error:
+        raise ValueError("it runs scripts of another version; run `pulumi up`") from error

@@ -1,0 +1,20 @@
+"""The text of a site, as the balancer makes it of what rendering/site.py sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from site_state import State
+
+from rendering.site import render_site
+from rendering.upstream import Upstream
+from settings import Balancer
+
+
+def site_text(
+    balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str] = (), *, https_port: int = 443
+) -> str:
+    """Return the text that is served while all servers take requests."""
+    site = render_site(balancer, upstreams, hostnames, https_port=https_port)
+    return State(json.loads(json.dumps(site)), [], []).render()

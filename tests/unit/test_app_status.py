@@ -1,0 +1,131 @@
+"""How a server tells of its gateway: uWSGI's statistics and the kernel's tables as numbers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import app_status
+import host_status
+import pytest
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+
+
+def worker(status: str, *in_request: int) -> dict[str, Any]:
+    return {"status": status, "cores": [{"in_request": each} for each in in_request]}
+
+
+STATS: dict[str, Any] = {
+    "listen_queue": 4,
+    "workers": [worker("busy", 1, 0), worker("idle", 0, 0), worker("sig15", 0, 0), worker("cheap", 0, 0)],
+}
+
+
+def test_a_worker_is_busy_unless_it_is_idle_and_cheaped_ones_do_not_count() -> None:
+    assert app_status.count_workers(STATS) == {
+        "workers_busy": 2,
+        "workers_idle": 1,
+        "threads": 6,
+        "threads_busy": 1,
+        "listen_queue": 4,
+    }
+
+
+def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_status, "RUN", tmp_path)
+    (tmp_path / "app-green").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "app-green" / "stats.sock"))
+        server.listen()
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.sendall(json.dumps(STATS).encode())
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert (app_status.gateway_status("green") or {})["workers_busy"] == 2
+    assert app_status.gateway_status("blue") is None
+
+
+def tables(folder: Path, *lines: str) -> tuple[Path, Path]:
+    files = folder / "tcp", folder / "tcp6"
+    for file, text in zip(files, lines, strict=True):
+        file.write_text(HEAD + text)
+    return files
+
+
+def test_the_accept_queue_is_what_the_kernel_counts_for_the_listening_port(tmp_path: Path) -> None:
+    listening = f"   1: {'0' * 32}:1F40 {'0' * 32}:0000 0A 00000000:0000001C 00:00000000 00000000     0 0 1\n"
+    other = f"   0: {'0' * 32}:0016 {'0' * 32}:0000 0A 00000000:00000005 00:00000000 00000000     0 0 1\n"
+    open_ = f"   2: {'0' * 32}:1F40 {'0' * 32}:C350 01 00000000:00000007 00:00000000 00000000     0 0 1\n"
+    assert app_status.accept_queue((), tables(tmp_path, "", other + listening + open_)) == 28
+
+
+def test_a_port_that_does_not_listen_has_no_queue(tmp_path: Path) -> None:
+    assert app_status.accept_queue((), tables(tmp_path, "", "")) is None
+
+
+def test_the_kernel_counts_what_waits_here() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=5) as server:
+        port = server.getsockname()[1]
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        before, app_status.PORT = app_status.PORT, port
+        try:
+            assert app_status.accept_queue() == 3
+        finally:
+            app_status.PORT = before
+            for client in clients:
+                client.close()
+
+
+def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = {"app@blue": ("active", 8), "app@green": ("inactive", 0), "app-worker-m@1": ("activating", 12)}
+    units |= {"app-worker-gone@1": ("inactive", 3), "app-worker-ended@1": ("failed", 3)}
+    text = "\n".join(
+        f"NRestarts={times}\nId={unit}.service\nActiveState={state}\n" for unit, (state, times) in units.items()
+    )
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        assert command == ("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*")
+        return subprocess.CompletedProcess(command, 0, text, "")
+
+    monkeypatch.setattr(app_status, "run", run)
+    assert app_status.count_restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
+
+
+def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host_status.write_error(str(tmp_path)) == ""
+
+    def full(_file: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert host_status.write_error(str(tmp_path)) == "Disk quota exceeded"
+
+
+def test_where_no_unit_is_loaded_none_was_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(app_status, "run", run)
+    assert app_status.count_restarts() == {}
+
+
+def test_requests_that_ended_their_worker_are_found_among_what_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = ["worker 12 ended while it worked on GET '/abort'", "GET '/slow' took longer than 60 s: worker 7 ends"]
+    logged = [ended[0], "Fatal Python error: Aborted", ended[1], "somebody said: worker 1 ended while it worked on me"]
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        assert command[0] == "journalctl"
+        return subprocess.CompletedProcess(command, 0, "\n".join(logged), "")
+
+    monkeypatch.setattr(app_status, "run", run)
+    assert app_status.find_ended_requests() == ended

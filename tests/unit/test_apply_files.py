@@ -1,0 +1,102 @@
+"""How files and units come to a machine that runs. systemd itself takes them in tests/e2e/test_aws.py."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import apply_files
+import pytest
+
+FAILING = 'if [ "$2 $3" = "restart bad.service" ]; then echo "Job failed" >&2; exit 1; fi\n'
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder for units. `systemctl` records calls and cannot start bad.service; `journalctl` says why."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "systemctl").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n{FAILING}')
+    (programs / "journalctl").write_text("#!/bin/sh\necho AccessDenied\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for name in ("DONE", "READY"):
+        (tmp_path / name).touch()
+        monkeypatch.setattr(apply_files, name, tmp_path / name)
+    monkeypatch.setattr(apply_files, "PROVE_S", 0.0)
+    return tmp_path / "units"
+
+
+def wanted(units: Path, **changes: Any) -> dict[str, Any]:
+    files = {str(units / "a.service"): ["0644", "[Service]\n"], str(units.parent / "a.py"): ["0755", "#!\n"]}
+    return {
+        "boot_s": 0,
+        "files": files,
+        "off": ["b.service"],
+        "prove": ["a.service"],
+        "on": ["a.service", "c.timer"],
+    } | changes
+
+
+def asked(units: Path) -> list[str]:
+    return [line.removeprefix("--quiet ") for line in (units.parent / "asked").read_text().splitlines()]
+
+
+def test_files_are_there_before_units_start_and_what_is_not_wanted_is_gone(units: Path) -> None:
+    units.mkdir()
+    (units / "b.service").touch()
+    apply_files.apply(wanted(units), units)
+    assert (units / "a.service").read_text() == "[Service]\n"
+    assert oct((units.parent / "a.py").stat().st_mode & 0o777) == "0o755"
+    assert [each.name for each in units.iterdir()] == ["a.service"]
+    assert asked(units) == [
+        "disable --now b.service",
+        "daemon-reload",
+        "restart a.service",
+        "enable a.service",
+        "enable c.timer",
+        "restart c.timer",
+    ]
+
+
+def test_it_can_be_run_again(units: Path) -> None:
+    for _ in range(2):
+        apply_files.apply(wanted(units), units)
+    # What was never there is not asked about.
+    assert not any("b.service" in line for line in asked(units))
+
+
+def test_a_unit_that_does_not_start_fails_with_what_it_said(units: Path) -> None:
+    with pytest.raises(apply_files.Failure) as told:
+        apply_files.apply(wanted(units, prove=["bad.service"]), units)
+    assert str(told.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
+    assert "enable a.service" not in asked(units)
+
+
+@pytest.mark.parametrize("missing", ["DONE", "READY"])
+def test_nothing_is_written_on_a_machine_that_did_not_get_ready_and_what_failed_is_said(
+    units: Path, missing: str
+) -> None:
+    (units.parent / "bin" / "cloud-init").write_text("#!/bin/sh\nprintf 'status: error\\ndetail: no network\\n'\n")
+    (units.parent / "bin" / "cloud-init").chmod(0o755)
+    (units.parent / missing).unlink()
+    with pytest.raises(apply_files.Failure, match="did not get ready: status: error detail: no network"):
+        apply_files.apply(wanted(units), units)
+    assert not (units / "a.service").exists()
+
+
+def test_a_secret_file_is_never_readable_by_others(units: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes: list[str] = []
+    rename = Path.write_text
+
+    def seen(self: Path, text: str) -> int:
+        written = rename(self, text)
+        modes.append(oct(self.stat().st_mode & 0o777))
+        return written
+
+    monkeypatch.setattr(Path, "write_text", seen)
+    apply_files.apply(wanted(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
+    assert modes == ["0o600"]
+    assert oct((units.parent / "key").stat().st_mode & 0o777) == "0o600"
