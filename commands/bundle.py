@@ -70,6 +70,8 @@ OF_BALANCER: Mapping[str, Sequence[str]] = {
     "disk.txt": ["df", "-h"],
     "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
 }
+# Of each log, from its end. An application may write lines of any length.
+TEXT_CHARS = 256 << 10
 LEFT_OUT = "left out: no server could be asked for the secrets that would have to be removed from it\n"
 
 
@@ -118,7 +120,14 @@ def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
     if is_blind:
         raw = {path: text if path in ("status.json", "host.txt") else LEFT_OUT for path, text in raw.items()}
     raw["README.txt"] = _readme(target, silent)
-    return {path: removal.clean(text) for path, text in sorted(raw.items())}
+    # Cut when clean: a part of a secret is not found.
+    return {path: _end_of(path, removal.clean(text)) for path, text in sorted(raw.items())}
+
+
+def _end_of(path: str, text: str) -> str:
+    if len(text) <= TEXT_CHARS or not path.endswith((".txt", ".log")):
+        return text
+    return f"(the last {TEXT_CHARS >> 10} KiB)\n{text[-TEXT_CHARS:].partition(chr(10))[2]}"
 
 
 def save(files: Mapping[str, str], path: Path) -> None:

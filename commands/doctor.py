@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from commands.observation import Observation, Report, ServerView, observe_all
 from commands.status import console
-from commands.target import AppOption, Failed, StackOption, all_described, outputs, selected_stack
+from commands.target import PROJECT, AppOption, Failed, StackOption, all_described, outputs, selected_stack
 from commands.verdict import HEALTHY, State
 from platforms import operator
 from platforms.diagnosis import Finding
@@ -25,7 +26,6 @@ from releases.drift import MENDS, find_damage
 from releases.status import AgentHealth, Certificate, MachineStatus
 from settings import Lxd
 
-PROJECT = Path(__file__).resolve().parents[1]
 GIB, MIB = 1 << 30, 1 << 20
 # Free space below which a disk is nearly full: a release with its virtualenv needs some of it, images more.
 HOST_FREE_BYTES, MACHINE_FREE_BYTES = 2 * GIB, 256 * MIB
@@ -64,8 +64,11 @@ def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
             yield Finding(f"disk of {name}")
 
 
-def stack_lock(stack: str, backend: str, project: str) -> Finding:
-    """Check whether a killed pulumi left the stack locked. Only a file backend's lock shows whose it is."""
+def stack_lock(stack: str, backend: str, project: str, rollouts: Sequence[str] = ()) -> Finding:
+    """Check whether a killed pulumi left the stack locked. Only a file backend's lock shows whose it is.
+
+    rollouts: those that are at work; they go on when their pulumi is killed.
+    """
     subject = "lock of the stack"
     folder = Path(urlsplit(backend).path) / ".pulumi" / "locks" / "organization" / project / stack
     if urlsplit(backend).scheme != "file":
@@ -75,11 +78,12 @@ def stack_lock(stack: str, backend: str, project: str) -> Finding:
         is_here = lock["hostname"] == socket.gethostname()
         process = Path("/proc") / str(lock["pid"]) / "comm"
         if is_here and not (process.exists() and process.read_text().startswith("pulumi")):
-            return Finding(
-                subject,
-                f"process {lock['pid']}, which held it, is gone",
-                f"Take it away: `pulumi cancel -s {stack}`, then run `pulumi up -s {stack}` to end what it began.",
-            )
+            problem = f"process {lock['pid']}, which held it, is gone"
+            remedy = f"`pulumi cancel -s {stack}`, then run `pulumi up -s {stack}` to end what it began."
+            if rollouts:
+                waiting = f"Wait until `./fleet status -s {stack}` shows no rollout. Then take it away: {remedy}"
+                return Finding(subject, f"{problem}; what it began is still at work: {', '.join(rollouts)}", waiting)
+            return Finding(subject, problem, f"Take it away: {remedy}")
     return Finding(subject)
 
 
@@ -103,7 +107,6 @@ def here(stack: str | None) -> Iterator[Finding]:
     blocks = settings_of(stack)
     kind = str(blocks.get("platform", ""))
     yield from operator.check_host(kind, blocks.get(kind) or {}, stack=stack, project=PROJECT)
-    yield stack_lock(stack, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
 
 
 def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
@@ -238,14 +241,19 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
         remedy = "Name one with --stack, or make one: `make local`, or `pulumi stack init NAME`."
         yield Finding("stack", str(problem), remedy)
         return
+    lock = partial(stack_lock, chosen, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
     try:
         targets = all_described(chosen, outputs(chosen), app, patience_s=15)
     except Failed as error:
-        yield Finding(f"stack {chosen}", str(error), f"Bring it up: `pulumi up -s {chosen}`; see `pulumi stack ls`.")
+        yield lock()
+        text, _, remedy = str(error).partition("; ")
+        yield Finding(f"stack {chosen}", text, f"{remedy[:1].upper()}{remedy[1:]}." if remedy else "")
         return
+    every = observe_all(targets)
+    yield lock([each.rollout["what"] for each in every if each.rollout])
     yield Finding(f"stack {chosen}")
     yield from operator.check_connection(targets[0].reach)
-    yield from fleet(observe_all(targets))
+    yield from fleet(every)
 
 
 def doctor(stack: StackOption = None, app: AppOption = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 import time
@@ -32,6 +33,11 @@ RETRY_S = 5.0
 # A new follow begins so long before the last one ended; what it repeats of that one's last lines is not shown.
 OVERLAP_S = 3.0
 REMEMBERED = 500
+
+# The time that an application or a gateway writes into a line after journald's: at its begin, and where uWSGI has it.
+_DAY = r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}"
+_SECOND = r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?[+-]\d\d:?\d\d|Z)?"
+_OWN_TIME = re.compile(rf"^(\S+T\S+ \S+: )(?:\[?(?:{_SECOND}|{_DAY})\]?(?: - |[ :,]\s*)|(\[pid.*?)\[{_DAY}\] )")
 
 
 @dataclass(frozen=True)
@@ -96,9 +102,10 @@ class Output:
         self._lock = threading.Lock()
 
     def line(self, name: str, text: str) -> None:
-        """Print one line of a machine after the machine's name."""
+        """Print one line of a machine after the machine's name, with one time."""
+        shown = _OWN_TIME.sub(r"\1\2", text)
         with self._lock:
-            sys.stdout.write(f"{name:<{self._width}} | {text}\n")
+            sys.stdout.write(f"{name:<{self._width}} | {shown}\n")
             sys.stdout.flush()
 
 

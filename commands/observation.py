@@ -24,6 +24,16 @@ from rendering.paths import SCRIPTS
 ASK_S = 20.0
 MEASURED = {"requests_per_s", "p50_ms", "p99_ms", "errors_5xx"}
 NO_TRAFFIC = Traffic(requests=0, requests_per_s=0.0, errors_5xx=0, p50_ms=None, p99_ms=None)
+# What a rollout does once its journal's last event is this one.
+PHASES = {
+    "begin": "publishing",
+    "published": "staging on all servers",
+    "staged": "switching the first server",
+    "release task": "switching the first server",
+    "switched": "switching the servers",
+    "switch failed": "going back",
+    "went back": "going back",
+}
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,8 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
         damage = find_damage(target.store, reads_archive=False)
         moving = rollout_of(lock.parse(target.store.read(lock.KEY)), time.time())
+        if moving and (newest := next(entries(target.store), None)):
+            moving = {**moving, "phase": PHASES.get(newest.result, newest.result)}
         balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
         ending = {
             server.name: pool.submit(find_restarting, target.transport, server, facts)

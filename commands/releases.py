@@ -120,6 +120,9 @@ def rollback(
     now = record.current(target.store)
     try:
         to = target_of(target.store, completed_releases(target.store), release)
+    except RollbackError as error:
+        raise Failed(str(error), code=2 if release else 1) from error
+    try:
         if not yes:
             if not is_terminal():
                 raise Failed("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
@@ -149,7 +152,7 @@ def allow(
     rejected = [key.removeprefix(record.REJECTED) for key in store.keys(record.REJECTED)]
     found = [each for each in rejected if each.startswith(release)]
     if len(found) != 1:
-        there = ", ".join(rejected) or "none is"
-        raise Failed(f"{release} is not one rejected release; rejected: {there}", code=2)
+        there = f"rejected are {', '.join(rejected)}" if rejected else "none is rejected"
+        raise Failed(f"{release}: no rejected release has this id; {there} (`./fleet releases`)", code=2)
     record.allow(store, found[0])
     typer.echo(f"release {found[0]} is allowed again; `pulumi up` rolls it out when the application is that release")

@@ -64,9 +64,12 @@ def release_of(seen: Observation) -> str:
 
 
 def rollout_of(seen: Observation) -> str:
-    """Describe the rollout that is running."""
+    """Describe the rollout that is running, and how far it is."""
     moving = seen.rollout
-    return f"{moving['what']} by {moving['who']} since {moving['since']}" if moving else "no rollout is running"
+    if not moving:
+        return "no rollout is running"
+    phase = f": {moving['phase']}" if "phase" in moving else ""
+    return f"{moving['what']} by {moving['who']} for {age(seconds_since(moving['since'], seen.at_s))}{phase}"
 
 
 def render_places(target: Target) -> str:

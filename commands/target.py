@@ -10,6 +10,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,7 @@ from platforms.transport import PrefixStore, Result, Store, Transport, Unreachab
 from releases.fleet import Fleet, Server
 
 BALANCER = "balancer"
+PROJECT = Path(__file__).resolve().parents[1]
 # Seconds that a machine is tried where a person waits for the answer; a rollout has more patience.
 PATIENCE_S = 15.0
 PULUMI_S = 60
@@ -141,12 +143,16 @@ def outputs(stack: str) -> dict[str, Any]:
         if "does not have output property" in text:
             raise Failed(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`") from error
         if "no stack named" in text:
-            raise Failed(
-                f"there is no stack {stack}; `pulumi stack ls` lists those that there are, and `make local` makes one "
-                "on this machine",
-                code=2,
-            ) from error
+            raise Failed(_no_stack(stack), code=2) from error
         raise
+
+
+def _no_stack(stack: str) -> str:
+    if stack == "local":
+        return "there is no stack local yet; run `make local`"
+    if (PROJECT / "stacks" / f"Pulumi.{stack}.yaml").exists():
+        return f"there is no stack {stack} yet; run `pulumi stack init {stack}`, then `pulumi up -s {stack}`"
+    return f"there is no stack {stack}, nor a file stacks/Pulumi.{stack}.yaml; `pulumi stack ls` lists what there is"
 
 
 def resolve_target(

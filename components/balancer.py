@@ -88,7 +88,7 @@ class Balancer(pulumi.ComponentResource):
             RemoteCommandArgs(
                 self.machine,
                 apply_files_command(),
-                health_agent_files(args.settings.proxy.kind),
+                health_agent_files(args.settings.proxy.kind, args.settings.error_pages),
                 timeout_s=BOOT_TIMEOUT_S + HEALTH_TIMEOUT_S,
             ),
             opts=child,

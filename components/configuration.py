@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-import yaml
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
 from releases.archive import SourceError
@@ -15,10 +14,17 @@ from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
 from settings.stack_file import SettingsError, parse
+from settings.yaml_file import load
+
+# By this code the engine knows that the program has said why it ends (pulumi-language-python-exec). It adds nothing.
+EXIT_AFTER_MESSAGE = 32
+
+# The stack of `make local`; its file is committed.
+LOCAL = "local"
 
 
 def read_settings(project: Path, stack: str) -> Settings:
-    """Return the settings of a stack; log what is allowed and unwise. Raises pulumi.RunError with every mistake."""
+    """Return the settings of a stack; log what is allowed and unwise. With mistakes, log every one and exit."""
     file = project / "stacks" / f"Pulumi.{stack}.yaml"
     try:
         settings = parse(
@@ -28,10 +34,12 @@ def read_settings(project: Path, stack: str) -> Settings:
             encrypted=_encrypted_paths(file),
         )
     except SettingsError as error:
-        # Ends the program with this text and without a traceback.
-        raise pulumi.RunError(str(error)) from None
+        pulumi.log.error(str(error))
+        raise SystemExit(EXIT_AFTER_MESSAGE) from None
     for warning in warnings(settings):
         pulumi.log.warn(warning)
+    if stack == LOCAL:
+        _forget_salt(file)
     return settings
 
 
@@ -41,7 +49,7 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
     problems: list[str] = []
     for name, app in settings.apps.items():
         try:
-            sources[name] = Source.read(project / app.source)
+            sources[name] = Source.read((project / app.source).resolve())
         except SourceError as error:
             problems.append(str(error))
     if problems:
@@ -49,12 +57,23 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
     return sources
 
 
+def _forget_salt(file: Path) -> None:
+    """Remove the salt of this machine's passphrase, which Pulumi has written into a stack file without secrets.
+
+    That file is committed, and the salt is an error elsewhere. The state has its own.
+    """
+    text = file.read_text() if file.exists() else ""
+    kept = [line for line in text.splitlines(keepends=True) if not line.startswith("encryptionsalt:")]
+    if "secure:" not in text and "".join(kept) != text:
+        file.write_text("".join(kept))
+
+
 def _encrypted_paths(file: Path) -> set[KeyPath]:
     """Return the paths of the encrypted values.
 
     Pulumi names only the blocks that contain any. The stack file shows which values these are.
     """
-    document: Any = yaml.safe_load(file.read_text()) if file.exists() else {}
+    document: Any = load(file.read_text()) if file.exists() else {}
     paths = encrypted_paths(document.get("config") or {})
     blocks = {(key.partition(":")[2],) for key in get_config_secret_keys_env()}
     return paths | {block for block in blocks if block[0] not in {path[0] for path in paths}}

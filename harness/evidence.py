@@ -24,6 +24,12 @@ def what_was_logged(stack: Stack) -> str:
     return "\n".join(f"{machine}:\n{on(machine, 'sh', '-c', read, check=False)}" for machine in machines)
 
 
+def failures_logged(stack: Stack) -> list[str]:
+    """Return what the app servers logged of their gateways as a warning or worse in the last minute."""
+    read = "journalctl -q --no-pager -o cat -p warning --since -1min -u 'app@*' -u app-proof"
+    return [line for machine in stack.servers().values() for line in on(machine, "sh", "-c", read).splitlines()]
+
+
 def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
     """Check that every request was answered, and that each POST was executed once."""
     assert outcome.failed_fresh == [], f"{outcome}\n{what_was_logged(stack)}"

@@ -56,7 +56,11 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
     content = store.read(manifest)
     # A rollout writes the pointer before it says that it is done.
     if there != wanted and (release or content is None):
-        yield f"{record.POINTER} in the store does not name the release"
+        yield (
+            f"release {there} serves, not {wanted} (after a rollback, or a rollout that was killed)"
+            if there and content is not None
+            else f"{record.POINTER} in the store names no release"
+        )
     if record.manual_changes(store) < 0:
         yield f"{record.EPOCH} in the store is damaged"
     if (lock_ := store.read(lock.KEY)) is not None and not lock.parse(lock_):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import defaultdict
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from platforms.transport import Result, Transport, Unreachable
+from releases.cause import group
 from releases.status import ReleaseStatus, parse_status
 from rendering.paths import SCRIPTS
 from settings.limits import STOP_TIMEOUT_S
@@ -18,6 +20,8 @@ COMMAND, STATUS_COMMAND = f"{SCRIPTS}/release.py", f"{SCRIPTS}/app_status.py"
 # Servers worked on at a time; each holds a connection and a thread.
 PARALLEL = 16
 STATUS_S = 60
+# How often a server is named that is at work and prints nothing.
+STILL_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,10 @@ class ServerFailure(Exception):
 
 
 class ServerFailures(Exception):
-    """What went wrong on several servers at once; what is the same on some is said once."""
+    """What went wrong on some of so many servers; what is the same on several is described once."""
 
-    def __init__(self, failures: Sequence[ServerFailure]) -> None:
-        same: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        for failure in failures:
-            same[failure.phase, failure.why].append(failure.server.name)
-        every = (f"{', '.join(sorted(names))}, {phase}: {why}" for (phase, why), names in same.items())
-        super().__init__("\n".join(sorted(every)))
+    def __init__(self, failures: Sequence[ServerFailure], servers: int) -> None:
+        super().__init__(group(((each.server.name, each.phase, each.why) for each in failures), servers))
         self.failures = failures
 
 
@@ -103,15 +103,26 @@ class Fleet:
         program: str = COMMAND,
     ) -> Result:
         """Run release.py (or that program) on a server. Raises ServerFailure with the last `error:` that it printed."""
-        is_error = False
+        is_error, begun, ended = False, time.monotonic(), threading.Event()
+        last = begun
 
         def on_line(line: str) -> None:
             # The failure tells it in the end, whole.
-            nonlocal is_error
-            is_error = is_error or line.startswith("error: ")
+            nonlocal is_error, last
+            is_error, last = is_error or line.startswith("error: "), time.monotonic()
             if not (quiet or is_error):
-                self.say(f"{server.name}: {line}")
+                self._tell(f"{server.name}: {self._clean(line)}")
 
+        def name_the_silent() -> None:
+            nonlocal last
+            while not ended.wait(STILL_S / 10):
+                if time.monotonic() - last >= STILL_S:
+                    last = time.monotonic()
+                    at_work = f"{last - begun:.0f} s of at most {timeout_s:.0f} s"
+                    self._tell(f"{server.name}: {phase}: at work for {at_work}")
+
+        if not quiet:
+            threading.Thread(target=name_the_silent, daemon=True).start()
         try:
             result = self._transport.exec(
                 server.target, [program, *arguments], stdin=stdin, timeout_s=timeout_s, on_line=on_line
@@ -121,6 +132,8 @@ class Fleet:
         except TimeoutError as error:
             words = shlex.join(arguments or [program])
             raise ServerFailure(server, phase, f"`{words}` did not finish in {timeout_s:.0f} s") from error
+        finally:
+            ended.set()
         if result.exit_code:
             # What it quotes of others' errors is indented; its own begins a line.
             why = (
@@ -133,10 +146,11 @@ class Fleet:
         """Do the work on the servers in parallel, on all of them. Raises ServerFailures."""
         failures: list[ServerFailure] = []
         with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
-            for future in [pool.submit(work, server) for server in servers]:
+            futures = [pool.submit(work, server) for server in servers]
+            for future in futures:
                 try:
                     future.result()
                 except ServerFailure as failure:
                     failures.append(failure)
         if failures:
-            raise ServerFailures(failures)
+            raise ServerFailures(failures, len(futures))

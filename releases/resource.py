@@ -30,7 +30,7 @@ from releases.archive import SourceError
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
 from releases.release import build
-from releases.rollout import Plan, Rollout, RolloutError
+from releases.rollout import REMEDY, Plan, Rollout, RolloutError
 from releases.source import Source
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
@@ -42,6 +42,8 @@ BATCH = "batch_size"
 START_PROXY_S = 100
 # Seconds that collecting a bundle may take.
 BUNDLE_S = 120
+# Bundles of failed releases that a stack keeps here; each is bounded by commands/bundle.py.
+BUNDLES = 3
 
 
 class _Provider(ResourceProvider):
@@ -153,7 +155,10 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
         secrets = operator.secrets(props["store"], props["app"])
         Rollout(plan, transport, store, log, secrets).run()
     except RolloutError as error:
-        raise without_traceback(RolloutError("\n".join([str(error), *_bundle(props)]))) from None
+        # What to do comes last.
+        text, remedy, _ = str(error).partition(f"\n{REMEDY}")
+        lines = [text, *_bundle(props), *([remedy.strip()] if remedy else [])]
+        raise without_traceback(RolloutError("\n".join(lines))) from None
     return {**_kept(props), "release": props["release"], "epoch": epoch}
 
 
@@ -168,6 +173,9 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
     """
     file = Path.cwd() / ".state" / props["stack"] / f"failed-{props['release']}.tar.gz"
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    earlier = sorted(set(file.parent.glob("failed-*.tar.gz")) - {file}, key=lambda path: path.stat().st_mtime)
+    for old in earlier[: 1 - BUNDLES]:
+        old.unlink(missing_ok=True)
     options = ["--stack", props["stack"], "--app", props["app"], "--output", str(file)]
     try:
         done = subprocess.run(
@@ -176,7 +184,7 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [f"What support would ask for is in {file}."] if done.returncode == 0 else []
+    return [f"What support would ask for is in {file.relative_to(Path.cwd())}."] if done.returncode == 0 else []
 
 
 class RolloutResource(Resource, module="releases", name="Rollout"):

@@ -23,6 +23,9 @@ from releases.static import StaticFiles
 from releases.status import ReleaseStatus
 from releases.workers import say_ending_workers
 
+# The last line of an error that a rollout ends with.
+REMEDY = "Mend the cause and run the same command again (`pulumi up` or `make local`)."
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -121,7 +124,7 @@ class Rollout:
 
     def _what_serves(self, before: str | None) -> str:
         serves = f"release {before} still serves" if before else "no other release was there before"
-        return f"release {self.id} was not taken: {serves}. Mend the cause and run `pulumi up` again."
+        return f"release {self.id} was not taken: {serves}.\n{REMEDY}"
 
     def _publish(self, journal: Journal) -> None:
         prefix = f"releases/{self.id}"

@@ -21,6 +21,7 @@ DIFFERENCES_FROM_NGINX = (
         "502",
         "another is asked and gets the rest of the body alone: the application finds it too short",
     ),
+    ("a server that takes too long, where the gateway speaks HTTP", "504", "502"),
     (
         "who has fewest",
         "counted exactly",

@@ -13,9 +13,13 @@ from rendering.common import (
     script_files,
     unattended_upgrades_files,
 )
+from rendering.error_pages import error_page_files
 from rendering.templates import read_file, render_template
 from rendering.user_data import cloud_config
 from settings import Balancer, SecurityUpdates
+from settings.error_pages import ErrorPages
+
+NO_PAGES = ErrorPages()
 
 
 def balancer_user_data(
@@ -29,7 +33,6 @@ def balancer_user_data(
     files[f"{SCRIPTS}/setup-{proxy}"] = ("0755", read_file(f"templates/scripts/setup-{proxy}"))
     for name in ({"nginx": "nginx.conf", "apache": "apache2.conf"}[proxy], "no-site.conf"):
         files[f"/etc/wsgi-fleet/{name}"] = ("0644", read_file(f"templates/{proxy}/{name}"))
-    files["/etc/wsgi-fleet/maintenance.html"] = ("0644", read_file("templates/maintenance.html"))
     if proxy == "apache":
         files["/etc/wsgi-fleet/proxy"] = ("0644", "apache\n")
         files["/etc/systemd/system/apache2.service"] = ("0644", render_template("systemd/apache2.service.j2"))
@@ -41,15 +44,16 @@ def balancer_user_data(
     return cloud_config(files, [f"{SCRIPTS}/setup-{proxy}"])
 
 
-def health_agent_files(proxy: Literal["nginx", "apache"] = "nginx") -> str:
+def health_agent_files(proxy: Literal["nginx", "apache"] = "nginx", error_pages: ErrorPages = NO_PAGES) -> str:
     """Return what makes a balancer ask its servers for their health, and report its traffic: for apply_files_command.
 
-    Not in user-data, so a change of it replaces no balancer.
+    The pages of its own errors as well. Not in user-data, so a change of it replaces no balancer.
     """
     unit = "wsgi-fleet-health.service"
     own = ("server_health", "upstream_health", "balancer_status")
     files = script_files(*(f"balancer/{name}" for name in own), "common/host_status")
     files[f"/etc/systemd/system/{unit}"] = ("0644", render_template(f"systemd/{unit}.j2", proxy=proxy))
+    files |= error_page_files(error_pages)
     return files_to_apply(files, prove=[unit], on=[unit])
 
 

@@ -32,7 +32,7 @@ def _exempt_path_patterns(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]
     """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
     patterns: list[str] = []
     for host in hosts:
-        paths = exact_path_regex(["/.maintenance", *(app.public_health_path for app in host["apps"])])
+        paths = path_prefix_regex(["/.error/"]) + exact_path_regex([app.public_health_path for app in host["apps"]])
         if balancer.tls and balancer.tls.acme:
             paths += path_prefix_regex(["/.well-known/acme-challenge/"])
         # Nginx calls a server by the first of its names.

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
-from pydantic.types import StringConstraints
 
 from settings import limits, route
 from settings.application import App, Fleet, Rollout, Schedule, Worker
 from settings.aws import Aws
 from settings.balancer import Balancer
-from settings.constraint import Name
+from settings.constraint import Name, matching
 from settings.gateway import Gateway
-from settings.model import Model
+from settings.model import Model, reject
 from settings.proxy import problems as proxy_problems
 from settings.size import Size
 from settings.tls import uncovered_hosts
@@ -40,8 +39,9 @@ class SecurityUpdates(Model):
     enabled: bool = Field(default=True, description="security updates are installed, once in each window")
     window: Annotated[
         str,
-        StringConstraints(
-            pattern=r"^((Mon|Tue|Wed|Thu|Fri|Sat|Sun)(,(Mon|Tue|Wed|Thu|Fri|Sat|Sun))* )?([01][0-9]|2[0-3]):[0-5][0-9]$"
+        matching(
+            r"^((Mon|Tue|Wed|Thu|Fri|Sat|Sun)(,(Mon|Tue|Wed|Thu|Fri|Sat|Sun))* )?([01][0-9]|2[0-3]):[0-5][0-9]$",
+            'a time in quotes, with days before it if not on all: "03:00", "Sun 03:00" or "Mon,Thu 23:30"',
         ),
     ] = Field(default="03:00", description='when it begins, in UTC: "03:00" on all days, "Sun 03:00", "Mon,Thu 23:30"')
     window_minutes: int = Field(
@@ -82,7 +82,7 @@ class Settings(Model):
     @model_validator(mode="after")
     def _the_platform_has_its_block(self) -> Settings:
         if self.platform == "aws" and self.aws is None:
-            raise ValueError("aws: missing; platform aws needs it (see stacks/Pulumi.example.yaml)")
+            reject("aws: missing; set it, for platform aws needs it (see stacks/Pulumi.example.yaml)")
         return self
 
     @model_validator(mode="after")
@@ -90,18 +90,16 @@ class Settings(Model):
         vpc = self.aws.vpc if self.platform == "aws" and self.aws else None
         servers = sum(app.fleet.servers for app in self.apps.values())
         if vpc and servers > vpc.servers_per_zone * len(vpc.zones):
-            raise ValueError(
-                f"aws.vpc.cidr: {vpc.cidr}: has room for {vpc.servers_per_zone} app servers in each of "
-                f"{len(vpc.zones)} zones, and there are {servers}; take a larger network, or more zones"
-            )
+            room = f"has room for {vpc.servers_per_zone} app servers in each of {len(vpc.zones)} zones"
+            reject(f"aws.vpc.cidr: {vpc.cidr}: {room}, and there are {servers}; take a larger network, or more zones")
         return self
 
     @model_validator(mode="after")
     def _names_and_ports_have_a_use(self) -> Settings:
         if self.platform == "aws" and self.aws and self.aws.route53_zone_id and not self.hostnames:
-            raise ValueError("balancer.hostnames: []: should name what aws.route53_zone_id gets records for")
+            reject("balancer.hostnames: []: aws.route53_zone_id gets records for these names; name the site")
         if self.platform == "lxd" and self.balancer.tls and self.lxd.port == self.lxd.tls_port:
-            raise ValueError(f"lxd.tls_port: {self.lxd.tls_port}: should differ from lxd.port")
+            reject(f"lxd.tls_port: {self.lxd.tls_port}: is lxd.port as well; take another port for one of both")
         return self
 
     @property
@@ -117,7 +115,7 @@ class Settings(Model):
             {name: app.static.url_path for name, app in self.apps.items() if app.static},
         )
         found += [
-            f"balancer.hostnames: {name}: no application answers it; give one that host, or one no hosts"
+            f"balancer.hostnames: {name}: no application serves it; give one that host, or one no hosts"
             for name in route.unrouted_hostnames(self.balancer.hostnames, self.apps)
         ]
         found += [
@@ -130,6 +128,5 @@ class Settings(Model):
             found += uncovered_hosts(self.balancer.tls, self.balancer.hostnames, self.hostnames)
         found += limits.problems(self)
         found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
-        if found:
-            raise ValueError("\n".join(found))
+        reject(*found)
         return self

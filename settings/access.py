@@ -7,10 +7,9 @@ import json
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic.types import StringConstraints
 
-from settings.constraint import ENCRYPTED
-from settings.model import Model
+from settings.constraint import ENCRYPTED, matching
+from settings.model import Model, reject
 
 # Each password is checked anew with each request, and a check may cost no more than a millisecond of the balancer
 # (rendering/htpasswd.py); so the password itself has to be a good one.
@@ -20,12 +19,12 @@ SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 128
 def _network(value: str) -> str:
     try:
         network = ipaddress.ip_network(value, strict=False)
-    except ValueError as error:
-        raise ValueError(f"{json.dumps(value)}: is no network: {error}") from None
+    except ValueError:
+        raise ValueError(f"{json.dumps(value)}: is no network; write one such as 198.51.100.0/24") from None
     if "/" not in value or str(network) != value:
-        raise ValueError(f"{json.dumps(value)}: should be written as a network; it is {network}")
+        raise ValueError(f"{json.dumps(value)}: is an address and not a network; write {network}")
     if value == "255.255.255.255/32":
-        raise ValueError(f"{json.dumps(value)}: is nobody's address (broadcast), and Nginx takes it for a mistake")
+        raise ValueError(f"{json.dumps(value)}: is the broadcast address, which no client has; remove it")
     return value
 
 
@@ -33,7 +32,7 @@ def _check_password_length(value: SecretStr) -> SecretStr:
     password = value.get_secret_value()
     if password != ENCRYPTED and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
         allowed = f"{SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
-        raise ValueError(f"(secret): has {len(password)} characters; should have {allowed}")
+        raise ValueError(f"(secret): has {len(password)} characters, and should have {allowed}; take another password")
     return value
 
 
@@ -45,16 +44,29 @@ def _check_realm(value: str) -> str:
 
 
 # Of IPv6 as well: what stands in front of the balancer may be reached by it.
-Network = Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]+(/[0-9]{1,3})?$"), AfterValidator(_network)]
+Network = Annotated[
+    str,
+    matching(r"^[0-9a-f.:]+(/[0-9]{1,3})?$", "a network such as 198.51.100.0/24 or 2001:db8::/32"),
+    AfterValidator(_network),
+]
 # ISO 3166; the database also has A1 (anonymous proxies), A2 (satellites), AP and EU.
-Country = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9]$")]
+Country = Annotated[str, matching(r"^[A-Z][A-Z0-9]$", "a country by ISO 3166, such as DE")]
 # RFC 7617 has no colon; a dot would be a step of the path that `pulumi config set --path` takes.
-UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_@-]+$", max_length=64)]
+UserName = Annotated[
+    str, matching(r"^[A-Za-z0-9_@-]+$", "a name of letters, digits and any of _ @ -, such as ann", max_length=64)
+]
 Password = Annotated[SecretStr, AfterValidator(_check_password_length)]
 # It stands in quotes in a header.
-Realm = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._-]+$", max_length=64), AfterValidator(_check_realm)]
+Realm = Annotated[
+    str,
+    matching(r"^[A-Za-z0-9 ._-]+$", "letters, digits, blanks and any of . _ -", max_length=64),
+    AfterValidator(_check_realm),
+]
 # One path, or with a slash at its end all beneath it.
-ExemptPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]+$", max_length=200)]
+ExemptPath = Annotated[
+    str,
+    matching(r"^/[A-Za-z0-9_./~-]+$", "a path such as /public/; for the whole site, remove the block", max_length=200),
+]
 
 
 class BasicAuth(Model):
@@ -87,11 +99,11 @@ class Access(Model):
     def _each_network_is_named_once(self) -> Access:
         every = [*self.allow, *self.deny]
         if twice := sorted({network for network in every if every.count(network) > 1}):
-            raise ValueError(f"{', '.join(twice)}: named twice in allow and deny; say once what it may")
+            reject(*[f"allow, deny: {network}: is named twice; keep it in one of them" for network in twice])
         return self
 
     @model_validator(mode="after")
     def _some_client_is_treated_differently(self) -> Access:
         if not (self.allow or self.deny or self.deny_countries):
-            raise ValueError("should name somebody in allow, deny or deny_countries; null admits everyone")
+            reject("allow, deny, deny_countries: name nobody; name somebody in one of them, or write `access: null`")
         return self

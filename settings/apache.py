@@ -22,7 +22,7 @@ UNSUPPORTED: Mapping[str, str] = {
 def unsupported_settings(balancer: Balancer) -> list[str]:
     """Return the settings that Apache has no use for, each with the reason and the remedy."""
     return [
-        f"{name}: Apache has no use for it: {why}; leave it away, or take proxy.kind: nginx"
+        f"{name}: Apache does not support it: {why}; remove it, or take proxy.kind: nginx"
         for name, why in UNSUPPORTED.items()
         if _value(balancer, name) is not None
     ]

@@ -8,9 +8,9 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
 from settings import limits, route
-from settings.constraint import Name, VariableName
+from settings.constraint import NO_NUL, RELATIVE_PATH, Name, VariableName, matching
 from settings.gateway import Gateway
-from settings.model import Model
+from settings.model import Model, reject
 from settings.settings_file import SettingsFile
 from settings.size import Size
 from settings.static import Static
@@ -23,25 +23,39 @@ APP_PORT = 8000
 SLOT_PORTS = {"blue": 8100, "green": 8200}
 MAX_ISOLATED_PROCESSES = 100
 # NUL cannot be in an environment; everything else is quoted where it is written.
-VariableValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32768)]
-RelativePath = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)
-]
+VariableValue = Annotated[str, NO_NUL, StringConstraints(max_length=32768)]
+RelativePath = Annotated[str, RELATIVE_PATH]
 # PEP 3333 callable: dotted module, colon, dotted name in it.
 Callable = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$", max_length=200)
+    str,
+    matching(
+        r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+        "module:name of the WSGI callable, such as shop.wsgi:application; with a factory, write `app = create_app()` "
+        "into a module and name that",
+        max_length=200,
+    ),
 ]
 # One line for `sh -c`; a script of the application may hold more.
-Command = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00\n]+$")]
-UrlPath = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]*$", max_length=200)]
+Command = Annotated[
+    str,
+    matching(
+        r"^[^\x00\n]+$", "one line for the shell; put several into a script of the application",
+        min_length=1, max_length=4096,
+    ),
+]  # fmt: skip
+UrlPath = Annotated[
+    str, matching(r"^/[A-Za-z0-9_./~-]*$", "a path that begins with a slash, such as /healthz", max_length=200)
+]
 # Debian policy 5.6.1.
-PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
+PackageName = Annotated[
+    str, matching(r"^[a-z0-9][a-z0-9+.-]+$", "the name of a Debian package, such as libpq5", max_length=100)
+]
 
 
 def _reject_upstart(value: Any) -> Any:
     if value == "upstart":
         raise ValueError(
-            '"upstart": no distribution that gets updates ships it, so no server could run it; should be "systemd" or '
+            '"upstart": no distribution that gets updates ships it, so no server could run it; write "systemd" or '
             '"supervisord". `./fleet units --manager upstart` prints the job that it would get'
         )
     return value
@@ -69,10 +83,10 @@ class Rollout(Model):
         description="shell command of the new release, run once on one server before it serves; must be idempotent",
     )
     task_timeout_s: int = Field(default=600, ge=1, le=86_400, description="longest time for the release task")
-    batch_size: Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^([1-9]|[1-9]\d|100)%$")] = (
-        Field(
-            default="50%", description="servers that switch at a time after the first: a number, or a share, rounded up"
-        )
+    batch_size: (
+        Annotated[int, Field(ge=1)] | Annotated[str, matching(r"^([1-9]|[1-9]\d|100)%$", "a share from 1% to 100%")]
+    ) = Field(
+        default="50%", description="servers that switch at a time after the first: a number, or a share, rounded up"
     )
     bake_s: int = Field(default=2, ge=0, le=3600, description="how long the first server is watched before the others")
     drain_timeout_s: int | None = Field(
@@ -106,9 +120,13 @@ class Schedule(Model):
     """A command that runs at set times, with the release that serves then, on the first server alone."""
 
     command: Command = Field(description="shell command")
-    calendar: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 *:/,.~-]{1,100}$")] = Field(
-        description='when, as systemd writes it: "hourly", "Mon..Fri 06:30" (man systemd.time)'
-    )
+    calendar: Annotated[
+        str,
+        matching(
+            r"^[A-Za-z0-9 *:/,.~-]{1,100}$",
+            'a time as systemd writes it, such as "hourly" or "Mon..Fri 06:30"; see `man systemd.time`',
+        ),
+    ] = Field(description='when, as systemd writes it: "hourly", "Mon..Fri 06:30" (man systemd.time)')
 
 
 class App(route.Route):
@@ -184,38 +202,38 @@ class App(route.Route):
         number, fleet = self.gateway.processes, self.fleet
         if not fleet.local_proxy:
             if fleet.process_manager == "supervisord":
-                raise ValueError(
-                    "fleet.process_manager: supervisord: closes what it inherits before it starts a program, so two "
-                    "releases cannot share systemd's socket; set fleet.local_proxy to true, where each "
+                reject(
+                    'fleet.process_manager: "supervisord": closes what it inherits before it starts a program, so '
+                    "two releases cannot share systemd's socket; set fleet.local_proxy to true, where each "
                     "process has a port of its own, or leave systemd"
                 )
         elif number == "auto":
-            raise ValueError(
+            reject(
                 'gateway.processes: "auto": should be a number where fleet.local_proxy is true: units and '
-                "ports are made from it; two for each CPU are a good one"
+                "ports are made from it; write a number, such as two for each CPU"
             )
         elif number > MAX_ISOLATED_PROCESSES:
-            raise ValueError(
-                f"gateway.processes: {number}: should be {MAX_ISOLATED_PROCESSES} at most where fleet.local_proxy is "
-                "true: ports are two digits after those of the slot"
+            reject(
+                f"gateway.processes: {number}: should be {MAX_ISOLATED_PROCESSES} at most where fleet.local_proxy "
+                "is true: ports are two digits after those of the slot; lower it"
             )
         return self
 
     @model_validator(mode="after")
     def _requests_can_end_before_they_are_cut(self) -> App:
         if self.drain_timeout_s < self.gateway.request_timeout_s:
-            raise ValueError(
+            reject(
                 f"rollout.drain_timeout_s: {self.drain_timeout_s}: should be at least gateway.request_timeout_s "
-                f"({self.gateway.request_timeout_s}), else a release cuts requests that may still end"
+                f"({self.gateway.request_timeout_s}), else a release cuts requests that may still end; raise it"
             )
         return self
 
     @model_validator(mode="after")
     def _health_is_answered_by_the_application(self) -> App:
         if self.static and self.health_path.startswith(self.static.url_path):
-            raise ValueError(
+            reject(
                 f"health_path: {self.health_path}: should be outside of static.url_path ({self.static.url_path}), "
-                "where the balancer answers without the application"
+                "where the balancer answers without the application; take another path"
             )
         return self
 
@@ -225,8 +243,7 @@ class App(route.Route):
         twice: list[str] = []
         for place, name in self.variables:
             if name in seen:
-                twice.append(f"{name} is set in {place} and by {seen[name]}")
+                twice.append(f"{place}: {name}: is set by {seen[name]} as well; give each variable once")
             seen[name] = place
-        if twice:
-            raise ValueError("; ".join(twice) + "; give each variable once")
+        reject(*twice)
         return self

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
-from pydantic.types import StringConstraints
 
-from settings.constraint import AdminCidrs, AwsId, PrivateKey
-from settings.model import Model
+from settings.constraint import AdminCidrs, AwsId, PrivateKey, matching
+from settings.model import Model, reject
 from settings.vpc import Vpc
 from settings.watch import Alarms, KeyArn, Logs
 
@@ -20,7 +20,9 @@ def _id(prefix: str) -> Any:
 class Aws(Model):
     """Where the fleet runs on EC2."""
 
-    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] = Field(description="AWS region")
+    region: Annotated[str, matching(r"^[a-z]{2}(-[a-z]+)+-\d$", "a region such as eu-central-1")] = Field(
+        description="AWS region"
+    )
     ami: Annotated[str, _id("ami")] = Field(description="Debian 12 image (amd64) of that region; never updated")
     vpc: Vpc | None = Field(default=None, description="a VPC of the stack's own; else one that is there, by its ids")
     vpc_id: Annotated[str, _id("vpc")] | None = Field(default=None, description="existing VPC")
@@ -35,18 +37,35 @@ class Aws(Model):
     outbound_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
         default_factory=list[int], description="TCP ports besides 80 and 443 that machines may connect to, e.g. 5432"
     )
-    ssh_key_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9 ._@-]{1,255}$")] | None = Field(
-        default=None, description="EC2 key pair of the machines; one is generated when none is given"
-    )
+    ssh_key_name: (
+        Annotated[
+            str,
+            matching(
+                r"^[A-Za-z0-9 ._@-]{1,255}$", "the name of a key pair; take one that `aws ec2 describe-key-pairs` lists"
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="EC2 key pair of the machines; one is generated when none is given")
     ssh_private_key: PrivateKey | None = Field(
         default=None, description="its private key: pulumi config set --secret --path"
     )
-    release_bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")] | None = Field(
-        default=None, description="S3 bucket of the releases; one is made when it is not given"
-    )
-    route53_zone_id: Annotated[str, StringConstraints(pattern=r"^Z[A-Z0-9]{1,31}$")] | None = Field(
-        default=None, description="hosted zone in which balancer.hostnames become A records of the Elastic IP"
-    )
+    release_bucket: (
+        Annotated[
+            str,
+            matching(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", "the name of a bucket; take one that `aws s3 ls` lists"),
+        ]
+        | None
+    ) = Field(default=None, description="S3 bucket of the releases; one is made when it is not given")
+    route53_zone_id: (
+        Annotated[
+            str,
+            matching(
+                r"^Z[A-Z0-9]{1,31}$",
+                "the id of a hosted zone, such as Z0123456789ABC; take one that `aws route53 list-hosted-zones` lists",
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="hosted zone in which balancer.hostnames become A records of the Elastic IP")
     kms_key_arn: KeyArn | None = Field(
         default=None, description="KMS key of the secret parameters; null is the account's own key aws/ssm"
     )
@@ -65,26 +84,25 @@ class Aws(Model):
         ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
         ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
         if self.vpc and any(ids.values()):
-            raise ValueError(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
+            reject(*[f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}"])
         if not self.vpc and not all(ids.values()):
-            raise ValueError(f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}")
+            reject(*[f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}"])
         return self
 
     @model_validator(mode="after")
     def _zones_are_of_the_region(self) -> Aws:
         elsewhere = [zone for zone in self.vpc.zones if zone[:-1] != self.region] if self.vpc else []
         if elsewhere:
-            raise ValueError(f"vpc.zones: {', '.join(elsewhere)}: should be in aws.region, such as {self.region}a")
+            reject(*[f"vpc.zones: {zone}: is not in aws.region; take one such as {self.region}a" for zone in elsewhere])
         return self
 
     @model_validator(mode="after")
     def _a_key_pair_has_both_halves(self) -> Aws:
         if (self.ssh_key_name is None) != (self.ssh_private_key is None):
             given, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
-            raise ValueError(
-                f"{given}: is given without {missing}; give both for a key pair of your own, or neither for one that "
-                "is generated"
-            )
+            ways = "give both for a key pair of your own, or neither for one that is generated"
+            value = json.dumps(self.ssh_key_name) if self.ssh_key_name else "(secret)"
+            reject(f"{given}: {value}: is given without {missing}; {ways}")
         return self
 
     @model_validator(mode="after")
@@ -95,10 +113,9 @@ class Aws(Model):
             "logs.kms_key_arn": self.logs and self.logs.kms_key_arn,
         }
         wrong = [
-            f"{place}: is in {region}; should be in region ({self.region}), as the machines are"
+            f"{place}: is in {region}; take one in region ({self.region}), where the machines are"
             for place, arn in named.items()
             if arn and (region := arn.split(":")[3]) != self.region
         ]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        reject(*wrong)
         return self

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from settings.apache import unsupported_settings
 from settings.constraint import Cidr
-from settings.model import Model
+from settings.error_pages import ErrorPages
+from settings.model import Model, reject
 from settings.proxy import Proxy
 from settings.size import Size
 from settings.tls import Hostname, Tls, problems
@@ -29,30 +30,33 @@ class Balancer(Model):
     trusted_proxies: list[Cidr] = Field(
         default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
     )
+    error_pages: ErrorPages = Field(
+        default=ErrorPages(), description="HTML files that clients get instead of the balancer's own errors"
+    )
     proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides spreading them")
 
     @model_validator(mode="after")
     def _a_burst_is_above_a_rate(self) -> Balancer:
         if self.burst is not None and self.requests_per_second is None:
-            raise ValueError(f"burst: {self.burst}: should come with requests_per_second, above which it is")
+            reject(
+                f"burst: {self.burst}: counts above requests_per_second, which is not set; set that, or remove burst"
+            )
         return self
 
     @model_validator(mode="after")
     def _the_proxy_has_what_is_set(self) -> Balancer:
-        if self.proxy.kind == "apache" and (found := unsupported_settings(self)):
-            raise ValueError("; ".join(found))
+        reject(*(unsupported_settings(self) if self.proxy.kind == "apache" else []))
         return self
 
     @model_validator(mode="after")
     def _not_everyone_is_believed(self) -> Balancer:
-        for cidr in self.trusted_proxies:
-            if int(cidr.rpartition("/")[2]) < 8:
-                raise ValueError(f"trusted_proxies: {cidr} lets (nearly) everyone pretend to be anybody; name yours")
+        everyone = [cidr for cidr in self.trusted_proxies if int(cidr.rpartition("/")[2]) < 8]
+        reject(
+            *[f"trusted_proxies: {cidr}: lets (nearly) everyone pretend to be anybody; name yours" for cidr in everyone]
+        )
         return self
 
     @model_validator(mode="after")
     def _the_certificate_serves_the_names(self) -> Balancer:
-        found = problems(self.tls, self.hostnames) if self.tls else []
-        if found:
-            raise ValueError("; ".join(found))
+        reject(*(problems(self.tls, self.hostnames) if self.tls else []))
         return self

@@ -13,6 +13,8 @@ from annotated_types import GroupedMetadata
 from pydantic import AfterValidator, SecretStr, ValidationInfo
 from pydantic.types import StringConstraints
 
+# Pattern -> what it matches, in words that follow "should be"; behind a semicolon a remedy for text that it does not.
+WORDS: dict[str, str] = {}
 # What lists the ids that can stand there.
 LIST_COMMANDS = {
     "ami": "aws ec2 describe-images --owners 136693071363",
@@ -36,6 +38,12 @@ KEY_REMEDY = (
 )
 
 
+def matching(pattern: str, words: str, *, min_length: int | None = None, max_length: int | None = None) -> Any:
+    """Return the constraint of a text. words: what the pattern matches, as WORDS has them."""
+    WORDS[pattern] = words
+    return StringConstraints(pattern=pattern, min_length=min_length, max_length=max_length)
+
+
 def _is_unused(info: ValidationInfo) -> bool:
     """Return whether the stack is of another platform, whose file may keep the example's block of AWS as it came."""
     return bool(info.context) and info.context.get("platform") == "lxd"
@@ -48,7 +56,8 @@ class AwsId(GroupedMetadata):
     prefix: str
 
     def __iter__(self) -> Iterator[Any]:
-        yield StringConstraints(pattern=rf"^{self.prefix}-[0-9a-f]{{8,17}}$")
+        words = f"an id such as {self.prefix}-0123456789abcdef0; take one that `{LIST_COMMANDS[self.prefix]}` lists"
+        yield matching(rf"^{self.prefix}-[0-9a-f]{{8,17}}$", words)
         yield AfterValidator(self._is_real)
 
     def _is_real(self, value: str, info: ValidationInfo) -> str:
@@ -63,10 +72,10 @@ class AwsId(GroupedMetadata):
 def _ipv4_network(value: str) -> str:
     try:
         network = ipaddress.IPv4Network(value, strict=False)
-    except ValueError as error:
-        raise ValueError(f"{json.dumps(value)}: is no IPv4 network: {error}") from None
+    except ValueError:
+        raise ValueError(f"{json.dumps(value)}: is no IPv4 network; write one such as 198.51.100.0/24") from None
     if str(network) != value:
-        raise ValueError(f"{json.dumps(value)}: is an address in a network; the network is {network}")
+        raise ValueError(f"{json.dumps(value)}: is an address in a network; write the network, {network}")
     return value
 
 
@@ -125,15 +134,41 @@ def _private_key(value: SecretStr) -> SecretStr:
         raise ValueError(f"(secret): is no private key in OpenSSH's or PEM format; {KEY_REMEDY}") from None
     if not isinstance(key, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
         raise ValueError(  # noqa: TRY004  pydantic reports only these
-            "(secret): is neither an RSA nor an ED25519 key, and EC2 has no other key pairs"
+            "(secret): is neither RSA nor ED25519, and EC2 takes no other; make one (`ssh-keygen -t ed25519`)"
         )
     return value
 
 
-Cidr = Annotated[str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$"), AfterValidator(_ipv4_network)]
+NO_NUL = matching(r"^[^\x00]*$", "text; remove the NUL character")
+IPV4_NETWORK = matching(
+    r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$", "an IPv4 network such as 198.51.100.0/24; add /32 to a single address"
+)
+Cidr = Annotated[str, IPV4_NETWORK, AfterValidator(_ipv4_network)]
+# Of the files of an application. No part begins with a dot: such files are not served, and `..` leads elsewhere.
+RELATIVE_PATH = matching(
+    r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$",
+    "a relative path of letters, digits and any of _ . -, such as assets/css, with no part that begins with a dot",
+    max_length=200,
+)
 AdminCidrs = Annotated[list[Annotated[Cidr, AfterValidator(_check_admin_network)]], AfterValidator(_reject_empty_list)]
-InstanceType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$"), AfterValidator(_check_amd64)]
+InstanceType = Annotated[
+    str,
+    matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t3.small"),
+    AfterValidator(_check_amd64),
+]
 PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+VariableName = Annotated[
+    str,
+    matching(
+        r"^[A-Za-z_][A-Za-z0-9_]*$", "a name of letters, digits and _ that begins with no digit, such as LOG_LEVEL",
+        max_length=128,
+    ),
+]  # fmt: skip
 # Names become part of host names (63 characters), interfaces, units and Nginx variables: keep them short and plain.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z](-?[a-z0-9])*$", max_length=20)]
+Name = Annotated[
+    str,
+    matching(
+        r"^[a-z](-?[a-z0-9])*$", "a name of small letters, digits and single hyphens that begins with a letter",
+        max_length=20,
+    ),
+]  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from gateways import COMMON_SETTINGS, GATEWAYS
-from settings.model import Model
+from settings.model import Model, reject
 
 # Requests at a time in each process of greenlets, where none are named. They wait for others most of their time, and
 # what they wait for (a database) rarely takes more from one process.
@@ -55,14 +56,18 @@ class Gateway(Model):
     @model_validator(mode="after")
     def _reject_unused_settings(self) -> Gateway:
         kind = GATEWAYS[self.kind]
-        unused = {name: f"{kind.title} has no use for it: {why}" for name, why in kind.unused.items()}
+        unused = {name: f"{kind.title} does not support it: {why}" for name, why in kind.unused.items()}
         if self.kind == "gunicorn":
             unused |= self._unused_by_worker_class()
         # null stands for what is chosen where nothing is given.
         given = sorted(name for name in self.model_fields_set - COMMON_SETTINGS if getattr(self, name) is not None)
-        wrong = [f"{name}: {unused[name]}" for name in given if name in unused]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        wrong = {name: json.dumps(getattr(self, name)) for name in given if name in unused}
+        reject(
+            *[
+                f"{name}: {value}: {unused[name]}{'; remove it' * (';' not in unused[name])}"
+                for name, value in wrong.items()
+            ]
+        )
         return self
 
     def _unused_by_worker_class(self) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic.types import StringConstraints
 
-from settings.model import Model
+from settings.constraint import matching
+from settings.model import Model, reject
 
 # What a value may name. None of it can contain a line end.
 VARIABLES = ("client_address", "country", "host", "request_id", "scheme")
@@ -43,15 +44,21 @@ def _value(value: str) -> str:
     for name in VARIABLE.findall(value):
         if name not in VARIABLES:
             allowed = ", ".join(f"${each}" for each in VARIABLES)
-            raise ValueError(f"{value}: ${name} is none of {allowed}, and a $ stands before nothing else")
+            raise ValueError(f"{json.dumps(value)}: ${name} is unknown; after a $ write one of {allowed}")
     return value
 
 
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", max_length=64)]
+HeaderName = Annotated[
+    str, matching(r"^[A-Za-z][A-Za-z0-9-]*$", "the name of a header, such as X-Frame-Options", max_length=64)
+]
 # Printable ASCII without a backslash, not empty, no blank at either end: one line whoever reads it.
 HeaderValue = Annotated[
     str,
-    StringConstraints(pattern=r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$", max_length=4000),
+    matching(
+        r"^[!-\[\]-~]([ -\[\]-~]*[!-\[\]-~])?$",
+        "a line of ASCII without backslashes, and without blanks at its ends",
+        max_length=4000,
+    ),
     AfterValidator(_value),
 ]
 
@@ -66,7 +73,7 @@ class Headers(Model):
     def _each_is_named_once(self) -> Headers:
         names = [name.lower() for name in (*self.set, *self.remove)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{', '.join(twice)}: named twice (capital letters make no difference); name it once")
+            reject(*[f"set, remove: {name}: is named twice (case makes no difference); name it once" for name in twice])
         return self
 
     def uses(self, variable: str) -> bool:
@@ -76,11 +83,11 @@ class Headers(Model):
     def reserved_names(self, reserved: frozenset[str]) -> list[str]:
         """Return the names that must be left alone, each with the reason."""
         found: list[str] = []
-        for name in (*self.set, *self.remove):
+        for place, name in (*(("set", name) for name in self.set), *(("remove", name) for name in self.remove)):
             if name.lower() in HOP_BY_HOP:
-                found.append(f"{name}: is of one connection and goes no further anyway")
+                found.append(f"{place}.{name}: is of one connection and goes no further anyway; remove it here")
             elif name.lower() in reserved:
-                found.append(f"{name}: is the balancer's own, or says how to read the rest; leave it as it is")
+                found.append(f"{place}.{name}: is the balancer's own, or says how to read the rest; remove it here")
         return found
 
 
@@ -89,8 +96,7 @@ class RequestHeaders(Headers):
 
     @model_validator(mode="after")
     def _what_the_application_relies_on_stays(self) -> RequestHeaders:
-        if found := self.reserved_names(RESERVED_REQUEST_HEADERS):
-            raise ValueError("; ".join(found))
+        reject(*self.reserved_names(RESERVED_REQUEST_HEADERS))
         return self
 
     @property
@@ -105,6 +111,5 @@ class ResponseHeaders(Headers):
 
     @model_validator(mode="after")
     def _what_clients_rely_on_stays(self) -> ResponseHeaders:
-        if found := self.reserved_names(RESERVED_RESPONSE_HEADERS):
-            raise ValueError("; ".join(found))
+        reject(*self.reserved_names(RESERVED_RESPONSE_HEADERS))
         return self

@@ -102,12 +102,12 @@ def _check_memory(app: App, there: Capacity | None) -> Iterator[str]:
         yield (
             f"gateway.processes: {gateway.processes}: should be "
             f"{there.memory_mib // (CONCURRENT_RELEASES * least)} at most with {there.setting}: "
-            f"each needs {least} MiB at least, and twice as many run in a release"
+            f"each needs {least} MiB at least, and twice as many run in a release; lower it, or take larger servers"
         )
     if "reload_on_rss_mib" in gateway.model_fields_set and gateway.reload_on_rss_mib > there.memory_mib:
         yield (
             f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: is more than the machine has, {there.setting}: "
-            "it would be out of memory before a worker is replaced"
+            "it would be out of memory before a worker is replaced; lower it, or take larger servers"
         )
 
 

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from pydantic.types import StringConstraints
 
 from settings.access import Access, BasicAuth
+from settings.constraint import NO_NUL, matching
 from settings.header import RequestHeaders, ResponseHeaders
-from settings.model import Model
+from settings.model import Model, reject
 from settings.rewriting import Redirect, Rewrite, loops
 from settings.route import virtual_hosts
 
@@ -17,13 +18,24 @@ if TYPE_CHECKING:
     from settings import Settings
 
 # RFC 6838 4.2.
-MimeType = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9!#&^_.+-]*/[a-z0-9][a-z0-9!#&^_.+-]*$")]
+MimeType = Annotated[
+    str, matching(r"^[a-z0-9][a-z0-9!#&^_.+-]*/[a-z0-9][a-z0-9!#&^_.+-]*$", "a media type such as text/css")
+]
 # As templates/nginx/nginx.conf has it for every site.
 TYPES = ("text/css", "text/plain", "application/javascript", "application/json", "image/svg+xml")
-ContentType = Annotated[str, StringConstraints(pattern=r"^[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?$", max_length=100)]
+ContentType = Annotated[
+    str,
+    matching(
+        r"^[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?$",
+        "a media type such as text/html, with a charset if it has one",
+        max_length=100,
+    ),
+]
 # Nothing in it has a meaning in Nginx; memcached's keys hold neither blanks nor control characters.
-KeyPrefix = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9:._-]*$", max_length=100)]
-Endpoint = Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+:[0-9]{1,5}$", max_length=260)]
+KeyPrefix = Annotated[
+    str, matching(r"^[A-Za-z0-9:._-]*$", "letters, digits and any of : . _ -, such as shop:", max_length=100)
+]
+Endpoint = Annotated[str, matching(r"^[a-z0-9.-]+:[0-9]{1,5}$", "host:port, such as 10.20.0.9:11211", max_length=260)]
 SNIPPET_BYTES = 65_536
 
 
@@ -58,9 +70,9 @@ class Memcached(Model):
     """Pages that somebody else put into memcached, served from there; what it has not, the application answers."""
 
     server: Endpoint = Field(description="host:port of the memcached server, yours")
-    path: Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~-]+/$", max_length=200)] = Field(
-        description="beneath it pages are looked for, such as /pages/"
-    )
+    path: Annotated[
+        str, matching(r"^/[A-Za-z0-9_./~-]+/$", "a path between two slashes, such as /pages/", max_length=200)
+    ] = Field(description="beneath it pages are looked for, such as /pages/")
     key_prefix: KeyPrefix = Field(default="", description="the key is this and the path: shop:/pages/a")
     content_type: ContentType = Field(default="text/html; charset=utf-8", description="of what memcached holds")
 
@@ -72,7 +84,7 @@ class Memcached(Model):
     @model_validator(mode="after")
     def _there_is_such_a_port(self) -> Memcached:
         if not 1 <= self.port <= 65_535:
-            raise ValueError(f"server: {self.server}: should end with a port from 1 to 65535")
+            reject(f"server: {self.server}: should end with a port from 1 to 65535; correct it")
         return self
 
 
@@ -82,18 +94,24 @@ class Snippet(Model):
     context: Literal["http", "server", "location"] = Field(
         description="beside the server blocks, in them, or where requests go to the application"
     )
-    text: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=SNIPPET_BYTES)] | None = (
-        Field(default=None, description="the text itself")
+    text: Annotated[str, NO_NUL, StringConstraints(min_length=1, max_length=SNIPPET_BYTES)] | None = Field(
+        default=None, description="the text itself"
     )
     # settings/stack_file.py reads it and puts what it holds into text.
-    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", max_length=200)] | None = Field(
-        default=None, description="or a file of the project that holds it"
-    )
+    file: (
+        Annotated[
+            str,
+            matching(
+                r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", "a file of the project, such as nginx/extra.conf", max_length=200
+            ),
+        ]
+        | None
+    ) = Field(default=None, description="or a file of the project that holds it")
 
     @model_validator(mode="after")
     def _there_is_text(self) -> Snippet:
         if self.text is None:
-            raise ValueError("text: missing; give the text, or the file of the project that holds it")
+            reject("text: missing; give the text, or the file of the project that holds it")
         return self
 
 
@@ -137,7 +155,7 @@ class Proxy(Model):
             "response_headers.set": self.response_headers.uses("country"),
         }
         if not self.geoip and (named := [path for path, is_so in uses.items() if is_so]):
-            raise ValueError(f"geoip: false: should be true, for the country is asked for in {', '.join(named)}")
+            reject(f"geoip: false: should be true, for {', '.join(named)} asks for the country; set it")
         return self
 
 
@@ -149,9 +167,10 @@ def problems(settings: Settings) -> list[str]:
     aws = settings.aws if settings.platform == "aws" else None
     found = [f"redirects: {loop}" for loop in loops(proxy.redirects, settings.hostnames)]
     if proxy.canonical_host and not balancer.hostnames:
-        found.append("canonical_host: true: should come with balancer.hostnames, the first of which others lead to")
+        found.append("canonical_host: true: leads to the first of balancer.hostnames, and there is none; name it there")
     if proxy.canonical_host and (named := sorted(name for name, app in settings.apps.items() if app.hosts)):
-        found.append(f"canonical_host: true: would lead clients away from the hosts of apps.{', apps.'.join(named)}")
+        hosts = f"the hosts of apps.{', apps.'.join(named)}"
+        found.append(f"canonical_host: true: would lead clients away from {hosts}; remove one of both")
     if proxy.memcached:
         owners = {host.owner(proxy.memcached.path.rstrip("/")) for host in virtual_hosts(settings.apps) if host.table}
         found += [
@@ -167,7 +186,7 @@ def problems(settings: Settings) -> list[str]:
         ]
     if proxy.basic_auth and aws and not (balancer.tls or balancer.trusted_proxies):
         found.append(
-            "basic_auth: passwords would cross the internet in plain; set balancer.tls, or name in "
+            "basic_auth: passwords would cross the internet in plain text; set balancer.tls, or name in "
             "balancer.trusted_proxies what ends TLS in front"
         )
     if proxy.basic_auth or proxy.access:

@@ -6,14 +6,15 @@ at the end the rest. What they become in Nginx matches in time that grows with t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic.types import StringConstraints
 
-from settings.model import Model
+from settings.constraint import matching
+from settings.model import Model, reject
 
 _PLACE = re.compile(r"\{(?P<name>[a-z][a-z0-9_]*)(?::(?P<kind>[a-z]+))?\}")
 # How many rules a request may match one after the other before a chain of redirects is told as a loop; browsers give
@@ -24,38 +25,48 @@ LONGEST_CHAIN = 20
 def _template(value: str) -> str:
     names = [place["name"] for place in _PLACE.finditer(value)]
     if strange := [place[0] for place in _PLACE.finditer(value) if place["kind"] not in (None, "int")]:
-        raise ValueError(f"{value}: {strange[0]}: the only kind is int, as in {{{names[0]}:int}}")
+        raise ValueError(
+            f"{json.dumps(value)}: {strange[0]} has an unknown kind; the only one is int, so write {{{names[0]}:int}}"
+        )
     if set("{}*") & set(_PLACE.sub("", value.removesuffix("*"))):
-        raise ValueError(f"{value}: may hold {{name}} or {{name:int}}, each for one segment, and a * at its end")
+        raise ValueError(
+            f"{json.dumps(value)}: has other braces or stars; write {{name}} or {{name:int}} for a part, * at the end"
+        )
     if len(names) != len(set(names)):
-        raise ValueError(f"{value}: names a part twice")
+        raise ValueError(f"{json.dumps(value)}: names a part twice; give each a name of its own")
     if "}{" in value or "}*" in value:
-        raise ValueError(f"{value}: nothing separates two of its parts; put a / between them")
+        raise ValueError(f"{json.dumps(value)}: nothing separates two of its parts; put a / between them")
     return value
 
 
 def _target(value: str) -> str:
     rest = _PLACE.sub("", value.removesuffix("*"))
     if set("{}*") & set(rest) or any(place["kind"] for place in _PLACE.finditer(value)):
-        raise ValueError(f"{value}: may hold {{name}} of its rule's path, and a * at its end")
+        raise ValueError(
+            f"{json.dumps(value)}: has other braces or stars; write {{name}} of its rule's path, and a * at the end"
+        )
     return value
 
 
 PathTemplate = Annotated[
-    str, StringConstraints(pattern=r"^/[A-Za-z0-9_./~{}:*-]*$", max_length=500), AfterValidator(_template)
+    str,
+    matching(r"^/[A-Za-z0-9_./~{}:*-]*$", "a path such as /old, /item/{id} or /old/*", max_length=500),
+    AfterValidator(_template),
 ]
 # A second slash at the beginning would be another host to a browser.
 PathTarget = Annotated[
-    str, StringConstraints(pattern=r"^/([A-Za-z0-9_.~{}*-][A-Za-z0-9_./~{}*-]*)?$", max_length=500),
+    str,
+    matching(r"^/([A-Za-z0-9_.~{}*-][A-Za-z0-9_./~{}*-]*)?$", "a path such as /items/{id}/", max_length=500),
     AfterValidator(_target),
-]  # fmt: skip
+]
 UrlTarget = Annotated[
     str,
-    StringConstraints(
-        pattern=(
+    matching(
+        (
             r"^(https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?)?"
             r"/([A-Za-z0-9_.~{}*%?-][A-Za-z0-9_./~{}*%?=&+-]*)?$"
         ),
+        "a path such as /new, or a URL such as https://shop.example.org/new",
         max_length=1000,
     ),
     AfterValidator(_target),
@@ -78,13 +89,14 @@ class Rule(Model):
     def _the_target_uses_what_the_path_has(self) -> Rule:
         used = [place["name"] for place in _PLACE.finditer(self.to)] + ["*"] * self.to.endswith("*")
         if unknown := [name for name in used if name not in self.placeholders]:
-            raise ValueError(f"to: {self.to}: {unknown[0]} is no part of the path {self.path}")
+            parts = ", ".join(self.placeholders) or "no parts"
+            reject(f"to: {self.to}: {unknown[0]} is no part of the path {self.path}; take one of its own: {parts}")
         return self
 
     @model_validator(mode="after")
     def _there_is_one_query(self) -> Rule:
         if "?" in self.to and self.keep_query:
-            raise ValueError(f"to: {self.to}: has a query of its own; set keep_query: false")
+            reject(f"to: {self.to}: has a query of its own; set keep_query: false")
         return self
 
     def expand(self, values: Mapping[str, str]) -> str:
@@ -148,7 +160,9 @@ def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[
             if step in way[:-1]:
                 break
         if len(way) > LONGEST_CHAIN or way[-1] in way[:-1]:
-            found.append(f"{rule.path}: leads back to itself ({' -> '.join(way[:4])}{' ...' * (len(way) > 4)})")
+            found.append(
+                f"{rule.path}: leads back to itself ({' -> '.join(way[:4])}{' ...' * (len(way) > 4)}); change it"
+            )
     return found
 
 

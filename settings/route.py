@@ -8,19 +8,28 @@ from itertools import combinations
 from typing import Annotated
 
 from pydantic import Field
-from pydantic.types import StringConstraints
 
+from settings.constraint import matching
 from settings.model import Model
 
 # As settings.tls.Hostname; with "*." in front it means every name below, however deep, as Nginx reads it.
 Host = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=253
+    matching(
+        r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$",
+        'a host name in small letters with a dot, such as shop.example.org or "*.example.org"',
+        max_length=253,
     ),
 ]
-# Segments that begin with no dot: neither the balancer's own places (/.maintenance, /.well-known) nor "..".
-MountPath = Annotated[str, StringConstraints(pattern=r"^(/|(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+)$", max_length=100)]
+# Segments that begin with no dot: neither the balancer's own places (/.error, /.well-known) nor "..".
+MountPath = Annotated[
+    str,
+    matching(
+        r"^(/|(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+)$",
+        "/ or a path such as /shop, without a slash at its end",
+        max_length=100,
+    ),
+]
 
 
 class Route(Model):
@@ -120,7 +129,7 @@ def problems(apps: Mapping[str, Route], health_paths: Mapping[str, str], static_
         if apps[one].path == apps[other].path
     ]
     found += [
-        f"apps.{name}.hosts: {host}: stands there twice"
+        f"apps.{name}.hosts: {host}: is named twice; name it once"
         for name, app in apps.items()
         for host in sorted({host for host in app.hosts if app.hosts.count(host) > 1})
     ]

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable
 from typing import Any, cast
 
 from settings import Settings
 from settings.secrets import NAMESPACE
+
+Schema = dict[str, Any]
 
 
 @functools.cache
@@ -18,18 +21,67 @@ def _settings_schema() -> dict[str, Any]:
     return Settings.model_json_schema()
 
 
-def known_keys(location: list[str]) -> list[str]:
-    """Return the keys allowed at a place. They are read off the JSON schema, so that they are written once."""
-    schema = _settings_schema()
-    definitions: dict[str, Any] = schema["$defs"]
-    here = schema
+def find(location: Iterable[str | int]) -> tuple[list[str], list[Schema]]:
+    """Return the keys that a location of pydantic leads through, and the schemas of what may be there.
+
+    A location also names the members of a union that pydantic tried. They are no keys and left out.
+    """
+    keys, options = list[str](), [_settings_schema()]
     for part in location:
-        values = [here.get("additionalProperties"), *here.get("patternProperties", {}).values()]
-        found: Any = here.get("properties", {}).get(part) or next((value for value in values if value), None)
-        options: list[dict[str, Any]] = [found, *found.get("anyOf", []), *found.get("allOf", [])] if found else []
-        reference = next((option["$ref"] for option in options if "$ref" in option), None)
-        here = definitions[reference.rpartition("/")[2]] if reference else dict[str, Any](found or {})
-    return sorted(here.get("properties", {}))
+        if inner := [found for option in options for found in _inside(option, part)]:
+            keys.append(str(part))
+            options = inner
+    return keys, options
+
+
+def known_keys(options: Iterable[Schema]) -> list[str]:
+    """Return the keys allowed in one of these schemas. They are read off the types, so that they are written once."""
+    return sorted(key for option in options for key in option.get("properties", {}))
+
+
+def paths_to(key: str, options: Iterable[Schema]) -> list[str]:
+    """Return the paths to a key in blocks below these schemas."""
+    found = list[str]()
+    for option in options:
+        for name, inner in option.get("properties", {}).items():
+            below = _options(inner)
+            found += [f"{name}.{key}"] if key in known_keys(below) else []
+            found += [f"{name}.{path}" for path in paths_to(key, below)]
+    return found
+
+
+def has_secret(options: Iterable[Schema]) -> bool:
+    """Return whether a value of these schemas is a secret or contains one."""
+    return any(
+        option.get("format") == "password"
+        or any(has_secret(_options(inner)) for inner in [*option.get("properties", {}).values(), *_values(option)])
+        for option in options
+    )
+
+
+def _inside(option: Schema, part: str | int) -> list[Schema]:
+    """Return the schemas of what a key or a position leads to; none where nothing is."""
+    if isinstance(part, int):
+        return _options(option["items"]) if "items" in option else []
+    if part in option.get("properties", {}):
+        return _options(option["properties"][part])
+    return [found for value in _values(option) for found in _options(value)]
+
+
+def _values(option: Schema) -> list[Schema]:
+    """Return the schemas of the values of a mapping with any keys."""
+    values = [*option.get("patternProperties", {}).values(), option.get("additionalProperties")]
+    return [value for value in values if isinstance(value, dict)]
+
+
+def _options(schema: Schema) -> list[Schema]:
+    """Return the members of a union, references resolved. What stands beside them goes along: the default."""
+    beside = {key: schema[key] for key in ("default", "description") if key in schema}
+    if "$ref" in schema:
+        return [_settings_schema()["$defs"][schema["$ref"].rpartition("/")[2]] | beside]
+    if "anyOf" in schema:
+        return [option | beside for each in schema["anyOf"] for option in _options(each)]
+    return [schema]
 
 
 def _with_encrypted(schema: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
@@ -33,15 +33,15 @@ def find_misplaced(data: Mapping[str, Any], encrypted: Collection[KeyPath]) -> l
     """
     secrets = set(_secrets(Settings, data, ()))
     lines = [
-        f"{_text(path)}: (secret): is stored in plain text; remove it, rotate the secret, and run "
-        f"`pulumi config set --secret --path {NAMESPACE}:{_text(path)}`"
+        f"{format_path(path)}: (secret): is stored in plain text; remove it, rotate the secret, and run "
+        f"`pulumi config set --secret --path {NAMESPACE}:{format_path(path)}`"
         for path in sorted(secrets)
         if not any(path[: len(each)] == each for each in encrypted)
     ]
     for path in sorted(set(encrypted) - secrets):
         if _is_leaf(data, path):
             remedy = f"set it in `apps.{path[1]}.secrets`" if path[0] == "apps" else "set it without --secret"
-            lines.append(f"{_text(path)}: (secret): is encrypted, and would be stored in plain text; {remedy}")
+            lines.append(f"{format_path(path)}: (secret): is encrypted, and would be stored in plain text; {remedy}")
     return lines
 
 
@@ -97,7 +97,7 @@ def _is_leaf(data: Mapping[str, Any], path: KeyPath) -> bool:
     return here is not None and not isinstance(here, (Mapping, list))
 
 
-def _text(path: KeyPath) -> str:
+def format_path(path: Sequence[str]) -> str:
     """Return a path as Pulumi reads it: keys with other characters in brackets."""
     words = [key if key.replace("-", "_").replace("_", "a").isalnum() else f"[{json.dumps(key)}]" for key in path]
     return ".".join(words).replace(".[", "[")

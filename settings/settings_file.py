@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, model_validator
 
 from settings.constraint import VariableName
-from settings.model import Model
+from settings.model import Model, reject
 
 # Python 3.11 compiles 200 levels of brackets (tried), and readers of JSON and TOML recurse as well.
 DEPTH = 40
@@ -32,19 +32,18 @@ class SettingsFile(Model):
     @model_validator(mode="after")
     def _reject_unrepresentable(self) -> SettingsFile:
         problems = [problem for name, value in self.values.items() for problem in self._problems(name, value)]
-        if problems:
-            raise ValueError("; ".join(problems))
+        reject(*problems)
         return self
 
     def _problems(self, name: str, value: JsonValue) -> Iterator[str]:
         if self.format == "python" and not name.isupper():
-            yield f"values.{name}: should be in upper case, for Flask and Django read nothing else from Python"
+            yield f"values.{name}: is in small letters, which Flask and Django do not read; write {name.upper()}"
         yield from self._unrepresentable(f"values.{name}", value, DEPTH)
 
     def _unrepresentable(self, path: str, value: JsonValue, levels: int) -> Iterator[str]:
         """Yield what of a value the file cannot contain, or should not."""
         if levels == 0:
-            yield f"{path}: should be at most {DEPTH} levels deep"
+            yield f"{path}: is more than {DEPTH} levels deep; write it with fewer"
         elif isinstance(value, list):
             for number, inner in enumerate(value):
                 yield from self._unrepresentable(f"{path}.{number}", inner, levels - 1)
@@ -54,8 +53,8 @@ class SettingsFile(Model):
                     f"{path}.{key if key.isidentifier() else json.dumps(key)}", inner, levels - 1
                 )
         elif isinstance(value, float) and not math.isfinite(value):
-            yield f"{path}: {value}: should be a finite number"
+            yield f"{path}: {value}: is no finite number; write another, or text"
         elif value is None and self.format == "toml":
             yield f"{path}: null: TOML has none; leave it out, or take another format"
         elif isinstance(value, int) and not -(2**BITS) <= value < 2**BITS:
-            yield f"{path}: {value}: should be a number of 64 bits; Pulumi has rounded it, so write it as text"
+            yield f"{path}: {value}: has more than 64 bits, so Pulumi has rounded it; quote it, as text"

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from settings import Settings
 from settings.constraint import ENCRYPTED
-from settings.schema import known_keys
+from settings.mistake import describe_all
 from settings.secrets import NAMESPACE, KeyPath, encrypted_paths, find_misplaced
+from settings.yaml_file import YamlError, load
 
-# Steps into unions and mapping keys, which pydantic puts into a location and no user has written.
-NO_STEP = re.compile(r"^(constrained-\w+|literal\[.*\]|int|\[key\])$")
+# Columns of a line, four of them for the engine's own indentation.
+WIDTH = 80 - 4
 
-_NO_UTF_8 = "is no text in UTF-8"
+_FROM_PROJECT = "write its path from the project's folder"
+_NO_UTF_8 = "is no text in UTF-8; save the file in UTF-8"
 
 
 class SettingsError(Exception):
-    """A stack file cannot be used. The text lists every problem, one a line, as `path: value: what is allowed`."""
+    """A stack file cannot be used.
 
-    def __init__(self, problems: list[str], where: str) -> None:
+    problems: all there are, each as `path: value: what is wrong; what to do`. prefix: what is in front of the paths.
+    """
+
+    def __init__(self, problems: list[str], where: str, prefix: str = f"{NAMESPACE}:") -> None:
         self.problems = problems
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__("\n".join([f"{where} has {count}; nothing was changed:", *(f"  {line}" for line in problems)]))
+        lines = [_wrapped(prefix + line) for line in problems]
+        super().__init__("\n".join([f"{where} has {count}; nothing was changed:", *lines]))
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(
+        line, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def parse(
@@ -58,7 +67,7 @@ def parse(
         except ValueError:
             data[name] = text
         except RecursionError:
-            problems.append(f"{name}: is nested too deeply")
+            problems.append(f"{name}: is nested too deeply; write it with fewer levels")
     # What JSON can say and no file can hold: half of a character that takes two.
     problems += [f"{name}: {_NO_UTF_8}" for name, value in data.items() if not _is_text(value)]
     if problems:
@@ -67,9 +76,11 @@ def parse(
     settings: Settings | None = None
     try:
         # JSON mode: strict about types, yet a JSON string becomes a SecretStr.
-        settings = Settings.model_validate_json(json.dumps(data), context={"platform": data.get("platform")})
+        settings = Settings.model_validate_json(
+            json.dumps(data), context={"platform": data.get("platform"), "project": project}
+        )
     except ValidationError as error:
-        problems += _lines(error.errors(include_url=False))
+        problems += describe_all(error.errors(include_url=False))
     problems += _missing_files(data, project)
     if encrypted is not None:
         problems += find_misplaced(data, encrypted)
@@ -82,15 +93,19 @@ def read(file: Path, *, project: Path) -> Settings:
     """Return the settings of a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
     where = f"{file.parent.name}/{file.name}"
     try:
-        document: Any = yaml.safe_load(file.read_text())
+        document = load(file.read_text())
         config = {str(key): value for key, value in _mapping(_mapping(document).get("config")).items()}
         encrypted = encrypted_paths(config)
         texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
     except UnicodeDecodeError as error:
-        raise SettingsError([_NO_UTF_8], where) from error
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise SettingsError([_NO_UTF_8], where, prefix="") from error
+    except YamlError as error:
+        raise SettingsError(error.problems, where, prefix="") from error
+    except (RecursionError, ValueError, TypeError) as error:
         # An alias of what it stands in, a date as a key, a number of 5,000 digits: YAML has more than settings can be.
-        raise SettingsError(["is no YAML: " + " ".join(str(error).split())], where) from error
+        said = " ".join(str(error).split())
+        problem = f"is YAML that settings cannot be ({said}); use text, numbers, true, false, null, lists and mappings"
+        raise SettingsError([problem], where, prefix="") from error
     return parse(texts, project=project, where=where, encrypted=encrypted)
 
 
@@ -138,10 +153,10 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
         folder = project / source
         requirements = _mapping(app).get("requirements", "requirements.txt")
         if not _is(folder.is_dir):
-            problems.append(f"apps.{name}.source: {source!r}: no such folder in the project")
-        elif isinstance(requirements, str) and not _is((folder / requirements).is_file):
+            problems.append(f"apps.{name}.source: {json.dumps(source)}: no such folder in the project; {_FROM_PROJECT}")
+        elif source and isinstance(requirements, str) and not _is((folder / requirements).is_file):
             problems.append(
-                f"apps.{name}.requirements: {requirements!r}: no such file in {source}; "
+                f"apps.{name}.requirements: {json.dumps(requirements)}: no such file in {source}; "
                 "make one (it may be empty) that lists the packages the application imports"
             )
         static = _mapping(_mapping(app).get("static")).get("folder")
@@ -150,7 +165,7 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
             continue
         if not _is((folder / static).is_dir):
             problems.append(
-                f"apps.{name}.static.folder: {static!r}: no such folder in {source}; "
+                f"apps.{name}.static.folder: {json.dumps(static)}: no such folder in {source}; "
                 f"make one, or name the command that does as apps.{name}.build"
             )
     return problems
@@ -171,50 +186,12 @@ def _with_files(data: Mapping[str, Any], project: Path) -> list[str]:
         # Whatever is wrong with the file, it is told once, and not as a missing text.
         snippet["text"] = "# missing"
         if not _is(lambda file=file: file.resolve().is_relative_to(project.resolve()) and file.is_file()):
-            problems.append(f"{path}.file: {name!r}: no such file in the project")
+            problems.append(f"{path}.file: {json.dumps(name)}: no such file in the project; {_FROM_PROJECT}")
         else:
             try:
                 snippet["text"] = file.read_text()
             except UnicodeDecodeError:
-                problems.append(f"{path}.file: {name!r}: {_NO_UTF_8}")
+                problems.append(f"{path}.file: {json.dumps(name)}: {_NO_UTF_8}")
             except OSError as error:
-                problems.append(f"{path}.file: {name!r}: {error.strerror}; make it readable")
+                problems.append(f"{path}.file: {json.dumps(name)}: {error.strerror}; make it readable")
     return problems
-
-
-def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
-    """Return one line for each mistake; what several members of a union say of one value is joined."""
-    lines: dict[str, list[str]] = {}
-    for details in errors:
-        location = [str(part) for part in details["loc"] if not NO_STEP.match(str(part))]
-        head, what = _problem(details, location)
-        # What is wrong with the whole is a line for each, and no alternative to one another.
-        for line in what.split("\n") if not location else ():
-            lines[line] = [""]
-        if location:
-            lines.setdefault(head, []).append(what)
-    return [head + " or ".join(dict.fromkeys(whats)) for head, whats in lines.items()]
-
-
-def _problem(details: ErrorDetails, location: list[str]) -> tuple[str, str]:
-    """Return where and what one mistake is."""
-    path = ".".join(location)
-    kind, message = details["type"], details["msg"]
-    if kind == "extra_forbidden":
-        known = known_keys(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        return f"{path}: unknown key; ", f"did you mean {near[0]}?" if near else "allowed: " + ", ".join(known)
-    if kind == "missing":
-        return f"{path}: ", "missing; it is required"
-    if kind == "value_error":
-        return (f"{path}: " if path else ""), message.removeprefix("Value error, ")
-    message = message.removeprefix("Input ").removeprefix("String ").removeprefix("should ")
-    return f"{path}: {_shown(details, location)}: should ", message
-
-
-def _shown(details: ErrorDetails, location: list[str]) -> str:
-    """Return the given value as text, unless it may be a secret."""
-    if {"secrets", "ssh_private_key", "private_key", "users"} & set(location):
-        return "(secret)"
-    value = json.dumps(details["input"], default=str)
-    return value if len(value) <= 60 else value[:57] + "..."

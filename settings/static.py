@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from pydantic.types import StringConstraints
 
+from settings.constraint import RELATIVE_PATH, matching
 from settings.model import Model
 
-# No part begins with a dot: such files are never served, and `..` leads elsewhere.
-Folder = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=200)
-]
+Folder = Annotated[str, RELATIVE_PATH]
 # Of a folder, and never of the whole site.
-UrlFolder = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/$", max_length=200)]
+UrlFolder = Annotated[
+    str,
+    matching(r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/$", "a path between two slashes, such as /static/", max_length=200),
+]
 
 
 class Static(Model):

@@ -12,22 +12,32 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, SecretStr, model_validator
-from pydantic.types import StringConstraints
 
-from settings.constraint import ENCRYPTED
-from settings.model import Model
+from settings.constraint import ENCRYPTED, matching
+from settings.model import Model, reject
 
 # RFC 1123, two labels at least, as browsers send it. No wildcard: ACME's http-01 gives none.
 Hostname = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length=253
+    matching(
+        r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$",
+        "a host name in small letters with a dot, such as shop.example.org; remove scheme, port and path",
+        max_length=253,
     ),
 ]
-Email = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,190}$")]
-HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._/~-]*)?$")]
+Email = Annotated[str, matching(r"^[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,190}$", "an address such as ops@example.org")]
+HttpsUrl = Annotated[
+    str, matching(r"^https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._/~-]*)?$", "a URL that begins with https://")
+]
 # PEM blocks and nothing else: what goes into a file that Nginx reads.
-Pem = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/= \r\n-]+$", max_length=65_536)]
+Pem = Annotated[
+    str,
+    matching(
+        r"^[A-Za-z0-9+/= \r\n-]+$",
+        "certificates in PEM; copy them whole, each line of them, as a YAML block (|)",
+        max_length=65_536,
+    ),
+]
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 # OpenSSL of Debian takes no smaller one (security level 2), and FSBP ACM.2 wants the same.
 RSA_BITS = 2048
@@ -45,7 +55,7 @@ class Acme(Model):
     @model_validator(mode="after")
     def _the_authority_reads(self) -> Acme:
         if self.ca_certificate is not None and not _certificates(self.ca_certificate):
-            raise ValueError("ca_certificate: should be one or more certificates in PEM")
+            reject("ca_certificate: should be one or more certificates in PEM; copy them anew, each line of them")
         return self
 
 
@@ -73,13 +83,13 @@ class Tls(Model):
         named = [key for key, is_chosen in chosen.items() if is_chosen]
         if len(named) != 1:
             given = " and ".join(named) or "none"
-            raise ValueError(
-                f"{given} given; should be exactly one of certificate (with private_key), acme, self_signed: true. "
-                "For plain HTTP, or behind something that ends TLS, `tls: null`"
+            reject(
+                f"certificate, acme, self_signed: {given} given; set exactly one of certificate (with private_key), "
+                "acme, self_signed: true. For plain HTTP, or behind something that ends TLS, `tls: null`"
             )
         if (self.certificate is None) != (self.private_key is None):
             missing = "certificate" if self.certificate is None else "private_key"
-            raise ValueError(f"{missing}: missing; a certificate and its private_key go together")
+            reject(f"{missing}: missing; a certificate and its private_key go together, so give both")
         return self
 
 
@@ -89,7 +99,9 @@ def problems(tls: Tls, hostnames: Sequence[str], now: datetime | None = None) ->
         return []
     chain = _certificates(tls.certificate)
     if not chain:
-        return ["tls.certificate: should be certificates in PEM, the site's own first"]
+        return [
+            "tls.certificate: should be certificates in PEM, the site's own first; copy them anew, each line of them"
+        ]
     key = tls.private_key.get_secret_value()
     return [
         *(f"tls.certificate: {problem}" for problem in _check_chain(chain, hostnames, now or datetime.now(UTC))),
@@ -101,16 +113,18 @@ def uncovered_hosts(tls: Tls, hostnames: Sequence[str], every: Sequence[str]) ->
     """Return what the certificate could not be for. every: hostnames, and hosts of applications besides them."""
     if tls.acme is not None:
         if not every:
-            return ["balancer: hostnames: []: should name what the ACME server signs, e.g. [shop.example.org]"]
+            return [
+                "balancer.hostnames: []: should name what the ACME server signs; name the site, e.g. [shop.example.org]"
+            ]
         return [
-            f"apps: hosts: {host}: no ACME server signs that by http-01; name each host, or give a certificate "
+            f"apps.*.hosts: {host}: no ACME server signs that by http-01; name each host, or give a certificate "
             "(balancer.tls.certificate)"
             for host in every
             if host.startswith("*.")
         ]
     own = _certificates(tls.certificate or "")[:1]
     return [
-        f"balancer: tls.certificate: does not cover {host} of apps; it is for {', '.join(sorted(covered)) or 'no name'}"
+        f"balancer.tls.certificate: does not cover {host} of apps ({_purpose(covered)}); give one that does"
         for covered in map(_names, own)
         for host in every
         if host not in hostnames and not _covers(covered, host)
@@ -128,27 +142,31 @@ def _certificates(pem: str) -> list[x509.Certificate]:
         return []
 
 
+def _purpose(covered: set[str]) -> str:
+    return f"it is for {', '.join(sorted(covered)) or 'no name'}"
+
+
 def _check_chain(chain: Sequence[x509.Certificate], hostnames: Sequence[str], now: datetime) -> list[str]:
     own, found = chain[0], list[str]()
     if own.not_valid_after_utc <= now:
-        found.append(f"expired on {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; put the renewed one there")
+        found.append(f"expired on {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; give the renewed one")
     if own.not_valid_before_utc > now:
-        found.append(f"is valid only from {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on")
+        found.append(f"is valid only from {own.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on; wait, or give another one")
     covered = _names(own)
     for hostname in hostnames:
         if not _covers(covered, hostname):
-            found.append(f"does not cover {hostname} of hostnames; it is for {', '.join(sorted(covered)) or 'no name'}")
+            found.append(f"does not cover {hostname} of hostnames ({_purpose(covered)}); give one that does")
     for lower, upper in pairwise(chain):
         if lower.issuer != upper.subject:
             found.append(
                 f"in the wrong order: {upper.subject.rfc4514_string()} did not sign {lower.subject.rfc4514_string()}; "
-                "each certificate should be followed by the one that signed it"
+                "put behind each certificate the one that signed it"
             )
     key = own.public_key()
     if isinstance(key, RSAPublicKey) and key.key_size < RSA_BITS:
-        found.append(f"its RSA key has {key.key_size} bits; should have {RSA_BITS} at least")
+        found.append(f"its RSA key has {key.key_size} bits; have one signed for a key of {RSA_BITS} at least")
     elif not isinstance(key, RSAPublicKey | EllipticCurvePublicKey):
-        found.append("its key should be RSA or ECDSA; browsers take no other")
+        found.append("its key is neither RSA nor ECDSA, and browsers take no other; have one signed for such a key")
     return found
 
 
@@ -170,7 +188,7 @@ def _check_key(pem: str, own: x509.Certificate) -> list[str]:
     except TypeError:
         return ["(secret): has a passphrase, which nobody types on the balancer; give it without"]
     except ValueError:
-        return ["(secret): should be a private key in PEM"]
+        return ["(secret): is no private key in PEM; copy it anew, each line of it"]
     if key.public_key() != own.public_key():
         return ["(secret): does not belong to the certificate; give the key that it was requested with"]
     return []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import IPv4Network
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic.types import StringConstraints
 
+from settings.constraint import IPV4_NETWORK, matching
 from settings.model import Model
 
 # RFC 1918. AWS takes others as well, but to those a machine would no longer find its way outside.
@@ -28,23 +29,25 @@ def _private_network(cidr: str) -> str:
     try:
         network = IPv4Network(cidr, strict=False)
     except ValueError:
-        raise ValueError(f"{cidr}: is no IPv4 network") from None
+        raise ValueError(f"{json.dumps(cidr)}: is no IPv4 network; write one such as 10.20.0.0/16") from None
     if str(network) != cidr:
-        raise ValueError(f"{cidr}: has host bits set; the network is {network}")
+        raise ValueError(f"{json.dumps(cidr)}: is an address in a network; write the network, {network}")
     if not LARGEST <= network.prefixlen <= SMALLEST or not any(network.subnet_of(block) for block in PRIVATE):
         blocks = ", ".join(map(str, PRIVATE))
-        raise ValueError(f"{cidr}: should be a /{LARGEST} to /{SMALLEST} within {blocks}")
+        raise ValueError(f"{json.dumps(cidr)}: should be a /{LARGEST} to /{SMALLEST} within {blocks}; take another one")
     return cidr
 
 
 def _each_once(zones: list[str]) -> list[str]:
     twice = sorted({zone for zone in zones if zones.count(zone) > 1})
     if twice:
-        raise ValueError(f"{', '.join(twice)}: stands there twice; name each zone once")
+        raise ValueError(f"{', '.join(twice)}: is named twice; name each zone once")
     return zones
 
 
-Zone = Annotated[str, StringConstraints(pattern=rf"^[a-z]{{2}}(-[a-z]+)+-\d[{ZONE_LETTERS}]$")]
+Zone = Annotated[
+    str, matching(rf"^[a-z]{{2}}(-[a-z]+)+-\d[{ZONE_LETTERS}]$", "an availability zone such as eu-central-1a")
+]
 # Days that CloudWatch can keep logs (PutRetentionPolicy of its API).
 RetentionDays = Literal[
     1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
@@ -54,9 +57,9 @@ RetentionDays = Literal[
 class Vpc(Model):
     """A VPC that is made for the stack: in each zone a public and a private subnet."""
 
-    cidr: Annotated[
-        str, StringConstraints(pattern=r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$"), AfterValidator(_private_network)
-    ] = Field(description="addresses of the VPC, a private network of /16 to /22; it cannot be changed later")
+    cidr: Annotated[str, IPV4_NETWORK, AfterValidator(_private_network)] = Field(
+        description="addresses of the VPC, a private network of /16 to /22; it cannot be changed later"
+    )
     zones: Annotated[list[Zone], Field(min_length=1, max_length=len(ZONE_LETTERS)), AfterValidator(_each_once)] = Field(
         description="availability zones of the region; the balancer stands in the first"
     )

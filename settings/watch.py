@@ -5,19 +5,29 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from pydantic.types import StringConstraints
 
+from settings.constraint import matching
 from settings.model import Model
 from settings.vpc import RetentionDays
 
-KeyArn = Annotated[str, StringConstraints(pattern=r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-z-]{36}$")]
+KeyArn = Annotated[
+    str,
+    matching(
+        r"^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9a-z-]{36}$",
+        "the ARN of a KMS key: arn:aws:kms:REGION:ACCOUNT:key/ID; take one that `aws kms list-keys` lists",
+    ),
+]
 
 
 class Alarms(Model):
     """Alarms on machines and on what the balancer answers, told to a topic."""
 
     sns_topic_arn: Annotated[
-        str, StringConstraints(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}$")
+        str,
+        matching(
+            r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}$",
+            "the ARN of an SNS topic: arn:aws:sns:REGION:ACCOUNT:NAME; take one that `aws sns list-topics` lists",
+        ),
     ] = Field(description="SNS topic of the same region that is told when an alarm goes off and when it is over")
     errors_5xx_percent: int = Field(
         default=5, ge=1, le=100, description="share of the balancer's answers that are errors, five minutes in a row"

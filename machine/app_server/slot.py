@@ -28,6 +28,8 @@ from slot_layout import (
 GATE_S = 5
 # Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
 ERRORS = 3
+# Seconds after which a health path that still fails is shown, again and again.
+TOLD_S = 10
 # Seconds for a slot that no client has asked yet to end.
 UNUSED_S = 5
 
@@ -58,7 +60,8 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
     """Start a slot and wait for enough healthy responses in a row of each gateway; stop it if they do not come."""
     limit, path = manifest["start_timeout_s"], manifest["health_path"]
     drain = UNUSED_S
-    begun, deadline = time.time(), time.monotonic() + limit
+    told = begun = time.time()
+    deadline = time.monotonic() + limit
     run("systemctl", "reset-failed", *units(slot))
     try:
         # Type=notify: this returns when the application is imported, or as soon as it has ended.
@@ -90,6 +93,9 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                     errors = errors + 1 if status == 500 else 0
                 except (OSError, http.client.HTTPException) as error:
                     good, errors, answer = 0, 0, str(error)
+                if not good and time.time() > told + TOLD_S:
+                    told = time.time()
+                    say(f"GET {path} still answers {answer} after {told - begun:.0f} s of {limit} s")
                 time.sleep(0.02 if good else 0.3)
     except BaseException:
         stop(slot, drain)

@@ -78,7 +78,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
         shutil.rmtree(place, ignore_errors=True)
         raise
     (place / ".staged").touch()
-    say(f"{release} is staged: started on a private socket, {manifest['health_path']} answers 200")
+    say(f"{release} is staged: {manifest['health_path']} answers 200")
 
 
 def check_compatible(release: str, manifest: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ STATE = CONFIG / "site.json"
 # Written by upstream_health.py, for people and alarms.
 HEALTH = Path("/run/wsgi-fleet/health.json")
 # While this file exists, the proxy serves it with status 503 (templates/*/).
-PAGE = CONFIG / "maintenance" / "page.html"
+PAGE = CONFIG / "errors" / "maintenance.html"
 
 
 class Upstream(TypedDict):

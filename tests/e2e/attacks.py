@@ -154,10 +154,10 @@ def _paths() -> Iterator[Attack]:
         yield Attack(f"path {path}", request(f"GET {path} HTTP/1.1"), (400,), (apache,))
     inside = {"/a/../b": b'"/b"', "//b": b'"/b"', "/./b": b'"/b"', "/%2e/b": b'"/b"', "/a;/b": b'"/a;/b"',
               "/a%2fb": b'"/a/b"', "/a\\..\\b": b'"/a\\\\..\\\\b"', "/%252e%252e/b": b'"/%2e%2e/b"',
-              "/.maintenance%20": b'"/.maintenance "', "/%c0%ae%c0%ae/b": b"/b"}  # fmt: skip
+              "/.error%20": b'"/.error "', "/%c0%ae%c0%ae/b": b"/b"}  # fmt: skip
     for path, seen in inside.items():
         yield Attack(f"path {path}", request(f"GET {path} HTTP/1.1"), (200,), (200,), seen)
-    yield Attack("the page of maintenance", request("GET /.maintenance HTTP/1.1"), (404,), (404,))
+    yield Attack("the page of an error", request("GET /.error/503.html HTTP/1.1"), (404,), (404,))
     yield Attack(
         "absolute URL of another host", request("GET http://other.example/x HTTP/1.1"), (200,), (200,), b'"/x"'
     )

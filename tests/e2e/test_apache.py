@@ -163,11 +163,12 @@ def test_maintenance_is_a_page_and_health_paths_are_exempt(busy: Stack) -> None:
         status, headers, body = ask(busy, "/open/x", "POST", Content_Length="0")
         assert (status, headers["retry-after"], headers["cache-control"]) == (503, "60", "no-store")
         assert b"Down for maintenance" in body
+        assert json.loads(ask(busy, "/open/x", Accept="application/json")[2])["title"] == "Down for maintenance"
         assert headers["content-security-policy"] == "default-src 'self'"
         assert ask(busy, "/well")[0] == 200
     finally:
         assert busy.fleet("maintenance", "off").returncode == 0
-    assert ask(busy, "/.maintenance", Authorization=basic("ann", PASSWORD))[0] == 404
+    assert ask(busy, "/.error/503.html", Authorization=basic("ann", PASSWORD))[0] == 404
 
 
 def test_a_snippet_serves_and_one_that_apache_refuses_changes_nothing(busy: Stack) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -63,7 +62,7 @@ def test_a_bad_release_is_taken_back_from_the_whole_fleet(
     table(load.outcome)
     assert told in output
     assert f"release {serves} still serves" in output
-    bundle = next(Path(word.rstrip(".")) for word in output.split() if word.endswith(".tar.gz."))
+    bundle = next(fleet.folder / word.rstrip(".") for word in output.split() if word.endswith(".tar.gz."))
     with tarfile.open(bundle) as archive:
         assert any(name.endswith("/probe-3/journal.txt") for name in archive.getnames())
     answers = [fleet.get()["release"] for _ in range(30)]

@@ -206,7 +206,7 @@ def test_maintenance_answers_with_a_page_at_once_except_on_the_health_path(fleet
         assert answer(f"{fleet.url}/headers", body=b"x")[0] == 503
         # This fleet's health path is "/".
         assert answer(f"{fleet.url}/")[0] == 200
-        assert answer(f"{fleet.url}/.maintenance")[0] == 404
+        assert answer(f"{fleet.url}/.error/503.html")[0] == 404
         fleet_says(fleet, "maintenance", "on", "--page", str(page))
         assert answer(f"{fleet.url}/environment")[:2] == (503, "<h1>back at noon</h1>")
         assert status(fleet)["maintenance"] is True

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from harness.evidence import failures_logged
 from harness.load import Load, Outcome
 from harness.stack import Stack, on, what_the_proxy_minds
 
@@ -74,6 +75,7 @@ def test_a_release_loses_no_request(fleet: Stack, gateway: dict[str, Any], table
     table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert load.outcome.failed_kept == [], load.outcome
+    assert failures_logged(fleet) == []
     assert len(load.outcome.versions) == 2
     assert fleet.servers() == machines
     assert fleet.who_answers() == {(machine, f"{gateway} once more") for machine in machines.values()}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.evidence import assert_nothing_was_lost
+from harness.evidence import assert_nothing_was_lost, failures_logged
 from harness.load import Load, Outcome
 from harness.stack import Stack, eventually, lxc, on
 from tests.e2e.test_gateways import ask, assert_the_balancer_alone_is_believed
@@ -91,6 +91,7 @@ def test_a_release_loses_no_request(fleet: Stack, table: Callable[[Outcome], Non
         load.wait_for(50)
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
+    assert failures_logged(fleet) == []
     assert len(load.outcome.versions) == 2
     assert fleet.servers() == machines
     assert fleet.who_answers() == {(machine, "2") for machine in machines.values()}

@@ -23,6 +23,8 @@ PAUSE_S = 0.02
 # Names that hold a hash; the build of the tests ends them with a letter, so that none has digits alone.
 HASHED = re.compile(r"/static/app\.[0-9a-f]{11}a\.css")
 
+MAINTENANCE = "<p>back at noon ${uri} %{HTTP_HOST} \"';}\n"
+
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -38,6 +40,8 @@ def shop(make_module_stack: Callable[..., Stack]) -> Stack:
         environment={"T_PLAIN": "plain"},
         fleet={"servers": 2},
     )
+    (stack.folder / "maintenance.html").write_text(MAINTENANCE)
+    stack.settings["balancer"] = {"error_pages": {"maintenance": "maintenance.html"}}
     stack.up()
     return stack
 
@@ -180,8 +184,9 @@ def test_maintenance_goes_before_files_and_nginx_has_nothing_to_warn_of(shop: St
     site = "/usr/local/lib/wsgi-fleet/proxy_site.py"
     on(shop.balancer(), site, "maintenance", "on")
     try:
-        status, _, body = ask(shop, "/static/plain.css")
-        assert (status, b"Down for maintenance" in body) == (503, True)
+        assert ask(shop, "/static/plain.css")[::2] == (503, MAINTENANCE.encode())
+        _, headers, body = ask(shop, "/static/plain.css", Accept="application/json")
+        assert (headers["content_type"], json.loads(body)["status"]) == ("application/problem+json", 503)
     finally:
         on(shop.balancer(), site, "maintenance", "off")
     assert what_the_proxy_minds(shop.balancer()) == ""

@@ -22,6 +22,7 @@ from rendering.site import render_site
 from rendering.templates import ROOT
 from rendering.upstream import Upstream
 from settings import Balancer, apache
+from settings.error_pages import ErrorPages
 from settings.proxy import Proxy
 from settings.rewriting import Redirect
 from settings.route import Route
@@ -150,7 +151,8 @@ def test_an_inner_place_stands_behind_its_outer_one() -> None:
     ]
     arounds = dict.fromkeys(around.partition("/")[2] for around, _ in read(site(*apps)) if "/Location" in around)
     assert list(arounds) == [
-        'Location "/"', 'Location "/b"', 'Location "/static/"', 'Location "/b/static/"', 'Location "/.maintenance"',
+        'Location "/"', 'Location "/b"', 'Location "/static/"', 'Location "/b/static/"', 'Location "/.error/"',
+        'LocationMatch "^/\\.error/.*\\.json$"',
     ]  # fmt: skip
 
 
@@ -198,7 +200,8 @@ def test_tls_has_its_port_and_http_leads_there_but_for_health_paths() -> None:
 
 # What is told to somebody else than the proxy: what machines are made of, files that a step brings.
 ELSEWHERE = {"size", "proxy.kind", "proxy.basic_auth.users", "tls.certificate", "tls.private_key", "tls.self_signed",
-             "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames"}  # fmt: skip
+             "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames",
+             *(f"error_pages.{name}" for name in ErrorPages.model_fields)}  # fmt: skip
 # Each other setting at a value that is not its default, with what it needs beside it.
 OF_PROXY: dict[str, dict[str, Any]] = {
     "compression.enabled": {"compression": {"enabled": False}},
@@ -258,7 +261,7 @@ def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None
     for name, block in OTHER.items():
         whole = {"hostnames": [HOSTNAME], **block, "proxy": {"kind": "apache", **block.get("proxy", {})}}
         if name in apache.UNSUPPORTED:
-            with pytest.raises(ValueError, match=re.escape(f"{name}: Apache has no use for it: ")):
+            with pytest.raises(ValueError, match=re.escape(f"{name}: Apache does not support it: ")):
                 Balancer.model_validate_json(json.dumps(whole))
         else:
             made = site_text(settings_of(whole), [APP])

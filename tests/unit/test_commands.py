@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from commands.__main__ import app
 from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, record
+from releases.journal import Journal
 from releases.status import ServerStatus
 from tests.unit.fake_stack import GONE, NEW, OLD, FakeStack, facts, front, make
 
@@ -120,8 +122,9 @@ def test_status_says_why_a_machine_does_not_serve(
 def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStack) -> None:
     stack.machines.traffic(front(maintenance=True))
     with lock.acquire(stack.store, f"release {NEW}", print):
+        Journal(stack.store, release=NEW, app="hello").note("published")
         output = fleet("status").output
-    assert f"release {NEW} by {lock.whoami()} since " in output
+    assert re.search(rf"release {NEW} by {lock.whoami()} for \d+ s: staging on all servers;", output)
     assert "maintenance is ON" in output
 
 
@@ -182,10 +185,12 @@ def test_a_rollback_switches_every_server_and_rejects_what_served(stack: FakeSta
     assert switches == [f"/usr/local/lib/wsgi-fleet/release.py switch {OLD} {place}" for place in ("first", "other")]
     assert record.current(stack.store) == OLD
     refused = fleet("allow", "cc")
-    assert refused.output == f"error: cc is not one rejected release; rejected: {NEW}\n"
-    assert refused.exit_code == 2
+    there = f"rejected are {NEW} (`./fleet releases`)"
+    assert refused.output == f"error: cc: no rejected release has this id; {there}\n"
+    assert refused.exit_code == fleet("rollback", "cc", "--yes").exit_code == 2
     assert fleet("allow", NEW[:4]).exit_code == 0
     assert record.rejection(stack.store, NEW) is None
+    assert "; none is rejected (" in fleet("allow", "cc").output
 
 
 def test_a_rollback_that_fails_tells_and_keeps_no_secret_that_a_server_holds(stack: FakeStack) -> None:
@@ -420,7 +425,12 @@ def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], N
         (
             "[ $2 = --show-name ] && echo dev && exit; echo \"error: no stack named 'dev' found\" >&2; exit 1",
             2,
-            "there is no stack dev; `pulumi stack ls` lists those that there are",
+            "there is no stack dev yet; run `pulumi stack init dev`, then `pulumi up -s dev`\n",
+        ),
+        (
+            "[ $2 = --show-name ] && echo local && exit; echo \"error: no stack named 'local' found\" >&2; exit 1",
+            2,
+            "there is no stack local yet; run `make local`\n",
         ),
         ("[ $2 = --show-name ] && echo dev && exit; echo 'error: bad passphrase' >&2; exit 1", 1, "bad passphrase"),
     ],
@@ -444,10 +454,10 @@ def test_the_stack_is_the_option_then_the_environment_then_the_selected_one(
     pulumi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pulumi("[ $2 = --show-name ] && echo selected && exit; echo \"error: no stack named '$7' found\" >&2; exit 1")
-    assert "there is no stack selected;" in fleet("status").output
+    assert "there is no stack selected, nor a file" in fleet("status").output
     monkeypatch.setenv("FLEET_STACK", "exported")
-    assert "there is no stack exported;" in fleet("status").output
-    assert "there is no stack given;" in fleet("status", "-s", "given").output
+    assert "there is no stack exported, nor a file" in fleet("status").output
+    assert "there is no stack given, nor a file" in fleet("status", "-s", "given").output
 
 
 def test_without_a_virtualenv_the_command_says_how_to_get_one(tmp_path: Path) -> None:

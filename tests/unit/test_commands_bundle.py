@@ -46,6 +46,16 @@ def test_a_bundle_holds_the_status_the_stores_journal_and_each_machines_logs(sta
     assert "Traceback" in files["hello-1/journal.txt"]
 
 
+def test_a_log_of_very_long_lines_keeps_its_end_without_a_part_of_a_secret(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.bundle.TEXT_CHARS", 1024)
+    journal = "m-hello-1", " ".join(OF_SERVER["journal.txt"])
+    stack.machines.answers[journal] = f"{'x' * 5000}\n{KEY}{'y' * 900}\nthe end\n"
+    text = collect(stack.target())["hello-1/journal.txt"]
+    assert text == f"(the last 1 KiB)\n{REMOVED}{'y' * 900}\nthe end\n"
+
+
 def test_no_secret_that_a_server_holds_is_in_a_bundle_nor_is_the_key_of_ssh(stack: FakeStack) -> None:
     stack.released("cccccccccccc", "failed", why=f"KeyError: {SECRET}")
     text = json.dumps(collect(stack.target()))

@@ -138,8 +138,7 @@ def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
 
     monkeypatch.setattr("commands.target.pulumi", pulumi)
     wrong, code = examined()
-    told = "stack prod: stack prod has no fleet yet (or an older one); run `pulumi up -s prod` -> Bring it up: "
-    assert [line.startswith(told) for line in wrong] == [True]
+    assert wrong == ["stack prod: stack prod has no fleet yet (or an older one) -> Run `pulumi up -s prod`."]
     assert code == 1
 
 
@@ -177,7 +176,10 @@ def test_a_lock_of_a_pulumi_that_was_killed_is_told_with_the_command_that_takes_
     backend = locked(tmp_path, 2**22 + 1, socket.gethostname())
     found = doctor.stack_lock("prod", backend, "wsgi-fleet")
     assert found.problem == f"process {2**22 + 1}, which held it, is gone"
-    assert "`pulumi cancel -s prod`" in found.remedy
+    assert found.remedy.startswith("Take it away: `pulumi cancel -s prod`")
+    found = doctor.stack_lock("prod", backend, "wsgi-fleet", ["release 0138b0ee8e01"])
+    assert found.problem.endswith("is gone; what it began is still at work: release 0138b0ee8e01")
+    assert found.remedy.startswith("Wait until `./fleet status -s prod` shows no rollout. Then take it away: `pulumi ")
 
 
 def test_a_lock_of_another_program_with_that_process_id_is_a_dead_one(tmp_path: Path) -> None:

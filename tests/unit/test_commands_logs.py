@@ -60,6 +60,23 @@ def followed(turns: list[Turn], monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
     return capsys.readouterr().out.splitlines(), [" ".join(command) for command in transport.commands]
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("python[1]: 2026-11-28 23:36:49,123 INFO begun", "python[1]: INFO begun"),
+        ("python[1]: [2026-11-28 23:36:49 +0000] [9] [INFO] Booting", "python[1]: [9] [INFO] Booting"),
+        ("python[1]: 2026-11-28T23:36:49.5Z: begun", "python[1]: begun"),
+        ("python[1]: Sat Nov 28 23:36:49 2026 - SIGPIPE: writing", "python[1]: SIGPIPE: writing"),
+        ("python[1]: [pid: 1|app: 0] [Sat Nov 28 23:36:49 2026] GET /x", "python[1]: [pid: 1|app: 0] GET /x"),
+        ("python[1]: paid until 2026-11-28 23:36:49", "python[1]: paid until 2026-11-28 23:36:49"),
+        ("systemd[1]: Started app@blue.service.", "systemd[1]: Started app@blue.service."),
+    ],
+)
+def test_a_line_has_one_time(line: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Output(["a-1"]).line("a-1", f"2026-11-28T23:36:49+0000 {line}")
+    assert capsys.readouterr().out == f"a-1 | 2026-11-28T23:36:49+0000 {shown}\n"
+
+
 def test_a_follow_that_the_machine_ended_is_taken_up_and_shows_each_line_once(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

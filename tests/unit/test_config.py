@@ -149,7 +149,7 @@ def test_what_is_no_yaml_is_told(project: Path) -> None:
     (project / "stacks" / "Pulumi.mine.yaml").write_text("config: [")
     result = fleet()
     assert result.exit_code == 1
-    assert "stacks/Pulumi.mine.yaml has a problem; nothing was changed:\n  is no YAML: " in result.output
+    assert "error: stacks/Pulumi.mine.yaml has a problem" in result.output
 
 
 def test_one_application_is_shown_alone_and_another_is_refused(project: Path) -> None:

@@ -79,7 +79,9 @@ def test_on_lxd_the_block_of_aws_may_stay_as_it_came() -> None:
 )
 def test_what_is_no_id_is_refused(id_: str) -> None:
     (told,) = of_aws(ami=id_)
-    assert told == f"ami: {json.dumps(id_)}: should match pattern '^ami-[0-9a-f]{{8,17}}$'"
+    assert told.startswith(
+        f"ami: {json.dumps(id_)}: should be an id such as ami-0123456789abcdef0; take one that `aws "
+    )
 
 
 @given(st.integers(10, 16**17 - 1), st.sampled_from([8, 17]))
@@ -94,11 +96,11 @@ def test_an_id_with_digits_of_its_own_is_taken(number: int, length: int) -> None
     [
         ("0.0.0.0/0", "opens port 22 to (nearly) everyone; name your own network"),
         ("128.0.0.0/1", "opens port 22 to (nearly) everyone; name your own network"),
-        ("198.51.100.7/24", "is an address in a network; the network is 198.51.100.0/24"),
-        ("198.51.100.0/33", "is no IPv4 network: '33' is not a valid netmask"),
-        ("198.51.256.0/24", "is no IPv4 network: Octet 256 (> 255) not permitted in '198.51.256.0'"),
-        ("198.51.100.7", "should match pattern '^(\\d{1,3}\\.){3}\\d{1,3}/\\d{1,2}$'"),
-        ("2001:db8::/32", "should match pattern '^(\\d{1,3}\\.){3}\\d{1,3}/\\d{1,2}$'"),
+        ("198.51.100.7/24", "is an address in a network; write the network, 198.51.100.0/24"),
+        ("198.51.100.0/33", "is no IPv4 network; write one such as 198.51.100.0/24"),
+        ("198.51.256.0/24", "is no IPv4 network; write one such as 198.51.100.0/24"),
+        ("198.51.100.7", "should be an IPv4 network such as 198.51.100.0/24; add /32 to a single address"),
+        ("2001:db8::/32", "should be an IPv4 network such as 198.51.100.0/24; add /32 to a single address"),
     ],
 )
 def test_a_network_that_admins_cannot_come_from_is_refused(cidr: str, told: str) -> None:
@@ -110,7 +112,9 @@ def test_a_stack_that_nobody_may_reach_is_refused() -> None:
     assert told.startswith("admin_cidrs: []: nobody could reach port 22 of the balancer, through which ")
     blocks = fill_placeholders(shipped("prod"))
     del blocks["aws"]["admin_cidrs"]
-    assert problems_of(blocks) == ["aws.admin_cidrs: missing; it is required"]
+    assert problems_of(blocks) == [
+        "aws.admin_cidrs: missing; set it (who may reach port 22 of the balancer (the jump host))"
+    ]
 
 
 @pytest.mark.parametrize("type_", ["t4g.small", "m6gd.large", "c7gn.xlarge", "im4gn.large", "g5g.xlarge", "a1.medium"])
@@ -159,7 +163,7 @@ def test_a_key_with_a_passphrase_is_refused_whatever_its_format(rsa_key: rsa.RSA
         ("opensesame", "is no private key in OpenSSH's or PEM format; "),
         ("ssh-ed25519 AAAAopensesame ops", "is no private key in OpenSSH's or PEM format; "),
         (KEY[: len(KEY) // 2], "is no private key in OpenSSH's or PEM format; "),
-        (pem(ec.generate_private_key(ec.SECP256R1())), "is neither an RSA nor an ED25519 key, and EC2 has no other"),
+        (pem(ec.generate_private_key(ec.SECP256R1())), "is neither RSA nor ED25519, and EC2 takes no other"),
     ],
 )
 def test_what_is_no_key_of_ec2_is_refused_without_being_told(key: str, told: str) -> None:
@@ -172,9 +176,9 @@ def test_what_is_no_key_of_ec2_is_refused_without_being_told(key: str, told: str
 def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
     assert of_aws() == of_aws(ssh_key_name=None, ssh_private_key=None) == []
     (without_key,) = of_aws(ssh_key_name="ops")
-    assert without_key.startswith("ssh_key_name: is given without ssh_private_key; give both")
+    assert without_key.startswith('ssh_key_name: "ops": is given without ssh_private_key; give both')
     (without_name,) = of_aws(ssh_private_key=KEY)
-    assert without_name.startswith("ssh_private_key: is given without ssh_key_name; give both")
+    assert without_name.startswith("ssh_private_key: (secret): is given without ssh_key_name; give both")
 
 
 def test_a_private_key_that_stands_in_plain_is_refused_without_being_told() -> None:

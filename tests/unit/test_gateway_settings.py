@@ -54,10 +54,12 @@ def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_rea
     for name, value in VALUES.items():
         gateway = {"kind": kind.name, name: value}
         if name in kind.unused:
-            assert of_app(gateway=gateway) == [f"gateway: {name}: {kind.title} has no use for it: {kind.unused[name]}"]
+            (line,) = of_app(gateway=gateway)
+            assert line.startswith(f"gateway.{name}: {json.dumps(value)}: {kind.title} does not support it: ")
+            assert kind.unused[name] in line
         elif (kind.name, name) == ("gunicorn", "greenlets"):
             assert of_app(gateway=gateway) == [
-                "gateway: greenlets: a gthread worker has none; worker_class: gevent has"
+                "gateway.greenlets: 5: a gthread worker has none; worker_class: gevent has"
             ]
         else:
             assert getattr(given(**gateway), name) == value
@@ -66,21 +68,21 @@ def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_rea
 @pytest.mark.parametrize(
     ("gateway", "told"),
     [
-        ({"kind": "unicorn"}, "gateway.kind: \"unicorn\": should be 'uwsgi', 'gunicorn', 'gevent' or 'tornado'"),
-        ({"kind": "gunicorn", "worker_class": "sync", "threads": 2}, "gateway: threads: a sync worker has one"),
+        ({"kind": "unicorn"}, 'gateway.kind: "unicorn": should be'),
+        ({"kind": "gunicorn", "worker_class": "sync", "threads": 2}, "gateway.threads: 2: a sync worker has one"),
         (
             {"kind": "gunicorn", "worker_class": "gevent", "threads": 2},
-            "gateway: threads: a gevent worker runs requests in gr",
+            "gateway.threads: 2: a gevent worker runs requests in greenlets",
         ),
         (
             {"kind": "gunicorn", "worker_class": "gevent", "lazy_apps": True},
-            "gateway: lazy_apps: gevent workers always import",
+            "gateway.lazy_apps: true: gevent workers always import after fork",
         ),
-        ({"kind": "gevent", "greenlets": 0}, "gateway.greenlets: 0: should be greater than or equal to 1"),
+        ({"kind": "gevent", "greenlets": 0}, "gateway.greenlets: 0: should be"),
         ({"kind": "gevent", "greenlet": 1}, "gateway.greenlet: unknown key; did you mean greenlets?"),
         (
             {"kind": "gunicorn", "worker_class": "tornado"},
-            "gateway.worker_class: \"tornado\": should be 'sync', 'gthread' or 'gevent'",
+            'gateway.worker_class: "tornado": should be "sync", "gthread" or "gevent" or null',
         ),
     ],
 )
@@ -91,9 +93,8 @@ def test_a_choice_that_cannot_be_is_refused(gateway: dict[str, Any], told: str) 
 
 
 def test_all_settings_without_a_meaning_are_told_at_once() -> None:
-    (found,) = of_app(gateway={"kind": "gevent", "threads": 2, "max_requests": 8192})
-    assert "max_requests: gevent has no use" in found
-    assert "threads: gevent has no use" in found
+    found = of_app(gateway={"kind": "gevent", "threads": 2, "max_requests": 8192})
+    assert [line.partition(": gevent")[0] for line in found] == ["gateway.max_requests: 8192", "gateway.threads: 2"]
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,14 @@ def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gat
     [
         ({"local_proxy": True}, "auto", 'gateway.processes: "auto": should be a number where'),
         ({"local_proxy": True}, 101, "gateway.processes: 101: should be 100 at most where"),
-        ({"process_manager": "supervisord"}, 3, "fleet.process_manager: supervisord: closes what it inherits"),
+        (
+            {"process_manager": "supervisord"},
+            3,
+            'fleet.process_manager: "supervisord": closes what it inherits before it starts a program',
+        ),
         ({"process_manager": "upstart"}, 3, "`./fleet units --manager upstart` prints the job that it would get"),
-        ({"process_manager": "runit"}, 3, "should be 'systemd' or 'supervisord'"),
-        ({"local_proxy": "yes"}, 3, "should be a valid boolean"),
+        ({"process_manager": "runit"}, 3, 'fleet.process_manager: "runit": should be'),
+        ({"local_proxy": "yes"}, 3, 'fleet.local_proxy: "yes": should be true or false'),
     ],
 )
 def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, processes: Any, told: str) -> None:
@@ -83,7 +87,7 @@ def test_each_process_needs_room_for_its_master_as_well() -> None:
 
 
 def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
-    assert "WSGI_FLEET_PORT is set in environment and by the product itself" in str(
+    assert "['environment: WSGI_FLEET_PORT: is set by the product itself as well" in str(
         of_app(environment={"WSGI_FLEET_PORT": "1"})
     )
 

@@ -38,6 +38,20 @@ def stack_file(stack: str) -> dict[str, Any]:
     return mock_aws.fill_placeholders({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
 
 
+@pytest.mark.parametrize(
+    ("stack", "value", "keeps"), [("local", "", False), ("local", "    secure: v1:x\n", True), ("dev", "", True)]
+)
+def test_the_salt_that_pulumi_writes_into_the_committed_stack_file_goes_again(
+    project: Path, stack: str, value: str, *, keeps: bool
+) -> None:
+    file = project / "stacks" / f"Pulumi.{stack}.yaml"
+    file.parent.mkdir()
+    before = f"# Ours.\nconfig:\n{value}"
+    file.write_text(f"{before}encryptionsalt: v1:x=\n")
+    run(stack)
+    assert (file.read_text() != before) == keeps
+
+
 def main() -> None:
     runpy.run_path(str(ROOT / "__main__.py"))
 
@@ -164,13 +178,17 @@ def test_servers_of_production_stand_in_three_zones() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing() -> None:
+def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "error", told.append)
 
     def program() -> None:
-        with pytest.raises(pulumi.RunError) as raised:
+        with pytest.raises(SystemExit) as raised:
             main()
-        told.append(str(raised.value))
+        # As pulumi-language-python-exec ends where it has shown a message itself.
+        assert raised.value.code == 32
 
     apps = {"hello": {"source": "nowhere", "module": "hello.wsgi:app", "fleet": {"servers": 0}}}
     broken = {"wsgi-fleet:platform": "lxc", "wsgi-fleet:apps": json.dumps(apps), "wsgi-fleet:balancr": "{}"}
@@ -178,9 +196,11 @@ def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_n
     (error,) = told
     assert error.splitlines() == [
         "stacks/Pulumi.local.yaml has 4 problems; nothing was changed:",
-        "  platform: \"lxc\": should be 'lxd' or 'aws'",
-        "  apps.hello.fleet.servers: 0: should be greater than or equal to 1",
-        "  balancr: unknown key; did you mean balancer?",
-        "  apps.hello.source: 'nowhere': no such folder in the project",
+        '  wsgi-fleet:platform: "lxc": should be "lxd" or "aws"; correct it',
+        "  wsgi-fleet:apps.hello.fleet.servers: 0: should be a whole number from 1 to",
+        "    1000; correct it, or remove it for the default, 3",
+        "  wsgi-fleet:balancr: unknown key; did you mean balancer?",
+        '  wsgi-fleet:apps.hello.source: "nowhere": no such folder in the project;',
+        "    write its path from the project's folder",
     ]
     assert (made.resources, made.exports) == ([], {})

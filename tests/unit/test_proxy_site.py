@@ -60,7 +60,7 @@ def test_a_stack_that_sets_none_of_it_gets_the_site_without_it() -> None:
     text = site_text(Balancer(), [APP])
     assert text == site_text(settings_of({"proxy": {}}), [APP])
     # The whole site of such a stack, as it was before there were these settings: not even its comments know of them.
-    assert [word for word in ("proxy", "cache", "auth", "gzip", "rewrite", "map", "geo") if word in text] == []
+    assert [word for word in ("proxy", "_cache", "auth", "gzip", "rewrite", "geo") if word in text] == []
 
 
 def word(text: str) -> str:
@@ -159,7 +159,7 @@ def test_answers_are_kept_by_country_where_the_application_is_told_it(tmp_path: 
 
 @pytest.mark.parametrize(
     ("path", "is_exempt"),
-    [("/healthz", True), ("/public/a/b", True), ("/public/", True), ("/a.b", True), ("/.maintenance", True),
+    [("/healthz", True), ("/public/a/b", True), ("/public/", True), ("/a.b", True), ("/.error/503.html", True),
      ("/healthz/x", False), ("/healthz\n", False), ("/a.b\n", False), ("/axb", False), ("/public", False),
      ("/x/public/", False), ("/Healthz", False)],
 )  # fmt: skip
@@ -262,13 +262,10 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
     site = directives(site_text(settings_of(block), [APP, empty]), tmp_path)
     every = [each for each in find(server(site), "location") if args(each["block"], "add_header")]
     assert [each["args"][-1] for each in every] == [
-        "/.maintenance",
+        "/.error/",
         "/pages/",
-        "@not_served",
-        "@timed_out",
         "/",
         "/b",
-        "/b/",
     ]
     retries: list[str] = []
     for where in [server(site), *(each["block"] for each in every)]:
@@ -276,7 +273,7 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
         assert ["Strict-Transport-Security", "$hsts", "always"] in own
         assert ["X-A", "b", "always"] in own
         retries += [header[1] for header in own if header[0] == "Retry-After"]
-    assert retries == ["60", "$retry_after", "$retry_after", "5"]
+    assert retries == ["$error_retry_after"]
 
 
 NGINX_SNIPPET = "upstream x {\n server  10.0.0.2:8000 max_fails=0 max_conns=2048;\n}\nserver { listen 443 ssl; }"

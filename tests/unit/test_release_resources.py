@@ -211,9 +211,15 @@ def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
     fleet.fails["a-2", "stage"] = "does not import"
     news = inputs(2)
     file = tmp_path / ".state" / "prod" / f"failed-{news['release']}.tar.gz"
-    with pytest.raises(RolloutError, match=re.escape(f"What support would ask for is in {file}.")):
+    file.parent.mkdir(parents=True)
+    for number in range(4):
+        old = file.parent / f"failed-{number}.tar.gz"
+        old.touch()
+        os.utime(old, (number, number))
+    with pytest.raises(RolloutError, match=re.escape(f"What support would ask for is in .state/prod/{file.name}.")):
         ROLLOUT.create(news)
     assert bundles == [["bundle", "--stack", "prod", "--app", "a", "--output", str(file)]]
+    assert sorted(path.name for path in file.parent.glob("failed-*")) == ["failed-2.tar.gz", "failed-3.tar.gz"]
 
 
 @pytest.mark.usefixtures("fleet")

@@ -31,6 +31,23 @@ def test_a_release_is_staged_everywhere_before_it_is_switched_anywhere() -> None
     assert current(fleet.store) == id_
 
 
+def test_a_server_that_is_silent_at_work_is_named_with_its_phase_and_how_long_it_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("releases.fleet.STILL_S", 0.05)
+    lines: list[str] = []
+
+    class Slow(FakeFleet):
+        def exec(self, *arguments: Any, **options: Any) -> Result:
+            time.sleep(0.15)
+            return super().exec(*arguments, **options)
+
+    server = Server("a-1", "a-1")
+    fleet = Fleet("a", Slow(MemoryStore()), lines.append, first=server, start_timeout_s=1, drain_timeout_s=1)
+    fleet.run(server, "stage", ["prune"], timeout_s=340)
+    assert set(lines) == {"a-1: stage: at work for 0 s of at most 340 s"}
+
+
 def test_servers_are_switched_one_after_the_other_in_order() -> None:
     fleet, _ = a_fleet_on(1)
     roll_out(fleet, 2)

@@ -96,7 +96,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     # A site without TLS has them removed.
     for name in ("FOLDER", "RENEWAL"):
         monkeypatch.setattr(certificate, name, tmp_path / "certificate" / name)
-    monkeypatch.setattr(proxy_site, "PAGE", tmp_path / "maintenance" / "page.html")
+    monkeypatch.setattr(proxy_site, "PAGE", tmp_path / "errors" / "maintenance.html")
     (tmp_path / "maintenance.html").write_text("ours")
     nginx.SITE.write_text((ROOT / "templates/nginx/no-site.conf").read_text())
     return fake

@@ -45,7 +45,13 @@ def test_the_smallest_stack_has_three_servers() -> None:
     assert parse(config(), project=ROOT).apps["hello"].fleet.servers == 3
 
 
-def test_ten_mistakes_make_ten_lines() -> None:
+NO_NAME = (
+    'apps.hello.environment.1A: "1A": should be a name of letters, digits and _ that begins with no digit, such as '
+    "LOG_LEVEL; rename it"
+)
+
+
+def test_nine_mistakes_make_nine_lines() -> None:
     apps = {
         "hello": {
             "source": "nowhere",
@@ -56,17 +62,16 @@ def test_ten_mistakes_make_ten_lines() -> None:
             "fleet": {"servers": "3"},
         }
     }
-    assert problems(platform="gcp", apps=apps, lxd={"port": 80}) == [
-        "platform: \"gcp\": should be 'lxd' or 'aws'",
-        "apps.hello.module: missing; it is required",
-        "apps.hello.health_path: \"healthz\": should match pattern '^/[A-Za-z0-9_./~-]*$'",
-        "apps.hello.environment.1A: \"1A\": should match pattern '^[A-Za-z_][A-Za-z0-9_]*$'",
-        "apps.hello.gateway.processes: 0: should be 'auto' or be greater than or equal to 1",
+    assert [line.partition("; correct")[0] for line in problems(platform="gcp", apps=apps, lxd={"port": 80})] == [
+        'platform: "gcp": should be "lxd" or "aws"',
+        'apps.hello.health_path: "healthz": should be a path that begins with a slash, such as /healthz',
+        NO_NAME,
+        'apps.hello.gateway.processes: 0: should be "auto" or a whole number from 1 to 256',
         "apps.hello.gateway.thread: unknown key; did you mean threads?",
-        'apps.hello.fleet.servers: "3": should be a valid integer',
+        'apps.hello.fleet.servers: "3": should be a whole number from 1 to 1000; write 3, without quotes',
         "apps.hello.modul: unknown key; did you mean module?",
-        "lxd.port: 80: should be greater than or equal to 1024",
-        "apps.hello.source: 'nowhere': no such folder in the project",
+        "lxd.port: 80: should be a whole number from 1024 to 65535",
+        'apps.hello.source: "nowhere": no such folder in the project; write its path from the project\'s folder',
     ]
 
 
@@ -80,17 +85,29 @@ def test_ten_mistakes_make_ten_lines() -> None:
         ({"health_path": "/x; return 200"}, "health_path"),
         ({"health_path": "/\n"}, "health_path"),
         ({"requirements": "hello/../requirements.txt"}, "requirements"),
-        ({"requirements": "missing.txt"}, "requirements: 'missing.txt': no such file in examples/flask-hello"),
+        ({"requirements": "missing.txt"}, 'requirements: "missing.txt": no such file in examples/flask-hello'),
         ({"system_packages": ["libpq5; reboot"]}, "system_packages.0"),
         ({"system_packages": ["-o"]}, "system_packages.0"),
-        ({"environment": {"A B": "x"}}, "environment.A B"),
+        (
+            {"environment": {"A B": "x"}},
+            'environment["A B"]: "A B": should be',
+        ),
         ({"environment": {"A": "x\0y"}}, "environment.A"),
-        ({"environment": {"A": 5}}, "environment.A: 5: should be a valid string"),
-        ({"environment": {"A": "1"}, "generated_secrets": ["A"]}, "A is set in generated_secrets and by environment"),
-        ({"environment": {"WSGI_FLEET_RELEASE": "1"}}, "WSGI_FLEET_RELEASE is set in environment and by the product"),
-        ({"fleet": {"servers": 0}}, "fleet.servers: 0: should be greater than or equal to 1"),
-        ({"fleet": {"servers": True}}, "fleet.servers: true: should be a valid integer"),
-        ({"fleet": {"size": {"memory_mib": 1}}}, "fleet.size.memory_mib: 1: should be greater than or equal to 256"),
+        ({"environment": {"A": 5}}, "environment.A: 5: should be text"),
+        (
+            {"environment": {"A": "1"}, "generated_secrets": ["A"]},
+            "generated_secrets: A: is set by environment as well",
+        ),
+        (
+            {"environment": {"WSGI_FLEET_RELEASE": "1"}},
+            "environment: WSGI_FLEET_RELEASE: is set by the product itself as well",
+        ),
+        ({"fleet": {"servers": 0}}, "fleet.servers: 0: should be a whole number from 1 to 1000"),
+        ({"fleet": {"servers": True}}, "fleet.servers: true: should be a whole number from 1 to 1000"),
+        (
+            {"fleet": {"size": {"memory_mib": 1}}},
+            "fleet.size.memory_mib: 1: should be a whole number from 256 to 1048576",
+        ),
         ({"rollout": {"batch": 1}}, "rollout.batch: unknown key"),
     ],
 )
@@ -108,7 +125,7 @@ def test_a_name_that_is_no_host_name_is_refused() -> None:
 def test_a_secret_never_appears_in_an_error() -> None:
     told = problems(apps={"hello": app(secrets={"PASSWORD": ["hunter2"]})}, aws={"ssh_private_key": ["hunter2"]})
     assert "hunter2" not in "\n".join(told)
-    assert "apps.hello.secrets.PASSWORD: (secret): should be a valid string" in told
+    assert "apps.hello.secrets.PASSWORD: (secret): should be text; correct it" in told
 
 
 def test_a_secret_does_not_show_in_the_settings_either() -> None:
@@ -160,7 +177,9 @@ def test_every_setting_whose_type_is_secret_is_known_as_one() -> None:
 
 
 def test_platform_aws_without_its_block_is_refused() -> None:
-    assert problems(platform="aws") == ["aws: missing; platform aws needs it (see stacks/Pulumi.example.yaml)"]
+    assert problems(platform="aws") == [
+        "aws: missing; set it, for platform aws needs it (see stacks/Pulumi.example.yaml)"
+    ]
 
 
 def production() -> dict[str, Any]:
@@ -189,30 +208,54 @@ WAYS = (
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"vpc": {"nat_gateways": "single"}, **THERE}, f"aws: vpc: stands beside {', '.join(THERE)}; {WAYS}"),
-        ({"vpc": {"nat_gateways": "single"}, "vpc_id": "vpc-0123456a"}, f"aws: vpc: stands beside vpc_id; {WAYS}"),
-        ({"vpc": None}, f"aws: {', '.join(THERE)}: missing; {WAYS}"),
-        ({"vpc": None, **THERE, "app_subnet_ids": []}, f"aws: app_subnet_ids: missing; {WAYS}"),
+        ({"vpc": {"nat_gateways": "single"}, **THERE}, f"aws.vpc: stands beside {', '.join(THERE)}; {WAYS}"),
+        ({"vpc": {"nat_gateways": "single"}, "vpc_id": "vpc-0123456a"}, f"aws.vpc: stands beside vpc_id; {WAYS}"),
+        ({"vpc": None}, f"aws.{', '.join(THERE)}: missing; {WAYS}"),
+        ({"vpc": None, **THERE, "app_subnet_ids": []}, f"aws.app_subnet_ids: missing; {WAYS}"),
         (
             {"vpc": {"cidr": "10.20.1.0/16"}},
-            "aws.vpc.cidr: 10.20.1.0/16: has host bits set; the network is 10.20.0.0/16",
+            'aws.vpc.cidr: "10.20.1.0/16": is an address in a network',
         ),
-        ({"vpc": {"cidr": "10.256.0.0/16"}}, "aws.vpc.cidr: 10.256.0.0/16: is no IPv4 network"),
-        ({"vpc": {"cidr": "10.20.0.0"}}, 'aws.vpc.cidr: "10.20.0.0": should match pattern'),
-        ({"vpc": {"cidr": "10.20.0.0/16\n"}}, 'aws.vpc.cidr: "10.20.0.0/16\\n": should match pattern'),
-        ({"vpc": {"cidr": "10.0.0.0/8"}}, "aws.vpc.cidr: 10.0.0.0/8: should be a /16 to /22 within 10.0.0.0/8, 172.16"),
-        ({"vpc": {"cidr": "10.20.0.0/23"}}, "aws.vpc.cidr: 10.20.0.0/23: should be a /16 to /22 within"),
-        ({"vpc": {"cidr": "203.0.0.0/16"}}, "aws.vpc.cidr: 203.0.0.0/16: should be a /16 to /22 within"),
-        ({"vpc": {"cidr": "172.32.0.0/16"}}, "aws.vpc.cidr: 172.32.0.0/16: should be a /16 to /22 within"),
+        ({"vpc": {"cidr": "10.256.0.0/16"}}, 'aws.vpc.cidr: "10.256.0.0/16": is no IPv4 network'),
+        (
+            {"vpc": {"cidr": "10.20.0.0"}},
+            'aws.vpc.cidr: "10.20.0.0": should be an IPv4 network such as 198.51.100.0/24',
+        ),
+        (
+            {"vpc": {"cidr": "10.20.0.0/16\n"}},
+            'aws.vpc.cidr: "10.20.0.0/16\\n": should be an IPv4 network such as 198.51.100.0/24',
+        ),
+        (
+            {"vpc": {"cidr": "10.0.0.0/8"}},
+            'aws.vpc.cidr: "10.0.0.0/8": should be',
+        ),
+        (
+            {"vpc": {"cidr": "10.20.0.0/23"}},
+            'aws.vpc.cidr: "10.20.0.0/23": should be',
+        ),
+        (
+            {"vpc": {"cidr": "203.0.0.0/16"}},
+            'aws.vpc.cidr: "203.0.0.0/16": should be',
+        ),
+        (
+            {"vpc": {"cidr": "172.32.0.0/16"}},
+            'aws.vpc.cidr: "172.32.0.0/16": should be',
+        ),
         ({"vpc": {"zones": []}}, "aws.vpc.zones: []: should"),
-        ({"vpc": {"zones": ["eu-central-1a", "eu-central-1a"]}}, "aws.vpc.zones: eu-central-1a: stands there twice"),
+        ({"vpc": {"zones": ["eu-central-1a", "eu-central-1a"]}}, "aws.vpc.zones: eu-central-1a: is named twice"),
         (
             {"vpc": {"zones": ["eu-west-1a"]}},
-            "aws: vpc.zones: eu-west-1a: should be in aws.region, such as eu-central-1a",
+            "aws.vpc.zones: eu-west-1a: is not in aws.region",
         ),
-        ({"vpc": {"zones": ["eu-central-1"]}}, 'aws.vpc.zones.0: "eu-central-1": should match pattern'),
-        ({"vpc": {"zones": ["us-west-2-lax-1a"]}}, 'aws.vpc.zones.0: "us-west-2-lax-1a": should match pattern'),
-        ({"vpc": {"nat_gateways": "none"}}, "aws.vpc.nat_gateways: \"none\": should be 'single' or 'one_per_az'"),
+        (
+            {"vpc": {"zones": ["eu-central-1"]}},
+            'aws.vpc.zones.0: "eu-central-1": should be an availability zone such as eu-central-1a',
+        ),
+        (
+            {"vpc": {"zones": ["us-west-2-lax-1a"]}},
+            'aws.vpc.zones.0: "us-west-2-lax-1a": should be an availability zone such as eu-central-1a',
+        ),
+        ({"vpc": {"nat_gateways": "none"}}, 'aws.vpc.nat_gateways: "none": should be'),
         ({"vpc": {"nat_gateway": "single"}}, "aws.vpc.nat_gateway: unknown key; did you mean nat_gateways?"),
         ({"vpc": {"flow_log_days": 31}}, "aws.vpc.flow_log_days: 31: should be 1, 3, 5, 7, 14, 30"),
         ({"vpc": {"flow_log_days": False}}, "aws.vpc.flow_log_days: false: should be 1, 3, 5"),

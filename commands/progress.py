@@ -1,0 +1,207 @@
+"""`python -m commands.progress up|destroy -s STACK`: run a Pulumi command and print what it does, a line each.
+
+The engine's own display cuts what a release says to the width of the terminal; of 80 columns nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+# How often events are read, and after how long a silence of a pipe is explained.
+LOOK_S, STILL_S = 0.1, 15.0
+# How long the engine is waited for after Ctrl-C, twice.
+PATIENCE_S = 0.5
+INTERRUPTED = 128 + signal.SIGINT
+_DONE = {
+    "create": "created",
+    "update": "updated",
+    "delete": "deleted",
+    "create-replacement": "created anew",
+    "delete-replaced": "deleted the old",
+}
+_COLOUR = re.compile(r"<\{%[^%]*%\}>")
+# The name of an exception's class stands before its text; what people need is the text.
+_CLASS = re.compile(r"(?:[a-z_]\w*\.)+[A-Z]\w*: ")
+
+
+class Progress:
+    """What the events of an engine say to a person. waiting: what is at work -> since when. errors: each once."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, float] = {}
+        self.errors: list[str] = []
+
+    def hear(self, event: Mapping[str, Any], now_s: float) -> list[str]:
+        """Return the lines of one event, and keep its errors for the end."""
+        for kind, content in event.items():
+            if kind == "diagnosticEvent":
+                return self._message(content)
+            if kind in ("resourcePreEvent", "resOutputsEvent", "resOpFailedEvent"):
+                return self._step(kind, content["metadata"], now_s)
+            if kind == "summaryEvent" and content.get("result") != "failed":
+                changes: dict[str, int] = content.get("resourceChanges") or {}
+                counts = [f"{_DONE.get(op, op)} {number}" for op, number in changes.items() if op != "same"]
+                return [", ".join(counts) if counts else "nothing was to do"]
+        return []
+
+    def _message(self, content: Mapping[str, Any]) -> list[str]:
+        text, severity = _COLOUR.sub("", str(content["message"])).strip(), content["severity"]
+        if severity == "error":
+            text = _CLASS.sub("", text, count=1)
+            # The stack's own error says only that there is another.
+            if text not in (*self.errors, "update failed", "destroy failed"):
+                self.errors.append(text)
+            return []
+        if severity == "warning" and "pending operations from previous deployment" in text:
+            text = "the last run was interrupted; what it began is done anew"
+        warning = "warning: " if severity == "warning" else ""
+        return [] if severity == "debug" or not text else [warning + text]
+
+    def _step(self, kind: str, step: Mapping[str, Any], now_s: float) -> list[str]:
+        state: dict[str, Any] = step.get("new") or step.get("old") or {}
+        type_, name = step["type"].rpartition(":")[2], step["urn"].rpartition("::")[2]
+        if step["op"] not in _DONE or not state.get("custom") or step["type"].startswith("pulumi:"):
+            return []
+        label = f"{type_} {name}"
+        if kind == "resourcePreEvent":
+            self.waiting[label] = now_s
+            return []
+        took = now_s - self.waiting.pop(label, now_s)
+        how = "failed" if kind == "resOpFailedEvent" else _DONE[step["op"]]
+        return [f"{label}: {how}" + (f" in {took:.0f} s" if took >= 1 else "")]
+
+    def still(self, now_s: float) -> str:
+        """Return what is waited for, and for how long the first of it."""
+        if not self.waiting:
+            return "the engine compares the stack with its program"
+        return f"waiting {now_s - min(self.waiting.values()):.0f} s for {', '.join(self.waiting)}"
+
+
+def wrap(lines: Sequence[str], stream: TextIO) -> str:
+    """Return lines as a text that fits the width of a terminal; in a pipe as they are."""
+    width = max(shutil.get_terminal_size().columns, 20) if stream.isatty() else sys.maxsize
+    parts = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent=" " * 10) or [""]]
+    return "".join(f"{part}\n" for part in parts)
+
+
+class Screen:
+    """A terminal or a pipe that gets lines, each with the seconds since the start. On a terminal the last one moves."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._is_terminal = stream, stream.isatty()
+        self._begun = self._last = time.monotonic()
+
+    def now_s(self) -> float:
+        """Return the seconds since the start."""
+        return time.monotonic() - self._begun
+
+    def line(self, text: str) -> None:
+        """Print a text, wrapped to the terminal's width."""
+        self._last = time.monotonic()
+        first, *more = text.splitlines()
+        self._write(wrap([f"{self.now_s():4.0f} s  {first}", *(f"{'':8}{line}" for line in more)], self._stream))
+
+    def still(self, text: str) -> None:
+        """Show what is waited for: at the foot of a terminal always, in a pipe after STILL_S of silence."""
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            self._write(f"{self.now_s():4.0f} s  {text}"[:width])
+        elif time.monotonic() - self._last >= STILL_S:
+            self.line(text)
+
+    def clear(self) -> None:
+        """Remove what still() has shown."""
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(("\r\033[K" if self._is_terminal else "") + text)
+        self._stream.flush()
+
+
+def run(arguments: Sequence[str], screen: Screen) -> int:
+    """Run a pulumi command with progress, and return its exit code; INTERRUPTED after Ctrl-C."""
+    progress = Progress()
+    with tempfile.TemporaryDirectory() as folder:
+        log, errors = Path(folder) / "events", Path(folder) / "errors"
+        log.touch()
+        with log.open() as events, errors.open("w") as complaints:
+            process = subprocess.Popen(
+                ["pulumi", *arguments, "--yes", "--skip-preview", "--non-interactive", "--event-log", str(log)],
+                env=os.environ | {"PULUMI_DEBUG_COMMANDS": "true"}, stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=complaints, start_new_session=True,
+            )  # fmt: skip
+            try:
+                _follow(process, events, progress, screen)
+            except KeyboardInterrupt:
+                _stop(process)
+                at_work = f" while {progress.still(screen.now_s())}" if progress.waiting else ""
+                screen.line(f"stopped{at_work}. What servers have begun, they end; run the same command again to go on")
+                screen.line(_what_serves(arguments[-1]))
+                return INTERRUPTED
+        if process.returncode:
+            screen.line("failed:")
+            lines = [line for each in progress.errors for line in f"error: {each}".splitlines()]
+            sys.stderr.write(wrap(lines or errors.read_text().splitlines(), sys.stderr))
+    return process.returncode
+
+
+def _follow(process: subprocess.Popen[bytes], events: TextIO, progress: Progress, screen: Screen) -> None:
+    part = ""
+    while True:
+        is_over = process.poll() is not None
+        for text in events:
+            part += text
+            if part.endswith("\n"):
+                for line in progress.hear(json.loads(part), screen.now_s()):
+                    screen.line(line)
+                part = ""
+        if is_over:
+            screen.clear()
+            return
+        screen.still(progress.still(screen.now_s()))
+        time.sleep(LOOK_S)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the engine, whatever it waits for. What its plugins have begun they end by themselves."""
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
+        process.send_signal(number)
+        try:
+            process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            continue
+        return
+
+
+def _what_serves(stack: str) -> str:
+    """Return what clients get now, for a person who has stopped an `up`. It takes a second or two."""
+    from commands.target import Failed, find_all  # noqa: PLC0415  takes half a second to import
+    from releases import record  # noqa: PLC0415
+
+    try:
+        releases = {each.app: record.current(each.store) for each in find_all(stack, None)}
+    except (Failed, LookupError):
+        return "nothing serves yet"
+    return "; ".join(f"{app}: release {release or 'none'} serves" for app, release in releases.items())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `up` or `destroy`, whose last argument is the stack."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return run(arguments, Screen(sys.stdout))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,75 @@
+"""Shorten what servers say of a failure: the cause first, and equal causes once."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+# Frames of a traceback to show, from the innermost, and lines of a log that contains no traceback.
+FRAMES, LINES = 4, 8
+# Different failures to describe, of as many servers.
+CAUSES = 4
+_TRACEBACK = "Traceback (most recent call last)"
+# Python's imports and the product's own launchers.
+_FOREIGN = re.compile(r'\s*File "(?:<frozen |/usr/lib/python3|[^"]*/gateway/gateway_)')
+_MARKS = re.compile(r"[\s~^]+")
+# What systemd and uWSGI add to each start and end of a process.
+_NOISE = re.compile(
+    r"\s*(?:app[-@]\S+\.service: |(?:Failed to start|Starting|Started) |VACUUM: |unlink\(\): |running \"unix_signal"
+    r"|\*\*\* |spawned uWSGI |added \S+ to pythonpath|WSGI app \d|mapped \d+ bytes "
+    r"|--- Python VM |Python (?:version: |main interpreter )|python threads support |your (?:server|mercy) "
+    r"|setting request )"
+)
+_PREFIX = re.compile(r"/srv/app/(?:releases/\w+/code/(?:\./)?|venvs/\w+/lib/python[\d.]+/site-packages/)")
+
+
+def shorten(why: str) -> str:
+    """Return a failure with the indented lines that it quotes reduced to those of the application."""
+    head = [line for line in why.splitlines() if not line.startswith(" ")]
+    quoted = [_PREFIX.sub("", line) for line in why.splitlines() if line.startswith(" ") and not _NOISE.match(line)]
+    if not quoted and "\n " in why:
+        quoted = ["    (nothing of the application)"]
+    begun = [number for number, line in enumerate(quoted) if line.lstrip().startswith(_TRACEBACK)]
+    return "\n".join([*head, *(_traceback(quoted[begun[-1] :]) if begun else quoted[-LINES:])])
+
+
+def _traceback(lines: Sequence[str]) -> list[str]:
+    """Return a traceback with the application's innermost frames and the exception, without what follows it."""
+    margin = len(lines[0]) - len(lines[0].lstrip())
+    frames: list[list[str]] = []
+    error: list[str] = []
+    for line in lines[1:]:
+        is_outer = len(line) - len(line.lstrip()) <= margin
+        if error and is_outer:
+            break
+        if error or is_outer:
+            error.append(line)
+        elif line.lstrip().startswith('File "') or not frames:
+            frames.append([line])
+        elif not _MARKS.fullmatch(line):
+            frames[-1].append(line)
+    own = [line for frame in [each for each in frames if not _FOREIGN.match(each[0])][-FRAMES:] for line in frame]
+    return [lines[0], *own, *error[:LINES]]
+
+
+def group(failures: Iterable[tuple[str, str, str]], servers: int) -> str:
+    """Return failures as a text. failures: server, phase, cause. servers: how many there are.
+
+    Those that begin and end alike, but for numbers, are described once.
+    """
+    same: defaultdict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
+    for server, phase, why in failures:
+        short = shorten(why)
+        first, last = short.partition("\n")[0], short.rpartition("\n")[2]
+        ends = (re.sub(r"0x[0-9a-f]+|\d+", "#", line.replace(server, "#")) for line in (first, last))
+        same[phase, *ends].append((server, short))
+    texts: list[str] = []
+    for (phase, *_), each in sorted(same.items(), key=lambda item: min(item[1])):
+        names, whys = zip(*sorted(each), strict=True)
+        where = f"on all {servers} servers" if len(names) == servers > 1 else ", ".join(names)
+        first, *quoted = whys[0].splitlines() or [""]
+        # The first failure is shown whole, of the others what they end with.
+        texts.append("\n".join([f"{where}, {phase}: {first}", *(quoted[-1:] if texts else quoted)]))
+    more = [f"and {len(texts) - CAUSES} failures more"] if len(texts) > CAUSES else []
+    return "\n".join([*texts[:CAUSES], *more])

@@ -1,0 +1,75 @@
+"""What a person reads of servers that failed: short, the cause first, and the same once."""
+
+from __future__ import annotations
+
+import pytest
+
+from releases.cause import group, shorten
+
+IMPORT = """\
+hello.wsgi:app did not start; its last lines:
+    Traceback (most recent call last):
+      File "../gateway/gateway_uwsgi_app.py", line 33, in <module>
+        application = guard(operator.attrgetter(name)(importlib.import_module(module)))
+                                                      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      File "/usr/lib/python3.11/importlib/__init__.py", line 126, in import_module
+        return _bootstrap._gcd_import(name[level:], package, level)
+      File "<frozen importlib._bootstrap>", line 1206, in _gcd_import
+      File "/srv/app/releases/3d32712cc336/code/./hello/wsgi.py", line 7, in <module>
+        import nothing_there
+    ModuleNotFoundError: No module named 'nothing_there'
+    unable to load app 0 (mountpoint='') (callable not found or import error)
+    app-proof.service: Failed with result 'exit-code'.
+"""
+SHORT = """\
+hello.wsgi:app did not start; its last lines:
+    Traceback (most recent call last):
+      File "hello/wsgi.py", line 7, in <module>
+        import nothing_there
+    ModuleNotFoundError: No module named 'nothing_there'"""
+
+
+def test_a_traceback_keeps_the_applications_frames_and_ends_with_the_exception() -> None:
+    assert shorten(IMPORT) == SHORT
+
+
+def test_an_exception_of_several_lines_stays_whole_and_a_deep_stack_keeps_its_innermost_frames() -> None:
+    frames = [f'      File "/srv/app/x{number}.py", line 1, in f' for number in range(9)]
+    error = [
+        "    ValidationError: 1 error for Settings",
+        "      url",
+        "        Field required",
+        "    *** GAME OVER ***",
+    ]
+    short = shorten("\n".join(["it failed:", "    Traceback (most recent call last):", *frames, *error]))
+    assert short.splitlines() == ["it failed:", "    Traceback (most recent call last):", *frames[-4:], *error[:3]]
+
+
+def test_a_log_without_a_traceback_keeps_its_last_lines_without_those_of_systemd() -> None:
+    lines = [f"    line {number}" for number in range(20)]
+    noise = ["    app@blue.service: Failed with result 'exit-code'.", "    VACUUM: unix socket /run/x removed."]
+    assert shorten("\n".join(["it failed:", *lines, *noise])).splitlines() == ["it failed:", *lines[-8:]]
+    assert shorten("\n".join(["it failed:", *noise])) == "it failed:\n    (nothing of the application)"
+    assert shorten("it failed") == "it failed"
+
+
+@pytest.mark.parametrize(("servers", "where"), [(3, "on all 3 servers"), (4, "a-1, a-2, a-3")], ids=["all", "some"])
+def test_servers_that_fail_alike_are_described_once_whatever_the_numbers_in_it(servers: int, where: str) -> None:
+    failures = [(f"a-{number}", "stage", f"a-{number} said 0x7f{number}: pid {number}") for number in (3, 1, 2)]
+    assert group(failures, servers) == f"{where}, stage: a-1 said 0x7f1: pid 1"
+
+
+def test_servers_whose_logs_differ_before_the_same_exception_are_described_once() -> None:
+    failures = [
+        ("a-1", "stage", IMPORT),
+        ("a-2", "stage", IMPORT.replace("    Traceback", "    mapped 7 bytes\n    Traceback")),
+    ]
+    assert group(failures, 2) == f"on all 2 servers, stage: {SHORT}"
+
+
+def test_sixteen_servers_that_fail_each_in_its_way_stay_within_a_screen() -> None:
+    failures = [(f"a-{letter}", "stage", f"{letter * 3}\n    {letter}\n" + IMPORT) for letter in "bcdefghijklmnopq"]
+    text = group(failures, 16)
+    assert len(text.splitlines()) <= 20
+    assert text.splitlines()[0] == "a-b, stage: bbb"
+    assert text.splitlines()[-1] == "and 12 failures more"

@@ -1,0 +1,196 @@
+"""Every setting of the example with wrong values of every type, and wrong keys at every level."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from settings.constraint import WORDS
+from settings.schema import stack_file_schema
+from settings.stack_file import WIDTH, SettingsError, parse, read
+from settings.yaml_file import PLAIN
+from tests.unit.stack_blocks import ROOT, config_of
+
+EXAMPLE: dict[str, Any] = {
+    key.removeprefix("wsgi-fleet:"): value
+    for key, value in yaml.safe_load((ROOT / "stacks" / "Pulumi.example.yaml").read_text())["config"].items()
+}
+Path = tuple[str | int, ...]
+HIDDEN = "hunter2"
+NOT_CLOSED = "expected ',' or"
+WRONG: list[Any] = [
+    None, True, 0, -1, 7, 2**40, 1.5, 3.0, "", "yes", "5", "no good; value", "256.1.1.1/33",
+    "x" * 70_000, HIDDEN, [], [[]], [HIDDEN],
+    {}, {"no such key": 1},
+]  # fmt: skip
+# Words of pydantic, of JSON schemas and of Python, which nobody who writes a stack file need know.
+JARGON = re.compile(
+    r"pattern|[Ii]nput|valid (string|integer|boolean|list|dict)|value_error|Value error|dictionary|instance of|"
+    r"greater than|less than|\^|\\d|\bNone\b|\bTrue\b|\bFalse\b|'[^']*'|Traceback|constrained|literal|permitted"
+)
+KEY = r'[\w-]+|\[".*?"\]'
+LINE = re.compile(rf"({KEY})((\.|(?=\[))({KEY}|\*))*(, [\w-]+)*: .+?[;?]")
+SECRET_PATHS = ("secrets", "users", "private_key", "ssh_private_key")
+
+
+def places(node: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the path of each value of a document, and of the document itself."""
+    yield path
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()  # pyright: ignore
+    for key, value in items:  # pyright: ignore
+        yield from places(value, (*path, key))  # pyright: ignore
+
+
+def changed(path: Path, value: Any) -> dict[str, Any]:
+    """Return the example with another value at a path."""
+    document = copy.deepcopy(EXAMPLE)
+    parent: Any = document
+    for step in path[:-1]:
+        parent = parent[step]
+    parent[path[-1]] = value
+    return document
+
+
+def problems(document: dict[str, Any]) -> tuple[list[str], str]:
+    """Return what is wrong with a document: problem by problem, and as it is shown."""
+    try:
+        parse(config_of(document), project=ROOT, where="stacks/Pulumi.x.yaml")
+    except SettingsError as error:
+        return error.problems, str(error)
+    return [], ""
+
+
+USUAL = set(problems(EXAMPLE)[0])
+
+
+def assert_reads_well(document: dict[str, Any]) -> list[str]:
+    found, shown = problems(document)
+    for line in found:
+        assert not JARGON.search(line), line
+        assert LINE.match(line), line
+        assert line.isprintable(), line
+        assert HIDDEN not in line or not set(re.findall(r"\w+", line.partition(": ")[0])) & set(SECRET_PATHS), line
+        # Nothing but a word that cannot be broken is wider.
+    assert [line for line in shown.splitlines() if len(line) > WIDTH and " " in line.strip()[: WIDTH - 4]] == []
+    assert shown.count("\n  wsgi-fleet:") == len(found)
+    return [line for line in found if line not in USUAL]
+
+
+def at(path: Path) -> Any:
+    value: Any = EXAMPLE
+    for step in path:
+        value = value[step]
+    return value
+
+
+@pytest.mark.parametrize("block", EXAMPLE)
+def test_a_wrong_value_is_reported_with_path_value_and_remedy_in_plain_words(block: str) -> None:
+    for path in places(EXAMPLE[block], (block,)):
+        new = [(value, line) for value in WRONG for line in assert_reads_well(changed(path, value))]
+        # Whatever is there, is one.
+        assert new or "values" in path, path
+        for value, line in new:
+            # PEM is not repeated: it has many lines.
+            if line.startswith(f"{'.'.join(map(str, path))}: ") and "certificate" not in line:
+                given = line.partition(": ")[2].partition(": ")[0].partition("...")[0].replace("\\", "").strip('"')
+                assert given.startswith(("(secret)", "missing; ")) or given in json.dumps(value), line
+
+
+@pytest.mark.parametrize("block", ["", *EXAMPLE])
+def test_a_wrong_key_is_reported_in_plain_words(block: str) -> None:
+    for path in places(EXAMPLE[block], (block,)) if block else [()]:
+        for key in ("no such key", "kindd", "", "é", 'a"b', "x" * 300) if isinstance(at(path), dict) else ():
+            assert_reads_well(changed((*path, key), 1))
+
+
+def test_a_key_that_belongs_elsewhere_is_reported_with_where() -> None:
+    (line,) = assert_reads_well(changed(("apps", "hello", "servers"), 3))
+    assert line == "apps.hello.servers: unknown key; did you mean fleet.servers?"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "remedy"),
+    [
+        (("apps", "hello", "environment", "DEBUG"), True, 'quote it: "true"'),
+        (("apps", "hello", "environment", "PORT"), 8000, 'quote it: "8000"'),
+        (("apps", "hello", "module"), "app:create_app()", "with a factory, write `app = create_app()` into a module"),
+        (("apps", "hello", "fleet", "servers"), "3", "write 3, without quotes"),
+        (("apps", "hello", "fleet", "servers"), 3.0, "write 3"),
+        (("apps", "hello", "strip_path"), "no", "write false, without quotes"),
+        (("apps", "hello", "hosts"), "shop.example.org", "write it as a list, in brackets"),
+        (("balancer", "hostnames"), ["https://shop.example.org/"], "remove scheme, port and path"),
+    ],
+)
+def test_a_usual_mistake_has_a_remedy_of_its_own(path: Path, value: Any, remedy: str) -> None:
+    (line,) = [line for line in assert_reads_well(changed(path, value)) if line.startswith(".".join(map(str, path)))]
+    assert f"; {remedy}" in line
+
+
+def test_a_misspelt_key_that_is_required_is_one_mistake() -> None:
+    document = changed(("apps", "hello", "modul"), "x")
+    del document["apps"]["hello"]["module"]
+    assert assert_reads_well(document) == ["apps.hello.modul: unknown key; did you mean module?"]
+
+
+def test_a_secret_is_masked_whatever_its_type() -> None:
+    for path in ((), ("PASSWORD",)):
+        for value in (4711, [4711], "4711" * 10_000):
+            found, _ = problems(changed(("apps", "hello", "secrets", *path), value if path else [value]))
+            assert not any("4711" in line for line in found)
+
+
+def test_every_mistake_fits_into_eighty_columns_and_three_into_a_screen() -> None:
+    document = changed(("apps", "hello", "modul"), "x") | {"platform": "lxc", "lxd": {"port": 80}}
+    found, shown = problems(document)
+    lines = shown.splitlines()
+    assert lines[0] == f"stacks/Pulumi.x.yaml has {len(found)} problems; nothing was changed:"
+    assert len(found) >= 3
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= WIDTH
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("config:\n  a:\n\tb: 1\n",
+         [f'line 3, column 1: "\\tb: 1": {PLAIN["cannot start any token"]}']),
+        ("config:\n  a: b: c\n",
+         [f'line 2, column 7: "  a: b: c": {PLAIN["mapping values are not allowed"]}']),
+        ("config:\n  a: 1\n b: 2\n",
+         [f'line 3, column 2: " b: 2": {PLAIN["expected <block end>"]}']),
+        ("config:\n  a: [1, 2\n",
+         [f'line 2, column 11: "  a: [1, 2": {PLAIN[NOT_CLOSED]}']),
+        ("config:\n  a: 1\n  b: 2\n  a: 3\n  b: 4\n",
+         ['line 4, column 3: "  a: 3": has the key a a second time, after line 2; keep one of both',
+          'line 5, column 3: "  b: 4": has the key b a second time, after line 3; keep one of both']),
+        ("config:\n  a: @x\n",
+         [f'line 2, column 6: "  a: @x": {PLAIN["cannot start any token"]}']),
+        ('config:\n  a: "x\n',
+         ['line 2, column 8: "  a: \\"x": has a quote that is not closed; close it']),
+        ("config:\n  a\0: 1\n",
+         ['line 2, column 4: "  a\\u0000: 1": has a control character; remove it']),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_yaml_is_reported_with_line_column_and_text(
+    tmp_path: pathlib.Path, text: str, problems: list[str]
+) -> None:
+    file = tmp_path / "Pulumi.x.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as error:
+        read(file, project=ROOT)
+    assert error.value.problems == problems
+    assert not JARGON.search("\n".join(problems))
+
+
+def test_every_pattern_has_words() -> None:
+    text = json.dumps(stack_file_schema())
+    patterns = {json.loads(f'"{each}"') for each in re.findall(r'"pattern": "((?:[^"\\]|\\.)*)"', text)}
+    assert patterns
+    assert patterns <= WORDS.keys()
