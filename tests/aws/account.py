@@ -12,20 +12,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from tests.aws import compute, groups, identity, lookups, monitoring, network, routing, storage
+from tests.aws import ec2, network, services
 from tests.aws.kind import REFERENCES, Clients, Kind, Unknown, Unsupported, is_gone, parameters
 
 __all__ = ["Account", "Unknown", "Unsupported"]
 
-KINDS: Mapping[str, Kind] = {
-    **compute.KINDS,
-    **groups.KINDS,
-    **identity.KINDS,
-    **network.KINDS,
-    **routing.KINDS,
-    **storage.KINDS,
-    **monitoring.KINDS,
-}
+KINDS: Mapping[str, Kind] = {**ec2.KINDS, **network.KINDS, **services.KINDS}
 # Not asked of AWS as other properties are: tags in calls of their own, region by the endpoint.
 COMMON = ("tags", "tagsAll", "region")
 
@@ -104,22 +96,18 @@ class Account:
     @_alone
     def invoke(self, token: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """Return the result of a look-up such as `aws:ec2/getAmi:getAmi`."""
-        if token not in lookups.LOOKUPS:
+        if token not in LOOKUPS:
             raise Unknown(f"look-up {token}({dict(args)})")
-        return lookups.LOOKUPS[token](self.aws, args)
+        return LOOKUPS[token](self.aws, args)
 
     def replaces(self, type_: str, key: str) -> bool:
         """Return whether a change of an input (`key`, or `block.key`) makes a new resource."""
         return False if key in COMMON else _kind(type_).replaces(key)
 
-    def named_by(self, type_: str) -> str:
-        """Return the property for which Pulumi makes up a name; "" when there is none."""
-        return _kind(type_).named_by
-
     def _given(self, type_: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs that are set. Raises Unknown unless all of them are known."""
         kind = _kind(type_)
-        common = COMMON if kind.taggable else ("region",)
+        common = COMMON if kind.retag else ("region",)
         given = {key: value for key, value in inputs.items() if value is not None}
         if strange := [key for key in given if key not in kind.properties and key not in common]:
             raise Unknown(f"{type_}: {', '.join(sorted(strange))}")
@@ -140,13 +128,31 @@ class Account:
     ) -> dict[str, Any]:
         """Set the tags, and return the whole state."""
         state = {**given, **kind.look(self.aws, id_, given)}
-        if kind.taggable:
+        if kind.retag:
             own: dict[str, str] = inputs.get("tags") or {}
             tags = {**self.default_tags, **own}
             if tags != before:
                 kind.retag(self.aws, id_, state, [key for key in before if key not in tags], tags)
             state |= {"tags": own, "tagsAll": tags}
         return state
+
+
+def _ami(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
+    filters = [{"Name": each["name"], "Values": each["values"]} for each in args["filters"]]
+    found = aws.ec2.describe_images(Owners=args["owners"], Filters=filters)["Images"]
+    newest = max(found, key=lambda each: each["CreationDate"])
+    return {"id": newest["ImageId"], "name": newest["Name"], "creationDate": newest["CreationDate"]}
+
+
+def _instance(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": args["instanceId"], "publicIp": ec2.instance(aws, args["instanceId"]).get("PublicIpAddress", "")}
+
+
+# What programs look up.
+LOOKUPS: Mapping[str, Callable[[Clients, Mapping[str, Any]], dict[str, Any]]] = {
+    "aws:ec2/getAmi:getAmi": _ami,
+    "aws:ec2/getInstance:getInstance": _instance,
+}
 
 
 def _kind(type_: str) -> Kind:

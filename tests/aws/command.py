@@ -1,7 +1,7 @@
 """Stands in for the provider `command`: command:remote:Command alone, as version 1.2.1 does it.
 
 Read in pulumi/pulumi-command at v1.2.1: only `triggers` replaces; any other change runs `update`, or `create` where
-there is none; `delete` runs where it is given. Without a host key none is checked.
+there is none. Without a host key none is checked.
 """
 
 from __future__ import annotations
@@ -19,17 +19,7 @@ from tests.aws.plugin import Failed, Values
 
 VERSION = "1.2.1"
 TYPE = "command:remote:Command"
-KNOWN = {
-    "connection",
-    "create",
-    "update",
-    "delete",
-    "stdin",
-    "triggers",
-    "environment",
-    "logging",
-    "addPreviousOutputInEnv",
-}
+KNOWN = {"connection", "create", "update", "stdin", "triggers", "logging", "addPreviousOutputInEnv"}
 DIALS, DIAL_S, PAUSE_S = 10, 15, 1.0
 # Lines of a failed command that its error repeats.
 TAIL = 15
@@ -45,17 +35,15 @@ class RemoteCommands:
         """Run `create`."""
         if type_ != TYPE or inputs.keys() - KNOWN:
             raise Failed(f"the stand-in knows no {type_} with {', '.join(sorted(inputs.keys() - KNOWN))}")
-        return secrets.token_hex(8), self._ran(inputs, inputs.get("create"))
+        return secrets.token_hex(8), self._ran(inputs, inputs["create"])
 
     def update(self, type_: str, id_: str, old: Values, new: Values) -> Values:
         """Run `update`, or `create` where there is none."""
         del type_, id_, old
-        return self._ran(new, new.get("update", new.get("create")))
+        return self._ran(new, new.get("update", new["create"]))
 
     def delete(self, type_: str, id_: str, state: Values) -> None:
-        """Run `delete`, where there is one."""
-        del type_, id_
-        self._ran(state, state.get("delete"))
+        """Forget it: `delete` is not known here."""
 
     def read(self, type_: str, id_: str, state: Values) -> Values | None:
         """Return the state unchanged: a command that ran stays as it is."""
@@ -71,36 +59,28 @@ class RemoteCommands:
         return type_ == TYPE and re.split(r"[.\[]", key, maxsplit=1)[0] == "triggers"
 
     @staticmethod
-    def _ran(inputs: Values, command: str | None) -> Values:
+    def _ran(inputs: Values, command: str) -> Values:
         """Return the inputs and what the command printed. Raises Failed with its last lines."""
-        if command is None:
-            return {**inputs, "stdout": "", "stderr": ""}
         connection: Values = inputs["connection"]
         try:
-            result = asyncio.run(_run(connection, command, inputs.get("stdin", ""), inputs.get("environment", {})))
+            result = asyncio.run(_run(connection, command, inputs.get("stdin", "")))
         except (OSError, TimeoutError, asyncssh.Error) as error:
             raise Failed(f"{connection['host']}: {type(error).__name__} {error}") from error
         if result.exit_status:
             said = [*str(result.stdout).splitlines(), *str(result.stderr).splitlines()][-TAIL:]
             raise Failed(f"exit status {result.exit_status} of {command[:200]!r}:\n" + "\n".join(said))
-        texts = {name: str(text).removesuffix("\n") for name, text in _streams(result).items()}
-        return {**inputs, **texts}
+        texts = {"stdout": result.stdout, "stderr": result.stderr}
+        return {**inputs, **{name: str(text or "").removesuffix("\n") for name, text in texts.items()}}
 
 
-def _streams(result: asyncssh.SSHCompletedProcess) -> dict[str, Any]:
-    return {"stdout": result.stdout or "", "stderr": result.stderr or ""}
-
-
-async def _run(
-    connection: Values, command: str, stdin: str, environment: Mapping[str, str]
-) -> asyncssh.SSHCompletedProcess:
+async def _run(connection: Values, command: str, stdin: str) -> asyncssh.SSHCompletedProcess:
     async with contextlib.AsyncExitStack() as stack:
         jump = None
         if proxy := connection.get("proxy"):
             jump = await stack.enter_async_context(await _dial(proxy, None))
         machine = await stack.enter_async_context(await _dial(connection, jump))
         given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
-        return await machine.run(command, env=environment, **given)
+        return await machine.run(command, **given)
 
 
 async def _dial(to: Values, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import boto3
 from botocore.config import Config
@@ -47,6 +46,13 @@ class Clients:
 
 # (clients, id, value, all inputs)
 Change = Callable[[Clients, str, Any, Mapping[str, Any]], object]
+# (clients, parameters, all inputs) -> id
+Create = Callable[[Clients, dict[str, Any], Mapping[str, Any]], str]
+# (clients, id, state) -> what AWS adds to the inputs. Raises AWS's error, or LookupError, when it is gone.
+Look = Callable[[Clients, str, Mapping[str, Any]], Mapping[str, Any]]
+Delete = Callable[[Clients, str, Mapping[str, Any]], object]
+# (clients, id, state, keys that go, tags)
+Retag = Callable[[Clients, str, Mapping[str, Any], Iterable[str], Mapping[str, str]], object]
 
 
 @dataclass(frozen=True)
@@ -55,19 +61,30 @@ class Property:
 
     change(clients, id, value, all inputs): the call that sets it afterwards; without parameter it follows the creation
     as well. Without it a change replaces the resource. refers: what the value must name (see REFERENCES).
+    local: it tells Pulumi how to act, and AWS nothing. removable: `change` takes None.
     """
 
     parameter: str = ""
     convert: Callable[[Any], Any] = lambda value: value
     change: Change | None = None
     refers: str = ""
-    # It tells Pulumi how to act, and AWS nothing.
     local: bool = False
-    # AWS chooses it where it is not given; a program that stops giving it keeps what there is.
-    computed: bool = False
+    removable: bool = False
 
 
 LOCAL = Property(local=True)
+
+
+def same(*names: str, **more: Any) -> dict[str, Property]:
+    """Return properties whose parameter is their name with a capital letter."""
+    return {name: Property(name[0].upper() + name[1:], **more) for name in names}
+
+
+def in_place(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
+    """Raise Unsupported: AWS changes it in place, and no test has needed that yet."""
+    del aws, inputs
+    raise Unsupported(f"{id_}: describe the call of AWS that changes it to {value!r}")
+
 
 # What moto does not look at when it takes an id: AWS does.
 REFERENCES: Mapping[str, Callable[[Clients, str], object]] = {
@@ -79,7 +96,7 @@ REFERENCES: Mapping[str, Callable[[Clients, str], object]] = {
     "table": lambda aws, id_: aws.ec2.describe_route_tables(RouteTableIds=[id_]),
     "address": lambda aws, id_: aws.ec2.describe_addresses(AllocationIds=[id_]),
     "instance": lambda aws, id_: aws.ec2.describe_instances(InstanceIds=[id_]),
-    "nat": lambda aws, id_: _some(aws.ec2.describe_nat_gateways(NatGatewayIds=[id_])["NatGateways"], id_),
+    "nat": lambda aws, id_: first(aws.ec2.describe_nat_gateways(NatGatewayIds=[id_])["NatGateways"], id_),
     "profile": lambda aws, name: aws.iam.get_instance_profile(InstanceProfileName=name),
     "role": lambda aws, name: aws.iam.get_role(RoleName=name),
     "role arn": lambda aws, arn: aws.iam.get_role(RoleName=arn.rpartition("/")[2]),
@@ -89,78 +106,54 @@ REFERENCES: Mapping[str, Callable[[Clients, str], object]] = {
 }
 
 
-def _some(found: list[Any], id_: str) -> None:
-    if not found:
-        raise LookupError(f"{id_} does not exist")
+def retag_ec2(aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
+    """Remove the tags with the old keys, and set the new ones, in EC2's way."""
+    del state
+    if old:
+        aws.ec2.delete_tags(Resources=[id_], Tags=[{"Key": key} for key in old])
+    if new:
+        aws.ec2.create_tags(Resources=[id_], Tags=pairs(new))
 
 
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """One resource type. properties: the inputs it knows; any other is Unknown.
 
+    identity: where it is given, one call both makes and changes the type, and a change of these makes another one.
     named_by: the property that contains its physical name, which Pulumi makes up when it is not given.
+    retag: None for what takes no tags.
     """
 
-    properties: ClassVar[Mapping[str, Property]]
-    named_by: ClassVar[str] = ""
-    taggable: ClassVar[bool] = True
-    # Inner properties whose change replaces, as `block.key`.
-    replacing: ClassVar[frozenset[str]] = frozenset()
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        """Create it with the parameters asked; return its id."""
-        raise NotImplementedError
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what AWS adds to the inputs. Raises AWS's error, or LookupError, when it is gone."""
-        raise NotImplementedError
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        raise NotImplementedError
-
-    def retag(
-        self, aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]
-    ) -> None:
-        """Remove the tags with the old keys, and set the new ones. This is EC2's way."""
-        del state
-        if old:
-            aws.ec2.delete_tags(Resources=[id_], Tags=[{"Key": key} for key in old])
-        if new:
-            aws.ec2.create_tags(Resources=[id_], Tags=pairs(new))
+    properties: Mapping[str, Property]
+    create: Create
+    look: Look
+    delete: Delete
+    retag: Retag | None = retag_ec2
+    named_by: str = ""
+    identity: frozenset[str] = frozenset()
 
     def change(self, aws: Clients, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         """Apply the properties that differ to AWS. Raises Unsupported."""
-        for key, property_ in self.properties.items():
-            kept = property_.computed and new.get(key) is None
-            if old.get(key) == new.get(key) or property_.local or kept:
+        differ = [key for key in self.properties if old.get(key) != new.get(key)]
+        if self.identity:
+            if moved := self.identity.intersection(differ):
+                raise Unsupported(f"{', '.join(moved)} of {id_}")
+            self.create(aws, parameters(self, new), new)
+            return
+        for key in differ:
+            property_, value = self.properties[key], new.get(key)
+            if property_.local:
                 continue
-            if property_.change is None or new.get(key) is None:
-                raise Unsupported(f"{key} of {id_}: {old.get(key)!r} -> {new.get(key)!r}")
-            property_.change(aws, id_, new[key], new)
+            if property_.change is None or (value is None and not property_.removable):
+                raise Unsupported(f"{key} of {id_}: {old.get(key)!r} -> {value!r}")
+            property_.change(aws, id_, value, new)
 
     def replaces(self, key: str) -> bool:
         """Return whether a change of the property (or `block.key`) makes a new resource."""
+        if self.identity:
+            return key in self.identity
         property_ = self.properties[re.split(r"[.\[]", key)[0]]
-        return key in self.replacing or (property_.change is None and not property_.local)
-
-
-class Put(Kind):
-    """A type that one call both makes and changes. identity: properties whose change makes another one."""
-
-    identity: ClassVar[frozenset[str]]
-
-    def put(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        raise NotImplementedError
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        return self.put(aws, asked, inputs)
-
-    def change(self, aws: Clients, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        if moved := [key for key in self.identity if old.get(key) != new.get(key)]:
-            raise Unsupported(f"{', '.join(moved)} of {id_}")
-        self.put(aws, parameters(self, new), new)
-
-    def replaces(self, key: str) -> bool:
-        return key in self.identity
+        return property_.change is None and not property_.local
 
 
 def parameters(kind: Kind, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,13 +183,11 @@ def pairs(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
-@functools.cache
-def account_id(aws: Clients) -> str:
-    return str(aws.sts.get_caller_identity()["Account"])
-
-
-def ec2_arn(aws: Clients, what: str, id_: str) -> str:
-    return f"arn:aws:ec2:{aws.region}:{account_id(aws)}:{what}/{id_}"
+def first(found: Iterable[Any], id_: str) -> Any:
+    """Return the first of what AWS lists. Raises LookupError when there is none."""
+    for each in found:
+        return each
+    raise LookupError(f"{id_} does not exist")
 
 
 def is_gone(error: Exception) -> bool:

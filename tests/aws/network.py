@@ -1,246 +1,158 @@
-"""A VPC and what is in it, but for routes and security groups."""
+"""A VPC and what is in it, but for security groups."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from tests.aws.kind import Change, Clients, Kind, Property, Unsupported, account_id, ec2_arn
-
-
-def _vpc_attribute(parameter: str) -> Change:
-    return lambda aws, id_, value, _: aws.ec2.modify_vpc_attribute(VpcId=id_, **{parameter: {"Value": value}})
+from tests.aws.ec2 import VPC_ID, attribute, called, described
+from tests.aws.kind import Clients, Delete, Kind, Look, Property, first, in_place, same
 
 
-def _subnet_attribute(parameter: str) -> Change:
-    return lambda aws, id_, value, _: aws.ec2.modify_subnet_attribute(SubnetId=id_, **{parameter: {"Value": value}})
+def _kind(noun: str, properties: Mapping[str, Property], *, delete: Delete | None = None, owner: bool = False) -> Kind:
+    """Return a type whose calls EC2 names alike: create_vpc, describe_vpcs, delete_vpc. owner: the program reads it."""
+    title = "".join(part.capitalize() for part in noun.split("_"))
 
-
-class Vpc(Kind):
-    properties: ClassVar[Mapping[str, Property]] = {
-        "cidrBlock": Property("CidrBlock"),
-        "instanceTenancy": Property("InstanceTenancy"),
-        "assignGeneratedIpv6CidrBlock": Property("AmazonProvidedIpv6CidrBlock"),
-        "enableDnsSupport": Property(change=_vpc_attribute("EnableDnsSupport")),
-        "enableDnsHostnames": Property(change=_vpc_attribute("EnableDnsHostnames")),
-        "enableNetworkAddressUsageMetrics": Property(change=_vpc_attribute("EnableNetworkAddressUsageMetrics")),
-    }
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
         del inputs
-        return str(aws.ec2.create_vpc(**asked)["Vpc"]["VpcId"])
+        return getattr(aws.ec2, f"create_{noun}")(**asked)[title][f"{title}Id"]
 
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
         del state
-        aws.ec2.describe_vpcs(VpcIds=[id_])
-        mine = {"Name": "vpc-id", "Values": [id_]}
-        main = {"Name": "association.main", "Values": ["true"]}
-        tables = aws.ec2.describe_route_tables(Filters=[mine, main])["RouteTables"]
-        default = {"Name": "group-name", "Values": ["default"]}
-        groups = aws.ec2.describe_security_groups(Filters=[mine, default])["SecurityGroups"]
-        return {
-            "arn": ec2_arn(aws, "vpc", id_),
-            "ownerId": account_id(aws),
-            "mainRouteTableId": tables[0]["RouteTableId"],
-            "defaultRouteTableId": tables[0]["RouteTableId"],
-            "defaultSecurityGroupId": groups[0]["GroupId"],
-        }
+        there = getattr(aws.ec2, f"describe_{noun}s")(**{f"{title}Ids": [id_]})[f"{title}s"]
+        found = first((each for each in there if each.get("State") != "deleted"), id_)
+        return {"ownerId": found["OwnerId"]} if owner else {}
 
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+    def remove(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         del state
-        aws.ec2.delete_vpc(VpcId=id_)
+        getattr(aws.ec2, f"delete_{noun}")(**{f"{title}Id": id_})
+
+    return Kind(properties=properties, create=create, look=look, delete=delete or remove)
 
 
-class Subnet(Kind):
-    properties: ClassVar[Mapping[str, Property]] = {
-        "vpcId": Property("VpcId", refers="vpc"),
-        "cidrBlock": Property("CidrBlock"),
-        "availabilityZone": Property("AvailabilityZone", computed=True),
-        "availabilityZoneId": Property("AvailabilityZoneId", computed=True),
-        "mapPublicIpOnLaunch": Property(change=_subnet_attribute("MapPublicIpOnLaunch")),
-        "assignIpv6AddressOnCreation": Property(change=_subnet_attribute("AssignIpv6AddressOnCreation")),
-    }
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        return str(aws.ec2.create_subnet(**asked)["Subnet"]["SubnetId"])
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        del state
-        found = aws.ec2.describe_subnets(SubnetIds=[id_])["Subnets"][0]
-        return {
-            "arn": found["SubnetArn"],
-            "ownerId": found["OwnerId"],
-            "availabilityZone": found["AvailabilityZone"],
-            "availabilityZoneId": found["AvailabilityZoneId"],
-        }
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        del state
-        # moto would delete a subnet in use; EC2 answers DependencyViolation. (Interfaces of NAT gateways stay in moto.)
-        here = [{"Name": "subnet-id", "Values": [id_]}]
-        for user in aws.ec2.describe_network_interfaces(Filters=here)["NetworkInterfaces"]:
-            if user.get("Attachment", {}).get("InstanceId"):
-                raise RuntimeError(f"DependencyViolation: {id_} is used by {user['Attachment']['InstanceId']}")
-        aws.ec2.delete_subnet(SubnetId=id_)
+def _delete_subnet(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+    # moto would delete a subnet in use; EC2 answers DependencyViolation. (Interfaces of NAT gateways stay in moto.)
+    del state
+    here = [{"Name": "subnet-id", "Values": [id_]}]
+    for user in aws.ec2.describe_network_interfaces(Filters=here)["NetworkInterfaces"]:
+        if user.get("Attachment", {}).get("InstanceId"):
+            raise RuntimeError(f"DependencyViolation: {id_} is used by {user['Attachment']['InstanceId']}")
+    aws.ec2.delete_subnet(SubnetId=id_)
 
 
-class InternetGateway(Kind):
-    properties: ClassVar[Mapping[str, Property]] = {
-        "vpcId": Property(
-            change=lambda aws, id_, vpc, _: aws.ec2.attach_internet_gateway(InternetGatewayId=id_, VpcId=vpc),
-            refers="vpc",
-        )
-    }
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        return str(aws.ec2.create_internet_gateway(**asked)["InternetGateway"]["InternetGatewayId"])
-
-    def change(self, aws: Clients, id_: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        del aws
-        if old.get("vpcId") != new.get("vpcId"):
-            raise Unsupported(f"vpcId of {id_}")
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        del state
-        aws.ec2.describe_internet_gateways(InternetGatewayIds=[id_])
-        return {"arn": ec2_arn(aws, "internet-gateway", id_), "ownerId": account_id(aws)}
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        (found,) = aws.ec2.describe_internet_gateways(InternetGatewayIds=[id_])["InternetGateways"]
-        for attached in found["Attachments"]:
-            aws.ec2.detach_internet_gateway(InternetGatewayId=id_, VpcId=attached["VpcId"])
-        del state
-        aws.ec2.delete_internet_gateway(InternetGatewayId=id_)
+def _delete_gateway(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+    aws.ec2.detach_internet_gateway(InternetGatewayId=id_, VpcId=state["vpcId"])
+    aws.ec2.delete_internet_gateway(InternetGatewayId=id_)
 
 
-class NatGateway(Kind):
-    properties: ClassVar[Mapping[str, Property]] = {
-        "allocationId": Property("AllocationId", refers="address"),
-        "subnetId": Property("SubnetId", refers="subnet"),
-        "connectivityType": Property("ConnectivityType"),
-        "privateIp": Property("PrivateIpAddress", computed=True),
-    }
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        return str(aws.ec2.create_nat_gateway(**asked)["NatGateway"]["NatGatewayId"])
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        del state
-        found = aws.ec2.describe_nat_gateways(NatGatewayIds=[id_])["NatGateways"]
-        if not found or found[0]["State"] == "deleted":
-            raise LookupError(f"{id_} does not exist")
-        addresses: list[dict[str, str]] = found[0].get("NatGatewayAddresses") or []
-        address = addresses[0] if addresses else {}
-        return {
-            "publicIp": address.get("PublicIp", ""),
-            "privateIp": address.get("PrivateIp", ""),
-            "networkInterfaceId": address.get("NetworkInterfaceId", ""),
-        }
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        self.look(aws, id_, state)
-        aws.ec2.delete_nat_gateway(NatGatewayId=id_)
+def _create_flow_log(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    answer = aws.ec2.create_flow_logs(ResourceType="VPC", **asked)
+    if answer["Unsuccessful"]:
+        raise RuntimeError(str(answer["Unsuccessful"]))
+    return str(answer["FlowLogIds"][0])
 
 
-def _members(add: str, remove: str, there: str) -> Change:
-    """Return the call that makes one list of an endpoint what is given."""
-
-    def change(aws: Clients, id_: str, wanted: list[str], inputs: Mapping[str, Any]) -> None:
-        del inputs
-        found = aws.ec2.describe_vpc_endpoints(VpcEndpointIds=[id_])["VpcEndpoints"][0].get(there, [])
-        now: list[str] = [each["GroupId"] if there == "Groups" else each for each in found]
-        lists = {add: [each for each in wanted if each not in now], remove: [e for e in now if e not in wanted]}
-        aws.ec2.modify_vpc_endpoint(VpcEndpointId=id_, **{key: value for key, value in lists.items() if value})
-
-    return change
+def _create_route(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    aws.ec2.create_route(**asked)
+    return f"r-{asked['RouteTableId']}-{asked['DestinationCidrBlock']}"
 
 
-class VpcEndpoint(Kind):
-    properties: ClassVar[Mapping[str, Property]] = {
-        "vpcId": Property("VpcId", refers="vpc"),
-        "serviceName": Property("ServiceName"),
-        "vpcEndpointType": Property("VpcEndpointType"),
-        "ipAddressType": Property("IpAddressType"),
-        "privateDnsEnabled": Property("PrivateDnsEnabled"),
-        "policy": Property(
-            "PolicyDocument",
-            change=lambda aws, id_, text, _: aws.ec2.modify_vpc_endpoint(VpcEndpointId=id_, PolicyDocument=text),
-        ),
-        "routeTableIds": Property(
-            "RouteTableIds", change=_members("AddRouteTableIds", "RemoveRouteTableIds", "RouteTableIds"), refers="table"
-        ),
-        "subnetIds": Property(
-            "SubnetIds", change=_members("AddSubnetIds", "RemoveSubnetIds", "SubnetIds"), refers="subnet"
-        ),
-        "securityGroupIds": Property(
-            "SecurityGroupIds",
-            change=_members("AddSecurityGroupIds", "RemoveSecurityGroupIds", "Groups"),
-            refers="group",
-        ),
-    }
+def _in_table(key: str, name: str) -> Look:
+    """Return a look for what stands in a list of its route table: by the property of that name, or by its id."""
 
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        # moto takes any name; EC2 knows the services of the region.
-        known = aws.ec2.describe_vpc_endpoint_services()["ServiceNames"]
-        if asked["ServiceName"] not in known:
-            raise LookupError(f"InvalidServiceName: {asked['ServiceName']}")
-        return str(aws.ec2.create_vpc_endpoint(**asked)["VpcEndpoint"]["VpcEndpointId"])
+    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        table = aws.ec2.describe_route_tables(RouteTableIds=[state["routeTableId"]])["RouteTables"][0]
+        wanted = state["destinationCidrBlock"] if key == "Routes" else id_
+        first((each for each in table[key] if each.get(name) == wanted), id_)
+        return {}
 
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        (found,) = aws.ec2.describe_vpc_endpoints(VpcEndpointIds=[id_])["VpcEndpoints"] or [None]
-        if found is None or found["State"] == "deleted":
-            raise LookupError(f"{id_} does not exist")
-        by_name = [{"Name": "prefix-list-name", "Values": [state["serviceName"]]}]
-        lists = aws.ec2.describe_managed_prefix_lists(Filters=by_name)["PrefixLists"]
-        return {
-            "arn": ec2_arn(aws, "vpc-endpoint", id_),
-            "state": found["State"],
-            "prefixListId": lists[0]["PrefixListId"] if lists else "",
-        }
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        self.look(aws, id_, state)
-        aws.ec2.delete_vpc_endpoints(VpcEndpointIds=[id_])
-
-
-class FlowLog(Kind):
-    properties: ClassVar[Mapping[str, Property]] = {
-        "vpcId": Property("ResourceIds", lambda id_: [id_], refers="vpc"),
-        "trafficType": Property("TrafficType"),
-        "logDestination": Property("LogDestination"),
-        "logDestinationType": Property("LogDestinationType"),
-        "logFormat": Property("LogFormat"),
-        "iamRoleArn": Property("DeliverLogsPermissionArn", refers="role arn"),
-        "maxAggregationInterval": Property("MaxAggregationInterval"),
-    }
-
-    def create(self, aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        answer = aws.ec2.create_flow_logs(ResourceType="VPC", **asked)
-        if answer["Unsuccessful"]:
-            raise RuntimeError(str(answer["Unsuccessful"]))
-        return str(answer["FlowLogIds"][0])
-
-    def look(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> dict[str, Any]:
-        del state
-        if not aws.ec2.describe_flow_logs(FlowLogIds=[id_])["FlowLogs"]:
-            raise LookupError(f"{id_} does not exist")
-        return {"arn": ec2_arn(aws, "vpc-flow-log", id_)}
-
-    def delete(self, aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        self.look(aws, id_, state)
-        aws.ec2.delete_flow_logs(FlowLogIds=[id_])
+    return look
 
 
 KINDS: Mapping[str, Kind] = {
-    "aws:ec2/vpc:Vpc": Vpc(),
-    "aws:ec2/subnet:Subnet": Subnet(),
-    "aws:ec2/internetGateway:InternetGateway": InternetGateway(),
-    "aws:ec2/natGateway:NatGateway": NatGateway(),
-    "aws:ec2/vpcEndpoint:VpcEndpoint": VpcEndpoint(),
-    "aws:ec2/flowLog:FlowLog": FlowLog(),
+    "aws:ec2/vpc:Vpc": _kind(
+        "vpc",
+        {
+            "cidrBlock": Property("CidrBlock"),
+            "enableDnsSupport": Property(change=attribute("vpc", "EnableDnsSupport")),
+            "enableDnsHostnames": Property(change=attribute("vpc", "EnableDnsHostnames")),
+        },
+        owner=True,
+    ),
+    "aws:ec2/subnet:Subnet": _kind(
+        "subnet",
+        {
+            "vpcId": VPC_ID,
+            **same("cidrBlock", "availabilityZone"),
+            "mapPublicIpOnLaunch": Property(change=attribute("subnet", "MapPublicIpOnLaunch")),
+        },
+        delete=_delete_subnet,
+    ),
+    "aws:ec2/internetGateway:InternetGateway": _kind(
+        "internet_gateway",
+        {
+            "vpcId": Property(
+                change=lambda aws, id_, vpc, _: aws.ec2.attach_internet_gateway(InternetGatewayId=id_, VpcId=vpc),
+                refers="vpc",
+            )
+        },
+        delete=_delete_gateway,
+    ),
+    "aws:ec2/natGateway:NatGateway": _kind(
+        "nat_gateway",
+        {
+            "allocationId": Property("AllocationId", refers="address"),
+            "subnetId": Property("SubnetId", refers="subnet"),
+        },
+    ),
+    "aws:ec2/routeTable:RouteTable": _kind("route_table", {"vpcId": VPC_ID}),
+    "aws:ec2/route:Route": Kind(
+        properties={
+            "routeTableId": Property("RouteTableId", refers="table"),
+            "destinationCidrBlock": Property("DestinationCidrBlock"),
+            "gatewayId": Property("GatewayId", change=in_place),
+            "natGatewayId": Property("NatGatewayId", change=in_place, refers="nat"),
+        },
+        create=_create_route,
+        look=_in_table("Routes", "DestinationCidrBlock"),
+        delete=lambda aws, _, state: aws.ec2.delete_route(
+            RouteTableId=state["routeTableId"], DestinationCidrBlock=state["destinationCidrBlock"]
+        ),
+        retag=None,
+    ),
+    "aws:ec2/routeTableAssociation:RouteTableAssociation": Kind(
+        properties={
+            "routeTableId": Property("RouteTableId", refers="table"),
+            "subnetId": Property("SubnetId", refers="subnet"),
+        },
+        create=called("associate_route_table", "AssociationId"),
+        look=_in_table("Associations", "RouteTableAssociationId"),
+        delete=lambda aws, id_, _: aws.ec2.disassociate_route_table(AssociationId=id_),
+        retag=None,
+    ),
+    "aws:ec2/vpcEndpoint:VpcEndpoint": _kind(
+        "vpc_endpoint",
+        {
+            "vpcId": VPC_ID,
+            **same("serviceName", "vpcEndpointType"),
+            "privateDnsEnabled": Property("PrivateDnsEnabled", change=in_place),
+            "policy": Property("PolicyDocument", change=in_place),
+            "routeTableIds": Property("RouteTableIds", change=in_place, refers="table"),
+            "subnetIds": Property("SubnetIds", change=in_place, refers="subnet"),
+            "securityGroupIds": Property("SecurityGroupIds", change=in_place, refers="group"),
+        },
+        delete=lambda aws, id_, _: aws.ec2.delete_vpc_endpoints(VpcEndpointIds=[id_]),
+    ),
+    "aws:ec2/flowLog:FlowLog": Kind(
+        properties={
+            "vpcId": Property("ResourceIds", lambda id_: [id_], refers="vpc"),
+            **same("trafficType", "logDestination", "logDestinationType"),
+            "iamRoleArn": Property("DeliverLogsPermissionArn", refers="role arn"),
+        },
+        create=_create_flow_log,
+        look=described("describe_flow_logs", "FlowLogIds", "FlowLogs", {}),
+        delete=lambda aws, id_, _: aws.ec2.delete_flow_logs(FlowLogIds=[id_]),
+    ),
 }

@@ -34,29 +34,21 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 class Provider(Protocol):
     """Makes resources. Inputs and states are plain values with keys as providers spell them."""
 
-    def configure(self, given: Mapping[str, str]) -> None:
-        """Take the provider's own configuration."""
-        ...
+    def configure(self, given: Mapping[str, str]) -> None: ...
 
-    def create(self, type_: str, inputs: Values) -> tuple[str, Values]:
-        """Create a resource; return its id and its state."""
-        ...
+    def create(self, type_: str, inputs: Values) -> tuple[str, Values]: ...
 
     def update(self, type_: str, id_: str, old: Values, new: Values) -> Values:
         """Change what `replaces` does not name. old: state; new: inputs."""
         ...
 
-    def delete(self, type_: str, id_: str, state: Values) -> None:
-        """Remove a resource."""
-        ...
+    def delete(self, type_: str, id_: str, state: Values) -> None: ...
 
     def read(self, type_: str, id_: str, state: Values) -> Values | None:
         """Return the state as it is now, None for what is gone."""
         ...
 
-    def invoke(self, token: str, args: Values) -> Values:
-        """Return what a function returns."""
-        ...
+    def invoke(self, token: str, args: Values) -> Values: ...
 
     def replaces(self, type_: str, key: str) -> bool:
         """Return whether a change of that input (`key`, or `block.key`) makes another resource."""

@@ -11,8 +11,7 @@ from typing import Any
 from harness import mock_aws, mock_lxd
 from harness.mock_engine import Build, Registered, build
 from harness.program import run, stack_file, text_of
-from tests.aws.account import Account
-from tests.aws.lookups import LOOKUPS
+from tests.aws.account import LOOKUPS, Account
 from tests.aws.server import prepared
 
 PROVIDER = "pulumi:providers:aws"

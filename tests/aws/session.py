@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import random
+import ssl
+import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,10 +24,10 @@ from platforms.lxd.recipe import ImageRecipe
 from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
 from tests.aws.account import Account
 from tests.aws.auth_proxy import SERVICES, AuthProxy, served
-from tests.aws.authority import Authority
 from tests.aws.metadata import MetadataServer
 from tests.aws.region import Region
 from tests.aws.server import serving
+from tests.certificates import Authority, Signed
 
 NOT_BY_TLS = {"Bool": {"aws:SecureTransport": "false"}}
 
@@ -49,10 +51,10 @@ def running(name: str, owner: str) -> Generator[Running]:
         stack.enter_context(mock.patch("moto.s3.models.FakeBucket.get_permission", _bucket_policy))
         account = Account(stack.enter_context(serving()), name)
         names = [f"{service}.{name}.amazonaws.com" for service in SERVICES]
-        authority = Authority.make(names)
+        authority = Authority()
         # moto keeps what it has for a process, whichever proxy is used.
         proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name)
-        services = stack.enter_context(served(proxy, authority.server_context()))
+        services = stack.enter_context(served(proxy, _server_context(authority.sign(names))))
         metadata = MetadataServer.start(account.aws)
         stack.callback(metadata.server_close)
         stack.callback(metadata.shutdown)
@@ -71,6 +73,16 @@ def running(name: str, owner: str) -> Generator[Running]:
             authority=authority.certificate,
         )
         yield Running(region, account, metadata)
+
+
+def _server_context(signed: Signed) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # The ssl module reads files alone.
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(signed.certificate + signed.private_key)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 def _bucket_policy(bucket: Any, action: str, resource: str) -> PermissionResult:

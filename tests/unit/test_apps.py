@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,10 @@ import pytest
 from harness import mock_aws, mock_lxd
 from harness.mock_engine import Build, Registered, build
 from harness.mock_lxd import ROLLOUT, STEP
-from harness.program import project
-from tests.aws.account import Account
-from tests.aws.policy import allows
-from tests.aws.program import carry_out
-from tests.aws.server import serving
 from tests.unit.stack_blocks import ROOT, config_of
-from tests.unit.test_aws_model import Stack
 
 INSTANCE, COMMAND = "aws:ec2/instance:Instance", "command:remote:Command"
+IN, POLICY = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule", "aws:iam/rolePolicy:RolePolicy"
 HELLO = {"source": "examples/flask-hello", "module": "hello.wsgi:app", "fleet": {"servers": 2}}
 BARE = {"source": "examples/bare-wsgi", "module": "bare:app", "fleet": {"servers": 1}, "hosts": ["bare.example.org"]}
 
@@ -138,42 +133,17 @@ def test_what_is_probably_not_meant_is_a_warning_of_the_preview(
     assert line.startswith("apps.bare.rollout.drain_timeout_s: 60: is less than Nginx waits for an answer")
 
 
-@pytest.fixture(scope="module")
-def account(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stack]:
-    """Yield staging with a second application, carried out on an emulated account."""
-    with pytest.MonkeyPatch.context() as patch, serving() as endpoint:
-        patch.chdir(project(tmp_path_factory.mktemp("project")))
-        apps = {"bare": BARE, "hello": HELLO}
-        yield Stack("staging", carry_out("staging", Account(endpoint, "eu-central-1"), apps=apps))
-
-
-@pytest.mark.aws
-def test_servers_of_each_application_are_reached_by_the_balancer_alone(account: Stack) -> None:
-    groups = {
-        role: {group["GroupId"] for interface in each["NetworkInterfaces"] for group in interface["Groups"]}
-        for role, each in account.instances.items()
-    }
-    assert groups["hello-1"] == groups["hello-2"]
-    assert groups["hello-1"] & groups["bare-1"] == set()
-    for role in ("hello-1", "bare-1"):
-        assert account.ingress(role) == {("tcp", 8000, 8000, "balancer"), ("tcp", 22, 22, "balancer")}
-
-
-@pytest.mark.aws
-def test_a_server_reads_releases_and_secrets_of_its_own_application_alone(account: Stack) -> None:
-    (bucket,) = [each["Name"] for each in account.aws.s3.list_buckets()["Buckets"]]
-    for role, own, other in (("hello-1", "hello", "bare"), ("bare-1", "bare", "hello")):
-        documents = account.role_documents(role)
-        objects, parameters = (
-            f"arn:aws:s3:::{bucket}/staging",
-            "arn:aws:ssm:eu-central-1:1:parameter/wsgi-fleet/staging",
-        )
-        asked = {
-            app: (
-                allows(documents, "s3:GetObject", f"{objects}/{app}/pointer"),
-                allows(documents, "s3:ListBucket", f"arn:aws:s3:::{bucket}", {"s3:prefix": f"staging/{app}/pointer"}),
-                allows(documents, "ssm:GetParametersByPath", f"{parameters}/{app}/0123456789ab"),
-            )
-            for app in (own, other)
-        }
-        assert asked == {own: (True, True, True), other: (False, False, False)}
+@pytest.mark.parametrize("both", ["aws"], indirect=True)
+def test_servers_of_each_application_have_a_group_and_a_role_of_their_own(both: Both) -> None:
+    made = both.two
+    for app, servers in {"hello": ["hello-1", "hello-2"], "bare": ["bare-1"]}.items():
+        for server in servers:
+            inputs = made.one(INSTANCE, server).inputs
+            assert inputs["vpcSecurityGroupIds"] == [f"app-{app}-id"]
+            assert inputs["iamInstanceProfile"] == f"app-{app}-0d0d0d0"
+        mine = [each.inputs for each in made.of(IN) if each.inputs["securityGroupId"] == f"app-{app}-id"]
+        ends = {(each["fromPort"], each["toPort"], each.get("referencedSecurityGroupId")) for each in mine}
+        assert ends == {(8000, 8000, "balancer-id"), (22, 22, "balancer-id")}
+        policy = made.one(POLICY, f"app-{app}").inputs["policy"]
+        assert f"two/{app}/*" in policy
+        assert not [other for other in ("hello", "bare") if other != app and other in policy]

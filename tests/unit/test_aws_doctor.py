@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -58,12 +57,6 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
 
 
-@pytest.fixture
-def ec2() -> Iterator[Any]:
-    with mock_aws():
-        yield cast("Any", boto3).client("ec2", region_name="eu-central-1")
-
-
 def listed(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> None:
     """Set the response of `pulumi plugin ls`."""
 
@@ -75,19 +68,25 @@ def listed(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> No
     monkeypatch.setenv("PATH", "")
 
 
-def test_where_all_is_well_nothing_is_wrong_and_who_we_are_is_told(ec2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@mock_aws
+def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_not_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     listed(monkeypatch, PLUGINS)
+    ec2 = cast("Any", boto3).client("ec2", region_name="eu-central-1")
     there = [each for each in ec2.describe_images()["Images"] if each["Architecture"] == "x86_64"]
     ami, owner = there[0]["ImageId"], there[0]["OwnerId"]
     # As it stands in a stack file: what Pulumi has encrypted is no value.
     block = BLOCK | {"ami": ami, "ssh_key_name": "ops", "ssh_private_key": {"secure": "v1:abc"}}
-    found = operator.check_host("aws", block, stack="prod", project=Path())
-    assert [told(each) for each in found] == [
+    checked = operator.check_host("aws", block, stack="prod", project=Path())
+    assert [told(each) for each in checked] == [
         "plugin aws",
         "plugin command",
         f"AWS credentials (arn:aws:sts::{MINE}:user/moto)",
         f"image {ami} (of account {owner})",
     ]
+    _, found = diagnosis.account(given())
+    assert told(found).startswith("image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your")
 
 
 def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,16 +115,16 @@ def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
     assert [told(each) for each in diagnosis.plugins()] == ["plugin aws", "plugin command"]
 
 
-def test_without_credentials_the_ways_to_log_in_are_told() -> None:
+def test_without_credentials_or_with_a_profile_that_is_not_there_the_ways_to_log_in_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (found,) = diagnosis.account(given())
     assert told(found) == f"AWS credentials: Unable to locate credentials -> {diagnosis.LOG_IN}"
-
-
-def test_a_profile_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nope")
     (found,) = diagnosis.account(given())
-    assert found.problem == "The config profile (nope) could not be found"
-    assert found.remedy.startswith("`aws configure list-profiles` lists")
+    assert told(found).startswith(
+        "AWS credentials: The config profile (nope) could not be found -> `aws configure list-profiles` lists"
+    )
 
 
 @pytest.mark.usefixtures("credentials")
@@ -164,12 +163,6 @@ def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
     wrong = [each for each in diagnosis.account(given()) if each.problem]
     assert [each.subject for each in wrong] == [subject]
     assert wrong[0].remedy.startswith(remedy)
-
-
-@pytest.mark.usefixtures("ec2")
-def test_an_image_that_the_region_does_not_have_is_told() -> None:
-    _, found = diagnosis.account(given())
-    assert told(found).startswith("image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your")
 
 
 @pytest.mark.parametrize(

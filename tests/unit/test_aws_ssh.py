@@ -1,182 +1,48 @@
-"""The SSH transport against real SSH servers on loopback: 127.0.0.1 is the jump host, 127.0.0.2 a server behind it."""
+"""The SSH transport and the host keys that it demands, against real SSH servers on loopback."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import signal
-import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
 
-import asyncssh
 import pytest
 
+from harness.program import ROOT
 from platforms.aws.known_hosts import KnownHosts
-from platforms.aws.ssh import SshTransport
+from platforms.aws.ssh import SshTransport, known_hosts
 from platforms.transport import Result, Unreachable
+from tests.unit.ssh_machine import JUMP, PRIVATE_KEY, SERVER, Machine, jump, key, port, server
 
-JUMP, SERVER = "i-jump@127.0.0.1", "i-server@127.0.0.2"
-
-
-def _key() -> asyncssh.SSHKey:
-    return cast("Any", asyncssh).generate_private_key("ssh-ed25519")
+__all__ = ["jump", "port", "server"]  # fixtures
+FIRST, OTHER = "ssh-ed25519 AAAAfirst", "ssh-ed25519 AAAAother"
 
 
-CLIENT_KEY = _key()
-
-
-class Machine:
-    """An SSH server that runs what it is told. logins, tunnels: how many it has seen."""
-
-    def __init__(self, address: str, port: int) -> None:
-        self.address, self.port = address, port
-        self.key = _key()
-        self.logins = self.tunnels = 0
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._acceptor: asyncssh.SSHAcceptor | None = None
-        self._open: list[asyncssh.SSHServerConnection] = []
-
-    def start(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._started(), self._loop).result()
-
-    def drop(self) -> None:
-        """Cut all connections, as a machine that goes down does."""
-        asyncio.run_coroutine_threadsafe(self._dropped(), self._loop).result()
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._stopped(), self._loop).result()
-
-    def end(self) -> None:
-        self.stop()
-        asyncio.run_coroutine_threadsafe(self._ended(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _started(self) -> None:
-        machine = self
-
-        class Server(asyncssh.SSHServer):
-            def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-                machine._open.append(conn)
-
-            def auth_completed(self) -> None:
-                machine.logins += 1
-
-            def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-                del dest_host, dest_port, orig_host, orig_port
-                machine.tunnels += 1
-                return True
-
-        self._acceptor = await asyncssh.create_server(
-            Server,
-            self.address,
-            self.port,
-            server_host_keys=[self.key],
-            authorized_client_keys=asyncssh.import_authorized_keys(CLIENT_KEY.export_public_key().decode()),
-            process_factory=_shell,
-            encoding=None,
-        )
-
-    async def _dropped(self) -> None:
-        for connection in self._open:
-            connection.abort()
-        self._open.clear()
-
-    async def _ended(self) -> None:
-        """End what still runs for connections that are gone."""
-        running = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-    async def _stopped(self) -> None:
-        if self._acceptor:
-            self._acceptor.close()
-            await self._acceptor.wait_closed()
-        await self._dropped()
-
-
-async def _shell(process: asyncssh.SSHServerProcess[bytes]) -> None:
-    run = await asyncio.create_subprocess_shell(
-        process.command or "true",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        start_new_session=True,
-    )
-    assert run.stdin is not None
-    assert run.stdout is not None
-    feeding = asyncio.create_task(_feed(process, run.stdin))
-    try:
-        while chunk := await run.stdout.read(65536):
-            process.stdout.write(chunk)
-            await process.stdout.drain()
-        process.exit(await run.wait())
-    except (BrokenPipeError, asyncssh.Error):
-        return
-    finally:
-        feeding.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)
-        await run.wait()
-
-
-async def _feed(process: asyncssh.SSHServerProcess[bytes], stdin: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError, asyncssh.Error):
-        while chunk := await process.stdin.read(65536):
-            stdin.write(chunk)
-            await stdin.drain()
-    stdin.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def port() -> int:
-    return _free_port()
-
-
-@pytest.fixture
-def jump(port: int) -> Iterator[Machine]:
-    machine = Machine("127.0.0.1", port)
-    machine.start()
-    yield machine
-    machine.end()
-
-
-@pytest.fixture
-def server(port: int) -> Iterator[Machine]:
-    machine = Machine("127.0.0.2", port)
-    machine.start()
-    yield machine
-    machine.end()
-
-
-@pytest.fixture
-def transport(port: int, tmp_path: Path) -> Iterator[SshTransport]:
+@contextmanager
+def opened(
+    port: int, known: KnownHosts, *, private_key: str = PRIVATE_KEY, deadline_s: float = 3
+) -> Generator[SshTransport]:
     made = SshTransport(
-        user="root",
-        private_key=CLIENT_KEY.export_private_key().decode(),
-        jump_host=JUMP,
-        known_hosts=KnownHosts(tmp_path / "state" / "known_hosts", {}),
-        port=port,
-        deadline_s=3,
+        user="root", private_key=private_key, jump_host=JUMP, known_hosts=known, port=port, deadline_s=deadline_s
     )
-    yield made
-    made.close()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "known_hosts"
+
+
+@pytest.fixture
+def transport(port: int, file: Path) -> Iterator[SshTransport]:
+    with opened(port, KnownHosts(file, {})) as made:
+        yield made
 
 
 def test_a_command_runs_behind_the_jump_host_with_its_words_and_its_input(
@@ -209,14 +75,9 @@ def test_lines_are_handed_on_as_they_appear(transport: SshTransport) -> None:
 
 
 @pytest.mark.usefixtures("jump", "server")
-def test_a_command_without_input_reads_its_end_at_once(transport: SshTransport) -> None:
-    assert transport.exec(SERVER, ["cat"], timeout_s=10) == Result(0, "")
-
-
-@pytest.mark.usefixtures("jump", "server")
-def test_large_input_and_output_pass(transport: SshTransport) -> None:
-    content = b"0123456789abcdef" * 65536
-    assert transport.exec(SERVER, ["cat"], stdin=content, timeout_s=30).output.encode() == content
+@pytest.mark.parametrize("content", [b"", b"0123456789abcdef" * 65536], ids=["none", "much"])
+def test_input_passes_and_ends(transport: SshTransport, content: bytes) -> None:
+    assert transport.exec(SERVER, ["cat"], stdin=content, timeout_s=30) == Result(0, content.decode())
 
 
 @pytest.mark.usefixtures("jump", "server")
@@ -252,13 +113,13 @@ def test_a_machine_that_answers_late_is_waited_for(jump: Machine, port: int, tra
 
 @pytest.mark.usefixtures("jump")
 def test_a_machine_with_another_host_key_than_at_first_is_refused_at_once(
-    server: Machine, transport: SshTransport, tmp_path: Path
+    server: Machine, transport: SshTransport, file: Path
 ) -> None:
     transport.exec(SERVER, ["true"], timeout_s=20)
-    pinned = (tmp_path / "state" / "known_hosts").read_text().splitlines()
+    pinned = file.read_text().splitlines()
     assert [line.split()[:2] for line in pinned] == [["i-jump", "ssh-ed25519"], ["i-server", "ssh-ed25519"]]
     server.stop()
-    server.key = _key()
+    server.key = key()
     server.start()
     began = time.monotonic()
     with pytest.raises(Unreachable, match="shows another host key"):
@@ -293,16 +154,65 @@ def test_a_command_whose_connection_breaks_is_not_run_again(
     assert transport.exec(SERVER, ["cat", str(ran)], timeout_s=20).output == "once\n"
 
 
-def test_a_key_that_the_machine_does_not_know_is_unreachable(jump: Machine, port: int, tmp_path: Path) -> None:
-    stranger = SshTransport(
-        user="root",
-        private_key=_key().export_private_key().decode(),
-        jump_host=JUMP,
-        known_hosts=KnownHosts(tmp_path / "known_hosts", {}),
-        port=port,
-        deadline_s=1,
-    )
-    with pytest.raises(Unreachable, match="Permission denied"):
+def test_a_key_that_the_machine_does_not_know_is_unreachable(jump: Machine, port: int, file: Path) -> None:
+    with (
+        opened(port, KnownHosts(file, {}), private_key=key().export_private_key().decode(), deadline_s=1) as stranger,
+        pytest.raises(Unreachable, match="Permission denied"),
+    ):
         stranger.exec(JUMP, ["true"], timeout_s=20)
-    stranger.close()
     assert jump.logins == 0
+
+
+def test_a_key_is_pinned_at_first_contact_and_what_the_state_tells_counts_before_it(file: Path) -> None:
+    told = KnownHosts(file, {"i-1": FIRST})
+    assert told.accept("i-1", FIRST)
+    assert not file.exists()
+    assert KnownHosts(file, {}).accept("i-1", OTHER)
+    assert KnownHosts(file, {}).accept("i-1", OTHER)
+    assert not KnownHosts(file, {}).accept("i-1", FIRST)
+    assert KnownHosts(file, {}).accept("i-2", FIRST)
+    assert (told.accept("i-1", FIRST), told.accept("i-1", OTHER)) == (True, False)
+    assert file.read_text() == f"i-1 {OTHER}\ni-2 {FIRST}\n"
+
+
+def test_the_file_for_other_programs_has_what_the_state_tells_in_the_place_of_what_was_pinned(file: Path) -> None:
+    KnownHosts(file, {}).accept("i-1", OTHER)
+    KnownHosts(file, {}).accept("i-10", OTHER)
+    written = KnownHosts(file, {"i-1": FIRST, "i-2": FIRST}).write()
+    assert written == file
+    assert sorted(file.read_text().splitlines()) == [f"i-1 {FIRST}", f"i-10 {OTHER}", f"i-2 {FIRST}"]
+    assert [each.name for each in file.parent.iterdir()] == ["known_hosts"]
+
+
+def test_a_refusal_says_where_the_known_key_stands_and_how_to_forget_it(file: Path) -> None:
+    pinned, told = KnownHosts(file, {}).refusal("i-1"), KnownHosts(file, {"i-1": FIRST}).refusal("i-1")
+    assert pinned.startswith(f"it shows another host key than the one in {file}. Somebody may be in between")
+    assert pinned.endswith(f"take the line of i-1 out of {file}, if there is one.")
+    assert told.startswith("it shows another host key than the one in the stack's state. Somebody may be in between")
+    assert "`pulumi up --replace '**::ROLE-host-key'`" in told
+
+
+def test_keys_are_kept_per_stack_and_an_older_state_tells_none() -> None:
+    assert known_hosts({"stack": "prod"}).file == ROOT / ".state" / "prod" / "known_hosts"
+
+
+def test_the_key_of_a_machine_is_what_it_shows_through_the_jump_host(
+    jump: Machine, server: Machine, port: int, file: Path
+) -> None:
+    with opened(port, KnownHosts(file, {"i-jump": jump.shown})) as way:
+        assert way.host_key(SERVER) == server.shown
+    assert file.read_text() == f"i-server {server.shown}\n"
+
+
+@pytest.mark.parametrize("wrong", ["i-jump", "i-server"])
+def test_a_machine_with_another_key_than_the_state_tells_is_entered_by_nothing(
+    jump: Machine, server: Machine, port: int, file: Path, wrong: str
+) -> None:
+    told = {"i-jump": jump.shown, "i-server": server.shown} | {wrong: OTHER}
+    with (
+        opened(port, KnownHosts(file, told)) as way,
+        pytest.raises(Unreachable, match=f"{wrong}@.*: it shows another host key than the one in the stack's state"),
+    ):
+        way.exec(SERVER, ["true"], timeout_s=20)
+    assert server.logins == 0
+    assert not file.exists()

@@ -12,19 +12,15 @@ from typing import Any
 
 import pytest
 
+from harness.program import ROOT
 from platforms import operator
 from platforms.aws import ssh, terminal
 from platforms.aws.known_hosts import KnownHosts
 from platforms.terminal import Terminal
-from tests.unit.test_aws_ssh import CLIENT_KEY, JUMP, SERVER, Machine, jump, port, server
+from tests.unit.ssh_machine import JUMP, PRIVATE_KEY, SERVER, Machine, jump, port, server
 
 __all__ = ["jump", "port", "server"]  # fixtures
 ENTER = "import json, sys; from platforms.terminal import Terminal; Terminal(**json.load(sys.stdin)).enter()"
-PRIVATE_KEY = CLIENT_KEY.export_private_key().decode()
-
-
-def shown(machine: Machine) -> str:
-    return " ".join(machine.key.export_public_key().decode().split()[:2])
 
 
 @pytest.fixture
@@ -51,10 +47,9 @@ def entered(way: Terminal, home: Path) -> subprocess.CompletedProcess[str]:
     """Run the terminal's command for a user who has no agent, no key and no known hosts."""
     environment = {key: value for key, value in way.environment.items() if key != "SSH_AUTH_SOCK"}
     described = {"command": way.command, "environment": environment | {"HOME": str(home)}, "secret": way.secret}
-    root = Path(__file__).resolve().parents[2]
     return subprocess.run(
         [sys.executable, "-c", ENTER], input=json.dumps(described), check=False, capture_output=True, text=True,
-        cwd=root, timeout=60,
+        cwd=ROOT, timeout=60,
     )  # fmt: skip
 
 
@@ -62,18 +57,18 @@ def test_a_command_runs_behind_the_jump_host_with_the_stacks_own_key(
     jump: Machine, server: Machine, file: Path, tmp_path: Path
 ) -> None:
     way = operator.terminal(
-        spec(i_jump=shown(jump), i_server=shown(server)), SERVER, ["sh", "-c", 'echo "$1"; exit 3', "-", "a  b; $HOME"]
+        spec(i_jump=jump.shown, i_server=server.shown), SERVER, ["sh", "-c", 'echo "$1"; exit 3', "-", "a  b; $HOME"]
     )
     result = entered(way, tmp_path)
     assert (result.returncode, result.stdout.strip()) == (3, "a  b; $HOME"), result.stderr
     assert (jump.tunnels, server.logins) == (1, 1)
-    assert sorted(file.read_text().splitlines()) == [f"i-jump {shown(jump)}", f"i-server {shown(server)}"]
+    assert sorted(file.read_text().splitlines()) == [f"i-jump {jump.shown}", f"i-server {server.shown}"]
     assert [each.name for each in tmp_path.iterdir()] == [file.parent.name]
 
 
 @pytest.mark.usefixtures("file")
 def test_the_jump_host_itself_is_entered_directly(jump: Machine, tmp_path: Path) -> None:
-    result = entered(operator.terminal(spec(i_jump=shown(jump)), JUMP, ["echo", "here"]), tmp_path)
+    result = entered(operator.terminal(spec(i_jump=jump.shown), JUMP, ["echo", "here"]), tmp_path)
     assert result.stdout.strip() == "here", result.stderr
     assert (jump.logins, jump.tunnels) == (1, 0)
 
@@ -81,9 +76,9 @@ def test_the_jump_host_itself_is_entered_directly(jump: Machine, tmp_path: Path)
 def test_a_host_key_that_nobody_told_is_pinned_where_releases_pin_it(
     jump: Machine, server: Machine, file: Path, tmp_path: Path
 ) -> None:
-    assert entered(operator.terminal(spec(i_jump=shown(jump)), SERVER, ["true"]), tmp_path).returncode == 0
-    assert KnownHosts(file, {}).accept("i-server", shown(server))
-    assert not KnownHosts(file, {}).accept("i-server", shown(jump))
+    assert entered(operator.terminal(spec(i_jump=jump.shown), SERVER, ["true"]), tmp_path).returncode == 0
+    assert KnownHosts(file, {}).accept("i-server", server.shown)
+    assert not KnownHosts(file, {}).accept("i-server", jump.shown)
 
 
 @pytest.mark.usefixtures("file")
@@ -91,7 +86,7 @@ def test_a_host_key_that_nobody_told_is_pinned_where_releases_pin_it(
 def test_a_machine_that_shows_another_host_key_is_not_entered(
     jump: Machine, server: Machine, tmp_path: Path, wrong: str
 ) -> None:
-    keys = {"i_jump": shown(jump), "i_server": shown(server)}
+    keys = {"i_jump": jump.shown, "i_server": server.shown}
     keys[wrong] = keys["i_server" if wrong == "i_jump" else "i_jump"]
     result = entered(operator.terminal(spec(**keys), SERVER, ["echo", "inside"]), tmp_path)
     assert (result.returncode, result.stdout, server.logins) == (255, "", 0)

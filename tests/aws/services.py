@@ -1,0 +1,291 @@
+"""What is not EC2's: roles, buckets, logs, alarms and names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tests.aws.kind import LOCAL, Clients, Kind, Property, Retag, first, in_place, pairs, pascal, same
+
+
+def _look_at_role(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del state
+    return {"arn": aws.iam.get_role(RoleName=id_)["Role"]["Arn"]}
+
+
+def _tagged(service: str, noun: str, parameter: str, *, by_arn: bool = False) -> Retag:
+    """Return the calls `tag_<noun>` and `untag_<noun>` of a service."""
+
+    def retag(aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
+        of, client = {parameter: state["arn"] if by_arn else id_}, getattr(aws, service)
+        keys, tags = ("tagKeys", "tags") if service == "logs" else ("TagKeys", "Tags")
+        if old:
+            getattr(client, f"untag_{noun}")(**of, **{keys: list(old)})
+        getattr(client, f"tag_{noun}")(**of, **{tags: dict(new) if service == "logs" else pairs(new)})
+
+    return retag
+
+
+def _put_policy(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    aws.iam.put_role_policy(**asked)
+    return f"{asked['RoleName']}:{asked['PolicyName']}"
+
+
+def _look_at_policy(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del id_
+    aws.iam.get_role_policy(RoleName=state["role"], PolicyName=state["name"])
+    return {}
+
+
+def _attach(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    aws.iam.attach_role_policy(**asked)
+    return f"{asked['RoleName']}/{asked['PolicyArn']}"
+
+
+def _look_at_attachment(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    attached = aws.iam.list_attached_role_policies(RoleName=state["role"])["AttachedPolicies"]
+    first((each for each in attached if each["PolicyArn"] == state["policyArn"]), id_)
+    return {}
+
+
+def _create_profile(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    name = asked["InstanceProfileName"]
+    aws.iam.create_instance_profile(InstanceProfileName=name)
+    aws.iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=inputs["role"])
+    return str(name)
+
+
+def _look_at_profile(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del state
+    aws.iam.get_instance_profile(InstanceProfileName=id_)
+    return {}
+
+
+def _delete_profile(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+    aws.iam.remove_role_from_instance_profile(InstanceProfileName=id_, RoleName=state["role"])
+    aws.iam.delete_instance_profile(InstanceProfileName=id_)
+
+
+def _create_bucket(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    # The first region has no name here.
+    if aws.region != "us-east-1":
+        asked["CreateBucketConfiguration"] = {"LocationConstraint": aws.region}
+    aws.s3.create_bucket(**asked)
+    return str(asked["Bucket"])
+
+
+def _look_at_bucket(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del state
+    aws.s3.head_bucket(Bucket=id_)
+    return {"arn": f"arn:aws:s3:::{id_}"}
+
+
+def _delete_bucket(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+    if state.get("forceDestroy"):
+        # moto stumbles over the delete markers of a bucket whose versioning is suspended, as it is by now.
+        aws.s3.put_bucket_versioning(Bucket=id_, VersioningConfiguration={"Status": "Enabled"})
+        for page in aws.s3.get_paginator("list_object_versions").paginate(Bucket=id_):
+            for each in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
+                aws.s3.delete_object(Bucket=id_, Key=each["Key"], VersionId=each["VersionId"])
+    aws.s3.delete_bucket(Bucket=id_)
+
+
+def _setting(call: str, block: str, properties: Mapping[str, Property]) -> Kind:
+    """Return the type of something that a bucket has one of. Its id is the bucket's name.
+
+    call: what boto3 names it, after `put_`, `get_` and `delete_`. block: the parameter with all but the bucket.
+    """
+
+    def put(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+        del inputs
+        bucket = str(asked.pop("Bucket"))
+        getattr(aws.s3, f"put_{call}")(Bucket=bucket, **{block: asked.get(block, asked)})
+        return bucket
+
+    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        del state
+        found = getattr(aws.s3, f"get_{call}")(Bucket=id_)
+        if call == "bucket_versioning" and found.get("Status") != "Enabled":
+            raise LookupError(f"{id_} keeps no versions")
+        return {}
+
+    def delete(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+        del state
+        if call == "bucket_versioning":
+            aws.s3.put_bucket_versioning(Bucket=id_, VersioningConfiguration={"Status": "Suspended"})
+        else:
+            getattr(aws.s3, f"delete_{call.removesuffix('_configuration')}")(Bucket=id_)
+
+    return Kind(
+        properties={"bucket": Property("Bucket", refers="bucket"), **properties},
+        identity=frozenset({"bucket"}),
+        create=put,
+        look=look,
+        delete=delete,
+        retag=None,
+    )
+
+
+def _create_log_group(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    aws.logs.create_log_group(**asked)
+    return str(asked["logGroupName"])
+
+
+def _look_at_log_group(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del state
+    groups = aws.logs.describe_log_groups(logGroupNamePrefix=id_)["logGroups"]
+    group = first((each for each in groups if each["logGroupName"] == id_), id_)
+    return {"arn": group["arn"].removesuffix(":*")}
+
+
+def _put_alarm(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    aws.cloudwatch.put_metric_alarm(**asked)
+    return str(asked["AlarmName"])
+
+
+def _look_at_alarm(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del state
+    return {"arn": first(aws.cloudwatch.describe_alarms(AlarmNames=[id_])["MetricAlarms"], id_)["AlarmArn"]}
+
+
+def _change_record(action: str, asked: dict[str, Any]) -> dict[str, Any]:
+    zone = asked.pop("HostedZoneId")
+    return {"HostedZoneId": zone, "ChangeBatch": {"Changes": [{"Action": action, "ResourceRecordSet": asked}]}}
+
+
+def _put_record(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    aws.route53.change_resource_record_sets(**_change_record("CREATE", asked))
+    return f"{inputs['zoneId']}_{inputs['name']}_{inputs['type']}"
+
+
+def _look_at_record(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    there = aws.route53.list_resource_record_sets(HostedZoneId=state["zoneId"])["ResourceRecordSets"]
+    first((each for each in there if (each["Name"].rstrip("."), each["Type"]) == (state["name"], state["type"])), id_)
+    return {}
+
+
+def _delete_record(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+    del id_
+    asked = {property_.parameter: property_.convert(state[key]) for key, property_ in _RECORD.items()}
+    aws.route53.change_resource_record_sets(**_change_record("DELETE", asked))
+
+
+_RECORD: Mapping[str, Property] = {
+    "zoneId": Property("HostedZoneId", refers="zone"),
+    **same("name", "type"),
+    "ttl": Property("TTL", change=in_place),
+    "records": Property("ResourceRecords", lambda values: [{"Value": value} for value in values], change=in_place),
+}
+KINDS: Mapping[str, Kind] = {
+    "aws:iam/role:Role": Kind(
+        named_by="name",
+        properties={
+            "name": Property("RoleName"),
+            "assumeRolePolicy": Property("AssumeRolePolicyDocument", change=in_place),
+        },
+        create=lambda aws, asked, _: str(aws.iam.create_role(**asked)["Role"]["RoleName"]),
+        look=_look_at_role,
+        delete=lambda aws, id_, _: aws.iam.delete_role(RoleName=id_),
+        retag=_tagged("iam", "role", "RoleName"),
+    ),
+    "aws:iam/rolePolicy:RolePolicy": Kind(
+        named_by="name",
+        identity=frozenset({"role", "name"}),
+        properties={
+            "name": Property("PolicyName"),
+            "role": Property("RoleName", refers="role"),
+            "policy": Property("PolicyDocument"),
+        },
+        create=_put_policy,
+        look=_look_at_policy,
+        delete=lambda aws, _, state: aws.iam.delete_role_policy(RoleName=state["role"], PolicyName=state["name"]),
+        retag=None,
+    ),
+    "aws:iam/rolePolicyAttachment:RolePolicyAttachment": Kind(
+        properties={
+            "role": Property("RoleName", refers="role"),
+            "policyArn": Property("PolicyArn", refers="policy"),
+        },
+        create=_attach,
+        look=_look_at_attachment,
+        delete=lambda aws, _, state: aws.iam.detach_role_policy(RoleName=state["role"], PolicyArn=state["policyArn"]),
+        retag=None,
+    ),
+    "aws:iam/instanceProfile:InstanceProfile": Kind(
+        named_by="name",
+        properties={"name": Property("InstanceProfileName"), "role": Property("Role", refers="role", change=in_place)},
+        create=_create_profile,
+        look=_look_at_profile,
+        delete=_delete_profile,
+        retag=_tagged("iam", "instance_profile", "InstanceProfileName"),
+    ),
+    "aws:s3/bucket:Bucket": Kind(
+        named_by="bucket",
+        properties={"bucket": Property("Bucket"), "forceDestroy": LOCAL},
+        create=_create_bucket,
+        look=_look_at_bucket,
+        delete=_delete_bucket,
+        retag=lambda aws, id_, _state, _old, new: aws.s3.put_bucket_tagging(Bucket=id_, Tagging={"TagSet": pairs(new)}),
+    ),
+    "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": _setting(
+        "public_access_block",
+        "PublicAccessBlockConfiguration",
+        {
+            **same("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"),
+        },
+    ),
+    "aws:s3/bucketOwnershipControls:BucketOwnershipControls": _setting(
+        "bucket_ownership_controls", "OwnershipControls", {"rule": Property("Rules", lambda rule: [pascal(rule)])}
+    ),
+    "aws:s3/bucketServerSideEncryptionConfiguration:BucketServerSideEncryptionConfiguration": _setting(
+        "bucket_encryption", "ServerSideEncryptionConfiguration", {"rules": Property("Rules", pascal)}
+    ),
+    "aws:s3/bucketVersioning:BucketVersioning": _setting(
+        "bucket_versioning",
+        "VersioningConfiguration",
+        {"versioningConfiguration": Property("VersioningConfiguration", pascal)},
+    ),
+    "aws:s3/bucketLifecycleConfiguration:BucketLifecycleConfiguration": _setting(
+        "bucket_lifecycle_configuration", "LifecycleConfiguration", {"rules": Property("Rules", pascal)}
+    ),
+    "aws:s3/bucketPolicy:BucketPolicy": _setting("bucket_policy", "Policy", {"policy": Property("Policy")}),
+    "aws:cloudwatch/logGroup:LogGroup": Kind(
+        named_by="name",
+        properties={
+            "name": Property("logGroupName"),
+            "kmsKeyId": Property("kmsKeyId", change=in_place),
+            "retentionInDays": Property(
+                change=lambda aws, id_, value, _: aws.logs.put_retention_policy(logGroupName=id_, retentionInDays=value)
+            ),
+        },
+        create=_create_log_group,
+        look=_look_at_log_group,
+        delete=lambda aws, id_, _: aws.logs.delete_log_group(logGroupName=id_),
+        retag=_tagged("logs", "resource", "resourceArn", by_arn=True),
+    ),
+    "aws:cloudwatch/metricAlarm:MetricAlarm": Kind(
+        named_by="name",
+        identity=frozenset({"name"}),
+        properties={
+            "name": Property("AlarmName"),
+            "dimensions": Property(
+                "Dimensions", lambda given: [{"Name": name, "Value": value} for name, value in given.items()]
+            ),
+            **same("alarmActions", "alarmDescription", "comparisonOperator", "evaluationPeriods", "metricName"),
+            **same("namespace", "period", "statistic", "threshold", "treatMissingData"),
+            "okActions": Property("OKActions"),
+        },
+        create=_put_alarm,
+        look=_look_at_alarm,
+        delete=lambda aws, id_, _: aws.cloudwatch.delete_alarms(AlarmNames=[id_]),
+        retag=_tagged("cloudwatch", "resource", "ResourceARN", by_arn=True),
+    ),
+    "aws:route53/record:Record": Kind(
+        properties=_RECORD, create=_put_record, look=_look_at_record, delete=_delete_record, retag=None
+    ),
+}
