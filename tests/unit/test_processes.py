@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import configparser
-import contextlib
-import http.client
 import itertools
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
 import time
 import tomllib
 from functools import partial
@@ -42,7 +37,6 @@ from rendering.gateway_files import gateway_files
 from settings import App, limits
 from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
-from tests.unit.gateway_process import APP
 from tests.unit.test_rendering import find
 from tests.unit.test_stack_file import of_app
 
@@ -178,54 +172,6 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
     # The folders of these sockets.
     unit = app_unit(GATEWAYS[kind], ProcessLayout("supervisord", 3), proof=False)
     assert "RuntimeDirectory=app-%i app-%i-0 app-%i-1 app-%i-2\n" in unit
-
-
-@pytest.mark.parametrize("kind", GATEWAYS)
-def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_alone_is_killed(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, scripts = tmp_path / "slots" / "blue", tmp_path / "scripts"
-    scripts.mkdir()
-    for source in ROOT.glob("machine/*/*.py"):
-        (scripts / source.name).symlink_to(source)
-    folders = ("code", "gateway", "venv/bin", "../../app-blue", "../../app-blue-0", "../../app-blue-1")
-    for folder in folders:
-        (place / folder).mkdir(parents=True)
-    python = place / "venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    (place / "code" / "app.py").write_text(APP)
-    for name, text in gateway_files(app(kind, "supervisord", 2)).items():
-        # There is no journal here, and ports may be taken.
-        told = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
-        told = told.replace(SCRIPTS, str(scripts))
-        told = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", told)
-        (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", told))
-    monkeypatch.setattr(on_server, "RUN", tmp_path)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(place / "gateway" / "supervisord-blue.conf")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            first = well(tmp_path)
-            os.kill(first[1], signal.SIGKILL)
-            again = well(tmp_path, other_than=first[1])
-        finally:
-            process.terminate()
-            code = process.wait(30)
-    assert (again[0] == first[0], again[1] != first[1], code) == (True, True, 0)
-
-
-def well(run: Path, other_than: int = 0) -> list[int]:
-    """Return both process ids once both respond and the second one is not `other_than`."""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        told = on_server.supervisord_processes("blue")
-        pids = [each["pid"] for each in told if each["statename"] == "RUNNING"]
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            both = [slot_layout.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
-            if both == [200, 200] and len(pids) == 2 and pids[1] != other_than:
-                return pids
-        time.sleep(0.1)
-    raise AssertionError(on_server.supervisord_processes("blue"))
 
 
 def test_a_process_of_systemd_has_its_port_from_the_release() -> None:

@@ -15,21 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests.unit.gateway_process import APP, Process, app, started
+from tests.combinations import GATEWAY_SETTINGS
+from tests.processes.gateway_process import Process, app, started
 
-# Every way in which a request can be run.
-HTTP: dict[str, dict[str, Any]] = {
-    "gunicorn sync": {"kind": "gunicorn", "threads": 1},
-    "gunicorn gthread": {"kind": "gunicorn"},
-    "gunicorn gevent": {"kind": "gunicorn", "worker_class": "gevent"},
-    "gevent": {"kind": "gevent"},
-    "tornado": {"kind": "tornado"},
-}
-OTHERS: dict[str, dict[str, Any]] = {
-    "uwsgi": {"kind": "uwsgi"},
-    "gunicorn, lazy": {"kind": "gunicorn", "lazy_apps": True},
-    "tornado, lazy": {"kind": "tornado", "lazy_apps": True},
-}
+# uWSGI is what end-to-end tests run.
+HTTP = {name: each for name, each in GATEWAY_SETTINGS.items() if each["kind"] != "uwsgi"}
+LAZY = {f"{kind}, lazy": {"kind": kind, "lazy_apps": True} for kind in ("gunicorn", "tornado")}
 every = pytest.mark.parametrize("gateway", HTTP.values(), ids=HTTP.keys())
 
 
@@ -39,6 +30,7 @@ def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_worker
 ) -> None:
     with started(app(**gateway, processes=2), tmp_path) as running:
         running.wait_ready()
+        assert imports(running) == (2 if "gevent" in gateway.values() else 1)
         real = {"X-Real-IP": "192.0.2.7", "X-Forwarded-Proto": "https", "Host": "shop.example.org:8443"}
         # Lines as long as the balancer lets through.
         path, cookie = "/" + "p" * 16_300, "c" * 16_300
@@ -71,7 +63,7 @@ def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_worker
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("gateway", (HTTP | OTHERS).values(), ids=(HTTP | OTHERS).keys())
+@pytest.mark.parametrize("gateway", (GATEWAY_SETTINGS | LAZY).values(), ids=(GATEWAY_SETTINGS | LAZY).keys())
 def test_an_application_that_does_not_import_ends_it_before_it_is_ready(
     gateway: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -116,21 +108,6 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_the_rest_to_the_next(
             late.close()
 
 
-@every
-def test_a_request_that_takes_too_long_is_ended_and_the_next_is_answered(
-    gateway: dict[str, Any], tmp_path: Path
-) -> None:
-    with started(app(**gateway, processes=1, request_timeout_s=1), tmp_path) as running:
-        running.wait_ready()
-        begun = time.monotonic()
-        is_gevent = gateway["kind"] == "gevent" or gateway.get("worker_class") == "gevent"
-        assert running.ask("/sleep/30")["status"] == (500 if is_gevent else 504)
-        if not is_gevent:
-            assert "GET '/sleep/30' took longer than 1 s: worker" in running.log
-        assert time.monotonic() - begun < 20
-        assert running.ask()["status"] == 200
-
-
 @pytest.mark.parametrize("kind", ["gevent", "gunicorn"])
 def test_greenlets_wait_together_in_one_process(kind: str, tmp_path: Path) -> None:
     gateway: dict[str, Any] = {"kind": kind, "processes": 1, "greenlets": 20}
@@ -154,17 +131,12 @@ def test_a_proof_runs_one_process_whatever_the_release_says(tmp_path: Path) -> N
             assert len({running.ask()["pid"] for _ in range(30)}) == 1
 
 
-def test_the_application_is_imported_before_the_fork_unless_lazy(tmp_path: Path) -> None:
-    counting = APP.replace("import json", "open('imports', 'a').write('x')\nimport json")
-    for kind, lazy, times in (
-        ("gunicorn", False, 1),
-        ("gunicorn", True, 2),
-        ("tornado", False, 1),
-        ("tornado", True, 2),
-    ):
-        folder = tmp_path / f"{kind}-{lazy}"
-        (folder / "code").mkdir(parents=True)
-        (folder / "code" / "app.py").write_text(counting)
-        with started(app(kind, processes=2, lazy_apps=lazy), folder) as running:
-            running.wait_ready()
-            assert len((folder / "code" / "imports").read_text()) == times
+def imports(running: Process) -> int:
+    return len((running.folder / "code" / "imports").read_text())
+
+
+@pytest.mark.parametrize("gateway", LAZY.values(), ids=LAZY.keys())
+def test_each_worker_imports_a_lazy_application(gateway: dict[str, Any], tmp_path: Path) -> None:
+    with started(app(**gateway, processes=2), tmp_path) as running:
+        running.wait_ready()
+        assert imports(running) == 2
