@@ -113,7 +113,11 @@ class Process:
 
 @contextlib.contextmanager
 def started(
-    made: App, folder: Path, *processes: str, public: socket.socket | None = None, **overridden: str
+    made: App,
+    folder: Path,
+    *processes: str,
+    public: socket.socket | None = None,
+    overridden: Mapping[str, str] | None = None,
 ) -> Generator[Process]:
     """Start an application's gateway in a folder, with APP as app.py where it has none. Kill it afterwards.
 
@@ -125,7 +129,7 @@ def started(
     if not (code / "app.py").exists():
         (code / "app.py").write_text(APP)
     files = gateway_files(made)
-    for script, line in overridden.items():
+    for script, line in (overridden or {}).items():
         files[f"gateway/{script}.py"] += f"{line}\n"
     for name, text in files.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -94,20 +94,21 @@ def stream(error=None):
 
 
 @contextlib.contextmanager
-def running_in(folder: Path, text: str, made: App, **overridden: str) -> Generator[Process]:
+def running_in(folder: Path, text: str, made: App, overridden: Mapping[str, str]) -> Generator[Process]:
     """Run a gateway with this text as its application."""
     (folder / "code").mkdir()
     (folder / "code" / "app.py").write_text(text)
     (folder / "code" / "large").write_bytes(b"x" * 3_000_000)
-    with started(made, folder, **overridden) as process:
+    with started(made, folder, overridden=overridden) as process:
         process.wait_ready()
         yield process
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["imported once", "lazy"])
 def shared_uwsgi(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with running_in(tmp_path_factory.mktemp("uwsgi"), APP, app("uwsgi", processes=1, lazy_apps=request.param)) as made:
-        yield made
+    made = app("uwsgi", processes=1, lazy_apps=request.param)
+    with running_in(tmp_path_factory.mktemp("uwsgi"), APP, made, {}) as process:
+        yield process
 
 
 @pytest.fixture
@@ -298,7 +299,8 @@ def cruel(gateway: str, folder: Path, guard: str = "", **settings: Any) -> Abstr
     guard: a line that sets constants of gateway_guard.
     """
     chosen: dict[str, Any] = {"processes": 1} | GATEWAY_SETTINGS[gateway] | settings
-    return running_in(folder, CRUEL, app(**chosen), gateway_companion="LOOK_EVERY_MS = 100", gateway_guard=guard)
+    overridden = {"gateway_companion": "LOOK_EVERY_MS = 100", "gateway_guard": guard}
+    return running_in(folder, CRUEL, app(**chosen), overridden)
 
 
 @pytest.fixture(scope="module", params=GATEWAY_SETTINGS)
