@@ -14,6 +14,7 @@ from pathlib import Path
 
 import local_nginx
 import pytest
+import slot_layout
 
 from gateways import GATEWAYS
 from rendering.common import SCRIPTS
