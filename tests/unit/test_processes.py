@@ -135,7 +135,7 @@ def test_the_local_nginx_spreads_by_least_connections_over_the_ports_of_its_slot
     ports = [server[0] for server in args(upstream["block"], "server")]
     assert ports == [f"127.0.0.1:{first + number}" for number in range(3)]
     assert [each["directive"] for each in upstream["block"]][:2] == ["zone", "least_conn"]
-    assert args(read, "listen") == [[str(APP_PORT)]]
+    assert [listen[0] for listen in args(read, "listen")] == [str(APP_PORT)]
     assert args(read, f"{prefix}_pass") == [["processes" if prefix == "uwsgi" else "http://processes"]]
     assert args(read, f"{prefix}_next_upstream") == [["error"]]
     assert args(read, f"{prefix}_read_timeout") == [[f"{limits.read_timeout_s(30)}s"]]
