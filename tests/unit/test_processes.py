@@ -334,15 +334,15 @@ def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) 
 def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
     here = (common.CONFIG / "processes").read_text().strip()
     for made_for in ("one gateway", "systemd 9"):
-        manifest = {} if made_for == "one gateway" else {"processes": made_for}
+        manifest = {"gateway": "uwsgi"} | ({} if made_for == "one gateway" else {"processes": made_for})
         with pytest.raises(
             Failure, match=f"r9 is made for servers with {made_for}, and this one has {here}; set fleet"
         ):
             staging.check_compatible("r9", manifest)
-    staging.check_compatible("r9", {"processes": here})
+    staging.check_compatible("r9", {"gateway": "uwsgi", "processes": here})
     (common.CONFIG / "processes").unlink()
     with pytest.raises(Failure, match=f"r9 is made for servers with {here}, and this one has one gateway"):
-        staging.check_compatible("r9", {"processes": here})
+        staging.check_compatible("r9", {"gateway": "uwsgi", "processes": here})
 
 
 def test_supervisord_has_a_program_that_ended_told_at_once(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
