@@ -41,8 +41,12 @@ test: setup ## all tests that guard a change, with real machines
 	@pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: test-unit
-test-unit: setup-dev ## the tests that need no machine
-	@pytest tests/unit $(PYTEST_ARGS)
+test-unit: setup-dev ## the tests that need neither machines nor processes
+	@pytest --numprocesses=auto --dist=worksteal tests/unit $(PYTEST_ARGS)
+
+.PHONY: test-processes
+test-processes: setup-dev ## gateways for real, without machines
+	@pytest --numprocesses=4 --dist=worksteal tests/processes $(PYTEST_ARGS)
 
 .PHONY: test-e2e
 test-e2e: setup ## the tests with real machines

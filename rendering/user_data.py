@@ -14,11 +14,11 @@ import yaml
 from rendering.templates import read_file
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Writes text of several lines as a block, so that a person can read the document."""
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+def _text(dumper: yaml.CSafeDumper, value: str) -> yaml.ScalarNode:
     return dumper.represent_scalar(  # pyright: ignore[reportUnknownMemberType]
         "tag:yaml.org,2002:str", value, style="|" if "\n" in value else None
     )

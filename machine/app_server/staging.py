@@ -83,7 +83,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
 
 def check_compatible(release: str, manifest: dict[str, Any]) -> None:
     """Raise Failure unless the release is made for this server's gateway, and for its number of them."""
-    made_for, here = manifest.get("gateway", "uwsgi"), (CONFIG / "gateway").read_text().strip()
+    made_for, here = manifest["gateway"], (CONFIG / "gateway").read_text().strip()
     if made_for != here:
         raise Failure(
             f"{release} is made for the gateway {made_for}, and this server runs {here}; "
@@ -215,8 +215,7 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         secrets = find_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
         raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
-    # Older releases have uWSGI's alone.
-    for name, text in manifest.get("gateway_files", {"uwsgi.ini": manifest.get("uwsgi_ini")}).items():
+    for name, text in manifest["gateway_files"].items():
         (partial / name).parent.mkdir(exist_ok=True)
         (partial / name).write_text(text)
     environment = manifest["environment"] | secrets | {

@@ -77,7 +77,7 @@ def apache_words(value: str) -> str:
     return "%{FLEET_NOTHING}e" + made if made.startswith("expr=") else made
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(block=balancers("apache"))
 def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None:
     given_ = settings_of(block)

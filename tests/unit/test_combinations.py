@@ -22,7 +22,7 @@ def test_a_combination_that_cannot_work_is_refused_with_both_settings() -> None:
     assert {(each.manager, each.local_proxy) for each in refused} == {("supervisord", "no")}
     assert len(refused) == len(GATEWAY_SETTINGS) * len(PROXIES)
     for each in refused:
-        assert "process_manager: supervisord" in each.refusal
+        assert 'process_manager: "supervisord"' in each.refusal
         assert "local_proxy" in each.refusal
 
 

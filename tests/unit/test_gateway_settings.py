@@ -20,9 +20,9 @@ from rendering.gateway_files import gateway_files
 from rendering.upstream import Upstream
 from settings import Balancer, Gateway
 from settings.header import FORGEABLE
-from tests.unit.gateway_process import app
+from tests.processes.gateway_process import app
+from tests.unit.nginx_reader import directives, find
 from tests.unit.site_text import site_text
-from tests.unit.test_rendering import directives, find
 from tests.unit.test_stack_file import of_app
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -125,16 +125,6 @@ def test_a_release_brings_the_files_of_its_gateway(host: AppServer, tmp_path: Pa
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
 
 
-def test_a_release_of_before_there_were_other_gateways_is_uwsgis(host: AppServer, tmp_path: Path) -> None:
-    release = build(tmp_path)
-    manifest = json.loads(release.manifest)
-    del manifest["gateway"], manifest["gateway_files"]
-    id_ = publish(tmp_path, Release(json.dumps(manifest | {"uwsgi_ini": "[uwsgi]\n"}).encode(), release.archive))
-    staging.stage(id_, {})
-    assert (common.RELEASES / id_ / "uwsgi.ini").read_text() == "[uwsgi]\n"
-    assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
-
-
 def test_a_settings_file_is_for_the_application_and_its_variable_says_where_it_is(
     host: AppServer, tmp_path: Path
 ) -> None:

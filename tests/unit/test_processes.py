@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import configparser
-import contextlib
-import http.client
+import gzip
 import itertools
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
 import time
 import tomllib
 from functools import partial
@@ -20,7 +16,6 @@ from typing import Any
 
 import app_status
 import common
-import crossplane
 import local_nginx as on_server
 import pytest
 import release
@@ -42,8 +37,7 @@ from rendering.gateway_files import gateway_files
 from settings import App, limits
 from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
-from tests.unit.gateway_process import APP
-from tests.unit.test_rendering import find
+from tests.unit.nginx_reader import args, find, parse
 from tests.unit.test_stack_file import of_app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,17 +97,23 @@ def documents(kind: str, manager: Any, number: int = 3) -> dict[str, str]:
 
 @pytest.mark.parametrize("manager", MANAGERS)
 @pytest.mark.parametrize("kind", GATEWAYS)
-def test_the_document_fits_into_what_ec2_takes_and_says_what_the_server_is(kind: str, manager: Any) -> None:
-    text = app_server_user_data(
-        ["libpq5"] * 50, kind=GATEWAYS[kind], processes=ProcessLayout(manager, MAX_ISOLATED_PROCESSES)
-    )
-    # Raises where EC2 would not take it.
-    assert pack_user_data(text)
+def test_the_document_says_what_the_server_is(kind: str, manager: Any) -> None:
     files = documents(kind, manager)
     assert files["/etc/wsgi-fleet/processes"] == f"{manager} 3\n"
     assert "/etc/systemd/system/app.socket" not in files
     install = files[f"{SCRIPTS}/install-gateway"]
     assert ("install supervisord supervisor==" in install) == (manager == "supervisord")
+
+
+def test_the_largest_document_fits_into_what_ec2_takes() -> None:
+    layouts = [ProcessLayout("systemd", MAX_ISOLATED_PROCESSES), ProcessLayout("supervisord", MAX_ISOLATED_PROCESSES)]
+    made = [
+        app_server_user_data(["libpq5"] * 50, kind=kind, processes=each)
+        for kind in GATEWAYS.values()
+        for each in layouts
+    ]
+    # Raises where EC2 would not take it.
+    assert pack_user_data(max(made, key=lambda text: len(gzip.compress(text.encode()))))
 
 
 def test_servers_that_balance_no_processes_get_nothing_of_it() -> None:
@@ -125,9 +125,7 @@ def nginx(given: App, slot_: str, folder: Path) -> list[dict[str, Any]]:
     """Return the local Nginx's configuration as its reader sees it."""
     file = folder / "nginx.conf"
     file.write_text(gateway_files(given)[f"gateway/nginx-{slot_}.conf"])
-    read: dict[str, Any] = crossplane.parse(str(file), single=True)  # pyright: ignore
-    assert read["errors"] == []
-    return read["config"][0]["parsed"]
+    return parse(file)
 
 
 @pytest.mark.parametrize(("kind", "prefix"), [("uwsgi", "uwsgi"), ("tornado", "proxy")])
@@ -138,14 +136,14 @@ def test_the_local_nginx_spreads_by_least_connections_over_the_ports_of_its_slot
     read = nginx(app(kind, request_timeout_s=30), slot_, tmp_path)
     (upstream,) = find(read, "upstream")
     first = SLOT_PORTS[slot_]
-    ports = [each["args"][0] for each in upstream["block"] if each["directive"] == "server"]
+    ports = [server[0] for server in args(upstream["block"], "server")]
     assert ports == [f"127.0.0.1:{first + number}" for number in range(3)]
     assert [each["directive"] for each in upstream["block"]][:2] == ["zone", "least_conn"]
-    assert [each["args"][0] for each in find(read, "listen")] == [str(APP_PORT)]
-    assert find(read, f"{prefix}_pass")[0]["args"] == ["processes" if prefix == "uwsgi" else "http://processes"]
-    assert find(read, f"{prefix}_next_upstream")[0]["args"] == ["error"]
-    assert find(read, f"{prefix}_read_timeout")[0]["args"] == [f"{limits.read_timeout_s(30)}s"]
-    assert find(read, "worker_shutdown_timeout")[0]["args"] == ["45s"]
+    assert [listen[0] for listen in args(read, "listen")] == [str(APP_PORT)]
+    assert args(read, f"{prefix}_pass") == [["processes" if prefix == "uwsgi" else "http://processes"]]
+    assert args(read, f"{prefix}_next_upstream") == [["error"]]
+    assert args(read, f"{prefix}_read_timeout") == [[f"{limits.read_timeout_s(30)}s"]]
+    assert args(read, "worker_shutdown_timeout") == [["45s"]]
     assert set(range(first, first + MAX_ISOLATED_PROCESSES)) <= set(app_status.PROCESS_PORTS)
 
 
@@ -182,54 +180,6 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
     # The folders of these sockets.
     unit = app_unit(GATEWAYS[kind], ProcessLayout("supervisord", 3), proof=False)
     assert "RuntimeDirectory=app-%i app-%i-0 app-%i-1 app-%i-2\n" in unit
-
-
-@pytest.mark.parametrize("kind", GATEWAYS)
-def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_alone_is_killed(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place, scripts = tmp_path / "slots" / "blue", tmp_path / "scripts"
-    scripts.mkdir()
-    for source in ROOT.glob("machine/*/*.py"):
-        (scripts / source.name).symlink_to(source)
-    folders = ("code", "gateway", "venv/bin", "../../app-blue", "../../app-blue-0", "../../app-blue-1")
-    for folder in folders:
-        (place / folder).mkdir(parents=True)
-    python = place / "venv" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    (place / "code" / "app.py").write_text(APP)
-    for name, text in gateway_files(app(kind, "supervisord", 2)).items():
-        # There is no journal here, and ports may be taken.
-        told = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
-        told = told.replace(SCRIPTS, str(scripts))
-        told = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", told)
-        (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", told))
-    monkeypatch.setattr(on_server, "RUN", tmp_path)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(place / "gateway" / "supervisord-blue.conf")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            first = well(tmp_path)
-            os.kill(first[1], signal.SIGKILL)
-            again = well(tmp_path, other_than=first[1])
-        finally:
-            process.terminate()
-            code = process.wait(30)
-    assert (again[0] == first[0], again[1] != first[1], code) == (True, True, 0)
-
-
-def well(run: Path, other_than: int = 0) -> list[int]:
-    """Return both process ids once both respond and the second one is not `other_than`."""
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        told = on_server.supervisord_processes("blue")
-        pids = [each["pid"] for each in told if each["statename"] == "RUNNING"]
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            both = [slot_layout.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
-            if both == [200, 200] and len(pids) == 2 and pids[1] != other_than:
-                return pids
-        time.sleep(0.1)
-    raise AssertionError(on_server.supervisord_processes("blue"))
 
 
 def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
@@ -388,15 +338,15 @@ def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) 
 def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
     here = (common.CONFIG / "processes").read_text().strip()
     for made_for in ("one gateway", "systemd 9"):
-        manifest = {} if made_for == "one gateway" else {"processes": made_for}
+        manifest = {"gateway": "uwsgi"} | ({} if made_for == "one gateway" else {"processes": made_for})
         with pytest.raises(
             Failure, match=f"r9 is made for servers with {made_for}, and this one has {here}; set fleet"
         ):
             staging.check_compatible("r9", manifest)
-    staging.check_compatible("r9", {"processes": here})
+    staging.check_compatible("r9", {"gateway": "uwsgi", "processes": here})
     (common.CONFIG / "processes").unlink()
     with pytest.raises(Failure, match=f"r9 is made for servers with {here}, and this one has one gateway"):
-        staging.check_compatible("r9", {"processes": here})
+        staging.check_compatible("r9", {"gateway": "uwsgi", "processes": here})
 
 
 def test_supervisord_has_a_program_that_ended_told_at_once(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:

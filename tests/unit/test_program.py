@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import runpy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulu
 INSTANCE = "aws:ec2/instance:Instance"
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a folder with the applications of this project, in which the program runs and writes."""
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def stack_file(stack: str) -> dict[str, Any]:
@@ -45,19 +52,21 @@ def test_the_salt_that_pulumi_writes_into_the_committed_stack_file_goes_again(
     project: Path, stack: str, value: str, *, keeps: bool
 ) -> None:
     file = project / "stacks" / f"Pulumi.{stack}.yaml"
-    file.parent.mkdir()
+    file.parent.mkdir(exist_ok=True)
     before = f"# Ours.\nconfig:\n{value}"
     file.write_text(f"{before}encryptionsalt: v1:x=\n")
-    run(stack)
+    run.__wrapped__(stack)
     assert (file.read_text() != before) == keeps
+    file.unlink()
 
 
 def main() -> None:
     runpy.run_path(str(ROOT / "__main__.py"))
 
 
-def run(stack: str, *, preview: bool = False, **changes: Any) -> Build:
-    """Run the program with the blocks of a stack file, some of them changed."""
+@cache
+def run(stack: str, *, preview: bool = False, **changes: str) -> Build:
+    """Run the program with the blocks of a stack file, some of them changed (JSON)."""
     return build(
         main,
         config={f"wsgi-fleet:{key}": text(value) for key, value in (stack_file(stack) | changes).items()},
@@ -79,7 +88,6 @@ def servers(stack: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.usefixtures("project")
 def test_every_stack_exports_where_it_is_what_serves_and_on_which_servers(stack: str) -> None:
     made = run(stack)
     id_of, url = {
@@ -91,11 +99,12 @@ def test_every_stack_exports_where_it_is_what_serves_and_on_which_servers(stack:
     release = made.one(ROLLOUT).inputs["release"]
     assert len(release) == 12
     # What ./fleet works with: the reach holds a private key.
-    assert isinstance(made.exports.pop("fleet"), Secret)
+    exports = dict(made.exports)
+    assert isinstance(exports.pop("fleet"), Secret)
     kept = stack_file(stack).get("aws", {}).get("logs") if stack_file(stack)["platform"] == "aws" else None
     places = {what: f"{what}-log-0e0e0e0" for what in ("balancer", "hello")}
-    assert made.exports.pop("logs", None) == (places if kept else None)
-    assert made.exports == {
+    assert exports.pop("logs", None) == (places if kept else None)
+    assert exports == {
         "url": url,
         "address": "127.0.0.1" if "127.0.0.1" in url else "203.0.113.7",
         "releases": {"hello": release},
@@ -104,7 +113,6 @@ def test_every_stack_exports_where_it_is_what_serves_and_on_which_servers(stack:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-@pytest.mark.usefixtures("project")
 def test_every_stack_can_be_previewed_before_anything_is_there(stack: str) -> None:
     planned = run(stack, preview=True)
     machines = planned.of(MACHINE) + planned.of(INSTANCE)
@@ -148,10 +156,9 @@ def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
 
 
 @pytest.mark.parametrize("security_updates", [{}, {"enabled": False}, {"window": "Sun 04:30", "reboot": True}])
-@pytest.mark.usefixtures("project")
 def test_machines_boot_the_same_document_on_a_laptop_and_on_ec2(security_updates: dict[str, Any]) -> None:
-    apps = stack_file("local")["apps"]
-    local, dev = (run(stack, apps=apps, security_updates=security_updates) for stack in ("local", "dev"))
+    changes = {"apps": json.dumps(stack_file("local")["apps"]), "security_updates": json.dumps(security_updates)}
+    local, dev = (run(stack, **changes) for stack in ("local", "dev"))
     here = {each.name: sha256(each.inputs["user_data"].encode()) for each in local.of(MACHINE)}
     there = {each.name: sha256(unpacked(each.inputs["userDataBase64"])) for each in dev.of(INSTANCE)}
     assert here == there
@@ -166,7 +173,6 @@ def sha256(document: bytes) -> str:
     return hashlib.sha256(document).hexdigest()
 
 
-@pytest.mark.usefixtures("project")
 def test_servers_of_production_stand_in_three_zones() -> None:
     subnets = {each.name: each.inputs["subnetId"] for each in run("prod").of(INSTANCE)}
     assert subnets == {
@@ -177,7 +183,6 @@ def test_servers_of_production_stand_in_three_zones() -> None:
     }
 
 
-@pytest.mark.usefixtures("project")
 def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import crossplane
 import pytest
 from hypothesis import HealthCheck, given, settings
 from site_state import State
@@ -23,9 +22,10 @@ from settings import Balancer
 from settings.proxy import Compression
 from settings.rewriting import Redirect
 from settings.route import Route
+from tests.unit.nginx_reader import args, directives, find, location, mapped, parse
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 from tests.unit.site_text import site_text
-from tests.unit.test_rendering import ROOT, directives, find
+from tests.unit.test_rendering import ROOT
 
 APP = Upstream("a", ["10.0.0.1"], 60, "/healthz")
 
@@ -35,25 +35,10 @@ def read(folder: Path, **proxy: Any) -> list[dict[str, Any]]:
     return directives(site_text(settings_of({"hostnames": [HOSTNAME], "proxy": proxy}), [APP]), folder)
 
 
-def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
-    return [each["args"] for each in find(block, name)]
-
-
 def server(block: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return next(each["block"] for each in block if each["directive"] == "server" and ["80", "default_server"] in args(
         each["block"], "listen"
     ))  # fmt: skip
-
-
-def location(block: list[dict[str, Any]], *path: str) -> list[dict[str, Any]]:
-    (found,) = [each["block"] for each in find(server(block), "location") if each["args"] == list(path)]
-    return found
-
-
-def mapped(block: list[dict[str, Any]], variable: str) -> list[tuple[str, list[str]]]:
-    """Return the entries in the map of a variable, in order."""
-    (found,) = [each["block"] for each in find(block, "map") if each["args"][1] == f"${variable}"]
-    return [(each["directive"], each["args"]) for each in found if each["directive"] != "volatile"]
 
 
 def test_a_stack_that_sets_none_of_it_gets_the_site_without_it() -> None:
@@ -68,13 +53,13 @@ def word(text: str) -> str:
     return re.sub(r'\\(["\\])', r"\1", text)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(block=balancers())
 def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_path: Path) -> None:
     given_ = settings_of(block)
     proxy = given_.proxy
     site = directives(site_text(given_, [APP]), tmp_path)
-    whole = location(site, "/")
+    whole = location(server(site), "/")
     every = server(site)
     # Nothing got out of its place: the directives of each block are those that were rendered there.
     assert {each["directive"] for each in site} <= {
@@ -119,9 +104,7 @@ def nginx_words(value: str) -> str:
 
 
 def test_compression_is_what_every_site_shares_unless_it_is_set(tmp_path: Path) -> None:
-    file = ROOT / "templates" / "nginx" / "nginx.conf"
-    parsed: dict[str, Any] = crossplane.parse(str(file), single=True)  # pyright: ignore
-    main = parsed["config"][0]["parsed"]
+    main = parse(ROOT / "templates" / "nginx" / "nginx.conf")
     shared = Compression()
     assert args(main, "gzip") == [["on"]]
     assert args(main, "gzip_comp_level") == [[str(shared.level)]]
@@ -141,7 +124,7 @@ def test_only_what_is_asked_by_nobody_in_particular_is_kept(tmp_path: Path) -> N
     (key,) = [each for each in find(site, "map") if each["args"][1] == "$own_answer"]
     assert key["args"][0] == "$http_cookie$http_authorization$http_content_length$http_transfer_encoding"
     assert mapped(site, "own_answer") == [("default", ["on"]), ("", [""])]
-    whole = location(site, "/")
+    whole = location(server(site), "/")
     assert args(whole, "uwsgi_cache_methods") == [["GET", "HEAD"]]
     assert args(whole, "uwsgi_cache_bypass") == [["$own_answer", "$exempt"]]
     assert args(whole, "uwsgi_no_cache") == [["$own_answer", "$exempt", "$upstream_http_set_cookie"]]
@@ -196,7 +179,7 @@ def test_a_health_path_is_exempt_where_its_application_answers(tmp_path: Path) -
 
 def test_a_password_goes_no_further_and_a_name_that_was_not_asked_for_proves_nothing(tmp_path: Path) -> None:
     site = read(tmp_path, basic_auth={"users": {}})
-    params = {param[0]: param[1:] for param in args(location(site, "/"), "uwsgi_param")}
+    params = {param[0]: param[1:] for param in args(location(server(site), "/"), "uwsgi_param")}
     assert params["HTTP_AUTHORIZATION"] == ["$passed_authorization", "if_not_empty"]
     assert params["REMOTE_USER"] == ["$user", "if_not_empty"]
     assert mapped(site, "user") == [("default", ["$remote_user"]), ("off", [""])]
@@ -332,11 +315,11 @@ def test_an_application_that_is_asked_by_http_gets_the_same(tmp_path: Path) -> N
         "response_headers": {"remove": ["X-Powered-By"]},
     }
     site = directives(site_text(settings_of({"proxy": block}), [app]), tmp_path)
-    headers = {each[0]: each[1] for each in args(location(site, "/"), "proxy_set_header")}
+    headers = {each[0]: each[1] for each in args(location(server(site), "/"), "proxy_set_header")}
     assert (headers["X-Set"], headers["X-Gone"], headers["X-Country"]) == ("b", "", "$geoip_country_code")
     assert (headers["X-Remote-User"], headers["Authorization"]) == ("$user", "$passed_authorization")
-    assert args(location(site, "/"), "proxy_hide_header") == [["X-Powered-By"], ["X-Cache"]]
-    assert args(location(site, "/"), "proxy_cache") == [["answers_proxy"]]
+    assert args(location(server(site), "/"), "proxy_hide_header") == [["X-Powered-By"], ["X-Cache"]]
+    assert args(location(server(site), "/"), "proxy_cache") == [["answers_proxy"]]
     assert [each[0] for each in args(site, "proxy_cache_path")] == ["/var/cache/wsgi-fleet-proxy"]
     assert "uwsgi_" not in str(site)
 
@@ -347,6 +330,6 @@ def test_nobody_says_who_they_are_by_a_header_where_no_password_is_asked_for(
 ) -> None:
     app = Upstream("a", ["10.0.0.1"], 60, "/healthz", protocol="http")
     site = directives(site_text(settings_of({"proxy": proxy}), [app]), tmp_path)
-    assert [each for each in args(location(site, "/"), "proxy_set_header") if each[0] == "X-Remote-User"] == [
+    assert [each for each in args(location(server(site), "/"), "proxy_set_header") if each[0] == "X-Remote-User"] == [
         ["X-Remote-User", ""]
     ]

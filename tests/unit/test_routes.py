@@ -16,9 +16,9 @@ from rendering.upstream import Upstream
 from settings import Balancer, Settings
 from settings.route import Route, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
+from tests.unit.nginx_reader import args, directives, find, location, mapped
 from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import problems_of
-from tests.unit.test_rendering import directives, find
 
 SHOP, BLOG = "shop.example.org", "blog.example.org"
 ACME = {"acme": {"email": "ops@example.org"}}
@@ -204,8 +204,7 @@ def test_no_acme_server_is_asked_for_a_wildcard() -> None:
     assert line.startswith("apps.*.hosts: *.example.org: no ACME server signs that by http-01")
 
 
-def test_records_of_a_zone_are_those_of_the_hosts(tmp_path: Path) -> None:
-    del tmp_path
+def test_records_of_a_zone_are_those_of_the_hosts() -> None:
     prod = fill_placeholders({"platform": "aws", "aws": AWS})["aws"] | {"route53_zone_id": "Z1"}
     assert told({"shop": {"hosts": [SHOP]}}, platform="aws", aws=prod) == []
 
@@ -236,9 +235,9 @@ def servers(block: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 def passes(server: list[dict[str, Any]]) -> dict[str, str]:
     """Return location -> upstream that gets it, or the status with which Nginx itself responds."""
     found: dict[str, str] = {}
-    for location in find(server, "location"):
-        does = [*find(location["block"], "uwsgi_pass"), *find(location["block"], "return")]
-        found[" ".join(location["args"])] = does[0]["args"][0] if does else ""
+    for each in find(server, "location"):
+        does = args(each["block"], "uwsgi_pass") + args(each["block"], "return")
+        found[" ".join(each["args"])] = does[0][0] if does else ""
     return {place: who for place, who in found.items() if place != "^~ /.error/"}
 
 
@@ -277,12 +276,11 @@ def test_the_path_that_led_to_an_application_is_its_script_name_or_stays_in_its_
     block = site(tmp_path, a={"path": "/a.b"}, k={"path": "/k", "strip_path": False}, r={})
     server = servers(block)["_"]
     seen: dict[str, tuple[Any, Any, Any]] = {}
-    for location in find(server, "location"):
-        if find(location["block"], "uwsgi_pass"):
-            params = dict(each["args"][:2] for each in find(location["block"], "uwsgi_param"))
-            rewrites = [each["args"] for each in find(location["block"], "rewrite")]
-            name = " ".join(location["args"])
-            seen[name] = rewrites, params.get("SCRIPT_NAME"), params["HTTP_X_FORWARDED_PREFIX"]
+    for each in find(server, "location"):
+        if find(each["block"], "uwsgi_pass"):
+            params = dict(param[:2] for param in args(each["block"], "uwsgi_param"))
+            rewrites = args(each["block"], "rewrite")
+            seen[" ".join(each["args"])] = rewrites, params.get("SCRIPT_NAME"), params["HTTP_X_FORWARDED_PREFIX"]
     assert seen == {
         "/a.b/": ([[r"(?s)^/a\.b(/.*)$", "$1", "break"]], "/a.b", "/a.b"),
         "= /k": ([], None, ""),
@@ -303,13 +301,12 @@ def test_health_paths_are_exempt_where_clients_find_them(tmp_path: Path) -> None
 def test_with_tls_every_server_has_it_and_one_is_the_default(tmp_path: Path) -> None:
     tls = Balancer.model_validate_json(json.dumps({"tls": {"self_signed": True}, "hostnames": ["a.example.org"]}))
     block = site(tmp_path, tls, rest={}, shop={"hosts": ["*.shop.example.org"]})
-    listens = {name: [each["args"] for each in find(server, "listen")] for name, server in servers(block).items()}
+    listens = {name: args(server, "listen") for name, server in servers(block).items()}
     assert listens == {
         "_": [["80", "default_server"], ["443", "ssl", "http2", "default_server"]],
         "*.shop.example.org": [["80"], ["443", "ssl", "http2"]],
     }
-    (hosts,) = [each["block"] for each in find(block, "map") if each["args"][1] == "$https_host"]
-    assert [(each["directive"], each["args"]) for each in hosts] == [
+    assert mapped(block, "https_host") == [
         ("default", ["a.example.org"]),
         (r"~^a\.example\.org$", ["$host"]),
         (r"~^.+\.shop\.example\.org$", ["$host"]),
@@ -367,6 +364,5 @@ def test_static_files_of_an_application_below_a_path_are_below_it_too(tmp_path: 
     given_ = Settings.model_validate_json(json.dumps({"platform": "lxd", "apps": {"blog": app(**blog)}}))
     each = given_.apps["blog"]
     text = site_text(Balancer(), [Upstream("blog", ["10.0.0.1"], 60, "/", each, static=each.static)])
-    locations = find(directives(text, tmp_path), "location")
-    static = next(location for location in locations if location["args"] == ["^~", "/blog.x/static/"])
-    assert [line["args"] for line in find(static["block"], "rewrite")] == [["(?s)^/blog\\.x(/.*)$", "$1", "break"]]
+    static = location(directives(text, tmp_path), "^~", "/blog.x/static/")
+    assert args(static, "rewrite") == [["(?s)^/blog\\.x(/.*)$", "$1", "break"]]

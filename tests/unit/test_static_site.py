@@ -13,8 +13,8 @@ import static_files
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.static import Static
+from tests.unit.nginx_reader import args, directives, find, location
 from tests.unit.site_text import site_text
-from tests.unit.test_rendering import directives, find
 
 YEAR = "public, max-age=31536000, immutable"
 
@@ -23,15 +23,6 @@ def site(folder: Path, static: dict[str, Any], **balancer: Any) -> list[dict[str
     given = Static.model_validate_json(json.dumps({"folder": "public"} | static))
     app = Upstream("my-shop", ["10.0.0.1"], 60, "/healthz", static=given)
     return directives(site_text(Balancer.model_validate_json(json.dumps(balancer)), [app]), folder)
-
-
-def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
-    return [each["args"] for each in find(block, name)]
-
-
-def location(block: list[dict[str, Any]], path: str) -> list[dict[str, Any]]:
-    (found,) = [each["block"] for each in find(block, "location") if each["args"] == ["^~", path]]
-    return found
 
 
 def cache(block: list[dict[str, Any]], status: int, path: str) -> str:
@@ -47,13 +38,14 @@ def cache(block: list[dict[str, Any]], status: int, path: str) -> str:
 def test_without_static_files_a_site_says_nothing_of_them(tmp_path: Path) -> None:
     plain = site_text(Balancer(), [Upstream("my-shop", ["10.0.0.1"], 60, "/healthz")])
     assert "static" not in plain
-    assert "map " not in plain
+    assert "$static_" not in plain
     both = json.dumps([find(directives(plain, tmp_path), "location"), args(site(tmp_path, {}), "location")])
-    assert both.count("^~") == 1
+    # That of error pages, in both; and that of files.
+    assert both.count("^~") == 3
 
 
 def test_files_are_looked_for_where_they_are_kept_and_nobody_else_is_asked(tmp_path: Path) -> None:
-    block = location(site(tmp_path, {"url_path": "/a/b/"}), "/a/b/")
+    block = location(site(tmp_path, {"url_path": "/a/b/"}), "^~", "/a/b/")
     assert args(block, "root") == [[f"{static_files.ROOT}/my-shop/served"]]
     assert args(block, "try_files") == [["$uri", "=404"]]
     assert {"uwsgi_pass", "autoindex", "alias"}.isdisjoint(each["directive"] for each in block)
@@ -61,7 +53,7 @@ def test_files_are_looked_for_where_they_are_kept_and_nobody_else_is_asked(tmp_p
 
 @pytest.mark.parametrize("tls", [None, {"self_signed": True}])
 def test_every_answer_has_the_headers_that_the_applications_have(tmp_path: Path, tls: Any) -> None:
-    headers = args(location(site(tmp_path, {}, tls=tls), "/static/"), "add_header")
+    headers = args(location(site(tmp_path, {}, tls=tls), "^~", "/static/"), "add_header")
     assert all(header[-1] == "always" for header in headers)
     names = [header[0] for header in headers]
     assert ["Strict-Transport-Security"] * bool(tls) == names[3:]

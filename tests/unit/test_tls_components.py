@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import pulumi
 import pytest
 
-from components.balancer import Balancer, BalancerArgs
-from components.security_groups import SecurityGroups, SecurityGroupsArgs
-from harness import mock_aws, mock_lxd
-from harness.mock_engine import Build, Registered, Secret, build
+from harness.mock_engine import Build, Secret
 from harness.mock_lxd import ADDRESS, GROUP, STEP
-from platforms import Platform
-from platforms.aws.platform import AwsPlatform
-from platforms.lxd.platform import LxdPlatform
 from rendering.common import HTTPS_PORT
-from settings import App, Lxd
-from settings import Balancer as Settings
 from tests.certificates import Authority
-from tests.unit.test_components import AWS
+from tests.unit.balancer_build import COMMAND, balancer_build, names_that_tell, steps
 
 NAME = "shop.example.org"
 SIGNED = Authority().sign([NAME])
 GIVEN = {"certificate": SIGNED.certificate, "private_key": SIGNED.private_key}
 ACME = {"acme": {"email": "ops@example.org"}}
 SELF_SIGNED = {"self_signed": True}
-COMMAND, ASSOCIATION = "command:remote:Command", "aws:ec2/eipAssociation:EipAssociation"
+ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
 RECORD, RULE = "aws:route53/record:Record", "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 
 
@@ -41,28 +31,7 @@ def made(
     preview: bool = False,
     **aws: Any,
 ) -> Build:
-    """Build a balancer and its groups; its one application has one member."""
-    given = Settings.model_validate_json(json.dumps({"hostnames": names, "tls": tls}))
-
-    def program() -> None:
-        platform: Platform = (
-            LxdPlatform(Lxd(tls_port=9443), stack="test", project=Path("/nowhere"))
-            if on == "lxd"
-            else AwsPlatform(AWS.model_copy(update=aws), stack="test", project_name="wsgi-fleet")
-        )
-        groups = SecurityGroups("groups", SecurityGroupsArgs(["a"], https=given.tls is not None), platform=platform)
-        members = {"a": pulumi.Output.from_input(["10.0.0.1"])}
-        balancer = Balancer("balancer", BalancerArgs(given, groups.balancer), platform=platform)
-        public = balancer.serve({"a": App(source="a", module="a:app")}, members, names)
-        pulumi.export("url", public.url)
-        pulumi.export("address", public.host)
-
-    outputs = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
-    return build(program, outputs=outputs, lookups=mock_aws.LOOKUPS, preview=preview)
-
-
-def steps(built: Build) -> list[str]:
-    return [each.name for each in built.of(STEP) + built.of(COMMAND)]
+    return balancer_build({"hostnames": names, "tls": tls}, on, preview=preview, **aws)
 
 
 def stdin(built: Build, name: str) -> Any:
@@ -72,8 +41,7 @@ def stdin(built: Build, name: str) -> Any:
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_without_tls_there_is_no_certificate_no_port_and_no_record(on: str) -> None:
     built = made(None, on)
-    named = [name for name in steps(built) if name != "balancer-monitoring"]
-    assert named == ["balancer-booted", "balancer-members"]
+    assert steps(built) == ["balancer-booted", "balancer-members"]
     assert "443" not in str([each.inputs for each in built.of(RULE) + built.of(GROUP)])
     assert "tls_port" not in str([each.inputs for each in built.of(ADDRESS)])
     assert built.of(RECORD) == []
@@ -111,13 +79,7 @@ def test_a_given_certificate_travels_on_standard_input_as_a_secret() -> None:
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_the_private_key_stands_nowhere_in_plain(on: str) -> None:
     built = made(GIVEN, on)
-    words = SIGNED.private_key.splitlines()[1:-1]
-
-    def tells(each: Registered) -> bool:
-        return any(word in each.plain_text + str(each.outputs) for word in words)
-
-    assert [each.name for each in built.resources if tells(each)] == []
-    assert [word for word in words if word in str(built.exports) + str(built.logs)] == []
+    assert names_that_tell(built, SIGNED.private_key.splitlines()[1:-1]) == []
     # On aws the digest that runs the step again, and what a step prints, must tell nothing either.
     for step in built.of(COMMAND):
         assert step.inputs["logging"] == "stderr"

@@ -13,8 +13,8 @@ from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.route import Route
+from tests.unit.nginx_reader import args, conditions, directives, find, location, mapped
 from tests.unit.site_text import site_text
-from tests.unit.test_rendering import directives, find
 
 APP = Upstream("shop", ["10.0.0.1"], 60, "/healthz")
 ACME = {"acme": {"email": "ops@example.org"}}
@@ -26,10 +26,6 @@ def balancer(tls: dict[str, Any] | None = None, *hostnames: str) -> Balancer:
 
 def site(folder: Path, given: Balancer, *apps: Upstream, https_port: int = 443) -> list[dict[str, Any]]:
     return directives(site_text(given, apps or [APP], given.hostnames, https_port=https_port), folder)
-
-
-def args(block: list[dict[str, Any]], name: str) -> list[list[str]]:
-    return [each["args"] for each in find(block, name)]
 
 
 def server(block: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -67,7 +63,7 @@ def test_http_leads_to_https_on_the_port_that_clients_see(tmp_path: Path, port: 
 
 def steps(block: list[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
     """Return each `if` of the server with what it does, in order, up to the redirect of HTTP."""
-    found = [(each["args"], each["block"][0]["args"]) for each in server(block) if each["directive"] == "if"]
+    found = conditions(server(block))
     return found[: [condition for condition, _ in found].index(["$plain", "=", "http"])]
 
 
@@ -82,49 +78,40 @@ def test_an_acme_server_finds_its_challenges_over_http_and_during_maintenance(tm
     block = site(tmp_path, balancer(ACME, "shop.example.org"))
     challenge = (["$uri", "~", r"^/\.well-known/acme-challenge/"], ["$plain", ""])
     assert challenge in steps(block)
-    exempt = [(each["args"], each["block"][0]["args"]) for each in server(block) if each["directive"] == "if"]
+    exempt = conditions(server(block))
     assert exempt.index((challenge[0], ["$maintenance", ""])) < exempt.index((["$maintenance"], ["503"]))
-    (place,) = [each for each in find(block, "location") if each["args"][-1] == "/.well-known/acme-challenge/"]
-    assert place["args"][0] == "^~"
-    assert args(place["block"], "root") == [["/var/lib/wsgi-fleet/acme"]]
+    assert args(location(block, "^~", "/.well-known/acme-challenge/"), "root") == [["/var/lib/wsgi-fleet/acme"]]
 
 
-@pytest.mark.parametrize("tls", [{"self_signed": True}])
-def test_without_an_acme_server_nothing_answers_challenges(tmp_path: Path, tls: dict[str, Any]) -> None:
-    assert "acme-challenge" not in json.dumps(site(tmp_path, balancer(tls)))
+def test_without_an_acme_server_nothing_answers_challenges(tmp_path: Path) -> None:
+    assert "acme-challenge" not in json.dumps(site(tmp_path, balancer({"self_signed": True})))
 
 
 def test_only_names_of_the_site_are_led_to_themselves(tmp_path: Path) -> None:
     names = balancer({"self_signed": True}, "shop.example.org", "www.example.org")
-    (hosts,) = [each["block"] for each in find(site(tmp_path, names), "map") if each["args"][1] == "$https_host"]
-    assert [(each["directive"], each["args"]) for each in hosts] == [
+    assert mapped(site(tmp_path, names), "https_host") == [
         ("default", ["shop.example.org"]),
         (r"~^shop\.example\.org$", ["$host"]),
         (r"~^www\.example\.org$", ["$host"]),
     ]
     nameless = site(tmp_path, balancer({"self_signed": True}))
-    (hosts,) = [each["block"] for each in find(nameless, "map") if each["args"][1] == "$https_host"]
-    assert [(each["directive"], each["args"]) for each in hosts] == [("default", ["$host"])]
+    assert mapped(nameless, "https_host") == [("default", ["$host"])]
 
 
 def test_every_answer_of_an_application_carries_hsts_over_https_alone(tmp_path: Path) -> None:
     empty = Upstream("b", [], 60, "/", Route(path="/b"))
     block = site(tmp_path, balancer({"self_signed": True, "hsts_max_age_s": 77}), APP, empty)
-    (values,) = [each["block"] for each in find(block, "map") if each["args"] == ["$https", "$hsts"]]
-    assert [(each["directive"], each["args"]) for each in values] == [("default", [""]), ("on", ["max-age=77"])]
+    assert [each[0] for each in args(block, "map") if each[1] == "$hsts"] == ["$https"]
+    assert mapped(block, "hsts") == [("default", [""]), ("on", ["max-age=77"])]
     # A location that adds a header of its own loses those of the server.
-    for location in find(block, "location"):
-        if not args(location["block"], "add_header"):
-            continue
-        assert ["Strict-Transport-Security", "$hsts", "always"] in args(location["block"], "add_header"), location[
-            "args"
-        ]
+    for each in find(block, "location"):
+        if headers := args(each["block"], "add_header"):
+            assert ["Strict-Transport-Security", "$hsts", "always"] in headers, each["args"]
 
 
 def test_hsts_that_is_off_says_nothing(tmp_path: Path) -> None:
     block = site(tmp_path, balancer({"self_signed": True, "hsts_max_age_s": 0}))
-    (values,) = [each["block"] for each in find(block, "map") if each["args"] == ["$https", "$hsts"]]
-    assert [(each["directive"], each["args"]) for each in values] == [("default", [""])]
+    assert mapped(block, "hsts") == [("default", [""])]
 
 
 def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import json
 import os
 import signal
@@ -18,11 +17,13 @@ import pytest
 
 from gateways import GATEWAYS
 from tests.combinations import GATEWAY_SETTINGS, OVER_HTTP
-from tests.unit.gateway_process import APP, Process, app, started
+from tests.processes.gateway_process import Process, app, started
 
-HTTP = list(dict.fromkeys(each["kind"] for each in OVER_HTTP.values()))
-LAZY = [kind for kind in HTTP if "lazy_apps" not in GATEWAYS[kind].unused]
-IMPORTING = GATEWAY_SETTINGS | {f"{kind}, lazy": {"kind": kind, "lazy_apps": True} for kind in LAZY}
+KINDS = dict.fromkeys(each["kind"] for each in OVER_HTTP.values())
+LAZY = {
+    f"{kind}, lazy": {"kind": kind, "lazy_apps": True} for kind in KINDS if "lazy_apps" not in GATEWAYS[kind].unused
+}
+# uWSGI is what end-to-end tests run.
 every = pytest.mark.parametrize("gateway", OVER_HTTP.values(), ids=OVER_HTTP)
 
 
@@ -32,6 +33,7 @@ def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_worker
 ) -> None:
     with started(app(**gateway, processes=2), tmp_path) as running:
         running.wait_ready()
+        assert imports(running) == (2 if "gevent" in gateway.values() else 1)
         real = {"X-Real-IP": "192.0.2.7", "X-Forwarded-Proto": "https", "Host": "shop.example.org:8443"}
         # Lines as long as the balancer lets through.
         path, cookie = "/" + "p" * 16_300, "c" * 16_300
@@ -64,7 +66,7 @@ def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_worker
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("gateway", IMPORTING.values(), ids=IMPORTING)
+@pytest.mark.parametrize("gateway", (GATEWAY_SETTINGS | LAZY).values(), ids=(GATEWAY_SETTINGS | LAZY).keys())
 def test_an_application_that_does_not_import_ends_it_before_it_is_ready(
     gateway: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -109,21 +111,6 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_the_rest_to_the_next(
             late.close()
 
 
-@every
-def test_a_request_that_takes_too_long_is_ended_and_the_next_is_answered(
-    gateway: dict[str, Any], tmp_path: Path
-) -> None:
-    made = app(**gateway, processes=1, request_timeout_s=1)
-    with started(made, tmp_path) as running:
-        running.wait_ready()
-        begun = time.monotonic()
-        assert running.ask("/sleep/30")["status"] == (500 if made.gateway.runs_greenlets else 504)
-        if not made.gateway.runs_greenlets:
-            assert "GET '/sleep/30' took longer than 1 s: worker" in running.log
-        assert time.monotonic() - begun < 20
-        assert running.ask()["status"] == 200
-
-
 @pytest.mark.parametrize("gateway", [each for each in OVER_HTTP.values() if app(**each).gateway.runs_greenlets])
 def test_greenlets_wait_together_in_one_process(gateway: dict[str, Any], tmp_path: Path) -> None:
     with started(app(**gateway, processes=1, greenlets=20), tmp_path) as running:
@@ -138,18 +125,18 @@ def test_greenlets_wait_together_in_one_process(gateway: dict[str, Any], tmp_pat
 
 
 def test_a_proof_runs_one_process_whatever_the_release_says(tmp_path: Path) -> None:
-    for kind in HTTP:
+    for kind in KINDS:
         with started(app(kind, processes=3), tmp_path / kind, "1") as running:
             running.wait_ready()
             assert len({running.ask()["pid"] for _ in range(30)}) == 1
 
 
-def test_the_application_is_imported_before_the_fork_unless_lazy(tmp_path: Path) -> None:
-    counting = APP.replace("import json", "open('imports', 'a').write('x')\nimport json")
-    for kind, (lazy, times) in itertools.product(LAZY, ((False, 1), (True, 2))):
-        folder = tmp_path / f"{kind}-{lazy}"
-        (folder / "code").mkdir(parents=True)
-        (folder / "code" / "app.py").write_text(counting)
-        with started(app(kind, processes=2, lazy_apps=lazy), folder) as running:
-            running.wait_ready()
-            assert len((folder / "code" / "imports").read_text()) == times
+def imports(running: Process) -> int:
+    return len((running.folder / "code" / "imports").read_text())
+
+
+@pytest.mark.parametrize("gateway", LAZY.values(), ids=LAZY.keys())
+def test_each_worker_imports_a_lazy_application(gateway: dict[str, Any], tmp_path: Path) -> None:
+    with started(app(**gateway, processes=2), tmp_path) as running:
+        running.wait_ready()
+        assert imports(running) == 2

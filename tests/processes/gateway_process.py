@@ -20,9 +20,12 @@ from gateways import GATEWAYS
 from rendering.gateway_files import gateway_files
 from settings import App
 
-# Waits, fails and tells what it was given, by its path.
+# Notes each import of it. Waits, fails and tells what it was given, by its path.
 APP = """
 import json, os, time
+
+with open("imports", "a") as file:
+    file.write("x")
 
 def app(environ, start_response):
     path = environ["PATH_INFO"]
@@ -101,16 +104,34 @@ class Process:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(30)
 
+    def clear(self) -> None:
+        """Empty the log, and remove what the application wrote down."""
+        os.truncate(self.folder / "log", 0)
+        for file in (self.folder / "code").glob("noted-*"):
+            file.unlink()
+
 
 @contextlib.contextmanager
-def started(made: App, folder: Path, *processes: str, public: socket.socket | None = None) -> Generator[Process]:
-    """Start an application's gateway in a folder, with APP as app.py where it has none. Kill it afterwards."""
+def started(
+    made: App,
+    folder: Path,
+    *processes: str,
+    public: socket.socket | None = None,
+    overridden: Mapping[str, str] | None = None,
+) -> Generator[Process]:
+    """Start an application's gateway in a folder, with APP as app.py where it has none. Kill it afterwards.
+
+    overridden: script of the gateway -> a line after its last one: other constants, so that a test need not wait.
+    """
     kind = GATEWAYS[made.gateway.kind]
     code = folder / "code"
     code.mkdir(parents=True, exist_ok=True)
     if not (code / "app.py").exists():
         (code / "app.py").write_text(APP)
-    for name, text in gateway_files(made).items():
+    files = gateway_files(made)
+    for script, line in (overridden or {}).items():
+        files[f"gateway/{script}.py"] += f"{line}\n"
+    for name, text in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     launch = kind.command.format(place=folder, runtime=folder)
@@ -121,7 +142,7 @@ def started(made: App, folder: Path, *processes: str, public: socket.socket | No
         notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         notified.bind(str(folder / "notify"))
         notified.settimeout(0.1)
-        log = stack.enter_context((folder / "log").open("wb"))
+        log = stack.enter_context((folder / "log").open("ab"))
         process = subprocess.Popen(
             ["sh", "-c", AS_SYSTEMD, "sh", *command],
             cwd=code, stdin=public.fileno(), stdout=log, stderr=log, start_new_session=True,
