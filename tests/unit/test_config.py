@@ -139,10 +139,7 @@ def test_every_mistake_of_the_file_is_told(project: Path) -> None:
 def test_a_stack_without_a_file_is_told_with_those_that_have_one(project: Path) -> None:
     write(project)
     result = CliRunner().invoke(app, ["config", "--stack", "mint"])
-    assert (result.output, result.exit_code) == (
-        "error: there is no stacks/Pulumi.mint.yaml; did you mean mine?\n",
-        2,
-    )
+    assert (result.output, result.exit_code) == ("error: there is no stacks/Pulumi.mint.yaml; did you mean mine?\n", 2)
 
 
 def test_what_is_no_yaml_is_told(project: Path) -> None:

@@ -127,10 +127,7 @@ def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -
         parser.read_string(gateway_files(app(kind, request_timeout_s=8, **changes))[GATEWAYS[kind].config])
         read[kind] = dict(parser["gateway"])
     common = {"module": "app:app", "processes": "auto", "request_timeout_s": "8"}
-    assert read == {
-        "gevent": common | {"greenlets": "9"},
-        "tornado": common | {"threads": "9", "lazy_apps": "true"},
-    }
+    assert read == {"gevent": common | {"greenlets": "9"}, "tornado": common | {"threads": "9", "lazy_apps": "true"}}
 
 
 def test_a_release_names_its_gateway_and_brings_that_ones_files() -> None:

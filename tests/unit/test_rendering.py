@@ -54,10 +54,7 @@ def test_a_balancer_without_members_answers_503(tmp_path: Path) -> None:
 
 
 def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
-    upstreams = [
-        Upstream("a", ["10.0.0.1"], 60, "/healthz"),
-        Upstream("b", [], 60, "/well", Route(path="/b")),
-    ]
+    upstreams = [Upstream("a", ["10.0.0.1"], 60, "/healthz"), Upstream("b", [], 60, "/well", Route(path="/b"))]
     block = directives(site_text(Balancer(), upstreams), tmp_path)
     server = next(each for each in find(block, "server") if "block" in each)
     assert conditions(server["block"]) == [
@@ -97,12 +94,7 @@ def test_the_main_configuration_parses() -> None:
 
 
 @pytest.mark.parametrize(
-    "document",
-    [
-        app_server_user_data(["libpq5"]),
-        balancer_user_data(),
-        balancer_user_data(proxy="apache"),
-    ],
+    "document", [app_server_user_data(["libpq5"]), balancer_user_data(), balancer_user_data(proxy="apache")]
 )
 def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
     assert document.startswith("#cloud-config\n")

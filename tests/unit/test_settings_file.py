@@ -159,8 +159,7 @@ def test_an_encrypted_value_is_refused_where_the_stack_file_is_read(tmp_path: Pa
     blocks = {"platform": "lxd", "apps": {"hello": app(settings_file=settings_file(secret))}}
     stack.write_text(json.dumps({"config": {f"wsgi-fleet:{name}": value for name, value in blocks.items()}}))
     with pytest.raises(
-        Exception,
-        match=r"values\.A\.0: \(secret\): is encrypted,\s+and .* set it in `apps\.hello\.secrets`",
+        Exception, match=r"values\.A\.0: \(secret\): is encrypted,\s+and .* set it in `apps\.hello\.secrets`"
     ):
         read(stack, project=ROOT)
 

@@ -88,10 +88,7 @@ def test_nine_mistakes_make_nine_lines() -> None:
         ({"requirements": "missing.txt"}, 'requirements: "missing.txt": no such file in examples/flask-hello'),
         ({"system_packages": ["libpq5; reboot"]}, "system_packages.0"),
         ({"system_packages": ["-o"]}, "system_packages.0"),
-        (
-            {"environment": {"A B": "x"}},
-            'environment["A B"]: "A B": should be',
-        ),
+        ({"environment": {"A B": "x"}}, 'environment["A B"]: "A B": should be'),
         ({"environment": {"A": "x\0y"}}, "environment.A"),
         ({"environment": {"A": 5}}, "environment.A: 5: should be text"),
         (
@@ -195,11 +192,7 @@ def of_aws(**changes: Any) -> list[str]:
     return problems(platform="aws", aws=aws | {"vpc": vpc and aws["vpc"] | vpc} | changes)
 
 
-THERE = {
-    "vpc_id": "vpc-0123456a",
-    "balancer_subnet_id": "subnet-0123456a",
-    "app_subnet_ids": ["subnet-0123456b"],
-}
+THERE = {"vpc_id": "vpc-0123456a", "balancer_subnet_id": "subnet-0123456a", "app_subnet_ids": ["subnet-0123456b"]}
 WAYS = (
     "give either vpc (made for this stack) or all of vpc_id, balancer_subnet_id, app_subnet_ids (a VPC that is there)"
 )
@@ -212,10 +205,7 @@ WAYS = (
         ({"vpc": {"nat_gateways": "single"}, "vpc_id": "vpc-0123456a"}, f"aws.vpc: stands beside vpc_id; {WAYS}"),
         ({"vpc": None}, f"aws.{', '.join(THERE)}: missing; {WAYS}"),
         ({"vpc": None, **THERE, "app_subnet_ids": []}, f"aws.app_subnet_ids: missing; {WAYS}"),
-        (
-            {"vpc": {"cidr": "10.20.1.0/16"}},
-            'aws.vpc.cidr: "10.20.1.0/16": is an address in a network',
-        ),
+        ({"vpc": {"cidr": "10.20.1.0/16"}}, 'aws.vpc.cidr: "10.20.1.0/16": is an address in a network'),
         ({"vpc": {"cidr": "10.256.0.0/16"}}, 'aws.vpc.cidr: "10.256.0.0/16": is no IPv4 network'),
         (
             {"vpc": {"cidr": "10.20.0.0"}},
@@ -225,28 +215,13 @@ WAYS = (
             {"vpc": {"cidr": "10.20.0.0/16\n"}},
             'aws.vpc.cidr: "10.20.0.0/16\\n": should be an IPv4 network such as 198.51.100.0/24',
         ),
-        (
-            {"vpc": {"cidr": "10.0.0.0/8"}},
-            'aws.vpc.cidr: "10.0.0.0/8": should be',
-        ),
-        (
-            {"vpc": {"cidr": "10.20.0.0/23"}},
-            'aws.vpc.cidr: "10.20.0.0/23": should be',
-        ),
-        (
-            {"vpc": {"cidr": "203.0.0.0/16"}},
-            'aws.vpc.cidr: "203.0.0.0/16": should be',
-        ),
-        (
-            {"vpc": {"cidr": "172.32.0.0/16"}},
-            'aws.vpc.cidr: "172.32.0.0/16": should be',
-        ),
+        ({"vpc": {"cidr": "10.0.0.0/8"}}, 'aws.vpc.cidr: "10.0.0.0/8": should be'),
+        ({"vpc": {"cidr": "10.20.0.0/23"}}, 'aws.vpc.cidr: "10.20.0.0/23": should be'),
+        ({"vpc": {"cidr": "203.0.0.0/16"}}, 'aws.vpc.cidr: "203.0.0.0/16": should be'),
+        ({"vpc": {"cidr": "172.32.0.0/16"}}, 'aws.vpc.cidr: "172.32.0.0/16": should be'),
         ({"vpc": {"zones": []}}, "aws.vpc.zones: []: should"),
         ({"vpc": {"zones": ["eu-central-1a", "eu-central-1a"]}}, "aws.vpc.zones: eu-central-1a: is named twice"),
-        (
-            {"vpc": {"zones": ["eu-west-1a"]}},
-            "aws.vpc.zones: eu-west-1a: is not in aws.region",
-        ),
+        ({"vpc": {"zones": ["eu-west-1a"]}}, "aws.vpc.zones: eu-west-1a: is not in aws.region"),
         (
             {"vpc": {"zones": ["eu-central-1"]}},
             'aws.vpc.zones.0: "eu-central-1": should be an availability zone such as eu-central-1a',
