@@ -11,26 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.mock_aws import fill_placeholders
 from rendering.upstream import Upstream
 from settings import Balancer, Settings
 from settings.route import Route, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
 from tests.unit.nginx_reader import args, directives, find, location, mapped
 from tests.unit.site_text import site_text
-from tests.unit.stack_blocks import problems_of
+from tests.unit.stack_blocks import app, problems_of
 
 SHOP, BLOG = "shop.example.org", "blog.example.org"
 ACME = {"acme": {"email": "ops@example.org"}}
 
 
-def app(**changes: Any) -> dict[str, Any]:
-    return {"source": "examples/flask-hello", "module": "hello.wsgi:app"} | changes
-
-
 def told(apps: Mapping[str, Any], **blocks: Any) -> list[str]:
-    given_ = {"platform": "lxd", "apps": {name: app(**changes) for name, changes in apps.items()}} | blocks
-    return problems_of(given_)
+    return problems_of({"apps": {name: app(**changes) for name, changes in apps.items()}} | blocks)
 
 
 def routed(**apps: dict[str, Any]) -> dict[str, Route]:
@@ -86,13 +80,8 @@ def test_the_most_exact_host_and_then_the_longest_path_decides(host: str, path: 
         help={"hosts": ["www.example.com"], "path": "/help"},
     )
     assert owner(apps, host, path) == who
-
-
-def test_without_an_application_for_every_host_others_are_answered_by_nobody() -> None:
-    apps = routed(shop={"hosts": [SHOP]}, blog={"hosts": [BLOG], "path": "/blog"})
-    assert owner(apps, "127.0.0.1", "/") is None
-    assert owner(apps, BLOG, "/") is None
-    assert owner(apps, BLOG, "/blog") == "blog"
+    del apps["shop"], apps["api"], apps["new"]
+    assert who in apps or owner(apps, host, path) is None
 
 
 NAMES = st.lists(st.sampled_from([SHOP, BLOG, "*.example.org", "*.b.example.org", "a.b.example.org"]), max_size=3)
@@ -127,33 +116,25 @@ def test_whatever_is_not_refused_reaches_every_application(places: list[dict[str
             {"shop": {"health_path": "/api/healthz"}, "api": {"path": "/api"}},
             "apps.shop.health_path: /api/healthz: /api/healthz of every host is answered by apps.api (path /api); take",
         ),
-        ({"api": {"path": "/api", "strip_path": False}}, "apps.api.health_path: /healthz: should be"),
-        ({"shop": {"hosts": ["shop"]}}, 'apps.shop.hosts.0: "shop": should be'),
-        ({"shop": {"hosts": ["*.org"]}}, 'apps.shop.hosts.0: "*.org": should be'),
-        ({"shop": {"hosts": ["shop.*.org"]}}, "apps.shop.hosts.0"),
-        ({"shop": {"hosts": ["a.example; return 200"]}}, "apps.shop.hosts.0"),
-        ({"shop": {"hosts": ["~^.*$"]}}, "apps.shop.hosts.0"),
-        ({"shop": {"hosts": ["a.example.org\n"]}}, "apps.shop.hosts.0"),
-        (
-            {"shop": {"path": "shop"}},
-            'apps.shop.path: "shop": should be / or a path such as /shop, without a slash at its end',
-        ),
-        ({"shop": {"path": "/shop/"}}, "apps.shop.path"),
-        ({"shop": {"path": "/.maintenance"}}, "apps.shop.path"),
-        ({"shop": {"path": "/.well-known/acme-challenge"}}, "apps.shop.path"),
-        ({"shop": {"path": "/a/../b"}}, "apps.shop.path"),
-        ({"shop": {"path": "//a"}}, "apps.shop.path"),
-        ({"shop": {"path": '/a"; return 200 "'}}, "apps.shop.path"),
-        ({"shop": {"path": "/$uri"}}, "apps.shop.path"),
-        ({"shop": {"path": "/a b"}}, "apps.shop.path"),
-        ({"shop": {"path": "/(a+)+"}}, "apps.shop.path"),
+        ({"api": {"path": "/api", "strip_path": False}}, "apps.api.health_path: /healthz: should be below"),
     ],
 )
-def test_what_nobody_could_tell_apart_or_nginx_would_read_otherwise_is_refused(
-    apps: dict[str, dict[str, Any]], line: str
-) -> None:
+def test_what_nobody_could_tell_apart_is_refused(apps: dict[str, dict[str, Any]], line: str) -> None:
     (found,) = told(apps)
     assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *(("hosts.0", host) for host in ("shop", "*.org", "shop.*.org", "a.org; return 200", "~^.*$", "a.org\n")),
+        *(("path", path) for path in ("shop", "/shop/", "/.maintenance", "/.well-known/acme-challenge", "/a/../b")),
+        *(("path", path) for path in ("//a", '/a"; return 200 "', "/$uri", "/a b", "/(a+)+")),
+    ],
+)
+def test_what_nginx_would_read_otherwise_is_refused(place: str, value: str) -> None:
+    (found,) = told({"shop": {place.partition(".")[0]: [value] if place == "hosts.0" else value}})
+    assert found.startswith(f"apps.shop.{place}: {json.dumps(value)}: should be ")
 
 
 def test_every_ambiguity_is_a_line_of_its_own() -> None:
@@ -195,21 +176,6 @@ def test_no_acme_server_is_asked_for_a_wildcard() -> None:
     assert line.startswith("apps.*.hosts: *.example.org: no ACME server signs that by http-01")
 
 
-def test_records_of_a_zone_are_those_of_the_hosts() -> None:
-    prod = fill_placeholders({"platform": "aws", "aws": AWS})["aws"] | {"route53_zone_id": "Z1"}
-    assert told({"shop": {"hosts": [SHOP]}}, platform="aws", aws=prod) == []
-
-
-AWS = {
-    "region": "eu-central-1",
-    "ami": "ami-0123456789abcdef0",
-    "admin_cidrs": ["192.0.2.0/24"],
-    "vpc_id": "vpc-01234567",
-    "balancer_subnet_id": "subnet-0000000a",
-    "app_subnet_ids": ["subnet-0000000b"],
-}
-
-
 def site(folder: Path, balancer: Balancer | None = None, **apps: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the site of applications that each have a member, read back."""
     there = routed(**apps)
@@ -237,30 +203,14 @@ OWN = {"@not_served": "502", "@timed_out": "504"}
 
 
 def test_each_group_of_hosts_is_a_server_and_each_path_a_location(tmp_path: Path) -> None:
-    block = site(
-        tmp_path,
-        shop={"hosts": [SHOP, "www.example.org"]},
-        api={"path": "/api"},
-        old={"path": "/old", "strip_path": False, "hosts": [BLOG]},
-    )
-    found = servers(block)
+    old = {"path": "/old", "strip_path": False, "hosts": [BLOG]}
+    found = servers(site(tmp_path, shop={"hosts": [SHOP, "www.example.org"]}, api={"path": "/api"}, old=old))
     api = {"= /api": "308", "/api/": "app_api"}
     assert {name: passes(server) for name, server in found.items()} == {
         "_": {**OWN, **api, "/": "404"},
         BLOG: {**OWN, **api, "= /old": "app_old", "/old/": "app_old", "/": "404"},
         f"{SHOP} www.example.org": {**OWN, "/": "app_shop"},
     }
-    assert [find(server, "listen")[0]["args"] for server in found.values()] == [
-        ["80", "default_server"],
-        ["80"],
-        ["80"],
-    ]
-
-
-def test_one_application_for_every_host_is_one_server(tmp_path: Path) -> None:
-    found = servers(site(tmp_path, shop={}))
-    assert {name: passes(server) for name, server in found.items()} == {"_": {**OWN, "/": "app_shop"}}
-    assert find(site(tmp_path, shop={}), "server_names_hash_bucket_size") == []
 
 
 def test_the_path_that_led_to_an_application_is_its_script_name_or_stays_in_its_path(tmp_path: Path) -> None:
@@ -319,41 +269,32 @@ def test_an_application_is_probed_where_clients_find_it(at: dict[str, Any], prob
     assert Upstream("my-app", [], 60, "/healthz", each).probe == probe
 
 
-def test_settings_know_all_names_of_the_site() -> None:
-    blocks = {"platform": "lxd", "apps": {"shop": app(hosts=[SHOP])}, "balancer": {"hostnames": [SHOP]}}
-    assert Settings.model_validate_json(json.dumps(blocks)).hostnames == [SHOP]
+HERE = {"folder": "hello"}
+BLOGS = HERE | {"url_path": "/blog/"}
 
 
 @pytest.mark.parametrize(
-    ("apps", "who"),
+    ("shop", "blog", "who"),
     [
-        ({"shop": {"static": {"folder": "hello"}}, "blog": {"path": "/blog", "static": {"folder": "hello"}}}, None),
-        ({"shop": {"static": {"folder": "hello", "url_path": "/blogs/"}}, "blog": {"path": "/blog"}}, None),
+        ({"static": HERE}, {"static": HERE}, None),
+        ({"static": HERE | {"url_path": "/blogs/"}}, {}, None),
+        ({"static": BLOGS}, {}, "shop.static.url_path: /blog/: /blog of every host is answered by apps.blog"),
+        ({"static": BLOGS}, {"hosts": [BLOG]}, f"shop.static.url_path: /blog/: {BLOG}/blog is answered by apps.blog"),
         (
-            {"shop": {"static": {"folder": "hello", "url_path": "/blog/"}}, "blog": {"path": "/blog"}},
-            "shop.static.url_path: /blog/: /blog of every host is answered by apps.blog (path /blog)",
-        ),
-        (
-            {"shop": {"static": {"folder": "hello", "url_path": "/blog/"}}, "blog": {"hosts": [BLOG], "path": "/blog"}},
-            f"shop.static.url_path: /blog/: {BLOG}/blog is answered by apps.blog (path /blog)",
-        ),
-        (
-            {
-                "shop": {},
-                "blog": {"path": "/blog", "strip_path": False, "health_path": "/blog/h", "static": {"folder": "hello"}},
-            },
-            "blog.static.url_path: /static/: /static of every host is answered by apps.shop (path /)",
+            {},
+            {"strip_path": False, "health_path": "/blog/h", "static": HERE},
+            "blog.static.url_path: /static/: /static of every host is answered by apps.shop",
         ),
     ],
 )
-def test_static_files_are_not_in_the_way_of_another_application(apps: dict[str, Any], who: str | None) -> None:
-    assert told(apps) == ([f"apps.{who}; take another path"] if who else [])
+def test_static_files_are_not_in_the_way_of_another_application(shop: Any, blog: Any, who: str | None) -> None:
+    found = told({"shop": shop, "blog": {"path": "/blog"} | blog})
+    assert [line.partition(" (path ")[0] for line in found] == ([f"apps.{who}"] if who else [])
 
 
 def test_static_files_of_an_application_below_a_path_are_below_it_too(tmp_path: Path) -> None:
-    blog = {"path": "/blog.x", "static": {"folder": "hello"}}
-    given_ = Settings.model_validate_json(json.dumps({"platform": "lxd", "apps": {"blog": app(**blog)}}))
-    each = given_.apps["blog"]
-    text = site_text(Balancer(), [Upstream("blog", ["10.0.0.1"], 60, "/", each, static=each.static)])
+    block = {"apps": {"blog": app(path="/blog.x", static={"folder": "hello"})}, "platform": "lxd"}
+    blog = Settings.model_validate_json(json.dumps(block)).apps["blog"]
+    text = site_text(Balancer(), [Upstream("blog", ["10.0.0.1"], 60, "/", blog, static=blog.static)])
     static = location(directives(text, tmp_path), "^~", "/blog.x/static/")
     assert args(static, "rewrite") == [["(?s)^/blog\\.x(/.*)$", "$1", "break"]]
