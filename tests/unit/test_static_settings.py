@@ -18,36 +18,33 @@ ATTACKS = ["/", "static/", "/static", "//", "/a//", "/../", "/a/../b/", "/.git/"
 
 def test_a_url_path_is_a_folder_of_the_site() -> None:
     for path in ("/assets/", "/a/b.c/", "/static-1/~x/"):
-        assert told({"folder": "hello", "url_path": path}) == []
+        assert of_app(static={"folder": "hello", "url_path": path}) == []
     for path in ATTACKS:
-        (line,) = told({"folder": "hello", "url_path": path})
+        (line,) = of_app(static={"folder": "hello", "url_path": path})
         assert line.startswith(f"static.url_path: {json.dumps(path)}: should be a path between two slashes")
-
-
-def told(static: Any, **changes: Any) -> list[str]:
-    """Return what is wrong with an application that has these static files."""
-    return of_app(static=static, **changes)
 
 
 @pytest.mark.parametrize("folder", ["", "/etc", "../other", "a/../../b", ".git", "a/.b", "a b", "a\n", "$x", "a;b"])
 def test_a_folder_stays_in_the_source_and_says_nothing_to_nginx(folder: str) -> None:
-    lines = told({"folder": "hello", "immutable_folders": [folder]}) + told({"folder": folder}, build="true")
+    lines = of_app(static={"folder": "hello", "immutable_folders": [folder]}) + of_app(
+        static={"folder": folder}, build="true"
+    )
     assert [line.split(": ")[0] for line in lines] == ["static.immutable_folders.0", "static.folder"]
 
 
 def test_a_folder_that_nothing_makes_must_be_there() -> None:
-    (line,) = told({"folder": "public"})
+    (line,) = of_app(static={"folder": "public"})
     assert line == (
         'static.folder: "public": no such folder in examples/flask-hello; make one, or name the command '
         "that does as apps.hello.build"
     )
-    assert told({"folder": "public"}, build="make public") == []
+    assert of_app(static={"folder": "public"}, build="make public") == []
 
 
 def test_the_health_path_is_none_that_the_balancer_answers() -> None:
-    (line,) = told({"folder": "hello", "url_path": "/assets/"}, health_path="/assets/ok")
+    (line,) = of_app(static={"folder": "hello", "url_path": "/assets/"}, health_path="/assets/ok")
     assert "health_path: /assets/ok: should be outside of static.url_path (/assets/)" in line
-    assert told({"folder": "hello", "url_path": "/assets/"}, health_path="/assets") == []
+    assert of_app(static={"folder": "hello", "url_path": "/assets/"}, health_path="/assets") == []
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
