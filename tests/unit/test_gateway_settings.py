@@ -26,16 +26,16 @@ from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import of_app
 
 VALUES: dict[str, Any] = {
-    **{"worker_class": "sync", "greenlets": 5, "threads": 4, "lazy_apps": False},
-    **{"max_requests": 10_000, "reload_on_rss_mib": 512},
-}
+    "worker_class": "sync", "greenlets": 5, "threads": 4, "lazy_apps": False, "max_requests": 10_000,
+    "reload_on_rss_mib": 512,
+}  # fmt: skip
 
 
 # Directives that either protocol has, without uwsgi_ or proxy_ in front.
-ALIKE = (
-    "connect_timeout send_timeout read_timeout next_upstream next_upstream_tries next_upstream_timeout buffer_size "
-    "buffers busy_buffers_size socket_keepalive"
-).split()
+ALIKE = [
+    "connect_timeout", "send_timeout", "read_timeout", "next_upstream", "next_upstream_tries", "next_upstream_timeout",
+    "buffer_size", "buffers", "busy_buffers_size", "socket_keepalive",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", GATEWAYS.values(), ids=GATEWAYS)
