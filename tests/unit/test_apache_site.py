@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -72,33 +73,37 @@ DIRECTIVES = {
 }  # fmt: skip
 
 
-def apache_words(value: str) -> str:
-    made = value.replace("%", "%%").replace("$host", "%{FLEET_HOST}e").replace("$request_id", "%{FLEET_REQUEST_ID}e")
-    return "%{FLEET_NOTHING}e" + made if made.startswith("expr=") else made
-
-
 @settings(max_examples=60, deadline=None)
 @given(block=balancers("apache"))
 def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None:
-    given_ = settings_of(block)
-    lines = list(read(site_text(given_, [APP])))
+    def apache_words(values: dict[str, str]) -> set[tuple[str, str]]:
+        fleet = {"%": "%%", "$host": "%{FLEET_HOST}e", "$request_id": "%{FLEET_REQUEST_ID}e"}
+        made = {
+            name: functools.reduce(lambda text, each: text.replace(*each), fleet.items(), value)
+            for name, value in values.items()
+        }
+        return {(name, "%{FLEET_NOTHING}e" * text.startswith("expr=") + text) for name, text in made.items()}
+
+    given_ = settings_of(block).proxy
+    lines = list(read(site_text(settings_of(block), [APP])))
     # Nothing got out of its place.
     assert {words[0] for _, words in lines} <= DIRECTIVES
     host = [words for around, words in lines if around == "VirtualHost *:80"]
-    answers = {words[3]: words[4] for words in host if words[:3] == ["Header", "always", "set"]}
-    set_ = {name: apache_words(value) for name, value in given_.proxy.response_headers.set.items()}
-    assert answers.items() >= set_.items()
+    assert apache_words(given_.response_headers.set) <= {
+        (words[3], words[4]) for words in host if words[1:3] == ["always", "set"]
+    }
+    assert apache_words(given_.request_headers.set) <= {
+        (words[2], words[3]) for words in host if words[:2] == ["RequestHeader", "set"]
+    }
     gone = {words[2] for words in host if words[:2] == ["Header", "unset"]}
-    assert gone >= {*given_.proxy.response_headers.set, *given_.proxy.response_headers.remove}
-    requests = {words[2]: words[3] for words in host if words[:2] == ["RequestHeader", "set"]}
-    assert requests.items() >= {(name, apache_words(value)) for name, value in given_.proxy.request_headers.set.items()}
+    assert gone >= {*given_.response_headers.set, *given_.response_headers.remove}
     rules = [words[1:3] for words in host if words[0] == "RewriteRule"]
-    for rewrite in given_.proxy.rewrites:
+    for rewrite in given_.rewrites:
         assert [rewrite.regex, rewrite.expand(captures(rewrite))] in rules
     uris = [words[2] for words in host if words[:2] == ["RewriteCond", "%{ENV:FLEET_URI}"]]
-    assert uris == [redirect.regex for redirect in given_.proxy.redirects]
-    if given_.proxy.basic_auth:
-        assert [words[1] for _, words in lines if words[0] == "AuthName"] == [given_.proxy.basic_auth.realm]
+    assert uris == [redirect.regex for redirect in given_.redirects]
+    realm = [given_.basic_auth.realm] if given_.basic_auth else []
+    assert [words[1] for _, words in lines if words[0] == "AuthName"] == realm
 
 
 def test_a_header_is_no_expression_and_no_format_whatever_its_value() -> None:
@@ -171,13 +176,10 @@ def test_a_gateway_that_speaks_http_gets_no_header_that_looks_like_ours() -> Non
         ("/new/{id}/*", True, "%{ENV:FLEET_SCHEME}://%{HTTP_HOST}/new/%1/%2"),
         ("https://o.example/*", True, "https://o.example/%2"),
         ("https://o.example/a%20b/{id}", False, r"https://o.example/a\%20b/%1"),
-        ("/x?back=http://y", False, "%{ENV:FLEET_SCHEME}://%{HTTP_HOST}/x?back=http://y"),
+        ("/x?back=y", False, "%{ENV:FLEET_SCHEME}://%{HTTP_HOST}/x?back=y"),
     ],
 )
 def test_where_a_redirect_leads_is_what_mod_rewrite_makes_of_it(to: str, keep_query: bool, target: str) -> None:
-    if "://y" in to:
-        to = target = target.replace("http://y", "y")
-        to = "/x?back=y"
     assert redirect_target(Redirect(path="/old/{id}/*", to=to, keep_query=keep_query)) == target
 
 
@@ -246,33 +248,22 @@ def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield every setting of a block, with those of blocks in it."""
     for name, field in model.model_fields.items():
         annotations: tuple[Any, ...] = field.annotation, *getattr(field.annotation, "__args__", ())
-        inner: list[type[BaseModel]] = [each for each in annotations if is_block(each)]
+        inner = [each for each in annotations if isinstance(each, type) and issubclass(each, BaseModel)]
         if inner and name not in ("size", "cache", "memcached", "redirects", "rewrites", "snippets"):
             yield from names(inner[0], f"{prefix}{name}.")
         else:
             yield prefix + name
 
 
-def is_block(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
 def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None:
     assert {*names(Balancer)} - ELSEWHERE == {*OTHER} - {"tls.acme"}
-    plain = site_text(settings_of({"hostnames": [HOSTNAME], "proxy": {"kind": "apache"}}), [APP])
     for name, block in OTHER.items():
-        whole = {"hostnames": [HOSTNAME], **block, "proxy": {"kind": "apache", **block.get("proxy", {})}}
         if name in apache.UNSUPPORTED:
             with pytest.raises(ValueError, match=re.escape(f"{name}: Apache does not support it: ")):
-                Balancer.model_validate_json(json.dumps(whole))
+                site(**block)
+            assert settings_of({"hostnames": [HOSTNAME], **block}) != Balancer()
         else:
-            made = site_text(settings_of(whole), [APP])
-            assert made != plain, name
-
-
-def test_nginx_takes_all_of_what_apache_refuses() -> None:
-    for name in apache.UNSUPPORTED:
-        Balancer.model_validate_json(json.dumps({"hostnames": [HOSTNAME], **OTHER[name]}))
+            assert site(**block) != site(), name
 
 
 def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:
