@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator
@@ -78,23 +77,21 @@ DIRECTIVES = {
 def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None:
     def apache_words(values: dict[str, str]) -> set[tuple[str, str]]:
         fleet = {"%": "%%", "$host": "%{FLEET_HOST}e", "$request_id": "%{FLEET_REQUEST_ID}e"}
-        made = {
-            name: functools.reduce(lambda text, each: text.replace(*each), fleet.items(), value)
+        found = {
+            (name, re.sub(r"%|\$host|\$request_id", lambda each: fleet[each[0]], value))
             for name, value in values.items()
         }
-        return {(name, "%{FLEET_NOTHING}e" * text.startswith("expr=") + text) for name, text in made.items()}
+        return {(name, f"%{{FLEET_NOTHING}}e{value}" if value.startswith("expr=") else value) for name, value in found}
 
     given_ = settings_of(block).proxy
     lines = list(read(site_text(settings_of(block), [APP])))
     # Nothing got out of its place.
     assert {words[0] for _, words in lines} <= DIRECTIVES
     host = [words for around, words in lines if around == "VirtualHost *:80"]
-    assert apache_words(given_.response_headers.set) <= {
-        (words[3], words[4]) for words in host if words[1:3] == ["always", "set"]
-    }
-    assert apache_words(given_.request_headers.set) <= {
-        (words[2], words[3]) for words in host if words[:2] == ["RequestHeader", "set"]
-    }
+    answers = {(words[3], words[4]) for words in host if words[:3] == ["Header", "always", "set"]}
+    requests = {(words[2], words[3]) for words in host if words[:2] == ["RequestHeader", "set"]}
+    assert apache_words(given_.response_headers.set) <= answers
+    assert apache_words(given_.request_headers.set) <= requests
     gone = {words[2] for words in host if words[:2] == ["Header", "unset"]}
     assert gone >= {*given_.response_headers.set, *given_.response_headers.remove}
     rules = [words[1:3] for words in host if words[0] == "RewriteRule"]

@@ -21,6 +21,7 @@ import proxy_site
 import pytest
 import site_state
 
+from harness.stack import free_port
 from rendering.error_pages import FOLDER, MAINTENANCE_PAGE, PAGES, error_page_files
 from rendering.upstream import Upstream
 from settings import Balancer
@@ -40,6 +41,9 @@ HTML_ACCEPTS = [
     "", "*/*", "text/html", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "text/html, application/json", "application/xml", "text/json-like",
 ]  # fmt: skip
+
+
+ERRORS = {"/break": (502, None), "/hang": (504, None), "/dead/x": (503, "1"), "/empty/x": (503, "5")}
 
 
 @dataclass
@@ -63,6 +67,10 @@ class Proxy:
             file = self.folder / Path(path).relative_to("/etc/wsgi-fleet")
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(text.encode())
+
+    def expected(self, path: str) -> tuple[int, str | None]:
+        """Return (status, Retry-After). Apache calls a server that takes too long a bad gateway."""
+        return (502, None) if (self.kind, path) == ("apache", "/hang") else ERRORS.get(path, (503, "60"))
 
     @property
     def maintenance_page(self) -> Path:
@@ -93,12 +101,6 @@ def application() -> Generator[int]:
         threading.Thread(target=accept, daemon=True).start()
         yield listening.getsockname()[1]
         listening.shutdown(socket.SHUT_RDWR)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def configure(made: Proxy, binary: Path, port_of_application: int) -> list[str]:
@@ -176,24 +178,11 @@ def as_before(request: pytest.FixtureRequest) -> Generator[None]:
         made.maintenance_page.unlink(missing_ok=True)
 
 
-# What is asked -> (status, Retry-After). Apache calls a server that takes too long a bad gateway.
-ERRORS: dict[str, tuple[int, str | None]] = {
-    "/break": (502, None),
-    "/hang": (504, None),
-    "/dead/x": (503, "1"),
-    "/empty/x": (503, "5"),
-}
-
-
-def expected(proxy: Proxy, path: str) -> tuple[int, str | None]:
-    return (502, None) if (proxy.kind, path) == ("apache", "/hang") else ERRORS.get(path, (503, "60"))
-
-
 @pytest.mark.parametrize("path", ERRORS)
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 def test_an_error_of_the_balancer_is_html_or_json_with_its_status(proxy: Proxy, path: str, accept: str) -> None:
     status, headers, body = proxy.ask(path, Accept=accept)
-    assert (status, headers["Retry-After"]) == expected(proxy, path)
+    assert (status, headers["Retry-After"]) == proxy.expected(path)
     assert headers["Cache-Control"] == "no-store"
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert headers["X-Request-ID"]
@@ -208,10 +197,10 @@ def test_an_error_of_the_balancer_is_html_or_json_with_its_status(proxy: Proxy, 
         assert problem["status"] == status
 
 
-@pytest.mark.parametrize("accept", [*JSON_ACCEPTS, *HTML_ACCEPTS])
-def test_json_is_for_clients_that_name_it_and_html_not_before_it(proxy: Proxy, accept: str) -> None:
-    _, headers, _ = proxy.ask("/empty/x", Accept=accept)
-    assert (headers["Content-Type"] == "application/problem+json") == (accept in JSON_ACCEPTS)
+def test_json_is_for_clients_that_name_it_and_html_not_before_it(proxy: Proxy) -> None:
+    for accept in (*JSON_ACCEPTS, *HTML_ACCEPTS):
+        _, headers, _ = proxy.ask("/empty/x", Accept=accept)
+        assert (headers["Content-Type"] == "application/problem+json") == (accept in JSON_ACCEPTS), accept
 
 
 @pytest.mark.parametrize("path", [*ERRORS, "maintenance"])
@@ -221,7 +210,7 @@ def test_a_page_of_the_users_own_comes_byte_by_byte_and_json_stays(proxy: Proxy,
         shutil.copy(proxy.folder / Path(MAINTENANCE_PAGE).name, proxy.maintenance_page)
     for method in ("GET", "POST", "PUT", "DELETE"):
         status, headers, body = proxy.ask(path if path in ERRORS else "/", method, b"x" if method != "GET" else None)
-        assert (status, body.decode()) == (expected(proxy, path)[0], NASTY)
+        assert (status, body.decode()) == (proxy.expected(path)[0], NASTY)
     _, headers, _ = proxy.ask(path if path in ERRORS else "/", Accept="application/json")
     assert headers["Content-Type"] == "application/problem+json"
 
@@ -235,66 +224,51 @@ def test_maintenance_has_its_page_its_json_and_its_time(proxy: Proxy) -> None:
     assert proxy.ask("/well")[0] == 200
 
 
-def test_a_head_has_no_body_and_the_same_headers(proxy: Proxy) -> None:
+def test_a_head_has_no_body_and_the_same_headers_and_an_application_keeps_its_own_error(proxy: Proxy) -> None:
     for path in ("/empty/x", "/break"):
         status, headers, body = proxy.ask(path, "HEAD")
-        assert (status, body, headers["Content-Type"]) == (expected(proxy, path)[0], b"", "text/html; charset=utf-8")
-
-
-def test_what_the_application_responds_stays_as_it_is(proxy: Proxy) -> None:
+        assert (status, body, headers["Content-Type"]) == (proxy.expected(path)[0], b"", "text/html; charset=utf-8")
     proxy.put(ErrorPages(service_unavailable="ours"))
     assert proxy.ask("/own", Accept="application/json")[::2] == (503, b"mine")
 
 
-@pytest.mark.parametrize(
-    "name", [f"{name}.{end}" for name in ("502", "503", "maintenance") for end in ("html", "json")]
-)
-def test_a_client_cannot_ask_for_a_page_itself(proxy: Proxy, name: str) -> None:
-    for path in (f"/.error/{name}", f"/.error//{name}", f"/.error/../.error/{name}", "/.error/", f"/.error/{name}?5"):
-        assert proxy.ask(path)[0] == 404, path
+def test_a_client_cannot_ask_for_a_page_itself(proxy: Proxy) -> None:
+    names = [f"{name}.{end}" for name in ("502", "503", "maintenance") for end in ("html", "json")]
+    for name in names:
+        for path in (f"/.error/{name}", f"/.error//{name}", f"/.error/../.error/{name}", f"/.error/{name}?5"):
+            assert proxy.ask(path)[0] == 404, path
     shutil.copy(proxy.folder / Path(MAINTENANCE_PAGE).name, proxy.maintenance_page)
-    assert proxy.ask(f"/.error/{name}")[0] == 404
-
-
-def test_a_page_is_of_the_next_request_without_a_reload(proxy: Proxy) -> None:
-    for text in ("one", "two"):
-        proxy.put(ErrorPages(service_unavailable=text))
-        assert proxy.ask("/empty/x")[2].decode() == text
+    assert {proxy.ask(f"/.error/{name}")[0] for name in ("", *names)} == {404}
 
 
 def test_the_log_has_the_method_that_the_client_used(proxy: Proxy) -> None:
     proxy.ask("/empty/logged", "POST", b"x")
-    deadline = time.monotonic() + 5
-    while "/empty/logged" not in (text := (proxy.folder / "access.log").read_text()) and time.monotonic() < deadline:
+    deadline, line = time.monotonic() + 5, '"method":"POST"' if proxy.kind == "nginx" else "\tPOST /empty/logged"
+    while line not in (proxy.folder / "access.log").read_text():
+        assert time.monotonic() < deadline
         time.sleep(0.1)
-    (line,) = [line for line in text.splitlines() if "/empty/logged" in line]
-    assert ('"method":"POST"' if proxy.kind == "nginx" else "\tPOST /empty/logged") in line
-
-
-def blocks(page: str) -> dict[str, Any]:
-    app = {"source": "app", "module": "a:b"}
-    return {"platform": "lxd", "apps": {"a": app}, "balancer": {"error_pages": {"service_unavailable": page}}}
 
 
 def test_a_page_is_a_small_file_of_the_project_in_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(page: str) -> list[str]:
+        return problems_of({"balancer": {"error_pages": {"service_unavailable": page}}})
+
     monkeypatch.setattr("tests.unit.stack_blocks.ROOT", tmp_path)
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "requirements.txt").touch()
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "good.html").write_text(NASTY, newline="")
     (tmp_path / "latin.html").write_bytes(b"\xe9")
     (tmp_path / "large.html").write_text("x" * (PAGE_BYTES + 1))
     (tmp_path / "link.html").symlink_to("/etc/hostname")
-    assert problems_of(blocks("good.html")) == []
+    assert of("good.html") == []
     for name, words in {
         "latin.html": "is no text in UTF-8; save the file in UTF-8",
         "large.html": f"has {PAGE_BYTES + 1} bytes, of {PAGE_BYTES} at most; link to what is large",
         **dict.fromkeys(
-            ["link.html", "none.html", "../x", "/etc/hostname", "", ".", "app", "\0", "a" * 300],
+            ["link.html", "none.html", "../x", "/etc/hostname", "", ".", "examples", "\0", "a" * 300],
             "no such file in the project; write its path from the project's folder",
         ),
     }.items():
-        (line,) = problems_of(blocks(name))
-        assert line == f"balancer.error_pages.service_unavailable: {json.dumps(name)}: {words}"
+        assert of(name) == [f"balancer.error_pages.service_unavailable: {json.dumps(name)}: {words}"]
 
 
 def test_pages_lie_where_the_proxies_and_the_switch_look_for_them() -> None:

@@ -58,15 +58,8 @@ def test_neither_a_password_nor_its_hash_stands_anywhere_in_plain(on: str) -> No
     assert names_that_tell(built, [*PASSWORDS.values(), "$6$"]) == []
 
 
-def test_another_kind_of_proxy_is_another_balancer() -> None:
-    plain, other = (made(proxy).one(MACHINE, "balancer").inputs for proxy in ({}, {"kind": "apache"}))
-    assert {name for name in plain if plain[name] != other[name]} == {"user_data"}
-    assert other["user_data"] == balancer_user_data(proxy="apache")
-
-
-def test_no_setting_of_the_proxy_but_its_kind_replaces_the_balancer() -> None:
-    plain, busy = (
-        made(proxy).one(MACHINE, "balancer").inputs
-        for proxy in ({}, {"geoip": True, "cache": {}, "basic_auth": {"users": PASSWORDS}})
-    )
+def test_another_kind_of_proxy_is_another_balancer_and_no_other_setting_is() -> None:
+    busy_ = {"geoip": True, "cache": {}, "basic_auth": {"users": PASSWORDS}}
+    plain, busy, other = (made(proxy).one(MACHINE, "balancer").inputs for proxy in ({}, busy_, {"kind": "apache"}))
     assert plain == busy
+    assert other == plain | {"user_data": balancer_user_data(proxy="apache")} != plain

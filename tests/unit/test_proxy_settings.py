@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,11 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"basic_auth": {"users": {"a:b": "correct horse"}}}, 'basic_auth.users["a:b"]: "a:b": should be'),
         ({"basic_auth": {"users": {}, "realm": "off"}}, 'basic_auth.realm: "off": would switch it off'),
         ({"basic_auth": {"users": {}, "realm": '"'}}, 'basic_auth.realm: "\\"": should be'),
-        ({"basic_auth": {"users": {}, "exempt_paths": ["/"]}}, 'basic_auth.exempt_paths.0: "/": should be'),
-        ({"basic_auth": {"users": {}, "exempt_paths": ["/a;b"]}}, 'exempt_paths.0: "/a;b": should be'),
-        ({"basic_auth": {"users": {}, "exempt_paths": ["/a\n"]}}, 'exempt_paths.0: "/a\\n": should be'),
+        *(({"basic_auth": {"users": {}, "exempt_paths": [path]}}, f"exempt_paths.0: {json.dumps(path)}: should be")
+          for path in ("/", "/a;b", "/a\n")),
         ({"access": {}}, "access.allow, deny, deny_countries: name nobody"),
-        ({"access": {"deny": ["10.0.0.1/8"]}}, 'access.deny.0: "10.0.0.1/8": is an address and not a network'),
-        ({"access": {"deny": ["10.0.0.1"]}}, 'access.deny.0: "10.0.0.1": is an address and not a network'),
+        *(({"access": {"deny": [address]}}, f'access.deny.0: "{address}": is an address and not a network')
+          for address in ("10.0.0.1/8", "10.0.0.1")),
         ({"access": {"deny": ["10.0.0.0/33"]}}, 'access.deny.0: "10.0.0.0/33": is no network'),
         ({"access": {"deny": ["255.255.255.255/32"]}}, 'access.deny.0: "255.255.255.255/32": is the broadcast address'),
         ({"access": {"deny": ["all"]}}, 'access.deny.0: "all": should be'),
@@ -63,44 +63,33 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"access": {"deny_countries": ["CN"]}}, "geoip: false: should be"),
         ({"geoip": True, "access": {"deny_countries": ["de"]}}, 'access.deny_countries.0: "de": should be'),
         ({"canonical_host": True}, "canonical_host: true: leads to the first of balancer.hostnames, and there is none"),
-        (rule("old"), 'redirects.0.path: "old": should be a path such as /old, /item/{id} or /old/*'),
-        (rule("/a b"), 'redirects.0.path: "/a b": should be a path such as /old, /item/{id} or /old/*'),
-        (rule("/(a+)+"), 'redirects.0.path: "/(a+)+": should be a path such as /old, /item/{id} or /old/*'),
-        (rule("/a/*/b"), 'redirects.0.path: "/a/*/b": has other braces or stars'),
-        (rule("/{a"), 'redirects.0.path: "/{a": has other braces or stars'),
+        *((rule(path), f"redirects.0.path: {json.dumps(path)}: should be a path such as /old, /item/{{id}} or /old/*")
+          for path in ("old", "/a b", "/(a+)+")),
+        *((rule(path), f'redirects.0.path: "{path}": has other braces or stars') for path in ("/a/*/b", "/{a")),
         (rule("/{a:float}"), 'redirects.0.path: "/{a:float}": {a:float} has an unknown kind'),
         (rule("/{a}/{a}"), 'redirects.0.path: "/{a}/{a}": names a part twice'),
         (rule("/{a}{b}"), 'redirects.0.path: "/{a}{b}": nothing separates two of its parts'),
         (rule("/a", "/{b}"), "redirects.0.to: /{b}: b is no part of the path /a"),
         (rule("/a", "/*"), "redirects.0.to: /*: * is no part of the path /a"),
         (rule("/a", "/b?c=d"), "redirects.0.to: /b?c=d: has a query of its own"),
-        (rule("/a", "//evil.example"), 'redirects.0.to: "//evil.example": should be'),
-        (rule("/a", "/\\evil.example"), "redirects.0.to"),
-        (rule("/a", "javascript:alert(1)"), 'redirects.0.to: "javascript:alert(1)": should be'),
-        (rule("/a", "https://$host/"), 'redirects.0.to: "https://$host/": should be'),
-        (rule("/a", "/b\r\nSet-Cookie: c"), "redirects.0.to"),
-        (rule("/a", '/b"; return 200'), "redirects.0.to"),
+        *((rule("/a", to), f"redirects.0.to: {json.dumps(to)}: should be")
+          for to in ("//evil.example", "/\\evil.example", "javascript:alert(1)", "https://$host/",
+                     "/b\r\nSet-Cookie: c", '/b"; return 200')),
         ({"rewrites": [{"path": "/a", "to": "https://o.example/"}]}, 'rewrites.0.to: "https://o.example/": should'),
         ({"rewrites": [{"path": "/a", "to": "/b?c"}]}, 'rewrites.0.to: "/b?c": should be'),
         ({"request_headers": {"set": {"X A": "b"}}}, 'balancer.proxy.request_headers.set["X A"]: "X A": should be'),
-        ({"request_headers": {"set": {"X-A": "b\r\nc: d"}}}, "request_headers.set.X-A"),
-        ({"request_headers": {"set": {"X-A": "b\n"}}}, "request_headers.set.X-A"),
-        ({"request_headers": {"set": {"X-A": ""}}}, "request_headers.set.X-A"),
-        ({"request_headers": {"set": {"X-A": "\\"}}}, "request_headers.set.X-A"),
-        ({"request_headers": {"set": {"X-A": "ü"}}}, "request_headers.set.X-A"),
-        ({"request_headers": {"set": {"X-A": "$uri"}}}, 'request_headers.set.X-A: "$uri": $uri is unknown'),
-        ({"request_headers": {"set": {"X-A": "5 $"}}}, 'request_headers.set.X-A: "5 $": $ is unknown'),
-        ({"request_headers": {"set": {"X-A": "$hostname"}}}, 'headers.set.X-A: "$hostname": $hostname is unknown'),
+        *(({"request_headers": {"set": {"X-A": value}}}, f"request_headers.set.X-A: {json.dumps(value)}: should be")
+          for value in ("b\r\nc: d", "b\n", "", "\\", "ü")),
+        *(({"request_headers": {"set": {"X-A": f"5 ${name}"}}}, f"set.X-A: \"5 ${name}\": ${name} is unknown")
+          for name in ("uri", "", "hostname")),
         ({"request_headers": {"set": {"X-A": "a", "x-a": "b"}}}, "headers.set, remove: x-a: is named twice"),
         ({"response_headers": {"set": {"X-A": "a"}, "remove": ["x-a"]}}, "headers.set, remove: x-a: is named twice"),
         ({"response_headers": {"set": {"X-A": "$country"}}}, "geoip: false: should be"),
         ({"response_headers": {"set": {"Connection": "close"}}}, "Connection: is of one connection and goes no"),
-        ({"memcached": {"server": "10.0.0.9", "path": "/p/"}}, 'memcached.server: "10.0.0.9": should be'),
+        *(({"memcached": {"server": "a:1", "path": "/p/", name: value}}, f"memcached.{name}: {json.dumps(value)}: sho")
+          for name, value in (("server", "10.0.0.9"), ("server", "a:1; }"), ("path", "/"), ("key_prefix", "$x"),
+                              ("content_type", 'x"'))),
         ({"memcached": {"server": "10.0.0.9:0", "path": "/p/"}}, "server: 10.0.0.9:0: should end with a port"),
-        ({"memcached": {"server": "a:1; }", "path": "/p/"}}, "memcached.server"),
-        ({"memcached": {"server": "a:1", "path": "/"}}, 'memcached.path: "/": should be'),
-        ({"memcached": {"server": "a:1", "path": "/p/", "key_prefix": "$x"}}, "memcached.key_prefix"),
-        ({"memcached": {"server": "a:1", "path": "/p/", "content_type": 'x"'}}, "memcached.content_type"),
         ({"snippets": [{"context": "main", "text": "x"}]}, 'snippets.0.context: "main": should be'),
         ({"snippets": [{"context": "http"}]}, "snippets.0.text: missing"),
         ({"snippets": [{"context": "http", "text": "\0"}]}, "snippets.0.text"),
@@ -138,11 +127,8 @@ def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on(
     assert own == {"retry-after", "strict-transport-security", "x-cache", "x-request-id"}
     assert own <= RESERVED_RESPONSE_HEADERS
     requests = {name.lower().replace("_", "-") for name in re.findall(r"uwsgi_param HTTP_(\S+)", text)}
-    assert (
-        {"x-forwarded-for", "x-real-ip", "x-country", "proxy"}
-        <= requests
-        <= RESERVED_REQUEST_HEADERS | {name.lower() for name in FORGEABLE}
-    )
+    assert {"x-forwarded-for", "x-real-ip", "x-country", "proxy"} <= requests
+    assert requests <= RESERVED_REQUEST_HEADERS | {name.lower() for name in FORGEABLE}
 
 
 @pytest.mark.parametrize(
@@ -154,28 +140,18 @@ def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on(
         ([("/i/{id:int}", "/items/{id}"), ("/items/{x}", "/i/{x}")], "/i/{id:int}: leads back to itself (/i/1 ->"),
         ([("/a", f"https://{HOSTNAME}/a")], "/a: leads back to itself (/a -> /a)"),
         ([("/a", "/b?c=d"), ("/b", "/a")], "/a: leads back to itself (/a -> /b?c=d -> /a)"),
+        ([("/a", "/b"), ("/b", "/c")], None),
+        ([("/a", "https://o.example/a")], None),
+        # The first that matches leads away, so the second is never asked.
+        ([("/a", "/b"), ("/a", "/a")], None),
+        ([("/i/{id:int}", "/i/{id}/")], None),
+        ([("/a/*", "/b/*"), ("/b/{x}/*", "/c/{x}")], None),
     ],
 )
-def test_a_redirect_that_leads_back_to_itself_is_refused(rules: list[tuple[str, str]], way: str) -> None:
+def test_a_redirect_that_leads_back_to_itself_is_refused(rules: list[tuple[str, str]], way: str | None) -> None:
     redirects = [{"path": path, "to": to, "keep_query": False} for path, to in rules]
     line = told({"redirects": redirects}, hostnames=[HOSTNAME])
-    assert line.startswith(f"balancer.proxy.redirects: {way}")
-
-
-@pytest.mark.parametrize(
-    "rules",
-    [
-        [("/a", "/b"), ("/b", "/c")],
-        [("/a", "https://o.example/a")],
-        # The first that matches leads away, so the second is never asked.
-        [("/a", "/b"), ("/a", "/a")],
-        [("/i/{id:int}", "/i/{id}/")],
-        [("/a/*", "/b/*"), ("/b/{x}/*", "/c/{x}")],
-    ],
-)
-def test_redirects_that_end_are_taken(rules: list[tuple[str, str]]) -> None:
-    redirects = [{"path": path, "to": to} for path, to in rules]
-    assert problems_of(blocks({"redirects": redirects}, hostnames=[HOSTNAME])) == []
+    assert line.startswith(f"balancer.proxy.redirects: {way}") if way else line == ""
 
 
 @pytest.mark.parametrize(("name", "block"), [("basic_auth", {"users": {}}), ("access", {"deny": ["::/0"]})])

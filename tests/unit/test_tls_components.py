@@ -10,7 +10,6 @@ import pytest
 
 from harness.mock_engine import Build, Secret
 from harness.mock_lxd import ADDRESS, GROUP, STEP
-from rendering.common import HTTPS_PORT
 from tests.certificates import Authority
 from tests.unit.balancer_build import COMMAND, balancer_build, names_that_tell, steps
 
@@ -32,10 +31,6 @@ def made(
     **aws: Any,
 ) -> Build:
     return balancer_build({"hostnames": names, "tls": tls}, on, preview=preview, **aws)
-
-
-def stdin(built: Build, name: str) -> Any:
-    return built.one(STEP, name).inputs["stdin"]
 
 
 @pytest.mark.parametrize("on", ["lxd", "aws"])
@@ -65,13 +60,9 @@ def test_the_certificate_is_there_before_the_site_and_acme_asks_once_the_address
     assert [each.name for each in built.resources if each.depends_on(acme)] == []
 
 
-@pytest.mark.parametrize("tls", [GIVEN, SELF_SIGNED])
-def test_only_an_acme_server_is_asked_after_the_address(tls: Mapping[str, Any]) -> None:
-    assert steps(made(tls)) == ["balancer-booted", "balancer-certificate", "balancer-members"]
-
-
 def test_a_given_certificate_travels_on_standard_input_as_a_secret() -> None:
     step = made(GIVEN).one(STEP, "balancer-certificate").inputs
+    assert steps(made(GIVEN)) == ["balancer-booted", "balancer-certificate", "balancer-members"]
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/certificate.py", "given"]
     assert step["stdin"] == Secret(SIGNED.certificate.strip() + "\n" + SIGNED.private_key.strip() + "\n")
 
@@ -94,26 +85,21 @@ def test_the_private_key_stands_nowhere_in_plain(on: str) -> None:
         (ACME, (NAME,), ["stand-in", NAME]),
     ],
 )
-def test_what_the_balancer_makes_itself_is_for_its_names(
-    tls: Mapping[str, Any], names: tuple[str, ...], words: list[str]
-) -> None:
+def test_what_the_balancer_makes_itself_is_for_its_names(tls: Any, names: tuple[str, ...], words: list[str]) -> None:
     built = made(tls, names=names)
     step = built.one(STEP, "balancer-certificate").inputs
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/certificate.py", *words]
     assert step["stdin"] == ""
+    # Only an ACME server is asked after the address.
+    assert ("balancer-acme" in steps(built)) == (tls == ACME)
 
 
 def test_the_acme_step_knows_whom_to_ask_for_what_and_where_dns_must_lead() -> None:
-    built = made({"acme": {"email": "ops@example.org", "directory_url": "https://ca.example/dir"}}, "aws")
-    step = built.one(COMMAND, "balancer-acme").values
+    acme = {"email": "ops@example.org", "directory_url": "https://ca.example/dir"}
+    step = made({"acme": acme}, "aws").one(COMMAND, "balancer-acme").values
     assert step["create"].endswith(" 400 /usr/local/lib/wsgi-fleet/acme_certificate.py")
-    assert json.loads(step["stdin"]) == {
-        "email": "ops@example.org",
-        "directory_url": "https://ca.example/dir",
-        "ca_certificate": None,
-        "hostnames": [NAME],
-        "address": "203.0.113.7",
-    }
+    there = {"ca_certificate": None, "hostnames": [NAME], "address": "203.0.113.7"}
+    assert json.loads(step["stdin"]) == acme | there
     # By then the balancer's first address is gone.
     assert step["connection"]["host"] == "203.0.113.7"
 
@@ -135,39 +121,29 @@ def test_the_url_is_what_clients_type(on: str, tls: Mapping[str, Any] | None, na
 
 
 def test_http_leads_to_the_port_that_the_platform_publishes() -> None:
-    assert "return 308 https://$https_host:9443$request_uri;" in stdin(made(SELF_SIGNED), "balancer-members")
+    site = made(SELF_SIGNED).one(STEP, "balancer-members").inputs["stdin"]
+    assert "return 308 https://$https_host:9443$request_uri;" in site
     site = made(SELF_SIGNED, "aws").one(COMMAND, "balancer-members").values["stdin"]
     assert "return 308 https://$https_host$request_uri;" in site
-    assert HTTPS_PORT == 443
 
 
 def test_ports_80_and_443_are_open_to_everyone_and_nothing_else_is() -> None:
-    open_to_all = [
-        each.inputs["fromPort"] for each in made(GIVEN, "aws").of(RULE) if each.inputs.get("cidrIpv4") == "0.0.0.0/0"
-    ]
-    assert sorted(open_to_all) == [80, 443]
-    assert made(GIVEN).one(GROUP, "balancer").inputs["rules"] == [
-        {"port": 80, "addresses": ""},
-        {"port": 443, "addresses": ""},
-    ]
+    rules = [each.inputs for each in made(GIVEN, "aws").of(RULE)]
+    assert sorted(each["fromPort"] for each in rules if each.get("cidrIpv4") == "0.0.0.0/0") == [80, 443]
+    assert made(GIVEN).one(GROUP, "balancer").inputs["rules"] == [{"port": port, "addresses": ""} for port in (80, 443)]
 
 
 def test_each_name_becomes_a_record_that_no_machine_holds_up() -> None:
-    built = made(ACME, "aws", names=(NAME, "www.example.org"), route53_zone_id="Z1")
-    records = {each.name: each for each in built.of(RECORD)}
-    assert {name: each.inputs for name, each in records.items()} == {
-        f"balancer-address-{name}": {"zoneId": "Z1", "name": name, "type": "A", "ttl": 300, "records": ["203.0.113.7"]}
-        for name in (NAME, "www.example.org")
+    names = (NAME, "www.example.org")
+    built = made(ACME, "aws", names=names, route53_zone_id="Z1")
+    record = {"zoneId": "Z1", "type": "A", "ttl": 300, "records": ["203.0.113.7"]}
+    assert {each.name: each.inputs for each in built.of(RECORD)} == {
+        f"balancer-address-{name}": record | {"name": name} for name in names
     }
-    machine = built.one("aws:ec2/instance:Instance")
-    provider = built.one("pulumi:providers:aws")
-    for record in records.values():
-        assert not record.depends_on(machine)
-        assert record.provider.startswith(provider.urn)
-        assert record.parent == built.one("wsgi-fleet:balancer:Balancer").urn
-
-
-def test_without_a_hosted_zone_names_make_no_record() -> None:
+    for each in built.of(RECORD):
+        assert not each.depends_on(built.one("aws:ec2/instance:Instance"))
+        assert each.provider.startswith(built.one("pulumi:providers:aws").urn)
+        assert each.parent == built.one("wsgi-fleet:balancer:Balancer").urn
     assert made(ACME, "aws").of(RECORD) == []
 
 
