@@ -62,52 +62,45 @@ def _access(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@st.composite
-def balancers(draw: st.DrawFn, kind: str = "nginx") -> dict[str, Any]:
+def _draw(**values: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(values)
+
+
+_types = st.lists(st.sampled_from(["text/html", "text/css", "application/ld+json"]), max_size=3)
+_realms = st.text(_PLAIN + " ._-", min_size=1, max_size=9).filter(lambda realm: realm != "off")
+_proxies = {
+    "compression": _draw(
+        enabled=st.booleans(),
+        level=st.integers(1, 9),
+        min_bytes=st.integers(0, 1 << 20),
+        types=_types,
+        compress_authenticated=st.booleans(),
+    ),
+    "basic_auth": st.none() | _draw(users=st.just({"ann": "correct horse"}), realm=_realms, exempt_paths=_exempt),
+    "access": st.none() | _access(),
+    "canonical_host": st.booleans(),
+    "redirects": _rules(urls=True),
+    "rewrites": _rules(urls=False),
+    "request_headers": _header_changes(),
+    "response_headers": _header_changes(),
+    "geoip": st.just(value=True),
+    "status": st.booleans(),
+}
+_nginx_alone = {
+    "cache": st.none() | _draw(valid_s=st.integers(1, 3600)),
+    "memcached": st.none()
+    | _draw(
+        server=st.sampled_from(["10.0.0.9:11211", "127.0.0.1:1"]),
+        path=_paths.map(lambda path: path + "/"),
+        key_prefix=st.text(_PLAIN + ":._-", max_size=9),
+    ),
+}
+
+
+def balancers(kind: str = "nginx") -> st.SearchStrategy[dict[str, Any]]:
     """Draw a stack file's block `balancer` with any of the settings that the proxy has."""
-    proxy = {
-        "kind": kind,
-        "compression": {
-            "enabled": draw(st.booleans()),
-            "level": draw(st.integers(1, 9)),
-            "min_bytes": draw(st.integers(0, 1 << 20)),
-            "types": draw(st.lists(st.sampled_from(["text/html", "text/css", "application/ld+json"]), max_size=3)),
-            "compress_authenticated": draw(st.booleans()),
-        },
-        "cache": draw(st.none() | st.fixed_dictionaries({"valid_s": st.integers(1, 3600)})),
-        "basic_auth": draw(
-            st.none()
-            | st.fixed_dictionaries(
-                {
-                    "users": st.just({"ann": "correct horse"}),
-                    "realm": st.text(_PLAIN + " ._-", min_size=1, max_size=9).filter(lambda realm: realm != "off"),
-                    "exempt_paths": _exempt,
-                }
-            )
-        ),
-        "access": draw(st.none() | _access()),
-        "canonical_host": draw(st.booleans()),
-        "redirects": draw(_rules(urls=True)),
-        "rewrites": draw(_rules(urls=False)),
-        "request_headers": draw(_header_changes()),
-        "response_headers": draw(_header_changes()),
-        "geoip": True,
-        "memcached": draw(
-            st.none()
-            | st.fixed_dictionaries(
-                {
-                    "server": st.sampled_from(["10.0.0.9:11211", "127.0.0.1:1"]),
-                    "path": _paths.map(lambda path: path + "/"),
-                    "key_prefix": st.text(_PLAIN + ":._-", max_size=9),
-                }
-            )
-        ),
-        "status": draw(st.booleans()),
-    }
-    if kind == "apache":
-        del proxy["cache"], proxy["memcached"]
-    trusted = draw(st.sampled_from([[], ["10.0.0.0/8"]]))
-    return {"hostnames": [HOSTNAME], "trusted_proxies": trusted, "proxy": proxy}
+    proxy = _draw(kind=st.just(kind), **_proxies, **(_nginx_alone if kind == "nginx" else {}))
+    return _draw(hostnames=st.just([HOSTNAME]), trusted_proxies=st.sampled_from([[], ["10.0.0.0/8"]]), proxy=proxy)
 
 
 def settings_of(block: dict[str, Any]) -> Balancer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -53,40 +54,30 @@ def test_nine_mistakes_make_nine_lines() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"module": "hello.wsgi"}, "module"),
-        ({"module": "a:b\nmaster = false"}, "module"),
-        ({"module": "a:b\n"}, "module"),
-        ({"module": "$(ls):b"}, "module"),
-        ({"health_path": "/x; return 200"}, "health_path"),
-        ({"health_path": "/\n"}, "health_path"),
-        ({"requirements": "hello/../requirements.txt"}, "requirements"),
+        *(({"module": value}, "module: ") for value in ("hello.wsgi", "a:b\nmaster = false", "a:b\n", "$(ls):b")),
+        *(({"health_path": value}, "health_path: ") for value in ("/x; return 200", "/\n")),
+        *(({"system_packages": [value]}, "system_packages.0: ") for value in ("libpq5; reboot", "-o")),
+        ({"requirements": "hello/../requirements.txt"}, "requirements: "),
         ({"requirements": "missing.txt"}, 'requirements: "missing.txt": no such file in examples/flask-hello'),
-        ({"system_packages": ["libpq5; reboot"]}, "system_packages.0"),
-        ({"system_packages": ["-o"]}, "system_packages.0"),
         ({"environment": {"A B": "x"}}, 'environment["A B"]: "A B": should be'),
-        ({"environment": {"A": "x\0y"}}, "environment.A"),
+        ({"environment": {"A": "x\0y"}}, "environment.A: "),
         ({"environment": {"A": 5}}, "environment.A: 5: should be text"),
         (
             {"environment": {"A": "1"}, "generated_secrets": ["A"]},
             "generated_secrets: A: is set by environment as well",
         ),
-        (
-            {"environment": {"WSGI_FLEET_RELEASE": "1"}},
-            "environment: WSGI_FLEET_RELEASE: is set by the product itself as well",
-        ),
+        ({"environment": {"WSGI_FLEET_RELEASE": "1"}}, "environment: WSGI_FLEET_RELEASE: is set by the product itself"),
         ({"fleet": {"servers": 0}}, "fleet.servers: 0: should be a whole number from 1 to 1000"),
         ({"fleet": {"servers": True}}, "fleet.servers: true: should be a whole number from 1 to 1000"),
         (
             {"fleet": {"size": {"memory_mib": 1}}},
             "fleet.size.memory_mib: 1: should be a whole number from 256 to 1048576",
         ),
-        ({"rollout": {"batch": 1}}, "rollout.batch: unknown key"),
     ],
 )
 def test_a_bad_value_of_an_application_is_refused_with_its_path(given: dict[str, Any], told: str) -> None:
-    found = of_app(**given)
-    assert len(found) == 1, found
-    assert told in found[0]
+    (line,) = of_app(**given)
+    assert line.startswith(told)
 
 
 def test_a_name_that_is_no_host_name_is_refused() -> None:
@@ -210,12 +201,12 @@ def test_the_example_shows_every_setting() -> None:
 
 def test_the_schema_knows_secrets_that_pulumi_has_encrypted() -> None:
     document = yaml.safe_load((ROOT / "stacks" / "Pulumi.prod.yaml").read_text())
-    document["config"]["wsgi-fleet:apps"]["hello"]["secrets"] = {"PASSWORD": {"secure": "v1:abc"}}
-    document["config"]["wsgi-fleet:aws"]["ssh_private_key"] = {"secure": "v1:abc"}
-    jsonschema.validate(document, stack_file_schema())
-    document["config"]["wsgi-fleet:aws"]["ssh_private_key"] = {"unsure": "v1:abc"}
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(document, stack_file_schema())
+    for key in ("secure", "unsure"):
+        secret = {key: "v1:abc"}
+        document["config"]["wsgi-fleet:apps"]["hello"]["secrets"] = {"PASSWORD": secret}
+        document["config"]["wsgi-fleet:aws"]["ssh_private_key"] = secret
+        with contextlib.nullcontext() if key == "secure" else pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(document, stack_file_schema())
 
 
 def test_the_schema_in_stacks_is_that_of_the_types() -> None:
