@@ -41,7 +41,6 @@ wait
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a balancer with our apache2.conf."""
     folder = tmp_path / "etc"
     folder.mkdir()
     for name in ("MAIN", "SITE"):

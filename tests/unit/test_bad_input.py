@@ -51,7 +51,6 @@ ODD_WORDS = [
 
 
 def places(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield (container, key or index) of everything in a document."""
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()  # pyright: ignore
     for key, value in list(items):  # pyright: ignore
         yield node, key
@@ -59,7 +58,6 @@ def places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def with_an_odd_character(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a document with an odd piece in one of its texts."""
     document = copy.deepcopy(document)
     parent, key = dice.choice([(parent, key) for parent, key in places(document) if isinstance(parent[key], str)])
     at = dice.randrange(len(parent[key]) + 1)
@@ -68,7 +66,6 @@ def with_an_odd_character(dice: random.Random, document: dict[str, Any]) -> dict
 
 
 def mutated(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a document with one to three odd changes."""
     document = copy.deepcopy(document)
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
         parent, key = dice.choice(list(places(document)))
@@ -86,7 +83,6 @@ def mutated(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def given(document: dict[str, Any]) -> dict[str, str]:
-    """Return a document as Pulumi hands it over."""
     return {str(key): value if isinstance(value, str) else json.dumps(value) for key, value in document.items()}
 
 
@@ -102,7 +98,6 @@ def boots(security_updates: str, kind: Any, packages: tuple[str, ...] | None, pr
 
 
 def assert_it_renders(settings: Settings, folder: Path) -> None:
-    """Check that what machines would get is read by its readers."""
     updates, balancer = settings.security_updates.model_dump_json(), settings.balancer
     for app in settings.apps.values():
         assert boots(updates, app.gateway.kind, tuple(app.system_packages), ProcessLayout.of(app))

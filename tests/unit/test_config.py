@@ -97,11 +97,13 @@ def test_secrets_are_masked_and_need_no_passphrase(project: Path) -> None:
 
 
 def test_every_mistake_of_the_file_is_told_and_no_secret_in_it(project: Path) -> None:
-    write(project, platform="lxc", apps={"hello": HELLO | {"secrets": {"PASSWORD": "hunter2"}}})
+    file = {"variable": "FILE", "values": {"A": [{"secure": "v1:abc"}]}}
+    write(project, platform="lxc", apps={"hello": HELLO | {"secrets": {"PASSWORD": "hunter2"}, "settings_file": file}})
     result = fleet()
     assert (result.exit_code, "hunter2" in result.output) == (1, False)
-    assert result.output.startswith("error: stacks/Pulumi.mine.yaml has 2 problems; nothing was changed:\n")
+    assert result.output.startswith("error: stacks/Pulumi.mine.yaml has 3 problems; nothing was changed:\n")
     assert "apps.hello.secrets.PASSWORD: (secret): is stored in plain text" in result.output
+    assert "apps.hello.settings_file.values.A.0: (secret): is encrypted," in result.output
 
 
 def test_a_stack_without_a_file_is_told_with_those_that_have_one(project: Path) -> None:

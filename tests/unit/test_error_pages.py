@@ -55,14 +55,12 @@ class Proxy:
     folder: Path
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Any:
-        """Return (status, headers, body) of a request."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             return response.status, response.headers, response.read()
 
     def put(self, pages: ErrorPages) -> None:
-        """Write the pages as the step does that brings them."""
         for path, (_, text) in error_page_files(pages).items():
             file = self.folder / Path(path).relative_to("/etc/wsgi-fleet")
             file.parent.mkdir(exist_ok=True)

@@ -38,7 +38,6 @@ SECRET_PATHS = ("secrets", "users", "private_key", "ssh_private_key")
 
 
 def places(node: Any, path: Path = ()) -> Iterator[Path]:
-    """Yield the path of each value of a document, and of the document itself."""
     yield path
     items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()  # pyright: ignore
     for key, value in items:  # pyright: ignore
@@ -46,7 +45,6 @@ def places(node: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def changed(path: Path, value: Any) -> dict[str, Any]:
-    """Return the example with another value at a path."""
     document = copy.deepcopy(EXAMPLE)
     functools.reduce(operator.getitem, path[:-1], document)[path[-1]] = value
     return document

@@ -156,7 +156,6 @@ def test_no_acme_server_is_asked_for_a_wildcard() -> None:
 
 
 def site(folder: Path, balancer: Balancer | None = None, **apps: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the site of applications that each have a member, read back."""
     there = routed(**apps)
     upstreams = [Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
     given_ = balancer or Balancer()

@@ -25,7 +25,6 @@ LEAVES = st.booleans() | TEXT | st.integers(-(2**63), 2**63 - 1) | st.floats(all
 
 
 def trees(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Return a strategy for settings with values of these kinds, in lists and mappings of any depth."""
     value = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=8)
     return st.dictionaries(st.from_regex(r"[A-Z_]{0,3}[A-Z][A-Z0-9_]{0,4}", fullmatch=True), value, max_size=4)
 

@@ -1,7 +1,8 @@
-"""TLS over both platforms: what waits for what, which ports open, and that the key stands nowhere in plain."""
+"""What a balancer with TLS, or with more to do than spreading requests, brings with it over both platforms."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 
 from harness.mock_engine import Build, Secret
 from harness.mock_lxd import ADDRESS, GROUP, STEP
+from rendering.balancer import balancer_user_data, proxy_packages_command
+from settings import Balancer as Settings
 from tests.certificates import Authority
 from tests.unit.balancer_build import COMMAND, balancer_build, names_that_tell, steps
+from tests.unit.test_components import MACHINE
 
 NAME = "shop.example.org"
 SIGNED = Authority().sign([NAME])
@@ -151,3 +155,54 @@ def test_each_name_becomes_a_record_that_no_machine_holds_up() -> None:
 def test_a_preview_names_what_up_makes(on: str) -> None:
     planned, done = (made(ACME, on, preview=preview, route53_zone_id="Z1") for preview in (True, False))
     assert {each.urn for each in planned.resources} == {each.urn for each in done.resources}
+
+
+PASSWORDS = {"ann": "correct horse", "bob": "battery staple"}
+
+
+def with_proxy(proxy: Mapping[str, Any], on: str = "lxd") -> Build:
+    return balancer_build({"proxy": proxy}, on)
+
+
+@pytest.mark.parametrize("on", ["lxd", "aws"])
+def test_a_balancer_that_needs_nothing_beside_its_site_has_no_step_for_it(on: str) -> None:
+    built = with_proxy({"cache": {}, "status": True}, on)
+    assert steps(built) == ["balancer-booted", "balancer-members"]
+
+
+@pytest.mark.parametrize(("on", "step"), [("lxd", STEP), ("aws", COMMAND)])
+def test_packages_and_users_are_there_before_the_site_that_names_them(on: str, step: str) -> None:
+    built = with_proxy({"geoip": True, "basic_auth": {"users": PASSWORDS}}, on)
+    proxy = built.one(step, "balancer-proxy")
+    assert proxy.depends_on(built.one(step, "balancer-booted"))
+    assert built.one(step, "balancer-members").depends_on(proxy)
+
+
+def test_users_travel_hashed_on_standard_input_as_a_secret() -> None:
+    step = with_proxy({"basic_auth": {"users": PASSWORDS}}).one(STEP, "balancer-proxy").inputs
+    assert step["command"] == proxy_packages_command(
+        Settings.model_validate_json(json.dumps({"proxy": {"basic_auth": {"users": {}}}}))
+    )
+    assert isinstance(step["stdin"], Secret)
+    lines = step["stdin"].value.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["ann", "bob"]
+    library = ctypes.CDLL("libcrypt.so.1")
+    library.crypt.restype = ctypes.c_char_p
+    for line, password in zip(lines, PASSWORDS.values(), strict=True):
+        kept = line.partition(":")[2]
+        assert library.crypt(password.encode(), kept.encode()).decode() == kept
+
+
+@pytest.mark.parametrize("on", ["lxd", "aws"])
+def test_neither_a_password_nor_its_hash_stands_anywhere_in_plain(on: str) -> None:
+    built = with_proxy({"basic_auth": {"users": PASSWORDS}}, on)
+    assert names_that_tell(built, [*PASSWORDS.values(), "$6$"]) == []
+
+
+def test_another_kind_of_proxy_is_another_balancer_and_no_other_setting_is() -> None:
+    busy_ = {"geoip": True, "cache": {}, "basic_auth": {"users": PASSWORDS}}
+    plain, busy, other = (
+        with_proxy(proxy).one(MACHINE, "balancer").inputs for proxy in ({}, busy_, {"kind": "apache"})
+    )
+    assert plain == busy
+    assert other == plain | {"user_data": balancer_user_data(proxy="apache")} != plain

@@ -1,18 +1,25 @@
-"""Where the balancer's certificate comes from: one source, and one that can serve, before anything is made."""
+"""The balancer's certificate: one source, and one that can serve; and the site with TLS, read back by crossplane."""
 
 from __future__ import annotations
 
 import json
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import certificate
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
+from rendering.site import render_site
+from rendering.upstream import Upstream
 from settings import Balancer
+from settings.route import Route
 from settings.tls import problems
 from tests.certificates import Authority, Signed, pem_of
+from tests.unit.nginx_reader import args, conditions, directives, find, location, mapped
+from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import app, problems_of, production
 
 NAME = "shop.example.org"
@@ -63,14 +70,8 @@ def test_what_can_serve_is_taken(balancer: dict[str, Any]) -> None:
         ({"acme": {"email": "a@b.c", "directory_url": "http://ca/"}}, "acme.directory_url"),
         ({"acme": {"email": "a@b.c", "directory_url": "https://ca/$(id)"}}, "acme.directory_url"),
         ({"acme": {"email": "a@b.c", "ca_certificate": "nonsense"}}, "ca_certificate: should be"),
-        (
-            {"self_signed": True, "hsts_max_age_s": -1},
-            "hsts_max_age_s: -1: should be a whole number",
-        ),
-        (
-            {"self_signed": True, "hsts_max_age_s": 63_072_001},
-            "hsts_max_age_s: 63072001: should be a whole number",
-        ),
+        ({"self_signed": True, "hsts_max_age_s": -1}, "hsts_max_age_s: -1: should be a whole number"),
+        ({"self_signed": True, "hsts_max_age_s": 63_072_001}, "hsts_max_age_s: 63072001: should be a whole number"),
         ({"certificate": "x;\nssl_protocols TLSv1;", "private_key": "x"}, "certificate"),
     ],
 )
@@ -165,3 +166,93 @@ def test_everyone_is_no_proxy(cidr: str) -> None:
     (line,) = told({"trusted_proxies": [cidr]})
     assert "trusted_proxies" in line
     assert told({"trusted_proxies": ["10.0.0.0/8"]}) == []
+
+
+APP = Upstream("shop", ["10.0.0.1"], 60, "/healthz")
+ACME = {"acme": {"email": "ops@example.org"}}
+
+
+def balancer(tls: dict[str, Any] | None = None, *hostnames: str) -> Balancer:
+    return Balancer.model_validate_json(json.dumps({"hostnames": hostnames, "tls": tls}))
+
+
+def site(folder: Path, given: Balancer, *apps: Upstream) -> list[dict[str, Any]]:
+    return directives(site_text(given, apps or [APP], given.hostnames), folder)
+
+
+def server(block: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    (found,) = [each["block"] for each in block if each["directive"] == "server"]
+    return found
+
+
+def test_a_site_without_tls_knows_nothing_of_it_whatever_its_names() -> None:
+    text = site_text(balancer(None, "shop.example.org"), [APP])
+    assert text == site_text(Balancer(), [APP])
+    words = ("443", "ssl", "https", "308", "Strict", "acme", "real_ip", "geo", "$client_scheme", "UWSGI_SCHEME")
+    assert [word for word in words if word in text] == []
+    assert not render_site(balancer(None), [APP])["https"]
+
+
+def test_https_is_what_mozilla_calls_intermediate(tmp_path: Path) -> None:
+    given = balancer({"self_signed": True, "hsts_max_age_s": 0})
+    assert render_site(given, [APP])["https"]
+    block = site(tmp_path, given)
+    assert "acme-challenge" not in json.dumps(block)
+    assert mapped(block, "hsts") == [("default", [""])]
+    assert args(block, "ssl_protocols") == [["TLSv1.2", "TLSv1.3"]]
+    ((ciphers,),) = args(block, "ssl_ciphers")
+    for cipher in ciphers.split(":"):
+        assert cipher.startswith("ECDHE-")
+        assert cipher.endswith(("-GCM-SHA256", "-GCM-SHA384", "-POLY1305"))
+    assert args(block, "ssl_session_tickets") == [["off"]]
+    assert args(block, "ssl_certificate") == args(block, "ssl_certificate_key") == [[str(certificate.FILE)]]
+
+
+def steps(block: list[dict[str, Any]]) -> list[tuple[list[str], list[str]]]:
+    """Return each `if` of the server with what it does, in order, up to the redirect of HTTP."""
+    found = conditions(server(block))
+    return found[: [condition for condition, _ in found].index(["$plain", "=", "http"])]
+
+
+def test_health_paths_are_answered_over_http_unless_that_is_the_whole_site(tmp_path: Path) -> None:
+    whole = Upstream("b", ["10.0.0.2"], 60, "/", Route(strip_path=False, path="/b"))
+    assert steps(site(tmp_path, balancer({"self_signed": True}), APP, whole)) == [
+        (["$uri", "=", "/healthz"], ["$plain", ""])
+    ]
+
+
+def test_an_acme_server_finds_its_challenges_over_http_and_during_maintenance(tmp_path: Path) -> None:
+    block = site(tmp_path, balancer(ACME, "shop.example.org"))
+    challenge = (["$uri", "~", r"^/\.well-known/acme-challenge/"], ["$plain", ""])
+    assert challenge in steps(block)
+    exempt = conditions(server(block))
+    assert exempt.index((challenge[0], ["$maintenance", ""])) < exempt.index((["$maintenance"], ["503"]))
+    assert args(location(block, "^~", "/.well-known/acme-challenge/"), "root") == [["/var/lib/wsgi-fleet/acme"]]
+
+
+def test_without_names_every_one_is_led_to_itself(tmp_path: Path) -> None:
+    assert mapped(site(tmp_path, balancer({"self_signed": True})), "https_host") == [("default", ["$host"])]
+
+
+def test_every_answer_of_an_application_carries_hsts_over_https_alone(tmp_path: Path) -> None:
+    empty = Upstream("b", [], 60, "/", Route(path="/b"))
+    block = site(tmp_path, balancer({"self_signed": True, "hsts_max_age_s": 77}), APP, empty)
+    assert [each[0] for each in args(block, "map") if each[1] == "$hsts"] == ["$https"]
+    assert mapped(block, "hsts") == [("default", [""]), ("on", ["max-age=77"])]
+    # A location that adds a header of its own loses those of the server.
+    for each in find(block, "location"):
+        if headers := args(each["block"], "add_header"):
+            assert ["Strict-Transport-Security", "$hsts", "always"] in headers, each["args"]
+
+
+def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(tmp_path: Path) -> None:
+    block = site(tmp_path, Balancer(trusted_proxies=["10.1.0.0/16", "192.0.2.7/32"]))
+    assert args(server(block), "set_real_ip_from") == [["10.1.0.0/16"], ["192.0.2.7/32"]]
+    (believed,) = find(block, "geo")
+    assert believed["args"] == ["$realip_remote_addr", "$believed"]
+    assert [[each["directive"], *each["args"]] for each in believed["block"]] == [
+        ["default", "no"], ["10.1.0.0/16", "yes"], ["192.0.2.7/32", "yes"],
+    ]  # fmt: skip
+    params = {each[0]: each[1] for each in args(server(block), "uwsgi_param")}
+    assert params["HTTP_X_FORWARDED_PROTO"] == params["UWSGI_SCHEME"] == "$client_scheme"
+    assert params["HTTP_X_FORWARDED_FOR"] == "$remote_addr"
