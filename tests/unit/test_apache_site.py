@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -199,46 +201,33 @@ def test_tls_has_its_port_and_http_leads_there_but_for_health_paths() -> None:
 ELSEWHERE = {"size", "proxy.kind", "proxy.basic_auth.users", "tls.certificate", "tls.private_key", "tls.self_signed",
              "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames",
              *(f"error_pages.{name}" for name in ErrorPages.model_fields)}  # fmt: skip
-# Each other setting at another value than its default, with what it needs beside it. Numbers and switches: changes().
-OF_PROXY: dict[str, dict[str, Any]] = {
-    "compression.types": {"compression": {"types": ["text/css"]}},
-    "cache": {"cache": {}},
-    "memcached": {"memcached": {"server": "10.0.0.1:1", "path": "/p/"}},
-    "basic_auth.realm": {"basic_auth": {"users": {}, "realm": "Mine"}},
-    "basic_auth.exempt_paths": {"basic_auth": {"users": {}, "exempt_paths": ["/x"]}},
-    "access.allow": {"access": {"allow": ["10.0.0.0/8"]}},
-    "access.deny": {"access": {"deny": ["10.0.0.0/8"]}},
-    "access.deny_countries": {"access": {"deny_countries": ["DE"]}, "geoip": True},
-    "access.exempt_paths": {"access": {"deny": ["10.0.0.0/8"], "exempt_paths": ["/x"]}},
-    "redirects": {"redirects": [{"path": "/a", "to": "/b"}]},
-    "rewrites": {"rewrites": [{"path": "/a", "to": "/b"}]},
-    "request_headers.set": {"request_headers": {"set": {"X-A": "b"}}},
-    "request_headers.remove": {"request_headers": {"remove": ["X-A"]}},
-    "response_headers.set": {"response_headers": {"set": {"X-A": "b"}}},
-    "response_headers.remove": {"response_headers": {"remove": ["X-A"]}},
-    "snippets": {"snippets": [{"context": "location", "text": "# mine"}]},
+WHOLE: dict[str, Any] = {
+    "hostnames": [HOSTNAME],
+    "tls": {"self_signed": True},
+    "proxy": {"kind": "apache", "geoip": True, "basic_auth": {"users": {}}, "access": {"deny": ["10.0.0.0/8"]}},
 }
+# Each other setting at another value than there.
+OTHER: dict[str, Any] = {
+    "max_body_mib": 1, "requests_per_second": 1, "burst": 1, "connections": 1, "trusted_proxies": ["10.0.0.0/8"],
+    "tls.hsts_max_age_s": 7, "proxy.compression.enabled": False, "proxy.compression.level": 1,
+    "proxy.compression.min_bytes": 1, "proxy.compression.types": ["text/css"],
+    "proxy.compression.compress_authenticated": False, "proxy.cache": {},
+    "proxy.memcached": {"server": "10.0.0.1:1", "path": "/p/"}, "proxy.basic_auth.realm": "Mine",
+    "proxy.basic_auth.exempt_paths": ["/x"], "proxy.access.allow": ["10.1.0.0/16"], "proxy.access.deny": ["::/0"],
+    "proxy.access.deny_countries": ["DE"], "proxy.access.exempt_paths": ["/x"], "proxy.canonical_host": True,
+    "proxy.redirects": [{"path": "/a", "to": "/b"}], "proxy.rewrites": [{"path": "/a", "to": "/b"}],
+    "proxy.request_headers.set": {"X-A": "b"}, "proxy.request_headers.remove": ["X-A"],
+    "proxy.response_headers.set": {"X-A": "b"}, "proxy.response_headers.remove": ["X-A"], "proxy.geoip": False,
+    "proxy.status": True, "proxy.snippets": [{"context": "location", "text": "# mine"}],
+}  # fmt: skip
 
 
-def changes(block: BaseModel, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the settings of a block that are numbers or switches by default, each with another value."""
-    for name, value in block:
-        if isinstance(value, BaseModel):
-            yield from ((path, {name: change}) for path, change in changes(value, f"{prefix}{name}."))
-        elif isinstance(value, int):
-            yield prefix + name, {name: not value if isinstance(value, bool) else value - 1}
-
-
-OTHER: dict[str, dict[str, Any]] = {
-    **{name: block for name, block in changes(Balancer()) if not name.startswith("size.")},
-    "requests_per_second": {"requests_per_second": 1},
-    "burst": {"requests_per_second": 1, "burst": 1},
-    "connections": {"connections": 1},
-    "trusted_proxies": {"trusted_proxies": ["10.0.0.0/8"]},
-    "tls.acme": {"tls": {"acme": {"email": "a@example.org"}}},
-    "tls.hsts_max_age_s": {"tls": {"self_signed": True, "hsts_max_age_s": 7}},
-    **{f"proxy.{name}": {"proxy": block} for name, block in OF_PROXY.items()},
-}
+def changed(*names: str) -> dict[str, Any]:
+    document = copy.deepcopy(WHOLE)
+    for name in names:
+        *above, last = name.split(".")
+        functools.reduce(lambda parent, step: parent.setdefault(step, {}), above, document)[last] = OTHER[name]
+    return document
 
 
 def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -253,14 +242,19 @@ def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None:
-    assert {*names(Balancer)} - ELSEWHERE == {*OTHER} - {"tls.acme"}
-    for name, block in OTHER.items():
-        if name in apache.UNSUPPORTED:
-            with pytest.raises(ValueError, match=re.escape(f"{name}: Apache does not support it: ")):
-                site(**block)
-            assert settings_of({"hostnames": [HOSTNAME], **block}) != Balancer()
-        else:
-            assert site(**block) != site(), name
+    assert {*names(Balancer)} - ELSEWHERE == {*OTHER}
+    plain = site_text(settings_of(WHOLE), [APP])
+    for name in OTHER.keys() - apache.UNSUPPORTED:
+        assert site_text(settings_of(changed(name)), [APP]) != plain, name
+    assert site(tls={"acme": {"email": "a@example.org"}}) != site(tls={"self_signed": True})
+    refused = changed(*apache.UNSUPPORTED)
+    with pytest.raises(ValueError, match="Apache does not support it: ") as error:
+        settings_of(refused)
+    assert [
+        name for name in apache.UNSUPPORTED if f"{name}: Apache does not support it: " not in str(error.value)
+    ] == []
+    refused["proxy"]["kind"] = "nginx"
+    settings_of(refused)
 
 
 def test_a_change_of_the_proxy_is_in_the_user_data_and_fits_into_it() -> None:

@@ -220,6 +220,8 @@ def test_maintenance_has_its_page_its_json_and_its_time(proxy: Proxy) -> None:
             status, headers, body = proxy.ask(path, Accept=accept)
             assert (status, headers["Retry-After"], words in body.decode()) == (503, "60", True), path
     assert proxy.ask("/well")[0] == 200
+    # That of an application below a path, whose server is not there.
+    assert proxy.ask("/dead/well")[1]["Retry-After"] == "1"
 
 
 def test_a_head_has_no_body_and_the_same_headers_and_an_application_keeps_its_own_error(proxy: Proxy) -> None:

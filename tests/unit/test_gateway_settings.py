@@ -145,8 +145,5 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
     assert (told["Connection"], told["Host"]) == ("close", "$host_and_port")
     assert find(http, "proxy_pass")[0]["args"] == ["http://app_a"]
     assert find(http, "rewrite")[0]["args"] == ["^", "$uri", "break"]
-
-
-def test_a_site_of_uwsgi_alone_knows_nothing_of_http() -> None:
     text = site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
     assert [word for word in ("proxy_", "$host_and_port", "rewrite") if word in text] == []

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import site_state
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,8 +24,7 @@ from rendering.gateway_files import gateway_files
 from rendering.upstream import Upstream
 from rendering.user_data import without_comments
 from settings import App, Balancer
-from settings.route import Route
-from tests.unit.nginx_reader import args, conditions, directives, find, location
+from tests.unit.nginx_reader import args, directives, find, location
 from tests.unit.site_text import site_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,22 +46,6 @@ def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tm
     assert (args(served, "uwsgi_pass"), args(served, "return")) == (
         ([["app_my_app"]], []) if members else ([], [["503"]])
     )
-
-
-def test_maintenance_leaves_out_the_page_itself_and_each_health_path_and_needs_no_reload(tmp_path: Path) -> None:
-    upstreams = [Upstream("a", ["10.0.0.1"], 60, "/healthz"), Upstream("b", [], 60, "/well", Route(path="/b"))]
-    block = directives(site_text(Balancer(), upstreams), tmp_path)
-    server = next(each for each in find(block, "server") if "block" in each)
-    assert conditions(server["block"]) == [
-        (["-f", str(site_state.PAGE)], ["$maintenance", "on"]),
-        (["$uri", "~", r"^/\.error/"], ["$maintenance", ""]),
-        (["$uri", "=", "/healthz"], ["$maintenance", ""]),
-        (["$uri", "=", "/b/well"], ["$maintenance", ""]),
-        (["$maintenance"], ["503"]),
-    ]
-    page = location(block, "^~", "/.error/")
-    assert args(page, "alias") == [[f"{site_state.PAGE.parent}/"]]
-    assert page[0]["directive"] == "internal"
 
 
 def test_nginx_waits_longer_than_the_gateway_and_repeats_nothing_that_may_have_run(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.route import Route
-from settings.tls import problems
+from settings.tls import Tls, problems
 from tests.certificates import Authority, Signed, pem_of
 from tests.unit.nginx_reader import args, conditions, directives, find, location, mapped
 from tests.unit.site_text import site_text
@@ -36,24 +36,16 @@ def given(signed: Signed = GOOD, hostnames: list[str] | None = None, **changes: 
     return {"hostnames": [NAME] if hostnames is None else hostnames, "tls": tls}
 
 
-@pytest.mark.parametrize(
-    "balancer",
-    [
-        given(),
-        given(hostnames=[]),
-        given(hostnames=["www.example.org"]),
-        given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 2048))),
-        given(certificate=GOOD.certificate + AUTHORITY.certificate),
-        {"tls": {"self_signed": True}},
-        {
-            "hostnames": [NAME, "xn--bcher-kva.example", "a.b-c.d1.example"],
-            "tls": {"acme": {"email": "a+b@example.org"}},
-        },
-        {"hostnames": [NAME]},
-    ],
-)
-def test_what_can_serve_is_taken(balancer: dict[str, Any]) -> None:
-    assert told(balancer) == []
+def test_what_can_serve_is_taken() -> None:
+    assert told(given()) == told(given(hostnames=[])) == told(given(hostnames=["www.example.org"])) == []
+    assert told(given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 2048)))) == []
+    assert told(given(certificate=GOOD.certificate + AUTHORITY.certificate)) == []
+    assert told({"tls": {"self_signed": True}}) == told({"hostnames": [NAME]}) == []
+    names = [NAME, "xn--bcher-kva.example", "a.b-c.d1.example"]
+    assert told({"hostnames": names, "tls": {"acme": {"email": "a+b@example.org"}}}) == []
+    assert told({"tls": {"acme": {"email": "a@b.c"}}}) == [
+        "balancer.hostnames: []: should name what the ACME server signs; name the site, e.g. [shop.example.org]"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -81,26 +73,18 @@ def test_a_certificate_has_exactly_one_source(tls: dict[str, Any], expected: str
     assert expected in line
 
 
-@pytest.mark.parametrize(
-    "hostname",
-    ["Shop.example.org", "shop", "*.example.org", "-a.example", "a-.example", "a..example", "a.example.", "10.0.0.1",
-     "a.example; return 200", "a.example\n", "a_b.example", "a" * 64 + ".example", "", "$host.example"],
-)  # fmt: skip
-def test_what_is_no_host_name_is_refused(hostname: str) -> None:
-    (line,) = told({"hostnames": [hostname]})
-    assert line.startswith("balancer.hostnames.0: ")
-
-
-def test_an_acme_server_must_be_told_what_to_sign() -> None:
-    assert told({"tls": {"acme": {"email": "a@b.c"}}}) == [
-        "balancer.hostnames: []: should name what the ACME server signs; name the site, e.g. [shop.example.org]"
-    ]
+def test_what_is_no_host_name_is_refused() -> None:
+    for hostname in (
+        "Shop.example.org", "shop", "*.example.org", "-a.example", "a-.example", "a..example", "a.example.", "10.0.0.1",
+        "a.example; return 200", "a.example\n", "a_b.example", "a" * 64 + ".example", "", "$host.example",
+    ):  # fmt: skip
+        (line,) = told({"hostnames": [hostname]})
+        assert line.startswith("balancer.hostnames.0: "), hostname
 
 
 @pytest.mark.parametrize(
     ("balancer", "expected"),
     [
-        (given(AUTHORITY.sign([NAME], days=(-9, -2))), "tls.certificate: expired on "),
         (given(AUTHORITY.sign([NAME], days=(2, 9))), "tls.certificate: is valid only from "),
         (given(hostnames=[NAME, "other.example"]), "cover other.example of hostnames (it is for *.example.org, shop"),
         (given(hostnames=["a.b.example.org"]), "tls.certificate: does not cover a.b.example.org"),
@@ -126,27 +110,21 @@ def test_a_certificate_that_cannot_serve_is_refused_before_any_machine_gets_it(
     assert GOOD.private_key.splitlines()[1] not in line
 
 
-def test_every_problem_of_a_certificate_is_told_at_once() -> None:
-    signed, other = AUTHORITY.sign(["old.example"], days=(-9, -2)), AUTHORITY.sign([NAME])
-    lines = told(given(signed, private_key=other.private_key))
-    certificate, key = "balancer.tls.certificate", "balancer.tls.private_key"
-    assert [line.split(":")[0] for line in lines] == [certificate, certificate, key]
-
-
-def test_a_certificate_is_good_until_the_second_it_expires() -> None:
-    balancer = Balancer.model_validate_json(json.dumps(given()))
-    assert balancer.tls
+def test_a_certificate_is_good_until_the_second_it_expires_and_every_problem_is_told_at_once() -> None:
+    block = given(private_key=AUTHORITY.sign([NAME]).private_key)
+    tls = Tls.model_validate_json(json.dumps(block["tls"]))
     ends = x509.load_pem_x509_certificate(GOOD.certificate.encode()).not_valid_after_utc
-    assert problems(balancer.tls, [NAME], ends - timedelta(seconds=1)) == []
-    (told_,) = problems(balancer.tls, [NAME], ends)
-    assert "expired" in told_
+    assert [line.split(": ")[0] for line in problems(tls, [NAME], ends - timedelta(seconds=1))] == ["tls.private_key"]
+    expired, uncovered, key = problems(tls, ["old.example"], ends)
+    assert expired.startswith("tls.certificate: expired on ")
+    assert uncovered.startswith("tls.certificate: does not cover old.example")
+    assert key.startswith("tls.private_key: (secret): does not belong")
 
 
 def test_two_ports_of_the_host_cannot_be_one() -> None:
     ports = {"port": 9000, "tls_port": 9000}
-    assert told({"tls": {"self_signed": True}}, lxd=ports) == [
-        "lxd.tls_port: 9000: is lxd.port as well; take another port for one of both"
-    ]
+    (line,) = told({"tls": {"self_signed": True}}, lxd=ports)
+    assert line == "lxd.tls_port: 9000: is lxd.port as well; take another port for one of both"
     assert told({}, lxd=ports) == []
 
 
