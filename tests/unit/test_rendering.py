@@ -131,17 +131,9 @@ def test_slots_share_the_socket_and_nothing_that_one_could_delete_under_the_othe
 
 @pytest.mark.parametrize(
     ("restarts", "seconds_ago", "slept"),
-    [
-        (0, None, ""),
-        (3, 1, ""),
-        (4, 1, "1"),
-        (8, 1, "5"),
-        (13, 1, "10"),
-        (5000, 1, "10"),
-        (5000, 61, ""),
-        (5000, None, ""),
-    ],
-)
+    [(0, None, ""), (3, 1, ""), (4, 1, "1"), (8, 1, "5"), (13, 1, "10"), (5000, 1, "10"), (5000, 61, ""),
+     (5000, None, "")],
+)  # fmt: skip
 def test_what_ends_again_and_again_waits_longer_each_time_and_is_never_given_up(
     tmp_path: Path, restarts: int, seconds_ago: float | None, slept: str
 ) -> None:

@@ -30,13 +30,9 @@ NAME_WORDS = "a name of letters, digits and _ that begins with no digit, such as
 
 def test_nine_mistakes_make_nine_lines() -> None:
     hello = {
-        "source": "nowhere",
-        "modul": "hello.wsgi:app",
-        "health_path": "healthz",
-        "environment": {"1A": "x"},
-        "gateway": {"processes": 0, "thread": 3},
-        "fleet": {"servers": "3"},
-    }
+        "source": "nowhere", "modul": "hello.wsgi:app", "health_path": "healthz", "environment": {"1A": "x"},
+        "gateway": {"processes": 0, "thread": 3}, "fleet": {"servers": "3"},
+    }  # fmt: skip
     found = problems_of({"platform": "gcp", "apps": {"hello": hello}, "lxd": {"port": 80}})
     assert [line.partition("; correct")[0] for line in found] == [
         'platform: "gcp": should be "lxd" or "aws"',
