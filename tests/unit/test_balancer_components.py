@@ -26,14 +26,7 @@ ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
 RECORD, RULE = "aws:route53/record:Record", "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 
 
-def made(
-    tls: Mapping[str, Any] | None,
-    on: str = "lxd",
-    *,
-    names: tuple[str, ...] = (NAME,),
-    preview: bool = False,
-    **aws: Any,
-) -> Build:
+def made(tls: Any, on: str = "lxd", *, names: tuple[str, ...] = (NAME,), preview: bool = False, **aws: Any) -> Build:
     return balancer_build({"hostnames": names, "tls": tls}, on, preview=preview, **aws)
 
 

@@ -59,12 +59,8 @@ def test_a_value_says_whether_it_stands_in_the_stack_file_or_is_a_default(projec
 
 
 def test_what_is_computed_says_from_what(project: Path) -> None:
-    app_ = HELLO | {
-        "hosts": ["shop.example.org"],
-        "path": "/s",
-        "fleet": {"servers": 5, "size": {"cpus": 3, "memory_mib": 4096}},
-        "gateway": {"request_timeout_s": 30},
-    }
+    fleet_ = {"servers": 5, "size": {"cpus": 3, "memory_mib": 4096}}
+    app_ = HELLO | {"hosts": ["shop.example.org"], "path": "/s", "fleet": fleet_, "gateway": {"request_timeout_s": 30}}
     write(project, apps={"hello": app_})
     found = {name: (each["value"], each["of"]) for name, each in told().items() if each["from"] == "computed"}
     hello = "apps.hello."

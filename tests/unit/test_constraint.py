@@ -38,7 +38,7 @@ def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: st
 
 
 def test_on_lxd_the_block_of_aws_may_stay_as_it_came() -> None:
-    blocks = shipped("prod") | {"platform": "lxd"}
+    blocks: dict[str, Any] = shipped("prod") | {"platform": "lxd"}
     assert problems_of(blocks) == []
     blocks["aws"] |= {"ami": "ami-1", "admin_cidrs": ["0.0.0.0/0"]}
     assert [line.partition(": ")[0] for line in problems_of(blocks)] == ["aws.ami", "aws.admin_cidrs.0"]

@@ -104,10 +104,10 @@ def application() -> Generator[int]:
 def configure(made: Proxy, binary: Path, port_of_application: int) -> list[str]:
     """Write what the proxy reads: its site and its own file, with places and ports of this test. Return the command."""
     kind, folder, port = made.kind, made.folder, made.port
+    members = {"a": ["10.0.0.1"], "dead": [ABSENT], "empty": []}
     apps = [
-        Upstream("a", ["10.0.0.1"], 60, "/well", Route(path="/"), "http"),
-        Upstream("dead", [ABSENT], 60, "/well", Route(path="/dead"), "http"),
-        Upstream("empty", [], 60, "/well", Route(path="/empty"), "http"),
+        Upstream(name, addresses, 60, "/well", Route(path="/" if name == "a" else f"/{name}"), "http")
+        for name, addresses in members.items()
     ]
     balancer = Balancer.model_validate_json(
         json.dumps({"proxy": {"kind": kind, "response_headers": {"set": {"X-Content-Type-Options": "nosniff"}}}})
@@ -116,22 +116,13 @@ def configure(made: Proxy, binary: Path, port_of_application: int) -> list[str]:
     main = (ROOT / "templates" / kind / {"nginx": "nginx.conf", "apache": "apache2.conf"}[kind]).read_text()
     ends = {"10.0.0.1:8000": f"127.0.0.1:{port_of_application}", f"{ABSENT}:8000": f"127.0.0.1:{free_port()}"}
     places = {
-        "/etc/wsgi-fleet": folder,
-        "/etc/nginx/wsgi-fleet": folder / "sites",
-        "/etc/apache2/wsgi-fleet": folder / "sites",
-        "/var/log/nginx": folder,
-        "/var/log/wsgi-fleet": folder,
-        "/run/nginx": folder,
-        "/run/apache2": folder,
-        "ServerRoot /etc/apache2": f"ServerRoot {folder}",
-        "/usr/lib/apache2": binary.parents[1] / "lib/apache2",
-        '"|/usr/local/lib/wsgi-fleet/apache_log.py"': folder / "access.log",
-        "listen 80": f"listen 127.0.0.1:{port}",
-        "*:80": f"127.0.0.1:{port}",
-        "0.0.0.0:80": f"127.0.0.1:{port}",
-        "_read_timeout 65s": "_read_timeout 1s",
-        "timeout=65": "timeout=1",
-    }
+        "/etc/wsgi-fleet": folder, "/etc/nginx/wsgi-fleet": folder / "sites", "/var/log/nginx": folder,
+        "/etc/apache2/wsgi-fleet": folder / "sites", "/var/log/wsgi-fleet": folder, "/run/nginx": folder,
+        "/run/apache2": folder, "ServerRoot /etc/apache2": f"ServerRoot {folder}",
+        "/usr/lib/apache2": binary.parents[1] / "lib/apache2", "listen 80": f"listen 127.0.0.1:{port}",
+        '"|/usr/local/lib/wsgi-fleet/apache_log.py"': folder / "access.log", "*:80": f"127.0.0.1:{port}",
+        "0.0.0.0:80": f"127.0.0.1:{port}", "_read_timeout 65s": "_read_timeout 1s", "timeout=65": "timeout=1",
+    }  # fmt: skip
     for old, new in {**ends, **places}.items():
         site, main = site.replace(old, str(new)), main.replace(old, str(new))
     (folder / "sites").mkdir()

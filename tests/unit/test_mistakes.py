@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import operator
 import pathlib
 import re
 from collections.abc import Iterator
@@ -44,9 +43,13 @@ def places(node: Any, path: Path = ()) -> Iterator[Path]:
         yield from places(value, (*path, key))  # pyright: ignore
 
 
+def at(document: Any, path: Path) -> Any:
+    return functools.reduce(lambda value, step: value[step], path, document)
+
+
 def changed(path: Path, value: Any) -> dict[str, Any]:
     document = copy.deepcopy(EXAMPLE)
-    functools.reduce(operator.getitem, path[:-1], document)[path[-1]] = value
+    at(document, path[:-1])[path[-1]] = value
     return document
 
 
@@ -91,7 +94,7 @@ def test_a_wrong_value_is_reported_with_path_value_and_remedy_in_plain_words(blo
 @pytest.mark.parametrize("block", ["", *EXAMPLE])
 def test_a_wrong_key_is_reported_in_plain_words(block: str) -> None:
     for path in places(EXAMPLE[block], (block,)) if block else [()]:
-        if isinstance(functools.reduce(operator.getitem, path, EXAMPLE), dict):
+        if isinstance(at(EXAMPLE, path), dict):
             for key in ("no such key", "kindd", "", "é", 'a"b', "x" * 300):
                 assert_reads_well(changed((*path, key), 1))
 

@@ -130,13 +130,16 @@ def test_servers_that_a_killed_run_was_draining_are_drained_by_the_next(
         if len(waits) == 1:
             raise InterruptedError
 
+    def probe(_place: str, *, https: bool) -> None:
+        del https
+
     def serve(*servers: str) -> None:
         site = render_site(settings.Balancer(), [Upstream("a", servers, 60, "/healthz")])
         proxy_site.serve(State(json.loads(json.dumps(site)), [], []))
 
     monkeypatch.setattr(site_state, "STATE", balancer.folder / "STATE")
     monkeypatch.setattr(proxy_site, "LEAVING", balancer.folder / "LEAVING")
-    monkeypatch.setattr(proxy, "probe", lambda _place, *, https: https)  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(proxy, "probe", probe)
     monkeypatch.setattr(proxy, "wait_for", wait_for)
     serve("10.0.0.1", "10.0.0.2")
     serve("10.0.0.1")

@@ -129,7 +129,7 @@ def test_two_ports_of_the_host_cannot_be_one() -> None:
 
 
 def test_a_hosted_zone_needs_names() -> None:
-    prod = production(route53_zone_id="Z0123456789ABCDEFGHIJ") | {"balancer": {}}
+    prod: dict[str, Any] = production(route53_zone_id="Z0123456789ABCDEFGHIJ") | {"balancer": {}}
     assert problems_of(prod) == [
         "balancer.hostnames: []: aws.route53_zone_id gets records for these names; name the site"
     ]
