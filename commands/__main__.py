@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from commands import bundle, config, doctor, logs, maintenance, releases, servers, status, units
-from commands.target import Failed
+from commands.target import CommandError
 
 
 class Commands(TyperGroup):
@@ -28,7 +28,7 @@ class Commands(TyperGroup):
         """Run a command; Failed becomes its text and its exit code."""
         try:
             return super().invoke(ctx)
-        except Failed as error:
+        except CommandError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.code) from error
 

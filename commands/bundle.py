@@ -24,7 +24,7 @@ from pydantic_core import to_json
 from commands.logs import balancer_log, journalctl_command
 from commands.maintenance import from_user
 from commands.observation import as_json, observe
-from commands.target import AppOption, Failed, StackOption, Target, find
+from commands.target import AppOption, CommandError, StackOption, Target, find
 from platforms.transport import Unreachable
 from releases import record
 from releases.fleet import PARALLEL, Server
@@ -78,7 +78,7 @@ LEFT_OUT = "left out: no server could be asked for the secrets that would have t
 def secrets_of(target: Target) -> tuple[set[str], list[str]]:
     """Return the secrets of the servers, and the names of servers that did not report theirs."""
 
-    def told(server: Server) -> list[str] | None:
+    def read_secrets(server: Server) -> list[str] | None:
         try:
             result = target.transport.exec(server.target, ["python3", "-c", SECRETS], timeout_s=ASK_S)
         except (Unreachable, TimeoutError):
@@ -89,7 +89,7 @@ def secrets_of(target: Target) -> tuple[set[str], list[str]]:
         return [str(value) for line in lines for value in json.loads(line)]
 
     with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
-        answers = dict(zip(target.servers, pool.map(told, target.servers), strict=True))
+        answers = dict(zip(target.servers, pool.map(read_secrets, target.servers), strict=True))
     silent = [server.name for server, values in answers.items() if values is None]
     return {value for values in answers.values() for value in values or ()}, silent
 
@@ -206,5 +206,5 @@ def bundle(
     try:
         save(files, path)
     except OSError as error:
-        raise Failed(f"{path}: {error.strerror}; name another file with --output", code=2) from error
+        raise CommandError(f"{path}: {error.strerror}; name another file with --output", code=2) from error
     typer.echo(f"{path}: {len(files)} files; read it before you send it")

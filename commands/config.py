@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commands.status import console
-from commands.target import PROJECT, AppOption, Failed, JsonOption, StackOption, selected_stack, suggest
+from commands.target import PROJECT, AppOption, CommandError, JsonOption, StackOption, selected_stack, suggest
 from settings import Settings
 from settings.effective import COMPUTED, STACK_FILE, Value, values
 from settings.stack_file import SettingsError, read
@@ -23,11 +23,11 @@ def settings_of(stack: str) -> Settings:
         return read(file, project=PROJECT)
     except FileNotFoundError as error:
         there = sorted(each.name.split(".")[1] for each in file.parent.glob("Pulumi.*.yaml"))
-        raise Failed(f"there is no {file.relative_to(PROJECT)}; {suggest(stack, there)}", code=2) from error
+        raise CommandError(f"there is no {file.relative_to(PROJECT)}; {suggest(stack, there)}", code=2) from error
     except OSError as error:
-        raise Failed(f"stacks/{file.name[:80]}: {error.strerror}", code=2) from error
+        raise CommandError(f"stacks/{file.name[:80]}: {error.strerror}", code=2) from error
     except SettingsError as error:
-        raise Failed(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def as_json(value: Value) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def config(stack: StackOption = None, app: AppOption = None, *, as_values: JsonO
     """
     given = settings_of(selected_stack(stack))
     if app is not None and app not in given.apps:
-        raise Failed(f"there is no application {app}; {suggest(app, list(given.apps))}", code=2)
+        raise CommandError(f"there is no application {app}; {suggest(app, list(given.apps))}", code=2)
     shown = [each for each in values(given) if app is None or each.name.startswith(f"apps.{app}.")]
     if as_values:
         typer.echo(json.dumps([as_json(each) for each in shown], indent=2))

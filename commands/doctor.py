@@ -18,7 +18,7 @@ from rich.text import Text
 
 from commands.observation import Observation, Report, ServerView, observe_all
 from commands.status import console
-from commands.target import PROJECT, AppOption, Failed, StackOption, all_described, outputs, selected_stack
+from commands.target import PROJECT, AppOption, CommandError, StackOption, outputs, resolve_targets, selected_stack
 from commands.verdict import HEALTHY, State
 from platforms import operator
 from platforms.diagnosis import Finding
@@ -97,7 +97,7 @@ def settings_of(stack: str) -> dict[str, Any]:
         return {}
 
 
-def here(stack: str | None) -> Iterator[Finding]:
+def check_operator(stack: str | None) -> Iterator[Finding]:
     """Yield findings about this machine. stack: None where none is selected."""
     yield from tools()
     yield from host_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
@@ -141,13 +141,13 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
     for each in every:
         machines |= each.reports
     for name, report in machines.items():
-        yield from machine(name, report)
-    yield clocks(machines)
+        yield from check_machine(name, report)
+    yield compare_clocks(machines)
     if seen.balancer.facts is not None:
-        yield certificate(seen.balancer.facts.certificate)
+        yield check_certificate(seen.balancer.facts.certificate)
 
 
-def certificate(facts: Certificate | None) -> Finding:
+def check_certificate(facts: Certificate | None) -> Finding:
     """Check whether the balancer's certificate lasts. facts: None where it serves HTTP."""
     if facts is None:
         return Finding("certificate (not applicable: the balancer answers HTTP)")
@@ -184,7 +184,7 @@ def check_manual_changes(maintenance: bool | None, servers: Sequence[ServerView]
         yield Finding("drained servers")
 
 
-def machine(name: str, report: Report[MachineStatus]) -> Iterator[Finding]:
+def check_machine(name: str, report: Report[MachineStatus]) -> Iterator[Finding]:
     """Yield findings about the disk and units of one machine that responded."""
     if report.facts is None:
         return
@@ -207,7 +207,7 @@ def machine(name: str, report: Report[MachineStatus]) -> Iterator[Finding]:
         yield Finding(f"units of {name}")
 
 
-def clocks(reports: Mapping[str, Report[MachineStatus]]) -> Finding:
+def compare_clocks(reports: Mapping[str, Report[MachineStatus]]) -> Finding:
     """Check whether two machines' clocks surely differ: each was read between request and response."""
     told = {name: report for name, report in reports.items() if report.facts is not None}
     ahead = {name: _clock(report) - report.ended_s for name, report in told.items()}
@@ -231,20 +231,20 @@ def _clock(report: Report[MachineStatus]) -> float:
 def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
     """Yield findings about everything, as far as it can be examined."""
     chosen: str | None = None
-    problem: Failed | None = None
+    problem: CommandError | None = None
     try:
         chosen = selected_stack(stack)
-    except Failed as error:
+    except CommandError as error:
         problem = error
-    yield from here(chosen)
+    yield from check_operator(chosen)
     if chosen is None:
         remedy = "Name one with --stack, or make one: `make local`, or `pulumi stack init NAME`."
         yield Finding("stack", str(problem), remedy)
         return
     lock = partial(stack_lock, chosen, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
     try:
-        targets = all_described(chosen, outputs(chosen), app, patience_s=15)
-    except Failed as error:
+        targets = resolve_targets(chosen, outputs(chosen), app, patience_s=15)
+    except CommandError as error:
         yield lock()
         text, _, remedy = str(error).partition("; ")
         yield Finding(f"stack {chosen}", text, f"{remedy[:1].upper()}{remedy[1:]}." if remedy else "")

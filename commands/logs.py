@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, find_all, server_names
+from commands.target import BALANCER, AppOption, CommandError, StackOption, Target, find, find_all, server_names
 from platforms.transport import Unreachable
 from releases.fleet import Server
 
@@ -115,7 +115,7 @@ def read(target: Target, source: Source, output: Output) -> str:
         result = target.run(
             source.server, source.command, timeout_s=ONCE_S, on_line=lambda line: output.line(source.name, line)
         )
-    except Failed as error:
+    except CommandError as error:
         return str(error)
     return f"{source.name}: `{source.command[0]}` failed with exit code {result.exit_code}" if result.exit_code else ""
 
@@ -192,4 +192,4 @@ def logs(
         ended.set()
         return
     if problems:
-        raise Failed("\n".join(sorted(problems)))
+        raise CommandError("\n".join(sorted(problems)))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from commands.servers import change_site
-from commands.target import AppOption, Failed, StackOption, find_all
+from commands.target import AppOption, CommandError, StackOption, find_all
 
 # As machine/balancer/proxy_site.py has it.
 PAGE_BYTES = 1 << 20
@@ -34,11 +34,13 @@ def page_of(path: Path) -> bytes:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise Failed(f"--page {path}: {error.strerror}", code=2) from error
+        raise CommandError(f"--page {path}: {error.strerror}", code=2) from error
     if not content:
-        raise Failed(f"--page {path} is empty; write what clients shall read", code=2)
+        raise CommandError(f"--page {path} is empty; write what clients shall read", code=2)
     if len(content) > PAGE_BYTES:
-        raise Failed(f"--page {path} has {len(content)} bytes, of {PAGE_BYTES} at most; link to what is large", code=2)
+        raise CommandError(
+            f"--page {path} has {len(content)} bytes, of {PAGE_BYTES} at most; link to what is large", code=2
+        )
     return content
 
 
@@ -57,10 +59,10 @@ def maintenance(
     each is answered by it all the while. Nothing turns maintenance off but this command.
     """
     if page and switch is Switch.OFF:
-        raise Failed("--page goes with `on` only", code=2)
+        raise CommandError("--page goes with `on` only", code=2)
     content = page_of(page) if page else b""
     targets = find_all(stack, None)
     if app is not None and len(targets) > 1:
         names = ", ".join(target.app for target in targets)
-        raise Failed(f"maintenance is the balancer's, of all applications ({names}); leave --app away", code=2)
+        raise CommandError(f"maintenance is the balancer's, of all applications ({names}); leave --app away", code=2)
     change_site(targets[0], ["maintenance", switch.value], stdin=content)

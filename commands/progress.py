@@ -187,12 +187,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _what_serves(stack: str) -> str:
     """Return what clients get now, for a person who has stopped an `up`. It takes a second or two."""
-    from commands.target import Failed, find_all  # noqa: PLC0415  takes half a second to import
+    from commands.target import CommandError, find_all  # noqa: PLC0415  takes half a second to import
     from releases import record  # noqa: PLC0415
 
     try:
         releases = {each.app: record.current(each.store) for each in find_all(stack, None)}
-    except (Failed, LookupError):
+    except (CommandError, LookupError):
         return "nothing serves yet"
     return "; ".join(f"{app}: release {release or 'none'} serves" for app, release in releases.items())
 

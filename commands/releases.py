@@ -15,7 +15,7 @@ from rich.text import Text
 from commands.bundle import secrets_of
 from commands.restarting import cause_in
 from commands.status import age, console
-from commands.target import AppOption, Failed, JsonOption, StackOption, find
+from commands.target import AppOption, CommandError, JsonOption, StackOption, find
 from platforms.transport import Store
 from releases import record
 from releases.journal import completed_releases, entries
@@ -121,21 +121,21 @@ def rollback(
     try:
         to = target_of(target.store, completed_releases(target.store), release)
     except RollbackError as error:
-        raise Failed(str(error), code=2 if release else 1) from error
+        raise CommandError(str(error), code=2 if release else 1) from error
     try:
         if not yes:
             if not is_terminal():
-                raise Failed("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
+                raise CommandError("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
             question = (
                 f"{target.app} of stack {target.stack}: from {now} back to {to} on {len(target.servers)} servers?"
             )
             if not typer.confirm(question):
-                raise Failed("nothing was changed")
+                raise CommandError("nothing was changed")
         # Before it begins: while a server says something, the connection to it can ask nothing.
         hands = target.fleet(typer.echo, Redaction(secrets_of(target)[0]).clean)
         to = roll_back(hands, target.store, target.servers, to, typer.echo, balancer=target.balancer)
     except RollbackError as error:
-        raise Failed(str(error)) from error
+        raise CommandError(str(error)) from error
     typer.echo(f"release {to} serves; {now} is rejected (`./fleet allow {now}` takes that back)")
 
 
@@ -153,6 +153,6 @@ def allow(
     found = [each for each in rejected if each.startswith(release)]
     if len(found) != 1:
         there = f"rejected are {', '.join(rejected)}" if rejected else "none is rejected"
-        raise Failed(f"{release}: no rejected release has this id; {there} (`./fleet releases`)", code=2)
+        raise CommandError(f"{release}: no rejected release has this id; {there} (`./fleet releases`)", code=2)
     record.allow(store, found[0])
     typer.echo(f"release {found[0]} is allowed again; `pulumi up` rolls it out when the application is that release")

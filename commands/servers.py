@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from commands.target import BALANCER, AppOption, Failed, StackOption, Target, find, server_names
+from commands.target import BALANCER, AppOption, CommandError, StackOption, Target, find, server_names
 from platforms import operator
 from platforms.transport import Unreachable
 from releases.fleet import Server
@@ -106,13 +106,13 @@ def shell(
 def _enter(target: Target, machine: Server, command: Sequence[str], *, instead: str) -> NoReturn:
     """Become a terminal on a machine. instead: what a program without a terminal may call."""
     if not _has_terminal():
-        raise Failed(f"this needs a terminal; `./fleet {instead}` runs without one", code=2)
+        raise CommandError(f"this needs a terminal; `./fleet {instead}` runs without one", code=2)
     try:
         operator.terminal(target.reach, machine.target, command).enter()
     except Unreachable as error:
-        raise Failed(str(error)) from error
+        raise CommandError(str(error)) from error
     except FileNotFoundError as error:
-        raise Failed(f"{error.filename} is not on the PATH; install OpenSSH's client") from error
+        raise CommandError(f"{error.filename} is not on the PATH; install OpenSSH's client") from error
 
 
 def _has_terminal() -> bool:
@@ -130,7 +130,7 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
     )
     if result.exit_code:
         why = result.output.strip().rpartition("error: ")[2] or f"exit code {result.exit_code}"
-        raise Failed(f"the balancer: {target.with_server_names(why)}")
+        raise CommandError(f"the balancer: {target.with_server_names(why)}")
 
 
 def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:

@@ -26,7 +26,7 @@ PATIENCE_S = 15.0
 PULUMI_S = 60
 
 
-class Failed(Exception):
+class CommandError(Exception):
     """The command did not do what was asked. The text says what is wrong and what to do. code: how the program ends."""
 
     def __init__(self, text: str, code: int = 1) -> None:
@@ -75,7 +75,9 @@ class Target:
             return self.servers[0]
         found = next((server for server in self.servers if server.name == name), None)
         if found is None:
-            raise Failed(f"there is no server {name}; {suggest(name, [each.name for each in self.servers])}", code=2)
+            raise CommandError(
+                f"there is no server {name}; {suggest(name, [each.name for each in self.servers])}", code=2
+            )
         return found
 
     def run(
@@ -91,9 +93,11 @@ class Target:
         try:
             return self.transport.exec(server.target, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
         except Unreachable as error:
-            raise Failed(f"{server.name} is unreachable: {error}") from error
+            raise CommandError(f"{server.name} is unreachable: {error}") from error
         except TimeoutError as error:
-            raise Failed(f"{server.name}: `{shlex.join(command)[:80]}` did not finish in {timeout_s:.0f} s") from error
+            raise CommandError(
+                f"{server.name}: `{shlex.join(command)[:80]}` did not finish in {timeout_s:.0f} s"
+            ) from error
 
     def with_server_names(self, text: str) -> str:
         """Replace the addresses in a text of the balancer by servers' names. The balancer knows addresses only."""
@@ -110,13 +114,13 @@ def pulumi(*arguments: str) -> str:
             stdin=subprocess.DEVNULL, timeout=PULUMI_S,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise Failed("pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first") from error
+        raise CommandError("pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first") from error
     except subprocess.TimeoutExpired as error:
-        raise Failed(
+        raise CommandError(
             f"`pulumi {arguments[0]}` did not answer in {PULUMI_S} s; is the state's backend there?"
         ) from error
     if result.returncode:
-        raise Failed(result.stderr.strip().removeprefix("error: ") or f"`pulumi {shlex.join(arguments)}` failed")
+        raise CommandError(result.stderr.strip().removeprefix("error: ") or f"`pulumi {shlex.join(arguments)}` failed")
     return result.stdout
 
 
@@ -126,8 +130,8 @@ def selected_stack(given: str | None) -> str:
         return given
     try:
         return pulumi("stack", "--show-name").strip()
-    except Failed as error:
-        raise Failed(
+    except CommandError as error:
+        raise CommandError(
             f"no stack is selected ({error}); name one (`--stack local`, or FLEET_STACK=local in the environment), or "
             "select one: `pulumi stack select local`; `make local` makes one on this machine",
             code=2,
@@ -138,12 +142,14 @@ def outputs(stack: str) -> dict[str, Any]:
     """Return the stack's output `fleet`. It may contain a private key: never print it. Raises Failed."""
     try:
         return json.loads(pulumi("stack", "output", "fleet", "--json", "--show-secrets", "-s", stack))
-    except Failed as error:
+    except CommandError as error:
         text = str(error)
         if "does not have output property" in text:
-            raise Failed(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`") from error
+            raise CommandError(
+                f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`"
+            ) from error
         if "no stack named" in text:
-            raise Failed(_no_stack(stack), code=2) from error
+            raise CommandError(_no_stack(stack), code=2) from error
         raise
 
 
@@ -164,15 +170,15 @@ def resolve_target(
     """
     apps: Mapping[str, Any] = fleet["apps"]
     if app is None:
-        app = only(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
-    (target,) = all_described(stack, fleet, app, patience_s=patience_s)
+        app = only_application(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
+    (target,) = resolve_targets(stack, fleet, app, patience_s=patience_s)
     return target
 
 
-def only(stack: str, apps: Mapping[str, Any]) -> str:
+def only_application(stack: str, apps: Mapping[str, Any]) -> str:
     """Return the name of the one application of a stack. Raises Failed where there are several."""
     if len(apps) > 1:
-        raise Failed(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
+        raise CommandError(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
     return next(iter(apps))
 
 
@@ -180,17 +186,17 @@ def _that_has(apps: Mapping[str, Any], server: str) -> str:
     """Return the application that has the server; for the balancer, which all have, the first one."""
     names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
     if server != BALANCER and server not in names:
-        raise Failed(f"there is no server {server}; {suggest(server, sorted(names))}", code=2)
+        raise CommandError(f"there is no server {server}; {suggest(server, sorted(names))}", code=2)
     return names.get(server, next(iter(apps)))
 
 
-def all_described(
+def resolve_targets(
     stack: str, fleet: Mapping[str, Any], app: str | None, *, patience_s: float | None = None
 ) -> list[Target]:
     """Return the applications of a stack, or only the named one. Raises Failed."""
     apps: Mapping[str, Any] = fleet["apps"]
     if app is not None and app not in apps:
-        raise Failed(f"there is no application {app}; {suggest(app, list(apps))}", code=2)
+        raise CommandError(f"there is no application {app}; {suggest(app, list(apps))}", code=2)
     front, store = fleet["balancer"], operator.store(fleet["store"])
     reach = dict(fleet["reach"])
     if patience_s is not None:
@@ -198,7 +204,7 @@ def all_described(
     try:
         transport = operator.transport(reach)
     except Unreachable as error:
-        raise Failed(f"{error} (`./fleet doctor` looks at all of it)") from error
+        raise CommandError(f"{error} (`./fleet doctor` looks at all of it)") from error
     return [
         Target(
             stack=stack,
@@ -233,7 +239,7 @@ def find(
 def find_all(stack: str | None, app: str | None) -> list[Target]:
     """Return every application of a stack, or only the named one. Raises Failed."""
     chosen = selected_stack(stack)
-    return all_described(chosen, outputs(chosen), app, patience_s=PATIENCE_S)
+    return resolve_targets(chosen, outputs(chosen), app, patience_s=PATIENCE_S)
 
 
 def server_names(context: typer.Context, incomplete: str) -> list[str]:
@@ -241,7 +247,7 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
     try:
         stack = selected_stack(context.params.get("stack") or os.environ.get("FLEET_STACK"))
         apps: Mapping[str, Any] = outputs(stack)["apps"]
-    except (Failed, ValueError, KeyError):
+    except (CommandError, ValueError, KeyError):
         return []
     names = [server["name"] for app in apps.values() for server in app["servers"]]
     return [name for name in names if name.startswith(incomplete)]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from commands.config import settings_of
-from commands.target import AppOption, Failed, StackOption, only, selected_stack, suggest
+from commands.target import AppOption, CommandError, StackOption, only_application, selected_stack, suggest
 from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_unit
 from rendering.gateway_files import process_files, supervisord_conf, upstart_job
@@ -67,9 +67,9 @@ def units(
     """
     stack = selected_stack(stack)
     given = settings_of(stack)
-    name = app or only(stack, given.apps)
+    name = app or only_application(stack, given.apps)
     if name not in given.apps:
-        raise Failed(f"there is no application {name}; {suggest(name, list(given.apps))}", code=2)
+        raise CommandError(f"there is no application {name}; {suggest(name, list(given.apps))}", code=2)
     chosen = given.apps[name]
     files = render_files(chosen, manager or Manager(chosen.fleet.process_manager), given.platform)
     typer.echo("\n".join(f"# === {path}\n{text}" for path, text in files.items()), nl=False)

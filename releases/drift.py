@@ -89,7 +89,7 @@ def find_strays(
     targets = [server["target"] for server in servers]
     with ThreadPoolExecutor(PARALLEL) as pool:
         state = pool.submit(proxy_state, transport, balancer)
-        found = list(pool.map(partial(_why_stray, transport, release), targets))
+        found = list(pool.map(partial(_find_drift, transport, release), targets))
     lines = [f"{server['name']} {why}" for server, why in zip(servers, found, strict=True) if why]
     if state.result() in ENDED:
         lines.append(f"{balancer['name']} does not serve: {balancer['unit']} is {state.result()}")
@@ -105,7 +105,7 @@ def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
     return result.output.strip()
 
 
-def _why_stray(transport: Transport, release: str, target: str) -> str:
+def _find_drift(transport: Transport, release: str, target: str) -> str:
     try:
         result = transport.exec(target, [STATUS_COMMAND], timeout_s=ASK_S)
         status = parse_status(ReleaseStatus, result.output)

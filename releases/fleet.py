@@ -59,7 +59,7 @@ class Fleet:
         self,
         app: str,
         transport: Transport,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         *,
         first: Server,
         start_timeout_s: int,
@@ -68,11 +68,11 @@ class Fleet:
     ) -> None:
         self.app = app
         self._clean = clean
-        self._transport, self._tell = transport, say
+        self._transport, self._tell = transport, log
         self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a text, without secrets, for the operator."""
         self._tell(f"{self.app}: {self._clean(text)}")
 

@@ -83,7 +83,7 @@ class _Provider(ResourceProvider):
         """
         store = _store(props)
         serving = record.current(store) or ""
-        return ReadResult(id_, {**_kept(props), "release": serving, "epoch": record.manual_changes(store)})
+        return ReadResult(id_, {**_state_of(props), "release": serving, "epoch": record.manual_changes(store)})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: the application has left the stack.
@@ -159,10 +159,10 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
         text, remedy, _ = str(error).partition(f"\n{REMEDY}")
         lines = [text, *_bundle(props), *([remedy.strip()] if remedy else [])]
         raise without_traceback(RolloutError("\n".join(lines))) from None
-    return {**_kept(props), "release": props["release"], "epoch": epoch}
+    return {**_state_of(props), "release": props["release"], "epoch": epoch}
 
 
-def _kept(props: Mapping[str, Any]) -> dict[str, Any]:
+def _state_of(props: Mapping[str, Any]) -> dict[str, Any]:
     return {key: props[key] for key in STATE_KEYS if key in props}
 
 

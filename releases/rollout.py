@@ -91,7 +91,7 @@ class Rollout:
         if rejected := record.rejection(self.store, self.id):
             raise RolloutError(f"{self.plan.app}: {rejected}")
         try:
-            with lock.acquire(self.store, f"release {self.id}", self.fleet.say):
+            with lock.acquire(self.store, f"release {self.id}", self.fleet.log):
                 self._run(Journal(self.store, release=self.id, app=self.plan.app, revision=self.plan.revision))
         except lock.Locked as error:
             raise RolloutError(f"{self.plan.app}: {error}") from error
@@ -120,7 +120,7 @@ class Rollout:
         self._prune([*states, *late])
         say_ending_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
-        self.fleet.say(f"release {self.id} serves on {len(states) + len(late)} servers")
+        self.fleet.log(f"release {self.id} serves on {len(states) + len(late)} servers")
 
     def _what_serves(self, before: str | None) -> str:
         serves = f"release {before} still serves" if before else "no other release was there before"
@@ -156,7 +156,7 @@ class Rollout:
         if not states:
             raise RuntimeError("no server can be reached")
         for line in missing:
-            self.fleet.say(f"goes on without it (allow_unreachable): {line}")
+            self.fleet.log(f"goes on without it (allow_unreachable): {line}")
         return {server: states[server] for server in self.plan.servers if server in states}
 
     def _stage_one(self, server: Server) -> None:
@@ -210,7 +210,7 @@ class Rollout:
             raise RuntimeError("\n".join([str(error), *self._go_back(touched, states, before, journal)])) from error
 
     def _bake(self, canary: Server) -> None:
-        self.fleet.say(f"{canary.name} is watched for {self.plan.bake_s} s")
+        self.fleet.log(f"{canary.name} is watched for {self.plan.bake_s} s")
         arguments = ["bake", self.id, str(self.plan.bake_s)]
         self.fleet.run(canary, "canary", arguments, timeout_s=self.plan.bake_s + 60)
 
@@ -255,7 +255,7 @@ class Rollout:
                     self.fleet.switch(server, self.id)
                     late.append(server)
             except ServerFailure as failure:
-                self.fleet.say(f"takes {self.id} when it boots: {failure}")
+                self.fleet.log(f"takes {self.id} when it boots: {failure}")
 
         self.fleet.on_all(self.plan.servers, look)
         if late:
@@ -276,7 +276,7 @@ class Rollout:
             self.fleet.on_all(servers, lambda server: self.fleet.run(server, "prune", ["prune", *keep], timeout_s=60))
             self.static.prune(keep)
         except Exception as error:  # noqa: BLE001  whatever a store or a transport raises
-            self.fleet.say(f"old releases stay for now: {error}")
+            self.fleet.log(f"old releases stay for now: {error}")
 
 
 def batches(servers: Sequence[Server], size: int | str) -> list[list[Server]]:

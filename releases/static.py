@@ -45,7 +45,7 @@ class StaticFiles:
         try:
             self._run(self._balancer, "point", self._release)
         except ServerFailure as failure:
-            self._fleet.say(f"static files of the release before are still served first: {failure}")
+            self._fleet.log(f"static files of the release before are still served first: {failure}")
             return [self._balancer.name]
         return []
 
@@ -56,7 +56,7 @@ class StaticFiles:
         try:
             self._run(self._balancer, "drop")
         except ServerFailure as failure:
-            self._fleet.say(f"its static files stay on the balancer for now: {failure}")
+            self._fleet.log(f"its static files stay on the balancer for now: {failure}")
 
     def prune(self, keep: Sequence[str]) -> None:
         """Remove those of other releases, unless they are served. Raises ServerFailure."""

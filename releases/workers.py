@@ -24,9 +24,9 @@ def say_ending_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes)
         try:
             for unit, times in fleet.status(server).restarts.items():
                 if unit.startswith(UNIT):
-                    fleet.say(_describe(fleet, server, unit, times))
+                    fleet.log(_describe(fleet, server, unit, times))
         except ServerFailure as failure:
-            fleet.say(f"its workers are not known: {failure}")
+            fleet.log(f"its workers are not known: {failure}")
 
 
 def _describe(fleet: Fleet, server: Server, unit: str, times: int) -> str:

@@ -48,11 +48,11 @@ class Location:
 
 @dataclass(frozen=True)
 class Host:
-    """A <VirtualHost> for each port. names: none for every other name. places: an inner one behind its outer one."""
+    """A <VirtualHost> for each port. names: none for every other name. locations: an inner one behind its outer one."""
 
     names: Sequence[str]
     apps: Sequence[Upstream]
-    places: Sequence[Location]
+    locations: Sequence[Location]
     exempt: Sequence[str]
 
     @property
@@ -78,7 +78,7 @@ class Host:
     @property
     def served_paths_regex(self) -> str:
         """Return a pattern of the paths that belong to an application."""
-        paths = "|".join(re.escape(place.path.rstrip("/")) for place in self.places)
+        paths = "|".join(re.escape(location.path.rstrip("/")) for location in self.locations)
         return rf"^(?:{paths})(?:/|\z)"
 
     @property
@@ -126,7 +126,7 @@ def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:
         exact = [name for name in host.names if not name.startswith("*")]
         wild = [[name] for name in host.names if name.startswith("*")]
         for names in ([exact] if exact or not host.names else []) + wild:
-            found.append(Host(names, apps, sorted(_locations(apps), key=lambda place: len(place.path)), exempt))
+            found.append(Host(names, apps, sorted(_locations(apps), key=lambda location: len(location.path)), exempt))
     yield from sorted(found, key=lambda host: (bool(host.names), host.is_wild, -len("".join(host.names).split("."))))
 
 

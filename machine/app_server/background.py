@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common import APP, CONFIG, LIVE, Failure, link_target, manifest_of, run, say
+from common import APP, CONFIG, LIVE, Failure, link_target, log, manifest_of, run
 
 UNITS = Path("/etc/systemd/system")
 OURS = re.compile(r"app-(worker|schedule)-.*\.(service|timer)")
@@ -62,7 +62,7 @@ def apply() -> None:
     if instances:
         run("systemctl", "enable", *instances)
         run("systemctl", "restart", "--no-block", *instances)
-        say(f"background work of {release}: {', '.join(instances)}")
+        log(f"background work of {release}: {', '.join(instances)}")
     APPLIED.write_text(state)
 
 

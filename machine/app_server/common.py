@@ -27,7 +27,7 @@ class Failure(Exception):
     """This server cannot do what was requested; the release before still serves."""
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print a text at once."""
     print(text, flush=True)
 

@@ -16,7 +16,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any, cast
 
-from common import RUN, SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
+from common import RUN, SLOTS, Failure, atomic_symlink, link_target, log, manifest_of, run
 from slot_layout import connect, gateways, get, private_socket, state_of, units
 
 # A link to that of the slot that serves, in its release.
@@ -74,7 +74,7 @@ def reload(drain_s: float) -> None:
         time.sleep(0.02)
     while workers().keys() & old.keys():
         if time.monotonic() - begun > drain_s:
-            say(f"Nginx still waits for answers after {drain_s:.0f} s")
+            log(f"Nginx still waits for answers after {drain_s:.0f} s")
             return
         time.sleep(0.05)
 

@@ -39,9 +39,9 @@ from common import (
     atomic_symlink,
     link_target,
     lock,
+    log,
     manifest_of,
     run,
-    say,
     store_url,
 )
 from fetch import FetchError, fetch
@@ -80,7 +80,7 @@ def switch(release: str) -> None:
     if link_target(LIVE) == release and good and is_healthy(good[0], manifest):
         stop_others(serving, good[0])
         background.apply()
-        say(f"{release} serves already")
+        log(f"{release} serves already")
         return
     old = good[0] if good else None
     stop_others(serving, old)
@@ -97,7 +97,7 @@ def switch(release: str) -> None:
     if old:
         stop(old, drain_s(old))
     background.apply()
-    say(f"{release} serves from slot {free}")
+    log(f"{release} serves from slot {free}")
 
 
 def run_task(release: str) -> None:
@@ -110,7 +110,7 @@ class Base64Lines(io.RawIOBase):
 
     def write(self, content: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  a tar writes bytes
         """Print bytes as a line in base64, and return their number."""
-        say(base64.b64encode(content).decode())
+        log(base64.b64encode(content).decode())
         return len(content)
 
 
@@ -145,7 +145,7 @@ def bake(release: str, seconds: str) -> None:
     if not good:
         raise Failure(f"{release} does not serve here any more")
     bake_slot(good[0], manifest_of(release), float(seconds))
-    say(f"{release} stayed well for {seconds} s")
+    log(f"{release} stayed well for {seconds} s")
 
 
 def boot() -> None:
@@ -159,9 +159,9 @@ def boot() -> None:
                 switch(release)
             else:
                 atomic_symlink(LIVE, RELEASES / release)
-            say(f"this server was away: it comes back on {release}")
+            log(f"this server was away: it comes back on {release}")
     except (Failure, FetchError, OSError) as error:
-        say(f"keeping {link_target(LIVE) or 'nothing'}, next try in {RETRY_S} s: {error}")
+        log(f"keeping {link_target(LIVE) or 'nothing'}, next try in {RETRY_S} s: {error}")
         # A name of its own each time: the retry that fails runs in the unit of the one before.
         unit = f"{RETRY_UNIT}-{time.time_ns()}"
         run("systemd-run", f"--unit={unit}", "--collect", f"--on-active={RETRY_S}", str(Path(__file__)), "retry")

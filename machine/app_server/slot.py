@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import local_nginx
-from common import SLOTS, Failure, atomic_symlink, link_target, manifest_of, run, say
+from common import SLOTS, Failure, atomic_symlink, link_target, log, manifest_of, run
 from slot_layout import (
     PROOF,
     gateways,
@@ -95,7 +95,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                     good, errors, answer = 0, 0, str(error)
                 if not good and time.time() > told + TOLD_S:
                     told = time.time()
-                    say(f"GET {path} still answers {answer} after {told - begun:.0f} s of {limit} s")
+                    log(f"GET {path} still answers {answer} after {told - begun:.0f} s of {limit} s")
                 time.sleep(0.02 if good else 0.3)
     except BaseException:
         stop(slot, drain)
@@ -113,7 +113,7 @@ def stop(slot: str, drain_s: float) -> None:
             # Its workers are done. uWSGI's master would look for that once a second only, and do nothing more.
             run("systemctl", "kill", "--signal=SIGKILL", *done)
         if time.monotonic() > deadline:
-            say(f"{' '.join(running)} did not drain in {drain_s:.0f} s; killing what is left")
+            log(f"{' '.join(running)} did not drain in {drain_s:.0f} s; killing what is left")
             run("systemctl", "kill", "--signal=SIGKILL", *running)
             deadline = time.monotonic() + 10
         time.sleep(0.05)
@@ -125,7 +125,7 @@ def mend_socket() -> None:
     serving = serving_slots()
     if process_layout()[1] or not serving or state_of("app.socket") not in ("failed", "inactive"):
         return
-    say("app.socket had ended: it and the slot that serves are started anew")
+    log("app.socket had ended: it and the slot that serves are started anew")
     for slot in serving:
         stop(slot, drain_s(slot))
     run("systemctl", "start", "app.socket")

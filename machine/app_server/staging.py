@@ -27,9 +27,9 @@ from common import (
     VENVS,
     Failure,
     atomic_symlink,
+    log,
     manifest_of,
     run,
-    say,
     store_url,
 )
 from fetch import fetch, fetch_secrets
@@ -47,7 +47,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
     begun, place = time.monotonic(), RELEASES / release
     if (place / ".staged").exists():
-        say(f"{release} is staged already")
+        log(f"{release} is staged already")
         return
     for leftover in RELEASES.glob(".*.partial"):
         shutil.rmtree(leftover)
@@ -78,7 +78,7 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
         shutil.rmtree(place, ignore_errors=True)
         raise
     (place / ".staged").touch()
-    say(f"{release} is staged: {manifest['health_path']} answers 200")
+    log(f"{release} is staged: {manifest['health_path']} answers 200")
 
 
 def check_compatible(release: str, manifest: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ def build_venv(requirements: Path, code: Path, manifest: dict[str, Any]) -> Path
     venv = VENVS / venv_key(requirements, code, manifest["tar_sha256"])
     if (venv / ".complete").exists():
         return venv
-    say(f"building a virtualenv from {requirements.name}")
+    log(f"building a virtualenv from {requirements.name}")
     shutil.rmtree(venv, ignore_errors=True)
     venv.mkdir()
     shutil.chown(venv, USER, USER)
@@ -204,7 +204,7 @@ def run_command(place: Path, command: str, unit: str, *more: str) -> None:
     lines: deque[str] = deque(maxlen=15)
     for line in process.stdout or ():
         lines.append(f"    {line.rstrip()}")
-        say(line.rstrip())
+        log(line.rstrip())
     if process.wait():
         raise Failure("\n".join([f"`{command}` failed with exit code {process.returncode}; its last lines:", *lines]))
 

@@ -45,7 +45,7 @@ STDIN_BYTES = 1 << 20
 
 def install(pem: bytes) -> None:
     """Serve with this chain and key from now on. Raises Failure; then what served before still does."""
-    put(CANDIDATE, pem)
+    write_private(CANDIDATE, pem)
     try:
         leaf = leaf_of(CANDIDATE)
     except Failure:
@@ -60,7 +60,7 @@ def install(pem: bytes) -> None:
         load(leaf)
     except Failure:
         if before is not None:
-            put(FILE, before)
+            write_private(FILE, before)
             load(leaf_of(FILE))
         raise
 
@@ -75,7 +75,7 @@ def load(leaf: bytes) -> None:
             raise Failure("the site was reloaded and shows another certificate; see /var/log/wsgi-fleet/error.log")
 
 
-def put(file: Path, content: bytes) -> None:
+def write_private(file: Path, content: bytes) -> None:
     """Write a file that root and the proxy's user alone may read, atomically."""
     FOLDER.mkdir(mode=0o750, exist_ok=True)
     shutil.chown(FOLDER, group=GROUP)
@@ -116,7 +116,7 @@ def install_self_signed(names: Sequence[str]) -> None:
         "-addext", f"subjectAltName={alternatives}", "-keyout", "-", "-out", "-",
     )  # fmt: skip
     install(made.encode())
-    put(MADE_FOR, made_for.encode())
+    write_private(MADE_FOR, made_for.encode())
 
 
 def openssl(*arguments: str) -> str:

@@ -112,7 +112,7 @@ def interval_s(servers: int) -> float:
     return max(1.0, servers / PROBES_PER_S)
 
 
-def excluded(
+def excluded_servers(
     addresses: Iterable[str], servers: Mapping[str, Server], drained: Iterable[str], before: Iterable[str], now: float
 ) -> set[str]:
     """Return which servers of one application get no requests. before: those that get none now.

@@ -80,7 +80,7 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
             pass
 
 
-def put(app: Path, release: str, stream: BinaryIO) -> None:
+def publish(app: Path, release: str, stream: BinaryIO) -> None:
     """Unpack a release unless it is here, and serve its files, too. Raises Failure."""
     releases = app / "releases"
     place, partial = releases / release, releases / f".{release}.partial"
@@ -102,7 +102,7 @@ def put(app: Path, release: str, stream: BinaryIO) -> None:
     serve(app)
 
 
-def point(app: Path, release: str) -> None:
+def activate(app: Path, release: str) -> None:
     """Make a release that is here live. Raises Failure."""
     place, live = app / "releases" / release, link_target(app / "live")
     if not place.exists():
@@ -160,10 +160,10 @@ def main(arguments: Sequence[str]) -> None:
             case ["status", app]:
                 print(status(ROOT / app))
             case ["put", app, release]:
-                put(ROOT / app, release, sys.stdin.buffer)
+                publish(ROOT / app, release, sys.stdin.buffer)
                 print(f"the static files of {release} are served beside those of the release that is live")
             case ["point", app, release]:
-                point(ROOT / app, release)
+                activate(ROOT / app, release)
                 print(f"the static files of {release} are live")
             case ["drop", app]:
                 (ROOT / app / "next").unlink(missing_ok=True)

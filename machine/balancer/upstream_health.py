@@ -214,7 +214,7 @@ class Agent:
                 if server.is_healthy != was:
                     words = "healthy again" if server.is_healthy else f"unhealthy: {server.why}"
                     print(f"{address} is {words}", flush=True)
-            found |= server_health.excluded(
+            found |= server_health.excluded_servers(
                 each["servers"], self.servers, self.state.drained, self.state.unhealthy, now
             )
         return found

@@ -70,7 +70,7 @@ class Stream:
             if error.code != "ResourceAlreadyExistsException":
                 raise
 
-    def put(self, events: Sequence[dict[str, Any]]) -> None:
+    def send(self, events: Sequence[dict[str, Any]]) -> None:
         """Send a batch. What CloudWatch rejects for good is logged and skipped: it must not hold up the rest."""
         try:
             answer = self._service.ask(VERSION, "PutLogEvents", {**self._names, "logEvents": list(events)})
@@ -81,8 +81,8 @@ class Stream:
                 log(f"a line was rejected: {error}")
                 return
             half = len(events) // 2
-            self.put(events[:half])
-            self.put(events[half:])
+            self.send(events[:half])
+            self.send(events[half:])
             return
         if rejected := answer.get("rejectedLogEventsInfo"):
             log(f"lines were too old or too new: {rejected}")
@@ -109,7 +109,7 @@ def step(source: Source, stream: Stream, state: State, position: Position) -> Po
     """Ship the next part. The position moves after what is before it was taken."""
     events, after = source.read(position, READ_BYTES)
     for batch in make_batches(events):
-        stream.put(batch)
+        stream.send(batch)
     if after != position:
         state.save(after)
     return after

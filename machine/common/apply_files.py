@@ -50,7 +50,7 @@ def wait_for_cloud_init(limit_s: float) -> None:
         raise Failure(f"this machine did not get ready: {causes}")
 
 
-def put(path: Path, mode: int, text: str) -> None:
+def write_file(path: Path, mode: int, text: str) -> None:
     """Write a file that was never there by half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
@@ -89,7 +89,7 @@ def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
     for unit in there:
         (units / unit).unlink()
     for path, (mode, text) in wanted["files"].items():
-        put(Path(path), int(mode, 8), text)
+        write_file(Path(path), int(mode, 8), text)
     if there or any(path.startswith(f"{units}/") for path in wanted["files"]):
         systemctl("daemon-reload")
     for unit in wanted["prove"]:

@@ -145,7 +145,7 @@ class Companion:
             self.end_if_at_limit()
             self.end_overdue()
         self.read_report()
-        self.answer()
+        self.answer_for_worker()
 
     def look_at_sockets(self) -> int:
         """Undo a shutdown(2) of a listening socket, which all workers share. Return the connections that wait there."""
@@ -209,7 +209,7 @@ class Companion:
         self.read_report()
         os.kill(self.worker.id, signal.SIGKILL)
 
-    def answer(self) -> None:
+    def answer_for_worker(self) -> None:
         """Answer the request that ended the worker, and reset the other connections."""
         requests = self.requests.in_flight()
         if not requests:

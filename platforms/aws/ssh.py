@@ -90,7 +90,7 @@ class SshTransport:
 
     def host_key(self, machine: str) -> str:
         """Return the public host key of a machine that lets us in: `ssh-ed25519 AAAA...`. Raises Unreachable."""
-        return self._run(self._tried(machine, _shown_key))
+        return self._run(self._retry(machine, _shown_key))
 
     def close(self) -> None:
         """End all connections. The transport can be used again afterwards."""
@@ -137,7 +137,7 @@ class SshTransport:
             return await connection.create_process(text, stderr=asyncssh.STDOUT, encoding=None, **given)
 
         # Until it is started everything may be tried again; afterwards nothing, for it may have run.
-        process = await self._tried(machine, started)
+        process = await self._retry(machine, started)
         began = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s + GRACE_S):
@@ -154,7 +154,7 @@ class SshTransport:
             raise TimeoutError(_late(machine, command, timeout_s))
         return Result(process.returncode, output)
 
-    async def _tried(self, machine: str, work: Callable[[asyncssh.SSHClientConnection], Coroutine[Any, Any, T]]) -> T:
+    async def _retry(self, machine: str, work: Callable[[asyncssh.SSHClientConnection], Coroutine[Any, Any, T]]) -> T:
         """Return the result of work on a connection; try again with pauses up to the deadline."""
         deadline = time.monotonic() + self._deadline_s
         attempt = 0

@@ -185,7 +185,8 @@ def test_the_stack_of_make_local_serves_the_flask_example(make_stack: Callable[.
     assert len(answers) == 3
     del stack.settings["apps"]["hello"]["generated_secrets"]
     output = " ".join(stack.up(fails=True).split())
-    assert "has a problem; nothing was changed: apps.hello.required: HELLO_SECRET_KEY: is set nowhere;" in output
+    missing = "wsgi-fleet:apps.hello.required: HELLO_SECRET_KEY: is set nowhere;"
+    assert f"has a problem; nothing was changed: {missing}" in output
     # Where the stack file does not ask for it, the application itself stops the release at stage.
     del stack.settings["apps"]["hello"]["required"]
     output = stack.up(fails=True)

@@ -279,7 +279,7 @@ def test_nonsense_on_the_command_line_is_refused_in_words(
         try:
             return known(*arguments)
         except AssertionError:
-            raise target.Failed("no stack named so") from None
+            raise target.CommandError("no stack named so") from None
 
     monkeypatch.setattr(target, "pulumi", pulumi)
     for _ in range(10):

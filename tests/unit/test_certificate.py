@@ -95,7 +95,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     monkeypatch.setattr(certificate, "RENEWAL", tmp_path / "renewal.conf")
     monkeypatch.setattr(certificate, "LIVE", tmp_path / "live")
     serve(site())
-    certificate.put(certificate.FILE, pair("before.example").encode())
+    certificate.write_private(certificate.FILE, pair("before.example").encode())
     made.showing = leaf(certificate.FILE.read_text())
     return made
 
@@ -131,7 +131,7 @@ def test_a_file_that_a_killed_run_wrote_is_loaded_by_the_next(balancer: FakeNgin
     new = pair()
     # As may be a site; the remembered one is loaded.
     nginx.SITE.write_text(site(tls=False).render())
-    certificate.put(certificate.FILE, new.encode())
+    certificate.write_private(certificate.FILE, new.encode())
     call("given", stdin=new)
     assert (balancer.showing, balancer.reloads) == (leaf(new), 1)
 

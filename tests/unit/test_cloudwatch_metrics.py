@@ -217,7 +217,7 @@ def test_lines_stand_in_the_machines_stream_in_order(machine: Machine) -> None:
     now_ms = int(time.time() * 1000)
     texts = [f'{number} Grüße \u2603 \\ "quoted" 100%' for number in range(3)]
     for batch in cloudwatch_logs.make_batches([Event(now_ms + number, text) for number, text in enumerate(texts)]):
-        stream.put(batch)
+        stream.send(batch)
     names = {"logGroupName": machine.config["logs"]["group"], "logStreamName": machine.id}
     there = machine.aws.logs.get_log_events(**names, startFromHead=True)["events"]
     assert [each["message"] for each in there] == texts

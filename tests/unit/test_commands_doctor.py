@@ -35,7 +35,7 @@ class Usage(NamedTuple):
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     """Create a stack on a healthy machine."""
-    monkeypatch.setattr(doctor, "here", lambda _stack: iter([Finding("this machine")]))  # pyright: ignore
+    monkeypatch.setattr(doctor, "check_operator", lambda _stack: iter([Finding("this machine")]))  # pyright: ignore
     return make(monkeypatch)
 
 
@@ -134,7 +134,7 @@ def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
     def pulumi(*arguments: str) -> str:
         if arguments[1] == "--show-name":
             return "prod\n"
-        raise doctor.Failed("current stack does not have output property 'fleet'")
+        raise doctor.CommandError("current stack does not have output property 'fleet'")
 
     monkeypatch.setattr("commands.target.pulumi", pulumi)
     wrong, code = examined()
@@ -157,11 +157,13 @@ def test_clocks_within_two_seconds_are_never_called_apart_however_slowly_machine
         f"a-{number}": report(1000 + before + error, 1000, 1000 + before + after)
         for number, (before, after, error) in enumerate(answers)
     }
-    assert doctor.clocks(reports) == Finding("clocks")
+    assert doctor.compare_clocks(reports) == Finding("clocks")
 
 
 def test_clocks_that_are_surely_apart_are_told_with_who_is_ahead() -> None:
-    found = doctor.clocks({"a": report(1000, 999, 1001), "b": report(1010, 999, 1001), "c": Report(None, "x", 0, 0)})
+    found = doctor.compare_clocks(
+        {"a": report(1000, 999, 1001), "b": report(1010, 999, 1001), "c": Report(None, "x", 0, 0)}
+    )
     assert found.problem == "b is 8.0 s or more ahead of a"
 
 

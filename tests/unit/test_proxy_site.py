@@ -121,13 +121,13 @@ def test_compression_is_what_every_site_shares_unless_it_is_set(tmp_path: Path) 
 
 def test_only_what_is_asked_by_nobody_in_particular_is_kept(tmp_path: Path) -> None:
     site = read(tmp_path, cache={"valid_s": 3, "max_mib": 9})
-    (key,) = [each for each in find(site, "map") if each["args"][1] == "$own_answer"]
+    (key,) = [each for each in find(site, "map") if each["args"][1] == "$not_cacheable"]
     assert key["args"][0] == "$http_cookie$http_authorization$http_content_length$http_transfer_encoding"
-    assert mapped(site, "own_answer") == [("default", ["on"]), ("", [""])]
+    assert mapped(site, "not_cacheable") == [("default", ["on"]), ("", [""])]
     whole = location(server(site), "/")
     assert args(whole, "uwsgi_cache_methods") == [["GET", "HEAD"]]
-    assert args(whole, "uwsgi_cache_bypass") == [["$own_answer", "$exempt"]]
-    assert args(whole, "uwsgi_no_cache") == [["$own_answer", "$exempt", "$upstream_http_set_cookie"]]
+    assert args(whole, "uwsgi_cache_bypass") == [["$not_cacheable", "$exempt"]]
+    assert args(whole, "uwsgi_no_cache") == [["$not_cacheable", "$exempt", "$upstream_http_set_cookie"]]
     assert args(whole, "uwsgi_cache_lock") == [["on"]]
     # Without it whatever expired long ago would still be served once.
     assert find(whole, "uwsgi_cache_background_update") == []
@@ -194,7 +194,7 @@ def test_nothing_stands_before_health_paths_and_maintenance_comes_first(tmp_path
     )  # fmt: skip
     conditions = [" ".join(each["args"]) for each in server(site) if each["directive"] == "if"]
     assert conditions[conditions.index("$maintenance") :] == [
-        "$maintenance", "$exempt", "$admitted = no", "$open", "$refused", "$arg_x", f"$host != {HOSTNAME}",
+        "$maintenance", "$exempt", "$admitted = no", "$exempt_location", "$refused", "$arg_x", f"$host != {HOSTNAME}",
         "$redirect ~ ^308:(.*)$", "$redirect ~ ^307:(.*)$",
     ]  # fmt: skip
     exempt = next(each for each in server(site) if each["args"] == ["$exempt"])

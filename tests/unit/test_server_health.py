@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import server_health
 from hypothesis import given
 from hypothesis import strategies as st
-from server_health import Outcome, Probe, Server, excluded
+from server_health import Outcome, Probe, Server, excluded_servers
 
 ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 TICK_S = 0.25
@@ -138,24 +138,24 @@ def fleet(now: float, **healthy: bool | float) -> dict[str, Server]:
 
 def test_who_is_unhealthy_gets_no_requests_while_another_is_well() -> None:
     servers = fleet(100, n1=True, n2=False, n3=True)
-    assert excluded([ONE, TWO, THREE], servers, [], [], 100) == {TWO}
+    assert excluded_servers([ONE, TWO, THREE], servers, [], [], 100) == {TWO}
 
 
 def test_where_all_are_unhealthy_all_are_asked() -> None:
     servers = fleet(100, n1=False, n2=False)
-    assert excluded([ONE, TWO], servers, [], [ONE], 100) == set()
+    assert excluded_servers([ONE, TWO], servers, [], [ONE], 100) == set()
 
 
 def test_who_was_drained_by_hand_does_not_count_as_one_that_is_left() -> None:
     servers = fleet(100, n1=False, n2=True)
-    assert excluded([ONE, TWO], servers, [TWO], [], 100) == set()
+    assert excluded_servers([ONE, TWO], servers, [TWO], [], 100) == set()
 
 
 def test_nobody_is_taken_out_one_after_the_other_where_none_answers() -> None:
     servers = fleet(100, n1=False, n2=3.7, n3=3.8)
-    assert excluded([ONE, TWO, THREE], servers, [], [], 100) == set()
+    assert excluded_servers([ONE, TWO, THREE], servers, [], [], 100) == set()
     # Who is out already stays so.
-    assert excluded([ONE, TWO, THREE], servers, [], [ONE], 100) == {ONE}
+    assert excluded_servers([ONE, TWO, THREE], servers, [], [ONE], 100) == {ONE}
 
 
 @given(st.dictionaries(st.sampled_from([ONE, TWO, THREE]), st.tuples(st.booleans(), st.floats(0, 10)), min_size=1),
@@ -164,7 +164,7 @@ def test_whatever_is_known_somebody_is_asked(
     known: dict[str, tuple[bool, float]], drained: set[str], before: set[str]
 ) -> None:
     servers = {address: Server(100 - ago, 0, is_healthy=is_healthy) for address, (is_healthy, ago) in known.items()}
-    out = excluded(known, servers, drained, before, 100)
+    out = excluded_servers(known, servers, drained, before, 100)
     assert out <= {address for address, (is_healthy, _) in known.items() if not is_healthy} - drained
     assert out < set(known) - drained or not set(known) - drained
 

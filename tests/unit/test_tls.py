@@ -227,7 +227,7 @@ def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(t
     block = site(tmp_path, Balancer(trusted_proxies=["10.1.0.0/16", "192.0.2.7/32"]))
     assert args(server(block), "set_real_ip_from") == [["10.1.0.0/16"], ["192.0.2.7/32"]]
     (believed,) = find(block, "geo")
-    assert believed["args"] == ["$realip_remote_addr", "$believed"]
+    assert believed["args"] == ["$realip_remote_addr", "$from_trusted_proxy"]
     assert [[each["directive"], *each["args"]] for each in believed["block"]] == [
         ["default", "no"], ["10.1.0.0/16", "yes"], ["192.0.2.7/32", "yes"],
     ]  # fmt: skip
