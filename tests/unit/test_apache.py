@@ -108,9 +108,10 @@ def test_a_worker_accepts_as_long_as_it_has_a_socket_that_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         assert apache.accepts(os.getpid())
         client = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
     # A connection is no socket that listens.
-    assert not apache.accepts(os.getpid())
-    client.close()
+    with client, accepted:
+        assert not apache.accepts(os.getpid())
     assert not apache.accepts(2**22 + 1)
 
 
