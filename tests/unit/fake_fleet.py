@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from platforms.transport import Result, SecretStore
-from releases.fleet import STATUS_COMMAND, Server
+from releases.fleet import STATUS_COMMAND, Fleet, Server
 from releases.release import Release
+from releases.rollback import roll_back
 from releases.rollout import Plan, Rollout
 from releases.status import ReleaseStatus, Slot
 
@@ -133,6 +134,12 @@ def roll_out(
     plan = Plan(**values | changes)
     Rollout(plan, fleet, fleet.store, print, kept).run()
     return plan.release.id
+
+
+def go_back(fleet: FakeFleet, wanted: str | None = None, *, balancer: Server | None = None) -> str:
+    servers = [Server(name, name) for name in NAMES]
+    hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
+    return roll_back(hands, fleet.store, servers, wanted, lambda _: None, balancer=balancer)
 
 
 def a_fleet_on(number: int) -> tuple[FakeFleet, str]:

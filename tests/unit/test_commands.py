@@ -245,13 +245,6 @@ def test_what_the_balancer_refuses_is_told_once_and_by_name(stack: FakeStack) ->
     assert result.exit_code == 1
 
 
-def test_a_page_comes_from_where_the_user_is(stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "page.html").write_text("<h1>soon</h1>")
-    monkeypatch.setenv("FLEET_FROM", str(tmp_path))
-    assert fleet("maintenance", "on", "--page", "page.html").exit_code == 0
-    assert stack.machines.calls[-1] == ("m-balancer", [SITE, "maintenance", "on"], b"<h1>soon</h1>")
-
-
 @pytest.mark.parametrize(
     ("size", "switch", "told"),
     [
@@ -261,15 +254,19 @@ def test_a_page_comes_from_where_the_user_is(stack: FakeStack, tmp_path: Path, m
         (5, "off", "--page goes with `on` only"),
     ],
 )
-def test_a_page_that_is_none_is_refused_before_anything_is_asked(
-    stack: FakeStack, tmp_path: Path, size: int, switch: str, told: str
+def test_a_page_comes_from_where_the_user_is_and_what_is_none_is_refused_before_anything_is_asked(
+    stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, size: int, switch: str, told: str
 ) -> None:
+    monkeypatch.setenv("FLEET_FROM", str(tmp_path))
     page = tmp_path / "page.html"
     if size >= 0:
         page.write_bytes(b"x" * size)
-    result = fleet("maintenance", switch, "--page", str(page))
+    result = fleet("maintenance", switch, "--page", "page.html")
     assert told in result.output
     assert (result.exit_code, stack.machines.calls) == (2, [])
+    page.write_text("<h1>soon</h1>")
+    assert fleet("maintenance", "on", "--page", "page.html").exit_code == 0
+    assert stack.machines.calls == [("m-balancer", [SITE, "maintenance", "on"], b"<h1>soon</h1>")]
 
 
 def test_logs_stand_side_by_side_with_the_names_of_their_machines(stack: FakeStack) -> None:

@@ -6,19 +6,11 @@ import pytest
 
 from platforms.transport import Unreachable
 from releases import lock, record
-from releases.fleet import Fleet, Server
 from releases.journal import entries
 from releases.record import current
-from releases.rollback import RollbackError, roll_back
+from releases.rollback import RollbackError
 from releases.rollout import RolloutError
-from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, roll_out
-
-SERVERS = [Server(name, name) for name in NAMES]
-
-
-def go_back(fleet: FakeFleet, wanted: str | None = None) -> str:
-    hands = Fleet("a", fleet, lambda _: None, first=SERVERS[0], start_timeout_s=10, drain_timeout_s=10)
-    return roll_back(hands, fleet.store, SERVERS, wanted, lambda _: None)
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, go_back, roll_out
 
 
 def three_releases() -> tuple[FakeFleet, list[str]]:

@@ -18,12 +18,12 @@ import pytest
 import static_files
 
 from platforms.transport import Result, Unreachable
-from releases.fleet import Fleet, Server
+from releases.fleet import Server
 from releases.journal import entries
 from releases.release import Release
-from releases.rollback import RollbackError, roll_back
+from releases.rollback import RollbackError
 from releases.rollout import RolloutError
-from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, roll_out
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, go_back, roll_out
 
 BALANCER = Server("balancer", "front")
 STATIC = {"folder": "public", "url_path": "/static/"}
@@ -93,12 +93,6 @@ def served() -> set[str]:
 
 def live() -> str | None:
     return static_files.link_target(static_files.ROOT / "a" / "live")
-
-
-def go_back(fleet: FleetWithBalancer, wanted: str | None = None) -> str:
-    servers = [Server(name, name) for name in NAMES]
-    hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
-    return roll_back(hands, fleet.store, servers, wanted, lambda _: None, balancer=BALANCER)
 
 
 def test_files_come_from_the_first_server_after_all_have_staged_and_before_anything_is_switched(
@@ -188,7 +182,7 @@ def test_who_goes_back_gets_the_files_of_that_release_first_among_as_many_as_ser
     _, old, new = (up(fleet, number, keep_releases=2) for number in (2, 3, 4))
     assert {each.name for each in (static_files.ROOT / "a" / "releases").iterdir()} == {old, new}
     fleet.calls.clear()
-    assert go_back(fleet) == old
+    assert go_back(fleet, balancer=BALANCER) == old
     did = [f"{machine} {verb}" for machine, verb in fleet.calls]
     assert (did[:2], did[-1]) == (["front status", "front put"], "front point")
     assert (live(), served()) == (old, {old, new})
@@ -198,7 +192,7 @@ def test_who_goes_back_is_not_held_up_by_a_balancer_that_fails(fleet: FleetWithB
     old = release(1).id
     up(fleet, 2)
     fleet.fails["front", "status"] = fleet.fails["front", "point"] = "the disk is full"
-    assert go_back(fleet) == old
+    assert go_back(fleet, balancer=BALANCER) == old
     assert fleet.live == dict.fromkeys(NAMES, old)
     assert not next(entries(fleet.store)).is_settled
 
@@ -208,7 +202,7 @@ def test_a_way_back_that_fails_leaves_the_files_as_they_were(fleet: FleetWithBal
     up(fleet, 3)
     fleet.fails["a-2", f"switch {old}"] = "GET /healthz was 500"
     with pytest.raises(RollbackError, match="GET /healthz was 500"):
-        go_back(fleet, old)
+        go_back(fleet, old, balancer=BALANCER)
     assert fleet.did("drop") == ["front"]
     assert live() == release(3).id
     assert served() == {release(3).id, new}
