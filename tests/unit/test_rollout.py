@@ -302,7 +302,9 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         # Above what Linux gives out (2^22).
         patch.setattr("os.getpid", lambda: 2**22 + 1)
-        lock.acquire(fleet.store, "killed", print).__enter__()
+        # Named, or it would be left at once.
+        killed = lock.acquire(fleet.store, "killed", print)
+        killed.__enter__()
     roll_out(fleet, 2)
 
 
