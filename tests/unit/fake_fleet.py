@@ -76,7 +76,7 @@ class FakeFleet:
     calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     secrets: dict[str, Any] = field(default_factory=dict[str, Any])
     proxy: str = "active"
-    before: Callable[[str, str], None] = lambda *_: None
+    before: Callable[[str, str], None] = lambda _machine, _verb: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def exec(self, machine: str, command: Sequence[str], *, stdin: bytes = b"", **_: Any) -> Result:

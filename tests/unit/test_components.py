@@ -94,10 +94,13 @@ def local(folder: Path) -> Build:
 
 
 ON = pytest.mark.parametrize("on", [lxd, aws])
-# Types of a machine, a step and what leads the public address to a balancer.
-TYPES = {
-    lxd: (MACHINE, STEP, ADDRESS),
-    aws: ("aws:ec2/instance:Instance", "command:remote:Command", "aws:ec2/eipAssociation:EipAssociation"),
+# Types of a machine, a step and what leads the public address to a balancer; and the balancer's target.
+TYPES: dict[Callable[[Path], Platform], tuple[str, str, str, str]] = {
+    lxd: (MACHINE, STEP, ADDRESS, "test-balancer-3fa9c2"),
+    aws: (
+        *("aws:ec2/instance:Instance", "command:remote:Command", "aws:ec2/eipAssociation:EipAssociation"),
+        "balancer-id@10.0.0.",
+    ),
 }
 
 
@@ -128,7 +131,7 @@ def test_machines_boot_before_a_release_goes_there_and_serve_it_before_the_publi
     on: Callable[[Path], Platform], tmp_path: Path
 ) -> None:
     built = made(tmp_path, on=on)
-    machine, step, address = TYPES[on]
+    machine, step, address, _ = TYPES[on]
     rollout, members = built.one(ROLLOUT), built.one(step, "balancer-members")
     for role in ("hello-1", "hello-2", "hello-3"):
         booted = built.one(step, f"{role}-booted")
@@ -168,12 +171,10 @@ def test_static_files_go_to_a_balancer_that_has_booted_before_its_site_serves_th
     on: Callable[[Path], Platform], tmp_path: Path
 ) -> None:
     built = made(tmp_path, on=on, given=app(static={"folder": "public"}))
-    machine, step, _ = TYPES[on]
+    machine, step, _, target = TYPES[on]
     rollout, front = built.one(ROLLOUT), built.one(step, "balancer-booted")
     assert rollout.inputs["balancer"]["name"] == "balancer"
-    assert rollout.inputs["balancer"]["target"].startswith(
-        {lxd: "test-balancer-3fa9c2", aws: "balancer-id@10.0.0."}[on]
-    )
+    assert rollout.inputs["balancer"]["target"].startswith(target)
     assert rollout.depends_on(front)
     assert rollout.depends_on(built.one(machine, "balancer"))
     site = built.one(step, "balancer-members")

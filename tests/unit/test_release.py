@@ -84,8 +84,8 @@ def test_what_must_not_leave_is_refused_with_every_reason_at_once(source: Path) 
 
 
 def test_each_thing_a_release_is_made_of_changes_its_id_and_the_number_of_servers_does_not(source: Path) -> None:
-    environments = [{"environment": {"A": "1"}}, {"environment": {"A": "2"}}]
-    others = [{"gateway": {"threads": 2}}, {"health_path": "/"}, {"module": "package.wsgi:other"}]
+    environments: list[dict[str, Any]] = [{"environment": {"A": "1"}}, {"environment": {"A": "2"}}]
+    others: list[dict[str, Any]] = [{"gateway": {"threads": 2}}, {"health_path": "/"}, {"module": "package.wsgi:other"}]
     ids = [id_of(source, **changes) for changes in ({}, *environments, *others)]
     ids += [id_of(source, secrets={"S": value}) for value in "12"]
     assert id_of(source, fleet={"servers": 5}) == ids[0]

@@ -169,7 +169,7 @@ def test_a_rollout_that_was_killed_after_one_switch_is_undone_by_the_next_that_f
 def test_the_pointer_moves_only_after_the_last_server() -> None:
     fleet, old = a_fleet_on(1)
     seen: list[str | None] = []
-    fleet.before = lambda *_: seen.append(current(fleet.store))
+    fleet.before = lambda _machine, _verb: seen.append(current(fleet.store))
     new = roll_out(fleet, 2)
     assert set(seen[:-6]) == {old}
     assert current(fleet.store) == new
@@ -268,8 +268,13 @@ def test_the_release_task_runs_once_after_staging_and_before_any_switch_which_wa
 
 def test_a_server_that_booted_meanwhile_is_taken_along() -> None:
     fleet, old = a_fleet_on(1)
-    # It boots while a-3 switches, on what the pointer names still.
-    fleet.before = lambda *call: fleet.live.update({"a-2": old} if call == ("a-3", "switch") else {})
+
+    def boot(machine: str, verb: str) -> None:
+        # While a-3 switches, on what the pointer names still.
+        if (machine, verb) == ("a-3", "switch"):
+            fleet.live["a-2"] = old
+
+    fleet.before = boot
     new = roll_out(fleet, 2)
     assert fleet.live == dict.fromkeys(NAMES, new)
 

@@ -84,7 +84,8 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FleetWithBalancer:
 
 
 def up(fleet: FleetWithBalancer, number: int, **changes: Any) -> str:
-    return roll_out(fleet, number, **{"release": release(number), "balancer": BALANCER} | changes)
+    values: dict[str, Any] = {"release": release(number), "balancer": BALANCER}
+    return roll_out(fleet, number, **values | changes)
 
 
 def served() -> set[str]:
