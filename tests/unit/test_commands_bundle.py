@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import random
 import tarfile
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -92,9 +93,10 @@ def test_a_bundle_is_a_tar_that_its_owner_alone_reads(
     stack.machines.traffic(front())
     monkeypatch.setenv("FLEET_FROM", str(tmp_path))
     file = tmp_path / "for-support.tar.gz"
-    save({"one.txt": "long" * 100_000}, file)
+    save({"larger.txt": random.randbytes(1 << 20).hex()}, file)
     result = CliRunner().invoke(app, ["bundle", "--output", file.name])
     assert (result.exit_code, oct(file.stat().st_mode)[-3:]) == (0, "600")
+    assert file.stat().st_size < 1 << 20
     with tarfile.open(file) as archive:
         names = archive.getnames()
         content = b"".join(member.read() for name in names if (member := archive.extractfile(name)))
