@@ -7,12 +7,13 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from platforms.transport import Result, SecretStore
-from releases.fleet import STATUS_COMMAND, Server
+from releases.fleet import STATUS_COMMAND, Fleet, Server
 from releases.release import Release
+from releases.rollback import roll_back
 from releases.rollout import Plan, Rollout
 from releases.status import ReleaseStatus, Slot
 
@@ -65,7 +66,7 @@ class FakeFleet:
     """A Transport whose servers keep the promises of release.py and app_status.py.
 
     fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception. proxy: state of
-    the balancer's unit.
+    the balancer's unit. before: called before each command with the server and the verb.
     """
 
     store: MemoryStore
@@ -75,21 +76,14 @@ class FakeFleet:
     calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     secrets: dict[str, Any] = field(default_factory=dict[str, Any])
     proxy: str = "active"
+    before: Callable[[str, str], None] = lambda _machine, _verb: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def exec(
-        self,
-        machine: str,
-        command: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout_s: float,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Result:
-        del timeout_s, on_line
+    def exec(self, machine: str, command: Sequence[str], *, stdin: bytes = b"", **_: Any) -> Result:
         verb, *rest = ("status",) if command == [STATUS_COMMAND] else command[1:]
         with self.lock:
             self.calls.append((machine, verb))
+            self.before(machine, verb)
             failure = self.fails.get((machine, verb)) or self.fails.get((machine, " ".join([verb, *rest[:1]])))
             if isinstance(failure, Exception):
                 raise failure
@@ -129,30 +123,23 @@ def roll_out(
     number: int,
     *,
     names: Sequence[str] = NAMES,
-    keep: int = 5,
-    allow_unreachable: int = 0,
     task: str | None = None,
     kept: SecretStore | None = None,
     **changes: Any,
 ) -> str:
-    plan = Plan(
-        app="a",
-        release=release(number, task),
-        servers=[Server(name, name) for name in names],
-        secrets={"PASSWORD": "hunter2"},
-        stage_timeout_s=10,
-        start_timeout_s=10,
-        drain_timeout_s=10,
-        allow_unreachable=allow_unreachable,
-        keep_releases=keep,
-        task_timeout_s=10,
-        batch_size=1,
-        bake_s=0,
-        revision="abc1234",
-    )
-    plan = replace(plan, **changes)
+    fields = ("stage_timeout_s", "start_timeout_s", "drain_timeout_s", "task_timeout_s")
+    values: dict[str, Any] = dict.fromkeys(fields, 10) | {"app": "a", "release": release(number, task)}
+    values |= {"servers": [Server(name, name) for name in names], "secrets": {"PASSWORD": "hunter2"}}
+    values |= {"allow_unreachable": 0, "keep_releases": 5, "batch_size": 1, "bake_s": 0, "revision": "abc1234"}
+    plan = Plan(**values | changes)
     Rollout(plan, fleet, fleet.store, print, kept).run()
     return plan.release.id
+
+
+def go_back(fleet: FakeFleet, wanted: str | None = None, *, balancer: Server | None = None) -> str:
+    servers = [Server(name, name) for name in NAMES]
+    hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
+    return roll_back(hands, fleet.store, servers, wanted, lambda _: None, balancer=balancer)
 
 
 def a_fleet_on(number: int) -> tuple[FakeFleet, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,41 +32,29 @@ def host_status(**changes: Any) -> HostStatus:
 
 def facts(**changes: Any) -> ServerStatus:
     """Return what `app_status.py` prints on a server whose slot blue serves OLD."""
-    values: dict[str, Any] = {
-        "live": OLD,
-        "slots": {"blue": {"state": "active", "release": OLD}, "green": {"state": "inactive", "release": None}},
-        "staged": [OLD],
-        "live_since_s": time.time() - 180,
-        "boot": "active",
-        "queue": 0,
-        "gateway": {
-            "blue": {"workers_busy": 1, "workers_idle": 3, "threads": 16, "threads_busy": 2, "listen_queue": 0}
-        },
-        "restarts": {},
-        "ended": [],
-        "socket": "active",
-        "health": {"path": "/healthz", "status": 200, "line": "ok"},
-        "machine": host_status(),
-    }
+    workers = {"workers_busy": 1, "workers_idle": 3, "threads": 16, "threads_busy": 2, "listen_queue": 0}
+    values: dict[str, Any] = {"live": OLD, "slots": slots("active"), "staged": [OLD], "gateway": {"blue": workers}}
+    values |= {"live_since_s": time.time() - 180, "boot": "active", "socket": "active", "queue": 0}
+    values |= {"restarts": {}, "ended": [], "machine": host_status()}
+    values |= {"health": {"path": "/healthz", "status": 200, "line": "ok"}}
     return ServerStatus.model_validate(values | changes)
+
+
+def slots(blue: str, green: str = "inactive", *, of_blue: str | None = OLD, of_green: str | None = None) -> Any:
+    return {"blue": {"state": blue, "release": of_blue}, "green": {"state": green, "release": of_green}}
+
+
+def on_new(**changes: Any) -> ServerStatus:
+    """Return the facts of a server whose slot green serves NEW."""
+    return facts(live=NEW, slots=slots("inactive", "active", of_green=NEW), staged=[OLD, NEW], **changes)
 
 
 def front(**changes: Any) -> BalancerStatus:
     """Return what balancer_status.py reports of a healthy balancer."""
     numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
-    values: dict[str, Any] = {
-        "proxy": "Nginx",
-        "state": "active",
-        "maintenance": False,
-        "certificate": None,
-        "members": list(ADDRESSES.values()),
-        "drained": [],
-        "health": {"age_s": 1.0, "servers": {}},
-        "window_s": 60.0,
-        **numbers,
-        "upstreams": {"10.0.0.1": numbers},
-        "machine": host_status(),
-    }
+    values: dict[str, Any] = {"proxy": "Nginx", "state": "active", "maintenance": False, "certificate": None}
+    values |= {"members": list(ADDRESSES.values()), "drained": [], "health": {"age_s": 1.0, "servers": {}}}
+    values |= {"window_s": 60.0, **numbers, "upstreams": {"10.0.0.1": numbers}, "machine": host_status()}
     return BalancerStatus.model_validate(values | changes)
 
 
@@ -81,15 +69,8 @@ class Machines:
     calls: list[tuple[str, list[str], bytes]] = field(default_factory=list[tuple[str, list[str], bytes]])
 
     def exec(
-        self,
-        machine: str,
-        command: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout_s: float,
-        on_line: Callable[[str], None] | None = None,
+        self, machine: str, command: Sequence[str], *, stdin: bytes = b"", on_line: Any = None, **_: Any
     ) -> Result:
-        del timeout_s
         self.calls.append((machine, list(command), stdin))
         text = " ".join(command)
         found = [key for key in self.answers if key[0] == machine and text.startswith(key[1])]
@@ -101,7 +82,7 @@ class Machines:
             answer = answer.model_copy(update={"machine": clock}).model_dump_json()
         code, output = (0, answer) if isinstance(answer, str) else answer
         for line in output.splitlines() if on_line else ():
-            on_line(line)  # pyright: ignore[reportOptionalCall]
+            on_line(line)
         return Result(code, output)
 
     def status(self, name: str, answer: Answer) -> None:
@@ -175,12 +156,8 @@ def make(monkeypatch: Any) -> FakeStack:
         assert arguments == ("stack", "output", "fleet", "--json", "--show-secrets", "-s", "prod")
         return json.dumps(stack.output)
 
-    def transport(spec: dict[str, Any]) -> Machines:
-        assert spec["platform"] == "memory"
-        return stack.machines
-
     monkeypatch.setattr("commands.target.pulumi", pulumi)
-    monkeypatch.setattr(operator, "transport", transport)
+    monkeypatch.setattr(operator, "transport", lambda _: stack.machines)  # pyright: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(operator, "store", lambda _: stack.whole)  # pyright: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(operator, "check_connection", lambda _: [])  # pyright: ignore[reportUnknownLambdaType]
     # Its releases are names without files.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from harness import mock_aws, mock_lxd
+from harness import mock_aws, mock_lxd, program
 from harness.mock_engine import Build, Registered, build
 from harness.mock_lxd import ROLLOUT, STEP
-from tests.unit.stack_blocks import ROOT, config_of
+from tests.unit.stack_blocks import config_of
 
 INSTANCE, COMMAND = "aws:ec2/instance:Instance", "command:remote:Command"
 IN, POLICY = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule", "aws:iam/rolePolicy:RolePolicy"
@@ -23,34 +22,16 @@ BARE = {"source": "examples/bare-wsgi", "module": "bare:app", "fleet": {"servers
 
 def run(platform: str, apps: Mapping[str, Any]) -> Build:
     """Run the program with these applications."""
-    blocks: dict[str, Any] = {"platform": platform, "apps": apps}
-    if platform == "aws":
-        blocks["aws"] = {
-            "region": "eu-central-1",
-            "ami": "ami-0123456789abcdef0",
-            "admin_cidrs": ["192.0.2.0/24"],
-            "vpc": {"cidr": "10.20.0.0/16", "zones": ["eu-central-1a", "eu-central-1b"]},
-        }
-    return build(
-        _main,
-        config=config_of(blocks),
-        lookups=mock_aws.LOOKUPS,
-        outputs={**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS, INSTANCE: _instance},
-        stack="two",
-    )
+    vpc = {"cidr": "10.20.0.0/16", "zones": ["eu-central-1a", "eu-central-1b"]}
+    aws = {"region": "eu-central-1", "ami": "ami-0123456789abcdef0", "admin_cidrs": ["192.0.2.0/24"], "vpc": vpc}
+    blocks = {"platform": platform, "apps": apps} | ({"aws": aws} if platform == "aws" else {})
+    outputs = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS, INSTANCE: _instance}
+    return build(program.run, config=config_of(blocks), lookups=mock_aws.LOOKUPS, outputs=outputs, stack="two")
 
 
 def _instance(made: Registered) -> Mapping[str, Any]:
     """Return outputs with an address that does not depend on the number of instances."""
     return {"privateIp": f"address-of-{made.name}", "arn": f"arn:aws:ec2:::{made.name}"}
-
-
-def _main() -> None:
-    runpy.run_path(str(ROOT / "__main__.py"))
-
-
-def by_urn(built: Build) -> dict[str, Registered]:
-    return {each.urn: each for each in built.resources}
 
 
 @dataclass(frozen=True)
@@ -65,24 +46,30 @@ class Both:
 @pytest.fixture(scope="module", params=["lxd", "aws"])
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("project")
-        (folder / "examples").symlink_to(ROOT / "examples")
-        patch.chdir(folder)
-        one, two = ({"hello": HELLO}, {"bare": BARE, "hello": HELLO})
+        patch.chdir(program.project(tmp_path_factory.mktemp("project")))
+        secret = {"generated_secrets": ["KEY_A"]}
+        one, two = ({"hello": HELLO | secret}, {"bare": BARE | secret, "hello": HELLO | secret})
         return Both(request.param, run(request.param, one), run(request.param, two))
 
 
 def test_another_application_changes_nothing_of_the_first_and_nothing_but_the_members_of_the_balancer(
     both: Both,
 ) -> None:
-    one, two = by_urn(both.one), by_urn(both.two)
-    assert {two[urn].name for urn in one.keys() & two.keys() if one[urn].inputs != two[urn].inputs} == {
-        "balancer-members"
-    }
+    one, two = ({each.urn: each for each in built.resources} for built in (both.one, both.two))
+    changed = {two[urn].name for urn in one.keys() & two.keys() if one[urn].inputs != two[urn].inputs}
+    assert changed == {"balancer-members"}
     assert one.keys() <= two.keys()
     added = {two[urn].name for urn in two.keys() - one.keys()}
     assert [name for name in added if "bare" not in name] == []
-    assert {"bare-1", "bare-1-booted", "bare-key", "bare-rollout", "app-bare"} <= added
+    assert {"bare-1", "bare-1-booted", "bare-key", "bare-secret-KEY_A", "bare-rollout", "app-bare"} <= added
+    exports = both.two.exports
+    assert exports["releases"].keys() == {"bare", "hello"}
+    assert exports["servers"].keys() == {"bare-1", "hello-1", "hello-2"}
+    apps = exports["fleet"].value["apps"]
+    assert {name: ([each["name"] for each in app["servers"]], app["routes"]) for name, app in apps.items()} == {
+        "bare": (["bare-1"], ["bare.example.org/"]),
+        "hello": (["hello-1", "hello-2"], ["/ of every host"]),
+    }
 
 
 def test_a_rollout_waits_for_nothing_of_another_application_and_the_members_for_both(both: Both) -> None:
@@ -97,35 +84,10 @@ def test_a_rollout_waits_for_nothing_of_another_application_and_the_members_for_
     assert all(members.depends_on(rollout) for rollout in rollouts.values())
 
 
-def test_what_is_exported_tells_them_apart(both: Both) -> None:
-    exports = both.two.exports
-    assert exports["releases"].keys() == {"bare", "hello"}
-    assert exports["servers"].keys() == {"bare-1", "hello-1", "hello-2"}
-    apps = exports["fleet"].value["apps"]
-    assert {name: [each["name"] for each in app["servers"]] for name, app in apps.items()} == {
-        "bare": ["bare-1"],
-        "hello": ["hello-1", "hello-2"],
-    }
-    assert {name: app["routes"] for name, app in apps.items()} == {
-        "bare": ["bare.example.org/"],
-        "hello": ["/ of every host"],
-    }
-
-
-def test_the_same_secret_of_two_applications_is_two_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    apps = {"bare": BARE | {"generated_secrets": ["KEY_A"]}, "hello": HELLO | {"generated_secrets": ["KEY_A"]}}
-    built = run("lxd", apps)
-    names = {each.name for each in built.resources if each.name.endswith("-secret-KEY_A")}
-    assert names == {"bare-secret-KEY_A", "hello-secret-KEY_A"}
-
-
 def test_what_is_probably_not_meant_is_a_warning_of_the_preview(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(program.project(tmp_path))
     warned: list[str] = []
     monkeypatch.setattr("pulumi.log.warn", warned.append)
     run("lxd", {"bare": BARE | {"rollout": {"drain_timeout_s": 60}}})

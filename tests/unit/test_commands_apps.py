@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from commands.__main__ import app
 from platforms.transport import PrefixStore
 from releases import record
-from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, facts, front, make
+from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, front, make, on_new
 
 SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
 TRAFFIC = "/usr/local/lib/wsgi-fleet/balancer_status.py"
@@ -24,12 +24,10 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     hello: dict[str, Any] = stack.output["apps"]["hello"]
     shop = {"name": "shop-1", "target": "m-shop-1", "address": "10.0.0.3"}
     hello["routes"] = ["/ of every host"]
-    hosts = ["shop.example.org/", "www.example.org/", "a.example.org/", "b.example.org/"]
+    hosts = [f"{name}.example.org/" for name in ("shop", "www", "a", "b")]
     stack.output["apps"]["shop"] = hello | {"servers": [shop], "routes": hosts}
-    slots = {"blue": {"state": "active", "release": NEW}, "green": {"state": "inactive", "release": None}}
-    stack.machines.status("shop-1", facts(live=NEW, slots=slots, staged=[NEW]))
-    members = [*ADDRESSES.values(), "10.0.0.3"]
-    stack.machines.traffic(front(members=members))
+    stack.machines.status("shop-1", on_new())
+    stack.machines.traffic(front(members=[*ADDRESSES.values(), "10.0.0.3"]))
     record.set_current(PrefixStore(stack.whole, "shop"), NEW)
     return stack
 
@@ -44,27 +42,23 @@ def test_status_shows_both_in_one_table_and_asks_the_balancer_once(stack: FakeSt
     lines = [line.rstrip() for line in result.output.splitlines()]
     assert lines[0] == "http://192.0.2.1  2 applications of stack prod; maintenance is off"
     assert lines[1].startswith(f"hello (/ of every host): release {OLD} (abc1234) by ")
-    assert lines[2] == (f"shop (shop.example.org/, www.example.org/ and 2 more): release {NEW}; no rollout is running")
-    assert [line.split()[:3] for line in lines[5:]] == [
-        ["hello-1", "serving", OLD],
-        ["hello-2", "serving", OLD],
-        ["shop-1", "serving", NEW],
-        ["balancer", "serving", "1.0"],
-    ]
+    assert lines[2] == f"shop (shop.example.org/, www.example.org/ and 2 more): release {NEW}; no rollout is running"
+    names, states, releases = zip(*(line.split()[:3] for line in lines[5:]), strict=True)
+    assert names == ("hello-1", "hello-2", "shop-1", "balancer")
+    assert (states, releases) == (("serving",) * 4, (OLD, OLD, NEW, "1.0"))
     assert stack.machines.asked("m-balancer") == [TRAFFIC]
 
 
-def test_status_as_json_has_what_they_share_once(stack: FakeStack) -> None:
-    del stack
+def test_status_as_json_has_what_they_share_once_and_one_that_is_named_looks_like_the_only_one(
+    stack: FakeStack,
+) -> None:
     told = json.loads(fleet("status", "--json").output)
     assert told.keys() == {"stack", "url", "maintenance", "balancer", "well", "apps"}
     assert told["apps"].keys() == {"hello", "shop"}
     shop = told["apps"]["shop"]
     assert (shop["release"]["id"], [each["name"] for each in shop["servers"]]) == (NEW, ["shop-1"])
     assert shop["routes"][0] == "shop.example.org/"
-
-
-def test_one_application_that_is_named_looks_like_the_only_one(stack: FakeStack) -> None:
+    stack.machines.calls.clear()
     told = json.loads(fleet("status", "--json", "--app", "shop").output)
     assert (told["app"], told["well"]) == ("shop", True)
     assert fleet("status", "--app", "shop").output.startswith(f"http://192.0.2.1  shop of stack prod, release {NEW}\n")
@@ -77,6 +71,10 @@ def test_a_server_of_one_that_is_not_well_makes_the_whole_unwell(stack: FakeStac
     assert (result.exit_code, json.loads(fleet("status", "--json").output)["well"]) == (1, False)
     assert "shop-1 is unreachable: no route to host" in result.output
     assert fleet("status", "--app", "hello").exit_code == 0
+    output = fleet("doctor").output
+    assert "wrong  shop-1: unreachable: no route to host" in output
+    assert output.count("ok     balancer\n") == 1
+    assert "ok     disk of hello-2" in output
 
 
 @pytest.mark.parametrize(
@@ -95,19 +93,13 @@ def test_what_is_about_one_application_wants_it_named_and_names_them(stack: Fake
 def test_a_server_says_which_application_is_meant(stack: FakeStack) -> None:
     assert fleet("exec", "--server", "shop-1", "--", "true").exit_code == 0
     assert [target for target, _, _ in stack.machines.calls] == ["m-shop-1"]
-    stack.machines.calls.clear()
-    assert fleet("drain", "shop-1").exit_code == 0
+    why = "error: 10.0.0.3 is no server of this balancer (its servers: 10.0.0.1, 10.0.0.2)"
+    stack.machines.answers["m-balancer", f"{SITE} drain"] = (1, why)
+    told = "error: the balancer: shop-1 is no server of this balancer (its servers: hello-1, hello-2)\n"
+    assert fleet("drain", "shop-1").output == told
     assert stack.machines.asked("m-balancer") == [f"{SITE} drain 10.0.0.3"]
     result = fleet("admit", "shop-2")
     assert (result.output, result.exit_code) == ("error: there is no server shop-2; did you mean shop-1?\n", 2)
-
-
-def test_the_balancers_words_name_the_servers_of_all(stack: FakeStack) -> None:
-    why = "error: 10.0.0.3 is no server of this balancer (its servers: 10.0.0.1, 10.0.0.2)"
-    stack.machines.answers["m-balancer", f"{SITE} drain"] = (1, why)
-    assert fleet("drain", "shop-1").output == (
-        "error: the balancer: shop-1 is no server of this balancer (its servers: hello-1, hello-2)\n"
-    )
 
 
 def test_logs_are_those_of_all_servers_of_one_application_or_of_one_machine(stack: FakeStack) -> None:
@@ -141,11 +133,3 @@ def test_rollback_and_releases_move_and_show_one_application_alone(stack: FakeSt
     assert {key: value for key, value in stack.whole.files.items() if key.startswith("shop/")} == before
     assert stack.machines.asked("m-shop-1") == []
     assert fleet("releases", "--app", "shop").output == "nothing was released yet; `pulumi up` does\n"
-
-
-def test_doctor_looks_at_the_machines_of_all(stack: FakeStack) -> None:
-    stack.machines.status("shop-1", GONE)
-    output = fleet("doctor").output
-    assert "wrong  shop-1: unreachable: no route to host" in output
-    assert output.count("ok     balancer\n") == 1
-    assert "ok     disk of hello-2" in output

@@ -6,8 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from commands.observation import Report as Answer
 from commands.observation import rollout_of, server_view, slot_of
@@ -15,67 +13,46 @@ from commands.status import age
 from commands.verdict import State, Verdict, judge
 from releases.fleet import Server
 from releases.status import BalancerStatus
-from tests.unit.fake_stack import NEW, OLD, facts, front, host_status
+from tests.unit.fake_stack import NEW, OLD, facts, front, host_status, slots
 
 LOGS = "`./fleet logs --server a-1` says why"
 RESTART = "restart the machine: it comes back on the current release"
-
-
-def slots(blue: str, green: str = "inactive", *, of_blue: str | None = OLD, of_green: str | None = None) -> Any:
-    return {"blue": {"state": blue, "release": of_blue}, "green": {"state": green, "release": of_green}}
 
 
 SICK = {"path": "/healthz", "status": 500, "line": "boom"}
 HUNG = {"path": "/healthz", "status": 0, "line": "no answer in 3 s"}
 
 
+GREEN = {"live": NEW, "slots": slots("inactive", "active", of_green=NEW)}
+BRINGS = "`pulumi up`, or a restart of the machine, brings it there"
+WAIT, SLOW = "wait for it", f"if that takes long, {LOGS}"
+UNRELEASED = {"live": None, "slots": slots("inactive", of_blue=None), "queue": None, "health": None}
+BOOTING = {"slots": slots("inactive"), "machine": host_status(system="starting")}
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Verdict(State.SERVING)),
-        ({"boot": "activating"}, (State.STARTING, "it has booted and makes itself the current release", "wait for it")),
-        (
-            {"live": None, "slots": slots("inactive", of_blue=None), "queue": None, "health": None},
-            (State.EMPTY, "no release is here yet", "`pulumi up` brings one"),
-        ),
-        (
-            {"slots": slots("inactive"), "machine": host_status(system="starting")},
-            (State.STARTING, "the machine boots", "wait for it"),
-        ),
-        (
-            {"slots": slots("activating")},
-            (State.STARTING, "the application is being started", f"if that takes long, {LOGS}"),
-        ),
+        ({}, (State.SERVING,)),
+        ({"boot": "activating"}, (State.STARTING, "it has booted and makes itself the current release", WAIT)),
+        (UNRELEASED, (State.EMPTY, "no release is here yet", "`pulumi up` brings one")),
+        (BOOTING, (State.STARTING, "the machine boots", WAIT)),
+        ({"slots": slots("activating")}, (State.STARTING, "the application is being started", SLOW)),
         ({"slots": slots("failed")}, (State.FAILED, "app@blue failed", LOGS)),
         ({"slots": slots("failed", "failed")}, (State.FAILED, "app@blue and app@green failed", LOGS)),
         ({"slots": slots("inactive")}, (State.STOPPED, "no slot runs", RESTART)),
         ({"queue": None}, (State.FAILED, "nothing listens on its port", f"restart the machine; {LOGS}")),
         ({"health": SICK}, (State.FAILED, "GET /healthz is not 200 but: 500 boom", LOGS)),
         ({"health": HUNG}, (State.FAILED, "GET /healthz is not 200 but: no answer in 3 s", LOGS)),
-        (
-            {"live": NEW, "slots": slots("inactive", "active", of_green=NEW)},
-            (
-                State.BEHIND,
-                f"it serves {NEW}, the current release is {OLD}",
-                "`pulumi up`, or a restart of the machine, brings it there",
-            ),
-        ),
-        (
-            {"live": NEW, "slots": slots("active"), "health": None},
-            (
-                State.BEHIND,
-                f"it runs {OLD} and should run {NEW}",
-                "`pulumi up`, or a restart of the machine, brings it there",
-            ),
-        ),
+        (GREEN, (State.BEHIND, f"it serves {NEW}, the current release is {OLD}", BRINGS)),
+        ({"live": NEW, "health": None}, (State.BEHIND, f"it runs {OLD} and should run {NEW}", BRINGS)),
         # In the middle of a switch both run.
-        ({"slots": slots("active", "activating", of_green=NEW)}, Verdict(State.SERVING)),
-        ({"slots": slots("active", "active", of_green=NEW)}, Verdict(State.SERVING)),
+        ({"slots": slots("active", "activating", of_green=NEW)}, (State.SERVING,)),
+        ({"slots": slots("active", "active", of_green=NEW)}, (State.SERVING,)),
     ],
 )
 def test_a_server_is_in_one_state_with_its_cause_and_remedy(changes: dict[str, Any], expected: Any) -> None:
-    found = judge("a-1", facts(**changes), OLD, is_moving=False)
-    assert found == (expected if isinstance(expected, Verdict) else Verdict(*expected))
+    assert judge("a-1", facts(**changes), OLD, is_moving=False) == Verdict(*expected)
 
 
 def test_who_is_behind_while_a_rollout_works_need_only_wait() -> None:
@@ -128,16 +105,12 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
     assert seen({}, front(health=health, drained=["10.0.0.1"])).state is State.DRAINED
 
 
-def test_what_the_balancer_cannot_tell_is_not_known_rather_than_nothing() -> None:
-    told = seen({}, None)
+def test_what_the_balancer_cannot_tell_is_not_known_and_ages_are_by_the_machines_own_clock() -> None:
+    told = seen({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
     assert (told.state, told.requests_per_s, told.errors_5xx) == (State.SERVING, None, None)
+    assert told.release_age_s == 90.5
     quiet = seen({}, front(upstreams={}))
     assert (quiet.requests_per_s, quiet.errors_5xx, quiet.p50_ms) == (0.0, 0, None)
-
-
-def test_the_age_of_a_release_is_by_the_machines_own_clock() -> None:
-    told = seen({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
-    assert told.release_age_s == 90.5
 
 
 @pytest.mark.parametrize(("beat_ago_s", "lives"), [(0, True), (59, True), (61, False)])
@@ -155,8 +128,3 @@ def test_a_rollout_whose_process_was_killed_is_no_rollout(beat_ago_s: float, liv
 )
 def test_a_duration_is_told_in_its_largest_whole_unit(seconds: float | None, text: str) -> None:
     assert age(seconds) == text
-
-
-@given(st.floats(0, 1e9))
-def test_a_duration_is_short(seconds: float) -> None:
-    assert len(age(seconds)) <= 7

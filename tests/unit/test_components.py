@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from harness import mock_aws, mock_lxd
 from harness.mock_engine import Build, Registered, Secret, build
 from harness.mock_lxd import ADDRESS, GROUP, MACHINE, ROLLOUT, SECRET, STEP
-from platforms import Ingress, MachineArgs, Platform, Store
+from platforms import Platform
 from platforms.aws.platform import AwsPlatform
 from platforms.lxd.platform import LxdPlatform
 from releases.release import make_manifest, release_id
@@ -53,35 +52,8 @@ AWS = Aws(
 
 
 def app(**changes: Any) -> App:
-    base = {
-        "source": "app",
-        "module": "wsgi:app",
-        "secrets": {"DATABASE_URL": GIVEN},
-        "generated_secrets": ["HELLO_SECRET_KEY"],
-    }
-    return App.model_validate_json(json.dumps(base | changes))
-
-
-@dataclass
-class Recording:
-    """A Platform that keeps what it was asked for, and hands it on."""
-
-    to: Platform
-    ingress: dict[str, tuple[list[Ingress], bool]] = field(default_factory=dict[str, Any])
-    machines: dict[str, tuple[MachineArgs, Store | None]] = field(default_factory=dict[str, Any])
-
-    def __post_init__(self) -> None:
-        self.store, self.remote_command, self.reach = self.to.store, self.to.remote_command, self.to.reach
-        self.public_address, self.https_port = self.to.public_address, self.to.https_port
-        self.enable_monitoring, self.log_groups = self.to.enable_monitoring, self.to.log_groups
-
-    def security_group(self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: Any) -> Any:
-        self.ingress[name] = list(ingress), isolated
-        return self.to.security_group(name, ingress, isolated=isolated, opts=opts)
-
-    def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: Any) -> Any:
-        self.machines[name] = args, store
-        return self.to.machine(name, args, store=store, opts=opts)
+    secrets = {"secrets": {"DATABASE_URL": GIVEN}, "generated_secrets": ["HELLO_SECRET_KEY"]}
+    return App.model_validate_json(json.dumps({"source": "app", "module": "wsgi:app", **secrets, **changes}))
 
 
 def lxd(folder: Path) -> Platform:
@@ -93,86 +65,73 @@ def aws(folder: Path) -> Platform:
     return AwsPlatform(AWS, stack="test", project_name="wsgi-fleet")
 
 
-@dataclass
-class Made:
-    """What a fleet of one application registered, and the platform that was asked for it."""
-
-    build: Build
-    asked: Recording
-    groups: SecurityGroups
-    store: Store
-
-
 def made(
     folder: Path, *, on: Callable[[Path], Platform] = lxd, given: App | None = None, preview: bool = False
-) -> Made:
+) -> Build:
+    """Build a fleet of one application."""
     hello = given or app()
-    left: list[Any] = []
 
     def program() -> None:
-        platform = Recording(on(folder))
+        platform = on(folder)
         groups = SecurityGroups("groups", SecurityGroupsArgs(["hello"]), platform=platform)
         store = platform.store("releases", opts=pulumi.ResourceOptions())
-        left.extend([platform, groups, store])
         front = Balancer("balancer", BalancerArgs(settings.Balancer(), groups.balancer), platform=platform)
         args = AppServerFleetArgs(hello, groups.apps["hello"], store, SOURCE, front)
         fleet = AppServerFleet("hello", args, platform=platform)
         front.serve({"hello": hello}, {"hello": fleet.members})
 
-    built = build(program, outputs=OUTPUTS, lookups=mock_aws.LOOKUPS, preview=preview)
-    return Made(built, *left)
+    return build(program, outputs=OUTPUTS, lookups=mock_aws.LOOKUPS, preview=preview)
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return made(tmp_path_factory.mktemp("local"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("local")
+
+
+@pytest.fixture(scope="module")
+def local(folder: Path) -> Build:
+    return made(folder)
+
+
+ON = pytest.mark.parametrize("on", [lxd, aws])
+# Types of a machine, a step and what leads the public address to a balancer; and the balancer's target.
+TYPES: dict[Callable[[Path], Platform], tuple[str, str, str, str]] = {
+    lxd: (MACHINE, STEP, ADDRESS, "test-balancer-3fa9c2"),
+    aws: (
+        *("aws:ec2/instance:Instance", "command:remote:Command", "aws:ec2/eipAssociation:EipAssociation"),
+        "balancer-id@10.0.0.",
+    ),
+}
 
 
 def children(build_: Build, type_: str) -> list[str]:
     return sorted(each.name for each in build_.children(build_.one(type_)))
 
 
-def test_every_component_is_the_parent_of_all_it_makes(local: Made) -> None:
-    assert children(local.build, GROUPS) == ["app-hello", "balancer"]
+def test_every_component_is_the_parent_of_all_it_makes_and_registers_what_its_attributes_hold(local: Build) -> None:
+    assert children(local, GROUPS) == ["app-hello", "balancer"]
     machines = ["hello-1", "hello-1-booted", "hello-2", "hello-2-booted", "hello-3", "hello-3-booted"]
-    assert children(local.build, FLEET) == [*machines, "hello-key", "hello-rollout", "hello-secret-HELLO_SECRET_KEY"]
-    steps = ["balancer-booted", "balancer-members"]
-    assert children(local.build, BALANCER) == ["balancer", "balancer-address", *steps]
-    alone = sorted(each.name for each in local.build.resources if not each.parent)
+    assert children(local, FLEET) == [*machines, "hello-key", "hello-rollout", "hello-secret-HELLO_SECRET_KEY"]
+    assert children(local, BALANCER) == ["balancer", "balancer-address", "balancer-booted", "balancer-members"]
+    alone = sorted(each.name for each in local.resources if not each.parent)
     assert alone == ["balancer", "groups", "hello", "image", "releases"]
-
-
-def test_components_register_what_their_attributes_hold(local: Made) -> None:
-    network = {each.name: each.inputs["network"] for each in local.build.of(GROUP)}
-    release = local.build.one(ROLLOUT).inputs["release"]
-    assert local.build.one(GROUPS).outputs == {
-        "balancer": network["balancer"],
-        "apps": {"hello": network["app-hello"]},
-    }
-    assert local.build.one(FLEET).outputs == {
+    network = {each.name: each.inputs["network"] for each in local.of(GROUP)}
+    assert local.one(GROUPS).outputs == {"balancer": network["balancer"], "apps": {"hello": network["app-hello"]}}
+    assert local.one(FLEET).outputs == {
         "machines": {role: f"test-{role}-3fa9c2" for role in ("hello-1", "hello-2", "hello-3")},
         "members": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
-        "release": release,
+        "release": local.one(ROLLOUT).inputs["release"],
     }
-    assert local.build.one(BALANCER).outputs == {
-        "machine": "test-balancer-3fa9c2",
-        "url": "http://127.0.0.1:8080",
-        "address": "127.0.0.1",
-    }
+    front = {"machine": "test-balancer-3fa9c2", "url": "http://127.0.0.1:8080", "address": "127.0.0.1"}
+    assert local.one(BALANCER).outputs == front
 
 
-@pytest.mark.parametrize(
-    ("on", "machine", "step", "address"),
-    [
-        (lxd, MACHINE, STEP, ADDRESS),
-        (aws, "aws:ec2/instance:Instance", "command:remote:Command", "aws:ec2/eipAssociation:EipAssociation"),
-    ],
-    ids=["lxd", "aws"],
-)
+@ON
 def test_machines_boot_before_a_release_goes_there_and_serve_it_before_the_public_address_leads_to_them(
-    on: Callable[[Path], Platform], machine: str, step: str, address: str, tmp_path: Path
+    on: Callable[[Path], Platform], tmp_path: Path
 ) -> None:
-    built = made(tmp_path, on=on).build
+    built = made(tmp_path, on=on)
+    machine, step, address, _ = TYPES[on]
     rollout, members = built.one(ROLLOUT), built.one(step, "balancer-members")
     for role in ("hello-1", "hello-2", "hello-3"):
         booted = built.one(step, f"{role}-booted")
@@ -185,42 +144,34 @@ def test_machines_boot_before_a_release_goes_there_and_serve_it_before_the_publi
     assert built.one(address).depends_on(members)
 
 
-def test_clients_reach_the_balancer_and_the_balancer_alone_the_servers(local: Made) -> None:
-    assert local.asked.ingress == {
-        "balancer": ([Ingress(80)], False),
-        "app-hello": ([Ingress(8000, source=local.groups.balancer)], True),
+def test_clients_reach_the_balancer_and_the_balancer_alone_the_servers_which_share_a_store(
+    local: Build, folder: Path
+) -> None:
+    rules = {each.name: (each.inputs["rules"], each.inputs["isolated"]) for each in local.of(GROUP)}
+    assert rules == {
+        "balancer": ([{"port": 80, "addresses": ""}], False),
+        "app-hello": ([{"port": 8000, "addresses": "10.0.1.2-10.0.1.254"}], True),
     }
+    network = {each.name: each.inputs["network"] for each in local.of(GROUP)}
+    keys = ("user_data", "network", "isolated", "store", "memory_mib")
+    server = (app_server_user_data([]), network["app-hello"], True, str(folder / ".state/test/store/hello"), 512)
+    front = (balancer_user_data(), network["balancer"], False, "", 512)
+    expected = {"balancer": front} | dict.fromkeys(("hello-1", "hello-2", "hello-3"), server)
+    assert {each.name: tuple(each.inputs[key] for key in keys) for each in local.of(MACHINE)} == expected
 
 
-def test_servers_are_spread_over_zones_and_the_balancer_alone_is_public(local: Made) -> None:
-    apps, front = local.groups.apps["hello"], local.groups.balancer
-    size, boot = settings.Size(), app_server_user_data([])
-    assert local.asked.machines == {
-        "hello-1": (MachineArgs("hello-1", boot, apps, size, zone=0, app="hello"), local.store),
-        "hello-2": (MachineArgs("hello-2", boot, apps, size, zone=1, app="hello"), local.store),
-        "hello-3": (MachineArgs("hello-3", boot, apps, size, zone=2, app="hello"), local.store),
-        "balancer": (MachineArgs("balancer", balancer_user_data(), front, size, public=True), None),
-    }
-
-
-def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(local: Made) -> None:
-    step = local.build.one(STEP, "hello-2-booted").inputs
+def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(local: Build) -> None:
+    step = local.one(STEP, "hello-2-booted").inputs
     assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", apply_files_command())
     assert step["stdin"] == Secret(app_server_files("file:///srv/store/hello", KEY))
 
 
-@pytest.mark.parametrize(
-    ("on", "machine", "step", "target"),
-    [
-        (lxd, MACHINE, STEP, "test-balancer-3fa9c2"),
-        (aws, "aws:ec2/instance:Instance", "command:remote:Command", "balancer-id@10.0.0."),
-    ],
-    ids=["lxd", "aws"],
-)
+@ON
 def test_static_files_go_to_a_balancer_that_has_booted_before_its_site_serves_them(
-    on: Callable[[Path], Platform], machine: str, step: str, target: str, tmp_path: Path
+    on: Callable[[Path], Platform], tmp_path: Path
 ) -> None:
-    built = made(tmp_path, on=on, given=app(static={"folder": "public"})).build
+    built = made(tmp_path, on=on, given=app(static={"folder": "public"}))
+    machine, step, _, target = TYPES[on]
     rollout, front = built.one(ROLLOUT), built.one(step, "balancer-booted")
     assert rollout.inputs["balancer"]["name"] == "balancer"
     assert rollout.inputs["balancer"]["target"].startswith(target)
@@ -231,17 +182,15 @@ def test_static_files_go_to_a_balancer_that_has_booted_before_its_site_serves_th
     assert "location ^~ /static/ {" in site.inputs["stdin"]
 
 
-def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_booted(local: Made) -> None:
-    rollout = local.build.one(ROLLOUT)
-    assert rollout.inputs["balancer"] == {
-        "name": "balancer", "target": "test-balancer-3fa9c2", "unit": "nginx.service",
-    }  # fmt: skip
-    assert rollout.inputs["static"] is False
-    assert not rollout.depends_on(local.build.one(STEP, "balancer-booted"))
+def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_booted(local: Build) -> None:
+    rollout = local.one(ROLLOUT)
+    front = {"name": "balancer", "target": "test-balancer-3fa9c2", "unit": "nginx.service"}
+    assert (rollout.inputs["balancer"], rollout.inputs["static"]) == (front, False)
+    assert not rollout.depends_on(local.one(STEP, "balancer-booted"))
 
 
-def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Made) -> None:
-    step = local.build.one(STEP, "balancer-members").inputs
+def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Build) -> None:
+    step = local.one(STEP, "balancer-members").inputs
     members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
     site = render_site(settings.Balancer(), [Upstream("hello", members, 60, "/healthz")])
     assert json.loads(step["stdin"]) == site
@@ -251,27 +200,18 @@ def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_pat
 
 
 def test_a_rollout_gets_its_servers_in_order_and_limits_that_follow_from_the_settings(tmp_path: Path) -> None:
-    rollout = {
-        "stage_timeout_s": 11,
-        "start_timeout_s": 12,
-        "task_timeout_s": 13,
-        "bake_s": 14,
-        "batch_size": "25%",
-        "allow_unreachable": 1,
-        "keep_releases": 9,
-    }
-    given = app(rollout=rollout, gateway={"request_timeout_s": 20})
-    inputs = made(tmp_path, given=given).build.one(ROLLOUT).inputs
+    keys = ("stage_timeout_s", "start_timeout_s", "task_timeout_s", "bake_s", "keep_releases")
+    rollout = dict(zip(keys, range(11, 16), strict=True)) | {"batch_size": "25%", "allow_unreachable": 1}
+    inputs = made(tmp_path, given=app(rollout=rollout, gateway={"request_timeout_s": 20})).one(ROLLOUT).inputs
     assert inputs["limits"] == rollout | {"drain_timeout_s": 35}
-    assert inputs["servers"] == [
-        {"name": f"hello-{number}", "target": f"test-hello-{number}-3fa9c2"} for number in (1, 2, 3)
-    ]
+    names = ("hello-1", "hello-2", "hello-3")
+    assert inputs["servers"] == [{"name": name, "target": f"test-{name}-3fa9c2"} for name in names]
     assert (inputs["app"], inputs["revision"]) == ("hello", "abc1234")
     assert inputs["store"] == {"platform": "lxd", "path": str(tmp_path / ".state" / "test" / "store")}
 
 
 def test_the_rollout_gets_the_manifest_that_it_is_given_the_id_of_and_both_secrets(tmp_path: Path) -> None:
-    inputs = made(tmp_path).build.one(ROLLOUT).inputs
+    inputs = made(tmp_path).one(ROLLOUT).inputs
     secrets = {"DATABASE_URL": GIVEN, "HELLO_SECRET_KEY": MADE}
     manifest = make_manifest(app(), SOURCE.tar_sha256, key=KEY, secrets=secrets)
     assert inputs["manifest"] == Secret(manifest.decode())
@@ -279,26 +219,22 @@ def test_the_rollout_gets_the_manifest_that_it_is_given_the_id_of_and_both_secre
     assert (inputs["source"], inputs["secrets"]) == (str(SOURCE.path), Secret(secrets))
 
 
-@pytest.mark.parametrize("on", [lxd, aws])
+@ON
 def test_no_secret_stands_in_a_plain_input_or_output(on: Callable[[Path], Platform], tmp_path: Path) -> None:
-    built = made(tmp_path, on=on).build
+    built = made(tmp_path, on=on)
     texts = [f"{each.name} {each.plain_text} {each.outputs}" for each in built.resources]
     told = [text.split()[0] for text in texts if any(secret in text for secret in (GIVEN, MADE, KEY, "PRIVATE KEY"))]
     assert told == []
 
 
-def test_each_generated_secret_is_made_once_however_many_servers_there_are(tmp_path: Path) -> None:
-    built = made(tmp_path, given=app(generated_secrets=["A", "B_C"], fleet={"servers": 5})).build
-    assert [each.name for each in built.of(SECRET)] == ["hello-key", "hello-secret-A", "hello-secret-B_C"]
+def test_each_generated_secret_of_any_name_is_made_once_however_many_servers_there_are(tmp_path: Path) -> None:
+    built = made(tmp_path, given=app(generated_secrets=["KEY", "A_B", "a_b"], fleet={"servers": 5}))
+    names = ["hello-key", "hello-secret-A_B", "hello-secret-KEY", "hello-secret-a_b"]
+    assert sorted(each.name for each in built.of(SECRET)) == names
 
 
-def test_a_generated_secret_may_have_any_name(tmp_path: Path) -> None:
-    built = made(tmp_path, given=app(generated_secrets=["KEY", "A_B", "a_b"])).build
-    assert len(built.of(SECRET)) == 4
-
-
-def by_urn(made_: Made) -> dict[str, Registered]:
-    return {each.urn.rpartition("::")[0].rpartition("::")[2] + " " + each.name: each for each in made_.build.resources}
+def by_urn(built: Build) -> dict[str, Registered]:
+    return {each.urn.rpartition("::")[0].rpartition("::")[2] + " " + each.name: each for each in built.resources}
 
 
 def test_a_fourth_server_changes_nothing_but_the_rollout_and_the_balancers_members(tmp_path: Path) -> None:
@@ -311,7 +247,7 @@ def test_a_fourth_server_changes_nothing_but_the_rollout_and_the_balancers_membe
     assert after["servers"][:3] == before["servers"]
 
 
-@pytest.mark.parametrize("on", [lxd, aws])
+@ON
 def test_a_preview_of_a_new_stack_names_all_that_up_makes(on: Callable[[Path], Platform], tmp_path: Path) -> None:
     planned, done = (by_urn(made(tmp_path, on=on, preview=preview)) for preview in (True, False))
     assert planned.keys() == done.keys()

@@ -14,7 +14,7 @@ from platforms.transport import Unreachable
 from releases import lock, record
 from releases.drift import UNKNOWN, find_damage, find_drift, find_strays
 from releases.journal import DAMAGED, entries
-from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, roll_out
+from tests.unit.fake_fleet import NAMES, MemoryStore, a_fleet_on, roll_out
 
 BALANCER = {"name": "balancer", "target": "m-9", "unit": "nginx.service"}
 SERVERS = [{"name": name, "target": name} for name in NAMES]
@@ -85,23 +85,20 @@ def test_a_pointer_that_does_not_read_names_nothing_and_a_rejection_stays_one() 
 
 def test_a_server_that_serves_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, release = a_fleet_on(1)
+    monkeypatch.setattr(operator, "transport", lambda _: fleet)  # pyright: ignore
 
-    def transport(_spec: Any) -> FakeFleet:
-        return fleet
+    def strays(**host: str) -> list[str]:
+        return list(find_strays({"platform": "lxd", **host}, SERVERS, BALANCER, release))
 
-    monkeypatch.setattr(operator, "transport", transport)
-    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == []
-    fleet.live["a-2"] = "older"
-    fleet.live["a-3"] = None
-    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == ["a-2 serves older", "a-3 serves nothing"]
+    assert strays() == []
+    fleet.live |= {"a-2": "older", "a-3": None}
+    assert strays() == ["a-2 serves older", "a-3 serves nothing"]
     # One that does not answer is not for a release to mend, and what is not known cannot be asked.
     fleet.fails = {("a-2", "status"): Unreachable("gone"), ("a-3", "status"): TimeoutError()}
-    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == []
+    assert strays() == []
     fleet.proxy = "inactive"
-    stopped = ["balancer does not serve: nginx.service is inactive"]
-    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == stopped
+    assert strays() == ["balancer does not serve: nginx.service is inactive"]
     fleet.fails["m-9", "is-active"] = Unreachable("gone")
-    assert find_strays({"platform": "lxd"}, SERVERS, BALANCER, release) == []
+    assert strays() == []
     fleet.calls.clear()
-    assert find_strays({"platform": "lxd", "host": UNKNOWN}, SERVERS, BALANCER, release) == []
-    assert fleet.calls == []
+    assert (strays(host=UNKNOWN), fleet.calls) == ([], [])

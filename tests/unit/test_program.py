@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
-import runpy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pulumi
 import pytest
-import yaml
 
-from harness import mock_aws, mock_lxd
+from commands.target import resolve_target
 from harness.mock_engine import Build, Secret, build
 from harness.mock_lxd import MACHINE, ROLLOUT
+from harness.program import plan, stack_file
+from harness.program import run as main
+from platforms import operator
+from releases.fleet import Server
 from settings import App
+from tests.unit.fake_fleet import MemoryStore
+from tests.unit.fake_stack import Machines
 
 ROOT = Path(__file__).resolve().parents[2]
 STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulumi.*.yaml"))
@@ -39,12 +42,6 @@ def project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def stack_file(stack: str) -> dict[str, Any]:
-    """Return the blocks of a stack file by name, with ids in the place of placeholders."""
-    config: dict[str, Any] = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return mock_aws.fill_placeholders({key.removeprefix("wsgi-fleet:"): value for key, value in config.items()})
-
-
 @pytest.mark.parametrize(
     ("stack", "value", "keeps"), [("local", "", False), ("local", "    secure: v1:x\n", True), ("dev", "", True)]
 )
@@ -60,26 +57,10 @@ def test_the_salt_that_pulumi_writes_into_the_committed_stack_file_goes_again(
     file.unlink()
 
 
-def main() -> None:
-    runpy.run_path(str(ROOT / "__main__.py"))
-
-
 @cache
 def run(stack: str, *, preview: bool = False, **changes: str) -> Build:
     """Run the program with the blocks of a stack file, some of them changed (JSON)."""
-    return build(
-        main,
-        config={f"wsgi-fleet:{key}": text(value) for key, value in (stack_file(stack) | changes).items()},
-        lookups=mock_aws.LOOKUPS,
-        outputs={**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS},
-        stack=stack,
-        preview=preview,
-    )
-
-
-def text(value: Any) -> str:
-    """Return a value as Pulumi hands it over."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return plan(stack, preview=preview, **changes)
 
 
 def servers(stack: str) -> list[str]:
@@ -89,26 +70,21 @@ def servers(stack: str) -> list[str]:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_every_stack_exports_where_it_is_what_serves_and_on_which_servers(stack: str) -> None:
-    made = run(stack)
-    id_of, url = {
-        "lxd": ("test-{}-3fa9c2", "http://127.0.0.1:8080"),
-        "aws": ("{}-id", "http://203.0.113.7"),
-    }[stack_file(stack)["platform"]]
-    if stack == "example":
-        url = "https://127.0.0.1:8443"
+    made, blocks = run(stack), stack_file(stack)
+    on_lxd = blocks["platform"] == "lxd"
+    url = {"example": "https://127.0.0.1:8443"}.get(stack, "http://127.0.0.1:8080" if on_lxd else "http://203.0.113.7")
     release = made.one(ROLLOUT).inputs["release"]
     assert len(release) == 12
     # What ./fleet works with: the reach holds a private key.
     exports = dict(made.exports)
     assert isinstance(exports.pop("fleet"), Secret)
-    kept = stack_file(stack).get("aws", {}).get("logs") if stack_file(stack)["platform"] == "aws" else None
     places = {what: f"{what}-log-0e0e0e0" for what in ("balancer", "hello")}
-    assert exports.pop("logs", None) == (places if kept else None)
+    assert exports.pop("logs", None) == (places if not on_lxd and blocks["aws"].get("logs") else None)
     assert exports == {
         "url": url,
         "address": "127.0.0.1" if "127.0.0.1" in url else "203.0.113.7",
         "releases": {"hello": release},
-        "servers": {role: id_of.format(role) for role in servers(stack)},
+        "servers": {role: f"test-{role}-3fa9c2" if on_lxd else f"{role}-id" for role in servers(stack)},
     }
 
 
@@ -119,17 +95,51 @@ def test_every_stack_can_be_previewed_before_anything_is_there(stack: str) -> No
     assert [each.name for each in machines] == ["balancer", *servers(stack)]
 
 
+def test_what_the_command_works_with_is_one_secret_and_what_the_command_reads(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hello = {"source": "examples/flask-hello", "module": "hello.wsgi:app"}
+    app = hello | {"fleet": {"servers": 2}, "rollout": {"start_timeout_s": 33}}
+    exported: Any = run("local", apps=json.dumps({"hello": app})).exports["fleet"]
+    assert isinstance(exported, Secret)
+    found: Any = exported.value
+    assert found["reach"].pop("owner").startswith("local-")
+    names = ("hello-1", "hello-2")
+    described = [
+        {"name": name, "target": f"test-{name}-3fa9c2", "address": f"10.0.0.{number}"}
+        for number, name in enumerate(names, 1)
+    ]
+    limits = {"health_path": "/healthz", "start_timeout_s": 33, "drain_timeout_s": 75, "routes": ["/ of every host"]}
+    assert found == {
+        "store": {"platform": "lxd", "path": str(project / ".state" / "local" / "store")},
+        "reach": {"platform": "lxd"},
+        "balancer": {"name": "balancer", "target": "test-balancer-3fa9c2"},
+        "url": "http://127.0.0.1:8080",
+        "apps": {"hello": {"servers": described, **limits}},
+    }
+    store, asked = MemoryStore(), list[Any]()
+    monkeypatch.setattr(operator, "transport", lambda spec: asked.append(spec) or Machines())  # pyright: ignore
+    monkeypatch.setattr(operator, "store", lambda _: store)  # pyright: ignore
+    described[1]["address"] = "10.0.0.11"
+    target = resolve_target("test", found | {"apps": {"hello": {"servers": described, **limits}}}, None, patience_s=7)
+    assert (target.app, target.start_timeout_s, target.drain_timeout_s) == ("hello", 33, 75)
+    assert list(target.servers) == [Server(name, f"test-{name}-3fa9c2") for name in names]
+    # An address may begin or end another.
+    assert target.with_server_names("10.0.0.11, 10.0.0.1, 110.0.0.1") == "hello-2, hello-1, 110.0.0.1"
+    target.store.write("pointer", b"x")
+    assert store.files == {"hello/pointer": b"x"}
+    assert asked == [{"platform": "lxd", "deadline_s": 7}]
+
+
 @pytest.mark.parametrize("preview", [True, False])
 def test_the_program_writes_nothing_into_the_project(project: Path, preview: bool) -> None:
-    before = tree(project)
+    def written() -> dict[Path, int]:
+        return {path: path.lstat().st_mtime_ns for path in [project, *project.rglob("*")]}
+
+    before = written()
     for stack in STACKS:
         assert run(stack, preview=preview).resources
-    assert tree(project) == before
-
-
-def tree(folder: Path) -> dict[Path, int]:
-    """Return all paths below a folder with the time of their last change."""
-    return {path: path.lstat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+    assert written() == before
 
 
 def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(project: Path) -> None:
@@ -159,28 +169,17 @@ def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
 def test_machines_boot_the_same_document_on_a_laptop_and_on_ec2(security_updates: dict[str, Any]) -> None:
     changes = {"apps": json.dumps(stack_file("local")["apps"]), "security_updates": json.dumps(security_updates)}
     local, dev = (run(stack, **changes) for stack in ("local", "dev"))
-    here = {each.name: sha256(each.inputs["user_data"].encode()) for each in local.of(MACHINE)}
-    there = {each.name: sha256(unpacked(each.inputs["userDataBase64"])) for each in dev.of(INSTANCE)}
-    assert here == there
+    here = {each.name: each.inputs["user_data"].encode() for each in local.of(MACHINE)}
+    packed = {each.name: base64.b64decode(each.inputs["userDataBase64"]) for each in dev.of(INSTANCE)}
+    same = {name: gzip.decompress(document) == here[name] for name, document in packed.items()}
+    assert same == dict.fromkeys(here, True)
     assert len(set(here.values())) == 2
 
 
-def unpacked(document: str) -> bytes:
-    return gzip.decompress(base64.b64decode(document))
-
-
-def sha256(document: bytes) -> str:
-    return hashlib.sha256(document).hexdigest()
-
-
 def test_servers_of_production_stand_in_three_zones() -> None:
-    subnets = {each.name: each.inputs["subnetId"] for each in run("prod").of(INSTANCE)}
-    assert subnets == {
-        "balancer": "public-a-id",
-        "hello-1": "private-a-id",
-        "hello-2": "private-b-id",
-        "hello-3": "private-c-id",
-    }
+    subnets = {each.name: each.inputs["subnetId"].removesuffix("-id") for each in run("prod").of(INSTANCE)}
+    zones = {"hello-1": "private-a", "hello-2": "private-b", "hello-3": "private-c"}
+    assert subnets == {"balancer": "public-a"} | zones
 
 
 def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(
@@ -198,14 +197,9 @@ def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_n
     apps = {"hello": {"source": "nowhere", "module": "hello.wsgi:app", "fleet": {"servers": 0}}}
     broken = {"wsgi-fleet:platform": "lxc", "wsgi-fleet:apps": json.dumps(apps), "wsgi-fleet:balancr": "{}"}
     made = build(program, config=broken, stack="local")
-    (error,) = told
-    assert error.splitlines() == [
-        "stacks/Pulumi.local.yaml has 4 problems; nothing was changed:",
-        '  wsgi-fleet:platform: "lxc": should be "lxd" or "aws"; correct it',
-        "  wsgi-fleet:apps.hello.fleet.servers: 0: should be a whole number from 1 to",
-        "    1000; correct it, or remove it for the default, 3",
-        "  wsgi-fleet:balancr: unknown key; did you mean balancer?",
-        '  wsgi-fleet:apps.hello.source: "nowhere": no such folder in the project;',
-        "    write its path from the project's folder",
-    ]
-    assert (made.resources, made.exports) == ([], {})
+    first, *problems = told[0].splitlines()
+    assert first == "stacks/Pulumi.local.yaml has 4 problems; nothing was changed:"
+    places = ["platform", "apps.hello.fleet.servers", "balancr", "apps.hello.source"]
+    keys = [line.split(": ")[0] for line in problems if not line.startswith("    ")]
+    assert keys == [f"  wsgi-fleet:{place}" for place in places]
+    assert (len(told), made.resources, made.exports) == (1, [], {})

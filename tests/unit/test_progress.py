@@ -50,16 +50,18 @@ def test_the_engines_own_chatter_is_left_out_and_an_error_waits_for_the_end_with
 
 
 def test_what_an_interrupted_run_left_is_told_in_a_line() -> None:
-    event = message("Attempting to deploy or update resources with 1 pending operations from previous deployment.\n\nx")
-    event["diagnosticEvent"]["severity"] = "warning"
-    assert Progress().hear(event, 1.0) == ["warning: the last run was interrupted; what it began is done anew"]
+    text = "Attempting to deploy or update resources with 1 pending operations from previous deployment.\n\nx"
+    told = ["warning: the last run was interrupted; what it began is done anew"]
+    assert Progress().hear(message(text, "warning"), 1.0) == told
 
 
-def test_the_summary_counts_what_was_done() -> None:
-    summary = {"summaryEvent": {"resourceChanges": {"same": 21, "update": 2, "create": 1}}}
-    assert Progress().hear(summary, 1.0) == ["updated 2, created 1"]
-    assert Progress().hear({"summaryEvent": {"resourceChanges": {"same": 21}}}, 1.0) == ["nothing was to do"]
-    assert Progress().hear({"summaryEvent": {"resourceChanges": {"same": 21}, "result": "failed"}}, 1.0) == []
+@pytest.mark.parametrize(
+    ("changes", "result", "told"),
+    [({"update": 2, "create": 1}, "", ["updated 2, created 1"]), ({}, "", ["nothing was to do"]), ({}, "failed", [])],
+)
+def test_the_summary_counts_what_was_done(changes: dict[str, int], result: str, told: list[str]) -> None:
+    summary = {"resourceChanges": {"same": 21, **changes}, "result": result}
+    assert Progress().hear({"summaryEvent": summary}, 1.0) == told
 
 
 class Terminal(io.StringIO):

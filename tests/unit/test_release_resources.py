@@ -82,22 +82,13 @@ def fleet(store: PrefixStore, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
 def inputs(number: int = 1, **changes: Any) -> dict[str, Any]:
     """Return what the engine hands over for a release: numbers are floats."""
     limits = {field.name: 3.0 for field in dataclasses.fields(Plan) if field.type == "int"}
-    return {
-        "app": "a",
-        "release": release(number).id,
-        "manifest": release(number).manifest.decode(),
-        "source": "app",
-        "stack": "prod",
-        "revision": "abc1234",
-        "servers": [{"name": name, "target": name} for name in NAMES],
-        "secrets": {"PASSWORD": "opensesame"},
-        "limits": limits | {"batch_size": "50%", "bake_s": 0.0, "allow_unreachable": 1.0},
-        "reach": {"private_key": "opensesame"},
-        "store": {"platform": "memory"},
-        "balancer": BALANCER,
-        "static": False,
-        **changes,
-    }
+    limits |= {"bake_s": 0.0, "allow_unreachable": 1.0}
+    made = release(number)
+    values: dict[str, Any] = {"app": "a", "source": "app", "stack": "prod", "revision": "abc1234", "static": False}
+    values |= {"release": made.id, "manifest": made.manifest.decode(), "limits": limits | {"batch_size": "50%"}}
+    values |= {"servers": [{"name": name, "target": name} for name in NAMES], "balancer": BALANCER}
+    values |= {"secrets": {"PASSWORD": "opensesame"}, "reach": {"private_key": "opensesame"}}
+    return values | {"store": {"platform": "memory"}} | changes
 
 
 def due(provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any]) -> bool | None:
@@ -128,17 +119,12 @@ def test_a_source_that_changed_meanwhile_ends_a_rollout_before_anything_is_done(
     fleet: FakeFleet, store: PrefixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "build", build)
-    with pytest.raises(SourceError, match=f"{tmp_path}: changed while `pulumi up` ran") as error:
+    with pytest.raises(
+        SourceError, match=f"{tmp_path}: changed while `pulumi up` ran; .*run `pulumi up` again"
+    ) as error:
         ROLLOUT.create(inputs(source=str(tmp_path)))
-    assert error.value.__suppress_context__
-    assert sys.tracebacklimit == 0
+    assert (error.value.__suppress_context__, sys.tracebacklimit) == (True, 0)
     assert (fleet.calls, store.keys("")) == ([], [])
-
-
-def test_an_application_without_secrets_is_rolled_out(fleet: FakeFleet) -> None:
-    # As the engine hands over pulumi.Output.all() of nothing.
-    ROLLOUT.create(inputs(secrets=[]))
-    assert fleet.secrets["a-1"] == {}
 
 
 @pytest.mark.usefixtures("fleet")
@@ -164,42 +150,24 @@ def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet:
     ROLLOUT.update("a", olds, news | {"balancer": BALANCER | {"target": "i-10"}})
     assert fleet.proxy == "failed"
     fleet.fails[("i-9", "start")] = "no such file"
-    with pytest.raises(
-        RolloutError, match=r"(?s)balancer: nginx.service does not start: .*no such file.*journalctl -u"
-    ):
+    told = r"(?s)balancer: nginx.service does not start: .*no such file.*journalctl -u"
+    with pytest.raises(RolloutError, match=told):
         ROLLOUT.update("a", olds, news)
     fleet.fails.clear()
     ROLLOUT.update("a", olds, news)
-    assert fleet.proxy == "active"
-    assert due(ROLLOUT, olds, news) is False
+    assert (fleet.proxy, due(ROLLOUT, olds, news)) == ("active", False)
 
 
-@pytest.mark.usefixtures("fleet")
-def test_a_rollout_is_due_once_somebody_moved_the_fleet_by_hand(store: PrefixStore) -> None:
-    news = inputs()
-    olds = outs(news)
-    record.raise_epoch(store)
-    assert due(ROLLOUT, olds, news) is True
-    assert due(ROLLOUT, outs(news), news) is False
-
-
-def test_a_rollout_that_left_a_server_out_or_failed_is_due_again(fleet: FakeFleet) -> None:
+def test_a_rollout_that_left_a_server_out_or_failed_is_due_again_and_told_without_a_traceback(fleet: FakeFleet) -> None:
     news = inputs()
     fleet.fails["a-2", "status"] = Unreachable("no route")
     olds = outs(news)
     assert due(ROLLOUT, olds, news) is True
     fleet.fails = {("a-2", "stage"): "does not import"}
-    with pytest.raises(RolloutError, match="does not import"):
-        ROLLOUT.update("a", olds, inputs(2))
-    assert due(ROLLOUT, olds, news) is True
-
-
-def test_a_rollout_that_fails_is_told_without_a_traceback(fleet: FakeFleet) -> None:
-    fleet.fails["a-2", "stage"] = "does not import"
     with pytest.raises(RolloutError, match="a-2, stage: does not import") as error:
-        ROLLOUT.create(inputs())
-    assert error.value.__suppress_context__
-    assert sys.tracebacklimit == 0
+        ROLLOUT.update("a", olds, inputs(2))
+    assert (error.value.__suppress_context__, sys.tracebacklimit) == (True, 0)
+    assert due(ROLLOUT, olds, news) is True
 
 
 def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
@@ -223,11 +191,13 @@ def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
 
 
 @pytest.mark.usefixtures("fleet")
-def test_what_is_read_is_what_the_store_names(store: PrefixStore) -> None:
+def test_what_is_read_is_what_the_store_names_and_a_fleet_moved_by_hand_is_due(store: PrefixStore) -> None:
     news = inputs()
     olds = outs(news)
-    record.set_current(store, "older")
     record.raise_epoch(store)
+    assert due(ROLLOUT, olds, news) is True
+    assert due(ROLLOUT, outs(news), news) is False
+    record.set_current(store, "older")
     found = ROLLOUT.read("a", olds)
     assert (found.id, found.outs) == ("a", olds | {"release": "older", "epoch": 1})
     assert due(ROLLOUT, found.outs or {}, news) is True
@@ -244,13 +214,20 @@ def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: 
     assert ROLLOUT.check(olds, inputs()).failures == []
 
 
-@pytest.mark.usefixtures("fleet")
-def test_what_an_application_left_in_the_store_goes_with_it_and_nothing_of_others(store: PrefixStore) -> None:
+def test_what_an_application_left_goes_with_it_and_nothing_of_others(
+    fleet: FakeFleet, store: PrefixStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = MemorySecrets()
+    monkeypatch.setattr(operator, "secrets", lambda *_: kept)  # pyright: ignore
     whole: MemoryStore = store._store  # pyright: ignore
     whole.write("ab/pointer", b"b1")
     left = ROLLOUT.create(inputs())
+    assert kept.releases() == [release(1).id]
+    # As the engine hands over pulumi.Output.all() of nothing.
+    ROLLOUT.update(str(left.id), left.outs or {}, inputs(secrets=[]))
+    assert fleet.secrets["a-1"] == {}
     ROLLOUT.delete(str(left.id), left.outs or {})
-    assert whole.files == {"ab/pointer": b"b1"}
+    assert (whole.files, kept.releases()) == ({"ab/pointer": b"b1"}, [])
 
 
 @pytest.mark.usefixtures("fleet")
@@ -262,16 +239,6 @@ def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: Pr
     store.delete("owner")
     ROLLOUT.delete("a", new.outs or {})
     assert store.keys("") == []
-
-
-def test_secrets_that_servers_fetch_go_with_the_application(fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    del fleet
-    kept = MemorySecrets()
-    monkeypatch.setattr(operator, "secrets", lambda *_: kept)  # pyright: ignore
-    left = ROLLOUT.create(inputs())
-    assert kept.releases() == [release(1).id]
-    ROLLOUT.delete(str(left.id), left.outs or {})
-    assert kept.releases() == []
 
 
 def test_a_secret_is_made_once_and_each_is_another() -> None:

@@ -7,22 +7,23 @@ import io
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import static_files
 
 from platforms.transport import Result, Unreachable
-from releases.fleet import Fleet, Server
+from releases.fleet import Server
 from releases.journal import entries
 from releases.release import Release
-from releases.rollback import RollbackError, roll_back
+from releases.rollback import RollbackError
 from releases.rollout import RolloutError
-from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, roll_out
+from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, go_back, roll_out
 
 BALANCER = Server("balancer", "front")
 STATIC = {"folder": "public", "url_path": "/static/"}
@@ -32,22 +33,14 @@ STATIC = {"folder": "public", "url_path": "/static/"}
 class FleetWithBalancer(FakeFleet):
     """Servers that have one static file, named by the release; and a balancer that runs the real script."""
 
-    def exec(
-        self,
-        machine: str,
-        command: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        timeout_s: float,
-        on_line: Callable[[str], None] | None = None,
-    ) -> Result:
+    def exec(self, machine: str, command: Sequence[str], *, stdin: bytes = b"", **rest: Any) -> Result:
         if machine == BALANCER.target:
             return self._balancer(command, stdin)
-        result = super().exec(machine, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
+        result = super().exec(machine, command, stdin=stdin, **rest)
         if command[1:2] == ["static"] and not result.exit_code:
             assert command[2] in self.staged[machine], "asked for what is not staged"
             text = base64.encodebytes(archive(command[2])).decode()
-            return Result(0, self.fails.get((machine, "sends"), text))  # pyright: ignore[reportArgumentType]
+            return Result(0, str(self.fails.get((machine, "sends"), text)))
         return result
 
     def _balancer(self, command: Sequence[str], stdin: bytes) -> Result:
@@ -60,13 +53,9 @@ class FleetWithBalancer(FakeFleet):
                 raise failure
             if failure:
                 return Result(1, f"error: {failure}")
-            before, output = sys.stdin, io.StringIO()
-            sys.stdin = SimpleNamespace(buffer=io.BytesIO(stdin))
-            try:
-                with redirect_stdout(output):
-                    static_files.main(command[1:])
-            finally:
-                sys.stdin = before
+            with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output:
+                patch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+                static_files.main(command[1:])
             return Result(0, output.getvalue())
 
 
@@ -94,9 +83,9 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FleetWithBalancer:
     return made
 
 
-def up(fleet: FleetWithBalancer, number: int, **changes: object) -> str:
-    given = {"release": release(number), "balancer": BALANCER} | changes
-    return roll_out(fleet, number, **given)  # pyright: ignore[reportArgumentType]
+def up(fleet: FleetWithBalancer, number: int, **changes: Any) -> str:
+    values: dict[str, Any] = {"release": release(number), "balancer": BALANCER}
+    return roll_out(fleet, number, **values | changes)
 
 
 def served() -> set[str]:
@@ -105,12 +94,6 @@ def served() -> set[str]:
 
 def live() -> str | None:
     return static_files.link_target(static_files.ROOT / "a" / "live")
-
-
-def go_back(fleet: FleetWithBalancer, wanted: str | None = None) -> str:
-    servers = [Server(name, name) for name in NAMES]
-    hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
-    return roll_back(hands, fleet.store, servers, wanted, lambda _: None, balancer=BALANCER)
 
 
 def test_files_come_from_the_first_server_after_all_have_staged_and_before_anything_is_switched(
@@ -131,14 +114,7 @@ def test_the_old_release_is_served_until_the_new_one_is_everywhere_and_beside_it
 ) -> None:
     old, new = release(1).id, release(2).id
     seen: list[tuple[str | None, set[str]]] = []
-    exec_ = fleet.exec
-
-    def watched(machine: str, command: Sequence[str], **rest: object) -> Result:
-        if command[1:2] == ["switch"]:
-            seen.append((live(), served()))
-        return exec_(machine, command, **rest)  # pyright: ignore[reportArgumentType]
-
-    fleet.exec = watched
+    fleet.before = lambda _, verb: seen.append((live(), served())) if verb == "switch" else None
     up(fleet, 2)
     assert seen == [(old, {old, new})] * 3
     assert (live(), served()) == (new, {old, new})
@@ -185,40 +161,31 @@ def test_a_balancer_that_fails_after_the_switch_is_looked_at_by_the_next_up(flee
     assert next(entries(fleet.store)).is_settled
 
 
-def test_files_that_are_there_are_not_sent_again(fleet: FleetWithBalancer) -> None:
-    up(fleet, 1)
-    assert fleet.did("static") == []
-    assert fleet.did("put") == ["front"]
-
-
-def test_another_balancer_gets_the_files_of_what_serves(
+def test_files_that_are_there_are_not_sent_again_but_another_balancer_gets_those_of_what_serves(
     fleet: FleetWithBalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    up(fleet, 1)
+    assert (fleet.did("static"), fleet.did("put")) == ([], ["front"])
     monkeypatch.setattr(static_files, "ROOT", tmp_path / "another")
     up(fleet, 1)
     assert (live(), served()) == (release(1).id, {release(1).id})
-    assert fleet.live == dict.fromkeys(NAMES, release(1).id)
 
 
 def test_a_release_without_static_files_and_a_fleet_without_a_balancer_touch_none(fleet: FleetWithBalancer) -> None:
     up(fleet, 2, release=release(2, static=None))
     up(fleet, 3, balancer=None)
-    assert [machine for machine, _ in fleet.calls if machine == "front"] == []
+    assert "front" not in [machine for machine, _ in fleet.calls]
 
 
-def test_the_balancer_keeps_as_many_releases_as_the_servers(fleet: FleetWithBalancer) -> None:
-    ids = [up(fleet, number, keep_releases=2) for number in (2, 3, 4)]
-    kept = {each.name for each in (static_files.ROOT / "a" / "releases").iterdir()}
-    assert kept == set(ids[1:])
-
-
-def test_who_goes_back_gets_the_files_of_that_release_first(fleet: FleetWithBalancer) -> None:
-    old, new = release(1).id, up(fleet, 2)
+def test_who_goes_back_gets_the_files_of_that_release_first_among_as_many_as_servers_keep(
+    fleet: FleetWithBalancer,
+) -> None:
+    _, old, new = (up(fleet, number, keep_releases=2) for number in (2, 3, 4))
+    assert {each.name for each in (static_files.ROOT / "a" / "releases").iterdir()} == {old, new}
     fleet.calls.clear()
-    assert go_back(fleet) == old
+    assert go_back(fleet, balancer=BALANCER) == old
     did = [f"{machine} {verb}" for machine, verb in fleet.calls]
-    assert did[:2] == ["front status", "front put"]
-    assert did[-1] == "front point"
+    assert (did[:2], did[-1]) == (["front status", "front put"], "front point")
     assert (live(), served()) == (old, {old, new})
 
 
@@ -226,7 +193,7 @@ def test_who_goes_back_is_not_held_up_by_a_balancer_that_fails(fleet: FleetWithB
     old = release(1).id
     up(fleet, 2)
     fleet.fails["front", "status"] = fleet.fails["front", "point"] = "the disk is full"
-    assert go_back(fleet) == old
+    assert go_back(fleet, balancer=BALANCER) == old
     assert fleet.live == dict.fromkeys(NAMES, old)
     assert not next(entries(fleet.store)).is_settled
 
@@ -236,7 +203,7 @@ def test_a_way_back_that_fails_leaves_the_files_as_they_were(fleet: FleetWithBal
     up(fleet, 3)
     fleet.fails["a-2", f"switch {old}"] = "GET /healthz was 500"
     with pytest.raises(RollbackError, match="GET /healthz was 500"):
-        go_back(fleet, old)
+        go_back(fleet, old, balancer=BALANCER)
     assert fleet.did("drop") == ["front"]
     assert live() == release(3).id
     assert served() == {release(3).id, new}
