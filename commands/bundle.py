@@ -134,6 +134,8 @@ def save(files: Mapping[str, str], path: Path) -> None:
     """Write a .tar.gz that only its owner reads. Raises OSError."""
     now = int(time.time())
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    # A file that was there keeps its mode otherwise.
+    os.fchmod(descriptor, 0o600)
     # tarfile's own types know no plain binary file.
     with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=cast("Any", file), mode="w:gz") as archive:
         for name, text in files.items():
