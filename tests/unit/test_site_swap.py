@@ -231,6 +231,11 @@ def test_who_is_out_stays_so_when_up_brings_another_site_until_it_is_gone(
     assert balancer.members == [ONE, TWO]
 
 
+def test_of_two_applications_each_keeps_a_server() -> None:
+    with pytest.raises(Failure, match="app_b would have no server left"):
+        state(two([ONE, TWO], [THREE]), [THREE]).render()
+
+
 def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balancer: FakeNginx) -> None:
     with_site(balancer, ONE, TWO, THREE)
     call("unhealthy", TWO)
