@@ -122,22 +122,13 @@ def test_who_comes_and_goes_must_stay_well_for_longer_each_time_and_it_is_forgot
     assert server.patience_s(back_at + 400) == 1
 
 
-def fleet(now: float, **healthy: bool | float) -> dict[str, Server]:
-    """Return servers. True: healthy; False: unhealthy; a number: still healthy, last alive so many seconds ago."""
-    made: dict[str, Server] = {}
-    for name, how in healthy.items():
-        ago = 0.5 if isinstance(how, bool) else how
-        made[f"10.0.0.{name[1:]}"] = Server(now - ago, 0, is_healthy=how is not False)
-    return made
-
-
 def test_who_is_unhealthy_gets_no_requests_while_another_is_well() -> None:
-    servers = fleet(100, n1=True, n2=False, n3=True)
+    servers = {ONE: Server(99.5, 0), TWO: Server(99.5, 0, is_healthy=False), THREE: Server(99.5, 0)}
     assert excluded_servers([ONE, TWO, THREE], servers, [], [], 100) == {TWO}
 
 
 def test_nobody_is_taken_out_one_after_the_other_where_none_answers() -> None:
-    servers = fleet(100, n1=False, n2=3.7, n3=3.8)
+    servers = {ONE: Server(99.5, 0, is_healthy=False), TWO: Server(96.3, 0), THREE: Server(96.2, 0)}
     assert excluded_servers([ONE, TWO, THREE], servers, [], [], 100) == set()
     # Who is out already stays so.
     assert excluded_servers([ONE, TWO, THREE], servers, [], [ONE], 100) == {ONE}
