@@ -226,12 +226,9 @@ def app(environ, start_response):
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3, 200):
             os.dup2(null, number) if os.path.exists(f"/proc/self/fd/{number}") else None
-    if what == "disconnect":
+    if what in ("disconnect", "stop"):
         import uwsgi
-        uwsgi.disconnect()
-    if what == "stop":
-        import uwsgi
-        uwsgi.stop()
+        getattr(uwsgi, what)()
     if what.startswith("parent/"):
         os.kill(os.getppid(), int(what.partition("/")[2]))
     if what == "deaf":
@@ -432,17 +429,12 @@ def test_a_worker_at_a_limit_is_replaced(running: Process, what: str) -> None:
 
 
 @pytest.mark.parametrize("shared", ["uwsgi"], indirect=True)
-def test_no_request_of_uwsgi_stops_all_workers(running: Process) -> None:
+# Another request would get the number of a connection that was closed early, and the rest of this response.
+@pytest.mark.parametrize("what", ["stop", "disconnect"])
+def test_no_request_of_uwsgi_stops_all_workers_or_closes_its_connection_early(running: Process, what: str) -> None:
     _, pid = get(running)
-    assert get(running, "/stop") == (200, pid), running.log
+    assert get(running, f"/{what}") == (200, pid), running.log
     assert get(running) == (200, pid), running.log
-
-
-@pytest.mark.parametrize("shared", ["uwsgi"], indirect=True)
-def test_no_request_of_uwsgi_closes_its_connection_early(running: Process) -> None:
-    """Check that its number stays its own: another request would get it, and the rest of this response."""
-    _, pid = get(running)
-    assert get(running, "/disconnect") == (200, pid), running.log
 
 
 def test_a_signal_of_the_application_to_its_parent_changes_nothing(running: Process) -> None:

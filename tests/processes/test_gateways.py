@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import os
 import signal
 import threading
 import time
@@ -28,9 +25,7 @@ every = pytest.mark.parametrize("gateway", OVER_HTTP.values(), ids=OVER_HTTP)
 
 
 @every
-def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_workers(
-    gateway: dict[str, Any], tmp_path: Path
-) -> None:
+def test_each_worker_serves_both_sockets_as_the_balancer_means_it(gateway: dict[str, Any], tmp_path: Path) -> None:
     with started(app(**gateway, processes=2), tmp_path) as running:
         running.wait_ready()
         assert imports(running) == (2 if "gevent" in gateway.values() else 1)
@@ -47,8 +42,6 @@ def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_worker
         connection.request("POST", "/", b"x" * 3_000_000, {"Connection": "close"})
         assert json.loads(connection.getresponse().read())["body"] == 3_000_000
         connection.close()
-        assert running.ask("/raise")["status"] == 500
-        assert "RuntimeError: on purpose" in running.log
         deadline = time.monotonic() + 40
         # Many at once: an idle process may take all that come one after the other.
         with ThreadPoolExecutor(16) as clients:
@@ -56,13 +49,6 @@ def test_it_serves_both_sockets_as_the_balancer_means_it_and_outlives_its_worker
             while len(pids) < 2:
                 assert time.monotonic() < deadline, running.log
                 pids |= {answer["pid"] for answer in clients.map(running.ask, ["/"] * 64)}
-            os.kill(pids.pop(), signal.SIGKILL)
-            others: set[int] = set()
-            while not others - pids:
-                assert time.monotonic() < deadline, running.log
-                # One may have been in the process that was killed.
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    others |= {answer["pid"] for answer in clients.map(running.ask, ["/"] * 64)}
         assert running.stop() == 0
 
 

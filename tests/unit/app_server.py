@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import app_status
 import background
@@ -126,8 +127,5 @@ def lay_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
         for name in stand_ins.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, stand_ins[name])
 
-    def sleep(_seconds: float) -> None:
-        pass
-
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("time.sleep", Mock())
     return made

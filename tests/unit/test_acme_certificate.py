@@ -77,7 +77,10 @@ def name(monkeypatch: pytest.MonkeyPatch, machine: list[list[str]]) -> Iterator[
         thread.join()
 
 
-def test_a_name_that_leads_here_is_known_by_a_file_that_only_this_machine_has(name: str) -> None:
+def test_a_name_that_leads_here_is_known_by_a_file_of_this_machine_and_no_proxy_answers_for_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert acme_certificate.misdirected_names([name]) == {}
     assert list(acme_certificate.CHALLENGES.iterdir()) == []
 
@@ -98,22 +101,16 @@ def test_a_name_that_leads_elsewhere_is_told_with_what_answered(
     assert acme_certificate.misdirected_names([name]) == {name: told}
 
 
-def test_a_proxy_does_not_answer_for_this_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert acme_certificate.misdirected_names([name]) == {}
-
-
-def test_names_without_an_address_end_it_with_the_record_to_set(
+def test_names_that_do_not_lead_here_end_it_with_the_record_to_set_and_cost_the_acme_server_nothing(
     machine: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acme_certificate, "NAMES_S", -1)
-    with pytest.raises(Failure) as raised:
-        acme_certificate.wait_for_names(["no-such-name.invalid"], "203.0.113.7")
-    told = str(raised.value)
-    assert "no certificate was asked for" in told
-    assert "  no-such-name.invalid: " in told
-    assert "Point their DNS records (type A) at 203.0.113.7" in told
-    assert "run `pulumi up` again" in told
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(GIVEN | {"hostnames": ["no-such-name.invalid"]})))
+    told = (
+        r"no certificate was asked for:\n  no-such-name.invalid: .*\nPoint their DNS records \(type A\) at 203.0.113.7"
+    )
+    with pytest.raises(Failure, match=rf"{told}.* run `pulumi up` again"):
+        acme_certificate.main()
     assert machine == []
 
 
@@ -144,18 +141,6 @@ def test_certbot_is_asked_and_left_to_renew(machine: list[list[str]], monkeypatc
         ["/usr/local/lib/wsgi-fleet/certificate.py", "renewed"],
         ["systemctl", "enable", "--quiet", "--now", "certbot.timer"],
     ]
-
-
-def test_names_that_do_not_lead_here_cost_the_acme_server_nothing(
-    machine: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def wait_for_names(hostnames: list[str], address: str) -> None:
-        raise Failure(f"{hostnames} {address}")
-
-    monkeypatch.setattr(acme_certificate, "wait_for_names", wait_for_names)
-    with pytest.raises(Failure):
-        call(monkeypatch)
-    assert [command[0] for command in machine if "certbot" in command[0]] == []
 
 
 @pytest.mark.parametrize(

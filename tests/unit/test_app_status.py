@@ -29,13 +29,8 @@ STATS: dict[str, Any] = {
 
 
 def test_a_worker_is_busy_unless_it_is_idle_and_cheaped_ones_do_not_count() -> None:
-    assert app_status.count_workers(STATS) == {
-        "workers_busy": 2,
-        "workers_idle": 1,
-        "threads": 6,
-        "threads_busy": 1,
-        "listen_queue": 4,
-    }
+    counted = {"workers_busy": 2, "workers_idle": 1, "threads": 6, "threads_busy": 1, "listen_queue": 4}
+    assert app_status.count_workers(STATS) == counted
 
 
 def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,22 +50,14 @@ def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: 
     assert app_status.gateway_status("blue") is None
 
 
-def tables(folder: Path, *lines: str) -> tuple[Path, Path]:
-    files = folder / "tcp", folder / "tcp6"
-    for file, text in zip(files, lines, strict=True):
-        file.write_text(HEAD + text)
-    return files
-
-
-def test_the_accept_queue_is_what_the_kernel_counts_for_the_listening_port(tmp_path: Path) -> None:
+def test_the_accept_queue_is_what_the_kernel_counts_for_the_listening_port_if_it_listens(tmp_path: Path) -> None:
     listening = f"   1: {'0' * 32}:1F40 {'0' * 32}:0000 0A 00000000:0000001C 00:00000000 00000000     0 0 1\n"
     other = f"   0: {'0' * 32}:0016 {'0' * 32}:0000 0A 00000000:00000005 00:00000000 00000000     0 0 1\n"
     open_ = f"   2: {'0' * 32}:1F40 {'0' * 32}:C350 01 00000000:00000007 00:00000000 00000000     0 0 1\n"
-    assert app_status.accept_queue((), tables(tmp_path, "", other + listening + open_)) == 28
-
-
-def test_a_port_that_does_not_listen_has_no_queue(tmp_path: Path) -> None:
-    assert app_status.accept_queue((), tables(tmp_path, "", "")) is None
+    table = tmp_path / "tcp6"
+    for lines, queue in ((other + listening + open_, 28), (other + open_, None)):
+        table.write_text(HEAD + lines)
+        assert app_status.accept_queue((), (tmp_path / "tcp", table)) == queue
 
 
 def test_the_kernel_counts_what_waits_here() -> None:
@@ -92,13 +79,16 @@ def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pyte
     text = "\n".join(
         f"NRestarts={times}\nId={unit}.service\nActiveState={state}\n" for unit, (state, times) in units.items()
     )
+    texts = [text, ""]
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         assert command == ("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*")
-        return subprocess.CompletedProcess(command, 0, text, "")
+        return subprocess.CompletedProcess(command, 0, texts.pop(0), "")
 
     monkeypatch.setattr(app_status, "run", run)
     assert app_status.count_restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
+    # No unit is loaded.
+    assert app_status.count_restarts() == {}
 
 
 def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,14 +99,6 @@ def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", full)
     assert host_status.write_error(str(tmp_path)) == "Disk quota exceeded"
-
-
-def test_where_no_unit_is_loaded_none_was_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(app_status, "run", run)
-    assert app_status.count_restarts() == {}
 
 
 def test_requests_that_ended_their_worker_are_found_among_what_was_logged(monkeypatch: pytest.MonkeyPatch) -> None:

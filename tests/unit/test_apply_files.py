@@ -31,20 +31,15 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def wanted(units: Path, **changes: Any) -> dict[str, Any]:
     files = {str(units / "a.service"): ["0644", "[Service]\n"], str(units.parent / "a.py"): ["0755", "#!\n"]}
-    return {
-        "boot_s": 0,
-        "files": files,
-        "off": ["b.service"],
-        "prove": ["a.service"],
-        "on": ["a.service", "c.timer"],
-    } | changes
+    given = {"off": ["b.service"], "prove": ["a.service"], "on": ["a.service", "c.timer"]}
+    return {"boot_s": 0, "files": files} | given | changes
 
 
 def asked(units: Path) -> list[str]:
     return [line.removeprefix("--quiet ") for line in (units.parent / "asked").read_text().splitlines()]
 
 
-def test_files_are_there_before_units_start_and_what_is_not_wanted_is_gone(units: Path) -> None:
+def test_files_are_there_before_units_start_what_is_not_wanted_is_gone_and_it_can_be_run_again(units: Path) -> None:
     units.mkdir()
     (units / "b.service").touch()
     apply_files.apply(wanted(units), units)
@@ -59,12 +54,9 @@ def test_files_are_there_before_units_start_and_what_is_not_wanted_is_gone(units
         "enable c.timer",
         "restart c.timer",
     ]
-
-
-def test_it_can_be_run_again(units: Path) -> None:
-    for _ in range(2):
-        apply_files.apply(wanted(units), units)
-    # What was never there is not asked about.
+    (units.parent / "asked").unlink()
+    apply_files.apply(wanted(units), units)
+    # What is not there is not asked about.
     assert not any("b.service" in line for line in asked(units))
 
 

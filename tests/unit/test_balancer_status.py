@@ -82,15 +82,7 @@ def test_what_no_server_answered_counts_for_the_balancer_only() -> None:
 
 def test_nothing_has_no_percentile() -> None:
     told = balancer_status.measure([], 60)
-    assert told == {
-        "window_s": 60,
-        "requests": 0,
-        "requests_per_s": 0.0,
-        "errors_5xx": 0,
-        "p50_ms": None,
-        "p99_ms": None,
-        "upstreams": {},
-    }
+    assert (told["window_s"], told["requests"], told["p50_ms"], told["p99_ms"]) == (60, 0, None, None)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=300), st.integers(1, 100))
@@ -102,22 +94,12 @@ def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(seconds: lis
     assert sum(each < value for each in rounded) < len(rounded) * percent / 100
 
 
-def test_only_the_last_minute_counts_and_what_is_not_whole_does_not(tmp_path: Path) -> None:
-    log = written(tmp_path / "access.log", line(61), line(60), line(0), end='\n{"time":"2026-')
-    lines, window_s = balancer_status.read_recent(NOW, [log])
-    assert ([each["time"][-14:-6] for each in lines], window_s) == (["19:59:00", "20:00:00"], 60.0)
-
-
-def test_what_was_rotated_within_the_minute_counts_too(tmp_path: Path) -> None:
-    older = written(tmp_path / "access.log.1", line(90), line(40))
-    newer = written(tmp_path / "access.log", line(20))
-    lines, window_s = balancer_status.read_recent(NOW, [older, newer])
-    assert ([each["time"][-14:-6] for each in lines], window_s) == (["19:59:20", "19:59:40"], 60.0)
-
-
-def test_a_log_that_is_not_there_is_no_traffic(tmp_path: Path) -> None:
-    lines, window_s = balancer_status.read_recent(NOW, [tmp_path / "access.log"])
-    assert (list(lines), window_s) == ([], 60.0)
+def test_only_the_last_minute_counts_also_of_the_log_before_and_what_is_not_whole_does_not(tmp_path: Path) -> None:
+    older = written(tmp_path / "access.log.1", line(61), line(60))
+    newer = written(tmp_path / "access.log", line(20), end='\n{"time":"2026-')
+    for logs, times in (([older, newer], ["19:59:00", "19:59:40"]), ([tmp_path / "none"], [])):
+        lines, window_s = balancer_status.read_recent(NOW, logs)
+        assert ([each["time"][-14:-6] for each in lines], window_s) == (times, 60.0)
 
 
 def test_of_a_log_that_is_too_long_the_seconds_that_were_read_are_told(

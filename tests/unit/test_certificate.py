@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rendering.upstream import Upstream
 from settings import Balancer
 from settings.tls import Tls
 from tests.certificates import Authority, pem_of
+from tests.unit.script_input import call_with_input
 
 AUTHORITY = Authority()
 UPPER = AUTHORITY.certificate
@@ -100,13 +102,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     return made
 
 
-def call(*arguments: str, stdin: str = "") -> None:
-    before = sys.stdin
-    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
-    try:
-        certificate.main(arguments)
-    finally:
-        sys.stdin = before
+call = partial(call_with_input, certificate.main)
 
 
 def files() -> dict[str, str]:
@@ -114,6 +110,7 @@ def files() -> dict[str, str]:
 
 
 def test_a_given_certificate_is_shown_after_one_reload_and_root_alone_reads_it(balancer: FakeNginx) -> None:
+    certificate.MADE_FOR.write_text("localhost")
     new = pair()
     call("given", stdin=new)
     assert (balancer.showing, balancer.reloads) == (leaf(new), 1)
@@ -196,16 +193,6 @@ def test_a_self_signed_certificate_is_for_its_names_and_made_once(balancer: Fake
     assert facts is not None
     assert not facts["is_renewed_here"]
     assert 3649 < facts["expires_in_s"] / 86_400 <= 3650
-
-
-def test_a_self_signed_certificate_takes_the_place_of_a_given_one_and_the_other_way_round(balancer: FakeNginx) -> None:
-    call("self-signed", "localhost")
-    assert balancer.reloads == 1
-    new = pair()
-    call("given", stdin=new)
-    assert files() == {"site.pem": new}
-    call("self-signed", "localhost")
-    assert files()["site.pem"] != new
 
 
 def test_one_stands_in_only_where_there_is_none(

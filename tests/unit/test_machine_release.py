@@ -59,13 +59,9 @@ def store(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(monkeypatch)
 
 
-def links() -> tuple[str | None, str | None, str | None]:
+def links() -> tuple[str | None, ...]:
     """Return what live, blue and green name."""
-    return (
-        common.link_target(common.LIVE),
-        common.link_target(common.SLOTS / "blue"),
-        common.link_target(common.SLOTS / "green"),
-    )
+    return tuple(map(common.link_target, (common.LIVE, common.SLOTS / "blue", common.SLOTS / "green")))
 
 
 @pytest.mark.parametrize("pointer", [b"", b"r1\n"])

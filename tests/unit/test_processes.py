@@ -13,6 +13,8 @@ import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
+from unittest.mock import Mock
 
 import app_status
 import common
@@ -65,6 +67,11 @@ def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gat
             'fleet.process_manager: "supervisord": closes what it inherits before it starts a program',
         ),
         ({"process_manager": "upstart"}, 3, "`./fleet units --manager upstart` prints the job that it would get"),
+        (
+            {"local_proxy": True, "size": {"memory_mib": 256}},
+            11,
+            "gateway.processes: 11: should be 10 at most with fleet.size.memory_mib (256): each needs 12 MiB",
+        ),
         ({"process_manager": "runit"}, 3, 'fleet.process_manager: "runit": should be'),
         ({"local_proxy": "yes"}, 3, 'fleet.local_proxy: "yes": should be true or false'),
     ],
@@ -72,12 +79,6 @@ def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gat
 def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, processes: Any, told: str) -> None:
     (found,) = of_app(fleet=fleet, gateway={"processes": processes})
     assert told in found
-
-
-def test_each_process_needs_room_for_its_master_as_well() -> None:
-    fleet = {"local_proxy": True, "size": {"memory_mib": 256}}
-    (found,) = of_app(fleet=fleet, gateway={"processes": 11})
-    assert "gateway.processes: 11: should be 10 at most with fleet.size.memory_mib (256): each needs 12 MiB" in found
 
 
 def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
@@ -157,12 +158,8 @@ def test_only_a_request_that_no_process_had_may_go_to_another_server(tmp_path: P
 
 
 def test_the_balancer_speaks_http_with_a_servers_nginx_whatever_the_gateway() -> None:
-    one = App.model_validate_json('{"source": "x", "module": "app:app"}')
-    assert [each.protocol for each in upstreams({"a": app(), "b": app("tornado"), "c": one}, {})] == [
-        "http",
-        "http",
-        "uwsgi",
-    ]
+    made = upstreams({"a": app(), "b": app("tornado"), "c": App(source="x", module="app:app")}, {})
+    assert [each.protocol for each in made] == ["http", "http", "uwsgi"]
 
 
 @pytest.mark.parametrize("kind", GATEWAYS)
@@ -464,23 +461,11 @@ def test_an_nginx_that_cannot_start_is_left_stopped_without_a_configuration(ngin
     assert not nginx_.conf.is_symlink()
 
 
-def test_the_port_opens_when_a_process_answers(nginx_: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[Any] = [ConnectionRefusedError(), (500, ""), (200, "")]
-
-    def get(_sock: Path, path: str, _timeout_s: float) -> tuple[int, str]:
-        assert path == "/"
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(on_server, "get", get)
+def test_the_port_opens_when_a_process_answers_and_not_before(nginx_: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = AppServer(nginx_.conf.parent, answers=[ConnectionRefusedError(), 500, 200])
+    monkeypatch.setattr(on_server, "get", host.get)
     on_server.wait_for_process()
-    assert answers == []
-    assert nginx_.commands == []
-
-
-def test_the_port_stays_closed_while_no_process_answers(nginx_: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host.answers == []
     monkeypatch.setattr(on_server, "WAIT_S", 0)
     with pytest.raises(SystemExit, match="no process of slot blue answers 200 to GET /: the port stays closed"):
         on_server.wait_for_process()
@@ -490,23 +475,11 @@ def test_the_port_stays_closed_while_no_process_answers(nginx_: Nginx, monkeypat
 def test_what_supervisord_gave_up_is_started_again_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     states = {"app_00": "FATAL", "app_01": "RUNNING", "app_02": "BACKOFF", "app_03": "STOPPED"}
     every = [{"group": "blue", "name": name, "statename": state} for name, state in states.items()]
-    asked: list[tuple[Any, ...]] = []
-
-    def ask(*words: Any) -> Any:
-        asked.append(words)
-        # One that ends at once is a fault: it is for the next look.
-        raise ConnectionRefusedError
-
-    def sleep(_seconds: float) -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    def supervisord_processes(_slot: str) -> list[dict[str, str]]:
-        return every
-
-    monkeypatch.setattr(on_server, "supervisord_processes", supervisord_processes)
+    # One that ends at once is a fault: it is for the next look.
+    ask = Mock(side_effect=ConnectionRefusedError)
+    monkeypatch.setattr(on_server, "supervisord_processes", Mock(return_value=every))
     monkeypatch.setattr(on_server, "_ask_supervisord", ask)
-    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", Mock(side_effect=[None, KeyboardInterrupt]))
     with pytest.raises(KeyboardInterrupt):
         on_server.start_again("blue")
-    assert asked == [("blue", "supervisor.startProcess", "blue:app_00", False)]
+    assert ask.call_args_list == [mock.call("blue", "supervisor.startProcess", "blue:app_00", False)]

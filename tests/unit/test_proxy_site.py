@@ -140,6 +140,16 @@ def test_answers_are_kept_by_country_where_the_application_is_told_it(tmp_path: 
         assert ("$geoip_country_code" in key) == geoip
 
 
+def patterns(site: list[dict[str, Any]], variable: str, wanted: str) -> list[str]:
+    """Return the regular expressions for which a map gives this value."""
+    keys = [word(key).removeprefix("~") for key, value in mapped(site, variable) if value == [wanted]]
+    return [key.replace(r"\z", r"\Z") for key in keys]
+
+
+def matches(patterns: list[str], text: str) -> bool:
+    return any(re.search(pattern, text) for pattern in patterns)
+
+
 @pytest.mark.parametrize(
     ("path", "is_exempt"),
     [("/healthz", True), ("/public/a/b", True), ("/public/", True), ("/a.b", True), ("/.error/503.html", True),
@@ -150,14 +160,9 @@ def test_health_paths_and_exempt_ones_need_no_password_and_no_other_does_not(
     tmp_path: Path, path: str, is_exempt: bool
 ) -> None:
     site = read(tmp_path, basic_auth={"users": {}, "exempt_paths": ["/public/", "/a.b"]})
-    off = [word(key).removeprefix("~") for key, value in mapped(site, "realm") if value == ["off"]]
-    health = [word(key).removeprefix("~") for key, value in mapped(site, "exempt") if value == ["on"]]
-
-    def matches(patterns: list[str], text: str) -> bool:
-        return any(re.search(pattern.replace(r"\z", r"\Z"), text) for pattern in patterns)
-
+    asked = ("on" if matches(patterns(site, "exempt", "on"), f"_{path}") else "") + path
     # The one map is asked with what the other says.
-    assert matches(off, ("on" if matches(health, f"_{path}") else "") + path) == is_exempt
+    assert matches(patterns(site, "realm", "off"), asked) == is_exempt
 
 
 def test_a_health_path_is_exempt_where_its_application_answers(tmp_path: Path) -> None:
@@ -165,16 +170,9 @@ def test_a_health_path_is_exempt_where_its_application_answers(tmp_path: Path) -
         Upstream("a", ["10.0.0.1"], 60, "/well", Route(hosts=["a.example.org"])),
         Upstream("b", ["10.0.0.2"], 60, "/", Route(path="/b")),
     ]
-    site = directives(site_text(settings_of({"proxy": {"cache": {}}}), apps), tmp_path)
-    health = [
-        word(key).removeprefix("~").replace(r"\z", r"\Z") for key, value in mapped(site, "exempt") if value == ["on"]
-    ]
-
-    def is_exempt(server_and_path: str) -> bool:
-        return any(re.search(pattern, server_and_path) for pattern in health)
-
-    assert [is_exempt(each) for each in ("a.example.org/well", "_/b/")] == [True, True]
-    assert [is_exempt(each) for each in ("_/well", "_/", "aXexample.org/well", "a.example.org/")] == [False] * 4
+    health = patterns(directives(site_text(settings_of({"proxy": {"cache": {}}}), apps), tmp_path), "exempt", "on")
+    assert [matches(health, each) for each in ("a.example.org/well", "_/b/")] == [True, True]
+    assert [matches(health, each) for each in ("_/well", "_/", "aXexample.org/well", "a.example.org/")] == [False] * 4
 
 
 def test_a_password_goes_no_further_and_a_name_that_was_not_asked_for_proves_nothing(tmp_path: Path) -> None:
@@ -244,12 +242,7 @@ def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:
     empty = Upstream("b", [], 60, "/b", Route(path="/b"))
     site = directives(site_text(settings_of(block), [APP, empty]), tmp_path)
     every = [each for each in find(server(site), "location") if args(each["block"], "add_header")]
-    assert [each["args"][-1] for each in every] == [
-        "/.error/",
-        "/pages/",
-        "/",
-        "/b",
-    ]
+    assert [each["args"][-1] for each in every] == ["/.error/", "/pages/", "/", "/b"]
     retries: list[str] = []
     for where in [server(site), *(each["block"] for each in every)]:
         own = [each["args"] for each in where if each["directive"] == "add_header"]
@@ -329,7 +322,7 @@ def test_nobody_says_who_they_are_by_a_header_where_no_password_is_asked_for(
     tmp_path: Path, proxy: dict[str, Any]
 ) -> None:
     app = Upstream("a", ["10.0.0.1"], 60, "/healthz", protocol="http")
-    site = directives(site_text(settings_of({"proxy": proxy}), [app]), tmp_path)
-    assert [each for each in args(location(server(site), "/"), "proxy_set_header") if each[0] == "X-Remote-User"] == [
-        ["X-Remote-User", ""]
-    ]
+    headers = args(
+        location(server(directives(site_text(settings_of({"proxy": proxy}), [app]), tmp_path)), "/"), "proxy_set_header"
+    )
+    assert [value for name, value in headers if name == "X-Remote-User"] == [""]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from rendering.templates import ROOT
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.route import Route
+from tests.unit.script_input import call_with_input
 
 ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 OLD_WORKERS = {11, 12}
@@ -51,16 +51,17 @@ class FakeNginx:
     failing: set[str] = field(default_factory=set[str])
 
     def test(self, text: str) -> None:
-        self._do("test", text)
+        del text
+        self._do("test")
 
     def swap_in(self, text: str) -> set[int]:
-        self._do("swap", text)
+        self._do("swap")
         nginx.SITE.write_text(text)
         return OLD_WORKERS
 
     def probe(self, path: str, *, https: bool) -> None:
         del https
-        self._do(f"probe {path}", "")
+        self._do(f"probe {path}")
 
     def error_of(self, place: str, *, https: bool) -> str:
         del https
@@ -68,10 +69,9 @@ class FakeNginx:
 
     def wait_for(self, old: set[int]) -> None:
         assert old == OLD_WORKERS
-        self._do("wait", "")
+        self._do("wait")
 
-    def _do(self, what: str, text: str) -> None:
-        del text
+    def _do(self, what: str) -> None:
         self.did.append(what)
         if what in self.fails:
             raise Failure(self.fails[what])
@@ -102,13 +102,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     return fake
 
 
-def call(*arguments: str, stdin: str = "") -> None:
-    before = sys.stdin
-    sys.stdin = io.TextIOWrapper(io.BytesIO(stdin.encode()))
-    try:
-        proxy_site.main(arguments)
-    finally:
-        sys.stdin = before
+call = partial(call_with_input, proxy_site.main)
 
 
 def with_site(balancer: FakeNginx, *members: str) -> FakeNginx:
@@ -122,6 +116,8 @@ def test_a_site_is_tested_swapped_in_and_probed_on_each_path(balancer: FakeNginx
     assert balancer.did == ["test", "swap", "probe /a/healthz", "probe /b/healthz"]
     assert balancer.members == [ONE, TWO]
     assert capsys.readouterr().out == f"the balancer sends requests to 2 servers: {ONE}, {TWO}\n"
+    upstream = site_state.read_state().site["upstreams"]["app_b"]
+    assert (list(upstream["servers"]), upstream["protocol"], upstream["health_path"]) == ([TWO], "uwsgi", "/healthz")
 
 
 def test_the_same_site_again_is_probed_and_not_reloaded(balancer: FakeNginx) -> None:
@@ -159,22 +155,16 @@ def test_an_application_that_was_unhealthy_before_does_not_hold_up_another(balan
     assert told[0] == "app_a is unhealthy, as it was before: GET /a/healthz: HTTP Error 503"
 
 
-@pytest.mark.parametrize("members", [[ONE, THREE], [THREE]])
-def test_an_application_with_other_members_must_answer_however_unhealthy_it_was(
-    balancer: FakeNginx, members: list[str]
+@pytest.mark.parametrize(
+    ("failing", "members"), [({"/a/healthz"}, [ONE, THREE]), ({"/a/healthz"}, [THREE]), (set[str](), [ONE])]
+)
+def test_an_application_that_a_change_makes_unhealthy_or_with_other_members_must_answer(
+    balancer: FakeNginx, failing: set[str], members: list[str]
 ) -> None:
     call("site", stdin=two([ONE], [TWO]))
-    balancer.failing, balancer.fails = {"/a/healthz"}, {"probe /a/healthz": "503"}
+    balancer.failing, balancer.fails = failing, {"probe /a/healthz": "503"}
     with pytest.raises(Failure, match="503"):
-        call("site", stdin=two(members, [TWO]))
-    assert balancer.members == [ONE, TWO]
-
-
-def test_an_application_that_a_change_makes_unhealthy_takes_it_back(balancer: FakeNginx) -> None:
-    call("site", stdin=two([ONE], [TWO]))
-    balancer.fails = {"probe /a/healthz": "503"}
-    with pytest.raises(Failure, match="503"):
-        call("site", stdin=two([ONE], [TWO, THREE]))
+        call("site", stdin=two(members, [TWO, "10.0.0.4"]))
     assert balancer.members == [ONE, TWO]
 
 
@@ -226,36 +216,24 @@ def test_who_is_no_member_is_refused_with_those_who_are(balancer: FakeNginx, ver
         call(verb, THREE)
 
 
-def test_who_was_drained_stays_so_when_up_brings_another_site(balancer: FakeNginx, capsys: Any) -> None:
+@pytest.mark.parametrize(("verb", "why"), [("drain", "drained by hand"), ("unhealthy", "unhealthy")])
+def test_who_is_out_stays_so_when_up_brings_another_site_until_it_is_gone(
+    balancer: FakeNginx, capsys: Any, verb: str, why: str
+) -> None:
     with_site(balancer, ONE, TWO)
-    call("drain", ONE)
+    call(verb, ONE)
     capsys.readouterr()
     call("site", stdin=site(ONE, TWO, THREE))
     assert balancer.members == [TWO, THREE]
-    assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {TWO}, {THREE}; drained by hand: {ONE}")
-
-
-def test_a_drained_member_that_is_gone_is_forgotten(balancer: FakeNginx) -> None:
-    with_site(balancer, ONE, TWO)
-    call("drain", ONE)
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {TWO}, {THREE}; {why}: {ONE}")
     call("site", stdin=site(TWO, THREE))
     call("site", stdin=site(ONE, TWO))
     assert balancer.members == [ONE, TWO]
 
 
-def test_a_site_whose_every_member_is_drained_is_refused(balancer: FakeNginx) -> None:
-    with_site(balancer, ONE, TWO)
-    call("drain", ONE)
-    with pytest.raises(Failure, match=r"`\./fleet admit`"):
-        call("site", stdin=site(ONE))
-    assert balancer.members == [TWO]
-
-
 def test_of_two_applications_each_keeps_a_server() -> None:
-    text = two([ONE, TWO], [THREE])
     with pytest.raises(Failure, match="app_b would have no server left"):
-        state(text, [THREE]).render()
-    assert state(text, [ONE]).served() == {"app_a": [TWO], "app_b": [THREE]}
+        state(two([ONE, TWO], [THREE]), [THREE]).render()
 
 
 def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balancer: FakeNginx) -> None:
@@ -268,40 +246,6 @@ def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balan
     assert balancer.did == []
     call("unhealthy")
     assert balancer.members == [ONE, TWO, THREE]
-
-
-def test_where_nobody_is_healthy_all_are_asked_but_who_was_drained(balancer: FakeNginx) -> None:
-    with_site(balancer, ONE, TWO, THREE)
-    call("drain", ONE)
-    call("unhealthy", TWO, THREE)
-    assert balancer.members == [TWO, THREE]
-    call("unhealthy", TWO)
-    assert balancer.members == [THREE]
-    call("admit", ONE)
-    assert balancer.members == [ONE, THREE]
-
-
-def test_the_last_healthy_one_may_be_drained_where_unhealthy_ones_are_left(balancer: FakeNginx) -> None:
-    with_site(balancer, ONE, TWO)
-    call("unhealthy", TWO)
-    call("drain", ONE)
-    assert balancer.members == [TWO]
-    with pytest.raises(Failure, match="app_a would have no server left"):
-        call("drain", TWO)
-
-
-def test_an_unhealthy_one_is_out_for_the_next_site_and_forgotten_when_it_is_gone(
-    balancer: FakeNginx, capsys: Any
-) -> None:
-    with_site(balancer, ONE, TWO)
-    call("unhealthy", TWO)
-    capsys.readouterr()
-    call("site", stdin=site(ONE, TWO, THREE))
-    assert balancer.members == [ONE, THREE]
-    assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {ONE}, {THREE}; unhealthy: {TWO}")
-    call("site", stdin=site(ONE, THREE))
-    call("site", stdin=site(ONE, TWO))
-    assert balancer.members == [ONE, TWO]
 
 
 @pytest.mark.parametrize("verb", ["drain", "site"])
@@ -341,14 +285,6 @@ def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_
     call(verb, stdin=site(ONE, TWO))
     assert balancer.did == ["test", "swap"] + ["probe /healthz"] * (verb == "site")
     assert balancer.members == [ONE, TWO]
-
-
-def test_the_health_agent_finds_whom_to_ask_and_how(balancer: FakeNginx) -> None:
-    del balancer
-    call("site", stdin=two([ONE], [TWO, THREE]))
-    upstreams = site_state.read_state().site["upstreams"]
-    assert {name: list(each["servers"]) for name, each in upstreams.items()} == {"app_a": [ONE], "app_b": [TWO, THREE]}
-    assert (upstreams["app_b"]["protocol"], upstreams["app_b"]["health_path"]) == ("uwsgi", "/healthz")
 
 
 @given(st.data())
