@@ -10,20 +10,7 @@ from hypothesis import strategies as st
 
 from harness.mock_engine import Build
 from settings.vpc import ZONE_LETTERS, Vpc
-from tests.unit.aws_fleet import (
-    EIP,
-    GROUP,
-    IN,
-    INSTANCE,
-    LOG_GROUP,
-    OUT,
-    POLICY,
-    ROLE,
-    built,
-    names,
-    statements,
-    vpc,
-)
+from tests.unit.aws_fleet import EIP, GROUP, IN, INSTANCE, LOG_GROUP, OUT, POLICY, ROLE, built, names, statements, vpc
 
 VPC, SUBNET, NAT = "aws:ec2/vpc:Vpc", "aws:ec2/subnet:Subnet", "aws:ec2/natGateway:NatGateway"
 GATEWAY, ENDPOINT = "aws:ec2/internetGateway:InternetGateway", "aws:ec2/vpcEndpoint:VpcEndpoint"

@@ -56,7 +56,7 @@ def test_an_error_is_of_its_kind_and_in_the_words_of_lxd(
     # More often than it is tried.
     daemon.refuse(request_, code, text, times=9)
     with pytest.raises(LxdError) as error:
-        Client().request(*request_.split(), {"name": "a", "devices": {}})
+        Client().request(*f"{request_}?recursion=1".split(), {"name": "a", "devices": {}})
     assert (type(error.value), str(error.value)) == (kind, f"LXD: {request_}: {text}")
     assert daemon.things["instances"] == {}
 
@@ -68,6 +68,11 @@ def test_an_operation_that_does_not_end_is_an_error_with_the_limit(daemon: Daemo
     daemon.before("POST .*", hang)
     with pytest.raises(LxdError, match=r"LXD did not finish POST /1.0/instances in 7 s; see `lxc operation list`"):
         client.request("POST", url("instances"), {"name": "a", "devices": {}}, timeout_s=7)
+
+
+def test_a_console_that_is_not_there_is_an_error_and_no_text(client: Client) -> None:
+    with pytest.raises(NotFound):
+        client.text(url("instances", "b", "console"))
 
 
 def test_a_request_is_sent_again_when_another_client_removed_an_acl_meanwhile(

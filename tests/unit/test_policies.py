@@ -152,9 +152,7 @@ def test_a_control_fails_on_what_it_is_there_for(id_: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "plan",
-    [GOOD_BUCKET, instance_but(), CLOSED, [web()], GOOD_ALARM],
-    ids=["bucket", "machine", "vpc", "web", "alarm"],
+    "plan", [GOOD_BUCKET, instance_but(), CLOSED, [web()], GOOD_ALARM], ids=["bucket", "machine", "vpc", "web", "alarm"]
 )
 def test_what_is_good_fails_no_control(plan: list[Planned]) -> None:
     assert findings(plan, stack="test") == []
