@@ -182,16 +182,6 @@ def test_a_zone_or_a_nat_gateway_more_changes_nothing_of_the_others() -> None:
     assert added == {(NAT, "nat-b"), (EIP, "nat-b")}
 
 
-def test_what_is_made_carries_a_name_and_stands_below_its_vpc() -> None:
-    own = prod().one(VPC)
-    taggable = {SUBNET, NAT, GATEWAY, TABLE, ENDPOINT, FLOW_LOG}
-    tags = [each.inputs["tags"]["Name"] for each in prod().resources if each.type in taggable]
-    assert [name for name in tags if not name.startswith("prod-")] == []
-    assert len({each.inputs["tags"]["Name"] for each in prod().of(TABLE)}) == 4
-    types = {*taggable, ROUTE, ASSOCIATION, LOG_GROUP}
-    assert [each.name for each in prod().resources if each.type in types and each.parent != own.urn] == []
-
-
 def test_services_are_named_by_the_region_and_no_arn_by_a_partition() -> None:
     china: dict[str, Any] = vpc("a") | {"vpc": Vpc(cidr="10.20.0.0/16", zones=["cn-north-1a"])}
     made = built(region="cn-north-1", **china)
