@@ -70,7 +70,10 @@ def test_an_operation_that_does_not_end_is_an_error_with_the_limit(daemon: Daemo
         client.request("POST", url("instances"), {"name": "a", "devices": {}}, timeout_s=7)
 
 
-def test_a_console_that_is_not_there_is_an_error_and_no_text(client: Client) -> None:
+def test_what_is_no_json_is_shown_and_an_error_is_no_console(daemon: Daemon, client: Client) -> None:
+    daemon.raw[NETWORK] = b"<html>"
+    with pytest.raises(LxdError, match=r"GET /1.0/networks/net with something that is not JSON: b'<html>'"):
+        client.get(NETWORK)
     with pytest.raises(NotFound):
         client.text(url("instances", "b", "console"))
 

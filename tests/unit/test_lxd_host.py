@@ -112,14 +112,14 @@ def test_a_store_is_read_by_machines_whatever_the_operators_umask_and_goes_alone
     root = tmp_path / "stack" / "store"
     before = os.umask(0o077)
     try:
-        for _ in range(2):
-            store.create(root)
-            DirectoryStore(root).write("releases/a/code.tar.gz", b"x")
+        store.create(root)
+        DirectoryStore(root).write("releases/a/code.tar.gz", b"x")
+        store.create(root)
     finally:
         os.umask(before)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in [root.parent, root, *root.rglob("[!.]*")]}
+    modes = {path.name: path.stat().st_mode & 0o777 for path in [root.parent, root, *root.rglob("*")]}
     folders = {"stack": 0o700, "store": 0o755, "releases": 0o755, "a": 0o755}
-    assert modes == {**folders, "code.tar.gz": 0o644}
+    assert modes == {**folders, ".store": 0o644, "code.tar.gz": 0o644}
     (root.parent / "known_hosts").touch()
     for _ in range(2):
         store.remove(root)

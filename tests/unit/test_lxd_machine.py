@@ -114,7 +114,7 @@ def test_only_half_made_machines_of_the_same_owner_and_role_are_removed_before(d
         instance("serving"),
         instance("other-role", role="hello-2", confirmed=False),
         theirs,
-        {"name": "unlabelled", "status": "Running", "config": {}, "devices": {}},
+        {"name": "unlabelled", "status": "Running", "config": None, "devices": {}},
     ]
     daemon.things["instances"] = {each["name"]: each for each in there}
     name, _ = machine.create(client, SPEC)

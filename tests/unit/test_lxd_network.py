@@ -41,14 +41,9 @@ def client(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Client:
         assert list(taken) == [IPv4Network("10.5.5.0/24"), IPv4Network("192.168.0.0/16")]
         return IPv4Network("10.7.7.0/24")
 
-    def in_use() -> Iterator[IPv4Network]:
-        yield IPv4Network("192.168.0.0/16")
-
-    def uplink_mtu() -> int:
-        return 1400
-
-    for stand_in in (free, in_use, uplink_mtu):
-        monkeypatch.setattr(subnet, stand_in.__name__, stand_in)
+    monkeypatch.setattr(subnet, "free", free)
+    monkeypatch.setattr(subnet, "in_use", lambda: [IPv4Network("192.168.0.0/16")])
+    monkeypatch.setattr(subnet, "uplink_mtu", lambda: 1400)
     return Client()
 
 
