@@ -53,10 +53,11 @@ def test_a_path_quotes_its_parts() -> None:
 def test_an_error_is_of_its_kind_and_in_the_words_of_lxd(
     daemon: Daemon, request_: str, code: int, text: str, kind: type[LxdError]
 ) -> None:
+    method, path = request_.split()
     # More often than it is tried.
     daemon.refuse(request_, code, text, times=9)
     with pytest.raises(LxdError) as error:
-        Client().request(*f"{request_}?recursion=1".split(), {"name": "a", "devices": {}})
+        Client().request(method, f"{path}?recursion=1", {"name": "a", "devices": {}})
     assert (type(error.value), str(error.value)) == (kind, f"LXD: {request_}: {text}")
     assert daemon.things["instances"] == {}
 

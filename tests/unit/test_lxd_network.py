@@ -175,8 +175,8 @@ def doors(daemon: Daemon) -> dict[str, dict[str, Any]]:
 def test_ports_lead_to_the_new_balancer_and_no_longer_to_the_old(
     daemon: Daemon, client: Client, port: int, tls_port: int | None
 ) -> None:
-    wanted = {"public": proxy(port)} | ({"public-tls": proxy(tls_port, 443)} if tls_port else {})
-    other = {"public": proxy(9)}
+    wanted: dict[str, Any] = {"public": proxy(port)} | ({"public-tls": proxy(tls_port, 443)} if tls_port else {})
+    other: dict[str, Any] = {"public": proxy(9)}
     daemon.things["instances"] = {
         "old": instance("old", **wanted),
         "new": instance("new"),
@@ -198,7 +198,7 @@ def test_ports_lead_to_the_new_balancer_and_no_longer_to_the_old(
 def test_a_port_that_leads_there_stays_open_while_that_of_https_comes_or_goes(
     daemon: Daemon, port: int, *, was: bool, is_: bool, calls: list[str]
 ) -> None:
-    with_tls = {"public-tls": proxy(9443, 443)}
+    with_tls: dict[str, Any] = {"public-tls": proxy(9443, 443)}
     daemon.things["instances"]["a"] = instance("a", public=proxy(port), **(with_tls if was else {}))
     assert address.publish(Client(), OWNER, "a", port, 9443 if is_ else None) == 0
     assert doors(daemon) == {"a": {"public": proxy(port)} | (with_tls if is_ else {})}
