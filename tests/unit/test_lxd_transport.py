@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ def test_a_client_that_hangs_when_the_command_has_ended_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("platforms.lxd.transport._END_S", 0.2)
     lxc(tmp_path, '"$@"; exec sleep 60')
+    began = time.monotonic()
     assert run(transport, "echo hello; exit 4") == Result(4, "hello\n")
+    assert time.monotonic() - began < 30
 
 
 def test_what_the_client_itself_says_is_told(transport: LxdTransport, tmp_path: Path) -> None:
