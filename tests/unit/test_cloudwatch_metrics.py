@@ -75,6 +75,7 @@ class Idle(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server, headers = cast("Any", self.server), dict(self.headers.items())
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert self.headers["X-Amz-Security-Token"] == CREDENTIALS["Token"]
         is_again = self.client_address in [client for client, _ in server.asked]
         server.asked.append((self.client_address, body))
         if is_again:
@@ -174,11 +175,11 @@ def test_a_connection_that_the_other_end_closed_is_made_anew(asked: list[tuple[A
 
 @pytest.mark.usefixtures("asked")
 def test_credentials_are_renewed_before_they_end(keys: list[dict[str, str]]) -> None:
-    keys[:] = [key(3), key(60), key(60)]
+    keys[:] = [key(3), key(60), key(60), key(60)]
     service = Service("logs")
     for _ in range(4):
         service.ask("L", "A", {})
-    assert len(keys) == 1
+    assert len(keys) == 2
 
 
 @pytest.mark.usefixtures("asked")
