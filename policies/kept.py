@@ -134,7 +134,7 @@ OUR_CONTROLS = {
     "FLEET.4": OurControl(
         "each stack has its namespace, and roles are held to it",
         ("platforms/aws/monitoring.py",),
-        "test_a_machine_speaks_for_no_other_stack_and_ships_into_no_other_place",
+        "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
     ),
     "FLEET.5": OurControl(
         "roles write into their tier's log group, which the stack makes and deletes",

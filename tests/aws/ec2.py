@@ -196,11 +196,7 @@ KINDS: Mapping[str, Kind] = {
             "vpcSecurityGroupIds": Property("SecurityGroupIds", refers="group", change=in_place),
             "associatePublicIpAddress": Property("AssociatePublicIpAddress"),
             "iamInstanceProfile": Property(
-                "IamInstanceProfile",
-                lambda name: {"Name": name},
-                change=_reprofile,
-                refers="profile",
-                removable=True,
+                "IamInstanceProfile", lambda name: {"Name": name}, change=_reprofile, refers="profile", removable=True
             ),
             # With userDataReplaceOnChange; without it the stand-in replaces as well.
             "userDataBase64": Property("UserData", base64.b64decode),
@@ -230,10 +226,7 @@ KINDS: Mapping[str, Kind] = {
         properties={"domain": Property("Domain")},
         create=called("allocate_address", "AllocationId"),
         look=described(
-            "describe_addresses",
-            "AllocationIds",
-            "Addresses",
-            {"allocationId": "AllocationId", "publicIp": "PublicIp"},
+            "describe_addresses", "AllocationIds", "Addresses", {"allocationId": "AllocationId", "publicIp": "PublicIp"}
         ),
         delete=lambda aws, id_, _: aws.ec2.release_address(AllocationId=id_),
     ),
@@ -250,11 +243,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "aws:ec2/securityGroup:SecurityGroup": Kind(
         named_by="name",
-        properties={
-            "name": Property("GroupName"),
-            "description": Property("Description"),
-            "vpcId": VPC_ID,
-        },
+        properties={"name": Property("GroupName"), "description": Property("Description"), "vpcId": VPC_ID},
         create=_create_group,
         look=_look_at_group,
         delete=_delete_group,

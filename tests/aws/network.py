@@ -102,10 +102,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "aws:ec2/natGateway:NatGateway": _kind(
         "nat_gateway",
-        {
-            "allocationId": Property("AllocationId", refers="address"),
-            "subnetId": Property("SubnetId", refers="subnet"),
-        },
+        {"allocationId": Property("AllocationId", refers="address"), "subnetId": Property("SubnetId", refers="subnet")},
     ),
     "aws:ec2/routeTable:RouteTable": _kind("route_table", {"vpcId": VPC_ID}),
     "aws:ec2/route:Route": Kind(

@@ -207,10 +207,7 @@ KINDS: Mapping[str, Kind] = {
         retag=None,
     ),
     "aws:iam/rolePolicyAttachment:RolePolicyAttachment": Kind(
-        properties={
-            "role": Property("RoleName", refers="role"),
-            "policyArn": Property("PolicyArn", refers="policy"),
-        },
+        properties={"role": Property("RoleName", refers="role"), "policyArn": Property("PolicyArn", refers="policy")},
         create=_attach,
         look=_look_at_attachment,
         delete=lambda aws, _, state: aws.iam.detach_role_policy(RoleName=state["role"], PolicyArn=state["policyArn"]),
@@ -235,9 +232,7 @@ KINDS: Mapping[str, Kind] = {
     "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": _setting(
         "public_access_block",
         "PublicAccessBlockConfiguration",
-        {
-            **same("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"),
-        },
+        {**same("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")},
     ),
     "aws:s3/bucketOwnershipControls:BucketOwnershipControls": _setting(
         "bucket_ownership_controls", "OwnershipControls", {"rule": Property("Rules", lambda rule: [pascal(rule)])}

@@ -295,10 +295,7 @@ def test_a_preview_of_a_stack_that_is_not_there_yet_works() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        (
-            {"kms_key_arn": KMS_KEY.replace("central", "west")},
-            r"kms_key_arn: is in eu-west-1; take one",
-        ),
+        ({"kms_key_arn": KMS_KEY.replace("central", "west")}, r"kms_key_arn: is in eu-west-1; take one"),
         ({"kms_key_arn": "alias/aws/ssm"}, "should match pattern"),
         ({"kms_key_arn": KMS_KEY + '"}'}, "should match pattern"),
         ({"kms_key_arn": f"{KMS_KEY}\n"}, "should match pattern"),
@@ -307,10 +304,7 @@ def test_a_preview_of_a_stack_that_is_not_there_yet_works() -> None:
         ({"logs": {"kms_key_arn": f"{KMS_KEY}\n"}}, "should match pattern"),
         ({"logs": {"retention_days": 31}}, "retention_days"),
         ({"logs": {"days": 30}}, "Extra inputs"),
-        (
-            {"alarms": {"sns_topic_arn": TOPIC.replace("eu-central-1", "us-east-1")}},
-            "sns_topic_arn: is in us-",
-        ),
+        ({"alarms": {"sns_topic_arn": TOPIC.replace("eu-central-1", "us-east-1")}}, "sns_topic_arn: is in us-"),
         *(
             ({"alarms": {"sns_topic_arn": topic}}, "should match pattern")
             for topic in ("", "fleet", TOPIC.replace("sns", "sqs"), f"{TOPIC} ", f"{TOPIC}\n", f"{TOPIC}.fifo")

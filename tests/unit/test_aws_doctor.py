@@ -53,8 +53,8 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "made-up")
 
 
 def listed(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> None:
@@ -173,11 +173,7 @@ def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
         ({"OwnerId": "999999999999", "Name": "golden"}, "image ami-1 (of account 999999999999)", ""),
         ({"Architecture": "arm64"}, "image ami-1 (Debian's)", "it is for arm64, and machines here are x86_64 (amd64)"),
         ({"State": "deregistered"}, "image ami-1 (Debian's)", "it is deregistered"),
-        (
-            {"Name": "debian-11-amd64-20261101"},
-            "image ami-1 (Debian's)",
-            "it is debian-11-amd64-20261101, and machines here are Debian 12",
-        ),
+        ({"Name": "debian-11-1"}, "image ami-1 (Debian's)", "it is debian-11-1, and machines here are Debian 12"),
     ],
 )
 def test_an_image_is_judged_by_what_machines_here_can_boot(changes: Any, subject: str, problem: str) -> None:
@@ -188,6 +184,7 @@ def test_an_image_is_judged_by_what_machines_here_can_boot(changes: Any, subject
 
 
 def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert operator.check_connection({"platform": "lxd", "owner": "local-1"}) == []
     reach = {"platform": "aws", "jump_address": "127.0.0.1"}
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(diagnosis, "SSH", server.getsockname()[1])
@@ -204,7 +201,3 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
     (found,) = operator.check_connection(reach)
     assert found.problem == "it did not answer in 5 s"
     assert "aws.admin_cidrs" in found.remedy
-
-
-def test_on_lxd_no_way_has_to_be_open() -> None:
-    assert operator.check_connection({"platform": "lxd", "owner": "local-1"}) == []

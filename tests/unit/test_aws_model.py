@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.program import ROOT, project, stack_file
-from tests.aws.account import Account
-from tests.aws.program import carry_out
-from tests.aws.server import serving
+from harness import mock_aws, mock_lxd
+from harness.mock_engine import Registered, build
+from harness.program import ROOT, project, run, stack_file, text_of
+from tests.aws.account import LOOKUPS, Account
+from tests.aws.server import prepared, serving
 
 pytestmark = pytest.mark.aws
 STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulumi.*.yaml"))
+
+
+class Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
+    """The responses of the account, for every type of AWS. For a type that it does not know the program fails.
+
+    states: URN -> id and state of what was made, each when the program registered it.
+    """
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._others = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
+        self.states: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def __getitem__(self, type_: str) -> Callable[[Registered], Mapping[str, Any]]:
+        if type_ == "pulumi:providers:aws":
+            return self._configure
+        return self._make if type_.startswith("aws:") else self._others[type_]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._others)
+
+    def __len__(self) -> int:
+        return len(self._others)
+
+    def _configure(self, provider: Registered) -> Mapping[str, Any]:
+        assert provider.inputs["region"] == self._account.region
+        self._account.default_tags = json.loads(provider.inputs["defaultTags"])["tags"]
+        return {}
+
+    def _make(self, resource: Registered) -> Mapping[str, Any]:
+        id_, state = self._account.create(resource.type, resource.values)
+        self.states[resource.urn] = id_, state
+        # Inputs stay as they are: some are secret.
+        return {"id": id_, **{key: value for key, value in state.items() if key not in resource.inputs}}
 
 
 @pytest.mark.parametrize("name", [name for name in STACKS if stack_file(name)["platform"] == "aws"])
@@ -23,21 +61,35 @@ def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
     monkeypatch.chdir(project(tmp_path))
     blocks = stack_file(name)
     with serving() as endpoint:
-        carried = carry_out(name, Account(endpoint, blocks["aws"]["region"]))
-        aws: Any = carried.account.aws
-        assert set(carried.states) == {each.urn for each in carried.build.resources if each.type.startswith("aws:")}
+        account = Account(endpoint, blocks["aws"]["region"])
+        aws: Any = account.aws
+        outputs = Outputs(account)
+        # What the settings name and no resource makes (a VPC, the image) is there before. All may have secrets in them.
+        blocks["aws"] = prepared(account, blocks["aws"])
+        config = {f"wsgi-fleet:{key}": text_of(value) for key, value in blocks.items()}
+        lookups = {token: functools.partial(account.invoke, token) for token in LOOKUPS}
+        built = build(run, secret_config=config, lookups=lookups, outputs=outputs, stack=name)
+        made = {each.urn: each for each in built.resources if each.type.startswith("aws:")}
+        assert set(outputs.states) == made.keys()
         reservations = aws.ec2.describe_instances()["Reservations"]
         found: list[Any] = [each for reservation in reservations for each in reservation["Instances"]]
         assert len(found) == 1 + sum(app["fleet"]["servers"] for app in blocks["apps"].values())
         public = [each["PublicIpAddress"] for each in found if "PublicIpAddress" in each]
-        assert [f"http://{address}" for address in public] == [carried.build.exports["url"]]
-        kinds = {each.urn: each.type for each in carried.build.resources}
-        read = carried.account.read
-        # A refresh finds nothing to do.
-        assert [urn for urn, (id_, state) in carried.states.items() if read(kinds[urn], id_, state) != state] == []
-        carried.destroy()
-        left = [urn for urn, (id_, state) in carried.states.items() if read(kinds[urn], id_, state)]
-        assert [urn.rpartition("::")[2] for urn in left if "defaultSecurityGroup" not in urn] == []
+        assert [f"http://{address}" for address in public] == [built.exports["url"]]
+
+        def differ() -> list[str]:
+            """Return what a refresh would find changed or gone."""
+            states = outputs.states.items()
+            return [urn for urn, (id_, state) in states if account.read(made[urn].type, id_, state) != state]
+
+        assert differ() == []
+        left = list(made.values())
+        while left:
+            needed = {urn for each in left for urn in (*each.dependencies, each.parent)}
+            for each in [each for each in left if each.urn not in needed]:
+                account.delete(each.type, *outputs.states[each.urn])
+                left.remove(each)
+        assert [urn for urn in made.keys() - differ() if "defaultSecurityGroup" not in urn] == []
         reservations = aws.ec2.describe_instances()["Reservations"]
         states = {each["State"]["Name"] for reservation in reservations for each in reservation["Instances"]}
         groups = {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]}

@@ -10,20 +10,7 @@ from hypothesis import strategies as st
 
 from harness.mock_engine import Build
 from settings.vpc import ZONE_LETTERS, Vpc
-from tests.unit.aws_fleet import (
-    EIP,
-    GROUP,
-    IN,
-    INSTANCE,
-    LOG_GROUP,
-    OUT,
-    POLICY,
-    ROLE,
-    built,
-    names,
-    statements,
-    vpc,
-)
+from tests.unit.aws_fleet import EIP, GROUP, IN, INSTANCE, LOG_GROUP, OUT, POLICY, ROLE, built, names, statements, vpc
 
 VPC, SUBNET, NAT = "aws:ec2/vpc:Vpc", "aws:ec2/subnet:Subnet", "aws:ec2/natGateway:NatGateway"
 GATEWAY, ENDPOINT = "aws:ec2/internetGateway:InternetGateway", "aws:ec2/vpcEndpoint:VpcEndpoint"
@@ -193,16 +180,6 @@ def test_a_zone_or_a_nat_gateway_more_changes_nothing_of_the_others() -> None:
     moved, added = changed(built(**vpc("a", "b")), built(**vpc("a", "b", nat_gateways="one_per_az")))
     assert moved == {(ROUTE, "private-b-out")}
     assert added == {(NAT, "nat-b"), (EIP, "nat-b")}
-
-
-def test_what_is_made_carries_a_name_and_stands_below_its_vpc() -> None:
-    own = prod().one(VPC)
-    taggable = {SUBNET, NAT, GATEWAY, TABLE, ENDPOINT, FLOW_LOG}
-    tags = [each.inputs["tags"]["Name"] for each in prod().resources if each.type in taggable]
-    assert [name for name in tags if not name.startswith("prod-")] == []
-    assert len({each.inputs["tags"]["Name"] for each in prod().of(TABLE)}) == 4
-    types = {*taggable, ROUTE, ASSOCIATION, LOG_GROUP}
-    assert [each.name for each in prod().resources if each.type in types and each.parent != own.urn] == []
 
 
 def test_services_are_named_by_the_region_and_no_arn_by_a_partition() -> None:

@@ -53,10 +53,7 @@ def ships(group: str) -> dict[str, Any]:
         # The balancer still reads nothing.
         ({"ssm": True}, {"app-hello": READS}),
         ({"logs": Logs()}, {"app-hello": [*READS, ships("hello-log")], "balancer": [ships("balancer-log")]}),
-        (
-            {"alarms": Alarms(sns_topic_arn=TOPIC)},
-            {"app-hello": [*READS, REPORTS], "balancer": [REPORTS]},
-        ),
+        ({"alarms": Alarms(sns_topic_arn=TOPIC)}, {"app-hello": [*READS, REPORTS], "balancer": [REPORTS]}),
         (
             {"alarms": Alarms(sns_topic_arn=TOPIC), "logs": Logs(retention_days=30)},
             {"app-hello": [*READS, REPORTS, ships("hello-log")], "balancer": [REPORTS, ships("balancer-log")]},

@@ -46,6 +46,7 @@ class Kept:
 
     def ask(self, version: str, action: str, asked: dict[str, Any]) -> dict[str, Any]:
         assert version == "Logs_20140328"
+        assert (asked["logGroupName"], asked["logStreamName"]) == ("group", "i-1")
         self.asked.append(action)
         if self.refuses and (error := self.refuses.pop(0)):
             raise error
@@ -64,29 +65,26 @@ def drained(source: RotatedFile, position: dict[str, Any], limit: int = WHOLE) -
         position = after
 
 
-def test_a_file_is_read_on_from_where_it_was(tmp_path: Path) -> None:
+def test_a_file_is_read_on_from_where_it_was_by_whole_lines(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     source = RotatedFile(log)
     assert source.read({}, WHOLE) == ([], {})
     wrote(log, 1, 2)
+    assert source.read({}, WHOLE)[0] == [Event(NOW_MS + 1000, line(1)), Event(NOW_MS + 2000, line(2))]
+    with log.open("a") as file:
+        file.write(line(3)[:10])
     found, position = drained(source, {})
-    assert found == ["/1", "/2"]
-    wrote(log, 3)
-    assert drained(source, position)[0] == ["/3"]
-    (event, *_), _ = source.read({}, WHOLE)
-    assert event == Event(NOW_MS + 1000, line(1))
-
-
-def test_a_line_that_is_just_being_written_waits_for_its_end(tmp_path: Path) -> None:
-    log = tmp_path / "access.log"
-    wrote(log, 1)
     with log.open("a") as file:
-        file.write(line(2)[:10])
-    found, position = drained(RotatedFile(log), {})
-    assert found == ["/1"]
-    with log.open("a") as file:
-        file.write(line(2)[10:] + "\n")
-    assert drained(RotatedFile(log), position)[0] == ["/2"]
+        file.write(line(3)[10:] + "\n")
+    more, position = drained(source, position)
+    assert (found, more) == (["/1", "/2"], ["/3"])
+    # One that was emptied is read from its beginning, and a line without end in parts.
+    log.write_text("x" * 25 + "\n")
+    parts: list[str] = []
+    for _ in range(4):
+        events, position = source.read(position, 10)
+        parts += [event.message for event in events]
+    assert parts == ["x" * 10, "x" * 10, "x" * 5]
 
 
 def test_a_rotated_file_is_read_to_its_end_before_the_next(tmp_path: Path) -> None:
@@ -101,8 +99,8 @@ def test_a_rotated_file_is_read_to_its_end_before_the_next(tmp_path: Path) -> No
     wrote(before, 3)
     more, position = drained(source, position)
     assert found + more == ["/1", "/2", "/3"]
-    wrote(before, ago_s=log_source.QUIET_S + 1)
-    assert drained(source, position)[0] == ["/4"]
+    wrote(before, 5, 6, ago_s=log_source.QUIET_S + 1)
+    assert drained(source, position, len(line(5)) + 1)[0] == ["/5", "/6", "/4"]
 
 
 @given(st.lists(st.sampled_from(["write", "rotate", "read"]), max_size=30), st.integers(min_value=60, max_value=400))
@@ -137,25 +135,6 @@ def test_of_a_file_that_was_there_before_the_end_is_enough(tmp_path: Path, monke
     assert drained(RotatedFile(log), {})[0] == ["/8", "/9"]
 
 
-def test_a_file_that_was_emptied_is_read_from_its_beginning(tmp_path: Path) -> None:
-    log = tmp_path / "access.log"
-    wrote(log, 1, 2)
-    _, position = drained(RotatedFile(log), {})
-    os.truncate(log, 0)
-    wrote(log, 3)
-    assert drained(RotatedFile(log), position)[0] == ["/3"]
-
-
-def test_a_line_without_end_is_shipped_in_parts(tmp_path: Path) -> None:
-    log = tmp_path / "access.log"
-    log.write_text("x" * 250 + "\n")
-    position, found = dict[str, Any](), list[str]()
-    for _ in range(4):
-        events, position = RotatedFile(log).read(position, 100)
-        found += [event.message for event in events]
-    assert found == ["x" * 100, "x" * 100, "x" * 50]
-
-
 ENTRIES = [
     {"__CURSOR": "c1", "MESSAGE": "one", "PRIORITY": "6", "_SYSTEMD_UNIT": "app@blue.service"},
     {"__CURSOR": "c2", "MESSAGE": [0xC3, 0xBC, 0xFF], "PRIORITY": "3", "_SYSTEMD_UNIT": "app@blue.service"},
@@ -175,7 +154,7 @@ def journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return asked
 
 
-def test_an_entry_of_the_journal_tells_its_unit_and_how_bad_it_is(journalctl: Path) -> None:
+def test_the_journal_is_read_on_after_its_cursor_and_tells_units_and_how_bad_it_is(journalctl: Path) -> None:
     events, position = Journal(["app@blue", "app-worker-*"]).read({}, WHOLE)
     assert [json.loads(event.message) for event in events] == [
         {"unit": "app@blue", "priority": 6, "message": "one"},
@@ -184,15 +163,12 @@ def test_an_entry_of_the_journal_tells_its_unit_and_how_bad_it_is(journalctl: Pa
     ]
     assert {event.time_ms for event in events} == {NOW_MS}
     assert position == {"cursor": "c4"}
-    asked = journalctl.read_text().splitlines()
-    assert asked[-3:] == ["--unit=app@blue", "--unit=app-worker-*", "--since=-1h"]
-
-
-def test_the_journal_is_read_on_after_its_cursor_and_a_part_at_a_time(journalctl: Path) -> None:
-    events, position = Journal(["app@blue"]).read({"cursor": "c0"}, 1)
-    assert len(events) == 1
-    assert position == {"cursor": "c1"}
-    assert journalctl.read_text().splitlines()[-1] == "--after-cursor=c0"
+    units = ["--unit=app@blue", "--unit=app-worker-*"]
+    assert journalctl.read_text().splitlines()[-3:] == [*units, "--since=-1h"]
+    # A part at a time.
+    events, position = Journal(["app@blue", "app-worker-*"]).read({"cursor": "c0"}, 1)
+    assert (len(events), position) == (1, {"cursor": "c1"})
+    assert journalctl.read_text().splitlines()[-3:] == [*units, "--after-cursor=c0"]
 
 
 @given(
@@ -218,8 +194,8 @@ def test_batches_are_what_cloudwatch_takes_and_hold_every_event(found: Sequence[
 
 
 def test_a_message_that_is_too_long_is_cut_between_characters() -> None:
-    (batch,) = cloudwatch_logs.make_batches([Event(NOW_MS, "ü" * 200_000)])
-    assert batch[0]["message"] == "ü" * 125_000
+    (batch,) = cloudwatch_logs.make_batches([Event(NOW_MS, "x" + "ü" * 200_000)])
+    assert batch[0]["message"] == "x" + "ü" * 124_999
 
 
 def shipped(tmp_path: Path, kept: Kept, position: dict[str, Any]) -> dict[str, Any]:
@@ -230,6 +206,7 @@ def shipped(tmp_path: Path, kept: Kept, position: dict[str, Any]) -> dict[str, A
 
 def test_a_position_moves_only_after_what_is_before_it_was_taken(tmp_path: Path) -> None:
     wrote(tmp_path / "access.log", 1, 2)
+    (tmp_path / "position.json").write_text('{"inode"')
     state = cloudwatch_logs.State(tmp_path / "position.json")
     kept = Kept(Refused("logs", 503, "{}"))
     with pytest.raises(Refused):
@@ -252,11 +229,6 @@ def test_a_line_that_will_never_be_taken_does_not_hold_up_the_others(
     shipped(tmp_path, kept, {})
     assert kept.taken == ["/2", "/3", "/4"]
     assert "a line was rejected: logs answered 400" in capsys.readouterr().err
-
-
-def test_a_position_that_was_written_by_half_is_none(tmp_path: Path) -> None:
-    (tmp_path / "position.json").write_text('{"inode"')
-    assert cloudwatch_logs.State(tmp_path / "position.json").load() == {}
 
 
 def test_a_stream_that_is_there_is_used_and_another_refusal_is_told() -> None:

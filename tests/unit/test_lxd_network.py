@@ -41,14 +41,9 @@ def client(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Client:
         assert list(taken) == [IPv4Network("10.5.5.0/24"), IPv4Network("192.168.0.0/16")]
         return IPv4Network("10.7.7.0/24")
 
-    def in_use() -> Iterator[IPv4Network]:
-        yield IPv4Network("192.168.0.0/16")
-
-    def uplink_mtu() -> int:
-        return 1400
-
-    for stand_in in (free, in_use, uplink_mtu):
-        monkeypatch.setattr(subnet, stand_in.__name__, stand_in)
+    monkeypatch.setattr(subnet, "free", free)
+    monkeypatch.setattr(subnet, "in_use", lambda: [IPv4Network("192.168.0.0/16")])
+    monkeypatch.setattr(subnet, "uplink_mtu", lambda: 1400)
     return Client()
 
 
@@ -80,17 +75,27 @@ def test_a_group_is_a_bridge_that_refuses_all_but_its_rules(daemon: Daemon, clie
     assert daemon.calls == ["POST /1.0/network-acls", "POST /1.0/networks"]
 
 
-def test_a_rule_for_everyone_names_no_source() -> None:
-    (rule,) = network.acl_rules([Rule(80)])
-    assert rule == {"action": "allow", "state": "enabled", "protocol": "tcp", "destination_port": "80"}
-
-
 def test_a_group_that_is_there_is_left_alone_whatever_the_order_of_its_rules(daemon: Daemon, client: Client) -> None:
     rules = [Rule(80), Rule(443), Rule(80, "10.1.1.2-10.1.1.254")]
     made = network.ensure(client, OWNER, ROLE, rules)
     daemon.calls.clear()
     assert network.ensure(client, OWNER, ROLE, rules[::-1]) == made
     assert daemon.calls == []
+
+
+def test_rules_are_changed_in_place_and_one_that_somebody_switched_off_is_not_in_force(
+    daemon: Daemon, client: Client
+) -> None:
+    network.ensure(client, OWNER, ROLE, RULES)
+    daemon.calls.clear()
+    network.ensure(client, OWNER, ROLE, [Rule(9000), *RULES])
+    assert daemon.calls == [f"PUT /1.0/network-acls/{NAME}"]
+    assert daemon.things["network-acls"][NAME]["ingress"] == [
+        FROM_BALANCER,
+        {"action": "allow", "state": "enabled", "protocol": "tcp", "destination_port": "9000"},
+    ]
+    daemon.things["network-acls"][NAME]["ingress"][0]["state"] = "disabled"
+    assert network.rules(client, NAME) == [Rule(9000)]
 
 
 def test_a_half_made_group_is_completed(daemon: Daemon, client: Client) -> None:
@@ -100,14 +105,8 @@ def test_a_half_made_group_is_completed(daemon: Daemon, client: Client) -> None:
     assert network.addresses(client, NAME, OWNER) is None
     assert network.ensure(client, OWNER, ROLE, RULES) == (NAME, "10.7.7.2-10.7.7.254")
     assert daemon.calls == ["POST /1.0/network-acls", "POST /1.0/networks", "POST /1.0/networks"]
-
-
-def test_rules_are_changed_in_place_and_read_back(daemon: Daemon, client: Client) -> None:
-    network.ensure(client, OWNER, ROLE, RULES)
-    daemon.calls.clear()
-    network.ensure(client, OWNER, ROLE, [Rule(9000), *RULES])
-    assert daemon.calls == [f"PUT /1.0/network-acls/{NAME}"]
-    assert network.rules(client, NAME) == [Rule(8000, "10.1.1.2-10.1.1.254"), Rule(9000)]
+    del daemon.things["network-acls"][NAME]
+    assert network.addresses(client, NAME, OWNER) is None
 
 
 def test_a_rule_that_somebody_switched_off_is_not_in_force(daemon: Daemon, client: Client) -> None:
@@ -166,71 +165,64 @@ def port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def devices(daemon: Daemon) -> dict[str, Any]:
-    return {name: each["devices"].get("public") for name, each in daemon.things["instances"].items()}
+def doors(daemon: Daemon) -> dict[str, dict[str, Any]]:
+    """Return machine -> its devices but for the interface."""
+    every = daemon.things["instances"].items()
+    return {name: {key: each for key, each in thing["devices"].items() if key != "eth0"} for name, thing in every}
 
 
-def test_the_port_leads_to_the_new_balancer_and_no_longer_to_the_old(daemon: Daemon, client: Client, port: int) -> None:
+@pytest.mark.parametrize("tls_port", [None, 9443])
+def test_ports_lead_to_the_new_balancer_and_no_longer_to_the_old(
+    daemon: Daemon, client: Client, port: int, tls_port: int | None
+) -> None:
+    wanted: dict[str, Any] = {"public": proxy(port)} | ({"public-tls": proxy(tls_port, 443)} if tls_port else {})
+    other: dict[str, Any] = {"public": proxy(9)}
     daemon.things["instances"] = {
-        "old": instance("old", public=proxy(port)),
+        "old": instance("old", **wanted),
         "new": instance("new"),
-        "other": instance("other", owner="prod-abc123", public=proxy(9)),
+        "other": instance("other", owner="prod-abc123", **other),
     }
-    address.publish(client, OWNER, "new", port)
-    assert devices(daemon) == {"old": None, "new": proxy(port), "other": proxy(9)}
-    assert daemon.things["instances"]["new"]["devices"]["eth0"]["network"] == "wf0"
+    address.publish(client, OWNER, "new", port, tls_port)
+    assert doors(daemon) == {"old": {}, "new": wanted, "other": other}
     assert daemon.calls == ["PUT /1.0/instances/old", "PATCH /1.0/instances/new"]
-    assert address.is_published(client, "new", port)
-    assert not address.is_published(client, "old", port)
-    assert not address.is_published(client, "gone", port)
+    assert [name for name in ("old", "new", "gone") if address.is_published(client, name, port, tls_port)] == ["new"]
+    assert not address.is_published(client, "new", port, None if tls_port else 9443)
+    assert [address.unpublish(client, name) for name in ("new", "new", "gone")] == [True, False, False]
+    assert doors(daemon) == {"old": {}, "new": {}, "other": other}
 
 
-def test_publishing_what_is_published_changes_nothing(daemon: Daemon, client: Client, port: int) -> None:
-    daemon.things["instances"]["a"] = instance("a", public=proxy(port))
-    assert address.publish(client, OWNER, "a", port) == 0
-    assert daemon.calls == []
+@pytest.mark.parametrize(
+    ("was", "is_", "calls"),
+    [(False, False, []), (True, True, []), (False, True, ["PATCH"]), (True, False, ["PUT", "PATCH"])],
+)
+def test_a_port_that_leads_there_stays_open_while_that_of_https_comes_or_goes(
+    daemon: Daemon, port: int, *, was: bool, is_: bool, calls: list[str]
+) -> None:
+    with_tls: dict[str, Any] = {"public-tls": proxy(9443, 443)}
+    daemon.things["instances"]["a"] = instance("a", public=proxy(port), **(with_tls if was else {}))
+    assert address.publish(Client(), OWNER, "a", port, 9443 if is_ else None) == 0
+    assert doors(daemon) == {"a": {"public": proxy(port)} | (with_tls if is_ else {})}
+    assert daemon.calls == [f"{method} /1.0/instances/a" for method in calls]
 
 
-def published(daemon: Daemon, name: str) -> dict[str, Any]:
-    return {key: each for key, each in daemon.things["instances"][name]["devices"].items() if key != "eth0"}
-
-
-def test_https_gets_a_port_of_its_own_and_the_open_one_stays_open(daemon: Daemon, client: Client, port: int) -> None:
-    daemon.things["instances"]["a"] = instance("a", public=proxy(port))
-    assert address.publish(client, OWNER, "a", port, 9443) == 0
-    assert published(daemon, "a") == {"public": proxy(port), "public-tls": proxy(9443, 443)}
-    assert daemon.calls == ["PATCH /1.0/instances/a"]
-    assert address.is_published(client, "a", port, 9443)
-    assert not address.is_published(client, "a", port)
-    daemon.calls.clear()
-    assert address.publish(client, OWNER, "a", port, 9443) == 0
-    assert daemon.calls == []
-
-
-def test_without_https_its_port_is_closed_and_the_other_stays_open(daemon: Daemon, client: Client, port: int) -> None:
-    both: dict[str, Any] = {"public": proxy(port), "public-tls": proxy(9443, 443)}
-    daemon.things["instances"]["a"] = instance("a", **both)
-    assert address.publish(client, OWNER, "a", port) == 0
-    assert published(daemon, "a") == {"public": proxy(port)}
-
-
-def test_both_ports_lead_to_the_new_balancer_and_none_to_the_old(daemon: Daemon, client: Client, port: int) -> None:
-    both: dict[str, Any] = {"public": proxy(port), "public-tls": proxy(9443, 443)}
-    daemon.things["instances"] = {"old": instance("old", **both), "new": instance("new")}
-    address.publish(client, OWNER, "new", port, 9443)
-    assert (published(daemon, "old"), published(daemon, "new")) == ({}, both)
-    assert address.unpublish(client, "new")
-    assert published(daemon, "new") == {}
-
-
-def test_a_taken_port_of_https_is_told_with_its_own_setting(daemon: Daemon, client: Client, port: int) -> None:
+@pytest.mark.parametrize("setting", ["port", "tls_port"])
+def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(
+    daemon: Daemon, client: Client, port: int, setting: str
+) -> None:
+    told = (
+        f"port {port} of 127.0.0.1 is taken by another program (`ss -tanp 'sport = :{port}'` names it); "
+        f"end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.{setting} PORT`"
+    )
+    device = {"port": address.DEVICE, "tls_port": address.TLS_DEVICE}[setting]
+    assert address.conflict(client, OWNER, port, device) == told
     daemon.things["instances"]["a"] = instance("a")
-    daemon.refuse("PATCH .*", 400, "Failed to listen on 127.0.0.1:9443: bind: address already in use")
-    with pytest.raises(LxdError, match=r"port 9443 of .*wsgi-fleet:lxd.tls_port PORT"):
-        address.publish(client, OWNER, "a", port, 9443)
-    told = address.conflict(client, OWNER, port, address.TLS_DEVICE)
-    assert told is not None
-    assert "wsgi-fleet:lxd.tls_port PORT" in told
+    daemon.refuse("PATCH .*", 400, f"Failed to listen on 127.0.0.1:{port}: bind: address already in use")
+    with pytest.raises(LxdError) as error:
+        address.publish(client, OWNER, "a", *((port,) if setting == "port" else (9, port)))
+    assert str(error.value) == told
+    # It is in the way of all but its holder.
+    daemon.things["instances"]["a"] = instance("a", public=proxy(port))
+    assert address.conflict(client, OWNER, port, device) is None
 
 
 def test_only_a_port_that_was_open_has_a_gap(daemon: Daemon, client: Client) -> None:
@@ -243,33 +235,3 @@ def test_only_a_port_that_was_open_has_a_gap(daemon: Daemon, client: Client) -> 
     daemon.before("PATCH .*", takes_a_while, takes_a_while)
     assert address.publish(client, OWNER, "a", closed) == 0
     assert address.publish(client, OWNER, "b", closed) >= 10
-
-
-def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(daemon: Daemon, client: Client, port: int) -> None:
-    daemon.things["instances"]["a"] = instance("a")
-    daemon.refuse("PATCH .*", 400, f"Failed to listen on 127.0.0.1:{port}: bind: address already in use")
-    with pytest.raises(LxdError) as error:
-        address.publish(client, OWNER, "a", port)
-    assert str(error.value) == (
-        f"port {port} of 127.0.0.1 is taken by another program (`ss -tanp 'sport = :{port}'` names it); "
-        "end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.port PORT`"
-    )
-
-
-def test_a_port_is_in_the_way_of_all_but_its_holder(daemon: Daemon, client: Client, port: int) -> None:
-    assert address.conflict(client, OWNER, port) == address.port_conflict(port)
-    daemon.things["instances"]["a"] = instance("a", public=proxy(port))
-    assert address.conflict(client, OWNER, port) is None
-
-
-def test_a_port_that_nobody_has_is_no_obstacle(client: Client) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        free = closed.getsockname()[1]
-    assert address.conflict(client, OWNER, free) is None
-
-
-def test_a_port_is_withdrawn_once(daemon: Daemon, client: Client) -> None:
-    daemon.things["instances"]["a"] = instance("a", public=proxy(9))
-    assert [address.unpublish(client, "a") for _ in range(2)] == [True, False]
-    assert address.unpublish(client, "gone") is False
-    assert devices(daemon) == {"a": None}
