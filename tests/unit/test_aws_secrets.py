@@ -151,7 +151,7 @@ def test_a_rollout_publishes_secrets_and_forgets_them_with_the_release() -> None
     ids = [roll_out(fleet, number, keep_releases=2, kept=kept) for number in (1, 2, 3)]
     assert kept.kept == {id_: {"PASSWORD": "hunter2"} for id_ in ids[1:]}
     assert not any(b"hunter2" in content for content in fleet.store.files.values())
-    roll_out(fleet, 4, keep=1, kept=kept, secrets={})
+    roll_out(fleet, 4, keep_releases=1, kept=kept, secrets={})
     assert kept.kept == {}
 
 
