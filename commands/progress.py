@@ -229,11 +229,11 @@ def describe_serving(stack: str) -> str:
     """Return what clients get now, for a person who has stopped an `up`. It takes a second or two."""
     from commands.target import CommandError, find_all  # noqa: PLC0415  takes half a second to import
     from platforms.transport import Store  # noqa: PLC0415
-    from releases import journal, lock, record  # noqa: PLC0415
+    from releases import journal, record  # noqa: PLC0415
 
     def describe(store: Store) -> str:
         last = next(journal.entries(store), None)
-        if lock.parse(store.read(lock.KEY)) or (last and last.is_unfinished):
+        if last and last.is_unfinished:
             return "some servers may run the new release already; run the same command again"
         return f"release {record.current(store) or 'none'} serves"
 
