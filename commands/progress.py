@@ -5,6 +5,8 @@ The engine's own display cuts what a release says to the width of the terminal; 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import re
@@ -32,8 +34,12 @@ _DONE = {
     "delete-replaced": "deleted the old",
 }
 _COLOUR = re.compile(r"<\{%[^%]*%\}>")
-# The name of an exception's class stands before its text; what people need is the text.
+# The name of an exception's class stands before its text, and the engine's words; what people need is the text.
 _CLASS = re.compile(r"(?:[a-z_]\w*\.)+[A-Z]\w*: ")
+_INVALID = re.compile(r".*? resource '[^']*'(?:: property \S+ value .*?)? has a problem: ", re.DOTALL)
+_HOLDER = re.compile(r"created by (.+)")
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LANGUAGE = "pulumi-language"
 
 
 class Progress:
@@ -59,7 +65,7 @@ class Progress:
     def _message(self, content: Mapping[str, Any]) -> list[str]:
         text, severity = _COLOUR.sub("", str(content["message"])).strip(), content["severity"]
         if severity == "error":
-            text = _CLASS.sub("", text, count=1)
+            text = _CLASS.sub("", _INVALID.sub("", text, count=1), count=1)
             # The stack's own error says only that there is another.
             if text not in (*self.errors, "update failed", "destroy failed"):
                 self.errors.append(text)
@@ -92,7 +98,8 @@ class Progress:
 def wrap(lines: Sequence[str], stream: TextIO) -> str:
     """Return lines as a text that fits the width of a terminal; in a pipe as they are."""
     width = max(shutil.get_terminal_size().columns, 20) if stream.isatty() else sys.maxsize
-    parts = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent=" " * 10) or [""]]
+    clean = [_CONTROL.sub("", line) for line in lines]
+    parts = [part for line in clean for part in textwrap.wrap(line, width, subsequent_indent=" " * 10) or [""]]
     return "".join(f"{part}\n" for part in parts)
 
 
@@ -117,7 +124,7 @@ class Screen:
         """Show what is waited for: at the foot of a terminal always, in a pipe after STILL_S of silence."""
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            self._write(f"{self.now_s():4.0f} s  {text}"[:width])
+            self._write(f"{self.now_s():4.0f} s  {_CONTROL.sub('', text)}"[:width])
         elif time.monotonic() - self._last >= STILL_S:
             self.line(text)
 
@@ -130,8 +137,11 @@ class Screen:
         self._stream.flush()
 
 
-def run(arguments: Sequence[str], screen: Screen) -> int:
-    """Run a pulumi command with progress, and return its exit code; INTERRUPTED after Ctrl-C."""
+def run(arguments: Sequence[str], screen: Screen, signals: Sequence[int]) -> int:
+    """Run a pulumi command with progress, and return its exit code; INTERRUPTED after Ctrl-C.
+
+    signals: those that were received; the first one ends it.
+    """
     progress = Progress()
     with tempfile.TemporaryDirectory() as folder:
         log, errors = Path(folder) / "events", Path(folder) / "errors"
@@ -143,23 +153,39 @@ def run(arguments: Sequence[str], screen: Screen) -> int:
                 stdout=subprocess.DEVNULL, stderr=complaints, start_new_session=True,
             )  # fmt: skip
             try:
-                _follow(process, events, progress, screen)
-            except KeyboardInterrupt:
+                _follow(process, events, progress, screen, signals)
+            finally:
                 _stop(process)
-                at_work = f" while {progress.still(screen.now_s())}" if progress.waiting else ""
-                screen.line(f"stopped{at_work}. What servers have begun, they end; run the same command again to go on")
-                screen.line(_what_serves(arguments[-1]))
-                return INTERRUPTED
+        if signals:
+            at_work = f" while {progress.still(screen.now_s())}" if progress.waiting else ""
+            screen.line(f"stopped{at_work}. What servers have begun, they end; run the same command again to go on")
+            screen.line(describe_serving(arguments[-1]))
+            return INTERRUPTED
         if process.returncode:
             screen.line("failed:")
-            lines = [line for each in progress.errors for line in f"error: {each}".splitlines()]
-            sys.stderr.write(wrap(lines or errors.read_text().splitlines(), sys.stderr))
-    return process.returncode
+            told = [f"error: {each}" for each in progress.errors] or [_in_our_words(errors.read_text())]
+            if process.returncode < 0:
+                told.append(f"the engine was killed (signal {-process.returncode}); run the same command again")
+            sys.stderr.write(wrap([line for each in told for line in each.splitlines()], sys.stderr))
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def _follow(process: subprocess.Popen[bytes], events: TextIO, progress: Progress, screen: Screen) -> None:
+def _in_our_words(complaint: str) -> str:
+    """Return what the engine complains of before it begins; of a lock, what is safe to do about it."""
+    if "stack is currently locked" not in complaint:
+        return complaint
+    holder = f" ({found[1]})" if (found := _HOLDER.search(complaint)) else ""
+    return (
+        f"error: another `pulumi up` or `make local` works on this stack{holder}; wait until it has ended. "
+        "Only if none runs: `pulumi cancel`, then run the same command again"
+    )
+
+
+def _follow(
+    process: subprocess.Popen[bytes], events: TextIO, progress: Progress, screen: Screen, signals: Sequence[int]
+) -> None:
     part = ""
-    while True:
+    while not signals:
         is_over = process.poll() is not None
         for text in events:
             part += text
@@ -177,30 +203,69 @@ def _follow(process: subprocess.Popen[bytes], events: TextIO, progress: Progress
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End the engine, whatever it waits for. What its plugins have begun they end by themselves."""
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
+        if process.poll() is not None:
+            break
         process.send_signal(number)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            continue
-        return
+    # The host of the program is in a group of its own, and would wait for its engine for minutes.
+    for group in (process.pid, *_language_hosts(process.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
-def _what_serves(stack: str) -> str:
+def _language_hosts(session: int) -> set[int]:
+    """Return the process groups of a session's hosts of programs."""
+    groups: set[int] = set()
+    for file in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            pid = int(file.parent.name)
+            if file.read_text().startswith(_LANGUAGE) and os.getsid(pid) == session:
+                groups.add(os.getpgid(pid))
+    return groups
+
+
+def describe_serving(stack: str) -> str:
     """Return what clients get now, for a person who has stopped an `up`. It takes a second or two."""
     from commands.target import CommandError, find_all  # noqa: PLC0415  takes half a second to import
-    from releases import record  # noqa: PLC0415
+    from platforms.transport import Store  # noqa: PLC0415
+    from releases import journal, record  # noqa: PLC0415
+
+    def describe(store: Store) -> str:
+        last = next(journal.entries(store), None)
+        if last and last.is_unfinished:
+            return "some servers may run the new release already; run the same command again"
+        return f"release {record.current(store) or 'none'} serves"
 
     try:
-        releases = {each.app: record.current(each.store) for each in find_all(stack, None)}
+        return "; ".join(f"{each.app}: {describe(each.store)}" for each in find_all(stack, None))
     except (CommandError, LookupError):
         return "nothing serves yet"
-    return "; ".join(f"{app}: release {release or 'none'} serves" for app, release in releases.items())
+    except Exception:  # noqa: BLE001  whatever a store raises
+        return f"`./fleet status -s {stack}` shows what serves"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `up` or `destroy`, whose last argument is the stack."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return run(arguments, Screen(sys.stdout))
+    signals: list[int] = []
+
+    def hear(number: int, _: object) -> None:
+        signals.append(number)
+        # Another one must not end what says what serves.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # In the background, or under nohup, some are ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, hear)
+    try:
+        return run(arguments, Screen(sys.stdout), signals)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        # Nobody reads any more; at its end Python would try to write what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -126,9 +126,8 @@ def rollback(
         if not yes:
             if not is_terminal():
                 raise CommandError("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
-            question = (
-                f"{target.app} of stack {target.stack}: from {now} back to {to} on {len(target.servers)} servers?"
-            )
+            count = f"{len(target.servers)} server{'' if len(target.servers) == 1 else 's'}"
+            question = f"{target.app} of stack {target.stack}: from {now} back to {to} on {count}?"
             if not typer.confirm(question):
                 raise CommandError("nothing was changed")
         # Before it begins: while a server says something, the connection to it can ask nothing.

@@ -13,6 +13,8 @@ CAUSES = 4
 _TRACEBACK = "Traceback (most recent call last)"
 # Python's imports and the product's own launchers.
 _FOREIGN = re.compile(r'\s*File "(?:<frozen |/usr/lib/python3|[^"]*/gateway/gateway_)')
+# What announces a log, of which nothing is of the application.
+_NOTHING_QUOTED = re.compile(r"(?:; its last lines)?:$")
 _MARKS = re.compile(r"[\s~^]+")
 # What systemd and uWSGI add to each start and end of a process.
 _NOISE = re.compile(
@@ -28,8 +30,8 @@ def shorten(why: str) -> str:
     """Return a failure with the indented lines that it quotes reduced to those of the application."""
     head = [line for line in why.splitlines() if not line.startswith(" ")]
     quoted = [_PREFIX.sub("", line) for line in why.splitlines() if line.startswith(" ") and not _NOISE.match(line)]
-    if not quoted and "\n " in why:
-        quoted = ["    (nothing of the application)"]
+    if not quoted:
+        head = [_NOTHING_QUOTED.sub("", line) for line in head]
     begun = [number for number, line in enumerate(quoted) if line.lstrip().startswith(_TRACEBACK)]
     return "\n".join([*head, *(_traceback(quoted[begun[-1] :]) if begun else quoted[-LINES:])])
 

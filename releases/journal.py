@@ -15,11 +15,14 @@ from releases.lock import whoami
 PREFIX = "journal/"
 # The result of an entry whose file does not read.
 DAMAGED = "damaged"
+# The result of a movement whose process was ended meanwhile, and how Python says that to its threads.
+INTERRUPTED = "interrupted"
+_SHUTDOWN = "interpreter shutdown"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One rollout or rollback. result: done, failed, or the last thing that a killed one did.
+    """One rollout or rollback. result: done, failed, interrupted, or the last thing that a killed one did.
 
     when: ISO 8601. revision: of the source in its version control, "" where it has none. seconds: None if killed.
     missing: servers that were left out, since nobody reached them.
@@ -40,6 +43,11 @@ class Entry:
         """Return whether every server is surely on its release."""
         return self.result == "done" and not self.missing
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Return whether it is at work, or was ended before its end: servers may be on its release or not."""
+        return self.result not in ("done", "failed", DAMAGED)
+
 
 class Journal:
     """Events of one movement. Written whole at each event, so that a killed one leaves all that it did."""
@@ -58,6 +66,15 @@ class Journal:
         line = {"event": event, "after_s": round(time.monotonic() - self._begun, 2), **head, **details}
         self._lines.append(json.dumps(line))
         self._store.write(self._key, ("\n".join(self._lines) + "\n").encode())
+
+    def note_error(self, error: Exception) -> None:
+        """Add how the movement failed; an end from outside in words, not in Python's."""
+        seconds = round(time.monotonic() - self._begun, 1)
+        if _SHUTDOWN in str(error):
+            why = "somebody ended the command while it was at work; run the same command again"
+            self.note(INTERRUPTED, why=why, seconds=seconds)
+        else:
+            self.note("failed", why=str(error), seconds=seconds)
 
 
 def entries(store: Store) -> Iterator[Entry]:

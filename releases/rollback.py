@@ -89,7 +89,7 @@ def roll_back(
             except ServerFailures as error:
                 reached = {failure.server for failure in error.failures if not failure.is_unreachable}
                 if reached or len(error.failures) == len(servers):
-                    journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
+                    journal.note_error(error)
                     problems = [str(error), *_undo(fleet, servers, before)]
                     static.discard()
                     raise RollbackError("\n".join([*problems, f"release {before} still serves"])) from error

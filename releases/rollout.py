@@ -110,7 +110,7 @@ class Rollout:
             self._switch(states, before, journal)
             record.set_current(self.store, self.id)
         except Exception as error:
-            journal.note("failed", why=str(error), seconds=round(time.monotonic() - begun, 1))
+            journal.note_error(error)
             self.static.discard()
             raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}") from error
         # It serves; what is left must not make it look as if it did not.
@@ -120,7 +120,8 @@ class Rollout:
         self._prune([*states, *late])
         say_ending_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
-        self.fleet.log(f"release {self.id} serves on {len(states) + len(late)} servers")
+        count = len(states) + len(late)
+        self.fleet.log(f"release {self.id} serves on {count} server{'' if count == 1 else 's'}")
 
     def _what_serves(self, before: str | None) -> str:
         serves = f"release {before} still serves" if before else "no other release was there before"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import re
 import time
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ from slot_layout import (
 GATE_S = 5
 # Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
 ERRORS = 3
-# Seconds after which a health path that still fails is shown, again and again.
-TOLD_S = 10
+# Seconds after which a health path that still fails is shown; from then on at each minute.
+TOLD_S = (10, 30)
 # Seconds for a slot that no client has asked yet to end.
 UNUSED_S = 5
 
@@ -60,7 +61,9 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
     """Start a slot and wait for enough healthy responses in a row of each gateway; stop it if they do not come."""
     limit, path = manifest["start_timeout_s"], manifest["health_path"]
     drain = UNUSED_S
-    told = begun = time.time()
+    begun = time.time()
+    moments = itertools.chain(TOLD_S, itertools.count(60, 60))
+    moment = next(moments)
     deadline = time.monotonic() + limit
     run("systemctl", "reset-failed", *units(slot))
     try:
@@ -93,9 +96,9 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                     errors = errors + 1 if status == 500 else 0
                 except (OSError, http.client.HTTPException) as error:
                     good, errors, answer = 0, 0, str(error)
-                if not good and time.time() > told + TOLD_S:
-                    told = time.time()
-                    log(f"GET {path} still answers {answer} after {told - begun:.0f} s of {limit} s")
+                if not good and (waited := time.time() - begun) > moment:
+                    log(f"GET {path} still answers {answer} after {waited:.0f} s of {limit} s")
+                    moment = next(each for each in moments if each > waited)
                 time.sleep(0.02 if good else 0.3)
     except BaseException:
         stop(slot, drain)

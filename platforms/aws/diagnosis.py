@@ -54,7 +54,7 @@ def check_host(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
         given = Aws.model_validate_json(json.dumps(open_))
     except ValidationError as error:
         wrong = ", ".join(dict.fromkeys(str(each["loc"][0]) if each["loc"] else "aws" for each in error.errors()))
-        remedy = f"`pulumi preview -s {stack}` tells each with what is allowed; mend stacks/Pulumi.{stack}.yaml."
+        remedy = f"`./fleet config -s {stack}` tells each with what is allowed; mend stacks/Pulumi.{stack}.yaml."
         return [*found, Finding("settings of AWS", f"these cannot work: {wrong}", remedy)]
     return [*found, *account(given)]
 

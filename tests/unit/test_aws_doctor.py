@@ -95,7 +95,7 @@ def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: p
     found = operator.check_host("aws", block, stack="prod", project=Path())
     assert told(found[-1]) == (
         "settings of AWS: these cannot work: ami, app_subnet_ids, amis -> "
-        "`pulumi preview -s prod` tells each with what is allowed; mend stacks/Pulumi.prod.yaml."
+        "`./fleet config -s prod` tells each with what is allowed; mend stacks/Pulumi.prod.yaml."
     )
     assert [each.subject for each in found] == ["plugin aws", "plugin command", "settings of AWS"]
 

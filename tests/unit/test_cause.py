@@ -49,7 +49,8 @@ def test_a_log_without_a_traceback_keeps_its_last_lines_without_those_of_systemd
     lines = [f"    line {number}" for number in range(20)]
     noise = ["    app@blue.service: Failed with result 'exit-code'.", "    VACUUM: unix socket /run/x removed."]
     assert shorten("\n".join(["it failed:", *lines, *noise])).splitlines() == ["it failed:", *lines[-8:]]
-    assert shorten("\n".join(["it failed:", *noise])) == "it failed:\n    (nothing of the application)"
+    assert shorten("\n".join(["it failed:", *noise])) == "it failed"
+    assert shorten("x did not start; its last lines:\n") == "x did not start"
     assert shorten("it failed") == "it failed"
 
 

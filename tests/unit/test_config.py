@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
@@ -125,6 +126,18 @@ def test_the_table_has_a_line_for_each_value_in_the_order_of_the_stack_file(proj
     names = [line[0] for line in lines[1:]]
     blocks = [".".join(name.split(".")[: 2 if name.startswith("apps") else 1]) for name in names]
     assert list(dict.fromkeys(blocks)) == ["platform", "apps.z", "apps.a", "balancer", "security_updates", "lxd"]
+
+
+def test_a_name_of_a_setting_stays_in_one_piece_in_a_narrow_terminal(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = "A_VARIABLE_WITH_A_LONG_NAME"
+    write(project, apps={"hello": HELLO | {"environment": {variable: "x" * 99}}})
+    monkeypatch.setattr("commands.config.console", lambda: Console(width=80, highlight=False))
+    output = fleet().output
+    assert f"apps.hello.environment.{variable} " in output
+    assert "apps.hello.rollout.drain_timeout_s " in output
+    assert max(map(len, output.splitlines())) <= 80
 
 
 @pytest.mark.parametrize("platform", ["lxd", "aws"])

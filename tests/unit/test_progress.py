@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from commands.progress import INTERRUPTED, Progress, Screen, run
+from commands.progress import INTERRUPTED, Progress, Screen, describe_serving, run
+from platforms.lxd.store import DirectoryStore
+from releases import record
+from releases.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 URN = "urn:pulumi:local::wsgi-fleet::wsgi-fleet:app_server_fleet:AppServerFleet$pulumi-python:dynamic/lxd:Machine::"
@@ -102,28 +108,142 @@ def pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_command_that_fails_before_its_first_event_shows_its_own_words(
     pulumi: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pulumi.write_text("#!/bin/sh\necho noise\necho 'error: the stack is currently locked' >&2\nexit 255\n")
+    pulumi.write_text("#!/bin/sh\necho noise\necho 'error: no backend' >&2\nexit 255\n")
     pulumi.chmod(0o755)
-    assert run(["up", "-s", "local"], Screen(sys.stdout)) == 255
+    assert run(["up", "-s", "local"], Screen(sys.stdout), []) == 255
     told = capsys.readouterr()
-    assert (told.out, told.err) == ("   0 s  failed:\n", "error: the stack is currently locked\n")
+    assert (told.out, told.err) == ("   0 s  failed:\n", "error: no backend\n")
 
 
-def test_ctrl_c_ends_it_within_two_seconds_whatever_the_engine_waits_for_and_says_what_to_run(pulumi: Path) -> None:
-    pulumi.write_text('#!/bin/sh\n[ "$1" = up ] || exit 1\ntrap "" INT\n: >"$0.begun"\nwhile :; do sleep 0.1; done\n')
+def test_a_lock_of_the_stack_is_told_with_its_holder_and_what_is_safe(
+    pulumi: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locked = (
+        "error: the stack is currently locked by 1 lock(s). Either wait or `pulumi cancel`.\n  f.json: created by a@b"
+    )
+    pulumi.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{locked}\nEND\nexit 255\n")
+    pulumi.chmod(0o755)
+    assert run(["up", "-s", "local"], Screen(sys.stdout), []) == 255
+    assert capsys.readouterr().err == (
+        "error: another `pulumi up` or `make local` works on this stack (a@b); wait until it has ended. "
+        "Only if none runs: `pulumi cancel`, then run the same command again\n"
+    )
+
+
+def test_an_engine_that_was_killed_is_told_with_what_to_do(pulumi: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pulumi.write_text("#!/bin/sh\nkill -9 $$\n")
+    pulumi.chmod(0o755)
+    assert run(["up", "-s", "local"], Screen(sys.stdout), []) == 137
+    assert capsys.readouterr().err == "the engine was killed (signal 9); run the same command again\n"
+
+
+def test_the_engines_words_before_a_resources_problem_are_left_out() -> None:
+    progress = Progress()
+    words = (
+        "x:releases:Rollout resource 'hello': property release value {3d32} has a problem: release 3d32 was rejected"
+    )
+    progress.hear(message(words, "error"), 1.0)
+    assert progress.errors == ["release 3d32 was rejected"]
+
+
+@pytest.mark.parametrize("stream", ["terminal", "pipe"])
+def test_what_a_machine_prints_moves_no_cursor(stream: str) -> None:
+    text = Terminal() if stream == "terminal" else io.StringIO()
+    screen = Screen(text)
+    screen.line("a\x1b[2Jb\x07c\x9b")
+    screen.still("a\x1b[2Jb\x07c")
+    assert text.getvalue().replace("\r\033[K", "").splitlines()[0] == "   0 s  abc"
+    assert "\x07" not in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ("switched", "hello: some servers may run the new release already; run the same command again"),
+        ("interrupted", "hello: some servers may run the new release already; run the same command again"),
+        ("done", "hello: release r1 serves"),
+        ("failed", "hello: release r1 serves"),
+    ],
+)
+def test_after_ctrl_c_a_rollout_that_was_not_ended_is_told(
+    event: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = DirectoryStore(tmp_path)
+    record.set_current(store, "r1")
+    Journal(store, release="r2", app="hello").note(event)
+
+    def find_all(_stack: str, _app: None) -> list[SimpleNamespace]:
+        return [SimpleNamespace(app="hello", store=store)]
+
+    monkeypatch.setattr("commands.target.find_all", find_all)
+    assert describe_serving("local") == told
+
+
+# An engine that heeds no signal, with the host of a program in a group of its own; its ids go to the file.
+DEAF = """#!/bin/bash
+[ "$1" = up ] || exit 1
+trap "" INT
+set -m
+cp /bin/sleep "$0-language-python"
+"$0-language-python" 60 &
+echo "$$ $!" >"$0.new"
+mv "$0.new" "$0.begun"
+while :; do
+    echo '{"diagnosticEvent": {"message": "x", "severity": "info"}}' >>"${@: -1}"
+    sleep 0.1
+done
+"""
+
+
+@pytest.fixture
+def deaf(pulumi: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """Start an `up` with an engine that hears nothing. Yield it, and the processes of the engine."""
+    pulumi.write_text(DEAF)
     pulumi.chmod(0o755)
     begun = pulumi.with_suffix(".begun")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "commands.progress", "up", "-s", "local"],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    while not begun.exists():
-        time.sleep(0.05)
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        while not begun.exists():
+            time.sleep(0.05)
+        engine = [int(pid) for pid in begun.read_text().split()]
+        yield process, engine
+        process.kill()
+    for pid in engine:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process runs; one that only nobody has waited for does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("times", [1, 9])
+def test_ctrl_c_however_often_ends_the_engine_whatever_it_waits_for_and_says_what_to_run(
+    deaf: tuple[subprocess.Popen[str], list[int]], times: int
+) -> None:
+    process, engine = deaf
     since = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
-    told, _ = process.communicate(timeout=20)
-    assert process.returncode == INTERRUPTED
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.2 if times > 1 else 0)
+    told, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (INTERRUPTED, "")
     assert time.monotonic() - since < 10
     first, last = told.splitlines()[-2:]
     assert first.endswith("s  stopped. What servers have begun, they end; run the same command again to go on")
     assert last.endswith("s  nothing serves yet")
+    assert [pid for pid in engine if is_running(pid)] == []
+
+
+def test_a_reader_that_is_gone_ends_the_engine_without_a_word(deaf: tuple[subprocess.Popen[str], list[int]]) -> None:
+    process, engine = deaf
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()
+    assert process.wait(20) == INTERRUPTED
+    assert process.stderr.read() == ""
+    assert [pid for pid in engine if is_running(pid)] == []

@@ -15,6 +15,7 @@ import pytest
 from platforms.transport import Result, Unreachable
 from releases import lock, record
 from releases.fleet import Fleet, Server
+from releases.journal import entries
 from releases.record import current
 from releases.redaction import Redaction
 from releases.rollout import RolloutError, batches
@@ -200,6 +201,21 @@ def test_the_journal_says_who_did_what_and_how_it_ended() -> None:
     assert (lines[0]["release"], lines[0]["revision"]) == (release(2).id, "abc1234")
     assert "@" in lines[0]["who"]
     assert "a-2, switch: broken" in lines[-1]["why"]
+
+
+def test_a_rollout_whose_process_was_ended_is_interrupted_in_the_journal_in_words() -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.fails["a-1", "stage"] = RuntimeError("cannot schedule new futures after interpreter shutdown")
+    with pytest.raises(RolloutError):
+        roll_out(fleet, 2)
+    entry = next(entries(fleet.store))
+    assert (entry.result, entry.is_unfinished) == ("interrupted", True)
+    assert entry.why == "somebody ended the command while it was at work; run the same command again"
+
+
+def test_one_server_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    id_ = roll_out(FakeFleet(MemoryStore()), 1, names=NAMES[:1])
+    assert f"release {id_} serves on 1 server\n" in capsys.readouterr().out
 
 
 def test_a_fleet_without_servers_is_refused() -> None:
