@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from settings import Settings
 from settings.constraint import ENCRYPTED
 from settings.mistake import describe_all
-from settings.secrets import NAMESPACE, KeyPath, encrypted_paths, find_misplaced
+from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced
 from settings.yaml_file import YamlError, load
 
 # Columns of a line, four of them for the engine's own indentation.
@@ -72,6 +72,8 @@ def parse(
     problems += [f"{name}: {_NO_UTF_8}" for name, value in data.items() if not _is_text(value)]
     if problems:
         raise SettingsError(problems, where)
+    hidden = Hidden(data, encrypted or ())
+    data = hidden.replace(data)
     problems += _with_files(data, project)
     settings: Settings | None = None
     try:
@@ -81,7 +83,7 @@ def parse(
         )
     except ValidationError as error:
         problems += describe_all(error.errors(include_url=False))
-    problems += _missing_files(data, project)
+    problems = list(hidden.mask([*problems, *_missing_files(data, project)]))
     if encrypted is not None:
         problems += find_misplaced(data, encrypted)
     if problems or settings is None:
