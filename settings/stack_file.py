@@ -104,9 +104,8 @@ def read(file: Path, *, project: Path) -> Settings:
     except YamlError as error:
         raise SettingsError(error.problems, where, prefix="") from error
     except (RecursionError, ValueError, TypeError) as error:
-        # An alias of what it stands in, a date as a key, a number of 5,000 digits: YAML has more than settings can be.
-        said = " ".join(str(error).split())
-        problem = f"is YAML that settings cannot be ({said}); use text, numbers, true, false, null, lists and mappings"
+        # YAML has more than settings can be.
+        problem = "is YAML that settings cannot be; use text, numbers, true, false, null, lists and mappings"
         raise SettingsError([problem], where, prefix="") from error
     return parse(texts, project=project, where=where, encrypted=encrypted)
 
