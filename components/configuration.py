@@ -14,7 +14,7 @@ from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
 from settings.stack_file import SettingsError, parse
-from settings.yaml_file import load
+from settings.yaml_file import YamlError, load
 
 # By this code the engine knows that the program has said why it ends (pulumi-language-python-exec). It adds nothing.
 EXIT_AFTER_MESSAGE = 32
@@ -33,7 +33,7 @@ def read_settings(project: Path, stack: str) -> Settings:
             where=f"stacks/{file.name}",
             encrypted=_encrypted_paths(file),
         )
-    except SettingsError as error:
+    except (SettingsError, YamlError) as error:
         pulumi.log.error(str(error))
         raise SystemExit(EXIT_AFTER_MESSAGE) from None
     for warning in warnings(settings):
@@ -44,7 +44,7 @@ def read_settings(project: Path, stack: str) -> Settings:
 
 
 def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
-    """Return the sources of the applications by name. Raises pulumi.RunError with all that cannot be released."""
+    """Return the sources of the applications by name. What cannot be released is logged, all at once; then exit."""
     sources: dict[str, Source] = {}
     problems: list[str] = []
     for name, app in settings.apps.items():
@@ -53,7 +53,8 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
         except SourceError as error:
             problems.append(str(error))
     if problems:
-        raise pulumi.RunError("\n".join(problems))
+        pulumi.log.error("\n".join(problems))
+        raise SystemExit(EXIT_AFTER_MESSAGE)
     return sources
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -66,6 +66,9 @@ def _leaves(name: str, value: Any, origin: str) -> Iterator[Value]:
     elif isinstance(value, Mapping) and value:
         for key, inner in cast("Mapping[str, Any]", value).items():
             yield from _leaves(f"{name}.{key}", inner, origin)
+    elif isinstance(value, Sequence) and any(isinstance(each, BaseModel) for each in cast("Sequence[Any]", value)):
+        for number, each in enumerate(cast("Sequence[Any]", value)):
+            yield from _leaves(f"{name}.{number}", each, origin)
     else:
         yield Value(name, MASK if isinstance(value, SecretStr) else value, origin)
 

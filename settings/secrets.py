@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
 from settings import Settings
+from settings.constraint import ENCRYPTED
 
 NAMESPACE = "wsgi-fleet"
 # The keys that lead to a value, from the block of the stack file on.
@@ -40,9 +41,43 @@ def find_misplaced(data: Mapping[str, Any], encrypted: Collection[KeyPath]) -> l
     ]
     for path in sorted(set(encrypted) - secrets):
         if _is_leaf(data, path):
-            remedy = f"set it in `apps.{path[1]}.secrets`" if path[0] == "apps" else "set it without --secret"
+            apps = path[1:2] if path[0] == "apps" else ()
+            remedy = f"set it in `apps.{apps[0]}.secrets`" if apps else "set it without --secret"
             lines.append(f"{format_path(path)}: (secret): is encrypted, and would be stored in plain text; {remedy}")
     return lines
+
+
+class Hidden:
+    """What a stack file has encrypted and what is no secret by its type: single values, and whole blocks."""
+
+    def __init__(self, data: Mapping[str, Any], encrypted: Collection[KeyPath]) -> None:
+        paths = set(encrypted) - set(_secrets(Settings, data, ()))
+        self.values = {path for path in paths if _is_leaf(data, path)}
+        self.blocks = paths - self.values
+
+    def replace(self, value: Any, path: KeyPath = ()) -> Any:
+        """Return data with ENCRYPTED in the place of the single values, so that no mistake can show them."""
+        if path in self.values:
+            return ENCRYPTED
+        if isinstance(value, Mapping):
+            return {key: self.replace(each, (*path, key)) for key, each in cast("Mapping[str, Any]", value).items()}
+        if isinstance(value, list):
+            items = enumerate(cast("list[Any]", value))
+            return [self.replace(each, (*path, str(number))) for number, each in items]
+        return value
+
+    def mask(self, lines: Iterable[str]) -> Iterator[str]:
+        """Yield mistakes without what is hidden. Of a single value find_misplaced says all that is true of it."""
+        values, blocks = (list(map(format_path, paths)) for paths in (self.values, self.blocks))
+        for line in lines:
+            key, _, what = line.partition(": ")
+            block = next((each for each in blocks if key == each or key.startswith((f"{each}.", f"{each}["))), None)
+            if what.startswith(("missing;", "unknown key;")) or (key not in values and block is None):
+                yield line.replace(json.dumps(ENCRYPTED), "(secret)").replace(ENCRYPTED, "(secret)")
+            elif block is not None and what.startswith("(secret)"):
+                yield line
+            elif block is not None:
+                yield f"{key}: (secret): cannot stand there; to see why, set {block} anew and encrypt its secrets alone"
 
 
 def _encrypted_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from settings import Settings
 from settings.constraint import ENCRYPTED
 from settings.mistake import describe_all
-from settings.secrets import NAMESPACE, KeyPath, encrypted_paths, find_misplaced
+from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced
 from settings.yaml_file import YamlError, load
 
 # Columns of a line, four of them for the engine's own indentation.
@@ -72,6 +72,8 @@ def parse(
     problems += [f"{name}: {_NO_UTF_8}" for name, value in data.items() if not _is_text(value)]
     if problems:
         raise SettingsError(problems, where)
+    hidden = Hidden(data, encrypted or ())
+    data = hidden.replace(data)
     problems += _with_files(data, project)
     settings: Settings | None = None
     try:
@@ -81,7 +83,7 @@ def parse(
         )
     except ValidationError as error:
         problems += describe_all(error.errors(include_url=False))
-    problems += _missing_files(data, project)
+    problems = list(hidden.mask([*problems, *_missing_files(data, project)]))
     if encrypted is not None:
         problems += find_misplaced(data, encrypted)
     if problems or settings is None:
@@ -102,9 +104,8 @@ def read(file: Path, *, project: Path) -> Settings:
     except YamlError as error:
         raise SettingsError(error.problems, where, prefix="") from error
     except (RecursionError, ValueError, TypeError) as error:
-        # An alias of what it stands in, a date as a key, a number of 5,000 digits: YAML has more than settings can be.
-        said = " ".join(str(error).split())
-        problem = f"is YAML that settings cannot be ({said}); use text, numbers, true, false, null, lists and mappings"
+        # YAML has more than settings can be.
+        problem = "is YAML that settings cannot be; use text, numbers, true, false, null, lists and mappings"
         raise SettingsError([problem], where, prefix="") from error
     return parse(texts, project=project, where=where, encrypted=encrypted)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
-LONGEST_LINE = 60
+# What is shown of a line, for the rest may be a secret: the indentation, and the key or the dash.
+BEGINNING = re.compile(r"[ \t]*(- |(wsgi-fleet:)?[\w.-]{1,60}:(?=\s|$))?")
+NAME = re.compile(r"[\w.:/-]{1,60}")
 # A part of what PyYAML reports -> the same in plain words, and a remedy.
 PLAIN = {
     "cannot start any token": "has a character that begins no value; replace tabs by blanks, and quote text that "
@@ -21,8 +24,25 @@ PLAIN = {
     "expected the node content": "has a bracket or brace that is not closed; close it",
     "found undefined alias": "names an alias that is not defined; put text that begins with * in quotes",
     "found unknown escape": "has a backslash that YAML does not know; take single quotes",
+    "a single document": "begins a second document; remove this line and what follows it",
+    "a constructor for the tag": "has a tag (a word that begins with !) that no setting has; remove the tag",
     "special characters are not allowed": "has a control character; remove it",
 }
+NO_NAMES = {f"tag:yaml.org,2002:{each}" for each in ("timestamp", "binary")}
+NO_VALUE = "has a value that settings cannot have; write a shorter number, or put text in quotes"
+NO_NAME = "has a key that is no text; write a name, in quotes if it looks like a date"
+TOO_DEEP = "is nested too deeply; write it with fewer levels"
+IN_ITSELF = "contains itself by an alias (a word that begins with *); write out what is meant"
+
+
+class _Loader(yaml.SafeLoader):
+    """Say where a value is that cannot be made: a number of 5,000 digits, a day that no calendar has."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)  # pyright: ignore[reportUnknownMemberType]
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise yaml.constructor.ConstructorError(None, None, NO_VALUE, node.start_mark) from error
 
 
 class YamlError(Exception):
@@ -36,9 +56,14 @@ class YamlError(Exception):
 def load(text: str) -> Any:
     """Return the document in a text. Raises YamlError with where and what is wrong."""
     try:
-        if found := list(_duplicates(yaml.compose(text, yaml.SafeLoader), text, set())):
-            raise YamlError(found)
-        return yaml.safe_load(text)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if found := list(_problems(node, text, set(), ())):
+                raise YamlError(found)
+            return None if node is None else loader.construct_document(node)  # pyright: ignore[reportUnknownMemberType]
+        except RecursionError:
+            raise YamlError([_place(loader.get_mark(), text) + TOO_DEEP]) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = f"{error.context or ''} {error.problem or ''}"
@@ -50,31 +75,41 @@ def load(text: str) -> Any:
 
 
 def _in_plain_words(said: str) -> str:
-    plain = next((words for part, words in PLAIN.items() if part in said), None)
-    return plain or f"is no YAML ({' '.join(said.split())}); mend this line, or the one above"
+    if NO_VALUE in said:
+        return NO_VALUE
+    return next((words for part, words in PLAIN.items() if part in said), "is no YAML; mend this line, or one above")
 
 
-def _duplicates(node: yaml.Node | None, text: str, seen: set[int]) -> Iterator[str]:
-    """Yield a problem for each key that its mapping has already. seen: nodes, for an alias leads to one again."""
+def _problems(node: yaml.Node | None, text: str, seen: set[int], above: tuple[int, ...]) -> Iterator[str]:
+    """Yield a problem for each key that is no text or that its mapping has already, and each node within itself.
+
+    seen, above: nodes, for an alias leads to one again.
+    """
+    if node is not None and id(node) in above:
+        yield _place(node.start_mark, text) + IN_ITSELF
     if node is None or id(node) in seen or not isinstance(node, yaml.CollectionNode):
         return
     seen.add(id(node))
+    above = (*above, id(node))
     if not isinstance(node, yaml.MappingNode):
         for item in node.value:
-            yield from _duplicates(item, text, seen)
+            yield from _problems(item, text, seen, above)
         return
     first: dict[str, yaml.Mark] = {}
     for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value in first:
-            before = f"has the key {key.value} a second time, after line {first[key.value].line + 1}; keep one of both"
+        if not isinstance(key, yaml.ScalarNode) or key.tag in NO_NAMES:
+            yield _place(key.start_mark, text) + NO_NAME
+        elif key.value in first:
+            name = f"the key {key.value}" if NAME.fullmatch(key.value) else "a key"
+            before = f"has {name} a second time, after line {first[key.value].line + 1}; keep one of both"
             yield _place(key.start_mark, text) + before
-        elif isinstance(key, yaml.ScalarNode):
+        else:
             first[key.value] = key.start_mark
-        yield from _duplicates(value, text, seen)
+        yield from _problems(value, text, seen, above)
 
 
 def _place(mark: yaml.Mark | None, text: str) -> str:
-    """Return where a mark is, and the text of its line."""
+    """Return where a mark is, and the beginning of its line."""
     if mark is None:
         return ""
     lines = text.splitlines()
@@ -83,6 +118,12 @@ def _place(mark: yaml.Mark | None, text: str) -> str:
     while number > 0 and not lines[number].strip():
         number -= 1
     line = lines[number] if lines else ""
-    shown = line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 3] + "..."
     column = mark.column + 1 if number == mark.line else len(line) + 1
-    return f"line {number + 1}, column {column}: {json.dumps(shown, ensure_ascii=False)}: "
+    return f"line {number + 1}, column {column}: {json.dumps(_beginning(line), ensure_ascii=False)}: "
+
+
+def _beginning(line: str) -> str:
+    found = BEGINNING.match(line)
+    start = found[0] if found else ""
+    rest = line[len(start) :].strip()
+    return start + " " * (start.endswith(":")) + "…" if rest else line

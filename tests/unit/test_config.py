@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
+from commands.config import as_json
 from harness.mock_aws import fill_placeholders
 from settings import Settings
 from settings.effective import MASK, values
@@ -143,7 +144,10 @@ def test_a_name_of_a_setting_stays_in_one_piece_in_a_narrow_terminal(
 @pytest.mark.parametrize("platform", ["lxd", "aws"])
 def test_every_setting_that_the_platform_uses_is_there_once(platform: str) -> None:
     blocks = fill_placeholders(shipped("example")) | {"platform": platform}
-    names = [each.name for each in values(Settings.model_validate_json(json.dumps(blocks)))]
+    shown = values(Settings.model_validate_json(json.dumps(blocks)))
+    json.dumps([as_json(each) for each in shown])
+    names = [each.name for each in shown]
+    assert {f"balancer.proxy.{rules}.0.path" for rules in ("redirects", "rewrites")} < set(names)
     assert len(names) == len(set(names))
     assert {name.partition(".")[0] for name in names} & {"lxd", "aws"} == {platform}
     assert ("apps.hello.fleet.size.instance_type" in names) == (platform == "aws")

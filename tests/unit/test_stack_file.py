@@ -98,6 +98,36 @@ def test_a_secret_in_plain_is_refused_and_so_is_an_encrypted_value_that_is_none(
     assert line == f"apps.hello.environment.TOKEN: (secret): {problem}"
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "balancer.max_body_mib", "balancer.hostnames.0", "balancer.error_pages.unavailable", "balancer.proxy.kind",
+        "balancer.proxy.snippets.0.file", "apps.hello.module", "apps.hello.environment.A", "apps.hello.source",
+        "apps.hello.hosts.0", "apps.hello.path", "apps.hello.generated_secrets.0", "apps.hello.passwrd",
+        "apps.hello.settings_file.values.a", "apps.hello.fleet.servers", "apps.hello.fleet", "apps", "platform", "vpc",
+        "security_updates.window", "apps.hello.health_path.x",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["hunter2", "4711"])
+def test_an_encrypted_value_in_a_wrong_place_is_never_shown(path: str, value: str) -> None:
+    blocks = smallest({"balancer": {"hostnames": ["a.test"], "proxy": {"snippets": [{"context": "http"}]}}})
+    blocks["apps"]["hello"] |= {"hosts": ["x"], "generated_secrets": ["X"]}
+    blocks["apps"]["hello"]["settings_file"] = {"variable": "F", "values": {"A": 1}}
+    *above, last = keys = path.split(".")
+    here: Any = blocks
+    for key in above:
+        here = here[int(key)] if key.isdigit() else here.setdefault(key, {})
+    here[int(last) if last.isdigit() else last] = value
+    found = problems_of(blocks, [tuple(keys)])
+    assert not any(value in line or 'encrypted"' in line or "\0" in line for line in found)
+    (line,) = [line for line in found if line.startswith(f"{path}: ") and "unknown key" not in line]
+    assert line.startswith(f"{path}: (secret): is encrypted, and would be stored in plain text; set it ")
+    # A whole block that is encrypted.
+    found = problems_of(blocks, [tuple(keys[:1])])
+    assert not any(value in line for line in found)
+    assert found
+
+
 def test_every_setting_whose_type_is_secret_is_known_as_one() -> None:
     blocks = {
         "apps": {"a": {"secrets": {"A": "x"}, "environment": {"B": "y"}}},
