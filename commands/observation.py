@@ -18,7 +18,7 @@ from releases import lock, record
 from releases.drift import find_damage
 from releases.fleet import PARALLEL, STATUS_COMMAND, Server
 from releases.journal import Entry, entries
-from releases.status import BalancerStatus, ServerStatus, Status_co, Traffic, parse_status
+from releases.status import BRINGS_SCRIPTS, BalancerStatus, ServerStatus, Status_co, Traffic, parse_status
 from rendering.paths import SCRIPTS
 
 ASK_S = 20.0
@@ -38,12 +38,16 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Report(Generic[Status_co]):
-    """A machine's response. facts: None without one; error: why. began_s, ended_s: when it was asked."""
+    """A machine's response. facts: None without one; error: why. began_s, ended_s: when it was asked.
+
+    is_reached: whether the machine responded, though perhaps with an error.
+    """
 
     facts: Status_co | None
     error: str
     began_s: float
     ended_s: float
+    is_reached: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,10 @@ def _query_balancer(target: Target) -> Report[BalancerStatus]:
 
 def ask(target: Target, server: Server, command: Sequence[str], kind: type[Status_co]) -> Report[Status_co]:
     """Run a script that prints a status of that kind, and return the machine's report."""
-    began, facts, error = time.time(), None, ""
+    began, facts, error, is_reached = time.time(), None, "", False
     try:
         result = target.transport.exec(server.target, command, timeout_s=ASK_S)
+        is_reached = True
         if result.exit_code == 0:
             facts = parse_status(kind, result.output)
         else:
@@ -181,7 +186,7 @@ def ask(target: Target, server: Server, command: Sequence[str], kind: type[Statu
         error = str(problem)
     except TimeoutError:
         error = f"it did not answer in {ASK_S:.0f} s"
-    return Report(facts, error, began, time.time())
+    return Report(facts, error, began, time.time(), is_reached)
 
 
 def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, Any] | None:
@@ -207,9 +212,12 @@ def server_view(
     if front is not None:
         measured = front.upstreams.get(address, NO_TRAFFIC).model_dump(include=MEASURED)
     if facts is None:
-        # LXD's own words name a remedy.
-        remedy = "" if "`pulumi" in report.error else "`pulumi up --refresh` starts or replaces it"
-        return ServerView(server.name, address, State.UNREACHABLE, report.error, remedy, **measured)
+        state, remedy = State.UNREACHABLE, "`pulumi up --refresh` starts or replaces it"
+        if report.is_reached:
+            state, remedy = State.FAILED, BRINGS_SCRIPTS
+        # LXD's own words name a remedy, and parse_status does.
+        remedy = "" if "`pulumi" in report.error else remedy
+        return ServerView(server.name, address, state, report.error, remedy, **measured)
     verdict = judge(server.name, facts, pointer, is_moving=is_moving)
     if slots := [str(each) for each in restarting if each.unit.startswith("app@")]:
         remedy = f"it is started for ever, with pauses of up to 10 s; {logs_of(server.name)}"

@@ -5,9 +5,13 @@ machine/ has the standard library only and cannot import this; tests/unit/test_s
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+
+# `pulumi up` alone does not repeat a step whose input is the same.
+BRINGS_SCRIPTS = "`pulumi up --replace '**-booted'` brings the scripts anew"
 
 
 class _Status(BaseModel):
@@ -130,7 +134,15 @@ Status_co = TypeVar("Status_co", bound=_Status, covariant=True)
 def parse_status(kind: type[Status_co], output: str) -> Status_co:
     """Return the status in the last line of what a script printed. Raises ValueError with what to do."""
     # A warning of sudo or a locale may stand before it.
+    last = output.strip().rpartition("\n")[2]
     try:
-        return kind.model_validate_json(output.strip().rpartition("\n")[2])
+        return kind.model_validate_json(last)
     except ValidationError as error:
-        raise ValueError("it runs scripts of another version; run `pulumi up`") from error
+        try:
+            found: Any = from_json(last)
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and kind.model_fields.keys() & found:
+            raise ValueError("it runs scripts of another version; run `pulumi up`") from error
+        printed = f"printed {output.strip()[:80]!r}" if output.strip() else "printed nothing"
+        raise ValueError(f"it can be reached, but its script {printed} and no status; {BRINGS_SCRIPTS}") from error

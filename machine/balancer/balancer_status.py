@@ -23,8 +23,9 @@ from typing import Any, BinaryIO
 
 import certificate
 import proxy
+import site_state
 from host_status import host_status
-from site_state import HEALTH, PAGE, read_state
+from site_state import HEALTH, PAGE, REMEDY, read_state
 
 # The newest last; the older one is read when the log was rotated within the window.
 LOGS = (Path("/var/log/wsgi-fleet/access.log.1"), Path("/var/log/wsgi-fleet/access.log"))
@@ -154,11 +155,13 @@ def health() -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Print the facts of this balancer as JSON."""
+    """Print the facts of this balancer as JSON. Raises Failure where nothing is known of its site."""
     state = subprocess.run(
         ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
     site = read_state()
+    if not site_state.STATE.exists():
+        raise proxy.Failure(f"{site_state.STATE} is missing: {REMEDY}")
     facts: dict[str, Any] = {
         "proxy": proxy.backend().TITLE,
         "state": state,

@@ -29,7 +29,7 @@ import certificate
 import proxy
 import site_state
 from proxy import LOCK, Failure
-from site_state import PAGE, State, read_state
+from site_state import PAGE, REMEDY, State, empty_state, read_state
 from system import write_atomically
 
 # Process ids of workers that the next run has to wait for, one a line.
@@ -38,18 +38,20 @@ DEFAULT_PAGE = site_state.CONFIG / "maintenance.html"
 PAGE_BYTES = 1 << 20
 
 
-def serve(new: State, *, by_health: bool = False) -> None:
+def serve(new: State, *, by_health: bool = False, is_repair: bool = False) -> None:
     """Serve what a state describes, and remember it once that works. Raises Failure.
 
+    is_repair: the remembered state cannot be read, so nothing is known of what the proxy has loaded.
     by_health: the change comes from upstream_health.py. It is not probed and waits for no old worker: a server that
     hangs would hold it up for minutes, and the application may be what is unhealthy.
     """
-    old = read_state()
-    before, text = old.render() if site_state.STATE.exists() else proxy.current_site(), new.render()
+    old = empty_state() if is_repair else read_state()
+    is_known = site_state.STATE.exists() and not is_repair
+    before, text = old.render() if is_known else proxy.current_site(), new.render()
     probed = [] if by_health else upstreams_to_probe(old, new)
     old_workers: set[int] = set()
     # A run that was killed may have left a site that is not the remembered one.
-    changes = text != before or text != proxy.current_site()
+    changes = is_repair or text != before or text != proxy.current_site()
     if changes:
         proxy.test(text)
     try:
@@ -109,11 +111,15 @@ def upstreams_to_probe(old: State, new: State) -> list[str]:
 
 def serve_site() -> None:
     """Serve the site on standard input; servers that an operator drained stay drained, as long as it names them."""
-    old = read_state()
-    new = State(json.load(sys.stdin), [], [])
+    new, is_repair = State(json.load(sys.stdin), [], []), False
+    try:
+        old = read_state()
+    except Failure as error:
+        old, is_repair = empty_state(), True
+        print(f"{error}; this step does, and servers that were drained by hand get requests again", flush=True)
     drained, unhealthy = ([each for each in those if each in new.servers] for those in (old.drained, old.unhealthy))
     new = replace(new, drained=drained, unhealthy=unhealthy)
-    serve(new)
+    serve(new, is_repair=is_repair)
     if not new.site["https"]:
         certificate.forget()
     print(describe(new))
@@ -157,6 +163,8 @@ def exclude_unhealthy(listed: Sequence[str]) -> None:
 
 def check_address(address: str, state: State) -> None:
     """Raise Failure unless the site names the address."""
+    if not site_state.STATE.exists():
+        raise Failure(f"{site_state.STATE} is missing: {REMEDY}")
     if address not in state.servers:
         servers = ", ".join(state.servers) or "none"
         raise Failure(f"{address} is no server of this balancer (its servers: {servers}); `pulumi up` adds it")
@@ -169,7 +177,7 @@ def maintenance(switch: str) -> None:
         print("maintenance is off: the application responds")
         return
     if not site_state.STATE.exists():
-        raise Failure("this balancer's site has no maintenance page yet; run `pulumi up` first")
+        raise Failure(f"{site_state.STATE} is missing: {REMEDY}")
     page = sys.stdin.buffer.read(PAGE_BYTES + 1) or DEFAULT_PAGE.read_bytes()
     if len(page) > PAGE_BYTES:
         raise Failure(f"the page has more than {PAGE_BYTES} bytes; link to what is large")

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from proxy import Failure
 from system import write_atomically
@@ -21,6 +21,8 @@ STATE = CONFIG / "site.json"
 HEALTH = Path("/run/wsgi-fleet/health.json")
 # While this file exists, the proxy serves it with status 503 (templates/*/).
 PAGE = CONFIG / "errors" / "maintenance.html"
+# `pulumi up` alone does not repeat a step whose input is the same.
+REMEDY = "`pulumi up --replace '**::balancer-members'` writes it anew"
 
 
 class Upstream(TypedDict):
@@ -89,7 +91,56 @@ class State:
 
 
 def read_state() -> State:
-    """Return the remembered state; an empty one before the first site."""
+    """Return the remembered state; an empty one before the first site. Raises Failure where the file is broken."""
     if not STATE.exists():
-        return State({"parts": [], "upstreams": {}, "https": False}, [], [])
-    return State(**json.loads(STATE.read_text()))
+        return empty_state()
+    try:
+        given = json.loads(STATE.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise Failure(f"{STATE} is broken ({error}): {REMEDY}") from error
+    if not is_state(given):
+        raise Failure(f"{STATE} is broken (it is not what a step wrote): {REMEDY}")
+    return State(given["site"], given["drained"], given["unhealthy"])
+
+
+def empty_state() -> State:
+    """Return the state of a balancer without a site."""
+    return State({"parts": [], "upstreams": {}, "https": False}, [], [])
+
+
+def is_state(given: Any) -> bool:
+    """Return whether this is what State.write wrote."""
+    match given:
+        case {
+            "site": {"parts": [*parts], "upstreams": {**upstreams}, "https": bool()},
+            "drained": [*drained],
+            "unhealthy": [*unhealthy],
+        }:
+            addresses = [*drained, *unhealthy]
+            return (
+                all(isinstance(each, str) for each in addresses)
+                and all(map(is_upstream, upstreams.values()))
+                and all(is_part(each, upstreams) for each in parts)
+            )
+        case _:
+            return False
+
+
+def is_upstream(given: Any) -> bool:
+    """Return whether this is an Upstream."""
+    match given:
+        case {"servers": {**servers}, "protocol": str(), "health_path": str(), "probe": str()}:
+            return all(isinstance(each, str) for each in servers.values())
+        case _:
+            return False
+
+
+def is_part(given: Any, upstreams: dict[str, Any]) -> bool:
+    """Return whether this is a part of a site with these upstreams."""
+    match given:
+        case {"servers_of": str(name)}:
+            return name in upstreams
+        case {"text": str()}:
+            return True
+        case _:
+            return False

@@ -23,6 +23,7 @@ from typing import Any
 
 import server_health
 import site_state
+from proxy import Failure
 from server_health import Outcome, Probe, Server
 from site_state import Upstream
 from system import notify_systemd, write_atomically
@@ -151,12 +152,8 @@ class Agent:
     """The health of all servers, and the changes of the site that follow from it."""
 
     def __init__(self) -> None:
-        now = time.monotonic()
-        self.state, self._version = site_state.read_state(), (0, 0)
-        self.servers = {
-            address: Server(now, now, is_healthy=False, why="it was unhealthy before")
-            for address in self.state.unhealthy
-        }
+        self.state, self._version = site_state.empty_state(), (0, 0)
+        self.servers: dict[str, Server] = {}
         self._due: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.changing: asyncio.Task[None] | None = None
@@ -174,15 +171,22 @@ class Agent:
         self.write(now, excluded)
 
     def read(self, now: float) -> None:
-        """Read what the site wants, where that has changed."""
-        with contextlib.suppress(OSError, ValueError):
+        """Read what the site wants, where that has changed. Without servers where it cannot be read."""
+        with contextlib.suppress(OSError):
             stat = site_state.STATE.stat()
             if (version := (stat.st_mtime_ns, stat.st_ino)) != self._version:
-                self.state, self._version = site_state.read_state(), version
+                self._version = version
+                try:
+                    self.state = site_state.read_state()
+                except Failure as error:
+                    self.state = site_state.empty_state()
+                    print(f"error: {error}; until then all stays as it is", flush=True)
         wanted = set(self.state.servers)
         self.servers = {address: server for address, server in self.servers.items() if address in wanted}
         for number, address in enumerate(sorted(wanted - self.servers.keys())):
-            self.servers[address] = Server(now, now)
+            # Where this service has just started.
+            why = "it was unhealthy before" if address in self.state.unhealthy else ""
+            self.servers[address] = Server(now, now, is_healthy=not why, why=why)
             self._due[address] = now + number / max(len(wanted), 1)
 
     def probe(self, now: float) -> None:

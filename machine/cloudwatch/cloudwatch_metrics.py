@@ -57,7 +57,11 @@ def balancer_metrics() -> Iterator[Metric]:
     yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
     if (health := balancer_status.health()) is None:
         raise ValueError("wsgi-fleet-health.service has written nothing yet")
-    yield "UnhealthyMembers", count_unhealthy(health, site_state.read_state().drained), "Count"
+    try:
+        drained = site_state.read_state().drained
+    except site_state.Failure as error:
+        raise ValueError(str(error)) from error
+    yield "UnhealthyMembers", count_unhealthy(health, drained), "Count"
 
 
 def metrics_form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:

@@ -52,12 +52,18 @@ def wait_for_cloud_init(limit_s: float) -> None:
 
 def write_file(path: Path, mode: int, text: str) -> None:
     """Write a file that was never there by half."""
+    if path.is_dir():
+        raise Failure(f"{path} is a folder and must be a file: move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
-    temporary.touch(0o600)
-    temporary.write_text(text)
-    temporary.chmod(mode)
-    temporary.rename(path)
+    try:
+        temporary.touch(0o600)
+        temporary.write_text(text)
+        temporary.chmod(mode)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def prove(unit: str) -> None:
@@ -80,6 +86,20 @@ def said_by(unit: str) -> str:
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
 
 
+def parse(text: str) -> dict[str, Any]:
+    """Return what standard input says. Raises Failure unless it is of files_to_apply in rendering/common.py."""
+    try:
+        wanted: Any = json.loads(text)
+        ok = all(isinstance(unit, str) for key in ("off", "on", "prove") for unit in [*wanted[key], key])
+        ok = ok and all(int(mode, 8) >= 0 and isinstance(text, str) for mode, text in wanted["files"].values())
+        ok = ok and isinstance(wanted["boot_s"], int | float)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise Failure(f"standard input is no list of files and units: {error!r}") from error
+    if not ok:
+        raise Failure("standard input is no list of files and units: a value has the wrong type")
+    return wanted
+
+
 def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
     """Make it so. Raises Failure."""
     wait_for_cloud_init(wanted["boot_s"])
@@ -90,7 +110,10 @@ def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
         (units / unit).unlink()
     for path, (mode, text) in wanted["files"].items():
         write_file(Path(path), int(mode, 8), text)
-    if there or any(path.startswith(f"{units}/") for path in wanted["files"]):
+    # Also where nothing is left to do: a run that was killed may have done it and not reloaded.
+    if [*wanted["off"], *wanted["on"], *wanted["prove"]] or any(
+        path.startswith(f"{units}/") for path in wanted["files"]
+    ):
         systemctl("daemon-reload")
     for unit in wanted["prove"]:
         prove(unit)
@@ -103,6 +126,6 @@ def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
 
 if __name__ == "__main__":
     try:
-        apply(json.load(sys.stdin))
+        apply(parse(sys.stdin.read()))
     except (Failure, OSError) as problem:
         sys.exit(f"error: {problem}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import apply_files
 import pytest
+
+from rendering.common import files_to_apply
 
 FAILING = 'if [ "$2 $3" = "restart bad.service" ]; then echo "Job failed" >&2; exit 1; fi\n'
 
@@ -92,3 +97,54 @@ def test_a_secret_file_is_never_readable_by_others(units: Path, monkeypatch: pyt
     apply_files.apply(wanted(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
     assert modes == ["0o600"]
     assert oct((units.parent / "key").stat().st_mode & 0o777) == "0o600"
+
+
+def test_where_a_folder_stands_in_the_place_of_a_file_nothing_is_left_beside_it(units: Path) -> None:
+    folder = units.parent / "key"
+    folder.mkdir()
+    with pytest.raises(apply_files.Failure, match=f"{folder} is a folder"):
+        apply_files.apply(wanted(units, files={str(folder): ["0600", "0123"]}), units)
+    assert not (units.parent / ".key.new").exists()
+
+
+def test_a_file_that_cannot_be_put_in_place_leaves_no_half_of_it(units: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(f"{self} to {target}")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match=r"\.key\.new"):
+        apply_files.apply(wanted(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
+    assert not (units.parent / ".key.new").exists()
+
+
+def test_a_run_after_one_that_was_killed_once_the_unit_was_gone_reloads(units: Path) -> None:
+    apply_files.apply(wanted(units, files={}, prove=[], on=[]), units)
+    assert asked(units) == ["daemon-reload"]
+
+
+WRONG: list[dict[str, Any]] = [
+    {"boot_s": "0"},
+    {"files": []},
+    {"files": {"/a": "0644"}},
+    {"files": {"/a": ["rw", ""]}},
+    {"files": {"/a": [420, ""]}},
+    {"files": {"/a": ["0644", 1]}},
+    {"off": [1]},
+    {"on": None},
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "[" * 100_000]
+    + [json.dumps({"boot_s": 0, "files": {}, "off": [], "prove": [], "on": []} | change) for change in WRONG],
+)
+def test_input_that_is_none_is_one_line_and_no_traceback(text: str) -> None:
+    script = Path(apply_files.__file__)
+    ran = subprocess.run([sys.executable, script], check=False, input=text, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+    assert ran.stderr.startswith("error: standard input is no list of files and units: ")
+
+
+def test_input_as_rendering_makes_it_is_taken() -> None:
+    assert apply_files.parse(files_to_apply({"/a": ("0644", "x")}, on=["a.service"]))["files"] == {"/a": ["0644", "x"]}

@@ -43,8 +43,9 @@ def site(*, tls: bool = True) -> State:
     return State(json.loads(json.dumps(made)), [], [])
 
 
-def serve(state: State) -> None:
+def serve(state: State, *, is_repair: bool = False) -> None:
     """Leave what a run of proxy_site.py leaves that served this."""
+    assert not is_repair
     nginx.SITE.write_text(state.render())
     state.write()
 
@@ -237,6 +238,14 @@ def ran(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]
 
     monkeypatch.setattr(subprocess, "run", run)
     return asked
+
+
+def test_a_certificate_is_in_place_for_the_step_that_mends_a_broken_state(balancer: FakeNginx, capsys: Any) -> None:
+    site_state.STATE.write_text("")
+    call("given", stdin=pair())
+    assert certificate.FILE.exists()
+    assert balancer.reloads == 0
+    assert "`pulumi up --replace '**::balancer-members'` writes it anew, and serves this" in capsys.readouterr().out
 
 
 FORGET = ["certbot", "delete", "--non-interactive", "--quiet", "--cert-name", "wsgi-fleet"]

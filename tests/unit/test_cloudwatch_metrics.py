@@ -67,6 +67,13 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("balancer")
+def test_a_broken_state_is_an_error_that_holds_up_no_other_metric() -> None:
+    site_state.STATE.write_text("[]")
+    with pytest.raises(ValueError, match="is broken"):
+        list(cloudwatch_metrics.balancer_metrics())
+
+
 class Idle(BaseHTTPRequestHandler):
     """AWS: rejects what is not signed, and closes the connection without a word when it is asked on it again."""
 

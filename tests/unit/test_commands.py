@@ -20,7 +20,6 @@ from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, record
 from releases.journal import Journal
-from releases.status import ServerStatus
 from tests.unit.fake_stack import GONE, NAMES, NEW, OLD, FakeStack, facts, front, make, on_new
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,11 +78,13 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
         (GONE, facts(), 1, "the balancer: no route to host"),
         (TimeoutError(), facts(), 1, "the balancer: it did not answer in 20 s"),
         ((1, "Traceback\nerror: no log"), facts(), 1, "failed: error: no log"),
-        ("{}", facts(), 1, "the balancer: it runs scripts of another version; run `pulumi up`"),
+        ('{"proxy": 1}', facts(), 1, "the balancer: it runs scripts of another version; run `pulumi up`"),
+        (front(), "oops", 1, "hello-2 is failed: it can be reached, but its script printed 'oops' and no status"),
+        (front(), (1, "error: no disk"), 1, "failed: error: no disk; `pulumi up --replace '**-booted'` brings"),
     ],
 )
 def test_status_says_why_a_machine_does_not_serve(
-    stack: FakeStack, traffic: Any, server: ServerStatus, code: int, told: str
+    stack: FakeStack, traffic: Any, server: Any, code: int, told: str
 ) -> None:
     stack.machines.traffic(traffic)
     stack.machines.status("hello-2", server)

@@ -325,9 +325,58 @@ def test_maintenance_is_a_file_that_nginx_finds_and_no_reload(balancer: FakeNgin
     assert balancer.did == []
 
 
+BROKEN = [
+    "",
+    '{"site": {"parts": [',
+    "[]",
+    "{}",
+    '{"site": [], "drained": [], "unhealthy": []}',
+    '{"site": {"parts": [], "upstreams": {}, "https": false}, "drained": "10.0.0.1", "unhealthy": []}',
+    '{"site": {"parts": [], "upstreams": {}, "https": false}, "drained": [], "unhealthy": [1]}',
+    '{"site": {"parts": [], "upstreams": {}, "https": "no"}, "drained": [], "unhealthy": []}',
+    '{"site": {"parts": [{"servers_of": "x"}], "upstreams": {}, "https": false}, "drained": [], "unhealthy": []}',
+    '{"site": {"parts": [], "upstreams": {"a": {"servers": []}}, "https": false}, "drained": [], "unhealthy": []}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("arguments", [("drain", ONE), ("admit", ONE), ("unhealthy", ONE)])
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_state_is_reported_with_its_path_and_what_writes_it_anew(
+    balancer: FakeNginx, content: str, arguments: Sequence[str]
+) -> None:
+    with_site(balancer, ONE, TWO)
+    site_state.STATE.write_text(content)
+    with pytest.raises(Failure, match=rf"{site_state.STATE} is broken .*: `pulumi up --replace .*balancer-members'`"):
+        call(*arguments)
+    assert balancer.did == []
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_the_step_replaces_a_broken_state_and_reloads_the_same_site(
+    balancer: FakeNginx, content: str, capsys: Any
+) -> None:
+    with_site(balancer, ONE, TWO)
+    site_state.STATE.write_text(content)
+    call("site", stdin=site(ONE, TWO))
+    assert balancer.did == ["test", "swap", "probe /healthz"]
+    assert site_state.read_state().servers == [ONE, TWO]
+    assert "drained by hand get requests again" in capsys.readouterr().out
+
+
+def test_without_the_file_nobody_is_drained_and_the_step_brings_it(balancer: FakeNginx) -> None:
+    with_site(balancer, ONE, TWO)
+    site_state.STATE.unlink()
+    with pytest.raises(Failure, match=rf"{site_state.STATE} is missing: `pulumi up --replace"):
+        call("drain", ONE)
+    call("site", stdin=site(ONE, TWO))
+    call("drain", ONE)
+    assert balancer.members == [TWO]
+
+
 def test_maintenance_is_refused_where_the_site_would_not_look_for_the_page(balancer: FakeNginx) -> None:
     del balancer
-    with pytest.raises(Failure, match="`pulumi up` first"):
+    with pytest.raises(Failure, match=r"site\.json is missing: `pulumi up"):
         call("maintenance", "on")
     assert not proxy_site.PAGE.exists()
 

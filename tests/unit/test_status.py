@@ -90,10 +90,25 @@ def test_every_typed_key_is_read() -> None:
     assert fields - set(names_read()) == set()
 
 
-@pytest.mark.parametrize("output", ["", "warning: no locale", "{}", '{"live": 1, "slots": {}}', "[]"])
-def test_a_server_with_other_scripts_is_reported_with_the_remedy(output: str) -> None:
+def test_a_server_with_other_scripts_is_reported_with_the_remedy() -> None:
     with pytest.raises(ValueError, match="it runs scripts of another version; run `pulumi up`"):
+        parse_status(ReleaseStatus, '{"live": 1, "slots": {}}')
+
+
+@pytest.mark.parametrize("output", ["", "warning: no locale", "{}", "[]", '{"live": ', "x\n" * 90, "[" * 9000])
+def test_what_is_no_status_is_shown_and_the_machine_called_reachable(output: str) -> None:
+    shown = f"printed {output.strip()[:80]!r}" if output else "printed nothing"
+    with pytest.raises(ValueError, match=r"^it can be reached, but its script ") as caught:
         parse_status(ReleaseStatus, output)
+    assert f"{shown} and no status; `pulumi up --replace '**-booted'`" in str(caught.value)
+
+
+def test_a_balancer_whose_state_is_missing_reports_that_and_not_that_it_has_no_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site_state, "STATE", tmp_path / "site.json")
+    with pytest.raises(site_state.Failure, match=r"site\.json is missing: `pulumi up --replace"):
+        balancer_status.main()
 
 
 def test_a_warning_before_the_status_and_keys_of_newer_scripts_are_ignored() -> None:

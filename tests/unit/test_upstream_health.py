@@ -204,6 +204,23 @@ def test_the_agent_goes_on_with_who_was_out_before_and_forgets_who_is_gone(
     assert called(balancer) == [f"unhealthy {TWO}" if TWO in members else "unhealthy"]
 
 
+@pytest.mark.usefixtures("fast_clock")
+def test_the_agent_waits_while_the_state_is_broken_and_logs_it_once(balancer: Path, capsys: Any) -> None:
+    site_state.STATE.write_text('{"site": []}')
+
+    async def live() -> None:
+        agent = upstream_health.Agent()
+        for _ in range(3):
+            agent.turn()
+        assert capsys.readouterr().out.count(f"error: {site_state.STATE} is broken") == 1
+        assert (agent.changing, called(balancer)) == (None, [])
+        state(ONE, TWO, unhealthy=[ONE]).write()
+        await run_until(agent, lambda: agent.changing is not None)
+        assert (agent.servers[ONE].is_healthy, called(balancer)) == (False, [f"unhealthy {ONE}"])
+
+    asyncio.run(live())
+
+
 @pytest.mark.parametrize("proxy", ["nginx", "apache"])
 def test_systemd_takes_the_unit_and_restarts_it_for_ever(proxy: Any, tmp_path: Path) -> None:
     wanted = json.loads(health_agent_files(proxy))
