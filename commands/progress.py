@@ -188,10 +188,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def _what_serves(stack: str) -> str:
     """Return what clients get now, for a person who has stopped an `up`. It takes a second or two."""
     from commands.target import CommandError, find_all  # noqa: PLC0415  takes half a second to import
-    from releases import record  # noqa: PLC0415
+    from releases import pointers  # noqa: PLC0415
 
     try:
-        releases = {each.app: record.current(each.store) for each in find_all(stack, None)}
+        releases = {each.app: pointers.current(each.store) for each in find_all(stack, None)}
     except (CommandError, LookupError):
         return "nothing serves yet"
     return "; ".join(f"{app}: release {release or 'none'} serves" for app, release in releases.items())
