@@ -26,7 +26,7 @@ from commands.maintenance import from_user
 from commands.observation import as_json, observe
 from commands.target import AppOption, CommandError, StackOption, Target, find
 from platforms.transport import Unreachable
-from releases import record
+from releases import pointers
 from releases.fleet import PARALLEL, Server
 from releases.journal import PREFIX
 from releases.redaction import Redaction
@@ -154,7 +154,7 @@ def _output(target: Target, server: Server, command: Sequence[str]) -> str:
 
 
 def _store(target: Target) -> dict[str, str]:
-    keys = [*target.store.keys(PREFIX), *target.store.keys(record.REJECTED), record.POINTER, record.EPOCH]
+    keys = [*target.store.keys(PREFIX), *target.store.keys(pointers.REJECTED), pointers.POINTER, pointers.EPOCH]
     return {f"store/{key}": (target.store.read(key) or b"").decode(errors="replace") for key in keys}
 
 

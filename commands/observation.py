@@ -14,7 +14,7 @@ from commands.restarting import Restarting, find_restarting
 from commands.target import Target
 from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, logs_of, slot_of
 from platforms.transport import Unreachable
-from releases import lock, record
+from releases import lock, pointers
 from releases.drift import find_damage
 from releases.fleet import PARALLEL, STATUS_COMMAND, Server
 from releases.journal import Entry, entries
@@ -139,7 +139,7 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
         asked = {
             server.name: pool.submit(ask, target, server, [STATUS_COMMAND], ServerStatus) for server in target.servers
         }
-        now = record.current(target.store)
+        now = pointers.current(target.store)
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
         damage = find_damage(target.store, reads_archive=False)
         moving = rollout_of(lock.parse(target.store.read(lock.KEY)), time.time())

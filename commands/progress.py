@@ -229,13 +229,13 @@ def describe_serving(stack: str) -> str:
     """Return what clients get now, for a person who has stopped an `up`. It takes a second or two."""
     from commands.target import CommandError, find_all  # noqa: PLC0415  takes half a second to import
     from platforms.transport import Store  # noqa: PLC0415
-    from releases import journal, record  # noqa: PLC0415
+    from releases import journal, pointers  # noqa: PLC0415
 
     def describe(store: Store) -> str:
         last = next(journal.entries(store), None)
         if last and last.is_unfinished:
             return "some servers may run the new release already; run the same command again"
-        return f"release {record.current(store) or 'none'} serves"
+        return f"release {pointers.current(store) or 'none'} serves"
 
     try:
         return "; ".join(f"{each.app}: {describe(each.store)}" for each in find_all(stack, None))

@@ -17,7 +17,7 @@ from commands.restarting import cause_in
 from commands.status import age, console
 from commands.target import AppOption, CommandError, JsonOption, StackOption, find
 from platforms.transport import Store
-from releases import record
+from releases import pointers
 from releases.journal import completed_releases, entries
 from releases.redaction import Redaction
 from releases.release import ID_LENGTH
@@ -28,7 +28,7 @@ CAUSE_WIDTH = 100
 
 def history(store: Store) -> list[dict[str, Any]]:
     """Return rollouts and rollbacks as values, newest first. The current release is marked where it came last."""
-    now, told = record.current(store), list[dict[str, Any]]()
+    now, told = pointers.current(store), list[dict[str, Any]]()
     for entry in entries(store):
         is_current = entry.release == now and entry.result == "done" and not any(each["current"] for each in told)
         told.append(
@@ -42,7 +42,7 @@ def history(store: Store) -> list[dict[str, Any]]:
                 "duration_s": entry.seconds,
                 "why": entry.why,
                 "current": is_current,
-                "rejected": record.rejection(store, entry.release) is not None,
+                "rejected": pointers.rejection(store, entry.release) is not None,
             }
         )
     return told
@@ -117,7 +117,7 @@ def rollback(
     """
     # A rollback waits for machines as long as a rollout does.
     target = find(stack, app, patience_s=None)
-    now = record.current(target.store)
+    now = pointers.current(target.store)
     try:
         to = target_of(target.store, completed_releases(target.store), release)
     except RollbackError as error:
@@ -148,10 +148,10 @@ def allow(
     `pulumi up` may roll it out again.
     """
     store = find(stack, app).store
-    rejected = [key.removeprefix(record.REJECTED) for key in store.keys(record.REJECTED)]
+    rejected = [key.removeprefix(pointers.REJECTED) for key in store.keys(pointers.REJECTED)]
     found = [each for each in rejected if each.startswith(release)]
     if len(found) != 1:
         there = f"rejected are {', '.join(rejected)}" if rejected else "none is rejected"
         raise CommandError(f"{release}: no rejected release has this id; {there} (`./fleet releases`)", code=2)
-    record.allow(store, found[0])
+    pointers.allow(store, found[0])
     typer.echo(f"release {found[0]} is allowed again; `pulumi up` rolls it out when the application is that release")

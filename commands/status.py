@@ -124,7 +124,7 @@ def _balancer_cells(seen: Observation) -> dict[str, Text | str]:
     }
 
 
-def table(every: Sequence[Observation], screen: Console) -> Table:
+def render_table(every: Sequence[Observation], screen: Console) -> Table:
     """Return a row for each server and one for the whole balancer, with as many columns as fit the screen."""
     rows = [*(_cells(server) for seen in every for server in seen.servers), _balancer_cells(every[0])]
     titles, made = list(rows[0]), Table()
@@ -159,7 +159,7 @@ def render_causes(every: Sequence[Observation]) -> Text:
 def render_page(every: Sequence[Observation], screen: Console) -> Group:
     """Return all that `status` shows of the applications of a stack."""
     below = render_causes(every)
-    return Group(render_head(every), Text(), table(every, screen), *([Text(), below] if below.plain else []))
+    return Group(render_head(every), Text(), render_table(every, screen), *([Text(), below] if below.plain else []))
 
 
 def values(every: Sequence[Observation]) -> dict[str, Any]:

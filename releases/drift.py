@@ -11,7 +11,7 @@ from typing import Any
 
 from platforms import operator
 from platforms.transport import Store, Transport, Unreachable
-from releases import lock, record
+from releases import lock, pointers
 from releases.fleet import PARALLEL, STATUS_COMMAND
 from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, Release
@@ -31,7 +31,7 @@ def find_drift(store: Store, release: str, epoch: int) -> str:
     """Return why the store shows that the fleet may not be on the release, or ""."""
     if damage := find_damage(store, release):
         return damage
-    if epoch != record.manual_changes(store):
+    if epoch != pointers.manual_changes(store):
         return "the fleet was moved by hand, or the store's epoch is damaged"
     newest = next(entries(store), None)
     if not (newest and newest.is_settled):
@@ -48,7 +48,7 @@ def find_damage(store: Store, release: str | None = None, *, reads_archive: bool
 
 
 def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Iterator[str]:
-    newest, there = next(entries(store), None), record.current(store)
+    newest, there = next(entries(store), None), pointers.current(store)
     if newest and newest.result == DAMAGED:
         yield newest.why
     wanted = release or next(iter(completed_releases(store)), None)
@@ -59,10 +59,10 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
         yield (
             f"release {there} serves, not {wanted} (after a rollback, or a rollout that was killed)"
             if there and content is not None
-            else f"{record.POINTER} in the store names no release"
+            else f"{pointers.POINTER} in the store names no release"
         )
-    if record.manual_changes(store) < 0:
-        yield f"{record.EPOCH} in the store is damaged"
+    if pointers.manual_changes(store) < 0:
+        yield f"{pointers.EPOCH} in the store is damaged"
     if (lock_ := store.read(lock.KEY)) is not None and not lock.parse(lock_):
         yield f"{lock.KEY} in the store is damaged: nobody holds it"
     if there and hashlib.sha256(content or b"").hexdigest()[:ID_LENGTH] != there:

@@ -149,7 +149,7 @@ def _read(store: Store) -> dict[str, Any]:
 def parse(content: bytes | None) -> dict[str, Any]:
     """Return the content of a lock; {} where there is none or it is damaged.
 
-    A damaged lock counts as free: a holder rewrites its lock every BEAT_S seconds, so it has no holder.
+    A damaged lock counts as free: a holder rewrites its lock every HEARTBEAT_S seconds, so it has no holder.
     """
     try:
         found: Any = json.loads(content or b"{}")

@@ -25,7 +25,7 @@ import platforms
 from platforms import ConnectionSpec, operator
 from platforms.provider import log, without_traceback
 from platforms.transport import PrefixStore, Store, Transport
-from releases import record
+from releases import pointers
 from releases.archive import SourceError
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
@@ -53,7 +53,7 @@ class _Provider(ResourceProvider):
         """Implement ResourceProvider.check: reject a release that an operator went back from, at preview already."""
         release = news.get("release")
         if isinstance(release, str) and _olds and _olds.get("store") == news.get("store"):
-            rejection = record.rejection(_store(news), release)
+            rejection = pointers.rejection(_store(news), release)
             if rejection:
                 return CheckResult(news, [CheckFailure("release", str(rejection))])
         return CheckResult(news, [])
@@ -67,7 +67,7 @@ class _Provider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         outs = _roll_out(props, operator.transport(props["reach"]))
         id_ = f"{props['app']}-{token_hex(4)}"
-        record.claim(_store(props), id_)
+        pointers.claim(_store(props), id_)
         return CreateResult(id_, outs)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -82,8 +82,8 @@ class _Provider(ResourceProvider):
         An operator may have gone back to another release.
         """
         store = _store(props)
-        serving = record.current(store) or ""
-        return ReadResult(id_, {**_state_of(props), "release": serving, "epoch": record.manual_changes(store)})
+        serving = pointers.current(store) or ""
+        return ReadResult(id_, {**_state_of(props), "release": serving, "epoch": pointers.manual_changes(store)})
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: the application has left the stack.
@@ -91,7 +91,7 @@ class _Provider(ResourceProvider):
         Delete all that it has in the store, and where servers find secrets.
         """
         store, secrets = _store(_props), operator.secrets(_props["store"], _props["app"])
-        if not record.is_owned(store, _id):
+        if not pointers.is_owned(store, _id):
             return
         if secrets:
             for release in secrets.releases():
@@ -148,9 +148,9 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
     )
     store = _store(props)
     # Before it begins: a hand that moves the fleet meanwhile makes the next `up` look again.
-    if record.manual_changes(store) < 0:
-        record.raise_epoch(store)
-    epoch = record.manual_changes(store)
+    if pointers.manual_changes(store) < 0:
+        pointers.raise_epoch(store)
+    epoch = pointers.manual_changes(store)
     try:
         secrets = operator.secrets(props["store"], props["app"])
         Rollout(plan, transport, store, log, secrets).run()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from platforms.transport import Store
-from releases import lock, record
+from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, completed_releases
 from releases.static import StaticFiles
@@ -22,7 +22,7 @@ def target_of(store: Store, journal_releases: Sequence[str], wanted: str | None)
 
     Raises RollbackError where there is none, with those that there are.
     """
-    now = record.current(store)
+    now = pointers.current(store)
     there = {key.split("/")[1] for key in store.keys("releases/")}
     served = [release for release in journal_releases if release in there and release != now]
     if wanted is not None:
@@ -34,7 +34,7 @@ def target_of(store: Store, journal_releases: Sequence[str], wanted: str | None)
             if now != wanted
             else f"{wanted} serves already"
         )
-    good = [release for release in served if record.rejection(store, release) is None]
+    good = [release for release in served if pointers.rejection(store, release) is None]
     if not good:
         raise RollbackError(f"there is no release before {now or 'the first'} to go back to (`./fleet releases`)")
     return good[0]
@@ -65,7 +65,7 @@ def roll_back(
     All servers at a time: they have it staged. balancer: serves static files, if there are any. Raises RollbackError.
     """
     begun = time.monotonic()
-    before = record.current(store)
+    before = pointers.current(store)
     target = target_of(store, completed_releases(store), wanted)
     try:
         with lock.acquire(store, f"rollback to {target}", say):
@@ -97,10 +97,10 @@ def roll_back(
             # First that it must not come back, then that the other serves: a kill between leaves the safe half.
             if before and before != target:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                record.reject(store, record.Rejection(before, lock.whoami(), now))
-            record.allow(store, target)
-            record.set_current(store, target)
-            record.raise_epoch(store)
+                pointers.reject(store, pointers.Rejection(before, lock.whoami(), now))
+            pointers.allow(store, target)
+            pointers.set_current(store, target)
+            pointers.raise_epoch(store)
             missing = static.activate()
             journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
     except lock.Locked as error:

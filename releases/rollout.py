@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from platforms.transport import SecretStore, Store, Transport
-from releases import lock, record
+from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, completed_releases
 from releases.redaction import Redaction
@@ -88,7 +88,7 @@ class Rollout:
 
     def run(self) -> None:
         """Move the fleet. Raises RolloutError; then no server serves the new release that served another before."""
-        if rejected := record.rejection(self.store, self.id):
+        if rejected := pointers.rejection(self.store, self.id):
             raise RolloutError(f"{self.plan.app}: {rejected}")
         try:
             with lock.acquire(self.store, f"release {self.id}", self.fleet.log):
@@ -98,7 +98,7 @@ class Rollout:
 
     def _run(self, journal: Journal) -> None:
         begun = time.monotonic()
-        before = record.current(self.store)
+        before = pointers.current(self.store)
         try:
             journal.note("begin", before=before, servers=[server.name for server in self.plan.servers])
             states = self._query_servers()
@@ -108,7 +108,7 @@ class Rollout:
             self.static.publish(first)
             self._release_task(first, states, journal)
             self._switch(states, before, journal)
-            record.set_current(self.store, self.id)
+            pointers.set_current(self.store, self.id)
         except Exception as error:
             journal.note_error(error)
             self.static.discard()

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from settings.constraint import AdminCidrs, AwsId, PrivateKey, matching
 from settings.model import reject
+from settings.monitoring import Alarms, KeyArn, Logs
 from settings.platform_block import Capacity, PlatformBlock
 from settings.size import Size
 from settings.vpc import Vpc
-from settings.watch import Alarms, KeyArn, Logs
 
 # GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
 GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}

@@ -145,7 +145,7 @@ def bake(release: str, seconds: str) -> None:
     if not good:
         raise Failure(f"{release} does not serve here any more")
     bake_slot(good[0], manifest_of(release), float(seconds))
-    log(f"{release} stayed well for {seconds} s")
+    log(f"{release} stayed healthy for {seconds} s")
 
 
 def boot() -> None:

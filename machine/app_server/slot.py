@@ -41,7 +41,7 @@ def assign_release(slot: str, place: Path) -> None:
         atomic_symlink(SLOTS / name, place)
 
 
-def journal(slot: str, since: float, health_path: str = "") -> str:
+def last_lines(slot: str, since: float, health_path: str = "") -> str:
     """Return what a slot logged last, to help repair the application: the last traceback, else the last lines.
 
     Left out is what the gateway logs of requests for the health path, which are ours.
@@ -72,10 +72,10 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             started = run("systemctl", "start", *units(slot), timeout_s=limit).returncode == 0
         except TimeoutError:
             raise Failure(
-                f"{manifest['module']} was not imported in {limit} s; its last lines:\n{journal(slot, begun)}"
+                f"{manifest['module']} was not imported in {limit} s; its last lines:\n{last_lines(slot, begun)}"
             ) from None
         if not started:
-            raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
+            raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, begun)}")
         if serves := slot != PROOF and not process_layout()[1]:
             # It was healthy when it was proven, and from here on it answers clients: no long patience.
             limit, drain = min(limit, GATE_S), drain_s(slot)
@@ -84,11 +84,12 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             good, errors, answer = 0, 0, "nothing"
             while good < manifest["healthy_threshold"]:
                 if has_ended(slot):
-                    raise Failure(f"{manifest['module']} did not start; its last lines:\n{journal(slot, begun)}")
+                    raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, begun)}")
                 if time.monotonic() > deadline or (serves and errors == ERRORS):
                     tried = f"{errors} tries" if errors == ERRORS else f"{limit} s"
                     raise Failure(
-                        f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n{journal(slot, begun, path)}"
+                        f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n"
+                        f"{last_lines(slot, begun, path)}"
                     )
                 try:
                     status, line = get(private_socket(name), path, max(deadline - time.monotonic(), 0.1))
@@ -155,7 +156,7 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
     begun, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
     while time.monotonic() < deadline:
         if {*unit_property("ActiveState", units(slot))} != {"active"} or restart_fingerprint(slot) != first:
-            raise Failure(f"{where} ended while it served; its last lines:\n{journal(slot, begun)}")
+            raise Failure(f"{where} ended while it served; its last lines:\n{last_lines(slot, begun)}")
         for name in gateways(slot):
             try:
                 status, line = get(private_socket(name), path, 10)
@@ -163,7 +164,7 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
                 status, line = 0, str(error)
             if status != 200:
                 answer = f"{status} {line}" if status else line
-                raise Failure(f"GET {path} was {answer} while it served; its last lines:\n{journal(slot, begun)}")
+                raise Failure(f"GET {path} was {answer} while it served; its last lines:\n{last_lines(slot, begun)}")
         time.sleep(0.5)
 
 

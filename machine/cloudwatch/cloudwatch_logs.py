@@ -105,7 +105,7 @@ class State:
         write_atomically(self._file, json.dumps(position).encode())
 
 
-def step(source: Source, stream: Stream, state: State, position: Position) -> Position:
+def ship_next_part(source: Source, stream: Stream, state: State, position: Position) -> Position:
     """Ship the next part. The position moves after what is before it was taken."""
     events, after = source.read(position, READ_BYTES)
     for batch in make_batches(events):
@@ -133,7 +133,7 @@ def main() -> None:
                 stream.ensure()
                 # Lines can be shipped from now on.
                 notify_systemd(b"READY=1")
-            after = step(source, stream, state, position)
+            after = ship_next_part(source, stream, state, position)
             wait = 0.0 if after != position else IDLE_S
             position, pause = after, PAUSE_S
         except (OSError, ValueError, http.client.HTTPException, Refused) as error:

@@ -11,7 +11,7 @@ import pulumi_aws as aws
 import settings
 from platforms import Machine
 from platforms.aws.partition import partition_of
-from settings.watch import Alarms
+from settings.monitoring import Alarms
 
 
 @dataclass(frozen=True)

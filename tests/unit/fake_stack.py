@@ -11,7 +11,7 @@ from typing import Any
 from commands.target import Target, resolve_target
 from platforms import operator
 from platforms.transport import PrefixStore, Result, Unreachable
-from releases import record
+from releases import pointers
 from releases.journal import Journal
 from releases.status import BalancerStatus, HostStatus, MachineStatus, ServerStatus
 from tests.unit.fake_fleet import MemoryStore
@@ -126,7 +126,7 @@ class FakeStack:
         journal.note(result, seconds=9.3, **last)
         self.store.write(f"releases/{release}/manifest.json", b"{}")
         if result == "done":
-            record.set_current(self.store, release)
+            pointers.set_current(self.store, release)
 
 
 def make(monkeypatch: Any) -> FakeStack:

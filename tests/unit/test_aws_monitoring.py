@@ -14,7 +14,7 @@ from rendering.app_server import app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.monitoring import JOURNALS
 from rendering.templates import ROOT
-from settings.watch import Alarms, Logs
+from settings.monitoring import Alarms, Logs
 from tests.unit.aws_fleet import INSTANCE, ROLES, STEP, TOPIC, built
 from tests.unit.test_layout import imported
 
@@ -112,5 +112,5 @@ def test_what_is_brought_needs_only_what_lies_on_its_machine(role: str, document
     there = booted | {path.stem for path in paths}
     ours = {path.stem: path for path in (ROOT / "machine").rglob("*.py")}
     for path in paths:
-        used = imported(ours[path.stem]) & ours.keys()
+        used = imported(ours[path.stem].read_text()) & ours.keys()
         assert used - there == (for_others if path.name == "cloudwatch_metrics.py" else set()), path

@@ -201,7 +201,7 @@ def test_a_message_that_is_too_long_is_cut_between_characters() -> None:
 def shipped(tmp_path: Path, kept: Kept, position: dict[str, Any]) -> dict[str, Any]:
     source = RotatedFile(tmp_path / "access.log")
     state = cloudwatch_logs.State(tmp_path / "position.json")
-    return cloudwatch_logs.step(source, cloudwatch_logs.Stream("group", kept), state, position)  # pyright: ignore[reportArgumentType]
+    return cloudwatch_logs.ship_next_part(source, cloudwatch_logs.Stream("group", kept), state, position)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_position_moves_only_after_what_is_before_it_was_taken(tmp_path: Path) -> None:

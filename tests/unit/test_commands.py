@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from commands.__main__ import app
 from platforms import operator
 from platforms.terminal import Terminal
-from releases import lock, record
+from releases import lock, pointers
 from releases.journal import Journal
 from tests.unit.fake_stack import GONE, NAMES, NEW, OLD, FakeStack, facts, front, make, on_new
 
@@ -115,7 +115,7 @@ def test_a_fleet_without_a_release_is_empty_and_says_what_brings_one(stack: Fake
 def test_releases_lists_the_newest_first_and_marks_what_serves_and_what_was_rejected(stack: FakeStack) -> None:
     quoted = "    Traceback (most recent call last):\n      File\n    NameError: shop\n    Failed to start\n"
     stack.released(NEW, "failed", why=f"hello-2, stage: no import:\n{quoted}release still serves")
-    record.reject(stack.store, record.Rejection(NEW, "ann@build", "2026-11-24T20:00:00+00:00"))
+    pointers.reject(stack.store, pointers.Rejection(NEW, "ann@build", "2026-11-24T20:00:00+00:00"))
     output = fleet("releases").output
     rows = [line.split() for line in output.splitlines()]
     assert [row[0] for row in rows[:4]] == ["release", NEW, OLD, NEW]
@@ -151,12 +151,12 @@ def test_a_rollback_switches_every_server_and_rejects_what_served(stack: FakeSta
     assert result.exit_code == 0
     switches = [call for name in NAMES for call in stack.machines.asked(f"m-{name}") if "switch" in call]
     assert switches == [f"/usr/local/lib/wsgi-fleet/release.py switch {OLD} {place}" for place in ("first", "other")]
-    assert record.current(stack.store) == OLD
+    assert pointers.current(stack.store) == OLD
     refused = fleet("allow", "cc")
     told = f"error: cc: no rejected release has this id; rejected are {NEW} (`./fleet releases`)\n"
     assert (refused.output, refused.exit_code, fleet("rollback", "cc", "--yes").exit_code) == (told, 2, 2)
     assert fleet("allow", NEW[:4]).exit_code == 0
-    assert record.rejection(stack.store, NEW) is None
+    assert pointers.rejection(stack.store, NEW) is None
     assert "; none is rejected (" in fleet("allow", "cc").output
 
 
@@ -180,7 +180,7 @@ def test_a_rollback_to_nothing_fails_and_one_without_a_terminal_wants_yes(stack:
     stack.released(NEW)
     result = fleet("rollback")
     told = "error: there is no terminal to ask on; run it with --yes. Nothing was changed\n"
-    assert (result.output, result.exit_code, record.current(stack.store)) == (told, 2, NEW)
+    assert (result.output, result.exit_code, pointers.current(stack.store)) == (told, 2, NEW)
 
 
 @pytest.mark.parametrize(("answer", "to", "code"), [(b"n\n", NEW, 1), (b"y\n", OLD, 0)])
@@ -191,7 +191,7 @@ def test_on_a_terminal_a_rollback_asks_first(
     monkeypatch.setattr("commands.releases.is_terminal", lambda: True)
     result = fleet("rollback", stdin=answer)
     assert f"hello of stack prod: from {NEW} back to {OLD} on 2 servers?" in result.output
-    assert (record.current(stack.store), result.exit_code) == (to, code)
+    assert (pointers.current(stack.store), result.exit_code) == (to, code)
 
 
 def test_exec_runs_as_the_release_on_the_first_server_and_ends_as_the_command_does(stack: FakeStack) -> None:

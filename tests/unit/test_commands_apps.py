@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
 from platforms.transport import PrefixStore
-from releases import record
+from releases import pointers
 from tests.unit.fake_stack import ADDRESSES, GONE, NEW, OLD, FakeStack, front, make, on_new
 
 SITE = "/usr/local/lib/wsgi-fleet/proxy_site.py"
@@ -28,7 +28,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     stack.output["apps"]["shop"] = hello | {"servers": [shop], "routes": hosts}
     stack.machines.status("shop-1", on_new())
     stack.machines.traffic(front(members=[*ADDRESSES.values(), "10.0.0.3"]))
-    record.set_current(PrefixStore(stack.whole, "shop"), NEW)
+    pointers.set_current(PrefixStore(stack.whole, "shop"), NEW)
     return stack
 
 
@@ -129,7 +129,7 @@ def test_rollback_and_releases_move_and_show_one_application_alone(stack: FakeSt
     stack.released(OLD)
     before = {key: value for key, value in stack.whole.files.items() if key.startswith("shop/")}
     assert fleet("rollback", "--yes", "--app", "hello").exit_code == 0
-    assert record.current(stack.store) == NEW
+    assert pointers.current(stack.store) == NEW
     assert {key: value for key, value in stack.whole.files.items() if key.startswith("shop/")} == before
     assert stack.machines.asked("m-shop-1") == []
     assert fleet("releases", "--app", "shop").output == "nothing was released yet; `pulumi up` does\n"

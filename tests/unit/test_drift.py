@@ -11,7 +11,7 @@ from commands.observation import rollout_of
 from commands.releases import history
 from platforms import operator
 from platforms.transport import Unreachable
-from releases import lock, record
+from releases import lock, pointers
 from releases.drift import UNKNOWN, find_damage, find_drift, find_strays
 from releases.journal import DAMAGED, entries
 from tests.unit.fake_fleet import NAMES, MemoryStore, a_fleet_on, roll_out
@@ -39,7 +39,7 @@ DAMAGES = {
 def test_one_file_of_the_store_that_is_damaged_is_noticed_and_mended_by_the_next_up(key: str, is_gone: bool) -> None:
     fleet, release = a_fleet_on(1)
     store = fleet.store
-    record.raise_epoch(store)
+    pointers.raise_epoch(store)
     assert (find_drift(store, release, 1), find_damage(store)) == ("", "")
     path = newest_journal(store) if key == "journal" else key.format(release)
     if is_gone:
@@ -51,10 +51,10 @@ def test_one_file_of_the_store_that_is_damaged_is_noticed_and_mended_by_the_next
     if not is_gone:
         assert find_damage(store, release).startswith(f"{path} in the store ")
     assert roll_out(fleet, 1) == release
-    epoch = record.manual_changes(store)
+    epoch = pointers.manual_changes(store)
     if epoch < 0:
-        record.raise_epoch(store)
-    assert find_drift(store, release, record.manual_changes(store)) == ""
+        pointers.raise_epoch(store)
+    assert find_drift(store, release, pointers.manual_changes(store)) == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"token": 1}', b"\xff"])
@@ -77,10 +77,10 @@ def test_a_journal_that_does_not_read_is_listed_as_damaged_and_counts_for_nothin
 
 def test_a_pointer_that_does_not_read_names_nothing_and_a_rejection_stays_one() -> None:
     store = MemoryStore()
-    store.write(record.POINTER, b"\xff\xfe/../x")
-    assert record.current(store) is None
-    store.write(f"{record.REJECTED}r1", b"{")
-    assert str(record.rejection(store, "r1")).startswith("release r1 was rejected by somebody at a time")
+    store.write(pointers.POINTER, b"\xff\xfe/../x")
+    assert pointers.current(store) is None
+    store.write(f"{pointers.REJECTED}r1", b"{")
+    assert str(pointers.rejection(store, "r1")).startswith("release r1 was rejected by somebody at a time")
 
 
 def test_a_server_that_serves_something_else_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ TRACEBACK = "Traceback (most recent call last)\n  File x\nKeyError: 1\n"
 def test_what_a_person_reads_of_a_journal_begins_at_the_last_traceback(host: AppServer) -> None:
     host.journal = f"starting\n{TRACEBACK}\nagain\n{TRACEBACK.replace('1', '2')}unit failed\n"
     told = ["Traceback (most recent call last)", "  File x", "KeyError: 2", "unit failed"]
-    assert slot.journal("blue", 7.9) == "\n".join(f"    {line}" for line in told)
+    assert slot.last_lines("blue", 7.9) == "\n".join(f"    {line}" for line in told)
     assert host.others == [
         "journalctl --sync",
         "journalctl --no-pager -o cat -r -n 200 --since @7 -u app@blue",
@@ -36,14 +36,14 @@ def test_what_a_person_reads_of_a_journal_begins_at_the_last_traceback(host: App
 
 def test_a_journal_without_a_traceback_is_its_last_lines(host: AppServer) -> None:
     host.journal = "".join(f"line {number}\n\n" for number in range(40))
-    assert slot.journal("blue", 7.0).splitlines() == [f"    line {number}" for number in range(15, 40)]
+    assert slot.last_lines("blue", 7.0).splitlines() == [f"    line {number}" for number in range(15, 40)]
 
 
 def test_a_journal_leaves_out_what_the_gateway_logs_of_our_own_requests(host: AppServer) -> None:
     of_uwsgi = "[pid: 1|app: 0|req: 1/1] 0.0.0.0 () {26 vars} GET /healthz => generated 13 bytes (HTTP/1.1 500)"
     host.journal = f'database gone\n{of_uwsgi}\n"GET /healthz HTTP/1.1" 500\nGET /healthzz HTTP/1.1\n'
-    assert slot.journal("blue", 7.0, "/healthz").splitlines() == ["    database gone", "    GET /healthzz HTTP/1.1"]
-    assert len(slot.journal("blue", 7.0).splitlines()) == 4
+    assert slot.last_lines("blue", 7.0, "/healthz").splitlines() == ["    database gone", "    GET /healthzz HTTP/1.1"]
+    assert len(slot.last_lines("blue", 7.0).splitlines()) == 4
 
 
 MANIFEST: dict[str, Any] = json.loads(manifest_text())

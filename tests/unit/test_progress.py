@@ -18,7 +18,7 @@ import pytest
 
 from commands.progress import INTERRUPTED, Progress, Screen, describe_serving, run
 from platforms.lxd.store import DirectoryStore
-from releases import record
+from releases import pointers
 from releases.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +169,7 @@ def test_after_ctrl_c_a_rollout_that_was_not_ended_is_told(
     event: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = DirectoryStore(tmp_path)
-    record.set_current(store, "r1")
+    pointers.set_current(store, "r1")
     Journal(store, release="r2", app="hello").note(event)
 
     def find_all(_stack: str, _app: None) -> list[SimpleNamespace]:

@@ -18,7 +18,7 @@ from pulumi.dynamic import ResourceProvider
 from platforms import operator
 from platforms.provider import log
 from platforms.transport import PrefixStore, Unreachable
-from releases import record, resource, secret
+from releases import pointers, resource, secret
 from releases.archive import SourceError
 from releases.release import Release, build
 from releases.rollout import Plan, RolloutError
@@ -194,10 +194,10 @@ def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
 def test_what_is_read_is_what_the_store_names_and_a_fleet_moved_by_hand_is_due(store: PrefixStore) -> None:
     news = inputs()
     olds = outs(news)
-    record.raise_epoch(store)
+    pointers.raise_epoch(store)
     assert due(ROLLOUT, olds, news) is True
     assert due(ROLLOUT, outs(news), news) is False
-    record.set_current(store, "older")
+    pointers.set_current(store, "older")
     found = ROLLOUT.read("a", olds)
     assert (found.id, found.outs) == ("a", olds | {"release": "older", "epoch": 1})
     assert due(ROLLOUT, found.outs or {}, news) is True
@@ -207,8 +207,8 @@ def test_what_is_read_is_what_the_store_names_and_a_fleet_moved_by_hand_is_due(s
 def test_what_somebody_went_back_from_fails_the_check_and_so_the_preview(store: PrefixStore) -> None:
     olds, news = outs(inputs()), inputs(2)
     assert ROLLOUT.check(olds, news).failures == []
-    rejection = record.Rejection(news["release"], "ada@host", "2026-01-01T00:00:00+00:00")
-    record.reject(store, rejection)
+    rejection = pointers.Rejection(news["release"], "ada@host", "2026-01-01T00:00:00+00:00")
+    pointers.reject(store, rejection)
     failures = [(each.property, each.reason) for each in ROLLOUT.check(olds, news).failures]
     assert failures == [("release", str(rejection))]
     assert ROLLOUT.check(olds, inputs()).failures == []
@@ -234,7 +234,7 @@ def test_what_an_application_left_goes_with_it_and_nothing_of_others(
 def test_a_rollout_that_was_replaced_leaves_the_store_to_its_successor(store: PrefixStore) -> None:
     old, new = (ROLLOUT.create(inputs(number)) for number in (1, 2))
     ROLLOUT.delete(str(old.id), old.outs or {})
-    assert record.current(store) == release(2).id
+    assert pointers.current(store) == release(2).id
     # As versions made it that did not know of owners.
     store.delete("owner")
     ROLLOUT.delete("a", new.outs or {})

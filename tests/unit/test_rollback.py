@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from platforms.transport import Unreachable
-from releases import lock, record
+from releases import lock, pointers
 from releases.journal import entries
-from releases.record import current
+from releases.pointers import current
 from releases.rollback import RollbackError
 from releases.rollout import RolloutError
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, go_back, roll_out
@@ -24,7 +24,7 @@ def test_without_an_id_the_release_before_serves_again_on_every_server() -> None
     fleet, (_, second, third) = three_releases()
     assert go_back(fleet) == current(fleet.store) == second
     assert (fleet.live, fleet.did("stage")) == (dict.fromkeys(NAMES, second), [])
-    assert record.rejection(fleet.store, third) is not None
+    assert pointers.rejection(fleet.store, third) is not None
     newest = next(entries(fleet.store))
     assert (newest.release, newest.is_rollback, newest.result) == (second, True, "done")
 
@@ -36,7 +36,7 @@ def test_twice_goes_two_releases_back_and_to_a_rejected_one_only_by_name() -> No
     with pytest.raises(RollbackError, match=f"there is no release before {first}"):
         go_back(fleet)
     assert go_back(fleet, third) == third
-    assert record.rejection(fleet.store, third) is None
+    assert pointers.rejection(fleet.store, third) is None
 
 
 def test_an_id_may_be_shortened_and_an_unknown_one_is_told_with_those_there_are() -> None:
@@ -50,9 +50,9 @@ def test_an_id_may_be_shortened_and_an_unknown_one_is_told_with_those_there_are(
 
 def test_the_next_up_notices_and_refuses_what_was_rejected() -> None:
     fleet, (_, second, _) = three_releases()
-    epoch = record.manual_changes(fleet.store)
+    epoch = pointers.manual_changes(fleet.store)
     go_back(fleet)
-    assert record.manual_changes(fleet.store) == epoch + 1
+    assert pointers.manual_changes(fleet.store) == epoch + 1
     with pytest.raises(RolloutError, match="was rejected"):
         roll_out(fleet, 3)
     assert roll_out(fleet, 2) == second

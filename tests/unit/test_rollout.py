@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from platforms.transport import Result, Unreachable
-from releases import lock, record
+from releases import lock, pointers
 from releases.fleet import Fleet, Server
 from releases.journal import entries
-from releases.record import current
+from releases.pointers import current
 from releases.redaction import Redaction
 from releases.rollout import RolloutError, batches
 from releases.status import ReleaseStatus
@@ -298,11 +298,11 @@ def test_a_server_that_booted_meanwhile_is_taken_along() -> None:
 def test_a_rejected_release_is_refused_with_who_when_and_how_to_allow_it() -> None:
     fleet, old = a_fleet_on(1)
     bad = release(2).id
-    record.reject(fleet.store, record.Rejection(bad, "ada@desk", "2026-11-24T20:00:00+00:00"))
+    pointers.reject(fleet.store, pointers.Rejection(bad, "ada@desk", "2026-11-24T20:00:00+00:00"))
     with pytest.raises(RolloutError, match=rf"rejected by ada@desk at 2026-11-24T20:00:00.*fleet allow {bad}"):
         roll_out(fleet, 2)
     assert fleet.calls == []
-    assert record.allow(fleet.store, bad)
+    assert pointers.allow(fleet.store, bad)
     assert roll_out(fleet, 2) == current(fleet.store) != old
 
 
