@@ -34,7 +34,9 @@ def read_settings(project: Path, stack: str) -> Settings:
             encrypted=_encrypted_paths(file),
         )
     except (SettingsError, YamlError) as error:
-        pulumi.log.error(str(error))
+        is_yaml = isinstance(error, YamlError)
+        told = SettingsError(error.problems, f"stacks/{file.name}", prefix="") if is_yaml else error
+        pulumi.log.error(str(told))
         raise SystemExit(EXIT_AFTER_MESSAGE) from None
     for warning in warnings(settings):
         pulumi.log.warn(warning)

@@ -207,3 +207,20 @@ def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_n
     keys = [line.split(": ")[0] for line in problems if not line.startswith("    ")]
     assert keys == [f"  wsgi-fleet:{place}" for place in places]
     assert (len(told), made.resources, made.exports) == (1, [], {})
+
+
+def test_a_key_that_stands_twice_ends_the_program_in_words_and_shows_no_value(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(pulumi.log, "error", told.append)
+    file = project / "stacks" / "Pulumi.local.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("config:\n  a: hunter2\n  a: hunter2\n")
+    with pytest.raises(SystemExit):
+        run.__wrapped__("local")
+    file.unlink()
+    line = 'line 3, column 3: " a: …": has the key a a second time, after line 2; keep one of both'
+    assert [" ".join(each.split()) for each in told] == [
+        f"stacks/Pulumi.local.yaml has a problem; nothing was changed: {line}"
+    ]
