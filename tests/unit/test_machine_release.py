@@ -64,6 +64,18 @@ def links() -> tuple[str | None, ...]:
     return tuple(map(common.link_target, (common.LIVE, common.SLOTS / "blue", common.SLOTS / "green")))
 
 
+def test_the_old_slot_may_drain_as_long_as_its_release_says(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[tuple[str, float]] = []
+
+    def stop(name: str, drain_s: float) -> None:
+        stopped.append((name, drain_s))
+
+    monkeypatch.setattr(release, "stop", stop)
+    release.switch("r2")
+    assert stopped == [("blue", 75)]
+    assert host.states["app@green"] == "active"
+
+
 @pytest.mark.parametrize("pointer", [b"", b"r1\n"])
 def test_a_server_boots_what_was_live_when_the_store_names_it_or_nothing(
     host: AppServer, store: Store, pointer: bytes

@@ -21,6 +21,7 @@ from proxy import Failure
 from site_state import State
 
 import settings
+from rendering.filters import nginx_quote
 from rendering.site import render_site
 from rendering.upstream import Upstream
 
@@ -207,3 +208,7 @@ def test_a_site_with_tls_is_probed_by_https(path: str) -> None:
     with pytest.raises(Failure, match=rf"GET {path} through the new site: .*SSL"):
         proxy.probe(path, https=True)
     assert Handler.statuses == [200]
+
+
+def test_nothing_in_a_word_ends_its_quotes() -> None:
+    assert nginx_quote('a" b; \\"') == r'"a\" b; \\\""'
