@@ -33,7 +33,7 @@ def attribute(noun: str, parameter: str) -> Change:
     )
 
 
-def described(describe: str, by: str, key: str, outputs: Mapping[str, str]) -> Look:
+def look_up(describe: str, by: str, key: str, outputs: Mapping[str, str]) -> Look:
     """Return a look by the ids of a call. outputs: of the state -> where they stand in the answer."""
 
     def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -167,7 +167,7 @@ def _rule(direction: str) -> Kind:
             "referencedSecurityGroupId": Property("ReferencedGroupId", change=in_place, refers="group"),
         },
         create=create,
-        look=described("describe_security_group_rules", "SecurityGroupRuleIds", "SecurityGroupRules", {}),
+        look=look_up("describe_security_group_rules", "SecurityGroupRuleIds", "SecurityGroupRules", {}),
         delete=delete,
     )
 
@@ -185,7 +185,7 @@ def called(method: str, *path: str) -> Create:
     return create
 
 
-_look_at_group = described("describe_security_groups", "GroupIds", "SecurityGroups", {})
+_look_at_group = look_up("describe_security_groups", "GroupIds", "SecurityGroups", {})
 KINDS: Mapping[str, Kind] = {
     "aws:ec2/instance:Instance": Kind(
         properties={
@@ -218,14 +218,14 @@ KINDS: Mapping[str, Kind] = {
         named_by="keyName",
         properties={"keyName": Property("KeyName"), "publicKey": Property("PublicKeyMaterial")},
         create=called("import_key_pair", "KeyName"),
-        look=described("describe_key_pairs", "KeyNames", "KeyPairs", {"keyPairId": "KeyPairId"}),
+        look=look_up("describe_key_pairs", "KeyNames", "KeyPairs", {"keyPairId": "KeyPairId"}),
         delete=lambda aws, id_, _: aws.ec2.delete_key_pair(KeyName=id_),
         retag=lambda aws, _, state, old, new: retag_ec2(aws, state["keyPairId"], state, old, new),
     ),
     "aws:ec2/eip:Eip": Kind(
         properties={"domain": Property("Domain")},
         create=called("allocate_address", "AllocationId"),
-        look=described(
+        look=look_up(
             "describe_addresses", "AllocationIds", "Addresses", {"allocationId": "AllocationId", "publicIp": "PublicIp"}
         ),
         delete=lambda aws, id_, _: aws.ec2.release_address(AllocationId=id_),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.aws.ec2 import VPC_ID, attribute, called, described
+from tests.aws.ec2 import VPC_ID, attribute, called, look_up
 from tests.aws.kind import Clients, Delete, Kind, Look, Property, first, in_place, same
 
 
@@ -149,7 +149,7 @@ KINDS: Mapping[str, Kind] = {
             "iamRoleArn": Property("DeliverLogsPermissionArn", refers="role arn"),
         },
         create=_create_flow_log,
-        look=described("describe_flow_logs", "FlowLogIds", "FlowLogs", {}),
+        look=look_up("describe_flow_logs", "FlowLogIds", "FlowLogs", {}),
         delete=lambda aws, id_, _: aws.ec2.delete_flow_logs(FlowLogIds=[id_]),
     ),
 }

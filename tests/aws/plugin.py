@@ -113,7 +113,7 @@ class _Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return _difference(changes(_plain(request.olds), _plain(request.news)), set())
 
     def Configure(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _told(context):
+        with _report_errors(context):
             self._provider.configure({key.rpartition(":")[2]: text for key, text in request.variables.items()})
         return provider_pb2.ConfigureResponse()
 
@@ -127,35 +127,35 @@ class _Servicer(provider_pb2_grpc.ResourceProviderServicer):
         return _difference(found, {path for path in found if self._provider.replaces(request.type, path)})
 
     def Create(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _told(context):
+        with _report_errors(context):
             id_, state = self._provider.create(request.type, _plain(request.properties))
             return provider_pb2.CreateResponse(id=id_, properties=_struct(state))
 
     def Read(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _told(context):
+        with _report_errors(context):
             state = self._provider.read(request.type, request.id, _plain(request.properties))
             if state is None:
                 return provider_pb2.ReadResponse()
             return provider_pb2.ReadResponse(id=request.id, properties=_struct(state), inputs=request.inputs)
 
     def Update(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _told(context):
+        with _report_errors(context):
             state = self._provider.update(request.type, request.id, _plain(request.olds), _plain(request.news))
             return provider_pb2.UpdateResponse(properties=_struct(state))
 
     def Delete(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _told(context):
+        with _report_errors(context):
             self._provider.delete(request.type, request.id, _plain(request.properties))
             return empty_pb2.Empty()
 
     def Invoke(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with _told(context):
+        with _report_errors(context):
             result: dict[str, Any] = {"return": _struct(self._provider.invoke(request.tok, _plain(request.args)))}
             return provider_pb2.InvokeResponse(**result)
 
 
 @contextmanager
-def _told(context: grpc.ServicerContext) -> Generator[None]:
+def _report_errors(context: grpc.ServicerContext) -> Generator[None]:
     """End the operation with the text of an error. Where it came from goes to the engine's log."""
     try:
         yield

@@ -66,7 +66,7 @@ class Planted:
             stack.set_config_secret(f"balancer.{path}", value)
         # The second line of three: the first of each such key begins alike.
         self = cls(stack, given | {"TLS key": signed.private_key.splitlines()[2]})
-        with self.watched():
+        with self.keep_processes():
             self.printed["up"] = stack.up()
             self.printed["a release"] = stack.release_version("2")
             stack.edit('VERSION = "2"', "VERSION = unheard_of")
@@ -78,7 +78,7 @@ class Planted:
         return self
 
     @contextmanager
-    def watched(self) -> Generator[None]:
+    def keep_processes(self) -> Generator[None]:
         """Keep every process that runs meanwhile, here and on machines, if it lives as long as a look at all takes.
 
         What programs leave in their folder for temporary files is found with the stack.
@@ -102,7 +102,7 @@ class Planted:
 
     def everywhere(self, wanted: Mapping[str, str]) -> set[Hit]:
         """Look in all places; what differs from run to run is taken out of their names."""
-        self.printed |= shown(self.stack)
+        self.printed |= collect_output(self.stack)
         hits = {
             Hit(place, name) for place, text in self.printed.items() for name in search.within(text.encode(), wanted)
         }
@@ -147,7 +147,7 @@ def ask(stack: Stack, user: str, password: str) -> str:
     return "refused"
 
 
-def shown(stack: Stack) -> dict[str, str]:
+def collect_output(stack: Stack) -> dict[str, str]:
     """Return what commands that show something of a stack print. Leave a bundle beside the stack."""
     printed = {f"pulumi {' '.join(words)}": stack.pulumi(*words, "-s", stack.name) for words in PULUMI}
     for words in (*FLEET, ("bundle", "--output", str(stack.folder.parent / "bundle.tar.gz"))):

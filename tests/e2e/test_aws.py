@@ -72,7 +72,7 @@ def instances(stack: AwsStack) -> dict[str, dict[str, Any]]:
     return {name.removeprefix(f"{stack.name}-"): each for name, each in zip(names, every, strict=True)}
 
 
-def watched(stack: AwsStack) -> tuple[set[str], set[str]]:
+def list_metrics(stack: AwsStack) -> tuple[set[str], set[str]]:
     """Return the metrics of alarms except EC2's, and those published: namespace, name and dimensions of each."""
     cloudwatch = stack.running.account.aws.cloudwatch
     alarms: list[dict[str, Any]] = cloudwatch.describe_alarms()["MetricAlarms"]
@@ -158,7 +158,7 @@ def test_cloud_init_finds_its_documents_valid(prod: AwsStack) -> None:
 
 
 def test_machines_publish_what_their_alarms_look_at(prod: AwsStack) -> None:
-    looked_at, published = watched(prod)
+    looked_at, published = list_metrics(prod)
     assert published == looked_at
     # One of each machine, and two more of the balancer.
     assert len(published) == len(instances(prod)) + 2

@@ -75,10 +75,10 @@ class Killer:
         if process.returncode and "`pulumi cancel`" in output:
             self.stack.pulumi("cancel", "--yes", "-s", self.stack.name)
             return self.run(*command, until_s=until_s, is_whole=is_whole)
-        assert process.returncode == 0, self.told(output)
+        assert process.returncode == 0, self.explain(output)
         return output
 
-    def told(self, what: object) -> str:
+    def explain(self, what: object) -> str:
         """Return the text for a failure, with all that is needed to reproduce it."""
         return f"FAULTS_SEED={SEED}, {self.case}, killed at {', '.join(self.moments)}: {what}"
 
@@ -89,8 +89,8 @@ class Killer:
         self.stack.end_processes()
         instances = self.stack.instances()
         names = {each["config"][f"{label.PREFIX}role"]: each["name"] for each in instances}
-        assert names.keys() == {"balancer", *(f"probe-{number + 1}" for number in range(servers))}, self.told(names)
-        assert len(instances) == len(names), self.told([each["name"] for each in instances])
+        assert names.keys() == {"balancer", *(f"probe-{number + 1}" for number in range(servers))}, self.explain(names)
+        assert len(instances) == len(names), self.explain([each["name"] for each in instances])
         wanted = {(200, f"{name} 0 {version}\n".encode()) for role, name in names.items() if role != "balancer"}
         answers: list[tuple[int, bytes]] = []
         # Who has the fewest requests is asked: beside a load for a moment always the same.
@@ -98,12 +98,12 @@ class Killer:
             answers.append(ask(self.stack, "/"))
             time.sleep(0.02)
         self.seen.sent += len(answers)
-        assert set(answers) == wanted, self.told(f"{Counter(answers)}\n{self.stack.fleet('status').stdout}")
+        assert set(answers) == wanted, self.explain(f"{Counter(answers)}\n{self.stack.fleet('status').stdout}")
 
     def assert_destroy_leaves_nothing(self) -> None:
         """Run `destroy`, and check that it leaves no instance, network, ACL or image of the stack."""
         self.run(*DESTROY)
-        assert label.owner(self.stack.name, self.stack.folder) not in owners(), self.told("something is left")
+        assert label.owner(self.stack.name, self.stack.folder) not in owners(), self.explain("something is left")
 
     def under_load(self, version: str, servers: int) -> None:
         """Kill an `up` and mend that while clients send requests, none of which may notice it."""
@@ -112,7 +112,7 @@ class Killer:
             self.assert_up_ends_it(version, servers)
         self.seen.sent += load.seen.sent
         self.seen.slowest_s = max(self.seen.slowest_s, load.seen.slowest_s)
-        assert load.seen.failed == [], self.told(load.seen)
+        assert load.seen.failed == [], self.explain(load.seen)
 
 
 @pytest.fixture(scope="module")

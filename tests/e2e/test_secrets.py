@@ -84,7 +84,7 @@ def test_the_search_finds_what_is_planted_in_each_kind_of_place(planted: Planted
     stack, value = planted.stack, secrets.token_hex(20)
     # What is no secret stands in plain in all that a stack writes down.
     stack.app["environment"] = {"T_CONTROL": value}
-    with planted.watched():
+    with planted.keep_processes():
         stack.up()
         on(stack.balancer(), "sh", "-c", "sleep 1", value)
     planted.printed["printenv"] = stack.fleet("exec", "--", "printenv", "T_CONTROL").stdout

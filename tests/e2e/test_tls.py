@@ -164,7 +164,7 @@ def give(stack: Stack, signed: Signed) -> None:
     assert "secure" in stack.settings["balancer"]["tls"]["private_key"]
 
 
-def shown(stack: Stack, authority: Authority) -> str:
+def read_serial_number(stack: Stack, authority: Authority) -> str:
     """Return the serial number of the certificate that a client which trusts the authority gets."""
     context = ssl.create_default_context(cadata=authority.certificate)
     with handshake(https_port(stack), context, NAME) as made:
@@ -177,12 +177,12 @@ def test_a_given_certificate_and_the_one_that_renews_it_come_without_a_lost_requ
     first, second = (authority.sign([NAME], addresses=["127.0.0.1"]) for _ in range(2))
     give(https, first)
     output = https.up()
-    before = shown(https, authority)
+    before = read_serial_number(https, authority)
     give(https, second)
     with Load(url(https), trust=authority.certificate) as load:
         output += https.up()
         load.wait_for(20)
-    assert shown(https, authority) != before
+    assert read_serial_number(https, authority) != before
     assert load.outcome.failed_fresh == [], load.outcome
     assert load.outcome.answered > 40
     # Nginx 1.22 closes idle connections when it reloads (docs/operations.md): what is kept alive may cross that.

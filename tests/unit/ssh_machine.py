@@ -39,7 +39,7 @@ class Machine:
         self._open: list[asyncssh.SSHServerConnection] = []
 
     @property
-    def shown(self) -> str:
+    def public_key(self) -> str:
         """The host key as known_hosts has it."""
         return " ".join(self.key.export_public_key().decode().split()[:2])
 

@@ -37,7 +37,7 @@ def given(**changes: Any) -> Aws:
     return Aws.model_validate(BLOCK | changes)
 
 
-def told(finding: Finding) -> str:
+def format_finding(finding: Finding) -> str:
     return f"{finding.subject}: {finding.problem} -> {finding.remedy}" if finding.problem else finding.subject
 
 
@@ -79,21 +79,23 @@ def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_
     # As it stands in a stack file: what Pulumi has encrypted is no value.
     block = BLOCK | {"ami": ami, "ssh_key_name": "ops", "ssh_private_key": {"secure": "v1:abc"}}
     checked = operator.check_host("aws", block, stack="prod", project=Path())
-    assert [told(each) for each in checked] == [
+    assert [format_finding(each) for each in checked] == [
         "plugin aws",
         "plugin command",
         f"AWS credentials (arn:aws:sts::{MINE}:user/moto)",
         f"image {ami} (of account {owner})",
     ]
     _, found = diagnosis.account(given())
-    assert told(found).startswith("image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your")
+    assert format_finding(found).startswith(
+        "image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your"
+    )
 
 
 def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     listed(monkeypatch, PLUGINS)
     block = BLOCK | {"ami": "ami-00000000000000000", "app_subnet_ids": ["subnet-00000001", "subnet-1"], "amis": 1}
     found = operator.check_host("aws", block, stack="prod", project=Path())
-    assert told(found[-1]) == (
+    assert format_finding(found[-1]) == (
         "settings of AWS: these cannot work: ami, app_subnet_ids, amis -> "
         "`./fleet config -s prod` tells each with what is allowed; mend stacks/Pulumi.prod.yaml."
     )
@@ -104,7 +106,7 @@ def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     listed(monkeypatch, [{"name": "aws", "version": "6.0.0"}])
-    assert [told(each) for each in diagnosis.plugins()] == [
+    assert [format_finding(each) for each in diagnosis.plugins()] == [
         f"plugin {name}: version {version_} is not installed -> "
         f"`pulumi plugin install resource {name} {version_}` fetches it, as the first `pulumi up` does."
         for name, version_ in VERSIONS.items()
@@ -112,17 +114,17 @@ def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
     for name in ("aws", "command"):
         (tmp_path / f"pulumi-resource-{name}").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert [told(each) for each in diagnosis.plugins()] == ["plugin aws", "plugin command"]
+    assert [format_finding(each) for each in diagnosis.plugins()] == ["plugin aws", "plugin command"]
 
 
 def test_without_credentials_or_with_a_profile_that_is_not_there_the_ways_to_log_in_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (found,) = diagnosis.account(given())
-    assert told(found) == f"AWS credentials: Unable to locate credentials -> {diagnosis.LOG_IN}"
+    assert format_finding(found) == f"AWS credentials: Unable to locate credentials -> {diagnosis.LOG_IN}"
     monkeypatch.setenv("AWS_PROFILE", "nope")
     (found,) = diagnosis.account(given())
-    assert told(found).startswith(
+    assert format_finding(found).startswith(
         "AWS credentials: The config profile (nope) could not be found -> `aws configure list-profiles` lists"
     )
 
@@ -189,7 +191,7 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(diagnosis, "SSH", server.getsockname()[1])
         (found,) = operator.check_connection(reach)
-        assert told(found) == f"port {diagnosis.SSH} of the balancer (127.0.0.1)"
+        assert format_finding(found) == f"port {diagnosis.SSH} of the balancer (127.0.0.1)"
     (found,) = operator.check_connection(reach)
     assert found.problem.endswith("Connection refused")
     assert found.remedy.startswith("Its SSH server is down")

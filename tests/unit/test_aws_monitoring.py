@@ -21,7 +21,7 @@ from tests.unit.test_layout import imported
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 
 
-def watched(**changes: int) -> Build:
+def build_with_alarms(**changes: int) -> Build:
     return built(alarms=Alarms(sns_topic_arn=TOPIC, **changes), logs=Logs(retention_days=30))
 
 
@@ -45,18 +45,18 @@ def test_every_machine_is_watched_for_what_is_bad_and_for_how_long() -> None:
         "errors": (ours, "Errors5xxPercent", "Average", 5, 5, "breaching"),
         "members": (ours, "UnhealthyMembers", "Maximum", 1, 3, "breaching"),
     }
-    assert limits(watched()) == {
+    assert limits(build_with_alarms()) == {
         **{f"hello-1-{name}": limit for name, limit in each.items()},
         **{f"balancer-{name}": limit for name, limit in (each | more).items()},
     }
-    assert len(watched().of(ALARM)) == 4 * len(each) + len(more)
+    assert len(build_with_alarms().of(ALARM)) == 4 * len(each) + len(more)
     assert built().of(ALARM) == []
-    moved = limits(watched(errors_5xx_percent=50, disk_percent=60))
+    moved = limits(build_with_alarms(errors_5xx_percent=50, disk_percent=60))
     assert (moved["balancer-errors"][3], moved["balancer-disk"][3], moved["hello-1-disk"][3]) == (50, 60, 60)
 
 
 def test_a_topic_is_told_when_an_alarm_goes_off_and_when_it_is_over() -> None:
-    made = watched()
+    made = build_with_alarms()
     for alarm in made.of(ALARM):
         role, _, what = alarm.name.rpartition("-")
         # A failed host and nothing else moves the machine.
@@ -71,7 +71,7 @@ def test_a_topic_is_told_when_an_alarm_goes_off_and_when_it_is_over() -> None:
         assert waits == (what in ("disk", "errors", "members")), alarm.name
 
 
-def brought(made: Build, role: str) -> dict[str, Any]:
+def read_monitoring_input(made: Build, role: str) -> dict[str, Any]:
     """Return the input of a machine's watch step, parsed from JSON."""
     step = made.one(STEP, f"{role}-monitoring")
     assert step.inputs["create"].startswith("sudo -- timeout --kill-after=10 360 python3 -c ")
@@ -81,8 +81,8 @@ def brought(made: Build, role: str) -> dict[str, Any]:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_machine_gets_what_it_reports_and_ships_by_and_loses_it_where_nothing_is_asked_for(role: str) -> None:
     every = ["wsgi-fleet-metrics.timer", "wsgi-fleet-metrics.service", "wsgi-fleet-logs.service"]
-    assert brought(built(), role) == {"boot_s": 600, "files": {}, "off": every, "prove": [], "on": []}
-    wanted, is_balancer = brought(watched(), role), role == "balancer"
+    assert read_monitoring_input(built(), role) == {"boot_s": 600, "files": {}, "off": every, "prove": [], "on": []}
+    wanted, is_balancer = read_monitoring_input(build_with_alarms(), role), role == "balancer"
     files = {Path(path).name: content for path, (_, content) in wanted.pop("files").items()}
     # From its boot an app server has fetch.py.
     scripts = ["cloudwatch_metrics.py", "cloudwatch_logs.py", "log_source.py", "system.py", "aws_service.py"]
@@ -105,7 +105,7 @@ def test_a_machine_gets_what_it_reports_and_ships_by_and_loses_it_where_nothing_
 )
 def test_what_is_brought_needs_only_what_lies_on_its_machine(role: str, document: str, for_others: set[str]) -> None:
     """Check the imports of each script. for_others: what is imported on the other tier alone."""
-    paths = [Path(path) for path in brought(watched(), role)["files"] if path.endswith(".py")]
+    paths = [Path(path) for path in read_monitoring_input(build_with_alarms(), role)["files"] if path.endswith(".py")]
     booted = {Path(each["path"]).stem for each in yaml.safe_load(document)["write_files"]}
     # Boot documents do not grow by it.
     assert not booted & {"aws_service", "cloudwatch_metrics", "cloudwatch_logs", "wsgi-fleet-metrics"}

@@ -192,16 +192,16 @@ def test_a_refusal_says_where_the_known_key_stands_and_how_to_forget_it(file: Pa
 def test_the_key_of_a_machine_is_what_it_shows_through_the_jump_host(
     jump: Machine, server: Machine, port: int, file: Path
 ) -> None:
-    with opened(port, KnownHosts(file, {"i-jump": jump.shown})) as way:
-        assert way.host_key(SERVER) == server.shown
-    assert file.read_text() == f"i-server {server.shown}\n"
+    with opened(port, KnownHosts(file, {"i-jump": jump.public_key})) as way:
+        assert way.host_key(SERVER) == server.public_key
+    assert file.read_text() == f"i-server {server.public_key}\n"
 
 
 @pytest.mark.parametrize("wrong", ["i-jump", "i-server"])
 def test_a_machine_with_another_key_than_the_state_tells_is_entered_by_nothing(
     jump: Machine, server: Machine, port: int, file: Path, wrong: str
 ) -> None:
-    told = {"i-jump": jump.shown, "i-server": server.shown} | {wrong: OTHER}
+    told = {"i-jump": jump.public_key, "i-server": server.public_key} | {wrong: OTHER}
     with (
         opened(port, KnownHosts(file, told)) as way,
         pytest.raises(Unreachable, match=f"{wrong}@.*: it shows another host key than the one in the stack's state"),

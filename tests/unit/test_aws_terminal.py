@@ -57,18 +57,20 @@ def test_a_command_runs_behind_the_jump_host_with_the_stacks_own_key(
     jump: Machine, server: Machine, file: Path, tmp_path: Path
 ) -> None:
     way = operator.terminal(
-        spec(i_jump=jump.shown, i_server=server.shown), SERVER, ["sh", "-c", 'echo "$1"; exit 3', "-", "a  b; $HOME"]
+        spec(i_jump=jump.public_key, i_server=server.public_key),
+        SERVER,
+        ["sh", "-c", 'echo "$1"; exit 3', "-", "a  b; $HOME"],
     )
     result = entered(way, tmp_path)
     assert (result.returncode, result.stdout.strip()) == (3, "a  b; $HOME"), result.stderr
     assert (jump.tunnels, server.logins) == (1, 1)
-    assert sorted(file.read_text().splitlines()) == [f"i-jump {jump.shown}", f"i-server {server.shown}"]
+    assert sorted(file.read_text().splitlines()) == [f"i-jump {jump.public_key}", f"i-server {server.public_key}"]
     assert [each.name for each in tmp_path.iterdir()] == [file.parent.name]
 
 
 @pytest.mark.usefixtures("file")
 def test_the_jump_host_itself_is_entered_directly(jump: Machine, tmp_path: Path) -> None:
-    result = entered(operator.terminal(spec(i_jump=jump.shown), JUMP, ["echo", "here"]), tmp_path)
+    result = entered(operator.terminal(spec(i_jump=jump.public_key), JUMP, ["echo", "here"]), tmp_path)
     assert result.stdout.strip() == "here", result.stderr
     assert (jump.logins, jump.tunnels) == (1, 0)
 
@@ -76,9 +78,9 @@ def test_the_jump_host_itself_is_entered_directly(jump: Machine, tmp_path: Path)
 def test_a_host_key_that_nobody_told_is_pinned_where_releases_pin_it(
     jump: Machine, server: Machine, file: Path, tmp_path: Path
 ) -> None:
-    assert entered(operator.terminal(spec(i_jump=jump.shown), SERVER, ["true"]), tmp_path).returncode == 0
-    assert KnownHosts(file, {}).accept("i-server", server.shown)
-    assert not KnownHosts(file, {}).accept("i-server", jump.shown)
+    assert entered(operator.terminal(spec(i_jump=jump.public_key), SERVER, ["true"]), tmp_path).returncode == 0
+    assert KnownHosts(file, {}).accept("i-server", server.public_key)
+    assert not KnownHosts(file, {}).accept("i-server", jump.public_key)
 
 
 @pytest.mark.usefixtures("file")
@@ -86,7 +88,7 @@ def test_a_host_key_that_nobody_told_is_pinned_where_releases_pin_it(
 def test_a_machine_that_shows_another_host_key_is_not_entered(
     jump: Machine, server: Machine, tmp_path: Path, wrong: str
 ) -> None:
-    keys = {"i_jump": jump.shown, "i_server": server.shown}
+    keys = {"i_jump": jump.public_key, "i_server": server.public_key}
     keys[wrong] = keys["i_server" if wrong == "i_jump" else "i_jump"]
     result = entered(operator.terminal(spec(**keys), SERVER, ["echo", "inside"]), tmp_path)
     assert (result.returncode, result.stdout, server.logins) == (255, "", 0)

@@ -77,7 +77,7 @@ class FakeNginx:
             self.showing = leaf(certificate.FILE.read_text())
         return set()
 
-    def shown(self) -> bytes:
+    def served_certificate(self) -> bytes:
         return self.showing
 
 
@@ -87,7 +87,7 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
     made = FakeNginx()
     monkeypatch.setattr(proxy, "test", made.test)
     monkeypatch.setattr(proxy, "swap_in", made.swap_in)
-    monkeypatch.setattr(certificate, "served_certificate", made.shown)
+    monkeypatch.setattr(certificate, "served_certificate", made.served_certificate)
     monkeypatch.setattr(nginx, "SITE", tmp_path / "site.conf")
     monkeypatch.setattr(site_state, "STATE", tmp_path / "site.json")
     monkeypatch.setattr(proxy, "LOCK", tmp_path / "lock")

@@ -44,7 +44,7 @@ def fleet(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["config", "--stack", "mine", *arguments])
 
 
-def told(*arguments: str) -> dict[str, dict[str, Any]]:
+def read_settings(*arguments: str) -> dict[str, dict[str, Any]]:
     result = fleet("--json", *arguments)
     assert result.exit_code == 0, result.output
     return {each.pop("name"): each for each in json.loads(result.output)}
@@ -53,7 +53,7 @@ def told(*arguments: str) -> dict[str, dict[str, Any]]:
 def test_a_value_says_whether_it_stands_in_the_stack_file_or_is_a_default(project: Path) -> None:
     hello = HELLO | {"gateway": {"processes": 2}, "environment": {"A": "x"}, "rollout": {"drain_timeout_s": 99}}
     write(project, apps={"hello": hello})
-    found = {name: (each["value"], each["from"], each["of"], each["how"]) for name, each in told().items()}
+    found = {name: (each["value"], each["from"], each["of"], each["how"]) for name, each in read_settings().items()}
     assert found["apps.hello.gateway.processes"] == (2, "stack file", [], "")
     assert found["apps.hello.gateway.max_requests"] == (10_000, "default", [], "")
     assert found["apps.hello.environment.A"][:2] == ("x", "stack file")
@@ -64,7 +64,7 @@ def test_what_is_computed_says_from_what(project: Path) -> None:
     fleet_ = {"servers": 5, "size": {"cpus": 3, "memory_mib": 4096}}
     app_ = HELLO | {"hosts": ["shop.example.org"], "path": "/s", "fleet": fleet_, "gateway": {"request_timeout_s": 30}}
     write(project, apps={"hello": app_})
-    found = {name: (each["value"], each["of"]) for name, each in told().items() if each["from"] == "computed"}
+    found = {name: (each["value"], each["of"]) for name, each in read_settings().items() if each["from"] == "computed"}
     hello = "apps.hello."
     assert found == {
         f"{hello}gateway.processes": (6, [f"{hello}fleet.size.cpus"]),
@@ -85,7 +85,7 @@ def test_secrets_are_masked_and_need_no_passphrase(project: Path) -> None:
     tls = {"certificate": Authority().sign(["shop.example.org"]).certificate, "private_key": encrypted}
     balancer = {"tls": tls, "proxy": {"basic_auth": {"users": {"ann": encrypted}}}}
     write(project, apps={"hello": HELLO | {"secrets": {"PASSWORD": encrypted}}}, balancer=balancer)
-    found = told()
+    found = read_settings()
     given = ("apps.hello.secrets.PASSWORD", "balancer.tls.private_key", "balancer.proxy.basic_auth.users.ann")
     assert [found[name]["value"] for name in given] == [MASK] * 3
     assert [word for word in ("v1:", "\\u0000") if word in fleet("--json").output] == []
@@ -112,8 +112,8 @@ def test_a_stack_without_a_file_is_told_with_those_that_have_one(project: Path) 
 
 def test_one_application_is_shown_alone_and_another_is_refused(project: Path) -> None:
     write(project, apps={"hello": HELLO, "shop": HELLO | {"path": "/shop"}})
-    assert {name.split(".")[1] for name in told("--app", "shop")} == {"shop"}
-    assert {name.split(".")[1] for name in told() if name.startswith("apps.")} == {"hello", "shop"}
+    assert {name.split(".")[1] for name in read_settings("--app", "shop")} == {"shop"}
+    assert {name.split(".")[1] for name in read_settings() if name.startswith("apps.")} == {"hello", "shop"}
     result = fleet("--app", "shp")
     assert (result.output, result.exit_code) == ("error: there is no application shp; did you mean shop?\n", 2)
 

@@ -212,11 +212,11 @@ def test_a_link_is_moved_at_once_whatever_a_killed_run_left(tmp_path: Path, monk
     seen: list[tuple[str | None, str]] = []
     rename = Path.rename
 
-    def watched(self: Path, target: Path) -> Path:
+    def rename_and_look(self: Path, target: Path) -> Path:
         seen.append((common.link_target(common.LIVE), self.resolve().name))
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", watched)
+    monkeypatch.setattr(Path, "rename", rename_and_look)
     common.atomic_symlink(common.LIVE, common.RELEASES / "r2")
     assert seen == [("r1", "r2")]
     assert sorted(each.name for each in (tmp_path / "app").iterdir()) == ["live", "releases", "slots", "venvs"]

@@ -24,7 +24,7 @@ def blocks(proxy: Any, **balancer: Any) -> dict[str, Any]:
     return {"balancer": {"proxy": proxy, **balancer}}
 
 
-def told(proxy: Any, **balancer: Any) -> str:
+def find_problems(proxy: Any, **balancer: Any) -> str:
     return "; ".join(problems_of(blocks(proxy, **balancer)))
 
 
@@ -98,14 +98,16 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_what_nginx_must_not_be_told_is_refused_with_the_reason(proxy: dict[str, Any], expected: str) -> None:
-    line = told(proxy)
+    line = find_problems(proxy)
     assert line.startswith("balancer.proxy")
     assert expected in line
 
 
 def test_a_burst_needs_a_rate() -> None:
-    assert told({}, burst=5).startswith("balancer.burst: 5: counts above requests_per_second, which is not set; set")
-    assert told({}, burst=5, requests_per_second=1) == ""
+    assert find_problems({}, burst=5).startswith(
+        "balancer.burst: 5: counts above requests_per_second, which is not set; set"
+    )
+    assert find_problems({}, burst=5, requests_per_second=1) == ""
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_burst_needs_a_rate() -> None:
 def test_headers_that_others_rely_on_can_neither_be_set_nor_removed(headers: str, names: list[str]) -> None:
     for name in names:
         for change in ({"set": {name.title(): "x"}}, {"remove": [name.title()]}):
-            assert f"{name.title()}: is the balancer's own" in told({headers: change})
+            assert f"{name.title()}: is the balancer's own" in find_problems({headers: change})
 
 
 def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on() -> None:
@@ -150,7 +152,7 @@ def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on(
 )
 def test_a_redirect_that_leads_back_to_itself_is_refused(rules: list[tuple[str, str]], way: str | None) -> None:
     redirects = [{"path": path, "to": to, "keep_query": False} for path, to in rules]
-    line = told({"redirects": redirects}, hostnames=[HOSTNAME])
+    line = find_problems({"redirects": redirects}, hostnames=[HOSTNAME])
     assert line.startswith(f"balancer.proxy.redirects: {way}") if way else line == ""
 
 
@@ -178,7 +180,7 @@ def test_a_memcached_that_the_balancer_may_not_connect_to_is_refused() -> None:
 
 
 def test_a_short_password_is_refused_without_being_told() -> None:
-    assert told({"basic_auth": {"users": {"ann": "sesame"}}}) == (
+    assert find_problems({"basic_auth": {"users": {"ann": "sesame"}}}) == (
         "balancer.proxy.basic_auth.users.ann: (secret): has 6 characters, and should have 12 to 128; "
         "take another password"
     )
@@ -194,7 +196,7 @@ def test_a_snippet_may_stand_in_a_file_of_the_project(tmp_path: Path, monkeypatc
     block = smallest(blocks({"snippets": [{"context": "http", "file": "extra.conf"}]}))
     assert [each.text for each in parse(config_of(block), project=tmp_path).balancer.proxy.snippets] == [text]
     for name, words in (("link.conf", "no such file in the project"), ("binary.conf", "is no text in UTF-8")):
-        line = told({"snippets": [{"context": "http", "file": name}]})
+        line = find_problems({"snippets": [{"context": "http", "file": name}]})
         assert line.startswith(f'balancer.proxy.snippets.0.file: "{name}": {words}')
 
 

@@ -23,7 +23,7 @@ SHOP, BLOG = "shop.example.org", "blog.example.org"
 ACME = {"acme": {"email": "ops@example.org"}}
 
 
-def told(apps: Mapping[str, Any], **blocks: Any) -> list[str]:
+def find_problems(apps: Mapping[str, Any], **blocks: Any) -> list[str]:
     return problems_of({"apps": {name: app(**changes) for name, changes in apps.items()}} | blocks)
 
 
@@ -99,7 +99,7 @@ def test_whatever_is_not_refused_reaches_every_application(places: list[dict[str
     ],
 )
 def test_what_nobody_could_tell_apart_is_refused(apps: dict[str, dict[str, Any]], line: str) -> None:
-    (found,) = told(apps)
+    (found,) = find_problems(apps)
     assert found.startswith(line)
 
 
@@ -112,46 +112,46 @@ def test_what_nobody_could_tell_apart_is_refused(apps: dict[str, dict[str, Any]]
     ],
 )
 def test_what_nginx_would_read_otherwise_is_refused(place: str, value: str) -> None:
-    (found,) = told({"shop": {place.partition(".")[0]: [value] if place == "hosts.0" else value}})
+    (found,) = find_problems({"shop": {place.partition(".")[0]: [value] if place == "hosts.0" else value}})
     assert found.startswith(f"apps.shop.{place}: {json.dumps(value)}: should be ")
 
 
 def test_every_ambiguity_is_a_line_of_its_own() -> None:
-    found = told({"a": {}, "b": {}, "c": {"hosts": [SHOP]}, "d": {"hosts": [SHOP]}})
+    found = find_problems({"a": {}, "b": {}, "c": {"hosts": [SHOP]}, "d": {"hosts": [SHOP]}})
     assert [line.partition(":")[0] for line in found] == ["apps.a, apps.b", "apps.c, apps.d"]
 
 
 def test_twenty_applications_may_share_a_balancer() -> None:
     apps = {f"app-{number}": {"path": f"/{number}"} for number in range(20)}
-    assert told(apps) == []
-    (line,) = told(apps | {"more": {}})
+    assert find_problems(apps) == []
+    (line,) = find_problems(apps | {"more": {}})
     assert line.startswith("apps: ")
 
 
 def test_a_name_of_the_balancer_that_no_application_answers_is_refused() -> None:
-    assert told({"shop": {"hosts": [SHOP]}}, balancer={"hostnames": [SHOP, BLOG]}) == [
+    assert find_problems({"shop": {"hosts": [SHOP]}}, balancer={"hostnames": [SHOP, BLOG]}) == [
         f"balancer.hostnames: {BLOG}: no application serves it; give one that host, or one no hosts"
     ]
-    assert told({"shop": {"hosts": [SHOP]}, "rest": {}}, balancer={"hostnames": [SHOP, BLOG]}) == []
+    assert find_problems({"shop": {"hosts": [SHOP]}, "rest": {}}, balancer={"hostnames": [SHOP, BLOG]}) == []
 
 
 def test_hosts_of_applications_are_names_of_the_site() -> None:
     apps = routed(shop={"hosts": ["*.example.org", SHOP]}, blog={"hosts": [BLOG]})
     assert hostnames(["www.example.org", BLOG], apps) == ["www.example.org", BLOG, SHOP, "*.example.org"]
-    assert told({"shop": {"hosts": [SHOP]}}, balancer={"tls": ACME}) == []
+    assert find_problems({"shop": {"hosts": [SHOP]}}, balancer={"tls": ACME}) == []
 
 
 def test_a_certificate_that_leaves_a_host_out_is_refused() -> None:
     signed = Authority().sign([SHOP, "*.example.net"])
     tls = {"certificate": signed.certificate, "private_key": signed.private_key}
     apps = {"shop": {"hosts": [SHOP, "*.example.net"]}, "blog": {"hosts": [BLOG]}}
-    assert told(apps, balancer={"tls": tls}) == [
+    assert find_problems(apps, balancer={"tls": tls}) == [
         f"balancer.tls.certificate: does not cover {BLOG} of apps (it is for *.example.net, {SHOP}); give one that does"
     ]
 
 
 def test_no_acme_server_is_asked_for_a_wildcard() -> None:
-    (line,) = told({"shop": {"hosts": [SHOP, "*.example.org"]}}, balancer={"tls": ACME})
+    (line,) = find_problems({"shop": {"hosts": [SHOP, "*.example.org"]}}, balancer={"tls": ACME})
     assert line.startswith("apps.*.hosts: *.example.org: no ACME server signs that by http-01")
 
 
@@ -266,7 +266,7 @@ BLOGS = HERE | {"url_path": "/blog/"}
     ],
 )
 def test_static_files_are_not_in_the_way_of_another_application(shop: Any, blog: Any, who: str | None) -> None:
-    found = told({"shop": shop, "blog": {"path": "/blog"} | blog})
+    found = find_problems({"shop": shop, "blog": {"path": "/blog"} | blog})
     assert [line.partition(" (path ")[0] for line in found] == ([f"apps.{who}"] if who else [])
 
 

@@ -123,11 +123,11 @@ def test_nginx_finds_a_file_of_both_releases_at_every_moment(app: Path, monkeypa
     resolved = (app / "served").resolve()
     rename, seen = Path.rename, list[set[str]]()
 
-    def watched(self: Path, target: Path) -> Path:
+    def rename_and_look(self: Path, target: Path) -> Path:
         seen.append({path.removeprefix("static/") for path in served(app)})
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", watched)
+    monkeypatch.setattr(Path, "rename", rename_and_look)
     call("point", "hello", "r2")
     assert seen
     assert all(each == {"both", "old", "new"} for each in seen)

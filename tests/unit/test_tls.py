@@ -27,7 +27,7 @@ AUTHORITY = Authority()
 GOOD = AUTHORITY.sign([NAME, "*.example.org"])
 
 
-def told(balancer: Any, **blocks: Any) -> list[str]:
+def find_problems(balancer: Any, **blocks: Any) -> list[str]:
     return problems_of({"balancer": balancer} | blocks)
 
 
@@ -37,13 +37,18 @@ def given(signed: Signed = GOOD, hostnames: list[str] | None = None, **changes: 
 
 
 def test_what_can_serve_is_taken() -> None:
-    assert told(given()) == told(given(hostnames=[])) == told(given(hostnames=["www.example.org"])) == []
-    assert told(given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 2048)))) == []
-    assert told(given(certificate=GOOD.certificate + AUTHORITY.certificate)) == []
-    assert told({"tls": {"self_signed": True}}) == told({"hostnames": [NAME]}) == []
+    assert (
+        find_problems(given())
+        == find_problems(given(hostnames=[]))
+        == find_problems(given(hostnames=["www.example.org"]))
+        == []
+    )
+    assert find_problems(given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 2048)))) == []
+    assert find_problems(given(certificate=GOOD.certificate + AUTHORITY.certificate)) == []
+    assert find_problems({"tls": {"self_signed": True}}) == find_problems({"hostnames": [NAME]}) == []
     names = [NAME, "xn--bcher-kva.example", "a.b-c.d1.example"]
-    assert told({"hostnames": names, "tls": {"acme": {"email": "a+b@example.org"}}}) == []
-    assert told({"tls": {"acme": {"email": "a@b.c"}}}) == [
+    assert find_problems({"hostnames": names, "tls": {"acme": {"email": "a+b@example.org"}}}) == []
+    assert find_problems({"tls": {"acme": {"email": "a@b.c"}}}) == [
         "balancer.hostnames: []: should name what the ACME server signs; name the site, e.g. [shop.example.org]"
     ]
 
@@ -68,7 +73,7 @@ def test_what_can_serve_is_taken() -> None:
     ],
 )
 def test_a_certificate_has_exactly_one_source(tls: dict[str, Any], expected: str) -> None:
-    (line,) = told({"hostnames": [NAME], "tls": tls})
+    (line,) = find_problems({"hostnames": [NAME], "tls": tls})
     assert line.startswith("balancer.tls.")
     assert expected in line
 
@@ -78,7 +83,7 @@ def test_what_is_no_host_name_is_refused() -> None:
         "Shop.example.org", "shop", "*.example.org", "-a.example", "a-.example", "a..example", "a.example.", "10.0.0.1",
         "a.example; return 200", "a.example\n", "a_b.example", "a" * 64 + ".example", "", "$host.example",
     ):  # fmt: skip
-        (line,) = told({"hostnames": [hostname]})
+        (line,) = find_problems({"hostnames": [hostname]})
         assert line.startswith("balancer.hostnames.0: "), hostname
 
 
@@ -103,7 +108,7 @@ def test_what_is_no_host_name_is_refused() -> None:
 def test_a_certificate_that_cannot_serve_is_refused_before_any_machine_gets_it(
     balancer: dict[str, Any], expected: str
 ) -> None:
-    (line,) = told(balancer)
+    (line,) = find_problems(balancer)
     assert line.startswith("balancer.")
     assert expected in line
     assert "sesame" not in line
@@ -123,9 +128,9 @@ def test_a_certificate_is_good_until_the_second_it_expires_and_every_problem_is_
 
 def test_two_ports_of_the_host_cannot_be_one() -> None:
     ports = {"port": 9000, "tls_port": 9000}
-    (line,) = told({"tls": {"self_signed": True}}, lxd=ports)
+    (line,) = find_problems({"tls": {"self_signed": True}}, lxd=ports)
     assert line == "lxd.tls_port: 9000: is lxd.port as well; take another port for one of both"
-    assert told({}, lxd=ports) == []
+    assert find_problems({}, lxd=ports) == []
 
 
 def test_a_hosted_zone_needs_names() -> None:
@@ -141,9 +146,9 @@ def test_a_hosted_zone_needs_names() -> None:
 
 @pytest.mark.parametrize("cidr", ["0.0.0.0/0", "10.0.0.0/7", "10.0.0.1", "::/0", "10.0.0.0/8; deny all"])
 def test_everyone_is_no_proxy(cidr: str) -> None:
-    (line,) = told({"trusted_proxies": [cidr]})
+    (line,) = find_problems({"trusted_proxies": [cidr]})
     assert "trusted_proxies" in line
-    assert told({"trusted_proxies": ["10.0.0.0/8"]}) == []
+    assert find_problems({"trusted_proxies": ["10.0.0.0/8"]}) == []
 
 
 APP = Upstream("shop", ["10.0.0.1"], 60, "/healthz")
