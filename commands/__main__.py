@@ -25,7 +25,7 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; Failed becomes its text and its exit code."""
+        """Run a command; CommandError becomes its text and its exit code."""
         try:
             return super().invoke(ctx)
         except CommandError as error:

@@ -17,7 +17,7 @@ from settings.stack_file import SettingsError, read
 
 
 def settings_of(stack: str) -> Settings:
-    """Return the settings of a stack file that can be used. Raises Failed."""
+    """Return the settings of a stack file that can be used. Raises CommandError."""
     file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
     try:
         return read(file, project=PROJECT)

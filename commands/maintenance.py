@@ -29,7 +29,7 @@ def from_user(path: Path) -> Path:
 
 
 def page_of(path: Path) -> bytes:
-    """Return the content of a page. Raises Failed where it is unreadable, empty or too large."""
+    """Return the content of a page. Raises CommandError where it is unreadable, empty or too large."""
     file = from_user(path)
     try:
         content = file.read_bytes()

@@ -120,7 +120,7 @@ def _has_terminal() -> bool:
 
 
 def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"") -> None:
-    """Run proxy_site.py on the balancer and print its output, by servers' names. Raises Failed with its error."""
+    """Run proxy_site.py on the balancer and print its output, by servers' names. Raises CommandError with its error."""
     result = target.run(
         target.balancer,
         [f"{SCRIPTS}/proxy_site.py", *arguments],

@@ -70,7 +70,7 @@ class Target:
         )
 
     def server(self, name: str | None) -> Server:
-        """Return the server of that name, the first for None. Raises Failed with the names that there are."""
+        """Return the server of that name, the first for None. Raises CommandError with the names that there are."""
         if name is None:
             return self.servers[0]
         found = next((server for server in self.servers if server.name == name), None)
@@ -89,7 +89,7 @@ class Target:
         stdin: bytes = b"",
         on_line: Callable[[str], None] | None = None,
     ) -> Result:
-        """Run a command on a machine. Raises Failed when the machine is unreachable or the command does not finish."""
+        """Run a command on a machine. Raises CommandError when the machine is unreachable or the time is up."""
         try:
             return self.transport.exec(server.target, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
         except Unreachable as error:
@@ -107,7 +107,7 @@ class Target:
 
 
 def pulumi(*arguments: str) -> str:
-    """Run a pulumi command and return what it prints. Raises Failed with its error message."""
+    """Run a pulumi command and return what it prints. Raises CommandError with its error message."""
     try:
         result = subprocess.run(
             ["pulumi", *arguments, "--non-interactive"], check=False, capture_output=True, text=True,
@@ -125,7 +125,7 @@ def pulumi(*arguments: str) -> str:
 
 
 def selected_stack(given: str | None) -> str:
-    """Return the name of the stack to work on. Raises Failed where none was given and none is selected."""
+    """Return the name of the stack to work on. Raises CommandError where none was given and none is selected."""
     if given:
         return given
     try:
@@ -139,7 +139,7 @@ def selected_stack(given: str | None) -> str:
 
 
 def outputs(stack: str) -> dict[str, Any]:
-    """Return the stack's output `fleet`. It may contain a private key: never print it. Raises Failed."""
+    """Return the stack's output `fleet`. It may contain a private key: never print it. Raises CommandError."""
     try:
         return json.loads(pulumi("stack", "output", "fleet", "--json", "--show-secrets", "-s", stack))
     except CommandError as error:
@@ -164,7 +164,7 @@ def _no_stack(stack: str) -> str:
 def resolve_target(
     stack: str, fleet: Mapping[str, Any], app: str | None, server: str | None = None, *, patience_s: float | None = None
 ) -> Target:
-    """Return one application of a stack. Raises Failed.
+    """Return one application of a stack. Raises CommandError.
 
     It is the named one, else the one that has the server, else the only one.
     """
@@ -176,7 +176,7 @@ def resolve_target(
 
 
 def only_application(stack: str, apps: Mapping[str, Any]) -> str:
-    """Return the name of the one application of a stack. Raises Failed where there are several."""
+    """Return the name of the one application of a stack. Raises CommandError where there are several."""
     if len(apps) > 1:
         raise CommandError(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
     return next(iter(apps))
@@ -193,7 +193,7 @@ def _that_has(apps: Mapping[str, Any], server: str) -> str:
 def resolve_targets(
     stack: str, fleet: Mapping[str, Any], app: str | None, *, patience_s: float | None = None
 ) -> list[Target]:
-    """Return the applications of a stack, or only the named one. Raises Failed."""
+    """Return the applications of a stack, or only the named one. Raises CommandError."""
     apps: Mapping[str, Any] = fleet["apps"]
     if app is not None and app not in apps:
         raise CommandError(f"there is no application {app}; {suggest(app, list(apps))}", code=2)
@@ -231,13 +231,13 @@ def resolve_targets(
 def find(
     stack: str | None, app: str | None, server: str | None = None, *, patience_s: float | None = PATIENCE_S
 ) -> Target:
-    """Return the one application that the options of a command name. Raises Failed."""
+    """Return the one application that the options of a command name. Raises CommandError."""
     chosen = selected_stack(stack)
     return resolve_target(chosen, outputs(chosen), app, server, patience_s=patience_s)
 
 
 def find_all(stack: str | None, app: str | None) -> list[Target]:
-    """Return every application of a stack, or only the named one. Raises Failed."""
+    """Return every application of a stack, or only the named one. Raises CommandError."""
     chosen = selected_stack(stack)
     return resolve_targets(chosen, outputs(chosen), app, patience_s=PATIENCE_S)
 

@@ -15,15 +15,15 @@ GUARD = ("gateway_guard", "gateway_companion", "gateway_requests", "gateway_sock
 
 @dataclass(frozen=True)
 class Gateway:
-    """One gateway. Texts in it are told to people: in docs/gateways.md and where a setting is refused.
+    """One gateway. Users read its texts: in docs/gateways.md, and where a setting is rejected.
 
     packages: what its folder on a machine holds, pinned, the dependencies too. protocol: what it speaks with the
     balancer. config: its file in a release, which templates/NAME/FILE.j2 becomes. scripts: of machine/, in the
     release's folder `gateway`. command: launcher and arguments, with {place} for the release's folder and {runtime} for
-    its own in /run; proof: added where a release is proven; alone: added where each process is a gateway of its own,
-    which listens on {port} of 127.0.0.1. unused: setting -> why it has no meaning here. variants: the ways in which it
-    runs requests, each with the settings that choose it; tests run every one. order: its column in the table, from the
-    left. model, process_master, limit, ready, stop, statistics: rows of the table.
+    its own in /run. proof_args: added where a release is proven. single_process_args: added where each process is a
+    gateway of its own, which listens on {port} of 127.0.0.1. unused: setting -> why it has no meaning here. variants:
+    the ways in which it runs requests, each with the settings that choose it; tests run every one. order: its column in
+    the table, from the left. model, process_master, limit, ready, stop, statistics: rows of the table.
     """
 
     name: str

@@ -37,8 +37,8 @@ class Role:
 class Roles:
     """The roles of a stack: one for all machines of a tier, none where there is nothing that they may do."""
 
-    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, watch: Monitoring) -> None:
-        self._given, self._stack, self._provider, self._monitoring = given, stack, provider, watch
+    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, monitoring: Monitoring) -> None:
+        self._given, self._stack, self._provider, self._monitoring = given, stack, provider, monitoring
         self._made: dict[str, Role | None] = {}
 
     def of(self, machine: MachineArgs, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role | None:
