@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
@@ -13,8 +13,7 @@ from releases.source import Source
 from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
-from settings.stack_file import SettingsError, parse
-from settings.yaml_file import YamlError, load
+from settings.stack_file import SettingsError, load_document, parse, where_of
 
 # By this code the engine knows that the program has said why it ends (pulumi-language-python-exec). It adds nothing.
 EXIT_AFTER_MESSAGE = 32
@@ -30,14 +29,11 @@ def read_settings(project: Path, stack: str) -> Settings:
         settings = parse(
             get_config_env() | CONFIG.get(),
             project=project,
-            where=f"stacks/{file.name}",
+            where=where_of(file),
             encrypted=_encrypted_paths(file),
         )
-    except (SettingsError, YamlError) as error:
-        is_yaml = isinstance(error, YamlError)
-        told = SettingsError(error.problems, f"stacks/{file.name}", prefix="") if is_yaml else error
-        pulumi.log.error(str(told))
-        raise SystemExit(EXIT_AFTER_MESSAGE) from None
+    except SettingsError as error:
+        _end(str(error))
     for warning in warnings(settings):
         pulumi.log.warn(warning)
     if stack == LOCAL:
@@ -55,9 +51,14 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
         except SourceError as error:
             problems.append(str(error))
     if problems:
-        pulumi.log.error("\n".join(problems))
-        raise SystemExit(EXIT_AFTER_MESSAGE)
+        _end("\n".join(problems))
     return sources
+
+
+def _end(message: str) -> NoReturn:
+    """End the program with a message and nothing else."""
+    pulumi.log.error(message)
+    raise SystemExit(EXIT_AFTER_MESSAGE)
 
 
 def _forget_salt(file: Path) -> None:
@@ -76,7 +77,7 @@ def _encrypted_paths(file: Path) -> set[KeyPath]:
 
     Pulumi names only the blocks that contain any. The stack file shows which values these are.
     """
-    document: Any = load(file.read_text()) if file.exists() else {}
+    document: Any = load_document(file) if file.exists() else {}
     paths = encrypted_paths(document.get("config") or {})
     blocks = {(key.partition(":")[2],) for key in get_config_secret_keys_env()}
     return paths | {block for block in blocks if block[0] not in {path[0] for path in paths}}

@@ -91,18 +91,29 @@ def parse(
     return settings
 
 
+def load_document(file: Path) -> Any:
+    """Return what a stack file contains as YAML. Raises SettingsError where it is none; OSError."""
+    try:
+        return load(file.read_text())
+    except UnicodeDecodeError as error:
+        raise SettingsError([_NO_UTF_8], where_of(file), prefix="") from error
+    except YamlError as error:
+        raise SettingsError(error.problems, where_of(file), prefix="") from error
+
+
+def where_of(file: Path) -> str:
+    """Return how a stack file is named to people: stacks/Pulumi.STACK.yaml."""
+    return f"{file.parent.name}/{file.name}"
+
+
 def read(file: Path, *, project: Path) -> Settings:
     """Return the settings of a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
-    where = f"{file.parent.name}/{file.name}"
+    where = where_of(file)
     try:
-        document = load(file.read_text())
+        document = load_document(file)
         config = {str(key): value for key, value in _mapping(_mapping(document).get("config")).items()}
         encrypted = encrypted_paths(config)
         texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
-    except UnicodeDecodeError as error:
-        raise SettingsError([_NO_UTF_8], where, prefix="") from error
-    except YamlError as error:
-        raise SettingsError(error.problems, where, prefix="") from error
     except (RecursionError, ValueError, TypeError) as error:
         # YAML has more than settings can be.
         problem = "is YAML that settings cannot be; use text, numbers, true, false, null, lists and mappings"
