@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from settings.constraint import AdminCidrs, AwsId, PrivateKey, matching
+from settings.constraint import MASK, AdminCidrs, AwsId, PrivateKey, matching
 from settings.model import reject
 from settings.monitoring import Alarms, KeyArn, Logs
 from settings.platform_block import Capacity, PlatformBlock
@@ -104,9 +104,9 @@ class Aws(PlatformBlock):
         ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
         ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
         if self.vpc and any(ids.values()):
-            reject(*[f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}"])
+            reject(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
         if not self.vpc and not all(ids.values()):
-            reject(*[f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}"])
+            reject(f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}")
         return self
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class Aws(PlatformBlock):
         if (self.ssh_key_name is None) != (self.ssh_private_key is None):
             given, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
             ways = "give both for a key pair of your own, or neither for one that is generated"
-            value = json.dumps(self.ssh_key_name) if self.ssh_key_name else "(secret)"
+            value = json.dumps(self.ssh_key_name) if self.ssh_key_name else MASK
             reject(f"{given}: {value}: is given without {missing}; {ways}")
         return self
 

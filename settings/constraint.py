@@ -13,6 +13,8 @@ from annotated_types import GroupedMetadata
 from pydantic import AfterValidator, SecretStr, ValidationInfo
 from pydantic.types import StringConstraints
 
+# What people see in the place of a secret.
+MASK = "(secret)"
 # Pattern -> what it matches, in words that follow "should be"; behind a semicolon a remedy for text that it does not.
 WORDS: dict[str, str] = {}
 # What lists the ids that can stand there.

@@ -11,10 +11,10 @@ from pydantic import BaseModel, SecretStr
 
 from settings import App, Settings, limits, route
 from settings.application import SLOT_PORTS
+from settings.constraint import MASK
 from settings.platform import PLATFORMS
 
 STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fixed"
-MASK = "(secret)"
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from typing import Any, cast
 
 from pydantic_core import ErrorDetails
 
-from settings.constraint import WORDS
+from settings.constraint import MASK, WORDS
 from settings.model import REJECTED
 from settings.schema import Schema, find, has_secret, known_keys, paths_to
 from settings.secrets import format_path
 
-MASK = "(secret)"
 # A longer value is cut off.
 LONGEST_VALUE = 60
 # What YAML 1.1 reads as true and false.

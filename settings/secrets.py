@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, cast, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 
 from settings import Settings
-from settings.constraint import ENCRYPTED
+from settings.constraint import ENCRYPTED, MASK
 
 NAMESPACE = "wsgi-fleet"
 # The keys that lead to a value, from the block of the stack file on.
@@ -73,8 +73,8 @@ class Hidden:
             key, _, what = line.partition(": ")
             block = next((each for each in blocks if key == each or key.startswith((f"{each}.", f"{each}["))), None)
             if what.startswith(("missing;", "unknown key;")) or (key not in values and block is None):
-                yield line.replace(json.dumps(ENCRYPTED), "(secret)").replace(ENCRYPTED, "(secret)")
-            elif block is not None and what.startswith("(secret)"):
+                yield line.replace(json.dumps(ENCRYPTED), MASK).replace(ENCRYPTED, MASK)
+            elif block is not None and what.startswith(MASK):
                 yield line
             elif block is not None:
                 yield f"{key}: (secret): cannot stand there; to see why, set {block} anew and encrypt its secrets alone"
