@@ -23,9 +23,8 @@ from typing import Any, BinaryIO
 
 import certificate
 import proxy
-import site_state
 from host_status import host_status
-from site_state import HEALTH, PAGE, REMEDY, read_state
+from site_state import HEALTH, PAGE, known_state
 
 # The newest last; the older one is read when the log was rotated within the window.
 LOGS = (Path("/var/log/wsgi-fleet/access.log.1"), Path("/var/log/wsgi-fleet/access.log"))
@@ -159,9 +158,7 @@ def main() -> None:
     state = subprocess.run(
         ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
-    site = read_state()
-    if not site_state.STATE.exists():
-        raise proxy.Failure(f"{site_state.STATE} is missing: {REMEDY}")
+    site = known_state()
     facts: dict[str, Any] = {
         "proxy": proxy.backend().TITLE,
         "state": state,

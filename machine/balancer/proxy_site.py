@@ -29,7 +29,7 @@ import certificate
 import proxy
 import site_state
 from proxy import LOCK, Failure
-from site_state import PAGE, REMEDY, State, empty_state, read_state
+from site_state import PAGE, State, empty_state, known_state, read_state
 from system import write_atomically
 
 # Process ids of workers that the next run has to wait for, one a line.
@@ -135,7 +135,7 @@ def describe(state: State) -> str:
 
 def drain(address: str) -> None:
     """Send this server no more requests. Raises Failure where the site does not name it."""
-    state = read_state()
+    state = known_state()
     check_address(address, state)
     if address in state.drained:
         print(f"{address} is drained already")
@@ -145,7 +145,7 @@ def drain(address: str) -> None:
 
 def admit(address: str) -> None:
     """Send a drained server requests again. Raises Failure where the site does not name it."""
-    state = read_state()
+    state = known_state()
     check_address(address, state)
     if address not in state.drained:
         print(f"{address} takes requests already")
@@ -163,8 +163,6 @@ def exclude_unhealthy(listed: Sequence[str]) -> None:
 
 def check_address(address: str, state: State) -> None:
     """Raise Failure unless the site names the address."""
-    if not site_state.STATE.exists():
-        raise Failure(f"{site_state.STATE} is missing: {REMEDY}")
     if address not in state.servers:
         servers = ", ".join(state.servers) or "none"
         raise Failure(f"{address} is no server of this balancer (its servers: {servers}); `pulumi up` adds it")
@@ -176,8 +174,7 @@ def maintenance(switch: str) -> None:
         PAGE.unlink(missing_ok=True)
         print("maintenance is off: the application responds")
         return
-    if not site_state.STATE.exists():
-        raise Failure(f"{site_state.STATE} is missing: {REMEDY}")
+    site_state.check_exists()
     page = sys.stdin.buffer.read(PAGE_BYTES + 1) or DEFAULT_PAGE.read_bytes()
     if len(page) > PAGE_BYTES:
         raise Failure(f"the page has more than {PAGE_BYTES} bytes; link to what is large")

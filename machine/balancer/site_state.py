@@ -103,6 +103,18 @@ def read_state() -> State:
     return State(given["site"], given["drained"], given["unhealthy"])
 
 
+def check_exists() -> None:
+    """Raise Failure before the first site."""
+    if not STATE.exists():
+        raise Failure(f"{STATE} is missing: {REMEDY}")
+
+
+def known_state() -> State:
+    """Return the remembered state. Raises Failure before the first site, and where the file is broken."""
+    check_exists()
+    return read_state()
+
+
 def empty_state() -> State:
     """Return the state of a balancer without a site."""
     return State({"parts": [], "upstreams": {}, "https": False}, [], [])
