@@ -55,10 +55,10 @@ def config(stack: StackOption = None, app: AppOption = None, *, as_values: JsonO
         typer.echo(json.dumps([as_json(each) for each in shown], indent=2))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    widths = {"setting": max((len(each.name) for each in shown), default=0)}
-    for title in ("setting", "value", "from"):
-        # A name that breaks cannot be searched for.
-        table.add_column(title, overflow="fold", no_wrap=title == "setting", min_width=widths.get(title))
+    # A name that breaks cannot be searched for.
+    table.add_column("setting", no_wrap=True, min_width=max((len(each.name) for each in shown), default=0))
+    for title in ("value", "from"):
+        table.add_column(title, overflow="fold")
     for each in shown:
         style = {STACK_FILE: "bold", COMPUTED: "cyan"}.get(each.origin, "")
         text = each.value if isinstance(each.value, str) and each.value.isprintable() else json.dumps(each.value)

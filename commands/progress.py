@@ -163,15 +163,15 @@ def run(arguments: Sequence[str], screen: Screen, signals: Sequence[int]) -> int
             return INTERRUPTED
         if process.returncode:
             screen.line("failed:")
-            told = [f"error: {each}" for each in progress.errors] or [_in_our_words(errors.read_text())]
+            failures = [f"error: {each}" for each in progress.errors] or [_describe_complaint(errors.read_text())]
             if process.returncode < 0:
-                told.append(f"the engine was killed (signal {-process.returncode}); run the same command again")
-            sys.stderr.write(wrap([line for each in told for line in each.splitlines()], sys.stderr))
+                failures.append(f"the engine was killed (signal {-process.returncode}); run the same command again")
+            sys.stderr.write(wrap([line for each in failures for line in each.splitlines()], sys.stderr))
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
-def _in_our_words(complaint: str) -> str:
-    """Return what the engine complains of before it begins; of a lock, what is safe to do about it."""
+def _describe_complaint(complaint: str) -> str:
+    """Return what the engine printed before it began; of a lock, what is safe to do about it."""
     if "stack is currently locked" not in complaint:
         return complaint
     holder = f" ({found[1]})" if (found := _HOLDER.search(complaint)) else ""
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise
-        # Nobody reads any more; at its end Python would try to write what is left.
+        # The output is closed. At its end Python would write what is left, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
 

@@ -18,6 +18,7 @@ from commands.status import age, console
 from commands.target import AppOption, CommandError, JsonOption, StackOption, find
 from platforms.transport import Store
 from releases import pointers
+from releases.fleet import count_servers
 from releases.journal import completed_releases, entries
 from releases.redaction import Redaction
 from releases.release import ID_LENGTH
@@ -28,10 +29,10 @@ CAUSE_WIDTH = 100
 
 def history(store: Store) -> list[dict[str, Any]]:
     """Return rollouts and rollbacks as values, newest first. The current release is marked where it came last."""
-    now, told = pointers.current(store), list[dict[str, Any]]()
+    now, rows = pointers.current(store), list[dict[str, Any]]()
     for entry in entries(store):
-        is_current = entry.release == now and entry.result == "done" and not any(each["current"] for each in told)
-        told.append(
+        is_current = entry.release == now and entry.result == "done" and not any(each["current"] for each in rows)
+        rows.append(
             {
                 "release": entry.release,
                 "when": entry.when,
@@ -45,7 +46,7 @@ def history(store: Store) -> list[dict[str, Any]]:
                 "rejected": pointers.rejection(store, entry.release) is not None,
             }
         )
-    return told
+    return rows
 
 
 def releases(
@@ -59,18 +60,18 @@ def releases(
 
     Rollouts and rollbacks, newest first.
     """
-    told = history(find(stack, app).store)[:lines]
+    rows = history(find(stack, app).store)[:lines]
     if as_values:
-        typer.echo(json.dumps(told, indent=2))
+        typer.echo(json.dumps(rows, indent=2))
         return
-    if not told:
+    if not rows:
         typer.echo("nothing was released yet; `pulumi up` does")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("release", "when (UTC)", "who", "revision", "result", "took", ""):
         # A narrow terminal shortens the other columns: ids are copied from here.
         table.add_column(title, no_wrap=True, min_width=ID_LENGTH if title == "release" else None)
-    for each in told:
+    for each in rows:
         marks = [mark for mark in ("current", "rejected") if each[mark]]
         good = each["result"] == "done"
         table.add_row(
@@ -83,7 +84,7 @@ def releases(
             Text(", ".join(marks), style="green" if each["current"] else "red"),
         )
     console().print(table)
-    for each in told:
+    for each in rows:
         if each["why"]:
             typer.echo(f"{each['release']} at {each['when']}: {in_short(each['why'])}")
 
@@ -126,8 +127,8 @@ def rollback(
         if not yes:
             if not is_terminal():
                 raise CommandError("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
-            count = f"{len(target.servers)} server{'' if len(target.servers) == 1 else 's'}"
-            question = f"{target.app} of stack {target.stack}: from {now} back to {to} on {count}?"
+            place = f"{target.app} of stack {target.stack}"
+            question = f"{place}: from {now} back to {to} on {count_servers(len(target.servers))}?"
             if not typer.confirm(question):
                 raise CommandError("nothing was changed")
         # Before it begins: while a server says something, the connection to it can ask nothing.

@@ -30,7 +30,7 @@ from releases.archive import SourceError
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
 from releases.release import build
-from releases.rollout import REMEDY, Plan, Rollout, RolloutError
+from releases.rollout import Plan, Rollout, RolloutError
 from releases.source import Source
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
@@ -156,9 +156,7 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
         Rollout(plan, transport, store, log, secrets).run()
     except RolloutError as error:
         # What to do comes last.
-        text, remedy, _ = str(error).partition(f"\n{REMEDY}")
-        lines = [text, *_bundle(props), *([remedy.strip()] if remedy else [])]
-        raise without_traceback(RolloutError("\n".join(lines))) from None
+        raise without_traceback(RolloutError("\n".join([error.cause, *_bundle(props)]), error.remedy)) from None
     return {**_state_of(props), "release": props["release"], "epoch": epoch}
 
 

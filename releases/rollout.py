@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from platforms.transport import SecretStore, Store, Transport
 from releases import lock, pointers
-from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
+from releases.fleet import Fleet, Server, ServerFailure, ServerFailures, count_servers
 from releases.journal import Journal, completed_releases
 from releases.redaction import Redaction
 from releases.release import Release
@@ -23,7 +23,6 @@ from releases.static import StaticFiles
 from releases.status import ReleaseStatus
 from releases.workers import say_ending_workers
 
-# The last line of an error that a rollout ends with.
 REMEDY = "Mend the cause and run the same command again (`pulumi up` or `make local`)."
 
 
@@ -54,7 +53,11 @@ class Plan:
 
 
 class RolloutError(Exception):
-    """The fleet is not on the new release. The text names servers, phase and cause, and says what serves now."""
+    """The fleet is not on the new release. cause: servers, phase and cause, and what serves now. remedy: what to do."""
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__("\n".join(filter(None, (cause, remedy))))
+        self.cause, self.remedy = cause, remedy
 
 
 class Rollout:
@@ -112,7 +115,7 @@ class Rollout:
         except Exception as error:
             journal.note_error(error)
             self.static.discard()
-            raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}") from error
+            raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}", REMEDY) from error
         # It serves; what is left must not make it look as if it did not.
         late = self._update_late_servers(journal)
         missing = [server.name for server in self.plan.servers if server not in states and server not in late]
@@ -120,12 +123,11 @@ class Rollout:
         self._prune([*states, *late])
         say_ending_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
-        count = len(states) + len(late)
-        self.fleet.log(f"release {self.id} serves on {count} server{'' if count == 1 else 's'}")
+        self.fleet.log(f"release {self.id} serves on {count_servers(len(states) + len(late))}")
 
     def _what_serves(self, before: str | None) -> str:
         serves = f"release {before} still serves" if before else "no other release was there before"
-        return f"release {self.id} was not taken: {serves}.\n{REMEDY}"
+        return f"release {self.id} was not taken: {serves}."
 
     def _publish(self, journal: Journal) -> None:
         prefix = f"releases/{self.id}"
