@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tests.aws.kind import LOCAL, Clients, Kind, Property, Retag, first, in_place, pairs, pascal, same
@@ -129,10 +129,15 @@ def _setting(call: str, block: str, properties: Mapping[str, Property]) -> Kind:
     )
 
 
-def _create_log_group(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
-    aws.logs.create_log_group(**asked)
-    return str(asked["logGroupName"])
+def _created_by(service: str, call: str, name: str) -> Callable[[Clients, dict[str, Any], Mapping[str, Any]], str]:
+    """Return what creates a resource by one call; its id is what the call gives as its name."""
+
+    def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+        del inputs
+        getattr(getattr(aws, service), call)(**asked)
+        return str(asked[name])
+
+    return create
 
 
 def _look_at_log_group(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -140,12 +145,6 @@ def _look_at_log_group(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapp
     groups = aws.logs.describe_log_groups(logGroupNamePrefix=id_)["logGroups"]
     group = first((each for each in groups if each["logGroupName"] == id_), id_)
     return {"arn": group["arn"].removesuffix(":*")}
-
-
-def _put_alarm(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
-    aws.cloudwatch.put_metric_alarm(**asked)
-    return str(asked["AlarmName"])
 
 
 def _look_at_alarm(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -258,7 +257,7 @@ KINDS: Mapping[str, Kind] = {
                 change=lambda aws, id_, value, _: aws.logs.put_retention_policy(logGroupName=id_, retentionInDays=value)
             ),
         },
-        create=_create_log_group,
+        create=_created_by("logs", "create_log_group", "logGroupName"),
         look=_look_at_log_group,
         delete=lambda aws, id_, _: aws.logs.delete_log_group(logGroupName=id_),
         retag=_tagged("logs", "resource", "resourceArn", by_arn=True),
@@ -275,7 +274,7 @@ KINDS: Mapping[str, Kind] = {
             **same("namespace", "period", "statistic", "threshold", "treatMissingData"),
             "okActions": Property("OKActions"),
         },
-        create=_put_alarm,
+        create=_created_by("cloudwatch", "put_metric_alarm", "AlarmName"),
         look=_look_at_alarm,
         delete=lambda aws, id_, _: aws.cloudwatch.delete_alarms(AlarmNames=[id_]),
         retag=_tagged("cloudwatch", "resource", "ResourceARN", by_arn=True),

@@ -142,26 +142,32 @@ def test_the_program_writes_nothing_into_the_project(project: Path, preview: boo
     assert written() == before
 
 
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the errors that the program logs from now on."""
+    errors: list[str] = []
+    monkeypatch.setattr(pulumi.log, "error", errors.append)
+    return errors
+
+
+def rejected() -> None:
+    """Run the program, and see that it ends as pulumi-language-python-exec does where it has shown a message."""
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert raised.value.code == 32
+
+
 def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, logged: list[str]
 ) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(pulumi.log, "error", told.append)
-
-    def program() -> None:
-        with pytest.raises(SystemExit) as raised:
-            main()
-        # As pulumi-language-python-exec ends where it has shown a message itself.
-        assert raised.value.code == 32
-
     for name in ("a", "b"):
         (project / name).mkdir()
         (project / name / "requirements.txt").touch()
         (project / name / ".env").touch()
     hosts = {name: {"source": name, "module": "x:app", "hosts": [f"{name}.test"]} for name in ("a", "b")}
     config = {"wsgi-fleet:platform": "lxd", "wsgi-fleet:apps": json.dumps(hosts)}
-    made = build(program, config=config, stack="local", preview=True)
-    (lines,) = [each.splitlines() for each in told]
+    made = build(rejected, config=config, stack="local", preview=True)
+    (lines,) = [each.splitlines() for each in logged]
     assert [line for line in lines if not line.startswith("  ")] == [
         f"{project / name} cannot be released:" for name in ("a", "b")
     ]
@@ -186,34 +192,19 @@ def test_servers_of_production_stand_in_three_zones() -> None:
     assert subnets == {"balancer": "public-a"} | zones
 
 
-def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(pulumi.log, "error", told.append)
-
-    def program() -> None:
-        with pytest.raises(SystemExit) as raised:
-            main()
-        # As pulumi-language-python-exec ends where it has shown a message itself.
-        assert raised.value.code == 32
-
+def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(logged: list[str]) -> None:
     apps = {"hello": {"source": "nowhere", "module": "hello.wsgi:app", "fleet": {"servers": 0}}}
     broken = {"wsgi-fleet:platform": "lxc", "wsgi-fleet:apps": json.dumps(apps), "wsgi-fleet:balancr": "{}"}
-    made = build(program, config=broken, stack="local")
-    first, *problems = told[0].splitlines()
+    made = build(rejected, config=broken, stack="local")
+    first, *problems = logged[0].splitlines()
     assert first == "stacks/Pulumi.local.yaml has 4 problems; nothing was changed:"
     places = ["platform", "apps.hello.fleet.servers", "balancr", "apps.hello.source"]
     keys = [line.split(": ")[0] for line in problems if not line.startswith("    ")]
     assert keys == [f"  wsgi-fleet:{place}" for place in places]
-    assert (len(told), made.resources, made.exports) == (1, [], {})
+    assert (len(logged), made.resources, made.exports) == (1, [], {})
 
 
-def test_a_key_that_stands_twice_ends_the_program_in_words_and_shows_no_value(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(pulumi.log, "error", told.append)
+def test_a_key_that_stands_twice_ends_the_program_in_words_and_shows_no_value(project: Path, logged: list[str]) -> None:
     file = project / "stacks" / "Pulumi.local.yaml"
     file.parent.mkdir(exist_ok=True)
     file.write_text("config:\n  a: hunter2\n  a: hunter2\n")
@@ -221,6 +212,6 @@ def test_a_key_that_stands_twice_ends_the_program_in_words_and_shows_no_value(
         run.__wrapped__("local")
     file.unlink()
     line = 'line 3, column 3: " a: …": has the key a a second time, after line 2; keep one of both'
-    assert [" ".join(each.split()) for each in told] == [
+    assert [" ".join(each.split()) for each in logged] == [
         f"stacks/Pulumi.local.yaml has a problem; nothing was changed: {line}"
     ]
