@@ -15,6 +15,7 @@ import re
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 # These names stay the real ones when gevent replaces those in their modules.
 from select import POLLIN, POLLNVAL, poll
@@ -171,7 +172,7 @@ class Companion:
         self.not_accepting_looks = self.not_accepting_looks + 1 if waiting and is_idle else 0
         if self.not_accepting_looks >= NOT_ACCEPTING_LOOKS:
             _log(f"worker {self.worker.id} accepts no connection although {waiting} wait: it ends")
-            os.kill(self.worker.id, signal.SIGKILL)
+            self.signal_worker(signal.SIGKILL)
 
     def end_if_at_limit(self) -> None:
         """Replace a worker that is at a limit for some looks: by itself it would stay so, and fail every request."""
@@ -182,9 +183,9 @@ class Companion:
             self.limit_looks = 0
         if self.limit_looks == LIMIT_LOOKS:
             _log(f"worker {self.worker.id} has {limit}: it ends after its requests")
-            os.kill(self.worker.id, self.worker.stop)
+            self.signal_worker(self.worker.stop)
         elif self.limit_looks >= KILL_LOOKS:
-            os.kill(self.worker.id, signal.SIGKILL)
+            self.signal_worker(signal.SIGKILL)
 
     def read_report(self) -> None:
         """Copy the worker's report of a fatal error to the log, and keep it."""
@@ -204,10 +205,16 @@ class Companion:
         for *_, name in late:
             _log(f"{name} took longer than {self.limit_s:.0f} s: worker {self.worker.id} ends")
         self.overdue = {each[1] for each in late}
-        os.kill(self.worker.id, DUMP)
+        # A worker that is at work while it writes this may die of it.
+        self.signal_worker(DUMP)
         sleep(0.1)
         self.read_report()
-        os.kill(self.worker.id, signal.SIGKILL)
+        self.signal_worker(signal.SIGKILL)
+
+    def signal_worker(self, number: int) -> None:
+        """Send the worker a signal, if it has not ended: then its parent may have removed it, and the id is free."""
+        with suppress(ProcessLookupError):
+            os.kill(self.worker.id, number)
 
     def answer_for_worker(self) -> None:
         """Answer the request that ended the worker, and reset the other connections."""

@@ -180,7 +180,7 @@ def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
 
 # What one request can do to its process. It writes down what began, and answers with its process id.
 CRUEL = r"""
-import ctypes, mmap, os, re, resource, signal, socket, time
+import ctypes, faulthandler, mmap, os, re, resource, signal, socket, time
 
 LEAK = []
 
@@ -258,6 +258,9 @@ def app(environ, start_response):
         return cut(what)
     if what.startswith("sleep/"):
         time.sleep(float(what.partition("/")[2]))
+    if what == "dies-of-dump":
+        faulthandler.unregister(signal.SIGRTMAX - 1)
+        time.sleep(60)
     start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
     pid = str(os.getpid()).encode()
     return {"bytearray": bytearray(pid), "bytearrays": [bytearray(pid), memoryview(b"!")]}.get(what, [pid])
@@ -515,6 +518,13 @@ def test_a_request_that_takes_too_long_is_ended_beside_others(pair: Process, gat
         assert 'app.py", line ' in pair.log
     # One that was in the same process then may be reset.
     assert sum(status != 200 for status in seen) <= 2, seen
+    assert get(pair)[0] == 200
+
+
+@pytest.mark.parametrize("gateway", THREADED)
+def test_a_worker_that_dies_while_it_writes_where_its_threads_are_is_answered_for(pair: Process) -> None:
+    assert get(pair, "/dies-of-dump")[0] == 504, pair.log
+    assert "ends with it" not in pair.log
     assert get(pair)[0] == 200
 
 
