@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Planted:
         over = threading.Event()
 
         def look() -> None:
-            while not over.wait(0.05):
+            while not over.wait(0.1):
                 self.seen.update(search.processes())
 
         thread, folder = threading.Thread(target=look), self.stack.folder.parent / "tmp"
@@ -115,7 +116,11 @@ class Planted:
         script = Path(search.__file__).read_text()
         for kind, label in (("app", "server"), ("balancer", "balancer")):
             for machine in self.stack.machines(kind).values():
-                command = ("exec", machine, "-T", "--", "python3", "-c", script, "/")
+                # What an image brought is as it was before there was a secret.
+                created = datetime.fromisoformat(
+                    json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["created_at"]
+                )
+                command = ("exec", machine, "-T", "--", "python3", "-c", script, "/", str(created.timestamp()))
                 found: list[Any] = json.loads(lxc(*command, stdin=json.dumps(wanted)).stdout)
                 hits |= {Hit(f"{label}: {place}", name, who) for place, name, who in found}
         return {hit._replace(place=self._steady(hit.place)) for hit in hits}

@@ -1,6 +1,6 @@
 """Looks for secrets in files, processes and texts. Runs on machines as well, so with the standard library only.
 
-python3 search.py FOLDER: secrets (name -> value) as JSON on standard input; where they are, as JSON.
+python3 search.py FOLDER SINCE: secrets (name -> value) as JSON on standard input; where they are, as JSON.
 """
 
 from __future__ import annotations
@@ -65,13 +65,15 @@ def within(content: bytes, secrets: Mapping[str, str]) -> list[str]:
     return [name for name, value in secrets.items() if any(form in content for form in forms(value))]
 
 
-def in_files(root: str, secrets: Mapping[str, str]) -> Iterator[Hit]:
-    """Look into each file of a folder, and at its name."""
+def in_files(root: str, secrets: Mapping[str, str], since: float = 0) -> Iterator[Hit]:
+    """Look into each file of a folder that was made or changed since then (seconds since 1970), and at its name."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if os.path.join(folder, name) not in MADE_UP]  # noqa: PTH118
         for file in (Path(folder, name) for name in names):
             with contextlib.suppress(OSError):
                 status = file.lstat()
+                if status.st_ctime < since:
+                    continue
                 content = file.read_bytes() if stat.S_ISREG(status.st_mode) else b""
                 for name in {*within(content, secrets), *within(bytes(file), secrets)}:
                     owner, group = pwd.getpwuid(status.st_uid).pw_name, grp.getgrgid(status.st_gid).gr_name
@@ -100,9 +102,9 @@ def in_process(process: Process, secrets: Mapping[str, str]) -> Iterator[Hit]:
             yield Hit(f"{variable.partition(b'=')[0].decode()} in {process.unit}", name, process.user)
 
 
-def in_machine(root: str, secrets: Mapping[str, str]) -> Iterator[Hit]:
+def in_machine(root: str, secrets: Mapping[str, str], since: float) -> Iterator[Hit]:
     """Look at all that there is on this machine."""
-    yield from in_files(root, secrets)
+    yield from in_files(root, secrets, since)
     for process in processes():
         yield from in_process(process, secrets)
     for place, command in TEXTS.items():
@@ -111,4 +113,4 @@ def in_machine(root: str, secrets: Mapping[str, str]) -> Iterator[Hit]:
 
 
 if __name__ == "__main__":
-    json.dump(sorted(set(in_machine(sys.argv[1], json.load(sys.stdin)))), sys.stdout)
+    json.dump(sorted(set(in_machine(sys.argv[1], json.load(sys.stdin), float(sys.argv[2])))), sys.stdout)

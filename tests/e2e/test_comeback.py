@@ -10,6 +10,7 @@ import pytest
 from harness.stack import Stack, eventually, lxc, on
 
 START = 'VERSION = "1"'
+pytestmark = pytest.mark.long
 # Seconds until it serves again, once nothing is in its way: the longest pause, and its own start.
 BACK_S = 13
 
@@ -82,7 +83,6 @@ def test_a_gateway_that_is_killed_eight_times_comes_back_and_status_tells(single
     assert "probe-1: restarting: app@" in doctor, doctor
 
 
-@pytest.mark.long
 def test_a_server_whose_database_was_away_for_40_s_is_back_seconds_after_it(single: Stack) -> None:
     machine = machine_of(single)
     on(machine, "touch", "/var/lib/app/away")
@@ -96,7 +96,6 @@ def test_a_server_whose_database_was_away_for_40_s_is_back_seconds_after_it(sing
     assert back_in_s(single) < BACK_S
 
 
-@pytest.mark.long
 def test_a_full_disk_is_told_and_the_server_comes_back_when_there_is_room(single: Stack) -> None:
     machine = machine_of(single)
     on(machine, "sh", "-c", "cat /dev/zero > /srv/app/filler; sync", check=False)
@@ -112,7 +111,6 @@ def test_a_full_disk_is_told_and_the_server_comes_back_when_there_is_room(single
     assert single.get()["version"] == "after the disk"
 
 
-@pytest.mark.long
 def test_workers_that_end_at_once_are_told_by_up_status_and_doctor(single: Stack) -> None:
     single.app["workers"] = {"mail": {"command": "echo no queue; exit 3"}}
     output = single.up()
@@ -128,7 +126,6 @@ def test_workers_that_end_at_once_are_told_by_up_status_and_doctor(single: Stack
     assert single.fleet("status").returncode == 0
 
 
-@pytest.mark.long
 def test_no_line_of_a_burst_is_dropped(single: Stack) -> None:
     machine = machine_of(single)
     lines = 80_000

@@ -122,7 +122,13 @@ def test_the_load_sees_a_proxy_that_is_away(fleet: Stack, fault: Callable[..., N
     fault(load.seen, since, get=999, post=999)
 
 
-@pytest.mark.parametrize("large", ["three headers of 13,900 bytes", "125 empty headers", "a URL of 16,200 bytes"])
+@pytest.mark.parametrize(
+    "large",
+    [
+        "three headers of 13,900 bytes",
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("125 empty headers", "a URL of 16,200 bytes")),
+    ],
+)
 def test_requests_with(fleet: Stack, fault: Callable[..., None], large: str) -> None:
     headers, path, right = {"A": "a" * 13_900, "B": "b" * 13_900, "C": "c" * 13_900}, "/", 200
     if large.startswith("125"):
@@ -144,8 +150,7 @@ def test_requests_with(fleet: Stack, fault: Callable[..., None], large: str) -> 
     [
         ("abort", 502, 8),
         pytest.param("segv", 502, 8, marks=pytest.mark.long),
-        ("exit", 500, 0),
-        *(pytest.param(view, 500, 0, marks=pytest.mark.long) for view in ("interrupt", "base", "generator")),
+        *(pytest.param(view, 500, 0, marks=pytest.mark.long) for view in ("exit", "interrupt", "base", "generator")),
     ],
 )
 def test_a_view_asked_20_times_in_6_s_does(
@@ -172,9 +177,8 @@ def test_a_view_shuts_down_the_listening_socket_five_times(fleet: Stack, fault: 
     fault(load.seen, since, get=2, post=2, slowest_s=3)
 
 
-@pytest.mark.parametrize(
-    "view", ["leak", *(pytest.param(each, marks=pytest.mark.long) for each in ("files", "shm", "sigint"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("view", ["leak", "files", "shm", "sigint"])
 def test_a_view_brings_its_process_to_an_end_of_something_twice(
     fleet: Stack, fault: Callable[..., None], view: str
 ) -> None:
@@ -188,6 +192,7 @@ def test_a_view_brings_its_process_to_an_end_of_something_twice(
     each_server(fleet, "systemctl", "restart", "app@*")
 
 
+@pytest.mark.long
 def test_a_view_asks_for_memory_without_end_five_times(fleet: Stack, fault: Callable[..., None]) -> None:
     with Steady(fleet.url) as load:
         since = load.now_s
@@ -261,6 +266,7 @@ def test_500_clients_that_give_up_after_4_s(fleet: Stack, reliability: Keep, req
     assert set(seen) <= {"200", "503", "TimeoutError"}, seen
 
 
+@pytest.mark.long
 def test_1700_patient_clients(fleet: Stack, reliability: Keep, request: pytest.FixtureRequest) -> None:
     begun = time.monotonic()
     seen = asyncio.run(_impatient(f"{fleet.url}/", 1700, 30, 1))
@@ -270,6 +276,7 @@ def test_1700_patient_clients(fleet: Stack, reliability: Keep, request: pytest.F
     assert failed == [], seen
 
 
+@pytest.mark.long
 def test_2600_idle_connections_of_one_client(fleet: Stack, fault: Callable[..., None]) -> None:
     address = ("127.0.0.1", fleet.settings["lxd"]["port"])
     with contextlib.ExitStack() as stack, Steady(fleet.url) as load:
@@ -319,9 +326,10 @@ UNITS = "$(systemctl list-units -q --plain --no-legend 'app@*' | cut -d' ' -f1)"
     "what",
     [
         "a worker",
-        pytest.param("a whole gateway 8 times", marks=pytest.mark.long),
-        "the proxy's master",
-        pytest.param("a worker of the proxy", marks=pytest.mark.long),
+        *(
+            pytest.param(each, marks=pytest.mark.long)
+            for each in ("a whole gateway 8 times", "the proxy's master", "a worker of the proxy")
+        ),
     ],
 )
 def test_kill_9_of(fleet: Stack, fault: Callable[..., None], what: str) -> None:

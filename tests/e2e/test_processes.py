@@ -36,7 +36,13 @@ ILL_ON_ONE_PORT = (
 )
 
 
-@pytest.fixture(scope="module", params=[SYSTEMD, SUPERVISORD], ids=["systemd, uWSGI", "supervisord, Tornado"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(SYSTEMD, id="systemd, uWSGI"),
+        pytest.param(SUPERVISORD, id="supervisord, Tornado", marks=pytest.mark.long),
+    ],
+)
 def fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
     """Create a fleet of each process manager. A test leaves its servers healthy, with one release of unchanged code."""
     stack = make_module_stack("processes", rollout={"start_timeout_s": 20}, **request.param)

@@ -17,7 +17,6 @@ import pytest
 from harness.stack import Stack, lxc, on
 from tests.e2e.planted import APP, Planted, ask
 from tests.e2e.search import Hit, forms
-from tests.e2e.test_closed_doors import address_of
 
 OF_APP, JOURNAL = ("T_GIVEN", "T_MADE"), "root:systemd-journal 640"
 # Who reaches a port of which machine; every other port is reached by nobody.
@@ -118,6 +117,16 @@ def test_an_application_that_tells_its_secrets_tells_them_to_its_own_journal_alo
     assert found == expected | {Hit("server: /etc/wsgi-fleet/failed.json", "new", "root:root 600")}
 
 
+def address_of(machine: str) -> str:
+    return json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["devices"]["eth0"]["ipv4.address"]
+
+
+def host_address(machine: str) -> str:
+    """Return the host's own address on the network of a machine."""
+    network = json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["devices"]["eth0"]["network"]
+    return json.loads(lxc("query", f"/1.0/networks/{network}").stdout)["config"]["ipv4.address"].partition("/")[0]
+
+
 def machines(stack: Stack) -> Iterator[tuple[str, str]]:
     """Yield (kind, name) of one machine of each kind."""
     yield "server", next(iter(stack.servers().values()))
@@ -154,10 +163,21 @@ def test_a_port_is_reached_by_who_needs_it_and_nobody_else(planted: Planted, sec
                 if other != machine
                 and lxc("exec", other, "-T", "--", "python3", "-c", script, check=False).returncode == 0
             }
-            with suppress(OSError), socket.create_connection(there, timeout=2):
-                seen[kind, port].add("this host")
+            for own in ("", *(host_address(name) for _, name in machines(stack))):
+                with suppress(OSError), socket.create_connection(there, timeout=2, source_address=(own, 0)):
+                    seen[kind, port].add("this host")
             security("ports", kind, str(port), ", ".join(sorted(seen[kind, port])) or "nobody")
     assert {where: who for where, who in seen.items() if who} == REACHED
+
+
+def test_a_server_sees_the_releases_of_its_own_application_alone(planted: Planted) -> None:
+    folder = planted.stack.folder / ".state" / planted.stack.name
+    (folder / "store" / "other").mkdir()
+    for machine in planted.stack.servers().values():
+        assert on(machine, "ls", "/srv/store") == "probe\n"
+        assert "pointer" in on(machine, "ls", "/srv/store/probe")
+    # What the project keeps is closed to other users of this host.
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_only_root_may_change_what_lies_in_the_root_of_a_machine(
