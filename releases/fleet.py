@@ -72,14 +72,14 @@ class Fleet:
         clean: Callable[[str], str] = str,
     ) -> None:
         self.app = app
-        self._clean = clean
+        self.clean = clean
         self._transport, self._tell = transport, log
         self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
 
     def log(self, text: str) -> None:
-        """Print a text, without secrets, for the operator."""
-        self._tell(f"{self.app}: {self._clean(text)}")
+        """Print a text for the operator. What machines say in it must be clean already."""
+        self._tell(f"{self.app}: {text}")
 
     def status(self, server: Server) -> ReleaseStatus:
         """Return what a server runs. Raises ServerFailure."""
@@ -116,7 +116,7 @@ class Fleet:
             nonlocal is_error, last
             is_error, last = is_error or line.startswith("error: "), time.monotonic()
             if not (quiet or is_error):
-                self._tell(f"{server.name}: {self._clean(line)}")
+                self._tell(f"{server.name}: {self.clean(line)}")
 
         def name_the_silent() -> None:
             nonlocal last
@@ -133,7 +133,7 @@ class Fleet:
                 server.target, [program, *arguments], stdin=stdin, timeout_s=timeout_s, on_line=on_line
             )
         except Unreachable as error:
-            raise ServerFailure(server, phase, f"unreachable: {error}", is_unreachable=True) from error
+            raise ServerFailure(server, phase, f"unreachable: {self.clean(str(error))}", is_unreachable=True) from error
         except TimeoutError as error:
             words = shlex.join(arguments or [program])
             raise ServerFailure(server, phase, f"`{words}` did not finish in {timeout_s:.0f} s") from error
@@ -144,7 +144,7 @@ class Fleet:
             why = (
                 re.split(r"^error: ", result.output.strip(), flags=re.MULTILINE)[-1] or f"exit code {result.exit_code}"
             )
-            raise ServerFailure(server, phase, self._clean(why))
+            raise ServerFailure(server, phase, self.clean(why))
         return result
 
     def on_all(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:

@@ -9,25 +9,24 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
+from settings.limits import SHORTEST_SECRET
+
 REMOVED = "[removed]"
-# A shorter one is taken out where it stands alone: inside of words it would be everywhere.
-WHOLE_WORD_LENGTH = 4
 # A line of a secret of several lines: logs write each with something before it.
 LINE_LENGTH = 6
 
 
 class Redaction:
-    """Knows secrets, and every usual way of writing them down."""
+    """Knows secrets, and every usual way of writing them down.
+
+    Secrets shorter than SHORTEST_SECRET stay: of "1", the gaps in a text would tell more than the text does.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets for form in _forms(secret)}
+        forms = {form for secret in secrets if len(secret.strip()) >= SHORTEST_SECRET for form in _forms(secret)}
         # The longest first: one secret may be a part of another.
         ordered = sorted(forms, key=lambda form: (-len(form), form))
-        patterns = [
-            re.escape(form) if len(form) >= WHOLE_WORD_LENGTH else rf"(?<!\w){re.escape(form)}(?!\w)"
-            for form in ordered
-        ]
-        self._pattern = re.compile("|".join(patterns)) if patterns else None
+        self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
     def clean(self, text: str) -> str:
         """Return the text with [removed] wherever a secret stood."""

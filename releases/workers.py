@@ -32,7 +32,7 @@ def say_ending_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes)
 def _describe(fleet: Fleet, server: Server, unit: str, times: int) -> str:
     command = ["--no-pager", "--quiet", "--output=cat", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}"]
     text = fleet.run(server, "workers", command, timeout_s=ASK_S, quiet=True, program="journalctl").output
-    lines = [f"    {line}" for line in text.splitlines() if line.strip()] or ["    (it logged nothing)"]
+    lines = [f"    {line}" for line in fleet.clean(text).splitlines() if line.strip()] or ["    (it logged nothing)"]
     name = unit.removeprefix(UNIT).removesuffix(".service")
     first = f"warning: {server.name}: worker {name} has ended {times} times since it was started with this release"
     return "\n".join([f"{first}; it is started again for ever. Its last lines:", *lines])

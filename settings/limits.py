@@ -29,6 +29,8 @@ WORKER_MIB = 3
 # The same of a process that is a gateway of its own, with its master (fleet.local_proxy). Measured: of
 # three idle ones of uWSGI that serve tests/e2e/app each has 12.4 MiB, of Tornado 26.5.
 ISOLATED_WORKER_MIB = 12
+# Characters of a secret that is taken out of what people see (releases/redaction.py). A shorter one is guessed at once.
+SHORTEST_SECRET = 4
 # While a release switches, the old one's workers and the new one's run side by side.
 CONCURRENT_RELEASES = 2
 
@@ -83,7 +85,7 @@ def warnings(given: Settings) -> list[str]:
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
-        for line in (*_check_timeouts(app), *_check_growth(app, given.platform))
+        for line in (*_check_timeouts(app), *_check_growth(app, given.platform), *_check_secrets(app))
     ]
 
 
@@ -107,3 +109,12 @@ def _check_growth(app: App, platform: str) -> Iterator[str]:
             f"to {most} MiB while a release switches, and {there.setting} is less; "
             f"{max(there.memory_mib // (CONCURRENT_RELEASES * workers), 64)} would keep them within it"
         )
+
+
+def _check_secrets(app: App) -> Iterator[str]:
+    for name, secret in app.secrets.items():
+        if len(secret.get_secret_value().strip()) < SHORTEST_SECRET:
+            yield (
+                f"secrets.{name}: (secret): has fewer than {SHORTEST_SECRET} characters, so messages "
+                "show it, which remove other secrets; take a longer one"
+            )

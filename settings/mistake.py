@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from settings.constraint import MASK, WORDS
 from settings.model import REJECTED
-from settings.schema import Schema, find, has_secret, known_keys, paths_to
+from settings.schema import Schema, find, has_secret, is_secret, known_keys, paths_to
 from settings.secrets import format_path
 
 # A longer value is cut off.
@@ -61,9 +61,17 @@ def _describe(details: ErrorDetails) -> Iterator[str]:
         # The mapping's values are secret here, and its keys are not.
         yield f"{format_path(keys)}: {_shown(details['input'])}: {_bad_key(details)}"
     else:
-        is_secret = has_secret(options) and not isinstance(details["input"], bool | None)
-        value = MASK if is_secret else _shown(details["input"])
-        yield f"{format_path(keys)}: {value}: {_wrong_value(details['input'], options)}"
+        value = details["input"]
+        yield f"{format_path(keys)}: {_without_secrets(value, options)}: {_wrong_value(value, options)}"
+
+
+def _without_secrets(value: Any, options: Sequence[Schema]) -> str:
+    """Return a given value as people may see it. A list or mapping that may contain a secret shows nothing inside."""
+    if value is None or isinstance(value, bool) or not has_secret(options) or value in ("", [], {}):
+        return _shown(value)
+    if isinstance(value, list | dict):
+        return "[...]" if isinstance(value, list) else "{...}"
+    return MASK if is_secret(value, options) else _shown(value)
 
 
 def _bad_key(details: ErrorDetails) -> str:

@@ -59,6 +59,20 @@ def has_secret(options: Iterable[Schema]) -> bool:
     )
 
 
+def is_secret(value: Any, options: Iterable[Schema]) -> bool:
+    """Return whether a text or number is a secret: by its place, or as text that stands where a secret's block should.
+
+    A number in the place of a block is a mistake of another kind, and no secret.
+    """
+    places = list(options)
+    below = [inner for option in places for inner in _values(option)]
+    if isinstance(value, str):
+        below += [inner for option in places for inner in option.get("properties", {}).values()]
+    return any(
+        each.get("format") == "password" for each in [*places, *(one for each in below for one in _options(each))]
+    )
+
+
 def _inside(option: Schema, part: str | int) -> list[Schema]:
     """Return the schemas of what a key or a position leads to; none where nothing is."""
     if isinstance(part, int):

@@ -47,6 +47,12 @@ def find_misplaced(data: Mapping[str, Any], encrypted: Collection[KeyPath]) -> l
     return lines
 
 
+def is_encrypted(value: Any) -> bool:
+    """Return whether Pulumi decrypts a value of a stack file: a mapping with the one key `secure`, which is text."""
+    inner = cast("dict[Any, Any]", value) if isinstance(value, dict) else {}
+    return inner.keys() == {"secure"} and isinstance(inner["secure"], str)
+
+
 class Hidden:
     """What a stack file has encrypted and what is no secret by its type: single values, and whole blocks."""
 
@@ -81,13 +87,11 @@ class Hidden:
 
 
 def _encrypted_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:
-    if isinstance(value, dict):
-        inner = cast("dict[Any, Any]", value)
-        if inner.keys() == {"secure"}:
-            yield path
-        else:
-            for key, each in inner.items():
-                yield from _encrypted_paths(each, (*path, str(key)))
+    if is_encrypted(value):
+        yield path
+    elif isinstance(value, dict):
+        for key, each in cast("dict[Any, Any]", value).items():
+            yield from _encrypted_paths(each, (*path, str(key)))
     elif isinstance(value, list):
         for number, each in enumerate(cast("list[Any]", value)):
             yield from _encrypted_paths(each, (*path, str(number)))

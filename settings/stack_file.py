@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from settings import Settings
 from settings.constraint import ENCRYPTED
 from settings.mistake import describe_all
-from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced
+from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced, is_encrypted
 from settings.yaml_file import YamlError, load
 
 # Columns of a line, four of them for the engine's own indentation.
@@ -141,9 +141,9 @@ def _without_secrets(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_secrets(item) for item in cast("list[Any]", value)]
     inner = _mapping(value)
-    if set(inner) == {"secure"}:
+    if is_encrypted(inner):
         return ENCRYPTED
-    return {key: _without_secrets(item) for key, item in inner.items()} if isinstance(value, dict) else value
+    return {key: _without_secrets(each) for key, each in inner.items()} if isinstance(value, dict) else value
 
 
 def _handed_over(value: Any) -> str:

@@ -94,6 +94,14 @@ def test_secrets_are_masked_and_need_no_passphrase(project: Path) -> None:
     assert "balancer.tls.certificate: does not cover other.example" in fleet().output
 
 
+def test_a_mapping_that_only_looks_encrypted_is_shown(project: Path) -> None:
+    file = {"variable": "FILE", "values": {"COOKIE": {"secure": True}, "ALL": [{"secure": 1}]}}
+    write(project, apps={"hello": HELLO | {"settings_file": file}})
+    found = read_settings()
+    values = "apps.hello.settings_file.values"
+    assert (found[f"{values}.COOKIE.secure"]["value"], found[f"{values}.ALL"]["value"]) == (True, [{"secure": 1}])
+
+
 def test_every_mistake_of_the_file_is_told_and_no_secret_in_it(project: Path) -> None:
     file = {"variable": "FILE", "values": {"A": [{"secure": "v1:abc"}]}}
     write(project, platform="lxc", apps={"hello": HELLO | {"secrets": {"PASSWORD": "hunter2"}, "settings_file": file}})

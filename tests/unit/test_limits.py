@@ -99,6 +99,11 @@ def test_what_is_probably_not_meant_is_warned_of_with_both_settings() -> None:
     assert limits.warnings(stack(gateway={"processes": 4, "reload_on_rss_mib": 128}, fleet=server)) == []
 
 
+def test_a_secret_that_is_too_short_to_be_removed_from_messages_is_warned_of() -> None:
+    (line,) = limits.warnings(stack(secrets={"PIN": "123\n", "PASSWORD": "1234"}))
+    assert line.startswith("apps.hello.secrets.PIN: (secret): has fewer than 4 characters")
+
+
 @pytest.mark.parametrize(
     ("instance_type", "cpus", "gib"),
     [

@@ -124,6 +124,24 @@ def test_a_secret_is_masked_whatever_its_type() -> None:
             assert not any("4711" in line for line in found)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "shown"),
+    [
+        ("balancer", 5, "5"),
+        ("balancer.proxy", "nginx", '"nginx"'),
+        ("balancer.tls", 443, "443"),
+        ("apps.hello", [], "[]"),
+        ("apps.hello.secrets", [], "[]"),
+        ("apps", ["hunter2"], "[...]"),
+        ("balancer.proxy.basic_auth.users", {"ann": {"x": "hunter2"}}, "{...}"),
+        ("balancer.tls", "-----BEGIN PRIVATE KEY-----", "(secret)"),
+    ],
+)
+def test_only_what_may_be_a_secret_is_masked(path: str, value: Any, shown: str) -> None:
+    (line,) = [line for line in assert_reads_well(changed(tuple(path.split(".")), value)) if line.startswith(path)]
+    assert line.partition(": ")[2].startswith(f"{shown}: should be ")
+
+
 def test_every_mistake_fits_into_eighty_columns_and_a_key_is_one() -> None:
     document = changed(("apps", "hello", "modul"), "x")
     del document["apps"]["hello"]["module"]
