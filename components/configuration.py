@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
@@ -13,7 +13,7 @@ from releases.source import Source
 from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
-from settings.stack_file import SettingsError, load_document, parse, where_of
+from settings.stack_file import SettingsError, load_config, parse, where_of
 
 # By this code the engine knows that the program has said why it ends (pulumi-language-python-exec). It adds nothing.
 EXIT_AFTER_MESSAGE = 32
@@ -77,7 +77,6 @@ def _encrypted_paths(file: Path) -> set[KeyPath]:
 
     Pulumi names only the blocks that contain any. The stack file shows which values these are.
     """
-    document: Any = load_document(file) if file.exists() else {}
-    paths = encrypted_paths(document.get("config") or {})
+    paths = encrypted_paths(load_config(file) if file.exists() else {})
     blocks = {(key.partition(":")[2],) for key in get_config_secret_keys_env()}
     return paths | {block for block in blocks if block[0] not in {path[0] for path in paths}}

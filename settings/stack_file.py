@@ -101,6 +101,22 @@ def load_document(file: Path) -> Any:
         raise SettingsError(error.problems, where_of(file), prefix="") from error
 
 
+def load_config(file: Path) -> dict[str, Any]:
+    """Return the values of a stack file by full key (`wsgi-fleet:apps`), as Pulumi takes them from it.
+
+    Raises as load_document.
+    """
+    config: dict[str, Any] = {}
+    for key, value in _mapping(_mapping(load_document(file)).get("config")).items():
+        # sdk/go/common/workspace/project.go: a key without a namespace has that of the project.
+        words = key.replace(":config:", ":", 1).split(":")
+        name = ":".join(words if len(words) > 1 else [NAMESPACE, *words])
+        if name in config:
+            raise SettingsError([f"{name}: stands there under two names; keep one of both"], where_of(file), prefix="")
+        config[name] = value
+    return config
+
+
 def where_of(file: Path) -> str:
     """Return how a stack file is named to people: stacks/Pulumi.STACK.yaml."""
     return f"{file.parent.name}/{file.name}"
@@ -110,8 +126,7 @@ def read(file: Path, *, project: Path) -> Settings:
     """Return the settings of a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
     where = where_of(file)
     try:
-        document = load_document(file)
-        config = {str(key): value for key, value in _mapping(_mapping(document).get("config")).items()}
+        config = load_config(file)
         encrypted = encrypted_paths(config)
         texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
     except (RecursionError, ValueError, TypeError) as error:

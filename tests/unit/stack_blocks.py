@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.mock_aws import fill_placeholders
-from settings.stack_file import SettingsError, parse
+from settings.stack_file import SettingsError, load_config, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,8 +24,8 @@ def smallest(blocks: Mapping[str, Any]) -> dict[str, Any]:
 
 def shipped(stack: str) -> dict[str, Any]:
     """Return the blocks of a stack file as it is in the repository."""
-    document = yaml.safe_load((ROOT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
-    return {key.partition(":")[2]: value for key, value in document.items()}
+    config = load_config(ROOT / "stacks" / f"Pulumi.{stack}.yaml")
+    return {key.partition(":")[2]: value for key, value in config.items()}
 
 
 def production(**aws: Any) -> dict[str, Any]:

@@ -15,12 +15,13 @@ import pytest
 from settings.constraint import WORDS
 from settings.schema import stack_file_schema
 from settings.stack_file import WIDTH, SettingsError, parse, read
-from settings.yaml_file import IN_ITSELF, NO_NAME, NO_VALUE, PLAIN, TOO_DEEP
+from settings.yaml_file import IN_ITSELF, NO_NAME, PLAIN, REWRITES, TOO_DEEP
 from tests.unit.stack_blocks import ROOT, config_of, shipped
 
 EXAMPLE = shipped("example")
 Path = tuple[str | int, ...]
 HIDDEN = "hunter2"
+NUMBER, DATE, INFINITE, WORD = REWRITES.values()
 NOT_CLOSED = "expected ',' or"
 WRONG: list[Any] = [
     None, True, 0, -1, 7, 2**40, 1.5, 3.0, "", "yes", "5", "no good; value", "256.1.1.1/33", "x" * 70_000, HIDDEN, [],
@@ -180,13 +181,17 @@ def test_every_mistake_fits_into_eighty_columns_and_a_key_is_one() -> None:
         ('config:\n  a: "b\n  hunter2',
          ['line 3, column 10: "  …": has a quote that is not closed; close it']),
         ("config:\n  a: &a [hunter2, *a]\n", [f'line 2, column 6: "  a: …": {IN_ITSELF}']),
-        ("config:\n  a: {b: " + "9" * 5000 + "}\n", [f'line 2, column 10: "  a: …": {NO_VALUE}']),
-        ("config:\n  a: 2020-99-99\n", [f'line 2, column 6: "  a: …": {NO_VALUE}']),
-        ("config:\n  a: !!bool hunter2\n", [f'line 2, column 6: "  a: …": {NO_VALUE}']),
+        ("config:\n  a: {b: " + "9" * 5000 + "}\n", [f'line 2, column 10: "  a: …": {NUMBER}']),
+        ("config:\n  a: [.inf, 012, 2020-01-01]\n  1_0: True\n",
+         [f'line 2, column 7: "  a: …": {INFINITE}', f'line 2, column 13: "  a: …": {NUMBER}',
+          f'line 2, column 18: "  a: …": {DATE}', f'line 3, column 3: "  1_0: …": {NUMBER}',
+          f'line 3, column 8: "  1_0: …": {WORD}']),
+        *((f"config:\n  a: {tag}\n", [f'line 2, column 6: "  a: …": {PLAIN["a constructor for the tag"]}'])
+          for tag in ("!!bool hunter2", "!!set {a}", "!!omap [a: 1]", "!!binary hunter2")),
         ("config:\n  a: !hunter2 x\n", [f'line 2, column 6: "  a: …": {PLAIN["a constructor for the tag"]}']),
         ("config:\n  a: *hunter2\n", [f'line 2, column 6: "  a: …": {PLAIN["found undefined alias"]}']),
         ("config:\n  ? [hunter2]\n  : x\n", [f'line 2, column 5: "  …": {NO_NAME}']),
-        ("config:\n  2020-01-01: hunter2\n", [f'line 2, column 3: "  2020-01-01: …": {NO_NAME}']),
+        ("config:\n  null: hunter2\n", [f'line 2, column 3: "  null: …": {NO_NAME}']),
         ("config:\n  a: 1\n--- hunter2\n", [f'line 3, column 1: "…": {PLAIN["a single document"]}']),
         ("config:\n  a:\n    " + "[" * 3000 + "\n", [f'line 3, column COLUMN: "    …": {TOO_DEEP}']),
         ("%YAML hunter2\n---\nconfig: {}\n", ['line 1, column 7: "…": is no YAML; mend this line, or one above']),
