@@ -14,7 +14,7 @@ from typing import Any
 
 from releases.archive import SourceError, tar
 from rendering.app_server import ProcessLayout
-from rendering.gateway_files import background_units, gateway_files
+from rendering.gateway_files import background_units, gateway_files, install_files
 from rendering.settings_file import FORMATS
 from settings import App
 
@@ -102,5 +102,5 @@ def build(source: Path, manifest: bytes) -> Release:
 def _gateway(app: App) -> dict[str, Any]:
     """Return which gateway and which processes the release is made for, and the gateway's files."""
     processes = ProcessLayout.of(app)
-    found = {"gateway": app.gateway.kind, "gateway_files": gateway_files(app)}
+    found = {"gateway": app.gateway.kind, "gateway_files": gateway_files(app) | install_files()}
     return found | ({"processes": str(processes)} if processes else {})

@@ -10,6 +10,9 @@ from settings import App
 from settings.application import SLOT_PORTS
 from settings.limits import read_timeout_s
 
+# Of machine/install/: with the release, so that their change replaces no server.
+INSTALL_SCRIPTS = ("virtualenv",)
+
 
 def gateway_files(app: App) -> dict[str, str]:
     """Return what a release contains for its gateway: path in its folder -> text. Configuration and launcher."""
@@ -17,6 +20,11 @@ def gateway_files(app: App) -> dict[str, str]:
     config = render_template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
     files = {kind.config: config, **{f"gateway/{name}.py": minified_script(f"gateway/{name}") for name in kind.scripts}}
     return files | (process_files(app, processes) if processes else {})
+
+
+def install_files() -> dict[str, str]:
+    """Return the scripts that build a release's virtualenv: path in its folder -> text."""
+    return {f"install/{name}.py": minified_script(f"install/{name}") for name in INSTALL_SCRIPTS}
 
 
 def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:

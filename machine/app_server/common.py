@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import subprocess
-import sysconfig
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -15,12 +14,8 @@ from typing import Any
 APP = Path("/srv/app")
 RELEASES, VENVS, SLOTS, LIVE = APP / "releases", APP / "venvs", APP / "slots", APP / "live"
 CONFIG = Path("/etc/wsgi-fleet")
-PIP_RUNNER = (
-    Path(sysconfig.get_path("purelib", "venv", vars={"base": "/srv/gateway/pip"})) / "pip" / "__pip-runner__.py"
-)
 RUN = Path("/run")
 USER = "app"
-CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 class Failure(Exception):
@@ -32,16 +27,13 @@ def log(text: str) -> None:
     print(text, flush=True)
 
 
-def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(*command: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program and return its result, with its output. Raises TimeoutError after timeout_s seconds."""
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
-    if user:
-        # pip has certificates of its own; machines trust those of the system.
-        environment |= {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
         return subprocess.run(
             command, check=False, capture_output=True, text=True, timeout=max(timeout_s, 1),
-            env=environment, cwd="/", user=user, group=user, extra_groups=[] if user else None,
+            env=environment, cwd="/",
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"{Path(command[0]).name} {command[1]} did not finish in {timeout_s:.0f} s") from error

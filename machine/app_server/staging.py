@@ -7,11 +7,9 @@ import hashlib
 import hmac
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -20,11 +18,9 @@ from typing import Any
 import background
 from common import (
     CONFIG,
-    PIP_RUNNER,
     RELEASES,
     SLOTS,
     USER,
-    VENVS,
     Failure,
     atomic_symlink,
     log,
@@ -36,9 +32,6 @@ from fetch import fetch, fetch_secrets
 from slot import PROOF, UNUSED_S, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
-# Lines of a requirements file: of another such file, and of something in the source itself.
-INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)")
-LOCAL = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[^#]*@\s*file:)")
 
 
 def stage(release: str, secrets: dict[str, str] | None) -> None:
@@ -61,12 +54,11 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
     check_compatible(release, manifest)
     (partial / "manifest.json").write_bytes(text)
     unpack(release, manifest, partial)
-    venv = build_venv(partial / "code" / manifest["requirements_path"], partial / "code", manifest)
     write_runtime_files(release, manifest, partial, secrets)
     background.write_commands(release, manifest, partial)
-    (partial / "venv").symlink_to(venv)
     partial.rename(place)
     try:
+        build_venv(place, manifest["stage_timeout_s"])
         if "build" in manifest:
             build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
         atomic_symlink(SLOTS / PROOF, place)
@@ -119,50 +111,19 @@ def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
     archive.unlink()
 
 
-def venv_key(requirements: Path, code: Path, tar_sha256: str) -> str:
-    """Return a hash of what a virtualenv is made from: this Python, and all that pip would read.
-
-    Files that requirements include count, and the whole code where it is itself installed (`-e .`, `./package`).
-    """
-    parts, todo, seen = [sys.version], [requirements], set[Path]()
-    while todo:
-        file = todo.pop().resolve()
-        if file in seen or not file.is_relative_to(code.resolve()) or not file.is_file():
-            continue
-        seen.add(file)
-        parts.append(file.read_text())
-        for line in parts[-1].splitlines():
-            if included := INCLUDES.match(line):
-                todo.append(file.parent / included[1])
-            elif LOCAL.match(line):
-                parts.append(tar_sha256)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def build_venv(requirements: Path, code: Path, manifest: dict[str, Any]) -> Path:
-    """Build the virtualenv of these requirements where there is none. Releases with the same ones share it."""
-    venv = VENVS / venv_key(requirements, code, manifest["tar_sha256"])
-    if (venv / ".complete").exists():
-        return venv
-    log(f"building a virtualenv from {requirements.name}")
-    shutil.rmtree(venv, ignore_errors=True)
-    venv.mkdir()
-    shutil.chown(venv, USER, USER)
-    # Packages may run code of their own while they install: not as root. pip is the gateway's, so none is copied; its
-    # runner is what `pip --python` starts, without the second pip that would only start it.
-    install = ("install", "--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(requirements))
-    for command in (
-        ("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv)),
-        (str(venv / "bin" / "python"), str(PIP_RUNNER), *install),
-    ):
-        result = run(*command, timeout_s=manifest["stage_timeout_s"], user=USER)
-        if result.returncode:
-            shutil.rmtree(venv, ignore_errors=True)
-            lines = (result.stdout + result.stderr).strip().splitlines()[-15:]
-            raise Failure("the requirements do not install:\n" + "\n".join(f"    {line}" for line in lines))
-    run("chown", "-R", "root:root", str(venv))
-    (venv / ".complete").touch()
-    return venv
+def build_venv(place: Path, limit_s: float) -> None:
+    """Build the release's virtualenv, or find that of the same requirements, by the script that the release brings."""
+    script = place / "install" / "virtualenv.py"
+    if not script.exists():
+        raise Failure(f"{place.name} is of another version of wsgi-fleet; run `pulumi up`, which makes another release")
+    # What it says appears at once. It has a limit of its own for each step; this one is for what hangs all the same.
+    command = ["/usr/bin/python3", "-I", str(script), str(place)]
+    try:
+        done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, timeout=limit_s + 30)
+    except subprocess.TimeoutExpired:
+        raise Failure(f"the virtualenv was not made in {limit_s + 30:.0f} s; raise rollout.stage_timeout_s") from None
+    if done.returncode:
+        raise Failure(done.stderr.strip())
 
 
 def build(place: Path, command: str, limit_s: float) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import common
 import pytest
@@ -25,6 +28,7 @@ from settings import App
 from tests.unit.app_server import AppServer, lay_out
 
 KEY = "0123456789abcdef"
+BUILD_VENV = staging.build_venv
 SECRETS = {"URL": "postgres://grün", "PASSWORD": 'open "sesame" for $5'}
 
 
@@ -39,7 +43,11 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
     def chown(path: Path, user: str, group: str) -> None:
         made.others.append(f"own {path.name} {user} {group}")
 
+    def build_venv(place: Path, _limit_s: float) -> None:
+        (place / "venv").symlink_to(common.VENVS)
+
     monkeypatch.setattr(shutil, "chown", chown)
+    monkeypatch.setattr(staging, "build_venv", build_venv)
     return made
 
 
@@ -74,13 +82,12 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     staging.stage(id_, SECRETS)
     place = common.RELEASES / id_
     assert left() == [id_]
-    names = ".staged background code environment gateway manifest.json secrets.json uwsgi.ini venv"
+    names = ".staged background code environment gateway install manifest.json secrets.json uwsgi.ini venv"
     assert sorted(each.name for each in place.iterdir()) == names.split()
     assert (place / "code" / "wsgi.py").read_text() == "app = None\n"
     assert (place / "manifest.json").read_bytes() == release.manifest
     for name, text in json.loads(release.manifest)["gateway_files"].items():
         assert (place / name).read_text() == text
-    assert (place / "venv").resolve().parent == common.VENVS
     assert (place / "environment").read_text() == (
         'MODE="production"\n'
         'PASSWORD="open \\"sesame\\" for \\$5"\n'
@@ -195,69 +202,35 @@ def test_a_server_that_boots_takes_the_secrets_that_it_knows_and_no_others(tmp_p
         staging.stage(third, None)
 
 
-def test_requirements_that_do_not_install_are_told_with_their_last_lines(host: AppServer, tmp_path: Path) -> None:
-    output = "".join(f"line {number}\n" for number in range(12))
-    host.ends["python"] = subprocess.CompletedProcess([], 1, output, "ERROR: a\nERROR: b\nERROR: c\nERROR: d\n")
-    id_ = publish(tmp_path, build(tmp_path))
-    lines = "".join([f"\n    line {number}" for number in range(1, 12)] + [f"\n    ERROR: {char}" for char in "abcd"])
-    with pytest.raises(Failure, match=f"^the requirements do not install:{lines}$"):
-        staging.stage(id_, {})
-    assert list(common.VENVS.iterdir()) == []
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("import sys\nopen(sys.argv[1] + '/venv', 'w')", None),
+        ("import sys\nsys.exit('one\\ntwo')", "one\ntwo"),
+        ("while True: pass", "the virtualenv was not made in 1 s; raise rollout.stage_timeout_s"),
+        (None, "r1 is of another version of wsgi-fleet; run `pulumi up`, which makes another release"),
+    ],
+    ids=["works", "fails", "hangs", "is missing"],
+)
+def test_the_virtualenv_is_made_by_the_script_of_the_release(
+    host: AppServer, script: str | None, error: str | None
+) -> None:
+    place = host.place("r1")
+    if script is not None:
+        (place / "install").mkdir()
+        (place / "install" / "virtualenv.py").write_text(script)
+    with pytest.raises(Failure, match=f"^{re.escape(error)}$") if error else contextlib.nullcontext():
+        BUILD_VENV(place, -29)
+    assert (place / "venv").exists() == (error is None)
 
 
-def test_a_virtualenv_is_made_without_root_and_belongs_to_root_when_it_is_done(host: AppServer, tmp_path: Path) -> None:
-    requirements = tmp_path / "requirements.txt"
-    requirements.touch()
-    manifest = {"tar_sha256": "x", "stage_timeout_s": 40}
-    venv = staging.build_venv(requirements, tmp_path, manifest)
-    own, make, install, give = host.others
-    assert own == f"own {venv.name} app app"
-    assert make == f"/usr/bin/python3 -m venv --without-pip {venv} as app"
-    assert install.startswith(f"{venv}/bin/python {common.PIP_RUNNER} install ")
-    assert install.endswith(f"-r {requirements} as app")
-    assert give == f"chown -R root:root {venv}"
-    assert staging.build_venv(requirements, tmp_path, manifest) == venv
-    assert len(host.others) == 4
-
-
-def test_a_virtualenv_that_a_killed_run_left_half_made_is_made_anew(host: AppServer, tmp_path: Path) -> None:
-    (tmp_path / "requirements.txt").touch()
-    manifest = {"tar_sha256": "x", "stage_timeout_s": 40}
-    venv = staging.build_venv(tmp_path / "requirements.txt", tmp_path, manifest)
-    (venv / ".complete").unlink()
-    (venv / "half").touch()
-    staging.build_venv(tmp_path / "requirements.txt", tmp_path, manifest)
-    assert [each.name for each in venv.iterdir()] == [".complete"]
-    assert len(host.others) == 8
-
-
-def key(folder: Path, requirements: str, *, base: str = "flask==1\n", code: str = "1") -> str:
-    (folder / "requirements").mkdir(exist_ok=True)
-    (folder / "requirements" / "base.txt").write_text(base)
-    (folder / "requirements.txt").write_text(requirements)
-    return staging.venv_key(folder / "requirements.txt", folder, code)
-
-
-@pytest.mark.parametrize("include", ["-r requirements/base.txt", "--requirement=requirements/base.txt"])
-def test_what_requirements_include_makes_another_virtualenv(tmp_path: Path, include: str) -> None:
-    assert key(tmp_path, include) == key(tmp_path, include)
-    assert key(tmp_path, include) != key(tmp_path, include, base="flask==2\n")
-    assert key(tmp_path, include) == key(tmp_path, include, code="2")
-    assert key(tmp_path, "flask") == key(tmp_path, "flask", base="flask==2\n", code="2")
-
-
-@pytest.mark.parametrize("line", ["-e .", "./package", ".", "mine @ file:./package", "--editable=."])
-def test_code_that_is_installed_makes_another_virtualenv_when_it_changes(tmp_path: Path, line: str) -> None:
-    assert key(tmp_path, line, code="1") != key(tmp_path, line, code="2")
-
-
-def test_requirements_that_include_each_other_or_what_is_outside_end(tmp_path: Path) -> None:
-    text = "-r requirements/base.txt\n-r ../outside.txt\n-c gone.txt\n"
-    (tmp_path / "code").mkdir()
-    (tmp_path / "outside.txt").write_text("1")
-    before = key(tmp_path / "code", text, base="-r ../requirements.txt\n")
-    (tmp_path / "outside.txt").write_text("2")
-    assert key(tmp_path / "code", text, base="-r ../requirements.txt\n") == before
+def test_a_release_whose_virtualenv_cannot_be_made_leaves_nothing(
+    host: AppServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "build_venv", Mock(side_effect=Failure("no such package")))
+    with pytest.raises(Failure, match="no such package"):
+        staging.stage(publish(tmp_path, build(tmp_path)), {})
+    assert (left(), host.events) == ([], [])
 
 
 @dataclass
