@@ -9,7 +9,7 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
 from releases.archive import SourceError
-from releases.source import Source
+from releases.source import STATE, Source
 from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
@@ -47,7 +47,12 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
     problems: list[str] = []
     for name, app in settings.apps.items():
         try:
-            sources[name] = Source.read((project / app.source).resolve())
+            sources[name] = Source.read(
+                (project / app.source).resolve(),
+                static=app.static.folder if app.static else "",
+                state=project.resolve() / STATE,
+                max_mib=app.release.max_mib,
+            )
         except SourceError as error:
             problems.append(str(error))
     if problems:

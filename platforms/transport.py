@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,12 @@ class Store(Protocol):
         """Return the content of a key; None where there is none."""
         ...
 
-    def write(self, key: str, content: bytes) -> None:
-        """Put content there, replacing what was."""
+    def open(self, key: str) -> IO[bytes] | None:
+        """Open a key for reading, for what is too large for memory; None where there is none. The caller closes it."""
+        ...
+
+    def write(self, key: str, content: bytes | IO[bytes]) -> None:
+        """Put content there, replacing what was: bytes, or what a file has from where it stands."""
         ...
 
     def create(self, key: str, content: bytes) -> bool:
@@ -92,7 +96,11 @@ class PrefixStore:
         """See Store."""
         return self._store.read(self._prefix + key)
 
-    def write(self, key: str, content: bytes) -> None:
+    def open(self, key: str) -> IO[bytes] | None:
+        """See Store."""
+        return self._store.open(self._prefix + key)
+
+    def write(self, key: str, content: bytes | IO[bytes]) -> None:
         """See Store."""
         self._store.write(self._prefix + key, content)
 

@@ -2,105 +2,121 @@
 
 from __future__ import annotations
 
-import errno
+import gzip
 import hashlib
-import io
-import os
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any, cast
 
-# Never part of a release.
-VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
-CACHES = frozenset({"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox", "node_modules"})
-# Files such as .env and prod.env usually hold secrets, which must not be copied to the store. These hold none.
-HARMLESS_ENDINGS = frozenset({".example", ".sample", ".template", ".dist"})
-REMEDY = "remove it, or make it readable"
+from releases.source_files import IGNORE_FILE, REMEDY, describe, find_files
+
+# Folders that an error names where a source is too large.
+LARGEST = 5
+_CHUNK = 1 << 20
 
 
 class SourceError(Exception):
     """The source cannot be released as it is. The text lists every reason with its path."""
 
 
-def tar(source: Path) -> bytes:
-    """Return the uncompressed tar of the tree below source: sorted, root-owned, normal modes. Raises SourceError."""
-    problems: list[str] = []
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for path in _walk(source, problems):
-            info = tarfile.TarInfo(path.relative_to(source).as_posix())
-            content = b""
-            try:
-                if path.is_symlink():
-                    info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
-                elif path.is_dir():
-                    info.type, info.mode = tarfile.DIRTYPE, 0o755
-                else:
-                    content = path.read_bytes()
-                    info.size = len(content)
-                    info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
-                    info.mtime = _time_of(content)
-            except OSError as error:
-                problems.append(_line(path, source, f"{error.strerror}; {REMEDY}"))
-            else:
-                archive.addfile(info, io.BytesIO(content))
+class _Hash:
+    """A file that keeps the sha256 of what is written, and passes it on. file: None where nobody wants it."""
+
+    def __init__(self, file: IO[bytes] | None) -> None:
+        self._file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        """Take content, and return its length."""
+        self.sha256.update(content)
+        if self._file:
+            self._file.write(content)
+        return len(content)
+
+
+def tar_sha256(source: Path, *, static: str = "", state: Path | None = None, max_mib: int = 0) -> str:
+    """Return the sha256 of the uncompressed tar of a source. Raises SourceError.
+
+    static, state: as find_files has them. max_mib: how much the files may take; 0 for any size.
+    """
+    return _write(source, None, static=static, state=state, max_mib=max_mib)
+
+
+def write_archive(source: Path, target: Path, *, static: str = "", state: Path | None = None) -> str:
+    """Write the gzipped tar of a source into a file, and return the sha256 of the tar. Raises SourceError."""
+    with target.open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+        return _write(source, cast("IO[bytes]", packed), static=static, state=state, max_mib=0)
+
+
+def gzip_sha256(file: IO[bytes]) -> str | None:
+    """Return the sha256 of what a gzipped file contains; None where it is damaged."""
+    sha256 = hashlib.sha256()
+    try:
+        with gzip.open(file) as content:
+            while chunk := content.read(_CHUNK):
+                sha256.update(chunk)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return sha256.hexdigest()
+
+
+def _write(source: Path, file: IO[bytes] | None, *, static: str, state: Path | None, max_mib: int) -> str:
+    """Write the uncompressed tar: sorted, root-owned, normal modes. No file is held in memory."""
+    found = find_files(source, static=static, state=state)
+    excess = _find_excess(source, found.paths, max_mib) if max_mib else []
+    problems = [*found.problems, *excess]
+    target = _Hash(file)
+    if not excess:
+        with tarfile.open(fileobj=cast("Any", target), mode="w|", format=tarfile.PAX_FORMAT) as archive:
+            for path in found.paths:
+                try:
+                    _add(archive, path, source)
+                except OSError as error:
+                    problems.append(describe(path, source, f"{error.strerror or error}; {REMEDY}"))
     if problems:
         problems.sort()
         raise SourceError(f"{source} cannot be released:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return buffer.getvalue()
+    return target.sha256.hexdigest()
 
 
-def _time_of(content: bytes) -> int:
+def _add(archive: tarfile.TarFile, path: Path, source: Path) -> None:
+    """Add a path to the archive. Raises OSError."""
+    info = tarfile.TarInfo(path.relative_to(source).as_posix())
+    if path.is_symlink():
+        info.type, info.linkname, info.mode = tarfile.SYMTYPE, str(path.readlink()), 0o777
+        archive.addfile(info)
+    elif path.is_dir():
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        archive.addfile(info)
+    else:
+        with path.open("rb") as content:
+            info.mtime = _time_of(hashlib.file_digest(content, "sha256").digest())
+            status = path.stat()
+            info.size, info.mode = status.st_size, 0o755 if status.st_mode & 0o100 else 0o644
+            content.seek(0)
+            archive.addfile(info, content)
+
+
+def _time_of(sha256: bytes) -> int:
     """Return a modification time made of the content, between 2001 and 2015.
 
     One time for all would give two contents of one length the same ETag, which servers make of time and length.
     """
-    return 1_000_000_000 + int.from_bytes(hashlib.sha256(content).digest()[:4]) % 450_000_000
+    return 1_000_000_000 + int.from_bytes(sha256[:4]) % 450_000_000
 
 
-def _walk(source: Path, problems: list[str]) -> Iterator[Path]:
-    """Yield each path below source, a folder before its content. A path that cannot be released becomes a problem."""
-    waiting = [source]
-    while waiting:
-        path = waiting.pop()
-        try:
-            problem = "" if path == source else _problem(path, source)
-            is_folder = path == source or (path.is_dir() and not path.is_symlink())
-            if is_folder and (path / "pyvenv.cfg").exists() and path != source:
-                continue
-            # Reversed, as the last one is taken first.
-            found = sorted(path.iterdir(), reverse=True) if is_folder and not problem else []
-        except OSError as error:
-            problem, found = f"{error.strerror}; {REMEDY}", []
-        if problem:
-            problems.append(_line(path, source, problem))
-            continue
-        if path != source:
-            yield path
-        waiting += [each for each in found if each.name not in VERSION_CONTROL | CACHES and each.suffix != ".pyc"]
-
-
-def _problem(path: Path, source: Path) -> str:
-    """Return why a path cannot be released; "" where it can. Raises OSError."""
-    if path.is_symlink():
-        try:
-            path.stat()
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                return "a symlink that leads to itself; remove it"
-        # Servers unpack nothing that leads out of the tree, not even what leads back into it.
-        target = os.path.normpath(path.relative_to(source).parent / path.readlink())
-        if target == ".." or target.startswith(("/", "../")) or not path.resolve().is_relative_to(source.resolve()):
-            return "a symlink out of the source; copy what it points at"
-    elif not path.is_dir() and not path.is_file():
-        return "neither file nor folder nor symlink; remove it"
-    may_hold_secrets = path.name.startswith(".env") or path.name.endswith(".env")
-    if may_hold_secrets and not {path.suffix, f".{path.stem}"} & HARMLESS_ENDINGS:
-        return "may hold secrets; set them with `pulumi config set --secret --path` and move it away"
-    return ""
-
-
-def _line(path: Path, source: Path, problem: str) -> str:
-    """Return a problem with its path as one line, whatever characters the name contains."""
-    name = str(path.relative_to(source))
-    return f"{name if name.isprintable() else ascii(name)}: {problem}"
+def _find_excess(source: Path, paths: Sequence[Path], max_mib: int) -> list[str]:
+    """Return a line where the files take more than max_mib, with the folders that take most; else []."""
+    folders: Counter[str] = Counter()
+    for path in paths:
+        if path.is_file() and not path.is_symlink():
+            # Two levels tell what it is, and leave few lines.
+            folders["/".join(path.relative_to(source).parts[:-1][:2]) or "."] += path.stat().st_size
+    total = folders.total()
+    if total <= max_mib << 20:
+        return []
+    largest = ", ".join(f"{name}: {size / 2**20:.0f} MiB" for name, size in folders.most_common(LARGEST))
+    told = f"files of {total / 2**20:.0f} MiB, and release.max_mib is {max_mib} ({largest})"
+    return [f"{told}; name what servers do not need in {IGNORE_FILE}, or raise release.max_mib"]

@@ -14,7 +14,7 @@ from platforms.transport import Store, Transport, Unreachable
 from releases import lock, pointers
 from releases.fleet import PARALLEL, STATUS_COMMAND
 from releases.journal import DAMAGED, completed_releases, entries
-from releases.release import ID_LENGTH, Release
+from releases.release import ID_LENGTH, has_archive
 from releases.status import ReleaseStatus, parse_status
 
 # Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
@@ -67,10 +67,8 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
         yield f"{lock.KEY} in the store is damaged: nobody holds it"
     if there and hashlib.sha256(content or b"").hexdigest()[:ID_LENGTH] != there:
         yield f"{manifest} in the store is damaged or gone"
-    elif there:
-        is_whole = Release(content or b"", b"").is_archive
-        if not (is_whole(store.read(archive)) if reads_archive else store.keys(archive)):
-            yield f"{archive} in the store is damaged or gone"
+    elif there and not (has_archive(store, content or b"", archive) if reads_archive else store.keys(archive)):
+        yield f"{archive} in the store is damaged or gone"
 
 
 def find_strays(

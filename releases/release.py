@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import hmac
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from releases.archive import SourceError, tar
+from platforms.transport import Store
+from releases.archive import SourceError, gzip_sha256, write_archive
 from rendering.app_server import ProcessLayout
 from rendering.gateway_files import background_units, gateway_files, install_files
 from rendering.settings_file import FORMATS
@@ -23,23 +22,24 @@ ID_LENGTH = 12
 
 @dataclass(frozen=True)
 class Release:
-    """manifest: canonical JSON of everything but the files. archive: gzipped tar of the source."""
+    """manifest: canonical JSON of everything but the files. archive: file with the gzipped tar of the source."""
 
     manifest: bytes
-    archive: bytes
+    archive: Path
 
     @property
     def id(self) -> str:
         """Return the id, which the manifest alone decides."""
         return release_id(self.manifest)
 
-    def is_archive(self, content: bytes | None) -> bool:
-        """Return whether bytes are the release's archive, whatever compressed it."""
-        try:
-            tar_ = gzip.decompress(content or b"")
-        except (OSError, EOFError, zlib.error):
-            return False
-        return hashlib.sha256(tar_).hexdigest() == json.loads(self.manifest).get("tar_sha256")
+
+def has_archive(store: Store, manifest: bytes, key: str) -> bool:
+    """Return whether a key of the store is the whole archive of a manifest's release, whatever compressed it."""
+    file = store.open(key)
+    if file is None:
+        return False
+    with file:
+        return gzip_sha256(file) == json.loads(manifest).get("tar_sha256")
 
 
 def release_id(manifest: bytes) -> str:
@@ -60,7 +60,7 @@ def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
 def make_manifest(app: App, tar_sha256: str, *, key: str, secrets: Mapping[str, str]) -> bytes:
     """Return the manifest of an application's release.
 
-    tar_sha256: of what tar() makes of the source. key: the stack's own key for secrets_digest.
+    tar_sha256: of the source's uncompressed tar. key: the stack's own key for secrets_digest.
     """
     manifest = {
         "module": app.module,
@@ -91,12 +91,16 @@ def make_manifest(app: App, tar_sha256: str, *, key: str, secrets: Mapping[str, 
     return json.dumps(manifest, sort_keys=True, indent=1).encode()
 
 
-def build(source: Path, manifest: bytes) -> Release:
-    """Build the release of a manifest. Raises SourceError, also where the manifest is of another source by now."""
-    content = tar(source)
-    if hashlib.sha256(content).hexdigest() != json.loads(manifest)["tar_sha256"]:
+def build(source: Path, manifest: bytes, target: Path, *, state: Path | None = None) -> Release:
+    """Build the release of a manifest, with its archive in a file. state: a folder that is never a part of it.
+
+    Raises SourceError, also where the manifest is of another source by now.
+    """
+    given = json.loads(manifest)
+    static = given.get("static", {}).get("folder", "")
+    if write_archive(source, target, static=static, state=state) != given["tar_sha256"]:
         raise SourceError(f"{source}: changed while `pulumi up` ran; nothing was released, run `pulumi up` again")
-    return Release(manifest, gzip.compress(content, 6, mtime=0))
+    return Release(manifest, target)
 
 
 def _gateway(app: App) -> dict[str, Any]:

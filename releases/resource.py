@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
@@ -29,9 +30,9 @@ from releases import pointers
 from releases.archive import SourceError
 from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
-from releases.release import build
+from releases.release import Release, build
 from releases.rollout import Plan, Rollout, RolloutError
-from releases.source import Source
+from releases.source import STATE, Source
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
 TRIGGER_KEYS = ("release", "servers", "static")
@@ -129,10 +130,17 @@ def _store(props: Mapping[str, Any]) -> Store:
 
 def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
     """Build the release and roll it out. Outputs stand in plain in the state, so they contain no secret."""
-    try:
-        release = build(Path(props["source"]), props["manifest"].encode())
-    except SourceError as error:
-        raise without_traceback(error) from None
+    with tempfile.TemporaryDirectory(prefix="wsgi-fleet-") as folder:
+        file = Path(folder, "code.tar.gz")
+        try:
+            release = build(Path(props["source"]), props["manifest"].encode(), file, state=Path.cwd() / STATE)
+        except SourceError as error:
+            raise without_traceback(error) from None
+        return _roll_out_release(props, transport, release)
+
+
+def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: Release) -> dict[str, Any]:
+    """Roll a release out. Return the outputs of the resource."""
     limits = dict(props["limits"])
     batch = limits.pop(BATCH)
     plan = Plan(
@@ -169,7 +177,7 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
 
     By the operator's command as a program: what a person can run, with no way from here into it.
     """
-    file = Path.cwd() / ".state" / props["stack"] / f"failed-{props['release']}.tar.gz"
+    file = Path.cwd() / STATE / props["stack"] / f"failed-{props['release']}.tar.gz"
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     earlier = sorted(set(file.parent.glob("failed-*.tar.gz")) - {file}, key=lambda path: path.stat().st_mtime)
     for old in earlier[: 1 - BUNDLES]:

@@ -18,7 +18,7 @@ from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures, count_servers
 from releases.journal import Journal, completed_releases
 from releases.redaction import Redaction
-from releases.release import Release
+from releases.release import Release, has_archive
 from releases.static import StaticFiles
 from releases.status import ReleaseStatus
 from releases.workers import say_ending_workers
@@ -133,8 +133,9 @@ class Rollout:
         prefix = f"releases/{self.id}"
         # The manifest last: where it is, the archive is whole.
         is_there = self.store.read(f"{prefix}/manifest.json") == self.plan.release.manifest
-        if not (is_there and self.plan.release.is_archive(self.store.read(f"{prefix}/code.tar.gz"))):
-            self.store.write(f"{prefix}/code.tar.gz", self.plan.release.archive)
+        if not (is_there and has_archive(self.store, self.plan.release.manifest, f"{prefix}/code.tar.gz")):
+            with self.plan.release.archive.open("rb") as archive:
+                self.store.write(f"{prefix}/code.tar.gz", archive)
             self.store.write(f"{prefix}/manifest.json", self.plan.release.manifest)
         if self.secrets and self.plan.secrets:
             self.secrets.write(self.id, self.plan.secrets)

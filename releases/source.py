@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from releases.archive import tar
+from releases.archive import tar_sha256
+from releases.source_files import git
+
+# The project's own folder of what it remembers: keys, stores, bundles. Never a part of a release.
+STATE = ".state"
 
 
 @dataclass(frozen=True)
 class Source:
-    """path: its folder. tar_sha256: of what tar() makes of it. revision: in its version control, for the journal.
+    """path: its folder. tar_sha256: of its uncompressed tar. revision: in its version control, for the journal.
 
     The revision is the short git commit, with "+changes" when files differ from the commit; "" where git knows nothing.
     """
@@ -22,9 +24,9 @@ class Source:
     revision: str
 
     @classmethod
-    def read(cls, path: Path) -> Source:
-        """Read the source and write nothing. Raises SourceError."""
-        return cls(path, hashlib.sha256(tar(path)).hexdigest(), _revision(path))
+    def read(cls, path: Path, *, static: str = "", state: Path | None = None, max_mib: int = 0) -> Source:
+        """Read the source and write nothing. Raises SourceError. static, state, max_mib: as tar_sha256 has them."""
+        return cls(path, tar_sha256(path, static=static, state=state, max_mib=max_mib), _revision(path))
 
 
 def _revision(path: Path) -> str:
@@ -35,10 +37,5 @@ def _revision(path: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # Else `git status` would write the index anew.
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    try:
-        result = subprocess.run(command, check=False, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
+    result = git(folder, *arguments)
+    return result.stdout.decode(errors="replace").strip() if result else ""

@@ -129,6 +129,12 @@ class Schedule(Model):
     ] = Field(description='when, as systemd writes it: "hourly", "Mon..Fri 06:30" (man systemd.time)')
 
 
+class Release(Model):
+    """What a release is made of."""
+
+    max_mib: int = Field(default=500, ge=1, le=10_240, description="most that the files of the source may take, in MiB")
+
+
 class App(route.Route):
     """One WSGI application and the fleet it runs on."""
 
@@ -168,6 +174,7 @@ class App(route.Route):
     schedules: dict[Name, Schedule] = Field(
         default_factory=dict[str, Schedule], description="commands that run at set times, by name"
     )
+    release: Release = Field(default=Release(), description="what goes into a release")
     gateway: Gateway = Field(default=Gateway(), description="what runs it, and how")
     fleet: Fleet = Field(default=Fleet(), description="the machines it runs on")
     rollout: Rollout = Field(default=Rollout(), description="how a release moves over them")

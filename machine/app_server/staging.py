@@ -11,9 +11,10 @@ import shutil
 import socket
 import subprocess
 import time
+import zlib
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import background
 from common import (
@@ -28,7 +29,7 @@ from common import (
     run,
     store_url,
 )
-from fetch import fetch, fetch_secrets
+from fetch import fetch, fetch_file, fetch_secrets
 from slot import PROOF, UNUSED_S, start_and_gate, stop
 
 RETRY_UNIT = "app-boot-retry"
@@ -95,17 +96,18 @@ def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
 
     The sha256 is that of the tar, whatever compressed it.
     """
+    archive = partial / "code.tar.gz"
+    fetch_file(store_url(), f"releases/{release}/code.tar.gz", archive)
     try:
-        content = gzip.decompress(fetch(store_url(), f"releases/{release}/code.tar.gz"))
-    except (OSError, EOFError) as error:
+        # In parts: it may be larger than this server's memory.
+        with gzip.open(archive) as content:
+            digest = hashlib.file_digest(cast("Any", content), "sha256").hexdigest()
+    except (OSError, EOFError, zlib.error) as error:
         raise Failure(f"the archive of {release} is damaged ({error}); publish it again with `pulumi up`") from error
-    digest = hashlib.sha256(content).hexdigest()
     if digest != manifest["tar_sha256"]:
         raise Failure(f"the archive of {release} is damaged (sha256 {digest}); publish it again with `pulumi up`")
-    archive = partial / "code.tar"
-    archive.write_bytes(content)
     (partial / "code").mkdir()
-    result = run("tar", "-xf", str(archive), "-C", str(partial / "code"), "--no-same-owner", timeout_s=300)
+    result = run("tar", "-xzf", str(archive), "-C", str(partial / "code"), "--no-same-owner", timeout_s=300)
     if result.returncode:
         raise Failure(f"the archive does not unpack: {result.stderr.strip()}")
     archive.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -13,6 +14,8 @@ from urllib.parse import quote, urlsplit
 # EC2 instance metadata service, version 2 (a token first). Elsewhere where AWS's own variable for it says so.
 METADATA = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/") + "/latest"
 TIMEOUT_S = 120
+# For an archive: as long as staging may take at most (rollout.stage_timeout_s).
+FILE_TIMEOUT_S = 3600
 # In the root of a store that is a folder.
 MARK = ".store"
 
@@ -37,9 +40,30 @@ def fetch(store: str, key: str, *, missing_ok: bool = False) -> bytes:
     return found or b""
 
 
+def fetch_file(store: str, key: str, target: Path) -> None:
+    """Write the content of a key into a file, however large it is. Raises FetchError."""
+    url = urlsplit(store)
+    try:
+        if url.scheme == "file":
+            file = _find_in_folder(Path(url.path) / key)
+            is_there = bool(file and shutil.copyfile(file, target))
+        else:
+            path = f"{url.netloc}{quote(f'{url.path}/{key}')}"
+            is_there = _is_found(_send_signed("s3", path, f'output = "{target}"', timeout_s=FILE_TIMEOUT_S)[1])
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FetchError(f"the store {store} does not answer: {error}") from error
+    if not is_there:
+        raise FetchError(f"the store {store} has no {key}; publish it again with `pulumi up`")
+
+
 def _read_folder(path: Path) -> bytes | None:
+    file = _find_in_folder(path)
+    return file.read_bytes() if file else None
+
+
+def _find_in_folder(path: Path) -> Path | None:
     if path.exists():
-        return path.read_bytes()
+        return path
     # A store that is not mounted must not look like one without a pointer.
     if not any((parent / MARK).exists() for parent in path.parents):
         raise OSError(f"{path.parent} is not mounted")
@@ -68,12 +92,16 @@ def host(service: str, region: str) -> str:
 
 def _read_bucket(bucket: str, key: str) -> bytes | None:
     content, status = _send_signed("s3", f"{bucket}/{quote(key)}")
+    return content if _is_found(status) else None
+
+
+def _is_found(status: str) -> bool:
     if status not in ("200", "404"):
         raise OSError(f"S3 answered {status}")
-    return content if status == "200" else None
+    return status == "200"
 
 
-def _send_signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
+def _send_signed(service: str, path: str, *lines: str, timeout_s: int = TIMEOUT_S) -> tuple[bytes, str]:
     """Return the response of a service of the region, and the status. lines: of a curl configuration.
 
     Signature Version 4 by curl (>= 7.75), which reads the credentials from standard input.
@@ -87,7 +115,7 @@ def _send_signed(service: str, path: str, *lines: str) -> tuple[bytes, str]:
             f'header = "x-amz-security-token: {key["Token"]}"',
             f'aws-sigv4 = "aws:amz:{region}:{service}"',
             "silent\nshow-error\nretry = 5\nretry-connrefused",
-            f'max-time = {TIMEOUT_S}\nwrite-out = "%{{stderr}}%{{http_code}}"',
+            f'max-time = {timeout_s}\nwrite-out = "%{{stderr}}%{{http_code}}"',
             *lines,
         ]
     )

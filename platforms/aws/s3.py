@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import IO, Any, cast
 
 
 class S3Store:
@@ -32,14 +32,21 @@ class S3Store:
 
     def read(self, key: str) -> bytes | None:
         """Implement Store.read: return the content of the object, or None where there is none."""
+        body = self.open(key)
+        if body is None:
+            return None
+        with body:
+            return bytes(body.read())
+
+    def open(self, key: str) -> IO[bytes] | None:
+        """Implement Store.open: return the body of the object, which is read from the network as it is asked for."""
         try:
             answer = self.client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
         except self.client.exceptions.NoSuchKey:
             return None
-        with answer["Body"] as body:
-            return bytes(body.read())
+        return cast("IO[bytes]", answer["Body"])
 
-    def write(self, key: str, content: bytes) -> None:
+    def write(self, key: str, content: bytes | IO[bytes]) -> None:
         """Implement Store.write: put the object."""
         self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content)
 

@@ -8,7 +8,9 @@ import secrets
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 _PART = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9._+=@-]*")
 _TEMPORARY = ".tmp-"
@@ -34,7 +36,14 @@ class DirectoryStore:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
-    def write(self, key: str, content: bytes) -> None:
+    def open(self, key: str) -> IO[bytes] | None:
+        """Open a key for reading; None where there is none. Raises ValueError for what cannot be a key."""
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def write(self, key: str, content: bytes | IO[bytes]) -> None:
         """Put content there at once: a reader sees the old or the new. Raises ValueError for what cannot be a key."""
         path = self._path(key)
         with self._temporary_file(path, content) as temporary:
@@ -51,13 +60,13 @@ class DirectoryStore:
         return True
 
     @contextmanager
-    def _temporary_file(self, path: Path, content: bytes) -> Generator[Path]:
+    def _temporary_file(self, path: Path, content: bytes | IO[bytes]) -> Generator[Path]:
         """Write a whole file beside path, to be moved or linked to its place."""
         self._make_directories(path.parent)
         temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
             with temporary.open("xb") as file:
-                file.write(content)
+                shutil.copyfileobj(BytesIO(content) if isinstance(content, bytes) else content, file)
                 file.flush()
                 os.fchmod(file.fileno(), FILE_MODE)
                 os.fsync(file.fileno())

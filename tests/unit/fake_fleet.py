@@ -5,10 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
 
 from platforms.transport import Result, SecretStore
 from releases.fleet import STATUS_COMMAND, Fleet, Server
@@ -20,6 +23,11 @@ from releases.status import ReleaseStatus, Slot
 NAMES = ["a-1", "a-2", "a-3"]
 
 
+# Of every release.
+ARCHIVE = Path(tempfile.mkdtemp(), "code.tar.gz")
+ARCHIVE.write_bytes(gzip.compress(b"files", mtime=0))
+
+
 class MemoryStore:
     """The Store protocol over a dict."""
 
@@ -29,8 +37,11 @@ class MemoryStore:
     def read(self, key: str) -> bytes | None:
         return self.files.get(key)
 
-    def write(self, key: str, content: bytes) -> None:
-        self.files[key] = content
+    def open(self, key: str) -> IO[bytes] | None:
+        return BytesIO(self.files[key]) if key in self.files else None
+
+    def write(self, key: str, content: bytes | IO[bytes]) -> None:
+        self.files[key] = content if isinstance(content, bytes) else content.read()
 
     def create(self, key: str, content: bytes) -> bool:
         return self.files.setdefault(key, content) is content
@@ -115,7 +126,7 @@ class FakeFleet:
 
 def release(number: int, task: str | None = None) -> Release:
     manifest = {"number": number, "release_task": task, "tar_sha256": hashlib.sha256(b"files").hexdigest()}
-    return Release(manifest=json.dumps(manifest).encode(), archive=gzip.compress(b"files", mtime=0))
+    return Release(manifest=json.dumps(manifest).encode(), archive=ARCHIVE)
 
 
 def roll_out(

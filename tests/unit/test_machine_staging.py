@@ -60,14 +60,14 @@ def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> 
     app = App.model_validate_json(json.dumps(base | changes))
     source = Source.read(root / "source")
     manifest = releases.release.make_manifest(app, source.tar_sha256, key=KEY, secrets=secrets or {})
-    return releases.release.build(source.path, manifest)
+    return releases.release.build(source.path, manifest, root / "code.tar.gz")
 
 
 def publish(root: Path, release: Release) -> str:
     """Write a release into the store as a rollout does, and return its id."""
     directory.create(root / "store")
     store = DirectoryStore(root / "store")
-    store.write(f"hello/releases/{release.id}/code.tar.gz", release.archive)
+    store.write(f"hello/releases/{release.id}/code.tar.gz", release.archive.read_bytes())
     store.write(f"hello/releases/{release.id}/manifest.json", release.manifest)
     return release.id
 

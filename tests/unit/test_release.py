@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from releases.archive import SourceError, tar
+from releases.archive import SourceError
 from releases.release import Release, build, make_manifest, release_id
 from releases.source import Source
 from settings import App
+from tests.unit.source_archive import tar
 
 KEY = "k" * 64
 
@@ -103,11 +104,16 @@ def test_a_manifest_says_nothing_of_a_secret_that_could_be_checked_without_the_k
     assert digest(KEY) != digest("x" * 64)
 
 
-def test_a_release_is_built_of_its_manifest_and_the_source_that_the_manifest_names(source: Path) -> None:
-    made = build(source, manifest(source))
-    assert made == Release(manifest(source), made.archive)
-    assert (made.id, gzip.decompress(made.archive)) == (id_of(source), tar(source))
-    assert made.is_archive(made.archive)
+def test_a_release_is_built_of_its_manifest_and_the_source_that_the_manifest_names(
+    source: Path, tmp_path: Path
+) -> None:
+    given, file = manifest(source), tmp_path / "code.tar.gz"
+    made = build(source, given, file)
+    assert (made, made.id) == (Release(given, file), id_of(source))
+    assert gzip.decompress(file.read_bytes()) == tar(source)
+    (source / "new").touch()
+    with pytest.raises(SourceError, match="changed while `pulumi up` ran"):
+        build(source, given, file)
 
 
 def test_a_source_says_its_commit_and_whether_it_differs_and_writes_nothing(source: Path) -> None:

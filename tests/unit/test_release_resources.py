@@ -22,9 +22,10 @@ from releases import pointers, resource, secret
 from releases.archive import SourceError
 from releases.release import Release, build
 from releases.rollout import Plan, RolloutError
-from tests.unit.fake_fleet import NAMES, FakeFleet, MemorySecrets, MemoryStore, release
+from tests.unit.fake_fleet import ARCHIVE, NAMES, FakeFleet, MemorySecrets, MemoryStore, release
 
 ROLLOUT = resource._Provider()  # pyright: ignore[reportPrivateUsage]
+RUN = subprocess.run
 BALANCER = {"name": "balancer", "target": "i-9", "unit": "nginx.service"}
 SECRET = secret._Provider()  # pyright: ignore[reportPrivateUsage]
 
@@ -51,7 +52,9 @@ def bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.chdir(tmp_path)
     asked: list[list[str]] = []
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        if command[0] == "git":
+            return RUN(command, **options)  # pyright: ignore
         asked.append(command[command.index("bundle") :])
         return subprocess.CompletedProcess(command, 0)
 
@@ -75,7 +78,7 @@ def fleet(store: PrefixStore, monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
     monkeypatch.setattr(operator, "store", open_store)
     monkeypatch.setattr(operator, "transport", open_transport)
     monkeypatch.setattr(operator, "secrets", lambda *_: None)  # pyright: ignore
-    monkeypatch.setattr(resource, "build", lambda _, manifest: Release(manifest, release(1).archive))  # pyright: ignore
+    monkeypatch.setattr(resource, "build", lambda _, manifest, *__, **___: Release(manifest, ARCHIVE))  # pyright: ignore
     return fleet
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -69,7 +70,9 @@ def archive(name: str) -> bytes:
 
 
 def release(number: int, static: dict[str, str] | None = STATIC) -> Release:
-    return Release(json.dumps({"number": number, "static": static, "release_task": "migrate"}).encode(), b"archive")
+    return Release(
+        json.dumps({"number": number, "static": static, "release_task": "migrate"}).encode(), Path(os.devnull)
+    )
 
 
 @pytest.fixture
