@@ -22,13 +22,13 @@ HOP_BY_HOP = frozenset(
 # What the application trusts the balancer for; `proxy` would become HTTP_PROXY (httpoxy).
 RESERVED_REQUEST_HEADERS = frozenset(
     {"content-type", "host", "proxy", "x-country", "x-forwarded-for", "x-forwarded-host",
-     "x-forwarded-prefix", "x-forwarded-proto", "x-real-ip", "x-remote-user", "x-request-id"}
+     "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto", "x-real-ip", "x-remote-user", "x-request-id"}
 )  # fmt: skip
 # What a client may pretend to be a proxy, another client, another path or a user by: some applications and frameworks
 # believe these. They go no further.
 FORGEABLE = (
     "Client-IP", "Forwarded", "Front-End-Https", "Remote-User", "True-Client-IP", "X-Client-IP", "X-Cluster-Client-IP",
-    "X-Forwarded", "X-Forwarded-By", "X-Forwarded-Path", "X-Forwarded-Port", "X-Forwarded-Scheme", "X-Forwarded-Server",
+    "X-Forwarded", "X-Forwarded-By", "X-Forwarded-Path", "X-Forwarded-Scheme", "X-Forwarded-Server",
     "X-Forwarded-Ssl", "X-Forwarded-Uri", "X-Forwarded-User", "X-Host", "X-Original-Host", "X-Original-URL",
     "X-Rewrite-URL", "X-Script-Name", "X-Url-Scheme",
 )  # fmt: skip

@@ -84,7 +84,7 @@ def load_application(name: str) -> Wsgi:
 
 
 def proxy_fix(wsgi: Wsgi) -> Wsgi:
-    """Set the client, scheme, prefix and user from the balancer's headers.
+    """Set the client, scheme, host, port, prefix and user from the balancer's headers.
 
     Only the balancer reaches the port, and it replaces what clients send.
     """
@@ -94,6 +94,11 @@ def proxy_fix(wsgi: Wsgi) -> Wsgi:
             environ["REMOTE_ADDR"] = address
         if (scheme := environ.get("HTTP_X_FORWARDED_PROTO")) in ("http", "https"):
             environ["wsgi.url_scheme"] = scheme
+        if host := environ.get("HTTP_X_FORWARDED_HOST"):
+            name, _, port = host.rpartition(":")
+            environ["SERVER_NAME"] = name if port.isdigit() else host
+        if port := environ.get("HTTP_X_FORWARDED_PORT"):
+            environ["SERVER_PORT"] = port
         if prefix := environ.get("HTTP_X_FORWARDED_PREFIX"):
             # The balancer has removed it from the path.
             environ["SCRIPT_NAME"] = prefix

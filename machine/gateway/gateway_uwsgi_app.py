@@ -13,6 +13,7 @@ import uwsgi as untyped  # pyright: ignore  only inside of it
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 from gateway_guard import Guard
+from gateway_http import proxy_fix
 
 sys.path.pop(0)
 uwsgi = cast("Any", untyped)
@@ -30,7 +31,7 @@ uwsgi.stop = lambda: None
 if uwsgi.worker_id():
     guard.start()
 module, _, name = uwsgi.opt["application"].decode().partition(":")
-application = guard(operator.attrgetter(name)(importlib.import_module(module)))
+application = guard(proxy_fix(operator.attrgetter(name)(importlib.import_module(module))))
 if not uwsgi.worker_id():
     # The application may have set one, while it was imported.
     after: Callable[[], object] | None = getattr(uwsgi, "post_fork_hook", None)

@@ -13,7 +13,10 @@ from settings.header import FORGEABLE
 from tests.e2e.attacks import ATTACKS, Attack, exchange, request, statuses
 
 # Believed by some application, framework or proxy; the last ones are what this balancer sets.
-OURS = ("X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Prefix", "X-Remote-User")
+OURS = (
+    "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Prefix",
+    "X-Remote-User",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["nginx", pytest.param("apache", marks=pytest.mark.long)])

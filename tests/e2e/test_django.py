@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import re
+import urllib.parse
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +19,19 @@ def settings_of_the_page() -> dict[str, object]:
     """Return the application's block of the stack file that docs/django.md shows."""
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "django.md").read_text(), re.DOTALL)
     return yaml.safe_load(text)["config"]["wsgi-fleet:apps"]["hello"]
+
+
+def log_in(stack: Stack, origin: str) -> tuple[int, str]:
+    """Log in at the admin site as a browser does. Return the status and where it leads."""
+    _, headers, body = ask(stack, "/admin/login/")
+    (token,) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', body.decode())
+    form = {"csrfmiddlewaretoken": token, "username": "ann", "password": "opensesame", "next": "/admin/"}
+    told = {"Origin": origin, "Cookie": headers["set_cookie"].partition(";")[0]}
+    told["Content-Type"] = "application/x-www-form-urlencoded"
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", stack.settings["lxd"]["port"], timeout=30)) as made:
+        made.request("POST", "/admin/login/", urllib.parse.urlencode(form), told)
+        with made.getresponse() as response:
+            return response.status, response.headers["Location"] or ""
 
 
 @pytest.mark.long
@@ -43,6 +59,11 @@ def test_the_django_example_serves_its_pages_and_the_balancer_their_files(make_s
     )
     made = stack.fleet("exec", "--stdin", "--", "sh", "-c", make, stdin="opensesame\n")
     assert "Superuser created successfully" in made.stdout, made.stdout + made.stderr
+    assert log_in(stack, stack.url) == (302, "/admin/")
+    assert log_in(stack, "http://127.0.0.1") == (403, "")
+    # As projects are set that ran behind another proxy.
+    settings = stack.folder / "examples/django-hello/hello/settings.py"
+    settings.write_text(settings.read_text() + "USE_X_FORWARDED_HOST = USE_X_FORWARDED_PORT = True\n")
     # A release keeps the database; `migrate` runs again and has nothing to do.
     (machine,) = stack.servers().values()
     (file,) = (stack.folder / "examples/django-hello").glob("production.toml")
@@ -50,6 +71,7 @@ def test_the_django_example_serves_its_pages_and_the_balancer_their_files(make_s
     stack.up()
     assert "Good day" in (again := ask(stack, "/")[2].decode())
     assert "visit 2" in again
+    assert log_in(stack, stack.url) == (302, "/admin/")
     assert on(machine, "ls", "/var/lib/app").split() == ["hello.sqlite3"]
     # Without the key that it requires it stops before it could serve.
     del stack.app["generated_secrets"]

@@ -83,7 +83,9 @@ def test_a_client_cannot_pretend_to_be_somebody_else(fleet: Stack) -> None:
     with urllib.request.urlopen(request, timeout=10) as response:
         seen, request_id = json.loads(response.read()), response.headers["X-Request-ID"]
     assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_REAL_IP"]) == ("127.0.0.1", "127.0.0.1")
-    assert seen["HTTP_X_FORWARDED_PROTO"] == "http"
+    port = str(fleet.settings["lxd"]["port"])
+    assert (seen["HTTP_X_FORWARDED_PROTO"], seen["HTTP_X_FORWARDED_PORT"], seen["SERVER_PORT"]) == ("http", port, port)
+    assert seen["HTTP_HOST"] == seen["HTTP_X_FORWARDED_HOST"] == f"127.0.0.1:{port}"
     assert not seen.get("HTTP_PROXY")
     assert seen["HTTP_X_REQUEST_ID"] == request_id != 'bad"id'
 

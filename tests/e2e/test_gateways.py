@@ -53,7 +53,10 @@ def assert_the_balancer_alone_is_believed(seen: dict[str, Any], request_id: str)
     """Check what the application saw of a forged request by a client on this machine for Shop.example.org:8080."""
     assert (seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_REAL_IP"]) == ("127.0.0.1", "127.0.0.1")
     assert (seen["HTTP_X_FORWARDED_PROTO"], seen["wsgi.url_scheme"]) == ("http", "http")
-    assert (seen["HTTP_HOST"], seen["HTTP_X_FORWARDED_HOST"]) == ("Shop.example.org:8080", "shop.example.org")
+    assert seen["HTTP_HOST"] == seen["HTTP_X_FORWARDED_HOST"] == "Shop.example.org:8080"
+    assert (seen["SERVER_NAME"], seen["SERVER_PORT"], seen["HTTP_X_FORWARDED_PORT"]) == (
+        "Shop.example.org", "8080", "8080",
+    )  # fmt: skip
     assert "HTTP_PROXY" not in seen
     assert seen["HTTP_X_REQUEST_ID"] == request_id != 'bad"id'
 
@@ -85,6 +88,7 @@ def test_a_client_can_neither_pretend_nor_walk_around_the_rules_of_the_site(flee
         "X-Forwarded-Proto": "https",
         "X_Forwarded_Proto": "https",
         "X-Forwarded-Host": "evil.example.org",
+        "X-Forwarded-Port": "1",
         "X-Forwarded-SSL": "on",
         "X-Real-IP": "6.6.6.6",
         "X_Real_IP": "6.6.6.6",

@@ -163,6 +163,7 @@ def test_what_a_client_pretends_goes_no_further_and_the_rest_arrives(fleet: Stac
         "X_Forwarded_For": "6.6.6.6",
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": "evil.example.org",
+        "X-Forwarded-Port": "1",
         "X-Forwarded-Prefix": "/evil",
         "X-Remote-User": "root",
         "X-Real-IP": "6.6.6.6",

@@ -229,12 +229,14 @@ def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
 
 def test_what_ends_tls_in_front_is_believed_about_the_client_once_it_is_named(https: Stack) -> None:
     # The published port reaches Nginx from the machine's own loopback.
-    told = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
-    learned: list[tuple[str, str, str]] = []
+    told = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Port": "8443"}
+    learned: list[tuple[str, ...]] = []
     for trusted in ([], ["127.0.0.1/32"]):
         https.settings["balancer"] = {"trusted_proxies": trusted}
         https.up()
         seen: dict[str, str] = json.loads(ask(f"{https.url}/headers", **told)[2])
-        learned.append((seen["HTTP_X_FORWARDED_FOR"], seen["HTTP_X_FORWARDED_PROTO"], seen["wsgi.url_scheme"]))
-    assert learned == [("127.0.0.1", "http", "http"), ("203.0.113.9", "https", "https")]
+        names = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "wsgi.url_scheme", "SERVER_PORT")
+        learned.append(tuple(seen[name] for name in names))
+    port = str(https.settings["lxd"]["port"])
+    assert learned == [("127.0.0.1", "http", "http", port), ("203.0.113.9", "https", "https", "8443")]
     assert what_the_proxy_minds(https.balancer()) == ""

@@ -30,12 +30,14 @@ def test_each_worker_serves_both_sockets_as_the_balancer_means_it(gateway: dict[
         running.wait_ready()
         assert imports(running) == (2 if "gevent" in gateway.values() else 1)
         real = {"X-Real-IP": "192.0.2.7", "X-Forwarded-Proto": "https", "Host": "shop.example.org:8443"}
+        real |= {"X-Forwarded-Host": "shop.example.org:8443", "X-Forwarded-Port": "8443"}
         # Lines as long as the balancer lets through.
         path, cookie = "/" + "p" * 16_300, "c" * 16_300
         seen = running.ask(f"{path}%20b?c=d", real | {"Cookie": cookie})
         assert (seen["status"], seen["PATH_INFO"], seen["QUERY_STRING"]) == (200, f"{path} b", "c=d")
         assert (seen["REMOTE_ADDR"], seen["HTTP_HOST"]) == ("192.0.2.7", "shop.example.org:8443")
         assert (seen["HTTP_COOKIE"], seen["scheme"]) == (cookie, "https")
+        assert (seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("shop.example.org", "8443")
         assert running.ask("/", {"X-Forwarded-Proto": "gopher"})["scheme"] == "http"
         assert running.ask("/", private=True)["status"] == 200
         connection = running.connect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -21,7 +22,7 @@ from rendering.upstream import Upstream
 from settings import Balancer, Gateway
 from settings.header import FORGEABLE
 from tests.processes.gateway_process import app
-from tests.unit.nginx_reader import directives, find
+from tests.unit.nginx_reader import directives, find, mapped
 from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import of_app
 
@@ -139,11 +140,46 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
         assert find(http, f"proxy_{name}")[0]["args"] == find(uwsgi, f"uwsgi_{name}")[0]["args"]
     told = dict(each["args"] for each in find(http, "proxy_set_header"))
     params = dict(each["args"][:2] for each in find(uwsgi, "uwsgi_param"))
-    forwarded = (f"X-Forwarded-{name}" for name in ("For", "Proto", "Host", "Prefix"))
+    forwarded = (f"X-Forwarded-{name}" for name in ("For", "Proto", "Host", "Port", "Prefix"))
     for name in ("X-Real-IP", "X-Request-ID", "Proxy", *forwarded, *FORGEABLE):
         assert told[name] == params["HTTP_" + name.upper().replace("-", "_")], name
-    assert (told["Connection"], told["Host"]) == ("close", "$host_and_port")
+    assert (told["Connection"], told["Host"]) == ("close", params["HTTP_HOST"]) == ("close", "$host_and_port")
     assert find(http, "proxy_pass")[0]["args"] == ["http://app_a"]
     assert find(http, "rewrite")[0]["args"] == ["^", "$uri", "break"]
     text = site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
-    assert [word for word in ("proxy_", "$host_and_port", "rewrite") if word in text] == []
+    assert [word for word in ("proxy_", "rewrite") if word in text] == []
+
+
+def value_of(entries: list[tuple[str, list[str]]], text: str) -> str:
+    """Return what a map of Nginx makes of a text: the first expression that matches counts."""
+    for pattern, (value,) in entries:
+        flags = re.IGNORECASE if pattern.startswith("~*") else 0
+        if pattern.startswith("~") and (found := re.search(pattern.lstrip("~*"), text, flags)):
+            return found[1] if value == "$1" else value
+    return dict(entries)["default"][0]
+
+
+@pytest.mark.parametrize(
+    ("chosen_by", "written", "is_believed", "port"),
+    [
+        ("shop.example.org", "Shop.example.org:8080", True, "8080"),
+        ("shop.example.org", "shop.example.org", True, "443"),
+        ("shop.example.org", "shop.example.org.:8443", True, "8443"),
+        ("[::1]", "[::1]:8080", True, "8080"),
+        # The request line named the first one.
+        ("shop.example.org", "evil.example.org:8080", False, "443"),
+        ("shop.example.org", "shop.example.org.evil", False, "443"),
+        ("shop.example.org", "shop.example.org:80<x>", False, "443"),
+        ("shop.example.org", "shop.example.org:", False, "443"),
+        ("_", "", False, "443"),
+    ],
+)
+def test_a_host_has_its_port_where_it_is_the_one_that_the_site_was_chosen_by(
+    chosen_by: str, written: str, is_believed: bool, port: str, tmp_path: Path
+) -> None:
+    tls = Balancer.model_validate({"tls": {"self_signed": True}})
+    block = directives(site_text(tls, [Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
+    host = value_of(mapped(block, "host_and_port"), f"{chosen_by} {written}")
+    assert host == ("$http_host" if is_believed else "$host")
+    told = written if is_believed else chosen_by
+    assert value_of(mapped(block, "client_port"), f"https {told}") == port

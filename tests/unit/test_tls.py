@@ -236,6 +236,10 @@ def test_who_ends_tls_in_front_is_believed_about_the_client_and_nobody_else_is(t
     assert [[each["directive"], *each["args"]] for each in believed["block"]] == [
         ["default", "no"], ["10.1.0.0/16", "yes"], ["192.0.2.7/32", "yes"],
     ]  # fmt: skip
+    assert mapped(block, "client_port") == [
+        ("default", ["80"]),
+        (r"~^\S+ yes:([0-9]{1,5})[ ,]", ["$1"]), ("~:([0-9]{1,5})$", ["$1"]), ("~^https ", ["443"]),
+    ]  # fmt: skip
     params = {each[0]: each[1] for each in args(server(block), "uwsgi_param")}
     assert params["HTTP_X_FORWARDED_PROTO"] == params["UWSGI_SCHEME"] == "$client_scheme"
     assert params["HTTP_X_FORWARDED_FOR"] == "$remote_addr"

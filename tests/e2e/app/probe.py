@@ -52,6 +52,7 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
     if path == "/headers":
         answer = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
         names = ("wsgi.url_scheme", "REMOTE_ADDR", "REMOTE_USER", "SCRIPT_NAME", "PATH_INFO")
+        names += ("SERVER_NAME", "SERVER_PORT")
         answer |= {name: environ[name] for name in names if name in environ}
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(answer).encode()]
