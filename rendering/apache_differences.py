@@ -33,8 +33,8 @@ DIFFERENCES_FROM_NGINX = (
     ),
     (
         "request bodies",
-        "taken whole first, so that a slow client costs the application nothing",
-        "passed on as they come. One of unknown length (chunked) gets 411 where the gateway is uWSGI",
+        "taken whole first, so that a slow client costs the application nothing, and the length of each is known",
+        "passed on as they come. One of unknown length (chunked) gets 411: Apache could not keep it to `max_body_mib`",
     ),
     (
         "clients that send or read slowly",

@@ -12,6 +12,7 @@ import pytest
 from harness.load import Load
 from harness.stack import Stack, on
 from tests.combinations import Combination, booted
+from tests.e2e.attacks import CHUNKED, exchange, statuses
 
 pytestmark = [pytest.mark.long, pytest.mark.matrix]
 
@@ -41,6 +42,9 @@ def test_it_boots_and_a_release_loses_no_request(
     # Who answers one request at a time is not asked: Apache may prefer a server then (docs/balancer.md).
     assert set(outcome.servers) == set(servers)
     assert {version for _, version in stack.who_answers()} == {f"{combination} once more"}
+    response = exchange(stack.settings["lxd"]["port"], CHUNKED.sent)
+    assert statuses(response) == (CHUNKED.nginx if combination.proxy == "nginx" else CHUNKED.apache)
+    assert (CHUNKED.body in response) == (combination.proxy == "nginx")
     # What each of them reads finds nothing to warn of.
     for machine in servers:
         units = on(machine, "sh", "-c", "systemctl list-units --plain --no-legend 'app*' | cut -d' ' -f1").split()
