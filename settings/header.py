@@ -21,7 +21,7 @@ HOP_BY_HOP = frozenset(
 )  # fmt: skip
 # What the application trusts the balancer for; `proxy` would become HTTP_PROXY (httpoxy).
 RESERVED_REQUEST_HEADERS = frozenset(
-    {"content-type", "host", "proxy", "x-country", "x-forwarded-for", "x-forwarded-host",
+    {"content-type", "host", "if-match", "proxy", "x-country", "x-forwarded-for", "x-forwarded-host",
      "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto", "x-real-ip", "x-remote-user", "x-request-id"}
 )  # fmt: skip
 # What a client may pretend to be a proxy, another client, another path or a user by: some applications and frameworks

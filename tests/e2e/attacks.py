@@ -161,7 +161,8 @@ def _paths() -> Iterator[Attack]:
         yield Attack(f"path {path}", request(f"GET {path} HTTP/1.1"), (400,), (400,))
     for path, apache in (("/%00", 404), ("/a%00.html", 404), ("/%", 400), ("/%zz", 400), ("/%u0041", 400)):
         yield Attack(f"path {path}", request(f"GET {path} HTTP/1.1"), (400,), (apache,))
-    inside = {"/a/../b": b'"/b"', "//b": b'"/b"', "/./b": b'"/b"', "/%2e/b": b'"/b"', "/a;/b": b'"/a;/b"',
+    inside = {"/a/../b": b'"/b"', "//b": b'"/b"', "///b//c": b'"/b//c"',
+              "/./b": b'"/b"', "/%2e/b": b'"/b"', "/a;/b": b'"/a;/b"',
               "/a%2fb": b'"/a/b"', "/a\\..\\b": b'"/a\\\\..\\\\b"', "/%252e%252e/b": b'"/%2e%2e/b"',
               "/.error%20": b'"/.error "', "/%c0%ae%c0%ae/b": b"/b"}  # fmt: skip
     for path, seen in inside.items():

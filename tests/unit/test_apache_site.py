@@ -68,8 +68,9 @@ DIRECTIVES = {
     "AcceptPathInfo", "Alias", "AllowEncodedSlashes", "AuthBasicProvider", "AuthName", "AuthType", "AuthUserFile",
     "BalancerMember", "CustomLog", "DeflateCompressionLevel", "ErrorDocument", "FileETag", "FilterChain",
     "FilterDeclare", "FilterProvider", "ForceType", "GeoIPDBFile", "GeoIPEnable", "Header", "LimitRequestBody",
-    "Listen", "LoadModule", "ProxyAddHeaders", "ProxyPass", "ProxyPreserveHost", "ProxySet", "RemoteIPHeader",
-    "RemoteIPInternalProxy", "RequestHeader", "Require", "RewriteCond", "RewriteEngine", "RewriteRule", "ServerName",
+    "Listen", "LoadModule", "MergeSlashes", "ProxyAddHeaders", "ProxyPass", "ProxyPreserveHost", "ProxySet",
+    "RemoteIPHeader", "RemoteIPInternalProxy", "RequestHeader", "Require", "RewriteCond", "RewriteEngine",
+    "RewriteRule", "ServerName",
     "SetHandler", "Options",
 }  # fmt: skip
 

@@ -26,6 +26,7 @@ from tests.unit.nginx_reader import directives, find, mapped
 from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import of_app
 
+APP = Upstream("a", ["10.0.0.1"], 60, "/healthz")
 VALUES: dict[str, Any] = {
     "worker_class": "sync", "greenlets": 5, "threads": 4, "lazy_apps": False, "max_requests": 10_000,
     "reload_on_rss_mib": 512,
@@ -141,13 +142,12 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
     told = dict(each["args"] for each in find(http, "proxy_set_header"))
     params = dict(each["args"][:2] for each in find(uwsgi, "uwsgi_param"))
     forwarded = (f"X-Forwarded-{name}" for name in ("For", "Proto", "Host", "Port", "Prefix"))
-    for name in ("X-Real-IP", "X-Request-ID", "Proxy", *forwarded, *FORGEABLE):
+    for name in ("X-Real-IP", "X-Request-ID", "Proxy", "If-Match", *forwarded, *FORGEABLE):
         assert told[name] == params["HTTP_" + name.upper().replace("-", "_")], name
     assert (told["Connection"], told["Host"]) == ("close", params["HTTP_HOST"]) == ("close", "$host_and_port")
     assert find(http, "proxy_pass")[0]["args"] == ["http://app_a"]
     assert find(http, "rewrite")[0]["args"] == ["^", "$uri", "break"]
-    text = site_text(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")])
-    assert [word for word in ("proxy_", "rewrite") if word in text] == []
+    assert "proxy_" not in site_text(Balancer(), [APP])
 
 
 def value_of(entries: list[tuple[str, list[str]]], text: str) -> str:
@@ -178,8 +178,23 @@ def test_a_host_has_its_port_where_it_is_the_one_that_the_site_was_chosen_by(
     chosen_by: str, written: str, is_believed: bool, port: str, tmp_path: Path
 ) -> None:
     tls = Balancer.model_validate({"tls": {"self_signed": True}})
-    block = directives(site_text(tls, [Upstream("a", ["10.0.0.1"], 60, "/healthz")]), tmp_path)
+    block = directives(site_text(tls, [APP]), tmp_path)
     host = value_of(mapped(block, "host_and_port"), f"{chosen_by} {written}")
     assert host == ("$http_host" if is_believed else "$host")
     told = written if is_believed else chosen_by
     assert value_of(mapped(block, "client_port"), f"https {told}") == port
+
+
+@pytest.mark.parametrize(("method", "with_cache"), [("PUT", '"1"'), ("GET", "")])
+@pytest.mark.parametrize("written", ['W/"1"', '"1"'])
+def test_an_etag_that_nginx_marked_as_weak_comes_back_without_the_mark(
+    written: str, method: str, with_cache: str, tmp_path: Path
+) -> None:
+    def seen(proxy: dict[str, Any], text: str) -> str:
+        block = directives(site_text(Balancer.model_validate({"proxy": proxy}), [APP]), tmp_path)
+        return value_of(mapped(block, "if_match"), text).replace("$http_if_match", written)
+
+    assert seen({}, written) == '"1"'
+    # What is kept is for everyone.
+    assert seen({"cache": {}}, f"{method} {written}") == with_cache
+    assert "if_match" not in site_text(Balancer.model_validate({"proxy": {"compression": {"enabled": False}}}), [APP])

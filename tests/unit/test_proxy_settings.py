@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 
 from rendering.upstream import Upstream
-from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS, RESERVED_RESPONSE_HEADERS
+from settings.header import FORGEABLE, HOP_BY_HOP, RESERVED_REQUEST_HEADERS, RESERVED_RESPONSE_HEADERS
 from settings.route import Route
 from settings.stack_file import parse
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
@@ -130,7 +130,7 @@ def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on(
     assert own <= RESERVED_RESPONSE_HEADERS
     requests = {name.lower().replace("_", "-") for name in re.findall(r"uwsgi_param HTTP_(\S+)", text)}
     assert {"x-forwarded-for", "x-real-ip", "x-country", "proxy"} <= requests
-    assert requests <= RESERVED_REQUEST_HEADERS | {name.lower() for name in FORGEABLE}
+    assert requests <= RESERVED_REQUEST_HEADERS | HOP_BY_HOP | {name.lower() for name in FORGEABLE}
 
 
 @pytest.mark.parametrize(

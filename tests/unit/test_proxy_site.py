@@ -45,7 +45,7 @@ def test_a_stack_that_sets_none_of_it_gets_the_site_without_it() -> None:
     text = site_text(Balancer(), [APP])
     assert text == site_text(settings_of({"proxy": {}}), [APP])
     # The whole site of such a stack, as it was before there were these settings: not even its comments know of them.
-    assert [word for word in ("proxy", "_cache", "auth", "gzip", "rewrite", "geo") if word in text] == []
+    assert [word for word in ("proxy", "_cache", "auth", "gzip", " last;", "geo") if word in text] == []
 
 
 def word(text: str) -> str:
@@ -63,7 +63,7 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_pat
     every = server(site)
     # Nothing got out of its place: the directives of each block are those that were rendered there.
     assert {each["directive"] for each in site} <= {
-        "map", "geo", "geoip_country", "uwsgi_cache_path", "upstream", "server",
+        "map", "merge_slashes", "geo", "geoip_country", "uwsgi_cache_path", "upstream", "server",
     }  # fmt: skip
     headers = {header[0]: word(header[1]) for header in args(whole, "add_header")}
     expected = {name: nginx_words(value) for name, value in proxy.response_headers.set.items()}
@@ -75,7 +75,7 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any], tmp_pat
         assert params[variable(name)] == [nginx_words(value)]
     for name in proxy.request_headers.remove:
         assert params[variable(name)] == ["", "if_not_empty"]
-    rewrites = [(word(regex), target) for regex, target, flag in args(every, "rewrite") if flag == "last"]
+    rewrites = [(word(rule[0]), rule[1]) for rule in args(every, "rewrite") if rule[-1] == "last"]
     expected_rewrites = [(rule.regex, nginx_target(rule)) for rule in proxy.rewrites]
     assert rewrites == expected_rewrites + [("^", "/.uncached$uri")] * (proxy.memcached is not None)
     if proxy.redirects:
