@@ -17,7 +17,7 @@ from gateways import GATEWAYS
 from releases.release import make_manifest
 from rendering.app_server import app_server_user_data, app_unit
 from rendering.common import SCRIPTS, prebuilt_scripts
-from rendering.gateway_files import gateway_files
+from rendering.gateway_files import INSTALL_SCRIPTS, gateway_files
 from rendering.upstream import Upstream
 from settings import Balancer, Gateway
 from settings.header import FORGEABLE
@@ -109,7 +109,8 @@ def test_a_server_gets_one_gateway_and_takes_its_releases(kind: Any, tmp_path: P
     files = {each["path"]: each["content"] for each in document["write_files"]}
     manifest = json.loads(make_manifest(app(kind.name), "", key="", secrets={}))
     assert files["/etc/wsgi-fleet/gateway"] == f"{kind.name}\n" == f"{manifest['gateway']}\n"
-    assert set(manifest["gateway_files"]) == {kind.config, *(f"gateway/{name}.py" for name in kind.scripts)}
+    scripts = {f"gateway/{name}.py" for name in kind.scripts} | {f"install/{name}.py" for name in INSTALL_SCRIPTS}
+    assert set(manifest["gateway_files"]) == {kind.config, *scripts}
     install = files[f"{SCRIPTS}/install-gateway"]
     (line,) = [line for line in install.splitlines() if line.startswith("install ")]
     assert line == f"install {kind.name} {' '.join(kind.packages)}"
