@@ -46,7 +46,11 @@ LIMIT_LOOKS, KILL_LOOKS = 3, 9
 CLOSE_S = 1.0
 # Of a report: the thread that had the fatal error.
 FATAL_THREAD = re.compile(rb"^Fatal.*^Current thread 0x([0-9a-f]+)", re.DOTALL | re.MULTILINE)
-RESPONSE = "HTTP/1.1 {0}\r\nContent-Type: text/plain\r\nContent-Length: {1}\r\nConnection: close\r\n\r\n{0}\n"
+# Nginx puts its page of this error in the place (templates/nginx/site.conf.j2); other clients read the text.
+RESPONSE = (
+    "HTTP/1.1 {0}\r\nContent-Type: text/plain\r\nContent-Length: {1}\r\nConnection: close\r\n"
+    "X-Accel-Redirect: @{2}\r\n\r\n{0}\n"
+)
 _python = ctypes.PyDLL(None, use_errno=True)
 
 
@@ -235,8 +239,12 @@ class Companion:
             try:
                 connection = socket.socket(fileno=fd)
                 if state == RUNNING and fd in guilty:
-                    status = "504 Gateway Timeout" if fd in self.overdue else "502 Bad Gateway"
-                    connection.send(RESPONSE.format(status, len(status) + 1).encode())
+                    status, page = (
+                        ("504 Gateway Timeout", "timed_out")
+                        if fd in self.overdue
+                        else ("502 Bad Gateway", "not_served")
+                    )
+                    connection.send(RESPONSE.format(status, len(status) + 1, page).encode())
                     connection.shutdown(socket.SHUT_WR)
                     answered.register(fd, POLLIN)
                     open_.append(connection)

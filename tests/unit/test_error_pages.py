@@ -20,6 +20,7 @@ from typing import Any
 import proxy_site
 import pytest
 import site_state
+from gateway_companion import RESPONSE
 
 from harness.stack import free_port
 from rendering.error_pages import FOLDER, MAINTENANCE_PAGE, PAGES, error_page_files
@@ -44,6 +45,8 @@ HTML_ACCEPTS = [
 
 
 ERRORS = {"/break": (502, None), "/hang": (504, None), "/dead/x": (503, "1"), "/empty/x": (503, "5")}
+# What the gateway answers for a worker that ended, or that it ended: path -> (status, location of Nginx).
+WORKER_ENDED = {"/ended": ("502 Bad Gateway", "not_served"), "/late": ("504 Gateway Timeout", "timed_out")}
 
 
 @dataclass
@@ -81,6 +84,8 @@ def serve(connection: socket.socket) -> None:
         request = connection.recv(65536)
         if b"/hang" in request:
             time.sleep(6)
+        elif answer := next((answer for path, answer in WORKER_ENDED.items() if path.encode() in request), None):
+            connection.sendall(RESPONSE.format(answer[0], len(answer[0]) + 1, answer[1]).encode())
         elif b"/own" in request:
             connection.sendall(b"HTTP/1.0 503 Down\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nmine")
         elif b"/break" not in request:
@@ -221,6 +226,19 @@ def test_a_head_has_no_body_and_the_same_headers_and_an_application_keeps_its_ow
         assert (status, body, headers["Content-Type"]) == (proxy.expected(path)[0], b"", "text/html; charset=utf-8")
     proxy.put(ErrorPages(service_unavailable="ours"))
     assert proxy.ask("/own", Accept="application/json")[::2] == (503, b"mine")
+
+
+@pytest.mark.parametrize("path", WORKER_ENDED)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_nginx_has_its_page_for_a_worker_that_ended_and_apache_the_gateways_words(
+    proxy: Proxy, path: str, method: str
+) -> None:
+    proxy.put(ErrorPages(bad_gateway="<p>502</p>", gateway_timeout="<p>504</p>"))
+    status, headers, body = proxy.ask(path, method, b"x" if method == "POST" else None, Accept="text/html")
+    words, _ = WORKER_ENDED[path]
+    page = f"{words}\n" if proxy.kind == "apache" else f"<p>{words[:3]}</p>"
+    assert (status, body.decode()) == (int(words[:3]), page)
+    assert headers["X-Accel-Redirect"] is None
 
 
 def test_a_client_cannot_ask_for_a_page_itself(proxy: Proxy) -> None:
