@@ -68,6 +68,10 @@ test-matrix: setup ## combinations under load; writes docs/combinations.md
 test-faults: setup ## faults under load; writes docs/reliability.md
 	@pytest tests/e2e/test_faults*.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
 
+.PHONY: test-apps
+test-apps: setup ## applications that others wrote; writes docs/applications-tried.md
+	@pytest tests/e2e/test_applications.py -m "long or not long" --applications docs/applications-tried.md $(PYTEST_ARGS)
+
 .PHONY: security
 security: setup ## how machines are closed; writes docs/security.md
 	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)

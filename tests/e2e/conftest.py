@@ -72,6 +72,19 @@ Each server has three processes, of `gunicorn sync` one request each: there clie
 | --- | --- | --- | --- | ---: | ---: | ---: |
 """
 
+APPLICATIONS = """\
+# Applications that were tried
+
+Made by `make test-apps`: applications that nobody here wrote, installed by their own requirement line and served with
+a stack file. Each is asked what its clients ask of it (`tests/e2e/test_applications.py` says what), then gets a release
+under a load of 20 requests a second, of which none may fail, and is asked again. The folder has its requirements, its
+block of the stack file, and the application's own settings. "Seconds to serving" is the first `pulumi up`: machines,
+packages, proof.
+
+| application | what it is | settings besides `module`, `health_path` | seconds to serving | requests in a release |
+| --- | --- | --- | ---: | ---: |
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
@@ -88,6 +101,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", metavar="FILE", help="write what the load of each test saw, as a Markdown table")
     parser.addoption("--reliability", metavar="FILE", help="write what each fault cost, as a Markdown table")
+    parser.addoption("--applications", metavar="FILE", help="write which applications were tried, as a Markdown table")
     parser.addoption("--security", metavar="FILE", help="write how machines are closed into the tables of that page")
     parser.addoption("--combinations", metavar="FILE", help="write which combinations were booted, as a Markdown table")
 
@@ -121,10 +135,7 @@ def _rows(request: pytest.FixtureRequest) -> Generator[list[str]]:
     yield rows
     file: str | None = request.config.getoption("--table", default=None)
     if file and rows:
-        # A run of some cases leaves the rows of the others.
-        there = Path(file).read_text().splitlines() if Path(file).exists() else []
-        known = {row.split(" | ")[0]: row for row in [*there[TABLE.count("\n") :], *rows]}
-        Path(file).write_text(TABLE + "\n".join(known.values()) + "\n")
+        _write_rows(Path(file), TABLE, rows, 1)
 
 
 @pytest.fixture
@@ -151,9 +162,28 @@ def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen
     yield keep
     file: str | None = request.config.getoption("--reliability", default=None)
     if file and rows:
-        there = Path(file).read_text().splitlines() if Path(file).exists() else []
-        known = {" | ".join(row.split(" | ")[:2]): row for row in [*there[RELIABILITY.count("\n") :], *rows]}
-        Path(file).write_text(RELIABILITY + "\n".join(known.values()) + "\n")
+        _write_rows(Path(file), RELIABILITY, rows, 2)
+
+
+@pytest.fixture(scope="session")
+def applications(request: pytest.FixtureRequest) -> Generator[Callable[..., None]]:
+    """Yield a function that adds a row for `--applications`; the rows are written to the file at the end."""
+    rows: list[str] = []
+
+    def keep(*cells: object) -> None:
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+
+    yield keep
+    file: str | None = request.config.getoption("--applications", default=None)
+    if file and rows:
+        _write_rows(Path(file), APPLICATIONS, rows, 1)
+
+
+def _write_rows(file: Path, head: str, rows: list[str], keys: int) -> None:
+    """Write a table, and leave the rows of others that stand there. keys: the number of cells that name a row."""
+    there = file.read_text().splitlines() if file.exists() else []
+    known = {" | ".join(row.split(" | ")[:keys]): row for row in [*there[head.count("\n") :], *rows]}
+    file.write_text(head + "\n".join(known.values()) + "\n")
 
 
 @pytest.fixture

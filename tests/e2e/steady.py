@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -44,11 +45,14 @@ class Seen:
 
 
 class Steady(Background):
-    """`with Steady(url) as load: ...`, then load.seen. rate: requests a second."""
+    """`with Steady(url) as load: ...`, then load.seen. rate: requests a second.
 
-    def __init__(self, url: str, rate: float = 60) -> None:
+    mix: (method, path) in turn. end: that of each right response, which has the status 200.
+    """
+
+    def __init__(self, url: str, rate: float = 60, mix: Sequence[tuple[str, str]] = MIX, end: str = "\n") -> None:
         super().__init__()
-        self.url, self.rate, self.seen = url, rate, Seen()
+        self.url, self.rate, self.mix, self.end, self.seen = url, rate, mix, end, Seen()
         self._begun = time.monotonic()
 
     def __enter__(self) -> Steady:
@@ -71,7 +75,7 @@ class Steady(Background):
         ):
             while not self._stop.is_set() and self.now_s < LONGEST_S:
                 while self.seen.sent < self.rate * self.now_s:
-                    group.create_task(self._ask(session, *MIX[self.seen.sent % len(MIX)]))
+                    group.create_task(self._ask(session, *self.mix[self.seen.sent % len(self.mix)]))
                     self.seen.sent += 1
                 await asyncio.sleep(0.005)
 
@@ -81,7 +85,7 @@ class Steady(Background):
         try:
             async with session.request(method, self.url + path, data=body) as response:
                 text = await response.text()
-                what = str(response.status) if response.status != 200 or not text.endswith("\n") else ""
+                what = str(response.status) if response.status != 200 or not text.endswith(self.end) else ""
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             what = type(error).__name__
         took_s = time.monotonic() - began

@@ -1,0 +1,11 @@
+"""What a project that `django-admin startproject` makes needs in production, beside its own settings."""
+
+import os
+
+from shop.settings import *
+
+DEBUG = False
+ALLOWED_HOSTS = ["127.0.0.1"]
+SECRET_KEY = os.environ["SECRET_KEY"]
+STATIC_ROOT = BASE_DIR / "static-files"
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/var/lib/app/site.sqlite3"}}

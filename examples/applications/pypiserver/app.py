@@ -1,0 +1,3 @@
+import pypiserver
+
+app = pypiserver.app(roots="packages")
