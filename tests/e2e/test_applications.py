@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import Callable
 from email.message import Message
 from typing import Any
@@ -127,10 +128,11 @@ def pypiserver(site: Site, _stack: Stack) -> None:
 def radicale(site: Site, _stack: Stack) -> None:
     by = {"Authorization": "Basic YW5uOnNlY3JldA=="}
     event = EVENT.format("20260101T000000Z").replace(" ", "\r\n").encode()
-    assert site.ask("/ann/days/", "MKCALENDAR", **by)[0] == 201
-    assert site.ask("/ann/days/1.ics", "PUT", event, Content_Type="text/calendar", **by)[0] == 201
-    status, _, body = site.ask("/ann/days/", "PROPFIND", b"", Depth="1", **by)
-    assert (status, b"/ann/days/1.ics" in body) == (207, True), body
+    calendar = f"/ann/{uuid.uuid4()}/"
+    assert site.ask(calendar, "MKCALENDAR", **by)[0] == 201
+    assert site.ask(f"{calendar}1.ics", "PUT", event, Content_Type="text/calendar", **by)[0] == 201
+    status, _, body = site.ask(calendar, "PROPFIND", b"", Depth="1", **by)
+    assert (status, f"{calendar}1.ics".encode() in body) == (207, True), body
 
 
 def falcon(site: Site, _stack: Stack) -> None:
