@@ -171,7 +171,7 @@ APPLICATIONS: dict[str, tuple[Callable[[Site, Stack], None], str]] = {
     "flask-socketio": (socketio, "/"),
     "celery": (celery, "/"),
 }
-IN_MAKE_TEST = ("httpbin",)
+IN_MAKE_TEST = ("falcon",)
 
 
 @pytest.mark.parametrize(
