@@ -20,6 +20,20 @@ KINDS = dict.fromkeys(each["kind"] for each in OVER_HTTP.values())
 LAZY = {
     f"{kind}, lazy": {"kind": kind, "lazy_apps": True} for kind in KINDS if "lazy_apps" not in GATEWAYS[kind].unused
 }
+# Tells what a fork left of a worker: `ran` of a thread, `forks` that Python was told of, a random number.
+FORKED = """
+import json, os, random, threading
+
+forks = []
+os.register_at_fork(after_in_child=lambda: forks.append(os.getpid()))
+
+def app(environ, start_response):
+    ran = threading.Event()
+    threading.Thread(target=ran.set).start()
+    start_response("200 OK", [("Content-Type", "application/json")])
+    seen = {"pid": os.getpid(), "ran": ran.wait(5), "forks": forks.count(os.getpid()), "random": random.random()}
+    return [json.dumps(seen).encode()]
+"""
 # uWSGI is what end-to-end tests run.
 every = pytest.mark.parametrize("gateway", OVER_HTTP.values(), ids=OVER_HTTP)
 
@@ -128,3 +142,20 @@ def test_each_worker_imports_a_lazy_application(gateway: dict[str, Any], tmp_pat
     with started(app(**gateway, processes=2), tmp_path) as running:
         running.wait_ready()
         assert imports(running) == 2
+
+
+@pytest.mark.parametrize("gateway", GATEWAY_SETTINGS.values(), ids=GATEWAY_SETTINGS)
+def test_a_worker_is_forked_as_python_forks(gateway: dict[str, Any], tmp_path: Path) -> None:
+    """Check that each worker starts threads, was seeded anew, and that libraries heard of its fork once at most."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text(FORKED)
+    with started(app(**gateway, processes=2), tmp_path) as running, ThreadPoolExecutor(8) as clients:
+        running.wait_ready()
+        answers: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 40
+        while len({each["pid"] for each in answers}) < 2:
+            assert time.monotonic() < deadline, running.log
+            answers += [each.result() for each in [clients.submit(running.ask, private=True) for _ in range(32)]]
+    assert {(each["status"], each["ran"]) for each in answers} == {(200, True)}
+    assert {each["forks"] for each in answers} == {0 if "gevent" in gateway.values() else 1}
+    assert len({each["random"] for each in answers}) == len(answers)
