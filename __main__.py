@@ -19,11 +19,12 @@ platform = create(settings, stack=stack, project=project, project_name=pulumi.ge
 group_args = SecurityGroupsArgs(list(settings.apps), https=settings.balancer.tls is not None)
 groups = SecurityGroups("groups", group_args, platform=platform)
 store = platform.store("releases", opts=pulumi.ResourceOptions())
-balancer_args = BalancerArgs(settings.balancer, groups.balancer, settings.security_updates)
+updates = settings.security_updates
+balancer_args = BalancerArgs(settings.balancer, groups.balancer, updates, settings.operating_system)
 balancer = Balancer("balancer", balancer_args, platform=platform)
 fleets: dict[str, AppServerFleet] = {}
 for name, app in settings.apps.items():
-    args = AppServerFleetArgs(app, groups.apps[name], store, sources[name], balancer, settings.security_updates)
+    args = AppServerFleetArgs(app, groups.apps[name], store, sources[name], balancer, updates)
     fleets[name] = AppServerFleet(name, args, platform=platform)
 members = {name: fleet.members for name, fleet in fleets.items()}
 public = balancer.serve(settings.apps, members, settings.hostnames)

@@ -102,11 +102,11 @@ def check_operator(stack: str | None) -> Iterator[Finding]:
     yield from tools()
     yield from host_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
     if stack is None:
-        yield from operator.check_host("lxd", Lxd().model_dump(), stack="local", project=PROJECT)
+        yield from operator.check_host("lxd", {"lxd": Lxd().model_dump()}, stack="local", project=PROJECT)
         return
     blocks = settings_of(stack)
     kind = str(blocks.get("platform", ""))
-    yield from operator.check_host(kind, blocks.get(kind) or {}, stack=stack, project=PROJECT)
+    yield from operator.check_host(kind, blocks, stack=stack, project=PROJECT)
 
 
 def fleet(every: Sequence[Observation]) -> Iterator[Finding]:

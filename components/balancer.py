@@ -19,6 +19,7 @@ from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
 from settings.limits import SITE_TIMEOUT_S
+from settings.operating_system import DEFAULT_OS, OperatingSystem
 from settings.proxy import Proxy
 from settings.tls import Acme, Tls
 
@@ -39,6 +40,7 @@ class BalancerArgs:
     settings: settings.Balancer
     group: SecurityGroup
     security_updates: SecurityUpdates = SECURITY_UPDATES
+    system: OperatingSystem = DEFAULT_OS
 
 
 def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> list[Upstream]:
@@ -73,7 +75,7 @@ class Balancer(pulumi.ComponentResource):
     ) -> None:
         super().__init__("wsgi-fleet:balancer:Balancer", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
-        self._name, self._settings, self._platform = name, args.settings, platform
+        self._name, self._settings, self._system, self._platform = name, args.settings, args.system, platform
         self.unit = UNITS[args.settings.proxy.kind]
         machine_args = MachineArgs(
             role=name,
@@ -113,7 +115,13 @@ class Balancer(pulumi.ComponentResource):
         name, platform, tls = self._name, self._platform, self._settings.tls
         text = pulumi.Output.all(**members).apply(
             lambda there: json.dumps(
-                render_site(self._settings, upstreams(apps, there), hostnames, https_port=platform.https_port)
+                render_site(
+                    self._settings,
+                    upstreams(apps, there),
+                    hostnames,
+                    https_port=platform.https_port,
+                    system=self._system,
+                )
             )
         )
         # The site names the certificate's file, so that must be there before.

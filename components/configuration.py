@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
 
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
+from platforms.failure import end_program
 from releases.archive import SourceError
 from releases.source import STATE, Source
 from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
 from settings.stack_file import SettingsError, load_config, parse, where_of
-
-# By this code the engine knows that the program has said why it ends (pulumi-language-python-exec). It adds nothing.
-EXIT_AFTER_MESSAGE = 32
 
 # The stack of `make local`; its file is committed.
 LOCAL = "local"
@@ -33,7 +30,7 @@ def read_settings(project: Path, stack: str) -> Settings:
             encrypted=_encrypted_paths(file),
         )
     except SettingsError as error:
-        _end(str(error))
+        end_program(str(error))
     for warning in warnings(settings):
         pulumi.log.warn(warning)
     if stack == LOCAL:
@@ -56,14 +53,8 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
         except SourceError as error:
             problems.append(str(error))
     if problems:
-        _end("\n".join(problems))
+        end_program("\n".join(problems))
     return sources
-
-
-def _end(message: str) -> NoReturn:
-    """End the program with a message and nothing else."""
-    pulumi.log.error(message)
-    raise SystemExit(EXIT_AFTER_MESSAGE)
 
 
 def _forget_salt(file: Path) -> None:

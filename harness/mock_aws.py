@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from harness.mock_engine import Answer, Registered
+from platforms.aws.image import DEBIAN_OWNER, DEFAULT_IMAGE, EC2_ARCHITECTURES
 
 # A private key as a person gives it.
 _KEY = ed25519.Ed25519PrivateKey.generate()
@@ -45,12 +46,29 @@ OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     "aws:iam/instanceProfile:InstanceProfile": lambda r: {"name": f"{r.name}-0d0d0d0"},
 }
 
-# The address that an instance has now, and the newest Debian image.
+# Debian's name of an image, with the date of its build in the place of the *.
+BUILD_DATE = "20261101-2288"
+
+
+def image_name(pattern: str = DEFAULT_IMAGE.name_pattern) -> str:
+    """Return the name of Debian's newest image of a kind."""
+    return pattern.replace("*", BUILD_DATE)
+
+
+def _image(wanted: str) -> Mapping[str, Any]:
+    """Return Debian's newest image of a name, or the one with an id, which is the default's."""
+    is_id = wanted.startswith("ami-")
+    name = image_name() if is_id else image_name(wanted)
+    return {
+        "id": wanted if is_id else "ami-0123456789abcdef0",
+        "name": name,
+        "ownerId": DEBIAN_OWNER,
+        "architecture": EC2_ARCHITECTURES["arm64" if "-arm64-" in name else "amd64"],
+    }
+
+
+# The address that an instance has now, and images.
 LOOKUPS: Mapping[str, Answer] = {
     "aws:ec2/getInstance:getInstance": lambda arguments: {"id": arguments["instanceId"], "publicIp": "198.51.100.9"},
-    "aws:ec2/getAmi:getAmi": {
-        "id": "ami-0123456789abcdef0",
-        "name": "debian-12-amd64-20261101-2288",
-        "creationDate": "2026-11-01T00:00:00.000Z",
-    },
+    "aws:ec2/getAmi:getAmi": lambda arguments: _image(arguments["filters"][0]["values"][0]),
 }

@@ -36,8 +36,8 @@ class Operator(Protocol):
         """Return the command that opens a terminal on a machine and runs `command` there. Raises Unreachable."""
         ...
 
-    def check_host(self, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
-        """Check what this machine needs for the platform. block: the stack file's settings of it."""
+    def check_host(self, blocks: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+        """Check what this machine needs for the platform. blocks: of the stack file."""
         ...
 
     def check_connection(self, spec: Mapping[str, Any]) -> list[Finding]:
@@ -72,9 +72,9 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
     return operator_of(spec["platform"]).terminal(spec, machine, command)
 
 
-def check_host(platform: str, block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
-    """Check what this machine needs for a platform; [] for an unknown one. block: the stack file's settings of it."""
-    return operator_of(platform).check_host(block, stack=stack, project=project) if platform in names() else []
+def check_host(platform: str, blocks: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+    """Check what this machine needs for a platform; [] for an unknown one. blocks: of the stack file."""
+    return operator_of(platform).check_host(blocks, stack=stack, project=project) if platform in names() else []
 
 
 def check_connection(spec: Mapping[str, Any]) -> list[Finding]:

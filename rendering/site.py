@@ -10,6 +10,7 @@ from rendering.common import HTTPS_PORT
 from rendering.templates import render_template
 from rendering.upstream import MARK, Upstream
 from settings import Balancer
+from settings.operating_system import DEFAULT_OS, OperatingSystem
 
 # Names with hashed passwords, where balancer.proxy.basic_auth is set; and the loopback port of balancer.proxy.status.
 USERS_FILE = "/etc/wsgi-fleet/users"
@@ -17,20 +18,26 @@ STATUS_PORT = 8081
 
 
 def render_site(
-    balancer: Balancer, upstreams: Sequence[Upstream], hostnames: Sequence[str] = (), *, https_port: int = HTTPS_PORT
+    balancer: Balancer,
+    upstreams: Sequence[Upstream],
+    hostnames: Sequence[str] = (),
+    *,
+    https_port: int = HTTPS_PORT,
+    system: OperatingSystem = DEFAULT_OS,
 ) -> dict[str, Any]:
     """Return the proxy's site as machine/balancer/site_state.py reads it (Site there).
 
     Requests go to the server of their application that has fewest, and get 503 where there is none. The lines of
     upstream servers come apart from the rest, so that the balancer leaves some out without parsing the site.
     hostnames: of the site, exact ones first. https_port: by which clients reach port 443 of the balancer. With TLS,
-    HTTP redirects there: to the requested name, else to the first.
+    HTTP redirects there: to the requested name, else to the first. system: of the balancer.
     """
     values = {
         "balancer": balancer,
         "apps": upstreams,
         "hostnames": hostnames,
         "https_port": https_port,
+        "system": system,
         "users_file": USERS_FILE,
         "status_port": STATUS_PORT,
         "forgeable": balancer.proxy.request_headers.forgeable,

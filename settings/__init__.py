@@ -12,6 +12,7 @@ from settings.balancer import Balancer
 from settings.constraint import Name, matching
 from settings.gateway import Gateway
 from settings.model import Model, reject
+from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem, OsName
 from settings.platform import Aws, Lxd, PlatformName
 from settings.proxy import problems as proxy_problems
 from settings.size import Size
@@ -62,6 +63,7 @@ class Settings(Model):
     """Everything a stack file can say."""
 
     platform: PlatformName = Field(description="what machines are made of")
+    os: OsName = Field(default=DEFAULT_OS.name, description="what every machine runs; a change replaces the machines")
     apps: Annotated[dict[Name, App], Field(min_length=1, max_length=20)] = Field(
         description="the applications by name; they share the balancer, and each has a fleet of its own"
     )
@@ -75,6 +77,21 @@ class Settings(Model):
         name = self.platform
         if getattr(self, name) is None:
             reject(f"{name}: missing; set it, for platform {name} needs it (see stacks/Pulumi.example.yaml)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_image_boots_every_machine(self) -> Settings:
+        sizes = {f"apps.{name}.fleet.size": app.fleet.size for name, app in self.apps.items()}
+        front = self.balancer.size
+        reject(
+            *[
+                f"{place}.instance_type: {size.instance_type}: is {size.architecture}, and balancer.size.instance_type "
+                f"({front.instance_type}) is {front.architecture}: one image (aws.ami) boots all machines; "
+                "take types of one architecture"
+                for place, size in sizes.items()
+                if self.platform == "aws" and size.architecture != front.architecture
+            ]
+        )
         return self
 
     @model_validator(mode="after")
@@ -93,6 +110,11 @@ class Settings(Model):
         if self.platform == "lxd" and self.balancer.tls and self.lxd.port == self.lxd.tls_port:
             reject(f"lxd.tls_port: {self.lxd.tls_port}: is lxd.port as well; take another port for one of both")
         return self
+
+    @property
+    def operating_system(self) -> OperatingSystem:
+        """Return what is known of the operating system of the machines."""
+        return OPERATING_SYSTEMS[self.os]
 
     @property
     def hostnames(self) -> list[str]:

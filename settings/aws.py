@@ -12,12 +12,12 @@ from settings.constraint import MASK, AdminCidrs, AwsId, PrivateKey, matching
 from settings.model import reject
 from settings.monitoring import Alarms, KeyArn, Logs
 from settings.platform_block import Capacity, PlatformBlock
-from settings.size import Size
+from settings.size import ARM64, Size
 from settings.vpc import Vpc
 
 # GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
 GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}
-# The burstable families: (virtual CPUs, GiB).
+# The burstable families t3, t3a and t4g: (virtual CPUs, GiB).
 BURSTABLE = {
     "nano": (2, 0.5), "micro": (2, 1), "small": (2, 2), "medium": (2, 4), "large": (2, 8), "xlarge": (4, 16),
     "2xlarge": (8, 32),
@@ -37,7 +37,9 @@ class Aws(PlatformBlock):
     region: Annotated[str, matching(r"^[a-z]{2}(-[a-z]+)+-\d$", "a region such as eu-central-1")] = Field(
         description="AWS region"
     )
-    ami: Annotated[str, _id("ami")] = Field(description="Debian 12 image (amd64) of that region; never updated")
+    ami: Annotated[str, _id("ami")] = Field(
+        description="Debian image of that region, of `os` and for the instance types; never updated"
+    )
     vpc: Vpc | None = Field(default=None, description="a VPC of the stack's own; else one that is there, by its ids")
     vpc_id: Annotated[str, _id("vpc")] | None = Field(default=None, description="existing VPC")
     balancer_subnet_id: Annotated[str, _id("subnet")] | None = Field(
@@ -143,12 +145,14 @@ class Aws(PlatformBlock):
 
 def _instance_capacity(instance_type: str) -> tuple[int, int] | None:
     family, _, size = instance_type.partition(".")
-    if family in ("t3", "t3a") and size in BURSTABLE:
+    if family in ("t3", "t3a", "t4g") and size in BURSTABLE:
         cpus, gib = BURSTABLE[size]
         return cpus, round(gib * 1024)
     kind = re.fullmatch(r"([cmr])[5-8][a-z]*", family)
     times = re.fullmatch(r"(\d*)xlarge", size)
-    if kind is None or not (times or size == "large"):
+    # Graviton alone has medium.
+    small = {"medium": 1, "large": 2} if ARM64.match(instance_type) else {"large": 2}
+    if kind is None or not (times or size in small):
         return None
-    cpus = 2 if times is None else 4 * int(times[1] or 1)
+    cpus = 4 * int(times[1] or 1) if times else small[size]
     return cpus, cpus * GIB_PER_CPU[kind[1]] * 1024

@@ -31,9 +31,6 @@ PLACEHOLDER = re.compile(r"-0+\d$")
 EXAMPLE_NETWORK = ipaddress.IPv4Network("203.0.113.0/24")
 # A shorter prefix is a continent and not an office.
 SHORTEST_PREFIX = 8
-# EC2's names: family, generation, "g" for Graviton, more letters (docs.aws.amazon.com/ec2/latest/instancetypes,
-# "Instance type naming conventions"); a1 is older than that rule. g4dn, with the g in front, is amd64.
-ARM64 = re.compile(r"^(a1|[a-z]+\d+g[a-z]*)\.")
 KEY_REMEDY = (
     "`pulumi config set --secret --path wsgi-fleet:aws.ssh_private_key < FILE` sets it; "
     "without ssh_key_name and ssh_private_key a key pair is generated"
@@ -103,14 +100,6 @@ def _reject_empty_list(value: list[str]) -> list[str]:
     return value
 
 
-def _check_amd64(value: str) -> str:
-    if ARM64.match(value):
-        raise ValueError(
-            f"{json.dumps(value)}: is an arm64 type, which does not boot the amd64 image; name one such as t3.small"
-        )
-    return value
-
-
 def _private_key(value: SecretStr) -> SecretStr:
     """Check that the SSH clients of both ways can read the key: those of Pulumi's steps and of releases."""
     if value.get_secret_value() == ENCRYPTED:
@@ -153,11 +142,7 @@ RELATIVE_PATH = matching(
     max_length=200,
 )
 AdminCidrs = Annotated[list[Annotated[Cidr, AfterValidator(_check_admin_network)]], AfterValidator(_reject_empty_list)]
-InstanceType = Annotated[
-    str,
-    matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t3.small"),
-    AfterValidator(_check_amd64),
-]
+InstanceType = Annotated[str, matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t3.small")]
 PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]
 VariableName = Annotated[
     str,

@@ -12,9 +12,10 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER
+from platforms.aws.image import DEBIAN_OWNER, ImageKind
 from platforms.diagnosis import Finding
-from settings import Aws
+from settings import Aws, Size
+from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS
 
 # Seconds: a person waits for the answer.
 CONNECT_S, READ_S, PLUGINS_S = 5, 10, 30
@@ -42,12 +43,10 @@ REMEDIES = {
 ASK_YOURSELF = "`aws sts get-caller-identity` asks the same; see ~/.aws/config and the variables AWS_*."
 
 
-def check_host(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
-    """Check the plugins, the settings, the credentials and the image. Nothing is changed.
-
-    block: `wsgi-fleet:aws` of the stack file.
-    """
+def check_host(blocks: Mapping[str, Any], *, stack: str) -> list[Finding]:
+    """Check the plugins, the settings, the credentials and the image. Nothing is changed. blocks: of the stack file."""
     found = list(plugins())
+    block: Mapping[str, Any] = blocks.get("aws") or {}
     # What Pulumi has encrypted is no value here, and what is asked below needs none of it.
     open_ = {key: value for key, value in block.items() if not key.startswith("ssh_")}
     try:
@@ -56,7 +55,17 @@ def check_host(block: Mapping[str, Any], *, stack: str) -> list[Finding]:
         wrong = ", ".join(dict.fromkeys(str(each["loc"][0]) if each["loc"] else "aws" for each in error.errors()))
         remedy = f"`./fleet config -s {stack}` tells each with what is allowed; mend stacks/Pulumi.{stack}.yaml."
         return [*found, Finding("settings of AWS", f"these cannot work: {wrong}", remedy)]
-    return [*found, *account(given)]
+    return [*found, *account(given, image_kind(blocks))]
+
+
+def image_kind(blocks: Mapping[str, Any]) -> ImageKind:
+    """Return what the machines of a stack file boot. All have the architecture of the balancer."""
+    system = OPERATING_SYSTEMS.get(blocks.get("os", ""), DEFAULT_OS)
+    try:
+        size = Size.model_validate_json(json.dumps(blocks["balancer"]["size"]))
+    except (KeyError, TypeError, ValidationError):
+        size = Size()
+    return ImageKind(system, size.architecture)
 
 
 def plugins() -> Iterator[Finding]:
@@ -79,7 +88,7 @@ def plugins() -> Iterator[Finding]:
             yield Finding(f"plugin {name}", f"version {wanted} is not installed", remedy)
 
 
-def account(given: Aws) -> Iterator[Finding]:
+def account(given: Aws, kind: ImageKind) -> Iterator[Finding]:
     """Check which identity AWS sees, and whether the image is one that machines here can boot."""
     # Loaded late: boto3 takes half a second.
     import boto3  # noqa: PLC0415
@@ -108,24 +117,20 @@ def account(given: Aws) -> Iterator[Finding]:
     except exceptions.BotoCoreError as error:
         yield Finding(subject, str(error), REMEDIES.get(type(error).__name__, ASK_YOURSELF))
     else:
-        yield image(images[0], who["Account"]) if images else _no_image(given)
+        yield image(images[0], who["Account"], kind) if images else _no_image(given)
 
 
-def image(found: Mapping[str, Any], account_id: str) -> Finding:
+def image(found: Mapping[str, Any], account_id: str, kind: ImageKind) -> Finding:
     """Check an image as EC2 describes it.
 
     Its owner is reported and not judged: a company may share its own.
     """
     owner = {DEBIAN_OWNER: "Debian's", account_id: "yours"}.get(found["OwnerId"], f"of account {found['OwnerId']}")
     subject = f"image {found['ImageId']} ({owner})"
-    name = found.get("Name", "")
-    if found["Architecture"] != "x86_64":
-        problem = f"it is for {found['Architecture']}, and machines here are x86_64 (amd64)"
-    elif found["State"] != "available":
+    problem = kind.find_problem(found)
+    if not problem and found["State"] != "available":
         problem = f"it is {found['State']}"
-    elif found["OwnerId"] == DEBIAN_OWNER and not name.startswith(DEBIAN_NAME.rstrip("*")):
-        problem = f"it is {name}, and machines here are Debian 12"
-    else:
+    if not problem:
         return Finding(subject)
     return Finding(subject, problem, "The comment above `ami` in stacks/Pulumi.example.yaml says how to find one.")
 

@@ -39,11 +39,11 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
     return ssh.terminal(spec, machine, command)
 
 
-def check_host(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:  # noqa: ARG001  as Operator
+def check_host(blocks: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:  # noqa: ARG001  as Operator
     """Check the plugins, the settings, the credentials and the image. Nothing is changed."""
     from platforms.aws import diagnosis
 
-    return diagnosis.check_host(block, stack=stack)
+    return diagnosis.check_host(blocks, stack=stack)
 
 
 def check_connection(spec: Mapping[str, Any]) -> list[Finding]:

@@ -27,10 +27,12 @@ from platforms import (
     SecurityGroup,
     Store,
 )
-from platforms.aws import DEBIAN_NAME, DEBIAN_OWNER, bucket, dns, group, network, role
+from platforms.aws import bucket, dns, group, network, role
 from platforms.aws.access import Access
 from platforms.aws.alarms import MachineAlarms
+from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.monitoring import Monitoring
+from platforms.aws.pinned_image import check_image
 from rendering.common import apply_files_command
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
@@ -43,10 +45,12 @@ class AwsPlatform:
     """A fleet on EC2, in a VPC that is there or of its own.
 
     The public machine (the balancer) is the jump host: the way to all others. A person keeps it within admin_cidrs.
+    image: what its machines boot.
     """
 
-    def __init__(self, given: settings.Aws, *, stack: str, project_name: str) -> None:
+    def __init__(self, given: settings.Aws, *, stack: str, project_name: str, image: ImageKind = DEFAULT_IMAGE) -> None:
         self._given = given
+        self._image = image
         self._stack = stack
         self._tags = {
             **given.tags,
@@ -79,7 +83,9 @@ class AwsPlatform:
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         """Implement Platform.machine: create an EC2 instance and its alarms, and pin its host key."""
-        self._report_newer_image()
+        if not self._image_is_checked:
+            self._image_is_checked = True
+            check_image(self._given, self._image, pulumi.InvokeOptions(provider=self._provider))
         own = self._roles.of(args, self._releases if store else None, opts)
         private = self._network.private
         subnet = self._network.public if args.public else private[args.zone % len(private)]
@@ -227,30 +233,6 @@ class AwsPlatform:
         """Implement Platform.reach: return the way through the jump host."""
         return self._access.reach(machines)
 
-    def _report_newer_image(self) -> None:
-        """Log once when Debian has a newer image than the pinned one; never take it.
-
-        A question that fails (no ec2:DescribeImages, a throttled call) is a warning: it must not prevent an `up`.
-        """
-        if self._image_is_checked:
-            return
-        self._image_is_checked = True
-        try:
-            newest = aws.ec2.get_ami(
-                owners=[DEBIAN_OWNER],
-                most_recent=True,
-                filters=[{"name": "name", "values": [DEBIAN_NAME]}],
-                opts=pulumi.InvokeOptions(provider=self._provider),
-            )
-        except Exception as error:  # noqa: BLE001  whatever the provider raises; it decides nothing
-            pulumi.log.warn(f"whether Debian has an image newer than {self._given.ami} is not known: {error}")
-            return
-        if newest.id != self._given.ami:
-            pulumi.log.info(
-                f"the pinned image is {self._given.ami}; Debian's newest in {self._given.region} is {newest.id} "
-                f"({newest.name}). Once it stands under aws.ami, every machine is replaced, the new one before the old."
-            )
-
 
 # A whole fleet boots the same document.
 @functools.lru_cache(maxsize=8)
@@ -276,4 +258,6 @@ def create(given: settings.Settings, *, stack: str, project: Path, project_name:
     """Return the platform of a stack (see platforms.registry). Raises ValueError where `aws` is missing."""
     if given.aws is None:
         raise ValueError("aws: is missing, and platform is aws")
-    return AwsPlatform(given.aws, stack=stack, project_name=project_name)
+    # All machines have the architecture of the balancer.
+    image = ImageKind(given.operating_system, given.balancer.size.architecture)
+    return AwsPlatform(given.aws, stack=stack, project_name=project_name, image=image)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from platforms.lxd.client import LxdError
-from platforms.lxd.recipe import CA_BUNDLE, SUITE, ImageRecipe
+from platforms.lxd.recipe import CA_BUNDLE, ImageRecipe
 
 METADATA = "metadata.tar"
 ROOT = "root.squashfs"
@@ -98,7 +98,7 @@ def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Cal
         *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "info", "lintian", "locale", "man")),
         "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         *(f"--customize-hook={hook}" for hook in hooks),
-        SUITE,
+        recipe.suite,
         "-",
     ]
     # mmdebstrap may run as a plain user in a namespace: the archive keeps ownership without the host's root.
@@ -108,7 +108,7 @@ def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Cal
     squash += ["-comp", "zstd", "-Xcompression-level", "3"]
     _pipe(command, squash, say)
     # Last: a folder with it is whole.
-    _write_metadata(made / METADATA, digest)
+    _write_metadata(made / METADATA, recipe, digest)
 
 
 def _overlay(recipe: ImageRecipe, scratch: Path) -> Path:
@@ -174,13 +174,13 @@ def _pipe(source: list[str], target: list[str], say: Callable[[str], None]) -> N
         )
 
 
-def _write_metadata(path: Path, digest: str) -> None:
+def _write_metadata(path: Path, recipe: ImageRecipe, digest: str) -> None:
     """Write what LXD must know of an image. JSON is YAML."""
     content = json.dumps(
         {
             "architecture": platform.machine(),
             "creation_date": int(time.time()),
-            "properties": {"os": "Debian", "release": SUITE, "description": f"wsgi-fleet {digest}"},
+            "properties": {"os": "Debian", "release": recipe.suite, "description": f"wsgi-fleet {digest}"},
         }
     ).encode()
     with tarfile.open(path, "w") as archive:

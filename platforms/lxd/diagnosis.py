@@ -16,17 +16,14 @@ INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 INOTIFY_AT_LEAST = 1024
 
 
-def check_host(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
-    """Check LXD, its command, the inotify limit, the pool and the port. Nothing is changed.
-
-    block: `wsgi-fleet:lxd` of the stack file.
-    """
+def check_host(blocks: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+    """Check LXD, its command, the inotify limit, the pool and the port; change nothing. blocks: of the stack file."""
     try:
         client = Client()
         client.get("/1.0")
     except LxdError as error:
         return [Finding("LXD", str(error), "Run `make setup`; it says what it does.")]
-    given = Lxd.model_validate(dict(block))
+    given = Lxd.model_validate(dict(blocks.get("lxd") or {}))
     return [
         Finding("LXD"),
         *_command(client),

@@ -42,9 +42,9 @@ def terminal(_spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> 
     return Terminal(words, client.command_environment())
 
 
-def check_host(block: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
+def check_host(blocks: Mapping[str, Any], *, stack: str, project: Path) -> list[Finding]:
     """Check LXD, its command, the inotify limit, the pool and the port. Nothing is changed."""
-    return diagnosis.check_host(block, stack=stack, project=project)
+    return diagnosis.check_host(blocks, stack=stack, project=project)
 
 
 def check_connection(_spec: Mapping[str, Any]) -> list[Finding]:

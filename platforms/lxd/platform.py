@@ -19,7 +19,7 @@ class LxdPlatform:
     """A platforms.Platform. Registers the image of its machines when it is made.
 
     project: folder of the program; the store is `.state/<stack>/store` in it. recipe: what machines find done when they
-    boot; unused where the settings want everything installed at boot.
+    boot; of it only the base where the settings want everything installed at boot.
     """
 
     def __init__(self, lxd: Lxd, *, stack: str, project: Path, recipe: ImageRecipe | None = None) -> None:
@@ -27,7 +27,9 @@ class LxdPlatform:
         self._stack = stack
         self._owner = label.owner(stack, project)
         self._store_path = project.resolve() / ".state" / stack / "store"
-        used = recipe if recipe and lxd.prebuilt_packages else ImageRecipe()
+        used = recipe or ImageRecipe()
+        if not lxd.prebuilt_packages:
+            used = ImageRecipe(used.suite)
         digest = used.digest()
         # What can be known before it is made is an input, so that previews know it. None marks other outputs: Pulumi
         # gives a dynamic resource only the attributes that it was made with.
@@ -147,5 +149,5 @@ class LxdPlatform:
 
 def create(given: Settings, *, stack: str, project: Path, project_name: str) -> LxdPlatform:  # noqa: ARG001
     """Return the platform of a stack (see platforms.registry). Its image contains what machines would install."""
-    recipe = ImageRecipe(packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
+    recipe = ImageRecipe(given.operating_system.suite, packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
     return LxdPlatform(given.lxd, stack=stack, project=project, recipe=recipe)

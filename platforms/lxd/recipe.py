@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# The release that machines on EC2 run, whatever this host runs.
-SUITE = "bookworm"
+from settings.operating_system import DEFAULT_OS
+
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 # Raise it when the way an image is built changes and what it is built from does not say so.
 REVISION = 2
@@ -72,7 +72,10 @@ _ONCE = """\
 [Unit]
 ConditionPathExists=!/var/lib/cloud/data/result.json
 """
-_OF_CLOUD_INIT = ("cloud-init-local", "cloud-init", "cloud-config", "cloud-final")
+# Debian 13 has a process of its own for all of them, and another name for one.
+_OF_CLOUD_INIT = (
+    "cloud-init-main", "cloud-init-local", "cloud-init-network", "cloud-init", "cloud-config", "cloud-final",
+)  # fmt: skip
 
 # Each machine of this image is rehearsal: a crash of the host costs it nothing that is not made anew.
 _DPKG = """\
@@ -104,6 +107,8 @@ _MASKED = (
     "systemd-random-seed.service",
     "systemd-sysctl.service",
     "systemd-udev-settle.service",
+    # Debian 13 has /tmp in memory.
+    "tmp.mount",
     "unattended-upgrades.service",
 )
 
@@ -160,10 +165,12 @@ class ImageFile:
 class ImageRecipe:
     """What goes into the image on top of the base, so that machines find it done when they boot.
 
-    packages: Debian packages. files: put in after them. scripts: whole scripts, with their `#!` line, run in the image
-    as root one after the other, after the files are there; they reach the network, and no service runs.
+    suite: of Debian's archive. packages: Debian packages. files: put in after them. scripts: whole scripts, with their
+    `#!` line, run in the image as root one after the other, after the files are there; they reach the network, and no
+    service runs.
     """
 
+    suite: str = DEFAULT_OS.suite
     packages: tuple[str, ...] = ()
     files: tuple[ImageFile, ...] = ()
     scripts: tuple[str, ...] = ()
@@ -177,6 +184,7 @@ class ImageRecipe:
         """Return the recipe that as_json wrote."""
         data: Mapping[str, Any] = json.loads(text)
         return cls(
+            suite=data["suite"],
             packages=tuple(data["packages"]),
             files=tuple(ImageFile(**file) for file in data["files"]),
             scripts=tuple(data["scripts"]),
@@ -210,7 +218,7 @@ class ImageRecipe:
         """Return the hash of all that the image is made from, the host's trusted authorities included."""
         parts: list[Any] = [
             REVISION,
-            SUITE,
+            self.suite,
             self.all_packages(),
             [asdict(file) for file in [*self.base_files(), *self.files]],
             self.all_scripts(),

@@ -139,9 +139,10 @@ class Account:
 
 def _ami(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
     filters = [{"Name": each["name"], "Values": each["values"]} for each in args["filters"]]
-    found = aws.ec2.describe_images(Owners=args["owners"], Filters=filters)["Images"]
+    found = aws.ec2.describe_images(Owners=args.get("owners", []), Filters=filters)["Images"]
     newest = max(found, key=lambda each: each["CreationDate"])
-    return {"id": newest["ImageId"], "name": newest["Name"], "creationDate": newest["CreationDate"]}
+    names = {"id": "ImageId", "name": "Name", "ownerId": "OwnerId", "architecture": "Architecture"}
+    return {name: newest[key] for name, key in names.items()}
 
 
 def _instance(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from unittest import mock
 
 import asyncssh
 
+from harness.mock_aws import image_name
+from platforms.aws.image import DEBIAN_OWNER, DEFAULT_IMAGE, EC2_ARCHITECTURES, ImageKind
 from tests.aws.account import Account
 
-# Debian's account, from which the program takes images; their root disk.
-DEBIAN, ROOT_DEVICE = "136693071363", "/dev/xvda"
-IMAGE_NAME = "debian-12-amd64-20261101-2288"
+# The disk of Debian's images.
+ROOT_DEVICE = "/dev/xvda"
 
 
 @contextlib.contextmanager
@@ -41,15 +42,17 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
         server.stop()
 
 
-def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.0/16") -> dict[str, Any]:
+def prepared(
+    account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.0/16", kind: ImageKind = DEFAULT_IMAGE
+) -> dict[str, Any]:
     """Return the `aws` block of a stack file with the ids of what it names.
 
-    That is made in the account: image, VPC, subnets, key. block: the addresses of the VPC, a /16.
+    That is made in the account: image, VPC, subnets, key. block: the addresses of the VPC, a /16. kind: of the image.
     """
     # The stack file's own is an example.
     found = {**aws, "admin_cidrs": ["198.51.100.0/24"]}
     ec2 = account.aws.ec2
-    found["ami"] = image(account)
+    found["ami"] = image(account, kind)
     if "vpc_id" in aws:
         found["vpc_id"] = vpc = ec2.create_vpc(CidrBlock=block)["Vpc"]["VpcId"]
         zones = [each["ZoneName"] for each in ec2.describe_availability_zones()["AvailabilityZones"]]
@@ -68,7 +71,7 @@ def prepared(account: Account, aws: Mapping[str, Any], *, block: str = "10.77.0.
         ec2.import_key_pair(KeyName=aws["ssh_key_name"], PublicKeyMaterial=key.export_public_key())
         found["ssh_private_key"] = key.export_private_key().decode()
     if aws.get("route53_zone_id"):
-        zone = account.aws.route53.create_hosted_zone(Name="example.com", CallerReference=IMAGE_NAME)
+        zone = account.aws.route53.create_hosted_zone(Name="example.com", CallerReference=block)
         found["route53_zone_id"] = zone["HostedZone"]["Id"].rpartition("/")[2]
     return found
 
@@ -78,7 +81,7 @@ def private_key() -> str:
     return cast("str", cast("Any", asyncssh).generate_private_key("ssh-ed25519").export_private_key().decode())
 
 
-def image(account: Account) -> str:
+def image(account: Account, kind: ImageKind = DEFAULT_IMAGE) -> str:
     """Register an image as Debian publishes it, and return its id.
 
     It is made in this process, for no client can register one for another account.
@@ -91,15 +94,15 @@ def image(account: Account) -> str:
     backend.amis[id_] = amis.Ami(
         backend,
         id_,
-        name=IMAGE_NAME,
-        owner_id=DEBIAN,
+        name=(name := image_name(kind.name_pattern)),
+        owner_id=DEBIAN_OWNER,
         public=True,
-        architecture="x86_64",
+        architecture=EC2_ARCHITECTURES[kind.architecture],
         virtualization_type="hvm",
         hypervisor="xen",
         root_device_type="ebs",
         root_device_name=ROOT_DEVICE,
-        image_location=f"{DEBIAN}/{IMAGE_NAME}",
+        image_location=f"{DEBIAN_OWNER}/{name}",
         region_name=f"{account.region}a",
     )
     return cast("str", id_)

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from harness.mock_aws import KEY, LOOKUPS, OUTPUTS
 from harness.mock_engine import Answer, Build, Registered, build
 from platforms import Ingress, MachineArgs, RemoteCommandArgs
+from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.platform import AwsPlatform
 from settings import Aws, Size
 from settings.vpc import Vpc
@@ -53,9 +54,9 @@ def vpc(*letters: str, **changes: Any) -> dict[str, Any]:
     return {"vpc": made, "vpc_id": None, "balancer_subnet_id": None, "app_subnet_ids": []}
 
 
-def fleet(aws: Aws) -> None:
+def fleet(aws: Aws, image: ImageKind = DEFAULT_IMAGE) -> None:
     """Register what the components do, in their order: app servers before the balancer they are reached through."""
-    platform = AwsPlatform(aws, stack="prod", project_name="wsgi-fleet")
+    platform = AwsPlatform(aws, stack="prod", project_name="wsgi-fleet", image=image)
     balancers = platform.security_group("balancer", [Ingress(80)], isolated=False, opts=NONE)
     apps = platform.security_group("app-hello", [Ingress(8000, source=balancers)], isolated=True, opts=NONE)
     store = platform.store("releases", opts=NONE)

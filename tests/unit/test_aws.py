@@ -10,17 +10,21 @@ import gzip
 import hashlib
 import json
 from typing import Any
+from unittest import mock
 
 import pulumi
 import pytest
 from pydantic import ValidationError
 
-from harness.mock_aws import KEY
+from harness.mock_aws import KEY, LOOKUPS, OUTPUTS, image_name
 from harness.mock_engine import Build, Secret, build
 from platforms import Ingress
+from platforms.aws.image import ImageKind
 from platforms.aws.platform import AwsPlatform, pack_user_data
 from rendering.app_server import app_server_user_data
 from rendering.balancer import balancer_user_data
+from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS
+from settings.size import Architecture
 from tests.unit.aws_fleet import (
     ASSOCIATION,
     BUCKET,
@@ -35,11 +39,13 @@ from tests.unit.aws_fleet import (
     STEP,
     TOPIC,
     built,
+    fleet,
     given,
     names,
     run,
 )
 
+GET_AMI = "aws:ec2/getAmi:getAmi"
 OUTSIDE = {(80, "0.0.0.0/0"), (443, "0.0.0.0/0")}
 
 
@@ -276,13 +282,45 @@ def test_a_newer_image_is_reported_once_and_never_taken() -> None:
     ((severity, text),) = made.logs
     assert severity == "info"
     assert "ami-0000000000000000a" in text
-    assert "ami-0123456789abcdef0 (debian-12-amd64-20261101-2288)" in text
-    token, asked = made.lookups[0]
-    assert (token, asked["owners"], asked["mostRecent"]) == ("aws:ec2/getAmi:getAmi", ["136693071363"], True)
+    assert f"ami-0123456789abcdef0 ({image_name()})" in text
+    asked = [asked for token, asked in made.lookups if token == GET_AMI]
+    assert [(each.get("owners"), each.get("mostRecent"), each["filters"]) for each in asked] == [
+        (None, None, [{"name": "image-id", "values": ["ami-0000000000000000a"]}]),
+        (["136693071363"], True, [{"name": "name", "values": [f"{DEFAULT_OS.name}-amd64-*"]}]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem", "newest"),
+    [
+        ("arm64", "it is for x86_64, and the instance types here are arm64", "{other.name}-arm64-*"),
+        (
+            "amd64",
+            "it is {default.name}-amd64-20261101-2288, and `os` is {other.name}",
+            "{other.name}-amd64-*",
+        ),
+    ],
+)
+def test_an_image_that_does_not_boot_the_machines_ends_the_program_before_anything_is_made(
+    kind: Architecture, problem: str, newest: str
+) -> None:
+    (other,) = [each for each in OPERATING_SYSTEMS.values() if each != DEFAULT_OS]
+    logs: list[str] = []
+
+    def program() -> None:
+        with mock.patch("pulumi.log.error", logs.append), pytest.raises(SystemExit):
+            fleet(given(), ImageKind(other, kind))
+
+    made = build(program, lookups=LOOKUPS, outputs=OUTPUTS, stack="prod")
+    problem = problem.format(default=DEFAULT_OS, other=other)
+    (told,) = logs
+    assert told.startswith(f"aws.ami: ami-0123456789abcdef0: {problem}; Debian's newest for this stack is ami-")
+    assert f" ({image_name(newest.format(other=other))}): pin that, " in told
+    assert made.of(INSTANCE) == []
 
 
 def test_an_image_that_cannot_be_looked_up_is_a_warning_that_stops_nobody() -> None:
-    made = run(given(), lookups={"aws:ec2/getAmi:getAmi": ConnectionError("no network")})
+    made = run(given(), lookups={GET_AMI: ConnectionError("no network")})
     assert [severity for severity, _ in made.logs] == ["warning"]
     assert "no network" in made.logs[0][1]
     assert len(made.of(INSTANCE)) == 4

@@ -16,7 +16,8 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from platforms import operator
-from platforms.aws import DEBIAN_OWNER, diagnosis
+from platforms.aws import diagnosis
+from platforms.aws.image import DEBIAN_OWNER
 from platforms.diagnosis import Finding
 from settings import Aws
 
@@ -78,14 +79,14 @@ def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_
     ami, owner = there[0]["ImageId"], there[0]["OwnerId"]
     # As it stands in a stack file: what Pulumi has encrypted is no value.
     block = BLOCK | {"ami": ami, "ssh_key_name": "ops", "ssh_private_key": {"secure": "v1:abc"}}
-    checked = operator.check_host("aws", block, stack="prod", project=Path())
+    checked = operator.check_host("aws", {"aws": block}, stack="prod", project=Path())
     assert [format_finding(each) for each in checked] == [
         "plugin aws",
         "plugin command",
         f"AWS credentials (arn:aws:sts::{MINE}:user/moto)",
         f"image {ami} (of account {owner})",
     ]
-    _, found = diagnosis.account(given())
+    _, found = diagnosis.account(given(), diagnosis.image_kind({}))
     assert format_finding(found).startswith(
         "image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your"
     )
@@ -94,7 +95,7 @@ def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_
 def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     listed(monkeypatch, PLUGINS)
     block = BLOCK | {"ami": "ami-00000000000000000", "app_subnet_ids": ["subnet-00000001", "subnet-1"], "amis": 1}
-    found = operator.check_host("aws", block, stack="prod", project=Path())
+    found = operator.check_host("aws", {"aws": block}, stack="prod", project=Path())
     assert format_finding(found[-1]) == (
         "settings of AWS: these cannot work: ami, app_subnet_ids, amis -> "
         "`./fleet config -s prod` tells each with what is allowed; mend stacks/Pulumi.prod.yaml."
@@ -120,10 +121,10 @@ def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
 def test_without_credentials_or_with_a_profile_that_is_not_there_the_ways_to_log_in_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (found,) = diagnosis.account(given())
+    (found,) = diagnosis.account(given(), diagnosis.image_kind({}))
     assert format_finding(found) == f"AWS credentials: Unable to locate credentials -> {diagnosis.LOG_IN}"
     monkeypatch.setenv("AWS_PROFILE", "nope")
-    (found,) = diagnosis.account(given())
+    (found,) = diagnosis.account(given(), diagnosis.image_kind({}))
     assert format_finding(found).startswith(
         "AWS credentials: The config profile (nope) could not be found -> `aws configure list-profiles` lists"
     )
@@ -134,7 +135,7 @@ def test_a_region_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        (found,) = diagnosis.account(given(region="eu-nowhere-9"))
+        (found,) = diagnosis.account(given(region="eu-nowhere-9"), diagnosis.image_kind({}))
     assert found.subject == "region eu-nowhere-9"
     assert found.problem.startswith("Could not connect to the endpoint URL")
     assert "`aws.region`" in found.remedy
@@ -162,7 +163,7 @@ def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
         return {"Arn": "arn:aws:iam::123456789012:user/ann", "Account": MINE}
 
     monkeypatch.setattr(BaseClient, "_make_api_call", answer)
-    wrong = [each for each in diagnosis.account(given()) if each.problem]
+    wrong = [each for each in diagnosis.account(given(), diagnosis.image_kind({})) if each.problem]
     assert [each.subject for each in wrong] == [subject]
     assert wrong[0].remedy.startswith(remedy)
 
@@ -173,14 +174,15 @@ def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
         ({}, "image ami-1 (Debian's)", ""),
         ({"OwnerId": MINE, "Name": "golden"}, "image ami-1 (yours)", ""),
         ({"OwnerId": "999999999999", "Name": "golden"}, "image ami-1 (of account 999999999999)", ""),
-        ({"Architecture": "arm64"}, "image ami-1 (Debian's)", "it is for arm64, and machines here are x86_64 (amd64)"),
+        ({"Architecture": "arm64"}, "image ami-1 (Debian's)", "it is for arm64, and the instance types here are amd64"),
         ({"State": "deregistered"}, "image ami-1 (Debian's)", "it is deregistered"),
-        ({"Name": "debian-11-1"}, "image ami-1 (Debian's)", "it is debian-11-1, and machines here are Debian 12"),
+        ({"Name": "debian-11-1"}, "image ami-1 (Debian's)", "it is debian-11-1, and `os` is debian-12"),
     ],
 )
 def test_an_image_is_judged_by_what_machines_here_can_boot(changes: Any, subject: str, problem: str) -> None:
     debian = {"ImageId": "ami-1", "OwnerId": DEBIAN_OWNER, "Architecture": "x86_64", "State": "available"}
-    found = diagnosis.image(debian | {"Name": "debian-12-amd64-20261101-2288"} | changes, MINE)
+    kind = diagnosis.image_kind({"os": "debian-12"})
+    found = diagnosis.image(debian | {"Name": "debian-12-amd64-20261101-2288"} | changes, MINE, kind)
     assert (found.subject, found.problem) == (subject, problem)
     assert bool(found.remedy) == bool(problem)
 

@@ -13,8 +13,10 @@ import pytest
 from harness import mock_aws, mock_lxd
 from harness.mock_engine import Registered, build
 from harness.program import ROOT, project, run, stack_file, text_of
+from platforms.aws.image import ImageKind
+from settings.operating_system import OPERATING_SYSTEMS
 from tests.aws.account import LOOKUPS, Account
-from tests.aws.server import prepared, serving
+from tests.aws.server import DEFAULT_IMAGE, prepared, serving
 
 pytestmark = pytest.mark.aws
 STACKS = sorted(path.name.split(".")[1] for path in (ROOT / "stacks").glob("Pulumi.*.yaml"))
@@ -54,18 +56,27 @@ class Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
         return {"id": id_, **{key: value for key, value in state.items() if key not in resource.inputs}}
 
 
-@pytest.mark.parametrize("name", [name for name in STACKS if stack_file(name)["platform"] == "aws"])
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        *((name, DEFAULT_IMAGE) for name in STACKS if stack_file(name)["platform"] == "aws"),
+        ("prod", ImageKind(OPERATING_SYSTEMS["debian-13"], "arm64")),
+        ("prod", ImageKind(OPERATING_SYSTEMS["debian-12"], "arm64")),
+    ],
+)
 def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, image: ImageKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project(tmp_path))
-    blocks = stack_file(name)
+    blocks: dict[str, Any] = stack_file(name) | {"os": image.system.name}
+    if image.architecture == "arm64":
+        blocks = json.loads(json.dumps(blocks).replace('"t3.', '"t4g.'))
     with serving() as endpoint:
         account = Account(endpoint, blocks["aws"]["region"])
         aws: Any = account.aws
         outputs = Outputs(account)
         # What the settings name and no resource makes (a VPC, the image) is there before. All may have secrets in them.
-        blocks["aws"] = prepared(account, blocks["aws"])
+        blocks["aws"] = prepared(account, blocks["aws"], kind=image)
         config = {f"wsgi-fleet:{key}": text_of(value) for key, value in blocks.items()}
         lookups = {token: functools.partial(account.invoke, token) for token in LOOKUPS}
         built = build(run, secret_config=config, lookups=lookups, outputs=outputs, stack=name)
@@ -73,6 +84,8 @@ def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
         assert set(outputs.states) == made.keys()
         reservations = aws.ec2.describe_instances()["Reservations"]
         found: list[Any] = [each for reservation in reservations for each in reservation["Instances"]]
+        assert {each["InstanceType"].split(".")[0] for each in found} == {"t3" if image == DEFAULT_IMAGE else "t4g"}
+        assert built.logs == []
         assert len(found) == 1 + sum(app["fleet"]["servers"] for app in blocks["apps"].values())
         public = [each["PublicIpAddress"] for each in found if "PublicIpAddress" in each]
         assert [f"http://{address}" for address in public] == [built.exports["url"]]

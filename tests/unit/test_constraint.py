@@ -44,15 +44,22 @@ def test_on_lxd_the_block_of_aws_may_stay_as_it_came() -> None:
     assert [line.partition(": ")[0] for line in problems_of(blocks)] == ["aws.ami", "aws.admin_cidrs.0"]
 
 
-def test_a_type_that_does_not_boot_the_image_is_refused() -> None:
-    def of(instance_type: str) -> list[str]:
-        return problems_of(production() | {"balancer": {"size": {"instance_type": instance_type}}})
+def test_machines_of_two_architectures_are_refused_for_one_image_boots_all() -> None:
+    def of(front: str, server: str) -> list[str]:
+        blocks: dict[str, Any] = production() | {"balancer": {"size": {"instance_type": front}}}
+        blocks["apps"]["hello"]["fleet"]["size"]["instance_type"] = server
+        return problems_of(blocks)
 
-    for type_ in ("t4g.small", "m6gd.large", "c7gn.xlarge", "im4gn.large", "g5g.xlarge", "a1.medium"):
-        (told,) = of(type_)
-        assert told.startswith(f'balancer.size.instance_type: "{type_}": is an arm64 type, which does not boot')
+    arm64 = ("t4g.small", "m6gd.large", "c7gn.xlarge", "im4gn.large", "g5g.xlarge", "a1.medium")
+    for type_ in arm64:
+        (told,) = of("t3.small", type_)
+        assert told == (
+            f"apps.hello.fleet.size.instance_type: {type_}: is arm64, and balancer.size.instance_type (t3.small) is "
+            "amd64: one image (aws.ami) boots all machines; take types of one architecture"
+        )
+        assert of("t4g.nano", type_) == []
     for type_ in ("t3.small", "m7i-flex.large", "g4dn.xlarge", "gr6.4xlarge"):
-        assert of(type_) == []
+        assert of("t3.nano", type_) == []
 
 
 @pytest.mark.parametrize(

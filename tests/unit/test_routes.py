@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rendering.upstream import Upstream
 from settings import Balancer, Settings
+from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem
 from settings.route import Route, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
 from tests.unit.nginx_reader import args, directives, find, location, mapped
@@ -155,11 +156,13 @@ def test_no_acme_server_is_asked_for_a_wildcard() -> None:
     assert line.startswith("apps.*.hosts: *.example.org: no ACME server signs that by http-01")
 
 
-def site(folder: Path, balancer: Balancer | None = None, **apps: dict[str, Any]) -> list[dict[str, Any]]:
+def site(
+    folder: Path, balancer: Balancer | None = None, system: OperatingSystem = DEFAULT_OS, **apps: dict[str, Any]
+) -> list[dict[str, Any]]:
     there = routed(**apps)
     upstreams = [Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
     given_ = balancer or Balancer()
-    return directives(site_text(given_, upstreams, hostnames(given_.hostnames, there)), folder)
+    return directives(site_text(given_, upstreams, hostnames(given_.hostnames, there), system=system), folder)
 
 
 def servers(block: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -217,14 +220,17 @@ def test_health_paths_are_exempt_where_clients_find_them(tmp_path: Path) -> None
     assert exempt == {"_": [], BLOG: ["/api/healthz"], SHOP: ["/healthz", "/api/healthz"]}
 
 
-def test_with_tls_every_server_has_it_and_one_is_the_default(tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", OPERATING_SYSTEMS.values(), ids=OPERATING_SYSTEMS)
+def test_with_tls_every_server_has_it_and_one_is_the_default(system: OperatingSystem, tmp_path: Path) -> None:
     tls = Balancer.model_validate_json(json.dumps({"tls": {"self_signed": True}, "hostnames": ["a.example.org"]}))
-    block = site(tmp_path, tls, rest={}, shop={"hosts": ["*.shop.example.org"]})
+    block = site(tmp_path, tls, system, rest={}, shop={"hosts": ["*.shop.example.org"]})
     listens = {name: args(server, "listen") for name, server in servers(block).items()}
+    old, new = ([], [["on"]]) if system.http2_directive else (["http2"], [])
     assert listens == {
-        "_": [["80", "default_server"], ["443", "ssl", "http2", "default_server"]],
-        "*.shop.example.org": [["80"], ["443", "ssl", "http2"]],
+        "_": [["80", "default_server"], ["443", "ssl", *old, "default_server"]],
+        "*.shop.example.org": [["80"], ["443", "ssl", *old]],
     }
+    assert [args(server, "http2") for server in servers(block).values()] == [new, new]
     assert mapped(block, "https_host") == [
         ("default", ["a.example.org"]),
         (r"~^a\.example\.org$", ["$host"]),
