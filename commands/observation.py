@@ -77,6 +77,8 @@ class ServerView:
     errors_5xx: int | None = None
     background: tuple[str, ...] = ()
     ended: str = ""
+    os: str | None = None
+    python: str | None = None
 
     @property
     def is_well(self) -> bool:
@@ -246,6 +248,8 @@ def server_view(
         slot=slot,
         background=tuple(str(each) for each in restarting if not each.unit.startswith("app@")),
         ended=_describe_ended(facts.ended),
+        os=facts.machine.os,
+        python=facts.machine.python,
         listen_queue=None if facts.queue is None else max(facts.queue, gateway.listen_queue if gateway else 0),
         **(gateway.model_dump(exclude={"listen_queue"}) if gateway else {}),
         **measured,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -78,6 +79,17 @@ def render_places(target: Target) -> str:
     return f"{target.app} ({', '.join(target.routes[:2] if more else target.routes)}{more})"
 
 
+def systems_of(every: Sequence[Observation]) -> str:
+    """Describe what the servers run: one operating system and its Python, or several while they are replaced."""
+    found = Counter((each.os, each.python) for seen in every for each in seen.servers if each.os)
+    if not found:
+        return "what the servers run is not known"
+    texts = [f"{system} with Python {python}" for system, python in found]
+    if len(found) > 1:
+        texts = [f"{number} of {text}" for number, text in zip(found.values(), texts, strict=True)]
+    return f"servers run {', '.join(texts)}"
+
+
 def render_head(every: Sequence[Observation]) -> Text:
     """Describe what serves where and since when, and what is under way; several applications get a line each."""
     seen, target = every[0], every[0].target
@@ -85,9 +97,10 @@ def render_head(every: Sequence[Observation]) -> Text:
     maintenance = words[seen.maintenance], "red" if seen.maintenance else ""
     if len(every) == 1:
         first = f"{target.url}  {target.app} of stack {target.stack}, {release_of(seen)}"
-        return Text.assemble(first, "\n", rollout_of(seen), "; ", maintenance)
+        return Text.assemble(first, "\n", rollout_of(seen), "; ", maintenance, f"; {systems_of(every)}")
     lines = [f"\n{render_places(each.target)}: {release_of(each)}; {rollout_of(each)}" for each in every]
-    return Text.assemble(f"{target.url}  {len(every)} applications of stack {target.stack}; ", maintenance, *lines)
+    first = f"{target.url}  {len(every)} applications of stack {target.stack}; {systems_of(every)}; "
+    return Text.assemble(first, maintenance, *lines)
 
 
 def _number(value: float | None) -> str:

@@ -8,6 +8,7 @@ import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
 from platforms.failure import end_program
+from releases import python_requirement
 from releases.archive import SourceError
 from releases.source import STATE, Source
 from settings import Settings
@@ -39,13 +40,19 @@ def read_settings(project: Path, stack: str) -> Settings:
 
 
 def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
-    """Return the sources of the applications by name. What cannot be released is logged, all at once; then exit."""
+    """Return the sources of the applications by name.
+
+    What cannot be released, or not be installed on the servers, is logged, all at once; then exit.
+    """
     sources: dict[str, Source] = {}
     problems: list[str] = []
     for name, app in settings.apps.items():
+        folder = (project / app.source).resolve()
+        found = python_requirement.find_problems(folder, app.requirements, settings.operating_system)
+        problems += [f"apps.{name}: {line}" for line in found]
         try:
             sources[name] = Source.read(
-                (project / app.source).resolve(),
+                folder,
                 static=app.static.folder if app.static else "",
                 state=project.resolve() / STATE,
                 max_mib=app.release.max_mib,

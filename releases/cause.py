@@ -6,6 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from releases import python_requirement
+
 # Frames of a traceback to show, from the innermost, and lines of a log that contains no traceback.
 FRAMES, LINES = 4, 8
 # Different failures to describe, of as many servers.
@@ -28,6 +30,8 @@ _PREFIX = re.compile(r"/srv/app/(?:releases/\w+/code/(?:\./)?|venvs/\w+/lib/pyth
 
 def shorten(why: str) -> str:
     """Return a failure with the indented lines that it quotes reduced to those of the application."""
+    if of_python := python_requirement.shorten(why):
+        return of_python
     head = [line for line in why.splitlines() if not line.startswith(" ")]
     quoted = [_PREFIX.sub("", line) for line in why.splitlines() if line.startswith(" ") and not _NOISE.match(line)]
     if not quoted:

@@ -29,6 +29,8 @@ class HostStatus(_Status):
     failed_units: list[str]
     system: str
     clock_s: float
+    os: str
+    python: str
 
 
 class MachineStatus(_Status):

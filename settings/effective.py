@@ -74,6 +74,7 @@ def _leaves(name: str, value: Any, origin: str) -> Iterator[Value]:
 
 
 def _computed_values(given: Settings) -> Iterator[Value]:
+    yield Value("os.python", given.operating_system.python, COMPUTED, ("os",), "of every server")
     for name, app in given.apps.items():
         yield from _computed_of_app(f"apps.{name}.", app, given.platform)
     if given.hostnames != given.balancer.hostnames:

@@ -11,7 +11,8 @@ class OperatingSystem:
     """A release of Debian.
 
     name: as a stack file has it, and as names of images on AWS begin. suite: its name in Debian's archive. python:
-    version of its `python3`, which runs applications. http2_directive: its Nginx (1.25.1 and newer) has `http2 on`.
+    version of its `python3`, which runs applications; it stays as long as the release lives. http2_directive: its Nginx
+    (1.25.1 and newer) has `http2 on`.
     """
 
     name: str
@@ -29,8 +30,8 @@ class OperatingSystem:
 OPERATING_SYSTEMS = {
     each.name: each
     for each in (
-        OperatingSystem("debian-13", suite="trixie", python="3.13", http2_directive=True),
-        OperatingSystem("debian-12", suite="bookworm", python="3.11", http2_directive=False),
+        OperatingSystem("debian-13", suite="trixie", python="3.13.5", http2_directive=True),
+        OperatingSystem("debian-12", suite="bookworm", python="3.11.2", http2_directive=False),
     )
 }
 DEFAULT_OS = OPERATING_SYSTEMS["debian-12"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -11,9 +12,10 @@ from typing import Any
 
 
 def host_status() -> dict[str, Any]:
-    """Return this machine's clock, system state, failed units and disk.
+    """Return this machine's clock, operating system, Python, system state, failed units and disk.
 
-    clock_s: seconds since 1970 by this machine's own clock. system: starting, running, degraded, ...
+    clock_s: seconds since 1970 by this machine's own clock. os: as `wsgi-fleet:os` calls it, such as debian-13.
+    system: starting, running, degraded, ...
     Sizes are those of the root file system. disk_error: why it cannot be written, else ""; a quota of the host (LXD)
     is not in the size. releases/status.py has the types.
     """
@@ -22,7 +24,7 @@ def host_status() -> dict[str, Any]:
         check=False, capture_output=True, text=True,
     ).stdout  # fmt: skip
     state = subprocess.run(["systemctl", "is-system-running"], check=False, capture_output=True, text=True).stdout
-    disk = shutil.disk_usage("/")
+    disk, release = shutil.disk_usage("/"), platform.freedesktop_os_release()
     return {
         "disk_bytes": disk.total,
         "disk_free_bytes": disk.free,
@@ -30,6 +32,8 @@ def host_status() -> dict[str, Any]:
         "failed_units": [line.split()[0] for line in listed.splitlines() if line.strip()],
         "system": state.strip(),
         "clock_s": time.time(),
+        "os": f"{release['ID']}-{release.get('VERSION_ID', '')}",
+        "python": platform.python_version(),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -88,7 +89,8 @@ def build_venv(place: Path, venvs: Path) -> Path:
         if result.returncode:
             shutil.rmtree(venv, ignore_errors=True)
             lines = (result.stdout + result.stderr).strip().splitlines()[-15:]
-            raise InstallError("the requirements do not install:\n" + "\n".join(f"    {line}" for line in lines))
+            head = f"the requirements do not install with Python {platform.python_version()}:\n"
+            raise InstallError(head + "\n".join(f"    {line}" for line in lines))
     run("chown", "-R", "root:root", str(venv))
     (venv / ".complete").touch()
     return venv

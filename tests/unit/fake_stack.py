@@ -27,7 +27,17 @@ def host_status(**changes: Any) -> HostStatus:
     """Return the status of a healthy machine. Machines.exec adds the time to clock_s."""
     gib = 1 << 30
     well: dict[str, Any] = {"disk_bytes": 8 * gib, "disk_free_bytes": 4 * gib, "failed_units": []}
-    return HostStatus.model_validate({**well, "disk_error": "", "system": "running", "clock_s": 0.0, **changes})
+    return HostStatus.model_validate(
+        {
+            **well,
+            "disk_error": "",
+            "system": "running",
+            "clock_s": 0.0,
+            "os": "debian-13",
+            "python": "3.13.5",
+            **changes,
+        }
+    )
 
 
 def facts(**changes: Any) -> ServerStatus:

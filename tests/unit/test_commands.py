@@ -20,7 +20,7 @@ from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, pointers
 from releases.journal import Journal
-from tests.unit.fake_stack import GONE, NAMES, NEW, OLD, FakeStack, facts, front, make, on_new
+from tests.unit.fake_stack import GONE, NAMES, NEW, OLD, FakeStack, facts, front, host_status, make, on_new
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ("p50", "ms", "p99", "ms", "5xx")
@@ -42,7 +42,8 @@ def test_status_of_a_well_fleet_is_a_head_and_a_table_without_colour_and_ends_wi
     lines = [line.rstrip() for line in result.output.splitlines()]
     assert lines[0].startswith(f"http://192.0.2.1  hello of stack prod, release {OLD} (abc1234) by ")
     assert lines[0].endswith(" s ago")
-    assert lines[1:3] == ["no rollout is running; maintenance is off", ""]
+    running = "servers run debian-13 with Python 3.13.5"
+    assert lines[1:3] == [f"no rollout is running; maintenance is off; {running}", ""]
     assert [line.split() for line in lines[3:]] == [
         ["server", "state", "release", "slot", "age", "busy/idle", "queue", "req/s", *MEASURED],
         f"hello-1 serving {OLD} blue 3 min 1/3 0 1.0 12.5 80.0 0".split(),
@@ -63,6 +64,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
     first, second = told["servers"]
     assert 179 < first.pop("release_age_s") < 200
     workers = {"workers_busy": 1, "workers_idle": 3, "threads_busy": 2, "threads": 16, "listen_queue": 0}
+    workers |= {"os": "debian-13", "python": "3.13.5"}
     words = {"name": "hello-1", "address": "10.0.0.1", "state": "serving", "cause": "", "remedy": "", "ended": ""}
     assert first == words | workers | traffic | {"release": OLD, "slot": "blue", "background": []}
     assert (second["state"], second["cause"], second["release"]) == ("unreachable", "no route to host", None)
@@ -100,6 +102,15 @@ def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStac
         output = fleet("status").output
     assert re.search(rf"release {NEW} by {lock.whoami()} for \d+ s: staging on all servers;", output)
     assert "maintenance is ON" in output
+
+
+def test_status_tells_what_servers_run_while_they_are_replaced_by_newer_ones(stack: FakeStack) -> None:
+    stack.machines.status("hello-2", facts(machine=host_status(os="debian-12", python="3.11.2")))
+    told = "servers run 1 of debian-13 with Python 3.13.5, 1 of debian-12 with Python 3.11.2"
+    assert told in fleet("status").output
+    for name in NAMES:
+        stack.machines.status(name, GONE)
+    assert "what the servers run is not known" in fleet("status").output
 
 
 def test_a_fleet_without_a_release_is_empty_and_says_what_brings_one(stack: FakeStack) -> None:

@@ -16,6 +16,7 @@ from commands.config import as_json
 from harness.mock_aws import fill_placeholders
 from settings import Settings
 from settings.effective import MASK, values
+from settings.operating_system import DEFAULT_OS
 from tests.certificates import Authority
 from tests.unit.stack_blocks import shipped, smallest
 
@@ -75,6 +76,7 @@ def test_what_is_computed_says_from_what(project: Path) -> None:
         f"{hello}nginx_read_timeout_s": (35, [f"{hello}gateway.request_timeout_s"]),
         f"{hello}servers_at_a_time": (3, [f"{hello}rollout.batch_size", f"{hello}fleet.servers"]),
         f"{hello}memory_at_most_mib": (6144, [f"{hello}gateway.processes", f"{hello}gateway.reload_on_rss_mib"]),
+        "os.python": (DEFAULT_OS.python, ["os"]),
         "balancer.hostnames": (["shop.example.org"], ["apps.hello.hosts"]),
         "security_updates.randomized_delay_minutes": (110, ["security_updates.window_minutes"]),
     }

@@ -19,7 +19,9 @@ from harness.program import plan, stack_file
 from harness.program import run as main
 from platforms import operator
 from releases.fleet import Server
+from releases.python_requirement import describe
 from settings import App
+from settings.operating_system import DEFAULT_OS
 from tests.unit.fake_fleet import MemoryStore
 from tests.unit.fake_stack import Machines
 
@@ -164,12 +166,14 @@ def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
         (project / name).mkdir()
         (project / name / "requirements.txt").touch()
         (project / name / ".env").touch()
+        (project / name / "pyproject.toml").write_text('[project]\nrequires-python = ">=3.99"')
     hosts = {name: {"source": name, "module": "x:app", "hosts": [f"{name}.test"]} for name in ("a", "b")}
     config = {"wsgi-fleet:platform": "lxd", "wsgi-fleet:apps": json.dumps(hosts)}
     made = build(rejected, config=config, stack="local", preview=True)
     (lines,) = [each.splitlines() for each in logged]
+    told = f"pyproject.toml: {describe('it', '>=3.99', DEFAULT_OS.python)}"
     assert [line for line in lines if not line.startswith("  ")] == [
-        f"{project / name} cannot be released:" for name in ("a", "b")
+        line for name in ("a", "b") for line in (f"apps.{name}: {told}", f"{project / name} cannot be released:")
     ]
     assert [line.split(";")[0] for line in lines if line.startswith("  ")] == ["  .env: may hold secrets"] * 2
     assert (made.resources, made.exports) == ([], {})
