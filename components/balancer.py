@@ -55,6 +55,7 @@ def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> 
             # A server's own Nginx speaks HTTP with it, whatever the gateway.
             "http" if app.isolated_processes else GATEWAYS[app.gateway.kind].protocol,
             app.static,
+            app.streaming,
         )
         for name, app in sorted(apps.items())
     ]

@@ -37,6 +37,8 @@ def markdown_table() -> str:
         ("says READY when", *(kind.ready for kind in GATEWAYS.values())),
         ("graceful stop", *(kind.stop for kind in GATEWAYS.values())),
         ("past `request_timeout_s`", *(kind.limit for kind in GATEWAYS.values())),
+        ("`streaming`", *(kind.no_streaming or "yes" for kind in GATEWAYS.values())),
+        ("`streaming.websockets`", *(kind.no_websockets or "yes" for kind in GATEWAYS.values())),
         ("statistics", *(kind.statistics for kind in GATEWAYS.values())),
         ("refused settings", *(", ".join(f"`{each}`" for each in sorted(kind.unused)) for kind in GATEWAYS.values())),
     ]

@@ -10,7 +10,14 @@ from typing import Any, Literal
 COMMON_SETTINGS = frozenset({"kind", "processes", "request_timeout_s"})
 
 # Scripts of machine/ that keep one request from hurting others, of every gateway.
-GUARD = ("gateway_guard", "gateway_companion", "gateway_requests", "gateway_sockets", "gateway_limits")
+GUARD = (
+    "gateway_guard",
+    "gateway_companion",
+    "gateway_requests",
+    "gateway_sockets",
+    "gateway_limits",
+    "gateway_streaming",
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,8 @@ class Gateway:
     release's folder `gateway`. command: launcher and arguments, with {place} for the release's folder and {runtime} for
     its own in /run. proof_args: added where a release is proven. single_process_args: added where each process is a
     gateway of its own, which listens on {port} of 127.0.0.1. unused: setting -> why it has no meaning here. variants:
-    the ways in which it runs requests, each with the settings that choose it; tests run every one. order: its column in
+    the ways in which it runs requests, each with the settings that choose it; tests run every one. no_streaming: why it
+    sends no response before it is whole; "" where it does. no_websockets: the same for WebSockets. order: its column in
     the table, from the left. model, process_master, limit, ready, stop, statistics: rows of the table.
     """
 
@@ -44,6 +52,8 @@ class Gateway:
     unused: Mapping[str, str] = field(default_factory=dict[str, str])
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     runs_greenlets: bool = False
+    no_streaming: str = ""
+    no_websockets: str = ""
     order: int = 9
 
     @property

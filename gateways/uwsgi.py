@@ -25,5 +25,6 @@ GATEWAY = Gateway(
         # Read in its source (core/uwsgi.c, gracefully_kill): loops of its own end at once, with what is in flight.
         "greenlets": "its gevent loop cuts requests when it stops; use kind gevent, or gunicorn with it",
     },
+    no_websockets="the uwsgi protocol has no way to turn a connection into one",
     order=0,
 )

@@ -83,6 +83,7 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     apps = {
         f"a{number}": hello
         | {"path": f"/{number}", "gateway": {"kind": kind, "processes": 2}, "fleet": {"servers": 1, **layout}}
+        | ({"streaming": None} if GATEWAYS[kind].no_streaming else {})
         for number, (kind, layout) in enumerate(itertools.product(GATEWAYS, layouts))
     }
     balancer = stack_file("example")["balancer"]

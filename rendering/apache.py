@@ -82,6 +82,14 @@ class Host:
         return rf"^(?:{paths})(?:/|\z)"
 
     @property
+    def websocket_paths_regex(self) -> str:
+        """Return a pattern of the paths on which a connection may become a WebSocket; "" where there is none."""
+        paths = [
+            path for app in self.apps if app.streaming and app.streaming.websockets for path in app.streaming_paths
+        ]
+        return "|".join(path_prefix_regex(paths))
+
+    @property
     def exempt_over_http(self) -> list[str]:
         """Return the paths that HTTP serves where TLS is; all others lead to HTTPS.
 
@@ -106,7 +114,11 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: S
 
 def server_line(app: Upstream, address: str) -> str:
     """Return the line of an upstream server."""
-    limits = f"connectiontimeout=2 timeout={app.read_timeout_s} retry=0 disablereuse=on"
+    # It has no time-out for a path: the gateway ends a request that takes too long.
+    timeout_s = max(app.read_timeout_s, app.streaming_timeout_s)
+    limits = f"connectiontimeout=2 timeout={timeout_s} retry=0 disablereuse=on"
+    if app.streaming and app.streaming.websockets:
+        limits += " upgrade=websocket"
     return f"    BalancerMember {app.protocol}://{address}:{APP_PORT} {limits}"
 
 

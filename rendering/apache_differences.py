@@ -34,7 +34,10 @@ DIFFERENCES_FROM_NGINX = (
     (
         "request bodies",
         "taken whole first, so that a slow client costs the application nothing, and the length of each is known",
-        "passed on as they come. One of unknown length (chunked) gets 411: Apache could not keep it to `max_body_mib`",
+        (
+            "passed on as they come. One of unknown length (chunked) gets 411: Apache could not keep it to "
+            "`max_body_mib`. A client of HTTP/2 that still sends sees the stream end in the place of a 411 or 413"
+        ),
     ),
     (
         "clients that send or read slowly",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, gateway_command_line
 from rendering.templates import render_template
@@ -19,6 +21,9 @@ def gateway_files(app: App) -> dict[str, str]:
     kind, processes = GATEWAYS[app.gateway.kind], ProcessLayout.of(app)
     config = render_template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
     files = {kind.config: config, **{f"gateway/{name}.py": minified_script(f"gateway/{name}") for name in kind.scripts}}
+    if app.streaming:
+        more_s = app.streaming.timeout_s - app.gateway.request_timeout_s
+        files["gateway/streaming.json"] = json.dumps({"paths": app.streaming.paths, "more_s": more_s}) + "\n"
     return files | (process_files(app, processes) if processes else {})
 
 
@@ -38,6 +43,8 @@ def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
             ports=ports,
             prefix="uwsgi" if GATEWAYS[app.gateway.kind].protocol == "uwsgi" else "proxy",
             read_timeout_s=read_timeout_s(app.gateway.request_timeout_s),
+            streaming=app.streaming,
+            streaming_timeout_s=read_timeout_s(app.streaming.timeout_s) if app.streaming else 0,
             drain_timeout_s=app.drain_timeout_s,
         )
         if processes.manager == "supervisord":

@@ -9,6 +9,7 @@ from typing import Literal
 from settings.limits import read_timeout_s
 from settings.route import Route
 from settings.static import Static
+from settings.streaming import Streaming
 
 EVERY_REQUEST = Route()
 # Not part of any text of a stack file.
@@ -21,6 +22,7 @@ class Upstream:
 
     health_path: as the application sees it; it is answered during maintenance as well. at: which requests it gets.
     protocol: what its gateway speaks. static: files that it is not asked for.
+    streaming: paths on which requests and responses are passed on as they come.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Upstream:
     route: Route = EVERY_REQUEST
     protocol: Literal["uwsgi", "http"] = "uwsgi"
     static: Static | None = None
+    streaming: Streaming | None = None
 
     @property
     def identifier(self) -> str:
@@ -50,6 +53,16 @@ class Upstream:
     def read_timeout_s(self) -> int:
         """Return the proxy's timeout: longer than the gateway's own limit, so that the gateway decides."""
         return read_timeout_s(self.request_timeout_s)
+
+    @property
+    def streaming_paths(self) -> list[str]:
+        """Return the paths of streaming by which clients reach them."""
+        return [self.route.public(path) for path in (self.streaming.paths if self.streaming else ())]
+
+    @property
+    def streaming_timeout_s(self) -> int:
+        """Return the same for the paths of streaming."""
+        return read_timeout_s(self.streaming.timeout_s) if self.streaming else 0
 
     @property
     def servers_mark(self) -> str:

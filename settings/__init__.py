@@ -126,7 +126,7 @@ class Settings(Model):
         found = route.problems(
             self.apps,
             {name: app.health_path for name, app in self.apps.items()},
-            {name: app.static.url_path for name, app in self.apps.items() if app.static},
+            {name: app.parts for name, app in self.apps.items()},
         )
         found += [
             f"balancer.hostnames: {name}: no application serves it; give one that host, or one no hosts"

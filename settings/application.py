@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
+from gateways import GATEWAYS
 from settings import limits, route
 from settings.constraint import NO_NUL, RELATIVE_PATH, Name, VariableName, matching
 from settings.gateway import Gateway
@@ -14,6 +15,7 @@ from settings.model import Model, reject
 from settings.settings_file import SettingsFile
 from settings.size import Size
 from settings.static import Static
+from settings.streaming import Streaming
 
 # Names that the product itself sets for the application.
 RESERVED_VARIABLES = frozenset({"WSGI_FLEET_PORT", "WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
@@ -168,6 +170,9 @@ class App(route.Route):
         description="shell command run in the code of a new release on each server, before it is proven; makes files",
     )
     static: Static | None = Field(default=None, description="files that the balancer serves without the application")
+    streaming: Streaming | None = Field(
+        default=None, description="paths on which answers go out as they are made; null: none"
+    )
     workers: dict[Name, Worker] = Field(
         default_factory=dict[str, Worker], description="programs that run beside it, by name"
     )
@@ -197,6 +202,12 @@ class App(route.Route):
         given = {name for _, name in self.variables} | RESERVED_VARIABLES
         given.update(self.settings_file.values if self.settings_file else ())
         return [name for name in self.required if name not in given]
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Return (setting, path) of each part that the balancer serves otherwise than the rest."""
+        static = [("static.url_path", self.static.url_path)] if self.static else []
+        return static + [("streaming.paths", path) for path in (self.streaming.paths if self.streaming else ())]
 
     @property
     def isolated_processes(self) -> int | None:
@@ -233,6 +244,24 @@ class App(route.Route):
                 f"rollout.drain_timeout_s: {self.drain_timeout_s}: should be at least gateway.request_timeout_s "
                 f"({self.gateway.request_timeout_s}), else a release cuts requests that may still end; raise it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _the_gateway_can_stream(self) -> App:
+        if self.streaming:
+            if problem := self.gateway.streaming_problem:
+                reject(f"streaming: {problem}; remove it, or take another gateway.kind (docs/gateways.md)")
+            static = self.static.url_path if self.static else None
+            reject(
+                *[
+                    f"streaming.paths: {path}: should be outside of static.url_path ({static}), where the balancer "
+                    "answers without the application; take another path"
+                    for path in self.streaming.paths
+                    if static and path.startswith(static)
+                ]
+            )
+            if self.streaming.websockets and (problem := GATEWAYS[self.gateway.kind].no_websockets):
+                reject(f"streaming.websockets: true: {problem}; remove it, or take gateway.kind gunicorn or gevent")
         return self
 
     @model_validator(mode="after")

@@ -64,6 +64,15 @@ class Gateway(Model):
             return self.greenlets or GREENLETS
         return 1 if self.kind == "gunicorn" and self.gunicorn_worker == "sync" else self.threads
 
+    @property
+    def streaming_problem(self) -> str:
+        """Return why answers cannot go out as they are made; "" where they can."""
+        if self.kind == "gunicorn" and self.gunicorn_worker == "sync":
+            return (
+                "a sync worker of Gunicorn would be held by one client, and ended; worker_class gthread or gevent can"
+            )
+        return GATEWAYS[self.kind].no_streaming
+
     @model_validator(mode="after")
     def _reject_unused_settings(self) -> Gateway:
         kind = GATEWAYS[self.kind]

@@ -112,10 +112,13 @@ def _is_below(path: str, beginning: str) -> bool:
     return beginning in ("/", path) or path.startswith(beginning + "/")
 
 
-def problems(apps: Mapping[str, Route], health_paths: Mapping[str, str], static_paths: Mapping[str, str]) -> list[str]:
+def problems(
+    apps: Mapping[str, Route], health_paths: Mapping[str, str], parts: Mapping[str, Sequence[tuple[str, str]]]
+) -> list[str]:
     """Return what keeps requests, or a probe, from finding an application; each names the applications that meet.
 
-    health_paths, static_paths: application -> the path, as the application sees it, of those that have one.
+    health_paths: application -> the path, as it sees it. parts: application -> setting and path, as it sees it, of each
+    part of it that the balancer serves otherwise than the rest.
     """
     found = [
         f"apps.{one}, apps.{other}: both answer {format_route(host, apps[one].path)}; "
@@ -134,7 +137,7 @@ def problems(apps: Mapping[str, Route], health_paths: Mapping[str, str], static_
         for host in sorted({host for host in app.hosts if app.hosts.count(host) > 1})
     ]
     found = found or [line for name in apps for line in _check_health_path(name, apps, health_paths[name])]
-    return found or [line for name, path in static_paths.items() for line in _check_static_path(name, apps, path)]
+    return found or [line for name, every in parts.items() for part in every for line in _check_part(name, apps, *part)]
 
 
 def _check_health_path(name: str, apps: Mapping[str, Route], health_path: str) -> Iterator[str]:
@@ -156,15 +159,18 @@ def _check_health_path(name: str, apps: Mapping[str, Route], health_path: str) -
             )
 
 
-def _check_static_path(name: str, apps: Mapping[str, Route], url_path: str) -> Iterator[str]:
-    """Yield static files' problems: on every host of the application they must not be in a path of another one."""
-    path = apps[name].public(url_path).rstrip("/")
+def _check_part(name: str, apps: Mapping[str, Route], setting: str, part: str) -> Iterator[str]:
+    """Yield a part's problems: on every host of the application it must not be in a path of another one."""
+    path = apps[name].public(part).rstrip("/")
+    if path == apps[name].path:
+        yield f"apps.{name}.{setting}: {part}: is all of the application (apps.{name}.path); name a part of it"
+        return
     for host in virtual_hosts(apps):
         owner = host.owner(path)
         if name in dict(host.table).values() and owner != name:
             answers = f"apps.{owner} (path {apps[owner].path})" if owner else "no application"
             place = format_route(host.names[0] if host.names else None, path)
-            yield f"apps.{name}.static.url_path: {url_path}: {place} is answered by {answers}; take another path"
+            yield f"apps.{name}.{setting}: {part}: {place} is answered by {answers}; take another path"
             return
 
 

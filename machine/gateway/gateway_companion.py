@@ -54,10 +54,10 @@ RESPONSE = (
 _python = ctypes.PyDLL(None, use_errno=True)
 
 
-def start(requests: Requests, limit_s: float, stop: signal.Signals) -> None:
+def start(requests: Requests, stop: signal.Signals) -> None:
     """Start the companion of this process, which has one thread yet.
 
-    limit_s: longest time of a request in seconds. stop: the signal on which the worker finishes its requests and ends.
+    stop: the signal on which the worker finishes its requests and ends.
     """
     # Of this process, which may have ended before the companion looks.
     worker, process = os.getpid(), os.pidfd_open(os.getpid())
@@ -77,7 +77,7 @@ def start(requests: Requests, limit_s: float, stop: signal.Signals) -> None:
     try:
         _python.PyOS_AfterFork_Child()
         _quiet_signals()
-        Companion(Worker(worker, process, report_reader, stop), requests, limit_s).run()
+        Companion(Worker(worker, process, report_reader, stop), requests).run()
         code = 0
     except BaseException as error:  # noqa: BLE001  nothing of the worker's program may run here
         # Nobody would watch it: another takes its place. It is the parent for as long as it lives.
@@ -117,9 +117,8 @@ class Worker(NamedTuple):
 class Companion:
     """Watches one worker, and answers its requests when it has ended."""
 
-    def __init__(self, worker: Worker, requests: Requests, limit_s: float) -> None:
-        self.worker = worker
-        self.requests, self.limit_s = requests, limit_s
+    def __init__(self, worker: Worker, requests: Requests) -> None:
+        self.worker, self.requests = worker, requests
         os.set_blocking(worker.report_reader, False)
         self.report = b""
         self.not_accepting_looks = self.limit_looks = 0
@@ -203,11 +202,11 @@ class Companion:
     def end_overdue(self) -> None:
         """End the worker when a request takes too long: a thread cannot be stopped from outside."""
         now = monotonic()
-        late = [each for each in self.requests.in_flight() if now - each[3] > self.limit_s]
+        late = [each for each in self.requests.in_flight() if now - each[3] > each[4]]
         if not late:
             return
-        for *_, name in late:
-            _log(f"{name} took longer than {self.limit_s:.0f} s: worker {self.worker.id} ends")
+        for *_, limit_s, name in late:
+            _log(f"{name} took longer than {limit_s:.0f} s: worker {self.worker.id} ends")
         self.overdue = {each[1] for each in late}
         # A worker that is at work while it writes this may die of it.
         self.signal_worker(DUMP)

@@ -16,6 +16,7 @@ from typing import Any, cast
 import gateway_companion
 from gateway_requests import Requests
 from gateway_sockets import borrow_socket, is_closed, reset, stop_listening, waiting_s
+from gateway_streaming import STREAMING
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # A request is late when it has waited for a thread so many seconds, and so many times the typical duration.
@@ -42,8 +43,9 @@ SPARE = 4
 class Guard:
     """Counts, limits and answers the requests of one worker process.
 
-    threads: requests that it works on at a time. limit_s: longest time of one in seconds. connection: returns the file
-    descriptor of a request's connection. is_uwsgi: the gateway answers no 500 by itself, and sends files by sendfile.
+    threads: requests that it works on at a time. limit_s: longest time of one in seconds, where it is not streaming.
+    connection: returns the file descriptor of a request's connection. is_uwsgi: the gateway answers no 500 by itself,
+    and sends files by sendfile.
     """
 
     requests: Requests
@@ -68,7 +70,7 @@ class Guard:
         self.requests = Requests(self.threads + SPARE)
         self.started = self.relaxed = monotonic()
         # uWSGI's worker ends at once on SIGTERM.
-        gateway_companion.start(self.requests, self.limit_s, SIGHUP if self.is_uwsgi else SIGTERM)
+        gateway_companion.start(self.requests, SIGHUP if self.is_uwsgi else SIGTERM)
         # Not before: the companion shares the worker's files.
         os.register_at_fork(after_in_child=self.leave_requests)
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
@@ -109,12 +111,14 @@ class Guard:
                 # uWSGI blocks them in its threads; then the process ends without a report of who did it.
                 pthread_sigmask(SIG_UNBLOCK, FATAL)
                 self.unblocked.add(thread)
+            more_s = STREAMING.more_s(environ["PATH_INFO"])
             try:
-                entry = self.requests.begin(fd, thread, f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}")
+                name = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}"
+                entry = self.requests.begin(fd, thread, self.limit_s + (more_s or 0), name)
             except IndexError:
                 # More than there should be; it is served and not watched.
                 return wsgi(environ, start_response)
-            return Response(self, entry, fd, environ, start_response).run(wsgi)
+            return Response(self, entry, fd, environ, start_response).run(wsgi, counts=more_s is None)
 
         return call
 
@@ -171,8 +175,11 @@ class Response:
         # A part that was asked for already.
         self.first: bytes | None = None
 
-    def run(self, wsgi: Wsgi) -> Any:
-        """Call the application and ask for its first part: a generator does nothing before."""
+    def run(self, wsgi: Wsgi, *, counts: bool) -> Any:
+        """Call the application and ask for its first part: a generator does nothing before.
+
+        counts: whether the request is one of those whose typical duration is known.
+        """
         began = monotonic()
         if self.guard.is_uwsgi:
             self.gateway_file_wrapper = self.environ["wsgi.file_wrapper"]
@@ -188,7 +195,8 @@ class Response:
                 self.first = as_bytes(next(self.parts, b""))
         except BaseException as error:  # noqa: BLE001  whatever an application raises
             return self.fail(error)
-        self.guard.typical_s += WEIGHT * (monotonic() - began - self.guard.typical_s)
+        if counts:
+            self.guard.typical_s += WEIGHT * (monotonic() - began - self.guard.typical_s)
         self.guard.requests.respond(self.entry)
         return self
 

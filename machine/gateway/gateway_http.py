@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
+from gateway_streaming import STREAMING
+
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 # sd_listen_fds(3): the first socket that systemd passes on.
 FIRST_FD = 3
@@ -133,11 +135,14 @@ def keep_accepting() -> None:
 
 
 def with_gevent_timeout(wsgi: Wsgi, limit_s: float) -> Wsgi:
-    """End a request of gevent that takes longer, as soon as it waits for anything. Its response is 500."""
+    """End a request of gevent that takes longer, as soon as it waits for anything. Its response is 500.
+
+    limit_s: of requests that are not streaming.
+    """
     timeout_of = import_untyped("gevent").Timeout.start_new
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        timeout = timeout_of(limit_s)
+        timeout = timeout_of(limit_s + (STREAMING.more_s(environ["PATH_INFO"]) or 0))
         try:
             parts = wsgi(environ, start_response)
         except BaseException:

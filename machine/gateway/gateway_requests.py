@@ -8,8 +8,8 @@ import struct
 from mmap import mmap
 from time import monotonic
 
-# State, file descriptor, thread, start (monotonic seconds), method and path.
-ENTRY = struct.Struct("=B3xiQd168s")
+# State, file descriptor, thread, start (monotonic seconds), longest time in seconds, method and path.
+ENTRY = struct.Struct("=B3xiQdd160s")
 RUNNING, RESPONDING = 1, 2
 
 
@@ -21,11 +21,14 @@ class Requests:
         # Offsets. The lowest are used first, so that the companion looks at few.
         self.free = list(range((most - 1) * ENTRY.size, -1, -ENTRY.size))
 
-    def begin(self, fd: int, thread: int, request: str) -> int:
-        """Enter a request. Returns its entry; raises IndexError when there are `most` of them."""
+    def begin(self, fd: int, thread: int, limit_s: float, request: str) -> int:
+        """Enter a request that may take limit_s seconds.
+
+        Returns its entry; raises IndexError when there are `most` of them.
+        """
         entry = self.free.pop()
         # The state comes last: until then the companion would see a request that began at 0.
-        ENTRY.pack_into(self.memory, entry, 0, fd, thread, monotonic(), request.encode(errors="replace"))
+        ENTRY.pack_into(self.memory, entry, 0, fd, thread, monotonic(), limit_s, request.encode(errors="replace"))
         self.memory[entry] = RUNNING
         return entry
 
@@ -52,8 +55,8 @@ class Requests:
         """Return whether there was a request yet: the first entry keeps when the last one of it began."""
         return bool(ENTRY.unpack_from(self.memory)[3])
 
-    def in_flight(self) -> list[tuple[int, int, int, float, str]]:
-        """Return the state, file descriptor, thread, start and name of each request."""
+    def in_flight(self) -> list[tuple[int, int, int, float, float, str]]:
+        """Return the state, file descriptor, thread, start, longest time and name of each request."""
         found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
         # A name may be cut within a character, and an entry is written while it is read.
         return [(*each, text.rstrip(b"\0").decode(errors="replace")) for *each, text in found if each[0] and each[3]]

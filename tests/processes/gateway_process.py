@@ -41,10 +41,10 @@ def app(environ, start_response):
 AS_SYSTEMD = 'export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 0</dev/null'
 
 
-def app(kind: str, **gateway: Any) -> App:
-    """Return an application with this gateway."""
-    text = json.dumps({"source": "x", "module": "app:app", "gateway": {"kind": kind, **gateway}})
-    return App.model_validate_json(text)
+def app(kind: str, *, streaming: Any = None, **gateway: Any) -> App:
+    """Return an application with this gateway. streaming: the setting of that name."""
+    given = {"source": "x", "module": "app:app", "gateway": {"kind": kind, **gateway}, "streaming": streaming}
+    return App.model_validate_json(json.dumps(given))
 
 
 @dataclass

@@ -488,9 +488,14 @@ every = pytest.mark.parametrize("gateway", GATEWAY_SETTINGS)
 
 @pytest.fixture
 def pair(gateway: str, tmp_path: Path) -> Iterator[Process]:
-    """Run a gateway with two processes, whose requests may take a second."""
-    with cruel(gateway, tmp_path, processes=2, request_timeout_s=1) as made:
+    """Run a gateway with two processes, whose requests may take a second, and at one path 20 where it can stream."""
+    streaming = {"paths": ["/sleep/3"], "timeout_s": 20} if streams(gateway) else None
+    with cruel(gateway, tmp_path, processes=2, request_timeout_s=1, streaming=streaming) as made:
         yield made
+
+
+def streams(gateway: str) -> bool:
+    return not app(**GATEWAY_SETTINGS[gateway]).gateway.streaming_problem
 
 
 @every
@@ -518,6 +523,7 @@ def test_a_request_that_takes_too_long_is_ended_beside_others(pair: Process, gat
         assert 'app.py", line ' in pair.log
     # One that was in the same process then may be reset.
     assert sum(status != 200 for status in seen) <= 2, seen
+    assert get(pair, "/sleep/3")[0] == (200 if streams(gateway) else 504), pair.log
     assert get(pair)[0] == 200
 
 

@@ -15,8 +15,8 @@ from gateway_sockets import waiting_s
 @pytest.mark.parametrize("lead", ["", "a"])
 def test_a_name_is_cut_to_what_an_entry_can_contain_also_within_a_character(lead: str) -> None:
     requests, name = Requests(1), f"GET '/{lead}{'é' * 90}\udc80'"
-    requests.begin(7, 8, name)
-    ((state, fd, thread, _, text),) = requests.in_flight()
+    requests.begin(7, 8, 60.0, name)
+    ((state, fd, thread, *_, text),) = requests.in_flight()
     assert (state, fd, thread) == (RUNNING, 7, 8)
     assert len(text) > 80
     assert name.startswith(text.rstrip("\N{REPLACEMENT CHARACTER}"))
@@ -27,9 +27,9 @@ def test_a_request_that_is_just_entered_did_not_begin_at_0() -> None:
     requests, began = Requests(1), time.monotonic()
     if not (writer := os.fork()):
         while True:
-            requests.end(requests.begin(0, 0, "GET '/'"))
+            requests.end(requests.begin(0, 0, 60.0, "GET '/'"))
     try:
-        seen = [start for _ in range(100_000) for *_, start, _ in requests.in_flight()]
+        seen = [start for _ in range(100_000) for *_, start, _, _ in requests.in_flight()]
     finally:
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
