@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import socket
@@ -12,6 +13,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -77,6 +79,16 @@ def test_the_url_is_https_and_the_application_learns_so(https: Stack) -> None:
     status, _, body = ask(f"{url(https)}/headers", **{"X-Forwarded-Proto": "gopher"})
     answer: dict[str, Any] = json.loads(body)
     assert (status, answer["HTTP_X_FORWARDED_PROTO"], answer["wsgi.url_scheme"]) == (200, "https", "https")
+
+
+def test_http_2_carries_the_port_and_bodies_whose_length_is_not_told(https: Stack) -> None:
+    parts = [b"a" * 50_000, b"b" * 50_000]
+    with httpx.Client(http2=True, verify=anyone(), timeout=30) as client:
+        answers = client.get(f"{url(https)}/headers"), client.post(url(https), content=iter(parts))
+    assert [(each.http_version, each.status_code) for each in answers] == [("HTTP/2", 200)] * 2
+    port = str(https_port(https))
+    assert (answers[0].json()["SERVER_PORT"], answers[0].json()["HTTP_HOST"]) == (port, f"127.0.0.1:{port}")
+    assert answers[1].json()["body_sha256"] == hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 @pytest.mark.parametrize(
