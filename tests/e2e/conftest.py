@@ -35,7 +35,8 @@ request, GET and POST with a body, quick and of 0.2 to 5 s, while each case happ
 the POSTs also where they are executed. The machine is small and busy with the release itself; p99 is of quick requests.
 
 Some are to fail: "the load does see what is lost" is the control of the load itself; a release that is ill only where
-it serves answers 500 until its gate has seen three of them; a process that is killed takes along what it had.
+it serves answers 500 until its gate has seen three of them; a process that is killed takes along what it had. A move to
+Debian 13 replaces the balancer as well: while its port moves, requests are cut or refused for some milliseconds.
 
 | case | sent | answered | failed, fresh | failed, kept-alive | p99 in ms |
 | --- | ---: | ---: | ---: | ---: | ---: |

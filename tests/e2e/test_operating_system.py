@@ -30,10 +30,11 @@ def test_a_move_to_debian_13_loses_what_comes_while_the_address_moves_alone(
         stack.up()
         load.wait_for(50)
     table(load.outcome)
-    # The host's port is closed for some milliseconds while it goes over to the new balancer (platforms/lxd/address.py).
-    lost = [line for line in load.outcome.failed_fresh if "ClientConnectorError" not in line]
-    assert lost == [], load.outcome
-    assert len(load.outcome.failed_fresh) <= 8, load.outcome
+    # The host's port goes over to the new balancer (platforms/lxd/address.py): what is on its way is cut, and for some
+    # milliseconds the port is closed. Whoever got an answer got a good one.
+    failed = load.outcome.failed_fresh + load.outcome.failed_kept
+    assert [line for line in failed if ": Client" not in line and ": Server" not in line] == [], load.outcome
+    assert len(failed) < load.outcome.sent / 100, load.outcome
     new = {*stack.servers().values(), stack.balancer()}
     assert old.isdisjoint(new)
     assert {server for server, _ in stack.who_answers()} == set(stack.servers().values())
