@@ -12,7 +12,7 @@ import pytest
 import upstream_health
 from pydantic import ValidationError
 
-from settings import App, Gateway, Rollout, Settings, limits
+from settings import App, Aws, Gateway, Rollout, Settings, Size, limits
 from settings.application import APP_PORT
 from tests.unit.stack_blocks import ROOT, app, production
 
@@ -108,17 +108,18 @@ def test_a_secret_that_is_too_short_to_be_removed_from_messages_is_warned_of() -
     ("instance_type", "cpus", "gib"),
     [
         ("t3.nano", 2, 0.5), ("t3.medium", 2, 4), ("t3a.2xlarge", 8, 32), ("m5.large", 2, 8), ("m7i.xlarge", 4, 16),
-        ("c6i.2xlarge", 8, 16), ("r5.24xlarge", 96, 768),
+        ("c6i.2xlarge", 8, 16), ("r5.24xlarge", 96, 768), ("t4g.small", 2, 2), ("m7g.medium", 1, 4),
+        ("c8gd.large", 2, 4),
     ],
 )  # fmt: skip
 def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: int, gib: float) -> None:
-    found = limits.capacity_of(stack("aws", fleet=of_server(instance_type)).apps["hello"], "aws")
+    found = Aws.capacity(Size(instance_type=instance_type))
     assert found is not None
     assert (found.cpus, found.memory_mib) == (cpus, gib * 1024)
 
 
 def test_nothing_is_said_of_others() -> None:
-    for instance_type in ("t2.micro", "x2idn.large", "c5.metal", "z1d.large", "m5.huge"):
+    for instance_type in ("t2.micro", "x2idn.large", "c5.metal", "z1d.large", "m5.huge", "m5.medium"):
         hello = stack("aws", fleet=of_server(instance_type)).apps["hello"]
         assert (limits.capacity_of(hello, "aws"), limits.worker_processes(hello, "aws")) == (None, None)
 
