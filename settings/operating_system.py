@@ -34,7 +34,7 @@ OPERATING_SYSTEMS = {
         OperatingSystem("debian-12", suite="bookworm", python="3.11.2", http2_directive=False),
     )
 }
-DEFAULT_OS = OPERATING_SYSTEMS["debian-12"]
+DEFAULT_OS = OPERATING_SYSTEMS["debian-13"]
 if TYPE_CHECKING:
     OsName = str
 else:

@@ -168,9 +168,11 @@ def _pipe(source: list[str], target: list[str], say: Callable[[str], None]) -> N
         log += target_log.read().decode(errors="replace").splitlines()
     if any(codes.values()):
         failed = " and ".join(f"{name} ({code})" for name, code in codes.items() if code)
+        remedy = "Machines need a Debian mirror; is it reachable?"
+        if any("NO_PUBKEY" in line for line in log):
+            remedy = "This host lacks Debian's keys; `apt-get install debian-archive-keyring` brings them."
         raise LxdError(
-            f"building the machine image failed in {failed}. Machines need a Debian mirror; is it reachable? "
-            "The last lines:\n" + "\n".join(log[-15:])
+            f"building the machine image failed in {failed}. {remedy} The last lines:\n" + "\n".join(log[-15:])
         )
 
 

@@ -134,7 +134,7 @@ def test_every_machine_updates_itself_in_the_window_at_a_moment_of_its_own(fleet
         offsets.add((begins.hour - 3) * 3600 + begins.minute * 60 + begins.second)
         # What it would do is known now; whether there is anything to do is the archive's affair.
         told = on(machine, "unattended-upgrade", "--dry-run", "--verbose")
-        assert "origin=Debian,codename=bookworm-security,label=Debian-Security" in told
+        assert "origin=Debian,codename=trixie-security,label=Debian-Security" in told
         assert "label=Debian," not in told
     assert len(offsets) == 4
     assert 0 <= min(offsets) <= max(offsets) <= 110 * 60
