@@ -11,7 +11,7 @@ GATEWAY = Gateway(
     config="uwsgi.ini",
     command="{place}/gateway/gateway_uwsgi.py --ini {place}/uwsgi.ini"
     " --http-socket {runtime}/http.sock --stats {runtime}/stats.sock",
-    scripts=("gateway_uwsgi", "gateway_uwsgi_app", "gateway_http", *GUARD),
+    scripts=("gateway_uwsgi", "gateway_uwsgi_app", "gateway_environment", "gateway_http", *GUARD),
     proof_args="--processes 1",
     single_process_args="--processes 1 --socket 127.0.0.1:{port} --listen 1024",
     model="processes with threads",

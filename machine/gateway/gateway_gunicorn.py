@@ -11,9 +11,14 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
+from gateway_environment import hide_variables, restore_variables, warn_of_threads
 from gateway_guard import Guard
 
 sys.path.pop(0)
+# They would override the release's file. The first two are for a Gunicorn that another one has started.
+for name in ("GUNICORN_PID", "GUNICORN_FD"):
+    os.environ.pop(name, None)
+hide_variables("FORWARDED_ALLOW_IPS", "GUNICORN_", "PORT", "SENDFILE", "WEB_CONCURRENCY")
 with http.prepend_gateway_path("gunicorn"):
     from gunicorn.app.wsgiapp import WSGIApplication
     from gunicorn.arbiter import Arbiter
@@ -29,8 +34,6 @@ class Gunicorn(WSGIApplication):
 
     def load_config(self) -> None:
         """Load the release's file, then the command line, then the settings of this module."""
-        # It would override the release's file.
-        os.environ.pop("GUNICORN_CMD_ARGS", None)
         super().load_config()
         with http.prepend_gateway_path("gunicorn"):
             # Loads the worker's module, and gevent where it needs that.
@@ -44,11 +47,15 @@ class Gunicorn(WSGIApplication):
 
     def load(self) -> Any:
         """Return the callable. Gunicorn calls this once in the arbiter (preload_app), or once in each worker."""
+        restore_variables()
         try:
-            return http.proxy_fix(http.load_application(self.cfg.wsgi_app))
+            application = http.proxy_fix(http.load_application(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises
             traceback.print_exc()
             sys.exit(Arbiter.APP_LOAD_ERROR)
+        if self.cfg.preload_app:
+            warn_of_threads()
+        return application
 
     def when_ready(self, server: Any) -> None:
         """Implement Gunicorn's hook of the arbiter before it starts workers: wait for them in a thread."""

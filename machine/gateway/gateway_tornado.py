@@ -14,6 +14,7 @@ from typing import Any, cast
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
+from gateway_environment import warn_of_threads
 from gateway_guard import Guard
 from prefork import Workers, count_processes, read_settings
 
@@ -125,6 +126,9 @@ if __name__ == "__main__":
     sockets = http.open_listeners(private, port)
     # Before the fork, where memory is shared, unless the application does not bear that.
     imported = None if given.getboolean("lazy_apps") else http.load_application(given["module"])
+
+    if imported:
+        warn_of_threads()
 
     def worker(ready: Callable[[], object]) -> None:
         """Run the event loop of one worker, in its process."""

@@ -9,10 +9,16 @@ import os
 import sys
 from typing import Any, cast
 
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+from gateway_environment import hide_variables
+
+sys.path.pop(0)
 sys.path.append("/srv/gateway/uwsgi")
 import pyuwsgi
 
 sys.path.pop()
+# uWSGI takes each for an option, such as UWSGI_STATIC_MAP. gateway_uwsgi_app.py puts them back.
+hide_variables("UWSGI_")
 # `processes: auto`: two for each CPU that this process may use, which in a container are fewer than the machine has.
 os.environ["WSGI_FLEET_PROCESSES"] = str(len(os.sched_getaffinity(0)) * 2)
 cast("Any", pyuwsgi).run()

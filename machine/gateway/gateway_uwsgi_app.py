@@ -12,6 +12,7 @@ from typing import Any, cast
 import uwsgi as untyped  # pyright: ignore  only inside of it
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+from gateway_environment import restore_variables, warn_of_threads
 from gateway_guard import Guard
 from gateway_http import proxy_fix
 
@@ -30,9 +31,13 @@ uwsgi.stop = lambda: None
 # With lazy-apps this is a worker already.
 if uwsgi.worker_id():
     guard.start()
+restore_variables()
+# The launcher's own.
+os.environ.pop("WSGI_FLEET_PROCESSES", None)
 module, _, name = uwsgi.opt["application"].decode().partition(":")
 application = guard(proxy_fix(operator.attrgetter(name)(importlib.import_module(module))))
 if not uwsgi.worker_id():
+    warn_of_threads()
     # The application may have set one, while it was imported.
     after: Callable[[], object] | None = getattr(uwsgi, "post_fork_hook", None)
 

@@ -14,7 +14,7 @@ import pytest
 
 from gateways import GATEWAYS
 from tests.combinations import GATEWAY_SETTINGS, OVER_HTTP
-from tests.processes.gateway_process import Process, app, started
+from tests.processes.gateway_process import APP, Process, app, started
 
 KINDS = dict.fromkeys(each["kind"] for each in OVER_HTTP.values())
 LAZY = {
@@ -78,6 +78,57 @@ def test_an_application_that_does_not_import_ends_it_before_it_is_ready(
         assert running.process.wait(30) != 0
         assert "No module named 'nothing_of_that_name'" in running.log
         assert not running.says_ready()
+
+
+# With values that would break a gateway, or change what it serves.
+READ_BY_GATEWAYS = {
+    "UWSGI_STATIC_MAP": "/x=/etc",
+    "UWSGI_PROCESSES": "none",
+    "GUNICORN_CMD_ARGS": "--bind 127.0.0.1:1",
+    "FORWARDED_ALLOW_IPS": "*",
+    "PORT": "http",
+    "SENDFILE": "perhaps",
+    "WEB_CONCURRENCY": "auto",
+}
+TELLS_ITS_ENVIRONMENT = """
+import json, os
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [json.dumps({"path": environ["PATH_INFO"], "environment": dict(os.environ)}).encode()]
+"""
+
+
+@pytest.mark.parametrize("gateway", (GATEWAY_SETTINGS | LAZY).values(), ids=(GATEWAY_SETTINGS | LAZY).keys())
+def test_variables_that_a_gateway_would_read_reach_the_application_and_not_the_gateway(
+    gateway: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in READ_BY_GATEWAYS.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text(TELLS_ITS_ENVIRONMENT)
+    with started(app(**gateway, processes=1), tmp_path) as running:
+        running.wait_ready()
+        seen = running.ask("/x/hostname", private=True)
+        assert seen["path"] == "/x/hostname"
+        assert seen["environment"].items() >= READ_BY_GATEWAYS.items()
+        assert "WSGI_FLEET_PROCESSES" not in seen["environment"]
+
+
+@pytest.mark.parametrize("gateway", (GATEWAY_SETTINGS | LAZY).values(), ids=(GATEWAY_SETTINGS | LAZY).keys())
+def test_a_thread_that_an_import_has_started_before_the_fork_is_logged_by_its_name(
+    gateway: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    thread = (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(99,), name='beat', daemon=True).start()\n"
+    )
+    (tmp_path / "code" / "app.py").write_text(thread + APP)
+    made = app(**gateway, processes=1)
+    with started(made, tmp_path) as running:
+        running.wait_ready()
+        is_forked = not (made.gateway.lazy_apps or made.gateway.runs_greenlets)
+        assert running.log.count("warning: threads of the import end in workers: beat\n") == is_forked
 
 
 @every
