@@ -13,22 +13,11 @@ from commands.target import BALANCER, AppOption, CommandError, StackOption, Targ
 from platforms import operator
 from platforms.transport import Unreachable
 from releases.fleet import Server
+from rendering.app_server import process_properties
 from rendering.paths import SCRIPTS
 from settings.limits import SITE_TIMEOUT_S
 
 LIVE = "/srv/app/live"
-# As machine/app_server/release.py runs the release task; the environment's own PATH would win.
-PROPERTIES = (
-    "User=app",
-    "Group=app",
-    f"WorkingDirectory={LIVE}/code",
-    f"EnvironmentFile={LIVE}/environment",
-    f"Environment=PATH={LIVE}/venv/bin:/usr/local/bin:/usr/bin:/bin",
-    "StateDirectory=app",
-    "PrivateTmp=yes",
-    "NoNewPrivileges=yes",
-    "ProtectSystem=strict",
-)
 _NO_RELEASE = "error: no release serves on this server; `pulumi up` brings one"
 
 ServerOption = Annotated[
@@ -43,7 +32,8 @@ ServerArgument = Annotated[
 def as_release(command: Sequence[str], *, terminal: bool = False) -> list[str]:
     """Return the words that run a command on a server as the release that serves there would run it."""
     options = ["--quiet", "--wait", "--collect", "--pty" if terminal else "--pipe"]
-    options += [f"--property={each}" for each in PROPERTIES]
+    places = (f"WorkingDirectory={LIVE}/code", f"EnvironmentFile={LIVE}/environment")
+    options += [f"--property={each}" for each in (*process_properties(), *places)]
     # The inner sh finds the program on the release's own PATH; systemd-run would look on root's.
     inner = shlex.join(["systemd-run", *options, "--", "sh", "-c", 'exec "$@"', "sh", *command])
     return ["sh", "-c", f"[ -e {LIVE}/environment ] || {{ echo {shlex.quote(_NO_RELEASE)}; exit 1; }}; exec {inner}"]

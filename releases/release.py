@@ -12,12 +12,21 @@ from typing import Any
 
 from platforms.transport import Store
 from releases.archive import SourceError, gzip_sha256, write_archive
-from rendering.app_server import ProcessLayout
+from rendering.app_server import ProcessLayout, process_properties
 from rendering.gateway_files import background_units, gateway_files, install_files
 from rendering.settings_file import FORMATS
 from settings import App
 
 ID_LENGTH = 12
+# What each process of the application finds, unless the stack file says otherwise. The server puts the virtualenv's
+# programs before PATH. HOME is StateDirectory= of the units: the only folder that lasts as long as the server.
+ENVIRONMENT = {
+    "HOME": "/var/lib/app",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    # Else lines would come late, or never from a process that is killed.
+    "PYTHONUNBUFFERED": "1",
+}
 
 
 @dataclass(frozen=True)
@@ -57,16 +66,33 @@ def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
     return hmac.new(key.encode(), json.dumps(dict(secrets), sort_keys=True).encode(), "sha256").hexdigest()
 
 
-def make_manifest(app: App, tar_sha256: str, *, key: str, secrets: Mapping[str, str]) -> bytes:
+def make_manifest(
+    app: App,
+    tar_sha256: str,
+    *,
+    key: str,
+    secrets: Mapping[str, str],
+    health_host: str = "localhost",
+    https: bool = False,
+) -> bytes:
     """Return the manifest of an application's release.
 
-    tar_sha256: of the source's uncompressed tar. key: the stack's own key for secrets_digest.
+    tar_sha256: of the source's uncompressed tar. key: the stack's own key for secrets_digest. health_host: the name by
+    which servers are asked for the health path. https: whether clients come by HTTPS.
     """
     manifest = {
         "module": app.module,
         "requirements_path": app.requirements,
         "health_path": app.health_path,
-        "environment": app.environment,
+        "health_headers": {
+            "Host": health_host,
+            "User-Agent": "wsgi-fleet",
+            "X-Forwarded-Host": health_host,
+            "X-Forwarded-Proto": "https" if https else "http",
+        },
+        "environment": ENVIRONMENT | app.environment,
+        # Of the processes that it runs beside the application: its build and its task.
+        "properties": process_properties(),
         **_gateway(app),
         "drain_timeout_s": app.drain_timeout_s,
         "release_task": app.rollout.release_task,

@@ -52,6 +52,12 @@ def gateway_command_line(kind: Gateway, place: str, runtime: str, more: str = ""
     return f"{place}/venv/bin/python -P {command}" + (f" {more}" if more else "")
 
 
+def process_properties() -> tuple[str, ...]:
+    """Return the properties of systemd that every process of the application has, each as NAME=VALUE."""
+    lines = render_template("systemd/application.j2").splitlines()
+    return tuple(line for line in lines if line and not line.startswith("#"))
+
+
 def app_unit(kind: Gateway = UWSGI, processes: ProcessLayout | None = None, *, proof: bool) -> str:
     """Return the unit of a slot or of a process in one (app@.service), or of the place where a release is proven."""
     slot, runtime = ("proof", "app-proof") if proof else ("%i", "app-%i")

@@ -50,7 +50,10 @@ def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
         if processes.manager == "supervisord":
             files[f"gateway/supervisord-{slot}.conf"] = supervisord_conf(app, processes.number, slot)
         else:
-            files |= {f"gateway/{slot}-{port - first}.env": f"WSGI_FLEET_PORT={port}\n" for port in ports}
+            files |= {
+                f"gateway/{slot}-{port - first}.env": f"WSGI_FLEET_PORT={port}\nWSGI_FLEET_SLOT={slot}\n"
+                for port in ports
+            }
     return files
 
 

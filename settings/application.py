@@ -18,7 +18,7 @@ from settings.static import Static
 from settings.streaming import Streaming
 
 # Names that the product itself sets for the application.
-RESERVED_VARIABLES = frozenset({"WSGI_FLEET_PORT", "WSGI_FLEET_RELEASE", "WSGI_FLEET_SERVER"})
+RESERVED_VARIABLES = frozenset(f"WSGI_FLEET_{name}" for name in ("PORT", "RELEASE", "SERVER", "SLOT"))
 # Where a server listens for the balancer.
 APP_PORT = 8000
 # Where processes are balanced: the port of the first one in each slot; the others follow (app_status.py).
@@ -125,10 +125,10 @@ class Schedule(Model):
     calendar: Annotated[
         str,
         matching(
-            r"^[A-Za-z0-9 *:/,.~-]{1,100}$",
+            r"^[A-Za-z0-9 *:/,.~_+-]{1,100}$",
             'a time as systemd writes it, such as "hourly" or "Mon..Fri 06:30"; see `man systemd.time`',
         ),
-    ] = Field(description='when, as systemd writes it: "hourly", "Mon..Fri 06:30" (man systemd.time)')
+    ] = Field(description='when, in UTC or as "Mon..Fri 06:30 America/New_York" (man systemd.time)')
 
 
 class Release(Model):

@@ -147,21 +147,10 @@ def build(place: Path, command: str, limit_s: float) -> None:
 
 def run_command(place: Path, command: str, unit: str, *more: str) -> None:
     """Run a shell command as the application, in the environment of a release, and print its output. Raises Failure."""
-    properties = (
-        f"User={USER}",
-        f"Group={USER}",
-        f"WorkingDirectory={place}/code",
-        f"EnvironmentFile={place}/environment",
-        f"Environment=PATH={place}/venv/bin:/usr/local/bin:/usr/bin:/bin",
-        "StateDirectory=app",
-        "PrivateTmp=yes",
-        "NoNewPrivileges=yes",
-        "ProtectSystem=strict",
-        *more,
-    )
-    options = [f"--property={each}" for each in properties]
+    own = (f"WorkingDirectory={place}/code", f"EnvironmentFile={place}/environment")
+    options = [f"--property={each}" for each in (*manifest_of(place.name)["properties"], *own, *more)]
     process = subprocess.Popen(
-        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", *options, "sh", "-c", command],
+        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", *options, "bash", "-c", command],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     lines: deque[str] = deque(maxlen=15)
@@ -185,6 +174,7 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         "WSGI_FLEET_RELEASE": release,
         "WSGI_FLEET_SERVER": socket.gethostname(),
     }  # fmt: skip
+    environment["PATH"] = f"{RELEASES / release}/venv/bin:{environment.get('PATH', '/usr/bin:/bin')}"
     if given := manifest.get("settings_file"):
         file = partial / given["name"]
         file.write_text(given["text"], "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
@@ -151,6 +152,73 @@ def test_workers_and_schedules_run_with_the_release_that_serves(fleet: Stack) ->
     del fleet.app["workers"], fleet.app["schedules"]
     fleet.release_version("without workers")
     eventually(lambda: all(_running(machine) == [] for machine in machines), message="no worker runs")
+
+
+def test_every_process_of_a_release_finds_the_same_environment_limits_and_sandbox(fleet: Stack) -> None:
+    pem = "-----BEGIN KEY-----\r\n" + "a+/=%$\"'`\\\n" * 2500 + "-----END KEY-----\n"
+    fleet.app["environment"] = {"T_PEM": pem, "PATH": "/opt/bin:/usr/bin:/bin"}
+    fleet.app["build"] = "python found.py build"
+    fleet.app["rollout"] = {"release_task": "cd . && python found.py task"}
+    fleet.app["workers"] = {"found": {"command": "python found.py worker; exec sleep 600"}}
+    fleet.app["schedules"] = {"found": {"command": "python found.py schedule", "calendar": "*:*:* America/New_York"}}
+    fleet.release_version("what it finds")
+    first = next(iter(fleet.servers().values()))
+    places = ("build", "task", "worker", "schedule")
+    places_found = {
+        name: eventually(lambda n=name: json.loads(_said(first, n) or "0"), message=f"{name} wrote what it found")
+        for name in places
+    }
+    by_exec = fleet.fleet("exec", "--", "python", "found.py")
+    places_found["exec"] = json.loads(by_exec.stdout)
+    server = places_found["exec"]["environment"]["WSGI_FLEET_SERVER"]
+    asked = (fleet.get("/found") for _ in range(200))
+    slot = next(each for each in asked if each["found"]["environment"]["WSGI_FLEET_SERVER"] == server)
+    release = slot["found"]["environment"]["WSGI_FLEET_RELEASE"]
+    assert slot["slot"] in ("blue", "green")
+    assert places_found == dict.fromkeys(places_found, slot["found"])
+    seen = slot["found"]["environment"]
+    assert (seen["T_PEM"], seen["HOME"], seen["LANG"], seen["PYTHONUNBUFFERED"]) == (
+        pem, "/var/lib/app", "C.UTF-8", "1",
+    )  # fmt: skip
+    assert seen["PATH"] == f"/srv/app/releases/{release}/venv/bin:/opt/bin:/usr/bin:/bin"
+    assert slot["found"]["python"] == f"/srv/app/releases/{release}/venv/bin/python"
+    assert slot["found"]["sandbox"] == {"CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
+    for name in ("environment", "build", "workers", "schedules"):
+        del fleet.app[name]
+    fleet.app["rollout"] = {"start_timeout_s": 20}
+    fleet.up()
+
+
+def test_a_worker_gets_sigterm_itself_at_a_release_and_when_its_machine_is_stopped(fleet: Stack) -> None:
+    commands = {
+        "plain": "python stopping.py plain",
+        "list": "cd .. && cd code; A=1 python stopping.py list",
+        "loop": "while :; do python stopping.py loop; done",
+        "pipe": "python stopping.py pipe | cat",
+        "script": 'exec bash -c "python stopping.py script; true"',
+    }
+    fleet.app["workers"] = {name: {"command": command, "servers": "first"} for name, command in commands.items()}
+    fleet.release_version("with workers that stop")
+    first = next(iter(fleet.servers().values()))
+    releases = [fleet.get()["release"]]
+
+    def wait_until_all_work() -> None:
+        # Each is a program with a process of its own.
+        count = ("sh", "-c", "grep -las '^python' /proc/[0-9]*/cmdline | wc -l")
+        eventually(lambda: on(first, *count, check=False).strip() == str(2 * len(commands)), message="workers work")
+
+    wait_until_all_work()
+    fleet.release_version("with workers that stop again")
+    releases.append(fleet.get()["release"])
+    wait_until_all_work()
+    lxc("stop", first)
+    lxc("start", first)
+    wait_until_all_work()
+    assert sorted(_said(first, "stopped").splitlines()) == sorted(
+        f"{release} {name}" for release in releases for name in commands
+    )
+    del fleet.app["workers"]
+    fleet.release_version("without workers that stop")
 
 
 def _said(machine: str, name: str) -> str:

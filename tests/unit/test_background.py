@@ -23,7 +23,7 @@ def app(**changes: Any) -> App:
 NASTY = "echo \"$HOME\" 'a' %i \\ ; reboot"
 GIVEN: dict[str, Any] = {
     "workers": {"mail": {"command": NASTY, "count": 2}, "once": {"command": "true", "servers": "first"}},
-    "schedules": {"tidy": {"command": "true", "calendar": "Mon..Fri 06:30"}},
+    "schedules": {"tidy": {"command": "true", "calendar": "Mon..Fri 06:30 America/New_York"}},
 }
 
 
@@ -38,7 +38,7 @@ def test_workers_are_kept_running_and_schedules_run_once_at_their_times() -> Non
     assert {"Type=exec", "Restart=always", "TimeoutStopSec=75"} <= {*made["app-worker-mail@.service"]}
     schedule = made["app-schedule-tidy.service"]
     assert ("Type=oneshot" in schedule, [line for line in schedule if line.startswith("Restart=")]) == (True, [])
-    assert "OnCalendar=Mon..Fri 06:30" in made["app-schedule-tidy.timer"]
+    assert "OnCalendar=Mon..Fri 06:30 America/New_York" in made["app-schedule-tidy.timer"]
 
 
 def test_they_are_hardened_like_the_application_itself() -> None:

@@ -212,11 +212,9 @@ def test_exec_runs_as_the_release_on_the_first_server_and_ends_as_the_command_do
     fleet("exec", "--stdin", "cat", stdin=b"wanted")
     (machine, words, stdin), (_, _, wanted) = stack.machines.calls
     assert (machine, words[:2], stdin, wanted) == ("m-hello-1", ["sh", "-c"], b"", b"wanted")
-    live = "/srv/app/live"
-    options = (
-        f"User=app EnvironmentFile={live}/environment WorkingDirectory={live}/code Environment=PATH={live}/venv/bin:"
-    )
-    assert [option for option in options.split() if f"--property={option}" not in words[2]] == []
+    options = "User=app EnvironmentFile=/srv/app/live/environment WorkingDirectory=/srv/app/live/code UMask=0077"
+    assert [option for option in options.split() if f"--property={option} " not in words[2]] == []
+    assert "--property=SystemCallFilter=~@privileged @resources'" in words[2]
 
 
 def test_what_exec_runs_reaches_the_machine_word_for_word(stack: FakeStack, tmp_path: Path) -> None:

@@ -89,8 +89,12 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     for name, text in json.loads(release.manifest)["gateway_files"].items():
         assert (place / name).read_text() == text
     assert (place / "environment").read_text() == (
+        'HOME="/var/lib/app"\n'
+        'LANG="C.UTF-8"\n'
         'MODE="production"\n'
         'PASSWORD="open \\"sesame\\" for \\$5"\n'
+        f'PATH="{place}/venv/bin:/usr/local/bin:/usr/bin:/bin"\n'
+        'PYTHONUNBUFFERED="1"\n'
         'URL="postgres://grün"\n'
         f'WSGI_FLEET_RELEASE="{id_}"\n'
         'WSGI_FLEET_SERVER="local-hello-1"\n'
@@ -274,7 +278,7 @@ def test_a_build_runs_as_the_application_in_its_code_before_the_proof_and_leaves
     staging.stage(id_, {})
     place, code = common.RELEASES / id_, common.RELEASES / id_ / "code"
     assert (code / "made").read_text() == "by the build"
-    assert unit.calls[-1][-3:] == ["sh", "-c", "make it"]
+    assert unit.calls[-1][-3:] == ["bash", "-c", "make it"]
     names = ("User", "WorkingDirectory", "ReadWritePaths", "EnvironmentFile", "ProtectSystem")
     assert [unit.property(name) for name in names] == ["app", str(code), str(code), f"{place}/environment", "strict"]
     assert 0 < int(unit.property("RuntimeMaxSec")) <= 300

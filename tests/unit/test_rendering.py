@@ -159,8 +159,8 @@ def test_what_ends_again_and_again_waits_longer_each_time_and_is_never_given_up(
 
 def test_proof_and_slot_are_hardened_alike_and_a_proof_has_no_public_socket() -> None:
     different = {
-        "Sockets", "Restart", "RestartSec", "ExecStartPre", "WorkingDirectory", "EnvironmentFile", "ExecStart",
-        "RuntimeDirectory", "KillSignal",
+        "Sockets", "Restart", "RestartSec", "ExecStartPre", "WorkingDirectory", "Environment", "EnvironmentFile",
+        "ExecStart", "RuntimeDirectory", "KillSignal",
     }  # fmt: skip
     slot, proof = (
         [line for line in unit(proof=proof)["Service"] if line.partition("=")[0] not in different]

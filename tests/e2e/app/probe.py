@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import found
+
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 VERSION = "1"
@@ -46,6 +48,8 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
     }
     if path == "/environment":
         answer = {name: value for name, value in os.environ.items() if name.startswith("T_")}
+    if path == "/found":
+        answer = {"slot": os.environ["WSGI_FLEET_SLOT"], "found": found.found()}
     if path == "/settings":
         settings: dict[str, Any] = {}
         # As Flask's Config.from_pyfile reads it.
