@@ -28,6 +28,44 @@ _NOISE = re.compile(
 _PREFIX = re.compile(r"/srv/app/(?:releases/\w+/code/(?:\./)?|venvs/\w+/lib/python[\d.]+/site-packages/)")
 
 
+# What a failure contains -> what to do about it, for a person who never saw it. The first one that fits.
+HINTS = {
+    "No module named 'pkg_resources'": (
+        "pkg_resources is a part of setuptools, which virtualenvs come without: add setuptools<81 to the requirements"
+    ),
+    r"No module named '(\S+)'": (
+        "{0}: if others made it, name what brings it in the requirements; if it is the application's own, `module` is "
+        "a dotted path from the folder `source`"
+    ),
+    "Address already in use": (
+        "a port that the import opens is taken by the release that still serves, for two run side by side: choose it "
+        "by WSGI_FLEET_SLOT (proof, blue, green), or open it in one of `workers`"
+    ),
+    r"but 400 .*\(Host: (\S+)\)": (
+        "the application refuses requests for {0}: let it accept that name (Django: ALLOWED_HOSTS), or set health_host "
+        "to one that it accepts"
+    ),
+    "but 30[1278] to https://": (
+        "the application redirects HTTP to HTTPS by itself: set balancer.tls, with which it is asked as if by HTTPS, "
+        "or exempt health_path (Django: SECURE_REDIRECT_EXEMPT beside SECURE_SSL_REDIRECT)"
+    ),
+    r"but 3\d\d to (\S+),": "health_path must answer 200 itself, without log-in and redirect: this one leads to {0}",
+    "but 40[13] ": "health_path must answer without log-in",
+    "but 40[45] ": "the application has no such path: set health_path to one that answers GET with 200",
+    r"(?s)^stage: .*(?:but 500 |no such table|UndefinedTable|relation \S+ does not exist|Table '\S+' doesn't exist)": (
+        "if the health path needs tables that rollout.release_task makes, set rollout.task_before_proof to true "
+        "(docs/migrations.md)"
+    ),
+}
+
+
+def hint_for(phase: str, why: str) -> str:
+    """Return what to do about a failure; "" where nothing is known."""
+    text = f"{phase}: {why}"
+    found = ((re.search(pattern, text), hint) for pattern, hint in HINTS.items())
+    return next((hint.format(*match.groups()) for match, hint in found if match), "")
+
+
 def shorten(why: str) -> str:
     """Return a failure with the indented lines that it quotes reduced to those of the application."""
     if of_python := python_requirement.shorten(why):
@@ -62,7 +100,7 @@ def _traceback(lines: Sequence[str]) -> list[str]:
 def group(failures: Iterable[tuple[str, str, str]], servers: int) -> str:
     """Return failures as a text. failures: server, phase, cause. servers: how many there are.
 
-    Those that begin and end alike, but for numbers, are described once.
+    Those that begin and end alike, but for numbers, are described once. Lines with what to do come last.
     """
     same: defaultdict[tuple[str, ...], list[tuple[str, str]]] = defaultdict(list)
     for server, phase, why in failures:
@@ -71,11 +109,14 @@ def group(failures: Iterable[tuple[str, str, str]], servers: int) -> str:
         ends = (re.sub(r"0x[0-9a-f]+|\d+", "#", line.replace(server, "#")) for line in (first, last))
         same[phase, *ends].append((server, short))
     texts: list[str] = []
+    hints: dict[str, None] = {}
     for (phase, *_), each in sorted(same.items(), key=lambda item: min(item[1])):
         names, whys = zip(*sorted(each), strict=True)
         where = f"on all {servers} servers" if len(names) == servers > 1 else ", ".join(names)
         first, *quoted = whys[0].splitlines() or [""]
         # The first failure is shown whole, of the others what they end with.
+        if len(texts) < CAUSES and (hint := hint_for(phase, whys[0])):
+            hints[f"hint: {hint}"] = None
         texts.append("\n".join([f"{where}, {phase}: {first}", *(quoted[-1:] if texts else quoted)]))
     more = [f"and {len(texts) - CAUSES} failures more"] if len(texts) > CAUSES else []
-    return "\n".join([*texts[:CAUSES], *more])
+    return "\n".join([*texts[:CAUSES], *more, *hints])

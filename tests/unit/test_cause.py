@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from releases.cause import group, shorten
+from releases.cause import group, hint_for, shorten
 
 IMPORT = """\
 hello.wsgi:app did not start; its last lines:
@@ -65,12 +65,45 @@ def test_servers_whose_logs_differ_before_the_same_exception_are_described_once(
         ("a-1", "stage", IMPORT),
         ("a-2", "stage", IMPORT.replace("    Traceback", "    mapped 7 bytes\n    Traceback")),
     ]
-    assert group(failures, 2) == f"on all 2 servers, stage: {SHORT}"
+    assert group(failures, 2) == f"on all 2 servers, stage: {SHORT}\nhint: {hint_for('stage', IMPORT)}"
 
 
 def test_sixteen_servers_that_fail_each_in_its_way_stay_within_a_screen() -> None:
     failures = [(f"a-{letter}", "stage", f"{letter * 3}\n    {letter}\n" + IMPORT) for letter in "bcdefghijklmnopq"]
     text = group(failures, 16)
-    assert len(text.splitlines()) <= 20
+    assert len(text.splitlines()) <= 21
     assert text.splitlines()[0] == "a-b, stage: bbb"
-    assert text.splitlines()[-1] == "and 12 failures more"
+    assert text.splitlines()[-2] == "and 12 failures more"
+
+
+GATED = "GET /healthz was not 200 in 5 tries but"
+
+
+@pytest.mark.parametrize(
+    ("phase", "why", "words"),
+    [
+        ("stage", IMPORT, "nothing_there: if others made it, name what brings it in the requirements"),
+        ("stage", IMPORT.replace("nothing_there", "pkg_resources"), "add setuptools<81 to the requirements"),
+        (
+            "stage",
+            "x\n    OSError: [Errno 98] Address already in use",
+            "choose it by WSGI_FLEET_SLOT (proof, blue, green)",
+        ),
+        (
+            "stage",
+            f"{GATED} 400 Bad Request (Host: localhost)",
+            "requests for localhost: let it accept that name (Django:",
+        ),
+        ("stage", f"{GATED} 301 to https://shop/healthz, and a redirect", "(Django: SECURE_REDIRECT_EXEMPT beside"),
+        ("stage", f"{GATED} 302 to /login, and a redirect", "without log-in and redirect: this one leads to /login"),
+        ("stage", f"{GATED} 403 Forbidden", "health_path must answer without log-in"),
+        ("stage", f"{GATED} 404 Not Found", "set health_path to one that answers GET with 200"),
+        ("stage", "GET / was not 200 in 60 s but 500 Internal Server Error", "set rollout.task_before_proof to true"),
+        ("stage", "x\n    sqlite3.OperationalError: no such table: notes", "set rollout.task_before_proof to true"),
+        ("canary", "GET / was not 200 in 3 tries but 500 Internal Server Error", ""),
+    ],
+)
+def test_a_failure_that_is_known_says_what_to_do(phase: str, why: str, words: str) -> None:
+    hint = hint_for(phase, why)
+    assert words in hint
+    assert bool(hint) == bool(words)
