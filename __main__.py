@@ -10,6 +10,7 @@ from components.configuration import read_settings, read_sources
 from components.outputs import outputs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.registry import create
+from settings.application import health_host
 
 project, stack = Path.cwd(), pulumi.get_stack()
 settings = read_settings(project, stack)
@@ -24,7 +25,8 @@ balancer_args = BalancerArgs(settings.balancer, groups.balancer, updates, settin
 balancer = Balancer("balancer", balancer_args, platform=platform)
 fleets: dict[str, AppServerFleet] = {}
 for name, app in settings.apps.items():
-    args = AppServerFleetArgs(app, groups.apps[name], store, sources[name], balancer, updates)
+    host, https = health_host(name, settings.apps, settings.hostnames), settings.balancer.tls is not None
+    args = AppServerFleetArgs(app, groups.apps[name], store, sources[name], balancer, updates, host, https=https)
     fleets[name] = AppServerFleet(name, args, platform=platform)
 members = {name: fleet.members for name, fleet in fleets.items()}
 public = balancer.serve(settings.apps, members, settings.hostnames)

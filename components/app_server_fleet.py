@@ -21,7 +21,10 @@ from settings import App, SecurityUpdates
 
 @dataclass(frozen=True)
 class AppServerFleetArgs:
-    """balancer: what asks the servers, and serves the application's static files, where it has some."""
+    """balancer: what asks the servers, and serves the application's static files, where it has some.
+
+    health_host: the name by which servers are asked for the health path. https: whether clients come by HTTPS.
+    """
 
     app: App
     group: SecurityGroup
@@ -29,6 +32,8 @@ class AppServerFleetArgs:
     source: Source
     balancer: Balancer
     security_updates: SecurityUpdates = SECURITY_UPDATES
+    health_host: str = "localhost"
+    https: bool = False
 
 
 class AppServerFleet(pulumi.ComponentResource):
@@ -71,7 +76,9 @@ class AppServerFleet(pulumi.ComponentResource):
 
         secrets = self._secrets(name, app, child)
         manifest = pulumi.Output.all(key=key, secrets=secrets).apply(
-            lambda values: make_manifest(app, args.source.tar_sha256, key=values["key"], secrets=values["secrets"])
+            lambda values: make_manifest(
+                app, args.source.tar_sha256, health_host=args.health_host, https=args.https, **values
+            )
         )
         # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
         release = pulumi.Output.unsecret(manifest.apply(release_id))
@@ -92,6 +99,7 @@ class AppServerFleet(pulumi.ComponentResource):
                 "start_timeout_s": app.rollout.start_timeout_s,
                 "drain_timeout_s": app.drain_timeout_s,
                 "task_timeout_s": app.rollout.task_timeout_s,
+                "task_before_proof": app.rollout.task_before_proof,
                 "batch_size": app.rollout.batch_size,
                 "bake_s": app.rollout.bake_s,
                 "allow_unreachable": app.rollout.allow_unreachable,

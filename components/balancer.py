@@ -18,6 +18,7 @@ from rendering.htpasswd import htpasswd_line
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
+from settings.application import health_host
 from settings.limits import SITE_TIMEOUT_S
 from settings.operating_system import DEFAULT_OS, OperatingSystem
 from settings.proxy import Proxy
@@ -43,8 +44,10 @@ class BalancerArgs:
     system: OperatingSystem = DEFAULT_OS
 
 
-def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> list[Upstream]:
-    """Return the applications as the balancer sees them."""
+def upstreams(
+    apps: Mapping[str, App], members: Mapping[str, Sequence[str]], hostnames: Sequence[str] = ()
+) -> list[Upstream]:
+    """Return the applications as the balancer sees them. hostnames: of the site."""
     return [
         Upstream(
             name,
@@ -56,6 +59,7 @@ def upstreams(apps: Mapping[str, App], members: Mapping[str, Sequence[str]]) -> 
             "http" if app.isolated_processes else GATEWAYS[app.gateway.kind].protocol,
             app.static,
             app.streaming,
+            health_host(name, apps, hostnames),
         )
         for name, app in sorted(apps.items())
     ]
@@ -118,7 +122,7 @@ class Balancer(pulumi.ComponentResource):
             lambda there: json.dumps(
                 render_site(
                     self._settings,
-                    upstreams(apps, there),
+                    upstreams(apps, there, hostnames),
                     hostnames,
                     https_port=platform.https_port,
                     system=self._system,

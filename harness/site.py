@@ -20,7 +20,7 @@ def wanted_site(balancer: str, old: str = "", new: str = "") -> str:
 
 def site_document(text: str, probe: str = "") -> str:
     """Return a site of this text. probe: the path of its only application, which has no server; "" for none."""
-    app: dict[str, Any] = {"servers": {}, "protocol": "http", "health_path": probe, "probe": probe}
+    app: dict[str, Any] = {"servers": {}, "protocol": "http", "health_path": probe, "health_host": "", "probe": probe}
     return json.dumps({"parts": [{"text": text}], "upstreams": {"app": app} if probe else {}, "https": False})
 
 

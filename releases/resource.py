@@ -142,7 +142,7 @@ def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
 def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: Release) -> dict[str, Any]:
     """Roll a release out. Return the outputs of the resource."""
     limits = dict(props["limits"])
-    batch = limits.pop(BATCH)
+    batch, before_proof = limits.pop(BATCH), bool(limits.pop("task_before_proof"))
     plan = Plan(
         app=props["app"],
         release=release,
@@ -152,6 +152,7 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         secrets=dict(props["secrets"]),
         revision=props["revision"],
         batch_size=batch if isinstance(batch, str) else int(batch),
+        task_before_proof=before_proof,
         **{key: int(value) for key, value in limits.items()},
     )
     store = _store(props)
@@ -196,9 +197,9 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
 class RolloutResource(Resource, module="releases", name="Rollout"):
     """release: id that serves when it is done. manifest: of that release, which is built from source.
 
-    limits: the fields of Plan that are numbers, and batch_size. balancer: as
-    one of servers, and the unit of its proxy, which is started where somebody stopped it. static: whether it serves
-    static files; each other one gets them.
+    limits: the fields of Plan that are numbers, batch_size and task_before_proof. balancer: as one of servers, and the
+    unit of its proxy, which is started where somebody stopped it. static: whether it serves static files; each other
+    one gets them.
     """
 
     app: pulumi.Output[str]

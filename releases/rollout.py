@@ -21,6 +21,7 @@ from releases.redaction import Redaction
 from releases.release import Release, has_archive
 from releases.static import StaticFiles
 from releases.status import ReleaseStatus
+from releases.threads import say_lost_threads
 from releases.workers import say_ending_workers
 
 REMEDY = "Mend the cause and run the same command again (`pulumi up` or `make local`)."
@@ -33,7 +34,8 @@ class Plan:
     batch_size: servers that switch at a time after the canary, as a number or "25%". bake_s: how long the canary is
     watched before the others follow. allow_unreachable: servers that may be missing; they take the release when they
     boot. revision: of the source in its version control, for the journal; "" where there is none. balancer: the machine
-    that serves static files, where it does.
+    that serves static files, where it does. task_before_proof: whether the release task runs before any server proves
+    the release.
     """
 
     app: str
@@ -50,6 +52,7 @@ class Plan:
     keep_releases: int
     revision: str = ""
     balancer: Server | None = None
+    task_before_proof: bool = False
 
 
 class RolloutError(Exception):
@@ -106,10 +109,18 @@ class Rollout:
             journal.note("begin", before=before, servers=[server.name for server in self.plan.servers])
             states = self._query_servers()
             self._publish(journal)
-            self._stage(list(states), journal)
             first = next(iter(states))
+            runs_task = self._needs_task(states)
+            # Where it is staged already, another rollout has proven it without the task.
+            is_task_first = runs_task and self.plan.task_before_proof and self.id not in states[first].staged
+            if is_task_first:
+                self.fleet.on_all([first], lambda server: self._stage_one(server, with_task=True))
+                journal.note("release task", server=first.name)
+            self._stage([server for server in states if server != first or not is_task_first], journal)
+            say_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - begun)
             self.static.publish(first)
-            self._release_task(first, states, journal)
+            if runs_task and not is_task_first:
+                self._release_task(first, journal)
             self._switch(states, before, journal)
             pointers.set_current(self.store, self.id)
         except Exception as error:
@@ -163,24 +174,26 @@ class Rollout:
             self.fleet.log(f"goes on without it (allow_unreachable): {line}")
         return {server: states[server] for server in self.plan.servers if server in states}
 
-    def _stage_one(self, server: Server) -> None:
+    def _stage_one(self, server: Server, *, with_task: bool = False) -> None:
         stdin = json.dumps(dict(self.plan.secrets)).encode()
         limit = self.plan.stage_timeout_s + self.plan.start_timeout_s + 30
-        self.fleet.run(server, "stage", ["stage", self.id], stdin=stdin, timeout_s=limit)
+        if with_task:
+            arguments, limit = ["stage", self.id, "task"], limit + self.plan.task_timeout_s
+        else:
+            arguments = ["stage", self.id]
+        self.fleet.run(server, "stage", arguments, stdin=stdin, timeout_s=limit)
 
     def _stage(self, servers: Sequence[Server], journal: Journal) -> None:
         self.fleet.on_all(servers, self._stage_one)
         journal.note("staged")
 
-    def _release_task(self, server: Server, states: Mapping[Server, ReleaseStatus], journal: Journal) -> None:
-        """Run the release task once, by the new code, before it serves anywhere.
+    def _needs_task(self, states: Mapping[Server, ReleaseStatus]) -> bool:
+        """Return whether the release has a task to run. A fleet that serves the release already has run it."""
+        has_task = bool(json.loads(self.plan.release.manifest).get("release_task"))
+        return has_task and any(state.live != self.id for state in states.values())
 
-        A fleet that serves the release already has run it.
-        """
-        if not json.loads(self.plan.release.manifest).get("release_task"):
-            return
-        if all(state.live == self.id for state in states.values()):
-            return
+    def _release_task(self, server: Server, journal: Journal) -> None:
+        """Run the release task once, by the new code, before it serves anywhere."""
         self.fleet.run(server, "release task", ["task", self.id], timeout_s=self.plan.task_timeout_s)
         journal.note("release task", server=server.name)
 

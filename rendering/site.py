@@ -54,6 +54,7 @@ def render_site(
                 "servers": {address: server_line(app, address) for address in app.members},
                 "protocol": app.protocol,
                 "health_path": app.health_path,
+                "health_host": app.health_host,
                 "probe": app.probe,
             }
             for app in upstreams

@@ -20,7 +20,8 @@ MARK = "\0"
 class Upstream:
     """members: private addresses of the servers that take requests now.
 
-    health_path: as the application sees it; it is answered during maintenance as well. at: which requests it gets.
+    health_path: as the application sees it; it is answered during maintenance as well. health_host: the name by
+    which its servers are asked for it. at: which requests it gets.
     protocol: what its gateway speaks. static: files that it is not asked for.
     streaming: paths on which requests and responses are passed on as they come.
     """
@@ -33,6 +34,7 @@ class Upstream:
     protocol: Literal["uwsgi", "http"] = "uwsgi"
     static: Static | None = None
     streaming: Streaming | None = None
+    health_host: str = "localhost"
 
     @property
     def identifier(self) -> str:

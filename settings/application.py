@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
@@ -48,6 +49,14 @@ Command = Annotated[
 UrlPath = Annotated[
     str, matching(r"^/[A-Za-z0-9_./~-]*$", "a path that begins with a slash, such as /healthz", max_length=200)
 ]
+HealthHost = Annotated[
+    str,
+    matching(
+        r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        "a host name in small letters, such as shop.example.org or localhost; remove scheme, port and path",
+        max_length=253,
+    ),
+]
 # Debian policy 5.6.1.
 PackageName = Annotated[
     str, matching(r"^[a-z0-9][a-z0-9+.-]+$", "the name of a Debian package, such as libpq5", max_length=100)
@@ -84,6 +93,10 @@ class Rollout(Model):
         default=None,
         description="shell command of the new release, run once on one server before it serves; must be idempotent",
     )
+    task_before_proof: bool = Field(
+        default=False,
+        description="true: release_task runs before the release is proven, for a health_path that needs what it makes",
+    )
     task_timeout_s: int = Field(default=600, ge=1, le=86_400, description="longest time for the release task")
     batch_size: (
         Annotated[int, Field(ge=1)] | Annotated[str, matching(r"^([1-9]|[1-9]\d|100)%$", "a share from 1% to 100%")]
@@ -108,6 +121,12 @@ class Rollout(Model):
         default=0, ge=0, description="servers that may be unreachable; they take the release when they boot"
     )
     keep_releases: int = Field(default=5, ge=2, le=50, description="releases kept on each server and in the store")
+
+    @model_validator(mode="after")
+    def _there_is_a_task_to_run_first(self) -> Rollout:
+        if self.task_before_proof and not self.release_task:
+            reject("task_before_proof: true: there is no release_task; set that, or remove this")
+        return self
 
 
 class Worker(Model):
@@ -146,6 +165,11 @@ class App(route.Route):
     module: Callable = Field(description="the PEP 3333 callable as module:name")
     requirements: RelativePath = Field(default="requirements.txt", description="pip requirements file inside source")
     health_path: UrlPath = Field(default="/healthz", description="answers 200 when the application is well")
+    health_host: HealthHost | None = Field(
+        default=None,
+        description="name by which servers are asked for health_path; null: the first of hosts, else of "
+        "balancer.hostnames, else localhost",
+    )
     environment: dict[VariableName, VariableValue] = Field(
         default_factory=dict[str, str], description="environment variables of the application"
     )
@@ -283,3 +307,14 @@ class App(route.Route):
             seen[name] = place
         reject(*twice)
         return self
+
+
+def health_host(name: str, apps: Mapping[str, App], hostnames: Sequence[str]) -> str:
+    """Return the name by which servers of an application are asked for their health: one that its clients use.
+
+    hostnames: of the site; those of other applications do not count.
+    """
+    others = {host for app in apps.values() for host in app.hosts}
+    names = [*apps[name].hosts, *(host for host in hostnames if host not in others), "localhost"]
+    # Below a wildcard any name does.
+    return apps[name].health_host or names[0].replace("*", "wsgi-fleet")

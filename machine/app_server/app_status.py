@@ -131,18 +131,18 @@ def check_health(slot: str) -> dict[str, Any]:
     Without a response the status is 0, and the line says why.
     """
     release, names = link_target(SLOTS / slot), gateways(slot)
-    path = manifest_of(release)["health_path"] if release else "/"
+    manifest = manifest_of(release) if release else {"health_path": "/"}
     with ThreadPoolExecutor(len(names)) as pool:
-        answers = list(pool.map(functools.partial(_get_health, path), names))
+        answers = list(pool.map(functools.partial(_get_health, manifest), names))
     worst = next((each for each in answers if each[0] != 200), answers[0])
     of = f"{names[answers.index(worst)]}: " if len(names) > 1 and worst[0] != 200 else ""
-    return {"path": path, "status": worst[0], "line": of + worst[1]}
+    return {"path": manifest["health_path"], "status": worst[0], "line": of + worst[1]}
 
 
-def _get_health(path: str, name: str) -> tuple[int, str]:
+def _get_health(manifest: dict[str, Any], name: str) -> tuple[int, str]:
     """Return the status and the first line of a gateway's response."""
     try:
-        return get(private_socket(name), path, HEALTH_S)
+        return get(private_socket(name), manifest, HEALTH_S)
     except TimeoutError:
         return 0, f"no answer in {HEALTH_S:.0f} s"
     except (OSError, http.client.HTTPException) as error:

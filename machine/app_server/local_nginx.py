@@ -118,14 +118,14 @@ def wait_for_process() -> None:
     """Wait until a process of the slot that Nginx is going to ask is healthy."""
     slot = CONF.readlink().stem.removeprefix("nginx-")
     release, deadline = link_target(SLOTS / slot), time.monotonic() + WAIT_S
-    path = manifest_of(release)["health_path"] if release else "/"
+    manifest = manifest_of(release) if release else {"health_path": "/"}
     while time.monotonic() < deadline:
         for name in gateways(slot):
             with contextlib.suppress(OSError, http.client.HTTPException):
-                if get(private_socket(name), path, 5)[0] == 200:
+                if get(private_socket(name), manifest, 5)[0] == 200:
                     return
         time.sleep(0.2)
-    sys.exit(f"no process of slot {slot} answers 200 to GET {path}: the port stays closed")
+    sys.exit(f"no process of slot {slot} answers 200 to GET {manifest['health_path']}: the port stays closed")
 
 
 def start_again(slot: str) -> None:

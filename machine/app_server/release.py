@@ -2,6 +2,7 @@
 """Install releases on this app server and make them serve. Runs as root on the machine; standard library only.
 
     release stage ID     fetch, check, unpack, build and start on a private socket (secrets as JSON on standard input)
+    release stage ID task  the same, and run the release task before the start
     release task ID      run the release task of a staged release as the application, and print its output
     release static ID    print the static files of a staged release (a gzipped tar in base64)
     release bake ID S    check for S seconds that the release that serves stays healthy
@@ -206,8 +207,8 @@ def main(arguments: Sequence[str]) -> None:
     if verb not in ("boot", "retry"):
         wait_for_boot()
     with lock(timeout_s=600):
-        if verb == "stage" and len(rest) == 1:
-            stage(rest[0], json.load(sys.stdin))
+        if verb == "stage" and rest[1:] in ([], ["task"]):
+            stage(rest[0], json.load(sys.stdin), with_task=len(rest) > 1)
         elif verb == "switch" and len(rest) == 2 and rest[1] in ("first", "other"):
             background.set_first(is_first=rest[1] == "first")
             switch(rest[0])

@@ -29,6 +29,8 @@ from slot_layout import (
 GATE_S = 5
 # Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
 ERRORS = 3
+# The same of 3xx or 4xx, wherever a slot starts: the application answers, and will not answer otherwise.
+REFUSALS = 5
 # Seconds after which a health path that still fails is shown; from then on at each minute.
 TOLD_S = (10, 30)
 # Seconds for a slot that no client has asked yet to end.
@@ -81,22 +83,25 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             limit, drain = min(limit, GATE_S), drain_s(slot)
             deadline = time.monotonic() + limit
         for name in gateways(slot):
-            good, errors, answer = 0, 0, "nothing"
+            good, same, status, answer = 0, 0, 0, "nothing"
             while good < manifest["healthy_threshold"]:
                 if has_ended(slot):
                     raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, begun)}")
-                if time.monotonic() > deadline or (serves and errors == ERRORS):
-                    tried = f"{errors} tries" if errors == ERRORS else f"{limit} s"
+                is_refused = 300 <= status < 500 and same == REFUSALS
+                if time.monotonic() > deadline or is_refused or (serves and status == 500 and same == ERRORS):
+                    tried = f"{same} tries" if time.monotonic() <= deadline else f"{limit} s"
                     raise Failure(
                         f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n"
                         f"{last_lines(slot, begun, path)}"
                     )
+                before = status
                 try:
-                    status, line = get(private_socket(name), path, max(deadline - time.monotonic(), 0.1))
-                    good, answer = (good + 1, line) if status == 200 else (0, f"{status} {line}")
-                    errors = errors + 1 if status == 500 else 0
+                    status, line = get(private_socket(name), manifest, max(deadline - time.monotonic(), 0.1))
+                    answer = f"{status} {line}"
                 except (OSError, http.client.HTTPException) as error:
-                    good, errors, answer = 0, 0, str(error)
+                    status, answer = 0, str(error)
+                good = good + 1 if status == 200 else 0
+                same = same + 1 if status == before else 1
                 if not good and (waited := time.time() - begun) > moment:
                     log(f"GET {path} still answers {answer} after {waited:.0f} s of {limit} s")
                     moment = next(each for each in moments if each > waited)
@@ -159,7 +164,7 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
             raise Failure(f"{where} ended while it served; its last lines:\n{last_lines(slot, begun)}")
         for name in gateways(slot):
             try:
-                status, line = get(private_socket(name), path, 10)
+                status, line = get(private_socket(name), manifest, 10)
             except (OSError, http.client.HTTPException) as error:
                 status, line = 0, str(error)
             if status != 200:
@@ -190,7 +195,7 @@ def has_ended(slot: str) -> bool:
 def is_healthy(slot: str, manifest: dict[str, Any]) -> bool:
     """Return whether every gateway in a slot is healthy."""
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return all(get(private_socket(name), manifest["health_path"], 10)[0] == 200 for name in gateways(slot))
+        return all(get(private_socket(name), manifest, 10)[0] == 200 for name in gateways(slot))
     return False
 
 

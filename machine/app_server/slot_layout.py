@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from common import CONFIG, RUN, run
 
@@ -76,11 +77,17 @@ def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
     return connection
 
 
-def get(sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
-    """Return the status of the response to GET path over a Unix socket, and its first line or where it leads."""
+def get(sock: Path, manifest: Mapping[str, Any], timeout_s: float) -> tuple[int, str]:
+    """Send GET for the health path over a Unix socket, as a client of the balancer would.
+
+    Return the status of the response, and its first line or where it leads.
+    """
+    # A release of an earlier version has none.
+    headers = manifest.get("health_headers", {})
     with contextlib.closing(connect(sock, timeout_s)) as connection:
-        connection.request("GET", path, headers={"User-Agent": "wsgi-fleet", "X-Forwarded-Proto": "http"})
+        connection.request("GET", manifest["health_path"], headers=headers)
         response = connection.getresponse()
         if to := response.headers.get("Location"):
             return response.status, f"to {to[:100]}, and a redirect is not healthy"
-        return response.status, response.read(300).decode(errors="replace").strip().partition("\n")[0]
+        line = response.read(300).decode(errors="replace").strip().partition("\n")[0]
+        return response.status, f"{line} (Host: {headers.get('Host')})" if response.status == 400 else line

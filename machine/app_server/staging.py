@@ -35,8 +35,8 @@ from slot import PROOF, UNUSED_S, start_and_gate, stop
 RETRY_UNIT = "app-boot-retry"
 
 
-def stage(release: str, secrets: dict[str, str] | None) -> None:
-    """Fetch a release, and check that it starts and is healthy. Traffic is not touched."""
+def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = False) -> None:
+    """Fetch a release, run its task where told to, and check that it starts and is healthy. Traffic is not touched."""
     # The rollout does what a boot was going to retry.
     run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
     begun, place = time.monotonic(), RELEASES / release
@@ -62,6 +62,8 @@ def stage(release: str, secrets: dict[str, str] | None) -> None:
         build_venv(place, manifest["stage_timeout_s"])
         if "build" in manifest:
             build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
+        if with_task:
+            run_command(place, manifest["release_task"], "app-task")
         atomic_symlink(SLOTS / PROOF, place)
         start_and_gate(PROOF, manifest)
         stop(PROOF, UNUSED_S)

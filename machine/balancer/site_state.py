@@ -26,11 +26,15 @@ REMEDY = "`pulumi up --replace '**::balancer-members'` writes it anew"
 
 
 class Upstream(TypedDict):
-    """One application. servers: address -> its line in the site. probe: [HOST]/PATH, through the site."""
+    """One application. servers: address -> its line in the site. probe: [HOST]/PATH, through the site.
+
+    health_path, health_host: what each server is asked for, and the name by which.
+    """
 
     servers: dict[str, str]
     protocol: str
     health_path: str
+    health_host: str
     probe: str
 
 
@@ -141,7 +145,13 @@ def is_state(given: Any) -> bool:
 def is_upstream(given: Any) -> bool:
     """Return whether this is an Upstream."""
     match given:
-        case {"servers": {**servers}, "protocol": str(), "health_path": str(), "probe": str()}:
+        case {
+            "servers": {**servers},
+            "protocol": str(),
+            "health_path": str(),
+            "health_host": str(),
+            "probe": str(),
+        }:
             return all(isinstance(each, str) for each in servers.values())
         case _:
             return False

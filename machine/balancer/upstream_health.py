@@ -42,20 +42,21 @@ TAIL_BYTES = 4 << 20
 _TCP_INFO_BYTES, _TOTAL_RETRANS = 104, 100
 
 
-def request_of(protocol: str, path: str) -> bytes:
-    """Return a GET of the path as the balancer would send it.
+def request_of(upstream: Upstream, *, https: bool) -> bytes:
+    """Return a GET of the health path as the balancer would send it for a client.
 
     (uwsgi-docs.readthedocs.io/en/latest/Protocol.html: a header of four bytes, then names and values with their sizes.)
     """
+    path, host, scheme = upstream["health_path"], upstream["health_host"], "https" if https else "http"
     headers = {
-        "Host": "localhost",
+        "Host": host,
         "X-Forwarded-For": "127.0.0.1",
-        "X-Forwarded-Host": "localhost",
-        "X-Forwarded-Proto": "http",
+        "X-Forwarded-Host": host,
+        "X-Forwarded-Proto": scheme,
         "X-Real-IP": "127.0.0.1",
         "User-Agent": "wsgi-fleet-health",
     }
-    if protocol != "uwsgi":
+    if upstream["protocol"] != "uwsgi":
         lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "Connection: close"]
         return "\r\n".join([*lines, "", ""]).encode()
     variables = {
@@ -64,8 +65,10 @@ def request_of(protocol: str, path: str) -> bytes:
         "PATH_INFO": path.partition("?")[0],
         "QUERY_STRING": path.partition("?")[2],
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "80",
+        "SERVER_NAME": host,
+        "SERVER_PORT": "443" if https else "80",
+        "UWSGI_SCHEME": scheme,
+        **({"HTTPS": "on"} if https else {}),
         "REMOTE_ADDR": "127.0.0.1",
         **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
     }
@@ -85,7 +88,7 @@ def outcome_of(data: bytes) -> tuple[Outcome, str]:
     return (Outcome.BUSY if sheds else Outcome.BAD), (" ".join(first.split()[1:])[:80] or "it closed the connection")
 
 
-async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe:
+async def ask(address: str, upstream: Upstream, port: int = PORT, *, https: bool = False) -> Probe:
     """Ask one server once."""
     loop, begun = asyncio.get_running_loop(), time.monotonic()
     resent = False
@@ -94,7 +97,7 @@ async def ask(address: str, protocol: str, path: str, port: int = PORT) -> Probe
         try:
             async with asyncio.timeout(LIMIT_S):
                 await loop.sock_connect(connection, (address, port))
-                await loop.sock_sendall(connection, request_of(protocol, path))
+                await loop.sock_sendall(connection, request_of(upstream, https=https))
                 data = b""
                 while len(data) < RESPONSE_BYTES and (more := await loop.sock_recv(connection, 16 << 10)):
                     data += more
@@ -201,7 +204,7 @@ class Agent:
                     task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, address: str, upstream: Upstream) -> None:
-        probe = await ask(address, upstream["protocol"], upstream["health_path"])
+        probe = await ask(address, upstream, https=self.state.site["https"])
         if server := self.servers.get(address):
             server.record(probe)
 

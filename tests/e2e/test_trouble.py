@@ -38,6 +38,12 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
             marks=pytest.mark.long,
         ),
         ("probe.py", 'VERSION = "', 'time.sleep(60)\nVERSION = "', "was not imported in 8 s"),
+        (
+            "probe.py",
+            HEALTHY,
+            HEALTHY + "    start_response('301 Moved', [('Location', 'https://example.org/')])\n    return []\n",
+            "hint: the application redirects HTTP to HTTPS by itself: set balancer.tls",
+        ),
         pytest.param(
             "requirements.txt",
             "# Nothing",
@@ -46,7 +52,7 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
             marks=pytest.mark.long,
         ),
     ],
-    ids=["does not import", "raises", "hangs at start", "requirements do not install"],
+    ids=["does not import", "raises", "hangs at start", "redirects", "requirements do not install"],
 )
 def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
     small: Stack, table: Callable[[Outcome], None], *, file: str, old: str, new: str, told: str
@@ -86,15 +92,27 @@ def test_a_full_disk_is_named_with_the_remedy(small: Stack) -> None:
     assert len(small.who_answers()) == 2
 
 
-def test_a_broken_first_release_is_repaired_by_mending_it(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack("first", fleet={"servers": 1}, rollout={"start_timeout_s": 8})
-    stack.edit('VERSION = "1"', "VERSION = undefined")
+def test_a_broken_release_is_repaired_by_what_its_failure_says(make_stack: Callable[..., Stack]) -> None:
+    task = {"start_timeout_s": 8, "release_task": 'touch "$STATE_DIRECTORY/table"'}
+    stack = make_stack("first", fleet={"servers": 1}, rollout=task)
+    stack.edit(HEALTHY, HEALTHY + '    Path(os.environ["STATE_DIRECTORY"], "table").read_text()\n')
     output = stack.up(fails=True)
-    assert "name 'undefined' is not defined" in output
     assert "no other release was there before" in output
-    stack.edit("VERSION = undefined", 'VERSION = "mended"')
+    assert "hint: if the health path needs tables that rollout.release_task makes, set rollout.task_before" in output
+    stack.app["rollout"] = task | {"task_before_proof": True}
+    thread = "import threading\nthreading.Thread(target=time.sleep, args=(9999,), name='beat', daemon=True).start()\n"
+    port = "import socket\nSOCKET = socket.create_server(('127.0.0.1', 9100))\n"
+    stack.edit('VERSION = "1"', f'{thread}{port}VERSION = "1"')
+    assert "starts threads (beat). The gateway forks its workers after the import" in " ".join(stack.up().split())
+    assert stack.get()["version"] == "1"
+    stack.set_version("2")
+    assert "hint: a port that the import opens is taken" in stack.up(fails=True)
+    stack.edit("9100", "{'proof': 9100, 'blue': 9101, 'green': 9102}[os.environ['WSGI_FLEET_SLOT']]")
+    # The release that serves has the first port still.
+    stack.edit("'proof': 9100", "'proof': 9103")
     stack.up()
-    assert stack.get()["version"] == "mended"
+    stack.release_version("3")
+    assert stack.get()["version"] == "3"
     stack.destroy()
 
 

@@ -11,17 +11,23 @@ import time
 from pathlib import Path
 
 import pytest
+import site_state
 import upstream_health
 from server_health import Outcome
 
 APPLICATION = """
 import json
 
+HOST, SCHEME = "shop.example.org", "https"
+WANTED = {
+    "PATH_INFO": "/healthz", "QUERY_STRING": "a=b", "HTTP_HOST": HOST, "HTTP_X_FORWARDED_HOST": HOST,
+    "HTTP_X_FORWARDED_PROTO": SCHEME, "wsgi.url_scheme": SCHEME,
+}
+
 def app(environ, start_response):
-    asked = [environ.get(name) for name in ("PATH_INFO", "QUERY_STRING", "HTTP_HOST", "HTTP_X_FORWARDED_PROTO")]
     with open("response") as file:
         status, headers = json.load(file)
-    start_response(status if asked == ["/healthz", "a=b", "localhost", "http"] else "404 Not Found", [*headers.items()])
+    start_response(status if environ.items() >= WANTED.items() else "404 Not Found", [*headers.items()])
     return [b"x" * 100000]
 """
 RESPONSES: list[tuple[str, dict[str, str], Outcome]] = [
@@ -40,7 +46,14 @@ def test_a_server_is_asked_in_the_protocol_of_its_gateway(protocol: str, tmp_pat
         port = probe.getsockname()[1]
 
     def ask() -> tuple[Outcome, str]:
-        probe = asyncio.run(upstream_health.ask("127.0.0.1", protocol, "/healthz?a=b", port))
+        upstream: site_state.Upstream = {
+            "servers": {},
+            "protocol": protocol,
+            "health_path": "/healthz?a=b",
+            "health_host": "shop.example.org",
+            "probe": "",
+        }
+        probe = asyncio.run(upstream_health.ask("127.0.0.1", upstream, port, https=True))
         assert not probe.was_resent
         return probe.outcome, probe.words
 

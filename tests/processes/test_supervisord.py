@@ -64,7 +64,10 @@ def well(run: Path, other_than: int = 0) -> list[int]:
         told = local_nginx.supervisord_processes("blue")
         pids = [each["pid"] for each in told if each["statename"] == "RUNNING"]
         with contextlib.suppress(OSError, http.client.HTTPException):
-            both = [slot_layout.get(run / f"app-blue-{number}" / "http.sock", "/", 10)[0] for number in (0, 1)]
+            both = [
+                slot_layout.get(run / f"app-blue-{number}" / "http.sock", {"health_path": "/"}, 10)[0]
+                for number in (0, 1)
+            ]
             if both == [200, 200] and len(pids) == 2 and pids[1] != other_than:
                 return pids
         time.sleep(0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,14 @@ class AppServer:
                 self.others.append(" ".join([*command, *([f"as {user}"] if user else [])]))
         return self.ends.get(Path(command[0]).name, done)
 
-    def get(self, sock: Path, path: str, timeout_s: float) -> tuple[int, str]:
+    def get(self, sock: Path, manifest: Mapping[str, Any], timeout_s: float) -> tuple[int, str]:
         """Stand in for slot.get: return or raise the next prepared response, else return 200."""
         assert timeout_s > 0
         self.asked.append(sock.parent.name)
         answer = self.answers.pop(0) if self.answers else 200
         if isinstance(answer, Exception):
             raise answer
-        return answer, f"{sock.parent.name} {path}"
+        return answer, f"{sock.parent.name} {manifest['health_path']}"
 
 
 def manifest_text(**changes: Any) -> str:

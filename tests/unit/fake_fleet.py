@@ -19,6 +19,7 @@ from releases.release import Release
 from releases.rollback import roll_back
 from releases.rollout import Plan, Rollout
 from releases.status import ReleaseStatus, Slot
+from releases.threads import SCRIPT
 
 NAMES = ["a-1", "a-2", "a-3"]
 
@@ -77,7 +78,8 @@ class FakeFleet:
     """A Transport whose servers keep the promises of release.py and app_status.py.
 
     fails: (server, "verb" or "verb release") -> what happens instead: a text (exit 1), or an exception. proxy: state of
-    the balancer's unit. before: called before each command with the server and the verb.
+    the balancer's unit. before: called before each command with the server and the verb. with_task: servers that
+    ran the release task when they staged. journal: what the proof has logged.
     """
 
     store: MemoryStore
@@ -86,11 +88,15 @@ class FakeFleet:
     fails: dict[tuple[str, str], str | Exception] = field(default_factory=dict[tuple[str, str], "str | Exception"])
     calls: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     secrets: dict[str, Any] = field(default_factory=dict[str, Any])
+    with_task: list[str] = field(default_factory=list[str])
+    journal: str = ""
     proxy: str = "active"
     before: Callable[[str, str], None] = lambda _machine, _verb: None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def exec(self, machine: str, command: Sequence[str], *, stdin: bytes = b"", **_: Any) -> Result:
+        if command[0] == "journalctl":
+            return Result(0, self.journal)
         verb, *rest = ("status",) if command == [STATUS_COMMAND] else command[1:]
         with self.lock:
             self.calls.append((machine, verb))
@@ -113,6 +119,7 @@ class FakeFleet:
                 assert self.store.read(f"releases/{rest[0]}/manifest.json"), "staged before it was published"
                 self.secrets[machine] = json.loads(stdin)
                 self.staged[machine].add(rest[0])
+                self.with_task += [machine] if rest[1:] == ["task"] else []
             if verb == "switch":
                 assert rest[0] in self.staged[machine], "switched to what is not staged"
                 self.live[machine] = rest[0]
@@ -125,7 +132,12 @@ class FakeFleet:
 
 
 def release(number: int, task: str | None = None) -> Release:
-    manifest = {"number": number, "release_task": task, "tar_sha256": hashlib.sha256(b"files").hexdigest()}
+    manifest = {
+        "number": number,
+        "release_task": task,
+        "tar_sha256": hashlib.sha256(b"files").hexdigest(),
+        "gateway_files": {SCRIPT: ""},
+    }
     return Release(manifest=json.dumps(manifest).encode(), archive=ARCHIVE)
 
 

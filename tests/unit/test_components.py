@@ -202,7 +202,9 @@ def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_pat
 def test_a_rollout_gets_its_servers_in_order_and_limits_that_follow_from_the_settings(tmp_path: Path) -> None:
     keys = ("stage_timeout_s", "start_timeout_s", "task_timeout_s", "bake_s", "keep_releases")
     rollout = dict(zip(keys, range(11, 16), strict=True)) | {"batch_size": "25%", "allow_unreachable": 1}
-    inputs = made(tmp_path, given=app(rollout=rollout, gateway={"request_timeout_s": 20})).one(ROLLOUT).inputs
+    rollout |= {"task_before_proof": True}
+    given = app(rollout=rollout | {"release_task": "migrate"}, gateway={"request_timeout_s": 20})
+    inputs = made(tmp_path, given=given).one(ROLLOUT).inputs
     assert inputs["limits"] == rollout | {"drain_timeout_s": 35}
     names = ("hello-1", "hello-2", "hello-3")
     assert inputs["servers"] == [{"name": name, "target": f"test-{name}-3fa9c2"} for name in names]

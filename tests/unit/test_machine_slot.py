@@ -64,6 +64,17 @@ def test_a_slot_that_answers_clients_has_only_so_many_errors(host: AppServer) ->
     assert host.states["app@green"] == "inactive"
 
 
+@pytest.mark.parametrize("name", ["proof", "green"])
+@pytest.mark.parametrize("status", [301, 400, 404])
+def test_a_slot_that_answers_otherwise_on_purpose_is_refused_after_five_tries(
+    host: AppServer, name: str, status: int
+) -> None:
+    host.answers = [503, *[status] * 4, OSError("reset"), *[status] * 5, *[200] * 3]
+    with pytest.raises(Failure, match=f"^GET /healthz was not 200 in 5 tries but {status} app-{name} /healthz;"):
+        slot.start_and_gate(name, MANIFEST)
+    assert host.answers == [200] * 3
+
+
 @pytest.mark.parametrize(("start", "drain_s"), [(1, slot.UNUSED_S), (0, 75)], ids=["never started", "asked by clients"])
 def test_a_slot_that_fails_when_clients_ask_it_finishes_their_requests(
     host: AppServer, monkeypatch: pytest.MonkeyPatch, start: int, drain_s: int
@@ -135,23 +146,34 @@ def test_a_slot_that_stays_well_for_the_whole_time_is_well(host: AppServer) -> N
 
 
 class Handler(socketserver.StreamRequestHandler):
+    """Answers by the path, and 400 where it is not asked for shop.example.org by HTTPS."""
+
     def handle(self) -> None:
         path = self.rfile.readline().split()[1]
-        while self.rfile.readline().strip():
-            pass
+        headers = {line.strip() for line in iter(self.rfile.readline, b"\r\n")}
         head = b"302 Found\r\nLocation: /login" if path == b"/moved" else b"503 Busy"
+        if not headers >= {b"Host: shop.example.org", b"X-Forwarded-Proto: https"}:
+            head = b"400 Bad Request"
         self.wfile.write(b"HTTP/1.1 " + head + b"\r\nConnection: close\r\n\r\n  no database\nmore\n")
 
 
+HEADERS = {"Host": "shop.example.org", "X-Forwarded-Proto": "https"}
+ASKED = {"health_path": "/healthz", "health_headers": HEADERS}
+
+
 @pytest.mark.parametrize(
-    ("path", "answer"),
-    [("/healthz", (503, "no database")), ("/moved", (302, "to /login, and a redirect is not healthy"))],
+    ("manifest", "answer"),
+    [
+        (ASKED, (503, "no database")),
+        (ASKED | {"health_path": "/moved"}, (302, "to /login, and a redirect is not healthy")),
+        (ASKED | {"health_headers": {"Host": "localhost"}}, (400, "no database (Host: localhost)")),
+    ],
 )
 def test_an_answer_is_its_status_and_its_first_line_or_where_it_leads(
-    path: str, answer: tuple[int, str], tmp_path: Path
+    manifest: dict[str, Any], answer: tuple[int, str], tmp_path: Path
 ) -> None:
     with socketserver.UnixStreamServer(str(tmp_path / "s"), Handler) as made:
         thread = threading.Thread(target=made.handle_request)
         thread.start()
-        assert slot.get(tmp_path / "s", path, 20) == answer
+        assert slot.get(tmp_path / "s", manifest, 20) == answer
         thread.join()

@@ -179,10 +179,10 @@ def test_supervisord_numbers_ports_and_stops_each_gateway_by_its_own_word(kind: 
     assert "RuntimeDirectory=app-%i app-%i-0 app-%i-1 app-%i-2\n" in unit
 
 
-def test_a_process_of_systemd_has_its_port_from_the_release() -> None:
+def test_a_process_of_systemd_has_its_port_and_its_slot_from_the_release() -> None:
     made = gateway_files(app())
     assert {name: text for name, text in made.items() if name.endswith(".env")} == {
-        f"gateway/{slot_}-{number}.env": f"WSGI_FLEET_PORT={first + number}\n"
+        f"gateway/{slot_}-{number}.env": f"WSGI_FLEET_PORT={first + number}\nWSGI_FLEET_SLOT={slot_}\n"
         for slot_, first in SLOT_PORTS.items()
         for number in range(3)
     }
@@ -376,8 +376,8 @@ def test_a_slot_is_as_its_best_unit_and_stopped_when_none_runs(host: AppServer) 
 
 
 def test_a_server_is_as_well_as_its_worst_process(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def get(sock: Path, path: str, _timeout_s: float) -> tuple[int, str]:
-        assert path == "/healthz"
+    def get(sock: Path, manifest: dict[str, Any], _timeout_s: float) -> tuple[int, str]:
+        assert manifest["health_path"] == "/healthz"
         return 500 if "blue-1" in str(sock) else 200, "text"
 
     monkeypatch.setattr(app_status, "SLOTS", common.SLOTS)

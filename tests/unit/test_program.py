@@ -90,6 +90,16 @@ def test_every_stack_exports_where_it_is_what_serves_and_on_which_servers(stack:
     }
 
 
+@pytest.mark.parametrize(("tls", "scheme"), [("null", "http"), ('{"self_signed": true}', "https")])
+def test_the_gate_and_the_balancer_ask_for_health_as_clients_do(tls: str, scheme: str) -> None:
+    balancer = f'{{"hostnames": ["shop.example.org"], "tls": {tls}}}'
+    made = run("local", balancer=balancer)
+    manifest: Any = made.one(ROLLOUT).inputs["manifest"]
+    found = json.loads(manifest.value if isinstance(manifest, Secret) else manifest)
+    headers = {"Host": "shop.example.org", "X-Forwarded-Host": "shop.example.org", "X-Forwarded-Proto": scheme}
+    assert found["health_headers"] == headers | {"User-Agent": "wsgi-fleet"}
+
+
 @pytest.mark.parametrize("stack", STACKS)
 def test_every_stack_can_be_previewed_before_anything_is_there(stack: str) -> None:
     planned = run(stack, preview=True)

@@ -88,7 +88,11 @@ def inputs(number: int = 1, **changes: Any) -> dict[str, Any]:
     limits |= {"bake_s": 0.0, "allow_unreachable": 1.0}
     made = release(number)
     values: dict[str, Any] = {"app": "a", "source": "app", "stack": "prod", "revision": "abc1234", "static": False}
-    values |= {"release": made.id, "manifest": made.manifest.decode(), "limits": limits | {"batch_size": "50%"}}
+    values |= {
+        "release": made.id,
+        "manifest": made.manifest.decode(),
+        "limits": limits | {"batch_size": "50%", "task_before_proof": False},
+    }
     values |= {"servers": [{"name": name, "target": name} for name in NAMES], "balancer": BALANCER}
     values |= {"secrets": {"PASSWORD": "opensesame"}, "reach": {"private_key": "opensesame"}}
     return values | {"store": {"platform": "memory"}} | changes

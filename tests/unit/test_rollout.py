@@ -282,6 +282,38 @@ def test_the_release_task_runs_once_after_staging_and_before_any_switch_which_wa
         assert verbs == ["stage"] * 3 + ["task"] * times + ["switch"] * 3
 
 
+def test_a_release_task_before_the_proof_runs_on_the_first_server_before_any_other_stages() -> None:
+    fleet, old = a_fleet_on(1)
+    fleet.fails["a-1", "stage"] = "GET /healthz was not 200 in 60 s but 500 no such table"
+    with pytest.raises(RolloutError, match=r"(?s)a-1, stage: GET .*\nhint: .*rollout\.task_before_proof"):
+        roll_out(fleet, 2, task="migrate", task_before_proof=True)
+    assert (fleet.did("stage"), fleet.live) == (["a-1"], dict.fromkeys(NAMES, old))
+    fleet.fails.clear()
+    fleet.calls.clear()
+    roll_out(fleet, 2, task="migrate", task_before_proof=True)
+    assert (fleet.with_task, sorted(fleet.did("stage")), fleet.did("task")) == (["a-1"], NAMES, [])
+    assert fleet.did("stage")[0] == "a-1"
+
+
+def test_a_release_that_was_proven_without_its_task_gets_it_before_the_switch() -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.staged["a-1"].add(release(2, "migrate").id)
+    roll_out(fleet, 2, task="migrate", task_before_proof=True)
+    assert (fleet.with_task, fleet.did("task")) == ([], ["a-1"])
+
+
+def test_threads_that_a_fork_loses_are_told_with_the_setting_that_keeps_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fleet = FakeFleet(MemoryStore())
+    fleet.journal = "*** Starting uWSGI ***\nwarning: threads of the import end in workers: beat, queue\n"
+    roll_out(fleet, 1)
+    told = (
+        "a: warning: the import of the application starts threads (beat, queue). The gateway forks its workers after "
+    )
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(told)] != []
+
+
 def test_a_server_that_booted_meanwhile_is_taken_along() -> None:
     fleet, old = a_fleet_on(1)
 

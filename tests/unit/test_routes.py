@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rendering.upstream import Upstream
-from settings import Balancer, Settings
+from settings import App, Balancer, Settings
+from settings.application import health_host
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem
 from settings.route import Route, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
@@ -140,6 +141,25 @@ def test_hosts_of_applications_are_names_of_the_site() -> None:
     apps = routed(shop={"hosts": ["*.example.org", SHOP]}, blog={"hosts": [BLOG]})
     assert hostnames(["www.example.org", BLOG], apps) == ["www.example.org", BLOG, SHOP, "*.example.org"]
     assert find_problems({"shop": {"hosts": [SHOP]}}, balancer={"tls": ACME}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "hostnames", "expected"),
+    [
+        ({}, [], "localhost"),
+        ({}, [SHOP, BLOG], SHOP),
+        # It is the other application's.
+        ({}, ["www.example.net", BLOG], BLOG),
+        ({"hosts": ["*.example.org", SHOP]}, [BLOG], "wsgi-fleet.example.org"),
+        ({"hosts": [SHOP], "health_host": "localhost"}, [BLOG], "localhost"),
+    ],
+)
+def test_servers_are_asked_for_their_health_by_a_name_that_clients_use(
+    changes: dict[str, Any], hostnames: list[str], expected: str
+) -> None:
+    given_ = {"shop": app(**changes), "other": app(hosts=["www.example.net"])}
+    apps = {name: App.model_validate_json(json.dumps(each)) for name, each in given_.items()}
+    assert health_host("shop", apps, hostnames) == expected
 
 
 def test_a_certificate_that_leaves_a_host_out_is_refused() -> None:

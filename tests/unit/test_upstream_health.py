@@ -23,18 +23,20 @@ from site_state import State
 from rendering.balancer import health_agent_files
 
 ONE, TWO = "127.0.0.1", "127.0.0.2"
-
-
-def asked(port: int, protocol: str) -> tuple[Outcome, str]:
-    probe = asyncio.run(upstream_health.ask(ONE, protocol, "/healthz?a=b", port))
-    assert not probe.was_resent
-    return probe.outcome, probe.words
+UPSTREAM: site_state.Upstream = {
+    "servers": {},
+    "protocol": "http",
+    "health_path": "/healthz",
+    "health_host": "shop.example.org",
+    "probe": "/healthz",
+}
 
 
 def test_a_server_that_accepts_and_says_nothing_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upstream_health, "LIMIT_S", 0.2)
     with socket.create_server((ONE, 0)) as hanging:
-        assert asked(hanging.getsockname()[1], "uwsgi")[0] is Outcome.SILENT
+        probe = asyncio.run(upstream_health.ask(ONE, UPSTREAM, hanging.getsockname()[1]))
+        assert (probe.outcome, probe.was_resent) == (Outcome.SILENT, False)
 
 
 def test_a_connection_that_is_closed_without_a_word_is_a_bad_answer() -> None:
@@ -43,7 +45,7 @@ def test_a_connection_that_is_closed_without_a_word_is_a_bad_answer() -> None:
             writer.close()
 
         async with await asyncio.start_server(close, ONE, 0) as server:
-            probe = await upstream_health.ask(ONE, "http", "/", server.sockets[0].getsockname()[1])
+            probe = await upstream_health.ask(ONE, UPSTREAM, server.sockets[0].getsockname()[1])
             return probe.outcome, probe.words
 
     answer, words = asyncio.run(ask())
@@ -97,9 +99,7 @@ def test_who_answered_clients_lately_is_in_the_access_log(lines: list[str], expe
 
 
 def state(*servers: str, unhealthy: Sequence[str] = ()) -> State:
-    upstream: site_state.Upstream = {
-        "servers": dict.fromkeys(servers, ""), "protocol": "http", "health_path": "/healthz", "probe": "/healthz",
-    }  # fmt: skip
+    upstream: site_state.Upstream = {**UPSTREAM, "servers": dict.fromkeys(servers, "")}
     return State({"parts": [], "upstreams": {"app_a": upstream}, "https": False}, [], unhealthy)
 
 
