@@ -83,6 +83,7 @@ def kill(machine: str, number: int) -> None:
 
 def test_least_connections_are_counted_for_processes_and_every_one_gets_some(fleet: Stack) -> None:
     assert set(answers(fleet)) == everyone(fleet)
+    assert fleet.get("/found")["slot"] in ("blue", "green")
     seen = answers(fleet, 240, "/?s=0.4&at=01")
     slow = sum(count for (_, number), count in seen.items() if number == "01")
     others = (seen.total() - slow) / 2
