@@ -224,8 +224,8 @@ def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_
         (tmp_path / name).chmod(0o755)
     subprocess.run(["sh", "-c", text], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     told = (tmp_path / "log").read_text().splitlines()
-    assert told[0] == "daemon-reload"
-    assert told[1:] == [
+    assert told[:2] == ["mask --quiet --now tmp.mount", "daemon-reload"]
+    assert told[2:] == [
         *{
             "plain": ["enable --quiet app.socket app@blue.service"],
             "local proxy": ["disable --quiet --now nginx.service"],
