@@ -10,7 +10,7 @@ from components.configuration import read_settings, read_sources
 from components.outputs import outputs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.registry import create
-from settings.application import health_host
+from settings.health import health_host
 
 project, stack = Path.cwd(), pulumi.get_stack()
 settings = read_settings(project, stack)

@@ -18,7 +18,7 @@ from rendering.htpasswd import htpasswd_line
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
-from settings.application import health_host
+from settings.health import health_host
 from settings.limits import SITE_TIMEOUT_S
 from settings.operating_system import DEFAULT_OS, OperatingSystem
 from settings.proxy import Proxy

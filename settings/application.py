@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
@@ -307,14 +306,3 @@ class App(route.Route):
             seen[name] = place
         reject(*twice)
         return self
-
-
-def health_host(name: str, apps: Mapping[str, App], hostnames: Sequence[str]) -> str:
-    """Return the name by which servers of an application are asked for their health: one that its clients use.
-
-    hostnames: of the site; those of other applications do not count.
-    """
-    others = {host for app in apps.values() for host in app.hosts}
-    names = [*apps[name].hosts, *(host for host in hostnames if host not in others), "localhost"]
-    # Below a wildcard any name does.
-    return apps[name].health_host or names[0].replace("*", "wsgi-fleet")

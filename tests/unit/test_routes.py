@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rendering.upstream import Upstream
 from settings import App, Balancer, Settings
-from settings.application import health_host
+from settings.health import health_host
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem
 from settings.route import Route, hostnames, problems, virtual_hosts
 from tests.certificates import Authority
