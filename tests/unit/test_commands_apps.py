@@ -40,7 +40,8 @@ def test_status_shows_both_in_one_table_and_asks_the_balancer_once(stack: FakeSt
     result = fleet("status")
     assert result.exit_code == 0, result.output
     lines = [line.rstrip() for line in result.output.splitlines()]
-    assert lines[0] == "http://192.0.2.1  2 applications of stack prod; maintenance is off"
+    running = "servers run debian-13 with Python 3.13.5"
+    assert lines[0] == f"http://192.0.2.1  2 applications of stack prod; {running}; maintenance is off"
     assert lines[1].startswith(f"hello (/ of every host): release {OLD} (abc1234) by ")
     assert lines[2] == f"shop (shop.example.org/, www.example.org/ and 2 more): release {NEW}; no rollout is running"
     names, states, releases = zip(*(line.split()[:3] for line in lines[5:]), strict=True)
