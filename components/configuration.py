@@ -12,6 +12,7 @@ from releases import python_requirement
 from releases.archive import SourceError
 from releases.source import STATE, Source
 from settings import Settings
+from settings.application import REQUIREMENT_FILES
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
 from settings.stack_file import SettingsError, load_config, parse, where_of
@@ -48,15 +49,11 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
     problems: list[str] = []
     for name, app in settings.apps.items():
         folder = (project / app.source).resolve()
-        found = python_requirement.find_problems(folder, app.requirements, settings.operating_system)
+        requirements = app.requirements or REQUIREMENT_FILES[0]
+        found = python_requirement.find_problems(folder, requirements, settings.operating_system)
         problems += [f"apps.{name}: {line}" for line in found]
         try:
-            sources[name] = Source.read(
-                folder,
-                static=app.static.folder if app.static else "",
-                state=project.resolve() / STATE,
-                max_mib=app.release.max_mib,
-            )
+            sources[name] = Source.read(folder, app, state=project.resolve() / STATE)
         except SourceError as error:
             problems.append(str(error))
     if problems:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 # What a release's settings may say of every gateway; all else has a meaning with some only.
 COMMON_SETTINGS = frozenset({"kind", "processes", "request_timeout_s"})
 
-# Scripts of machine/ that keep one request from hurting others, of every gateway.
+# Scripts of machine/ of every gateway: they load the application, and keep one request from hurting others.
 GUARD = (
+    "gateway_loader",
     "gateway_guard",
     "gateway_companion",
     "gateway_requests",

@@ -12,6 +12,7 @@ from typing import Any
 
 from platforms.transport import Store
 from releases.archive import SourceError, gzip_sha256, write_archive
+from releases.source import Source
 from rendering.app_server import ProcessLayout, process_properties
 from rendering.gateway_files import background_units, gateway_files, install_files
 from rendering.settings_file import FORMATS
@@ -68,7 +69,7 @@ def secrets_digest(key: str, secrets: Mapping[str, str]) -> str:
 
 def make_manifest(
     app: App,
-    tar_sha256: str,
+    source: Source,
     *,
     key: str,
     secrets: Mapping[str, str],
@@ -77,12 +78,12 @@ def make_manifest(
 ) -> bytes:
     """Return the manifest of an application's release.
 
-    tar_sha256: of the source's uncompressed tar. key: the stack's own key for secrets_digest. health_host: the name by
-    which servers are asked for the health path. https: whether clients come by HTTPS.
+    key: the stack's own key for secrets_digest. health_host: the name by which servers are asked for the health path.
+    https: whether clients come by HTTPS.
     """
     manifest = {
         "module": app.module,
-        "requirements_path": app.requirements,
+        "requirements_path": source.requirements.path,
         "health_path": app.health_path,
         "health_headers": {
             "Host": health_host,
@@ -93,7 +94,7 @@ def make_manifest(
         "environment": ENVIRONMENT | app.environment,
         # Of the processes that it runs beside the application: its build and its task.
         "properties": process_properties(),
-        **_gateway(app),
+        **_gateway(app, source),
         "drain_timeout_s": app.drain_timeout_s,
         "release_task": app.rollout.release_task,
         "workers": {name: worker.model_dump() for name, worker in app.workers.items()},
@@ -103,9 +104,11 @@ def make_manifest(
         "start_timeout_s": app.rollout.start_timeout_s,
         "stage_timeout_s": app.rollout.stage_timeout_s,
         "secrets_digest": secrets_digest(key, secrets),
-        "tar_sha256": tar_sha256,
+        "tar_sha256": source.tar_sha256,
     }
     # Only where they are: an application without them keeps its id.
+    if app.python_path:
+        manifest["python_path"] = app.python_path
     if app.build:
         manifest["build"] = app.build
     if app.static:
@@ -129,8 +132,9 @@ def build(source: Path, manifest: bytes, target: Path, *, state: Path | None = N
     return Release(manifest, target)
 
 
-def _gateway(app: App) -> dict[str, Any]:
+def _gateway(app: App, source: Source) -> dict[str, Any]:
     """Return which gateway and which processes the release is made for, and the gateway's files."""
     processes = ProcessLayout.of(app)
-    found = {"gateway": app.gateway.kind, "gateway_files": gateway_files(app) | install_files()}
+    files = gateway_files(app) | install_files(source.requirements.pinned)
+    found = {"gateway": app.gateway.kind, "gateway_files": files}
     return found | ({"processes": str(processes)} if processes else {})

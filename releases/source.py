@@ -6,15 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from releases.archive import tar_sha256
+from releases.requirements import Requirements, find_requirements
 from releases.source_files import git
+from settings import App
 
 # The project's own folder of what it remembers: keys, stores, bundles. Never a part of a release.
 STATE = ".state"
 
 
+NONE_PINNED = Requirements()
+
+
 @dataclass(frozen=True)
 class Source:
     """path: its folder. tar_sha256: of its uncompressed tar. revision: in its version control, for the journal.
+
+    requirements: what the application needs.
 
     The revision is the short git commit, with "+changes" when files differ from the commit; "" where git knows nothing.
     """
@@ -22,11 +29,14 @@ class Source:
     path: Path
     tar_sha256: str
     revision: str
+    requirements: Requirements = NONE_PINNED
 
     @classmethod
-    def read(cls, path: Path, *, static: str = "", state: Path | None = None, max_mib: int = 0) -> Source:
-        """Read the source and write nothing. Raises SourceError. static, state, max_mib: as tar_sha256 has them."""
-        return cls(path, tar_sha256(path, static=static, state=state, max_mib=max_mib), _revision(path))
+    def read(cls, path: Path, app: App, *, state: Path | None = None) -> Source:
+        """Read the source of an application and write nothing. Raises SourceError. state: as tar_sha256 has it."""
+        static = app.static.folder if app.static else ""
+        sha256 = tar_sha256(path, static=static, state=state, max_mib=app.release.max_mib)
+        return cls(path, sha256, _revision(path), find_requirements(path, app.requirements))
 
 
 def _revision(path: Path) -> str:

@@ -12,6 +12,7 @@ from rendering.common import (
     SCRIPTS,
     SECURITY_UPDATES,
     SUPERVISORD,
+    UV,
     files_to_apply,
     install_gateway,
     script_files,
@@ -91,7 +92,7 @@ def app_server_user_data(
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", read_file(f"templates/scripts/{name}"))
     is_supervised = processes is not None and processes.manager == "supervisord"
-    folders = {kind.name: kind.packages} | (SUPERVISORD if is_supervised else {})
+    folders = {kind.name: kind.packages} | UV | (SUPERVISORD if is_supervised else {})
     files[f"{SCRIPTS}/install-gateway"] = ("0755", install_gateway(folders))
     # Which releases this server takes.
     files["/etc/wsgi-fleet/gateway"] = ("0644", f"{kind.name}\n")

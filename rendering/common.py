@@ -17,6 +17,8 @@ BALANCER_PORT = 80
 HTTPS_PORT = 443
 # Folder -> what it holds: the process manager that is no part of Debian's base. It needs no other package.
 SUPERVISORD = {"supervisord": ("supervisor==4.3.0",)}
+# What installs the packages of a release; machine/install/virtualenv.py calls it. The wheel holds one program.
+UV = {"uv": ("uv==0.13.9",)}
 # Packages of a prebuilt image: what the machines of both tiers would install at boot.
 PREBUILT_PACKAGES = ("python3-venv", "nginx", "apache2", "logrotate", "unattended-upgrades")
 SECURITY_UPDATES = SecurityUpdates()
@@ -28,7 +30,7 @@ JOURNAL = {"/etc/systemd/journald.conf.d/wsgi-fleet.conf": ("0644", "[Journal]\n
 def prebuilt_scripts() -> tuple[str, ...]:
     """Return whole scripts that do in a prebuilt image what machines would else do at boot."""
     # Both tiers boot the same image, whatever the gateway; who needs a proxy enables it.
-    every = {kind.name: kind.packages for kind in GATEWAYS.values()} | SUPERVISORD
+    every = {kind.name: kind.packages for kind in GATEWAYS.values()} | UV | SUPERVISORD
     return install_gateway(every), "#!/bin/sh\nsystemctl disable --quiet nginx.service apache2.service\n"
 
 

@@ -13,7 +13,7 @@ from settings.application import SLOT_PORTS
 from settings.limits import read_timeout_s
 
 # Of machine/install/: with the release, so that their change replaces no server.
-INSTALL_SCRIPTS = ("virtualenv",)
+INSTALL_SCRIPTS = ("virtualenv", "requirement_files")
 
 
 def gateway_files(app: App) -> dict[str, str]:
@@ -27,9 +27,13 @@ def gateway_files(app: App) -> dict[str, str]:
     return files | (process_files(app, processes) if processes else {})
 
 
-def install_files() -> dict[str, str]:
-    """Return the scripts that build a release's virtualenv: path in its folder -> text."""
-    return {f"install/{name}.py": minified_script(f"install/{name}") for name in INSTALL_SCRIPTS}
+def install_files(pinned: str | None = None) -> dict[str, str]:
+    """Return the scripts that build a release's virtualenv: path in its folder -> text.
+
+    pinned: requirements in the place of the file that the source has.
+    """
+    scripts = {f"install/{name}.py": minified_script(f"install/{name}") for name in INSTALL_SCRIPTS}
+    return scripts if pinned is None else scripts | {"install/requirements.txt": pinned}
 
 
 def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
 from gateways import GATEWAYS
@@ -19,6 +21,11 @@ from settings.streaming import Streaming
 
 # Names that the product itself sets for the application.
 RESERVED_VARIABLES = frozenset(f"WSGI_FLEET_{name}" for name in ("PORT", "RELEASE", "SERVER", "SLOT"))
+# Files that say what an application needs, in the order in which they are looked for.
+REQUIREMENT_FILES = (
+    *("requirements.txt", "uv.lock", "poetry.lock", "pylock.toml", "Pipfile.lock"),
+    "pyproject.toml",
+)
 # Where a server listens for the balancer.
 APP_PORT = 8000
 # Where processes are balanced: the port of the first one in each slot; the others follow (app_status.py).
@@ -27,15 +34,38 @@ MAX_ISOLATED_PROCESSES = 100
 # NUL cannot be in an environment; everything else is quoted where it is written.
 VariableValue = Annotated[str, NO_NUL, StringConstraints(max_length=32768)]
 RelativePath = Annotated[str, RELATIVE_PATH]
-# PEP 3333 callable: dotted module, colon, dotted name in it.
+
+
+def _check_call(value: str) -> str:
+    """Reject a factory's arguments unless they are literals, which each gateway reads the same."""
+    _, parenthesis, rest = value.partition("(")
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body if parenthesis else ast.Call(ast.Name("f"), [], [])
+        # `f(1)+(2)` is no call, and `f()()` is that of another.
+        assert isinstance(call, ast.Call)  # noqa: S101
+        assert isinstance(call.func, ast.Name)  # noqa: S101
+        assert all(keyword.arg for keyword in call.keywords)  # noqa: S101
+        for each in [*call.args, *(keyword.value for keyword in call.keywords)]:
+            ast.literal_eval(each)
+    except (SyntaxError, ValueError, AssertionError):
+        raise ValueError(
+            f'{json.dumps(value)}: its arguments should be literals, such as "production", 2 or debug=True; write '
+            "anything else into a function of the application"
+        ) from None
+    return value
+
+
+# PEP 3333 callable: dotted module, colon, dotted name in it; behind that a factory's arguments, in characters that no
+# gateway's configuration gives a meaning.
 Callable = Annotated[
     str,
     matching(
-        r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
-        "module:name of the WSGI callable, such as shop.wsgi:application; with a factory, write `app = create_app()` "
-        "into a module and name that",
+        r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*(\([A-Za-z0-9_ ,='\".:/+-]*\))?$",
+        "module:name of the WSGI callable, such as shop.wsgi:application; with a factory, write what calls it, such as "
+        'shop:create_app("production")',
         max_length=200,
     ),
+    AfterValidator(_check_call),
 ]
 # One line for `sh -c`; a script of the application may hold more.
 Command = Annotated[
@@ -161,8 +191,17 @@ class App(route.Route):
     source: Annotated[str, StringConstraints(min_length=1, max_length=500)] = Field(
         description="folder of the application, relative to the project"
     )
-    module: Callable = Field(description="the PEP 3333 callable as module:name")
-    requirements: RelativePath = Field(default="requirements.txt", description="pip requirements file inside source")
+    module: Callable = Field(description="the PEP 3333 callable as module:name, or a factory as module:name()")
+    python_path: list[RelativePath] = Field(
+        default_factory=list[str],
+        max_length=20,
+        description="folders inside source that modules are found in, beside source itself; as PYTHONPATH",
+    )
+    requirements: RelativePath | None = Field(
+        default=None,
+        description="file inside source that names the packages: requirements.txt, a lock of uv, Poetry, Pipenv or "
+        "pip, or pyproject.toml; null takes the first that is there",
+    )
     health_path: UrlPath = Field(default="/healthz", description="answers 200 when the application is well")
     health_host: HealthHost | None = Field(
         default=None,
@@ -217,7 +256,8 @@ class App(route.Route):
         """Return (place, name) of each environment variable that the stack file gives the application."""
         places = ("environment", "secrets", "generated_secrets")
         found = [(place, name) for place in places for name in getattr(self, place)]
-        return found + ([("settings_file.variable", self.settings_file.variable)] if self.settings_file else [])
+        found += [("settings_file.variable", self.settings_file.variable)] if self.settings_file else []
+        return found + ([("python_path", "PYTHONPATH")] if self.python_path else [])
 
     @property
     def missing(self) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from settings import Settings
+from settings.application import REQUIREMENT_FILES
 from settings.constraint import ENCRYPTED
 from settings.mistake import describe_all
 from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced, is_encrypted
@@ -178,7 +179,7 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
         if not isinstance(source, str):
             continue
         folder = project / source
-        requirements = _mapping(app).get("requirements", "requirements.txt")
+        requirements = _mapping(app).get("requirements")
         if not _is(folder.is_dir):
             problems.append(f"apps.{name}.source: {json.dumps(source)}: no such folder in the project; {_FROM_PROJECT}")
         elif source and isinstance(requirements, str) and not _is((folder / requirements).is_file):
@@ -186,6 +187,16 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
                 f"apps.{name}.requirements: {json.dumps(requirements)}: no such file in {source}; "
                 "make one (it may be empty) that lists the packages the application imports"
             )
+        elif source and requirements is None and not any(_is((folder / each).is_file) for each in REQUIREMENT_FILES):
+            problems.append(
+                f"apps.{name}.requirements: {source} has none of {', '.join(REQUIREMENT_FILES)}; make requirements.txt "
+                "(it may be empty), or name the file that lists the packages"
+            )
+        paths = _mapping(app).get("python_path")
+        for number, path in enumerate(cast("list[Any]", paths) if isinstance(paths, list) else []):
+            if isinstance(path, str) and not _is((folder / path).is_dir):
+                told = f"apps.{name}.python_path.{number}: {json.dumps(path)}: no such folder in {source}"
+                problems.append(f"{told}; write its path from there, such as src")
         static = _mapping(_mapping(app).get("static")).get("folder")
         is_made = _mapping(app).get("build") is not None
         if is_made or not isinstance(static, str) or not _is(folder.is_dir):

@@ -177,6 +177,8 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
         "WSGI_FLEET_SERVER": socket.gethostname(),
     }  # fmt: skip
     environment["PATH"] = f"{RELEASES / release}/venv/bin:{environment.get('PATH', '/usr/bin:/bin')}"
+    if folders := manifest.get("python_path"):
+        environment["PYTHONPATH"] = ":".join(str(RELEASES / release / "code" / each) for each in folders)
     if given := manifest.get("settings_file"):
         file = partial / given["name"]
         file.write_text(given["text"], "utf-8")

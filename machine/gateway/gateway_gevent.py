@@ -13,6 +13,7 @@ from typing import Any, cast
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http
 from gateway_guard import Guard
+from gateway_loader import load_application
 from prefork import Workers, count_processes, read_settings
 
 sys.path.pop(0)
@@ -38,7 +39,7 @@ def work(
     gateway_http.keep_accepting()
     pywsgi.MAX_REQUEST_LINE = LINE_BYTES
     cast("Any", http.client)._MAXHEADERS = FIELDS
-    guarded = guard(gateway_http.proxy_fix(gateway_http.load_application(module)))
+    guarded = guard(gateway_http.proxy_fix(load_application(module)))
     application = gateway_http.with_gevent_timeout(guarded, limit_s)
 
     class Handler(pywsgi.WSGIHandler):

@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
 from gateway_environment import hide_variables, restore_variables, warn_of_threads
 from gateway_guard import Guard
+from gateway_loader import load_application
 
 sys.path.pop(0)
 # They would override the release's file. The first two are for a Gunicorn that another one has started.
@@ -49,7 +50,7 @@ class Gunicorn(WSGIApplication):
         """Return the callable. Gunicorn calls this once in the arbiter (preload_app), or once in each worker."""
         restore_variables()
         try:
-            application = http.proxy_fix(http.load_application(self.cfg.wsgi_app))
+            application = http.proxy_fix(load_application(self.cfg.wsgi_app))
         except Exception:  # noqa: BLE001  whatever an application raises
             traceback.print_exc()
             sys.exit(Arbiter.APP_LOAD_ERROR)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
-import operator
 import os
 import signal
 import socket
@@ -75,14 +74,6 @@ def notify(state: str) -> None:
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
-
-
-def load_application(name: str) -> Wsgi:
-    """Return the callable that `module:name` names, from the folder this runs in."""
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:  # noqa: PTH109
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    return operator.attrgetter(attribute)(importlib.import_module(module))
 
 
 def proxy_fix(wsgi: Wsgi) -> Wsgi:

@@ -16,6 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 import gateway_http as http
 from gateway_environment import warn_of_threads
 from gateway_guard import Guard
+from gateway_loader import load_application
 from prefork import Workers, count_processes, read_settings
 
 sys.path.pop(0)
@@ -125,13 +126,13 @@ if __name__ == "__main__":
     limits = int(given["threads"]), int(given["request_timeout_s"])
     sockets = http.open_listeners(private, port)
     # Before the fork, where memory is shared, unless the application does not bear that.
-    imported = None if given.getboolean("lazy_apps") else http.load_application(given["module"])
+    imported = None if given.getboolean("lazy_apps") else load_application(given["module"])
 
     if imported:
         warn_of_threads()
 
     def worker(ready: Callable[[], object]) -> None:
         """Run the event loop of one worker, in its process."""
-        asyncio.run(work(imported or http.load_application(given["module"]), *limits, sockets, ready))
+        asyncio.run(work(imported or load_application(given["module"]), *limits, sockets, ready))
 
     Workers(count_processes(processes or given["processes"]), worker).run()

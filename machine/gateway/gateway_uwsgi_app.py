@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import operator
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
 from gateway_environment import restore_variables, warn_of_threads
 from gateway_guard import Guard
 from gateway_http import proxy_fix
+from gateway_loader import load_application
 
 sys.path.pop(0)
 uwsgi = cast("Any", untyped)
@@ -34,8 +33,7 @@ if uwsgi.worker_id():
 restore_variables()
 # The launcher's own.
 os.environ.pop("WSGI_FLEET_PROCESSES", None)
-module, _, name = uwsgi.opt["application"].decode().partition(":")
-application = guard(proxy_fix(operator.attrgetter(name)(importlib.import_module(module))))
+application = guard(proxy_fix(load_application(uwsgi.opt["application"].decode())))
 if not uwsgi.worker_id():
     warn_of_threads()
     # The application may have set one, while it was imported.

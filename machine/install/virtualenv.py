@@ -8,97 +8,221 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from requirement_files import RequirementError, RequirementFiles, without_credentials
 
 USER = "app"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-PIP = Path("/srv/gateway/pip")
+PIP, UV = Path("/srv/gateway/pip"), Path("/srv/gateway/uv/bin/uv")
 # What `pip --python` starts, without the second pip that would only start it.
 PIP_RUNNER = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(PIP)})) / "pip" / "__pip-runner__.py"
-# Lines of a requirements file: of another such file, and of something in the source itself.
-INCLUDES = re.compile(r"\s*(?:-r|-c|--requirement|--constraint)[ =]?\s*(\S+)")
-LOCAL = re.compile(r"\s*(?:-e|--editable|\.|/|file:|[^#]*@\s*file:)")
+# Lock files and projects by name; any other file is of pip's format. uv reads each of these by itself.
+LOCKED = re.compile(r"uv\.lock|pyproject\.toml|pylock(\.[^.]+)?\.toml")
+# Of the application's environment, installers get these, and what requirement files name.
+FOR_INSTALLERS = re.compile(r"(PIP|UV)_\w+|(?i:(https?|all|no)_proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|NETRC")
+# uv's cache is shared by all virtualenvs, which link to its files; past this it begins anew.
+CACHE_MIB = 2048
+# A shorter secret would be found in every other word.
+SECRET_LENGTH = 4
 
 
 class InstallError(Exception):
     """The requirements do not install."""
 
 
-def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program and return its result, with its output. Raises InstallError after timeout_s seconds."""
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
-    # pip has certificates of its own; machines trust those of the system.
-    environment |= {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+class Release:
+    """What a release's folder says of its installation. folder: of temporary files, which installers read."""
+
+    def __init__(self, place: Path, folder: Path) -> None:
+        self.place, self.code, self.folder = place, place / "code", folder
+        self.manifest: dict[str, Any] = json.loads((place / "manifest.json").read_text())
+        self.secrets: dict[str, str] = json.loads((place / "secrets.json").read_text())
+        self.given: dict[str, str] = self.manifest["environment"] | self.secrets
+        pinned = place / "install" / "requirements.txt"
+        # Made of a lock file that no installer here reads (releases/requirements.py).
+        self.source = pinned if pinned.exists() else self.code / self.manifest["requirements_path"]
+        is_locked = LOCKED.fullmatch(self.source.name)
+        self.files = None if is_locked else RequirementFiles(self.source, self.code, folder, self.given)
+        self.deadline = time.monotonic() + self.manifest["stage_timeout_s"]
+
+    @property
+    def is_project(self) -> bool:
+        """Return whether the project in the code is installed itself, because its files say how it is built."""
+        project = self.source.parent / "pyproject.toml"
+        return self.files is None and project.exists() and "[build-system]" in project.read_text("utf-8")
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether something of the code is installed. A lock may name other folders of the code (workspaces)."""
+        if self.files:
+            return self.files.is_local
+        is_lock_of_folders = self.source.name.startswith("pylock") and "directory" in self.source.read_text("utf-8")
+        return self.is_project or self.source.name == "uv.lock" or is_lock_of_folders
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of installers: theirs of the application's variables, and what files name."""
+        names = self.files.names if self.files else set[str]()
+        given = {name: value for name, value in self.given.items() if name in names or FOR_INSTALLERS.fullmatch(name)}
+        if "machine " in given.get("NETRC", ""):
+            # A secret holds the text; programs want a file.
+            netrc = self.folder / "netrc"
+            netrc.write_text(given["NETRC"] + "\n")
+            netrc.chmod(0o600)
+            shutil.chown(netrc, USER, USER)
+            given["NETRC"] = str(netrc)
+        return given
+
+    def key(self) -> str:
+        """Return a hash of what a virtualenv is made from: this Python, all files that are read, and the settings.
+
+        Where something of the code is installed, all of the code counts; where it is used as it is, its folder, too.
+        Secrets do not count: a new token gives the same packages.
+        """
+        plain = {name: value for name, value in self.environment().items() if name not in self.secrets}
+        parts = [sys.version, json.dumps(plain, sort_keys=True)]
+        if self.files:
+            parts.append(self.files.digest())
+        else:
+            parts += [self.source.name, hashlib.sha256(self.source.read_bytes()).hexdigest()]
+        if self.is_local:
+            parts.append(self.manifest["tar_sha256"])
+        if self.files and self.files.is_editable:
+            parts.append(self.place.name)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def run(self, *command: str, variables: Mapping[str, str]) -> None:
+        """Run a program as the application's user, in the code. Raises InstallError with its last lines."""
+        limit_s = max(self.deadline - time.monotonic(), 1)
+        base = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(self.folder)}
+        # Installers have certificates of their own; machines trust those of the system.
+        base |= {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        try:
+            result = subprocess.run(
+                command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s,
+                env={**base, **variables, **self.environment()}, cwd=self.code, user=USER, group=USER, extra_groups=[],
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            limit = self.manifest["stage_timeout_s"]
+            told = f"{Path(command[0]).name} did not finish in {limit} s; raise rollout.stage_timeout_s"
+            raise InstallError(told) from None
+        if result.returncode:
+            lines = self.redact(result.stdout + result.stderr).strip().splitlines()[-15:]
+            head = f"the requirements do not install with Python {platform.python_version()}:\n"
+            raise InstallError(head + "\n".join(f"    {line}" for line in lines))
+
+    def redact(self, text: str) -> str:
+        """Return a text without secrets, as they are and as URLs have them, and without credentials in URLs."""
+        for value in self.secrets.values():
+            for form in {value, quote(value, safe=""), *value.split()}:
+                if len(form) >= SECRET_LENGTH:
+                    text = text.replace(form, "[removed]")
+        return without_credentials(text)
+
+
+def install(release: Release, venv: Path, cache: Path) -> None:
+    """Install a release's requirements into a new virtualenv. Packages may run code of their own: not as root."""
+    uses_pip = release.files is not None and any(name.startswith("PIP_") for name in release.environment())
+    # pip takes the best version of all indexes; uv would take the first index that has any.
+    variables = {
+        "UV_CACHE_DIR": str(cache),
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+        "UV_PROJECT_ENVIRONMENT": str(venv),
+        # As pip, it reads nothing but the file.
+        **({"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_NO_CONFIG": "1"} if release.files else {}),
+    }
+    python = str(venv / "bin" / "python")
+    release.run("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv), variables={})
+    if release.files and uses_pip:
+        flags = ("--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(release.files.file))
+        release.run(python, str(PIP_RUNNER), "install", *flags, variables={})
+    elif release.files:
+        release.run(str(UV), "pip", "install", "--python", python, "-r", str(release.files.file), variables=variables)
+    elif release.source.name == "uv.lock":
+        flags = ("--frozen", "--no-dev", "--no-editable", "--python", python, "--project", str(release.source.parent))
+        release.run(str(UV), "sync", *flags, variables=variables)
+    else:
+        # A project that says how it is built is installed; of any other, what it depends on.
+        what = str(release.source.parent) if release.is_project and release.source.name == "pyproject.toml" else ""
+        words = [what] if what else ["-r", str(release.source)]
+        release.run(str(UV), "pip", "install", "--python", python, *words, variables=variables)
+
+
+@contextmanager
+def writable(release: Release) -> Generator[None]:
+    """Let the application's user write the code while it is built, where some of it is installed."""
+    if release.is_local:
+        give(release.code, USER)
     try:
-        return subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=timeout_s,
-            env=environment, cwd="/", user=user, group=user, extra_groups=[] if user else None,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise InstallError(f"{Path(command[0]).name} {command[1]} did not finish in {timeout_s:.0f} s") from None
+        yield
+    finally:
+        if release.is_local:
+            give(release.code, "root")
 
 
-def venv_key(requirements: Path, code: Path, tar_sha256: str) -> str:
-    """Return a hash of what a virtualenv is made from: this Python, and all that pip would read.
-
-    Files that requirements include count, and the whole code where it is itself installed (`-e .`, `./package`).
-    """
-    parts, todo, seen = [sys.version], [requirements], set[Path]()
-    while todo:
-        file = todo.pop().resolve()
-        if file in seen or not file.is_relative_to(code.resolve()) or not file.is_file():
-            continue
-        seen.add(file)
-        parts.append(file.read_text())
-        for line in parts[-1].splitlines():
-            if included := INCLUDES.match(line):
-                todo.append(file.parent / included[1])
-            elif LOCAL.match(line):
-                parts.append(tar_sha256)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def give(path: Path, user: str) -> None:
+    """Give a folder and all in it to a user. Follows no symlink."""
+    subprocess.run(["chown", "-R", f"{user}:{user}", str(path)], check=True)
 
 
-def build_venv(place: Path, venvs: Path) -> Path:
-    """Return the virtualenv for the requirements of the release in place; build it below venvs where there is none."""
-    manifest: dict[str, Any] = json.loads((place / "manifest.json").read_text())
-    code = place / "code"
-    requirements = code / manifest["requirements_path"]
-    venv = venvs / venv_key(requirements, code, manifest["tar_sha256"])
+def bound_cache(cache: Path) -> None:
+    """Make the cache, and begin it anew where it has grown past its limit."""
+    used = sum(path.lstat().st_size for path in cache.rglob("*")) if cache.exists() else 0
+    if used > CACHE_MIB << 20:
+        shutil.rmtree(cache)
+    cache.mkdir(exist_ok=True)
+    shutil.chown(cache, USER, USER)
+
+
+def build_venv(release: Release, venvs: Path) -> Path:
+    """Return the virtualenv for the requirements of a release; build it below venvs where there is none."""
+    venv = venvs / release.key()
     if (venv / ".complete").exists():
         return venv
-    print(f"building a virtualenv from {requirements.name}", flush=True)
+    print(f"building a virtualenv from {release.source.name}", flush=True)
     shutil.rmtree(venv, ignore_errors=True)
     venv.mkdir()
     shutil.chown(venv, USER, USER)
-    # Packages may run code of their own while they install: not as root. pip is the gateway's, so none is copied.
-    deadline = time.monotonic() + manifest["stage_timeout_s"]
-    install = ("install", "--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(requirements))
-    for command in (
-        ("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv)),
-        (str(venv / "bin" / "python"), str(PIP_RUNNER), *install),
-    ):
-        result = run(*command, timeout_s=max(deadline - time.monotonic(), 1), user=USER)
-        if result.returncode:
-            shutil.rmtree(venv, ignore_errors=True)
-            lines = (result.stdout + result.stderr).strip().splitlines()[-15:]
-            head = f"the requirements do not install with Python {platform.python_version()}:\n"
-            raise InstallError(head + "\n".join(f"    {line}" for line in lines))
-    run("chown", "-R", "root:root", str(venv))
+    cache = venvs.parent / "uv-cache"
+    bound_cache(cache)
+    try:
+        with writable(release):
+            install(release, venv, cache)
+    except BaseException:
+        shutil.rmtree(venv, ignore_errors=True)
+        raise
+    give(venv, "root")
     (venv / ".complete").touch()
     return venv
 
 
+def main(place: Path) -> None:
+    """Build the virtualenv of the release in a folder, and leave the symlink to it."""
+    with tempfile.TemporaryDirectory(prefix="wsgi-fleet-") as folder:
+        # Copies of requirement files, which the application's user reads; it may write there: it is its HOME.
+        shutil.chown(folder, USER, USER)
+        (place / "venv").symlink_to(build_venv(Release(place, Path(folder)), place.parents[1] / "venvs"))
+
+
 if __name__ == "__main__":
-    release = Path(sys.argv[1])
+    # The application's user reads what is installed here.
+    os.umask(0o022)
     try:
-        (release / "venv").symlink_to(build_venv(release, release.parents[1] / "venvs"))
-    except (InstallError, OSError) as error:
+        main(Path(sys.argv[1]))
+    except (InstallError, RequirementError, OSError) as error:
         sys.exit(str(error))

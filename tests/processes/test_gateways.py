@@ -68,6 +68,17 @@ def test_each_worker_serves_both_sockets_as_the_balancer_means_it(gateway: dict[
         assert running.stop() == 0
 
 
+@pytest.mark.parametrize("gateway", KINDS)
+def test_a_factory_makes_the_application(gateway: str, tmp_path: Path) -> None:
+    factory = "\ndef make(name, *, scheme):\n    assert (name, scheme) == ('shop', 2)\n    return app\n"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text(APP + factory)
+    made = app(gateway).model_copy(update={"module": 'app:make("shop", scheme=2)'})
+    with started(made, tmp_path) as running:
+        running.wait_ready()
+        assert running.ask()["status"] == 200
+
+
 @pytest.mark.parametrize("gateway", (GATEWAY_SETTINGS | LAZY).values(), ids=(GATEWAY_SETTINGS | LAZY).keys())
 def test_an_application_that_does_not_import_ends_it_before_it_is_ready(
     gateway: dict[str, Any], tmp_path: Path

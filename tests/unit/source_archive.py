@@ -9,6 +9,9 @@ import tempfile
 from pathlib import Path
 
 from releases.archive import write_archive
+from releases.source import Source
+
+SOURCE = Source(Path("/project/app"), "0" * 64, "abc1234")
 
 
 def tar(source: Path, *, static: str = "", state: Path | None = None) -> bytes:

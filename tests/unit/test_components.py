@@ -22,13 +22,13 @@ from platforms import Platform
 from platforms.aws.platform import AwsPlatform
 from platforms.lxd.platform import LxdPlatform
 from releases.release import make_manifest, release_id
-from releases.source import Source
 from rendering.app_server import app_server_files, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.common import apply_files_command
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, Aws, Lxd
+from tests.unit.source_archive import SOURCE
 
 PREFIX = "wsgi-fleet:"
 GROUPS, FLEET, BALANCER = (
@@ -37,7 +37,6 @@ GROUPS, FLEET, BALANCER = (
     f"{PREFIX}balancer:Balancer",
 )
 OUTPUTS = {**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS}
-SOURCE = Source(Path("/project/app"), "0" * 64, "abc1234")
 GIVEN, MADE, KEY = "opensesame", "made-for-hello-secret-HELLO_SECRET_KEY", "made-for-hello-key"
 AWS = Aws(
     region="eu-central-1",
@@ -215,7 +214,7 @@ def test_a_rollout_gets_its_servers_in_order_and_limits_that_follow_from_the_set
 def test_the_rollout_gets_the_manifest_that_it_is_given_the_id_of_and_both_secrets(tmp_path: Path) -> None:
     inputs = made(tmp_path).one(ROLLOUT).inputs
     secrets = {"DATABASE_URL": GIVEN, "HELLO_SECRET_KEY": MADE}
-    manifest = make_manifest(app(), SOURCE.tar_sha256, key=KEY, secrets=secrets)
+    manifest = make_manifest(app(), SOURCE, key=KEY, secrets=secrets)
     assert inputs["manifest"] == Secret(manifest.decode())
     assert inputs["release"] == release_id(manifest)
     assert (inputs["source"], inputs["secrets"]) == (str(SOURCE.path), Secret(secrets))

@@ -16,7 +16,7 @@ import yaml
 from gateways import GATEWAYS
 from releases.release import make_manifest
 from rendering.app_server import app_server_user_data, app_unit
-from rendering.common import SCRIPTS, prebuilt_scripts
+from rendering.common import SCRIPTS, UV, prebuilt_scripts
 from rendering.gateway_files import INSTALL_SCRIPTS, gateway_files
 from rendering.upstream import Upstream
 from settings import Balancer, Gateway
@@ -24,6 +24,7 @@ from settings.header import FORGEABLE
 from tests.processes.gateway_process import app
 from tests.unit.nginx_reader import directives, find, mapped
 from tests.unit.site_text import site_text
+from tests.unit.source_archive import SOURCE
 from tests.unit.stack_blocks import of_app
 
 APP = Upstream("a", ["10.0.0.1"], 60, "/healthz")
@@ -107,13 +108,13 @@ def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -
 def test_a_server_gets_one_gateway_and_takes_its_releases(kind: Any, tmp_path: Path) -> None:
     document = yaml.safe_load(app_server_user_data([], kind=kind))
     files = {each["path"]: each["content"] for each in document["write_files"]}
-    manifest = json.loads(make_manifest(app(kind.name), "", key="", secrets={}))
+    manifest = json.loads(make_manifest(app(kind.name), SOURCE, key="", secrets={}))
     assert files["/etc/wsgi-fleet/gateway"] == f"{kind.name}\n" == f"{manifest['gateway']}\n"
     scripts = {f"gateway/{name}.py" for name in kind.scripts} | {f"install/{name}.py" for name in INSTALL_SCRIPTS}
     assert set(manifest["gateway_files"]) == {kind.config, *scripts}
     install = files[f"{SCRIPTS}/install-gateway"]
-    (line,) = [line for line in install.splitlines() if line.startswith("install ")]
-    assert line == f"install {kind.name} {' '.join(kind.packages)}"
+    lines = [line for line in install.splitlines() if line.startswith("install ")]
+    assert lines == [f"install {kind.name} {' '.join(kind.packages)}", f"install uv {UV['uv'][0]}"]
     (tmp_path / "install").write_text(install)
     subprocess.run(["shellcheck", str(tmp_path / "install")], check=True)
     for proof in (False, True):

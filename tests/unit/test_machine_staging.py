@@ -58,8 +58,8 @@ def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> 
     (root / "source" / "requirements.txt").touch()
     base: dict[str, Any] = {"source": "source", "module": "wsgi:app", "environment": {"MODE": "production"}}
     app = App.model_validate_json(json.dumps(base | changes))
-    source = Source.read(root / "source")
-    manifest = releases.release.make_manifest(app, source.tar_sha256, key=KEY, secrets=secrets or {})
+    source = Source.read(root / "source", app)
+    manifest = releases.release.make_manifest(app, source, key=KEY, secrets=secrets or {})
     return releases.release.build(source.path, manifest, root / "code.tar.gz")
 
 
@@ -103,6 +103,14 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     assert modes == {"environment": 0o600, "secrets.json": 0o600}
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
     assert common.link_target(common.SLOTS / "proof") == id_
+
+
+def test_folders_of_modules_are_on_the_path_of_every_program(host: AppServer, tmp_path: Path) -> None:
+    del host
+    id_ = publish(tmp_path, build(tmp_path, python_path=["src", "lib/py"]))
+    staging.stage(id_, {})
+    code = common.RELEASES / id_ / "code"
+    assert f'PYTHONPATH="{code}/src:{code}/lib/py"\n' in (common.RELEASES / id_ / "environment").read_text()
 
 
 def test_a_settings_file_is_for_the_application_and_its_variable_says_where_it_is(

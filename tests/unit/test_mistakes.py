@@ -105,7 +105,7 @@ def test_a_wrong_key_is_reported_in_plain_words(block: str) -> None:
     [
         (("apps", "hello", "environment", "DEBUG"), True, 'quote it: "true"'),
         (("apps", "hello", "environment", "PORT"), 8000, 'quote it: "8000"'),
-        (("apps", "hello", "module"), "app:create_app()", "with a factory, write `app = create_app()` into a module"),
+        (("apps", "hello", "module"), "app", 'with a factory, write what calls it, such as shop:create_app("'),
         (("apps", "hello", "fleet", "servers"), "3", "write 3, without quotes"),
         (("apps", "hello", "fleet", "servers"), 3.0, "write 3"),
         (("apps", "hello", "strip_path"), "no", "write false, without quotes"),

@@ -40,6 +40,7 @@ from settings import App, limits
 from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS
 from tests.unit.app_server import AppServer, lay_out
 from tests.unit.nginx_reader import args, find, parse
+from tests.unit.source_archive import SOURCE
 from tests.unit.test_stack_file import of_app
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +195,7 @@ def test_a_process_of_systemd_has_its_port_and_its_slot_from_the_release() -> No
 
 def test_a_release_says_for_how_many_processes_of_whom_it_is_made() -> None:
     for manager in MANAGERS:
-        manifest = json.loads(make_manifest(app(manager=manager), "", key="", secrets={}))
+        manifest = json.loads(make_manifest(app(manager=manager), SOURCE, key="", secrets={}))
         assert (manifest["gateway"], manifest["processes"]) == ("uwsgi", f"{manager} 3")
         assert "uwsgi.ini" in manifest["gateway_files"]
 

@@ -37,7 +37,7 @@ def app(**changes: Any) -> App:
 
 
 def manifest(source: Path, secrets: dict[str, str] | None = None, key: str = KEY, **changes: Any) -> bytes:
-    return make_manifest(app(**changes), Source.read(source).tar_sha256, key=key, secrets=secrets or {})
+    return make_manifest(app(**changes), Source.read(source, app(**changes)), key=key, secrets=secrets or {})
 
 
 def id_of(source: Path, secrets: dict[str, str] | None = None, **changes: Any) -> str:
@@ -121,14 +121,14 @@ def test_a_source_says_its_commit_and_whether_it_differs_and_writes_nothing(sour
         options = ["-c", "user.name=a", "-c", "user.email=a@b"]
         subprocess.run(["git", "-C", str(source), *options, *arguments], check=True, capture_output=True)
 
-    assert Source.read(source).revision == ""
+    assert Source.read(source, app()).revision == ""
     git("init")
     git("add", ".")
     git("commit", "--message=first")
     # Git would take the new time into its index.
     os.utime(source / "requirements.txt", (1, 1))
     index = (source / ".git" / "index").read_bytes()
-    assert re.fullmatch("[0-9a-f]{7,}", Source.read(source).revision)
+    assert re.fullmatch("[0-9a-f]{7,}", Source.read(source, app()).revision)
     assert (source / ".git" / "index").read_bytes() == index
     (source / "new").touch()
-    assert Source.read(source).revision.endswith("+changes")
+    assert Source.read(source, app()).revision.endswith("+changes")

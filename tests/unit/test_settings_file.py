@@ -18,6 +18,7 @@ from releases.release import make_manifest
 from rendering.settings_file import FORMATS
 from settings import App
 from settings.stack_file import parse
+from tests.unit.source_archive import SOURCE
 from tests.unit.stack_blocks import ROOT, app, config_of, of_app, smallest
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -37,7 +38,7 @@ def written(values: Mapping[str, Any], format_: str = "python") -> dict[str, str
     """Return a release's entry of the settings file, built from a stack file's text as Pulumi hands it over."""
     hello = app(settings_file=settings_file(values, format_))
     settings = parse(config_of(smallest({"apps": {"hello": hello}})), project=ROOT)
-    return json.loads(make_manifest(settings.apps["hello"], "", key="", secrets={}))["settings_file"]
+    return json.loads(make_manifest(settings.apps["hello"], SOURCE, key="", secrets={}))["settings_file"]
 
 
 def flask_read(text: str) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def test_the_order_in_a_stack_file_makes_no_other_release() -> None:
 
 
 def test_a_release_without_a_settings_file_says_nothing_of_one() -> None:
-    manifest = make_manifest(App.model_validate_json(json.dumps(app())), "", key="", secrets={})
+    manifest = make_manifest(App.model_validate_json(json.dumps(app())), SOURCE, key="", secrets={})
     assert "settings_file" not in json.loads(manifest)
 
 

@@ -51,6 +51,13 @@ def test_nine_mistakes_make_nine_lines() -> None:
     ("given", "told"),
     [
         *(({"module": value}, "module: ") for value in ("hello.wsgi", "a:b\nmaster = false", "a:b\n", "$(ls):b")),
+        *(({"module": f"a:b({value})"}, "module: ") for value in ("%d", "c", "**c", "f()", ")(", "1)+(2", "'", "a=b")),
+        ({"python_path": ["/etc"]}, "python_path.0: "),
+        ({"python_path": ["src"]}, 'python_path.0: "src": no such folder in examples/flask-hello'),
+        (
+            {"python_path": ["hello"], "environment": {"PYTHONPATH": "x"}},
+            "python_path: PYTHONPATH: is set by",
+        ),
         *(({"health_path": value}, "health_path: ") for value in ("/x; return 200", "/\n")),
         *(({"system_packages": [value]}, "system_packages.0: ") for value in ("libpq5; reboot", "-o")),
         ({"requirements": "hello/../requirements.txt"}, "requirements: "),

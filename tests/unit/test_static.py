@@ -17,6 +17,7 @@ from settings import App, Balancer
 from settings.static import Static
 from tests.unit.nginx_reader import args, directives, find, location
 from tests.unit.site_text import site_text
+from tests.unit.source_archive import SOURCE
 from tests.unit.stack_blocks import ROOT, app, of_app
 
 ATTACKS = ["/", "static/", "/static", "//", "/a//", "/../", "/a/../b/", "/.git/", "/a b/", "/a;}/", "/$uri/", "/a\n/"]
@@ -54,7 +55,7 @@ def test_the_health_path_is_none_that_the_balancer_answers() -> None:
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    return json.loads(make_manifest(App.model_validate_json(json.dumps(app(**changes))), "", key="k", secrets={}))
+    return json.loads(make_manifest(App.model_validate_json(json.dumps(app(**changes))), SOURCE, key="k", secrets={}))
 
 
 def test_folder_and_path_are_part_of_the_release_and_ages_are_not() -> None:

@@ -3,66 +3,95 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requirement_files
 import virtualenv
+from requirement_files import RequirementError, join_lines
 from virtualenv import InstallError
+
+PYPROJECT = '[build-system]\nrequires = ["setuptools"]\n[project]\nname = "shop"\n'
 
 
 class Server:
-    """What stands in for an app server. place: of a release. calls: commands, each as one line. result: of each."""
+    """What stands in for an app server with one release. calls: commands, each as one line. result: of each."""
 
     def __init__(self, root: Path) -> None:
         self.place, self.venvs, self.calls = root / "releases" / "r1", root / "venvs", list[str]()
+        self.environments: list[dict[str, str]] = []
         self.result = subprocess.CompletedProcess("", 0, "", "")
+        self.manifest: dict[str, Any] = {"requirements_path": "requirements.txt", "tar_sha256": "x"}
+        self.manifest |= {"stage_timeout_s": 40, "environment": {}}
+        self.secrets: dict[str, str] = {}
         (self.place / "code").mkdir(parents=True)
         self.venvs.mkdir()
         self.write("requirements.txt", "flask")
-        manifest = {"requirements_path": "requirements.txt", "tar_sha256": "x", "stage_timeout_s": 40}
-        (self.place / "manifest.json").write_text(json.dumps(manifest))
 
-    def write(self, name: str, text: str) -> None:
-        (self.place / "code" / name).write_text(text)
+    def write(self, name: str, content: str | bytes) -> None:
+        path = self.place / "code" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
 
-    def run(self, *command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        assert 0 < timeout_s <= 60
+    def run(self, command: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        user = options.get("user")
+        if user:
+            assert 0 < options["timeout"] <= 40
+            assert options["cwd"] == self.place / "code"
+            self.environments.append(options["env"])
         self.calls.append(" ".join([*command, *([f"as {user}"] if user else [])]))
         return self.result
 
+    def release(self) -> virtualenv.Release:
+        (self.place / "manifest.json").write_text(json.dumps(self.manifest))
+        (self.place / "secrets.json").write_text(json.dumps(self.secrets))
+        return virtualenv.Release(self.place, Path(tempfile.mkdtemp(dir=self.venvs.parent)))
+
     def build(self) -> Path:
-        return virtualenv.build_venv(self.place, self.venvs)
+        return virtualenv.build_venv(self.release(), self.venvs)
+
+    def key(self) -> str:
+        return self.release().key()
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     made = Server(tmp_path)
-    monkeypatch.setattr(virtualenv, "run", made.run)
+    monkeypatch.setattr(subprocess, "run", made.run)
     monkeypatch.setattr(shutil, "chown", lambda path, *who: made.calls.append(f"own {path.name} {' '.join(who)}"))  # pyright: ignore
     return made
 
 
-def test_requirements_that_do_not_install_are_told_with_their_last_lines(server: Server) -> None:
+def test_requirements_that_do_not_install_are_told_with_their_last_lines_and_without_secrets(server: Server) -> None:
+    server.secrets = {"TOKEN": "hunter2/"}
     output = "".join(f"line {number}\n" for number in range(12))
-    server.result = subprocess.CompletedProcess([], 1, output, "ERROR: a\nERROR: b\nERROR: c\nERROR: d\n")
-    lines = "".join([f"\n    line {number}" for number in range(1, 12)] + [f"\n    ERROR: {char}" for char in "abcd"])
-    with pytest.raises(InstallError, match=f"^the requirements do not install with Python [0-9.]+:{lines}$"):
+    errors = "a hunter2/\nb hunter2%2F\nc https://me:word@host/x\nd\n"
+    server.result = subprocess.CompletedProcess([], 1, output, errors)
+    told = [f"line {number}" for number in range(1, 12)]
+    told += ["a [removed]", "b [removed]", "c https://[removed]@host/x", "d"]
+    with pytest.raises(InstallError) as error:
         server.build()
+    head, *lines = str(error.value).splitlines()
+    assert head == f"the requirements do not install with Python {platform.python_version()}:"
+    assert lines == [f"    {line}" for line in told]
     assert list(server.venvs.iterdir()) == []
 
 
 def test_a_virtualenv_is_made_without_root_and_belongs_to_root_when_it_is_done(server: Server) -> None:
     venv = server.build()
-    own, make, install, give = server.calls
+    own, _, make, install, give = server.calls
     assert own == f"own {venv.name} app app"
     assert make == f"/usr/bin/python3 -m venv --without-pip {venv} as app"
-    assert install.startswith(f"{venv}/bin/python {virtualenv.PIP_RUNNER} install ")
-    assert install.endswith(f"-r {server.place}/code/requirements.txt as app")
+    assert install.startswith(f"{virtualenv.UV} pip install --python {venv}/bin/python -r ")
+    assert install.endswith("/0.txt as app")
     assert give == f"chown -R root:root {venv}"
     assert server.build() == venv
-    assert len(server.calls) == 4
+    assert len(server.calls) == 5
 
 
 def test_a_virtualenv_that_a_killed_run_left_half_made_is_made_anew(server: Server) -> None:
@@ -71,33 +100,142 @@ def test_a_virtualenv_that_a_killed_run_left_half_made_is_made_anew(server: Serv
     (venv / "half").touch()
     server.build()
     assert [each.name for each in venv.iterdir()] == [".complete"]
-    assert len(server.calls) == 8
 
 
-def key(folder: Path, requirements: str, *, base: str = "flask==1\n", code: str = "1") -> str:
-    (folder / "requirements").mkdir(exist_ok=True)
-    (folder / "requirements" / "base.txt").write_text(base)
-    (folder / "requirements.txt").write_text(requirements)
-    return virtualenv.venv_key(folder / "requirements.txt", folder, code)
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("uv.lock", "version = 1", "sync --frozen --no-dev --no-editable --python {python} --project {code}"),
+        ("pylock.toml", 'lock-version = "1.0"', "pip install --python {python} -r {code}/pylock.toml"),
+        ("pyproject.toml", "[project]\n", "pip install --python {python} -r {code}/pyproject.toml"),
+        ("pyproject.toml", PYPROJECT, "pip install --python {python} {code}"),
+    ],
+)
+def test_each_lock_file_is_installed_by_what_reads_it(server: Server, name: str, content: str, expected: str) -> None:
+    server.manifest["requirements_path"] = name
+    server.write(name, content)
+    venv = server.build()
+    code = server.place / "code"
+    assert expected.format(python=venv / "bin" / "python", code=code) in next(
+        line for line in server.calls if str(virtualenv.UV) in line
+    )
+    # What is built from the code may write it meanwhile.
+    is_built = name == "uv.lock" or content == PYPROJECT
+    assert [line for line in server.calls if line.endswith(str(code))] == (
+        [f"chown -R app:app {code}", f"chown -R root:root {code}"] if is_built else []
+    )
 
 
-@pytest.mark.parametrize("include", ["-r requirements/base.txt", "--requirement=requirements/base.txt"])
-def test_what_requirements_include_makes_another_virtualenv(tmp_path: Path, include: str) -> None:
-    assert key(tmp_path, include) == key(tmp_path, include)
-    assert key(tmp_path, include) != key(tmp_path, include, base="flask==2\n")
-    assert key(tmp_path, include) == key(tmp_path, include, code="2")
-    assert key(tmp_path, "flask") == key(tmp_path, "flask", base="flask==2\n", code="2")
+def test_pinned_requirements_of_the_release_are_in_the_place_of_its_lock_file(server: Server) -> None:
+    (server.place / "install").mkdir()
+    (server.place / "install" / "requirements.txt").write_text("flask==3.1.3 --hash=sha256:00\n")
+    server.manifest["requirements_path"] = "poetry.lock"
+    server.build()
+    copy = server.calls[3].split()[-3]
+    assert Path(copy).read_text() == "flask==3.1.3 --hash=sha256:00\n"
 
 
-@pytest.mark.parametrize("line", ["-e .", "./package", ".", "mine @ file:./package", "--editable=."])
-def test_code_that_is_installed_makes_another_virtualenv_when_it_changes(tmp_path: Path, line: str) -> None:
-    assert key(tmp_path, line, code="1") != key(tmp_path, line, code="2")
+def test_installers_get_their_variables_and_what_files_name_and_no_other(server: Server) -> None:
+    server.write("requirements.txt", "--index-url https://me:${TOKEN}@host/simple\nflask")
+    server.manifest["environment"] = {"UV_HTTP_TIMEOUT": "9", "MODE": "x", "https_proxy": "http://p:1"}
+    server.secrets = {"TOKEN": "hunter2", "PASSWORD": "hunter3", "NETRC": "machine host login me password hunter4"}
+    venv = server.build()
+    environment = server.environments[-1]
+    assert {"UV_HTTP_TIMEOUT", "https_proxy", "TOKEN", "NETRC"} <= environment.keys()
+    assert environment.keys().isdisjoint({"MODE", "PASSWORD"})
+    assert Path(environment["NETRC"]).read_text() == "machine host login me password hunter4\n"
+    assert "hunter" not in " ".join(server.calls)
+    # A new token gives the same packages, another index others.
+    server.secrets["TOKEN"] = "hunter5"
+    assert server.build() == venv
+    server.manifest["environment"]["UV_INDEX"] = "https://other"
+    assert server.build() != venv
 
 
-def test_requirements_that_include_each_other_or_what_is_outside_end(tmp_path: Path) -> None:
-    text = "-r requirements/base.txt\n-r ../outside.txt\n-c gone.txt\n"
-    (tmp_path / "code").mkdir()
-    (tmp_path / "outside.txt").write_text("1")
-    before = key(tmp_path / "code", text, base="-r ../requirements.txt\n")
-    (tmp_path / "outside.txt").write_text("2")
-    assert key(tmp_path / "code", text, base="-r ../requirements.txt\n") == before
+def test_a_variable_of_pip_makes_pip_the_installer(server: Server) -> None:
+    server.secrets = {"PIP_INDEX_URL": "https://me:hunter2@host/simple"}
+    venv = server.build()
+    install = next(line for line in server.calls if str(virtualenv.PIP_RUNNER) in line)
+    assert install.startswith(f"{venv}/bin/python {virtualenv.PIP_RUNNER} install --no-cache-dir")
+    assert server.environments[-1]["PIP_INDEX_URL"] == "https://me:hunter2@host/simple"
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]
+INCLUDES = ["-r sub/base.txt", "--requirement=sub/base.txt", "-c sub/base.txt", "-rsub/base.txt", '-r "sub/base.txt"']
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("include", INCLUDES)
+def test_what_requirements_include_makes_another_virtualenv(server: Server, include: str, encoding: str) -> None:
+    server.write("requirements.txt", f"# first\r\n{include}\r\n".encode(encoding))
+    server.write("sub/base.txt", "flask==1\n")
+    before = server.key()
+    server.manifest["tar_sha256"] = "y"
+    assert server.key() == before
+    server.write("sub/base.txt", "flask==2\n")
+    assert server.key() != before
+
+
+@pytest.mark.parametrize("line", ["-e .", "./libs/x", ".", "x @ file:./libs/x", "--editable=.", "libs/x", "-f wheels"])
+def test_code_that_is_installed_makes_another_virtualenv_when_it_changes(server: Server, line: str) -> None:
+    server.write("libs/x", "")
+    server.write("requirements.txt", f"{line}\n")
+    before = server.key()
+    server.manifest["tar_sha256"] = "y"
+    assert server.key() != before
+
+
+def test_code_that_is_used_as_it_is_is_that_of_one_release(server: Server) -> None:
+    server.write("requirements.txt", "-e .")
+    before = server.key()
+    server.place = server.place.rename(server.place.with_name("r2"))
+    assert server.key() != before
+
+
+def test_every_installer_reads_utf_8_and_the_copies_of_other_files(server: Server) -> None:
+    server.write("requirements.txt", b"\xef\xbb\xbf-r b.txt # it\r\nflask \\\r\n  --hash=sha256:00\r\n")
+    server.write("b.txt", b"# caf\xe9\n-r requirements.txt\n-c https://host/c.txt\nx @ https://host/x#egg=x\n")
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(requirement_files, "download", lambda url: asked.append(url) or b"a==1\n")  # pyright: ignore
+        files = server.release().files
+    assert files
+    folder = files.file.parent
+    texts = [(folder / f"{number}.txt").read_text() for number in range(3)]
+    assert texts == [
+        f"-r {folder}/1.txt\nflask    --hash=sha256:00\n",
+        f"-r {folder}/0.txt\n-c {folder}/2.txt\nx @ https://host/x#egg=x\n",
+        "a==1\n",
+    ]
+    assert asked == ["https://host/c.txt"]
+
+
+def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
+    server.write("requirements.txt", "-c https://me:hunter2@127.0.0.1:9/c.txt\n")
+    with pytest.raises(
+        RequirementError, match=r"^https://\[removed\]@127.0.0.1:9/c.txt: .*refused.*; it must be a file"
+    ):
+        server.release()
+    server.write("requirements.txt", "-r gone.txt\n")
+    with pytest.raises(
+        RequirementError, match=r"^gone\.txt: No such file or directory; it must be a file in the source"
+    ):
+        server.release()
+
+
+def test_lines_are_joined_as_pip_joins_them() -> None:
+    text = "a \\\n b\n# c \\\nd # e\n\nf \\\n# g\nh#i\nj \\"
+    assert list(join_lines(text)) == ["a   b", "d", "f", "h#i", "j"]
+
+
+def test_a_cache_that_has_grown_begins_anew(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = server.venvs.parent / "uv-cache" / "kept"
+    server.build()
+    kept.write_text("x")
+    server.write("requirements.txt", "django")
+    server.build()
+    assert kept.exists()
+    monkeypatch.setattr(virtualenv, "CACHE_MIB", -1)
+    server.write("requirements.txt", "kinto")
+    server.build()
+    assert not kept.exists()

@@ -1,0 +1,151 @@
+"""Read requirement files as pip does: encodings, continued lines, files that include others, and what is local."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import hashlib
+import os
+import re
+import shlex
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+# pip's own patterns (req_file.py): comments, `${NAME}`, and where a file says its encoding (PEP 263).
+COMMENT = re.compile(r"(^|\s+)#.*$")
+VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+ENCODING = re.compile(rb"#.*coding[:=]\s*([-\w.]+)")
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+INCLUDE = re.compile(r"\s*(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(?P<file>.+)$")
+EDITABLE = re.compile(r"\s*(?:-e|--editable)(?:[\s=]|$)")
+# Paths as pip takes them: by their beginning, or after the name of a package.
+LOCAL = re.compile(r"\s*(?:[./]|file:|(?:-f|--find-links)[\s=]*(?!https?:)|[^#]*@\s*file:)")
+TIMEOUT_S = 60
+
+
+class RequirementError(Exception):
+    """A requirement file cannot be read."""
+
+
+class RequirementFiles:
+    """A requirement file and all that it includes, as UTF-8 below a folder, so that every installer reads the same.
+
+    code: the folder that paths are relative to. variables: what `${NAME}` stands for. texts: of all files. names: of
+    the variables that they use. is_local: whether something of the code is itself installed; is_editable: as it is.
+    """
+
+    def __init__(self, file: Path, code: Path, folder: Path, variables: Mapping[str, str]) -> None:
+        self.code, self.variables = code, variables
+        self.texts: list[str] = []
+        self.names: set[str] = set()
+        self.is_local = self.is_editable = False
+        self._folder, self._copies = folder, dict[str, Path]()
+        self.file = self._copy(str(file))
+
+    def _copy(self, location: str) -> Path:
+        """Return the copy of a file or URL; make it and those of what it includes where there is none."""
+        if location not in self._copies:
+            copy = self._copies[location] = self._folder / f"{len(self._copies)}.txt"
+            text = decode(self._read(location))
+            self.texts.append(text)
+            self.names.update(VARIABLE.findall(text))
+            copy.write_text("".join(f"{self._translate(line, location)}\n" for line in join_lines(text)), "utf-8")
+        return self._copies[location]
+
+    def _translate(self, line: str, location: str) -> str:
+        """Return a line for the copy of the file at location, in which other files are named by their copies."""
+        if included := INCLUDE.match(line):
+            # As on a command line: a name with spaces stands in quotes.
+            name = self._expand("".join(shlex.split(included["file"])[:1]))
+            if not _is_url(name):
+                name = (
+                    f"{location.rpartition('/')[0]}/{name}" if _is_url(location) else str(Path(location).parent / name)
+                )
+            return f"{included[1]} {self._copy(name if _is_url(name) else os.path.normpath(name))}"
+        self.is_editable |= bool(EDITABLE.match(line))
+        self.is_local |= self.is_editable or bool(LOCAL.match(line)) or self._is_path(line)
+        return line
+
+    def _is_path(self, line: str) -> bool:
+        """Return whether a line begins with a path of the code, such as libs/common or wheels/a.whl."""
+        path = re.split(r"[\[;\s]", line.strip(), maxsplit=1)[0]
+        return "/" in path and (self.code / path).exists()
+
+    def _expand(self, text: str) -> str:
+        return VARIABLE.sub(lambda found: self.variables.get(found[1], found[0]), text)
+
+    def _read(self, location: str) -> bytes:
+        try:
+            return download(location) if _is_url(location) else Path(location).read_bytes()
+        except (OSError, ValueError) as error:
+            name = without_credentials(location).removeprefix(f"{self.code}/")
+            why = getattr(error, "strerror", None) or error
+            raise RequirementError(
+                f"{name}: {why}; it must be a file in the source, or a URL that servers reach"
+            ) from None
+
+    def digest(self) -> str:
+        """Return the sha256 of all texts."""
+        return hashlib.sha256("\0".join(self.texts).encode()).hexdigest()
+
+
+def decode(content: bytes) -> str:
+    """Return the text of a requirement file: by its mark, by the encoding that it says, as UTF-8, or as Latin-1."""
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding, errors="replace")
+    for line in content.split(b"\n")[:2]:
+        if said := ENCODING.match(line):
+            try:
+                return content.decode(said[1].decode())
+            except (LookupError, UnicodeDecodeError):
+                break
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        # Of an older editor; names of packages are ASCII, so this is about comments.
+        return content.decode("latin-1")
+
+
+def join_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a requirement file without comments; one that ends with a backslash goes on in the next."""
+    begun = ""
+    for line in text.splitlines():
+        is_comment = line.lstrip().startswith("#")
+        if line.endswith("\\") and not is_comment:
+            begun += line[:-1]
+        elif whole := COMMENT.sub("", f"{begun} {line}" if begun else line).strip():
+            yield whole
+            begun = ""
+        else:
+            begun = ""
+    if begun.strip():
+        yield begun.strip()
+
+
+def download(url: str) -> bytes:
+    """Return what a URL has; user and password in it are sent as pip sends them. Raises OSError, ValueError."""
+    parts = urlsplit(url)
+    request = urllib.request.Request(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())  # noqa: S310
+    if parts.username:
+        word = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {base64.b64encode(word.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310  only http and https get here
+        return response.read()
+
+
+def without_credentials(text: str) -> str:
+    """Return a text without user and password in its URLs."""
+    return re.sub(r"(://)[^/\s@]+@", r"\1[removed]@", text)
+
+
+def _is_url(location: str) -> bool:
+    return location.startswith(("http://", "https://"))

@@ -1,0 +1,157 @@
+"""Find the file that says what an application needs. Locks of Poetry and Pipenv become pinned requirements."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from releases.archive import SourceError
+from settings.application import REQUIREMENT_FILES
+
+# A file that another one includes, as pip reads it.
+_INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)['\"]?([^'\"\s#]+)", re.MULTILINE)
+_SSH = re.compile(r"git\+ssh://|ssh://git@|\bgit@[\w.-]+:")
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What an application needs. path: of the file in its source. pinned: the same for pip, where servers need that."""
+
+    path: str = "requirements.txt"
+    pinned: str | None = None
+
+
+def find_requirements(source: Path, named: str | None) -> Requirements:
+    """Find the file that says what the application needs. Raises SourceError.
+
+    named: by the setting `requirements`; None to take the first of REQUIREMENT_FILES that is there.
+    """
+    found = named or next((name for name in REQUIREMENT_FILES if (source / name).is_file()), None)
+    if found is None:
+        raise SourceError(
+            f"{source}: has none of {', '.join(REQUIREMENT_FILES)}; make requirements.txt (it may be empty)"
+        )
+    problems = [f"{source / name}: {line}" for name, line in _find_ssh(source, found)]
+    if problems:
+        raise SourceError("\n".join(problems))
+    return Requirements(found, pinned_requirements(source, found))
+
+
+def _find_ssh(source: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Yield (file, problem) for each file that needs a key of SSH, which servers do not have."""
+    waiting, seen = [name], set[str]()
+    while waiting:
+        name = waiting.pop()
+        file = source / name
+        if name in seen or not file.is_file():
+            continue
+        seen.add(name)
+        # By bytes, whatever the encoding: what is looked for is ASCII.
+        text = file.read_bytes().replace(b"\0", b"").decode("latin-1")
+        if _SSH.search(text):
+            yield (
+                name,
+                "a package by git over SSH needs a key, which servers do not have; write git+https://${TOKEN}@...",
+            )
+        if file.suffix not in (".lock", ".toml"):
+            waiting += [str(PurePosixPath(name).parent / included) for included in _INCLUDE.findall(text)]
+
+
+def pinned_requirements(source: Path, name: str) -> str | None:
+    """Return poetry.lock or Pipfile.lock as pinned requirements with hashes; None for any other file.
+
+    Raises SourceError.
+    """
+    read = _READERS.get(PurePosixPath(name).name)
+    if read is None:
+        return None
+    file = source / name
+    try:
+        return "".join(f"{line}\n" for line in read(file))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{file}: cannot be read ({error}); write it anew, or name a requirements.txt") from error
+
+
+def _read_pipfile(file: Path) -> Iterator[str]:
+    """Yield the lines of a Pipfile.lock: what is installed without --dev."""
+    lock: dict[str, Any] = json.loads(file.read_bytes())
+    sources: list[Mapping[str, str]] = lock.get("_meta", {}).get("sources", [])
+    # Pipenv writes ${NAME} where a Pipfile does; installers put the variable in.
+    for number, each in enumerate(sources):
+        yield f"{'--extra-index-url' if number else '--index-url'} {each['url']}"
+    for name, package in lock.get("default", {}).items():
+        extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
+        if "git" in package:
+            what = f"{name}{extras} @ git+{package['git'].removeprefix('git+')}@{package['ref']}"
+        elif "path" in package or "file" in package:
+            what = package.get("path") or package["file"]
+        else:
+            what = f"{name}{extras}{package['version']}"
+        yield _line(what, package.get("markers", ""), package.get("hashes", []))
+
+
+def _read_poetry(file: Path) -> Iterator[str]:
+    """Yield the lines of a poetry.lock: the main group, without extras."""
+    lock: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+    packages: list[dict[str, Any]] = lock.get("package", [])
+    is_grouped = any("groups" in each or "category" in each for each in packages)
+    needed = None if is_grouped else _reachable(file, packages)
+    indexes: set[str] = set()
+    lines: list[str] = []
+    for each in packages:
+        is_main = "main" in each.get("groups", [each.get("category", "main")])
+        if each.get("optional") or not is_main or (needed is not None and _normal(each["name"]) not in needed):
+            continue
+        markers: str | dict[str, str] = each.get("markers", "")
+        marker = markers.get("main", "") if isinstance(markers, dict) else markers
+        given: dict[str, str] = each.get("source", {})
+        files = each.get("files") or lock.get("metadata", {}).get("files", {}).get(each["name"], [])
+        hashes = [cast("str", entry["hash"]) for entry in files]
+        if given.get("type") == "git":
+            below = f"#subdirectory={given['subdirectory']}" if given.get("subdirectory") else ""
+            what, hashes = f"{each['name']} @ git+{given['url']}@{given['resolved_reference']}{below}", []
+        elif given.get("type") in ("directory", "file"):
+            what, hashes = f"./{given['url']}", []
+        elif given.get("type") == "url":
+            what, hashes = f"{each['name']} @ {given['url']}", []
+        else:
+            what = f"{each['name']}=={each['version']}"
+            if given.get("type") == "legacy":
+                indexes.add(given["url"])
+        lines.append(_line(what, marker, hashes))
+    yield from (f"--extra-index-url {url}" for url in sorted(indexes))
+    yield from lines
+
+
+def _reachable(file: Path, packages: list[dict[str, Any]]) -> set[str]:
+    """Return the names of what the main group needs, for a lock that does not say groups (Poetry 1.5 to 1.8)."""
+    project: dict[str, Any] = tomllib.loads((file.parent / "pyproject.toml").read_text("utf-8"))
+    waiting = [*project.get("tool", {}).get("poetry", {}).get("dependencies", {})]
+    waiting += [
+        re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in project.get("project", {}).get("dependencies", [])
+    ]
+    by_name = {_normal(each["name"]): each for each in packages}
+    found: set[str] = set()
+    while waiting:
+        name = _normal(waiting.pop())
+        if name in by_name and name not in found:
+            found.add(name)
+            waiting += by_name[name].get("dependencies", {})
+    return found
+
+
+def _line(what: str, marker: str, hashes: list[str]) -> str:
+    return " ".join([what, *([f"; {marker}"] if marker else []), *(f"--hash={each}" for each in hashes)])
+
+
+def _normal(name: str) -> str:
+    """Return a package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[str]]] = {"Pipfile.lock": _read_pipfile, "poetry.lock": _read_poetry}

@@ -1,0 +1,138 @@
+"""The file that says what an application needs: which one is taken, and locks that become pinned requirements."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from releases.archive import SourceError
+from releases.requirements import Requirements, find_requirements
+
+POETRY = """
+[[package]]
+name = "Flask"
+version = "3.1.3"
+optional = false
+{main}
+files = [{{file = "flask.whl", hash = "sha256:aa"}}, {{file = "flask.tar.gz", hash = "sha256:bb"}}]
+[package.dependencies]
+click = ">=8"
+
+[[package]]
+name = "click"
+version = "8.3.0"
+optional = false
+{main}
+{markers}
+files = []
+
+[[package]]
+name = "pytest"
+version = "9.0"
+optional = false
+{dev}
+files = []
+
+[[package]]
+name = "ours"
+version = "0"
+optional = false
+{main}
+files = []
+[package.source]
+type = "git"
+url = "https://host/ours.git"
+reference = "main"
+resolved_reference = "abc"
+subdirectory = "py"
+
+[[package]]
+name = "near"
+version = "0"
+optional = false
+{main}
+files = []
+[package.source]
+type = "directory"
+url = "libs/near"
+
+[metadata]
+lock-version = "2.1"
+"""
+PROJECT = "[tool.poetry.dependencies]\npython = '^3.11'\nflask = '*'\nours = '*'\nnear = '*'\n"
+PIPFILE = {
+    "_meta": {"sources": [{"name": "a", "url": "https://a/simple"}, {"name": "b", "url": "https://${USER}@b/simple"}]},
+    "default": {
+        "flask": {"version": "==3.1.3", "hashes": ["sha256:aa"], "markers": "python_version >= '3.9'"},
+        "ours": {"git": "https://host/ours.git", "ref": "abc"},
+        "near": {"path": "./libs/near", "editable": True},
+        "redis": {"version": "==5.0", "extras": ["hiredis"]},
+    },
+    "develop": {"pytest": {"version": "==9.0"}},
+}
+
+
+def write(source: Path, *names: str, text: str = "") -> None:
+    for name in names:
+        (source / name).write_text(text)
+
+
+def test_the_first_file_there_is_is_taken_unless_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"has none of requirements\.txt, uv\.lock, .*; make requirements\.txt"):
+        find_requirements(tmp_path, None)
+    for name in ("pyproject.toml", "pylock.toml", "uv.lock", "requirements.txt"):
+        write(tmp_path, name)
+        assert find_requirements(tmp_path, None) == Requirements(name)
+    assert find_requirements(tmp_path, "uv.lock") == Requirements("uv.lock")
+
+
+@pytest.mark.parametrize(
+    ("main", "dev", "markers", "marker"),
+    [
+        ('groups = ["main"]', 'groups = ["dev"]', "markers = \"os_name == 'posix'\"", " ; os_name == 'posix'"),
+        ('category = "main"', 'category = "dev"', "", ""),
+        ("", "", "", ""),
+    ],
+    ids=["2.1", "1", "2.0"],
+)
+def test_a_lock_of_poetry_becomes_the_requirements_of_its_main_group(
+    tmp_path: Path, main: str, dev: str, markers: str, marker: str
+) -> None:
+    write(tmp_path, "poetry.lock", text=POETRY.format(main=main, dev=dev, markers=markers))
+    write(tmp_path, "pyproject.toml", text=PROJECT)
+    assert (find_requirements(tmp_path, None).pinned or "").splitlines() == [
+        "Flask==3.1.3 --hash=sha256:aa --hash=sha256:bb",
+        f"click==8.3.0{marker}",
+        "ours @ git+https://host/ours.git@abc#subdirectory=py",
+        "./libs/near",
+    ]
+
+
+def test_a_lock_of_pipenv_becomes_the_requirements_of_its_packages(tmp_path: Path) -> None:
+    write(tmp_path, "Pipfile.lock", text=json.dumps(PIPFILE))
+    assert (find_requirements(tmp_path, None).pinned or "").splitlines() == [
+        "--index-url https://a/simple",
+        "--extra-index-url https://${USER}@b/simple",
+        "flask==3.1.3 ; python_version >= '3.9' --hash=sha256:aa",
+        "ours @ git+https://host/ours.git@abc",
+        "./libs/near",
+        "redis[hiredis]==5.0",
+    ]
+
+
+@pytest.mark.parametrize(("name", "text"), [("poetry.lock", "["), ("Pipfile.lock", "{"), ("Pipfile.lock", "[]")])
+def test_a_lock_that_is_none_is_named(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path, name, text=text)
+    with pytest.raises(SourceError, match=rf"{re.escape(name)}: cannot be read \(.*\); write it anew"):
+        find_requirements(tmp_path, None)
+
+
+@pytest.mark.parametrize("url", ["git+ssh://git@host/x.git", "git+git@host:x.git", "x @ git+ssh://host/x"])
+def test_what_needs_a_key_of_ssh_is_refused_with_its_file(tmp_path: Path, url: str) -> None:
+    write(tmp_path, "requirements.txt", text="-r base.txt\n-r requirements.txt\n")
+    write(tmp_path, "base.txt", text=f"{url}\n")
+    with pytest.raises(SourceError, match=r"base\.txt: a package by git over SSH needs a key, which servers do not"):
+        find_requirements(tmp_path, None)
