@@ -102,6 +102,51 @@ def test_a_release_while_a_server_is_down_loses_no_request(fleet: Stack, table: 
     assert releases_that_answer(fleet) == {"while one is down"}
 
 
+PYPROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "shop"
+version = "1"
+[tool.setuptools.packages.find]
+where = ["src"]
+"""
+FACTORY = """
+import more
+import probe
+
+def make(name):
+    probe.VERSION = f"{name} one {more.VALUE}"
+    return probe.app
+"""
+
+
+@pytest.mark.parametrize("line", [".", "-e ."])
+def test_code_that_is_installed_is_installed_anew_when_it_changes(
+    fleet: Stack, good: Callable[[str, str], None], line: str
+) -> None:
+    source = fleet.folder / "tests" / "e2e" / "app"
+    good("# Nothing", "\ufeff-r base.txt\r\n# Nothing")
+    files = {"pyproject.toml": PYPROJECT, "base.txt": line, "src/shop/__init__.py": FACTORY, "lib/more.py": "VALUE = 1"}
+    for name, text in files.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(text)
+    before = dict(fleet.app)
+    fleet.app.update(module='shop:make("made")', python_path=["lib"])
+    try:
+        fleet.up()
+        assert releases_that_answer(fleet) == {"made one 1"}
+        (source / "src/shop/__init__.py").write_text(FACTORY.replace("one", "two"))
+        fleet.up()
+        assert releases_that_answer(fleet) == {"made two 1"}
+    finally:
+        fleet.app.clear()
+        fleet.app.update(before)
+        for name in files:
+            (source / name).unlink()
+
+
 def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_nothing(fleet: Stack) -> None:
     fleet.release_version("first")
     fleet.app["rollout"] = {"start_timeout_s": 20, "bake_s": 10}
