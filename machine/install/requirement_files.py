@@ -47,7 +47,7 @@ class RequirementFiles:
         self.texts: list[str] = []
         self.names: set[str] = set()
         self.is_local = self.is_editable = False
-        self._folder, self._copies = folder, dict[str, Path]()
+        self._folder, self._copies, self._first = folder, dict[str, Path](), str(file)
         self.file = self._copy(str(file))
 
     def _copy(self, location: str) -> Path:
@@ -84,7 +84,12 @@ class RequirementFiles:
 
     def _read(self, location: str) -> bytes:
         try:
-            return download(location) if _is_url(location) else Path(location).read_bytes()
+            if _is_url(location):
+                return download(location)
+            # Root reads it, and what it has appears in errors.
+            if location != self._first and not Path(location).resolve().is_relative_to(self.code.resolve()):
+                raise OSError("lies outside of the source")
+            return Path(location).read_bytes()
         except (OSError, ValueError) as error:
             name = without_credentials(location).removeprefix(f"{self.code}/")
             why = getattr(error, "strerror", None) or error

@@ -39,6 +39,8 @@ FOR_INSTALLERS = re.compile(r"(PIP|UV)_\w+|(?i:(https?|all|no)_proxy)|SSL_CERT_F
 CACHE_MIB = 2048
 # A shorter secret would be found in every other word.
 SECRET_LENGTH = 4
+# What a netrc file has beside its secrets.
+NETRC_WORDS = {"machine", "default", "login", "account", "password"}
 
 
 class InstallError(Exception):
@@ -58,6 +60,7 @@ class Release:
         self.source = pinned if pinned.exists() else self.code / self.manifest["requirements_path"]
         is_locked = LOCKED.fullmatch(self.source.name)
         self.files = None if is_locked else RequirementFiles(self.source, self.code, folder, self.given)
+        self.variables = self._variables()
         self.deadline = time.monotonic() + self.manifest["stage_timeout_s"]
 
     @property
@@ -74,8 +77,11 @@ class Release:
         is_lock_of_folders = self.source.name.startswith("pylock") and "directory" in self.source.read_text("utf-8")
         return self.is_project or self.source.name == "uv.lock" or is_lock_of_folders
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment of installers: theirs of the application's variables, and what files name."""
+    def _variables(self) -> dict[str, str]:
+        """Return what installers get of the application's variables: their own, and what files name.
+
+        Writes the file that NETRC names: before anything of the application runs.
+        """
         names = self.files.names if self.files else set[str]()
         given = {name: value for name, value in self.given.items() if name in names or FOR_INSTALLERS.fullmatch(name)}
         if "machine " in given.get("NETRC", ""):
@@ -93,7 +99,7 @@ class Release:
         Where something of the code is installed, all of the code counts; where it is used as it is, its folder, too.
         Secrets do not count: a new token gives the same packages.
         """
-        plain = {name: value for name, value in self.environment().items() if name not in self.secrets}
+        plain = {name: value for name, value in self.variables.items() if name not in self.secrets}
         parts = [sys.version, json.dumps(plain, sort_keys=True)]
         if self.files:
             parts.append(self.files.digest())
@@ -114,7 +120,7 @@ class Release:
         try:
             result = subprocess.run(
                 command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s,
-                env={**base, **variables, **self.environment()}, cwd=self.code, user=USER, group=USER, extra_groups=[],
+                env={**base, **variables, **self.variables}, cwd=self.code, user=USER, group=USER, extra_groups=[],
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             limit = self.manifest["stage_timeout_s"]
@@ -127,8 +133,9 @@ class Release:
 
     def redact(self, text: str) -> str:
         """Return a text without secrets, as they are and as URLs have them, and without credentials in URLs."""
-        for value in self.secrets.values():
-            for form in {value, quote(value, safe=""), *value.split()}:
+        for name, value in self.secrets.items():
+            parts = set(value.split()) - NETRC_WORDS if name == "NETRC" else set(value.splitlines())
+            for form in {value, quote(value, safe=""), *parts}:
                 if len(form) >= SECRET_LENGTH:
                     text = text.replace(form, "[removed]")
         return without_credentials(text)
@@ -136,7 +143,7 @@ class Release:
 
 def install(release: Release, venv: Path, cache: Path) -> None:
     """Install a release's requirements into a new virtualenv. Packages may run code of their own: not as root."""
-    uses_pip = release.files is not None and any(name.startswith("PIP_") for name in release.environment())
+    uses_pip = release.files is not None and any(name.startswith("PIP_") for name in release.variables)
     # pip takes the best version of all indexes; uv would take the first index that has any.
     variables = {
         "UV_CACHE_DIR": str(cache),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -216,11 +217,14 @@ def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
         RequirementError, match=r"^https://\[removed\]@127.0.0.1:9/c.txt: .*refused.*; it must be a file"
     ):
         server.release()
-    server.write("requirements.txt", "-r gone.txt\n")
-    with pytest.raises(
-        RequirementError, match=r"^gone\.txt: No such file or directory; it must be a file in the source"
-    ):
-        server.release()
+    (server.place.parent / "key").write_text("hunter2")
+    for name, why in {
+        "gone.txt": "No such file or directory",
+        str(server.place.parent / "key"): "lies outside",
+    }.items():
+        server.write("requirements.txt", f"-r {name}\n")
+        with pytest.raises(RequirementError, match=f"^{re.escape(name)}: {why}.*; it must be a file in the source"):
+            server.release()
 
 
 def test_lines_are_joined_as_pip_joins_them() -> None:
