@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fetch as fetching
 import pytest
-from fetch import FetchError, fetch, fetch_secrets
+from fetch import FetchError, fetch, fetch_file, fetch_secrets
 
 from platforms.lxd import store
 from tests.unit.cloud import Cloud, on_this_host
@@ -58,6 +58,19 @@ def test_a_missing_object_is_an_error_unless_it_may_be_missing(cloud: Cloud) -> 
     assert cloud.asked[0][0] == "/releases/prod/pointer"
     with pytest.raises(FetchError, match=r"the store s3://releases/prod has no pointer; publish it again"):
         fetch("s3://releases/prod", "pointer")
+
+
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
+def test_a_large_file_goes_to_the_disk(kind: str, cloud: Cloud, folder: str, tmp_path: Path) -> None:
+    content, target = b"\x1f\x8b\0\n404" * 99, tmp_path / "target"
+    cloud.objects["/releases/hello/a%20b"] = 200, content
+    (tmp_path / "store" / "hello").mkdir()
+    (tmp_path / "store" / "hello" / "a b").write_bytes(content)
+    url = folder if kind == "folder" else "s3://releases/hello"
+    fetch_file(url, "a b", target)
+    assert target.read_bytes() == content
+    with pytest.raises(FetchError, match=rf"the store {url} has no gone; publish it again"):
+        fetch_file(url, "gone", target)
 
 
 def test_any_other_answer_of_s3_is_a_store_that_does_not_answer(cloud: Cloud) -> None:
