@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
 from gateways import GATEWAYS
 from settings import limits, route
+from settings.callable import Callable
 from settings.constraint import NO_NUL, RELATIVE_PATH, Name, VariableName, matching
 from settings.gateway import Gateway
 from settings.model import Model, reject
@@ -34,39 +33,6 @@ MAX_ISOLATED_PROCESSES = 100
 # NUL cannot be in an environment; everything else is quoted where it is written.
 VariableValue = Annotated[str, NO_NUL, StringConstraints(max_length=32768)]
 RelativePath = Annotated[str, RELATIVE_PATH]
-
-
-def _check_call(value: str) -> str:
-    """Reject a factory's arguments unless they are literals, which each gateway reads the same."""
-    _, parenthesis, rest = value.partition("(")
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body if parenthesis else ast.Call(ast.Name("f"), [], [])
-        # `f(1)+(2)` is no call, and `f()()` is that of another.
-        assert isinstance(call, ast.Call)  # noqa: S101
-        assert isinstance(call.func, ast.Name)  # noqa: S101
-        assert all(keyword.arg for keyword in call.keywords)  # noqa: S101
-        for each in [*call.args, *(keyword.value for keyword in call.keywords)]:
-            ast.literal_eval(each)
-    except (SyntaxError, ValueError, AssertionError):
-        raise ValueError(
-            f'{json.dumps(value)}: its arguments should be literals, such as "production", 2 or debug=True; write '
-            "anything else into a function of the application"
-        ) from None
-    return value
-
-
-# PEP 3333 callable: dotted module, colon, dotted name in it; behind that a factory's arguments, in characters that no
-# gateway's configuration gives a meaning.
-Callable = Annotated[
-    str,
-    matching(
-        r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*(\([A-Za-z0-9_ ,='\".:/+-]*\))?$",
-        "module:name of the WSGI callable, such as shop.wsgi:application; with a factory, write what calls it, such as "
-        'shop:create_app("production")',
-        max_length=200,
-    ),
-    AfterValidator(_check_call),
-]
 # One line for `sh -c`; a script of the application may hold more.
 Command = Annotated[
     str,
