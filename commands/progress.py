@@ -25,6 +25,7 @@ from typing import Any, TextIO
 LOOK_S, STILL_S = 0.1, 15.0
 # How long the engine is waited for after Ctrl-C, twice.
 PATIENCE_S = 0.5
+STACKS = Path(__file__).resolve().parents[1] / "stacks"
 INTERRUPTED = 128 + signal.SIGINT
 _DONE = {
     "create": "created",
@@ -142,6 +143,9 @@ def run(arguments: Sequence[str], screen: Screen, signals: Sequence[int]) -> int
 
     signals: those that were received; the first one ends it.
     """
+    if arguments[0] == "up" and (mistake := _find_mistake(STACKS / f"Pulumi.{arguments[-1]}.yaml")):
+        sys.stderr.write(wrap(f"error: {mistake}".splitlines(), sys.stderr))
+        return 1
     progress = Progress()
     with tempfile.TemporaryDirectory() as folder:
         log, errors = Path(folder) / "events", Path(folder) / "errors"
@@ -168,6 +172,19 @@ def run(arguments: Sequence[str], screen: Screen, signals: Sequence[int]) -> int
                 failures.append(f"the engine was killed (signal {-process.returncode}); run the same command again")
             sys.stderr.write(wrap([line for each in failures for line in each.splitlines()], sys.stderr))
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _find_mistake(file: Path) -> str | None:
+    """Return what of a stack file Pulumi would change: it writes the file anew, with its salt, before the program."""
+    from settings.stack_file import SettingsError, load_config  # noqa: PLC0415  takes a quarter of a second to import
+
+    try:
+        load_config(file)
+    except FileNotFoundError:
+        return None
+    except SettingsError as error:
+        return str(error)
+    return None
 
 
 def _describe_complaint(complaint: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
 from gateways import GATEWAYS
-from settings import limits, route
+from settings import calendar_time, limits, route
 from settings.callable import Callable
 from settings.constraint import NO_NUL, RELATIVE_PATH, Name, VariableName, matching
 from settings.gateway import Gateway
@@ -94,7 +94,8 @@ class Rollout(Model):
     )
     task_timeout_s: int = Field(default=600, ge=1, le=86_400, description="longest time for the release task")
     batch_size: (
-        Annotated[int, Field(ge=1)] | Annotated[str, matching(r"^([1-9]|[1-9]\d|100)%$", "a share from 1% to 100%")]
+        Annotated[int, Field(ge=1, le=1000)]
+        | Annotated[str, matching(r"^([1-9]|[1-9]\d|100)%$", "a share from 1% to 100%")]
     ) = Field(
         default="50%", description="servers that switch at a time after the first: a number, or a share, rounded up"
     )
@@ -113,7 +114,7 @@ class Rollout(Model):
     )
     start_timeout_s: int = Field(default=60, ge=5, le=600, description="longest time to start and be healthy")
     allow_unreachable: int = Field(
-        default=0, ge=0, description="servers that may be unreachable; they take the release when they boot"
+        default=0, ge=0, le=1000, description="servers that may be unreachable; they take the release when they boot"
     )
     keep_releases: int = Field(default=5, ge=2, le=50, description="releases kept on each server and in the store")
 
@@ -140,9 +141,13 @@ class Schedule(Model):
         str,
         matching(
             r"^[A-Za-z0-9 *:/,.~_+-]{1,100}$",
-            'a time as systemd writes it, such as "hourly" or "Mon..Fri 06:30"; see `man systemd.time`',
+            f"a time as systemd writes it; {calendar_time.REMEDY}",
         ),
-    ] = Field(description='when, in UTC or as "Mon..Fri 06:30 America/New_York" (man systemd.time)')
+        AfterValidator(calendar_time.check),
+    ] = Field(
+        description='when, as systemd writes it (man systemd.time): "hourly", "Mon..Fri 06:30"; in UTC, or with a time '
+        'zone behind it: "03:00 Europe/Berlin"'
+    )
 
 
 class Release(Model):

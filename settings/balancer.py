@@ -12,17 +12,27 @@ from settings.proxy import Proxy
 from settings.size import Size
 from settings.tls import Hostname, Tls, problems
 
+# Nginx counts thousandths of requests, and at most 65,535 connections of a client (ngx_http_limit_*_module.c).
+MOST_REQUESTS = 1_000_000
+
 
 class Balancer(Model):
     """The machine in front. Limits are off unless they are set."""
 
     size: Size = Field(default=Size(), description="what the balancer has")
     max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
-    requests_per_second: int | None = Field(default=None, ge=1, description="per client address; more are answered 429")
-    burst: int | None = Field(
-        default=None, ge=1, description="requests above requests_per_second that are taken; null is twice that"
+    requests_per_second: int | None = Field(
+        default=None, ge=1, le=MOST_REQUESTS, description="per client address; more are answered 429"
     )
-    connections: int | None = Field(default=None, ge=1, description="at a time per client; more are answered 429")
+    burst: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_REQUESTS,
+        description="requests above requests_per_second that are taken; null is twice that",
+    )
+    connections: int | None = Field(
+        default=None, ge=1, le=65_535, description="at a time per client; more are answered 429"
+    )
     hostnames: list[Hostname] = Field(
         default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
     )

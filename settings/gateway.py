@@ -44,8 +44,12 @@ class Gateway(Model):
         description="a longer request is ended; other time-outs follow",
     )
     lazy_apps: bool = Field(default=False, description="import after fork, for applications that are not fork-safe")
-    max_requests: int = Field(default=10_000, ge=100, description="requests after which a worker is replaced")
-    reload_on_rss_mib: int = Field(default=512, ge=64, description="memory in MiB at which a worker is replaced")
+    max_requests: int = Field(
+        default=10_000, ge=100, le=1_000_000_000, description="requests after which a worker is replaced"
+    )
+    reload_on_rss_mib: int = Field(
+        default=512, ge=64, le=1_048_576, description="memory in MiB at which a worker is replaced"
+    )
 
     @property
     def gunicorn_worker(self) -> Literal["sync", "gthread", "gevent"]:

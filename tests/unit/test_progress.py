@@ -115,6 +115,15 @@ def test_a_command_that_fails_before_its_first_event_shows_its_own_words(
     assert (told.out, told.err) == ("   0 s  failed:\n", "error: no backend\n")
 
 
+def test_text_that_pulumi_would_change_is_rejected_before_pulumi_writes_the_stack_file(
+    pulumi: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("commands.progress.STACKS", pulumi.parent)
+    (pulumi.parent / "Pulumi.local.yaml").write_text("config:\n  pin: 012\n")
+    assert run(["up", "-s", "local"], Screen(sys.stdout), []) == 1
+    assert 'line 2, column 8: "  pin: …":' in capsys.readouterr().err
+
+
 def test_a_lock_of_the_stack_is_told_with_its_holder_and_what_is_safe(
     pulumi: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,24 @@ def test_the_schema_knows_secrets_that_pulumi_has_encrypted() -> None:
         document["config"]["wsgi-fleet:aws"]["ssh_private_key"] = secret
         with contextlib.nullcontext() if key == "secure" else pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(document, stack_file_schema())
+
+
+def test_every_whole_number_has_bounds() -> None:
+    def integers(schema: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(schema, dict):
+            if schema.get("type") == "integer":  # pyright: ignore
+                yield path, schema
+            for key, value in schema.items():  # pyright: ignore
+                yield from integers(value, f"{path}.{key}")
+        elif isinstance(schema, list):
+            for each in schema:  # pyright: ignore
+                yield from integers(each, path)
+
+    found = dict(integers(Settings.model_json_schema()["$defs"], ""))
+    assert [
+        path for path, each in found.items() if "enum" not in each and not {"minimum", "maximum"} <= each.keys()
+    ] == []
+    assert found
 
 
 def test_the_schema_in_stacks_is_that_of_the_types() -> None:
