@@ -75,8 +75,9 @@ def nginx_target(rule: Rewrite) -> str:
 
 
 def snippets_of(proxy: Proxy, context: str) -> list[str]:
-    """Return the texts for this place of the site."""
-    return [snippet.text or "" for snippet in proxy.snippets if snippet.context == context]
+    """Return the texts for this place of the site, in lines by which machine/balancer/proxy.py finds the setting."""
+    named = [(f"balancer.proxy.snippets.{number}", snippet) for number, snippet in enumerate(proxy.snippets)]
+    return [f"# {name}\n{each.text}\n# end of {name}" for name, each in named if each.context == context]
 
 
 def gzip_types(compression: Compression) -> list[str]:

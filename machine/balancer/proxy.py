@@ -5,6 +5,7 @@ nginx.py and apache.py have the commands of each. Standard library only.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 import urllib.error
@@ -23,6 +24,10 @@ LOCK = Path("/run/wsgi-fleet.lock")
 # Nginx's worker_shutdown_timeout (nginx.conf) and some seconds; Apache has none.
 DRAIN_S = 330
 PROBE_S = 15
+# How Nginx and Apache name a line of a site that they test.
+LINE = re.compile(r"site\.candidate:(\d+)|line (\d+) of \S*site\.candidate")
+# The lines before and behind a snippet (rendering/filters.py), with its setting.
+SNIPPET = re.compile(r"\s*# (end of )?(balancer\.proxy\.snippets\.\d+)")
 # This machine's own address, for probes.
 HTTP, HTTPS = "http://127.0.0.1", "https://127.0.0.1"
 
@@ -45,7 +50,25 @@ def current_site() -> str:
 
 def test(text: str) -> None:
     """Have the proxy read its whole configuration with this site in the old one's place. Raises Failure."""
-    backend().test(text)
+    try:
+        backend().test(text)
+    except Failure as error:
+        raise Failure(locate(str(error), text)) from error
+
+
+def locate(error: str, text: str) -> str:
+    """Return what the proxy reports of a site, after the setting of the snippet that it means, or the line's text."""
+    found = LINE.search(error)
+    lines = text.split("\n")
+    number = int(found[1] or found[2]) if found else 0
+    if not 1 <= number <= len(lines):
+        return error
+    for above in range(number - 1, 0, -1):
+        if snippet := SNIPPET.fullmatch(lines[above - 1]):
+            if not snippet[1]:
+                return f"{snippet[2]}: line {number - above}: {error}"
+            return f"{lines[number - 1].strip()!r} (or {snippet[2]} above it leaves a bracket or quote open): {error}"
+    return f"{lines[number - 1].strip()!r}: {error}"
 
 
 def swap_in(text: str) -> set[int]:

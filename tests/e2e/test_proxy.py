@@ -292,6 +292,7 @@ def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy: Stack
         with asked_again_and_again(busy) as statuses:
             output = busy.up(fails=True)
             assert 'unknown directive "gzp"' in output
+            assert f"balancer.proxy.snippets.{len(good)}: line 1: " in output
             assert "the site before it still serves" in output
             for broken, words in (
                 ("location = /x {", 'cannot be inside the exact location "/x"'),

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import proxy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from site_state import State
@@ -267,6 +268,30 @@ def test_a_snippet_stays_as_it_is_and_its_servers_and_ports_are_not_ours(kind: s
         served = State(site, drained, []).render()
         assert f"\n{text}\n" in served
         assert served.count("10.0.0.2:8000") == lines
+
+
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+@pytest.mark.parametrize("context", ["http", "server", "location"])
+def test_an_error_in_a_snippet_names_the_setting_and_its_line(kind: str, context: str) -> None:
+    snippets = [{"context": "http", "text": "# good"}, {"context": context, "text": "# mine\n\nBAD here\n"}]
+    site = site_text(settings_of({"proxy": {"kind": kind, "snippets": snippets}}), [APP])
+    lines = site.split("\n")
+    error = {
+        "nginx": "unknown directive in /etc/x/site.candidate:{}",
+        "apache": "Syntax error on line {} of /x/site.candidate:",
+    }
+
+    def locate(line: int) -> str:
+        return proxy.locate(error[kind].format(line), site)
+
+    bad = lines.index("BAD here") + 1
+    assert locate(bad) == f"balancer.proxy.snippets.1: line 3: {error[kind].format(bad)}"
+    behind = next(number for number in range(bad + 3, len(lines)) if lines[number - 1].strip())
+    assert locate(behind).startswith(
+        f"{lines[behind - 1].strip()!r} (or balancer.proxy.snippets.1 above it leaves a brack"
+    )
+    assert locate(2).startswith(f"{lines[1].strip()!r}: ")
+    assert locate(10**6) == error[kind].format(10**6)
 
 
 def test_counters_are_for_who_is_on_the_balancer_alone_and_not_in_its_log(tmp_path: Path) -> None:
