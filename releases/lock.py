@@ -81,7 +81,8 @@ def _take(store: Store, content: dict[str, Any], say: Callable[[str], None]) -> 
         if other and not _is_dead(other):
             raise Locked(
                 f"{other['who']} is at work on this application since {other['since']} ({other['what']}); "
-                "wait until that has ended"
+                f"wait until that has ended (process {other['process']} on {other['host']}), then run the same command "
+                "again"
             )
         # Whoever held it was killed. Two that see this at once are told apart by the create above; looking once more
         # keeps the slower one from deleting what the quicker one has made.

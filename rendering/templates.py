@@ -22,8 +22,16 @@ _environment = jinja2.Environment(
     autoescape=False,  # noqa: S701
 )
 _environment.filters |= FILTERS
+# In a list of media types, behind one that has no weight of 0, by which a client refuses it (RFC 9110, 12.4.2).
+_NOT_REFUSED = r"(?![^,]{0,99};\s*q=0(\.0*)?\s*(,|;|$))"
+# The Accept header of a client that names JSON, and HTML not before it: it gets the balancer's own errors as JSON.
+_ACCEPTS_JSON = rf"^((?!text/html{_NOT_REFUSED}).)*application/([a-z0-9.+-]+\+)?json(?![a-z0-9.+-]){_NOT_REFUSED}"
 # What every template knows.
-CONSTANTS: dict[str, Any] = {"APP_PORT": APP_PORT, "STOP_TIMEOUT_S": STOP_TIMEOUT_S}
+CONSTANTS: dict[str, Any] = {
+    "APP_PORT": APP_PORT,
+    "STOP_TIMEOUT_S": STOP_TIMEOUT_S,
+    "ACCEPTS_JSON": _ACCEPTS_JSON,
+}
 
 
 def render_template(file: str, /, **values: Any) -> str:

@@ -50,7 +50,10 @@ def lock(timeout_s: float) -> Generator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Failure(f"another release command held the lock for {timeout_s:.0f} s") from None
+                    raise Failure(
+                        f"another release command has the lock of this server for {timeout_s:.0f} s; wait until it has "
+                        "ended (`pgrep -af release.py` names it), or end it, and run the same command again"
+                    ) from None
                 time.sleep(0.1)
         yield
 

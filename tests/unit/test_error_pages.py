@@ -36,11 +36,14 @@ ABSENT = "10.9.9.9"
 NASTY = "<!doctype html>\n<p>${request_uri} %{HTTP_HOST} {{ 7 * 7 }} \"';}\\ %00 é ☃\r\n</p>\0\n<!--#include file=x -->"
 JSON_ACCEPTS = [
     "application/json", "application/json, text/plain, */*", "application/json, text/html;q=0.5",
-    "Application/JSON;q=0.9", "application/vnd.api+json", "application/problem+json",
+    "Application/JSON;q=0.9", "application/vnd.api+json", "application/problem+json", "text/html;q=0, application/json",
+    "text/html; q=0.000,*/*;q=0, application/json; charset=utf-8; q=0.001", "text/plain;q=0,application/json",
 ]  # fmt: skip
 HTML_ACCEPTS = [
     "", "*/*", "text/html", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-    "text/html, application/json", "application/xml", "text/json-like",
+    "text/html, application/json", "application/xml", "text/json-like", "application/json-seq",
+    "application/json;q=0", "text/html, application/json;q=0", "application/json;q=0, text/html",
+    "*/*, application/json;q=0.0", "application/json; charset=utf-8; Q=0.000 , */*", "application/vnd.api+json;q=0;x=y",
 ]  # fmt: skip
 
 
