@@ -28,8 +28,8 @@ for name, app in settings.apps.items():
     host, https = health_host(name, settings.apps, settings.hostnames), settings.balancer.tls is not None
     args = AppServerFleetArgs(app, groups.apps[name], store, sources[name], balancer, updates, host, https=https)
     fleets[name] = AppServerFleet(name, args, platform=platform)
-members = {name: fleet.members for name, fleet in fleets.items()}
-public = balancer.serve(settings.apps, members, settings.hostnames)
+addresses = {name: fleet.addresses for name, fleet in fleets.items()}
+public = balancer.serve(settings.apps, addresses, settings.hostnames)
 
 for name, value in outputs(settings, platform, store, balancer=balancer, public=public, fleets=fleets).items():
     pulumi.export(name, value)

@@ -32,7 +32,7 @@ from releases.journal import PREFIX
 from releases.redaction import Redaction
 
 LINES = 500
-ASK_S = 60.0
+QUERY_TIMEOUT_S = 60.0
 # Print the secrets on a server, as one JSON array a line: those of each release, those of the last release that failed,
 # and the stack's key.
 SECRETS = """
@@ -45,11 +45,11 @@ for name in ("/etc/wsgi-fleet/key",):
 """
 UNITS = ("app@blue.service", "app@green.service", "app.socket", "app-boot.service", "app-proof.service")
 # Where processes are balanced.
-OF_PROCESSES = ("app@blue-*", "app@green-*", "nginx.service")
-OF_SERVER: Mapping[str, Sequence[str]] = {
+LOCAL_PROXY_UNITS = ("app@blue-*", "app@green-*", "nginx.service")
+SERVER_COMMANDS: Mapping[str, Sequence[str]] = {
     "journal.txt": journalctl_command(LINES),
     "warnings.txt": ["journalctl", "--no-pager", "--quiet", "--priority=warning", f"--lines={LINES}"],
-    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS, *OF_PROCESSES],
+    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS, *LOCAL_PROXY_UNITS],
     "unit-properties.txt": ["systemctl", "show", "--all", *UNITS[:2]],
     "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
     "disk.txt": ["df", "-h"],
@@ -57,13 +57,13 @@ OF_SERVER: Mapping[str, Sequence[str]] = {
     "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
 }
 # The first command on a balancer with Nginx, the second on one with Apache.
-EITHER = ("sh", "-c", 'if [ -e /etc/apache2/wsgi-fleet ]; then eval "$1"; else eval "$0"; fi')
-OF_BALANCER: Mapping[str, Sequence[str]] = {
-    "proxy.txt": [*EITHER, "nginx -T", "cat /etc/apache2/apache2.conf /etc/apache2/wsgi-fleet/*.conf"],
+NGINX_OR_APACHE = ("sh", "-c", 'if [ -e /etc/apache2/wsgi-fleet ]; then eval "$1"; else eval "$0"; fi')
+BALANCER_COMMANDS: Mapping[str, Sequence[str]] = {
+    "proxy.txt": [*NGINX_OR_APACHE, "nginx -T", "cat /etc/apache2/apache2.conf /etc/apache2/wsgi-fleet/*.conf"],
     "error.log": balancer_log("error", LINES),
     "access.log": balancer_log("access", LINES),
     "units.txt": [
-        *EITHER,
+        *NGINX_OR_APACHE,
         *(f"systemctl --no-pager --full --lines=50 status {unit}.service" for unit in ("nginx", "apache2")),
     ],
     "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
@@ -71,7 +71,7 @@ OF_BALANCER: Mapping[str, Sequence[str]] = {
     "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
 }
 # Of each log, from its end. An application may write lines of any length.
-TEXT_CHARS = 256 << 10
+LOG_CHARS = 256 << 10
 LEFT_OUT = "left out: no server could be asked for the secrets that would have to be removed from it\n"
 
 
@@ -80,7 +80,7 @@ def secrets_of(target: Target) -> tuple[set[str], list[str]]:
 
     def read_secrets(server: Server) -> list[str] | None:
         try:
-            result = target.transport.exec(server.target, ["python3", "-c", SECRETS], timeout_s=ASK_S)
+            result = target.transport.exec(server.target, ["python3", "-c", SECRETS], timeout_s=QUERY_TIMEOUT_S)
         except (Unreachable, TimeoutError):
             return None
         if result.exit_code:
@@ -104,8 +104,8 @@ def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
     reach = [str(value) for key, value in target.reach.items() if "key" in key or "password" in key]
     removal = Redaction([*found, *known, *reach])
     is_blind = len(silent) == len(target.servers) and not list(known)
-    wanted = [(server, name, command) for server in target.servers for name, command in OF_SERVER.items()]
-    wanted += [(target.balancer, name, command) for name, command in OF_BALANCER.items()]
+    wanted = [(server, name, command) for server in target.servers for name, command in SERVER_COMMANDS.items()]
+    wanted += [(target.balancer, name, command) for name, command in BALANCER_COMMANDS.items()]
     with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
         texts = {
             f"{server.name}/{name}": pool.submit(_output, target, server, command) for server, name, command in wanted
@@ -125,9 +125,9 @@ def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
 
 
 def _end_of(path: str, text: str) -> str:
-    if len(text) <= TEXT_CHARS or not path.endswith((".txt", ".log")):
+    if len(text) <= LOG_CHARS or not path.endswith((".txt", ".log")):
         return text
-    return f"(the last {TEXT_CHARS >> 10} KiB)\n{text[-TEXT_CHARS:].partition(chr(10))[2]}"
+    return f"(the last {LOG_CHARS >> 10} KiB)\n{text[-LOG_CHARS:].partition(chr(10))[2]}"
 
 
 def save(files: Mapping[str, str], path: Path) -> None:
@@ -147,7 +147,7 @@ def save(files: Mapping[str, str], path: Path) -> None:
 
 def _output(target: Target, server: Server, command: Sequence[str]) -> str:
     try:
-        result = target.transport.exec(server.target, command, timeout_s=ASK_S)
+        result = target.transport.exec(server.target, command, timeout_s=QUERY_TIMEOUT_S)
     except (Unreachable, TimeoutError) as error:
         return f"error: {error}\n"
     return result.output + (f"exit code {result.exit_code}\n" if result.exit_code else "")

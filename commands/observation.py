@@ -18,10 +18,10 @@ from releases import lock, pointers
 from releases.drift import find_damage
 from releases.fleet import PARALLEL, STATUS_COMMAND, Server
 from releases.journal import Entry, entries
-from releases.status import BRINGS_SCRIPTS, BalancerStatus, ServerStatus, Status_co, Traffic, parse_status
+from releases.status import SCRIPTS_REMEDY, BalancerStatus, ServerStatus, Status_co, Traffic, parse_status
 from rendering.paths import SCRIPTS
 
-ASK_S = 20.0
+QUERY_TIMEOUT_S = 20.0
 MEASURED = {"requests_per_s", "p50_ms", "p99_ms", "errors_5xx"}
 NO_TRAFFIC = Traffic(requests=0, requests_per_s=0.0, errors_5xx=0, p50_ms=None, p99_ms=None)
 # What a rollout does once its journal's last event is this one.
@@ -81,7 +81,7 @@ class ServerView:
     python: str | None = None
 
     @property
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         """Return whether the server is as desired, with all that runs beside the application."""
         return self.state in HEALTHY and not self.background
 
@@ -119,9 +119,9 @@ class Observation:
         return ""
 
     @property
-    def is_well(self) -> bool:
+    def is_healthy(self) -> bool:
         """Return whether every machine is as desired."""
-        return not (self.balancer_problem or self.damage) and all(server.is_well for server in self.servers)
+        return not (self.balancer_problem or self.damage) and all(server.is_healthy for server in self.servers)
 
 
 def observe_all(targets: Sequence[Target]) -> list[Observation]:
@@ -177,7 +177,7 @@ def ask(target: Target, server: Server, command: Sequence[str], kind: type[Statu
     """Run a script that prints a status of that kind, and return the machine's report."""
     began, facts, error, is_reached = time.time(), None, "", False
     try:
-        result = target.transport.exec(server.target, command, timeout_s=ASK_S)
+        result = target.transport.exec(server.target, command, timeout_s=QUERY_TIMEOUT_S)
         is_reached = True
         if result.exit_code == 0:
             facts = parse_status(kind, result.output)
@@ -187,7 +187,7 @@ def ask(target: Target, server: Server, command: Sequence[str], kind: type[Statu
     except (Unreachable, ValueError) as problem:
         error = str(problem)
     except TimeoutError:
-        error = f"it did not answer in {ASK_S:.0f} s"
+        error = f"it did not answer in {QUERY_TIMEOUT_S:.0f} s"
     return Report(facts, error, began, time.time(), is_reached)
 
 
@@ -216,7 +216,7 @@ def server_view(
     if facts is None:
         state, remedy = State.UNREACHABLE, "`pulumi up --refresh` starts or replaces it"
         if report.is_reached:
-            state, remedy = State.FAILED, BRINGS_SCRIPTS
+            state, remedy = State.FAILED, SCRIPTS_REMEDY
         # LXD's own words name a remedy, and parse_status does.
         remedy = "" if "`pulumi" in report.error else remedy
         return ServerView(server.name, address, state, report.error, remedy, **measured)
@@ -232,8 +232,8 @@ def server_view(
         elif verdict.state in RUNNING and (found := judge_health(address, front)):
             cause = "; ".join(filter(None, [found, verdict.cause]))
             verdict = Verdict(State.UNHEALTHY, cause, f"`./fleet logs --server {server.name}` says why")
-        elif verdict.state is State.SERVING and address not in front.members:
-            verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` makes it a member")
+        elif verdict.state is State.SERVING and address not in front.active:
+            verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` adds it to the balancer")
     slot = slot_of(facts)
     gateway = facts.gateway.get(slot) if slot else None
     since = facts.live_since_s
@@ -283,7 +283,7 @@ def as_json(seen: Observation) -> dict[str, Any]:
         "app": seen.target.app,
         "routes": list(seen.target.routes),
         "url": seen.target.url,
-        "well": seen.is_well,
+        "healthy": seen.is_healthy,
         "release": release,
         "rollout": dict(seen.rollout) if seen.rollout else None,
         "store": {"problem": seen.damage},

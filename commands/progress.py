@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 # How often events are read, and after how long a silence of a pipe is explained.
-LOOK_S, STILL_S = 0.1, 15.0
+POLL_S, SILENCE_S = 0.1, 15.0
 # How long the engine is waited for after Ctrl-C, twice.
-PATIENCE_S = 0.5
+END_TIMEOUT_S = 0.5
 STACKS = Path(__file__).resolve().parents[1] / "stacks"
 INTERRUPTED = 128 + signal.SIGINT
 _DONE = {
@@ -50,7 +50,7 @@ class Progress:
         self.waiting: dict[str, float] = {}
         self.errors: list[str] = []
 
-    def hear(self, event: Mapping[str, Any], now_s: float) -> list[str]:
+    def handle_event(self, event: Mapping[str, Any], now_s: float) -> list[str]:
         """Return the lines of one event, and keep its errors for the end."""
         for kind, content in event.items():
             if kind == "diagnosticEvent":
@@ -122,11 +122,11 @@ class Screen:
         self._write(wrap([f"{self.now_s():4.0f} s  {first}", *(f"{'':8}{line}" for line in more)], self._stream))
 
     def still(self, text: str) -> None:
-        """Show what is waited for: at the foot of a terminal always, in a pipe after STILL_S of silence."""
+        """Show what is waited for: at the foot of a terminal always, in a pipe after SILENCE_S of silence."""
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
             self._write(f"{self.now_s():4.0f} s  {_CONTROL.sub('', text)}"[:width])
-        elif time.monotonic() - self._last >= STILL_S:
+        elif time.monotonic() - self._last >= SILENCE_S:
             self.line(text)
 
     def clear(self) -> None:
@@ -207,14 +207,14 @@ def _follow(
         for text in events:
             part += text
             if part.endswith("\n"):
-                for line in progress.hear(json.loads(part), screen.now_s()):
+                for line in progress.handle_event(json.loads(part), screen.now_s()):
                     screen.line(line)
                 part = ""
         if is_over:
             screen.clear()
             return
         screen.still(progress.still(screen.now_s()))
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -224,7 +224,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             break
         process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE_S)
+            process.wait(END_TIMEOUT_S)
     # The host of the program is in a group of its own, and would wait for its engine for minutes.
     for group in (process.pid, *_language_hosts(process.pid)):
         with contextlib.suppress(ProcessLookupError):

@@ -12,7 +12,7 @@ from releases.status import ServerStatus
 
 # A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
 AT_LEAST, WINDOW_S = 3, 120
-ASK_S = 20.0
+QUERY_TIMEOUT_S = 20.0
 # Log lines to read, and how many to show where they hold no traceback.
 LINES, SHOWN = 60, 3
 # Written by systemd for each restart.
@@ -63,7 +63,8 @@ def cause_in(lines: Sequence[str]) -> list[str]:
 def _journal(transport: Transport, server: Server, *options: str) -> str:
     """Return what journalctl prints on a server; nothing where it fails or the server does not respond."""
     try:
-        done = transport.exec(server.target, ["journalctl", "--no-pager", "--quiet", *options], timeout_s=ASK_S)
+        command = ["journalctl", "--no-pager", "--quiet", *options]
+        done = transport.exec(server.target, command, timeout_s=QUERY_TIMEOUT_S)
     except (Unreachable, TimeoutError):
         return ""
     return "" if done.exit_code else done.output

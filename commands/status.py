@@ -34,7 +34,7 @@ PIPE_WIDTH = 1000
 LEFT = frozenset({"server", "state", "release", "slot"})
 # What a narrow screen does without, in this order; --json has all of it.
 DROPPED = ("slot", "age", "p50 ms", "queue")
-_COLOURS = {State.SERVING: "green", State.DRAINED: "cyan", State.STARTING: "yellow", State.BEHIND: "yellow"}
+_COLOURS = {State.SERVING: "green", State.DRAINED: "cyan", State.STARTING: "yellow", State.OUTDATED: "yellow"}
 
 
 def console() -> Console:
@@ -185,7 +185,7 @@ def values(every: Sequence[Observation]) -> dict[str, Any]:
     reports = [as_json(seen) for seen in every]
     shared = {key: reports[0][key] for key in ("stack", "url", "maintenance", "balancer")}
     apps = {each["app"]: {key: value for key, value in each.items() if key not in (*shared, "app")} for each in reports}
-    return {**shared, "well": all(each["well"] for each in reports), "apps": apps}
+    return {**shared, "healthy": all(each["healthy"] for each in reports), "apps": apps}
 
 
 def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> None:
@@ -237,5 +237,5 @@ def status(
     else:
         screen = console()
         screen.print(render_page(seen, screen))
-    if not all(each.is_well for each in seen):
+    if not all(each.is_healthy for each in seen):
         raise typer.Exit(1)

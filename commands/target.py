@@ -22,7 +22,7 @@ from releases.fleet import Fleet, Server
 BALANCER = "balancer"
 PROJECT = Path(__file__).resolve().parents[1]
 # Seconds that a machine is tried where a person waits for the answer; a rollout has more patience.
-PATIENCE_S = 15.0
+CONNECT_TIMEOUT_S = 15.0
 PULUMI_S = 60
 
 
@@ -229,7 +229,7 @@ def resolve_targets(
 
 
 def find(
-    stack: str | None, app: str | None, server: str | None = None, *, patience_s: float | None = PATIENCE_S
+    stack: str | None, app: str | None, server: str | None = None, *, patience_s: float | None = CONNECT_TIMEOUT_S
 ) -> Target:
     """Return the one application that the options of a command name. Raises CommandError."""
     chosen = selected_stack(stack)
@@ -239,7 +239,7 @@ def find(
 def find_all(stack: str | None, app: str | None) -> list[Target]:
     """Return every application of a stack, or only the named one. Raises CommandError."""
     chosen = selected_stack(stack)
-    return resolve_targets(chosen, outputs(chosen), app, patience_s=PATIENCE_S)
+    return resolve_targets(chosen, outputs(chosen), app, patience_s=CONNECT_TIMEOUT_S)
 
 
 def server_names(context: typer.Context, incomplete: str) -> list[str]:

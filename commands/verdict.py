@@ -15,7 +15,7 @@ class State(StrEnum):
     SERVING = "serving"
     DRAINED = "drained"
     STARTING = "starting"
-    BEHIND = "behind"
+    OUTDATED = "outdated"
     UNHEALTHY = "unhealthy"
     STOPPED = "stopped"
     RESTARTING = "restarting"
@@ -31,7 +31,7 @@ HEALTHY = frozenset({State.SERVING, State.DRAINED})
 
 
 # Those of a server that could serve: only for them the balancer's own opinion says more.
-RUNNING = frozenset({State.SERVING, State.BEHIND, State.FAILED})
+RUNNING = frozenset({State.SERVING, State.OUTDATED, State.FAILED})
 
 
 def slot_of(facts: ServerStatus) -> str | None:
@@ -93,18 +93,18 @@ def _judge_running(facts: ServerStatus, pointer: str | None, logs: str, *, is_mo
     live = facts.live
     restart = "`pulumi up`, or a restart of the machine, brings it there"
     if live not in running:
-        return Verdict(State.BEHIND, f"it runs {', '.join(running)} and should run {live}", restart)
+        return Verdict(State.OUTDATED, f"it runs {', '.join(running)} and should run {live}", restart)
     if live != pointer:
         cause = f"it serves {live}, the current release is {pointer or 'none'}"
-        return Verdict(State.BEHIND, cause, "wait: a rollout is at work" if is_moving else restart)
+        return Verdict(State.OUTDATED, cause, "wait: a rollout is at work" if is_moving else restart)
     return Verdict(State.SERVING)
 
 
-def judge_health(address: str, front: BalancerStatus) -> str:
+def judge_health(address: str, balancer: BalancerStatus) -> str:
     """Return why the balancer finds a server unhealthy, and whether it still gets requests; "" where it is healthy."""
-    found = front.health.servers.get(address) if front.health else None
+    found = balancer.health.servers.get(address) if balancer.health else None
     if found is None or found.healthy:
         return ""
-    is_asked = address in front.members
+    is_asked = address in balancer.active
     which = "the balancer asks it all the same, for no other server is healthy" if is_asked else "it gets no requests"
     return f"{found.why}; {which}"

@@ -37,13 +37,13 @@ class AppServerFleetArgs:
 
 
 class AppServerFleet(pulumi.ComponentResource):
-    """machines: the servers by role. members: their private addresses, known once the release serves on them.
+    """machines: the servers by role. addresses: their private ones, known once the release serves on them.
 
-    release: id of what serves. The order is machines -> booted -> rollout; who asks for members waits for all of it.
+    release: id of what serves. The order is machines -> booted -> rollout; who asks for addresses waits for all of it.
     """
 
     machines: dict[str, Machine]
-    members: pulumi.Output[Sequence[str]]
+    addresses: pulumi.Output[Sequence[str]]
     release: pulumi.Output[str]
 
     def __init__(
@@ -112,11 +112,11 @@ class AppServerFleet(pulumi.ComponentResource):
         )
         self.release = rollout.release
         addresses = [machine.address for machine in self.machines.values()]
-        self.members = pulumi.Output.all(self.release, *addresses).apply(lambda values: values[1:])
+        self.addresses = pulumi.Output.all(self.release, *addresses).apply(lambda values: values[1:])
         self.register_outputs(
             {
                 "machines": {role: machine.id for role, machine in self.machines.items()},
-                "members": self.members,
+                "addresses": self.addresses,
                 "release": self.release,
             }
         )

@@ -45,13 +45,13 @@ class BalancerArgs:
 
 
 def upstreams(
-    apps: Mapping[str, App], members: Mapping[str, Sequence[str]], hostnames: Sequence[str] = ()
+    apps: Mapping[str, App], addresses: Mapping[str, Sequence[str]], hostnames: Sequence[str] = ()
 ) -> list[Upstream]:
     """Return the applications as the balancer sees them. hostnames: of the site."""
     return [
         Upstream(
             name,
-            members.get(name, ()),
+            addresses.get(name, ()),
             app.gateway.request_timeout_s,
             app.health_path,
             app,
@@ -107,18 +107,18 @@ class Balancer(pulumi.ComponentResource):
     def serve(
         self,
         apps: Mapping[str, App],
-        members: Mapping[str, pulumi.Output[Sequence[str]]],
+        addresses: Mapping[str, pulumi.Output[Sequence[str]]],
         hostnames: Sequence[str] = (),
     ) -> PublicAddress:
-        """Have it serve these applications. members: application -> addresses of the servers that take its requests.
+        """Have it serve these applications. addresses: application -> addresses of the servers that take its requests.
 
         hostnames: names of the site, the hosts of applications among them. Where clients find it: the address points at
         this machine once its site serves. Its host is what DNS records of its names must hold (type A). The order with
-        TLS is booted -> certificate -> members -> address -> acme; until an ACME server has signed, a certificate that
+        TLS is booted -> certificate -> site -> address -> acme; until an ACME server has signed, a certificate that
         this machine made stands in. Called once.
         """
         name, platform, tls = self._name, self._platform, self._settings.tls
-        text = pulumi.Output.all(**members).apply(
+        text = pulumi.Output.all(**addresses).apply(
             lambda there: json.dumps(
                 render_site(
                     self._settings,
@@ -134,7 +134,7 @@ class Balancer(pulumi.ComponentResource):
         if (preparation := proxy_packages_command(self._settings)) is not None:
             serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
         taken = platform.remote_command(
-            f"{name}-members",
+            f"{name}-site",
             RemoteCommandArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site"], text, timeout_s=SITE_TIMEOUT_S),
             opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
         )

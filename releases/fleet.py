@@ -21,7 +21,7 @@ COMMAND, STATUS_COMMAND = f"{SCRIPTS}/release.py", f"{SCRIPTS}/app_status.py"
 PARALLEL = 16
 STATUS_S = 60
 # How often a server is named that is at work and prints nothing.
-STILL_S = 15.0
+SILENCE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Fleet:
     ) -> None:
         self.app = app
         self.clean = clean
-        self._transport, self._tell = transport, log
+        self._transport, self._write_line = transport, log
         self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
 
     def log(self, text: str) -> None:
         """Print a text for the operator. What machines say in it must be clean already."""
-        self._tell(f"{self.app}: {text}")
+        self._write_line(f"{self.app}: {text}")
 
     def status(self, server: Server) -> ReleaseStatus:
         """Return what a server runs. Raises ServerFailure."""
@@ -116,15 +116,15 @@ class Fleet:
             nonlocal is_error, last
             is_error, last = is_error or line.startswith("error: "), time.monotonic()
             if not (quiet or is_error):
-                self._tell(f"{server.name}: {self.clean(line)}")
+                self._write_line(f"{server.name}: {self.clean(line)}")
 
         def name_the_silent() -> None:
             nonlocal last
-            while not ended.wait(STILL_S / 10):
-                if time.monotonic() - last >= STILL_S:
+            while not ended.wait(SILENCE_S / 10):
+                if time.monotonic() - last >= SILENCE_S:
                     last = time.monotonic()
                     at_work = f"{last - begun:.0f} s of at most {timeout_s:.0f} s"
-                    self._tell(f"{server.name}: {phase}: at work for {at_work}")
+                    self._write_line(f"{server.name}: {phase}: at work for {at_work}")
 
         if not quiet:
             threading.Thread(target=name_the_silent, daemon=True).start()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 # `pulumi up` alone does not repeat a step whose input is the same.
-BRINGS_SCRIPTS = "`pulumi up --replace '**-booted'` brings the scripts anew"
+SCRIPTS_REMEDY = "`pulumi up --replace '**-booted'` brings the scripts anew"
 
 
 class _Status(BaseModel):
@@ -117,13 +117,13 @@ class AgentHealth(_Status):
 
 
 class BalancerStatus(MachineStatus, Traffic):
-    """What machine/balancer/balancer_status.py prints. members, drained: addresses of servers."""
+    """What machine/balancer/balancer_status.py prints. active: addresses of servers that get requests."""
 
     proxy: str
     state: str
     maintenance: bool
     certificate: Certificate | None
-    members: list[str]
+    active: list[str]
     drained: list[str]
     health: AgentHealth | None
     window_s: float
@@ -147,4 +147,4 @@ def parse_status(kind: type[Status_co], output: str) -> Status_co:
         if isinstance(found, dict) and kind.model_fields.keys() & found:
             raise ValueError("it runs scripts of another version; run `pulumi up`") from error
         printed = f"printed {output.strip()[:80]!r}" if output.strip() else "printed nothing"
-        raise ValueError(f"it can be reached, but its script {printed} and no status; {BRINGS_SCRIPTS}") from error
+        raise ValueError(f"it can be reached, but its script {printed} and no status; {SCRIPTS_REMEDY}") from error

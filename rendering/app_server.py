@@ -88,7 +88,7 @@ def app_server_user_data(
 ) -> str:
     """Return the user data of an app server. It names no release: those change without the machine being replaced."""
     own = ("release", "slot", "slot_layout", "local_nginx", "staging", "common", "background")
-    files = script_files(*(f"app_server/{name}" for name in own), "common/fetch")
+    files = script_files(*(f"app_server/{name}" for name in own), "common/fetch", "common/symlinks")
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", read_file(f"templates/scripts/{name}"))
     is_supervised = processes is not None and processes.manager == "supervisord"

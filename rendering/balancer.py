@@ -25,10 +25,10 @@ NO_PAGES = ErrorPages()
 def balancer_user_data(
     security_updates: SecurityUpdates = SECURITY_UPDATES, proxy: Literal["nginx", "apache"] = "nginx"
 ) -> str:
-    """Return the user data of the balancer. It names no member and no setting but the proxy: a step brings the site."""
+    """Return the user data of the balancer. It names no server and no setting but the proxy: a step brings the site."""
     scripts = ("proxy_site", "site_state", "proxy", proxy, "certificate", "acme_certificate", "static_files")
     scripts += ("apache_log",) if proxy == "apache" else ()
-    files = script_files(*(f"balancer/{name}" for name in scripts), "common/system")
+    files = script_files(*(f"balancer/{name}" for name in scripts), "common/system", "common/symlinks")
     files[f"{SCRIPTS}/install-packages"] = ("0755", read_file("templates/scripts/install-packages"))
     files[f"{SCRIPTS}/setup-{proxy}"] = ("0755", read_file(f"templates/scripts/setup-{proxy}"))
     for name in ({"nginx": "nginx.conf", "apache": "apache2.conf"}[proxy], "no-site.conf"):

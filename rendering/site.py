@@ -51,7 +51,7 @@ def render_site(
         "parts": [{"servers_of" if number % 2 else "text": part} for number, part in enumerate(parts)],
         "upstreams": {
             f"app_{app.identifier}": {
-                "servers": {address: server_line(app, address) for address in app.members},
+                "servers": {address: server_line(app, address) for address in app.addresses},
                 "protocol": app.protocol,
                 "health_path": app.health_path,
                 "health_host": app.health_host,

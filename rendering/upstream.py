@@ -18,7 +18,7 @@ MARK = "\0"
 
 @dataclass(frozen=True)
 class Upstream:
-    """members: private addresses of the servers that take requests now.
+    """addresses: private addresses of the servers that take requests now.
 
     health_path: as the application sees it; it is answered during maintenance as well. health_host: the name by
     which its servers are asked for it. at: which requests it gets.
@@ -27,7 +27,7 @@ class Upstream:
     """
 
     name: str
-    members: Sequence[str]
+    addresses: Sequence[str]
     request_timeout_s: int
     health_path: str
     route: Route = EVERY_REQUEST

@@ -20,9 +20,10 @@ from typing import Any
 
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from common import LIVE, RELEASES, RUN, SLOTS, link_target, manifest_of, run
+from common import LIVE, RELEASES, RUN, SLOTS, manifest_of, run
 from host_status import host_status
 from slot_layout import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
+from symlinks import link_target
 
 PORT = 8000
 # Ports of the processes behind the local Nginx (rendering/gateway_files.py).

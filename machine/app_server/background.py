@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common import APP, CONFIG, LIVE, Failure, link_target, log, manifest_of, run
+from common import APP, CONFIG, LIVE, Failure, log, manifest_of, run
+from symlinks import link_target
 
 UNITS = Path("/etc/systemd/system")
 OURS = re.compile(r"app-(worker|schedule)-.*\.(service|timer)")

@@ -58,19 +58,6 @@ def lock(timeout_s: float) -> Generator[None]:
         yield
 
 
-def atomic_symlink(link: Path, target: Path) -> None:
-    """Make link a symlink to target, atomically: a reader sees the old or the new one."""
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.rename(link)
-
-
-def link_target(link: Path) -> str | None:
-    """Return the release that a link names, if it is here."""
-    return link.resolve().name if link.exists() else None
-
-
 def manifest_of(release: str) -> dict[str, Any]:
     """Return the manifest of a release."""
     return json.loads((RELEASES / release / "manifest.json").read_text())

@@ -16,8 +16,9 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any, cast
 
-from common import RUN, SLOTS, Failure, atomic_symlink, link_target, log, manifest_of, run
+from common import RUN, SLOTS, Failure, log, manifest_of, run
 from slot_layout import connect, gateways, get, private_socket, state_of, units
+from symlinks import atomic_symlink, link_target
 
 # A link to that of the slot that serves, in its release.
 CONF = Path("/etc/nginx/nginx.conf")

@@ -30,21 +30,7 @@ from pathlib import Path
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import background
-from common import (
-    CONFIG,
-    LIVE,
-    RELEASES,
-    SLOTS,
-    VENVS,
-    Failure,
-    atomic_symlink,
-    link_target,
-    lock,
-    log,
-    manifest_of,
-    run,
-    store_url,
-)
+from common import CONFIG, LIVE, RELEASES, SLOTS, VENVS, Failure, lock, log, manifest_of, run, store_url
 from fetch import FetchError, fetch
 from slot import (
     assign_release,
@@ -60,6 +46,7 @@ from slot import (
 )
 from slot_layout import BLUE, GREEN, serving_slots
 from staging import RETRY_UNIT, run_command, stage
+from symlinks import atomic_symlink, link_target
 
 RETRY_S = 60
 # As much as the balancer takes of one release (machine/balancer/static_files.py).

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import local_nginx
-from common import SLOTS, Failure, atomic_symlink, link_target, log, manifest_of, run
+from common import SLOTS, Failure, log, manifest_of, run
 from slot_layout import (
     PROOF,
     gateways,
@@ -24,6 +24,7 @@ from slot_layout import (
     unit_property,
     units,
 )
+from symlinks import atomic_symlink, link_target
 
 # Seconds in which a slot that has started must be healthy, where it answers clients from then on.
 GATE_S = 5
@@ -32,7 +33,7 @@ ERRORS = 3
 # The same of 3xx or 4xx, wherever a slot starts: the application answers, and will not answer otherwise.
 REFUSALS = 5
 # Seconds after which a health path that still fails is shown; from then on at each minute.
-TOLD_S = (10, 30)
+FIRST_LOGGED_S = (10, 30)
 # Seconds for a slot that no client has asked yet to end.
 UNUSED_S = 5
 
@@ -64,7 +65,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
     limit, path = manifest["start_timeout_s"], manifest["health_path"]
     drain = UNUSED_S
     begun = time.time()
-    moments = itertools.chain(TOLD_S, itertools.count(60, 60))
+    moments = itertools.chain(FIRST_LOGGED_S, itertools.count(60, 60))
     moment = next(moments)
     deadline = time.monotonic() + limit
     run("systemctl", "reset-failed", *units(slot))

@@ -17,20 +17,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import background
-from common import (
-    CONFIG,
-    RELEASES,
-    SLOTS,
-    USER,
-    Failure,
-    atomic_symlink,
-    log,
-    manifest_of,
-    run,
-    store_url,
-)
+from common import CONFIG, RELEASES, SLOTS, USER, Failure, log, manifest_of, run, store_url
 from fetch import fetch, fetch_file, fetch_secrets
 from slot import PROOF, UNUSED_S, start_and_gate, stop
+from symlinks import atomic_symlink
 
 RETRY_UNIT = "app-boot-retry"
 

@@ -164,7 +164,7 @@ def main() -> None:
         "state": state,
         "maintenance": PAGE.exists(),
         "certificate": certificate.facts() if site.site["https"] else None,
-        "members": site.served_addresses(),
+        "active": site.active_addresses(),
         "drained": site.drained,
         "health": health(),
         **measure(*read_recent(time.time())),

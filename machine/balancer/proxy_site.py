@@ -65,7 +65,7 @@ def serve(new: State, *, by_health: bool = False, is_repair: bool = False) -> No
         raise
     # A server that was unhealthy got no new request, and no run has waited for those that it had.
     removed = sorted(
-        ({*old.served_addresses(), *old.unhealthy} - set(new.served_addresses()))
+        ({*old.active_addresses(), *old.unhealthy} - set(new.active_addresses()))
         - set(new.unhealthy)
         - set(old.drained)
     )
@@ -99,7 +99,7 @@ def wait_for_leaving() -> None:
 
 def upstreams_to_probe(old: State, new: State) -> list[str]:
     """Return the upstreams that a change may break: all but those that are unhealthy already and keep their servers."""
-    before, after, found = old.served(), new.served(), list[str]()
+    before, after, found = old.active_servers(), new.active_servers(), list[str]()
     for name, each in new.site["upstreams"].items():
         keeps = name in before and before[name] == after[name]
         if keeps and (wrong := proxy.error_of(each["probe"], https=old.site["https"])):
@@ -127,7 +127,7 @@ def serve_site() -> None:
 
 def describe(state: State) -> str:
     """Describe the servers that get requests, and those that were drained or are unhealthy."""
-    served = state.served_addresses()
+    served = state.active_addresses()
     more = f"; drained by hand: {', '.join(state.drained)}" if state.drained else ""
     more += f"; unhealthy: {', '.join(state.unhealthy)}" if state.unhealthy else ""
     return f"the balancer sends requests to {len(served)} servers: {', '.join(served) or 'none'}{more}"

@@ -22,7 +22,7 @@ HEALTH = Path("/run/wsgi-fleet/health.json")
 # While this file exists, the proxy serves it with status 503 (templates/*/).
 PAGE = CONFIG / "errors" / "maintenance.html"
 # `pulumi up` alone does not repeat a step whose input is the same.
-REMEDY = "`pulumi up --replace '**::balancer-members'` writes it anew"
+REMEDY = "`pulumi up --replace '**::balancer-site'` writes it anew"
 
 
 class Upstream(TypedDict):
@@ -59,7 +59,7 @@ class State:
         """Return the addresses of all upstream servers, in order."""
         return [address for each in self.site["upstreams"].values() for address in each["servers"]]
 
-    def served(self) -> dict[str, list[str]]:
+    def active_servers(self) -> dict[str, list[str]]:
         """Return upstream -> its servers that get requests.
 
         These are not drained, and healthy as long as the upstream keeps one. Raises Failure when all are drained.
@@ -75,15 +75,15 @@ class State:
             found[name] = [address for address in left if address not in self.unhealthy] or left
         return found
 
-    def served_addresses(self) -> list[str]:
-        """Return the addresses of all servers that get requests. Raises Failure as served() does."""
-        return [address for servers in self.served().values() for address in servers]
+    def active_addresses(self) -> list[str]:
+        """Return the addresses of all servers that get requests. Raises Failure as active_servers() does."""
+        return [address for servers in self.active_servers().values() for address in servers]
 
     def render(self) -> str:
-        """Return the text of the site. Raises Failure as served() does."""
+        """Return the text of the site. Raises Failure as active_servers() does."""
         lines = {
             name: "\n".join(self.site["upstreams"][name]["servers"][address] for address in addresses)
-            for name, addresses in self.served().items()
+            for name, addresses in self.active_servers().items()
         }
         return "".join(
             lines[part["servers_of"]] if "servers_of" in part else part["text"] for part in self.site["parts"]

@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from symlinks import atomic_symlink, link_target
+
 ROOT = Path("/srv/static")
 LOCK = Path("/run/wsgi-fleet-static.lock")
 LINKS = ("live", "next", "before")
@@ -38,19 +40,6 @@ BLOCK = 4096
 
 class Failure(Exception):
     """Nothing else is served than before."""
-
-
-def link_target(link: Path) -> str | None:
-    """Return the release that a link names, if it is here."""
-    return link.resolve().name if link.exists() else None
-
-
-def atomic_symlink(link: Path, target: Path) -> None:
-    """Make link a symlink to target, atomically."""
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.rename(link)
 
 
 def unpack(stream: BinaryIO, folder: Path) -> None:

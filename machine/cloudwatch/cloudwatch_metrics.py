@@ -61,7 +61,7 @@ def balancer_metrics() -> Iterator[Metric]:
         drained = site_state.read_state().drained
     except site_state.Failure as error:
         raise ValueError(str(error)) from error
-    yield "UnhealthyMembers", count_unhealthy(health, drained), "Count"
+    yield "UnhealthyServers", count_unhealthy(health, drained), "Count"
 
 
 def metrics_form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:

@@ -16,7 +16,7 @@ from settings.monitoring import Alarms
 
 @dataclass(frozen=True)
 class _AlarmSpec:
-    """A metric and when it is bad. minutes: in a row. told: what a person reads.
+    """A metric and when it is bad. minutes: in a row. description: what a person reads.
 
     is_reported: by the machine itself; then silence is bad as well.
     """
@@ -26,7 +26,7 @@ class _AlarmSpec:
     statistic: str
     at_least: float
     minutes: int
-    told: str
+    description: str
     recovers: bool = False
     is_reported: bool = False
 
@@ -62,16 +62,16 @@ def agent_metrics(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
         f"clients get errors; see ./fleet status and ./fleet logs{_SILENT}",
         is_reported=True,
     )
-    members = _AlarmSpec(
-        "members",
-        "UnhealthyMembers",
+    servers = _AlarmSpec(
+        "servers",
+        "UnhealthyServers",
         "Maximum",
         1,
         3,
         f"a server that it sends requests to does not answer; see ./fleet status{_SILENT}",
         is_reported=True,
     )
-    return disk, errors, members
+    return disk, errors, servers
 
 
 class MachineAlarms:
@@ -108,7 +108,7 @@ class MachineAlarms:
         recover = f"arn:{partition_of(self._given.region).name}:automate:{self._given.region}:ec2:recover"
         aws.cloudwatch.MetricAlarm(
             name,
-            alarm_description=f"{role} of stack {self._stack}: {watched.told}",
+            alarm_description=f"{role} of stack {self._stack}: {watched.description}",
             namespace=self._namespace if watched.is_reported else "AWS/EC2",
             metric_name=watched.metric,
             dimensions={"InstanceId": machine},

@@ -156,9 +156,9 @@ def reliability(request: pytest.FixtureRequest) -> Generator[Callable[[str, Seen
     """Yield a function that adds a row for `--reliability`; the rows are written to the file at the end."""
     rows: list[str] = []
 
-    def keep(fault: str, seen: Seen, quiet_s: float, is_well: bool) -> None:
+    def keep(fault: str, seen: Seen, quiet_s: float, is_healthy: bool) -> None:
         cells = (fault, seen.sent, seen.of("GET"), seen.of("POST"), f"{seen.slowest_s:.1f}", f"{quiet_s:.1f}")
-        rows.append("| " + " | ".join(map(str, cells)) + f" | {'yes' if is_well else 'no'} |")
+        rows.append("| " + " | ".join(map(str, cells)) + f" | {'yes' if is_healthy else 'no'} |")
 
     yield keep
     file: str | None = request.config.getoption("--reliability", default=None)

@@ -142,10 +142,10 @@ def test_every_line_of_the_access_log_is_json_whatever_clients_send_and_is_count
     (mine,) = [line for line in lines if line["agent"].startswith('a"b\\c\t')]
     assert (mine["uri"], mine["status"], mine["method"]) == ("/open/%22%0a{", 200, "GET")
     told = json.loads(busy.fleet("status", "--json").stdout)
-    assert told["well"] is True, told
+    assert told["healthy"] is True, told
     traffic = json.loads(on(front, "/usr/local/lib/wsgi-fleet/balancer_status.py"))
     assert (traffic["proxy"], traffic["state"]) == ("Apache", "active")
-    assert set(traffic["upstreams"]) <= set(traffic["members"])
+    assert set(traffic["upstreams"]) <= set(traffic["active"])
     assert traffic["requests"] > 0
     # Who ships it may read it, and a file that was rotated is left.
     assert on(front, "stat", "-c", "%a %G", "/var/log/wsgi-fleet/access.log").strip() == "640 adm"

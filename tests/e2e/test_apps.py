@@ -95,7 +95,7 @@ def test_a_host_leads_to_the_application_that_names_it_and_every_other_to_the_on
 
 def test_the_operators_command_shows_both_and_works_on_each(two: Stack) -> None:
     told = json.loads(two.fleet("status", "--json").stdout)
-    assert told["well"] is True, told
+    assert told["healthy"] is True, told
     assert {name: [each["name"] for each in app["servers"]] for name, app in told["apps"].items()} == {
         "probe": ["probe-1"],
         "shop": ["shop-1"],

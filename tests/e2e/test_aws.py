@@ -162,7 +162,7 @@ def test_machines_publish_what_their_alarms_look_at(prod: AwsStack) -> None:
     assert published == looked_at
     # One of each machine, and two more of the balancer.
     assert len(published) == len(instances(prod)) + 2
-    assert report(prod, "UnhealthyMembers") == 0
+    assert report(prod, "UnhealthyServers") == 0
     needle = fails(prod)
     assert needle
     assert report(prod, "Errors5xxPercent") > 0
@@ -173,10 +173,10 @@ def test_a_gateway_that_stops_is_a_member_that_does_not_answer(prod: AwsStack) -
     slot = on(machine, "sh", "-c", "systemctl list-units --plain --no-legend 'app@*' | cut -d' ' -f1").strip()
     on(machine, "systemctl", "stop", "app.socket", slot)
     try:
-        eventually(lambda: report(prod, "UnhealthyMembers") == 1, message="the balancer finds it unhealthy")
+        eventually(lambda: report(prod, "UnhealthyServers") == 1, message="the balancer finds it unhealthy")
     finally:
         on(machine, "systemctl", "start", "app.socket", slot)
-    eventually(lambda: report(prod, "UnhealthyMembers") == 0, message=f"{machine} answers again")
+    eventually(lambda: report(prod, "UnhealthyServers") == 0, message=f"{machine} answers again")
 
 
 def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_none(prod: AwsStack) -> None:
@@ -302,7 +302,7 @@ def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: 
         (INSTANCE, "hello-3 created"),
         (COMMAND, "hello-3-booted created"),
         ("hello-rollout updated",),
-        (COMMAND, "balancer-members created"),
+        (COMMAND, "balancer-site created"),
     )
     servers = prod.servers()
     assert {server for server, _ in prod.who_answers()} == set(servers.values())
@@ -318,7 +318,7 @@ def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> No
     assert load.outcome.failed_fresh == [], load.outcome
     assert load.outcome.sent == load.outcome.answered + len(load.outcome.failed_kept)
     assert set(load.outcome.servers) == set(before.values())
-    in_order(output, (COMMAND, "balancer-members created"), (INSTANCE, "hello-3 deleted"))
+    in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-3 deleted"))
     assert {server for server, _ in prod.who_answers()} == set(prod.servers().values()) < set(before.values())
 
 
@@ -337,13 +337,13 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     in_order(
         output,
         (INSTANCE, "balancer created"),
-        (COMMAND, "balancer-members created"),
+        (COMMAND, "balancer-site created"),
         ("aws:ec2:EipAssociation", "balancer-address created"),
         (INSTANCE, "balancer deleted"),
     )
     # The address that they connect to is the machine's until then.
     in_order(output, (COMMAND, "balancer-monitoring created"), ("aws:ec2:EipAssociation", "balancer-address created"))
-    in_order(output, (COMMAND, "balancer-members created"), (INSTANCE, "hello-2 deleted"))
+    in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-2 deleted"))
     assert prod.output("url") == prod.url
     left = instances(prod)
     assert left.keys() == {"hello-1", "balancer"}
@@ -351,7 +351,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     assert left["balancer"]["InstanceId"] != before["balancer"]["InstanceId"]
     assert {each["name"] for each in prod.instances()} == {each["InstanceId"] for each in left.values()}
     assert {server for server, _ in prod.who_answers()} == {left["hello-1"]["InstanceId"]}
-    assert json.loads(says(prod, "status", "--json"))["well"] is True
+    assert json.loads(says(prod, "status", "--json"))["healthy"] is True
 
 
 def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) -> None:

@@ -68,7 +68,7 @@ def test_status_tells_what_every_server_does(fleet: Stack) -> None:
         with ThreadPoolExecutor(SLOW) as clients:
             assert [code for code, *_ in clients.map(answer, [f"{fleet.url}/?s={SLOW_S}"] * SLOW)] == [200] * SLOW
         told = status(fleet)
-    assert told["well"] is True, told
+    assert told["healthy"] is True, told
     assert (told["stack"], told["app"], told["url"], told["maintenance"]) == (fleet.name, "probe", fleet.url, False)
     assert told["release"]["id"] == fleet.output("releases")["probe"]
     assert "@" in told["release"]["who"]

@@ -57,12 +57,12 @@ def fault(request: pytest.FixtureRequest, fleet: Stack, reliability: Keep) -> It
     ) -> None:
         quiet = seen.quiet_after_s(since_s)
         # By itself: nobody did anything since.
-        is_well = all(ask(fleet, "/")[0] == 200 for _ in range(20))
-        reliability(name, seen, quiet, is_well)
+        is_healthy = all(ask(fleet, "/")[0] == 200 for _ in range(20))
+        reliability(name, seen, quiet, is_healthy)
         assert (seen.of("GET") <= get, seen.of("POST") <= post) == (True, True), seen
         assert quiet <= quiet_s, (quiet, seen)
         assert seen.slowest_s <= slowest_s, seen
-        assert is_well
+        assert is_healthy
 
     yield check
     eventually(lambda: all(ask(fleet, "/")[0] == 200 for _ in range(9)), timeout_s=60, message="the fleet is well")

@@ -18,6 +18,7 @@ import release
 import slot
 import slot_layout
 import staging
+import symlinks
 
 
 @dataclass
@@ -52,14 +53,14 @@ class AppServer:
 
     def serves(self, name: str, slot_: str = "blue") -> None:
         """Let a release serve from a slot."""
-        common.atomic_symlink(common.SLOTS / slot_, common.RELEASES / name)
-        common.atomic_symlink(common.LIVE, common.RELEASES / name)
+        symlinks.atomic_symlink(common.SLOTS / slot_, common.RELEASES / name)
+        symlinks.atomic_symlink(common.LIVE, common.RELEASES / name)
         self.states[f"app@{slot_}"] = "active"
 
     def run(self, *command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
         """Stand in for common.run: record commands and return prepared results."""
         done = subprocess.CompletedProcess(command, 0, "", "")
-        unit, live = command[-1], common.link_target(common.LIVE)
+        unit, live = command[-1], symlinks.link_target(common.LIVE)
         units = [word for word in command if word.startswith("app")]
         match command:
             case ("systemctl", "show", "-P", "ActiveState", *_):
@@ -120,7 +121,7 @@ def lay_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> AppServer:
         folder.mkdir(parents=True)
     (config / "gateway").write_text("uwsgi\n")
     paths = {**folders, "LIVE": app / "live", "RUN": root / "run"}
-    monkeypatch.setattr(background, "apply", lambda: made.applied.append(common.link_target(common.LIVE)))
+    monkeypatch.setattr(background, "apply", lambda: made.applied.append(symlinks.link_target(common.LIVE)))
     for module in (common, slot_layout, slot, staging, release, background, app_status):
         # common.run itself stays, for what needs no root.
         stand_ins = paths if module is common else {**paths, "run": made.run, "get": made.get}

@@ -41,9 +41,9 @@ def _build(block: str, on: str, aws: str, preview: bool) -> Build:
             else AwsPlatform(AWS.model_copy(update=json.loads(aws)), stack="test", project_name="wsgi-fleet")
         )
         groups = SecurityGroups("groups", SecurityGroupsArgs(["a"], https=given.tls is not None), platform=platform)
-        members = {"a": pulumi.Output.from_input(["10.0.0.1"])}
+        addresses = {"a": pulumi.Output.from_input(["10.0.0.1"])}
         balancer = Balancer("balancer", BalancerArgs(given, groups.balancer), platform=platform)
-        public = balancer.serve({"a": App(source="a", module="a:app")}, members, given.hostnames)
+        public = balancer.serve({"a": App(source="a", module="a:app")}, addresses, given.hostnames)
         pulumi.export("url", public.url)
         pulumi.export("address", public.host)
 

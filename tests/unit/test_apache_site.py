@@ -115,7 +115,7 @@ def test_a_server_that_is_drained_is_left_out_and_nothing_else() -> None:
     apps = [APP, Upstream("b-c", ["10.0.0.3"], 60, "/well", Route(path="/b"), "http")]
     made = json.loads(json.dumps(render_site(settings_of({"proxy": {"kind": "apache"}}), apps)))
     whole, drained = State(made, [], []), State(made, ["10.0.0.1"], [])
-    assert drained.served() == {"app_a": ["10.0.0.2"], "app_b_c": ["10.0.0.3"]}
+    assert drained.active_servers() == {"app_a": ["10.0.0.2"], "app_b_c": ["10.0.0.3"]}
     (gone,) = set(whole.render().splitlines()) - set(drained.render().splitlines())
     assert gone.startswith("    BalancerMember uwsgi://10.0.0.1:8000 ")
 

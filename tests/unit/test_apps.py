@@ -52,12 +52,12 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return Both(request.param, run(request.param, one), run(request.param, two))
 
 
-def test_another_application_changes_nothing_of_the_first_and_nothing_but_the_members_of_the_balancer(
+def test_another_application_changes_nothing_of_the_first_and_nothing_but_the_site_of_the_balancer(
     both: Both,
 ) -> None:
     one, two = ({each.urn: each for each in built.resources} for built in (both.one, both.two))
     changed = {two[urn].name for urn in one.keys() & two.keys() if one[urn].inputs != two[urn].inputs}
-    assert changed == {"balancer-members"}
+    assert changed == {"balancer-site"}
     assert one.keys() <= two.keys()
     added = {two[urn].name for urn in two.keys() - one.keys()}
     assert [name for name in added if "bare" not in name] == []
@@ -80,8 +80,8 @@ def test_a_rollout_waits_for_nothing_of_another_application_and_the_members_for_
         waits = {each.name for each in both.two.resources if rollout.depends_on(each)}
         assert [each for each in waits if each.startswith(f"{other}-")] == []
         assert f"{name}-1-booted" in waits
-    members = both.two.one(STEP if both.platform == "lxd" else COMMAND, "balancer-members")
-    assert all(members.depends_on(rollout) for rollout in rollouts.values())
+    site = both.two.one(STEP if both.platform == "lxd" else COMMAND, "balancer-site")
+    assert all(site.depends_on(rollout) for rollout in rollouts.values())
 
 
 def test_what_is_probably_not_meant_is_a_warning_of_the_preview(

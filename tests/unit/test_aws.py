@@ -215,7 +215,7 @@ def test_a_stack_is_protected_where_it_is_asked_for_and_the_engine_can_still_rep
 def test_the_public_address_outlives_machines_and_moves_last() -> None:
     prod = built()
     address, association = prod.one(EIP), prod.one(ASSOCIATION)
-    assert not address.dependencies & {prod.one(INSTANCE, "balancer").urn, prod.one(STEP, "members").urn}
+    assert not address.dependencies & {prod.one(INSTANCE, "balancer").urn, prod.one(STEP, "site").urn}
     assert [each.name for each in prod.of(STEP) if not association.depends_on(each)] == []
     assert association.inputs == {
         "allocationId": "eipalloc-address",
@@ -235,7 +235,7 @@ def test_a_step_runs_as_root_with_a_time_limit_through_the_balancer_and_by_known
         address = f"10.0.0.{1 + prod.one(INSTANCE, role).index}"
         assert isinstance(step.inputs["connection"], Secret)
         assert step.values["connection"] == login | {"host": address, "hostKey": key[role], "proxy": balancer}
-    assert prod.one(STEP, "members").values["connection"] == balancer
+    assert prod.one(STEP, "site").values["connection"] == balancer
     assert step.inputs["create"] == "sudo -- timeout --kill-after=10 60 /opt/booted 'two words'"
     assert step.values["stdin"] == "store s3://releases-b0b0b0b/prod\nkey opensesame"
 
@@ -244,7 +244,7 @@ def test_a_step_runs_again_for_its_input_or_its_machine_and_not_for_the_way_ther
     step = built().one(STEP, "hello-1-booted")
     digest, machine = step.values["triggers"]
     assert (len(digest), machine) == (64, "hello-1-id")
-    assert digest != built().one(STEP, "members").values["triggers"][0]
+    assert digest != built().one(STEP, "site").values["triggers"][0]
     assert step.inputs["update"] == "true"
     assert step.ignore_changes == ["connection"]
     assert "delete" not in step.inputs

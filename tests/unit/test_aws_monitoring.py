@@ -43,7 +43,7 @@ def test_every_machine_is_watched_for_what_is_bad_and_for_how_long() -> None:
     }
     more = {
         "errors": (ours, "Errors5xxPercent", "Average", 5, 5, "breaching"),
-        "members": (ours, "UnhealthyMembers", "Maximum", 1, 3, "breaching"),
+        "servers": (ours, "UnhealthyServers", "Maximum", 1, 3, "breaching"),
     }
     assert limits(build_with_alarms()) == {
         **{f"hello-1-{name}": limit for name, limit in each.items()},
@@ -68,7 +68,7 @@ def test_a_topic_is_told_when_an_alarm_goes_off_and_when_it_is_over() -> None:
         assert alarm.parent == made.one(INSTANCE, role).urn
         # What a machine reports itself has a value before it has an alarm.
         waits = alarm.depends_on(made.one(STEP, f"{role}-monitoring"))
-        assert waits == (what in ("disk", "errors", "members")), alarm.name
+        assert waits == (what in ("disk", "errors", "servers")), alarm.name
 
 
 def read_monitoring_input(made: Build, role: str) -> dict[str, Any]:

@@ -105,8 +105,8 @@ def assert_it_renders(settings: Settings, folder: Path) -> None:
         for text in (gateway_files(app) | background_units(app)).values():
             assert "\0" not in text.encode().decode()
     assert boots(updates, balancer.proxy.kind, None, None)
-    members = {name: ["10.0.0.1"] for name in settings.apps}
-    site = site_text(balancer, upstreams(settings.apps, members), settings.hostnames)
+    addresses = {name: ["10.0.0.1"] for name in settings.apps}
+    site = site_text(balancer, upstreams(settings.apps, addresses), settings.hostnames)
     if balancer.proxy.kind == "nginx":
         directives(site, folder)
 

@@ -33,7 +33,7 @@ def made(tls: Any, on: str = "lxd", *, names: tuple[str, ...] = (NAME,), preview
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_without_tls_there_is_no_certificate_no_port_and_no_record(on: str) -> None:
     built = made(None, on)
-    assert steps(built) == ["balancer-booted", "balancer-members"]
+    assert steps(built) == ["balancer-booted", "balancer-site"]
     assert "443" not in str([each.inputs for each in built.of(RULE) + built.of(GROUP)])
     assert "tls_port" not in str([each.inputs for each in built.of(ADDRESS)])
     assert built.of(RECORD) == []
@@ -46,11 +46,11 @@ def test_the_certificate_is_there_before_the_site_and_acme_asks_once_the_address
     on: str, step: str, address: str
 ) -> None:
     built = made(ACME, on, route53_zone_id="Z1")
-    certificate, members = built.one(step, "balancer-certificate"), built.one(step, "balancer-members")
+    certificate, site = built.one(step, "balancer-certificate"), built.one(step, "balancer-site")
     acme = built.one(step, "balancer-acme")
     assert certificate.depends_on(built.one(step, "balancer-booted"))
-    assert members.depends_on(certificate)
-    assert built.one(address).depends_on(members)
+    assert site.depends_on(certificate)
+    assert built.one(address).depends_on(site)
     assert acme.depends_on(built.one(address))
     for record in built.of(RECORD):
         assert acme.depends_on(record)
@@ -59,7 +59,7 @@ def test_the_certificate_is_there_before_the_site_and_acme_asks_once_the_address
 
 def test_a_given_certificate_travels_on_standard_input_as_a_secret() -> None:
     step = made(GIVEN).one(STEP, "balancer-certificate").inputs
-    assert steps(made(GIVEN)) == ["balancer-booted", "balancer-certificate", "balancer-members"]
+    assert steps(made(GIVEN)) == ["balancer-booted", "balancer-certificate", "balancer-site"]
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/certificate.py", "given"]
     assert step["stdin"] == Secret(SIGNED.certificate.strip() + "\n" + SIGNED.private_key.strip() + "\n")
 
@@ -118,9 +118,9 @@ def test_the_url_is_what_clients_type(on: str, tls: Mapping[str, Any] | None, na
 
 
 def test_http_leads_to_the_port_that_the_platform_publishes() -> None:
-    site = made(SELF_SIGNED).one(STEP, "balancer-members").inputs["stdin"]
+    site = made(SELF_SIGNED).one(STEP, "balancer-site").inputs["stdin"]
     assert "return 308 https://$https_host:9443$request_uri;" in site
-    site = made(SELF_SIGNED, "aws").one(COMMAND, "balancer-members").values["stdin"]
+    site = made(SELF_SIGNED, "aws").one(COMMAND, "balancer-site").values["stdin"]
     assert "return 308 https://$https_host$request_uri;" in site
 
 
@@ -160,7 +160,7 @@ def with_proxy(proxy: Mapping[str, Any], on: str = "lxd") -> Build:
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_a_balancer_that_needs_nothing_beside_its_site_has_no_step_for_it(on: str) -> None:
     built = with_proxy({"cache": {}, "status": True}, on)
-    assert steps(built) == ["balancer-booted", "balancer-members"]
+    assert steps(built) == ["balancer-booted", "balancer-site"]
 
 
 @pytest.mark.parametrize(("on", "step"), [("lxd", STEP), ("aws", COMMAND)])
@@ -168,7 +168,7 @@ def test_packages_and_users_are_there_before_the_site_that_names_them(on: str, s
     built = with_proxy({"geoip": True, "basic_auth": {"users": PASSWORDS}}, on)
     proxy = built.one(step, "balancer-proxy")
     assert proxy.depends_on(built.one(step, "balancer-booted"))
-    assert built.one(step, "balancer-members").depends_on(proxy)
+    assert built.one(step, "balancer-site").depends_on(proxy)
 
 
 def test_users_travel_hashed_on_standard_input_as_a_secret() -> None:

@@ -245,7 +245,7 @@ def test_a_certificate_is_in_place_for_the_step_that_mends_a_broken_state(balanc
     call("given", stdin=pair())
     assert certificate.FILE.exists()
     assert balancer.reloads == 0
-    assert "`pulumi up --replace '**::balancer-members'` writes it anew, and serves this" in capsys.readouterr().out
+    assert "`pulumi up --replace '**::balancer-site'` writes it anew, and serves this" in capsys.readouterr().out
 
 
 FORGET = ["certbot", "delete", "--non-interactive", "--quiet", "--cert-name", "wsgi-fleet"]

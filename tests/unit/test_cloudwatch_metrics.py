@@ -142,7 +142,7 @@ def asked(keys: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.mark.parametrize(
     ("is_balancer", "more"),
-    [(False, []), (True, [("Errors5xxPercent", "25.0", "Percent"), ("UnhealthyMembers", "1", "Count")])],
+    [(False, []), (True, [("Errors5xxPercent", "25.0", "Percent"), ("UnhealthyServers", "1", "Count")])],
 )
 @pytest.mark.usefixtures("balancer")
 def test_a_machine_publishes_under_the_name_of_its_stack_and_its_own_id(

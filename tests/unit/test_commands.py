@@ -57,7 +57,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
     stack.machines.status("hello-2", GONE)
     result = fleet("status", "--json")
     told = json.loads(result.output)
-    assert (result.exit_code, told["well"], told["maintenance"], told["rollout"]) == (1, False, False, None)
+    assert (result.exit_code, told["healthy"], told["maintenance"], told["rollout"]) == (1, False, False, None)
     assert told["release"]["id"] == OLD
     traffic = {"requests_per_s": 1.0, "p50_ms": 12.5, "p99_ms": 80.0, "errors_5xx": 0}
     assert told["balancer"] == {"problem": "", "window_s": 60.0} | traffic
@@ -73,9 +73,9 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
 @pytest.mark.parametrize(
     ("traffic", "server", "code", "told"),
     [
-        (front(drained=["10.0.0.2"], members=["10.0.0.1"]), facts(), 0, "hello-2 is drained: it was drained by hand; "),
-        (front(members=["10.0.0.1"]), facts(), 1, "hello-2 is stopped: the balancer sends it no requests; "),
-        (front(), on_new(), 1, f"hello-2 is behind: it serves {NEW}, the current release is {OLD}; `pulumi up`"),
+        (front(drained=["10.0.0.2"], active=["10.0.0.1"]), facts(), 0, "hello-2 is drained: it was drained by hand; "),
+        (front(active=["10.0.0.1"]), facts(), 1, "hello-2 is stopped: the balancer sends it no requests; "),
+        (front(), on_new(), 1, f"hello-2 is outdated: it serves {NEW}, the current release is {OLD}; `pulumi up`"),
         (front(state="failed"), facts(), 1, "the balancer: Nginx is failed; see `./fleet logs --server balancer`"),
         (GONE, facts(), 1, "the balancer: no route to host"),
         (TimeoutError(), facts(), 1, "the balancer: it did not answer in 20 s"),

@@ -27,7 +27,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     hosts = [f"{name}.example.org/" for name in ("shop", "www", "a", "b")]
     stack.output["apps"]["shop"] = hello | {"servers": [shop], "routes": hosts}
     stack.machines.status("shop-1", on_new())
-    stack.machines.traffic(front(members=[*ADDRESSES.values(), "10.0.0.3"]))
+    stack.machines.traffic(front(active=[*ADDRESSES.values(), "10.0.0.3"]))
     pointers.set_current(PrefixStore(stack.whole, "shop"), NEW)
     return stack
 
@@ -54,14 +54,14 @@ def test_status_as_json_has_what_they_share_once_and_one_that_is_named_looks_lik
     stack: FakeStack,
 ) -> None:
     told = json.loads(fleet("status", "--json").output)
-    assert told.keys() == {"stack", "url", "maintenance", "balancer", "well", "apps"}
+    assert told.keys() == {"stack", "url", "maintenance", "balancer", "healthy", "apps"}
     assert told["apps"].keys() == {"hello", "shop"}
     shop = told["apps"]["shop"]
     assert (shop["release"]["id"], [each["name"] for each in shop["servers"]]) == (NEW, ["shop-1"])
     assert shop["routes"][0] == "shop.example.org/"
     stack.machines.calls.clear()
     told = json.loads(fleet("status", "--json", "--app", "shop").output)
-    assert (told["app"], told["well"]) == ("shop", True)
+    assert (told["app"], told["healthy"]) == ("shop", True)
     assert fleet("status", "--app", "shop").output.startswith(f"http://192.0.2.1  shop of stack prod, release {NEW}\n")
     assert stack.machines.asked("m-hello-1") == []
 
@@ -69,7 +69,7 @@ def test_status_as_json_has_what_they_share_once_and_one_that_is_named_looks_lik
 def test_a_server_of_one_that_is_not_well_makes_the_whole_unwell(stack: FakeStack) -> None:
     stack.machines.status("shop-1", GONE)
     result = fleet("status")
-    assert (result.exit_code, json.loads(fleet("status", "--json").output)["well"]) == (1, False)
+    assert (result.exit_code, json.loads(fleet("status", "--json").output)["healthy"]) == (1, False)
     assert "shop-1 is unreachable: no route to host" in result.output
     assert fleet("status", "--app", "hello").exit_code == 0
     output = fleet("doctor").output

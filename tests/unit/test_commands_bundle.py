@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from commands.__main__ import app
-from commands.bundle import LEFT_OUT, OF_BALANCER, OF_SERVER, collect, save
+from commands.bundle import BALANCER_COMMANDS, LEFT_OUT, SERVER_COMMANDS, collect, save
 from releases.redaction import REMOVED, Redaction
 from settings.limits import SHORTEST_SECRET
 from tests.unit.fake_stack import GONE, NAMES, PRIVATE_KEY, FakeStack, front, make
@@ -42,19 +42,19 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
 def test_a_bundle_holds_the_status_the_stores_journal_and_each_machines_logs(stack: FakeStack) -> None:
     files = collect(stack.target())
     expected = {"README.txt", "host.txt", "status.json", "store/pointer", "store/epoch", "balancer/facts.json"}
-    expected |= {f"balancer/{name}" for name in OF_BALANCER}
-    expected |= {f"{server}/{name}" for server in NAMES for name in [*OF_SERVER, "facts.json"]}
+    expected |= {f"balancer/{name}" for name in BALANCER_COMMANDS}
+    expected |= {f"{server}/{name}" for server in NAMES for name in [*SERVER_COMMANDS, "facts.json"]}
     journals = {path for path in files if path.startswith("store/journal/")}
     assert (files.keys() - journals, len(journals)) == (expected, 1)
-    assert json.loads(files["status.json"])["well"] is True
+    assert json.loads(files["status.json"])["healthy"] is True
     assert "Traceback" in files["hello-1/journal.txt"]
 
 
 def test_a_log_of_very_long_lines_keeps_its_end_without_a_part_of_a_secret(
     stack: FakeStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("commands.bundle.TEXT_CHARS", 1024)
-    journal = "m-hello-1", " ".join(OF_SERVER["journal.txt"])
+    monkeypatch.setattr("commands.bundle.LOG_CHARS", 1024)
+    journal = "m-hello-1", " ".join(SERVER_COMMANDS["journal.txt"])
     stack.machines.answers[journal] = f"{'x' * 5000}\n{KEY}{'y' * 900}\nthe end\n"
     text = collect(stack.target())["hello-1/journal.txt"]
     assert text == f"(the last 1 KiB)\n{REMOVED}{'y' * 900}\nthe end\n"

@@ -58,7 +58,7 @@ def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack, balancer: BalancerSt
 
 DISK = "disk of hello-2: {} -> Free some there, or raise size.disk"
 RENEW = "Put the renewed one under balancer.tls and run"
-DRAINED = front(drained=["10.0.0.2"], members=["10.0.0.1"])
+DRAINED = front(drained=["10.0.0.2"], active=["10.0.0.1"])
 SOCKET = host_status(failed_units=["app.socket"])
 UNITS = host_status(failed_units=["cron.service", "app@green.service", "app-proof.service"])
 RENEWED = "certificate: it expires in 24 days -> `journalctl -u certbot` on the balancer"
@@ -86,7 +86,7 @@ def test_what_is_wrong_with_the_balancer_is_told_with_its_remedy(stack: FakeStac
     [
         (GONE, "hello-2: unreachable: no route to host -> `pulumi up --refresh` starts or replaces it"),
         (facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),
-        (on_new(), f"hello-2: behind: it serves {NEW}, the current release is {OLD} -> "),
+        (on_new(), f"hello-2: outdated: it serves {NEW}, the current release is {OLD} -> "),
         (facts(machine=host_status(disk_free_bytes=100 * MIB)), DISK.format("100 MiB of 8192 MiB are free")),
         (facts(machine=host_status(disk_error="EDQUOT")), DISK.format("nothing can be written there: EDQUOT")),
         (

@@ -44,8 +44,8 @@ BOOTING = {"slots": slots("inactive"), "machine": host_status(system="starting")
         ({"queue": None}, (State.FAILED, "nothing listens on its port", f"restart the machine; {LOGS}")),
         ({"health": SICK}, (State.FAILED, "GET /healthz is not 200 but: 500 boom", LOGS)),
         ({"health": HUNG}, (State.FAILED, "GET /healthz is not 200 but: no answer in 3 s", LOGS)),
-        (GREEN, (State.BEHIND, f"it serves {NEW}, the current release is {OLD}", BRINGS)),
-        ({"live": NEW, "health": None}, (State.BEHIND, f"it runs {OLD} and should run {NEW}", BRINGS)),
+        (GREEN, (State.OUTDATED, f"it serves {NEW}, the current release is {OLD}", BRINGS)),
+        ({"live": NEW, "health": None}, (State.OUTDATED, f"it runs {OLD} and should run {NEW}", BRINGS)),
         # In the middle of a switch both run.
         ({"slots": slots("active", "activating", of_green=NEW)}, (State.SERVING,)),
         ({"slots": slots("active", "active", of_green=NEW)}, (State.SERVING,)),
@@ -77,7 +77,7 @@ def test_what_waits_is_the_larger_of_what_the_kernel_and_the_gateway_count() -> 
 
 
 def test_a_drained_server_that_does_not_run_is_drained_and_says_the_rest() -> None:
-    told = seen({"slots": slots("inactive")}, front(drained=["10.0.0.1"], members=["10.0.0.2"]))
+    told = seen({"slots": slots("inactive")}, front(drained=["10.0.0.1"], active=["10.0.0.2"]))
     assert told.state is State.DRAINED
     assert told.cause == "it was drained by hand; else it would be stopped: no slot runs"
     assert told.remedy == "`./fleet admit a-1` sends it requests again"
@@ -87,7 +87,7 @@ HANGS = "GET /healthz was not 200 for 4 s: no answer in 2 s"
 
 
 @pytest.mark.parametrize(
-    ("changes", "members", "expected"),
+    ("changes", "active", "expected"),
     [
         ({}, ["10.0.0.2"], f"{HANGS}; it gets no requests"),
         ({}, ["10.0.0.1"], f"{HANGS}; the balancer asks it all the same, for no other server is healthy"),
@@ -95,10 +95,10 @@ HANGS = "GET /healthz was not 200 for 4 s: no answer in 2 s"
     ],
 )
 def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
-    changes: dict[str, Any], members: list[str], expected: str
+    changes: dict[str, Any], active: list[str], expected: str
 ) -> None:
     health = {"age_s": 1.0, "servers": {"10.0.0.1": {"healthy": False, "why": HANGS}}}
-    told = seen(changes, front(health=health, members=members))
+    told = seen(changes, front(health=health, active=active))
     assert (told.state, told.cause, told.remedy) == (State.UNHEALTHY, expected, LOGS)
     # What it says of itself says more.
     assert seen({"slots": slots("inactive")}, front(health=health)).state is State.STOPPED

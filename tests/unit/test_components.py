@@ -77,7 +77,7 @@ def made(
         front = Balancer("balancer", BalancerArgs(settings.Balancer(), groups.balancer), platform=platform)
         args = AppServerFleetArgs(hello, groups.apps["hello"], store, SOURCE, front)
         fleet = AppServerFleet("hello", args, platform=platform)
-        front.serve({"hello": hello}, {"hello": fleet.members})
+        front.serve({"hello": hello}, {"hello": fleet.addresses})
 
     return build(program, outputs=OUTPUTS, lookups=mock_aws.LOOKUPS, preview=preview)
 
@@ -111,14 +111,14 @@ def test_every_component_is_the_parent_of_all_it_makes_and_registers_what_its_at
     assert children(local, GROUPS) == ["app-hello", "balancer"]
     machines = ["hello-1", "hello-1-booted", "hello-2", "hello-2-booted", "hello-3", "hello-3-booted"]
     assert children(local, FLEET) == [*machines, "hello-key", "hello-rollout", "hello-secret-HELLO_SECRET_KEY"]
-    assert children(local, BALANCER) == ["balancer", "balancer-address", "balancer-booted", "balancer-members"]
+    assert children(local, BALANCER) == ["balancer", "balancer-address", "balancer-booted", "balancer-site"]
     alone = sorted(each.name for each in local.resources if not each.parent)
     assert alone == ["balancer", "groups", "hello", "image", "releases"]
     network = {each.name: each.inputs["network"] for each in local.of(GROUP)}
     assert local.one(GROUPS).outputs == {"balancer": network["balancer"], "apps": {"hello": network["app-hello"]}}
     assert local.one(FLEET).outputs == {
         "machines": {role: f"test-{role}-3fa9c2" for role in ("hello-1", "hello-2", "hello-3")},
-        "members": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
+        "addresses": ["10.0.0.1", "10.0.0.2", "10.0.0.3"],
         "release": local.one(ROLLOUT).inputs["release"],
     }
     front = {"machine": "test-balancer-3fa9c2", "url": "http://127.0.0.1:8080", "address": "127.0.0.1"}
@@ -131,16 +131,16 @@ def test_machines_boot_before_a_release_goes_there_and_serve_it_before_the_publi
 ) -> None:
     built = made(tmp_path, on=on)
     machine, step, address, _ = TYPES[on]
-    rollout, members = built.one(ROLLOUT), built.one(step, "balancer-members")
+    rollout, site = built.one(ROLLOUT), built.one(step, "balancer-site")
     for role in ("hello-1", "hello-2", "hello-3"):
         booted = built.one(step, f"{role}-booted")
         assert booted.depends_on(built.one(machine, role))
         assert rollout.depends_on(booted)
     front = built.one(step, "balancer-booted")
     assert front.depends_on(built.one(machine, "balancer"))
-    assert members.depends_on(front)
-    assert members.depends_on(rollout)
-    assert built.one(address).depends_on(members)
+    assert site.depends_on(front)
+    assert site.depends_on(rollout)
+    assert built.one(address).depends_on(site)
 
 
 def test_clients_reach_the_balancer_and_the_balancer_alone_the_servers_which_share_a_store(
@@ -176,7 +176,7 @@ def test_static_files_go_to_a_balancer_that_has_booted_before_its_site_serves_th
     assert rollout.inputs["balancer"]["target"].startswith(target)
     assert rollout.depends_on(front)
     assert rollout.depends_on(built.one(machine, "balancer"))
-    site = built.one(step, "balancer-members")
+    site = built.one(step, "balancer-site")
     assert site.depends_on(rollout)
     assert "location ^~ /static/ {" in site.inputs["stdin"]
 
@@ -189,9 +189,9 @@ def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_boo
 
 
 def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Build) -> None:
-    step = local.one(STEP, "balancer-members").inputs
-    members = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    site = render_site(settings.Balancer(), [Upstream("hello", members, 60, "/healthz")])
+    step = local.one(STEP, "balancer-site").inputs
+    addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+    site = render_site(settings.Balancer(), [Upstream("hello", addresses, 60, "/healthz")])
     assert json.loads(step["stdin"]) == site
     assert site["upstreams"]["app_hello"]["probe"] == "/healthz"
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site"]
@@ -242,7 +242,7 @@ def test_a_fourth_server_changes_nothing_but_the_rollout_and_the_balancers_membe
     three, four = (by_urn(made(tmp_path, given=app(fleet={"servers": number}))) for number in (3, 4))
     assert {key.split()[1] for key in four.keys() - three.keys()} == {"hello-4", "hello-4-booted"}
     changed = {each.name for key, each in three.items() if each.inputs != four[key].inputs}
-    assert changed == {"hello-rollout", "balancer-members"}
+    assert changed == {"hello-rollout", "balancer-site"}
     (before,), (after,) = ([each.inputs for each in fleet.values() if each.type == ROLLOUT] for fleet in (three, four))
     assert {key for key in before if before[key] != after[key]} == {"servers"}
     assert after["servers"][:3] == before["servers"]

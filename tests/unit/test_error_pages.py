@@ -112,10 +112,10 @@ def application() -> Generator[int]:
 def configure(made: Proxy, binary: Path, port_of_application: int) -> list[str]:
     """Write what the proxy reads: its site and its own file, with places and ports of this test. Return the command."""
     kind, folder, port = made.kind, made.folder, made.port
-    members = {"a": ["10.0.0.1"], "dead": [ABSENT], "empty": []}
+    addresses = {"a": ["10.0.0.1"], "dead": [ABSENT], "empty": []}
     apps = [
-        Upstream(name, addresses, 60, "/well", Route(path="/" if name == "a" else f"/{name}"), "http")
-        for name, addresses in members.items()
+        Upstream(name, servers, 60, "/well", Route(path="/" if name == "a" else f"/{name}"), "http")
+        for name, servers in addresses.items()
     ]
     balancer = Balancer.model_validate_json(
         json.dumps({"proxy": {"kind": kind, "response_headers": {"set": {"X-Content-Type-Options": "nosniff"}}}})

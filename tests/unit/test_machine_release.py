@@ -10,6 +10,7 @@ import app_status
 import common
 import pytest
 import release
+import symlinks
 from common import Failure
 from fetch import FetchError
 
@@ -61,7 +62,7 @@ def store(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def links() -> tuple[str | None, ...]:
     """Return what live, blue and green name."""
-    return tuple(map(common.link_target, (common.LIVE, common.SLOTS / "blue", common.SLOTS / "green")))
+    return tuple(map(symlinks.link_target, (common.LIVE, common.SLOTS / "blue", common.SLOTS / "green")))
 
 
 def test_the_old_slot_may_drain_as_long_as_its_release_says(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ def test_a_release_that_does_not_get_healthy_is_stopped_and_the_old_one_serves_o
 
 
 def test_a_release_that_serves_is_left_and_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
-    common.atomic_symlink(common.SLOTS / "green", common.RELEASES / "r2")
+    symlinks.atomic_symlink(common.SLOTS / "green", common.RELEASES / "r2")
     host.states["app@green"] = "active"
     release.switch("r1")
     assert host.events == ["stop app@green, live r1"]
@@ -188,7 +189,7 @@ def test_pruning_keeps_what_is_named_what_is_live_and_what_still_serves(host: Ap
     for name, venv in {"r1": "v1", "r2": "v1", "r3": "v2", "r4": "v3"}.items():
         (common.VENVS / venv).mkdir(exist_ok=True)
         (common.RELEASES / name / "venv").symlink_to(common.VENVS / venv)
-    common.atomic_symlink(common.SLOTS / "green", common.RELEASES / "r3")
+    symlinks.atomic_symlink(common.SLOTS / "green", common.RELEASES / "r3")
     host.states = {"app@green": "active"}
     release.prune(["r5"])
     assert sorted(each.name for each in common.RELEASES.iterdir()) == ["r1", "r3", "r5"]
@@ -213,11 +214,11 @@ def test_a_link_is_moved_at_once_whatever_a_killed_run_left(tmp_path: Path, monk
     rename = Path.rename
 
     def rename_and_look(self: Path, target: Path) -> Path:
-        seen.append((common.link_target(common.LIVE), self.resolve().name))
+        seen.append((symlinks.link_target(common.LIVE), self.resolve().name))
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", rename_and_look)
-    common.atomic_symlink(common.LIVE, common.RELEASES / "r2")
+    symlinks.atomic_symlink(common.LIVE, common.RELEASES / "r2")
     assert seen == [("r1", "r2")]
     assert sorted(each.name for each in (tmp_path / "app").iterdir()) == ["live", "releases", "slots", "venvs"]
 

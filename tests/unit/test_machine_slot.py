@@ -114,7 +114,7 @@ def test_a_unit_that_does_not_get_healthy_is_stopped_and_its_journal_told(
 def test_a_wait_for_a_health_path_says_what_it_answers_since_when_and_for_how_long(
     host: AppServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(slot, "TOLD_S", (0,))
+    monkeypatch.setattr(slot, "FIRST_LOGGED_S", (0,))
     host.starts, host.answers = [0], [503, 503, *[200] * 9]
     slot.start_and_gate("proof", MANIFEST)
     line = "GET /healthz still answers 503 app-proof /healthz after 0 s of 30 s"

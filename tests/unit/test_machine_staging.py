@@ -17,6 +17,7 @@ from unittest.mock import Mock
 import common
 import pytest
 import staging
+import symlinks
 from common import Failure
 
 import releases.release
@@ -102,7 +103,7 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     modes = {name: (place / name).stat().st_mode & 0o777 for name in ("environment", "secrets.json")}
     assert modes == {"environment": 0o600, "secrets.json": 0o600}
     assert host.events == ["start app-proof, live None", "stop app-proof, live None"]
-    assert common.link_target(common.SLOTS / "proof") == id_
+    assert symlinks.link_target(common.SLOTS / "proof") == id_
 
 
 def test_folders_of_modules_are_on_the_path_of_every_program(host: AppServer, tmp_path: Path) -> None:

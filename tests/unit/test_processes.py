@@ -24,6 +24,7 @@ import release
 import slot
 import slot_layout
 import staging
+import symlinks
 import yaml
 from common import Failure
 from typer.testing import CliRunner
@@ -262,7 +263,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("r1", "r2"):
         made.place(name)
     slot.assign_release("blue", common.RELEASES / "r1")
-    common.atomic_symlink(common.LIVE, common.RELEASES / "r1")
+    symlinks.atomic_symlink(common.LIVE, common.RELEASES / "r1")
     made.states = dict.fromkeys(slot.units("blue"), "active")
     local(monkeypatch, made)
     return made
@@ -298,7 +299,7 @@ def test_nginx_is_led_to_a_slot_whose_processes_are_all_well_and_then_the_old_on
     ]
     # One answered before, whether what is live is still well.
     assert host.asked == ["app-green-0"] * 3 + ["app-green-1"] * 3
-    assert common.link_target(common.SLOTS / "green-1") == common.link_target(common.SLOTS / "green") == "r2"
+    assert symlinks.link_target(common.SLOTS / "green-1") == symlinks.link_target(common.SLOTS / "green") == "r2"
 
 
 def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer) -> None:
@@ -307,7 +308,7 @@ def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer)
     with pytest.raises(Failure, match=r"GET /healthz was not 200 in 0.2 s but 500 app-green-1"):
         release.switch("r3")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert common.link_target(common.LIVE) == "r1"
+    assert symlinks.link_target(common.LIVE) == "r1"
 
 
 def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +316,7 @@ def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypa
     with pytest.raises(Failure, match="Nginx cannot"):
         release.switch("r2")
     assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
-    assert common.link_target(common.LIVE) == "r1"
+    assert symlinks.link_target(common.LIVE) == "r1"
 
 
 def test_nginx_is_led_back_before_what_an_interrupted_switch_left_is_stopped(host: AppServer) -> None:
@@ -329,7 +330,7 @@ def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) 
     host.states.clear()
     release.boot()
     assert host.events == ["start blue"]
-    assert common.link_target(common.SLOTS / "blue-1") == "r1"
+    assert symlinks.link_target(common.SLOTS / "blue-1") == "r1"
 
 
 @pytest.mark.usefixtures("host")

@@ -36,29 +36,29 @@ def message(text: str, severity: str = "info#err") -> dict[str, Any]:
 
 def test_a_resource_is_told_when_it_is_done_with_the_time_that_it_took() -> None:
     progress = Progress()
-    assert progress.hear(step("resourcePreEvent"), 3.0) == []
+    assert progress.handle_event(step("resourcePreEvent"), 3.0) == []
     assert progress.still(9.0) == "waiting 6 s for Machine hello-1"
-    assert progress.hear(step("resOutputsEvent"), 15.0) == ["Machine hello-1: created in 12 s"]
+    assert progress.handle_event(step("resOutputsEvent"), 15.0) == ["Machine hello-1: created in 12 s"]
     assert progress.still(16.0) == "the engine compares the stack with its program"
 
 
 @pytest.mark.parametrize("event", [step("resOutputsEvent", "same"), step("resOutputsEvent", custom=False)])
 def test_what_does_not_change_and_what_is_no_thing_is_not_told(event: dict[str, Any]) -> None:
-    assert Progress().hear(event, 1.0) == []
+    assert Progress().handle_event(event, 1.0) == []
 
 
 def test_the_engines_own_chatter_is_left_out_and_an_error_waits_for_the_end_without_its_class() -> None:
     progress = Progress()
     error = message("<{%reset%}>releases.rollout.RolloutError: hello: on all 3 servers, stage: no\n", "error")
     events = [message("rpc", "debug"), message("hello-1: staged\n\n"), error, error, message("update failed", "error")]
-    assert [line for event in events for line in progress.hear(event, 1.0)] == ["hello-1: staged"]
+    assert [line for event in events for line in progress.handle_event(event, 1.0)] == ["hello-1: staged"]
     assert progress.errors == ["hello: on all 3 servers, stage: no"]
 
 
 def test_what_an_interrupted_run_left_is_told_in_a_line() -> None:
     text = "Attempting to deploy or update resources with 1 pending operations from previous deployment.\n\nx"
     told = ["warning: the last run was interrupted; what it began is done anew"]
-    assert Progress().hear(message(text, "warning"), 1.0) == told
+    assert Progress().handle_event(message(text, "warning"), 1.0) == told
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_an_interrupted_run_left_is_told_in_a_line() -> None:
 )
 def test_the_summary_counts_what_was_done(changes: dict[str, int], result: str, told: list[str]) -> None:
     summary = {"resourceChanges": {"same": 21, **changes}, "result": result}
-    assert Progress().hear({"summaryEvent": summary}, 1.0) == told
+    assert Progress().handle_event({"summaryEvent": summary}, 1.0) == told
 
 
 class Terminal(io.StringIO):
@@ -92,7 +92,7 @@ def test_a_pipe_is_told_what_is_waited_for_only_after_a_silence(monkeypatch: pyt
     screen = Screen(pipe)
     screen.still("waiting")
     assert pipe.getvalue() == ""
-    monkeypatch.setattr("commands.progress.STILL_S", 0.0)
+    monkeypatch.setattr("commands.progress.SILENCE_S", 0.0)
     screen.still("waiting")
     assert pipe.getvalue() == "   0 s  waiting\n"
 
@@ -151,7 +151,7 @@ def test_the_engines_words_before_a_resources_problem_are_left_out() -> None:
     words = (
         "x:releases:Rollout resource 'hello': property release value {3d32} has a problem: release 3d32 was rejected"
     )
-    progress.hear(message(words, "error"), 1.0)
+    progress.handle_event(message(words, "error"), 1.0)
     assert progress.errors == ["release 3d32 was rejected"]
 
 

@@ -31,20 +31,20 @@ ROOT = Path(__file__).resolve().parents[2]
 addresses = st.lists(st.ip_addresses(v=4).map(str), max_size=5, unique=True)
 
 
-@given(members=addresses)
-def test_the_upstream_read_back_names_exactly_the_members(members: list[str], tmp_path_factory: Any) -> None:
-    text = site_text(Balancer(), [Upstream("my-app", members, 60, "/healthz")])
+@given(addresses=addresses)
+def test_the_upstream_read_back_names_exactly_the_members(addresses: list[str], tmp_path_factory: Any) -> None:
+    text = site_text(Balancer(), [Upstream("my-app", addresses, 60, "/healthz")])
     block = directives(text, tmp_path_factory.mktemp("nginx"))
     # Connections are counted by all workers together.
     does = [
         (each["directive"], each["args"][0]) for up in find(block, "upstream") for each in up["block"] if each["args"]
     ]
-    servers = [("server", f"{address}:8000") for address in members]
-    assert does == ([("zone", "app_my_app"), *servers] if members else [])
-    assert args(block, "least_conn") == [[]] * bool(members)
+    servers = [("server", f"{address}:8000") for address in addresses]
+    assert does == ([("zone", "app_my_app"), *servers] if addresses else [])
+    assert args(block, "least_conn") == [[]] * bool(addresses)
     served = location(block, "/")
     assert (args(served, "uwsgi_pass"), args(served, "return")) == (
-        ([["app_my_app"]], []) if members else ([], [["503"]])
+        ([["app_my_app"]], []) if addresses else ([], [["503"]])
     )
 
 

@@ -37,7 +37,7 @@ def test_a_release_is_staged_everywhere_before_it_is_switched_anywhere() -> None
 def test_a_server_that_is_silent_at_work_is_named_with_its_phase_and_how_long_it_may_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("releases.fleet.STILL_S", 0.05)
+    monkeypatch.setattr("releases.fleet.SILENCE_S", 0.05)
     lines: list[str] = []
 
     class Slow(FakeFleet):

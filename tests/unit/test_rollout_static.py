@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import static_files
+import symlinks
 
 from platforms.transport import Result, Unreachable
 from releases.fleet import Server
@@ -96,7 +97,7 @@ def served() -> set[str]:
 
 
 def live() -> str | None:
-    return static_files.link_target(static_files.ROOT / "a" / "live")
+    return symlinks.link_target(static_files.ROOT / "a" / "live")
 
 
 def test_files_come_from_the_first_server_after_all_have_staged_and_before_anything_is_switched(

@@ -32,9 +32,9 @@ ONE, TWO, THREE = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 OLD_WORKERS = {11, 12}
 
 
-def site(*members: str) -> str:
+def site(*addresses: str) -> str:
     """Return the site of application a, as its step brings it."""
-    return json.dumps(render_site(Balancer(), [Upstream("a", members, 60, "/healthz")]))
+    return json.dumps(render_site(Balancer(), [Upstream("a", addresses, 60, "/healthz")]))
 
 
 def state(site: str, drained: Sequence[str] = (), unhealthy: Sequence[str] = ()) -> State:
@@ -77,7 +77,7 @@ class FakeNginx:
             raise Failure(self.fails[what])
 
     @property
-    def members(self) -> list[str]:
+    def addresses(self) -> list[str]:
         """Return the servers in the text that Nginx serves."""
         return re.findall(r"^    server (\S+):8000 max_fails=0 max_conns=2048;$", nginx.SITE.read_text(), re.MULTILINE)
 
@@ -105,8 +105,8 @@ def balancer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNginx:
 call = partial(call_with_input, proxy_site.main)
 
 
-def with_site(balancer: FakeNginx, *members: str) -> FakeNginx:
-    call("site", stdin=site(*members))
+def with_site(balancer: FakeNginx, *addresses: str) -> FakeNginx:
+    call("site", stdin=site(*addresses))
     balancer.did.clear()
     return balancer
 
@@ -114,7 +114,7 @@ def with_site(balancer: FakeNginx, *members: str) -> FakeNginx:
 def test_a_site_is_tested_swapped_in_and_probed_on_each_path(balancer: FakeNginx, capsys: Any) -> None:
     call("site", stdin=two([ONE], [TWO]))
     assert balancer.did == ["test", "swap", "probe /a/healthz", "probe /b/healthz"]
-    assert balancer.members == [ONE, TWO]
+    assert balancer.addresses == [ONE, TWO]
     assert capsys.readouterr().out == f"the balancer sends requests to 2 servers: {ONE}, {TWO}\n"
     upstream = site_state.read_state().site["upstreams"]["app_b"]
     assert (list(upstream["servers"]), upstream["protocol"], upstream["health_path"]) == ([TWO], "uwsgi", "/healthz")
@@ -150,22 +150,22 @@ def test_an_application_that_was_unhealthy_before_does_not_hold_up_another(balan
     balancer.fails = {"probe /a/healthz": "503"}
     capsys.readouterr()
     call("site", stdin=two([ONE], [TWO, THREE]))
-    assert balancer.members == [ONE, TWO, THREE]
+    assert balancer.addresses == [ONE, TWO, THREE]
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "app_a is unhealthy, as it was before: GET /a/healthz: HTTP Error 503"
 
 
 @pytest.mark.parametrize(
-    ("failing", "members"), [({"/a/healthz"}, [ONE, THREE]), ({"/a/healthz"}, [THREE]), (set[str](), [ONE])]
+    ("failing", "addresses"), [({"/a/healthz"}, [ONE, THREE]), ({"/a/healthz"}, [THREE]), (set[str](), [ONE])]
 )
 def test_an_application_that_a_change_makes_unhealthy_or_with_other_members_must_answer(
-    balancer: FakeNginx, failing: set[str], members: list[str]
+    balancer: FakeNginx, failing: set[str], addresses: list[str]
 ) -> None:
     call("site", stdin=two([ONE], [TWO]))
     balancer.failing, balancer.fails = failing, {"probe /a/healthz": "503"}
     with pytest.raises(Failure, match="503"):
-        call("site", stdin=two(members, [TWO, "10.0.0.4"]))
-    assert balancer.members == [ONE, TWO]
+        call("site", stdin=two(addresses, [TWO, "10.0.0.4"]))
+    assert balancer.addresses == [ONE, TWO]
 
 
 def test_draining_takes_out_one_line_and_ends_after_the_old_workers(balancer: FakeNginx, capsys: Any) -> None:
@@ -173,7 +173,7 @@ def test_draining_takes_out_one_line_and_ends_after_the_old_workers(balancer: Fa
     capsys.readouterr()
     call("drain", TWO)
     assert balancer.did == ["test", "swap", "probe /healthz", "wait"]
-    assert balancer.members == [ONE, THREE]
+    assert balancer.addresses == [ONE, THREE]
     assert capsys.readouterr().out == f"draining {TWO}\n{TWO} is drained: no request is on its way to it any more\n"
 
 
@@ -182,7 +182,7 @@ def test_what_was_drained_is_admitted_in_its_old_place(balancer: FakeNginx) -> N
     call("drain", ONE)
     call("drain", TWO)
     call("admit", ONE)
-    assert balancer.members == [ONE, THREE]
+    assert balancer.addresses == [ONE, THREE]
     call("admit", TWO)
     assert nginx.SITE.read_text() == state(site(ONE, TWO, THREE)).render()
 
@@ -198,17 +198,17 @@ def test_draining_and_admitting_twice_changes_nothing(balancer: FakeNginx, verb:
     assert balancer.did == []
 
 
-def test_the_last_member_is_not_drained_and_the_remedy_is_told(balancer: FakeNginx) -> None:
+def test_the_last_server_is_not_drained_and_the_remedy_is_told(balancer: FakeNginx) -> None:
     with_site(balancer, ONE, TWO)
     call("drain", ONE)
     with pytest.raises(Failure, match=rf"app_a would have no server left.*{TWO}.*`\./fleet maintenance on`"):
         call("drain", TWO)
-    assert balancer.members == [TWO]
+    assert balancer.addresses == [TWO]
     assert site_state.read_state().drained == [ONE]
 
 
 @pytest.mark.parametrize("verb", ["drain", "admit"])
-def test_who_is_no_member_is_refused_with_those_who_are(balancer: FakeNginx, verb: str) -> None:
+def test_an_address_that_no_site_names_is_refused_with_those_it_names(balancer: FakeNginx, verb: str) -> None:
     with_site(balancer, ONE, TWO)
     with pytest.raises(
         Failure, match=f"{THREE} is no server of this balancer .its servers: {ONE}, {TWO}.; `pulumi up`"
@@ -224,11 +224,11 @@ def test_who_is_out_stays_so_when_up_brings_another_site_until_it_is_gone(
     call(verb, ONE)
     capsys.readouterr()
     call("site", stdin=site(ONE, TWO, THREE))
-    assert balancer.members == [TWO, THREE]
+    assert balancer.addresses == [TWO, THREE]
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"2 servers: {TWO}, {THREE}; {why}: {ONE}")
     call("site", stdin=site(TWO, THREE))
     call("site", stdin=site(ONE, TWO))
-    assert balancer.members == [ONE, TWO]
+    assert balancer.addresses == [ONE, TWO]
 
 
 def test_of_two_applications_each_keeps_a_server() -> None:
@@ -240,12 +240,12 @@ def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balan
     with_site(balancer, ONE, TWO, THREE)
     call("unhealthy", TWO)
     assert balancer.did == ["test", "swap"]
-    assert balancer.members == [ONE, THREE]
+    assert balancer.addresses == [ONE, THREE]
     balancer.did.clear()
     call("unhealthy", TWO)
     assert balancer.did == []
     call("unhealthy")
-    assert balancer.members == [ONE, TWO, THREE]
+    assert balancer.addresses == [ONE, TWO, THREE]
 
 
 @pytest.mark.parametrize("verb", ["drain", "site"])
@@ -272,7 +272,7 @@ def test_a_change_that_waits_for_old_workers_lets_others_change_the_site(
 
     monkeypatch.setattr(proxy, "wait_for", wait_for)
     call("drain", TWO)
-    assert balancer.members == [ONE]
+    assert balancer.addresses == [ONE]
     assert site_state.read_state().drained == [TWO]
 
 
@@ -284,7 +284,7 @@ def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_
     nginx.SITE.write_text(state(site(ONE)).render())
     call(verb, stdin=site(ONE, TWO))
     assert balancer.did == ["test", "swap"] + ["probe /healthz"] * (verb == "site")
-    assert balancer.members == [ONE, TWO]
+    assert balancer.addresses == [ONE, TWO]
 
 
 @given(st.data())
@@ -296,7 +296,7 @@ def test_no_application_is_ever_left_without_a_server_by_its_health(data: st.Dat
     for each in (a, b):
         if set(each) <= set(drained):
             drained.remove(each[0])
-    left = state(two(a, b), drained, unhealthy).served()
+    left = state(two(a, b), drained, unhealthy).active_servers()
     for name, each in (("app_a", a), ("app_b", b)):
         may = [address for address in each if address not in drained]
         well = [address for address in may if address not in unhealthy]
@@ -304,12 +304,12 @@ def test_no_application_is_ever_left_without_a_server_by_its_health(data: st.Dat
 
 
 @given(st.lists(st.ip_addresses(v=4).map(str), min_size=1, max_size=6, unique=True), st.data())
-def test_a_site_without_some_members_is_the_site_of_the_others(members: list[str], data: st.DataObject) -> None:
-    gone = data.draw(st.lists(st.sampled_from(members), max_size=len(members) - 1, unique=True))
-    left = [member for member in members if member not in gone]
+def test_a_site_without_some_members_is_the_site_of_the_others(addresses: list[str], data: st.DataObject) -> None:
+    gone = data.draw(st.lists(st.sampled_from(addresses), max_size=len(addresses) - 1, unique=True))
+    left = [member for member in addresses if member not in gone]
     # How many servers a request may try is left as it was wanted.
-    tries = [f"uwsgi_next_upstream_tries {min(len(each), 3)};" for each in (members, left)]
-    assert state(site(*members), gone).render() == state(site(*left)).render().replace(tries[1], tries[0])
+    tries = [f"uwsgi_next_upstream_tries {min(len(each), 3)};" for each in (addresses, left)]
+    assert state(site(*addresses), gone).render() == state(site(*left)).render().replace(tries[1], tries[0])
 
 
 @pytest.mark.parametrize(("stdin", "page"), [("", "ours"), ("<h1>mine</h1>", "<h1>mine</h1>")])
@@ -347,7 +347,7 @@ def test_a_broken_state_is_reported_with_its_path_and_what_writes_it_anew(
 ) -> None:
     with_site(balancer, ONE, TWO)
     site_state.STATE.write_text(content)
-    with pytest.raises(Failure, match=rf"{site_state.STATE} is broken .*: `pulumi up --replace .*balancer-members'`"):
+    with pytest.raises(Failure, match=rf"{site_state.STATE} is broken .*: `pulumi up --replace .*balancer-site'`"):
         call(*arguments)
     assert balancer.did == []
 
@@ -371,7 +371,7 @@ def test_without_the_file_nobody_is_drained_and_the_step_brings_it(balancer: Fak
         call("drain", ONE)
     call("site", stdin=site(ONE, TWO))
     call("drain", ONE)
-    assert balancer.members == [TWO]
+    assert balancer.addresses == [TWO]
 
 
 def test_maintenance_is_refused_where_the_site_would_not_look_for_the_page(balancer: FakeNginx) -> None:
