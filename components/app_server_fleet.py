@@ -76,9 +76,7 @@ class AppServerFleet(pulumi.ComponentResource):
 
         secrets = self._secrets(name, app, child)
         manifest = pulumi.Output.all(key=key, secrets=secrets).apply(
-            lambda values: make_manifest(
-                app, args.source, health_host=args.health_host, https=args.https, **values
-            )
+            lambda values: make_manifest(app, args.source, health_host=args.health_host, https=args.https, **values)
         )
         # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
         release = pulumi.Output.unsecret(manifest.apply(release_id))
