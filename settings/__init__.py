@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from settings import limits, route
-from settings.application import App, Fleet, Rollout, Schedule, Worker
+from settings.application import App, Fleet
+from settings.background import Schedule, Worker
 from settings.balancer import Balancer
 from settings.constraint import Name, matching
 from settings.gateway import Gateway
@@ -15,6 +16,7 @@ from settings.model import Model, reject
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem, OsName
 from settings.platform import Aws, Lxd, PlatformName
 from settings.proxy import problems as proxy_problems
+from settings.rollout import Rollout
 from settings.size import Size
 from settings.tls import uncovered_hosts
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic.types import StringConstraints
 
 from gateways import GATEWAYS
-from settings import calendar_time, limits, route
+from settings import limits, route
+from settings.background import Schedule, Worker
 from settings.callable import Callable
-from settings.constraint import NO_NUL, RELATIVE_PATH, Name, VariableName, matching
+from settings.constraint import NO_NUL, RELATIVE_PATH, Command, Name, VariableName, matching
 from settings.gateway import Gateway
 from settings.model import Model, reject
+from settings.rollout import Rollout
 from settings.settings_file import SettingsFile
 from settings.size import Size
 from settings.static import Static
@@ -33,14 +35,6 @@ MAX_ISOLATED_PROCESSES = 100
 # NUL cannot be in an environment; everything else is quoted where it is written.
 VariableValue = Annotated[str, NO_NUL, StringConstraints(max_length=32768)]
 RelativePath = Annotated[str, RELATIVE_PATH]
-# One line for `sh -c`; a script of the application may hold more.
-Command = Annotated[
-    str,
-    matching(
-        r"^[^\x00\n]+$", "one line for the shell; put several into a script of the application",
-        min_length=1, max_length=4096,
-    ),
-]  # fmt: skip
 UrlPath = Annotated[
     str, matching(r"^/[A-Za-z0-9_./~-]*$", "a path that begins with a slash, such as /healthz", max_length=200)
 ]
@@ -79,75 +73,6 @@ class Fleet(Model):
         default="systemd", description="what starts the processes; a change replaces the app servers"
     )
     size: Size = Field(default=Size(), description="what each of them has")
-
-
-class Rollout(Model):
-    """How a release moves over the fleet: staged everywhere, the task once, the canary, then the others in batches."""
-
-    release_task: Command | None = Field(
-        default=None,
-        description="shell command of the new release, run once on one server before it serves; must be idempotent",
-    )
-    task_before_proof: bool = Field(
-        default=False,
-        description="true: release_task runs before the release is proven, for a health_path that needs what it makes",
-    )
-    task_timeout_s: int = Field(default=600, ge=1, le=86_400, description="longest time for the release task")
-    batch_size: (
-        Annotated[int, Field(ge=1, le=1000)]
-        | Annotated[str, matching(r"^([1-9]|[1-9]\d|100)%$", "a share from 1% to 100%")]
-    ) = Field(
-        default="50%", description="servers that switch at a time after the first: a number, or a share, rounded up"
-    )
-    bake_s: int = Field(default=2, ge=0, le=3600, description="how long the first server is watched before the others")
-    drain_timeout_s: int | None = Field(
-        default=None,
-        ge=1,
-        le=limits.STOP_TIMEOUT_S,
-        description="longest time for requests in flight to end; null is gateway.request_timeout_s + 15",
-    )
-    healthy_threshold: int = Field(
-        default=3, ge=1, le=100, description="good answers in a row that make a slot healthy"
-    )
-    stage_timeout_s: int = Field(
-        default=300, ge=10, le=3600, description="longest time to bring a release onto a server"
-    )
-    start_timeout_s: int = Field(default=60, ge=5, le=600, description="longest time to start and be healthy")
-    allow_unreachable: int = Field(
-        default=0, ge=0, le=1000, description="servers that may be unreachable; they take the release when they boot"
-    )
-    keep_releases: int = Field(default=5, ge=2, le=50, description="releases kept on each server and in the store")
-
-    @model_validator(mode="after")
-    def _there_is_a_task_to_run_first(self) -> Rollout:
-        if self.task_before_proof and not self.release_task:
-            reject("task_before_proof: true: there is no release_task; set that, or remove this")
-        return self
-
-
-class Worker(Model):
-    """A program that runs beside the application, with its release, environment and user, and is kept running."""
-
-    command: Command = Field(description="shell command")
-    count: int = Field(default=1, ge=1, le=64, description="how many run on each server")
-    servers: Literal["all", "first"] = Field(default="all", description="on which servers")
-
-
-class Schedule(Model):
-    """A command that runs at set times, with the release that serves then, on the first server alone."""
-
-    command: Command = Field(description="shell command")
-    calendar: Annotated[
-        str,
-        matching(
-            r"^[A-Za-z0-9 *:/,.~_+-]{1,100}$",
-            f"a time as systemd writes it; {calendar_time.REMEDY}",
-        ),
-        AfterValidator(calendar_time.check),
-    ] = Field(
-        description='when, as systemd writes it (man systemd.time): "hourly", "Mon..Fri 06:30"; in UTC, or with a time '
-        'zone behind it: "03:00 Europe/Berlin"'
-    )
 
 
 class Release(Model):

@@ -159,3 +159,11 @@ Name = Annotated[
         max_length=20,
     ),
 ]  # fmt: skip
+# One line for `sh -c`; a script of the application may hold more.
+Command = Annotated[
+    str,
+    matching(
+        r"^[^\x00\n]+$", "one line for the shell; put several into a script of the application",
+        min_length=1, max_length=4096,
+    ),
+]  # fmt: skip
