@@ -50,13 +50,18 @@ def maintenance(
     app: AppOption = None,
     *,
     page: Annotated[
-        Path | None, typer.Option(show_default=False, help="HTML file that clients get, 1 MiB at most; else ours.")
+        Path | None,
+        typer.Option(
+            show_default=False,
+            help="HTML file that clients get, 1 MiB at most; else balancer.error_pages.maintenance, else a plain one.",
+        ),
     ] = None,
 ) -> None:
-    """Answer clients with a page, or no more.
+    """Answer clients with a page (on), or as usual (off).
 
     With 503 and `Retry-After: 60`, at once and without a reload, for all applications of the stack. The health path of
-    each is answered by it all the while. Nothing turns maintenance off but this command.
+    each is answered by it all the while. It stays on until this command turns it off, or the balancer is
+    replaced.
     """
     if page and switch is Switch.OFF:
         raise CommandError("--page goes with `on` only", code=2)

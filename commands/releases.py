@@ -114,7 +114,7 @@ def rollback(
     """Make an earlier release serve at once.
 
     On all servers. The one that serves now is rejected: `pulumi up` refuses it until the application is changed, or
-    `./fleet allow` is said.
+    you run `./fleet allow`.
     """
     # A rollback waits for machines as long as a rollout does.
     target = find(stack, app, patience_s=None)

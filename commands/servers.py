@@ -41,7 +41,7 @@ def as_release(command: Sequence[str], *, terminal: bool = False) -> list[str]:
 
 def exec_(
     command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND", show_default=False, help="What to run; after `--` by good habit.")
+        list[str], typer.Argument(metavar="COMMAND", show_default=False, help="What to run; put `--` before it.")
     ],
     stack: StackOption = None,
     app: AppOption = None,
@@ -124,7 +124,7 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
 
 
 def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:
-    """Send a server no more requests.
+    """Stop sending requests to a server.
 
     Ends when those that it had are answered. It stays drained, whatever `pulumi up` does, until `./fleet admit` or its
     replacement.

@@ -41,8 +41,8 @@ def find_misplaced(data: Mapping[str, Any], encrypted: Collection[KeyPath]) -> l
     ]
     for path in sorted(set(encrypted) - secrets):
         if _is_leaf(data, path):
-            apps = path[1:2] if path[0] == "apps" else ()
-            remedy = f"set it in `apps.{apps[0]}.secrets`" if apps else "set it without --secret"
+            is_variable = path[0] == "apps" and path[2:3] == ("environment",)
+            remedy = f"set it in `apps.{path[1]}.secrets`" if is_variable else "set it without --secret"
             lines.append(f"{format_path(path)}: (secret): is encrypted, and would be stored in plain text; {remedy}")
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,8 @@ from settings.yaml_file import YamlError, load
 # Columns of a line, four of them for the engine's own indentation.
 WIDTH = 80 - 4
 
+# Keys of a stack file that Pulumi reads (sdk/go/common/workspace/project.go).
+ROOT_KEYS = frozenset({"config", "secretsprovider", "encryptedkey", "encryptionsalt", "environment"})
 _FROM_PROJECT = "write its path from the project's folder"
 _NO_UTF_8 = "is no text in UTF-8; save the file in UTF-8"
 
@@ -108,13 +111,22 @@ def load_config(file: Path) -> dict[str, Any]:
     Raises as load_document.
     """
     config: dict[str, Any] = {}
-    for key, value in _mapping(_mapping(load_document(file)).get("config")).items():
+    document = _mapping(load_document(file))
+    problems = [
+        f"{key}: is nothing that Pulumi reads; did you mean config?" for key in document if key not in ROOT_KEYS
+    ]
+    for key, value in _mapping(document.get("config")).items():
         # sdk/go/common/workspace/project.go: a key without a namespace has that of the project.
         words = key.replace(":config:", ":", 1).split(":")
         name = ":".join(words if len(words) > 1 else [NAMESPACE, *words])
         if name in config:
-            raise SettingsError([f"{name}: stands there under two names; keep one of both"], where_of(file), prefix="")
+            problems.append(f"{name}: is there under two names; keep one of both")
+        namespace = name.partition(":")[0]
+        if namespace != NAMESPACE and get_close_matches(namespace, [NAMESPACE], cutoff=0.8):
+            problems.append(f"{name}: is of another namespace, and not read; did you mean {NAMESPACE}?")
         config[name] = value
+    if problems:
+        raise SettingsError(problems, where_of(file), prefix="")
     return config
 
 

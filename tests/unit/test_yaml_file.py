@@ -60,9 +60,23 @@ def test_words_of_yaml_1_1_are_names_of_variables_and_values(tmp_path: Path) -> 
     assert settings.apps["shop"].environment == {"NO": "1", "on": "yes", "yes": "no", "y": "12:30", "M": "1"}
 
 
-def test_a_key_under_two_names_is_rejected(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "config:\n  platform: lxd\n  wsgi-fleet:platform: aws\n",
+            "wsgi-fleet:platform: is there under two names; keep one of both",
+        ),
+        (
+            "config:\n  wsgi-flet:os: debian-12\n  aws:region: eu-west-1\n",
+            "wsgi-flet:os: is of another namespace, and not read; did you mean wsgi-fleet?",
+        ),
+        ("confg:\n  wsgi-fleet:platform: lxd\n", "confg: is nothing that Pulumi reads; did you mean config?"),
+    ],
+)
+def test_a_key_that_would_not_be_read_is_rejected(tmp_path: Path, text: str, problem: str) -> None:
     file = tmp_path / "Pulumi.x.yaml"
-    file.write_text("config:\n  platform: lxd\n  wsgi-fleet:platform: aws\n")
+    file.write_text(text)
     with pytest.raises(SettingsError) as error:
         load_config(file)
-    assert error.value.problems == ["wsgi-fleet:platform: stands there under two names; keep one of both"]
+    assert error.value.problems == [problem]
