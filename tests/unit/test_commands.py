@@ -166,7 +166,11 @@ def test_a_rollback_switches_every_server_and_rejects_what_served(stack: FakeSta
     refused = fleet("allow", "cc")
     told = f"error: cc: no rejected release has this id; rejected are {NEW} (`./fleet releases`)\n"
     assert (refused.output, refused.exit_code, fleet("rollback", "cc", "--yes").exit_code) == (told, 2, 2)
-    assert fleet("allow", NEW[:4]).exit_code == 0
+    # An id that begins as another does is named longer.
+    pointers.reject(stack.store, pointers.Rejection(f"{NEW[:4]}00000000", "ann", "2026-11-29T09:00:00"))
+    assert fleet("allow", NEW[:4]).exit_code == 2
+    for each in (NEW[:6], f"{NEW[:4]}0"):
+        assert fleet("allow", each).exit_code == 0
     assert pointers.rejection(stack.store, NEW) is None
     assert "; none is rejected (" in fleet("allow", "cc").output
 
