@@ -37,6 +37,8 @@ WITH_PULUMI = (
 LIBRARIES_OF_AWS = {"pulumi_aws", "pulumi_command", "boto3", "botocore", "asyncssh"}
 # Scripts of machine/ need no library but the gateway that starts them.
 LIBRARIES_OF_GATEWAYS = {"gevent", "gunicorn", "pyuwsgi", "tornado", "uwsgi"}
+# A script imports what lies beside it on a machine: its own folder, machine/common, and these.
+ALSO_ON_ITS_MACHINE = {"machine/cloudwatch": ("machine/balancer",)}
 # They find a module of the project by a name that is a setting.
 LOADERS = ("gateways/__init__.py", "platforms/operator.py", "platforms/registry.py")
 
@@ -91,7 +93,9 @@ def find_forbidden(path: str, source: str) -> set[str]:
     package, by_call = path.partition("/")[0], loaded(source)
     found = imported(source) | by_call - {""}
     if package == "machine":
-        allowed = sys.stdlib_module_names | {each.stem for each in modules("machine")}
+        folder = path.rpartition("/")[0]
+        beside = modules(folder, "machine/common", *ALSO_ON_ITS_MACHINE.get(folder, ()))
+        allowed = sys.stdlib_module_names | {each.stem for each in beside}
         if path.startswith("machine/gateway/"):
             allowed |= LIBRARIES_OF_GATEWAYS
         return {name for name in found if name.partition(".")[0] not in allowed}
@@ -142,6 +146,9 @@ def test_a_module_imports_only_what_its_package_may(path: Path) -> None:
         ("releases/new.py", "from examples import app", "examples.app"),
         ("commands/new.py", "from machine.common import fetch", "machine.common.fetch"),
         ("machine/common/new.py", "import requests", "requests"),
+        ("machine/common/new.py", "import slot", "slot"),
+        ("machine/balancer/new.py", "import slot", "slot"),
+        ("machine/gateway/new.py", "from proxy_site import main", "proxy_site.main"),
         ("machine/balancer/new.py", "import tornado.web", "tornado.web"),
         ("machine/common/new.py", "from settings import model", "settings.model"),
         ("releases/new.py", "from .lock import acquire", ".lock.acquire"),
@@ -180,7 +187,8 @@ def test_an_import_that_is_allowed_is_not_found(path: str, source: str) -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    files = {module_of(path): path for path in modules(*ORDER)}
+    # Scripts of machine/ import one another by their last name.
+    files = {module_of(path): path for path in modules(*ORDER)} | {path.stem: path for path in modules("machine")}
     graph = {
         name: {file_of(each, files) for each in imported(path.read_text())} - {name, ""} for name, path in files.items()
     }
