@@ -77,7 +77,7 @@ def two(make_module_stack: Callable[..., Stack]) -> Stack:
     stack = make_module_stack("apps", fleet={"servers": 1}, rollout={"bake_s": 0})
     shutil.copytree(stack.folder / "tests" / "e2e" / "app", stack.folder / "tests" / "e2e" / "shop")
     hosts = [SHOP, f"*.{SHOP}"]
-    stack.settings["apps"]["shop"] = stack.app | {"source": "tests/e2e/shop", "hosts": hosts}
+    stack.settings["apps"]["shop"] = stack.app | {"source": "tests/e2e/shop", "hosts": hosts, "health_host": SHOP}
     edit_shop(stack, 'VERSION = "1"', 'raise RuntimeError("shop is ill")\nVERSION = "1"')
     output = stack.up(fails=True)
     assert "shop: shop-1, stage: " in output
