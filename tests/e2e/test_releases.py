@@ -122,7 +122,7 @@ def make(name):
 """
 
 
-@pytest.mark.parametrize("line", [".", "-e ."])
+@pytest.mark.parametrize("line", [pytest.param(".", marks=pytest.mark.long), "-e ."])
 def test_code_that_is_installed_is_installed_anew_when_it_changes(
     fleet: Stack, good: Callable[[str, str], None], line: str
 ) -> None:
