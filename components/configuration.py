@@ -12,7 +12,6 @@ from releases import python_requirement
 from releases.archive import SourceError
 from releases.source import STATE, Source
 from settings import Settings
-from settings.application import REQUIREMENT_FILES
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
 from settings.stack_file import SettingsError, load_config, parse, where_of
@@ -49,8 +48,7 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
     problems: list[str] = []
     for name, app in settings.apps.items():
         folder = (project / app.source).resolve()
-        requirements = app.requirements or REQUIREMENT_FILES[0]
-        found = python_requirement.find_problems(folder, requirements, settings.operating_system)
+        found = python_requirement.find_problems(folder, app.requirements, settings.operating_system)
         problems += [f"apps.{name}: {line}" for line in found]
         try:
             sources[name] = Source.read(folder, app, state=project.resolve() / STATE)

@@ -20,6 +20,7 @@ COMMAND, STATUS_COMMAND = f"{SCRIPTS}/release.py", f"{SCRIPTS}/app_status.py"
 # Servers worked on at a time; each holds a connection and a thread.
 PARALLEL = 16
 STATUS_S = 60
+JOURNAL_S = 20
 # How often a server is named that is at work and prints nothing.
 SILENCE_S = 15.0
 
@@ -146,6 +147,11 @@ class Fleet:
             )
             raise ServerFailure(server, phase, self.clean(why))
         return result
+
+    def journal(self, server: Server, phase: str, *options: str) -> str:
+        """Return the messages that journalctl has for these options on a server. Raises ServerFailure."""
+        command = ["--no-pager", "--quiet", "--output=cat", *options]
+        return self.run(server, phase, command, timeout_s=JOURNAL_S, quiet=True, program="journalctl").output
 
     def on_all(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:
         """Do the work on the servers in parallel, on all of them. Raises ServerFailures."""

@@ -27,12 +27,13 @@ _PIP_SOURCE = re.compile(r"ERROR: Package '([^']+)' requires a different Python:
 _UV = re.compile(r"\) does not satisfy Python(\S+) and (\S+) depends on Python")
 
 
-def find_problems(source: Path, requirements: str, system: OperatingSystem) -> list[str]:
+def find_problems(source: Path, requirements: str | None, system: OperatingSystem) -> list[str]:
     """Return what cannot be installed on servers of an operating system, by the files that say it.
 
-    requirements: path of the requirements file in the source. A file that is damaged says nothing: the installer will.
+    requirements: path of the requirements file in the source, where the stack file names one. A file that is damaged
+    says nothing: the installer will.
     """
-    folders = dict.fromkeys([source, (source / requirements).parent])
+    folders = dict.fromkeys([source, (source / requirements).parent] if requirements else [source])
     return [
         f"{(folder / name).relative_to(source)}: {line}"
         for folder in folders

@@ -14,9 +14,6 @@ from settings import App
 STATE = ".state"
 
 
-NONE_PINNED = Requirements()
-
-
 @dataclass(frozen=True)
 class Source:
     """path: its folder. tar_sha256: of its uncompressed tar. revision: in its version control, for the journal.
@@ -29,7 +26,7 @@ class Source:
     path: Path
     tar_sha256: str
     revision: str
-    requirements: Requirements = NONE_PINNED
+    requirements: Requirements
 
     @classmethod
     def read(cls, path: Path, app: App, *, state: Path | None = None) -> Source:

@@ -10,19 +10,14 @@ from releases.fleet import Fleet, Server, ServerFailure
 # The script of gateways that can fork after the import, and what it prints before the names.
 SCRIPT = "gateway/gateway_environment.py"
 MARK = "warning: threads of the import end in workers: "
-ASK_S = 20
 
 
 def say_lost_threads(fleet: Fleet, server: Server, manifest: bytes, since_s: float) -> None:
     """Print a warning where the proof of a release, in the last since_s seconds, has logged such threads."""
     if SCRIPT not in json.loads(manifest).get("gateway_files", ()):
         return
-    command = ["--no-pager", "--quiet", "--output=cat", f"--since=-{math.ceil(since_s)}s"]
     try:
-        log = fleet.run(
-            server, "threads", [*command, "_SYSTEMD_UNIT=app-proof.service"],
-            timeout_s=ASK_S, quiet=True, program="journalctl",
-        ).output  # fmt: skip
+        log = fleet.journal(server, "threads", f"--since=-{math.ceil(since_s)}s", "_SYSTEMD_UNIT=app-proof.service")
     except ServerFailure as failure:
         fleet.log(f"whether its import starts threads is not known: {failure}")
         return

@@ -10,7 +10,6 @@ from releases.fleet import Fleet, Server, ServerFailure
 
 # Seconds for a worker to end and be started again (RestartSec=2 of its unit) twice.
 WATCH_S = 5.0
-QUERY_TIMEOUT_S = 20
 LINES = 5
 UNIT = "app-worker-"
 
@@ -30,8 +29,7 @@ def say_ending_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes)
 
 
 def _describe(fleet: Fleet, server: Server, unit: str, times: int) -> str:
-    command = ["--no-pager", "--quiet", "--output=cat", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}"]
-    text = fleet.run(server, "workers", command, timeout_s=QUERY_TIMEOUT_S, quiet=True, program="journalctl").output
+    text = fleet.journal(server, "workers", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}")
     lines = [f"    {line}" for line in fleet.clean(text).splitlines() if line.strip()] or ["    (it logged nothing)"]
     name = unit.removeprefix(UNIT).removesuffix(".service")
     first = f"warning: {server.name}: worker {name} has ended {times} times since it was started with this release"

@@ -84,14 +84,14 @@ class Settings(Model):
     @model_validator(mode="after")
     def _one_image_boots_every_machine(self) -> Settings:
         sizes = {f"apps.{name}.fleet.size": app.fleet.size for name, app in self.apps.items()}
-        front = self.balancer.size
+        of_balancer = self.balancer.size
         reject(
             *[
                 f"{place}.instance_type: {size.instance_type}: is {size.architecture}, and balancer.size.instance_type "
-                f"({front.instance_type}) is {front.architecture}: one image (aws.ami) boots all machines; "
+                f"({of_balancer.instance_type}) is {of_balancer.architecture}: one image (aws.ami) boots all machines; "
                 "take types of one architecture"
                 for place, size in sizes.items()
-                if self.platform == "aws" and size.architecture != front.architecture
+                if self.platform == "aws" and size.architecture != of_balancer.architecture
             ]
         )
         return self

@@ -15,19 +15,27 @@ def _check_call(value: str) -> str:
     """Reject a factory's arguments unless they are literals, which each gateway reads the same."""
     _, parenthesis, rest = value.partition("(")
     try:
-        call = ast.parse(f"f({rest}", mode="eval").body if parenthesis else ast.Call(ast.Name("f"), [], [])
-        # `f(1)+(2)` is no call, and `f()()` is that of another.
-        assert isinstance(call, ast.Call)  # noqa: S101
-        assert isinstance(call.func, ast.Name)  # noqa: S101
-        assert all(keyword.arg for keyword in call.keywords)  # noqa: S101
-        for each in [*call.args, *(keyword.value for keyword in call.keywords)]:
-            ast.literal_eval(each)
-    except (SyntaxError, ValueError, AssertionError):
+        is_literal = not parenthesis or _is_call_with_literals(ast.parse(f"f({rest}", mode="eval").body)
+    except SyntaxError:
+        is_literal = False
+    if not is_literal:
         raise ValueError(
             f'{json.dumps(value)}: its arguments should be literals, such as "production", 2 or debug=True; write '
             "anything else into a function of the application"
-        ) from None
+        )
     return value
+
+
+def _is_call_with_literals(node: ast.expr) -> bool:
+    """Return whether this is a call of a name: `f(1)+(2)` is no call, and `f()()` is that of another."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        return False
+    try:
+        for each in [*node.args, *(keyword.value for keyword in node.keywords)]:
+            ast.literal_eval(each)
+    except ValueError:
+        return False
+    return all(keyword.arg for keyword in node.keywords)
 
 
 # PEP 3333 callable: dotted module, colon, dotted name in it; behind that a factory's arguments, in characters that no

@@ -159,7 +159,7 @@ Name = Annotated[
         max_length=20,
     ),
 ]  # fmt: skip
-# One line for `sh -c`; a script of the application may hold more.
+# One line for Bash; a script of the application may contain more.
 Command = Annotated[
     str,
     matching(

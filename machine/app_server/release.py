@@ -45,7 +45,7 @@ from slot import (
     stop_others,
 )
 from slot_layout import BLUE, GREEN, serving_slots
-from staging import RETRY_UNIT, run_command, stage
+from staging import RETRY_UNIT, run_task, stage
 from symlinks import atomic_symlink, link_target
 
 RETRY_S = 60
@@ -86,11 +86,6 @@ def switch(release: str) -> None:
         stop(old, drain_s(old))
     background.apply()
     log(f"{release} serves from slot {free}")
-
-
-def run_task(release: str) -> None:
-    """Run the release task, before the release serves."""
-    run_command(RELEASES / release, manifest_of(release)["release_task"], "app-task")
 
 
 class Base64Lines(io.RawIOBase):
@@ -200,7 +195,7 @@ def main(arguments: Sequence[str]) -> None:
             background.set_first(is_first=rest[1] == "first")
             switch(rest[0])
         elif verb == "task" and len(rest) == 1:
-            run_task(rest[0])
+            run_task(RELEASES / rest[0])
         elif verb == "static" and len(rest) == 1:
             print_static(rest[0])
         elif verb == "bake" and len(rest) == 2:

@@ -53,7 +53,7 @@ def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = Fal
         if "build" in manifest:
             build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
         if with_task:
-            run_command(place, manifest["release_task"], "app-task")
+            run_task(place)
         atomic_symlink(SLOTS / PROOF, place)
         start_and_gate(PROOF, manifest)
         stop(PROOF, UNUSED_S)
@@ -135,6 +135,11 @@ def build(place: Path, command: str, limit_s: float) -> None:
     # Neither follows symlinks, of which a build may have made any.
     run("chown", "-R", "root:root", str(code))
     run("chmod", "-R", "u=rwX,go=rX", str(code))
+
+
+def run_task(place: Path) -> None:
+    """Run the release task, before the release serves."""
+    run_command(place, manifest_of(place.name)["release_task"], "app-task")
 
 
 def run_command(place: Path, command: str, unit: str, *more: str) -> None:

@@ -22,7 +22,7 @@ def load_application(name: str) -> Any:
     found = operator.attrgetter(path)(importlib.import_module(module))
     if parenthesis:
         call = ast.parse(attribute, mode="eval").body
-        assert isinstance(call, ast.Call)  # noqa: S101  settings/application.py has checked it
+        assert isinstance(call, ast.Call)  # noqa: S101  settings/callable.py has checked it
         arguments = [ast.literal_eval(each) for each in call.args]
         found = found(*arguments, **{str(each.arg): ast.literal_eval(each.value) for each in call.keywords})
     if not callable(found):

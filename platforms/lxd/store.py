@@ -31,10 +31,11 @@ class DirectoryStore:
 
     def read(self, key: str) -> bytes | None:
         """Return the content, or None where there is none. Raises ValueError for what cannot be a key."""
-        try:
-            return self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        file = self.open(key)
+        if file is None:
             return None
+        with file:
+            return file.read()
 
     def open(self, key: str) -> IO[bytes] | None:
         """Open a key for reading; None where there is none. Raises ValueError for what cannot be a key."""

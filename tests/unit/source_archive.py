@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 from releases.archive import write_archive
+from releases.requirements import Requirements
 from releases.source import Source
 
-SOURCE = Source(Path("/project/app"), "0" * 64, "abc1234")
+SOURCE = Source(Path("/project/app"), "0" * 64, "abc1234", Requirements())
 
 
 def tar(source: Path, *, static: str = "", state: Path | None = None) -> bytes:
