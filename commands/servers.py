@@ -35,7 +35,9 @@ def as_release(command: Sequence[str], *, terminal: bool = False) -> list[str]:
     places = (f"WorkingDirectory={LIVE}/code", f"EnvironmentFile={LIVE}/environment")
     options += [f"--property={each}" for each in (*process_properties(), *places)]
     # The inner sh finds the program on the release's own PATH; systemd-run would look on root's.
-    inner = shlex.join(["systemd-run", *options, "--", "sh", "-c", 'exec "$@"', "sh", *command])
+    # systemd would put variables for `$NAME` and `${NAME}`, unquoted; `$$` is its `$`.
+    words = [word.replace("$", "$$") for word in ("sh", "-c", 'exec "$@"', "sh", *command)]
+    inner = shlex.join(["systemd-run", *options, "--", *words])
     return ["sh", "-c", f"[ -e {LIVE}/environment ] || {{ echo {shlex.quote(_NO_RELEASE)}; exit 1; }}; exec {inner}"]
 
 

@@ -146,8 +146,10 @@ def run_command(place: Path, command: str, unit: str, *more: str) -> None:
     """Run a shell command as the application, in the environment of a release, and print its output. Raises Failure."""
     own = (f"WorkingDirectory={place}/code", f"EnvironmentFile={place}/environment")
     options = [f"--property={each}" for each in (*manifest_of(place.name)["properties"], *own, *more)]
+    # systemd would put variables for `${NAME}`, unquoted, before Bash sees it; `$$` is its `$`.
+    words = ["bash", "-c", command.replace("$", "$$")]
     process = subprocess.Popen(
-        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", *options, "bash", "-c", command],
+        ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", f"--unit={unit}", *options, *words],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     lines: deque[str] = deque(maxlen=15)

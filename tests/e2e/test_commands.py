@@ -141,6 +141,8 @@ def test_exec_runs_in_the_release_and_sees_its_secrets(fleet: Stack) -> None:
     second = list(fleet.servers())[1]
     host = fleet_says(fleet, "exec", "--server", second, "--", "sh", "-c", "echo $WSGI_FLEET_SERVER")
     assert host.strip() == fleet.servers()[second]
+    words = ["$HOME", "${HOME}", "$$", "%n", "a  b", "'", '"']
+    assert fleet_says(fleet, "exec", "--", "printf", "%s|", *words).rstrip("\n") == "|".join([*words, ""])
     assert fleet.fleet("exec", "--", "sh", "-c", "exit 7").returncode == 7
     assert fleet_says(fleet, "exec", "-i", "--", "cat", stdin="one\ntwo\n") == "one\ntwo\n"
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,10 +224,15 @@ def test_exec_runs_as_the_release_on_the_first_server_and_ends_as_the_command_do
 
 def test_what_exec_runs_reaches_the_machine_word_for_word(stack: FakeStack, tmp_path: Path) -> None:
     """Run the script here, with a systemd-run that runs the command after `--`, and check the arguments."""
-    fleet("exec", "--server", "hello-2", "--", "printf", "%s|", "a b", "c'd", "$HOME", "--", "-x")
+    fleet("exec", "--server", "hello-2", "--", "printf", "%s|", "a b", "c'd", "$HOME", "${HOME}$$", "--", "-x")
     ((machine, words, _),) = stack.machines.calls
     stub = tmp_path / "systemd-run"
-    stub.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
+    # As systemd: words with `$` are those of a variable, `$$` is `$`.
+    code = (
+        "words = sys.argv[sys.argv.index('--') + 1:]; assert not any('$' in word.replace('$$', '') for word in words)"
+    )
+    ran = "os.execvp(words[0], [word.replace('$$', '$') for word in words])"
+    stub.write_text(f"#!{sys.executable}\nimport os, sys; {code}; {ran}\n")
     stub.chmod(0o755)
 
     def output() -> tuple[int, str]:
@@ -237,7 +243,7 @@ def test_what_exec_runs_reaches_the_machine_word_for_word(stack: FakeStack, tmp_
 
     assert output() == (1, "error: no release serves on this server; `pulumi up` brings one\n")
     (tmp_path / "environment").touch()
-    assert (machine, output()) == ("m-hello-2", (0, "a b|c'd|$HOME|--|-x|"))
+    assert (machine, output()) == ("m-hello-2", (0, "a b|c'd|$HOME|${HOME}$$|--|-x|"))
 
 
 @pytest.mark.parametrize(

@@ -283,11 +283,11 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Unit:
 def test_a_build_runs_as_the_application_in_its_code_before_the_proof_and_leaves_it_to_root(
     host: AppServer, unit: Unit, tmp_path: Path
 ) -> None:
-    id_ = publish(tmp_path, build(tmp_path, build="make it"))
+    id_ = publish(tmp_path, build(tmp_path, build="make it for ${HOME:-all}"))
     staging.stage(id_, {})
     place, code = common.RELEASES / id_, common.RELEASES / id_ / "code"
     assert (code / "made").read_text() == "by the build"
-    assert unit.calls[-1][-3:] == ["bash", "-c", "make it"]
+    assert unit.calls[-1][-3:] == ["bash", "-c", "make it for $${HOME:-all}"]
     names = ("User", "WorkingDirectory", "ReadWritePaths", "EnvironmentFile", "ProtectSystem")
     assert [unit.property(name) for name in names] == ["app", str(code), str(code), f"{place}/environment", "strict"]
     assert 0 < int(unit.property("RuntimeMaxSec")) <= 300
