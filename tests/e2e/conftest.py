@@ -80,10 +80,10 @@ Made by `make test-apps`: applications that nobody here wrote, installed by thei
 a stack file. Each is asked what its clients ask of it (`tests/e2e/test_applications.py` says what), then gets a release
 under a load of 20 requests a second, of which none may fail, and is asked again. The folder has its requirements, its
 block of the stack file, and the application's own settings. "Seconds to serving" is the first `pulumi up`: machines,
-packages, proof.
+packages, proof. "Why" is the comments of the stack file.
 
-| application | what it is | settings besides `module`, `health_path` | seconds to serving | requests in a release |
-| --- | --- | --- | ---: | ---: |
+| application | what it is | settings besides `module`, `health_path` | why | seconds to serving | requests under load |
+| --- | --- | --- | --- | ---: | ---: |
 """
 
 

@@ -4,13 +4,14 @@ from celery import Celery
 from flask import Flask, request
 
 here = Path("/var/lib/app")
-for folder in ("queue", "processed", "results"):
+for folder in ("queue", "processed", "control", "results"):
     (here / folder).mkdir(exist_ok=True)
 tasks = Celery("tasks", broker="filesystem://", backend=f"file://{here}/results")
 tasks.conf.broker_transport_options = {
     "data_folder_in": here / "queue",
     "data_folder_out": here / "queue",
     "processed_folder": here / "processed",
+    "control_folder": here / "control",
 }
 app = Flask(__name__)
 

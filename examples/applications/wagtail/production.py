@@ -5,7 +5,8 @@ import os
 from site1.settings.base import *
 
 DEBUG = False
-ALLOWED_HOSTS = ["127.0.0.1"]
+# localhost is what the servers are asked for their health by, where the stack file names no host.
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 SECRET_KEY = os.environ["SECRET_KEY"]
 STATIC_ROOT = os.path.join(BASE_DIR, "static-files")
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/var/lib/app/site.sqlite3"}}

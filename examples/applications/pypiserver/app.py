@@ -1,3 +1,0 @@
-import pypiserver
-
-app = pypiserver.app(roots="packages")
