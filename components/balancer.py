@@ -60,6 +60,7 @@ def upstreams(
             app.static,
             app.streaming,
             health_host(name, apps, hostnames),
+            app.sticky_sessions,
         )
         for name, app in sorted(apps.items())
     ]

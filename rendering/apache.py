@@ -6,6 +6,7 @@ is literal is a regular expression by then; what a user writes besides stands in
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
@@ -119,6 +120,9 @@ def server_line(app: Upstream, address: str) -> str:
     limits = f"connectiontimeout=2 timeout={timeout_s} retry=0 disablereuse=on"
     if app.streaming and app.streaming.websockets:
         limits += " upgrade=websocket"
+    if app.sticky_sessions:
+        # Clients see it, and no address.
+        limits += f" route={hashlib.sha256(address.encode()).hexdigest()[:12]}"
     return f"    BalancerMember {app.protocol}://{address}:{APP_PORT} {limits}"
 
 

@@ -32,6 +32,11 @@ DIFFERENCES_FROM_NGINX = (
         ),
     ),
     (
+        "`sticky_sessions`: the server of a new client",
+        "any, by the hash of its cookie; another one where that server is away",
+        "the one that has fewest; another one, and another cookie, where that server is away",
+    ),
+    (
         "request bodies",
         "taken whole first, so that a slow client costs the application nothing, and the length of each is known",
         (

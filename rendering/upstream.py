@@ -24,6 +24,7 @@ class Upstream:
     which its servers are asked for it. at: which requests it gets.
     protocol: what its gateway speaks. static: files that it is not asked for.
     streaming: paths on which requests and responses are passed on as they come.
+    sticky_sessions: whether a client gets a cookie by which it reaches the same server again.
     """
 
     name: str
@@ -35,11 +36,17 @@ class Upstream:
     static: Static | None = None
     streaming: Streaming | None = None
     health_host: str = "localhost"
+    sticky_sessions: bool = False
 
     @property
     def identifier(self) -> str:
         """Return the upstream's name inside the site."""
         return self.name.replace("-", "_")
+
+    @property
+    def sticky_cookie(self) -> str:
+        """Return the name of the cookie of sticky sessions: one for each application, which may share a host."""
+        return f"wsgi_fleet_{self.identifier}"
 
     @property
     def prefix(self) -> Literal["uwsgi", "proxy"]:

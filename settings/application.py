@@ -130,6 +130,10 @@ class App(route.Route):
     streaming: Streaming | None = Field(
         default=None, description="paths on which answers go out as they are made; null: none"
     )
+    sticky_sessions: bool = Field(
+        default=False,
+        description="true: the balancer gives each client a cookie, and sends it to the same server again",
+    )
     workers: dict[Name, Worker] = Field(
         default_factory=dict[str, Worker], description="programs that run beside it, by name"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def mapped(block: Block, variable: str) -> list[tuple[str, list[str]]]:
     """Return the entries in the map of a variable, in order."""
     (found,) = [each["block"] for each in find(block, "map") if each["args"][1] == f"${variable}"]
     return [(each["directive"], each["args"]) for each in found if each["directive"] != "volatile"]
+
+
+def value_of(entries: list[tuple[str, list[str]]], text: str) -> str:
+    """Return what a map of Nginx makes of a text: the first expression that matches counts."""
+    for pattern, (value,) in entries:
+        flags = re.IGNORECASE if pattern.startswith("~*") else 0
+        if pattern.startswith("~") and (found := re.search(pattern.lstrip("~*"), text, flags)):
+            return found[1] if value == "$1" else value
+    return dict(entries)["default"][0]
 
 
 def conditions(server: Block) -> list[tuple[list[str], list[str]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -22,7 +21,7 @@ from rendering.upstream import Upstream
 from settings import Balancer, Gateway
 from settings.header import FORGEABLE
 from tests.processes.gateway_process import app
-from tests.unit.nginx_reader import directives, find, mapped
+from tests.unit.nginx_reader import directives, find, mapped, value_of
 from tests.unit.site_text import site_text
 from tests.unit.source_archive import SOURCE
 from tests.unit.stack_blocks import of_app
@@ -150,15 +149,6 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
     assert find(http, "proxy_pass")[0]["args"] == ["http://app_a"]
     assert find(http, "rewrite")[0]["args"] == ["^", "$uri", "break"]
     assert "proxy_" not in site_text(Balancer(), [APP])
-
-
-def value_of(entries: list[tuple[str, list[str]]], text: str) -> str:
-    """Return what a map of Nginx makes of a text: the first expression that matches counts."""
-    for pattern, (value,) in entries:
-        flags = re.IGNORECASE if pattern.startswith("~*") else 0
-        if pattern.startswith("~") and (found := re.search(pattern.lstrip("~*"), text, flags)):
-            return found[1] if value == "$1" else value
-    return dict(entries)["default"][0]
 
 
 @pytest.mark.parametrize(

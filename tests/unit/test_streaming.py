@@ -1,8 +1,9 @@
-"""Paths on which answers go out as they are made: what may be set, and what each proxy and the gateway make of it."""
+"""Streaming paths and sticky sessions: what may be set, and what each proxy and the gateway make of it."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from components.balancer import upstreams
 from rendering.gateway_files import gateway_files
 from settings import App, Balancer
 from settings.proxy import Proxy
-from tests.unit.nginx_reader import Block, args, directives, location, mapped, parse
+from tests.unit.nginx_reader import Block, args, directives, location, mapped, parse, value_of
 from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import app, of_app, problems_of
 
@@ -118,3 +119,35 @@ def test_apache_waits_longer_for_all_and_compresses_nothing_there() -> None:
         number = lines.index(f'RewriteCond %{{REQUEST_URI}} "{pattern}"')
         assert lines[number + 1] == "RewriteRule ^ - [E=no-gzip:1]"
     assert "upgrade=" not in site(made(streaming=EVENTS), "apache")
+
+
+@pytest.mark.parametrize(
+    ("cookie", "key", "given"),
+    [
+        ("", "$request_id", "wsgi_fleet_a=$request_id; Path=/; HttpOnly; SameSite=Lax"),
+        ("0123456789abcdef" * 2, "$cookie_wsgi_fleet_a", ""),
+        ('0123456789abcdef"; $', "$request_id", "wsgi_fleet_a=$request_id; Path=/; HttpOnly; SameSite=Lax"),
+    ],
+)
+def test_nginx_finds_the_server_by_the_cookie_and_gives_one_to_a_client_without(
+    cookie: str, key: str, given: str, tmp_path: Path
+) -> None:
+    block = directives(site(made("uwsgi", sticky_sessions=True)), tmp_path)
+    (upstream,) = [each for each in block if each["directive"] == "upstream"]
+    assert args(upstream["block"], "hash") == [["$sticky_key_a", "consistent"]]
+    assert args(upstream["block"], "least_conn") == []
+    assert value_of(mapped(block, "sticky_key_a"), cookie) == key
+    assert value_of(mapped(block, "set_sticky_a"), f"http {cookie}") == given
+    assert value_of(mapped(block, "set_sticky_a"), f"https {cookie}") == (f"{given}; Secure" if given else "")
+    assert ["Set-Cookie", "$set_sticky_a", "always"] in args(location(block, "/"), "add_header")
+
+
+def test_apache_names_the_server_in_the_cookie_by_no_address() -> None:
+    text = site(made("uwsgi", sticky_sessions=True), "apache")
+    assert text.count("stickysession=wsgi_fleet_a") == 2
+    assert re.findall(r"10\.0\.0\.1:8000 .* route=([0-9a-f]{12})$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", ["nginx", "apache"])
+def test_without_sticky_sessions_no_client_gets_a_cookie(kind: str) -> None:
+    assert not re.search("(?i)set-cookie|sticky", site(made("uwsgi"), kind))
