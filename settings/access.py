@@ -46,7 +46,10 @@ def _check_realm(value: str) -> str:
 # Of IPv6 as well: what stands in front of the balancer may be reached by it.
 Network = Annotated[
     str,
-    matching(r"^[0-9a-f.:]+(/[0-9]{1,3})?$", "a network such as 198.51.100.0/24 or 2001:db8::/32"),
+    matching(
+        r"^[0-9a-f.:]+(/[0-9]{1,3})?$",
+        "a network such as 198.51.100.0/24 or 2001:db8::/32, of digits, a to f, dots and colons",
+    ),
     AfterValidator(_network),
 ]
 # ISO 3166; the database also has A1 (anonymous proxies), A2 (satellites), AP and EU.
@@ -65,7 +68,11 @@ Realm = Annotated[
 # One path, or with a slash at its end all beneath it.
 ExemptPath = Annotated[
     str,
-    matching(r"^/[A-Za-z0-9_./~-]+$", "a path such as /public/; for the whole site, remove the block", max_length=200),
+    matching(
+        r"^/[A-Za-z0-9_./~-]+$",
+        "a path such as /public/, of letters, digits and any of _ . / ~ -; for the whole site, remove the block",
+        max_length=200,
+    ),
 ]
 
 

@@ -35,19 +35,30 @@ MAX_ISOLATED_PROCESSES = 100
 VariableValue = Annotated[str, NO_NUL, StringConstraints(max_length=32768)]
 RelativePath = Annotated[str, RELATIVE_PATH]
 UrlPath = Annotated[
-    str, matching(r"^/[A-Za-z0-9_./~-]*$", "a path that begins with a slash, such as /healthz", max_length=200)
+    str,
+    matching(
+        r"^/[A-Za-z0-9_./~-]*$",
+        "a path such as /healthz that begins with a slash, of letters, digits and any of _ . / ~ -",
+        max_length=200,
+    ),
 ]
 HealthHost = Annotated[
     str,
     matching(
         r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
-        "a host name in small letters, such as shop.example.org or localhost; remove scheme, port and path",
+        "a host name of small letters, digits, dots and hyphens, such as shop.example.org or localhost; remove "
+        "scheme, port and path",
         max_length=253,
     ),
 ]
 # Debian policy 5.6.1.
 PackageName = Annotated[
-    str, matching(r"^[a-z0-9][a-z0-9+.-]+$", "the name of a Debian package, such as libpq5", max_length=100)
+    str,
+    matching(
+        r"^[a-z0-9][a-z0-9+.-]+$",
+        "the name of a Debian package, such as libpq5, of small letters, digits and any of + . -",
+        max_length=100,
+    ),
 ]
 
 

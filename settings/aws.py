@@ -57,7 +57,9 @@ class Aws(PlatformBlock):
         Annotated[
             str,
             matching(
-                r"^[A-Za-z0-9 ._@-]{1,255}$", "the name of a key pair; take one that `aws ec2 describe-key-pairs` lists"
+                r"^[A-Za-z0-9 ._@-]{1,255}$",
+                "the name of a key pair: letters, digits, blanks and any of . _ @ -; take one that "
+                "`aws ec2 describe-key-pairs` lists",
             ),
         ]
         | None
@@ -68,7 +70,10 @@ class Aws(PlatformBlock):
     release_bucket: (
         Annotated[
             str,
-            matching(r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", "the name of a bucket; take one that `aws s3 ls` lists"),
+            matching(
+                r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+                "the name of a bucket: small letters, digits, dots and hyphens; take one that `aws s3 ls` lists",
+            ),
         ]
         | None
     ) = Field(default=None, description="S3 bucket of the releases; one is made when it is not given")

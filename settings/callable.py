@@ -44,7 +44,8 @@ Callable = Annotated[
     str,
     matching(
         r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*(\([A-Za-z0-9_ ,='\".:/+-]*\))?$",
-        "module:name of the WSGI callable, such as shop.wsgi:application; with a factory, write what calls it, such as "
+        "module:name of the WSGI callable, such as shop.wsgi:application, of letters, digits, _ and dots; "
+        "with a factory, write what calls it, such as "
         'shop:create_app("production")',
         max_length=200,
     ),

@@ -49,7 +49,12 @@ def _value(value: str) -> str:
 
 
 HeaderName = Annotated[
-    str, matching(r"^[A-Za-z][A-Za-z0-9-]*$", "the name of a header, such as X-Frame-Options", max_length=64)
+    str,
+    matching(
+        r"^[A-Za-z][A-Za-z0-9-]*$",
+        "the name of a header, such as X-Frame-Options, of letters, digits and hyphens",
+        max_length=64,
+    ),
 ]
 # Printable ASCII without a backslash, not empty, no blank at either end: one line whoever reads it.
 HeaderValue = Annotated[

@@ -15,8 +15,12 @@ from settings.model import REJECTED
 from settings.schema import Schema, find, has_secret, is_secret, known_keys, paths_to
 from settings.secrets import format_path
 
-# A longer value is cut off.
+# A longer value is cut off, and any word of a message that is longer than the longest path of a setting.
 LONGEST_VALUE = 60
+LONGEST_WORD = 180
+# More keys than these are not listed.
+MOST_KEYS = 8
+ALL_KEYS = "docs/settings.md and stacks/Pulumi.example.yaml have all"
 # What YAML 1.1 reads as true and false.
 YAML_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
 # pydantic's word for a key of a mapping, in the place of the last step.
@@ -32,6 +36,16 @@ def describe_all(errors: Sequence[ErrorDetails]) -> list[str]:
     misspelt = {(*location[:-1], key) for location in unknown for key in _meant(location)}
     kept = [details for details in errors if details["type"] != "missing" or details["loc"] not in misspelt]
     return list(dict.fromkeys(line for details in kept for line in _describe(details)))
+
+
+def shorten(line: str) -> str:
+    """Return the line of a mistake with each long value in it cut off."""
+    line = re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: _cut(found[0], LONGEST_VALUE, '…"'), line)
+    return re.sub(rf"[^\s:]{{{LONGEST_WORD},}}", lambda found: _cut(found[0], LONGEST_VALUE, "…"), line)
+
+
+def _cut(text: str, longest: int, end: str) -> str:
+    return text if len(text) <= longest else text[: longest - len(end)].rstrip("\\") + end
 
 
 def _meant(location: Sequence[int | str]) -> list[str]:
@@ -50,16 +64,16 @@ def _describe(details: ErrorDetails) -> Iterator[str]:
         yield f"{format_path(keys)}: {details['msg'].removeprefix('Value error, ')}"
     elif kind == "extra_forbidden":
         near, known = _meant(location), known_keys(options)
-        remedy = (
-            f"did you mean {near[0]}?" if near else "remove it" + f", or use one of {', '.join(known)}" * bool(known)
-        )
+        remedy = f"did you mean {near[0]}?" if near else "remove it"
+        if known and not near:
+            remedy += f"; {ALL_KEYS}" if len(known) > MOST_KEYS else f", or use one of {', '.join(known)}"
         yield f"{format_path([*keys, str(location[-1])])}: unknown key; {remedy}"
     elif kind == "missing":
         what = next((option["description"] for option in options if "description" in option), "")
         yield f"{format_path(keys)}: missing; set it" + (f" ({what})" if what else "")
     elif location and location[-1] == KEY_STEP:
         # The mapping's values are secret here, and its keys are not.
-        yield f"{format_path(keys)}: {_shown(details['input'])}: {_bad_key(details)}"
+        yield f"{format_path(keys)}: {_format_value(details['input'])}: {_bad_key(details)}"
     else:
         value = details["input"]
         yield f"{format_path(keys)}: {_without_secrets(value, options)}: {_wrong_value(value, options)}"
@@ -68,10 +82,10 @@ def _describe(details: ErrorDetails) -> Iterator[str]:
 def _without_secrets(value: Any, options: Sequence[Schema]) -> str:
     """Return a given value as people may see it. A list or mapping that may contain a secret shows nothing inside."""
     if value is None or isinstance(value, bool) or not has_secret(options) or value in ("", [], {}):
-        return _shown(value)
+        return _format_value(value)
     if isinstance(value, list | dict):
-        return "[...]" if isinstance(value, list) else "{...}"
-    return MASK if is_secret(value, options) else _shown(value)
+        return "[…]" if isinstance(value, list) else "{…}"
+    return MASK if is_secret(value, options) else _format_value(value)
 
 
 def _bad_key(details: ErrorDetails) -> str:
@@ -88,7 +102,9 @@ def _wrong_value(value: Any, options: Sequence[Schema]) -> str:
 
 
 def _any_of(words: Sequence[str]) -> str:
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    if len(words) == 1:
+        return words[0]
+    return ", ".join(words[:-1]) + ("," * (", " in words[-2])) + f" or {words[-1]}"
 
 
 def _allowed(option: Schema, value: Any) -> str:
@@ -108,7 +124,7 @@ def _allowed(option: Schema, value: Any) -> str:
         case "array":
             words = "a list" + _range(option, "Items", " of ", " items")
         case "object" if keys:
-            words = f"a mapping (keys: {', '.join(keys)})"
+            words = f"a mapping (keys: {', '.join(keys[:MOST_KEYS])}{', …' * (len(keys) > MOST_KEYS)})"
         case "object":
             words = "a mapping (name: value)" + _range(option, "Properties", " of ", " names")
         case "null":
@@ -144,8 +160,8 @@ def _remedy(value: Any, options: Sequence[Schema]) -> str:
     if isinstance(value, str):
         if "boolean" in types and value.lower() in YAML_BOOLEANS:
             remedy = f"write {YAML_BOOLEANS[value.lower()]}, without quotes"
-        elif "integer" in types and re.fullmatch(r"-?\d+", value):
-            remedy = f"write {value}, without quotes"
+        elif "integer" in types and (number := re.fullmatch(r"(-?\d+)(\.0+)?", value)):
+            remedy = f"write {number[1]}, without quotes"
         elif "array" in types:
             remedy = "write it as a list, in brackets"
         elif texts and not _is_too_long(value, texts[0]):
@@ -161,9 +177,7 @@ def _matches(text: str, option: Schema) -> bool:
     return "enum" not in option and "const" not in option and re.search(option.get("pattern", ""), text) is not None
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """Return a given value as JSON, cut off where it is long."""
     text = json.dumps(cast("object", value), default=str)
-    if len(text) <= LONGEST_VALUE:
-        return text
-    return text[: LONGEST_VALUE - 4] + ('..."' if isinstance(value, str) else " ...")
+    return _cut(text, LONGEST_VALUE, '…"' if isinstance(value, str) else " …")

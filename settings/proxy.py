@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 # RFC 6838 4.2.
 MimeType = Annotated[
-    str, matching(r"^[a-z0-9][a-z0-9!#&^_.+-]*/[a-z0-9][a-z0-9!#&^_.+-]*$", "a media type such as text/css")
+    str,
+    matching(
+        r"^[a-z0-9][a-z0-9!#&^_.+-]*/[a-z0-9][a-z0-9!#&^_.+-]*$",
+        "a media type such as text/css, of small letters, digits and any of ! # & _ . + - or a caret",
+    ),
 ]
 # As templates/nginx/nginx.conf has it for every site.
 TYPES = ("text/css", "text/plain", "application/javascript", "application/json", "image/svg+xml")
@@ -27,7 +31,7 @@ ContentType = Annotated[
     str,
     matching(
         r"^[a-z]+/[a-z0-9.+-]+(; charset=[a-z0-9-]+)?$",
-        "a media type such as text/html, with a charset if it has one",
+        "a media type such as text/html, of small letters, digits and any of . + -, with a charset if it has one",
         max_length=100,
     ),
 ]
@@ -35,7 +39,14 @@ ContentType = Annotated[
 KeyPrefix = Annotated[
     str, matching(r"^[A-Za-z0-9:._-]*$", "letters, digits and any of : . _ -, such as shop:", max_length=100)
 ]
-Endpoint = Annotated[str, matching(r"^[a-z0-9.-]+:[0-9]{1,5}$", "host:port, such as 10.20.0.9:11211", max_length=260)]
+Endpoint = Annotated[
+    str,
+    matching(
+        r"^[a-z0-9.-]+:[0-9]{1,5}$",
+        "host:port, such as 10.20.0.9:11211, the host of small letters, digits, dots and hyphens",
+        max_length=260,
+    ),
+]
 SNIPPET_BYTES = 65_536
 
 
@@ -71,7 +82,12 @@ class Memcached(Model):
 
     server: Endpoint = Field(description="host:port of the memcached server, yours")
     path: Annotated[
-        str, matching(r"^/[A-Za-z0-9_./~-]+/$", "a path between two slashes, such as /pages/", max_length=200)
+        str,
+        matching(
+            r"^/[A-Za-z0-9_./~-]+/$",
+            "a path between two slashes, such as /pages/, of letters, digits and any of _ . ~ / -",
+            max_length=200,
+        ),
     ] = Field(description="beneath it pages are looked for, such as /pages/")
     key_prefix: KeyPrefix = Field(default="", description="the key is this and the path: shop:/pages/a")
     content_type: ContentType = Field(default="text/html; charset=utf-8", description="of what memcached holds")
@@ -102,7 +118,9 @@ class Snippet(Model):
         Annotated[
             str,
             matching(
-                r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$", "a file of the project, such as nginx/extra.conf", max_length=200
+                r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$",
+                "a file of the project, such as nginx/extra.conf, of letters, digits and any of _ . / -",
+                max_length=200,
             ),
         ]
         | None

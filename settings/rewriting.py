@@ -50,13 +50,21 @@ def _target(value: str) -> str:
 
 PathTemplate = Annotated[
     str,
-    matching(r"^/[A-Za-z0-9_./~{}:*-]*$", "a path such as /old, /item/{id} or /old/*", max_length=500),
+    matching(
+        r"^/[A-Za-z0-9_./~{}:*-]*$",
+        "a path such as /old, /item/{id} or /old/*, of letters, digits and any of _ . / ~ { } : * -",
+        max_length=500,
+    ),
     AfterValidator(_template),
 ]
 # A second slash at the beginning would be another host to a browser.
 PathTarget = Annotated[
     str,
-    matching(r"^/([A-Za-z0-9_.~{}*-][A-Za-z0-9_./~{}*-]*)?$", "a path such as /items/{id}/", max_length=500),
+    matching(
+        r"^/([A-Za-z0-9_.~{}*-][A-Za-z0-9_./~{}*-]*)?$",
+        "a path such as /items/{id}/, of letters, digits and any of _ . / ~ { } * -",
+        max_length=500,
+    ),
     AfterValidator(_target),
 ]
 UrlTarget = Annotated[
@@ -66,7 +74,8 @@ UrlTarget = Annotated[
             r"^(https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?)?"
             r"/([A-Za-z0-9_.~{}*%?-][A-Za-z0-9_./~{}*%?=&+-]*)?$"
         ),
-        "a path such as /new, or a URL such as https://shop.example.org/new",
+        "a path such as /new, or a URL such as https://shop.example.org/new, with letters, digits and any of "
+        "_ . / ~ { } * % ? = & + - in the path",
         max_length=1000,
     ),
     AfterValidator(_target),

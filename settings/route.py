@@ -17,7 +17,7 @@ Host = Annotated[
     str,
     matching(
         r"^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$",
-        'a host name in small letters with a dot, such as shop.example.org or "*.example.org"',
+        'a host name of small letters, digits and hyphens with a dot, such as shop.example.org or "*.example.org"',
         max_length=253,
     ),
 ]
@@ -26,7 +26,8 @@ MountPath = Annotated[
     str,
     matching(
         r"^(/|(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+)$",
-        "/ or a path such as /shop, without a slash at its end",
+        "/ or a path such as /shop, of letters, digits and any of _ . ~ - between slashes, without a slash at its end "
+        "or a part that begins with a dot",
         max_length=100,
     ),
 ]

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from settings import Settings
 from settings.application import REQUIREMENT_FILES
-from settings.constraint import ENCRYPTED
-from settings.mistake import describe_all
+from settings.constraint import ENCRYPTED, MASK
+from settings.mistake import describe_all, shorten
 from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced, is_encrypted
 from settings.yaml_file import YamlError, load
 
@@ -34,7 +34,7 @@ class SettingsError(Exception):
     """
 
     def __init__(self, problems: list[str], where: str, prefix: str = f"{NAMESPACE}:") -> None:
-        self.problems = problems
+        self.problems = problems = [shorten(line) for line in problems]
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = [_wrapped(prefix + line) for line in problems]
         super().__init__("\n".join([f"{where} has {count}; nothing was changed:", *lines]))
@@ -87,12 +87,22 @@ def parse(
         )
     except ValidationError as error:
         problems += describe_all(error.errors(include_url=False))
-    problems = list(hidden.mask([*problems, *_missing_files(data, project)]))
+    # A path that is wrong itself leads to no file.
+    reported = {_setting(line) for line in problems}
+    problems += [line for line in _missing_files(data, project) if _setting(line) not in reported]
+    problems = list(hidden.mask(problems))
     if encrypted is not None:
-        problems += find_misplaced(data, encrypted)
+        misplaced = find_misplaced(data, encrypted)
+        # A secret in plain text is to be set anew, as text.
+        of_types = {f"{_setting(line)}: {MASK}: should be text" for line in misplaced}
+        problems = [line for line in problems if line.partition("; ")[0] not in of_types] + misplaced
     if problems or settings is None:
         raise SettingsError(problems, where)
     return settings
+
+
+def _setting(line: str) -> str:
+    return line.partition(": ")[0]
 
 
 def load_document(file: Path) -> Any:

@@ -13,7 +13,12 @@ Folder = Annotated[str, RELATIVE_PATH]
 # Of a folder, and never of the whole site.
 UrlFolder = Annotated[
     str,
-    matching(r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/$", "a path between two slashes, such as /static/", max_length=200),
+    matching(
+        r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/$",
+        "a path between two slashes, such as /static/, of letters, digits and any of _ . ~ -, with no "
+        "part that begins with a dot",
+        max_length=200,
+    ),
 ]
 
 

@@ -14,7 +14,8 @@ StreamingPath = Annotated[
     str,
     matching(
         r"^(/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+/?$",
-        "a path such as /events, or with a slash at its end all below it, such as /events/",
+        "a path such as /events, or with a slash at its end all below it, such as /events/, of letters, digits "
+        "and any of _ . ~ -",
         max_length=200,
     ),
 ]

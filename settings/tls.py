@@ -21,13 +21,24 @@ Hostname = Annotated[
     str,
     matching(
         r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$",
-        "a host name in small letters with a dot, such as shop.example.org; remove scheme, port and path",
+        "a host name of small letters, digits and hyphens with a dot, such as shop.example.org; remove scheme, port "
+        "and path",
         max_length=253,
     ),
 ]
-Email = Annotated[str, matching(r"^[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,190}$", "an address such as ops@example.org")]
+Email = Annotated[
+    str,
+    matching(
+        r"^[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9.-]{1,190}$",
+        "an address such as ops@example.org, of letters, digits and any of . _ + -",
+    ),
+]
 HttpsUrl = Annotated[
-    str, matching(r"^https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._/~-]*)?$", "a URL that begins with https://")
+    str,
+    matching(
+        r"^https://[A-Za-z0-9.-]+(:\d{1,5})?(/[A-Za-z0-9._/~-]*)?$",
+        "a URL that begins with https://, of letters, digits and any of . - in the host, and _ / ~ in the path",
+    ),
 ]
 # PEM blocks and nothing else: what goes into a file that Nginx reads.
 Pem = Annotated[

@@ -27,6 +27,7 @@ from rendering.error_pages import FOLDER, MAINTENANCE_PAGE, PAGES, error_page_fi
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.error_pages import PAGE_BYTES, ErrorPages
+from settings.mistake import shorten
 from settings.route import Route
 from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT, problems_of
@@ -280,7 +281,7 @@ def test_a_page_is_a_small_file_of_the_project_in_utf_8(tmp_path: Path, monkeypa
             "no such file in the project; write its path from the project's folder",
         ),
     }.items():
-        assert of(name) == [f"balancer.error_pages.service_unavailable: {json.dumps(name)}: {words}"]
+        assert of(name) == [shorten(f"balancer.error_pages.service_unavailable: {json.dumps(name)}: {words}")]
 
 
 def test_pages_lie_where_the_proxies_and_the_switch_look_for_them() -> None:

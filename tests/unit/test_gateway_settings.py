@@ -64,7 +64,7 @@ def test_a_setting_without_a_meaning_is_refused_even_at_its_default_with_the_rea
         ({"worker_class": "gevent", "lazy_apps": True}, ["lazy_apps: true: gevent workers always import after fork"]),
         ({"kind": "gevent", "greenlets": 0}, ["greenlets: 0: should be"]),
         ({"kind": "gevent", "threads": 2, "max_requests": 8192}, ["max_requests: 8192: gevent", "threads: 2: gevent"]),
-        ({"worker_class": "tornado"}, ['worker_class: "tornado": should be "sync", "gthread" or "gevent" or null']),
+        ({"worker_class": "tornado"}, ['worker_class: "tornado": should be "sync", "gthread" or "gevent", or null']),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(gateway: dict[str, Any], told: list[str]) -> None:
@@ -96,7 +96,7 @@ def test_gunicorns_worker_follows_the_threads_unless_it_is_named(
 
 
 def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -> None:
-    for kind, changes in (("gevent", {"greenlets": 9}), ("tornado", {"threads": 9, "lazy_apps": True})):
+    for kind, changes in (("gevent", {"greenlets": 9, "processes": 3}), ("tornado", {"threads": 9, "lazy_apps": True})):
         parser = configparser.ConfigParser(interpolation=None)
         parser.read_string(gateway_files(app(kind, request_timeout_s=8, **changes))[GATEWAYS[kind].config])
         set_ = {"module": "app:app", "processes": "auto", "request_timeout_s": 8} | changes

@@ -26,6 +26,7 @@ def test_the_smallest_stack_has_three_servers() -> None:
     assert parse(config_of(smallest({})), project=ROOT).apps["hello"].fleet.servers == 3
 
 
+PATH_WORDS = "a path such as /healthz that begins with a slash, of letters, digits and any of _ . / ~ -"
 NAME_WORDS = "a name of letters, digits and _ that begins with no digit, such as LOG_LEVEL"
 
 
@@ -37,7 +38,7 @@ def test_nine_mistakes_make_nine_lines() -> None:
     found = problems_of({"platform": "gcp", "apps": {"hello": hello}, "lxd": {"port": 80}})
     assert [line.partition("; correct")[0] for line in found] == [
         'platform: "gcp": should be "lxd" or "aws"',
-        'apps.hello.health_path: "healthz": should be a path that begins with a slash, such as /healthz',
+        f'apps.hello.health_path: "healthz": should be {PATH_WORDS}',
         f'apps.hello.environment.1A: "1A": should be {NAME_WORDS}; rename it',
         'apps.hello.gateway.processes: 0: should be "auto" or a whole number from 1 to 256',
         "apps.hello.gateway.thread: unknown key; did you mean threads?",
@@ -62,6 +63,8 @@ def test_nine_mistakes_make_nine_lines() -> None:
         *(({"health_path": value}, "health_path: ") for value in ("/x; return 200", "/\n")),
         *(({"system_packages": [value]}, "system_packages.0: ") for value in ("libpq5; reboot", "-o")),
         ({"requirements": "hello/../requirements.txt"}, "requirements: "),
+        ({"requirements": "../r.txt"}, 'requirements: "../r.txt": should be a relative path'),
+        ({"static": {"folder": "../x"}}, 'static.folder: "../x": should be a relative path'),
         ({"requirements": "missing.txt"}, 'requirements: "missing.txt": no such file in examples/flask-hello'),
         ({"environment": {"A B": "x"}}, 'environment["A B"]: "A B": should be'),
         ({"environment": {"A": "x\0y"}}, "environment.A: "),
@@ -101,6 +104,9 @@ def test_a_secret_in_plain_is_refused_and_so_is_an_encrypted_value_that_is_none(
     remedy = f"remove it, rotate the secret, and run `pulumi config set --secret --path wsgi-fleet:{path}`"
     assert problems_of(blocks, [secret]) == [f"{path}: (secret): is stored in plain text; {remedy}"]
     assert problems_of(blocks, [("apps",)]) == []
+    # What is no text is set anew as text, so nothing is said of its type.
+    (line,) = problems_of({"apps": {"hello": app(secrets={"A": 5})}}, [])
+    assert line == f"{path}: (secret): is stored in plain text; {remedy}"
     (line,) = problems_of(blocks, [secret[:3], ("apps", "hello", "environment", "TOKEN")])
     problem = "is encrypted, and would be stored in plain text; set it in `apps.hello.secrets`"
     assert line == f"apps.hello.environment.TOKEN: (secret): {problem}"
