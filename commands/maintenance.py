@@ -12,9 +12,6 @@ import typer
 from commands.servers import change_site
 from commands.target import AppOption, CommandError, StackOption, find_all
 
-# As machine/balancer/proxy_site.py has it.
-PAGE_BYTES = 1 << 20
-
 
 class Switch(StrEnum):
     """on: clients get 503 and the page. off: the application answers."""
@@ -29,7 +26,7 @@ def from_user(path: Path) -> Path:
 
 
 def page_of(path: Path) -> bytes:
-    """Return the content of a page. Raises CommandError where it is unreadable, empty or too large."""
+    """Return the content of a page. Raises CommandError where it is unreadable or empty."""
     file = from_user(path)
     try:
         content = file.read_bytes()
@@ -37,10 +34,6 @@ def page_of(path: Path) -> bytes:
         raise CommandError(f"--page {path}: {error.strerror}", code=2) from error
     if not content:
         raise CommandError(f"--page {path} is empty; write what clients shall read", code=2)
-    if len(content) > PAGE_BYTES:
-        raise CommandError(
-            f"--page {path} has {len(content)} bytes, of {PAGE_BYTES} at most; link to what is large", code=2
-        )
     return content
 
 

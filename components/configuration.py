@@ -7,10 +7,11 @@ from pathlib import Path
 import pulumi
 from pulumi.runtime.config import CONFIG, get_config_env, get_config_secret_keys_env
 
+from platforms import STATE
 from platforms.failure import end_program
 from releases import python_requirement
 from releases.archive import SourceError
-from releases.source import STATE, Source
+from releases.source import Source
 from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths

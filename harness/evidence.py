@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.load import Outcome
 from harness.stack import Stack, on
+from platforms import STATE
 
 
 def executed_requests(stack: Stack) -> list[str]:
@@ -46,5 +47,5 @@ def releases_that_answer(stack: Stack) -> set[str]:
 
 def has_reached(stack: Stack, before: set[Path], phase: str) -> bool:
     """Return whether a journal that was not there before contains the event of this phase."""
-    new = [file for file in (stack.folder / ".state").rglob("journal/*.jsonl") if file not in before]
+    new = [file for file in (stack.folder / STATE).rglob("journal/*.jsonl") if file not in before]
     return any(json.loads(line)["event"] == phase for file in new for line in file.read_text().splitlines())

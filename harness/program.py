@@ -11,6 +11,7 @@ import yaml
 
 from harness import mock_aws, mock_lxd
 from harness.mock_engine import Build, build
+from platforms import STATE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def project(folder: Path) -> Path:
     """Create a folder in which the program runs as in this project; what it writes, it writes there."""
     for each in ROOT.iterdir():
-        if each.name not in (".git", ".state"):
+        if each.name not in (".git", STATE):
             (folder / each.name).symlink_to(each)
     return folder
 

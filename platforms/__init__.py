@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     # For its types alone: it takes a second to load, and the operator's side does not need it.
     import pulumi
 
+# The project's own folder of what it remembers: keys, stores, bundles. Never a part of a release.
+STATE = ".state"
+
 
 @dataclass(frozen=True)
 class SecurityGroup:

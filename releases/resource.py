@@ -23,7 +23,7 @@ from pulumi.dynamic import (
 )
 
 import platforms
-from platforms import ConnectionSpec, operator
+from platforms import STATE, ConnectionSpec, operator
 from platforms.provider import log, without_traceback
 from platforms.transport import PrefixStore, Store, Transport
 from releases import pointers
@@ -32,7 +32,7 @@ from releases.drift import ENDED, find_drift, find_strays, proxy_state
 from releases.fleet import Server
 from releases.release import Release, build
 from releases.rollout import Plan, Rollout, RolloutError
-from releases.source import STATE, Source
+from releases.source import Source
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
 TRIGGER_KEYS = ("release", "servers", "static")

@@ -10,9 +10,6 @@ from releases.requirements import Requirements, find_requirements
 from releases.source_files import git
 from settings import App
 
-# The project's own folder of what it remembers: keys, stores, bundles. Never a part of a release.
-STATE = ".state"
-
 
 @dataclass(frozen=True)
 class Source:

@@ -115,4 +115,4 @@ def app_server_files(store_url: str, key: str) -> str:
     store_url: where its releases lie. key: of the keyed digests that it checks, in hex; a secret.
     """
     files = {f"/etc/wsgi-fleet/{name}": ("0600", text) for name, text in (("store", store_url), ("key", key))}
-    return files_to_apply(files | script_files("app_server/app_status", "common/host_status"))
+    return files_to_apply(files | script_files("app_server/app_status", "common/host_status", "common/system"))

@@ -24,8 +24,8 @@ from common import LIVE, RELEASES, RUN, SLOTS, manifest_of, run
 from host_status import host_status
 from slot_layout import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
 from symlinks import link_target
+from system import APP_PORT
 
-PORT = 8000
 # Ports of the processes behind the local Nginx (rendering/gateway_files.py).
 PROCESS_PORTS = range(8100, 8300)
 # Time-outs in seconds: `./fleet status` must not wait for an application that hangs.
@@ -120,10 +120,10 @@ def accept_queue(
         for line in table.read_text().splitlines()[1:] if table.exists() else []:
             fields = line.split()
             port = int(fields[1].rpartition(":")[2], 16)
-            if fields[3] == _LISTEN and (port == PORT or port in more):
+            if fields[3] == _LISTEN and (port == APP_PORT or port in more):
                 # Of a listening socket tx_queue:rx_queue is 0 and the connections to be accepted.
                 queues[port] = queues.get(port, 0) + int(fields[4].partition(":")[2], 16)
-    return sum(queues.values()) if PORT in queues else None
+    return sum(queues.values()) if APP_PORT in queues else None
 
 
 def check_health(slot: str) -> dict[str, Any]:

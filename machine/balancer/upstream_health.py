@@ -26,11 +26,10 @@ import site_state
 from proxy import Failure
 from server_health import Outcome, Probe, Server
 from site_state import Upstream
-from system import notify_systemd, write_atomically
+from system import APP_PORT, notify_systemd, write_atomically
 
 LOG = Path("/var/log/wsgi-fleet/access.log")
 HERE = Path(__file__).resolve().parent
-PORT = 8000
 # Of a probe; how often decisions are made; the least time between two reloads; how often the file is written anew.
 LIMIT_S, TICK_S, RELOAD_S, WRITE_S = 2.0, 0.25, 2.0, 5.0
 # The longest that a change may take, and when one that failed is tried again.
@@ -88,7 +87,7 @@ def outcome_of(data: bytes) -> tuple[Outcome, str]:
     return (Outcome.BUSY if sheds else Outcome.BAD), (" ".join(first.split()[1:])[:80] or "it closed the connection")
 
 
-async def ask(address: str, upstream: Upstream, port: int = PORT, *, https: bool = False) -> Probe:
+async def ask(address: str, upstream: Upstream, port: int = APP_PORT, *, https: bool = False) -> Probe:
     """Ask one server once."""
     loop, begun = asyncio.get_running_loop(), time.monotonic()
     resent = False
@@ -129,7 +128,7 @@ def has_responded_since(address: str, since_s: float, log: Path | None = None) -
     if len(tail) < TAIL_BYTES:
         # It may just have been rotated.
         tail = tail_of(log.with_name(f"{log.name}.1")) + tail
-    mark, end = f"{address}:{PORT}".encode(), len(tail)
+    mark, end = f"{address}:{APP_PORT}".encode(), len(tail)
     while (found := tail.rfind(mark, 0, end)) >= 0:
         begin = tail.rfind(b"\n", 0, found) + 1
         end = begin

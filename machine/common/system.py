@@ -1,4 +1,4 @@
-"""What scripts of every machine need: a file written atomically, and systemd notified. Standard library only."""
+"""What scripts of machines need: the port, a file written atomically, systemd notified. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import shutil
 import socket
 from pathlib import Path
+
+# Where an app server listens for the balancer.
+APP_PORT = 8000
 
 
 def write_atomically(file: Path, content: bytes, mode: int = 0o644, group: str | None = None) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
+from platforms import STATE
 from platforms.aws.known_hosts import KnownHosts
 from platforms.transport import Result, Unreachable
 
@@ -211,7 +212,7 @@ def known_hosts(spec: Mapping[str, Any]) -> KnownHosts:
 
     They are those that it contains, and those of a file in the project's .state folder, per stack.
     """
-    file = Path(__file__).parents[2] / ".state" / spec["stack"] / "known_hosts"
+    file = Path(__file__).parents[2] / STATE / spec["stack"] / "known_hosts"
     return KnownHosts(file, spec.get("host_keys", {}))
 
 

@@ -26,7 +26,7 @@ class LxdPlatform:
         self._lxd = lxd
         self._stack = stack
         self._owner = label.owner(stack, project)
-        self._store_path = project.resolve() / ".state" / stack / "store"
+        self._store_path = project.resolve() / platforms.STATE / stack / "store"
         used = recipe or ImageRecipe()
         if not lxd.prebuilt_packages:
             used = ImageRecipe(used.suite)

@@ -64,11 +64,11 @@ def test_the_kernel_counts_what_waits_here() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=5) as server:
         port = server.getsockname()[1]
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
-        before, app_status.PORT = app_status.PORT, port
+        before, app_status.APP_PORT = app_status.APP_PORT, port
         try:
             assert app_status.accept_queue() == 3
         finally:
-            app_status.PORT = before
+            app_status.APP_PORT = before
             for client in clients:
                 client.close()
 

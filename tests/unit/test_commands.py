@@ -269,7 +269,6 @@ def test_what_the_balancer_refuses_is_told_once_and_by_name(stack: FakeStack) ->
     ("size", "switch", "told"),
     [
         (0, "on", "is empty; write what clients shall read"),
-        ((1 << 20) + 1, "on", "has 1048577 bytes, of 1048576 at most; link to what is large"),
         (-1, "on", "No such file or directory"),
         (5, "off", "--page goes with `on` only"),
     ],

@@ -6,10 +6,9 @@ import json
 import re
 from typing import Any
 
-import app_status
 import proxy
 import pytest
-import upstream_health
+import system
 from pydantic import ValidationError
 
 from settings import App, Aws, Gateway, Rollout, Settings, Size, limits
@@ -47,7 +46,7 @@ def test_each_time_out_is_below_the_next_whatever_the_request_time_out_is() -> N
 
 
 def test_machines_ask_the_port_that_servers_listen_on() -> None:
-    assert upstream_health.PORT == app_status.PORT == APP_PORT
+    assert system.APP_PORT == APP_PORT
 
 
 def test_the_sockets_backlog_is_not_cut_by_the_kernels_limit() -> None:
