@@ -35,7 +35,7 @@ def test_a_command_stands_in_no_unit_file_whatever_is_in_it() -> None:
 
 def test_workers_are_kept_running_and_schedules_run_once_at_their_times() -> None:
     made = {name: text.splitlines() for name, text in background_units(app(**GIVEN)).items()}
-    assert {"Type=exec", "Restart=always", "TimeoutStopSec=75"} <= {*made["app-worker-mail@.service"]}
+    assert {"Type=exec", "Restart=always", "RestartSec=2", "TimeoutStopSec=75"} <= {*made["app-worker-mail@.service"]}
     schedule = made["app-schedule-tidy.service"]
     assert ("Type=oneshot" in schedule, [line for line in schedule if line.startswith("Restart=")]) == (True, [])
     assert "OnCalendar=Mon..Fri 06:30 America/New_York" in made["app-schedule-tidy.timer"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socketserver
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import slot
@@ -75,7 +77,19 @@ def test_a_slot_that_answers_otherwise_on_purpose_is_refused_after_five_tries(
     assert host.answers == [200] * 3
 
 
-@pytest.mark.parametrize(("start", "drain_s"), [(1, slot.UNUSED_S), (0, 75)], ids=["never started", "asked by clients"])
+@pytest.mark.parametrize(("name", "limit"), [("green", 5), ("proof", 30)])
+def test_a_slot_that_answers_clients_gets_healthy_soon_and_a_proof_has_its_start_time_out(
+    host: AppServer, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(slot, "time", Mock(time=lambda: 0, monotonic=lambda: next(clock)))
+    host.answers = [503] * 99
+    with pytest.raises(Failure, match=f"was not 200 in {limit} s but 503"):
+        slot.start_and_gate(name, MANIFEST)
+    assert len(host.asked) <= limit
+
+
+@pytest.mark.parametrize(("start", "drain_s"), [(1, 5), (0, 75)], ids=["never started", "asked by clients"])
 def test_a_slot_that_fails_when_clients_ask_it_finishes_their_requests(
     host: AppServer, monkeypatch: pytest.MonkeyPatch, start: int, drain_s: int
 ) -> None:

@@ -311,6 +311,13 @@ def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer)
     assert symlinks.link_target(common.LIVE) == "r1"
 
 
+def test_a_slot_is_healthy_when_each_of_its_processes_is(host: AppServer) -> None:
+    manifest = json.loads((common.RELEASES / "r1" / "manifest.json").read_text())
+    for answers, expected in (([200, 200], True), ([200, 503], False), ([503, 200], False), ([200, OSError()], False)):
+        host.answers = [*answers]
+        assert slot.is_healthy("blue", manifest) is expected
+
+
 def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
     local(monkeypatch, host, fails="Nginx cannot")
     with pytest.raises(Failure, match="Nginx cannot"):

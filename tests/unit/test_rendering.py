@@ -172,8 +172,18 @@ def test_proof_and_slot_are_hardened_alike_and_a_proof_has_no_public_socket() ->
     assert "Install" not in unit(proof=True)
 
 
-def test_the_ini_reads_back_as_it_was_set() -> None:
-    gateway = {"processes": "auto", "threads": 7, "request_timeout_s": 9}
+def test_logs_of_requests_are_kept_for_two_weeks() -> None:
+    for proxy in ("nginx", "apache"):
+        files = {
+            each["path"]: each["content"] for each in yaml.safe_load(balancer_user_data(proxy=proxy))["write_files"]
+        }
+        lines = [line.strip() for line in files["/etc/logrotate.d/wsgi-fleet"].splitlines()]
+        assert {"daily", "rotate 14", "maxsize 64M"} <= {*lines}
+
+
+@pytest.mark.parametrize(("processes", "written"), [("auto", "$(WSGI_FLEET_PROCESSES)"), (3, "3")])
+def test_the_ini_reads_back_as_it_was_set(processes: int | str, written: str) -> None:
+    gateway = {"processes": processes, "threads": 7, "request_timeout_s": 9}
     app = App.model_validate_json(json.dumps({"source": "x", "module": "bare:app", "gateway": gateway}))
     text = gateway_files(app)["uwsgi.ini"]
     parser = configparser.ConfigParser(interpolation=None, strict=False)
@@ -181,10 +191,12 @@ def test_the_ini_reads_back_as_it_was_set() -> None:
     section = parser["uwsgi"]
     assert "set-placeholder = application=bare:app\n" in text
     assert section["set-placeholder"] == "request-timeout-s=9"
-    assert (section["processes"], section["threads"]) == ("$(WSGI_FLEET_PROCESSES)", "7")
+    assert (section["processes"], section["threads"]) == (written, "7")
     assert section["worker-reload-mercy"] == "9"
     # An option that uWSGI does not know ends it; tests/processes/ starts it with all of them.
     assert section["strict"] == "true"
+    # Without an application it ends, so that a release which cannot be imported fails.
+    assert section["need-app"] == "true"
     assert {"die-on-term", "lazy-apps"}.isdisjoint(section)
 
 

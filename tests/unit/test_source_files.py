@@ -58,7 +58,7 @@ def kept(source: Path, static: str = "") -> list[str]:
             {"static": "static"},
             [".gitignore", "static/node_modules/a"],
         ),
-        ({"env__pyvenv.cfg": "", "env__bin__x": "", "_hg__x": "", "__pycache____x": ""}, {}, []),
+        ({"env__pyvenv.cfg": "", "env__bin__x": "", "_hg__x": "", "_svn__x": "", "__pycache____x": ""}, {}, []),
     ],
     ids=[".gitignore", "one in a folder", ".fleetignore", "taken all the same", "node_modules", "never"],
 )
@@ -107,9 +107,18 @@ def test_a_source_that_its_repository_ignores_is_read_all_the_same(tmp_path: Pat
 
 
 def test_all_files_that_usually_hold_secrets_are_named_and_ignored_ones_are_no_problem(source: Path) -> None:
-    write(source, _envs___production___postgres="", prod_env="", _env_example="", _gitignore=".env\n", _env="")
+    write(
+        source,
+        _envs___production___postgres="",
+        prod_env="",
+        _env_example="",
+        _env_sample="",
+        _gitignore=".env\n",
+        _env="",
+    )
     (source / "prod_env").rename(source / "prod.env")
-    (source / ".env_example").rename(source / ".env.example")
+    for ending in ("example", "sample"):
+        (source / f".env_{ending}").rename(source / f".env.{ending}")
     with pytest.raises(SourceError) as error:
         tar_sha256(source)
     told = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
