@@ -23,7 +23,7 @@ def test_a_move_to_debian_13_loses_what_comes_while_the_address_moves_alone(
     requirements = stack.folder / "tests/e2e/app/requirements.txt"
     requirements.write_text(f"{requirements.read_text()}\nDjango==6.0.1\n")
     told = stack.up(fails=True)
-    assert "Django==6.0.1 needs Python >=3.12, and servers have 3.11.2; set `wsgi-fleet:os` to debian-13" in told
+    assert "django==6.0.1 needs Python >=3.12, and servers have 3.11.2; set `wsgi-fleet:os` to debian-13" in told
     assert "Requires-Python" not in told
     with Load(stack.url) as load:
         stack.settings["os"] = "debian-13"
@@ -37,7 +37,7 @@ def test_a_move_to_debian_13_loses_what_comes_while_the_address_moves_alone(
     assert len(failed) < load.outcome.sent / 100, load.outcome
     new = {*stack.servers().values(), stack.balancer()}
     assert old.isdisjoint(new)
-    assert {server for server, _ in stack.who_answers()} == set(stack.servers().values())
+    assert set(stack.servers().values()) <= set(load.outcome.servers)
     for machine in new:
         assert on(machine, "sh", "-c", ". /etc/os-release; echo $VERSION_ID; python3 -V").split() == [
             "13", "Python", "3.13.5",

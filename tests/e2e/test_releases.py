@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 
@@ -82,6 +83,28 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
     fleet.up("--expect-no-changes")
     fleet.release_version("newer")
     assert releases_that_answer(fleet) == {"newer"}
+
+
+@pytest.mark.long
+def test_a_release_of_300_mb_loses_no_request_on_servers_of_512_mib(
+    fleet: Stack, table: Callable[[Outcome], None]
+) -> None:
+    data = fleet.folder / "tests/e2e/app/data.bin"
+    with data.open("wb") as file:
+        for _ in range(300):
+            file.write(os.urandom(1_000_000))
+    try:
+        with Load(fleet.url) as load:
+            fleet.release_version("large")
+            load.wait_for(50)
+    finally:
+        data.unlink()
+    table(load.outcome)
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert releases_that_answer(fleet) == {"large"}
+    (machine, *_) = fleet.servers().values()
+    assert lxc("config", "get", machine, "limits.memory").stdout == "512MiB\n"
+    assert on(machine, "stat", "-c", "%s", "/srv/app/live/code/data.bin") == "300000000\n"
 
 
 @pytest.mark.long
