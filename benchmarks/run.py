@@ -60,7 +60,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 class FirstAnswer(threading.Thread):
-    """Asks a URL until it answers 200. at: when it did, as time.monotonic()."""
+    """Asks a URL until it responds with status 200. at: when it did, as time.monotonic()."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)

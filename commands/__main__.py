@@ -1,6 +1,6 @@
 """`python -m commands`, which ./fleet starts: the commands, their help, and how they end.
 
-Exit codes: 0 done, 1 it failed or something is not well, 2 it was called wrongly. `exec` ends as its command does.
+Exit codes: 0 done, 1 it failed or something is unhealthy, 2 it was called wrongly. `exec` ends as its command does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ app = typer.Typer(
     cls=Commands,
     name="fleet",
     help="Look at a fleet and move it by hand. The stack is --stack, else FLEET_STACK, else the one that is selected.",
-    epilog="Exit codes: 0 done; 1 failed, or something is not well; 2 called wrongly.",
+    epilog="Exit codes: 0 done; 1 failed, or something is unhealthy; 2 called wrongly.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

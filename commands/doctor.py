@@ -150,7 +150,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
 def check_certificate(facts: Certificate | None) -> Finding:
     """Check whether the balancer's certificate lasts. facts: None where it serves HTTP."""
     if facts is None:
-        return Finding("certificate (not applicable: the balancer answers HTTP)")
+        return Finding("certificate (not applicable: the balancer serves HTTP)")
     days = facts.expires_in_s // DAY_S
     problem = f"it expires in {days} days" if days >= 0 else "it has expired"
     if facts.is_renewed_here and days < RENEWED_DAYS:
@@ -167,7 +167,7 @@ def health_agent(health: AgentHealth | None) -> Finding:
     if health is not None and health.age_s < AGENT_S:
         return Finding(subject)
     problem = "nobody has asked for it yet" if health is None else f"nobody has asked for it for {health.age_s:.0f} s"
-    remedy = "Servers that do not answer get requests. `journalctl -u wsgi-fleet-health` on the balancer says why."
+    remedy = "Servers that do not respond get requests. `journalctl -u wsgi-fleet-health` on the balancer says why."
     return Finding(subject, problem, remedy)
 
 
@@ -209,16 +209,16 @@ def check_machine(name: str, report: Report[MachineStatus]) -> Iterator[Finding]
 
 def compare_clocks(reports: Mapping[str, Report[MachineStatus]]) -> Finding:
     """Check whether two machines' clocks surely differ: each was read between request and response."""
-    told = {name: report for name, report in reports.items() if report.facts is not None}
-    ahead = {name: _clock(report) - report.ended_s for name, report in told.items()}
-    behind = {name: _clock(report) - report.began_s for name, report in told.items()}
-    if told:
-        fast, slow = max(ahead, key=ahead.__getitem__), min(behind, key=behind.__getitem__)
-        apart = ahead[fast] - behind[slow]
-        if apart > SKEW_S:
+    with_facts = {name: report for name, report in reports.items() if report.facts is not None}
+    least_ahead_s = {name: _clock(report) - report.ended_s for name, report in with_facts.items()}
+    most_ahead_s = {name: _clock(report) - report.began_s for name, report in with_facts.items()}
+    if with_facts:
+        fast, slow = max(least_ahead_s, key=least_ahead_s.__getitem__), min(most_ahead_s, key=most_ahead_s.__getitem__)
+        difference_s = least_ahead_s[fast] - most_ahead_s[slow]
+        if difference_s > SKEW_S:
             return Finding(
                 "clocks",
-                f"{fast} is {apart:.1f} s or more ahead of {slow}",
+                f"{fast} is {difference_s:.1f} s or more ahead of {slow}",
                 "See `timedatectl` on both; a time service (systemd-timesyncd, chrony) must run.",
             )
     return Finding("clocks")

@@ -180,7 +180,7 @@ def logs(
         elif problem := read(target, source, output):
             problems.append(problem)
 
-    # Daemons: after Ctrl-C nobody waits for a machine that does not answer.
+    # Daemons: after Ctrl-C nobody waits for a machine that does not respond.
     threads = [threading.Thread(target=work, args=(source,), daemon=True) for source in wanted]
     for thread in threads:
         thread.start()

@@ -187,7 +187,7 @@ def ask(target: Target, server: Server, command: Sequence[str], kind: type[Statu
     except (Unreachable, ValueError) as problem:
         error = str(problem)
     except TimeoutError:
-        error = f"it did not answer in {QUERY_TIMEOUT_S:.0f} s"
+        error = f"it did not respond in {QUERY_TIMEOUT_S:.0f} s"
     return Report(facts, error, began, time.time(), is_reached)
 
 

@@ -89,7 +89,7 @@ class Progress:
         how = "failed" if kind == "resOpFailedEvent" else _DONE[step["op"]]
         return [f"{label}: {how}" + (f" in {took:.0f} s" if took >= 1 else "")]
 
-    def still(self, now_s: float) -> str:
+    def describe_waiting(self, now_s: float) -> str:
         """Return what is waited for, and for how long the first of it."""
         if not self.waiting:
             return "the engine compares the stack with its program"
@@ -121,7 +121,7 @@ class Screen:
         first, *more = text.splitlines()
         self._write(wrap([f"{self.now_s():4.0f} s  {first}", *(f"{'':8}{line}" for line in more)], self._stream))
 
-    def still(self, text: str) -> None:
+    def show_waiting(self, text: str) -> None:
         """Show what is waited for: at the foot of a terminal always, in a pipe after SILENCE_S of silence."""
         if self._is_terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -161,7 +161,7 @@ def run(arguments: Sequence[str], screen: Screen, signals: Sequence[int]) -> int
             finally:
                 _stop(process)
         if signals:
-            at_work = f" while {progress.still(screen.now_s())}" if progress.waiting else ""
+            at_work = f" while {progress.describe_waiting(screen.now_s())}" if progress.waiting else ""
             screen.line(f"stopped{at_work}. What servers have begun, they end; run the same command again to go on")
             screen.line(describe_serving(arguments[-1]))
             return INTERRUPTED
@@ -213,7 +213,7 @@ def _follow(
         if is_over:
             screen.clear()
             return
-        screen.still(progress.still(screen.now_s()))
+        screen.show_waiting(progress.describe_waiting(screen.now_s()))
         time.sleep(POLL_S)
 
 
@@ -266,7 +266,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `up` or `destroy`, whose last argument is the stack."""
     signals: list[int] = []
 
-    def hear(number: int, _: object) -> None:
+    def on_signal(number: int, _: object) -> None:
         signals.append(number)
         # Another one must not end what says what serves.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # In the background, or under nohup, some are ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, hear)
+            signal.signal(number, on_signal)
     try:
         return run(arguments, Screen(sys.stdout), signals)
     except OSError as error:

@@ -86,10 +86,10 @@ def releases(
     console().print(table)
     for each in rows:
         if each["why"]:
-            typer.echo(f"{each['release']} at {each['when']}: {in_short(each['why'])}")
+            typer.echo(f"{each['release']} at {each['when']}: {shorten_cause(each['why'])}")
 
 
-def in_short(why: str) -> str:
+def shorten_cause(why: str) -> str:
     """Return the first line of a cause, and the error of the application that it quotes in indented lines."""
     first, *more = why.splitlines()
     quoted = textwrap.dedent("\n".join(itertools.takewhile(lambda line: line.startswith(" "), more))).splitlines()

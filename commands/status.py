@@ -216,7 +216,7 @@ def status(
 
     Of all applications, or of one.
 
-    Ends with 1 when a server is neither serving nor drained, or the balancer is not well. Rates, times and 5xx are
+    Ends with 1 when a server is neither serving nor drained, or the balancer is unhealthy. Rates, times and 5xx are
     those of the last 60 seconds in the balancer's access log (of less where it is long).
     """
     found: list[tuple[float, list[Target]]] = []

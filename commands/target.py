@@ -117,7 +117,7 @@ def pulumi(*arguments: str) -> str:
         raise CommandError("pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first") from error
     except subprocess.TimeoutExpired as error:
         raise CommandError(
-            f"`pulumi {arguments[0]}` did not answer in {PULUMI_S} s; is the state's backend there?"
+            f"`pulumi {arguments[0]}` did not respond in {PULUMI_S} s; is the state's backend there?"
         ) from error
     if result.returncode:
         raise CommandError(result.stderr.strip().removeprefix("error: ") or f"`pulumi {shlex.join(arguments)}` failed")
@@ -170,7 +170,7 @@ def resolve_target(
     """
     apps: Mapping[str, Any] = fleet["apps"]
     if app is None:
-        app = only_application(stack, apps) if server is None or len(apps) == 1 else _that_has(apps, server)
+        app = only_application(stack, apps) if server is None or len(apps) == 1 else _application_of(apps, server)
     (target,) = resolve_targets(stack, fleet, app, patience_s=patience_s)
     return target
 
@@ -182,7 +182,7 @@ def only_application(stack: str, apps: Mapping[str, Any]) -> str:
     return next(iter(apps))
 
 
-def _that_has(apps: Mapping[str, Any], server: str) -> str:
+def _application_of(apps: Mapping[str, Any], server: str) -> str:
     """Return the application that has the server; for the balancer, which all have, the first one."""
     names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
     if server != BALANCER and server not in names:

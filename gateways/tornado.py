@@ -22,7 +22,7 @@ GATEWAY = Gateway(
         "max_requests": "its workers are not replaced",
         "reload_on_rss_mib": "its workers are not replaced",
     },
-    no_streaming="Tornado sends nothing of a WSGI application's answer before it is whole",
+    no_streaming="Tornado sends nothing of a WSGI application's response before it is whole",
     no_websockets="Tornado's WSGI has no way to them",
     order=3,
 )

@@ -28,7 +28,7 @@ _MARK = re.compile(r"MARK\d+Z")
 
 
 @contextlib.contextmanager
-def marked() -> Generator[dict[str, str]]:
+def render_marked() -> Generator[dict[str, str]]:
     """Render from copies of the files for the block, each with a mark of its own at its end. Yields mark -> file."""
     with tempfile.TemporaryDirectory() as folder:
         marks: dict[str, str] = {}
@@ -63,12 +63,12 @@ def markdown_table() -> str:
 
 def delivery() -> dict[str, set[str]]:
     """Return the ways of each file to a machine, {} for one that none gets. Renders stacks that use every setting."""
-    with marked() as marks, tempfile.TemporaryDirectory() as folder, contextlib.chdir(project(Path(folder))):
+    with render_marked() as marks, tempfile.TemporaryDirectory() as folder, contextlib.chdir(project(Path(folder))):
         found = {file: set[str]() for file in marks.values()}
         for stack, changes in _stacks():
             for each in plan(stack, **changes).resources:
                 for mark in _MARK.findall(json.dumps(each.inputs, default=vars)):
-                    found[marks[mark]].add(_way(each))
+                    found[marks[mark]].add(_delivery_of(each))
     return found
 
 
@@ -95,7 +95,7 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "prod", {"aws": aws}
 
 
-def _way(resource: Registered) -> str:
+def _delivery_of(resource: Registered) -> str:
     if resource.type == mock_lxd.MACHINE:
         return BALANCER if resource.name == "balancer" else APP_SERVERS
     if resource.type in (mock_lxd.IMAGE, mock_lxd.ROLLOUT):

@@ -65,11 +65,11 @@ def free_port() -> int:
 
 def copy_of_checkout(target: Path) -> None:
     """Copy what a clone of the present state would contain: tracked files and new ones, no ignored ones."""
-    listed = subprocess.run(
+    output = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    for name in filter(None, listed.split("\0")):
+    for name in filter(None, output.split("\0")):
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
@@ -279,7 +279,7 @@ def on(machine: str, *command: str, check: bool = True) -> str:
     return result.output
 
 
-def what_the_proxy_minds(front: str) -> str:
+def proxy_complaints(front: str) -> str:
     """Return what the balancer's Nginx or Apache prints about its configuration, without "Syntax OK"."""
     test = "if [ -e /etc/apache2/wsgi-fleet ]; then apache2 -t; else nginx -t -q; fi"
     return "".join(line for line in on(front, "sh", "-c", test).splitlines() if line != "Syntax OK")

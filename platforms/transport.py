@@ -16,7 +16,7 @@ class Result:
 
 
 class Unreachable(Exception):
-    """A machine did not answer at all: nothing is known of what it runs."""
+    """A machine did not respond at all: nothing is known of what it runs."""
 
 
 class Transport(Protocol):

@@ -62,7 +62,7 @@ def _end(rule: Planned) -> str:
     return str(rule.inputs.get("cidrIpv4") or rule.inputs.get("cidrIpv6") or "")
 
 
-def _opens(rule: Planned, port: int) -> bool:
+def _opens_port(rule: Planned, port: int) -> bool:
     inputs = rule.inputs
     every = inputs.get("ipProtocol") == "-1" or inputs.get("fromPort") is None
     return every or inputs["fromPort"] <= port <= inputs.get("toPort", 65535)
@@ -115,7 +115,7 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
 @control("EC2.13", "port 22 is not open to everyone (CIS 5.3, 5.4)", "name your own networks in aws.admin_cidrs")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each in _all(plan, IN):
-        if _end(each) in EVERYONE and _opens(each, 22):
+        if _end(each) in EVERYONE and _opens_port(each, 22):
             yield each, f"it opens port 22 to {_end(each)}"
 
 
@@ -163,8 +163,8 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for bucket in _all(plan, BUCKET):
         policies = [each.inputs.get("policy") for each in _children(plan, bucket, BUCKET_POLICY)]
-        said = [statement for each in policies for statement in _statements(each)]
-        denied = [each for each in said if each["Effect"] == "Deny" and _is_for_everyone(each)]
+        statements = [statement for each in policies for statement in _statements(each)]
+        denied = [each for each in statements if each["Effect"] == "Deny" and _is_for_everyone(each)]
         only_tls = {"Bool": {"aws:SecureTransport": "false"}}
         is_denied = any(each.get("Condition") == only_tls and "s3:*" in _list(each["Action"]) for each in denied)
         if not is_denied and None not in policies:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from policies import ACCEPTED, CONTROLS
-from policies.kept import OPEN, OUR_CONTROLS
+from policies.compliance import OPEN, OUR_CONTROLS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
 HEADS = {
@@ -28,7 +28,7 @@ def table(name: str, rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
 
 
-def of_code() -> dict[str, str]:
+def render_tables() -> dict[str, str]:
     """Return the tables that need no machine."""
     controls = [
         (each.id, each.title, kept.what, ", ".join(f"`{file}`" for file in kept.where), f"`{kept.test}`")
@@ -51,7 +51,7 @@ def fill_tables(page: str, tables: Mapping[str, str]) -> str:
 
 def write(tables: Mapping[str, str], file: Path = PAGE) -> None:
     """Write these, and those that the code knows."""
-    file.write_text(fill_tables(file.read_text(), {**tables, **of_code()}))
+    file.write_text(fill_tables(file.read_text(), {**tables, **render_tables()}))
 
 
 if __name__ == "__main__":

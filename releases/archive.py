@@ -118,5 +118,5 @@ def _find_excess(source: Path, paths: Sequence[Path], max_mib: int) -> list[str]
     if total <= max_mib << 20:
         return []
     largest = ", ".join(f"{name}: {size / 2**20:.0f} MiB" for name, size in folders.most_common(LARGEST))
-    told = f"files of {total / 2**20:.0f} MiB, and release.max_mib is {max_mib} ({largest})"
-    return [f"{told}; name what servers do not need in {IGNORE_FILE}, or raise release.max_mib"]
+    problem = f"files of {total / 2**20:.0f} MiB, and release.max_mib is {max_mib} ({largest})"
+    return [f"{problem}; name what servers do not need in {IGNORE_FILE}, or raise release.max_mib"]

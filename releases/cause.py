@@ -49,9 +49,9 @@ HINTS = {
         "the application redirects HTTP to HTTPS by itself: set balancer.tls, with which it is asked as if by HTTPS, "
         "or exempt health_path (Django: SECURE_REDIRECT_EXEMPT beside SECURE_SSL_REDIRECT)"
     ),
-    r"but 3\d\d to (\S+),": "health_path must answer 200 itself, without log-in and redirect: this one leads to {0}",
-    "but 40[13] ": "health_path must answer without log-in",
-    "but 40[45] ": "the application has no such path: set health_path to one that answers GET with 200",
+    r"but 3\d\d to (\S+),": "health_path must respond with 200 itself, without a redirect: this one leads to {0}",
+    "but 40[13] ": "health_path must respond without log-in",
+    "but 40[45] ": "the application has no such path: set health_path to one that responds to GET with status 200",
     r"(?s)^stage: .*(?:but 500 |no such table|UndefinedTable|relation \S+ does not exist|Table '\S+' doesn't exist)": (
         "if the health path needs tables that rollout.release_task makes, set rollout.task_before_proof to true "
         "(docs/migrations.md)"

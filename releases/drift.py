@@ -17,8 +17,8 @@ from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, has_archive
 from releases.status import ReleaseStatus, parse_status
 
-# Seconds for each server. One that does not answer is left to `up --refresh`, and must not hold up another change.
-ASK_S = 15.0
+# Seconds for each server. One that does not respond is left to `up --refresh`, and must not hold up another change.
+STATUS_TIMEOUT_S = 15.0
 # States of a unit that does not run and is not about to.
 ENDED = ("inactive", "failed")
 # What to do about a store that is damaged.
@@ -81,7 +81,7 @@ def find_strays(
     if UNKNOWN in json.dumps([reach, servers, balancer], default=repr):
         return []
     try:
-        transport = operator.transport({**reach, "deadline_s": ASK_S})
+        transport = operator.transport({**reach, "deadline_s": STATUS_TIMEOUT_S})
     except Unreachable:
         return []
     targets = [server["target"] for server in servers]
@@ -97,7 +97,9 @@ def find_strays(
 def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
     """Return what systemd calls the state of the balancer's proxy; "" where the balancer does not respond."""
     try:
-        result = transport.exec(balancer["target"], ["systemctl", "is-active", balancer["unit"]], timeout_s=ASK_S)
+        result = transport.exec(
+            balancer["target"], ["systemctl", "is-active", balancer["unit"]], timeout_s=STATUS_TIMEOUT_S
+        )
     except (Unreachable, TimeoutError):
         return ""
     return result.output.strip()
@@ -105,7 +107,7 @@ def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
 
 def _find_drift(transport: Transport, release: str, target: str) -> str:
     try:
-        result = transport.exec(target, [STATUS_COMMAND], timeout_s=ASK_S)
+        result = transport.exec(target, [STATUS_COMMAND], timeout_s=STATUS_TIMEOUT_S)
         status = parse_status(ReleaseStatus, result.output)
     except (Unreachable, TimeoutError, ValueError):
         return ""

@@ -1,4 +1,4 @@
-"""The servers of one application, and the commands that are run on them: the hands of rollout and rollback."""
+"""The servers of one application, and the commands that rollout and rollback run on them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Fleet:
             if not (quiet or is_error):
                 self._write_line(f"{server.name}: {self.clean(line)}")
 
-        def name_the_silent() -> None:
+        def log_silent_servers() -> None:
             nonlocal last
             while not ended.wait(SILENCE_S / 10):
                 if time.monotonic() - last >= SILENCE_S:
@@ -128,7 +128,7 @@ class Fleet:
                     self._write_line(f"{server.name}: {phase}: at work for {at_work}")
 
         if not quiet:
-            threading.Thread(target=name_the_silent, daemon=True).start()
+            threading.Thread(target=log_silent_servers, daemon=True).start()
         try:
             result = self._transport.exec(
                 server.target, [program, *arguments], stdin=stdin, timeout_s=timeout_s, on_line=on_line

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from platforms.transport import Store
-from releases.lock import whoami
+from releases.lock import operator_name
 
 PREFIX = "journal/"
 # The result of an entry whose file does not read.
@@ -57,7 +57,7 @@ class Journal:
         self._store, self._begun = store, time.monotonic()
         self._key = f"{PREFIX}{now:%Y%m%dT%H%M%S.%f}-{release}.jsonl"
         when = now.isoformat(timespec="seconds")
-        self._head = {"release": release, "app": app, "who": whoami(), "when": when, "revision": revision}
+        self._head = {"release": release, "app": app, "who": operator_name(), "when": when, "revision": revision}
         self._lines: list[str] = []
 
     def note(self, event: str, **details: Any) -> None:

@@ -29,7 +29,7 @@ class Locked(Exception):
     """Somebody else moves this application. The text says who and since when."""
 
 
-def whoami() -> str:
+def operator_name() -> str:
     """Return the operator as user@host, for people who read it later."""
     try:
         user = getpass.getuser()
@@ -46,7 +46,7 @@ def acquire(store: Store, what: str, say: Callable[[str], None]) -> Generator[No
     Raises Locked at once when somebody else has it.
     """
     content: dict[str, Any] = {
-        "who": whoami(),
+        "who": operator_name(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "what": what,
         "host": socket.gethostname(),
@@ -77,21 +77,21 @@ def _take(store: Store, content: dict[str, Any], say: Callable[[str], None]) -> 
                 f"process {other['process']} is not done yet ({other['what']}), though who started it is gone; "
                 f"waiting for up to {ORPHAN_S:.0f} s"
             )
-            other = _waited_for(other, store)
+            other = _wait_for_orphan(other, store)
         if other and not _is_dead(other):
             raise Locked(
                 f"{other['who']} is at work on this application since {other['since']} ({other['what']}); "
                 f"wait until that has ended (process {other['process']} on {other['host']}), then run the same command "
                 "again"
             )
-        # Whoever held it was killed. Two that see this at once are told apart by the create above; looking once more
+        # Whoever held it was killed. Of two that see this at once the create above lets one through; looking once more
         # keeps the slower one from deleting what the quicker one has made.
         if _read(store).get("token") == other.get("token"):
             store.delete(KEY)
     raise Locked("others keep taking the lock of this application; try again")
 
 
-def _waited_for(orphan: dict[str, Any], store: Store) -> dict[str, Any]:
+def _wait_for_orphan(orphan: dict[str, Any], store: Store) -> dict[str, Any]:
     """Return the lock once that process has left it, or as it is after ORPHAN_S."""
     deadline = time.monotonic() + ORPHAN_S
     while (other := _read(store)).get("token") == orphan["token"] and not _is_dead(other):
@@ -123,8 +123,8 @@ def _started_by() -> list[int]:
     """Return the processes above this one: of a rollout the plugin's shell, and the `pulumi` that started that."""
     parent = os.getppid()
     try:
-        told = subprocess.run(["ps", "-o", "ppid=", "-p", str(parent)], check=True, capture_output=True, text=True)
-        return [parent, int(told.stdout)]
+        output = subprocess.run(["ps", "-o", "ppid=", "-p", str(parent)], check=True, capture_output=True, text=True)
+        return [parent, int(output.stdout)]
     except (OSError, subprocess.CalledProcessError, ValueError):
         return [parent]
 

@@ -97,7 +97,7 @@ def roll_back(
             # First that it must not come back, then that the other serves: a kill between leaves the safe half.
             if before and before != target:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                pointers.reject(store, pointers.Rejection(before, lock.whoami(), now))
+                pointers.reject(store, pointers.Rejection(before, lock.operator_name(), now))
             pointers.allow(store, target)
             pointers.set_current(store, target)
             pointers.raise_epoch(store)

@@ -21,8 +21,8 @@ from releases.redaction import Redaction
 from releases.release import Release, has_archive
 from releases.static import StaticFiles
 from releases.status import ReleaseStatus
-from releases.threads import say_lost_threads
-from releases.workers import say_ending_workers
+from releases.threads import report_lost_threads
+from releases.workers import report_ended_workers
 
 REMEDY = "Mend the cause and run the same command again (`pulumi up` or `make local`)."
 
@@ -117,7 +117,7 @@ class Rollout:
                 self.fleet.on_all([first], lambda server: self._stage_one(server, with_task=True))
                 journal.note("release task", server=first.name)
             self._stage([server for server in states if server != first or not is_task_first], journal)
-            say_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - begun)
+            report_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - begun)
             self.static.publish(first)
             if runs_task and not is_task_first:
                 self._release_task(first, journal)
@@ -132,7 +132,7 @@ class Rollout:
         missing = [server.name for server in self.plan.servers if server not in states and server not in late]
         missing += self.static.activate()
         self._prune([*states, *late])
-        say_ending_workers(self.fleet, [*states, *late], self.plan.release.manifest)
+        report_ended_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
         self.fleet.log(f"release {self.id} serves on {count_servers(len(states) + len(late))}")
 
@@ -244,7 +244,7 @@ class Rollout:
         """
         guard = threading.Lock()
 
-        def back(server: Server) -> None:
+        def switch_back(server: Server) -> None:
             target = proven or states[server].live
             if target in (None, self.id):
                 return
@@ -253,7 +253,7 @@ class Rollout:
                 journal.note("went back", server=server.name, release=target)
 
         try:
-            self.fleet.on_all(touched, back)
+            self.fleet.on_all(touched, switch_back)
         except ServerFailures as error:
             return [f"going back failed as well: {failure}" for failure in error.failures]
         return []

@@ -56,8 +56,8 @@ def find_files(source: Path, *, static: str = "", state: Path | None = None) -> 
     folder that never belongs to a release.
     """
     problems: list[str] = []
-    kept = _KeptFiles(source, static, state, problems)
-    paths = {path for path in kept.listed() if path != source}
+    files = _SourceFiles(source, static, state, problems)
+    paths = {path for path in files.walk() if path != source}
     # Git lists files alone.
     for path in list(paths):
         paths.update(parent for parent in path.parents if parent != source and parent.is_relative_to(source))
@@ -80,31 +80,31 @@ def describe(path: Path, source: Path, problem: str) -> str:
     return f"{name if name.isprintable() else ascii(name)}: {problem}"
 
 
-class _KeptFiles:
+class _SourceFiles:
     """Lists the paths of one source. problems: gets a line for each folder that cannot be read."""
 
     def __init__(self, source: Path, static: str, state: Path | None, problems: list[str]) -> None:
         self.source, self.state, self.problems = source, state, problems
         self.static = source / static if static else None
         self.is_virtualenv = cache(lambda folder: _mode(folder / "pyvenv.cfg") != 0)  # pyright: ignore
-        self.own = _read_spec(source / IGNORE_FILE)
+        self.ignore_spec = _read_spec(source / IGNORE_FILE)
 
-    def listed(self) -> Iterator[Path]:
-        """Yield what is kept; .fleetignore has the last word."""
-        for path in self._listed_by_git(self.source):
+    def walk(self) -> Iterator[Path]:
+        """Yield the paths that belong into a release; .fleetignore has the last word."""
+        for path in self._walk_by_git(self.source):
             if self._matches(path) is not True:
                 yield path
         if self.static and self.static.is_dir():
             yield from (path for path in self._walk(self.static, None) if self._matches(path) is not True)
-        if any(pattern.include is False for pattern in self.own.patterns):
+        if any(pattern.include is False for pattern in self.ignore_spec.patterns):
             yield from (path for path in self._walk(self.source, None) if self._matches(path) is False)
 
     def _matches(self, path: Path) -> bool | None:
         """Return what .fleetignore says: True to leave it out, False to take it, None for nothing."""
         is_folder = stat.S_ISDIR(_mode(path))
-        return self.own.check_file(f"{_name(path, self.source)}{'/' if is_folder else ''}").include
+        return self.ignore_spec.check_file(f"{_name(path, self.source)}{'/' if is_folder else ''}").include
 
-    def _listed_by_git(self, folder: Path) -> Iterator[Path]:
+    def _walk_by_git(self, folder: Path) -> Iterator[Path]:
         """Yield what git lists below a folder; walk where it is in no repository, or in one that ignores it."""
         result = git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
         names = [os.fsdecode(name) for name in result.stdout.split(b"\0") if name] if result else []
@@ -125,7 +125,7 @@ class _KeptFiles:
                 yield path
             # A submodule, or a repository inside of this one.
             if stat.S_ISDIR(mode):
-                yield from self._listed_by_git(path)
+                yield from self._walk_by_git(path)
 
     def _walk(self, folder: Path, specs: list[tuple[Path, GitIgnoreSpec]] | None) -> Iterator[Path]:
         """Yield what is below a folder. specs: .gitignore files of folders above; None to ignore no path."""

@@ -12,7 +12,7 @@ SCRIPT = "gateway/gateway_environment.py"
 MARK = "warning: threads of the import end in workers: "
 
 
-def say_lost_threads(fleet: Fleet, server: Server, manifest: bytes, since_s: float) -> None:
+def report_lost_threads(fleet: Fleet, server: Server, manifest: bytes, since_s: float) -> None:
     """Print a warning where the proof of a release, in the last since_s seconds, has logged such threads."""
     if SCRIPT not in json.loads(manifest).get("gateway_files", ()):
         return

@@ -14,7 +14,7 @@ LINES = 5
 UNIT = "app-worker-"
 
 
-def say_ending_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes) -> None:
+def report_ended_workers(fleet: Fleet, servers: Sequence[Server], manifest: bytes) -> None:
     """Watch the workers of a release for WATCH_S seconds and print for each that has ended what it logged last."""
     if not json.loads(manifest).get("workers"):
         return

@@ -62,7 +62,7 @@ DIFFERENCES_FROM_NGINX = (
     ),
     (
         "requests at a time",
-        "2,048 for each server; more are answered 503",
+        "2,048 for each server; more are rejected with 503",
         "1,024 in all: each takes a thread of Apache",
     ),
     ("headers of a response (uwsgi protocol)", "32 KiB together", "8 KiB a line"),

@@ -22,8 +22,8 @@ def gateway_files(app: App) -> dict[str, str]:
     config = render_template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
     files = {kind.config: config, **{f"gateway/{name}.py": minified_script(f"gateway/{name}") for name in kind.scripts}}
     if app.streaming:
-        more_s = app.streaming.timeout_s - app.gateway.request_timeout_s
-        files["gateway/streaming.json"] = json.dumps({"paths": app.streaming.paths, "more_s": more_s}) + "\n"
+        extra_s = app.streaming.timeout_s - app.gateway.request_timeout_s
+        files["gateway/streaming.json"] = json.dumps({"paths": app.streaming.paths, "extra_s": extra_s}) + "\n"
     return files | (process_files(app, processes) if processes else {})
 
 

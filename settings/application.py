@@ -108,7 +108,9 @@ class App(route.Route):
         description="file inside source that names the packages: requirements.txt, a lock of uv, Poetry, Pipenv or "
         "pip, or pyproject.toml; null takes the first that is there",
     )
-    health_path: UrlPath = Field(default="/healthz", description="answers 200 when the application is well")
+    health_path: UrlPath = Field(
+        default="/healthz", description="responds with status 200 when the application is healthy"
+    )
     health_host: HealthHost | None = Field(
         default=None,
         description="name by which servers are asked for health_path; null: the first of hosts, else of "
@@ -139,7 +141,7 @@ class App(route.Route):
     )
     static: Static | None = Field(default=None, description="files that the balancer serves without the application")
     streaming: Streaming | None = Field(
-        default=None, description="paths on which answers go out as they are made; null: none"
+        default=None, description="paths on which responses go out as they are made; null: none"
     )
     sticky_sessions: bool = Field(
         default=False,
@@ -228,7 +230,7 @@ class App(route.Route):
             reject(
                 *[
                     f"streaming.paths: {path}: should be outside of static.url_path ({static}), where the balancer "
-                    "answers without the application; take another path"
+                    "responds without the application; take another path"
                     for path in self.streaming.paths
                     if static and path.startswith(static)
                 ]
@@ -242,7 +244,7 @@ class App(route.Route):
         if self.static and self.health_path.startswith(self.static.url_path):
             reject(
                 f"health_path: {self.health_path}: should be outside of static.url_path ({self.static.url_path}), "
-                "where the balancer answers without the application; take another path"
+                "where the balancer responds without the application; take another path"
             )
         return self
 

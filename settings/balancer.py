@@ -20,9 +20,11 @@ class Balancer(Model):
     """The machine in front. Limits are off unless they are set."""
 
     size: Size = Field(default=Size(), description="what the balancer has")
-    max_body_mib: int = Field(default=10, ge=1, le=10_240, description="largest request body; more is answered 413")
+    max_body_mib: int = Field(
+        default=10, ge=1, le=10_240, description="largest request body; more is rejected with 413"
+    )
     requests_per_second: int | None = Field(
-        default=None, ge=1, le=MOST_REQUESTS, description="per client address; more are answered 429"
+        default=None, ge=1, le=MOST_REQUESTS, description="per client address; more are rejected with 429"
     )
     burst: int | None = Field(
         default=None,
@@ -31,7 +33,7 @@ class Balancer(Model):
         description="requests above requests_per_second that are taken; null is twice that",
     )
     connections: int | None = Field(
-        default=None, ge=1, le=65_535, description="at a time per client; more are answered 429"
+        default=None, ge=1, le=65_535, description="at a time per client; more are rejected with 429"
     )
     hostnames: list[Hostname] = Field(
         default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100

@@ -93,7 +93,7 @@ def _check_timeouts(app: App) -> Iterator[str]:
     read_s = read_timeout_s(app.gateway.request_timeout_s)
     if app.drain_timeout_s < read_s:
         yield (
-            f"rollout.drain_timeout_s: {app.drain_timeout_s}: is less than Nginx waits for an answer ({read_s} s, of "
+            f"rollout.drain_timeout_s: {app.drain_timeout_s}: is less than Nginx waits for a response ({read_s} s, of "
             f"gateway.request_timeout_s {app.gateway.request_timeout_s}): a release may cut a request that began late"
         )
 

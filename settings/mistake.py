@@ -33,9 +33,9 @@ def describe_all(errors: Sequence[ErrorDetails]) -> list[str]:
     What several members of a union report of one value is one line, as is a misspelt key that is required.
     """
     unknown = [details["loc"] for details in errors if details["type"] == "extra_forbidden"]
-    misspelt = {(*location[:-1], key) for location in unknown for key in _meant(location)}
-    kept = [details for details in errors if details["type"] != "missing" or details["loc"] not in misspelt]
-    return list(dict.fromkeys(line for details in kept for line in _describe(details)))
+    misspelt = {(*location[:-1], key) for location in unknown for key in _find_similar(location)}
+    reported = [details for details in errors if details["type"] != "missing" or details["loc"] not in misspelt]
+    return list(dict.fromkeys(line for details in reported for line in _describe(details)))
 
 
 def shorten(line: str) -> str:
@@ -48,7 +48,7 @@ def _cut(text: str, longest: int, end: str) -> str:
     return text if len(text) <= longest else text[: longest - len(end)].rstrip("\\") + end
 
 
-def _meant(location: Sequence[int | str]) -> list[str]:
+def _find_similar(location: Sequence[int | str]) -> list[str]:
     """Return the key that was probably meant by an unknown one: elsewhere the same, else a similar one here."""
     key, (_, options) = str(location[-1]), find(location[:-1])
     return paths_to(key, options)[:1] or difflib.get_close_matches(key, known_keys(options), n=1)
@@ -63,7 +63,7 @@ def _describe(details: ErrorDetails) -> Iterator[str]:
     elif kind == "value_error":
         yield f"{format_path(keys)}: {details['msg'].removeprefix('Value error, ')}"
     elif kind == "extra_forbidden":
-        near, known = _meant(location), known_keys(options)
+        near, known = _find_similar(location), known_keys(options)
         remedy = f"did you mean {near[0]}?" if near else "remove it"
         if known and not near:
             remedy += f"; {ALL_KEYS}" if len(known) > MOST_KEYS else f", or use one of {', '.join(known)}"

@@ -30,7 +30,7 @@ class Alarms(Model):
         ),
     ] = Field(description="SNS topic of the same region that is told when an alarm goes off and when it is over")
     errors_5xx_percent: int = Field(
-        default=5, ge=1, le=100, description="share of the balancer's answers that are errors, five minutes in a row"
+        default=5, ge=1, le=100, description="share of the balancer's responses that are errors, five minutes in a row"
     )
     disk_percent: int = Field(
         default=85, ge=50, le=99, description="how full a machine's disk is, five minutes in a row"

@@ -55,13 +55,13 @@ class Compression(Model):
 
     enabled: bool = Field(default=True, description="false: nothing is compressed")
     level: int = Field(default=5, ge=1, le=9, description="1 is fast, 9 is small")
-    min_bytes: int = Field(default=1024, ge=0, le=1_048_576, description="shorter answers are left as they are")
+    min_bytes: int = Field(default=1024, ge=0, le=1_048_576, description="shorter responses are left as they are")
     types: list[MimeType] = Field(
         default=list(TYPES), description="media types that are compressed; text/html always is"
     )
     compress_authenticated: bool = Field(
         default=True,
-        description="false: over HTTPS, answers to requests with Cookie or Authorization are not (BREACH)",
+        description="false: over HTTPS, responses to requests with Cookie or Authorization are not (BREACH)",
     )
 
     @property
@@ -73,7 +73,7 @@ class Compression(Model):
 class Cache(Model):
     """Answers kept on the balancer for a moment, for all who ask the same without saying who they are."""
 
-    valid_s: int = Field(default=1, ge=1, le=3600, description="for how long, unless the answer's own headers say")
+    valid_s: int = Field(default=1, ge=1, le=3600, description="for how long, unless the response's own headers say")
     max_mib: int = Field(default=128, ge=1, le=65_536, description="disk that they may take")
 
 
@@ -140,7 +140,7 @@ class Proxy(Model):
         default="nginx", description="the program in front; a change replaces the balancer"
     )
     compression: Compression = Field(default=Compression(), description="gzip")
-    cache: Cache | None = Field(default=None, description="answers kept for a moment, for all who ask the same")
+    cache: Cache | None = Field(default=None, description="responses kept for a moment, for all who ask the same")
     basic_auth: BasicAuth | None = Field(default=None, description="a name and a password for all of the site")
     access: Access | None = Field(default=None, description="from where the site may be asked")
     canonical_host: bool = Field(default=False, description="other names lead to the first of hostnames (308)")

@@ -37,7 +37,7 @@ class Rollout(Model):
         description="longest time for requests in flight to end; null is gateway.request_timeout_s + 15",
     )
     healthy_threshold: int = Field(
-        default=3, ge=1, le=100, description="good answers in a row that make a slot healthy"
+        default=3, ge=1, le=100, description="healthy responses in a row that make a slot healthy"
     )
     stage_timeout_s: int = Field(
         default=300, ge=10, le=3600, description="longest time to bring a release onto a server"

@@ -151,7 +151,7 @@ def read(file: Path, *, project: Path) -> Settings:
     try:
         config = load_config(file)
         encrypted = encrypted_paths(config)
-        texts = {key: _handed_over(_without_secrets(value)) for key, value in config.items()}
+        texts = {key: _as_pulumi_passes(_without_secrets(value)) for key, value in config.items()}
     except (RecursionError, ValueError, TypeError) as error:
         # YAML has more than settings can be.
         problem = "is YAML that settings cannot be; use text, numbers, true, false, null, lists and mappings"
@@ -184,7 +184,7 @@ def _without_secrets(value: Any) -> Any:
     return {key: _without_secrets(each) for key, each in inner.items()} if isinstance(value, dict) else value
 
 
-def _handed_over(value: Any) -> str:
+def _as_pulumi_passes(value: Any) -> str:
     """Return a value as Pulumi gives it to a program."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
@@ -217,8 +217,8 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
         paths = _mapping(app).get("python_path")
         for number, path in enumerate(cast("list[Any]", paths) if isinstance(paths, list) else []):
             if isinstance(path, str) and not _is((folder / path).is_dir):
-                told = f"apps.{name}.python_path.{number}: {json.dumps(path)}: no such folder in {source}"
-                problems.append(f"{told}; write its path from there, such as src")
+                problem = f"apps.{name}.python_path.{number}: {json.dumps(path)}: no such folder in {source}"
+                problems.append(f"{problem}; write its path from there, such as src")
         static = _mapping(_mapping(app).get("static")).get("folder")
         is_made = _mapping(app).get("build") is not None
         if is_made or not isinstance(static, str) or not _is(folder.is_dir):
@@ -243,7 +243,7 @@ def _with_files(data: Mapping[str, Any], project: Path) -> list[str]:
         if _mapping(snippet).get("text") is not None:
             problems.append(f"{path}: text stands beside file; give one of them")
             continue
-        # Whatever is wrong with the file, it is told once, and not as a missing text.
+        # Whatever is wrong with the file, it is reported once, and not as a missing text.
         snippet["text"] = "# missing"
         if not _is(lambda file=file: file.resolve().is_relative_to(project.resolve()) and file.is_file()):
             problems.append(f"{path}.file: {json.dumps(name)}: no such file in the project; {_FROM_PROJECT}")

@@ -145,7 +145,7 @@ def _get_health(manifest: dict[str, Any], name: str) -> tuple[int, str]:
     try:
         return get(private_socket(name), manifest, HEALTH_S)
     except TimeoutError:
-        return 0, f"no answer in {HEALTH_S:.0f} s"
+        return 0, f"no response in {HEALTH_S:.0f} s"
     except (OSError, http.client.HTTPException) as error:
         return 0, str(error)
 

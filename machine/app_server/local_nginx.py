@@ -75,7 +75,7 @@ def reload(drain_s: float) -> None:
         time.sleep(0.02)
     while workers().keys() & old.keys():
         if time.monotonic() - begun > drain_s:
-            log(f"Nginx still waits for answers after {drain_s:.0f} s")
+            log(f"Nginx still waits for responses after {drain_s:.0f} s")
             return
         time.sleep(0.05)
 
@@ -126,7 +126,7 @@ def wait_for_process() -> None:
                 if get(private_socket(name), manifest, 5)[0] == 200:
                     return
         time.sleep(0.2)
-    sys.exit(f"no process of slot {slot} answers 200 to GET {manifest['health_path']}: the port stays closed")
+    sys.exit(f"no process of slot {slot} responds to GET {manifest['health_path']} with 200: the port stays closed")
 
 
 def start_again(slot: str) -> None:

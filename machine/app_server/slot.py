@@ -104,7 +104,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                 good = good + 1 if status == 200 else 0
                 same = same + 1 if status == before else 1
                 if not good and (waited := time.time() - begun) > moment:
-                    log(f"GET {path} still answers {answer} after {waited:.0f} s of {limit} s")
+                    log(f"GET {path} still responds with {answer} after {waited:.0f} s of {limit} s")
                     moment = next(each for each in moments if each > waited)
                 time.sleep(0.02 if good else 0.3)
     except BaseException:
@@ -157,7 +157,7 @@ def drain_s(slot: str) -> float:
 
 
 def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
-    """Look at a slot that serves for so long. Raises Failure as soon as it is not well."""
+    """Look at a slot that serves for so long. Raises Failure as soon as it is unhealthy."""
     path, where = manifest["health_path"], " ".join(units(slot))
     begun, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
     while time.monotonic() < deadline:

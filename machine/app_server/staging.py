@@ -63,7 +63,7 @@ def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = Fal
         shutil.rmtree(place, ignore_errors=True)
         raise
     (place / ".staged").touch()
-    log(f"{release} is staged: {manifest['health_path']} answers 200")
+    log(f"{release} is staged: {manifest['health_path']} responds with status 200")
 
 
 def check_compatible(release: str, manifest: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import certificate
 import proxy
 from host_status import host_status
-from site_state import HEALTH, PAGE, known_state
+from site_state import HEALTH, PAGE, require_state
 
 # The newest last; the older one is read when the log was rotated within the window.
 LOGS = (Path("/var/log/wsgi-fleet/access.log.1"), Path("/var/log/wsgi-fleet/access.log"))
@@ -158,7 +158,7 @@ def main() -> None:
     state = subprocess.run(
         ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
-    site = known_state()
+    site = require_state()
     facts: dict[str, Any] = {
         "proxy": proxy.backend().TITLE,
         "state": state,

@@ -29,7 +29,7 @@ import certificate
 import proxy
 import site_state
 from proxy import LOCK, Failure
-from site_state import PAGE, State, empty_state, known_state, read_state
+from site_state import PAGE, State, empty_state, read_state, require_state
 from system import write_atomically
 
 # Process ids of workers that the next run has to wait for, one a line.
@@ -135,7 +135,7 @@ def describe(state: State) -> str:
 
 def drain(address: str) -> None:
     """Send this server no more requests. Raises Failure where the site does not name it."""
-    state = known_state()
+    state = require_state()
     check_address(address, state)
     if address in state.drained:
         print(f"{address} is drained already")
@@ -145,7 +145,7 @@ def drain(address: str) -> None:
 
 def admit(address: str) -> None:
     """Send a drained server requests again. Raises Failure where the site does not name it."""
-    state = known_state()
+    state = require_state()
     check_address(address, state)
     if address not in state.drained:
         print(f"{address} takes requests already")
@@ -154,11 +154,11 @@ def admit(address: str) -> None:
     print(f"{address} takes requests again")
 
 
-def exclude_unhealthy(listed: Sequence[str]) -> None:
-    """Serve the site without the unhealthy servers that are listed; do nothing before the first `site`."""
+def exclude_unhealthy(addresses: Sequence[str]) -> None:
+    """Serve the site without the unhealthy servers, which these are; do nothing before the first `site`."""
     if site_state.STATE.exists():
         state = read_state()
-        serve(replace(state, unhealthy=[each for each in listed if each in state.servers]), by_health=True)
+        serve(replace(state, unhealthy=[each for each in addresses if each in state.servers]), by_health=True)
 
 
 def check_address(address: str, state: State) -> None:
@@ -195,8 +195,8 @@ def main(arguments: Sequence[str]) -> None:
                 drain(address)
             case ["admit", address]:
                 admit(address)
-            case ["unhealthy", *listed]:
-                exclude_unhealthy(listed)
+            case ["unhealthy", *addresses]:
+                exclude_unhealthy(addresses)
                 return
             case ["maintenance", ("on" | "off") as switch]:
                 maintenance(switch)

@@ -113,7 +113,7 @@ def check_exists() -> None:
         raise Failure(f"{STATE} is missing: {REMEDY}")
 
 
-def known_state() -> State:
+def require_state() -> State:
     """Return the remembered state. Raises Failure before the first site, and where the file is broken."""
     check_exists()
     return read_state()

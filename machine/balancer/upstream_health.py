@@ -163,7 +163,7 @@ class Agent:
         # One that was killed may have been at it.
         self._is_sure = False
 
-    def turn(self) -> None:
+    def tick(self) -> None:
         """Do what is due."""
         now = time.monotonic()
         self.read(now)
@@ -269,7 +269,7 @@ async def main() -> None:
     agent = Agent()
     notify_systemd(b"READY=1")
     while True:
-        agent.turn()
+        agent.tick()
         notify_systemd(b"WATCHDOG=1")
         await asyncio.sleep(TICK_S)
 

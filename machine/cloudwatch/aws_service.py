@@ -29,7 +29,7 @@ class Refused(Exception):
         self.code = ""
         with contextlib.suppress(ValueError, AttributeError):
             self.code = str(json.loads(text).get("__type", "")).rpartition("#")[2]
-        super().__init__(f"{service} answered {status}: {' '.join(text.split())[:300]}")
+        super().__init__(f"{service} responded with {status}: {' '.join(text.split())[:300]}")
 
 
 class Service:

@@ -72,12 +72,12 @@ def _event(entry: dict[str, Any]) -> Event | None:
     text = bytes(message).decode(errors="replace") if isinstance(message, list) else message
     if not text:
         return None
-    told = {
+    fields = {
         "unit": str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT", "")).removesuffix(".service"),
         "priority": int(entry.get("PRIORITY", 6)),
         "message": text,
     }
-    return Event(int(entry["__REALTIME_TIMESTAMP"]) // 1000, json.dumps(told, ensure_ascii=False))
+    return Event(int(entry["__REALTIME_TIMESTAMP"]) // 1000, json.dumps(fields, ensure_ascii=False))
 
 
 class RotatedFile:

@@ -75,12 +75,12 @@ def prove(unit: str) -> None:
             return
         except Failure as error:
             if time.monotonic() > deadline:
-                raise Failure(f"{error}\n{said_by(unit)}") from None
+                raise Failure(f"{error}\n{last_log_lines(unit)}") from None
         time.sleep(PAUSE_S)
         subprocess.run(["systemctl", "reset-failed", unit], check=False, capture_output=True)
 
 
-def said_by(unit: str) -> str:
+def last_log_lines(unit: str) -> str:
     """Return the last lines of a unit's journal."""
     command = ["journalctl", f"--unit={unit}", "--lines=5", "--no-pager", "--output=cat"]
     return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()

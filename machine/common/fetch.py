@@ -34,7 +34,7 @@ def fetch(store: str, key: str, *, missing_ok: bool = False) -> bytes:
             else _read_bucket(url.netloc, f"{url.path.strip('/')}/{key}")
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise FetchError(f"the store {store} does not answer: {error}") from error
+        raise FetchError(f"the store {store} does not respond: {error}") from error
     if found is None and not missing_ok:
         raise FetchError(f"the store {store} has no {key}; publish it again with `pulumi up`")
     return found or b""
@@ -51,7 +51,7 @@ def fetch_file(store: str, key: str, target: Path) -> None:
             path = f"{url.netloc}{quote(f'{url.path}/{key}')}"
             is_there = _is_found(_send_signed("s3", path, f'output = "{target}"', timeout_s=FILE_TIMEOUT_S)[1])
     except (OSError, subprocess.SubprocessError) as error:
-        raise FetchError(f"the store {store} does not answer: {error}") from error
+        raise FetchError(f"the store {store} does not respond: {error}") from error
     if not is_there:
         raise FetchError(f"the store {store} has no {key}; publish it again with `pulumi up`")
 
@@ -97,7 +97,7 @@ def _read_bucket(bucket: str, key: str) -> bytes | None:
 
 def _is_found(status: str) -> bool:
     if status not in ("200", "404"):
-        raise OSError(f"S3 answered {status}")
+        raise OSError(f"S3 responded with {status}")
     return status == "200"
 
 
@@ -122,7 +122,7 @@ def _send_signed(service: str, path: str, *lines: str, timeout_s: int = TIMEOUT_
     result = subprocess.run(["curl", "--config", "-"], check=False, input=config.encode(), capture_output=True)
     printed = result.stderr.decode(errors="replace").strip()
     if result.returncode:
-        raise OSError(f"{service} answered {printed}")
+        raise OSError(f"{service} responded with {printed}")
     return result.stdout, printed[-3:]
 
 
@@ -156,5 +156,5 @@ def _get_parameters(wanted: dict[str, Any]) -> dict[str, Any]:
         f'data = "{body}"',
     )
     if status != "200":
-        raise OSError(f"SSM answered {status} {content.decode(errors='replace')[:300]}")
+        raise OSError(f"SSM responded with {status} {content.decode(errors='replace')[:300]}")
     return json.loads(content)

@@ -19,7 +19,7 @@ def host_status() -> dict[str, Any]:
     Sizes are those of the root file system. disk_error: why it cannot be written, else ""; a quota of the host (LXD)
     is not in the size. releases/status.py has the types.
     """
-    listed = subprocess.run(
+    output = subprocess.run(
         ["systemctl", "list-units", "--failed", "--plain", "--no-legend", "--no-pager"],
         check=False, capture_output=True, text=True,
     ).stdout  # fmt: skip
@@ -29,7 +29,7 @@ def host_status() -> dict[str, Any]:
         "disk_bytes": disk.total,
         "disk_free_bytes": disk.free,
         "disk_error": write_error(),
-        "failed_units": [line.split()[0] for line in listed.splitlines() if line.strip()],
+        "failed_units": [line.split()[0] for line in output.splitlines() if line.strip()],
         "system": state.strip(),
         "clock_s": time.time(),
         "os": f"{release['ID']}-{release.get('VERSION_ID', '')}",

@@ -260,10 +260,10 @@ def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _close_all_but(kept: set[int]) -> None:
+def _close_all_but(open_fds: set[int]) -> None:
     """Close listening sockets above all: whoever starts the gateway anew binds them again."""
     for fd in open_files():
-        if fd not in kept:
+        if fd not in open_fds:
             try:
                 os.close(fd)
             except OSError:

@@ -111,14 +111,14 @@ class Guard:
                 # uWSGI blocks them in its threads; then the process ends without a report of who did it.
                 pthread_sigmask(SIG_UNBLOCK, FATAL)
                 self.unblocked.add(thread)
-            more_s = STREAMING.more_s(environ["PATH_INFO"])
+            extra_s = STREAMING.extra_s(environ["PATH_INFO"])
             try:
                 name = f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']!r}"
-                entry = self.requests.begin(fd, thread, self.limit_s + (more_s or 0), name)
+                entry = self.requests.begin(fd, thread, self.limit_s + (extra_s or 0), name)
             except IndexError:
                 # More than there should be; it is served and not watched.
                 return wsgi(environ, start_response)
-            return Response(self, entry, fd, environ, start_response).run(wsgi, counts=more_s is None)
+            return Response(self, entry, fd, environ, start_response).run(wsgi, counts=extra_s is None)
 
         return call
 

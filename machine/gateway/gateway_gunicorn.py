@@ -62,9 +62,9 @@ class Gunicorn(WSGIApplication):
         """Implement Gunicorn's hook of the arbiter before it starts workers: wait for them in a thread."""
         for number in http.IGNORED:
             signal.signal(number, lambda _number, _frame: None)
-        start_new_thread(self.tell_when_ready, (server.num_workers,))
+        start_new_thread(self.notify_when_ready, (server.num_workers,))
 
-    def tell_when_ready(self, workers: int) -> None:
+    def notify_when_ready(self, workers: int) -> None:
         """Wait for a byte of each worker."""
         while workers > 0:
             workers -= len(os.read(self.ready, workers))

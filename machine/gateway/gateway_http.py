@@ -133,7 +133,7 @@ def with_gevent_timeout(wsgi: Wsgi, limit_s: float) -> Wsgi:
     timeout_of = import_untyped("gevent").Timeout.start_new
 
     def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        timeout = timeout_of(limit_s + (STREAMING.more_s(environ["PATH_INFO"]) or 0))
+        timeout = timeout_of(limit_s + (STREAMING.extra_s(environ["PATH_INFO"]) or 0))
         try:
             parts = wsgi(environ, start_response)
         except BaseException:

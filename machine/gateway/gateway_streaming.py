@@ -19,11 +19,11 @@ class Streaming:
         if os.path.exists(FILE):  # noqa: PTH110  os alone, to start fast
             with open(FILE) as file:  # noqa: PTH123
                 given = json.load(file)
-            self.seconds = given["more_s"]
+            self.seconds = given["extra_s"]
             self.exact = frozenset(given["paths"])
             self.folders = tuple(path for path in given["paths"] if path.endswith("/"))
 
-    def more_s(self, path: str) -> int | None:
+    def extra_s(self, path: str) -> int | None:
         """Return the seconds that a request for a path may take longer than others; None for most of them."""
         return self.seconds if path in self.exact or path.startswith(self.folders) else None
 

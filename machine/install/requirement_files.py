@@ -108,9 +108,9 @@ def decode(content: bytes) -> str:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, errors="replace")
     for line in content.split(b"\n")[:2]:
-        if said := ENCODING.match(line):
+        if declared := ENCODING.match(line):
             try:
-                return content.decode(said[1].decode())
+                return content.decode(declared[1].decode())
             except (LookupError, UnicodeDecodeError):
                 break
     try:

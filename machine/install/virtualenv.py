@@ -124,8 +124,8 @@ class Release:
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             limit = self.manifest["stage_timeout_s"]
-            told = f"{Path(command[0]).name} did not finish in {limit} s; raise rollout.stage_timeout_s"
-            raise InstallError(told) from None
+            problem = f"{Path(command[0]).name} did not finish in {limit} s; raise rollout.stage_timeout_s"
+            raise InstallError(problem) from None
         if result.returncode:
             lines = self.redact(result.stdout + result.stderr).strip().splitlines()[-15:]
             head = f"the requirements do not install with Python {platform.python_version()}:\n"

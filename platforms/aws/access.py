@@ -20,7 +20,7 @@ from platforms.aws.key_pair import key_pair
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
 # Seconds for one attempt of a step to connect, and attempts. The provider pauses up to 5 s between them: half a minute
-# for a machine that refuses, three for one that does not answer. A new one is waited for by its HostKey.
+# for a machine that refuses, three for one that does not respond. A new one is waited for by its HostKey.
 DIAL_S, DIALS = 10, 15
 # Seconds that a program may be registering resources before a missing jump host is an error.
 JUMP_HOST_S = 60.0

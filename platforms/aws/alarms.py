@@ -34,7 +34,7 @@ class _AlarmSpec:
 # Two and three minutes as in docs.aws.amazon.com/AWSEC2/latest/UserGuide/UsingAlarmActions.html.
 _OF_EC2 = (
     _AlarmSpec("host", "StatusCheckFailed_System", "Maximum", 1, 2, "its host failed; EC2 moves it to another", True),
-    _AlarmSpec("system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not answer; see ./fleet status"),
+    _AlarmSpec("system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not respond; see ./fleet status"),
     _AlarmSpec("cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"),
 )
 _SILENT = ", or it has stopped reporting"
@@ -68,7 +68,7 @@ def agent_metrics(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
         "Maximum",
         1,
         3,
-        f"a server that it sends requests to does not answer; see ./fleet status{_SILENT}",
+        f"a server that it sends requests to does not respond; see ./fleet status{_SILENT}",
         is_reported=True,
     )
     return disk, errors, servers

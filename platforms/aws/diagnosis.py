@@ -71,11 +71,11 @@ def image_kind(blocks: Mapping[str, Any]) -> ImageKind:
 def plugins() -> Iterator[Finding]:
     """Check the plugins that the engine needs besides itself; the first `up` fetches them where it may."""
     try:
-        listed = subprocess.run(
+        listing = subprocess.run(
             ["pulumi", "plugin", "ls", "--json"], check=True, capture_output=True, timeout=PLUGINS_S,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        there = {(each["name"], each["version"]) for each in json.loads(listed.stdout)}
+        there = {(each["name"], each["version"]) for each in json.loads(listing.stdout)}
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         yield Finding("plugins of Pulumi", f"`pulumi plugin ls` does not list them: {error}", "Run `make setup`.")
         return
@@ -146,7 +146,7 @@ def check_ssh(reach: Mapping[str, Any]) -> Finding:
             "Is your address in aws.admin_cidrs (`curl https://checkip.amazonaws.com` prints it), and does your "
             "network let you out to port 22? Else the balancer is down: `pulumi up --refresh`."
         )
-        return Finding(subject, f"it did not answer in {CONNECT_S} s", remedy)
+        return Finding(subject, f"it did not respond in {CONNECT_S} s", remedy)
     except OSError as error:
         remedy = "Its SSH server is down, or the machine just boots; see its log in the EC2 console."
         return Finding(subject, str(error), remedy)

@@ -37,7 +37,7 @@ class Monitoring:
         if self._given.alarms:
             found.append(pulumi.Output.from_input([_reports(self.namespace)]))
         if group := self._group(machine):
-            found.append(group.arn.apply(lambda arn: [_ships(arn)]))
+            found.append(group.arn.apply(lambda arn: [_ship_statement(arn)]))
         return found
 
     def agent_files(self, machine: MachineArgs) -> pulumi.Output[str]:
@@ -75,7 +75,7 @@ def _reports(namespace: str) -> Statement:
     }
 
 
-def _ships(log_group: str) -> Statement:
+def _ship_statement(log_group: str) -> Statement:
     """Return a statement that allows shipping into that group.
 
     It lacks logs:CreateLogGroup, by which a last line would bring back a deleted group. CreateLogStream is asked of the

@@ -203,7 +203,7 @@ class _StackVpc:
         """Create a flow log of rejected connections (FSBP EC2.6, CIS AWS 5.0 3.7)."""
         group = aws.cloudwatch.LogGroup("flow-log", retention_in_days=days, opts=self._child)
         role = aws.iam.Role("flow-log", assume_role_policy=self._vpc.owner_id.apply(_flow_logs_of), opts=self._child)
-        policy = aws.iam.RolePolicy("flow-log", role=role.name, policy=group.arn.apply(_writes), opts=self._child)
+        policy = aws.iam.RolePolicy("flow-log", role=role.name, policy=group.arn.apply(_write_policy), opts=self._child)
         aws.ec2.FlowLog(
             "flow-log",
             vpc_id=self._vpc.id,
@@ -255,7 +255,7 @@ def _flow_logs_of(account: str) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [trust]})
 
 
-def _writes(log_group: str) -> str:
+def _write_policy(log_group: str) -> str:
     """Return a policy that allows writing into that log group.
 
     It lacks logs:CreateLogGroup, by which a last record would bring back a deleted group.

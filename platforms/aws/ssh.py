@@ -91,7 +91,7 @@ class SshTransport:
 
     def host_key(self, machine: str) -> str:
         """Return the public host key of a machine that lets us in: `ssh-ed25519 AAAA...`. Raises Unreachable."""
-        return self._run(self._retry(machine, _shown_key))
+        return self._run(self._retry(machine, _host_key))
 
     def close(self) -> None:
         """End all connections. The transport can be used again afterwards."""
@@ -146,13 +146,13 @@ class SshTransport:
                 await process.wait_closed()
         except TimeoutError:
             process.channel.abort()
-            raise TimeoutError(_late(machine, command, timeout_s)) from None
+            raise TimeoutError(_timeout_message(machine, command, timeout_s)) from None
         except (OSError, asyncssh.Error) as error:
             raise Unreachable(f"{machine}: the connection was lost while a command ran: {error}") from error
         if process.returncode is None:
             raise Unreachable(f"{machine}: the connection was lost while {command[0]} ran")
         if process.returncode in ENDED and time.monotonic() - began >= timeout_s:
-            raise TimeoutError(_late(machine, command, timeout_s))
+            raise TimeoutError(_timeout_message(machine, command, timeout_s))
         return Result(process.returncode, output)
 
     async def _retry(self, machine: str, work: Callable[[asyncssh.SSHClientConnection], Coroutine[Any, Any, T]]) -> T:
@@ -170,17 +170,17 @@ class SshTransport:
                 attempt += 1
                 if time.monotonic() + pause > deadline:
                     raise Unreachable(
-                        f"{machine} did not answer over SSH for {self._deadline_s:g} s "
+                        f"{machine} did not respond over SSH for {self._deadline_s:g} s "
                         f"(through {self._jump_host}): {str(error) or type(error).__name__}"
                     ) from error
                 await asyncio.sleep(pause)
 
     async def _connection(self, machine: str) -> asyncssh.SSHClientConnection:
-        """Return the kept connection to a machine, or a new one where there is none or it is gone."""
+        """Return the open connection to a machine, or a new one where there is none or it is gone."""
         async with self._locks.setdefault(machine, asyncio.Lock()):
-            kept = self._connections.get(machine)
-            if kept and not kept.is_closed():
-                return kept
+            connection = self._connections.get(machine)
+            if connection and not connection.is_closed():
+                return connection
             jump = None if machine == self._jump_host else await self._connection(self._jump_host)
             name, _, address = machine.rpartition("@")
             first = _FirstContact(self._known, name or address)
@@ -229,7 +229,7 @@ def _public(key: asyncssh.SSHKey) -> str:
     return " ".join(key.export_public_key("openssh").decode().split()[:2])
 
 
-async def _shown_key(connection: asyncssh.SSHClientConnection) -> str:
+async def _host_key(connection: asyncssh.SSHClientConnection) -> str:
     key = connection.get_server_host_key()
     if key is None:
         raise OSError("it showed no host key")
@@ -252,5 +252,5 @@ async def _read(process: asyncssh.SSHClientProcess[bytes], on_line: Callable[[st
     return output
 
 
-def _late(machine: str, command: Sequence[str], timeout_s: float) -> str:
+def _timeout_message(machine: str, command: Sequence[str], timeout_s: float) -> str:
     return f"{machine}: {command[0]} did not finish in {timeout_s:g} s and was ended"

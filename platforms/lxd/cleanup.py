@@ -37,8 +37,8 @@ def remove_leftovers(owner: str, client: Client | None = None) -> None:
 
 def _all(client: Client, kind: str) -> list[dict[str, Any]]:
     # Networks that LXD does not manage have no configuration.
-    listed: list[dict[str, Any]] = client.get(url(kind, recursion="1"))
-    return [{**thing, "config": thing.get("config") or {}} for thing in listed]
+    things: list[dict[str, Any]] = client.get(url(kind, recursion="1"))
+    return [{**thing, "config": thing.get("config") or {}} for thing in things]
 
 
 def main(arguments: list[str]) -> int:

@@ -165,11 +165,11 @@ class Client:
             return response.read(), response.headers.get("ETag", "")
         except TimeoutError as error:
             raise Unavailable(
-                f"LXD did not answer {method} {path} in {timeout_s:.0f} s; see its log, restart it"
+                f"LXD did not respond to {method} {path} in {timeout_s:.0f} s; see its log, restart it"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(
-                f"LXD does not answer at {self.socket} ({method} {path}: {error}). "
+                f"LXD does not respond at {self.socket} ({method} {path}: {error}). "
                 "Start it (`make setup`, or `systemctl start lxd`), then run the same command again."
             ) from error
         finally:
@@ -182,7 +182,7 @@ class Client:
             answer: dict[str, Any] = json.loads(content)
         except ValueError as error:
             raise LxdError(
-                f"LXD answered {method} {path} with something that is not JSON: {content[:200]!r}"
+                f"LXD responded to {method} {path} with something that is not JSON: {content[:200]!r}"
             ) from error
         if answer.get("type") == "error":
             raise _error(method, path, int(answer.get("error_code", 0)), str(answer.get("error", "")))

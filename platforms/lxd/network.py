@@ -35,7 +35,7 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
     name = label.network_name(owner, role)
     ingress = acl_rules(rules)
 
-    def want(acl: dict[str, Any]) -> bool:
+    def set_rules(acl: dict[str, Any]) -> bool:
         changed = acl.get("ingress") != ingress
         acl["ingress"] = ingress
         return changed
@@ -45,7 +45,7 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
         body = {"name": name, "description": f"who may enter {owner} {role}", "config": label.labels(owner, role)}
         client.request("POST", url("network-acls"), {**body, "ingress": ingress, "egress": []})
     else:
-        client.edit(url("network-acls", name), want)
+        client.edit(url("network-acls", name), set_rules)
     network = _find_owned(client, "networks", name, owner)
     if network is None:
         # Two groups at a time must not choose one subnet.
@@ -54,7 +54,7 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
             body = {"name": name, "type": "bridge", "description": f"{owner} {role}"}
             client.request("POST", url("networks"), {**body, "config": config})
         network = client.get(url("networks", name))
-    return name, _of_machines(network)
+    return name, _machine_range(network)
 
 
 def addresses(client: Client, name: str, owner: str) -> str | None:
@@ -62,10 +62,10 @@ def addresses(client: Client, name: str, owner: str) -> str | None:
     network = _find_owned(client, "networks", name, owner)
     if network is None or _find_owned(client, "network-acls", name, owner) is None:
         return None
-    return _of_machines(network)
+    return _machine_range(network)
 
 
-def _of_machines(network: dict[str, Any]) -> str:
+def _machine_range(network: dict[str, Any]) -> str:
     """Return the range of addresses of a network but the host's own.
 
     Any user of the host may send from that one.

@@ -93,7 +93,7 @@ class LxdTransport:
         if code is None or (code in _TIMED_OUT and elapsed_s >= timeout_s):
             raise TimeoutError(f"{machine}: {' '.join(command)[:80]} did not finish in {timeout_s:.0f} s")
         if code == _FAILED and output.rstrip().rpartition("\n")[2].startswith("Error:"):
-            # `lxc` fails with 1 as programs do; only a machine that is well makes it the program's.
+            # `lxc` fails with 1 as programs do; only a machine that is healthy makes it the program's.
             self._require_running(machine)
         return Result(code, output)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness.load import Load
-from harness.stack import Stack, eventually, free_port, lxc, on, what_the_proxy_minds
+from harness.stack import Stack, eventually, free_port, lxc, on, proxy_complaints
 from tests.certificates import Authority
 from tests.e2e.test_tls import handshake, https_port, url
 
@@ -149,7 +149,7 @@ def test_the_next_up_gets_the_certificate_and_one_more_changes_nothing(stack: St
     first = serial(stack, pebble.root)
     assert stack.output("url") == url(stack)
     assert on(stack.balancer(), "systemctl", "is-enabled", "certbot.timer").strip() == "enabled"
-    assert what_the_proxy_minds(stack.balancer()) == ""
+    assert proxy_complaints(stack.balancer()) == ""
     assert "unchanged" in stack.up()
     assert serial(stack, pebble.root) == first
 

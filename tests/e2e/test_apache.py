@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.evidence import assert_nothing_was_lost, executed_requests
 from harness.load import Load
 from harness.site import bring_site, wanted_site
-from harness.stack import Stack, eventually, lxc, on, what_the_proxy_minds
+from harness.stack import Stack, eventually, lxc, on, proxy_complaints
 from rendering.upstream import Upstream
 from tests.e2e import test_proxy as proxy
 from tests.e2e.test_proxy import HEALTH, PASSWORD, PROXY, ask, asked_again_and_again, basic, brought_up, said
@@ -154,7 +154,7 @@ def test_every_line_of_the_access_log_is_json_whatever_clients_send_and_is_count
         lambda: ask(busy, "/open/rotated") and "/open/rotated" in on(front, "cat", "/var/log/wsgi-fleet/access.log"),
         timeout_s=20, message="the new file is written",
     )  # fmt: skip
-    assert what_the_proxy_minds(front) == ""
+    assert proxy_complaints(front) == ""
 
 
 def test_maintenance_is_a_page_and_health_paths_are_exempt(busy: Stack) -> None:
@@ -191,7 +191,7 @@ def test_a_snippet_serves_and_one_that_apache_refuses_changes_nothing(busy: Stac
     assert statuses
     assert set(statuses) == {200}
     assert on(front, "cat", SITE_FILE) == before
-    assert what_the_proxy_minds(front) == ""
+    assert proxy_complaints(front) == ""
     assert on(front, "systemctl", "is-active", "apache2").strip() == "active"
 
 

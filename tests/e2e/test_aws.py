@@ -288,7 +288,7 @@ def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boo
     for prefix, allowed in ((f"{prod.name}/hello", True), ("staging/hello", False)):
         program = f"from fetch import fetch; fetch('s3://{bucket(prod)}/{prefix}', 'pointer')"
         told = on(machine, "env", f"PYTHONPATH={SCRIPTS}", "python3", "-c", program, check=False)
-        assert ("S3 answered 403" in told) != allowed, told
+        assert ("S3 responded with 403" in told) != allowed, told
 
 
 def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: AwsStack) -> None:

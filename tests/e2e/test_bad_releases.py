@@ -68,7 +68,7 @@ def test_a_bad_release_is_taken_back_from_the_whole_fleet(
     answers = [fleet.get()["release"] for _ in range(30)]
     assert set(answers) == {serves}
     if change.startswith(APP):
-        # Found at the gate only: it has answered some, for a second on one server, beside the slot that is well.
+        # Found at the gate only: it has answered some, for a second on one server, beside the slot that is healthy.
         outcome = load.outcome
         assert len(outcome.failed_fresh) + len(outcome.failed_kept) < outcome.sent / 100, outcome
     else:

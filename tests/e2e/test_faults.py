@@ -65,7 +65,7 @@ def fault(request: pytest.FixtureRequest, fleet: Stack, reliability: Keep) -> It
         assert is_healthy
 
     yield check
-    eventually(lambda: all(ask(fleet, "/")[0] == 200 for _ in range(9)), timeout_s=60, message="the fleet is well")
+    eventually(lambda: all(ask(fleet, "/")[0] == 200 for _ in range(9)), timeout_s=60, message="the fleet is healthy")
 
 
 def row_name(request: pytest.FixtureRequest) -> str:

@@ -115,7 +115,7 @@ def test_a_server_dies_while_a_release_is_damaged(fleet: Stack, fault: Callable[
 def test_a_server_loses_30_percent_of_its_packets(fleet: Stack, fault: Callable[..., None]) -> None:
     """Lose packets each way by nft: not every kernel has netem ("Specified qdisc kind is unknown")."""
     there = address(fleet, list(fleet.servers().values())[1])
-    # Who was out lately must be well for longer.
+    # Who was out lately must be healthy for longer.
     on(fleet.balancer(), "systemctl", "restart", "wsgi-fleet-health")
     with Steady(fleet.url, rate=30) as load:
         since = load.now_s

@@ -16,7 +16,7 @@ import pytest
 from harness.evidence import assert_nothing_was_lost
 from harness.load import Load, Outcome
 from harness.site import bring_site, site_document, wanted_site
-from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, eventually, lxc, on, what_the_proxy_minds
+from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, eventually, lxc, on, proxy_complaints
 
 
 def status(machine: str) -> dict[str, object]:
@@ -119,7 +119,7 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     server, balancer = next(iter(fleet.servers().values())), fleet.balancer()
     for machine in (server, balancer):
         assert "Valid" in on(machine, "cloud-init", "schema", "--system")
-    assert what_the_proxy_minds(balancer) == ""
+    assert proxy_complaints(balancer) == ""
     for unit in ("app@blue.service", "app-proof.service", "app.socket", "app-boot.service"):
         assert on(server, "systemd-analyze", "verify", unit) == ""
     on(server, "systemd-analyze", "security", "--threshold=20", "app@blue.service")

@@ -12,7 +12,7 @@ import pytest
 from gateways import GATEWAYS
 from harness.evidence import failures_logged
 from harness.load import Load, Outcome
-from harness.stack import Stack, on, what_the_proxy_minds
+from harness.stack import Stack, on, proxy_complaints
 from tests.combinations import OVER_HTTP
 
 # As many requests at a time as the load sends.
@@ -114,7 +114,7 @@ def test_a_client_can_neither_pretend_nor_walk_around_the_rules_of_the_site(flee
 
 def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     server = next(iter(fleet.servers().values()))
-    assert what_the_proxy_minds(fleet.balancer()) == ""
+    assert proxy_complaints(fleet.balancer()) == ""
     for unit in ("app@blue.service", "app-proof.service", "app.socket"):
         assert on(server, "systemd-analyze", "verify", unit) == ""
 

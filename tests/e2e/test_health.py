@@ -1,4 +1,4 @@
-"""The balancer takes servers out that do not answer, and sends them requests again once they do."""
+"""The balancer takes servers out that do not respond, and sends them requests again once they do."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from harness.site import bring_site, wanted_site
-from harness.stack import Stack, lxc, on, processes_that_name, what_the_proxy_minds
+from harness.stack import Stack, lxc, on, processes_that_name, proxy_complaints
 from rendering.upstream import Upstream
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
 from tests.unit.site_text import site_text
@@ -308,7 +308,7 @@ def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy: Stack
     assert len(statuses) > 20
     assert set(statuses) == {200}
     assert on(front, "cat", "/etc/nginx/wsgi-fleet/site.conf") == before
-    assert what_the_proxy_minds(front) == ""
+    assert proxy_complaints(front) == ""
     assert on(front, "systemctl", "is-active", "nginx").strip() == "active"
 
 

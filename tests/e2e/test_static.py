@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.stack import Stack, lxc, on, what_the_proxy_minds
+from harness.stack import Stack, lxc, on, proxy_complaints
 
 SCRIPT = "/usr/local/lib/wsgi-fleet/static_files.py"
 BUILD = "python build.py"
@@ -189,7 +189,7 @@ def test_maintenance_goes_before_files_and_nginx_has_nothing_to_warn_of(shop: St
         assert (headers["content_type"], json.loads(body)["status"]) == ("application/problem+json", 503)
     finally:
         on(shop.balancer(), site, "maintenance", "off")
-    assert what_the_proxy_minds(shop.balancer()) == ""
+    assert proxy_complaints(shop.balancer()) == ""
 
 
 def test_the_application_cannot_write_its_code_after_the_build_did(shop: Stack) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 import aiohttp
 import pytest
 
-from harness.stack import Stack, what_the_proxy_minds
+from harness.stack import Stack, proxy_complaints
 from tests.e2e.attacks import exchange, request, statuses
 from tests.e2e.test_static import ask
 
@@ -55,7 +55,7 @@ def test_events_arrive_one_by_one_and_longer_than_another_request_may_take(shop:
     assert [line for line, _ in arrived] == [b"data: 1 %d\n" % number for number in range(LIMIT_S + 3)]
     assert [number for number, (_, after_s) in enumerate(arrived) if not number - 0.1 < after_s < number + 0.9] == []
     assert ask(shop, f"/slow?{LIMIT_S + 5}")[0] == (504 if shop.app["gateway"]["kind"] == "gunicorn" else 500)
-    assert what_the_proxy_minds(shop.balancer()) == ""
+    assert proxy_complaints(shop.balancer()) == ""
 
 
 def test_a_websocket_echoes_and_outlives_another_request(shop: Stack) -> None:

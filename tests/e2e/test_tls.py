@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from harness.load import Load
-from harness.stack import Stack, free_port, lxc, on, processes_that_name, what_the_proxy_minds
+from harness.stack import Stack, free_port, lxc, on, processes_that_name, proxy_complaints
 from tests.certificates import Authority, Signed
 
 NAME = "shop.example.org"
@@ -146,7 +146,7 @@ def test_browsers_are_told_to_come_by_https_from_the_page_of_maintenance_too(htt
 
 
 def test_nginx_has_nothing_to_warn_of_and_it_alone_reads_the_key(https: Stack) -> None:
-    assert what_the_proxy_minds(https.balancer()) == ""
+    assert proxy_complaints(https.balancer()) == ""
     kept = on(https.balancer(), "stat", "-c", "%a %U %G %n", "/etc/wsgi-fleet/tls", "/etc/wsgi-fleet/tls/site.pem")
     assert kept.splitlines() == [
         "750 root www-data /etc/wsgi-fleet/tls",
@@ -220,7 +220,7 @@ def test_a_certificate_that_nginx_would_not_take_leaves_the_one_that_serves(http
     assert "cannot be used" in result.stderr
     assert "the certificate before it still serves" in result.stderr
     assert ssl.get_server_certificate(("127.0.0.1", port)) == before
-    assert what_the_proxy_minds(https.balancer()) == ""
+    assert proxy_complaints(https.balancer()) == ""
 
 
 def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
@@ -251,4 +251,4 @@ def test_what_ends_tls_in_front_is_believed_about_the_client_once_it_is_named(ht
         learned.append(tuple(seen[name] for name in names))
     port = str(https.settings["lxd"]["port"])
     assert learned == [("127.0.0.1", "http", "http", port), ("203.0.113.9", "https", "https", "8443")]
-    assert what_the_proxy_minds(https.balancer()) == ""
+    assert proxy_complaints(https.balancer()) == ""

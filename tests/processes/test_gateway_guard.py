@@ -311,7 +311,7 @@ def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def running(shared: Process) -> Process:
-    """Return a gateway of each kind that several tests share: each leaves it with a worker that is well."""
+    """Return a gateway of each kind that several tests share: each leaves it with a worker that is healthy."""
     shared.clear()
     return shared
 

@@ -92,7 +92,7 @@ def test_what_is_probably_not_meant_is_a_warning_of_the_preview(
     monkeypatch.setattr("pulumi.log.warn", warned.append)
     run("lxd", {"bare": BARE | {"rollout": {"drain_timeout_s": 60}}})
     (line,) = warned
-    assert line.startswith("apps.bare.rollout.drain_timeout_s: 60: is less than Nginx waits for an answer")
+    assert line.startswith("apps.bare.rollout.drain_timeout_s: 60: is less than Nginx waits for a response")
 
 
 @pytest.mark.parametrize("both", ["aws"], indirect=True)

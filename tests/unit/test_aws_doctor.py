@@ -203,5 +203,5 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("socket.create_connection", silent)
     (found,) = operator.check_connection(reach)
-    assert found.problem == "it did not answer in 5 s"
+    assert found.problem == "it did not respond in 5 s"
     assert "aws.admin_cidrs" in found.remedy

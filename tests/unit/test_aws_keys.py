@@ -87,7 +87,7 @@ def transports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def host_key(machine: str) -> str:
         if machine != "i-1@10.0.0.1":
-            raise Unreachable(f"{machine} did not answer")
+            raise Unreachable(f"{machine} did not respond")
         return "ssh-ed25519 AAAA1"
 
     def from_spec(spec: dict[str, Any]) -> Any:
@@ -106,7 +106,7 @@ def test_a_host_key_waits_for_its_machine_and_leaves_no_secret_in_the_state(tran
 
 
 def test_a_machine_that_lets_nobody_in_fails_with_its_name_alone(transports: list[Any]) -> None:
-    with pytest.raises(Unreachable, match=r"^i-2@10.0.0.2 did not answer$") as error:
+    with pytest.raises(Unreachable, match=r"^i-2@10.0.0.2 did not respond$") as error:
         PINNER.create({"machine": "i-2", "target": "i-2@10.0.0.2", "reach": {}})
     assert error.value.__suppress_context__
     assert sys.tracebacklimit == 0

@@ -38,7 +38,7 @@ def test_every_machine_is_watched_for_what_is_bad_and_for_how_long() -> None:
         "host": ("AWS/EC2", "StatusCheckFailed_System", "Maximum", 1, 2, "missing"),
         "system": ("AWS/EC2", "StatusCheckFailed_Instance", "Maximum", 1, 3, "missing"),
         "cpu": ("AWS/EC2", "CPUUtilization", "Average", 90, 15, "missing"),
-        # A machine that reports nothing is no machine that is well.
+        # A machine that reports nothing is no machine that is healthy.
         "disk": (ours, "DiskUsedPercent", "Maximum", 85, 5, "breaching"),
     }
     more = {

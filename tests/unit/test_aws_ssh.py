@@ -91,7 +91,7 @@ def test_a_command_that_takes_too_long_is_ended_on_the_machine(transport: SshTra
 @pytest.mark.usefixtures("jump")
 def test_a_machine_that_never_answers_is_named_after_the_deadline(transport: SshTransport) -> None:
     began = time.monotonic()
-    with pytest.raises(Unreachable, match=r"i-server@127.0.0.2 did not answer over SSH for 3 s"):
+    with pytest.raises(Unreachable, match=r"i-server@127.0.0.2 did not respond over SSH for 3 s"):
         transport.exec(SERVER, ["true"], timeout_s=20)
     assert time.monotonic() - began < 5
 

@@ -228,7 +228,7 @@ def test_a_line_that_will_never_be_taken_does_not_hold_up_the_others(
     kept = Kept(never, never, never)
     shipped(tmp_path, kept, {})
     assert kept.taken == ["/2", "/3", "/4"]
-    assert "a line was rejected: logs answered 400" in capsys.readouterr().err
+    assert "a line was rejected: logs responded with 400" in capsys.readouterr().err
 
 
 def test_a_stream_that_is_there_is_used_and_another_refusal_is_told() -> None:

@@ -192,7 +192,7 @@ def test_credentials_are_renewed_before_they_end(keys: list[dict[str, str]]) -> 
 @pytest.mark.usefixtures("asked")
 def test_what_aws_refuses_is_an_error(keys: list[dict[str, str]]) -> None:
     keys[:] = [key(60, SecretAccessKey="another")]
-    with pytest.raises(Refused, match=r"^logs answered 403: \{\}$"):
+    with pytest.raises(Refused, match=r"^logs responded with 403: \{\}$"):
         Service("logs").ask("L", "A", {})
 
 

@@ -79,7 +79,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
         (front(), on_new(), 1, f"hello-2 is outdated: it serves {NEW}, the current release is {OLD}; `pulumi up`"),
         (front(state="failed"), facts(), 1, "the balancer: Nginx is failed; see `./fleet logs --server balancer`"),
         (GONE, facts(), 1, "the balancer: no route to host"),
-        (TimeoutError(), facts(), 1, "the balancer: it did not answer in 20 s"),
+        (TimeoutError(), facts(), 1, "the balancer: it did not respond in 20 s"),
         ((1, "Traceback\nerror: no log"), facts(), 1, "failed: error: no log"),
         ('{"proxy": 1}', facts(), 1, "the balancer: it runs scripts of another version; run `pulumi up`"),
         (front(), "oops", 1, "hello-2 is failed: it can be reached, but its script printed 'oops' and no status"),
@@ -101,7 +101,7 @@ def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStac
     with lock.acquire(stack.store, f"release {NEW}", print):
         Journal(stack.store, release=NEW, app="hello").note("published")
         output = fleet("status").output
-    assert re.search(rf"release {NEW} by {lock.whoami()} for \d+ s: staging on all servers;", output)
+    assert re.search(rf"release {NEW} by {lock.operator_name()} for \d+ s: staging on all servers;", output)
     assert "maintenance is ON" in output
 
 

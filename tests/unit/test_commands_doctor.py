@@ -1,4 +1,4 @@
-"""The doctor: each thing that is wrong is found, told with its remedy, and nothing that is well is called wrong."""
+"""The doctor: each thing that is wrong is found, told with its remedy, and nothing that is healthy is called wrong."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ RESTART = "restart the machine: it comes back on the current release"
 
 
 SICK = {"path": "/healthz", "status": 500, "line": "boom"}
-HUNG = {"path": "/healthz", "status": 0, "line": "no answer in 3 s"}
+HUNG = {"path": "/healthz", "status": 0, "line": "no response in 3 s"}
 
 
 GREEN = {"live": NEW, "slots": slots("inactive", "active", of_green=NEW)}
@@ -43,7 +43,7 @@ BOOTING = {"slots": slots("inactive"), "machine": host_status(system="starting")
         ({"slots": slots("inactive")}, (State.STOPPED, "no slot runs", RESTART)),
         ({"queue": None}, (State.FAILED, "nothing listens on its port", f"restart the machine; {LOGS}")),
         ({"health": SICK}, (State.FAILED, "GET /healthz is not 200 but: 500 boom", LOGS)),
-        ({"health": HUNG}, (State.FAILED, "GET /healthz is not 200 but: no answer in 3 s", LOGS)),
+        ({"health": HUNG}, (State.FAILED, "GET /healthz is not 200 but: no response in 3 s", LOGS)),
         (GREEN, (State.OUTDATED, f"it serves {NEW}, the current release is {OLD}", BRINGS)),
         ({"live": NEW, "health": None}, (State.OUTDATED, f"it runs {OLD} and should run {NEW}", BRINGS)),
         # In the middle of a switch both run.
@@ -83,7 +83,7 @@ def test_a_drained_server_that_does_not_run_is_drained_and_says_the_rest() -> No
     assert told.remedy == "`./fleet admit a-1` sends it requests again"
 
 
-HANGS = "GET /healthz was not 200 for 4 s: no answer in 2 s"
+HANGS = "GET /healthz was not 200 for 4 s: no response in 2 s"
 
 
 @pytest.mark.parametrize(

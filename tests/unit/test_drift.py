@@ -93,7 +93,7 @@ def test_a_server_that_serves_something_else_is_noticed(monkeypatch: pytest.Monk
     assert strays() == []
     fleet.live |= {"a-2": "older", "a-3": None}
     assert strays() == ["a-2 serves older", "a-3 serves nothing"]
-    # One that does not answer is not for a release to mend, and what is not known cannot be asked.
+    # One that does not respond is not for a release to mend, and what is not known cannot be asked.
     fleet.fails = {("a-2", "status"): Unreachable("gone"), ("a-3", "status"): TimeoutError()}
     assert strays() == []
     fleet.proxy = "inactive"

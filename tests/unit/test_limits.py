@@ -88,7 +88,7 @@ def test_what_may_fit_is_taken() -> None:
 
 def test_what_is_probably_not_meant_is_warned_of_with_both_settings() -> None:
     (line,) = limits.warnings(stack(gateway={"request_timeout_s": 60}, rollout={"drain_timeout_s": 64}))
-    assert line.startswith("apps.hello.rollout.drain_timeout_s: 64: is less than Nginx waits for an answer (65 s, of ")
+    assert line.startswith("apps.hello.rollout.drain_timeout_s: 64: is less than Nginx waits for a response (65 s, of ")
     assert limits.warnings(stack(rollout={"drain_timeout_s": 65})) == []
     server = of_server(memory_mib=1024)
     (line,) = limits.warnings(stack(gateway={"processes": 4, "reload_on_rss_mib": 256}, fleet=server))

@@ -90,7 +90,7 @@ def test_a_request_is_sent_again_when_another_client_removed_an_acl_meanwhile(
 def test_a_daemon_that_is_gone_is_unavailable_with_a_remedy() -> None:
     with tempfile.TemporaryDirectory() as folder:
         gone = Client(Path(folder) / "unix.socket")
-        with pytest.raises(Unavailable, match=r"does not answer at .*unix.socket.*Start it \(`make setup`"):
+        with pytest.raises(Unavailable, match=r"does not respond at .*unix.socket.*Start it \(`make setup`"):
             gone.get(url())
 
 
@@ -101,7 +101,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_unavailable(
     free = threading.Event()
     daemon.before("GET .*", lambda _body: free.wait(60))
     try:
-        with pytest.raises(Unavailable, match=r"LXD did not answer GET /1.0/networks/net in 0 s"):
+        with pytest.raises(Unavailable, match=r"LXD did not respond to GET /1.0/networks/net in 0 s"):
             client.get(NETWORK)
     finally:
         free.set()

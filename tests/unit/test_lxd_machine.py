@@ -242,7 +242,7 @@ def test_a_daemon_that_dies_while_a_machine_is_removed_is_no_removed_machine(
     daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dies(*_args: Any) -> None:
-        raise Unavailable("LXD does not answer")
+        raise Unavailable("LXD does not respond")
 
     daemon.things["instances"]["a"] = instance("a")
     monkeypatch.setattr(machine, "status", dies)

@@ -38,7 +38,7 @@ def test_a_missing_file_is_an_error_unless_it_may_be_missing(folder: str) -> Non
 def test_a_folder_that_is_not_mounted_is_no_store_without_a_pointer(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     for url in (f"file://{tmp_path}/store/hello", f"file://{tmp_path}/gone/hello"):
-        with pytest.raises(FetchError, match=f"the store {url} does not answer: .* is not mounted"):
+        with pytest.raises(FetchError, match=f"the store {url} does not respond: .* is not mounted"):
             fetch(url, "pointer", missing_ok=True)
 
 
@@ -75,7 +75,7 @@ def test_a_large_file_goes_to_the_disk(kind: str, cloud: Cloud, folder: str, tmp
 
 def test_any_other_answer_of_s3_is_a_store_that_does_not_answer(cloud: Cloud) -> None:
     cloud.objects["/releases/prod/pointer"] = 403, b"<Error/>"
-    with pytest.raises(FetchError, match="the store s3://releases/prod does not answer: S3 answered 403"):
+    with pytest.raises(FetchError, match="the store s3://releases/prod does not respond: S3 responded with 403"):
         fetch("s3://releases/prod", "pointer", missing_ok=True)
 
 
@@ -83,7 +83,7 @@ def test_a_machine_without_a_metadata_service_says_that_the_store_does_not_answe
     cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetching, "METADATA", f"{cloud.url.rpartition(':')[0]}:9/latest")
-    with pytest.raises(FetchError, match="the store s3://releases/prod does not answer"):
+    with pytest.raises(FetchError, match="the store s3://releases/prod does not respond"):
         fetch("s3://releases/prod", "pointer", missing_ok=True)
     assert cloud.asked == []
 
@@ -105,7 +105,8 @@ def test_secrets_are_all_parameters_below_the_release_with_the_role_of_the_machi
 def test_secrets_that_may_not_be_read_say_which_and_why(cloud: Cloud) -> None:
     cloud.pages = [(400, {"__type": "AccessDeniedException", "Message": "not authorized"})]
     with pytest.raises(
-        FetchError, match=r"the parameters below /wsgi-fleet/prod/hello/r1 cannot be read: SSM answered 400 .*not auth"
+        FetchError,
+        match=r"the parameters below /wsgi-fleet/prod/hello/r1 cannot be read: SSM responded with 400 .*not auth",
     ):
         fetch_secrets("s3://releases/prod/hello", "r1")
 

@@ -106,7 +106,7 @@ def test_a_new_server_without_a_store_boots_nothing(host: AppServer, store: Stor
 @pytest.mark.parametrize(
     "trouble",
     [
-        (FetchError("the store does not answer"), None),
+        (FetchError("the store does not respond"), None),
         (OSError("no route"), None),
         (b"r2", Failure("its secrets changed while this server was away")),
         (b"r2", FetchError("the store has no manifest")),

@@ -131,7 +131,7 @@ def test_a_wait_for_a_health_path_says_what_it_answers_since_when_and_for_how_lo
     monkeypatch.setattr(slot, "FIRST_LOGGED_S", (0,))
     host.starts, host.answers = [0], [503, 503, *[200] * 9]
     slot.start_and_gate("proof", MANIFEST)
-    line = "GET /healthz still answers 503 app-proof /healthz after 0 s of 30 s"
+    line = "GET /healthz still responds with 503 app-proof /healthz after 0 s of 30 s"
     assert capsys.readouterr().out.splitlines() == [line]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from policies import CONTROLS, Planned, findings, page
 from policies.__main__ import main
-from policies.kept import OUR_CONTROLS
+from policies.compliance import OUR_CONTROLS
 from policies.plan import SECRET, SIGNATURE, UNKNOWN, from_json, from_program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,6 +222,6 @@ def test_each_control_says_how_it_is_kept_by_files_and_tests_that_are_there() ->
 
 def test_the_page_on_security_has_the_tables_of_the_code() -> None:
     text = page.PAGE.read_text()
-    assert page.fill_tables(text, page.of_code()) == text, "run `python -m policies.page`"
+    assert page.fill_tables(text, page.render_tables()) == text, "run `python -m policies.page`"
     for each in CONTROLS:
         assert f"\n| {each.id} | {each.title} | " in text

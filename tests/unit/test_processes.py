@@ -447,7 +447,7 @@ def test_old_workers_are_waited_for_as_long_as_a_slot_may_drain(
 ) -> None:
     nginx_.seen = [{1: True}, {1: False, 2: True}]
     on_server.route_traffic("green", 0.1)
-    assert capsys.readouterr().out == "Nginx still waits for answers after 0 s\n"
+    assert capsys.readouterr().out == "Nginx still waits for responses after 0 s\n"
 
 
 @pytest.mark.parametrize("failing", ["-t", "reload", "nothing"])
@@ -476,7 +476,7 @@ def test_the_port_opens_when_a_process_answers_and_not_before(nginx_: Nginx, mon
     on_server.wait_for_process()
     assert host.answers == []
     monkeypatch.setattr(on_server, "WAIT_S", 0)
-    with pytest.raises(SystemExit, match="no process of slot blue answers 200 to GET /: the port stays closed"):
+    with pytest.raises(SystemExit, match="no process of slot blue responds to GET / with 200: the port stays closed"):
         on_server.wait_for_process()
     assert nginx_.commands == []
 

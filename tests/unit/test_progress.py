@@ -37,9 +37,9 @@ def message(text: str, severity: str = "info#err") -> dict[str, Any]:
 def test_a_resource_is_told_when_it_is_done_with_the_time_that_it_took() -> None:
     progress = Progress()
     assert progress.handle_event(step("resourcePreEvent"), 3.0) == []
-    assert progress.still(9.0) == "waiting 6 s for Machine hello-1"
+    assert progress.describe_waiting(9.0) == "waiting 6 s for Machine hello-1"
     assert progress.handle_event(step("resOutputsEvent"), 15.0) == ["Machine hello-1: created in 12 s"]
-    assert progress.still(16.0) == "the engine compares the stack with its program"
+    assert progress.describe_waiting(16.0) == "the engine compares the stack with its program"
 
 
 @pytest.mark.parametrize("event", [step("resOutputsEvent", "same"), step("resOutputsEvent", custom=False)])
@@ -81,7 +81,7 @@ def test_no_line_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.Mo
     terminal = Terminal()
     screen = Screen(terminal)
     screen.line("hello-1: " + "the balancer sends requests to 3 servers, " * 9 + "\n    indented")
-    screen.still("waiting 6 s for " + "Machine hello-1, " * 9)
+    screen.show_waiting("waiting 6 s for " + "Machine hello-1, " * 9)
     parts = terminal.getvalue().replace("\r\033[K", "\n").splitlines()
     assert max(map(len, parts)) <= columns
     assert "            indented" in parts
@@ -90,10 +90,10 @@ def test_no_line_is_wider_than_the_terminal(columns: int, monkeypatch: pytest.Mo
 def test_a_pipe_is_told_what_is_waited_for_only_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = io.StringIO()
     screen = Screen(pipe)
-    screen.still("waiting")
+    screen.show_waiting("waiting")
     assert pipe.getvalue() == ""
     monkeypatch.setattr("commands.progress.SILENCE_S", 0.0)
-    screen.still("waiting")
+    screen.show_waiting("waiting")
     assert pipe.getvalue() == "   0 s  waiting\n"
 
 
@@ -160,7 +160,7 @@ def test_what_a_machine_prints_moves_no_cursor(stream: str) -> None:
     text = Terminal() if stream == "terminal" else io.StringIO()
     screen = Screen(text)
     screen.line("a\x1b[2Jb\x07c\x9b")
-    screen.still("a\x1b[2Jb\x07c")
+    screen.show_waiting("a\x1b[2Jb\x07c")
     assert text.getvalue().replace("\r\033[K", "").splitlines()[0] == "   0 s  abc"
     assert "\x07" not in text.getvalue()
 

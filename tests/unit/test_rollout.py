@@ -20,7 +20,7 @@ from releases.pointers import current
 from releases.redaction import Redaction
 from releases.rollout import RolloutError, batches
 from releases.status import ReleaseStatus
-from releases.workers import say_ending_workers
+from releases.workers import report_ended_workers
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, release, roll_out
 
 
@@ -425,9 +425,9 @@ def test_a_worker_that_keeps_ending_is_told_when_its_release_serves(monkeypatch:
     # "worker" is a secret as well, by chance: only what machines say is cleaned.
     clean = Redaction(["queue", "worker"]).clean
     fleet = Fleet("a", Ending(), said.append, first=servers[0], start_timeout_s=9, drain_timeout_s=9, clean=clean)
-    say_ending_workers(fleet, servers, b'{"workers": {}}')
+    report_ended_workers(fleet, servers, b'{"workers": {}}')
     assert (said, waited) == ([], [])
-    say_ending_workers(fleet, servers, b'{"workers": {"mail": {}}}')
+    report_ended_workers(fleet, servers, b'{"workers": {"mail": {}}}')
     told = "worker mail@1 has ended 2 times since it was started with this release; it is started again for ever."
     assert said == [
         f"a: warning: a-1: {told} Its last lines:\n    no such [removed] [removed]",

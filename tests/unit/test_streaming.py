@@ -36,7 +36,7 @@ def site(of: App, kind: str = "nginx", **proxy: Any) -> str:
     [
         (
             {"gateway": {"kind": "tornado"}},
-            "streaming: Tornado sends nothing of a WSGI application's answer before it is",
+            "streaming: Tornado sends nothing of a WSGI application's response before it is",
         ),
         (
             {"gateway": {"kind": "gunicorn", "threads": 1}},
@@ -106,7 +106,7 @@ def test_a_connection_becomes_a_websocket_there_and_nowhere_else(local_proxy: bo
         assert connections(block, "/") == (["close"], [""])
         assert mapped(block, "upgrade_or_close") == [("default", ["close"]), ("~*^websocket$", ["upgrade"])]
     # What the gateway goes by: seconds more than other requests have.
-    assert json.loads(files["gateway/streaming.json"]) == {"paths": ["/events/", "/poll"], "more_s": 540}
+    assert json.loads(files["gateway/streaming.json"]) == {"paths": ["/events/", "/poll"], "extra_s": 540}
 
 
 def test_apache_waits_longer_for_all_and_compresses_nothing_there() -> None:

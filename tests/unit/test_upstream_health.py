@@ -133,7 +133,7 @@ async def run_until(agent: Any, condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
-        agent.turn()
+        agent.tick()
         await asyncio.sleep(0.01)
     if agent.changing:
         await agent.changing
@@ -211,7 +211,7 @@ def test_the_agent_waits_while_the_state_is_broken_and_logs_it_once(balancer: Pa
     async def live() -> None:
         agent = upstream_health.Agent()
         for _ in range(3):
-            agent.turn()
+            agent.tick()
         assert capsys.readouterr().out.count(f"error: {site_state.STATE} is broken") == 1
         assert (agent.changing, called(balancer)) == (None, [])
         state(ONE, TWO, unhealthy=[ONE]).write()
