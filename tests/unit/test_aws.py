@@ -326,10 +326,6 @@ def test_an_image_that_cannot_be_looked_up_is_a_warning_that_stops_nobody() -> N
     assert len(made.of(INSTANCE)) == 4
 
 
-def test_a_preview_of_a_stack_that_is_not_there_yet_works() -> None:
-    assert names(run(given(), preview=True).of(INSTANCE)) == ["balancer", "hello-1", "hello-2", "hello-3"]
-
-
 @pytest.mark.parametrize(
     ("changed", "told"),
     [

@@ -109,12 +109,6 @@ def test_a_half_made_group_is_completed(daemon: Daemon, client: Client) -> None:
     assert network.addresses(client, NAME, OWNER) is None
 
 
-def test_a_rule_that_somebody_switched_off_is_not_in_force(daemon: Daemon, client: Client) -> None:
-    network.ensure(client, OWNER, ROLE, RULES)
-    daemon.things["network-acls"][NAME]["ingress"][0]["state"] = "disabled"
-    assert network.rules(client, NAME) == []
-
-
 @pytest.mark.parametrize("kind", ["networks", "network-acls"])
 def test_what_is_not_labelled_as_the_owners_is_refused_and_left(daemon: Daemon, client: Client, kind: str) -> None:
     theirs: Thing = {"name": NAME, "config": {"user.wsgi-fleet.owner": "local-other"}}
