@@ -17,6 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import tomllib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,9 +66,17 @@ class Release:
 
     @property
     def is_project(self) -> bool:
-        """Return whether the project in the code is installed itself, because its files say how it is built."""
-        project = self.source.parent / "pyproject.toml"
-        return self.files is None and project.exists() and "[build-system]" in project.read_text("utf-8")
+        """Return whether the project in the code is installed itself: it says how it is built, and is a package."""
+        file = self.source.parent / "pyproject.toml"
+        if self.files or not file.exists():
+            return False
+        try:
+            project = tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InstallError(f"{file.name} does not read: {error}") from None
+        tools = project.get("tool", {})
+        no_package = {"poetry": "package-mode", "uv": "package"}
+        return "build-system" in project and all(tools.get(tool, {}).get(key, True) for tool, key in no_package.items())
 
     @property
     def is_local(self) -> bool:
@@ -201,7 +210,8 @@ def build_venv(release: Release, venvs: Path) -> Path:
     venv = venvs / release.key()
     if (venv / ".complete").exists():
         return venv
-    print(f"building a virtualenv from {release.source.name}", flush=True)
+    file = Path(release.manifest["requirements_path"])
+    print(f"building a virtualenv from {file.name}", flush=True)
     shutil.rmtree(venv, ignore_errors=True)
     venv.mkdir()
     shutil.chown(venv, USER, USER)

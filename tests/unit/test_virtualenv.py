@@ -18,6 +18,7 @@ from requirement_files import RequirementError, join_lines
 from virtualenv import InstallError
 
 PYPROJECT = '[build-system]\nrequires = ["setuptools"]\n[project]\nname = "shop"\n'
+NO_POETRY_PACKAGE, NO_UV_PACKAGE = "[tool.poetry]\npackage-mode = false\n", "[tool.uv]\npackage = false\n"
 
 
 class Server:
@@ -110,6 +111,8 @@ def test_a_virtualenv_that_a_killed_run_left_half_made_is_made_anew(server: Serv
         ("pylock.toml", 'lock-version = "1.0"', "pip install --python {python} -r {code}/pylock.toml"),
         ("pyproject.toml", "[project]\n", "pip install --python {python} -r {code}/pyproject.toml"),
         ("pyproject.toml", PYPROJECT, "pip install --python {python} {code}"),
+        ("pyproject.toml", PYPROJECT + NO_POETRY_PACKAGE, "pip install --python {python} -r {code}/pyproject.toml"),
+        ("pyproject.toml", PYPROJECT + NO_UV_PACKAGE, "pip install --python {python} -r {code}/pyproject.toml"),
     ],
 )
 def test_each_lock_file_is_installed_by_what_reads_it(server: Server, name: str, content: str, expected: str) -> None:
