@@ -11,7 +11,7 @@ from typing import Any
 
 from platforms import operator
 from platforms.transport import Store, Transport, Unreachable
-from releases import lock, pointers
+from releases import lock, pointers, wheels
 from releases.fleet import PARALLEL, STATUS_COMMAND
 from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, has_archive
@@ -69,6 +69,8 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
         yield f"{manifest} in the store is damaged or gone"
     elif there and not (has_archive(store, content or b"", archive) if reads_archive else store.keys(archive)):
         yield f"{archive} in the store is damaged or gone"
+    if there and (key := wheels.named(store, there)) and not wheels.is_whole(store, key):
+        yield f"wheels/{key} in the store is gone"
 
 
 def find_strays(

@@ -107,8 +107,12 @@ class Fleet:
         stdin: bytes = b"",
         quiet: bool = False,
         program: str = COMMAND,
+        handle: Callable[[str], bool] = lambda _line: False,
     ) -> Result:
-        """Run release.py (or that program) on a server. Raises ServerFailure with the last `error:` that it printed."""
+        """Run release.py (or that program) on a server. Raises ServerFailure with the last `error:` that it printed.
+
+        handle: gets each line, and returns whether it need not be shown.
+        """
         is_error, begun, ended = False, time.monotonic(), threading.Event()
         last = begun
 
@@ -116,7 +120,7 @@ class Fleet:
             # The failure tells it in the end, whole.
             nonlocal is_error, last
             is_error, last = is_error or line.startswith("error: "), time.monotonic()
-            if not (quiet or is_error):
+            if not (handle(line) or quiet or is_error):
                 self._write_line(f"{server.name}: {self.clean(line)}")
 
         def log_silent_servers() -> None:

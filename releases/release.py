@@ -109,6 +109,8 @@ def make_manifest(
     # Only where they are: an application without them keeps its id.
     if app.python_path:
         manifest["python_path"] = app.python_path
+    if app.release.wheels:
+        manifest["wheels"] = True
     if app.build:
         manifest["build"] = app.build
     if app.static:

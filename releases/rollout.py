@@ -22,6 +22,7 @@ from releases.release import Release, has_archive
 from releases.static import StaticFiles
 from releases.status import ReleaseStatus
 from releases.threads import report_lost_threads
+from releases.wheels import Wheels
 from releases.workers import report_ended_workers
 
 REMEDY = "Mend the cause and run the same command again (`pulumi up` or `make local`)."
@@ -91,6 +92,7 @@ class Rollout:
             clean=Redaction(plan.secrets.values()).clean,
         )
         self.static = StaticFiles(self.fleet, plan.balancer, self.id, plan.release.manifest)
+        self.wheels = Wheels(self.fleet, store, self.id, plan.release.manifest, plan.stage_timeout_s)
 
     def run(self) -> None:
         """Move the fleet. Raises RolloutError; then no server serves the new release that served another before."""
@@ -114,9 +116,10 @@ class Rollout:
             # Where it is staged already, another rollout has proven it without the task.
             is_task_first = runs_task and self.plan.task_before_proof and self.id not in states[first].staged
             if is_task_first:
-                self.fleet.on_all([first], lambda server: self._stage_one(server, with_task=True))
+                self.wheels.stage([first], lambda server: self._stage_one(server, with_task=True))
                 journal.note("release task", server=first.name)
-            self._stage([server for server in states if server != first or not is_task_first], journal)
+            self.wheels.stage([server for server in states if server != first or not is_task_first], self._stage_one)
+            journal.note("staged")
             report_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - begun)
             self.static.publish(first)
             if runs_task and not is_task_first:
@@ -181,11 +184,7 @@ class Rollout:
             arguments, limit = ["stage", self.id, "task"], limit + self.plan.task_timeout_s
         else:
             arguments = ["stage", self.id]
-        self.fleet.run(server, "stage", arguments, stdin=stdin, timeout_s=limit)
-
-    def _stage(self, servers: Sequence[Server], journal: Journal) -> None:
-        self.fleet.on_all(servers, self._stage_one)
-        journal.note("staged")
+        self.fleet.run(server, "stage", arguments, stdin=stdin, timeout_s=limit, handle=self.wheels.handle_line)
 
     def _needs_task(self, states: Mapping[Server, ReleaseStatus]) -> bool:
         """Return whether the release has a task to run. A fleet that serves the release already has run it."""
@@ -287,6 +286,7 @@ class Rollout:
             for key in self.store.keys("releases/"):
                 if key.split("/")[1] not in keep:
                     self.store.delete(key)
+            self.wheels.prune(keep)
             if self.secrets:
                 for release in set(self.secrets.releases()) - set(keep):
                     self.secrets.delete(release)

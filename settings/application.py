@@ -89,6 +89,11 @@ class Release(Model):
     """What a release is made of."""
 
     max_mib: int = Field(default=500, ge=1, le=10_240, description="most that the files of the source may take, in MiB")
+    wheels: bool = Field(
+        default=True,
+        description="keep what the first server has installed in the release store, for other servers and later boots; "
+        "false: each server installs from the index",
+    )
 
 
 class App(route.Route):

@@ -2,6 +2,10 @@
 
 It is a part of the release, so that each release is installed by what it was made with. It leaves the symlink
 PLACE/venv. Releases with the same requirements share a virtualenv. On failure the last lines on standard error say why.
+
+    virtualenv.py PLACE              build it, or take what another server has installed from the release store
+    virtualenv.py PLACE pack         pack it for other servers, and print what there is to know about the archive
+    virtualenv.py PLACE send OFFSET  print a piece of that archive
 """
 
 from __future__ import annotations
@@ -18,13 +22,14 @@ import sysconfig
 import tempfile
 import time
 import tomllib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import wheels
 from requirement_files import RequirementError, RequirementFiles, without_credentials
 
 USER = "app"
@@ -34,10 +39,17 @@ PIP, UV = Path("/srv/gateway/pip"), Path("/srv/gateway/uv/bin/uv")
 PIP_RUNNER = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(PIP)})) / "pip" / "__pip-runner__.py"
 # Lock files and projects by name; any other file is of pip's format. uv reads each of these by itself.
 LOCKED = re.compile(r"uv\.lock|pyproject\.toml|pylock(\.[^.]+)?\.toml")
+# A package of the code itself in uv.lock (one that is `virtual` is not installed) or pylock.toml.
+LOCKED_FOLDER = re.compile(r"source = \{ (editable|directory|path) = |\bdirectory\s*[]=]")
 # Of the application's environment, installers get these, and what requirement files name.
 FOR_INSTALLERS = re.compile(r"(PIP|UV)_\w+|(?i:(https?|all|no)_proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|NETRC")
 # uv's cache is shared by all virtualenvs, which link to its files; past this it begins anew.
 CACHE_MIB = 2048
+STORE = Path("/etc/wsgi-fleet/store")
+# What the operator's side waits for, to read it and to let other servers begin (releases/wheels.py).
+READY = "virtualenv is ready: "
+# In a virtualenv: what its installation wrote into the code, such as a file with the version, or compiled modules.
+WRITTEN = ".written.tar"
 # A shorter secret would be found in every other word.
 SECRET_LENGTH = 4
 # What a netrc file has beside its secrets.
@@ -83,8 +95,7 @@ class Release:
         """Return whether something of the code is installed. A lock may name other folders of the code (workspaces)."""
         if self.files:
             return self.files.is_local
-        is_lock_of_folders = self.source.name.startswith("pylock") and "directory" in self.source.read_text("utf-8")
-        return self.is_project or self.source.name == "uv.lock" or is_lock_of_folders
+        return self.is_project or bool(LOCKED_FOLDER.search(self.source.read_text("utf-8")))
 
     def _variables(self) -> dict[str, str]:
         """Return what installers get of the application's variables: their own, and what files name.
@@ -103,17 +114,23 @@ class Release:
         return given
 
     def key(self) -> str:
-        """Return a hash of what a virtualenv is made from: this Python, all files that are read, and the settings.
+        """Return a hash of what a virtualenv is made from: the system, all files that are read, and the settings.
 
         Where something of the code is installed, all of the code counts; where it is used as it is, its folder, too.
         Secrets do not count: a new token gives the same packages.
         """
         plain = {name: value for name, value in self.variables.items() if name not in self.secrets}
-        parts = [sys.version, json.dumps(plain, sort_keys=True)]
+        # Servers of one system with other security updates use the same packages.
+        system = platform.freedesktop_os_release()
+        parts = [system["ID"], system.get("VERSION_ID", ""), platform.machine(), sysconfig.get_config_var("SOABI")]
+        parts.append(json.dumps(plain, sort_keys=True))
         if self.files:
             parts.append(self.files.digest())
         else:
-            parts += [self.source.name, hashlib.sha256(self.source.read_bytes()).hexdigest()]
+            # uv reads beside its lock which groups of packages a project needs.
+            project = self.source.parent / "pyproject.toml"
+            read = {self.source, *([project] if self.source.name == "uv.lock" and project.exists() else [])}
+            parts += [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sorted(read)]
         if self.is_local:
             parts.append(self.manifest["tar_sha256"])
         if self.files and self.files.is_editable:
@@ -142,12 +159,18 @@ class Release:
 
     def redact(self, text: str) -> str:
         """Return a text without secrets, as they are and as URLs have them, and without credentials in URLs."""
-        for name, value in self.secrets.items():
-            parts = set(value.split()) - NETRC_WORDS if name == "NETRC" else set(value.splitlines())
-            for form in {value, quote(value, safe=""), *parts}:
-                if len(form) >= SECRET_LENGTH:
-                    text = text.replace(form, "[removed]")
+        for form in self.forms(self.secrets):
+            if len(form) >= SECRET_LENGTH:
+                text = text.replace(form, "[removed]")
         return without_credentials(text)
+
+    def forms(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield the secrets of these names as they are and in URLs, with their lines, passwords and words of netrc."""
+        for name in names:
+            value = self.secrets[name]
+            parts = set(value.split()) - NETRC_WORDS if name == "NETRC" else set(value.splitlines())
+            passwords = re.findall(r"://[^/\s:@]*:([^/\s@]+)@", value)
+            yield from {value, quote(value, safe=""), *parts, *passwords}
 
 
 def install(release: Release, venv: Path, cache: Path) -> None:
@@ -207,39 +230,81 @@ def bound_cache(cache: Path) -> None:
 
 def build_venv(release: Release, venvs: Path) -> Path:
     """Return the virtualenv for the requirements of a release; build it below venvs where there is none."""
-    venv = venvs / release.key()
-    if (venv / ".complete").exists():
-        return venv
-    file = Path(release.manifest["requirements_path"])
-    print(f"building a virtualenv from {file.name}", flush=True)
-    shutil.rmtree(venv, ignore_errors=True)
-    venv.mkdir()
-    shutil.chown(venv, USER, USER)
-    cache = venvs.parent / "uv-cache"
-    bound_cache(cache)
-    try:
+    venv, is_built = venvs / release.key(), False
+    if not (venv / wheels.COMPLETE).exists():
+        try:
+            is_built = not take(release, venv)
+            if is_built:
+                build(release, venv)
+        except BaseException:
+            shutil.rmtree(venv, ignore_errors=True)
+            raise
+        give(venv, "root")
+        (venv / wheels.COMPLETE).touch()
+    if (venv / WRITTEN).exists() and not is_built:
         with writable(release):
-            install(release, venv, cache)
-    except BaseException:
-        shutil.rmtree(venv, ignore_errors=True)
-        raise
-    give(venv, "root")
-    (venv / ".complete").touch()
+            release.run("tar", "--extract", f"--file={venv / WRITTEN}", variables={})
     return venv
 
 
-def main(place: Path) -> None:
-    """Build the virtualenv of the release in a folder, and leave the symlink to it."""
+def make_empty(venv: Path) -> None:
+    """Make the folder of a virtualenv, which the application's user may write."""
+    shutil.rmtree(venv, ignore_errors=True)
+    venv.mkdir()
+    shutil.chown(venv, USER, USER)
+
+
+def take(release: Release, venv: Path) -> bool:
+    """Take the virtualenv from the release store; False where that has none that can be used."""
+    if not (release.manifest.get("wheels") and STORE.exists()):
+        return False
+    make_empty(venv)
+    extract = ("tar", "--extract", "--gzip", f"--directory={venv}")
+    store = STORE.read_text().strip()
+    try:
+        return wheels.take(store, venv, lambda archive: release.run(*extract, f"--file={archive}", variables={}))
+    except (wheels.WheelsError, InstallError) as error:
+        print(f"packages in the release store cannot be used: {error}", flush=True)
+        return False
+
+
+def build(release: Release, venv: Path) -> None:
+    """Build the virtualenv, with what its installation writes into the code."""
+    print(f"building a virtualenv from {Path(release.manifest['requirements_path']).name}", flush=True)
+    make_empty(venv)
+    cache = venv.parents[1] / "uv-cache"
+    bound_cache(cache)
+    with writable(release):
+        # After the code has changed hands, which changes the time of each file.
+        (begun := release.folder / "begun").touch()
+        install(release, venv, cache)
+        if release.is_local:
+            find = 'find . -type f -cnewer "$1" -print0 | tar --create --null --files-from=- --file="$2"'
+            release.run("sh", "-c", find, "sh", str(begun), str(venv / WRITTEN), variables={})
+
+
+def main(place: Path, verb: str = "build", offset: str = "0") -> None:
+    """Build the virtualenv of the release in a folder, and leave the symlink to it; or do what the verb says."""
+    link = place / "venv"
+    if verb == "send":
+        wheels.print_piece(link.resolve(), int(offset))
+        return
     with tempfile.TemporaryDirectory(prefix="wsgi-fleet-") as folder:
         # Copies of requirement files, which the application's user reads; it may write there: it is its HOME.
         shutil.chown(folder, USER, USER)
-        (place / "venv").symlink_to(build_venv(Release(place, Path(folder)), place.parents[1] / "venvs"))
+        release = Release(place, Path(folder))
+        if verb == "pack":
+            words = release.forms(release.variables.keys() & release.secrets.keys())
+            print(json.dumps(wheels.pack(link.resolve(), words)))
+        else:
+            link.symlink_to(build_venv(release, place.parents[1] / "venvs"))
+            print(f"{READY}{link.resolve().name}", flush=True)
 
 
 if __name__ == "__main__":
     # The application's user reads what is installed here.
     os.umask(0o022)
     try:
-        main(Path(sys.argv[1]))
-    except (InstallError, RequirementError, OSError) as error:
+        main(Path(sys.argv[1]), *sys.argv[2:])
+    except (InstallError, RequirementError, wheels.WheelsError, OSError) as error:
         sys.exit(str(error))

@@ -275,13 +275,16 @@ def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boo
         live=$(readlink -f /srv/app/live)
         cp -a "$live" /srv/app/releases/older
         ln -sfn /srv/app/releases/older /srv/app/live
-        rm -r "$live"
+        rm -r "$live" /srv/app/venvs/*
     """
     on(machine, "sh", "-euc", script)
     asked.clear()
     lxc("restart", "--force", machine)
     eventually(lambda: machine in {server for server, _ in prod.who_answers()}, message=f"{machine} answers")
     assert on(machine, "readlink", "/srv/app/live").strip() == f"/srv/app/releases/{release}"
+    # With the virtualenv that the first server made.
+    assert "building a virtualenv" not in on(machine, "journalctl", "--boot", "--unit=app-boot")
+    assert "/wheels/" in str(prod.running.account.aws.s3.list_objects_v2(Bucket=bucket(prod))["Contents"])
     address = next(each["PrivateIpAddress"] for each in instances(prod).values() if each["InstanceId"] == machine)
     roles = [path for who, path in asked if who == address and path.startswith("meta-data/iam/security-credentials/")]
     assert roles[0] == "meta-data/iam/security-credentials/"

@@ -132,3 +132,8 @@ def test_a_source_says_its_commit_and_whether_it_differs_and_writes_nothing(sour
     assert (source / ".git" / "index").read_bytes() == index
     (source / "new").touch()
     assert Source.read(source, app()).revision.endswith("+changes")
+
+
+def test_a_release_says_whether_its_packages_are_kept(source: Path) -> None:
+    assert json.loads(manifest(source))["wheels"] is True
+    assert "wheels" not in json.loads(manifest(source, release={"wheels": False}))

@@ -8,21 +8,30 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requirement_files
 import virtualenv
+import wheels
 from requirement_files import RequirementError, join_lines
 from virtualenv import InstallError
 
+SYNC = "sync --frozen --no-dev --no-editable --python {python} --project {code}"
 PYPROJECT = '[build-system]\nrequires = ["setuptools"]\n[project]\nname = "shop"\n'
 NO_POETRY_PACKAGE, NO_UV_PACKAGE = "[tool.poetry]\npackage-mode = false\n", "[tool.uv]\npackage = false\n"
 
 
+RUN = subprocess.run
+
+
 class Server:
-    """What stands in for an app server with one release. calls: commands, each as one line. result: of each."""
+    """What stands in for an app server with one release. calls: commands, each as one line. result: of each.
+
+    writes: what uv writes into the code. Shells and tar run for real.
+    """
 
     def __init__(self, root: Path) -> None:
         self.place, self.venvs, self.calls = root / "releases" / "r1", root / "venvs", list[str]()
@@ -31,6 +40,7 @@ class Server:
         self.manifest: dict[str, Any] = {"requirements_path": "requirements.txt", "tar_sha256": "x"}
         self.manifest |= {"stage_timeout_s": 40, "environment": {}}
         self.secrets: dict[str, str] = {}
+        self.writes = ""
         (self.place / "code").mkdir(parents=True)
         self.venvs.mkdir()
         self.write("requirements.txt", "flask")
@@ -47,6 +57,12 @@ class Server:
             assert options["cwd"] == self.place / "code"
             self.environments.append(options["env"])
         self.calls.append(" ".join([*command, *([f"as {user}"] if user else [])]))
+        if command[0] in ("sh", "tar"):
+            return RUN(command, check=True, cwd=options["cwd"], text=True)
+        if command[0] == str(virtualenv.UV) and self.writes:
+            # The kernel's clock for files has ticks of some milliseconds.
+            time.sleep(0.05)
+            self.write(self.writes, "made\n")
         return self.result
 
     def release(self) -> virtualenv.Release:
@@ -107,7 +123,8 @@ def test_a_virtualenv_that_a_killed_run_left_half_made_is_made_anew(server: Serv
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("uv.lock", "version = 1", "sync --frozen --no-dev --no-editable --python {python} --project {code}"),
+        ("uv.lock", 'source = { virtual = "." }', SYNC),
+        ("uv.lock", 'source = { editable = "." }', SYNC),
         ("pylock.toml", 'lock-version = "1.0"', "pip install --python {python} -r {code}/pylock.toml"),
         ("pyproject.toml", "[project]\n", "pip install --python {python} -r {code}/pyproject.toml"),
         ("pyproject.toml", PYPROJECT, "pip install --python {python} {code}"),
@@ -124,7 +141,7 @@ def test_each_lock_file_is_installed_by_what_reads_it(server: Server, name: str,
         line for line in server.calls if str(virtualenv.UV) in line
     )
     # What is built from the code may write it meanwhile.
-    is_built = name == "uv.lock" or content == PYPROJECT
+    is_built = "editable" in content or content == PYPROJECT
     assert [line for line in server.calls if line.endswith(str(code))] == (
         [f"chown -R app:app {code}", f"chown -R root:root {code}"] if is_built else []
     )
@@ -189,6 +206,22 @@ def test_code_that_is_installed_makes_another_virtualenv_when_it_changes(server:
     assert server.key() != before
 
 
+def test_the_project_of_a_uv_lock_makes_another_virtualenv(server: Server) -> None:
+    server.manifest["requirements_path"] = "uv.lock"
+    server.write("uv.lock", "version = 1")
+    keys = {server.key()}
+    for groups in ("a", "b"):
+        server.write("pyproject.toml", f'[tool.uv]\ndefault-groups = ["{groups}"]\n')
+        keys.add(server.key())
+    assert len(keys) == 3
+
+
+def test_a_password_in_a_url_is_taken_out_by_itself(server: Server) -> None:
+    server.secrets = {"PIP_INDEX_URL": "https://me:hunter2@host/simple"}
+    assert "hunter2" in set(server.release().forms(["PIP_INDEX_URL"]))
+    assert server.release().redact("401 for hunter2") == "401 for [removed]"
+
+
 def test_code_that_is_used_as_it_is_is_that_of_one_release(server: Server) -> None:
     server.write("requirements.txt", "-e .")
     before = server.key()
@@ -233,6 +266,100 @@ def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
 def test_lines_are_joined_as_pip_joins_them() -> None:
     text = "a \\\n b\n# c \\\nd # e\n\nf \\\n# g\nh#i\nj \\"
     assert list(join_lines(text)) == ["a   b", "d", "f", "h#i", "j"]
+
+
+def test_what_an_installation_writes_into_the_code_is_in_the_code_of_each_release_with_that_virtualenv(
+    server: Server,
+) -> None:
+    server.write("requirements.txt", ".\nflask")
+    server.write("shop/__init__.py", "old\n")
+    server.writes = "shop/_version.py"
+    venv = server.build()
+    # Not what stood there before, and not into the code that it was written in.
+    assert not any("--extract" in line for line in server.calls)
+    server.place = server.place.with_name("r2")
+    (server.place / "code").mkdir(parents=True)
+    server.write("requirements.txt", ".\nflask")
+    server.write("shop/__init__.py", "new\n")
+    assert server.build() == venv
+    assert sum(str(virtualenv.UV) in line for line in server.calls) == 1
+    folder = server.place / "code" / "shop"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "__init__.py": "new\n",
+        "_version.py": "made\n",
+    }
+    # Root gives the code away and takes it back, and writes nothing itself.
+    give, extract, take = server.calls[-3:]
+    assert (give, take) == (f"chown -R app:app {folder.parent}", f"chown -R root:root {folder.parent}")
+    assert extract == f"tar --extract --file={venv}/{virtualenv.WRITTEN} as app"
+
+
+@pytest.fixture
+def kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Create a store that has the virtualenv, archived by another server, and return the URLs that are asked."""
+    server.manifest["wheels"] = True
+    (tmp_path / "store").write_text("file:///srv/store/hello\n")
+    monkeypatch.setattr(virtualenv, "STORE", tmp_path / "store")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "flask.py").write_text("")
+    archive, asked = tmp_path / "wheels.tar.gz", list[str]()
+    RUN(["tar", "-czf", archive, "-C", tmp_path / "other", "."], check=True)
+
+    def take(store: str, _venv: Path, unpack: Any) -> bool:
+        asked.append(store)
+        unpack(archive)
+        return True
+
+    monkeypatch.setattr(wheels, "take", take)
+    return asked
+
+
+def test_a_virtualenv_that_the_store_has_is_unpacked_without_root_and_without_an_index(
+    server: Server, kept: list[str]
+) -> None:
+    venv = server.build()
+    assert kept == ["file:///srv/store/hello"]
+    assert [each.name for each in sorted(venv.iterdir())] == [".complete", "flask.py"]
+    own, extract, give = server.calls
+    assert (own, give) == (f"own {venv.name} app app", f"chown -R root:root {venv}")
+    assert extract == f"tar --extract --gzip --directory={venv} --file={server.venvs.parent}/wheels.tar.gz as app"
+    assert server.build() == venv
+    assert len(kept) == 1
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("error", [wheels.WheelsError("they are damaged (x)"), InstallError("tar did not finish")])
+def test_where_the_store_has_nothing_that_can_be_used_the_index_is_asked(
+    server: Server, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def half(_store: str, venv: Path, _unpack: Any) -> bool:
+        (venv / "half").touch()
+        raise error
+
+    monkeypatch.setattr(wheels, "take", half)
+    venv = server.build()
+    assert any(str(virtualenv.UV) in line for line in server.calls)
+    assert not (venv / "half").exists()
+    told = f"packages in the release store cannot be used: {error}\nbuilding a virtualenv from requirements.txt\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_release_that_keeps_nothing_does_not_ask_the_store(server: Server, kept: list[str]) -> None:
+    del server.manifest["wheels"]
+    server.build()
+    assert kept == []
+
+
+def test_servers_of_another_system_have_another_virtualenv_and_those_with_other_updates_the_same(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = server.key()
+    monkeypatch.setattr("sys.version", "3.13.99")
+    assert server.key() == before
+    for name, other in {"machine": "aarch64", "freedesktop_os_release": {"ID": "debian", "VERSION_ID": "99"}}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(platform, name, lambda other=other: other)
+            assert server.key() != before
 
 
 def test_a_cache_that_has_grown_begins_anew(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
