@@ -35,8 +35,9 @@ _DONE = {
     "delete-replaced": "deleted the old",
 }
 _COLOUR = re.compile(r"<\{%[^%]*%\}>")
-# The name of an exception's class stands before its text, and the engine's words; what people need is the text.
-_CLASS = re.compile(r"(?:[a-z_]\w*\.)+[A-Z]\w*: ")
+# The name of an exception's class stands before its text, and the engine's words; what people need is the text. The
+# path of a setting may look like such a name (apps.notes.environment.DEBUG), but no text begins with one.
+_CLASS = re.compile(r"\A(?!apps\.|balancer\.)(?:[a-z_]\w*\.)+[A-Z]\w*: ")
 _INVALID = re.compile(r".*? resource '[^']*'(?:: property \S+ value .*?)? has a problem: ", re.DOTALL)
 _HOLDER = re.compile(r"created by (.+)")
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -55,6 +55,15 @@ def test_the_engines_own_chatter_is_left_out_and_an_error_waits_for_the_end_with
     assert progress.errors == ["hello: on all 3 servers, stage: no"]
 
 
+@pytest.mark.parametrize("value", ["1: should be text", "(secret): is stored in plain text"])
+@pytest.mark.parametrize("before", ["", "stacks/Pulumi.local.yaml has a problem; nothing was changed: line 4, "])
+def test_an_error_keeps_the_path_of_a_setting_that_looks_like_a_class(before: str, value: str) -> None:
+    progress = Progress()
+    text = f"{before}apps.notes.environment.DEBUG: {value}"
+    progress.handle_event(message(text, "error"), 1.0)
+    assert progress.errors == [text]
+
+
 def test_what_an_interrupted_run_left_is_told_in_a_line() -> None:
     text = "Attempting to deploy or update resources with 1 pending operations from previous deployment.\n\nx"
     told = ["warning: the last run was interrupted; what it began is done anew"]
