@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from commands.servers import change_site
-from commands.target import AppOption, CommandError, StackOption, find_all
+from commands.target import CommandError, StackOption, find_all
 
 
 class Switch(StrEnum):
@@ -40,7 +40,6 @@ def page_of(path: Path) -> bytes:
 def maintenance(
     switch: Annotated[Switch, typer.Argument(show_default=False, help="on or off.")],
     stack: StackOption = None,
-    app: AppOption = None,
     *,
     page: Annotated[
         Path | None,
@@ -59,8 +58,4 @@ def maintenance(
     if page and switch is Switch.OFF:
         raise CommandError("--page goes with `on` only", code=2)
     content = page_of(page) if page else b""
-    targets = find_all(stack, None)
-    if app is not None and len(targets) > 1:
-        names = ", ".join(target.app for target in targets)
-        raise CommandError(f"maintenance is the balancer's, of all applications ({names}); leave --app away", code=2)
-    change_site(targets[0], ["maintenance", switch.value], stdin=content)
+    change_site(find_all(stack, None)[0], ["maintenance", switch.value], stdin=content)

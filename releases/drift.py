@@ -69,7 +69,7 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
         yield f"{manifest} in the store is damaged or gone"
     elif there and not (has_archive(store, content or b"", archive) if reads_archive else store.keys(archive)):
         yield f"{archive} in the store is damaged or gone"
-    if there and (key := wheels.named(store, there)) and not wheels.is_whole(store, key):
+    if there and (key := wheels.find_key(store, there)) and not wheels.is_whole(store, key):
         yield f"wheels/{key} in the store is gone"
 
 

@@ -49,7 +49,7 @@ class Wheels:
             return True
         if line.startswith(DAMAGED):
             # The next rollout keeps them anew.
-            self._store.delete(f"wheels/{named(self._store, self._release)}.json")
+            self._store.delete(f"wheels/{find_key(self._store, self._release)}.json")
         return False
 
     def stage(self, servers: Sequence[Server], stage: Callable[[Server], None]) -> None:
@@ -81,7 +81,7 @@ class Wheels:
 
     def prune(self, keep: Iterable[str]) -> None:
         """Remove those that none of these releases uses."""
-        used = {named(self._store, release) for release in keep}
+        used = {find_key(self._store, release) for release in keep}
         for key in self._store.keys("wheels/"):
             if key.removeprefix("wheels/").partition(".")[0] not in used:
                 self._store.delete(key)
@@ -104,13 +104,13 @@ class Wheels:
         key = link.output.strip().rpartition("/")[2]
         if not _KEY.fullmatch(key):
             raise ValueError(f"{place}/venv leads to {link.output.strip()!r}")
-        if named(self._store, self._release) != key:
+        if find_key(self._store, self._release) != key:
             self._store.write(f"releases/{self._release}/wheels", key.encode())
         if is_whole(self._store, key):
             return
         deadline = time.monotonic() + self._limit_s
-        told = json.loads(self._run(server, place, "pack").strip().rpartition("\n")[2])
-        size, packages = int(told["size"]), int(told["packages"])
+        packed = json.loads(self._run(server, place, "pack").strip().rpartition("\n")[2])
+        size, packages = int(packed["size"]), int(packed["packages"])
         if packages:
             self._fleet.log(f"keeps {packages} packages of {server.name} for the other servers ({size / 1e6:.1f} MB)")
         with tempfile.TemporaryFile() as file:
@@ -123,7 +123,7 @@ class Wheels:
                     break
                 sha256.update(piece)
                 file.write(piece)
-            if file.tell() != size or sha256.hexdigest() != told["sha256"]:
+            if file.tell() != size or sha256.hexdigest() != packed["sha256"]:
                 raise ValueError("they did not arrive whole")
             file.seek(0)
             self._store.write(f"wheels/{key}.tar.gz", file)
@@ -136,7 +136,7 @@ class Wheels:
         return self._fleet.run(server, PHASE, words, timeout_s=MOVE_S, quiet=True, program=_PYTHON).output
 
 
-def named(store: Store, release: str) -> str:
+def find_key(store: Store, release: str) -> str:
     """Return the key of what is kept for a release; "" where nothing is."""
     return (store.read(f"releases/{release}/wheels") or b"").decode(errors="replace")
 

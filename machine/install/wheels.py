@@ -88,9 +88,9 @@ def take(store: str, venv: Path, unpack: Callable[[Path], None]) -> bool:
         text = fetch(store, f"wheels/{venv.name}.json", missing_ok=True)
         if not text:
             return False
-        told = json.loads(text)
+        described = json.loads(text)
         fetch_file(store, f"wheels/{venv.name}.tar.gz", archive)
-        if (found := sha256_of(archive)) != told["sha256"]:
+        if (found := sha256_of(archive)) != described["sha256"]:
             raise ValueError(f"sha256 {found}")
         unpack(archive)
     except (ValueError, KeyError, TypeError) as error:
@@ -99,7 +99,7 @@ def take(store: str, venv: Path, unpack: Callable[[Path], None]) -> bool:
         raise WheelsError(str(error)) from error
     finally:
         archive.unlink(missing_ok=True)
-    if packages := told["packages"]:
+    if packages := described["packages"]:
         print(f"{packages} packages come from the release store", flush=True)
     return True
 

@@ -33,7 +33,7 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     for holder, devices in there.items():
         wrong = [device for device, given in devices.items() if holder != name or wanted.get(device) != given]
         unpublish(client, holder, wrong)
-        moved = moved or DEVICE in wrong
+        moved = moved or (DEVICE in wrong and devices[DEVICE]["listen"] == wanted[DEVICE]["listen"])
     missing = {device: given for device, given in wanted.items() if there.get(name, {}).get(device) != given}
     # LXD takes a second to say that a device is there; the port is open long before.
     opened = _Opened(port)

@@ -30,13 +30,30 @@ def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Ca
         fingerprint = _target(client, alias(digest))
         if fingerprint is None:
             fingerprint = _import(client, build.ensure(recipe, digest, say))
-            client.request("POST", url("images", "aliases"), {"name": alias(digest), "target": fingerprint})
+            fingerprint = _name(client, alias(digest), fingerprint)
 
         def add(image: dict[str, Any]) -> bool:
             return _set_owners(image, owners(image) | {owner})
 
         client.edit(url("images", fingerprint), add)
     return alias(digest)
+
+
+def _name(client: Client, name: str, fingerprint: str) -> str:
+    """Give an image its alias. Return the fingerprint of the image that has it now.
+
+    A user with another home folder, and so another lock, may have imported an equal image meanwhile. Then that is used.
+    """
+    try:
+        client.request("POST", url("images", "aliases"), {"name": name, "target": fingerprint})
+    except LxdError:
+        earlier = _target(client, name)
+        if earlier is None:
+            raise
+        if earlier != fingerprint:
+            client.request("DELETE", url("images", fingerprint))
+        return earlier
+    return fingerprint
 
 
 def release(client: Client, name: str, owner: str) -> None:
@@ -88,12 +105,18 @@ def _target(client: Client, name: str) -> str | None:
         return None
 
 
-def _import(client: Client, folder: Path) -> str:
-    """Import a folder's files into LXD, unless a killed run did so; return the fingerprint."""
-    fingerprint = _fingerprint(folder)
+def _exists(client: Client, fingerprint: str) -> bool:
     try:
         client.get(url("images", fingerprint))
     except NotFound:
+        return False
+    return True
+
+
+def _import(client: Client, folder: Path) -> str:
+    """Import a folder's files into LXD, unless a killed run did so; return the fingerprint."""
+    fingerprint = _fingerprint(folder)
+    if not _exists(client, fingerprint):
         parts = [("metadata", folder / build.METADATA), ("rootfs", folder / build.ROOT)]
         heads = [_part_head(name, path) for name, path in parts]
         tail = f"\r\n--{_BOUNDARY}--\r\n".encode()
@@ -116,6 +139,8 @@ def _import(client: Client, folder: Path) -> str:
         try:
             made = client.request("POST", url("images"), content(), headers=headers, timeout_s=IMPORT_TIMEOUT_S)
         except LxdError as error:
+            if _exists(client, fingerprint):
+                return fingerprint
             raise LxdError(
                 f"importing the machine image failed: {error}. If {folder} is damaged, remove it; "
                 "the next run builds it anew."

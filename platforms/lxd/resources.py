@@ -229,7 +229,7 @@ class AddressProvider(Provider):
         with explain_errors():
             gap_ms = address.publish(Client(), props["owner"], props["machine"], port, tls_port)
         if gap_ms:
-            log(f"{address.HOST}:{port} moved to {props['machine']}; it refused connections for {gap_ms} ms")
+            log(f"{address.HOST}:{port} leads to {props['machine']} now; for {gap_ms} ms no connection was accepted")
         return CreateResult(props["owner"], self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:

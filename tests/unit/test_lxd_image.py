@@ -11,7 +11,7 @@ import pytest
 from platforms.lxd import build, cleanup, image, label, machine, network
 from platforms.lxd.client import Client, LxdError
 from platforms.lxd.recipe import ImageRecipe
-from tests.unit.lxd_daemon import Daemon, Thing
+from tests.unit.lxd_daemon import Daemon, Refused, Thing
 
 METADATA, ROOT = b"metadata\r\n", b"--root\r\n\r\n\0\xff\r\n--"
 FINGERPRINT = hashlib.sha256(METADATA + ROOT).hexdigest()
@@ -66,6 +66,30 @@ def test_an_image_that_a_killed_run_imported_is_not_sent_again(daemon: Daemon, c
     daemon.calls.clear()
     ensure(client, "a")
     assert daemon.calls == ["POST /1.0/images/aliases", f"PUT {PATH}"]
+
+
+def test_an_equal_image_that_another_user_named_first_is_used(daemon: Daemon, client: Client) -> None:
+    theirs: Thing = {"fingerprint": "00", "properties": {"user.wsgi-fleet.owners": "b"}}
+
+    def import_theirs(_body: object) -> None:
+        daemon.things["images"]["00"] = theirs
+        daemon.things["images/aliases"][ALIAS] = {"name": ALIAS, "target": "00"}
+        raise Refused(409, f'Alias "{ALIAS}" already exists')
+
+    daemon.before("POST /1.0/images/aliases", import_theirs)
+    ensure(client, "a")
+    assert [*daemon.things["images"]] == ["00"]
+    assert daemon.things["images"]["00"]["properties"]["user.wsgi-fleet.owners"] == "a,b"
+
+
+def test_the_same_image_that_another_user_imports_meanwhile_is_used(daemon: Daemon, client: Client) -> None:
+    def import_it(_body: object) -> None:
+        daemon.things["images"][FINGERPRINT] = {"fingerprint": FINGERPRINT, "aliases": [], "properties": {}}
+        raise Refused(500, "Image with same fingerprint already exists")
+
+    daemon.before("POST /1.0/images", import_it)
+    ensure(client, "a")
+    assert owners(daemon) == "a"
 
 
 def test_a_failed_import_names_the_files_that_may_be_damaged(daemon: Daemon, client: Client, tmp_path: Path) -> None:

@@ -185,6 +185,12 @@ def test_ports_lead_to_the_new_balancer_and_no_longer_to_the_old(
     assert doors(daemon) == {"old": {}, "new": {}, "other": other}
 
 
+def test_a_port_that_nobody_used_before_has_no_gap(daemon: Daemon, client: Client, port: int) -> None:
+    daemon.things["instances"] = {"old": instance("old", public=proxy(9)), "new": instance("new")}
+    assert address.publish(client, OWNER, "new", port) == 0
+    assert doors(daemon) == {"old": {}, "new": {"public": proxy(port)}}
+
+
 @pytest.mark.parametrize(
     ("was", "is_", "calls"),
     [(False, False, []), (True, True, []), (False, True, ["PATCH"]), (True, False, ["PUT", "PATCH"])],
