@@ -145,7 +145,8 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
         entry = next((each for each in entries(target.store) if each.release == now and each.result == "done"), None)
         damage = find_damage(target.store, reads_archive=False)
         moving = rollout_of(lock.parse(target.store.read(lock.KEY)), time.time())
-        if moving and (newest := next(entries(target.store), None)):
+        newest = next(entries(target.store), None)
+        if moving and newest:
             moving = {**moving, "phase": PHASES.get(newest.result, newest.result)}
         balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
         ending = {
@@ -162,6 +163,7 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
             balancer.facts,
             now,
             is_moving=bool(moving),
+            unfinished=newest.release if newest and newest.is_unfinished else None,
             restarting=restarting.get(server.name, ()),
         )
         for server in target.servers
@@ -206,6 +208,7 @@ def server_view(
     pointer: str | None,
     *,
     is_moving: bool,
+    unfinished: str | None = None,
     restarting: Sequence[Restarting] = (),
 ) -> ServerView:
     """Combine a server's own report with the balancer's. front: facts of the balancer, None if it sends none."""
@@ -220,7 +223,7 @@ def server_view(
         # LXD's own words name a remedy, and parse_status does.
         remedy = "" if "`pulumi" in report.error else remedy
         return ServerView(server.name, address, state, report.error, remedy, **measured)
-    verdict = judge(server.name, facts, pointer, is_moving=is_moving)
+    verdict = judge(server.name, facts, pointer, is_moving=is_moving, unfinished=unfinished)
     if slots := [str(each) for each in restarting if each.unit.startswith("app@")]:
         remedy = f"it is started for ever, with pauses of up to 10 s; {logs_of(server.name)}"
         verdict = Verdict(State.RESTARTING, "; ".join(slots), remedy)

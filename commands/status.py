@@ -34,7 +34,11 @@ PIPE_WIDTH = 1000
 LEFT = frozenset({"server", "state", "release", "slot"})
 # What a narrow screen does without, in this order; --json has all of it.
 DROPPED = ("slot", "age", "p50 ms", "queue")
-_COLOURS = {State.SERVING: "green", State.DRAINED: "cyan", State.STARTING: "yellow", State.OUTDATED: "yellow"}
+_COLOURS = {
+    State.SERVING: "green",
+    State.DRAINED: "cyan",
+    **dict.fromkeys((State.STARTING, State.OUTDATED, State.AHEAD), "yellow"),
+}
 
 
 def console() -> Console:

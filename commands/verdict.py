@@ -16,6 +16,7 @@ class State(StrEnum):
     DRAINED = "drained"
     STARTING = "starting"
     OUTDATED = "outdated"
+    AHEAD = "ahead"
     UNHEALTHY = "unhealthy"
     STOPPED = "stopped"
     RESTARTING = "restarting"
@@ -31,7 +32,7 @@ HEALTHY = frozenset({State.SERVING, State.DRAINED})
 
 
 # Those of a server that could serve: only for them the balancer's own opinion says more.
-RUNNING = frozenset({State.SERVING, State.OUTDATED, State.FAILED})
+RUNNING = frozenset({State.SERVING, State.OUTDATED, State.AHEAD, State.FAILED})
 
 
 def slot_of(facts: ServerStatus) -> str | None:
@@ -50,14 +51,20 @@ class Verdict:
     remedy: str = ""
 
 
-def judge(name: str, facts: ServerStatus, pointer: str | None, *, is_moving: bool) -> Verdict:
-    """Judge a server by its own report. pointer: the current release. is_moving: a rollout is running."""
+def judge(
+    name: str, facts: ServerStatus, pointer: str | None, *, is_moving: bool, unfinished: str | None = None
+) -> Verdict:
+    """Judge a server by its own report.
+
+    pointer: the current release. is_moving: a rollout is running. unfinished: the release of the newest rollout, where
+    that did not end.
+    """
     states = {slot: each.state for slot, each in facts.slots.items()}
     logs = logs_of(name)
     if facts.boot == "activating":
         return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
     if "active" in states.values():
-        return _judge_running(facts, pointer, logs, is_moving=is_moving)
+        return _judge_running(facts, pointer, logs, is_moving=is_moving, unfinished=unfinished)
     if facts.machine.system in BOOTING:
         return Verdict(State.STARTING, "the machine boots", "wait for it")
     if facts.live is None:
@@ -78,7 +85,9 @@ def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
     return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
 
 
-def _judge_running(facts: ServerStatus, pointer: str | None, logs: str, *, is_moving: bool) -> Verdict:
+def _judge_running(
+    facts: ServerStatus, pointer: str | None, logs: str, *, is_moving: bool, unfinished: str | None
+) -> Verdict:
     if facts.queue is None:
         return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
     if facts.socket not in ("", "active"):
@@ -87,13 +96,25 @@ def _judge_running(facts: ServerStatus, pointer: str | None, logs: str, *, is_mo
         return Verdict(State.FAILED, cause, "`pulumi up` starts the socket and the slot")
     health = facts.health
     if health is not None and health.status != 200:
-        answer = f"{health.status or ''} {health.line}".strip()
+        separator = ": " if health.line.startswith('"') else " "
+        answer = f"{health.status}{separator}{health.line}".strip() if health.status else health.line
         return Verdict(State.FAILED, f"GET {health.path} is not 200 but: {answer}", logs)
+    return _judge_release(facts, pointer, is_moving=is_moving, unfinished=unfinished)
+
+
+def _judge_release(facts: ServerStatus, pointer: str | None, *, is_moving: bool, unfinished: str | None) -> Verdict:
+    """Judge a server that responds by what it runs."""
     running = sorted({str(each.release) for each in facts.slots.values() if each.state == "active"})
     live = facts.live
     restart = "`pulumi up`, or a restart of the machine, brings it there"
     if live not in running:
         return Verdict(State.OUTDATED, f"it runs {', '.join(running)} and should run {live}", restart)
+    if live != pointer and live == unfinished:
+        cause = f"it serves {live} of a rollout that has not ended, the current release is {pointer or 'none'}"
+        if is_moving:
+            return Verdict(State.AHEAD, cause, "wait: a rollout is at work")
+        back = f"; a restart of the machine brings it back to {pointer}" if pointer else ""
+        return Verdict(State.AHEAD, cause, f"`pulumi up` or `make local` ends that rollout{back}")
     if live != pointer:
         cause = f"it serves {live}, the current release is {pointer or 'none'}"
         return Verdict(State.OUTDATED, cause, "wait: a rollout is at work" if is_moving else restart)

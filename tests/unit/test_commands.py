@@ -96,6 +96,14 @@ def test_status_says_why_a_machine_does_not_serve(
     assert result.exit_code == code
 
 
+def test_status_after_an_interrupted_rollout_calls_the_server_that_has_its_release_ahead(stack: FakeStack) -> None:
+    stack.machines.status("hello-2", on_new())
+    Journal(stack.store, release=NEW, app="hello").note("switched", server="hello-2")
+    output = fleet("status").output
+    assert f"hello-2 is ahead: it serves {NEW} of a rollout that has not ended" in output
+    assert "hello-1 is" not in output
+
+
 def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStack) -> None:
     stack.machines.traffic(front(maintenance=True))
     with lock.acquire(stack.store, f"release {NEW}", print):

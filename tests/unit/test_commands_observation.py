@@ -20,6 +20,7 @@ RESTART = "restart the machine: it comes back on the current release"
 
 
 SICK = {"path": "/healthz", "status": 500, "line": "boom"}
+QUOTED = {"path": "/healthz", "status": 500, "line": '"down"'}
 HUNG = {"path": "/healthz", "status": 0, "line": "no response in 3 s"}
 
 
@@ -43,6 +44,7 @@ BOOTING = {"slots": slots("inactive"), "machine": host_status(system="starting")
         ({"slots": slots("inactive")}, (State.STOPPED, "no slot runs", RESTART)),
         ({"queue": None}, (State.FAILED, "nothing listens on its port", f"restart the machine; {LOGS}")),
         ({"health": SICK}, (State.FAILED, "GET /healthz is not 200 but: 500 boom", LOGS)),
+        ({"health": QUOTED}, (State.FAILED, 'GET /healthz is not 200 but: 500: "down"', LOGS)),
         ({"health": HUNG}, (State.FAILED, "GET /healthz is not 200 but: no response in 3 s", LOGS)),
         (GREEN, (State.OUTDATED, f"it serves {NEW}, the current release is {OLD}", BRINGS)),
         ({"live": NEW, "health": None}, (State.OUTDATED, f"it runs {OLD} and should run {NEW}", BRINGS)),
@@ -53,6 +55,14 @@ BOOTING = {"slots": slots("inactive"), "machine": host_status(system="starting")
 )
 def test_a_server_is_in_one_state_with_its_cause_and_remedy(changes: dict[str, Any], expected: Any) -> None:
     assert judge("a-1", facts(**changes), OLD, is_moving=False) == Verdict(*expected)
+
+
+@pytest.mark.parametrize("is_moving", [False, True])
+def test_a_server_with_the_release_of_an_interrupted_rollout_is_ahead_with_both_ways_on(is_moving: bool) -> None:
+    remedy = f"`pulumi up` or `make local` ends that rollout; a restart of the machine brings it back to {OLD}"
+    cause = f"it serves {NEW} of a rollout that has not ended, the current release is {OLD}"
+    told = Verdict(State.AHEAD, cause, "wait: a rollout is at work" if is_moving else remedy)
+    assert judge("a-1", facts(**GREEN), OLD, is_moving=is_moving, unfinished=NEW) == told
 
 
 def test_who_is_behind_while_a_rollout_works_need_only_wait() -> None:
