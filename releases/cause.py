@@ -17,6 +17,8 @@ _TRACEBACK = "Traceback (most recent call last)"
 _FOREIGN = re.compile(r'\s*File "(?:<frozen |/usr/lib/python3|[^"]*/gateway/gateway_)')
 # What announces a log, of which nothing is of the application.
 _NOTHING_QUOTED = re.compile(r"(?:; its last lines)?:$")
+# A time, or the id of a process.
+_MOMENT = re.compile(r"\d\d:\d\d(?::\d\d)?|\d{3,}")
 _MARKS = re.compile(r"[\s~^]+")
 # What systemd and uWSGI add to each start and end of a process.
 _NOISE = re.compile(
@@ -33,15 +35,21 @@ HINTS = {
     "No module named 'pkg_resources'": (
         "pkg_resources is a part of setuptools, which virtualenvs come without: add setuptools<81 to the requirements"
     ),
-    r"No module named '(\S+)'": (
-        "{0}: if others made it, name what brings it in the requirements; if it is the application's own, `module` is "
-        "a dotted path from the folder `source`"
+    # Of a dotted name, Python has found what is before the last dot.
+    r"No module named '(\S+)\.(\w+)'": "{0} has no module {1}; correct `module` of the application, or that import",
+    r"^[\w ]+: (\w+)[\w.]*:[\s\S]*No module named '\1'": (
+        "there is no module {0}; correct `module`, a dotted path from the folder `source` (or `python_path`), or add "
+        "its package to the requirements"
+    ),
+    r"No module named '(\S+)'": "{0} is not installed; add its package to the requirements",
+    r"^[\w ]+: ([\w.]+):(\w+)\b[\s\S]*(?:AttributeError: module '\1' has|'\1' object has) no attribute '\2'": (
+        "{0} has no {1}; write the name of its callable into `module`, or of its factory: module: {0}:create_app()"
     ),
     "Address already in use": (
         "a port that the import opens is taken by the release that still serves, for two run side by side: choose it "
         "by WSGI_FLEET_SLOT (proof, blue, green), or open it in one of `workers`"
     ),
-    r"but 400 .*\(Host: (\S+)\)": (
+    r"but 400\b.*\(Host: (\S+)\)": (
         "the application refuses requests for {0}: let it accept that name (Django: ALLOWED_HOSTS), or set health_host "
         "to one that it accepts"
     ),
@@ -50,9 +58,11 @@ HINTS = {
         "or exempt health_path (Django: SECURE_REDIRECT_EXEMPT beside SECURE_SSL_REDIRECT)"
     ),
     r"but 3\d\d to (\S+),": "health_path must respond with 200 itself, without a redirect: this one leads to {0}",
-    "but 40[13] ": "health_path must respond without log-in",
-    "but 40[45] ": "the application has no such path: set health_path to one that responds to GET with status 200",
-    r"(?s)^stage: .*(?:but 500 |no such table|UndefinedTable|relation \S+ does not exist|Table '\S+' doesn't exist)": (
+    r"but 40[13]\b": "health_path must respond without log-in",
+    r"but 40[45]\b": "the application has no such path: set health_path to one that responds to GET with status 200",
+    # A 500 alone may be anything; with a traceback, it is known what it is.
+    r"^stage: (?:(?![\s\S]*Traceback \(most)[\s\S]*but 500\b|[\s\S]*(?:no such table|UndefinedTable"
+    r"|relation \S+ does not exist|[Tt]able '?\S+ (?:doesn't|does not) exist))": (
         "if the health path needs tables that rollout.release_task makes, set rollout.task_before_proof to true "
         "(docs/migrations.md)"
     ),
@@ -75,7 +85,13 @@ def shorten(why: str) -> str:
     if not quoted:
         head = [_NOTHING_QUOTED.sub("", line) for line in head]
     begun = [number for number, line in enumerate(quoted) if line.lstrip().startswith(_TRACEBACK)]
-    return "\n".join([*head, *(_traceback(quoted[begun[-1] :]) if begun else quoted[-LINES:])])
+    return "\n".join([*head, *(_traceback(quoted[begun[-1] :]) if begun else distinct(quoted)[-LINES:])])
+
+
+def distinct(lines: Sequence[str]) -> list[str]:
+    """Return lines without those that come again later with other times and ids, as of a process that is restarted."""
+    last = {_MOMENT.sub("#", line): number for number, line in enumerate(lines)}
+    return [lines[number] for number in sorted(last.values())]
 
 
 def _traceback(lines: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import local_nginx
 from common import SLOTS, Failure, log, manifest_of, run
 from slot_layout import (
     PROOF,
+    format_response,
     gateways,
     get,
     private_socket,
@@ -98,13 +99,14 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                 before = status
                 try:
                     status, line = get(private_socket(name), manifest, max(deadline - time.monotonic(), 0.1))
-                    answer = f"{status} {line}"
+                    answer = format_response(status, line)
                 except (OSError, http.client.HTTPException) as error:
                     status, answer = 0, str(error)
                 good = good + 1 if status == 200 else 0
                 same = same + 1 if status == before else 1
                 if not good and (waited := time.time() - begun) > moment:
-                    log(f"GET {path} still responds with {answer} after {waited:.0f} s of {limit} s")
+                    still = f"still responds with status {answer}" if status else f"still does not respond ({answer})"
+                    log(f"GET {path} {still} after {waited:.0f} s of {limit} s")
                     moment = next(each for each in moments if each > waited)
                 time.sleep(0.02 if good else 0.3)
     except BaseException:
@@ -169,7 +171,7 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
             except (OSError, http.client.HTTPException) as error:
                 status, line = 0, str(error)
             if status != 200:
-                answer = f"{status} {line}" if status else line
+                answer = format_response(status, line)
                 raise Failure(f"GET {path} was {answer} while it served; its last lines:\n{last_lines(slot, begun)}")
         time.sleep(0.5)
 

@@ -80,7 +80,7 @@ def connect(sock: Path, timeout_s: float) -> http.client.HTTPConnection:
 def get(sock: Path, manifest: Mapping[str, Any], timeout_s: float) -> tuple[int, str]:
     """Send GET for the health path over a Unix socket, as a client of the balancer would.
 
-    Return the status of the response, and its first line or where it leads.
+    Return the status of the response, and its first line in quotes, without HTML, or where it leads.
     """
     # A release of an earlier version has none.
     headers = manifest.get("health_headers", {})
@@ -90,4 +90,13 @@ def get(sock: Path, manifest: Mapping[str, Any], timeout_s: float) -> tuple[int,
         if to := response.headers.get("Location"):
             return response.status, f"to {to[:100]}, and a redirect is not healthy"
         line = response.read(300).decode(errors="replace").strip().partition("\n")[0]
-        return response.status, f"{line} (Host: {headers.get('Host')})" if response.status == 400 else line
+        words = [f'"{line}"'] if line and not line.startswith("<") else []
+        if response.status == 400:
+            words.append(f"(Host: {headers.get('Host')})")
+        return response.status, " ".join(words)
+
+
+def format_response(status: int, words: str) -> str:
+    """Return what get() returned as a text: `500: "down"`; without a status, why there is none."""
+    separator = ": " if words.startswith('"') else " "
+    return f"{status}{separator}{words}".strip() if status else words

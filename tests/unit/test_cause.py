@@ -54,6 +54,11 @@ def test_a_log_without_a_traceback_keeps_its_last_lines_without_those_of_systemd
     assert shorten("it failed") == "it failed"
 
 
+def test_what_a_process_says_at_each_start_is_shown_once() -> None:
+    lines = [f"    12:00:0{number} {word} {100 + number}" for number in range(9) for word in ("pid", "no queue")]
+    assert shorten("\n".join(["it failed:", *lines])).splitlines() == ["it failed:", *lines[-2:]]
+
+
 @pytest.mark.parametrize(("servers", "where"), [(3, "on all 3 servers"), (4, "a-1, a-2, a-3")], ids=["all", "some"])
 def test_servers_that_fail_alike_are_described_once_whatever_the_numbers_in_it(servers: int, where: str) -> None:
     failures = [(f"a-{number}", "stage", f"a-{number} said 0x7f{number}: pid {number}") for number in (3, 1, 2)]
@@ -76,13 +81,23 @@ def test_sixteen_servers_that_fail_each_in_its_way_stay_within_a_screen() -> Non
     assert text.splitlines()[-2] == "and 12 failures more"
 
 
+MISSING = "kiosk.wbe:app did not start; its last lines:\n    ModuleNotFoundError: No module named '{}'"
+TRACEBACK = '    Traceback (most recent call last):\n      File "shop.py", line 1, in f\n    '
 GATED = "GET /healthz was not 200 in 5 tries but"
 
 
 @pytest.mark.parametrize(
     ("phase", "why", "words"),
     [
-        ("stage", IMPORT, "nothing_there: if others made it, name what brings it in the requirements"),
+        ("stage", IMPORT, "nothing_there is not installed; add its package to the requirements"),
+        ("stage", MISSING.format("kiosk.wbe"), "kiosk has no module wbe; correct `module` of the application"),
+        ("stage", MISSING.format("kiosk"), "there is no module kiosk; correct `module`, a dotted path from"),
+        (
+            "stage",
+            "kiosk.web:app did not start\n    AttributeError: module 'kiosk.web' has no attribute 'app'",
+            "or of its factory: module: kiosk.web:create_app()",
+        ),
+        ("stage", "kiosk.web:app did not start\n    AttributeError: module 'os' has no attribute 'app'", ""),
         ("stage", IMPORT.replace("nothing_there", "pkg_resources"), "add setuptools<81 to the requirements"),
         (
             "stage",
@@ -91,15 +106,26 @@ GATED = "GET /healthz was not 200 in 5 tries but"
         ),
         (
             "stage",
-            f"{GATED} 400 Bad Request (Host: localhost)",
+            f'{GATED} 400: "Bad Request" (Host: localhost)',
             "requests for localhost: let it accept that name (Django:",
         ),
         ("stage", f"{GATED} 301 to https://shop/healthz, and a redirect", "(Django: SECURE_REDIRECT_EXEMPT beside"),
         ("stage", f"{GATED} 302 to /login, and a redirect", "without a redirect: this one leads to /login"),
-        ("stage", f"{GATED} 403 Forbidden", "health_path must respond without log-in"),
-        ("stage", f"{GATED} 404 Not Found", "set health_path to one that responds to GET with status 200"),
+        ("stage", f'{GATED} 403: "Forbidden"', "health_path must respond without log-in"),
+        ("stage", f"{GATED} 404; its last lines:", "set health_path to one that responds to GET with status 200"),
         ("stage", "GET / was not 200 in 60 s but 500 Internal Server Error", "set rollout.task_before_proof to true"),
         ("stage", "x\n    sqlite3.OperationalError: no such table: notes", "set rollout.task_before_proof to true"),
+        (
+            "stage",
+            "GET / was not 200 in 3 tries but 500; its last lines:\n    nothing",
+            "set rollout.task_before_proof",
+        ),
+        ("stage", f"GET / was not 200 in 3 tries but 500; its last lines:\n{TRACEBACK}ZeroDivisionError: x", ""),
+        (
+            "stage",
+            f"GET / was not 200 in 3 tries but 500; its last lines:\n{TRACEBACK}UndefinedTable: relation",
+            "set rollout.task_before_proof to true",
+        ),
         ("canary", "GET / was not 200 in 3 tries but 500 Internal Server Error", ""),
     ],
 )

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import slot
+import slot_layout
 from common import Failure
 
 from tests.unit.app_server import AppServer, lay_out, manifest_text
@@ -131,8 +132,13 @@ def test_a_wait_for_a_health_path_says_what_it_answers_since_when_and_for_how_lo
     monkeypatch.setattr(slot, "FIRST_LOGGED_S", (0,))
     host.starts, host.answers = [0], [503, 503, *[200] * 9]
     slot.start_and_gate("proof", MANIFEST)
-    line = "GET /healthz still responds with 503 app-proof /healthz after 0 s of 30 s"
+    line = "GET /healthz still responds with status 503 app-proof /healthz after 0 s of 30 s"
     assert capsys.readouterr().out.splitlines() == [line]
+
+
+def test_a_response_is_told_with_its_status_and_its_words_in_quotes() -> None:
+    told = [slot_layout.format_response(*each) for each in [(500, '"down"'), (500, ""), (302, "to /x"), (0, "reset")]]
+    assert told == ['500: "down"', "500", "302 to /x", "reset"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,8 @@ class Handler(socketserver.StreamRequestHandler):
         head = b"302 Found\r\nLocation: /login" if path == b"/moved" else b"503 Busy"
         if not headers >= {b"Host: shop.example.org", b"X-Forwarded-Proto: https"}:
             head = b"400 Bad Request"
-        self.wfile.write(b"HTTP/1.1 " + head + b"\r\nConnection: close\r\n\r\n  no database\nmore\n")
+        body = b"<!doctype html>\n" if path == b"/page" else b"  no database\nmore\n"
+        self.wfile.write(b"HTTP/1.1 " + head + b"\r\nConnection: close\r\n\r\n" + body)
 
 
 HEADERS = {"Host": "shop.example.org", "X-Forwarded-Proto": "https"}
@@ -178,9 +185,10 @@ ASKED = {"health_path": "/healthz", "health_headers": HEADERS}
 @pytest.mark.parametrize(
     ("manifest", "answer"),
     [
-        (ASKED, (503, "no database")),
+        (ASKED, (503, '"no database"')),
+        (ASKED | {"health_path": "/page"}, (503, "")),
         (ASKED | {"health_path": "/moved"}, (302, "to /login, and a redirect is not healthy")),
-        (ASKED | {"health_headers": {"Host": "localhost"}}, (400, "no database (Host: localhost)")),
+        (ASKED | {"health_headers": {"Host": "localhost"}}, (400, '"no database" (Host: localhost)')),
     ],
 )
 def test_an_answer_is_its_status_and_its_first_line_or_where_it_leads(
