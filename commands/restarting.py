@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from platforms.transport import Transport, Unreachable
+from releases.cause import distinct
 from releases.fleet import Server
 from releases.status import ServerStatus
 
@@ -53,11 +54,11 @@ def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
 
 
 def cause_in(lines: Sequence[str]) -> list[str]:
-    """Return the exception that the last traceback ends with, else the last lines."""
+    """Return the exception that the last traceback ends with, else the last lines, each once."""
     logged = [line.rstrip() for line in lines if line.strip()]
     begun = [number for number, line in enumerate(logged) if line.startswith("Traceback (most recent call last)")]
     raised = [line for line in logged[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
-    return raised[:1] or logged[-SHOWN:]
+    return raised[:1] or distinct(logged)[-SHOWN:]
 
 
 def _journal(transport: Transport, server: Server, *options: str) -> str:

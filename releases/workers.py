@@ -6,11 +6,13 @@ import json
 import time
 from collections.abc import Sequence
 
+from releases.cause import shorten
 from releases.fleet import Fleet, Server, ServerFailure
 
 # Seconds for a worker to end and be started again (RestartSec=2 of its unit) twice.
 WATCH_S = 5.0
-LINES = 5
+# Lines of its log to read: the tracebacks of more than one start.
+LINES = 60
 UNIT = "app-worker-"
 
 
@@ -33,4 +35,4 @@ def _describe(fleet: Fleet, server: Server, unit: str, times: int) -> str:
     lines = [f"    {line}" for line in fleet.clean(text).splitlines() if line.strip()] or ["    (it logged nothing)"]
     name = unit.removeprefix(UNIT).removesuffix(".service")
     first = f"warning: {server.name}: worker {name} has ended {times} times since it was started with this release"
-    return "\n".join([f"{first}; it is started again for ever. Its last lines:", *lines])
+    return shorten("\n".join([f"{first}; it is started again for ever. Its last lines:", *lines]))
