@@ -80,6 +80,8 @@ def stack_lock(stack: str, backend: str, project: str, rollouts: Sequence[str] =
         if is_here and not (process.exists() and process.read_text().startswith("pulumi")):
             problem = f"process {lock['pid']}, which held it, is gone"
             remedy = f"`pulumi cancel -s {stack}`, then run `pulumi up -s {stack}` to end what it began."
+            if stack == "local":
+                remedy += " `make local` and `make local-down` do it by themselves."
             if rollouts:
                 waiting = f"Wait until `./fleet status -s {stack}` shows no rollout. Then take it away: {remedy}"
                 return Finding(subject, f"{problem}; what it began is still at work: {', '.join(rollouts)}", waiting)

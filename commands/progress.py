@@ -45,9 +45,15 @@ _LANGUAGE = "pulumi-language"
 
 
 class Progress:
-    """What the events of an engine say to a person. waiting: what is at work -> since when. errors: each once."""
+    """What the events of an engine say to a person.
 
-    def __init__(self) -> None:
+    waiting: what is at work -> since when. errors: each once.
+
+    is_removal: of a `destroy`.
+    """
+
+    def __init__(self, *, is_removal: bool = False) -> None:
+        self._is_removal = is_removal
         self.waiting: dict[str, float] = {}
         self.errors: list[str] = []
 
@@ -73,7 +79,8 @@ class Progress:
                 self.errors.append(text)
             return []
         if severity == "warning" and "pending operations from previous deployment" in text:
-            text = "the last run was interrupted; what it began is done anew"
+            then = "removed" if self._is_removal else "done anew"
+            text = f"the last run was interrupted; what it began is {then}"
         warning = "warning: " if severity == "warning" else ""
         return [] if severity == "debug" or not text else [warning + text]
 
@@ -101,8 +108,13 @@ def wrap(lines: Sequence[str], stream: TextIO) -> str:
     """Return lines as a text that fits the width of a terminal; in a pipe as they are."""
     width = max(shutil.get_terminal_size().columns, 20) if stream.isatty() else sys.maxsize
     clean = [_CONTROL.sub("", line) for line in lines]
-    parts = [part for line in clean for part in textwrap.wrap(line, width, subsequent_indent=" " * 10) or [""]]
+    parts = [part for line in clean for part in _wrap_line(line, width) or [""]]
     return "".join(f"{part}\n" for part in parts)
+
+
+def _wrap_line(line: str, width: int) -> list[str]:
+    # Names of servers and options keep their hyphens.
+    return textwrap.wrap(line, width, subsequent_indent=" " * 10, break_on_hyphens=False)
 
 
 class Screen:
@@ -147,7 +159,7 @@ def run(arguments: Sequence[str], screen: Screen, signals: Sequence[int]) -> int
     if arguments[0] == "up" and (mistake := _find_mistake(STACKS / f"Pulumi.{arguments[-1]}.yaml")):
         sys.stderr.write(wrap(f"error: {mistake}".splitlines(), sys.stderr))
         return 1
-    progress = Progress()
+    progress = Progress(is_removal=arguments[0] == "destroy")
     with tempfile.TemporaryDirectory() as folder:
         log, errors = Path(folder) / "events", Path(folder) / "errors"
         log.touch()

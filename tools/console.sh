@@ -1,10 +1,23 @@
 # shellcheck shell=bash
 # Sourced by the scripts of this folder: how they talk, how they wait, and how they become root.
 
-say() { printf '%s\n' "$*" >&2; }
+# Breaks lines between words where standard error is a terminal, which itself breaks them anywhere.
+wrap() {
+    local size
+    if [[ ! -t 2 ]]; then
+        cat
+        return
+    fi
+    size=$(stty size <&2 2>/dev/null) || size=
+    size=${size#* }
+    if ((${size:-0} < 20)); then size=80; fi
+    fold -s -w "$size"
+}
+
+say() { printf '%s\n' "$*" | wrap >&2; }
 
 fail() {
-    printf 'error: %s\n' "$*" >&2
+    printf 'error: %s\n' "$*" | wrap >&2
     exit 1
 }
 

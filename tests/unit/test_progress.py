@@ -66,8 +66,10 @@ def test_an_error_keeps_the_path_of_a_setting_that_looks_like_a_class(before: st
 
 def test_what_an_interrupted_run_left_is_told_in_a_line() -> None:
     text = "Attempting to deploy or update resources with 1 pending operations from previous deployment.\n\nx"
-    told = ["warning: the last run was interrupted; what it began is done anew"]
-    assert Progress().handle_event(message(text, "warning"), 1.0) == told
+    told = "warning: the last run was interrupted; what it began is"
+    for is_removal, then in ((False, "done anew"), (True, "removed")):
+        progress = Progress(is_removal=is_removal)
+        assert progress.handle_event(message(text, "warning"), 1.0) == [f"{told} {then}"]
 
 
 @pytest.mark.parametrize(
