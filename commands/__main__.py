@@ -5,12 +5,14 @@ Exit codes: 0 done, 1 it failed or something is unhealthy, 2 it was called wrong
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from commands import bundle, config, doctor, logs, maintenance, releases, servers, status, units
+from commands.progress import wrap
 from commands.target import CommandError
 
 
@@ -29,7 +31,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except CommandError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(wrap(f"error: {error}".splitlines(), sys.stderr), err=True, nl=False)
             raise typer.Exit(error.code) from error
 
 

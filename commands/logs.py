@@ -159,7 +159,9 @@ def logs(
         ),
     ] = None,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they grow, until Ctrl-C.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of the past, of each log.")] = 50,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, metavar="N", help="Lines of the past, of each log.")
+    ] = 50,
 ) -> None:
     """Print what the machines log, side by side.
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from commands.bundle import secrets_of
+from commands.progress import wrap
 from commands.restarting import cause_in
 from commands.status import age, console
 from commands.target import AppOption, CommandError, JsonOption, StackOption, find
@@ -53,7 +54,7 @@ def releases(
     stack: StackOption = None,
     app: AppOption = None,
     *,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many, from the newest.")] = 20,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, metavar="N", help="How many, from the newest.")] = 20,
     as_values: JsonOption = False,
 ) -> None:
     """List what was released, and how that ended.
@@ -86,7 +87,8 @@ def releases(
     console().print(table)
     for each in rows:
         if each["why"]:
-            typer.echo(f"{each['release']} at {each['when']}: {shorten_cause(each['why'])}")
+            told = f"{each['release']} at {each['when']}: {shorten_cause(each['why'])}"
+            typer.echo(wrap(told.splitlines(), sys.stdout), nl=False)
 
 
 def shorten_cause(why: str) -> str:
@@ -140,7 +142,9 @@ def rollback(
 
 
 def allow(
-    release: Annotated[str, typer.Argument(show_default=False, help="Id of a rejected release.")],
+    release: Annotated[
+        str | None, typer.Argument(show_default=False, help="Id of a rejected release; without it, those are listed.")
+    ] = None,
     stack: StackOption = None,
     app: AppOption = None,
 ) -> None:
@@ -150,6 +154,9 @@ def allow(
     """
     store = find(stack, app).store
     rejected = [key.removeprefix(pointers.REJECTED) for key in store.keys(pointers.REJECTED)]
+    if release is None:
+        typer.echo("\n".join(rejected) or "no release is rejected")
+        return
     found = [each for each in rejected if each.startswith(release)]
     if len(found) != 1:
         there = f"rejected are {', '.join(rejected)}" if rejected else "none is rejected"

@@ -52,7 +52,9 @@ def exec_(
     with_input: Annotated[
         bool, typer.Option("--stdin", "-i", help="Send standard input along, up to its end.")
     ] = False,
-    timeout_s: Annotated[float, typer.Option("--timeout", min=1, help="Longest time in seconds.")] = 3600,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", min=1, metavar="SECONDS", help="Longest time in seconds.")
+    ] = 3600,
 ) -> None:
     """Run a command on one server as the release.
 

@@ -131,9 +131,10 @@ def selected_stack(given: str | None) -> str:
     try:
         return pulumi("stack", "--show-name").strip()
     except CommandError as error:
+        why = "" if "no stack selected" in str(error) else f" ({error})"
         raise CommandError(
-            f"no stack is selected ({error}); name one (`--stack local`, or FLEET_STACK=local in the environment), or "
-            "select one: `pulumi stack select local`; `make local` makes one on this machine",
+            f"no stack is selected{why}; `make local` makes one here, `pulumi up -s NAME` another\n"
+            "Where there is one: --stack NAME, FLEET_STACK=NAME, or `pulumi stack select NAME`",
             code=2,
         ) from error
 
@@ -254,9 +255,14 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def suggest(given: str, there: Sequence[str]) -> str:
-    """Suggest the name that the operator may have meant, else list those that there are."""
-    near = difflib.get_close_matches(given, there, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(there)}"
+    """Suggest the name that the operator may have meant, else list those that there are.
+
+    Names that are equally near (hello-1 and hello-2) are listed.
+    """
+    near = difflib.get_close_matches(given, there, n=2)
+    ratios = [difflib.SequenceMatcher(None, each, given).ratio() for each in near]
+    is_clear = len(near) == 1 or (len(near) == 2 and ratios[0] > ratios[1])
+    return f"did you mean {near[0]}?" if is_clear else f"there are: {', '.join(there)}"
 
 
 StackOption = Annotated[

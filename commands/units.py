@@ -63,7 +63,8 @@ def units(
 ) -> None:
     """Print what the process manager gets.
 
-    Unit files, supervisord's configuration, or an Upstart job. Also of a stack that was never up. Of two slots, blue.
+    Unit files, supervisord's configuration, or an Upstart job. Also of a stack that was never up.
+    A server has two slots, blue and green, with the same files; those of blue are printed.
     """
     stack = selected_stack(stack)
     given = settings_of(stack)

@@ -30,7 +30,11 @@ def target_of(store: Store, journal_releases: Sequence[str], wanted: str | None)
         if len(found) == 1:
             return found[0]
         raise RollbackError(
-            f"{wanted}: no release to go back to; there are {', '.join(served) or 'none'} (`./fleet releases`)"
+            (
+                f"there is no release {wanted}; these can be gone back to: {', '.join(served)}"
+                if served
+                else f"there is no release {wanted}, nor another one to go back to"
+            )
             if now != wanted
             else f"{wanted} serves already"
         )

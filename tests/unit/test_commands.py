@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
+import os
+import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +23,18 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
+from commands.progress import wrap
 from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, pointers
 from releases.journal import Journal
 from tests.unit.fake_stack import GONE, NAMES, NEW, OLD, FakeStack, facts, front, host_status, make, on_new
+
+
+class TerminalText(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ("p50", "ms", "p99", "ms", "5xx")
@@ -175,12 +188,14 @@ def test_a_rollback_switches_every_server_and_rejects_what_served(stack: FakeSta
     refused = fleet("allow", "cc")
     told = f"error: cc: no rejected release has this id; rejected are {NEW} (`./fleet releases`)\n"
     assert (refused.output, refused.exit_code, fleet("rollback", "cc", "--yes").exit_code) == (told, 2, 2)
+    assert fleet("allow").output == f"{NEW}\n"
     # An id that begins as another does is named longer.
     pointers.reject(stack.store, pointers.Rejection(f"{NEW[:4]}00000000", "ann", "2026-11-29T09:00:00"))
     assert fleet("allow", NEW[:4]).exit_code == 2
     for each in (NEW[:6], f"{NEW[:4]}0"):
         assert fleet("allow", each).exit_code == 0
     assert pointers.rejection(stack.store, NEW) is None
+    assert fleet("allow").output == "no release is rejected\n"
     assert "; none is rejected (" in fleet("allow", "cc").output
 
 
@@ -340,7 +355,8 @@ def test_who_has_a_terminal_gets_one_on_the_machine_that_is_named(
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("drain hello-3", "error: there is no server hello-3; did you mean hello-2?"),
+        ("drain hello-3", "error: there is no server hello-3; there are: hello-1, hello-2"),
+        ("rollback nope", "error: there is no release nope, nor another one to go back to"),
         ("logs --server web", "error: there is no server web; there are: hello-1, hello-2"),
         ("statsu", "No such command 'statsu'"),
         ("maintenance perhaps", "Invalid value"),
@@ -370,7 +386,12 @@ def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
 @pytest.mark.parametrize(
     ("selected", "error", "code", "told"),
     [
-        ("", "no stack selected", 2, "no stack is selected (no stack selected); name one"),
+        (
+            "",
+            "no stack selected",
+            2,
+            "no stack is selected; `make local` makes one here, `pulumi up -s NAME` another\nWhere",
+        ),
         ("dev", "does not have output property", 1, "stack dev has no fleet yet (or an older one); run `pulumi up"),
         ("dev", "no stack named", 2, "there is no stack dev yet; run `pulumi stack init dev`, then `pulumi up"),
         ("local", "no stack named", 2, "there is no stack local yet; run `make local`\n"),
@@ -396,6 +417,39 @@ def test_the_stack_is_the_option_then_the_environment_then_the_selected_one_all_
     (tmp_path / "pulumi").unlink()
     told = "error: pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first\n"
     assert fleet("releases").output == told
+
+
+def test_the_help_says_what_a_number_counts() -> None:
+    output = "".join(fleet(command, "--help").output for command in ("logs", "releases", "exec"))
+    assert "range>" not in output
+    assert "--timeout SECONDS" in output
+
+
+def test_an_error_is_broken_between_words_where_it_goes_to_a_terminal(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del stack
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 24)))
+    plain = fleet("rollback", "nope").output
+
+    def wrap_for_terminal(lines: list[str], _stream: object) -> str:
+        return wrap(lines, TerminalText())
+
+    monkeypatch.setattr("commands.__main__.wrap", wrap_for_terminal)
+    lines = fleet("rollback", "nope").output.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert " ".join(line.strip() for line in lines) == plain.strip()
+
+
+def test_what_the_setup_says_is_broken_between_words_on_a_terminal() -> None:
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    command = 'source tools/console.sh; say "Building the Pulumi command line 3.2 (usually 4 minutes on two cores)"'
+    subprocess.run(["bash", "-c", command], check=True, cwd=ROOT, stderr=terminal)
+    os.close(terminal)
+    lines = [line.rstrip() for line in os.read(master, 1000).decode().splitlines()]
+    os.close(master)
+    assert lines == ["Building the Pulumi command line 3.2", "(usually 4 minutes on two cores)"]
 
 
 def test_without_a_virtualenv_the_command_says_how_to_get_one(tmp_path: Path) -> None:
