@@ -144,8 +144,8 @@ def test_clocks_that_are_surely_apart_are_told_with_who_is_ahead() -> None:
     assert found.problem == "b is 8.0 s or more ahead of a"
 
 
-def locked(folder: Path, process: int, host: str) -> str:
-    file = folder / ".pulumi" / "locks" / "organization" / "wsgi-fleet" / "prod" / "x.json"
+def locked(folder: Path, process: int, host: str, stack: str = "prod") -> str:
+    file = folder / ".pulumi" / "locks" / "organization" / "wsgi-fleet" / stack / "x.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"pid": process, "username": "ann", "hostname": host}))
     return f"file://{folder}"
@@ -159,6 +159,9 @@ def test_a_lock_of_a_pulumi_that_was_killed_is_told_with_the_command_that_takes_
     found = doctor.stack_lock("prod", backend, "wsgi-fleet", ["release 0138b0ee8e01"])
     assert found.problem.endswith("is gone; what it began is still at work: release 0138b0ee8e01")
     assert found.remedy.startswith("Wait until `./fleet status -s prod` shows no rollout. Then take it away: `pulumi ")
+    local = locked(tmp_path / "local", 2**22 + 1, socket.gethostname(), "local")
+    told = "`make local` and `make local-down` do it by themselves."
+    assert doctor.stack_lock("local", local, "wsgi-fleet").remedy.endswith(told)
     # Another program may have the process id by now.
     assert doctor.stack_lock("prod", locked(tmp_path, os.getpid(), socket.gethostname()), "wsgi-fleet").problem
 
