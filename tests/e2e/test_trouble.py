@@ -93,9 +93,11 @@ def test_a_full_disk_is_named_with_the_remedy(small: Stack) -> None:
 
 
 def test_a_broken_release_is_repaired_by_what_its_failure_says(make_stack: Callable[..., Stack]) -> None:
-    task = {"start_timeout_s": 8, "release_task": 'touch "$STATE_DIRECTORY/table"'}
+    database = "import sqlite3; sqlite3.connect('/var/lib/app/shop').execute('{}')"
+    create = database.format("create table if not exists a (b)")
+    task = {"start_timeout_s": 8, "release_task": f'python -c "{create}"'}
     stack = make_stack("first", fleet={"servers": 1}, rollout=task)
-    stack.edit(HEALTHY, HEALTHY + '    Path(os.environ["STATE_DIRECTORY"], "table").read_text()\n')
+    stack.edit(HEALTHY, HEALTHY + f"    {database.format('select b from a')}\n")
     output = stack.up(fails=True)
     assert "no other release was there before" in output
     assert "hint: if the health path needs tables that rollout.release_task makes, set rollout.task_before" in output

@@ -41,7 +41,7 @@ def test_twice_goes_two_releases_back_and_to_a_rejected_one_only_by_name() -> No
 
 def test_an_id_may_be_shortened_and_an_unknown_one_is_told_with_those_there_are() -> None:
     fleet, (first, second, third) = three_releases()
-    with pytest.raises(RollbackError, match=f"zzz: no release to go back to; there are {second}, {first}"):
+    with pytest.raises(RollbackError, match=f"no release zzz; these can be gone back to: {second}, {first}"):
         go_back(fleet, "zzz")
     with pytest.raises(RollbackError, match=f"{third} serves already"):
         go_back(fleet, third)
