@@ -216,6 +216,15 @@ def test_what_is_damaged_in_the_store_is_not_used_and_kept_anew(
     assert [fleet.store.files[key] for key in files(fleet)] == [good[key] for key in files(fleet)]
 
 
+@pytest.mark.parametrize("file", DAMAGES)
+def test_one_file_of_two_is_found_to_be_damage_and_kept_anew(fleet: Installers, file: str) -> None:
+    id_ = run_rollout(fleet, 1)
+    content = fleet.store.files.pop(file)
+    assert find_damage(fleet.store, id_) == f"wheels/{KEY} in the store is gone"
+    run_rollout(fleet, 1)
+    assert (find_damage(fleet.store, id_), fleet.store.files[file]) == ("", content)
+
+
 def test_a_store_that_has_nothing_for_a_virtualenv_is_no_error(tmp_path: Path) -> None:
     directory.create(tmp_path / "store")
     venv = tmp_path / "venvs" / KEY
