@@ -39,12 +39,14 @@ class Wheels:
         self._fleet, self._store, self._release, self._limit_s = fleet, store, release, limit_s
         self._is_wanted = bool(json.loads(manifest).get("wheels"))
         self._installed, self._kept, self._failed = threading.Event(), threading.Event(), False
+        self._key = ""
         if not self._is_wanted:
             self._kept.set()
 
     def handle_line(self, line: str) -> bool:
         """Handle a line that a server prints while it stages; return whether it need not be shown."""
         if line.startswith(READY):
+            self._key = line.removeprefix(READY)
             self._installed.set()
             return True
         if line.startswith(DAMAGED):
@@ -100,10 +102,9 @@ class Wheels:
     def _publish(self, server: Server) -> None:
         """Put what a server has installed into the store, unless that has it. Raises ServerFailure, ValueError."""
         place = f"/srv/app/releases/{self._release}"
-        link = self._fleet.run(server, PHASE, [f"{place}/venv"], timeout_s=MOVE_S, quiet=True, program="readlink")
-        key = link.output.strip().rpartition("/")[2]
+        key = self._key or self._read_key(server, place)
         if not _KEY.fullmatch(key):
-            raise ValueError(f"{place}/venv leads to {link.output.strip()!r}")
+            raise ValueError(f"{key!r} is not the name of a virtualenv")
         if find_key(self._store, self._release) != key:
             self._store.write(f"releases/{self._release}/wheels", key.encode())
         if is_whole(self._store, key):
@@ -130,6 +131,12 @@ class Wheels:
         # Last: where it is, the archive is whole.
         about = {"sha256": sha256.hexdigest(), "size": size, "packages": packages}
         self._store.write(f"wheels/{key}.json", json.dumps(about).encode())
+
+    def _read_key(self, server: Server, place: str) -> str:
+        """Return the key of a virtualenv that an earlier rollout has staged, of which staging prints nothing."""
+        command = [f"{place}/venv"]
+        link = self._fleet.run(server, PHASE, command, timeout_s=MOVE_S, quiet=True, program="readlink").output
+        return link.strip().rpartition("/")[2]
 
     def _run(self, server: Server, place: str, *arguments: str) -> str:
         words = ["-I", f"{place}/install/virtualenv.py", place, *arguments]

@@ -30,14 +30,19 @@ PLACE = "/srv/app/releases/"
 class Installers(FakeFleet):
     """Servers that install in a folder. order: what was done, where. root: of the first one.
 
-    says, ready: lines of staging. pack and send are those of machine/install/wheels.py.
+    says, ready: lines of staging. is_staged: by an earlier rollout, so that staging has nothing to do.
+    pack and send are those of machine/install/wheels.py.
     """
 
     root: Path
     order: list[str]
     key: str = KEY
     says: dict[str, str]
-    ready: str = f"{virtualenv.READY}{KEY}"
+    is_staged: bool = False
+
+    @property
+    def ready(self) -> str:
+        return "" if self.is_staged else f"{virtualenv.READY}{self.key}"
 
     @property
     def venv(self) -> Path:
@@ -45,6 +50,7 @@ class Installers(FakeFleet):
 
     def exec(self, machine: str, command: Sequence[str], *, stdin: bytes = b"", **options: Any) -> Result:
         if command[0] == "readlink":
+            assert self.is_staged
             return Result(0, f"{self.venv}\n")
         if command[0] == "/usr/bin/python3":
             _, _, script, place, verb, *rest = command
@@ -185,7 +191,7 @@ def test_others_do_not_wait_longer_than_a_server_may_take_to_stage(
 
 def test_a_rollout_that_was_killed_before_anything_was_kept_keeps_it_the_next_time(fleet: Installers) -> None:
     # What is staged already says nothing of its virtualenv.
-    fleet.ready = ""
+    fleet.is_staged = True
     run_rollout(fleet, 1)
     assert files(fleet) == [f"wheels/{KEY}.json", f"wheels/{KEY}.tar.gz"]
 
