@@ -79,7 +79,8 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
         {"local_proxy": True},
         {"local_proxy": True, "process_manager": "supervisord"},
     )
-    hello: dict[str, Any] = stack_file("example")["apps"]["hello"] | {"static": {"folder": "hello"}, "build": None}
+    changes = {"static": {"folder": "hello"}, "build": None, "sticky_sessions": True}
+    hello: dict[str, Any] = stack_file("example")["apps"]["hello"] | changes
     apps = {
         f"a{number}": hello
         | {"path": f"/{number}", "gateway": {"kind": kind, "processes": 2}, "fleet": {"servers": 1, **layout}}

@@ -19,3 +19,8 @@ def test_each_file_that_a_recipe_names_is_there() -> None:
     named = re.findall(r"`((?:\w+/)+[\w.-]+)`", (ROOT / "docs" / "extending.md").read_text().split("## How files")[0])
     assert len(named) > 20
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_stacks_of_the_table_use_every_file_but_those_of_upstart() -> None:
+    unused = re.findall(r"^\| `(.+?)` \| nothing \|", (ROOT / "docs" / "extending.md").read_text(), re.MULTILINE)
+    assert unused == ["templates/upstart/app.conf.j2"], "let harness/delivery.py set what brings the file"
