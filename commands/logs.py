@@ -182,7 +182,7 @@ def logs(
         elif problem := read(target, source, output):
             problems.append(problem)
 
-    # Daemons: after Ctrl-C nobody waits for a machine that does not respond.
+    # Daemon threads: Ctrl-C ends the command even while a machine does not respond.
     threads = [threading.Thread(target=work, args=(source,), daemon=True) for source in wanted]
     for thread in threads:
         thread.start()

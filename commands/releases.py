@@ -87,8 +87,8 @@ def releases(
     console().print(table)
     for each in rows:
         if each["why"]:
-            told = f"{each['release']} at {each['when']}: {shorten_cause(each['why'])}"
-            typer.echo(wrap(told.splitlines(), sys.stdout), nl=False)
+            text = f"{each['release']} at {each['when']}: {shorten_cause(each['why'])}"
+            typer.echo(wrap(text.splitlines(), sys.stdout), nl=False)
 
 
 def shorten_cause(why: str) -> str:

@@ -84,8 +84,8 @@ def _take(store: Store, content: dict[str, Any], say: Callable[[str], None]) -> 
                 f"wait until that has ended (process {other['process']} on {other['host']}), then run the same command "
                 "again"
             )
-        # Whoever held it was killed. Of two that see this at once the create above lets one through; looking once more
-        # keeps the slower one from deleting what the quicker one has made.
+        # The holder was killed. When two rollouts see this at once, the create above succeeds for one of them. Reading
+        # the lock again keeps the other one from deleting the new lock.
         if _read(store).get("token") == other.get("token"):
             store.delete(KEY)
     raise Locked("others keep taking the lock of this application; try again")

@@ -93,7 +93,7 @@ def parse(
     problems = list(hidden.mask(problems))
     if encrypted is not None:
         misplaced = find_misplaced(data, encrypted)
-        # A secret in plain text is to be set anew, as text.
+        # The remedy for a secret in plain text is to set it anew as text, so its type needs no line of its own.
         of_types = {f"{_setting(line)}: {MASK}: should be text" for line in misplaced}
         problems = [line for line in problems if line.partition("; ")[0] not in of_types] + misplaced
     if problems or settings is None:

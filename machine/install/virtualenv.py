@@ -87,8 +87,8 @@ class Release:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InstallError(f"{file.name} does not read: {error}") from None
         tools = project.get("tool", {})
-        no_package = {"poetry": "package-mode", "uv": "package"}
-        return "build-system" in project and all(tools.get(tool, {}).get(key, True) for tool, key in no_package.items())
+        switches = {"poetry": "package-mode", "uv": "package"}
+        return "build-system" in project and all(tools.get(tool, {}).get(key, True) for tool, key in switches.items())
 
     @property
     def is_local(self) -> bool:

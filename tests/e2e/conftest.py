@@ -76,11 +76,12 @@ Each server has three processes, of `gunicorn sync` one request each: there clie
 APPLICATIONS = """\
 # Applications that were tried
 
-Made by `make test-apps`: applications that nobody here wrote, installed by their own requirement line and served with
-a stack file. Each is asked what its clients ask of it (`tests/e2e/test_applications.py` says what), then gets a release
-under a load of 20 requests a second, of which none may fail, and is asked again. The folder has its requirements, its
-block of the stack file, and the application's own settings. "Seconds to serving" is the first `pulumi up`: machines,
-packages, proof. "Why" is the comments of the stack file.
+Made by `make test-apps`. The applications are packages of other authors. Each is installed from the package index and
+served with a stack file. The test sends the requests that clients of the application send
+(`tests/e2e/test_applications.py`). Then it releases under a load of 20 requests a second, of which none may fail, and
+sends them again. Each folder contains the requirements, the block of the stack file, and the application's own
+settings. "Seconds to serving" is the first `pulumi up`: machines, packages, first health check. "Why" is the comments
+of the stack file.
 
 | application | what it is | settings besides `module`, `health_path` | why | seconds to serving | requests under load |
 | --- | --- | --- | --- | ---: | ---: |
