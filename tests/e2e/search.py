@@ -15,6 +15,7 @@ import pwd
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -80,13 +81,23 @@ def in_files(root: str, secrets: Mapping[str, str], since: float = 0) -> Iterato
                     yield Hit(str(file), name, f"{owner}:{group} {status.st_mode & 0o7777:o}")
 
 
+def read_environment(file: Path) -> tuple[bytes, ...]:
+    """Return NAME=value, each. Read it anew if one has no name: Linux gave a part, of a process during its exec."""
+    for _ in range(3):
+        variables = tuple(file.read_bytes().split(b"\0"))
+        if all(b"=" in variable for variable in variables if variable):
+            break
+        time.sleep(0.01)
+    return variables
+
+
 def processes() -> Iterator[Process]:
     """Read those that run, this one left out."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError, KeyError):
                 unit = (entry / "cgroup").read_text().strip().rpartition("/")[2]
-                environment = tuple((entry / "environ").read_bytes().split(b"\0"))
+                environment = read_environment(entry / "environ")
                 user = entry.stat().st_uid
                 with contextlib.suppress(KeyError):
                     user = pwd.getpwuid(user).pw_name

@@ -47,9 +47,9 @@ def test_no_smuggled_request_has_run(attacked: Stack) -> None:
     assert executed_requests(attacked) == []
 
 
-def seen_by_application(stack: Stack, *headers: str) -> dict[str, str]:
-    """Return the headers that the application receives when a client sends these headers."""
-    response = exchange(port_of(stack), request("GET /headers HTTP/1.0", *headers))
+def seen_by_application(stack: Stack, *headers: str, version: str = "1.0") -> dict[str, str]:
+    """Return the headers that the application receives when a client sends these headers. version: of HTTP."""
+    response = exchange(port_of(stack), request(f"GET /headers HTTP/{version}", *headers))
     return json.loads(response.partition(b"\r\n\r\n")[2])
 
 
@@ -64,3 +64,9 @@ def test_a_client_cannot_pretend_a_header_nor_one_that_looks_like_it(
         assert {key for key, value in told.items() if "6.6.6" in value} == set(), form
         assert told.keys() == plain.keys(), form
     security("attacks", "headers that a client may not pretend, each in up to five spellings", attacked.proxy)
+
+
+def test_an_application_without_websockets_is_asked_for_none(attacked: Stack) -> None:
+    """Werkzeug answers 400 to an ordinary path when it receives this header."""
+    headers = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13")
+    assert "HTTP_UPGRADE" not in seen_by_application(attacked, *headers, version="1.1")
