@@ -117,7 +117,7 @@ def server_line(app: Upstream, address: str) -> str:
     """Return the line of an upstream server."""
     # It has no time-out for a path: the gateway ends a request that takes too long.
     timeout_s = max(app.read_timeout_s, app.streaming_timeout_s)
-    limits = f"connectiontimeout=2 timeout={timeout_s} retry=0 disablereuse=on"
+    limits = f"connectiontimeout=2 timeout={timeout_s} retry=0 disablereuse=on responsefieldsize=32768"
     if app.streaming and app.streaming.websockets:
         limits += " upgrade=websocket"
     if app.sticky_sessions:

@@ -65,7 +65,7 @@ DIFFERENCES_FROM_NGINX = (
         "2,048 for each server; more are rejected with 503",
         "1,024 in all: each takes a thread of Apache",
     ),
-    ("headers of a response (uwsgi protocol)", "32 KiB together", "8 KiB a line"),
+    ("headers of a response", "32 KiB together", "32 KiB a line; 8 KiB with uWSGI"),
     ("header names with `_`", "left out", "left out for uWSGI; for others those that look like the balancer's own"),
     ("control characters in a header", "passed on", "400"),
     ("`redirects` to a path", "`Location` is a path", "`Location` is a URL with the host that was asked for"),

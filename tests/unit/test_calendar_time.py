@@ -53,7 +53,7 @@ def test_a_wrong_time_is_a_mistake_of_one_line_at_plan_time(text: str, problem: 
 
 
 def test_a_time_zone_is_accepted_by_its_form_on_a_machine_that_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoneinfo.available_timezones", set[str])
+    monkeypatch.setattr("settings.calendar_time._zones", frozenset[str])
     assert calendar_time.check("03:00 America/New_York")
     with pytest.raises(ValueError, match="is no time"):
         calendar_time.check("03:00 5pm")

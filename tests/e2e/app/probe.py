@@ -60,5 +60,6 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         names = ("wsgi.url_scheme", "REMOTE_ADDR", "REMOTE_USER", "SCRIPT_NAME", "PATH_INFO")
         names += ("SERVER_NAME", "SERVER_PORT")
         answer |= {name: environ[name] for name in names if name in environ}
-    start_response("200 OK", [("Content-Type", "application/json")])
+    headers = [("Content-Type", "application/json"), ("X-Long", "a" * int(query.get("header", ["1"])[0]))]
+    start_response("200 OK", headers)
     return [json.dumps(answer).encode()]

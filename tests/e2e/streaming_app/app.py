@@ -20,7 +20,10 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator
         return []
     if path == "/slow":
         time.sleep(number)
-    start_response("200 OK", [("Content-Type", "text/event-stream" if path == "/events/" else "text/plain")])
+    headers = [("Content-Type", "text/event-stream" if path == "/events/" else "text/plain")]
+    if path == "/header":
+        headers.append(("X-Long", "a" * number))
+    start_response("200 OK", headers)
     return events(number) if path == "/events/" else [VERSION.encode()]
 
 
