@@ -100,6 +100,10 @@ fmt: setup-dev ## format, and fix what the linter can
 policy: setup-dev ## whether STACK=prod keeps to docs/security.md
 	@python -m policies $(or $(STACK),prod)
 
+.PHONY: cost
+cost: setup-dev ## what STACK=prod costs in a month on aws, before traffic
+	@python -m policies.cost $(or $(STACK),prod)
+
 .PHONY: bench
 bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 	@python -m benchmarks.run

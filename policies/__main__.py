@@ -7,11 +7,10 @@ pulumi stack export -s prod | python -m policies -    what stands in the state
 
 from __future__ import annotations
 
-import json
 import sys
 
 from policies import CONTROLS, findings
-from policies.plan import from_json, from_program
+from policies.plan import plan_of
 
 
 def main(arguments: list[str]) -> int:
@@ -20,11 +19,10 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        plan = from_json(json.load(sys.stdin)) if arguments[0] == "-" else from_program(arguments[0])
+        stack, plan = plan_of(arguments[0])
     except ValueError as error:
-        print(f"error: standard input: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    stack = plan[0].urn.split("::")[0].rpartition(":")[2] if plan else arguments[0]
     found = findings(plan, stack=stack)
     for each in found:
         print(f"{each.control.id}  {each.resource.name} ({each.resource.type}): {each.problem}")

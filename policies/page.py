@@ -1,6 +1,7 @@
 """The tables of docs/security.md; what stands around them there is written by hand.
 
-python -m policies.page writes those that the code knows. `make security` measures a fleet, and writes all.
+python -m policies.page writes those that the code knows, and the costs in docs/aws.md. `make security` measures a
+fleet, and writes all of docs/security.md.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from policies import ACCEPTED, CONTROLS
+from policies import ACCEPTED, CONTROLS, cost
 from policies.compliance import OPEN, OUR_CONTROLS
+from policies.plan import from_program
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
+AWS_PAGE = PAGE.with_name("aws.md")
 HEADS = {
     "units": ("machine", "unit", "exposure"),
     "ports": ("machine", "TCP port", "who reaches it"),
@@ -44,7 +47,7 @@ def fill_tables(page: str, tables: Mapping[str, str]) -> str:
         before, mark, rest = page.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition("<!-- end -->\n")
         if not end:
-            raise ValueError(f"{PAGE.name}: should have one line <!-- {name} -->, and <!-- end --> after its table")
+            raise ValueError(f"the page should have one line <!-- {name} -->, and <!-- end --> after its table")
         page = before + mark + text + end + after
     return page
 
@@ -54,5 +57,12 @@ def write(tables: Mapping[str, str], file: Path = PAGE) -> None:
     file.write_text(fill_tables(file.read_text(), {**tables, **render_tables()}))
 
 
+def page_of_costs() -> str:
+    """Return the text of docs/aws.md with the costs of the stack files as the code has them now."""
+    table_of_costs = cost.markdown_table({stack: from_program(stack) for stack in ("dev", "staging", "prod")})
+    return fill_tables(AWS_PAGE.read_text(), {"costs": table_of_costs})
+
+
 if __name__ == "__main__":
     write({})
+    AWS_PAGE.write_text(page_of_costs())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +16,17 @@ from policies.control import Planned
 # (sdk/v3/go/common/resource: sig, plugin.UnknownStringValue).
 SIGNATURE, SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+
+
+def plan_of(argument: str) -> tuple[str, list[Planned]]:
+    """Return name and plan of a stack: by its file, or with "-" from standard input. Raises ValueError."""
+    if argument != "-":
+        return argument, from_program(argument)
+    try:
+        plan = from_json(json.load(sys.stdin))
+    except ValueError as error:
+        raise ValueError(f"standard input: {error}") from error
+    return (plan[0].urn.split("::")[0].rpartition(":")[2] if plan else argument), plan
 
 
 def from_json(text: Mapping[str, Any]) -> list[Planned]:

@@ -1,0 +1,63 @@
+"""What a stack costs in a month: from its plan and a price table."""
+
+from __future__ import annotations
+
+import pytest
+
+from policies import cost, page
+from policies.control import Planned
+from policies.cost import Cost
+
+
+def planned(type_: str, **inputs: object) -> Planned:
+    return Planned(f"aws:{type_}", "it", "urn:pulumi:prod::p::it", "", inputs)
+
+
+def machine(kind: str) -> Planned:
+    return planned("ec2/instance:Instance", instanceType=kind, rootBlockDevice={"volumeSize": 10}, monitoring=True)
+
+
+def price(monkeypatch: pytest.MonkeyPatch, *plan: Planned) -> int:
+    """Print the costs of a plan. Return the exit code."""
+
+    def plan_of(argument: str) -> tuple[str, list[Planned]]:
+        return argument, list(plan)
+
+    monkeypatch.setattr(cost, "plan_of", plan_of)
+    return cost.main(["prod"])
+
+
+def test_the_costs_in_the_docs_are_those_of_the_stack_files() -> None:
+    assert page.AWS_PAGE.read_text() == page.page_of_costs(), "run `python -m policies.page`"
+
+
+def test_equal_things_are_counted_and_sizes_are_multiples_of_large() -> None:
+    endpoint = planned("ec2/vpcEndpoint:VpcEndpoint", vpcEndpointType="Interface", subnetIds=["a", "b"])
+    alarm = planned("cloudwatch/metricAlarm:MetricAlarm", namespace="wsgi-fleet/prod")
+    found = cost.costs([machine("t3.micro"), machine("t3.micro"), machine("m6g.2xlarge"), endpoint, alarm])
+    assert [Cost(each.what, each.usd and round(each.usd, 2), each.number) for each in found] == [
+        Cost("alarm", 0.10),
+        Cost("disk, 10 GiB gp3", 0.95, 3),
+        Cost("interface endpoint, each zone", 8.76, 2),
+        Cost("machine, m6g.2xlarge", 268.64),
+        Cost("machine, t3.micro", 8.76, 2),
+        Cost("metric that a machine reports", 0.30),
+        Cost("metrics of a machine by the minute", 2.10, 3),
+    ]
+    assert round(cost.total_usd(found), 2) == 313.24
+
+
+def test_a_type_without_a_price_is_said_and_the_sum_is_a_least_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert price(monkeypatch, machine("x9.large")) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["machine,", "x9.large", "1", "x", "no", "price"] in lines
+    assert ["together", "at", "least", "3.05"] in lines
+
+
+def test_what_the_table_does_not_know_is_an_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert price(monkeypatch, planned("rds/instance:Instance")) == 2
+    assert "the price table knows no aws:rds/instance:Instance" in capsys.readouterr().err
