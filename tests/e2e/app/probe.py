@@ -35,6 +35,9 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         time.sleep(float(slow.read_text()))
     if path == "/raise":
         raise RuntimeError("on purpose")
+    if "header" in query:
+        start_response("200 OK", [("X-Long", "a" * int(query["header"][0]))])
+        return []
     answer: dict[str, Any] = {
         "version": VERSION,
         "server": os.environ["WSGI_FLEET_SERVER"],
@@ -60,6 +63,5 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         names = ("wsgi.url_scheme", "REMOTE_ADDR", "REMOTE_USER", "SCRIPT_NAME", "PATH_INFO")
         names += ("SERVER_NAME", "SERVER_PORT")
         answer |= {name: environ[name] for name in names if name in environ}
-    headers = [("Content-Type", "application/json"), ("X-Long", "a" * int(query.get("header", ["1"])[0]))]
-    start_response("200 OK", headers)
+    start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(answer).encode()]
