@@ -34,6 +34,7 @@ OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     HOST_KEY: lambda r: {"host_key": f"ssh-ed25519 AAAA{r.name}"},
     "aws:ec2/keyPair:KeyPair": lambda r: {"keyName": f"{r.name}-b0b0b0b"},
     "aws:ec2/instance:Instance": lambda r: {"privateIp": f"10.0.0.{1 + r.index}", "arn": f"arn:aws:ec2:::{r.name}"},
+    "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint": lambda _: {"dnsName": "eice.example"},
     "aws:ec2/eip:Eip": lambda r: {"publicIp": "203.0.113.7", "allocationId": f"eipalloc-{r.name}"},
     "aws:s3/bucket:Bucket": lambda r: {"bucket": f"{r.name}-b0b0b0b", "arn": f"arn:aws:s3:::{r.name}-b0b0b0b"},
     "aws:ec2/vpc:Vpc": lambda _: {"ownerId": "123456789012"},

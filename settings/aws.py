@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from settings.constraint import MASK, AdminCidrs, AwsId, PrivateKey, matching
+from settings.constraint import MASK, AdminCidr, AwsId, PrivateKey, matching
 from settings.model import reject
 from settings.monitoring import Alarms, KeyArn, Logs
 from settings.platform_block import Capacity, PlatformBlock
@@ -49,7 +49,15 @@ class Aws(PlatformBlock):
         default_factory=list[str],
         description="private subnets of the app servers in the existing VPC, one per zone; they need a way out (NAT)",
     )
-    admin_cidrs: AdminCidrs = Field(description="who may reach port 22 of the balancer (the jump host)")
+    transport: Literal["ssh", "instance_connect_endpoint"] = Field(
+        default="ssh",
+        description="how machines are reached: ssh through the balancer, or an EC2 Instance Connect Endpoint, to which "
+        "alone port 22 is open then",
+    )
+    admin_cidrs: list[AdminCidr] = Field(
+        default_factory=list[str],
+        description="who may reach port 22 of the balancer (the jump host); with transport ssh alone",
+    )
     outbound_ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(
         default_factory=list[int], description="TCP ports besides 80 and 443 that machines may connect to, e.g. 5432"
     )
@@ -114,6 +122,23 @@ class Aws(PlatformBlock):
             reject(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
         if not self.vpc and not all(ids.values()):
             reject(f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}")
+        return self
+
+    @model_validator(mode="after")
+    def _port_22_is_open_to_somebody(self) -> Aws:
+        by_ssh = self.transport == "ssh"
+        if by_ssh and not self.admin_cidrs:
+            value = "[]" if "admin_cidrs" in self.model_fields_set else "missing"
+            reject(
+                f"admin_cidrs: {value}: nobody could reach port 22 of the balancer, through which machines are set up "
+                "and releases go out; name the network you work from (`curl https://checkip.amazonaws.com` prints your "
+                "address; add /32), or set transport: instance_connect_endpoint"
+            )
+        if self.admin_cidrs and not by_ssh:
+            reject(
+                f"admin_cidrs: {json.dumps(self.admin_cidrs)}: port 22 is open to the endpoint alone "
+                f"(transport: {self.transport}); remove it"
+            )
         return self
 
     @model_validator(mode="after")

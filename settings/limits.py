@@ -23,6 +23,8 @@ DRAIN_MARGIN_S = 15
 STOP_TIMEOUT_S = 330
 # proxy_site.py probes, and waits as long as a release may drain for the proxy's old workers.
 SITE_TIMEOUT_S = STOP_TIMEOUT_S + 70
+# How long a tunnel of EC2 Instance Connect lasts, and what a command of a rollout may take beside what is set for it.
+TUNNEL_S, TUNNEL_MARGIN_S = 3600, 120
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -55,11 +57,32 @@ def read_timeout_s(request_timeout_s: int) -> int:
 
 def problems(given: Settings) -> list[str]:
     """Return what surely cannot work, with both settings. Single settings and App have bounds of their own besides."""
+    by_tunnel = given.platform == "aws" and given.aws is not None and given.aws.transport != "ssh"
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
-        for line in _check_memory(app, capacity_of(app, given.platform))
+        for line in (
+            *_check_memory(app, capacity_of(app, given.platform)),
+            *(_check_commands(app, TUNNEL_S - TUNNEL_MARGIN_S) if by_tunnel else ()),
+        )
     ]
+
+
+def _check_commands(app: App, most_s: int) -> Iterator[str]:
+    """Check that no command of a rollout may take longer. Each takes some seconds besides what is set here."""
+    given = app.rollout
+    before = given.task_timeout_s if given.task_before_proof else 0
+    least = {
+        "task_timeout_s": given.task_timeout_s if given.release_task else 0,
+        "stage_timeout_s": given.stage_timeout_s + given.start_timeout_s + before,
+        "bake_s": given.bake_s,
+    }
+    for setting, seconds in least.items():
+        if seconds > most_s:
+            yield (
+                f"rollout.{setting}: {getattr(given, setting)}: a command may take {seconds} s with it, and AWS ends a "
+                f"tunnel after {TUNNEL_S} s (aws.transport); keep it within {most_s} s, or take transport: ssh"
+            )
 
 
 def _check_memory(app: App, there: Capacity | None) -> Iterator[str]:

@@ -1,163 +1,58 @@
-"""The way to machines on EC2: by which key, through which jump host, and by which host keys they are known."""
+"""The way to machines on EC2: by which key, by which host keys they are known, and through what."""
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Protocol
 
 import pulumi
 import pulumi_aws as aws
-from pulumi_command import remote
 
 import settings
-from platforms import ConnectionSpec, Machine
-from platforms.aws.host_key import HostKey
+from platforms import ConnectionSpec, Machine, RemoteCommandArgs, SecurityGroup
+from platforms.aws.endpoint import EndpointAccess
+from platforms.aws.jump_host import JumpHostAccess
 from platforms.aws.key_pair import key_pair
-
-# The user of Debian's images: sudo without a password.
-SSH_USER = "admin"
-# Seconds for one attempt of a step to connect, and attempts. The provider pauses up to 5 s between them: half a minute
-# for a machine that refuses, three for one that does not respond. A new one is waited for by its HostKey.
-DIAL_S, DIALS = 10, 15
-# Seconds that a program may be registering resources before a missing jump host is an error.
-JUMP_HOST_S = 60.0
+from platforms.aws.network import Network
 
 
-@dataclass(frozen=True)
-class _JumpHost:
-    """The public machine, through which all others are reached.
+class Access(Protocol):
+    """The way to every machine that was described, in whatever order.
 
-    address: where it responds from outside. host_key: what it is known by.
+    key_name: the EC2 key pair that machines are made with. source: what alone may reach port 22 of every machine; None
+    where the balancer lets in admin_cidrs, and app servers the balancer.
     """
 
-    id: pulumi.Output[str]
-    address: pulumi.Output[str]
-    host_key: pulumi.Output[str]
-    resource: pulumi.Resource
+    @property
+    def key_name(self) -> pulumi.Output[str]:
+        """Return the name of the EC2 key pair."""
+        ...
 
-
-# Id and host key.
-_Known = tuple[pulumi.Output[str], pulumi.Output[str]]
-
-
-class Access:
-    """The way to every machine that was described, in whatever order; the public one is the jump host to all others.
-
-    key_name: the EC2 key pair that machines are made with.
-    """
-
-    key_name: pulumi.Output[str]
-
-    def __init__(self, given: settings.Aws, *, stack: str, provider: aws.Provider) -> None:
-        pair = key_pair("ssh-key", given, provider)
-        self.key_name, self._private_key = pair.name, pair.private_key
-        self._stack, self._provider = stack, provider
-        self._known: dict[pulumi.Resource, _Known] = {}
-        self._jump_host: _JumpHost | None = None
-        self._jump_host_comes: asyncio.Future[_JumpHost] | None = None
+    @property
+    def source(self) -> SecurityGroup | None:
+        """Return the group of the endpoint, or None."""
+        ...
 
     def add(self, name: str, machine: Machine, *, public: bool, opts: pulumi.ResourceOptions) -> None:
-        """Pin the host key of a machine once it lets us in. public: it is the jump host.
-
-        The jump host's address is read from EC2 at every `up`, not from the state. Its first address is released when
-        the Elastic IP is associated, and AWS may then give it to another customer.
-        """
-        now = (
-            aws.ec2.get_instance_output(
-                instance_id=machine.id, opts=pulumi.InvokeOutputOptions(provider=self._provider)
-            ).public_ip
-            if public
-            else None
-        )
-        key = HostKey(
-            f"{name}-host-key",
-            machine=machine.id,
-            target=machine.target,
-            reach=self._spec(machine.id, now, {}) if now is not None else self._through_jump_host([]),
-            opts=pulumi.ResourceOptions(parent=opts.parent),
-        ).host_key
-        self._known[machine.resource] = machine.id, key
-        if now is not None:
-            self._jump_host = _JumpHost(machine.id, now, key, machine.resource)
-            if self._jump_host_comes and not self._jump_host_comes.done():
-                self._jump_host_comes.set_result(self._jump_host)
+        """Pin the host key of a machine once it lets us in."""
+        ...
 
     def use_public_address(self, address: pulumi.Output[str]) -> None:
-        """Set the jump host's address for all that is described from here on."""
-        if self._jump_host:
-            self._jump_host = dataclasses.replace(self._jump_host, address=address)
+        """Set the public machine's address for all that is described from here on."""
+        ...
 
-    def connection(self, machine: Machine) -> remote.ConnectionArgs:
-        """Return how a step connects to a machine, which must show the host key that it showed at first."""
-        _, host_key = self._known[machine.resource]
-        jump, jump_key = self._by_jump_host(_address), self._by_jump_host(_host_key)
-        login: dict[str, Any] = {
-            "user": SSH_USER,
-            "private_key": self._private_key,
-            "per_dial_timeout": DIAL_S,
-            "dial_error_limit": DIALS,
-        }
-        if self._jump_host and machine.resource is self._jump_host.resource:
-            return remote.ConnectionArgs(host=jump, host_key=host_key, **login)
-        proxy = remote.ProxyConnectionArgs(host=jump, host_key=jump_key, **login)
-        return remote.ConnectionArgs(host=machine.address, host_key=host_key, proxy=proxy, **login)
+    def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """Register a script on a machine, which must show the host key that it showed at first."""
+        ...
 
     def reach(self, machines: Iterable[Machine] | None) -> ConnectionSpec:
         """Return how the rollout and `./fleet` get to these machines; None: to all that were described so far."""
-        known = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
-        return ConnectionSpec(self._through_jump_host(list(known)))
-
-    def _through_jump_host(self, known: Sequence[_Known]) -> Mapping[str, pulumi.Input[Any]]:
-        """Return a ConnectionSpec.spec with the host keys of these machines and of the jump host."""
-        id_, host_key = self._by_jump_host(_id), self._by_jump_host(_host_key)
-        pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in (*known, (id_, host_key))))
-        keys = pairs.apply(lambda each: {str(name): str(key) for name, key in each})
-        return self._spec(id_, self._by_jump_host(_address), keys)
-
-    def _spec(
-        self, jump_id: pulumi.Output[str], jump_address: pulumi.Output[str], keys: pulumi.Input[Mapping[str, str]]
-    ) -> Mapping[str, pulumi.Input[Any]]:
-        return {
-            "platform": "aws",
-            "user": SSH_USER,
-            "private_key": self._private_key,
-            "stack": self._stack,
-            "jump_id": jump_id,
-            "jump_address": jump_address,
-            "host_keys": keys,
-        }
-
-    def _by_jump_host(self, pick: Callable[[_JumpHost], pulumi.Output[str]]) -> pulumi.Output[str]:
-        """Return a value of the jump host, which a program may describe after the machines behind it."""
-        if self._jump_host:
-            return pick(self._jump_host)
-        if self._jump_host_comes is None:
-            loop = asyncio.get_running_loop()
-            self._jump_host_comes = loop.create_future()
-            loop.call_later(JUMP_HOST_S, _give_up, self._jump_host_comes)
-        comes = self._jump_host_comes
-
-        async def later() -> pulumi.Output[str]:
-            return pick(await comes)
-
-        return pulumi.Output.from_input(cast("Any", later()))
+        ...
 
 
-def _id(host: _JumpHost) -> pulumi.Output[str]:
-    return host.id
-
-
-def _address(host: _JumpHost) -> pulumi.Output[str]:
-    return host.address
-
-
-def _host_key(host: _JumpHost) -> pulumi.Output[str]:
-    return host.host_key
-
-
-def _give_up(comes: asyncio.Future[_JumpHost]) -> None:
-    if not comes.done():
-        comes.set_exception(RuntimeError("no public machine was described; all others are reached through it"))
+def access(given: settings.Aws, *, stack: str, provider: aws.Provider, network: Network) -> Access:
+    """Return the access of the settings."""
+    pair = key_pair("ssh-key", given, provider)
+    if given.transport == "instance_connect_endpoint":
+        return EndpointAccess(pair, given, stack=stack, provider=provider, network=network)
+    return JumpHostAccess(pair, stack=stack, provider=provider)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from platforms.aws.credentials import ASK_YOURSELF, REMEDIES
 from platforms.aws.image import DEBIAN_OWNER, ImageKind
 from platforms.diagnosis import Finding
 from settings import Aws, Size
@@ -20,27 +21,9 @@ from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS
 # Seconds: a person waits for the answer.
 CONNECT_S, READ_S, PLUGINS_S = 5, 10, 30
 SSH = 22
-LOG_IN = "Log in: `aws sso login`, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-LOG_IN_AGAIN = "They ended; log in again: `aws sso login`, or as you did before."
-# By class of botocore's exceptions, or by AWS's code.
-REMEDIES = {
-    "NoCredentialsError": LOG_IN,
-    "PartialCredentialsError": LOG_IN,
-    "CredentialRetrievalError": LOG_IN,
-    "ProfileNotFound": "`aws configure list-profiles` lists those that there are; set AWS_PROFILE to one, or unset it.",
-    "SSOTokenLoadError": LOG_IN_AGAIN,
-    "UnauthorizedSSOTokenError": LOG_IN_AGAIN,
-    "TokenRetrievalError": LOG_IN_AGAIN,
-    "ExpiredToken": LOG_IN_AGAIN,
-    "ExpiredTokenException": LOG_IN_AGAIN,
-    "RequestExpired": LOG_IN_AGAIN,
-    "InvalidClientTokenId": f"That access key was deleted, or is of another partition. {LOG_IN}",
-    "SignatureDoesNotMatch": "The secret key is another access key's, or the clock here is wrong (`timedatectl`).",
-    "AuthFailure": "The region may be switched off for the account (AWS Console, Account, AWS Regions).",
-    "OptInRequired": "The region is switched off for the account (AWS Console, Account, AWS Regions).",
-    "UnauthorizedOperation": "Ask whoever runs the account for ec2:DescribeImages; `pulumi up` asks the same.",
-}
-ASK_YOURSELF = "`aws sts get-caller-identity` asks the same; see ~/.aws/config and the variables AWS_*."
+# States of an endpoint (AWS's user guide, connect-using-eice.html).
+TAKES_TUNNELS = ("create-complete", "update-in-progress", "update-complete", "update-failed")
+MAY_NOT_LOOK = "Ask whoever runs the account for ec2:DescribeImages; `pulumi up` asks the same."
 
 
 def check_host(blocks: Mapping[str, Any], *, stack: str) -> list[Finding]:
@@ -113,7 +96,9 @@ def account(given: Aws, kind: ImageKind) -> Iterator[Finding]:
         if code.startswith("InvalidAMIID"):
             yield _no_image(given)
         else:
-            yield Finding(subject, str(error), REMEDIES.get(code, ASK_YOURSELF))
+            yield Finding(
+                subject, str(error), {**REMEDIES, "UnauthorizedOperation": MAY_NOT_LOOK}.get(code, ASK_YOURSELF)
+            )
     except exceptions.BotoCoreError as error:
         yield Finding(subject, str(error), REMEDIES.get(type(error).__name__, ASK_YOURSELF))
     else:
@@ -151,6 +136,37 @@ def check_ssh(reach: Mapping[str, Any]) -> Finding:
         remedy = "Its SSH server is down, or the machine just boots; see its log in the EC2 console."
         return Finding(subject, str(error), remedy)
     return Finding(subject)
+
+
+def check_endpoint(reach: Mapping[str, Any]) -> Finding:
+    """Check whether the endpoint takes tunnels. Whether the caller may open one shows when machines are asked."""
+    # Loaded late: boto3 takes half a second.
+    import boto3  # noqa: PLC0415
+    from botocore import exceptions  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    given = reach["endpoint"]
+    subject = f"endpoint {given['id']}"
+    config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 2})
+    try:
+        ec2 = cast("Any", boto3).Session(region_name=given["region"]).client("ec2", config=config)
+        (found,) = ec2.describe_instance_connect_endpoints(InstanceConnectEndpointIds=[given["id"]])[
+            "InstanceConnectEndpoints"
+        ]
+    except exceptions.ClientError as error:
+        code = str(cast("Any", error).response["Error"]["Code"])
+        remedies = {
+            **REMEDIES,
+            "UnauthorizedOperation": "Ask whoever runs the account for ec2:DescribeInstanceConnectEndpoints.",
+            "InvalidInstanceConnectEndpointId.NotFound": "`pulumi up --refresh` makes it again.",
+        }
+        return Finding(subject, str(error), remedies.get(code, ASK_YOURSELF))
+    except exceptions.BotoCoreError as error:
+        return Finding(subject, str(error), REMEDIES.get(type(error).__name__, ASK_YOURSELF))
+    if found["State"] in TAKES_TUNNELS:
+        return Finding(subject)
+    why = f"it is {found['State']}" + (f": {found['StateMessage']}" if found.get("StateMessage") else "")
+    return Finding(subject, why, "A new one takes minutes; `pulumi up --refresh` makes one that failed again.")
 
 
 def _no_image(given: Aws) -> Finding:

@@ -26,11 +26,13 @@ def security_group(
     opts: pulumi.ResourceOptions,
     *,
     vpc_id: pulumi.Input[str],
+    ssh_source: SecurityGroup | None = None,
 ) -> SecurityGroup:
     """Create a group with its rules, and on each group it lets in the rule that lets those machines out to it.
 
-    A group that is open to everyone is that of the jump host: port 22 is open to admin_cidrs. Any other takes port 22
-    from the groups it takes anything from. No rule lets a group reach itself, so its machines are isolated.
+    ssh_source: the group to which alone port 22 is open. Without it, a group that is open to everyone is that of the
+    jump host: port 22 is open to admin_cidrs. Any other then takes port 22 from the groups it takes anything from. No
+    rule lets a group reach itself, so its machines are isolated.
     Raises ValueError for port 22 (FSBP EC2.13, CIS AWS 5.0 5.3): it is opened here alone.
     """
     if any(rule.port == SSH for rule in ingress):
@@ -50,6 +52,9 @@ def security_group(
             _rule(IN, f"{name}-in-{rule.port}", group.id, rule.port, child, cidr=EVERYONE)
         else:
             _open_between(name, group.id, rule.source, rule.port, child)
+    if ssh_source:
+        _open_between(name, group.id, ssh_source, SSH, child)
+        return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
     if any(rule.source is None for rule in ingress):
         for cidr in given.admin_cidrs:
             _rule(IN, f"{name}-in-{SSH}-{cidr}", group.id, SSH, child, cidr=cidr)

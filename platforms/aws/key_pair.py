@@ -13,6 +13,9 @@ from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
 import settings
 
+# The user of Debian's images: sudo without a password.
+SSH_USER = "admin"
+
 
 @dataclass(frozen=True)
 class KeyPair:

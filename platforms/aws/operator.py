@@ -12,7 +12,7 @@ from platforms.transport import SecretStore, Store, Transport
 
 
 def transport(spec: Mapping[str, Any]) -> Transport:
-    """Return the transport by SSH through the balancer."""
+    """Return the transport by SSH, through the balancer or an endpoint."""
     from platforms.aws.ssh import SshTransport
 
     return SshTransport.from_spec(spec)
@@ -47,7 +47,7 @@ def check_host(blocks: Mapping[str, Any], *, stack: str, project: Path) -> list[
 
 
 def check_connection(spec: Mapping[str, Any]) -> list[Finding]:
-    """Check whether the balancer's port 22 responds from here."""
+    """Check whether the balancer's port 22 responds from here, or whether the endpoint takes tunnels."""
     from platforms.aws import diagnosis
 
-    return [diagnosis.check_ssh(spec)]
+    return [diagnosis.check_endpoint(spec) if "endpoint" in spec else diagnosis.check_ssh(spec)]

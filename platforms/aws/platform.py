@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import gzip
-import hashlib
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -14,7 +12,6 @@ from typing import cast
 import pulumi
 import pulumi_aws as aws
 import zopfli.gzip
-from pulumi_command import remote
 
 import settings
 from platforms import (
@@ -28,7 +25,7 @@ from platforms import (
     Store,
 )
 from platforms.aws import bucket, dns, group, network, role
-from platforms.aws.access import Access
+from platforms.aws.access import access
 from platforms.aws.alarms import MachineAlarms
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.monitoring import Monitoring
@@ -42,11 +39,7 @@ MONITORING_S = 360
 
 
 class AwsPlatform:
-    """A fleet on EC2, in a VPC that is there or of its own.
-
-    The public machine (the balancer) is the jump host: the way to all others. A person keeps it within admin_cidrs.
-    image: what its machines boot.
-    """
+    """A fleet on EC2, in a VPC that is there or of its own. image: what its machines boot."""
 
     def __init__(self, given: settings.Aws, *, stack: str, project_name: str, image: ImageKind = DEFAULT_IMAGE) -> None:
         self._given = given
@@ -60,7 +53,7 @@ class AwsPlatform:
         }
         self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
         self._network = network.network(given, stack, self._provider)
-        self._access = Access(given, stack=stack, provider=self._provider)
+        self._access = access(given, stack=stack, provider=self._provider, network=self._network)
         self._releases: bucket.ReleaseStore | None = None
         self._monitoring = Monitoring(given, stack, self._provider)
         self._alarms = MachineAlarms(given, stack, self._provider, namespace=self._monitoring.namespace)
@@ -74,7 +67,15 @@ class AwsPlatform:
     ) -> SecurityGroup:
         """Implement Platform.security_group: create an EC2 group. Its machines are always isolated."""
         del isolated  # always so: no rule of ours lets a group reach itself
-        return group.security_group(name, ingress, self._given, self._provider, opts, vpc_id=self._network.vpc_id)
+        return group.security_group(
+            name,
+            ingress,
+            self._given,
+            self._provider,
+            opts,
+            vpc_id=self._network.vpc_id,
+            ssh_source=self._access.source,
+        )
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> Store:
         """Implement Platform.store: register a release store in S3."""
@@ -147,25 +148,7 @@ class AwsPlatform:
 
     def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
         """Implement Platform.remote_command: run the command over SSH."""
-        command = shlex.join(["sudo", "--", "timeout", "--kill-after=10", str(args.timeout_s), *args.command])
-        stdin = pulumi.Output.from_input(args.stdin)
-        made = remote.Command(
-            name,
-            connection=self._access.connection(args.machine),
-            create=command,
-            # With `update` set, only a trigger runs the step again, and always by `create`.
-            update="true",
-            stdin=stdin,
-            triggers=[stdin.apply(lambda text: _digest(command, text)), args.machine.id],
-            logging=remote.Logging.STDERR,
-            add_previous_output_in_env=False,
-            opts=pulumi.ResourceOptions.merge(
-                opts,
-                # The jump host's address changes once, after the first `up`. The engine takes it all the same when it
-                # replaces a step (it checks the program's inputs anew then).
-                pulumi.ResourceOptions(ignore_changes=["connection"]),
-            ),
-        )
+        made = self._access.remote_command(name, args, opts=opts)
         self._steps.append(made)
         return made
 
@@ -230,7 +213,7 @@ class AwsPlatform:
         return PublicAddress(url, host, association)
 
     def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:
-        """Implement Platform.reach: return the way through the jump host."""
+        """Implement Platform.reach."""
         return self._access.reach(machines)
 
 
@@ -248,10 +231,6 @@ def pack_user_data(user_data: str) -> str:
     if len(document) > USER_DATA_BYTES:
         raise ValueError(f"user-data has {len(document)} bytes when packed, and EC2 takes {USER_DATA_BYTES}")
     return base64.b64encode(document).decode()
-
-
-def _digest(command: str, stdin: str) -> str:
-    return hashlib.sha256(f"{command}\0{stdin}".encode()).hexdigest()
 
 
 def create(given: settings.Settings, *, stack: str, project: Path, project_name: str) -> AwsPlatform:  # noqa: ARG001

@@ -6,9 +6,7 @@ and stand there in plain, so every operation returns all of them and none of the
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +21,14 @@ from pulumi.dynamic import (
     UpdateResult,
 )
 
+from platforms import step
 from platforms.lxd import address, image, machine, network, store
-from platforms.lxd.client import Client, LxdError, NotFound, url
+from platforms.lxd.client import Client, NotFound, url
 from platforms.lxd.provider import GONE_RESULT, Provider, explain_errors, find_conflict
 from platforms.lxd.recipe import ImageRecipe
 from platforms.lxd.transport import LxdTransport
 from platforms.provider import log
-
-# Lines of a failed step's output that its error repeats.
-TAIL = 15
+from platforms.transport import Result
 
 
 class GroupProvider(Provider):
@@ -251,42 +248,22 @@ class PublicAddress(Resource, module="lxd", name="PublicAddress"):
     url: pulumi.Output[str]
 
 
-class StepProvider(Provider):
+class StepProvider(step.StepProvider):
     """The provider of steps."""
 
-    inputs = ("machine",)
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Implement ResourceProvider.diff: compare the triggers, if the input is known."""
-        # Without it what it waits for has failed (`pulumi up --continue-on-error`): the machine stays as it is.
-        is_known = "stdin" in _news
-        return DiffResult(changes=is_known and _olds.get("trigger") != trigger(_news), replaces=[])
-
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        """Implement ResourceProvider.create: run the command on the machine, and log its output."""
-        name, command = props["machine"], list(props["command"])
+    def execute(self, props: Mapping[str, Any], on_line: Callable[[str], None]) -> Result:
+        """Implement StepProvider.execute: run the command by LXD."""
         with explain_errors():
             client = Client()
             # The engine knows the machine by now, else it could not name it.
-            machine.confirm(client, name)
-            result = LxdTransport(client).exec(
-                name,
-                command,
+            machine.confirm(client, props["machine"])
+            return LxdTransport(client).exec(
+                props["machine"],
+                list(props["command"]),
                 stdin=str(props["stdin"]).encode(),
                 timeout_s=float(props["timeout_s"]),
-                on_line=lambda line: log(f"{name}: {line}"),
+                on_line=on_line,
             )
-            if result.exit_code:
-                tail = "\n".join(result.output.splitlines()[-TAIL:])
-                raise LxdError(f"{name}: the step failed with exit code {result.exit_code}:\n{tail}")
-        return CreateResult(f"{name}/{trigger(props)[:12]}", self.outs(props, trigger=trigger(props)))
-
-
-def trigger(props: Mapping[str, Any]) -> str:
-    """Return what makes a step run again, as a hash: its input may be secret."""
-    parts = [props["machine"], list(props["command"]), props["stdin"]]
-    # What a preview cannot know is no JSON; it makes another hash, so the step counts as changed.
-    return hashlib.sha256(json.dumps(parts, default=repr).encode()).hexdigest()
 
 
 class Step(Resource, module="lxd", name="Step"):

@@ -54,7 +54,7 @@ def running(name: str, owner: str) -> Generator[Running]:
         authority = Authority()
         # moto keeps what it has for a process, whichever proxy is used.
         proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name)
-        services = stack.enter_context(served(proxy, _server_context(authority.sign(names))))
+        services = stack.enter_context(served(proxy, server_context(authority.sign(names))))
         metadata = MetadataServer.start(account.aws)
         stack.callback(metadata.server_close)
         stack.callback(metadata.shutdown)
@@ -75,7 +75,8 @@ def running(name: str, owner: str) -> Generator[Running]:
         yield Running(region, account, metadata)
 
 
-def _server_context(signed: Signed) -> ssl.SSLContext:
+def server_context(signed: Signed) -> ssl.SSLContext:
+    """Return the context of a server with that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # The ssl module reads files alone.
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:

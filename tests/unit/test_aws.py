@@ -266,7 +266,7 @@ def test_the_way_in_is_the_balancers_own_address_until_the_public_one_has_moved(
 
 
 def test_machines_without_a_public_one_are_an_error_and_not_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platforms.aws.access.JUMP_HOST_S", 0.1)
+    monkeypatch.setattr("platforms.aws.jump_host.JUMP_HOST_S", 0.1)
 
     def program() -> None:
         pulumi.export("reach", dict(AwsPlatform(given(), stack="s", project_name="p").reach().spec))

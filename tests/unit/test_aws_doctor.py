@@ -17,6 +17,7 @@ from moto import mock_aws
 
 from platforms import operator
 from platforms.aws import diagnosis
+from platforms.aws.credentials import LOG_IN
 from platforms.aws.image import DEBIAN_OWNER
 from platforms.diagnosis import Finding
 from settings import Aws
@@ -122,7 +123,7 @@ def test_without_credentials_or_with_a_profile_that_is_not_there_the_ways_to_log
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (found,) = diagnosis.account(given(), diagnosis.image_kind({}))
-    assert format_finding(found) == f"AWS credentials: Unable to locate credentials -> {diagnosis.LOG_IN}"
+    assert format_finding(found) == f"AWS credentials: Unable to locate credentials -> {LOG_IN}"
     monkeypatch.setenv("AWS_PROFILE", "nope")
     (found,) = diagnosis.account(given(), diagnosis.image_kind({}))
     assert format_finding(found).startswith(
@@ -205,3 +206,33 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
     (found,) = operator.check_connection(reach)
     assert found.problem == "it did not respond in 5 s"
     assert "aws.admin_cidrs" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"State": "update-in-progress"}, "endpoint eice-1"),
+        ({"State": "create-in-progress"}, "endpoint eice-1: it is create-in-progress -> A new one takes minutes"),
+        (
+            {"State": "create-failed", "StateMessage": "no room"},
+            "endpoint eice-1: it is create-failed: no room -> A new",
+        ),
+        ("InvalidInstanceConnectEndpointId.NotFound", " -> `pulumi up --refresh` makes it again."),
+        ("UnauthorizedOperation", " -> Ask whoever runs the account for ec2:DescribeInstanceConnectEndpoints."),
+    ],
+)
+def test_an_endpoint_takes_tunnels_or_it_is_said_why_not(
+    monkeypatch: pytest.MonkeyPatch, answer: dict[str, str] | str, told: str
+) -> None:
+    def ask(_client: BaseClient, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        assert (operation, given) == (
+            "DescribeInstanceConnectEndpoints", {"InstanceConnectEndpointIds": ["eice-1"]},
+        )  # fmt: skip
+        if isinstance(answer, str):
+            raise ClientError({"Error": {"Code": answer, "Message": "no"}}, operation)
+        return {"InstanceConnectEndpoints": [answer]}
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", ask)
+    endpoint = {"id": "eice-1", "dns_name": "eice.example", "region": "eu-central-1"}
+    (found,) = operator.check_connection({"platform": "aws", "endpoint": endpoint})
+    assert told in format_finding(found)

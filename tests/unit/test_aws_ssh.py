@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from platforms.aws.connection import Login, ThroughJumpHost
 from platforms.aws.known_hosts import KnownHosts
 from platforms.aws.ssh import SshTransport
 from platforms.transport import Result, Unreachable
@@ -24,9 +25,8 @@ FIRST, OTHER = "ssh-ed25519 AAAAfirst", "ssh-ed25519 AAAAother"
 def opened(
     port: int, known: KnownHosts, *, private_key: str = PRIVATE_KEY, deadline_s: float = 3
 ) -> Generator[SshTransport]:
-    made = SshTransport(
-        user="root", private_key=private_key, jump_host=JUMP, known_hosts=known, port=port, deadline_s=deadline_s
-    )
+    way = ThroughJumpHost(Login("root", private_key, known, port=port), JUMP)
+    made = SshTransport(way, user="root", deadline_s=deadline_s)
     try:
         yield made
     finally:

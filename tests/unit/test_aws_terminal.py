@@ -14,7 +14,7 @@ import pytest
 
 from harness.program import ROOT
 from platforms import operator
-from platforms.aws import ssh, terminal
+from platforms.aws import connection, terminal
 from platforms.aws.known_hosts import KnownHosts
 from platforms.terminal import Terminal
 from tests.unit.ssh_machine import JUMP, PRIVATE_KEY, SERVER, Machine, jump, port, server
@@ -31,7 +31,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> Path:
     def known_hosts(spec: dict[str, Any]) -> KnownHosts:
         return KnownHosts(file, spec["host_keys"])
 
-    for module in (ssh, terminal):
+    for module in (connection, terminal):
         monkeypatch.setattr(module, "known_hosts", known_hosts)
     monkeypatch.setattr(terminal, "PORT", port)
     return file

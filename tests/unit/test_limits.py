@@ -17,7 +17,8 @@ from tests.unit.stack_blocks import ROOT, app, production
 
 
 def stack(platform: str = "lxd", **changes: Any) -> Settings:
-    blocks = production() | {"platform": platform, "apps": {"hello": app(**changes)}, "balancer": {}}
+    own = production(**changes.pop("aws", {}))
+    blocks = own | {"platform": platform, "apps": {"hello": app(**changes)}, "balancer": {}}
     return Settings.model_validate_json(json.dumps(blocks), context={"platform": platform})
 
 
@@ -76,6 +77,17 @@ def test_what_surely_does_not_fit_is_refused_with_both_settings(
     with pytest.raises(ValidationError, match=re.escape(f"apps.hello.gateway.{line}")) as error:
         stack(platform, gateway=gateway, fleet=server)
     assert error.value.error_count() == 1
+
+
+def test_a_command_that_outlasts_a_tunnel_of_aws_is_refused_where_there_are_tunnels() -> None:
+    given: dict[str, Any] = {"release_task": "true", "task_timeout_s": 3481, "stage_timeout_s": 3421}
+    stack("aws", rollout=given)
+    by_tunnel: dict[str, Any] = {"transport": "instance_connect_endpoint", "admin_cidrs": []}
+    with pytest.raises(ValidationError) as error:
+        stack("aws", aws=by_tunnel, rollout=given)
+    for setting in ("task_timeout_s: 3481", "stage_timeout_s: 3421"):
+        assert f"apps.hello.rollout.{setting}: a command may take 3481 s with it, and AWS ends" in str(error.value)
+    stack("aws", aws=by_tunnel, rollout=given | {"task_timeout_s": 3480, "stage_timeout_s": 3420})
 
 
 def test_what_may_fit_is_taken() -> None:

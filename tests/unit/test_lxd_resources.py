@@ -14,14 +14,14 @@ import pytest
 from pulumi.dynamic import ResourceProvider
 
 from platforms.lxd import arp, build, label, machine, resources
-from platforms.lxd.client import LxdError
 from platforms.lxd.recipe import ImageRecipe
+from platforms.step import StepFailed
 from platforms.transport import Result
 from tests.unit.lxd_daemon import Daemon
 
 OWNER = "local-abc123"
 NETWORK = label.network_name(OWNER, "app-hello")
-PROVIDERS: dict[str, resources.Provider] = {
+PROVIDERS: dict[str, ResourceProvider] = {
     "group": resources.GroupProvider(),
     "image": resources.ImageProvider(),
     "store": resources.StoreProvider(),
@@ -247,7 +247,7 @@ def test_a_step_that_fails_tells_its_last_lines_and_no_traceback(
     inputs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Transport, "code", 3)
-    with pytest.raises(LxdError) as error:
+    with pytest.raises(StepFailed) as error:
         made("step", inputs["step"])
     first, *lines = str(error.value).splitlines()
     assert first == "there: the step failed with exit code 3:"

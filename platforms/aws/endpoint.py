@@ -1,0 +1,123 @@
+"""The way to machines through an EC2 Instance Connect Endpoint: no machine has port 22 open to an address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+from pulumi.dynamic import Resource
+
+import settings
+from platforms import ConnectionSpec, Machine, RemoteCommandArgs, SecurityGroup
+from platforms.aws.host_key import HostKey
+from platforms.aws.key_pair import SSH_USER, KeyPair
+from platforms.aws.network import Network
+from platforms.aws.ssh import SshTransport
+from platforms.step import StepProvider
+from platforms.transport import Result
+
+NAME = "instance-connect"
+
+
+class EndpointAccess:
+    """An access.Access by which every machine is reached at its private address; no machine need be public.
+
+    AWS allows one endpoint for each VPC.
+    """
+
+    def __init__(
+        self, pair: KeyPair, given: settings.Aws, *, stack: str, provider: aws.Provider, network: Network
+    ) -> None:
+        self.key_name, self._private_key = pair.name, pair.private_key
+        self._stack = stack
+        tags = {"Name": f"{stack}-{NAME}"}
+        group = aws.ec2.SecurityGroup(
+            NAME,
+            description="wsgi-fleet endpoint of EC2 Instance Connect",
+            vpc_id=network.vpc_id,
+            tags=tags,
+            opts=pulumi.ResourceOptions(provider=provider),
+        )
+        self.source = SecurityGroup(group.id, pulumi.Output.from_input(""), group)
+        endpoint = aws.ec2transitgateway.InstanceConnectEndpoint(
+            NAME,
+            subnet_id=network.private[0].id,
+            security_group_ids=[group.id],
+            # Connections come from the endpoint's own address: rules of machines name its group.
+            preserve_client_ip=False,
+            tags=tags,
+            # A second one beside it would be one too many.
+            opts=pulumi.ResourceOptions(parent=group, provider=provider, delete_before_replace=True),
+        )
+        self._endpoint = {"id": endpoint.id, "dns_name": endpoint.dns_name, "region": given.region}
+        # Id and host key.
+        self._known: dict[pulumi.Resource, tuple[pulumi.Output[str], pulumi.Output[str]]] = {}
+
+    def add(self, name: str, machine: Machine, *, public: bool, opts: pulumi.ResourceOptions) -> None:
+        """Implement Access.add: pin the machine's host key."""
+        del public
+        key = HostKey(
+            f"{name}-host-key",
+            machine=machine.id,
+            target=machine.target,
+            reach=self._spec({}),
+            opts=pulumi.ResourceOptions(parent=opts.parent),
+        ).host_key
+        self._known[machine.resource] = machine.id, key
+
+    def use_public_address(self, address: pulumi.Output[str]) -> None:
+        """Implement Access.use_public_address: nobody enters there."""
+
+    def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
+        """Implement Access.remote_command: run the command by the transport of releases."""
+        return Step(
+            _StepProvider(),
+            name,
+            {
+                "machine": args.machine.id,
+                "target": args.machine.target,
+                "command": list(args.command),
+                "stdin": args.stdin,
+                "timeout_s": args.timeout_s,
+                "reach": self.reach([args.machine]).spec,
+                "trigger": None,
+            },
+            opts,
+        )
+
+    def reach(self, machines: Iterable[Machine] | None) -> ConnectionSpec:
+        """Implement Access.reach."""
+        known = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
+        pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in known))
+        return ConnectionSpec(self._spec(pairs.apply(lambda each: {str(name): str(key) for name, key in each})))
+
+    def _spec(self, keys: pulumi.Input[Mapping[str, str]]) -> Mapping[str, pulumi.Input[Any]]:
+        return {
+            "platform": "aws",
+            "user": SSH_USER,
+            "private_key": self._private_key,
+            "stack": self._stack,
+            "endpoint": self._endpoint,
+            "host_keys": keys,
+        }
+
+
+class _StepProvider(StepProvider):
+    def execute(self, props: Mapping[str, Any], on_line: Callable[[str], None]) -> Result:
+        transport = SshTransport.from_spec(props["reach"])
+        try:
+            return transport.exec(
+                props["target"],
+                list(props["command"]),
+                stdin=str(props["stdin"]).encode(),
+                timeout_s=float(props["timeout_s"]),
+                on_line=on_line,
+            )
+        finally:
+            transport.close()
+
+
+class Step(Resource, module="aws", name="Step"):
+    """A script on a machine. Inputs: machine, target, command, stdin, timeout_s, reach (a ConnectionSpec.spec)."""
