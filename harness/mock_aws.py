@@ -37,7 +37,7 @@ OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint": lambda _: {"dnsName": "eice.example"},
     "aws:ec2/eip:Eip": lambda r: {"publicIp": "203.0.113.7", "allocationId": f"eipalloc-{r.name}"},
     "aws:s3/bucket:Bucket": lambda r: {"bucket": f"{r.name}-b0b0b0b", "arn": f"arn:aws:s3:::{r.name}-b0b0b0b"},
-    "aws:ec2/vpc:Vpc": lambda _: {"ownerId": "123456789012"},
+    "aws:ec2/vpc:Vpc": lambda _: {"ownerId": "123456789012", "ipv6CidrBlock": "2001:db8:0:ff00::/56"},
     "aws:cloudwatch/logGroup:LogGroup": lambda r: {
         "arn": f"arn:aws:logs:::log-group:{r.name}",
         "name": f"{r.name}-0e0e0e0",

@@ -88,7 +88,7 @@ BY_USE: Mapping[str, str] = {
 }
 # Cost nothing by themselves.
 FREE = re.compile(
-    r"aws:(iam/.*|vpc/securityGroup.*|s3/bucket[A-Z].*|ec2/(vpc|subnet|internetGateway|route|routeTable|eipAssociation|keyPair"
+    r"aws:(iam/.*|vpc/securityGroup.*|s3/bucket[A-Z].*|ec2/(vpc|subnet|internetGateway|egressOnlyInternetGateway|route|routeTable|eipAssociation|keyPair"
     r"|routeTableAssociation|securityGroup|defaultSecurityGroup|vpcEndpoint|flowLog):.*|route53/record:.*)"
 )
 

@@ -114,6 +114,11 @@ class Aws(PlatformBlock):
         found = _instance_capacity(size.instance_type)
         return found and Capacity(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
 
+    @property
+    def has_ipv6(self) -> bool:
+        """Return whether app servers connect to the internet by IPv6."""
+        return self.vpc is not None and self.vpc.ipv6_egress
+
     @model_validator(mode="after")
     def _the_network_is_one_of_two(self) -> Aws:
         ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}

@@ -6,10 +6,10 @@ import json
 from ipaddress import IPv4Network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from settings.constraint import IPV4_NETWORK, matching
-from settings.model import Model
+from settings.model import Model, reject
 
 # RFC 1918. AWS takes others as well, but to those a machine would no longer find its way outside.
 PRIVATE = tuple(IPv4Network(block) for block in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
@@ -21,8 +21,10 @@ SUBNET_BITS, PUBLIC = 4, 8
 ZONE_LETTERS = "abcdef"
 # Addresses that AWS keeps in each subnet (docs.aws.amazon.com/vpc/latest/userguide/subnet-sizing.html).
 AWS_RESERVED_ADDRESSES = 5
-# Interface endpoints of Systems Manager: each has an address in each private subnet.
+# Interface endpoints: each has an address in each private subnet. Those of Systems Manager's agent, and without a NAT
+# gateway those that machines ask: for secrets (ssm), and to ship logs and metrics.
 SSM_SERVICES = ("ssm", "ssmmessages", "ec2messages")
+MOST_ENDPOINTS = len({*SSM_SERVICES, "logs", "monitoring"})
 
 
 def _private_network(cidr: str) -> str:
@@ -63,8 +65,12 @@ class Vpc(Model):
     zones: Annotated[list[Zone], Field(min_length=1, max_length=len(ZONE_LETTERS)), AfterValidator(_each_once)] = Field(
         description="availability zones of the region; the balancer stands in the first"
     )
-    nat_gateways: Literal["single", "one_per_az"] = Field(
-        default="single", description="one in the first zone, or one in each, which outlives a zone"
+    nat_gateways: Literal["single", "one_per_az", "none"] = Field(
+        default="single",
+        description="one in the first zone, or one in each, which outlives a zone; none: by IPv6 alone",
+    )
+    ipv6_egress: bool = Field(
+        default=False, description="app servers connect to the internet by IPv6 where they can, past NAT gateways"
     )
     ssm_endpoints: bool = Field(
         default=False, description="Systems Manager is reached inside of the VPC, by interface endpoints"
@@ -89,4 +95,13 @@ class Vpc(Model):
         They get half of its addresses, for the new stand beside the old.
         """
         addresses = IPv4Network(self.subnet(self.zones[0], public=False)).num_addresses
-        return (addresses - AWS_RESERVED_ADDRESSES - len(SSM_SERVICES)) // 2
+        return (addresses - AWS_RESERVED_ADDRESSES - MOST_ENDPOINTS) // 2
+
+    @model_validator(mode="after")
+    def _there_is_a_way_out(self) -> Vpc:
+        if self.nat_gateways == "none" and not self.ipv6_egress:
+            reject(
+                "nat_gateways: none: leaves app servers no way to install packages; set ipv6_egress: true, which costs "
+                "nothing, or take single"
+            )
+        return self

@@ -11,7 +11,7 @@ import settings
 from platforms import Ingress, SecurityGroup
 
 SSH = 22
-EVERYONE = "0.0.0.0/0"
+EVERYONE, EVERYONE_IPV6 = "0.0.0.0/0", "::/0"
 IN, OUT = aws.vpc.SecurityGroupIngressRule, aws.vpc.SecurityGroupEgressRule
 # Debian's mirrors answer on 80; the package index and S3 on 443. Security groups do not filter the resolver and the
 # clock of a VPC, so no rule names them; a VPC with resolvers of its own needs one for port 53.
@@ -47,6 +47,8 @@ def security_group(
     child = pulumi.ResourceOptions(parent=group, provider=provider)
     for port in sorted({*OUTSIDE, *given.outbound_ports}):
         _rule(OUT, f"{name}-out-{port}", group.id, port, child, cidr=EVERYONE)
+        if given.has_ipv6:
+            _rule(OUT, f"{name}-out-{port}-ipv6", group.id, port, child, cidr_ipv6=EVERYONE_IPV6)
     for rule in ingress:
         if rule.source is None:
             _rule(IN, f"{name}-in-{rule.port}", group.id, rule.port, child, cidr=EVERYONE)
@@ -80,6 +82,7 @@ def _rule(
     child: pulumi.ResourceOptions,
     *,
     cidr: str | None = None,
+    cidr_ipv6: str | None = None,
     group: pulumi.Input[str] | None = None,
 ) -> None:
     """Create a rule for one TCP port, towards or from either addresses or another group."""
@@ -90,6 +93,7 @@ def _rule(
         from_port=port,
         to_port=port,
         cidr_ipv4=cidr,
+        cidr_ipv6=cidr_ipv6,
         referenced_security_group_id=group,
         opts=child,
     )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 
 import pulumi
 import pulumi_aws as aws
 
 import settings
-from settings.vpc import SSM_SERVICES, RetentionDays, Vpc
+from settings.vpc import SSM_SERVICES, ZONE_LETTERS, RetentionDays, Vpc
 
-ANYWHERE = "0.0.0.0/0"
+ANYWHERE, ANYWHERE_IPV6 = "0.0.0.0/0", "::/0"
 HTTPS = 443
 # What the VPC can record of connections. Refused ones are what FSBP EC2.6 and CIS AWS 5.0 3.7 ask for; to keep the
 # others as well costs by the traffic.
@@ -45,7 +46,7 @@ class Network:
 def network(given: settings.Aws, stack: str, provider: aws.Provider) -> Network:
     """Return the network of the settings. A VPC that is there is not changed; else one is made."""
     if given.vpc:
-        return _StackVpc(given.vpc, given.region, stack, provider).network
+        return _StackVpc(given.vpc, given, stack, provider).network
     return Network(
         pulumi.Output.from_input(given.vpc_id or ""),
         Subnet(pulumi.Output.from_input(given.balancer_subnet_id or "")),
@@ -58,14 +59,15 @@ class _StackVpc:
 
     network: Network
 
-    def __init__(self, given: Vpc, region: str, stack: str, provider: aws.Provider) -> None:
-        self._given, self._region, self._stack = given, region, stack
+    def __init__(self, given: Vpc, around: settings.Aws, stack: str, provider: aws.Provider) -> None:
+        self._given, self._region, self._stack = given, around.region, stack
         self._vpc = aws.ec2.Vpc(
             "vpc",
             cidr_block=given.cidr,
             # Both are needed where a private name stands for an endpoint.
             enable_dns_support=True,
             enable_dns_hostnames=True,
+            assign_generated_ipv6_cidr_block=given.ipv6_egress or None,
             tags=self._name_tag("vpc"),
             opts=pulumi.ResourceOptions(provider=provider),
         )
@@ -80,15 +82,20 @@ class _StackVpc:
             opts=self._child,
         )
         public = self._public()
-        nat = {
-            zone: self._nat(zone, public[zone])
-            for zone in (given.zones if given.nat_gateways == "one_per_az" else given.zones[:1])
-        }
-        private = {zone: self._private(zone, nat.get(zone, nat[given.zones[0]])) for zone in given.zones}
+        with_nat = {"none": 0, "single": 1, "one_per_az": len(given.zones)}[given.nat_gateways]
+        nat = {zone: self._nat(zone, public[zone]) for zone in given.zones[:with_nat]}
+        self._egress = self._egress_gateway() if given.ipv6_egress else None
+        private = {zone: self._private(zone, nat.get(zone, nat.get(given.zones[0]))) for zone in given.zones}
         s3 = self._s3([table for _, table in private.values()])
         subnets = [Subnet(subnet.id, [*subnet.ready, s3]) for subnet, _ in private.values()]
-        if given.ssm_endpoints:
-            self._ssm(subnets)
+        # In the order in which they came to be settings; a name is that of its service.
+        asked = {
+            **dict.fromkeys(SSM_SERVICES if given.ssm_endpoints else ()),
+            **dict.fromkeys(_without_nat(around) if given.nat_gateways == "none" else ()),
+        }
+        if asked:
+            endpoints = self._interface_endpoints(list(asked), subnets)
+            subnets = [Subnet(each.id, [*each.ready, *endpoints]) for each in subnets]
         if given.flow_log_days:
             self._flow_log(given.flow_log_days)
         self.network = Network(self._vpc.id, public[given.zones[0]], subnets)
@@ -109,21 +116,39 @@ class _StackVpc:
         )
         return {zone: self._subnet(zone, table, [out], public=True) for zone in self._given.zones}
 
-    def _private(self, zone: str, nat: aws.ec2.NatGateway) -> tuple[Subnet, aws.ec2.RouteTable]:
-        """Create a private subnet, which leaves by that NAT gateway, and its route table.
+    def _egress_gateway(self) -> aws.ec2.EgressOnlyInternetGateway:
+        """Create the gateway by which machines connect outside by IPv6, and nobody connects to them."""
+        return aws.ec2.EgressOnlyInternetGateway(
+            "vpc-egress", vpc_id=self._vpc.id, tags=self._name_tag("egress"), opts=self._child
+        )
+
+    def _private(self, zone: str, nat: aws.ec2.NatGateway | None) -> tuple[Subnet, aws.ec2.RouteTable]:
+        """Create a private subnet, which leaves by that NAT gateway and by IPv6, and its route table.
 
         Each has its own table, so that the gateway can be another.
         """
         name = f"private-{zone[-1]}"
         table = self._table(name)
-        out = aws.ec2.Route(
-            f"{name}-out",
-            route_table_id=table.id,
-            destination_cidr_block=ANYWHERE,
-            nat_gateway_id=nat.id,
-            opts=self._child,
-        )
-        return self._subnet(zone, table, [out], public=False), table
+        out: list[pulumi.Resource] = []
+        if nat:
+            route = aws.ec2.Route(
+                f"{name}-out",
+                route_table_id=table.id,
+                destination_cidr_block=ANYWHERE,
+                nat_gateway_id=nat.id,
+                opts=self._child,
+            )
+            out.append(route)
+        if self._egress:
+            route = aws.ec2.Route(
+                f"{name}-out-ipv6",
+                route_table_id=table.id,
+                destination_ipv6_cidr_block=ANYWHERE_IPV6,
+                egress_only_gateway_id=self._egress.id,
+                opts=self._child,
+            )
+            out.append(route)
+        return self._subnet(zone, table, out, public=False), table
 
     def _nat(self, zone: str, public: Subnet) -> aws.ec2.NatGateway:
         """Create a NAT gateway with an address of its own; both need the public subnet's way out."""
@@ -141,6 +166,7 @@ class _StackVpc:
             vpc_id=self._vpc.id,
             availability_zone=zone,
             cidr_block=self._given.subnet(zone, public=public),
+            ipv6_cidr_block=None if public or not self._given.ipv6_egress else self._ipv6_block(zone),
             # FSBP EC2.15. The balancer asks for its public address itself.
             map_public_ip_on_launch=False,
             tags=self._name_tag(name),
@@ -150,6 +176,12 @@ class _StackVpc:
             name, subnet_id=subnet.id, route_table_id=table.id, opts=self._child
         )
         return Subnet(subnet.id, [*out, association])
+
+    def _ipv6_block(self, zone: str) -> pulumi.Output[str]:
+        """Return a zone's /64 of the /56 that AWS gives a VPC, by the letter of the zone."""
+        return self._vpc.ipv6_cidr_block.apply(
+            lambda block: str(list(IPv6Network(block).subnets(new_prefix=64))[ZONE_LETTERS.index(zone[-1])])
+        )
 
     def _table(self, name: str) -> aws.ec2.RouteTable:
         # Its routes are resources of their own: inline ones would fight with those of the S3 endpoint.
@@ -168,8 +200,8 @@ class _StackVpc:
             opts=self._child,
         )
 
-    def _ssm(self, private: Sequence[Subnet]) -> None:
-        """Create the endpoints of Systems Manager in each private subnet: its agent needs no way out then."""
+    def _interface_endpoints(self, services: Sequence[str], private: Sequence[Subnet]) -> list[aws.ec2.VpcEndpoint]:
+        """Create endpoints of services of AWS in each private subnet: machines need no way out to them then."""
         group = aws.ec2.SecurityGroup(
             "ssm",
             description="wsgi-fleet endpoints of Systems Manager",
@@ -186,7 +218,7 @@ class _StackVpc:
             cidr_ipv4=self._given.cidr,
             opts=self._child,
         )
-        for service in SSM_SERVICES:
+        return [
             aws.ec2.VpcEndpoint(
                 service,
                 vpc_id=self._vpc.id,
@@ -198,6 +230,8 @@ class _StackVpc:
                 tags=self._name_tag(service),
                 opts=self._child,
             )
+            for service in services
+        ]
 
     def _flow_log(self, days: RetentionDays) -> None:
         """Create a flow log of rejected connections (FSBP EC2.6, CIS AWS 5.0 3.7)."""
@@ -220,6 +254,11 @@ class _StackVpc:
 
     def _name_tag(self, name: str) -> Mapping[str, str]:
         return {"Name": f"{self._stack}-{name}"}
+
+
+def _without_nat(given: settings.Aws) -> list[str]:
+    """Return the services that machines ask, and that answer at IPv4 addresses alone."""
+    return ["ssm", *(["logs"] if given.logs else []), *(["monitoring"] if given.alarms else [])]
 
 
 def _own_keys_or_reading(account: str) -> str:

@@ -100,6 +100,7 @@ class AwsPlatform:
             vpc_security_group_ids=[args.group.id],
             # FSBP EC2.9; the balancer is the one accepted finding.
             associate_public_ip_address=args.public,
+            ipv6_address_count=1 if self._given.has_ipv6 and not args.public else None,
             iam_instance_profile=own.profile if own else None,
             user_data_base64=pack_user_data(args.user_data),
             user_data_replace_on_change=True,

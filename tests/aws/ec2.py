@@ -50,6 +50,9 @@ def instance(aws: Clients, id_: str) -> dict[str, Any]:
     return found
 
 
+ON_INTERFACE = ("AssociatePublicIpAddress", "SubnetId", "Ipv6AddressCount")
+
+
 def _create_instance(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
     image = aws.ec2.describe_images(ImageIds=[asked["ImageId"]])["Images"][0]
     del inputs
@@ -59,7 +62,7 @@ def _create_instance(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, A
         asked["BlockDeviceMappings"] = [{"DeviceName": image["RootDeviceName"], "Ebs": pascal(disk)}]
     # A public address is asked for on the interface alone, which then takes the groups and the subnet as well.
     interface = {"DeviceIndex": 0, "DeleteOnTermination": True, "Groups": asked.pop("SecurityGroupIds", [])}
-    interface |= {key: asked.pop(key) for key in ("AssociatePublicIpAddress", "SubnetId") if key in asked}
+    interface |= {key: asked.pop(key) for key in ON_INTERFACE if key in asked}
     made = aws.ec2.run_instances(MinCount=1, MaxCount=1, NetworkInterfaces=[interface], **asked)["Instances"][0]
     id_ = str(made["InstanceId"])
     volume = instance(aws, id_)["BlockDeviceMappings"][0]["Ebs"]["VolumeId"]
@@ -147,6 +150,7 @@ def _rule(direction: str) -> Kind:
     def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
         ends = {
             "IpRanges": [{"CidrIp": inputs["cidrIpv4"]}] if inputs.get("cidrIpv4") else [],
+            "Ipv6Ranges": [{"CidrIpv6": inputs["cidrIpv6"]}] if inputs.get("cidrIpv6") else [],
             "UserIdGroupPairs": [{"GroupId": id_} for id_ in [inputs.get("referencedSecurityGroupId")] if id_],
         }
         if sum(map(len, ends.values())) != 1:
@@ -163,7 +167,7 @@ def _rule(direction: str) -> Kind:
     return Kind(
         properties={
             "securityGroupId": Property("GroupId", refers="group"),
-            **same("ipProtocol", "fromPort", "toPort", "cidrIpv4", change=in_place),
+            **same("ipProtocol", "fromPort", "toPort", "cidrIpv4", "cidrIpv6", change=in_place),
             "referencedSecurityGroupId": Property("ReferencedGroupId", change=in_place, refers="group"),
         },
         create=create,
@@ -195,6 +199,7 @@ KINDS: Mapping[str, Kind] = {
             "subnetId": Property("SubnetId", refers="subnet"),
             "vpcSecurityGroupIds": Property("SecurityGroupIds", refers="group", change=in_place),
             "associatePublicIpAddress": Property("AssociatePublicIpAddress"),
+            "ipv6AddressCount": Property("Ipv6AddressCount"),
             "iamInstanceProfile": Property(
                 "IamInstanceProfile", lambda name: {"Name": name}, change=_reprofile, refers="profile", removable=True
             ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.aws.ec2 import VPC_ID, attribute, called, look_up
-from tests.aws.kind import Clients, Delete, Kind, Look, Property, first, in_place, same
+from tests.aws.kind import Clients, Delete, Kind, Property, first, in_place, same
 
 
 def _kind(noun: str, properties: Mapping[str, Property], *, delete: Delete | None = None, owner: bool = False) -> Kind:
@@ -21,7 +21,11 @@ def _kind(noun: str, properties: Mapping[str, Property], *, delete: Delete | Non
         del state
         there = getattr(aws.ec2, f"describe_{noun}s")(**{f"{title}Ids": [id_]})[f"{title}s"]
         found = first((each for each in there if each.get("State") != "deleted"), id_)
-        return {"ownerId": found["OwnerId"]} if owner else {}
+        if not owner:
+            return {}
+        # moto gives an address block to a VPC that asked for one.
+        blocks = [each["Ipv6CidrBlock"] for each in found.get("Ipv6CidrBlockAssociationSet", ())]
+        return {"ownerId": found["OwnerId"], **({"ipv6CidrBlock": blocks[0]} if blocks else {})}
 
     def remove(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         del state
@@ -54,21 +58,33 @@ def _create_flow_log(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, A
 
 
 def _create_route(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
     aws.ec2.create_route(**asked)
-    return f"r-{asked['RouteTableId']}-{asked['DestinationCidrBlock']}"
+    (block,) = _destination(inputs).values()
+    return f"r-{asked['RouteTableId']}-{block}"
 
 
-def _in_table(key: str, name: str) -> Look:
-    """Return a look for what stands in a list of its route table: by the property of that name, or by its id."""
+def _table(aws: Clients, state: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = aws.ec2.describe_route_tables(RouteTableIds=[state["routeTableId"]])["RouteTables"][0]
+    return found
 
-    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        table = aws.ec2.describe_route_tables(RouteTableIds=[state["routeTableId"]])["RouteTables"][0]
-        wanted = state["destinationCidrBlock"] if key == "Routes" else id_
-        first((each for each in table[key] if each.get(name) == wanted), id_)
-        return {}
 
-    return look
+def _destination(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return the destination of a route as a parameter of EC2's calls."""
+    if "destinationIpv6CidrBlock" in state:
+        return {"DestinationIpv6CidrBlock": state["destinationIpv6CidrBlock"]}
+    return {"DestinationCidrBlock": state["destinationCidrBlock"]}
+
+
+def _look_at_route(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    wanted = _destination(state).items()
+    first((each for each in _table(aws, state)["Routes"] if wanted <= each.items()), id_)
+    return {}
+
+
+def _look_at_association(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    there = _table(aws, state)["Associations"]
+    first((each for each in there if each["RouteTableAssociationId"] == id_), id_)
+    return {}
 
 
 KINDS: Mapping[str, Kind] = {
@@ -76,6 +92,7 @@ KINDS: Mapping[str, Kind] = {
         "vpc",
         {
             "cidrBlock": Property("CidrBlock"),
+            "assignGeneratedIpv6CidrBlock": Property("AmazonProvidedIpv6CidrBlock"),
             "enableDnsSupport": Property(change=attribute("vpc", "EnableDnsSupport")),
             "enableDnsHostnames": Property(change=attribute("vpc", "EnableDnsHostnames")),
         },
@@ -85,7 +102,7 @@ KINDS: Mapping[str, Kind] = {
         "subnet",
         {
             "vpcId": VPC_ID,
-            **same("cidrBlock", "availabilityZone"),
+            **same("cidrBlock", "availabilityZone", "ipv6CidrBlock"),
             "mapPublicIpOnLaunch": Property(change=attribute("subnet", "MapPublicIpOnLaunch")),
         },
         delete=_delete_subnet,
@@ -100,6 +117,9 @@ KINDS: Mapping[str, Kind] = {
         },
         delete=_delete_gateway,
     ),
+    "aws:ec2/egressOnlyInternetGateway:EgressOnlyInternetGateway": _kind(
+        "egress_only_internet_gateway", {"vpcId": VPC_ID}
+    ),
     "aws:ec2/natGateway:NatGateway": _kind(
         "nat_gateway",
         {"allocationId": Property("AllocationId", refers="address"), "subnetId": Property("SubnetId", refers="subnet")},
@@ -108,15 +128,14 @@ KINDS: Mapping[str, Kind] = {
     "aws:ec2/route:Route": Kind(
         properties={
             "routeTableId": Property("RouteTableId", refers="table"),
-            "destinationCidrBlock": Property("DestinationCidrBlock"),
+            **same("destinationCidrBlock", "destinationIpv6CidrBlock"),
             "gatewayId": Property("GatewayId", change=in_place),
             "natGatewayId": Property("NatGatewayId", change=in_place, refers="nat"),
+            "egressOnlyGatewayId": Property("EgressOnlyInternetGatewayId", change=in_place),
         },
         create=_create_route,
-        look=_in_table("Routes", "DestinationCidrBlock"),
-        delete=lambda aws, _, state: aws.ec2.delete_route(
-            RouteTableId=state["routeTableId"], DestinationCidrBlock=state["destinationCidrBlock"]
-        ),
+        look=_look_at_route,
+        delete=lambda aws, _, state: aws.ec2.delete_route(RouteTableId=state["routeTableId"], **_destination(state)),
         retag=None,
     ),
     "aws:ec2/routeTableAssociation:RouteTableAssociation": Kind(
@@ -125,7 +144,7 @@ KINDS: Mapping[str, Kind] = {
             "subnetId": Property("SubnetId", refers="subnet"),
         },
         create=called("associate_route_table", "AssociationId"),
-        look=_in_table("Associations", "RouteTableAssociationId"),
+        look=_look_at_association,
         delete=lambda aws, id_, _: aws.ec2.disassociate_route_table(AssociationId=id_),
         retag=None,
     ),

@@ -57,18 +57,19 @@ class Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
 
 
 @pytest.mark.parametrize(
-    ("name", "image"),
+    ("name", "image", "vpc"),
     [
-        *((name, DEFAULT_IMAGE) for name in STACKS if stack_file(name)["platform"] == "aws"),
-        ("prod", ImageKind(OPERATING_SYSTEMS["debian-13"], "arm64")),
-        ("prod", ImageKind(OPERATING_SYSTEMS["debian-12"], "arm64")),
+        *((name, DEFAULT_IMAGE, {}) for name in STACKS if stack_file(name)["platform"] == "aws"),
+        ("prod", ImageKind(OPERATING_SYSTEMS["debian-13"], "arm64"), {"nat_gateways": "none", "ipv6_egress": True}),
+        ("prod", ImageKind(OPERATING_SYSTEMS["debian-12"], "arm64"), {}),
     ],
 )
 def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
-    name: str, image: ImageKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, image: ImageKind, vpc: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(project(tmp_path))
     blocks: dict[str, Any] = stack_file(name) | {"os": image.system.name}
+    blocks["aws"].setdefault("vpc", {}).update(vpc)
     if image.architecture == "arm64":
         blocks = json.loads(json.dumps(blocks).replace('"t3.', '"t4g.'))
     with serving() as endpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import given as each_of
 from hypothesis import strategies as st
 
 from harness.mock_engine import Build
+from settings.monitoring import Logs
 from settings.vpc import ZONE_LETTERS, Vpc
 from tests.unit.aws_fleet import EIP, GROUP, IN, INSTANCE, LOG_GROUP, OUT, POLICY, ROLE, built, names, statements, vpc
 
@@ -138,6 +140,33 @@ def test_endpoints_of_systems_manager_take_tls_from_the_vpc_and_reach_nothing() 
     assert made.one(IN, "ssm-in-443").inputs == {"securityGroupId": "ssm-id", **ports, "cidrIpv4": "10.20.0.0/16"}
     ends = [each.name for type_ in (IN, OUT) for each in made.of(type_) if each.inputs["securityGroupId"] == "ssm-id"]
     assert ends == ["ssm-in-443"]
+
+
+def test_without_a_nat_gateway_servers_leave_by_ipv6_and_reach_what_they_ask_of_aws_inside() -> None:
+    plain = built(**vpc("a", "c"))
+    made = built(**vpc("a", "c", nat_gateways="none", ipv6_egress=True), logs=Logs())
+    assert made.of(NAT) == []
+    assert names(made.of(EIP)) == ["address"]
+    assert made.one(VPC).inputs["assignGeneratedIpv6CidrBlock"] is True
+    blocks = {each.name: each.inputs.get("ipv6CidrBlock") for each in made.of(SUBNET)}
+    assert blocks == {
+        "private-a": "2001:db8:0:ff00::/64", "private-c": "2001:db8:0:ff02::/64", "public-a": None, "public-c": None,
+    }  # fmt: skip
+    out = made.one(ROUTE, "private-c-out-ipv6")
+    assert (out.inputs["destinationIpv6CidrBlock"], out.inputs["egressOnlyGatewayId"]) == ("::/0", "vpc-egress-id")
+    assert {each.name: each.inputs.get("ipv6AddressCount") for each in made.of(INSTANCE)} == {
+        "balancer": None, "hello-1": 1, "hello-2": 1, "hello-3": 1,
+    }  # fmt: skip
+    rules = [each for each in made.of(OUT) if each.inputs.get("cidrIpv6")]
+    assert {(each.name, each.inputs["cidrIpv6"]) for each in rules} == {
+        (f"{group}-out-{port}-ipv6", "::/0") for group in ("app-hello", "balancer") for port in (80, 443)
+    }
+    # Secrets and logs are asked for at addresses of the VPC; a machine waits for them as for its way out.
+    assert names(made.of(ENDPOINT)) == ["logs", "s3", "ssm"]
+    server = made.one(INSTANCE, "hello-1")
+    for type_, name in ((ENDPOINT, "ssm"), (ENDPOINT, "logs"), (ROUTE, "private-a-out-ipv6")):
+        assert server.depends_on(made.one(type_, name)), name
+    assert [each.inputs for each in plain.resources if "ipv6" in json.dumps(each.inputs, default=str).lower()] == []
 
 
 def test_refused_connections_are_logged_for_the_days_given_by_a_role_that_makes_no_group() -> None:
