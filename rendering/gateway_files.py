@@ -13,7 +13,7 @@ from settings.application import SLOT_PORTS
 from settings.limits import read_timeout_s
 
 # Of machine/install/: with the release, so that their change replaces no server.
-INSTALL_SCRIPTS = ("virtualenv", "requirement_files", "wheels")
+INSTALL_SCRIPTS = ("virtualenv", "installers", "requirement_files", "wheels")
 
 
 def gateway_files(app: App) -> dict[str, str]:

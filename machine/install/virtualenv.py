@@ -30,19 +30,15 @@ from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import wheels
+from installers import InstallError, install, is_for_installers
 from requirement_files import RequirementError, RequirementFiles, without_credentials
 
 USER = "app"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-PIP, UV = Path("/srv/gateway/pip"), Path("/srv/gateway/uv/bin/uv")
-# What `pip --python` starts, without the second pip that would only start it.
-PIP_RUNNER = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(PIP)})) / "pip" / "__pip-runner__.py"
 # Lock files and projects by name; any other file is of pip's format. uv reads each of these by itself.
 LOCKED = re.compile(r"uv\.lock|pyproject\.toml|pylock(\.[^.]+)?\.toml")
 # A package of the code itself in uv.lock (one that is `virtual` is not installed) or pylock.toml.
 LOCKED_FOLDER = re.compile(r"source = \{ (editable|directory|path) = |\bdirectory\s*[]=]")
-# Of the application's environment, installers get these, and what requirement files name.
-FOR_INSTALLERS = re.compile(r"(PIP|UV)_\w+|(?i:(https?|all|no)_proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|NETRC")
 # uv's cache is shared by all virtualenvs, which link to its files; past this it begins anew.
 CACHE_MIB = 2048
 STORE = Path("/etc/wsgi-fleet/store")
@@ -54,10 +50,6 @@ WRITTEN = ".written.tar"
 SECRET_LENGTH = 4
 # What a netrc file has beside its secrets.
 NETRC_WORDS = {"machine", "default", "login", "account", "password"}
-
-
-class InstallError(Exception):
-    """The requirements do not install."""
 
 
 class Release:
@@ -103,7 +95,7 @@ class Release:
         Writes the file that NETRC names: before anything of the application runs.
         """
         names = self.files.names if self.files else set[str]()
-        given = {name: value for name, value in self.given.items() if name in names or FOR_INSTALLERS.fullmatch(name)}
+        given = {name: value for name, value in self.given.items() if name in names or is_for_installers(name)}
         if "machine " in given.get("NETRC", ""):
             # A secret holds the text; programs want a file.
             netrc = self.folder / "netrc"
@@ -146,7 +138,7 @@ class Release:
         try:
             result = subprocess.run(
                 command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s,
-                env={**base, **variables, **self.variables}, cwd=self.code, user=USER, group=USER, extra_groups=[],
+                env={**base, **self.variables, **variables}, cwd=self.code, user=USER, group=USER, extra_groups=[],
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             limit = self.manifest["stage_timeout_s"]
@@ -171,35 +163,6 @@ class Release:
             parts = set(value.split()) - NETRC_WORDS if name == "NETRC" else set(value.splitlines())
             passwords = re.findall(r"://[^/\s:@]*:([^/\s@]+)@", value)
             yield from {value, quote(value, safe=""), *parts, *passwords}
-
-
-def install(release: Release, venv: Path, cache: Path) -> None:
-    """Install a release's requirements into a new virtualenv. Packages may run code of their own: not as root."""
-    uses_pip = release.files is not None and any(name.startswith("PIP_") for name in release.variables)
-    # pip takes the best version of all indexes; uv would take the first index that has any.
-    variables = {
-        "UV_CACHE_DIR": str(cache),
-        "UV_PYTHON_DOWNLOADS": "never",
-        "UV_NO_PROGRESS": "1",
-        "UV_PROJECT_ENVIRONMENT": str(venv),
-        # As pip, it reads nothing but the file.
-        **({"UV_INDEX_STRATEGY": "unsafe-best-match", "UV_NO_CONFIG": "1"} if release.files else {}),
-    }
-    python = str(venv / "bin" / "python")
-    release.run("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv), variables={})
-    if release.files and uses_pip:
-        flags = ("--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(release.files.file))
-        release.run(python, str(PIP_RUNNER), "install", *flags, variables={})
-    elif release.files:
-        release.run(str(UV), "pip", "install", "--python", python, "-r", str(release.files.file), variables=variables)
-    elif release.source.name == "uv.lock":
-        flags = ("--frozen", "--no-dev", "--no-editable", "--python", python, "--project", str(release.source.parent))
-        release.run(str(UV), "sync", *flags, variables=variables)
-    else:
-        # A project that says how it is built is installed; of any other, what it depends on.
-        what = str(release.source.parent) if release.is_project and release.source.name == "pyproject.toml" else ""
-        words = [what] if what else ["-r", str(release.source)]
-        release.run(str(UV), "pip", "install", "--python", python, *words, variables=variables)
 
 
 @contextmanager

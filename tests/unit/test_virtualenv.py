@@ -12,12 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import installers
 import pytest
 import requirement_files
 import virtualenv
 import wheels
+from installers import InstallError
 from requirement_files import RequirementError, join_lines
-from virtualenv import InstallError
 
 SYNC = "sync --frozen --no-dev --no-editable --python {python} --project {code}"
 PYPROJECT = '[build-system]\nrequires = ["setuptools"]\n[project]\nname = "shop"\n'
@@ -59,7 +60,7 @@ class Server:
         self.calls.append(" ".join([*command, *([f"as {user}"] if user else [])]))
         if command[0] in ("sh", "tar"):
             return RUN(command, check=True, cwd=options["cwd"], text=True)
-        if command[0] == str(virtualenv.UV) and self.writes:
+        if command[0] == str(installers.UV) and self.writes:
             # The kernel's clock for files has ticks of some milliseconds.
             time.sleep(0.05)
             self.write(self.writes, "made\n")
@@ -105,7 +106,7 @@ def test_a_virtualenv_is_made_without_root_and_belongs_to_root_when_it_is_done(s
     own, _, make, install, give = server.calls
     assert own == f"own {venv.name} app app"
     assert make == f"/usr/bin/python3 -m venv --without-pip {venv} as app"
-    assert install.startswith(f"{virtualenv.UV} pip install --python {venv}/bin/python -r ")
+    assert install.startswith(f"{installers.UV} pip install --python {venv}/bin/python -r ")
     assert install.endswith("/0.txt as app")
     assert give == f"chown -R root:root {venv}"
     assert server.build() == venv
@@ -138,7 +139,7 @@ def test_each_lock_file_is_installed_by_what_reads_it(server: Server, name: str,
     venv = server.build()
     code = server.place / "code"
     assert expected.format(python=venv / "bin" / "python", code=code) in next(
-        line for line in server.calls if str(virtualenv.UV) in line
+        line for line in server.calls if str(installers.UV) in line
     )
     # What is built from the code may write it meanwhile.
     is_built = "editable" in content or content == PYPROJECT
@@ -173,11 +174,25 @@ def test_installers_get_their_variables_and_what_files_name_and_no_other(server:
     assert server.build() != venv
 
 
+def test_no_variable_moves_an_installation_or_takes_another_python(server: Server) -> None:
+    before = server.key()
+    names = ("UV_PROJECT_ENVIRONMENT", "UV_CACHE_DIR", "UV_PYTHON", "UV_SYSTEM_PYTHON", "PIP_TARGET", "PIP_REQUIREMENT")
+    server.manifest["environment"] = dict.fromkeys(names, "/elsewhere")
+    assert server.key() == before
+    server.build()
+    assert "/elsewhere" not in server.environments[-1].values()
+    # Where packages come from is the application's choice.
+    chosen = {"UV_INDEX_STRATEGY": "first-index", "SSL_CERT_FILE": "/own.pem"}
+    server.manifest["environment"] = {"UV_NO_CONFIG": "0"} | chosen
+    server.build()
+    assert (chosen | {"UV_NO_CONFIG": "1"}).items() <= server.environments[-1].items()
+
+
 def test_a_variable_of_pip_makes_pip_the_installer(server: Server) -> None:
     server.secrets = {"PIP_INDEX_URL": "https://me:hunter2@host/simple"}
     venv = server.build()
-    install = next(line for line in server.calls if str(virtualenv.PIP_RUNNER) in line)
-    assert install.startswith(f"{venv}/bin/python {virtualenv.PIP_RUNNER} install --no-cache-dir")
+    install = next(line for line in server.calls if str(installers.PIP_RUNNER) in line)
+    assert install.startswith(f"{venv}/bin/python {installers.PIP_RUNNER} install --no-cache-dir")
     assert server.environments[-1]["PIP_INDEX_URL"] == "https://me:hunter2@host/simple"
 
 
@@ -282,7 +297,7 @@ def test_what_an_installation_writes_into_the_code_is_in_the_code_of_each_releas
     server.write("requirements.txt", ".\nflask")
     server.write("shop/__init__.py", "new\n")
     assert server.build() == venv
-    assert sum(str(virtualenv.UV) in line for line in server.calls) == 1
+    assert sum(str(installers.UV) in line for line in server.calls) == 1
     folder = server.place / "code" / "shop"
     assert {path.name: path.read_text() for path in folder.iterdir()} == {
         "__init__.py": "new\n",
@@ -338,7 +353,7 @@ def test_where_the_store_has_nothing_that_can_be_used_the_index_is_asked(
 
     monkeypatch.setattr(wheels, "take", half)
     venv = server.build()
-    assert any(str(virtualenv.UV) in line for line in server.calls)
+    assert any(str(installers.UV) in line for line in server.calls)
     assert not (venv / "half").exists()
     told = f"packages in the release store cannot be used: {error}\nbuilding a virtualenv from requirements.txt\n"
     assert capsys.readouterr().out == told

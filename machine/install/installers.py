@@ -1,0 +1,63 @@
+"""Install the packages of a release by uv or pip: which of an application's variables they get, and their command."""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from virtualenv import Release
+
+PIP, UV = Path("/srv/gateway/pip"), Path("/srv/gateway/uv/bin/uv")
+# What `pip --python` starts, without the second pip that would only start it.
+PIP_RUNNER = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(PIP)})) / "pip" / "__pip-runner__.py"
+# Of the application's environment, installers get these, and what requirement files name.
+_FOR_INSTALLERS = re.compile(r"(PIP|UV)_\w+|(?i:(https?|all|no)_proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|NETRC")
+# But not what says which files are installed, where, and with which Python.
+_OURS = re.compile(
+    r"UV_(PROJECT(_ENVIRONMENT)?|WORKING_DIR(ECTORY)?|CACHE_DIR|LINK_MODE|FROZEN|LOCKED|TARGET|PREFIX|PYTHON\w*"
+    r"|SYSTEM_PYTHON|(NO_)?MANAGED_PYTHON)"
+    r"|PIP_(REQUIREMENTS?|EDITABLE|TARGET|PREFIX|ROOT|USER|SRC|CACHE_DIR|LOG(_FILE)?|REPORT|DRY_RUN|PYTHON\w*|PLATFORM"
+    r"|IMPLEMENTATION|ABI)"
+)
+
+
+class InstallError(Exception):
+    """The requirements do not install."""
+
+
+def is_for_installers(name: str) -> bool:
+    """Return whether installers get a variable of the application, though no file names it."""
+    return bool(_FOR_INSTALLERS.fullmatch(name)) and not _OURS.fullmatch(name)
+
+
+def install(release: Release, venv: Path, cache: Path) -> None:
+    """Install a release's requirements into a new virtualenv. Packages may run code of their own: not as root."""
+    uses_pip = release.files is not None and any(name.startswith("PIP_") for name in release.variables)
+    # pip takes the best version of all indexes; uv would take the first index that has any.
+    strategy = release.variables.get("UV_INDEX_STRATEGY", "unsafe-best-match")
+    variables = {
+        "UV_CACHE_DIR": str(cache),
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_NO_PROGRESS": "1",
+        "UV_PROJECT_ENVIRONMENT": str(venv),
+        # As pip, it reads nothing but the file.
+        **({"UV_INDEX_STRATEGY": strategy, "UV_NO_CONFIG": "1"} if release.files else {}),
+    }
+    python = str(venv / "bin" / "python")
+    release.run("/usr/bin/python3", "-m", "venv", "--without-pip", str(venv), variables={})
+    if release.files and uses_pip:
+        flags = ("--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(release.files.file))
+        release.run(python, str(PIP_RUNNER), "install", *flags, variables={})
+    elif release.files:
+        release.run(str(UV), "pip", "install", "--python", python, "-r", str(release.files.file), variables=variables)
+    elif release.source.name == "uv.lock":
+        flags = ("--frozen", "--no-dev", "--no-editable", "--python", python, "--project", str(release.source.parent))
+        release.run(str(UV), "sync", *flags, variables=variables)
+    else:
+        # A project that says how it is built is installed; of any other, what it depends on.
+        what = str(release.source.parent) if release.is_project and release.source.name == "pyproject.toml" else ""
+        words = [what] if what else ["-r", str(release.source)]
+        release.run(str(UV), "pip", "install", "--python", python, *words, variables=variables)
