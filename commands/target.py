@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -140,18 +140,28 @@ def selected_stack(given: str | None) -> str:
 
 
 def outputs(stack: str) -> dict[str, Any]:
-    """Return the stack's output `fleet`. It may contain a private key: never print it. Raises CommandError."""
+    """Return the stack's output `fleet`, and the URL of the site. It may contain a private key: never print it.
+
+    Raises CommandError.
+    """
     try:
-        return json.loads(pulumi("stack", "output", "fleet", "--json", "--show-secrets", "-s", stack))
+        found: dict[str, Any] = json.loads(pulumi("stack", "output", "--json", "--show-secrets", "-s", stack))
     except CommandError as error:
-        text = str(error)
-        if "does not have output property" in text:
-            raise CommandError(
-                f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`"
-            ) from error
-        if "no stack named" in text:
+        if "no stack named" in str(error):
             raise CommandError(_no_stack(stack), code=2) from error
         raise
+    fleet = found.get("fleet")
+    if fleet is None:
+        raise CommandError(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`")
+    if not isinstance(fleet, dict):
+        # Pulumi puts a mark in the place of what waits for something that failed.
+        raise CommandError(
+            f"stack {stack} does not know how to reach its machines, for its last `pulumi up` went on after a failure "
+            f"(--continue-on-error); mend what failed and run `pulumi up -s {stack}`"
+        )
+    url = str(found.get("url", ""))
+    known = url if "://" in url else "(known after an `up` that succeeds)"
+    return {**cast("dict[str, Any]", fleet), "url": known}
 
 
 def _no_stack(stack: str) -> str:

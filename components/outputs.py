@@ -23,7 +23,10 @@ def outputs(
     fleets: Mapping[str, AppServerFleet],
     public: PublicAddress,
 ) -> dict[str, Any]:
-    """Return the stack's outputs by name. `fleet` is a secret as a whole: the reach may contain a private key."""
+    """Return the stack's outputs by name. `fleet` is a secret as a whole: the reach may contain a private key.
+
+    It waits for no release: of an `up` that goes on after a failed one, Pulumi forgets what waits for that.
+    """
     machines = {role: machine for fleet in fleets.values() for role, machine in fleet.machines.items()}
     apps = {
         name: {
@@ -42,7 +45,6 @@ def outputs(
         "store": store.spec,
         "reach": platform.reach().spec,
         "balancer": {"name": "balancer", "target": balancer.machine.target},
-        "url": public.url,
         "apps": apps,
     }
     return {

@@ -163,8 +163,8 @@ def make(monkeypatch: Any) -> FakeStack:
     def pulumi(*arguments: str) -> str:
         if arguments[:2] == ("stack", "--show-name"):
             return "prod\n"
-        assert arguments == ("stack", "output", "fleet", "--json", "--show-secrets", "-s", "prod")
-        return json.dumps(stack.output)
+        assert arguments == ("stack", "output", "--json", "--show-secrets", "-s", "prod")
+        return json.dumps({"fleet": stack.output, "url": stack.output.get("url", "")})
 
     monkeypatch.setattr("commands.target.pulumi", pulumi)
     monkeypatch.setattr(operator, "transport", lambda _: stack.machines)  # pyright: ignore[reportUnknownLambdaType]

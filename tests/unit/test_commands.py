@@ -392,7 +392,6 @@ def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
             2,
             "no stack is selected; `make local` makes one here, `pulumi up -s NAME` another\nWhere",
         ),
-        ("dev", "does not have output property", 1, "stack dev has no fleet yet (or an older one); run `pulumi up"),
         ("dev", "no stack named", 2, "there is no stack dev yet; run `pulumi stack init dev`, then `pulumi up"),
         ("local", "no stack named", 2, "there is no stack local yet; run `make local`\n"),
         ("dev", "bad passphrase", 1, "bad passphrase"),
@@ -406,10 +405,34 @@ def test_a_stack_that_is_not_found_is_told_with_the_remedy(
     assert (result.output.startswith(f"error: {told}"), result.exit_code) == (True, code), result.output
 
 
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ("{}", "stack prod has no fleet yet (or an older one); run `pulumi up -s prod`"),
+        ('{"fleet": "04da6b54-80e4-46f7-96ec-b56ff0331ba9"}', "stack prod does not know how to reach its machines"),
+    ],
+)
+def test_outputs_that_an_up_left_without_a_fleet_are_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch, printed: str, told: str
+) -> None:
+    def pulumi(*arguments: str) -> str:
+        del arguments
+        return printed
+
+    monkeypatch.setattr("commands.target.pulumi", pulumi)
+    result = fleet("status", "-s", "prod")
+    assert (result.output.startswith(f"error: {told}"), result.exit_code) == (True, 1), result.output
+
+
+def test_a_fleet_is_found_where_the_last_up_failed_before_it_knew_the_url(stack: FakeStack) -> None:
+    stack.output["url"] = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+    assert json.loads(fleet("status", "--json").output)["url"] == "(known after an `up` that succeeds)"
+
+
 def test_the_stack_is_the_option_then_the_environment_then_the_selected_one_all_by_pulumi(
     pulumi: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pulumi("selected", "no stack named '$7' found")
+    pulumi("selected", "no stack named '$6' found")
     assert "there is no stack selected, nor a file" in fleet("status").output
     monkeypatch.setenv("FLEET_STACK", "exported")
     assert "there is no stack exported, nor a file" in fleet("status").output

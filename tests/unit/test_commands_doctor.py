@@ -111,7 +111,7 @@ def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
     def pulumi(*arguments: str) -> str:
         if arguments[1] == "--show-name":
             return "prod\n"
-        raise doctor.CommandError("current stack does not have output property 'fleet'")
+        return "{}"
 
     monkeypatch.setattr("commands.target.pulumi", pulumi)
     wrong, code = examined()

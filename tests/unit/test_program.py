@@ -126,14 +126,14 @@ def test_what_the_command_works_with_is_one_secret_and_what_the_command_reads(
         "store": {"platform": "lxd", "path": str(project / ".state" / "local" / "store")},
         "reach": {"platform": "lxd"},
         "balancer": {"name": "balancer", "target": "test-balancer-3fa9c2"},
-        "url": "http://127.0.0.1:8080",
         "apps": {"hello": {"servers": described, **limits}},
     }
     store, asked = MemoryStore(), list[Any]()
     monkeypatch.setattr(operator, "transport", lambda spec: asked.append(spec) or Machines())  # pyright: ignore
     monkeypatch.setattr(operator, "store", lambda _: store)  # pyright: ignore
     described[1]["address"] = "10.0.0.11"
-    target = resolve_target("test", found | {"apps": {"hello": {"servers": described, **limits}}}, None, patience_s=7)
+    changed = {"apps": {"hello": {"servers": described, **limits}}, "url": "http://127.0.0.1:8080"}
+    target = resolve_target("test", found | changed, None, patience_s=7)
     assert (target.app, target.start_timeout_s, target.drain_timeout_s) == ("hello", 33, 75)
     assert list(target.servers) == [Server(name, f"test-{name}-3fa9c2") for name in names]
     # An address may begin or end another.
