@@ -27,6 +27,23 @@ REST = re.compile(
 BOUNDS = {"year": (1970, 2199), "month": (1, 12), "day": (1, 31), "hour": (0, 23), "minute": (0, 59), "second": (0, 60)}
 # Days that each month has: those that `~` counts from its end.
 SHORTEST_MONTH = 28
+# Zones are named by region and city. Debian 13 has all others, and these old names, in a package that servers lack
+# (tzdata-legacy 2025b).
+REGIONS = frozenset(
+    {"Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Etc", "Europe", "Indian", "Pacific"}
+)
+OLD_ZONES = frozenset(
+    [
+        "Africa/Asmera", "America/Argentina/ComodRivadavia", "America/Buenos_Aires", "America/Catamarca",
+        "America/Cordoba", "America/Fort_Wayne", "America/Godthab", "America/Indianapolis", "America/Jujuy",
+        "America/Knox_IN", "America/Louisville", "America/Mendoza", "America/Rosario", "Antarctica/South_Pole",
+        "Asia/Ashkhabad", "Asia/Calcutta", "Asia/Choibalsan", "Asia/Chungking", "Asia/Dacca", "Asia/Katmandu",
+        "Asia/Macao", "Asia/Rangoon", "Asia/Saigon", "Asia/Thimbu", "Asia/Ujung_Pandang", "Asia/Ulan_Bator",
+        "Atlantic/Faeroe", "Australia/ACT", "Australia/LHI", "Australia/NSW", "Australia/North",
+        "Australia/Queensland", "Australia/South", "Australia/Tasmania", "Australia/Victoria", "Australia/West",
+        "Europe/Kiev", "Europe/Uzhgorod", "Europe/Zaporozhye", "Pacific/Enderbury", "Pacific/Ponape", "Pacific/Truk",
+    ]
+)  # fmt: skip
 REMEDY = 'write one such as "hourly", "Mon..Fri 06:30" or "*-*-1 04:00 Europe/Berlin"; see `man systemd.time`'
 
 
@@ -34,6 +51,11 @@ def check(text: str) -> str:
     """Return a time that systemd accepts, as it is. Raises ValueError with the time, what is wrong and what to do."""
     words, _, zone = text.rpartition(" ")
     has_zone = _is_zone(zone)
+    if words and not has_zone and zone in _every_zone():
+        raise ValueError(
+            f"{json.dumps(text)}: {zone} is an old name, which servers do not know; name region and city, such as "
+            "America/New_York or Asia/Kolkata"
+        )
     time = words if has_zone else text
     if time.lower() in WORDS:
         return text
@@ -60,9 +82,15 @@ def check(text: str) -> str:
 
 
 @functools.cache
-def _zones() -> frozenset[str]:
+def _every_zone() -> frozenset[str]:
     """Return the time zones that this machine knows. Kept, because Python opens some 600 files for them (67 ms)."""
     return frozenset(zoneinfo.available_timezones())
+
+
+@functools.cache
+def _zones() -> frozenset[str]:
+    """Return those that servers know as well."""
+    return frozenset(zone for zone in _every_zone() - OLD_ZONES if zone.partition("/")[0] in REGIONS)
 
 
 def _is_zone(name: str) -> bool:

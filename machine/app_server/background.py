@@ -22,7 +22,7 @@ def write_commands(release: str, manifest: dict[str, Any], place: Path) -> None:
     for name, schedule in manifest["schedules"].items():
         read = run("systemd-analyze", "calendar", schedule["calendar"])
         if read.returncode:
-            raise Failure(f"schedules.{name}.calendar of {release}: {read.stderr.strip()} (man systemd.time)")
+            raise Failure(f"schedules.{name}.calendar of {release}: {read.stderr.strip()} (see `man systemd.time`)")
     folder = place / "background"
     folder.mkdir()
     for kind in ("worker", "schedule"):
@@ -53,6 +53,13 @@ def apply() -> None:
     stale = [each for each in _enabled_units() if each not in instances]
     if stale:
         run("systemctl", "disable", "--now", "--no-block", *stale)
+        # Else a schedule that failed last stays listed as failed for good.
+        run(
+            "systemctl",
+            "reset-failed",
+            *stale,
+            *(f"{_stem(each)}.service" for each in stale if each.endswith(".timer")),
+        )
     for path in UNITS.iterdir():
         if OURS.fullmatch(path.name) and path.is_file() and path.name not in files:
             path.unlink()

@@ -129,6 +129,7 @@ def test_what_a_release_has_no_more_is_stopped_and_its_files_go(server: Server) 
     server.serve("r1", **GIVEN)
     server.serve("r2", workers={"mail": {"command": "true"}})
     assert server.commands[0] == "systemctl disable --now --no-block app-worker-mail@2.service"
+    assert server.commands[1].startswith("systemctl reset-failed app-worker-mail@2.service")
     server.serve("r3")
     assert server.files() == ["app@.service"]
 

@@ -37,6 +37,9 @@ def test_a_time_is_accepted_if_systemd_accepts_it(text: str) -> None:
         assert (done.returncode == 0) == (text in ACCEPTED)
 
 
+OLD = "is an old name, which servers do not know; name region and city, such as America/New_York or Asia/Kolkata"
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -44,6 +47,8 @@ def test_a_time_is_accepted_if_systemd_accepts_it(text: str) -> None:
         ("*-*~29", "day 29 never comes; write 1 to 28, in order"),
         ("Fri..Mon 8:00", "fri..mon ends before it begins; name its days with commas"),
         ("03:00 America/NewYork", "America/NewYork is no time zone; did you mean America/New_York?"),
+        ("03:00 US/Eastern", f"US/Eastern {OLD}"),
+        ("03:00 Asia/Calcutta", f"Asia/Calcutta {OLD}"),
         ("noon", f"is no time as systemd writes it; {calendar_time.REMEDY}"),
     ],
 )
