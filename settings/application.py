@@ -11,7 +11,7 @@ from gateways import GATEWAYS
 from settings import limits, route
 from settings.background import Schedule, Worker
 from settings.callable import Callable
-from settings.constraint import NO_NUL, RELATIVE_PATH, Command, Name, VariableName, matching
+from settings.constraint import RELATIVE_PATH, Command, Name, SecretValue, VariableName, VariableValue, matching
 from settings.gateway import Gateway
 from settings.model import Model, reject
 from settings.rollout import Rollout
@@ -31,8 +31,6 @@ APP_PORT = 8000
 # Where processes are balanced: the port of the first one in each slot; the others follow (app_status.py).
 SLOT_PORTS = {"blue": 8100, "green": 8200}
 MAX_ISOLATED_PROCESSES = 100
-# NUL cannot be in an environment; everything else is quoted where it is written.
-VariableValue = Annotated[str, NO_NUL, StringConstraints(max_length=32768)]
 RelativePath = Annotated[str, RELATIVE_PATH]
 UrlPath = Annotated[
     str,
@@ -124,7 +122,7 @@ class App(route.Route):
     environment: dict[VariableName, VariableValue] = Field(
         default_factory=dict[str, str], description="environment variables of the application"
     )
-    secrets: dict[VariableName, SecretStr] = Field(
+    secrets: dict[VariableName, SecretValue] = Field(
         default_factory=dict[str, SecretStr], description="secret variables: pulumi config set --secret --path"
     )
     generated_secrets: list[VariableName] = Field(

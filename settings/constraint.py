@@ -121,6 +121,34 @@ def _private_key(value: SecretStr) -> SecretStr:
     return value
 
 
+# Bytes of a variable's value. Linux takes four times as many, but the configuration as a whole has that limit.
+VARIABLE_BYTES = 32_768
+# What Unicode keeps for programs' own use: a block, and the last two of each plane.
+NONCHARACTERS = {*range(0xFDD0, 0xFDF0), *(plane << 16 | end for plane in range(17) for end in (0xFFFE, 0xFFFF))}
+
+
+def _check_variable(text: str, shown: str) -> None:
+    """Check whether systemd passes a value on. shown: what stands for it in an error. Raises ValueError."""
+    if (size := len(text.encode())) > VARIABLE_BYTES:
+        raise ValueError(
+            f"{shown}: has {size} bytes, and should have {VARIABLE_BYTES} at most; put it into a file of the source"
+        )
+    # systemd's utf8_is_valid() takes no noncharacter, and then drops the whole variable; NUL ends a value.
+    for code in sorted({ord(each) for each in text} & {0, *NONCHARACTERS}):
+        raise ValueError(f"{shown}: has U+{code:04X}, which no environment can have; remove it")
+
+
+def _variable_value(value: str) -> str:
+    _check_variable(value, json.dumps(value, ensure_ascii=False))
+    return value
+
+
+def _secret_value(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() != ENCRYPTED:
+        _check_variable(value.get_secret_value(), MASK)
+    return value
+
+
 NO_NUL = matching(r"^[^\x00]*$", "text; remove the NUL character")
 IPV4_NETWORK = matching(
     r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$", "an IPv4 network such as 198.51.100.0/24; add /32 to a single address"
@@ -134,6 +162,9 @@ RELATIVE_PATH = matching(
 )
 AdminCidr = Annotated[Cidr, AfterValidator(_check_admin_network)]
 InstanceType = Annotated[str, matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t3.small")]
+# Everything else is quoted where it is written.
+VariableValue = Annotated[str, NO_NUL, AfterValidator(_variable_value)]
+SecretValue = Annotated[SecretStr, AfterValidator(_secret_value)]
 PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]
 VariableName = Annotated[
     str,

@@ -23,6 +23,8 @@ WIDTH = 80 - 4
 
 # Keys of a stack file that Pulumi reads (sdk/go/common/workspace/project.go).
 ROOT_KEYS = frozenset({"config", "secretsprovider", "encryptedkey", "encryptionsalt", "environment"})
+# Pulumi hands the configuration over as one variable, decrypted. Linux takes 128 KiB with its name (MAX_ARG_STRLEN).
+CONFIG_BYTES = 131_072 - 64
 _FROM_PROJECT = "write its path from the project's folder"
 _NO_UTF_8 = "is no text in UTF-8; save the file in UTF-8"
 
@@ -152,10 +154,18 @@ def read(file: Path, *, project: Path) -> Settings:
         config = load_config(file)
         encrypted = encrypted_paths(config)
         texts = {key: _as_pulumi_passes(_without_secrets(value)) for key, value in config.items()}
+        decrypted = {key: _without_secrets(value, _as_long_as_decrypted) for key, value in config.items()}
+        passed = len(json.dumps({key: _as_pulumi_passes(value) for key, value in decrypted.items()}))
     except (RecursionError, ValueError, TypeError) as error:
         # YAML has more than settings can be.
         problem = "is YAML that settings cannot be; use text, numbers, true, false, null, lists and mappings"
         raise SettingsError([problem], where, prefix="") from error
+    if passed > CONFIG_BYTES:
+        problem = (
+            f"config: has {passed // 1024} KiB, and Pulumi can pass on {CONFIG_BYTES // 1024}; move large values into "
+            "files of the application, or fetch them when it starts"
+        )
+        raise SettingsError([problem], where, prefix="")
     return parse(texts, project=project, where=where, encrypted=encrypted)
 
 
@@ -175,13 +185,19 @@ def _is(test: Callable[[], bool]) -> bool:
         return False
 
 
-def _without_secrets(value: Any) -> Any:
+def _without_secrets(value: Any, replace: Callable[[str], str] = lambda _: ENCRYPTED) -> Any:
+    """Return a value with something in the place of each encrypted text."""
     if isinstance(value, list):
-        return [_without_secrets(item) for item in cast("list[Any]", value)]
+        return [_without_secrets(item, replace) for item in cast("list[Any]", value)]
     inner = _mapping(value)
     if is_encrypted(inner):
-        return ENCRYPTED
-    return {key: _without_secrets(each) for key, each in inner.items()} if isinstance(value, dict) else value
+        return replace(inner["secure"])
+    return {key: _without_secrets(each, replace) for key, each in inner.items()} if isinstance(value, dict) else value
+
+
+def _as_long_as_decrypted(text: str) -> str:
+    # Base64, of three bytes in four characters.
+    return "x" * (len(text) * 3 // 4)
 
 
 def _as_pulumi_passes(value: Any) -> str:

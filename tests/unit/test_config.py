@@ -114,6 +114,18 @@ def test_every_mistake_of_the_file_is_told_and_no_secret_in_it(project: Path) ->
     assert "apps.hello.settings_file.values.A.0: (secret): is encrypted," in result.output
 
 
+def test_a_file_that_is_larger_than_pulumi_can_pass_on_is_refused(project: Path) -> None:
+    large = {f"A{number}": "x" * 32_000 for number in range(4)}
+    write(project, apps={"hello": HELLO | {"environment": large}})
+    assert fleet().exit_code == 0
+    write(project, apps={"hello": HELLO | {"environment": large | {"B": "x" * 4000}}})
+    assert "config: has 129 KiB, and Pulumi can pass on 127" in " ".join(fleet().output.split())
+    # Ciphertext is longer than what it stands for.
+    secrets = {name: {"secure": "x" * 42_000} for name in large}
+    write(project, apps={"hello": HELLO | {"secrets": secrets}})
+    assert fleet().exit_code == 0
+
+
 def test_a_stack_without_a_file_is_told_with_those_that_have_one(project: Path) -> None:
     write(project)
     result = CliRunner().invoke(app, ["config", "--stack", "mint"])

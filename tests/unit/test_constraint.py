@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.mock_aws import KEY, fill_placeholders
-from tests.unit.stack_blocks import problems_of, production, shipped
+from tests.unit.stack_blocks import of_app, problems_of, production, shipped
 
 
 def of_aws(**changes: Any) -> list[str]:
@@ -142,3 +142,20 @@ def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
     assert of_aws(ssh_key_name="ops")[0].startswith('ssh_key_name: "ops": is given without ssh_private_key; give both')
     told = of_aws(ssh_private_key=KEY)
     assert told[0].startswith("ssh_private_key: (secret): is given without ssh_key_name; give both")
+
+
+@pytest.mark.parametrize("block", ["environment", "secrets"])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("x" * 32_769, "has 32769 bytes, and should have 32768 at most"),
+        ("\N{PILE OF POO}" * 8193, "has 32772 bytes"),
+        ("a\ufdd0b", "has U+FDD0, which no environment can have"),
+        ("a\U0010ffff", "has U+10FFFF"),
+    ],
+)
+def test_a_value_that_no_environment_can_have_is_refused(block: str, value: str, problem: str) -> None:
+    (told,) = of_app(**{block: {"A": value}})
+    assert told.startswith(f"{block}.A: ")
+    assert problem in told
+    assert of_app(**{block: {"A": "\N{PILE OF POO}" * 8192}}) == []
