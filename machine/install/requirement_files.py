@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import codecs
 import hashlib
+import http.client
 import os
 import re
 import shlex
@@ -50,26 +51,36 @@ class RequirementFiles:
         self._folder, self._copies, self._first = folder, dict[str, Path](), str(file)
         self.file = self._copy(str(file))
 
-    def _copy(self, location: str) -> Path:
-        """Return the copy of a file or URL; make it and those of what it includes where there is none."""
+    def _copy(self, location: str, where: str = "") -> Path:
+        """Return the copy of a file or URL; make it and those of what it includes where there is none.
+
+        where: file and line that include it, for errors.
+        """
         if location not in self._copies:
             copy = self._copies[location] = self._folder / f"{len(self._copies)}.txt"
-            text = decode(self._read(location))
+            text = decode(self._read(location, where))
             self.texts.append(text)
             self.names.update(VARIABLE.findall(text))
-            copy.write_text("".join(f"{self._translate(line, location)}\n" for line in join_lines(text)), "utf-8")
+            lines = (self._translate(line, location, number) for number, line in join_lines(text))
+            copy.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         return self._copies[location]
 
-    def _translate(self, line: str, location: str) -> str:
+    def _translate(self, line: str, location: str, number: int) -> str:
         """Return a line for the copy of the file at location, in which other files are named by their copies."""
         if included := INCLUDE.match(line):
-            # As on a command line: a name with spaces stands in quotes.
-            name = self._expand("".join(shlex.split(included["file"])[:1]))
+            where = f"{self._name(location)}, line {number}: "
+            try:
+                # As on a command line: a name with spaces stands in quotes.
+                words = shlex.split(included["file"])
+            except ValueError as error:
+                name = without_credentials(included["file"])
+                raise RequirementError(f"{where}{name}: {error}; write the name in double quotes") from None
+            name = self._expand("".join(words[:1]))
             if not _is_url(name):
                 name = (
                     f"{location.rpartition('/')[0]}/{name}" if _is_url(location) else str(Path(location).parent / name)
                 )
-            return f"{included[1]} {self._copy(name if _is_url(name) else os.path.normpath(name))}"
+            return f"{included[1]} {self._copy(name if _is_url(name) else os.path.normpath(name), where)}"
         self.is_editable |= bool(EDITABLE.match(line))
         self.is_local |= self.is_editable or bool(LOCAL.match(line)) or self._is_path(line)
         return line
@@ -82,7 +93,10 @@ class RequirementFiles:
     def _expand(self, text: str) -> str:
         return VARIABLE.sub(lambda found: self.variables.get(found[1], found[0]), text)
 
-    def _read(self, location: str) -> bytes:
+    def _name(self, location: str) -> str:
+        return without_credentials(location).removeprefix(f"{self.code}/")
+
+    def _read(self, location: str, where: str) -> bytes:
         try:
             if _is_url(location):
                 return download(location)
@@ -90,11 +104,10 @@ class RequirementFiles:
             if location != self._first and not Path(location).resolve().is_relative_to(self.code.resolve()):
                 raise OSError("lies outside of the source")
             return Path(location).read_bytes()
-        except (OSError, ValueError) as error:
-            name = without_credentials(location).removeprefix(f"{self.code}/")
-            why = getattr(error, "strerror", None) or error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            why = without_credentials(str(getattr(error, "strerror", None) or error))
             raise RequirementError(
-                f"{name}: {why}; it must be a file in the source, or a URL that servers reach"
+                f"{where}{self._name(location)}: {why}; it must be a file in the source, or a URL that servers reach"
             ) from None
 
     def digest(self) -> str:
@@ -120,20 +133,23 @@ def decode(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def join_lines(text: str) -> Iterator[str]:
-    """Yield the lines of a requirement file without comments; one that ends with a backslash goes on in the next."""
-    begun = ""
-    for line in text.splitlines():
+def join_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a requirement file without comments, each with its number.
+
+    One that ends with a backslash goes on in the next.
+    """
+    begun, first = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        first = first if begun else number
         is_comment = line.lstrip().startswith("#")
         if line.endswith("\\") and not is_comment:
             begun += line[:-1]
-        elif whole := COMMENT.sub("", f"{begun} {line}" if begun else line).strip():
-            yield whole
-            begun = ""
         else:
+            if whole := COMMENT.sub("", f"{begun} {line}" if begun else line).strip():
+                yield first, whole
             begun = ""
     if begun.strip():
-        yield begun.strip()
+        yield first, begun.strip()
 
 
 def download(url: str) -> bytes:

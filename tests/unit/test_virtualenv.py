@@ -263,24 +263,24 @@ def test_every_installer_reads_utf_8_and_the_copies_of_other_files(server: Serve
 
 
 def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
-    server.write("requirements.txt", "-c https://me:hunter2@127.0.0.1:9/c.txt\n")
-    with pytest.raises(
-        RequirementError, match=r"^https://\[removed\]@127.0.0.1:9/c.txt: .*refused.*; it must be a file"
-    ):
-        server.release()
+    key = str(server.place.parent / "key")
     (server.place.parent / "key").write_text("hunter2")
-    for name, why in {
-        "gone.txt": "No such file or directory",
-        str(server.place.parent / "key"): "lies outside",
+    for name, told in {
+        "https://me:hunter2@127.0.0.1:9/c.txt": r"https://\[removed\]@127.0.0.1:9/c.txt: .*refused.*; it must be",
+        '"http://127.0.0.1:9/a b.txt"': "http://127.0.0.1:9/a b.txt: URL can't contain control characters.*; it must",
+        "it's.txt": "it's.txt: No closing quotation; write the name in double quotes",
+        "gone.txt": "gone.txt: No such file or directory; it must be a file in the source",
+        key: f"{re.escape(key)}: lies outside of the source; it must be a file in the source",
     }.items():
-        server.write("requirements.txt", f"-r {name}\n")
-        with pytest.raises(RequirementError, match=f"^{re.escape(name)}: {why}.*; it must be a file in the source"):
+        server.write("requirements.txt", f"# first\n-r {name}\n")
+        with pytest.raises(RequirementError, match=rf"^requirements\.txt, line 2: {told}") as error:
             server.release()
+        assert "hunter2" not in str(error.value)
 
 
 def test_lines_are_joined_as_pip_joins_them() -> None:
     text = "a \\\n b\n# c \\\nd # e\n\nf \\\n# g\nh#i\nj \\"
-    assert list(join_lines(text)) == ["a   b", "d", "f", "h#i", "j"]
+    assert list(join_lines(text)) == [(1, "a   b"), (4, "d"), (6, "f"), (8, "h#i"), (9, "j")]
 
 
 def test_what_an_installation_writes_into_the_code_is_in_the_code_of_each_release_with_that_virtualenv(
