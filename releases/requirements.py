@@ -91,7 +91,9 @@ def _read_pipfile(file: Path) -> Iterator[str]:
         elif "path" in package or "file" in package:
             what = package.get("path") or package["file"]
         else:
-            what = f"{name}{extras}{package['version']}"
+            # "*" in a lock, or none, is any version, which requirements say by the name alone.
+            version = package.get("version", "*")
+            what = f"{name}{extras}{'' if version == '*' else version}"
         yield _line(what, package.get("markers", ""), package.get("hashes", []))
 
 

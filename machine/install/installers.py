@@ -22,6 +22,8 @@ _OURS = re.compile(
     r"|PIP_(REQUIREMENTS?|EDITABLE|TARGET|PREFIX|ROOT|USER|SRC|CACHE_DIR|LOG(_FILE)?|REPORT|DRY_RUN|PYTHON\w*|PLATFORM"
     r"|IMPLEMENTATION|ABI)"
 )
+# Where uv finds packages, and pip does not look.
+_INDEX_OF_UV = re.compile(r"UV_(DEFAULT_INDEX|INDEX(_URL)?|EXTRA_INDEX_URL|FIND_LINKS)")
 
 
 class InstallError(Exception):
@@ -35,7 +37,7 @@ def is_for_installers(name: str) -> bool:
 
 def install(release: Release, venv: Path, cache: Path) -> None:
     """Install a release's requirements into a new virtualenv. Packages may run code of their own: not as root."""
-    uses_pip = release.files is not None and any(name.startswith("PIP_") for name in release.variables)
+    uses_pip = _uses_pip(release)
     # pip takes the best version of all indexes; uv would take the first index that has any.
     strategy = release.variables.get("UV_INDEX_STRATEGY", "unsafe-best-match")
     variables = {
@@ -52,7 +54,9 @@ def install(release: Release, venv: Path, cache: Path) -> None:
         flags = ("--no-cache-dir", "--no-input", "--progress-bar=off", "-r", str(release.files.file))
         release.run(python, str(PIP_RUNNER), "install", *flags, variables={})
     elif release.files:
-        release.run(str(UV), "pip", "install", "--python", python, "-r", str(release.files.file), variables=variables)
+        flags = ["--require-hashes"] if release.files.has_hashes and not release.is_converted else []
+        words = ("--python", python, *flags, "-r", str(release.files.file))
+        release.run(str(UV), "pip", "install", *words, variables=variables)
     elif release.source.name == "uv.lock":
         flags = ("--frozen", "--no-dev", "--no-editable", "--python", python, "--project", str(release.source.parent))
         release.run(str(UV), "sync", *flags, variables=variables)
@@ -61,3 +65,17 @@ def install(release: Release, venv: Path, cache: Path) -> None:
         what = str(release.source.parent) if release.is_project and release.source.name == "pyproject.toml" else ""
         words = [what] if what else ["-r", str(release.source)]
         release.run(str(UV), "pip", "install", "--python", python, *words, variables=variables)
+
+
+def _uses_pip(release: Release) -> bool:
+    """Return whether pip installs, as a variable or an option asks for it, and not uv. Raises InstallError."""
+    if not release.files:
+        return False
+    if any(name.startswith("PIP_") for name in release.variables):
+        return True
+    option = release.files.option_of_pip
+    unread = next(filter(_INDEX_OF_UV.fullmatch, sorted(release.variables)), "")
+    if option and unread:
+        why = f"requirements have {option}, for which pip installs them, and pip does not read {unread}"
+        raise InstallError(f"{why}; set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL in its place, or remove the option")
+    return bool(option)

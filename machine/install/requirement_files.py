@@ -27,6 +27,10 @@ BYTE_ORDER_MARKS = (
 )
 INCLUDE = re.compile(r"\s*(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(?P<file>.+)$")
 EDITABLE = re.compile(r"\s*(?:-e|--editable)(?:[\s=]|$)")
+# uv refuses these, and takes the same without the option (`pip freeze` writes them).
+EDITABLE_GIT = re.compile(r"(?:-e|--editable)[\s=]*(['\"]?)(git\+[^'\"]+)\1$")
+# Options of one requirement. pip alone reads the second.
+HASH, OPTION_OF_PIP = re.compile(r"\s--hash[\s=]"), re.compile(r"\s(--(?:config-settings?|global-option))[\s=]")
 # Paths as pip takes them: by their beginning, or after the name of a package.
 LOCAL = re.compile(r"\s*(?:[./]|file:|(?:-f|--find-links)[\s=]*(?!https?:)|[^#]*@\s*file:)")
 TIMEOUT_S = 60
@@ -41,13 +45,15 @@ class RequirementFiles:
 
     code: the folder that paths are relative to. variables: what `${NAME}` stands for. texts: of all files. names: of
     the variables that they use. is_local: whether something of the code is itself installed; is_editable: as it is.
+    has_hashes: whether a line has one. option_of_pip: one that a line has and no other installer reads; "" for none.
     """
 
     def __init__(self, file: Path, code: Path, folder: Path, variables: Mapping[str, str]) -> None:
         self.code, self.variables = code, variables
         self.texts: list[str] = []
         self.names: set[str] = set()
-        self.is_local = self.is_editable = False
+        self.is_local = self.is_editable = self.has_hashes = False
+        self.option_of_pip = ""
         self._folder, self._copies, self._first = folder, dict[str, Path](), str(file)
         self.file = self._copy(str(file))
 
@@ -81,6 +87,11 @@ class RequirementFiles:
                     f"{location.rpartition('/')[0]}/{name}" if _is_url(location) else str(Path(location).parent / name)
                 )
             return f"{included[1]} {self._copy(name if _is_url(name) else os.path.normpath(name), where)}"
+        if git := EDITABLE_GIT.match(line):
+            line = git[2]
+        self.has_hashes |= bool(HASH.search(line))
+        if option := OPTION_OF_PIP.search(line):
+            self.option_of_pip = option[1]
         self.is_editable |= bool(EDITABLE.match(line))
         self.is_local |= self.is_editable or bool(LOCAL.match(line)) or self._is_path(line)
         return line

@@ -37,6 +37,7 @@ USER = "app"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 # Lock files and projects by name; any other file is of pip's format. uv reads each of these by itself.
 LOCKED = re.compile(r"uv\.lock|pyproject\.toml|pylock(\.[^.]+)?\.toml")
+CONVERTED = {"poetry.lock", "Pipfile.lock"}
 # A package of the code itself in uv.lock (one that is `virtual` is not installed) or pylock.toml.
 LOCKED_FOLDER = re.compile(r"source = \{ (editable|directory|path) = |\bdirectory\s*[]=]")
 # uv's cache is shared by all virtualenvs, which link to its files; past this it begins anew.
@@ -63,6 +64,8 @@ class Release:
         pinned = place / "install" / "requirements.txt"
         # Made of a lock file that no installer here reads (releases/requirements.py).
         self.source = pinned if pinned.exists() else self.code / self.manifest["requirements_path"]
+        # Such locks have no hash for what comes by git or from the code.
+        self.is_converted = Path(self.manifest["requirements_path"]).name in CONVERTED
         is_locked = LOCKED.fullmatch(self.source.name)
         self.files = None if is_locked else RequirementFiles(self.source, self.code, folder, self.given)
         self.variables = self._variables()

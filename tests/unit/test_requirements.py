@@ -70,6 +70,8 @@ PIPFILE = {
         "ours": {"git": "https://host/ours.git", "ref": "abc"},
         "near": {"path": "./libs/near", "editable": True},
         "redis": {"version": "==5.0", "extras": ["hiredis"]},
+        "colorama": {"version": "*", "markers": "os_name == 'posix'"},
+        "six": {},
     },
     "develop": {"pytest": {"version": "==9.0"}},
 }
@@ -120,6 +122,8 @@ def test_a_lock_of_pipenv_becomes_the_requirements_of_its_packages(tmp_path: Pat
         "ours @ git+https://host/ours.git@abc",
         "./libs/near",
         "redis[hiredis]==5.0",
+        "colorama ; os_name == 'posix'",
+        "six",
     ]
 
 

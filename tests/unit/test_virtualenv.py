@@ -196,6 +196,36 @@ def test_a_variable_of_pip_makes_pip_the_installer(server: Server) -> None:
     assert server.environments[-1]["PIP_INDEX_URL"] == "https://me:hunter2@host/simple"
 
 
+def test_one_hash_makes_uv_ask_for_all_of_them_but_where_a_lock_has_packages_without(server: Server) -> None:
+    server.write("requirements.txt", "flask==3 --hash=sha256:00\nclick==8")
+    server.build()
+    assert "--require-hashes" in server.calls[3]
+    (server.place / "install").mkdir()
+    (server.place / "install" / "requirements.txt").write_text("flask==3 --hash=sha256:00\n./libs/near\n")
+    server.manifest["requirements_path"] = "Pipfile.lock"
+    server.calls.clear()
+    server.build()
+    assert [line for line in server.calls if "--require-hashes" in line] == []
+
+
+@pytest.mark.parametrize("option", ["--config-settings=--build-option=x", "--global-option x"])
+def test_pip_installs_what_has_options_that_uv_does_not_read(server: Server, option: str) -> None:
+    server.write("requirements.txt", f"flask==3 {option}")
+    server.build()
+    assert str(installers.PIP_RUNNER) in server.calls[3]
+    server.manifest["environment"] = {"UV_INDEX_URL": "https://host/simple", "UV_INDEX_STRATEGY": "first-index"}
+    with pytest.raises(InstallError, match=rf"have {option[:9]}.*pip does not read UV_INDEX_URL; set PIP_INDEX_URL"):
+        server.build()
+
+
+@pytest.mark.parametrize("option", ["-e ", "-e", "--editable=", "--editable "])
+def test_uv_gets_a_package_by_git_without_the_option_that_it_refuses(server: Server, option: str) -> None:
+    server.write("requirements.txt", f"{option}git+https://host/x.git@abc#egg=x\n{option}./libs/x")
+    files = server.release().files
+    assert files
+    assert files.file.read_text() == f"git+https://host/x.git@abc#egg=x\n{option}./libs/x\n"
+
+
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]
 INCLUDES = ["-r sub/base.txt", "--requirement=sub/base.txt", "-c sub/base.txt", "-rsub/base.txt", '-r "sub/base.txt"']
 
