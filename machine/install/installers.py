@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sysconfig
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ _OURS = re.compile(
     r"|PIP_(REQUIREMENTS?|EDITABLE|TARGET|PREFIX|ROOT|USER|SRC|CACHE_DIR|LOG(_FILE)?|REPORT|DRY_RUN|PYTHON\w*|PLATFORM"
     r"|IMPLEMENTATION|ABI)"
 )
+# uv's own words for an index that rejects it.
+_REJECTED = re.compile(r"^\s*hint: .*\b(?:401|403)\b.*$", re.MULTILINE)
 # Where uv finds packages, and pip does not look.
 _INDEX_OF_UV = re.compile(r"UV_(DEFAULT_INDEX|INDEX(_URL)?|EXTRA_INDEX_URL|FIND_LINKS)")
 
@@ -55,8 +58,11 @@ def install(release: Release, venv: Path, cache: Path) -> None:
         release.run(python, str(PIP_RUNNER), "install", *flags, variables={})
     elif release.files:
         flags = ["--require-hashes"] if release.files.has_hashes and not release.is_converted else []
-        words = ("--python", python, *flags, "-r", str(release.files.file))
-        release.run(str(UV), "pip", "install", *words, variables=variables)
+        words = (str(UV), "pip", "install", "--python", python, *flags, "-r", str(release.files.file))
+        try:
+            release.run(*words, variables=variables)
+        except InstallError as error:
+            raise InstallError(f"{error}{_ask_why(release, words, variables, str(error))}") from None
     elif release.source.name == "uv.lock":
         flags = ("--frozen", "--no-dev", "--no-editable", "--python", python, "--project", str(release.source.parent))
         release.run(str(UV), "sync", *flags, variables=variables)
@@ -79,3 +85,17 @@ def _uses_pip(release: Release) -> bool:
         why = f"requirements have {option}, for which pip installs them, and pip does not read {unread}"
         raise InstallError(f"{why}; set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL in its place, or remove the option")
     return bool(option)
+
+
+def _ask_why(release: Release, words: Sequence[str], variables: Mapping[str, str], failure: str) -> str:
+    """Return lines that name the indexes that reject their credentials; "" where a failure has another cause.
+
+    uv says that only with its own strategy; with the other one, it takes such an index for one without the package.
+    """
+    if "No solution found" not in failure:
+        return ""
+    try:
+        release.run(*words, "--dry-run", variables={**variables, "UV_INDEX_STRATEGY": "first-index"})
+    except InstallError as error:
+        return "".join(f"\n{line}" for line in _REJECTED.findall(str(error)) if line not in failure)
+    return ""

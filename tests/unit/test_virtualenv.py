@@ -101,6 +101,24 @@ def test_requirements_that_do_not_install_are_told_with_their_last_lines_and_wit
     assert list(server.venvs.iterdir()) == []
 
 
+def test_an_index_that_rejects_its_credentials_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As uv 0.13.9 says it, with either strategy.
+    none = "error: No solution found when resolving dependencies\n  cause: Because x was not found"
+    rejected = "hint: An index (https://host/simple) returned a 403 Forbidden error"
+
+    def run(command: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        is_asked = options.get("env", {}).get("UV_INDEX_STRATEGY") == "first-index"
+        assert is_asked == ("--dry-run" in command)
+        lines = f"{none}\n{rejected}" if is_asked else none
+        server.result = subprocess.CompletedProcess([], "install" in command, lines, "")
+        return server.run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(InstallError) as error:
+        server.build()
+    assert str(error.value).splitlines()[1:] == [f"    {line}" for line in [*none.splitlines(), rejected]]
+
+
 def test_a_virtualenv_is_made_without_root_and_belongs_to_root_when_it_is_done(server: Server) -> None:
     venv = server.build()
     own, _, make, install, give = server.calls
