@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,8 @@ CACHES = frozenset({"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"
 NODE_MODULES = "node_modules"
 # Files such as .env and prod.env usually hold secrets, which must not be copied to the store. These hold none.
 HARMLESS_ENDINGS = frozenset({".example", ".sample", ".template", ".dist"})
+# The end of such a name, with what editors and people add to copies. Others, such as config.env.js, are code.
+_ENV_FILE = re.compile(r"\.env(\W(bak|backup|copy|local|old|orig|save|swp)|[\W\d])*$")
 IGNORE_FILE = ".fleetignore"
 GIT_IGNORE_FILE = ".gitignore"
 REMEDY = "remove it, or make it readable"
@@ -87,7 +90,7 @@ class _SourceFiles:
         self.source, self.state, self.problems = source, state, problems
         self.static = source / static if static else None
         self.is_virtualenv = cache(lambda folder: _mode(folder / "pyvenv.cfg") != 0)  # pyright: ignore
-        self.ignore_spec = _read_spec(source / IGNORE_FILE)
+        self.ignore_spec = self._read_spec(source / IGNORE_FILE)
 
     def walk(self) -> Iterator[Path]:
         """Yield the paths that belong into a release; .fleetignore has the last word."""
@@ -130,7 +133,7 @@ class _SourceFiles:
     def _walk(self, folder: Path, specs: list[tuple[Path, GitIgnoreSpec]] | None) -> Iterator[Path]:
         """Yield what is below a folder. specs: .gitignore files of folders above; None to ignore no path."""
         if specs is not None and (folder / GIT_IGNORE_FILE).is_file():
-            specs = [*specs, (folder, _read_spec(folder / GIT_IGNORE_FILE))]
+            specs = [*specs, (folder, self._read_spec(folder / GIT_IGNORE_FILE))]
         try:
             found = sorted(folder.iterdir())
         except OSError as error:
@@ -143,6 +146,21 @@ class _SourceFiles:
             yield path
             if is_folder:
                 yield from self._walk(path, specs)
+
+    def _read_spec(self, file: Path) -> GitIgnoreSpec:
+        """Return the patterns of a file, none where there is no file; one that cannot be read is a problem."""
+        text = ""
+        try:
+            if file.is_file():
+                # A mark at its beginning would be a part of the first pattern.
+                text = file.read_text("utf-8-sig")
+        except OSError as error:
+            self.problems.append(describe(file, self.source, f"{error.strerror}; {REMEDY}"))
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            self.problems.append(describe(file, self.source, "not UTF-8, so it would ignore nothing; save it so"))
+        return GitIgnoreSpec.from_lines(text.splitlines())
 
     def _belongs(self, path: Path) -> bool:
         """Return whether a path may belong to a release at all."""
@@ -178,11 +196,6 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _read_spec(file: Path) -> GitIgnoreSpec:
-    lines = os.fsdecode(file.read_bytes()).splitlines() if file.is_file() else []
-    return GitIgnoreSpec.from_lines(lines)
-
-
 def _problem(path: Path, source: Path) -> str:
     """Return why a path cannot be released; "" where it can. Raises OSError."""
     if path.is_symlink():
@@ -208,7 +221,11 @@ def _problem(path: Path, source: Path) -> str:
 
 
 def may_hold_secrets(path: Path) -> bool:
-    """Return whether files of this name usually hold secrets: .env, prod.env, and all in folders such as .envs/."""
-    if path.suffix in HARMLESS_ENDINGS or f".{path.stem}" in HARMLESS_ENDINGS:
+    """Return whether files of this name usually hold secrets: .env, prod.env, prod.env.bak, and all in .envs/."""
+    *folders, name = (part.lower() for part in path.parts)
+    if any(part.startswith(".env") or part.endswith(".env") for part in folders):
+        return True
+    stem, _, ending = name.rpartition(".")
+    if f".{ending}" in HARMLESS_ENDINGS or f".{stem}" in HARMLESS_ENDINGS:
         return False
-    return any(part.startswith(".env") or part.endswith(".env") for part in path.parts)
+    return name.startswith(".env") or bool(_ENV_FILE.search(name))

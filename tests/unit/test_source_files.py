@@ -107,24 +107,28 @@ def test_a_source_that_its_repository_ignores_is_read_all_the_same(tmp_path: Pat
 
 
 def test_all_files_that_usually_hold_secrets_are_named_and_ignored_ones_are_no_problem(source: Path) -> None:
-    write(
-        source,
-        _envs___production___postgres="",
-        prod_env="",
-        _env_example="",
-        _env_sample="",
-        _gitignore=".env\n",
-        _env="",
-    )
-    (source / "prod_env").rename(source / "prod.env")
-    for ending in ("example", "sample"):
-        (source / f".env_{ending}").rename(source / f".env.{ending}")
+    refused = [".envs/.production/.pg", ".envs/dist.yaml", ".envs/template", "a/.ENV", "prod.env.bak~", "prod.env"]
+    for name in (*refused, ".env", ".env.example", "a/.env.Sample", "example.env", "config.env.js", "env.py"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).touch()
+    write(source, _gitignore="/.env\n")
     with pytest.raises(SourceError) as error:
         tar_sha256(source)
     told = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
-    assert told == [".envs/.production/.postgres", "prod.env"]
-    write(source, _fleetignore=".envs/\n*.env\n")
+    assert told == refused
+    write(source, _fleetignore=".envs/\n*.env\n.ENV\n*.bak~\n")
     tar_sha256(source)
+
+
+@pytest.mark.parametrize("name", [".fleetignore", ".gitignore"])
+def test_a_list_of_what_to_ignore_may_have_a_mark_and_is_refused_in_another_encoding(tmp_path: Path, name: str) -> None:
+    write(tmp_path, app_py="", secret="")
+    (tmp_path / name).write_text("secret\n", "utf-8-sig")
+    assert kept(tmp_path) == [name, "app.py"]
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / name).write_text("secret\n", encoding)
+        told = f"{name}: not UTF-8, so it would ignore nothing; save it so"
+        assert find_files(tmp_path).problems == [told]
 
 
 def test_a_source_that_is_too_large_names_its_largest_folders(source: Path) -> None:
