@@ -105,7 +105,8 @@ def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
     removal = Redaction([*found, *known, *reach])
     is_blind = len(silent) == len(target.servers) and not list(known)
     wanted = [(server, name, command) for server in target.servers for name, command in SERVER_COMMANDS.items()]
-    wanted += [(target.balancer, name, command) for name, command in BALANCER_COMMANDS.items()]
+    front = target.balancer
+    wanted += [(front, name, command) for name, command in BALANCER_COMMANDS.items()] if front else []
     with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
         texts = {
             f"{server.name}/{name}": pool.submit(_output, target, server, command) for server, name, command in wanted
@@ -113,7 +114,7 @@ def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
         raw = {path: future.result() for path, future in texts.items()}
     seen = observe(target)
     raw["status.json"] = json.dumps(as_json(seen), indent=2)
-    machines = {target.balancer.name: seen.balancer, **seen.reports}
+    machines = {**({front.name: seen.balancer} if front else {}), **seen.reports}
     raw |= {f"{name}/facts.json": to_json(report, indent=2).decode() for name, report in machines.items()}
     raw["host.txt"] = _host()
     raw |= _store(target)

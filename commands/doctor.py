@@ -16,7 +16,8 @@ import typer
 import yaml
 from rich.text import Text
 
-from commands.observation import Observation, Report, ServerView, observe_all
+from commands.observation import Observation, ServerView, observe_all
+from commands.report import Report
 from commands.status import console
 from commands.target import PROJECT, AppOption, CommandError, StackOption, outputs, resolve_targets, selected_stack
 from commands.verdict import HEALTHY, State
@@ -116,7 +117,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
     seen, stack = every[0], every[0].target.stack
     if seen.balancer_problem:
         remedy = f"`pulumi up --refresh -s {stack}` starts or replaces it; else `./fleet logs --server balancer`."
-        yield Finding("balancer", seen.balancer_problem, remedy)
+        yield Finding("balancer", seen.balancer_problem, remedy if seen.balancer else "")
     else:
         yield Finding("balancer")
     for each in every:
@@ -136,17 +137,17 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
         if server.ended:
             remedy = f"`./fleet logs --server {server.name}` has where it was; mend that view."
             yield Finding(f"requests of {server.name}", server.ended, remedy)
-    if seen.balancer.facts is not None:
-        yield health_agent(seen.balancer.facts.health)
+    if seen.front is not None:
+        yield health_agent(seen.front.health)
     yield from check_manual_changes(seen.maintenance, servers)
-    machines: dict[str, Report[MachineStatus]] = {"balancer": seen.balancer}
+    machines: dict[str, Report[MachineStatus]] = {"balancer": seen.balancer} if seen.balancer else {}
     for each in every:
         machines |= each.reports
     for name, report in machines.items():
         yield from check_machine(name, report)
     yield compare_clocks(machines)
-    if seen.balancer.facts is not None:
-        yield check_certificate(seen.balancer.facts.certificate)
+    if seen.front is not None:
+        yield check_certificate(seen.front.certificate)
 
 
 def check_certificate(facts: Certificate | None) -> Finding:

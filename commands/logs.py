@@ -73,10 +73,13 @@ def balancer_log(name: str, lines: int, *, follow: bool = False) -> list[str]:
 def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> list[Source]:
     """Return the logs that the operator asked for: the balancer's two, or the journals of one server or all."""
     if name == BALANCER:
+        front = target.machine_in_front(
+            "its access log is in S3, where balancer.alb.access_logs is set; without --server, the servers' logs follow"
+        )
         return [
             Source(
                 f"{BALANCER} {log}",
-                target.balancer,
+                front,
                 balancer_log(log, lines, follow=follow),
                 lambda _, log=log: balancer_log(log, 0, follow=True),
             )

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from commands.front import set_maintenance
 from commands.servers import change_site
 from commands.target import CommandError, StackOption, find_all
 
@@ -53,9 +54,13 @@ def maintenance(
 
     With 503 and `Retry-After: 60`, at once and without a reload, for all applications of the stack. The health path of
     each is answered by it all the while. It stays on until this command turns it off, or the balancer is
-    replaced.
+    replaced. With balancer.kind alb: 1,024 characters at most, without Retry-After, for health paths as well.
     """
     if page and switch is Switch.OFF:
         raise CommandError("--page goes with `on` only", code=2)
-    content = page_of(page) if page else b""
-    change_site(find_all(stack, None)[0], ["maintenance", switch.value], stdin=content)
+    content, target = page_of(page) if page else b"", find_all(stack, None)[0]
+    if target.load_balancer:
+        text = content.decode(errors="replace") or target.maintenance_page
+        set_maintenance(target, text if switch is Switch.ON else None)
+    else:
+        change_site(target, ["maintenance", switch.value], stdin=content)

@@ -8,20 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic
+from typing import Any
 
+from commands.front import LoadBalancerReport, ask_load_balancer, judge_target
+from commands.report import Report, ask
 from commands.restarting import Restarting, find_restarting
 from commands.target import Target
 from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, logs_of, slot_of
-from platforms.transport import Unreachable
 from releases import lock, pointers
 from releases.drift import find_damage
 from releases.fleet import PARALLEL, STATUS_COMMAND, Server
 from releases.journal import Entry, entries
-from releases.status import SCRIPTS_REMEDY, BalancerStatus, ServerStatus, Status_co, Traffic, parse_status
+from releases.status import SCRIPTS_REMEDY, BalancerStatus, ServerStatus, Traffic
 from rendering.paths import SCRIPTS
 
-QUERY_TIMEOUT_S = 20.0
 MEASURED = {"requests_per_s", "p50_ms", "p99_ms", "errors_5xx"}
 NO_TRAFFIC = Traffic(requests=0, requests_per_s=0.0, errors_5xx=0, p50_ms=None, p99_ms=None)
 # What a rollout does once its journal's last event is this one.
@@ -34,20 +34,6 @@ PHASES = {
     "switch failed": "going back",
     "went back": "going back",
 }
-
-
-@dataclass(frozen=True)
-class Report(Generic[Status_co]):
-    """A machine's response. facts: None without one; error: why. began_s, ended_s: when it was asked.
-
-    is_reached: whether the machine responded, though perhaps with an error.
-    """
-
-    facts: Status_co | None
-    error: str
-    began_s: float
-    ended_s: float
-    is_reached: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,19 +84,29 @@ class Observation:
     pointer: str | None
     entry: Entry | None
     rollout: Mapping[str, Any] | None
-    balancer: Report[BalancerStatus]
+    balancer: Report[BalancerStatus] | None
     reports: Mapping[str, Report[ServerStatus]]
     servers: Sequence[ServerView]
     damage: str = ""
+    load_balancer: LoadBalancerReport | None = None
+
+    @property
+    def front(self) -> BalancerStatus | None:
+        """Return what the balancer reports of itself; None where it does not, or is no machine."""
+        return self.balancer.facts if self.balancer else None
 
     @property
     def maintenance(self) -> bool | None:
         """Return whether clients get the maintenance page; None when the balancer does not report it."""
-        return self.balancer.facts.maintenance if self.balancer.facts else None
+        if self.load_balancer:
+            return self.load_balancer.maintenance
+        return self.front.maintenance if self.front else None
 
     @property
     def balancer_problem(self) -> str:
         """Return what is wrong with the balancer, "" if nothing is."""
+        if self.balancer is None:
+            return self.load_balancer.error if self.load_balancer else ""
         facts = self.balancer.facts
         if facts is None:
             return self.balancer.error
@@ -131,13 +127,14 @@ def observe_all(targets: Sequence[Target]) -> list[Observation]:
         return [each.result() for each in [pool.submit(observe, target, front.result) for target in targets]]
 
 
-def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]] | None = None) -> Observation:
+def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus] | None] | None = None) -> Observation:
     """Query the machines and the release store of an application, all in parallel.
 
     balancer_report: returns the balancer's report if another application has requested it. None: query the balancer.
     """
     with ThreadPoolExecutor(max_workers=PARALLEL + 2) as pool:
         front = pool.submit(balancer_report or partial(_query_balancer, target))
+        service = pool.submit(ask_load_balancer, target)
         asked = {
             server.name: pool.submit(ask, target, server, [STATUS_COMMAND], ServerStatus) for server in target.servers
         }
@@ -148,7 +145,8 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
         newest = next(entries(target.store), None)
         if moving and newest:
             moving = {**moving, "phase": PHASES.get(newest.result, newest.result)}
-        balancer, reports = front.result(), {name: future.result() for name, future in asked.items()}
+        balancer, load_balancer = front.result(), service.result()
+        reports = {name: future.result() for name, future in asked.items()}
         ending = {
             server.name: pool.submit(find_restarting, target.transport, server, facts)
             for server in target.servers
@@ -160,37 +158,20 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
             server,
             target.addresses[server.name],
             reports[server.name],
-            balancer.facts,
+            balancer.facts if balancer else None,
             now,
             is_moving=bool(moving),
             unfinished=newest.release if newest and newest.is_unfinished else None,
             restarting=restarting.get(server.name, ()),
+            load_balancer=load_balancer,
         )
         for server in target.servers
     ]
-    return Observation(target, time.time(), now, entry, moving, balancer, reports, views, damage)
+    return Observation(target, time.time(), now, entry, moving, balancer, reports, views, damage, load_balancer)
 
 
-def _query_balancer(target: Target) -> Report[BalancerStatus]:
-    return ask(target, target.balancer, [f"{SCRIPTS}/balancer_status.py"], BalancerStatus)
-
-
-def ask(target: Target, server: Server, command: Sequence[str], kind: type[Status_co]) -> Report[Status_co]:
-    """Run a script that prints a status of that kind, and return the machine's report."""
-    began, facts, error, is_reached = time.time(), None, "", False
-    try:
-        result = target.transport.exec(server.target, command, timeout_s=QUERY_TIMEOUT_S)
-        is_reached = True
-        if result.exit_code == 0:
-            facts = parse_status(kind, result.output)
-        else:
-            last = result.output.strip().rpartition("\n")[2]
-            error = f"`{command[0]}` failed: {last or f'exit code {result.exit_code}'}"
-    except (Unreachable, ValueError) as problem:
-        error = str(problem)
-    except TimeoutError:
-        error = f"it did not respond in {QUERY_TIMEOUT_S:.0f} s"
-    return Report(facts, error, began, time.time(), is_reached)
+def _query_balancer(target: Target) -> Report[BalancerStatus] | None:
+    return target.balancer and ask(target, target.balancer, [f"{SCRIPTS}/balancer_status.py"], BalancerStatus)
 
 
 def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, Any] | None:
@@ -210,6 +191,7 @@ def server_view(
     is_moving: bool,
     unfinished: str | None = None,
     restarting: Sequence[Restarting] = (),
+    load_balancer: LoadBalancerReport | None = None,
 ) -> ServerView:
     """Combine a server's own report with the balancer's. front: facts of the balancer, None if it sends none."""
     facts = report.facts
@@ -237,6 +219,8 @@ def server_view(
             verdict = Verdict(State.UNHEALTHY, cause, f"`./fleet logs --server {server.name}` says why")
         elif verdict.state is State.SERVING and address not in front.active:
             verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` adds it to the balancer")
+    elif load_balancer is not None:
+        verdict = judge_target(server, verdict, load_balancer)
     slot = slot_of(facts)
     gateway = facts.gateway.get(slot) if slot else None
     since = facts.live_since_s
@@ -272,7 +256,7 @@ def seconds_since(when: str, now_s: float) -> float:
 
 def as_json(seen: Observation) -> dict[str, Any]:
     """Return all of it as values; times in s or ms and counts, as their names say."""
-    entry, front = seen.entry, seen.balancer.facts
+    entry, front = seen.entry, seen.front
     keys = {"window_s", *MEASURED}
     traffic = front.model_dump(include=keys) if front else dict.fromkeys(sorted(keys))
     release = None

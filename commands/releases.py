@@ -16,7 +16,7 @@ from commands.bundle import secrets_of
 from commands.progress import wrap
 from commands.restarting import cause_in
 from commands.status import age, console
-from commands.target import AppOption, CommandError, JsonOption, StackOption, find
+from commands.target import AppOption, CommandError, JsonOption, StackOption, Target, find
 from platforms.transport import Store
 from releases import pointers
 from releases.fleet import count_servers
@@ -125,6 +125,7 @@ def rollback(
         to = target_of(target.store, completed_releases(target.store), release)
     except RollbackError as error:
         raise CommandError(str(error), code=2 if release else 1) from error
+    _check_front(target, to)
     try:
         if not yes:
             if not is_terminal():
@@ -139,6 +140,17 @@ def rollback(
     except RollbackError as error:
         raise CommandError(str(error)) from error
     typer.echo(f"release {to} serves; {now} is rejected (`./fleet allow {now}` takes that back)")
+
+
+def _check_front(target: Target, release: str) -> None:
+    """Raise CommandError for a release whose servers expect something else in front of them."""
+    manifest = json.loads(target.store.read(f"releases/{release}/manifest.json") or b"{}")
+    made_for, here = manifest.get("front", "machine"), "alb" if target.load_balancer else "machine"
+    if made_for != here:
+        raise CommandError(
+            f"release {release} is made for balancer.kind {made_for}, and {here} is in front; set kind to {made_for} "
+            "and run `pulumi up`, or name another release (`./fleet releases`)"
+        )
 
 
 def allow(

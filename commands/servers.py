@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from commands.front import admit_target, drain_target
 from commands.target import BALANCER, AppOption, CommandError, StackOption, Target, find, server_names
 from platforms import operator
 from platforms.transport import Unreachable
@@ -93,7 +94,8 @@ def shell(
     replaced.
     """
     target = find(stack, app, server)
-    machine = target.balancer if server == BALANCER else target.server(server)
+    is_front = server == BALANCER
+    machine = target.machine_in_front("name a server") if is_front else target.server(server)
     _enter(target, machine, ["bash", "-l"], instead="exec -- COMMAND")
 
 
@@ -116,7 +118,7 @@ def _has_terminal() -> bool:
 def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"") -> None:
     """Run proxy_site.py on the balancer and print its output, by servers' names. Raises CommandError with its error."""
     result = target.run(
-        target.balancer,
+        target.machine_in_front("use the AWS console"),
         [f"{SCRIPTS}/proxy_site.py", *arguments],
         stdin=stdin,
         timeout_s=SITE_TIMEOUT_S,
@@ -134,10 +136,16 @@ def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = No
     replacement.
     """
     target = find(stack, app, server)
-    change_site(target, ["drain", target.addresses[target.server(server).name]])
+    if target.load_balancer:
+        drain_target(target, target.server(server))
+    else:
+        change_site(target, ["drain", target.addresses[target.server(server).name]])
 
 
 def admit(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:
     """Send a drained server requests again."""
     target = find(stack, app, server)
-    change_site(target, ["admit", target.addresses[target.server(server).name]])
+    if target.load_balancer:
+        admit_target(target, target.server(server))
+    else:
+        change_site(target, ["admit", target.addresses[target.server(server).name]])

@@ -129,10 +129,10 @@ def _cells(server: ServerView) -> dict[str, Text | str]:
 
 
 def _balancer_cells(seen: Observation) -> dict[str, Text | str]:
-    front = seen.balancer.facts
+    front = seen.front
     state = Text("failed", style="red") if seen.balancer_problem else Text("serving", style="green")
     return {
-        "server": "balancer",
+        "server": "balancer" if seen.balancer else "load balancer",
         "state": state,
         "req/s": _number(front and front.requests_per_s),
         "p50 ms": _number(front and front.p50_ms),

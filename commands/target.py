@@ -16,6 +16,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from platforms import operator
+from platforms.load_balancer import LoadBalancer
 from platforms.transport import PrefixStore, Result, Store, Transport, Unreachable
 from releases.fleet import Fleet, Server
 
@@ -38,6 +39,7 @@ class CommandError(Exception):
 class Target:
     """health_path, start_timeout_s, drain_timeout_s: of the application's settings. reach: how machines are reached.
 
+    balancer: None where a load_balancer of the platform's own is in front; maintenance_page: what that responds with.
     addresses: server name -> private address, by which the balancer knows it. names: the other way round, of all
     servers of the stack. routes: which requests it gets, for a person.
     """
@@ -49,13 +51,21 @@ class Target:
     servers: Sequence[Server]
     addresses: Mapping[str, str]
     names: Mapping[str, str]
-    balancer: Server
+    balancer: Server | None
     health_path: str
     start_timeout_s: int
     drain_timeout_s: int
     reach: Mapping[str, Any]
     transport: Transport
     store: Store
+    load_balancer: LoadBalancer | None = None
+    maintenance_page: str = ""
+
+    def machine_in_front(self, instead: str) -> Server:
+        """Return the balancer. Raises CommandError where it is no machine. instead: what else an operator can do."""
+        if self.balancer is None:
+            raise CommandError(f"there is no machine in front, for balancer.kind is alb; {instead}", code=2)
+        return self.balancer
 
     def fleet(self, say: Callable[[str], None], clean: Callable[[str], str] = str) -> Fleet:
         """Return the fleet that rollout and rollback work with. clean: removes secrets from what servers print."""
@@ -208,7 +218,7 @@ def resolve_targets(
     apps: Mapping[str, Any] = fleet["apps"]
     if app is not None and app not in apps:
         raise CommandError(f"there is no application {app}; {suggest(app, list(apps))}", code=2)
-    front, store = fleet["balancer"], operator.store(fleet["store"])
+    front, service, store = fleet.get("balancer"), fleet.get("load_balancer"), operator.store(fleet["store"])
     reach = dict(fleet["reach"])
     if patience_s is not None:
         reach["deadline_s"] = patience_s
@@ -226,7 +236,9 @@ def resolve_targets(
             servers=[Server(each["name"], each["target"]) for each in found["servers"]],
             addresses={each["name"]: each["address"] for each in found["servers"]},
             names={each["address"]: each["name"] for every in apps.values() for each in every["servers"]},
-            balancer=Server(front["name"], front["target"]),
+            balancer=Server(front["name"], front["target"]) if front else None,
+            load_balancer=operator.load_balancer(service) if service else None,
+            maintenance_page=service["maintenance_page"] if service else "",
             health_path=found["health_path"],
             start_timeout_s=int(found["start_timeout_s"]),
             drain_timeout_s=int(found["drain_timeout_s"]),

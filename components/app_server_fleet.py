@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
 from components.balancer import Balancer
+from components.load_balancer import LoadBalancer
 from gateways import GATEWAYS
 from platforms import Machine, MachineArgs, Platform, RemoteCommandArgs, SecurityGroup, Store
 from releases.release import make_manifest, release_id
@@ -16,12 +18,13 @@ from releases.secret import GeneratedSecret
 from releases.source import Source
 from rendering.app_server import ProcessLayout, app_server_files, app_server_user_data
 from rendering.common import BOOT_TIMEOUT_S, SECURITY_UPDATES, apply_files_command
+from rendering.server_site import Front
 from settings import App, SecurityUpdates
 
 
 @dataclass(frozen=True)
 class AppServerFleetArgs:
-    """balancer: what asks the servers, and serves the application's static files, where it has some.
+    """balancer: what asks the servers. A machine also serves the application's static files, where it has some.
 
     health_host: the name by which servers are asked for the health path. https: whether clients come by HTTPS.
     """
@@ -30,7 +33,7 @@ class AppServerFleetArgs:
     group: SecurityGroup
     store: Store
     source: Source
-    balancer: Balancer
+    balancer: Balancer | LoadBalancer
     security_updates: SecurityUpdates = SECURITY_UPDATES
     health_host: str = "localhost"
     https: bool = False
@@ -45,6 +48,7 @@ class AppServerFleet(pulumi.ComponentResource):
     machines: dict[str, Machine]
     addresses: pulumi.Output[Sequence[str]]
     release: pulumi.Output[str]
+    rollout: pulumi.Resource
 
     def __init__(
         self, name: str, args: AppServerFleetArgs, *, platform: Platform, opts: pulumi.ResourceOptions | None = None
@@ -66,22 +70,26 @@ class AppServerFleet(pulumi.ComponentResource):
             machine_args = MachineArgs(
                 role=role, user_data=document, group=args.group, size=app.fleet.size, zone=zone, app=name
             )
-            machine = platform.machine(role, machine_args, store=args.store, opts=child)
-            step = RemoteCommandArgs(machine, apply_files_command(), files, timeout_s=BOOT_TIMEOUT_S + 30)
+            server = platform.machine(role, machine_args, store=args.store, opts=child)
+            step = RemoteCommandArgs(server, apply_files_command(), files, timeout_s=BOOT_TIMEOUT_S + 30)
             ready.append(platform.remote_command(f"{role}-booted", step, opts=child))
             platform.enable_monitoring(
-                role, machine, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])
+                role, server, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])
             )
-            self.machines[role] = machine
+            self.machines[role] = server
 
         secrets = self._secrets(name, app, child)
-        manifest = pulumi.Output.all(key=key, secrets=secrets).apply(
-            lambda values: make_manifest(app, args.source, health_host=args.health_host, https=args.https, **values)
+        front = args.balancer
+        networks = front.networks if isinstance(front, LoadBalancer) else pulumi.Output.from_input(list[str]())
+        manifest = pulumi.Output.all(key=key, secrets=secrets, networks=networks).apply(
+            lambda values: self._manifest(name, args, **values)
         )
         # An id tells nothing of the secrets in it (they are in it by a keyed digest), so people may read it.
         release = pulumi.Output.unsecret(manifest.apply(release_id))
-        if app.static:
-            ready.append(args.balancer.booted)
+        machine: dict[str, Any] | None = None
+        if isinstance(front, Balancer):
+            machine = {"name": "balancer", "target": front.machine.target, "unit": front.unit}
+            ready += [front.booted] if app.static else []
         rollout = RolloutResource(
             f"{name}-rollout",
             app=name,
@@ -89,8 +97,9 @@ class AppServerFleet(pulumi.ComponentResource):
             manifest=manifest.apply(bytes.decode),
             source=args.source,
             servers=[{"name": role, "target": machine.target} for role, machine in self.machines.items()],
-            balancer={"name": "balancer", "target": args.balancer.machine.target, "unit": args.balancer.unit},
-            static=bool(app.static),
+            balancer=machine,
+            # Behind a load balancer servers serve them.
+            static=bool(app.static and machine),
             secrets=secrets,
             limits={
                 "stage_timeout_s": app.rollout.stage_timeout_s,
@@ -108,7 +117,7 @@ class AppServerFleet(pulumi.ComponentResource):
             store=args.store,
             opts=pulumi.ResourceOptions(parent=self, depends_on=ready),
         )
-        self.release = rollout.release
+        self.rollout, self.release = rollout, rollout.release
         addresses = [machine.address for machine in self.machines.values()]
         self.addresses = pulumi.Output.all(self.release, *addresses).apply(lambda values: values[1:])
         self.register_outputs(
@@ -117,6 +126,23 @@ class AppServerFleet(pulumi.ComponentResource):
                 "addresses": self.addresses,
                 "release": self.release,
             }
+        )
+
+    def _manifest(
+        self, name: str, args: AppServerFleetArgs, *, key: str, secrets: Mapping[str, str], networks: Sequence[str]
+    ) -> bytes:
+        balancer = args.balancer
+        front = None
+        if isinstance(balancer, LoadBalancer):
+            front = Front(name, balancer.settings, networks, args.health_host)
+        return make_manifest(
+            args.app,
+            args.source,
+            key=key,
+            secrets=secrets,
+            health_host=args.health_host,
+            https=args.https,
+            front=front,
         )
 
     def _secrets(self, name: str, app: App, child: pulumi.ResourceOptions) -> pulumi.Output[Mapping[str, str]]:

@@ -9,6 +9,7 @@ import pulumi
 
 from components.app_server_fleet import AppServerFleet
 from components.balancer import Balancer
+from components.load_balancer import LoadBalancer
 from platforms import Platform, PublicAddress, Store
 from settings import Settings
 from settings.route import format_route
@@ -19,7 +20,7 @@ def outputs(
     platform: Platform,
     store: Store,
     *,
-    balancer: Balancer,
+    balancer: Balancer | LoadBalancer,
     fleets: Mapping[str, AppServerFleet],
     public: PublicAddress,
 ) -> dict[str, Any]:
@@ -44,7 +45,11 @@ def outputs(
     fleet = {
         "store": store.spec,
         "reach": platform.reach().spec,
-        "balancer": {"name": "balancer", "target": balancer.machine.target},
+        **(
+            {"load_balancer": dict(balancer.spec)}
+            if isinstance(balancer, LoadBalancer)
+            else {"balancer": {"name": "balancer", "target": balancer.machine.target}}
+        ),
         "apps": apps,
     }
     return {

@@ -14,10 +14,14 @@ from settings.application import APP_PORT
 
 @dataclass(frozen=True)
 class SecurityGroupsArgs:
-    """apps: names of the applications; each fleet has a group of its own. https: the balancer serves HTTPS too."""
+    """apps: names of the applications; each fleet has a group of its own. https: the balancer serves HTTPS too.
+
+    is_machine: whether the balancer is one, and no load balancer of the platform's own.
+    """
 
     apps: Sequence[str]
     https: bool = False
+    is_machine: bool = True
 
 
 class SecurityGroups(pulumi.ComponentResource):
@@ -33,7 +37,10 @@ class SecurityGroups(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         # FSBP EC2.18: nothing else is open to everyone.
         ports = [BALANCER_PORT, HTTPS_PORT] if args.https else [BALANCER_PORT]
-        self.balancer = platform.security_group("balancer", [*map(Ingress, ports)], isolated=False, opts=child)
+        if args.is_machine:
+            self.balancer = platform.security_group("balancer", [*map(Ingress, ports)], isolated=False, opts=child)
+        else:
+            self.balancer = platform.load_balancer_group("balancer", ports, opts=child)
         self.apps = {
             app: platform.security_group(
                 f"app-{app}", [Ingress(APP_PORT, source=self.balancer)], isolated=True, opts=child

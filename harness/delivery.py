@@ -92,8 +92,15 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "example", {"apps": apps | {"hello": hello}, "balancer": balancer | {"proxy": proxy}}
     apache: dict[str, Any] = {"kind": "apache", "cache": None, "memcached": None, "snippets": []}
     yield "example", {"apps": {"hello": hello}, "balancer": balancer | {"proxy": proxy | apache}}
-    aws = stack_file("prod")["aws"] | {"alarms": {"sns_topic_arn": "arn:aws:sns:eu-central-1:123456789012:fleet"}}
-    yield "prod", {"aws": aws}
+    alarms = stack_file("prod")["aws"] | {"alarms": {"sns_topic_arn": "arn:aws:sns:eu-central-1:123456789012:fleet"}}
+    yield "prod", {"aws": alarms}
+    tunnel = alarms | {"transport": "instance_connect_endpoint", "admin_cidrs": []}
+    server: dict[str, Any] = {
+        "gateway": {"kind": "gunicorn", "processes": 2},
+        "fleet": {"servers": 1, "local_proxy": True, "size": {"instance_type": "t3.medium"}},
+    }
+    front = {"kind": "alb", "hostnames": ["shop.example.org"]}
+    yield "prod", {"aws": tunnel, "apps": {"hello": hello | server}, "balancer": front}
 
 
 def _delivery_of(resource: Registered) -> str:

@@ -44,6 +44,27 @@ OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     },
     "aws:ec2/securityGroup:SecurityGroup": lambda r: {"arn": f"arn:aws:ec2:::security-group/{r.name}"},
     "aws:iam/role:Role": lambda r: {"name": f"{r.name}-0c0c0c0", "arn": f"arn:aws:iam::123456789012:role/{r.name}"},
+    "aws:lb/loadBalancer:LoadBalancer": lambda r: {
+        "arn": f"arn:aws:elasticloadbalancing:::loadbalancer/app/{r.name}",
+        "arnSuffix": f"app/{r.name}",
+        "dnsName": f"{r.name}-0f0f.eu-central-1.elb.amazonaws.com",
+        "zoneId": "Z215JYRZR1TBD5",
+    },
+    "aws:lb/targetGroup:TargetGroup": lambda r: {"arn": f"arn:{r.name}", "arnSuffix": f"targetgroup/{r.name}"},
+    "aws:lb/listener:Listener": lambda r: {"arn": f"arn:{r.name}"},
+    "aws:acm/certificate:Certificate": lambda r: {
+        "arn": f"arn:{r.name}",
+        "domainValidationOptions": [
+            {
+                "domainName": name,
+                "resourceRecordName": f"_0a.{name.removeprefix('*.')}",
+                "resourceRecordType": "CNAME",
+                "resourceRecordValue": "_0b.acm-validations.aws",
+            }
+            for name in (r.inputs["domainName"], *r.inputs.get("subjectAlternativeNames", ()))
+        ],
+    },
+    "aws:route53/record:Record": lambda r: {"fqdn": r.inputs["name"]},
     "aws:iam/instanceProfile:InstanceProfile": lambda r: {"name": f"{r.name}-0d0d0d0"},
 }
 
@@ -68,8 +89,9 @@ def _image(wanted: str) -> Mapping[str, Any]:
     }
 
 
-# The address that an instance has now, and images.
+# The address that an instance has now, the network of a subnet, and images.
 LOOKUPS: Mapping[str, Answer] = {
+    "aws:ec2/getSubnet:getSubnet": lambda arguments: {"id": arguments["id"], "cidrBlock": "10.0.9.0/24"},
     "aws:ec2/getInstance:getInstance": lambda arguments: {"id": arguments["instanceId"], "publicIp": "198.51.100.9"},
     "aws:ec2/getAmi:getAmi": lambda arguments: _image(arguments["filters"][0]["values"][0]),
 }

@@ -9,11 +9,13 @@ import gateways
 from harness import delivery
 from harness.program import ROOT
 from rendering import apache_differences
+from settings import alb_support
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "docs/gateways.md": gateways.markdown_table,
     "docs/balancer.md": apache_differences.markdown_table,
     "docs/extending.md": delivery.markdown_table,
+    "docs/scaling.md": alb_support.markdown_table,
 }
 _PLACE = re.compile(r"(?<=<!-- by `make tables` -->\n)(\|.*\n)*")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from settings import Size
+from settings import App, Balancer, Size
 
 if TYPE_CHECKING:
     # For its types alone: it takes a second to load, and the operator's side does not need it.
@@ -106,6 +106,33 @@ class PublicAddress:
 
 
 @dataclass(frozen=True)
+class LoadBalancerArgs:
+    """The arguments of Platform.load_balancer(). hostnames: of the site. group: the group of the load balancer."""
+
+    settings: Balancer
+    apps: Mapping[str, App]
+    hostnames: Sequence[str]
+    group: SecurityGroup
+
+
+@dataclass(frozen=True)
+class LoadBalancer:
+    """A load balancer that is a service of the platform. networks: from which it connects to servers.
+
+    target_groups: application -> what its servers are registered in. drain_timeout_s: application -> how long a server
+    that leaves may take for its requests. spec: what operator.load_balancer() takes.
+    ready: what a server waits for before it is registered.
+    """
+
+    address: PublicAddress
+    networks: pulumi.Output[Sequence[str]]
+    target_groups: Mapping[str, pulumi.Output[str]]
+    drain_timeout_s: Mapping[str, int]
+    spec: Mapping[str, pulumi.Input[Any]]
+    ready: Sequence[pulumi.Resource]
+
+
+@dataclass(frozen=True)
 class ConnectionSpec:
     """The way of the rollout to machines: what platforms.operator.transport() takes. May contain secret outputs."""
 
@@ -127,6 +154,10 @@ class Platform(Protocol):
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
     ) -> SecurityGroup:
         """Register a security group. isolated: its machines cannot reach one another either."""
+        ...
+
+    def load_balancer_group(self, name: str, ports: Sequence[int], *, opts: pulumi.ResourceOptions) -> SecurityGroup:
+        """Register the group of a load balancer: everyone reaches these ports of it, and it reaches servers alone."""
         ...
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> Store:
@@ -165,6 +196,16 @@ class Platform(Protocol):
 
         https: it leads to port 443, too, and the URL says so.
         """
+        ...
+
+    def load_balancer(self, name: str, args: LoadBalancerArgs, *, opts: pulumi.ResourceOptions) -> LoadBalancer:
+        """Register a load balancer for these applications, without servers."""
+        ...
+
+    def target(
+        self, name: str, front: LoadBalancer, app: str, machine: Machine, *, opts: pulumi.ResourceOptions
+    ) -> pulumi.Resource:
+        """Register a server in a load balancer: it is there once it is healthy, and gone once its requests ended."""
         ...
 
     def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:

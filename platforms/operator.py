@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from platforms.diagnosis import Finding
+from platforms.load_balancer import LoadBalancer
 from platforms.registry import names
 from platforms.terminal import Terminal
 from platforms.transport import SecretStore, Store, Transport
@@ -30,6 +31,10 @@ class Operator(Protocol):
 
     def secrets(self, spec: Mapping[str, Any], app: str) -> SecretStore | None:
         """Return the store from which an application's servers read secrets at boot; None where there is none."""
+        ...
+
+    def load_balancer(self, spec: Mapping[str, Any]) -> LoadBalancer:
+        """Return the load balancer of a LoadBalancer.spec. Raises LookupError where the platform has none."""
         ...
 
     def terminal(self, spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
@@ -65,6 +70,11 @@ def store(spec: Mapping[str, Any]) -> Store:
 def secrets(spec: Mapping[str, Any], app: str) -> SecretStore | None:
     """Return the store from which an application's servers read secrets at boot; None where a spec has none."""
     return operator_of(spec["platform"]).secrets(spec, app)
+
+
+def load_balancer(spec: Mapping[str, Any]) -> LoadBalancer:
+    """Return the load balancer of a LoadBalancer.spec."""
+    return operator_of(spec["platform"]).load_balancer(spec)
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:

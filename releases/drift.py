@@ -74,7 +74,7 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
 
 
 def find_strays(
-    reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], balancer: Mapping[str, str], release: str
+    reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], balancer: Mapping[str, str] | None, release: str
 ) -> list[str]:
     """Return a line for each server that responds and does not serve the release, and for a proxy that does not run.
 
@@ -88,11 +88,11 @@ def find_strays(
         return []
     targets = [server["target"] for server in servers]
     with ThreadPoolExecutor(PARALLEL) as pool:
-        state = pool.submit(proxy_state, transport, balancer)
+        asked = pool.submit(proxy_state, transport, balancer) if balancer else None
         found = list(pool.map(partial(_find_drift, transport, release), targets))
     lines = [f"{server['name']} {why}" for server, why in zip(servers, found, strict=True) if why]
-    if state.result() in ENDED:
-        lines.append(f"{balancer['name']} does not serve: {balancer['unit']} is {state.result()}")
+    if balancer and asked and (state := asked.result()) in ENDED:
+        lines.append(f"{balancer['name']} does not serve: {balancer['unit']} is {state}")
     return lines
 
 

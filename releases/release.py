@@ -15,6 +15,7 @@ from releases.archive import SourceError, gzip_sha256, write_archive
 from releases.source import Source
 from rendering.app_server import ProcessLayout, process_properties
 from rendering.gateway_files import background_units, gateway_files, install_files
+from rendering.server_site import Front
 from rendering.settings_file import FORMATS
 from settings import App
 
@@ -75,11 +76,12 @@ def make_manifest(
     secrets: Mapping[str, str],
     health_host: str = "localhost",
     https: bool = False,
+    front: Front | None = None,
 ) -> bytes:
     """Return the manifest of an application's release.
 
     key: the stack's own key for secrets_digest. health_host: the name by which servers are asked for the health path.
-    https: whether clients come by HTTPS.
+    https: whether clients come by HTTPS. front: the load balancer in front, where the balancer is no machine.
     """
     manifest = {
         "module": app.module,
@@ -94,7 +96,7 @@ def make_manifest(
         "environment": ENVIRONMENT | app.environment,
         # Of the processes that it runs beside the application: its build and its task.
         "properties": process_properties(),
-        **_gateway(app, source),
+        **_gateway(app, source, front),
         "drain_timeout_s": app.drain_timeout_s,
         "release_task": app.rollout.release_task,
         "workers": {name: worker.model_dump() for name, worker in app.workers.items()},
@@ -107,6 +109,8 @@ def make_manifest(
         "tar_sha256": source.tar_sha256,
     }
     # Only where they are: an application without them keeps its id.
+    if front:
+        manifest["front"] = front.balancer.kind
     if app.python_path:
         manifest["python_path"] = app.python_path
     if app.release.wheels:
@@ -134,9 +138,9 @@ def build(source: Path, manifest: bytes, target: Path, *, state: Path | None = N
     return Release(manifest, target)
 
 
-def _gateway(app: App, source: Source) -> dict[str, Any]:
+def _gateway(app: App, source: Source, front: Front | None) -> dict[str, Any]:
     """Return which gateway and which processes the release is made for, and the gateway's files."""
     processes = ProcessLayout.of(app)
-    files = gateway_files(app) | install_files(source.requirements.pinned)
+    files = gateway_files(app, front) | install_files(source.requirements.pinned)
     found = {"gateway": app.gateway.kind, "gateway_files": files}
     return found | ({"processes": str(processes)} if processes else {})

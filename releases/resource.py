@@ -73,7 +73,7 @@ class _Provider(ResourceProvider):
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         transport = operator.transport(_news["reach"])
-        if _olds.get("balancer") == _news["balancer"]:
+        if _news.get("balancer") and _olds.get("balancer") == _news["balancer"]:
             _start_proxy(_news, transport)
         return UpdateResult(_roll_out(_news, transport))
 
@@ -105,7 +105,7 @@ def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
     """Return whether the fleet is not as the state has it, and print why. First it asks the store, then the servers."""
     release = str(olds["release"])
     why = find_drift(_store(olds), release, int(olds["epoch"]))
-    found = [why] if why else find_strays(news["reach"], olds["servers"], olds["balancer"], release)
+    found = [why] if why else find_strays(news["reach"], olds["servers"], olds.get("balancer"), release)
     for line in found:
         log(f"{olds['app']}: {line}: `up` puts it right")
     return bool(found)
@@ -198,8 +198,8 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
     """release: id that serves when it is done. manifest: of that release, which is built from source.
 
     limits: the fields of Plan that are numbers, batch_size and task_before_proof. balancer: as one of servers, and the
-    unit of its proxy, which is started where somebody stopped it. static: whether it serves static files; each other
-    one gets them.
+    unit of its proxy, which is started where somebody stopped it; None where it is no machine. static: whether it
+    serves static files; each other one gets them.
     """
 
     app: pulumi.Output[str]
@@ -218,7 +218,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         limits: Mapping[str, int | str],
         reach: ConnectionSpec,
         store: platforms.Store,
-        balancer: Mapping[str, pulumi.Input[str]],
+        balancer: Mapping[str, pulumi.Input[str]] | None,
         static: bool,
         opts: pulumi.ResourceOptions,
     ) -> None:

@@ -34,3 +34,8 @@ def error_page_files(pages: ErrorPages) -> dict[str, tuple[str, str]]:
         problem = {"type": "about:blank", "title": title, "status": status, "detail": detail}
         files[f"{FOLDER}/{name}.json"] = ("0644", json.dumps(problem) + "\n")
     return files
+
+
+def maintenance_page(pages: ErrorPages) -> str:
+    """Return the page that clients get during maintenance, unless the operator gives another one."""
+    return error_page_files(pages)[MAINTENANCE_PAGE][1]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, gateway_command_line
+from rendering.server_site import Front, error_page_files, server_site
 from rendering.templates import render_template
 from rendering.user_data import minified_script
 from settings import App
@@ -16,15 +18,18 @@ from settings.limits import read_timeout_s
 INSTALL_SCRIPTS = ("virtualenv", "installers", "requirement_files", "wheels")
 
 
-def gateway_files(app: App) -> dict[str, str]:
-    """Return what a release contains for its gateway: path in its folder -> text. Configuration and launcher."""
+def gateway_files(app: App, front: Front | None = None) -> dict[str, str]:
+    """Return what a release contains for its gateway: path in its folder -> text. Configuration and launcher.
+
+    front: the load balancer in front; None where a balancer of the stack's own is.
+    """
     kind, processes = GATEWAYS[app.gateway.kind], ProcessLayout.of(app)
     config = render_template(kind.template, module=app.module, gateway=app.gateway, drain_timeout_s=app.drain_timeout_s)
     files = {kind.config: config, **{f"gateway/{name}.py": minified_script(f"gateway/{name}") for name in kind.scripts}}
     if app.streaming:
         extra_s = app.streaming.timeout_s - app.gateway.request_timeout_s
         files["gateway/streaming.json"] = json.dumps({"paths": app.streaming.paths, "extra_s": extra_s}) + "\n"
-    return files | (process_files(app, processes) if processes else {})
+    return files | (process_files(app, processes, front) if processes else {})
 
 
 def install_files(pinned: str | None = None) -> dict[str, str]:
@@ -36,20 +41,13 @@ def install_files(pinned: str | None = None) -> dict[str, str]:
     return scripts if pinned is None else scripts | {"install/requirements.txt": pinned}
 
 
-def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
+def process_files(app: App, processes: ProcessLayout, front: Front | None = None) -> dict[str, str]:
     """Return a release's files for processes in either slot: their ports and Nginx's configuration."""
-    files: dict[str, str] = {}
+    files = error_page_files(front) if front else {}
     for slot, first in SLOT_PORTS.items():
         ports = range(first, first + processes.number)
-        files[f"gateway/nginx-{slot}.conf"] = render_template(
-            "nginx/processes.conf.j2",
-            slot=slot,
-            ports=ports,
-            prefix="uwsgi" if GATEWAYS[app.gateway.kind].protocol == "uwsgi" else "proxy",
-            read_timeout_s=read_timeout_s(app.gateway.request_timeout_s),
-            streaming=app.streaming,
-            streaming_timeout_s=read_timeout_s(app.streaming.timeout_s) if app.streaming else 0,
-            drain_timeout_s=app.drain_timeout_s,
+        files[f"gateway/nginx-{slot}.conf"] = (
+            server_site(app, front, slot, ports) if front else _behind_own_balancer(app, slot, ports)
         )
         if processes.manager == "supervisord":
             files[f"gateway/supervisord-{slot}.conf"] = supervisord_conf(app, processes.number, slot)
@@ -59,6 +57,19 @@ def process_files(app: App, processes: ProcessLayout) -> dict[str, str]:
                 for port in ports
             }
     return files
+
+
+def _behind_own_balancer(app: App, slot: str, ports: Sequence[int]) -> str:
+    return render_template(
+        "nginx/processes.conf.j2",
+        slot=slot,
+        ports=ports,
+        prefix="uwsgi" if GATEWAYS[app.gateway.kind].protocol == "uwsgi" else "proxy",
+        read_timeout_s=read_timeout_s(app.gateway.request_timeout_s),
+        streaming=app.streaming,
+        streaming_timeout_s=read_timeout_s(app.streaming.timeout_s) if app.streaming else 0,
+        drain_timeout_s=app.drain_timeout_s,
+    )
 
 
 def supervisord_conf(app: App, number: int, slot: str) -> str:

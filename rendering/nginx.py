@@ -20,7 +20,7 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream]) -> dict[str,
         {"names": host.names, "apps": [by_name[name] for _, name in host.table], "is_whole": "/" in dict(host.table)}
         for host in virtual_hosts({each.name: each.route for each in upstreams})
     ]
-    return {"hosts": hosts, "exempt": _exempt_path_patterns(balancer, hosts)}
+    return {"hosts": hosts, "exempt": exempt_path_patterns(balancer, hosts)}
 
 
 def server_line(_app: Upstream, address: str) -> str:
@@ -28,14 +28,23 @@ def server_line(_app: Upstream, address: str) -> str:
     return f"    server {address}:{APP_PORT} max_fails=0 max_conns=2048;"
 
 
-def _exempt_path_patterns(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
+def exempt_path_patterns(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return patterns of `$server_name$uri` for health paths and for Nginx's own paths."""
     patterns: list[str] = []
     for host in hosts:
         paths = path_prefix_regex(["/.error/"]) + exact_path_regex([app.public_health_path for app in host["apps"]])
         if balancer.tls and balancer.tls.acme:
             paths += path_prefix_regex(["/.well-known/acme-challenge/"])
-        # Nginx calls a server by the first of its names.
-        name = re.escape(host["names"][0] if host["names"] else "_")
-        patterns += [f"^{name}{path.removeprefix('^')}" for path in paths]
+        patterns += [_pattern_of_host(host, path) for path in paths]
     return patterns
+
+
+def exempt_path_pattern(host: Mapping[str, Any], path: str) -> str:
+    """Return the same pattern for one more path of a host."""
+    return _pattern_of_host(host, exact_path_regex([path])[0])
+
+
+def _pattern_of_host(host: Mapping[str, Any], path_regex: str) -> str:
+    # Nginx calls a server by the first of its names.
+    name = re.escape(host["names"][0] if host["names"] else "_")
+    return f"^{name}{path_regex.removeprefix('^')}"

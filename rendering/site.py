@@ -7,6 +7,7 @@ from typing import Any
 
 from rendering import apache, nginx
 from rendering.common import HTTPS_PORT
+from rendering.error_pages import FOLDER
 from rendering.templates import render_template
 from rendering.upstream import MARK, Upstream
 from settings import Balancer
@@ -41,6 +42,11 @@ def render_site(
         "users_file": USERS_FILE,
         "status_port": STATUS_PORT,
         "forgeable": balancer.proxy.request_headers.forgeable,
+        "errors": FOLDER,
+        # What rendering/server_site.py has otherwise.
+        "listen": "",
+        "target_health_path": "",
+        "slot_folders": (),
     }
     if balancer.proxy.kind == "apache":
         context, server_line = apache.site_context(balancer, upstreams, hostnames), apache.server_line

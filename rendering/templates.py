@@ -9,7 +9,7 @@ import jinja2
 
 from rendering.filters import FILTERS
 from settings.application import APP_PORT
-from settings.limits import STOP_TIMEOUT_S
+from settings.limits import STOP_TIMEOUT_S, TARGET_HEALTH_TIMEOUT_S
 
 ROOT = Path(__file__).resolve().parents[1]
 _environment = jinja2.Environment(
@@ -30,6 +30,7 @@ _ACCEPTS_JSON = rf"^((?!text/html{_NOT_REFUSED}).)*application/([a-z0-9.+-]+\+)?
 CONSTANTS: dict[str, Any] = {
     "APP_PORT": APP_PORT,
     "STOP_TIMEOUT_S": STOP_TIMEOUT_S,
+    "TARGET_HEALTH_TIMEOUT_S": TARGET_HEALTH_TIMEOUT_S,
     "ACCEPTS_JSON": _ACCEPTS_JSON,
 }
 

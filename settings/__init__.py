@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from settings import limits, route
+from settings import alb_support, limits, route
 from settings.application import App, Fleet
 from settings.background import Schedule, Worker
 from settings.balancer import Balancer
@@ -17,7 +17,7 @@ from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSy
 from settings.platform import Aws, Lxd, PlatformName
 from settings.proxy import problems as proxy_problems
 from settings.rollout import Rollout
-from settings.size import Size
+from settings.size import Architecture, Size
 from settings.tls import uncovered_hosts
 
 __all__ = [
@@ -69,7 +69,7 @@ class Settings(Model):
     apps: Annotated[dict[Name, App], Field(min_length=1, max_length=20)] = Field(
         description="the applications by name; they share the balancer, and each has a fleet of its own"
     )
-    balancer: Balancer = Field(default=Balancer(), description="the machine in front")
+    balancer: Balancer = Field(default=Balancer(), description="what stands in front")
     security_updates: SecurityUpdates = Field(default=SecurityUpdates(), description="when machines upgrade themselves")
     lxd: Lxd = Field(default=Lxd(), description="where the fleet runs on this machine (platform lxd)")
     aws: Aws | None = Field(default=None, description="where the fleet runs on EC2 (platform aws)")
@@ -82,16 +82,32 @@ class Settings(Model):
         return self
 
     @model_validator(mode="after")
+    def _a_machine_in_front_has_a_subnet(self) -> Settings:
+        aws = self.aws if self.platform == "aws" else None
+        is_machine = self.balancer.kind == "machine"
+        if aws and not aws.vpc and is_machine and not aws.balancer_subnet_id:
+            reject("aws.balancer_subnet_id: missing; name a public subnet of the VPC, in which the balancer stands")
+        if aws and aws.balancer_subnet_id and not is_machine:
+            reject(
+                f"aws.balancer_subnet_id: {aws.balancer_subnet_id}: no machine stands there with balancer.kind alb; "
+                "remove it, and name public subnets in balancer.alb.subnet_ids"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_image_boots_every_machine(self) -> Settings:
         sizes = {f"apps.{name}.fleet.size": app.fleet.size for name, app in self.apps.items()}
-        of_balancer = self.balancer.size
+        if self.balancer.kind == "alb":
+            first, of_first = next(iter(sizes.items()))
+        else:
+            first, of_first = "balancer.size", self.balancer.size
         reject(
             *[
-                f"{place}.instance_type: {size.instance_type}: is {size.architecture}, and balancer.size.instance_type "
-                f"({of_balancer.instance_type}) is {of_balancer.architecture}: one image (aws.ami) boots all machines; "
+                f"{place}.instance_type: {size.instance_type}: is {size.architecture}, and {first}.instance_type "
+                f"({of_first.instance_type}) is {of_first.architecture}: one image (aws.ami) boots all machines; "
                 "take types of one architecture"
                 for place, size in sizes.items()
-                if self.platform == "aws" and size.architecture != of_balancer.architecture
+                if self.platform == "aws" and size.architecture != of_first.architecture
             ]
         )
         return self
@@ -119,6 +135,12 @@ class Settings(Model):
         return OPERATING_SYSTEMS[self.os]
 
     @property
+    def architecture(self) -> Architecture:
+        """Return what an image for all machines must be made for (platform aws)."""
+        first = next(iter(self.apps.values())).fleet.size if self.balancer.kind == "alb" else self.balancer.size
+        return first.architecture
+
+    @property
     def hostnames(self) -> list[str]:
         """Return the names of the site: those of the balancer, then other hosts of applications."""
         return route.hostnames(self.balancer.hostnames, self.apps)
@@ -143,6 +165,7 @@ class Settings(Model):
         if self.balancer.tls:
             found += uncovered_hosts(self.balancer.tls, self.balancer.hostnames, self.hostnames)
         found += limits.problems(self)
+        found += alb_support.problems(self)
         found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
         reject(*found)
         return self

@@ -125,8 +125,10 @@ class Aws(PlatformBlock):
         ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
         if self.vpc and any(ids.values()):
             reject(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
-        if not self.vpc and not all(ids.values()):
-            reject(f"{', '.join(key for key in ids if not ids[key])}: missing; {ways}")
+        missing = [key for key in ids if not ids[key]]
+        # That of the balancer alone is looked for where its kind is known (settings/__init__.py).
+        if not self.vpc and missing not in ([], ["balancer_subnet_id"]):
+            reject(f"{', '.join(missing)}: missing; {ways}")
         return self
 
     @model_validator(mode="after")

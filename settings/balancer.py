@@ -1,9 +1,13 @@
-"""The settings of the machine in front."""
+"""The settings of what stands in front."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
+from settings import alb_support
+from settings.alb import Alb
 from settings.apache import unsupported_settings
 from settings.constraint import Cidr
 from settings.error_pages import ErrorPages
@@ -17,8 +21,12 @@ MOST_REQUESTS = 1_000_000
 
 
 class Balancer(Model):
-    """The machine in front. Limits are off unless they are set."""
+    """What stands in front. Limits are off unless they are set."""
 
+    kind: Literal["machine", "alb"] = Field(
+        default="machine", description="machine: one with a proxy; alb: an Application Load Balancer (aws)"
+    )
+    alb: Alb = Field(default=Alb(), description="what an Application Load Balancer alone has")
     size: Size = Field(default=Size(), description="what the balancer has")
     max_body_mib: int = Field(
         default=10, ge=1, le=10_240, description="largest request body; more is rejected with 413"
@@ -47,6 +55,11 @@ class Balancer(Model):
     )
     proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides spreading them")
 
+    @property
+    def https(self) -> bool:
+        """Return whether clients come by HTTPS."""
+        return self.alb.https if self.kind == "alb" else self.tls is not None
+
     @model_validator(mode="after")
     def _a_burst_is_above_a_rate(self) -> Balancer:
         if self.burst is not None and self.requests_per_second is None:
@@ -57,7 +70,10 @@ class Balancer(Model):
 
     @model_validator(mode="after")
     def _the_proxy_has_what_is_set(self) -> Balancer:
-        reject(*(unsupported_settings(self) if self.proxy.kind == "apache" else []))
+        if self.kind == "alb":
+            reject(*alb_support.unsupported_settings(self))
+        elif self.proxy.kind == "apache":
+            reject(*unsupported_settings(self))
         return self
 
     @model_validator(mode="after")

@@ -35,7 +35,9 @@ def values(given: Settings) -> list[Value]:
     """Return all values in the order of the stack file, but those the platform has no use for. Secrets are masked."""
     computed = {each.name: each for each in _computed_values(given)}
     settings = [
-        computed.pop(each.name, each) for each in _walk(given, "") if not _is_unused_platform(each.name, given.platform)
+        computed.pop(each.name, each)
+        for each in _walk(given, "")
+        if not _is_unused_platform(each.name, given.platform) and not _is_unused_kind(each.name, given.balancer.kind)
     ]
     # What is no setting stands behind the settings of its block.
     return sorted([*settings, *computed.values()], key=lambda each: _block(given, each.name))
@@ -46,6 +48,11 @@ def _is_unused_platform(name: str, platform: str) -> bool:
     if ".size." in name:
         return name.rpartition(".")[2] not in PLATFORMS[platform].size
     return name.partition(".")[0] in PLATFORMS.keys() - {platform}
+
+
+def _is_unused_kind(name: str, kind: str) -> bool:
+    """Return whether a setting is for another kind of balancer."""
+    return kind == "machine" and name.startswith("balancer.alb.")
 
 
 def _block(given: Settings, name: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ two releases' worker processes <= memory of the machine
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from settings.platform import PLATFORMS, Capacity
@@ -25,6 +25,9 @@ STOP_TIMEOUT_S = 330
 SITE_TIMEOUT_S = STOP_TIMEOUT_S + 70
 # How long a tunnel of EC2 Instance Connect lasts, and what a command of a rollout may take beside what is set for it.
 TUNNEL_S, TUNNEL_MARGIN_S = 3600, 120
+# What a load balancer waits for a server's health, and how often it asks; as the balancer's own agent does.
+TARGET_HEALTH_TIMEOUT_S = 5
+TARGET_HEALTH_INTERVAL_S = 10
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -53,6 +56,16 @@ def worker_processes(app: App, platform: str) -> int | None:
 def read_timeout_s(request_timeout_s: int) -> int:
     """Return the seconds that Nginx waits for an application."""
     return request_timeout_s + READ_MARGIN_S
+
+
+def idle_timeout_s(apps: Iterable[App]) -> int:
+    """Return the seconds of silence after which an Application Load Balancer ends a connection: later than servers do.
+
+    AWS takes 4,000 at most.
+    """
+    longest = (max(app.gateway.request_timeout_s, app.streaming.timeout_s if app.streaming else 0) for app in apps)
+    # Once more the margin, for the server's Nginx decides first.
+    return min(read_timeout_s(max(longest)) + READ_MARGIN_S, 4000)
 
 
 def problems(given: Settings) -> list[str]:

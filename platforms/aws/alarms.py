@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -99,6 +100,61 @@ class MachineAlarms:
         opts = pulumi.ResourceOptions(parent=machine.resource, provider=self._provider, depends_on=[reports])
         for watched in agent_metrics(self._given.alarms, balancer=balancer) if self._given.alarms else ():
             self._alarm(f"{name}-{watched.name}", role, machine.id, watched, opts)
+
+    def create_load_balancer_alarms(
+        self, name: str, balancer: aws.lb.LoadBalancer, groups: Mapping[str, aws.lb.TargetGroup]
+    ) -> None:
+        """Create the alarms on what a load balancer counts: those that a balancer of the stack's own reports."""
+        alarms = self._given.alarms
+        if alarms is None:
+            return
+        opts = pulumi.ResourceOptions(parent=balancer, provider=self._provider)
+        front: dict[str, pulumi.Input[str]] = {"LoadBalancer": balancer.arn_suffix}
+        common: dict[str, Any] = {
+            "comparison_operator": "GreaterThanOrEqualToThreshold",
+            # Without requests nothing is counted.
+            "treat_missing_data": "notBreaching",
+            "alarm_actions": [alarms.sns_topic_arn],
+            "ok_actions": [alarms.sns_topic_arn],
+            "opts": opts,
+        }
+        counted = {"all": "RequestCount", "own": "HTTPCode_ELB_5XX_Count", "targets": "HTTPCode_Target_5XX_Count"}
+        queries: list[Any] = [
+            {
+                "id": id_,
+                "metric": {
+                    "namespace": "AWS/ApplicationELB",
+                    "metric_name": metric,
+                    "dimensions": front,
+                    "stat": "Sum",
+                    "period": 60,
+                },
+            }
+            for id_, metric in counted.items()
+        ]
+        # What it answers itself is not in RequestCount.
+        share = "100 * (FILL(own, 0) + FILL(targets, 0)) / (FILL(all, 0) + FILL(own, 0))"
+        aws.cloudwatch.MetricAlarm(
+            f"{name}-errors",
+            alarm_description=f"load balancer of stack {self._stack}: clients get errors; see ./fleet status and logs",
+            metric_queries=[{"id": "share", "expression": share, "label": "5xx (%)", "return_data": True}, *queries],
+            threshold=alarms.errors_5xx_percent,
+            evaluation_periods=5,
+            **common,
+        )
+        for app, group in groups.items():
+            aws.cloudwatch.MetricAlarm(
+                f"{name}-servers-{app}",
+                alarm_description=f"{app} of stack {self._stack}: a server is unhealthy; see ./fleet status",
+                namespace="AWS/ApplicationELB",
+                metric_name="UnHealthyHostCount",
+                dimensions={**front, "TargetGroup": group.arn_suffix},
+                statistic="Maximum",
+                period=60,
+                threshold=1,
+                evaluation_periods=3,
+                **common,
+            )
 
     def _alarm(
         self, name: str, role: str, machine: pulumi.Output[str], watched: _AlarmSpec, opts: pulumi.ResourceOptions

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -35,7 +36,7 @@ def release_store(
     Keys stand under the stack's name in both. The secrets of releases stand beside it, under the same name, as
     parameters of Systems Manager.
     """
-    made = None if given.release_bucket else _bucket(name, provider, opts, protect=given.protect)
+    made = None if given.release_bucket else private_bucket(name, provider, opts, protect=given.protect).bucket
     bucket = made.bucket if made else pulumi.Output.from_input(given.release_bucket or "")
     secrets = SecretParameters(f"{name}-secrets", path=parameter_path(stack), region=given.region, opts=opts)
     store = Store(
@@ -53,8 +54,27 @@ def release_store(
     return ReleaseStore(store, bucket, [secrets, *([made] if made else [])])
 
 
-def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions, *, protect: bool) -> aws.s3.Bucket:
+@dataclass(frozen=True)
+class PrivateBucket:
+    """A bucket. policy: after which it lets in whom it shall."""
+
+    bucket: aws.s3.Bucket
+    policy: pulumi.Resource
+
+
+def private_bucket(
+    name: str,
+    provider: aws.Provider,
+    opts: pulumi.ResourceOptions,
+    *,
+    protect: bool,
+    expires_days: int | None = None,
+    more: Callable[[str], Mapping[str, Any]] | None = None,
+) -> PrivateBucket:
     """Create a private bucket with versions, which clients reach by TLS only.
+
+    expires_days: after which objects are deleted; None: never. more: returns another statement of its policy, by its
+    ARN.
 
     FSBP S3.1, S3.8 (no public access), S3.5 (TLS only), S3.12 (no ACLs), S3.13 (lifecycle), S3.14 (versions).
     CIS AWS 5.0 2.1.1 (TLS only), 2.1.4 (no public access).
@@ -100,24 +120,24 @@ def _bucket(name: str, provider: aws.Provider, opts: pulumi.ResourceOptions, *, 
                 # The rollout alone deletes releases, by number and not by age: what it keeps may be old.
                 "noncurrent_version_expiration": {"noncurrent_days": KEPT_DAYS},
                 # What a deletion leaves in a bucket with versions, once those are gone.
-                "expiration": {"expired_object_delete_marker": True},
+                "expiration": {"days": expires_days} if expires_days else {"expired_object_delete_marker": True},
                 "abort_incomplete_multipart_upload": {"days_after_initiation": 1},
             }
         ],
         opts=pulumi.ResourceOptions(parent=bucket, provider=provider, depends_on=[versioning]),
     )
-    aws.s3.BucketPolicy(
+    policy = aws.s3.BucketPolicy(
         f"{name}-policy",
         bucket=bucket.bucket,
-        policy=bucket.arn.apply(_tls_only),
+        policy=bucket.arn.apply(lambda arn: _policy([_tls_only(arn), *([more(arn)] if more else [])])),
         # S3 refuses two changes of a bucket's access at a time.
         opts=pulumi.ResourceOptions(parent=bucket, provider=provider, depends_on=[private]),
     )
-    return bucket
+    return PrivateBucket(bucket, policy)
 
 
-def _tls_only(arn: str) -> str:
-    statement = {
+def _tls_only(arn: str) -> Mapping[str, Any]:
+    return {
         "Sid": "TlsOnly",
         "Effect": "Deny",
         "Principal": "*",
@@ -125,4 +145,7 @@ def _tls_only(arn: str) -> str:
         "Resource": [arn, f"{arn}/*"],
         "Condition": {"Bool": {"aws:SecureTransport": "false"}},
     }
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def _policy(statements: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})

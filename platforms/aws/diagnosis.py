@@ -42,11 +42,14 @@ def check_host(blocks: Mapping[str, Any], *, stack: str) -> list[Finding]:
 
 
 def image_kind(blocks: Mapping[str, Any]) -> ImageKind:
-    """Return what the machines of a stack file boot. All have the architecture of the balancer."""
+    """Return what the machines of a stack file boot. All have the architecture of the first of them."""
     system = OPERATING_SYSTEMS.get(blocks.get("os", ""), DEFAULT_OS)
     try:
-        size = Size.model_validate_json(json.dumps(blocks["balancer"]["size"]))
-    except (KeyError, TypeError, ValidationError):
+        front: Mapping[str, Any] = blocks.get("balancer") or {}
+        is_alb = front.get("kind") == "alb"
+        first: Mapping[str, Any] = next(iter(blocks["apps"].values()))["fleet"] if is_alb else front
+        size = Size.model_validate_json(json.dumps(first["size"]))
+    except (AttributeError, KeyError, StopIteration, TypeError, ValidationError):
         size = Size()
     return ImageKind(system, size.architecture)
 

@@ -1,4 +1,4 @@
-"""DNS records in Route 53: the site's names lead to the Elastic IP."""
+"""DNS records in Route 53: the site's names lead to the Elastic IP, or to the load balancer."""
 
 from __future__ import annotations
 
@@ -38,4 +38,32 @@ def records(
             opts=opts,
         )
         for hostname in hostnames
+    ]
+
+
+def alias_records(
+    name: str,
+    hostnames: Sequence[str],
+    balancer: aws.lb.LoadBalancer,
+    given: settings.Aws,
+    opts: pulumi.ResourceOptions,
+    *,
+    ipv6: bool,
+) -> list[aws.route53.Record]:
+    """Create an alias of the load balancer for each name, whose addresses change; none without a hosted zone."""
+    if given.route53_zone_id is None:
+        return []
+    # What it finds unhealthy it handles itself; a name that leads nowhere would be no better.
+    alias = aws.route53.RecordAliasArgs(name=balancer.dns_name, zone_id=balancer.zone_id, evaluate_target_health=False)
+    return [
+        aws.route53.Record(
+            f"{name}-{hostname}{'' if type_ == 'A' else '-ipv6'}",
+            zone_id=given.route53_zone_id,
+            name=hostname,
+            type=type_,
+            aliases=[alias],
+            opts=opts,
+        )
+        for hostname in hostnames
+        for type_ in (("A", "AAAA") if ipv6 else ("A",))
     ]

@@ -65,6 +65,37 @@ def security_group(
     return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
 
 
+def load_balancer_group(
+    name: str,
+    ports: Sequence[int],
+    provider: aws.Provider,
+    opts: pulumi.ResourceOptions,
+    *,
+    vpc_id: pulumi.Input[str],
+) -> SecurityGroup:
+    """Create the group of a load balancer. No machine is in it: it has no port 22, and no way out but to servers."""
+    group = aws.ec2.SecurityGroup(
+        name,
+        description=f"wsgi-fleet {name}",
+        vpc_id=vpc_id,
+        tags={"Name": name},
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=provider)),
+    )
+    child = pulumi.ResourceOptions(parent=group, provider=provider)
+    for port in ports:
+        _rule(IN, f"{name}-in-{port}", group.id, port, child, cidr=EVERYONE)
+        IN(
+            f"{name}-in-{port}-ipv6",
+            security_group_id=group.id,
+            ip_protocol="tcp",
+            from_port=port,
+            to_port=port,
+            cidr_ipv6=EVERYONE_IPV6,
+            opts=child,
+        )
+    return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
+
+
 def _open_between(
     name: str, id_: pulumi.Input[str], source: SecurityGroup, port: int, child: pulumi.ResourceOptions
 ) -> None:

@@ -11,13 +11,11 @@ import pulumi
 import pulumi_aws as aws
 
 import settings
-from settings.vpc import SSM_SERVICES, ZONE_LETTERS, RetentionDays, Vpc
+from platforms.aws.flow_log import flow_log
+from settings.vpc import PUBLIC, SSM_SERVICES, ZONE_LETTERS, Vpc
 
 ANYWHERE, ANYWHERE_IPV6 = "0.0.0.0/0", "::/0"
 HTTPS = 443
-# What the VPC can record of connections. Refused ones are what FSBP EC2.6 and CIS AWS 5.0 3.7 ask for; to keep the
-# others as well costs by the traffic.
-RECORDED = "REJECT"
 
 
 @dataclass(frozen=True)
@@ -32,21 +30,35 @@ class Subnet:
 
 
 @dataclass(frozen=True)
+class Front:
+    """The public subnets that a load balancer stands in. networks: their addresses. ready: what it waits for."""
+
+    subnet_ids: Sequence[pulumi.Input[str]]
+    networks: pulumi.Output[Sequence[str]]
+    ready: Sequence[pulumi.Resource] = ()
+
+
+@dataclass(frozen=True)
 class Network:
     """The network of a fleet.
 
-    public: where the balancer stands. private: where app servers stand, one subnet for each zone.
+    public: where the balancer stands. private: where app servers stand, one subnet for each zone. front: all public
+    subnets; None in a VPC that is there.
     """
 
     vpc_id: pulumi.Output[str]
     public: Subnet
     private: Sequence[Subnet]
+    front: Front | None = None
 
 
-def network(given: settings.Aws, stack: str, provider: aws.Provider) -> Network:
-    """Return the network of the settings. A VPC that is there is not changed; else one is made."""
+def network(given: settings.Aws, stack: str, provider: aws.Provider, *, ipv6: bool = False) -> Network:
+    """Return the network of the settings. A VPC that is there is not changed; else one is made.
+
+    ipv6: public subnets have addresses of IPv6, too.
+    """
     if given.vpc:
-        return _StackVpc(given.vpc, given, stack, provider).network
+        return _StackVpc(given.vpc, given, stack, provider, front_ipv6=ipv6).network
     return Network(
         pulumi.Output.from_input(given.vpc_id or ""),
         Subnet(pulumi.Output.from_input(given.balancer_subnet_id or "")),
@@ -59,15 +71,17 @@ class _StackVpc:
 
     network: Network
 
-    def __init__(self, given: Vpc, around: settings.Aws, stack: str, provider: aws.Provider) -> None:
-        self._given, self._region, self._stack = given, around.region, stack
+    def __init__(
+        self, given: Vpc, around: settings.Aws, stack: str, provider: aws.Provider, *, front_ipv6: bool
+    ) -> None:
+        self._given, self._region, self._stack, self._front_ipv6 = given, around.region, stack, front_ipv6
         self._vpc = aws.ec2.Vpc(
             "vpc",
             cidr_block=given.cidr,
             # Both are needed where a private name stands for an endpoint.
             enable_dns_support=True,
             enable_dns_hostnames=True,
-            assign_generated_ipv6_cidr_block=given.ipv6_egress or None,
+            assign_generated_ipv6_cidr_block=given.ipv6_egress or front_ipv6 or None,
             tags=self._name_tag("vpc"),
             opts=pulumi.ResourceOptions(provider=provider),
         )
@@ -97,8 +111,12 @@ class _StackVpc:
             endpoints = self._interface_endpoints(list(asked), subnets)
             subnets = [Subnet(each.id, [*each.ready, *endpoints]) for each in subnets]
         if given.flow_log_days:
-            self._flow_log(given.flow_log_days)
-        self.network = Network(self._vpc.id, public[given.zones[0]], subnets)
+            flow_log(self._vpc, given.flow_log_days, self._name_tag("flow-log"), self._child)
+        networks = pulumi.Output.from_input([given.subnet(zone, public=True) for zone in given.zones])
+        front = Front(
+            [subnet.id for subnet in public.values()], networks, [each for one in public.values() for each in one.ready]
+        )
+        self.network = Network(self._vpc.id, public[given.zones[0]], subnets, front)
 
     def _public(self) -> dict[str, Subnet]:
         """Create a public subnet in each zone; all leave by the internet gateway."""
@@ -114,7 +132,17 @@ class _StackVpc:
             gateway_id=gateway.id,
             opts=self._child,
         )
-        return {zone: self._subnet(zone, table, [out], public=True) for zone in self._given.zones}
+        ways = [out]
+        if self._front_ipv6:
+            six = aws.ec2.Route(
+                "public-out-ipv6",
+                route_table_id=table.id,
+                destination_ipv6_cidr_block=ANYWHERE_IPV6,
+                gateway_id=gateway.id,
+                opts=self._child,
+            )
+            ways.append(six)
+        return {zone: self._subnet(zone, table, ways, public=True) for zone in self._given.zones}
 
     def _egress_gateway(self) -> aws.ec2.EgressOnlyInternetGateway:
         """Create the gateway by which machines connect outside by IPv6, and nobody connects to them."""
@@ -161,12 +189,13 @@ class _StackVpc:
 
     def _subnet(self, zone: str, table: aws.ec2.RouteTable, out: Sequence[pulumi.Resource], *, public: bool) -> Subnet:
         name = f"{'public' if public else 'private'}-{zone[-1]}"
+        has_ipv6 = self._front_ipv6 if public else self._given.ipv6_egress
         subnet = aws.ec2.Subnet(
             name,
             vpc_id=self._vpc.id,
             availability_zone=zone,
             cidr_block=self._given.subnet(zone, public=public),
-            ipv6_cidr_block=None if public or not self._given.ipv6_egress else self._ipv6_block(zone),
+            ipv6_cidr_block=self._ipv6_block(zone, public=public) if has_ipv6 else None,
             # FSBP EC2.15. The balancer asks for its public address itself.
             map_public_ip_on_launch=False,
             tags=self._name_tag(name),
@@ -177,10 +206,11 @@ class _StackVpc:
         )
         return Subnet(subnet.id, [*out, association])
 
-    def _ipv6_block(self, zone: str) -> pulumi.Output[str]:
-        """Return a zone's /64 of the /56 that AWS gives a VPC, by the letter of the zone."""
+    def _ipv6_block(self, zone: str, *, public: bool) -> pulumi.Output[str]:
+        """Return the /64 of a zone's subnet in the /56 that AWS gives a VPC, numbered as those of IPv4 are."""
+        number = ZONE_LETTERS.index(zone[-1]) + (PUBLIC if public else 0)
         return self._vpc.ipv6_cidr_block.apply(
-            lambda block: str(list(IPv6Network(block).subnets(new_prefix=64))[ZONE_LETTERS.index(zone[-1])])
+            lambda block: str(list(IPv6Network(block).subnets(new_prefix=64))[number])
         )
 
     def _table(self, name: str) -> aws.ec2.RouteTable:
@@ -233,22 +263,6 @@ class _StackVpc:
             for service in services
         ]
 
-    def _flow_log(self, days: RetentionDays) -> None:
-        """Create a flow log of rejected connections (FSBP EC2.6, CIS AWS 5.0 3.7)."""
-        group = aws.cloudwatch.LogGroup("flow-log", retention_in_days=days, opts=self._child)
-        role = aws.iam.Role("flow-log", assume_role_policy=self._vpc.owner_id.apply(_flow_logs_of), opts=self._child)
-        policy = aws.iam.RolePolicy("flow-log", role=role.name, policy=group.arn.apply(_write_policy), opts=self._child)
-        aws.ec2.FlowLog(
-            "flow-log",
-            vpc_id=self._vpc.id,
-            traffic_type=RECORDED,
-            log_destination_type="cloud-watch-logs",
-            log_destination=group.arn,
-            iam_role_arn=role.arn,
-            tags=self._name_tag("flow-log"),
-            opts=self._after([policy]),
-        )
-
     def _after(self, others: Sequence[pulumi.Resource]) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions.merge(self._child, pulumi.ResourceOptions(depends_on=list(others)))
 
@@ -278,31 +292,3 @@ def _own_keys_or_reading(account: str) -> str:
         {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": "*"},
     ]
     return json.dumps({"Version": "2012-10-17", "Statement": statements})
-
-
-def _flow_logs_of(account: str) -> str:
-    """Return the policy that lets flow logs of this account alone take the role.
-
-    Source: AWS VPC user guide, flow-logs-iam-role.
-    """
-    trust = {
-        "Effect": "Allow",
-        "Principal": {"Service": "vpc-flow-logs.amazonaws.com"},
-        "Action": "sts:AssumeRole",
-        "Condition": {"StringEquals": {"aws:SourceAccount": account}},
-    }
-    return json.dumps({"Version": "2012-10-17", "Statement": [trust]})
-
-
-def _write_policy(log_group: str) -> str:
-    """Return a policy that allows writing into that log group.
-
-    It lacks logs:CreateLogGroup, by which a last record would bring back a deleted group.
-    """
-    actions = ("CreateLogStream", "PutLogEvents", "DescribeLogGroups", "DescribeLogStreams")
-    statement = {
-        "Effect": "Allow",
-        "Action": [f"logs:{action}" for action in actions],
-        "Resource": [log_group, f"{log_group}:*"],
-    }
-    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})

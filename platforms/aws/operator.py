@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from platforms.diagnosis import Finding
+from platforms.load_balancer import LoadBalancer
 from platforms.terminal import Terminal
 from platforms.transport import SecretStore, Store, Transport
 
@@ -30,6 +31,13 @@ def secrets(spec: Mapping[str, Any], app: str) -> SecretStore | None:
     from platforms.aws.ssm import SsmSecrets
 
     return SsmSecrets.from_spec(spec["secrets"], app) if spec.get("secrets") else None
+
+
+def load_balancer(spec: Mapping[str, Any]) -> LoadBalancer:
+    """Return the Application Load Balancer."""
+    from platforms.aws.elb import AlbOperator
+
+    return AlbOperator.from_spec(spec)
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:

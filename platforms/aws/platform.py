@@ -17,6 +17,8 @@ import settings
 from platforms import (
     ConnectionSpec,
     Ingress,
+    LoadBalancer,
+    LoadBalancerArgs,
     Machine,
     MachineArgs,
     PublicAddress,
@@ -28,8 +30,10 @@ from platforms.aws import bucket, dns, group, network, role
 from platforms.aws.access import access
 from platforms.aws.alarms import MachineAlarms
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
+from platforms.aws.load_balancer import AlbResources, front_of
 from platforms.aws.monitoring import Monitoring
 from platforms.aws.pinned_image import check_image
+from platforms.aws.target import Target
 from rendering.common import apply_files_command
 
 # EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
@@ -41,7 +45,15 @@ MONITORING_S = 360
 class AwsPlatform:
     """A fleet on EC2, in a VPC that is there or of its own. image: what its machines boot."""
 
-    def __init__(self, given: settings.Aws, *, stack: str, project_name: str, image: ImageKind = DEFAULT_IMAGE) -> None:
+    def __init__(
+        self,
+        given: settings.Aws,
+        *,
+        stack: str,
+        project_name: str,
+        image: ImageKind = DEFAULT_IMAGE,
+        ipv6: bool = False,
+    ) -> None:
         self._given = given
         self._image = image
         self._stack = stack
@@ -52,7 +64,7 @@ class AwsPlatform:
             "managed-by": "pulumi",
         }
         self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
-        self._network = network.network(given, stack, self._provider)
+        self._network = network.network(given, stack, self._provider, ipv6=ipv6)
         self._access = access(given, stack=stack, provider=self._provider, network=self._network)
         self._releases: bucket.ReleaseStore | None = None
         self._monitoring = Monitoring(given, stack, self._provider)
@@ -213,6 +225,40 @@ class AwsPlatform:
         url = pulumi.Output.concat("https://" if https else "http://", exact)
         return PublicAddress(url, host, association)
 
+    def load_balancer_group(self, name: str, ports: Sequence[int], *, opts: pulumi.ResourceOptions) -> SecurityGroup:
+        """Implement Platform.load_balancer_group: create an EC2 group."""
+        return group.load_balancer_group(name, ports, self._provider, opts, vpc_id=self._network.vpc_id)
+
+    def load_balancer(self, name: str, args: LoadBalancerArgs, *, opts: pulumi.ResourceOptions) -> LoadBalancer:
+        """Implement Platform.load_balancer: create an Application Load Balancer and its alarms."""
+        front = front_of(args.settings.alb.subnet_ids, self._network.front, self._provider)
+        made = AlbResources(
+            name,
+            args,
+            self._given,
+            stack=self._stack,
+            front=front,
+            vpc_id=self._network.vpc_id,
+            provider=self._provider,
+            opts=opts,
+        )
+        self._alarms.create_load_balancer_alarms(name, made.balancer, made.groups)
+        return made.load_balancer()
+
+    def target(
+        self, name: str, front: LoadBalancer, app: str, machine: Machine, *, opts: pulumi.ResourceOptions
+    ) -> pulumi.Resource:
+        """Implement Platform.target: register an instance in the application's target group."""
+        return Target(
+            name,
+            server=name,
+            region=self._given.region,
+            group=front.target_groups[app],
+            machine=machine.id,
+            drain_timeout_s=front.drain_timeout_s[app],
+            opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(depends_on=list(front.ready))),
+        )
+
     def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:
         """Implement Platform.reach."""
         return self._access.reach(machines)
@@ -238,6 +284,6 @@ def create(given: settings.Settings, *, stack: str, project: Path, project_name:
     """Return the platform of a stack (see platforms.registry). Raises ValueError where `aws` is missing."""
     if given.aws is None:
         raise ValueError("aws: is missing, and platform is aws")
-    # All machines have the architecture of the balancer.
-    image = ImageKind(given.operating_system, given.balancer.size.architecture)
-    return AwsPlatform(given.aws, stack=stack, project_name=project_name, image=image)
+    image = ImageKind(given.operating_system, given.architecture)
+    is_dual = given.balancer.kind == "alb" and given.balancer.alb.ip_address_type == "dualstack"
+    return AwsPlatform(given.aws, stack=stack, project_name=project_name, image=image, ipv6=is_dual)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from platforms.diagnosis import Finding
+from platforms.load_balancer import LoadBalancer
 from platforms.lxd import diagnosis
 from platforms.lxd.client import Client, LxdError
 from platforms.lxd.store import DirectoryStore
@@ -30,6 +31,11 @@ def store(spec: Mapping[str, Any]) -> DirectoryStore:
 
 def secrets(_spec: Mapping[str, Any], _app: str) -> None:
     """Return None: a release contains the secrets, and its servers read the store from a disk of this machine."""
+
+
+def load_balancer(_spec: Mapping[str, Any]) -> LoadBalancer:
+    """Raise LookupError: there is none on this platform."""
+    raise LookupError("platform lxd has no load balancer")
 
 
 def terminal(_spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:

@@ -14,6 +14,8 @@ from platforms.lxd.recipe import ImageRecipe
 from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
 from settings import Lxd, Settings
 
+_NO_LOAD_BALANCER = "platform lxd has no load balancer; settings with balancer.kind alb are rejected"
+
 
 class LxdPlatform:
     """A platforms.Platform. Registers the image of its machines when it is made.
@@ -140,6 +142,30 @@ class LxdPlatform:
             props["tls_port"] = self._lxd.tls_port
         made = resources.PublicAddress(resources.AddressProvider(), name, props, opts)
         return platforms.PublicAddress(made.url, made.url.apply(lambda _: address.HOST), made)
+
+    def load_balancer_group(
+        self, name: str, ports: Sequence[int], *, opts: pulumi.ResourceOptions
+    ) -> platforms.SecurityGroup:
+        """Implement Platform.load_balancer_group. Raises NotImplementedError: the settings reject it here."""
+        raise NotImplementedError(_NO_LOAD_BALANCER)
+
+    def load_balancer(
+        self, name: str, args: platforms.LoadBalancerArgs, *, opts: pulumi.ResourceOptions
+    ) -> platforms.LoadBalancer:
+        """Implement Platform.load_balancer. Raises NotImplementedError: the settings reject it here."""
+        raise NotImplementedError(_NO_LOAD_BALANCER)
+
+    def target(
+        self,
+        name: str,
+        front: platforms.LoadBalancer,
+        app: str,
+        machine: platforms.Machine,
+        *,
+        opts: pulumi.ResourceOptions,
+    ) -> pulumi.Resource:
+        """Implement Platform.target. Raises NotImplementedError: the settings reject it here."""
+        raise NotImplementedError(_NO_LOAD_BALANCER)
 
     def reach(self, machines: Iterable[platforms.Machine] | None = None) -> platforms.ConnectionSpec:
         """Implement Platform.reach: every machine of this host is reached alike."""

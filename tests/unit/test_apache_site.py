@@ -22,6 +22,7 @@ from rendering.filters import captures
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import Balancer, apache
+from settings.alb import Alb
 from settings.error_pages import ErrorPages
 from settings.proxy import Proxy
 from settings.rewriting import Redirect
@@ -243,7 +244,7 @@ def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None:
-    assert {*names(Balancer)} - ELSEWHERE == {*OTHER}
+    assert {*names(Balancer)} - ELSEWHERE - {"kind", *names(Alb, "alb.")} == {*OTHER}
     plain = site_text(settings_of(WHOLE), [APP])
     for name in OTHER.keys() - apache.UNSUPPORTED:
         assert site_text(settings_of(changed(name)), [APP]) != plain, name

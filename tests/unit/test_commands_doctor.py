@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from commands import doctor
 from commands.__main__ import app
-from commands.observation import Report
+from commands.report import Report
 from commands.restarting import cause_in
 from platforms.diagnosis import Finding
 from platforms.lxd.diagnosis import inotify

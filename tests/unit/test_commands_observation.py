@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from commands.observation import Report as Answer
 from commands.observation import rollout_of, server_view, slot_of
+from commands.report import Report as Answer
 from commands.status import age
 from commands.verdict import State, Verdict, judge
 from releases.fleet import Server

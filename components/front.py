@@ -1,0 +1,28 @@
+"""What stands in front of the app servers: a machine of the stack's own, or a load balancer of the platform's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from components.app_server_fleet import AppServerFleet
+from components.balancer import Balancer, BalancerArgs
+from components.load_balancer import LoadBalancer, ServiceArgs
+from platforms import Platform, PublicAddress, SecurityGroup
+from settings import Settings
+
+
+def make_front(given: Settings, group: SecurityGroup, platform: Platform) -> Balancer | LoadBalancer:
+    """Create what balancer.kind says. group: its security group."""
+    if given.balancer.kind == "machine":
+        args = BalancerArgs(given.balancer, group, given.security_updates, given.operating_system)
+        return Balancer("balancer", args, platform=platform)
+    service = ServiceArgs(given.balancer, given.apps, given.hostnames, group)
+    return LoadBalancer("balancer", service, platform=platform)
+
+
+def serve(front: Balancer | LoadBalancer, given: Settings, fleets: Mapping[str, AppServerFleet]) -> PublicAddress:
+    """Have it send requests to these fleets. Return where clients find it."""
+    if isinstance(front, LoadBalancer):
+        return front.serve(fleets)
+    addresses = {name: fleet.addresses for name, fleet in fleets.items()}
+    return front.serve(given.apps, addresses, given.hostnames)

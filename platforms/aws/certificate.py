@@ -1,0 +1,63 @@
+"""A certificate of ACM, asked for and proven by records in Route 53. ACM renews it as long as these stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+
+TTL_S = 300
+
+
+def requested_certificate(
+    name: str, hostnames: Sequence[str], zone_id: str, opts: pulumi.ResourceOptions
+) -> pulumi.Output[str]:
+    """Ask for a certificate with these names. Return its ARN, known once ACM has signed. opts: with the provider."""
+    first, *others = hostnames
+    asked = aws.acm.Certificate(
+        name,
+        domain_name=first,
+        subject_alternative_names=others,
+        validation_method="DNS",
+        # Browsers of the last ten years take it, and it is faster than RSA.
+        key_algorithm="EC_prime256v1",
+        opts=opts,
+    )
+    child = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(parent=asked))
+    # A wildcard is proven by the record of the name that it is below.
+    proven = {hostname.removeprefix("*."): hostname for hostname in hostnames}.values()
+    records = [_record(name, hostname, asked, zone_id, child) for hostname in proven]
+    signed = aws.acm.CertificateValidation(
+        name,
+        certificate_arn=asked.arn,
+        validation_record_fqdns=[record.fqdn for record in records],
+        opts=child,
+    )
+    return signed.certificate_arn
+
+
+def _record(
+    name: str, hostname: str, asked: aws.acm.Certificate, zone_id: str, opts: pulumi.ResourceOptions
+) -> aws.route53.Record:
+    found: pulumi.Output[Mapping[str, Any]] = asked.domain_validation_options.apply(
+        lambda options: next(_fields(option) for option in options if option.domain_name == hostname)
+    )
+    return aws.route53.Record(
+        f"{name}-{hostname}",
+        zone_id=zone_id,
+        name=found["name"],
+        type=found["type"],
+        records=[found["value"]],
+        ttl=TTL_S,
+        opts=opts,
+    )
+
+
+def _fields(option: Any) -> Mapping[str, Any]:
+    return {
+        "name": option.resource_record_name,
+        "type": option.resource_record_type,
+        "value": option.resource_record_value,
+    }

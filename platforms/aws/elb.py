@@ -1,0 +1,142 @@
+"""Elastic Load Balancing from the operator's side: health of targets, draining, the maintenance page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, cast
+
+from platforms.load_balancer import LoadBalancerError, TargetHealth
+from settings.application import APP_PORT
+
+# A rule with a lower priority counts first; settings/listener_rule.py leaves those below its FIRST free.
+MAINTENANCE_PRIORITY = 1
+# Seconds for a drained server, besides the group's own delay.
+DRAINED_S = 60
+LOOK_S = 2.0
+
+
+class Elb:
+    """Targets of groups. Credentials come from where the AWS tools look; a call is the first to use the network."""
+
+    def __init__(self, region: str) -> None:
+        self._region = region
+
+    @cached_property
+    def client(self) -> Any:
+        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
+        return cast("Any", boto3).client("elbv2", region_name=self._region, config=config)
+
+    def health(self, group: str) -> dict[str, tuple[str, str]]:
+        """Return instance -> (state, why) of the targets of a group; {} of a group that is gone."""
+        try:
+            found = self.client.describe_target_health(TargetGroupArn=group)["TargetHealthDescriptions"]
+        except self.client.exceptions.TargetGroupNotFoundException:
+            return {}
+        return {
+            str(each["Target"]["Id"]): (
+                str(each["TargetHealth"]["State"]),
+                str(each["TargetHealth"].get("Description", "")),
+            )
+            for each in found
+        }
+
+    def admit(self, group: str, machine: str) -> None:
+        """Register a machine. One that is there already is left as it is."""
+        self.client.register_targets(TargetGroupArn=group, Targets=[{"Id": machine, "Port": APP_PORT}])
+
+    def drain(self, group: str, machine: str) -> None:
+        """Deregister a machine. One that is not there, or whose group is gone, is no error."""
+        gone = (self.client.exceptions.TargetGroupNotFoundException, self.client.exceptions.InvalidTargetException)
+        try:
+            self.client.deregister_targets(TargetGroupArn=group, Targets=[{"Id": machine, "Port": APP_PORT}])
+        except gone:
+            return
+
+
+class AlbOperator:
+    """Implements platforms.load_balancer.LoadBalancer. listener: the one that serves. groups: application -> ARN."""
+
+    def __init__(
+        self, region: str, listener: str, groups: Mapping[str, str], drain_timeout_s: Mapping[str, int]
+    ) -> None:
+        self._elb, self._listener, self._groups = Elb(region), listener, groups
+        self._drain_timeout_s = drain_timeout_s
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> AlbOperator:
+        """Return the load balancer of a LoadBalancer.spec."""
+        times = {app: int(seconds) for app, seconds in spec["drain_timeout_s"].items()}
+        return cls(spec["region"], spec["listener"], spec["groups"], times)
+
+    def health(self, app: str) -> Mapping[str, TargetHealth]:
+        """Implement LoadBalancer.health. Targets are known by the id of their instance."""
+        with _errors():
+            found = self._elb.health(self._groups[app])
+        return {machine: TargetHealth(state, why) for machine, (state, why) in found.items()}
+
+    def drain(self, app: str, target: str) -> None:
+        """Implement LoadBalancer.drain."""
+        machine, begun = _instance(target), time.monotonic()
+        limit = self._drain_timeout_s[app] + DRAINED_S
+        with _errors():
+            self._elb.drain(self._groups[app], machine)
+            while self._elb.health(self._groups[app]).get(machine, ("unused", ""))[0] == "draining":
+                if time.monotonic() - begun > limit:
+                    raise LoadBalancerError(f"it still has requests after {limit} s; `./fleet status` shows when not")
+                time.sleep(LOOK_S)
+
+    def admit(self, app: str, target: str) -> None:
+        """Implement LoadBalancer.admit."""
+        with _errors():
+            self._elb.admit(self._groups[app], _instance(target))
+
+    def in_maintenance(self) -> bool:
+        """Implement LoadBalancer.in_maintenance."""
+        with _errors():
+            return self._maintenance_rule() is not None
+
+    def set_maintenance(self, page: str | None) -> None:
+        """Implement LoadBalancer.set_maintenance: a rule before all others. `pulumi up` knows nothing of it."""
+        with _errors():
+            rule, client = self._maintenance_rule(), self._elb.client
+            if page is None:
+                if rule:
+                    client.delete_rule(RuleArn=rule)
+                return
+            answer = {"StatusCode": "503", "ContentType": "text/html", "MessageBody": page}
+            actions = [{"Type": "fixed-response", "FixedResponseConfig": answer}]
+            if rule:
+                client.modify_rule(RuleArn=rule, Actions=actions)
+                return
+            every = [{"Field": "path-pattern", "PathPatternConfig": {"Values": ["*"]}}]
+            client.create_rule(
+                ListenerArn=self._listener, Priority=MAINTENANCE_PRIORITY, Conditions=every, Actions=actions
+            )
+
+    def _maintenance_rule(self) -> str | None:
+        pages = self._elb.client.get_paginator("describe_rules").paginate(ListenerArn=self._listener)
+        rules = [rule for page in pages for rule in page["Rules"]]
+        return next((str(each["RuleArn"]) for each in rules if each["Priority"] == str(MAINTENANCE_PRIORITY)), None)
+
+
+def _instance(target: str) -> str:
+    """Return the id of the instance that a target of the transport is (AwsPlatform.machine)."""
+    return target.partition("@")[0]
+
+
+@contextmanager
+def _errors() -> Generator[None]:
+    """Turn errors of AWS into LoadBalancerError."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise LoadBalancerError(f"{error}; `./fleet doctor` looks at the credentials") from error

@@ -1,0 +1,161 @@
+"""A whole stack with an Application Load Balancer, as the program asks AWS for it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.mock_engine import Build, Secret
+from harness.program import plan, project
+from settings.listener_rule import listener_rules
+from tests.unit.stack_blocks import app
+from tests.unit.test_alb_settings import SERVERS, stack
+from tests.unit.test_routes import routed
+
+LB = "aws:lb/"
+BALANCER, GROUP = f"{LB}loadBalancer:LoadBalancer", f"{LB}targetGroup:TargetGroup"
+LISTENER, RULE = f"{LB}listener:Listener", f"{LB}listenerRule:ListenerRule"
+TARGET, ROLLOUT = "pulumi-python:dynamic/aws:Target", "pulumi-python:dynamic/releases:Rollout"
+IN = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
+OUT = "aws:vpc/securityGroupEgressRule:SecurityGroupEgressRule"
+RECORD = "aws:route53/record:Record"
+WAF = "arn:aws:wafv2:eu-central-1:123456789012:regional/webacl/x/12345678-1234-1234-1234-123456789012"
+APPS = {
+    "shop": app(**SERVERS, streaming={"paths": ["/events/"], "timeout_s": 600}, rollout={"drain_timeout_s": 90}),
+    "api": app(**SERVERS, path="/api"),
+    "docs": app(**SERVERS, hosts=["docs.example.org"], sticky_sessions=True),
+}
+WHOLE = stack(
+    {
+        "certificate_arn": None,
+        "request_certificate": True,
+        "access_logs": {},
+        "waf_acl_arn": WAF,
+        "ip_address_type": "dualstack",
+    },
+    {"route53_zone_id": "Z1", "alarms": {"sns_topic_arn": "arn:aws:sns:eu-central-1:123456789012:fleet"}},
+    apps=APPS,
+)
+
+
+def built(folder: Path, blocks: dict[str, Any], *, preview: bool = False) -> Build:
+    with contextlib.chdir(project(folder)):
+        return plan("prod", preview=preview, **blocks)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return built(tmp_path_factory.mktemp("whole"), WHOLE)
+
+
+def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole: Build) -> None:
+    given = whole.one(BALANCER).inputs
+    assert given["subnets"] == ["public-a-id", "public-b-id", "public-c-id"]
+    wanted = {
+        "loadBalancerType": "application",
+        "internal": False,
+        "dropInvalidHeaderFields": True,
+        "desyncMitigationMode": "defensive",
+        "preserveHostHeader": True,
+        "xffHeaderProcessingMode": "append",
+        "enableDeletionProtection": True,
+        "ipAddressType": "dualstack",
+        # The longest stream, and twice the margin of 5 s.
+        "idleTimeout": 610,
+        "accessLogs": {"enabled": True, "bucket": "balancer-log-b0b0b0b"},
+    }
+    assert {name: given[name] for name in wanted} == wanted
+    assert whole.one(BALANCER).protect
+    assert whole.one("aws:wafv2/webAclAssociation:WebAclAssociation").inputs["webAclArn"] == WAF
+
+
+def test_each_application_has_a_target_group_that_spreads_by_open_requests(whole: Build) -> None:
+    groups = {each.name: each.inputs for each in whole.of(GROUP)}
+    assert {name: group["deregistrationDelay"] for name, group in groups.items()} == {"shop": 90, "api": 75, "docs": 75}
+    assert {name for name, group in groups.items() if group["stickiness"]["enabled"]} == {"docs"}
+    assert {group["loadBalancingAlgorithmType"] for group in groups.values()} == {"least_outstanding_requests"}
+    assert {(group["port"], group["healthCheck"]["path"]) for group in groups.values()} == {
+        (8000, "/.wsgi-fleet/health")
+    }
+
+
+def test_http_leads_to_https_and_the_rules_to_the_applications(whole: Build) -> None:
+    listeners = {each.inputs["port"]: each.inputs for each in whole.of(LISTENER)}
+    there = {"protocol": "HTTPS", "port": "443", "statusCode": "HTTP_301"}
+    assert listeners[80]["defaultActions"] == [{"type": "redirect", "redirect": there}]
+    assert listeners[443]["sslPolicy"] == "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
+    assert listeners[443]["defaultActions"] == [{"type": "forward", "targetGroupArn": "arn:shop"}]
+    rules = sorted(whole.of(RULE), key=lambda each: each.inputs["priority"])
+    wanted = listener_rules(routed(shop={}, api={"path": "/api"}, docs={"hosts": ["docs.example.org"]}))
+    assert [each.inputs["priority"] for each in rules] == [rule.priority for rule in wanted]
+    assert [each.inputs["actions"][0]["targetGroupArn"] for each in rules] == ["arn:docs", "arn:api"]
+    assert [each.inputs["conditions"] for each in rules] == [
+        [{"hostHeader": {"values": ["docs.example.org"]}}],
+        [{"pathPattern": {"values": ["/api", "/api/*"]}}],
+    ]
+
+
+def test_a_certificate_is_proven_by_a_record_for_each_name_before_https_is_served(whole: Build) -> None:
+    records = {each.name: each.inputs for each in whole.of(RECORD)}
+    proofs = {name: given["name"] for name, given in records.items() if name.startswith("balancer-certificate-")}
+    assert proofs == {
+        f"balancer-certificate-{name}": f"_0a.{name}" for name in ("shop.example.org", "docs.example.org")
+    }
+    signed = whole.one("aws:acm/certificateValidation:CertificateValidation")
+    assert whole.one(LISTENER, "balancer-https").depends_on(signed)
+    aliases = [given for given in records.values() if "aliases" in given]
+    assert sorted((given["name"], given["type"]) for given in aliases) == [
+        (name, type_) for name in ("docs.example.org", "shop.example.org") for type_ in ("A", "AAAA")
+    ]
+
+
+def test_a_server_gets_requests_once_its_release_serves_and_from_the_load_balancer_alone(whole: Build) -> None:
+    assert sorted(each.name for each in whole.of(TARGET)) == sorted(
+        f"{name}-{number}" for name in APPS for number in (1, 2, 3)
+    )
+    for each in whole.of(TARGET):
+        name = each.name.rpartition("-")[0]
+        assert each.inputs["group"] == f"arn:{name}"
+        assert each.depends_on(whole.one(ROLLOUT, f"{name}-rollout"))
+        assert all(each.depends_on(rule) for rule in whole.of(RULE))
+    ports = {(each.inputs["referencedSecurityGroupId"], each.inputs["fromPort"]) for each in whole.of(IN)
+             if each.inputs["securityGroupId"] == "app-shop-id"}  # fmt: skip
+    assert {port for group, port in ports if group == "balancer-id"} == {8000}
+    ways_out = {(each.inputs["fromPort"], each.inputs.get("cidrIpv4")) for each in whole.of(OUT)
+                if each.inputs["securityGroupId"] == "balancer-id"}  # fmt: skip
+    assert ways_out == {(8000, None)}
+
+
+def test_no_machine_stands_in_front_and_nothing_is_published_to_one(whole: Build) -> None:
+    assert "balancer" not in [each.name for each in whole.of("aws:ec2/instance:Instance")]
+    for each in whole.of(ROLLOUT):
+        assert "balancer" not in each.inputs
+        assert each.inputs["static"] is False
+    fleet = whole.exports["fleet"]
+    assert isinstance(fleet, Secret)
+    assert "balancer" not in fleet.value
+    assert fleet.value["load_balancer"]["groups"] == {name: f"arn:{name}" for name in APPS}
+    assert whole.exports["url"] == "https://shop.example.org"
+
+
+def test_a_topic_hears_of_errors_and_of_servers_that_the_load_balancer_finds_unhealthy(whole: Build) -> None:
+    alarms = {each.name: each.inputs for each in whole.of("aws:cloudwatch/metricAlarm:MetricAlarm")}
+    assert {name for name in alarms if name.startswith("balancer-")} == {
+        "balancer-errors", *(f"balancer-servers-{name}" for name in APPS)
+    }  # fmt: skip
+    assert alarms["balancer-errors"]["threshold"] == 5
+
+
+def test_a_vpc_that_is_there_and_plain_http(tmp_path: Path) -> None:
+    there = {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"], "protect": False}
+    subnets = ["subnet-0123456c", "subnet-0123456d"]
+    blocks = stack({"certificate_arn": None, "subnet_ids": subnets, "slow_start_s": 60}, there)
+    found = built(tmp_path, blocks, preview=True)
+    assert found.one(BALANCER).inputs["subnets"] == subnets
+    (listener,) = found.of(LISTENER)
+    assert listener.inputs["port"] == 80
+    group = found.one(GROUP).inputs
+    assert (group["loadBalancingAlgorithmType"], group["slowStart"]) == ("round_robin", 60)
