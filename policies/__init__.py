@@ -2,8 +2,9 @@
 
 # Imported for what it adds to CONTROLS.
 from policies import controls as _controls
+from policies import elb as _elb
 from policies.control import ACCEPTED, CONTROLS, Accepted, Control, Finding, Planned, findings
 
 __all__ = ["ACCEPTED", "CONTROLS", "Accepted", "Control", "Finding", "Planned", "findings"]
 
-del _controls
+del _controls, _elb

@@ -116,6 +116,41 @@ OUR_CONTROLS = {
         ("platforms/aws/alarms.py",),
         "test_a_topic_is_told_when_an_alarm_goes_off_and_when_it_is_over",
     ),
+    "ELB.1": OurControl(
+        "with a certificate, port 80 leads there; without one it is HTTP, as you asked",
+        ("platforms/aws/load_balancer.py",),
+        "test_http_leads_to_https_and_the_rules_to_the_applications",
+    ),
+    "ELB.4": OurControl(
+        "names with an underscore are among them",
+        ("platforms/aws/load_balancer.py",),
+        "test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise",
+    ),
+    "ELB.5": OurControl(
+        "`balancer.alb.access_logs`, into a bucket of the stack or yours",
+        ("platforms/aws/load_balancer.py",),
+        "test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise",
+    ),
+    "ELB.6": OurControl(
+        "with `aws.protect`",
+        ("platforms/aws/load_balancer.py",),
+        "test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise",
+    ),
+    "ELB.12": OurControl(
+        "defensive: it closes the connection after an ambiguous request",
+        ("platforms/aws/load_balancer.py",),
+        "test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise",
+    ),
+    "ELB.13": OurControl(
+        "all zones of the VPC; two at least are asked for",
+        ("platforms/aws/load_balancer.py",),
+        "test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise",
+    ),
+    "ELB.17": OurControl(
+        "TLS 1.3 and 1.2 with forward secrecy, and ML-KEM",
+        ("platforms/aws/load_balancer.py",),
+        "test_http_leads_to_https_and_the_rules_to_the_applications",
+    ),
     "FLEET.1": OurControl(
         "keys and secrets are secret outputs, which the state encrypts",
         ("platforms/aws/key_pair.py", "platforms/aws/access.py"),
@@ -147,6 +182,11 @@ OPEN = (
     Accepted("EC2.10", "the VPC", "Machines do not call the API of EC2; an endpoint for it would serve nobody."),
     Accepted(
         "EC2.28", "disks", "Nothing on them is worth a backup: a machine is made anew, releases are in the bucket."
+    ),
+    Accepted(
+        "ELB.16",
+        "the load balancer",
+        "Rules of AWS WAF cost by the request, and are yours: name a web ACL in `balancer.alb.waf_acl_arn`.",
     ),
     Accepted(
         "S3.9",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from policies.control import Planned
 from policies.plan import plan_of
@@ -29,7 +29,8 @@ SIZES = {"nano": 1 / 16, "micro": 1 / 8, "small": 1 / 4, "medium": 1 / 2, "large
 GP3_GIB, DETAILED_METRICS, METRIC, ALARM = 0.0952, 2.10, 0.30, 0.10
 # Dollars for an hour (aws.amazon.com/vpc/pricing, /privatelink/pricing, /elasticloadbalancing/pricing).
 NAT_GATEWAY, PUBLIC_ADDRESS, INTERFACE_ENDPOINT, LOAD_BALANCER = 0.052, 0.005, 0.012, 0.027
-EC2 = "AWS/EC2"
+# Of AWS itself; they cost nothing.
+OWN_METRICS = ("AWS/EC2", "AWS/ApplicationELB")
 
 
 class Cost(NamedTuple):
@@ -62,9 +63,18 @@ def _endpoint(inputs: Mapping[str, Any]) -> Iterator[Cost]:
 
 
 def _alarm(inputs: Mapping[str, Any]) -> Iterator[Cost]:
-    yield Cost("alarm", ALARM)
-    if inputs["namespace"] != EC2:
-        yield Cost("metric that a machine reports", METRIC)
+    # One that computes with metrics costs for each of them.
+    queries = cast("list[dict[str, Any]]", inputs.get("metricQueries") or [{"metric": inputs}])
+    metrics = [query["metric"] for query in queries if query.get("metric")]
+    yield Cost("alarm", ALARM, len(metrics))
+    if own := [metric for metric in metrics if metric["namespace"] not in OWN_METRICS]:
+        yield Cost("metric that a machine reports", METRIC, len(own))
+
+
+def _load_balancer(inputs: Mapping[str, Any]) -> Iterator[Cost]:
+    yield Cost("load balancer", LOAD_BALANCER * HOURS)
+    # One in each zone.
+    yield Cost("public address", PUBLIC_ADDRESS * HOURS, len(inputs["subnets"]))
 
 
 def _hourly(what: str, usd: float) -> Callable[[Mapping[str, Any]], Iterator[Cost]]:
@@ -77,19 +87,23 @@ PRICED: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Cost]]] = {
     "aws:ec2/eip:Eip": _hourly("public address", PUBLIC_ADDRESS),
     "aws:ec2/vpcEndpoint:VpcEndpoint": _endpoint,
     "aws:cloudwatch/metricAlarm:MetricAlarm": _alarm,
+    "aws:lb/loadBalancer:LoadBalancer": _load_balancer,
 }
 # What costs by use alone, and how much.
 BY_USE: Mapping[str, str] = {
     "aws:ec2/natGateway:NatGateway": "NAT gateways: 0.052 for each GB through them",
     "aws:ec2/flowLog:FlowLog": "flow log: 0.63 for each GB",
     "aws:cloudwatch/logGroup:LogGroup": "kept logs: 0.63 for each GB, and 0.03 for each GB and month",
+    "aws:lb/loadBalancer:LoadBalancer": "load balancer: 5.84 a month for 25 new connections a second, or 1 GB an hour",
     "aws:s3/bucket:Bucket": "release bucket: 0.0245 for each GB and month, cents for requests",
     "aws:ec2/instance:Instance": "traffic to the internet: 0.09 for each GB after the first 100, 0.01 between zones",
 }
 # Cost nothing by themselves.
 FREE = re.compile(
     r"aws:(iam/.*|vpc/securityGroup.*|s3/bucket[A-Z].*|ec2/(vpc|subnet|internetGateway|egressOnlyInternetGateway|route|routeTable|eipAssociation|keyPair"
-    r"|routeTableAssociation|securityGroup|defaultSecurityGroup|vpcEndpoint|flowLog):.*|route53/record:.*)"
+    r"|routeTableAssociation|securityGroup|defaultSecurityGroup|vpcEndpoint|flowLog):.*|route53/record:.*"
+    r"|lb/(targetGroup|listener|listenerRule):.*|acm/.*|wafv2/webAclAssociation:.*"
+    r"|ec2transitgateway/instanceConnectEndpoint:.*)"
 )
 
 

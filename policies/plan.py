@@ -8,9 +8,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from policies.control import Planned
+
+if TYPE_CHECKING:
+    from harness.mock_engine import Build
 
 # What marks a value as special in Pulumi's JSON, and what a secret; what stands for a value that is not known yet
 # (sdk/v3/go/common/resource: sig, plugin.UnknownStringValue).
@@ -73,7 +76,11 @@ def from_program(stack: str) -> list[Planned]:
     with tempfile.TemporaryDirectory() as folder:
         program.project(Path(folder))
         with contextlib.chdir(folder):
-            build = program.plan(stack)
+            return from_build(program.plan(stack))
+
+
+def from_build(build: Build) -> list[Planned]:
+    """Return the plan that the mock engine recorded."""
     return [Planned(each.type, each.name, each.urn, each.parent, _plain(each.inputs)) for each in build.resources]
 
 

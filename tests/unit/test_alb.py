@@ -10,6 +10,9 @@ import pytest
 
 from harness.mock_engine import Build, Secret
 from harness.program import plan, project
+from policies import findings
+from policies.cost import costs
+from policies.plan import from_build
 from settings.listener_rule import listener_rules
 from tests.unit.stack_blocks import app
 from tests.unit.test_alb_settings import SERVERS, stack
@@ -70,6 +73,12 @@ def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole: B
     assert {name: given[name] for name in wanted} == wanted
     assert whole.one(BALANCER).protect
     assert whole.one("aws:wafv2/webAclAssociation:WebAclAssociation").inputs["webAclArn"] == WAF
+
+
+def test_it_fails_no_control_and_has_a_price(whole: Build) -> None:
+    found = findings(from_build(whole), stack="prod")
+    assert [(each.control.id, each.resource.name, each.problem) for each in found] == []
+    assert {"load balancer", "public address"} <= {each.what for each in costs(from_build(whole))}
 
 
 def test_each_application_has_a_target_group_that_spreads_by_open_requests(whole: Build) -> None:

@@ -47,6 +47,17 @@ def test_equal_things_are_counted_and_sizes_are_multiples_of_large() -> None:
     assert round(cost.total_usd(found), 2) == 313.24
 
 
+def test_a_load_balancer_has_an_address_in_each_zone_and_its_own_metrics_are_free() -> None:
+    metric = {"namespace": "AWS/ApplicationELB"}
+    share = planned("cloudwatch/metricAlarm:MetricAlarm", metricQueries=[{"id": "x"}, {"metric": metric}] * 2)
+    found = cost.costs([planned("lb/loadBalancer:LoadBalancer", subnets=["a", "b", "c"]), share])
+    assert [Cost(each.what, each.usd and round(each.usd, 2), each.number) for each in found] == [
+        Cost("alarm", 0.10, 2),
+        Cost("load balancer", 19.71),
+        Cost("public address", 3.65, 3),
+    ]
+
+
 def test_a_type_without_a_price_is_said_and_the_sum_is_a_least_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

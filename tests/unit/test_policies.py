@@ -81,6 +81,20 @@ GOOD_INSTANCE: Mapping[str, Any] = {
 }
 
 
+LB, LISTENER = "aws:lb/loadBalancer:LoadBalancer", "aws:lb/listener:Listener"
+GOOD_BALANCER: Mapping[str, Any] = {
+    "dropInvalidHeaderFields": True,
+    "accessLogs": {"enabled": True},
+    "enableDeletionProtection": True,
+    "desyncMitigationMode": "defensive",
+    "subnets": ["subnet-1", "subnet-2"],
+}
+
+
+def balancer_but(**inputs: Any) -> list[Planned]:
+    return [resource(LB, **{**GOOD_BALANCER, **inputs})]
+
+
 def instance_but(**inputs: Any) -> list[Planned]:
     return [resource(INSTANCE, **{**GOOD_INSTANCE, **inputs})]
 
@@ -129,6 +143,19 @@ BAD: dict[str, list[list[Planned]]] = {
     "FLEET.4": [
         [resource(ROLE_POLICY, policy=document(Action="cloudwatch:PutMetricData", Resource="*"))],
         [resource(ROLE_POLICY, policy=document(Action=["cloudwatch:PutMetricData"], Condition={"StringEquals": {}}))],
+    ],
+    "ELB.1": [
+        [resource(LISTENER, protocol="HTTP", defaultActions=[{"type": "forward"}])],
+        [resource(LISTENER, protocol="HTTP", defaultActions=[{"redirect": {"protocol": "HTTP"}}])],
+    ],
+    "ELB.4": [balancer_but(dropInvalidHeaderFields=False), balancer_but(dropInvalidHeaderFields=None)],
+    "ELB.5": [balancer_but(accessLogs={"enabled": False}), balancer_but(accessLogs=None)],
+    "ELB.6": [balancer_but(enableDeletionProtection=False)],
+    "ELB.12": [balancer_but(desyncMitigationMode="monitor")],
+    "ELB.13": [balancer_but(subnets=["subnet-1"])],
+    "ELB.17": [
+        [resource(LISTENER, protocol="HTTPS", sslPolicy="ELBSecurityPolicy-2016-08")],
+        [resource(LISTENER, protocol="HTTPS")],
     ],
     "FLEET.5": [[resource(ROLE_POLICY, policy=document(Action=["logs:CreateLogGroup", "logs:PutLogEvents"]))]],
 }
@@ -196,7 +223,7 @@ def test_pulumis_own_plans_and_states_are_judged(
     assert [line.split("  ")[0] for line in out if not line.startswith(" ")] == [
         "EC2.13",
         "EC2.18",
-        "prod: 1 resources of AWS, 25 controls, 2 findings",
+        "prod: 1 resources of AWS, 32 controls, 2 findings",
     ]
     assert from_json(text)[0].inputs["key"] == "[secret]"
 
