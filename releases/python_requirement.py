@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from releases.requirements import find_file, poetry_packages
 from settings.operating_system import OPERATING_SYSTEMS, OperatingSystem
 
-# File -> where it has a version of Python: of the whole, then of each package (list of packages, key in each).
-FILES: Mapping[str, tuple[Sequence[str], tuple[str, str] | None]] = {
-    "pyproject.toml": (("project", "requires-python"), None),
-    "uv.lock": (("requires-python",), None),
-    "pylock.toml": (("requires-python",), ("packages", "requires-python")),
-    "poetry.lock": (("metadata", "python-versions"), ("package", "python-versions")),
+PROJECT = "pyproject.toml"
+# File -> where it has a version of Python: of the whole, then the key of each package.
+FILES: Mapping[str, tuple[Sequence[str], str]] = {
+    PROJECT: (("project", "requires-python"), ""),
+    "uv.lock": (("requires-python",), ""),
+    "pylock.toml": (("requires-python",), "requires-python"),
+    "poetry.lock": (("metadata", "python-versions"), "python-versions"),
 }
 _HEAD = re.compile(r"the requirements do not install with Python ([\d.]+)")
 # What pip and uv say of packages that need another Python.
@@ -30,39 +32,40 @@ _UV = re.compile(r"\) does not satisfy Python(\S+) and (\S+) depends on Python")
 def find_problems(source: Path, requirements: str | None, system: OperatingSystem) -> list[str]:
     """Return what cannot be installed on servers of an operating system, by the files that say it.
 
-    requirements: path of the requirements file in the source, where the stack file names one. A file that is damaged
-    says nothing: the installer will.
+    requirements: path of the requirements file in the source, where the stack file names one. That file is read, and
+    projects beside it and in the source. A file that is damaged says nothing: the installer will.
     """
-    folders = dict.fromkeys([source, (source / requirements).parent] if requirements else [source])
-    return [
-        f"{(folder / name).relative_to(source)}: {line}"
-        for folder in folders
-        for name in FILES
-        for line in _find_in(folder / name, system)
-    ]
+    installed = find_file(source, requirements) or PROJECT
+    files = dict.fromkeys([PROJECT, str(PurePosixPath(installed).with_name(PROJECT)), installed])
+    return [f"{name}: {line}" for name in files for line in _find_in(source / name, system)]
 
 
 def _find_in(file: Path, system: OperatingSystem) -> Iterator[str]:
+    path, key_of_package = FILES.get(file.name, ((), ""))
     try:
-        document: Any = tomllib.loads(file.read_text("utf-8"))
+        document: Any = tomllib.loads(file.read_text("utf-8")) if path else {}
     except (OSError, ValueError):
         return
-    path, packages = FILES[file.name]
     value: Any = document
     for key in path:
         value = cast("Any", value).get(key) if isinstance(value, dict) else None
     if not is_satisfied(value, system):
         yield describe("it", value, system.python)
-    for each in _packages(document, packages[0]) if packages else ():
+    for each in _packages(document, file) if key_of_package else ():
+        wanted = each.get(key_of_package)
         # One with a marker may not be for these servers.
-        if packages and not each.get("marker") and not each.get("markers") and not each.get("optional"):
-            wanted = each.get(packages[1])
-            if not is_satisfied(wanted, system):
-                yield describe(f"{each.get('name')}=={each.get('version')}", wanted, system.python)
+        if not each.get("marker") and not each.get("markers") and not is_satisfied(wanted, system):
+            yield describe(f"{each.get('name')}=={each.get('version')}", wanted, system.python)
 
 
-def _packages(document: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    found = document.get(key)
+def _packages(document: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
+    """Return the packages of a lock that are installed."""
+    if file.name == "poetry.lock":
+        try:
+            return list(poetry_packages(document, file))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return []
+    found = document.get("packages")
     every = cast("list[Any]", found) if isinstance(found, list) else []
     return [each for each in every if isinstance(each, dict)]
 

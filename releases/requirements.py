@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from releases import git_over_ssh
 from releases.archive import SourceError
 from settings.application import REQUIREMENT_FILES
-
-# A file that another one includes, as pip reads it.
-_INCLUDE = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)['\"]?([^'\"\s#]+)", re.MULTILINE)
-_SSH = re.compile(r"git\+ssh://|ssh://git@|\bgit@[\w.-]+:")
 
 
 @dataclass(frozen=True)
@@ -26,40 +23,25 @@ class Requirements:
     pinned: str | None = None
 
 
-def find_requirements(source: Path, named: str | None) -> Requirements:
-    """Find the file that says what the application needs. Raises SourceError.
+def find_file(source: Path, named: str | None) -> str | None:
+    """Return the path of the file that says what the application needs; None where there is none.
 
     named: by the setting `requirements`; None to take the first of REQUIREMENT_FILES that is there.
     """
-    found = named or next((name for name in REQUIREMENT_FILES if (source / name).is_file()), None)
+    return named or next((name for name in REQUIREMENT_FILES if (source / name).is_file()), None)
+
+
+def find_requirements(source: Path, named: str | None) -> Requirements:
+    """Return what the application needs, by the file that find_file finds. Raises SourceError."""
+    found = find_file(source, named)
     if found is None:
         raise SourceError(
             f"{source}: has none of {', '.join(REQUIREMENT_FILES)}; make requirements.txt (it may be empty)"
         )
-    problems = [f"{source / name}: {line}" for name, line in _find_ssh(source, found)]
-    if problems:
+    pinned = pinned_requirements(source, found)
+    if problems := git_over_ssh.find_problems(source, found, pinned):
         raise SourceError("\n".join(problems))
-    return Requirements(found, pinned_requirements(source, found))
-
-
-def _find_ssh(source: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Yield (file, problem) for each file that needs a key of SSH, which servers do not have."""
-    waiting, seen = [name], set[str]()
-    while waiting:
-        name = waiting.pop()
-        file = source / name
-        if name in seen or not file.is_file():
-            continue
-        seen.add(name)
-        # By bytes, whatever the encoding: what is looked for is ASCII.
-        text = file.read_bytes().replace(b"\0", b"").decode("latin-1")
-        if _SSH.search(text):
-            yield (
-                name,
-                "a package by git over SSH needs a key, which servers do not have; write git+https://${TOKEN}@...",
-            )
-        if file.suffix not in (".lock", ".toml"):
-            waiting += [str(PurePosixPath(name).parent / included) for included in _INCLUDE.findall(text)]
+    return Requirements(found, pinned)
 
 
 def pinned_requirements(source: Path, name: str) -> str | None:
@@ -97,18 +79,23 @@ def _read_pipfile(file: Path) -> Iterator[str]:
         yield _line(what, package.get("markers", ""), package.get("hashes", []))
 
 
-def _read_poetry(file: Path) -> Iterator[str]:
-    """Yield the lines of a poetry.lock: the main group, without extras."""
-    lock: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+def poetry_packages(lock: Mapping[str, Any], file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the packages of a poetry.lock that are installed: those of the main group, without extras."""
     packages: list[dict[str, Any]] = lock.get("package", [])
     is_grouped = any("groups" in each or "category" in each for each in packages)
     needed = None if is_grouped else _reachable(file, packages)
-    indexes: set[str] = set()
-    lines: list[str] = []
     for each in packages:
         is_main = "main" in each.get("groups", [each.get("category", "main")])
-        if each.get("optional") or not is_main or (needed is not None and _normal(each["name"]) not in needed):
-            continue
+        if not each.get("optional") and is_main and (needed is None or _normal(each["name"]) in needed):
+            yield each
+
+
+def _read_poetry(file: Path) -> Iterator[str]:
+    """Yield the lines of a poetry.lock."""
+    lock: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+    indexes: set[str] = set()
+    lines: list[str] = []
+    for each in poetry_packages(lock, file):
         markers: str | dict[str, str] = each.get("markers", "")
         marker = markers.get("main", "") if isinstance(markers, dict) else markers
         given: dict[str, str] = each.get("source", {})

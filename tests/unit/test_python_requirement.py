@@ -11,7 +11,7 @@ from releases.python_requirement import find_problems
 from settings.operating_system import OPERATING_SYSTEMS
 
 OLD, NEW = OPERATING_SYSTEMS["debian-12"], OPERATING_SYSTEMS["debian-13"]
-DJANGO = 'name = "django"\nversion = "6.0.1"\n'
+DJANGO = 'name = "django"\nversion = "6.0.1"\ngroups = ["main"]\n'
 TO_NEW = "and servers have 3.11.2; set `wsgi-fleet:os` to debian-13"
 
 
@@ -42,6 +42,7 @@ TO_NEW = "and servers have 3.11.2; set `wsgi-fleet:os` to debian-13"
             f'[[package]]\n{DJANGO}python-versions = ">=3.12"',
             f"django==6.0.1 needs Python >=3.12, {TO_NEW}",
         ),
+        ("poetry.lock", f'[[package]]\n{DJANGO.replace("main", "dev")}python-versions = ">=3.12"', ""),
         ("poetry.lock", '[metadata]\npython-versions = "~3.13"', ""),
         ("poetry.lock", '[metadata]\npython-versions = ">=3.12"', f"it needs Python >=3.12, {TO_NEW}"),
     ],
@@ -52,10 +53,20 @@ def test_files_of_the_source_say_which_python_it_needs(
 ) -> None:
     (tmp_path / "deploy").mkdir()
     (tmp_path / folder / file).write_text(text)
-    found = find_problems(tmp_path, "deploy/requirements.txt", OLD)
+    installed = f"{folder}{file}" if folder else None
+    found = find_problems(tmp_path, installed, OLD)
     assert [line[: len(f"{folder}{file}: {told}")] for line in found] == ([f"{folder}{file}: {told}"] if told else [])
     if TO_NEW in told:
-        assert find_problems(tmp_path, "deploy/requirements.txt", NEW) == []
+        assert find_problems(tmp_path, installed, NEW) == []
+
+
+def test_a_lock_that_is_not_installed_says_nothing_and_the_project_does(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").touch()
+    for name in ("uv.lock", "poetry.lock"):
+        (tmp_path / name).write_text('requires-python = ">=3.12"\n[metadata]\npython-versions = ">=3.12"')
+    assert find_problems(tmp_path, None, OLD) == []
+    (tmp_path / "pyproject.toml").write_text('[project]\nrequires-python = ">=3.12"')
+    assert find_problems(tmp_path, None, OLD)[0].startswith("pyproject.toml: it needs Python >=3.12")
 
 
 # Of pip 26 and uv 0.13, shortened.

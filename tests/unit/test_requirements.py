@@ -134,9 +134,49 @@ def test_a_lock_that_is_none_is_named(tmp_path: Path, name: str, text: str) -> N
         find_requirements(tmp_path, None)
 
 
-@pytest.mark.parametrize("url", ["git+ssh://git@host/x.git", "git+git@host:x.git", "x @ git+ssh://host/x"])
+@pytest.mark.parametrize("url", ["git+ssh://git@host/x.git", "-e git+git@host:x.git", "x @ git+ssh://host/x"])
 def test_what_needs_a_key_of_ssh_is_refused_with_its_file(tmp_path: Path, url: str) -> None:
-    write(tmp_path, "requirements.txt", text="-r base.txt\n-r requirements.txt\n")
-    write(tmp_path, "base.txt", text=f"{url}\n")
-    with pytest.raises(SourceError, match=r"base\.txt: a package by git over SSH needs a key, which servers do not"):
+    (tmp_path / "requirements.txt").write_text("-r base.txt\n-r requirements.txt\n", "utf-16")
+    write(tmp_path, "base.txt", text=f"flask\n{url}\n")
+    with pytest.raises(SourceError, match=r"base\.txt, line 2: a package by git over SSH needs a key, which servers"):
         find_requirements(tmp_path, None)
+
+
+UV_LOCK = """
+[[package]]
+name = "shop"
+source = {{ virtual = "." }}
+dependencies = [{{ name = "a" }}]
+[package.dev-dependencies]
+{group} = [{{ name = "b" }}]
+[[package]]
+name = "a"
+source = {{ registry = "https://host" }}
+[[package]]
+name = "b"
+source = {{ git = "ssh://git@host/b.git?rev=main#abc" }}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_refused"),
+    [
+        ("requirements.txt", "# get it by git clone git@github.com:me/b.git\nflask # ssh://git@host\n", False),
+        ("requirements.txt", "b @ git+https://git@host:8443/b.git\n", False),
+        ("pyproject.toml", '[project.urls]\nRepository = "ssh://git@host/b.git"\n', False),
+        ("pyproject.toml", '[project]\ndependencies = ["b@git+ssh://git@host/b.git"]\n', True),
+        ("pyproject.toml", '[tool.uv.sources]\nb = { git = "ssh://git@host/b.git" }\n', True),
+        ("pylock.toml", '[[packages]]\nname = "b"\n[packages.vcs]\nurl = "ssh://git@host/b.git"\n', True),
+        ("uv.lock", UV_LOCK.format(group="dev"), False),
+        ("uv.lock", UV_LOCK.format(group="deploy"), True),
+        ("Pipfile.lock", json.dumps({"default": {"b": {"git": "git@host:b.git", "ref": "a"}}}), True),
+        ("Pipfile.lock", json.dumps({"develop": {"b": {"git": "git@host:b.git", "ref": "a"}}}), False),
+    ],
+)
+def test_only_packages_that_are_installed_need_a_key(tmp_path: Path, name: str, text: str, is_refused: bool) -> None:
+    write(tmp_path, name, text=text)
+    if is_refused:
+        with pytest.raises(SourceError, match=rf"{re.escape(name)}: b: a package by git over SSH"):
+            find_requirements(tmp_path, None)
+    else:
+        assert find_requirements(tmp_path, None).path == name
