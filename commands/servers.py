@@ -55,7 +55,7 @@ def exec_(
     ] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=1, metavar="SECONDS", help="Longest time in seconds.")
-    ] = 3600,
+    ] = 3000,
 ) -> None:
     """Run a command on one server as the release.
 

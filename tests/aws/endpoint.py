@@ -130,10 +130,10 @@ class EndpointServer:
 
     async def _tunnel(self, connection: ServerConnection) -> None:
         address = parse_qs(urlsplit(connection.request.path if connection.request else "").query)["privateIpAddress"][0]
-        there = self._locate(address)
         self.open += 1
         self.most = max(self.most, self.open)
         try:
+            there = await asyncio.to_thread(self._locate, address)
             if there is None:
                 raise OSError
             async with asyncio.timeout(CONNECT_S):

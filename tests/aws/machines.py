@@ -22,6 +22,11 @@ from tests.aws.subnets import Subnets
 
 INSTANCE, SUBNET = "aws:ec2/instance:Instance", "aws:ec2/subnet:Subnet"
 ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
+# Who may reach port 22 depends on these.
+ON_PORT_22 = (
+    "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule",
+    "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint",
+)
 # The user of Debian's images, with the key pair's key and sudo without a password.
 USER = "admin"
 # Where every instance finds its metadata; and where the other services are here, apart from an Nginx at 0.0.0.0:443.
@@ -55,6 +60,8 @@ class Ec2OnLxd:
                 self._machines.launch(id_)
             if type_ in (INSTANCE, ASSOCIATION):
                 self._machines.publish()
+            if type_ in ON_PORT_22:
+                self._machines.subnets.renew()
         except Exception:
             self.delete(type_, id_, state)
             raise

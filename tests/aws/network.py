@@ -161,6 +161,21 @@ KINDS: Mapping[str, Kind] = {
         },
         delete=lambda aws, id_, _: aws.ec2.delete_vpc_endpoints(VpcEndpointIds=[id_]),
     ),
+    "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint": Kind(
+        properties={
+            "subnetId": Property("SubnetId", refers="subnet"),
+            "securityGroupIds": Property("SecurityGroupIds", refers="group"),
+            "preserveClientIp": Property("PreserveClientIp"),
+        },
+        create=called("create_instance_connect_endpoint", "InstanceConnectEndpoint", "InstanceConnectEndpointId"),
+        look=look_up(
+            "describe_instance_connect_endpoints",
+            "InstanceConnectEndpointIds",
+            "InstanceConnectEndpoints",
+            {"dnsName": "DnsName"},
+        ),
+        delete=lambda aws, id_, _: aws.ec2.delete_instance_connect_endpoint(InstanceConnectEndpointId=id_),
+    ),
     "aws:ec2/flowLog:FlowLog": Kind(
         properties={
             "vpcId": Property("ResourceIds", lambda id_: [id_], refers="vpc"),

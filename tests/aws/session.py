@@ -19,26 +19,32 @@ from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from platforms.lxd import cleanup, image
-from platforms.lxd.client import Client
+from platforms.lxd.client import Client, url
 from platforms.lxd.recipe import ImageRecipe
 from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
 from tests.aws.account import Account
 from tests.aws.auth_proxy import SERVICES, AuthProxy, served
+from tests.aws.endpoint import EndpointServer
+from tests.aws.endpoint_calls import SSH, Endpoints, find_machine
+from tests.aws.kind import Clients
 from tests.aws.metadata import MetadataServer
 from tests.aws.region import Region
 from tests.aws.server import serving
 from tests.certificates import Authority, Signed
 
+# Of this host's loopback, one address for each machine.
+TUNNEL_PORT = 2222
 NOT_BY_TLS = {"Bool": {"aws:SecureTransport": "false"}}
 
 
 @dataclass(frozen=True)
 class Running:
-    """A region that runs. account: what is in it. metadata: the service that its machines ask."""
+    """A region that runs. account: what is in it. metadata: the service that its machines ask. tunnels: to them."""
 
     region: Region
     account: Account
     metadata: MetadataServer
+    tunnels: EndpointServer
 
 
 @contextmanager
@@ -72,7 +78,34 @@ def running(name: str, owner: str) -> Generator[Running]:
             services=names,
             authority=authority.certificate,
         )
-        yield Running(region, account, metadata)
+        keys = region.environment()
+        tunnels = EndpointServer(
+            server_context(authority.sign(["localhost"])),
+            name,
+            secrets={keys["AWS_ACCESS_KEY_ID"]: keys["AWS_SECRET_ACCESS_KEY"]},
+            endpoints=lambda: endpoints.ids,
+            locate=lambda address: _door_to(address, account.aws, lxd),
+        )
+        tunnels.start()
+        stack.callback(tunnels.stop)
+        endpoints = Endpoints(tunnels.dns_name)
+        stack.enter_context(endpoints.added_to_moto())
+        yield Running(region, account, metadata, tunnels)
+
+
+def _door_to(address: str, aws: Clients, lxd: Client) -> tuple[str, int] | None:
+    """Return a port of this host's loopback that leads to port 22 of a machine, past its network, as a tunnel does."""
+    machine = find_machine(aws, address)
+    if machine is None:
+        return None
+    at = "127." + address.partition(".")[2]
+    door = {
+        "type": "proxy", "bind": "host", "listen": f"tcp:{at}:{TUNNEL_PORT}", "connect": f"tcp:{address}:{SSH}",
+    }  # fmt: skip
+    place = url("instances", machine)
+    if "tunnel" not in lxd.get(place)["devices"]:
+        lxd.request("PATCH", place, {"devices": {"tunnel": door}})
+    return at, TUNNEL_PORT
 
 
 def server_context(signed: Signed) -> ssl.SSLContext:

@@ -38,6 +38,7 @@ class AwsStack(Stack):
         stack = cls(NAME, tmp / "project", running=running)
         copy_of_checkout(stack.folder)
         running.region.save(tmp / "region.json")
+        (tmp / "authority.pem").write_text(running.region.authority)
         (tmp / "state").mkdir()
         blocks: dict[str, Any] = yaml.safe_load(stack.file.read_text())["config"]
         stack.settings = {name.partition(":")[2]: block for name, block in blocks.items()}
@@ -92,6 +93,7 @@ class AwsStack(Stack):
         return ours | self.running.region.environment() | {
             "PATH": ":".join([*plugins, str(self.folder / "tests" / "aws" / "bin"), ours["PATH"]]),
             FILE: str(self.folder.parent / "region.json"),
+            "AWS_CA_BUNDLE": str(self.folder.parent / "authority.pem"),
         }  # fmt: skip
 
     def private_key(self) -> str:

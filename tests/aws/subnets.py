@@ -12,9 +12,10 @@ from platforms.lxd import label, network, subnet
 from platforms.lxd.client import Client, url
 from rendering.common import BALANCER_PORT
 from settings.application import APP_PORT
+from tests.aws.endpoint_calls import SSH, is_open_elsewhere
 from tests.aws.kind import Clients
 
-SSH, HTTPS = 22, 443
+HTTPS = 443
 
 
 def free_block() -> IPv4Network:
@@ -36,6 +37,9 @@ class Subnets:
     def __init__(self, aws: Clients, lxd: Client, owner: str) -> None:
         self._aws, self._lxd, self._owner = aws, lxd, owner
         self._making = threading.Lock()
+        # Subnet -> whether it is the balancer's, of each that has a network; and whether port 22 is open in them.
+        self._there: dict[str, bool] = {}
+        self._is_ssh_open = False
 
     def name(self, id_: str) -> str:
         """Return the name of a subnet's network."""
@@ -45,22 +49,39 @@ class Subnets:
         """Create or update the network of a subnet; return its name.
 
         public: of the balancer. Any other lets in only what comes from other subnets. This host connects from the
-        network's own gateway, so that the jump host is the one way.
+        network's own gateway, so that the jump host is the one way. Port 22 is open where a rule opens it to more than
+        an endpoint: who comes through that comes past the network (see tests/aws/session.py).
         """
+        with self._making:
+            self._is_ssh_open = is_open_elsewhere(self._aws)
+            self._there[id_] = public
+            return self._ensure(id_)
+
+    def renew(self) -> None:
+        """Open or close port 22 in all networks, where the rules of groups have changed that."""
+        with self._making:
+            if (is_open := is_open_elsewhere(self._aws)) != self._is_ssh_open:
+                self._is_ssh_open = is_open
+                for id_ in self._there:
+                    self._ensure(id_)
+
+    def _ensure(self, id_: str) -> str:
+        public, ssh = self._there[id_], [SSH] if self._is_ssh_open else []
         there: list[dict[str, Any]] = self._aws.ec2.describe_subnets()["Subnets"]
         own = next(each for each in there if each["SubnetId"] == id_)
         others = [each["CidrBlock"] for each in there if each["VpcId"] == own["VpcId"] and each is not own]
         rules = (
-            [network.Rule(port) for port in (SSH, BALANCER_PORT, HTTPS)]
+            [network.Rule(port) for port in (*ssh, BALANCER_PORT, HTTPS)]
             if public
-            else [network.Rule(port, cidr) for port in (SSH, APP_PORT) for cidr in others]
+            else [network.Rule(port, cidr) for port in (*ssh, APP_PORT) for cidr in others]
         )
         chosen = IPv4Network(own["CidrBlock"])
-        with self._making, mock.patch("platforms.lxd.network._free_subnet", return_value=chosen):
+        with mock.patch("platforms.lxd.network._free_subnet", return_value=chosen):
             return network.ensure(self._lxd, self._owner, id_, rules)[0]
 
     def remove(self, id_: str) -> None:
         """Remove the network of a subnet, if it has one."""
+        self._there.pop(id_, None)
         network.remove(self._lxd, self.name(id_), self._owner)
 
     def forward(self, wanted: dict[str, dict[str, str]]) -> None:
