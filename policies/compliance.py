@@ -42,7 +42,7 @@ OUR_CONTROLS = {
         "test_machines_are_asked_for_with_exactly_this",
     ),
     "EC2.13": OurControl(
-        "the balancer for `aws.admin_cidrs`, app servers for the balancer",
+        "the balancer for `aws.admin_cidrs`, app servers for the balancer; or all for an endpoint alone",
         ("platforms/aws/group.py", "settings/constraint.py"),
         "test_each_tier_is_reached_and_gets_out_by_what_it_needs_and_nothing_else",
     ),
@@ -153,7 +153,7 @@ OUR_CONTROLS = {
     ),
     "FLEET.1": OurControl(
         "keys and secrets are secret outputs, which the state encrypts",
-        ("platforms/aws/key_pair.py", "platforms/aws/access.py"),
+        ("platforms/aws/key_pair.py", "platforms/aws/jump_host.py", "platforms/aws/endpoint.py"),
         "test_no_secret_stands_in_a_plain_input_or_export",
     ),
     "FLEET.2": OurControl(
@@ -175,6 +175,11 @@ OUR_CONTROLS = {
         "roles write into their tier's log group, which the stack makes and deletes",
         ("platforms/aws/monitoring.py",),
         "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
+    ),
+    "FLEET.6": OurControl(
+        "with `aws.transport: instance_connect_endpoint` no rule for port 22 names an address",
+        ("platforms/aws/group.py", "platforms/aws/endpoint.py"),
+        "test_port_22_of_every_machine_is_open_to_the_endpoint_and_to_no_address",
     ),
 }
 # Findings of Security Hub, which looks at more than the controls here.
@@ -206,7 +211,6 @@ OPEN = (
     Accepted(
         "SSM.1",
         "machines",
-        "Debian's image has no agent of Systems Manager; the way in is SSH through the balancer. "
-        "`aws.ssm` is for images that have it.",
+        "Debian's image has no agent of Systems Manager; the way in is SSH. `aws.ssm` is for images that have it.",
     ),
 )

@@ -52,7 +52,7 @@ class Accepted:
 
 CONTROLS: list[Control] = []
 ACCEPTED = (
-    Accepted("EC2.9", "balancer", "It takes requests from the internet, and is the jump host for admin_cidrs."),
+    Accepted("EC2.9", "balancer", "It takes requests from the internet, and may be the jump host for admin_cidrs."),
     Accepted("EC2.6", "vpc", "Flow logs cost, and nothing of worth is in dev.", frozenset({"dev"})),
 )
 

@@ -20,6 +20,7 @@ IN = "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 BUCKET, BUCKET_POLICY = "aws:s3/bucket:Bucket", "aws:s3/bucketPolicy:BucketPolicy"
 ROLE, ROLE_POLICY = "aws:iam/role:Role", "aws:iam/rolePolicy:RolePolicy"
 LOG_GROUP, ALARM = "aws:cloudwatch/logGroup:LogGroup", "aws:cloudwatch/metricAlarm:MetricAlarm"
+ENDPOINT = "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint"
 PROVIDER = "pulumi:providers:aws"
 EVERYONE = ("0.0.0.0/0", "::/0")
 # EC2.18 takes them for meant for everyone.
@@ -286,3 +287,14 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each, statement in _allows(plan):
         if "logs:CreateLogGroup" in _list(statement.get("Action")):
             yield each, "it would bring back a log group that was deleted, which keeps for ever"
+
+
+@control("FLEET.6", "port 22 is open to the endpoint alone, where there is one", "take the other rule out")
+def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
+    endpoints = [*_all(plan, ENDPOINT)]
+    groups = {id_ for each in endpoints for id_ in each.inputs.get("securityGroupIds") or [None]}
+    for each in _all(plan, IN) if endpoints else ():
+        # None: not known before the first `up`, nor is the endpoint's own group then.
+        other = _end(each) or each.inputs.get("referencedSecurityGroupId")
+        if _opens_port(each, 22) and other is not None and other not in groups:
+            yield each, f"it opens port 22 to {other}"

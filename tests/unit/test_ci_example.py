@@ -52,6 +52,6 @@ def test_every_action_is_pinned_to_a_version(workflow: dict[Any, Any]) -> None:
 
 def test_the_guide_names_every_variable_and_the_environment(workflow: dict[Any, Any]) -> None:
     variables = set(re.findall(r"\bvars\.(\w+)", TEXT))
-    assert variables == {"AWS_REGION", "PULUMI_BACKEND_URL", "PREVIEW_ROLE", "UP_ROLE"}
+    assert variables == {"AWS_REGION", "PULUMI_BACKEND_URL", "PREVIEW_ROLE", "UP_ROLE", "UP_RUNNER"}
     assert {name for name in variables if f"`{name}`" not in GUIDE} == set()
     assert f"environment:{workflow['jobs']['up']['environment']}" in GUIDE

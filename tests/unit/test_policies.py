@@ -50,6 +50,7 @@ def web(**inputs: Any) -> Planned:
     return resource(RULE, **{**given, **inputs})
 
 
+ENDPOINT = "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint"
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 TLS = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}}}
 GOOD_BUCKET = [
@@ -157,6 +158,13 @@ BAD: dict[str, list[list[Planned]]] = {
         [resource(LISTENER, protocol="HTTPS", sslPolicy="ELBSecurityPolicy-2016-08")],
         [resource(LISTENER, protocol="HTTPS")],
     ],
+    "FLEET.6": [
+        [resource(ENDPOINT, securityGroupIds=["sg-eice"]), web(fromPort=22, toPort=22, cidrIpv4="198.51.100.0/24")],
+        [
+            resource(ENDPOINT, securityGroupIds=["sg-eice"]),
+            web(fromPort=22, toPort=22, cidrIpv4=None, referencedSecurityGroupId="sg-2"),
+        ],
+    ],
     "FLEET.5": [[resource(ROLE_POLICY, policy=document(Action=["logs:CreateLogGroup", "logs:PutLogEvents"]))]],
 }
 
@@ -223,7 +231,7 @@ def test_pulumis_own_plans_and_states_are_judged(
     assert [line.split("  ")[0] for line in out if not line.startswith(" ")] == [
         "EC2.13",
         "EC2.18",
-        "prod: 1 resources of AWS, 32 controls, 2 findings",
+        "prod: 1 resources of AWS, 33 controls, 2 findings",
     ]
     assert from_json(text)[0].inputs["key"] == "[secret]"
 
