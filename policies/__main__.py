@@ -7,6 +7,7 @@ pulumi stack export -s prod | python -m policies -    what stands in the state
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from policies import CONTROLS, findings
@@ -33,4 +34,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # `| head` ends it without a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))

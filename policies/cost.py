@@ -8,6 +8,7 @@ pulumi stack export -s prod | python -m policies.cost -    what stands in the st
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -164,4 +165,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # `| head` ends it without a traceback.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main(sys.argv[1:]))

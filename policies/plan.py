@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 
 from policies.control import Planned
 
@@ -69,14 +70,29 @@ def _reveal(value: Any) -> Any:
 
 
 def from_program(stack: str) -> list[Planned]:
-    """Return the plan of the program with the settings of a stack file, without AWS: responses and ids are made up."""
+    """Return the plan of the program with the settings of a stack file, without AWS: responses and ids are made up.
+
+    Raises ValueError with what the program logs where it rejects them.
+    """
     # The mock engine stands with the tests; only who runs it needs it.
     from harness import program  # noqa: PLC0415
 
+    there = sorted(each.name.split(".")[1] for each in (program.ROOT / "stacks").glob("Pulumi.*.yaml"))
+    if stack not in there:
+        raise ValueError(f"there is no file stacks/Pulumi.{stack}.yaml; there are {', '.join(there)}")
+    apps = program.stack_file(stack).get("apps", {})
+    for app in apps.values():
+        # Beside the checkout, which the folder of this run is not.
+        if str(app.get("source", "")).startswith(".."):
+            app["source"] = str((program.ROOT / app["source"]).resolve())
+    said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         program.project(Path(folder))
-        with contextlib.chdir(folder):
-            return from_build(program.plan(stack))
+        try:
+            with contextlib.chdir(folder), mock.patch("pulumi.log.error", said.append):
+                return from_build(program.plan(stack, apps=apps))
+        except SystemExit:
+            raise ValueError("\n".join(said)) from None
 
 
 def from_build(build: Build) -> list[Planned]:

@@ -45,6 +45,12 @@ HINTS = {
     r"^[\w ]+: ([\w.]+):(\w+)\b[\s\S]*(?:AttributeError: module '\1' has|'\1' object has) no attribute '\2'": (
         "{0} has no {1}; write the name of its callable into `module`, or of its factory: module: {0}:create_app()"
     ),
+    r"unable to open database file|[Rr]ead-only (?:file system|database)": (
+        "the code is read-only on servers: put files that are written, such as SQLite's, below /var/lib/app"
+    ),
+    "without having set the STATIC_ROOT": (
+        "set STATIC_ROOT to a folder of the code, and static.folder to its name (docs/django.md)"
+    ),
     "Address already in use": (
         "a port that the import opens is taken by the release that still serves, for two run side by side: choose it "
         "by WSGI_FLEET_SLOT (proof, blue, green), or open it in one of `workers`"

@@ -39,7 +39,7 @@ class Wheels:
         self._fleet, self._store, self._release, self._limit_s = fleet, store, release, limit_s
         self._is_wanted = bool(json.loads(manifest).get("wheels"))
         self._installed, self._kept, self._failed = threading.Event(), threading.Event(), False
-        self._key = ""
+        self._key = self._not_kept = ""
         if not self._is_wanted:
             self._kept.set()
 
@@ -80,6 +80,10 @@ class Wheels:
         finally:
             self._installed.set()
             keeper.join()
+        if self._not_kept:
+            self._fleet.log(
+                f"what {server.name} has installed is not kept, each server installs by itself: {self._not_kept}"
+            )
 
     def prune(self, keep: Iterable[str]) -> None:
         """Remove those that none of these releases uses."""
@@ -94,8 +98,8 @@ class Wheels:
             if not self._failed:
                 self._publish(server)
         except (ServerFailure, ValueError, KeyError, OSError) as error:
-            why = error.why if isinstance(error, ServerFailure) else error
-            self._fleet.log(f"what {server.name} has installed is not kept, each server installs by itself: {why}")
+            # Told once the server has staged: where that fails, it removes what is to be kept.
+            self._not_kept = str(error.why if isinstance(error, ServerFailure) else error)
         finally:
             self._kept.set()
 

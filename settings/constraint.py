@@ -19,7 +19,7 @@ MASK = "(secret)"
 WORDS: dict[str, str] = {}
 # What lists the ids that can stand there.
 LIST_COMMANDS = {
-    "ami": "aws ec2 describe-images --owners 136693071363",
+    "ami": "aws ec2 describe-images --region REGION --owners 136693071363 --filters Name=name,Values=debian-13-amd64-*",
     "vpc": "aws ec2 describe-vpcs",
     "subnet": "aws ec2 describe-subnets",
 }

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from platforms.lxd import machine
+from platforms.lxd import label, machine
 from platforms.lxd.client import Client, LxdError, NotFound, url
 
 HOST = "127.0.0.1"
@@ -43,8 +43,8 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     except LxdError as error:
         if "address already in use" in str(error):
             if tls_port and f":{tls_port}:" in str(error):
-                raise LxdError(port_conflict(tls_port, TLS_DEVICE)) from error
-            raise LxdError(port_conflict(port)) from error
+                raise LxdError(port_conflict(client, owner, tls_port, TLS_DEVICE)) from error
+            raise LxdError(port_conflict(client, owner, port)) from error
         raise
     finally:
         opened.end()
@@ -110,16 +110,24 @@ def conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str
         try:
             probe.bind((HOST, port))
         except OSError:
-            return port_conflict(port, device)
+            return port_conflict(client, owner, port, device)
     return None
 
 
-def port_conflict(port: int, device: str = DEVICE) -> str:
-    """Return the text of the error for a port that is not free."""
-    return (
-        f"port {port} of {HOST} is taken by another program (`ss -tanp 'sport = :{port}'` names it); "
-        f"end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
-    )
+def port_conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str:
+    """Return the text of the error for a port that is not free for the owner's stack."""
+    listens = f"tcp:{HOST}:{port}"
+    instances: list[dict[str, Any]] = client.get(url("instances", recursion="1"))
+    holders = [
+        each["config"].get(label.OWNER, "")
+        for each in instances
+        if any(given["listen"] == listens for given in _proxy_devices(each).values())
+    ]
+    taken, end = f"another program (`ss -tanp 'sport = :{port}'` names it)", "end that, or "
+    if holders and holders[0]:
+        taken, end = f"the fleet of stack {label.stack_of(holders[0])}", ""
+    choose = f"`pulumi config set -s {label.stack_of(owner)} --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
+    return f"port {port} of {HOST} is taken by {taken}; {end}choose another port: {choose}"
 
 
 def _devices(port: int, tls_port: int | None) -> dict[str, dict[str, str]]:

@@ -27,6 +27,11 @@ def owner(stack: str, project: Path) -> str:
     return f"{stack}-{_digest(str(project.resolve()))[:6]}"
 
 
+def stack_of(of_owner: str) -> str:
+    """Return the stack of an owner."""
+    return of_owner.rpartition("-")[0]
+
+
 def machine_name(stack: str, role: str) -> str:
     """Return a new host name for a machine of that role: `local-hello-1-3fa9c2`.
 

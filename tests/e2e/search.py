@@ -83,6 +83,7 @@ def in_files(root: str, secrets: Mapping[str, str], since: float = 0) -> Iterato
 
 def read_environment(file: Path) -> tuple[bytes, ...]:
     """Return NAME=value, each. Read it anew if one has no name: Linux gave a part, of a process during its exec."""
+    variables: tuple[bytes, ...] = ()
     for _ in range(3):
         variables = tuple(file.read_bytes().split(b"\0"))
         if all(b"=" in variable for variable in variables if variable):

@@ -99,6 +99,8 @@ GATED = "GET /healthz was not 200 in 5 tries but"
         ),
         ("stage", "kiosk.web:app did not start\n    AttributeError: module 'os' has no attribute 'app'", ""),
         ("stage", IMPORT.replace("nothing_there", "pkg_resources"), "add setuptools<81 to the requirements"),
+        ("release task", "x\n    sqlite3.OperationalError: unable to open database file", "below /var/lib/app"),
+        ("build", "x\n    app without having set the STATIC_ROOT setting", "set STATIC_ROOT to a folder of the code"),
         (
             "stage",
             "x\n    OSError: [Errno 98] Address already in use",

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from harness import program
 from policies import cost, page
 from policies.control import Planned
 from policies.cost import Cost
@@ -72,3 +78,25 @@ def test_what_the_table_does_not_know_is_an_error(
 ) -> None:
     assert price(monkeypatch, planned("rds/instance:Instance")) == 2
     assert "the price table knows no aws:rds/instance:Instance" in capsys.readouterr().err
+
+
+def test_a_source_beside_the_checkout_is_found_and_a_mistake_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "requirements.txt").touch()
+    blocks = program.stack_file("dev")
+    blocks["apps"]["hello"]["source"] = os.path.relpath(tmp_path / "shop", program.ROOT)
+
+    def stack_file(stack: str) -> dict[str, Any]:
+        del stack
+        return copy.deepcopy(blocks)
+
+    monkeypatch.setattr(program, "stack_file", stack_file)
+    assert cost.main(["dev"]) == 0
+    assert "together" in capsys.readouterr().out
+    blocks["apps"]["hello"]["fleet"]["servers"] = 0
+    assert cost.main(["dev"]) == 2
+    assert "apps.hello.fleet.servers: 0" in capsys.readouterr().err
+    assert cost.main(["nosuch"]) == 2
+    assert "there is no file stacks/Pulumi.nosuch.yaml; there are dev" in capsys.readouterr().err

@@ -209,9 +209,12 @@ def test_a_port_that_leads_there_stays_open_while_that_of_https_comes_or_goes(
 def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(
     daemon: Daemon, client: Client, port: int, setting: str
 ) -> None:
+    choose = (
+        f"choose another port: `pulumi config set -s {OWNER.rpartition('-')[0]} --path wsgi-fleet:lxd.{setting} PORT`"
+    )
     told = (
-        f"port {port} of 127.0.0.1 is taken by another program (`ss -tanp 'sport = :{port}'` names it); "
-        f"end that, or choose another port: `pulumi config set --path wsgi-fleet:lxd.{setting} PORT`"
+        f"port {port} of 127.0.0.1 is taken by another program (`ss -tanp 'sport = :{port}'` names it); end that, or "
+        f"{choose}"
     )
     device = {"port": address.DEVICE, "tls_port": address.TLS_DEVICE}[setting]
     assert address.conflict(client, OWNER, port, device) == told
@@ -220,6 +223,10 @@ def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(
     with pytest.raises(LxdError) as error:
         address.publish(client, OWNER, "a", *((port,) if setting == "port" else (9, port)))
     assert str(error.value) == told
+    of_other = instance("b", public=proxy(port))
+    daemon.things["instances"]["b"] = of_other | {"config": {"user.wsgi-fleet.owner": "shop-one-0a1b2c"}}
+    told = f"port {port} of 127.0.0.1 is taken by the fleet of stack shop-one; {choose}"
+    assert address.conflict(client, OWNER, port, device) == told
     # It is in the way of all but its holder.
     daemon.things["instances"]["a"] = instance("a", public=proxy(port))
     assert address.conflict(client, OWNER, port, device) is None
