@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from platforms.aws.credentials import ASK_YOURSELF, REMEDIES
 
 # Of an endpoint: seconds that a tunnel lasts, and tunnels at a time
-# (docs.aws.amazon.com/AWSEC2/latest/UserGuide/connect-with-ec2-instance-connect-endpoint.html).
+# (docs.aws.amazon.com/AWSEC2/latest/UserGuide/connect-using-eice.html).
 LONGEST_S, MOST = 3600, 20
 SSH, SERVICE = 22, "ec2-instance-connect"
 # Seconds: of the URL's signature, to open, and to close.
@@ -32,7 +32,7 @@ MESSAGE_BYTES = 32_768
 MAY_NOT = "allow ec2-instance-connect:OpenTunnel on the endpoint to whoever runs this (docs/aws.md)"
 GONE = "`pulumi up --refresh` makes it again where it is gone"
 BUSY = f"an endpoint has at most {MOST} tunnels at a time, of all who use it"
-# By status: what to do where it helps nothing to try again.
+# By status: what to do where it helps nothing to try again. Assumed: no source says with which one AWS refuses.
 FINAL = {400: GONE, 401: MAY_NOT, 403: MAY_NOT, 404: GONE}
 
 

@@ -90,7 +90,7 @@ class EndpointServer:
             await each.close(1008, reason)
 
     def _check(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Return the refusal of a request that AWS would refuse."""
+        """Return the refusal of a request that AWS would refuse. Its statuses and codes are made up."""
         del connection
         try:
             self._verify(f"wss://{request.headers['Host']}{request.path}")

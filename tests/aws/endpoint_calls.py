@@ -11,7 +11,7 @@ from unittest import mock
 
 from tests.aws.kind import Clients
 
-# AWS allows one in each VPC (docs.aws.amazon.com/AWSEC2/latest/UserGuide/eice-quotas.html).
+# The quota as we remember it; no source was at hand.
 FOR_EACH_VPC = 1
 SSH = 22
 
