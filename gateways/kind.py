@@ -13,6 +13,7 @@ COMMON_SETTINGS = frozenset({"kind", "processes", "request_timeout_s"})
 GUARD = (
     "gateway_loader",
     "gateway_guard",
+    "gateway_response",
     "gateway_companion",
     "gateway_requests",
     "gateway_sockets",
