@@ -88,6 +88,7 @@ def test_a_release_loses_no_request(busy: Stack) -> None:
     busy.set_version("1")
 
 
+@pytest.mark.long
 def test_a_server_is_drained_and_admitted_and_fresh_connections_lose_nothing(busy: Stack) -> None:
     name, machine = next(iter(busy.servers().items()))
     with load_on(busy) as load:

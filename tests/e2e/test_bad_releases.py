@@ -33,7 +33,11 @@ def fleet(release_fleet: Stack) -> Stack:
     ("change", "told"),
     [
         (ILL_ON_THE_THIRD, "probe-3, switch: GET / was not 200"),
-        ("task", "probe-1, release task: `echo to no avail; exit 3` failed with exit code 3"),
+        pytest.param(
+            "task",
+            "probe-1, release task: `echo to no avail; exit 3` failed with exit code 3",
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             APP + "    import uwsgi\n" + '    assert b"proof" in uwsgi.opt["http-socket"]\n',
             "probe-1, switch:",

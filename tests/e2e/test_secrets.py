@@ -79,6 +79,7 @@ balancer: command line of control.service|balancer: /var/log/LOG/access.log
 """
 
 
+@pytest.mark.long
 def test_the_search_finds_what_is_planted_in_each_kind_of_place(planted: Planted) -> None:
     stack, value = planted.stack, secrets.token_hex(20)
     # What is no secret stands in plain in all that a stack writes down.
@@ -102,6 +103,7 @@ def test_the_search_finds_what_is_planted_in_each_kind_of_place(planted: Planted
     assert expected - found == set()
 
 
+@pytest.mark.long
 def test_an_application_that_tells_its_secrets_tells_them_to_its_own_journal_alone(planted: Planted) -> None:
     stack, new = planted.stack, secrets.token_hex(20)
     # Of a release that no server keeps.

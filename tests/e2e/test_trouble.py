@@ -75,6 +75,7 @@ def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
     small.up()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_named_with_the_remedy(small: Stack) -> None:
     machine = next(iter(small.servers().values()))
     on(machine, "sh", "-c", "cat /dev/zero > /srv/app/filler; sync", check=False)
