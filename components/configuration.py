@@ -52,7 +52,8 @@ def read_sources(settings: Settings, project: Path) -> dict[str, Source]:
         found = python_requirement.find_problems(folder, app.requirements, settings.operating_system)
         problems += [f"apps.{name}: {line}" for line in found]
         try:
-            sources[name] = Source.read(folder, app, state=project.resolve() / STATE)
+            root = project.resolve()
+            sources[name] = Source.read(folder, app, project=root, state=root / STATE)
         except SourceError as error:
             problems.append(str(error))
     if problems:

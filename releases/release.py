@@ -141,6 +141,6 @@ def build(source: Path, manifest: bytes, target: Path, *, state: Path | None = N
 def _gateway(app: App, source: Source, front: Front | None) -> dict[str, Any]:
     """Return which gateway and which processes the release is made for, and the gateway's files."""
     processes = ProcessLayout.of(app)
-    files = gateway_files(app, front) | install_files(source.requirements.pinned)
+    files = gateway_files(app, front) | install_files(source.requirements.files)
     found = {"gateway": app.gateway.kind, "gateway_files": files}
     return found | ({"processes": str(processes)} if processes else {})

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from releases import git_over_ssh
 from releases.archive import SourceError
+from releases.requirement_lines import copy_files, find_problem, is_inside
 from settings.application import REQUIREMENT_FILES
+
+# Read by their name, with what lies beside them.
+_OF_PROJECTS = re.compile(r"uv\.lock|pyproject\.toml|pylock(\.[^.]+)?\.toml")
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What an application needs. path: of the file in its source. pinned: the same for pip, where servers need that."""
+    """What an application needs. path: of the file, from its source. files: what a release brings in its place.
+
+    files: name -> text; requirements.txt is the first one that servers read.
+    """
 
     path: str = "requirements.txt"
-    pinned: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def find_file(source: Path, named: str | None) -> str | None:
@@ -31,17 +39,27 @@ def find_file(source: Path, named: str | None) -> str | None:
     return named or next((name for name in REQUIREMENT_FILES if (source / name).is_file()), None)
 
 
-def find_requirements(source: Path, named: str | None) -> Requirements:
-    """Return what the application needs, by the file that find_file finds. Raises SourceError."""
-    found = find_file(source, named)
+def find_requirements(source: Path, named: str | None, root: Path | None = None) -> Requirements:
+    """Return what the application needs, by the file that find_file finds. Raises SourceError.
+
+    root: folder in which requirement files may lie outside of the source; None for nowhere.
+    """
+    found, root = find_file(source, named), root or source
     if found is None:
         raise SourceError(
             f"{source}: has none of {', '.join(REQUIREMENT_FILES)}; make requirements.txt (it may be empty)"
         )
+    name = PurePosixPath(found).name
+    if not is_inside(source / found, source):
+        problem = "must lie in the source, as its project does" if _OF_PROJECTS.fullmatch(name) else ""
+        if problem := find_problem(source / found, source, root) or problem:
+            raise SourceError(f"{os.path.normpath(source / found)}: {problem}")
     pinned = pinned_requirements(source, found)
     if problems := git_over_ssh.find_problems(source, found, pinned):
         raise SourceError("\n".join(problems))
-    return Requirements(found, pinned)
+    if pinned is not None:
+        return Requirements(found, {"requirements.txt": pinned})
+    return Requirements(found, {} if _OF_PROJECTS.fullmatch(name) else copy_files(source, root, found))
 
 
 def pinned_requirements(source: Path, name: str) -> str | None:

@@ -26,11 +26,15 @@ class Source:
     requirements: Requirements
 
     @classmethod
-    def read(cls, path: Path, app: App, *, state: Path | None = None) -> Source:
-        """Read the source of an application and write nothing. Raises SourceError. state: as tar_sha256 has it."""
+    def read(cls, path: Path, app: App, *, project: Path | None = None, state: Path | None = None) -> Source:
+        """Read the source of an application and write nothing. Raises SourceError.
+
+        project: folder of the stack files. state: as tar_sha256 has it.
+        """
         static = app.static.folder if app.static else ""
         sha256 = tar_sha256(path, static=static, state=state, max_mib=app.release.max_mib)
-        return cls(path, sha256, _revision(path), find_requirements(path, app.requirements))
+        requirements = find_requirements(path, app.requirements, _root(path, project))
+        return cls(path, sha256, _revision(path), requirements)
 
 
 def _revision(path: Path) -> str:
@@ -38,6 +42,13 @@ def _revision(path: Path) -> str:
     if not commit:
         return ""
     return commit + ("+changes" if _git(path, "status", "--porcelain", "--", ".") else "")
+
+
+def _root(path: Path, project: Path | None) -> Path | None:
+    """Return the repository of a source, else the project that it lies in; None where it lies in neither."""
+    if top := _git(path, "rev-parse", "--show-toplevel"):
+        return Path(top)
+    return project if project and path.is_relative_to(project) else None
 
 
 def _git(folder: Path, *arguments: str) -> str:

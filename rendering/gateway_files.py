@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, gateway_command_line
@@ -32,13 +32,13 @@ def gateway_files(app: App, front: Front | None = None) -> dict[str, str]:
     return files | (process_files(app, processes, front) if processes else {})
 
 
-def install_files(pinned: str | None = None) -> dict[str, str]:
+def install_files(requirements: Mapping[str, str]) -> dict[str, str]:
     """Return the scripts that build a release's virtualenv: path in its folder -> text.
 
-    pinned: requirements in the place of the file that the source has.
+    requirements: files in the place of the one that the source has, by their names.
     """
     scripts = {f"install/{name}.py": minified_script(f"install/{name}") for name in INSTALL_SCRIPTS}
-    return scripts if pinned is None else scripts | {"install/requirements.txt": pinned}
+    return scripts | {f"install/{name}": text for name, text in requirements.items()}
 
 
 def process_files(app: App, processes: ProcessLayout, front: Front | None = None) -> dict[str, str]:

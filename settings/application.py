@@ -11,7 +11,16 @@ from gateways import GATEWAYS
 from settings import limits, route
 from settings.background import Schedule, Worker
 from settings.callable import Callable
-from settings.constraint import RELATIVE_PATH, Command, Name, SecretValue, VariableName, VariableValue, matching
+from settings.constraint import (
+    PATH_FROM_SOURCE,
+    RELATIVE_PATH,
+    Command,
+    Name,
+    SecretValue,
+    VariableName,
+    VariableValue,
+    matching,
+)
 from settings.gateway import Gateway
 from settings.model import Model, reject
 from settings.rollout import Rollout
@@ -106,10 +115,10 @@ class App(route.Route):
         max_length=20,
         description="folders inside source that modules are found in, beside source itself; as PYTHONPATH",
     )
-    requirements: RelativePath | None = Field(
+    requirements: Annotated[str, PATH_FROM_SOURCE] | None = Field(
         default=None,
-        description="file inside source that names the packages: requirements.txt, a lock of uv, Poetry, Pipenv or "
-        "pip, or pyproject.toml; null takes the first that is there",
+        description="file that names the packages, in source or above it in its repository: requirements.txt, a lock "
+        "of uv, Poetry, Pipenv or pip, or pyproject.toml; null takes the first that is in source",
     )
     health_path: UrlPath = Field(
         default="/healthz", description="responds with status 200 when the application is healthy"

@@ -160,6 +160,13 @@ RELATIVE_PATH = matching(
     "a relative path of letters, digits and any of _ . -, such as assets/css, with no part that begins with a dot",
     max_length=200,
 )
+# The same, and what lies above the source.
+PATH_FROM_SOURCE = matching(
+    r"^(\.\./)*[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$",
+    "a path from source of letters, digits and any of _ . -, such as deploy/requirements.txt or ../requirements.txt, "
+    "with no other part that begins with a dot",
+    max_length=200,
+)
 AdminCidr = Annotated[Cidr, AfterValidator(_check_admin_network)]
 InstanceType = Annotated[str, matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t3.small")]
 # Everything else is quoted where it is written.

@@ -112,7 +112,9 @@ class RequirementFiles:
             if _is_url(location):
                 return download(location)
             # Root reads it, and what it has appears in errors.
-            if location != self._first and not Path(location).resolve().is_relative_to(self.code.resolve()):
+            # Beside the first one lies what the release itself brings, or code.
+            folders = (self.code, Path(self._first).parent)
+            if not any(Path(location).resolve().is_relative_to(each.resolve()) for each in folders):
                 raise OSError("lies outside of the source")
             return Path(location).read_bytes()
         except (OSError, ValueError, http.client.HTTPException) as error:

@@ -62,7 +62,7 @@ class Release:
         self.secrets: dict[str, str] = json.loads((place / "secrets.json").read_text())
         self.given: dict[str, str] = self.manifest["environment"] | self.secrets
         pinned = place / "install" / "requirements.txt"
-        # Made of a lock file that no installer here reads (releases/requirements.py).
+        # Of a lock that no installer here reads, or from outside of the code (releases/requirements.py).
         self.source = pinned if pinned.exists() else self.code / self.manifest["requirements_path"]
         # Such locks have no hash for what comes by git or from the code.
         self.is_converted = Path(self.manifest["requirements_path"]).name in CONVERTED

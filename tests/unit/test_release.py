@@ -134,6 +134,19 @@ def test_a_source_says_its_commit_and_whether_it_differs_and_writes_nothing(sour
     assert Source.read(source, app()).revision.endswith("+changes")
 
 
+def test_requirements_may_lie_outside_of_the_source_in_its_repository_or_project(tmp_path: Path) -> None:
+    source = tmp_path / "top" / "app"
+    source.mkdir(parents=True)
+    (source.parent / "r.txt").touch()
+    outside = app(requirements="../r.txt")
+    with pytest.raises(SourceError, match=r"/r\.txt: lies outside of"):
+        Source.read(source, outside, project=tmp_path / "other")
+    found = [Source.read(source, outside, project=source.parent)]
+    subprocess.run(["git", "init", "-q", source.parent], check=True)
+    found.append(Source.read(source, outside))
+    assert [each.requirements.files for each in found] == [{"requirements.txt": ""}] * 2
+
+
 def test_a_release_says_whether_its_packages_are_kept(source: Path) -> None:
     assert json.loads(manifest(source))["wheels"] is True
     assert "wheels" not in json.loads(manifest(source, release={"wheels": False}))

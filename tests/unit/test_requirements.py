@@ -105,7 +105,7 @@ def test_a_lock_of_poetry_becomes_the_requirements_of_its_main_group(
 ) -> None:
     write(tmp_path, "poetry.lock", text=POETRY.format(main=main, dev=dev, markers=markers))
     write(tmp_path, "pyproject.toml", text=PROJECT)
-    assert (find_requirements(tmp_path, None).pinned or "").splitlines() == [
+    assert find_requirements(tmp_path, None).files["requirements.txt"].splitlines() == [
         "Flask==3.1.3 --hash=sha256:aa --hash=sha256:bb",
         f"click==8.3.0{marker}",
         "ours @ git+https://host/ours.git@abc#subdirectory=py",
@@ -115,7 +115,7 @@ def test_a_lock_of_poetry_becomes_the_requirements_of_its_main_group(
 
 def test_a_lock_of_pipenv_becomes_the_requirements_of_its_packages(tmp_path: Path) -> None:
     write(tmp_path, "Pipfile.lock", text=json.dumps(PIPFILE))
-    assert (find_requirements(tmp_path, None).pinned or "").splitlines() == [
+    assert find_requirements(tmp_path, None).files["requirements.txt"].splitlines() == [
         "--index-url https://a/simple",
         "--extra-index-url https://${USER}@b/simple",
         "flask==3.1.3 ; python_version >= '3.9' --hash=sha256:aa",
@@ -180,3 +180,59 @@ def test_only_packages_that_are_installed_need_a_key(tmp_path: Path, name: str, 
             find_requirements(tmp_path, None)
     else:
         assert find_requirements(tmp_path, None).path == name
+
+
+def make_outside(project: Path) -> Path:
+    """Create a project whose requirement files lie beside its source and in it, and return the source."""
+    source = project / "shop" / "src"
+    source.mkdir(parents=True)
+    write(project / "shop", "requirements.txt", text="-r src/extra.txt # it\n-c https://host/c.txt\nflask==3 # \xc5\n")
+    write(source, "extra.txt", text="-r ../../base.txt\n./libs/near\n")
+    (project / "base.txt").write_text("click==8 \\\n  --hash=sha256:00\n", "utf-8-sig")
+    return source
+
+
+def test_requirement_files_outside_of_the_source_are_brought_by_the_release(tmp_path: Path) -> None:
+    source = make_outside(tmp_path)
+    found = find_requirements(source, "../requirements.txt", tmp_path)
+    assert found == Requirements(
+        "../requirements.txt",
+        {
+            "requirements.txt": "-r requirements-1.txt\n-c https://host/c.txt\nflask==3 # \xc5\n",
+            "requirements-1.txt": "-r requirements-2.txt\n./libs/near\n",
+            "requirements-2.txt": "click==8 \\\n  --hash=sha256:00\n",
+        },
+    )
+    # A file of the source may include them as well.
+    assert find_requirements(source, "extra.txt", tmp_path).files["requirements-1.txt"].startswith("click")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"shop/requirements.txt": "-r ../../outside.txt"}, r"/outside\.txt: lies outside of /.*; copy it"),
+        ({"shop/requirements.txt": "-r ../link.txt"}, r"/link\.txt: lies outside of"),
+        ({"shop/requirements.txt": "\n-r gone.txt"}, r"/requirements\.txt, line 2: \.\./gone\.txt: no such file in"),
+        ({"shop/requirements.txt": "-r prod.env", "shop/prod.env": ""}, r"/prod\.env: may hold secrets"),
+        ({"base.txt": "-i https://me:hunter2@host/simple"}, r"/base\.txt: has a password in a URL; write \${NAME}"),
+        ({"base.txt": "caf\xe9"}, r"/base\.txt: not UTF-8"),
+    ],
+)
+def test_a_release_brings_no_file_that_is_not_the_projects_or_may_hold_secrets(
+    tmp_path: Path, change: dict[str, str], told: str
+) -> None:
+    project = tmp_path / "project"
+    source = make_outside(project)
+    write(tmp_path, "outside.txt")
+    (project / "link.txt").symlink_to(tmp_path / "outside.txt")
+    for name, text in change.items():
+        (project / name).write_text(text, "latin-1")
+    with pytest.raises(SourceError, match=told):
+        find_requirements(source, "../requirements.txt", project)
+
+
+def test_a_lock_with_a_project_must_lie_in_the_source(tmp_path: Path) -> None:
+    source = make_outside(tmp_path)
+    write(tmp_path, "uv.lock")
+    with pytest.raises(SourceError, match=r"/uv\.lock: must lie in the source, as its project does"):
+        find_requirements(source, "../../uv.lock", tmp_path)

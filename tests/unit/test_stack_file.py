@@ -63,7 +63,7 @@ def test_nine_mistakes_make_nine_lines() -> None:
         *(({"health_path": value}, "health_path: ") for value in ("/x; return 200", "/\n")),
         *(({"system_packages": [value]}, "system_packages.0: ") for value in ("libpq5; reboot", "-o")),
         ({"requirements": "hello/../requirements.txt"}, "requirements: "),
-        ({"requirements": "../r.txt"}, 'requirements: "../r.txt": should be a relative path'),
+        ({"requirements": "../r.txt"}, 'requirements: "../r.txt": no such file in examples/flask-hello'),
         ({"static": {"folder": "../x"}}, 'static.folder: "../x": should be a relative path'),
         ({"requirements": "missing.txt"}, 'requirements: "missing.txt": no such file in examples/flask-hello'),
         ({"environment": {"A B": "x"}}, 'environment["A B"]: "A B": should be'),

@@ -166,13 +166,15 @@ def test_each_lock_file_is_installed_by_what_reads_it(server: Server, name: str,
     )
 
 
-def test_pinned_requirements_of_the_release_are_in_the_place_of_its_lock_file(server: Server) -> None:
-    (server.place / "install").mkdir()
-    (server.place / "install" / "requirements.txt").write_text("flask==3.1.3 --hash=sha256:00\n")
-    server.manifest["requirements_path"] = "poetry.lock"
-    server.build()
-    copy = server.calls[3].split()[-3]
-    assert Path(copy).read_text() == "flask==3.1.3 --hash=sha256:00\n"
+def test_requirements_that_the_release_brings_are_in_the_place_of_those_in_the_code(server: Server) -> None:
+    folder = server.place / "install"
+    folder.mkdir()
+    (folder / "requirements.txt").write_text("-r requirements-1.txt\nflask==3.1.3 --hash=sha256:00\n")
+    (folder / "requirements-1.txt").write_text("./libs/near\n")
+    server.manifest["requirements_path"] = "../poetry.lock"
+    files = server.release().files
+    assert files
+    assert files.file.read_text() == f"-r {files.file.parent}/1.txt\nflask==3.1.3 --hash=sha256:00\n"
 
 
 def test_installers_get_their_variables_and_what_files_name_and_no_other(server: Server) -> None:
