@@ -7,7 +7,20 @@ import resource
 from _thread import get_ident
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from signal import SIG_UNBLOCK, SIGBUS, SIGFPE, SIGHUP, SIGILL, SIGSEGV, SIGTERM, pthread_sigmask
+from signal import (
+    SIG_DFL,
+    SIG_UNBLOCK,
+    SIGBUS,
+    SIGCHLD,
+    SIGFPE,
+    SIGHUP,
+    SIGILL,
+    SIGSEGV,
+    SIGTERM,
+    pthread_sigmask,
+    set_wakeup_fd,
+    signal,
+)
 from time import monotonic
 from typing import Any
 
@@ -22,7 +35,9 @@ WAIT_S, WAIT_TIMES = 2.0, 4
 # Late requests get 503 once no request found a free thread for so many seconds, or a client gave up. A few slow
 # requests at once are no overload. Less than SHORT_S counts as no wait.
 OVERLOAD_S, SHORT_S = 5.5, 0.5
-FATAL = (SIGBUS, SIGFPE, SIGILL, SIGSEGV)
+# uWSGI blocks all signals in its threads. Of a blocked fatal error nobody reports which thread had it. A process that
+# the application starts inherits what is blocked: it would not end on SIGTERM, nor hear that its own children end.
+UNBLOCKED = (SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGTERM)
 # Of the machine's memory, for one worker: a release needs room for two.
 MEMORY_SHARE = 0.6
 # What the kernel counts for a thread that was started (ulimit -s).
@@ -55,7 +70,7 @@ class Guard:
         self.threads, self.limit_s, self.connection, self.is_uwsgi = threads, limit_s, connection, is_uwsgi
         # Seconds that requests take until their response begins: an average, in which the last ones count most.
         self.typical_s = 0.0
-        # Threads that take the signals of fatal errors.
+        # Threads that take the signals of UNBLOCKED.
         self.unblocked: set[int] = set()
 
     def start(self) -> None:
@@ -75,6 +90,9 @@ class Guard:
         Else a response would not end, and requests of other clients would come here.
         """
         self.is_child = True
+        # The gateway's handlers would not end it, and what they write into the worker's pipe would stop the worker.
+        set_wakeup_fd(-1)
+        signal(SIGTERM, SIG_DFL)
         stop_listening()
         for _, fd, *_ in self.requests.in_flight():
             with suppress(OSError):
@@ -101,8 +119,7 @@ class Guard:
                 start_response(*rejection)
                 return [rejection[0].encode() + b"\n"]
             if (thread := get_ident()) not in self.unblocked:
-                # uWSGI blocks them in its threads; then the process ends without a report of who did it.
-                pthread_sigmask(SIG_UNBLOCK, FATAL)
+                pthread_sigmask(SIG_UNBLOCK, UNBLOCKED)
                 self.unblocked.add(thread)
             extra_s = STREAMING.extra_s(environ["PATH_INFO"])
             try:

@@ -88,3 +88,6 @@ if __name__ == "__main__":
     binds = [f"--bind=fd://{each.detach()}" for each in http.open_listeners(private, port)]
     sys.argv[1:] = ["--config", config, *binds, *([f"--workers={processes}"] if processes else [])]
     Gunicorn("%(prog)s [OPTIONS]").run()
+else:
+    # A process that the application's `multiprocessing` spawned runs this file again, for the application alone.
+    restore_variables()

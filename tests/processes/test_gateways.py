@@ -34,6 +34,28 @@ def app(environ, start_response):
     seen = {"pid": os.getpid(), "ran": ran.wait(5), "forks": forks.count(os.getpid()), "random": random.random()}
     return [json.dumps(seen).encode()]
 """
+# Starts a process in each way that Python knows, and asks it to end while it waits.
+SPAWNS = """
+import json, multiprocessing, os, time
+
+def tell(queue):
+    queue.put(os.environ["WEB_CONCURRENCY"])
+    time.sleep(60)
+
+def app(environ, start_response):
+    seen = {}
+    for way in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context(way)
+        queue = context.SimpleQueue()
+        process = context.Process(target=tell, args=(queue,))
+        process.start()
+        told = queue.get()
+        process.terminate()
+        process.join(20)
+        seen[way] = [told, process.exitcode]
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(seen).encode()]
+"""
 # uWSGI is what end-to-end tests run.
 every = pytest.mark.parametrize("gateway", OVER_HTTP.values(), ids=OVER_HTTP)
 
@@ -221,3 +243,17 @@ def test_a_worker_is_forked_as_python_forks(gateway: dict[str, Any], tmp_path: P
     assert {(each["status"], each["ran"]) for each in answers} == {(200, True)}
     assert {each["forks"] for each in answers} == {0 if "gevent" in gateway.values() else 1}
     assert len({each["random"] for each in answers}) == len(answers)
+
+
+@pytest.mark.parametrize("gateway", ["uwsgi", "gunicorn gthread", "gevent", "tornado"])
+def test_processes_of_multiprocessing_run_the_application_alone_and_end_when_asked(
+    gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "2")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text(SPAWNS)
+    with started(app(**GATEWAY_SETTINGS[gateway], processes=1), tmp_path) as running:
+        running.wait_ready()
+        seen = running.ask(private=True)
+        ended = ["2", -signal.SIGTERM]
+        assert seen == {"status": 200, "fork": ended, "spawn": ended, "forkserver": ended}, running.log
