@@ -159,10 +159,11 @@ def _pipe(source: list[str], target: list[str], say: Callable[[str], None]) -> N
         assert producer.stdout is not None  # noqa: S101
         assert producer.stderr is not None  # noqa: S101
         producer.stdout.close()
-        for line in io.TextIOWrapper(producer.stderr, errors="replace"):
-            log.append(line.rstrip())
-            if line.startswith(_STAGES):
-                say(line[3:].strip())
+        with io.TextIOWrapper(producer.stderr, errors="replace") as lines:
+            for line in lines:
+                log.append(line.rstrip())
+                if line.startswith(_STAGES):
+                    say(line[3:].strip())
         codes = {source[0]: producer.wait(), target[0]: consumer.wait()}
         target_log.seek(0)
         log += target_log.read().decode(errors="replace").splitlines()
