@@ -12,12 +12,18 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from tests.aws import ec2, network, services
+from tests.aws import ec2, load_balancing, names, network, services
 from tests.aws.kind import REFERENCES, Clients, Kind, Unknown, Unsupported, is_gone, parameters
 
 __all__ = ["Account", "Unknown", "Unsupported"]
 
-KINDS: Mapping[str, Kind] = {**ec2.KINDS, **network.KINDS, **services.KINDS}
+KINDS: Mapping[str, Kind] = {
+    **ec2.KINDS,
+    **network.KINDS,
+    **services.KINDS,
+    **load_balancing.KINDS,
+    **names.KINDS,
+}
 # Not asked of AWS as other properties are: tags in calls of their own, region by the endpoint.
 COMMON = ("tags", "tagsAll", "region")
 
@@ -149,10 +155,16 @@ def _instance(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": args["instanceId"], "publicIp": ec2.instance(aws, args["instanceId"]).get("PublicIpAddress", "")}
 
 
+def _subnet(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
+    found = aws.ec2.describe_subnets(SubnetIds=[args["id"]])["Subnets"][0]
+    return {"id": args["id"], "cidrBlock": found["CidrBlock"]}
+
+
 # What programs look up.
 LOOKUPS: Mapping[str, Callable[[Clients, Mapping[str, Any]], dict[str, Any]]] = {
     "aws:ec2/getAmi:getAmi": _ami,
     "aws:ec2/getInstance:getInstance": _instance,
+    "aws:ec2/getSubnet:getSubnet": _subnet,
 }
 
 

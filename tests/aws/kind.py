@@ -102,6 +102,9 @@ REFERENCES: Mapping[str, Callable[[Clients, str], object]] = {
     "role arn": lambda aws, arn: aws.iam.get_role(RoleName=arn.rpartition("/")[2]),
     "policy": lambda aws, arn: aws.iam.get_policy(PolicyArn=arn),
     "bucket": lambda aws, name: aws.s3.head_bucket(Bucket=name),
+    "load balancer": lambda aws, arn: aws.elbv2.describe_load_balancer_attributes(LoadBalancerArn=arn),
+    "listener": lambda aws, arn: aws.elbv2.describe_listeners(ListenerArns=[arn]),
+    "certificate": lambda aws, arn: aws.acm.describe_certificate(CertificateArn=arn),
     "zone": lambda aws, id_: aws.route53.get_hosted_zone(Id=id_),
 }
 

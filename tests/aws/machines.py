@@ -1,4 +1,4 @@
-"""The provider `aws` of a test: what a program makes is made in moto, and each EC2 instance is an LXD machine as well.
+"""The provider `aws` of a test: all is made in moto, and each EC2 instance and load balancer is an LXD machine as well.
 
 moto chooses addresses, LXD follows: private ones are those of the machines, public ones lead to them by forwards of
 their network, which is what EC2 does with them (1:1 NAT). A machine's name is its instance id.
@@ -16,12 +16,13 @@ from typing import Any
 from platforms.lxd import label, machine
 from platforms.lxd.client import Client, url
 from tests.aws.account import Account
+from tests.aws.balancer_machine import BalancerMachines
 from tests.aws.plugin import Failed, Values
 from tests.aws.region import POOL, Region
 from tests.aws.subnets import Subnets
 
 INSTANCE, SUBNET = "aws:ec2/instance:Instance", "aws:ec2/subnet:Subnet"
-ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
+ASSOCIATION, BALANCER = "aws:ec2/eipAssociation:EipAssociation", "aws:lb/loadBalancer:LoadBalancer"
 # Who may reach port 22 depends on these.
 ON_PORT_22 = (
     "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule",
@@ -58,7 +59,9 @@ class Ec2OnLxd:
         try:
             if type_ == INSTANCE:
                 self._machines.launch(id_)
-            if type_ in (INSTANCE, ASSOCIATION):
+            if type_ == BALANCER:
+                self._machines.balancers.launch(id_)
+            if type_ in (INSTANCE, ASSOCIATION, BALANCER):
                 self._machines.publish()
             if type_ in ON_PORT_22:
                 self._machines.subnets.renew()
@@ -72,13 +75,15 @@ class Ec2OnLxd:
         return self._account.update(type_, id_, old, new)
 
     def delete(self, type_: str, id_: str, state: Values) -> None:
-        """Delete it, the machine first: while that is there, its address is taken."""
+        """Delete it; an instance's machine first: while that is there, its address is taken."""
         if type_ == INSTANCE:
             self._machines.terminate(id_)
         if type_ == SUBNET:
             self._machines.subnets.remove(id_)
         self._account.delete(type_, id_, state)
-        if type_ in (INSTANCE, ASSOCIATION):
+        if type_ == BALANCER:
+            self._machines.balancers.terminate(id_)
+        if type_ in (INSTANCE, ASSOCIATION, BALANCER):
             self._machines.publish()
 
     def read(self, type_: str, id_: str, state: Values) -> Values | None:
@@ -101,6 +106,7 @@ class Machines:
         self._region, self._aws = region, account.aws
         self._lxd = Client()
         self.subnets = Subnets(account.aws, self._lxd, region.owner)
+        self.balancers = BalancerMachines(region, account.aws, self.subnets)
         self._publishing = threading.Lock()
 
     def launch(self, id_: str) -> None:
@@ -145,11 +151,11 @@ class Machines:
         machine.remove(self._lxd, id_)
 
     def publish(self) -> None:
-        """Lead each public address that an instance has now to its machine, and no other."""
+        """Lead each public address that an instance or a load balancer has now to its machine, and no other."""
         with self._publishing:
             alive = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
             pages = self._aws.ec2.describe_instances(Filters=alive)["Reservations"]
-            wanted: dict[str, dict[str, str]] = {}
+            wanted = self.balancers.forwards()
             for each in (each for page in pages for each in page["Instances"]):
                 if "PublicIpAddress" in each:
                     wanted.setdefault(each["SubnetId"], {})[each["PublicIpAddress"]] = each["PrivateIpAddress"]

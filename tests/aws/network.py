@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.aws.ec2 import VPC_ID, attribute, called, look_up
 from tests.aws.kind import Clients, Delete, Kind, Property, first, in_place, same
+from tests.aws.load_balancing import INTERFACE
 
 
 def _kind(noun: str, properties: Mapping[str, Property], *, delete: Delete | None = None, owner: bool = False) -> Kind:
@@ -39,8 +40,8 @@ def _delete_subnet(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
     del state
     here = [{"Name": "subnet-id", "Values": [id_]}]
     for user in aws.ec2.describe_network_interfaces(Filters=here)["NetworkInterfaces"]:
-        if user.get("Attachment", {}).get("InstanceId"):
-            raise RuntimeError(f"DependencyViolation: {id_} is used by {user['Attachment']['InstanceId']}")
+        if (machine := user.get("Attachment", {}).get("InstanceId")) or user["Description"].startswith(INTERFACE):
+            raise RuntimeError(f"DependencyViolation: {id_} is used by {machine or user['Description']}")
     aws.ec2.delete_subnet(SubnetId=id_)
 
 

@@ -18,7 +18,8 @@ class Region:
 
     owner: label of everything in LXD. image: alias of what machines are made from. metadata_port, services_port: where
     the metadata service and AWS's interfaces for machines listen on loopback. services: host names of the latter.
-    authority: certificate of the authority that vouches for them.
+    authority: certificate of the authority that vouches for them, and for what ACM's certificates stand for. balancers:
+    folder of this host that load balancers have their files below.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Region:
     services_port: int
     services: list[str]
     authority: str
+    balancers: str
 
     @classmethod
     def load(cls) -> Region:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import secrets
 from collections.abc import Generator, Mapping
 from ipaddress import IPv4Network
 from typing import Any, cast
@@ -30,16 +31,24 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
     backends: Any = importlib.import_module("moto.backends")
     server: Any = importlib.import_module("moto.server").ThreadedMotoServer(address, 0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    for name in ("ec2", "s3", "iam", "ssm", "logs", "cloudwatch", "route53", "sts"):
+    for name in ("ec2", "s3", "iam", "ssm", "logs", "cloudwatch", "route53", "sts", "elbv2", "acm", "wafv2"):
         backends.get_backend(name).reset()
     server.start()
     try:
         host, port = server.get_host_and_port()
         # A thousand images that nobody asks for.
-        with mock.patch.dict(os.environ, {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}):
+        with (
+            mock.patch.dict(os.environ, {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}),
+            mock.patch("moto.route53.models.create_route53_zone_id", _zone_id),
+        ):
             yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+def _zone_id(*_: object, **__: object) -> str:
+    """Return an id as Route 53 makes them; moto's may begin with any letter."""
+    return f"Z{secrets.token_hex(10).upper()}"
 
 
 def prepared(
@@ -50,7 +59,9 @@ def prepared(
     That is made in the account: image, VPC, subnets, key. block: the addresses of the VPC, a /16. kind: of the image.
     """
     # The stack file's own is an example.
-    found = {**aws, "admin_cidrs": ["198.51.100.0/24"]}
+    found = dict(aws)
+    if aws.get("admin_cidrs"):
+        found["admin_cidrs"] = ["198.51.100.0/24"]
     ec2 = account.aws.ec2
     found["ami"] = image(account, kind)
     if "vpc_id" in aws:

@@ -1,4 +1,4 @@
-"""What is not EC2's: roles, buckets, logs, alarms and names."""
+"""What is not EC2's: roles, buckets, logs and alarms."""
 
 from __future__ import annotations
 
@@ -152,34 +152,22 @@ def _look_at_alarm(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[
     return {"arn": first(aws.cloudwatch.describe_alarms(AlarmNames=[id_])["MetricAlarms"], id_)["AlarmArn"]}
 
 
-def _change_record(action: str, asked: dict[str, Any]) -> dict[str, Any]:
-    zone = asked.pop("HostedZoneId")
-    return {"HostedZoneId": zone, "ChangeBatch": {"Changes": [{"Action": action, "ResourceRecordSet": asked}]}}
+def _dimensions(given: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Name": name, "Value": value} for name, value in given.items()]
 
 
-def _put_record(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    aws.route53.change_resource_record_sets(**_change_record("CREATE", asked))
-    return f"{inputs['zoneId']}_{inputs['name']}_{inputs['type']}"
+def _query(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a query of an alarm as the API has it: an expression, or a metric."""
+    asked = pascal({key: value for key, value in given.items() if key != "metric"})
+    if "ID" in asked:
+        asked["Id"] = asked.pop("ID")
+    if metric := given.get("metric"):
+        named = pascal({key: metric[key] for key in ("namespace", "metricName")})
+        statistic = {"Metric": named | {"Dimensions": _dimensions(metric["dimensions"])}}
+        asked["MetricStat"] = statistic | {"Period": metric["period"], "Stat": metric["stat"]}
+    return asked
 
 
-def _look_at_record(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    there = aws.route53.list_resource_record_sets(HostedZoneId=state["zoneId"])["ResourceRecordSets"]
-    first((each for each in there if (each["Name"].rstrip("."), each["Type"]) == (state["name"], state["type"])), id_)
-    return {}
-
-
-def _delete_record(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-    del id_
-    asked = {property_.parameter: property_.convert(state[key]) for key, property_ in _RECORD.items()}
-    aws.route53.change_resource_record_sets(**_change_record("DELETE", asked))
-
-
-_RECORD: Mapping[str, Property] = {
-    "zoneId": Property("HostedZoneId", refers="zone"),
-    **same("name", "type"),
-    "ttl": Property("TTL", change=in_place),
-    "records": Property("ResourceRecords", lambda values: [{"Value": value} for value in values], change=in_place),
-}
 KINDS: Mapping[str, Kind] = {
     "aws:iam/role:Role": Kind(
         named_by="name",
@@ -267,19 +255,15 @@ KINDS: Mapping[str, Kind] = {
         identity=frozenset({"name"}),
         properties={
             "name": Property("AlarmName"),
-            "dimensions": Property(
-                "Dimensions", lambda given: [{"Name": name, "Value": value} for name, value in given.items()]
-            ),
+            "dimensions": Property("Dimensions", _dimensions),
             **same("alarmActions", "alarmDescription", "comparisonOperator", "evaluationPeriods", "metricName"),
             **same("namespace", "period", "statistic", "threshold", "treatMissingData"),
             "okActions": Property("OKActions"),
+            "metricQueries": Property("Metrics", lambda given: [_query(each) for each in given]),
         },
         create=_created_by("cloudwatch", "put_metric_alarm", "AlarmName"),
         look=_look_at_alarm,
         delete=lambda aws, id_, _: aws.cloudwatch.delete_alarms(AlarmNames=[id_]),
         retag=_tagged("cloudwatch", "resource", "ResourceARN", by_arn=True),
-    ),
-    "aws:route53/record:Record": Kind(
-        properties=_RECORD, create=_put_record, look=_look_at_record, delete=_delete_record, retag=None
     ),
 }

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,12 +25,14 @@ from platforms.lxd.recipe import ImageRecipe
 from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
 from tests.aws.account import Account
 from tests.aws.auth_proxy import SERVICES, AuthProxy, served
+from tests.aws.balancing import Balancing
 from tests.aws.endpoint import EndpointServer
 from tests.aws.endpoint_calls import SSH, Endpoints, find_machine
 from tests.aws.kind import Clients
 from tests.aws.metadata import MetadataServer
 from tests.aws.region import Region
 from tests.aws.server import serving
+from tests.aws.target_health import TargetHealth
 from tests.certificates import Authority, Signed
 
 # Of this host's loopback, one address for each machine.
@@ -61,6 +64,10 @@ def running(name: str, owner: str) -> Generator[Running]:
         # moto keeps what it has for a process, whichever proxy is used.
         proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name)
         services = stack.enter_context(served(proxy, server_context(authority.sign(names))))
+        health = TargetHealth()
+        stack.enter_context(health.in_moto())
+        balancers = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsgi-fleet-alb-")))
+        balancing = Balancing(account.aws, balancers, authority, health)
         metadata = MetadataServer.start(account.aws)
         stack.callback(metadata.server_close)
         stack.callback(metadata.shutdown)
@@ -77,6 +84,7 @@ def running(name: str, owner: str) -> Generator[Running]:
             services_port=services.port,
             services=names,
             authority=authority.certificate,
+            balancers=str(balancers),
         )
         keys = region.environment()
         tunnels = EndpointServer(
@@ -90,6 +98,7 @@ def running(name: str, owner: str) -> Generator[Running]:
         stack.callback(tunnels.stop)
         endpoints = Endpoints(tunnels.dns_name)
         stack.enter_context(endpoints.added_to_moto())
+        stack.enter_context(balancing.running())
         yield Running(region, account, metadata, tunnels)
 
 

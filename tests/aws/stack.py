@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -33,7 +33,7 @@ class AwsStack(Stack):
     running: Running = field(kw_only=True)
 
     @classmethod
-    def prepare(cls, tmp: Path, running: Running, *, servers: int) -> AwsStack:
+    def prepare(cls, tmp: Path, running: Running, *, servers: int) -> Self:
         """Return the stack as a user prepares it, not up yet: ids in its file, the private key as a secret."""
         stack = cls(NAME, tmp / "project", running=running)
         copy_of_checkout(stack.folder)
