@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic, sleep
@@ -19,6 +19,8 @@ WEIGHT = 0.05
 # Before a reset: Apache takes one that comes with the last bytes for the end of the response (7 of 30; then 0 of 200).
 CUT_AFTER_S = 0.05
 BYTES = (bytes, bytearray, memoryview)
+# What ends a line of the head, or may.
+LINE_ENDS = re.compile(r"[\r\n\0]")
 
 
 def as_bytes(part: Any) -> bytes:
@@ -30,12 +32,25 @@ def as_bytes(part: Any) -> bytes:
     raise TypeError(f"the application's response has a part of type {type(part).__name__}, which should be bytes")
 
 
+def check_head(status: str, headers: list[tuple[str, str]]) -> None:
+    """Raise ValueError for a line break or NUL: the client would take what follows for another header or the body."""
+    if LINE_ENDS.search(status):
+        raise ValueError(f"the status {status!r} of the application's response contains a line break or NUL")
+    for name, value in headers:
+        if LINE_ENDS.search(name) or LINE_ENDS.search(value):
+            # Not the value: it may be a secret.
+            raise ValueError(f"the header {name!r} of the application's response contains a line break or NUL")
+
+
 class Response:
     """The response to one request, as an iterable for the gateway. What it raises is always an Exception."""
 
     def __init__(self, guard: Guard, entry: int, fd: int, environ: dict[str, Any], start_response: Any) -> None:
         self.guard, self.entry, self.fd = guard, entry, fd
         self.environ, self.gateway_start_response = environ, start_response
+        # What the application gave start_response last, and what the gateway's returned when it was given that.
+        self.head: tuple[str, list[tuple[str, str]]] | None = None
+        self.gateway_write: Callable[[bytes], object] | None = None
         self.source: Any = None
         self.parts: Iterator[Any] = iter(())
         # A part that was asked for already.
@@ -54,11 +69,16 @@ class Response:
             with self.guard:
                 self.source = wsgi(self.environ, self.start_response)
                 if isinstance(self.source, File):
+                    self.begin()
                     self.guard.requests.respond(self.entry)
                     return self.source
                 is_one_part = isinstance(self.source, BYTES)
                 self.parts = iter((self.source,) if is_one_part else self.source)
-                self.first = as_bytes(next(self.parts, b""))
+                # Until there are bytes, the application may begin another response.
+                self.first = next((part for each in self.parts if (part := as_bytes(each))), b"")
+            # A WebSocket has none: the application has spoken with the client by itself.
+            if self.head or self.first or "HTTP_UPGRADE" not in self.environ:
+                self.begin()
         except BaseException as error:  # noqa: BLE001  whatever an application raises
             return self.fail(error)
         if counts:
@@ -87,14 +107,28 @@ class Response:
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[Any], object]:
-        """See PEP 3333."""
-        write = self.gateway_start_response(status, headers, *([exc_info] if exc_info else []))
-        return functools.partial(self.write, write)
+        """See PEP 3333. The gateway gets status and headers with the first bytes: till then, others replace them."""
+        if self.gateway_write:
+            raise exc_info[1] if exc_info else RuntimeError("the application began a second response")
+        check_head(status, headers)
+        self.head = status, list(headers)
+        return self.write
 
-    def write(self, write: Callable[[bytes], object], part: Any) -> None:
+    def begin(self) -> Callable[[bytes], object]:
+        """Give the gateway status and headers, once. Raises RuntimeError where the application gave none."""
+        if self.gateway_write:
+            return self.gateway_write
+        if not self.head:
+            raise RuntimeError("the application did not call start_response")
+        begun: Callable[[bytes], object] = self.gateway_start_response(*self.head)
+        self.gateway_write = begun
+        return begun
+
+    def write(self, part: Any) -> None:
         """See PEP 3333."""
-        self.guard.requests.respond(self.entry)
-        write(as_bytes(part))
+        if part := as_bytes(part):
+            self.guard.requests.respond(self.entry)
+            self.begin()(part)
 
     def wrap_file(self, file: Any, *size: int) -> Any:
         """See PEP 3333. uWSGI sends the file by itself, if it comes back as it was given."""

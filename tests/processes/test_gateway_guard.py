@@ -180,7 +180,7 @@ def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
 
 # What one request can do to its process. It writes down what began, and answers with its process id.
 CRUEL = r"""
-import ctypes, faulthandler, mmap, os, re, resource, signal, socket, time
+import ctypes, faulthandler, mmap, os, re, resource, signal, socket, sys, time
 
 LEAK = []
 
@@ -253,6 +253,21 @@ def app(environ, start_response):
         return later(RAISED[what.partition("/")[2]])
     if what == "twice":
         return Twice()
+    if what.endswith("replaced"):
+        length = [] if what.startswith("cut") else [("Content-Length", "99")]
+        write = start_response("200 OK", [("X-First", "1"), *length])
+        if what.startswith("cut"):
+            write(b"begun ")
+        try:
+            raise RuntimeError("on purpose")
+        except RuntimeError:
+            start_response("503 Own", [("Content-Length", "8")], sys.exc_info())
+        return [b"", b"own page"]
+    if what == "no-head":
+        return [b"x"]
+    if what in SPLIT:
+        start_response(*SPLIT[what])
+        return [b"x"]
     if what.startswith("cut"):
         start_response("200 OK", [("Content-Type", "text/plain")])
         return cut(what)
@@ -264,6 +279,14 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
     pid = str(os.getpid()).encode()
     return {"bytearray": bytearray(pid), "bytearrays": [bytearray(pid), memoryview(b"!")]}.get(what, [pid])
+
+# What would give the client a header of its own making.
+SPLIT = {
+    "split-status": ("200 OK\r\nX-Split: 1", []),
+    "split-name": ("200 OK", [("X-A: b\r\nX-Split", "1")]),
+    "split-value": ("200 OK", [("X-A", "b\nX-Split: 1")]),
+    "split-nul": ("200 OK", [("X-A", "b\0")]),
+}
 
 class Twice:
     def __iter__(self):
@@ -402,6 +425,20 @@ def test_whatever_an_application_raises_is_answered_500_and_its_process_lives(ru
     assert "SystemExit: 3" in running.log
 
 
+def test_an_application_that_fails_before_anything_was_sent_answers_with_its_own_page(running: Process) -> None:
+    head, _, body = receive(send(running, "/replaced")).partition(b"\r\n\r\n")
+    assert (head.split()[1], body, b"X-First" in head) == (b"503", b"own page", False), head
+    assert head.lower().count(b"content-length") == 1
+
+
+def test_a_head_that_is_missing_or_would_split_the_response_is_answered_500_and_logged(running: Process) -> None:
+    for what in ("no-head", "split-status", "split-name", "split-value", "split-nul"):
+        text = receive(send(running, f"/{what}"))
+        assert (text.split()[1], b"X-Split" in text) == (b"500", False), (what, text)
+    assert len(re.findall("^ValueError: .* contains a line break or NUL$", running.log, re.MULTILINE)) == 4, running.log
+    assert "did not call start_response" in running.log
+
+
 @pytest.mark.parametrize("what", ["close", "replace-files"])
 def test_a_worker_whose_files_were_closed_is_replaced(running: Process, what: str) -> None:
     assert get(running, f"/{what}")[0] in (0, 502)
@@ -470,7 +507,7 @@ def test_a_body_of_bytearrays_arrives(running: Process) -> None:
     assert get(running, "/bytearrays") == (200, pid + b"!")
 
 
-@pytest.mark.parametrize("what", ["cut", "cut-kill"])
+@pytest.mark.parametrize("what", ["cut", "cut-kill", "cut-replaced"])
 def test_a_response_that_ends_early_cannot_be_taken_for_whole(running: Process, what: str) -> None:
     try:
         text = receive(send(running, f"/{what}"))
