@@ -45,6 +45,9 @@ class BalancerMachines:
         """Create and start its machine, and wait until it serves. Raises Failed."""
         interface, folder = interfaces(self._aws, arn)[0], self._folder(arn)
         folder.mkdir(exist_ok=True)
+        network = self._subnets.ensure(interface["SubnetId"], public=True)
+        # Targets see who connects: within a VPC nobody hides behind another's address. It needs no way out.
+        self._lxd.edit(url("networks", network), _without_nat)
         alias = image.ensure(self._lxd, self._region.owner, RECIPE, RECIPE.digest(), _log)
         spec = machine.Spec(
             stack=self._region.name,
@@ -52,7 +55,7 @@ class BalancerMachines:
             role=machine_name(arn),
             image=alias,
             user_data="",
-            network=self._subnets.ensure(interface["SubnetId"], public=True),
+            network=network,
             isolated=False,
             pool=POOL,
             cpus=CPUS,
@@ -92,6 +95,12 @@ class BalancerMachines:
 
     def _folder(self, arn: str) -> Path:
         return Path(self._region.balancers) / machine_name(arn)
+
+
+def _without_nat(network: dict[str, Any]) -> bool:
+    had = network["config"].get("ipv4.nat") != "false"
+    network["config"]["ipv4.nat"] = "false"
+    return had
 
 
 def _log(text: str) -> None:

@@ -146,4 +146,6 @@ class Haproxy:
                     said += chunk
             except OSError as error:
                 raise NotRunning(f"{self._folder / to}: {error}") from error
+        if to == haproxy.MASTER and not said:
+            raise NotRunning(f"{self._folder / to}: it ended")
         return said.decode()

@@ -26,7 +26,7 @@ from harness.stack import eventually, on
 from platforms.lxd import machine
 from platforms.lxd.client import Client as LxdClient
 from tests.aws.balancing import LOOK_S
-from tests.aws.load_balancing import public_address
+from tests.aws.load_balancing import interfaces, public_address
 from tests.aws.machines import Ec2OnLxd
 from tests.aws.server import image, private_key
 from tests.aws.session import Running, running
@@ -47,6 +47,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/health":
             Handler.check = self.headers.items()
         asked = {"name": os.uname().nodename, "headers": self.headers.items(), "check": Handler.check}
+        asked["peer"] = self.client_address[0]
         ill = path == "/health" and os.path.exists("/run/ill")
         body = json.dumps(asked).encode()
         self.send_response(500 if ill else 200)
@@ -238,7 +239,10 @@ def test_the_rule_of_the_lowest_priority_that_matches_counts(
 
 def test_a_target_is_told_who_the_client_is_and_gets_no_invalid_header(serving: Site) -> None:
     given = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "gopher", "X_Under": "1", "Host": "a:80"}
-    seen = {key.lower(): value for key, value in serving.answer(**given)["headers"]}
+    answer = serving.answer(**given)
+    seen = {key.lower(): value for key, value in answer["headers"]}
+    own = interfaces(serving.running.account.aws, serving.id("LoadBalancer"))[0]["PrivateIpAddress"]
+    assert answer["peer"] == own
     with socket.create_connection((serving.address, 80), timeout=5) as connection:
         client = connection.getsockname()[0]
     assert seen["x-forwarded-for"] == f"192.0.2.1, {client}"
