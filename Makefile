@@ -76,6 +76,10 @@ test-apps: setup ## applications that others wrote; writes docs/applications-tri
 security: setup ## how machines are closed; writes docs/security.md
 	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)
 
+.PHONY: test-scale
+test-scale: setup ## Application Load Balancers and the endpoint of EC2 Instance Connect, on the stand-in of AWS
+	@pytest tests/e2e/test_aws_load_balancer.py tests/e2e/test_aws_alb.py tests/e2e/test_aws_endpoint.py -m long $(PYTEST_ARGS)
+
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server (needs Go 1.25)
 	@export CGO_ENABLED=0 GOWORK=off GOTOOLCHAIN=local GOFLAGS='-mod=readonly -trimpath -buildvcs=false'

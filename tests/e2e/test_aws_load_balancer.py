@@ -32,7 +32,7 @@ from tests.aws.server import image, private_key
 from tests.aws.session import Running, running
 from tests.aws.subnets import free_block
 
-pytestmark = pytest.mark.aws
+pytestmark = [pytest.mark.aws, pytest.mark.long]
 REGION = "eu-central-1"
 # Of the target group: seconds, checks; and of the load balancer.
 DELAY_S, INTERVAL_S, THRESHOLD, IDLE_S = 4, 5, 3, 8
