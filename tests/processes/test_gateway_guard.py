@@ -619,7 +619,8 @@ def companions(running: Process) -> list[int]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             stat = (entry / "stat").read_text()
-            if "(companion) S" in stat and int(stat.rpartition(")")[2].split()[3]) == running.process.pid:
+            state, _, _, session = stat.rpartition(")")[2].split()[:4]
+            if "(companion)" in stat and state in "DRS" and int(session) == running.process.pid:
                 found.append(int(entry.name))
     return found
 
