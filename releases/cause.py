@@ -111,9 +111,9 @@ def _traceback(lines: Sequence[str]) -> list[str]:
             break
         if error or is_outer:
             error.append(line)
-        elif line.lstrip().startswith('File "') or not frames:
+        elif line.lstrip().startswith('File "'):
             frames.append([line])
-        elif not _MARKS.fullmatch(line):
+        elif frames and not _MARKS.fullmatch(line):
             frames[-1].append(line)
     own = [line for frame in [each for each in frames if not _FOREIGN.match(each[0])][-FRAMES:] for line in frame]
     return [lines[0], *own, *error[:LINES]]

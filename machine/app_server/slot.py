@@ -35,6 +35,8 @@ ERRORS = 3
 REFUSALS = 5
 # Seconds after which a health path that still fails is shown; from then on at each minute.
 FIRST_LOGGED_S = (10, 30)
+# Lines of a journal to show.
+LAST_LINES = 25
 # Seconds for a slot that no client has asked yet to end.
 UNUSED_S = 5
 
@@ -58,7 +60,9 @@ def last_lines(slot: str, since: float, health_path: str = "") -> str:
         text = re.sub(rf"^.*GET {re.escape(health_path)} (=>|HTTP/).*", "", text, flags=re.MULTILINE)
     lines = [line for line in reversed(text.splitlines()) if line.strip()]
     tracebacks = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    return "\n".join(f"    {line}" for line in (lines[tracebacks[-1] :] if tracebacks else lines)[-25:])
+    # By its first line releases/cause.py recognizes a traceback.
+    head, rest = (lines[tracebacks[-1] :][:1], lines[tracebacks[-1] + 1 :]) if tracebacks else ([], lines)
+    return "\n".join(f"    {line}" for line in head + rest[-(LAST_LINES - len(head)) :])
 
 
 def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:

@@ -41,6 +41,10 @@ def test_an_exception_of_several_lines_stays_whole_and_a_deep_stack_keeps_its_in
         "        Field required",
         "    *** GAME OVER ***",
     ]
+    # Of a long journal the server sends the first line and the last ones.
+    rest = "        of_a_frame_that_was_cut()"
+    short = shorten("\n".join(["it failed:", "    Traceback (most recent call last):", rest, *frames[-3:], *error]))
+    assert rest not in short
     short = shorten("\n".join(["it failed:", "    Traceback (most recent call last):", *frames, *error]))
     assert short.splitlines() == ["it failed:", "    Traceback (most recent call last):", *frames[-4:], *error[:3]]
 

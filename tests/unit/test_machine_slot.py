@@ -42,6 +42,12 @@ def test_a_journal_without_a_traceback_is_its_last_lines(host: AppServer) -> Non
     assert slot.last_lines("blue", 7.0).splitlines() == [f"    line {number}" for number in range(15, 40)]
 
 
+def test_a_long_traceback_keeps_its_first_line_by_which_it_is_recognized(host: AppServer) -> None:
+    host.journal = f"{TRACEBACK.splitlines()[0]}\n" + "".join(f"  line {number}\n" for number in range(40))
+    told = [TRACEBACK.splitlines()[0], *(f"  line {number}" for number in range(16, 40))]
+    assert slot.last_lines("blue", 7.0) == "\n".join(f"    {line}" for line in told)
+
+
 def test_a_journal_leaves_out_what_the_gateway_logs_of_our_own_requests(host: AppServer) -> None:
     of_uwsgi = "[pid: 1|app: 0|req: 1/1] 0.0.0.0 () {26 vars} GET /healthz => generated 13 bytes (HTTP/1.1 500)"
     host.journal = f'database gone\n{of_uwsgi}\n"GET /healthz HTTP/1.1" 500\nGET /healthzz HTTP/1.1\n'
