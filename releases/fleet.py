@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from platforms.transport import Result, Transport, Unreachable
 from releases.cause import group
+from releases.redaction import escape_control
 from releases.status import ReleaseStatus, parse_status
 from rendering.paths import SCRIPTS
 from settings.limits import STOP_TIMEOUT_S
@@ -73,10 +74,14 @@ class Fleet:
         clean: Callable[[str], str] = str,
     ) -> None:
         self.app = app
-        self.clean = clean
+        self._without_secrets = clean
         self._transport, self._write_line = transport, log
         self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
+
+    def clean(self, text: str) -> str:
+        """Return what a machine says without secrets, and without what would control a terminal."""
+        return escape_control(self._without_secrets(text))
 
     def log(self, text: str) -> None:
         """Print a text for the operator. What machines say in it must be clean already."""

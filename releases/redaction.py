@@ -1,4 +1,4 @@
-"""Takes secrets out of texts that people read, keep and hand on."""
+"""Takes secrets out of texts that people read, keep and hand on, and what would control their terminals."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from settings.limits import SHORTEST_SECRET
 REMOVED = "[removed]"
 # A line of a secret of several lines: logs write each with something before it.
 LINE_LENGTH = 6
+# What a terminal may obey; not the ends of lines, and not a tab.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def escape_control(text: str) -> str:
+    r"""Return the text with \x1b for an escape, and so on: the colours of an application are not the operator's."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class Redaction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -61,6 +62,16 @@ def test_a_secret_that_a_failing_application_tells_is_taken_out_of_what_is_told_
         roll_out(fleet, 2)
     assert "hunter2" not in capsys.readouterr().out
     assert not any(b"hunter2" in content for content in fleet.store.files.values())
+
+
+def test_what_a_machine_says_changes_nothing_of_the_operators_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.fails["a-2", "stage"] = "its last lines:\n    \x1b[31mKeyError\x9b2J\t1\r\x00"
+    with pytest.raises(RolloutError) as failed:
+        roll_out(fleet, 2)
+    assert "\n    \\x1b[31mKeyError\\x9b2J\t1\\x0d\\x00" in str(failed.value)
+    told = str(failed.value) + capsys.readouterr().out + "".join(map(str, fleet.store.files.values()))
+    assert not re.search(r"[\x1b\x9b\x00\r]", told)
 
 
 @pytest.mark.parametrize("server", NAMES)
