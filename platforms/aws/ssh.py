@@ -101,14 +101,17 @@ class SshTransport:
         words = ["timeout", "--kill-after=10", f"{timeout_s:g}", *command]
         text = shlex.join(words if self._user == "root" else ["sudo", "-n", "--", *words])
 
-        async def started(connection: asyncssh.SSHClientConnection) -> asyncssh.SSHClientProcess[bytes]:
+        async def started(
+            connection: asyncssh.SSHClientConnection,
+        ) -> tuple[float, asyncssh.SSHClientProcess[bytes]]:
+            # Taken before the machine is asked: its `timeout` begins to count before its answer is here.
+            began = time.monotonic()
             # Without the end of an empty input a command that reads it would wait for all of its time.
             given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
-            return await connection.create_process(text, stderr=asyncssh.STDOUT, encoding=None, **given)
+            return began, await connection.create_process(text, stderr=asyncssh.STDOUT, encoding=None, **given)
 
         # Until it is started everything may be tried again; afterwards nothing, for it may have run.
-        connection, process = await self._retry(machine, started)
-        began = time.monotonic()
+        connection, (began, process) = await self._retry(machine, started)
         try:
             async with asyncio.timeout(timeout_s + GRACE_S):
                 output = await _read(process, on_line)

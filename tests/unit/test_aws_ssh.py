@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asyncssh import SSHClientConnection
 
 from platforms.aws.connection import Login, ThroughJumpHost
 from platforms.aws.known_hosts import KnownHosts
@@ -86,6 +89,22 @@ def test_a_command_that_takes_too_long_is_ended_on_the_machine(transport: SshTra
     assert time.monotonic() - began < 1.8
     time.sleep(2)
     assert not done.exists()
+
+
+@pytest.mark.usefixtures("jump", "server")
+def test_a_command_takes_too_long_as_well_where_its_start_is_known_late(
+    transport: SshTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = SSHClientConnection.create_process
+
+    async def late(self: SSHClientConnection, *args: Any, **options: Any) -> Any:
+        process = await start(self, *args, **options)
+        await asyncio.sleep(0.7)
+        return process
+
+    monkeypatch.setattr(SSHClientConnection, "create_process", late)
+    with pytest.raises(TimeoutError, match=r"sh did not finish in 0.5 s"):
+        transport.exec(SERVER, ["sh", "-c", "sleep 2"], timeout_s=0.5)
 
 
 @pytest.mark.usefixtures("jump")
