@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -67,6 +68,15 @@ def load_on(stack: Stack) -> Load:
     return Load(f"http://shop.example.org:{stack.settings['lxd']['port']}/open", address="127.0.0.1")
 
 
+def who_answers_at_once(stack: Stack) -> set[str]:
+    """Return which servers answer requests that wait for one another.
+
+    Of members that are equally busy Apache takes the one that had fewer so far, which after a load is one for long.
+    """
+    with ThreadPoolExecutor(4) as pool:
+        return {said(answer)["server"] for answer in pool.map(lambda _: ask(stack, "/open/x?s=0.5"), range(4))}
+
+
 def test_every_server_answers_and_a_request_goes_to_the_one_that_has_fewest(busy: Stack) -> None:
     first = said(ask(busy, "/open/x"))["server"]
     assert {said(ask(busy, "/open/x"))["server"] for _ in range(10)} == set(busy.servers().values())
@@ -101,8 +111,7 @@ def test_a_server_is_drained_and_admitted_and_fresh_connections_lose_nothing(bus
     # What is kept alive may cross the end of an old worker, as with Nginx 1.22 (docs/operations.md).
     answered = set(load.outcome.posts)
     assert len([id_ for id_ in executed_requests(busy) if id_ in answered]) == len(answered)
-    # Of members that are equally busy Apache takes the one that had fewer so far.
-    eventually(lambda: said(ask(busy, "/open/x"))["server"] == machine, message="the server is asked again")
+    eventually(lambda: machine in who_answers_at_once(busy), message="the server is asked again")
 
 
 def test_a_server_that_is_gone_costs_no_request_and_comes_back_by_itself(busy: Stack) -> None:
@@ -116,9 +125,7 @@ def test_a_server_that_is_gone_costs_no_request_and_comes_back_by_itself(busy: S
     finally:
         on(machine, "/usr/local/lib/wsgi-fleet/release.py", "boot")
         on(machine, "systemctl", "start", "app.socket", "app@blue")
-    eventually(
-        lambda: said(ask(busy, "/open/x"))["server"] == machine, timeout_s=30, message="the server is asked again"
-    )
+    eventually(lambda: machine in who_answers_at_once(busy), timeout_s=30, message="the server is asked again")
 
 
 def test_a_larger_body_is_answered_413_before_any_of_it_is_sent(busy: Stack) -> None:
