@@ -201,6 +201,7 @@ def test_one_that_is_added_broken_leaves_the_others_as_they_are(two: Stack) -> N
     assert [who(two, path) for path in ("/late", "/")] == ["probe", "probe"]
 
 
+@pytest.mark.long
 def test_a_bare_callable_with_a_middleware_deploys_unchanged(two: Stack) -> None:
     bare = {"source": "examples/bare-wsgi", "module": "bare:app", "health_path": "/healthz"}
     two.settings["apps"]["shop"].update(bare, hosts=[], path="/bare", strip_path=True)

@@ -234,6 +234,7 @@ def test_new_code_goes_out_over_ssh_without_a_lost_request(prod: AwsStack) -> No
     assert instances(prod).keys() == before
 
 
+@pytest.mark.long
 def test_the_operators_commands_work_through_the_jump_host(prod: AwsStack) -> None:
     status = json.loads(says(prod, "status", "--json"))
     assert [(each["name"], each["state"]) for each in status["servers"]] == [
@@ -253,6 +254,7 @@ def test_the_operators_commands_work_through_the_jump_host(prod: AwsStack) -> No
     says(prod, "allow", left)
 
 
+@pytest.mark.long
 def test_a_second_rollout_is_refused_with_who_is_at_work_and_since_when(prod: AwsStack) -> None:
     prod.app["rollout"] = {"bake_s": 8}
     prod.set_version("three")
@@ -294,6 +296,7 @@ def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boo
         assert ("S3 responded with 403" in told) != allowed, told
 
 
+@pytest.mark.long
 def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: AwsStack) -> None:
     with Load(prod.url) as load:
         prod.app["fleet"]["servers"] = 3
@@ -312,6 +315,7 @@ def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: 
     assert len({instances(prod)[name]["Placement"]["AvailabilityZone"] for name in servers}) == 3
 
 
+@pytest.mark.long
 def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> None:
     before = prod.servers()
     with Load(prod.url) as load:
@@ -325,6 +329,7 @@ def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> No
     assert {server for server, _ in prod.who_answers()} == set(prod.servers().values()) < set(before.values())
 
 
+@pytest.mark.long
 def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: AwsStack) -> None:
     """Check that jump host and public address move in the same `up` that deletes servers."""
     before = instances(prod)

@@ -80,6 +80,7 @@ def test_a_bad_release_is_taken_back_from_the_whole_fleet(
         assert_nothing_was_lost(fleet, load.outcome)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "phase"),
     [

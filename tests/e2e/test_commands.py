@@ -147,6 +147,7 @@ def test_exec_runs_in_the_release_and_sees_its_secrets(fleet: Stack) -> None:
     assert fleet_says(fleet, "exec", "-i", "--", "cat", stdin="one\ntwo\n") == "one\ntwo\n"
 
 
+@pytest.mark.long
 def test_draining_and_admitting_loses_no_request_on_fresh_connections(
     fleet: Stack, table: Callable[[Outcome], None]
 ) -> None:
@@ -281,6 +282,7 @@ def test_the_doctor_finds_nothing_wrong_with_a_well_fleet(fleet: Stack) -> None:
     assert fleet_says(fleet, "doctor").endswith("\nnothing is wrong\n")
 
 
+@pytest.mark.long
 def test_the_doctor_names_a_machine_that_is_stopped(fleet: Stack) -> None:
     name, machine = list(fleet.servers().items())[1]
     lxc("stop", "--force", machine)

@@ -21,6 +21,8 @@ from harness.stack import Stack, eventually, lxc, on
 from tests.e2e.steady import Seen, Steady
 from tests.e2e.test_health import drop, undrop
 
+pytestmark = pytest.mark.long
+
 REQUEST_S = 5
 Keep = Callable[[str, Seen, float, bool], None]
 

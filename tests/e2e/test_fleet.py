@@ -220,7 +220,7 @@ def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_f
     assert "RuntimeError: on purpose" in on(server, "journalctl", "-o", "cat", "-u", f"app@{slot(server)}")
 
 
-@pytest.mark.parametrize("how", ["a plain restart", "no listening socket"])
+@pytest.mark.parametrize("how", ["a plain restart", pytest.param("no listening socket", marks=pytest.mark.long)])
 def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[[Outcome], None]) -> None:
     """Check that lost requests are counted, as the negative control of every test that counts requests."""
     machines = fleet.servers().values()
@@ -243,6 +243,7 @@ def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[
     assert any("POST" in line for line in load.outcome.failed_fresh), load.outcome
 
 
+@pytest.mark.long
 def test_scaling_out_and_in_loses_no_request_on_fresh_connections(
     fleet: Stack, table: Callable[[Outcome], None]
 ) -> None:
@@ -264,6 +265,7 @@ def test_scaling_out_and_in_loses_no_request_on_fresh_connections(
     assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
 
 
+@pytest.mark.long
 def test_replacing_every_server_loses_no_request_on_fresh_connections(
     fleet: Stack, table: Callable[[Outcome], None]
 ) -> None:
@@ -280,6 +282,7 @@ def test_replacing_every_server_loses_no_request_on_fresh_connections(
     assert set(fleet.machines("app").values()) == after
 
 
+@pytest.mark.long
 def test_a_machine_deleted_by_hand_comes_back(fleet: Stack) -> None:
     role, machine = next(iter(fleet.servers().items()))
     lxc("delete", "--force", machine)
@@ -289,6 +292,7 @@ def test_a_machine_deleted_by_hand_comes_back(fleet: Stack) -> None:
     assert {server for server, _ in fleet.who_answers()} == set(back.values())
 
 
+@pytest.mark.long
 def test_a_machine_stopped_by_hand_is_started_again(fleet: Stack) -> None:
     machine = next(iter(fleet.servers().values()))
     lxc("stop", "--force", machine)
@@ -297,6 +301,7 @@ def test_a_machine_stopped_by_hand_is_started_again(fleet: Stack) -> None:
     eventually(lambda: machine in {server for server, _ in fleet.who_answers()}, message=f"{machine} answers again")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("live", ["blue", pytest.param("green", marks=pytest.mark.long)])
 def test_every_machine_serves_the_current_release_after_a_restart_whichever_slot_was_live(
     fleet: Stack, live: str
@@ -350,6 +355,7 @@ def test_a_release_with_a_server_away_is_refused_before_any_switch_unless_that_i
     eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
 
 
+@pytest.mark.long
 def test_the_balancer_can_be_replaced(fleet: Stack) -> None:
     before = fleet.balancer()
     fleet.settings["balancer"] = {"size": {"memory_mib": 640}}

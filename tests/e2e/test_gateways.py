@@ -15,6 +15,8 @@ from harness.load import Load, Outcome
 from harness.stack import Stack, on, proxy_complaints
 from tests.combinations import OVER_HTTP
 
+pytestmark = pytest.mark.long
+
 # As many requests at a time as the load sends.
 MORE = {"gunicorn sync": {"processes": 8}, "tornado": {"threads": 8}}
 KINDS = {name: given | MORE.get(name, {}) for name, given in OVER_HTTP.items()}

@@ -18,7 +18,7 @@ from harness.load import Load
 from harness.stack import Stack, eventually, lxc, on
 
 # They look into the balancer's files and network from outside.
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 IN_TIME_S = 5.0
 # What a loop of questions adds to what it measures.
 SLACK_S = 0.7

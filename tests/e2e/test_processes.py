@@ -16,6 +16,8 @@ from harness.load import Load, Outcome
 from harness.stack import Stack, eventually, lxc, on
 from tests.e2e.test_gateways import ask, assert_the_balancer_alone_is_believed
 
+pytestmark = pytest.mark.long
+
 # Seconds of slow requests: enough to be in flight, and no wait for whoever drains them.
 SLOW_S = (0.2, 0.5, 0.2, 1.0)
 NUMBERS = ("00", "01", "02")

@@ -23,7 +23,7 @@ def fleet(release_fleet: Stack) -> Stack:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('VERSION = "1"', 'VERSION = "code"'),
+        pytest.param('VERSION = "1"', 'VERSION = "code"', marks=pytest.mark.long),
         pytest.param('VERSION = "1"', 'time.sleep(3)\nVERSION = "import of 3 s"', marks=pytest.mark.long),
         ("# Nothing", "itsdangerous==2.2.0\n# Nothing"),
     ],
@@ -145,7 +145,8 @@ def make(name):
 """
 
 
-@pytest.mark.parametrize("line", [pytest.param(".", marks=pytest.mark.long), "-e ."])
+@pytest.mark.long
+@pytest.mark.parametrize("line", [".", "-e ."])
 def test_code_that_is_installed_is_installed_anew_when_it_changes(
     fleet: Stack, good: Callable[[str, str], None], line: str
 ) -> None:
@@ -170,6 +171,7 @@ def test_code_that_is_installed_is_installed_anew_when_it_changes(
             (source / name).unlink()
 
 
+@pytest.mark.long
 def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_nothing(fleet: Stack) -> None:
     fleet.release_version("first")
     fleet.app["rollout"] = {"start_timeout_s": 20, "bake_s": 10}
@@ -202,6 +204,7 @@ def test_the_release_task_runs_once_with_the_applications_environment(fleet: Sta
     fleet.up()
 
 
+@pytest.mark.long
 def test_workers_and_schedules_run_with_the_release_that_serves(fleet: Stack) -> None:
     loop = 'while :; do echo "$WSGI_FLEET_RELEASE" > "$STATE_DIRECTORY/{}"; sleep 0.2; done'
     fleet.app["workers"] = {
@@ -226,6 +229,7 @@ def test_workers_and_schedules_run_with_the_release_that_serves(fleet: Stack) ->
     eventually(lambda: all(_running(machine) == [] for machine in machines), message="no worker runs")
 
 
+@pytest.mark.long
 def test_every_process_of_a_release_finds_the_same_environment_limits_and_sandbox(fleet: Stack) -> None:
     pem = "-----BEGIN KEY-----\r\n" + "a+/=%$\"'`\\\n" * 2500 + "-----END KEY-----\n"
     fleet.app["environment"] = {"T_PEM": pem, "PATH": "/opt/bin:/usr/bin:/bin"}
@@ -262,6 +266,7 @@ def test_every_process_of_a_release_finds_the_same_environment_limits_and_sandbo
     fleet.up()
 
 
+@pytest.mark.long
 def test_a_worker_gets_sigterm_itself_at_a_release_and_when_its_machine_is_stopped(fleet: Stack) -> None:
     commands = {
         "plain": "python stopping.py plain",

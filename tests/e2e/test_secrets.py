@@ -18,6 +18,8 @@ from harness.stack import Stack, lxc, on
 from tests.e2e.planted import APP, Planted, ask
 from tests.e2e.search import Hit, forms
 
+pytestmark = pytest.mark.long
+
 OF_APP, JOURNAL = ("T_GIVEN", "T_MADE"), "root:systemd-journal 640"
 # Who reaches a port of which machine; every other port is reached by nobody.
 REACHED = {

@@ -16,6 +16,8 @@ from harness.stack import Stack, proxy_complaints
 from tests.e2e.attacks import exchange, request, statuses
 from tests.e2e.test_static import ask
 
+pytestmark = pytest.mark.long
+
 LIMIT_S, DRAIN_S = 3, 5
 
 

@@ -223,6 +223,7 @@ def test_a_certificate_that_nginx_would_not_take_leaves_the_one_that_serves(http
     assert proxy_complaints(https.balancer()) == ""
 
 
+@pytest.mark.long
 def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
     https.settings["balancer"] = {}
     https.up()
@@ -239,6 +240,7 @@ def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
     assert "public-tls" not in devices
 
 
+@pytest.mark.long
 def test_what_ends_tls_in_front_is_believed_about_the_client_once_it_is_named(https: Stack) -> None:
     # The published port reaches Nginx from the machine's own loopback.
     told = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Port": "8443"}

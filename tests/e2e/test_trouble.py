@@ -37,12 +37,19 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
             "GET / was not 200 in 8 s but no answer (it raised before it gave one)",
             marks=pytest.mark.long,
         ),
-        ("probe.py", 'VERSION = "', 'time.sleep(60)\nVERSION = "', "was not imported in 8 s"),
-        (
+        pytest.param(
+            "probe.py",
+            'VERSION = "',
+            'time.sleep(60)\nVERSION = "',
+            "was not imported in 8 s",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
             "probe.py",
             HEALTHY,
             HEALTHY + "    start_response('301 Moved', [('Location', 'https://example.org/')])\n    return []\n",
             "hint: the application redirects HTTP to HTTPS by itself: set balancer.tls",
+            marks=pytest.mark.long,
         ),
         pytest.param(
             "requirements.txt",
