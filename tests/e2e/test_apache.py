@@ -74,7 +74,8 @@ def who_answers_at_once(stack: Stack) -> set[str]:
     Of members that are equally busy Apache takes the one that had fewer so far, which after a load is one for long.
     """
     with ThreadPoolExecutor(4) as pool:
-        return {said(answer)["server"] for answer in pool.map(lambda _: ask(stack, "/open/x?s=0.5"), range(4))}
+        answers = [pool.submit(ask, stack, "/open/x?s=0.5") for _ in range(4)]
+        return {said(answer.result())["server"] for answer in answers}
 
 
 def test_every_server_answers_and_a_request_goes_to_the_one_that_has_fewest(busy: Stack) -> None:
