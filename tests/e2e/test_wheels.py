@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from harness.stack import Stack, lxc, on
 
 TOKEN = "index-token-0123456789"
@@ -101,6 +103,7 @@ def took(output: str) -> set[str]:
     return set(re.findall(r"(\S+): 1 packages come from the release store", output))
 
 
+@pytest.mark.long
 def test_packages_are_downloaded_once_and_a_server_that_comes_while_the_index_is_away_serves(
     make_stack: Callable[..., Stack],
 ) -> None:
