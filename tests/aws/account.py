@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from tests.aws import ec2, load_balancing, names, network, services
+from tests.aws import auto_scaling, ec2, launch_template, load_balancing, names, network, services, stored
 from tests.aws.kind import REFERENCES, Clients, Kind, Unknown, Unsupported, is_gone, parameters
 
 __all__ = ["Account", "Unknown", "Unsupported"]
@@ -23,6 +23,9 @@ KINDS: Mapping[str, Kind] = {
     **services.KINDS,
     **load_balancing.KINDS,
     **names.KINDS,
+    **launch_template.KINDS,
+    **auto_scaling.KINDS,
+    **stored.KINDS,
 }
 # Not asked of AWS as other properties are: tags in calls of their own, region by the endpoint.
 COMMON = ("tags", "tagsAll", "region")
@@ -119,7 +122,7 @@ class Account:
             raise Unknown(f"{type_}: {', '.join(sorted(strange))}")
         if given.get("region", self.region) != self.region:
             raise Unknown(f"{type_}: region {given['region']}; this account is in {self.region}")
-        return {key: value for key, value in given.items() if key not in COMMON}
+        return {key: value for key, value in given.items() if key not in COMMON or key in kind.properties}
 
     def _follow(self, kind: Kind, given: Mapping[str, Any]) -> None:
         """Check that what the inputs name is there. Raises the error of AWS when it is not."""
@@ -148,6 +151,7 @@ def _ami(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
     found = aws.ec2.describe_images(Owners=args.get("owners", []), Filters=filters)["Images"]
     newest = max(found, key=lambda each: each["CreationDate"])
     names = {"id": "ImageId", "name": "Name", "ownerId": "OwnerId", "architecture": "Architecture"}
+    names["rootDeviceName"] = "RootDeviceName"
     return {name: newest[key] for name, key in names.items()}
 
 

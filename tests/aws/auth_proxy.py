@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 from urllib.parse import parse_qsl
@@ -18,17 +18,20 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request
 
 # What machines ask of AWS.
-SERVICES = ("s3", "ssm", "monitoring", "logs")
+SERVICES = ("s3", "ssm", "monitoring", "logs", "autoscaling")
 # moto's.
 ACCOUNT = "123456789012"
 OF_METHOD = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
 
 
 class AuthProxy:
-    """A WSGI application that passes to another what is signed by credentials that may do it."""
+    """A WSGI application that passes to another what is signed by credentials that may do it.
 
-    def __init__(self, app: Any, region: str) -> None:
-        self._app, self._region = app, region
+    group_arn: of an Auto Scaling group, by its name.
+    """
+
+    def __init__(self, app: Any, region: str, group_arn: Callable[[str], str]) -> None:
+        self._app, self._region, self._group_arn = app, region, group_arn
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         request = Request(environ)
@@ -74,6 +77,9 @@ class AuthProxy:
         if service == "monitoring":
             fields = dict(parse_qsl(body.decode()))
             return fields.get("Action", ""), "*", {"cloudwatch:namespace": fields.get("Namespace", "")}
+        if service == "autoscaling":
+            fields = dict(parse_qsl(body.decode()))
+            return fields.get("Action", ""), self._group_arn(fields.get("AutoScalingGroupName", "")), {}
         asked, action = json.loads(body), request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         here = f"arn:aws:{service}:{self._region}:{ACCOUNT}"
         if service == "ssm":

@@ -79,6 +79,11 @@ class Balancing:
                 for key, health in proxy.apply(state, {key: each.member for key, each in targets.items()}).items():
                     self._health.publish(targets[key].group, targets[key].id, health)
 
+    def requests(self, group: str) -> int:
+        """Return how many requests the targets of a group got, by its ARN."""
+        name = backend({"TargetGroupName": group.split("/")[1]})
+        return sum(each.requests[name] for each in list(self._proxies.values()))
+
     def _state(self, arn: str) -> State:
         elb = self._aws.elbv2
         given = elb.describe_load_balancer_attributes(LoadBalancerArn=arn)["Attributes"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import re
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ class Haproxy:
         self._folder = folder
         # Those that have not passed a check yet: one is enough then, whatever the threshold.
         self._unproven: set[Key] = set()
+        # Requests that servers got, as far as this HAProxy's worker knows; and of all workers, by backend.
+        self._got: dict[Key, int] = {}
+        self.requests: Counter[str] = Counter()
 
     def apply(self, state: haproxy.State, members: Mapping[Key, Member]) -> dict[Key, Health]:
         """Have it do what the state says, with these targets. Return how healthy it finds each. Raises NotRunning."""
@@ -60,7 +64,17 @@ class Haproxy:
             self._cut(key)
         for key, member in members.items():
             self._update(key, member, rows.get(key))
-        return {key: self._health(key, row) for key, row in self._rows().items() if key in members}
+        rows = self._rows()
+        self._count(rows)
+        return {key: self._health(key, row) for key, row in rows.items() if key in members}
+
+    def _count(self, rows: Mapping[Key, Row]) -> None:
+        got = {key: int(row["stot"]) for key, row in rows.items()}
+        for key, number in got.items():
+            before = self._got.get(key, 0)
+            # A new worker, or server, counts from none.
+            self.requests[key[0]] += number - before if number >= before else number
+        self._got = got
 
     def _write(self, state: haproxy.State, members: Mapping[Key, Member]) -> None:
         servers: dict[str, list[str]] = {}

@@ -103,6 +103,10 @@ REFERENCES: Mapping[str, Callable[[Clients, str], object]] = {
     "policy": lambda aws, arn: aws.iam.get_policy(PolicyArn=arn),
     "bucket": lambda aws, name: aws.s3.head_bucket(Bucket=name),
     "load balancer": lambda aws, arn: aws.elbv2.describe_load_balancer_attributes(LoadBalancerArn=arn),
+    "target group": lambda aws, arn: aws.elbv2.describe_target_groups(TargetGroupArns=[arn]),
+    "auto scaling group": lambda aws, name: first(
+        aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"], name
+    ),
     "listener": lambda aws, arn: aws.elbv2.describe_listeners(ListenerArns=[arn]),
     "certificate": lambda aws, arn: aws.acm.describe_certificate(CertificateArn=arn),
     "zone": lambda aws, id_: aws.route53.get_hosted_zone(Id=id_),

@@ -16,6 +16,7 @@ from typing import Any
 from platforms.lxd import label, machine
 from platforms.lxd.client import Client, url
 from tests.aws.account import Account
+from tests.aws.auto_scaling import GROUP, drain
 from tests.aws.balancer_machine import BalancerMachines
 from tests.aws.plugin import Failed, Values
 from tests.aws.region import POOL, Region
@@ -80,6 +81,8 @@ class Ec2OnLxd:
             self._machines.terminate(id_)
         if type_ == SUBNET:
             self._machines.subnets.remove(id_)
+        if type_ == GROUP:
+            drain(self._account.aws, id_)
         self._account.delete(type_, id_, state)
         if type_ == BALANCER:
             self._machines.balancers.terminate(id_)
@@ -172,7 +175,10 @@ class Machines:
 
     def _vendor_data(self, instance: Mapping[str, Any]) -> str:
         """Return what an image of Debian brings, and what makes this host AWS to its machine."""
-        pairs = self._aws.ec2.describe_key_pairs(KeyNames=[instance["KeyName"]], IncludePublicKey=True)["KeyPairs"]
+        names = [instance["KeyName"]] if instance.get("KeyName") else []
+        pairs: list[dict[str, Any]] = (
+            self._aws.ec2.describe_key_pairs(KeyNames=names, IncludePublicKey=True)["KeyPairs"] if names else []
+        )
         hosts = f"{SERVICES} {' '.join(self._region.services)}"
         elsewhere = ["systemctl", "set-environment", f"{METADATA_VARIABLE}=http://{LINK_LOCAL}:{PUBLIC_METADATA_PORT}"]
         document = {
@@ -181,7 +187,7 @@ class Machines:
                     "name": USER,
                     "sudo": "ALL=(ALL) NOPASSWD:ALL",
                     "shell": "/bin/bash",
-                    "ssh_authorized_keys": [pairs[0]["PublicKey"]],
+                    "ssh_authorized_keys": [each["PublicKey"] for each in pairs],
                 }
             ],
             "ca_certs": {"trusted": [self._region.authority]},

@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
@@ -22,21 +23,24 @@ TOKEN_HEADER = "X-aws-ec2-metadata-token"
 
 
 class MetadataServer(ThreadingHTTPServer):
-    """The service. aws: where instances and their roles are. served: (private address, path) of each response."""
+    """The service. aws: where instances and their roles are. served: (private address, path) of each response.
+
+    more(instance, path): what Auto Scaling and EC2 tell an instance besides; "" for nothing.
+    """
 
     daemon_threads = True
 
-    def __init__(self, aws: Clients) -> None:
+    def __init__(self, aws: Clients, more: Callable[[str, str], str]) -> None:
         super().__init__(("", 0), _Handler)
-        self.aws = aws
+        self.aws, self.more = aws, more
         self.served: list[tuple[str, str]] = []
         # Token -> when it ends, as time.monotonic().
         self.tokens: dict[str, float] = {}
 
     @classmethod
-    def start(cls, aws: Clients) -> MetadataServer:
+    def start(cls, aws: Clients, more: Callable[[str, str], str]) -> MetadataServer:
         """Start a server that runs until shutdown()."""
-        server = cls(aws)
+        server = cls(aws, more)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
 
@@ -83,6 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._server.aws.region
         if path == "meta-data/instance-id":
             return instance["InstanceId"]
+        if path.startswith(("meta-data/autoscaling/", "meta-data/spot/")):
+            return self._server.more(instance["InstanceId"], path)
         if not path.startswith(roles) or "IamInstanceProfile" not in instance:
             return ""
         profile = instance["IamInstanceProfile"]["Arn"].rpartition("/")[2]

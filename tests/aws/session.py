@@ -28,9 +28,16 @@ from tests.aws.auth_proxy import SERVICES, AuthProxy, served
 from tests.aws.balancing import Balancing
 from tests.aws.endpoint import EndpointServer
 from tests.aws.endpoint_calls import SSH, Endpoints, find_machine
+from tests.aws.group_calls import Groups
+from tests.aws.group_machines import GroupMachines
+from tests.aws.instance_calls import InstanceCalls
+from tests.aws.instance_refresh import Refreshes
 from tests.aws.kind import Clients
 from tests.aws.metadata import MetadataServer
 from tests.aws.region import Region
+from tests.aws.scaling import Scaling
+from tests.aws.scaling_calls import added_to_moto
+from tests.aws.scaling_policies import Policies
 from tests.aws.server import serving
 from tests.aws.target_health import TargetHealth
 from tests.certificates import Authority, Signed
@@ -42,17 +49,26 @@ NOT_BY_TLS = {"Bool": {"aws:SecureTransport": "false"}}
 
 @dataclass(frozen=True)
 class Running:
-    """A region that runs. account: what is in it. metadata: the service that its machines ask. tunnels: to them."""
+    """A region that runs. account: what is in it. metadata: the service that its machines ask. tunnels: to them.
+
+    scaling, policies: of Auto Scaling groups, for what a test cannot do by a call of AWS.
+    """
 
     region: Region
     account: Account
     metadata: MetadataServer
     tunnels: EndpointServer
+    scaling: Scaling
+    policies: Policies
 
 
 @contextmanager
-def running(name: str, owner: str) -> Generator[Running]:
-    """Run a region with nothing in it. owner: label of what machines need in LXD, all of it gone afterwards."""
+def running(name: str, owner: str, *, minute_s: float = 60.0, patience_s: float = 3600.0) -> Generator[Running]:
+    """Run a region with nothing in it. owner: label of what machines need in LXD, all of it gone afterwards.
+
+    minute_s: what a minute of metrics, warm-up and grace of Auto Scaling groups lasts. patience_s: without progress for
+    so long, an instance refresh fails.
+    """
     with ExitStack() as stack:
         # In moto's own process: what it calls public must lead nowhere but to this host's machines.
         for place in ("elastic_ip_addresses.random_ip", "elastic_network_interfaces.random_public_ip"):
@@ -62,13 +78,14 @@ def running(name: str, owner: str) -> Generator[Running]:
         names = [f"{service}.{name}.amazonaws.com" for service in SERVICES]
         authority = Authority()
         # moto keeps what it has for a process, whichever proxy is used.
-        proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name)
+        groups = Groups(account.aws)
+        proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name, groups.arn)
         services = stack.enter_context(served(proxy, server_context(authority.sign(names))))
         health = TargetHealth()
         stack.enter_context(health.in_moto())
         balancers = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsgi-fleet-alb-")))
         balancing = Balancing(account.aws, balancers, authority, health)
-        metadata = MetadataServer.start(account.aws)
+        metadata = MetadataServer.start(account.aws, groups.metadata)
         stack.callback(metadata.server_close)
         stack.callback(metadata.shutdown)
         lxd = Client()
@@ -99,7 +116,14 @@ def running(name: str, owner: str) -> Generator[Running]:
         endpoints = Endpoints(tunnels.dns_name)
         stack.enter_context(endpoints.added_to_moto())
         stack.enter_context(balancing.running())
-        yield Running(region, account, metadata, tunnels)
+        hosts = GroupMachines(region, account, lxd)
+        policies = Policies(account.aws, groups, requests=balancing.requests, cpu_s=hosts.cpu_s, minute_s=minute_s)
+        refreshes = Refreshes(account.aws, groups, patience_s)
+        parts = (groups.calls(), InstanceCalls(groups).calls(), policies.calls(), refreshes.calls())
+        stack.enter_context(added_to_moto(groups.lock, *parts))
+        scaling = Scaling(account.aws, groups, hosts, policies=policies, refreshes=refreshes, minute_s=minute_s)
+        stack.enter_context(scaling.running())
+        yield Running(region, account, metadata, tunnels, scaling, policies)
 
 
 def _door_to(address: str, aws: Clients, lxd: Client) -> tuple[str, int] | None:

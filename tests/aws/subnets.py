@@ -62,7 +62,9 @@ class Subnets:
         with self._making:
             if (is_open := is_open_elsewhere(self._aws)) != self._is_ssh_open:
                 self._is_ssh_open = is_open
-                for id_ in self._there:
+                # Another process may have removed some.
+                left = {each["SubnetId"] for each in self._aws.ec2.describe_subnets()["Subnets"]}
+                for id_ in self._there.keys() & left:
                     self._ensure(id_)
 
     def _ensure(self, id_: str) -> str:

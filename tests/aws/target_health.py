@@ -54,9 +54,10 @@ class TargetHealth:
             keep.forget(self.arn, [each["Id"] for each in targets])
 
         def deregisters(self: Any, targets: list[Any]) -> None:
-            there = dict(self.targets)
-            deregister(self, targets)
-            keep.drain(self, {each["Id"]: there[each["Id"]] for each in targets})
+            # ELB takes those that are not registered as well.
+            there = {each["Id"]: self.targets[each["Id"]] for each in targets if each["Id"] in self.targets}
+            deregister(self, [each for each in targets if each["Id"] in there])
+            keep.drain(self, there)
 
         def terminates(self: Any, ids: list[str]) -> None:
             there = {id_: target for id_, target in self.targets.items() if id_ in ids}

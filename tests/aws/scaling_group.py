@@ -1,0 +1,262 @@
+"""What Auto Scaling keeps of a group: its settings, its instances and how far each has come, and who is to go next.
+
+See docs.aws.amazon.com/autoscaling/ec2/userguide/ (lifecycle hooks, termination policies).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+LAUNCHING, TERMINATING = "autoscaling:EC2_INSTANCE_LAUNCHING", "autoscaling:EC2_INSTANCE_TERMINATING"
+# Seconds, where a hook does not say it; and how many heartbeats one can ask for.
+HEARTBEAT_S, MOST_HEARTBEATS = 3600, 100
+# States in which an instance counts towards the desired capacity.
+STAYING = ("Pending", "Pending:Wait", "Pending:Proceed", "InService")
+LEAVING = ("Terminating", "Terminating:Wait", "Terminating:Proceed", "Detaching", "EnteringStandby")
+POLICIES = ("Default", "OldestInstance", "NewestInstance", "OldestLaunchTemplate")
+
+
+@dataclass
+class Hook:
+    """A lifecycle hook. transition: LAUNCHING or TERMINATING."""
+
+    name: str
+    transition: str
+    heartbeat_s: int = HEARTBEAT_S
+    default: str = "ABANDON"
+
+
+@dataclass
+class Waiting:
+    """A hook that an instance waits for. until: end of the heartbeat; latest: no later, both as time.monotonic()."""
+
+    hook: Hook
+    until: float
+    latest: float
+    token: str
+
+    def beat(self) -> None:
+        """Begin the heartbeat anew."""
+        self.until = time.monotonic() + self.hook.heartbeat_s
+
+
+@dataclass
+class Instance:
+    """An instance of a group. template: id, name and version (a number) of its launch template.
+
+    target: state that it is on the way to, as its metadata shows it. since: time.monotonic() of its state.
+    doomed: who wants it replaced ("refresh", "rebalance"): it goes once others do its work. work: what is under way
+    with its machine. spot_action: text of `spot/instance-action`, carried out at spot_end.
+    """
+
+    id: str
+    type: str
+    zone: str
+    template: Mapping[str, str]
+    number: int
+    protected: bool = False
+    is_spot: bool = False
+    state: str = "Pending"
+    since: float = field(default_factory=time.monotonic)
+    target: str = ""
+    unhealthy: str = ""
+    waiting: dict[str, Waiting] = field(default_factory=dict[str, Waiting])
+    in_service_at: float = math.inf
+    drained_at: float = math.inf
+    doomed: str = ""
+    work: Any = None
+    skips_hooks: bool = False
+    spot_action: str = ""
+    spot_end: float = math.inf
+    activity: Activity | None = None
+
+    def enter(self, state: str) -> None:
+        """Change the state now."""
+        self.state, self.since = state, time.monotonic()
+
+    def wait_for(self, hooks: Iterable[Hook]) -> None:
+        """Wait for what these hooks stand for; the state follows."""
+        now = time.monotonic()
+        for each in hooks:
+            longest = min(MOST_HEARTBEATS * each.heartbeat_s, 48 * 3600)
+            self.waiting[each.name] = Waiting(each, now + each.heartbeat_s, now + longest, str(uuid.uuid4()))
+        self.enter(f"{self.state}:Wait")
+
+    def complete(self, name: str, result: str) -> None:
+        """End the wait for a hook. An instance that is abandoned waits for no other."""
+        waited = self.waiting.pop(name)
+        if result == "ABANDON":
+            self.waiting.clear()
+            if waited.hook.transition == LAUNCHING:
+                self.unhealthy = f"its launch was abandoned by lifecycle hook {name}"
+
+    def expire(self) -> None:
+        """End each wait whose time is over, with the hook's default."""
+        for name, each in list(self.waiting.items()):
+            if name in self.waiting and time.monotonic() > min(each.until, each.latest):
+                self.complete(name, each.hook.default)
+
+
+@dataclass
+class Activity:
+    """A scaling activity."""
+
+    description: str
+    cause: str
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
+    ended: datetime | None = None
+    status: str = "InProgress"
+    message: str = ""
+
+    def end(self, problem: str = "") -> None:
+        """End it now, as a failure if there is a problem."""
+        if not self.ended:
+            self.ended, self.status = datetime.now(UTC), "Failed" if problem else "Successful"
+            self.message = problem
+
+
+@dataclass
+class Group:
+    """A group. settings: as CreateAutoScalingGroup takes them, but for capacity, hooks and tags."""
+
+    name: str
+    arn: str
+    settings: dict[str, Any]
+    min: int
+    max: int
+    desired: int
+    tags: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    hooks: dict[str, Hook] = field(default_factory=dict[str, Hook])
+    instances: dict[str, Instance] = field(default_factory=dict[str, Instance])
+    suspended: set[str] = field(default_factory=set[str])
+    metrics: set[str] = field(default_factory=set[str])
+    activities: list[Activity] = field(default_factory=list[Activity])
+    launched: int = 0
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    is_deleting: bool = False
+    # What an instance refresh launches instead of what the settings say; and what was launched last.
+    refreshed: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    current: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def subnets(self) -> list[str]:
+        return str(self.settings["VPCZoneIdentifier"]).split(",")
+
+    @property
+    def target_groups(self) -> list[str]:
+        return list(self.settings.get("TargetGroupARNs", ()))
+
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        """Return what instances are launched from: LaunchTemplate, or MixedInstancesPolicy."""
+        if self.refreshed:
+            return self.refreshed
+        return {key: self.settings[key] for key in ("LaunchTemplate", "MixedInstancesPolicy") if key in self.settings}
+
+    def staying(self) -> list[Instance]:
+        """Return those that count, without those which others replace."""
+        return [each for each in self.instances.values() if each.state in STAYING and not each.doomed]
+
+    def doomed(self) -> list[Instance]:
+        """Return those that go once others do their work."""
+        return [each for each in self.instances.values() if each.state in STAYING and each.doomed]
+
+    def hooks_of(self, transition: str) -> list[Hook]:
+        """Return the hooks of a transition."""
+        return [each for each in self.hooks.values() if each.transition == transition]
+
+    def note(self, description: str, cause: str) -> Activity:
+        """Begin an activity."""
+        made = Activity(description, f"At {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {cause}.")
+        self.activities.insert(0, made)
+        return made
+
+    def leave(self, instance: Instance, cause: str, *, skips_hooks: bool = False) -> Activity:
+        """Begin to terminate an instance."""
+        if instance.activity:
+            instance.activity.end(instance.unhealthy)
+        instance.activity = self.note(f"Terminating EC2 instance: {instance.id}", cause)
+        instance.waiting.clear()
+        instance.target, instance.skips_hooks = "Terminated", skips_hooks
+        instance.enter("Terminating")
+        return instance.activity
+
+    def move(self, instance: Instance, state: str, target: str, cause: str) -> Activity:
+        """Begin to take an instance out of service that stays: EnteringStandby, Detaching."""
+        noun = {"EnteringStandby": "Moving EC2 instance to Standby", "Detaching": "Detaching EC2 instance"}[state]
+        instance.activity, instance.target = self.note(f"{noun}: {instance.id}", cause), target
+        instance.enter(state)
+        return instance.activity
+
+    def surplus(self) -> list[Instance]:
+        """Return who goes on scale-in: whom the termination policies choose, of the zone that has most each time."""
+        there = [each for each in self.staying() if each.unhealthy == ""]
+        free = [each for each in there if not each.protected]
+        chosen: list[Instance] = []
+        while free and len(there) > self.desired:
+            in_zones = Counter(each.zone for each in there)
+            most = max(in_zones[each.zone] for each in free)
+            of_zone = [each for each in free if in_zones[each.zone] == most]
+            gone = min(of_zone, key=self._order)
+            chosen.append(gone)
+            there.remove(gone)
+            free.remove(gone)
+        return chosen
+
+    def _order(self, instance: Instance) -> tuple[float, ...]:
+        """Return what sorts those first that go first."""
+        version, is_current = int(instance.template["Version"]), dict(instance.template) == dict(self.current)
+        orders: dict[str, tuple[float, ...]] = {
+            "Default": (is_current, version, instance.number),
+            "OldestInstance": (instance.number,),
+            "NewestInstance": (-instance.number,),
+            "OldestLaunchTemplate": (version, instance.number),
+        }
+        (first, *_) = self.settings.get("TerminationPolicies") or ["Default"]
+        return orders[first]
+
+    def next_subnets(self, zones: Mapping[str, str]) -> list[str]:
+        """Return the subnets, the one first whose zone has the fewest. zones: of each subnet."""
+        there = Counter(each.zone for each in self.staying())
+        return sorted(self.subnets, key=lambda subnet: there[zones[subnet]])
+
+    def wants_spot(self, distribution: Mapping[str, Any]) -> bool:
+        """Return whether the next one is a spot instance, by the InstancesDistribution of a mixed instances policy."""
+        on_demand = sum(not each.is_spot for each in self.staying())
+        base = int(distribution.get("OnDemandBaseCapacity", 0))
+        percent = int(distribution.get("OnDemandPercentageAboveBaseCapacity", 100))
+        total = len(self.staying()) + 1
+        return on_demand >= base + math.ceil(max(total - base, 0) * percent / 100)
+
+
+@dataclass
+class Schedule:
+    """A scheduled action. given: as PutScheduledUpdateGroupAction takes it."""
+
+    group: str
+    name: str
+    given: Mapping[str, Any]
+
+
+@dataclass
+class Policy:
+    """A scaling policy of type TargetTrackingScaling. data: one value for each period that is over, newest last.
+
+    counted: what its counters stood at, and when.
+    """
+
+    group: str
+    name: str
+    arn: str
+    target_tracking: Mapping[str, Any]
+    warmup: int | None = None
+    data: list[float] = field(default_factory=list[float])
+    counted: tuple[float, Mapping[str, float]] = (0.0, {})

@@ -1,0 +1,79 @@
+"""What is stored for machines: objects in buckets, and parameters of Systems Manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tests.aws.kind import Clients, Kind, Property, first, in_place, pairs, same
+
+
+def _put_object(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    aws.s3.put_object(**asked)
+    return f"{asked['Bucket']}/{asked['Key']}"
+
+
+def _look_at_object(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del id_
+    found = aws.s3.head_object(Bucket=state["bucket"], Key=state["key"])
+    return {"etag": found["ETag"].strip('"')}
+
+
+def _tag_object(aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
+    del id_, old
+    aws.s3.put_object_tagging(Bucket=state["bucket"], Key=state["key"], Tagging={"TagSet": pairs(new)})
+
+
+def _put_parameter(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    del inputs
+    aws.ssm.put_parameter(**asked, Overwrite=False)
+    return str(asked["Name"])
+
+
+def _change_parameter(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
+    aws.ssm.put_parameter(Name=id_, Value=value, Type=inputs["type"], Overwrite=True)
+
+
+def _look_at_parameter(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    del state
+    by_name = [{"Key": "Name", "Option": "Equals", "Values": [id_]}]
+    found = first(aws.ssm.describe_parameters(ParameterFilters=by_name)["Parameters"], id_)
+    return {"version": found["Version"]}
+
+
+def _tag_parameter(
+    aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]
+) -> None:
+    del state
+    which = {"ResourceType": "Parameter", "ResourceId": id_}
+    if old:
+        aws.ssm.remove_tags_from_resource(**which, TagKeys=list(old))
+    aws.ssm.add_tags_to_resource(**which, Tags=pairs(new))
+
+
+KINDS: Mapping[str, Kind] = {
+    "aws:s3/bucketObjectv2:BucketObjectv2": Kind(
+        properties={
+            "bucket": Property("Bucket", refers="bucket"),
+            "key": Property("Key"),
+            "content": Property("Body", str.encode, change=in_place),
+            "contentType": Property("ContentType", change=in_place),
+        },
+        create=_put_object,
+        look=_look_at_object,
+        delete=lambda aws, _, state: aws.s3.delete_object(Bucket=state["bucket"], Key=state["key"]),
+        retag=_tag_object,
+    ),
+    "aws:ssm/parameter:Parameter": Kind(
+        properties={
+            **same("name", "type"),
+            "value": Property("Value", change=_change_parameter),
+            "keyId": Property("KeyId", change=in_place),
+        },
+        create=_put_parameter,
+        look=_look_at_parameter,
+        delete=lambda aws, id_, _: aws.ssm.delete_parameter(Name=id_),
+        retag=_tag_parameter,
+    ),
+}
