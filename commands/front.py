@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from commands.target import CommandError, Target
 from commands.verdict import RUNNING, State, Verdict
 from platforms.load_balancer import LoadBalancer, LoadBalancerError, TargetHealth
+from platforms.server_group import Phase, ServerGroupError
 from releases.fleet import Server
+from releases.live import LiveServers
 from settings.alb_support import PAGE_CHARS
 
 
@@ -32,12 +34,15 @@ def ask_load_balancer(target: Target) -> LoadBalancerReport | None:
         return LoadBalancerReport(error=str(error))
 
 
-def judge_target(server: Server, verdict: Verdict, report: LoadBalancerReport) -> Verdict:
-    """Return the verdict of a server together with what the load balancer finds of it."""
+def judge_target(server: Server, verdict: Verdict, report: LoadBalancerReport, phase: Phase | None = None) -> Verdict:
+    """Return the verdict of a server together with what the load balancer finds of it. phase: in its group."""
     # The load balancer knows the machine, the transport also its address.
     found = report.health.get(server.target.partition("@")[0], TargetHealth("unused"))
     if report.error:
         return verdict
+    if phase is Phase.WAITING:
+        cause = "; ".join(filter(None, ["its group waits until it serves the current release", verdict.cause]))
+        return Verdict(State.STARTING, cause, "wait for it")
     if found.state in ("unused", "draining"):
         also = f"; else it would be {verdict.state}: {verdict.cause}" if verdict.cause else ""
         cause = f"it gets no requests: drained by hand, or not yet registered by an `up` that did not end{also}"
@@ -52,11 +57,17 @@ def judge_target(server: Server, verdict: Verdict, report: LoadBalancerReport) -
 
 def drain_target(target: Target, server: Server) -> None:
     """Send a server no more requests, and wait for those that it has. Raises CommandError."""
+    if target.live:
+        # Else the group would take one that gets no requests for one that fails.
+        _stand_by(target.live, server, on=True)
     _change(target, server.name, lambda front: front.drain(target.app, server.target))
 
 
 def admit_target(target: Target, server: Server) -> None:
     """Send a server requests. Raises CommandError."""
+    if target.live:
+        _stand_by(target.live, server, on=False)
+        return
     _change(target, server.name, lambda front: front.admit(target.app, server.target))
 
 
@@ -68,6 +79,13 @@ def set_maintenance(target: Target, page: str | None) -> None:
             code=2,
         )
     _change(target, "the load balancer", lambda front: front.set_maintenance(page))
+
+
+def _stand_by(live: LiveServers, server: Server, *, on: bool) -> None:
+    try:
+        live.stand_by(server, on=on)
+    except ServerGroupError as error:
+        raise CommandError(f"{server.name}: {error}") from error
 
 
 def _change(target: Target, subject: str, change: Callable[[LoadBalancer], None]) -> None:

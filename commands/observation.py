@@ -15,6 +15,7 @@ from commands.report import Report, ask
 from commands.restarting import Restarting, find_restarting
 from commands.target import Target
 from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, logs_of, slot_of
+from platforms.server_group import Phase
 from releases import lock, pointers
 from releases.drift import find_damage
 from releases.fleet import PARALLEL, STATUS_COMMAND, Server
@@ -164,6 +165,7 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
             unfinished=newest.release if newest and newest.is_unfinished else None,
             restarting=restarting.get(server.name, ()),
             load_balancer=load_balancer,
+            phase=target.phases.get(server.name),
         )
         for server in target.servers
     ]
@@ -192,6 +194,7 @@ def server_view(
     unfinished: str | None = None,
     restarting: Sequence[Restarting] = (),
     load_balancer: LoadBalancerReport | None = None,
+    phase: Phase | None = None,
 ) -> ServerView:
     """Combine a server's own report with the balancer's. front: facts of the balancer, None if it sends none."""
     facts = report.facts
@@ -220,7 +223,7 @@ def server_view(
         elif verdict.state is State.SERVING and address not in front.active:
             verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` adds it to the balancer")
     elif load_balancer is not None:
-        verdict = judge_target(server, verdict, load_balancer)
+        verdict = judge_target(server, verdict, load_balancer, phase)
     slot = slot_of(facts)
     gateway = facts.gateway.get(slot) if slot else None
     since = facts.live_since_s

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
+from commands.group import live_servers, with_live_servers
+from commands.suggestion import suggest
 from platforms import operator
 from platforms.load_balancer import LoadBalancer
+from platforms.server_group import Phase, ServerGroupError
 from platforms.transport import PrefixStore, Result, Store, Transport, Unreachable
 from releases.fleet import Fleet, Server
+from releases.live import LiveServers
 
 BALANCER = "balancer"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -41,7 +44,8 @@ class Target:
 
     balancer: None where a load_balancer of the platform's own is in front; maintenance_page: what that responds with.
     addresses: server name -> private address, by which the balancer knows it. names: the other way round, of all
-    servers of the stack. routes: which requests it gets, for a person.
+    servers of the stack. routes: which requests it gets, for a person. live, phases: of servers whose number follows
+    the load, and by name where each is on its way.
     """
 
     stack: str
@@ -60,6 +64,8 @@ class Target:
     store: Store
     load_balancer: LoadBalancer | None = None
     maintenance_page: str = ""
+    live: LiveServers | None = None
+    phases: Mapping[str, Phase] = field(default_factory=dict[str, Phase])
 
     def machine_in_front(self, instead: str) -> Server:
         """Return the balancer. Raises CommandError where it is no machine. instead: what else an operator can do."""
@@ -69,21 +75,27 @@ class Target:
 
     def fleet(self, say: Callable[[str], None], clean: Callable[[str], str] = str) -> Fleet:
         """Return the fleet that rollout and rollback work with. clean: removes secrets from what servers print."""
-        return Fleet(
+        made = Fleet(
             self.app,
             self.transport,
             say,
-            first=self.servers[0],
+            first=self.server(None),
             start_timeout_s=self.start_timeout_s,
             drain_timeout_s=self.drain_timeout_s,
             clean=clean,
         )
+        if self.live:
+            made.has_gone = self.live.has_gone
+        return made
 
     def server(self, name: str | None) -> Server:
         """Return the server of that name, the first for None. Raises CommandError with the names that there are."""
+        if not self.servers:
+            raise CommandError(f"{self.app} has no servers now; its group is about to get some (`./fleet status`)")
         if name is None:
             return self.servers[0]
-        found = next((server for server in self.servers if server.name == name), None)
+        # Of a group also by the id of the instance alone.
+        found = next((each for each in self.servers if name in (each.name, each.target.partition("@")[0])), None)
         if found is None:
             raise CommandError(
                 f"there is no server {name}; {suggest(name, [each.name for each in self.servers])}", code=2
@@ -171,7 +183,10 @@ def outputs(stack: str) -> dict[str, Any]:
         )
     url = str(found.get("url", ""))
     known = url if "://" in url else "(known after an `up` that succeeds)"
-    return {**cast("dict[str, Any]", fleet), "url": known}
+    try:
+        return with_live_servers({**cast("dict[str, Any]", fleet), "url": known})
+    except ServerGroupError as error:
+        raise CommandError(f"the servers of stack {stack} cannot be listed: {error}") from error
 
 
 def _no_stack(stack: str) -> str:
@@ -205,7 +220,12 @@ def only_application(stack: str, apps: Mapping[str, Any]) -> str:
 
 def _application_of(apps: Mapping[str, Any], server: str) -> str:
     """Return the application that has the server; for the balancer, which all have, the first one."""
-    names: dict[str, str] = {each["name"]: app for app, found in apps.items() for each in found["servers"]}
+    names: dict[str, str] = {
+        name: app
+        for app, found in apps.items()
+        for each in found["servers"]
+        for name in (each["name"], each["target"].partition("@")[0])
+    }
     if server != BALANCER and server not in names:
         raise CommandError(f"there is no server {server}; {suggest(server, sorted(names))}", code=2)
     return names.get(server, next(iter(apps)))
@@ -245,6 +265,8 @@ def resolve_targets(
             reach=reach,
             transport=transport,
             store=PrefixStore(store, name),
+            live=live_servers(name, found),
+            phases={each["name"]: each["phase"] for each in found["servers"] if "phase" in each},
         )
         for name, found in apps.items()
         if app in (None, name)
@@ -274,17 +296,6 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
         return []
     names = [server["name"] for app in apps.values() for server in app["servers"]]
     return [name for name in names if name.startswith(incomplete)]
-
-
-def suggest(given: str, there: Sequence[str]) -> str:
-    """Suggest the name that the operator may have meant, else list those that there are.
-
-    Names that are equally near (hello-1 and hello-2) are listed.
-    """
-    near = difflib.get_close_matches(given, there, n=2)
-    ratios = [difflib.SequenceMatcher(None, each, given).ratio() for each in near]
-    is_clear = len(near) == 1 or (len(near) == 2 and ratios[0] > ratios[1])
-    return f"did you mean {near[0]}?" if is_clear else f"there are: {', '.join(there)}"
 
 
 StackOption = Annotated[

@@ -11,15 +11,27 @@ import pulumi
 from components.balancer import Balancer
 from components.load_balancer import LoadBalancer
 from gateways import GATEWAYS
-from platforms import Machine, MachineArgs, Platform, RemoteCommandArgs, SecurityGroup, Store
+from platforms import (
+    GroupBoot,
+    Machine,
+    MachineArgs,
+    Platform,
+    RemoteCommandArgs,
+    SecurityGroup,
+    ServerGroup,
+    ServerGroupArgs,
+    Store,
+)
 from releases.release import make_manifest, release_id
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
 from releases.source import Source
 from rendering.app_server import ProcessLayout, app_server_files, app_server_user_data
 from rendering.common import BOOT_TIMEOUT_S, SECURITY_UPDATES, apply_files_command
+from rendering.group_server import group_server_files, group_server_user_data
 from rendering.server_site import Front
 from settings import App, SecurityUpdates
+from settings.capacity import Capacity
 
 
 @dataclass(frozen=True)
@@ -40,12 +52,15 @@ class AppServerFleetArgs:
 
 
 class AppServerFleet(pulumi.ComponentResource):
-    """machines: the servers by role. addresses: their private ones, known once the release serves on them.
+    """machines: the servers by role; group: what has them instead, where their number follows the load.
+
+    addresses: their private ones, known once the release serves on them.
 
     release: id of what serves. The order is machines -> booted -> rollout; who asks for addresses waits for all of it.
     """
 
     machines: dict[str, Machine]
+    group: ServerGroup | None
     addresses: pulumi.Output[Sequence[str]]
     release: pulumi.Output[str]
     rollout: pulumi.Resource
@@ -57,26 +72,14 @@ class AppServerFleet(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         app = args.app
         key = GeneratedSecret(f"{name}-key", opts=child).value
-        kind = GATEWAYS[app.gateway.kind]
-        document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
 
-        url = pulumi.Output.concat(args.store.machine_url, f"/{name}")
-        files = pulumi.Output.all(url, key).apply(lambda values: app_server_files(*values))
-
-        self.machines = {}
+        self.machines, self.group = {}, None
         ready: list[pulumi.Resource] = []
-        for zone in range(app.fleet.servers):
-            role = f"{name}-{zone + 1}"
-            machine_args = MachineArgs(
-                role=role, user_data=document, group=args.group, size=app.fleet.size, zone=zone, app=name
-            )
-            server = platform.machine(role, machine_args, store=args.store, opts=child)
-            step = RemoteCommandArgs(server, apply_files_command(), files, timeout_s=BOOT_TIMEOUT_S + 30)
-            ready.append(platform.remote_command(f"{role}-booted", step, opts=child))
-            platform.enable_monitoring(
-                role, server, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[ready[-1]])
-            )
-            self.machines[role] = server
+        if app.fleet.capacity:
+            self.group = self._group(name, args, app.fleet.capacity, key=key, platform=platform)
+            ready.append(self.group.resource)
+        else:
+            ready += self._fixed_servers(name, args, key=key, platform=platform)
 
         secrets = self._secrets(name, app, child)
         front = args.balancer
@@ -97,6 +100,7 @@ class AppServerFleet(pulumi.ComponentResource):
             manifest=manifest.apply(bytes.decode),
             source=args.source,
             servers=[{"name": role, "target": machine.target} for role, machine in self.machines.items()],
+            group=self.group.spec if self.group else None,
             balancer=machine,
             # Behind a load balancer servers serve them.
             static=bool(app.static and machine),
@@ -127,6 +131,47 @@ class AppServerFleet(pulumi.ComponentResource):
                 "release": self.release,
             }
         )
+
+    def _fixed_servers(
+        self, name: str, args: AppServerFleetArgs, *, key: pulumi.Output[str], platform: Platform
+    ) -> list[pulumi.Resource]:
+        """Create as many servers as fleet.servers says. Return the steps that end when they have booted."""
+        app, child = args.app, pulumi.ResourceOptions(parent=self)
+        kind = GATEWAYS[app.gateway.kind]
+        document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
+        url = pulumi.Output.concat(args.store.machine_url, f"/{name}")
+        files = pulumi.Output.all(url, key).apply(lambda values: app_server_files(*values))
+        steps: list[pulumi.Resource] = []
+        for zone in range(app.fleet.servers):
+            role = f"{name}-{zone + 1}"
+            machine_args = MachineArgs(
+                role=role, user_data=document, group=args.group, size=app.fleet.size, zone=zone, app=name
+            )
+            server = platform.machine(role, machine_args, store=args.store, opts=child)
+            step = RemoteCommandArgs(server, apply_files_command(), files, timeout_s=BOOT_TIMEOUT_S + 30)
+            steps.append(platform.remote_command(f"{role}-booted", step, opts=child))
+            platform.enable_monitoring(
+                role, server, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[steps[-1]])
+            )
+            self.machines[role] = server
+        return steps
+
+    def _group(
+        self, name: str, args: AppServerFleetArgs, capacity: Capacity, *, key: pulumi.Output[str], platform: Platform
+    ) -> ServerGroup:
+        """Create the group that fleet.capacity describes. Its machines boot by themselves, for nobody knows them."""
+        app, front, names = args.app, args.balancer, platform.group_names(name)
+        if not isinstance(front, LoadBalancer):
+            raise TypeError(f"{name}: a group needs a load balancer")
+        kind, processes = GATEWAYS[app.gateway.kind], ProcessLayout.of(app)
+        boot = GroupBoot(
+            files=group_server_files(args.security_updates, kind, processes, names),
+            user_data=lambda url, file: group_server_user_data(url, file, app.system_packages, processes),
+            key=key,
+        )
+        group_args = ServerGroupArgs(name, capacity, args.group, app.fleet.size, boot)
+        child = pulumi.ResourceOptions(parent=self)
+        return platform.server_group(name, group_args, front.made, store=args.store, opts=child)
 
     def _manifest(
         self, name: str, args: AppServerFleetArgs, *, key: str, secrets: Mapping[str, str], networks: Sequence[str]

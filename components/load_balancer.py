@@ -48,6 +48,11 @@ class LoadBalancer(pulumi.ComponentResource):
         self._made = platform.load_balancer(name, given, opts=pulumi.ResourceOptions(parent=self))
         self.networks, self.spec = self._made.networks, self._made.spec
 
+    @property
+    def made(self) -> platforms.LoadBalancer:
+        """Return what the platform made."""
+        return self._made
+
     def serve(self, fleets: Mapping[str, Servers]) -> PublicAddress:
         """Send requests to these servers, each once its application's release serves. Called once."""
         for app, fleet in fleets.items():

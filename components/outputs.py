@@ -35,6 +35,8 @@ def outputs(
                 {"name": role, "target": machine.target, "address": machine.address}
                 for role, machine in fleets[name].machines.items()
             ],
+            # The servers of a group are listed when somebody asks for them.
+            **({"group": dict(group.spec)} if (group := fleets[name].group) else {}),
             "health_path": app.health_path,
             "start_timeout_s": app.rollout.start_timeout_s,
             "drain_timeout_s": app.drain_timeout_s,
@@ -57,6 +59,11 @@ def outputs(
         "address": public.host,
         "releases": {name: fleet.release for name, fleet in fleets.items()},
         "servers": {role: machine.id for role, machine in machines.items()},
+        **(
+            {"groups": groups}
+            if (groups := {name: fleet.group.spec["name"] for name, fleet in fleets.items() if fleet.group})
+            else {}
+        ),
         **({"logs": platform.log_groups} if platform.log_groups else {}),
         "fleet": pulumi.Output.secret(fleet),
     }

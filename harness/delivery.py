@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
 import itertools
 import json
 import re
@@ -22,6 +24,8 @@ from rendering import templates, user_data
 FOLDERS = ("machine", "templates")
 APP_SERVERS, BALANCER = "user data of app servers", "user data of the balancer"
 IMAGE, RELEASE = "image of `lxd`", "release"
+GROUP_DATA, GROUP_FILES = "user data of groups", "file that groups boot"
+TEMPLATE, OBJECT = "aws:ec2/launchTemplate:LaunchTemplate", "aws:s3/bucketObjectv2:BucketObjectv2"
 # Way -> machines that a change of its text replaces.
 REPLACES = {APP_SERVERS: "app servers", BALANCER: "the balancer", IMAGE: "all of `lxd`"}
 _MARK = re.compile(r"MARK\d+Z")
@@ -67,7 +71,7 @@ def delivery() -> dict[str, set[str]]:
         found = {file: set[str]() for file in marks.values()}
         for stack, changes in _stacks():
             for each in plan(stack, **changes).resources:
-                for mark in _MARK.findall(json.dumps(each.inputs, default=vars)):
+                for mark in _MARK.findall(json.dumps(each.inputs, default=vars) + _user_data_of(each)):
                     found[marks[mark]].add(_delivery_of(each))
     return found
 
@@ -100,7 +104,16 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
         "fleet": {"servers": 1, "local_proxy": True, "size": {"instance_type": "t3.medium"}},
     }
     front = {"kind": "alb", "hostnames": ["shop.example.org"]}
-    yield "prod", {"aws": tunnel, "apps": {"hello": hello | server}, "balancer": front}
+    fleet = {**server["fleet"], "capacity": {"min": 1, "max": 2}}
+    del fleet["servers"]
+    group = hello | server | {"fleet": fleet, "path": "/group", "schedules": {}, "workers": {}}
+    yield "prod", {"aws": tunnel, "apps": {"hello": hello | server, "group": group}, "balancer": front}
+
+
+def _user_data_of(resource: Registered) -> str:
+    """Return what a launch template has packed; "" of any other resource."""
+    is_template = resource.type == TEMPLATE
+    return gzip.decompress(base64.b64decode(resource.inputs["userData"])).decode() if is_template else ""
 
 
 def _delivery_of(resource: Registered) -> str:
@@ -108,4 +121,6 @@ def _delivery_of(resource: Registered) -> str:
         return BALANCER if resource.name == "balancer" else APP_SERVERS
     if resource.type in (mock_lxd.IMAGE, mock_lxd.ROLLOUT):
         return IMAGE if resource.type == mock_lxd.IMAGE else RELEASE
+    if resource.type in (TEMPLATE, OBJECT):
+        return GROUP_DATA if resource.type == TEMPLATE else GROUP_FILES
     return f"step `{re.sub(r'^(hello|a[0-9]+)-[0-9]+', 'SERVER', resource.name)}`"

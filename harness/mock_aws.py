@@ -85,6 +85,7 @@ def _image(wanted: str) -> Mapping[str, Any]:
         "id": wanted if is_id else "ami-0123456789abcdef0",
         "name": name,
         "ownerId": DEBIAN_OWNER,
+        "rootDeviceName": "/dev/xvda",
         "architecture": EC2_ARCHITECTURES["arm64" if "-arm64-" in name else "amd64"],
     }
 

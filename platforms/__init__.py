@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from settings import App, Balancer, Size
+from settings.capacity import Capacity
 
 if TYPE_CHECKING:
     # For its types alone: it takes a second to load, and the operator's side does not need it.
@@ -133,6 +134,47 @@ class LoadBalancer:
 
 
 @dataclass(frozen=True)
+class GroupBoot:
+    """What the machines of a group boot with. files: as rendering's files_to_apply has it; they fetch it.
+
+    user_data: returns the document, by the URL of the application's releases and the key of the files there. key: a
+    secret, of the keyed digests that they check.
+    """
+
+    files: str
+    user_data: Callable[[str, str], str]
+    key: pulumi.Output[str]
+
+
+@dataclass(frozen=True)
+class GroupNames:
+    """Names in a group of the platform, which its machines know: of itself, and of its hooks."""
+
+    group: str
+    launch: str
+    terminate: str
+
+
+@dataclass(frozen=True)
+class ServerGroupArgs:
+    """The arguments of Platform.server_group(). group: the security group of its machines."""
+
+    app: str
+    capacity: Capacity
+    group: SecurityGroup
+    size: Size
+    boot: GroupBoot
+
+
+@dataclass(frozen=True)
+class ServerGroup:
+    """App servers whose number the platform decides. spec: what operator.server_group() takes."""
+
+    spec: Mapping[str, pulumi.Input[Any]]
+    resource: pulumi.Resource
+
+
+@dataclass(frozen=True)
 class ConnectionSpec:
     """The way of the rollout to machines: what platforms.operator.transport() takes. May contain secret outputs."""
 
@@ -206,6 +248,16 @@ class Platform(Protocol):
         self, name: str, front: LoadBalancer, app: str, machine: Machine, *, opts: pulumi.ResourceOptions
     ) -> pulumi.Resource:
         """Register a server in a load balancer: it is there once it is healthy, and gone once its requests ended."""
+        ...
+
+    def group_names(self, app: str) -> GroupNames:
+        """Return the names that server_group() is going to give."""
+        ...
+
+    def server_group(
+        self, name: str, args: ServerGroupArgs, front: LoadBalancer, *, store: Store, opts: pulumi.ResourceOptions
+    ) -> ServerGroup:
+        """Register app servers that come and go by load, and get requests once the current release serves there."""
         ...
 
     def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 from platforms.diagnosis import Finding
 from platforms.load_balancer import LoadBalancer
 from platforms.registry import names
+from platforms.server_group import ServerGroup
 from platforms.terminal import Terminal
 from platforms.transport import SecretStore, Store, Transport
 
@@ -35,6 +36,10 @@ class Operator(Protocol):
 
     def load_balancer(self, spec: Mapping[str, Any]) -> LoadBalancer:
         """Return the load balancer of a LoadBalancer.spec. Raises LookupError where the platform has none."""
+        ...
+
+    def server_group(self, spec: Mapping[str, Any]) -> ServerGroup:
+        """Return the group of a ServerGroup.spec. Raises LookupError where the platform has none."""
         ...
 
     def terminal(self, spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:
@@ -75,6 +80,11 @@ def secrets(spec: Mapping[str, Any], app: str) -> SecretStore | None:
 def load_balancer(spec: Mapping[str, Any]) -> LoadBalancer:
     """Return the load balancer of a LoadBalancer.spec."""
     return operator_of(spec["platform"]).load_balancer(spec)
+
+
+def server_group(spec: Mapping[str, Any]) -> ServerGroup:
+    """Return the group of a ServerGroup.spec."""
+    return operator_of(spec["platform"]).server_group(spec)
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:

@@ -78,6 +78,8 @@ class Fleet:
         self._transport, self._write_line = transport, log
         self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
+        # Of a group that moves: whether a server that failed has left it.
+        self.has_gone: Callable[[Server], bool] = lambda _server: False
 
     def clean(self, text: str) -> str:
         """Return what a machine says without secrets, and without what would control a terminal."""
@@ -163,7 +165,7 @@ class Fleet:
         return self.run(server, phase, command, timeout_s=JOURNAL_S, quiet=True, program="journalctl").output
 
     def on_all(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:
-        """Do the work on the servers in parallel, on all of them. Raises ServerFailures."""
+        """Do the work on the servers in parallel, on all of them. Raises ServerFailures, of those that are there."""
         failures: list[ServerFailure] = []
         with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
             futures = [pool.submit(work, server) for server in servers]
@@ -172,5 +174,5 @@ class Fleet:
                     future.result()
                 except ServerFailure as failure:
                     failures.append(failure)
-        if failures:
+        if failures := [failure for failure in failures if not self.has_gone(failure.server)]:
             raise ServerFailures(failures, len(futures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -25,18 +26,22 @@ from pulumi.dynamic import (
 import platforms
 from platforms import STATE, ConnectionSpec, operator
 from platforms.provider import log, without_traceback
+from platforms.server_group import Phase, ServerGroupError
 from platforms.transport import PrefixStore, Store, Transport
 from releases import pointers
 from releases.archive import SourceError
-from releases.drift import ENDED, find_drift, find_strays, proxy_state
+from releases.drift import ENDED, UNKNOWN, find_drift, find_strays, proxy_state
 from releases.fleet import Server
+from releases.group_rollout import GroupRollout
+from releases.live import LiveServers
+from releases.plan import Plan
 from releases.release import Release, build
-from releases.rollout import Plan, Rollout, RolloutError
+from releases.rollout import REMEDY, Rollout, RolloutError
 from releases.source import Source
 
 # What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
-TRIGGER_KEYS = ("release", "servers", "static")
-STATE_KEYS = ("app", "servers", "balancer", "static", "store")
+TRIGGER_KEYS = ("release", "servers", "group", "static")
+STATE_KEYS = ("app", "servers", "group", "balancer", "static", "store")
 # A limit that is a text as well: "25%".
 BATCH = "batch_size"
 # As long as Nginx and Apache may take by their units.
@@ -105,10 +110,24 @@ def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
     """Return whether the fleet is not as the state has it, and print why. First it asks the store, then the servers."""
     release = str(olds["release"])
     why = find_drift(_store(olds), release, int(olds["epoch"]))
-    found = [why] if why else find_strays(news["reach"], olds["servers"], olds.get("balancer"), release)
+    found = [why] if why else find_strays(news["reach"], _servers_now(olds), olds.get("balancer"), release)
     for line in found:
         log(f"{olds['app']}: {line}: `up` puts it right")
     return bool(found)
+
+
+def _servers_now(props: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+    """Return the servers of the state; of a group those that it has now. [] where it cannot be asked."""
+    group: Mapping[str, Any] | None = props.get("group")
+    if not group or UNKNOWN in json.dumps(group, default=repr):
+        return props["servers"]
+    try:
+        there = operator.server_group(group).members()
+    except ServerGroupError:
+        return []
+    live = LiveServers(props["app"], operator.server_group(group), log)
+    servers = [live.server(member) for member in there if member.phase is Phase.SERVING]
+    return [{"name": server.name, "target": server.target} for server in servers]
 
 
 def _start_proxy(props: Mapping[str, Any], transport: Transport) -> None:
@@ -143,10 +162,13 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
     """Roll a release out. Return the outputs of the resource."""
     limits = dict(props["limits"])
     batch, before_proof = limits.pop(BATCH), bool(limits.pop("task_before_proof"))
+    live = LiveServers(props["app"], operator.server_group(props["group"]), log) if props.get("group") else None
     plan = Plan(
         app=props["app"],
         release=release,
-        servers=[Server(server["name"], server["target"]) for server in props["servers"]],
+        servers=_servers_of_group(live)
+        if live
+        else [Server(each["name"], each["target"]) for each in props["servers"]],
         balancer=Server(props["balancer"]["name"], props["balancer"]["target"]) if props["static"] else None,
         # Of none, Output.all() makes a list.
         secrets=dict(props["secrets"]),
@@ -162,11 +184,21 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
     epoch = pointers.manual_changes(store)
     try:
         secrets = operator.secrets(props["store"], props["app"])
-        Rollout(plan, transport, store, log, secrets).run()
+        if live:
+            GroupRollout(plan, transport, store, log, secrets, live=live).run()
+        else:
+            Rollout(plan, transport, store, log, secrets).run()
     except RolloutError as error:
         # What to do comes last.
         raise without_traceback(RolloutError("\n".join([error.cause, *_bundle(props)]), error.remedy)) from None
     return {**_state_of(props), "release": props["release"], "epoch": epoch}
+
+
+def _servers_of_group(live: LiveServers) -> list[Server]:
+    try:
+        return live.wait()
+    except ServerGroupError as error:
+        raise without_traceback(RolloutError(str(error), REMEDY)) from None
 
 
 def _state_of(props: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,6 +229,7 @@ def _bundle(props: Mapping[str, Any]) -> list[str]:
 class RolloutResource(Resource, module="releases", name="Rollout"):
     """release: id that serves when it is done. manifest: of that release, which is built from source.
 
+    group: a ServerGroup.spec, whose servers are listed when it runs; then servers is empty.
     limits: the fields of Plan that are numbers, batch_size and task_before_proof. balancer: as one of servers, and the
     unit of its proxy, which is started where somebody stopped it; None where it is no machine. static: whether it
     serves static files; each other one gets them.
@@ -220,6 +253,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         store: platforms.Store,
         balancer: Mapping[str, pulumi.Input[str]] | None,
         static: bool,
+        group: Mapping[str, pulumi.Input[Any]] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         props: dict[str, Any] = {
@@ -230,6 +264,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
             "revision": source.revision,
             "stack": pulumi.get_stack(),
             "servers": servers,
+            "group": group,
             "secrets": secrets,
             "limits": limits,
             "reach": reach.spec,

@@ -10,6 +10,7 @@ from platforms.transport import Store
 from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, completed_releases
+from releases.live import LiveServers
 from releases.static import StaticFiles
 
 
@@ -63,10 +64,12 @@ def roll_back(
     say: Callable[[str], None],
     *,
     balancer: Server | None = None,
+    live: LiveServers | None = None,
 ) -> str:
     """Make an earlier release serve everywhere and reject the one that served. The id of what serves now.
 
-    All servers at a time: they have it staged. balancer: serves static files, if there are any. Raises RollbackError.
+    All servers at a time: they have it staged. balancer: serves static files, if there are any. live: the group that
+    they are of, where their number follows the load. Raises RollbackError.
     """
     begun = time.monotonic()
     before = pointers.current(store)
@@ -82,11 +85,13 @@ def roll_back(
                 # The balancer mostly has them already. Who goes back is in a hurry.
                 say(f"goes on without its static files (`pulumi up` brings them): {failure}")
 
-            def back(server: Server) -> None:
-                if target not in fleet.status(server).staged:
+            def back(server: Server) -> bool:
+                found = fleet.status(server)
+                if target not in found.staged:
                     # A server made since: it takes the secrets that it has, as at boot.
                     fleet.run(server, "stage", ["stage", target], stdin=b"null", timeout_s=600)
                 fleet.switch(server, target)
+                return found.live != target
 
             try:
                 fleet.on_all(servers, back)
@@ -105,6 +110,8 @@ def roll_back(
             pointers.allow(store, target)
             pointers.set_current(store, target)
             pointers.raise_epoch(store)
+            if live:
+                live.bring_late(fleet, servers, back)
             missing = static.activate()
             journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
     except lock.Locked as error:

@@ -7,18 +7,17 @@ before every server has proven the release; if one fails to switch, all go back.
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from platforms.transport import SecretStore, Store, Transport
 from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures, count_servers
 from releases.journal import Journal, completed_releases
+from releases.plan import Plan, batches
 from releases.redaction import Redaction
-from releases.release import Release, has_archive
+from releases.release import has_archive
 from releases.static import StaticFiles
 from releases.status import ReleaseStatus
 from releases.threads import report_lost_threads
@@ -26,34 +25,6 @@ from releases.wheels import Wheels
 from releases.workers import report_ended_workers
 
 REMEDY = "Mend the cause and run the same command again (`pulumi up` or `make local`)."
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one rollout is to do. Times in seconds; keep_releases counts the new one.
-
-    batch_size: servers that switch at a time after the canary, as a number or "25%". bake_s: how long the canary is
-    watched before the others follow. allow_unreachable: servers that may be missing; they take the release when they
-    boot. revision: of the source in its version control, for the journal; "" where there is none. balancer: the machine
-    that serves static files, where it does. task_before_proof: whether the release task runs before any server proves
-    the release.
-    """
-
-    app: str
-    release: Release
-    servers: Sequence[Server]
-    secrets: Mapping[str, str] = field(repr=False)
-    stage_timeout_s: int
-    start_timeout_s: int
-    drain_timeout_s: int
-    task_timeout_s: int
-    batch_size: int | str
-    bake_s: int
-    allow_unreachable: int
-    keep_releases: int
-    revision: str = ""
-    balancer: Server | None = None
-    task_before_proof: bool = False
 
 
 class RolloutError(Exception):
@@ -115,10 +86,9 @@ class Rollout:
             runs_task = self._needs_task(states)
             # Where it is staged already, another rollout has proven it without the task.
             is_task_first = runs_task and self.plan.task_before_proof and self.id not in states[first].staged
+            self._stage(list(states), first if is_task_first else None)
             if is_task_first:
-                self.wheels.stage([first], lambda server: self._stage_one(server, with_task=True))
                 journal.note("release task", server=first.name)
-            self.wheels.stage([server for server in states if server != first or not is_task_first], self._stage_one)
             journal.note("staged")
             report_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - begun)
             self.static.publish(first)
@@ -131,9 +101,8 @@ class Rollout:
             self.static.discard()
             raise RolloutError(f"{self.plan.app}: {error}\n{self._what_serves(before)}", REMEDY) from error
         # It serves; what is left must not make it look as if it did not.
-        late = self._update_late_servers(journal)
-        missing = [server.name for server in self.plan.servers if server not in states and server not in late]
-        missing += self.static.activate()
+        late = self._update_late_servers(states, journal)
+        missing = [*self._missing(states, late), *self.static.activate()]
         self._prune([*states, *late])
         report_ended_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
@@ -164,6 +133,8 @@ class Rollout:
             try:
                 states[server] = self.fleet.status(server)
             except ServerFailure as failure:
+                if self.fleet.has_gone(server):
+                    return
                 if not failure.is_unreachable:
                     raise
                 missing.append(str(failure))
@@ -176,6 +147,12 @@ class Rollout:
         for line in missing:
             self.fleet.log(f"goes on without it (allow_unreachable): {line}")
         return {server: states[server] for server in self.plan.servers if server in states}
+
+    def _stage(self, servers: Sequence[Server], runs_task_on: Server | None) -> None:
+        """Prove the release on servers. runs_task_on: the one that runs the release task before."""
+        if runs_task_on:
+            self.wheels.stage([runs_task_on], lambda server: self._stage_one(server, with_task=True))
+        self.wheels.stage([server for server in servers if server != runs_task_on], self._stage_one)
 
     def _stage_one(self, server: Server, *, with_task: bool = False) -> None:
         stdin = json.dumps(dict(self.plan.secrets)).encode()
@@ -257,23 +234,36 @@ class Rollout:
             return [f"going back failed as well: {failure}" for failure in error.failures]
         return []
 
-    def _update_late_servers(self, journal: Journal) -> list[Server]:
+    def _update_late_servers(self, states: Mapping[Server, ReleaseStatus], journal: Journal) -> list[Server]:
         """Switch servers that booted meanwhile and took what the pointer named then.
 
         One that fails takes the new release at its next boot.
         """
+        del states  # those that took part are looked at again, too
         late: list[Server] = []
 
         def look(server: Server) -> None:
             try:
-                if self.fleet.status(server).live != self.id:
-                    self._stage_one(server)
-                    self.fleet.switch(server, self.id)
-                    late.append(server)
+                late.extend([server] if self._take(server) else [])
             except ServerFailure as failure:
                 self.fleet.log(f"takes {self.id} when it boots: {failure}")
 
         self.fleet.on_all(self.plan.servers, look)
+        return self._note_late(late, journal)
+
+    def _take(self, server: Server) -> bool:
+        """Bring the release to a server where it does not serve. Return whether it did not. Raises ServerFailure."""
+        if self.fleet.status(server).live == self.id:
+            return False
+        self._stage_one(server)
+        self.fleet.switch(server, self.id)
+        return True
+
+    def _missing(self, states: Mapping[Server, ReleaseStatus], late: Sequence[Server]) -> list[str]:
+        """Return the servers that the release did not reach."""
+        return [server.name for server in self.plan.servers if server not in states and server not in late]
+
+    def _note_late(self, late: list[Server], journal: Journal) -> list[Server]:
         if late:
             journal.note("took along", servers=sorted(server.name for server in late))
         return late
@@ -294,13 +284,3 @@ class Rollout:
             self.static.prune(keep)
         except Exception as error:  # noqa: BLE001  whatever a store or a transport raises
             self.fleet.log(f"old releases stay for now: {error}")
-
-
-def batches(servers: Sequence[Server], size: int | str) -> list[list[Server]]:
-    """Return the servers in groups of size: a number, or "25%" of all, the canary included, rounded up.
-
-    A group is never all of a fleet, since the canary has gone ahead alone.
-    """
-    whole = len(servers) + 1
-    step = size if isinstance(size, int) else math.ceil(whole * int(size.removesuffix("%")) / 100)
-    return [list(servers[start : start + step]) for start in range(0, len(servers), step)]

@@ -87,6 +87,19 @@ def app_server_user_data(
     processes: ProcessLayout | None = None,
 ) -> str:
     """Return the user data of an app server. It names no release: those change without the machine being replaced."""
+    files = boot_files(security_updates, kind, processes)
+    return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *packages_to_install(system_packages, processes)])
+
+
+def packages_to_install(system_packages: Sequence[str], processes: ProcessLayout | None) -> list[str]:
+    """Return the Debian packages of an app server: its own Nginx, where it has one, and what the application needs."""
+    return [*(["nginx"] if processes else []), *system_packages]
+
+
+def boot_files(
+    security_updates: SecurityUpdates, kind: Gateway, processes: ProcessLayout | None
+) -> dict[str, tuple[str, str]]:
+    """Return the files by which a machine makes itself an app server: path -> (mode, text)."""
     own = ("release", "slot", "slot_layout", "local_nginx", "staging", "common", "background")
     files = script_files(*(f"app_server/{name}" for name in own), "common/fetch", "common/symlinks")
     for name in ("install-packages", "setup-app-server"):
@@ -105,8 +118,7 @@ def app_server_user_data(
     units["app@.service"] = app_unit(kind, processes, proof=False)
     units["app-proof.service"] = app_unit(kind, proof=True)
     files |= {f"/etc/systemd/system/{name}": ("0644", without_comments(text)) for name, text in units.items()}
-    files |= JOURNAL | unattended_upgrades_files(security_updates)
-    return cloud_config(files, [f"{SCRIPTS}/setup-app-server", *(["nginx"] if processes else []), *system_packages])
+    return files | JOURNAL | unattended_upgrades_files(security_updates)
 
 
 def app_server_files(store_url: str, key: str) -> str:
@@ -115,4 +127,9 @@ def app_server_files(store_url: str, key: str) -> str:
     store_url: where its releases lie. key: of the keyed digests that it checks, in hex; a secret.
     """
     files = {f"/etc/wsgi-fleet/{name}": ("0600", text) for name, text in (("store", store_url), ("key", key))}
-    return files_to_apply(files | script_files("app_server/app_status", "common/host_status", "common/system"))
+    return files_to_apply(files | status_scripts())
+
+
+def status_scripts() -> dict[str, tuple[str, str]]:
+    """Return the scripts by which an app server reports on itself."""
+    return script_files("app_server/app_status", "common/host_status", "common/system")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from settings import alb_support, limits, route
+from settings import alb_support, capacity, limits, route
 from settings.application import App, Fleet
 from settings.background import Schedule, Worker
 from settings.balancer import Balancer
@@ -115,7 +115,7 @@ class Settings(Model):
     @model_validator(mode="after")
     def _servers_fit_into_their_subnets(self) -> Settings:
         vpc = self.aws.vpc if self.platform == "aws" and self.aws else None
-        servers = sum(app.fleet.servers for app in self.apps.values())
+        servers = sum(app.fleet.most_servers for app in self.apps.values())
         if vpc and servers > vpc.servers_per_zone * len(vpc.zones):
             room = f"has room for {vpc.servers_per_zone} app servers in each of {len(vpc.zones)} zones"
             reject(f"aws.vpc.cidr: {vpc.cidr}: {room}, and there are {servers}; take a larger network, or more zones")
@@ -166,6 +166,7 @@ class Settings(Model):
             found += uncovered_hosts(self.balancer.tls, self.balancer.hostnames, self.hostnames)
         found += limits.problems(self)
         found += alb_support.problems(self)
+        found += capacity.problems(self)
         found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
         reject(*found)
         return self

@@ -134,7 +134,7 @@ def problems(given: Settings) -> list[str]:
         )
     found += _check_network(given.aws, given)
     found += _check_certificate(given.aws, given)
-    servers = sum(app.fleet.servers for app in given.apps.values())
+    servers = sum(app.fleet.most_servers for app in given.apps.values())
     if servers > MOST_TARGETS:
         found.append(f"apps: have {servers} servers, and an ALB takes {MOST_TARGETS} by its quota; take fewer, larger")
     return [*found, *listener_rule.problems(given.apps)]

@@ -11,6 +11,7 @@ from gateways import GATEWAYS
 from settings import limits, route
 from settings.background import Schedule, Worker
 from settings.callable import Callable
+from settings.capacity import Capacity
 from settings.constraint import (
     PATH_FROM_SOURCE,
     RELATIVE_PATH,
@@ -82,6 +83,10 @@ class Fleet(Model):
     """The app servers of one application."""
 
     servers: int = Field(default=3, ge=1, le=1000, description="how many app servers")
+    capacity: Capacity | None = Field(
+        default=None,
+        description="a number of app servers that follows the load, in place of servers; null: it is fixed",
+    )
     local_proxy: bool = Field(
         default=False,
         description="true: an Nginx on each server balances over its processes; a change replaces the app servers",
@@ -90,6 +95,13 @@ class Fleet(Model):
         default="systemd", description="what starts the processes; a change replaces the app servers"
     )
     size: Size = Field(default=Size(), description="what each of them has")
+
+    @property
+    def most_servers(self) -> int:
+        """Return how many servers there are at most, by any of the settings."""
+        if self.capacity is None:
+            return self.servers
+        return max(self.capacity.max, *(each.max for each in self.capacity.schedules.values()), 0)
 
 
 class Release(Model):

@@ -120,7 +120,7 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     )
     batch, servers = app.rollout.batch_size, app.fleet.servers
     at_a_time = batch if isinstance(batch, int) else math.ceil(servers * int(batch.removesuffix("%")) / 100)
-    if servers > 1:
+    if servers > 1 and app.fleet.capacity is None:
         after = "after the first server, which goes alone"
         yield computed("servers_at_a_time", min(at_a_time, servers - 1), "rollout.batch_size fleet.servers", after)
     if processes is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from platforms.diagnosis import Finding
 from platforms.load_balancer import LoadBalancer
+from platforms.server_group import ServerGroup
 from platforms.terminal import Terminal
 from platforms.transport import SecretStore, Store, Transport
 
@@ -38,6 +39,13 @@ def load_balancer(spec: Mapping[str, Any]) -> LoadBalancer:
     from platforms.aws.elb import AlbOperator
 
     return AlbOperator.from_spec(spec)
+
+
+def server_group(spec: Mapping[str, Any]) -> ServerGroup:
+    """Return the Auto Scaling group."""
+    from platforms.aws.scaling import ScalingGroup
+
+    return ScalingGroup.from_spec(spec)
 
 
 def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:

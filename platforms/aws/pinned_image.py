@@ -9,9 +9,14 @@ import settings
 from platforms.aws.image import DEBIAN_OWNER, ImageKind
 from platforms.failure import end_program
 
+# Of Debian's images.
+ROOT_DEVICE = "/dev/xvda"
 
-def check_image(given: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions) -> None:
-    """End the program where the pinned image cannot boot the machines. Log when Debian has a newer one; never take it.
+
+def check_image(given: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions) -> str:
+    """End the program where the pinned image cannot boot the machines. Return the name of its root disk.
+
+    Log when Debian has a newer one; never take it.
 
     A question that fails (no ec2:DescribeImages, a throttled call) is a warning: it must not prevent an `up`.
     """
@@ -25,7 +30,7 @@ def check_image(given: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions
         )
     except Exception as error:  # noqa: BLE001  whatever the provider raises; it decides nothing
         pulumi.log.warn(f"whether {given.ami} is right, and whether Debian has a newer image, is not known: {error}")
-        return
+        return ROOT_DEVICE
     found = {"Architecture": pinned.architecture, "OwnerId": pinned.owner_id, "Name": pinned.name}
     if problem := kind.find_problem(found):
         end_program(
@@ -37,3 +42,4 @@ def check_image(given: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions
             f"the pinned image is {given.ami}; Debian's newest in {given.region} is {newest.id} "
             f"({newest.name}). Once it stands under aws.ami, every machine is replaced, the new one before the old."
         )
+    return pinned.root_device_name or ROOT_DEVICE

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import gzip
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pulumi
 import pulumi_aws as aws
-import zopfli.gzip
 
 import settings
 from platforms import (
     ConnectionSpec,
+    GroupNames,
     Ingress,
     LoadBalancer,
     LoadBalancerArgs,
@@ -24,20 +21,22 @@ from platforms import (
     PublicAddress,
     RemoteCommandArgs,
     SecurityGroup,
+    ServerGroup,
+    ServerGroupArgs,
     Store,
 )
 from platforms.aws import bucket, dns, group, network, role
 from platforms.aws.access import access
 from platforms.aws.alarms import MachineAlarms
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
+from platforms.aws.instance import InstanceSpec
 from platforms.aws.load_balancer import AlbResources, front_of
 from platforms.aws.monitoring import Monitoring
 from platforms.aws.pinned_image import check_image
+from platforms.aws.server_group import GroupResources, group_names
 from platforms.aws.target import Target
 from rendering.common import apply_files_command
 
-# EC2's limit before base64 (docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
-USER_DATA_BYTES = 16_384
 # apply_files.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
 MONITORING_S = 360
 
@@ -70,7 +69,8 @@ class AwsPlatform:
         self._monitoring = Monitoring(given, stack, self._provider)
         self._alarms = MachineAlarms(given, stack, self._provider, namespace=self._monitoring.namespace)
         self._roles = role.Roles(given, stack, self._provider, self._monitoring)
-        self._image_is_checked = False
+        self._root_device = ""
+        self._alb: AlbResources | None = None
         # Those that reach their machine by the address that the public one has at first.
         self._steps: list[pulumi.Resource] = []
 
@@ -96,48 +96,17 @@ class AwsPlatform:
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         """Implement Platform.machine: create an EC2 instance and its alarms, and pin its host key."""
-        if not self._image_is_checked:
-            self._image_is_checked = True
-            check_image(self._given, self._image, pulumi.InvokeOptions(provider=self._provider))
+        self._check_image()
         own = self._roles.of(args, self._releases if store else None, opts)
         private = self._network.private
         subnet = self._network.public if args.public else private[args.zone % len(private)]
-        tags = {**self._tags, "Name": f"{self._stack}-{args.role}"}
         instance = aws.ec2.Instance(
             name,
-            ami=self._given.ami,
-            instance_type=args.size.instance_type,
-            key_name=self._access.key_name,
             subnet_id=subnet.id,
-            vpc_security_group_ids=[args.group.id],
-            # FSBP EC2.9; the balancer is the one accepted finding.
-            associate_public_ip_address=args.public,
-            ipv6_address_count=1 if self._given.has_ipv6 and not args.public else None,
-            iam_instance_profile=own.profile if own else None,
-            user_data_base64=pack_user_data(args.user_data),
             user_data_replace_on_change=True,
-            # FSBP EC2.8, CIS AWS 5.0 5.7. One hop: containers on the machine do not get at the role.
-            metadata_options={
-                "http_endpoint": "enabled",
-                "http_tokens": "required",
-                "http_put_response_hop_limit": 1,
-                "instance_metadata_tags": "disabled",
-            },
-            # FSBP EC2.3, CIS AWS 5.0 5.1.1. Default tags do not reach volumes.
-            root_block_device={
-                "encrypted": True,
-                "volume_type": "gp3",
-                "volume_size": args.size.disk_gib,
-                "delete_on_termination": True,
-                "tags": tags,
-            },
-            monitoring=True,
-            # A failed host of EC2 moves the machine to another one, with its address and its disk.
-            maintenance_options={"auto_recovery": "default"},
             # Nobody ends it by hand; the engine still does, for else it could not replace it.
             disable_api_termination=self._given.protect,
             force_destroy=self._given.protect,
-            tags=tags,
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
@@ -148,6 +117,7 @@ class AwsPlatform:
                     delete_before_replace=False,
                 ),
             ),
+            **self._instance_spec(args, own).instance(),
         )
         self._alarms.create_ec2_alarms(name, args.role, instance)
         machine = Machine(
@@ -158,6 +128,50 @@ class AwsPlatform:
         )
         self._access.add(name, machine, public=args.public, opts=opts)
         return machine
+
+    def group_names(self, app: str) -> GroupNames:
+        """Implement Platform.group_names."""
+        return group_names(self._stack, app)
+
+    def server_group(
+        self, name: str, args: ServerGroupArgs, front: LoadBalancer, *, store: Store, opts: pulumi.ResourceOptions
+    ) -> ServerGroup:
+        """Implement Platform.server_group: create an Auto Scaling group, and all by which its instances boot."""
+        if self._alb is None or self._releases is None:
+            raise ValueError(f"{name}: a group needs a load balancer and a release store")
+        self._check_image()
+        machine = MachineArgs(args.app, "", args.group, args.size, app=args.app)
+        own = self._roles.of(machine, self._releases, opts, group=self.group_names(args.app).group)
+        made = GroupResources(
+            name,
+            args,
+            self._given,
+            stack=self._stack,
+            spec=lambda user_data: replace(self._instance_spec(machine, own), user_data=user_data),
+            subnets=self._network.private,
+            root_device=self._root_device,
+            provider=self._provider,
+        )
+        boot = made.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
+        return made.group(boot, self._alb, ready=[*(own.ready if own else ()), *front.ready], opts=opts)
+
+    def _check_image(self) -> None:
+        if not self._root_device:
+            self._root_device = check_image(self._given, self._image, pulumi.InvokeOptions(provider=self._provider))
+
+    def _instance_spec(self, args: MachineArgs, own: role.Role | None) -> InstanceSpec:
+        return InstanceSpec(
+            ami=self._given.ami,
+            instance_type=args.size.instance_type,
+            key_name=self._access.key_name,
+            group=args.group.id,
+            profile=own.profile if own else None,
+            user_data=args.user_data,
+            disk_gib=args.size.disk_gib,
+            tags={**self._tags, "Name": f"{self._stack}-{args.role}"},
+            public=args.public,
+            ipv6=self._given.has_ipv6 and not args.public,
+        )
 
     def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
         """Implement Platform.remote_command: run the command over SSH."""
@@ -242,6 +256,7 @@ class AwsPlatform:
             provider=self._provider,
             opts=opts,
         )
+        self._alb = made
         self._alarms.create_load_balancer_alarms(name, made.balancer, made.groups)
         return made.load_balancer()
 
@@ -262,22 +277,6 @@ class AwsPlatform:
     def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:
         """Implement Platform.reach."""
         return self._access.reach(machines)
-
-
-# A whole fleet boots the same document.
-@functools.lru_cache(maxsize=8)
-def pack_user_data(user_data: str) -> str:
-    """Return a document as EC2 takes it: as gzip, which cloud-init unpacks, of 16 KiB at most.
-
-    Raises ValueError for a larger one.
-    """
-    document = gzip.compress(user_data.encode(), 9, mtime=0)
-    if len(document) > USER_DATA_BYTES:
-        # 4 % smaller, and it takes 0.2 to 0.6 s where gzip takes 5 ms.
-        document = cast("bytes", zopfli.gzip.compress(user_data.encode()))  # pyright: ignore[reportUnknownMemberType]
-    if len(document) > USER_DATA_BYTES:
-        raise ValueError(f"user-data has {len(document)} bytes when packed, and EC2 takes {USER_DATA_BYTES}")
-    return base64.b64encode(document).decode()
 
 
 def create(given: settings.Settings, *, stack: str, project: Path, project_name: str) -> AwsPlatform:  # noqa: ARG001

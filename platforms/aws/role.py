@@ -41,11 +41,23 @@ class Roles:
         self._given, self._stack, self._provider, self._monitoring = given, stack, provider, monitoring
         self._made: dict[str, Role | None] = {}
 
-    def of(self, machine: MachineArgs, releases: ReleaseStore | None, opts: pulumi.ResourceOptions) -> Role | None:
-        """Return the role of a machine. releases: what it reads, None for a machine that reads none."""
+    def of(
+        self,
+        machine: MachineArgs,
+        releases: ReleaseStore | None,
+        opts: pulumi.ResourceOptions,
+        *,
+        group: str | None = None,
+    ) -> Role | None:
+        """Return the role of a machine. releases: what it reads, None for a machine that reads none.
+
+        group: name of the Auto Scaling group that it is in.
+        """
         name = f"app-{machine.app}" if machine.app else machine.role
         if name not in self._made:
             own = self._own_statements(machine, releases)
+            if group:
+                own.append(pulumi.Output.from_input([_joins_group(group, self._given.region)]))
             self._made[name] = self._role(name, own, releases, opts) if own or self._given.ssm else None
         return self._made[name]
 
@@ -113,6 +125,18 @@ def reads_releases(bucket: str, stack: str, app: str, given: settings.Aws) -> li
     if given.kms_key_arn:
         statements.append(_decrypts(given.kms_key_arn, f"{parameter_path(stack)}/{app}/*", given.region, partition))
     return statements
+
+
+def _joins_group(group: str, region: str) -> Statement:
+    """Return a statement that lets a machine tell its group that it serves, or is done."""
+    return {
+        "Effect": "Allow",
+        "Action": ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"],
+        # Its id, which only AWS knows, stands before the name. Any account, for a role acts in its own alone.
+        "Resource": (
+            f"arn:{partition_of(region).name}:autoscaling:{region}:*:autoScalingGroup:*:autoScalingGroupName/{group}"
+        ),
+    }
 
 
 def _decrypts(key: str, parameters: str, region: str, partition: Partition) -> Statement:

@@ -9,6 +9,9 @@ from typing import Any, cast
 
 # What one DeleteParameters takes (docs.aws.amazon.com/systems-manager/latest/APIReference/API_DeleteParameters.html).
 DELETED_AT_ONCE = 10
+# Of an application's parameters those that machines of a group read when they boot, before any release
+# (platforms/aws/server_group.py). No release has such a name.
+BOOT = "boot"
 # Characters of an advanced parameter; a standard one has 4096 and costs nothing.
 LONGEST = 8192
 
@@ -70,7 +73,7 @@ class SsmSecrets:
     def releases(self) -> list[str]:
         """Return the releases that have secrets there, sorted."""
         names = (name for name, _ in self._parameters(self._path))
-        return sorted({name.removeprefix(f"{self._path}/").split("/")[0] for name in names})
+        return sorted({name.removeprefix(f"{self._path}/").split("/")[0] for name in names} - {BOOT})
 
     def delete(self, release: str) -> None:
         """Delete the secrets of a release; deleting what is not there succeeds."""

@@ -12,6 +12,7 @@ from platforms.lxd import diagnosis
 from platforms.lxd.client import Client, LxdError
 from platforms.lxd.store import DirectoryStore
 from platforms.lxd.transport import LxdTransport
+from platforms.server_group import ServerGroup
 from platforms.terminal import Terminal
 from platforms.transport import Unreachable
 
@@ -36,6 +37,11 @@ def secrets(_spec: Mapping[str, Any], _app: str) -> None:
 def load_balancer(_spec: Mapping[str, Any]) -> LoadBalancer:
     """Raise LookupError: there is none on this platform."""
     raise LookupError("platform lxd has no load balancer")
+
+
+def server_group(_spec: Mapping[str, Any]) -> ServerGroup:
+    """Raise LookupError: there is none on this platform."""
+    raise LookupError("platform lxd has no groups of servers")
 
 
 def terminal(_spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> Terminal:

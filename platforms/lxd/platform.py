@@ -167,6 +167,22 @@ class LxdPlatform:
         """Implement Platform.target. Raises NotImplementedError: the settings reject it here."""
         raise NotImplementedError(_NO_LOAD_BALANCER)
 
+    def group_names(self, app: str) -> platforms.GroupNames:
+        """Implement Platform.group_names. Raises NotImplementedError: the settings reject it here."""
+        raise NotImplementedError(_NO_LOAD_BALANCER)
+
+    def server_group(
+        self,
+        name: str,
+        args: platforms.ServerGroupArgs,
+        front: platforms.LoadBalancer,
+        *,
+        store: platforms.Store,
+        opts: pulumi.ResourceOptions,
+    ) -> platforms.ServerGroup:
+        """Implement Platform.server_group. Raises NotImplementedError: the settings reject it here."""
+        raise NotImplementedError(_NO_LOAD_BALANCER)
+
     def reach(self, machines: Iterable[platforms.Machine] | None = None) -> platforms.ConnectionSpec:
         """Implement Platform.reach: every machine of this host is reached alike."""
         del machines

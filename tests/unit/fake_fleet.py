@@ -15,9 +15,10 @@ from typing import IO, Any
 
 from platforms.transport import Result, SecretStore
 from releases.fleet import STATUS_COMMAND, Fleet, Server
+from releases.plan import Plan
 from releases.release import Release
 from releases.rollback import roll_back
-from releases.rollout import Plan, Rollout
+from releases.rollout import Rollout
 from releases.status import ReleaseStatus, Slot
 from releases.threads import SCRIPT
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from pydantic import BaseModel
 from site_state import State
 
-from platforms.aws.platform import pack_user_data
+from platforms.aws.instance import pack_user_data
 from rendering.apache import redirect_target
 from rendering.balancer import balancer_user_data, proxy_packages_command
 from rendering.filters import captures

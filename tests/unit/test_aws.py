@@ -20,7 +20,8 @@ from harness.mock_aws import KEY, LOOKUPS, OUTPUTS, image_name
 from harness.mock_engine import Build, Secret, build
 from platforms import Ingress
 from platforms.aws.image import ImageKind
-from platforms.aws.platform import AwsPlatform, pack_user_data
+from platforms.aws.instance import pack_user_data
+from platforms.aws.platform import AwsPlatform
 from rendering.app_server import app_server_user_data
 from rendering.balancer import balancer_user_data
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS

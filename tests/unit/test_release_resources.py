@@ -20,8 +20,9 @@ from platforms.provider import log
 from platforms.transport import PrefixStore, Unreachable
 from releases import pointers, resource, secret
 from releases.archive import SourceError
+from releases.plan import Plan
 from releases.release import Release, build
-from releases.rollout import Plan, RolloutError
+from releases.rollout import RolloutError
 from tests.unit.fake_fleet import ARCHIVE, NAMES, FakeFleet, MemorySecrets, MemoryStore, release
 
 ROLLOUT = resource._Provider()  # pyright: ignore[reportPrivateUsage]

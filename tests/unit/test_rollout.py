@@ -17,9 +17,10 @@ from platforms.transport import Result, Unreachable
 from releases import lock, pointers
 from releases.fleet import Fleet, Server
 from releases.journal import entries
+from releases.plan import batches
 from releases.pointers import current
 from releases.redaction import Redaction
-from releases.rollout import RolloutError, batches
+from releases.rollout import RolloutError
 from releases.status import ReleaseStatus
 from releases.workers import report_ended_workers
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, release, roll_out

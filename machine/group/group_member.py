@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""Tells the Auto Scaling group when this server may get requests, and empties it before it goes.
+
+A new one waits (Pending:Wait) until it serves the release that the store names. One that leaves, or whose Spot capacity
+is taken back, finishes its requests first. Runs as root for as long as the machine does. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import sys
+import time
+import urllib.error
+from pathlib import Path
+from urllib.parse import urlencode
+
+# The other modules stand beside this file; it is started by its path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from aws_service import Refused, Service
+from common import CONFIG, LIVE, log, run, store_url
+from fetch import FetchError, fetch, metadata
+from slot import drain_s, stop
+from slot_layout import serving_slots
+from symlinks import link_target
+
+# Where Nginx listens for the load balancer, and what that asks (rendering/server_site.py).
+PORT, HEALTH_PATH = 8000, "/.wsgi-fleet/health"
+# Seconds between two looks, and between two signs of life while the group waits.
+LOOK_S, HEARTBEAT_S = 5.0, 300.0
+# Seconds to come onto the release that the store names. Then the group takes another machine.
+LAUNCH_S = 1800.0
+# Seconds in which a group that waits must have heard that this server serves, or has gone.
+HEARD_S = 900.0
+# Seconds that are left of the two minutes of a Spot notice, once it was seen and what follows has its time.
+SPOT_S = 90.0
+VERSION = "2011-01-01"
+
+
+class Group:
+    """The group of this machine. CONFIG/group has its name and those of its two hooks."""
+
+    def __init__(self) -> None:
+        given = json.loads((CONFIG / "group").read_text())
+        self._name, self.launch, self.terminate = given["name"], given["launch"], given["terminate"]
+        self._service, self._told = Service("autoscaling"), ""
+
+    def complete(self, hook: str) -> bool:
+        """Have a group that waits for a hook go on. Return whether it did wait."""
+        return self._call("CompleteLifecycleAction", hook, LifecycleActionResult="CONTINUE")
+
+    def beat(self, hook: str) -> bool:
+        """Have a group wait on. Return whether it does wait."""
+        return self._call("RecordLifecycleActionHeartbeat", hook)
+
+    def _call(self, action: str, hook: str, **more: str) -> bool:
+        form = {
+            "Action": action,
+            "Version": VERSION,
+            "AutoScalingGroupName": self._name,
+            "LifecycleHookName": hook,
+            "InstanceId": self._service.machine,
+            **more,
+        }
+        try:
+            self._service.post("application/x-www-form-urlencoded; charset=utf-8", urlencode(form).encode())
+        except (Refused, OSError, http.client.HTTPException) as error:
+            # Mostly that it does not wait (yet). The rest is tried again as well.
+            if (told := f"{action}: {error}") != self._told:
+                log(told)
+            self._told = told
+            return False
+        return True
+
+
+def find(path: str) -> str:
+    """Return the machine's metadata at a path, "" where there is none."""
+    try:
+        return metadata(f"meta-data/{path}", metadata("api/token"))
+    except urllib.error.HTTPError as error:
+        # Closed, for it is the response as well.
+        error.close()
+    except OSError as error:
+        log(f"{path}: no response: {error}")
+    return ""
+
+
+def reason_to_leave() -> str:
+    """Return why this machine is about to go; "" while it stays."""
+    if find("autoscaling/target-lifecycle-state").strip() == "Terminated":
+        return "the group takes this server away"
+    if notice := find("spot/instance-action"):
+        return f"EC2 takes its Spot capacity back ({notice.strip()})"
+    return ""
+
+
+def pointer() -> str:
+    """Return the release that the store names; "" before the first one, or where the store does not respond."""
+    try:
+        return fetch(store_url(), "pointer", missing_ok=True).decode().strip()
+    except (FetchError, OSError) as error:
+        log(f"the release to serve is not known: {error}")
+        return ""
+
+
+def is_healthy() -> bool:
+    """Return whether this server answers the load balancer's question with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("GET", HEALTH_PATH)
+        return connection.getresponse().status == 200
+    return False
+
+
+def join(group: Group) -> str:
+    """Wait until this server serves, and tell the group. Return why it has to leave before; "" once it is told."""
+    begun, beaten = time.monotonic(), time.monotonic()
+    served: float | None = None
+    while not (why := reason_to_leave()):
+        now, wanted = time.monotonic(), pointer()
+        if not wanted:
+            # Before the first release; the first rollout brings it.
+            begun = now
+        if wanted and wanted == link_target(LIVE) and is_healthy():
+            served = served or now
+            if group.complete(group.launch):
+                log(f"{wanted} serves: the group may send requests")
+                return ""
+            if now - served > HEARD_S:
+                # After a restart of the machine, or of this program: it was told long ago.
+                log("the group does not wait for this server")
+                return ""
+        elif now - beaten > HEARTBEAT_S and now - begun < LAUNCH_S:
+            group.beat(group.launch)
+            beaten = now
+        time.sleep(LOOK_S)
+    return why
+
+
+def leave(group: Group, why: str) -> None:
+    """Finish the requests and end what runs. Then have the group go on."""
+    slots = serving_slots()
+    limit = max(map(drain_s, slots), default=0)
+    if "Spot" in why:
+        limit = min(limit, SPOT_S)
+    log(f"{why}: it finishes its requests for {limit:.0f} s")
+    # The load balancer has been told by the group, and waits as long for the requests that it has sent.
+    time.sleep(limit)
+    run("systemctl", "stop", "nginx", "app-worker-*", "app-schedule-*", timeout_s=limit + 60)
+    for slot in slots:
+        stop(slot, limit)
+    deadline = time.monotonic() + HEARD_S
+    while not group.complete(group.terminate) and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+
+
+def main() -> None:
+    """Join, stay until there is a reason to leave, and leave."""
+    group = Group()
+    why = join(group)
+    while not why:
+        time.sleep(LOOK_S)
+        why = reason_to_leave()
+    leave(group, why)
+    while True:
+        # systemd would start it again.
+        time.sleep(HEARD_S)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""EC2 Auto Scaling from the operator's side: which instances a group has, and to leave some alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, cast
+
+from platforms.aws.elb import Elb
+from platforms.server_group import Member, Phase, ServerGroupError
+
+# What one call takes (API_SetInstanceProtection).
+AT_ONCE = 50
+# Values of one filter (API_DescribeInstances).
+FILTERED_AT_ONCE = 200
+_PHASES = {
+    "Pending:Wait": Phase.WAITING,
+    "InService": Phase.SERVING,
+    "EnteringStandby": Phase.STANDBY,
+    "Standby": Phase.STANDBY,
+}
+
+
+class ScalingGroup:
+    """Implements platforms.server_group.ServerGroup. target_group: ARN of what its instances are registered in."""
+
+    def __init__(self, region: str, name: str, target_group: str) -> None:
+        self.name, self._region = name, region
+        self._target_group, self._elb = target_group, Elb(region)
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> ScalingGroup:
+        """Return the group of a ServerGroup.spec."""
+        return cls(spec["region"], spec["name"], spec["group"])
+
+    def minimum(self) -> int:
+        """Implement ServerGroup.minimum: schedules may have changed it."""
+        with _errors():
+            return int(self._group().get("MinSize", 0))
+
+    def members(self) -> list[Member]:
+        """Implement ServerGroup.members: ask the group for its instances, and EC2 for their addresses."""
+        with _errors():
+            states = {str(each["InstanceId"]): str(each["LifecycleState"]) for each in self._instances()}
+            addresses = self._addresses(states)
+        return [
+            Member(id_, addresses.get(id_, ""), _phase(state if id_ in addresses else "Terminated"))
+            for id_, state in sorted(states.items())
+        ]
+
+    def healthy(self) -> set[str]:
+        """Implement ServerGroup.healthy: ask the load balancer."""
+        with _errors():
+            return {id_ for id_, (state, _) in self._elb.health(self._target_group).items() if state == "healthy"}
+
+    def hold(self, ids: Collection[str], *, on: bool) -> None:
+        """Implement ServerGroup.hold: protect from scale-in those that are in service, which alone can be."""
+        with _errors():
+            now = {str(each["InstanceId"]) for each in self._instances() if each["LifecycleState"] == "InService"}
+            chosen = sorted(now & {*ids})
+            for start in range(0, len(chosen), AT_ONCE):
+                self._hold(chosen[start : start + AT_ONCE], on=on)
+
+    def stand_by(self, id_: str, *, on: bool) -> None:
+        """Implement ServerGroup.stand_by. The group puts another one in its place where it has no more than it must."""
+        names = {"InstanceIds": [id_], "AutoScalingGroupName": self.name}
+        with _errors():
+            if on:
+                group = self._group()
+                spare = int(group["DesiredCapacity"]) > int(group["MinSize"])
+                self.client.enter_standby(ShouldDecrementDesiredCapacity=spare, **names)
+            else:
+                self.client.exit_standby(**names)
+
+    def replace(self, id_: str) -> None:
+        """Implement ServerGroup.replace."""
+        with _errors():
+            self.client.set_instance_health(InstanceId=id_, HealthStatus="Unhealthy", ShouldRespectGracePeriod=False)
+
+    def last_problem(self) -> str:
+        """Implement ServerGroup.last_problem: the newest activity that failed."""
+        with _errors():
+            found = self.client.describe_scaling_activities(AutoScalingGroupName=self.name, MaxRecords=10)
+        failed = [each for each in found["Activities"] if each["StatusCode"] in ("Failed", "Cancelled")]
+        return " ".join(str(failed[0].get("StatusMessage", "")).split()) if failed else ""
+
+    @cached_property
+    def client(self) -> Any:
+        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
+        return self._client("autoscaling")
+
+    def _client(self, service: str) -> Any:
+        import boto3  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+
+        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
+        return cast("Any", boto3).client(service, region_name=self._region, config=config)
+
+    def _group(self) -> dict[str, Any]:
+        found = self.client.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
+        return dict(found[0]) if found else {}
+
+    def _instances(self) -> list[Any]:
+        return list(self._group().get("Instances", ()))
+
+    def _addresses(self, ids: Collection[str]) -> dict[str, str]:
+        """Return instance -> address, of those that are there. By a filter: of an id that is gone it is no error."""
+        every, chosen = list[Any](), sorted(ids)
+        for start in range(0, len(chosen), FILTERED_AT_ONCE):
+            wanted = [{"Name": "instance-id", "Values": chosen[start : start + FILTERED_AT_ONCE]}]
+            pages = self._client("ec2").get_paginator("describe_instances").paginate(Filters=wanted)
+            every += [each for page in pages for found in page["Reservations"] for each in found["Instances"]]
+        # One that ends has no address any more.
+        return {
+            str(each["InstanceId"]): str(each.get("PrivateIpAddress", ""))
+            for each in every
+            if each["State"]["Name"] in ("pending", "running")
+        }
+
+    def _hold(self, ids: Collection[str], *, on: bool) -> None:
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        given = {"AutoScalingGroupName": self.name, "ProtectedFromScaleIn": on}
+        try:
+            self.client.set_instance_protection(InstanceIds=list(ids), **given)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationError":
+                raise
+            if len(ids) == 1:
+                return
+            # One of them went meanwhile, and AWS then takes none.
+            for id_ in ids:
+                self._hold([id_], on=on)
+
+
+def _phase(state: str) -> Phase:
+    """Return the phase of a lifecycle state (Amazon EC2 Auto Scaling User Guide, instance lifecycle)."""
+    if state in _PHASES:
+        return _PHASES[state]
+    return Phase.STARTING if state.startswith("Pending") else Phase.LEAVING
+
+
+@contextmanager
+def _errors() -> Generator[None]:
+    """Turn errors of AWS into ServerGroupError."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        raise ServerGroupError(f"{error}; `./fleet doctor` looks at the credentials") from error

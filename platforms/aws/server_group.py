@@ -1,0 +1,216 @@
+"""App servers whose number follows the load: an Auto Scaling group, its launch template, and what its machines boot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_aws as aws
+
+import settings
+from platforms import GroupNames, ServerGroup, ServerGroupArgs, Store
+from platforms.aws.bucket import ReleaseStore
+from platforms.aws.instance import InstanceSpec
+from platforms.aws.load_balancer import AlbResources
+from platforms.aws.network import Subnet
+from platforms.aws.ssm import BOOT, parameter_path
+
+# Seconds for a machine to come from its launch to its release, and from its last request to its end, without a sign of
+# life. machine/group/group_member.py gives one each five minutes.
+HEARTBEAT_S = 900
+# Seconds from the first request that a machine may get until the load balancer's word about it counts.
+GRACE_S = 120
+# Seconds until what a new machine does counts in metrics.
+WARMUP_S = 60
+
+
+def group_names(stack: str, app: str) -> GroupNames:
+    """Return the names of a group and its hooks. The machines' role and files contain them before the group is."""
+    return GroupNames(f"wsgi-fleet-{stack}-{app}", "wsgi-fleet-launch", "wsgi-fleet-terminate")
+
+
+@dataclass(frozen=True)
+class Boot:
+    """user_data: of the machines. ready: what must be there before one boots."""
+
+    user_data: pulumi.Output[str]
+    ready: Sequence[pulumi.Resource]
+
+
+class GroupResources:
+    """The resources of one group. spec: returns what its instances are, by their user data."""
+
+    def __init__(
+        self,
+        name: str,
+        args: ServerGroupArgs,
+        given: settings.Aws,
+        *,
+        stack: str,
+        spec: Callable[[pulumi.Output[str]], InstanceSpec],
+        subnets: Sequence[Subnet],
+        root_device: str,
+        provider: aws.Provider,
+    ) -> None:
+        self._name, self._args, self._given, self._stack = name, args, given, stack
+        self._spec, self._subnets, self._root_device, self._provider = spec, subnets, root_device, provider
+        self._names = group_names(stack, args.app)
+
+    def boot(
+        self, store: Store, releases: ReleaseStore, monitoring: pulumi.Output[str], opts: pulumi.ResourceOptions
+    ) -> Boot:
+        """Create what machines fetch when they boot: files in the release store, and the key as a parameter."""
+        args, boot = self._args, self._args.boot
+        child = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider, depends_on=list(releases.ready))
+        content = monitoring.apply(lambda more: json.dumps([json.loads(boot.files), json.loads(more)]))
+        # Another content has another key: machines of the template before still find theirs.
+        key = content.apply(lambda text: f"{BOOT}/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
+        files = aws.s3.BucketObjectv2(
+            f"{self._name}-boot",
+            bucket=releases.bucket,
+            key=pulumi.Output.concat(self._stack, "/", args.app, "/", key),
+            content=content,
+            content_type="application/json",
+            # It goes with the releases (releases/resource.py), for a group may still launch by an earlier template.
+            opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(retain_on_delete=True)),
+        )
+        parameter = aws.ssm.Parameter(
+            f"{self._name}-boot-key",
+            name=f"{parameter_path(self._stack)}/{args.app}/{BOOT}/key",
+            type="SecureString",
+            # JSON text, as all of them (platforms/aws/ssm.py).
+            value=boot.key.apply(json.dumps),
+            key_id=self._given.kms_key_arn,
+            opts=child,
+        )
+        url = pulumi.Output.concat(store.machine_url, "/", args.app)
+        return Boot(pulumi.Output.all(url, key).apply(lambda each: boot.user_data(*each)), [files, parameter])
+
+    def group(
+        self, boot: Boot, front: AlbResources, *, ready: Sequence[pulumi.Resource], opts: pulumi.ResourceOptions
+    ) -> ServerGroup:
+        """Create the group. ready: what it waits for besides."""
+        capacity, name = self._args.capacity, self._name
+        template = aws.ec2.LaunchTemplate(
+            name,
+            name=self._names.group,
+            update_default_version=True,
+            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
+            **self._spec(boot.user_data).launch_template(self._root_device),
+        )
+        own = {"id": template.id, "version": template.latest_version.apply(str)}
+        group = aws.autoscaling.Group(
+            name,
+            name=self._names.group,
+            min_size=capacity.min,
+            max_size=capacity.max,
+            # FSBP AutoScaling.2: a subnet for each zone.
+            vpc_zone_identifiers=[subnet.id for subnet in self._subnets],
+            target_group_arns=[front.groups[self._args.app].arn],
+            # FSBP AutoScaling.1.
+            health_check_type="ELB",
+            health_check_grace_period=GRACE_S,
+            default_instance_warmup=WARMUP_S,
+            capacity_rebalance=capacity.spot_percent > 0,
+            # The rollout brings the first release, and waits for servers itself.
+            wait_for_capacity_timeout="0",
+            # With the group itself, so that no machine escapes them.
+            initial_lifecycle_hooks=self._hooks(),
+            tags=[{"key": "Name", "value": self._names.group, "propagate_at_launch": False}],
+            opts=pulumi.ResourceOptions.merge(
+                opts,
+                pulumi.ResourceOptions(
+                    provider=self._provider,
+                    depends_on=[*ready, *boot.ready, *(each for subnet in self._subnets for each in subnet.ready)],
+                    # Its end waits for the servers' requests.
+                    custom_timeouts=pulumi.CustomTimeouts(delete="45m"),
+                ),
+            ),
+            **self._launch(own),
+        )
+        child = pulumi.ResourceOptions(parent=group, provider=self._provider)
+        self._policies(group, front, child)
+        for schedule, bounds in capacity.schedules.items():
+            aws.autoscaling.Schedule(
+                f"{name}-{schedule}",
+                autoscaling_group_name=group.name,
+                scheduled_action_name=schedule,
+                recurrence=bounds.recurrence,
+                min_size=bounds.min,
+                max_size=bounds.max,
+                # As it is, within the bounds.
+                desired_capacity=-1,
+                opts=child,
+            )
+        spec = {
+            "platform": "aws",
+            "region": self._given.region,
+            "name": group.name,
+            "group": front.groups[self._args.app].arn,
+        }
+        return ServerGroup(spec, group)
+
+    def _hooks(self) -> list[Any]:
+        # A machine that does not come is replaced, and one that does not end its requests goes all the same.
+        hooks = (
+            (self._names.launch, "autoscaling:EC2_INSTANCE_LAUNCHING", "ABANDON"),
+            (self._names.terminate, "autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE"),
+        )
+        return [
+            {"name": name, "lifecycle_transition": when, "heartbeat_timeout": HEARTBEAT_S, "default_result": result}
+            for name, when, result in hooks
+        ]
+
+    def _launch(self, template: Any) -> dict[str, Any]:
+        """Return by what it launches: one template, or that with several types and kinds of capacity."""
+        capacity, first = self._args.capacity, self._args.size.instance_type
+        if not (capacity.instance_types or capacity.spot_percent):
+            return {"launch_template": template}
+        types = list(dict.fromkeys([first, *capacity.instance_types]))
+        return {
+            "mixed_instances_policy": {
+                "launch_template": {
+                    "launch_template_specification": {
+                        "launch_template_id": template["id"],
+                        "version": template["version"],
+                    },
+                    "overrides": [{"instance_type": each} for each in types],
+                },
+                "instances_distribution": {
+                    "on_demand_base_capacity": 0,
+                    "on_demand_percentage_above_base_capacity": 100 - capacity.spot_percent,
+                    # By what AWS has most of, at the lowest price among those: fewest are taken back.
+                    "spot_allocation_strategy": "price-capacity-optimized",
+                    "on_demand_allocation_strategy": "prioritized",
+                },
+            }
+        }
+
+    def _policies(self, group: aws.autoscaling.Group, front: AlbResources, opts: pulumi.ResourceOptions) -> None:
+        capacity, label = (
+            self._args.capacity,
+            pulumi.Output.concat(front.balancer.arn_suffix, "/", front.groups[self._args.app].arn_suffix),
+        )
+        metrics: dict[str, tuple[int | None, Any]] = {
+            "requests": (
+                capacity.requests_per_target,
+                {"predefined_metric_type": "ALBRequestCountPerTarget", "resource_label": label},
+            ),
+            "cpu": (capacity.cpu_percent, {"predefined_metric_type": "ASGAverageCPUUtilization"}),
+        }
+        for what, (target, metric) in metrics.items():
+            if target is not None:
+                aws.autoscaling.Policy(
+                    f"{self._name}-{what}",
+                    autoscaling_group_name=group.name,
+                    policy_type="TargetTrackingScaling",
+                    target_tracking_configuration={
+                        "predefined_metric_specification": metric,
+                        "target_value": float(target),
+                    },
+                    opts=opts,
+                )

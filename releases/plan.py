@@ -1,0 +1,48 @@
+"""What one rollout is to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from releases.fleet import Server
+from releases.release import Release
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one rollout is to do. Times in seconds; keep_releases counts the new one.
+
+    batch_size: servers that switch at a time after the canary, as a number or "25%". bake_s: how long the canary is
+    watched before the others follow. allow_unreachable: servers that may be missing; they take the release when they
+    boot. revision: of the source in its version control, for the journal; "" where there is none. balancer: the machine
+    that serves static files, where it does. task_before_proof: whether the release task runs before any server proves
+    the release.
+    """
+
+    app: str
+    release: Release
+    servers: Sequence[Server]
+    secrets: Mapping[str, str] = field(repr=False)
+    stage_timeout_s: int
+    start_timeout_s: int
+    drain_timeout_s: int
+    task_timeout_s: int
+    batch_size: int | str
+    bake_s: int
+    allow_unreachable: int
+    keep_releases: int
+    revision: str = ""
+    balancer: Server | None = None
+    task_before_proof: bool = False
+
+
+def batches(servers: Sequence[Server], size: int | str) -> list[list[Server]]:
+    """Return the servers in groups of size: a number, or "25%" of all, the canary included, rounded up.
+
+    A group is never all of a fleet, since the canary has gone ahead alone.
+    """
+    whole = len(servers) + 1
+    step = size if isinstance(size, int) else math.ceil(whole * int(size.removesuffix("%")) / 100)
+    return [list(servers[start : start + step]) for start in range(0, len(servers), step)]

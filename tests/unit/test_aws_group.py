@@ -1,0 +1,228 @@
+"""fleet.capacity as the program asks AWS for it, and as the operator's side asks a group about its instances."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import yaml
+from botocore.exceptions import ClientError
+
+from harness.mock_engine import Build, Secret
+from harness.program import plan, project
+from platforms.aws.instance import USER_DATA_BYTES
+from platforms.aws.scaling import ScalingGroup
+from platforms.server_group import Phase, ServerGroupError
+from tests.unit.aws_fleet import INSTANCE, POLICY, statements
+from tests.unit.stack_blocks import app
+from tests.unit.test_alb_settings import SERVERS, stack
+from tests.unit.test_capacity_settings import group
+
+TEMPLATE, GROUP = "aws:ec2/launchTemplate:LaunchTemplate", "aws:autoscaling/group:Group"
+TRACKING, SCHEDULE = "aws:autoscaling/policy:Policy", "aws:autoscaling/schedule:Schedule"
+OBJECT, PARAMETER = "aws:s3/bucketObjectv2:BucketObjectv2", "aws:ssm/parameter:Parameter"
+ROLLOUT, TARGET = "pulumi-python:dynamic/releases:Rollout", "pulumi-python:dynamic/aws:Target"
+SPOT = group(
+    {
+        "cpu_percent": 60,
+        "instance_types": ["t3.medium"],
+        "spot_percent": 40,
+        "schedules": {"sale": {"recurrence": "0 6 * * 1", "min": 2, "max": 6}},
+    },
+    system_packages=["libpq5"],
+)
+NAME = "wsgi-fleet-prod-hello"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Return a stack with a group and a fixed fleet."""
+    blocks = stack(apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")})
+    with contextlib.chdir(project(tmp_path_factory.mktemp("whole"))):
+        return plan("prod", **blocks)
+
+
+def user_data(build: Build) -> str:
+    packed = base64.b64decode(build.one(TEMPLATE).inputs["userData"])
+    assert len(packed) < USER_DATA_BYTES
+    return gzip.decompress(packed).decode()
+
+
+def test_an_instance_of_a_group_is_what_one_of_a_fixed_fleet_is(whole: Build) -> None:
+    template, fixed = whole.one(TEMPLATE).inputs, next(each.inputs for each in whole.of(INSTANCE))
+    (interface,), (disk,) = template["networkInterfaces"], template["blockDeviceMappings"]
+    same = {
+        "ami": "imageId",
+        "instanceType": "instanceType",
+        "keyName": "keyName",
+        "metadataOptions": "metadataOptions",
+    }
+    assert {own: template[other] for own, other in same.items()} == {own: fixed[own] for own in same}
+    assert (interface["associatePublicIpAddress"], interface["securityGroups"]) == ("false", ["app-hello-id"])
+    assert disk["deviceName"] == "/dev/xvda"
+    assert disk["ebs"] == {
+        "encrypted": "true", "volumeType": "gp3", "volumeSize": fixed["rootBlockDevice"]["volumeSize"],
+        "deleteOnTermination": "true",
+    }  # fmt: skip
+    assert {each["resourceType"] for each in template["tagSpecifications"]} == {
+        "instance",
+        "volume",
+        "network-interface",
+    }
+    assert all(each["tags"]["Name"] == "prod-hello" for each in template["tagSpecifications"])
+
+
+def test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy(whole: Build) -> None:
+    given = whole.one(GROUP).inputs
+    assert (given["name"], given["minSize"], given["maxSize"], given["waitForCapacityTimeout"]) == (NAME, 1, 3, "0")
+    assert (given["healthCheckType"], given["targetGroupArns"], given["capacityRebalance"]) == (
+        "ELB", ["arn:hello"], True,
+    )  # fmt: skip
+    assert given["vpcZoneIdentifiers"] == ["private-a-id", "private-b-id", "private-c-id"]
+    hooks = {
+        each["lifecycleTransition"].rpartition("_")[2]: each["defaultResult"] for each in given["initialLifecycleHooks"]
+    }
+    assert hooks == {"LAUNCHING": "ABANDON", "TERMINATING": "CONTINUE"}
+    policy = given["mixedInstancesPolicy"]
+    assert [each["instanceType"] for each in policy["launchTemplate"]["overrides"]] == ["t3.small", "t3.medium"]
+    assert policy["instancesDistribution"]["onDemandPercentageAboveBaseCapacity"] == 60
+    tracked = {each.name: each.inputs["targetTrackingConfiguration"] for each in whole.of(TRACKING)}
+    assert (
+        tracked["hello-requests"]["predefinedMetricSpecification"]["resourceLabel"] == "app/balancer/targetgroup/hello"
+    )
+    assert {name: each["targetValue"] for name, each in tracked.items()} == {"hello-requests": 1000, "hello-cpu": 60}
+    assert whole.one(SCHEDULE).inputs["maxSize"] == 6
+
+
+def test_nobody_runs_steps_on_it_so_it_fetches_what_it_boots_with(whole: Build) -> None:
+    object_, document = whole.one(OBJECT), yaml.safe_load(user_data(whole))
+    key = object_.inputs["key"]
+    files = {each["path"].rpartition("/")[2]: each["content"] for each in document["write_files"]}
+    assert files["store"] == "s3://releases-b0b0b0b/prod/hello"
+    assert document["runcmd"][0][1:] == [key.removeprefix("prod/hello/"), "nginx", "libpq5"]
+    own, _monitoring = json.loads(object_.inputs["content"])
+    there = {path.rpartition("/")[2] for path in own["files"]}
+    assert {
+        "release.py",
+        "app_status.py",
+        "group_member.py",
+        "aws_service.py",
+        "app@.service",
+        "setup-app-server",
+    } <= there
+    assert own["on"] == ["wsgi-fleet-group.service"]
+    assert json.loads(own["files"]["/etc/wsgi-fleet/group"][1])["name"] == NAME
+    parameter = whole.one(PARAMETER).inputs
+    assert (parameter["name"], parameter["type"]) == ("/wsgi-fleet/prod/hello/boot/key", "SecureString")
+    assert isinstance(parameter["value"], Secret)
+    assert whole.one(GROUP).depends_on(object_)
+    assert "key" not in files
+
+
+def test_it_may_speak_of_itself_to_its_own_group_alone(whole: Build) -> None:
+    of_role = {each.name: statements(each.inputs["policy"]) for each in whole.of(POLICY)}
+    found = [each for each in of_role["app-hello"] if "autoscaling:CompleteLifecycleAction" in each["Action"]]
+    assert [each["Resource"] for each in found] == [
+        f"arn:aws:autoscaling:eu-central-1:*:autoScalingGroup:*:autoScalingGroupName/{NAME}"
+    ]
+    assert not [each for each in of_role["app-docs"] if "autoscaling" in str(each)]
+
+
+def test_the_state_has_no_list_of_instances(whole: Build) -> None:
+    rollouts = {each.inputs["app"]: each for each in whole.of(ROLLOUT)}
+    assert rollouts["hello"].inputs["servers"] == []
+    assert rollouts["hello"].inputs["group"] == {
+        "platform": "aws", "region": "eu-central-1", "name": NAME, "group": "arn:hello",
+    }  # fmt: skip
+    assert rollouts["hello"].depends_on(whole.one(GROUP))
+    assert "group" not in rollouts["docs"].inputs
+    assert {each.name for each in whole.of(TARGET)} == {"docs-1", "docs-2", "docs-3"}
+    assert whole.exports["groups"] == {"hello": NAME}
+    assert "servers" in whole.exports["fleet"].value["apps"]["hello"]
+
+
+class Api:
+    """What boto3 would answer. calls: (method, arguments)."""
+
+    def __init__(self, states: dict[str, str], **group: Any) -> None:
+        self.states, self.group = states, {"MinSize": 1, "DesiredCapacity": 2} | group
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.refused: set[str] = set()
+
+    def describe_auto_scaling_groups(self, **given: Any) -> Any:
+        assert given == {"AutoScalingGroupNames": ["g"]}
+        every = [{"InstanceId": id_, "LifecycleState": state} for id_, state in self.states.items()]
+        return {"AutoScalingGroups": [{**self.group, "Instances": every}] if self.states else []}
+
+    def get_paginator(self, name: str) -> Any:
+        assert name == "describe_instances"
+        return self
+
+    def paginate(self, **given: Any) -> Any:
+        (wanted,) = given["Filters"]
+        every = [
+            {"InstanceId": id_, "PrivateIpAddress": f"10.0.0.{id_[-1]}", "State": {"Name": "running"}}
+            for id_ in wanted["Values"]
+        ]
+        return [{"Reservations": [{"Instances": every}]}]
+
+    def set_instance_protection(self, **given: Any) -> None:
+        if self.refused & {*given["InstanceIds"]}:
+            error: Any = {"Error": {"Code": "ValidationError", "Message": "is not in InService"}}
+            raise ClientError(error, "SetInstanceProtection")
+        self.calls.append(("protect", given))
+
+    def enter_standby(self, **given: Any) -> None:
+        self.calls.append(("standby", given))
+
+
+def asked(api: Api) -> ScalingGroup:
+    made = ScalingGroup("eu-central-1", "g", "arn:hello")
+    made.__dict__["client"] = api
+
+    def client(_service: str) -> Api:
+        return api
+
+    cast("Any", made)._client = client
+    return made
+
+
+def test_a_release_goes_to_instances_that_wait_or_serve() -> None:
+    states = {"i-1": "InService", "i-2": "Pending:Wait", "i-3": "Pending", "i-4": "Terminating:Wait", "i-5": "Standby"}
+    members = asked(Api(states)).members()
+    assert [(each.id, each.phase) for each in members if each.takes_part] == [
+        ("i-1", Phase.SERVING), ("i-2", Phase.WAITING), ("i-5", Phase.STANDBY),
+    ]  # fmt: skip
+    assert members[0].target == "i-1@10.0.0.1"
+    assert asked(Api({})).members() == []
+
+
+def test_only_instances_in_service_are_protected_and_one_that_goes_spoils_it_for_no_other() -> None:
+    api = Api({"i-1": "InService", "i-2": "Pending:Wait", "i-3": "InService"})
+    api.refused = {"i-3"}
+    asked(api).hold(["i-1", "i-2", "i-3"], on=True)
+    assert [(name, given["InstanceIds"], given["ProtectedFromScaleIn"]) for name, given in api.calls] == [
+        ("protect", ["i-1"], True)
+    ]
+
+
+def test_a_drained_one_is_replaced_where_the_group_has_no_more_than_it_must() -> None:
+    for desired, spare in ((2, True), (1, False)):
+        api = Api({"i-1": "InService"}, DesiredCapacity=desired)
+        asked(api).stand_by("i-1", on=True)
+        assert api.calls[0][1]["ShouldDecrementDesiredCapacity"] is spare
+
+
+def test_what_aws_refuses_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(ServerGroupError, match=r"credentials; `\./fleet doctor` looks at the credentials"):
+        ScalingGroup("eu-central-1", "g", "arn:hello").members()

@@ -1,0 +1,61 @@
+"""fleet.capacity: what is refused, with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.stack_blocks import app, of_app, problems_of
+from tests.unit.test_alb_settings import SERVERS, stack
+
+CAPACITY: dict[str, Any] = {"min": 1, "max": 3, "requests_per_target": 1000}
+
+
+def group(
+    capacity: dict[str, Any] | None = None, fleet: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Return an application whose servers are a group."""
+    return app(
+        **SERVERS | {"fleet": {**SERVERS["fleet"], "capacity": CAPACITY | (capacity or {}), **(fleet or {})}} | changes
+    )
+
+
+def test_a_group_behind_a_load_balancer_is_taken() -> None:
+    whole = group({"cpu_percent": 60, "instance_types": ["t3.medium"], "spot_percent": 50})
+    assert problems_of(stack(apps={"hello": whole})) == []
+
+
+@pytest.mark.parametrize(
+    ("capacity", "fleet", "changes", "told"),
+    [
+        ({"min": 4}, {}, {}, "fleet.capacity.min: 4: is more than max (3); lower it, or raise max"),
+        ({}, {"servers": 3}, {}, "fleet.servers: 3: stands beside fleet.capacity; remove one of both"),
+        (
+            {"schedules": {"night": {"recurrence": "at night", "min": 1, "max": 1}}}, {}, {},
+            'fleet.capacity.schedules.night.recurrence: "at night": should be five fields of cron in UTC',
+        ),
+        ({"instance_types": ["m7g.large"]}, {}, {}, "fleet.capacity.instance_types: m7g.large: is arm64, and"),
+        ({"instance_types": ["t3.micro"]}, {}, {}, "fleet.capacity.instance_types: t3.micro: has 1024 MiB, and"),
+        ({}, {}, {"schedules": {"x": {"command": "x", "calendar": "hourly"}}}, "schedules: run on the first server"),
+        ({}, {}, {"workers": {"x": {"command": "x", "servers": "first"}}}, "workers.x.servers: first: of a group no"),
+    ],
+)  # fmt: skip
+def test_what_a_group_cannot_be_is_refused(
+    capacity: dict[str, Any], fleet: dict[str, Any], changes: dict[str, Any], told: str
+) -> None:
+    found = problems_of(stack(apps={"hello": group(capacity, fleet, **changes)}))
+    assert len(found) == 1, found
+    assert found[0].startswith(f"apps.hello.{told}")
+
+
+def test_a_group_elsewhere_is_refused() -> None:
+    (told,) = of_app(fleet={"capacity": CAPACITY})
+    assert told.startswith("fleet.capacity: needs platform: aws and balancer.kind: alb")
+
+
+def test_the_most_servers_of_a_group_count_where_room_is_needed() -> None:
+    bounds = {"schedules": {"sale": {"recurrence": "0 6 * * *", "min": 2, "max": 1000}}}
+    whole = {"hello": group(bounds), "other": group({}, path="/other")}
+    found = problems_of(stack(apps=whole))
+    assert any(line.startswith("apps: have 1003 servers, and an ALB takes 1000") for line in found)

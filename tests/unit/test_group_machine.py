@@ -1,0 +1,188 @@
+"""A machine of a group: how it becomes a server by itself, joins the group once it serves, and leaves it empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import apply_files
+import aws_service
+import group_boot
+import group_member
+import pytest
+from fetch import FetchError
+
+KEY = "boot/0123456789abcdef.json"
+
+
+class Host:
+    """What a machine meets. store: key -> content, or why it does not respond; of several answers each is given once.
+
+    does: what it ran, was told, and slept, in order.
+    """
+
+    def __init__(self) -> None:
+        self.store: dict[str, list[Any]] = {}
+        self.does: list[str] = []
+        self.target_state = ["InService"]
+        self.spot = ""
+        self.serves = [True]
+        self.live = "r1"
+        self.waits = True
+        self.clock = 0.0
+
+    def fetch(self, store: str, key: str, *, missing_ok: bool = False) -> bytes:
+        del missing_ok
+        assert store == "s3://bucket/prod/hello"
+        answers = self.store.get(key, [b""])
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def find(self, path: str) -> str:
+        if path == "spot/instance-action":
+            return self.spot
+        assert path == "autoscaling/target-lifecycle-state"
+        return self.target_state.pop(0) if len(self.target_state) > 1 else self.target_state[0]
+
+    def stop(self, slot: str, limit: float) -> None:
+        self.does.append(f"stop {slot} {limit:.0f}")
+
+    def run(self, *command: str, timeout_s: float) -> None:
+        assert timeout_s > 75
+        self.does.append(" ".join(command))
+
+    def systemctl(self, *words: str) -> None:
+        self.does.append(" ".join(["systemctl", *words]))
+
+    def fetch_secrets(self, store: str, release: str) -> dict[str, str]:
+        assert (store, release) == ("s3://bucket/prod/hello", "boot")
+        return {"key": "opensesame"}
+
+    def link_target(self, _path: Path) -> str:
+        return self.live
+
+    def healthy(self) -> bool:
+        return self.serves.pop(0) if len(self.serves) > 1 else self.serves[0]
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+        self.does.append(f"slept {seconds:.0f}")
+
+    def post(self, content_type: str, body: bytes, target: str = "") -> bytes:
+        assert (content_type.partition(";")[0], target) == ("application/x-www-form-urlencoded", "")
+        form = dict(parse_qsl(body.decode()))
+        assert (form["Version"], form["AutoScalingGroupName"], form["InstanceId"]) == ("2011-01-01", "g", "i-1")
+        if not self.waits:
+            raise aws_service.Refused("autoscaling", 400, "<Message>No active Lifecycle Action found</Message>")
+        self.does.append(f"{form['Action']} {form['LifecycleHookName']}")
+        return b""
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    made = Host()
+    names = {"name": "g", "launch": "up", "terminate": "down"}
+    (tmp_path / "group").write_text(json.dumps(names))
+    (tmp_path / "store").write_text("s3://bucket/prod/hello")
+
+    class Service:
+        def __init__(self, name: str) -> None:
+            assert name == "autoscaling"
+            self.machine, self.post = "i-1", made.post
+
+    def ran(command: Sequence[Any], **_: Any) -> None:
+        made.does.append(" ".join(map(str, command)))
+
+    for module in (group_boot, group_member):
+        monkeypatch.setattr(module, "CONFIG", tmp_path)
+        monkeypatch.setattr(module, "fetch", made.fetch)
+        monkeypatch.setattr(module.time, "sleep", made.sleep)
+    monkeypatch.setattr(group_member.time, "monotonic", lambda: made.clock)
+    monkeypatch.setattr(group_member, "Service", Service)
+    monkeypatch.setattr(group_member, "find", made.find)
+    monkeypatch.setattr(group_member, "is_healthy", made.healthy)
+    monkeypatch.setattr(group_member, "store_url", lambda: "s3://bucket/prod/hello")
+    monkeypatch.setattr(group_member, "link_target", made.link_target)
+    monkeypatch.setattr(group_member, "serving_slots", lambda: ["blue"])
+    monkeypatch.setattr(group_member, "drain_s", {"blue": 75.0}.__getitem__)
+    monkeypatch.setattr(group_member, "stop", made.stop)
+    monkeypatch.setattr(group_member, "run", made.run)
+    monkeypatch.setattr(group_boot.subprocess, "run", ran)
+    monkeypatch.setattr(group_boot, "systemctl", made.systemctl)
+    monkeypatch.setattr(group_boot, "fetch_secrets", made.fetch_secrets)
+    return made
+
+
+def test_it_fetches_what_it_is_to_be_and_waits_for_rights_that_are_new(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {
+        "boot_s": 1,
+        "files": {str(tmp_path / "unit"): ["0644", "[Unit]"]},
+        "off": [],
+        "prove": [],
+        "on": ["g.service"],
+    }
+    logs = {**own, "files": {}, "on": []}
+    host.store = {KEY: [FetchError("S3 responded with 403"), json.dumps([own, logs]).encode()]}
+    monkeypatch.setattr(apply_files, "UNITS", tmp_path)
+    group_boot.main([KEY, "nginx", "libpq5"])
+    assert (tmp_path / "unit").read_text() == "[Unit]"
+    assert (tmp_path / "key").read_text() == "opensesame"
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    slept, setup, *rest = host.does
+    assert slept == "slept 3"
+    assert setup.endswith("/setup-app-server nginx libpq5")
+    assert rest[:-1] == [
+        "systemctl start --no-block app-boot.service", "systemctl enable g.service",
+        "systemctl start --no-block g.service",
+    ]  # fmt: skip
+    assert rest[-1].endswith("apply_files.py")
+    assert json.loads((tmp_path / "boot-0.json").read_text()) == logs
+
+
+def test_it_joins_once_it_serves_the_release_that_the_store_names(host: Host) -> None:
+    # None yet; another one; that one, and it is not healthy; then it is.
+    host.store = {"pointer": [b"", b"r2\n", b"r1\n", b"r1\n"]}
+    host.serves = [False, True]
+    assert group_member.join(group_member.Group()) == ""
+    assert host.does == ["slept 5", "slept 5", "slept 5", "CompleteLifecycleAction up"]
+
+
+def test_a_group_waits_for_the_first_release_and_not_for_ever_for_one_that_does_not_come(host: Host) -> None:
+    host.live = ""
+    host.store = {"pointer": [b""] * 700 + [b"r1"]}
+    host.target_state = ["InService"] * 1500 + ["Terminated"]
+    assert group_member.join(group_member.Group()) == "the group takes this server away"
+    beats = [place for place, what in enumerate(host.does) if what.startswith("RecordLifecycleActionHeartbeat up")]
+    # The release is named after 3500 s; then it has half an hour.
+    assert 60 < len(beats) * 5 < 100
+    assert beats[-1] * 5 < 3500 + 1800 + 400
+
+
+def test_one_that_was_told_long_ago_joins_no_second_time(host: Host) -> None:
+    host.store, host.waits = {"pointer": [b"r1"]}, False
+    assert group_member.join(group_member.Group()) == ""
+    assert 900 <= host.clock < 920
+
+
+def test_one_that_leaves_finishes_its_requests_before_the_group_goes_on(host: Host) -> None:
+    group_member.leave(group_member.Group(), "the group takes this server away")
+    assert host.does == [
+        "slept 75", "systemctl stop nginx app-worker-* app-schedule-*", "stop blue 75",
+        "CompleteLifecycleAction down",
+    ]  # fmt: skip
+
+
+def test_a_spot_notice_leaves_two_minutes(host: Host) -> None:
+    host.spot = '{"action": "terminate"}'
+    host_why = group_member.reason_to_leave()
+    assert host_why.startswith("EC2 takes its Spot capacity back")
+    group_member.leave(group_member.Group(), host_why)
+    assert host.does[0] == "slept 75"
+    assert group_member.SPOT_S < 120
