@@ -77,8 +77,8 @@ security: setup ## how machines are closed; writes docs/security.md
 	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)
 
 .PHONY: test-scale
-test-scale: setup ## Application Load Balancers and the endpoint of EC2 Instance Connect, on the stand-in of AWS
-	@pytest tests/e2e/test_aws_load_balancer.py tests/e2e/test_aws_alb.py tests/e2e/test_aws_endpoint.py -m long $(PYTEST_ARGS)
+test-scale: setup ## Application Load Balancers, Auto Scaling groups and the endpoint of EC2 Instance Connect, on the stand-in of AWS
+	@pytest tests/e2e/test_aws_load_balancer.py tests/e2e/test_aws_auto_scaling.py tests/e2e/test_aws_alb.py tests/e2e/test_aws_endpoint.py -m long $(PYTEST_ARGS)
 
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server (needs Go 1.25)

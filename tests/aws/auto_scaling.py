@@ -9,8 +9,8 @@ from typing import Any
 from tests.aws.kind import Clients, Kind, Property, first, in_place, pascal, same
 
 GROUP = "aws:autoscaling/group:Group"
-# Of the provider, for a group that is deleted.
-DRAIN_S = 600.0
+# As long as fleet.capacity gives the provider for a group that is deleted.
+DRAIN_S = 45 * 60.0
 SPECIFICATION = {"id": "LaunchTemplateId", "name": "LaunchTemplateName", "version": "Version"}
 
 

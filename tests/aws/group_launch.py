@@ -54,7 +54,7 @@ class Launcher:
                 id_ = self._run(group, template, asked, subnet, is_spot=is_spot)
             except (ClientError, LookupError) as error:
                 activity.description += f".  Status Reason: {error}"
-                activity.end(str(error))
+                activity.end("Failed", str(error))
                 continue
             activity.description += f": {id_}"
             group.launched, group.current = group.launched + 1, template
@@ -78,9 +78,9 @@ class Launcher:
     ) -> str:
         """Run an instance in moto, and return its id."""
         interfaces: list[dict[str, Any]] = asked.pop("NetworkInterfaces", None) or [
-            {"DeviceIndex": 0, "Groups": asked.pop("SecurityGroupIds", []), "DeleteOnTermination": True}
+            {"DeviceIndex": 0, "Groups": asked.pop("SecurityGroupIds", [])}
         ]
-        interfaces[0]["SubnetId"] = subnet
+        interfaces[0] = {"DeleteOnTermination": True, **interfaces[0], "SubnetId": subnet}
         own = {each["Key"]: each["Value"] for each in group.tags if each.get("PropagateAtLaunch")}
         own |= {
             "aws:autoscaling:groupName": group.name,

@@ -117,7 +117,6 @@ class Scaling:
             groups = list(self._groups.groups.values())
         if not groups:
             return
-        self._hosts.renew()
         facts = self._facts(groups)
         with self._groups.lock:
             for group in groups:
@@ -146,6 +145,7 @@ class Scaling:
         now = time.monotonic()
         if now - self._looked > LOOK_AT_MACHINES_S:
             self._looked = now
+            self._hosts.renew()
             self._stopped = {each: self._stopped.get(each, now) for each in self._hosts.stopped()}
         stopped = {each for each, since in self._stopped.items() if now - since > STOPPED_S}
         return Facts(states, self._zones, health, stopped)

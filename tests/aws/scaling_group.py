@@ -89,19 +89,20 @@ class Instance:
             self.waiting[each.name] = Waiting(each, now + each.heartbeat_s, now + longest, str(uuid.uuid4()))
         self.enter(f"{self.state}:Wait")
 
-    def complete(self, name: str, result: str) -> None:
+    def complete(self, name: str, result: str, why: str = "Lifecycle Action Completed with ABANDON Result") -> None:
         """End the wait for a hook. An instance that is abandoned waits for no other."""
         waited = self.waiting.pop(name)
         if result == "ABANDON":
             self.waiting.clear()
             if waited.hook.transition == LAUNCHING:
-                self.unhealthy = f"its launch was abandoned by lifecycle hook {name}"
+                action = f"Lifecycle Action with token {waited.token} was abandoned: {why}"
+                self.unhealthy = f"Instance failed to complete user's Lifecycle Action: {action}"
 
     def expire(self) -> None:
         """End each wait whose time is over, with the hook's default."""
         for name, each in list(self.waiting.items()):
             if name in self.waiting and time.monotonic() > min(each.until, each.latest):
-                self.complete(name, each.hook.default)
+                self.complete(name, each.hook.default, "Heartbeat Timeout")
 
 
 @dataclass
@@ -116,11 +117,10 @@ class Activity:
     status: str = "InProgress"
     message: str = ""
 
-    def end(self, problem: str = "") -> None:
-        """End it now, as a failure if there is a problem."""
+    def end(self, status: str = "Successful", message: str = "") -> None:
+        """End it now, unless it has ended."""
         if not self.ended:
-            self.ended, self.status = datetime.now(UTC), "Failed" if problem else "Successful"
-            self.message = problem
+            self.ended, self.status, self.message = datetime.now(UTC), status, message
 
 
 @dataclass
@@ -182,7 +182,8 @@ class Group:
     def leave(self, instance: Instance, cause: str, *, skips_hooks: bool = False) -> Activity:
         """Begin to terminate an instance."""
         if instance.activity:
-            instance.activity.end(instance.unhealthy)
+            # Its launch, if that has not ended.
+            instance.activity.end("Cancelled", instance.unhealthy or cause)
         instance.activity = self.note(f"Terminating EC2 instance: {instance.id}", cause)
         instance.waiting.clear()
         instance.target, instance.skips_hooks = "Terminated", skips_hooks

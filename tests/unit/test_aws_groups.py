@@ -257,6 +257,9 @@ def test_an_instance_that_is_abandoned_or_late_is_replaced(site: Site, is_late: 
     (other,) = site.until(group, "Pending:Wait")
     assert other != id_
     assert site.hosts.there == {other}
+    activities = site.api.describe_scaling_activities(AutoScalingGroupName=group.name)["Activities"]
+    (why,) = [each["StatusMessage"] for each in activities if each["StatusCode"] == "Cancelled"]
+    assert why.endswith("Heartbeat Timeout" if is_late else "Completed with ABANDON Result")
 
 
 def test_who_goes_is_drained_before_its_hook_and_there_until_that_is_completed(site: Site) -> None:
