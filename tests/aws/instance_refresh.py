@@ -68,7 +68,7 @@ class Refreshes:
     """The instance refreshes of all groups. patience_s: without progress for so long, one fails (AWS: an hour)."""
 
     def __init__(self, aws: Clients, groups: Groups, patience_s: float) -> None:
-        self._aws, self._groups, self._patience_s = aws, groups, patience_s
+        self._aws, self._groups, self.patience_s = aws, groups, patience_s
         self._made: list[Refresh] = []
 
     def calls(self) -> Calls:
@@ -151,7 +151,7 @@ class Refreshes:
         steady = group.staying()
         if not old and len(steady) >= group.desired and all(each.id in ready for each in steady):
             self._finish(group, refresh)
-        elif time.monotonic() > refresh.progress_at + self._patience_s:
+        elif time.monotonic() > refresh.progress_at + self.patience_s:
             self._fail(group, refresh)
         else:
             self._replace(group, refresh, old, ready)
