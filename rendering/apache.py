@@ -24,6 +24,8 @@ from settings.rewriting import Redirect
 from settings.route import virtual_hosts
 
 ACME_PATH = "/.well-known/acme-challenge/"
+# On the loopback: for requests whose bodies had no length. How much longer than a server it may take: another is asked.
+SPOOL_PORT, SPOOL_PATIENCE_S = 8082, 10
 # What a header must not look like to a gateway that reads `_` as `-`.
 _OURS = sorted(name for name in {*RESERVED_REQUEST_HEADERS, *map(str.lower, FORGEABLE)} if "-" in name)
 
@@ -109,21 +111,26 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: S
         "redirect_target": redirect_target,
         "types": "|".join(re.escape(each) for each in ["text/html", *balancer.proxy.compression.types]),
         "acme_path": ACME_PATH,
+        "spool_port": SPOOL_PORT,
+        "spool_timeout_s": max(map(_timeout_s, upstreams), default=0) + SPOOL_PATIENCE_S,
         "ports": [80, 443] if balancer.tls else [80],
     }
 
 
 def server_line(app: Upstream, address: str) -> str:
     """Return the line of an upstream server."""
-    # It has no time-out for a path: the gateway ends a request that takes too long.
-    timeout_s = max(app.read_timeout_s, app.streaming_timeout_s)
-    limits = f"connectiontimeout=2 timeout={timeout_s} retry=0 disablereuse=on responsefieldsize=32768"
+    limits = f"connectiontimeout=2 timeout={_timeout_s(app)} retry=0 disablereuse=on responsefieldsize=32768"
     if app.streaming and app.streaming.websockets:
         limits += " upgrade=websocket"
     if app.sticky_sessions:
         # Clients see it, and no address.
         limits += f" route={hashlib.sha256(address.encode()).hexdigest()[:12]}"
     return f"    BalancerMember {app.protocol}://{address}:{APP_PORT} {limits}"
+
+
+def _timeout_s(app: Upstream) -> int:
+    """Return how long a server may take. It has none for a path: the gateway ends a request that takes too long."""
+    return max(app.read_timeout_s, app.streaming_timeout_s)
 
 
 def _hosts(balancer: Balancer, upstreams: Sequence[Upstream]) -> Iterator[Host]:

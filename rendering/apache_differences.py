@@ -40,8 +40,16 @@ DIFFERENCES_FROM_NGINX = (
         "request bodies",
         "taken whole first, so that a slow client costs the application nothing, and the length of each is known",
         (
-            "passed on as they come. One of unknown length (chunked) gets 411: Apache could not keep it to "
-            "`max_body_mib`. A client of HTTP/2 that still sends sees the stream end in the place of a 411 or 413"
+            "passed on as they come. One of unknown length (chunked) is taken whole first, on paths of `streaming` "
+            "too. A client of HTTP/2 that still sends sees the stream end in the place of a 413"
+        ),
+    ),
+    (
+        "a body with a length and chunks",
+        "400",
+        (
+            "the chunks count, the length is not looked at, and the connection ends (RFC 9112, 6.3). Of other "
+            "encodings than `chunked`, and with HTTP/1.0, 400 or 411"
         ),
     ),
     (
@@ -63,7 +71,7 @@ DIFFERENCES_FROM_NGINX = (
     (
         "requests at a time",
         "2,048 for each server; more are rejected with 503",
-        "1,024 in all: each takes a thread of Apache",
+        "1,024 in all: each takes a thread of Apache, one with a chunked body a second one while it is answered",
     ),
     ("headers of a response", "32 KiB together", "32 KiB a line; 8 KiB with uWSGI"),
     ("header names with `_`", "left out", "left out for uWSGI; for others those that look like the balancer's own"),

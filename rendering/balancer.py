@@ -35,6 +35,7 @@ def balancer_user_data(
         files[f"/etc/wsgi-fleet/{name}"] = ("0644", read_file(f"templates/{proxy}/{name}"))
     if proxy == "apache":
         files["/etc/wsgi-fleet/proxy"] = ("0644", "apache\n")
+        files["/etc/wsgi-fleet/limit_body.lua"] = ("0644", read_file("templates/apache/limit_body.lua"))
         files["/etc/systemd/system/apache2.service"] = ("0644", render_template("systemd/apache2.service.j2"))
     else:
         files["/etc/wsgi-fleet/nginx.service"] = ("0644", render_template("systemd/nginx.service.j2"))

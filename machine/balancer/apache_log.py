@@ -41,7 +41,8 @@ def line_of(words: bytes) -> str:
     )
     seconds = f"{int(micros) / 1e6:.3f}"
     method, _, rest = request.partition(" ")
-    upstream = worker.rpartition("/")[2]
+    # The second word: the server that a spooled request (spooled.conf.j2) went to.
+    upstream = next((name.rpartition("/")[2] for name in worker.split() if name != "-"), "")
     # One that brought no answer has no time: then the status is Apache's own.
     times = {"header_s": "-" if status in ("502", "503", "504") else seconds, "response_s": seconds} if upstream else {}
     line: dict[str, Any] = {

@@ -60,7 +60,7 @@ def _post(*headers: str, body: str = "") -> bytes:
 
 # No attack: the application reads the whole body.
 CHUNKED = Attack(
-    "chunked", _post("Transfer-Encoding: chunked", body="5\r\nabcde\r\n0\r\n\r\n"), (200,), (411,),
+    "chunked", _post("Transfer-Encoding: chunked", body="5\r\nabcde\r\n0\r\n\r\n"), (200,), (200,),
     hashlib.sha256(b"abcde").hexdigest().encode(),
 )  # fmt: skip
 
@@ -69,8 +69,9 @@ def _lengths() -> Iterator[Attack]:
     """Yield messages with an ambiguous end, by which a request can be smuggled (RFC 9112 6.3, 11.2)."""
     chunked = "Transfer-Encoding: chunked"
     both = f"0\r\n\r\n{_INNER}"
-    yield Attack("length and chunked", _post(f"Content-Length: {len(both)}", chunked, body=both), (400,), (411,))
-    yield Attack("chunked and a short length", _post(chunked, "Content-Length: 4", body=both), (400,), (411,))
+    # Apache drops the length before it asks any rule, and the connection ends (RFC 9112 6.3).
+    yield Attack("length and chunked", _post(f"Content-Length: {len(both)}", chunked, body=both), (400,), (200,))
+    yield Attack("chunked and a short length", _post(chunked, "Content-Length: 4", body=both), (400,), (200,))
     yield Attack("two lengths", _post("Content-Length: 5", "Content-Length: 6", body="abcdef"), (400,), (400,))
     yield Attack("two equal lengths", _post("Content-Length: 5", "Content-Length: 5", body="abcde"), (400,), (400,))
     for value in ("5, 6", "5, 5", "+5", "-5", "0x5", "5a", "", "5 5", "9" * 40, "1e1", "5\x0b"):
@@ -85,7 +86,7 @@ def _lengths() -> Iterator[Attack]:
     yield CHUNKED
     yield Attack("encoding, blank before colon", _post("Transfer-Encoding : chunked", body=both), (400,), (400,))
     yield Attack("encoding with underscore", _post("Transfer_Encoding: chunked", "Content-Length: 0"), (200,), (200,))
-    yield Attack("encoding in a folded line", _post("Transfer-Encoding:\r\n chunked", body=both), (400,), (411,))
+    yield Attack("encoding in a folded line", _post("Transfer-Encoding:\r\n chunked", body=both), (400,), (200,))
     yield Attack(
         "encoding of HTTP/1.0", request("POST / HTTP/1.0", chunked, body="5\r\nabcde\r\n0\r\n\r\n"), (400,), (411,)
     )
@@ -93,7 +94,7 @@ def _lengths() -> Iterator[Attack]:
               "3\r\nabcX\r\n0\r\n\r\n", "0x3\r\nabc\r\n0\r\n\r\n", "+3\r\nabc\r\n0\r\n\r\n",
               " 3\r\nabc\r\n0\r\n\r\n")  # fmt: skip
     for body in bodies:
-        yield Attack(f"chunk {body[:6]!r}", _post(chunked, body=body), (400,), (411,))
+        yield Attack(f"chunk {body[:6]!r}", _post(chunked, body=body), (400,), (413 if body[0] == "f" else 400,))
     yield Attack("body of a GET", request("GET / HTTP/1.1", "Content-Length: 5", body="abcde"), (200,), (200,))
     length = f"Content-Length: {len(_INNER) + 99}"
     yield Attack("length that never comes", _post(length, body=_INNER), (), ())
