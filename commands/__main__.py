@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from commands import bundle, config, doctor, logs, maintenance, releases, servers, status, units
 from commands.progress import wrap
@@ -35,6 +35,18 @@ class Commands(TyperGroup):
             raise typer.Exit(error.code) from error
 
 
+class Command(TyperCommand):
+    """Names arguments in its help without the types that they have in Python."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters."""
+        found: list[Any] = super().get_params(ctx)
+        for each in found:
+            if isinstance(each, TyperArgument):
+                each.display_type_rich = lambda ctx: None  # noqa: ARG005
+        return found
+
+
 app = typer.Typer(
     cls=Commands,
     name="fleet",
@@ -45,22 +57,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(status.status)
-app.command()(doctor.doctor)
-app.command()(config.config)
-app.command()(units.units)
-app.command()(logs.logs)
-app.command()(releases.releases)
-app.command()(releases.rollback)
-app.command()(releases.allow)
-app.command()(servers.drain)
-app.command()(servers.admit)
-app.command()(maintenance.maintenance)
+app.command(cls=Command)(status.status)
+app.command(cls=Command)(doctor.doctor)
+app.command(cls=Command)(config.config)
+app.command(cls=Command)(units.units)
+app.command(cls=Command)(logs.logs)
+app.command(cls=Command)(releases.releases)
+app.command(cls=Command)(releases.rollback)
+app.command(cls=Command)(releases.allow)
+app.command(cls=Command)(servers.drain)
+app.command(cls=Command)(servers.admit)
+app.command(cls=Command)(maintenance.maintenance)
 # Options after the command's first word are its own.
-app.command("exec", context_settings={"allow_interspersed_args": False})(servers.exec_)
-app.command()(servers.console)
-app.command()(servers.shell)
-app.command()(bundle.bundle)
+app.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})(servers.exec_)
+app.command(cls=Command)(servers.console)
+app.command(cls=Command)(servers.shell)
+app.command(cls=Command)(bundle.bundle)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,9 @@ def bundle(
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", show_default=False, help="The file; else one named by stack and time."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", show_default=False, help="The file; else one named by stack and time."
+        ),
     ] = None,
 ) -> None:
     """Collect what support asks for, without secrets.

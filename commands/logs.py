@@ -156,6 +156,7 @@ def logs(
     server: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             show_default=False,
             help='One server, or "balancer" for its error and access log; else all servers.',
             autocompletion=server_names,

@@ -39,12 +39,15 @@ def page_of(path: Path) -> bytes:
 
 
 def maintenance(
-    switch: Annotated[Switch, typer.Argument(show_default=False, help="on or off.")],
+    switch: Annotated[
+        Switch, typer.Argument(metavar="on|off", show_default=False, help="Whether clients get the page.")
+    ],
     stack: StackOption = None,
     *,
     page: Annotated[
         Path | None,
         typer.Option(
+            metavar="FILE",
             show_default=False,
             help="HTML file that clients get, 1 MiB at most; else balancer.error_pages.maintenance, else a plain one.",
         ),

@@ -106,7 +106,9 @@ def is_terminal() -> bool:
 def rollback(
     release: Annotated[
         str | None,
-        typer.Argument(show_default=False, help="Id of an earlier release; else the one that served before."),
+        typer.Argument(
+            metavar="RELEASE", show_default=False, help="Id of an earlier release; else the one that served before."
+        ),
     ] = None,
     stack: StackOption = None,
     app: AppOption = None,
@@ -155,7 +157,10 @@ def _check_front(target: Target, release: str) -> None:
 
 def allow(
     release: Annotated[
-        str | None, typer.Argument(show_default=False, help="Id of a rejected release; without it, those are listed.")
+        str | None,
+        typer.Argument(
+            metavar="RELEASE", show_default=False, help="Id of a rejected release; without it, those are listed."
+        ),
     ] = None,
     stack: StackOption = None,
     app: AppOption = None,

@@ -23,10 +23,17 @@ _NO_RELEASE = "error: no release serves on this server; `pulumi up` brings one"
 
 ServerOption = Annotated[
     str | None,
-    typer.Option("--server", show_default=False, help="The server; else the first one.", autocompletion=server_names),
+    typer.Option(
+        "--server",
+        metavar="NAME",
+        show_default=False,
+        help="The server; else the first one.",
+        autocompletion=server_names,
+    ),
 ]
 ServerArgument = Annotated[
-    str, typer.Argument(show_default=False, help="The server, by name.", autocompletion=server_names)
+    str,
+    typer.Argument(metavar="SERVER", show_default=False, help="The server, by name.", autocompletion=server_names),
 ]
 
 
@@ -85,7 +92,9 @@ def shell(
     app: AppOption = None,
     server: Annotated[
         str | None,
-        typer.Option("--server", show_default=False, help='The server, or "balancer"; else the first server.'),
+        typer.Option(
+            "--server", metavar="NAME", show_default=False, help='The server, or "balancer"; else the first server.'
+        ),
     ] = None,
 ) -> None:
     """Open a shell of root on one machine.

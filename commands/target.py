@@ -300,10 +300,19 @@ def server_names(context: typer.Context, incomplete: str) -> list[str]:
 
 StackOption = Annotated[
     str | None,
-    typer.Option("--stack", "-s", envvar="FLEET_STACK", show_default=False, help="The stack; else the selected one."),
+    typer.Option(
+        "--stack",
+        "-s",
+        metavar="NAME",
+        envvar="FLEET_STACK",
+        show_default=False,
+        help="The stack; else the selected one.",
+    ),
 ]
 AppOption = Annotated[
     str | None,
-    typer.Option("--app", show_default=False, help="The application, where the stack has more than one."),
+    typer.Option(
+        "--app", metavar="NAME", show_default=False, help="The application, where the stack has more than one."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="For programs: JSON, with units in the names.")]

@@ -442,9 +442,11 @@ def test_the_stack_is_the_option_then_the_environment_then_the_selected_one_all_
     assert fleet("releases").output == told
 
 
-def test_the_help_says_what_a_number_counts() -> None:
-    output = "".join(fleet(command, "--help").output for command in ("logs", "releases", "exec"))
-    assert "range>" not in output
+def test_the_help_names_what_a_person_writes_and_no_type_of_python() -> None:
+    commands: Any = get_command(app)
+    output = "".join(fleet(command, "--help").output for command in commands.commands)
+    assert re.findall(r"<(?!systemd\|)[^>]*>", output) == []
+    assert "\n  COMMAND  What to run" in output
     assert "--timeout SECONDS" in output
 
 
