@@ -17,6 +17,7 @@ import typer
 from commands.target import BALANCER, AppOption, CommandError, StackOption, Target, find, find_all, server_names
 from platforms.transport import Unreachable
 from releases.fleet import Server
+from releases.redaction import escape_control
 
 # The slots by name: what matches a pattern is looked up once, and the other slot may never have run.
 UNITS = (
@@ -107,6 +108,8 @@ class Output:
     def line(self, name: str, text: str) -> None:
         """Print one line of a machine after the machine's name, with one time."""
         shown = _OWN_TIME.sub(r"\1\2", text)
+        if sys.stdout.isatty():
+            shown = escape_control(shown)
         with self._lock:
             sys.stdout.write(f"{name:<{self._width}} | {shown}\n")
             sys.stdout.flush()

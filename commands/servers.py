@@ -14,6 +14,7 @@ from commands.target import BALANCER, AppOption, CommandError, StackOption, Targ
 from platforms import operator
 from platforms.transport import Unreachable
 from releases.fleet import Server
+from releases.redaction import escape_control
 from rendering.app_server import process_properties
 from rendering.paths import SCRIPTS
 from settings.limits import SITE_TIMEOUT_S
@@ -68,14 +69,27 @@ def exec_(
 
     With the user, the environment, the virtualenv and the folder of the release that serves there. The output and the
     exit code are those of the command: ./fleet exec -- python manage.py check
+    In a pipe or a file the output is as it was; a terminal gets control characters escaped.
     """
     target = find(stack, app, server)
     stdin = sys.stdin.buffer.read() if with_input else b""
+    is_terminal = sys.stdout.isatty()
     result = target.run(
-        target.server(server), as_release(command), timeout_s=timeout_s, stdin=stdin, on_line=typer.echo
+        target.server(server),
+        as_release(command),
+        timeout_s=timeout_s,
+        stdin=stdin,
+        on_line=(lambda line: typer.echo(escape_control(line))) if is_terminal else None,
+        on_output=None if is_terminal else _write,
     )
     if result.exit_code:
         raise typer.Exit(result.exit_code)
+
+
+def _write(output: bytes) -> None:
+    """Write to standard output what a program of a machine printed, as it is."""
+    sys.stdout.buffer.write(output)
+    sys.stdout.buffer.flush()
 
 
 def console(stack: StackOption = None, app: AppOption = None, server: ServerOption = None) -> None:

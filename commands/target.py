@@ -110,10 +110,13 @@ class Target:
         timeout_s: float,
         stdin: bytes = b"",
         on_line: Callable[[str], None] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Result:
         """Run a command on a machine. Raises CommandError when the machine is unreachable or the time is up."""
         try:
-            return self.transport.exec(server.target, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line)
+            return self.transport.exec(
+                server.target, command, stdin=stdin, timeout_s=timeout_s, on_line=on_line, on_output=on_output
+            )
         except Unreachable as error:
             raise CommandError(f"{server.name} is unreachable: {error}") from error
         except TimeoutError as error:

@@ -30,11 +30,13 @@ class Transport(Protocol):
         stdin: bytes = b"",
         timeout_s: float,
         on_line: Callable[[str], None] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Result:
         """Run command (program and arguments, no shell) on the machine with that id.
 
-        on_line gets each line of output as it appears. Raises Unreachable when the machine cannot be reached and
-        TimeoutError when it does not finish in timeout_s seconds (the command is ended then, as far as possible).
+        on_line gets each line of output as it appears, on_output the bytes of all output. Raises Unreachable when the
+        machine cannot be reached and TimeoutError when it does not finish in timeout_s seconds (the command is ended
+        then, as far as possible).
         """
         ...
 

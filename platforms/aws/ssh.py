@@ -54,6 +54,7 @@ class SshTransport:
         stdin: bytes = b"",
         timeout_s: float,
         on_line: Callable[[str], None] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Result:
         """Implement Transport.exec: run the command over SSH; `timeout` ends it on the machine."""
         longest_s = self._way.longest_s
@@ -63,7 +64,7 @@ class SshTransport:
                 f"{longest_s:g} s; give it at most {longest_s - GRACE_S:g} s"
             )
         with self._way.turn(machine):
-            return self._run(self._exec(machine, command, stdin, timeout_s, on_line))
+            return self._run(self._exec(machine, command, stdin, timeout_s, on_line=on_line, on_output=on_output))
 
     def host_key(self, machine: str) -> str:
         """Return the public host key of a machine that lets us in: `ssh-ed25519 AAAA...`. Raises Unreachable."""
@@ -95,7 +96,9 @@ class SshTransport:
         command: Sequence[str],
         stdin: bytes,
         timeout_s: float,
+        *,
         on_line: Callable[[str], None] | None,
+        on_output: Callable[[bytes], None] | None,
     ) -> Result:
         # `timeout` on the machine ends the command even when this end is gone.
         words = ["timeout", "--kill-after=10", f"{timeout_s:g}", *command]
@@ -114,7 +117,7 @@ class SshTransport:
         connection, (began, process) = await self._retry(machine, started)
         try:
             async with asyncio.timeout(timeout_s + GRACE_S):
-                output = await _read(process, on_line)
+                output = await _read(process, on_line, on_output)
                 await process.wait_closed()
         except TimeoutError:
             process.channel.abort()
@@ -171,11 +174,17 @@ async def _host_key(connection: asyncssh.SSHClientConnection) -> str:
     return public_text(key)
 
 
-async def _read(process: asyncssh.SSHClientProcess[bytes], on_line: Callable[[str], None] | None) -> str:
-    """Return all output; pass each line on as it appears."""
+async def _read(
+    process: asyncssh.SSHClientProcess[bytes],
+    on_line: Callable[[str], None] | None,
+    on_output: Callable[[bytes], None] | None,
+) -> str:
+    """Return all output; pass each line and all bytes on as they appear."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     output, begun = "", ""
     while chunk := await process.stdout.read(65536):
+        if on_output:
+            on_output(chunk)
         text = decoder.decode(chunk)
         output += text
         *lines, begun = (begun + text).split("\n")

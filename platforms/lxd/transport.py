@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import re
 import secrets
@@ -38,7 +37,7 @@ echo "$word $code"
 timeout 10 cat >/dev/null
 exit $code"""
 _WORD = f"wsgi-fleet-{secrets.token_hex(8)}"
-_END = re.compile(rf"(?P<text>.*){_WORD} (?P<code>\d+)\s*", re.DOTALL)
+_END = re.compile(rf"(?P<text>.*){_WORD} (?P<code>\d+)\s*".encode(), re.DOTALL)
 _BEGIN_S = 10.0
 _TRIES = 3
 # Seconds for `lxc` to end when the command has.
@@ -63,6 +62,7 @@ class LxdTransport:
         stdin: bytes = b"",
         timeout_s: float,
         on_line: Callable[[str], None] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Result:
         """Implement Transport.exec: run the command by `lxc exec`; try again where LXD did not start it."""
         self._require_running(machine)
@@ -76,7 +76,15 @@ class LxdTransport:
             str(max(1, math.ceil(timeout_s))),
         ]
         arguments += ["sh", "-c", _SHELL, "sh", _WORD, str(len(stdin)), *command]
-        environment, tell = self._client.command_environment(), on_line or _ignore
+        environment = self._client.command_environment()
+
+        def tell(output: bytes, text: str) -> None:
+            if on_output:
+                on_output(output)
+            if on_line:
+                for line in text.removesuffix("\n").split("\n"):
+                    on_line(line)
+
         for _ in range(_TRIES):
             began = time.monotonic()
             try:
@@ -109,20 +117,17 @@ class LxdTransport:
             raise Unreachable(f"{name} is {status.lower()}; `pulumi up` starts it")
 
 
-def _ignore(_line: str) -> None:
-    """Ignore a line of output."""
-
-
 def _run(
     command: list[str],
     environment: dict[str, str],
     stdin: bytes,
     timeout_s: float,
-    on_line: Callable[[str], None],
+    tell: Callable[[bytes, str], None],
 ) -> tuple[int | None, str]:
     """Run a program of the host that talks as _SHELL does; return its exit code and its output without that talk.
 
-    The exit code is None where it was ended after timeout_s seconds. Raises _NotBegun.
+    tell: gets each line, as it comes and as text. The exit code is None where it was ended after timeout_s seconds.
+    Raises _NotBegun.
     """
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -145,16 +150,17 @@ def _run(
     try:
         # A pipe was asked for; the type cannot know.
         assert process.stdout is not None  # noqa: S101
-        with io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace") as output:
+        with process.stdout as output:
             for line in output:
-                if line.rstrip() == _WORD and not begun.is_set():
+                if line.rstrip() == _WORD.encode() and not begun.is_set():
                     begun.set()
                     continue
                 # A list of processes has the word in it as well.
                 end = _END.fullmatch(line)
-                if text := end["text"] if end else line:
+                if part := end["text"] if end else line:
+                    text = part.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
                     lines.append(text)
-                    on_line(text.rstrip("\r\n"))
+                    tell(part, text)
                 if end:
                     code = int(end["code"])
                     break

@@ -79,7 +79,14 @@ class Machines:
     calls: list[tuple[str, list[str], bytes]] = field(default_factory=list[tuple[str, list[str], bytes]])
 
     def exec(
-        self, machine: str, command: Sequence[str], *, stdin: bytes = b"", on_line: Any = None, **_: Any
+        self,
+        machine: str,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        on_line: Any = None,
+        on_output: Any = None,
+        **_: Any,
     ) -> Result:
         self.calls.append((machine, list(command), stdin))
         text = " ".join(command)
@@ -91,6 +98,8 @@ class Machines:
             clock = answer.machine.model_copy(update={"clock_s": time.time() + answer.machine.clock_s})
             answer = answer.model_copy(update={"machine": clock}).model_dump_json()
         code, output = (0, answer) if isinstance(answer, str) else answer
+        if on_output:
+            on_output(output.encode(errors="surrogateescape"))
         for line in output.splitlines() if on_line else ():
             on_line(line)
         return Result(code, output)

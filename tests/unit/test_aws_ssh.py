@@ -63,12 +63,15 @@ def test_a_command_runs_behind_the_jump_host_with_its_words_and_its_input(
 @pytest.mark.usefixtures("jump", "server")
 def test_lines_are_handed_on_as_they_appear(transport: SshTransport) -> None:
     seen: list[tuple[str, float]] = []
+    parts: list[bytes] = []
     transport.exec(
         SERVER,
         ["sh", "-c", "echo first; sleep 0.5; printf 'sec\\303'; sleep 0.1; printf '\\266nd'"],
         timeout_s=20,
         on_line=lambda line: seen.append((line, time.monotonic())),
+        on_output=parts.append,
     )
+    assert b"".join(parts) == "first\nsecönd".encode()
     (first, early), (second, late) = seen
     assert (first, second) == ("first", "secönd")
     assert late - early > 0.4

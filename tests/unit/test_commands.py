@@ -23,7 +23,9 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from commands.__main__ import app
+from commands.logs import logs
 from commands.progress import wrap
+from commands.servers import exec_
 from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, pointers
@@ -237,12 +239,27 @@ def test_exec_runs_as_the_release_on_the_first_server_and_ends_as_the_command_do
     stack.machines.answers["m-hello-1", "sh -c"] = (7, "one\ntwo\n")
     result = fleet("exec", "python", "-c", "print('a b')", "--help", stdin=b"ignored")
     assert (result.output, result.exit_code) == ("one\ntwo\n", 7)
-    fleet("exec", "--stdin", "cat", stdin=b"wanted")
+    assert fleet("exec", "--stdin", "cat", stdin=b"wanted").output == "one\ntwo\n"
     (machine, words, stdin), (_, _, wanted) = stack.machines.calls
     assert (machine, words[:2], stdin, wanted) == ("m-hello-1", ["sh", "-c"], b"", b"wanted")
     options = "User=app EnvironmentFile=/srv/app/live/environment WorkingDirectory=/srv/app/live/code UMask=0077"
     assert [option for option in options.split() if f"--property={option} " not in words[2]] == []
     assert "--property=SystemCallFilter=~@privileged @resources'" in words[2]
+
+
+def test_what_exec_and_logs_print_is_as_it_was_in_a_pipe_and_escaped_on_a_terminal(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.machines.answers["m-hello-1", "sh -c"] = b"\x1b[31mred\r\n\xff\x00 \ttab".decode(errors="surrogateescape")
+    assert fleet("exec", "cat").stdout_bytes == b"\x1b[31mred\r\n\xff\x00 \ttab"
+    for first in ("sh -c", "journalctl"):
+        stack.machines.answers["m-hello-1", first] = "\x1b[31mred\x07 \ttab\n"
+    assert fleet("logs", "--server", "hello-1", "-n", "1").stdout == "hello-1 | \x1b[31mred\x07 \ttab\n"
+    monkeypatch.setattr("sys.stdout", screen := TerminalText())
+    exec_(["cat"], timeout_s=3)
+    logs(server="hello-1", lines=1)
+    shown = "\\x1b[31mred\\x07 \ttab\n"
+    assert screen.getvalue() == f"{shown}hello-1 | {shown}"
 
 
 def test_what_exec_runs_reaches_the_machine_word_for_word(stack: FakeStack, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,13 @@ def test_output_and_exit_code_are_the_commands_own(
     result = run(transport, script, on_line=lines.append)
     assert (result.exit_code, result.output.removesuffix("Killed\n")) == (code, output)
     assert [line for line in lines if line != "Killed"] == output.splitlines()
+
+
+@pytest.mark.parametrize("script", ["printf 'a\\r\\n\\377\\000b\\r'", "printf '\\033[1m\\n\\r\\n'", "true"])
+def test_output_is_there_byte_for_byte_as_well(transport: LxdTransport, script: str) -> None:
+    parts: list[bytes] = []
+    run(transport, script, on_output=parts.append)
+    assert b"".join(parts) == subprocess.run(["sh", "-c", script], check=True, capture_output=True).stdout
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])
