@@ -26,6 +26,7 @@ from platforms.diagnosis import Finding
 from releases.drift import MENDS, find_damage
 from releases.status import AgentHealth, Certificate, MachineStatus
 from settings import Lxd
+from settings.words import count
 
 GIB, MIB = 1 << 30, 1 << 20
 # Free space below which a disk is nearly full: a release with its virtualenv needs some of it, images more.
@@ -155,7 +156,7 @@ def check_certificate(facts: Certificate | None) -> Finding:
     if facts is None:
         return Finding("certificate (not applicable: the balancer serves HTTP)")
     days = facts.expires_in_s // DAY_S
-    problem = f"it expires in {days} days" if days >= 0 else "it has expired"
+    problem = f"it expires in {count(days, 'day')}" if days >= 0 else "it has expired"
     if facts.is_renewed_here and days < RENEWED_DAYS:
         remedy = "`journalctl -u certbot` on the balancer says why certbot has not renewed it."
         return Finding("certificate", problem, remedy)

@@ -22,6 +22,7 @@ from releases.fleet import PARALLEL, STATUS_COMMAND, Server
 from releases.journal import Entry, entries
 from releases.status import SCRIPTS_REMEDY, BalancerStatus, ServerStatus, Traffic
 from rendering.paths import SCRIPTS
+from settings.words import count
 
 MEASURED = {"requests_per_s", "p50_ms", "p99_ms", "errors_5xx"}
 NO_TRAFFIC = Traffic(requests=0, requests_per_s=0.0, errors_5xx=0, p50_ms=None, p99_ms=None)
@@ -248,7 +249,7 @@ def server_view(
 
 def _describe_ended(lines: Sequence[str]) -> str:
     """Describe the requests that ended their worker. lines: of app_status.py, the newest first."""
-    times = "1 request ended its worker" if len(lines) == 1 else f"{len(lines)} requests ended their worker"
+    times = count(len(lines), "request ended its worker", "requests ended their worker")
     return f"{times} in the last 10 min; the last: {lines[0]}" if lines else ""
 
 

@@ -19,11 +19,11 @@ from commands.status import age, console
 from commands.target import AppOption, CommandError, JsonOption, StackOption, Target, find
 from platforms.transport import Store
 from releases import pointers
-from releases.fleet import count_servers
 from releases.journal import completed_releases, entries
 from releases.redaction import Redaction
 from releases.release import ID_LENGTH
 from releases.rollback import RollbackError, roll_back, target_of
+from settings.words import count
 
 CAUSE_WIDTH = 100
 
@@ -133,7 +133,7 @@ def rollback(
             if not is_terminal():
                 raise CommandError("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
             place = f"{target.app} of stack {target.stack}"
-            question = f"{place}: from {now} back to {to} on {count_servers(len(target.servers))}?"
+            question = f"{place}: from {now} back to {to} on {count(len(target.servers), 'server')}?"
             if not typer.confirm(question):
                 raise CommandError("nothing was changed")
         # Before it begins: while a server says something, the connection to it can ask nothing.

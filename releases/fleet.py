@@ -34,11 +34,6 @@ class Server:
     target: str
 
 
-def count_servers(number: int) -> str:
-    """Return how many servers there are, in words."""
-    return "1 server" if number == 1 else f"{number} servers"
-
-
 class ServerFailure(Exception):
     """One server could not do its part. is_unreachable: nothing is known of what it runs."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from platforms.transport import SecretStore, Store, Transport
 from releases import lock, pointers
-from releases.fleet import Fleet, Server, ServerFailure, ServerFailures, count_servers
+from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, completed_releases
 from releases.plan import Plan, batches
 from releases.redaction import Redaction
@@ -23,6 +23,7 @@ from releases.status import ReleaseStatus
 from releases.threads import report_lost_threads
 from releases.wheels import Wheels
 from releases.workers import report_ended_workers
+from settings.words import count
 
 REMEDY = "Mend the cause and run the same command again (`pulumi up` or `make local`)."
 
@@ -106,7 +107,7 @@ class Rollout:
         self._prune([*states, *late])
         report_ended_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
-        self.fleet.log(f"release {self.id} serves on {count_servers(len(states) + len(late))}")
+        self.fleet.log(f"release {self.id} serves on {count(len(states) + len(late), 'server')}")
 
     def _what_serves(self, before: str | None) -> str:
         serves = f"release {before} still serves" if before else "no other release was there before"

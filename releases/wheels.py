@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from platforms.transport import Store
 from releases.fleet import Fleet, Server, ServerFailure
+from settings.words import count
 
 PHASE = "wheels"
 # The line of machine/install/virtualenv.py at the end of its work.
@@ -117,7 +118,8 @@ class Wheels:
         packed = json.loads(self._run(server, place, "pack").strip().rpartition("\n")[2])
         size, packages = int(packed["size"]), int(packed["packages"])
         if packages:
-            self._fleet.log(f"keeps {packages} packages of {server.name} for the other servers ({size / 1e6:.1f} MB)")
+            kept = f"{count(packages, 'package')} of {server.name}"
+            self._fleet.log(f"keeps {kept} for the other servers ({size / 1e6:.1f} MB)")
         with tempfile.TemporaryFile() as file:
             sha256 = hashlib.sha256()
             while file.tell() < size:

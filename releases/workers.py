@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from releases.cause import shorten
 from releases.fleet import Fleet, Server, ServerFailure
+from settings.words import count
 
 # Seconds for a worker to end and be started again (RestartSec=2 of its unit) twice.
 WATCH_S = 5.0
@@ -34,5 +35,6 @@ def _describe(fleet: Fleet, server: Server, unit: str, times: int) -> str:
     text = fleet.journal(server, "workers", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}")
     lines = [f"    {line}" for line in fleet.clean(text).splitlines() if line.strip()] or ["    (it logged nothing)"]
     name = unit.removeprefix(UNIT).removesuffix(".service")
-    first = f"warning: {server.name}: worker {name} has ended {times} times since it was started with this release"
+    ended = f"worker {name} has ended {count(times, 'time')} since it was started with this release"
+    first = f"warning: {server.name}: {ended}"
     return shorten("\n".join([f"{first}; it is started again for ever. Its last lines:", *lines]))

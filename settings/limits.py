@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from settings.platform import PLATFORMS, Capacity
+from settings.words import count
 
 if TYPE_CHECKING:
     from settings import App, Settings
@@ -140,8 +141,9 @@ def _check_growth(app: App, platform: str) -> Iterator[str]:
         return
     most = CONCURRENT_RELEASES * workers * gateway.reload_on_rss_mib
     if most > there.memory_mib and gateway.reload_on_rss_mib <= there.memory_mib:
+        grow = f"{count(workers, 'process', 'processes')} (gateway.processes) may grow"
         yield (
-            f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: {workers} processes (gateway.processes) may grow "
+            f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: {grow} "
             f"to {most} MiB while a release switches, and {there.setting} is less; "
             f"{max(there.memory_mib // (CONCURRENT_RELEASES * workers), 64)} would keep them within it"
         )

@@ -130,7 +130,8 @@ def describe(state: State) -> str:
     served = state.active_addresses()
     more = f"; drained by hand: {', '.join(state.drained)}" if state.drained else ""
     more += f"; unhealthy: {', '.join(state.unhealthy)}" if state.unhealthy else ""
-    return f"the balancer sends requests to {len(served)} servers: {', '.join(served) or 'none'}{more}"
+    servers = "1 server" if len(served) == 1 else f"{len(served)} servers"
+    return f"the balancer sends requests to {servers}: {', '.join(served) or 'none'}{more}"
 
 
 def drain(address: str) -> None:

@@ -100,7 +100,8 @@ def take(store: str, venv: Path, unpack: Callable[[Path], None]) -> bool:
     finally:
         archive.unlink(missing_ok=True)
     if packages := described["packages"]:
-        print(f"{packages} packages come from the release store", flush=True)
+        come = "1 package comes" if packages == 1 else f"{packages} packages come"
+        print(f"{come} from the release store", flush=True)
     return True
 
 

@@ -100,7 +100,7 @@ def kept(stack: Stack) -> dict[str, list[str]]:
 
 def took(output: str) -> set[str]:
     """Return the servers that took a package from the store, as `up` prints it."""
-    return set(re.findall(r"(\S+): 1 packages come from the release store", output))
+    return set(re.findall(r"(\S+): 1 package comes from the release store", output))
 
 
 @pytest.mark.long
@@ -139,4 +139,4 @@ def test_packages_are_downloaded_once_and_a_server_that_comes_while_the_index_is
     on(machine, "sh", "-c", f"rm -r /srv/app/venvs/* /srv/app/releases/{release} /srv/app/live; ! ls /srv/app/uv-cache")
     lxc("restart", "--force", machine)
     journal = on(machine, "sh", "-c", "until systemctl is-active app@blue; do sleep 1; done; journalctl -b -u app-boot")
-    assert "1 packages come from the release store" in journal
+    assert "1 package comes from the release store" in journal

@@ -70,6 +70,7 @@ RENEWED = "certificate: it expires in 24 days -> `journalctl -u certbot` on the 
         (front(maintenance=True), "maintenance: it is on: clients get 503 -> When the work is done: "),
         (DRAINED, "drained servers: hello-2 takes no requests -> "),
         (ends(13), f"certificate: it expires in 13 days -> {RENEW}"),
+        (ends(1), f"certificate: it expires in 1 day -> {RENEW}"),
         (ends(-1), f"certificate: it has expired -> {RENEW}"),
         (ends(24, renewed=True), RENEWED),
         (front(state="failed"), "balancer: Nginx is failed; see `./fleet logs --server balancer` -> "),

@@ -111,6 +111,11 @@ def with_site(balancer: FakeNginx, *addresses: str) -> FakeNginx:
     return balancer
 
 
+def test_one_server_is_no_plural(balancer: FakeNginx, capsys: Any) -> None:
+    call("site", stdin=site(ONE))
+    assert (balancer.addresses, capsys.readouterr().out) == ([ONE], f"the balancer sends requests to 1 server: {ONE}\n")
+
+
 def test_a_site_is_tested_swapped_in_and_probed_on_each_path(balancer: FakeNginx, capsys: Any) -> None:
     call("site", stdin=two([ONE], [TWO]))
     assert balancer.did == ["test", "swap", "probe /a/healthz", "probe /b/healthz"]
