@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from commands import engine_error
+
 # How often events are read, and after how long a silence of a pipe is explained.
 POLL_S, SILENCE_S = 0.1, 15.0
 # How long the engine is waited for after Ctrl-C, twice.
@@ -35,10 +37,6 @@ _DONE = {
     "delete-replaced": "deleted the old",
 }
 _COLOUR = re.compile(r"<\{%[^%]*%\}>")
-# The name of an exception's class stands before its text, and the engine's words; what people need is the text. The
-# path of a setting may look like such a name (apps.notes.environment.DEBUG), but no text begins with one.
-_CLASS = re.compile(r"\A(?!apps\.|balancer\.)(?:[a-z_]\w*\.)+[A-Z]\w*: ")
-_INVALID = re.compile(r".*? resource '[^']*'(?:: property \S+ value .*?)? has a problem: ", re.DOTALL)
 _HOLDER = re.compile(r"created by (.+)")
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _LANGUAGE = "pulumi-language"
@@ -47,9 +45,7 @@ _LANGUAGE = "pulumi-language"
 class Progress:
     """What the events of an engine say to a person.
 
-    waiting: what is at work -> since when. errors: each once.
-
-    is_removal: of a `destroy`.
+    waiting: what is at work -> since when. errors: each once. is_removal: of a `destroy`.
     """
 
     def __init__(self, *, is_removal: bool = False) -> None:
@@ -73,9 +69,10 @@ class Progress:
     def _message(self, content: Mapping[str, Any]) -> list[str]:
         text, severity = _COLOUR.sub("", str(content["message"])).strip(), content["severity"]
         if severity == "error":
-            text = _CLASS.sub("", _INVALID.sub("", text, count=1), count=1)
+            text = engine_error.clean(text)
             # The stack's own error says only that there is another.
-            if text not in (*self.errors, "update failed", "destroy failed"):
+            told = (*map(engine_error.identify, self.errors), "update failed", "destroy failed")
+            if engine_error.identify(text) not in told:
                 self.errors.append(text)
             return []
         if severity == "warning" and "pending operations from previous deployment" in text:

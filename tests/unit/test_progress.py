@@ -55,6 +55,18 @@ def test_the_engines_own_chatter_is_left_out_and_an_error_waits_for_the_end_with
     assert progress.errors == ["hello: on all 3 servers, stage: no"]
 
 
+def test_of_an_error_in_the_program_one_traceback_is_told_and_its_cause_ends_it() -> None:
+    progress = Progress()
+    begin = "Program failed with an unhandled exception:\n"
+    first, then = (
+        f"Traceback (most recent call last):\n{way}  File b.py, line 1\n    raise X\nX: no\n" for way in ("  a\n", "")
+    )
+    during = "During handling of the above exception, another exception occurred:\n\n"
+    for text in (f"{begin}{first}\n{during}{then}", f"{begin}{first}", then):
+        progress.handle_event(message(text, "error"), 1.0)
+    assert progress.errors == [f"{begin}{then}".strip()]
+
+
 @pytest.mark.parametrize("value", ["1: should be text", "(secret): is stored in plain text"])
 @pytest.mark.parametrize("before", ["", "stacks/Pulumi.local.yaml has a problem; nothing was changed: line 4, "])
 def test_an_error_keeps_the_path_of_a_setting_that_looks_like_a_class(before: str, value: str) -> None:
