@@ -189,6 +189,7 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         else:
             Rollout(plan, transport, store, log, secrets).run()
     except RolloutError as error:
+        log(f"{props['app']}: collects what support would ask for, in {BUNDLE_S} s at most")
         # What to do comes last.
         raise without_traceback(RolloutError("\n".join([error.cause, *_bundle(props)]), error.remedy)) from None
     return {**_state_of(props), "release": props["release"], "epoch": epoch}

@@ -179,7 +179,7 @@ def test_a_rollout_that_left_a_server_out_or_failed_is_due_again_and_told_withou
 
 
 def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
-    fleet: FakeFleet, bundles: list[list[str]], tmp_path: Path
+    fleet: FakeFleet, bundles: list[list[str]], tmp_path: Path, capsys: Any
 ) -> None:
     news = inputs()
     ROLLOUT.create(news)
@@ -194,6 +194,7 @@ def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
         os.utime(old, (number, number))
     with pytest.raises(RolloutError, match=re.escape(f"What support would ask for is in .state/prod/{file.name}.")):
         ROLLOUT.create(news)
+    assert capsys.readouterr().err.endswith("a: collects what support would ask for, in 120 s at most\n")
     assert bundles == [["bundle", "--stack", "prod", "--app", "a", "--output", str(file)]]
     assert sorted(path.name for path in file.parent.glob("failed-*")) == ["failed-2.tar.gz", "failed-3.tar.gz"]
 
