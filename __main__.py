@@ -7,7 +7,7 @@ import pulumi
 from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
 from components.configuration import read_settings, read_sources
 from components.front import make_front, serve
-from components.outputs import outputs
+from components.outputs import Description, outputs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.registry import create
 from settings.health import health_host
@@ -29,5 +29,7 @@ for name, app in settings.apps.items():
     fleets[name] = AppServerFleet(name, args, platform=platform)
 public = serve(front, settings, fleets)
 
-for name, value in outputs(settings, platform, store, balancer=front, public=public, fleets=fleets).items():
+made = outputs(settings, platform, store, balancer=front, public=public, fleets=fleets)
+Description("description", made["fleet"])
+for name, value in made.items():
     pulumi.export(name, value)

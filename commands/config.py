@@ -9,8 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from commands.stack import PROJECT
 from commands.status import console
-from commands.target import PROJECT, AppOption, CommandError, JsonOption, StackOption, selected_stack, suggest
+from commands.target import AppOption, CommandError, JsonOption, StackOption, selected_stack, suggest
 from settings import Settings
 from settings.effective import COMPUTED, STACK_FILE, Value, values
 from settings.stack_file import SettingsError, read

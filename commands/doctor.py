@@ -18,8 +18,9 @@ from rich.text import Text
 
 from commands.observation import Observation, ServerView, observe_all
 from commands.report import Report
+from commands.stack import PROJECT
 from commands.status import console
-from commands.target import PROJECT, AppOption, CommandError, StackOption, outputs, resolve_targets, selected_stack
+from commands.target import AppOption, CommandError, StackOption, outputs, resolve_targets, selected_stack
 from commands.verdict import HEALTHY, State
 from platforms import operator
 from platforms.diagnosis import Finding

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from commands.group import live_servers, with_live_servers
+from commands.group import live_servers
+from commands.stack import CommandError, outputs, selected_stack
 from commands.suggestion import suggest
 from platforms import operator
 from platforms.load_balancer import LoadBalancer
-from platforms.server_group import Phase, ServerGroupError
+from platforms.server_group import Phase
 from platforms.transport import PrefixStore, Result, Store, Transport, Unreachable
 from releases.fleet import Fleet, Server
 from releases.live import LiveServers
 
 BALANCER = "balancer"
-PROJECT = Path(__file__).resolve().parents[1]
 # Seconds that a machine is tried where a person waits for the answer; a rollout has more patience.
 CONNECT_TIMEOUT_S = 15.0
-PULUMI_S = 60
-
-
-class CommandError(Exception):
-    """The command did not do what was asked. The text says what is wrong and what to do. code: how the program ends."""
-
-    def __init__(self, text: str, code: int = 1) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -129,75 +117,6 @@ class Target:
         for address, name in self.names.items():
             text = re.sub(rf"(?<![\d.]){re.escape(address)}(?!\d)", name, text)
         return text
-
-
-def pulumi(*arguments: str) -> str:
-    """Run a pulumi command and return what it prints. Raises CommandError with its error message."""
-    try:
-        result = subprocess.run(
-            ["pulumi", *arguments, "--non-interactive"], check=False, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=PULUMI_S,
-        )  # fmt: skip
-    except FileNotFoundError as error:
-        raise CommandError("pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first") from error
-    except subprocess.TimeoutExpired as error:
-        raise CommandError(
-            f"`pulumi {arguments[0]}` did not respond in {PULUMI_S} s; is the state's backend there?"
-        ) from error
-    if result.returncode:
-        raise CommandError(result.stderr.strip().removeprefix("error: ") or f"`pulumi {shlex.join(arguments)}` failed")
-    return result.stdout
-
-
-def selected_stack(given: str | None) -> str:
-    """Return the name of the stack to work on. Raises CommandError where none was given and none is selected."""
-    if given:
-        return given
-    try:
-        return pulumi("stack", "--show-name").strip()
-    except CommandError as error:
-        why = "" if "no stack selected" in str(error) else f" ({error})"
-        raise CommandError(
-            f"no stack is selected{why}; `make local` makes one here, `pulumi up -s NAME` another\n"
-            "Where there is one: --stack NAME, FLEET_STACK=NAME, or `pulumi stack select NAME`",
-            code=2,
-        ) from error
-
-
-def outputs(stack: str) -> dict[str, Any]:
-    """Return the stack's output `fleet`, and the URL of the site. It may contain a private key: never print it.
-
-    Raises CommandError.
-    """
-    try:
-        found: dict[str, Any] = json.loads(pulumi("stack", "output", "--json", "--show-secrets", "-s", stack))
-    except CommandError as error:
-        if "no stack named" in str(error):
-            raise CommandError(_no_stack(stack), code=2) from error
-        raise
-    fleet = found.get("fleet")
-    if fleet is None:
-        raise CommandError(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`")
-    if not isinstance(fleet, dict):
-        # Pulumi puts a mark in the place of what waits for something that failed.
-        raise CommandError(
-            f"stack {stack} does not know how to reach its machines, for its last `pulumi up` went on after a failure "
-            f"(--continue-on-error); mend what failed and run `pulumi up -s {stack}`"
-        )
-    url = str(found.get("url", ""))
-    known = url if "://" in url else "(known after an `up` that succeeds)"
-    try:
-        return with_live_servers({**cast("dict[str, Any]", fleet), "url": known})
-    except ServerGroupError as error:
-        raise CommandError(f"the servers of stack {stack} cannot be listed: {error}") from error
-
-
-def _no_stack(stack: str) -> str:
-    if stack == "local":
-        return "there is no stack local yet; run `make local`"
-    if (PROJECT / "stacks" / f"Pulumi.{stack}.yaml").exists():
-        return f"there is no stack {stack} yet; run `pulumi stack init {stack}`, then `pulumi up -s {stack}`"
-    return f"there is no stack {stack}, nor a file stacks/Pulumi.{stack}.yaml; `pulumi stack ls` lists what there is"
 
 
 def resolve_target(

@@ -15,6 +15,17 @@ from settings import Settings
 from settings.route import format_route
 
 
+class Description(pulumi.ComponentResource):
+    """Keeps what ./fleet works with in the state from before the first release.
+
+    The stack has outputs once all of it has succeeded, and after a first release that failed none.
+    """
+
+    def __init__(self, name: str, fleet: pulumi.Output[Mapping[str, Any]]) -> None:
+        super().__init__("wsgi-fleet:outputs:Description", name)
+        self.register_outputs({"fleet": fleet})
+
+
 def outputs(
     settings: Settings,
     platform: Platform,

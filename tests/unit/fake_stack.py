@@ -175,7 +175,7 @@ def make(monkeypatch: Any) -> FakeStack:
         assert arguments == ("stack", "output", "--json", "--show-secrets", "-s", "prod")
         return json.dumps({"fleet": stack.output, "url": stack.output.get("url", "")})
 
-    monkeypatch.setattr("commands.target.pulumi", pulumi)
+    monkeypatch.setattr("commands.stack.pulumi", pulumi)
     monkeypatch.setattr(operator, "transport", lambda _: stack.machines)  # pyright: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(operator, "store", lambda _: stack.whole)  # pyright: ignore[reportUnknownLambdaType]
     monkeypatch.setattr(operator, "check_connection", lambda _: [])  # pyright: ignore[reportUnknownLambdaType]

@@ -18,7 +18,7 @@ import yaml
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from commands import target
+from commands import stack
 from commands.__main__ import app as fleet
 from components.balancer import upstreams
 from gateways import GATEWAYS
@@ -272,15 +272,15 @@ def test_nonsense_on_the_command_line_is_refused_in_words(
     dice = random.Random(f"{SEED} {name}")
     make(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    known = target.pulumi
+    known = stack.pulumi
 
     def pulumi(*arguments: str) -> str:
         try:
             return known(*arguments)
         except AssertionError:
-            raise target.CommandError("no stack named so") from None
+            raise stack.CommandError("no stack named so") from None
 
-    monkeypatch.setattr(target, "pulumi", pulumi)
+    monkeypatch.setattr(stack, "pulumi", pulumi)
     for _ in range(10):
         arguments = words(dice, get_command(fleet).commands[name])  # pyright: ignore
         result: Result = CliRunner().invoke(fleet, arguments, input=b"")

@@ -26,6 +26,7 @@ from commands.__main__ import app
 from commands.logs import logs
 from commands.progress import wrap
 from commands.servers import exec_
+from commands.stack import DESCRIPTION
 from platforms import operator
 from platforms.terminal import Terminal
 from releases import lock, pointers
@@ -433,12 +434,28 @@ def test_outputs_that_an_up_left_without_a_fleet_are_an_error_of_one_line(
     monkeypatch: pytest.MonkeyPatch, printed: str, told: str
 ) -> None:
     def pulumi(*arguments: str) -> str:
-        del arguments
-        return printed
+        return '{"deployment": {}}' if "export" in arguments else printed
 
-    monkeypatch.setattr("commands.target.pulumi", pulumi)
+    monkeypatch.setattr("commands.stack.pulumi", pulumi)
     result = fleet("status", "-s", "prod")
     assert (result.output.startswith(f"error: {told}"), result.exit_code) == (True, 1), result.output
+
+
+@pytest.mark.parametrize("left", [{}, {"fleet": "04da6b54-80e4-46f7-96ec-b56ff0331ba9"}])
+def test_a_fleet_is_found_in_the_state_after_a_first_release_that_failed(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch, left: dict[str, str]
+) -> None:
+    description = {"type": DESCRIPTION, "outputs": {"fleet": {"plaintext": json.dumps(stack.output)}}}
+
+    def pulumi(*arguments: str) -> str:
+        resources = [{"type": "pulumi:pulumi:Stack"}, {"type": DESCRIPTION}, description]
+        return json.dumps({"deployment": {"resources": resources}} if "export" in arguments else left)
+
+    monkeypatch.setattr("commands.stack.pulumi", pulumi)
+    stack.machines.answers["m-hello-1", "journalctl"] = "no module named x\n"
+    for command in ("status", "doctor", "releases"):
+        assert "error" not in fleet(command, "-s", "prod").output
+    assert "hello-1 | no module named x" in fleet("logs", "-s", "prod").output
 
 
 def test_a_fleet_is_found_where_the_last_up_failed_before_it_knew_the_url(stack: FakeStack) -> None:

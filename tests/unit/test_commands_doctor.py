@@ -112,9 +112,9 @@ def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
     def pulumi(*arguments: str) -> str:
         if arguments[1] == "--show-name":
             return "prod\n"
-        return "{}"
+        return '{"deployment": {}}' if "export" in arguments else "{}"
 
-    monkeypatch.setattr("commands.target.pulumi", pulumi)
+    monkeypatch.setattr("commands.stack.pulumi", pulumi)
     wrong, code = examined()
     assert wrong == ["stack prod: stack prod has no fleet yet (or an older one) -> Run `pulumi up -s prod`."]
     assert code == 1

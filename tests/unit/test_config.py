@@ -30,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "hello").mkdir()
     (tmp_path / "hello" / "requirements.txt").touch()
     monkeypatch.setattr("commands.config.PROJECT", tmp_path)
-    monkeypatch.setattr("commands.target.pulumi", None)
+    monkeypatch.setattr("commands.stack.pulumi", None)
     return tmp_path
 
 
