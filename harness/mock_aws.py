@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from harness.mock_engine import Answer, Registered
-from platforms.aws.image import DEBIAN_OWNER, DEFAULT_IMAGE, EC2_ARCHITECTURES
+from platforms.aws.image import DEBIAN_OWNER, DEFAULT_IMAGE, EC2_ARCHITECTURES, ImageKind
 
 # A private key as a person gives it.
 _KEY = ed25519.Ed25519PrivateKey.generate()
@@ -77,10 +77,10 @@ def image_name(pattern: str = DEFAULT_IMAGE.name_pattern) -> str:
     return pattern.replace("*", BUILD_DATE)
 
 
-def _image(wanted: str) -> Mapping[str, Any]:
-    """Return Debian's newest image of a name, or the one with an id, which is the default's."""
+def _image(wanted: str, by_id: ImageKind) -> Mapping[str, Any]:
+    """Return Debian's newest image of a name, or the one with an id, which is of the given kind."""
     is_id = wanted.startswith("ami-")
-    name = image_name() if is_id else image_name(wanted)
+    name = image_name(by_id.name_pattern if is_id else wanted)
     return {
         "id": wanted if is_id else "ami-0123456789abcdef0",
         "name": name,
@@ -90,9 +90,16 @@ def _image(wanted: str) -> Mapping[str, Any]:
     }
 
 
-# The address that an instance has now, the network of a subnet, and images.
-LOOKUPS: Mapping[str, Answer] = {
-    "aws:ec2/getSubnet:getSubnet": lambda arguments: {"id": arguments["id"], "cidrBlock": "10.0.9.0/24"},
-    "aws:ec2/getInstance:getInstance": lambda arguments: {"id": arguments["instanceId"], "publicIp": "198.51.100.9"},
-    "aws:ec2/getAmi:getAmi": lambda arguments: _image(arguments["filters"][0]["values"][0]),
-}
+def lookups(image: ImageKind = DEFAULT_IMAGE) -> Mapping[str, Answer]:
+    """Return the address that an instance has now, the network of a subnet, and images. image: of each id."""
+    return {
+        "aws:ec2/getSubnet:getSubnet": lambda arguments: {"id": arguments["id"], "cidrBlock": "10.0.9.0/24"},
+        "aws:ec2/getInstance:getInstance": lambda arguments: {
+            "id": arguments["instanceId"],
+            "publicIp": "198.51.100.9",
+        },
+        "aws:ec2/getAmi:getAmi": lambda arguments: _image(arguments["filters"][0]["values"][0], image),
+    }
+
+
+LOOKUPS = lookups()

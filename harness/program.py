@@ -12,6 +12,7 @@ import yaml
 from harness import mock_aws, mock_lxd
 from harness.mock_engine import Build, build
 from platforms import STATE
+from platforms.aws.diagnosis import image_kind
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +34,7 @@ def plan(stack: str, *, preview: bool = False, **changes: Any) -> Build:
     return build(
         run,
         secret_config={f"wsgi-fleet:{key}": text_of(value) for key, value in blocks.items()},
-        lookups=mock_aws.LOOKUPS,
+        lookups=mock_aws.lookups(image_kind(blocks)),
         outputs={**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS},
         stack=stack,
         preview=preview,

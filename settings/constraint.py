@@ -19,7 +19,7 @@ MASK = "(secret)"
 WORDS: dict[str, str] = {}
 # What lists the ids that can stand there.
 LIST_COMMANDS = {
-    "ami": "aws ec2 describe-images --region REGION --owners 136693071363 --filters Name=name,Values=debian-13-amd64-*",
+    "ami": "aws ec2 describe-images --region REGION --owners 136693071363 --filters Name=name,Values=debian-13-arm64-*",
     "vpc": "aws ec2 describe-vpcs",
     "subnet": "aws ec2 describe-subnets",
 }
@@ -168,7 +168,7 @@ PATH_FROM_SOURCE = matching(
     max_length=200,
 )
 AdminCidr = Annotated[Cidr, AfterValidator(_check_admin_network)]
-InstanceType = Annotated[str, matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t3.small")]
+InstanceType = Annotated[str, matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t4g.small")]
 # Everything else is quoted where it is written.
 VariableValue = Annotated[str, NO_NUL, AfterValidator(_variable_value)]
 SecretValue = Annotated[SecretStr, AfterValidator(_secret_value)]

@@ -23,7 +23,7 @@ class Size(Model):
     cpus: int = Field(default=1, ge=1, le=128, description="CPUs of the machine (lxd)")
     memory_mib: int = Field(default=512, ge=256, le=1_048_576, description="memory in MiB (lxd)")
     disk_gib: int = Field(default=8, ge=2, le=16_384, description="root disk in GiB")
-    instance_type: InstanceType = Field(default="t3.small", description="EC2 instance type (aws)")
+    instance_type: InstanceType = Field(default="t4g.small", description="EC2 instance type (aws)")
 
     @property
     def architecture(self) -> Architecture:

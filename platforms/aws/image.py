@@ -40,4 +40,4 @@ class ImageKind:
         return ""
 
 
-DEFAULT_IMAGE = ImageKind(DEFAULT_OS, "amd64")
+DEFAULT_IMAGE = ImageKind(DEFAULT_OS, "arm64")

@@ -334,7 +334,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     """Check that jump host and public address move in the same `up` that deletes servers."""
     before = instances(prod)
     prod.app["fleet"]["servers"] = 1
-    prod.settings["balancer"]["size"]["instance_type"] = "t3.large"
+    prod.settings["balancer"]["size"]["instance_type"] = "t4g.large"
     with Load(prod.url) as load:
         output = prod.up()
         load.wait_for(50)

@@ -14,7 +14,7 @@ from settings.proxy import Proxy
 from tests.unit.stack_blocks import app, problems_of, production
 
 CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/12345678-1234-1234-1234-123456789012"
-SERVERS = {"fleet": {"local_proxy": True, "size": {"instance_type": "t3.small"}}, "gateway": {"processes": 2}}
+SERVERS = {"fleet": {"local_proxy": True, "size": {"instance_type": "t4g.small"}}, "gateway": {"processes": 2}}
 # Each setting below balancer that an ALB has no use for, at another value than its default.
 REFUSED: dict[str, Any] = {
     "size": {"disk_gib": 9},

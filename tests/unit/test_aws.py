@@ -95,7 +95,7 @@ def test_machines_are_asked_for_with_exactly_this() -> None:
     disk = {"encrypted": True, "volumeType": "gp3", "volumeSize": 20, "deleteOnTermination": True}
     server = {
         "ami": "ami-0123456789abcdef0",
-        "instanceType": "t3.small",
+        "instanceType": "t4g.small",
         "keyName": "ops",
         "subnetId": "subnet-0000000c",
         "vpcSecurityGroupIds": ["app-hello-id"],
@@ -287,18 +287,18 @@ def test_a_newer_image_is_reported_once_and_never_taken() -> None:
     asked = [asked for token, asked in made.lookups if token == GET_AMI]
     assert [(each.get("owners"), each.get("mostRecent"), each["filters"]) for each in asked] == [
         (None, None, [{"name": "image-id", "values": ["ami-0000000000000000a"]}]),
-        (["136693071363"], True, [{"name": "name", "values": [f"{DEFAULT_OS.name}-amd64-*"]}]),
+        (["136693071363"], True, [{"name": "name", "values": [f"{DEFAULT_OS.name}-arm64-*"]}]),
     ]
 
 
 @pytest.mark.parametrize(
     ("kind", "problem", "newest"),
     [
-        ("arm64", "it is for x86_64, and the instance types here are arm64", "{other.name}-arm64-*"),
+        ("amd64", "it is for arm64, and the instance types here are amd64", "{other.name}-amd64-*"),
         (
-            "amd64",
-            "it is {default.name}-amd64-20261101-2288, and `os` is {other.name}",
-            "{other.name}-amd64-*",
+            "arm64",
+            "it is {default.name}-arm64-20261101-2288, and `os` is {other.name}",
+            "{other.name}-arm64-*",
         ),
     ],
 )

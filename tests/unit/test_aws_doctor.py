@@ -77,10 +77,11 @@ def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_
     listed(monkeypatch, PLUGINS)
     ec2 = cast("Any", boto3).client("ec2", region_name="eu-central-1")
     there = [each for each in ec2.describe_images()["Images"] if each["Architecture"] == "x86_64"]
+    amd64 = {"size": {"instance_type": "t3.small"}}
     ami, owner = there[0]["ImageId"], there[0]["OwnerId"]
     # As it stands in a stack file: what Pulumi has encrypted is no value.
     block = BLOCK | {"ami": ami, "ssh_key_name": "ops", "ssh_private_key": {"secure": "v1:abc"}}
-    checked = operator.check_host("aws", {"aws": block}, stack="prod", project=Path())
+    checked = operator.check_host("aws", {"aws": block, "balancer": amd64}, stack="prod", project=Path())
     assert [format_finding(each) for each in checked] == [
         "plugin aws",
         "plugin command",
@@ -175,15 +176,19 @@ def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
         ({}, "image ami-1 (Debian's)", ""),
         ({"OwnerId": MINE, "Name": "golden"}, "image ami-1 (yours)", ""),
         ({"OwnerId": "999999999999", "Name": "golden"}, "image ami-1 (of account 999999999999)", ""),
-        ({"Architecture": "arm64"}, "image ami-1 (Debian's)", "it is for arm64, and the instance types here are amd64"),
+        (
+            {"Architecture": "x86_64"},
+            "image ami-1 (Debian's)",
+            "it is for x86_64, and the instance types here are arm64",
+        ),
         ({"State": "deregistered"}, "image ami-1 (Debian's)", "it is deregistered"),
         ({"Name": "debian-11-1"}, "image ami-1 (Debian's)", "it is debian-11-1, and `os` is debian-12"),
     ],
 )
 def test_an_image_is_judged_by_what_machines_here_can_boot(changes: Any, subject: str, problem: str) -> None:
-    debian = {"ImageId": "ami-1", "OwnerId": DEBIAN_OWNER, "Architecture": "x86_64", "State": "available"}
+    debian = {"ImageId": "ami-1", "OwnerId": DEBIAN_OWNER, "Architecture": "arm64", "State": "available"}
     kind = diagnosis.image_kind({"os": "debian-12"})
-    found = diagnosis.image(debian | {"Name": "debian-12-amd64-20261101-2288"} | changes, MINE, kind)
+    found = diagnosis.image(debian | {"Name": "debian-12-arm64-20261101-2288"} | changes, MINE, kind)
     assert (found.subject, found.problem) == (subject, problem)
     assert bool(found.remedy) == bool(problem)
 

@@ -30,7 +30,7 @@ ROLLOUT, TARGET = "pulumi-python:dynamic/releases:Rollout", "pulumi-python:dynam
 SPOT = group(
     {
         "cpu_percent": 60,
-        "instance_types": ["t3.medium"],
+        "instance_types": ["t4g.medium"],
         "spot_percent": 40,
         "schedules": {"sale": {"recurrence": "0 6 * * 1", "min": 2, "max": 6}},
     },
@@ -89,7 +89,7 @@ def test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy
     }
     assert hooks == {"LAUNCHING": "ABANDON", "TERMINATING": "CONTINUE"}
     policy = given["mixedInstancesPolicy"]
-    assert [each["instanceType"] for each in policy["launchTemplate"]["overrides"]] == ["t3.small", "t3.medium"]
+    assert [each["instanceType"] for each in policy["launchTemplate"]["overrides"]] == ["t4g.small", "t4g.medium"]
     assert policy["instancesDistribution"]["onDemandPercentageAboveBaseCapacity"] == 60
     tracked = {each.name: each.inputs["targetTrackingConfiguration"] for each in whole.of(TRACKING)}
     assert (

@@ -60,7 +60,7 @@ class Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
     ("name", "image", "vpc"),
     [
         *((name, DEFAULT_IMAGE, {}) for name in STACKS if stack_file(name)["platform"] == "aws"),
-        ("prod", ImageKind(OPERATING_SYSTEMS["debian-13"], "arm64"), {"nat_gateways": "none", "ipv6_egress": True}),
+        ("prod", ImageKind(OPERATING_SYSTEMS["debian-13"], "amd64"), {"nat_gateways": "none", "ipv6_egress": True}),
         ("prod", ImageKind(OPERATING_SYSTEMS["debian-12"], "arm64"), {}),
     ],
 )
@@ -70,8 +70,8 @@ def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
     monkeypatch.chdir(project(tmp_path))
     blocks: dict[str, Any] = stack_file(name) | {"os": image.system.name}
     blocks["aws"].setdefault("vpc", {}).update(vpc)
-    if image.architecture == "arm64":
-        blocks = json.loads(json.dumps(blocks).replace('"t3.', '"t4g.'))
+    if image.architecture == "amd64":
+        blocks = json.loads(json.dumps(blocks).replace('"t4g.', '"t3.'))
     with serving() as endpoint:
         account = Account(endpoint, blocks["aws"]["region"])
         aws: Any = account.aws
@@ -85,7 +85,8 @@ def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
         assert set(outputs.states) == made.keys()
         reservations = aws.ec2.describe_instances()["Reservations"]
         found: list[Any] = [each for reservation in reservations for each in reservation["Instances"]]
-        assert {each["InstanceType"].split(".")[0] for each in found} == {"t3" if image == DEFAULT_IMAGE else "t4g"}
+        family = "t3" if image.architecture == "amd64" else "t4g"
+        assert {each["InstanceType"].split(".")[0] for each in found} == {family}
         assert built.logs == []
         assert len(found) == 1 + sum(app["fleet"]["servers"] for app in blocks["apps"].values())
         public = [each["PublicIpAddress"] for each in found if "PublicIpAddress" in each]

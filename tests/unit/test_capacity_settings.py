@@ -22,7 +22,7 @@ def group(
 
 
 def test_a_group_behind_a_load_balancer_is_taken() -> None:
-    whole = group({"cpu_percent": 60, "instance_types": ["t3.medium"], "spot_percent": 50})
+    whole = group({"cpu_percent": 60, "instance_types": ["t4g.medium"], "spot_percent": 50})
     assert problems_of(stack(apps={"hello": whole})) == []
 
 
@@ -35,8 +35,8 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
             {"schedules": {"night": {"recurrence": "at night", "min": 1, "max": 1}}}, {}, {},
             'fleet.capacity.schedules.night.recurrence: "at night": should be five fields of cron in UTC',
         ),
-        ({"instance_types": ["m7g.large"]}, {}, {}, "fleet.capacity.instance_types: m7g.large: is arm64, and"),
-        ({"instance_types": ["t3.micro"]}, {}, {}, "fleet.capacity.instance_types: t3.micro: has 1024 MiB, and"),
+        ({"instance_types": ["m7i.large"]}, {}, {}, "fleet.capacity.instance_types: m7i.large: is amd64, and"),
+        ({"instance_types": ["t4g.micro"]}, {}, {}, "fleet.capacity.instance_types: t4g.micro: has 1024 MiB, and"),
         ({}, {}, {"schedules": {"x": {"command": "x", "calendar": "hourly"}}}, "schedules: run on the first server"),
         ({}, {}, {"workers": {"x": {"command": "x", "servers": "first"}}}, "workers.x.servers: first: of a group no"),
     ],

@@ -18,7 +18,10 @@ from tests.unit.stack_blocks import ROOT, app, production
 
 def stack(platform: str = "lxd", **changes: Any) -> Settings:
     own = production(**changes.pop("aws", {}))
-    blocks = own | {"platform": platform, "apps": {"hello": app(**changes)}, "balancer": {}}
+    hello = app(**changes)
+    # One architecture, as one image boots all.
+    front = {"size": hello.get("fleet", {}).get("size", {})}
+    blocks = own | {"platform": platform, "apps": {"hello": hello}, "balancer": front}
     return Settings.model_validate_json(json.dumps(blocks), context={"platform": platform})
 
 

@@ -212,7 +212,8 @@ def test_a_network_without_room_for_old_and_new_servers_is_refused() -> None:
     def of(servers: int) -> list[str]:
         # 64 addresses, of which AWS keeps 5 and endpoints take 5: twice 27 servers.
         vpc = {"cidr": "10.20.0.0/22", "zones": ["eu-central-1a", "eu-central-1b"]}
-        return problems_of(production(vpc=vpc) | {"apps": {"hello": app(fleet={"servers": servers})}})
+        fleet = {"servers": servers, "size": {"instance_type": "t4g.small"}}
+        return problems_of(production(vpc=vpc) | {"apps": {"hello": app(fleet=fleet)}})
 
     assert of(54) == []
     (told,) = of(55)
