@@ -85,9 +85,9 @@ def test_a_long_header_of_a_response_arrives(shop: Stack) -> None:
     assert b"X-Long: " + b"a" * 20_000 in exchange(shop.settings["lxd"]["port"], request("GET /header?20000 HTTP/1.1"))
 
 
-def test_a_body_whose_length_is_not_told_is_411(shop: Stack) -> None:
+def test_a_body_whose_length_is_not_told_is_411_where_nginx_passes_it_on_as_it_comes(shop: Stack) -> None:
     sent = request("POST /events/ HTTP/1.1", "Transfer-Encoding: chunked", body="1\r\na\r\n0\r\n\r\n")
-    assert statuses(exchange(shop.settings["lxd"]["port"], sent)) == (411,)
+    assert statuses(exchange(shop.settings["lxd"]["port"], sent)) == ((411,) if shop.proxy == "nginx" else (200,))
 
 
 def test_a_release_cuts_what_still_streams_after_the_time_to_drain(shop: Stack) -> None:
