@@ -23,7 +23,7 @@ OUR_CONTROLS = {
     ),
     "EC2.3": OurControl(
         "gp3 with the account's key",
-        ("platforms/aws/platform.py",),
+        ("platforms/aws/instance.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
     "EC2.6": OurControl(
@@ -33,12 +33,12 @@ OUR_CONTROLS = {
     ),
     "EC2.8": OurControl(
         "IMDSv2 required, one hop: containers do not get at the role",
-        ("platforms/aws/platform.py",),
+        ("platforms/aws/instance.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
     "EC2.9": OurControl(
         "app servers are in private subnets",
-        ("platforms/aws/platform.py",),
+        ("platforms/aws/instance.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
     "EC2.13": OurControl(
@@ -58,7 +58,7 @@ OUR_CONTROLS = {
     ),
     "EC2.38": OurControl(
         "default tags of the provider, and on disks by hand",
-        ("platforms/aws/platform.py",),
+        ("platforms/aws/instance.py",),
         "test_machines_are_asked_for_with_exactly_this",
     ),
     "IAM.1": OurControl(
@@ -151,6 +151,36 @@ OUR_CONTROLS = {
         ("platforms/aws/load_balancer.py",),
         "test_http_leads_to_https_and_the_rules_to_the_applications",
     ),
+    "AutoScaling.1": OurControl(
+        "one that the load balancer finds unhealthy is replaced",
+        ("platforms/aws/server_group.py",),
+        "test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy",
+    ),
+    "AutoScaling.2": OurControl(
+        "a private subnet in each zone",
+        ("platforms/aws/server_group.py",),
+        "test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy",
+    ),
+    "AutoScaling.9": OurControl(
+        "one template for each group, whose instances follow it by a watched refresh",
+        ("platforms/aws/server_group.py",),
+        "test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy",
+    ),
+    "EC2.25": OurControl(
+        "each interface says so",
+        ("platforms/aws/instance.py",),
+        "test_an_instance_of_a_group_is_what_one_of_a_fixed_fleet_is",
+    ),
+    "EC2.170": OurControl(
+        "as every instance",
+        ("platforms/aws/instance.py",),
+        "test_an_instance_of_a_group_is_what_one_of_a_fixed_fleet_is",
+    ),
+    "EC2.181": OurControl(
+        "as every instance",
+        ("platforms/aws/instance.py",),
+        "test_an_instance_of_a_group_is_what_one_of_a_fixed_fleet_is",
+    ),
     "FLEET.1": OurControl(
         "keys and secrets are secret outputs, which the state encrypts",
         ("platforms/aws/key_pair.py", "platforms/aws/jump_host.py", "platforms/aws/endpoint.py"),
@@ -185,6 +215,11 @@ OUR_CONTROLS = {
 # Findings of Security Hub, which looks at more than the controls here.
 OPEN = (
     Accepted("EC2.10", "the VPC", "Machines do not call the API of EC2; an endpoint for it would serve nobody."),
+    Accepted(
+        "AutoScaling.6",
+        "groups",
+        "One type is enough where capacity is there; `fleet.capacity.instance_types` names further ones.",
+    ),
     Accepted(
         "EC2.28", "disks", "Nothing on them is worth a backup: a machine is made anew, releases are in the bucket."
     ),

@@ -31,6 +31,7 @@ GP3_GIB, DETAILED_METRICS, METRIC, ALARM = 0.0952, 2.10, 0.30, 0.10
 # Dollars for an hour (aws.amazon.com/vpc/pricing, /privatelink/pricing, /elasticloadbalancing/pricing).
 NAT_GATEWAY, PUBLIC_ADDRESS, INTERFACE_ENDPOINT, LOAD_BALANCER = 0.052, 0.005, 0.012, 0.027
 # Of AWS itself; they cost nothing.
+GROUP, TEMPLATE = "aws:autoscaling/group:Group", "aws:ec2/launchTemplate:LaunchTemplate"
 OWN_METRICS = ("AWS/EC2", "AWS/ApplicationELB")
 
 
@@ -78,6 +79,21 @@ def _load_balancer(inputs: Mapping[str, Any]) -> Iterator[Cost]:
     yield Cost("public address", PUBLIC_ADDRESS * HOURS, len(inputs["subnets"]))
 
 
+def _group(inputs: Mapping[str, Any], template: Mapping[str, Any]) -> Iterator[Cost]:
+    """Yield what a group costs with as few machines as it may have, on demand."""
+    kind, disk = template["instanceType"], template["blockDeviceMappings"][0]["ebs"]["volumeSize"]
+    for each in _instance({"instanceType": kind, "rootBlockDevice": {"volumeSize": disk}, "monitoring": True}):
+        yield each._replace(number=int(inputs["minSize"]))
+
+
+def groups(plan: Sequence[Planned]) -> Iterator[tuple[Planned, list[Cost]]]:
+    """Yield each group with what it costs. Its template has its name."""
+    templates = {each.name: each.inputs for each in plan if each.type == TEMPLATE}
+    for each in plan:
+        if each.type == GROUP:
+            yield each, list(_group(each.inputs, templates[each.name]))
+
+
 def _hourly(what: str, usd: float) -> Callable[[Mapping[str, Any]], Iterator[Cost]]:
     return lambda _: iter([Cost(what, usd * HOURS)])
 
@@ -89,6 +105,8 @@ PRICED: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Cost]]] = {
     "aws:ec2/vpcEndpoint:VpcEndpoint": _endpoint,
     "aws:cloudwatch/metricAlarm:MetricAlarm": _alarm,
     "aws:lb/loadBalancer:LoadBalancer": _load_balancer,
+    # One that says that there are too few servers, and one that there are too many.
+    "aws:autoscaling/policy:Policy": lambda _: iter([Cost("alarm", ALARM, 2)]),
 }
 # What costs by use alone, and how much.
 BY_USE: Mapping[str, str] = {
@@ -102,8 +120,9 @@ BY_USE: Mapping[str, str] = {
 # Cost nothing by themselves.
 FREE = re.compile(
     r"aws:(iam/.*|vpc/securityGroup.*|s3/bucket[A-Z].*|ec2/(vpc|subnet|internetGateway|egressOnlyInternetGateway|route|routeTable|eipAssociation|keyPair"
-    r"|routeTableAssociation|securityGroup|defaultSecurityGroup|vpcEndpoint|flowLog):.*|route53/record:.*"
+    r"|routeTableAssociation|securityGroup|defaultSecurityGroup|vpcEndpoint|flowLog|launchTemplate):.*|route53/record:.*"
     r"|lb/(targetGroup|listener|listenerRule):.*|acm/.*|wafv2/webAclAssociation:.*"
+    r"|autoscaling/schedule:.*|ssm/parameter:.*"
     r"|ec2transitgateway/instanceConnectEndpoint:.*)"
 )
 
@@ -115,8 +134,11 @@ def costs(plan: Sequence[Planned]) -> list[Cost]:
         if each.type in PRICED:
             for cost in PRICED[each.type](each.inputs):
                 counts[cost[:2]] = counts.get(cost[:2], 0) + cost.number
-        elif each.type.startswith("aws:") and each.type not in BY_USE and not FREE.fullmatch(each.type):
+        elif each.type.startswith("aws:") and each.type not in (*BY_USE, GROUP) and not FREE.fullmatch(each.type):
             raise ValueError(f"{each.name}: the price table knows no {each.type}; add it to policies/cost.py")
+    for _, found in groups(plan):
+        for cost in found:
+            counts[cost[:2]] = counts.get(cost[:2], 0) + cost.number
     return sorted(Cost(*key, count) for key, count in counts.items())
 
 
@@ -133,7 +155,13 @@ def _text(stack: str, plan: Sequence[Planned]) -> str:
         together = "" if cost.usd is None else f"{cost.usd * cost.number:9.2f}"
         lines.append(f"  {cost.what:36} {cost.number:4} x {each:>8} {together}")
     at_least = "at least" if any(cost.usd is None for cost in found) else ""
-    lines += [f"  {'together':36} {'':4}   {at_least:8} {total_usd(found):9.2f}", "", "By use:"]
+    lines += [f"  {'together':36} {'':4}   {at_least:8} {total_usd(found):9.2f}", ""]
+    for group, of_group in groups(plan):
+        least, most = int(group.inputs["minSize"]), int(group.inputs["maxSize"])
+        one = total_usd([each._replace(number=1) for each in of_group])
+        more = f"{one * (most - least):.2f} more with {most}"
+        lines += [f"  {group.name} has {least} servers in this; each further one is {one:.2f}, {more}", ""]
+    lines.append("By use:")
     types = {each.type for each in plan}
     lines += [f"  {text}" for type_, text in BY_USE.items() if type_ in types]
     return "\n".join([*lines, "", f"Rough prices, written down in {PRICES_OF}; calculator.aws knows better."])

@@ -53,6 +53,19 @@ def test_equal_things_are_counted_and_sizes_are_multiples_of_large() -> None:
     assert round(cost.total_usd(found), 2) == 313.24
 
 
+def test_a_group_costs_its_fewest_servers_and_says_what_more_of_them_cost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disks = [{"ebs": {"volumeSize": 10}}]
+    template = planned("ec2/launchTemplate:LaunchTemplate", instanceType="t3.micro", blockDeviceMappings=disks)
+    plan = [template, planned("autoscaling/group:Group", minSize=2, maxSize=5)]
+    assert {each.what: each.number for each in cost.costs(plan)} == {
+        "machine, t3.micro": 2, "disk, 10 GiB gp3": 2, "metrics of a machine by the minute": 2,
+    }  # fmt: skip
+    assert price(monkeypatch, *plan) == 0
+    assert "it has 2 servers in this; each further one is 11.81, 35.44 more with 5" in capsys.readouterr().out
+
+
 def test_a_load_balancer_has_an_address_in_each_zone_and_its_own_metrics_are_free() -> None:
     metric = {"namespace": "AWS/ApplicationELB"}
     share = planned("cloudwatch/metricAlarm:MetricAlarm", metricQueries=[{"id": "x"}, {"metric": metric}] * 2)

@@ -50,6 +50,15 @@ def web(**inputs: Any) -> Planned:
     return resource(RULE, **{**given, **inputs})
 
 
+SCALING, TEMPLATE = "aws:autoscaling/group:Group", "aws:ec2/launchTemplate:LaunchTemplate"
+GOOD_GROUP: dict[str, Any] = {
+    "targetGroupArns": ["arn:g"], "healthCheckType": "ELB", "vpcZoneIdentifiers": ["subnet-1", "subnet-2"],
+    "launchTemplate": {"id": "lt-1"},
+}  # fmt: skip
+GOOD_TEMPLATE: dict[str, Any] = {
+    "networkInterfaces": [{"associatePublicIpAddress": "false"}], "metadataOptions": {"httpTokens": "required"},
+    "blockDeviceMappings": [{"ebs": {"encrypted": "true"}}],
+}  # fmt: skip
 ENDPOINT = "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint"
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 TLS = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": {"Bool": {"aws:SecureTransport": "false"}}}
@@ -67,6 +76,14 @@ GOOD_BUCKET = [
     setting("BucketLifecycleConfiguration", rules=[{"status": "Enabled"}]),
     setting("BucketVersioning", versioningConfiguration={"status": "Enabled"}),
 ]
+
+
+def group_but(**inputs: Any) -> list[Planned]:
+    return [resource(SCALING, **(GOOD_GROUP | inputs))]
+
+
+def template_but(**inputs: Any) -> list[Planned]:
+    return [resource(TEMPLATE, **(GOOD_TEMPLATE | inputs))]
 
 
 def bucket_but(kind: str, **inputs: Any) -> list[Planned]:
@@ -158,6 +175,18 @@ BAD: dict[str, list[list[Planned]]] = {
         [resource(LISTENER, protocol="HTTPS", sslPolicy="ELBSecurityPolicy-2016-08")],
         [resource(LISTENER, protocol="HTTPS")],
     ],
+    "AutoScaling.1": [group_but(healthCheckType="EC2")],
+    "AutoScaling.2": [group_but(vpcZoneIdentifiers=["subnet-1"])],
+    "AutoScaling.9": [group_but(launchTemplate=None)],
+    "EC2.25": [
+        template_but(networkInterfaces=[{"associatePublicIpAddress": "true"}]),
+        template_but(networkInterfaces=[{}]),
+    ],
+    "EC2.170": [template_but(metadataOptions=None)],
+    "EC2.181": [
+        template_but(blockDeviceMappings=[{"ebs": {"encrypted": "false"}}]),
+        template_but(blockDeviceMappings=None),
+    ],
     "FLEET.6": [
         [resource(ENDPOINT, securityGroupIds=["sg-eice"]), web(fromPort=22, toPort=22, cidrIpv4="198.51.100.0/24")],
         [
@@ -231,7 +260,7 @@ def test_pulumis_own_plans_and_states_are_judged(
     assert [line.split("  ")[0] for line in out if not line.startswith(" ")] == [
         "EC2.13",
         "EC2.18",
-        "prod: 1 resources of AWS, 33 controls, 2 findings",
+        "prod: 1 resources of AWS, 39 controls, 2 findings",
     ]
     assert from_json(text)[0].inputs["key"] == "[secret]"
 
