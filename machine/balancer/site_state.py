@@ -110,7 +110,7 @@ def read_state() -> State:
 def check_exists() -> None:
     """Raise Failure before the first site."""
     if not STATE.exists():
-        raise Failure(f"{STATE} is missing: {REMEDY}")
+        raise Failure(f"{STATE} is missing: `pulumi up` writes the first one; later {REMEDY}")
 
 
 def require_state() -> State:
