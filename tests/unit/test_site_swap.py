@@ -372,7 +372,7 @@ def test_the_step_replaces_a_broken_state_and_reloads_the_same_site(
 def test_without_the_file_nobody_is_drained_and_the_step_brings_it(balancer: FakeNginx) -> None:
     with_site(balancer, ONE, TWO)
     site_state.STATE.unlink()
-    with pytest.raises(Failure, match=rf"{site_state.STATE} is missing: `pulumi up --replace"):
+    with pytest.raises(Failure, match=rf"{site_state.STATE} is missing: `pulumi up` writes the first one"):
         call("drain", ONE)
     call("site", stdin=site(ONE, TWO))
     call("drain", ONE)
