@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from settings.constraint import InstanceType, Name, matching
 from settings.model import Model, reject
@@ -15,9 +17,45 @@ if TYPE_CHECKING:
 
 # Servers of a group; an ALB has a quota of its own (settings/alb_support.py).
 MOST_SERVERS = 1000
-# Overrides of a launch template (LaunchTemplate of the API of EC2 Auto Scaling).
-MOST_TYPES = 40
+# Overrides of a launch template (LaunchTemplate of the API of EC2 Auto Scaling), of which one is fleet.size's own.
+MOST_TYPES = 40 - 1
 _CRON = r"([0-9*/,-]+ ){2}([0-9*/,-]+ )([0-9A-Za-z*/,-]+ )[0-9A-Za-z*/,-]+"
+# The numbers of each field (crontab(5)), and the words for them in order. 7 is Sunday as well.
+_FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
+_CRON_WORDS = {
+    "month": ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
+    "weekday": ["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
+}
+_ITEM = re.compile(r"(?:\*|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d+))?", re.ASCII)
+
+
+def _check_recurrence(text: str) -> str:
+    """Check each field's numbers and words. AWS does so when it makes the action, in the middle of an `up`."""
+    for (field, (least, most)), items in zip(_FIELDS.items(), text.split(), strict=True):
+        if not all(_is_item(each, field, least, most) for each in items.split(",")):
+            words = f" or {_CRON_WORDS[field][0]} to {_CRON_WORDS[field][-1]}" if field in _CRON_WORDS else ""
+            raise ValueError(
+                f"{json.dumps(text)}: {items} is no {field}: it should be *, or {least} to {most}{words}, with , - or "
+                "/ between them; correct it"
+            )
+    return text
+
+
+def _is_item(text: str, field: str, least: int, most: int) -> bool:
+    found = _ITEM.fullmatch(text)
+    if found is None:
+        return False
+    named = [_number(each, field, least) for each in (found["first"], found["last"]) if each]
+    return (
+        all(number is not None and least <= number <= most for number in named)
+        and named == sorted(named, key=lambda number: number or 0)
+        and found["step"] not in ("0", "00")
+    )
+
+
+def _number(text: str, field: str, least: int) -> int | None:
+    words = _CRON_WORDS.get(field, [])
+    return int(text) if text.isdecimal() else words.index(text.lower()) + least if text.lower() in words else None
 
 
 class CapacitySchedule(Model):
@@ -30,6 +68,7 @@ class CapacitySchedule(Model):
             "five fields of cron in UTC: minute, hour, day, month, weekday, each of digits, letters and any of * / , "
             '-; write one such as "30 6 * * 1-5"',
         ),
+        AfterValidator(_check_recurrence),
     ] = Field(description='when, as cron writes it, in UTC: "30 6 * * 1-5"')
     min: int = Field(ge=1, le=MOST_SERVERS, description="servers at least from then on")
     max: int = Field(ge=1, le=MOST_SERVERS, description="servers at most from then on")

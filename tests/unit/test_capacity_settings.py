@@ -35,6 +35,19 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
             {"schedules": {"night": {"recurrence": "at night", "min": 1, "max": 1}}}, {}, {},
             'fleet.capacity.schedules.night.recurrence: "at night": should be five fields of cron in UTC',
         ),
+        (
+            {"schedules": {"night": {"recurrence": "0 24 * * *", "min": 1, "max": 1}}}, {}, {},
+            'fleet.capacity.schedules.night.recurrence: "0 24 * * *": 24 is no hour: it should be *, or 0 to 23,',
+        ),
+        (
+            {"schedules": {"night": {"recurrence": "*/5 6 * * fri-mon", "min": 1, "max": 1}}}, {}, {},
+            'fleet.capacity.schedules.night.recurrence: "*/5 6 * * fri-mon": fri-mon is no weekday: it should be *, or',
+        ),
+        # One with that of fleet.size is one more than AWS takes.
+        (
+            {"instance_types": [f"m{number}g.large" for number in range(40)]}, {}, {},
+            'fleet.capacity.instance_types: ["m0g.large", ',
+        ),
         ({"instance_types": ["m7i.large"]}, {}, {}, "fleet.capacity.instance_types: m7i.large: is amd64, and"),
         ({"instance_types": ["t4g.micro"]}, {}, {}, "fleet.capacity.instance_types: t4g.micro: has 1024 MiB, and"),
         ({}, {}, {"schedules": {"x": {"command": "x", "calendar": "hourly"}}}, "schedules: run on the first server"),
@@ -47,6 +60,12 @@ def test_what_a_group_cannot_be_is_refused(
     found = problems_of(stack(apps={"hello": group(capacity, fleet, **changes)}))
     assert len(found) == 1, found
     assert found[0].startswith(f"apps.hello.{told}")
+
+
+@pytest.mark.parametrize("recurrence", ["* * * * *", "*/15 0,6-8 1 JAN-mar sun-5", "59 23 31 12 7"])
+def test_a_recurrence_that_cron_knows_is_taken(recurrence: str) -> None:
+    schedules = {"night": {"recurrence": recurrence, "min": 1, "max": 1}}
+    assert problems_of(stack(apps={"hello": group({"schedules": schedules})})) == []
 
 
 def test_a_group_elsewhere_is_refused() -> None:
