@@ -75,6 +75,8 @@ class GroupResources:
             key=pulumi.Output.concat(self._stack, "/", args.app, "/", key),
             content=content,
             content_type="application/json",
+            # An object takes ten tags (Amazon S3 User Guide, object tagging), and a stack may have more.
+            override_provider={"default_tags": {"tags": {}}},
             # It goes with the releases (releases/resource.py), for a group may still launch by an earlier template.
             opts=pulumi.ResourceOptions.merge(child, pulumi.ResourceOptions(retain_on_delete=True)),
         )
@@ -95,12 +97,13 @@ class GroupResources:
     ) -> ServerGroup:
         """Create the group. ready: what it waits for besides."""
         capacity, name = self._args.capacity, self._name
+        instance = self._spec(boot.user_data)
         template = aws.ec2.LaunchTemplate(
             name,
             name=self._names.group,
             update_default_version=True,
             opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
-            **self._spec(boot.user_data).launch_template(self._root_device),
+            **instance.launch_template(self._root_device),
         )
         own = {"id": template.id, "version": template.latest_version.apply(str)}
         group = aws.autoscaling.Group(
@@ -120,7 +123,11 @@ class GroupResources:
             wait_for_capacity_timeout="0",
             # With the group itself, so that no machine escapes them.
             initial_lifecycle_hooks=self._hooks(),
-            tags=[{"key": "Name", "value": self._names.group, "propagate_at_launch": False}],
+            # Default tags do not reach groups, and what is launched has them of the template.
+            tags=[
+                {"key": key, "value": value, "propagate_at_launch": False}
+                for key, value in {**instance.tags, "Name": self._names.group}.items()
+            ],
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
@@ -136,7 +143,8 @@ class GroupResources:
         self._policies(group, front, child)
         for schedule, bounds in capacity.schedules.items():
             aws.autoscaling.Schedule(
-                f"{name}-{schedule}",
+                # No name has a dot, so those of "a" and "b-c" are not those of "a-b" and "c".
+                f"{name}.{schedule}",
                 autoscaling_group_name=group.name,
                 scheduled_action_name=schedule,
                 recurrence=bounds.recurrence,

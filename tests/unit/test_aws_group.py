@@ -42,7 +42,7 @@ NAME = "wsgi-fleet-prod-hello"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Return a stack with a group and a fixed fleet."""
-    blocks = stack(apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")})
+    blocks = stack(aws={"tags": {"cost-center": "42"}}, apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")})
     with contextlib.chdir(project(tmp_path_factory.mktemp("whole"))):
         return plan("prod", **blocks)
 
@@ -97,6 +97,27 @@ def test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy
     )
     assert {name: each["targetValue"] for name, each in tracked.items()} == {"hello-requests": 1000, "hello-cpu": 60}
     assert whole.one(SCHEDULE).inputs["maxSize"] == 6
+
+
+def test_the_group_has_the_tags_of_the_stack_and_its_file_in_the_store_none(whole: Build) -> None:
+    tags = whole.one(GROUP).inputs["tags"]
+    assert {each["key"]: each["value"] for each in tags} == {
+        "cost-center": "42", "wsgi-fleet:project": "wsgi-fleet", "wsgi-fleet:stack": "prod", "managed-by": "pulumi",
+        "Name": NAME,
+    }  # fmt: skip
+    assert not any(each["propagateAtLaunch"] for each in tags)
+    assert whole.one(OBJECT).inputs["overrideProvider"] == {"defaultTags": {"tags": {}}}
+
+
+def test_schedules_of_applications_whose_names_overlap_are_two(tmp_path: Path) -> None:
+    bounds = {"recurrence": "0 6 * * 1", "min": 1, "max": 3}
+    apps = {
+        "shop": group({"schedules": {"eu-sale": bounds}}),
+        "shop-eu": group({"schedules": {"sale": bounds}}, path="/eu"),
+    }
+    with contextlib.chdir(project(tmp_path)):
+        build = plan("prod", **stack(apps=apps))
+    assert len({each.urn for each in build.of(SCHEDULE)}) == 2
 
 
 def test_nobody_runs_steps_on_it_so_it_fetches_what_it_boots_with(whole: Build) -> None:
