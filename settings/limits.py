@@ -29,6 +29,8 @@ TUNNEL_S, TUNNEL_MARGIN_S = 3600, 120
 # What a load balancer waits for a server's health, and how often it asks; as the balancer's own agent does.
 TARGET_HEALTH_TIMEOUT_S = 5
 TARGET_HEALTH_INTERVAL_S = 10
+# What a Spot notice leaves of its two minutes for requests (SPOT_S of machine/group/group_member.py).
+SPOT_DRAIN_S = 90
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -122,7 +124,12 @@ def warnings(given: Settings) -> list[str]:
     return [
         f"apps.{name}.{line}"
         for name, app in given.apps.items()
-        for line in (*_check_timeouts(app), *_check_growth(app, given.platform), *_check_secrets(app))
+        for line in (
+            *_check_timeouts(app),
+            *_check_growth(app, given.platform),
+            *_check_secrets(app),
+            *_check_capacity(app),
+        )
     ]
 
 
@@ -146,6 +153,23 @@ def _check_growth(app: App, platform: str) -> Iterator[str]:
             f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: {grow} "
             f"to {most} MiB while a release switches, and {there.setting} is less; "
             f"{max(there.memory_mib // (CONCURRENT_RELEASES * workers), 64)} would keep them within it"
+        )
+
+
+def _check_capacity(app: App) -> Iterator[str]:
+    capacity = app.fleet.capacity
+    if capacity is None:
+        return
+    targets = (capacity.requests_per_target, capacity.cpu_percent)
+    if capacity.max > capacity.min and targets == (None, None) and not capacity.schedules:
+        yield (
+            f"fleet.capacity.max: {capacity.max}: nothing makes more servers than min ({capacity.min}); set "
+            "requests_per_target, cpu_percent or schedules"
+        )
+    if capacity.spot_percent and app.drain_timeout_s > SPOT_DRAIN_S:
+        yield (
+            f"fleet.capacity.spot_percent: {capacity.spot_percent}: servers have {SPOT_DRAIN_S} s after a Spot notice; "
+            f"longer requests are cut (rollout.drain_timeout_s is {app.drain_timeout_s})"
         )
 
 

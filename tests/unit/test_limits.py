@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from settings import App, Aws, Gateway, Rollout, Settings, Size, limits
 from settings.application import APP_PORT
 from tests.unit.stack_blocks import ROOT, app, production
+from tests.unit.test_alb_settings import stack as alb_stack
 
 
 def stack(platform: str = "lxd", **changes: Any) -> Settings:
@@ -99,6 +100,23 @@ def test_what_may_fit_is_taken() -> None:
     stack("aws", gateway={"processes": 170}, fleet=of_server("t3.micro"))
     # Nothing is known of its memory.
     stack("aws", gateway={"processes": 256, "reload_on_rss_mib": 100_000}, fleet=of_server("x2idn.metal"))
+
+
+def test_a_group_that_cannot_grow_or_finish_its_requests_is_warned_of() -> None:
+    def warnings_of(capacity: dict[str, int], drain_timeout_s: int = 90) -> list[str]:
+        changes = {
+            "fleet": {"local_proxy": True, "capacity": capacity},
+            "rollout": {"drain_timeout_s": drain_timeout_s},
+        }
+        given = alb_stack(apps={"hello": app(gateway={"processes": 2}, **changes)})
+        return limits.warnings(Settings.model_validate_json(json.dumps(given), context={"platform": "aws"}))
+
+    assert warnings_of({"min": 2, "max": 2, "spot_percent": 10}) == []
+    (line,) = warnings_of({"min": 2, "max": 8})
+    assert line.startswith("apps.hello.fleet.capacity.max: 8: nothing makes more servers than min (2); set")
+    (line,) = warnings_of({"min": 2, "max": 8, "cpu_percent": 50, "spot_percent": 10}, 91)
+    assert line.startswith("apps.hello.fleet.capacity.spot_percent: 10: servers have 90 s after a Spot notice")
+    assert number(r"^SPOT_S = (\d+)\.0$", "../machine/group/group_member.py") == limits.SPOT_DRAIN_S
 
 
 def test_what_is_probably_not_meant_is_warned_of_with_both_settings() -> None:
