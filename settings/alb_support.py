@@ -146,8 +146,8 @@ def _check_network(aws: Aws, given: Settings) -> list[str]:
         return ["balancer.alb.subnet_ids: stands beside aws.vpc, whose public subnets it gets; remove one of both"]
     if aws.vpc and len(aws.vpc.zones) < LEAST_ZONES:
         return [f"aws.vpc.zones: {', '.join(aws.vpc.zones)}: {need}; name another zone"]
-    if not aws.vpc and len(alb.subnet_ids) < LEAST_ZONES:
-        return [f"balancer.alb.subnet_ids: {need}; name a public subnet in each (`aws ec2 describe-subnets`)"]
+    if not aws.vpc and len({*alb.subnet_ids}) < max(LEAST_ZONES, len(alb.subnet_ids)):
+        return [f"balancer.alb.subnet_ids: {need}; name one public subnet in each (`aws ec2 describe-subnets`)"]
     return []
 
 

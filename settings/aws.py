@@ -17,6 +17,10 @@ from settings.vpc import Vpc
 
 # GiB for each virtual CPU (docs.aws.amazon.com/ec2/latest/instancetypes): compute, general purpose, memory optimized.
 GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}
+# Characters, number and lengths of tags that every service takes (docs.aws.amazon.com/tag-editor/latest/userguide/
+# best-practices-and-strats.html). Four of the fifty are the stack's own (platforms/aws/platform.py).
+TAG_CHARS = re.compile(r"[\w .:/=+@-]*")
+MOST_TAGS, TAG_KEY_CHARS, TAG_VALUE_CHARS = 50 - 4, 128, 256
 # The burstable families t3, t3a and t4g: (virtual CPUs, GiB).
 BURSTABLE = {
     "nano": (2, 0.5), "micro": (2, 1), "small": (2, 2), "medium": (2, 4), "large": (2, 8), "xlarge": (4, 16),
@@ -162,6 +166,24 @@ class Aws(PlatformBlock):
             ways = "give both for a key pair of your own, or neither for one that is generated"
             value = json.dumps(self.ssh_key_name) if self.ssh_key_name else MASK
             reject(f"{given}: {value}: is given without {missing}; {ways}")
+        return self
+
+    @model_validator(mode="after")
+    def _aws_takes_the_tags(self) -> Aws:
+        found = [
+            f"tags.{key}: {json.dumps(value, ensure_ascii=False)}: AWS takes no such tag; take a name of 1 to "
+            f"{TAG_KEY_CHARS} characters that does not begin with aws:, a value of {TAG_VALUE_CHARS} at most, and in "
+            "both letters, digits, blanks and any of _ . : / = + - @"
+            for key, value in self.tags.items()
+            if not (1 <= len(key) <= TAG_KEY_CHARS and len(value) <= TAG_VALUE_CHARS)
+            or key.lower().startswith("aws:")
+            or not TAG_CHARS.fullmatch(key + value)
+        ]
+        if len(self.tags) > MOST_TAGS:
+            found.append(
+                f"tags: has {len(self.tags)} tags, and AWS takes {MOST_TAGS} besides the stack's own; drop some"
+            )
+        reject(*found)
         return self
 
     @model_validator(mode="after")

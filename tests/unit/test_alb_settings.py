@@ -98,10 +98,10 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
         ),
         (
             stack(
-                {"subnet_ids": ["subnet-0123456a"]},
+                {"subnet_ids": ["subnet-0123456a", "subnet-0123456a"]},
                 {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"]},
             ),
-            "balancer.alb.subnet_ids: an ALB stands in 2 zones at least; name a public subnet in each",
+            "balancer.alb.subnet_ids: an ALB stands in 2 zones at least; name one public subnet in each",
         ),
         (
             stack({"certificate_arn": CERTIFICATE.replace("central", "west")}),

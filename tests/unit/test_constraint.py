@@ -37,6 +37,23 @@ def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: st
     assert problems_of(fill_placeholders(blocks)) == []
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [{"aws:team": "a"}, {"": "a"}, {"k" * 129: "a"}, {"team": "v" * 257}, {"team": "<a>"}, {"team": "a\nb"}],
+)
+def test_a_tag_that_aws_does_not_take_is_refused(tags: dict[str, str]) -> None:
+    (key,) = tags
+    (line,) = of_aws(tags=tags)
+    assert line.startswith(f"tags.{key}: ")
+    assert "AWS takes no such tag; take a name of 1 to 128 characters" in line
+
+
+def test_tags_of_every_language_are_taken_as_many_as_aws_takes() -> None:
+    assert of_aws(tags={f"Größe {number}": "x_.:/=+-@" for number in range(46)}) == []
+    (line,) = of_aws(tags={f"t{number}": "" for number in range(47)})
+    assert line.startswith("tags: has 47 tags, and AWS takes 46 besides the stack's own")
+
+
 def test_on_lxd_the_block_of_aws_may_stay_as_it_came() -> None:
     blocks: dict[str, Any] = shipped("prod") | {"platform": "lxd"}
     assert problems_of(blocks) == []
