@@ -30,7 +30,8 @@ WARMUP_S = 60
 
 def group_names(stack: str, app: str) -> GroupNames:
     """Return the names of a group and its hooks. The machines' role and files contain them before the group is."""
-    return GroupNames(f"wsgi-fleet-{stack}-{app}", "wsgi-fleet-launch", "wsgi-fleet-terminate")
+    # No application has a dot in its name, so those of "prod" with "eu-shop" and "prod-eu" with "shop" are two.
+    return GroupNames(f"wsgi-fleet-{stack}.{app}", "wsgi-fleet-launch", "wsgi-fleet-terminate")
 
 
 @dataclass(frozen=True)

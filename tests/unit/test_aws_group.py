@@ -17,6 +17,7 @@ from harness.mock_engine import Build, Secret
 from harness.program import plan, project
 from platforms.aws.instance import USER_DATA_BYTES
 from platforms.aws.scaling import ScalingGroup
+from platforms.aws.server_group import group_names
 from platforms.server_group import Phase, ServerGroupError
 from tests.unit.aws_fleet import INSTANCE, POLICY, statements
 from tests.unit.stack_blocks import app
@@ -36,7 +37,7 @@ SPOT = group(
     },
     system_packages=["libpq5"],
 )
-NAME = "wsgi-fleet-prod-hello"
+NAME = "wsgi-fleet-prod.hello"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,10 @@ def test_the_group_has_the_tags_of_the_stack_and_its_file_in_the_store_none(whol
     }  # fmt: skip
     assert not any(each["propagateAtLaunch"] for each in tags)
     assert whole.one(OBJECT).inputs["overrideProvider"] == {"defaultTags": {"tags": {}}}
+
+
+def test_groups_of_stacks_whose_names_overlap_are_two() -> None:
+    assert group_names("prod", "eu-shop").group != group_names("prod-eu", "shop").group
 
 
 def test_schedules_of_applications_whose_names_overlap_are_two(tmp_path: Path) -> None:
