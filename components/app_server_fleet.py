@@ -166,6 +166,7 @@ class AppServerFleet(pulumi.ComponentResource):
         kind, processes = GATEWAYS[app.gateway.kind], ProcessLayout.of(app)
         boot = GroupBoot(
             files=group_server_files(args.security_updates, kind, processes, names),
+            layout=f"{kind.name}, {processes or 'one gateway'}",
             user_data=lambda url, file: group_server_user_data(url, file, app.system_packages, processes),
             key=key,
         )

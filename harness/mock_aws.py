@@ -52,6 +52,7 @@ OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     },
     "aws:lb/targetGroup:TargetGroup": lambda r: {"arn": f"arn:{r.name}", "arnSuffix": f"targetgroup/{r.name}"},
     "aws:lb/listener:Listener": lambda r: {"arn": f"arn:{r.name}"},
+    "aws:ec2/launchTemplate:LaunchTemplate": lambda _: {"latestVersion": 7},
     "aws:acm/certificate:Certificate": lambda r: {
         "arn": f"arn:{r.name}",
         "domainValidationOptions": [

@@ -138,10 +138,11 @@ class GroupBoot:
     """What the machines of a group boot with. files: as rendering's files_to_apply has it; they fetch it.
 
     user_data: returns the document, by the URL of the application's releases and the key of the files there. key: a
-    secret, of the keyed digests that they check.
+    secret, of the keyed digests that they check. layout: what of them a release is made for, as a person reads it.
     """
 
     files: str
+    layout: str
     user_data: Callable[[str, str], str]
     key: pulumi.Output[str]
 
@@ -171,6 +172,7 @@ class ServerGroup:
     """App servers whose number the platform decides. spec: what operator.server_group() takes."""
 
     spec: Mapping[str, pulumi.Input[Any]]
+    # After which its machines are as the settings say.
     resource: pulumi.Resource
 
 

@@ -73,4 +73,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (Failure, FetchError, OSError, ValueError, KeyError, subprocess.SubprocessError) as problem:
+        if (HERE / "group_member.py").exists():
+            subprocess.run([HERE / "group_member.py", "give-up"], check=False)
         sys.exit(f"error: this machine did not become an app server: {problem!r}")

@@ -3,6 +3,9 @@
 
 A new one waits (Pending:Wait) until it serves the release that the store names. One that leaves, or whose Spot capacity
 is taken back, finishes its requests first. Runs as root for as long as the machine does. Standard library only.
+
+    group_member.py            the same
+    group_member.py give-up    this machine did not become a server: the group shall take another one
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import json
 import sys
 import time
 import urllib.error
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Event, Thread
 from urllib.parse import urlencode
 
 # The other modules stand beside this file; it is started by its path.
@@ -29,6 +34,8 @@ from symlinks import link_target
 PORT, HEALTH_PATH = 8000, "/.wsgi-fleet/health"
 # Seconds between two looks, and between two signs of life while the group waits.
 LOOK_S, HEARTBEAT_S = 5.0, 300.0
+# The same of one that leaves; platforms/aws/server_group.py has the group wait for three times as long.
+LEAVING_S = 60.0
 # Seconds to come onto the release that the store names. Then the group takes another machine.
 LAUNCH_S = 1800.0
 # Seconds in which a group that waits must have heard that this server serves, or has gone.
@@ -46,9 +53,9 @@ class Group:
         self._name, self.launch, self.terminate = given["name"], given["launch"], given["terminate"]
         self._service, self._told = Service("autoscaling"), ""
 
-    def complete(self, hook: str) -> bool:
+    def complete(self, hook: str, result: str = "CONTINUE") -> bool:
         """Have a group that waits for a hook go on. Return whether it did wait."""
-        return self._call("CompleteLifecycleAction", hook, LifecycleActionResult="CONTINUE")
+        return self._call("CompleteLifecycleAction", hook, LifecycleActionResult=result)
 
     def beat(self, hook: str) -> bool:
         """Have a group wait on. Return whether it does wait."""
@@ -138,6 +145,12 @@ def join(group: Group) -> str:
     return why
 
 
+def keep_waiting(group: Group, ended: Event) -> None:
+    """Have the group wait for the end of this server. It waits for none that is dead for long."""
+    while not ended.wait(LEAVING_S):
+        group.beat(group.terminate)
+
+
 def leave(group: Group, why: str) -> None:
     """Finish the requests and end what runs. Then have the group go on."""
     slots = serving_slots()
@@ -145,19 +158,39 @@ def leave(group: Group, why: str) -> None:
     if "Spot" in why:
         limit = min(limit, SPOT_S)
     log(f"{why}: it finishes its requests for {limit:.0f} s")
-    # The load balancer has been told by the group, and waits as long for the requests that it has sent.
-    time.sleep(limit)
-    run("systemctl", "stop", "nginx", "app-worker-*", "app-schedule-*", timeout_s=limit + 60)
-    for slot in slots:
-        stop(slot, limit)
+    ended = Event()
+    beating = Thread(target=keep_waiting, args=[group, ended], daemon=True)
+    beating.start()
+    try:
+        # The load balancer has been told by the group, and waits as long for the requests that it has sent.
+        time.sleep(limit)
+        run("systemctl", "stop", "nginx", "app-worker-*", "app-schedule-*", timeout_s=limit + 60)
+        for slot in slots:
+            stop(slot, limit)
+    finally:
+        ended.set()
+        beating.join()
     deadline = time.monotonic() + HEARD_S
     while not group.complete(group.terminate) and time.monotonic() < deadline:
         time.sleep(LOOK_S)
 
 
-def main() -> None:
-    """Join, stay until there is a reason to leave, and leave."""
+def give_up(group: Group) -> None:
+    """Have the group take another machine at once, for this one will not serve.
+
+    Before the first release it stays: the rollout that brings it reads here what is wrong, and tells a person.
+    """
+    deadline = time.monotonic() + HEARD_S
+    while pointer() and not group.complete(group.launch, "ABANDON") and time.monotonic() < deadline:
+        time.sleep(LOOK_S)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Join, stay until there is a reason to leave, and leave. With an argument, give up."""
     group = Group()
+    if arguments:
+        give_up(group)
+        return
     why = join(group)
     while not why:
         time.sleep(LOOK_S)
@@ -169,4 +202,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 import pulumi_aws as aws
@@ -15,13 +15,14 @@ import settings
 from platforms import GroupNames, ServerGroup, ServerGroupArgs, Store
 from platforms.aws.bucket import ReleaseStore
 from platforms.aws.instance import InstanceSpec
+from platforms.aws.instance_refresh import InstanceRefresh
 from platforms.aws.load_balancer import AlbResources
 from platforms.aws.network import Subnet
 from platforms.aws.ssm import BOOT, parameter_path
 
-# Seconds for a machine to come from its launch to its release, and from its last request to its end, without a sign of
-# life. machine/group/group_member.py gives one each five minutes.
-HEARTBEAT_S = 900
+# Seconds without a sign of life for a machine to come from its launch to its release, and from its last request to its
+# end. machine/group/group_member.py gives one each five minutes, and when it leaves each minute; a dead one gives none.
+HEARTBEAT_S, LEAVING_S = 900, 180
 # Seconds from the first request that a machine may get until the load balancer's word about it counts.
 GRACE_S = 120
 # Seconds until what a new machine does counts in metrics.
@@ -136,9 +137,21 @@ class GroupResources:
                     depends_on=[*ready, *boot.ready, *(each for subnet in self._subnets for each in subnet.ready)],
                     # Its end waits for the servers' requests.
                     custom_timeouts=pulumi.CustomTimeouts(delete="45m"),
+                    # A refresh changes what it launches, once servers of it serve (instance_refresh.py).
+                    ignore_changes=["launchTemplate", "mixedInstancesPolicy"],
                 ),
             ),
             **self._launch(own),
+        )
+        refresh = InstanceRefresh(
+            f"{name}-refresh",
+            region=self._given.region,
+            group=group.name,
+            configuration=pulumi.Output.all(**own).apply(
+                lambda each: json.dumps(_as_api_spells_it(self._launch(each)))
+            ),
+            layout=self._args.boot.layout,
+            opts=pulumi.ResourceOptions(parent=group, depends_on=[group]),
         )
         child = pulumi.ResourceOptions(parent=group, provider=self._provider)
         self._policies(group, front, child)
@@ -161,24 +174,24 @@ class GroupResources:
             "name": group.name,
             "group": front.groups[self._args.app].arn,
         }
-        return ServerGroup(spec, group)
+        return ServerGroup(spec, refresh)
 
     def _hooks(self) -> list[Any]:
         # A machine that does not come is replaced, and one that does not end its requests goes all the same.
         hooks = (
-            (self._names.launch, "autoscaling:EC2_INSTANCE_LAUNCHING", "ABANDON"),
-            (self._names.terminate, "autoscaling:EC2_INSTANCE_TERMINATING", "CONTINUE"),
+            (self._names.launch, "autoscaling:EC2_INSTANCE_LAUNCHING", HEARTBEAT_S, "ABANDON"),
+            (self._names.terminate, "autoscaling:EC2_INSTANCE_TERMINATING", LEAVING_S, "CONTINUE"),
         )
         return [
-            {"name": name, "lifecycle_transition": when, "heartbeat_timeout": HEARTBEAT_S, "default_result": result}
-            for name, when, result in hooks
+            {"name": name, "lifecycle_transition": when, "heartbeat_timeout": seconds, "default_result": result}
+            for name, when, seconds, result in hooks
         ]
 
     def _launch(self, template: Any) -> dict[str, Any]:
         """Return by what it launches: one template, or that with several types and kinds of capacity."""
         capacity, first = self._args.capacity, self._args.size.instance_type
         if not (capacity.instance_types or capacity.spot_percent):
-            return {"launch_template": template}
+            return {"launch_template": {"id": template["id"], "version": template["version"]}}
         types = list(dict.fromkeys([first, *capacity.instance_types]))
         return {
             "mixed_instances_policy": {
@@ -223,3 +236,15 @@ class GroupResources:
                     },
                     opts=opts,
                 )
+
+
+def _as_api_spells_it(launch: Any) -> Any:
+    """Return what a group launches as a DesiredConfiguration of AWS's API: names in its spelling."""
+    if isinstance(launch, dict):
+        fields = cast("dict[str, Any]", launch)
+        names = {"id": "LaunchTemplateId"}
+        return {
+            names.get(key, "".join(word.capitalize() for word in key.split("_"))): _as_api_spells_it(value)
+            for key, value in fields.items()
+        }
+    return [_as_api_spells_it(each) for each in cast("list[Any]", launch)] if isinstance(launch, list) else launch

@@ -19,6 +19,9 @@ from platforms.aws.instance import USER_DATA_BYTES
 from platforms.aws.scaling import ScalingGroup
 from platforms.aws.server_group import group_names
 from platforms.server_group import Phase, ServerGroupError
+from policies import findings
+from policies.cost import costs
+from policies.plan import from_build
 from tests.unit.aws_fleet import INSTANCE, POLICY, statements
 from tests.unit.stack_blocks import app
 from tests.unit.test_alb_settings import SERVERS, stack
@@ -27,6 +30,7 @@ from tests.unit.test_capacity_settings import group
 TEMPLATE, GROUP = "aws:ec2/launchTemplate:LaunchTemplate", "aws:autoscaling/group:Group"
 TRACKING, SCHEDULE = "aws:autoscaling/policy:Policy", "aws:autoscaling/schedule:Schedule"
 OBJECT, PARAMETER = "aws:s3/bucketObjectv2:BucketObjectv2", "aws:ssm/parameter:Parameter"
+REFRESH = "pulumi-python:dynamic/aws:InstanceRefresh"
 ROLLOUT, TARGET = "pulumi-python:dynamic/releases:Rollout", "pulumi-python:dynamic/aws:Target"
 SPOT = group(
     {
@@ -150,6 +154,19 @@ def test_nobody_runs_steps_on_it_so_it_fetches_what_it_boots_with(whole: Build) 
     assert "key" not in files
 
 
+def test_another_template_is_brought_to_the_instances_before_the_release_and_by_no_change_of_the_group(
+    whole: Build,
+) -> None:
+    refresh = whole.one(REFRESH)
+    policy = json.loads(refresh.inputs["configuration"])["MixedInstancesPolicy"]
+    assert policy["LaunchTemplate"]["LaunchTemplateSpecification"] == {"LaunchTemplateId": "hello-id", "Version": "7"}
+    assert policy["LaunchTemplate"]["Overrides"] == [{"InstanceType": "t4g.small"}, {"InstanceType": "t4g.medium"}]
+    assert policy["InstancesDistribution"]["OnDemandPercentageAboveBaseCapacity"] == 60
+    assert refresh.inputs["layout"] == "uwsgi, systemd 2"
+    assert whole.one(ROLLOUT, "hello-rollout").depends_on(refresh)
+    assert {"launchTemplate", "mixedInstancesPolicy"} <= {*whole.one(GROUP).ignore_changes}
+
+
 def test_it_may_speak_of_itself_to_its_own_group_alone(whole: Build) -> None:
     of_role = {each.name: statements(each.inputs["policy"]) for each in whole.of(POLICY)}
     found = [each for each in of_role["app-hello"] if "autoscaling:CompleteLifecycleAction" in each["Action"]]
@@ -170,6 +187,14 @@ def test_the_state_has_no_list_of_instances(whole: Build) -> None:
     assert {each.name for each in whole.of(TARGET)} == {"docs-1", "docs-2", "docs-3"}
     assert whole.exports["groups"] == {"hello": NAME}
     assert "servers" in whole.exports["fleet"].value["apps"]["hello"]
+
+
+def test_it_fails_no_control_and_its_fewest_servers_have_a_price(whole: Build) -> None:
+    planned = from_build(whole)
+    found = findings(planned, stack="prod")
+    assert {(each.control.id, each.resource.name) for each in found} <= {("ELB.5", "balancer")}
+    # One server of the group, three of the other application.
+    assert {each.what: each.number for each in costs(planned)}["machine, t4g.small"] == 4
 
 
 class Api:

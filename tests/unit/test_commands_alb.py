@@ -11,8 +11,11 @@ import pytest
 
 from platforms import operator
 from platforms.load_balancer import LoadBalancerError, TargetHealth
+from platforms.server_group import Phase
+from releases.fleet import STATUS_COMMAND
 from settings.alb_support import PAGE_CHARS
-from tests.unit.fake_stack import NEW, OLD, FakeStack, make
+from tests.unit.fake_group import FakeGroup
+from tests.unit.fake_stack import NEW, OLD, FakeStack, facts, make
 from tests.unit.test_commands import fleet
 
 WELL = {"m-hello-1": TargetHealth("healthy"), "m-hello-2": TargetHealth("healthy")}
@@ -166,3 +169,41 @@ def test_a_release_for_another_kind_of_balancer_is_not_gone_back_to(front: Front
     assert f"release {OLD} is made for balancer.kind machine, and alb is in front" in " ".join(result.output.split())
     stack.store.write(f"releases/{OLD}/manifest.json", b'{"front": "alb"}')
     assert fleet("rollback", "--yes").exit_code == 0
+
+
+@pytest.fixture
+def group(stack: FakeStack, front: Front, monkeypatch: pytest.MonkeyPatch) -> FakeGroup:
+    """Have the servers be a group of three, of which one waits and one leaves."""
+    made = FakeGroup({"i-1": Phase.SERVING, "i-2": Phase.WAITING, "i-3": Phase.LEAVING})
+
+    def server_group(spec: object) -> FakeGroup:
+        assert spec == {"platform": "memory", "name": "g"}
+        return made
+
+    monkeypatch.setattr(operator, "server_group", server_group)
+    stack.output["apps"]["hello"] |= {"servers": [], "group": {"platform": "memory", "name": "g"}}
+    for number in (1, 2):
+        stack.machines.answers[f"i-{number}@10.0.0.{number}", STATUS_COMMAND] = facts()
+    front.targets = {"i-1": TargetHealth("healthy")}
+    return made
+
+
+def test_the_servers_of_a_group_are_those_that_it_has_now(group: FakeGroup, stack: FakeStack) -> None:
+    told = json.loads(fleet("status", "--json").output)["servers"]
+    assert [(each["name"], each["state"]) for each in told] == [("hello-i-1", "serving"), ("hello-i-2", "starting")]
+    assert told[1]["cause"] == "its group waits until it serves the current release"
+    del group.phases["i-2"]
+    assert [each["name"] for each in json.loads(fleet("status", "--json").output)["servers"]] == ["hello-i-1"]
+    group.phases.clear()
+    assert "hello has no servers now" in fleet("exec", "--", "true").output
+    assert stack.output["apps"]["hello"]["servers"] == []
+
+
+@pytest.mark.parametrize("name", ["hello-i-1", "i-1"])
+def test_a_drained_server_of_a_group_is_on_standby_for_else_it_would_be_replaced(
+    group: FakeGroup, front: Front, name: str
+) -> None:
+    for verb in ("drain", "admit"):
+        assert fleet(verb, name).exit_code == 0
+    assert group.standing_by == [("i-1", True), ("i-1", False)]
+    assert front.calls == [("drain", "hello", "i-1@10.0.0.1")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, cast
 from urllib.parse import parse_qsl
 
 import apply_files
@@ -79,7 +80,8 @@ class Host:
         assert (form["Version"], form["AutoScalingGroupName"], form["InstanceId"]) == ("2011-01-01", "g", "i-1")
         if not self.waits:
             raise aws_service.Refused("autoscaling", 400, "<Message>No active Lifecycle Action found</Message>")
-        self.does.append(f"{form['Action']} {form['LifecycleHookName']}")
+        result = "" if form.get("LifecycleActionResult", "CONTINUE") == "CONTINUE" else " ABANDON"
+        self.does.append(f"{form['Action']} {form['LifecycleHookName']}{result}")
         return b""
 
 
@@ -177,6 +179,26 @@ def test_one_that_leaves_finishes_its_requests_before_the_group_goes_on(host: Ho
         "slept 75", "systemctl stop nginx app-worker-* app-schedule-*", "stop blue 75",
         "CompleteLifecycleAction down",
     ]  # fmt: skip
+
+
+def test_a_group_waits_for_one_that_takes_long_to_leave(host: Host) -> None:
+    class Ended:
+        waits = iter([False, False, True])
+
+        def wait(self, _seconds: float) -> bool:
+            return next(self.waits)
+
+    group_member.keep_waiting(group_member.Group(), cast("Event", Ended()))
+    assert host.does == ["RecordLifecycleActionHeartbeat down"] * 2
+
+
+def test_a_machine_that_does_not_become_a_server_is_given_up_once_there_is_a_release(host: Host) -> None:
+    host.store = {"pointer": [b""]}
+    group_member.main(["give-up"])
+    assert host.does == []
+    host.store, host.waits = {"pointer": [b"r1"]}, True
+    group_member.main(["give-up"])
+    assert host.does == ["CompleteLifecycleAction up ABANDON"]
 
 
 def test_a_spot_notice_leaves_two_minutes(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from releases.journal import entries
 from releases.live import LiveServers
 from releases.plan import Plan
 from releases.pointers import current
+from releases.release import Release
 from releases.rollback import roll_back
 from releases.rollout import RolloutError
 from tests.unit.fake_fleet import FakeFleet, MemoryStore, release
@@ -123,6 +125,16 @@ def test_one_that_goes_meanwhile_is_no_failure(verb: str) -> None:
     assert [moving.fleet.live[at(number)] for number in (2, 3)] == [new, new]
     assert current(moving.fleet.store) == new
     assert next(entries(moving.fleet.store)).is_settled
+
+
+def test_the_others_stage_though_the_one_goes_that_installs_for_them() -> None:
+    moving = Moving(i_1=S, i_2=S)
+    moving.roll_out(1)
+    made = release(2)
+    keeps = Release(json.dumps(json.loads(made.manifest) | {"wheels": True}).encode(), made.archive)
+    moving.on("stage", lambda _: moving.lose(at(1)))
+    new = moving.roll_out(2, release=keeps)
+    assert (moving.fleet.live[at(2)], current(moving.fleet.store)) == (new, new)
 
 
 def test_one_that_fails_and_is_still_there_is_a_failure_as_ever() -> None:
