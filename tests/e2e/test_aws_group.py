@@ -1,0 +1,187 @@
+"""`pulumi up -s prod` with fleet.capacity, by the real engine: one to three servers in two zones, under load.
+
+See tests/aws/ for what stands in for AWS. Tests share one group and leave it well; the last one destroys it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from harness.evidence import assert_nothing_was_lost
+from harness.load import Load
+from harness.stack import eventually
+from tests.aws.load_balancing import public_address
+from tests.aws.session import Running, running
+from tests.e2e.test_aws import REGION
+from tests.e2e.test_aws_alb import AlbStack, losses
+
+pytestmark = [pytest.mark.aws, pytest.mark.long]
+# What a minute of warm-up and grace lasts here.
+MINUTE_S = 5.0
+
+
+class GroupStack(AlbStack):
+    """A stack whose servers are a group, by plain HTTP."""
+
+    @property
+    def api(self) -> Any:
+        return self.running.account.aws.autoscaling
+
+    def group(self) -> dict[str, Any]:
+        groups = self.api.describe_auto_scaling_groups()["AutoScalingGroups"]
+        return groups[0] if groups else {"Instances": []}
+
+    def servers(self) -> dict[str, str]:
+        """Return the servers that get requests, as `./fleet` names them -> the machine."""
+        there = [each["InstanceId"] for each in self.group()["Instances"] if each["LifecycleState"] == "InService"]
+        return {f"hello-{id_}": id_ for id_ in there}
+
+    def load(self) -> Load:
+        return Load(self.url, address=public_address(self.arn))
+
+    def get(self, path: str = "/") -> Any:
+        response, body = self.ask(path)
+        assert response.status == 200, f"{response.status} {body!r}"
+        return json.loads(body)
+
+    def scale(self, number: int) -> None:
+        """Have so many servers, and wait for them."""
+        self.api.set_desired_capacity(AutoScalingGroupName=self.group()["AutoScalingGroupName"], DesiredCapacity=number)
+        self.wait_for(number)
+
+    def wait_for(self, number: int) -> None:
+        def are_there() -> bool:
+            # A dead one does not say that it has ended, and the group waits for that for a while.
+            there = [each["LifecycleState"] for each in self.group()["Instances"]]
+            every = [each for each in there if not each.startswith("Terminating")]
+            return every == ["InService"] * number and list(self.health().values()) == ["healthy"] * number
+
+        eventually(are_there, timeout_s=240, message=f"{number} servers")
+
+
+@pytest.fixture(scope="module")
+def region() -> Generator[Running]:
+    with running(REGION, f"e2e-{os.getpid()}-group", minute_s=MINUTE_S) as region:
+        yield region
+
+
+@pytest.fixture(scope="module")
+def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator[GroupStack]:
+    stack = GroupStack.prepare(tmp_path_factory.mktemp("group"), region, servers=1)
+    stack.settings["balancer"] = {"kind": "alb", "hostnames": ["shop.example.com"]}
+    aws = stack.settings["aws"]
+    del aws["admin_cidrs"]
+    aws["transport"] = "instance_connect_endpoint"
+    aws["vpc"] |= {"zones": [f"{REGION}a", f"{REGION}b"], "nat_gateways": "single"}
+    del stack.app["fleet"]["servers"]
+    stack.app["fleet"] |= {"local_proxy": True, "capacity": {"min": 1, "max": 3}}
+    stack.app["gateway"] = {"processes": 2, "request_timeout_s": 10}
+    stack.app["rollout"] = {"drain_timeout_s": 10}
+    with stack.serving():
+        yield stack
+
+
+def test_the_first_release_comes_to_servers_that_wait_for_it(fleet: GroupStack) -> None:
+    fleet.wait_for(1)
+    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+    told = json.loads(fleet.fleet("status", "--json").stdout)
+    assert [(each["name"], each["state"]) for each in told["servers"]] == [(next(iter(fleet.servers())), "serving")]
+    (id_,) = fleet.servers().values()
+    assert fleet.fleet("exec", "--server", id_, "--", "hostname").stdout.strip() == id_
+    assert id_ not in fleet.export()
+
+
+def test_a_second_up_finds_nothing_to_do_whoever_the_servers_are(fleet: GroupStack) -> None:
+    fleet.up("--expect-no-changes")
+
+
+def test_servers_come_with_the_release_and_go_after_their_requests(fleet: GroupStack) -> None:
+    with fleet.load() as load:
+        begun = time.monotonic()
+        fleet.scale(3)
+        print(f"3 servers after {time.monotonic() - begun:.0f} s")
+        eventually(lambda: len(load.outcome.servers) == 3, message="all three get requests")
+        fleet.scale(1)
+        load.wait_for(50)
+    print(load.outcome)
+    assert set(load.outcome.versions) == {"1"}
+    # POSTs of a server that is gone cannot be counted.
+    assert losses(load.outcome) == 0, load.outcome
+
+
+def test_a_release_loses_no_request(fleet: GroupStack) -> None:
+    fleet.scale(2)
+    with fleet.load() as load:
+        fleet.release_version("two")
+        load.wait_for(50)
+    print(load.outcome)
+    assert_nothing_was_lost(fleet, load.outcome)
+    assert fleet.who_answers() == {(machine, "two") for machine in fleet.servers().values()}
+    assert not any(each["ProtectedFromScaleIn"] for each in fleet.group()["Instances"])
+
+
+def test_a_server_that_comes_while_a_release_moves_ends_on_it(fleet: GroupStack) -> None:
+    fleet.scale(1)
+    with fleet.load() as load:
+        more = threading.Thread(target=fleet.scale, args=[3])
+        more.start()
+        time.sleep(5)
+        fleet.release_version("three")
+        more.join()
+        load.wait_for(100)
+    print(load.outcome)
+    assert losses(load.outcome) == 0, load.outcome
+    assert fleet.who_answers() == {(machine, "three") for machine in fleet.servers().values()}
+    assert len(fleet.servers()) == 3
+    fleet.up("--expect-no-changes")
+
+
+def test_a_change_of_the_template_replaces_servers_each_after_another_one_serves(fleet: GroupStack) -> None:
+    fleet.scale(1)
+    before = {*fleet.servers()}
+    fleet.settings["security_updates"] = {"window": "04:30"}
+    # Before, it would take away what tests ask for.
+    fleet.app["fleet"]["capacity"]["cpu_percent"] = 90
+    with fleet.load() as load:
+        begun = time.monotonic()
+        output = fleet.up()
+        load.wait_for(50)
+    print(f"replaced after {time.monotonic() - begun:.0f} s; {load.outcome}")
+    assert "every server is of the new launch template" in output
+    assert losses(load.outcome) == 0, load.outcome
+    fleet.wait_for(1)
+    assert not {*fleet.servers()} & before
+
+
+def test_a_template_whose_servers_do_not_come_is_taken_back(fleet: GroupStack) -> None:
+    before = {*fleet.servers()}
+    fleet.app["system_packages"] = ["no-such-package"]
+    with fleet.load() as load:
+        output = fleet.up(fails=True)
+        load.wait_for(50)
+    print(output, load.outcome)
+    assert "2 servers did not come" in output
+    assert losses(load.outcome) == 0, load.outcome
+    assert {*fleet.servers()} == before
+    del fleet.app["system_packages"]
+    fleet.up()
+
+
+def test_destroy_leaves_nothing(fleet: GroupStack) -> None:
+    fleet.settings["aws"]["protect"] = False
+    fleet.up()
+    fleet.destroy()
+    aws = fleet.running.account.aws
+    assert fleet.instances() == []
+    assert aws.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
+    assert aws.ec2.describe_launch_templates()["LaunchTemplates"] == []
+    assert aws.s3.list_buckets()["Buckets"] == []
+    assert aws.ssm.describe_parameters()["Parameters"] == []
+    assert {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]} == {"default"}
