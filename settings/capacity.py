@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Servers of a group; an ALB has a quota of its own (settings/alb_support.py).
 MOST_SERVERS = 1000
+# TimeoutStartSec of templates/systemd/app-boot.service: a server that joins has it for all of a release.
+BOOT_STAGE_S = 900
 # Overrides of a launch template (LaunchTemplate of the API of EC2 Auto Scaling), of which one is fleet.size's own.
 MOST_TYPES = 40 - 1
 _CRON = r"([0-9*/,-]+ ){2}([0-9*/,-]+ )([0-9A-Za-z*/,-]+ )[0-9A-Za-z*/,-]+"
@@ -147,6 +149,16 @@ def _problems_of(app: App, given: Settings) -> list[str]:
         found.append(
             "fleet.capacity: servers tell EC2 Auto Scaling that they serve, and do not reach it with "
             "aws.vpc.nat_gateways: none; take single or one_per_az"
+        )
+    if given.security_updates.reboot:
+        found.append(
+            "fleet.capacity: a server that restarts fails its health checks, and the group replaces it: set "
+            "security_updates.reboot to false, and take a newer aws.ami for a new kernel"
+        )
+    if app.rollout.stage_timeout_s > BOOT_STAGE_S:
+        found.append(
+            f"rollout.stage_timeout_s: {app.rollout.stage_timeout_s}: a server that joins the group "
+            f"(fleet.capacity) has {BOOT_STAGE_S} s to install the release; take at most that"
         )
     return found + _problems_of_types(app, given)
 

@@ -52,6 +52,7 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
         ({"instance_types": ["t4g.micro"]}, {}, {}, "fleet.capacity.instance_types: t4g.micro: has 1024 MiB, and"),
         ({}, {}, {"schedules": {"x": {"command": "x", "calendar": "hourly"}}}, "schedules: run on the first server"),
         ({}, {}, {"workers": {"x": {"command": "x", "servers": "first"}}}, "workers.x.servers: first: of a group no"),
+        ({}, {}, {"rollout": {"stage_timeout_s": 901}}, "rollout.stage_timeout_s: 901: a server that joins the group"),
     ],
 )  # fmt: skip
 def test_what_a_group_cannot_be_is_refused(
@@ -78,3 +79,10 @@ def test_the_most_servers_of_a_group_count_where_room_is_needed() -> None:
     whole = {"hello": group(bounds), "other": group({}, path="/other")}
     found = problems_of(stack(apps=whole))
     assert any(line.startswith("apps: have 1003 servers, and an ALB takes 1000") for line in found)
+
+
+def test_servers_of_a_group_are_not_restarted_by_updates() -> None:
+    blocks = stack(apps={"hello": group()})
+    assert problems_of(blocks | {"security_updates": {"reboot": False}}) == []
+    (told,) = problems_of(blocks | {"security_updates": {"reboot": True}})
+    assert told.startswith("apps.hello.fleet.capacity: a server that restarts fails its health checks, and the group")
