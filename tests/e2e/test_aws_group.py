@@ -16,7 +16,7 @@ import pytest
 
 from harness.evidence import assert_nothing_was_lost
 from harness.load import Load
-from harness.stack import eventually
+from harness.stack import eventually, lxc
 from tests.aws.load_balancing import public_address
 from tests.aws.session import Running, running
 from tests.e2e.test_aws import REGION
@@ -141,6 +141,20 @@ def test_a_server_that_comes_while_a_release_moves_ends_on_it(fleet: GroupStack)
     assert fleet.who_answers() == {(machine, "three") for machine in fleet.servers().values()}
     assert len(fleet.servers()) == 3
     fleet.up("--expect-no-changes")
+
+
+def test_a_killed_server_is_replaced_by_one_that_serves(fleet: GroupStack) -> None:
+    fleet.scale(2)
+    victim = next(iter(fleet.servers().values()))
+    lxc("stop", "--force", victim)
+    begun = time.monotonic()
+    eventually(lambda: victim not in fleet.servers().values(), message="it is taken out")
+    fleet.wait_for(2)
+    print(f"replaced after {time.monotonic() - begun:.0f} s")
+    with fleet.load() as load:
+        load.wait_for(100)
+    assert losses(load.outcome) == 0, load.outcome
+    assert set(load.outcome.servers) == set(fleet.servers().values())
 
 
 def test_a_change_of_the_template_replaces_servers_each_after_another_one_serves(fleet: GroupStack) -> None:
