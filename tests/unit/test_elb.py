@@ -16,14 +16,14 @@ from platforms.load_balancer import LoadBalancerError, TargetHealth
 REGION, PROPS = "eu-central-1", {"name": "hello-1", "region": "eu-central-1", "drain_timeout_s": 1}
 
 
-@pytest.fixture
-def alb(monkeypatch: pytest.MonkeyPatch) -> Generator[dict[str, str]]:
-    """Yield the ARNs of a listener and of a target group, and the id of a machine."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    for module in (elb, target):
-        monkeypatch.setattr(module, "LOOK_S", 0.01)
-    with mock_aws():
+@pytest.fixture(scope="module")
+def alb() -> Generator[dict[str, str]]:
+    """Yield the ARNs of a listener and of a target group, and the id of a machine. Tests leave it without targets."""
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "x")
+        for module in (elb, target):
+            patch.setattr(module, "LOOK_S", 0.01)
         ec2: Any = cast("Any", boto3).client("ec2", region_name=REGION)
         client: Any = cast("Any", boto3).client("elbv2", region_name=REGION)
         subnets = [each["SubnetId"] for each in ec2.describe_subnets()["Subnets"]][:2]
