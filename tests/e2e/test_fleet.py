@@ -322,6 +322,7 @@ def test_every_machine_serves_the_current_release_after_a_restart_whichever_slot
 WITHOUT_STARTING = ("--target", "**::probe-rollout")
 
 
+@pytest.mark.long
 def test_a_server_that_was_away_during_a_release_comes_back_on_the_new_one(fleet: Stack) -> None:
     fleet.release_version("before")
     fleet.app["rollout"] = {"allow_unreachable": 1}

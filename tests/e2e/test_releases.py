@@ -43,6 +43,7 @@ def test_a_release_loses_no_request(
     assert len(releases_that_answer(fleet)) == 1
 
 
+@pytest.mark.long
 def test_a_release_of_new_settings_loses_no_request(fleet: Stack, table: Callable[[Outcome], None]) -> None:
     with Load(fleet.url) as load:
         fleet.app["environment"] = {"T_NEW": "yes"}

@@ -26,37 +26,35 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
     return stack
 
 
+# Failed releases in `make test`: test_bad_releases.py, and below.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "old", "new", "told"),
     [
         ("probe.py", 'VERSION = "', 'import nonsense\nVERSION = "', "No module named 'nonsense'"),
-        pytest.param(
+        (
             "probe.py",
             HEALTHY,
             HEALTHY + "    raise RuntimeError('sick')\n",
             "GET / was not 200 in 8 s but no answer (it raised before it gave one)",
-            marks=pytest.mark.long,
         ),
-        pytest.param(
+        (
             "probe.py",
             'VERSION = "',
             'time.sleep(60)\nVERSION = "',
             "was not imported in 8 s",
-            marks=pytest.mark.long,
         ),
-        pytest.param(
+        (
             "probe.py",
             HEALTHY,
             HEALTHY + "    start_response('301 Moved', [('Location', 'https://example.org/')])\n    return []\n",
             "hint: the application redirects HTTP to HTTPS by itself: set balancer.tls",
-            marks=pytest.mark.long,
         ),
-        pytest.param(
+        (
             "requirements.txt",
             "# Nothing",
             "no-such-package-of-wsgi-fleet==1\n# Nothing",
             "the requirements do not install",
-            marks=pytest.mark.long,
         ),
     ],
     ids=["does not import", "raises", "hangs at start", "redirects", "requirements do not install"],
