@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
+from platforms.aws.client import client, errors_as
 from platforms.load_balancer import LoadBalancerError, TargetHealth
 from settings.application import APP_PORT
 
@@ -26,12 +26,8 @@ class Elb:
 
     @cached_property
     def client(self) -> Any:
-        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
-        import boto3  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-
-        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
-        return cast("Any", boto3).client("elbv2", region_name=self._region, config=config)
+        """Return the client, made once it is needed."""
+        return client("elbv2", self._region)
 
     def health(self, group: str) -> dict[str, tuple[str, str]]:
         """Return instance -> (state, why) of the targets of a group; {} of a group that is gone."""
@@ -77,7 +73,7 @@ class AlbOperator:
 
     def health(self, app: str) -> Mapping[str, TargetHealth]:
         """Implement LoadBalancer.health. Targets are known by the id of their instance."""
-        with _errors():
+        with errors_as(LoadBalancerError):
             found = self._elb.health(self._groups[app])
         return {machine: TargetHealth(state, why) for machine, (state, why) in found.items()}
 
@@ -85,7 +81,7 @@ class AlbOperator:
         """Implement LoadBalancer.drain."""
         machine, begun = _instance(target), time.monotonic()
         limit = self._drain_timeout_s[app] + DRAINED_S
-        with _errors():
+        with errors_as(LoadBalancerError):
             self._elb.drain(self._groups[app], machine)
             while self._elb.health(self._groups[app]).get(machine, ("unused", ""))[0] == "draining":
                 if time.monotonic() - begun > limit:
@@ -94,17 +90,17 @@ class AlbOperator:
 
     def admit(self, app: str, target: str) -> None:
         """Implement LoadBalancer.admit."""
-        with _errors():
+        with errors_as(LoadBalancerError):
             self._elb.admit(self._groups[app], _instance(target))
 
     def in_maintenance(self) -> bool:
         """Implement LoadBalancer.in_maintenance."""
-        with _errors():
+        with errors_as(LoadBalancerError):
             return self._maintenance_rule() is not None
 
     def set_maintenance(self, page: str | None) -> None:
         """Implement LoadBalancer.set_maintenance: a rule before all others. `pulumi up` knows nothing of it."""
-        with _errors():
+        with errors_as(LoadBalancerError):
             rule, client = self._maintenance_rule(), self._elb.client
             if page is None:
                 if rule:
@@ -129,14 +125,3 @@ class AlbOperator:
 def _instance(target: str) -> str:
     """Return the id of the instance that a target of the transport is (AwsPlatform.machine)."""
     return target.partition("@")[0]
-
-
-@contextmanager
-def _errors() -> Generator[None]:
-    """Turn errors of AWS into LoadBalancerError."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise LoadBalancerError(f"{error}; `./fleet doctor` looks at the credentials") from error

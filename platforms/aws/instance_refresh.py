@@ -10,11 +10,12 @@ import json
 import time
 from datetime import datetime
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import pulumi
 from pulumi.dynamic import CheckFailure, CheckResult, CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
 
+from platforms.aws.client import client
 from platforms.provider import log, without_traceback
 
 LOOK_S = 5.0
@@ -81,12 +82,8 @@ class Refresh:
 
     @cached_property
     def client(self) -> Any:
-        """Return the client, loaded late, as others are."""
-        import boto3  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-
-        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
-        return cast("Any", boto3).client("autoscaling", region_name=self._region, config=config)
+        """Return the client, made once it is needed."""
+        return client("autoscaling", self._region)
 
     def run(self, configuration: dict[str, Any]) -> None:
         """Bring the instances to a configuration, or back to the one before. Raises RefreshError."""

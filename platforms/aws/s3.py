@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import IO, Any, cast
 
+from platforms.aws.client import client
+
 
 class S3Store:
     """Implements platforms.transport.Store; a key stands under `<prefix>/` in the bucket. S3 writes are atomic.
@@ -23,12 +25,8 @@ class S3Store:
 
     @cached_property
     def client(self) -> Any:
-        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
-        import boto3  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-
-        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
-        return cast("Any", boto3).client("s3", region_name=self._region, config=config)
+        """Return the client, made once it is needed."""
+        return client("s3", self._region)
 
     def read(self, key: str) -> bytes | None:
         """Implement Store.read: return the content of the object, or None where there is none."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
+from platforms.aws.client import client, errors_as
 from platforms.aws.elb import Elb
 from platforms.server_group import Member, Phase, ServerGroupError
 
@@ -36,12 +36,12 @@ class ScalingGroup:
 
     def minimum(self) -> int:
         """Implement ServerGroup.minimum: schedules may have changed it."""
-        with _errors():
+        with errors_as(ServerGroupError):
             return int(self._group().get("MinSize", 0))
 
     def members(self) -> list[Member]:
         """Implement ServerGroup.members: ask the group for its instances, and EC2 for their addresses."""
-        with _errors():
+        with errors_as(ServerGroupError):
             states = {str(each["InstanceId"]): str(each["LifecycleState"]) for each in self._instances()}
             addresses = self._addresses(states)
         return [
@@ -51,12 +51,12 @@ class ScalingGroup:
 
     def healthy(self) -> set[str]:
         """Implement ServerGroup.healthy: ask the load balancer."""
-        with _errors():
+        with errors_as(ServerGroupError):
             return {id_ for id_, (state, _) in self._elb.health(self._target_group).items() if state == "healthy"}
 
     def hold(self, ids: Collection[str], *, on: bool) -> None:
         """Implement ServerGroup.hold: protect from scale-in those that are in service, which alone can be."""
-        with _errors():
+        with errors_as(ServerGroupError):
             now = {str(each["InstanceId"]) for each in self._instances() if each["LifecycleState"] == "InService"}
             chosen = sorted(now & {*ids})
             for start in range(0, len(chosen), AT_ONCE):
@@ -65,7 +65,7 @@ class ScalingGroup:
     def stand_by(self, id_: str, *, on: bool) -> None:
         """Implement ServerGroup.stand_by. The group puts another one in its place where it has no more than it must."""
         names = {"InstanceIds": [id_], "AutoScalingGroupName": self.name}
-        with _errors():
+        with errors_as(ServerGroupError):
             if on:
                 group = self._group()
                 spare = int(group["DesiredCapacity"]) > int(group["MinSize"])
@@ -75,27 +75,25 @@ class ScalingGroup:
 
     def replace(self, id_: str) -> None:
         """Implement ServerGroup.replace."""
-        with _errors():
+        with errors_as(ServerGroupError):
             self.client.set_instance_health(InstanceId=id_, HealthStatus="Unhealthy", ShouldRespectGracePeriod=False)
 
     def last_problem(self) -> str:
         """Implement ServerGroup.last_problem: the newest activity that failed."""
-        with _errors():
+        with errors_as(ServerGroupError):
             found = self.client.describe_scaling_activities(AutoScalingGroupName=self.name, MaxRecords=10)
         failed = [each for each in found["Activities"] if each["StatusCode"] in ("Failed", "Cancelled")]
         return " ".join(str(failed[0].get("StatusMessage", "")).split()) if failed else ""
 
     @cached_property
     def client(self) -> Any:
-        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
-        return self._client("autoscaling")
+        """Return the client, made once it is needed."""
+        return client("autoscaling", self._region)
 
-    def _client(self, service: str) -> Any:
-        import boto3  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-
-        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=10, read_timeout=60)
-        return cast("Any", boto3).client(service, region_name=self._region, config=config)
+    @cached_property
+    def ec2(self) -> Any:
+        """Return the client of EC2, made once it is needed."""
+        return client("ec2", self._region)
 
     def _group(self) -> dict[str, Any]:
         found = self.client.describe_auto_scaling_groups(AutoScalingGroupNames=[self.name])["AutoScalingGroups"]
@@ -109,7 +107,7 @@ class ScalingGroup:
         every, chosen = list[Any](), sorted(ids)
         for start in range(0, len(chosen), FILTERED_AT_ONCE):
             wanted = [{"Name": "instance-id", "Values": chosen[start : start + FILTERED_AT_ONCE]}]
-            pages = self._client("ec2").get_paginator("describe_instances").paginate(Filters=wanted)
+            pages = self.ec2.get_paginator("describe_instances").paginate(Filters=wanted)
             every += [each for page in pages for found in page["Reservations"] for each in found["Instances"]]
         # One that ends has no address any more.
         return {
@@ -139,14 +137,3 @@ def _phase(state: str) -> Phase:
     if state in _PHASES:
         return _PHASES[state]
     return Phase.STARTING if state.startswith("Pending") else Phase.LEAVING
-
-
-@contextmanager
-def _errors() -> Generator[None]:
-    """Turn errors of AWS into ServerGroupError."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise ServerGroupError(f"{error}; `./fleet doctor` looks at the credentials") from error

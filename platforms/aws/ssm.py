@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
+
+from platforms.aws.client import client
 
 # What one DeleteParameters takes (docs.aws.amazon.com/systems-manager/latest/APIReference/API_DeleteParameters.html).
 DELETED_AT_ONCE = 10
@@ -38,13 +40,9 @@ class SsmSecrets:
 
     @cached_property
     def client(self) -> Any:
-        """Return the client, loaded late: boto3 takes half a second, and other platforms never need it."""
-        import boto3  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-
+        """Return the client, made once it is needed."""
         # Writing is limited to a few calls a second for an account: more attempts, further apart.
-        config = Config(retries={"mode": "adaptive", "max_attempts": 10}, connect_timeout=10, read_timeout=60)
-        return cast("Any", boto3).client("ssm", region_name=self._region, config=config)
+        return client("ssm", self._region, {"mode": "adaptive", "max_attempts": 10})
 
     def write(self, release: str, secrets: Mapping[str, str]) -> None:
         """Write the secrets that are not there already.

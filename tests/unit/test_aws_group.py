@@ -7,7 +7,7 @@ import contextlib
 import gzip
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
@@ -234,12 +234,7 @@ class Api:
 
 def asked(api: Api) -> ScalingGroup:
     made = ScalingGroup("eu-central-1", "g", "arn:hello")
-    made.__dict__["client"] = api
-
-    def client(_service: str) -> Api:
-        return api
-
-    cast("Any", made)._client = client
+    made.__dict__ |= {"client": api, "ec2": api}
     return made
 
 

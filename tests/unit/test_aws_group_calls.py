@@ -21,8 +21,7 @@ pytestmark = pytest.mark.aws
 
 def asked(site: Site, group: Group) -> ScalingGroup:
     made = ScalingGroup(REGION, group.name, site.targets)
-    made.__dict__["client"] = site.api
-    made._client = lambda service: getattr(site.account.aws, service)  # pyright: ignore
+    made.__dict__ |= {"client": site.api, "ec2": site.account.aws.ec2}
     made._elb.__dict__["client"] = site.account.aws.elbv2  # pyright: ignore[reportPrivateUsage]
     return made
 
