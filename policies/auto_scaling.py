@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
-from policies.control import Judge, Planned, control
+from policies.control import block, control, judge_each
 
 GROUP, TEMPLATE = "aws:autoscaling/group:Group", "aws:ec2/launchTemplate:LaunchTemplate"
 # In two zones (AutoScaling.2 by its default).
@@ -13,27 +13,12 @@ LEAST_SUBNETS = 2
 Inputs = Mapping[str, Any]
 
 
-def _block(inputs: Inputs, key: str) -> Inputs:
-    return cast("Inputs", inputs.get(key) or {})
-
-
 def _blocks(inputs: Inputs, key: str) -> list[Inputs]:
     return cast("list[Inputs]", inputs.get(key) or [])
 
 
-def _judge(type_: str, is_good: Callable[[Inputs], bool], problem: str) -> Judge:
-    """Return a judge that finds resources of a type whose inputs are not good."""
-
-    def judge(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
-        for each in plan:
-            if each.type == type_ and not is_good(each.inputs):
-                yield each, problem
-
-    return judge
-
-
 def _asks_for_sessions(given: Inputs) -> bool:
-    return _block(given, "metadataOptions").get("httpTokens") == "required"
+    return block(given, "metadataOptions").get("httpTokens") == "required"
 
 
 def _gives_no_public_address(given: Inputs) -> bool:
@@ -42,32 +27,34 @@ def _gives_no_public_address(given: Inputs) -> bool:
 
 def _encrypts(given: Inputs) -> bool:
     disks = _blocks(given, "blockDeviceMappings")
-    return bool(disks) and all(_block(each, "ebs").get("encrypted") == "true" for each in disks)
+    return bool(disks) and all(block(each, "ebs").get("encrypted") == "true" for each in disks)
 
 
 control("AutoScaling.1", "groups behind a load balancer believe it about health", "set health_check_type: ELB")(
-    _judge(
+    judge_each(
         GROUP,
         lambda given: not given.get("targetGroupArns") or given.get("healthCheckType") == "ELB",
         "it keeps servers that do not respond",
     )
 )
 control("AutoScaling.2", "groups stand in several zones", "name another zone, or another subnet")(
-    _judge(GROUP, lambda given: len(given.get("vpcZoneIdentifiers") or ()) >= LEAST_SUBNETS, "it stands in one zone")
+    judge_each(
+        GROUP, lambda given: len(given.get("vpcZoneIdentifiers") or ()) >= LEAST_SUBNETS, "it stands in one zone"
+    )
 )
 control("AutoScaling.9", "groups launch by a template", "set launch_template")(
-    _judge(
+    judge_each(
         GROUP,
         lambda given: bool(given.get("launchTemplate") or given.get("mixedInstancesPolicy")),
         "it launches by something else",
     )
 )
 control("EC2.25", "launch templates give no public address", "set associate_public_ip_address to false")(
-    _judge(TEMPLATE, _gives_no_public_address, "its instances get one")
+    judge_each(TEMPLATE, _gives_no_public_address, "its instances get one")
 )
 control("EC2.170", "launch templates ask for a session with instance metadata", "set http_tokens to required")(
-    _judge(TEMPLATE, _asks_for_sessions, "a request that is led there gets the role's keys")
+    judge_each(TEMPLATE, _asks_for_sessions, "a request that is led there gets the role's keys")
 )
 control("EC2.181", "launch templates encrypt disks", "set encrypted in block_device_mappings")(
-    _judge(TEMPLATE, _encrypts, "a disk is not encrypted")
+    judge_each(TEMPLATE, _encrypts, "a disk is not encrypted")
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,22 @@ def findings(plan: Sequence[Planned], *, stack: str) -> list[Finding]:
 
 
 Judge = Callable[[Sequence[Planned]], Iterator[tuple[Planned, str]]]
+
+
+def block(inputs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return a block among the inputs; an empty one where it is not given."""
+    return cast("Mapping[str, Any]", inputs.get(key) or {})
+
+
+def judge_each(type_: str, is_good: Callable[[Mapping[str, Any]], bool], problem: str) -> Judge:
+    """Return a judge that finds resources of a type whose inputs are not good."""
+
+    def judge(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
+        for each in plan:
+            if each.type == type_ and not is_good(each.inputs):
+                yield each, problem
+
+    return judge
 
 
 def control(id_: str, title: str, remedy: str) -> Callable[[Judge], Judge]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from policies.control import Judge, Planned, control
+from policies.control import Judge, Planned, block, control
 
 INSTANCE, SUBNET, VPC = "aws:ec2/instance:Instance", "aws:ec2/subnet:Subnet", "aws:ec2/vpc:Vpc"
 DEFAULT_GROUP, FLOW_LOG = "aws:ec2/defaultSecurityGroup:DefaultSecurityGroup", "aws:ec2/flowLog:FlowLog"
@@ -33,11 +33,6 @@ def _all(plan: Iterable[Planned], *types: str) -> Iterator[Planned]:
 
 def _children(plan: Iterable[Planned], parent: Planned, type_: str) -> list[Planned]:
     return [each for each in plan if each.type == type_ and each.parent == parent.urn]
-
-
-def _block(inputs: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return a block among the inputs; an empty one where it is not given."""
-    return cast("Mapping[str, Any]", inputs.get(key) or {})
 
 
 def _statements(document: Any) -> list[dict[str, Any]]:
@@ -83,7 +78,7 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
 @control("EC2.3", "disks are encrypted (CIS 5.1.1)", "set root_block_device.encrypted")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each in _all(plan, INSTANCE):
-        if _block(each.inputs, "rootBlockDevice").get("encrypted") is not True:
+        if block(each.inputs, "rootBlockDevice").get("encrypted") is not True:
             yield each, "its root disk is not encrypted"
         if each.inputs.get("ebsBlockDevices"):
             yield each, "it has disks that are not described here"
@@ -99,7 +94,7 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
 @control("EC2.8", "instance metadata asks for a session (CIS 5.7)", "set http_tokens: required and one hop")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each in _all(plan, INSTANCE):
-        options = _block(each.inputs, "metadataOptions")
+        options = block(each.inputs, "metadataOptions")
         if options.get("httpTokens") != "required":
             yield each, f"http_tokens is {options.get('httpTokens')!r}"
         if options.get("httpPutResponseHopLimit") != 1:
@@ -207,7 +202,7 @@ control("S3.8", "buckets block public access (CIS 2.1.4)", "set all four blocks"
 control("S3.12", "buckets use no ACLs", "let the bucket's owner own the objects")(
     _settings_of_buckets(
         "BucketOwnershipControls",
-        lambda given: _block(given, "rule").get("objectOwnership") == "BucketOwnerEnforced",
+        lambda given: block(given, "rule").get("objectOwnership") == "BucketOwnerEnforced",
         "ACLs decide in it",
     )
 )
@@ -221,7 +216,7 @@ control("S3.13", "buckets forget what is old", "add a lifecycle rule")(
 control("S3.14", "buckets keep versions", "enable versioning")(
     _settings_of_buckets(
         "BucketVersioning",
-        lambda given: _block(given, "versioningConfiguration").get("status") == "Enabled",
+        lambda given: block(given, "versioningConfiguration").get("status") == "Enabled",
         "what is overwritten is lost",
     )
 )
@@ -277,7 +272,7 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
 @control("FLEET.4", "who publishes metrics does so under one name", "add a condition on cloudwatch:namespace")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each, statement in _allows(plan):
-        named = _block(_block(statement, "Condition"), "StringEquals").get("cloudwatch:namespace")
+        named = block(block(statement, "Condition"), "StringEquals").get("cloudwatch:namespace")
         if "cloudwatch:PutMetricData" in _list(statement.get("Action")) and not named:
             yield each, "it can speak for every other stack"
 

@@ -30,8 +30,8 @@ SIZES = {"nano": 1 / 16, "micro": 1 / 8, "small": 1 / 4, "medium": 1 / 2, "large
 GP3_GIB, DETAILED_METRICS, METRIC, ALARM = 0.0952, 2.10, 0.30, 0.10
 # Dollars for an hour (aws.amazon.com/vpc/pricing, /privatelink/pricing, /elasticloadbalancing/pricing).
 NAT_GATEWAY, PUBLIC_ADDRESS, INTERFACE_ENDPOINT, LOAD_BALANCER = 0.052, 0.005, 0.012, 0.027
-# Of AWS itself; they cost nothing.
 GROUP, TEMPLATE = "aws:autoscaling/group:Group", "aws:ec2/launchTemplate:LaunchTemplate"
+# Of AWS itself; they cost nothing.
 OWN_METRICS = ("AWS/EC2", "AWS/ApplicationELB")
 
 
