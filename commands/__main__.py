@@ -57,22 +57,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=Command)(status.status)
-app.command(cls=Command)(doctor.doctor)
-app.command(cls=Command)(config.config)
-app.command(cls=Command)(units.units)
-app.command(cls=Command)(logs.logs)
-app.command(cls=Command)(releases.releases)
-app.command(cls=Command)(releases.rollback)
-app.command(cls=Command)(releases.allow)
-app.command(cls=Command)(servers.drain)
-app.command(cls=Command)(servers.admit)
-app.command(cls=Command)(maintenance.maintenance)
+for function in (
+    status.status,
+    doctor.doctor,
+    config.config,
+    units.units,
+    logs.logs,
+    releases.releases,
+    releases.rollback,
+    releases.allow,
+    servers.drain,
+    servers.admit,
+    maintenance.maintenance,
+):
+    app.command(cls=Command)(function)
 # Options after the command's first word are its own.
 app.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})(servers.exec_)
-app.command(cls=Command)(servers.console)
-app.command(cls=Command)(servers.shell)
-app.command(cls=Command)(bundle.bundle)
+for function in (servers.console, servers.shell, bundle.bundle):
+    app.command(cls=Command)(function)
 
 
 if __name__ == "__main__":

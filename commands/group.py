@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from platforms import operator
-from releases.live import LiveServers
+from releases.live import LiveServers, server_name
 
 
 def with_live_servers(fleet: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def live_servers(app: str, found: Mapping[str, Any]) -> LiveServers | None:
 
 def _servers(app: str, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {"name": f"{app}-{member.id}", "target": member.target, "address": member.address, "phase": member.phase}
+        {"name": server_name(app, member), "target": member.target, "address": member.address, "phase": member.phase}
         for member in operator.server_group(spec).members()
         if member.takes_part
     ]

@@ -32,7 +32,9 @@ class Servers(Protocol):
 
 
 class LoadBalancer(pulumi.ComponentResource):
-    """networks: from which it connects to servers. settings: what each server's Nginx must know.
+    """made: what the platform made. networks: from which it connects to servers.
+
+    settings: what each server's Nginx must know.
 
     Call serve() when the servers are described.
     """
@@ -45,20 +47,15 @@ class LoadBalancer(pulumi.ComponentResource):
         super().__init__("wsgi-fleet:load_balancer:LoadBalancer", name, None, opts)
         self.settings, self._platform = args.settings, platform
         given = LoadBalancerArgs(args.settings, args.apps, args.hostnames, args.group)
-        self._made = platform.load_balancer(name, given, opts=pulumi.ResourceOptions(parent=self))
-        self.networks, self.spec = self._made.networks, self._made.spec
-
-    @property
-    def made(self) -> platforms.LoadBalancer:
-        """Return what the platform made."""
-        return self._made
+        self.made = platform.load_balancer(name, given, opts=pulumi.ResourceOptions(parent=self))
+        self.networks, self.spec = self.made.networks, self.made.spec
 
     def serve(self, fleets: Mapping[str, Servers]) -> PublicAddress:
         """Send requests to these servers, each once its application's release serves. Called once."""
         for app, fleet in fleets.items():
             opts = pulumi.ResourceOptions(parent=self, depends_on=[fleet.rollout])
             for role, machine in fleet.machines.items():
-                self._platform.target(role, self._made, app, machine, opts=opts)
-        address = self._made.address
+                self._platform.target(role, self.made, app, machine, opts=opts)
+        address = self.made.address
         self.register_outputs({"url": address.url, "address": address.host})
         return address

@@ -15,6 +15,11 @@ THERE_S, HEALTHY_S = 600.0, 300.0
 LOOK_S = 5.0
 
 
+def server_name(app: str, member: Member) -> str:
+    """Return the name of a server in a group, as people see it."""
+    return f"{app}-{member.id}"
+
+
 class LiveServers:
     """The servers of an application's group. log: gets a line for each thing that happens."""
 
@@ -25,7 +30,7 @@ class LiveServers:
 
     def server(self, member: Member) -> Server:
         """Return a machine of the group as a server."""
-        return self.know(f"{self._app}-{member.id}", member.target)
+        return self.know(server_name(self._app, member), member.target)
 
     def know(self, name: str, target: str) -> Server:
         """Return a server that was listed before."""

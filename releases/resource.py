@@ -33,7 +33,7 @@ from releases.archive import SourceError
 from releases.drift import ENDED, UNKNOWN, find_drift, find_strays, proxy_state
 from releases.fleet import Server
 from releases.group_rollout import GroupRollout
-from releases.live import LiveServers
+from releases.live import LiveServers, server_name
 from releases.plan import Plan
 from releases.release import Release, build
 from releases.rollout import REMEDY, Rollout, RolloutError
@@ -125,9 +125,8 @@ def _servers_now(props: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
         there = operator.server_group(group).members()
     except ServerGroupError:
         return []
-    live = LiveServers(props["app"], operator.server_group(group), log)
-    servers = [live.server(member) for member in there if member.phase is Phase.SERVING]
-    return [{"name": server.name, "target": server.target} for server in servers]
+    serving = [member for member in there if member.phase is Phase.SERVING]
+    return [{"name": server_name(props["app"], member), "target": member.target} for member in serving]
 
 
 def _start_proxy(props: Mapping[str, Any], transport: Transport) -> None:

@@ -112,20 +112,25 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream], hostnames: S
         "types": "|".join(re.escape(each) for each in ["text/html", *balancer.proxy.compression.types]),
         "acme_path": ACME_PATH,
         "spool_port": SPOOL_PORT,
-        "spool_timeout_s": max(map(_timeout_s, upstreams), default=0) + SPOOL_PATIENCE_S,
+        "spool_limits": _limits(max(map(_timeout_s, upstreams), default=0) + SPOOL_PATIENCE_S),
         "ports": [80, 443] if balancer.tls else [80],
     }
 
 
 def server_line(app: Upstream, address: str) -> str:
     """Return the line of an upstream server."""
-    limits = f"connectiontimeout=2 timeout={_timeout_s(app)} retry=0 disablereuse=on responsefieldsize=32768"
+    limits = _limits(_timeout_s(app))
     if app.streaming and app.streaming.websockets:
         limits += " upgrade=websocket"
     if app.sticky_sessions:
         # Clients see it, and no address.
         limits += f" route={hashlib.sha256(address.encode()).hexdigest()[:12]}"
     return f"    BalancerMember {app.protocol}://{address}:{APP_PORT} {limits}"
+
+
+def _limits(timeout_s: int) -> str:
+    """Return what Apache keeps to with who is asked. timeout_s: for which it waits for the next bytes of a response."""
+    return f"connectiontimeout=2 timeout={timeout_s} retry=0 disablereuse=on responsefieldsize=32768"
 
 
 def _timeout_s(app: Upstream) -> int:
