@@ -13,7 +13,6 @@ import struct
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from rendering.error_pages import error_page_files
 from rendering.upstream import Upstream
 from settings.error_pages import ErrorPages
 from settings.route import Route
+from tests.unit.listening import wait_until_listening
 from tests.unit.proxy_settings import settings_of
 from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT
@@ -147,12 +147,7 @@ def apache() -> Generator[Apache]:
         command = configure(made, Path(found), ends)
         process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
         stack.callback(process.terminate)
-        for _ in range(100):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", made.port)) == 0:
-                    break
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            time.sleep(0.1)
+        wait_until_listening(process, made.port)
         yield made
 
 

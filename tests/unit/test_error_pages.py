@@ -23,12 +23,14 @@ import site_state
 from gateway_companion import RESPONSE
 
 from harness.stack import free_port
+from rendering.apache import SPOOL_PORT
 from rendering.error_pages import FOLDER, MAINTENANCE_PAGE, PAGES, error_page_files
 from rendering.upstream import Upstream
 from settings import Balancer
 from settings.error_pages import PAGE_BYTES, ErrorPages
 from settings.mistake import shorten
 from settings.route import Route
+from tests.unit.listening import wait_until_listening
 from tests.unit.site_text import site_text
 from tests.unit.stack_blocks import ROOT, problems_of
 
@@ -131,6 +133,8 @@ def configure(made: Proxy, binary: Path, port_of_application: int) -> list[str]:
         "/usr/lib/apache2": binary.parents[1] / "lib/apache2", "listen 80": f"listen 127.0.0.1:{port}",
         '"|/usr/local/lib/wsgi-fleet/apache_log.py"': folder / "access.log", "*:80": f"127.0.0.1:{port}",
         "0.0.0.0:80": f"127.0.0.1:{port}", "_read_timeout 65s": "_read_timeout 1s", "timeout=65": "timeout=1",
+        # Of its own as well: another process may run the same tests.
+        f"127.0.0.1:{SPOOL_PORT}": f"127.0.0.1:{free_port()}",
     }  # fmt: skip
     for old, new in {**ends, **places}.items():
         site, main = site.replace(old, str(new)), main.replace(old, str(new))
@@ -156,12 +160,7 @@ def proxy(request: pytest.FixtureRequest) -> Generator[Proxy]:
         made.put(ErrorPages())
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             try:
-                for _ in range(100):
-                    with socket.socket() as client:
-                        if client.connect_ex(("127.0.0.1", made.port)) == 0:
-                            break
-                    assert process.poll() is None, process.stderr and process.stderr.read()
-                    time.sleep(0.1)
+                wait_until_listening(process, made.port)
                 yield made
             finally:
                 process.terminate()

@@ -7,11 +7,9 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,9 +18,11 @@ from typing import Any
 
 import pytest
 
+from harness.stack import free_port
 from rendering.gateway_files import gateway_files
 from rendering.server_site import TARGET_HEALTH_PATH, Front
 from settings import App, Balancer
+from tests.unit.listening import wait_until_listening
 from tests.unit.nginx_reader import args, find, parse
 from tests.unit.test_alb_settings import CERTIFICATE
 
@@ -97,12 +97,6 @@ class Server:
         return json.loads(content)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def server() -> Generator[Server]:
     binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -135,12 +129,7 @@ def server() -> Generator[Server]:
         command = [binary, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log", "-g", "daemon off;"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             try:
-                for _ in range(100):
-                    with socket.socket() as client:
-                        if client.connect_ex(("127.0.0.1", port)) == 0:
-                            break
-                    assert process.poll() is None, process.stderr and process.stderr.read()
-                    time.sleep(0.1)
+                wait_until_listening(process, port)
                 yield Server(port, slots)
             finally:
                 process.terminate()
