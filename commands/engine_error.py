@@ -12,12 +12,12 @@ _TRACEBACK = "Traceback (most recent call last):"
 
 
 def clean(text: str) -> str:
-    """Return an error without its class, and of several tracebacks the last: those before it are of what led to it."""
+    """Return an error without the name of its class. Of chained tracebacks keep the last; the others led to it."""
     text = _CLASS.sub("", _INVALID.sub("", text, count=1), count=1)
     first, *tracebacks = text.split(_TRACEBACK)
     return f"{first}{_TRACEBACK}{tracebacks[-1]}" if tracebacks else text
 
 
 def identify(text: str) -> str:
-    """Return what equal errors share: of a traceback the place and the error, which end it, not the way there."""
+    """Return the text by which equal errors are found: of a traceback its last lines, the place and the error."""
     return "\n".join(text.splitlines()[-3:]) if _TRACEBACK in text else text

@@ -71,8 +71,8 @@ class Progress:
         if severity == "error":
             text = engine_error.clean(text)
             # The stack's own error says only that there is another.
-            told = (*map(engine_error.identify, self.errors), "update failed", "destroy failed")
-            if engine_error.identify(text) not in told:
+            known = (*map(engine_error.identify, self.errors), "update failed", "destroy failed")
+            if engine_error.identify(text) not in known:
                 self.errors.append(text)
             return []
         if severity == "warning" and "pending operations from previous deployment" in text:

@@ -159,7 +159,7 @@ class AppServerFleet(pulumi.ComponentResource):
     def _group(
         self, name: str, args: AppServerFleetArgs, capacity: Capacity, *, key: pulumi.Output[str], platform: Platform
     ) -> ServerGroup:
-        """Create the group that fleet.capacity describes. Its machines boot by themselves, for nobody knows them."""
+        """Create the group of fleet.capacity. Pulumi does not know its machines, so no step runs on them."""
         app, front, names = args.app, args.balancer, platform.group_names(name)
         if not isinstance(front, LoadBalancer):
             raise TypeError(f"{name}: a group needs a load balancer")

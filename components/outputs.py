@@ -46,7 +46,7 @@ def outputs(
                 {"name": role, "target": machine.target, "address": machine.address}
                 for role, machine in fleets[name].machines.items()
             ],
-            # The servers of a group are listed when somebody asks for them.
+            # ./fleet asks the platform for the servers of a group each time it runs.
             **({"group": dict(group.spec)} if (group := fleets[name].group) else {}),
             "health_path": app.health_path,
             "start_timeout_s": app.rollout.start_timeout_s,
