@@ -25,10 +25,11 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def plan(stack: str, *, preview: bool = False, **changes: Any) -> Build:
+def plan(stack: str, *, preview: bool = False, name: str | None = None, **changes: Any) -> Build:
     """Run the program with the settings of a stack file. Responses of AWS are made up, as are ids and secrets in it.
 
-    Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would report.
+    Blocks given in `changes` take the place of its own. preview: nothing is known that AWS would report. name: of the
+    stack, if not that of the file.
     """
     blocks = mock_aws.fill_placeholders(stack_file(stack) | changes)
     return build(
@@ -36,7 +37,7 @@ def plan(stack: str, *, preview: bool = False, **changes: Any) -> Build:
         secret_config={f"wsgi-fleet:{key}": text_of(value) for key, value in blocks.items()},
         lookups=mock_aws.lookups(image_kind(blocks)),
         outputs={**mock_lxd.OUTPUTS, **mock_aws.OUTPUTS},
-        stack=stack,
+        stack=name or stack,
         preview=preview,
     )
 

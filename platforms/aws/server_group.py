@@ -100,9 +100,9 @@ class GroupResources:
         """Create the group. ready: what it waits for besides."""
         capacity, name = self._args.capacity, self._name
         instance = self._spec(boot.user_data)
+        # The engine names it: with the name of a group in it, a long name of a stack would exceed its 128 characters.
         template = aws.ec2.LaunchTemplate(
             name,
-            name=self._names.group,
             update_default_version=True,
             opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
             **instance.launch_template(self._root_device),
