@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import pulumi
@@ -35,6 +36,7 @@ from platforms.aws.monitoring import Monitoring
 from platforms.aws.pinned_image import check_image
 from platforms.aws.server_group import GroupResources, group_names
 from platforms.aws.target import Target
+from platforms.aws.zones import check_front, warn_of_one_zone, zones_of
 from rendering.common import apply_files_command
 
 # apply_files.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
@@ -140,6 +142,7 @@ class AwsPlatform:
         if self._alb is None or self._releases is None:
             raise ValueError(f"{name}: a group needs a load balancer and a release store")
         self._check_image()
+        warn_of_one_zone(args.app, self._given, self._app_zones)
         machine = MachineArgs(args.app, "", args.group, args.size, app=args.app)
         own = self._roles.of(machine, self._releases, opts, group=self.group_names(args.app).group)
         made = GroupResources(
@@ -154,6 +157,11 @@ class AwsPlatform:
         )
         boot = made.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
         return made.group(boot, self._alb, ready=[*(own.ready if own else ()), *front.ready], opts=opts)
+
+    @cached_property
+    def _app_zones(self) -> Mapping[str, str]:
+        """Return subnet -> zone of the app servers' subnets in a VPC that is there."""
+        return zones_of(self._given.app_subnet_ids, pulumi.InvokeOptions(provider=self._provider))
 
     def _check_image(self) -> None:
         if not self._root_device:
@@ -245,7 +253,9 @@ class AwsPlatform:
 
     def load_balancer(self, name: str, args: LoadBalancerArgs, *, opts: pulumi.ResourceOptions) -> LoadBalancer:
         """Implement Platform.load_balancer: create an Application Load Balancer and its alarms."""
-        front = front_of(args.settings.alb.subnet_ids, self._network.front, self._provider)
+        if subnets := args.settings.alb.subnet_ids:
+            check_front(zones_of(subnets, pulumi.InvokeOptions(provider=self._provider)), self._app_zones)
+        front = front_of(subnets, self._network.front, self._provider)
         made = AlbResources(
             name,
             args,

@@ -161,7 +161,7 @@ def _instance(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
 
 def _subnet(aws: Clients, args: Mapping[str, Any]) -> dict[str, Any]:
     found = aws.ec2.describe_subnets(SubnetIds=[args["id"]])["Subnets"][0]
-    return {"id": args["id"], "cidrBlock": found["CidrBlock"]}
+    return {"id": args["id"], "cidrBlock": found["CidrBlock"], "availabilityZone": found["AvailabilityZone"]}
 
 
 # What programs look up.
