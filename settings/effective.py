@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel, SecretStr
 
-from settings import App, Settings, limits, route
+from settings import App, Settings, alb_support, limits, route
 from settings.application import SLOT_PORTS
 from settings.constraint import MASK
 from settings.platform import PLATFORMS
@@ -34,10 +34,14 @@ class Value:
 def values(given: Settings) -> list[Value]:
     """Return all values in the order of the stack file, but those the platform has no use for. Secrets are masked."""
     computed = {each.name: each for each in _computed_values(given)}
+    # The number of a group of servers is capacity's.
+    fixed = {f"apps.{name}.fleet.servers" for name, app in given.apps.items() if app.fleet.capacity}
     settings = [
         computed.pop(each.name, each)
         for each in _walk(given, "")
-        if not _is_unused_platform(each.name, given.platform) and not _is_unused_kind(each.name, given.balancer.kind)
+        if not _is_unused_platform(each.name, given.platform)
+        and not _is_unused_kind(each.name, given.balancer.kind)
+        and each.name not in fixed
     ]
     # What is no setting stands behind the settings of its block.
     return sorted([*settings, *computed.values()], key=lambda each: _block(given, each.name))
@@ -52,7 +56,8 @@ def _is_unused_platform(name: str, platform: str) -> bool:
 
 def _is_unused_kind(name: str, kind: str) -> bool:
     """Return whether a setting is for another kind of balancer."""
-    return kind == "machine" and name.startswith("balancer.alb.")
+    others = ("alb",) if kind == "machine" else alb_support.UNSUPPORTED
+    return any(f"{name}.".startswith(f"balancer.{each}.") for each in others)
 
 
 def _block(given: Settings, name: str) -> tuple[int, int]:

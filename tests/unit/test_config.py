@@ -18,7 +18,10 @@ from settings import Settings
 from settings.effective import MASK, values
 from settings.operating_system import DEFAULT_OS
 from tests.certificates import Authority
+from tests.unit.stack_blocks import app as app_block
 from tests.unit.stack_blocks import shipped, smallest
+from tests.unit.test_alb_settings import SERVERS, stack
+from tests.unit.test_capacity_settings import group
 
 HELLO = {"source": "hello", "module": "hello:app"}
 
@@ -175,3 +178,15 @@ def test_every_setting_that_the_platform_uses_is_there_once(platform: str) -> No
     assert ("apps.hello.fleet.size.instance_type" in names) == (platform == "aws")
     assert ("balancer.size.cpus" in names) == (platform == "lxd")
     assert f"{platform}.{'vpc.cidr' if platform == 'aws' else 'port'}" in names
+
+
+def test_of_a_group_behind_a_load_balancer_only_what_counts_is_shown() -> None:
+    blocks = stack(apps={"hello": group(), "docs": app_block(**SERVERS, path="/docs")})
+    names = [each.name for each in values(Settings.model_validate_json(json.dumps(blocks)))]
+    counts = [name for name in names if name.endswith((".servers", ".capacity", ".capacity.min", ".capacity.max"))]
+    assert counts == [
+        "apps.hello.fleet.capacity.min", "apps.hello.fleet.capacity.max", "apps.docs.fleet.servers",
+        "apps.docs.fleet.capacity",
+    ]  # fmt: skip
+    assert "balancer.alb.ssl_policy" in names
+    assert not [name for name in names if name.startswith(("balancer.size", "balancer.burst", "balancer.proxy.cache"))]
