@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import json
 import re
-import zoneinfo
+
+from settings import time_zone
 
 WORDS = (
     "minutely", "hourly", "daily", "weekly", "monthly", "quarterly", "yearly", "annually", "anually",
@@ -27,35 +26,15 @@ REST = re.compile(
 BOUNDS = {"year": (1970, 2199), "month": (1, 12), "day": (1, 31), "hour": (0, 23), "minute": (0, 59), "second": (0, 60)}
 # Days that each month has: those that `~` counts from its end.
 SHORTEST_MONTH = 28
-# Zones are named by region and city. Debian 13 has all others, and these old names, in a package that servers lack
-# (tzdata-legacy 2025b).
-REGIONS = frozenset(
-    {"Africa", "America", "Antarctica", "Arctic", "Asia", "Atlantic", "Australia", "Etc", "Europe", "Indian", "Pacific"}
-)
-OLD_ZONES = frozenset(
-    [
-        "Africa/Asmera", "America/Argentina/ComodRivadavia", "America/Buenos_Aires", "America/Catamarca",
-        "America/Cordoba", "America/Fort_Wayne", "America/Godthab", "America/Indianapolis", "America/Jujuy",
-        "America/Knox_IN", "America/Louisville", "America/Mendoza", "America/Rosario", "Antarctica/South_Pole",
-        "Asia/Ashkhabad", "Asia/Calcutta", "Asia/Choibalsan", "Asia/Chungking", "Asia/Dacca", "Asia/Katmandu",
-        "Asia/Macao", "Asia/Rangoon", "Asia/Saigon", "Asia/Thimbu", "Asia/Ujung_Pandang", "Asia/Ulan_Bator",
-        "Atlantic/Faeroe", "Australia/ACT", "Australia/LHI", "Australia/NSW", "Australia/North",
-        "Australia/Queensland", "Australia/South", "Australia/Tasmania", "Australia/Victoria", "Australia/West",
-        "Europe/Kiev", "Europe/Uzhgorod", "Europe/Zaporozhye", "Pacific/Enderbury", "Pacific/Ponape", "Pacific/Truk",
-    ]
-)  # fmt: skip
 REMEDY = 'write one such as "hourly", "Mon..Fri 06:30" or "*-*-1 04:00 Europe/Berlin"; see `man systemd.time`'
 
 
 def check(text: str) -> str:
     """Return a time that systemd accepts, as it is. Raises ValueError with the time, what is wrong and what to do."""
     words, _, zone = text.rpartition(" ")
-    has_zone = _is_zone(zone)
-    if words and not has_zone and zone in _every_zone():
-        raise ValueError(
-            f"{json.dumps(text)}: {zone} is an old name, which servers do not know; name region and city, such as "
-            "America/New_York or Asia/Kolkata"
-        )
+    has_zone = time_zone.is_zone(zone)
+    if words and time_zone.is_old(zone):
+        raise ValueError(f"{json.dumps(text)}: {zone} {time_zone.problem_of(zone)}")
     time = words if has_zone else text
     if time.lower() in WORDS:
         return text
@@ -64,9 +43,7 @@ def check(text: str) -> str:
     found = REST.fullmatch(rest) if time else None
     if not found or not (days or rest):
         if words and re.fullmatch(r"[A-Za-z]\S*[A-Za-z]", zone) and not has_zone:
-            near = difflib.get_close_matches(zone, _zones(), n=1)
-            remedy = f"did you mean {near[0]}?" if near else "name one such as Europe/Berlin, or none for UTC"
-            raise ValueError(f"{json.dumps(text)}: {zone} is no time zone; {remedy}")
+            raise ValueError(f"{json.dumps(text)}: {zone} {time_zone.problem_of(zone)}")
         raise ValueError(f"{json.dumps(text)}: is no time as systemd writes it; {REMEDY}")
     for each in days[1].lower().split(",") if days else ():
         first, *last = [DAYS.index(name[:3]) for name in re.split(r"\.\.|-", each)]
@@ -79,25 +56,6 @@ def check(text: str) -> str:
                 most_text = "below 60" if unit == "second" else f"{least} to {SHORTEST_MONTH if from_end else most}"
                 raise ValueError(f"{json.dumps(text)}: {unit} {item[0]} never comes; write {most_text}, in order")
     return text
-
-
-@functools.cache
-def _every_zone() -> frozenset[str]:
-    """Return the time zones that this machine knows. Kept, because Python opens some 600 files for them (67 ms)."""
-    return frozenset(zoneinfo.available_timezones())
-
-
-@functools.cache
-def _zones() -> frozenset[str]:
-    """Return those that servers know as well."""
-    return frozenset(zone for zone in _every_zone() - OLD_ZONES if zone.partition("/")[0] in REGIONS)
-
-
-def _is_zone(name: str) -> bool:
-    """Return whether systemd knows a time zone. Where this machine has no list of them, whether it may be one."""
-    if zones := _zones():
-        return name in zones or name.upper() == "UTC"
-    return re.fullmatch(r"(?i:utc)|[A-Z]\w*(/[\w+-]+)+", name) is not None
 
 
 def _is_possible(unit: str, item: re.Match[str], least: int, most: int, *, from_end: bool) -> bool:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from settings.constraint import InstanceType, Name, matching
 from settings.model import Model, reject
+from settings.time_zone import UTC, TimeZone
 
 if TYPE_CHECKING:
     from settings import Settings
@@ -67,11 +68,14 @@ class CapacitySchedule(Model):
         str,
         matching(
             rf"^{_CRON}$",
-            "five fields of cron in UTC: minute, hour, day, month, weekday, each of digits, letters and any of * / , "
+            "five fields of cron: minute, hour, day, month, weekday, each of digits, letters and any of * / , "
             '-; write one such as "30 6 * * 1-5"',
         ),
         AfterValidator(_check_recurrence),
-    ] = Field(description='when, as cron writes it, in UTC: "30 6 * * 1-5"')
+    ] = Field(description='when, as cron writes it: "30 6 * * 1-5"')
+    time_zone: TimeZone = Field(
+        default=UTC, description="time zone of recurrence, such as Europe/Berlin, whose clocks it follows"
+    )
     min: int = Field(ge=1, le=MOST_SERVERS, description="servers at least from then on")
     max: int = Field(ge=1, le=MOST_SERVERS, description="servers at most from then on")
 

@@ -19,6 +19,7 @@ from platforms.aws.instance_refresh import InstanceRefresh
 from platforms.aws.load_balancer import AlbResources
 from platforms.aws.network import Subnet
 from platforms.aws.ssm import BOOT, parameter_path
+from settings.time_zone import UTC
 
 # Seconds without a sign of life for a machine to come from its launch to its release, and from its last request to its
 # end. machine/group/group_member.py gives one each five minutes, and when it leaves each minute; a dead one gives none.
@@ -162,6 +163,8 @@ class GroupResources:
                 autoscaling_group_name=group.name,
                 scheduled_action_name=schedule,
                 recurrence=bounds.recurrence,
+                # AWS means UTC where there is none, and knows regions and cities alone.
+                time_zone=None if bounds.time_zone.upper() == UTC else bounds.time_zone,
                 min_size=bounds.min,
                 max_size=bounds.max,
                 # As it is, within the bounds.

@@ -37,7 +37,10 @@ SPOT = group(
         "cpu_percent": 60,
         "instance_types": ["t4g.medium"],
         "spot_percent": 40,
-        "schedules": {"sale": {"recurrence": "0 6 * * 1", "min": 2, "max": 6}},
+        "schedules": {
+            "sale": {"recurrence": "0 6 * * 1", "min": 2, "max": 6, "time_zone": "Europe/Berlin"},
+            "after": {"recurrence": "0 22 * * 1", "min": 1, "max": 3},
+        },
     },
     system_packages=["libpq5"],
 )
@@ -101,7 +104,8 @@ def test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy
         tracked["hello-requests"]["predefinedMetricSpecification"]["resourceLabel"] == "app/balancer/targetgroup/hello"
     )
     assert {name: each["targetValue"] for name, each in tracked.items()} == {"hello-requests": 1000, "hello-cpu": 60}
-    assert whole.one(SCHEDULE).inputs["maxSize"] == 6
+    schedules = {each.name: (each.inputs["maxSize"], each.inputs.get("timeZone")) for each in whole.of(SCHEDULE)}
+    assert schedules == {"hello.sale": (6, "Europe/Berlin"), "hello.after": (3, None)}
 
 
 def test_the_group_has_the_tags_of_the_stack_and_its_file_in_the_store_none(whole: Build) -> None:

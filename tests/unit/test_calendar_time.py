@@ -37,7 +37,7 @@ def test_a_time_is_accepted_if_systemd_accepts_it(text: str) -> None:
         assert (done.returncode == 0) == (text in ACCEPTED)
 
 
-OLD = "is an old name, which servers do not know; name region and city, such as America/New_York or Asia/Kolkata"
+OLD = "is an old name, which newer systems do not know; name region and city, such as America/New_York or Asia/Kolkata"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_wrong_time_is_a_mistake_of_one_line_at_plan_time(text: str, problem: 
 
 
 def test_a_time_zone_is_accepted_by_its_form_on_a_machine_that_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("settings.calendar_time._zones", frozenset[str])
+    monkeypatch.setattr("settings.time_zone._zones", frozenset[str])
     assert calendar_time.check("03:00 America/New_York")
     with pytest.raises(ValueError, match="is no time"):
         calendar_time.check("03:00 5pm")

@@ -33,7 +33,7 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
         ({}, {"servers": 3}, {}, "fleet.servers: 3: stands beside fleet.capacity; remove one of both"),
         (
             {"schedules": {"night": {"recurrence": "at night", "min": 1, "max": 1}}}, {}, {},
-            'fleet.capacity.schedules.night.recurrence: "at night": should be five fields of cron in UTC',
+            'fleet.capacity.schedules.night.recurrence: "at night": should be five fields of cron: minute',
         ),
         (
             {"schedules": {"night": {"recurrence": "0 24 * * *", "min": 1, "max": 1}}}, {}, {},
@@ -42,6 +42,10 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
         (
             {"schedules": {"night": {"recurrence": "*/5 6 * * fri-mon", "min": 1, "max": 1}}}, {}, {},
             'fleet.capacity.schedules.night.recurrence: "*/5 6 * * fri-mon": fri-mon is no weekday: it should be *, or',
+        ),
+        (
+            {"schedules": {"night": {"recurrence": "0 0 * * *", "time_zone": "Berlin", "min": 1, "max": 1}}}, {}, {},
+            'fleet.capacity.schedules.night.time_zone: "Berlin": is no time zone; did you mean Europe/Berlin?',
         ),
         # One with that of fleet.size is one more than AWS takes.
         (
