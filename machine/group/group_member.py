@@ -93,9 +93,14 @@ def find(path: str) -> str:
     return ""
 
 
+def is_taken_away() -> bool:
+    """Return whether the group is about to end this server, and has told the load balancer so."""
+    return find("autoscaling/target-lifecycle-state").strip() == "Terminated"
+
+
 def reason_to_leave() -> str:
     """Return why this machine is about to go; "" while it stays."""
-    if find("autoscaling/target-lifecycle-state").strip() == "Terminated":
+    if is_taken_away():
         return "the group takes this server away"
     if notice := find("spot/instance-action"):
         return f"EC2 takes its Spot capacity back ({notice.strip()})"
@@ -151,12 +156,20 @@ def keep_waiting(group: Group, ended: Event) -> None:
         group.beat(group.terminate)
 
 
+def wait_to_be_taken_away(limit_s: float) -> None:
+    """Serve on until the group has heard of the notice as well: until then the load balancer sends requests."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline and not is_taken_away():
+        time.sleep(LOOK_S)
+
+
 def leave(group: Group, why: str) -> None:
     """Finish the requests and end what runs. Then have the group go on."""
     slots = serving_slots()
     limit = max(map(drain_s, slots), default=0)
     if "Spot" in why:
         limit = min(limit, SPOT_S)
+        wait_to_be_taken_away(SPOT_S - limit)
     log(f"{why}: it finishes its requests for {limit:.0f} s")
     ended = Event()
     beating = Thread(target=keep_waiting, args=[group, ended], daemon=True)

@@ -102,14 +102,19 @@ class Scaling:
         self._looked = 0.0
 
     def interrupt(self, id_: str, in_s: float = 120.0) -> None:
-        """Let EC2 take a spot instance back, with a notice (two minutes before, at EC2)."""
+        """Let EC2 take a spot instance back, with a notice (two minutes before, at EC2).
+
+        A group that rebalances its capacity acts on that at once (docs.aws.amazon.com/autoscaling/ec2/userguide/,
+        Capacity Rebalancing). The recommendation that may come before is not carried out here.
+        """
         with self._groups.lock:
             group, instance = self._groups.find_instance(id_)
             end = datetime.now(UTC) + timedelta(seconds=in_s)
             instance.spot_action = f'{{"action": "terminate", "time": "{end:%Y-%m-%dT%H:%M:%SZ}"}}'
             instance.spot_end = time.monotonic() + in_s
             if group.settings.get("CapacityRebalance"):
-                instance.doomed = "rebalance"
+                cause = "taken out of service in response to an EC2 instance Spot interruption notice"
+                group.leave(instance, f"instance {id_} was {cause}")
 
     def look(self) -> None:
         """Look once at every group."""

@@ -52,7 +52,7 @@ class Instance:
     """An instance of a group. template: id, name and version (a number) of its launch template.
 
     target: state that it is on the way to, as its metadata shows it. since: time.monotonic() of its state.
-    doomed: who wants it replaced ("refresh", "rebalance"): it goes once others do its work. work: what is under way
+    doomed: who wants it replaced ("refresh"): it goes once others do its work. work: what is under way
     with its machine. spot_action: text of `spot/instance-action`, carried out at spot_end.
     """
 

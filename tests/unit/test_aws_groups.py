@@ -340,7 +340,7 @@ def test_a_zone_without_machines_is_avoided_and_the_activities_say_so(site: Site
     )
 
 
-def test_a_spot_notice_is_in_the_metadata_and_brings_another_instance_first(site: Site) -> None:
+def test_a_spot_notice_is_in_the_metadata_and_has_the_group_replace_the_instance_at_once(site: Site) -> None:
     mixed = {
         "launchTemplate": {
             "launchTemplateSpecification": {"launchTemplateId": site.template, "version": "1"},
@@ -354,8 +354,7 @@ def test_a_spot_notice_is_in_the_metadata_and_brings_another_instance_first(site
     assert (found["InstanceLifecycle"], found["InstanceType"]) == ("spot", "t4g.large")
     site.scaling.interrupt(id_)
     assert '"action": "terminate"' in site.groups.metadata(id_, "meta-data/spot/instance-action")
-    site.until(group, "InService", "Pending")
-    site.until(group, "InService", "InService")
+    site.until(group, "Terminating", "Pending")
     site.replacement(group, id_)
 
 

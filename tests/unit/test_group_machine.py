@@ -206,5 +206,16 @@ def test_a_spot_notice_leaves_two_minutes(host: Host) -> None:
     host_why = group_member.reason_to_leave()
     assert host_why.startswith("EC2 takes its Spot capacity back")
     group_member.leave(group_member.Group(), host_why)
-    assert host.does[0] == "slept 75"
+    # The rest is for the group, which has not heard of it.
+    assert host.does[:4] == ["slept 5", "slept 5", "slept 5", "slept 75"]
     assert group_member.SPOT_S < 120
+
+
+def test_one_with_a_spot_notice_serves_until_the_group_takes_it_from_the_load_balancer(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_member, "drain_s", {"blue": 30.0}.__getitem__)
+    host.spot = '{"action": "terminate"}'
+    host.target_state = ["InService"] * 8 + ["Terminated"]
+    group_member.leave(group_member.Group(), group_member.reason_to_leave())
+    assert host.does[:8] == ["slept 5"] * 7 + ["slept 30"]
