@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 # One client of each kind; every client waits for its answer before it asks again, so the load is bounded by them.
 REQUEST_KINDS = ("GET", "POST", "slow GET", "slow POST")
 CLIENTS = 2
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 # Seconds that the application takes for the slow ones, in turn. One client of a kind leaves the last one out: eight at
 # once would take all threads of a server for so long, and others would wait until it sheds them.
 SLOW_S = (0.2, 0.5, 0.2, 1.0, 0.2, 5.0)

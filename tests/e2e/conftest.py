@@ -30,9 +30,10 @@ LONGEST_S = 900
 TABLE = """\
 # What releases lose
 
-Made by `make test-load`: 16 clients ask the balancer without pause, half of them on a fresh connection for each
-request, GET and POST with a body, quick and of 0.2 to 5 s, while each case happens. Every request is counted, and
-the POSTs also where they are executed. The machine is small and busy with the release itself; p99 is of quick requests.
+Made by `make test-load`: 16 clients ask the balancer, each 50 ms after its last answer, half of them on a fresh
+connection for each request, GET and POST with a body, quick and of 0.2 to 5 s, while each case happens. Every request
+is counted, and the POSTs also where they are executed. The machine is small and busy with the release itself; p99 is of
+quick requests.
 
 Some are to fail: "the load does see what is lost" is the control of the load itself; a release that is ill only where
 it serves answers 500 until its gate has seen three of them; a process that is killed takes along what it had. A move to
@@ -253,11 +254,10 @@ def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
     return stack
 
 
-@pytest.fixture(scope="module")
-def release_fleet(request: pytest.FixtureRequest, make_module_stack: Callable[..., Stack]) -> Stack:
-    """Create three servers of a release "1", for one file. Its tests leave three servers that serve one release."""
-    name = request.path.stem.removeprefix("test_").replace("_", "-")
-    stack = make_module_stack(name, rollout={"start_timeout_s": 20})
+@pytest.fixture(scope="session")
+def release_fleet(make_session_stack: Callable[..., Stack]) -> Stack:
+    """Create three servers for releases. A test leaves three that serve one release, and `rollout` as it is here."""
+    stack = make_session_stack("releases", rollout={"start_timeout_s": 20})
     stack.up()
     return stack
 

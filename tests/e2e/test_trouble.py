@@ -176,9 +176,7 @@ def test_machines_that_install_every_package_at_boot_serve_too(make_stack: Calla
     stack.destroy()
 
 
-def test_destroy_leaves_nothing_behind(make_stack: Callable[..., Stack]) -> None:
-    stack = make_stack("gone", fleet={"servers": 1})
-    stack.up()
+def assert_destroy_leaves_nothing(stack: Stack) -> None:
     made = stack.instances()
     names = [each["name"] for each in made] + [each["expanded_devices"]["eth0"]["network"] for each in made]
     assert processes_that_name(names) != []
@@ -196,7 +194,9 @@ def test_destroy_leaves_nothing_behind(make_stack: Callable[..., Stack]) -> None
     assert not (stack.folder / ".state" / stack.name / "store").exists()
 
 
-def test_the_stack_of_make_local_serves_the_flask_example(make_stack: Callable[..., Stack]) -> None:
+def test_the_stack_of_make_local_serves_and_leaves_nothing_behind(
+    make_stack: Callable[..., Stack],
+) -> None:
     stack = make_stack("local")
     text = (stack.folder / "stacks" / "Pulumi.local.yaml").read_text()
     blocks = yaml.safe_load(text)["config"]
@@ -219,4 +219,4 @@ def test_the_stack_of_make_local_serves_the_flask_example(make_stack: Callable[.
     assert "SECRET_KEY: required and not set" in output
     with urllib.request.urlopen(stack.url, timeout=10) as response:
         assert response.status == 200
-    stack.destroy()
+    assert_destroy_leaves_nothing(stack)
