@@ -194,7 +194,7 @@ def assert_destroy_leaves_nothing(stack: Stack) -> None:
     assert not (stack.folder / ".state" / stack.name / "store").exists()
 
 
-def test_the_stack_of_make_local_serves_and_leaves_nothing_behind(
+def test_the_stack_of_make_local_serves_the_flask_example(
     make_stack: Callable[..., Stack],
 ) -> None:
     stack = make_stack("local")
