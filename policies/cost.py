@@ -32,7 +32,7 @@ GP3_GIB, DETAILED_METRICS, METRIC, ALARM = 0.0952, 2.10, 0.30, 0.10
 NAT_GATEWAY, PUBLIC_ADDRESS, INTERFACE_ENDPOINT, LOAD_BALANCER = 0.052, 0.005, 0.012, 0.027
 GROUP, TEMPLATE = "aws:autoscaling/group:Group", "aws:ec2/launchTemplate:LaunchTemplate"
 # Of AWS itself; they cost nothing.
-OWN_METRICS = ("AWS/EC2", "AWS/ApplicationELB")
+OWN_METRICS = ("AWS/EC2", "AWS/ApplicationELB", "AWS/AutoScaling")
 
 
 class Cost(NamedTuple):

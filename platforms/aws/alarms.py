@@ -38,6 +38,10 @@ _OF_EC2 = (
     _AlarmSpec("system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not respond; see ./fleet status"),
     _AlarmSpec("cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"),
 )
+# Metrics of a group that its alarm reads; they are free, and off by default.
+GROUP_METRICS = {"least": "GroupMinSize", "serving": "GroupInServiceInstances"}
+# Minutes in which a group brings another server: 5 of a boot and a release, and as many for a launch that fails.
+GROUP_MINUTES = 15
 _SILENT = ", or it has stopped reporting"
 
 
@@ -110,14 +114,8 @@ class MachineAlarms:
             return
         opts = pulumi.ResourceOptions(parent=balancer, provider=self._provider)
         front: dict[str, pulumi.Input[str]] = {"LoadBalancer": balancer.arn_suffix}
-        common: dict[str, Any] = {
-            "comparison_operator": "GreaterThanOrEqualToThreshold",
-            # Without requests nothing is counted.
-            "treat_missing_data": "notBreaching",
-            "alarm_actions": [alarms.sns_topic_arn],
-            "ok_actions": [alarms.sns_topic_arn],
-            "opts": opts,
-        }
+        # Without requests nothing is counted.
+        common: dict[str, Any] = _reaching(alarms) | {"treat_missing_data": "notBreaching", "opts": opts}
         counted = {"all": "RequestCount", "own": "HTTPCode_ELB_5XX_Count", "targets": "HTTPCode_Target_5XX_Count"}
         queries: list[Any] = [
             {
@@ -156,6 +154,57 @@ class MachineAlarms:
                 **common,
             )
 
+    def create_group_alarms(self, name: str, group: aws.autoscaling.Group) -> None:
+        """Create the alarms on a group: AWS replaces a server that fails, so that alone is none."""
+        alarms = self._given.alarms
+        if alarms is None:
+            return
+        # Schedules change the least number, so it is read as well.
+        queries: list[Any] = [
+            {
+                "id": id_,
+                "metric": {
+                    "namespace": "AWS/AutoScaling",
+                    "metric_name": metric,
+                    "dimensions": {"AutoScalingGroupName": group.name},
+                    "stat": "Minimum",
+                    "period": 60,
+                },
+            }
+            for id_, metric in GROUP_METRICS.items()
+        ]
+        missing: Any = {
+            "id": "missing",
+            "expression": "least - serving",
+            "label": "servers missing",
+            "return_data": True,
+        }
+        common: dict[str, Any] = _reaching(alarms) | {
+            "evaluation_periods": GROUP_MINUTES,
+            "treat_missing_data": "missing",
+            "opts": pulumi.ResourceOptions(parent=group, provider=self._provider),
+        }
+        aws.cloudwatch.MetricAlarm(
+            f"{name}-missing",
+            alarm_description=f"{name} of stack {self._stack}: fewer servers than min serve, and the group brings no "
+            "others; see ./fleet status",
+            metric_queries=[missing, *queries],
+            threshold=1,
+            **common,
+        )
+        aws.cloudwatch.MetricAlarm(
+            f"{name}-cpu",
+            alarm_description=f"{name} of stack {self._stack}: the CPU of its servers is used up; raise "
+            "fleet.capacity.max or take a larger instance_type",
+            namespace="AWS/EC2",
+            metric_name="CPUUtilization",
+            dimensions={"AutoScalingGroupName": group.name},
+            statistic="Average",
+            period=60,
+            threshold=90,
+            **common,
+        )
+
     def _alarm(
         self, name: str, role: str, machine: pulumi.Output[str], watched: _AlarmSpec, opts: pulumi.ResourceOptions
     ) -> None:
@@ -180,3 +229,12 @@ class MachineAlarms:
             ok_actions=[topic],
             opts=opts,
         )
+
+
+def _reaching(alarms: Alarms) -> dict[str, Any]:
+    """Return what alarms have in common that go off at a threshold and above."""
+    return {
+        "comparison_operator": "GreaterThanOrEqualToThreshold",
+        "alarm_actions": [alarms.sns_topic_arn],
+        "ok_actions": [alarms.sns_topic_arn],
+    }

@@ -156,7 +156,8 @@ class AwsPlatform:
             provider=self._provider,
         )
         boot = made.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
-        return made.group(boot, self._alb, ready=[*(own.ready if own else ()), *front.ready], opts=opts)
+        ready = [*(own.ready if own else ()), *front.ready]
+        return made.group(boot, self._alb, self._alarms, ready=ready, opts=opts)
 
     @cached_property
     def _app_zones(self) -> Mapping[str, str]:

@@ -13,6 +13,7 @@ import pulumi_aws as aws
 
 import settings
 from platforms import GroupNames, ServerGroup, ServerGroupArgs, Store
+from platforms.aws.alarms import GROUP_METRICS, MachineAlarms
 from platforms.aws.bucket import ReleaseStore
 from platforms.aws.instance import InstanceSpec
 from platforms.aws.instance_refresh import InstanceRefresh
@@ -96,9 +97,15 @@ class GroupResources:
         return Boot(pulumi.Output.all(url, key).apply(lambda each: boot.user_data(*each)), [files, parameter])
 
     def group(
-        self, boot: Boot, front: AlbResources, *, ready: Sequence[pulumi.Resource], opts: pulumi.ResourceOptions
+        self,
+        boot: Boot,
+        front: AlbResources,
+        alarms: MachineAlarms,
+        *,
+        ready: Sequence[pulumi.Resource],
+        opts: pulumi.ResourceOptions,
     ) -> ServerGroup:
-        """Create the group. ready: what it waits for besides."""
+        """Create the group and its alarms. ready: what it waits for besides."""
         capacity, name = self._args.capacity, self._name
         instance = self._spec(boot.user_data)
         # The engine names it: with the name of a group in it, a long name of a stack would exceed its 128 characters.
@@ -124,6 +131,7 @@ class GroupResources:
             capacity_rebalance=capacity.spot_percent > 0,
             # The rollout brings the first release, and waits for servers itself.
             wait_for_capacity_timeout="0",
+            enabled_metrics=list[Any](GROUP_METRICS.values()) if self._given.alarms else None,
             # With the group itself, so that no machine escapes them.
             initial_lifecycle_hooks=self._hooks(),
             # Default tags do not reach groups, and what is launched has them of the template.
@@ -156,6 +164,7 @@ class GroupResources:
         )
         child = pulumi.ResourceOptions(parent=group, provider=self._provider)
         self._policies(group, front, child)
+        alarms.create_group_alarms(name, group)
         for schedule, bounds in capacity.schedules.items():
             aws.autoscaling.Schedule(
                 # No name has a dot, so those of "a" and "b-c" are not those of "a-b" and "c".

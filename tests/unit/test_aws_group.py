@@ -22,13 +22,14 @@ from platforms.server_group import Phase, ServerGroupError
 from policies import findings
 from policies.cost import costs
 from policies.plan import from_build
-from tests.unit.aws_fleet import INSTANCE, POLICY, statements
+from tests.unit.aws_fleet import INSTANCE, POLICY, TOPIC, statements
 from tests.unit.stack_blocks import app
 from tests.unit.test_alb_settings import SERVERS, stack
 from tests.unit.test_capacity_settings import group
 
 TEMPLATE, GROUP = "aws:ec2/launchTemplate:LaunchTemplate", "aws:autoscaling/group:Group"
 TRACKING, SCHEDULE = "aws:autoscaling/policy:Policy", "aws:autoscaling/schedule:Schedule"
+ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 OBJECT, PARAMETER = "aws:s3/bucketObjectv2:BucketObjectv2", "aws:ssm/parameter:Parameter"
 REFRESH = "pulumi-python:dynamic/aws:InstanceRefresh"
 ROLLOUT, TARGET = "pulumi-python:dynamic/releases:Rollout", "pulumi-python:dynamic/aws:Target"
@@ -50,7 +51,8 @@ NAME = "wsgi-fleet-prod.hello"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Return a stack with a group and a fixed fleet."""
-    blocks = stack(aws={"tags": {"cost-center": "42"}}, apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")})
+    block = {"tags": {"cost-center": "42"}, "alarms": {"sns_topic_arn": TOPIC}}
+    blocks = stack(aws=block, apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")})
     with contextlib.chdir(project(tmp_path_factory.mktemp("whole"))):
         return plan("prod", **blocks)
 
@@ -193,12 +195,30 @@ def test_the_state_has_no_list_of_instances(whole: Build) -> None:
     assert "servers" in whole.exports["fleet"].value["apps"]["hello"]
 
 
+def test_a_topic_hears_when_fewer_servers_than_the_fewest_serve_for_long_and_when_their_cpu_is_used_up(
+    whole: Build,
+) -> None:
+    group = whole.one(GROUP)
+    alarms = {each.name: each.inputs for each in whole.of(ALARM) if each.parent == group.urn}
+    assert alarms.keys() == {"hello-missing", "hello-cpu"}
+    for each in alarms.values():
+        assert (each["evaluationPeriods"], each["alarmActions"], each["okActions"]) == (15, [TOPIC], [TOPIC])
+    computed, least, serving = alarms["hello-missing"]["metricQueries"]
+    read = [(each["id"], each["metric"]["metricName"]) for each in (least, serving)]
+    assert read == [("least", "GroupMinSize"), ("serving", "GroupInServiceInstances")]
+    assert (computed["expression"], alarms["hello-missing"]["threshold"]) == ("least - serving", 1)
+    assert least["metric"]["dimensions"] == alarms["hello-cpu"]["dimensions"] == {"AutoScalingGroupName": NAME}
+    # They are off by default.
+    assert set(group.inputs["enabledMetrics"]) == {metric for _, metric in read}
+
+
 def test_it_fails_no_control_and_its_fewest_servers_have_a_price(whole: Build) -> None:
     planned = from_build(whole)
     found = findings(planned, stack="prod")
     assert {(each.control.id, each.resource.name) for each in found} <= {("ELB.5", "balancer")}
-    # One server of the group, three of the other application.
-    assert {each.what: each.number for each in costs(planned)}["machine, t4g.small"] == 4
+    # One server of the group, three of the other application; metrics of a group are free.
+    numbers = {each.what: each.number for each in costs(planned)}
+    assert (numbers["machine, t4g.small"], numbers["metric that a machine reports"]) == (4, 3)
 
 
 class Api:
