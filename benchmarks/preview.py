@@ -1,7 +1,7 @@
 """What the program itself costs a preview of prod, as its fleet grows: without an engine, plugins or AWS.
 
-    python -m benchmarks.preview              10, 100 and 1,000 servers
-    python -m benchmarks.preview SERVERS...   as many as you like
+    python -m benchmarks.preview               10, 100 and 1,000 servers; 20 applications of 50 servers
+    python -m benchmarks.preview SERVERS...    as many as you like; 20x50: of so many applications
 
 Each size runs in a process of its own, on the mock engine, which answers at once: seconds and memory are
 the program's and the SDK's. Goals: 1,000 servers (what settings/ allows) within a minute and a GiB, and no server
@@ -17,18 +17,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-SIZES = (10, 100, 1000)
+# (applications, servers of each)
+SIZES = ((1, 10), (1, 100), (1, 1000), (20, 50))
 # Of the largest size.
 GOAL_S, GOAL_MIB = 60.0, 1024.0
 
 
 @dataclass(frozen=True)
 class Preview:
-    """seconds: the run of the program. base_s: of those, what a fleet of one server takes. mib: peak memory."""
+    """servers: of each application. seconds: the run of the program. mib: peak memory.
 
+    base_s: of those seconds, what a fleet of one server takes.
+    """
+
+    applications: int
     servers: int
     resources: int
     seconds: float
@@ -38,58 +44,65 @@ class Preview:
     @property
     def ms_per_server(self) -> float:
         """Return what each server beyond the first costs, in ms."""
-        return 1000 * (self.seconds - self.base_s) / max(self.servers - 1, 1)
+        return 1000 * (self.seconds - self.base_s) / max(self.applications * self.servers - 1, 1)
 
 
-def measure(servers: int) -> Preview:
-    """Preview prod with that many servers, in this process."""
+def measure(applications: int, servers: int) -> Preview:
+    """Preview prod with that many applications of so many servers, in this process."""
     from harness import program  # noqa: PLC0415  what imports cost is no part of it
 
-    blocks = program.stack_file("prod")
+    given = program.stack_file("prod")["apps"]["hello"]
 
-    def run(count: int) -> tuple[int, float]:
-        blocks["apps"]["hello"]["fleet"]["servers"] = count
+    def run(number: int, count: int) -> tuple[int, float]:
+        one = given | {"fleet": given["fleet"] | {"servers": count}}
+        apps = {"hello": one} | {f"hello-{each}": one | {"path": f"/{each}"} for each in range(2, number + 1)}
         begun = time.monotonic()
-        build = program.plan("prod", preview=True, apps=blocks["apps"])
+        build = program.plan("prod", preview=True, apps=apps)
         return len(build.resources), time.monotonic() - begun
 
     with tempfile.TemporaryDirectory() as folder:
         program.project(Path(folder))
         with contextlib.chdir(folder):
-            run(1)
-            _, base = run(1)
-            resources, seconds = run(servers)
+            run(1, 1)
+            _, base = run(1, 1)
+            resources, seconds = run(applications, servers)
     # In KiB on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Preview(servers, resources, seconds, base, peak)
+    return Preview(applications, servers, resources, seconds, base, peak)
 
 
-def measure_all(sizes: tuple[int, ...] = SIZES) -> list[Preview]:
+def measure_all(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Preview]:
     """Measure each size in a process of its own, so that each peak is its own."""
     found: list[Preview] = []
     for size in sizes:
-        command = [sys.executable, "-m", "benchmarks.preview", "--one", str(size)]
+        command = [sys.executable, "-m", "benchmarks.preview", "--one", *map(str, size)]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found.append(Preview(**json.loads(out)))
     return found
+
+
+def size_of(each: Preview) -> str:
+    """Return how many servers a preview has, and of how many applications where those are more than one."""
+    return f"{each.applications}x{each.servers}" if each.applications > 1 else str(each.servers)
 
 
 def table(previews: list[Preview]) -> str:
     """Return a text table of the previews, with the goals of the largest in the last row."""
     rows = [f"{'preview of prod':20}{'resources':>10}{'seconds':>9}{'ms each':>9}{'MiB':>7}"]
     rows += [
-        f"{each.servers:>12} servers{each.resources:10}{each.seconds:9.1f}{each.ms_per_server:9.1f}{each.mib:7.0f}"
+        f"{size_of(each):>12} servers{each.resources:10}{each.seconds:9.1f}{each.ms_per_server:9.1f}{each.mib:7.0f}"
         for each in previews
     ]
     return "\n".join([*rows, f"{'goal of the largest':20}{'':10}{GOAL_S:9.0f}{'':9}{GOAL_MIB:7.0f}"])
 
 
 def main(arguments: list[str]) -> None:
-    """Print the table of previews, or with `--one SERVERS` one preview as JSON."""
+    """Print the table of previews, or with `--one APPLICATIONS SERVERS` one preview as JSON."""
     if arguments[:1] == ["--one"]:
-        print(json.dumps(asdict(measure(int(arguments[1])))))
-    else:
-        print(table(measure_all(tuple(map(int, arguments)) or SIZES)))
+        print(json.dumps(asdict(measure(*map(int, arguments[1:])))))
+        return
+    sizes = [each.rpartition("x") for each in arguments]
+    print(table(measure_all([(int(applications or 1), int(servers)) for applications, _, servers in sizes] or SIZES)))
 
 
 if __name__ == "__main__":

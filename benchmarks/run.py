@@ -3,9 +3,9 @@
     make bench                        three runs
     python -m benchmarks.run RUNS     as many as you like
 
-Prints tables (that of benchmarks/preview.py among them) and writes benchmarks/results/<time>.json. The image of the
-machines is built before the first run: it is made once for each recipe. Seconds of one machine say little about
-another; the goals are for two cores.
+Prints tables (those of benchmarks/preview.py and benchmarks/rollout.py among them) and writes
+benchmarks/results/<time>.json. The image of the machines is built before the first run: it is made once for each
+recipe. Seconds of one machine say little about another; the goals are for two cores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import preview
+from benchmarks import preview, rollout
 from harness.stack import Stack
 from platforms.lxd.cleanup import owners, remove_leftovers
 
@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> None:
         for owner in owners():
             if owner.startswith(prefix):
                 remove_leftovers(owner)
-    previews = preview.measure_all()
+    previews, rollouts = preview.measure_all(), rollout.measure_all()
     asked = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout
     result = {
@@ -186,11 +186,13 @@ def main(arguments: list[str]) -> None:
         "kernel": platform.release(),
         "seconds": {name: [round(each, 2) for each in found] for name, found in times.items()},
         "previews": [dataclasses.asdict(each) for each in previews],
+        "rollouts": [dataclasses.asdict(each) for each in rollouts],
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{os.cpu_count()} cores, {runs} runs\n{table(times)}\n\n{preview.table(previews)}")
+    print(f"{os.cpu_count()} cores, {runs} runs\n{table(times)}\n")
+    print(f"{preview.table(previews)}\n\n{rollout.table(rollouts)}")
     print(f"kept in {file.relative_to(ROOT)}")
 
 
