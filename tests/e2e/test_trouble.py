@@ -133,17 +133,8 @@ def test_a_stack_file_with_mistakes_creates_nothing(make_stack: Callable[..., St
     assert stack.instances() == []
 
 
-@pytest.mark.parametrize(
-    ("how", "moment"),
-    [
-        pytest.param(signal.SIGINT, "machines", id="Ctrl-C while machines are made"),
-        pytest.param(signal.SIGKILL, "rollout", id="kill -9 in the rollout", marks=pytest.mark.long),
-        pytest.param(signal.SIGKILL, "machines", id="kill -9 while machines are made", marks=pytest.mark.long),
-        pytest.param(signal.SIGINT, "rollout", id="Ctrl-C in the rollout", marks=pytest.mark.long),
-    ],
-)
-def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Stack], how: int, moment: str) -> None:
-    stack = make_stack(f"{moment}-{how:d}", fleet={"servers": 2})
+def interrupt_up(stack: Stack, how: int, moment: str) -> None:
+    """Start the first `up` of a stack, and end it by a signal while machines are made or in the rollout."""
     process = stack.start_up()
     if moment == "machines":
         eventually(stack.instances, message="a machine is being made")
@@ -157,6 +148,21 @@ def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Sta
     process.communicate(timeout=120)
     if how == signal.SIGKILL:
         stack.pulumi("cancel", "--yes", "-s", stack.name)
+
+
+# Ctrl-C while machines are made: below, on the stack of `make local`.
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [
+        pytest.param(signal.SIGKILL, "rollout", id="kill -9 in the rollout"),
+        pytest.param(signal.SIGKILL, "machines", id="kill -9 while machines are made"),
+        pytest.param(signal.SIGINT, "rollout", id="Ctrl-C in the rollout"),
+    ],
+)
+def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Stack], how: int, moment: str) -> None:
+    stack = make_stack(f"{moment}-{how:d}", fleet={"servers": 2})
+    interrupt_up(stack, how, moment)
     stack.up()
     assert {server for server, _ in stack.who_answers()} == set(stack.servers().values())
     assert len(stack.instances()) == 3
@@ -202,7 +208,10 @@ def test_the_stack_of_make_local_serves_the_flask_example(
     blocks = yaml.safe_load(text)["config"]
     port = stack.settings["lxd"]["port"]
     stack.settings = {key.partition(":")[2]: value for key, value in blocks.items()} | {"lxd": {"port": port}}
+    # Whoever presses Ctrl-C in the middle of it starts it again.
+    interrupt_up(stack, signal.SIGINT, "machines")
     stack.up()
+    assert len(stack.instances()) == 4
     answers: set[str] = set()
     for _ in range(60):
         with urllib.request.urlopen(stack.url, timeout=10) as response:

@@ -60,8 +60,7 @@ class Outputs(Mapping[str, Callable[[Registered], Mapping[str, Any]]]):
     ("name", "image", "vpc"),
     [
         *((name, DEFAULT_IMAGE, {}) for name in STACKS if stack_file(name)["platform"] == "aws"),
-        ("prod", ImageKind(OPERATING_SYSTEMS["debian-13"], "amd64"), {"nat_gateways": "none", "ipv6_egress": True}),
-        ("prod", ImageKind(OPERATING_SYSTEMS["debian-12"], "arm64"), {}),
+        ("prod", ImageKind(OPERATING_SYSTEMS["debian-12"], "amd64"), {"nat_gateways": "none", "ipv6_egress": True}),
     ],
 )
 def test_aws_takes_every_resource_and_a_destroyed_stack_leaves_nothing(
