@@ -28,13 +28,14 @@ def fill_placeholders(blocks: dict[str, Any]) -> dict[str, Any]:
 
 
 GENERATED_KEY = "pulumi-python:dynamic/aws:GeneratedKey"
+ENDPOINT = "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint"
 HOST_KEY = "pulumi-python:dynamic/aws:HostKey"
 OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     GENERATED_KEY: lambda _: {"private_key": KEY, "public_key": PUBLIC_KEY},
     HOST_KEY: lambda r: {"host_key": f"ssh-ed25519 AAAA{r.name}"},
     "aws:ec2/keyPair:KeyPair": lambda r: {"keyName": f"{r.name}-b0b0b0b"},
     "aws:ec2/instance:Instance": lambda r: {"privateIp": f"10.0.0.{1 + r.index}", "arn": f"arn:aws:ec2:::{r.name}"},
-    "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint": lambda _: {"dnsName": "eice.example"},
+    ENDPOINT: lambda _: {"dnsName": "eice.example"},
     "aws:ec2/eip:Eip": lambda r: {"publicIp": "203.0.113.7", "allocationId": f"eipalloc-{r.name}"},
     "aws:s3/bucket:Bucket": lambda r: {"bucket": f"{r.name}-b0b0b0b", "arn": f"arn:aws:s3:::{r.name}-b0b0b0b"},
     "aws:ec2/vpc:Vpc": lambda _: {"ownerId": "123456789012", "ipv6CidrBlock": "2001:db8:0:ff00::/56"},
@@ -94,6 +95,7 @@ def _image(wanted: str, by_id: ImageKind) -> Mapping[str, Any]:
 def lookups(image: ImageKind = DEFAULT_IMAGE) -> Mapping[str, Answer]:
     """Return the address that an instance has now, the network of a subnet, and images. image: of each id."""
     return {
+        ENDPOINT: {"dnsName": "eice.example", "securityGroupIds": ["sg-00000000"], "preserveClientIp": False},
         "aws:ec2/getSubnet:getSubnet": lambda arguments: {"id": arguments["id"], "cidrBlock": "10.0.9.0/24"},
         "aws:ec2/getInstance:getInstance": lambda arguments: {
             "id": arguments["instanceId"],

@@ -43,7 +43,8 @@ def build(
     """Run a program to its end, every apply included, and return what it registered.
 
     config, secret_config: full keys (`wsgi-fleet:apps`). lookups: token -> what the function returns, or an exception
-    it fails with. outputs: type -> what a provider adds to the inputs, and the `id` where that matters.
+    it fails with; type -> what a resource has that is read by its id. outputs: type -> what a provider adds to the
+    inputs, and the `id` where that matters.
     preview: ids and added outputs are unknown.
     Raises what the program raises, an apply of it included, and AssertionError for a lookup that was not declared.
     """
@@ -180,19 +181,27 @@ class _Monitor(mocks.MockMonitor):
             next(each for each in self.build.resources if each.urn == request.urn).outputs = outputs
         return empty_pb2.Empty()
 
+    def ReadResource(self, request: Any) -> Any:
+        """Answer for a resource that is there, by the look-up of its type."""
+        arguments = {"id": request.id}
+        urn = f"{self._prefix}{request.type}::{request.name}"
+        return resource_pb2.ReadResourceResponse(urn=urn, properties=self._answer(request.type, arguments))
+
     def Invoke(self, request: Any) -> Any:
-        arguments = _from_struct(request.args)
-        self.build.lookups.append((request.tok, arguments))
-        answer = self._lookups.get(request.tok)
+        fields: dict[str, Any] = {"return": self._answer(request.tok, _from_struct(request.args))}
+        return resource_pb2.ResourceInvokeResponse(**fields)
+
+    def _answer(self, token: str, arguments: dict[str, Any]) -> struct_pb2.Struct:
+        self.build.lookups.append((token, arguments))
+        answer = self._lookups.get(token)
         if answer is None:
-            self.undeclared.append(f"{request.tok}({arguments})")
+            self.undeclared.append(f"{token}({arguments})")
             raise AssertionError(self.undeclared[-1])
         if isinstance(answer, Exception):
             raise _Failure(str(answer))
         result = struct_pb2.Struct()
         result.update(dict(answer(arguments) if callable(answer) else answer))
-        fields: dict[str, Any] = {"return": result}
-        return resource_pb2.ResourceInvokeResponse(**fields)
+        return result
 
 
 def _record(request: Any, urn: str, index: int) -> Registered:

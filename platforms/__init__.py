@@ -22,12 +22,14 @@ class SecurityGroup:
     """A set of machines that share who may reach them.
 
     id: EC2 security group id, or the name of the LXD network. addresses: those that its machines have,
-    where a platform needs them to write a rule (LXD); empty on AWS, whose rules name the group itself.
+    where a platform needs them to write a rule (LXD); empty on AWS, whose rules name the group itself. is_own: whether
+    the stack made it, and so may add rules to it.
     """
 
     id: pulumi.Output[str]
     addresses: pulumi.Output[str]
     resource: pulumi.Resource
+    is_own: bool = True
 
 
 @dataclass(frozen=True)

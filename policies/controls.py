@@ -288,8 +288,10 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     endpoints = [*_all(plan, ENDPOINT)]
     groups = {id_ for each in endpoints for id_ in each.inputs.get("securityGroupIds") or [None]}
+    # Of an endpoint that is not the stack's own no inputs are known, but that its rules name a group.
+    is_own = all(each.inputs for each in endpoints)
     for each in _all(plan, IN) if endpoints else ():
         # None: not known before the first `up`, nor is the endpoint's own group then.
-        other = _end(each) or each.inputs.get("referencedSecurityGroupId")
+        other = _end(each) or (each.inputs.get("referencedSecurityGroupId") if is_own else None)
         if _opens_port(each, 22) and other is not None and other not in groups:
             yield each, f"it opens port 22 to {other}"

@@ -58,6 +58,9 @@ class Aws(PlatformBlock):
         description="how machines are reached: ssh through the balancer, or an EC2 Instance Connect Endpoint, to which "
         "alone port 22 is open then",
     )
+    instance_connect_endpoint_id: Annotated[str, _id("eice")] | None = Field(
+        default=None, description="endpoint of the existing VPC, which the stack leaves as it is; null: one is made"
+    )
     admin_cidrs: list[AdminCidr] = Field(
         default_factory=list[str],
         description="who may reach port 22 of the balancer (the jump host); with transport ssh alone",
@@ -150,6 +153,15 @@ class Aws(PlatformBlock):
                 f"admin_cidrs: {json.dumps(self.admin_cidrs)}: port 22 is open to the endpoint alone "
                 f"(transport: {self.transport}); remove it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _an_endpoint_that_is_there_has_a_use(self) -> Aws:
+        given = f"instance_connect_endpoint_id: {self.instance_connect_endpoint_id}:"
+        if self.instance_connect_endpoint_id and self.transport == "ssh":
+            reject(f"{given} nothing goes through it with transport: ssh; set instance_connect_endpoint, or remove it")
+        if self.instance_connect_endpoint_id and self.vpc:
+            reject(f"{given} is in no VPC that is made for this stack (vpc); remove it, and one is made")
         return self
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ LIST_COMMANDS = {
     "ami": "aws ec2 describe-images --region REGION --owners 136693071363 --filters Name=name,Values=debian-13-arm64-*",
     "vpc": "aws ec2 describe-vpcs",
     "subnet": "aws ec2 describe-subnets",
+    "eice": "aws ec2 describe-instance-connect-endpoints",
 }
 # In the place of a secret where a stack file is read without its passphrase. No text of a user's begins so.
 ENCRYPTED = "\0encrypted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pulumi
@@ -21,10 +22,19 @@ from platforms.transport import Result
 NAME = "instance-connect"
 
 
+@dataclass(frozen=True)
+class _Endpoint:
+    """An endpoint. group: the security group that its connections come from."""
+
+    id: pulumi.Output[str]
+    dns_name: pulumi.Output[str]
+    group: SecurityGroup
+
+
 class EndpointAccess:
     """An access.Access by which every machine is reached at its private address; no machine need be public.
 
-    AWS allows one endpoint for each VPC.
+    AWS allows one endpoint for each VPC, so a VPC that is there may have one that is there.
     """
 
     def __init__(
@@ -32,25 +42,9 @@ class EndpointAccess:
     ) -> None:
         self.key_name, self._private_key = pair.name, pair.private_key
         self._stack = stack
-        tags = {"Name": f"{stack}-{NAME}"}
-        group = aws.ec2.SecurityGroup(
-            NAME,
-            description="wsgi-fleet endpoint of EC2 Instance Connect",
-            vpc_id=network.vpc_id,
-            tags=tags,
-            opts=pulumi.ResourceOptions(provider=provider),
-        )
-        self.source = SecurityGroup(group.id, pulumi.Output.from_input(""), group)
-        endpoint = aws.ec2transitgateway.InstanceConnectEndpoint(
-            NAME,
-            subnet_id=network.private[0].id,
-            security_group_ids=[group.id],
-            # Connections come from the endpoint's own address: rules of machines name its group.
-            preserve_client_ip=False,
-            tags=tags,
-            # A second one beside it would be one too many.
-            opts=pulumi.ResourceOptions(parent=group, provider=provider, delete_before_replace=True),
-        )
+        there = given.instance_connect_endpoint_id
+        endpoint = _look_up(there, given, provider) if there else _make(stack, provider, network)
+        self.source = endpoint.group
         self._endpoint = {"id": endpoint.id, "dns_name": endpoint.dns_name, "region": given.region}
         # Id and host key.
         self._known: dict[pulumi.Resource, tuple[pulumi.Output[str], pulumi.Output[str]]] = {}
@@ -102,6 +96,50 @@ class EndpointAccess:
             "endpoint": self._endpoint,
             "host_keys": keys,
         }
+
+
+def _make(stack: str, provider: aws.Provider, network: Network) -> _Endpoint:
+    tags = {"Name": f"{stack}-{NAME}"}
+    group = aws.ec2.SecurityGroup(
+        NAME,
+        description="wsgi-fleet endpoint of EC2 Instance Connect",
+        vpc_id=network.vpc_id,
+        tags=tags,
+        opts=pulumi.ResourceOptions(provider=provider),
+    )
+    endpoint = aws.ec2transitgateway.InstanceConnectEndpoint(
+        NAME,
+        subnet_id=network.private[0].id,
+        security_group_ids=[group.id],
+        # Connections come from the endpoint's own address: rules of machines name its group.
+        preserve_client_ip=False,
+        tags=tags,
+        # A second one beside it would be one too many.
+        opts=pulumi.ResourceOptions(parent=group, provider=provider, delete_before_replace=True),
+    )
+    return _Endpoint(endpoint.id, endpoint.dns_name, SecurityGroup(group.id, pulumi.Output.from_input(""), group))
+
+
+def _look_up(id_: str, given: settings.Aws, provider: aws.Provider) -> _Endpoint:
+    """Look up an endpoint that is there. The stack neither changes nor removes it, nor its security group."""
+    found = aws.ec2transitgateway.InstanceConnectEndpoint.get(NAME, id_, opts=pulumi.ResourceOptions(provider=provider))
+
+    def check(each: Mapping[str, Any]) -> str:
+        path = f"aws.instance_connect_endpoint_id: {id_}:"
+        if each["vpc"] and each["vpc"] != given.vpc_id:
+            raise pulumi.RunError(f"{path} is in {each['vpc']}, and aws.vpc_id is {given.vpc_id}; name one of that VPC")
+        if each["keeps_address"]:
+            raise pulumi.RunError(
+                f"{path} keeps the addresses of clients (PreserveClientIp), and machines let in its security group "
+                "alone; take an endpoint that does not"
+            )
+        return str(each["groups"][0])
+
+    group = pulumi.Output.all(
+        groups=found.security_group_ids, vpc=found.vpc_id, keeps_address=found.preserve_client_ip
+    ).apply(check)
+    source = SecurityGroup(group, pulumi.Output.from_input(""), found, is_own=False)
+    return _Endpoint(found.id, found.dns_name, source)
 
 
 class _StepProvider(StepProvider):

@@ -99,10 +99,11 @@ def load_balancer_group(
 def _open_between(
     name: str, id_: pulumi.Input[str], source: SecurityGroup, port: int, child: pulumi.ResourceOptions
 ) -> None:
-    """Open a port of the group to machines of source, by a rule at both ends."""
+    """Open a port of the group to machines of source, by a rule at each end that is the stack's own."""
     other = source.resource.pulumi_resource_name
     _rule(IN, f"{name}-in-{port}-{other}", id_, port, child, group=source.id)
-    _rule(OUT, f"{other}-out-{port}-{name}", source.id, port, child, group=id_)
+    if source.is_own:
+        _rule(OUT, f"{other}-out-{port}-{name}", source.id, port, child, group=id_)
 
 
 def _rule(

@@ -173,7 +173,12 @@ KINDS: Mapping[str, Kind] = {
             "describe_instance_connect_endpoints",
             "InstanceConnectEndpointIds",
             "InstanceConnectEndpoints",
-            {"dnsName": "DnsName"},
+            {
+                "dnsName": "DnsName",
+                "vpcId": "VpcId",
+                "securityGroupIds": "SecurityGroupIds",
+                "preserveClientIp": "PreserveClientIp",
+            },
         ),
         delete=lambda aws, id_, _: aws.ec2.delete_instance_connect_endpoint(InstanceConnectEndpointId=id_),
     ),

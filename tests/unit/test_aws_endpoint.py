@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 from pulumi.dynamic import ResourceProvider
 from pydantic import ValidationError
 
-from harness.mock_aws import GENERATED_KEY, HOST_KEY, KEY
+from harness.mock_aws import ENDPOINT, GENERATED_KEY, HOST_KEY, KEY
 from harness.mock_engine import Build, Secret
 from harness.program import ROOT
 from platforms import operator
@@ -29,13 +30,12 @@ from platforms.transport import Result, Unreachable
 from tests.aws.endpoint import EndpointServer
 from tests.aws.session import server_context
 from tests.certificates import Authority
-from tests.unit.aws_fleet import GROUP, IN, INSTANCE, OUT, ROLES, STEP, built, given, vpc
+from tests.unit.aws_fleet import GROUP, IN, INSTANCE, OUT, ROLES, STEP, built, given, names, run, vpc
 from tests.unit.ssh_machine import PRIVATE_KEY, SERVER, Machine, port, server
 from tests.unit.test_aws_terminal import entered
 
 __all__ = ["port", "server"]  # fixtures
 REGION, ID, ADDRESS = "eu-central-1", "eice-0123456789abcdef0", "127.0.0.2"
-ENDPOINT = "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint"
 OWN_STEP = "pulumi-python:dynamic/aws:Step"
 WAY: dict[str, Any] = {"transport": "instance_connect_endpoint", "admin_cidrs": []}
 STEPS: ResourceProvider = endpoint._StepProvider()  # pyright: ignore[reportPrivateUsage]
@@ -74,6 +74,29 @@ def test_the_endpoint_stands_in_a_private_subnet_and_is_replaced_before_another_
     assert built().of(ENDPOINT) == []
 
 
+def test_an_endpoint_that_is_there_is_used_and_neither_made_nor_changed() -> None:
+    made = by_endpoint(instance_connect_endpoint_id=ID)
+    assert made.of(ENDPOINT) == []
+    assert "instance-connect" not in names(made.of(GROUP))
+    into = [each.inputs for each in made.of(IN) if each.inputs["fromPort"] == 22]
+    assert [each["referencedSecurityGroupId"] for each in into] == ["sg-00000000"] * 2
+    assert [each.name for each in made.of(OUT) if each.inputs["securityGroupId"] == "sg-00000000"] == []
+    assert made.exports["late"]["endpoint"] == {"id": ID, "dns_name": "eice.example", "region": REGION}
+
+
+@pytest.mark.parametrize(
+    ("has", "told"),
+    [
+        ({"vpcId": "vpc-89abcdef"}, "is in vpc-89abcdef, and aws.vpc_id is vpc-01234567; name one of that VPC"),
+        ({"preserveClientIp": True}, "keeps the addresses of clients"),
+    ],
+)
+def test_an_endpoint_that_cannot_lead_to_the_machines_is_refused(has: dict[str, Any], told: str) -> None:
+    answer = {"dnsName": "eice.example", "securityGroupIds": ["sg-00000000"], "preserveClientIp": False}
+    with pytest.raises(pulumi.RunError, match=f"^aws.instance_connect_endpoint_id: {ID}: {told}"):
+        run(given(**WAY, instance_connect_endpoint_id=ID), lookups={ENDPOINT: answer | has})
+
+
 def test_a_step_and_a_release_take_the_same_way_by_known_host_keys_and_without_a_public_machine() -> None:
     made = by_endpoint()
     assert made.of(STEP) == []
@@ -106,6 +129,14 @@ def test_a_step_and_a_release_take_the_same_way_by_known_host_keys_and_without_a
     [
         ({"admin_cidrs": ["192.0.2.0/24"]}, r'admin_cidrs: \["192.0.2.0/24"\]: port 22 is open to the endpoint alone'),
         ({"transport": "ssm"}, "'ssh' or 'instance_connect_endpoint'"),
+        (
+            {"transport": "ssh", "admin_cidrs": ["192.0.2.0/24"], "instance_connect_endpoint_id": ID},
+            f"instance_connect_endpoint_id: {ID}: nothing goes through it with transport: ssh; set",
+        ),
+        (
+            vpc("a") | {"instance_connect_endpoint_id": ID},
+            f"instance_connect_endpoint_id: {ID}: is in no VPC that is made for this stack",
+        ),
     ],
 )
 def test_a_way_that_is_none_or_opens_port_22_beside_the_endpoint_is_refused(changes: dict[str, Any], told: str) -> None:

@@ -218,6 +218,17 @@ def test_what_is_accepted_is_accepted_for_that_resource_and_that_stack_alone() -
     assert [[each.control.id for each in findings(silent, stack=stack)] for stack in ("dev", "prod")] == [[], ["EC2.6"]]
 
 
+def test_of_an_endpoint_that_is_not_the_stacks_own_only_rules_by_address_are_judged() -> None:
+    by_group = web(fromPort=22, toPort=22, cidrIpv4=None, referencedSecurityGroupId="sg-eice")
+    by_address = web(fromPort=22, toPort=22, cidrIpv4="198.51.100.0/24")
+    found = [
+        each.resource
+        for each in findings([resource(ENDPOINT), by_group, by_address], stack="prod")
+        if each.control.id == "FLEET.6"
+    ]
+    assert found == [by_address]
+
+
 def test_what_is_not_known_before_the_first_up_is_not_judged() -> None:
     groups = {"securityGroupId": UNKNOWN, "referencedSecurityGroupId": UNKNOWN}
     planned = [
