@@ -141,11 +141,12 @@ def _problems_of(app: App, given: Settings) -> list[str]:
         )
     if app.schedules:
         found.append(
-            "schedules: run on the first server, and of a group none is the first for long (fleet.capacity); start "
-            "them from outside, or take fleet.servers"
+            "schedules: run on the first server, and of a group none is the first for long (fleet.capacity); move them "
+            "to a second application of the same source with fleet.servers: 1 (docs/scaling.md)"
         )
     found += [
-        f"workers.{name}.servers: first: of a group no server is the first for long (fleet.capacity); take all"
+        f"workers.{name}.servers: first: of a group no server is the first for long (fleet.capacity); take all, or "
+        "move it to a second application of the same source with fleet.servers: 1 (docs/scaling.md)"
         for name, worker in app.workers.items()
         if worker.servers == "first"
     ]

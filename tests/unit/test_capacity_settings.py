@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.unit.stack_blocks import app, of_app, problems_of
+from tests.unit.stack_blocks import ROOT, app, of_app, problems_of
 from tests.unit.test_alb_settings import SERVERS, stack
 
 CAPACITY: dict[str, Any] = {"min": 1, "max": 3, "requests_per_target": 1000}
@@ -76,6 +78,18 @@ def test_a_recurrence_that_cron_knows_is_taken(recurrence: str) -> None:
 def test_a_group_elsewhere_is_refused() -> None:
     (told,) = of_app(fleet={"capacity": CAPACITY})
     assert told.startswith("fleet.capacity: needs platform: aws and balancer.kind: alb")
+
+
+def test_what_runs_on_the_first_server_has_a_place_beside_a_group_as_the_docs_say() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "scaling.md").read_text(), re.DOTALL)
+    (apps,) = [yaml.safe_load(each)["wsgi-fleet:apps"] for each in blocks if "schedules:" in each]
+    for each in apps.values():
+        each.update(app())
+    found = stack(apps=apps)
+    assert problems_of(found) == []
+    apps["shop"]["schedules"] = apps["shop-jobs"].pop("schedules")
+    (told,) = problems_of(found)
+    assert "move them to a second application of the same source with fleet.servers: 1" in told
 
 
 def test_the_most_servers_of_a_group_count_where_room_is_needed() -> None:
