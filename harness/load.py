@@ -100,15 +100,21 @@ class Load(Background):
     """`with Load(url) as load: ...`, then load.outcome. Ends by itself after LONGEST_S seconds.
 
     trust: authorities (PEM) that an https URL is checked by. address: where the URL's name leads, whatever DNS says.
-    slow_s: seconds that the application takes for the slow requests, in turn.
+    slow_s: seconds that the application takes for the slow requests, in turn. pause_s: between two of a client.
     """
 
     def __init__(
-        self, url: str, *, trust: str | None = None, address: str | None = None, slow_s: Sequence[float] = SLOW_S
+        self,
+        url: str,
+        *,
+        trust: str | None = None,
+        address: str | None = None,
+        slow_s: Sequence[float] = SLOW_S,
+        pause_s: float = PAUSE_S,
     ) -> None:
         super().__init__()
         self.outcome = Outcome()
-        self._slow_s = slow_s
+        self._slow_s, self._pause_s = slow_s, pause_s
         self._url = url
         self._tls = ssl.create_default_context(cadata=trust) if trust else True
         self._address = address
@@ -144,7 +150,7 @@ class Load(Background):
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while not self._stop.is_set() and time.monotonic() < end:
                 await self._request(session, kind, kept, next(slow))
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(self._pause_s)
 
     async def _request(self, session: aiohttp.ClientSession, kind: str, kept: bool, slow_s: float) -> None:
         method = kind.rsplit(maxsplit=1)[-1]

@@ -43,8 +43,8 @@ class GroupStack(AlbStack):
         there = [each["InstanceId"] for each in self.group()["Instances"] if each["LifecycleState"] == "InService"]
         return {f"hello-{id_}": id_ for id_ in there}
 
-    def load(self) -> Load:
-        return Load(self.url, address=public_address(self.arn))
+    def load(self, **options: Any) -> Load:
+        return Load(self.url, address=public_address(self.arn), **options)
 
     def get(self, path: str = "/") -> Any:
         response, body = self.ask(path)
