@@ -40,7 +40,7 @@ _OF_EC2 = (
 )
 # Metrics of a group that its alarm reads; they are free, and off by default.
 GROUP_METRICS = {"least": "GroupMinSize", "serving": "GroupInServiceInstances"}
-# Minutes in which a group brings another server: 5 of a boot and a release, and as many for a launch that fails.
+# Minutes in which a group brings another server, also where the first one does not come. Not measured on AWS.
 GROUP_MINUTES = 15
 _SILENT = ", or it has stopped reporting"
 
