@@ -21,6 +21,8 @@ CUT_AFTER_S = 0.05
 BYTES = (bytes, bytearray, memoryview)
 # What ends a line of the head, or may.
 LINE_ENDS = re.compile(r"[\r\n\0]")
+# A response of these has no body (RFC 9110 6.4.1): gevent and Tornado break off where an application gives one.
+BODILESS = re.compile(r"1\d\d|204|304")
 
 
 def as_bytes(part: Any) -> bytes:
@@ -51,6 +53,7 @@ class Response:
         # What the application gave start_response last, and what the gateway's returned when it was given that.
         self.head: tuple[str, list[tuple[str, str]]] | None = None
         self.gateway_write: Callable[[bytes], object] | None = None
+        self.has_body = True
         self.source: Any = None
         self.parts: Iterator[Any] = iter(())
         # A part that was asked for already.
@@ -111,7 +114,8 @@ class Response:
         if self.gateway_write:
             raise exc_info[1] if exc_info else RuntimeError("the application began a second response")
         check_head(status, headers)
-        self.head = status, list(headers)
+        # uWSGI takes no lists.
+        self.head = status, [(name, value) for name, value in headers]
         return self.write
 
     def begin(self) -> Callable[[bytes], object]:
@@ -120,7 +124,11 @@ class Response:
             return self.gateway_write
         if not self.head:
             raise RuntimeError("the application did not call start_response")
-        begun: Callable[[bytes], object] = self.gateway_start_response(*self.head)
+        status, headers = self.head
+        if BODILESS.match(status):
+            self.has_body = False
+            headers = [each for each in headers if each[0].lower() != "content-length"]
+        begun: Callable[[bytes], object] = self.gateway_start_response(status, headers)
         self.gateway_write = begun
         return begun
 
@@ -128,7 +136,9 @@ class Response:
         """See PEP 3333."""
         if part := as_bytes(part):
             self.guard.requests.respond(self.entry)
-            self.begin()(part)
+            write = self.begin()
+            if self.has_body:
+                write(part)
 
     def wrap_file(self, file: Any, *size: int) -> Any:
         """See PEP 3333. uWSGI sends the file by itself, if it comes back as it was given."""
@@ -138,6 +148,8 @@ class Response:
         return self
 
     def __next__(self) -> bytes:
+        if not self.has_body:
+            raise StopIteration
         if (first := self.first) is not None:
             self.first = None
             return first

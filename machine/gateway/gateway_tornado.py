@@ -51,11 +51,19 @@ class Container(WSGIContainer):
 
     async def handle_request(self, request: HTTPServerRequest) -> None:
         """Handle one request. Nothing of the response is sent before all of it is there."""
+        connection: Any = request.connection
+        if request.method == "HEAD":
+            # Tornado breaks off where there is a body to send. Its length is in the headers by then.
+            write_headers = connection.write_headers
+
+            def write_head(line: ResponseStartLine, headers: HTTPHeaders, **_: bytes) -> None:
+                write_headers(line, headers)
+
+            connection.write_headers = write_head
         try:
             await super().handle_request(request)
         except Exception:  # noqa: BLE001  whatever an application raises
             traceback.print_exc()
-            connection: Any = request.connection
             headers = HTTPHeaders({"Content-Length": "0"})
             connection.write_headers(ResponseStartLine("HTTP/1.1", 500, "Internal Server Error"), headers)
             connection.finish()
