@@ -160,7 +160,8 @@ def configure(made: Apache, binary: Path, ends: dict[str, str]) -> list[str]:
     ]
     plain = free_port()
     block = {"kind": "apache", "rewrites": REWRITES}
-    balancer = settings_of({"max_body_mib": 4, "tls": {"self_signed": True}, "proxy": block})
+    given = {"max_body_mib": 4, "trusted_proxies": ["127.0.0.0/8"], "tls": {"self_signed": True}, "proxy": block}
+    balancer = settings_of(given)
     places = {
         "/etc/wsgi-fleet": made.folder, "/etc/apache2/wsgi-fleet": made.folder / "sites",
         "/var/log/wsgi-fleet": made.folder, "/run/apache2": made.folder,
