@@ -83,11 +83,13 @@ def _read_pipfile(file: Path) -> Iterator[str]:
     sources: list[Mapping[str, str]] = lock.get("_meta", {}).get("sources", [])
     # Pipenv writes ${NAME} where a Pipfile does; installers put the variable in.
     for number, each in enumerate(sources):
-        yield f"{'--extra-index-url' if number else '--index-url'} {each['url']}"
+        # Pipenv reads $NAME as well.
+        url = re.sub(r"\$(\w+)", r"${\1}", each["url"])
+        yield f"{'--extra-index-url' if number else '--index-url'} {url}"
     for name, package in lock.get("default", {}).items():
         extras = f"[{','.join(package['extras'])}]" if package.get("extras") else ""
         if "git" in package:
-            what = f"{name}{extras} @ git+{package['git'].removeprefix('git+')}@{package['ref']}"
+            what = f"{name}{extras} @ git+{package['git'].removeprefix('git+')}@{package['ref']}{_below(package)}"
         elif "path" in package or "file" in package:
             what = package.get("path") or package["file"]
         else:
@@ -120,8 +122,7 @@ def _read_poetry(file: Path) -> Iterator[str]:
         files = each.get("files") or lock.get("metadata", {}).get("files", {}).get(each["name"], [])
         hashes = [cast("str", entry["hash"]) for entry in files]
         if given.get("type") == "git":
-            below = f"#subdirectory={given['subdirectory']}" if given.get("subdirectory") else ""
-            what, hashes = f"{each['name']} @ git+{given['url']}@{given['resolved_reference']}{below}", []
+            what, hashes = f"{each['name']} @ git+{given['url']}@{given['resolved_reference']}{_below(given)}", []
         elif given.get("type") in ("directory", "file"):
             what, hashes = f"./{given['url']}", []
         elif given.get("type") == "url":
@@ -150,6 +151,11 @@ def _reachable(file: Path, packages: list[dict[str, Any]]) -> set[str]:
             found.add(name)
             waiting += by_name[name].get("dependencies", {})
     return found
+
+
+def _below(package: Mapping[str, Any]) -> str:
+    """Return what a URL says of the folder in a repository in which a package is."""
+    return f"#subdirectory={package['subdirectory']}" if package.get("subdirectory") else ""
 
 
 def _line(what: str, marker: str, hashes: list[str]) -> str:

@@ -29,10 +29,13 @@ INCLUDE = re.compile(r"\s*(-r|-c|--requirement|--constraint)(?:\s*=\s*|\s*)(?P<f
 EDITABLE = re.compile(r"\s*(?:-e|--editable)(?:[\s=]|$)")
 # uv refuses these, and takes the same without the option (`pip freeze` writes them).
 EDITABLE_GIT = re.compile(r"(?:-e|--editable)[\s=]*(['\"]?)(git\+[^'\"]+)\1$")
-# Options of one requirement. pip alone reads the second.
-HASH, OPTION_OF_PIP = re.compile(r"\s--hash[\s=]"), re.compile(r"\s(--(?:config-settings?|global-option))[\s=]")
-# Paths as pip takes them: by their beginning, or after the name of a package.
-LOCAL = re.compile(r"\s*(?:[./]|file:|(?:-f|--find-links)[\s=]*(?!https?:)|[^#]*@\s*file:)")
+HASH = re.compile(r"\s--hash[\s=]")
+# pip alone reads these: of one requirement uv refuses them, of all it ignores them, which may give other versions.
+OPTION_OF_PIP = re.compile(
+    r"(?:^|\s)(--(?:config-settings?|global-option|pre|prefer-binary|trusted-host|use-feature))(?![\w-])"
+)
+# Paths as pip and uv take them: by their beginning, or after the name of a package.
+LOCAL = re.compile(r"\s*(?:[./]|file:|(?:-f|--find-links)[\s=]*(?!https?:)|[^#]*@\s*(?:file:|[./]))")
 TIMEOUT_S = 60
 
 
@@ -97,8 +100,8 @@ class RequirementFiles:
         return line
 
     def _is_path(self, line: str) -> bool:
-        """Return whether a line begins with a path of the code, such as libs/common or wheels/a.whl."""
-        path = re.split(r"[\[;\s]", line.strip(), maxsplit=1)[0]
+        """Return whether a line is about a path of the code: libs/common, wheels/a.whl, common @ libs/common."""
+        path = re.split(r"[\[;\s]", re.sub(r"^[\w.\[\],-]+\s*@\s*", "", line.strip()), maxsplit=1)[0]
         return "/" in path and (self.code / path).exists()
 
     def _expand(self, text: str) -> str:

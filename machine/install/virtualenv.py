@@ -74,13 +74,7 @@ class Release:
     @property
     def is_project(self) -> bool:
         """Return whether the project in the code is installed itself: it says how it is built, and is a package."""
-        file = self.source.parent / "pyproject.toml"
-        if self.files or not file.exists():
-            return False
-        try:
-            project = tomllib.loads(file.read_text("utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InstallError(f"{file.name} does not read: {error}") from None
+        project = self._project()
         tools = project.get("tool", {})
         switches = {"poetry": "package-mode", "uv": "package"}
         return "build-system" in project and all(tools.get(tool, {}).get(key, True) for tool, key in switches.items())
@@ -90,7 +84,19 @@ class Release:
         """Return whether something of the code is installed. A lock may name other folders of the code (workspaces)."""
         if self.files:
             return self.files.is_local
+        if self.source.name == "pyproject.toml" and names_code(self._project()):
+            return True
         return self.is_project or bool(LOCKED_FOLDER.search(self.source.read_text("utf-8")))
+
+    def _project(self) -> dict[str, Any]:
+        """Return what the project beside the requirements says; nothing where a file of pip's format is installed."""
+        file = self.source.parent / "pyproject.toml"
+        if self.files or not file.exists():
+            return {}
+        try:
+            return tomllib.loads(file.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InstallError(f"{file.name} does not read: {error}") from None
 
     def _variables(self) -> dict[str, str]:
         """Return what installers get of the application's variables: their own, and what files name.
@@ -166,6 +172,14 @@ class Release:
             parts = set(value.split()) - NETRC_WORDS if name == "NETRC" else set(value.splitlines())
             passwords = re.findall(r"://[^/\s:@]*:([^/\s@]+)@", value)
             yield from {value, quote(value, safe=""), *parts, *passwords}
+
+
+def names_code(project: Mapping[str, Any]) -> bool:
+    """Return whether the dependencies of a project stand in other files of the code, or some of them are code."""
+    sources: dict[str, Any] = project.get("tool", {}).get("uv", {}).get("sources", {})
+    is_dynamic = "dependencies" in project.get("project", {}).get("dynamic", ())
+    # One source, or a list of them by markers; as text, both are the same.
+    return is_dynamic or any(re.search(r"'(path|workspace)':", str(each)) for each in sources.values())
 
 
 @contextmanager

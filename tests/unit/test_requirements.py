@@ -64,10 +64,12 @@ lock-version = "2.1"
 """
 PROJECT = "[tool.poetry.dependencies]\npython = '^3.11'\nflask = '*'\nours = '*'\nnear = '*'\n"
 PIPFILE = {
-    "_meta": {"sources": [{"name": "a", "url": "https://a/simple"}, {"name": "b", "url": "https://${USER}@b/simple"}]},
+    "_meta": {
+        "sources": [{"name": "a", "url": "https://a/simple"}, {"name": "b", "url": "https://$USER:${WORD}@b/simple"}]
+    },
     "default": {
         "flask": {"version": "==3.1.3", "hashes": ["sha256:aa"], "markers": "python_version >= '3.9'"},
-        "ours": {"git": "https://host/ours.git", "ref": "abc"},
+        "ours": {"git": "https://host/ours.git", "ref": "abc", "subdirectory": "py"},
         "near": {"path": "./libs/near", "editable": True},
         "redis": {"version": "==5.0", "extras": ["hiredis"]},
         "colorama": {"version": "*", "markers": "os_name == 'posix'"},
@@ -117,9 +119,9 @@ def test_a_lock_of_pipenv_becomes_the_requirements_of_its_packages(tmp_path: Pat
     write(tmp_path, "Pipfile.lock", text=json.dumps(PIPFILE))
     assert find_requirements(tmp_path, None).files["requirements.txt"].splitlines() == [
         "--index-url https://a/simple",
-        "--extra-index-url https://${USER}@b/simple",
+        "--extra-index-url https://${USER}:${WORD}@b/simple",
         "flask==3.1.3 ; python_version >= '3.9' --hash=sha256:aa",
-        "ours @ git+https://host/ours.git@abc",
+        "ours @ git+https://host/ours.git@abc#subdirectory=py",
         "./libs/near",
         "redis[hiredis]==5.0",
         "colorama ; os_name == 'posix'",

@@ -228,13 +228,15 @@ def test_one_hash_makes_uv_ask_for_all_of_them_but_where_a_lock_has_packages_wit
     assert [line for line in server.calls if "--require-hashes" in line] == []
 
 
-@pytest.mark.parametrize("option", ["--config-settings=--build-option=x", "--global-option x"])
+@pytest.mark.parametrize("option", ["--config-settings=--build-option=x", "--global-option x", "\n--pre"])
 def test_pip_installs_what_has_options_that_uv_does_not_read(server: Server, option: str) -> None:
     server.write("requirements.txt", f"flask==3 {option}")
     server.build()
     assert str(installers.PIP_RUNNER) in server.calls[3]
     server.manifest["environment"] = {"UV_INDEX_URL": "https://host/simple", "UV_INDEX_STRATEGY": "first-index"}
-    with pytest.raises(InstallError, match=rf"have {option[:9]}.*pip does not read UV_INDEX_URL; set PIP_INDEX_URL"):
+    with pytest.raises(
+        InstallError, match=rf"have {option.strip()[:9]}.*pip does not read UV_INDEX_URL; set PIP_INDEX_URL"
+    ):
         server.build()
 
 
@@ -262,10 +264,29 @@ def test_what_requirements_include_makes_another_virtualenv(server: Server, incl
     assert server.key() != before
 
 
-@pytest.mark.parametrize("line", ["-e .", "./libs/x", ".", "x @ file:./libs/x", "--editable=.", "libs/x", "-f wheels"])
+PATHS = ["./libs/x", "x @ file:./libs/x", "libs/x", "x @ ./libs/x", "x[y]@libs/x; python_version > '3'"]
+
+
+@pytest.mark.parametrize("line", ["-e .", ".", "--editable=.", "-f wheels", *PATHS])
 def test_code_that_is_installed_makes_another_virtualenv_when_it_changes(server: Server, line: str) -> None:
     server.write("libs/x", "")
     server.write("requirements.txt", f"{line}\n")
+    before = server.key()
+    server.manifest["tar_sha256"] = "y"
+    assert server.key() != before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[tool.uv.sources]\nx = {path = "x"}',
+        "[tool.uv.sources]\nx = [{workspace = true}]",
+        '[project]\ndynamic = ["dependencies"]',
+    ],
+)
+def test_code_that_a_project_names_makes_another_virtualenv_when_it_changes(server: Server, text: str) -> None:
+    server.manifest["requirements_path"] = "pyproject.toml"
+    server.write("pyproject.toml", text)
     before = server.key()
     server.manifest["tar_sha256"] = "y"
     assert server.key() != before
