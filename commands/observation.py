@@ -14,7 +14,7 @@ from commands.front import LoadBalancerReport, ask_load_balancer, judge_target
 from commands.report import Report, ask
 from commands.restarting import Restarting, find_restarting
 from commands.target import Target
-from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, logs_of, slot_of
+from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, judge_member, logs_of, slot_of
 from platforms.server_group import Phase
 from releases import lock, pointers
 from releases.drift import find_damage
@@ -114,7 +114,7 @@ class Observation:
             return self.balancer.error
         if facts.state != "active":
             return f"{facts.proxy} is {facts.state}; see `./fleet logs --server balancer`"
-        return ""
+        return facts.health.problem if facts.health else ""
 
     @property
     def is_healthy(self) -> bool:
@@ -221,6 +221,8 @@ def server_view(
         elif verdict.state in RUNNING and (found := judge_health(address, front)):
             cause = "; ".join(filter(None, [found, verdict.cause]))
             verdict = Verdict(State.UNHEALTHY, cause, f"`./fleet logs --server {server.name}` says why")
+        elif verdict.state is State.SERVING and address not in front.active and phase:
+            verdict = judge_member(phase)
         elif verdict.state is State.SERVING and address not in front.active:
             verdict = Verdict(State.STOPPED, "the balancer sends it no requests", "`pulumi up` adds it to the balancer")
     elif load_balancer is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from platforms.server_group import Phase
 from releases.status import BalancerStatus, ServerStatus
 
 
@@ -119,6 +120,16 @@ def _judge_release(facts: ServerStatus, pointer: str | None, *, is_moving: bool,
         cause = f"it serves {live}, the current release is {pointer or 'none'}"
         return Verdict(State.OUTDATED, cause, "wait: a rollout is at work" if is_moving else restart)
     return Verdict(State.SERVING)
+
+
+def judge_member(phase: Phase) -> Verdict:
+    """Judge a server of a group that serves and gets no requests from a balancer that asks the group."""
+    if phase is Phase.STANDBY:
+        return Verdict(State.DRAINED, "its group has it on standby", "take it out of standby in the AWS console")
+    cause = "its group waits until it serves the current release"
+    if phase is Phase.SERVING:
+        cause = "the balancer has not heard of it yet, which asks the group each 5 s"
+    return Verdict(State.STARTING, cause, "wait for it")
 
 
 def judge_health(address: str, balancer: BalancerStatus) -> str:

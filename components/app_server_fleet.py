@@ -160,19 +160,18 @@ class AppServerFleet(pulumi.ComponentResource):
         self, name: str, args: AppServerFleetArgs, capacity: Capacity, *, key: pulumi.Output[str], platform: Platform
     ) -> ServerGroup:
         """Create the group of fleet.capacity. Pulumi does not know its machines, so no step runs on them."""
-        app, front, names = args.app, args.balancer, platform.group_names(name)
-        if not isinstance(front, LoadBalancer):
-            raise TypeError(f"{name}: a group needs a load balancer")
+        app, names = args.app, platform.group_names(name)
+        front = args.balancer.made if isinstance(args.balancer, LoadBalancer) else None
         kind, processes = GATEWAYS[app.gateway.kind], ProcessLayout.of(app)
         boot = GroupBoot(
-            files=group_server_files(args.security_updates, kind, processes, names),
+            files=group_server_files(args.security_updates, kind, processes, names, by_load_balancer=front is not None),
             layout=f"{kind.name}, {processes or 'one gateway'}",
             user_data=lambda url, file: group_server_user_data(url, file, app.system_packages, processes),
             key=key,
         )
         group_args = ServerGroupArgs(name, capacity, args.group, app.fleet.size, boot)
         child = pulumi.ResourceOptions(parent=self)
-        return platform.server_group(name, group_args, front.made, store=args.store, opts=child)
+        return platform.server_group(name, group_args, front, store=args.store, opts=child)
 
     def _manifest(
         self, name: str, args: AppServerFleetArgs, *, key: str, secrets: Mapping[str, str], networks: Sequence[str]

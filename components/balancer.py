@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pulumi
 
@@ -36,18 +36,22 @@ ACME_TIMEOUT_S = 400
 
 @dataclass(frozen=True)
 class BalancerArgs:
-    """What there is of it before it serves anybody."""
+    """What there is of it before it serves anybody. groups: application -> the group that has its servers."""
 
     settings: settings.Balancer
     group: SecurityGroup
     security_updates: SecurityUpdates = SECURITY_UPDATES
     system: OperatingSystem = DEFAULT_OS
+    groups: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def upstreams(
-    apps: Mapping[str, App], addresses: Mapping[str, Sequence[str]], hostnames: Sequence[str] = ()
+    apps: Mapping[str, App],
+    addresses: Mapping[str, Sequence[str]],
+    hostnames: Sequence[str] = (),
+    groups: Mapping[str, str] | None = None,
 ) -> list[Upstream]:
-    """Return the applications as the balancer sees them. hostnames: of the site."""
+    """Return the applications as the balancer sees them. hostnames: of the site. groups: as BalancerArgs has them."""
     return [
         Upstream(
             name,
@@ -61,6 +65,8 @@ def upstreams(
             app.streaming,
             health_host(name, apps, hostnames),
             app.sticky_sessions,
+            (groups or {}).get(name, ""),
+            app.fleet.most_servers,
         )
         for name, app in sorted(apps.items())
     ]
@@ -82,6 +88,7 @@ class Balancer(pulumi.ComponentResource):
         super().__init__("wsgi-fleet:balancer:Balancer", name, None, opts)
         child = pulumi.ResourceOptions(parent=self)
         self._name, self._settings, self._system, self._platform = name, args.settings, args.system, platform
+        self._groups, groups = args.groups, sorted(args.groups.values())
         self.unit = UNITS[args.settings.proxy.kind]
         machine_args = MachineArgs(
             role=name,
@@ -89,6 +96,7 @@ class Balancer(pulumi.ComponentResource):
             group=args.group,
             size=args.settings.size,
             public=True,
+            watches=groups,
         )
         self.machine = platform.machine(name, machine_args, store=None, opts=child)
         self.booted = platform.remote_command(
@@ -96,7 +104,7 @@ class Balancer(pulumi.ComponentResource):
             RemoteCommandArgs(
                 self.machine,
                 apply_files_command(),
-                health_agent_files(args.settings.proxy.kind, args.settings.error_pages),
+                health_agent_files(args.settings.proxy.kind, args.settings.error_pages, groups),
                 timeout_s=BOOT_TIMEOUT_S + HEALTH_TIMEOUT_S,
             ),
             opts=child,
@@ -113,6 +121,7 @@ class Balancer(pulumi.ComponentResource):
     ) -> PublicAddress:
         """Have it serve these applications. addresses: application -> addresses of the servers that take its requests.
 
+        Of an application with a group there are none: the balancer asks that.
         hostnames: names of the site, the hosts of applications among them. Where clients find it: the address points at
         this machine once its site serves. Its host is what DNS records of its names must hold (type A). The order with
         TLS is booted -> certificate -> site -> address -> acme; until an ACME server has signed, a certificate that
@@ -123,7 +132,7 @@ class Balancer(pulumi.ComponentResource):
             lambda there: json.dumps(
                 render_site(
                     self._settings,
-                    upstreams(apps, there, hostnames),
+                    upstreams(apps, there, hostnames, self._groups),
                     hostnames,
                     https_port=platform.https_port,
                     system=self._system,

@@ -14,7 +14,8 @@ from settings import Settings
 def make_front(given: Settings, group: SecurityGroup, platform: Platform) -> Balancer | LoadBalancer:
     """Create what balancer.kind says. group: its security group."""
     if given.balancer.kind == "machine":
-        args = BalancerArgs(given.balancer, group, given.security_updates, given.operating_system)
+        groups = {name: platform.group_names(name).group for name, app in given.apps.items() if app.fleet.capacity}
+        args = BalancerArgs(given.balancer, group, given.security_updates, given.operating_system, groups)
         return Balancer("balancer", args, platform=platform)
     service = ServiceArgs(given.balancer, given.apps, given.hostnames, group)
     return LoadBalancer("balancer", service, platform=platform)

@@ -97,14 +97,17 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     apache: dict[str, Any] = {"kind": "apache", "cache": None, "memcached": None, "snippets": []}
     yield "example", {"apps": {"hello": hello}, "balancer": balancer | {"proxy": proxy | apache}}
     alarms = stack_file("prod")["aws"] | {"alarms": {"sns_topic_arn": "arn:aws:sns:eu-central-1:123456789012:fleet"}}
-    yield "prod", {"aws": alarms}
+    prod = stack_file("prod")["apps"]["hello"]
+    capacity = {"capacity": {"min": 1, "max": 2}}
+    small = {name: value for name, value in prod["fleet"].items() if name != "servers"} | capacity
+    yield "prod", {"aws": alarms, "apps": {"hello": prod, "group": prod | {"path": "/group", "fleet": small}}}
     tunnel = alarms | {"transport": "instance_connect_endpoint", "admin_cidrs": []}
     server: dict[str, Any] = {
         "gateway": {"kind": "gunicorn", "processes": 2},
         "fleet": {"servers": 1, "local_proxy": True, "size": {"instance_type": "t3.medium"}},
     }
     front = {"kind": "alb", "hostnames": ["shop.example.org"]}
-    fleet = {**server["fleet"], "capacity": {"min": 1, "max": 2}}
+    fleet: dict[str, Any] = server["fleet"] | capacity
     del fleet["servers"]
     group = hello | server | {"fleet": fleet, "path": "/group", "schedules": {}, "workers": {}}
     yield "prod", {"aws": tunnel, "apps": {"hello": hello | server, "group": group}, "balancer": front}

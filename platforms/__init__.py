@@ -47,6 +47,7 @@ class MachineArgs:
     role: stable key of the machine in its stack ("hello-1"). user_data: cloud-init document, equal on all platforms.
     zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it stands in the
     public subnet (the balancer). app: the application whose releases and secrets it may read; "" for none.
+    watches: names of groups whose machines it may list, and report as dead.
     """
 
     role: str
@@ -56,6 +57,7 @@ class MachineArgs:
     zone: int = 0
     public: bool = False
     app: str = ""
+    watches: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -259,9 +261,18 @@ class Platform(Protocol):
         ...
 
     def server_group(
-        self, name: str, args: ServerGroupArgs, front: LoadBalancer, *, store: Store, opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        args: ServerGroupArgs,
+        front: LoadBalancer | None,
+        *,
+        store: Store,
+        opts: pulumi.ResourceOptions,
     ) -> ServerGroup:
-        """Register app servers that come and go by load, and get requests once the current release serves there."""
+        """Register app servers that come and go by load, and get requests once the current release serves there.
+
+        front: the load balancer in which they are registered; None where a machine that watches the group is in front.
+        """
         ...
 
     def reach(self, machines: Iterable[Machine] | None = None) -> ConnectionSpec:

@@ -62,7 +62,7 @@ class LiveServers:
         while len(found := self._group.healthy()) < (least := self._group.minimum()):
             if time.monotonic() - begun > HEALTHY_S:
                 raise ServerGroupError(
-                    f"the load balancer finds {len(found)} of {least} servers healthy after {HEALTHY_S:.0f} s; "
+                    f"{len(found)} of {least} servers get requests after {HEALTHY_S:.0f} s; "
                     "`./fleet status` and `./fleet logs` say more"
                 )
             time.sleep(LOOK_S)

@@ -110,10 +110,14 @@ class UpstreamHealth(_Status):
 
 
 class AgentHealth(_Status):
-    """What the health agent wrote last, and its age. See machine/balancer/upstream_health.py."""
+    """What the health agent wrote last, and its age. problem: why the servers of groups are not known, or "".
+
+    See machine/balancer/upstream_health.py.
+    """
 
     age_s: float
     servers: dict[str, UpstreamHealth]
+    problem: str
 
 
 class BalancerStatus(MachineStatus, Traffic):

@@ -15,7 +15,7 @@ from itertools import product
 from typing import Any
 
 from rendering.filters import exact_path_regex, path_prefix_regex
-from rendering.upstream import Upstream
+from rendering.upstream import ADDRESS, ROUTE, Upstream
 from settings import Balancer
 from settings.access import Access
 from settings.application import APP_PORT
@@ -124,7 +124,7 @@ def server_line(app: Upstream, address: str) -> str:
         limits += " upgrade=websocket"
     if app.sticky_sessions:
         # Clients see it, and no address.
-        limits += f" route={hashlib.sha256(address.encode()).hexdigest()[:12]}"
+        limits += f" route={ROUTE if address == ADDRESS else hashlib.sha256(address.encode()).hexdigest()[:12]}"
     return f"    BalancerMember {app.protocol}://{address}:{APP_PORT} {limits}"
 
 

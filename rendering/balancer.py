@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Literal
 
 from rendering.common import (
@@ -45,14 +47,21 @@ def balancer_user_data(
     return cloud_config(files, [f"{SCRIPTS}/setup-{proxy}"])
 
 
-def health_agent_files(proxy: Literal["nginx", "apache"] = "nginx", error_pages: ErrorPages = NO_PAGES) -> str:
+def health_agent_files(
+    proxy: Literal["nginx", "apache"] = "nginx", error_pages: ErrorPages = NO_PAGES, groups: Sequence[str] = ()
+) -> str:
     """Return what makes a balancer ask its servers for their health, and report its traffic: for apply_files_command.
 
-    The pages of its own errors as well. Not in user-data, so a change of it replaces no balancer.
+    The pages of its own errors as well. Not in user-data, so a change of it replaces no balancer. groups: names of
+    Auto Scaling groups that it asks for their servers.
     """
     unit = "wsgi-fleet-health.service"
-    own = ("server_health", "upstream_health", "balancer_status")
+    own = ("server_health", "group_members", "membership", "upstream_health", "balancer_status")
     files = script_files(*(f"balancer/{name}" for name in own), "common/host_status")
+    # Empty where there are none any more.
+    files["/etc/wsgi-fleet/groups.json"] = ("0644", json.dumps(list(groups)))
+    if groups:
+        files |= script_files("balancer/scaling_groups", "common/aws_service", "common/fetch")
     files[f"/etc/systemd/system/{unit}"] = ("0644", render_template(f"systemd/{unit}.j2", proxy=proxy))
     files |= error_page_files(error_pages)
     return files_to_apply(files, prove=[unit], on=[unit])

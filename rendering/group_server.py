@@ -28,16 +28,23 @@ class Names(Protocol):
 
 
 def group_server_files(
-    security_updates: SecurityUpdates, kind: Gateway, processes: ProcessLayout | None, names: Names
+    security_updates: SecurityUpdates,
+    kind: Gateway,
+    processes: ProcessLayout | None,
+    names: Names,
+    *,
+    by_load_balancer: bool,
 ) -> str:
     """Return the files of an app server that is in a group, as apply_files.py takes them.
 
     They are those that one of a fixed fleet boots with, what its step brings, and what joins the group.
+    by_load_balancer: whether the group registers it in one; else a balancer of the stack's own asks the group.
     """
-    given = {"name": names.group, "launch": names.launch, "terminate": names.terminate}
+    given: dict[str, object] = {"name": names.group, "launch": names.launch, "terminate": names.terminate}
+    given["by_load_balancer"] = by_load_balancer
     unit = without_comments(read_file(f"templates/systemd/{UNIT}"))
     files = boot_files(security_updates, kind, processes) | status_scripts()
-    files |= script_files("group/group_member", "cloudwatch/aws_service")
+    files |= script_files("group/group_member", "common/aws_service")
     files |= {"/etc/wsgi-fleet/group": ("0644", json.dumps(given)), f"/etc/systemd/system/{UNIT}": ("0644", unit)}
     return files_to_apply(files, on=[UNIT])
 

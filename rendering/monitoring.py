@@ -19,7 +19,7 @@ def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | 
     """
     metrics = ["wsgi-fleet-metrics.service", "wsgi-fleet-metrics.timer"] if namespace else []
     logs = ["wsgi-fleet-logs.service"] if log_group else []
-    scripts = ["cloudwatch/aws_service"] if metrics or logs else []
+    scripts = ["common/aws_service"] if metrics or logs else []
     files: dict[str, tuple[str, str]] = {}
     if metrics:
         scripts.append("cloudwatch/cloudwatch_metrics")

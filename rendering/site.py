@@ -9,7 +9,7 @@ from rendering import apache, nginx
 from rendering.common import HTTPS_PORT
 from rendering.error_pages import FOLDER
 from rendering.templates import render_template
-from rendering.upstream import MARK, Upstream
+from rendering.upstream import ADDRESS, MARK, NO_SERVER, Upstream
 from settings import Balancer
 from settings.operating_system import DEFAULT_OS, OperatingSystem
 
@@ -62,6 +62,18 @@ def render_site(
                 "health_path": app.health_path,
                 "health_host": app.health_host,
                 "probe": app.probe,
+                **(
+                    {
+                        "group": {
+                            "name": app.group,
+                            "line": server_line(app, ADDRESS),
+                            "members": {},
+                            "no_server": server_line(app, NO_SERVER),
+                        }
+                    }
+                    if app.group
+                    else {}
+                ),
             }
             for app in upstreams
         },

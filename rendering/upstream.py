@@ -14,6 +14,12 @@ from settings.streaming import Streaming
 EVERY_REQUEST = Route()
 # Not part of any text of a stack file.
 MARK = "\0"
+# What the balancer replaces in the line of a server whose group it asks (machine/balancer/group_members.py).
+ADDRESS, ROUTE = "@ADDRESS@", "@ROUTE@"
+# Of the balancer itself: nothing listens there on the port of app servers.
+NO_SERVER = "127.0.0.1"
+# Servers that are asked for one request, at most.
+MOST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Upstream:
     protocol: what its gateway speaks. static: files that it is not asked for.
     streaming: paths on which requests and responses are passed on as they come.
     sticky_sessions: whether a client gets a cookie by which it reaches the same server again.
+    group: the Auto Scaling group that has the servers, "" where their number is fixed. most_servers: that it may have.
     """
 
     name: str
@@ -37,6 +44,18 @@ class Upstream:
     streaming: Streaming | None = None
     health_host: str = "localhost"
     sticky_sessions: bool = False
+    group: str = ""
+    most_servers: int = 0
+
+    @property
+    def has_servers(self) -> bool:
+        """Return whether there are servers, or a group that has some."""
+        return bool(self.addresses or self.group)
+
+    @property
+    def attempts(self) -> int:
+        """Return how many servers are asked for one request that none of them gets."""
+        return min(self.most_servers if self.group else len(self.addresses), MOST_ATTEMPTS)
 
     @property
     def identifier(self) -> str:

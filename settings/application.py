@@ -85,7 +85,8 @@ class Fleet(Model):
     servers: int = Field(default=3, ge=1, le=1000, description="how many app servers")
     capacity: Capacity | None = Field(
         default=None,
-        description="a number of app servers that follows the load, in place of servers; null: it is fixed",
+        description="a group of app servers that replaces dead ones and may follow the load, in place of servers; "
+        "null: a fixed number",
     )
     local_proxy: bool = Field(
         default=False,

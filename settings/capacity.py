@@ -94,7 +94,8 @@ class Capacity(Model):
         default=None,
         ge=1,
         le=1_000_000,
-        description="requests in a minute for each server that the group keeps to; null: it does not count them",
+        description="requests in a minute for each server that the group keeps to, with balancer.kind alb alone; "
+        "null: it does not count them",
     )
     cpu_percent: int | None = Field(
         default=None, ge=10, le=90, description="CPU of the servers that the group keeps to; null: it does not look"
@@ -134,10 +135,13 @@ def _problems_of(app: App, given: Settings) -> list[str]:
     found: list[str] = []
     if "servers" in app.fleet.model_fields_set:
         found.append(f"fleet.servers: {app.fleet.servers}: stands beside fleet.capacity; remove one of both")
-    if given.platform != "aws" or given.balancer.kind != "alb":
+    if given.platform != "aws":
+        found.append(f"fleet.capacity: {given.platform} has no groups; set platform: aws, or take fleet.servers")
+    capacity = app.fleet.capacity
+    if given.balancer.kind == "machine" and capacity and capacity.requests_per_target:
         found.append(
-            "fleet.capacity: needs platform: aws and balancer.kind: alb, which finds servers that come and go; "
-            "set both, or take fleet.servers"
+            f"fleet.capacity.requests_per_target: {capacity.requests_per_target}: is counted by an Application Load "
+            "Balancer alone; take cpu_percent or schedules, or balancer.kind: alb"
         )
     if app.schedules:
         found.append(

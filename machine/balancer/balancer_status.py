@@ -150,7 +150,9 @@ def health() -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     servers = {address: {key: each[key] for key in ("healthy", "why")} for address, each in written["servers"].items()}
-    return {"age_s": round(time.time() - written["at"], 1), "servers": servers}
+    # What an earlier agent wrote has no problem.
+    problem = written.get("problem", "")
+    return {"age_s": round(time.time() - written["at"], 1), "servers": servers, "problem": problem}
 
 
 def main() -> None:

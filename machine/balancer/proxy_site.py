@@ -5,6 +5,7 @@
     proxy_site.py drain ADDRESS          send that server no more requests, and wait for those it has
     proxy_site.py admit ADDRESS          send it requests again
     proxy_site.py unhealthy ADDRESS...   send these servers no requests, and all others; upstream_health.py calls it
+    proxy_site.py members                serve the servers that Auto Scaling groups have now; it calls this as well
     proxy_site.py maintenance on|off     respond with 503 and a page (on standard input, else the default one), or not
 
 What is served is the last site without the servers that an operator drained, and without unhealthy ones as long as
@@ -23,7 +24,9 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import certificate
 import proxy
@@ -38,17 +41,18 @@ DEFAULT_PAGE = site_state.CONFIG / "maintenance.html"
 PAGE_BYTES = 1 << 20
 
 
-def serve(new: State, *, by_health: bool = False, is_repair: bool = False) -> None:
+def serve(new: State, *, by_agent: bool = False, is_repair: bool = False) -> None:
     """Serve what a state describes, and remember it once that works. Raises Failure.
 
     is_repair: the remembered state cannot be read, so nothing is known of what the proxy has loaded.
-    by_health: the change comes from upstream_health.py. It is not probed and waits for no old worker: a server that
-    hangs would hold it up for minutes, and the application may be what is unhealthy.
+    by_agent: the change comes from upstream_health.py. It is not probed and waits for no old worker: a server that
+    hangs would hold it up for minutes, and the application may be what is unhealthy. A server that leaves its group
+    waits by itself.
     """
     old = empty_state() if is_repair else read_state()
     is_known = site_state.STATE.exists() and not is_repair
     before, text = old.render() if is_known else proxy.current_site(), new.render()
-    probed = [] if by_health else upstreams_to_probe(old, new)
+    probed = [] if by_agent else upstreams_to_probe(old, new)
     old_workers: set[int] = set()
     # A run that was killed may have left a site that is not the remembered one.
     changes = is_repair or text != before or text != proxy.current_site()
@@ -70,7 +74,7 @@ def serve(new: State, *, by_health: bool = False, is_repair: bool = False) -> No
         - set(old.drained)
     )
     removed += [address for address in new.unhealthy if address in new.drained and address not in old.drained]
-    if removed:
+    if removed and not by_agent:
         print(f"draining {', '.join(removed)}", flush=True)
         # Before the change is remembered: the run after one that was killed waits in its place.
         pids = sorted(old_workers | leaving_workers())
@@ -109,16 +113,37 @@ def upstreams_to_probe(old: State, new: State) -> list[str]:
     return found
 
 
-def serve_site() -> None:
-    """Serve the site on standard input; servers that an operator drained stay drained, as long as it names them."""
-    new, is_repair = State(json.load(sys.stdin), [], []), False
+def read_site() -> State:
+    """Return the site on standard input, once the servers of groups in it are known."""
+    new = State(json.load(sys.stdin), [], [])
+    if has_groups(new):
+        group_members().wait_for(new)
+    return new
+
+
+def has_groups(state: State) -> bool:
+    """Return whether Auto Scaling groups have some of the servers."""
+    return any("group" in each for each in state.site["upstreams"].values())
+
+
+def group_members() -> ModuleType:
+    """Return the module about them, which the step after user data brings."""
+    return import_module("group_members")
+
+
+def serve_site(new: State) -> None:
+    """Serve a site; servers that an operator drained stay drained, as long as it names them."""
+    is_repair = False
     try:
         old = read_state()
     except Failure as error:
         old, is_repair = empty_state(), True
         print(f"{error}; this step does, and servers that were drained by hand get requests again", flush=True)
-    drained, unhealthy = ([each for each in those if each in new.servers] for those in (old.drained, old.unhealthy))
-    new = replace(new, drained=drained, unhealthy=unhealthy)
+    if has_groups(new):
+        new = group_members().adopt(new, old)
+    else:
+        drained, unhealthy = ([each for each in those if each in new.servers] for those in (old.drained, old.unhealthy))
+        new = replace(new, drained=drained, unhealthy=unhealthy)
     serve(new, is_repair=is_repair)
     if not new.site["https"]:
         certificate.forget()
@@ -141,7 +166,10 @@ def drain(address: str) -> None:
     if address in state.drained:
         print(f"{address} is drained already")
         return
-    serve(replace(state, drained=[*state.drained, address]))
+    new = replace(state, drained=[*state.drained, address])
+    for name in new.site["upstreams"]:
+        new.check_left(name)
+    serve(new)
 
 
 def admit(address: str) -> None:
@@ -159,7 +187,13 @@ def exclude_unhealthy(addresses: Sequence[str]) -> None:
     """Serve the site without the unhealthy servers, which these are; do nothing before the first `site`."""
     if site_state.STATE.exists():
         state = read_state()
-        serve(replace(state, unhealthy=[each for each in addresses if each in state.servers]), by_health=True)
+        serve(replace(state, unhealthy=[each for each in addresses if each in state.servers]), by_agent=True)
+
+
+def follow_groups() -> None:
+    """Serve the servers that groups have now; do nothing before the first `site`."""
+    if site_state.STATE.exists():
+        serve(group_members().with_members(read_state(), group_members().known()), by_agent=True)
 
 
 def check_address(address: str, state: State) -> None:
@@ -187,17 +221,22 @@ def maintenance(switch: str) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command that the arguments name, under the lock."""
+    # Before the lock: a server that fails meanwhile is taken out.
+    site = read_site() if list(arguments) == ["site"] else None
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         match list(arguments):
-            case ["site"]:
-                serve_site()
+            case ["site"] if site:
+                serve_site(site)
             case ["drain", address]:
                 drain(address)
             case ["admit", address]:
                 admit(address)
             case ["unhealthy", *addresses]:
                 exclude_unhealthy(addresses)
+                return
+            case ["members"]:
+                follow_groups()
                 return
             case ["maintenance", ("on" | "off") as switch]:
                 maintenance(switch)

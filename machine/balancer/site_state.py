@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from proxy import Failure
 from system import write_atomically
@@ -25,10 +25,23 @@ PAGE = CONFIG / "errors" / "maintenance.html"
 REMEDY = "`pulumi up --replace '**::balancer-site'` writes it anew"
 
 
+class Group(TypedDict):
+    """An Auto Scaling group that has an application's servers (group_members.py). members: address -> instance.
+
+    line: of each in the site. no_server: what stands there while there is none, so that clients get 503.
+    """
+
+    name: str
+    line: str
+    no_server: str
+    members: dict[str, str]
+
+
 class Upstream(TypedDict):
     """One application. servers: address -> its line in the site. probe: [HOST]/PATH, through the site.
 
-    health_path, health_host: what each server is asked for, and the name by which.
+    health_path, health_host: what each server is asked for, and the name by which. group: whose members the servers
+    are, where their number is not fixed.
     """
 
     servers: dict[str, str]
@@ -36,6 +49,7 @@ class Upstream(TypedDict):
     health_path: str
     health_host: str
     probe: str
+    group: NotRequired[Group]
 
 
 class Site(TypedDict):
@@ -62,18 +76,25 @@ class State:
     def active_servers(self) -> dict[str, list[str]]:
         """Return upstream -> its servers that get requests.
 
-        These are not drained, and healthy as long as the upstream keeps one. Raises Failure when all are drained.
+        These are not drained, and healthy as long as the upstream keeps one. Raises Failure when all are drained, but
+        for a group: it may have lost the others.
         """
         found: dict[str, list[str]] = {}
         for name, each in self.site["upstreams"].items():
             left = [address for address in each["servers"] if address not in self.drained]
-            if each["servers"] and not left:
-                raise Failure(
-                    f"{name} would have no server left ({', '.join(each['servers'])}): admit one with `./fleet admit`, "
-                    "or answer clients with a page by `./fleet maintenance on`"
-                )
+            if "group" not in each:
+                self.check_left(name)
             found[name] = [address for address in left if address not in self.unhealthy] or left
         return found
+
+    def check_left(self, name: str) -> None:
+        """Raise Failure where each server of an upstream is drained."""
+        servers = self.site["upstreams"][name]["servers"]
+        if servers and {*servers} <= {*self.drained}:
+            raise Failure(
+                f"{name} would have no server left ({', '.join(servers)}): admit one with `./fleet admit`, "
+                "or answer clients with a page by `./fleet maintenance on`"
+            )
 
     def active_addresses(self) -> list[str]:
         """Return the addresses of all servers that get requests. Raises Failure as active_servers() does."""
@@ -81,13 +102,16 @@ class State:
 
     def render(self) -> str:
         """Return the text of the site. Raises Failure as active_servers() does."""
-        lines = {
-            name: "\n".join(self.site["upstreams"][name]["servers"][address] for address in addresses)
-            for name, addresses in self.active_servers().items()
-        }
+        lines = {name: self._lines(name, addresses) for name, addresses in self.active_servers().items()}
         return "".join(
             lines[part["servers_of"]] if "servers_of" in part else part["text"] for part in self.site["parts"]
         )
+
+    def _lines(self, name: str, addresses: Sequence[str]) -> str:
+        each = self.site["upstreams"][name]
+        if "group" in each and not addresses:
+            return each["group"]["no_server"]
+        return "\n".join(each["servers"][address] for address in addresses)
 
     def write(self) -> None:
         """Remember this state."""
@@ -152,9 +176,18 @@ def is_upstream(given: Any) -> bool:
             "health_host": str(),
             "probe": str(),
         }:
-            return all(isinstance(each, str) for each in servers.values())
+            return all(isinstance(each, str) for each in servers.values()) and is_group(given.get("group"))
         case _:
             return False
+
+
+def is_group(given: Any) -> bool:
+    """Return whether this is a Group, or None, which an upstream without one has."""
+    match given:
+        case {"name": str(), "line": str(), "no_server": str(), "members": {**members}}:
+            return all(isinstance(each, str) for each in members.values())
+        case _:
+            return given is None
 
 
 def is_part(given: Any, upstreams: dict[str, Any]) -> bool:

@@ -2,8 +2,8 @@
 """Asks each upstream server for its health, and has proxy_site.py send requests to healthy ones only. A service.
 
 It asks port 8000 as the balancer does, by uwsgi or HTTP, and writes the health of each to a file that `./fleet status`
-and the alarms read. Where it ends or hangs, the site stays as it is and systemd starts it again; it goes on from the
-servers that are excluded then. Standard library only.
+and the alarms read. Which servers Auto Scaling groups have it learns by membership.py. Where it ends or hangs, the site
+stays as it is and systemd starts it again; it goes on from the servers that are excluded then. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any
 
 import server_health
 import site_state
+from membership import Membership
 from proxy import Failure
 from server_health import Outcome, Probe, Server
 from site_state import Upstream
@@ -156,6 +158,7 @@ class Agent:
     def __init__(self) -> None:
         self.state, self._version = site_state.empty_state(), (0, 0)
         self.servers: dict[str, Server] = {}
+        self.membership = Membership(time.monotonic())
         self._due: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.changing: asyncio.Task[None] | None = None
@@ -169,6 +172,7 @@ class Agent:
         self.read(now)
         self.probe(now)
         excluded = self.decide(now)
+        self.membership.ask(self.state, self.servers, now)
         self.act(excluded, now)
         self.write(now, excluded)
 
@@ -229,12 +233,20 @@ class Agent:
         """Have the site changed where it must be; one change at a time, and not often."""
         is_busy = self.changing is not None and not self.changing.done()
         is_so = self._is_sure and sorted(excluded) == sorted(self.state.unhealthy)
-        if not is_busy and not is_so and self.state.site["upstreams"] and now >= self._may_change_at:
-            self._may_change_at, self._is_sure = now + RELOAD_S, True
-            self.changing = asyncio.create_task(self._change(sorted(excluded)))
+        if is_busy or not self.state.site["upstreams"] or now < self._may_change_at:
+            return
+        if not is_so:
+            kept = f" but {', '.join(sorted(excluded))}" if excluded else ""
+            change = self._change(["unhealthy", *sorted(excluded)], f"requests go to all servers{kept}")
+        elif self.membership.differs(self.state):
+            change = self._change(["members"], "requests go to the servers that groups have now")
+        else:
+            return
+        self._may_change_at, self._is_sure = now + RELOAD_S, True
+        self.changing = asyncio.create_task(change)
 
-    async def _change(self, excluded: list[str]) -> None:
-        command = [sys.executable, str(HERE / "proxy_site.py"), "unhealthy", *excluded]
+    async def _change(self, arguments: Sequence[str], told: str) -> None:
+        command = [sys.executable, str(HERE / "proxy_site.py"), *arguments]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         try:
             async with asyncio.timeout(CHANGE_S):
@@ -245,8 +257,7 @@ class Agent:
             words = b"error: the change of the site took too long"
         if process.returncode:
             self._may_change_at = time.monotonic() + AGAIN_S
-        kept = f" but {', '.join(excluded)}" if excluded else ""
-        print(words.decode().strip() or f"requests go to all servers{kept}", flush=True)
+        print(words.decode().strip() or told, flush=True)
 
     def write(self, now: float, excluded: set[str]) -> None:
         """Write the health of each server, for people and alarms."""
@@ -258,9 +269,10 @@ class Agent:
             }
             for address, each in self.servers.items()
         }  # fmt: skip
-        text = json.dumps(servers)
+        known = {"servers": servers, "problem": self.membership.problem(now)}
+        text = json.dumps(known)
         if text != self._written or now - self._written_at >= WRITE_S:
-            write_atomically(site_state.HEALTH, json.dumps({"at": round(time.time(), 1), "servers": servers}).encode())
+            write_atomically(site_state.HEALTH, json.dumps({"at": round(time.time(), 1), **known}).encode())
             self._written, self._written_at = text, now
 
 

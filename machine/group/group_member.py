@@ -24,10 +24,11 @@ from urllib.parse import urlencode
 # The other modules stand beside this file; it is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from aws_service import Refused, Service
-from common import CONFIG, LIVE, log, run, store_url
+from common import CONFIG, LIVE, SLOTS, log, manifest_of, run, store_url
 from fetch import FetchError, fetch, metadata
 from slot import drain_s, stop
-from slot_layout import serving_slots
+from slot import is_healthy as is_slot_healthy
+from slot_layout import BLUE, process_layout, serving_slots, state_of, units
 from symlinks import link_target
 
 # Where Nginx listens for the load balancer, and what that asks (rendering/server_site.py).
@@ -42,15 +43,22 @@ LAUNCH_S = 1800.0
 HEARD_S = 900.0
 # Seconds that are left of the two minutes of a Spot notice, once it was seen and what follows has its time.
 SPOT_S = 90.0
+# Seconds until a balancer of the stack's own, which asks the group each 5 s (machine/balancer/membership.py) and then
+# loads its proxy anew, sends no request to a server that leaves.
+UNLISTED_S = 20.0
 VERSION = "2011-01-01"
 
 
 class Group:
-    """The group of this machine. CONFIG/group has its name and those of its two hooks."""
+    """The group of this machine. CONFIG/group has its name and those of its two hooks.
+
+    by_load_balancer: whether the group registers its machines in one.
+    """
 
     def __init__(self) -> None:
         given = json.loads((CONFIG / "group").read_text())
         self._name, self.launch, self.terminate = given["name"], given["launch"], given["terminate"]
+        self.by_load_balancer: bool = given["by_load_balancer"]
         self._service, self._told = Service("autoscaling"), ""
 
     def complete(self, hook: str, result: str = "CONTINUE") -> bool:
@@ -116,13 +124,27 @@ def pointer() -> str:
         return ""
 
 
-def is_healthy() -> bool:
-    """Return whether this server answers the load balancer's question with 200."""
+def is_healthy(*, by_load_balancer: bool) -> bool:
+    """Return whether this server answers a load balancer's question with 200; else whether its application is well."""
+    if not by_load_balancer:
+        return serves_by_itself()
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", HEALTH_PATH)
         return connection.getresponse().status == 200
     return False
+
+
+def serves_by_itself() -> bool:
+    """Return whether the release that is live is healthy in a slot, and what listens for the balancer runs."""
+    release, is_local = link_target(LIVE), bool(process_layout()[1])
+    if not release or (is_local and state_of("nginx") != "active"):
+        return False
+    slots = [slot for slot in serving_slots() if link_target(SLOTS / slot) == release]
+    if not slots and not is_local and link_target(SLOTS / BLUE) == release:
+        # They begin with a boot, and the one in which they came had no release yet; nobody sends a request either.
+        run("systemctl", "start", "--no-block", "app.socket", *units(BLUE))
+    return any(is_slot_healthy(slot, manifest_of(release)) for slot in slots)
 
 
 def join(group: Group) -> str:
@@ -134,7 +156,7 @@ def join(group: Group) -> str:
         if not wanted:
             # Before the first release; the first rollout brings it.
             begun = now
-        if wanted and wanted == link_target(LIVE) and is_healthy():
+        if wanted and wanted == link_target(LIVE) and is_healthy(by_load_balancer=group.by_load_balancer):
             served = served or now
             if group.complete(group.launch):
                 log(f"{wanted} serves: the group may send requests")
@@ -167,17 +189,21 @@ def leave(group: Group, why: str) -> None:
     """Finish the requests and end what runs. Then have the group go on."""
     slots = serving_slots()
     limit = max(map(drain_s, slots), default=0)
+    unlisted_s = 0.0 if group.by_load_balancer else UNLISTED_S
     if "Spot" in why:
-        limit = min(limit, SPOT_S)
-        wait_to_be_taken_away(SPOT_S - limit)
+        limit = min(limit, SPOT_S - unlisted_s)
+        wait_to_be_taken_away(SPOT_S - unlisted_s - limit)
     log(f"{why}: it finishes its requests for {limit:.0f} s")
     ended = Event()
     beating = Thread(target=keep_waiting, args=[group, ended], daemon=True)
     beating.start()
     try:
-        # The load balancer has been told by the group, and waits as long for the requests that it has sent.
-        time.sleep(limit)
+        # A load balancer has been told by the group, and waits as long for the requests that it has sent. Another
+        # balancer finds out; the gateways finish what it has sent.
+        time.sleep(limit if group.by_load_balancer else unlisted_s)
         run("systemctl", "stop", "nginx", "app-worker-*", "app-schedule-*", timeout_s=limit + 60)
+        # It would start a slot again for what a gateway that hung has left waiting.
+        run("systemctl", "stop", "--no-block", "app.socket")
         for slot in slots:
             stop(slot, limit)
     finally:

@@ -136,11 +136,17 @@ class AwsPlatform:
         return group_names(self._stack, app)
 
     def server_group(
-        self, name: str, args: ServerGroupArgs, front: LoadBalancer, *, store: Store, opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        args: ServerGroupArgs,
+        front: LoadBalancer | None,
+        *,
+        store: Store,
+        opts: pulumi.ResourceOptions,
     ) -> ServerGroup:
         """Implement Platform.server_group: create an Auto Scaling group, and all by which its instances boot."""
-        if self._alb is None or self._releases is None:
-            raise ValueError(f"{name}: a group needs a load balancer and a release store")
+        if self._releases is None:
+            raise ValueError(f"{name}: a group needs a release store")
         self._check_image()
         warn_of_one_zone(args.app, self._given, self._app_zones)
         machine = MachineArgs(args.app, "", args.group, args.size, app=args.app)
@@ -156,8 +162,8 @@ class AwsPlatform:
             provider=self._provider,
         )
         boot = made.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
-        ready = [*(own.ready if own else ()), *front.ready]
-        return made.group(boot, self._alb, self._alarms, ready=ready, opts=opts)
+        ready = [*(own.ready if own else ()), *(front.ready if front else ())]
+        return made.group(boot, self._alb if front else None, self._alarms, ready=ready, opts=opts)
 
     @cached_property
     def _app_zones(self) -> Mapping[str, str]:

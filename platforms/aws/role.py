@@ -69,7 +69,10 @@ class Roles:
             if releases
             else None
         )
-        return [*([reads] if reads else []), *self._monitoring.statements(machine)]
+        watched = (
+            pulumi.Output.from_input(watches_groups(machine.watches, self._given.region)) if machine.watches else None
+        )
+        return [*filter(None, (reads, watched)), *self._monitoring.statements(machine)]
 
     def _role(
         self,
@@ -127,15 +130,35 @@ def reads_releases(bucket: str, stack: str, app: str, given: settings.Aws) -> li
     return statements
 
 
+def watches_groups(groups: Sequence[str], region: str) -> list[Statement]:
+    """Return statements that let a balancer list the machines of groups, and report those of its own groups as dead."""
+    return [
+        {
+            "Effect": "Allow",
+            # They know no resources (service authorization references of EC2 Auto Scaling and EC2).
+            "Action": ["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeInstances"],
+            "Resource": "*",
+        },
+        {
+            "Effect": "Allow",
+            "Action": "autoscaling:SetInstanceHealth",
+            "Resource": [_group_arn(group, region) for group in groups],
+        },
+    ]
+
+
+def _group_arn(group: str, region: str) -> str:
+    """Return a pattern of the ARN of a group."""
+    # Its id, which only AWS knows, stands before the name. Any account, for a role acts in its own alone.
+    return f"arn:{partition_of(region).name}:autoscaling:{region}:*:autoScalingGroup:*:autoScalingGroupName/{group}"
+
+
 def _joins_group(group: str, region: str) -> Statement:
     """Return a statement that lets a machine tell its group that it serves, or is done."""
     return {
         "Effect": "Allow",
         "Action": ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"],
-        # Its id, which only AWS knows, stands before the name. Any account, for a role acts in its own alone.
-        "Resource": (
-            f"arn:{partition_of(region).name}:autoscaling:{region}:*:autoScalingGroup:*:autoScalingGroupName/{group}"
-        ),
+        "Resource": _group_arn(group, region),
     }
 
 

@@ -23,16 +23,19 @@ _PHASES = {
 
 
 class ScalingGroup:
-    """Implements platforms.server_group.ServerGroup. target_group: ARN of what its instances are registered in."""
+    """Implements platforms.server_group.ServerGroup.
 
-    def __init__(self, region: str, name: str, target_group: str) -> None:
+    target_group: ARN of what its instances are registered in; None where a balancer of the stack's own asks the group.
+    """
+
+    def __init__(self, region: str, name: str, target_group: str | None) -> None:
         self.name, self._region = name, region
         self._target_group, self._elb = target_group, Elb(region)
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> ScalingGroup:
         """Return the group of a ServerGroup.spec."""
-        return cls(spec["region"], spec["name"], spec["group"])
+        return cls(spec["region"], spec["name"], spec.get("group"))
 
     def minimum(self) -> int:
         """Implement ServerGroup.minimum: schedules may have changed it."""
@@ -50,15 +53,16 @@ class ScalingGroup:
         ]
 
     def healthy(self) -> set[str]:
-        """Implement ServerGroup.healthy: ask the load balancer."""
+        """Implement ServerGroup.healthy: ask the load balancer; without one, the group which it has in service."""
         with errors_as(ServerGroupError):
+            if self._target_group is None:
+                return self._in_service()
             return {id_ for id_, (state, _) in self._elb.health(self._target_group).items() if state == "healthy"}
 
     def hold(self, ids: Collection[str], *, on: bool) -> None:
         """Implement ServerGroup.hold: protect from scale-in those that are in service, which alone can be."""
         with errors_as(ServerGroupError):
-            now = {str(each["InstanceId"]) for each in self._instances() if each["LifecycleState"] == "InService"}
-            chosen = sorted(now & {*ids})
+            chosen = sorted(self._in_service() & {*ids})
             for start in range(0, len(chosen), AT_ONCE):
                 self._hold(chosen[start : start + AT_ONCE], on=on)
 
@@ -101,6 +105,9 @@ class ScalingGroup:
 
     def _instances(self) -> list[Any]:
         return list(self._group().get("Instances", ()))
+
+    def _in_service(self) -> set[str]:
+        return {str(each["InstanceId"]) for each in self._instances() if each["LifecycleState"] == "InService"}
 
     def _addresses(self, ids: Collection[str]) -> dict[str, str]:
         """Return instance -> address, of those that are there. By a filter: of an id that is gone it is no error."""

@@ -99,13 +99,16 @@ class GroupResources:
     def group(
         self,
         boot: Boot,
-        front: AlbResources,
+        front: AlbResources | None,
         alarms: MachineAlarms,
         *,
         ready: Sequence[pulumi.Resource],
         opts: pulumi.ResourceOptions,
     ) -> ServerGroup:
-        """Create the group and its alarms. ready: what it waits for besides."""
+        """Create the group and its alarms. front: where its machines are registered, if anywhere.
+
+        ready: what it waits for besides.
+        """
         capacity, name = self._args.capacity, self._name
         instance = self._spec(boot.user_data)
         # The engine names it: with the name of a group in it, a long name of a stack would exceed its 128 characters.
@@ -123,9 +126,9 @@ class GroupResources:
             max_size=capacity.max,
             # FSBP AutoScaling.2: a subnet for each zone.
             vpc_zone_identifiers=[subnet.id for subnet in self._subnets],
-            target_group_arns=[front.groups[self._args.app].arn],
-            # FSBP AutoScaling.1.
-            health_check_type="ELB",
+            target_group_arns=[front.groups[self._args.app].arn] if front else None,
+            # FSBP AutoScaling.1. A balancer of the stack's own reports what it finds dead (machine/balancer).
+            health_check_type="ELB" if front else "EC2",
             health_check_grace_period=GRACE_S,
             default_instance_warmup=WARMUP_S,
             capacity_rebalance=capacity.spot_percent > 0,
@@ -184,7 +187,7 @@ class GroupResources:
             "platform": "aws",
             "region": self._given.region,
             "name": group.name,
-            "group": front.groups[self._args.app].arn,
+            **({"group": front.groups[self._args.app].arn} if front else {}),
         }
         return ServerGroup(spec, refresh)
 
@@ -224,18 +227,15 @@ class GroupResources:
             }
         }
 
-    def _policies(self, group: aws.autoscaling.Group, front: AlbResources, opts: pulumi.ResourceOptions) -> None:
-        capacity, label = (
-            self._args.capacity,
-            pulumi.Output.concat(front.balancer.arn_suffix, "/", front.groups[self._args.app].arn_suffix),
-        )
+    def _policies(self, group: aws.autoscaling.Group, front: AlbResources | None, opts: pulumi.ResourceOptions) -> None:
+        capacity = self._args.capacity
         metrics: dict[str, tuple[int | None, Any]] = {
-            "requests": (
-                capacity.requests_per_target,
-                {"predefined_metric_type": "ALBRequestCountPerTarget", "resource_label": label},
-            ),
             "cpu": (capacity.cpu_percent, {"predefined_metric_type": "ASGAverageCPUUtilization"}),
         }
+        if front:
+            label = pulumi.Output.concat(front.balancer.arn_suffix, "/", front.groups[self._args.app].arn_suffix)
+            counted = {"predefined_metric_type": "ALBRequestCountPerTarget", "resource_label": label}
+            metrics["requests"] = (capacity.requests_per_target, counted)
         for what, (target, metric) in metrics.items():
             if target is not None:
                 aws.autoscaling.Policy(

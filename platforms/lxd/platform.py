@@ -175,7 +175,7 @@ class LxdPlatform:
         self,
         name: str,
         args: platforms.ServerGroupArgs,
-        front: platforms.LoadBalancer,
+        front: platforms.LoadBalancer | None,
         *,
         store: platforms.Store,
         opts: pulumi.ResourceOptions,

@@ -18,7 +18,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.wrappers import Request
 
 # What machines ask of AWS.
-SERVICES = ("s3", "ssm", "monitoring", "logs", "autoscaling")
+SERVICES = ("s3", "ssm", "monitoring", "logs", "autoscaling", "ec2")
 # moto's.
 ACCOUNT = "123456789012"
 OF_METHOD = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELETE": "DeleteObject"}
@@ -27,10 +27,10 @@ OF_METHOD = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELET
 class AuthProxy:
     """A WSGI application that passes to another what is signed by credentials that may do it.
 
-    group_arn: of an Auto Scaling group, by its name.
+    group_arn: of the Auto Scaling group that a call is about, by its parameters.
     """
 
-    def __init__(self, app: Any, region: str, group_arn: Callable[[str], str]) -> None:
+    def __init__(self, app: Any, region: str, group_arn: Callable[[Mapping[str, str]], str]) -> None:
         self._app, self._region, self._group_arn = app, region, group_arn
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
@@ -77,9 +77,11 @@ class AuthProxy:
         if service == "monitoring":
             fields = dict(parse_qsl(body.decode()))
             return fields.get("Action", ""), "*", {"cloudwatch:namespace": fields.get("Namespace", "")}
-        if service == "autoscaling":
+        if service in ("autoscaling", "ec2"):
             fields = dict(parse_qsl(body.decode()))
-            return fields.get("Action", ""), self._group_arn(fields.get("AutoScalingGroupName", "")), {}
+            action = fields.get("Action", "")
+            # Who lists must be allowed to list all.
+            return action, "*" if action.startswith("Describe") else self._group_arn(fields), {}
         asked, action = json.loads(body), request.headers.get("X-Amz-Target", "").rpartition(".")[2]
         here = f"arn:aws:{service}:{self._region}:{ACCOUNT}"
         if service == "ssm":

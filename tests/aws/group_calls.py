@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Mapping
 
 from tests.aws.kind import Clients
 from tests.aws.launch_template import resolve
@@ -36,10 +37,13 @@ class Groups:
             raise Refused(f"AutoScalingGroup name not found - AutoScalingGroup '{given[NAME]}' not found")
         return self.groups[given[NAME]]
 
-    def arn(self, name: str) -> str:
-        """Return the ARN of a group; that of no group where there is none."""
+    def arn(self, asked: Mapping[str, str]) -> str:
+        """Return the ARN of the group that a call is about, by its name or an instance; of no group for another."""
         with self.lock:
-            return self.groups[name].arn if name in self.groups else f"arn:aws:autoscaling:::autoScalingGroup:{name}"
+            for name, group in self.groups.items():
+                if asked.get(NAME) == name or (NAME not in asked and asked.get("InstanceId") in group.instances):
+                    return group.arn
+        return "arn:aws:autoscaling:::autoScalingGroup:none"
 
     def metadata(self, id_: str, path: str) -> str:
         """Return what an instance finds at that path of its metadata; "" where there is nothing."""

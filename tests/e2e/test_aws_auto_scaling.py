@@ -62,7 +62,7 @@ TEXTS = {
     "/srv/server.py": SERVER,
     "/srv/agent.py": AGENT,
     "/srv/fetch.py": (ROOT / "machine/common/fetch.py").read_text(),
-    "/srv/aws_service.py": (ROOT / "machine/cloudwatch/aws_service.py").read_text(),
+    "/srv/aws_service.py": (ROOT / "machine/common/aws_service.py").read_text(),
     "/etc/systemd/system/server.service": UNIT,
     "/etc/systemd/system/agent.service": "[Service]\nExecStart=/usr/bin/python3 /srv/agent.py\n",
 }

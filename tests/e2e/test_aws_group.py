@@ -19,6 +19,7 @@ from harness.load import Load
 from harness.stack import eventually, lxc
 from tests.aws.load_balancing import public_address
 from tests.aws.session import Running, running
+from tests.aws.stack import AwsStack
 from tests.e2e.test_aws import REGION
 from tests.e2e.test_aws_alb import AlbStack, losses
 
@@ -27,8 +28,12 @@ pytestmark = [pytest.mark.aws, pytest.mark.long]
 MINUTE_S = 5.0
 
 
-class GroupStack(AlbStack):
-    """A stack whose servers are a group, by plain HTTP."""
+class Grouped(AwsStack):
+    """A stack whose servers are a group."""
+
+    def health(self) -> dict[str, str]:
+        """Return instance -> state, as what is in front finds it."""
+        raise NotImplementedError
 
     @property
     def api(self) -> Any:
@@ -43,14 +48,6 @@ class GroupStack(AlbStack):
         there = [each["InstanceId"] for each in self.group()["Instances"] if each["LifecycleState"] == "InService"]
         return {f"hello-{id_}": id_ for id_ in there}
 
-    def load(self, **options: Any) -> Load:
-        return Load(self.url, address=public_address(self.arn), **options)
-
-    def get(self, path: str = "/") -> Any:
-        response, body = self.ask(path)
-        assert response.status == 200, f"{response.status} {body!r}"
-        return json.loads(body)
-
     def scale(self, number: int) -> None:
         """Have so many servers, and wait for them."""
         self.api.set_desired_capacity(AutoScalingGroupName=self.group()["AutoScalingGroupName"], DesiredCapacity=number)
@@ -64,6 +61,18 @@ class GroupStack(AlbStack):
             return every == ["InService"] * number and list(self.health().values()) == ["healthy"] * number
 
         eventually(are_there, timeout_s=240, message=f"{number} servers")
+
+
+class GroupStack(AlbStack, Grouped):
+    """The same behind a load balancer, by plain HTTP."""
+
+    def load(self, **options: Any) -> Load:
+        return Load(self.url, address=public_address(self.arn), **options)
+
+    def get(self, path: str = "/") -> Any:
+        response, body = self.ask(path)
+        assert response.status == 200, f"{response.status} {body!r}"
+        return json.loads(body)
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,11 @@ def front(**changes: Any) -> BalancerStatus:
     """Return what balancer_status.py reports of a healthy balancer."""
     numbers = {"requests": 60, "requests_per_s": 1.0, "errors_5xx": 0, "p50_ms": 12.5, "p99_ms": 80.0}
     values: dict[str, Any] = {"proxy": "Nginx", "state": "active", "maintenance": False, "certificate": None}
-    values |= {"active": list(ADDRESSES.values()), "drained": [], "health": {"age_s": 1.0, "servers": {}}}
+    values |= {
+        "active": list(ADDRESSES.values()),
+        "drained": [],
+        "health": {"age_s": 1.0, "servers": {}, "problem": ""},
+    }
     values |= {"window_s": 60.0, **numbers, "upstreams": {"10.0.0.1": numbers}, "machine": host_status()}
     return BalancerStatus.model_validate(values | changes)
 

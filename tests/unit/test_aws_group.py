@@ -22,8 +22,8 @@ from platforms.server_group import Phase, ServerGroupError
 from policies import findings
 from policies.cost import costs
 from policies.plan import from_build
-from tests.unit.aws_fleet import INSTANCE, POLICY, TOPIC, statements
-from tests.unit.stack_blocks import app
+from tests.unit.aws_fleet import INSTANCE, POLICY, STEP, TOPIC, statements
+from tests.unit.stack_blocks import app, production
 from tests.unit.test_alb_settings import SERVERS, stack
 from tests.unit.test_capacity_settings import group
 
@@ -221,6 +221,57 @@ def test_it_fails_no_control_and_its_fewest_servers_have_a_price(whole: Build) -
     assert (numbers["machine, t4g.small"], numbers["metric that a machine reports"]) == (4, 3)
 
 
+@pytest.fixture(scope="module")
+def behind_a_machine(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Return a stack with a group of fixed size and a fixed fleet behind a balancer of its own."""
+    fleet = {"capacity": {"min": 2, "max": 2, "cpu_percent": 60}}
+    apps = {"hello": app(fleet=fleet), "docs": app(fleet={"servers": 2}, path="/docs")}
+    blocks: dict[str, Any] = production() | {"apps": apps}
+    with contextlib.chdir(project(tmp_path_factory.mktemp("behind"))):
+        return plan("prod", **blocks)
+
+
+def test_behind_a_machine_a_group_has_no_target_group_and_the_balancer_asks_it(behind_a_machine: Build) -> None:
+    given = behind_a_machine.one(GROUP).inputs
+    assert (given["healthCheckType"], given.get("targetGroupArns"), given["minSize"]) == ("EC2", None, 2)
+    assert [each.name for each in behind_a_machine.of(TRACKING)] == ["hello-cpu"]
+    (site,) = [each for each in behind_a_machine.of(STEP) if each.name == "balancer-site"]
+    upstreams = json.loads(site.inputs["stdin"])["upstreams"]
+    assert (upstreams["app_hello"]["group"]["name"], upstreams["app_hello"]["servers"]) == (NAME, {})
+    assert ("group" not in upstreams["app_docs"], len(upstreams["app_docs"]["servers"])) == (True, 2)
+    assert site.depends_on(behind_a_machine.one(ROLLOUT, "hello-rollout"))
+    (booted,) = [each for each in behind_a_machine.of(STEP) if each.name == "balancer-booted"]
+    files = {path.rpartition("/")[2]: text for path, (_, text) in json.loads(booted.inputs["stdin"])["files"].items()}
+    assert json.loads(files["groups.json"]) == [NAME]
+    assert {"scaling_groups.py", "group_members.py", "membership.py", "aws_service.py", "fetch.py"} <= files.keys()
+    own, _ = json.loads(behind_a_machine.one(OBJECT).inputs["content"])
+    assert json.loads(own["files"]["/etc/wsgi-fleet/group"][1])["by_load_balancer"] is False
+    assert behind_a_machine.one(ROLLOUT, "hello-rollout").inputs["group"].keys() == {"platform", "region", "name"}
+
+
+def test_the_balancer_may_list_machines_and_report_those_of_its_own_groups_as_dead(behind_a_machine: Build) -> None:
+    of_role = {each.name: statements(each.inputs["policy"]) for each in behind_a_machine.of(POLICY)}
+    found = [each for each in of_role["balancer"] if "autoscaling" in str(each)]
+    arn = f"arn:aws:autoscaling:eu-central-1:*:autoScalingGroup:*:autoScalingGroupName/{NAME}"
+    assert found == [
+        {
+            "Effect": "Allow",
+            "Action": ["autoscaling:DescribeAutoScalingGroups", "ec2:DescribeInstances"],
+            "Resource": "*",
+        },
+        {"Effect": "Allow", "Action": "autoscaling:SetInstanceHealth", "Resource": [arn]},
+    ]
+
+
+def test_behind_a_machine_it_fails_no_control_and_has_a_price(behind_a_machine: Build) -> None:
+    planned = from_build(behind_a_machine)
+    assert {(each.control.id, each.resource.name) for each in findings(planned, stack="prod")} <= {
+        ("EC2.9", "balancer")
+    }
+    # Two of the group, two of the other application and the balancer.
+    assert sum(each.number for each in costs(planned) if each.what.startswith("machine, ")) == 5
+
+
 class Api:
     """What boto3 would answer. calls: (method, arguments)."""
 
@@ -270,6 +321,12 @@ def test_a_release_goes_to_instances_that_wait_or_serve() -> None:
     ]  # fmt: skip
     assert members[0].target == "i-1@10.0.0.1"
     assert asked(Api({})).members() == []
+
+
+def test_without_a_load_balancer_those_in_service_get_requests() -> None:
+    made = ScalingGroup("eu-central-1", "g", None)
+    made.__dict__ |= {"client": Api({"i-1": "InService", "i-2": "Pending:Wait"})}
+    assert made.healthy() == {"i-1"}
 
 
 def test_only_instances_in_service_are_protected_and_one_that_goes_spoils_it_for_no_other() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.stack_blocks import ROOT, app, of_app, problems_of
+from tests.unit.stack_blocks import ROOT, app, of_app, problems_of, production
 from tests.unit.test_alb_settings import SERVERS, stack
 
 CAPACITY: dict[str, Any] = {"min": 1, "max": 3, "requests_per_target": 1000}
@@ -76,8 +76,16 @@ def test_a_recurrence_that_cron_knows_is_taken(recurrence: str) -> None:
 
 
 def test_a_group_elsewhere_is_refused() -> None:
-    (told,) = of_app(fleet={"capacity": CAPACITY})
-    assert told.startswith("fleet.capacity: needs platform: aws and balancer.kind: alb")
+    (told,) = of_app(fleet={"capacity": {"min": 1, "max": 1}})
+    assert told == "fleet.capacity: lxd has no groups; set platform: aws, or take fleet.servers"
+
+
+def test_behind_a_machine_a_group_follows_all_but_requests_which_nobody_counts() -> None:
+    whole = {"fleet": {"capacity": {"min": 2, "max": 2, "cpu_percent": 60}}}
+    assert problems_of(production() | {"apps": {"hello": app(**whole)}}) == []
+    whole["fleet"]["capacity"] |= {"requests_per_target": 1000}
+    (told,) = problems_of(production() | {"apps": {"hello": app(**whole)}})
+    assert told.startswith("apps.hello.fleet.capacity.requests_per_target: 1000: is counted by an Application Load")
 
 
 def test_what_runs_on_the_first_server_has_a_place_beside_a_group_as_the_docs_say() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import ssl
 import subprocess
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -264,8 +262,7 @@ def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
     monkeypatch.setattr(proxy_site, "serve", serve)
     for tls, there in ((True, True), (False, False), (False, False)):
         certificate.RENEWAL.touch()
-        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(site(tls=tls).site)))
-        proxy_site.serve_site()
+        proxy_site.serve_site(site(tls=tls))
         assert certificate.FOLDER.exists() == there
     assert ran == [FORGET, FORGET]
 

@@ -219,8 +219,8 @@ def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monk
 @pytest.mark.parametrize(
     ("health", "problem"),
     [
-        (AgentHealth(age_s=4.0, servers={}), ""),
-        (AgentHealth(age_s=95.0, servers={}), "nobody has asked for it for 95 s"),
+        (AgentHealth(age_s=4.0, servers={}, problem=""), ""),
+        (AgentHealth(age_s=95.0, servers={}, problem=""), "nobody has asked for it for 95 s"),
         (None, "nobody has asked for it yet"),
     ],
 )

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from commands.observation import rollout_of, server_view, slot_of
+from commands.observation import observe, rollout_of, server_view, slot_of
 from commands.report import Report as Answer
 from commands.status import age
 from commands.verdict import State, Verdict, judge
+from platforms.server_group import Phase
 from releases.fleet import Server
 from releases.status import BalancerStatus
-from tests.unit.fake_stack import NEW, OLD, facts, front, host_status, slots
+from tests.unit.fake_stack import NEW, OLD, facts, front, host_status, make, slots
 
 LOGS = "`./fleet logs --server a-1` says why"
 RESTART = "restart the machine: it comes back on the current release"
@@ -76,9 +77,9 @@ def test_the_slot_that_is_told_is_the_one_with_the_live_release() -> None:
     assert slot_of(facts(slots=slots("inactive"))) is None
 
 
-def seen(changes: dict[str, Any], balancer: BalancerStatus | None) -> Any:
+def seen(changes: dict[str, Any], balancer: BalancerStatus | None, phase: Phase | None = None) -> Any:
     report = Answer(facts(**changes), "", 0, 0)
-    return server_view(Server("a-1", "m"), "10.0.0.1", report, balancer, OLD, is_moving=False)
+    return server_view(Server("a-1", "m"), "10.0.0.1", report, balancer, OLD, is_moving=False, phase=phase)
 
 
 def test_what_waits_is_the_larger_of_what_the_kernel_and_the_gateway_count() -> None:
@@ -107,12 +108,35 @@ HANGS = "GET /healthz was not 200 for 4 s: no response in 2 s"
 def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
     changes: dict[str, Any], active: list[str], expected: str
 ) -> None:
-    health = {"age_s": 1.0, "servers": {"10.0.0.1": {"healthy": False, "why": HANGS}}}
+    health = {"age_s": 1.0, "servers": {"10.0.0.1": {"healthy": False, "why": HANGS}}, "problem": ""}
     told = seen(changes, front(health=health, active=active))
     assert (told.state, told.cause, told.remedy) == (State.UNHEALTHY, expected, LOGS)
     # What it says of itself says more.
     assert seen({"slots": slots("inactive")}, front(health=health)).state is State.STOPPED
     assert seen({}, front(health=health, drained=["10.0.0.1"])).state is State.DRAINED
+
+
+@pytest.mark.parametrize(
+    ("phase", "state", "cause"),
+    [
+        (Phase.WAITING, State.STARTING, "its group waits until it serves the current release"),
+        (Phase.SERVING, State.STARTING, "the balancer has not heard of it yet, which asks the group each 5 s"),
+        (Phase.STANDBY, State.DRAINED, "its group has it on standby"),
+        (None, State.STOPPED, "the balancer sends it no requests"),
+    ],
+)
+def test_a_server_that_serves_and_that_the_balancer_does_not_know_is_on_its_way(
+    phase: Phase | None, state: State, cause: str
+) -> None:
+    told = seen({}, front(active=["10.0.0.2"]), phase=phase)
+    assert (told.state, told.cause) == (state, cause)
+
+
+def test_a_balancer_that_does_not_know_its_groups_has_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = make(monkeypatch)
+    health: dict[str, Any] = {"age_s": 1.0, "servers": {}, "problem": "AWS has no Auto Scaling group g"}
+    stack.machines.traffic(front(health=health))
+    assert observe(stack.target()).balancer_problem == "AWS has no Auto Scaling group g"
 
 
 def test_what_the_balancer_cannot_tell_is_not_known_and_ages_are_by_the_machines_own_clock() -> None:

@@ -13,7 +13,10 @@ import apply_files
 import aws_service
 import group_boot
 import group_member
+import membership
+import proxy
 import pytest
+import upstream_health
 from fetch import FetchError
 
 KEY = "boot/0123456789abcdef.json"
@@ -53,8 +56,8 @@ class Host:
     def stop(self, slot: str, limit: float) -> None:
         self.does.append(f"stop {slot} {limit:.0f}")
 
-    def run(self, *command: str, timeout_s: float) -> None:
-        assert timeout_s > 75
+    def run(self, *command: str, timeout_s: float = 60) -> None:
+        assert timeout_s > 75 or "--no-block" in command
         self.does.append(" ".join(command))
 
     def systemctl(self, *words: str) -> None:
@@ -67,7 +70,8 @@ class Host:
     def link_target(self, _path: Path) -> str:
         return self.live
 
-    def healthy(self) -> bool:
+    def healthy(self, *, by_load_balancer: bool) -> bool:
+        assert by_load_balancer
         return self.serves.pop(0) if len(self.serves) > 1 else self.serves[0]
 
     def sleep(self, seconds: float) -> None:
@@ -88,7 +92,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     made = Host()
-    names = {"name": "g", "launch": "up", "terminate": "down"}
+    names = {"name": "g", "launch": "up", "terminate": "down", "by_load_balancer": True}
     (tmp_path / "group").write_text(json.dumps(names))
     (tmp_path / "store").write_text("s3://bucket/prod/hello")
 
@@ -176,9 +180,74 @@ def test_one_that_was_told_long_ago_joins_no_second_time(host: Host) -> None:
 def test_one_that_leaves_finishes_its_requests_before_the_group_goes_on(host: Host) -> None:
     group_member.leave(group_member.Group(), "the group takes this server away")
     assert host.does == [
-        "slept 75", "systemctl stop nginx app-worker-* app-schedule-*", "stop blue 75",
+        "slept 75", "systemctl stop nginx app-worker-* app-schedule-*", "systemctl stop --no-block app.socket",
+        "stop blue 75",
         "CompleteLifecycleAction down",
     ]  # fmt: skip
+
+
+def test_one_that_leaves_a_balancer_which_finds_out_by_itself_stops_nothing_before(host: Host) -> None:
+    group = group_member.Group()
+    group.by_load_balancer = False
+    group_member.leave(group, "the group takes this server away")
+    assert (host.does[0], host.does[3]) == ("slept 20", "stop blue 75")
+    # What asks the group, loads the proxy anew and stops it by turns is done by then.
+    assert membership.ASK_S + upstream_health.RELOAD_S + proxy.PROBE_S / 2 < group_member.UNLISTED_S
+    host.does.clear()
+    group_member.leave(group, "Spot")
+    assert host.does[3] == f"stop blue {group_member.SPOT_S - 20:.0f}"
+
+
+def test_without_a_load_balancer_one_serves_when_its_live_release_is_healthy(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = {"blue": "r0", "green": "r1"}
+    nginx = "active"
+
+    def link_target(path: Path) -> str:
+        return slots.get(path.name, host.live)
+
+    def manifest_of(release: str) -> dict[str, str]:
+        return {"release": release}
+
+    def is_slot_healthy(slot: str, manifest: dict[str, str]) -> bool:
+        return (slot, manifest["release"]) == ("green", "r1")
+
+    def state_of(unit: str) -> str:
+        assert unit == "nginx"
+        return nginx
+
+    for made in (link_target, manifest_of, is_slot_healthy, state_of):
+        monkeypatch.setattr(group_member, made.__name__, made)
+    monkeypatch.setattr(group_member, "serving_slots", lambda: list(slots))
+    monkeypatch.setattr(group_member, "process_layout", lambda: ("systemd", 2))
+    assert group_member.serves_by_itself()
+    nginx = "activating"
+    assert not group_member.serves_by_itself()
+    nginx, slots["green"] = "active", "r0"
+    assert not group_member.serves_by_itself()
+    assert host.does == []
+
+
+def test_without_a_load_balancer_one_that_has_booted_starts_what_the_first_request_would(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link_target(path: Path) -> str:
+        return {"blue": blue}.get(path.name, "r1")
+
+    def run(*words: str) -> None:
+        host.does.append(" ".join(words))
+
+    monkeypatch.setattr(group_member, "link_target", link_target)
+    monkeypatch.setattr(group_member, "serving_slots", list[str])
+    monkeypatch.setattr(group_member, "process_layout", lambda: ("systemd", 0))
+    monkeypatch.setattr(group_member, "run", run)
+    blue = ""
+    assert not group_member.serves_by_itself()
+    assert host.does == []
+    blue = "r1"
+    assert not group_member.serves_by_itself()
+    assert host.does == ["systemctl start --no-block app.socket app@blue"]
 
 
 def test_a_group_waits_for_one_that_takes_long_to_leave(host: Host) -> None:

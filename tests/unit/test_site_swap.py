@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import certificate
+import group_members
 import nginx
 import proxy
 import proxy_site
@@ -290,6 +291,93 @@ def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_
     call(verb, stdin=site(ONE, TWO))
     assert balancer.did == ["test", "swap"] + ["probe /healthz"] * (verb == "site")
     assert balancer.addresses == [ONE, TWO]
+
+
+@pytest.fixture
+def group(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what says which servers AWS names, by their instances; an address has its instance's number."""
+    monkeypatch.setattr(group_members, "FILE", balancer.folder / "members.json")
+    monkeypatch.setattr(group_members, "ANSWER_S", 0.0)
+
+    def name(*ids: str) -> None:
+        named = {f"10.0.0.{id_.removeprefix('i-').partition('-')[0]}": id_ for id_ in ids}
+        group_members.FILE.write_text(json.dumps({"g": named}))
+
+    return name
+
+
+def grouped(proxy: str = "nginx", *, sticky: bool = False) -> dict[str, Any]:
+    """Return the site of an application whose servers a group has."""
+    upstream = Upstream("a", [], 60, "/healthz", sticky_sessions=sticky, group="g", most_servers=2)
+    return render_site(Balancer.model_validate({"proxy": {"kind": proxy}}), [upstream])
+
+
+def test_the_servers_of_a_group_are_those_that_aws_names_whatever_site_up_brings(
+    balancer: FakeNginx, group: Callable[..., None]
+) -> None:
+    group("i-1", "i-2")
+    call("site", stdin=json.dumps(grouped()))
+    assert balancer.addresses == [ONE, TWO]
+    group("i-2", "i-3")
+    balancer.did.clear()
+    call("members")
+    # Neither probed nor waited for: a server that leaves waits by itself.
+    assert (balancer.addresses, balancer.did) == ([TWO, THREE], ["test", "swap"])
+    group_members.FILE.unlink()
+    call("site", stdin=json.dumps(grouped()))
+    call("members")
+    assert balancer.addresses == [TWO, THREE]
+
+
+def test_who_is_drained_in_a_group_stays_so_and_another_machine_at_its_address_is_not(
+    balancer: FakeNginx, group: Callable[..., None]
+) -> None:
+    group("i-1", "i-2")
+    call("site", stdin=json.dumps(grouped()))
+    call("drain", ONE)
+    with pytest.raises(Failure, match="app_a would have no server left"):
+        call("drain", TWO)
+    for bring in ("members", "site"):
+        group("i-1", "i-3")
+        call(bring, stdin=json.dumps(grouped()))
+        assert balancer.addresses == [THREE]
+    group("i-1-new", "i-3")
+    call("members")
+    assert balancer.addresses == [ONE, THREE]
+
+
+@pytest.mark.parametrize("left", [[], ["i-1"]])
+def test_a_group_that_has_lost_all_who_are_not_drained_is_answered_for_with_503(
+    balancer: FakeNginx, group: Callable[..., None], left: list[str]
+) -> None:
+    group("i-1", "i-2")
+    call("site", stdin=json.dumps(grouped()))
+    call("drain", ONE)
+    group(*left)
+    call("members")
+    assert balancer.addresses == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "apache"])
+def test_a_server_of_a_group_has_the_line_of_one_of_a_fixed_fleet(proxy: str) -> None:
+    fixed = render_site(
+        Balancer.model_validate({"proxy": {"kind": proxy}}),
+        [Upstream("a", [ONE, TWO], 60, "/healthz", sticky_sessions=True)],
+    )
+    known = {"g": {ONE: "i-1", TWO: "i-2"}}
+    state_ = group_members.with_members(State(json.loads(json.dumps(grouped(proxy, sticky=True))), [], []), known)
+    assert state_.render() == state(json.dumps(fixed)).render()
+
+
+def test_a_state_with_a_broken_group_is_refused(balancer: FakeNginx, group: Callable[..., None]) -> None:
+    group("i-1")
+    call("site", stdin=json.dumps(grouped()))
+    broken = json.loads(site_state.STATE.read_text())
+    broken["site"]["upstreams"]["app_a"]["group"]["members"] = {ONE: 1}
+    site_state.STATE.write_text(json.dumps(broken))
+    with pytest.raises(Failure, match="is broken"):
+        call("members")
+    assert balancer.addresses == [ONE]
 
 
 @given(st.data())

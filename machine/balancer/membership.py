@@ -1,0 +1,118 @@
+"""Which servers Auto Scaling groups have now, and which of these are dead for so long that another one must come.
+
+upstream_health.py asks by it again and again; what is known stands in a file, from which proxy_site.py takes it. AWS
+that does not respond changes nothing. Standard library only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from group_members import FILE, Members, groups_of
+from server_health import Server
+from site_state import State
+from system import write_atomically
+
+if TYPE_CHECKING:
+    from scaling_groups import ScalingGroups
+
+# Names of groups, brought with this script; missing where there is none.
+GROUPS = Path("/etc/wsgi-fleet/groups.json")
+# Between two questions; without an answer for so long it is a problem; dead for so long, a server is replaced. A
+# release that goes back, or a boot, takes less.
+ASK_S, SILENT_S, CONDEMN_S = 5.0, 30.0, 180.0
+# When one is condemned again that the group still has.
+AGAIN_S = 60.0
+
+
+class Membership:
+    """known: group -> its members, as AWS named them last."""
+
+    def __init__(self, now: float) -> None:
+        self._names: list[str] = json.loads(GROUPS.read_text()) if GROUPS.exists() else []
+        self.known: dict[str, Members] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._due = self._answered_at = now
+        self._error = ""
+        self._client: ScalingGroups | None = None
+        self._condemned: dict[str, float] = {}
+
+    def ask(self, state: State, servers: Mapping[str, Server], now: float) -> None:
+        """Begin to ask AWS, where that is due. servers: health by address."""
+        if self._names and now >= self._due and (self._asking is None or self._asking.done()):
+            self._due = now + ASK_S
+            self._asking = asyncio.create_task(self._ask(dead_members(state, servers, now), now))
+
+    def differs(self, state: State) -> bool:
+        """Return whether the site has other servers than the groups that it names."""
+        return any(self.known.get(name, members) != members for name, members in groups_of(state).items())
+
+    def problem(self, now: float) -> str:
+        """Return why the groups are not known as they are now; "" where they are, or were a moment ago."""
+        silent_s = now - self._answered_at
+        if self._error and silent_s >= SILENT_S:
+            since = datetime.fromtimestamp(time.time() - silent_s, UTC)
+            return f"the servers of groups are not known since {since:%H:%M:%S} UTC: {self._error}"
+        missing = ", ".join(name for name in self._names if name not in self.known)
+        return f"AWS has no Auto Scaling group {missing}; `pulumi up` makes it" if missing and not self._error else ""
+
+    async def _ask(self, dead: Sequence[str], now: float) -> None:
+        from aws_service import Refused  # noqa: PLC0415  only balancers of groups have it
+
+        try:
+            known = await asyncio.to_thread(self._query, dead, now)
+        except (Refused, OSError, http.client.HTTPException, ElementTree.ParseError) as error:
+            if str(error) != self._error:
+                print(f"error: AWS does not name the servers of groups, which stay as they are: {error}", flush=True)
+            self._error = str(error) or type(error).__name__
+            return
+        self._error, self._answered_at = "", now
+        if known != self.known or not FILE.exists():
+            write_atomically(FILE, json.dumps(known).encode())
+        self.known = known
+
+    def _query(self, dead: Sequence[str], now: float) -> dict[str, Members]:
+        """Return what the groups have in service, and have them replace the dead. Runs in a thread of its own."""
+        from aws_service import Refused  # noqa: PLC0415  only balancers of groups have it
+        from scaling_groups import ScalingGroups  # noqa: PLC0415  the same
+
+        self._client = self._client or ScalingGroups()
+        known: dict[str, Members] = dict(self._client.in_service(self._names))
+        there = {id_ for members in known.values() for id_ in members.values()}
+        self._condemned = {id_: at for id_, at in self._condemned.items() if id_ in there}
+        for id_ in [each for each in dead if each in there]:
+            if now - self._condemned.get(id_, now - AGAIN_S) >= AGAIN_S:
+                self._condemned[id_] = now
+                print(f"{id_} is dead for {CONDEMN_S:.0f} s: its group is to replace it", flush=True)
+                try:
+                    self._client.condemn(id_)
+                except Refused as error:
+                    print(f"error: {id_} is not replaced: {error}", flush=True)
+        return known
+
+
+def dead_members(state: State, servers: Mapping[str, Server], now: float) -> list[str]:
+    """Return the instances that are unhealthy for CONDEMN_S, and that no operator drained.
+
+    None of a group of which more than half is unhealthy now: that is an outage of the application, or of the way to it,
+    and other machines would not mend it.
+    """
+    found: list[str] = []
+    for members in groups_of(state).values():
+        there = {address: servers[address] for address in members if address in servers}
+        unhealthy = [address for address, each in there.items() if not each.is_healthy]
+        if 2 * len(unhealthy) <= len(members):
+            found += [
+                members[address]
+                for address in unhealthy
+                if address not in state.drained and now - there[address].since >= CONDEMN_S
+            ]
+    return found
