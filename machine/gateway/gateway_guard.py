@@ -113,6 +113,8 @@ class Guard:
 
         def call(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             fd = self.connection(environ)
+            # uWSGI leaves it out where it is empty, as PEP 3333 allows; the others do not.
+            environ.setdefault("SCRIPT_NAME", "")
             if len(self.requests.free) > SPARE + 1:
                 self.relaxed = monotonic()
             elif rejection := self.reject(fd):

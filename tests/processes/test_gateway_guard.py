@@ -267,6 +267,9 @@ def app(environ, start_response):
     if what.startswith("bodiless/"):
         start_response(what.partition("/")[2], [["Content-Length", "3"]])
         return [b"abc"]
+    if what == "script-name":
+        start_response("200 OK", [])
+        return [repr(environ["SCRIPT_NAME"]).encode()]
     if what == "no-head":
         return [b"x"]
     if what in SPLIT:
@@ -433,6 +436,10 @@ def test_an_application_that_fails_before_anything_was_sent_answers_with_its_own
     head, _, body = receive(send(running, "/replaced")).partition(b"\r\n\r\n")
     assert (head.split()[1], body, b"X-First" in head) == (b"503", b"own page", False), head
     assert head.lower().count(b"content-length") == 1
+
+
+def test_an_empty_script_name_is_there(running: Process) -> None:
+    assert get(running, "/script-name") == (200, b"''")
 
 
 def test_a_body_where_there_is_none_breaks_nothing_off(running: Process) -> None:

@@ -245,6 +245,14 @@ def test_an_application_is_told_the_same_as_with_a_length(apache: Apache, path: 
     assert told[:1] == told[1:]
 
 
+def test_no_slash_at_the_beginning_of_a_path_is_told_apart_from_it(apache: Apache) -> None:
+    for path in ("/%2Fhost/x", "//host/x", "/a/..//host/x", "/%2F%2fhost/x"):
+        apache.seen.clear()
+        apache.exchange(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        found = apache.seen[0]
+        assert (found.get("SCRIPT_NAME", ""), found["PATH_INFO"]) == ("", "/host/x"), path
+
+
 def test_what_is_no_plain_chunked_body_reaches_no_application(apache: Apache) -> None:
     head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:"
     refused = {
