@@ -19,7 +19,7 @@ from settings.monitoring import Alarms
 class _AlarmSpec:
     """A metric and when it is bad. minutes: in a row. description: what a person reads.
 
-    is_reported: by the machine itself; then silence is bad as well.
+    action: of EC2 on the machine, "" for none. is_reported: by the machine itself; then silence is bad as well.
     """
 
     name: str
@@ -28,14 +28,18 @@ class _AlarmSpec:
     at_least: float
     minutes: int
     description: str
-    recovers: bool = False
+    action: str = ""
     is_reported: bool = False
 
 
-# Two and three minutes as in docs.aws.amazon.com/AWSEC2/latest/UserGuide/UsingAlarmActions.html.
+# Two and three minutes as in docs.aws.amazon.com/AWSEC2/latest/UserGuide/UsingAlarmActions.html: not both at a time.
 _OF_EC2 = (
-    _AlarmSpec("host", "StatusCheckFailed_System", "Maximum", 1, 2, "its host failed; EC2 moves it to another", True),
-    _AlarmSpec("system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not respond; see ./fleet status"),
+    _AlarmSpec(
+        "host", "StatusCheckFailed_System", "Maximum", 1, 2, "its host failed; EC2 moves it to another", "recover"
+    ),
+    _AlarmSpec(
+        "system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not respond; EC2 restarts it", "reboot"
+    ),
     _AlarmSpec("cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"),
 )
 # Metrics of a group that its alarm reads; they are free, and off by default.
@@ -210,7 +214,7 @@ class MachineAlarms:
     ) -> None:
         """Create an alarm with an action (FSBP CloudWatch.15)."""
         topic = self._given.alarms.sns_topic_arn if self._given.alarms else ""
-        recover = f"arn:{partition_of(self._given.region).name}:automate:{self._given.region}:ec2:recover"
+        actions = f"arn:{partition_of(self._given.region).name}:automate:{self._given.region}:ec2"
         aws.cloudwatch.MetricAlarm(
             name,
             alarm_description=f"{role} of stack {self._stack}: {watched.description}",
@@ -225,7 +229,7 @@ class MachineAlarms:
             evaluation_periods=watched.minutes,
             # Of EC2 a machine that was just made has no values yet. Of its own it has one before it has an alarm.
             treat_missing_data="breaching" if watched.is_reported else "missing",
-            alarm_actions=[*([recover] if watched.recovers else []), topic],
+            alarm_actions=[*([f"{actions}:{watched.action}"] if watched.action else []), topic],
             ok_actions=[topic],
             opts=opts,
         )

@@ -59,9 +59,10 @@ def test_a_topic_is_told_when_an_alarm_goes_off_and_when_it_is_over() -> None:
     made = build_with_alarms()
     for alarm in made.of(ALARM):
         role, _, what = alarm.name.rpartition("-")
-        # A failed host and nothing else moves the machine.
-        recover = ["arn:aws:automate:eu-central-1:ec2:recover"] if what == "host" else []
-        assert (alarm.inputs["alarmActions"], alarm.inputs["okActions"]) == ([*recover, TOPIC], [TOPIC])
+        # A failed host and nothing else moves the machine, and a failed system alone restarts it.
+        action = {"host": "recover", "system": "reboot"}.get(what)
+        actions = [f"arn:aws:automate:eu-central-1:ec2:{action}"] if action else []
+        assert (alarm.inputs["alarmActions"], alarm.inputs["okActions"]) == ([*actions, TOPIC], [TOPIC])
         assert alarm.inputs["alarmDescription"].startswith(f"{role} of stack prod: ")
         assert alarm.inputs["dimensions"] == {"InstanceId": f"{role}-id"}
         assert (alarm.inputs["comparisonOperator"], alarm.inputs["period"]) == ("GreaterThanOrEqualToThreshold", 60)
