@@ -32,6 +32,8 @@ from settings.streaming import Streaming
 
 # Names that the product itself sets for the application.
 RESERVED_VARIABLES = frozenset(f"WSGI_FLEET_{name}" for name in ("PORT", "RELEASE", "SERVER", "SLOT"))
+# Names by which systemd tells a gateway its socket and whom to notify; what an application is given counts before that.
+_SYSTEMD_VARIABLES = ("LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET")
 # Files that say what an application needs, in the order in which they are looked for.
 REQUIREMENT_FILES = (
     "requirements.txt", "uv.lock", "poetry.lock", "pylock.toml", "Pipfile.lock", "pyproject.toml",
@@ -275,7 +277,7 @@ class App(route.Route):
 
     @model_validator(mode="after")
     def _variables_are_given_once(self) -> App:
-        seen: dict[str, str] = dict.fromkeys(RESERVED_VARIABLES, "the product itself")
+        seen: dict[str, str] = dict.fromkeys((*RESERVED_VARIABLES, *_SYSTEMD_VARIABLES), "the product itself")
         twice: list[str] = []
         for place, name in self.variables:
             if name in seen:

@@ -160,17 +160,25 @@ def _remedy(value: Any, options: Sequence[Schema]) -> str:
     if isinstance(value, str):
         if "boolean" in types and value.lower() in YAML_BOOLEANS:
             remedy = f"write {YAML_BOOLEANS[value.lower()]}, without quotes"
-        elif "integer" in types and (number := re.fullmatch(r"(-?\d+)(\.0+)?", value)):
+        elif (number := re.fullmatch(r"(-?\d{1,20})(\.0+)?", value)) and _is_allowed(int(number[1]), options):
             remedy = f"write {number[1]}, without quotes"
         elif "array" in types:
             remedy = "write it as a list, in brackets"
         elif texts and not _is_too_long(value, texts[0]):
             remedy = WORDS.get(texts[0].get("pattern", ""), "").partition("; ")[2] or remedy
-    elif isinstance(value, float) and "integer" in types and value.is_integer():
+    elif isinstance(value, float) and value.is_integer() and _is_allowed(int(value), options):
         remedy = f"write {int(value)}"
     elif isinstance(value, bool | int | float) and any(_matches(json.dumps(value), option) for option in texts):
         remedy = "quote it" if has_secret(options) else f'quote it: "{json.dumps(value)}"'
     return remedy
+
+
+def _is_allowed(number: int, options: Sequence[Schema]) -> bool:
+    """Return whether there may be this whole number."""
+    return any(
+        option.get("type") == "integer" and option.get("minimum", number) <= number <= option.get("maximum", number)
+        for option in options
+    )
 
 
 def _matches(text: str, option: Schema) -> bool:

@@ -125,6 +125,8 @@ def test_a_wrong_key_is_reported_in_plain_words(block: str) -> None:
         (("apps", "hello", "fleet", "servers"), "3", "write 3, without quotes"),
         (("apps", "hello", "fleet", "servers"), 3.0, "write 3"),
         (("apps", "hello", "fleet", "servers"), "3.0", "write 3, without quotes"),
+        (("apps", "hello", "fleet", "servers"), 2000.0, "correct it, or remove it for the default, 3"),
+        (("apps", "hello", "fleet", "servers"), "0", "correct it, or remove it for the default, 3"),
         (("apps", "hello", "strip_path"), "no", "write false, without quotes"),
         (("apps", "hello", "hosts"), "shop.example.org", "write it as a list, in brackets"),
         (("balancer", "hostnames"), ["https://shop.example.org/"], "remove scheme, port and path"),

@@ -83,10 +83,9 @@ def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, proces
     assert told in found
 
 
-def test_a_variable_that_the_product_sets_cannot_be_set() -> None:
-    assert "['environment: WSGI_FLEET_PORT: is set by the product itself as well" in str(
-        of_app(environment={"WSGI_FLEET_PORT": "1"})
-    )
+@pytest.mark.parametrize("name", ["WSGI_FLEET_PORT", "NOTIFY_SOCKET"])
+def test_a_variable_that_the_product_sets_cannot_be_set(name: str) -> None:
+    assert f"['environment: {name}: is set by the product itself as well" in str(of_app(environment={name: "1"}))
 
 
 # What is rendered.
