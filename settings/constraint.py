@@ -169,7 +169,15 @@ PATH_FROM_SOURCE = matching(
     max_length=200,
 )
 AdminCidr = Annotated[Cidr, AfterValidator(_check_admin_network)]
-InstanceType = Annotated[str, matching(r"^[a-z0-9-]+\.[a-z0-9-]+$", "an EC2 instance type such as t4g.small")]
+# A family and a size (docs.aws.amazon.com/ec2/latest/instancetypes). Families come anew each year, sizes do not.
+InstanceType = Annotated[
+    str,
+    matching(
+        r"^[a-z0-9-]+\.(nano|micro|small|medium|large|[0-9]{0,3}xlarge|metal(-[0-9]+xl)?)$",
+        "an EC2 instance type, a family and a size such as t4g.small; take one that `aws ec2 "
+        "describe-instance-type-offerings` lists",
+    ),
+]
 # Everything else is quoted where it is written.
 VariableValue = Annotated[str, NO_NUL, AfterValidator(_variable_value)]
 SecretValue = Annotated[SecretStr, AfterValidator(_secret_value)]

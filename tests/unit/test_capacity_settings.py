@@ -54,6 +54,10 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
             {"instance_types": [f"m{number}g.large" for number in range(40)]}, {}, {},
             'fleet.capacity.instance_types: ["m0g.large", ',
         ),
+        (
+            {"instance_types": ["t4g.mediun"]}, {}, {},
+            'fleet.capacity.instance_types.0: "t4g.mediun": should be an EC2 instance type, a family and a size',
+        ),
         ({"instance_types": ["m7i.large"]}, {}, {}, "fleet.capacity.instance_types: m7i.large: is amd64, and"),
         ({"instance_types": ["t4g.micro"]}, {}, {}, "fleet.capacity.instance_types: t4g.micro: has 1024 MiB, and"),
         ({}, {}, {"schedules": {"x": {"command": "x", "calendar": "hourly"}}}, "schedules: run on the first server"),

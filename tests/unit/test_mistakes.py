@@ -40,7 +40,7 @@ NAMES = {"hyphens": "-", "dots": ".", "colons": ":", "blanks": " ", "caret": "^"
 NAMED = re.compile("|".join(NAMES))
 # What nobody types, and texts that are read by more than a pattern: ids of AWS, PEM, ISO 3166, times, arguments.
 FIXED_FORMS = (
-    "^ami-", "^vpc-", "^subnet-", "^arn:", "^Z[", "^[a-z]{2}(-", r"^[a-z0-9-]+\.[a-z0-9-]+$", "^[A-Za-z0-9+/= ",
+    "^ami-", "^vpc-", "^subnet-", "^arn:", "^Z[", "^[a-z]{2}(-", r"^[a-z0-9-]+\.(", "^[A-Za-z0-9+/= ",
     "^[A-Z][", "^((Mon", "^[A-Za-z0-9 *", "^[A-Za-z_][A-Za-z0-9_.]*:", r"^(\d", "^([1-9]", r"^[^\x00",
     "^[!", "^[0-9a-f.:]",
 )  # fmt: skip
