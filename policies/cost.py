@@ -108,14 +108,16 @@ PRICED: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Cost]]] = {
     # One that says that there are too few servers, and one that there are too many.
     "aws:autoscaling/policy:Policy": lambda _: iter([Cost("alarm", ALARM, 2)]),
 }
+TRAFFIC = "traffic to the internet: 0.09 for each GB after the first 100, 0.01 between zones"
 # What costs by use alone, and how much.
 BY_USE: Mapping[str, str] = {
     "aws:ec2/natGateway:NatGateway": "NAT gateways: 0.052 for each GB through them",
     "aws:ec2/flowLog:FlowLog": "flow log: 0.63 for each GB",
     "aws:cloudwatch/logGroup:LogGroup": "kept logs: 0.63 for each GB, and 0.03 for each GB and month",
     "aws:lb/loadBalancer:LoadBalancer": "load balancer: 5.84 a month for 25 new connections a second, or 1 GB an hour",
-    "aws:s3/bucket:Bucket": "release bucket: 0.0245 for each GB and month, cents for requests",
-    "aws:ec2/instance:Instance": "traffic to the internet: 0.09 for each GB after the first 100, 0.01 between zones",
+    "aws:s3/bucket:Bucket": "release bucket, access logs: 0.0245 for each GB and month, cents for requests",
+    "aws:ec2/instance:Instance": TRAFFIC,
+    GROUP: TRAFFIC,
 }
 # Cost nothing by themselves.
 FREE = re.compile(
@@ -134,7 +136,7 @@ def costs(plan: Sequence[Planned]) -> list[Cost]:
         if each.type in PRICED:
             for cost in PRICED[each.type](each.inputs):
                 counts[cost[:2]] = counts.get(cost[:2], 0) + cost.number
-        elif each.type.startswith("aws:") and each.type not in (*BY_USE, GROUP) and not FREE.fullmatch(each.type):
+        elif each.type.startswith("aws:") and each.type not in BY_USE and not FREE.fullmatch(each.type):
             raise ValueError(f"{each.name}: the price table knows no {each.type}; add it to policies/cost.py")
     for _, found in groups(plan):
         for cost in found:
@@ -163,7 +165,7 @@ def _text(stack: str, plan: Sequence[Planned]) -> str:
         lines += [f"  {group.name} has {least} servers in this; each further one is {one:.2f}, {more}", ""]
     lines.append("By use:")
     types = {each.type for each in plan}
-    lines += [f"  {text}" for type_, text in BY_USE.items() if type_ in types]
+    lines += dict.fromkeys(f"  {text}" for type_, text in BY_USE.items() if type_ in types)
     return "\n".join([*lines, "", f"Rough prices, written down in {PRICES_OF}; calculator.aws knows better."])
 
 

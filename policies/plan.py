@@ -69,10 +69,11 @@ def _reveal(value: Any) -> Any:
     return None if value == UNKNOWN else value
 
 
-def from_program(stack: str) -> list[Planned]:
+def from_program(stack: str, **changes: Any) -> list[Planned]:
     """Return the plan of the program with the settings of a stack file, without AWS: responses and ids are made up.
 
-    Raises ValueError with what the program logs where it rejects them.
+    Blocks given in `changes` take the place of its own. Warnings of the program are printed to standard error. Raises
+    ValueError with what it logs where it rejects the settings.
     """
     # The mock engine stands with the tests; only who runs it needs it.
     from harness import program  # noqa: PLC0415
@@ -80,7 +81,7 @@ def from_program(stack: str) -> list[Planned]:
     there = sorted(each.name.split(".")[1] for each in (program.ROOT / "stacks").glob("Pulumi.*.yaml"))
     if stack not in there:
         raise ValueError(f"there is no file stacks/Pulumi.{stack}.yaml; there are {', '.join(there)}")
-    apps = program.stack_file(stack).get("apps", {})
+    apps = changes.pop("apps", None) or program.stack_file(stack).get("apps", {})
     for app in apps.values():
         # Beside the checkout, which the folder of this run is not.
         if str(app.get("source", "")).startswith(".."):
@@ -89,10 +90,18 @@ def from_program(stack: str) -> list[Planned]:
     with tempfile.TemporaryDirectory() as folder:
         program.project(Path(folder))
         try:
-            with contextlib.chdir(folder), mock.patch("pulumi.log.error", said.append):
-                return from_build(program.plan(stack, apps=apps))
+            with (
+                contextlib.chdir(folder),
+                mock.patch("pulumi.log.error", said.append),
+                mock.patch("pulumi.log.warn", _print_warning),
+            ):
+                return from_build(program.plan(stack, apps=apps, **changes))
         except SystemExit:
             raise ValueError("\n".join(said)) from None
+
+
+def _print_warning(text: str, *_: object, **__: object) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def from_build(build: Build) -> list[Planned]:

@@ -63,7 +63,8 @@ def test_a_group_costs_its_fewest_servers_and_says_what_more_of_them_cost(
         "machine, t3.micro": 2, "disk, 10 GiB gp3": 2, "metrics of a machine by the minute": 2,
     }  # fmt: skip
     assert price(monkeypatch, *plan) == 0
-    assert "it has 2 servers in this; each further one is 11.81, 35.44 more with 5" in capsys.readouterr().out
+    assert "it has 2 servers in this; each further one is 11.81, 35.44 more with 5" in (out := capsys.readouterr().out)
+    assert "traffic to the internet" in out
 
 
 def test_a_load_balancer_has_an_address_in_each_zone_and_its_own_metrics_are_free() -> None:
@@ -106,8 +107,11 @@ def test_a_source_beside_the_checkout_is_found_and_a_mistake_is_printed(
         return copy.deepcopy(blocks)
 
     monkeypatch.setattr(program, "stack_file", stack_file)
+    blocks["apps"]["hello"]["rollout"] = {"drain_timeout_s": 62}
     assert cost.main(["dev"]) == 0
-    assert "together" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "together" in out
+    assert err.startswith("warning: apps.hello.rollout.drain_timeout_s: 62: is less than Nginx waits")
     blocks["apps"]["hello"]["fleet"]["servers"] = 0
     assert cost.main(["dev"]) == 2
     assert "apps.hello.fleet.servers: 0" in capsys.readouterr().err
