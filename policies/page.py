@@ -1,20 +1,23 @@
 """The tables of docs/security.md; what stands around them there is written by hand.
 
-python -m policies.page writes those that the code knows, and the costs in docs/aws.md. `make security` measures a
-fleet, and writes all of docs/security.md.
+python -m policies.page writes those that the code knows, and the costs in docs/aws.md and docs/scaling.md. `make
+security` measures a fleet, and writes all of docs/security.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from harness import program
 from policies import ACCEPTED, CONTROLS, cost
 from policies.compliance import OPEN, OUR_CONTROLS
+from policies.control import Planned
 from policies.plan import from_program
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "security.md"
-AWS_PAGE = PAGE.with_name("aws.md")
+AWS_PAGE, SCALING_PAGE = PAGE.with_name("aws.md"), PAGE.with_name("scaling.md")
 HEADS = {
     "units": ("machine", "unit", "exposure"),
     "ports": ("machine", "TCP port", "who reaches it"),
@@ -57,12 +60,46 @@ def write(tables: Mapping[str, str], file: Path = PAGE) -> None:
     file.write_text(fill_tables(file.read_text(), {**tables, **render_tables()}))
 
 
-def page_of_costs() -> str:
-    """Return the text of docs/aws.md with the costs of the stack files as the code has them now."""
-    table_of_costs = cost.markdown_table({stack: from_program(stack) for stack in ("dev", "staging", "prod")})
-    return fill_tables(AWS_PAGE.read_text(), {"costs": table_of_costs})
+def pages_of_costs() -> dict[Path, str]:
+    """Return the pages that say what stacks cost, with the costs as the code has them now."""
+    stacks = {stack: from_program(stack) for stack in ("dev", "staging", "prod")}
+    scaling = {"one machine, 3 servers": stacks["prod"], **_scaled()}
+    return {
+        AWS_PAGE: fill_tables(AWS_PAGE.read_text(), {"costs": cost.markdown_table(stacks)}),
+        SCALING_PAGE: fill_tables(SCALING_PAGE.read_text(), {"scaling": cost.markdown_table(scaling)}),
+    }
+
+
+def _scaled() -> dict[str, list[Planned]]:
+    """Return the plans of prod as docs/scaling.md changes it, by what they are."""
+    blocks = program.stack_file("prod")
+    ((name, app),) = blocks["apps"].items()
+    alb: dict[str, Any] = {
+        "balancer": {
+            "kind": "alb",
+            "hostnames": ["shop.example.org"],
+            "alb": {"request_certificate": True, "access_logs": {}},
+        },
+        "aws": {key: value for key, value in blocks["aws"].items() if key != "admin_cidrs"}
+        | {"transport": "instance_connect_endpoint", "route53_zone_id": "Z0123456789ABC"},
+    }
+
+    def plan(fleet: Mapping[str, Any], **front: Any) -> list[Planned]:
+        servers = {"local_proxy": True, "size": app["fleet"]["size"], **fleet}
+        return from_program("prod", apps={name: {**app, "gateway": {"processes": 4}, "fleet": servers}}, **front)
+
+    def group(least: int) -> dict[str, Any]:
+        return {"capacity": {"min": least, "max": 8, "cpu_percent": 60}}
+
+    return {
+        "one machine, group at 2": plan(group(2)),
+        "ALB, 3 servers": plan({"servers": 3}, **alb),
+        "ALB, group at 2": plan(group(2), **alb),
+        "ALB, group at 8": plan(group(8), **alb),
+    }
 
 
 if __name__ == "__main__":
     write({})
-    AWS_PAGE.write_text(page_of_costs())
+    for file, text in pages_of_costs().items():
+        file.write_text(text)

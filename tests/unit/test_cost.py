@@ -34,7 +34,8 @@ def price(monkeypatch: pytest.MonkeyPatch, *plan: Planned) -> int:
 
 
 def test_the_costs_in_the_docs_are_those_of_the_stack_files() -> None:
-    assert page.AWS_PAGE.read_text() == page.page_of_costs(), "run `python -m policies.page`"
+    for file, text in page.pages_of_costs().items():
+        assert file.read_text() == text, "run `python -m policies.page`"
 
 
 def test_equal_things_are_counted_and_sizes_are_multiples_of_large() -> None:
