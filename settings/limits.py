@@ -31,6 +31,8 @@ TARGET_HEALTH_TIMEOUT_S = 5
 TARGET_HEALTH_INTERVAL_S = 10
 # What a Spot notice leaves of its two minutes for requests (SPOT_S of machine/group/group_member.py).
 SPOT_DRAIN_S = 90
+# Of these a server behind a machine serves on until that has taken it out (UNLISTED_S there).
+UNLISTED_S = 20
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -128,7 +130,7 @@ def warnings(given: Settings) -> list[str]:
             *_check_timeouts(app),
             *_check_growth(app, given.platform),
             *_check_secrets(app),
-            *_check_capacity(app),
+            *_check_capacity(app, given.balancer.kind),
         )
     ]
 
@@ -156,19 +158,22 @@ def _check_growth(app: App, platform: str) -> Iterator[str]:
         )
 
 
-def _check_capacity(app: App) -> Iterator[str]:
+def _check_capacity(app: App, front: str) -> Iterator[str]:
     capacity = app.fleet.capacity
     if capacity is None:
         return
     targets = (capacity.requests_per_target, capacity.cpu_percent)
     if capacity.max > capacity.min and targets == (None, None) and not capacity.schedules:
+        # Requests are counted by a load balancer alone (settings/capacity.py).
+        counted = "requests_per_target, " if front == "alb" else ""
         yield (
             f"fleet.capacity.max: {capacity.max}: nothing makes more servers than min ({capacity.min}); set "
-            "requests_per_target, cpu_percent or schedules"
+            f"{counted}cpu_percent or schedules"
         )
-    if capacity.spot_percent and app.drain_timeout_s > SPOT_DRAIN_S:
+    drain_s = SPOT_DRAIN_S if front == "alb" else SPOT_DRAIN_S - UNLISTED_S
+    if capacity.spot_percent and app.drain_timeout_s > drain_s:
         yield (
-            f"fleet.capacity.spot_percent: {capacity.spot_percent}: servers have {SPOT_DRAIN_S} s after a Spot notice; "
+            f"fleet.capacity.spot_percent: {capacity.spot_percent}: servers have {drain_s} s after a Spot notice; "
             f"longer requests are cut (rollout.drain_timeout_s is {app.drain_timeout_s})"
         )
 

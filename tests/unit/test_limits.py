@@ -103,20 +103,25 @@ def test_what_may_fit_is_taken() -> None:
 
 
 def test_a_group_that_cannot_grow_or_finish_its_requests_is_warned_of() -> None:
-    def warnings_of(capacity: dict[str, int], drain_timeout_s: int = 90) -> list[str]:
+    def warnings_of(capacity: dict[str, int], drain_timeout_s: int = 90, **blocks: Any) -> list[str]:
         changes = {
             "fleet": {"local_proxy": True, "capacity": capacity},
             "rollout": {"drain_timeout_s": drain_timeout_s},
         }
-        given = alb_stack(apps={"hello": app(gateway={"processes": 2}, **changes)})
+        given = alb_stack(apps={"hello": app(gateway={"processes": 2}, **changes)}) | blocks
         return limits.warnings(Settings.model_validate_json(json.dumps(given), context={"platform": "aws"}))
 
     assert warnings_of({"min": 2, "max": 2, "spot_percent": 10}) == []
     (line,) = warnings_of({"min": 2, "max": 8})
-    assert line.startswith("apps.hello.fleet.capacity.max: 8: nothing makes more servers than min (2); set")
+    assert line.startswith("apps.hello.fleet.capacity.max: 8: nothing makes more servers than min (2); set requests_")
+    (line,) = warnings_of({"min": 2, "max": 8}, balancer={})
+    assert line.endswith("than min (2); set cpu_percent or schedules")
     (line,) = warnings_of({"min": 2, "max": 8, "cpu_percent": 50, "spot_percent": 10}, 91)
     assert line.startswith("apps.hello.fleet.capacity.spot_percent: 10: servers have 90 s after a Spot notice")
+    (line,) = warnings_of({"min": 2, "max": 2, "spot_percent": 10}, 71, balancer={})
+    assert line.startswith("apps.hello.fleet.capacity.spot_percent: 10: servers have 70 s after a Spot notice")
     assert number(r"^SPOT_S = (\d+)\.0$", "../machine/group/group_member.py") == limits.SPOT_DRAIN_S
+    assert number(r"^UNLISTED_S = (\d+)\.0$", "../machine/group/group_member.py") == limits.UNLISTED_S
 
 
 def test_what_is_probably_not_meant_is_warned_of_with_both_settings() -> None:
