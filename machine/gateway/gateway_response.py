@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,8 @@ Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 WEIGHT = 0.05
 # Before a reset: Apache takes one that comes with the last bytes for the end of the response (7 of 30; then 0 of 200).
 CUT_AFTER_S = 0.05
+# Of a file that is not sent by sendfile.
+BLOCK_BYTES = 1 << 16
 BYTES = (bytes, bytearray, memoryview)
 # What ends a line of the head, or may.
 LINE_ENDS = re.compile(r"[\r\n\0]")
@@ -53,7 +56,8 @@ class Response:
         # What the application gave start_response last, and what the gateway's returned when it was given that.
         self.head: tuple[str, list[tuple[str, str]]] | None = None
         self.gateway_write: Callable[[bytes], object] | None = None
-        self.has_body = True
+        # Bytes that may follow; None where nothing limits them here.
+        self.left: int | None = None
         self.source: Any = None
         self.parts: Iterator[Any] = iter(())
         # A part that was asked for already.
@@ -74,7 +78,8 @@ class Response:
                 if isinstance(self.source, File):
                     self.begin()
                     self.guard.requests.respond(self.entry)
-                    return self.source
+                    if self.source.is_sent_whole(self.left):
+                        return self.source
                 is_one_part = isinstance(self.source, BYTES)
                 self.parts = iter((self.source,) if is_one_part else self.source)
                 # Until there are bytes, the application may begin another response.
@@ -125,9 +130,13 @@ class Response:
         if not self.head:
             raise RuntimeError("the application did not call start_response")
         status, headers = self.head
+        lengths = [value for name, value in headers if name.lower() == "content-length"]
         if BODILESS.match(status):
-            self.has_body = False
+            self.left = 0
             headers = [each for each in headers if each[0].lower() != "content-length"]
+        elif self.guard.is_uwsgi and lengths and lengths[0].isdecimal():
+            # The others leave out what is more; a proxy would take it for the beginning of another response.
+            self.left = int(lengths[0])
         begun: Callable[[bytes], object] = self.gateway_start_response(status, headers)
         self.gateway_write = begun
         return begun
@@ -136,26 +145,29 @@ class Response:
         """See PEP 3333."""
         if part := as_bytes(part):
             self.guard.requests.respond(self.entry)
-            write = self.begin()
-            if self.has_body:
-                write(part)
+            self.begin()(self.limit(part))
+
+    def limit(self, part: bytes) -> bytes:
+        """Return as much of a part of the body as there may still be."""
+        if self.left is not None:
+            part = part[: self.left]
+            self.left -= len(part)
+        return part
 
     def wrap_file(self, file: Any, *size: int) -> Any:
         """See PEP 3333. uWSGI sends the file by itself, if it comes back as it was given."""
-        return self.gateway_file_wrapper(File(file, self), *size)
+        return self.gateway_file_wrapper(File(file, self, *size), *size)
 
     def __iter__(self) -> Response:
         return self
 
     def __next__(self) -> bytes:
-        if not self.has_body:
-            raise StopIteration
         if (first := self.first) is not None:
             self.first = None
-            return first
+            return self.limit(first)
         try:
             with self.guard:
-                return as_bytes(next(self.parts))
+                return self.limit(as_bytes(next(self.parts)))
         except StopIteration:
             raise
         except BaseException as error:  # noqa: BLE001
@@ -185,13 +197,32 @@ class Response:
 
 
 class File:
-    """What an application gave wsgi.file_wrapper of uWSGI. Closing it ends the request."""
+    """What an application gave wsgi.file_wrapper of uWSGI. Closing it ends the request.
 
-    def __init__(self, file: Any, response: Response) -> None:
-        self._file, self._response = file, response
+    An application may also iterate over it, as Werkzeug does to send a range.
+    """
+
+    def __init__(self, file: Any, response: Response, block_bytes: int = BLOCK_BYTES) -> None:
+        self._file, self._response, self._block_bytes = file, response, block_bytes
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
+
+    def __iter__(self) -> File:
+        return self
+
+    def __next__(self) -> bytes:
+        if part := self._file.read(self._block_bytes):
+            return part
+        raise StopIteration
+
+    def is_sent_whole(self, length: int | None) -> bool:
+        """Return whether all of it is sent. uWSGI's sendfile begins at the first byte, wherever the file stands."""
+        try:
+            size = os.fstat(self._file.fileno()).st_size
+            return self._file.tell() == 0 and (length is None or length >= size)
+        except (AttributeError, OSError, ValueError):
+            return False
 
     def close(self) -> None:
         """Close the response. uWSGI calls this when it has sent the file."""
