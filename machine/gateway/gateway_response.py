@@ -217,10 +217,13 @@ class File:
         raise StopIteration
 
     def is_sent_whole(self, length: int | None) -> bool:
-        """Return whether all of it is sent. uWSGI's sendfile begins at the first byte, wherever the file stands."""
+        """Return whether its bytes on disk are the body, all of them, as uWSGI's sendfile sends them.
+
+        A file may stand elsewhere than at its first byte, and one of gzip gives others than are on disk.
+        """
         try:
             size = os.fstat(self._file.fileno()).st_size
-            return self._file.tell() == 0 and (length is None or length >= size)
+            return self._file.tell() == 0 and length in (None, size)
         except (AttributeError, OSError, ValueError):
             return False
 

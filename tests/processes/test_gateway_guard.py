@@ -25,7 +25,7 @@ from tests.combinations import GATEWAY_SETTINGS
 from tests.processes.gateway_process import Process, app, started
 
 APP = """
-import os, time
+import io, os, time
 
 def log(what):
     with open("noted-closed", "a") as file:
@@ -43,6 +43,10 @@ class Parts:
         return part
     def close(self):
         log(self.name)
+
+class Packed(io.FileIO):
+    def read(self, *size):
+        return super().read(*size) * 2
 
 class File:
     def __init__(self):
@@ -75,6 +79,10 @@ def app(environ, start_response):
     if what == "long":
         write(b"abcd")
         return [b"ef", b"gh"]
+    if what == "packed":
+        with open("packed", "wb") as file:
+            file.write(b"abc")
+        return environ["wsgi.file_wrapper"](Packed("packed"))
     if what in ("place", "range"):
         file = open("large", "rb")
         file.seek(2_999_994)
@@ -184,12 +192,12 @@ def test_an_answer_that_does_not_raise_comes_as_it_was_given(uwsgi: Process) -> 
 
 
 def test_a_body_ends_with_its_length_and_a_file_begins_where_it_stands(uwsgi: Process) -> None:
-    for path in ("long", "place", "range"):
+    for path in ("long", "place", "range", "packed"):
         with contextlib.closing(uwsgi.connect(private=True)) as connection:
             connection.request("GET", f"/{path}")
             # All that comes, whatever length the head says.
             text = b"".join(iter(lambda: connection.sock.recv(65536), b""))
-        assert text.partition(b"\r\n\r\n")[2] == b"abcdef", path
+        assert text.partition(b"\r\n\r\n")[2] == (b"abcabc" if path == "packed" else b"abcdef"), path
 
 
 def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
