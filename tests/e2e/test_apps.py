@@ -219,6 +219,7 @@ def test_a_bare_callable_with_a_middleware_deploys_unchanged(two: Stack) -> None
         assert re.fullmatch(r"\d+\.\d\d", answer.headers["X-Runtime-Ms"])
 
 
+@pytest.mark.long
 def test_one_that_is_removed_goes_with_all_it_had_and_the_other_loses_nothing(two: Stack) -> None:
     store = two.folder / ".state" / two.name / "store"
     assert any(file.is_file() for file in (store / "shop").rglob("*"))

@@ -254,6 +254,7 @@ def test_more_than_a_client_may_is_answered_429_and_a_larger_body_413(busy: Stac
     assert ask(busy, "/open/x", "POST", Content_Length=str((1 << 20) + 1))[0] == 413
 
 
+@pytest.mark.long
 def test_pages_come_from_memcached_and_from_the_application_where_it_has_none(busy: Stack) -> None:
     front = busy.balancer()
     # Nobody listens there yet.
@@ -281,6 +282,7 @@ def test_counters_are_for_who_is_on_the_balancer(busy: Stack) -> None:
     assert on(front, "ss", "-Hltn", "sport = :8081").split()[3] == "127.0.0.1:8081"
 
 
+@pytest.mark.long
 def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy: Stack) -> None:
     assert ask(busy, "/open/x?teapot=yes")[0] == 418
     assert ask(busy, "/well?teapot=yes")[0] == 200

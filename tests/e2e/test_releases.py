@@ -192,6 +192,7 @@ def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_n
 TASK = """[ '${HOME}' = "\\${HOME}" ] && echo "$WSGI_FLEET_RELEASE" >> "$STATE_DIRECTORY/task\""""
 
 
+@pytest.mark.long
 def test_the_release_task_runs_once_with_the_applications_environment(fleet: Stack) -> None:
     fleet.app["rollout"] = {"release_task": TASK}
     output = fleet.release_version("with a task")

@@ -233,6 +233,7 @@ def test_every_page_finds_its_file_during_a_release_and_after_it_and_when_it_is_
     print(f"release: {seen}\nrollback: {back}")
 
 
+@pytest.mark.long
 def test_a_build_that_fails_stops_the_release_with_its_words_and_nothing_of_it_is_served(shop: Stack) -> None:
     before = kept(shop)
     set_version(shop, "broken")

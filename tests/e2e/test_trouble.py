@@ -98,6 +98,7 @@ def test_a_full_disk_is_named_with_the_remedy(small: Stack) -> None:
     assert len(small.who_answers()) == 2
 
 
+@pytest.mark.long
 def test_a_broken_release_is_repaired_by_what_its_failure_says(make_stack: Callable[..., Stack]) -> None:
     database = "import sqlite3; sqlite3.connect('/var/lib/app/shop').execute('{}')"
     create = database.format("create table if not exists a (b)")
