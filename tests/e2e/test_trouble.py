@@ -192,7 +192,8 @@ def assert_destroy_leaves_nothing(stack: Stack) -> None:
         listed = json.loads(lxc("query", f"/1.0/{kind}?recursion=1").stdout)
         for each in listed:
             # Machines of other stacks keep whose the image was when they were made.
-            each["config"] = {key: value for key, value in each["config"].items() if not key.startswith("image.")}
+            for name in {"config", "expanded_config"} & each.keys():
+                each[name] = {key: value for key, value in each[name].items() if not key.startswith("image.")}
         assert not [each["name"] for each in listed if stack.name in json.dumps(each)], kind
     images = lxc("query", "/1.0/images?recursion=1").stdout
     assert stack.name not in images
