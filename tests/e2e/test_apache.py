@@ -54,6 +54,10 @@ SNIPPETS = [
 ]
 
 
+# What guards Apache in each change: the site of a real one in tests/unit (error pages, chunked bodies).
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture(scope="module")
 def busy(make_module_stack: Callable[..., Stack]) -> Stack:
     """Create two servers behind a balancer that does all that Apache can. It trusts this machine about the client."""
