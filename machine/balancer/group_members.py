@@ -9,7 +9,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from site_state import Group, State, Upstream
@@ -51,8 +50,7 @@ def wait_for(state: State) -> None:
 def adopt(new: State, old: State) -> State:
     """Return a new site with the servers that AWS names, or that the site before has. Marks of that one count on."""
     new = with_members(new, groups_of(old))
-    drained, unhealthy = ([each for each in those if each in new.servers] for those in (old.drained, old.unhealthy))
-    return with_members(replace(new, drained=drained, unhealthy=unhealthy), known())
+    return with_members(new.marked_as(old, new.servers), known())
 
 
 def with_members(state: State, members_of: Mapping[str, Members]) -> State:
@@ -66,9 +64,7 @@ def with_members(state: State, members_of: Mapping[str, Members]) -> State:
             upstreams[name] = {**each, "servers": servers, "group": group}
     changed = State({**state.site, "upstreams": upstreams}, (), ())
     before, after = ({**dict.fromkeys(each.servers, ""), **_instances(each)} for each in (state, changed))
-    same = {address for address, id_ in after.items() if before.get(address) == id_}
-    drained, unhealthy = ([each for each in marked if each in same] for marked in (state.drained, state.unhealthy))
-    return replace(changed, drained=drained, unhealthy=unhealthy)
+    return changed.marked_as(state, {address for address, id_ in after.items() if before.get(address) == id_})
 
 
 def line_of(line: str, address: str) -> str:

@@ -139,11 +139,7 @@ def serve_site(new: State) -> None:
     except Failure as error:
         old, is_repair = empty_state(), True
         print(f"{error}; this step does, and servers that were drained by hand get requests again", flush=True)
-    if has_groups(new):
-        new = group_members().adopt(new, old)
-    else:
-        drained, unhealthy = ([each for each in those if each in new.servers] for those in (old.drained, old.unhealthy))
-        new = replace(new, drained=drained, unhealthy=unhealthy)
+    new = group_members().adopt(new, old) if has_groups(new) else new.marked_as(old, new.servers)
     serve(new, is_repair=is_repair)
     if not new.site["https"]:
         certificate.forget()

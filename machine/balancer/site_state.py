@@ -7,8 +7,8 @@ the lines of upstream servers come apart from the rest. Standard library only.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -95,6 +95,11 @@ class State:
                 f"{name} would have no server left ({', '.join(servers)}): admit one with `./fleet admit`, "
                 "or answer clients with a page by `./fleet maintenance on`"
             )
+
+    def marked_as(self, other: State, servers: Container[str]) -> State:
+        """Return this state with the marks that another one has on these servers."""
+        drained, unhealthy = ([each for each in those if each in servers] for those in (other.drained, other.unhealthy))
+        return replace(self, drained=drained, unhealthy=unhealthy)
 
     def active_addresses(self) -> list[str]:
         """Return the addresses of all servers that get requests. Raises Failure as active_servers() does."""
