@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pulumi
@@ -32,6 +32,9 @@ class _AlarmSpec:
     is_reported: bool = False
 
 
+_CPU = _AlarmSpec(
+    "cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"
+)
 # Two and three minutes as in docs.aws.amazon.com/AWSEC2/latest/UserGuide/UsingAlarmActions.html: not both at a time.
 _OF_EC2 = (
     _AlarmSpec(
@@ -40,12 +43,15 @@ _OF_EC2 = (
     _AlarmSpec(
         "system", "StatusCheckFailed_Instance", "Maximum", 1, 3, "it does not respond; EC2 restarts it", "reboot"
     ),
-    _AlarmSpec("cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"),
+    _CPU,
 )
 # Metrics of a group that its alarm reads; they are free, and off by default.
 GROUP_METRICS = {"least": "GroupMinSize", "serving": "GroupInServiceInstances"}
 # Minutes in which a group brings another server, also where the first one does not come. Not measured on AWS.
 GROUP_MINUTES = 15
+_CPU_OF_GROUP = replace(
+    _CPU, description="the CPU of its servers is used up; raise fleet.capacity.max or take a larger instance_type"
+)
 _SILENT = ", or it has stopped reporting"
 
 
@@ -96,7 +102,7 @@ class MachineAlarms:
         """Create the alarms on what EC2 sees of a machine."""
         opts = pulumi.ResourceOptions(parent=instance, provider=self._provider)
         for watched in _OF_EC2 if self._given.alarms else ():
-            self._alarm(f"{name}-{watched.name}", role, instance.id, watched, opts)
+            self._alarm(f"{name}-{watched.name}", role, {"InstanceId": instance.id}, watched, opts)
 
     def create_agent_alarms(
         self, name: str, role: str, machine: Machine, reports: pulumi.Resource, *, balancer: bool
@@ -107,7 +113,7 @@ class MachineAlarms:
         """
         opts = pulumi.ResourceOptions(parent=machine.resource, provider=self._provider, depends_on=[reports])
         for watched in agent_metrics(self._given.alarms, balancer=balancer) if self._given.alarms else ():
-            self._alarm(f"{name}-{watched.name}", role, machine.id, watched, opts)
+            self._alarm(f"{name}-{watched.name}", role, {"InstanceId": machine.id}, watched, opts)
 
     def create_load_balancer_alarms(
         self, name: str, balancer: aws.lb.LoadBalancer, groups: Mapping[str, aws.lb.TargetGroup]
@@ -163,6 +169,8 @@ class MachineAlarms:
         alarms = self._given.alarms
         if alarms is None:
             return
+        opts = pulumi.ResourceOptions(parent=group, provider=self._provider)
+        dimensions: dict[str, pulumi.Input[str]] = {"AutoScalingGroupName": group.name}
         # Schedules change the least number, so it is read as well.
         queries: list[Any] = [
             {
@@ -170,7 +178,7 @@ class MachineAlarms:
                 "metric": {
                     "namespace": "AWS/AutoScaling",
                     "metric_name": metric,
-                    "dimensions": {"AutoScalingGroupName": group.name},
+                    "dimensions": dimensions,
                     "stat": "Minimum",
                     "period": 60,
                 },
@@ -183,44 +191,36 @@ class MachineAlarms:
             "label": "servers missing",
             "return_data": True,
         }
-        common: dict[str, Any] = _reaching(alarms) | {
-            "evaluation_periods": GROUP_MINUTES,
-            "treat_missing_data": "missing",
-            "opts": pulumi.ResourceOptions(parent=group, provider=self._provider),
-        }
         aws.cloudwatch.MetricAlarm(
             f"{name}-missing",
             alarm_description=f"{name} of stack {self._stack}: fewer servers than min serve, and the group brings no "
             "others; see ./fleet status",
             metric_queries=[missing, *queries],
             threshold=1,
-            **common,
+            evaluation_periods=GROUP_MINUTES,
+            treat_missing_data="missing",
+            opts=opts,
+            **_reaching(alarms),
         )
-        aws.cloudwatch.MetricAlarm(
-            f"{name}-cpu",
-            alarm_description=f"{name} of stack {self._stack}: the CPU of its servers is used up; raise "
-            "fleet.capacity.max or take a larger instance_type",
-            namespace="AWS/EC2",
-            metric_name="CPUUtilization",
-            dimensions={"AutoScalingGroupName": group.name},
-            statistic="Average",
-            period=60,
-            threshold=90,
-            **common,
-        )
+        self._alarm(f"{name}-cpu", name, dimensions, _CPU_OF_GROUP, opts)
 
     def _alarm(
-        self, name: str, role: str, machine: pulumi.Output[str], watched: _AlarmSpec, opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        who: str,
+        dimensions: Mapping[str, pulumi.Input[str]],
+        watched: _AlarmSpec,
+        opts: pulumi.ResourceOptions,
     ) -> None:
-        """Create an alarm with an action (FSBP CloudWatch.15)."""
+        """Create an alarm with an action (FSBP CloudWatch.15). who: machine or group, as a person reads it."""
         topic = self._given.alarms.sns_topic_arn if self._given.alarms else ""
         actions = f"arn:{partition_of(self._given.region).name}:automate:{self._given.region}:ec2"
         aws.cloudwatch.MetricAlarm(
             name,
-            alarm_description=f"{role} of stack {self._stack}: {watched.description}",
+            alarm_description=f"{who} of stack {self._stack}: {watched.description}",
             namespace=self._namespace if watched.is_reported else "AWS/EC2",
             metric_name=watched.metric,
-            dimensions={"InstanceId": machine},
+            dimensions=dimensions,
             statistic=watched.statistic,
             comparison_operator="GreaterThanOrEqualToThreshold",
             threshold=watched.at_least,
