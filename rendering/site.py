@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rendering import apache, nginx
@@ -62,20 +62,23 @@ def render_site(
                 "health_path": app.health_path,
                 "health_host": app.health_host,
                 "probe": app.probe,
-                **(
-                    {
-                        "group": {
-                            "name": app.group,
-                            "line": server_line(app, ADDRESS),
-                            "members": {},
-                            "no_server": server_line(app, NO_SERVER),
-                        }
-                    }
-                    if app.group
-                    else {}
-                ),
+                **_group_of(app, server_line),
             }
             for app in upstreams
         },
         "https": balancer.tls is not None,
+    }
+
+
+def _group_of(app: Upstream, server_line: Callable[[Upstream, str], str]) -> dict[str, Any]:
+    """Return the group that has the servers, as Upstream of site_state.py has it; nothing where there is none."""
+    if not app.group:
+        return {}
+    return {
+        "group": {
+            "name": app.group,
+            "line": server_line(app, ADDRESS),
+            "members": {},
+            "no_server": server_line(app, NO_SERVER),
+        }
     }
