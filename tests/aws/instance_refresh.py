@@ -204,7 +204,7 @@ class Refreshes:
         most = math.floor(group.desired * refresh.preferences["MaxHealthyPercentage"] / 100)
         if refresh.preferences["MaxHealthyPercentage"] > 100:
             for each in free[: max(most - group.desired, 1)]:
-                each.doomed = "refresh"
+                each.doomed = True
             return
         least = math.ceil(group.desired * refresh.preferences["MinHealthyPercentage"] / 100)
         for each in free[: max(len(ready) - least, 1)]:
@@ -246,8 +246,7 @@ class Refreshes:
         """Keep those that were to be replaced, and launch what the group's settings say."""
         group.refreshed = {}
         for each in group.instances.values():
-            if each.doomed == "refresh":
-                each.doomed = ""
+            each.doomed = False
 
 
 def _shown(refresh: Refresh) -> dict[str, Any]:

@@ -288,4 +288,4 @@ class Scaling:
             group.leave(each, f"instance {each.id} was taken out of service {cause}")
         if len([each for each in group.staying() if each.id in ready]) >= group.desired:
             for each in group.doomed():
-                group.leave(each, f"instance {each.id} was replaced: instance {each.doomed}")
+                group.leave(each, f"instance {each.id} was replaced: instance refresh")

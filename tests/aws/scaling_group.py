@@ -52,8 +52,8 @@ class Instance:
     """An instance of a group. template: id, name and version (a number) of its launch template.
 
     target: state that it is on the way to, as its metadata shows it. since: time.monotonic() of its state.
-    doomed: who wants it replaced ("refresh"): it goes once others do its work. work: what is under way
-    with its machine. spot_action: text of `spot/instance-action`, carried out at spot_end.
+    doomed: whether a refresh replaces it: it goes once others do its work. work: what is under way with its machine.
+    spot_action: text of `spot/instance-action`, carried out at spot_end.
     """
 
     id: str
@@ -70,7 +70,7 @@ class Instance:
     waiting: dict[str, Waiting] = field(default_factory=dict[str, Waiting])
     in_service_at: float = math.inf
     drained_at: float = math.inf
-    doomed: str = ""
+    doomed: bool = False
     work: Any = None
     skips_hooks: bool = False
     spot_action: str = ""
