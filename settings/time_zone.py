@@ -51,11 +51,8 @@ def problem_of(name: str) -> str:
             "Asia/Kolkata"
         )
     near = difflib.get_close_matches(name, _zones(), n=1)
-    return (
-        f"is no time zone; did you mean {near[0]}?"
-        if near
-        else ("is no time zone; name one such as Europe/Berlin, or UTC")
-    )
+    remedy = f"did you mean {near[0]}?" if near else "name one such as Europe/Berlin, or UTC"
+    return f"is no time zone; {remedy}"
 
 
 @functools.cache
@@ -73,7 +70,7 @@ def _zones() -> frozenset[str]:
 def is_zone(name: str) -> bool:
     """Return whether servers know a time zone. Where this machine has no list of them, whether it may be one."""
     if zones := _zones():
-        return name in zones or name.upper() == "UTC"
+        return name in zones or name.upper() == UTC
     return re.fullmatch(r"(?i:utc)|[A-Z]\w*(/[\w+-]+)+", name) is not None
 
 
