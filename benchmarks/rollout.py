@@ -48,8 +48,8 @@ class Servers:
             staged = self._staged.setdefault(machine, set())
             if command == [STATUS_COMMAND]:
                 live = self._live.get(machine)
-                told = ReleaseStatus(live=live, slots={}, staged=sorted(staged), socket="active", restarts={})
-                return Result(0, told.model_dump_json())
+                status = ReleaseStatus(live=live, slots={}, staged=sorted(staged), socket="active", restarts={})
+                return Result(0, status.model_dump_json())
             verb, release = command[1:3]
             if verb == "stage":
                 staged.add(release)

@@ -128,7 +128,7 @@ def judge_member(phase: Phase) -> Verdict:
         return Verdict(State.DRAINED, "its group has it on standby", "take it out of standby in the AWS console")
     cause = "its group waits until it serves the current release"
     if phase is Phase.SERVING:
-        cause = "the balancer has not heard of it yet, which asks the group each 5 s"
+        cause = "the balancer asks the group for its servers every 5 s, and has not seen this one yet"
     return Verdict(State.STARTING, cause, "wait for it")
 
 

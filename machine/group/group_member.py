@@ -43,8 +43,8 @@ LAUNCH_S = 1800.0
 HEARD_S = 900.0
 # Seconds that are left of the two minutes of a Spot notice, once it was seen and what follows has its time.
 SPOT_S = 90.0
-# Seconds until a balancer of the stack's own, which asks the group each 5 s (machine/balancer/membership.py) and then
-# loads its proxy anew, sends no request to a server that leaves.
+# Seconds until the stack's own balancer sends no more requests to a server that leaves. It asks the group every 5 s
+# (machine/balancer/membership.py), and then reloads its proxy.
 UNLISTED_S = 20.0
 VERSION = "2011-01-01"
 

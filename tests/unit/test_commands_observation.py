@@ -120,7 +120,11 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
     ("phase", "state", "cause"),
     [
         (Phase.WAITING, State.STARTING, "its group waits until it serves the current release"),
-        (Phase.SERVING, State.STARTING, "the balancer has not heard of it yet, which asks the group each 5 s"),
+        (
+            Phase.SERVING,
+            State.STARTING,
+            "the balancer asks the group for its servers every 5 s, and has not seen this one yet",
+        ),
         (Phase.STANDBY, State.DRAINED, "its group has it on standby"),
         (None, State.STOPPED, "the balancer sends it no requests"),
     ],
