@@ -68,6 +68,16 @@ class AwsStack(Stack):
             self.end_processes()
             shutil.rmtree(self.folder.parent, ignore_errors=True)
 
+    def destroy_protected(self) -> Any:
+        """Lift the protection and destroy. Return the clients of the account, which has neither machines nor groups."""
+        self.settings["aws"]["protect"] = False
+        self.up()
+        self.destroy()
+        aws = self.running.account.aws
+        assert self.instances() == []
+        assert {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]} == {"default"}
+        return aws
+
     @property
     def app(self) -> dict[str, Any]:
         return self.settings["apps"]["hello"]

@@ -207,17 +207,12 @@ def test_a_server_goes_after_its_requests_and_none_is_lost(fleet: AlbStack) -> N
 
 
 def test_destroy_leaves_nothing(fleet: AlbStack) -> None:
-    fleet.settings["aws"]["protect"] = False
-    fleet.up()
-    fleet.destroy()
-    aws = fleet.running.account.aws
-    assert fleet.instances() == []
+    aws = fleet.destroy_protected()
     assert aws.elbv2.describe_load_balancers()["LoadBalancers"] == []
     assert aws.elbv2.describe_target_groups()["TargetGroups"] == []
     assert aws.acm.list_certificates()["CertificateSummaryList"] == []
     assert aws.s3.list_buckets()["Buckets"] == []
     assert aws.cloudwatch.describe_alarms()["MetricAlarms"] == []
-    assert {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]} == {"default"}
     (zone,) = aws.route53.list_hosted_zones()["HostedZones"]
     kinds = {
         each["Type"] for each in aws.route53.list_resource_record_sets(HostedZoneId=zone["Id"])["ResourceRecordSets"]

@@ -10,7 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Generator
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -35,9 +36,29 @@ class Grouped(AwsStack):
         """Return instance -> state, as what is in front finds it."""
         raise NotImplementedError
 
+    @classmethod
+    def prepare_group(cls, tmp: Path, region: Running, *, nat_gateways: str = "single", **capacity: int) -> Self:
+        """Return the stack with its servers as a group over two zones, not up yet."""
+        stack = cls.prepare(tmp, region, servers=1)
+        stack.settings["aws"]["vpc"] |= {"zones": [f"{REGION}a", f"{REGION}b"], "nat_gateways": nat_gateways}
+        del stack.app["fleet"]["servers"]
+        stack.app["fleet"] |= {"capacity": capacity}
+        stack.app["gateway"] = {"request_timeout_s": 10}
+        stack.app["rollout"] = {"drain_timeout_s": 10}
+        return stack
+
     @property
     def api(self) -> Any:
         return self.running.account.aws.autoscaling
+
+    @property
+    def name_of_group(self) -> str:
+        return self.group()["AutoScalingGroupName"]
+
+    @property
+    def members(self) -> set[str]:
+        """Return the instances of the group, whatever they do."""
+        return {each["InstanceId"] for each in self.group()["Instances"]}
 
     def group(self) -> dict[str, Any]:
         groups = self.api.describe_auto_scaling_groups()["AutoScalingGroups"]
@@ -48,9 +69,13 @@ class Grouped(AwsStack):
         there = [each["InstanceId"] for each in self.group()["Instances"] if each["LifecycleState"] == "InService"]
         return {f"hello-{id_}": id_ for id_ in there}
 
+    def ask_for(self, number: int) -> None:
+        """Have so many servers, some time."""
+        self.api.set_desired_capacity(AutoScalingGroupName=self.name_of_group, DesiredCapacity=number)
+
     def scale(self, number: int) -> None:
         """Have so many servers, and wait for them."""
-        self.api.set_desired_capacity(AutoScalingGroupName=self.group()["AutoScalingGroupName"], DesiredCapacity=number)
+        self.ask_for(number)
         self.wait_for(number)
 
     def wait_for(self, number: int) -> None:
@@ -62,9 +87,22 @@ class Grouped(AwsStack):
 
         eventually(are_there, timeout_s=240, message=f"{number} servers")
 
+    def wait_until_gone(self, id_: str) -> None:
+        eventually(lambda: id_ not in self.members, timeout_s=150, message=f"{id_} has gone")
+
 
 class GroupStack(AlbStack, Grouped):
     """The same behind a load balancer, by plain HTTP."""
+
+    @classmethod
+    def prepare_group(cls, tmp: Path, region: Running, *, nat_gateways: str = "single", **capacity: int) -> Self:
+        stack = super().prepare_group(tmp, region, nat_gateways=nat_gateways, **capacity)
+        stack.settings["balancer"] = {"kind": "alb", "hostnames": ["shop.example.com"]}
+        del stack.settings["aws"]["admin_cidrs"]
+        stack.settings["aws"]["transport"] = "instance_connect_endpoint"
+        stack.app["fleet"]["local_proxy"] = True
+        stack.app["gateway"]["processes"] = 2
+        return stack
 
     def load(self, **options: Any) -> Load:
         return Load(self.url, address=public_address(self.arn), **options)
@@ -83,16 +121,7 @@ def region() -> Generator[Running]:
 
 @pytest.fixture(scope="module")
 def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator[GroupStack]:
-    stack = GroupStack.prepare(tmp_path_factory.mktemp("group"), region, servers=1)
-    stack.settings["balancer"] = {"kind": "alb", "hostnames": ["shop.example.com"]}
-    aws = stack.settings["aws"]
-    del aws["admin_cidrs"]
-    aws["transport"] = "instance_connect_endpoint"
-    aws["vpc"] |= {"zones": [f"{REGION}a", f"{REGION}b"], "nat_gateways": "single"}
-    del stack.app["fleet"]["servers"]
-    stack.app["fleet"] |= {"local_proxy": True, "capacity": {"min": 1, "max": 3}}
-    stack.app["gateway"] = {"processes": 2, "request_timeout_s": 10}
-    stack.app["rollout"] = {"drain_timeout_s": 10}
+    stack = GroupStack.prepare_group(tmp_path_factory.mktemp("group"), region, min=1, max=3)
     with stack.serving():
         yield stack
 
@@ -198,13 +227,8 @@ def test_a_template_whose_servers_do_not_come_is_taken_back(fleet: GroupStack) -
 
 
 def test_destroy_leaves_nothing(fleet: GroupStack) -> None:
-    fleet.settings["aws"]["protect"] = False
-    fleet.up()
-    fleet.destroy()
-    aws = fleet.running.account.aws
-    assert fleet.instances() == []
+    aws = fleet.destroy_protected()
     assert aws.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
     assert aws.ec2.describe_launch_templates()["LaunchTemplates"] == []
     assert aws.s3.list_buckets()["Buckets"] == []
     assert aws.ssm.describe_parameters()["Parameters"] == []
-    assert {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]} == {"default"}

@@ -13,6 +13,7 @@ from collections.abc import Generator
 import pytest
 
 from harness.evidence import assert_nothing_was_lost
+from harness.load import PAUSE_S
 from harness.stack import eventually, lxc
 from tests.aws.session import Running, running
 from tests.e2e.test_aws import REGION
@@ -27,14 +28,6 @@ PATIENCE_S = 30
 
 class FaultStack(GroupStack):
     """A group to which something happens while a release moves."""
-
-    @property
-    def name_of_group(self) -> str:
-        return self.group()["AutoScalingGroupName"]
-
-    def ask_for(self, number: int) -> None:
-        """Have so many servers, some time."""
-        self.api.set_desired_capacity(AutoScalingGroupName=self.name_of_group, DesiredCapacity=number)
 
     def zones(self) -> dict[str, str]:
         """Return the instances that get requests -> their zones."""
@@ -56,16 +49,10 @@ def region() -> Generator[Running]:
 
 @pytest.fixture(scope="module")
 def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator[FaultStack]:
-    stack = FaultStack.prepare(tmp_path_factory.mktemp("faults"), region, servers=1)
-    stack.settings["balancer"] = {"kind": "alb", "hostnames": ["shop.example.com"]}
-    aws = stack.settings["aws"]
-    del aws["admin_cidrs"]
-    aws["transport"] = "instance_connect_endpoint"
-    aws["vpc"] |= {"zones": [f"{REGION}a", f"{REGION}b"], "nat_gateways": "one_per_az"}
-    del stack.app["fleet"]["servers"]
-    stack.app["fleet"] |= {"local_proxy": True, "capacity": {"min": 1, "max": 3, "spot_percent": 100}}
-    stack.app["gateway"] = {"processes": 2, "request_timeout_s": 10}
-    stack.app["rollout"] = {"drain_timeout_s": 10, "start_timeout_s": 20}
+    capacity = {"min": 1, "max": 3, "spot_percent": 100}
+    folder = tmp_path_factory.mktemp("faults")
+    stack = FaultStack.prepare_group(folder, region, nat_gateways="one_per_az", **capacity)
+    stack.app["rollout"]["start_timeout_s"] = 20
     with stack.serving():
         yield stack
 
@@ -171,7 +158,7 @@ def test_a_spot_instance_that_is_taken_back_finishes_its_requests_and_is_replace
     with fleet.load() as load:
         begun = time.monotonic()
         fleet.running.scaling.interrupt(victim)
-        eventually(lambda: victim not in {each["InstanceId"] for each in fleet.group()["Instances"]}, message="it left")
+        fleet.wait_until_gone(victim)
         left_s = time.monotonic() - begun
         fleet.wait_for(2)
         print(f"left after {left_s:.0f} s, replaced after {time.monotonic() - begun:.0f} s")
@@ -186,17 +173,11 @@ def test_requests_bring_servers_and_go_with_them_and_none_is_lost(fleet: FaultSt
     fleet.scale(1)
     fleet.app["fleet"]["capacity"]["requests_per_target"] = 1000
     fleet.up()
-    with fleet.load() as load:
-        begun = time.monotonic()
-        fleet.wait_for(3)
-        print(f"three servers after {time.monotonic() - begun:.0f} s of load")
-        load.wait_for(100)
-    print(load.outcome)
-    assert losses(load.outcome) == 0, load.outcome
-    with fleet.load(pause_s=2.0) as load:
-        begun = time.monotonic()
-        fleet.wait_for(1)
-        print(f"one server after {time.monotonic() - begun:.0f} s of less")
-        load.wait_for(50)
-    print(load.outcome)
-    assert losses(load.outcome) == 0, load.outcome
+    for number, pause_s, more in ((3, PAUSE_S, 100), (1, 2.0, 50)):
+        with fleet.load(pause_s=pause_s) as load:
+            begun = time.monotonic()
+            fleet.wait_for(number)
+            print(f"{number} servers after {time.monotonic() - begun:.0f} s of requests each {pause_s} s")
+            load.wait_for(more)
+        print(load.outcome)
+        assert losses(load.outcome) == 0, load.outcome

@@ -34,16 +34,8 @@ class HealingStack(Grouped):
         out = {*state["drained"], *state["unhealthy"]}
         return {id_: "unused" if address in out else "healthy" for address, id_ in members.items()}
 
-    def wait_until_gone(self, id_: str) -> None:
-        def is_gone() -> bool:
-            return id_ not in {each["InstanceId"] for each in self.group()["Instances"]}
-
-        eventually(is_gone, timeout_s=150, message=f"{id_} has gone")
-
     def balancer(self) -> str:
-        (found,) = {each["name"] for each in self.instances()} - {
-            each["InstanceId"] for each in self.group()["Instances"]
-        }
+        (found,) = {each["name"] for each in self.instances()} - self.members
         return found
 
 
@@ -55,12 +47,7 @@ def region() -> Generator[Running]:
 
 @pytest.fixture(scope="module")
 def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator[HealingStack]:
-    stack = HealingStack.prepare(tmp_path_factory.mktemp("heal"), region, servers=2)
-    stack.settings["aws"]["vpc"] |= {"zones": [f"{REGION}a", f"{REGION}b"], "nat_gateways": "single"}
-    del stack.app["fleet"]["servers"]
-    stack.app["fleet"] |= {"capacity": {"min": 2, "max": 2}}
-    stack.app["gateway"] = {"request_timeout_s": 10}
-    stack.app["rollout"] = {"drain_timeout_s": 10}
+    stack = HealingStack.prepare_group(tmp_path_factory.mktemp("heal"), region, min=2, max=2)
     with stack.serving():
         yield stack
 
@@ -147,10 +134,5 @@ def test_a_server_that_hangs_is_replaced_on_the_balancers_word(fleet: HealingSta
 
 
 def test_destroy_leaves_nothing(fleet: HealingStack) -> None:
-    fleet.settings["aws"]["protect"] = False
-    fleet.up()
-    fleet.destroy()
-    aws = fleet.running.account.aws
-    assert fleet.instances() == []
+    aws = fleet.destroy_protected()
     assert aws.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
-    assert {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]} == {"default"}
