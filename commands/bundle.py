@@ -31,7 +31,7 @@ from releases.fleet import PARALLEL, Server
 from releases.journal import PREFIX
 from releases.redaction import Redaction
 
-LINES = 500
+LOG_LINES = 500
 QUERY_TIMEOUT_S = 60.0
 # Print the secrets on a server, as one JSON array a line: those of each release, those of the last release that failed,
 # and the stack's key.
@@ -47,32 +47,32 @@ UNITS = ("app@blue.service", "app@green.service", "app.socket", "app-boot.servic
 # Where processes are balanced.
 LOCAL_PROXY_UNITS = ("app@blue-*", "app@green-*", "nginx.service")
 SERVER_COMMANDS: Mapping[str, Sequence[str]] = {
-    "journal.txt": journalctl_command(LINES),
-    "warnings.txt": ["journalctl", "--no-pager", "--quiet", "--priority=warning", f"--lines={LINES}"],
+    "journal.txt": journalctl_command(LOG_LINES),
+    "warnings.txt": ["journalctl", "--no-pager", "--quiet", "--priority=warning", f"--lines={LOG_LINES}"],
     "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS, *LOCAL_PROXY_UNITS],
     "unit-properties.txt": ["systemctl", "show", "--all", *UNITS[:2]],
     "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
     "disk.txt": ["df", "-h"],
     "processes.txt": ["ps", "-eo", "pid,ppid,user,stat,etime,rss,args"],
-    "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
+    "cloud-init.txt": ["tail", "-n", str(LOG_LINES), "/var/log/cloud-init-output.log"],
 }
 # The first command on a balancer with Nginx, the second on one with Apache.
 NGINX_OR_APACHE = ("sh", "-c", 'if [ -e /etc/apache2/wsgi-fleet ]; then eval "$1"; else eval "$0"; fi')
 BALANCER_COMMANDS: Mapping[str, Sequence[str]] = {
     "proxy.txt": [*NGINX_OR_APACHE, "nginx -T", "cat /etc/apache2/apache2.conf /etc/apache2/wsgi-fleet/*.conf"],
-    "error.log": balancer_log("error", LINES),
-    "access.log": balancer_log("access", LINES),
+    "error.log": balancer_log("error", LOG_LINES),
+    "access.log": balancer_log("access", LOG_LINES),
     "units.txt": [
         *NGINX_OR_APACHE,
         *(f"systemctl --no-pager --full --lines=50 status {unit}.service" for unit in ("nginx", "apache2")),
     ],
     "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
     "disk.txt": ["df", "-h"],
-    "cloud-init.txt": ["tail", "-n", str(LINES), "/var/log/cloud-init-output.log"],
+    "cloud-init.txt": ["tail", "-n", str(LOG_LINES), "/var/log/cloud-init-output.log"],
 }
 # Of each log, from its end. An application may write lines of any length.
 LOG_CHARS = 256 << 10
-LEFT_OUT = "left out: no server could be asked for the secrets that would have to be removed from it\n"
+OMITTED = "left out: no server could be asked for the secrets that would have to be removed from it\n"
 
 
 def secrets_of(target: Target) -> tuple[set[str], list[str]]:
@@ -94,32 +94,32 @@ def secrets_of(target: Target) -> tuple[set[str], list[str]]:
     return {value for values in answers.values() for value in values or ()}, silent
 
 
-def collect(target: Target, known: Iterable[str] = ()) -> dict[str, str]:
-    """Return path in the bundle -> text without secrets. known: secrets besides those of the servers.
+def collect(target: Target, secrets: Iterable[str] = ()) -> dict[str, str]:
+    """Return path in the bundle -> text without secrets. secrets: those besides those of the servers.
 
     Where a machine does not respond, its file says so. Where no server reports its secrets, and none are known, what
     the application may have printed is left out.
     """
     found, silent = secrets_of(target)
     reach = [str(value) for key, value in target.reach.items() if "key" in key or "password" in key]
-    removal = Redaction([*found, *known, *reach])
-    is_blind = len(silent) == len(target.servers) and not list(known)
-    wanted = [(server, name, command) for server in target.servers for name, command in SERVER_COMMANDS.items()]
+    removal = Redaction([*found, *secrets, *reach])
+    is_blind = len(silent) == len(target.servers) and not list(secrets)
+    servers = [(server, name, command) for server in target.servers for name, command in SERVER_COMMANDS.items()]
     front = target.balancer
-    wanted += [(front, name, command) for name, command in BALANCER_COMMANDS.items()] if front else []
+    servers += [(front, name, command) for name, command in BALANCER_COMMANDS.items()] if front else []
     with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
         texts = {
-            f"{server.name}/{name}": pool.submit(_output, target, server, command) for server, name, command in wanted
+            f"{server.name}/{name}": pool.submit(_output, target, server, command) for server, name, command in servers
         }
         raw = {path: future.result() for path, future in texts.items()}
-    seen = observe(target)
-    raw["status.json"] = json.dumps(as_json(seen), indent=2)
-    machines = {**({front.name: seen.balancer} if front else {}), **seen.reports}
+    observation = observe(target)
+    raw["status.json"] = json.dumps(as_json(observation), indent=2)
+    machines = {**({front.name: observation.balancer} if front else {}), **observation.reports}
     raw |= {f"{name}/facts.json": to_json(report, indent=2).decode() for name, report in machines.items()}
     raw["host.txt"] = _host()
     raw |= _store(target)
     if is_blind:
-        raw = {path: text if path in ("status.json", "host.txt") else LEFT_OUT for path, text in raw.items()}
+        raw = {path: text if path in ("status.json", "host.txt") else OMITTED for path, text in raw.items()}
     raw["README.txt"] = _readme(target, silent)
     # Cut when clean: a part of a secret is not found.
     return {path: _end_of(path, removal.clean(text)) for path, text in sorted(raw.items())}
@@ -175,16 +175,16 @@ def _host() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _readme(target: Target, silent: Sequence[str]) -> str:
+def _readme(target: Target, unreachable: Sequence[str]) -> str:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     lines = [
         f"Application {target.app} of stack {target.stack}, {now}.",
         "Secrets that the stack gives the application, its own key and the key of SSH are replaced by [removed].",
         "Read it before you send it: addresses, paths and what clients asked for stand in the logs.",
     ]
-    if silent:
+    if unreachable:
         lines.append(
-            f"Not asked for its secrets (unreachable), so one that only it holds may be left: {', '.join(silent)}."
+            f"Not asked for its secrets (unreachable), so one that only it holds may be left: {', '.join(unreachable)}."
         )
     return "\n".join(lines) + "\n"
 

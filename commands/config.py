@@ -17,7 +17,7 @@ from settings.effective import COMPUTED, STACK_FILE, Value, values
 from settings.stack_file import SettingsError, read
 
 
-def settings_of(stack: str) -> Settings:
+def load_settings(stack: str) -> Settings:
     """Return the settings of a stack file that can be used. Raises CommandError."""
     file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
     try:
@@ -48,19 +48,19 @@ def config(stack: StackOption = None, app: AppOption = None, *, as_values: JsonO
 
     From the stack file, a default, or computed from others. Also of a stack that was never up. Secrets are masked.
     """
-    given = settings_of(selected_stack(stack))
-    if app is not None and app not in given.apps:
-        raise CommandError(f"there is no application {app}; {suggest(app, list(given.apps))}", code=2)
-    shown = [each for each in values(given) if app is None or each.name.startswith(f"apps.{app}.")]
+    settings = load_settings(selected_stack(stack))
+    if app is not None and app not in settings.apps:
+        raise CommandError(f"there is no application {app}; {suggest(app, list(settings.apps))}", code=2)
+    values_ = [each for each in values(settings) if app is None or each.name.startswith(f"apps.{app}.")]
     if as_values:
-        typer.echo(json.dumps([as_json(each) for each in shown], indent=2))
+        typer.echo(json.dumps([as_json(each) for each in values_], indent=2))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     # A name that breaks cannot be searched for.
-    table.add_column("setting", no_wrap=True, min_width=max((len(each.name) for each in shown), default=0))
+    table.add_column("setting", no_wrap=True, min_width=max((len(each.name) for each in values_), default=0))
     for title in ("value", "from"):
         table.add_column(title, overflow="fold")
-    for each in shown:
+    for each in values_:
         style = {STACK_FILE: "bold", COMPUTED: "cyan"}.get(each.origin, "")
         text = each.value if isinstance(each.value, str) and each.value.isprintable() else json.dumps(each.value)
         table.add_row(each.name, Text(text or '""'), Text(source_of(each), style=style))

@@ -32,15 +32,15 @@ from settings.words import count
 GIB, MIB = 1 << 30, 1 << 20
 # Free space below which a disk is nearly full: a release with its virtualenv needs some of it, images more.
 HOST_FREE_BYTES, MACHINE_FREE_BYTES = 2 * GIB, 256 * MIB
-SKEW_S = 2.0
+MAX_SKEW_S = 2.0
 # The balancer's health agent says something each 5 s.
-AGENT_S = 30.0
+AGENT_SILENCE_S = 30.0
 DAY_S = 86_400
 # certbot renews 30 days before the end, and looks twice a day; a person needs longer than a timer.
-RENEWED_DAYS, GIVEN_DAYS = 25, 14
+RENEWED_LEFT_DAYS, INSTALLED_LEFT_DAYS = 25, 14
 
 
-def tools() -> Iterator[Finding]:
+def check_tools() -> Iterator[Finding]:
     """Yield findings about the programs that every platform needs here."""
     for tool in ("pulumi", "pulumi-language-python"):
         found = shutil.which(tool)
@@ -49,7 +49,7 @@ def tools() -> Iterator[Finding]:
         )
 
 
-def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
+def check_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
     """Yield findings about the disks of this machine, each once."""
     seen: set[int] = set()
     for name, path in paths.items():
@@ -67,7 +67,7 @@ def host_disk(paths: Mapping[str, Path]) -> Iterator[Finding]:
             yield Finding(f"disk of {name}")
 
 
-def stack_lock(stack: str, backend: str, project: str, rollouts: Sequence[str] = ()) -> Finding:
+def check_lock(stack: str, backend: str, project: str, rollouts: Sequence[str] = ()) -> Finding:
     """Check whether a killed pulumi left the stack locked. Only a file backend's lock shows whose it is.
 
     rollouts: those that are at work; they go on when their pulumi is killed.
@@ -92,7 +92,7 @@ def stack_lock(stack: str, backend: str, project: str, rollouts: Sequence[str] =
     return Finding(subject)
 
 
-def settings_of(stack: str) -> dict[str, Any]:
+def read_blocks(stack: str) -> dict[str, Any]:
     """Return the blocks of the stack file without checking them; {} if the file cannot be read."""
     file = PROJECT / "stacks" / f"Pulumi.{stack}.yaml"
     try:
@@ -104,12 +104,12 @@ def settings_of(stack: str) -> dict[str, Any]:
 
 def check_operator(stack: str | None) -> Iterator[Finding]:
     """Yield findings about this machine. stack: None where none is selected."""
-    yield from tools()
-    yield from host_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
+    yield from check_tools()
+    yield from check_disk({"this project": PROJECT, "LXD": Path("/var/lib/lxd"), "caches": Path.home() / ".cache"})
     if stack is None:
         yield from operator.check_host("lxd", {"lxd": Lxd().model_dump()}, stack="local", project=PROJECT)
         return
-    blocks = settings_of(stack)
+    blocks = read_blocks(stack)
     kind = str(blocks.get("platform", ""))
     yield from operator.check_host(kind, blocks, stack=stack, project=PROJECT)
 
@@ -140,7 +140,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
             remedy = f"`./fleet logs --server {server.name}` has where it was; mend that view."
             yield Finding(f"requests of {server.name}", server.ended, remedy)
     if seen.front is not None:
-        yield health_agent(seen.front.health)
+        yield check_health_agent(seen.front.health)
     yield from check_manual_changes(seen.maintenance, servers)
     machines: dict[str, Report[MachineStatus]] = {"balancer": seen.balancer} if seen.balancer else {}
     for each in every:
@@ -158,18 +158,18 @@ def check_certificate(facts: Certificate | None) -> Finding:
         return Finding("certificate (not applicable: the balancer serves HTTP)")
     days = facts.expires_in_s // DAY_S
     problem = f"it expires in {count(days, 'day')}" if days >= 0 else "it has expired"
-    if facts.is_renewed_here and days < RENEWED_DAYS:
+    if facts.is_renewed_here and days < RENEWED_LEFT_DAYS:
         remedy = "`journalctl -u certbot` on the balancer says why certbot has not renewed it."
         return Finding("certificate", problem, remedy)
-    if not facts.is_renewed_here and days < GIVEN_DAYS:
+    if not facts.is_renewed_here and days < INSTALLED_LEFT_DAYS:
         return Finding("certificate", problem, "Put the renewed one under balancer.tls and run `pulumi up`.")
     return Finding("certificate")
 
 
-def health_agent(health: AgentHealth | None) -> Finding:
+def check_health_agent(health: AgentHealth | None) -> Finding:
     """Check that the balancer's health agent runs. health: None where it has written nothing yet."""
     subject = "health of servers"
-    if health is not None and health.age_s < AGENT_S:
+    if health is not None and health.age_s < AGENT_SILENCE_S:
         return Finding(subject)
     problem = "nobody has asked for it yet" if health is None else f"nobody has asked for it for {health.age_s:.0f} s"
     remedy = "Servers that do not respond get requests. `journalctl -u wsgi-fleet-health` on the balancer says why."
@@ -220,7 +220,7 @@ def compare_clocks(reports: Mapping[str, Report[MachineStatus]]) -> Finding:
     if with_facts:
         fast, slow = max(least_ahead_s, key=least_ahead_s.__getitem__), min(most_ahead_s, key=most_ahead_s.__getitem__)
         difference_s = least_ahead_s[fast] - most_ahead_s[slow]
-        if difference_s > SKEW_S:
+        if difference_s > MAX_SKEW_S:
             return Finding(
                 "clocks",
                 f"{fast} is {difference_s:.1f} s or more ahead of {slow}",
@@ -246,7 +246,7 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
         remedy = "Name one with --stack, or make one: `make local`, or `pulumi stack init NAME`."
         yield Finding("stack", str(problem), remedy)
         return
-    lock = partial(stack_lock, chosen, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
+    lock = partial(check_lock, chosen, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
     try:
         targets = resolve_targets(chosen, outputs(chosen), app, patience_s=15)
     except CommandError as error:

@@ -33,7 +33,7 @@ FOLLOW_S = 120.0
 RETRY_S = 5.0
 # A new follow begins so long before the last one ended; what it repeats of that one's last lines is not shown.
 OVERLAP_S = 3.0
-REMEMBERED = 500
+MAX_REMEMBERED = 500
 
 # The time that an application or a gateway writes into a line after journald's: at its begin, and where uWSGI has it.
 _DAY = r"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}"
@@ -128,7 +128,7 @@ def read(target: Target, source: Source, output: Output) -> str:
 
 def follow(target: Target, source: Source, output: Output, ended: threading.Event) -> None:
     """Print a log as it grows, until the event; a machine that is away is tried again."""
-    seen: deque[str] = deque(maxlen=REMEMBERED)
+    seen: deque[str] = deque(maxlen=MAX_REMEMBERED)
     repeats = frozenset[str]()
     read_until: float | None = None
 

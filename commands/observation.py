@@ -14,7 +14,7 @@ from commands.front import LoadBalancerReport, ask_load_balancer, judge_target
 from commands.report import Report, ask
 from commands.restarting import Restarting, find_restarting
 from commands.target import Target
-from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, judge_member, logs_of, slot_of
+from commands.verdict import HEALTHY, RUNNING, State, Verdict, judge, judge_health, judge_member, logs_command, slot_of
 from platforms.server_group import Phase
 from releases import lock, pointers
 from releases.drift import find_damage
@@ -211,7 +211,7 @@ def server_view(
         return ServerView(server.name, address, state, report.error, remedy, **measured)
     verdict = judge(server.name, facts, pointer, is_moving=is_moving, unfinished=unfinished)
     if slots := [str(each) for each in restarting if each.unit.startswith("app@")]:
-        remedy = f"it is started for ever, with pauses of up to 10 s; {logs_of(server.name)}"
+        remedy = f"it is started for ever, with pauses of up to 10 s; {logs_command(server.name)}"
         verdict = Verdict(State.RESTARTING, "; ".join(slots), remedy)
     if front is not None:
         if address in front.drained:
@@ -260,27 +260,38 @@ def seconds_since(when: str, now_s: float) -> float:
     return max(now_s - datetime.fromisoformat(when).timestamp(), 0)
 
 
-def as_json(seen: Observation) -> dict[str, Any]:
+def as_json(observation: Observation) -> dict[str, Any]:
     """Return all of it as values; times in s or ms and counts, as their names say."""
-    entry, front = seen.entry, seen.front
+    entry, front = observation.entry, observation.front
     keys = {"window_s", *MEASURED}
     traffic = front.model_dump(include=keys) if front else dict.fromkeys(sorted(keys))
     release = None
-    if seen.pointer:
-        release = {"id": seen.pointer, "who": None, "when": None, "age_s": None, "revision": None, "rollback": None}
+    if observation.pointer:
+        release = {
+            "id": observation.pointer,
+            "who": None,
+            "when": None,
+            "age_s": None,
+            "revision": None,
+            "rollback": None,
+        }
         if entry:
-            release |= {"who": entry.who, "when": entry.when, "age_s": round(seconds_since(entry.when, seen.at_s), 1)}
+            release |= {
+                "who": entry.who,
+                "when": entry.when,
+                "age_s": round(seconds_since(entry.when, observation.at_s), 1),
+            }
             release |= {"revision": entry.revision, "rollback": entry.is_rollback}
     return {
-        "stack": seen.target.stack,
-        "app": seen.target.app,
-        "routes": list(seen.target.routes),
-        "url": seen.target.url,
-        "healthy": seen.is_healthy,
+        "stack": observation.target.stack,
+        "app": observation.target.app,
+        "routes": list(observation.target.routes),
+        "url": observation.target.url,
+        "healthy": observation.is_healthy,
         "release": release,
-        "rollout": dict(seen.rollout) if seen.rollout else None,
-        "store": {"problem": seen.damage},
-        "maintenance": seen.maintenance,
-        "balancer": {"problem": seen.balancer_problem, **traffic},
-        "servers": [asdict(server) for server in seen.servers],
+        "rollout": dict(observation.rollout) if observation.rollout else None,
+        "store": {"problem": observation.damage},
+        "maintenance": observation.maintenance,
+        "balancer": {"problem": observation.balancer_problem, **traffic},
+        "servers": [asdict(server) for server in observation.servers],
     }

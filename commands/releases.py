@@ -14,8 +14,8 @@ from rich.text import Text
 
 from commands.bundle import secrets_of
 from commands.progress import wrap
-from commands.restarting import cause_in
-from commands.status import age, console
+from commands.restarting import find_cause
+from commands.status import console, format_age
 from commands.target import AppOption, CommandError, JsonOption, StackOption, Target, find
 from platforms.transport import Store
 from releases import pointers
@@ -81,7 +81,7 @@ def releases(
             each["who"],
             each["revision"] or "-",
             Text(("rollback " if each["rollback"] else "") + each["result"], style="" if good else "red"),
-            age(each["duration_s"]),
+            format_age(each["duration_s"]),
             Text(", ".join(marks), style="green" if each["current"] else "red"),
         )
     console().print(table)
@@ -95,7 +95,7 @@ def shorten_cause(why: str) -> str:
     """Return the first line of a cause, and the error of the application that it quotes in indented lines."""
     first, *more = why.splitlines()
     quoted = textwrap.dedent("\n".join(itertools.takewhile(lambda line: line.startswith(" "), more))).splitlines()
-    return "\n    ".join(line[:CAUSE_WIDTH] for line in (first, *cause_in(quoted)))
+    return "\n    ".join(line[:CAUSE_WIDTH] for line in (first, *find_cause(quoted)))
 
 
 def is_terminal() -> bool:

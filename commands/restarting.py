@@ -12,10 +12,10 @@ from releases.fleet import Server
 from releases.status import ServerStatus
 
 # A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
-AT_LEAST, WINDOW_S = 3, 120
+MIN_RESTARTS, WINDOW_S = 3, 120
 QUERY_TIMEOUT_S = 20.0
 # Log lines to read, and how many to show where they hold no traceback.
-LINES, SHOWN = 60, 3
+LINES, MAX_LOG_LINES = 60, 3
 # Written by systemd for each restart.
 _RESTART = "Scheduled restart job"
 
@@ -37,7 +37,7 @@ class Restarting:
 
 def find_restarting(transport: Transport, server: Server, facts: ServerStatus) -> list[Restarting]:
     """Ask the journal of a server about units that were started again."""
-    suspects = [unit for unit, times in facts.restarts.items() if times >= AT_LEAST]
+    suspects = [unit for unit, times in facts.restarts.items() if times >= MIN_RESTARTS]
     found = (_ask(transport, server, unit) for unit in sorted(suspects))
     return [each for each in found if each is not None]
 
@@ -47,18 +47,18 @@ def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
     since = f"--since=-{WINDOW_S}s"
     text = _journal(transport, server, "--output=short-unix", since, "_PID=1", f"UNIT={unit}")
     starts = [float(line.split()[0]) for line in text.splitlines() if _RESTART in line]
-    if len(starts) < AT_LEAST:
+    if len(starts) < MIN_RESTARTS:
         return None
     last = _journal(transport, server, "--output=cat", f"--lines={LINES}", f"_SYSTEMD_UNIT={unit}")
-    return Restarting(name, len(starts), starts[0], cause_in(last.splitlines()))
+    return Restarting(name, len(starts), starts[0], find_cause(last.splitlines()))
 
 
-def cause_in(lines: Sequence[str]) -> list[str]:
+def find_cause(lines: Sequence[str]) -> list[str]:
     """Return the exception that the last traceback ends with, else the last lines, each once."""
     logged = [line.rstrip() for line in lines if line.strip()]
     begun = [number for number, line in enumerate(logged) if line.startswith("Traceback (most recent call last)")]
     raised = [line for line in logged[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []
-    return raised[:1] or distinct(logged)[-SHOWN:]
+    return raised[:1] or distinct(logged)[-MAX_LOG_LINES:]
 
 
 def _journal(transport: Transport, server: Server, *options: str) -> str:

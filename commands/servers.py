@@ -98,7 +98,7 @@ def console(stack: StackOption = None, app: AppOption = None, server: ServerOpti
     In the release that serves there, as `exec` does.
     """
     target = find(stack, app, server)
-    _enter(target, target.server(server), as_release(["python"], terminal=True), instead="exec -- python FILE")
+    _enter(target, target.server(server), as_release(["python"], terminal=True), alternative="exec -- python FILE")
 
 
 def shell(
@@ -119,13 +119,13 @@ def shell(
     target = find(stack, app, server)
     is_front = server == BALANCER
     machine = target.machine_in_front("name a server") if is_front else target.server(server)
-    _enter(target, machine, ["bash", "-l"], instead="exec -- COMMAND")
+    _enter(target, machine, ["bash", "-l"], alternative="exec -- COMMAND")
 
 
-def _enter(target: Target, machine: Server, command: Sequence[str], *, instead: str) -> NoReturn:
-    """Become a terminal on a machine. instead: what a program without a terminal may call."""
+def _enter(target: Target, machine: Server, command: Sequence[str], *, alternative: str) -> NoReturn:
+    """Become a terminal on a machine. alternative: what a program without a terminal may call."""
     if not _has_terminal():
-        raise CommandError(f"this needs a terminal; `./fleet {instead}` runs without one", code=2)
+        raise CommandError(f"this needs a terminal; `./fleet {alternative}` runs without one", code=2)
     try:
         operator.terminal(target.reach, machine.target, command).enter()
     except Unreachable as error:

@@ -42,10 +42,10 @@ def pulumi(*arguments: str) -> str:
     return result.stdout
 
 
-def selected_stack(given: str | None) -> str:
+def selected_stack(name: str | None) -> str:
     """Return the name of the stack to work on. Raises CommandError where none was given and none is selected."""
-    if given:
-        return given
+    if name:
+        return name
     try:
         return pulumi("stack", "--show-name").strip()
     except CommandError as error:
@@ -68,11 +68,11 @@ def outputs(stack: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(pulumi("stack", "output", "--json", "--show-secrets", "-s", stack))
     except CommandError as error:
         if "no stack named" in str(error):
-            raise CommandError(_no_stack(stack), code=2) from error
+            raise CommandError(_missing_stack_error(stack), code=2) from error
         raise
     fleet = found.get("fleet")
     if not isinstance(fleet, dict):
-        fleet = _described(stack) or fleet
+        fleet = _describe_stack(stack) or fleet
     if fleet is None:
         raise CommandError(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`")
     if not isinstance(fleet, dict):
@@ -82,14 +82,14 @@ def outputs(stack: str) -> dict[str, Any]:
             f"(--continue-on-error); mend what failed and run `pulumi up -s {stack}`"
         )
     url = str(found.get("url", ""))
-    known = url if "://" in url else "(known after an `up` that succeeds)"
+    names = url if "://" in url else "(known after an `up` that succeeds)"
     try:
-        return with_live_servers({**cast("dict[str, Any]", fleet), "url": known})
+        return with_live_servers({**cast("dict[str, Any]", fleet), "url": names})
     except ServerGroupError as error:
         raise CommandError(f"the servers of stack {stack} cannot be listed: {error}") from error
 
 
-def _described(stack: str) -> dict[str, Any] | None:
+def _describe_stack(stack: str) -> dict[str, Any] | None:
     """Return the same from before the first release (components/outputs.py), which the state has; None without it."""
     state: dict[str, Any] = json.loads(pulumi("stack", "export", "--show-secrets", "-s", stack))
     resources: list[dict[str, Any]] = state["deployment"].get("resources") or []
@@ -100,7 +100,7 @@ def _described(stack: str) -> dict[str, Any] | None:
     return None
 
 
-def _no_stack(stack: str) -> str:
+def _missing_stack_error(stack: str) -> str:
     if stack == "local":
         return "there is no stack local yet; run `make local`"
     if (PROJECT / "stacks" / f"Pulumi.{stack}.yaml").exists():

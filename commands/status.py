@@ -26,9 +26,9 @@ from commands.target import AppOption, JsonOption, StackOption, Target, find_all
 from commands.verdict import State
 from releases.drift import MENDS
 
-EVERY_S = 2.0
+REFRESH_S = 2.0
 # A rollout may add and replace servers: how often the stack is asked for them while somebody watches.
-FIND_AGAIN_S = 30.0
+RESOLVE_S = 30.0
 # Where nobody looks, nothing is cut to the width of a terminal.
 PIPE_WIDTH = 1000
 LEFT = frozenset({"server", "state", "release", "slot"})
@@ -46,7 +46,7 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
-def age(seconds: float | None) -> str:
+def format_age(seconds: float | None) -> str:
     """Format a duration for the operator: 41 s, 12 min, 5 h, 3 d."""
     if seconds is None:
         return "-"
@@ -56,25 +56,28 @@ def age(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def release_of(seen: Observation) -> str:
+def describe_release(observation: Observation) -> str:
     """Describe which release serves and since when."""
-    if not seen.pointer:
+    if not observation.pointer:
         return "no release yet"
-    entry = seen.entry
+    entry = observation.entry
     if not entry:
-        return f"release {seen.pointer}"
+        return f"release {observation.pointer}"
     how = "after a rollback by" if entry.is_rollback else "by"
     revision = f" ({entry.revision})" if entry.revision else ""
-    return f"release {seen.pointer}{revision} {how} {entry.who}, {age(seconds_since(entry.when, seen.at_s))} ago"
+    age = format_age(seconds_since(entry.when, observation.at_s))
+    return f"release {observation.pointer}{revision} {how} {entry.who}, {age} ago"
 
 
-def rollout_of(seen: Observation) -> str:
+def describe_rollout(observation: Observation) -> str:
     """Describe the rollout that is running, and how far it is."""
-    moving = seen.rollout
+    moving = observation.rollout
     if not moving:
         return "no rollout is running"
     phase = f": {moving['phase']}" if "phase" in moving else ""
-    return f"{moving['what']} by {moving['who']} for {age(seconds_since(moving['since'], seen.at_s))}{phase}"
+    return (
+        f"{moving['what']} by {moving['who']} for {format_age(seconds_since(moving['since'], observation.at_s))}{phase}"
+    )
 
 
 def render_places(target: Target) -> str:
@@ -83,9 +86,9 @@ def render_places(target: Target) -> str:
     return f"{target.app} ({', '.join(target.routes[:2] if more else target.routes)}{more})"
 
 
-def systems_of(every: Sequence[Observation]) -> str:
+def describe_systems(every: Sequence[Observation]) -> str:
     """Describe what the servers run: one operating system and its Python, or several while they are replaced."""
-    found = Counter((each.os, each.python) for seen in every for each in seen.servers if each.os)
+    found = Counter((each.os, each.python) for observation in every for each in observation.servers if each.os)
     if not found:
         return "what the servers run is not known"
     texts = [f"{system} with Python {python}" for system, python in found]
@@ -96,14 +99,16 @@ def systems_of(every: Sequence[Observation]) -> str:
 
 def render_head(every: Sequence[Observation]) -> Text:
     """Describe what serves where and since when, and what is under way; several applications get a line each."""
-    seen, target = every[0], every[0].target
+    observation, target = every[0], every[0].target
     words = {True: "maintenance is ON", False: "maintenance is off", None: "maintenance is not known"}
-    maintenance = words[seen.maintenance], "red" if seen.maintenance else ""
+    maintenance = words[observation.maintenance], "red" if observation.maintenance else ""
     if len(every) == 1:
-        first = f"{target.url}  {target.app} of stack {target.stack}, {release_of(seen)}"
-        return Text.assemble(first, "\n", rollout_of(seen), "; ", maintenance, f"; {systems_of(every)}")
-    lines = [f"\n{render_places(each.target)}: {release_of(each)}; {rollout_of(each)}" for each in every]
-    first = f"{target.url}  {len(every)} applications of stack {target.stack}; {systems_of(every)}; "
+        first = f"{target.url}  {target.app} of stack {target.stack}, {describe_release(observation)}"
+        return Text.assemble(
+            first, "\n", describe_rollout(observation), "; ", maintenance, f"; {describe_systems(every)}"
+        )
+    lines = [f"\n{render_places(each.target)}: {describe_release(each)}; {describe_rollout(each)}" for each in every]
+    first = f"{target.url}  {len(every)} applications of stack {target.stack}; {describe_systems(every)}; "
     return Text.assemble(first, maintenance, *lines)
 
 
@@ -118,7 +123,7 @@ def _cells(server: ServerView) -> dict[str, Text | str]:
         "state": Text(server.state, style=_COLOURS.get(server.state, "red")),
         "release": server.release or "-",
         "slot": server.slot or "-",
-        "age": age(server.release_age_s),
+        "age": format_age(server.release_age_s),
         "busy/idle": busy,
         "queue": _number(server.listen_queue),
         "req/s": _number(server.requests_per_s),
@@ -128,11 +133,11 @@ def _cells(server: ServerView) -> dict[str, Text | str]:
     }
 
 
-def _balancer_cells(seen: Observation) -> dict[str, Text | str]:
-    front = seen.front
-    state = Text("failed", style="red") if seen.balancer_problem else Text("serving", style="green")
+def _balancer_cells(observation: Observation) -> dict[str, Text | str]:
+    front = observation.front
+    state = Text("failed", style="red") if observation.balancer_problem else Text("serving", style="green")
     return {
-        "server": "balancer" if seen.balancer else "load balancer",
+        "server": "balancer" if observation.balancer else "load balancer",
         "state": state,
         "req/s": _number(front and front.requests_per_s),
         "p50 ms": _number(front and front.p50_ms),
@@ -143,7 +148,7 @@ def _balancer_cells(seen: Observation) -> dict[str, Text | str]:
 
 def render_table(every: Sequence[Observation], screen: Console) -> Table:
     """Return a row for each server and one for the whole balancer, with as many columns as fit the screen."""
-    rows = [*(_cells(server) for seen in every for server in seen.servers), _balancer_cells(every[0])]
+    rows = [*(_cells(server) for observation in every for server in observation.servers), _balancer_cells(every[0])]
     titles, made = list(rows[0]), Table()
     for dropped in (None, *DROPPED):
         titles = [title for title in titles if title != dropped]
@@ -161,13 +166,24 @@ def render_causes(every: Sequence[Observation]) -> Text:
     """Return a sentence for each machine that does not serve, and for each other problem."""
     lines = [
         f"{server.name} is {server.state}: {'; '.join(filter(None, [server.cause, server.remedy]))}"
-        for seen in every
-        for server in seen.servers
+        for observation in every
+        for server in observation.servers
         if server.cause
     ]
-    lines += [f"{server.name}: {each}" for seen in every for server in seen.servers for each in server.background]
-    lines += [f"{server.name}: {server.ended}" for seen in every for server in seen.servers if server.ended]
-    lines += [f"the store of {seen.target.app}: {seen.damage}; {MENDS}" for seen in every if seen.damage]
+    lines += [
+        f"{server.name}: {each}"
+        for observation in every
+        for server in observation.servers
+        for each in server.background
+    ]
+    lines += [
+        f"{server.name}: {server.ended}" for observation in every for server in observation.servers if server.ended
+    ]
+    lines += [
+        f"the store of {observation.target.app}: {observation.damage}; {MENDS}"
+        for observation in every
+        if observation.damage
+    ]
     if every[0].balancer_problem:
         lines.append(f"the balancer: {every[0].balancer_problem}")
     return Text("\n".join(lines))
@@ -186,7 +202,7 @@ def values(every: Sequence[Observation]) -> dict[str, Any]:
     """
     if len(every) == 1:
         return as_json(every[0])
-    reports = [as_json(seen) for seen in every]
+    reports = [as_json(observation) for observation in every]
     shared = {key: reports[0][key] for key in ("stack", "url", "maintenance", "balancer")}
     apps = {each["app"]: {key: value for key, value in each.items() if key not in (*shared, "app")} for each in reports}
     return {**shared, "healthy": all(each["healthy"] for each in reports), "apps": apps}
@@ -197,15 +213,15 @@ def _watch(look: Callable[[], Sequence[Observation]], *, as_values: bool) -> Non
     if as_values:
         while True:
             typer.echo(json.dumps(values(look())))
-            time.sleep(EVERY_S)
+            time.sleep(REFRESH_S)
     screen = console()
     if not screen.is_terminal:
         while True:
             screen.print(render_page(look(), screen), Text())
-            time.sleep(EVERY_S)
+            time.sleep(REFRESH_S)
     with Live(render_page(look(), screen), console=screen, auto_refresh=False) as live:
         while True:
-            time.sleep(EVERY_S)
+            time.sleep(REFRESH_S)
             live.update(render_page(look(), screen), refresh=True)
 
 
@@ -226,7 +242,7 @@ def status(
     found: list[tuple[float, list[Target]]] = []
 
     def look() -> list[Observation]:
-        if not found or time.monotonic() - found[-1][0] > FIND_AGAIN_S:
+        if not found or time.monotonic() - found[-1][0] > RESOLVE_S:
             found.append((time.monotonic(), find_all(stack, app)))
         return observe_all(found[-1][1])
 
@@ -235,11 +251,11 @@ def status(
             _watch(look, as_values=as_values)
         except KeyboardInterrupt:
             return
-    seen = look()
+    observations = look()
     if as_values:
-        typer.echo(json.dumps(values(seen), indent=2))
+        typer.echo(json.dumps(values(observations), indent=2))
     else:
         screen = console()
-        screen.print(render_page(seen, screen))
-    if not all(each.is_healthy for each in seen):
+        screen.print(render_page(observations, screen))
+    if not all(each.is_healthy for each in observations):
         raise typer.Exit(1)

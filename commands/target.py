@@ -55,18 +55,21 @@ class Target:
     live: LiveServers | None = None
     phases: Mapping[str, Phase] = field(default_factory=dict[str, Phase])
 
-    def machine_in_front(self, instead: str) -> Server:
-        """Return the balancer. Raises CommandError where it is no machine. instead: what else an operator can do."""
+    def machine_in_front(self, alternative: str) -> Server:
+        """Return the balancer. Raises CommandError where it is no machine.
+
+        alternative: what an operator can do without one.
+        """
         if self.balancer is None:
-            raise CommandError(f"there is no machine in front, for balancer.kind is alb; {instead}", code=2)
+            raise CommandError(f"there is no machine in front, for balancer.kind is alb; {alternative}", code=2)
         return self.balancer
 
-    def fleet(self, say: Callable[[str], None], clean: Callable[[str], str] = str) -> Fleet:
+    def fleet(self, log: Callable[[str], None], clean: Callable[[str], str] = str) -> Fleet:
         """Return the fleet that rollout and rollback work with. clean: removes secrets from what servers print."""
         made = Fleet(
             self.app,
             self.transport,
-            say,
+            log,
             first=self.server(None),
             start_timeout_s=self.start_timeout_s,
             drain_timeout_s=self.drain_timeout_s,

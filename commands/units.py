@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from commands.config import settings_of
+from commands.config import load_settings
 from commands.target import AppOption, CommandError, StackOption, only_application, selected_stack, suggest
 from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_unit
@@ -67,10 +67,10 @@ def units(
     A server has two slots, blue and green, with the same files; those of blue are printed.
     """
     stack = selected_stack(stack)
-    given = settings_of(stack)
-    name = app or only_application(stack, given.apps)
-    if name not in given.apps:
-        raise CommandError(f"there is no application {name}; {suggest(name, list(given.apps))}", code=2)
-    chosen = given.apps[name]
-    files = render_files(chosen, manager or Manager(chosen.fleet.process_manager), given.platform)
+    settings = load_settings(stack)
+    name = app or only_application(stack, settings.apps)
+    if name not in settings.apps:
+        raise CommandError(f"there is no application {name}; {suggest(name, list(settings.apps))}", code=2)
+    chosen = settings.apps[name]
+    files = render_files(chosen, manager or Manager(chosen.fleet.process_manager), settings.platform)
     typer.echo("\n".join(f"# === {path}\n{text}" for path, text in files.items()), nl=False)

@@ -61,7 +61,7 @@ def judge(
     that did not end.
     """
     states = {slot: each.state for slot, each in facts.slots.items()}
-    logs = logs_of(name)
+    logs = logs_command(name)
     if facts.boot == "activating":
         return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
     if "active" in states.values():
@@ -73,7 +73,7 @@ def judge(
     return _judge_stopped(states, logs)
 
 
-def logs_of(name: str) -> str:
+def logs_command(name: str) -> str:
     """Say which command shows a server's log."""
     return f"`./fleet logs --server {name}` says why"
 

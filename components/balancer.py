@@ -66,7 +66,7 @@ def upstreams(
             health_host(name, apps, hostnames),
             app.sticky_sessions,
             (groups or {}).get(name, ""),
-            app.fleet.most_servers,
+            app.fleet.max_servers,
         )
         for name, app in sorted(apps.items())
     ]

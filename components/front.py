@@ -11,19 +11,19 @@ from platforms import Platform, PublicAddress, SecurityGroup
 from settings import Settings
 
 
-def make_front(given: Settings, group: SecurityGroup, platform: Platform) -> Balancer | LoadBalancer:
+def make_front(settings: Settings, group: SecurityGroup, platform: Platform) -> Balancer | LoadBalancer:
     """Create what balancer.kind says. group: its security group."""
-    if given.balancer.kind == "machine":
-        groups = {name: platform.group_names(name).group for name, app in given.apps.items() if app.fleet.capacity}
-        args = BalancerArgs(given.balancer, group, given.security_updates, given.operating_system, groups)
+    if settings.balancer.kind == "machine":
+        groups = {name: platform.group_names(name).group for name, app in settings.apps.items() if app.fleet.capacity}
+        args = BalancerArgs(settings.balancer, group, settings.security_updates, settings.operating_system, groups)
         return Balancer("balancer", args, platform=platform)
-    service = ServiceArgs(given.balancer, given.apps, given.hostnames, group)
+    service = ServiceArgs(settings.balancer, settings.apps, settings.hostnames, group)
     return LoadBalancer("balancer", service, platform=platform)
 
 
-def serve(front: Balancer | LoadBalancer, given: Settings, fleets: Mapping[str, AppServerFleet]) -> PublicAddress:
+def serve(front: Balancer | LoadBalancer, settings: Settings, fleets: Mapping[str, AppServerFleet]) -> PublicAddress:
     """Have it send requests to these fleets. Return where clients find it."""
     if isinstance(front, LoadBalancer):
         return front.serve(fleets)
     addresses = {name: fleet.addresses for name, fleet in fleets.items()}
-    return front.serve(given.apps, addresses, given.hostnames)
+    return front.serve(settings.apps, addresses, settings.hostnames)

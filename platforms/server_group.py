@@ -59,7 +59,7 @@ class ServerGroup(Protocol):
         """Return the ids of the machines that get requests."""
         ...
 
-    def hold(self, ids: Collection[str], *, on: bool) -> None:
+    def protect(self, ids: Collection[str], *, on: bool) -> None:
         """Have the group take none of these machines away, or let it again. One that is gone is no error."""
         ...
 

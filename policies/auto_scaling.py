@@ -9,7 +9,7 @@ from policies.control import block, control, judge_each
 
 GROUP, TEMPLATE = "aws:autoscaling/group:Group", "aws:ec2/launchTemplate:LaunchTemplate"
 # In two zones (AutoScaling.2 by its default).
-LEAST_SUBNETS = 2
+MIN_SUBNETS = 2
 Inputs = Mapping[str, Any]
 
 
@@ -38,9 +38,7 @@ control("AutoScaling.1", "groups behind a load balancer believe it about health"
     )
 )
 control("AutoScaling.2", "groups stand in several zones", "name another zone, or another subnet")(
-    judge_each(
-        GROUP, lambda given: len(given.get("vpcZoneIdentifiers") or ()) >= LEAST_SUBNETS, "it stands in one zone"
-    )
+    judge_each(GROUP, lambda given: len(given.get("vpcZoneIdentifiers") or ()) >= MIN_SUBNETS, "it stands in one zone")
 )
 control("AutoScaling.9", "groups launch by a template", "set launch_template")(
     judge_each(

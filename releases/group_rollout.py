@@ -37,7 +37,7 @@ class GroupRollout(Rollout):
     def run(self) -> None:
         """Move the fleet, while the group leaves its servers alone. Raises RolloutError."""
         try:
-            with self._live.hold(self.plan.servers):
+            with self._live.protect(self.plan.servers):
                 super().run()
             self._live.wait_until_healthy()
         except ServerGroupError as error:

@@ -87,15 +87,15 @@ class LiveServers:
         return [server for server in servers if server not in self._gone]
 
     @contextmanager
-    def hold(self, servers: Sequence[Server]) -> Generator[None]:
+    def protect(self, servers: Sequence[Server]) -> Generator[None]:
         """Have the group take none of these away in this block."""
         ids = [self._ids[server] for server in servers]
-        self._group.hold(ids, on=True)
+        self._group.protect(ids, on=True)
         try:
             yield
         finally:
             try:
-                self._group.hold(ids, on=False)
+                self._group.protect(ids, on=False)
             except ServerGroupError as error:
                 self._log(f"servers stay protected from scale-in, for the next release to take that off: {error}")
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
-from settings.limits import SHORTEST_SECRET
+from settings.limits import MIN_SECRET_CHARS
 
 REMOVED = "[removed]"
 # A line of a secret of several lines: logs write each with something before it.
@@ -26,11 +26,11 @@ def escape_control(text: str) -> str:
 class Redaction:
     """Knows secrets, and every usual way of writing them down.
 
-    Secrets shorter than SHORTEST_SECRET stay: of "1", the gaps in a text would tell more than the text does.
+    Secrets shorter than MIN_SECRET_CHARS stay: of "1", the gaps in a text would tell more than the text does.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets if len(secret.strip()) >= SHORTEST_SECRET for form in _forms(secret)}
+        forms = {form for secret in secrets if len(secret.strip()) >= MIN_SECRET_CHARS for form in _forms(secret)}
         # The longest first: one secret may be a part of another.
         ordered = sorted(forms, key=lambda form: (-len(form), form))
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None

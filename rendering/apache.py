@@ -191,8 +191,8 @@ def _networks(access: Access) -> Iterator[tuple[str, str]]:
 def redirect_target(rule: Redirect) -> str:
     r"""Return a redirect's target as the substitution of a RewriteRule: `%1` for a part, `\%` for a percent sign."""
     text = rule.expand({name: f"\0{number}" for number, name in enumerate(rule.placeholders, 1)})
-    made = text.replace("%", r"\%").replace("\0", "%")
-    return made if "://" in made.partition("?")[0] else f"%{{ENV:FLEET_SCHEME}}://%{{HTTP_HOST}}{made}"
+    target = text.replace("%", r"\%").replace("\0", "%")
+    return target if "://" in target.partition("?")[0] else f"%{{ENV:FLEET_SCHEME}}://%{{HTTP_HOST}}{target}"
 
 
 def _underscore_variants(name: str) -> Iterator[str]:

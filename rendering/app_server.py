@@ -100,8 +100,8 @@ def boot_files(
     security_updates: SecurityUpdates, kind: Gateway, processes: ProcessLayout | None
 ) -> dict[str, tuple[str, str]]:
     """Return the files by which a machine makes itself an app server: path -> (mode, text)."""
-    own = ("release", "slot", "slot_layout", "local_nginx", "staging", "common", "background")
-    files = script_files(*(f"app_server/{name}" for name in own), "common/fetch", "common/symlinks")
+    scripts = ("release", "slot", "slot_layout", "local_nginx", "staging", "common", "background")
+    files = script_files(*(f"app_server/{name}" for name in scripts), "common/fetch", "common/symlinks")
     for name in ("install-packages", "setup-app-server"):
         files[f"{SCRIPTS}/{name}"] = ("0755", read_file(f"templates/scripts/{name}"))
     is_supervised = processes is not None and processes.manager == "supervisord"

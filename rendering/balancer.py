@@ -56,8 +56,8 @@ def health_agent_files(
     Auto Scaling groups that it asks for their servers.
     """
     unit = "wsgi-fleet-health.service"
-    own = ("server_health", "group_members", "membership", "upstream_health", "balancer_status")
-    files = script_files(*(f"balancer/{name}" for name in own), "common/host_status")
+    scripts = ("server_health", "group_members", "membership", "upstream_health", "balancer_status")
+    files = script_files(*(f"balancer/{name}" for name in scripts), "common/host_status")
     # Empty where there are none any more.
     files["/etc/wsgi-fleet/groups.json"] = ("0644", json.dumps(list(groups)))
     if groups:

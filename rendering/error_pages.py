@@ -28,8 +28,8 @@ def error_page_files(pages: ErrorPages) -> dict[str, tuple[str, str]]:
     """Return path -> (mode, text) of every page."""
     files: dict[str, tuple[str, str]] = {}
     for setting, (name, status, title, detail) in PAGES.items():
-        given: str | None = getattr(pages, setting)
-        text = render_template("error.html.j2", title=title, detail=detail) if given is None else given
+        file: str | None = getattr(pages, setting)
+        text = render_template("error.html.j2", title=title, detail=detail) if file is None else file
         files[MAINTENANCE_PAGE if setting == "maintenance" else f"{FOLDER}/{name}.html"] = ("0644", text)
         problem = {"type": "about:blank", "title": title, "status": status, "detail": detail}
         files[f"{FOLDER}/{name}.json"] = ("0644", json.dumps(problem) + "\n")

@@ -76,8 +76,8 @@ def nginx_target(rule: Rewrite) -> str:
 
 def snippets_of(proxy: Proxy, context: str) -> list[str]:
     """Return the texts for this place of the site, in lines by which machine/balancer/proxy.py finds the setting."""
-    named = [(f"balancer.proxy.snippets.{number}", snippet) for number, snippet in enumerate(proxy.snippets)]
-    return [f"# {name}\n{each.text}\n# end of {name}" for name, each in named if each.context == context]
+    sources = [(f"balancer.proxy.snippets.{number}", snippet) for number, snippet in enumerate(proxy.snippets)]
+    return [f"# {name}\n{each.text}\n# end of {name}" for name, each in sources if each.context == context]
 
 
 def gzip_types(compression: Compression) -> list[str]:

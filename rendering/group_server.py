@@ -40,12 +40,12 @@ def group_server_files(
     They are those that one of a fixed fleet boots with, what its step brings, and what joins the group.
     by_load_balancer: whether the group registers it in one; else a balancer of the stack's own asks the group.
     """
-    given: dict[str, object] = {"name": names.group, "launch": names.launch, "terminate": names.terminate}
-    given["by_load_balancer"] = by_load_balancer
+    config: dict[str, object] = {"name": names.group, "launch": names.launch, "terminate": names.terminate}
+    config["by_load_balancer"] = by_load_balancer
     unit = without_comments(read_file(f"templates/systemd/{UNIT}"))
     files = boot_files(security_updates, kind, processes) | status_scripts()
     files |= script_files("group/group_member", "common/aws_service")
-    files |= {"/etc/wsgi-fleet/group": ("0644", json.dumps(given)), f"/etc/systemd/system/{UNIT}": ("0644", unit)}
+    files |= {"/etc/wsgi-fleet/group": ("0644", json.dumps(config)), f"/etc/systemd/system/{UNIT}": ("0644", unit)}
     return files_to_apply(files, on=[UNIT])
 
 

@@ -19,7 +19,7 @@ ADDRESS, ROUTE = "@ADDRESS@", "@ROUTE@"
 # Of the balancer itself: nothing listens there on the port of app servers.
 NO_SERVER = "127.0.0.1"
 # Servers that are asked for one request, at most.
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Upstream:
     protocol: what its gateway speaks. static: files that it is not asked for.
     streaming: paths on which requests and responses are passed on as they come.
     sticky_sessions: whether a client gets a cookie by which it reaches the same server again.
-    group: the Auto Scaling group that has the servers, "" where their number is fixed. most_servers: that it may have.
+    group: the Auto Scaling group that has the servers, "" where their number is fixed. max_servers: that it may have.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Upstream:
     health_host: str = "localhost"
     sticky_sessions: bool = False
     group: str = ""
-    most_servers: int = 0
+    max_servers: int = 0
 
     @property
     def has_servers(self) -> bool:
@@ -55,7 +55,7 @@ class Upstream:
     @property
     def attempts(self) -> int:
         """Return how many servers are asked for one request that none of them gets."""
-        return min(self.most_servers if self.group else len(self.addresses), MOST_ATTEMPTS)
+        return min(self.max_servers if self.group else len(self.addresses), MAX_ATTEMPTS)
 
     @property
     def identifier(self) -> str:

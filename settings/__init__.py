@@ -75,14 +75,14 @@ class Settings(Model):
     aws: Aws | None = Field(default=None, description="where the fleet runs on EC2 (platform aws)")
 
     @model_validator(mode="after")
-    def _the_platform_has_its_block(self) -> Settings:
+    def _check_platform_block(self) -> Settings:
         name = self.platform
         if getattr(self, name) is None:
             reject(f"{name}: missing; set it, for platform {name} needs it (see stacks/Pulumi.example.yaml)")
         return self
 
     @model_validator(mode="after")
-    def _a_machine_in_front_has_a_subnet(self) -> Settings:
+    def _check_balancer_subnet(self) -> Settings:
         aws = self.aws if self.platform == "aws" else None
         is_machine = self.balancer.kind == "machine"
         if aws and not aws.vpc and is_machine and not aws.balancer_subnet_id:
@@ -95,7 +95,7 @@ class Settings(Model):
         return self
 
     @model_validator(mode="after")
-    def _one_image_boots_every_machine(self) -> Settings:
+    def _check_architectures(self) -> Settings:
         sizes = {f"apps.{name}.fleet.size": app.fleet.size for name, app in self.apps.items()}
         if self.balancer.kind == "alb":
             first, of_first = next(iter(sizes.items()))
@@ -113,16 +113,16 @@ class Settings(Model):
         return self
 
     @model_validator(mode="after")
-    def _servers_fit_into_their_subnets(self) -> Settings:
+    def _check_subnet_sizes(self) -> Settings:
         vpc = self.aws.vpc if self.platform == "aws" and self.aws else None
-        servers = sum(app.fleet.most_servers for app in self.apps.values())
+        servers = sum(app.fleet.max_servers for app in self.apps.values())
         if vpc and servers > vpc.servers_per_zone * len(vpc.zones):
             room = f"has room for {vpc.servers_per_zone} app servers in each of {len(vpc.zones)} zones"
             reject(f"aws.vpc.cidr: {vpc.cidr}: {room}, and there are {servers}; take a larger network, or more zones")
         return self
 
     @model_validator(mode="after")
-    def _names_and_ports_have_a_use(self) -> Settings:
+    def _check_names_and_ports(self) -> Settings:
         if self.platform == "aws" and self.aws and self.aws.route53_zone_id and not self.hostnames:
             reject("balancer.hostnames: []: aws.route53_zone_id gets records for these names; name the site")
         if self.platform == "lxd" and self.balancer.tls and self.lxd.port == self.lxd.tls_port:
@@ -146,7 +146,7 @@ class Settings(Model):
         return route.hostnames(self.balancer.hostnames, self.apps)
 
     @model_validator(mode="after")
-    def _applications_fit_together(self) -> Settings:
+    def _check_applications(self) -> Settings:
         found = route.problems(
             self.apps,
             {name: app.health_path for name, app in self.apps.items()},

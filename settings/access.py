@@ -13,7 +13,7 @@ from settings.model import Model, reject
 
 # Each password is checked anew with each request, and a check may cost no more than a millisecond of the balancer
 # (rendering/htpasswd.py); so the password itself has to be a good one.
-SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 128
+MIN_PASSWORD_CHARS, MAX_PASSWORD_CHARS = 12, 128
 
 
 def _network(value: str) -> str:
@@ -30,8 +30,8 @@ def _network(value: str) -> str:
 
 def _check_password_length(value: SecretStr) -> SecretStr:
     password = value.get_secret_value()
-    if password != ENCRYPTED and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        allowed = f"{SHORTEST_PASSWORD} to {LONGEST_PASSWORD}"
+    if password != ENCRYPTED and not MIN_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
+        allowed = f"{MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS}"
         raise ValueError(f"(secret): has {len(password)} characters, and should have {allowed}; take another password")
     return value
 
@@ -103,14 +103,14 @@ class Access(Model):
     )
 
     @model_validator(mode="after")
-    def _each_network_is_named_once(self) -> Access:
+    def _check_duplicates(self) -> Access:
         every = [*self.allow, *self.deny]
         if twice := sorted({network for network in every if every.count(network) > 1}):
             reject(*[f"allow, deny: {network}: is named twice; keep it in one of them" for network in twice])
         return self
 
     @model_validator(mode="after")
-    def _some_client_is_treated_differently(self) -> Access:
+    def _check_effect(self) -> Access:
         if not (self.allow or self.deny or self.deny_countries):
             reject("allow, deny, deny_countries: name nobody; name somebody in one of them, or write `access: null`")
         return self

@@ -13,7 +13,7 @@ from settings.model import Model, reject
 # TLS 1.3 and 1.2, forward secrecy and AEAD alone, and ML-KEM for clients that have it. FSBP ELB.17.
 SSL_POLICY = "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
 # A load balancer stands in two zones at least (CreateLoadBalancer); FSBP ELB.13.
-LEAST_ZONES = 2
+MIN_ZONES = 2
 # Names in a certificate of ACM (its quota, which can be raised).
 CERTIFICATE_NAMES = 10
 
@@ -100,7 +100,7 @@ class Alb(Model):
         return {name: arn for name, arn in named.items() if arn}
 
     @model_validator(mode="after")
-    def _the_certificate_has_one_source(self) -> Alb:
+    def _check_source(self) -> Alb:
         if self.certificate_arn and self.request_certificate:
             reject("request_certificate: true: stands beside certificate_arn; remove one of both")
         return self

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from settings import listener_rule
-from settings.alb import CERTIFICATE_NAMES, LEAST_ZONES
+from settings.alb import CERTIFICATE_NAMES, MIN_ZONES
 
 if TYPE_CHECKING:
     from settings import Aws, Settings
@@ -17,7 +17,7 @@ TRANSPORT = "instance_connect_endpoint"
 # The body of a fixed response (API_FixedResponseActionConfig).
 PAGE_CHARS = 1024
 # Targets of a load balancer, by its quota.
-MOST_TARGETS = 1000
+MAX_TARGETS = 1000
 
 _ALB = "the load balancer"
 _PROXY = "each server's own Nginx"
@@ -113,46 +113,46 @@ def _value(balancer: Balancer, name: str) -> Any:
     return value
 
 
-def problems(given: Settings) -> list[str]:
+def problems(settings: Settings) -> list[str]:
     """Return what of a whole stack keeps an Application Load Balancer from working, each with its path."""
-    if given.balancer.kind != "alb":
+    if settings.balancer.kind != "alb":
         # Else the site would be served by plain HTTP.
-        is_forgotten = given.platform == "aws" and given.balancer.alb.https
+        is_forgotten = settings.platform == "aws" and settings.balancer.alb.https
         return ["balancer.kind: machine: does not use the certificate of balancer.alb; set alb"] * is_forgotten
-    if given.platform != "aws" or given.aws is None:
+    if settings.platform != "aws" or settings.aws is None:
         return ["balancer.kind: alb: is a service of AWS; remove it, or take platform: aws"]
     found = [
         f"apps.{name}.fleet.local_proxy: false: should be true with balancer.kind alb: an ALB speaks HTTP alone and "
         "cannot clean headers, so a server's own Nginx does; set it, and gateway.processes to a number"
-        for name, app in given.apps.items()
+        for name, app in settings.apps.items()
         if not app.fleet.local_proxy
     ]
-    if given.aws.transport != TRANSPORT:
+    if settings.aws.transport != TRANSPORT:
         found.append(
-            f"aws.transport: {given.aws.transport}: should be {TRANSPORT} with balancer.kind alb, which leaves no "
+            f"aws.transport: {settings.aws.transport}: should be {TRANSPORT} with balancer.kind alb, which leaves no "
             "public machine to reach the others through; set it"
         )
-    found += _check_network(given.aws, given)
-    found += _check_certificate(given.aws, given)
-    servers = sum(app.fleet.most_servers for app in given.apps.values())
-    if servers > MOST_TARGETS:
-        found.append(f"apps: have {servers} servers, and an ALB takes {MOST_TARGETS} by its quota; take fewer, larger")
-    return [*found, *listener_rule.problems(given.apps)]
+    found += _check_network(settings.aws, settings)
+    found += _check_certificate(settings.aws, settings)
+    servers = sum(app.fleet.max_servers for app in settings.apps.values())
+    if servers > MAX_TARGETS:
+        found.append(f"apps: have {servers} servers, and an ALB takes {MAX_TARGETS} by its quota; take fewer, larger")
+    return [*found, *listener_rule.problems(settings.apps)]
 
 
-def _check_network(aws: Aws, given: Settings) -> list[str]:
-    alb, need = given.balancer.alb, f"an ALB stands in {LEAST_ZONES} zones at least"
+def _check_network(aws: Aws, settings: Settings) -> list[str]:
+    alb, need = settings.balancer.alb, f"an ALB stands in {MIN_ZONES} zones at least"
     if aws.vpc and alb.subnet_ids:
         return ["balancer.alb.subnet_ids: stands beside aws.vpc, whose public subnets it gets; remove one of both"]
-    if aws.vpc and len(aws.vpc.zones) < LEAST_ZONES:
+    if aws.vpc and len(aws.vpc.zones) < MIN_ZONES:
         return [f"aws.vpc.zones: {', '.join(aws.vpc.zones)}: {need}; name another zone"]
-    if not aws.vpc and len({*alb.subnet_ids}) < max(LEAST_ZONES, len(alb.subnet_ids)):
+    if not aws.vpc and len({*alb.subnet_ids}) < max(MIN_ZONES, len(alb.subnet_ids)):
         return [f"balancer.alb.subnet_ids: {need}; name one public subnet in each (`aws ec2 describe-subnets`)"]
     return []
 
 
-def _check_certificate(aws: Aws, given: Settings) -> list[str]:
-    alb = given.balancer.alb
+def _check_certificate(aws: Aws, settings: Settings) -> list[str]:
+    alb = settings.balancer.alb
     found = [
         f"balancer.alb.{name}: is in {region}; take one in aws.region ({aws.region})"
         for name, arn in alb.arns.items()
@@ -163,9 +163,9 @@ def _check_certificate(aws: Aws, given: Settings) -> list[str]:
     asks = "balancer.alb.request_certificate: true:"
     if aws.route53_zone_id is None:
         found.append(f"{asks} ACM looks for records that it names; set aws.route53_zone_id, or take a certificate_arn")
-    if not given.hostnames:
+    if not settings.hostnames:
         found.append(f"{asks} a certificate is for names; name the site in balancer.hostnames")
-    if len(given.hostnames) > CERTIFICATE_NAMES:
-        number = len(given.hostnames)
+    if len(settings.hostnames) > CERTIFICATE_NAMES:
+        number = len(settings.hostnames)
         found.append(f"{asks} is for {number} names, and ACM signs {CERTIFICATE_NAMES} by its quota; name fewer")
     return found

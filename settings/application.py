@@ -100,7 +100,7 @@ class Fleet(Model):
     size: Size = Field(default=Size(), description="what each of them has")
 
     @property
-    def most_servers(self) -> int:
+    def max_servers(self) -> int:
         """Return how many servers there are at most, by any of the settings."""
         if self.capacity is None:
             return self.servers
@@ -201,9 +201,9 @@ class App(route.Route):
     @property
     def missing(self) -> list[str]:
         """Return the required names that are set nowhere."""
-        given = {name for _, name in self.variables} | RESERVED_VARIABLES
-        given.update(self.settings_file.values if self.settings_file else ())
-        return [name for name in self.required if name not in given]
+        present = {name for _, name in self.variables} | RESERVED_VARIABLES
+        present.update(self.settings_file.values if self.settings_file else ())
+        return [name for name in self.required if name not in present]
 
     @property
     def parts(self) -> list[tuple[str, str]]:
@@ -218,7 +218,7 @@ class App(route.Route):
         return None if number == "auto" or not self.fleet.local_proxy else number
 
     @model_validator(mode="after")
-    def _processes_can_be_apart(self) -> App:
+    def _check_isolated_processes(self) -> App:
         number, fleet = self.gateway.processes, self.fleet
         if not fleet.local_proxy:
             if fleet.process_manager == "supervisord":
@@ -240,7 +240,7 @@ class App(route.Route):
         return self
 
     @model_validator(mode="after")
-    def _requests_can_end_before_they_are_cut(self) -> App:
+    def _check_drain_timeout(self) -> App:
         if self.drain_timeout_s < self.gateway.request_timeout_s:
             reject(
                 f"rollout.drain_timeout_s: {self.drain_timeout_s}: should be at least gateway.request_timeout_s "
@@ -249,7 +249,7 @@ class App(route.Route):
         return self
 
     @model_validator(mode="after")
-    def _the_gateway_can_stream(self) -> App:
+    def _check_streaming(self) -> App:
         if self.streaming:
             if problem := self.gateway.streaming_problem:
                 reject(f"streaming: {problem}; remove it, or take another gateway.kind (docs/gateways.md)")
@@ -267,7 +267,7 @@ class App(route.Route):
         return self
 
     @model_validator(mode="after")
-    def _health_is_answered_by_the_application(self) -> App:
+    def _check_health_path(self) -> App:
         if self.static and self.health_path.startswith(self.static.url_path):
             reject(
                 f"health_path: {self.health_path}: should be outside of static.url_path ({self.static.url_path}), "
@@ -276,12 +276,12 @@ class App(route.Route):
         return self
 
     @model_validator(mode="after")
-    def _variables_are_given_once(self) -> App:
-        seen: dict[str, str] = dict.fromkeys((*RESERVED_VARIABLES, *_SYSTEMD_VARIABLES), "the product itself")
+    def _check_variables(self) -> App:
+        names: dict[str, str] = dict.fromkeys((*RESERVED_VARIABLES, *_SYSTEMD_VARIABLES), "the product itself")
         twice: list[str] = []
         for place, name in self.variables:
-            if name in seen:
-                twice.append(f"{place}: {name}: is set by {seen[name]} as well; give each variable once")
-            seen[name] = place
+            if name in names:
+                twice.append(f"{place}: {name}: is set by {names[name]} as well; give each variable once")
+            names[name] = place
         reject(*twice)
         return self

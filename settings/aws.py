@@ -20,7 +20,7 @@ GIB_PER_CPU = {"c": 2, "m": 4, "r": 8}
 # Characters, number and lengths of tags that every service takes (docs.aws.amazon.com/tag-editor/latest/userguide/
 # best-practices-and-strats.html). Four of the fifty are the stack's own (platforms/aws/platform.py).
 TAG_CHARS = re.compile(r"[\w .:/=+@-]*")
-MOST_TAGS, TAG_KEY_CHARS, TAG_VALUE_CHARS = 50 - 4, 128, 256
+MAX_TAGS, TAG_KEY_CHARS, TAG_VALUE_CHARS = 50 - 4, 128, 256
 # The burstable families t3, t3a and t4g: (virtual CPUs, GiB).
 BURSTABLE = {
     "nano": (2, 0.5), "micro": (2, 1), "small": (2, 2), "medium": (2, 4), "large": (2, 8), "xlarge": (4, 16),
@@ -127,7 +127,7 @@ class Aws(PlatformBlock):
         return self.vpc is not None and self.vpc.ipv6_egress
 
     @model_validator(mode="after")
-    def _the_network_is_one_of_two(self) -> Aws:
+    def _check_network(self) -> Aws:
         ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
         ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
         if self.vpc and any(ids.values()):
@@ -139,7 +139,7 @@ class Aws(PlatformBlock):
         return self
 
     @model_validator(mode="after")
-    def _port_22_is_open_to_somebody(self) -> Aws:
+    def _check_admin_access(self) -> Aws:
         by_ssh = self.transport == "ssh"
         if by_ssh and not self.admin_cidrs:
             value = "[]" if "admin_cidrs" in self.model_fields_set else "missing"
@@ -156,7 +156,7 @@ class Aws(PlatformBlock):
         return self
 
     @model_validator(mode="after")
-    def _an_endpoint_that_is_there_has_a_use(self) -> Aws:
+    def _check_endpoint(self) -> Aws:
         given = f"instance_connect_endpoint_id: {self.instance_connect_endpoint_id}:"
         if self.instance_connect_endpoint_id and self.transport == "ssh":
             reject(f"{given} nothing goes through it with transport: ssh; set instance_connect_endpoint, or remove it")
@@ -165,14 +165,14 @@ class Aws(PlatformBlock):
         return self
 
     @model_validator(mode="after")
-    def _zones_are_of_the_region(self) -> Aws:
+    def _check_zones(self) -> Aws:
         elsewhere = [zone for zone in self.vpc.zones if zone[:-1] != self.region] if self.vpc else []
         if elsewhere:
             reject(*[f"vpc.zones: {zone}: is not in aws.region; take one such as {self.region}a" for zone in elsewhere])
         return self
 
     @model_validator(mode="after")
-    def _a_key_pair_has_both_halves(self) -> Aws:
+    def _check_key_pair(self) -> Aws:
         if (self.ssh_key_name is None) != (self.ssh_private_key is None):
             given, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
             ways = "give both for a key pair of your own, or neither for one that is generated"
@@ -181,7 +181,7 @@ class Aws(PlatformBlock):
         return self
 
     @model_validator(mode="after")
-    def _aws_takes_the_tags(self) -> Aws:
+    def _check_tags(self) -> Aws:
         found = [
             f"tags.{key}: {json.dumps(value, ensure_ascii=False)}: AWS takes no such tag; take a name of 1 to "
             f"{TAG_KEY_CHARS} characters that does not begin with aws:, a value of {TAG_VALUE_CHARS} at most, and in "
@@ -191,15 +191,15 @@ class Aws(PlatformBlock):
             or key.lower().startswith("aws:")
             or not TAG_CHARS.fullmatch(key + value)
         ]
-        if len(self.tags) > MOST_TAGS:
+        if len(self.tags) > MAX_TAGS:
             found.append(
-                f"tags: has {len(self.tags)} tags, and AWS takes {MOST_TAGS} besides the stack's own; drop some"
+                f"tags: has {len(self.tags)} tags, and AWS takes {MAX_TAGS} besides the stack's own; drop some"
             )
         reject(*found)
         return self
 
     @model_validator(mode="after")
-    def _what_is_named_is_in_the_region(self) -> Aws:
+    def _check_regions(self) -> Aws:
         named = {
             "kms_key_arn": self.kms_key_arn,
             "alarms.sns_topic_arn": self.alarms and self.alarms.sns_topic_arn,

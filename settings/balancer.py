@@ -17,7 +17,7 @@ from settings.size import Size
 from settings.tls import Hostname, Tls, problems
 
 # Nginx counts thousandths of requests, and at most 65,535 connections of a client (ngx_http_limit_*_module.c).
-MOST_REQUESTS = 1_000_000
+MAX_REQUESTS = 1_000_000
 
 
 class Balancer(Model):
@@ -32,12 +32,12 @@ class Balancer(Model):
         default=10, ge=1, le=10_240, description="largest request body; more is rejected with 413"
     )
     requests_per_second: int | None = Field(
-        default=None, ge=1, le=MOST_REQUESTS, description="per client address; more are rejected with 429"
+        default=None, ge=1, le=MAX_REQUESTS, description="per client address; more are rejected with 429"
     )
     burst: int | None = Field(
         default=None,
         ge=1,
-        le=MOST_REQUESTS,
+        le=MAX_REQUESTS,
         description="requests above requests_per_second that are taken; null is twice that",
     )
     connections: int | None = Field(
@@ -61,7 +61,7 @@ class Balancer(Model):
         return self.alb.https if self.kind == "alb" else self.tls is not None
 
     @model_validator(mode="after")
-    def _a_burst_is_above_a_rate(self) -> Balancer:
+    def _check_burst(self) -> Balancer:
         if self.burst is not None and self.requests_per_second is None:
             reject(
                 f"burst: {self.burst}: counts above requests_per_second, which is not set; set that, or remove burst"
@@ -69,7 +69,7 @@ class Balancer(Model):
         return self
 
     @model_validator(mode="after")
-    def _the_proxy_has_what_is_set(self) -> Balancer:
+    def _check_proxy_support(self) -> Balancer:
         if self.kind == "alb":
             reject(*alb_support.unsupported_settings(self))
         elif self.proxy.kind == "apache":
@@ -77,7 +77,7 @@ class Balancer(Model):
         return self
 
     @model_validator(mode="after")
-    def _not_everyone_is_believed(self) -> Balancer:
+    def _check_trusted_proxies(self) -> Balancer:
         everyone = [cidr for cidr in self.trusted_proxies if int(cidr.rpartition("/")[2]) < 8]
         reject(
             *[f"trusted_proxies: {cidr}: lets (nearly) everyone pretend to be anybody; name yours" for cidr in everyone]
@@ -85,6 +85,6 @@ class Balancer(Model):
         return self
 
     @model_validator(mode="after")
-    def _the_certificate_serves_the_names(self) -> Balancer:
+    def _check_certificate(self) -> Balancer:
         reject(*(problems(self.tls, self.hostnames) if self.tls else []))
         return self

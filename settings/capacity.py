@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from settings.application import App
 
 # Servers of a group; an ALB has a quota of its own (settings/alb_support.py).
-MOST_SERVERS = 1000
+MAX_SERVERS = 1000
 # TimeoutStartSec of templates/systemd/app-boot.service: a server that joins has it for all of a release.
 BOOT_STAGE_S = 900
 # Overrides of a launch template (LaunchTemplate of the API of EC2 Auto Scaling), of which one is fleet.size's own.
-MOST_TYPES = 40 - 1
+MAX_TYPES = 40 - 1
 _CRON = r"([0-9*/,-]+ ){2}([0-9*/,-]+ )([0-9A-Za-z*/,-]+ )[0-9A-Za-z*/,-]+"
 # The numbers of each field (crontab(5)), and the words for them in order. 7 is Sunday as well.
 _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
@@ -48,10 +48,10 @@ def _is_item(text: str, field: str, least: int, most: int) -> bool:
     found = _ITEM.fullmatch(text)
     if found is None:
         return False
-    named = [_number(each, field, least) for each in (found["first"], found["last"]) if each]
+    names = [_number(each, field, least) for each in (found["first"], found["last"]) if each]
     return (
-        all(number is not None and least <= number <= most for number in named)
-        and named == sorted(named, key=lambda number: number or 0)
+        all(number is not None and least <= number <= most for number in names)
+        and names == sorted(names, key=lambda number: number or 0)
         and found["step"] not in ("0", "00")
     )
 
@@ -76,11 +76,11 @@ class CapacitySchedule(Model):
     time_zone: TimeZone = Field(
         default=UTC, description="time zone of recurrence, such as Europe/Berlin, whose clocks it follows"
     )
-    min: int = Field(ge=1, le=MOST_SERVERS, description="servers at least from then on")
-    max: int = Field(ge=1, le=MOST_SERVERS, description="servers at most from then on")
+    min: int = Field(ge=1, le=MAX_SERVERS, description="servers at least from then on")
+    max: int = Field(ge=1, le=MAX_SERVERS, description="servers at most from then on")
 
     @model_validator(mode="after")
-    def _the_bounds_are_in_order(self) -> CapacitySchedule:
+    def _check_bounds(self) -> CapacitySchedule:
         _check_order(self.min, self.max)
         return self
 
@@ -88,8 +88,8 @@ class CapacitySchedule(Model):
 class Capacity(Model):
     """How many app servers there are: at least, at most, and what makes them more."""
 
-    min: int = Field(ge=1, le=MOST_SERVERS, description="servers at least")
-    max: int = Field(ge=1, le=MOST_SERVERS, description="servers at most")
+    min: int = Field(ge=1, le=MAX_SERVERS, description="servers at least")
+    max: int = Field(ge=1, le=MAX_SERVERS, description="servers at most")
     requests_per_target: int | None = Field(
         default=None,
         ge=1,
@@ -102,7 +102,7 @@ class Capacity(Model):
     )
     instance_types: list[InstanceType] = Field(
         default_factory=list[str],
-        max_length=MOST_TYPES,
+        max_length=MAX_TYPES,
         description="further types that servers may be of, besides fleet.size.instance_type",
     )
     spot_percent: int = Field(default=0, ge=0, le=100, description="share of the servers that are Spot instances")
@@ -111,7 +111,7 @@ class Capacity(Model):
     )
 
     @model_validator(mode="after")
-    def _the_bounds_are_in_order(self) -> Capacity:
+    def _check_bounds(self) -> Capacity:
         _check_order(self.min, self.max)
         return self
 
@@ -121,24 +121,24 @@ def _check_order(least: int, most: int) -> None:
         reject(f"min: {least}: is more than max ({most}); lower it, or raise max")
 
 
-def problems(given: Settings) -> list[str]:
+def problems(settings: Settings) -> list[str]:
     """Return what of a whole stack keeps groups from working, each with its path."""
     return [
         f"apps.{name}.{problem}"
-        for name, app in given.apps.items()
+        for name, app in settings.apps.items()
         if app.fleet.capacity
-        for problem in _problems_of(app, given)
+        for problem in _problems_of(app, settings)
     ]
 
 
-def _problems_of(app: App, given: Settings) -> list[str]:
+def _problems_of(app: App, settings: Settings) -> list[str]:
     found: list[str] = []
     if "servers" in app.fleet.model_fields_set:
         found.append(f"fleet.servers: {app.fleet.servers}: stands beside fleet.capacity; remove one of both")
-    if given.platform != "aws":
-        found.append(f"fleet.capacity: {given.platform} has no groups; set platform: aws, or take fleet.servers")
+    if settings.platform != "aws":
+        found.append(f"fleet.capacity: {settings.platform} has no groups; set platform: aws, or take fleet.servers")
     capacity = app.fleet.capacity
-    if given.balancer.kind == "machine" and capacity and capacity.requests_per_target:
+    if settings.balancer.kind == "machine" and capacity and capacity.requests_per_target:
         found.append(
             f"fleet.capacity.requests_per_target: {capacity.requests_per_target}: is counted by an Application Load "
             "Balancer alone; take cpu_percent or schedules, or balancer.kind: alb"
@@ -154,12 +154,12 @@ def _problems_of(app: App, given: Settings) -> list[str]:
         for name, worker in app.workers.items()
         if worker.servers == "first"
     ]
-    if given.aws and given.aws.vpc and given.aws.vpc.nat_gateways == "none":
+    if settings.aws and settings.aws.vpc and settings.aws.vpc.nat_gateways == "none":
         found.append(
             "fleet.capacity: servers tell EC2 Auto Scaling that they serve, and do not reach it with "
             "aws.vpc.nat_gateways: none; take single or one_per_az"
         )
-    if given.security_updates.reboot:
+    if settings.security_updates.reboot:
         found.append(
             "fleet.capacity: a server that restarts fails its health checks, and the group replaces it: set "
             "security_updates.reboot to false, and take a newer aws.ami for a new kernel"
@@ -169,27 +169,27 @@ def _problems_of(app: App, given: Settings) -> list[str]:
             f"rollout.stage_timeout_s: {app.rollout.stage_timeout_s}: a server that joins the group "
             f"(fleet.capacity) has {BOOT_STAGE_S} s to install the release; take at most that"
         )
-    return found + _problems_of_types(app, given)
+    return found + _problems_of_types(app, settings)
 
 
-def _problems_of_types(app: App, given: Settings) -> list[str]:
+def _problems_of_types(app: App, settings: Settings) -> list[str]:
     size, capacity = app.fleet.size, app.fleet.capacity
-    if not capacity or given.platform != "aws" or given.aws is None:
+    if not capacity or settings.platform != "aws" or settings.aws is None:
         return []
     found: list[str] = []
-    own = given.aws.capacity(size)
+    reference = settings.aws.capacity(size)
     for type_ in capacity.instance_types:
         other = size.model_copy(update={"instance_type": type_})
-        has = given.aws.capacity(other)
+        has = settings.aws.capacity(other)
         place = f"fleet.capacity.instance_types: {type_}:"
         if other.architecture != size.architecture:
             found.append(
                 f"{place} is {other.architecture}, and fleet.size.instance_type ({size.instance_type}) is "
                 f"{size.architecture}: one image (aws.ami) boots all; take types of one architecture"
             )
-        elif own and has and has.memory_mib < own.memory_mib:
+        elif reference and has and has.memory_mib < reference.memory_mib:
             found.append(
                 f"{place} has {has.memory_mib} MiB, and fleet.size.instance_type ({size.instance_type}), for which "
-                f"gateway is set, has {own.memory_mib}; take types that have as much"
+                f"gateway is set, has {reference.memory_mib}; take types that have as much"
             )
     return found

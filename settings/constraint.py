@@ -31,7 +31,7 @@ PLACEHOLDER = re.compile(r"-0+\d$")
 # RFC 5737: for documentation, so nobody works from it.
 EXAMPLE_NETWORK = ipaddress.IPv4Network("203.0.113.0/24")
 # A shorter prefix is a continent and not an office.
-SHORTEST_PREFIX = 8
+MIN_PREFIX_LENGTH = 8
 KEY_REMEDY = (
     "`pulumi config set --secret --path wsgi-fleet:aws.ssh_private_key < FILE` sets it; "
     "without ssh_key_name and ssh_private_key a key pair is generated"
@@ -81,7 +81,7 @@ def _ipv4_network(value: str) -> str:
 
 def _check_admin_network(value: str, info: ValidationInfo) -> str:
     network = ipaddress.IPv4Network(value)
-    if network.prefixlen < SHORTEST_PREFIX:
+    if network.prefixlen < MIN_PREFIX_LENGTH:
         # FSBP EC2.13, CIS AWS 5.0 5.3.
         raise ValueError(f"{json.dumps(value)}: opens port 22 to (nearly) everyone; name your own network")
     if network.subnet_of(EXAMPLE_NETWORK) and not _is_unused(info):
@@ -128,15 +128,16 @@ VARIABLE_BYTES = 32_768
 NONCHARACTERS = {*range(0xFDD0, 0xFDF0), *(plane << 16 | end for plane in range(17) for end in (0xFFFE, 0xFFFF))}
 
 
-def _check_variable(text: str, shown: str) -> None:
-    """Check whether systemd passes a value on. shown: what stands for it in an error. Raises ValueError."""
+def _check_variable(text: str, shown_value: str) -> None:
+    """Check whether systemd passes a value on. shown_value: what an error prints for it. Raises ValueError."""
     if (size := len(text.encode())) > VARIABLE_BYTES:
         raise ValueError(
-            f"{shown}: has {size} bytes, and should have {VARIABLE_BYTES} at most; put it into a file of the source"
+            f"{shown_value}: has {size} bytes, and should have {VARIABLE_BYTES} at most; "
+            "put it into a file of the source"
         )
     # systemd's utf8_is_valid() takes no noncharacter, and then drops the whole variable; NUL ends a value.
     for code in sorted({ord(each) for each in text} & {0, *NONCHARACTERS}):
-        raise ValueError(f"{shown}: has U+{code:04X}, which no environment can have; remove it")
+        raise ValueError(f"{shown_value}: has U+{code:04X}, which no environment can have; remove it")
 
 
 def _variable_value(value: str) -> str:

@@ -31,20 +31,20 @@ class Value:
     how: str = ""
 
 
-def values(given: Settings) -> list[Value]:
+def values(settings: Settings) -> list[Value]:
     """Return all values in the order of the stack file, but those the platform has no use for. Secrets are masked."""
-    computed = {each.name: each for each in _computed_values(given)}
+    computed = {each.name: each for each in _computed_values(settings)}
     # The number of a group of servers is capacity's.
-    fixed = {f"apps.{name}.fleet.servers" for name, app in given.apps.items() if app.fleet.capacity}
-    settings = [
+    fixed = {f"apps.{name}.fleet.servers" for name, app in settings.apps.items() if app.fleet.capacity}
+    set_values = [
         computed.pop(each.name, each)
-        for each in _walk(given, "")
-        if not _is_unused_platform(each.name, given.platform)
-        and not _is_unused_kind(each.name, given.balancer.kind)
+        for each in _walk(settings, "")
+        if not _is_unused_platform(each.name, settings.platform)
+        and not _is_unused_kind(each.name, settings.balancer.kind)
         and each.name not in fixed
     ]
     # What is no setting stands behind the settings of its block.
-    return sorted([*settings, *computed.values()], key=lambda each: _block(given, each.name))
+    return sorted([*set_values, *computed.values()], key=lambda each: _block(settings, each.name))
 
 
 def _is_unused_platform(name: str, platform: str) -> bool:
@@ -60,10 +60,10 @@ def _is_unused_kind(name: str, kind: str) -> bool:
     return any(f"{name}.".startswith(f"balancer.{each}.") for each in others)
 
 
-def _block(given: Settings, name: str) -> tuple[int, int]:
+def _block(settings: Settings, name: str) -> tuple[int, int]:
     block, _, rest = name.partition(".")
-    apps = list(given.apps)
-    return list(type(given).model_fields).index(block), apps.index(rest.partition(".")[0]) if block == "apps" else 0
+    apps = list(settings.apps)
+    return list(type(settings).model_fields).index(block), apps.index(rest.partition(".")[0]) if block == "apps" else 0
 
 
 def _walk(model: BaseModel, prefix: str) -> Iterator[Value]:
@@ -85,14 +85,14 @@ def _leaves(name: str, value: Any, origin: str) -> Iterator[Value]:
         yield Value(name, MASK if isinstance(value, SecretStr) else value, origin)
 
 
-def _computed_values(given: Settings) -> Iterator[Value]:
-    yield Value("os.python", given.operating_system.python, COMPUTED, ("os",), "of every server")
-    for name, app in given.apps.items():
-        yield from _computed_of_app(f"apps.{name}.", app, given.platform)
-    if given.hostnames != given.balancer.hostnames:
-        hosts = tuple(f"apps.{name}.hosts" for name, app in given.apps.items() if app.hosts)
-        yield Value("balancer.hostnames", given.hostnames, COMPUTED, hosts, "the balancer's own come first")
-    spread = given.security_updates.randomized_delay_minutes
+def _computed_values(settings: Settings) -> Iterator[Value]:
+    yield Value("os.python", settings.operating_system.python, COMPUTED, ("os",), "of every server")
+    for name, app in settings.apps.items():
+        yield from _computed_of_app(f"apps.{name}.", app, settings.platform)
+    if settings.hostnames != settings.balancer.hostnames:
+        hosts = tuple(f"apps.{name}.hosts" for name, app in settings.apps.items() if app.hosts)
+        yield Value("balancer.hostnames", settings.hostnames, COMPUTED, hosts, "the balancer's own come first")
+    spread = settings.security_updates.randomized_delay_minutes
     how = "a machine's last 10 minutes are for its restart"
     yield Value(
         "security_updates.randomized_delay_minutes", spread, COMPUTED, ("security_updates.window_minutes",), how
@@ -100,26 +100,26 @@ def _computed_values(given: Settings) -> Iterator[Value]:
 
 
 def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
-    def computed(name: str, value: Any, of: str, how: str = "") -> Value:
+    def compute(name: str, value: Any, of: str, how: str = "") -> Value:
         return Value(prefix + name, value, COMPUTED, tuple(prefix + each for each in of.split()), how)
 
     size = f"fleet.size.{PLATFORMS[platform].cpus}"
     processes = limits.worker_processes(app, platform)
     if app.gateway.processes == "auto" and processes is not None:
-        yield computed("gateway.processes", processes, size, "auto: two for each CPU")
+        yield compute("gateway.processes", processes, size, "auto: two for each CPU")
     if app.rollout.drain_timeout_s is None:
         margin = f"{limits.DRAIN_MARGIN_S} s more"
-        yield computed("rollout.drain_timeout_s", app.drain_timeout_s, "gateway.request_timeout_s", margin)
+        yield compute("rollout.drain_timeout_s", app.drain_timeout_s, "gateway.request_timeout_s", margin)
     if app.isolated_processes:
         last = app.isolated_processes - 1
         ports = {slot: f"{first} to {first + last}" for slot, first in SLOT_PORTS.items()}
-        yield computed("process_ports", ports, "gateway.processes fleet.local_proxy", "of 127.0.0.1, by slot")
-    yield computed("routes", [route.format_route(host, app.path) for host in app.hosts or [None]], "hosts path")
-    yield computed("script_name", app.script_name, "path strip_path")
-    yield computed("public_health_path", app.public(app.health_path), "health_path path strip_path")
+        yield compute("process_ports", ports, "gateway.processes fleet.local_proxy", "of 127.0.0.1, by slot")
+    yield compute("routes", [route.format_route(host, app.path) for host in app.hosts or [None]], "hosts path")
+    yield compute("script_name", app.script_name, "path strip_path")
+    yield compute("public_health_path", app.public(app.health_path), "health_path path strip_path")
     read_s = limits.read_timeout_s(app.gateway.request_timeout_s)
     margin = f"{limits.READ_MARGIN_S} s more"
-    yield computed("nginx_read_timeout_s", read_s, "gateway.request_timeout_s", margin)
+    yield compute("nginx_read_timeout_s", read_s, "gateway.request_timeout_s", margin)
     yield Value(
         f"{prefix}systemd_stop_timeout_s", limits.STOP_TIMEOUT_S, FIXED, how="the longest that anything may drain"
     )
@@ -127,8 +127,8 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     at_a_time = batch if isinstance(batch, int) else math.ceil(servers * int(batch.removesuffix("%")) / 100)
     if servers > 1 and app.fleet.capacity is None:
         after = "after the first server, which goes alone"
-        yield computed("servers_at_a_time", min(at_a_time, servers - 1), "rollout.batch_size fleet.servers", after)
+        yield compute("servers_at_a_time", min(at_a_time, servers - 1), "rollout.batch_size fleet.servers", after)
     if processes is not None:
         most = limits.CONCURRENT_RELEASES * processes * app.gateway.reload_on_rss_mib
         how = "if every worker grew so large while a release switches"
-        yield computed("memory_at_most_mib", most, "gateway.processes gateway.reload_on_rss_mib", how)
+        yield compute("memory_at_most_mib", most, "gateway.processes gateway.reload_on_rss_mib", how)

@@ -18,7 +18,7 @@ def _read_page(value: str, info: ValidationInfo) -> str:
     if not info.context or "project" not in info.context:
         return value
     project: Path = info.context["project"].resolve()
-    given = json.dumps(value)
+    context = json.dumps(value)
     try:
         file = (project / value).resolve()
         content = file.read_bytes() if file.is_relative_to(project) and file.is_file() else None
@@ -26,13 +26,13 @@ def _read_page(value: str, info: ValidationInfo) -> str:
         # A name that no file can have, a loop of symlinks, or a file that is not for this user.
         content = None
     if content is None:
-        raise ValueError(f"{given}: no such file in the project; write its path from the project's folder")
+        raise ValueError(f"{context}: no such file in the project; write its path from the project's folder")
     if len(content) > PAGE_BYTES:
-        raise ValueError(f"{given}: has {len(content)} bytes, of {PAGE_BYTES} at most; link to what is large")
+        raise ValueError(f"{context}: has {len(content)} bytes, of {PAGE_BYTES} at most; link to what is large")
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise ValueError(f"{given}: is no text in UTF-8; save the file in UTF-8") from None
+        raise ValueError(f"{context}: is no text in UTF-8; save the file in UTF-8") from None
 
 
 Page = Annotated[str, AfterValidator(_read_page)]

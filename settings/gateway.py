@@ -84,8 +84,8 @@ class Gateway(Model):
         if self.kind == "gunicorn":
             unused |= self._unused_by_worker_class()
         # null stands for what is chosen where nothing is given.
-        given = sorted(name for name in self.model_fields_set - COMMON_SETTINGS if getattr(self, name) is not None)
-        wrong = {name: json.dumps(getattr(self, name)) for name in given if name in unused}
+        settings = sorted(name for name in self.model_fields_set - COMMON_SETTINGS if getattr(self, name) is not None)
+        wrong = {name: json.dumps(getattr(self, name)) for name in settings if name in unused}
         reject(
             *[
                 f"{name}: {value}: {unused[name]}{'; remove it' * (';' not in unused[name])}"

@@ -75,7 +75,7 @@ class Headers(Model):
     remove: list[HeaderName] = Field(default_factory=list[str], description="names of headers that go no further")
 
     @model_validator(mode="after")
-    def _each_is_named_once(self) -> Headers:
+    def _check_duplicates(self) -> Headers:
         names = [name.lower() for name in (*self.set, *self.remove)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             reject(*[f"set, remove: {name}: is named twice (case makes no difference); name it once" for name in twice])
@@ -100,21 +100,21 @@ class RequestHeaders(Headers):
     """Of requests, before the application sees them."""
 
     @model_validator(mode="after")
-    def _what_the_application_relies_on_stays(self) -> RequestHeaders:
+    def _check_reserved(self) -> RequestHeaders:
         reject(*self.reserved_names(RESERVED_REQUEST_HEADERS))
         return self
 
     @property
     def forgeable(self) -> list[str]:
         """Return FORGEABLE without the headers that are set here."""
-        own = {name.lower() for name in self.set}
-        return [name for name in FORGEABLE if name.lower() not in own]
+        set_names = {name.lower() for name in self.set}
+        return [name for name in FORGEABLE if name.lower() not in set_names]
 
 
 class ResponseHeaders(Headers):
     """Of answers, before the client sees them; those that Nginx gives itself included."""
 
     @model_validator(mode="after")
-    def _what_clients_rely_on_stays(self) -> ResponseHeaders:
+    def _check_reserved(self) -> ResponseHeaders:
         reject(*self.reserved_names(RESERVED_RESPONSE_HEADERS))
         return self

@@ -40,7 +40,7 @@ WORKER_MIB = 3
 # three idle ones of uWSGI that serve tests/e2e/app each has 12.4 MiB, of Tornado 26.5.
 ISOLATED_WORKER_MIB = 12
 # Characters of a secret that is taken out of what people see (releases/redaction.py). A shorter one is guessed at once.
-SHORTEST_SECRET = 4
+MIN_SECRET_CHARS = 4
 # While a release switches, the old one's workers and the new one's run side by side.
 CONCURRENT_RELEASES = 2
 
@@ -73,14 +73,14 @@ def idle_timeout_s(apps: Iterable[App]) -> int:
     return min(read_timeout_s(max(longest)) + READ_MARGIN_S, 4000)
 
 
-def problems(given: Settings) -> list[str]:
+def problems(settings: Settings) -> list[str]:
     """Return what surely cannot work, with both settings. Single settings and App have bounds of their own besides."""
-    by_tunnel = given.platform == "aws" and given.aws is not None and given.aws.transport != "ssh"
+    by_tunnel = settings.platform == "aws" and settings.aws is not None and settings.aws.transport != "ssh"
     return [
         f"apps.{name}.{line}"
-        for name, app in given.apps.items()
+        for name, app in settings.apps.items()
         for line in (
-            *_check_memory(app, capacity_of(app, given.platform)),
+            *_check_memory(app, capacity_of(app, settings.platform)),
             *(_check_commands(app, TUNNEL_S - TUNNEL_MARGIN_S) if by_tunnel else ()),
         )
     ]
@@ -103,34 +103,35 @@ def _check_commands(app: App, most_s: int) -> Iterator[str]:
             )
 
 
-def _check_memory(app: App, there: Capacity | None) -> Iterator[str]:
-    if there is None:
+def _check_memory(app: App, capacity: Capacity | None) -> Iterator[str]:
+    if capacity is None:
         return
     gateway = app.gateway
     least = ISOLATED_WORKER_MIB if app.isolated_processes else WORKER_MIB
-    if gateway.processes != "auto" and CONCURRENT_RELEASES * gateway.processes * least > there.memory_mib:
+    if gateway.processes != "auto" and CONCURRENT_RELEASES * gateway.processes * least > capacity.memory_mib:
         yield (
             f"gateway.processes: {gateway.processes}: should be "
-            f"{there.memory_mib // (CONCURRENT_RELEASES * least)} at most with {there.setting}: "
+            f"{capacity.memory_mib // (CONCURRENT_RELEASES * least)} at most with {capacity.setting}: "
             f"each needs {least} MiB at least, and twice as many run in a release; lower it, or take larger servers"
         )
-    if "reload_on_rss_mib" in gateway.model_fields_set and gateway.reload_on_rss_mib > there.memory_mib:
+    if "reload_on_rss_mib" in gateway.model_fields_set and gateway.reload_on_rss_mib > capacity.memory_mib:
         yield (
-            f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: is more than the machine has, {there.setting}: "
-            "it would be out of memory before a worker is replaced; lower it, or take larger servers"
+            f"gateway.reload_on_rss_mib: {gateway.reload_on_rss_mib}: is more than the machine has, "
+            f"{capacity.setting}: it would be out of memory before a worker is replaced; lower it, "
+            "or take larger servers"
         )
 
 
-def warnings(given: Settings) -> list[str]:
+def warnings(settings: Settings) -> list[str]:
     """Return what may work and probably is not meant, with both settings. Defaults alone never cause a warning."""
     return [
         f"apps.{name}.{line}"
-        for name, app in given.apps.items()
+        for name, app in settings.apps.items()
         for line in (
             *_check_timeouts(app),
-            *_check_growth(app, given.platform),
+            *_check_growth(app, settings.platform),
             *_check_secrets(app),
-            *_check_capacity(app, given.balancer.kind),
+            *_check_capacity(app, settings.balancer.kind),
         )
     ]
 
@@ -180,8 +181,8 @@ def _check_capacity(app: App, front: str) -> Iterator[str]:
 
 def _check_secrets(app: App) -> Iterator[str]:
     for name, secret in app.secrets.items():
-        if len(secret.get_secret_value().strip()) < SHORTEST_SECRET:
+        if len(secret.get_secret_value().strip()) < MIN_SECRET_CHARS:
             yield (
-                f"secrets.{name}: (secret): has fewer than {SHORTEST_SECRET} characters, so messages "
+                f"secrets.{name}: (secret): has fewer than {MIN_SECRET_CHARS} characters, so messages "
                 "show it, which remove other secrets; take a longer one"
             )

@@ -10,12 +10,12 @@ from settings.route import Route, VirtualHost, virtual_hosts
 
 # Quotas of an Application Load Balancer: of its rules, of the values in one rule's conditions, of a host in them
 # (docs.aws.amazon.com/elasticloadbalancing/latest/application/load-balancer-limits.html, API_RuleCondition).
-MOST_RULES, MOST_VALUES, LONGEST_HOST = 100, 5, 128
+MAX_RULES, MAX_VALUES, MAX_HOST_CHARS = 100, 5, 128
 # Priorities go up to 50,000. Below FIRST are those of ./fleet: a lower one counts first.
 FIRST, LAST = 100, 50_000
 # How many labels of a wildcard, and how many segments of a path, are told apart by the priority.
-MOST_LABELS, MOST_SEGMENTS = 6, 5
-_CLASSES = (MOST_LABELS + 1) * (MOST_SEGMENTS + 1)
+MAX_LABELS, MAX_SEGMENTS = 6, 5
+_CLASSES = (MAX_LABELS + 1) * (MAX_SEGMENTS + 1)
 _ROOM = (LAST - FIRST) // _CLASSES
 
 
@@ -71,7 +71,7 @@ def _conditions(apps: Mapping[str, Route]) -> Iterator[tuple[tuple[str, ...], st
     for host in named:
         for path, app in _whole(host):
             # A path takes two values: itself, and what is below.
-            room = MOST_VALUES - len(_patterns(path))
+            room = MAX_VALUES - len(_patterns(path))
             for group in _groups(host.names):
                 for start in range(0, len(group), room):
                     yield tuple(group[start : start + room]), path, app
@@ -103,33 +103,35 @@ def _labels(host: str) -> int:
 def _host_class(hosts: Sequence[str]) -> int:
     """Return 0 for an exact host, more for a wildcard the fewer labels it has, and the most for every host."""
     if not hosts:
-        return MOST_LABELS
-    return MOST_LABELS + 1 - min(_labels(hosts[0]), MOST_LABELS) if hosts[0].startswith("*.") else 0
+        return MAX_LABELS
+    return MAX_LABELS + 1 - min(_labels(hosts[0]), MAX_LABELS) if hosts[0].startswith("*.") else 0
 
 
 def _class_of(hosts: Sequence[str], path: str) -> int:
-    segments = min(path.count("/") if path != "/" else 0, MOST_SEGMENTS)
-    return _host_class(hosts) * (MOST_SEGMENTS + 1) + MOST_SEGMENTS - segments
+    segments = min(path.count("/") if path != "/" else 0, MAX_SEGMENTS)
+    return _host_class(hosts) * (MAX_SEGMENTS + 1) + MAX_SEGMENTS - segments
 
 
 def problems(apps: Mapping[str, Route]) -> Iterator[str]:
     """Yield what an Application Load Balancer cannot route, each with the setting."""
     for name, app in apps.items():
         for host in app.hosts:
-            if len(host) > LONGEST_HOST:
-                yield f"apps.{name}.hosts: {host}: an ALB takes {LONGEST_HOST} characters at most; take a shorter name"
-            if host.startswith("*.") and _labels(host) > MOST_LABELS:
+            if len(host) > MAX_HOST_CHARS:
                 yield (
-                    f"apps.{name}.hosts: {host}: with balancer.kind alb a wildcard has {MOST_LABELS} labels at most; "
+                    f"apps.{name}.hosts: {host}: an ALB takes {MAX_HOST_CHARS} characters at most; take a shorter name"
+                )
+            if host.startswith("*.") and _labels(host) > MAX_LABELS:
+                yield (
+                    f"apps.{name}.hosts: {host}: with balancer.kind alb a wildcard has {MAX_LABELS} labels at most; "
                     "take a shorter name"
                 )
-        if app.path.count("/") > MOST_SEGMENTS:
+        if app.path.count("/") > MAX_SEGMENTS:
             yield (
-                f"apps.{name}.path: {app.path}: with balancer.kind alb a path has {MOST_SEGMENTS} parts at most; "
+                f"apps.{name}.path: {app.path}: with balancer.kind alb a path has {MAX_SEGMENTS} parts at most; "
                 "take a shorter one"
             )
-    if (number := len(listener_rules(apps))) > MOST_RULES:
+    if (number := len(listener_rules(apps))) > MAX_RULES:
         yield (
-            f"apps: the hosts and paths need {number} rules, and an ALB has {MOST_RULES} by its quota; "
+            f"apps: the hosts and paths need {number} rules, and an ALB has {MAX_RULES} by its quota; "
             "name fewer hosts, or leave out hosts where an application answers every one"
         )

@@ -16,10 +16,10 @@ from settings.schema import Schema, find, has_secret, is_secret, known_keys, pat
 from settings.secrets import format_path
 
 # A longer value is cut off, and any word of a message that is longer than the longest path of a setting.
-LONGEST_VALUE = 60
-LONGEST_WORD = 180
+MAX_VALUE_CHARS = 60
+MAX_WORD_CHARS = 180
 # More keys than these are not listed.
-MOST_KEYS = 8
+MAX_KEYS = 8
 ALL_KEYS = "docs/settings.md and stacks/Pulumi.example.yaml have all"
 # What YAML 1.1 reads as true and false.
 YAML_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
@@ -40,8 +40,8 @@ def describe_all(errors: Sequence[ErrorDetails]) -> list[str]:
 
 def shorten(line: str) -> str:
     """Return the line of a mistake with each long value in it cut off."""
-    line = re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: _cut(found[0], LONGEST_VALUE, '…"'), line)
-    return re.sub(rf"[^\s:]{{{LONGEST_WORD},}}", lambda found: _cut(found[0], LONGEST_VALUE, "…"), line)
+    line = re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: _cut(found[0], MAX_VALUE_CHARS, '…"'), line)
+    return re.sub(rf"[^\s:]{{{MAX_WORD_CHARS},}}", lambda found: _cut(found[0], MAX_VALUE_CHARS, "…"), line)
 
 
 def _cut(text: str, longest: int, end: str) -> str:
@@ -66,7 +66,7 @@ def _describe(details: ErrorDetails) -> Iterator[str]:
         near, known = _find_similar(location), known_keys(options)
         remedy = f"did you mean {near[0]}?" if near else "remove it"
         if known and not near:
-            remedy += f"; {ALL_KEYS}" if len(known) > MOST_KEYS else f", or use one of {', '.join(known)}"
+            remedy += f"; {ALL_KEYS}" if len(known) > MAX_KEYS else f", or use one of {', '.join(known)}"
         yield f"{format_path([*keys, str(location[-1])])}: unknown key; {remedy}"
     elif kind == "missing":
         what = next((option["description"] for option in options if "description" in option), "")
@@ -124,7 +124,7 @@ def _allowed(option: Schema, value: Any) -> str:
         case "array":
             words = "a list" + _range(option, "Items", " of ", " items")
         case "object" if keys:
-            words = f"a mapping (keys: {', '.join(keys[:MOST_KEYS])}{', …' * (len(keys) > MOST_KEYS)})"
+            words = f"a mapping (keys: {', '.join(keys[:MAX_KEYS])}{', …' * (len(keys) > MAX_KEYS)})"
         case "object":
             words = "a mapping (name: value)" + _range(option, "Properties", " of ", " names")
         case "null":
@@ -155,7 +155,7 @@ def _remedy(value: Any, options: Sequence[Schema]) -> str:
     texts = [option for option in options if option.get("type") == "string"]
     default = next((option["default"] for option in options if option.get("default") is not None), None)
     remedy = "write one, or remove the line" if value is None else "correct it"
-    if default is not None and not isinstance(default, dict) and len(json.dumps(default)) <= LONGEST_VALUE:
+    if default is not None and not isinstance(default, dict) and len(json.dumps(default)) <= MAX_VALUE_CHARS:
         remedy = f"correct it, or remove it for the default, {json.dumps(default)}"
     if isinstance(value, str):
         if "boolean" in types and value.lower() in YAML_BOOLEANS:
@@ -188,4 +188,4 @@ def _matches(text: str, option: Schema) -> bool:
 def _format_value(value: Any) -> str:
     """Return a given value as JSON, cut off where it is long."""
     text = json.dumps(cast("object", value), default=str)
-    return _cut(text, LONGEST_VALUE, '…"' if isinstance(value, str) else " …")
+    return _cut(text, MAX_VALUE_CHARS, '…"' if isinstance(value, str) else " …")

@@ -98,7 +98,7 @@ class Memcached(Model):
         return int(self.server.rpartition(":")[2])
 
     @model_validator(mode="after")
-    def _there_is_such_a_port(self) -> Memcached:
+    def _check_port(self) -> Memcached:
         if not 1 <= self.port <= 65_535:
             reject(f"server: {self.server}: should end with a port from 1 to 65535; correct it")
         return self
@@ -127,7 +127,7 @@ class Snippet(Model):
     ) = Field(default=None, description="or a file of the project that holds it")
 
     @model_validator(mode="after")
-    def _there_is_text(self) -> Snippet:
+    def _check_source(self) -> Snippet:
         if self.text is None:
             reject("text: missing; give the text, or the file of the project that holds it")
         return self
@@ -166,7 +166,7 @@ class Proxy(Model):
         return self != Proxy(kind=self.kind)
 
     @model_validator(mode="after")
-    def _countries_are_looked_up_where_they_are_used(self) -> Proxy:
+    def _check_geoip(self) -> Proxy:
         uses = {
             "access.deny_countries": bool(self.access and self.access.deny_countries),
             "request_headers.set": self.request_headers.uses("country"),

@@ -19,7 +19,7 @@ from settings.model import Model, reject
 _PLACE = re.compile(r"\{(?P<name>[a-z][a-z0-9_]*)(?::(?P<kind>[a-z]+))?\}")
 # How many rules a request may match one after the other before a chain of redirects is told as a loop; browsers give
 # up after 20 (Fetch standard, 4.4).
-LONGEST_CHAIN = 20
+MAX_CHAIN = 20
 
 
 def _template(value: str) -> str:
@@ -95,7 +95,7 @@ class Rule(Model):
         return [place["name"] for place in _PLACE.finditer(self.path)] + ["*"] * self.path.endswith("*")
 
     @model_validator(mode="after")
-    def _the_target_uses_what_the_path_has(self) -> Rule:
+    def _check_placeholders(self) -> Rule:
         used = [place["name"] for place in _PLACE.finditer(self.to)] + ["*"] * self.to.endswith("*")
         if unknown := [name for name in used if name not in self.placeholders]:
             parts = ", ".join(self.placeholders) or "no parts"
@@ -103,7 +103,7 @@ class Rule(Model):
         return self
 
     @model_validator(mode="after")
-    def _there_is_one_query(self) -> Rule:
+    def _check_query(self) -> Rule:
         if "?" in self.to and self.keep_query:
             reject(f"to: {self.to}: has a query of its own; set keep_query: false")
         return self
@@ -164,11 +164,11 @@ def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[
     found: list[str] = []
     for rule in redirects:
         way = [_PLACE.sub("1", rule.path).replace("*", "1")]
-        while len(way) <= LONGEST_CHAIN and (step := _next(redirects, way[-1], hostnames)):
+        while len(way) <= MAX_CHAIN and (step := _next(redirects, way[-1], hostnames)):
             way.append(step)
             if step in way[:-1]:
                 break
-        if len(way) > LONGEST_CHAIN or way[-1] in way[:-1]:
+        if len(way) > MAX_CHAIN or way[-1] in way[:-1]:
             found.append(
                 f"{rule.path}: leads back to itself ({' -> '.join(way[:4])}{' ...' * (len(way) > 4)}); change it"
             )

@@ -49,7 +49,7 @@ class Rollout(Model):
     keep_releases: int = Field(default=5, ge=2, le=50, description="releases kept on each server and in the store")
 
     @model_validator(mode="after")
-    def _there_is_a_task_to_run_first(self) -> Rollout:
+    def _check_task(self) -> Rollout:
         if self.task_before_proof and not self.release_task:
             reject("task_before_proof: true: there is no release_task; set that, or remove this")
         return self

@@ -180,12 +180,12 @@ def format_route(host: str | None, path: str) -> str:
     return f"{host}{path}" if host else f"{path} of every host"
 
 
-def hostnames(given: Sequence[str], apps: Mapping[str, Route]) -> list[str]:
+def hostnames(hostnames_: Sequence[str], apps: Mapping[str, Route]) -> list[str]:
     """Return the names of the whole site, exact ones first: those of the balancer, then the hosts of applications."""
-    every = dict.fromkeys([*given, *(host for app in apps.values() for host in app.hosts)])
+    every = dict.fromkeys([*hostnames_, *(host for app in apps.values() for host in app.hosts)])
     return sorted(every, key=lambda name: name.startswith("*."))
 
 
-def unrouted_hostnames(given: Sequence[str], apps: Mapping[str, Route]) -> list[str]:
+def unrouted_hostnames(hostnames_: Sequence[str], apps: Mapping[str, Route]) -> list[str]:
     """Return the names of the balancer under which no application serves."""
-    return [name for name in given if not _table(apps, name)]
+    return [name for name in hostnames_ if not _table(apps, name)]

@@ -38,11 +38,11 @@ class SettingsError(Exception):
     def __init__(self, problems: list[str], where: str, prefix: str = f"{NAMESPACE}:") -> None:
         self.problems = problems = [shorten(line) for line in problems]
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = [_wrapped(prefix + line) for line in problems]
+        lines = [_wrap(prefix + line) for line in problems]
         super().__init__("\n".join([f"{where} has {count}; nothing was changed:", *lines]))
 
 
-def _wrapped(line: str) -> str:
+def _wrap(line: str) -> str:
     return textwrap.fill(
         line, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
@@ -153,9 +153,9 @@ def read(file: Path, *, project: Path) -> Settings:
     try:
         config = load_config(file)
         encrypted = encrypted_paths(config)
-        texts = {key: _as_pulumi_passes(_without_secrets(value)) for key, value in config.items()}
-        decrypted = {key: _without_secrets(value, _as_long_as_decrypted) for key, value in config.items()}
-        passed = len(json.dumps({key: _as_pulumi_passes(value) for key, value in decrypted.items()}))
+        texts = {key: _as_passed_by_pulumi(_without_secrets(value)) for key, value in config.items()}
+        decrypted = {key: _without_secrets(value, _pad_to_decrypted_length) for key, value in config.items()}
+        passed = len(json.dumps({key: _as_passed_by_pulumi(value) for key, value in decrypted.items()}))
     except (RecursionError, ValueError, TypeError) as error:
         # YAML has more than settings can be.
         problem = "is YAML that settings cannot be; use text, numbers, true, false, null, lists and mappings"
@@ -195,12 +195,12 @@ def _without_secrets(value: Any, replace: Callable[[str], str] = lambda _: ENCRY
     return {key: _without_secrets(each, replace) for key, each in inner.items()} if isinstance(value, dict) else value
 
 
-def _as_long_as_decrypted(text: str) -> str:
+def _pad_to_decrypted_length(text: str) -> str:
     # Base64, of three bytes in four characters.
     return "x" * (len(text) * 3 // 4)
 
 
-def _as_pulumi_passes(value: Any) -> str:
+def _as_passed_by_pulumi(value: Any) -> str:
     """Return a value as Pulumi gives it to a program."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 

@@ -38,7 +38,7 @@ class Streaming(Model):
     websockets: bool = Field(default=False, description="true: a client may turn its connection into a WebSocket there")
 
     @model_validator(mode="after")
-    def _each_is_named_once(self) -> Streaming:
+    def _check_duplicates(self) -> Streaming:
         reject(
             *[
                 f"paths: {path}: is named twice; name it once"

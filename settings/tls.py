@@ -64,7 +64,7 @@ class Acme(Model):
     )
 
     @model_validator(mode="after")
-    def _the_authority_reads(self) -> Acme:
+    def _check_authority(self) -> Acme:
         if self.ca_certificate is not None and not _certificates(self.ca_certificate):
             reject("ca_certificate: should be one or more certificates in PEM; copy them anew, each line of them")
         return self
@@ -85,7 +85,7 @@ class Tls(Model):
     )
 
     @model_validator(mode="after")
-    def _the_certificate_has_one_source(self) -> Tls:
+    def _check_source(self) -> Tls:
         chosen = {
             "certificate": self.certificate is not None or self.private_key is not None,
             "acme": self.acme is not None,
@@ -133,10 +133,10 @@ def uncovered_hosts(tls: Tls, hostnames: Sequence[str], every: Sequence[str]) ->
             for host in every
             if host.startswith("*.")
         ]
-    own = _certificates(tls.certificate or "")[:1]
+    names = _certificates(tls.certificate or "")[:1]
     return [
         f"balancer.tls.certificate: does not cover {host} of apps ({_purpose(covered)}); give one that does"
-        for covered in map(_names, own)
+        for covered in map(_names, names)
         for host in every
         if host not in hostnames and not _covers(covered, host)
     ]
@@ -193,13 +193,13 @@ def _names(certificate: x509.Certificate) -> set[str]:
     return {name.lower() for name in extension.value.get_values_for_type(x509.DNSName)}
 
 
-def _check_key(pem: str, own: x509.Certificate) -> list[str]:
+def _check_key(pem: str, certificate: x509.Certificate) -> list[str]:
     try:
         key = load_pem_private_key(pem.encode(), None)
     except TypeError:
         return ["(secret): has a passphrase, which nobody types on the balancer; give it without"]
     except ValueError:
         return ["(secret): is no private key in PEM; copy it anew, each line of it"]
-    if key.public_key() != own.public_key():
+    if key.public_key() != certificate.public_key():
         return ["(secret): does not belong to the certificate; give the key that it was requested with"]
     return []

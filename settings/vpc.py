@@ -24,7 +24,7 @@ AWS_RESERVED_ADDRESSES = 5
 # Interface endpoints: each has an address in each private subnet. Those of Systems Manager's agent, and without a NAT
 # gateway those that machines ask: for secrets (ssm), and to ship logs and metrics.
 SSM_SERVICES = ("ssm", "ssmmessages", "ec2messages")
-MOST_ENDPOINTS = len({*SSM_SERVICES, "logs", "monitoring"})
+MAX_ENDPOINTS = len({*SSM_SERVICES, "logs", "monitoring"})
 
 
 def _private_network(cidr: str) -> str:
@@ -95,10 +95,10 @@ class Vpc(Model):
         They get half of its addresses, for the new stand beside the old.
         """
         addresses = IPv4Network(self.subnet(self.zones[0], public=False)).num_addresses
-        return (addresses - AWS_RESERVED_ADDRESSES - MOST_ENDPOINTS) // 2
+        return (addresses - AWS_RESERVED_ADDRESSES - MAX_ENDPOINTS) // 2
 
     @model_validator(mode="after")
-    def _there_is_a_way_out(self) -> Vpc:
+    def _check_egress(self) -> Vpc:
         if self.nat_gateways == "none" and not self.ipv6_egress:
             reject(
                 "nat_gateways: none: leaves app servers no way to install packages; set ipv6_egress: true, which costs "

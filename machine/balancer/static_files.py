@@ -34,7 +34,7 @@ ROOT = Path("/srv/static")
 LOCK = Path("/run/wsgi-fleet-static.lock")
 LINKS = ("live", "next", "before")
 # Of one release; a file counts as a block of the disk at least.
-MOST_MIB = 100
+MAX_MIB = 100
 BLOCK = 4096
 
 
@@ -44,7 +44,7 @@ class Failure(Exception):
 
 def unpack(stream: BinaryIO, folder: Path) -> None:
     """Write the plain files of a gzipped tar below a folder, and nothing else. Raises Failure."""
-    room = MOST_MIB << 20
+    room = MAX_MIB << 20
     with gzip.open(stream) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
         for member in archive:
             path, content = PurePosixPath(member.name), archive.extractfile(member) if member.isreg() else None
@@ -52,7 +52,7 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
                 raise Failure(f"{member.name}: static files are plain files without a dot in front; this is none")
             room -= max(member.size, BLOCK)
             if room < 0:
-                raise Failure(f"static files take more than {MOST_MIB} MiB; large ones belong elsewhere")
+                raise Failure(f"static files take more than {MAX_MIB} MiB; large ones belong elsewhere")
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()

@@ -23,7 +23,7 @@ from fetch import FetchError, fetch, fetch_file
 # Beside the folder of virtualenvs: there all is a virtualenv.
 ARCHIVE = "wheels.tar.gz"
 # More would be too much to send through the operator's machine.
-MOST_MIB = 512
+MAX_MIB = 512
 # What is sent in one piece, and in one line of it (a multiple of 3 bytes, for base64).
 PIECE, LINE = 12 << 20, 48 << 10
 # A shorter secret may be a word that packages contain.
@@ -43,8 +43,8 @@ def pack(venv: Path, secrets: Iterable[str]) -> dict[str, Any]:
     words = {word.encode() for word in secrets if len(word) >= SECRET_LENGTH}
     files = [path for path in sorted(venv.rglob("*")) if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
-    if size > MOST_MIB << 20:
-        raise WheelsError(f"they take {size >> 20} MiB, and more than {MOST_MIB} are not kept")
+    if size > MAX_MIB << 20:
+        raise WheelsError(f"they take {size >> 20} MiB, and more than {MAX_MIB} are not kept")
     for path in files:
         if contains_any(path, words):
             raise WheelsError(f"{path.relative_to(venv)} contains a secret that installers were given")

@@ -50,9 +50,9 @@ class Access(Protocol):
         ...
 
 
-def access(given: settings.Aws, *, stack: str, provider: aws.Provider, network: Network) -> Access:
+def access(config: settings.Aws, *, stack: str, provider: aws.Provider, network: Network) -> Access:
     """Return the access of the settings."""
-    pair = key_pair("ssh-key", given, provider)
-    if given.transport == "instance_connect_endpoint":
-        return EndpointAccess(pair, given, stack=stack, provider=provider, network=network)
+    pair = key_pair("ssh-key", config, provider)
+    if config.transport == "instance_connect_endpoint":
+        return EndpointAccess(pair, config, stack=stack, provider=provider, network=network)
     return JumpHostAccess(pair, stack=stack, provider=provider)

@@ -28,19 +28,19 @@ class AccessLogPlace:
 
 def access_logs(
     name: str,
-    given: AccessLogs | None,
-    block: settings.Aws,
+    logs: AccessLogs | None,
+    config: settings.Aws,
     provider: aws.Provider,
     opts: pulumi.ResourceOptions,
 ) -> AccessLogPlace | None:
     """Return where access logs go; None where they are not asked for."""
-    if given is None:
+    if logs is None:
         return None
-    if given.bucket:
-        return AccessLogPlace(aws.lb.LoadBalancerAccessLogsArgs(enabled=True, bucket=given.bucket), [])
-    partition = partition_of(block.region)
+    if logs.bucket:
+        return AccessLogPlace(aws.lb.LoadBalancerAccessLogsArgs(enabled=True, bucket=logs.bucket), [])
+    partition = partition_of(config.region)
 
-    def lets_in_the_writer(arn: str) -> Mapping[str, Any]:
+    def allow_writer(arn: str) -> Mapping[str, Any]:
         return {
             "Sid": "AccessLogs",
             "Effect": "Allow",
@@ -49,16 +49,16 @@ def access_logs(
             "Resource": f"{arn}/AWSLogs/*",
             # Load balancers of other accounts write nothing here.
             "Condition": {
-                "ArnLike": {"aws:SourceArn": f"arn:{partition.name}:elasticloadbalancing:{block.region}:*:*"}
+                "ArnLike": {"aws:SourceArn": f"arn:{partition.name}:elasticloadbalancing:{config.region}:*:*"}
             },
         }
 
-    made = private_bucket(
+    bucket = private_bucket(
         f"{name}-log",
         provider,
         pulumi.ResourceOptions(parent=opts.parent),
-        protect=block.protect,
-        expires_days=given.retention_days,
-        more=lets_in_the_writer,
+        protect=config.protect,
+        expires_days=logs.retention_days,
+        extra_statement=allow_writer,
     )
-    return AccessLogPlace(aws.lb.LoadBalancerAccessLogsArgs(enabled=True, bucket=made.bucket.bucket), [made.policy])
+    return AccessLogPlace(aws.lb.LoadBalancerAccessLogsArgs(enabled=True, bucket=bucket.bucket.bucket), [bucket.policy])

@@ -36,7 +36,7 @@ _CPU = _AlarmSpec(
     "cpu", "CPUUtilization", "Average", 90, 15, "its CPU is used up; add servers or a larger instance_type"
 )
 # Two and three minutes as in docs.aws.amazon.com/AWSEC2/latest/UserGuide/UsingAlarmActions.html: not both at a time.
-_OF_EC2 = (
+_EC2_ALARMS = (
     _AlarmSpec(
         "host", "StatusCheckFailed_System", "Maximum", 1, 2, "its host failed; EC2 moves it to another", "recover"
     ),
@@ -49,21 +49,21 @@ _OF_EC2 = (
 GROUP_METRICS = {"least": "GroupMinSize", "serving": "GroupInServiceInstances"}
 # Minutes in which a group brings another server, also where the first one does not come. Not measured on AWS.
 GROUP_MINUTES = 15
-_CPU_OF_GROUP = replace(
+_GROUP_CPU = replace(
     _CPU, description="the CPU of its servers is used up; raise fleet.capacity.max or take a larger instance_type"
 )
-_SILENT = ", or it has stopped reporting"
+_SILENCE = ", or it has stopped reporting"
 
 
-def agent_metrics(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
+def agent_metrics(alarms: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
     """Return the metrics that a machine reports each minute. Five minutes outlast a restart, and three a release."""
     disk = _AlarmSpec(
         "disk",
         "DiskUsedPercent",
         "Maximum",
-        given.disk_percent,
+        alarms.disk_percent,
         5,
-        f"its disk is nearly full; see ./fleet doctor{_SILENT}",
+        f"its disk is nearly full; see ./fleet doctor{_SILENCE}",
         is_reported=True,
     )
     if not balancer:
@@ -72,9 +72,9 @@ def agent_metrics(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
         "errors",
         "Errors5xxPercent",
         "Average",
-        given.errors_5xx_percent,
+        alarms.errors_5xx_percent,
         5,
-        f"clients get errors; see ./fleet status and ./fleet logs{_SILENT}",
+        f"clients get errors; see ./fleet status and ./fleet logs{_SILENCE}",
         is_reported=True,
     )
     servers = _AlarmSpec(
@@ -83,7 +83,7 @@ def agent_metrics(given: Alarms, *, balancer: bool) -> Sequence[_AlarmSpec]:
         "Maximum",
         1,
         3,
-        f"a server that it sends requests to does not respond; see ./fleet status{_SILENT}",
+        f"a server that it sends requests to does not respond; see ./fleet status{_SILENCE}",
         is_reported=True,
     )
     return disk, errors, servers
@@ -95,14 +95,14 @@ class MachineAlarms:
     namespace: of the metrics that machines report.
     """
 
-    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, *, namespace: str) -> None:
-        self._given, self._stack, self._provider, self._namespace = given, stack, provider, namespace
+    def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider, *, namespace: str) -> None:
+        self._config, self._stack, self._provider, self._namespace = config, stack, provider, namespace
 
     def create_ec2_alarms(self, name: str, role: str, instance: aws.ec2.Instance) -> None:
         """Create the alarms on what EC2 sees of a machine."""
         opts = pulumi.ResourceOptions(parent=instance, provider=self._provider)
-        for watched in _OF_EC2 if self._given.alarms else ():
-            self._alarm(f"{name}-{watched.name}", role, {"InstanceId": instance.id}, watched, opts)
+        for alarm in _EC2_ALARMS if self._config.alarms else ():
+            self._create_alarm(f"{name}-{alarm.name}", role, {"InstanceId": instance.id}, alarm, opts)
 
     def create_agent_alarms(
         self, name: str, role: str, machine: Machine, reports: pulumi.Resource, *, balancer: bool
@@ -112,20 +112,20 @@ class MachineAlarms:
         They wait for the step that begins its reports, and so for its first report.
         """
         opts = pulumi.ResourceOptions(parent=machine.resource, provider=self._provider, depends_on=[reports])
-        for watched in agent_metrics(self._given.alarms, balancer=balancer) if self._given.alarms else ():
-            self._alarm(f"{name}-{watched.name}", role, {"InstanceId": machine.id}, watched, opts)
+        for alarm in agent_metrics(self._config.alarms, balancer=balancer) if self._config.alarms else ():
+            self._create_alarm(f"{name}-{alarm.name}", role, {"InstanceId": machine.id}, alarm, opts)
 
     def create_load_balancer_alarms(
         self, name: str, balancer: aws.lb.LoadBalancer, groups: Mapping[str, aws.lb.TargetGroup]
     ) -> None:
         """Create the alarms on what a load balancer counts: those that a balancer of the stack's own reports."""
-        alarms = self._given.alarms
+        alarms = self._config.alarms
         if alarms is None:
             return
         opts = pulumi.ResourceOptions(parent=balancer, provider=self._provider)
         front: dict[str, pulumi.Input[str]] = {"LoadBalancer": balancer.arn_suffix}
         # Without requests nothing is counted.
-        common: dict[str, Any] = _reaching(alarms) | {"treat_missing_data": "notBreaching", "opts": opts}
+        common: dict[str, Any] = _threshold_args(alarms) | {"treat_missing_data": "notBreaching", "opts": opts}
         counted = {"all": "RequestCount", "own": "HTTPCode_ELB_5XX_Count", "targets": "HTTPCode_Target_5XX_Count"}
         queries: list[Any] = [
             {
@@ -166,7 +166,7 @@ class MachineAlarms:
 
     def create_group_alarms(self, name: str, group: aws.autoscaling.Group) -> None:
         """Create the alarms on a group: AWS replaces a server that fails, so that alone is none."""
-        alarms = self._given.alarms
+        alarms = self._config.alarms
         if alarms is None:
             return
         opts = pulumi.ResourceOptions(parent=group, provider=self._provider)
@@ -200,42 +200,42 @@ class MachineAlarms:
             evaluation_periods=GROUP_MINUTES,
             treat_missing_data="missing",
             opts=opts,
-            **_reaching(alarms),
+            **_threshold_args(alarms),
         )
-        self._alarm(f"{name}-cpu", name, dimensions, _CPU_OF_GROUP, opts)
+        self._create_alarm(f"{name}-cpu", name, dimensions, _GROUP_CPU, opts)
 
-    def _alarm(
+    def _create_alarm(
         self,
         name: str,
-        who: str,
+        subject: str,
         dimensions: Mapping[str, pulumi.Input[str]],
-        watched: _AlarmSpec,
+        alarm: _AlarmSpec,
         opts: pulumi.ResourceOptions,
     ) -> None:
         """Create an alarm with an action (FSBP CloudWatch.15). who: machine or group, as a person reads it."""
-        topic = self._given.alarms.sns_topic_arn if self._given.alarms else ""
-        actions = f"arn:{partition_of(self._given.region).name}:automate:{self._given.region}:ec2"
+        topic = self._config.alarms.sns_topic_arn if self._config.alarms else ""
+        actions = f"arn:{partition_of(self._config.region).name}:automate:{self._config.region}:ec2"
         aws.cloudwatch.MetricAlarm(
             name,
-            alarm_description=f"{who} of stack {self._stack}: {watched.description}",
-            namespace=self._namespace if watched.is_reported else "AWS/EC2",
-            metric_name=watched.metric,
+            alarm_description=f"{subject} of stack {self._stack}: {alarm.description}",
+            namespace=self._namespace if alarm.is_reported else "AWS/EC2",
+            metric_name=alarm.metric,
             dimensions=dimensions,
-            statistic=watched.statistic,
+            statistic=alarm.statistic,
             comparison_operator="GreaterThanOrEqualToThreshold",
-            threshold=watched.at_least,
+            threshold=alarm.at_least,
             # A value a minute: EC2's, for machines have detailed monitoring, and their own.
             period=60,
-            evaluation_periods=watched.minutes,
+            evaluation_periods=alarm.minutes,
             # Of EC2 a machine that was just made has no values yet. Of its own it has one before it has an alarm.
-            treat_missing_data="breaching" if watched.is_reported else "missing",
-            alarm_actions=[*([f"{actions}:{watched.action}"] if watched.action else []), topic],
+            treat_missing_data="breaching" if alarm.is_reported else "missing",
+            alarm_actions=[*([f"{actions}:{alarm.action}"] if alarm.action else []), topic],
             ok_actions=[topic],
             opts=opts,
         )
 
 
-def _reaching(alarms: Alarms) -> dict[str, Any]:
+def _threshold_args(alarms: Alarms) -> dict[str, Any]:
     """Return what alarms have in common that go off at a threshold and above."""
     return {
         "comparison_operator": "GreaterThanOrEqualToThreshold",

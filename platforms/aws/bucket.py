@@ -16,7 +16,7 @@ from platforms.aws.parameters import SecretParameters
 from platforms.aws.ssm import parameter_path
 
 # Days that replaced and deleted releases can be brought back.
-KEPT_DAYS = 30
+NONCURRENT_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,29 @@ class ReleaseStore:
 
 
 def release_store(
-    name: str, given: settings.Aws, stack: str, provider: aws.Provider, opts: pulumi.ResourceOptions
+    name: str, config: settings.Aws, stack: str, provider: aws.Provider, opts: pulumi.ResourceOptions
 ) -> ReleaseStore:
     """Register the release store, in the bucket of the settings or in one of the stack's own.
 
     Keys stand under the stack's name in both. The secrets of releases stand beside it, under the same name, as
     parameters of Systems Manager.
     """
-    made = None if given.release_bucket else private_bucket(name, provider, opts, protect=given.protect).bucket
-    bucket = made.bucket if made else pulumi.Output.from_input(given.release_bucket or "")
-    secrets = SecretParameters(f"{name}-secrets", path=parameter_path(stack), region=given.region, opts=opts)
+    bucket = None if config.release_bucket else private_bucket(name, provider, opts, protect=config.protect).bucket
+    bucket_name = bucket.bucket if bucket else pulumi.Output.from_input(config.release_bucket or "")
+    secrets = SecretParameters(f"{name}-secrets", path=parameter_path(stack), region=config.region, opts=opts)
     store = Store(
-        machine_url=pulumi.Output.concat("s3://", bucket, "/", stack),
+        machine_url=pulumi.Output.concat("s3://", bucket_name, "/", stack),
         spec={
             "platform": "aws",
-            "bucket": bucket,
+            "bucket": bucket_name,
             "prefix": stack,
-            "region": given.region,
+            "region": config.region,
             # Through the resource, so that they are removed after the machines and the rollout.
-            "secrets": {"path": secrets.path, "region": given.region, "kms_key_arn": given.kms_key_arn or ""},
+            "secrets": {"path": secrets.path, "region": config.region, "kms_key_arn": config.kms_key_arn or ""},
         },
-        resource=made,
+        resource=bucket,
     )
-    return ReleaseStore(store, bucket, [secrets, *([made] if made else [])])
+    return ReleaseStore(store, bucket_name, [secrets, *([bucket] if bucket else [])])
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def private_bucket(
     *,
     protect: bool,
     expires_days: int | None = None,
-    more: Callable[[str], Mapping[str, Any]] | None = None,
+    extra_statement: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> PrivateBucket:
     """Create a private bucket with versions, which clients reach by TLS only.
 
-    expires_days: after which objects are deleted; None: never. more: returns another statement of its policy, by its
-    ARN.
+    expires_days: after which objects are deleted; None: never. extra_statement: takes the bucket's ARN and returns
+    one more statement of its policy.
 
     FSBP S3.1, S3.8 (no public access), S3.5 (TLS only), S3.12 (no ACLs), S3.13 (lifecycle), S3.14 (versions).
     CIS AWS 5.0 2.1.1 (TLS only), 2.1.4 (no public access).
@@ -118,7 +118,7 @@ def private_bucket(
                 "status": "Enabled",
                 "filter": {"prefix": ""},
                 # The rollout alone deletes releases, by number and not by age: what it keeps may be old.
-                "noncurrent_version_expiration": {"noncurrent_days": KEPT_DAYS},
+                "noncurrent_version_expiration": {"noncurrent_days": NONCURRENT_DAYS},
                 # What a deletion leaves in a bucket with versions, once those are gone.
                 "expiration": {"days": expires_days} if expires_days else {"expired_object_delete_marker": True},
                 "abort_incomplete_multipart_upload": {"days_after_initiation": 1},
@@ -129,7 +129,9 @@ def private_bucket(
     policy = aws.s3.BucketPolicy(
         f"{name}-policy",
         bucket=bucket.bucket,
-        policy=bucket.arn.apply(lambda arn: _policy([_tls_only(arn), *([more(arn)] if more else [])])),
+        policy=bucket.arn.apply(
+            lambda arn: _policy([_tls_only(arn), *([extra_statement(arn)] if extra_statement else [])])
+        ),
         # S3 refuses two changes of a bucket's access at a time.
         opts=pulumi.ResourceOptions(parent=bucket, provider=provider, depends_on=[private]),
     )

@@ -11,12 +11,12 @@ import pulumi_aws as aws
 TTL_S = 300
 
 
-def requested_certificate(
+def request_certificate(
     name: str, hostnames: Sequence[str], zone_id: str, opts: pulumi.ResourceOptions
 ) -> pulumi.Output[str]:
     """Ask for a certificate with these names. Return its ARN, known once ACM has signed. opts: with the provider."""
     first, *others = hostnames
-    asked = aws.acm.Certificate(
+    certificate = aws.acm.Certificate(
         name,
         domain_name=first,
         subject_alternative_names=others,
@@ -25,13 +25,13 @@ def requested_certificate(
         key_algorithm="EC_prime256v1",
         opts=opts,
     )
-    child = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(parent=asked))
+    child = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(parent=certificate))
     # A wildcard is proven by the record of the name that it is below.
     proven = {hostname.removeprefix("*."): hostname for hostname in hostnames}.values()
-    records = [_record(name, hostname, asked, zone_id, child) for hostname in proven]
+    records = [_record(name, hostname, certificate, zone_id, child) for hostname in proven]
     signed = aws.acm.CertificateValidation(
         name,
-        certificate_arn=asked.arn,
+        certificate_arn=certificate.arn,
         validation_record_fqdns=[record.fqdn for record in records],
         opts=child,
     )
@@ -39,9 +39,9 @@ def requested_certificate(
 
 
 def _record(
-    name: str, hostname: str, asked: aws.acm.Certificate, zone_id: str, opts: pulumi.ResourceOptions
+    name: str, hostname: str, certificate: aws.acm.Certificate, zone_id: str, opts: pulumi.ResourceOptions
 ) -> aws.route53.Record:
-    found: pulumi.Output[Mapping[str, Any]] = asked.domain_validation_options.apply(
+    found: pulumi.Output[Mapping[str, Any]] = certificate.domain_validation_options.apply(
         lambda options: next(_fields(option) for option in options if option.domain_name == hostname)
     )
     return aws.route53.Record(

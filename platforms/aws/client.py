@@ -23,7 +23,7 @@ def client(service: str, region: str, retries: Mapping[str, Any] = RETRIES) -> A
 
 
 @contextmanager
-def errors_as(kind: type[Exception]) -> Generator[None]:
+def convert_errors(kind: type[Exception]) -> Generator[None]:
     """Raise an error of AWS in the block as one of this kind, with what to do."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 

@@ -17,7 +17,7 @@ import asyncssh
 
 from platforms import STATE
 from platforms.aws.known_hosts import KnownHosts
-from platforms.aws.tunnel import LONGEST_S, MOST, Endpoint, lead
+from platforms.aws.tunnel import MAX_TUNNELS, TUNNEL_LIFETIME_S, Endpoint, open_socket
 from platforms.transport import Unreachable
 
 # One kind of host key, so that what is pinned does not depend on what was negotiated.
@@ -25,23 +25,23 @@ HOST_KEY = "ssh-ed25519"
 # Seconds for one attempt.
 CONNECT_S = 10.0
 # Tunnels of this process, whatever transports it has: colleagues and their commands need some as well.
-TUNNELS = 16
-_TUNNELS = threading.BoundedSemaphore(TUNNELS)
+TUNNELS_PER_PROCESS = 16
+_TUNNEL_SLOTS = threading.BoundedSemaphore(TUNNELS_PER_PROCESS)
 # Seconds to wait for one of them.
-TURN_S = 900.0
+TUNNEL_WAIT_S = 900.0
 
 
 class WrongHostKey(Exception):
     """The machine shows another key than it did at first."""
 
 
-class Way(Protocol):
-    """How machines are reached. name: as an error names it. longest_s: of a connection; None: no limit."""
+class Connector(Protocol):
+    """How to connect to machines. name: for errors. lifetime_s: of a connection; None: no limit."""
 
     name: str
-    longest_s: float | None
+    lifetime_s: float | None
 
-    def turn(self, machine: str) -> Any:
+    def reserve(self, machine: str) -> Any:
         """Return a context in which one connection may be used; entered and left in the caller's thread."""
         ...
 
@@ -49,7 +49,7 @@ class Way(Protocol):
         """Return a connection. Raises WrongHostKey, TunnelRefused, OSError or asyncssh.Error."""
         ...
 
-    def let_go(self, connection: asyncssh.SSHClientConnection) -> None:
+    def give_back(self, connection: asyncssh.SSHClientConnection) -> None:
         """Take back a connection that is no longer used."""
         ...
 
@@ -94,13 +94,13 @@ class Login:
             raise WrongHostKey(f"{machine}: {self._known.refusal(name or address)}") from None
 
 
-class ThroughJumpHost:
+class JumpHostConnector:
     """One connection to the jump host and one to each machine, kept for all calling threads.
 
     Twenty servers at once do not run into the jump host's MaxStartups (10 by default).
     """
 
-    longest_s: float | None = None
+    lifetime_s: float | None = None
 
     def __init__(self, login: Login, jump_host: str) -> None:
         self.name = jump_host
@@ -109,13 +109,13 @@ class ThroughJumpHost:
         self._locks: dict[str, asyncio.Lock] = {}
 
     @contextmanager
-    def turn(self, machine: str) -> Generator[None]:
-        """Implement Way.turn: there is nothing to wait for."""
+    def reserve(self, machine: str) -> Generator[None]:
+        """Implement Connector.reserve: there is nothing to wait for."""
         del machine
         yield
 
     async def connect(self, machine: str) -> asyncssh.SSHClientConnection:
-        """Implement Way.connect: return the open connection, or a new one where there is none or it is gone."""
+        """Implement Connector.connect: return the open connection, or a new one where there is none or it is gone."""
         async with self._locks.setdefault(machine, asyncio.Lock()):
             connection = self._connections.get(machine)
             if connection and not connection.is_closed():
@@ -124,11 +124,11 @@ class ThroughJumpHost:
             self._connections[machine] = await self._login.connect(machine, jump=jump)
             return self._connections[machine]
 
-    def let_go(self, connection: asyncssh.SSHClientConnection) -> None:
-        """Implement Way.let_go: keep it for the next command."""
+    def give_back(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Implement Connector.give_back: keep it for the next command."""
 
     async def close(self) -> None:
-        """Implement Way.close."""
+        """Implement Connector.close."""
         for connection in self._connections.values():
             connection.close()
         for connection in self._connections.values():
@@ -137,13 +137,13 @@ class ThroughJumpHost:
         self._locks.clear()
 
 
-class ThroughEndpoint:
+class EndpointConnector:
     """One tunnel and one connection for each command.
 
     So every command has the hour that a tunnel lasts, and no idle tunnel counts among those that AWS allows.
     """
 
-    longest_s: float | None = LONGEST_S
+    lifetime_s: float | None = TUNNEL_LIFETIME_S
 
     def __init__(self, login: Login, endpoint: Endpoint) -> None:
         self.name = endpoint.id
@@ -151,21 +151,21 @@ class ThroughEndpoint:
         self._copies: set[asyncio.Task[str]] = set()
 
     @contextmanager
-    def turn(self, machine: str) -> Generator[None]:
-        """Implement Way.turn: wait for one of the process's tunnels. Raises Unreachable."""
-        if not _TUNNELS.acquire(timeout=TURN_S):
+    def reserve(self, machine: str) -> Generator[None]:
+        """Implement Connector.reserve: wait for one of the process's tunnels. Raises Unreachable."""
+        if not _TUNNEL_SLOTS.acquire(timeout=TUNNEL_WAIT_S):
             raise Unreachable(
-                f"{machine}: the {TUNNELS} tunnels of this command were in use for {TURN_S:g} s; ask fewer machines "
-                f"at a time ({self.name} has {MOST} tunnels for all who use it)"
+                f"{machine}: the {TUNNELS_PER_PROCESS} tunnels of this command were in use for {TUNNEL_WAIT_S:g} s; "
+                f"ask fewer machines at a time ({self.name} has {MAX_TUNNELS} tunnels for all who use it)"
             )
         try:
             yield
         finally:
-            _TUNNELS.release()
+            _TUNNEL_SLOTS.release()
 
     async def connect(self, machine: str) -> asyncssh.SSHClientConnection:
-        """Implement Way.connect: open a tunnel, and a connection in it."""
-        sock, copying = await lead(self._endpoint, machine.rpartition("@")[2])
+        """Implement Connector.connect: open a tunnel, and a connection in it."""
+        sock, copying = await open_socket(self._endpoint, machine.rpartition("@")[2])
         self._copies.add(copying)
         copying.add_done_callback(self._copies.discard)
         try:
@@ -179,21 +179,21 @@ class ThroughEndpoint:
             sock.close()
             raise
 
-    def let_go(self, connection: asyncssh.SSHClientConnection) -> None:
-        """Implement Way.let_go: end it."""
+    def give_back(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Implement Connector.give_back: end it."""
         connection.close()
 
     async def close(self) -> None:
-        """Implement Way.close: wait for the tunnels of what was let go."""
+        """Implement Connector.close: wait for the tunnels of connections that were given back."""
         await asyncio.gather(*self._copies, return_exceptions=True)
 
 
-def way_of(spec: Mapping[str, Any]) -> Way:
-    """Return the way of a ConnectionSpec.spec of platform aws."""
+def make_connector(spec: Mapping[str, Any]) -> Connector:
+    """Return the connector for a ConnectionSpec.spec of platform aws."""
     login = Login(spec["user"], spec["private_key"], known_hosts(spec))
     if "endpoint" in spec:
-        return ThroughEndpoint(login, Endpoint(**spec["endpoint"]))
-    return ThroughJumpHost(login, f"{spec['jump_id']}@{spec['jump_address']}")
+        return EndpointConnector(login, Endpoint(**spec["endpoint"]))
+    return JumpHostConnector(login, f"{spec['jump_id']}@{spec['jump_address']}")
 
 
 def known_hosts(spec: Mapping[str, Any]) -> KnownHosts:

@@ -22,23 +22,23 @@ from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS
 CONNECT_S, READ_S, PLUGINS_S = 5, 10, 30
 SSH = 22
 # States of an endpoint (AWS's user guide, connect-using-eice.html).
-TAKES_TUNNELS = ("create-complete", "update-in-progress", "update-complete", "update-failed")
-MAY_NOT_LOOK = "Ask whoever runs the account for ec2:DescribeImages; `pulumi up` asks the same."
+USABLE_STATES = ("create-complete", "update-in-progress", "update-complete", "update-failed")
+IMAGE_PERMISSION = "Ask whoever runs the account for ec2:DescribeImages; `pulumi up` asks the same."
 
 
 def check_host(blocks: Mapping[str, Any], *, stack: str) -> list[Finding]:
     """Check the plugins, the settings, the credentials and the image. Nothing is changed. blocks: of the stack file."""
-    found = list(plugins())
+    findings = list(check_plugins())
     block: Mapping[str, Any] = blocks.get("aws") or {}
     # What Pulumi has encrypted is no value here, and what is asked below needs none of it.
-    open_ = {key: value for key, value in block.items() if not key.startswith("ssh_")}
+    unencrypted = {key: value for key, value in block.items() if not key.startswith("ssh_")}
     try:
-        given = Aws.model_validate_json(json.dumps(open_))
+        config = Aws.model_validate_json(json.dumps(unencrypted))
     except ValidationError as error:
         wrong = ", ".join(dict.fromkeys(str(each["loc"][0]) if each["loc"] else "aws" for each in error.errors()))
         remedy = f"`./fleet config -s {stack}` tells each with what is allowed; mend stacks/Pulumi.{stack}.yaml."
-        return [*found, Finding("settings of AWS", f"these cannot work: {wrong}", remedy)]
-    return [*found, *account(given, image_kind(blocks))]
+        return [*findings, Finding("settings of AWS", f"these cannot work: {wrong}", remedy)]
+    return [*findings, *check_account(config, image_kind(blocks))]
 
 
 def image_kind(blocks: Mapping[str, Any]) -> ImageKind:
@@ -54,27 +54,27 @@ def image_kind(blocks: Mapping[str, Any]) -> ImageKind:
     return ImageKind(system, size.architecture)
 
 
-def plugins() -> Iterator[Finding]:
+def check_plugins() -> Iterator[Finding]:
     """Check the plugins that the engine needs besides itself; the first `up` fetches them where it may."""
     try:
         listing = subprocess.run(
             ["pulumi", "plugin", "ls", "--json"], check=True, capture_output=True, timeout=PLUGINS_S,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        there = {(each["name"], each["version"]) for each in json.loads(listing.stdout)}
+        installed = {(each["name"], each["version"]) for each in json.loads(listing.stdout)}
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         yield Finding("plugins of Pulumi", f"`pulumi plugin ls` does not list them: {error}", "Run `make setup`.")
         return
     for name in ("aws", "command"):
-        wanted = version(f"pulumi-{name}")
-        if (name, wanted) in there or shutil.which(f"pulumi-resource-{name}"):
+        required = version(f"pulumi-{name}")
+        if (name, required) in installed or shutil.which(f"pulumi-resource-{name}"):
             yield Finding(f"plugin {name}")
         else:
-            remedy = f"`pulumi plugin install resource {name} {wanted}` fetches it, as the first `pulumi up` does."
-            yield Finding(f"plugin {name}", f"version {wanted} is not installed", remedy)
+            remedy = f"`pulumi plugin install resource {name} {required}` fetches it, as the first `pulumi up` does."
+            yield Finding(f"plugin {name}", f"version {required} is not installed", remedy)
 
 
-def account(given: Aws, kind: ImageKind) -> Iterator[Finding]:
+def check_account(aws: Aws, kind: ImageKind) -> Iterator[Finding]:
     """Check which identity AWS sees, and whether the image is one that machines here can boot."""
     # Loaded late: boto3 takes half a second.
     import boto3  # noqa: PLC0415
@@ -84,28 +84,28 @@ def account(given: Aws, kind: ImageKind) -> Iterator[Finding]:
     config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 2})
     subject = "AWS credentials"
     try:
-        session = cast("Any", boto3).Session(region_name=given.region)
-        who = session.client("sts", config=config).get_caller_identity()
-        yield Finding(f"{subject} ({who['Arn']})")
-        subject = f"image {given.ami}"
-        images = session.client("ec2", config=config).describe_images(ImageIds=[given.ami])["Images"]
+        session = cast("Any", boto3).Session(region_name=aws.region)
+        identity = session.client("sts", config=config).get_caller_identity()
+        yield Finding(f"{subject} ({identity['Arn']})")
+        subject = f"image {aws.ami}"
+        images = session.client("ec2", config=config).describe_images(ImageIds=[aws.ami])["Images"]
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as error:
         remedy = (
             "Is that a region (`aws.region`), and is there a way to it from here: DNS, proxy (HTTPS_PROXY), firewall?"
         )
-        yield Finding(f"region {given.region}", str(error), remedy)
+        yield Finding(f"region {aws.region}", str(error), remedy)
     except exceptions.ClientError as error:
         code = str(cast("Any", error).response["Error"]["Code"])
         if code.startswith("InvalidAMIID"):
-            yield _no_image(given)
+            yield _no_image(aws)
         else:
             yield Finding(
-                subject, str(error), {**REMEDIES, "UnauthorizedOperation": MAY_NOT_LOOK}.get(code, ASK_YOURSELF)
+                subject, str(error), {**REMEDIES, "UnauthorizedOperation": IMAGE_PERMISSION}.get(code, ASK_YOURSELF)
             )
     except exceptions.BotoCoreError as error:
         yield Finding(subject, str(error), REMEDIES.get(type(error).__name__, ASK_YOURSELF))
     else:
-        yield image(images[0], who["Account"], kind) if images else _no_image(given)
+        yield image(images[0], identity["Account"], kind) if images else _no_image(aws)
 
 
 def image(found: Mapping[str, Any], account_id: str, kind: ImageKind) -> Finding:
@@ -148,12 +148,12 @@ def check_endpoint(reach: Mapping[str, Any]) -> Finding:
     from botocore import exceptions  # noqa: PLC0415
     from botocore.config import Config  # noqa: PLC0415
 
-    given = reach["endpoint"]
-    subject = f"endpoint {given['id']}"
+    endpoint = reach["endpoint"]
+    subject = f"endpoint {endpoint['id']}"
     config = Config(connect_timeout=CONNECT_S, read_timeout=READ_S, retries={"total_max_attempts": 2})
     try:
-        ec2 = cast("Any", boto3).Session(region_name=given["region"]).client("ec2", config=config)
-        (found,) = ec2.describe_instance_connect_endpoints(InstanceConnectEndpointIds=[given["id"]])[
+        ec2 = cast("Any", boto3).Session(region_name=endpoint["region"]).client("ec2", config=config)
+        (found,) = ec2.describe_instance_connect_endpoints(InstanceConnectEndpointIds=[endpoint["id"]])[
             "InstanceConnectEndpoints"
         ]
     except exceptions.ClientError as error:
@@ -166,15 +166,15 @@ def check_endpoint(reach: Mapping[str, Any]) -> Finding:
         return Finding(subject, str(error), remedies.get(code, ASK_YOURSELF))
     except exceptions.BotoCoreError as error:
         return Finding(subject, str(error), REMEDIES.get(type(error).__name__, ASK_YOURSELF))
-    if found["State"] in TAKES_TUNNELS:
+    if found["State"] in USABLE_STATES:
         return Finding(subject)
     why = f"it is {found['State']}" + (f": {found['StateMessage']}" if found.get("StateMessage") else "")
     return Finding(subject, why, "A new one takes minutes; `pulumi up --refresh` makes one that failed again.")
 
 
-def _no_image(given: Aws) -> Finding:
+def _no_image(aws: Aws) -> Finding:
     return Finding(
-        f"image {given.ami}",
-        f"{given.region} has no such image, or it is not for your account",
+        f"image {aws.ami}",
+        f"{aws.region} has no such image, or it is not for your account",
         "Ids differ by region; the comment above `ami` in stacks/Pulumi.example.yaml says how to find one.",
     )

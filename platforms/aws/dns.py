@@ -17,7 +17,7 @@ def records(
     name: str,
     hostnames: Sequence[str],
     address: pulumi.Output[str],
-    given: settings.Aws,
+    config: settings.Aws,
     opts: pulumi.ResourceOptions,
 ) -> list[aws.route53.Record]:
     """Create an A record for each name, none where no hosted zone is given.
@@ -25,12 +25,12 @@ def records(
     They wait for no machine: they name the address, which outlives every machine. Route 53 rejects a write over a
     record that is there, so nothing of somebody else's is taken.
     """
-    if given.route53_zone_id is None:
+    if config.route53_zone_id is None:
         return []
     return [
         aws.route53.Record(
             f"{name}-{hostname}",
-            zone_id=given.route53_zone_id,
+            zone_id=config.route53_zone_id,
             name=hostname,
             type="A",
             ttl=TTL_S,
@@ -45,20 +45,20 @@ def alias_records(
     name: str,
     hostnames: Sequence[str],
     balancer: aws.lb.LoadBalancer,
-    given: settings.Aws,
+    config: settings.Aws,
     opts: pulumi.ResourceOptions,
     *,
     ipv6: bool,
 ) -> list[aws.route53.Record]:
     """Create an alias of the load balancer for each name, whose addresses change; none without a hosted zone."""
-    if given.route53_zone_id is None:
+    if config.route53_zone_id is None:
         return []
     # What it finds unhealthy it handles itself; a name that leads nowhere would be no better.
     alias = aws.route53.RecordAliasArgs(name=balancer.dns_name, zone_id=balancer.zone_id, evaluate_target_health=False)
     return [
         aws.route53.Record(
             f"{name}-{hostname}{'' if type_ == 'A' else '-ipv6'}",
-            zone_id=given.route53_zone_id,
+            zone_id=config.route53_zone_id,
             name=hostname,
             type=type_,
             aliases=[alias],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from platforms.aws.client import client, errors_as
+from platforms.aws.client import client, convert_errors
 from platforms.load_balancer import LoadBalancerError, TargetHealth
 from settings.application import APP_PORT
 
@@ -73,7 +73,7 @@ class AlbOperator:
 
     def health(self, app: str) -> Mapping[str, TargetHealth]:
         """Implement LoadBalancer.health. Targets are known by the id of their instance."""
-        with errors_as(LoadBalancerError):
+        with convert_errors(LoadBalancerError):
             found = self._elb.health(self._groups[app])
         return {machine: TargetHealth(state, why) for machine, (state, why) in found.items()}
 
@@ -81,7 +81,7 @@ class AlbOperator:
         """Implement LoadBalancer.drain."""
         machine, begun = _instance(target), time.monotonic()
         limit = self._drain_timeout_s[app] + DRAINED_S
-        with errors_as(LoadBalancerError):
+        with convert_errors(LoadBalancerError):
             self._elb.drain(self._groups[app], machine)
             while self._elb.health(self._groups[app]).get(machine, ("unused", ""))[0] == "draining":
                 if time.monotonic() - begun > limit:
@@ -90,30 +90,30 @@ class AlbOperator:
 
     def admit(self, app: str, target: str) -> None:
         """Implement LoadBalancer.admit."""
-        with errors_as(LoadBalancerError):
+        with convert_errors(LoadBalancerError):
             self._elb.admit(self._groups[app], _instance(target))
 
     def in_maintenance(self) -> bool:
         """Implement LoadBalancer.in_maintenance."""
-        with errors_as(LoadBalancerError):
+        with convert_errors(LoadBalancerError):
             return self._maintenance_rule() is not None
 
     def set_maintenance(self, page: str | None) -> None:
         """Implement LoadBalancer.set_maintenance: a rule before all others. `pulumi up` knows nothing of it."""
-        with errors_as(LoadBalancerError):
+        with convert_errors(LoadBalancerError):
             rule, client = self._maintenance_rule(), self._elb.client
             if page is None:
                 if rule:
                     client.delete_rule(RuleArn=rule)
                 return
-            answer = {"StatusCode": "503", "ContentType": "text/html", "MessageBody": page}
-            actions = [{"Type": "fixed-response", "FixedResponseConfig": answer}]
+            response = {"StatusCode": "503", "ContentType": "text/html", "MessageBody": page}
+            actions = [{"Type": "fixed-response", "FixedResponseConfig": response}]
             if rule:
                 client.modify_rule(RuleArn=rule, Actions=actions)
                 return
-            every = [{"Field": "path-pattern", "PathPatternConfig": {"Values": ["*"]}}]
+            any_path = [{"Field": "path-pattern", "PathPatternConfig": {"Values": ["*"]}}]
             client.create_rule(
-                ListenerArn=self._listener, Priority=MAINTENANCE_PRIORITY, Conditions=every, Actions=actions
+                ListenerArn=self._listener, Priority=MAINTENANCE_PRIORITY, Conditions=any_path, Actions=actions
             )
 
     def _maintenance_rule(self) -> str | None:

@@ -38,14 +38,14 @@ class EndpointAccess:
     """
 
     def __init__(
-        self, pair: KeyPair, given: settings.Aws, *, stack: str, provider: aws.Provider, network: Network
+        self, pair: KeyPair, config: settings.Aws, *, stack: str, provider: aws.Provider, network: Network
     ) -> None:
         self.key_name, self._private_key = pair.name, pair.private_key
         self._stack = stack
-        there = given.instance_connect_endpoint_id
-        endpoint = _look_up(there, given, provider) if there else _make(stack, provider, network)
+        there = config.instance_connect_endpoint_id
+        endpoint = _look_up(there, config, provider) if there else _make(stack, provider, network)
         self.source = endpoint.group
-        self._endpoint = {"id": endpoint.id, "dns_name": endpoint.dns_name, "region": given.region}
+        self._endpoint = {"id": endpoint.id, "dns_name": endpoint.dns_name, "region": config.region}
         # Id and host key.
         self._known: dict[pulumi.Resource, tuple[pulumi.Output[str], pulumi.Output[str]]] = {}
 
@@ -83,8 +83,8 @@ class EndpointAccess:
 
     def reach(self, machines: Iterable[Machine] | None) -> ConnectionSpec:
         """Implement Access.reach."""
-        known = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
-        pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in known))
+        keys = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
+        pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in keys))
         return ConnectionSpec(self._spec(pairs.apply(lambda each: {str(name): str(key) for name, key in each})))
 
     def _spec(self, keys: pulumi.Input[Mapping[str, str]]) -> Mapping[str, pulumi.Input[Any]]:
@@ -120,14 +120,16 @@ def _make(stack: str, provider: aws.Provider, network: Network) -> _Endpoint:
     return _Endpoint(endpoint.id, endpoint.dns_name, SecurityGroup(group.id, pulumi.Output.from_input(""), group))
 
 
-def _look_up(id_: str, given: settings.Aws, provider: aws.Provider) -> _Endpoint:
+def _look_up(id_: str, config: settings.Aws, provider: aws.Provider) -> _Endpoint:
     """Look up an endpoint that is there. The stack neither changes nor removes it, nor its security group."""
     found = aws.ec2transitgateway.InstanceConnectEndpoint.get(NAME, id_, opts=pulumi.ResourceOptions(provider=provider))
 
     def check(each: Mapping[str, Any]) -> str:
         path = f"aws.instance_connect_endpoint_id: {id_}:"
-        if each["vpc"] and each["vpc"] != given.vpc_id:
-            raise pulumi.RunError(f"{path} is in {each['vpc']}, and aws.vpc_id is {given.vpc_id}; name one of that VPC")
+        if each["vpc"] and each["vpc"] != config.vpc_id:
+            raise pulumi.RunError(
+                f"{path} is in {each['vpc']}, and aws.vpc_id is {config.vpc_id}; name one of that VPC"
+            )
         if each["keeps_address"]:
             raise pulumi.RunError(
                 f"{path} keeps the addresses of clients (PreserveClientIp), and machines let in its security group "

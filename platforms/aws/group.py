@@ -21,7 +21,7 @@ OUTSIDE = (80, 443)
 def security_group(
     name: str,
     ingress: Sequence[Ingress],
-    given: settings.Aws,
+    config: settings.Aws,
     provider: aws.Provider,
     opts: pulumi.ResourceOptions,
     *,
@@ -45,9 +45,9 @@ def security_group(
         opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=provider)),
     )
     child = pulumi.ResourceOptions(parent=group, provider=provider)
-    for port in sorted({*OUTSIDE, *given.outbound_ports}):
+    for port in sorted({*OUTSIDE, *config.outbound_ports}):
         _rule(OUT, f"{name}-out-{port}", group.id, port, child, cidr=EVERYONE)
-        if given.has_ipv6:
+        if config.has_ipv6:
             _rule(OUT, f"{name}-out-{port}-ipv6", group.id, port, child, cidr_ipv6=EVERYONE_IPV6)
     for rule in ingress:
         if rule.source is None:
@@ -58,7 +58,7 @@ def security_group(
         _open_between(name, group.id, ssh_source, SSH, child)
         return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
     if any(rule.source is None for rule in ingress):
-        for cidr in given.admin_cidrs:
+        for cidr in config.admin_cidrs:
             _rule(IN, f"{name}-in-{SSH}-{cidr}", group.id, SSH, child, cidr=cidr)
     for source in {rule.source.resource: rule.source for rule in ingress if rule.source}.values():
         _open_between(name, group.id, source, SSH, child)

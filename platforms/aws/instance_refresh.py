@@ -20,10 +20,10 @@ from platforms.provider import log, without_traceback
 
 LOOK_S = 5.0
 # Launches that fail until it goes back: one may be a machine of EC2's that was ill.
-LAUNCHES = 2
+MAX_FAILED_LAUNCHES = 2
 # Seconds for all of it. AWS itself gives up after an hour in which nothing moved.
-LONGEST_S = 6 * 3600.0
-ENDED = ("Successful", "Failed", "Cancelled", "RollbackSuccessful", "RollbackFailed")
+REFRESH_TIMEOUT_S = 6 * 3600.0
+FINAL_STATUSES = ("Successful", "Failed", "Cancelled", "RollbackSuccessful", "RollbackFailed")
 # Servers are replaced one after another or a tenth at a time, each once another one serves. Those that a rollout left
 # protected are replaced as well. What has the template already stays.
 PREFERENCES = {
@@ -87,7 +87,7 @@ class Refresh:
 
     def run(self, configuration: dict[str, Any]) -> None:
         """Bring the instances to a configuration, or back to the one before. Raises RefreshError."""
-        id_ = self._running(configuration) or str(
+        id_ = self._find_running(configuration) or str(
             self.client.start_instance_refresh(
                 AutoScalingGroupName=self._group,
                 Strategy="Rolling",
@@ -95,12 +95,12 @@ class Refresh:
                 Preferences=PREFERENCES,
             )["InstanceRefreshId"]
         )
-        begun, told, cause = time.monotonic(), "", ""
-        while (found := self._look(id_))["Status"] not in ENDED:
-            if (line := _describe(found)) != told:
+        start_s, last_line, cause = time.monotonic(), "", ""
+        while (found := self._describe_refresh(id_))["Status"] not in FINAL_STATUSES:
+            if (line := _progress_line(found)) != last_line:
                 log(f"{self._group}: {line}")
-            told = line
-            if not cause and found["Status"] == "InProgress" and (cause := self._why_to_go_back(found, begun)):
+            last_line = line
+            if not cause and found["Status"] == "InProgress" and (cause := self._rollback_cause(found, start_s)):
                 log(f"{self._group}: goes back: {cause}")
                 self.client.rollback_instance_refresh(AutoScalingGroupName=self._group)
             time.sleep(LOOK_S)
@@ -113,11 +113,11 @@ class Refresh:
             )
         log(f"{self._group}: every server is of the new launch template")
 
-    def _running(self, configuration: dict[str, Any]) -> str:
+    def _find_running(self, configuration: dict[str, Any]) -> str:
         """Return the refresh to this configuration that runs, "" where none does. Raises RefreshError for another."""
         every = self.client.describe_instance_refreshes(AutoScalingGroupName=self._group)["InstanceRefreshes"]
         for each in every:
-            if each["Status"] in ENDED:
+            if each["Status"] in FINAL_STATUSES:
                 continue
             if each.get("DesiredConfiguration") == configuration and each["Status"] in ("Pending", "InProgress"):
                 return str(each["InstanceRefreshId"])
@@ -127,14 +127,14 @@ class Refresh:
             )
         return ""
 
-    def _look(self, id_: str) -> dict[str, Any]:
-        asked = {"AutoScalingGroupName": self._group, "InstanceRefreshIds": [id_]}
-        return dict(self.client.describe_instance_refreshes(**asked)["InstanceRefreshes"][0])
+    def _describe_refresh(self, id_: str) -> dict[str, Any]:
+        selection = {"AutoScalingGroupName": self._group, "InstanceRefreshIds": [id_]}
+        return dict(self.client.describe_instance_refreshes(**selection)["InstanceRefreshes"][0])
 
-    def _why_to_go_back(self, refresh: dict[str, Any], begun: float) -> str:
+    def _rollback_cause(self, refresh: dict[str, Any], start_s: float) -> str:
         """Return why it is not worth to wait on; "" as long as it is."""
-        if time.monotonic() - begun > LONGEST_S:
-            return f"it did not end in {LONGEST_S / 3600:.0f} hours"
+        if time.monotonic() - start_s > REFRESH_TIMEOUT_S:
+            return f"it did not end in {REFRESH_TIMEOUT_S / 3600:.0f} hours"
         since: datetime = refresh.get("StartTime") or datetime.now().astimezone()
         found = self.client.describe_scaling_activities(AutoScalingGroupName=self._group, MaxRecords=20)["Activities"]
         failed = [
@@ -144,13 +144,13 @@ class Refresh:
             and each["StatusCode"] in ("Failed", "Cancelled")
             and str(each.get("Description", "")).startswith("Launching")
         ]
-        if len(failed) < LAUNCHES:
+        if len(failed) < MAX_FAILED_LAUNCHES:
             return ""
         words = " ".join(str(failed[0].get("StatusMessage") or failed[0]["Description"]).split())
         return f"{len(failed)} servers did not come: {words}"
 
 
-def _describe(refresh: dict[str, Any]) -> str:
+def _progress_line(refresh: dict[str, Any]) -> str:
     left = refresh.get("InstancesToUpdate")
     return f"{refresh['Status']}, {refresh.get('PercentageComplete', 0)} %" + (f", {left} to go" if left else "")
 

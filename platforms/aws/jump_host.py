@@ -20,7 +20,7 @@ from platforms.aws.key_pair import SSH_USER, KeyPair
 
 # Seconds for one attempt of a step to connect, and attempts. The provider pauses up to 5 s between them: half a minute
 # for a machine that refuses, three for one that does not respond. A new one is waited for by its HostKey.
-DIAL_S, DIALS = 10, 15
+DIAL_TIMEOUT_S, MAX_DIALS = 10, 15
 # Seconds that a program may be registering resources before a missing jump host is an error.
 JUMP_HOST_S = 60.0
 
@@ -39,7 +39,7 @@ class _JumpHost:
 
 
 # Id and host key.
-_Known = tuple[pulumi.Output[str], pulumi.Output[str]]
+_MachineKey = tuple[pulumi.Output[str], pulumi.Output[str]]
 
 
 class JumpHostAccess:
@@ -50,9 +50,9 @@ class JumpHostAccess:
     def __init__(self, pair: KeyPair, *, stack: str, provider: aws.Provider) -> None:
         self.key_name, self._private_key = pair.name, pair.private_key
         self._stack, self._provider = stack, provider
-        self._known: dict[pulumi.Resource, _Known] = {}
+        self._machine_keys: dict[pulumi.Resource, _MachineKey] = {}
         self._jump_host: _JumpHost | None = None
-        self._jump_host_comes: asyncio.Future[_JumpHost] | None = None
+        self._jump_host_future: asyncio.Future[_JumpHost] | None = None
 
     def add(self, name: str, machine: Machine, *, public: bool, opts: pulumi.ResourceOptions) -> None:
         """Implement Access.add: pin the machine's host key. public: it is the jump host.
@@ -74,11 +74,11 @@ class JumpHostAccess:
             reach=self._spec(machine.id, now, {}) if now is not None else self._through_jump_host([]),
             opts=pulumi.ResourceOptions(parent=opts.parent),
         ).host_key
-        self._known[machine.resource] = machine.id, key
+        self._machine_keys[machine.resource] = machine.id, key
         if now is not None:
             self._jump_host = _JumpHost(machine.id, now, key, machine.resource)
-            if self._jump_host_comes and not self._jump_host_comes.done():
-                self._jump_host_comes.set_result(self._jump_host)
+            if self._jump_host_future and not self._jump_host_future.done():
+                self._jump_host_future.set_result(self._jump_host)
 
     def use_public_address(self, address: pulumi.Output[str]) -> None:
         """Implement Access.use_public_address: it is the jump host's."""
@@ -109,13 +109,13 @@ class JumpHostAccess:
 
     def _connection(self, machine: Machine) -> remote.ConnectionArgs:
         """Return how a step connects to a machine."""
-        _, host_key = self._known[machine.resource]
-        jump, jump_key = self._by_jump_host(_address), self._by_jump_host(_host_key)
+        _, host_key = self._machine_keys[machine.resource]
+        jump, jump_key = self._from_jump_host(_address), self._from_jump_host(_host_key)
         login: dict[str, Any] = {
             "user": SSH_USER,
             "private_key": self._private_key,
-            "per_dial_timeout": DIAL_S,
-            "dial_error_limit": DIALS,
+            "per_dial_timeout": DIAL_TIMEOUT_S,
+            "dial_error_limit": MAX_DIALS,
         }
         if self._jump_host and machine.resource is self._jump_host.resource:
             return remote.ConnectionArgs(host=jump, host_key=host_key, **login)
@@ -124,15 +124,19 @@ class JumpHostAccess:
 
     def reach(self, machines: Iterable[Machine] | None) -> ConnectionSpec:
         """Implement Access.reach."""
-        known = self._known.values() if machines is None else [self._known[each.resource] for each in machines]
-        return ConnectionSpec(self._through_jump_host(list(known)))
+        machine_keys = (
+            self._machine_keys.values()
+            if machines is None
+            else [self._machine_keys[each.resource] for each in machines]
+        )
+        return ConnectionSpec(self._through_jump_host(list(machine_keys)))
 
-    def _through_jump_host(self, known: Sequence[_Known]) -> Mapping[str, pulumi.Input[Any]]:
+    def _through_jump_host(self, machine_keys: Sequence[_MachineKey]) -> Mapping[str, pulumi.Input[Any]]:
         """Return a ConnectionSpec.spec with the host keys of these machines and of the jump host."""
-        id_, host_key = self._by_jump_host(_id), self._by_jump_host(_host_key)
-        pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in (*known, (id_, host_key))))
+        id_, host_key = self._from_jump_host(_id), self._from_jump_host(_host_key)
+        pairs = pulumi.Output.all(*(pulumi.Output.all(*each) for each in (*machine_keys, (id_, host_key))))
         keys = pairs.apply(lambda each: {str(name): str(key) for name, key in each})
-        return self._spec(id_, self._by_jump_host(_address), keys)
+        return self._spec(id_, self._from_jump_host(_address), keys)
 
     def _spec(
         self, jump_id: pulumi.Output[str], jump_address: pulumi.Output[str], keys: pulumi.Input[Mapping[str, str]]
@@ -147,20 +151,20 @@ class JumpHostAccess:
             "host_keys": keys,
         }
 
-    def _by_jump_host(self, pick: Callable[[_JumpHost], pulumi.Output[str]]) -> pulumi.Output[str]:
+    def _from_jump_host(self, pick: Callable[[_JumpHost], pulumi.Output[str]]) -> pulumi.Output[str]:
         """Return a value of the jump host, which a program may describe after the machines behind it."""
         if self._jump_host:
             return pick(self._jump_host)
-        if self._jump_host_comes is None:
+        if self._jump_host_future is None:
             loop = asyncio.get_running_loop()
-            self._jump_host_comes = loop.create_future()
-            loop.call_later(JUMP_HOST_S, _give_up, self._jump_host_comes)
-        comes = self._jump_host_comes
+            self._jump_host_future = loop.create_future()
+            loop.call_later(JUMP_HOST_S, _give_up, self._jump_host_future)
+        future = self._jump_host_future
 
-        async def later() -> pulumi.Output[str]:
-            return pick(await comes)
+        async def pick_later() -> pulumi.Output[str]:
+            return pick(await future)
 
-        return pulumi.Output.from_input(cast("Any", later()))
+        return pulumi.Output.from_input(cast("Any", pick_later()))
 
 
 def _id(host: _JumpHost) -> pulumi.Output[str]:
@@ -175,9 +179,9 @@ def _host_key(host: _JumpHost) -> pulumi.Output[str]:
     return host.host_key
 
 
-def _give_up(comes: asyncio.Future[_JumpHost]) -> None:
-    if not comes.done():
-        comes.set_exception(RuntimeError("no public machine was described; all others are reached through it"))
+def _give_up(future: asyncio.Future[_JumpHost]) -> None:
+    if not future.done():
+        future.set_exception(RuntimeError("no public machine was described; all others are reached through it"))
 
 
 def _digest(command: str, stdin: str) -> str:

@@ -25,19 +25,19 @@ class KeyPair:
     private_key: pulumi.Output[str]
 
 
-def key_pair(name: str, given: settings.Aws, provider: aws.Provider) -> KeyPair:
+def key_pair(name: str, config: settings.Aws, provider: aws.Provider) -> KeyPair:
     """Return the key pair of a stack: the one of the settings, or a generated one.
 
     That one is made once and kept in the state, its private half encrypted.
     """
-    if given.ssh_key_name and given.ssh_private_key:
-        secret = pulumi.Output.secret(given.ssh_private_key.get_secret_value())
-        return KeyPair(pulumi.Output.from_input(given.ssh_key_name), secret)
-    made = GeneratedKey(name)
+    if config.ssh_key_name and config.ssh_private_key:
+        secret = pulumi.Output.secret(config.ssh_private_key.get_secret_value())
+        return KeyPair(pulumi.Output.from_input(config.ssh_key_name), secret)
+    generated = GeneratedKey(name)
     registered = aws.ec2.KeyPair(
-        name, public_key=made.public_key, opts=pulumi.ResourceOptions(parent=made, provider=provider)
+        name, public_key=generated.public_key, opts=pulumi.ResourceOptions(parent=generated, provider=provider)
     )
-    return KeyPair(registered.key_name, made.private_key)
+    return KeyPair(registered.key_name, generated.private_key)
 
 
 class _Provider(ResourceProvider):

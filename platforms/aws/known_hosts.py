@@ -41,12 +41,12 @@ class KnownHosts:
     def write(self) -> Path:
         """Write the keys of the state into the file and return it: for programs that read no state."""
         lines = self._lines()
-        wanted = [line for line in lines if line.split(maxsplit=1)[:1] not in [[name] for name in self._expected]]
-        wanted += [f"{name} {key}" for name, key in sorted(self._expected.items())]
-        if sorted(wanted) != sorted(lines):
+        missing = [line for line in lines if line.split(maxsplit=1)[:1] not in [[name] for name in self._expected]]
+        missing += [f"{name} {key}" for name, key in sorted(self._expected.items())]
+        if sorted(missing) != sorted(lines):
             self.file.parent.mkdir(parents=True, exist_ok=True)
             new = self.file.with_suffix(".new")
-            new.write_text("".join(f"{line}\n" for line in wanted))
+            new.write_text("".join(f"{line}\n" for line in missing))
             new.replace(self.file)
         return self.file
 

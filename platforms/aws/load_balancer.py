@@ -11,7 +11,7 @@ import pulumi_aws as aws
 import settings
 from platforms import LoadBalancer, LoadBalancerArgs, PublicAddress
 from platforms.aws import access_logs, dns
-from platforms.aws.certificate import requested_certificate
+from platforms.aws.certificate import request_certificate
 from platforms.aws.network import Front
 from rendering.error_pages import maintenance_page
 from rendering.server_site import TARGET_HEALTH_PATH
@@ -39,7 +39,7 @@ class AlbResources:
         self,
         name: str,
         args: LoadBalancerArgs,
-        given: settings.Aws,
+        config: settings.Aws,
         *,
         stack: str,
         front: Front,
@@ -47,7 +47,7 @@ class AlbResources:
         provider: aws.Provider,
         opts: pulumi.ResourceOptions,
     ) -> None:
-        self._name, self._args, self._given, self._stack = name, args, given, stack
+        self._name, self._args, self._config, self._stack = name, args, config, stack
         self._alb, self._front, self._provider = args.settings.alb, front, provider
         self._beside = pulumi.ResourceOptions(parent=opts.parent, provider=provider)
         self.balancer = self._balancer(opts)
@@ -67,7 +67,7 @@ class AlbResources:
         times = {app: each.drain_timeout_s for app, each in self._args.apps.items()}
         spec = {
             "platform": "aws",
-            "region": self._given.region,
+            "region": self._config.region,
             "listener": self._listener.arn,
             "groups": groups,
             "drain_timeout_s": times,
@@ -76,7 +76,7 @@ class AlbResources:
         return LoadBalancer(self._address(), self._front.networks, groups, times, spec, self._ready)
 
     def _balancer(self, opts: pulumi.ResourceOptions) -> aws.lb.LoadBalancer:
-        logs = access_logs.access_logs(self._name, self._alb.access_logs, self._given, self._provider, opts)
+        logs = access_logs.access_logs(self._name, self._alb.access_logs, self._config, self._provider, opts)
         return aws.lb.LoadBalancer(
             self._name,
             load_balancer_type="application",
@@ -93,7 +93,7 @@ class AlbResources:
             preserve_host_header=True,
             xff_header_processing_mode="append",
             # FSBP ELB.6.
-            enable_deletion_protection=self._given.protect,
+            enable_deletion_protection=self._config.protect,
             # FSBP ELB.5.
             access_logs=logs.args if logs else None,
             tags={"Name": f"{self._stack}-{self._name}"},
@@ -101,7 +101,7 @@ class AlbResources:
                 opts,
                 pulumi.ResourceOptions(
                     provider=self._provider,
-                    protect=self._given.protect,
+                    protect=self._config.protect,
                     depends_on=[*self._front.ready, *(logs.ready if logs else ())],
                 ),
             ),
@@ -155,7 +155,7 @@ class AlbResources:
         )
 
     def _listen(self, name: str, port: int, action: Any, **tls: Any) -> aws.lb.Listener:
-        given: dict[str, Any] = {"protocol": "HTTP", **tls}
+        listener_args: dict[str, Any] = {"protocol": "HTTP", **tls}
         return aws.lb.Listener(
             name,
             load_balancer_arn=self.balancer.arn,
@@ -163,14 +163,14 @@ class AlbResources:
             default_actions=[action],
             tags={"Name": f"{self._stack}-{name}"},
             opts=self._child,
-            **given,
+            **listener_args,
         )
 
     def _certificate_arn(self) -> pulumi.Input[str]:
         if self._alb.certificate_arn:
             return self._alb.certificate_arn
-        zone = self._given.route53_zone_id or ""
-        return requested_certificate(f"{self._name}-certificate", self._args.hostnames, zone, self._beside)
+        zone = self._config.route53_zone_id or ""
+        return request_certificate(f"{self._name}-certificate", self._args.hostnames, zone, self._beside)
 
     def _rule(self, rule: ListenerRule) -> aws.lb.ListenerRule:
         conditions: list[Any] = []
@@ -193,7 +193,7 @@ class AlbResources:
             f"{self._name}-address",
             self._args.hostnames,
             self.balancer,
-            self._given,
+            self._config,
             self._beside,
             ipv6=self._alb.ip_address_type == "dualstack",
         )
@@ -210,10 +210,10 @@ def _forward(group: aws.lb.TargetGroup) -> Any:
     return {"type": "forward", "target_group_arn": group.arn}
 
 
-def front_of(subnet_ids: Sequence[str], own: Front | None, provider: aws.Provider) -> Front:
+def front_of(subnet_ids: Sequence[str], stack_front: Front | None, provider: aws.Provider) -> Front:
     """Return where the load balancer stands: the public subnets of the stack's own VPC, or those that are named."""
-    if own:
-        return own
+    if stack_front:
+        return stack_front
     options = pulumi.InvokeOutputOptions(provider=provider)
     cidrs = [aws.ec2.get_subnet_output(id=id_, opts=options).cidr_block for id_ in subnet_ids]
     return Front(list(subnet_ids), pulumi.Output.all(*cidrs))

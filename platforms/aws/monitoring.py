@@ -21,8 +21,8 @@ class Monitoring:
     namespace: of its metrics; it is in the policies, so that no stack can report for another.
     """
 
-    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider) -> None:
-        self._given, self._provider = given, provider
+    def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider) -> None:
+        self._config, self._provider = config, provider
         self.namespace = f"wsgi-fleet/{stack}"
         self._groups: dict[str, aws.cloudwatch.LogGroup] = {}
 
@@ -34,7 +34,7 @@ class Monitoring:
     def statements(self, machine: MachineArgs) -> list[pulumi.Output[Sequence[Statement]]]:
         """Return the statements that let a machine report its metrics and ship its logs."""
         found: list[pulumi.Output[Sequence[Statement]]] = []
-        if self._given.alarms:
+        if self._config.alarms:
             found.append(pulumi.Output.from_input([_reports(self.namespace)]))
         if group := self._group(machine):
             found.append(group.arn.apply(lambda arn: [_ship_statement(arn)]))
@@ -42,7 +42,7 @@ class Monitoring:
 
     def agent_files(self, machine: MachineArgs) -> pulumi.Output[str]:
         """Return the input of the step that brings the scripts to a machine."""
-        namespace = self.namespace if self._given.alarms else None
+        namespace = self.namespace if self._config.alarms else None
         group = self._group(machine)
         name = group.name if group else pulumi.Output.from_input(None)
         return name.apply(lambda name: monitoring_files(balancer=not machine.app, namespace=namespace, log_group=name))
@@ -52,7 +52,7 @@ class Monitoring:
 
         FSBP CloudWatch.16: it says how long it keeps.
         """
-        logs, what = self._given.logs, machine.app or machine.role
+        logs, what = self._config.logs, machine.app or machine.role
         if logs is None:
             return None
         if what not in self._groups:

@@ -52,17 +52,17 @@ class Network:
     front: Front | None = None
 
 
-def network(given: settings.Aws, stack: str, provider: aws.Provider, *, ipv6: bool = False) -> Network:
+def network(config: settings.Aws, stack: str, provider: aws.Provider, *, ipv6: bool = False) -> Network:
     """Return the network of the settings. A VPC that is there is not changed; else one is made.
 
     ipv6: public subnets have addresses of IPv6, too.
     """
-    if given.vpc:
-        return _StackVpc(given.vpc, given, stack, provider, front_ipv6=ipv6).network
+    if config.vpc:
+        return _StackVpc(config.vpc, config, stack, provider, front_ipv6=ipv6).network
     return Network(
-        pulumi.Output.from_input(given.vpc_id or ""),
-        Subnet(pulumi.Output.from_input(given.balancer_subnet_id or "")),
-        [Subnet(pulumi.Output.from_input(id_)) for id_ in given.app_subnet_ids],
+        pulumi.Output.from_input(config.vpc_id or ""),
+        Subnet(pulumi.Output.from_input(config.balancer_subnet_id or "")),
+        [Subnet(pulumi.Output.from_input(id_)) for id_ in config.app_subnet_ids],
     )
 
 
@@ -71,17 +71,15 @@ class _StackVpc:
 
     network: Network
 
-    def __init__(
-        self, given: Vpc, around: settings.Aws, stack: str, provider: aws.Provider, *, front_ipv6: bool
-    ) -> None:
-        self._given, self._region, self._stack, self._front_ipv6 = given, around.region, stack, front_ipv6
+    def __init__(self, vpc: Vpc, config: settings.Aws, stack: str, provider: aws.Provider, *, front_ipv6: bool) -> None:
+        self._config, self._region, self._stack, self._front_ipv6 = vpc, config.region, stack, front_ipv6
         self._vpc = aws.ec2.Vpc(
             "vpc",
-            cidr_block=given.cidr,
+            cidr_block=vpc.cidr,
             # Both are needed where a private name stands for an endpoint.
             enable_dns_support=True,
             enable_dns_hostnames=True,
-            assign_generated_ipv6_cidr_block=given.ipv6_egress or front_ipv6 or None,
+            assign_generated_ipv6_cidr_block=vpc.ipv6_egress or front_ipv6 or None,
             tags=self._name_tag("vpc"),
             opts=pulumi.ResourceOptions(provider=provider),
         )
@@ -96,27 +94,27 @@ class _StackVpc:
             opts=self._child,
         )
         public = self._public()
-        with_nat = {"none": 0, "single": 1, "one_per_az": len(given.zones)}[given.nat_gateways]
-        nat = {zone: self._nat(zone, public[zone]) for zone in given.zones[:with_nat]}
-        self._egress = self._egress_gateway() if given.ipv6_egress else None
-        private = {zone: self._private(zone, nat.get(zone, nat.get(given.zones[0]))) for zone in given.zones}
+        with_nat = {"none": 0, "single": 1, "one_per_az": len(vpc.zones)}[vpc.nat_gateways]
+        nat = {zone: self._nat(zone, public[zone]) for zone in vpc.zones[:with_nat]}
+        self._egress = self._egress_gateway() if vpc.ipv6_egress else None
+        private = {zone: self._private(zone, nat.get(zone, nat.get(vpc.zones[0]))) for zone in vpc.zones}
         s3 = self._s3([table for _, table in private.values()])
         subnets = [Subnet(subnet.id, [*subnet.ready, s3]) for subnet, _ in private.values()]
         # In the order in which they came to be settings; a name is that of its service.
-        asked = {
-            **dict.fromkeys(SSM_SERVICES if given.ssm_endpoints else ()),
-            **dict.fromkeys(_without_nat(around) if given.nat_gateways == "none" else ()),
+        services = {
+            **dict.fromkeys(SSM_SERVICES if vpc.ssm_endpoints else ()),
+            **dict.fromkeys(_services_over_ipv4(config) if vpc.nat_gateways == "none" else ()),
         }
-        if asked:
-            endpoints = self._interface_endpoints(list(asked), subnets)
+        if services:
+            endpoints = self._interface_endpoints(list(services), subnets)
             subnets = [Subnet(each.id, [*each.ready, *endpoints]) for each in subnets]
-        if given.flow_log_days:
-            flow_log(self._vpc, given.flow_log_days, self._name_tag("flow-log"), self._child)
-        networks = pulumi.Output.from_input([given.subnet(zone, public=True) for zone in given.zones])
+        if vpc.flow_log_days:
+            flow_log(self._vpc, vpc.flow_log_days, self._name_tag("flow-log"), self._child)
+        networks = pulumi.Output.from_input([vpc.subnet(zone, public=True) for zone in vpc.zones])
         front = Front(
             [subnet.id for subnet in public.values()], networks, [each for one in public.values() for each in one.ready]
         )
-        self.network = Network(self._vpc.id, public[given.zones[0]], subnets, front)
+        self.network = Network(self._vpc.id, public[vpc.zones[0]], subnets, front)
 
     def _public(self) -> dict[str, Subnet]:
         """Create a public subnet in each zone; all leave by the internet gateway."""
@@ -142,7 +140,7 @@ class _StackVpc:
                 opts=self._child,
             )
             ways.append(six)
-        return {zone: self._subnet(zone, table, ways, public=True) for zone in self._given.zones}
+        return {zone: self._subnet(zone, table, ways, public=True) for zone in self._config.zones}
 
     def _egress_gateway(self) -> aws.ec2.EgressOnlyInternetGateway:
         """Create the gateway by which machines connect outside by IPv6, and nobody connects to them."""
@@ -189,12 +187,12 @@ class _StackVpc:
 
     def _subnet(self, zone: str, table: aws.ec2.RouteTable, out: Sequence[pulumi.Resource], *, public: bool) -> Subnet:
         name = f"{'public' if public else 'private'}-{zone[-1]}"
-        has_ipv6 = self._front_ipv6 if public else self._given.ipv6_egress
+        has_ipv6 = self._front_ipv6 if public else self._config.ipv6_egress
         subnet = aws.ec2.Subnet(
             name,
             vpc_id=self._vpc.id,
             availability_zone=zone,
-            cidr_block=self._given.subnet(zone, public=public),
+            cidr_block=self._config.subnet(zone, public=public),
             ipv6_cidr_block=self._ipv6_block(zone, public=public) if has_ipv6 else None,
             # FSBP EC2.15. The balancer asks for its public address itself.
             map_public_ip_on_launch=False,
@@ -225,7 +223,7 @@ class _StackVpc:
             service_name=f"com.amazonaws.{self._region}.s3",
             vpc_endpoint_type="Gateway",
             route_table_ids=[table.id for table in tables],
-            policy=self._vpc.owner_id.apply(_own_keys_or_reading),
+            policy=self._vpc.owner_id.apply(_s3_policy),
             tags=self._name_tag("s3"),
             opts=self._child,
         )
@@ -245,7 +243,7 @@ class _StackVpc:
             ip_protocol="tcp",
             from_port=HTTPS,
             to_port=HTTPS,
-            cidr_ipv4=self._given.cidr,
+            cidr_ipv4=self._config.cidr,
             opts=self._child,
         )
         return [
@@ -270,12 +268,12 @@ class _StackVpc:
         return {"Name": f"{self._stack}-{name}"}
 
 
-def _without_nat(given: settings.Aws) -> list[str]:
+def _services_over_ipv4(config: settings.Aws) -> list[str]:
     """Return the services that machines ask, and that answer at IPv4 addresses alone."""
-    return ["ssm", *(["logs"] if given.logs else []), *(["monitoring"] if given.alarms else [])]
+    return ["ssm", *(["logs"] if config.logs else []), *(["monitoring"] if config.alarms else [])]
 
 
-def _own_keys_or_reading(account: str) -> str:
+def _s3_policy(account: str) -> str:
     """Return a policy that allows all to keys of this account, and reading to everyone.
 
     An intruder on a machine cannot carry data to a bucket of theirs this way.

@@ -13,7 +13,7 @@ from platforms.failure import end_program
 ROOT_DEVICE = "/dev/xvda"
 
 
-def check_image(given: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions) -> str:
+def check_image(config: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions) -> str:
     """End the program where the pinned image cannot boot the machines. Return the name of its root disk.
 
     Log when Debian has a newer one; never take it.
@@ -21,7 +21,7 @@ def check_image(given: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions
     A question that fails (no ec2:DescribeImages, a throttled call) is a warning: it must not prevent an `up`.
     """
     try:
-        pinned = aws.ec2.get_ami(filters=[{"name": "image-id", "values": [given.ami]}], opts=opts)
+        pinned = aws.ec2.get_ami(filters=[{"name": "image-id", "values": [config.ami]}], opts=opts)
         newest = aws.ec2.get_ami(
             owners=[DEBIAN_OWNER],
             most_recent=True,
@@ -29,17 +29,17 @@ def check_image(given: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions
             opts=opts,
         )
     except Exception as error:  # noqa: BLE001  whatever the provider raises; it decides nothing
-        pulumi.log.warn(f"whether {given.ami} is right, and whether Debian has a newer image, is not known: {error}")
+        pulumi.log.warn(f"whether {config.ami} is right, and whether Debian has a newer image, is not known: {error}")
         return ROOT_DEVICE
     found = {"Architecture": pinned.architecture, "OwnerId": pinned.owner_id, "Name": pinned.name}
     if problem := kind.find_problem(found):
         end_program(
-            f"aws.ami: {given.ami}: {problem}; Debian's newest for this stack is {newest.id} ({newest.name}): "
+            f"aws.ami: {config.ami}: {problem}; Debian's newest for this stack is {newest.id} ({newest.name}): "
             "pin that, or change `os` or the instance types"
         )
-    if newest.id != given.ami:
+    if newest.id != config.ami:
         pulumi.log.info(
-            f"the pinned image is {given.ami}; Debian's newest in {given.region} is {newest.id} "
+            f"the pinned image is {config.ami}; Debian's newest in {config.region} is {newest.id} "
             f"({newest.name}). Once it stands under aws.ami, every machine is replaced, the new one before the old."
         )
     return pinned.root_device_name or ROOT_DEVICE

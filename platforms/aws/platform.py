@@ -48,29 +48,29 @@ class AwsPlatform:
 
     def __init__(
         self,
-        given: settings.Aws,
+        config: settings.Aws,
         *,
         stack: str,
         project_name: str,
         image: ImageKind = DEFAULT_IMAGE,
         ipv6: bool = False,
     ) -> None:
-        self._given = given
+        self._config = config
         self._image = image
         self._stack = stack
         self._tags = {
-            **given.tags,
+            **config.tags,
             "wsgi-fleet:project": project_name,
             "wsgi-fleet:stack": stack,
             "managed-by": "pulumi",
         }
-        self._provider = aws.Provider("aws", region=given.region, default_tags={"tags": self._tags})
-        self._network = network.network(given, stack, self._provider, ipv6=ipv6)
-        self._access = access(given, stack=stack, provider=self._provider, network=self._network)
+        self._provider = aws.Provider("aws", region=config.region, default_tags={"tags": self._tags})
+        self._network = network.network(config, stack, self._provider, ipv6=ipv6)
+        self._access = access(config, stack=stack, provider=self._provider, network=self._network)
         self._releases: bucket.ReleaseStore | None = None
-        self._monitoring = Monitoring(given, stack, self._provider)
-        self._alarms = MachineAlarms(given, stack, self._provider, namespace=self._monitoring.namespace)
-        self._roles = role.Roles(given, stack, self._provider, self._monitoring)
+        self._monitoring = Monitoring(config, stack, self._provider)
+        self._alarms = MachineAlarms(config, stack, self._provider, namespace=self._monitoring.namespace)
+        self._roles = role.Roles(config, stack, self._provider, self._monitoring)
         self._root_device = ""
         self._alb: AlbResources | None = None
         # Those that reach their machine by the address that the public one has at first.
@@ -84,7 +84,7 @@ class AwsPlatform:
         return group.security_group(
             name,
             ingress,
-            self._given,
+            self._config,
             self._provider,
             opts,
             vpc_id=self._network.vpc_id,
@@ -93,13 +93,13 @@ class AwsPlatform:
 
     def store(self, name: str, *, opts: pulumi.ResourceOptions) -> Store:
         """Implement Platform.store: register a release store in S3."""
-        self._releases = bucket.release_store(name, self._given, self._stack, self._provider, opts)
+        self._releases = bucket.release_store(name, self._config, self._stack, self._provider, opts)
         return self._releases.store
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         """Implement Platform.machine: create an EC2 instance and its alarms, and pin its host key."""
         self._check_image()
-        own = self._roles.of(args, self._releases if store else None, opts)
+        machine_role = self._roles.of(args, self._releases if store else None, opts)
         private = self._network.private
         subnet = self._network.public if args.public else private[args.zone % len(private)]
         instance = aws.ec2.Instance(
@@ -107,19 +107,19 @@ class AwsPlatform:
             subnet_id=subnet.id,
             user_data_replace_on_change=True,
             # Nobody ends it by hand; the engine still does, for else it could not replace it.
-            disable_api_termination=self._given.protect,
-            force_destroy=self._given.protect,
+            disable_api_termination=self._config.protect,
+            force_destroy=self._config.protect,
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
                     provider=self._provider,
-                    depends_on=[*(own.ready if own else ()), *subnet.ready],
+                    depends_on=[*(machine_role.ready if machine_role else ()), *subnet.ready],
                     # EC2 would stop every server at once to change its type, and a grown disk needs a boot.
                     replace_on_changes=["instanceType", "rootBlockDevice.volumeSize"],
                     delete_before_replace=False,
                 ),
             ),
-            **self._instance_spec(args, own).instance(),
+            **self._instance_spec(args, machine_role).instance(),
         )
         self._alarms.create_ec2_alarms(name, args.role, instance)
         machine = Machine(
@@ -148,44 +148,44 @@ class AwsPlatform:
         if self._releases is None:
             raise ValueError(f"{name}: a group needs a release store")
         self._check_image()
-        warn_of_one_zone(args.app, self._given, self._app_zones)
+        warn_of_one_zone(args.app, self._config, self._app_zones)
         machine = MachineArgs(args.app, "", args.group, args.size, app=args.app)
-        own = self._roles.of(machine, self._releases, opts, group=self.group_names(args.app).group)
+        machine_role = self._roles.of(machine, self._releases, opts, group=self.group_names(args.app).group)
         made = GroupResources(
             name,
             args,
-            self._given,
+            self._config,
             stack=self._stack,
-            spec=lambda user_data: replace(self._instance_spec(machine, own), user_data=user_data),
+            spec=lambda user_data: replace(self._instance_spec(machine, machine_role), user_data=user_data),
             subnets=self._network.private,
             root_device=self._root_device,
             provider=self._provider,
         )
         boot = made.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
-        ready = [*(own.ready if own else ()), *(front.ready if front else ())]
+        ready = [*(machine_role.ready if machine_role else ()), *(front.ready if front else ())]
         return made.group(boot, self._alb if front else None, self._alarms, ready=ready, opts=opts)
 
     @cached_property
     def _app_zones(self) -> Mapping[str, str]:
         """Return subnet -> zone of the app servers' subnets in a VPC that is there."""
-        return zones_of(self._given.app_subnet_ids, pulumi.InvokeOptions(provider=self._provider))
+        return zones_of(self._config.app_subnet_ids, pulumi.InvokeOptions(provider=self._provider))
 
     def _check_image(self) -> None:
         if not self._root_device:
-            self._root_device = check_image(self._given, self._image, pulumi.InvokeOptions(provider=self._provider))
+            self._root_device = check_image(self._config, self._image, pulumi.InvokeOptions(provider=self._provider))
 
-    def _instance_spec(self, args: MachineArgs, own: role.Role | None) -> InstanceSpec:
+    def _instance_spec(self, args: MachineArgs, machine_role: role.Role | None) -> InstanceSpec:
         return InstanceSpec(
-            ami=self._given.ami,
+            ami=self._config.ami,
             instance_type=args.size.instance_type,
             key_name=self._access.key_name,
             group=args.group.id,
-            profile=own.profile if own else None,
+            profile=machine_role.profile if machine_role else None,
             user_data=args.user_data,
             disk_gib=args.size.disk_gib,
             tags={**self._tags, "Name": f"{self._stack}-{args.role}"},
             public=args.public,
-            ipv6=self._given.has_ipv6 and not args.public,
+            ipv6=self._config.has_ipv6 and not args.public,
         )
 
     def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
@@ -232,7 +232,7 @@ class AwsPlatform:
             name,
             domain="vpc",
             tags={"Name": f"{self._stack}-{name}"},
-            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider, protect=self._given.protect),
+            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider, protect=self._config.protect),
         )
         association = aws.ec2.EipAssociation(
             name,
@@ -247,7 +247,7 @@ class AwsPlatform:
         # What is described from here on runs after the move: the address below is no longer the machine's own.
         self._access.use_public_address(there)
         beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
-        records = dns.records(name, hostnames, address.public_ip, self._given, beside)
+        records = dns.records(name, hostnames, address.public_ip, self._config, beside)
         host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
         # Of a wildcard nobody can say which name below it clients use.
         exact = next((name for name in hostnames if not name.startswith("*.")), there)
@@ -266,7 +266,7 @@ class AwsPlatform:
         made = AlbResources(
             name,
             args,
-            self._given,
+            self._config,
             stack=self._stack,
             front=front,
             vpc_id=self._network.vpc_id,
@@ -284,7 +284,7 @@ class AwsPlatform:
         return Target(
             name,
             server=name,
-            region=self._given.region,
+            region=self._config.region,
             group=front.target_groups[app],
             machine=machine.id,
             drain_timeout_s=front.drain_timeout_s[app],
@@ -296,10 +296,10 @@ class AwsPlatform:
         return self._access.reach(machines)
 
 
-def create(given: settings.Settings, *, stack: str, project: Path, project_name: str) -> AwsPlatform:  # noqa: ARG001
+def create(settings_: settings.Settings, *, stack: str, project: Path, project_name: str) -> AwsPlatform:  # noqa: ARG001
     """Return the platform of a stack (see platforms.registry). Raises ValueError where `aws` is missing."""
-    if given.aws is None:
+    if settings_.aws is None:
         raise ValueError("aws: is missing, and platform is aws")
-    image = ImageKind(given.operating_system, given.architecture)
-    is_dual = given.balancer.kind == "alb" and given.balancer.alb.ip_address_type == "dualstack"
-    return AwsPlatform(given.aws, stack=stack, project_name=project_name, image=image, ipv6=is_dual)
+    image = ImageKind(settings_.operating_system, settings_.architecture)
+    is_dual = settings_.balancer.kind == "alb" and settings_.balancer.alb.ip_address_type == "dualstack"
+    return AwsPlatform(settings_.aws, stack=stack, project_name=project_name, image=image, ipv6=is_dual)

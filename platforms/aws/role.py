@@ -37,8 +37,8 @@ class Role:
 class Roles:
     """The roles of a stack: one for all machines of a tier, none where there is nothing that they may do."""
 
-    def __init__(self, given: settings.Aws, stack: str, provider: aws.Provider, monitoring: Monitoring) -> None:
-        self._given, self._stack, self._provider, self._monitoring = given, stack, provider, monitoring
+    def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider, monitoring: Monitoring) -> None:
+        self._config, self._stack, self._provider, self._monitoring = config, stack, provider, monitoring
         self._made: dict[str, Role | None] = {}
 
     def of(
@@ -55,82 +55,86 @@ class Roles:
         """
         name = f"app-{machine.app}" if machine.app else machine.role
         if name not in self._made:
-            own = self._own_statements(machine, releases)
+            statements = self._own_statements(machine, releases)
             if group:
-                own.append(pulumi.Output.from_input([_joins_group(group, self._given.region)]))
-            self._made[name] = self._role(name, own, releases, opts) if own or self._given.ssm else None
+                statements.append(pulumi.Output.from_input([_lifecycle_statement(group, self._config.region)]))
+            self._made[name] = self._role(name, statements, releases, opts) if statements or self._config.ssm else None
         return self._made[name]
 
     def _own_statements(
         self, machine: MachineArgs, releases: ReleaseStore | None
     ) -> list[pulumi.Output[Sequence[Statement]]]:
         reads = (
-            releases.bucket.apply(lambda bucket: reads_releases(bucket, self._stack, machine.app, self._given))
+            releases.bucket.apply(lambda bucket: release_statements(bucket, self._stack, machine.app, self._config))
             if releases
             else None
         )
-        watched = (
-            pulumi.Output.from_input(watches_groups(machine.watches, self._given.region)) if machine.watches else None
+        groups = (
+            pulumi.Output.from_input(group_statements(machine.watches, self._config.region))
+            if machine.watches
+            else None
         )
-        return [*filter(None, (reads, watched)), *self._monitoring.statements(machine)]
+        return [*filter(None, (reads, groups)), *self._monitoring.statements(machine)]
 
     def _role(
         self,
         name: str,
-        own: Sequence[pulumi.Output[Sequence[Statement]]],
+        statements: Sequence[pulumi.Output[Sequence[Statement]]],
         releases: ReleaseStore | None,
         opts: pulumi.ResourceOptions,
     ) -> Role:
         """Create a role for EC2 machines with these statements alone (and Systems Manager's, where it is on)."""
-        partition = partition_of(self._given.region)
+        partition = partition_of(self._config.region)
         trust = {"Effect": "Allow", "Principal": {"Service": f"ec2.{partition.domain}"}, "Action": "sts:AssumeRole"}
-        made = aws.iam.Role(
+        role = aws.iam.Role(
             name,
             assume_role_policy=_document([trust]),
             opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
         )
-        child = pulumi.ResourceOptions(parent=made, provider=self._provider)
+        child = pulumi.ResourceOptions(parent=role, provider=self._provider)
         ready: list[pulumi.Resource] = [*(releases.ready if releases else ())]
-        if own:
-            policy = pulumi.Output.all(*own).apply(
+        if statements:
+            policy = pulumi.Output.all(*statements).apply(
                 lambda parts: _document([statement for part in parts for statement in part])
             )
-            ready.append(aws.iam.RolePolicy(name, role=made.name, policy=policy, opts=child))
-        if self._given.ssm:
+            ready.append(aws.iam.RolePolicy(name, role=role.name, policy=policy, opts=child))
+        if self._config.ssm:
             # FSBP SSM.1: machines are managed by Systems Manager.
             core = f"arn:{partition.name}:iam::aws:policy/AmazonSSMManagedInstanceCore"
-            ready.append(aws.iam.RolePolicyAttachment(f"{name}-ssm", role=made.name, policy_arn=core, opts=child))
-        return Role(aws.iam.InstanceProfile(name, role=made.name, opts=child).name, ready)
+            ready.append(aws.iam.RolePolicyAttachment(f"{name}-ssm", role=role.name, policy_arn=core, opts=child))
+        return Role(aws.iam.InstanceProfile(name, role=role.name, opts=child).name, ready)
 
 
-def reads_releases(bucket: str, stack: str, app: str, given: settings.Aws) -> list[Statement]:
+def release_statements(bucket: str, stack: str, app: str, config: settings.Aws) -> list[Statement]:
     """Return statements that let an app server read the releases and the secrets of its own application."""
-    partition = partition_of(given.region)
-    own = f"{stack}/{app}/*"
+    partition = partition_of(config.region)
+    prefix = f"{stack}/{app}/*"
     statements: list[Statement] = [
-        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:{partition.name}:s3:::{bucket}/{own}"},
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:{partition.name}:s3:::{bucket}/{prefix}"},
         # With it a key that is not there is a 404 and not a 403. "IfExists", for nothing says that GetObject of a
         # missing key brings a prefix along. The price: names (not contents) of a shared bucket can be listed.
         {
             "Effect": "Allow",
             "Action": "s3:ListBucket",
             "Resource": f"arn:{partition.name}:s3:::{bucket}",
-            "Condition": {"StringLikeIfExists": {"s3:prefix": own}},
+            "Condition": {"StringLikeIfExists": {"s3:prefix": prefix}},
         },
         # Any account, for a role acts in its own alone. The key aws/ssm needs no statement: its policy lets in
         # everybody of the account who comes through Systems Manager.
         {
             "Effect": "Allow",
             "Action": "ssm:GetParametersByPath",
-            "Resource": f"arn:{partition.name}:ssm:{given.region}:*:parameter{parameter_path(stack)}/{app}/*",
+            "Resource": f"arn:{partition.name}:ssm:{config.region}:*:parameter{parameter_path(stack)}/{app}/*",
         },
     ]
-    if given.kms_key_arn:
-        statements.append(_decrypts(given.kms_key_arn, f"{parameter_path(stack)}/{app}/*", given.region, partition))
+    if config.kms_key_arn:
+        statements.append(
+            _decryption_statement(config.kms_key_arn, f"{parameter_path(stack)}/{app}/*", config.region, partition)
+        )
     return statements
 
 
-def watches_groups(groups: Sequence[str], region: str) -> list[Statement]:
+def group_statements(groups: Sequence[str], region: str) -> list[Statement]:
     """Return statements that let a balancer list the machines of groups, and report those of its own groups as dead."""
     return [
         {
@@ -153,7 +157,7 @@ def _group_arn(group: str, region: str) -> str:
     return f"arn:{partition_of(region).name}:autoscaling:{region}:*:autoScalingGroup:*:autoScalingGroupName/{group}"
 
 
-def _joins_group(group: str, region: str) -> Statement:
+def _lifecycle_statement(group: str, region: str) -> Statement:
     """Return a statement that lets a machine tell its group that it serves, or is done."""
     return {
         "Effect": "Allow",
@@ -162,7 +166,7 @@ def _joins_group(group: str, region: str) -> Statement:
     }
 
 
-def _decrypts(key: str, parameters: str, region: str, partition: Partition) -> Statement:
+def _decryption_statement(key: str, parameters: str, region: str, partition: Partition) -> Statement:
     """Return a statement that allows decryption with that key below that path, through Systems Manager only."""
     return {
         "Effect": "Allow",

@@ -39,10 +39,10 @@ class S3Store:
     def open(self, key: str) -> IO[bytes] | None:
         """Implement Store.open: return the body of the object, which is read from the network as it is asked for."""
         try:
-            answer = self.client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
+            response = self.client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
         except self.client.exceptions.NoSuchKey:
             return None
-        return cast("IO[bytes]", answer["Body"])
+        return cast("IO[bytes]", response["Body"])
 
     def write(self, key: str, content: bytes | IO[bytes]) -> None:
         """Implement Store.write: put the object."""

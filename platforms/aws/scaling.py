@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any
 
-from platforms.aws.client import client, errors_as
+from platforms.aws.client import client, convert_errors
 from platforms.aws.elb import Elb
 from platforms.server_group import Member, Phase, ServerGroupError
 
 # What one call takes (API_SetInstanceProtection).
-AT_ONCE = 50
+PROTECTED_PER_CALL = 50
 # Values of one filter (API_DescribeInstances).
-FILTERED_AT_ONCE = 200
+VALUES_PER_FILTER = 200
 _PHASES = {
     "Pending:Wait": Phase.WAITING,
     "InService": Phase.SERVING,
@@ -39,12 +39,12 @@ class ScalingGroup:
 
     def minimum(self) -> int:
         """Implement ServerGroup.minimum: schedules may have changed it."""
-        with errors_as(ServerGroupError):
+        with convert_errors(ServerGroupError):
             return int(self._group().get("MinSize", 0))
 
     def members(self) -> list[Member]:
         """Implement ServerGroup.members: ask the group for its instances, and EC2 for their addresses."""
-        with errors_as(ServerGroupError):
+        with convert_errors(ServerGroupError):
             states = {str(each["InstanceId"]): str(each["LifecycleState"]) for each in self._instances()}
             addresses = self._addresses(states)
         return [
@@ -54,22 +54,22 @@ class ScalingGroup:
 
     def healthy(self) -> set[str]:
         """Implement ServerGroup.healthy: ask the load balancer; without one, the group which it has in service."""
-        with errors_as(ServerGroupError):
+        with convert_errors(ServerGroupError):
             if self._target_group is None:
                 return self._in_service()
             return {id_ for id_, (state, _) in self._elb.health(self._target_group).items() if state == "healthy"}
 
-    def hold(self, ids: Collection[str], *, on: bool) -> None:
-        """Implement ServerGroup.hold: protect from scale-in those that are in service, which alone can be."""
-        with errors_as(ServerGroupError):
+    def protect(self, ids: Collection[str], *, on: bool) -> None:
+        """Implement ServerGroup.protect: protect from scale-in those that are in service, which alone can be."""
+        with convert_errors(ServerGroupError):
             chosen = sorted(self._in_service() & {*ids})
-            for start in range(0, len(chosen), AT_ONCE):
-                self._hold(chosen[start : start + AT_ONCE], on=on)
+            for start in range(0, len(chosen), PROTECTED_PER_CALL):
+                self._protect(chosen[start : start + PROTECTED_PER_CALL], on=on)
 
     def stand_by(self, id_: str, *, on: bool) -> None:
         """Implement ServerGroup.stand_by. The group puts another one in its place where it has no more than it must."""
         names = {"InstanceIds": [id_], "AutoScalingGroupName": self.name}
-        with errors_as(ServerGroupError):
+        with convert_errors(ServerGroupError):
             if on:
                 group = self._group()
                 spare = int(group["DesiredCapacity"]) > int(group["MinSize"])
@@ -79,12 +79,12 @@ class ScalingGroup:
 
     def replace(self, id_: str) -> None:
         """Implement ServerGroup.replace."""
-        with errors_as(ServerGroupError):
+        with convert_errors(ServerGroupError):
             self.client.set_instance_health(InstanceId=id_, HealthStatus="Unhealthy", ShouldRespectGracePeriod=False)
 
     def last_problem(self) -> str:
         """Implement ServerGroup.last_problem: the newest activity that failed."""
-        with errors_as(ServerGroupError):
+        with convert_errors(ServerGroupError):
             found = self.client.describe_scaling_activities(AutoScalingGroupName=self.name, MaxRecords=10)
         failed = [each for each in found["Activities"] if each["StatusCode"] in ("Failed", "Cancelled")]
         return " ".join(str(failed[0].get("StatusMessage", "")).split()) if failed else ""
@@ -111,24 +111,24 @@ class ScalingGroup:
 
     def _addresses(self, ids: Collection[str]) -> dict[str, str]:
         """Return instance -> address, of those that are there. By a filter: of an id that is gone it is no error."""
-        every, chosen = list[Any](), sorted(ids)
-        for start in range(0, len(chosen), FILTERED_AT_ONCE):
-            wanted = [{"Name": "instance-id", "Values": chosen[start : start + FILTERED_AT_ONCE]}]
-            pages = self.ec2.get_paginator("describe_instances").paginate(Filters=wanted)
-            every += [each for page in pages for found in page["Reservations"] for each in found["Instances"]]
+        instances, chosen = list[Any](), sorted(ids)
+        for start in range(0, len(chosen), VALUES_PER_FILTER):
+            filters = [{"Name": "instance-id", "Values": chosen[start : start + VALUES_PER_FILTER]}]
+            pages = self.ec2.get_paginator("describe_instances").paginate(Filters=filters)
+            instances += [each for page in pages for found in page["Reservations"] for each in found["Instances"]]
         # One that ends has no address any more.
         return {
             str(each["InstanceId"]): str(each.get("PrivateIpAddress", ""))
-            for each in every
+            for each in instances
             if each["State"]["Name"] in ("pending", "running")
         }
 
-    def _hold(self, ids: Collection[str], *, on: bool) -> None:
+    def _protect(self, ids: Collection[str], *, on: bool) -> None:
         from botocore.exceptions import ClientError  # noqa: PLC0415
 
-        given = {"AutoScalingGroupName": self.name, "ProtectedFromScaleIn": on}
+        options = {"AutoScalingGroupName": self.name, "ProtectedFromScaleIn": on}
         try:
-            self.client.set_instance_protection(InstanceIds=list(ids), **given)
+            self.client.set_instance_protection(InstanceIds=list(ids), **options)
         except ClientError as error:
             if error.response["Error"]["Code"] != "ValidationError":
                 raise
@@ -136,7 +136,7 @@ class ScalingGroup:
                 return
             # One of them went meanwhile, and AWS then takes none.
             for id_ in ids:
-                self._hold([id_], on=on)
+                self._protect([id_], on=on)
 
 
 def _phase(state: str) -> Phase:

@@ -52,7 +52,7 @@ class GroupResources:
         self,
         name: str,
         args: ServerGroupArgs,
-        given: settings.Aws,
+        config: settings.Aws,
         *,
         stack: str,
         spec: Callable[[pulumi.Output[str]], InstanceSpec],
@@ -60,7 +60,7 @@ class GroupResources:
         root_device: str,
         provider: aws.Provider,
     ) -> None:
-        self._name, self._args, self._given, self._stack = name, args, given, stack
+        self._name, self._args, self._config, self._stack = name, args, config, stack
         self._spec, self._subnets, self._root_device, self._provider = spec, subnets, root_device, provider
         self._names = group_names(stack, args.app)
 
@@ -90,7 +90,7 @@ class GroupResources:
             type="SecureString",
             # JSON text, as all of them (platforms/aws/ssm.py).
             value=boot.key.apply(json.dumps),
-            key_id=self._given.kms_key_arn,
+            key_id=self._config.kms_key_arn,
             opts=child,
         )
         url = pulumi.Output.concat(store.machine_url, "/", args.app)
@@ -118,7 +118,7 @@ class GroupResources:
             opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider),
             **instance.launch_template(self._root_device),
         )
-        own = {"id": template.id, "version": template.latest_version.apply(str)}
+        template_version = {"id": template.id, "version": template.latest_version.apply(str)}
         group = aws.autoscaling.Group(
             name,
             name=self._names.group,
@@ -134,7 +134,7 @@ class GroupResources:
             capacity_rebalance=capacity.spot_percent > 0,
             # The rollout brings the first release, and waits for servers itself.
             wait_for_capacity_timeout="0",
-            enabled_metrics=list[Any](GROUP_METRICS.values()) if self._given.alarms else None,
+            enabled_metrics=list[Any](GROUP_METRICS.values()) if self._config.alarms else None,
             # With the group itself, so that no machine escapes them.
             initial_lifecycle_hooks=self._hooks(),
             # Default tags do not reach groups, and what is launched has them of the template.
@@ -153,14 +153,14 @@ class GroupResources:
                     ignore_changes=["launchTemplate", "mixedInstancesPolicy"],
                 ),
             ),
-            **self._launch(own),
+            **self._launch(template_version),
         )
         refresh = InstanceRefresh(
             f"{name}-refresh",
-            region=self._given.region,
+            region=self._config.region,
             group=group.name,
-            configuration=pulumi.Output.all(**own).apply(
-                lambda each: json.dumps(_as_api_spells_it(self._launch(each)))
+            configuration=pulumi.Output.all(**template_version).apply(
+                lambda each: json.dumps(_api_keys(self._launch(each)))
             ),
             layout=self._args.boot.layout,
             opts=pulumi.ResourceOptions(parent=group, depends_on=[group]),
@@ -185,7 +185,7 @@ class GroupResources:
             )
         spec = {
             "platform": "aws",
-            "region": self._given.region,
+            "region": self._config.region,
             "name": group.name,
             **({"group": front.groups[self._args.app].arn} if front else {}),
         }
@@ -250,13 +250,13 @@ class GroupResources:
                 )
 
 
-def _as_api_spells_it(launch: Any) -> Any:
+def _api_keys(launch: Any) -> Any:
     """Return what a group launches as a DesiredConfiguration of AWS's API: names in its spelling."""
     if isinstance(launch, dict):
         fields = cast("dict[str, Any]", launch)
         names = {"id": "LaunchTemplateId"}
         return {
-            names.get(key, "".join(word.capitalize() for word in key.split("_"))): _as_api_spells_it(value)
+            names.get(key, "".join(word.capitalize() for word in key.split("_"))): _api_keys(value)
             for key, value in fields.items()
         }
-    return [_as_api_spells_it(each) for each in cast("list[Any]", launch)] if isinstance(launch, list) else launch
+    return [_api_keys(each) for each in cast("list[Any]", launch)] if isinstance(launch, list) else launch

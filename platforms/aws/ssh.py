@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 
-from platforms.aws.connection import CONNECT_S, Way, WrongHostKey, public_text, way_of
+from platforms.aws.connection import CONNECT_S, Connector, WrongHostKey, make_connector, public_text
 from platforms.aws.tunnel import TunnelRefused
 from platforms.transport import Result, Unreachable
 
@@ -32,8 +32,8 @@ class SshTransport:
     A key that is not known yet is pinned at first contact. Safe for threads; close() it to end its connections.
     """
 
-    def __init__(self, way: Way, *, user: str, deadline_s: float = DEADLINE_S) -> None:
-        self._way, self._user, self._deadline_s = way, user, deadline_s
+    def __init__(self, connector: Connector, *, user: str, deadline_s: float = DEADLINE_S) -> None:
+        self._connector, self._user, self._deadline_s = connector, user, deadline_s
         self._start = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -44,7 +44,7 @@ class SshTransport:
 
         deadline_s in it, where it is given, is how long a machine is tried.
         """
-        return cls(way_of(spec), user=spec["user"], deadline_s=float(spec.get("deadline_s", DEADLINE_S)))
+        return cls(make_connector(spec), user=spec["user"], deadline_s=float(spec.get("deadline_s", DEADLINE_S)))
 
     def exec(
         self,
@@ -57,18 +57,18 @@ class SshTransport:
         on_output: Callable[[bytes], None] | None = None,
     ) -> Result:
         """Implement Transport.exec: run the command over SSH; `timeout` ends it on the machine."""
-        longest_s = self._way.longest_s
-        if longest_s and timeout_s + GRACE_S > longest_s:
+        lifetime_s = self._connector.lifetime_s
+        if lifetime_s and timeout_s + GRACE_S > lifetime_s:
             raise Unreachable(
-                f"{machine}: {command[0]} may take {timeout_s:g} s, and {self._way.name} ends a connection after "
-                f"{longest_s:g} s; give it at most {longest_s - GRACE_S:g} s"
+                f"{machine}: {command[0]} may take {timeout_s:g} s, and {self._connector.name} ends a connection after "
+                f"{lifetime_s:g} s; give it at most {lifetime_s - GRACE_S:g} s"
             )
-        with self._way.turn(machine):
+        with self._connector.reserve(machine):
             return self._run(self._exec(machine, command, stdin, timeout_s, on_line=on_line, on_output=on_output))
 
     def host_key(self, machine: str) -> str:
         """Return the public host key of a machine that lets us in: `ssh-ed25519 AAAA...`. Raises Unreachable."""
-        with self._way.turn(machine):
+        with self._connector.reserve(machine):
             return self._run(self._host_key(machine))
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class SshTransport:
         with self._start:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop and thread:
-            asyncio.run_coroutine_threadsafe(self._way.close(), loop).result()
+            asyncio.run_coroutine_threadsafe(self._connector.close(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
@@ -110,8 +110,8 @@ class SshTransport:
             # Taken before the machine is asked: its `timeout` begins to count before its answer is here.
             began = time.monotonic()
             # Without the end of an empty input a command that reads it would wait for all of its time.
-            given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
-            return began, await connection.create_process(text, stderr=asyncssh.STDOUT, encoding=None, **given)
+            input_options: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
+            return began, await connection.create_process(text, stderr=asyncssh.STDOUT, encoding=None, **input_options)
 
         # Until it is started everything may be tried again; afterwards nothing, for it may have run.
         connection, (began, process) = await self._retry(machine, started)
@@ -125,7 +125,7 @@ class SshTransport:
         except (OSError, asyncssh.Error) as error:
             raise Unreachable(f"{machine}: the connection was lost while a command ran: {error}") from error
         finally:
-            self._way.let_go(connection)
+            self._connector.give_back(connection)
         if process.returncode is None:
             raise Unreachable(f"{machine}: the connection was lost while {command[0]} ran")
         if process.returncode in ENDED and time.monotonic() - began >= timeout_s:
@@ -134,7 +134,7 @@ class SshTransport:
 
     async def _host_key(self, machine: str) -> str:
         connection, key = await self._retry(machine, _host_key)
-        self._way.let_go(connection)
+        self._connector.give_back(connection)
         return key
 
     async def _retry(
@@ -146,11 +146,11 @@ class SshTransport:
         while True:
             try:
                 async with asyncio.timeout(max(deadline - time.monotonic(), CONNECT_S)):
-                    connection = await self._way.connect(machine)
+                    connection = await self._connector.connect(machine)
                     try:
                         return connection, await work(connection)
                     except BaseException:
-                        self._way.let_go(connection)
+                        self._connector.give_back(connection)
                         raise
             except WrongHostKey as error:
                 raise Unreachable(str(error)) from None
@@ -162,7 +162,7 @@ class SshTransport:
                 if time.monotonic() + pause > deadline:
                     raise Unreachable(
                         f"{machine} did not respond over SSH for {self._deadline_s:g} s "
-                        f"(through {self._way.name}): {str(error) or type(error).__name__}"
+                        f"(through {self._connector.name}): {str(error) or type(error).__name__}"
                     ) from error
                 await asyncio.sleep(pause)
 

@@ -10,12 +10,12 @@ from typing import Any
 from platforms.aws.client import client
 
 # What one DeleteParameters takes (docs.aws.amazon.com/systems-manager/latest/APIReference/API_DeleteParameters.html).
-DELETED_AT_ONCE = 10
+DELETED_PER_CALL = 10
 # Of an application's parameters those that machines of a group read when they boot, before any release
 # (platforms/aws/server_group.py). No release has such a name.
 BOOT = "boot"
 # Characters of an advanced parameter; a standard one has 4096 and costs nothing.
-LONGEST = 8192
+MAX_CHARS = 8192
 
 
 def parameter_path(stack: str) -> str:
@@ -55,9 +55,9 @@ class SsmSecrets:
             name, value = f"{self._path}/{release}/{variable}", json.dumps(secret).replace("{", "\\u007b")
             if there.get(name) == value:
                 continue
-            if len(value) > LONGEST:
+            if len(value) > MAX_CHARS:
                 raise ValueError(
-                    f"the secret {variable} has {len(value)} characters as JSON, and a parameter takes {LONGEST}"
+                    f"the secret {variable} has {len(value)} characters as JSON, and a parameter takes {MAX_CHARS}"
                 )
             try:
                 self.client.put_parameter(
@@ -94,5 +94,5 @@ class SsmSecrets:
 
     def _delete(self, names: Iterable[str]) -> None:
         found = list(names)
-        for start in range(0, len(found), DELETED_AT_ONCE):
-            self.client.delete_parameters(Names=found[start : start + DELETED_AT_ONCE])
+        for start in range(0, len(found), DELETED_PER_CALL):
+            self.client.delete_parameters(Names=found[start : start + DELETED_PER_CALL])

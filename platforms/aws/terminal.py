@@ -35,12 +35,12 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
     words = ["ssh", "-t", *_options(file, name, TUNNEL_S if "endpoint" in spec else CONNECT_S)]
     environment = dict(os.environ)
     if "endpoint" in spec:
-        words += _proxied_by(proxy_command(Endpoint(**spec["endpoint"]), address))
+        words += _proxy_option(proxy_command(Endpoint(**spec["endpoint"]), address))
         environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     elif name == spec["jump_id"]:
         address = spec["jump_address"]
     else:
-        words += _proxied_by(
+        words += _proxy_option(
             ["ssh", *_options(file, spec["jump_id"]), "-W", f"{address}:{PORT}", _login(spec, spec["jump_address"])]
         )
     # One word for the remote shell; ssh would join the words with spaces.
@@ -50,9 +50,9 @@ def terminal(spec: Mapping[str, Any], machine: str, command: Sequence[str]) -> T
     return Terminal(["ssh-agent", "sh", "-c", WITH_KEY, "sh", *words], environment, secret=key)
 
 
-def _proxied_by(command: Sequence[str]) -> list[str]:
+def _proxy_option(command: Sequence[str]) -> list[str]:
     """Return the option by which ssh talks to a machine over standard input and output of a command."""
-    return ["-o", f"ProxyCommand={_literal(shlex.join(command))}"]
+    return ["-o", f"ProxyCommand={_escape_percent(shlex.join(command))}"]
 
 
 def _options(file: Path, name: str, connect_s: float = CONNECT_S) -> list[str]:
@@ -62,7 +62,7 @@ def _options(file: Path, name: str, connect_s: float = CONNECT_S) -> list[str]:
     """
     options = {
         "HostKeyAlias": name,
-        "UserKnownHostsFile": f'"{_literal(str(file))}"',
+        "UserKnownHostsFile": f'"{_escape_percent(str(file))}"',
         "GlobalKnownHostsFile": "none",
         "HashKnownHosts": "no",
         "StrictHostKeyChecking": "accept-new",
@@ -83,6 +83,6 @@ def _login(spec: Mapping[str, Any], address: str) -> str:
     return f"{spec['user']}@{address}"
 
 
-def _literal(text: str) -> str:
+def _escape_percent(text: str) -> str:
     """Escape each %, which OpenSSH expands in some of its settings."""
     return text.replace("%", "%%")

@@ -23,17 +23,17 @@ from platforms.aws.credentials import ASK_YOURSELF, REMEDIES
 
 # Of an endpoint: seconds that a tunnel lasts, and tunnels at a time
 # (docs.aws.amazon.com/AWSEC2/latest/UserGuide/connect-using-eice.html).
-LONGEST_S, MOST = 3600, 20
+TUNNEL_LIFETIME_S, MAX_TUNNELS = 3600, 20
 SSH, SERVICE = 22, "ec2-instance-connect"
 # Seconds: of the URL's signature, to open, and to close.
 SIGNED_S, OPEN_S, CLOSE_S = 60, 10.0, 2.0
 # Bytes of a message; AWS's own client sends up to 65,000.
 MESSAGE_BYTES = 32_768
-MAY_NOT = "allow ec2-instance-connect:OpenTunnel on the endpoint to whoever runs this (docs/aws.md)"
-GONE = "`pulumi up --refresh` makes it again where it is gone"
-BUSY = f"an endpoint has at most {MOST} tunnels at a time, of all who use it"
+MISSING_PERMISSION = "allow ec2-instance-connect:OpenTunnel on the endpoint to whoever runs this (docs/aws.md)"
+MISSING_ENDPOINT = "`pulumi up --refresh` makes it again where it is gone"
+TUNNEL_LIMIT = f"an endpoint has at most {MAX_TUNNELS} tunnels at a time, of all who use it"
 # By status: what to do where it helps nothing to try again. Assumed: no source says with which one AWS refuses.
-FINAL = {400: GONE, 401: MAY_NOT, 403: MAY_NOT, 404: GONE}
+FINAL_STATUSES = {400: MISSING_ENDPOINT, 401: MISSING_PERMISSION, 403: MISSING_PERMISSION, 404: MISSING_ENDPOINT}
 
 
 class TunnelRefused(Exception):
@@ -61,15 +61,15 @@ class Endpoint:
         query = {"instanceConnectEndpointId": self.id, "remotePort": SSH, "privateIpAddress": address}
         request: Any = AWSRequest("GET", f"wss://{self.dns_name}/openTunnel?{urlencode(query)}")
         try:
-            own = cast("Any", session).get_session()
-            credentials = own.get_credentials()
+            aws_session = cast("Any", session).get_session()
+            credentials = aws_session.get_credentials()
             if credentials is None:
                 raise exceptions.NoCredentialsError
             sign = SigV4QueryAuth(credentials.get_frozen_credentials(), SERVICE, self.region, SIGNED_S)
             cast("Any", sign).add_auth(request)
-            authorities = cast("Any", httpsession).get_cert_path(own.get_config_variable("ca_bundle") or True)
+            authorities = cast("Any", httpsession).get_cert_path(aws_session.get_config_variable("ca_bundle") or True)
         except exceptions.BotoCoreError as error:
-            remedy = _words(REMEDIES.get(type(error).__name__, ASK_YOURSELF))
+            remedy = _as_clause(REMEDIES.get(type(error).__name__, ASK_YOURSELF))
             raise TunnelRefused(f"AWS credentials: {error}; {remedy}") from None
         return str(request.url), ssl.create_default_context(cafile=authorities)
 
@@ -94,7 +94,7 @@ async def open_tunnel(endpoint: Endpoint, address: str) -> ClientConnection:
         raise OSError(f"{endpoint.id}: {error}") from error
     except socket.gaierror as error:
         text = f"{endpoint.id}: {endpoint.dns_name} has no address: {error.strerror}; a new endpoint gets it in minutes"
-        raise OSError(f"{text}, and {GONE}") from error
+        raise OSError(f"{text}, and {MISSING_ENDPOINT}") from error
 
 
 def _explain(endpoint: Endpoint, status: int, body: bytes) -> Exception:
@@ -104,13 +104,13 @@ def _explain(endpoint: Endpoint, status: int, body: bytes) -> Exception:
         found = {key.lower(): value for key, value in json.loads(text).items()}
         text = ": ".join(str(found[key]) for key in ("errorcode", "message") if found.get(key))
     words = " ".join(text.split()) or "no reason given"
-    if status in FINAL:
-        remedy = next((_words(REMEDIES[code]) for code in REMEDIES if code in words), FINAL[status])
+    if status in FINAL_STATUSES:
+        remedy = next((_as_clause(REMEDIES[code]) for code in REMEDIES if code in words), FINAL_STATUSES[status])
         return TunnelRefused(f"{endpoint.id} refused a tunnel ({status} {words}); {remedy}")
-    return OSError(f"{endpoint.id} opens no tunnel now ({status} {words}); {BUSY}")
+    return OSError(f"{endpoint.id} opens no tunnel now ({status} {words}); {TUNNEL_LIMIT}")
 
 
-def _words(sentence: str) -> str:
+def _as_clause(sentence: str) -> str:
     """Return a sentence as the end of another."""
     return f"{sentence[:1].lower()}{sentence[1:].rstrip('.')}"
 
@@ -142,7 +142,7 @@ async def copy(tunnel: ClientConnection, reader: asyncio.StreamReader, writer: a
     return tunnel.close_reason or ""
 
 
-async def lead(endpoint: Endpoint, address: str) -> tuple[socket.socket, asyncio.Task[str]]:
+async def open_socket(endpoint: Endpoint, address: str) -> tuple[socket.socket, asyncio.Task[str]]:
     """Return a socket that leads to port 22 of an address, and the task that copies, with the result of copy()."""
     tunnel = await open_tunnel(endpoint, address)
     near, far = socket.socketpair()

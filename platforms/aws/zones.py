@@ -42,11 +42,11 @@ def check_front(public: Mapping[str, str], private: Mapping[str, str]) -> None:
         end_program("\n".join(problems))
 
 
-def warn_of_one_zone(app: str, given: settings.Aws, private: Mapping[str, str]) -> None:
+def warn_of_one_zone(app: str, config: settings.Aws, private: Mapping[str, str]) -> None:
     """Log a warning where all servers of a group stand in one zone (FSBP AutoScaling.2). private: subnet -> zone."""
-    zones: Sequence[str] = given.vpc.zones if given.vpc else sorted(set(private.values()))
+    zones: Sequence[str] = config.vpc.zones if config.vpc else sorted(set(private.values()))
     if len(zones) == 1:
-        where, what = ("vpc.zones", "zone") if given.vpc else ("app_subnet_ids", "private subnet of another zone")
+        where, what = ("vpc.zones", "zone") if config.vpc else ("app_subnet_ids", "private subnet of another zone")
         pulumi.log.warn(
             f"aws.{where}: the servers of a group stand in {zones[0]} alone (apps.{app}.fleet.capacity), and are gone "
             f"when that zone is; name another {what}"

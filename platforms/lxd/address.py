@@ -24,19 +24,19 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     Requests on their way are cut: LXD ends the process that carries them. Returns the gap in milliseconds during which
     port was closed: two devices cannot share one port. Raises LxdError when a port is taken by something else.
     """
-    wanted = _devices(port, tls_port)
-    there = {holder["name"]: _proxy_devices(holder) for holder in _holders(client, owner)}
-    if there == {name: wanted}:
+    desired = _devices(port, tls_port)
+    current = {holder["name"]: _proxy_devices(holder) for holder in _publishers(client, owner)}
+    if current == {name: desired}:
         return 0
     closed = time.monotonic()
     moved = False
-    for holder, devices in there.items():
-        wrong = [device for device, given in devices.items() if holder != name or wanted.get(device) != given]
+    for holder, devices in current.items():
+        wrong = [device for device, config in devices.items() if holder != name or desired.get(device) != config]
         unpublish(client, holder, wrong)
-        moved = moved or (DEVICE in wrong and devices[DEVICE]["listen"] == wanted[DEVICE]["listen"])
-    missing = {device: given for device, given in wanted.items() if there.get(name, {}).get(device) != given}
+        moved = moved or (DEVICE in wrong and devices[DEVICE]["listen"] == desired[DEVICE]["listen"])
+    missing = {device: config for device, config in desired.items() if current.get(name, {}).get(device) != config}
     # LXD takes a second to say that a device is there; the port is open long before.
-    opened = _Opened(port)
+    opened = _OpenWatch(port)
     opened.start()
     try:
         client.request("PATCH", url("instances", name), {"devices": missing})
@@ -51,7 +51,7 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     return round((opened.at - closed) * 1000) if moved else 0
 
 
-class _Opened(threading.Thread):
+class _OpenWatch(threading.Thread):
     """A thread that waits until a port accepts connections.
 
     at: when it did, else when the watch ended, as time.monotonic().
@@ -102,7 +102,9 @@ def conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str
     """Return why the owner cannot have the port, or None. It is asked before anything is made."""
     listens = f"tcp:{HOST}:{port}"
     if any(
-        given["listen"] == listens for holder in _holders(client, owner) for given in _proxy_devices(holder).values()
+        config["listen"] == listens
+        for holder in _publishers(client, owner)
+        for config in _proxy_devices(holder).values()
     ):
         return None
     with socket.socket() as probe:
@@ -121,13 +123,13 @@ def port_conflict(client: Client, owner: str, port: int, device: str = DEVICE) -
     holders = [
         each["config"].get(label.OWNER, "")
         for each in instances
-        if any(given["listen"] == listens for given in _proxy_devices(each).values())
+        if any(config["listen"] == listens for config in _proxy_devices(each).values())
     ]
-    taken, end = f"another program (`ss -tanp 'sport = :{port}'` names it)", "end that, or "
+    holder, end = f"another program (`ss -tanp 'sport = :{port}'` names it)", "end that, or "
     if holders and holders[0]:
-        taken, end = f"the fleet of stack {label.stack_of(holders[0])}", ""
+        holder, end = f"the fleet of stack {label.stack_of(holders[0])}", ""
     choose = f"`pulumi config set -s {label.stack_of(owner)} --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
-    return f"port {port} of {HOST} is taken by {taken}; {end}choose another port: {choose}"
+    return f"port {port} of {HOST} is taken by {holder}; {end}choose another port: {choose}"
 
 
 def _devices(port: int, tls_port: int | None) -> dict[str, dict[str, str]]:
@@ -144,9 +146,9 @@ def _devices(port: int, tls_port: int | None) -> dict[str, dict[str, str]]:
 
 
 def _proxy_devices(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
-    return {device: given for device, given in instance["devices"].items() if device in TARGETS}
+    return {device: config for device, config in instance["devices"].items() if device in TARGETS}
 
 
-def _holders(client: Client, owner: str) -> list[dict[str, Any]]:
+def _publishers(client: Client, owner: str) -> list[dict[str, Any]]:
     """Return the owner's machines that have such a device, on whatever port."""
     return [instance for instance in machine.machines_of(client, owner) if _proxy_devices(instance)]

@@ -43,21 +43,21 @@ def lock_images() -> Generator[None]:
         yield
 
 
-def ensure(recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> Path:
+def ensure(recipe: ImageRecipe, digest: str, log: Callable[[str], None]) -> Path:
     """Return the folder with the image's two files, built now if it is not there. Call it locked. Raises LxdError."""
     folder = cache() / digest
     if not (folder / METADATA).exists():
         began = time.monotonic()
-        say(f"building the machine image {digest} (once for each recipe, about a minute)")
+        log(f"building the machine image {digest} (once for each recipe, about a minute)")
         _prune()
         with tempfile.TemporaryDirectory(prefix=".building-", dir=cache()) as temporary, _readable() as scratch:
-            made = Path(temporary) / "image"
-            made.mkdir()
-            _build(recipe, digest, made, scratch, say)
+            image = Path(temporary) / "image"
+            image.mkdir()
+            _build(recipe, digest, image, scratch, log)
             shutil.rmtree(folder, ignore_errors=True)
-            made.rename(folder)
+            image.rename(folder)
         size_mib = (folder / ROOT).stat().st_size >> 20
-        say(f"built the machine image in {time.monotonic() - began:.0f} s, {size_mib} MiB: {folder}")
+        log(f"built the machine image in {time.monotonic() - began:.0f} s, {size_mib} MiB: {folder}")
     os.utime(folder)
     return folder
 
@@ -70,7 +70,7 @@ def _readable() -> Generator[Path]:
         yield Path(folder)
 
 
-def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Callable[[str], None]) -> None:
+def _build(recipe: ImageRecipe, digest: str, image: Path, scratch: Path, log: Callable[[str], None]) -> None:
     for tool, package in _TOOLS.items():
         if shutil.which(tool, path=_path()) is None:
             raise LxdError(
@@ -102,13 +102,13 @@ def _build(recipe: ImageRecipe, digest: str, made: Path, scratch: Path, say: Cal
         "-",
     ]
     # mmdebstrap may run as a plain user in a namespace: the archive keeps ownership without the host's root.
-    squash = ["mksquashfs", "-", str(made / ROOT), "-tar", "-quiet", "-no-progress"]
+    squash = ["mksquashfs", "-", str(image / ROOT), "-tar", "-quiet", "-no-progress"]
     # Else `/` is 0777: everyone may rename /etc.
     squash += ["-root-mode", "0755"]
     squash += ["-comp", "zstd", "-Xcompression-level", "3"]
-    _pipe(command, squash, say)
+    _pipe(command, squash, log)
     # Last: a folder with it is whole.
-    _write_metadata(made / METADATA, recipe, digest)
+    _write_metadata(image / METADATA, recipe, digest)
 
 
 def _overlay(recipe: ImageRecipe, scratch: Path) -> Path:
@@ -144,9 +144,9 @@ def _chroot() -> str:
     return " ".join(["env -i", path, "HOME=/root", "LANG=C.UTF-8", *passed, 'chroot "$1"'])
 
 
-def _pipe(source: list[str], target: list[str], say: Callable[[str], None]) -> None:
+def _pipe(source: list[str], target: list[str], log: Callable[[str], None]) -> None:
     """Run source | target. Raises LxdError with the last lines of either that failed."""
-    log: list[str] = []
+    output: list[str] = []
     environment = {**os.environ, "PATH": _path()}
     with tempfile.TemporaryFile() as target_log:
         producer = subprocess.Popen(
@@ -161,19 +161,19 @@ def _pipe(source: list[str], target: list[str], say: Callable[[str], None]) -> N
         producer.stdout.close()
         with io.TextIOWrapper(producer.stderr, errors="replace") as lines:
             for line in lines:
-                log.append(line.rstrip())
+                output.append(line.rstrip())
                 if line.startswith(_STAGES):
-                    say(line[3:].strip())
+                    log(line[3:].strip())
         codes = {source[0]: producer.wait(), target[0]: consumer.wait()}
         target_log.seek(0)
-        log += target_log.read().decode(errors="replace").splitlines()
+        output += target_log.read().decode(errors="replace").splitlines()
     if any(codes.values()):
         failed = " and ".join(f"{name} ({code})" for name, code in codes.items() if code)
         remedy = "Machines need a Debian mirror; is it reachable?"
-        if any("NO_PUBKEY" in line for line in log):
+        if any("NO_PUBKEY" in line for line in output):
             remedy = "This host lacks Debian's keys; `apt-get install debian-archive-keyring` brings them."
         raise LxdError(
-            f"building the machine image failed in {failed}. {remedy} The last lines:\n" + "\n".join(log[-15:])
+            f"building the machine image failed in {failed}. {remedy} The last lines:\n" + "\n".join(output[-15:])
         )
 
 

@@ -11,34 +11,34 @@ from platforms.lxd.client import Client, LxdError, url
 
 def owners(client: Client | None = None) -> list[str]:
     """Return all owners of something in LXD, sorted."""
-    asked = client or Client()
+    lxd = client or Client()
     found: set[str] = set()
     for kind in ("instances", "networks", "network-acls"):
-        found |= {thing["config"].get(label.OWNER, "") for thing in _all(asked, kind)}
-    for each in _all(asked, "images"):
+        found |= {resource["config"].get(label.OWNER, "") for resource in _all(lxd, kind)}
+    for each in _all(lxd, "images"):
         found |= image.owners(each)
     return sorted(found - {""})
 
 
 def remove_leftovers(owner: str, client: Client | None = None) -> None:
     """Remove what the owner has: machines, then networks and their rules, then its share of images."""
-    asked = client or Client()
-    for each in machine.machines_of(asked, owner):
-        machine.remove(asked, each["name"])
+    lxd = client or Client()
+    for each in machine.machines_of(lxd, owner):
+        machine.remove(lxd, each["name"])
     for kind in ("networks", "network-acls"):
-        for each in _all(asked, kind):
+        for each in _all(lxd, kind):
             if label.is_labelled(each, owner):
-                network.remove(asked, each["name"], owner)
-    for each in _all(asked, "images"):
+                network.remove(lxd, each["name"], owner)
+    for each in _all(lxd, "images"):
         if owner in image.owners(each):
             for alias in each["aliases"]:
-                image.release(asked, alias["name"], owner)
+                image.release(lxd, alias["name"], owner)
 
 
 def _all(client: Client, kind: str) -> list[dict[str, Any]]:
     # Networks that LXD does not manage have no configuration.
     things: list[dict[str, Any]] = client.get(url(kind, recursion="1"))
-    return [{**thing, "config": thing.get("config") or {}} for thing in things]
+    return [{**resource, "config": resource.get("config") or {}} for resource in things]
 
 
 def main(arguments: list[str]) -> int:

@@ -109,8 +109,8 @@ class Client:
         body: something that JSON can contain, or an iterable of bytes with a Content-Length among the headers.
         Raises NotFound, Stale (an If-Match header that no longer matches), Unavailable or LxdError.
         """
-        answer, _ = self._send(method, path, body, dict(headers or {}), REQUEST_TIMEOUT_S)
-        return self._finish(method, path, answer, timeout_s)
+        response, _ = self._send(method, path, body, dict(headers or {}), REQUEST_TIMEOUT_S)
+        return self._finish(method, path, response, timeout_s)
 
     def text(self, path: str) -> str:
         """Return a file or a log that LXD serves as it is. Raises LxdError."""
@@ -125,8 +125,8 @@ class Client:
         change returns False to leave all as it is; so does edit then.
         """
         for _ in range(20):
-            answer, etag = self._send("GET", path, None, {}, REQUEST_TIMEOUT_S)
-            content: dict[str, Any] = answer["metadata"]
+            response, etag = self._send("GET", path, None, {}, REQUEST_TIMEOUT_S)
+            content: dict[str, Any] = response["metadata"]
             if not change(content):
                 return False
             try:
@@ -179,20 +179,20 @@ class Client:
     def _parse_json(method: str, path: str, content: bytes) -> dict[str, Any]:
         """Return the parsed response; raise what it reports as an error."""
         try:
-            answer: dict[str, Any] = json.loads(content)
+            response: dict[str, Any] = json.loads(content)
         except ValueError as error:
             raise LxdError(
                 f"LXD responded to {method} {path} with something that is not JSON: {content[:200]!r}"
             ) from error
-        if answer.get("type") == "error":
-            raise _error(method, path, int(answer.get("error_code", 0)), str(answer.get("error", "")))
-        return answer
+        if response.get("type") == "error":
+            raise _error(method, path, int(response.get("error_code", 0)), str(response.get("error", "")))
+        return response
 
-    def _finish(self, method: str, path: str, answer: dict[str, Any], timeout_s: float) -> Any:
+    def _finish(self, method: str, path: str, response: dict[str, Any], timeout_s: float) -> Any:
         """Wait for the operation that a response may have started; return the metadata."""
-        if answer.get("type") != "async":
-            return answer.get("metadata")
-        operation = answer["operation"]
+        if response.get("type") != "async":
+            return response.get("metadata")
+        operation = response["operation"]
         waited, _ = self._send(
             "GET", f"{operation}/wait?timeout={int(timeout_s)}", None, {}, timeout_s + REQUEST_TIMEOUT_S
         )

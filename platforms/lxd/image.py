@@ -21,7 +21,7 @@ def alias(digest: str) -> str:
     return f"wsgi-fleet-{digest}"
 
 
-def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Callable[[str], None]) -> str:
+def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, log: Callable[[str], None]) -> str:
     """Build and import the image as far as it is not in LXD, and add the owner to its owners.
 
     Returns its alias. Raises LxdError.
@@ -29,7 +29,7 @@ def ensure(client: Client, owner: str, recipe: ImageRecipe, digest: str, say: Ca
     with build.lock_images():
         fingerprint = _target(client, alias(digest))
         if fingerprint is None:
-            fingerprint = _import(client, build.ensure(recipe, digest, say))
+            fingerprint = _import(client, build.ensure(recipe, digest, log))
             fingerprint = _name(client, alias(digest), fingerprint)
 
         def add(image: dict[str, Any]) -> bool:
@@ -137,7 +137,7 @@ def _import(client: Client, folder: Path) -> str:
             "X-LXD-public": "0",
         }
         try:
-            made = client.request("POST", url("images"), content(), headers=headers, timeout_s=IMPORT_TIMEOUT_S)
+            imported = client.request("POST", url("images"), content(), headers=headers, timeout_s=IMPORT_TIMEOUT_S)
         except LxdError as error:
             if _exists(client, fingerprint):
                 return fingerprint
@@ -145,7 +145,7 @@ def _import(client: Client, folder: Path) -> str:
                 f"importing the machine image failed: {error}. If {folder} is damaged, remove it; "
                 "the next run builds it anew."
             ) from error
-        fingerprint = str(made.get("fingerprint", fingerprint))
+        fingerprint = str(imported.get("fingerprint", fingerprint))
     return fingerprint
 
 

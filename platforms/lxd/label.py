@@ -57,9 +57,9 @@ def labels(of_owner: str, role: str) -> dict[str, str]:
     return {OWNER: of_owner, ROLE: role}
 
 
-def is_labelled(thing: Mapping[str, Any], of_owner: str, role: str | None = None) -> bool:
+def is_labelled(description: Mapping[str, Any], of_owner: str, role: str | None = None) -> bool:
     """Return whether an instance, network or ACL, as LXD describes it, is the owner's (and has that role)."""
-    config: Mapping[str, str] = thing.get("config") or {}
+    config: Mapping[str, str] = description.get("config") or {}
     return config.get(OWNER) == of_owner and role in (None, config.get(ROLE))
 
 

@@ -23,8 +23,8 @@ STORE_PATH = "/srv/store"
 RUNNING = "Running"
 # Addresses that this process has given to machines which LXD may not show yet: the machines of a stack are made side by
 # side, and LXD creates two with one address, of which then none, or only one, answers there.
-_claimed: set[str] = set()
-_claiming = threading.Lock()
+_claimed_addresses: set[str] = set()
+_claim_lock = threading.Lock()
 # Pool drivers that hold a root disk to its size without a filesystem of its own.
 SIZED_DRIVERS = frozenset({"btrfs", "zfs", "lvm", "ceph"})
 
@@ -200,10 +200,10 @@ def _make(client: Client, name: str, spec: Spec) -> str:
     sized = client.get(url("storage-pools", spec.pool))["driver"] in SIZED_DRIVERS
     for _ in range(5):
         # Leases are read under the lock too: what they do not show yet is among the claimed ones.
-        with _claiming:
+        with _claim_lock:
             leases = {lease["address"] for lease in client.get(url("networks", spec.network, "leases"))}
-            address = free_address(subnet, leases | _claimed)
-            _claimed.add(address)
+            address = free_address(subnet, leases | _claimed_addresses)
+            _claimed_addresses.add(address)
         try:
             client.request(
                 "POST", url("instances"), body(name, spec, fingerprint=fingerprint, address=address, sized=sized)

@@ -16,7 +16,7 @@ from typing import Any
 from platforms.lxd import label, machine, subnet
 from platforms.lxd.client import Client, LxdError, NotFound, url
 
-_choosing = threading.Lock()
+_choice_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tupl
     network = _find_owned(client, "networks", name, owner)
     if network is None:
         # Two groups at a time must not choose one subnet.
-        with _choosing:
+        with _choice_lock:
             config = _network_config(name, owner, role, _free_subnet(client))
             body = {"name": name, "type": "bridge", "description": f"{owner} {role}"}
             client.request("POST", url("networks"), {**body, "config": config})

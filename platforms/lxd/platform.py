@@ -189,7 +189,7 @@ class LxdPlatform:
         return platforms.ConnectionSpec({"platform": "lxd", "owner": self._owner})
 
 
-def create(given: Settings, *, stack: str, project: Path, project_name: str) -> LxdPlatform:  # noqa: ARG001
+def create(settings: Settings, *, stack: str, project: Path, project_name: str) -> LxdPlatform:  # noqa: ARG001
     """Return the platform of a stack (see platforms.registry). Its image contains what machines would install."""
-    recipe = ImageRecipe(given.operating_system.suite, packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
-    return LxdPlatform(given.lxd, stack=stack, project=project, recipe=recipe)
+    recipe = ImageRecipe(settings.operating_system.suite, packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
+    return LxdPlatform(settings.lxd, stack=stack, project=project, recipe=recipe)

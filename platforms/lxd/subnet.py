@@ -20,13 +20,13 @@ RESOLVERS = Path("/etc/resolv.conf")
 INTERFACES = Path("/sys/class/net")
 
 
-def free(taken: Iterable[IPv4Network], chance: random.Random | None = None) -> IPv4Network:
-    """Return a random /24 of 10.0.0.0/8 that overlaps none of taken. Raises LookupError after 1,000 tries."""
-    dice = chance or random.SystemRandom()
-    used = list(taken)
+def free(used: Iterable[IPv4Network], rng: random.Random | None = None) -> IPv4Network:
+    """Return a random /24 of 10.0.0.0/8 that overlaps none of the used ones. Raises LookupError after 1,000 tries."""
+    generator = rng or random.SystemRandom()
+    others = list(used)
     for _ in range(1000):
-        network = IPv4Network(f"10.{dice.randrange(1, 255)}.{dice.randrange(256)}.0/24")
-        if not any(network.overlaps(other) for other in used):
+        network = IPv4Network(f"10.{generator.randrange(1, 255)}.{generator.randrange(256)}.0/24")
+        if not any(network.overlaps(other) for other in others):
             return network
     raise LookupError("no /24 of 10.0.0.0/8 is free of routes on this host")
 

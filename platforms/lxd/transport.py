@@ -38,13 +38,13 @@ timeout 10 cat >/dev/null
 exit $code"""
 _WORD = f"wsgi-fleet-{secrets.token_hex(8)}"
 _END = re.compile(rf"(?P<text>.*){_WORD} (?P<code>\d+)\s*".encode(), re.DOTALL)
-_BEGIN_S = 10.0
-_TRIES = 3
+_START_TIMEOUT_S = 10.0
+_MAX_TRIES = 3
 # Seconds for `lxc` to end when the command has.
-_END_S = 2.0
+_END_TIMEOUT_S = 2.0
 
 
-class _NotBegun(Exception):
+class _NotStarted(Exception):
     """The command did not run: LXD did not connect it."""
 
 
@@ -78,24 +78,24 @@ class LxdTransport:
         arguments += ["sh", "-c", _SHELL, "sh", _WORD, str(len(stdin)), *command]
         environment = self._client.command_environment()
 
-        def tell(output: bytes, text: str) -> None:
+        def handle(output: bytes, text: str) -> None:
             if on_output:
                 on_output(output)
             if on_line:
                 for line in text.removesuffix("\n").split("\n"):
                     on_line(line)
 
-        for _ in range(_TRIES):
+        for _ in range(_MAX_TRIES):
             began = time.monotonic()
             try:
-                code, output = _run(arguments, environment, stdin, timeout_s + _GRACE_S, tell)
+                code, output = _run(arguments, environment, stdin, timeout_s + _GRACE_S, handle)
                 break
-            except _NotBegun:
+            except _NotStarted:
                 self._require_running(machine)
         else:
             words = " ".join(command)[:80]
             raise Unreachable(
-                f"{machine}: LXD did not start `{words}` in {_BEGIN_S:.0f} s, {_TRIES} times; restart LXD"
+                f"{machine}: LXD did not start `{words}` in {_START_TIMEOUT_S:.0f} s, {_MAX_TRIES} times; restart LXD"
             )
         elapsed_s = time.monotonic() - began
         if code is None or (code in _TIMED_OUT and elapsed_s >= timeout_s):
@@ -122,28 +122,28 @@ def _run(
     environment: dict[str, str],
     stdin: bytes,
     timeout_s: float,
-    tell: Callable[[bytes, str], None],
+    handle: Callable[[bytes, str], None],
 ) -> tuple[int | None, str]:
     """Run a program of the host that talks as _SHELL does; return its exit code and its output without that talk.
 
-    tell: gets each line, as it comes and as text. The exit code is None where it was ended after timeout_s seconds.
+    handle: gets each line, as it comes and as text. The exit code is None where it was ended after timeout_s seconds.
     Raises _NotBegun.
     """
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    begun, ended = threading.Event(), threading.Event()
+    started, ended = threading.Event(), threading.Event()
     has_timed_out = False
 
     def kill_on_timeout() -> None:
         nonlocal has_timed_out
-        if not begun.wait(_BEGIN_S):
+        if not started.wait(_START_TIMEOUT_S):
             process.kill()
         elif not ended.wait(timeout_s):
             has_timed_out = True
             process.kill()
 
-    for work, arguments in ((kill_on_timeout, ()), (_send_stdin, (process, stdin, begun, ended))):
+    for work, arguments in ((kill_on_timeout, ()), (_send_stdin, (process, stdin, started, ended))):
         threading.Thread(target=work, args=arguments, daemon=True).start()
     code: int | None = None
     lines: list[str] = []
@@ -152,44 +152,46 @@ def _run(
         assert process.stdout is not None  # noqa: S101
         with process.stdout as output:
             for line in output:
-                if line.rstrip() == _WORD.encode() and not begun.is_set():
-                    begun.set()
+                if line.rstrip() == _WORD.encode() and not started.is_set():
+                    started.set()
                     continue
                 # A list of processes has the word in it as well.
                 end = _END.fullmatch(line)
                 if part := end["text"] if end else line:
                     text = part.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
                     lines.append(text)
-                    tell(part, text)
+                    handle(part, text)
                 if end:
                     code = int(end["code"])
                     break
             ended.set()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_END_S if code is not None else None)
+                process.wait(_END_TIMEOUT_S if code is not None else None)
     finally:
-        has_begun = begun.is_set()
+        has_begun = started.is_set()
         # In this order: the word must not be sent back to a command that nobody waits for.
         ended.set()
-        begun.set()
+        started.set()
         if process.poll() is None:
             process.kill()
             process.wait()
     if code is None and not has_timed_out:
         if not has_begun and process.returncode < 0:
-            raise _NotBegun
+            raise _NotStarted
         code = process.returncode
     return code, "".join(lines)
 
 
-def _send_stdin(process: subprocess.Popen[bytes], stdin: bytes, begun: threading.Event, ended: threading.Event) -> None:
+def _send_stdin(
+    process: subprocess.Popen[bytes], stdin: bytes, started: threading.Event, is_ended: threading.Event
+) -> None:
     """Send the word back when it has come, then standard input, which a program need not read; close it at the end."""
     if process.stdin is None:
         return
-    begun.wait()
+    started.wait()
     with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-        if ended.is_set():
+        if is_ended.is_set():
             return
         pipe.write(f"{_WORD}\n".encode() + stdin)
         pipe.flush()
-        ended.wait()
+        is_ended.wait()

@@ -35,7 +35,7 @@ class FaultStack(GroupStack):
         found = {each["InstanceId"]: each["AvailabilityZone"] for each in self.group()["Instances"]}
         return {id_: zone for id_, zone in found.items() if id_ in there}
 
-    def held(self) -> list[str]:
+    def protected(self) -> list[str]:
         """Return the states of its instances while a release holds some; then none."""
         found = self.group()["Instances"]
         return [each["LifecycleState"] for each in found] if any(each["ProtectedFromScaleIn"] for each in found) else []
@@ -62,9 +62,9 @@ def test_scale_in_waits_for_a_release_and_takes_nobody_who_switches(fleet: Fault
     fleet.set_version("two")
     with fleet.load() as load:
         up = fleet.start_up()
-        eventually(fleet.held, message="the release holds its servers")
+        eventually(fleet.protected, message="the release holds its servers")
         fleet.ask_for(1)
-        while states := fleet.held():
+        while states := fleet.protected():
             assert states == ["InService"] * 3
             time.sleep(0.5)
         output, _ = up.communicate(timeout=120)
@@ -90,7 +90,7 @@ def test_a_bad_release_is_taken_back_on_every_server_and_one_that_boots_meanwhil
     fleet.set_version("bad")
     with fleet.load() as load:
         up = fleet.start_up()
-        eventually(fleet.held, message="the release holds its servers")
+        eventually(fleet.protected, message="the release holds its servers")
         fleet.ask_for(3)
         output, _ = up.communicate(timeout=240)
         fleet.wait_for(3)
@@ -104,7 +104,7 @@ def test_a_bad_release_is_taken_back_on_every_server_and_one_that_boots_meanwhil
     assert_nothing_was_lost(fleet, load.outcome)
     assert fleet.who_answers() == {(machine, before) for machine in fleet.servers().values()}
     assert len(fleet.servers()) == 3
-    assert fleet.held() == []
+    assert fleet.protected() == []
     fleet.up()
 
 

@@ -19,7 +19,7 @@ class FakeGroup:
 
     phases: dict[str, Phase]
     least: int = 1
-    held: set[str] = field(default_factory=set[str])
+    protected: set[str] = field(default_factory=set[str])
     ever: set[str] = field(default_factory=set[str])
     replaced: list[str] = field(default_factory=list[str])
     standing_by: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
@@ -35,8 +35,8 @@ class FakeGroup:
     def healthy(self) -> set[str]:
         return {id_ for id_, phase in self.phases.items() if phase is S}
 
-    def hold(self, ids: Collection[str], *, on: bool) -> None:
-        self.held = self.held | {*ids} if on else self.held - {*ids}
+    def protect(self, ids: Collection[str], *, on: bool) -> None:
+        self.protected = self.protected | {*ids} if on else self.protected - {*ids}
         self.ever |= {*ids}
 
     def stand_by(self, id_: str, *, on: bool) -> None:

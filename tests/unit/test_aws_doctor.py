@@ -88,7 +88,7 @@ def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_
         f"AWS credentials (arn:aws:sts::{MINE}:user/moto)",
         f"image {ami} (of account {owner})",
     ]
-    _, found = diagnosis.account(given(), diagnosis.image_kind({}))
+    _, found = diagnosis.check_account(given(), diagnosis.image_kind({}))
     assert format_finding(found).startswith(
         "image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your"
     )
@@ -109,7 +109,7 @@ def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     listed(monkeypatch, [{"name": "aws", "version": "6.0.0"}])
-    assert [format_finding(each) for each in diagnosis.plugins()] == [
+    assert [format_finding(each) for each in diagnosis.check_plugins()] == [
         f"plugin {name}: version {version_} is not installed -> "
         f"`pulumi plugin install resource {name} {version_}` fetches it, as the first `pulumi up` does."
         for name, version_ in VERSIONS.items()
@@ -117,16 +117,16 @@ def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
     for name in ("aws", "command"):
         (tmp_path / f"pulumi-resource-{name}").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert [format_finding(each) for each in diagnosis.plugins()] == ["plugin aws", "plugin command"]
+    assert [format_finding(each) for each in diagnosis.check_plugins()] == ["plugin aws", "plugin command"]
 
 
 def test_without_credentials_or_with_a_profile_that_is_not_there_the_ways_to_log_in_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (found,) = diagnosis.account(given(), diagnosis.image_kind({}))
+    (found,) = diagnosis.check_account(given(), diagnosis.image_kind({}))
     assert format_finding(found) == f"AWS credentials: Unable to locate credentials -> {LOG_IN}"
     monkeypatch.setenv("AWS_PROFILE", "nope")
-    (found,) = diagnosis.account(given(), diagnosis.image_kind({}))
+    (found,) = diagnosis.check_account(given(), diagnosis.image_kind({}))
     assert format_finding(found).startswith(
         "AWS credentials: The config profile (nope) could not be found -> `aws configure list-profiles` lists"
     )
@@ -137,7 +137,7 @@ def test_a_region_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        (found,) = diagnosis.account(given(region="eu-nowhere-9"), diagnosis.image_kind({}))
+        (found,) = diagnosis.check_account(given(region="eu-nowhere-9"), diagnosis.image_kind({}))
     assert found.subject == "region eu-nowhere-9"
     assert found.problem.startswith("Could not connect to the endpoint URL")
     assert "`aws.region`" in found.remedy
@@ -165,7 +165,7 @@ def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
         return {"Arn": "arn:aws:iam::123456789012:user/ann", "Account": MINE}
 
     monkeypatch.setattr(BaseClient, "_make_api_call", answer)
-    wrong = [each for each in diagnosis.account(given(), diagnosis.image_kind({})) if each.problem]
+    wrong = [each for each in diagnosis.check_account(given(), diagnosis.image_kind({})) if each.problem]
     assert [each.subject for each in wrong] == [subject]
     assert wrong[0].remedy.startswith(remedy)
 

@@ -216,7 +216,7 @@ def test_many_machines_at_a_time_wait_for_the_tunnels_that_a_command_may_have(
 
     with ThreadPoolExecutor(40) as pool:
         assert list(pool.map(asked, range(40))) == [f"{n}\n" for n in range(40)]
-    assert connection.TUNNELS <= tunnels.most <= connection.TUNNELS + 2
+    assert connection.TUNNELS_PER_PROCESS <= tunnels.most <= connection.TUNNELS_PER_PROCESS + 2
 
 
 @pytest.mark.usefixtures("server")

@@ -332,7 +332,7 @@ def test_without_a_load_balancer_those_in_service_get_requests() -> None:
 def test_only_instances_in_service_are_protected_and_one_that_goes_spoils_it_for_no_other() -> None:
     api = Api({"i-1": "InService", "i-2": "Pending:Wait", "i-3": "InService"})
     api.refused = {"i-3"}
-    asked(api).hold(["i-1", "i-2", "i-3"], on=True)
+    asked(api).protect(["i-1", "i-2", "i-3"], on=True)
     assert [(name, given["InstanceIds"], given["ProtectedFromScaleIn"]) for name, given in api.calls] == [
         ("protect", ["i-1"], True)
     ]

@@ -48,13 +48,13 @@ def test_members_are_where_the_group_has_them(site: Site) -> None:
     (waiting,) = operator.members()
     assert (waiting.id, waiting.phase, waiting.takes_part) == (id_, Phase.WAITING, True)
     # Of one that waits AWS takes no protection.
-    operator.hold([id_], on=True)
+    operator.protect([id_], on=True)
     site.complete(group, LAUNCH, id_)
     site.until(group, "InService")
     assert ([each.phase for each in operator.members()], operator.healthy()) == ([Phase.SERVING], {id_})
-    operator.hold([id_], on=True)
+    operator.protect([id_], on=True)
     assert site.shown(group)["Instances"][0]["ProtectedFromScaleIn"] is True
-    operator.hold([id_, "i-00000000000000000"], on=False)
+    operator.protect([id_, "i-00000000000000000"], on=False)
     operator.replace(id_)
     while id_ in group.instances and group.instances[id_].state == "InService":
         site.look(group)

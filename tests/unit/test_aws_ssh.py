@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from asyncssh import SSHClientConnection
 
-from platforms.aws.connection import Login, ThroughJumpHost
+from platforms.aws.connection import JumpHostConnector, Login
 from platforms.aws.known_hosts import KnownHosts
 from platforms.aws.ssh import SshTransport
 from platforms.transport import Result, Unreachable
@@ -28,7 +28,7 @@ FIRST, OTHER = "ssh-ed25519 AAAAfirst", "ssh-ed25519 AAAAother"
 def opened(
     port: int, known: KnownHosts, *, private_key: str = PRIVATE_KEY, deadline_s: float = 3
 ) -> Generator[SshTransport]:
-    way = ThroughJumpHost(Login("root", private_key, known, port=port), JUMP)
+    way = JumpHostConnector(Login("root", private_key, known, port=port), JUMP)
     made = SshTransport(way, user="root", deadline_s=deadline_s)
     try:
         yield made

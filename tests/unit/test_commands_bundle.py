@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from commands.__main__ import app
-from commands.bundle import BALANCER_COMMANDS, LEFT_OUT, SERVER_COMMANDS, collect, save
+from commands.bundle import BALANCER_COMMANDS, OMITTED, SERVER_COMMANDS, collect, save
 from releases.redaction import REMOVED, Redaction
-from settings.limits import SHORTEST_SECRET
+from settings.limits import MIN_SECRET_CHARS
 from tests.unit.fake_stack import GONE, NAMES, PRIVATE_KEY, FakeStack, front, make
 
 SECRET = 'hunter2 "quoted" $HOME\\'
 KEY = "0123456789abcdef"
 secrets = st.text(
     st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=4, max_size=40
-).filter(lambda secret: len(secret.strip()) >= SHORTEST_SECRET)
+).filter(lambda secret: len(secret.strip()) >= MIN_SECRET_CHARS)
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def test_where_no_server_tells_its_secrets_what_the_application_printed_is_left_
     stack.machines.answers["m-balancer", ""] = GONE
     stack.machines.traffic(GONE)
     files = collect(stack.target())
-    assert files["hello-1/journal.txt"] == LEFT_OUT
-    assert [path for path, text in files.items() if text != LEFT_OUT] == ["README.txt", "host.txt", "status.json"]
-    told = collect(stack.target(), known=[SECRET, KEY])
+    assert files["hello-1/journal.txt"] == OMITTED
+    assert [path for path, text in files.items() if text != OMITTED] == ["README.txt", "host.txt", "status.json"]
+    told = collect(stack.target(), secrets=[SECRET, KEY])
     assert "Traceback" in told["hello-1/journal.txt"]
     assert "hunter2" not in json.dumps(told)
     assert told["balancer/proxy.txt"] == "error: no route to host\n"

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from commands import doctor
 from commands.__main__ import app
 from commands.report import Report
-from commands.restarting import cause_in
+from commands.restarting import find_cause
 from platforms.diagnosis import Finding
 from platforms.lxd.diagnosis import inotify
 from releases.status import AgentHealth, BalancerStatus, MachineStatus
@@ -154,37 +154,37 @@ def locked(folder: Path, process: int, host: str, stack: str = "prod") -> str:
 
 def test_a_lock_of_a_pulumi_that_was_killed_is_told_with_the_command_that_takes_it_away(tmp_path: Path) -> None:
     backend = locked(tmp_path / "killed", 2**22 + 1, socket.gethostname())
-    found = doctor.stack_lock("prod", backend, "wsgi-fleet")
+    found = doctor.check_lock("prod", backend, "wsgi-fleet")
     assert found.problem == f"process {2**22 + 1}, which held it, is gone"
     assert found.remedy.startswith("Take it away: `pulumi cancel -s prod`")
-    found = doctor.stack_lock("prod", backend, "wsgi-fleet", ["release 0138b0ee8e01"])
+    found = doctor.check_lock("prod", backend, "wsgi-fleet", ["release 0138b0ee8e01"])
     assert found.problem.endswith("is gone; what it began is still at work: release 0138b0ee8e01")
     assert found.remedy.startswith("Wait until `./fleet status -s prod` shows no rollout. Then take it away: `pulumi ")
     local = locked(tmp_path / "local", 2**22 + 1, socket.gethostname(), "local")
     told = "`make local` and `make local-down` do it by themselves."
-    assert doctor.stack_lock("local", local, "wsgi-fleet").remedy.endswith(told)
+    assert doctor.check_lock("local", local, "wsgi-fleet").remedy.endswith(told)
     # Another program may have the process id by now.
-    assert doctor.stack_lock("prod", locked(tmp_path, os.getpid(), socket.gethostname()), "wsgi-fleet").problem
+    assert doctor.check_lock("prod", locked(tmp_path, os.getpid(), socket.gethostname()), "wsgi-fleet").problem
 
 
 @pytest.mark.parametrize("stack_name", ["prod", "other"])
 def test_a_lock_that_somebody_may_hold_is_left_alone(tmp_path: Path, stack_name: str) -> None:
     backend = locked(tmp_path, 2**22 + 1, "another-host")
-    assert doctor.stack_lock(stack_name, backend, "wsgi-fleet") == Finding("lock of the stack")
-    assert doctor.stack_lock(stack_name, "s3://state", "wsgi-fleet") == Finding("lock of the stack")
+    assert doctor.check_lock(stack_name, backend, "wsgi-fleet") == Finding("lock of the stack")
+    assert doctor.check_lock(stack_name, "s3://state", "wsgi-fleet") == Finding("lock of the stack")
 
 
 def test_disks_of_this_machine_are_looked_at_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = {"one": tmp_path, "the same": tmp_path, "none": tmp_path / "nothing"}
-    assert list(doctor.host_disk(paths)) == [Finding("disk of one")]
+    assert list(doctor.check_disk(paths)) == [Finding("disk of one")]
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=700 * MIB))  # pyright: ignore
-    (found,) = doctor.host_disk(paths)
+    (found,) = doctor.check_disk(paths)
     assert found.problem == f"700 MiB are free below {tmp_path}"
 
 
 def test_a_missing_tool_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = [(each.subject, each.problem) for each in doctor.tools()]
+    told = [(each.subject, each.problem) for each in doctor.check_tools()]
     assert told == [(name, "it is not on the PATH") for name in ("pulumi", "pulumi-language-python")]
 
 
@@ -225,7 +225,7 @@ def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monk
     ],
 )
 def test_a_balancer_on_which_nobody_asks_for_health_is_told(health: AgentHealth | None, problem: str) -> None:
-    found = doctor.health_agent(health)
+    found = doctor.check_health_agent(health)
     assert (found.subject, found.problem) == ("health of servers", problem)
     assert ("`journalctl -u wsgi-fleet-health`" in found.remedy) == bool(problem)
 
@@ -263,6 +263,6 @@ def test_a_damaged_file_of_the_store_is_told_with_its_remedy(stack: FakeStack) -
 
 def test_of_a_traceback_the_exception_is_told_whatever_a_gateway_says_after_it() -> None:
     traceback = ["Traceback (most recent call last):", '  File "a.py"', "    import b"]
-    assert cause_in(["x", *traceback, "KeyError: 1", "no app loaded", "bye"]) == ["KeyError: 1"]
+    assert find_cause(["x", *traceback, "KeyError: 1", "no app loaded", "bye"]) == ["KeyError: 1"]
     for lines in (["x", "no app loaded", "bye"], ["x", *traceback[:2]], []):
-        assert cause_in(lines) == lines
+        assert find_cause(lines) == lines

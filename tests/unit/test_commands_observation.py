@@ -9,7 +9,7 @@ import pytest
 
 from commands.observation import observe, rollout_of, server_view, slot_of
 from commands.report import Report as Answer
-from commands.status import age
+from commands.status import format_age
 from commands.verdict import State, Verdict, judge
 from platforms.server_group import Phase
 from releases.fleet import Server
@@ -165,4 +165,4 @@ def test_a_rollout_whose_process_was_killed_is_no_rollout(beat_ago_s: float, liv
     [(None, "-"), (0, "0 s"), (119.9, "120 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (200_000, "2 d")],
 )
 def test_a_duration_is_told_in_its_largest_whole_unit(seconds: float | None, text: str) -> None:
-    assert age(seconds) == text
+    assert format_age(seconds) == text

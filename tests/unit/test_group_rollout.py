@@ -82,14 +82,14 @@ def test_it_goes_to_those_that_serve_first_and_to_those_that_wait_and_to_no_othe
 
 def test_servers_are_held_while_they_switch_and_let_go_after_a_failure_as_well() -> None:
     moving = Moving(i_1=S, i_2=S)
-    held: list[set[str]] = []
-    moving.on("switch", lambda _: held.append({*moving.group.held}))
+    protected: list[set[str]] = []
+    moving.on("switch", lambda _: protected.append({*moving.group.protected}))
     moving.roll_out(1)
-    assert (held, moving.group.held) == ([{"i-1", "i-2"}], set())
+    assert (protected, moving.group.protected) == ([{"i-1", "i-2"}], set())
     moving.fleet.fails[at(2), "switch"] = "it does not start"
     with pytest.raises(RolloutError, match="it does not start"):
         moving.roll_out(2)
-    assert moving.group.held == set()
+    assert moving.group.protected == set()
 
 
 def test_one_that_comes_meanwhile_takes_the_release_although_it_booted_the_one_before() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from settings.listener_rule import LAST, MOST_RULES, MOST_VALUES, default_app, listener_rules, problems
+from settings.listener_rule import LAST, MAX_RULES, MAX_VALUES, default_app, listener_rules, problems
 from settings.route import Route
 from settings.route import problems as ambiguities
 from tests.unit.test_routes import BLOG, OWNERS, PLACES, owner, routed
@@ -47,7 +47,7 @@ def test_they_do_for_every_stack_and_stay_within_the_quotas(places: list[dict[st
         for path in ("/", "/a", "/ab", "/a/b", "/a/b/c", "/b/a"):
             assert chosen(apps, host, path) == owner(apps, host, path)
     rules = listener_rules(apps)
-    assert all(len(rule.hosts) + len(rule.paths) <= MOST_VALUES for rule in rules)
+    assert all(len(rule.hosts) + len(rule.paths) <= MAX_VALUES for rule in rules)
     assert len({rule.priority for rule in rules}) == len({rule.name for rule in rules}) == len(rules)
     assert all(1 < rule.priority <= LAST for rule in rules)
 
@@ -72,7 +72,7 @@ def test_what_the_quotas_do_not_hold_is_refused() -> None:
     apps = routed(**{f"a{n}": {"hosts": hosts, "path": f"/{n}"} for n in range(20)})
     (line,) = problems(apps)
     assert line.startswith("apps: the hosts and paths need ")
-    assert f"an ALB has {MOST_RULES} by its quota" in line
+    assert f"an ALB has {MAX_RULES} by its quota" in line
     long = f"{'a' * 60}.{'b' * 60}.example.org"
     deep = routed(shop={"hosts": [long, "*.a.b.c.d.example.org"], "path": "/a/b/c/d/e/f"})
     assert [line.partition(": ")[0] + ": " + line.split(": ")[1] for line in problems(deep)] == [

@@ -308,7 +308,7 @@ def group(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 def grouped(proxy: str = "nginx", *, sticky: bool = False) -> dict[str, Any]:
     """Return the site of an application whose servers a group has."""
-    upstream = Upstream("a", [], 60, "/healthz", sticky_sessions=sticky, group="g", most_servers=2)
+    upstream = Upstream("a", [], 60, "/healthz", sticky_sessions=sticky, group="g", max_servers=2)
     return render_site(Balancer.model_validate({"proxy": {"kind": proxy}}), [upstream])
 
 

@@ -185,7 +185,7 @@ def test_an_archive_that_did_not_come_whole_is_refused_and_leaves_what_is_served
     "files", [{"a": "x" * 6000, "b": "x" * 5000}, dict.fromkeys("abc", "x")], ids=["bytes", "files"]
 )
 def test_more_than_there_is_room_for_is_refused(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(static_files, "MOST_MIB", 1)
+    monkeypatch.setattr(static_files, "MAX_MIB", 1)
     monkeypatch.setattr(static_files, "BLOCK", 400_000)
     with pytest.raises(Failure, match="static files take more than 1 MiB; large ones belong elsewhere"):
         put("r1", **{name: content * 100 for name, content in files.items()})
@@ -254,4 +254,4 @@ def test_a_server_refuses_what_the_balancer_would(staged: Callable[..., Path], m
 
 
 def test_both_ends_take_the_same() -> None:
-    assert static_files.MOST_MIB == app_server.STATIC_MIB
+    assert static_files.MAX_MIB == app_server.STATIC_MIB

@@ -248,6 +248,6 @@ def test_what_contains_a_secret_of_an_index_or_is_too_large_is_not_packed(
         wheels.pack(fleet.venv, ["index-token"])
     # A word that packages have is no secret.
     assert wheels.pack(fleet.venv, ["flask"])["packages"] == 2
-    monkeypatch.setattr(wheels, "MOST_MIB", 0)
+    monkeypatch.setattr(wheels, "MAX_MIB", 0)
     with pytest.raises(wheels.WheelsError, match=r"^they take 0 MiB, and more than 0 are not kept$"):
         wheels.pack(fleet.venv, [])
