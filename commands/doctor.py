@@ -24,7 +24,7 @@ from commands.target import AppOption, CommandError, StackOption, outputs, resol
 from commands.verdict import HEALTHY, State
 from platforms import operator
 from platforms.diagnosis import Finding
-from releases.drift import MENDS, find_damage
+from releases.drift import REPAIR, find_damage
 from releases.status import AgentHealth, Certificate, MachineStatus
 from settings import Lxd
 from settings.words import count
@@ -124,7 +124,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
         yield Finding("balancer")
     for each in every:
         damage = each.damage or find_damage(each.target.store)
-        yield Finding(f"store of {each.target.app}", damage, f"{MENDS}." if damage else "")
+        yield Finding(f"store of {each.target.app}", damage, f"{REPAIR}." if damage else "")
     servers = [server for each in every for server in each.servers]
     for server in servers:
         if server.state in HEALTHY:

@@ -24,7 +24,7 @@ from commands.observation import (
 )
 from commands.target import AppOption, JsonOption, StackOption, Target, find_all
 from commands.verdict import State
-from releases.drift import MENDS
+from releases.drift import REPAIR
 
 REFRESH_S = 2.0
 # A rollout may add and replace servers: how often the stack is asked for them while somebody watches.
@@ -180,7 +180,7 @@ def render_causes(every: Sequence[Observation]) -> Text:
         f"{server.name}: {server.ended}" for observation in every for server in observation.servers if server.ended
     ]
     lines += [
-        f"the store of {observation.target.app}: {observation.damage}; {MENDS}"
+        f"the store of {observation.target.app}: {observation.damage}; {REPAIR}"
         for observation in every
         if observation.damage
     ]

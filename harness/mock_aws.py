@@ -79,12 +79,12 @@ def image_name(pattern: str = DEFAULT_IMAGE.name_pattern) -> str:
     return pattern.replace("*", BUILD_DATE)
 
 
-def _image(wanted: str, by_id: ImageKind) -> Mapping[str, Any]:
+def _image(name_or_id: str, by_id: ImageKind) -> Mapping[str, Any]:
     """Return Debian's newest image of a name, or the one with an id, which is of the given kind."""
-    is_id = wanted.startswith("ami-")
-    name = image_name(by_id.name_pattern if is_id else wanted)
+    is_id = name_or_id.startswith("ami-")
+    name = image_name(by_id.name_pattern if is_id else name_or_id)
     return {
-        "id": wanted if is_id else "ami-0123456789abcdef0",
+        "id": name_or_id if is_id else "ami-0123456789abcdef0",
         "name": name,
         "ownerId": DEBIAN_OWNER,
         "rootDeviceName": "/dev/xvda",

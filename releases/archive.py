@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from releases.source_files import IGNORE_FILE, REMEDY, describe, find_files
 
 # Folders that an error names where a source is too large.
-LARGEST = 5
+MAX_BYTES = 5
 _CHUNK = 1 << 20
 
 
@@ -117,6 +117,6 @@ def _find_excess(source: Path, paths: Sequence[Path], max_mib: int) -> list[str]
     total = folders.total()
     if total <= max_mib << 20:
         return []
-    largest = ", ".join(f"{name}: {size / 2**20:.0f} MiB" for name, size in folders.most_common(LARGEST))
+    largest = ", ".join(f"{name}: {size / 2**20:.0f} MiB" for name, size in folders.most_common(MAX_BYTES))
     problem = f"files of {total / 2**20:.0f} MiB, and release.max_mib is {max_mib} ({largest})"
     return [f"{problem}; name what servers do not need in {IGNORE_FILE}, or raise release.max_mib"]

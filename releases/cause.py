@@ -90,8 +90,8 @@ def shorten(why: str) -> str:
     quoted = [_PREFIX.sub("", line) for line in why.splitlines() if line.startswith(" ") and not _NOISE.match(line)]
     if not quoted:
         head = [_NOTHING_QUOTED.sub("", line) for line in head]
-    begun = [number for number, line in enumerate(quoted) if line.lstrip().startswith(_TRACEBACK)]
-    return "\n".join([*head, *(_traceback(quoted[begun[-1] :]) if begun else distinct(quoted)[-LINES:])])
+    tracebacks = [number for number, line in enumerate(quoted) if line.lstrip().startswith(_TRACEBACK)]
+    return "\n".join([*head, *(_traceback(quoted[tracebacks[-1] :]) if tracebacks else distinct(quoted)[-LINES:])])
 
 
 def distinct(lines: Sequence[str]) -> list[str]:
@@ -115,8 +115,10 @@ def _traceback(lines: Sequence[str]) -> list[str]:
             frames.append([line])
         elif frames and not _MARKS.fullmatch(line):
             frames[-1].append(line)
-    own = [line for frame in [each for each in frames if not _FOREIGN.match(each[0])][-FRAMES:] for line in frame]
-    return [lines[0], *own, *error[:LINES]]
+    kept_lines = [
+        line for frame in [each for each in frames if not _FOREIGN.match(each[0])][-FRAMES:] for line in frame
+    ]
+    return [lines[0], *kept_lines, *error[:LINES]]
 
 
 def group(failures: Iterable[tuple[str, str, str]], servers: int) -> str:

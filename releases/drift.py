@@ -22,7 +22,7 @@ STATUS_TIMEOUT_S = 15.0
 # States of a unit that does not run and is not about to.
 ENDED = ("inactive", "failed")
 # What to do about a store that is damaged.
-MENDS = "`pulumi up` puts it right"
+REPAIR = "`pulumi up` puts it right"
 # What stands in the place of a value that a preview cannot know (pulumi.runtime.rpc.UNKNOWN).
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
@@ -48,28 +48,28 @@ def find_damage(store: Store, release: str | None = None, *, reads_archive: bool
 
 
 def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Iterator[str]:
-    newest, there = next(entries(store), None), pointers.current(store)
+    newest, serving = next(entries(store), None), pointers.current(store)
     if newest and newest.result == DAMAGED:
         yield newest.why
-    wanted = release or next(iter(completed_releases(store)), None)
-    manifest, archive = (f"releases/{there}/{file}" for file in ("manifest.json", "code.tar.gz"))
+    expected = release or next(iter(completed_releases(store)), None)
+    manifest, archive = (f"releases/{serving}/{file}" for file in ("manifest.json", "code.tar.gz"))
     content = store.read(manifest)
     # A rollout writes the pointer before it says that it is done.
-    if there != wanted and (release or content is None):
+    if serving != expected and (release or content is None):
         yield (
-            f"release {there} serves, not {wanted} (after a rollback, or a rollout that was killed)"
-            if there and content is not None
+            f"release {serving} serves, not {expected} (after a rollback, or a rollout that was killed)"
+            if serving and content is not None
             else f"{pointers.POINTER} in the store names no release"
         )
     if pointers.manual_changes(store) < 0:
         yield f"{pointers.EPOCH} in the store is damaged"
     if (lock_ := store.read(lock.KEY)) is not None and not lock.parse(lock_):
         yield f"{lock.KEY} in the store is damaged: nobody holds it"
-    if there and hashlib.sha256(content or b"").hexdigest()[:ID_LENGTH] != there:
+    if serving and hashlib.sha256(content or b"").hexdigest()[:ID_LENGTH] != serving:
         yield f"{manifest} in the store is damaged or gone"
-    elif there and not (has_archive(store, content or b"", archive) if reads_archive else store.keys(archive)):
+    elif serving and not (has_archive(store, content or b"", archive) if reads_archive else store.keys(archive)):
         yield f"{archive} in the store is damaged or gone"
-    if there and (key := wheels.find_key(store, there)) and not wheels.is_whole(store, key):
+    if serving and (key := wheels.find_key(store, serving)) and not wheels.is_whole(store, key):
         yield f"wheels/{key} in the store is gone"
 
 
@@ -88,10 +88,10 @@ def find_strays(
         return []
     targets = [server["target"] for server in servers]
     with ThreadPoolExecutor(PARALLEL) as pool:
-        asked = pool.submit(proxy_state, transport, balancer) if balancer else None
+        state_future = pool.submit(proxy_state, transport, balancer) if balancer else None
         found = list(pool.map(partial(_find_drift, transport, release), targets))
     lines = [f"{server['name']} {why}" for server, why in zip(servers, found, strict=True) if why]
-    if balancer and asked and (state := asked.result()) in ENDED:
+    if balancer and state_future and (state := state_future.result()) in ENDED:
         lines.append(f"{balancer['name']} does not serve: {balancer['unit']} is {state}")
     return lines
 

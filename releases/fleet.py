@@ -51,7 +51,7 @@ class ServerFailures(Exception):
 
 
 class Fleet:
-    """say: gets a line for each thing that happens. first: the server that runs schedules. Times in seconds.
+    """log: gets a line for each thing that happens. first: the server that runs schedules. Times in seconds.
 
     drain_timeout_s: how long a slot may take to finish its requests; start_timeout_s: to start and be healthy. clean:
     takes secrets out of what machines say, for an application that fails may tell its own.
@@ -115,8 +115,8 @@ class Fleet:
 
         handle: gets each line, and returns whether it need not be shown.
         """
-        is_error, begun, ended = False, time.monotonic(), threading.Event()
-        last = begun
+        is_error, start_s, ended = False, time.monotonic(), threading.Event()
+        last = start_s
 
         def on_line(line: str) -> None:
             # The failure tells it in the end, whole.
@@ -130,7 +130,7 @@ class Fleet:
             while not ended.wait(SILENCE_S / 10):
                 if time.monotonic() - last >= SILENCE_S:
                     last = time.monotonic()
-                    at_work = f"{last - begun:.0f} s of at most {timeout_s:.0f} s"
+                    at_work = f"{last - start_s:.0f} s of at most {timeout_s:.0f} s"
                     self._write_line(f"{server.name}: {phase}: at work for {at_work}")
 
         if not quiet:

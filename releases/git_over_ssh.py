@@ -46,8 +46,8 @@ def _of_project(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     dependencies: list[str] = document.get("project", {}).get("dependencies", [])
     yield from ((re.split(r"[^\w.-]", each, maxsplit=1)[0], each) for each in dependencies)
     tools = document.get("tool", {})
-    named = tools.get("uv", {}).get("sources", {}) | tools.get("poetry", {}).get("dependencies", {})
-    yield from ((name, each["git"]) for name, each in named.items() if "git" in each)
+    sources = tools.get("uv", {}).get("sources", {}) | tools.get("poetry", {}).get("dependencies", {})
+    yield from ((name, each["git"]) for name, each in sources.items() if "git" in each)
 
 
 def _of_pylock(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

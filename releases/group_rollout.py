@@ -14,7 +14,7 @@ from releases.rollout import Rollout, RolloutError
 from releases.status import ReleaseStatus
 from releases.wheels import Wheels
 
-ALL_GONE = "every server that took part has left the group"
+NO_SERVERS = "every server that took part has left the group"
 
 
 class GroupRollout(Rollout):
@@ -25,13 +25,13 @@ class GroupRollout(Rollout):
         plan: Plan,
         transport: Transport,
         store: Store,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         secrets: SecretStore | None = None,
         *,
         live: LiveServers,
     ) -> None:
         self._live = live
-        super().__init__(plan, transport, store, say, secrets)
+        super().__init__(plan, transport, store, log, secrets)
         self.fleet.has_gone = live.has_gone
 
     def run(self) -> None:
@@ -52,7 +52,7 @@ class GroupRollout(Rollout):
         # Who installs first takes along what the others wait for.
         while servers[0] not in (left := self._live.present(servers)):
             if not left:
-                raise RuntimeError(ALL_GONE)
+                raise RuntimeError(NO_SERVERS)
             servers = left
             self.wheels = Wheels(self.fleet, self.store, self.id, self.plan.release.manifest, self.plan.stage_timeout_s)
             super()._stage(servers, None)
@@ -65,13 +65,13 @@ class GroupRollout(Rollout):
             except ServerFailure:
                 if not self._live.has_gone(each):
                     raise
-        raise RuntimeError(ALL_GONE)
+        raise RuntimeError(NO_SERVERS)
 
     def _switch(self, states: Mapping[Server, ReleaseStatus], before: str | None, journal: Journal) -> None:
-        there = self._live.present(states)
-        super()._switch({server: states[server] for server in there}, before, journal)
-        if not self._live.present(there):
-            raise RuntimeError(ALL_GONE)
+        present = self._live.present(states)
+        super()._switch({server: states[server] for server in present}, before, journal)
+        if not self._live.present(present):
+            raise RuntimeError(NO_SERVERS)
 
     def _bake(self, canary: Server) -> None:
         try:
@@ -81,9 +81,9 @@ class GroupRollout(Rollout):
                 raise
 
     def _update_late_servers(self, states: Mapping[Server, ReleaseStatus], journal: Journal) -> list[Server]:
-        late = self._live.bring_late(self.fleet, self._live.present(states), self._take)
+        late = self._live.bring_late(self.fleet, self._live.present(states), self._bring_server)
         return self._note_late(late, journal)
 
     def _missing(self, states: Mapping[Server, ReleaseStatus], late: Sequence[Server]) -> list[str]:
-        there = self._live.present(self.plan.servers)
-        return [server.name for server in there if server not in states and server not in late]
+        present = self._live.present(self.plan.servers)
+        return [server.name for server in present if server not in states and server not in late]

@@ -11,7 +11,7 @@ from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from rendering.common import BOOT_TIMEOUT_S, apply_files_command, files_to_apply
 
 # Seconds for a group to have as many machines as it must, and for the load balancer to find them healthy.
-THERE_S, HEALTHY_S = 600.0, 300.0
+MEMBERS_TIMEOUT_S, HEALTH_TIMEOUT_S = 600.0, 300.0
 LOOK_S = 5.0
 
 
@@ -30,9 +30,9 @@ class LiveServers:
 
     def server(self, member: Member) -> Server:
         """Return a machine of the group as a server."""
-        return self.know(server_name(self._app, member), member.target)
+        return self.add_server(server_name(self._app, member), member.target)
 
-    def know(self, name: str, target: str) -> Server:
+    def add_server(self, name: str, target: str) -> Server:
         """Return a server that was listed before."""
         server = Server(name, target)
         self._ids[server] = target.partition("@")[0]
@@ -40,29 +40,29 @@ class LiveServers:
 
     def servers(self) -> list[Server]:
         """Return those that a release is brought to: first those that get requests. Raises ServerGroupError."""
-        there = [member for member in self._group.members() if member.takes_part]
-        return [self.server(member) for member in sorted(there, key=lambda each: each.phase is not Phase.SERVING)]
+        members = [member for member in self._group.members() if member.takes_part]
+        return [self.server(member) for member in sorted(members, key=lambda each: each.phase is not Phase.SERVING)]
 
     def wait(self) -> list[Server]:
         """Return the servers once there are as many as there must be. Raises ServerGroupError with the cause."""
-        begun, told = time.monotonic(), False
+        start_s, is_logged = time.monotonic(), False
         while len(found := self.servers()) < (least := self._group.minimum()):
-            if time.monotonic() - begun > THERE_S:
+            if time.monotonic() - start_s > MEMBERS_TIMEOUT_S:
                 why = self._group.last_problem() or "EC2 Auto Scaling tells no reason"
-                raise ServerGroupError(f"{len(found)} of {least} servers came in {THERE_S:.0f} s: {why}")
-            if not told:
+                raise ServerGroupError(f"{len(found)} of {least} servers came in {MEMBERS_TIMEOUT_S:.0f} s: {why}")
+            if not is_logged:
                 self._log(f"waits for its servers: {len(found)} of {least} are there")
-                told = True
+                is_logged = True
             time.sleep(LOOK_S)
         return found
 
     def wait_until_healthy(self) -> None:
         """Wait until as many as there must be get requests. Raises ServerGroupError."""
-        begun = time.monotonic()
+        start_s = time.monotonic()
         while len(found := self._group.healthy()) < (least := self._group.minimum()):
-            if time.monotonic() - begun > HEALTHY_S:
+            if time.monotonic() - start_s > HEALTH_TIMEOUT_S:
                 raise ServerGroupError(
-                    f"{len(found)} of {least} servers get requests after {HEALTHY_S:.0f} s; "
+                    f"{len(found)} of {least} servers get requests after {HEALTH_TIMEOUT_S:.0f} s; "
                     "`./fleet status` and `./fleet logs` say more"
                 )
             time.sleep(LOOK_S)
@@ -109,32 +109,34 @@ class LiveServers:
         stdin, limit = files_to_apply({}).encode(), BOOT_TIMEOUT_S + 30
         fleet.run(server, "boot", arguments, stdin=stdin, timeout_s=limit, program=program)
 
-    def bring_late(self, fleet: Fleet, done: Collection[Server], take: Callable[[Server], bool]) -> list[Server]:
+    def bring_late(
+        self, fleet: Fleet, verified_servers: Collection[Server], bring: Callable[[Server], bool]
+    ) -> list[Server]:
         """Bring the release to servers that came meanwhile, which may have booted the one before; return those.
 
-        The pointer names the release already, so that whatever is launched from here on boots it. take: brings it where
+        The pointer names the release already, so that whatever is launched from here on boots it. bring: brings it where
         it does not serve, and returns whether it did. A server that cannot take it must not serve another one: the
         group takes another machine in its place.
         """
-        verified, late, begun = {self._ids[server] for server in done}, list[Server](), time.monotonic()
-        watched: set[str] | None = None
+        verified, late, start_s = {self._ids[server] for server in verified_servers}, list[Server](), time.monotonic()
+        expected: set[str] | None = None
 
         def look(server: Server) -> None:
             try:
                 self.wait_for_boot(fleet, server)
-                if take(server):
+                if bring(server):
                     late.append(server)
             except ServerFailure as failure:
                 if not self.has_gone(server):
                     self._replace(server, failure)
 
         while True:
-            there = {each.id: each for each in self._members() if each.phase is not Phase.LEAVING}
-            watched = {*there} if watched is None else watched
-            left = [there[id_] for id_ in sorted(watched - verified) if id_ in there]
-            if not left or time.monotonic() - begun > THERE_S:
+            present = {each.id: each for each in self._members() if each.phase is not Phase.LEAVING}
+            expected = {*present} if expected is None else expected
+            unverified = [present[id_] for id_ in sorted(expected - verified) if id_ in present]
+            if not unverified or time.monotonic() - start_s > MEMBERS_TIMEOUT_S:
                 break
-            if ready := [self.server(each) for each in left if each.takes_part]:
+            if ready := [self.server(each) for each in unverified if each.takes_part]:
                 fleet.on_all(ready, look)
                 verified |= {self._ids[server] for server in ready}
             else:

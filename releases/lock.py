@@ -40,8 +40,8 @@ def operator_name() -> str:
 
 
 @contextlib.contextmanager
-def acquire(store: Store, what: str, say: Callable[[str], None]) -> Generator[None]:
-    """Hold the lock in this block. what: the work, in a few words. say: prints a wait for work whose starter is gone.
+def acquire(store: Store, what: str, log: Callable[[str], None]) -> Generator[None]:
+    """Hold the lock in this block. what: the work, in a few words. log: prints a wait for work whose starter is gone.
 
     Raises Locked at once when somebody else has it.
     """
@@ -54,7 +54,7 @@ def acquire(store: Store, what: str, say: Callable[[str], None]) -> Generator[No
         "started_by": _started_by(),
         "token": secrets.token_hex(8),
     }
-    _take(store, content, say)
+    _take(store, content, log)
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(store, content, ended), daemon=True)
     beat.start()
@@ -67,13 +67,13 @@ def acquire(store: Store, what: str, say: Callable[[str], None]) -> Generator[No
             store.delete(KEY)
 
 
-def _take(store: Store, content: dict[str, Any], say: Callable[[str], None]) -> None:
+def _take(store: Store, content: dict[str, Any], log: Callable[[str], None]) -> None:
     for _ in range(3):
         if store.create(KEY, _encode(content)):
             return
         other = _read(store)
         if other and _is_orphan(other) and not _is_dead(other):
-            say(
+            log(
                 f"process {other['process']} is not done yet ({other['what']}), though who started it is gone; "
                 f"waiting for up to {ORPHAN_S:.0f} s"
             )

@@ -52,10 +52,10 @@ def _find_in(file: Path, system: OperatingSystem) -> Iterator[str]:
     if not is_satisfied(value, system):
         yield describe("it", value, system.python)
     for each in _packages(document, file) if key_of_package else ():
-        wanted = each.get(key_of_package)
+        specifier = each.get(key_of_package)
         # One with a marker may not be for these servers.
-        if not each.get("marker") and not each.get("markers") and not is_satisfied(wanted, system):
-            yield describe(f"{each.get('name')}=={each.get('version')}", wanted, system.python)
+        if not each.get("marker") and not each.get("markers") and not is_satisfied(specifier, system):
+            yield describe(f"{each.get('name')}=={each.get('version')}", specifier, system.python)
 
 
 def _packages(document: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:

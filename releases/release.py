@@ -131,9 +131,9 @@ def build(source: Path, manifest: bytes, target: Path, *, state: Path | None = N
 
     Raises SourceError, also where the manifest is of another source by now.
     """
-    given = json.loads(manifest)
-    static = given.get("static", {}).get("folder", "")
-    if write_archive(source, target, static=static, state=state) != given["tar_sha256"]:
+    document = json.loads(manifest)
+    static = document.get("static", {}).get("folder", "")
+    if write_archive(source, target, static=static, state=state) != document["tar_sha256"]:
         raise SourceError(f"{source}: changed while `pulumi up` ran; nothing was released, run `pulumi up` again")
     return Release(manifest, target)
 

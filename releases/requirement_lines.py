@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from releases.archive import SourceError
-from releases.source_files import may_hold_secrets
+from releases.source_files import may_contain_secrets
 
 # As machine/install/requirement_files.py has them.
 _COMMENT = re.compile(r"(^|\s+)#.*$")
@@ -76,7 +76,7 @@ def find_problem(file: Path, source: Path, root: Path) -> str:
         if not is_inside(file, root):
             return f"lies outside of {root}; copy it into the source"
         path = file.resolve().relative_to(root.resolve())
-        if may_hold_secrets(path) or any(part.startswith(".") for part in path.parts):
+        if may_contain_secrets(path) or any(part.startswith(".") for part in path.parts):
             return "may hold secrets; give it another name if it holds none"
     try:
         has_password = _PASSWORD.search(file.read_text("utf-8-sig"))

@@ -31,20 +31,20 @@ class Requirements:
     files: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
-def find_file(source: Path, named: str | None) -> str | None:
+def find_file(source: Path, setting: str | None) -> str | None:
     """Return the path of the file that says what the application needs; None where there is none.
 
-    named: by the setting `requirements`; None to take the first of REQUIREMENT_FILES that is there.
+    setting: the value of `requirements`; None to take the first of REQUIREMENT_FILES that is there.
     """
-    return named or next((name for name in REQUIREMENT_FILES if (source / name).is_file()), None)
+    return setting or next((name for name in REQUIREMENT_FILES if (source / name).is_file()), None)
 
 
-def find_requirements(source: Path, named: str | None, root: Path | None = None) -> Requirements:
+def find_requirements(source: Path, setting: str | None, root: Path | None = None) -> Requirements:
     """Return what the application needs, by the file that find_file finds. Raises SourceError.
 
     root: folder in which requirement files may lie outside of the source; None for nowhere.
     """
-    found, root = find_file(source, named), root or source
+    found, root = find_file(source, setting), root or source
     if found is None:
         raise SourceError(
             f"{source}: has none of {', '.join(REQUIREMENT_FILES)}; make requirements.txt (it may be empty)"
@@ -118,19 +118,19 @@ def _read_poetry(file: Path) -> Iterator[str]:
     for each in poetry_packages(lock, file):
         markers: str | dict[str, str] = each.get("markers", "")
         marker = markers.get("main", "") if isinstance(markers, dict) else markers
-        given: dict[str, str] = each.get("source", {})
+        source: dict[str, str] = each.get("source", {})
         files = each.get("files") or lock.get("metadata", {}).get("files", {}).get(each["name"], [])
         hashes = [cast("str", entry["hash"]) for entry in files]
-        if given.get("type") == "git":
-            what, hashes = f"{each['name']} @ git+{given['url']}@{given['resolved_reference']}{_below(given)}", []
-        elif given.get("type") in ("directory", "file"):
-            what, hashes = f"./{given['url']}", []
-        elif given.get("type") == "url":
-            what, hashes = f"{each['name']} @ {given['url']}", []
+        if source.get("type") == "git":
+            what, hashes = f"{each['name']} @ git+{source['url']}@{source['resolved_reference']}{_below(source)}", []
+        elif source.get("type") in ("directory", "file"):
+            what, hashes = f"./{source['url']}", []
+        elif source.get("type") == "url":
+            what, hashes = f"{each['name']} @ {source['url']}", []
         else:
             what = f"{each['name']}=={each['version']}"
-            if given.get("type") == "legacy":
-                indexes.add(given["url"])
+            if source.get("type") == "legacy":
+                indexes.add(source["url"])
         lines.append(_line(what, marker, hashes))
     yield from (f"--extra-index-url {url}" for url in sorted(indexes))
     yield from lines

@@ -122,10 +122,10 @@ def _servers_now(props: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
     if not group or UNKNOWN in json.dumps(group, default=repr):
         return props["servers"]
     try:
-        there = operator.server_group(group).members()
+        members = operator.server_group(group).members()
     except ServerGroupError:
         return []
-    serving = [member for member in there if member.phase is Phase.SERVING]
+    serving = [member for member in members if member.phase is Phase.SERVING]
     return [{"name": server_name(props["app"], member), "target": member.target} for member in serving]
 
 

@@ -18,26 +18,26 @@ class RollbackError(Exception):
     """The fleet did not go back, or not whole. The text says what is where and what to do."""
 
 
-def target_of(store: Store, journal_releases: Sequence[str], wanted: str | None) -> str:
+def target_of(store: Store, journal_releases: Sequence[str], release_prefix: str | None) -> str:
     """Return the release to go back to: the wanted one, or the newest that served before and was not rejected.
 
     Raises RollbackError where there is none, with those that there are.
     """
     now = pointers.current(store)
-    there = {key.split("/")[1] for key in store.keys("releases/")}
-    served = [release for release in journal_releases if release in there and release != now]
-    if wanted is not None:
-        found = [release for release in served if release.startswith(wanted)]
+    stored = {key.split("/")[1] for key in store.keys("releases/")}
+    served = [release for release in journal_releases if release in stored and release != now]
+    if release_prefix is not None:
+        found = [release for release in served if release.startswith(release_prefix)]
         if len(found) == 1:
             return found[0]
         raise RollbackError(
             (
-                f"there is no release {wanted}; these can be gone back to: {', '.join(served)}"
+                f"there is no release {release_prefix}; these can be gone back to: {', '.join(served)}"
                 if served
-                else f"there is no release {wanted}, nor another one to go back to"
+                else f"there is no release {release_prefix}, nor another one to go back to"
             )
-            if now != wanted
-            else f"{wanted} serves already"
+            if now != release_prefix
+            else f"{release_prefix} serves already"
         )
     good = [release for release in served if pointers.rejection(store, release) is None]
     if not good:
@@ -60,8 +60,8 @@ def roll_back(
     fleet: Fleet,
     store: Store,
     servers: Sequence[Server],
-    wanted: str | None,
-    say: Callable[[str], None],
+    release_prefix: str | None,
+    log: Callable[[str], None],
     *,
     balancer: Server | None = None,
     live: LiveServers | None = None,
@@ -71,11 +71,11 @@ def roll_back(
     All servers at a time: they have it staged. balancer: serves static files, if there are any. live: the group that
     they are of, where their number follows the load. Raises RollbackError.
     """
-    begun = time.monotonic()
+    start_s = time.monotonic()
     before = pointers.current(store)
-    target = target_of(store, completed_releases(store), wanted)
+    target = target_of(store, completed_releases(store), release_prefix)
     try:
-        with lock.acquire(store, f"rollback to {target}", say):
+        with lock.acquire(store, f"rollback to {target}", log):
             journal = Journal(store, release=target, app=fleet.app)
             journal.note("begin", before=before, rollback=True)
             static = StaticFiles(fleet, balancer, target, store.read(f"releases/{target}/manifest.json"))
@@ -83,9 +83,9 @@ def roll_back(
                 static.publish(servers[0])
             except ServerFailure as failure:
                 # The balancer mostly has them already. Who goes back is in a hurry.
-                say(f"goes on without its static files (`pulumi up` brings them): {failure}")
+                log(f"goes on without its static files (`pulumi up` brings them): {failure}")
 
-            def back(server: Server) -> bool:
+            def go_back(server: Server) -> bool:
                 found = fleet.status(server)
                 if target not in found.staged:
                     # A server made since: it takes the secrets that it has, as at boot.
@@ -94,7 +94,7 @@ def roll_back(
                 return found.live != target
 
             try:
-                fleet.on_all(servers, back)
+                fleet.on_all(servers, go_back)
             except ServerFailures as error:
                 reached = {failure.server for failure in error.failures if not failure.is_unreachable}
                 if reached or len(error.failures) == len(servers):
@@ -102,7 +102,7 @@ def roll_back(
                     problems = [str(error), *_undo(fleet, servers, before)]
                     static.discard()
                     raise RollbackError("\n".join([*problems, f"release {before} still serves"])) from error
-                say(f"takes {target} when it boots: {error}")
+                log(f"takes {target} when it boots: {error}")
             # First that it must not come back, then that the other serves: a kill between leaves the safe half.
             if before and before != target:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -111,9 +111,9 @@ def roll_back(
             pointers.set_current(store, target)
             pointers.raise_epoch(store)
             if live:
-                live.bring_late(fleet, servers, back)
+                live.bring_late(fleet, servers, go_back)
             missing = static.activate()
-            journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
+            journal.note("done", seconds=round(time.monotonic() - start_s, 1), missing=missing)
     except lock.Locked as error:
         raise RollbackError(str(error)) from error
     return target

@@ -37,7 +37,7 @@ class RolloutError(Exception):
 
 
 class Rollout:
-    """One rollout of one plan. say: gets a line for each thing that happens. Raises RolloutError without servers.
+    """One rollout of one plan. log: gets a line for each thing that happens. Raises RolloutError without servers.
 
     secrets: where servers find them when they boot, on platforms that have such a place.
     """
@@ -47,7 +47,7 @@ class Rollout:
         plan: Plan,
         transport: Transport,
         store: Store,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         secrets: SecretStore | None = None,
     ) -> None:
         self.plan, self.store, self.secrets = plan, store, secrets
@@ -57,7 +57,7 @@ class Rollout:
         self.fleet = Fleet(
             plan.app,
             transport,
-            say,
+            log,
             first=plan.servers[0],
             start_timeout_s=plan.start_timeout_s,
             drain_timeout_s=plan.drain_timeout_s,
@@ -77,7 +77,7 @@ class Rollout:
             raise RolloutError(f"{self.plan.app}: {error}") from error
 
     def _run(self, journal: Journal) -> None:
-        begun = time.monotonic()
+        start_s = time.monotonic()
         before = pointers.current(self.store)
         try:
             journal.note("begin", before=before, servers=[server.name for server in self.plan.servers])
@@ -91,7 +91,7 @@ class Rollout:
             if is_task_first:
                 journal.note("release task", server=first.name)
             journal.note("staged")
-            report_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - begun)
+            report_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - start_s)
             self.static.publish(first)
             if runs_task and not is_task_first:
                 self._release_task(first, journal)
@@ -106,7 +106,7 @@ class Rollout:
         missing = [*self._missing(states, late), *self.static.activate()]
         self._prune([*states, *late])
         report_ended_workers(self.fleet, [*states, *late], self.plan.release.manifest)
-        journal.note("done", seconds=round(time.monotonic() - begun, 1), missing=missing)
+        journal.note("done", seconds=round(time.monotonic() - start_s, 1), missing=missing)
         self.fleet.log(f"release {self.id} serves on {count(len(states) + len(late), 'server')}")
 
     def _what_serves(self, before: str | None) -> str:
@@ -177,13 +177,13 @@ class Rollout:
     def _switch(self, states: Mapping[Server, ReleaseStatus], before: str | None, journal: Journal) -> None:
         """Switch the canary, then batches. If a server fails, all that are or may be on the new release go back."""
         # A rollout that was killed may have left servers on the new release.
-        touched = [server for server, state in states.items() if state.live == self.id]
+        switched = [server for server, state in states.items() if state.live == self.id]
         guard = threading.Lock()
 
         def switch(server: Server) -> None:
             with guard:
-                if server not in touched:
-                    touched.append(server)
+                if server not in switched:
+                    switched.append(server)
             self.fleet.switch(server, self.id)
             with guard:
                 journal.note("switched", server=server.name)
@@ -201,18 +201,20 @@ class Rollout:
                 self.fleet.on_all(batch, switch)
         except (ServerFailures, ServerFailure) as error:
             journal.note("switch failed", why=str(error))
-            raise RuntimeError("\n".join([str(error), *self._go_back(touched, states, before, journal)])) from error
+            raise RuntimeError(
+                "\n".join([str(error), *self._switch_back(switched, states, before, journal)])
+            ) from error
 
     def _bake(self, canary: Server) -> None:
         self.fleet.log(f"{canary.name} is watched for {self.plan.bake_s} s")
         arguments = ["bake", self.id, str(self.plan.bake_s)]
         self.fleet.run(canary, "canary", arguments, timeout_s=self.plan.bake_s + 60)
 
-    def _go_back(
+    def _switch_back(
         self,
-        touched: Sequence[Server],
+        switched: Sequence[Server],
         states: Mapping[Server, ReleaseStatus],
-        proven: str | None,
+        previous: str | None,
         journal: Journal,
     ) -> list[str]:
         """Switch touched servers back to the pointer's release, all at once: they have it, and the new one is bad.
@@ -222,7 +224,7 @@ class Rollout:
         guard = threading.Lock()
 
         def switch_back(server: Server) -> None:
-            target = proven or states[server].live
+            target = previous or states[server].live
             if target in (None, self.id):
                 return
             self.fleet.switch(server, target)
@@ -230,7 +232,7 @@ class Rollout:
                 journal.note("went back", server=server.name, release=target)
 
         try:
-            self.fleet.on_all(touched, switch_back)
+            self.fleet.on_all(switched, switch_back)
         except ServerFailures as error:
             return [f"going back failed as well: {failure}" for failure in error.failures]
         return []
@@ -245,14 +247,14 @@ class Rollout:
 
         def look(server: Server) -> None:
             try:
-                late.extend([server] if self._take(server) else [])
+                late.extend([server] if self._bring_server(server) else [])
             except ServerFailure as failure:
                 self.fleet.log(f"takes {self.id} when it boots: {failure}")
 
         self.fleet.on_all(self.plan.servers, look)
         return self._note_late(late, journal)
 
-    def _take(self, server: Server) -> bool:
+    def _bring_server(self, server: Server) -> bool:
         """Bring the release to a server where it does not serve. Return whether it did not. Raises ServerFailure."""
         if self.fleet.status(server).live == self.id:
             return False

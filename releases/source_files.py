@@ -179,8 +179,8 @@ def _is_ignored(path: Path, *, is_folder: bool, specs: Iterable[tuple[Path, GitI
     """Return whether .gitignore files leave a path out; that of the nearest folder counts."""
     verdict = False
     for folder, spec in specs:
-        answer = spec.check_file(f"{_name(path, folder)}{'/' if is_folder else ''}").include
-        verdict = verdict if answer is None else answer
+        is_included = spec.check_file(f"{_name(path, folder)}{'/' if is_folder else ''}").include
+        verdict = verdict if is_included is None else is_included
     return verdict
 
 
@@ -212,7 +212,7 @@ def _problem(path: Path, source: Path) -> str:
         return ""
     elif not path.is_file():
         return "neither file nor folder nor symlink; remove it"
-    if may_hold_secrets(path.relative_to(source)):
+    if may_contain_secrets(path.relative_to(source)):
         return (
             "may hold secrets; set them with `pulumi config set --secret --path` and move it away, or name it in "
             f"{IGNORE_FILE}"
@@ -220,7 +220,7 @@ def _problem(path: Path, source: Path) -> str:
     return ""
 
 
-def may_hold_secrets(path: Path) -> bool:
+def may_contain_secrets(path: Path) -> bool:
     """Return whether files of this name usually hold secrets: .env, prod.env, prod.env.bak, and all in .envs/."""
     *folders, name = (part.lower() for part in path.parts)
     if any(part.startswith(".env") or part.endswith(".env") for part in folders):

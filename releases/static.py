@@ -73,5 +73,5 @@ class StaticFiles:
 
     def _run(self, balancer: Server, verb: str, *arguments: str, stdin: bytes = b"") -> str:
         words = [verb, self._fleet.app, *arguments]
-        done = self._fleet.run(balancer, PHASE, words, stdin=stdin, timeout_s=MOVE_S, quiet=True, program=COMMAND)
-        return done.output
+        result = self._fleet.run(balancer, PHASE, words, stdin=stdin, timeout_s=MOVE_S, quiet=True, program=COMMAND)
+        return result.output

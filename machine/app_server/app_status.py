@@ -134,9 +134,9 @@ def check_health(slot: str) -> dict[str, Any]:
     release, names = link_target(SLOTS / slot), gateways(slot)
     manifest = manifest_of(release) if release else {"health_path": "/"}
     with ThreadPoolExecutor(len(names)) as pool:
-        answers = list(pool.map(functools.partial(_get_health, manifest), names))
-    worst = next((each for each in answers if each[0] != 200), answers[0])
-    of = f"{names[answers.index(worst)]}: " if len(names) > 1 and worst[0] != 200 else ""
+        responses = list(pool.map(functools.partial(_get_health, manifest), names))
+    worst = next((each for each in responses if each[0] != 200), responses[0])
+    of = f"{names[responses.index(worst)]}: " if len(names) > 1 and worst[0] != 200 else ""
     return {"path": manifest["health_path"], "status": worst[0], "line": of + worst[1]}
 
 

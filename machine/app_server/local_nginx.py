@@ -68,13 +68,13 @@ def reload(drain_s: float) -> None:
     """Have Nginx read CONF, and wait for its old workers."""
     old = workers()
     _call("systemctl", "reload", "nginx")
-    begun = time.monotonic()
+    start_s = time.monotonic()
     while not (now := workers()).keys() - old or any(accepts for pid, accepts in now.items() if pid in old):
-        if time.monotonic() - begun > RELOAD_S:
+        if time.monotonic() - start_s > RELOAD_S:
             raise Failure("Nginx did not start new workers; `journalctl -u nginx` says why")
         time.sleep(0.02)
     while workers().keys() & old.keys():
-        if time.monotonic() - begun > drain_s:
+        if time.monotonic() - start_s > drain_s:
             log(f"Nginx still waits for responses after {drain_s:.0f} s")
             return
         time.sleep(0.05)

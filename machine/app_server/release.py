@@ -99,11 +99,11 @@ class Base64Lines(io.RawIOBase):
 
 def print_static(release: str) -> None:
     """Print the static files of a staged release, under their URL path: a gzipped tar in base64."""
-    given, code = manifest_of(release)["static"], (RELEASES / release / "code").resolve()
-    folder = code / given["folder"]
+    static, code = manifest_of(release)["static"], (RELEASES / release / "code").resolve()
+    folder = code / static["folder"]
     # A build may have made symlinks: root reads only files in the code itself.
     if not folder.is_dir() or folder.resolve() != folder:
-        raise Failure(f"static.folder: {given['folder']}: no such folder in the release; `build` may make it")
+        raise Failure(f"static.folder: {static['folder']}: no such folder in the release; `build` may make it")
     room = STATIC_MIB << 20
     with tarfile.open(mode="w|gz", fileobj=Base64Lines(), bufsize=1 << 16) as archive:
         for path in sorted(folder.rglob("*")):
@@ -112,8 +112,8 @@ def print_static(release: str) -> None:
             if any(part.startswith(".") for part in name.parts) or (path.is_dir() and not path.is_symlink()):
                 continue
             if not is_plain:
-                raise Failure(f"{given['folder']}/{name}: static files are plain files; this is none")
-            info = tarfile.TarInfo(f"{given['url_path'].strip('/')}/{name}")
+                raise Failure(f"{static['folder']}/{name}: static files are plain files; this is none")
+            info = tarfile.TarInfo(f"{static['url_path'].strip('/')}/{name}")
             info.size = path.stat().st_size
             room -= max(info.size, 4096)
             if room < 0:

@@ -69,7 +69,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
     """Start a slot and wait for enough healthy responses in a row of each gateway; stop it if they do not come."""
     limit, path = manifest["start_timeout_s"], manifest["health_path"]
     drain = UNUSED_S
-    begun = time.time()
+    start_s = time.time()
     moments = itertools.chain(FIRST_LOGGED_S, itertools.count(60, 60))
     moment = next(moments)
     deadline = time.monotonic() + limit
@@ -80,36 +80,38 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             started = run("systemctl", "start", *units(slot), timeout_s=limit).returncode == 0
         except TimeoutError:
             raise Failure(
-                f"{manifest['module']} was not imported in {limit} s; its last lines:\n{last_lines(slot, begun)}"
+                f"{manifest['module']} was not imported in {limit} s; its last lines:\n{last_lines(slot, start_s)}"
             ) from None
         if not started:
-            raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, begun)}")
+            raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}")
         if serves := slot != PROOF and not process_layout()[1]:
             # It was healthy when it was proven, and from here on it answers clients: no long patience.
             limit, drain = min(limit, GATE_S), drain_s(slot)
             deadline = time.monotonic() + limit
         for name in gateways(slot):
-            good, same, status, answer = 0, 0, 0, "nothing"
+            good, same, status, response = 0, 0, 0, "nothing"
             while good < manifest["healthy_threshold"]:
                 if has_ended(slot):
-                    raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, begun)}")
+                    raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}")
                 is_refused = 300 <= status < 500 and same == REFUSALS
                 if time.monotonic() > deadline or is_refused or (serves and status == 500 and same == ERRORS):
                     tried = f"{same} tries" if time.monotonic() <= deadline else f"{limit} s"
                     raise Failure(
-                        f"GET {path} was not 200 in {tried} but {answer}; its last lines:\n"
-                        f"{last_lines(slot, begun, path)}"
+                        f"GET {path} was not 200 in {tried} but {response}; its last lines:\n"
+                        f"{last_lines(slot, start_s, path)}"
                     )
                 before = status
                 try:
                     status, line = get(private_socket(name), manifest, max(deadline - time.monotonic(), 0.1))
-                    answer = format_response(status, line)
+                    response = format_response(status, line)
                 except (OSError, http.client.HTTPException) as error:
-                    status, answer = 0, str(error)
+                    status, response = 0, str(error)
                 good = good + 1 if status == 200 else 0
                 same = same + 1 if status == before else 1
-                if not good and (waited := time.time() - begun) > moment:
-                    still = f"still responds with status {answer}" if status else f"still does not respond ({answer})"
+                if not good and (waited := time.time() - start_s) > moment:
+                    still = (
+                        f"still responds with status {response}" if status else f"still does not respond ({response})"
+                    )
                     log(f"GET {path} {still} after {waited:.0f} s of {limit} s")
                     moment = next(each for each in moments if each > waited)
                 time.sleep(0.02 if good else 0.3)
@@ -165,18 +167,20 @@ def drain_s(slot: str) -> float:
 def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
     """Look at a slot that serves for so long. Raises Failure as soon as it is unhealthy."""
     path, where = manifest["health_path"], " ".join(units(slot))
-    begun, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
+    start_s, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
     while time.monotonic() < deadline:
         if {*unit_property("ActiveState", units(slot))} != {"active"} or restart_fingerprint(slot) != first:
-            raise Failure(f"{where} ended while it served; its last lines:\n{last_lines(slot, begun)}")
+            raise Failure(f"{where} ended while it served; its last lines:\n{last_lines(slot, start_s)}")
         for name in gateways(slot):
             try:
                 status, line = get(private_socket(name), manifest, 10)
             except (OSError, http.client.HTTPException) as error:
                 status, line = 0, str(error)
             if status != 200:
-                answer = format_response(status, line)
-                raise Failure(f"GET {path} was {answer} while it served; its last lines:\n{last_lines(slot, begun)}")
+                response = format_response(status, line)
+                raise Failure(
+                    f"GET {path} was {response} while it served; its last lines:\n{last_lines(slot, start_s)}"
+                )
         time.sleep(0.5)
 
 

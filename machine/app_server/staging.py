@@ -29,7 +29,7 @@ def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = Fal
     """Fetch a release, run its task where told to, and check that it starts and is healthy. Traffic is not touched."""
     # The rollout does what a boot was going to retry.
     run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
-    begun, place = time.monotonic(), RELEASES / release
+    start_s, place = time.monotonic(), RELEASES / release
     if (place / ".staged").exists():
         log(f"{release} is staged already")
         return
@@ -51,7 +51,7 @@ def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = Fal
     try:
         build_venv(place, manifest["stage_timeout_s"])
         if "build" in manifest:
-            build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - begun))
+            build(place, manifest["build"], manifest["stage_timeout_s"] - (time.monotonic() - start_s))
         if with_task:
             run_task(place)
         atomic_symlink(SLOTS / PROOF, place)
@@ -122,14 +122,14 @@ def build_venv(place: Path, limit_s: float) -> None:
 
 def build(place: Path, command: str, limit_s: float) -> None:
     """Run the release's build: as the application, which may write its code now and never again."""
-    code, begun = place / "code", time.monotonic()
+    code, start_s = place / "code", time.monotonic()
     # A run that was killed may have left it running.
     run("systemctl", "stop", "app-build.service")
     run("chown", "-R", f"{USER}:{USER}", str(code))
     try:
         run_command(place, command, "app-build", f"ReadWritePaths={code}", f"RuntimeMaxSec={max(limit_s, 1):.0f}")
     except Failure:
-        if time.monotonic() - begun >= limit_s:
+        if time.monotonic() - start_s >= limit_s:
             raise Failure(f"`{command}` did not finish in the {limit_s:.0f} s that staging had left") from None
         raise
     # Neither follows symlinks, of which a build may have made any.
@@ -144,8 +144,8 @@ def run_task(place: Path) -> None:
 
 def run_command(place: Path, command: str, unit: str, *more: str) -> None:
     """Run a shell command as the application, in the environment of a release, and print its output. Raises Failure."""
-    own = (f"WorkingDirectory={place}/code", f"EnvironmentFile={place}/environment")
-    options = [f"--property={each}" for each in (*manifest_of(place.name)["properties"], *own, *more)]
+    paths = (f"WorkingDirectory={place}/code", f"EnvironmentFile={place}/environment")
+    options = [f"--property={each}" for each in (*manifest_of(place.name)["properties"], *paths, *more)]
     # systemd would put variables for `${NAME}`, unquoted, before Bash sees it; `$$` is its `$`.
     words = ["bash", "-c", command.replace("$", "$$")]
     process = subprocess.Popen(
@@ -176,12 +176,12 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
     environment["PATH"] = f"{RELEASES / release}/venv/bin:{environment.get('PATH', '/usr/bin:/bin')}"
     if folders := manifest.get("python_path"):
         environment["PYTHONPATH"] = ":".join(str(RELEASES / release / "code" / each) for each in folders)
-    if given := manifest.get("settings_file"):
-        file = partial / given["name"]
-        file.write_text(given["text"], "utf-8")
+    if settings_file := manifest.get("settings_file"):
+        file = partial / settings_file["name"]
+        file.write_text(settings_file["text"], "utf-8")
         file.chmod(0o640)
         shutil.chown(file, "root", USER)
-        environment[given["variable"]] = str(RELEASES / release / given["name"])
+        environment[settings_file["variable"]] = str(RELEASES / release / settings_file["name"])
     for name, content in (
         ("secrets.json", json.dumps(secrets)),
         # systemd.exec(5), EnvironmentFile: in double quotes only these four need a backslash.

@@ -108,30 +108,30 @@ def server_of_renewal(renewal: Path) -> str | None:
     return found[1] if found else None
 
 
-def certbot(given: dict[str, Any]) -> list[str]:
+def certbot_command(order: dict[str, Any]) -> list[str]:
     """Return the command that gets the certificate, and nothing where there is one that has time left."""
     command = [
-        "certbot", "certonly", "--non-interactive", "--agree-tos", "--no-eff-email", "--email", given["email"],
-        "--server", given["directory_url"], "--webroot", "--webroot-path", str(WEBROOT),
+        "certbot", "certonly", "--non-interactive", "--agree-tos", "--no-eff-email", "--email", order["email"],
+        "--server", order["directory_url"], "--webroot", "--webroot-path", str(WEBROOT),
         "--cert-name", certificate.LINEAGE, "--key-type", "ecdsa", "--renew-with-new-domains",
         "--deploy-hook", f"{HERE}/certificate.py renewed",
     ]  # fmt: skip
     before = server_of_renewal(certificate.RENEWAL)
-    if before not in (None, given["directory_url"]):
+    if before not in (None, order["directory_url"]):
         # Another server's certificate has time left, and yet is not what is wanted: one of a staging server, mostly.
         command += ["--force-renewal", "--break-my-certs"]
     else:
         command.append("--keep-until-expiring")
-    return [*command, *(word for hostname in given["hostnames"] for word in ("--domain", hostname))]
+    return [*command, *(word for hostname in order["hostnames"] for word in ("--domain", hostname))]
 
 
 def main() -> None:
     """Get the certificate that standard input asks for, put it in place and have certbot.timer renew it."""
-    given: dict[str, Any] = json.load(sys.stdin)
-    extra = trust(given["ca_certificate"])
-    wait_for_names(given["hostnames"], given["address"])
-    print(f"asking {given['directory_url']} for a certificate for {', '.join(given['hostnames'])}", flush=True)
-    run(*certbot(given), environment={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **extra})
+    order: dict[str, Any] = json.load(sys.stdin)
+    extra = trust(order["ca_certificate"])
+    wait_for_names(order["hostnames"], order["address"])
+    print(f"asking {order['directory_url']} for a certificate for {', '.join(order['hostnames'])}", flush=True)
+    run(*certbot_command(order), environment={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", **extra})
     # certbot runs its hook only for what is new, and what a failing hook says it only logs.
     run(str(HERE / "certificate.py"), "renewed")
     run("systemctl", "enable", "--quiet", "--now", "certbot.timer")

@@ -27,11 +27,11 @@ def plain(word: bytes) -> str:
     """Return what the client sent; "" for what Apache does not know."""
     if word == b"-":
         return ""
-    made = _ESCAPED.sub(
+    text = _ESCAPED.sub(
         lambda found: bytes.fromhex(found[1][1:].decode()) if len(found[1]) == 3 else _PLAIN.get(found[1], found[1]),
         word,
     )
-    return made.decode(errors="replace")
+    return text.decode(errors="replace")
 
 
 def line_of(words: bytes) -> str:

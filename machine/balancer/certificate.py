@@ -115,12 +115,12 @@ def install_self_signed(names: Sequence[str]) -> None:
         install(FILE.read_bytes())
         return
     alternatives = ",".join([*(f"DNS:{name}" for name in names), "IP:127.0.0.1"])
-    made = openssl(
+    pem = openssl(
         "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-batch",
         "-days", str(SELF_SIGNED_DAYS), "-subj", "/CN=wsgi-fleet self-signed",
         "-addext", f"subjectAltName={alternatives}", "-keyout", "-", "-out", "-",
     )  # fmt: skip
-    install(made.encode())
+    install(pem.encode())
     write_private(MADE_FOR, made_for.encode())
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from site_state import Group, State, Upstream
 
-# Group -> its members, as AWS named them last.
+# Group -> its members, as AWS listed them last.
 FILE = Path("/run/wsgi-fleet/members.json")
-# For the first answer of AWS about a group, which has its servers by then.
-ANSWER_S = 30.0
+# Seconds to wait for the first response of AWS about a group, which has its servers by then.
+FIRST_LIST_S = 30.0
 # What the line of a server has for its address, and for what a cookie calls it (rendering/upstream.py).
 ADDRESS, ROUTE, ROUTE_DIGITS = "@ADDRESS@", "@ROUTE@", 12
 
@@ -24,8 +24,8 @@ ADDRESS, ROUTE, ROUTE_DIGITS = "@ADDRESS@", "@ROUTE@", 12
 Members = Mapping[str, str]
 
 
-def known() -> dict[str, Members]:
-    """Return group -> its members; {} before the first answer."""
+def read_members() -> dict[str, Members]:
+    """Return group -> its members; {} before the first response."""
     try:
         return json.loads(FILE.read_text())
     except (OSError, ValueError):
@@ -39,9 +39,9 @@ def groups_of(state: State) -> dict[str, Members]:
 
 
 def wait_for(state: State) -> None:
-    """Wait until AWS has named a server of each group in the site, or ANSWER_S are over."""
-    deadline = time.monotonic() + ANSWER_S
-    while groups_of(state).keys() - {name for name, members in known().items() if members}:
+    """Wait until AWS has named a server of each group in the site, or FIRST_LIST_S are over."""
+    deadline = time.monotonic() + FIRST_LIST_S
+    while groups_of(state).keys() - {name for name, members in read_members().items() if members}:
         if time.monotonic() > deadline:
             break
         time.sleep(0.5)
@@ -50,7 +50,7 @@ def wait_for(state: State) -> None:
 def adopt(new: State, old: State) -> State:
     """Return a new site with the servers that AWS names, or that the site before has. Marks of that one count on."""
     new = with_members(new, groups_of(old))
-    return with_members(new.marked_as(old, new.servers), known())
+    return with_members(new.marked_as(old, new.servers), read_members())
 
 
 def with_members(state: State, members_of: Mapping[str, Members]) -> State:

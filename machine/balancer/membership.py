@@ -34,13 +34,13 @@ AGAIN_S = 60.0
 
 
 class Membership:
-    """known: group -> its members, as AWS named them last."""
+    """members: group -> its members, as AWS listed them last."""
 
     def __init__(self, now: float) -> None:
         self._names: list[str] = json.loads(GROUPS.read_text()) if GROUPS.exists() else []
-        self.known: dict[str, Members] = {}
+        self.members: dict[str, Members] = {}
         self._asking: asyncio.Task[None] | None = None
-        self._due = self._answered_at = now
+        self._due = self._responded_at = now
         self._error = ""
         self._client: ScalingGroups | None = None
         self._condemned: dict[str, float] = {}
@@ -53,31 +53,31 @@ class Membership:
 
     def differs(self, state: State) -> bool:
         """Return whether the site has other servers than the groups that it names."""
-        return any(self.known.get(name, members) != members for name, members in groups_of(state).items())
+        return any(self.members.get(name, members) != members for name, members in groups_of(state).items())
 
     def problem(self, now: float) -> str:
         """Return why the groups are not known as they are now; "" where they are, or were a moment ago."""
-        silent_s = now - self._answered_at
+        silent_s = now - self._responded_at
         if self._error and silent_s >= SILENT_S:
             since = datetime.fromtimestamp(time.time() - silent_s, UTC)
             return f"the servers of groups are not known since {since:%H:%M:%S} UTC: {self._error}"
-        missing = ", ".join(name for name in self._names if name not in self.known)
+        missing = ", ".join(name for name in self._names if name not in self.members)
         return f"AWS has no Auto Scaling group {missing}; `pulumi up` makes it" if missing and not self._error else ""
 
     async def _ask(self, dead: Sequence[str], now: float) -> None:
         from aws_service import Refused  # noqa: PLC0415  only balancers of groups have it
 
         try:
-            known = await asyncio.to_thread(self._query, dead, now)
+            members = await asyncio.to_thread(self._query, dead, now)
         except (Refused, OSError, http.client.HTTPException, ElementTree.ParseError) as error:
             if str(error) != self._error:
                 print(f"error: AWS does not name the servers of groups, which stay as they are: {error}", flush=True)
             self._error = str(error) or type(error).__name__
             return
-        self._error, self._answered_at = "", now
-        if known != self.known or not FILE.exists():
-            write_atomically(FILE, json.dumps(known).encode())
-        self.known = known
+        self._error, self._responded_at = "", now
+        if members != self.members or not FILE.exists():
+            write_atomically(FILE, json.dumps(members).encode())
+        self.members = members
 
     def _query(self, dead: Sequence[str], now: float) -> dict[str, Members]:
         """Return what the groups have in service, and have them replace the dead. Runs in a thread of its own."""
@@ -85,10 +85,10 @@ class Membership:
         from scaling_groups import ScalingGroups  # noqa: PLC0415  the same
 
         self._client = self._client or ScalingGroups()
-        known: dict[str, Members] = dict(self._client.in_service(self._names))
-        there = {id_ for members in known.values() for id_ in members.values()}
-        self._condemned = {id_: at for id_, at in self._condemned.items() if id_ in there}
-        for id_ in [each for each in dead if each in there]:
+        members: dict[str, Members] = dict(self._client.in_service(self._names))
+        ids = {id_ for each in members.values() for id_ in each.values()}
+        self._condemned = {id_: at for id_, at in self._condemned.items() if id_ in ids}
+        for id_ in [each for each in dead if each in ids]:
             if now - self._condemned.get(id_, now - AGAIN_S) >= AGAIN_S:
                 self._condemned[id_] = now
                 print(f"{id_} is dead for {CONDEMN_S:.0f} s: its group is to replace it", flush=True)
@@ -96,7 +96,7 @@ class Membership:
                     self._client.condemn(id_)
                 except Refused as error:
                     print(f"error: {id_} is not replaced: {error}", flush=True)
-        return known
+        return members
 
 
 def dead_members(state: State, servers: Mapping[str, Server], now: float) -> list[str]:
@@ -107,12 +107,12 @@ def dead_members(state: State, servers: Mapping[str, Server], now: float) -> lis
     """
     found: list[str] = []
     for members in groups_of(state).values():
-        there = {address: servers[address] for address in members if address in servers}
-        unhealthy = [address for address, each in there.items() if not each.is_healthy]
+        present = {address: servers[address] for address in members if address in servers}
+        unhealthy = [address for address, each in present.items() if not each.is_healthy]
         if 2 * len(unhealthy) <= len(members):
             found += [
                 members[address]
                 for address in unhealthy
-                if address not in state.drained and now - there[address].since >= CONDEMN_S
+                if address not in state.drained and now - present[address].since >= CONDEMN_S
             ]
     return found

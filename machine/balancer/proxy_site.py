@@ -189,7 +189,7 @@ def exclude_unhealthy(addresses: Sequence[str]) -> None:
 def follow_groups() -> None:
     """Serve the servers that groups have now; do nothing before the first `site`."""
     if site_state.STATE.exists():
-        serve(group_members().with_members(read_state(), group_members().known()), by_agent=True)
+        serve(group_members().with_members(read_state(), group_members().read_members()), by_agent=True)
 
 
 def check_address(address: str, state: State) -> None:

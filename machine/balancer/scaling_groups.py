@@ -14,7 +14,7 @@ from aws_service import Service
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
 SCALING, EC2 = "2011-01-01", "2016-11-15"
 # Names that one call takes, and values of one filter.
-NAMES, VALUES = 50, 200
+NAMES_PER_CALL, VALUES_PER_FILTER = 50, 200
 
 
 class ScalingGroups:
@@ -29,9 +29,9 @@ class ScalingGroups:
         """Return group -> private address -> instance, of all in service. A group that is not there is left out."""
         found: dict[str, list[str]] = {}
         every = sorted(names)
-        for start in range(0, len(every), NAMES):
-            asked = _numbered("AutoScalingGroupNames.member", every[start : start + NAMES])
-            for group in self._pages("DescribeAutoScalingGroups", asked):
+        for start in range(0, len(every), NAMES_PER_CALL):
+            query = _numbered("AutoScalingGroupNames.member", every[start : start + NAMES_PER_CALL])
+            for group in self._pages("DescribeAutoScalingGroups", query):
                 # As they are: a name has no blank and no tag in it.
                 found[group.findtext("{*}AutoScalingGroupName", "")] = [
                     each.findtext("{*}InstanceId", "")
@@ -45,15 +45,15 @@ class ScalingGroups:
 
     def condemn(self, id_: str) -> None:
         """Have the group of an instance put another one in its place."""
-        asked = {"InstanceId": id_, "HealthStatus": "Unhealthy", "ShouldRespectGracePeriod": "false"}
-        self._call(self._scaling, SCALING, "SetInstanceHealth", asked)
+        query = {"InstanceId": id_, "HealthStatus": "Unhealthy", "ShouldRespectGracePeriod": "false"}
+        self._call(self._scaling, SCALING, "SetInstanceHealth", query)
 
-    def _pages(self, action: str, asked: Mapping[str, str]) -> Iterator[ElementTree.Element]:
+    def _pages(self, action: str, query: Mapping[str, str]) -> Iterator[ElementTree.Element]:
         """Yield the groups of each page of a response."""
         token = ""
         while True:
             more = {"NextToken": token} if token else {}
-            root = self._call(self._scaling, SCALING, action, {**asked, "MaxRecords": "100", **more})
+            root = self._call(self._scaling, SCALING, action, {**query, "MaxRecords": "100", **more})
             yield from root.iterfind(f"{{*}}{action}Result/{{*}}AutoScalingGroups/{{*}}member")
             token = root.findtext(f"{{*}}{action}Result/{{*}}NextToken", "")
             if not token:
@@ -63,15 +63,17 @@ class ScalingGroups:
         """Ask EC2 for the addresses of instances that are new, and forget others."""
         self._addresses = {id_: address for id_, address in self._addresses.items() if id_ in ids}
         new = sorted({*ids} - self._addresses.keys())
-        for start in range(0, len(new), VALUES):
-            asked = _numbered("Filter.1.Value", new[start : start + VALUES]) | {"Filter.1.Name": "instance-id"}
-            root = self._call(self._ec2, EC2, "DescribeInstances", asked)
+        for start in range(0, len(new), VALUES_PER_FILTER):
+            query = _numbered("Filter.1.Value", new[start : start + VALUES_PER_FILTER]) | {
+                "Filter.1.Name": "instance-id"
+            }
+            root = self._call(self._ec2, EC2, "DescribeInstances", query)
             for each in root.iterfind(".//{*}instancesSet/{*}item"):
                 if address := each.findtext("{*}privateIpAddress", ""):
                     self._addresses[each.findtext("{*}instanceId", "")] = address
 
-    def _call(self, service: Service, version: str, action: str, asked: Mapping[str, str]) -> ElementTree.Element:
-        form = urlencode({"Action": action, "Version": version, **asked})
+    def _call(self, service: Service, version: str, action: str, query: Mapping[str, str]) -> ElementTree.Element:
+        form = urlencode({"Action": action, "Version": version, **query})
         return ElementTree.fromstring(service.post(FORM, form.encode()))  # noqa: S314  AWS, by TLS
 
 

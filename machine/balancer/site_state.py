@@ -128,12 +128,12 @@ def read_state() -> State:
     if not STATE.exists():
         return empty_state()
     try:
-        given = json.loads(STATE.read_text())
+        value = json.loads(STATE.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise Failure(f"{STATE} is broken ({error}): {REMEDY}") from error
-    if not is_state(given):
+    if not is_state(value):
         raise Failure(f"{STATE} is broken (it is not what a step wrote): {REMEDY}")
-    return State(given["site"], given["drained"], given["unhealthy"])
+    return State(value["site"], value["drained"], value["unhealthy"])
 
 
 def check_exists() -> None:
@@ -153,9 +153,9 @@ def empty_state() -> State:
     return State({"parts": [], "upstreams": {}, "https": False}, [], [])
 
 
-def is_state(given: Any) -> bool:
+def is_state(value: Any) -> bool:
     """Return whether this is what State.write wrote."""
-    match given:
+    match value:
         case {
             "site": {"parts": [*parts], "upstreams": {**upstreams}, "https": bool()},
             "drained": [*drained],
@@ -171,9 +171,9 @@ def is_state(given: Any) -> bool:
             return False
 
 
-def is_upstream(given: Any) -> bool:
+def is_upstream(value: Any) -> bool:
     """Return whether this is an Upstream."""
-    match given:
+    match value:
         case {
             "servers": {**servers},
             "protocol": str(),
@@ -181,23 +181,23 @@ def is_upstream(given: Any) -> bool:
             "health_host": str(),
             "probe": str(),
         }:
-            return all(isinstance(each, str) for each in servers.values()) and is_group(given.get("group"))
+            return all(isinstance(each, str) for each in servers.values()) and is_group(value.get("group"))
         case _:
             return False
 
 
-def is_group(given: Any) -> bool:
+def is_group(value: Any) -> bool:
     """Return whether this is a Group, or None, which an upstream without one has."""
-    match given:
+    match value:
         case {"name": str(), "line": str(), "no_server": str(), "members": {**members}}:
             return all(isinstance(each, str) for each in members.values())
         case _:
-            return given is None
+            return value is None
 
 
-def is_part(given: Any, upstreams: dict[str, Any]) -> bool:
+def is_part(value: Any, upstreams: dict[str, Any]) -> bool:
     """Return whether this is a part of a site with these upstreams."""
-    match given:
+    match value:
         case {"servers_of": str(name)}:
             return name in upstreams
         case {"text": str()}:

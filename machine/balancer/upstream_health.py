@@ -91,7 +91,7 @@ def outcome_of(data: bytes) -> tuple[Outcome, str]:
 
 async def ask(address: str, upstream: Upstream, port: int = APP_PORT, *, https: bool = False) -> Probe:
     """Ask one server once."""
-    loop, begun = asyncio.get_running_loop(), time.monotonic()
+    loop, start_s = asyncio.get_running_loop(), time.monotonic()
     resent = False
     with socket.socket() as connection:
         connection.setblocking(False)
@@ -110,7 +110,7 @@ async def ask(address: str, upstream: Upstream, port: int = APP_PORT, *, https: 
         with contextlib.suppress(OSError):
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
             resent = struct.unpack_from("I", info, _TOTAL_RETRANS)[0] > 0
-    return Probe(begun, outcome, error, resent)
+    return Probe(start_s, outcome, error, resent)
 
 
 def tail_of(file: Path) -> bytes:
@@ -187,13 +187,13 @@ class Agent:
                 except Failure as error:
                     self.state = site_state.empty_state()
                     print(f"error: {error}; until then all stays as it is", flush=True)
-        wanted = set(self.state.servers)
-        self.servers = {address: server for address, server in self.servers.items() if address in wanted}
-        for number, address in enumerate(sorted(wanted - self.servers.keys())):
+        addresses = set(self.state.servers)
+        self.servers = {address: server for address, server in self.servers.items() if address in addresses}
+        for number, address in enumerate(sorted(addresses - self.servers.keys())):
             # Where this service has just started.
             why = "it was unhealthy before" if address in self.state.unhealthy else ""
             self.servers[address] = Server(now, now, is_healthy=not why, why=why)
-            self._due[address] = now + number / max(len(wanted), 1)
+            self._due[address] = now + number / max(len(addresses), 1)
 
     def probe(self, now: float) -> None:
         """Begin the probes that are due, whether or not those before have ended."""
@@ -245,7 +245,7 @@ class Agent:
         self._may_change_at, self._is_sure = now + RELOAD_S, True
         self.changing = asyncio.create_task(change)
 
-    async def _change(self, arguments: Sequence[str], told: str) -> None:
+    async def _change(self, arguments: Sequence[str], message: str) -> None:
         command = [sys.executable, str(HERE / "proxy_site.py"), *arguments]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         try:
@@ -257,7 +257,7 @@ class Agent:
             words = b"error: the change of the site took too long"
         if process.returncode:
             self._may_change_at = time.monotonic() + AGAIN_S
-        print(words.decode().strip() or told, flush=True)
+        print(words.decode().strip() or message, flush=True)
 
     def write(self, now: float, excluded: set[str]) -> None:
         """Write the health of each server, for people and alarms."""
@@ -269,10 +269,10 @@ class Agent:
             }
             for address, each in self.servers.items()
         }  # fmt: skip
-        known = {"servers": servers, "problem": self.membership.problem(now)}
-        text = json.dumps(known)
+        status = {"servers": servers, "problem": self.membership.problem(now)}
+        text = json.dumps(status)
         if text != self._written or now - self._written_at >= WRITE_S:
-            write_atomically(site_state.HEALTH, json.dumps({"at": round(time.time(), 1), **known}).encode())
+            write_atomically(site_state.HEALTH, json.dumps({"at": round(time.time(), 1), **status}).encode())
             self._written, self._written_at = text, now
 
 

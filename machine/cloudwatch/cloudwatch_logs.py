@@ -26,7 +26,7 @@ CONFIG = Path("/etc/wsgi-fleet/logs.json")
 VERSION = "Logs_20140328"
 # docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html: a batch has at most 1,048,576
 # bytes with 26 for each event, 10,000 events of 262,144 bytes, and spans 24 hours.
-BATCH_BYTES, OF_EACH, BATCH_EVENTS, EVENT_BYTES, BATCH_MS = 1_000_000, 26, 10_000, 250_000, 23 * 3_600_000
+BATCH_BYTES, BYTES_PER_EVENT, BATCH_EVENTS, EVENT_BYTES, BATCH_MS = 1_000_000, 26, 10_000, 250_000, 23 * 3_600_000
 # What is read at a time: as JSON it grows, and the journal's is larger than what is sent of it.
 READ_BYTES = 512 << 10
 IDLE_S = 5.0
@@ -38,21 +38,21 @@ def make_batches(events: Sequence[Event]) -> list[list[dict[str, Any]]]:
 
     They are in the order of their times, none too long, and as many at once as it allows.
     """
-    made: list[list[dict[str, Any]]] = []
+    batches: list[list[dict[str, Any]]] = []
     size, first_ms = 0, 0
     for event in sorted(events, key=lambda each: each.time_ms):
         text = event.message.encode()
         if len(text) > EVENT_BYTES:
             text = text[:EVENT_BYTES].decode(errors="ignore").encode()
-        size += len(text) + OF_EACH
-        is_full = bool(made) and (
-            size > BATCH_BYTES or len(made[-1]) == BATCH_EVENTS or event.time_ms - first_ms > BATCH_MS
+        size += len(text) + BYTES_PER_EVENT
+        is_full = bool(batches) and (
+            size > BATCH_BYTES or len(batches[-1]) == BATCH_EVENTS or event.time_ms - first_ms > BATCH_MS
         )
-        if not made or is_full:
-            made.append([])
-            size, first_ms = len(text) + OF_EACH, event.time_ms
-        made[-1].append({"timestamp": event.time_ms, "message": text.decode()})
-    return made
+        if not batches or is_full:
+            batches.append([])
+            size, first_ms = len(text) + BYTES_PER_EVENT, event.time_ms
+        batches[-1].append({"timestamp": event.time_ms, "message": text.decode()})
+    return batches
 
 
 class Stream:
@@ -73,7 +73,7 @@ class Stream:
     def send(self, events: Sequence[dict[str, Any]]) -> None:
         """Send a batch. What CloudWatch rejects for good is logged and skipped: it must not hold up the rest."""
         try:
-            answer = self._service.ask(VERSION, "PutLogEvents", {**self._names, "logEvents": list(events)})
+            response = self._service.ask(VERSION, "PutLogEvents", {**self._names, "logEvents": list(events)})
         except Refused as error:
             if error.code != "InvalidParameterException":
                 raise
@@ -84,7 +84,7 @@ class Stream:
             self.send(events[:half])
             self.send(events[half:])
             return
-        if rejected := answer.get("rejectedLogEventsInfo"):
+        if rejected := response.get("rejectedLogEventsInfo"):
             log(f"lines were too old or too new: {rejected}")
 
 

@@ -51,10 +51,10 @@ def balancer_metrics() -> Iterator[Metric]:
     import balancer_status  # noqa: PLC0415
     import site_state  # noqa: PLC0415
 
-    seen = balancer_status.measure(*balancer_status.read_recent(time.time()))
+    status = balancer_status.measure(*balancer_status.read_recent(time.time()))
     # Maintenance answers 503 on purpose.
-    errors = 0 if site_state.PAGE.exists() else seen["errors_5xx"]
-    yield "Errors5xxPercent", round(100 * errors / max(seen["requests"], 1), 2), "Percent"
+    errors = 0 if site_state.PAGE.exists() else status["errors_5xx"]
+    yield "Errors5xxPercent", round(100 * errors / max(status["requests"], 1), 2), "Percent"
     if (health := balancer_status.health()) is None:
         raise ValueError("wsgi-fleet-health.service has written nothing yet")
     try:

@@ -52,14 +52,14 @@ class Journal:
         fields = "--output-fields=MESSAGE,PRIORITY,UNIT,_SYSTEMD_UNIT"
         command = ["journalctl", "--quiet", "--no-pager", "--all", "--output=json", fields, *self._units, begin]
         events: list[Event] = []
-        taken = 0
+        size = 0
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             for line in process.stdout or ():
                 entry: dict[str, Any] = json.loads(line)
-                position, taken = {"cursor": entry["__CURSOR"]}, taken + len(line)
+                position, size = {"cursor": entry["__CURSOR"]}, size + len(line)
                 if event := _event(entry):
                     events.append(event)
-                if taken >= limit:
+                if size >= limit:
                     process.kill()
                     break
         return events, position

@@ -89,38 +89,36 @@ def last_log_lines(unit: str) -> str:
 def parse(text: str) -> dict[str, Any]:
     """Return what standard input says. Raises Failure unless it is of files_to_apply in rendering/common.py."""
     try:
-        wanted: Any = json.loads(text)
-        ok = all(isinstance(unit, str) for key in ("off", "on", "prove") for unit in [*wanted[key], key])
-        ok = ok and all(int(mode, 8) >= 0 and isinstance(text, str) for mode, text in wanted["files"].values())
-        ok = ok and isinstance(wanted["boot_s"], int | float)
+        spec: Any = json.loads(text)
+        ok = all(isinstance(unit, str) for key in ("off", "on", "prove") for unit in [*spec[key], key])
+        ok = ok and all(int(mode, 8) >= 0 and isinstance(text, str) for mode, text in spec["files"].values())
+        ok = ok and isinstance(spec["boot_s"], int | float)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Failure(f"standard input is no list of files and units: {error!r}") from error
     if not ok:
         raise Failure("standard input is no list of files and units: a value has the wrong type")
-    return wanted
+    return spec
 
 
-def apply(wanted: dict[str, Any], units: Path = UNITS) -> None:
+def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
     """Make it so. Raises Failure."""
-    wait_for_cloud_init(wanted["boot_s"])
-    there = [unit for unit in wanted["off"] if (units / unit).exists()]
-    if there:
-        systemctl("disable", "--now", *there)
-    for unit in there:
+    wait_for_cloud_init(spec["boot_s"])
+    existing = [unit for unit in spec["off"] if (units / unit).exists()]
+    if existing:
+        systemctl("disable", "--now", *existing)
+    for unit in existing:
         (units / unit).unlink()
-    for path, (mode, text) in wanted["files"].items():
+    for path, (mode, text) in spec["files"].items():
         write_file(Path(path), int(mode, 8), text)
     # Also where nothing is left to do: a run that was killed may have done it and not reloaded.
-    if [*wanted["off"], *wanted["on"], *wanted["prove"]] or any(
-        path.startswith(f"{units}/") for path in wanted["files"]
-    ):
+    if [*spec["off"], *spec["on"], *spec["prove"]] or any(path.startswith(f"{units}/") for path in spec["files"]):
         systemctl("daemon-reload")
-    for unit in wanted["prove"]:
+    for unit in spec["prove"]:
         prove(unit)
-    for unit in wanted["on"]:
+    for unit in spec["on"]:
         systemctl("enable", unit)
         # One that runs already goes by its new file then.
-        if unit not in wanted["prove"]:
+        if unit not in spec["prove"]:
             systemctl("restart", unit)
 
 

@@ -19,7 +19,7 @@ from fetch import credentials, host, metadata
 
 TIMEOUT_S = 30
 # EC2 has new credentials at least this long before the old ones end.
-EARLY = timedelta(minutes=4)
+RENEWAL = timedelta(minutes=4)
 
 
 class Refused(Exception):
@@ -48,10 +48,10 @@ class Service:
 
         target: X-Amz-Target of a JSON call. Raises Refused, OSError or HTTPException.
         """
-        given = {"content-type": content_type} | ({"x-amz-target": target} if target else {})
+        call_headers = {"content-type": content_type} | ({"x-amz-target": target} if target else {})
         headers = sign_request(
             body,
-            given,
+            call_headers,
             self._credentials(),
             service=self.name,
             region=self._region,
@@ -75,9 +75,9 @@ class Service:
             raise Refused(self.name, status, content.decode(errors="replace"))
         return content
 
-    def ask(self, version: str, action: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    def ask(self, version: str, action: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Call a JSON service and return its response. version: what its targets begin with."""
-        content = self.post("application/x-amz-json-1.1", json.dumps(asked).encode(), f"{version}.{action}")
+        content = self.post("application/x-amz-json-1.1", json.dumps(request).encode(), f"{version}.{action}")
         return json.loads(content or b"{}")
 
     def connect(self) -> http.client.HTTPConnection:
@@ -85,14 +85,14 @@ class Service:
         return http.client.HTTPSConnection(self._host, timeout=TIMEOUT_S)
 
     def _credentials(self) -> dict[str, str]:
-        if not self._key or datetime.fromisoformat(self._key["Expiration"]) - EARLY < datetime.now(UTC):
+        if not self._key or datetime.fromisoformat(self._key["Expiration"]) - RENEWAL < datetime.now(UTC):
             self._key = credentials(metadata("api/token"))
         return self._key
 
 
 def sign_request(
     body: bytes,
-    given: Mapping[str, str],
+    call_headers: Mapping[str, str],
     key: Mapping[str, str],
     *,
     service: str,
@@ -102,10 +102,10 @@ def sign_request(
 ) -> dict[str, str]:
     """Return the headers of a POST to / with its signature.
 
-    given: headers of the call, in lower case. key: credentials.
+    call_headers: headers of the call, in lower case. key: credentials.
     """
     time = now.strftime("%Y%m%dT%H%M%SZ")
-    headers = {"host": host_name, "x-amz-date": time, "x-amz-security-token": key["Token"], **given}
+    headers = {"host": host_name, "x-amz-date": time, "x-amz-security-token": key["Token"], **call_headers}
     names = ";".join(sorted(headers))
     lines = [f"{name}:{headers[name]}" for name in sorted(headers)]
     request = "\n".join(["POST", "/", "", *lines, "", names, hashlib.sha256(body).hexdigest()])

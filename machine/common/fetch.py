@@ -72,9 +72,9 @@ def _find_in_folder(path: Path) -> Path | None:
 
 def metadata(path: str, token: str = "") -> str:
     """Return the machine's metadata at a path; without a token, a new token. Raises OSError."""
-    wanted = {"X-aws-ec2-metadata-token": token} if token else {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    headers = {"X-aws-ec2-metadata-token": token} if token else {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
     method = "GET" if token else "PUT"
-    request = urllib.request.Request(f"{METADATA}/{path}", headers=wanted, method=method)  # noqa: S310
+    request = urllib.request.Request(f"{METADATA}/{path}", headers=headers, method=method)  # noqa: S310
     with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
         return response.read().decode()
 
@@ -132,22 +132,22 @@ def fetch_secrets(store: str, release: str) -> dict[str, str]:
     found: dict[str, str] = {}
     if url.scheme != "s3":
         return found
-    wanted = {"Path": f"/wsgi-fleet{url.path}/{release}", "WithDecryption": True}
+    query = {"Path": f"/wsgi-fleet{url.path}/{release}", "WithDecryption": True}
     try:
         while True:
-            answer = _get_parameters(wanted)
-            for each in answer["Parameters"]:
+            response = _get_parameters(query)
+            for each in response["Parameters"]:
                 # The rollout writes values as JSON text.
                 found[each["Name"].rpartition("/")[2]] = json.loads(each["Value"])
-            if not answer.get("NextToken"):
+            if not response.get("NextToken"):
                 return found
-            wanted["NextToken"] = answer["NextToken"]
+            query["NextToken"] = response["NextToken"]
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise FetchError(f"the parameters below {wanted['Path']} cannot be read: {error}") from error
+        raise FetchError(f"the parameters below {query['Path']} cannot be read: {error}") from error
 
 
-def _get_parameters(wanted: dict[str, Any]) -> dict[str, Any]:
-    body = json.dumps(wanted).replace("\\", "\\\\").replace('"', '\\"')
+def _get_parameters(query: dict[str, Any]) -> dict[str, Any]:
+    body = json.dumps(query).replace("\\", "\\\\").replace('"', '\\"')
     content, status = _send_signed(
         "ssm",
         "",

@@ -149,7 +149,7 @@ class Companion:
             self.end_if_at_limit()
             self.end_overdue()
         self.read_report()
-        self.answer_for_worker()
+        self.respond_for_worker()
 
     def look_at_sockets(self) -> int:
         """Undo a shutdown(2) of a listening socket, which all workers share. Return the connections that wait there."""
@@ -219,7 +219,7 @@ class Companion:
         with suppress(ProcessLookupError):
             os.kill(self.worker.id, number)
 
-    def answer_for_worker(self) -> None:
+    def respond_for_worker(self) -> None:
         """Answer the request that ended the worker, and reset the other connections."""
         requests = self.requests.in_flight()
         if not requests:
@@ -232,7 +232,7 @@ class Companion:
         for name in sorted(each[-1] for each in requests if each[1] in guilty - self.overdue):
             _log(f"worker {self.worker.id} ended while it worked on {name}")
         _close_all_but({2, *(fd for _, fd, *_ in requests)})
-        answered = poll()
+        closing = poll()
         open_: list[socket.socket] = []
         for state, fd, *_ in requests:
             try:
@@ -245,7 +245,7 @@ class Companion:
                     )
                     connection.send(RESPONSE.format(status, len(status) + 1, page).encode())
                     connection.shutdown(socket.SHUT_WR)
-                    answered.register(fd, POLLIN)
+                    closing.register(fd, POLLIN)
                     open_.append(connection)
                 else:
                     reset(connection)
@@ -253,7 +253,7 @@ class Companion:
             except OSError:
                 # Its client has gone.
                 continue
-        _wait_for_close(open_, answered)
+        _wait_for_close(open_, closing)
 
 
 def _log(text: str) -> None:
@@ -270,11 +270,11 @@ def _close_all_but(open_fds: set[int]) -> None:
                 continue
 
 
-def _wait_for_close(connections: list[socket.socket], answered: poll) -> None:
+def _wait_for_close(connections: list[socket.socket], closing: poll) -> None:
     """Wait until the other ends have closed: with unread bytes of a body, a close would destroy the response."""
     left, deadline = {each.fileno(): each for each in connections}, monotonic() + CLOSE_S
     while left and (rest := deadline - monotonic()) > 0:
-        for fd, _ in answered.poll(rest * 1000):
+        for fd, _ in closing.poll(rest * 1000):
             try:
                 is_open = bool(left[fd].recv(65536, socket.MSG_DONTWAIT))
             except BlockingIOError:
@@ -282,5 +282,5 @@ def _wait_for_close(connections: list[socket.socket], answered: poll) -> None:
             except OSError:
                 is_open = False
             if not is_open:
-                answered.unregister(fd)
+                closing.unregister(fd)
                 del left[fd]

@@ -75,8 +75,8 @@ def work(
 
 if __name__ == "__main__":
     config, private, processes, port = (*sys.argv[1:], "", "")[:4]
-    given = read_settings(config)
-    limits = int(given["greenlets"]), int(given["request_timeout_s"])
+    settings = read_settings(config)
+    limits = int(settings["greenlets"]), int(settings["request_timeout_s"])
     sockets = gateway_http.open_listeners(private, port)
-    number = count_processes(processes or given["processes"])
-    Workers(number, lambda ready: work(given["module"], *limits, sockets, ready)).run()
+    number = count_processes(processes or settings["processes"])
+    Workers(number, lambda ready: work(settings["module"], *limits, sockets, ready)).run()

@@ -52,20 +52,20 @@ def open_listeners(private: str, port: str = "") -> list[socket.socket]:
     """Return listening sockets: systemd's if it has opened one, one on this port of 127.0.0.1, and the private one."""
     is_ours = os.environ.pop("LISTEN_PID", "") == str(os.getpid())
     count = int(os.environ.pop("LISTEN_FDS", "0")) if is_ours else 0
-    made = [socket.socket(fileno=FIRST_FD + number) for number in range(count)]
+    listeners = [socket.socket(fileno=FIRST_FD + number) for number in range(count)]
     if port:
-        made.append(socket.socket())
-        made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made[-1].bind(("127.0.0.1", int(port)))
-        made[-1].listen(BACKLOG)
-    made.append(socket.socket(socket.AF_UNIX))
+        listeners.append(socket.socket())
+        listeners[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listeners[-1].bind(("127.0.0.1", int(port)))
+        listeners[-1].listen(BACKLOG)
+    listeners.append(socket.socket(socket.AF_UNIX))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(private)  # noqa: PTH108  os alone, to start fast
-    made[-1].bind(private)
-    made[-1].listen()
-    for each in made:
+    listeners[-1].bind(private)
+    listeners[-1].listen()
+    for each in listeners:
         each.setblocking(False)
-    return made
+    return listeners
 
 
 def notify(state: str) -> None:

@@ -137,9 +137,9 @@ class Response:
         elif self.guard.is_uwsgi and lengths and lengths[0].isdecimal():
             # The others leave out what is more; a proxy would take it for the beginning of another response.
             self.left = int(lengths[0])
-        begun: Callable[[bytes], object] = self.gateway_start_response(status, headers)
-        self.gateway_write = begun
-        return begun
+        write: Callable[[bytes], object] = self.gateway_start_response(status, headers)
+        self.gateway_write = write
+        return write
 
     def write(self, part: Any) -> None:
         """See PEP 3333."""
@@ -237,6 +237,6 @@ def as_exception(error: BaseException) -> Exception:
     """Return the error as one that ends a request and not its process."""
     if isinstance(error, Exception):
         return error
-    made = RuntimeError(f"the application raised {type(error).__name__}, which ends this request alone")
-    made.__cause__ = error
-    return made
+    wrapper = RuntimeError(f"the application raised {type(error).__name__}, which ends this request alone")
+    wrapper.__cause__ = error
+    return wrapper

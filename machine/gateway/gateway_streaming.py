@@ -1,4 +1,4 @@
-"""Tell by how much longer than others a request may take: the setting `streaming`, which a release has in a file."""
+"""Return by how much longer than others a request may take: the setting `streaming`, which a release has in a file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Streaming:
         self.seconds = 0
         if os.path.exists(FILE):  # noqa: PTH110  os alone, to start fast
             with open(FILE) as file:  # noqa: PTH123
-                given = json.load(file)
-            self.seconds = given["extra_s"]
-            self.exact = frozenset(given["paths"])
-            self.folders = tuple(path for path in given["paths"] if path.endswith("/"))
+                settings = json.load(file)
+            self.seconds = settings["extra_s"]
+            self.exact = frozenset(settings["paths"])
+            self.folders = tuple(path for path in settings["paths"] if path.endswith("/"))
 
     def extra_s(self, path: str) -> int | None:
         """Return the seconds that a request for a path may take longer than others; None for most of them."""

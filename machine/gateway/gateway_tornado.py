@@ -130,17 +130,17 @@ async def work(
 
 if __name__ == "__main__":
     config, private, processes, port = (*sys.argv[1:], "", "")[:4]
-    given = read_settings(config)
-    limits = int(given["threads"]), int(given["request_timeout_s"])
+    settings = read_settings(config)
+    limits = int(settings["threads"]), int(settings["request_timeout_s"])
     sockets = http.open_listeners(private, port)
     # Before the fork, where memory is shared, unless the application does not bear that.
-    imported = None if given.getboolean("lazy_apps") else load_application(given["module"])
+    imported = None if settings.getboolean("lazy_apps") else load_application(settings["module"])
 
     if imported:
         warn_of_threads()
 
     def worker(ready: Callable[[], object]) -> None:
         """Run the event loop of one worker, in its process."""
-        asyncio.run(work(imported or load_application(given["module"]), *limits, sockets, ready))
+        asyncio.run(work(imported or load_application(settings["module"]), *limits, sockets, ready))
 
-    Workers(count_processes(processes or given["processes"]), worker).run()
+    Workers(count_processes(processes or settings["processes"]), worker).run()

@@ -31,7 +31,7 @@ BOOT = "boot"
 T = TypeVar("T")
 
 
-def patiently(work: Callable[[], T]) -> T:
+def retry(work: Callable[[], T]) -> T:
     """Return what the work returns, tried again while the store does not respond. Raises FetchError in the end."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -48,17 +48,17 @@ def main(arguments: Sequence[str]) -> None:
     """Fetch the files, set the machine up, and start what reconciles it and joins the group."""
     key, *packages = arguments
     store = (CONFIG / "store").read_text().strip()
-    text = patiently(lambda: fetch(store, key)).decode()
-    secrets = patiently(lambda: fetch_secrets(store, BOOT))
+    text = retry(lambda: fetch(store, key)).decode()
+    secrets = retry(lambda: fetch_secrets(store, BOOT))
     write_file(CONFIG / "key", 0o600, secrets["key"])
-    own, *others = json.loads(text)
-    wanted = parse(json.dumps(own))
-    for path, (mode, content) in wanted["files"].items():
+    spec, *others = json.loads(text)
+    parsed = parse(json.dumps(spec))
+    for path, (mode, content) in parsed["files"].items():
         write_file(Path(path), int(mode, 8), content)
     subprocess.run([HERE / "setup-app-server", *packages], check=True)
     # Nobody waits for a release here: cloud-init has ended before, and the first rollout waits for that.
     systemctl("start", "--no-block", "app-boot.service")
-    for unit in wanted["on"]:
+    for unit in parsed["on"]:
         systemctl("enable", unit)
         systemctl("start", "--no-block", unit)
     for number, each in enumerate(others):

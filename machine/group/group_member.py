@@ -56,10 +56,10 @@ class Group:
     """
 
     def __init__(self) -> None:
-        given = json.loads((CONFIG / "group").read_text())
-        self._name, self.launch, self.terminate = given["name"], given["launch"], given["terminate"]
-        self.by_load_balancer: bool = given["by_load_balancer"]
-        self._service, self._told = Service("autoscaling"), ""
+        config = json.loads((CONFIG / "group").read_text())
+        self._name, self.launch, self.terminate = config["name"], config["launch"], config["terminate"]
+        self.by_load_balancer: bool = config["by_load_balancer"]
+        self._service, self._last_message = Service("autoscaling"), ""
 
     def complete(self, hook: str, result: str = "CONTINUE") -> bool:
         """Have a group that waits for a hook go on. Return whether it did wait."""
@@ -82,9 +82,9 @@ class Group:
             self._service.post("application/x-www-form-urlencoded; charset=utf-8", urlencode(form).encode())
         except (Refused, OSError, http.client.HTTPException) as error:
             # Mostly that it does not wait (yet). The rest is tried again as well.
-            if (told := f"{action}: {error}") != self._told:
-                log(told)
-            self._told = told
+            if (message := f"{action}: {error}") != self._last_message:
+                log(message)
+            self._last_message = message
             return False
         return True
 
@@ -101,14 +101,14 @@ def find(path: str) -> str:
     return ""
 
 
-def is_taken_away() -> bool:
+def is_terminating() -> bool:
     """Return whether the group is about to end this server, and has told the load balancer so."""
     return find("autoscaling/target-lifecycle-state").strip() == "Terminated"
 
 
 def reason_to_leave() -> str:
     """Return why this machine is about to go; "" while it stays."""
-    if is_taken_away():
+    if is_terminating():
         return "the group takes this server away"
     if notice := find("spot/instance-action"):
         return f"EC2 takes its Spot capacity back ({notice.strip()})"
@@ -149,25 +149,25 @@ def serves_by_itself() -> bool:
 
 def join(group: Group) -> str:
     """Wait until this server serves, and tell the group. Return why it has to leave before; "" once it is told."""
-    begun, beaten = time.monotonic(), time.monotonic()
+    start_s, beat_s = time.monotonic(), time.monotonic()
     served: float | None = None
     while not (why := reason_to_leave()):
-        now, wanted = time.monotonic(), pointer()
-        if not wanted:
+        now, release = time.monotonic(), pointer()
+        if not release:
             # Before the first release; the first rollout brings it.
-            begun = now
-        if wanted and wanted == link_target(LIVE) and is_healthy(by_load_balancer=group.by_load_balancer):
+            start_s = now
+        if release and release == link_target(LIVE) and is_healthy(by_load_balancer=group.by_load_balancer):
             served = served or now
             if group.complete(group.launch):
-                log(f"{wanted} serves: the group may send requests")
+                log(f"{release} serves: the group may send requests")
                 return ""
             if now - served > HEARD_S:
                 # After a restart of the machine, or of this program: it was told long ago.
                 log("the group does not wait for this server")
                 return ""
-        elif now - beaten > HEARTBEAT_S and now - begun < LAUNCH_S:
+        elif now - beat_s > HEARTBEAT_S and now - start_s < LAUNCH_S:
             group.beat(group.launch)
-            beaten = now
+            beat_s = now
         time.sleep(LOOK_S)
     return why
 
@@ -178,10 +178,10 @@ def keep_waiting(group: Group, ended: Event) -> None:
         group.beat(group.terminate)
 
 
-def wait_to_be_taken_away(limit_s: float) -> None:
+def wait_until_terminating(limit_s: float) -> None:
     """Serve on until the group has heard of the notice as well: until then the load balancer sends requests."""
     deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline and not is_taken_away():
+    while time.monotonic() < deadline and not is_terminating():
         time.sleep(LOOK_S)
 
 
@@ -192,7 +192,7 @@ def leave(group: Group, why: str) -> None:
     unlisted_s = 0.0 if group.by_load_balancer else UNLISTED_S
     if "Spot" in why:
         limit = min(limit, SPOT_S - unlisted_s)
-        wait_to_be_taken_away(SPOT_S - unlisted_s - limit)
+        wait_until_terminating(SPOT_S - unlisted_s - limit)
     log(f"{why}: it finishes its requests for {limit:.0f} s")
     ended = Event()
     beating = Thread(target=keep_waiting, args=[group, ended], daemon=True)

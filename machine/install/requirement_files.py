@@ -154,18 +154,18 @@ def join_lines(text: str) -> Iterator[tuple[int, str]]:
 
     One that ends with a backslash goes on in the next.
     """
-    begun, first = "", 0
+    joined, first = "", 0
     for number, line in enumerate(text.splitlines(), 1):
-        first = first if begun else number
+        first = first if joined else number
         is_comment = line.lstrip().startswith("#")
         if line.endswith("\\") and not is_comment:
-            begun += line[:-1]
+            joined += line[:-1]
         else:
-            if whole := COMMENT.sub("", f"{begun} {line}" if begun else line).strip():
+            if whole := COMMENT.sub("", f"{joined} {line}" if joined else line).strip():
                 yield first, whole
-            begun = ""
-    if begun.strip():
-        yield first, begun.strip()
+            joined = ""
+    if joined.strip():
+        yield first, joined.strip()
 
 
 def download(url: str) -> bytes:

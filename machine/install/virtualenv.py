@@ -60,14 +60,14 @@ class Release:
         self.place, self.code, self.folder = place, place / "code", folder
         self.manifest: dict[str, Any] = json.loads((place / "manifest.json").read_text())
         self.secrets: dict[str, str] = json.loads((place / "secrets.json").read_text())
-        self.given: dict[str, str] = self.manifest["environment"] | self.secrets
+        self.app_variables: dict[str, str] = self.manifest["environment"] | self.secrets
         pinned = place / "install" / "requirements.txt"
         # Of a lock that no installer here reads, or from outside of the code (releases/requirements.py).
         self.source = pinned if pinned.exists() else self.code / self.manifest["requirements_path"]
         # Such locks have no hash for what comes by git or from the code.
         self.is_converted = Path(self.manifest["requirements_path"]).name in CONVERTED
         is_locked = LOCKED.fullmatch(self.source.name)
-        self.files = None if is_locked else RequirementFiles(self.source, self.code, folder, self.given)
+        self.files = None if is_locked else RequirementFiles(self.source, self.code, folder, self.app_variables)
         self.variables = self._variables()
         self.deadline = time.monotonic() + self.manifest["stage_timeout_s"]
 
@@ -104,15 +104,17 @@ class Release:
         Writes the file that NETRC names: before anything of the application runs.
         """
         names = self.files.names if self.files else set[str]()
-        given = {name: value for name, value in self.given.items() if name in names or is_for_installers(name)}
-        if "machine " in given.get("NETRC", ""):
+        installer_variables = {
+            name: value for name, value in self.app_variables.items() if name in names or is_for_installers(name)
+        }
+        if "machine " in installer_variables.get("NETRC", ""):
             # A secret holds the text; programs want a file.
             netrc = self.folder / "netrc"
-            netrc.write_text(given["NETRC"] + "\n")
+            netrc.write_text(installer_variables["NETRC"] + "\n")
             netrc.chmod(0o600)
             shutil.chown(netrc, USER, USER)
-            given["NETRC"] = str(netrc)
-        return given
+            installer_variables["NETRC"] = str(netrc)
+        return installer_variables
 
     def key(self) -> str:
         """Return a hash of what a virtualenv is made from: the system, all files that are read, and the settings.
@@ -186,20 +188,20 @@ def names_code(project: Mapping[str, Any]) -> bool:
 def writable(release: Release) -> Generator[None]:
     """Let the application's user write the code while it is built, where some of it is installed."""
     if release.is_local:
-        give(release.code, USER)
+        change_owner(release.code, USER)
     try:
         yield
     finally:
         if release.is_local:
-            give(release.code, "root")
+            change_owner(release.code, "root")
 
 
-def give(path: Path, user: str) -> None:
+def change_owner(path: Path, user: str) -> None:
     """Give a folder and all in it to a user. Follows no symlink."""
     subprocess.run(["chown", "-R", f"{user}:{user}", str(path)], check=True)
 
 
-def bound_cache(cache: Path) -> None:
+def limit_cache(cache: Path) -> None:
     """Make the cache, and begin it anew where it has grown past its limit."""
     used = sum(path.lstat().st_size for path in cache.rglob("*")) if cache.exists() else 0
     if used > CACHE_MIB << 20:
@@ -213,13 +215,13 @@ def build_venv(release: Release, venvs: Path) -> Path:
     venv, is_built = venvs / release.key(), False
     if not (venv / wheels.COMPLETE).exists():
         try:
-            is_built = not take(release, venv)
+            is_built = not take_from_store(release, venv)
             if is_built:
                 build(release, venv)
         except BaseException:
             shutil.rmtree(venv, ignore_errors=True)
             raise
-        give(venv, "root")
+        change_owner(venv, "root")
         (venv / wheels.COMPLETE).touch()
     if (venv / WRITTEN).exists() and not is_built:
         with writable(release):
@@ -234,7 +236,7 @@ def make_empty(venv: Path) -> None:
     shutil.chown(venv, USER, USER)
 
 
-def take(release: Release, venv: Path) -> bool:
+def take_from_store(release: Release, venv: Path) -> bool:
     """Take the virtualenv from the release store; False where that has none that can be used."""
     if not (release.manifest.get("wheels") and STORE.exists()):
         return False
@@ -253,14 +255,14 @@ def build(release: Release, venv: Path) -> None:
     print(f"building a virtualenv from {Path(release.manifest['requirements_path']).name}", flush=True)
     make_empty(venv)
     cache = venv.parents[1] / "uv-cache"
-    bound_cache(cache)
+    limit_cache(cache)
     with writable(release):
         # After the code has changed hands, which changes the time of each file.
-        (begun := release.folder / "begun").touch()
+        (start_mark := release.folder / "begun").touch()
         install(release, venv, cache)
         if release.is_local:
             find = 'find . -type f -cnewer "$1" -print0 | tar --create --null --files-from=- --file="$2"'
-            release.run("sh", "-c", find, "sh", str(begun), str(venv / WRITTEN), variables={})
+            release.run("sh", "-c", find, "sh", str(start_mark), str(venv / WRITTEN), variables={})
 
 
 def main(place: Path, verb: str = "build", offset: str = "0") -> None:

@@ -11,7 +11,7 @@ import pytest
 from platforms.server_group import Phase, ServerGroupError
 from platforms.transport import Unreachable
 from releases import live
-from releases.group_rollout import ALL_GONE, GroupRollout
+from releases.group_rollout import NO_SERVERS, GroupRollout
 from releases.journal import entries
 from releases.live import LiveServers
 from releases.plan import Plan
@@ -26,8 +26,8 @@ from tests.unit.fake_group import FakeGroup, L, S, W
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LOOK_S", 0.0)
-    monkeypatch.setattr(live, "THERE_S", 0.2)
-    monkeypatch.setattr(live, "HEALTHY_S", 0.2)
+    monkeypatch.setattr(live, "MEMBERS_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(live, "HEALTH_TIMEOUT_S", 0.2)
 
 
 def at(number: int) -> str:
@@ -150,7 +150,7 @@ def test_a_release_of_which_no_server_is_left_is_not_taken() -> None:
     moving = Moving(i_1=S)
     old = moving.roll_out(1)
     moving.on("switch", lambda _: moving.lose(at(1)))
-    with pytest.raises(RolloutError, match=ALL_GONE):
+    with pytest.raises(RolloutError, match=NO_SERVERS):
         moving.roll_out(2)
     assert current(moving.fleet.store) == old
 

@@ -187,7 +187,7 @@ def test_one_is_condemned_once_in_a_minute_and_a_refusal_hides_no_member(
         ask(made, begun + after, site, servers)
     condemned = [given["InstanceId"] for action, given in aws.asked if action == "SetInstanceHealth"]
     assert condemned == ["i-1", "i-1"]
-    assert made.known == {"g": {ONE: "i-1", TWO: "i-2"}}
+    assert made.members == {"g": {ONE: "i-1", TWO: "i-2"}}
     assert "error: i-1 is not replaced: autoscaling responded with 403" in capsys.readouterr().out
 
 

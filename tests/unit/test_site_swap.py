@@ -297,7 +297,7 @@ def test_a_site_that_a_killed_change_left_on_disk_is_replaced_though_nothing_is_
 def group(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return what says which servers AWS names, by their instances; an address has its instance's number."""
     monkeypatch.setattr(group_members, "FILE", balancer.folder / "members.json")
-    monkeypatch.setattr(group_members, "ANSWER_S", 0.0)
+    monkeypatch.setattr(group_members, "FIRST_LIST_S", 0.0)
 
     def name(*ids: str) -> None:
         named = {f"10.0.0.{id_.removeprefix('i-').partition('-')[0]}": id_ for id_ in ids}
