@@ -114,9 +114,9 @@ class LiveServers:
     ) -> list[Server]:
         """Bring the release to servers that came meanwhile, which may have booted the one before; return those.
 
-        The pointer names the release already, so that whatever is launched from here on boots it. bring: brings it where
-        it does not serve, and returns whether it did. A server that cannot take it must not serve another one: the
-        group takes another machine in its place.
+        The pointer names the release already, so each machine that is launched from now on boots it. bring: brings it
+        where it does not serve, and returns whether it did. A server that cannot take it must not serve another
+        release: the group replaces its machine.
         """
         verified, late, start_s = {self._ids[server] for server in verified_servers}, list[Server](), time.monotonic()
         expected: set[str] | None = None

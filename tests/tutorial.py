@@ -55,10 +55,10 @@ def _blocks(page: str) -> Iterator[tuple[int, str, str, str]]:
         end = block.end()
 
 
-def missing_lines(shown: str, output: str) -> list[str]:
+def missing_lines(printed: str, output: str) -> list[str]:
     """Return the lines that the page shows and the output does not have, in the page's order. `…`: anything."""
     rest, missing = [" ".join(line.split()) for line in output.splitlines()], list[str]()
-    for line in map(str.strip, shown.splitlines()):
+    for line in map(str.strip, printed.splitlines()):
         pattern = re.compile(".*".join(re.escape(" ".join(part.split())) for part in line.split("…")))
         at = next((number for number, each in enumerate(rest) if pattern.fullmatch(each)), None)
         if at is None:

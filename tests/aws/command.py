@@ -67,8 +67,8 @@ class RemoteCommands:
         except (OSError, TimeoutError, asyncssh.Error) as error:
             raise Failed(f"{connection['host']}: {type(error).__name__} {error}") from error
         if result.exit_status:
-            said = [*str(result.stdout).splitlines(), *str(result.stderr).splitlines()][-TAIL:]
-            raise Failed(f"exit status {result.exit_status} of {command[:200]!r}:\n" + "\n".join(said))
+            output = [*str(result.stdout).splitlines(), *str(result.stderr).splitlines()][-TAIL:]
+            raise Failed(f"exit status {result.exit_status} of {command[:200]!r}:\n" + "\n".join(output))
         texts = {"stdout": result.stdout, "stderr": result.stderr}
         return {**inputs, **{name: str(text or "").removesuffix("\n") for name, text in texts.items()}}
 

@@ -157,8 +157,8 @@ def _rule(direction: str) -> Kind:
             raise ValueError(f"a rule has one other end; this one has {ends}")
         permission = {key: asked[key] for key in ("IpProtocol", "FromPort", "ToPort") if key in asked}
         call = getattr(aws.ec2, f"authorize_security_group_{direction}")
-        answer = call(GroupId=asked["GroupId"], IpPermissions=[permission | ends])
-        return str(answer["SecurityGroupRules"][0]["SecurityGroupRuleId"])
+        response = call(GroupId=asked["GroupId"], IpPermissions=[permission | ends])
+        return str(response["SecurityGroupRules"][0]["SecurityGroupRuleId"])
 
     def delete(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         call = getattr(aws.ec2, f"revoke_security_group_{direction}")
@@ -181,10 +181,10 @@ def called(method: str, *path: str) -> Create:
 
     def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
         del inputs
-        answer = getattr(aws.ec2, method)(**asked)
+        response = getattr(aws.ec2, method)(**asked)
         for key in path:
-            answer = answer[key]
-        return str(answer)
+            response = response[key]
+        return str(response)
 
     return create
 

@@ -83,11 +83,13 @@ class Endpoints:
 
 def find_machine(aws: Clients, address: str) -> str | None:
     """Return the instance at an address, where rules let an endpoint out to it and let it in; None for no such."""
-    wanted = [
+    expected = [
         {"Name": "private-ip-address", "Values": [address]},
         {"Name": "instance-state-name", "Values": ["running"]},
     ]
-    found = [each for page in aws.ec2.describe_instances(Filters=wanted)["Reservations"] for each in page["Instances"]]
+    found = [
+        each for page in aws.ec2.describe_instances(Filters=expected)["Reservations"] for each in page["Instances"]
+    ]
     for instance in found:
         own = {each["GroupId"] for interface in instance["NetworkInterfaces"] for each in interface["Groups"]}
         endpoints = endpoint_groups(aws)

@@ -90,9 +90,9 @@ class Haproxy:
         there = self._rows()
         self._write(state, {key: each for key, each in members.items() if key in there and not each.draining})
         (self._folder / haproxy.STATE).write_text(self._ask("show servers state"))
-        said = self._ask("reload", to=haproxy.MASTER)
-        if "Success=1" not in said:
-            raise RuntimeError(f"HAProxy does not take its configuration in {self._folder}:\n{said}")
+        output = self._ask("reload", to=haproxy.MASTER)
+        if "Success=1" not in output:
+            raise RuntimeError(f"HAProxy does not take its configuration in {self._folder}:\n{output}")
 
     def _rows(self) -> dict[Key, Row]:
         table = csv.DictReader(self._ask("show stat").removeprefix("# ").splitlines())
@@ -144,9 +144,9 @@ class Haproxy:
     def _tell(self, *commands: str) -> None:
         """Run commands that have nothing to say but that it is done. Raises RuntimeError."""
         for command in commands:
-            said = self._ask(command).strip()
-            if said and not re.fullmatch(r"New server registered\.", said):
-                raise RuntimeError(f"HAProxy: {command}: {said}")
+            output = self._ask(command).strip()
+            if output and not re.fullmatch(r"New server registered\.", output):
+                raise RuntimeError(f"HAProxy: {command}: {output}")
 
     def _ask(self, command: str, to: str = haproxy.ADMIN) -> str:
         with socket.socket(socket.AF_UNIX) as asked:
@@ -155,11 +155,11 @@ class Haproxy:
                 asked.connect(str(self._folder / to))
                 asked.sendall(f"{command}\n".encode())
                 asked.shutdown(socket.SHUT_WR)
-                said = b""
+                output = b""
                 while chunk := asked.recv(65536):
-                    said += chunk
+                    output += chunk
             except OSError as error:
                 raise NotRunning(f"{self._folder / to}: {error}") from error
-        if to == haproxy.MASTER and not said:
+        if to == haproxy.MASTER and not output:
             raise NotRunning(f"{self._folder / to}: it ended")
-        return said.decode()
+        return output.decode()

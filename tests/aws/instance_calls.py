@@ -68,8 +68,8 @@ class InstanceCalls:
         grace = group.settings.get("HealthCheckGracePeriod", 0)
         if given.get("ShouldRespectGracePeriod", True) and grace:
             raise NotImplementedError("SetInstanceHealth that respects the grace period")
-        said = f"instance {instance.id} was taken out of service in response to a user health-check"
-        instance.unhealthy = said if given["HealthStatus"] == "Unhealthy" else ""
+        output = f"instance {instance.id} was taken out of service in response to a user health-check"
+        instance.unhealthy = output if given["HealthStatus"] == "Unhealthy" else ""
 
     def _enter_standby(self, given: Given) -> Given:
         group, instances = self._named(given, "InService")

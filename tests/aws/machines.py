@@ -158,11 +158,11 @@ class Machines:
         with self._publishing:
             alive = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
             pages = self._aws.ec2.describe_instances(Filters=alive)["Reservations"]
-            wanted = self.balancers.forwards()
+            expected = self.balancers.forwards()
             for each in (each for page in pages for each in page["Instances"]):
                 if "PublicIpAddress" in each:
-                    wanted.setdefault(each["SubnetId"], {})[each["PublicIpAddress"]] = each["PrivateIpAddress"]
-            self.subnets.forward(wanted)
+                    expected.setdefault(each["SubnetId"], {})[each["PublicIpAddress"]] = each["PrivateIpAddress"]
+            self.subnets.forward(expected)
 
     def _instance(self, id_: str) -> dict[str, Any]:
         return self._aws.ec2.describe_instances(InstanceIds=[id_])["Reservations"][0]["Instances"][0]

@@ -98,8 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._credentials(role["Arn"], instance["InstanceId"]) if path == roles + role["RoleName"] else ""
 
     def _instance(self) -> dict[str, Any]:
-        wanted = {"private-ip-address": self._machine, "instance-state-name": "running"}
-        filters = [{"Name": name, "Values": [value]} for name, value in wanted.items()]
+        expected = {"private-ip-address": self._machine, "instance-state-name": "running"}
+        filters = [{"Name": name, "Values": [value]} for name, value in expected.items()]
         found = self._server.aws.ec2.describe_instances(Filters=filters)["Reservations"]
         return found[0]["Instances"][0]
 

@@ -46,8 +46,8 @@ def _validate(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) ->
         for value in each.get("ResourceRecords", ())
     ]
     for each in _options(aws, arn):
-        wanted = tuple(each[f"resourceRecord{key}"].rstrip(".") for key in ("Name", "Type", "Value"))
-        first((record for record in records if record == wanted), f"record {wanted} of {arn}")
+        expected = tuple(each[f"resourceRecord{key}"].rstrip(".") for key in ("Name", "Type", "Value"))
+        first((record for record in records if record == expected), f"record {expected} of {arn}")
     return arn
 
 

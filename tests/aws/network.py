@@ -52,10 +52,10 @@ def _delete_gateway(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
 
 def _create_flow_log(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
     del inputs
-    answer = aws.ec2.create_flow_logs(ResourceType="VPC", **asked)
-    if answer["Unsuccessful"]:
-        raise RuntimeError(str(answer["Unsuccessful"]))
-    return str(answer["FlowLogIds"][0])
+    response = aws.ec2.create_flow_logs(ResourceType="VPC", **asked)
+    if response["Unsuccessful"]:
+        raise RuntimeError(str(response["Unsuccessful"]))
+    return str(response["FlowLogIds"][0])
 
 
 def _create_route(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
@@ -77,8 +77,8 @@ def _destination(state: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _look_at_route(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    wanted = _destination(state).items()
-    first((each for each in _table(aws, state)["Routes"] if wanted <= each.items()), id_)
+    expected = _destination(state).items()
+    first((each for each in _table(aws, state)["Routes"] if expected <= each.items()), id_)
     return {}
 
 

@@ -249,14 +249,14 @@ class Scaling:
             group.leave(instance, instance.unhealthy)
 
     def _illness(self, group: Group, instance: Instance, facts: Facts) -> str:
-        said = f"an instance was taken out of service in response to {{}} health check failure: {instance.id}"
+        output = f"an instance was taken out of service in response to {{}} health check failure: {instance.id}"
         if instance.id in facts.stopped:
-            return said.format("an EC2")
+            return output.format("an EC2")
         grace = self._scaled(group.settings.get("HealthCheckGracePeriod", 0))
         is_elb = group.settings.get("HealthCheckType") == "ELB"
         found = {facts.health.get((arn, instance.id)) for arn in group.target_groups}
         if is_elb and "unhealthy" in found and time.monotonic() > instance.in_service_at + grace:
-            return said.format("an ELB system")
+            return output.format("an ELB system")
         return ""
 
     def _is_ready(self, group: Group, instance: Instance, facts: Facts) -> bool:

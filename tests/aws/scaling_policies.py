@@ -85,7 +85,7 @@ class Policies:
         raise Refused(f"ResourceLabel {label}: no target group of {group.name} is attached to that load balancer")
 
     def _describe(self, given: Given) -> Given:
-        wanted, names = given.get(NAME), given.get("PolicyNames")
+        expected, names = given.get(NAME), given.get("PolicyNames")
         return {
             "ScalingPolicies": [
                 {
@@ -97,7 +97,7 @@ class Policies:
                     "Enabled": True,
                 }
                 for each in self._policies.values()
-                if wanted in (None, each.group) and (not names or each.name in names)
+                if expected in (None, each.group) and (not names or each.name in names)
             ]
         }
 
@@ -115,8 +115,8 @@ class Policies:
         self._schedules[given[NAME], name] = Schedule(given[NAME], name, given)
 
     def _describe_schedules(self, given: Given) -> Given:
-        wanted, names = given.get(NAME), given.get("ScheduledActionNames")
-        found = [each for each in self._schedules.values() if wanted in (None, each.group)]
+        expected, names = given.get(NAME), given.get("ScheduledActionNames")
+        found = [each for each in self._schedules.values() if expected in (None, each.group)]
         return {"ScheduledUpdateGroupActions": [dict(each.given) for each in found if not names or each.name in names]}
 
     def _unschedule(self, given: Given) -> None:
@@ -128,8 +128,8 @@ class Policies:
         with self._groups.lock:
             given, found = self._schedules[group, name].given, self._groups.groups[group]
             found.min, found.max = int(given.get("MinSize", found.min)), int(given.get("MaxSize", found.max))
-            wanted = int(given.get("DesiredCapacity", found.desired))
-            found.desired = min(max(wanted, found.min), found.max)
+            expected = int(given.get("DesiredCapacity", found.desired))
+            found.desired = min(max(expected, found.min), found.max)
 
     def step(self, health: Mapping[tuple[str, str], str]) -> None:
         """Measure where a minute is over, and scale. health: (ARN of a target group, instance) -> state."""
@@ -146,8 +146,8 @@ class Policies:
     def _measure(self, group: Group, policy: Policy, health: Mapping[tuple[str, str], str]) -> bool:
         """Add a value to the policy's data, if a minute is over; return whether it was."""
         now = self._clock()
-        begun, before = policy.counted
-        elapsed = now - begun
+        start_s, before = policy.counted
+        elapsed = now - start_s
         if elapsed < self._minute_s:
             return False
         metric = policy.target_tracking["PredefinedMetricSpecification"]
@@ -175,19 +175,19 @@ class Policies:
         there = [each for each in group.instances.values() if each.state == "InService"]
         cold = [each for each in group.staying() if self._is_cold(group, policies, each.in_service_at)]
         number = max(len([each for each in there if each not in cold]), 1)
-        wanted: dict[Policy | str, int] = {}
+        expected: dict[Policy | str, int] = {}
         agreed: list[bool] = []
         for each in policies:
             target = float(each.target_tracking["TargetValue"])
             last, long = each.data[-OUT_AFTER:], each.data[-IN_AFTER:]
             if len(last) == OUT_AFTER and min(last) > target:
-                wanted[each.name] = math.ceil(number * last[-1] / target)
+                expected[each.name] = math.ceil(number * last[-1] / target)
             if not each.target_tracking.get("DisableScaleIn"):
                 enough = math.ceil(number * long[-1] / target) if long else group.desired
                 agreed.append(len(long) == IN_AFTER and max(long) < IN_BELOW * target and enough < group.desired)
         desired = group.desired
-        if wanted:
-            desired = max(*wanted.values(), group.desired)
+        if expected:
+            desired = max(*expected.values(), group.desired)
         elif agreed and all(agreed) and not cold:
             desired = group.desired - 1
         self._set(group, min(max(desired, group.min), group.max))

@@ -86,20 +86,20 @@ class Subnets:
         self._there.pop(id_, None)
         network.remove(self._lxd, self.name(id_), self._owner)
 
-    def forward(self, wanted: dict[str, dict[str, str]]) -> None:
+    def forward(self, expected: dict[str, dict[str, str]]) -> None:
         """Lead public addresses to private ones, and no others. wanted: subnet -> public address -> private one."""
         networks: list[dict[str, Any]] = self._lxd.get(url("networks", recursion="1"))
         for each in networks:
             if label.is_labelled(each, self._owner):
-                self._forward(each["name"], wanted.get(each["config"][label.ROLE], {}))
+                self._forward(each["name"], expected.get(each["config"][label.ROLE], {}))
 
-    def _forward(self, name: str, wanted: dict[str, str]) -> None:
+    def _forward(self, name: str, expected: dict[str, str]) -> None:
         place = url("networks", name, "forwards")
         forwards: list[dict[str, Any]] = self._lxd.get(f"{place}?recursion=1")
         there = {each["listen_address"]: each["config"].get("target_address") for each in forwards}
-        for public in there.keys() - wanted.keys():
+        for public in there.keys() - expected.keys():
             self._lxd.request("DELETE", f"{place}/{public}")
-        for public, private in wanted.items():
+        for public, private in expected.items():
             if public not in there:
                 body = {"listen_address": public, "config": {"target_address": private}}
                 self._lxd.request("POST", place, body)

@@ -111,10 +111,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     passed: list[pytest.TestReport] = terminalreporter.stats.get("passed", [])
-    told = [(str(name), str(value)) for report in passed for name, value in report.user_properties]
+    lines = [(str(name), str(value)) for report in passed for name, value in report.user_properties]
     page_file: str | None = config.getoption("--security", default=None)
     if page_file and exitstatus == 0:
-        rows = {name: Counter(value for known, value in told if known == name) for name in page.HEADS}
+        rows = {name: Counter(value for known, value in lines if known == name) for name in page.HEADS}
         # Those of attacks are told by each, and counted.
         tables = {
             name: page.table(name, [[*json.loads(row), *([str(times)] if name == "attacks" else [])]
@@ -124,7 +124,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
         page.write(tables, Path(page_file))
     file: str | None = config.getoption("--combinations", default=None)
     if file:
-        seen = dict(told)
+        seen = dict(lines)
         rows = [
             f"| {' | '.join(each)} | {'refused | | ' if each.refusal else seen.get(str(each), 'not booted | | ')} |"
             for each in EVERY

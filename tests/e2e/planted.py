@@ -101,16 +101,16 @@ class Planted:
                 over.set()
                 thread.join()
 
-    def everywhere(self, wanted: Mapping[str, str]) -> set[Hit]:
+    def everywhere(self, expected: Mapping[str, str]) -> set[Hit]:
         """Look in all places; what differs from run to run is taken out of their names."""
         self.printed |= collect_output(self.stack)
         hits = {
-            Hit(place, name) for place, text in self.printed.items() for name in search.within(text.encode(), wanted)
+            Hit(place, name) for place, text in self.printed.items() for name in search.within(text.encode(), expected)
         }
         root = str(self.stack.folder.parent)
-        hits |= {hit._replace(place=hit.place.removeprefix(f"{root}/")) for hit in search.in_files(root, wanted)}
+        hits |= {hit._replace(place=hit.place.removeprefix(f"{root}/")) for hit in search.in_files(root, expected)}
         for process in self.seen:
-            for hit in search.in_process(process, wanted):
+            for hit in search.in_process(process, expected):
                 what = "command line" if hit.place.startswith("command line") else hit.place.partition(" in ")[0]
                 hits.add(Hit(f"{what} while up runs", hit.secret))
         script = Path(search.__file__).read_text()
@@ -121,7 +121,7 @@ class Planted:
                     json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["created_at"]
                 )
                 command = ("exec", machine, "-T", "--", "python3", "-c", script, "/", str(created.timestamp()))
-                found: list[Any] = json.loads(lxc(*command, stdin=json.dumps(wanted)).stdout)
+                found: list[Any] = json.loads(lxc(*command, stdin=json.dumps(expected)).stdout)
                 hits |= {Hit(f"{label}: {place}", name, who) for place, name, who in found}
         return {hit._replace(place=self._steady(hit.place)) for hit in hits}
 

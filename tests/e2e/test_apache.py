@@ -78,8 +78,8 @@ def who_answers_at_once(stack: Stack) -> set[str]:
     Of members that are equally busy Apache takes the one that had fewer so far, which after a load is one for long.
     """
     with ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(ask, stack, "/open/x?s=0.5") for _ in range(4)]
-        return {said(answer.result())["server"] for answer in answers}
+        responses = [pool.submit(ask, stack, "/open/x?s=0.5") for _ in range(4)]
+        return {said(response.result())["server"] for response in responses}
 
 
 def test_every_server_answers_and_a_request_goes_to_the_one_that_has_fewest(busy: Stack) -> None:
@@ -114,8 +114,8 @@ def test_a_server_is_drained_and_admitted_and_fresh_connections_lose_nothing(bus
         load.wait_for(40)
     assert load.outcome.failed_fresh == [], load.outcome
     # What is kept alive may cross the end of an old worker, as with Nginx 1.22 (docs/operations.md).
-    answered = set(load.outcome.posts)
-    assert len([id_ for id_ in executed_requests(busy) if id_ in answered]) == len(answered)
+    responded = set(load.outcome.posts)
+    assert len([id_ for id_ in executed_requests(busy) if id_ in responded]) == len(responded)
     eventually(lambda: machine in who_answers_at_once(busy), message="the server is asked again")
 
 
@@ -154,8 +154,8 @@ def test_every_line_of_the_access_log_is_json_whatever_clients_send_and_is_count
     lines = [json.loads(line) for line in on(front, "cat", "/var/log/wsgi-fleet/access.log").splitlines()]
     (mine,) = [line for line in lines if line["agent"].startswith('a"b\\c\t')]
     assert (mine["uri"], mine["status"], mine["method"]) == ("/open/%22%0a{", 200, "GET")
-    told = json.loads(busy.fleet("status", "--json").stdout)
-    assert told["healthy"] is True, told
+    report = json.loads(busy.fleet("status", "--json").stdout)
+    assert report["healthy"] is True, report
     traffic = json.loads(on(front, "/usr/local/lib/wsgi-fleet/balancer_status.py"))
     assert (traffic["proxy"], traffic["state"]) == ("Apache", "active")
     assert set(traffic["upstreams"]) <= set(traffic["active"])

@@ -188,9 +188,9 @@ def test_an_application_is_served_and_released_with_a_stack_file_alone(
     text = (ROOT / FOLDER / name / "stack.yaml").read_text()
     settings: dict[str, Any] = yaml.safe_load(text)
     stack = make_stack(name, **settings)
-    begun = time.monotonic()
+    start_s = time.monotonic()
     stack.up()
-    serving_s = time.monotonic() - begun
+    serving_s = time.monotonic() - start_s
     ask(Site(stack.url), stack)
     with Steady(stack.url, 20, [("GET", quick)], "") as load:
         stack.app.setdefault("environment", {})["RELEASED"] = "again"

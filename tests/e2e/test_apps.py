@@ -44,9 +44,9 @@ def ask(stack: Stack, path: str, host: str = "127.0.0.1", **headers: str) -> tup
 
 def who(stack: Stack, path: str = "/", host: str = "127.0.0.1") -> str:
     """Return the application that responds, from the name of its server: STACK-APP-1-RANDOM."""
-    status, answer = ask(stack, path, host)
-    assert status == 200, answer
-    return answer["server"].removeprefix(f"{stack.name}-").partition("-")[0]
+    status, response = ask(stack, path, host)
+    assert status == 200, response
+    return response["server"].removeprefix(f"{stack.name}-").partition("-")[0]
 
 
 def load_on_shop(stack: Stack) -> Load:
@@ -94,15 +94,15 @@ def test_a_host_leads_to_the_application_that_names_it_and_every_other_to_the_on
 
 
 def test_the_operators_command_shows_both_and_works_on_each(two: Stack) -> None:
-    told = json.loads(two.fleet("status", "--json").stdout)
-    assert told["healthy"] is True, told
-    assert {name: [each["name"] for each in app["servers"]] for name, app in told["apps"].items()} == {
+    report = json.loads(two.fleet("status", "--json").stdout)
+    assert report["healthy"] is True, report
+    assert {name: [each["name"] for each in app["servers"]] for name, app in report["apps"].items()} == {
         "probe": ["probe-1"],
         "shop": ["shop-1"],
     }
     script = "import os; print(os.environ['WSGI_FLEET_SERVER'])"
-    said = two.fleet("exec", "--server", "shop-1", "--", "python", "-c", script)
-    assert said.stdout.strip() == two.servers()["shop-1"], said.stderr
+    output = two.fleet("exec", "--server", "shop-1", "--", "python", "-c", script)
+    assert output.stdout.strip() == two.servers()["shop-1"], output.stderr
     refused = two.fleet("rollback", "--yes")
     assert (refused.returncode, "add `--app` with one of probe, shop" in refused.stderr) == (2, True)
 
@@ -151,7 +151,7 @@ def test_a_path_leads_there_as_script_name_or_whole_and_costs_no_release(two: St
     assert who(two, "/s.1/") == "shop"
     assert [who(two, path) for path in ("/", "/s.12", "/sx1/", "/s")] == ["probe"] * 4
     seen = {path: ask(two, path)[1] for path in ("/s.1/", "/s.1/a%20b/%2e%0Ac?q=1", "/s.1//x", "/x/../s.1/y")}
-    assert {path: (answer["script_name"], answer["path"]) for path, answer in seen.items()} == {
+    assert {path: (response["script_name"], response["path"]) for path, response in seen.items()} == {
         "/s.1/": ("/s.1", "/"),
         "/s.1/a%20b/%2e%0Ac?q=1": ("/s.1", "/a b/.\nc"),
         "/s.1//x": ("/s.1", "/x"),
@@ -175,10 +175,10 @@ def test_an_application_may_see_whole_paths_and_is_watched_by_its_own_during_mai
     assert [who(two, path, SHOP) for path in ("/s.1", "/s.1/y", "/s.2")] == ["shop", "shop", "probe"]
     assert two.fleet("maintenance", "on").returncode == 0
     asked = [("/s.1/a", SHOP), ("/s.1/well", SHOP), ("/", SHOP), ("/a", "a.example"), ("/s.1/well", "a.example")]
-    answers = {(path, host): ask(two, path, host)[0] for path, host in asked}
+    responses = {(path, host): ask(two, path, host)[0] for path, host in asked}
     assert two.fleet("maintenance", "off").returncode == 0
     # The health path of probe is "/".
-    assert list(answers.values()) == [503, 200, 200, 503, 503], answers
+    assert list(responses.values()) == [503, 200, 200, 503, 503], responses
 
 
 @pytest.mark.long
@@ -214,9 +214,9 @@ def test_a_bare_callable_with_a_middleware_deploys_unchanged(two: Stack) -> None
     assert re.fullmatch(r"\d+\.\d\d", took)
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(f"{two.url}/bare/nothing", timeout=30)
-    with error.value as answer:
-        assert (answer.code, answer.read()) == (404, b"nothing here\n")
-        assert re.fullmatch(r"\d+\.\d\d", answer.headers["X-Runtime-Ms"])
+    with error.value as reply:
+        assert (reply.code, reply.read()) == (404, b"nothing here\n")
+        assert re.fullmatch(r"\d+\.\d\d", reply.headers["X-Runtime-Ms"])
 
 
 @pytest.mark.long

@@ -63,9 +63,9 @@ def test_a_client_cannot_pretend_a_header_nor_one_that_looks_like_it(
     plain = seen_by_application(attacked)
     forms = (name, name.lower(), name.upper(), name.replace("-", "_"), name.replace("-", "_", 1))
     for form in dict.fromkeys(forms):
-        told = seen_by_application(attacked, f"{form}: 6.6.6.6", f"{form}: 6.6.6.7")
-        assert {key for key, value in told.items() if "6.6.6" in value} == set(), form
-        assert told.keys() == plain.keys(), form
+        report = seen_by_application(attacked, f"{form}: 6.6.6.6", f"{form}: 6.6.6.7")
+        assert {key for key, value in report.items() if "6.6.6" in value} == set(), form
+        assert report.keys() == plain.keys(), form
     security("attacks", "headers that a client may not pretend, each in up to five spellings", attacked.proxy)
 
 

@@ -78,21 +78,21 @@ def list_metrics(stack: AwsStack) -> tuple[set[str], set[str]]:
     alarms: list[dict[str, Any]] = cloudwatch.describe_alarms()["MetricAlarms"]
     metrics: list[dict[str, Any]] = cloudwatch.list_metrics()["Metrics"]
     keys = ("Namespace", "MetricName", "Dimensions")
-    told = [{json.dumps([each[key] for key in keys]) for each in every} for every in (alarms, metrics)]
-    ours, published = ({each for each in every if '"AWS/' not in each} for every in told)
+    lines = [{json.dumps([each[key] for key in keys]) for each in every} for every in (alarms, metrics)]
+    ours, published = ({each for each in every if '"AWS/' not in each} for every in lines)
     return ours, published
 
 
 def report(stack: AwsStack, metric: str) -> float:
     """Have the balancer report now, and return the value of a metric as CloudWatch has it."""
     balancer = instances(stack)["balancer"]["InstanceId"]
-    begun = datetime.now(UTC).replace(microsecond=0)
+    start_s = datetime.now(UTC).replace(microsecond=0)
     on(balancer, "systemctl", "start", "wsgi-fleet-metrics.service")
-    answer = stack.running.account.aws.cloudwatch.get_metric_statistics(
+    response = stack.running.account.aws.cloudwatch.get_metric_statistics(
         Namespace="wsgi-fleet/prod", MetricName=metric, Dimensions=[{"Name": "InstanceId", "Value": balancer}],
-        StartTime=begun, EndTime=begun + timedelta(minutes=2), Period=1, Statistics=["Maximum"],
+        StartTime=start_s, EndTime=start_s + timedelta(minutes=2), Period=1, Statistics=["Maximum"],
     )  # fmt: skip
-    return max(answer["Datapoints"], key=lambda each: each["Timestamp"])["Maximum"]
+    return max(response["Datapoints"], key=lambda each: each["Timestamp"])["Maximum"]
 
 
 def lines_of(stack: AwsStack, what: str, needle: str) -> list[str]:
@@ -105,9 +105,9 @@ def lines_of(stack: AwsStack, what: str, needle: str) -> list[str]:
 def fails(stack: AwsStack) -> str:
     """Make the application fail, and return the word that stands in the lines about it."""
     needle = f"needle-{uuid.uuid4().hex}"
-    with pytest.raises(urllib.error.HTTPError, match=r"50[02]") as told:
+    with pytest.raises(urllib.error.HTTPError, match=r"50[02]") as found:
         urllib.request.urlopen(f"{stack.url}/?s={needle}", timeout=30)
-    told.value.close()
+    found.value.close()
     return needle
 
 
@@ -119,10 +119,10 @@ def opens(address: str, port: int) -> bool:
     return True
 
 
-def in_order(output: str, *said: Sequence[str]) -> None:
+def in_order(output: str, *printed: Sequence[str]) -> None:
     """Check that each of these stands in a line of its own (all its words), one after the other."""
     lines = iter(output.splitlines())
-    for words in said:
+    for words in printed:
         assert any(all(word in line for word in words) for line in lines), f"{words} is not there in time:\n{output}"
 
 
@@ -204,10 +204,10 @@ def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_no
 
 def test_who_ships_lines_is_bounded_and_may_do_nothing_else(prod: AwsStack) -> None:
     for machine in instances(prod).values():
-        shown = on(
+        output = on(
             machine["InstanceId"], "systemctl", "show", "wsgi-fleet-logs", "-p", "MemoryMax,DynamicUser,ActiveState"
         )
-        assert set(shown.split()) == {"MemoryMax=134217728", "DynamicUser=yes", "ActiveState=active"}
+        assert set(output.split()) == {"MemoryMax=134217728", "DynamicUser=yes", "ActiveState=active"}
 
 
 def test_app_servers_are_reached_through_the_jump_host_alone(prod: AwsStack) -> None:
@@ -292,8 +292,8 @@ def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boo
     assert roles[0] == "meta-data/iam/security-credentials/"
     for prefix, allowed in ((f"{prod.name}/hello", True), ("staging/hello", False)):
         program = f"from fetch import fetch; fetch('s3://{bucket(prod)}/{prefix}', 'pointer')"
-        told = on(machine, "env", f"PYTHONPATH={SCRIPTS}", "python3", "-c", program, check=False)
-        assert ("S3 responded with 403" in told) != allowed, told
+        found = on(machine, "env", f"PYTHONPATH={SCRIPTS}", "python3", "-c", program, check=False)
+        assert ("S3 responded with 403" in found) != allowed, found
 
 
 @pytest.mark.long

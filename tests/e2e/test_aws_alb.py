@@ -176,9 +176,9 @@ def test_a_killed_server_costs_requests_until_its_checks_fail(fleet: AlbStack) -
     name, machine = list(fleet.servers().items())[-1]
     with fleet.load() as load:
         lxc("stop", "--force", machine)
-        begun = time.monotonic()
+        start_s = time.monotonic()
         eventually(lambda: fleet.health()[machine] == "unhealthy", message=f"{name} is unhealthy")
-        found_s = time.monotonic() - begun
+        found_s = time.monotonic() - start_s
     # With those that began before it was found and ended later.
     print(f"found after {found_s:.1f} s; {load.outcome}")
     assert losses(load.outcome) > 0

@@ -171,26 +171,26 @@ def test_an_instance_takes_traffic_once_it_says_so_by_its_role_which_may_do_noth
     eventually(lambda: site.serving() == {first["InstanceId"]}, message="it is healthy")
     assert site.who() == {first["InstanceId"]}
     script = "import agent; agent.call('SetDesiredCapacity', DesiredCapacity=2)"
-    said = on(first["InstanceId"], "env", "PYTHONPATH=/srv", "python3", "-c", script, check=False)
-    assert "autoscaling responded with 403" in said
+    output = on(first["InstanceId"], "env", "PYTHONPATH=/srv", "python3", "-c", script, check=False)
+    assert "autoscaling responded with 403" in output
 
 
 @pytest.mark.timeout(600)
 def test_requests_bring_another_and_none_is_lost_when_it_goes(site: GroupSite) -> None:
-    begun = time.monotonic()
+    start_s = time.monotonic()
     with Clients(site.address) as clients:
         eventually(lambda: len(site.serving()) == 2, timeout_s=180, message="two serve")
-        print(f"two serve after {time.monotonic() - begun:.0f} s, {clients.answered} requests")
+        print(f"two serve after {time.monotonic() - start_s:.0f} s, {clients.answered} requests")
         time.sleep(2)
     assert clients.failed == []
     assert {each["AvailabilityZone"][-1] for each in site.instances()} == {"a", "b"}
-    answers: list[int] = []
+    responses: list[int] = []
     while len(site.instances()) > 1 or site.instances("Terminating") or site.instances("Terminating:Wait"):
-        answers.append(site.get("/")[0].status)
+        responses.append(site.get("/")[0].status)
         time.sleep(0.1)
-        assert time.monotonic() < begun + 420
-    assert set(answers) == {200}
-    assert len(answers) > 100
+        assert time.monotonic() < start_s + 420
+    assert set(responses) == {200}
+    assert len(responses) > 100
     site.api.delete_policy(AutoScalingGroupName=NAME, PolicyName="requests")
 
 
@@ -224,10 +224,10 @@ def test_a_refresh_loses_no_request(site: GroupSite) -> None:
 @pytest.mark.timeout(600)
 def test_a_killed_instance_is_replaced(site: GroupSite) -> None:
     (old,) = site.instances()
-    begun = time.monotonic()
+    start_s = time.monotonic()
     lxc("stop", "--force", old["InstanceId"])
     eventually(lambda: site.serving() not in (set(), {old["InstanceId"]}), timeout_s=240, message="another one serves")
-    print(f"another one serves after {time.monotonic() - begun:.0f} s")
+    print(f"another one serves after {time.monotonic() - start_s:.0f} s")
 
 
 @pytest.mark.timeout(600)

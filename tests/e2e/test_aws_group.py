@@ -129,8 +129,8 @@ def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generato
 def test_the_first_release_comes_to_servers_that_wait_for_it(fleet: GroupStack) -> None:
     fleet.wait_for(1)
     assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
-    told = json.loads(fleet.fleet("status", "--json").stdout)
-    assert [(each["name"], each["state"]) for each in told["servers"]] == [(next(iter(fleet.servers())), "serving")]
+    report = json.loads(fleet.fleet("status", "--json").stdout)
+    assert [(each["name"], each["state"]) for each in report["servers"]] == [(next(iter(fleet.servers())), "serving")]
     (id_,) = fleet.servers().values()
     assert fleet.fleet("exec", "--server", id_, "--", "hostname").stdout.strip() == id_
     assert id_ not in fleet.export()
@@ -142,9 +142,9 @@ def test_a_second_up_finds_nothing_to_do_whoever_the_servers_are(fleet: GroupSta
 
 def test_servers_come_with_the_release_and_go_after_their_requests(fleet: GroupStack) -> None:
     with fleet.load() as load:
-        begun = time.monotonic()
+        start_s = time.monotonic()
         fleet.scale(3)
-        print(f"3 servers after {time.monotonic() - begun:.0f} s")
+        print(f"3 servers after {time.monotonic() - start_s:.0f} s")
         eventually(lambda: len(load.outcome.servers) == 3, message="all three get requests")
         fleet.scale(1)
         load.wait_for(50)
@@ -185,10 +185,10 @@ def test_a_killed_server_is_replaced_by_one_that_serves(fleet: GroupStack) -> No
     fleet.scale(2)
     victim = next(iter(fleet.servers().values()))
     lxc("stop", "--force", victim)
-    begun = time.monotonic()
+    start_s = time.monotonic()
     eventually(lambda: victim not in fleet.servers().values(), message="it is taken out")
     fleet.wait_for(2)
-    print(f"replaced after {time.monotonic() - begun:.0f} s")
+    print(f"replaced after {time.monotonic() - start_s:.0f} s")
     with fleet.load() as load:
         load.wait_for(100)
     assert losses(load.outcome) == 0, load.outcome
@@ -202,10 +202,10 @@ def test_a_change_of_the_template_replaces_servers_each_after_another_one_serves
     # Before, it would take away what tests ask for.
     fleet.app["fleet"]["capacity"]["cpu_percent"] = 90
     with fleet.load() as load:
-        begun = time.monotonic()
+        start_s = time.monotonic()
         output = fleet.up()
         load.wait_for(50)
-    print(f"replaced after {time.monotonic() - begun:.0f} s; {load.outcome}")
+    print(f"replaced after {time.monotonic() - start_s:.0f} s; {load.outcome}")
     assert "every server is of the new launch template" in output
     assert losses(load.outcome) == 0, load.outcome
     fleet.wait_for(1)

@@ -115,14 +115,14 @@ def test_a_zone_that_goes_costs_what_its_servers_had_and_the_other_one_takes_ove
     victims = {id_ for id_, its in where.items() if its == zone}
     fleet.running.scaling.closed.add(zone)
     with fleet.load() as load:
-        begun = time.monotonic()
+        start_s = time.monotonic()
         lxc("stop", "--force", *victims)
         eventually(lambda: not victims & {*fleet.servers().values()}, message="they are taken out")
-        out_s = time.monotonic() - begun
+        out_s = time.monotonic() - start_s
         time.sleep(PATIENCE_S)
         lost = losses(load.outcome)
         fleet.wait_for(3)
-        whole_s = time.monotonic() - begun
+        whole_s = time.monotonic() - start_s
         load.wait_for(100)
     fleet.running.scaling.closed.discard(zone)
     print(f"{number} of 3 gone: out after {out_s:.0f} s, three again after {whole_s:.0f} s; {load.outcome}")
@@ -156,12 +156,12 @@ def test_a_spot_instance_that_is_taken_back_finishes_its_requests_and_is_replace
     fleet.scale(2)
     victim = next(iter(fleet.servers().values()))
     with fleet.load() as load:
-        begun = time.monotonic()
+        start_s = time.monotonic()
         fleet.running.scaling.interrupt(victim)
         fleet.wait_until_gone(victim)
-        left_s = time.monotonic() - begun
+        left_s = time.monotonic() - start_s
         fleet.wait_for(2)
-        print(f"left after {left_s:.0f} s, replaced after {time.monotonic() - begun:.0f} s")
+        print(f"left after {left_s:.0f} s, replaced after {time.monotonic() - start_s:.0f} s")
         load.wait_for(50)
     print(load.outcome)
     assert left_s < 120
@@ -175,9 +175,9 @@ def test_requests_bring_servers_and_go_with_them_and_none_is_lost(fleet: FaultSt
     fleet.up()
     for number, pause_s, more in ((3, PAUSE_S, 100), (1, 2.0, 50)):
         with fleet.load(pause_s=pause_s) as load:
-            begun = time.monotonic()
+            start_s = time.monotonic()
             fleet.wait_for(number)
-            print(f"{number} servers after {time.monotonic() - begun:.0f} s of requests each {pause_s} s")
+            print(f"{number} servers after {time.monotonic() - start_s:.0f} s of requests each {pause_s} s")
             load.wait_for(more)
         print(load.outcome)
         assert losses(load.outcome) == 0, load.outcome

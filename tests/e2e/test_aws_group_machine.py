@@ -60,9 +60,9 @@ def lost_on_fresh(outcome: Outcome) -> int:
 def test_the_first_release_comes_to_the_group_and_the_balancer_finds_its_servers(fleet: HealingStack) -> None:
     fleet.wait_for(2)
     assert {server for server, _ in fleet.who_answers()} == {*fleet.servers().values()}
-    told = json.loads(says(fleet, "status", "--json"))
-    assert {each["name"]: each["state"] for each in told["servers"]} == dict.fromkeys(fleet.servers(), "serving")
-    assert told["balancer"]["problem"] == ""
+    report = json.loads(says(fleet, "status", "--json"))
+    assert {each["name"]: each["state"] for each in report["servers"]} == dict.fromkeys(fleet.servers(), "serving")
+    assert report["balancer"]["problem"] == ""
     assert not any(id_ in fleet.export() for id_ in fleet.servers().values())
     fleet.up("--expect-no-changes")
 
@@ -104,12 +104,12 @@ def test_a_server_that_leaves_finishes_its_requests_first(fleet: HealingStack) -
 def test_a_killed_server_costs_what_was_under_way_there_and_another_one_comes(fleet: HealingStack) -> None:
     victim = next(iter(fleet.servers().values()))
     with Load(fleet.url) as load:
-        begun = time.monotonic()
+        start_s = time.monotonic()
         lxc("stop", "--force", victim)
         eventually(lambda: victim not in fleet.health(), message="the balancer has it no more")
-        out_s = time.monotonic() - begun
+        out_s = time.monotonic() - start_s
         fleet.wait_for(2)
-        replaced_s = time.monotonic() - begun
+        replaced_s = time.monotonic() - start_s
         before = lost_on_fresh(load.outcome)
         load.wait_for(100)
     print(f"out after {out_s:.0f} s, replaced after {replaced_s:.0f} s; {load.outcome}")
@@ -125,10 +125,10 @@ def test_a_server_that_hangs_is_replaced_on_the_balancers_word(fleet: HealingSta
     on(balancer, "sed", "-i", "s/180.0/15.0/", f"{SCRIPTS}/membership.py")
     on(balancer, "systemctl", "restart", "wsgi-fleet-health")
     on(hung, "sh", "-c", "for slot in blue green; do systemctl kill --signal=STOP app@$slot; done", check=False)
-    begun = time.monotonic()
+    start_s = time.monotonic()
     eventually(lambda: hung not in fleet.servers().values(), timeout_s=90, message="the group lets it go")
     fleet.wait_for(2)
-    print(f"replaced after {time.monotonic() - begun:.0f} s")
+    print(f"replaced after {time.monotonic() - start_s:.0f} s")
     fleet.wait_until_gone(hung)
     assert f"{hung} is dead for 15 s" in on(balancer, "journalctl", "-u", "wsgi-fleet-health", "-o", "cat")
 

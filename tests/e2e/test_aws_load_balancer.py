@@ -208,11 +208,11 @@ def serving(site: Site) -> Site:
 def test_the_first_passed_check_makes_a_target_healthy_whatever_the_threshold(site: Site) -> None:
     eventually(lambda: site.get("/nobody")[0].status == 404, message="the listener is there")
     assert site.get("/")[0].status == 503
-    begun = time.monotonic()
+    start_s = time.monotonic()
     site.register(*site.servers)
     assert site.states() == ["initial", "initial"]
     eventually(lambda: site.states() == ["healthy", "healthy"], message="both are healthy")
-    assert time.monotonic() - begun < THRESHOLD * INTERVAL_S
+    assert time.monotonic() - start_s < THRESHOLD * INTERVAL_S
     assert site.who() == set(site.servers)
 
 
@@ -239,10 +239,10 @@ def test_the_rule_of_the_lowest_priority_that_matches_counts(
 
 def test_a_target_is_told_who_the_client_is_and_gets_no_invalid_header(serving: Site) -> None:
     given = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "gopher", "X_Under": "1", "Host": "a:80"}
-    answer = serving.answer(**given)
-    seen = {key.lower(): value for key, value in answer["headers"]}
+    response = serving.answer(**given)
+    seen = {key.lower(): value for key, value in response["headers"]}
     own = interfaces(serving.running.account.aws, serving.id("LoadBalancer"))[0]["PrivateIpAddress"]
-    assert answer["peer"] == own
+    assert response["peer"] == own
     with socket.create_connection((serving.address, 80), timeout=5) as connection:
         client = connection.getsockname()[0]
     assert seen["x-forwarded-for"] == f"192.0.2.1, {client}"
@@ -251,9 +251,9 @@ def test_a_target_is_told_who_the_client_is_and_gets_no_invalid_header(serving: 
 
 
 def test_a_check_names_the_target_by_its_address(serving: Site) -> None:
-    answer = serving.answer()
-    seen = {key.lower(): value for key, value in answer["check"]}
-    found = serving.running.account.aws.ec2.describe_instances(InstanceIds=[answer["name"]])["Reservations"][0]
+    response = serving.answer()
+    seen = {key.lower(): value for key, value in response["check"]}
+    found = serving.running.account.aws.ec2.describe_instances(InstanceIds=[response["name"]])["Reservations"][0]
     assert seen["host"] == f"{found['Instances'][0]['PrivateIpAddress']}:8000"
     assert seen["user-agent"] == "ELB-HealthChecker/2.0"
 
@@ -299,7 +299,7 @@ def test_a_deregistered_target_keeps_its_requests_for_the_delay_and_gets_no_more
             # Each goes to the target that has fewer.
             asked.append(pool.submit(serving.get, f"/?s={seconds}"))
             time.sleep(0.3)
-        begun = time.monotonic()
+        start_s = time.monotonic()
         serving.deregister(first)
         assert serving.states() == ["draining", "healthy"]
         time.sleep(LOOK_S * 2)
@@ -309,7 +309,7 @@ def test_a_deregistered_target_keeps_its_requests_for_the_delay_and_gets_no_more
         cut = [each for each in asked[2:] if isinstance(each.exception(), RemoteDisconnected)]
         (other,) = {*asked[2:]} - {*cut}
         assert other.result()[0].status == 504
-    assert IDLE_S - 2 < time.monotonic() - begun < IDLE_S + 3
+    assert IDLE_S - 2 < time.monotonic() - start_s < IDLE_S + 3
     assert serving.states() == ["unused", "healthy"]
 
 

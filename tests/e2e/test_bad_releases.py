@@ -30,7 +30,7 @@ def fleet(release_fleet: Stack) -> Stack:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (ILL_ON_THE_THIRD, "probe-3, switch: GET / was not 200"),
         pytest.param(
@@ -48,7 +48,7 @@ def fleet(release_fleet: Stack) -> Stack:
     ids=["ill on the third server", "a failing release task", "ill where it serves", "eats all memory"],
 )
 def test_a_bad_release_is_taken_back_from_the_whole_fleet(
-    fleet: Stack, good: Callable[[str, str], None], table: Callable[[Outcome], None], change: str, told: str
+    fleet: Stack, good: Callable[[str, str], None], table: Callable[[Outcome], None], change: str, message: str
 ) -> None:
     serves = fleet.get()["release"]
     with Load(fleet.url) as load:
@@ -64,13 +64,13 @@ def test_a_bad_release_is_taken_back_from_the_whole_fleet(
             fleet.app["rollout"] = {"start_timeout_s": 20}
         load.wait_for(50)
     table(load.outcome)
-    assert told in output
+    assert message in output
     assert f"release {serves} still serves" in output
     bundle = next(fleet.folder / word.rstrip(".") for word in output.split() if word.endswith(".tar.gz."))
     with tarfile.open(bundle) as archive:
         assert any(name.endswith("/probe-3/journal.txt") for name in archive.getnames())
-    answers = [fleet.get()["release"] for _ in range(30)]
-    assert set(answers) == {serves}
+    responses = [fleet.get()["release"] for _ in range(30)]
+    assert set(responses) == {serves}
     if change.startswith(APP):
         # Found at the gate only: it has answered some, for a second on one server, beside the slot that is healthy.
         outcome = load.outcome

@@ -46,9 +46,9 @@ def is_served(stack: Stack) -> bool:
 
 
 def back_in_s(stack: Stack) -> float:
-    begun = time.monotonic()
+    start_s = time.monotonic()
     eventually(lambda: is_served(stack), timeout_s=60, message="it serves again")
-    return time.monotonic() - begun
+    return time.monotonic() - start_s
 
 
 def test_a_socket_that_ended_is_mended_by_the_next_release(single: Stack) -> None:
@@ -74,11 +74,11 @@ def test_a_gateway_that_is_killed_eight_times_comes_back_and_status_tells(single
         on(machine, "systemctl", "kill", "--signal=KILL", serving_unit(machine), check=False)
         time.sleep(1.5)
     # Not served yet: it waits for longer each time.
-    told = single.fleet("status")
+    report = single.fleet("status")
     assert back_in_s(single) < BACK_S
-    assert "is restarting: app@" in told.stdout, told.stdout
-    assert "keeps ending: " in told.stdout
-    assert told.returncode == 1
+    assert "is restarting: app@" in report.stdout, report.stdout
+    assert "keeps ending: " in report.stdout
+    assert report.returncode == 1
     doctor = single.fleet("doctor").stdout
     assert "probe-1: restarting: app@" in doctor, doctor
 
@@ -89,10 +89,10 @@ def test_a_server_whose_database_was_away_for_40_s_is_back_seconds_after_it(sing
     try:
         on(machine, "systemctl", "kill", "--signal=KILL", serving_unit(machine))
         time.sleep(40)
-        told = single.fleet("status").stdout
+        report = single.fleet("status").stdout
     finally:
         on(machine, "rm", "/var/lib/app/away")
-    assert "the database is away" in told, told
+    assert "the database is away" in report, report
     assert back_in_s(single) < BACK_S
 
 

@@ -67,21 +67,26 @@ def test_status_tells_what_every_server_does(fleet: Stack) -> None:
         # Some that are in flight together, so that `least_conn` gives each server its share.
         with ThreadPoolExecutor(SLOW) as clients:
             assert [code for code, *_ in clients.map(answer, [f"{fleet.url}/?s={SLOW_S}"] * SLOW)] == [200] * SLOW
-        told = status(fleet)
-    assert told["healthy"] is True, told
-    assert (told["stack"], told["app"], told["url"], told["maintenance"]) == (fleet.name, "probe", fleet.url, False)
-    assert told["release"]["id"] == fleet.output("releases")["probe"]
-    assert "@" in told["release"]["who"]
-    assert [server["name"] for server in told["servers"]] == list(fleet.servers())
-    for server in told["servers"]:
-        assert (server["state"], server["release"]) == ("serving", told["release"]["id"])
+        report = status(fleet)
+    assert report["healthy"] is True, report
+    assert (report["stack"], report["app"], report["url"], report["maintenance"]) == (
+        fleet.name,
+        "probe",
+        fleet.url,
+        False,
+    )
+    assert report["release"]["id"] == fleet.output("releases")["probe"]
+    assert "@" in report["release"]["who"]
+    assert [server["name"] for server in report["servers"]] == list(fleet.servers())
+    for server in report["servers"]:
+        assert (server["state"], server["release"]) == ("serving", report["release"]["id"])
         assert server["workers_busy"] + server["workers_idle"] > 0
         assert server["requests_per_s"] > 0
         assert server["listen_queue"] >= 0
         # More than one request in a hundred takes as long as the quickest slow ones of the load, or longer.
         assert server["p50_ms"] <= server["p99_ms"] >= min(load.SLOW_S) * 1000
-    assert sum(server["threads_busy"] for server in told["servers"]) > 0
-    assert told["balancer"]["requests_per_s"] > 0
+    assert sum(server["threads_busy"] for server in report["servers"]) > 0
+    assert report["balancer"]["requests_per_s"] > 0
     text = fleet.fleet("status")
     assert text.returncode == 0
     assert text.stdout.splitlines()[0].startswith(f"{fleet.url}  probe of stack {fleet.name}, release ")
@@ -135,9 +140,9 @@ def test_logs_are_followed_until_they_are_interrupted(fleet: Stack) -> None:
 
 def test_exec_runs_in_the_release_and_sees_its_secrets(fleet: Stack) -> None:
     script = "import os, probe, sys; print(os.environ['T_SECRET'], probe.VERSION, os.getuid() > 0, sys.prefix)"
-    told = fleet_says(fleet, "exec", "--", "python", "-c", script)
-    assert told.startswith(f"{SECRET} {fleet.get()['version']} True ")
-    assert "/srv/app/" in told
+    report = fleet_says(fleet, "exec", "--", "python", "-c", script)
+    assert report.startswith(f"{SECRET} {fleet.get()['version']} True ")
+    assert "/srv/app/" in report
     second = list(fleet.servers())[1]
     host = fleet_says(fleet, "exec", "--server", second, "--", "sh", "-c", "echo $WSGI_FLEET_SERVER")
     assert host.strip() == fleet.servers()[second]
@@ -234,8 +239,8 @@ def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Outc
     table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert {version for _, version in fleet.who_answers()} == {"before-rollback"}
-    told = json.loads(fleet_says(fleet, "releases", "--json"))
-    assert [(each["release"], each["rollback"], each["current"], each["rejected"]) for each in told[:3]] == [
+    report = json.loads(fleet_says(fleet, "releases", "--json"))
+    assert [(each["release"], each["rollback"], each["current"], each["rejected"]) for each in report[:3]] == [
         (first, True, True, False),
         (second, False, False, True),
         (first, False, False, False),

@@ -21,16 +21,16 @@ def assert_told_and_mended(stack: Stack, file: Path, content: bytes | None) -> N
         file.unlink()
     else:
         file.write_bytes(content)
-    told = f"{file.relative_to(store_of(stack))} in the store "
+    message = f"{file.relative_to(store_of(stack))} in the store "
     for command in ("status", "doctor"):
-        said = stack.fleet(command)
-        assert told in said.stdout, (file, said)
-        assert "`pulumi up` puts it right" in said.stdout
-        assert said.returncode == 1
-        assert "Traceback" not in said.stdout + said.stderr
+        printed = stack.fleet(command)
+        assert message in printed.stdout, (file, printed)
+        assert "`pulumi up` puts it right" in printed.stdout
+        assert printed.returncode == 1
+        assert "Traceback" not in printed.stdout + printed.stderr
     assert "Traceback" not in stack.fleet("releases").stderr
     output = stack.up()
-    assert told in output, (file, output)
+    assert message in output, (file, output)
     assert "Traceback" not in output
     assert "ok     store of probe" in stack.fleet("doctor").stdout
     stack.up("--expect-no-changes")

@@ -115,8 +115,8 @@ def test_the_proxy_is_killed_while_its_configuration_is_damaged(fleet: Stack, fa
         on(balancer, "sh", "-c", f"echo garbage >> {file}; kill -9 $(systemctl show -P MainPID {name})")
         time.sleep(2)
         assert ask(fleet, "/", timeout_s=2)[0] == 0
-        said = fleet.fleet("doctor").stdout
-        assert "balancer" in said
+        output = fleet.fleet("doctor").stdout
+        assert "balancer" in output
         on(balancer, "mv", f"{file}.kept", file)
         eventually(lambda: ask(fleet, "/", timeout_s=2)[0] == 200, timeout_s=30, message="it serves again")
         time.sleep(1)

@@ -102,9 +102,9 @@ def test_a_server_dies_while_a_release_is_damaged(fleet: Stack, fault: Callable[
         since = load.now_s
         archive.write_bytes(good[:99])
         lxc("stop", "--force", server)
-        told, output = fleet.fleet("doctor").stdout, fleet.up()
-        assert f"{role}: unreachable: {server} is stopped; `pulumi up` starts it" in told, told
-        for text in (told, output):
+        report, output = fleet.fleet("doctor").stdout, fleet.up()
+        assert f"{role}: unreachable: {server} is stopped; `pulumi up` starts it" in report, report
+        for text in (report, output):
             assert f"{archive.relative_to(store_of(fleet))} in the store is damaged" in text, text
             assert "Traceback" not in text
     assert archive.read_bytes() == good
@@ -138,9 +138,9 @@ def test_a_view_logs_80_000_lines_at_once(fleet: Stack, fault: Callable[..., Non
         time.sleep(1)
     assert status == 200
     command = ("journalctl", "-u", "app@blue", "-u", "app@green", "--output=cat", "--quiet", "--grep=^flood of ")
-    wanted = [f"flood of 80000: {number}" for number in range(80000)]
+    expected = [f"flood of 80000: {number}" for number in range(80000)]
     eventually(
-        lambda: on(body.split()[0].decode(), *command, check=False).splitlines() == wanted,
+        lambda: on(body.split()[0].decode(), *command, check=False).splitlines() == expected,
         timeout_s=30, message="the journal has each line",
     )  # fmt: skip
     fault(load.seen, since, slowest_s=5)

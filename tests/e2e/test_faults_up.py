@@ -91,14 +91,14 @@ class Killer:
         names = {each["config"][f"{label.PREFIX}role"]: each["name"] for each in instances}
         assert names.keys() == {"balancer", *(f"probe-{number + 1}" for number in range(servers))}, self.explain(names)
         assert len(instances) == len(names), self.explain([each["name"] for each in instances])
-        wanted = {(200, f"{name} 0 {version}\n".encode()) for role, name in names.items() if role != "balancer"}
-        answers: list[tuple[int, bytes]] = []
+        expected = {(200, f"{name} 0 {version}\n".encode()) for role, name in names.items() if role != "balancer"}
+        responses: list[tuple[int, bytes]] = []
         # Who has the fewest requests is asked: beside a load for a moment always the same.
-        while len(answers) < ASKED or (set(answers) < wanted and len(answers) < ASKED * 5):
-            answers.append(ask(self.stack, "/"))
+        while len(responses) < ASKED or (set(responses) < expected and len(responses) < ASKED * 5):
+            responses.append(ask(self.stack, "/"))
             time.sleep(0.02)
-        self.seen.sent += len(answers)
-        assert set(answers) == wanted, self.explain(f"{Counter(answers)}\n{self.stack.fleet('status').stdout}")
+        self.seen.sent += len(responses)
+        assert set(responses) == expected, self.explain(f"{Counter(responses)}\n{self.stack.fleet('status').stdout}")
 
     def assert_destroy_leaves_nothing(self) -> None:
         """Run `destroy`, and check that it leaves no instance, network, ACL or image of the stack."""

@@ -133,9 +133,9 @@ def test_every_machine_updates_itself_in_the_window_at_a_moment_of_its_own(fleet
         begins = datetime.strptime(on(machine, *ask).strip(), "%a %Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
         offsets.add((begins.hour - 3) * 3600 + begins.minute * 60 + begins.second)
         # What it would do is known now; whether there is anything to do is the archive's affair.
-        told = on(machine, "unattended-upgrade", "--dry-run", "--verbose")
-        assert "origin=Debian,codename=trixie-security,label=Debian-Security" in told
-        assert "label=Debian," not in told
+        report = on(machine, "unattended-upgrade", "--dry-run", "--verbose")
+        assert "origin=Debian,codename=trixie-security,label=Debian-Security" in report
+        assert "label=Debian," not in report
     assert len(offsets) == 4
     assert 0 <= min(offsets) <= max(offsets) <= 110 * 60
 
@@ -176,9 +176,9 @@ def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_thi
 
     def share() -> int:
         with ThreadPoolExecutor(12) as clients:
-            answers = Counter(clients.map(ask, range(300)))
-        assert set(answers) == set(fleet.servers().values())
-        return answers[slow]
+            responses = Counter(clients.map(ask, range(300)))
+        assert set(responses) == set(fleet.servers().values())
+        return responses[slow]
 
     on(slow, "sh", "-c", "echo 0.3 > /var/lib/app/slow")
     try:
@@ -206,10 +206,10 @@ def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_f
 
     with Load(fleet.url) as load:
         with ThreadPoolExecutor(8) as clients:
-            answers = Counter(clients.map(ask, range(300)))
+            responses = Counter(clients.map(ask, range(300)))
         load.wait_for(50)
     table(load.outcome)
-    assert answers == {500: 300}
+    assert responses == {500: 300}
     assert_nothing_was_lost(fleet, load.outcome)
     assert set(load.outcome.servers) == set(fleet.servers().values())
     log = [json.loads(line) for line in on(fleet.balancer(), "cat", "/var/log/nginx/access.log").splitlines()]

@@ -145,6 +145,6 @@ def test_another_gateway_comes_with_new_servers_and_loses_no_request_on_fresh_co
     serves = fleet.get()["release"]
     back = fleet.fleet("rollback", release, "--yes")
     assert back.returncode != 0
-    told = " ".join((back.stdout + back.stderr).split())
-    assert f"{release} is made for the gateway {before['kind']}, and this server runs {after['kind']}" in told, told
+    report = " ".join((back.stdout + back.stderr).split())
+    assert f"{release} is made for the gateway {before['kind']}, and this server runs {after['kind']}" in report, report
     assert {fleet.get()["release"] for _ in range(20)} == {serves}

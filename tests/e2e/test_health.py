@@ -56,13 +56,13 @@ class Clients:
 
     def _ask(self) -> None:
         while not self.stopped.is_set():
-            begun = time.monotonic()
+            start_s = time.monotonic()
             try:
                 with urllib.request.urlopen(f"{self.url}/?s={self.slow_s}", timeout=4) as response:
                     who = json.loads(response.read())["server"]
             except (OSError, ValueError) as error:
                 who = f"error: {error}"
-            self.done.append((begun, time.monotonic() - begun, who))
+            self.done.append((start_s, time.monotonic() - start_s, who))
             time.sleep(0.01)
 
     def since(self, moment: float) -> list[tuple[float, float, str]]:
@@ -121,12 +121,12 @@ def address(machine: str) -> str:
 
 def wait_until(stack: Stack, expected: list[str], timeout_s: float = 30) -> float:
     """Return the seconds until these servers, and no others, get no requests."""
-    balancer, wanted = stack.balancer(), sorted(address(machine) for machine in expected)
-    begun = time.monotonic()
-    while listed(stack) != wanted:
-        assert time.monotonic() - begun < timeout_s, on(balancer, "journalctl", "-u", "wsgi-fleet-health", "-n", "20")
+    balancer, required = stack.balancer(), sorted(address(machine) for machine in expected)
+    start_s = time.monotonic()
+    while listed(stack) != required:
+        assert time.monotonic() - start_s < timeout_s, on(balancer, "journalctl", "-u", "wsgi-fleet-health", "-n", "20")
         time.sleep(0.05)
-    return time.monotonic() - begun
+    return time.monotonic() - start_s
 
 
 def signal_gateway(machine: str, name: str) -> None:
@@ -190,7 +190,7 @@ def test_a_server_that_is_dead_frozen_or_badly_reached_is_out_in_time(well: Stac
     end = {"paused": lambda: lxc("start", ill), "stopped": lambda: lxc("start", ill)}.get(how, lambda: undrop(well))
     with Clients(well.url) as clients:
         time.sleep(1)
-        begun = time.monotonic()
+        start_s = time.monotonic()
         begin()
         try:
             left_s = wait_until(well, [ill])
@@ -205,7 +205,7 @@ def test_a_server_that_is_dead_frozen_or_badly_reached_is_out_in_time(well: Stac
             began_again = time.monotonic()
         wait_until(well, [], timeout_s=60)
         back_s = time.monotonic() - began_again
-    print(f"{how}: out after {left_s:.1f} s of {gone - begun:.1f} s, back after {back_s:.1f} s")
+    print(f"{how}: out after {left_s:.1f} s of {gone - start_s:.1f} s, back after {back_s:.1f} s")
     assert left_s < {"lossy": 12.0}.get(how, IN_TIME_S + SLACK_S)
     assert ("packets are lost" in words) == (how == "lossy"), words
     assert {who for at, _, who in clients.since(gone + 0.5) if at < began_again} == {other}

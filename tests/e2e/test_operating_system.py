@@ -22,9 +22,9 @@ def test_a_move_to_debian_13_loses_what_comes_while_the_address_moves_alone(
     old = {*stack.servers().values(), stack.balancer()}
     requirements = stack.folder / "tests/e2e/app/requirements.txt"
     requirements.write_text(f"{requirements.read_text()}\nDjango==6.0.1\n")
-    told = stack.up(fails=True)
-    assert "django==6.0.1 needs Python >=3.12, and servers have 3.11.2; set `wsgi-fleet:os` to debian-13" in told
-    assert "Requires-Python" not in told
+    report = stack.up(fails=True)
+    assert "django==6.0.1 needs Python >=3.12, and servers have 3.11.2; set `wsgi-fleet:os` to debian-13" in report
+    assert "Requires-Python" not in report
     with Load(stack.url) as load:
         stack.settings["os"] = "debian-13"
         stack.up()

@@ -64,8 +64,8 @@ def edit(fleet: Stack) -> Generator[Callable[[str, str], None]]:
 def answers(stack: Stack, requests: int = 120, path: str = "/") -> Counter[tuple[str, str]]:
     """Count responses by (server, last digits of the port), with eight clients at a time."""
     with ThreadPoolExecutor(8) as clients:
-        told = list(clients.map(stack.get, [path] * requests))
-    return Counter((each["server"], each["port"][-2:]) for each in told)
+        report = list(clients.map(stack.get, [path] * requests))
+    return Counter((each["server"], each["port"][-2:]) for each in report)
 
 
 def everyone(stack: Stack) -> set[tuple[str, str]]:
@@ -108,9 +108,9 @@ def test_a_release_loses_no_request(fleet: Stack, table: Callable[[Outcome], Non
 
 
 def test_the_status_is_of_all_processes_of_a_server(fleet: Stack) -> None:
-    told = fleet.fleet("status", "--json")
-    assert told.returncode == 0, told.stdout + told.stderr
-    for server in json.loads(told.stdout)["servers"]:
+    report = fleet.fleet("status", "--json")
+    assert report.returncode == 0, report.stdout + report.stderr
+    for server in json.loads(report.stdout)["servers"]:
         assert (server["state"], server["listen_queue"]) == ("serving", 0), server
         workers = (server["workers_busy"], server["workers_idle"], server["threads"])
         assert workers == ((0, 3, 6) if fleet.app["gateway"]["kind"] == "uwsgi" else (None, None, None))
@@ -118,7 +118,7 @@ def test_the_status_is_of_all_processes_of_a_server(fleet: Stack) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (NO_IMPORT, "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
         (ILL_ON_ONE_PORT, "ValueError: 6"),
@@ -130,7 +130,7 @@ def test_a_release_that_is_bad_in_a_process_answers_nobody(
     edit: Callable[[str, str], None],
     table: Callable[[Outcome], None],
     change: tuple[str, str],
-    told: str,
+    message: str,
 ) -> None:
     serves = fleet.get()["release"]
     with Load(fleet.url, slow_s=SLOW_S) as load:
@@ -139,7 +139,7 @@ def test_a_release_that_is_bad_in_a_process_answers_nobody(
         load.wait_for(50)
     table(load.outcome)
     assert "probe-1, switch:" in output
-    assert told in output, output
+    assert message in output, output
     assert_nothing_was_lost(fleet, load.outcome)
     assert len(load.outcome.versions) == 1
     assert {fleet.get()["release"] for _ in range(30)} == {serves}
@@ -200,8 +200,8 @@ def test_a_prefix_and_a_user_arrive_as_they_do_without_an_nginx_on_the_server(fl
         fleet.up()
     # What the balancer sends of somebody whom it let in, and of a client that came by HTTPS.
     server = next(iter(fleet.servers().values()))
-    told = ("-H", "X-Remote-User: ann", "-H", "X-Forwarded-Proto: https", "-H", "X-Real-IP: 192.0.2.7")
-    text = on(server, "curl", "-s", *told, "http://127.0.0.1:8000/headers")
+    report = ("-H", "X-Remote-User: ann", "-H", "X-Forwarded-Proto: https", "-H", "X-Real-IP: 192.0.2.7")
+    text = on(server, "curl", "-s", *report, "http://127.0.0.1:8000/headers")
     seen = json.loads(text)
     assert (seen["REMOTE_USER"], seen["wsgi.url_scheme"], seen["REMOTE_ADDR"]) == ("ann", "https", "192.0.2.7")
 
@@ -211,8 +211,8 @@ def test_a_server_whose_processes_all_ended_is_passed_over(fleet: Stack) -> None
     first = fleet.servers()["probe-1"]
     units = on(first, "systemctl", "list-units", "--plain", "--no-legend", "app@*").split("\n")
     on(first, "systemctl", "stop", *(line.split()[0] for line in units if line.strip()))
-    told = on(first, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:8000/")
-    assert told == "503"
+    report = on(first, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:8000/")
+    assert report == "503"
     if len(fleet.servers()) > 1:
         assert first not in {server for server, _ in fleet.who_answers()}
     status = fleet.fleet("status")
@@ -267,7 +267,7 @@ def test_another_number_of_processes_comes_with_new_servers(fleet: Stack) -> Non
     assert {number for _, number in answers(fleet)} == {"00", "01"}
     back = fleet.fleet("rollback", release, "--yes")
     manager = fleet.app["fleet"].get("process_manager", "systemd")
-    told = " ".join((back.stdout + back.stderr).split())
+    report = " ".join((back.stdout + back.stderr).split())
     assert back.returncode != 0
-    assert f"{release} is made for servers with {manager} 3, and this one has {manager} 2" in told, told
+    assert f"{release} is made for servers with {manager} 3, and this one has {manager} 2" in report, report
     assert {server for server, _ in answers(fleet)} == new

@@ -89,21 +89,21 @@ def brought_up(stack: Stack, balancer: dict[str, Any]) -> Stack:
 
 def ask(stack: Stack, path: str, method: str = "GET", **headers: str) -> Answer:
     """Return status, headers (small letters) and body of one response; redirects are not followed."""
-    told = {"Host": HOSTNAME, "X-Forwarded-For": next(ADDRESSES)}
-    told |= {name.replace("_", "-"): value for name, value in headers.items()}
+    report = {"Host": HOSTNAME, "X-Forwarded-For": next(ADDRESSES)}
+    report |= {name.replace("_", "-"): value for name, value in headers.items()}
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", stack.settings["lxd"]["port"], timeout=30)) as made:
         made.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        for name, value in told.items():
+        for name, value in report.items():
             made.putheader(name, value)
         made.endheaders()
         with made.getresponse() as response:
             return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
 
-def said(answer: Answer) -> dict[str, Any]:
+def said(response: Answer) -> dict[str, Any]:
     """Return the application's response, parsed from JSON. Fail unless its status is 200."""
-    assert answer[0] == 200, answer
-    return json.loads(answer[2])
+    assert response[0] == 200, response
+    return json.loads(response[2])
 
 
 def basic(user: str, password: str) -> str:
@@ -111,12 +111,12 @@ def basic(user: str, password: str) -> str:
 
 
 def test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret(busy: Stack) -> None:
-    told = {"Accept_Encoding": "gzip", "X_Forwarded_Proto": "https"}
-    assert ask(busy, "/open/z", **told)[1].get("content-encoding") == "gzip"
+    report = {"Accept_Encoding": "gzip", "X_Forwarded_Proto": "https"}
+    assert ask(busy, "/open/z", **report)[1].get("content-encoding") == "gzip"
     assert "content-encoding" not in ask(busy, "/open/z")[1]
-    assert "content-encoding" not in ask(busy, "/open/z", **told, Cookie="session=1")[1]
-    assert "content-encoding" not in ask(busy, "/open/z", **told, Authorization="Bearer x")[1]
-    plain = told | {"X_Forwarded_Proto": "http", "Cookie": "session=1"}
+    assert "content-encoding" not in ask(busy, "/open/z", **report, Cookie="session=1")[1]
+    assert "content-encoding" not in ask(busy, "/open/z", **report, Authorization="Bearer x")[1]
+    plain = report | {"X_Forwarded_Proto": "http", "Cookie": "session=1"}
     assert ask(busy, "/open/z", **plain)[1].get("content-encoding") == "gzip"
 
 
@@ -127,9 +127,9 @@ def test_an_answer_is_kept_for_a_moment_and_only_for_who_asks_as_nobody_in_parti
     # Each answer has an id of its own.
     assert first[1]["x-request-id"] != second[1]["x-request-id"]
     for own in ({"Cookie": "a=b"}, {"Authorization": "Bearer x"}):
-        answer = ask(busy, "/open/kept", **own)
-        assert answer[1]["x-cache"] == "BYPASS"
-        assert said(answer)["at"] != said(first)["at"]
+        response = ask(busy, "/open/kept", **own)
+        assert response[1]["x-cache"] == "BYPASS"
+        assert said(response)["at"] != said(first)["at"]
     assert "x-cache" not in ask(busy, "/open/kept", "POST", Content_Length="0")[1]
     assert [ask(busy, "/open/kept?cookie=1")[1]["x-cache"] for _ in range(2)] == ["MISS", "MISS"]
     # Whoever watches sees the application.
@@ -143,9 +143,9 @@ def test_an_answer_is_kept_for_a_moment_and_only_for_who_asks_as_nobody_in_parti
 
 def test_one_of_many_waits_for_the_application_and_the_others_for_its_answer(busy: Stack) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, [busy] * 8, ["/open/slow?s=0.5"] * 8))
-    assert len({said(answer)["at"] for answer in answers}) == 1
-    assert sorted(answer[1]["x-cache"] for answer in answers) == ["HIT"] * 7 + ["MISS"]
+        responses = list(pool.map(ask, [busy] * 8, ["/open/slow?s=0.5"] * 8))
+    assert len({said(response)["at"] for response in responses}) == 1
+    assert sorted(response[1]["x-cache"] for response in responses) == ["HIT"] * 7 + ["MISS"]
 
 
 def test_what_was_kept_is_served_while_the_application_fails(busy: Stack) -> None:
@@ -225,14 +225,14 @@ def test_clients_are_led_elsewhere(busy: Stack) -> None:
 
 
 def test_the_application_is_asked_for_another_path_than_the_client_wrote(busy: Stack) -> None:
-    answer = said(ask(busy, "/open/item/a%20b?c=d"))
-    assert (answer["path"], answer["query"]) == ("/open/items/a b/", "c=d")
+    response = said(ask(busy, "/open/item/a%20b?c=d"))
+    assert (response["path"], response["query"]) == ("/open/items/a b/", "c=d")
     assert said(ask(busy, "/open/item/a/b"))["path"] == "/open/item/a/b"
 
 
 def test_headers_are_set_and_removed_in_both_directions(busy: Stack) -> None:
-    told = {"X_Edge": "mine", "X_Debug": "1", "X_Kept": "2", "Authorization": basic("ann", PASSWORD)}
-    seen = said(ask(busy, "/headers", X_Forwarded_For="198.18.9.9", **told))
+    report = {"X_Edge": "mine", "X_Debug": "1", "X_Kept": "2", "Authorization": basic("ann", PASSWORD)}
+    seen = said(ask(busy, "/headers", X_Forwarded_For="198.18.9.9", **report))
     assert seen["HTTP_X_EDGE"] == 'a "quoted"; } word of 198.18.9.9'
     assert (seen.get("HTTP_X_DEBUG"), seen["HTTP_X_KEPT"], seen["HTTP_X_SNIPPET"]) == (None, "2", "0")
     _, headers, _ = ask(busy, "/open/x", X_Request_ID="abcdef-123456")

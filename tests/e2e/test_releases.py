@@ -25,7 +25,7 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
 ) -> None:
     # What serves is what the code says: another test may have left another release.
     fleet.up()
-    wanted = fleet.get()["version"]
+    expected = fleet.get()["version"]
     fleet.app["environment"] = {"T_WANTED": "no"}
     fleet.release_version("unwanted")
     assert fleet.get("/environment") == {"T_WANTED": "no"}
@@ -35,15 +35,15 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
         load.wait_for(50)
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
-    assert releases_that_answer(fleet) == {wanted}
+    assert releases_that_answer(fleet) == {expected}
     assert fleet.get("/environment") == {}
     output = fleet.up(fails=True)
     assert "was rejected by" in output
     assert "./fleet allow" in output
-    assert releases_that_answer(fleet) == {wanted}
+    assert releases_that_answer(fleet) == {expected}
     # The same code and settings as what serves: state and fleet agree again, and nothing is left to do.
     del fleet.app["environment"]
-    fleet.release_version(wanted)
+    fleet.release_version(expected)
     fleet.up("--expect-no-changes")
 
 
@@ -182,8 +182,8 @@ def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_n
     output, _ = process.communicate(timeout=120)
     fleet.app["rollout"] = {"start_timeout_s": 20}
     assert refused.returncode != 0, refused.stdout
-    told = " ".join(refused.stderr.split())
-    assert re.search(r"\S+@\S+ is at work on this application since \d{4}-\d\d-\d\dT\S+ ", told), told
+    report = " ".join(refused.stderr.split())
+    assert re.search(r"\S+@\S+ is at work on this application since \d{4}-\d\d-\d\dT\S+ ", report), report
     assert process.returncode == 0, output
     assert releases_that_answer(fleet) == {"second"}
 

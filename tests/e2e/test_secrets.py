@@ -146,10 +146,10 @@ def test_a_unit_of_ours_may_do_little_besides_its_work(planted: Planted, securit
         ]
         assert len(active) == 2
         for unit in active:
-            told = on(machine, "systemd-analyze", "--no-pager", "security", unit)
-            (exposure,) = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", told)
+            report = on(machine, "systemd-analyze", "--no-pager", "security", unit)
+            (exposure,) = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", report)
             security("units", kind, f"`{re.sub('@(blue|green)', '@SLOT', unit)}`", exposure)
-            assert float(exposure) <= 3.5, told
+            assert float(exposure) <= 3.5, report
 
 
 def test_a_port_is_reached_by_who_needs_it_and_nobody_else(planted: Planted, security: Callable[..., None]) -> None:

@@ -121,14 +121,14 @@ class Browsers:
             try:
                 now = page(self._stack)
                 first = first or now
-                answers = [self._fetch(now), self._fetch(first)]
+                responses = [self._fetch(now), self._fetch(first)]
             except (OSError, ValueError, http.client.HTTPException) as error:
                 with self._lock:
                     self.failed.append(f"{type(error).__name__}: {error}")
                 continue
             with self._lock:
                 self.pages[now["version"]] += 1
-                for counter, status in zip((self.files, self.old), answers, strict=True):
+                for counter, status in zip((self.files, self.old), responses, strict=True):
                     counter[status] += 1
             time.sleep(PAUSE_S)
 

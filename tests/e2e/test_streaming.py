@@ -51,9 +51,9 @@ def events(stack: Stack, number: int) -> Generator[http.client.HTTPResponse]:
 
 
 def test_events_arrive_one_by_one_and_longer_than_another_request_may_take(shop: Stack) -> None:
-    begun = time.monotonic()
+    start_s = time.monotonic()
     with events(shop, LIMIT_S + 3) as response:
-        arrived = [(line, time.monotonic() - begun) for line in response if line != b"\n"]
+        arrived = [(line, time.monotonic() - start_s) for line in response if line != b"\n"]
     assert [line for line, _ in arrived] == [b"data: 1 %d\n" % number for number in range(LIMIT_S + 3)]
     assert [number for number, (_, after_s) in enumerate(arrived) if not number - 0.1 < after_s < number + 0.9] == []
     assert ask(shop, f"/slow?{LIMIT_S + 5}")[0] == (504 if shop.app["gateway"]["kind"] == "gunicorn" else 500)

@@ -77,18 +77,18 @@ def url(stack: Stack) -> str:
 def test_the_url_is_https_and_the_application_learns_so(https: Stack) -> None:
     assert https.output("url") == url(https)
     status, _, body = ask(f"{url(https)}/headers", **{"X-Forwarded-Proto": "gopher"})
-    answer: dict[str, Any] = json.loads(body)
-    assert (status, answer["HTTP_X_FORWARDED_PROTO"], answer["wsgi.url_scheme"]) == (200, "https", "https")
+    response: dict[str, Any] = json.loads(body)
+    assert (status, response["HTTP_X_FORWARDED_PROTO"], response["wsgi.url_scheme"]) == (200, "https", "https")
 
 
 def test_http_2_carries_the_port_and_bodies_whose_length_is_not_told(https: Stack) -> None:
     parts = [b"a" * 50_000, b"b" * 50_000]
     with httpx.Client(http2=True, verify=anyone(), timeout=30) as client:
-        answers = client.get(f"{url(https)}/headers"), client.post(url(https), content=iter(parts))
-    assert [(each.http_version, each.status_code) for each in answers] == [("HTTP/2", 200)] * 2
+        responses = client.get(f"{url(https)}/headers"), client.post(url(https), content=iter(parts))
+    assert [(each.http_version, each.status_code) for each in responses] == [("HTTP/2", 200)] * 2
     port = str(https_port(https))
-    assert (answers[0].json()["SERVER_PORT"], answers[0].json()["HTTP_HOST"]) == (port, f"127.0.0.1:{port}")
-    assert answers[1].json()["body_sha256"] == hashlib.sha256(b"".join(parts)).hexdigest()
+    assert (responses[0].json()["SERVER_PORT"], responses[0].json()["HTTP_HOST"]) == (port, f"127.0.0.1:{port}")
+    assert responses[1].json()["body_sha256"] == hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_nginx_has_nothing_to_warn_of_and_it_alone_reads_the_key(https: Stack) -
 
 
 def test_the_operators_command_sees_when_the_certificate_ends(https: Stack) -> None:
-    told = json.loads(on(https.balancer(), "/usr/local/lib/wsgi-fleet/balancer_status.py"))["certificate"]
-    assert not told["is_renewed_here"]
-    assert 3649 * 86_400 < told["expires_in_s"] <= 3650 * 86_400
+    report = json.loads(on(https.balancer(), "/usr/local/lib/wsgi-fleet/balancer_status.py"))["certificate"]
+    assert not report["is_renewed_here"]
+    assert 3649 * 86_400 < report["expires_in_s"] <= 3650 * 86_400
 
 
 def give(stack: Stack, signed: Signed) -> None:
@@ -243,12 +243,12 @@ def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
 @pytest.mark.long
 def test_what_ends_tls_in_front_is_believed_about_the_client_once_it_is_named(https: Stack) -> None:
     # The published port reaches Nginx from the machine's own loopback.
-    told = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Port": "8443"}
+    report = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Port": "8443"}
     learned: list[tuple[str, ...]] = []
     for trusted in ([], ["127.0.0.1/32"]):
         https.settings["balancer"] = {"trusted_proxies": trusted}
         https.up()
-        seen: dict[str, str] = json.loads(ask(f"{https.url}/headers", **told)[2])
+        seen: dict[str, str] = json.loads(ask(f"{https.url}/headers", **report)[2])
         names = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "wsgi.url_scheme", "SERVER_PORT")
         learned.append(tuple(seen[name] for name in names))
     port = str(https.settings["lxd"]["port"])

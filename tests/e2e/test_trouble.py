@@ -29,7 +29,7 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
 # Failed releases in `make test`: test_bad_releases.py, and below.
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("probe.py", 'VERSION = "', 'import nonsense\nVERSION = "', "No module named 'nonsense'"),
         (
@@ -60,7 +60,7 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
     ids=["does not import", "raises", "hangs at start", "redirects", "requirements do not install"],
 )
 def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
-    small: Stack, table: Callable[[Outcome], None], *, file: str, old: str, new: str, told: str
+    small: Stack, table: Callable[[Outcome], None], *, file: str, old: str, new: str, message: str
 ) -> None:
     path = small.folder / "tests" / "e2e" / "app" / file
     good = path.read_text()
@@ -72,7 +72,7 @@ def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
         load.wait_for(20)
     # Together where they say the same. Where the first one cannot install, the other does not begin.
     assert ("probe-1, stage:" if file == "requirements.txt" else "on all 2 servers, stage:") in output, output
-    assert told in output, output
+    assert message in output, output
     assert "still serves" in output
     table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
@@ -214,12 +214,12 @@ def test_the_stack_of_make_local_serves_the_flask_example(
     interrupt_up(stack, signal.SIGINT, "machines")
     stack.up()
     assert len(stack.instances()) == 4
-    answers: set[str] = set()
+    responses: set[str] = set()
     for _ in range(60):
         with urllib.request.urlopen(stack.url, timeout=10) as response:
-            answers.add(response.read().decode())
-    assert {answer.split(" from ")[0] for answer in answers} == {"Hello, fleet"}
-    assert len(answers) == 3
+            responses.add(response.read().decode())
+    assert {reply.split(" from ")[0] for reply in responses} == {"Hello, fleet"}
+    assert len(responses) == 3
     del stack.settings["apps"]["hello"]["generated_secrets"]
     output = " ".join(stack.up(fails=True).split())
     missing = "wsgi-fleet:apps.hello.required: HELLO_SECRET_KEY: is set nowhere;"

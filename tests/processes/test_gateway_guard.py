@@ -509,7 +509,7 @@ def test_a_worker_at_a_limit_is_replaced(running: Process, what: str) -> None:
     assert get(running, f"/{what}")[0] in (0, 200, 500, 502), running.log
     # uWSGI's has files left below that number.
     if (running.kind, what) != ("uwsgi", "limit-files"):
-        wait_for(lambda: (answer := get(running))[0] == 200 and answer[1] != pid, running)
+        wait_for(lambda: (response := get(running))[0] == 200 and response[1] != pid, running)
     wait_for(lambda: all(get(running)[0] == 200 for _ in range(5)), running)
 
 
@@ -592,9 +592,9 @@ def test_a_request_that_takes_too_long_is_ended_beside_others(pair: Process, gat
     clients = [threading.Thread(target=ask) for _ in range(2)]
     for client in clients:
         client.start()
-    begun = time.monotonic()
+    start_s = time.monotonic()
     status, _ = get(pair, "/sleep/60")
-    took_s = time.monotonic() - begun
+    took_s = time.monotonic() - start_s
     stop.set()
     for client in clients:
         client.join()

@@ -86,7 +86,7 @@ def test_each_worker_serves_both_sockets_as_the_balancer_means_it(gateway: dict[
             pids: set[int] = set()
             while len(pids) < 2:
                 assert time.monotonic() < deadline, running.log
-                pids |= {answer["pid"] for answer in clients.map(running.ask, ["/"] * 64)}
+                pids |= {response["pid"] for response in clients.map(running.ask, ["/"] * 64)}
         assert running.stop() == 0
 
 
@@ -168,10 +168,10 @@ def test_a_thread_that_an_import_has_started_before_the_fork_is_logged_by_its_na
 def test_a_stop_finishes_what_is_in_flight_and_leaves_the_rest_to_the_next(
     gateway: dict[str, Any], tmp_path: Path
 ) -> None:
-    answers: list[int] = []
+    responses: list[int] = []
 
     def ask(running: Process) -> None:
-        answers.append(running.ask("/sleep/2")["status"])
+        responses.append(running.ask("/sleep/2")["status"])
 
     with started(app(**gateway, processes=2), tmp_path) as running:
         running.wait_ready()
@@ -180,17 +180,17 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_the_rest_to_the_next(
             client.start()
         while len(list((tmp_path / "code").glob("began-*"))) < 2:
             time.sleep(0.02)
-        begun = time.monotonic()
+        start_s = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         time.sleep(1.1)
         # It waits in the socket, which the next process inherits, unless it was still taken.
         late = running.connect()
         late.request("GET", "/", headers={"Connection": "close"})
         assert running.process.wait(30) == 0
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - start_s < 15
         for client in clients:
             client.join()
-        assert answers == [200, 200]
+        assert responses == [200, 200]
         with started(app(**gateway, processes=1), tmp_path / "next", public=running.public) as following:
             following.wait_ready()
             assert late.getresponse().status == 200
@@ -201,13 +201,13 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_the_rest_to_the_next(
 def test_greenlets_wait_together_in_one_process(gateway: dict[str, Any], tmp_path: Path) -> None:
     with started(app(**gateway, processes=1, greenlets=20), tmp_path) as running:
         running.wait_ready()
-        begun = time.monotonic()
+        start_s = time.monotonic()
         clients = [threading.Thread(target=running.ask, args=("/sleep/1",)) for _ in range(20)]
         for client in clients:
             client.start()
         for client in clients:
             client.join()
-        assert time.monotonic() - begun < 12
+        assert time.monotonic() - start_s < 12
 
 
 def test_a_proof_runs_one_process_whatever_the_release_says(tmp_path: Path) -> None:
@@ -235,14 +235,14 @@ def test_a_worker_is_forked_as_python_forks(gateway: dict[str, Any], tmp_path: P
     (tmp_path / "code" / "app.py").write_text(FORKED)
     with started(app(**gateway, processes=2), tmp_path) as running, ThreadPoolExecutor(8) as clients:
         running.wait_ready()
-        answers: list[dict[str, Any]] = []
+        responses: list[dict[str, Any]] = []
         deadline = time.monotonic() + 40
-        while len({each["pid"] for each in answers}) < 2:
+        while len({each["pid"] for each in responses}) < 2:
             assert time.monotonic() < deadline, running.log
-            answers += [each.result() for each in [clients.submit(running.ask, private=True) for _ in range(32)]]
-    assert {(each["status"], each["ran"]) for each in answers} == {(200, True)}
-    assert {each["forks"] for each in answers} == {0 if "gevent" in gateway.values() else 1}
-    assert len({each["random"] for each in answers}) == len(answers)
+            responses += [each.result() for each in [clients.submit(running.ask, private=True) for _ in range(32)]]
+    assert {(each["status"], each["ran"]) for each in responses} == {(200, True)}
+    assert {each["forks"] for each in responses} == {0 if "gevent" in gateway.values() else 1}
+    assert len({each["random"] for each in responses}) == len(responses)
 
 
 @pytest.mark.parametrize("gateway", ["uwsgi", "gunicorn gthread", "gevent", "tornado"])

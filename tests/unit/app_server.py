@@ -92,10 +92,10 @@ class AppServer:
         """Stand in for slot.get: return or raise the next prepared response, else return 200."""
         assert timeout_s > 0
         self.asked.append(sock.parent.name)
-        answer = self.answers.pop(0) if self.answers else 200
-        if isinstance(answer, Exception):
-            raise answer
-        return answer, f"{sock.parent.name} {manifest['health_path']}"
+        response = self.answers.pop(0) if self.answers else 200
+        if isinstance(response, Exception):
+            raise response
+        return response, f"{sock.parent.name} {manifest['health_path']}"
 
 
 def manifest_text(**changes: Any) -> str:

@@ -82,8 +82,8 @@ def fleet(aws: Aws, image: ImageKind = DEFAULT_IMAGE) -> None:
 
 
 def run(aws: Aws, *, lookups: Mapping[str, Answer] | None = None, preview: bool = False) -> Build:
-    answers = {**LOOKUPS, **(lookups or {})}
-    return build(lambda: fleet(aws), lookups=answers, outputs=OUTPUTS, stack="prod", preview=preview)
+    responses = {**LOOKUPS, **(lookups or {})}
+    return build(lambda: fleet(aws), lookups=responses, outputs=OUTPUTS, stack="prod", preview=preview)
 
 
 def built(**changes: Any) -> Build:

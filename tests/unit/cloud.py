@@ -67,8 +67,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(400, b'{"__type": "InvalidSignatureException"}')
             return
         self.server.wanted.append(json.loads(body))
-        status, answer = self.server.pages.pop(0)
-        self._answer(status, json.dumps(answer).encode())
+        status, response = self.server.pages.pop(0)
+        self._answer(status, json.dumps(response).encode())
 
     def _answer(self, status: int, content: bytes) -> None:
         self.send_response(status)

@@ -114,8 +114,8 @@ class FakeFleet:
             if verb == "status":
                 live, staged = self.live[machine], sorted(self.staged[machine])
                 slots = {"blue": Slot(state="active", release=live)}
-                told = ReleaseStatus(live=live, slots=slots, staged=staged, socket="active", restarts={})
-                return Result(0, told.model_dump_json())
+                report = ReleaseStatus(live=live, slots=slots, staged=staged, socket="active", restarts={})
+                return Result(0, report.model_dump_json())
             if verb == "stage":
                 assert self.store.read(f"releases/{rest[0]}/manifest.json"), "staged before it was published"
                 self.secrets[machine] = json.loads(stdin)
@@ -160,10 +160,10 @@ def roll_out(
     return plan.release.id
 
 
-def go_back(fleet: FakeFleet, wanted: str | None = None, *, balancer: Server | None = None) -> str:
+def go_back(fleet: FakeFleet, expected: str | None = None, *, balancer: Server | None = None) -> str:
     servers = [Server(name, name) for name in NAMES]
     hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
-    return roll_back(hands, fleet.store, servers, wanted, lambda _: None, balancer=balancer)
+    return roll_back(hands, fleet.store, servers, expected, lambda _: None, balancer=balancer)
 
 
 def a_fleet_on(number: int) -> tuple[FakeFleet, str]:

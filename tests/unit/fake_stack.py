@@ -95,26 +95,26 @@ class Machines:
         self.calls.append((machine, list(command), stdin))
         text = " ".join(command)
         found = [key for key in self.answers if key[0] == machine and text.startswith(key[1])]
-        answer: Answer = self.answers[max(found, key=lambda key: len(key[1]))] if found else ""
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(answer, MachineStatus):
-            clock = answer.machine.model_copy(update={"clock_s": time.time() + answer.machine.clock_s})
-            answer = answer.model_copy(update={"machine": clock}).model_dump_json()
-        code, output = (0, answer) if isinstance(answer, str) else answer
+        response: Answer = self.answers[max(found, key=lambda key: len(key[1]))] if found else ""
+        if isinstance(response, Exception):
+            raise response
+        if isinstance(response, MachineStatus):
+            clock = response.machine.model_copy(update={"clock_s": time.time() + response.machine.clock_s})
+            response = response.model_copy(update={"machine": clock}).model_dump_json()
+        code, output = (0, response) if isinstance(response, str) else response
         if on_output:
             on_output(output.encode(errors="surrogateescape"))
         for line in output.splitlines() if on_line else ():
             on_line(line)
         return Result(code, output)
 
-    def status(self, name: str, answer: Answer) -> None:
+    def status(self, name: str, response: Answer) -> None:
         """Set a server's response to `app_status.py`."""
-        self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/app_status.py"] = answer
+        self.answers[f"m-{name}", "/usr/local/lib/wsgi-fleet/app_status.py"] = response
 
-    def traffic(self, answer: Answer) -> None:
+    def traffic(self, response: Answer) -> None:
         """Set the balancer's response to balancer_status.py."""
-        self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/balancer_status.py"] = answer
+        self.answers["m-balancer", "/usr/local/lib/wsgi-fleet/balancer_status.py"] = response
 
     def asked(self, machine: str) -> list[str]:
         """Return the commands that a machine got, as text."""

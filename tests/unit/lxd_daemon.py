@@ -201,8 +201,8 @@ def _multipart(body: bytes, headers: Mapping[str, str]) -> list[bytes]:
 
 
 def _sync(metadata: Any) -> bytes:
-    answer = {"type": "sync", "status": "Success", "status_code": 200, "operation": "", "metadata": metadata}
-    return json.dumps(answer).encode()
+    response = {"type": "sync", "status": "Success", "status_code": 200, "operation": "", "metadata": metadata}
+    return json.dumps(response).encode()
 
 
 def _etag(thing: Any) -> str:

@@ -86,7 +86,7 @@ def test_a_name_that_leads_here_is_known_by_a_file_of_this_machine_and_no_proxy_
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "message"),
     [
         (200, b"welcome", "another server responded"),
         (404, b"", "another server responded: HTTP Error 404: Not Found"),
@@ -94,11 +94,11 @@ def test_a_name_that_leads_here_is_known_by_a_file_of_this_machine_and_no_proxy_
     ],
 )
 def test_a_name_that_leads_elsewhere_is_told_with_what_answered(
-    name: str, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, told: str
+    name: str, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, message: str
 ) -> None:
     monkeypatch.setattr(Handler, "status", status)
     monkeypatch.setattr(Handler, "body", body)
-    assert acme_certificate.misdirected_names([name]) == {name: told}
+    assert acme_certificate.misdirected_names([name]) == {name: message}
 
 
 def test_names_that_do_not_lead_here_end_it_with_the_record_to_set_and_cost_the_acme_server_nothing(
@@ -106,10 +106,10 @@ def test_names_that_do_not_lead_here_end_it_with_the_record_to_set_and_cost_the_
 ) -> None:
     monkeypatch.setattr(acme_certificate, "NAMES_S", -1)
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(GIVEN | {"hostnames": ["no-such-name.invalid"]})))
-    told = (
+    message = (
         r"no certificate was asked for:\n  no-such-name.invalid: .*\nPoint their DNS records \(type A\) at 203.0.113.7"
     )
-    with pytest.raises(Failure, match=rf"{told}.* run `pulumi up` again"):
+    with pytest.raises(Failure, match=rf"{message}.* run `pulumi up` again"):
         acme_certificate.main()
     assert machine == []
 

@@ -57,7 +57,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole: Build) -> None:
     given = whole.one(BALANCER).inputs
     assert given["subnets"] == ["public-a-id", "public-b-id", "public-c-id"]
-    wanted = {
+    expected = {
         "loadBalancerType": "application",
         "internal": False,
         "dropInvalidHeaderFields": True,
@@ -70,7 +70,7 @@ def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole: B
         "idleTimeout": 610,
         "accessLogs": {"enabled": True, "bucket": "balancer-log-b0b0b0b"},
     }
-    assert {name: given[name] for name in wanted} == wanted
+    assert {name: given[name] for name in expected} == expected
     assert whole.one(BALANCER).protect
     assert whole.one("aws:wafv2/webAclAssociation:WebAclAssociation").inputs["webAclArn"] == WAF
 
@@ -98,8 +98,8 @@ def test_http_leads_to_https_and_the_rules_to_the_applications(whole: Build) -> 
     assert listeners[443]["sslPolicy"] == "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
     assert listeners[443]["defaultActions"] == [{"type": "forward", "targetGroupArn": "arn:shop"}]
     rules = sorted(whole.of(RULE), key=lambda each: each.inputs["priority"])
-    wanted = listener_rules(routed(shop={}, api={"path": "/api"}, docs={"hosts": ["docs.example.org"]}))
-    assert [each.inputs["priority"] for each in rules] == [rule.priority for rule in wanted]
+    expected = listener_rules(routed(shop={}, api={"path": "/api"}, docs={"hosts": ["docs.example.org"]}))
+    assert [each.inputs["priority"] for each in rules] == [rule.priority for rule in expected]
     assert [each.inputs["actions"][0]["targetGroupArn"] for each in rules] == ["arn:docs", "arn:api"]
     assert [each.inputs["conditions"] for each in rules] == [
         [{"hostHeader": {"values": ["docs.example.org"]}}],

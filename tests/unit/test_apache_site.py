@@ -93,9 +93,9 @@ def test_whatever_is_set_reads_back_as_it_was_set(block: dict[str, Any]) -> None
     # Nothing got out of its place.
     assert {words[0] for _, words in lines} <= DIRECTIVES
     host = [words for around, words in lines if around == "VirtualHost *:80"]
-    answers = {(words[3], words[4]) for words in host if words[:3] == ["Header", "always", "set"]}
+    responses = {(words[3], words[4]) for words in host if words[:3] == ["Header", "always", "set"]}
     requests = {(words[2], words[3]) for words in host if words[:2] == ["RequestHeader", "set"]}
-    assert apache_words(given_.response_headers.set) <= answers
+    assert apache_words(given_.response_headers.set) <= responses
     assert apache_words(given_.request_headers.set) <= requests
     gone = {words[2] for words in host if words[:2] == ["Header", "unset"]}
     assert gone >= {*given_.response_headers.set, *given_.response_headers.remove}

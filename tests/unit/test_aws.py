@@ -314,9 +314,9 @@ def test_an_image_that_does_not_boot_the_machines_ends_the_program_before_anythi
 
     made = build(program, lookups=LOOKUPS, outputs=OUTPUTS, stack="prod")
     problem = problem.format(default=DEFAULT_OS, other=other)
-    (told,) = logs
-    assert told.startswith(f"aws.ami: ami-0123456789abcdef0: {problem}; Debian's newest for this stack is ami-")
-    assert f" ({image_name(newest.format(other=other))}): pin that, " in told
+    (message,) = logs
+    assert message.startswith(f"aws.ami: ami-0123456789abcdef0: {problem}; Debian's newest for this stack is ami-")
+    assert f" ({image_name(newest.format(other=other))}): pin that, " in message
     assert made.of(INSTANCE) == []
 
 
@@ -328,7 +328,7 @@ def test_an_image_that_cannot_be_looked_up_is_a_warning_that_stops_nobody() -> N
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"kms_key_arn": KMS_KEY.replace("central", "west")}, r"kms_key_arn: is in eu-west-1; take one"),
         ({"kms_key_arn": "alias/aws/ssm"}, "should match pattern"),
@@ -351,6 +351,6 @@ def test_an_image_that_cannot_be_looked_up_is_a_warning_that_stops_nobody() -> N
         ({"alarms": {"sns_topic_arn": TOPIC, "errors_percent": 5}}, "Extra inputs"),
     ],
 )
-def test_settings_that_could_not_work_are_refused(changed: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_settings_that_could_not_work_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         given(**changed)

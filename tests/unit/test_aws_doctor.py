@@ -214,7 +214,7 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("response", "message"),
     [
         ({"State": "update-in-progress"}, "endpoint eice-1"),
         ({"State": "create-in-progress"}, "endpoint eice-1: it is create-in-progress -> A new one takes minutes"),
@@ -227,17 +227,17 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_an_endpoint_takes_tunnels_or_it_is_said_why_not(
-    monkeypatch: pytest.MonkeyPatch, answer: dict[str, str] | str, told: str
+    monkeypatch: pytest.MonkeyPatch, response: dict[str, str] | str, message: str
 ) -> None:
     def ask(_client: BaseClient, operation: str, given: dict[str, Any]) -> dict[str, Any]:
         assert (operation, given) == (
             "DescribeInstanceConnectEndpoints", {"InstanceConnectEndpointIds": ["eice-1"]},
         )  # fmt: skip
-        if isinstance(answer, str):
-            raise ClientError({"Error": {"Code": answer, "Message": "no"}}, operation)
-        return {"InstanceConnectEndpoints": [answer]}
+        if isinstance(response, str):
+            raise ClientError({"Error": {"Code": response, "Message": "no"}}, operation)
+        return {"InstanceConnectEndpoints": [response]}
 
     monkeypatch.setattr(BaseClient, "_make_api_call", ask)
     endpoint = {"id": "eice-1", "dns_name": "eice.example", "region": "eu-central-1"}
     (found,) = operator.check_connection({"platform": "aws", "endpoint": endpoint})
-    assert told in format_finding(found)
+    assert message in format_finding(found)

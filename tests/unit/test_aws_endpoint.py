@@ -85,16 +85,16 @@ def test_an_endpoint_that_is_there_is_used_and_neither_made_nor_changed() -> Non
 
 
 @pytest.mark.parametrize(
-    ("has", "told"),
+    ("has", "message"),
     [
         ({"vpcId": "vpc-89abcdef"}, "is in vpc-89abcdef, and aws.vpc_id is vpc-01234567; name one of that VPC"),
         ({"preserveClientIp": True}, "keeps the addresses of clients"),
     ],
 )
-def test_an_endpoint_that_cannot_lead_to_the_machines_is_refused(has: dict[str, Any], told: str) -> None:
-    answer = {"dnsName": "eice.example", "securityGroupIds": ["sg-00000000"], "preserveClientIp": False}
-    with pytest.raises(pulumi.RunError, match=f"^aws.instance_connect_endpoint_id: {ID}: {told}"):
-        run(given(**WAY, instance_connect_endpoint_id=ID), lookups={ENDPOINT: answer | has})
+def test_an_endpoint_that_cannot_lead_to_the_machines_is_refused(has: dict[str, Any], message: str) -> None:
+    response = {"dnsName": "eice.example", "securityGroupIds": ["sg-00000000"], "preserveClientIp": False}
+    with pytest.raises(pulumi.RunError, match=f"^aws.instance_connect_endpoint_id: {ID}: {message}"):
+        run(given(**WAY, instance_connect_endpoint_id=ID), lookups={ENDPOINT: response | has})
 
 
 def test_a_step_and_a_release_take_the_same_way_by_known_host_keys_and_without_a_public_machine() -> None:
@@ -125,7 +125,7 @@ def test_a_step_and_a_release_take_the_same_way_by_known_host_keys_and_without_a
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"admin_cidrs": ["192.0.2.0/24"]}, r'admin_cidrs: \["192.0.2.0/24"\]: port 22 is open to the endpoint alone'),
         ({"transport": "ssm"}, "'ssh' or 'instance_connect_endpoint'"),
@@ -139,8 +139,10 @@ def test_a_step_and_a_release_take_the_same_way_by_known_host_keys_and_without_a
         ),
     ],
 )
-def test_a_way_that_is_none_or_opens_port_22_beside_the_endpoint_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_a_way_that_is_none_or_opens_port_22_beside_the_endpoint_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
         given(**{**WAY, **changes})
 
 
@@ -234,7 +236,7 @@ def test_a_tunnel_that_ends_while_a_command_runs_is_told_and_the_command_is_not_
 
 @pytest.mark.usefixtures("server")
 @pytest.mark.parametrize(
-    ("environment", "id_", "told"),
+    ("environment", "id_", "message"),
     [
         (
             {"AWS_ACCESS_KEY_ID": "AKIANOBODY"},
@@ -273,7 +275,7 @@ def test_a_tunnel_that_ends_while_a_command_runs_is_told_and_the_command_is_not_
     ids=["not allowed", "not signed", "no credentials", "no endpoint"],
 )
 def test_what_no_second_try_mends_is_one_line_with_its_remedy_at_once(
-    tunnels: EndpointServer, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], id_: str, told: str
+    tunnels: EndpointServer, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], id_: str, message: str
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -282,7 +284,7 @@ def test_what_no_second_try_mends_is_one_line_with_its_remedy_at_once(
     with pytest.raises(Unreachable) as error:
         stranger.exec(SERVER, ["true"], timeout_s=20)
     stranger.close()
-    assert str(error.value) == f"{SERVER}: {told}"
+    assert str(error.value) == f"{SERVER}: {message}"
     assert time.monotonic() - began < 5
 
 
@@ -299,7 +301,7 @@ def nothing(_tunnels: EndpointServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("happen", "machine", "told"),
+    ("happen", "machine", "message"),
     [
         (full, SERVER, f"{ID} opens no tunnel now (429 LimitExceeded: Too many tunnels); an endpoint has at most 20"),
         (away, SERVER, f"{ID}: eice.invalid has no address: "),
@@ -308,14 +310,14 @@ def nothing(_tunnels: EndpointServer) -> None:
     ids=["full", "no name", "no machine"],
 )
 def test_what_may_pass_is_tried_again_and_told_in_the_end(
-    tunnels: EndpointServer, happen: Callable[[EndpointServer], None], machine: str, told: str
+    tunnels: EndpointServer, happen: Callable[[EndpointServer], None], machine: str, message: str
 ) -> None:
     happen(tunnels)
     waiting = SshTransport.from_spec(spec(tunnels) | {"deadline_s": 1.5})
     with pytest.raises(Unreachable) as error:
         waiting.exec(machine, ["true"], timeout_s=20)
     waiting.close()
-    assert str(error.value).startswith(f"{machine} did not respond over SSH for 1.5 s (through {ID}): {told}")
+    assert str(error.value).startswith(f"{machine} did not respond over SSH for 1.5 s (through {ID}): {message}")
     tunnels.open = 0
 
 

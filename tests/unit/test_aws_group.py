@@ -290,10 +290,10 @@ class Api:
         return self
 
     def paginate(self, **given: Any) -> Any:
-        (wanted,) = given["Filters"]
+        (expected,) = given["Filters"]
         every = [
             {"InstanceId": id_, "PrivateIpAddress": f"10.0.0.{id_[-1]}", "State": {"Name": "running"}}
-            for id_ in wanted["Values"]
+            for id_ in expected["Values"]
         ]
         return [{"Reservations": [{"Instances": every}]}]
 

@@ -268,13 +268,13 @@ def test_who_goes_is_drained_before_its_hook_and_there_until_that_is_completed(s
     group = site.group(TERMINATE)
     (id_,) = site.until(group, "InService")
     site.api.set_desired_capacity(AutoScalingGroupName=group.name, DesiredCapacity=0)
-    begun = time.monotonic()
+    start_s = time.monotonic()
     site.until(group, "Terminating")
     assert site.groups.metadata(id_, "meta-data/autoscaling/target-lifecycle-state") == "Terminated"
     site.look(group)
     assert site.targeted() == {id_: "draining"}
     site.until(group, "Terminating:Wait")
-    assert time.monotonic() - begun > DELAY_S
+    assert time.monotonic() - start_s > DELAY_S
     for _ in range(3):
         assert site.look(group) == ["Terminating:Wait"]
     assert site.hosts.there == {id_}
@@ -334,9 +334,10 @@ def test_a_zone_without_machines_is_avoided_and_the_activities_say_so(site: Site
     group = site.group(desiredCapacity=2)
     site.until(group, "InService", "InService")
     assert {each.zone for each in group.instances.values()} == {f"{REGION}b"}
-    said = site.api.describe_scaling_activities(AutoScalingGroupName=group.name)["Activities"]
+    output = site.api.describe_scaling_activities(AutoScalingGroupName=group.name)["Activities"]
     assert (
-        "InsufficientInstanceCapacity" in next(each for each in said if each["StatusCode"] == "Failed")["StatusMessage"]
+        "InsufficientInstanceCapacity"
+        in next(each for each in output if each["StatusCode"] == "Failed")["StatusMessage"]
     )
 
 

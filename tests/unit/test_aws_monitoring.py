@@ -83,13 +83,13 @@ def read_monitoring_input(made: Build, role: str) -> dict[str, Any]:
 def test_a_machine_gets_what_it_reports_and_ships_by_and_loses_it_where_nothing_is_asked_for(role: str) -> None:
     every = ["wsgi-fleet-metrics.timer", "wsgi-fleet-metrics.service", "wsgi-fleet-logs.service"]
     assert read_monitoring_input(built(), role) == {"boot_s": 600, "files": {}, "off": every, "prove": [], "on": []}
-    wanted, is_balancer = read_monitoring_input(build_with_alarms(), role), role == "balancer"
-    files = {Path(path).name: content for path, (_, content) in wanted.pop("files").items()}
+    expected, is_balancer = read_monitoring_input(build_with_alarms(), role), role == "balancer"
+    files = {Path(path).name: content for path, (_, content) in expected.pop("files").items()}
     # From its boot an app server has fetch.py.
     scripts = ["cloudwatch_metrics.py", "cloudwatch_logs.py", "log_source.py", "system.py", "aws_service.py"]
     scripts += ["fetch.py"] if is_balancer else []
     assert files.keys() == {*every, "metrics.json", "logs.json", *scripts}
-    assert wanted == {"boot_s": 600, "off": [], "prove": every[1:], "on": [every[0], every[2]]}
+    assert expected == {"boot_s": 600, "off": [], "prove": every[1:], "on": [every[0], every[2]]}
     assert json.loads(files["metrics.json"]) == {"namespace": "wsgi-fleet/prod", "balancer": is_balancer}
     source = {"file": "/var/log/wsgi-fleet/access.log"} if is_balancer else {"units": list(JOURNALS)}
     group = "balancer-log-0e0e0e0" if is_balancer else "hello-log-0e0e0e0"

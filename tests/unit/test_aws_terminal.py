@@ -99,8 +99,8 @@ def test_a_machine_that_shows_another_host_key_is_not_entered(
 def test_the_private_key_is_in_no_argument_no_environment_and_no_file(tmp_path: Path) -> None:
     way = operator.terminal(spec(), SERVER, ["true"])
     body = re.sub(r"-----.*?-----", "", PRIVATE_KEY).split()
-    told = json.dumps([*way.command, *way.environment.values()])
-    assert not [line for line in body if line in told]
+    report = json.dumps([*way.command, *way.environment.values()])
+    assert not [line for line in body if line in report]
     assert way.environment == dict(os.environ)
     entered(way, tmp_path)
     kept = [each.read_text() for each in tmp_path.rglob("*") if each.is_file()]

@@ -48,7 +48,7 @@ def logs_of(folder: Path, public: str, private: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("public", "private", "severity", "told"),
+    ("public", "private", "severity", "message"),
     [
         (
             "aa", "a", "error",
@@ -60,7 +60,7 @@ def logs_of(folder: Path, public: str, private: str) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_a_preview_says_where_subnets_stand_in_the_wrong_zones(
-    tmp_path: Path, public: str, private: str, severity: str, told: str
+    tmp_path: Path, public: str, private: str, severity: str, message: str
 ) -> None:
     found = logs_of(tmp_path, public, private)
-    assert [(each, text[: len(told)]) for each, text in found] == ([(severity, told)] if told else [])
+    assert [(each, text[: len(message)]) for each, text in found] == ([(severity, message)] if message else [])

@@ -100,11 +100,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
 def test_the_first_server_runs_everything(server: Server) -> None:
     background.set_first(is_first=True)
     server.serve("r1", **GIVEN)
-    wanted = "app-worker-mail@1.service app-worker-mail@2.service app-worker-once@1.service app-schedule-tidy.timer"
+    expected = "app-worker-mail@1.service app-worker-mail@2.service app-worker-once@1.service app-schedule-tidy.timer"
     assert server.commands == [
         "systemctl daemon-reload",
-        f"systemctl enable {wanted}",
-        f"systemctl restart --no-block {wanted}",
+        f"systemctl enable {expected}",
+        f"systemctl restart --no-block {expected}",
     ]
     assert len(server.files()) == 4
 

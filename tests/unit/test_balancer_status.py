@@ -47,12 +47,12 @@ def written(path: Path, *lines: dict[str, Any], end: str = "\n") -> Path:
 
 def test_requests_are_counted_for_the_server_that_answered_them() -> None:
     lines = [line(), line(), line(upstream=f"{TWO}:8000", upstream_status="500", status=500, response_s="0.200")]
-    told = balancer_status.measure(lines, 60)
-    assert told["upstreams"] == {
+    report = balancer_status.measure(lines, 60)
+    assert report["upstreams"] == {
         ONE: {"requests": 2, "requests_per_s": 0.03, "errors_5xx": 0, "p50_ms": 10.0, "p99_ms": 10.0},
         TWO: {"requests": 1, "requests_per_s": 0.02, "errors_5xx": 1, "p50_ms": 200.0, "p99_ms": 200.0},
     }
-    assert (told["requests"], told["requests_per_s"], told["errors_5xx"], told["p50_ms"]) == (3, 0.05, 1, 11.0)
+    assert (report["requests"], report["requests_per_s"], report["errors_5xx"], report["p50_ms"]) == (3, 0.05, 1, 11.0)
 
 
 @pytest.mark.parametrize("between", [", ", " : "])
@@ -63,26 +63,26 @@ def test_a_request_that_a_second_server_saved_is_an_error_of_the_first_alone(bet
         response_s=f"0.000{between}0.020",
         header_s=f"-{between}0.020",
     )
-    told = balancer_status.measure([saved], 60)
-    assert told["errors_5xx"] == 0
-    assert {address: (each["requests"], each["errors_5xx"]) for address, each in told["upstreams"].items()} == {
+    report = balancer_status.measure([saved], 60)
+    assert report["errors_5xx"] == 0
+    assert {address: (each["requests"], each["errors_5xx"]) for address, each in report["upstreams"].items()} == {
         ONE: (1, 1),
         TWO: (1, 0),
     }
     # An attempt that brought no answer has no time of an answer.
-    assert (told["upstreams"][ONE]["p50_ms"], told["upstreams"][TWO]["p50_ms"]) == (None, 20.0)
+    assert (report["upstreams"][ONE]["p50_ms"], report["upstreams"][TWO]["p50_ms"]) == (None, 20.0)
 
 
 def test_what_no_server_answered_counts_for_the_balancer_only() -> None:
     alone = line(upstream="", upstream_status="", response_s="", status=503, seconds=0.0)
     nobody = line(upstream="app_hello", upstream_status="502", response_s="0.000", header_s="-", status=502)
-    told = balancer_status.measure([alone, nobody], 60)
-    assert (told["requests"], told["errors_5xx"], told["upstreams"]) == (2, 2, {})
+    report = balancer_status.measure([alone, nobody], 60)
+    assert (report["requests"], report["errors_5xx"], report["upstreams"]) == (2, 2, {})
 
 
 def test_nothing_has_no_percentile() -> None:
-    told = balancer_status.measure([], 60)
-    assert (told["window_s"], told["requests"], told["p50_ms"], told["p99_ms"]) == (60, 0, None, None)
+    report = balancer_status.measure([], 60)
+    assert (report["window_s"], report["requests"], report["p50_ms"], report["p99_ms"]) == (60, 0, None, None)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=300), st.integers(1, 100))

@@ -29,7 +29,7 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capacity", "fleet", "changes", "told"),
+    ("capacity", "fleet", "changes", "message"),
     [
         ({"min": 4}, {}, {}, "fleet.capacity.min: 4: is more than max (3); lower it, or raise max"),
         ({}, {"servers": 3}, {}, "fleet.servers: 3: stands beside fleet.capacity; remove one of both"),
@@ -66,11 +66,11 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
     ],
 )  # fmt: skip
 def test_what_a_group_cannot_be_is_refused(
-    capacity: dict[str, Any], fleet: dict[str, Any], changes: dict[str, Any], told: str
+    capacity: dict[str, Any], fleet: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     found = problems_of(stack(apps={"hello": group(capacity, fleet, **changes)}))
     assert len(found) == 1, found
-    assert found[0].startswith(f"apps.hello.{told}")
+    assert found[0].startswith(f"apps.hello.{message}")
 
 
 @pytest.mark.parametrize("recurrence", ["* * * * *", "*/15 0,6-8 1 JAN-mar sun-5", "59 23 31 12 7"])
@@ -80,16 +80,16 @@ def test_a_recurrence_that_cron_knows_is_taken(recurrence: str) -> None:
 
 
 def test_a_group_elsewhere_is_refused() -> None:
-    (told,) = of_app(fleet={"capacity": {"min": 1, "max": 1}})
-    assert told == "fleet.capacity: lxd has no groups; set platform: aws, or take fleet.servers"
+    (message,) = of_app(fleet={"capacity": {"min": 1, "max": 1}})
+    assert message == "fleet.capacity: lxd has no groups; set platform: aws, or take fleet.servers"
 
 
 def test_behind_a_machine_a_group_follows_all_but_requests_which_nobody_counts() -> None:
     whole = {"fleet": {"capacity": {"min": 2, "max": 2, "cpu_percent": 60}}}
     assert problems_of(production() | {"apps": {"hello": app(**whole)}}) == []
     whole["fleet"]["capacity"] |= {"requests_per_target": 1000}
-    (told,) = problems_of(production() | {"apps": {"hello": app(**whole)}})
-    assert told.startswith("apps.hello.fleet.capacity.requests_per_target: 1000: is counted by an Application Load")
+    (message,) = problems_of(production() | {"apps": {"hello": app(**whole)}})
+    assert message.startswith("apps.hello.fleet.capacity.requests_per_target: 1000: is counted by an Application Load")
 
 
 def test_what_runs_on_the_first_server_has_a_place_beside_a_group_as_the_docs_say() -> None:
@@ -100,8 +100,8 @@ def test_what_runs_on_the_first_server_has_a_place_beside_a_group_as_the_docs_sa
     found = stack(apps=apps)
     assert problems_of(found) == []
     apps["shop"]["schedules"] = apps["shop-jobs"].pop("schedules")
-    (told,) = problems_of(found)
-    assert "move them to a second application of the same source with fleet.servers: 1" in told
+    (message,) = problems_of(found)
+    assert "move them to a second application of the same source with fleet.servers: 1" in message
 
 
 def test_the_most_servers_of_a_group_count_where_room_is_needed() -> None:
@@ -114,5 +114,7 @@ def test_the_most_servers_of_a_group_count_where_room_is_needed() -> None:
 def test_servers_of_a_group_are_not_restarted_by_updates() -> None:
     blocks = stack(apps={"hello": group()})
     assert problems_of(blocks | {"security_updates": {"reboot": False}}) == []
-    (told,) = problems_of(blocks | {"security_updates": {"reboot": True}})
-    assert told.startswith("apps.hello.fleet.capacity: a server that restarts fails its health checks, and the group")
+    (message,) = problems_of(blocks | {"security_updates": {"reboot": True}})
+    assert message.startswith(
+        "apps.hello.fleet.capacity: a server that restarts fails its health checks, and the group"
+    )

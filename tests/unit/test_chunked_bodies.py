@@ -238,11 +238,11 @@ def test_an_application_is_told_the_same_as_with_a_length(apache: Apache, path: 
         "REQUEST_SCHEME",
         "SCRIPT_URI",
     }
-    told = [
+    lines = [
         {name: value for name, value in seen.items() if name not in names and not name.startswith("FLEET_")}
         for seen in apache.seen
     ]
-    assert told[:1] == told[1:]
+    assert lines[:1] == lines[1:]
 
 
 def test_no_slash_at_the_beginning_of_a_path_is_told_apart_from_it(apache: Apache) -> None:

@@ -146,9 +146,9 @@ ENTRIES = [
 @pytest.fixture
 def journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for journalctl: print ENTRIES, and write its arguments to the file. The real one is in tests/e2e."""
-    said, asked, program = tmp_path / "said", tmp_path / "asked", tmp_path / "journalctl"
-    said.write_text("".join(json.dumps(each | {"__REALTIME_TIMESTAMP": f"{NOW_MS}123"}) + "\n" for each in ENTRIES))
-    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{asked}\ncat {said}\n')
+    output, asked, program = tmp_path / "said", tmp_path / "asked", tmp_path / "journalctl"
+    output.write_text("".join(json.dumps(each | {"__REALTIME_TIMESTAMP": f"{NOW_MS}123"}) + "\n" for each in ENTRIES))
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{asked}\ncat {output}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return asked
@@ -235,6 +235,6 @@ def test_a_stream_that_is_there_is_used_and_another_refusal_is_told() -> None:
     there = Refused("logs", 400, '{"__type": "ResourceAlreadyExistsException"}')
     denied = Refused("logs", 400, '{"__type": "com.amazonaws.logs#AccessDeniedException", "Message": "no"}')
     cloudwatch_logs.Stream("group", Kept(there)).ensure()  # pyright: ignore[reportArgumentType]
-    with pytest.raises(Refused, match="AccessDenied") as told:
+    with pytest.raises(Refused, match="AccessDenied") as report:
         cloudwatch_logs.Stream("group", Kept(denied)).ensure()  # pyright: ignore[reportArgumentType]
-    assert told.value.code == "AccessDeniedException"
+    assert report.value.code == "AccessDeniedException"

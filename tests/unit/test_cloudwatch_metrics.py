@@ -42,8 +42,8 @@ def test_who_says_nothing_any_more_does_not_say_that_all_is_well() -> None:
 
 
 def test_a_disk_is_as_full_as_df_says() -> None:
-    told = subprocess.run(["df", "--output=pcent", "/"], check=True, capture_output=True, text=True).stdout
-    assert abs(cloudwatch_metrics.disk_used_percent() - int(told.split()[1].rstrip("%"))) <= 1
+    report = subprocess.run(["df", "--output=pcent", "/"], check=True, capture_output=True, text=True).stdout
+    assert abs(cloudwatch_metrics.disk_used_percent() - int(report.split()[1].rstrip("%"))) <= 1
 
 
 @pytest.fixture
@@ -156,12 +156,12 @@ def test_a_machine_publishes_under_the_name_of_its_stack_and_its_own_id(
     form = dict(parse_qsl(body.decode()))
     assert (form.pop("Action"), form.pop("Version")) == ("PutMetricData", "2010-08-01")
     assert form.pop("Namespace") == "wsgi-fleet/prod"
-    wanted: dict[str, str] = {}
+    expected: dict[str, str] = {}
     for number, (name, value, unit) in enumerate([("DiskUsedPercent", "41.5", "Percent"), *more], 1):
         each = {"MetricName": name, "Value": value, "Unit": unit}
         each |= {"Dimensions.member.1.Name": "InstanceId", "Dimensions.member.1.Value": "i-1"}
-        wanted |= {f"MetricData.member.{number}.{field}": text for field, text in each.items()}
-    assert {field: text for field, text in form.items() if not field.endswith("Timestamp")} == wanted
+        expected |= {f"MetricData.member.{number}.{field}": text for field, text in each.items()}
+    assert {field: text for field, text in form.items() if not field.endswith("Timestamp")} == expected
 
 
 def test_maintenance_and_silence_are_no_errors(balancer: Path) -> None:
@@ -199,7 +199,7 @@ def test_what_aws_refuses_is_an_error(keys: list[dict[str, str]]) -> None:
 def test_units_are_what_systemd_reads() -> None:
     names = ("wsgi-fleet-metrics.service", "wsgi-fleet-metrics.timer", "wsgi-fleet-logs.service")
     verify = ["systemd-analyze", "verify", "--man=no", *(str(ROOT / "templates" / "systemd" / name) for name in names)]
-    told = subprocess.run(verify, check=False, capture_output=True, text=True)
+    report = subprocess.run(verify, check=False, capture_output=True, text=True)
     # This host has no program of ours.
-    ours = [each for each in told.stderr.splitlines() if "wsgi-fleet-" in each and "is not executable" not in each]
+    ours = [each for each in report.stderr.splitlines() if "wsgi-fleet-" in each and "is not executable" not in each]
     assert ours == []

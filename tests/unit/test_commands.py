@@ -73,12 +73,12 @@ def test_status_of_a_well_fleet_is_a_head_and_a_table_without_colour_and_ends_wi
 def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(stack: FakeStack) -> None:
     stack.machines.status("hello-2", GONE)
     result = fleet("status", "--json")
-    told = json.loads(result.output)
-    assert (result.exit_code, told["healthy"], told["maintenance"], told["rollout"]) == (1, False, False, None)
-    assert told["release"]["id"] == OLD
+    report = json.loads(result.output)
+    assert (result.exit_code, report["healthy"], report["maintenance"], report["rollout"]) == (1, False, False, None)
+    assert report["release"]["id"] == OLD
     traffic = {"requests_per_s": 1.0, "p50_ms": 12.5, "p99_ms": 80.0, "errors_5xx": 0}
-    assert told["balancer"] == {"problem": "", "window_s": 60.0} | traffic
-    first, second = told["servers"]
+    assert report["balancer"] == {"problem": "", "window_s": 60.0} | traffic
+    first, second = report["servers"]
     assert 179 < first.pop("release_age_s") < 200
     workers = {"workers_busy": 1, "workers_idle": 3, "threads_busy": 2, "threads": 16, "listen_queue": 0}
     workers |= {"os": "debian-13", "python": "3.13.5"}
@@ -88,7 +88,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
 
 
 @pytest.mark.parametrize(
-    ("traffic", "server", "code", "told"),
+    ("traffic", "server", "code", "message"),
     [
         (front(drained=["10.0.0.2"], active=["10.0.0.1"]), facts(), 0, "hello-2 is drained: it was drained by hand; "),
         (front(active=["10.0.0.1"]), facts(), 1, "hello-2 is stopped: the balancer sends it no requests; "),
@@ -103,12 +103,12 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
     ],
 )
 def test_status_says_why_a_machine_does_not_serve(
-    stack: FakeStack, traffic: Any, server: Any, code: int, told: str
+    stack: FakeStack, traffic: Any, server: Any, code: int, message: str
 ) -> None:
     stack.machines.traffic(traffic)
     stack.machines.status("hello-2", server)
     result = fleet("status")
-    assert told in result.output
+    assert message in result.output
     assert result.exit_code == code
 
 
@@ -131,8 +131,8 @@ def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStac
 
 def test_status_tells_what_servers_run_while_they_are_replaced_by_newer_ones(stack: FakeStack) -> None:
     stack.machines.status("hello-2", facts(machine=host_status(os="debian-12", python="3.11.2")))
-    told = "servers run 1 of debian-13 with Python 3.13.5, 1 of debian-12 with Python 3.11.2"
-    assert told in fleet("status").output
+    message = "servers run 1 of debian-13 with Python 3.13.5, 1 of debian-12 with Python 3.11.2"
+    assert message in fleet("status").output
     for name in NAMES:
         stack.machines.status(name, GONE)
     assert "what the servers run is not known" in fleet("status").output
@@ -165,11 +165,13 @@ def test_releases_lists_the_newest_first_and_marks_what_serves_and_what_was_reje
 
 def test_requests_that_ended_their_worker_are_told_and_the_server_is_well(stack: FakeStack) -> None:
     stack.machines.status("hello-1", facts(ended=["worker 12 ended while it worked on GET '/abort'"] * 3))
-    told = "3 requests ended their worker in the last 10 min; the last: worker 12 ended while it worked on GET '/abort'"
+    message = (
+        "3 requests ended their worker in the last 10 min; the last: worker 12 ended while it worked on GET '/abort'"
+    )
     result = fleet("status")
-    assert f"hello-1: {told}" in " ".join(result.output.split())
+    assert f"hello-1: {message}" in " ".join(result.output.split())
     assert result.exit_code == 0
-    assert f"requests of hello-1: {told}" in " ".join(fleet("doctor").output.split())
+    assert f"requests of hello-1: {message}" in " ".join(fleet("doctor").output.split())
 
 
 def test_a_release_id_is_whole_in_a_narrow_terminal(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +191,8 @@ def test_a_rollback_switches_every_server_and_rejects_what_served(stack: FakeSta
     assert switches == [f"/usr/local/lib/wsgi-fleet/release.py switch {OLD} {place}" for place in ("first", "other")]
     assert pointers.current(stack.store) == OLD
     refused = fleet("allow", "cc")
-    told = f"error: cc: no rejected release has this id; rejected are {NEW} (`./fleet releases`)\n"
-    assert (refused.output, refused.exit_code, fleet("rollback", "cc", "--yes").exit_code) == (told, 2, 2)
+    message = f"error: cc: no rejected release has this id; rejected are {NEW} (`./fleet releases`)\n"
+    assert (refused.output, refused.exit_code, fleet("rollback", "cc", "--yes").exit_code) == (message, 2, 2)
     assert fleet("allow").output == f"{NEW}\n"
     # An id that begins as another does is named longer.
     pointers.reject(stack.store, pointers.Rejection(f"{NEW[:4]}00000000", "ann", "2026-11-29T09:00:00"))
@@ -217,21 +219,21 @@ def test_a_rollback_that_fails_tells_and_keeps_no_secret_that_a_server_holds(sta
 
 def test_a_rollback_to_nothing_fails_and_one_without_a_terminal_wants_yes(stack: FakeStack) -> None:
     result = fleet("rollback")
-    told = f"error: there is no release before {OLD} to go back to (`./fleet releases`)\n"
-    assert (result.output, result.exit_code) == (told, 1)
+    message = f"error: there is no release before {OLD} to go back to (`./fleet releases`)\n"
+    assert (result.output, result.exit_code) == (message, 1)
     stack.released(NEW)
     result = fleet("rollback")
-    told = "error: there is no terminal to ask on; run it with --yes. Nothing was changed\n"
-    assert (result.output, result.exit_code, pointers.current(stack.store)) == (told, 2, NEW)
+    message = "error: there is no terminal to ask on; run it with --yes. Nothing was changed\n"
+    assert (result.output, result.exit_code, pointers.current(stack.store)) == (message, 2, NEW)
 
 
-@pytest.mark.parametrize(("answer", "to", "code"), [(b"n\n", NEW, 1), (b"y\n", OLD, 0)])
+@pytest.mark.parametrize(("response", "to", "code"), [(b"n\n", NEW, 1), (b"y\n", OLD, 0)])
 def test_on_a_terminal_a_rollback_asks_first(
-    stack: FakeStack, monkeypatch: pytest.MonkeyPatch, answer: bytes, to: str, code: int
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch, response: bytes, to: str, code: int
 ) -> None:
     stack.released(NEW)
     monkeypatch.setattr("commands.releases.is_terminal", lambda: True)
-    result = fleet("rollback", stdin=answer)
+    result = fleet("rollback", stdin=response)
     assert f"hello of stack prod: from {NEW} back to {OLD} on 2 servers?" in result.output
     assert (pointers.current(stack.store), result.exit_code) == (to, code)
 
@@ -241,8 +243,8 @@ def test_exec_runs_as_the_release_on_the_first_server_and_ends_as_the_command_do
     result = fleet("exec", "python", "-c", "print('a b')", "--help", stdin=b"ignored")
     assert (result.output, result.exit_code) == ("one\ntwo\n", 7)
     assert fleet("exec", "--stdin", "cat", stdin=b"wanted").output == "one\ntwo\n"
-    (machine, words, stdin), (_, _, wanted) = stack.machines.calls
-    assert (machine, words[:2], stdin, wanted) == ("m-hello-1", ["sh", "-c"], b"", b"wanted")
+    (machine, words, stdin), (_, _, expected) = stack.machines.calls
+    assert (machine, words[:2], stdin, expected) == ("m-hello-1", ["sh", "-c"], b"", b"wanted")
     options = "User=app EnvironmentFile=/srv/app/live/environment WorkingDirectory=/srv/app/live/code UMask=0077"
     assert [option for option in options.split() if f"--property={option} " not in words[2]] == []
     assert "--property=SystemCallFilter=~@privileged @resources'" in words[2]
@@ -259,8 +261,8 @@ def test_what_exec_and_logs_print_is_as_it_was_in_a_pipe_and_escaped_on_a_termin
     monkeypatch.setattr("sys.stdout", screen := TerminalText())
     exec_(["cat"], timeout_s=3)
     logs(server="hello-1", lines=1)
-    shown = "\\x1b[31mred\\x07 \ttab\n"
-    assert screen.getvalue() == f"{shown}hello-1 | {shown}"
+    output = "\\x1b[31mred\\x07 \ttab\n"
+    assert screen.getvalue() == f"{output}hello-1 | {output}"
 
 
 def test_what_exec_runs_reaches_the_machine_word_for_word(stack: FakeStack, tmp_path: Path) -> None:
@@ -307,7 +309,7 @@ def test_what_the_balancer_refuses_is_told_once_and_by_name(stack: FakeStack) ->
 
 
 @pytest.mark.parametrize(
-    ("size", "switch", "told"),
+    ("size", "switch", "message"),
     [
         (0, "on", "is empty; write what clients shall read"),
         (-1, "on", "No such file or directory"),
@@ -315,14 +317,14 @@ def test_what_the_balancer_refuses_is_told_once_and_by_name(stack: FakeStack) ->
     ],
 )
 def test_a_page_comes_from_where_the_user_is_and_what_is_none_is_refused_before_anything_is_asked(
-    stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, size: int, switch: str, told: str
+    stack: FakeStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, size: int, switch: str, message: str
 ) -> None:
     monkeypatch.setenv("FLEET_FROM", str(tmp_path))
     page = tmp_path / "page.html"
     if size >= 0:
         page.write_bytes(b"x" * size)
     result = fleet("maintenance", switch, "--page", "page.html")
-    assert told in result.output
+    assert message in result.output
     assert (result.exit_code, stack.machines.calls) == (2, [])
     page.write_text("<h1>soon</h1>")
     assert fleet("maintenance", "on", "--page", "page.html").exit_code == 0
@@ -366,12 +368,12 @@ def test_who_has_a_terminal_gets_one_on_the_machine_that_is_named(
     assert without.output.startswith("error: this needs a terminal; `./fleet exec -- ")
     monkeypatch.setattr("commands.servers._has_terminal", lambda: True)
     # It would have become that program.
-    told = "error: /no/such/ssh is not on the PATH; install OpenSSH's client\n"
-    assert (fleet(*command.split()).output, asked) == (told, [entered])
+    message = "error: /no/such/ssh is not on the PATH; install OpenSSH's client\n"
+    assert (fleet(*command.split()).output, asked) == (message, [entered])
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "message"),
     [
         ("drain hello-3", "error: there is no server hello-3; there are: hello-1, hello-2"),
         ("rollback nope", "error: there is no release nope, nor another one to go back to"),
@@ -380,9 +382,11 @@ def test_who_has_a_terminal_gets_one_on_the_machine_that_is_named(
         ("maintenance perhaps", "Invalid value"),
     ],
 )
-def test_what_is_called_wrongly_ends_with_2_and_names_what_there_is(stack: FakeStack, command: str, told: str) -> None:
+def test_what_is_called_wrongly_ends_with_2_and_names_what_there_is(
+    stack: FakeStack, command: str, message: str
+) -> None:
     result = fleet(*command.split())
-    assert told in result.output
+    assert message in result.output
     assert (result.exit_code, stack.machines.calls) == (2, [])
 
 
@@ -402,7 +406,7 @@ def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
 
 
 @pytest.mark.parametrize(
-    ("selected", "error", "code", "told"),
+    ("selected", "error", "code", "message"),
     [
         (
             "",
@@ -416,29 +420,29 @@ def pulumi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
     ],
 )
 def test_a_stack_that_is_not_found_is_told_with_the_remedy(
-    pulumi: Callable[[str, str], None], selected: str, error: str, code: int, told: str
+    pulumi: Callable[[str, str], None], selected: str, error: str, code: int, message: str
 ) -> None:
     pulumi(selected, error)
     result = fleet("status")
-    assert (result.output.startswith(f"error: {told}"), result.exit_code) == (True, code), result.output
+    assert (result.output.startswith(f"error: {message}"), result.exit_code) == (True, code), result.output
 
 
 @pytest.mark.parametrize(
-    ("printed", "told"),
+    ("printed", "message"),
     [
         ("{}", "stack prod has no fleet yet (or an older one); run `pulumi up -s prod`"),
         ('{"fleet": "04da6b54-80e4-46f7-96ec-b56ff0331ba9"}', "stack prod does not know how to reach its machines"),
     ],
 )
 def test_outputs_that_an_up_left_without_a_fleet_are_an_error_of_one_line(
-    monkeypatch: pytest.MonkeyPatch, printed: str, told: str
+    monkeypatch: pytest.MonkeyPatch, printed: str, message: str
 ) -> None:
     def pulumi(*arguments: str) -> str:
         return '{"deployment": {}}' if "export" in arguments else printed
 
     monkeypatch.setattr("commands.stack.pulumi", pulumi)
     result = fleet("status", "-s", "prod")
-    assert (result.output.startswith(f"error: {told}"), result.exit_code) == (True, 1), result.output
+    assert (result.output.startswith(f"error: {message}"), result.exit_code) == (True, 1), result.output
 
 
 @pytest.mark.parametrize("left", [{}, {"fleet": "04da6b54-80e4-46f7-96ec-b56ff0331ba9"}])
@@ -472,8 +476,8 @@ def test_the_stack_is_the_option_then_the_environment_then_the_selected_one_all_
     assert "there is no stack exported, nor a file" in fleet("status").output
     assert "there is no stack given, nor a file" in fleet("status", "-s", "given").output
     (tmp_path / "pulumi").unlink()
-    told = "error: pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first\n"
-    assert fleet("releases").output == told
+    message = "error: pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first\n"
+    assert fleet("releases").output == message
 
 
 def test_the_help_names_what_a_person_writes_and_no_type_of_python() -> None:
@@ -514,8 +518,8 @@ def test_what_the_setup_says_is_broken_between_words_on_a_terminal() -> None:
 def test_without_a_virtualenv_the_command_says_how_to_get_one(tmp_path: Path) -> None:
     shutil.copy(ROOT / "fleet", tmp_path)
     result = subprocess.run([tmp_path / "fleet", "status"], check=False, capture_output=True, text=True)
-    told = f"error: {tmp_path} has no virtualenv yet; run `make setup` there.\n"
-    assert (result.returncode, result.stderr) == (1, told)
+    message = f"error: {tmp_path} has no virtualenv yet; run `make setup` there.\n"
+    assert (result.returncode, result.stderr) == (1, message)
 
 
 def test_every_command_says_what_it_is_for() -> None:

@@ -83,7 +83,7 @@ def test_status_shows_what_the_load_balancer_finds(front: Front) -> None:
 
 
 @pytest.mark.parametrize(
-    ("health", "code", "told"),
+    ("health", "code", "message"),
     [
         (TargetHealth("unused"), 0, "hello-2 is drained: it gets no requests: drained by hand, or not yet registered"),
         (TargetHealth("draining"), 0, "hello-2 is drained: "),
@@ -95,19 +95,19 @@ def test_status_shows_what_the_load_balancer_finds(front: Front) -> None:
         ),
     ],
 )
-def test_status_says_why_a_server_gets_no_requests(front: Front, health: TargetHealth, code: int, told: str) -> None:
+def test_status_says_why_a_server_gets_no_requests(front: Front, health: TargetHealth, code: int, message: str) -> None:
     front.targets["m-hello-2"] = health
     result = fleet("status")
-    assert told in result.output
+    assert message in result.output
     assert result.exit_code == code
 
 
 def test_a_load_balancer_that_cannot_be_asked_is_a_problem_of_the_stack_and_not_of_servers(front: Front) -> None:
     front.error = "ExpiredToken: log in"
     result = fleet("status", "--json")
-    told = json.loads(result.output)
-    assert (result.exit_code, told["maintenance"], told["balancer"]["problem"]) == (1, None, "ExpiredToken: log in")
-    assert [server["state"] for server in told["servers"]] == ["serving", "serving"]
+    report = json.loads(result.output)
+    assert (result.exit_code, report["maintenance"], report["balancer"]["problem"]) == (1, None, "ExpiredToken: log in")
+    assert [server["state"] for server in report["servers"]] == ["serving", "serving"]
     assert "ExpiredToken: log in" in fleet("doctor").output
 
 
@@ -189,9 +189,9 @@ def group(stack: FakeStack, front: Front, monkeypatch: pytest.MonkeyPatch) -> Fa
 
 
 def test_the_servers_of_a_group_are_those_that_it_has_now(group: FakeGroup, stack: FakeStack) -> None:
-    told = json.loads(fleet("status", "--json").output)["servers"]
-    assert [(each["name"], each["state"]) for each in told] == [("hello-i-1", "serving"), ("hello-i-2", "starting")]
-    assert told[1]["cause"] == "its group waits until it serves the current release"
+    report = json.loads(fleet("status", "--json").output)["servers"]
+    assert [(each["name"], each["state"]) for each in report] == [("hello-i-1", "serving"), ("hello-i-2", "starting")]
+    assert report[1]["cause"] == "its group waits until it serves the current release"
     del group.phases["i-2"]
     assert [each["name"] for each in json.loads(fleet("status", "--json").output)["servers"]] == ["hello-i-1"]
     group.phases.clear()

@@ -53,15 +53,15 @@ def test_status_shows_both_in_one_table_and_asks_the_balancer_once(stack: FakeSt
 def test_status_as_json_has_what_they_share_once_and_one_that_is_named_looks_like_the_only_one(
     stack: FakeStack,
 ) -> None:
-    told = json.loads(fleet("status", "--json").output)
-    assert told.keys() == {"stack", "url", "maintenance", "balancer", "healthy", "apps"}
-    assert told["apps"].keys() == {"hello", "shop"}
-    shop = told["apps"]["shop"]
+    report = json.loads(fleet("status", "--json").output)
+    assert report.keys() == {"stack", "url", "maintenance", "balancer", "healthy", "apps"}
+    assert report["apps"].keys() == {"hello", "shop"}
+    shop = report["apps"]["shop"]
     assert (shop["release"]["id"], [each["name"] for each in shop["servers"]]) == (NEW, ["shop-1"])
     assert shop["routes"][0] == "shop.example.org/"
     stack.machines.calls.clear()
-    told = json.loads(fleet("status", "--json", "--app", "shop").output)
-    assert (told["app"], told["healthy"]) == ("shop", True)
+    report = json.loads(fleet("status", "--json", "--app", "shop").output)
+    assert (report["app"], report["healthy"]) == ("shop", True)
     assert fleet("status", "--app", "shop").output.startswith(f"http://192.0.2.1  shop of stack prod, release {NEW}\n")
     assert stack.machines.asked("m-hello-1") == []
 
@@ -96,8 +96,8 @@ def test_a_server_says_which_application_is_meant(stack: FakeStack) -> None:
     assert [target for target, _, _ in stack.machines.calls] == ["m-shop-1"]
     why = "error: 10.0.0.3 is no server of this balancer (its servers: 10.0.0.1, 10.0.0.2)"
     stack.machines.answers["m-balancer", f"{SITE} drain"] = (1, why)
-    told = "error: the balancer: shop-1 is no server of this balancer (its servers: hello-1, hello-2)\n"
-    assert fleet("drain", "shop-1").output == told
+    message = "error: the balancer: shop-1 is no server of this balancer (its servers: hello-1, hello-2)\n"
+    assert fleet("drain", "shop-1").output == message
     assert stack.machines.asked("m-balancer") == [f"{SITE} drain 10.0.0.3"]
     result = fleet("admit", "shop-2")
     assert (result.output, result.exit_code) == ("error: there is no server shop-2; did you mean shop-1?\n", 2)

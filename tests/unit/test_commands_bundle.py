@@ -83,11 +83,11 @@ def test_where_no_server_tells_its_secrets_what_the_application_printed_is_left_
     files = collect(stack.target())
     assert files["hello-1/journal.txt"] == OMITTED
     assert [path for path, text in files.items() if text != OMITTED] == ["README.txt", "host.txt", "status.json"]
-    told = collect(stack.target(), secrets=[SECRET, KEY])
-    assert "Traceback" in told["hello-1/journal.txt"]
-    assert "hunter2" not in json.dumps(told)
-    assert told["balancer/proxy.txt"] == "error: no route to host\n"
-    assert json.loads(told["balancer/facts.json"])["error"] == "no route to host"
+    report = collect(stack.target(), secrets=[SECRET, KEY])
+    assert "Traceback" in report["hello-1/journal.txt"]
+    assert "hunter2" not in json.dumps(report)
+    assert report["balancer/proxy.txt"] == "error: no route to host\n"
+    assert json.loads(report["balancer/facts.json"])["error"] == "no route to host"
 
 
 def test_a_bundle_is_a_tar_that_its_owner_alone_reads(

@@ -65,7 +65,7 @@ RENEWED = "certificate: it expires in 24 days -> `journalctl -u certbot` on the 
 
 
 @pytest.mark.parametrize(
-    ("balancer", "told"),
+    ("balancer", "message"),
     [
         (front(maintenance=True), "maintenance: it is on: clients get 503 -> When the work is done: "),
         (DRAINED, "drained servers: hello-2 takes no requests -> "),
@@ -76,14 +76,14 @@ RENEWED = "certificate: it expires in 24 days -> `journalctl -u certbot` on the 
         (front(state="failed"), "balancer: Nginx is failed; see `./fleet logs --server balancer` -> "),
     ],
 )
-def test_what_is_wrong_with_the_balancer_is_told_with_its_remedy(stack: FakeStack, balancer: Any, told: str) -> None:
+def test_what_is_wrong_with_the_balancer_is_told_with_its_remedy(stack: FakeStack, balancer: Any, message: str) -> None:
     stack.machines.traffic(balancer)
     (wrong,), code = examined()
-    assert (wrong[: len(told)], code) == (told, 1)
+    assert (wrong[: len(message)], code) == (message, 1)
 
 
 @pytest.mark.parametrize(
-    ("server", "told"),
+    ("server", "message"),
     [
         (GONE, "hello-2: unreachable: no route to host -> `pulumi up --refresh` starts or replaces it"),
         (facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),
@@ -98,10 +98,10 @@ def test_what_is_wrong_with_the_balancer_is_told_with_its_remedy(stack: FakeStac
         (facts(machine=host_status(clock_s=-60)), "clocks: "),
     ],
 )
-def test_what_is_wrong_with_a_server_is_told_with_its_remedy(stack: FakeStack, server: Any, told: str) -> None:
+def test_what_is_wrong_with_a_server_is_told_with_its_remedy(stack: FakeStack, server: Any, message: str) -> None:
     stack.machines.status("hello-2", server)
     (wrong,), code = examined()
-    assert (wrong[: len(told)], code) == (told, 1)
+    assert (wrong[: len(message)], code) == (message, 1)
 
 
 def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
@@ -129,11 +129,11 @@ times = st.floats(0, 5)
 
 @given(st.lists(st.tuples(times, times, st.floats(-1, 1)), min_size=1, max_size=5))
 def test_clocks_within_two_seconds_are_never_called_apart_however_slowly_machines_answer(
-    answers: list[tuple[float, float, float]],
+    responses: list[tuple[float, float, float]],
 ) -> None:
     reports = {
         f"a-{number}": report(1000 + before + error, 1000, 1000 + before + after)
-        for number, (before, after, error) in enumerate(answers)
+        for number, (before, after, error) in enumerate(responses)
     }
     assert doctor.compare_clocks(reports) == Finding("clocks")
 
@@ -161,8 +161,8 @@ def test_a_lock_of_a_pulumi_that_was_killed_is_told_with_the_command_that_takes_
     assert found.problem.endswith("is gone; what it began is still at work: release 0138b0ee8e01")
     assert found.remedy.startswith("Wait until `./fleet status -s prod` shows no rollout. Then take it away: `pulumi ")
     local = locked(tmp_path / "local", 2**22 + 1, socket.gethostname(), "local")
-    told = "`make local` and `make local-down` do it by themselves."
-    assert doctor.check_lock("local", local, "wsgi-fleet").remedy.endswith(told)
+    message = "`make local` and `make local-down` do it by themselves."
+    assert doctor.check_lock("local", local, "wsgi-fleet").remedy.endswith(message)
     # Another program may have the process id by now.
     assert doctor.check_lock("prod", locked(tmp_path, os.getpid(), socket.gethostname()), "wsgi-fleet").problem
 
@@ -184,8 +184,8 @@ def test_disks_of_this_machine_are_looked_at_once_each(tmp_path: Path, monkeypat
 
 def test_a_missing_tool_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    told = [(each.subject, each.problem) for each in doctor.check_tools()]
-    assert told == [(name, "it is not on the PATH") for name in ("pulumi", "pulumi-language-python")]
+    lines = [(each.subject, each.problem) for each in doctor.check_tools()]
+    assert lines == [(name, "it is not on the PATH") for name in ("pulumi", "pulumi-language-python")]
 
 
 @pytest.mark.parametrize(("limit", "problem"), [("1024", ""), ("128", "enough for some 12 machines")])
@@ -231,14 +231,14 @@ def test_a_balancer_on_which_nobody_asks_for_health_is_told(health: AgentHealth 
 
 
 @pytest.mark.parametrize(
-    ("unit", "told"),
+    ("unit", "message"),
     [
         ("app@blue.service", "hello-2: restarting: app@blue"),
         ("app-worker-mail@1.service", "workers of hello-2: app-worker-mail@1"),
     ],
 )
 def test_what_is_started_again_and_again_of_late_is_told_with_its_last_lines(
-    stack: FakeStack, unit: str, told: str
+    stack: FakeStack, unit: str, message: str
 ) -> None:
     stack.machines.status("hello-2", facts(restarts={unit: 3}))
     ask = "journalctl --no-pager --quiet"
@@ -249,7 +249,9 @@ def test_what_is_started_again_and_again_of_late_is_told_with_its_last_lines(
     )
     stack.machines.answers["m-hello-2", f"{ask} --output=short-unix --since=-120s _PID=1 UNIT={unit}"] = starts
     (wrong,), code = examined()
-    assert wrong.startswith(f"{told} keeps ending: 3 times since 07:13:20 UTC; its last lines: no database | bye -> ")
+    assert wrong.startswith(
+        f"{message} keeps ending: 3 times since 07:13:20 UTC; its last lines: no database | bye -> "
+    )
     assert code == 1
 
 

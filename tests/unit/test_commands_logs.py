@@ -52,7 +52,7 @@ def followed(turns: list[Turn], monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("line", "shown"),
+    ("line", "output"),
     [
         ("python[1]: 2026-11-28 23:36:49,123 INFO begun", "python[1]: INFO begun"),
         ("python[1]: [2026-11-28 23:36:49 +0000] [9] [INFO] Booting", "python[1]: [9] [INFO] Booting"),
@@ -63,24 +63,24 @@ def followed(turns: list[Turn], monkeypatch: pytest.MonkeyPatch, capsys: Any) ->
         ("systemd[1]: Started app@blue.service.", "systemd[1]: Started app@blue.service."),
     ],
 )
-def test_a_line_has_one_time(line: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_has_one_time(line: str, output: str, capsys: pytest.CaptureFixture[str]) -> None:
     Output(["a-1"]).line("a-1", f"2026-11-28T23:36:49+0000 {line}")
-    assert capsys.readouterr().out == f"a-1 | 2026-11-28T23:36:49+0000 {shown}\n"
+    assert capsys.readouterr().out == f"a-1 | 2026-11-28T23:36:49+0000 {output}\n"
 
 
 def test_a_follow_that_the_machine_ended_is_taken_up_and_shows_each_line_once(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     turns: list[Turn] = [(["1 a", "2 b"], TimeoutError()), (["2 b", "3 c"], TimeoutError()), (["3 c"], None)]
-    shown, commands = followed(turns, monkeypatch, capsys)
-    assert shown == ["hello-1 | 1 a", "hello-1 | 2 b", "hello-1 | 3 c"]
+    output, commands = followed(turns, monkeypatch, capsys)
+    assert output == ["hello-1 | 1 a", "hello-1 | 2 b", "hello-1 | 3 c"]
     assert commands[0] == " ".join(journalctl_command(10, follow=True))
     assert [command.partition("--since=")[2] for command in commands[1:]] == ["-4s --lines=all --follow"] * 2
 
 
 def test_a_machine_that_is_away_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    shown, commands = followed([([], Unreachable("gone")), (["1 a"], None)], monkeypatch, capsys)
-    assert shown == ["hello-1 | unreachable, next try in 0 s: gone", "hello-1 | 1 a"]
+    output, commands = followed([([], Unreachable("gone")), (["1 a"], None)], monkeypatch, capsys)
+    assert output == ["hello-1 | unreachable, next try in 0 s: gone", "hello-1 | 1 a"]
     assert len(commands) == 2
 
 

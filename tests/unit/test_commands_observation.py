@@ -62,8 +62,8 @@ def test_a_server_is_in_one_state_with_its_cause_and_remedy(changes: dict[str, A
 def test_a_server_with_the_release_of_an_interrupted_rollout_is_ahead_with_both_ways_on(is_moving: bool) -> None:
     remedy = f"`pulumi up` or `make local` ends that rollout; a restart of the machine brings it back to {OLD}"
     cause = f"it serves {NEW} of a rollout that has not ended, the current release is {OLD}"
-    told = Verdict(State.AHEAD, cause, "wait: a rollout is at work" if is_moving else remedy)
-    assert judge("a-1", facts(**GREEN), OLD, is_moving=is_moving, unfinished=NEW) == told
+    report = Verdict(State.AHEAD, cause, "wait: a rollout is at work" if is_moving else remedy)
+    assert judge("a-1", facts(**GREEN), OLD, is_moving=is_moving, unfinished=NEW) == report
 
 
 def test_who_is_behind_while_a_rollout_works_need_only_wait() -> None:
@@ -88,10 +88,10 @@ def test_what_waits_is_the_larger_of_what_the_kernel_and_the_gateway_count() -> 
 
 
 def test_a_drained_server_that_does_not_run_is_drained_and_says_the_rest() -> None:
-    told = seen({"slots": slots("inactive")}, front(drained=["10.0.0.1"], active=["10.0.0.2"]))
-    assert told.state is State.DRAINED
-    assert told.cause == "it was drained by hand; else it would be stopped: no slot runs"
-    assert told.remedy == "`./fleet admit a-1` sends it requests again"
+    report = seen({"slots": slots("inactive")}, front(drained=["10.0.0.1"], active=["10.0.0.2"]))
+    assert report.state is State.DRAINED
+    assert report.cause == "it was drained by hand; else it would be stopped: no slot runs"
+    assert report.remedy == "`./fleet admit a-1` sends it requests again"
 
 
 HANGS = "GET /healthz was not 200 for 4 s: no response in 2 s"
@@ -109,8 +109,8 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
     changes: dict[str, Any], active: list[str], expected: str
 ) -> None:
     health = {"age_s": 1.0, "servers": {"10.0.0.1": {"healthy": False, "why": HANGS}}, "problem": ""}
-    told = seen(changes, front(health=health, active=active))
-    assert (told.state, told.cause, told.remedy) == (State.UNHEALTHY, expected, LOGS)
+    report = seen(changes, front(health=health, active=active))
+    assert (report.state, report.cause, report.remedy) == (State.UNHEALTHY, expected, LOGS)
     # What it says of itself says more.
     assert seen({"slots": slots("inactive")}, front(health=health)).state is State.STOPPED
     assert seen({}, front(health=health, drained=["10.0.0.1"])).state is State.DRAINED
@@ -132,8 +132,8 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
 def test_a_server_that_serves_and_that_the_balancer_does_not_know_is_on_its_way(
     phase: Phase | None, state: State, cause: str
 ) -> None:
-    told = seen({}, front(active=["10.0.0.2"]), phase=phase)
-    assert (told.state, told.cause) == (state, cause)
+    report = seen({}, front(active=["10.0.0.2"]), phase=phase)
+    assert (report.state, report.cause) == (state, cause)
 
 
 def test_a_balancer_that_does_not_know_its_groups_has_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +144,9 @@ def test_a_balancer_that_does_not_know_its_groups_has_a_problem(monkeypatch: pyt
 
 
 def test_what_the_balancer_cannot_tell_is_not_known_and_ages_are_by_the_machines_own_clock() -> None:
-    told = seen({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
-    assert (told.state, told.requests_per_s, told.errors_5xx) == (State.SERVING, None, None)
-    assert told.release_age_s == 90.5
+    report = seen({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
+    assert (report.state, report.requests_per_s, report.errors_5xx) == (State.SERVING, None, None)
+    assert report.release_age_s == 90.5
     quiet = seen({}, front(upstreams={}))
     assert (quiet.requests_per_s, quiet.errors_5xx, quiet.p50_ms) == (0.0, 0, None)
 
@@ -156,8 +156,8 @@ def test_a_rollout_whose_process_was_killed_is_no_rollout(beat_ago_s: float, liv
     now = time.time()
     lock = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x", "beat": now - beat_ago_s}
     lock |= {"token": "secret", "process": 1, "host": "build"}
-    told = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x"}
-    assert rollout_of(lock, now) == (told if lives else None)
+    report = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x"}
+    assert rollout_of(lock, now) == (report if lives else None)
 
 
 @pytest.mark.parametrize(

@@ -224,8 +224,8 @@ def test_the_rollout_gets_the_manifest_that_it_is_given_the_id_of_and_both_secre
 def test_no_secret_stands_in_a_plain_input_or_output(on: Callable[[Path], Platform], tmp_path: Path) -> None:
     built = made(tmp_path, on=on)
     texts = [f"{each.name} {each.plain_text} {each.outputs}" for each in built.resources]
-    told = [text.split()[0] for text in texts if any(secret in text for secret in (GIVEN, MADE, KEY, "PRIVATE KEY"))]
-    assert told == []
+    lines = [text.split()[0] for text in texts if any(secret in text for secret in (GIVEN, MADE, KEY, "PRIVATE KEY"))]
+    assert lines == []
 
 
 def test_each_generated_secret_of_any_name_is_made_once_however_many_servers_there_are(tmp_path: Path) -> None:

@@ -169,9 +169,9 @@ def test_a_name_of_a_setting_stays_in_one_piece_in_a_narrow_terminal(
 @pytest.mark.parametrize("platform", ["lxd", "aws"])
 def test_every_setting_that_the_platform_uses_is_there_once(platform: str) -> None:
     blocks = fill_placeholders(shipped("example")) | {"platform": platform}
-    shown = values(Settings.model_validate_json(json.dumps(blocks)))
-    json.dumps([as_json(each) for each in shown])
-    names = [each.name for each in shown]
+    output = values(Settings.model_validate_json(json.dumps(blocks)))
+    json.dumps([as_json(each) for each in output])
+    names = [each.name for each in output]
     assert {f"balancer.proxy.{rules}.0.path" for rules in ("redirects", "rewrites")} < set(names)
     assert len(names) == len(set(names))
     assert {name.partition(".")[0] for name in names} & {"lxd", "aws"} == {platform}

@@ -28,12 +28,12 @@ def of_aws(**changes: Any) -> list[str]:
 def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: str) -> None:
     blocks = shipped(stack) | {"platform": "aws"}
     placeholder = re.compile(r'"(ami-0{17}|vpc-0{8}|subnet-0{7}\d|203\.0\.113\.0/24)"')
-    told = problems_of(blocks)
-    assert [line.split(": ")[1] for line in told] == [
+    report = problems_of(blocks)
+    assert [line.split(": ")[1] for line in report] == [
         f'"{each}"' for each in placeholder.findall(json.dumps(blocks["aws"]))
     ]
-    assert told[0].startswith('aws.ami: "ami-00000000000000000": is still the placeholder of the example; put a real')
-    assert told[-1].startswith('aws.admin_cidrs.0: "203.0.113.0/24": is still the network of the example')
+    assert report[0].startswith('aws.ami: "ami-00000000000000000": is still the placeholder of the example; put a real')
+    assert report[-1].startswith('aws.admin_cidrs.0: "203.0.113.0/24": is still the network of the example')
     assert problems_of(fill_placeholders(blocks)) == []
 
 
@@ -69,8 +69,8 @@ def test_machines_of_two_architectures_are_refused_for_one_image_boots_all() -> 
 
     arm64 = ("t4g.small", "m6gd.large", "c7gn.xlarge", "im4gn.large", "g5g.xlarge", "a1.medium")
     for type_ in arm64:
-        (told,) = of("t3.small", type_)
-        assert told == (
+        (message,) = of("t3.small", type_)
+        assert message == (
             f"apps.hello.fleet.size.instance_type: {type_}: is arm64, and balancer.size.instance_type (t3.small) is "
             "amd64: one image (aws.ami) boots all machines; take types of one architecture"
         )
@@ -83,8 +83,8 @@ def test_machines_of_two_architectures_are_refused_for_one_image_boots_all() -> 
     "id_", ["ami-1234567", "ami-0123456789abcdef01", "AMI-12345678", "vpc-12345678", "ami-12345678\n", "ami-1234567g"]
 )
 def test_what_is_no_id_is_refused(id_: str) -> None:
-    (told,) = of_aws(ami=id_)
-    assert told.startswith(
+    (message,) = of_aws(ami=id_)
+    assert message.startswith(
         f"ami: {json.dumps(id_)}: should be an id such as ami-0123456789abcdef0; take one that `aws "
     )
 
@@ -92,12 +92,12 @@ def test_what_is_no_id_is_refused(id_: str) -> None:
 @given(st.integers(10, 16**17 - 1), st.sampled_from([8, 17]))
 def test_an_id_with_digits_of_its_own_is_taken(number: int, length: int) -> None:
     digits = f"{number:0{length}x}"[-length:]
-    told = of_aws(ami=f"ami-{digits}")
-    assert bool(told) == (digits.lstrip("0") in ("", *"0123456789")), told
+    report = of_aws(ami=f"ami-{digits}")
+    assert bool(report) == (digits.lstrip("0") in ("", *"0123456789")), report
 
 
 @pytest.mark.parametrize(
-    ("cidr", "told"),
+    ("cidr", "message"),
     [
         ("0.0.0.0/0", "opens port 22 to (nearly) everyone; name your own network"),
         ("128.0.0.0/1", "opens port 22 to (nearly) everyone; name your own network"),
@@ -108,17 +108,17 @@ def test_an_id_with_digits_of_its_own_is_taken(number: int, length: int) -> None
         ("2001:db8::/32", "should be an IPv4 network such as 198.51.100.0/24; add /32 to a single address"),
     ],
 )
-def test_a_network_that_admins_cannot_come_from_is_refused(cidr: str, told: str) -> None:
-    assert of_aws(admin_cidrs=["198.51.100.7/32", cidr]) == [f'admin_cidrs.1: "{cidr}": {told}']
+def test_a_network_that_admins_cannot_come_from_is_refused(cidr: str, message: str) -> None:
+    assert of_aws(admin_cidrs=["198.51.100.7/32", cidr]) == [f'admin_cidrs.1: "{cidr}": {message}']
 
 
 def test_a_stack_that_nobody_may_reach_is_refused() -> None:
-    (told,) = of_aws(admin_cidrs=[])
-    assert "admin_cidrs: []: nobody could reach port 22 of the balancer, through which " in told
+    (message,) = of_aws(admin_cidrs=[])
+    assert "admin_cidrs: []: nobody could reach port 22 of the balancer, through which " in message
     blocks = production()
     del blocks["aws"]["admin_cidrs"]
-    (told,) = problems_of(blocks)
-    assert told.startswith("aws.admin_cidrs: missing: nobody could reach port 22")
+    (message,) = problems_of(blocks)
+    assert message.startswith("aws.admin_cidrs: missing: nobody could reach port 22")
 
 
 def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes = b"") -> str:
@@ -132,12 +132,12 @@ def test_keys_that_ec2_has_are_taken_and_with_a_passphrase_none_is(tmp_path: Pat
         assert of_aws(ssh_key_name="ops", ssh_private_key=key) == []
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "sesame", "-f", file], check=True)
     for key in (file.read_text(), pem(rsa_key, b"sesame")):
-        (told,) = of_aws(ssh_key_name="ops", ssh_private_key=key)
-        assert told.startswith("ssh_private_key: (secret): is protected by a passphrase, which nobody can type")
+        (message,) = of_aws(ssh_key_name="ops", ssh_private_key=key)
+        assert message.startswith("ssh_private_key: (secret): is protected by a passphrase, which nobody can type")
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
         ("", "is empty; `pulumi config set --secret --path wsgi-fleet:aws.ssh_private_key < FILE` sets it; "),
         (" \n", "is empty; "),
@@ -147,9 +147,9 @@ def test_keys_that_ec2_has_are_taken_and_with_a_passphrase_none_is(tmp_path: Pat
         (pem(ec.generate_private_key(ec.SECP256R1())), "is neither RSA nor ED25519, and EC2 takes no other"),
     ],
 )
-def test_what_is_no_key_of_ec2_is_refused_without_being_told(key: str, told: str) -> None:
+def test_what_is_no_key_of_ec2_is_refused_without_being_told(key: str, message: str) -> None:
     (line,) = of_aws(ssh_key_name="ops", ssh_private_key=key)
-    assert line.startswith(f"ssh_private_key: (secret): {told}")
+    assert line.startswith(f"ssh_private_key: (secret): {message}")
     assert "opensesame" not in line
     assert KEY[40:60] not in line
 
@@ -157,8 +157,8 @@ def test_what_is_no_key_of_ec2_is_refused_without_being_told(key: str, told: str
 def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
     assert of_aws() == of_aws(ssh_key_name=None, ssh_private_key=None) == []
     assert of_aws(ssh_key_name="ops")[0].startswith('ssh_key_name: "ops": is given without ssh_private_key; give both')
-    told = of_aws(ssh_private_key=KEY)
-    assert told[0].startswith("ssh_private_key: (secret): is given without ssh_key_name; give both")
+    report = of_aws(ssh_private_key=KEY)
+    assert report[0].startswith("ssh_private_key: (secret): is given without ssh_key_name; give both")
 
 
 @pytest.mark.parametrize("block", ["environment", "secrets"])
@@ -172,7 +172,7 @@ def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
     ],
 )
 def test_a_value_that_no_environment_can_have_is_refused(block: str, value: str, problem: str) -> None:
-    (told,) = of_app(**{block: {"A": value}})
-    assert told.startswith(f"{block}.A: ")
-    assert problem in told
+    (message,) = of_app(**{block: {"A": value}})
+    assert message.startswith(f"{block}.A: ")
+    assert problem in message
     assert of_app(**{block: {"A": "\N{PILE OF POO}" * 8192}}) == []

@@ -90,8 +90,8 @@ def serve(connection: socket.socket) -> None:
         request = connection.recv(65536)
         if b"/hang" in request:
             time.sleep(6)
-        elif answer := next((answer for path, answer in WORKER_ENDED.items() if path.encode() in request), None):
-            connection.sendall(RESPONSE.format(answer[0], len(answer[0]) + 1, answer[1]).encode())
+        elif response := next((response for path, response in WORKER_ENDED.items() if path.encode() in request), None):
+            connection.sendall(RESPONSE.format(response[0], len(response[0]) + 1, response[1]).encode())
         elif b"/own" in request:
             connection.sendall(b"HTTP/1.0 503 Down\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nmine")
         elif b"/break" not in request:

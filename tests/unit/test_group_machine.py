@@ -41,11 +41,11 @@ class Host:
     def fetch(self, store: str, key: str, *, missing_ok: bool = False) -> bytes:
         del missing_ok
         assert store == "s3://bucket/prod/hello"
-        answers = self.store.get(key, [b""])
-        answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        responses = self.store.get(key, [b""])
+        response = responses.pop(0) if len(responses) > 1 else responses[0]
+        if isinstance(response, Exception):
+            raise response
+        return response
 
     def find(self, path: str) -> str:
         if path == "spot/instance-action":

@@ -53,7 +53,7 @@ class Api:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def output(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(instance_refresh, "LOOK_S", 0.0)
     monkeypatch.setattr(instance_refresh, "log", lines.append)
@@ -66,10 +66,10 @@ def run(api: Api) -> None:
     refresh.run(WANTED)
 
 
-def test_each_step_is_told_and_one_that_succeeds_is_all(said: list[str]) -> None:
+def test_each_step_is_told_and_one_that_succeeds_is_all(output: list[str]) -> None:
     api = Api(("Pending", ""), ("InProgress", ""), ("InProgress", ""), ("Successful", ""))
     run(api)
-    assert said == [
+    assert output == [
         "g: Pending, 50 %, 1 to go",
         "g: InProgress, 50 %, 1 to go",
         "g: every server is of the new launch template",
@@ -78,7 +78,7 @@ def test_each_step_is_told_and_one_that_succeeds_is_all(said: list[str]) -> None
     assert api.started["Preferences"]["AutoRollback"] is True
 
 
-def test_it_goes_back_when_servers_of_it_do_not_come_and_says_why(said: list[str]) -> None:
+def test_it_goes_back_when_servers_of_it_do_not_come_and_says_why(output: list[str]) -> None:
     api = Api(("InProgress", ""), failed=2)
     with pytest.raises(
         RefreshError,
@@ -86,24 +86,24 @@ def test_it_goes_back_when_servers_of_it_do_not_come_and_says_why(said: list[str
     ):
         run(api)
     assert api.calls == ["start", "rollback"]
-    assert "g: goes back: 2 servers did not come: abandoned" in said
+    assert "g: goes back: 2 servers did not come: abandoned" in output
 
 
-def test_one_launch_that_fails_or_older_ones_are_no_reason(said: list[str]) -> None:
-    del said
+def test_one_launch_that_fails_or_older_ones_are_no_reason(output: list[str]) -> None:
+    del output
     api = Api(("InProgress", ""), ("InProgress", ""), ("Successful", ""), failed=1)
     run(api)
     assert api.calls == ["start"]
 
 
-def test_what_aws_ends_is_a_failure_with_its_words(said: list[str]) -> None:
-    del said
+def test_what_aws_ends_is_a_failure_with_its_words(output: list[str]) -> None:
+    del output
     with pytest.raises(RefreshError, match=r"\(Cancelled\): by a user\nlook at it"):
         run(Api(("Cancelled", "by a user")))
 
 
-def test_one_that_a_killed_up_began_is_watched_on_and_another_one_is_refused(said: list[str]) -> None:
-    del said
+def test_one_that_a_killed_up_began_is_watched_on_and_another_one_is_refused(output: list[str]) -> None:
+    del output
     mine = {"InstanceRefreshId": "r-1", "Status": "InProgress", "DesiredConfiguration": WANTED}
     api = Api(("Successful", ""), there=[mine])
     run(api)

@@ -39,9 +39,9 @@ def client(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 def ensure(client: Client, owner: str) -> list[str]:
     """Ensure the image for the owner, and return what was logged on the way."""
-    said: list[str] = []
-    assert image.ensure(client, owner, ImageRecipe(), "d1", said.append) == ALIAS
-    return said
+    output: list[str] = []
+    assert image.ensure(client, owner, ImageRecipe(), "d1", output.append) == ALIAS
+    return output
 
 
 def owners(daemon: Daemon) -> str:

@@ -129,7 +129,7 @@ def test_a_machine_that_does_not_start_is_removed_and_the_reason_told(daemon: Da
 
 
 @pytest.mark.parametrize(
-    ("console", "told"),
+    ("console", "message"),
     [
         ("".join(f"line {number}\n" for number in range(20)),
          r"^machine a stopped while it booted \(Stopped\); its console:\nline 5\n(line \d+\n){13}line 19$"),
@@ -138,7 +138,7 @@ def test_a_machine_that_does_not_start_is_removed_and_the_reason_told(daemon: Da
     ],
 )  # fmt: skip
 def test_a_machine_that_stops_while_it_boots_is_told_with_the_end_of_its_console_or_the_remedy(
-    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch, console: str, told: str
+    daemon: Daemon, client: Client, monkeypatch: pytest.MonkeyPatch, console: str, message: str
 ) -> None:
     monkeypatch.setattr(machine, "LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(arp, "is_resolved", never)
@@ -149,7 +149,7 @@ def test_a_machine_that_stops_while_it_boots_is_told_with_the_end_of_its_console
         daemon.things["instances"]["a"]["status"] = "Stopped"
 
     daemon.before("GET /1.0/instances/a", lambda _body: None, stops)
-    with pytest.raises(LxdError, match=told):
+    with pytest.raises(LxdError, match=message):
         machine.start(client, "a")
 
 

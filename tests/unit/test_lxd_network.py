@@ -113,9 +113,9 @@ def test_a_half_made_group_is_completed(daemon: Daemon, client: Client) -> None:
 def test_what_is_not_labelled_as_the_owners_is_refused_and_left(daemon: Daemon, client: Client, kind: str) -> None:
     theirs: Thing = {"name": NAME, "config": {"user.wsgi-fleet.owner": "local-other"}}
     daemon.things[kind][NAME] = theirs
-    told = f"LXD: {kind} {NAME} exists and is not labelled user.wsgi-fleet.owner={OWNER}; rename or remove it"
+    message = f"LXD: {kind} {NAME} exists and is not labelled user.wsgi-fleet.owner={OWNER}; rename or remove it"
     for act in (lambda: network.ensure(client, OWNER, ROLE, []), lambda: network.remove(client, NAME, OWNER)):
-        with pytest.raises(LxdError, match=told):
+        with pytest.raises(LxdError, match=message):
             act()
     assert daemon.things[kind][NAME] is theirs
 
@@ -169,15 +169,15 @@ def doors(daemon: Daemon) -> dict[str, dict[str, Any]]:
 def test_ports_lead_to_the_new_balancer_and_no_longer_to_the_old(
     daemon: Daemon, client: Client, port: int, tls_port: int | None
 ) -> None:
-    wanted: dict[str, Any] = {"public": proxy(port)} | ({"public-tls": proxy(tls_port, 443)} if tls_port else {})
+    expected: dict[str, Any] = {"public": proxy(port)} | ({"public-tls": proxy(tls_port, 443)} if tls_port else {})
     other: dict[str, Any] = {"public": proxy(9)}
     daemon.things["instances"] = {
-        "old": instance("old", **wanted),
+        "old": instance("old", **expected),
         "new": instance("new"),
         "other": instance("other", owner="prod-abc123", **other),
     }
     address.publish(client, OWNER, "new", port, tls_port)
-    assert doors(daemon) == {"old": {}, "new": wanted, "other": other}
+    assert doors(daemon) == {"old": {}, "new": expected, "other": other}
     assert daemon.calls == ["PUT /1.0/instances/old", "PATCH /1.0/instances/new"]
     assert [name for name in ("old", "new", "gone") if address.is_published(client, name, port, tls_port)] == ["new"]
     assert not address.is_published(client, "new", port, None if tls_port else 9443)
@@ -212,21 +212,21 @@ def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(
     choose = (
         f"choose another port: `pulumi config set -s {OWNER.rpartition('-')[0]} --path wsgi-fleet:lxd.{setting} PORT`"
     )
-    told = (
+    message = (
         f"port {port} of 127.0.0.1 is taken by another program (`ss -tanp 'sport = :{port}'` names it); end that, or "
         f"{choose}"
     )
     device = {"port": address.DEVICE, "tls_port": address.TLS_DEVICE}[setting]
-    assert address.conflict(client, OWNER, port, device) == told
+    assert address.conflict(client, OWNER, port, device) == message
     daemon.things["instances"]["a"] = instance("a")
     daemon.refuse("PATCH .*", 400, f"Failed to listen on 127.0.0.1:{port}: bind: address already in use")
     with pytest.raises(LxdError) as error:
         address.publish(client, OWNER, "a", *((port,) if setting == "port" else (9, port)))
-    assert str(error.value) == told
+    assert str(error.value) == message
     of_other = instance("b", public=proxy(port))
     daemon.things["instances"]["b"] = of_other | {"config": {"user.wsgi-fleet.owner": "shop-one-0a1b2c"}}
-    told = f"port {port} of 127.0.0.1 is taken by the fleet of stack shop-one; {choose}"
-    assert address.conflict(client, OWNER, port, device) == told
+    message = f"port {port} of 127.0.0.1 is taken by the fleet of stack shop-one; {choose}"
+    assert address.conflict(client, OWNER, port, device) == message
     # It is in the way of all but its holder.
     daemon.things["instances"]["a"] = instance("a", public=proxy(port))
     assert address.conflict(client, OWNER, port, device) is None

@@ -262,17 +262,17 @@ def failures(name: str, inputs: dict[str, Any]) -> list[tuple[str, str]]:
 def test_what_stands_in_the_way_is_told_before_anything_is_made(
     daemon: Daemon, inputs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = "LXD has no storage pool gone; `make setup` makes it, wsgi-fleet:lxd.pool names another"
-    assert failures("image", inputs["image"] | {"pool": "gone"}) == [("pool", told)]
+    message = "LXD has no storage pool gone; `make setup` makes it, wsgi-fleet:lxd.pool names another"
+    assert failures("image", inputs["image"] | {"pool": "gone"}) == [("pool", message)]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ((where, told),) = failures("address", inputs["address"] | {"port": port})
+        ((where, message),) = failures("address", inputs["address"] | {"port": port})
     assert where == "port"
-    assert told.startswith(f"port {port} of 127.0.0.1 is taken by another program")
+    assert message.startswith(f"port {port} of 127.0.0.1 is taken by another program")
     daemon.socket.unlink()
     monkeypatch.setattr("platforms.lxd.client.SOCKETS", ())
     for name, property_ in (("group", "owner"), ("image", "pool"), ("address", "port")):
-        (where, told), *_ = failures(name, inputs[name])
+        (where, message), *_ = failures(name, inputs[name])
         assert where == property_
-        assert told.startswith("LXD is not there: no socket at ")
+        assert message.startswith("LXD is not there: no socket at ")
     assert daemon.calls == []

@@ -29,8 +29,8 @@ TRACEBACK = "Traceback (most recent call last)\n  File x\nKeyError: 1\n"
 
 def test_what_a_person_reads_of_a_journal_begins_at_the_last_traceback(host: AppServer) -> None:
     host.journal = f"starting\n{TRACEBACK}\nagain\n{TRACEBACK.replace('1', '2')}unit failed\n"
-    told = ["Traceback (most recent call last)", "  File x", "KeyError: 2", "unit failed"]
-    assert slot.last_lines("blue", 7.9) == "\n".join(f"    {line}" for line in told)
+    lines = ["Traceback (most recent call last)", "  File x", "KeyError: 2", "unit failed"]
+    assert slot.last_lines("blue", 7.9) == "\n".join(f"    {line}" for line in lines)
     assert host.others == [
         "journalctl --sync",
         "journalctl --no-pager -o cat -r -n 200 --since @7 -u app@blue",
@@ -44,8 +44,8 @@ def test_a_journal_without_a_traceback_is_its_last_lines(host: AppServer) -> Non
 
 def test_a_long_traceback_keeps_its_first_line_by_which_it_is_recognized(host: AppServer) -> None:
     host.journal = f"{TRACEBACK.splitlines()[0]}\n" + "".join(f"  line {number}\n" for number in range(40))
-    told = [TRACEBACK.splitlines()[0], *(f"  line {number}" for number in range(16, 40))]
-    assert slot.last_lines("blue", 7.0) == "\n".join(f"    {line}" for line in told)
+    lines = [TRACEBACK.splitlines()[0], *(f"  line {number}" for number in range(16, 40))]
+    assert slot.last_lines("blue", 7.0) == "\n".join(f"    {line}" for line in lines)
 
 
 def test_a_journal_leaves_out_what_the_gateway_logs_of_our_own_requests(host: AppServer) -> None:
@@ -115,7 +115,7 @@ def test_a_slot_that_fails_when_clients_ask_it_finishes_their_requests(
 
 
 @pytest.mark.parametrize(
-    ("starts", "answers", "told"),
+    ("starts", "responses", "message"),
     [
         ([1], [], "wsgi:app did not start"),
         ([None], [], "wsgi:app was not imported in 0 s"),
@@ -123,12 +123,12 @@ def test_a_slot_that_fails_when_clients_ask_it_finishes_their_requests(
     ],
 )
 def test_a_unit_that_does_not_get_healthy_is_stopped_and_its_journal_told(
-    host: AppServer, starts: list[int | None], answers: list[int | Exception], told: str
+    host: AppServer, starts: list[int | None], responses: list[int | Exception], message: str
 ) -> None:
-    host.starts, host.answers, host.journal = starts, answers, "broken\n"
+    host.starts, host.answers, host.journal = starts, responses, "broken\n"
     with pytest.raises(Failure) as error:
         slot.start_and_gate("green", MANIFEST | {"start_timeout_s": 0})
-    assert str(error.value) == f"{told}; its last lines:\n    broken"
+    assert str(error.value) == f"{message}; its last lines:\n    broken"
     assert host.states["app@green"] == "inactive"
 
 
@@ -143,12 +143,12 @@ def test_a_wait_for_a_health_path_says_what_it_answers_since_when_and_for_how_lo
 
 
 def test_a_response_is_told_with_its_status_and_its_words_in_quotes() -> None:
-    told = [slot_layout.format_response(*each) for each in [(500, '"down"'), (500, ""), (302, "to /x"), (0, "reset")]]
-    assert told == ['500: "down"', "500", "302 to /x", "reset"]
+    lines = [slot_layout.format_response(*each) for each in [(500, '"down"'), (500, ""), (302, "to /x"), (0, "reset")]]
+    assert lines == ['500: "down"', "500", "302 to /x", "reset"]
 
 
 @pytest.mark.parametrize(
-    ("state", "restarts", "answers", "told"),
+    ("state", "restarts", "responses", "message"),
     [
         ("failed", 0, [], "app@blue ended"),
         ("active", 1, [], "app@blue ended"),
@@ -157,13 +157,13 @@ def test_a_response_is_told_with_its_status_and_its_words_in_quotes() -> None:
     ],
 )
 def test_a_slot_that_ends_restarts_or_answers_badly_while_it_is_watched_is_told(
-    host: AppServer, state: str, restarts: int, answers: list[int | Exception], told: str
+    host: AppServer, state: str, restarts: int, responses: list[int | Exception], message: str
 ) -> None:
-    host.states["app@blue"], host.answers, host.journal = state, answers, "broken\n"
+    host.states["app@blue"], host.answers, host.journal = state, responses, "broken\n"
     host.restarts = iter([0, *[restarts] * 9])
     with pytest.raises(Failure) as error:
         slot.bake_slot("blue", MANIFEST, 60)
-    assert str(error.value) == f"{told} while it served; its last lines:\n    broken"
+    assert str(error.value) == f"{message} while it served; its last lines:\n    broken"
 
 
 def test_a_slot_that_stays_well_for_the_whole_time_is_well(host: AppServer) -> None:
@@ -189,7 +189,7 @@ ASKED = {"health_path": "/healthz", "health_headers": HEADERS}
 
 
 @pytest.mark.parametrize(
-    ("manifest", "answer"),
+    ("manifest", "response"),
     [
         (ASKED, (503, '"no database"')),
         (ASKED | {"health_path": "/page"}, (503, "")),
@@ -198,10 +198,10 @@ ASKED = {"health_path": "/healthz", "health_headers": HEADERS}
     ],
 )
 def test_an_answer_is_its_status_and_its_first_line_or_where_it_leads(
-    manifest: dict[str, Any], answer: tuple[int, str], tmp_path: Path
+    manifest: dict[str, Any], response: tuple[int, str], tmp_path: Path
 ) -> None:
     with socketserver.UnixStreamServer(str(tmp_path / "s"), Handler) as made:
         thread = threading.Thread(target=made.handle_request)
         thread.start()
-        assert slot.get(tmp_path / "s", manifest, 20) == answer
+        assert slot.get(tmp_path / "s", manifest, 20) == response
         thread.join()

@@ -117,21 +117,21 @@ def test_members_are_in_service_and_an_address_is_asked_for_once(aws: Aws) -> No
 
 
 def test_what_aws_names_stands_in_a_file_and_silence_changes_nothing(aws: Aws) -> None:
-    made, begun = Membership(1000), 1000.0
-    ask(made, begun)
+    made, start_s = Membership(1000), 1000.0
+    ask(made, start_s)
     assert json.loads(membership.FILE.read_text()) == {"g": {ONE: "i-1", TWO: "i-2"}}
     assert made.differs(state((ONE, "i-1")))
     assert not made.differs(state((ONE, "i-1"), (TWO, "i-2")))
     aws.states, aws.refuses = {}, {"DescribeAutoScalingGroups"}
-    ask(made, begun + ASK_S - 1)
+    ask(made, start_s + ASK_S - 1)
     assert len(aws.asked) == 2
-    ask(made, begun + ASK_S)
-    assert made.problem(begun + ASK_S) == ""
-    assert "autoscaling responded with 403" in made.problem(begun + SILENT_S)
+    ask(made, start_s + ASK_S)
+    assert made.problem(start_s + ASK_S) == ""
+    assert "autoscaling responded with 403" in made.problem(start_s + SILENT_S)
     assert json.loads(membership.FILE.read_text()) == {"g": {ONE: "i-1", TWO: "i-2"}}
     aws.refuses = set()
-    ask(made, begun + 2 * ASK_S)
-    assert made.problem(begun + 2 * ASK_S) == ""
+    ask(made, start_s + 2 * ASK_S)
+    assert made.problem(start_s + 2 * ASK_S) == ""
     assert json.loads(membership.FILE.read_text()) == {"g": {}}
 
 
@@ -180,11 +180,11 @@ def test_who_is_dead_for_long_is_replaced_unless_most_are(
 def test_one_is_condemned_once_in_a_minute_and_a_refusal_hides_no_member(
     aws: Aws, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made, site, begun = Membership(1000), state((ONE, "i-1"), (TWO, "i-2")), 1000.0
-    servers = {ONE: Server(0, begun - LONG, is_healthy=False), TWO: Server(0, 0)}
+    made, site, start_s = Membership(1000), state((ONE, "i-1"), (TWO, "i-2")), 1000.0
+    servers = {ONE: Server(0, start_s - LONG, is_healthy=False), TWO: Server(0, 0)}
     aws.refuses = {"SetInstanceHealth"}
     for after in (0, ASK_S, membership.AGAIN_S):
-        ask(made, begun + after, site, servers)
+        ask(made, start_s + after, site, servers)
     condemned = [given["InstanceId"] for action, given in aws.asked if action == "SetInstanceHealth"]
     assert condemned == ["i-1", "i-1"]
     assert made.members == {"g": {ONE: "i-1", TWO: "i-2"}}
@@ -197,8 +197,8 @@ def test_a_site_waits_for_the_first_answer_about_its_group(tmp_path: Path, monke
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        answers: list[dict[str, Any]] = [{}, {"g": {}}, {"g": {ONE: "i-1"}}]
-        group_members.FILE.write_text(json.dumps(answers[len(slept) - 1]))
+        responses: list[dict[str, Any]] = [{}, {"g": {}}, {"g": {ONE: "i-1"}}]
+        group_members.FILE.write_text(json.dumps(responses[len(slept) - 1]))
 
     monkeypatch.setattr(group_members.time, "sleep", sleep)
     wait: Callable[[State], None] = group_members.wait_for

@@ -79,7 +79,7 @@ USUAL = set(problems(EXAMPLE)[0])
 
 
 def assert_reads_well(document: dict[str, Any]) -> list[str]:
-    found, shown = problems(document)
+    found, output = problems(document)
     for line in found:
         assert not JARGON.search(line), line
         assert LINE.match(line), line
@@ -90,8 +90,8 @@ def assert_reads_well(document: dict[str, Any]) -> list[str]:
     settings = [line.partition(": ")[0] for line in found if not line.endswith(("; rename it", "so shorten it"))]
     assert sorted(settings) == sorted(set(settings)), found
     # Nothing but a word that cannot be broken is wider.
-    assert [line for line in shown.splitlines() if len(line) > WIDTH and " " in line.strip()[: WIDTH - 4]] == []
-    assert shown.count("\n  wsgi-fleet:") == len(found)
+    assert [line for line in output.splitlines() if len(line) > WIDTH and " " in line.strip()[: WIDTH - 4]] == []
+    assert output.count("\n  wsgi-fleet:") == len(found)
     return [line for line in found if line not in USUAL]
 
 
@@ -145,7 +145,7 @@ def test_a_secret_is_masked_whatever_its_type() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "shown"),
+    ("path", "value", "output"),
     [
         ("balancer", 5, "5"),
         ("balancer.proxy", "nginx", '"nginx"'),
@@ -157,9 +157,9 @@ def test_a_secret_is_masked_whatever_its_type() -> None:
         ("balancer.tls", "-----BEGIN PRIVATE KEY-----", "(secret)"),
     ],
 )
-def test_only_what_may_be_a_secret_is_masked(path: str, value: Any, shown: str) -> None:
+def test_only_what_may_be_a_secret_is_masked(path: str, value: Any, output: str) -> None:
     (line,) = [line for line in assert_reads_well(changed(tuple(path.split(".")), value)) if line.startswith(path)]
-    assert line.partition(": ")[2].startswith(f"{shown}: should be ")
+    assert line.partition(": ")[2].startswith(f"{output}: should be ")
 
 
 def test_every_mistake_fits_into_eighty_columns_and_a_key_is_one() -> None:
@@ -170,8 +170,8 @@ def test_every_mistake_fits_into_eighty_columns_and_a_key_is_one() -> None:
     assert line == "apps.hello.servers: unknown key; did you mean fleet.servers?"
     (line,) = assert_reads_well(changed(("apps", "hello", "qqqqqq"), 3))
     assert line == f"apps.hello.qqqqqq: unknown key; remove it; {ALL_KEYS}"
-    found, shown = problems(document | {"platform": "lxc", "lxd": {"port": 80}})
-    lines = shown.splitlines()
+    found, output = problems(document | {"platform": "lxc", "lxd": {"port": 80}})
+    lines = output.splitlines()
     assert lines[0] == f"stacks/Pulumi.x.yaml has {len(found)} problems; nothing was changed:"
     assert 3 <= len(found) < len(lines) <= 20
     assert max(map(len, lines)) <= WIDTH

@@ -59,7 +59,7 @@ def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gat
 
 
 @pytest.mark.parametrize(
-    ("fleet", "processes", "told"),
+    ("fleet", "processes", "message"),
     [
         ({"local_proxy": True}, "auto", 'gateway.processes: "auto": should be a number where'),
         ({"local_proxy": True}, 101, "gateway.processes: 101: should be 100 at most where"),
@@ -78,9 +78,9 @@ def app(kind: str = "uwsgi", manager: str = "systemd", processes: Any = 3, **gat
         ({"local_proxy": "yes"}, 3, 'fleet.local_proxy: "yes": should be true or false'),
     ],
 )
-def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, processes: Any, told: str) -> None:
+def test_what_cannot_work_together_is_refused_with_the_reason(fleet: Any, processes: Any, message: str) -> None:
     (found,) = of_app(fleet=fleet, gateway={"processes": processes})
-    assert told in found
+    assert message in found
 
 
 @pytest.mark.parametrize("name", ["WSGI_FLEET_PORT", "NOTIFY_SOCKET"])
@@ -224,9 +224,9 @@ def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_
         (tmp_path / name).write_text(f'#!/bin/sh\n[ $0 != {tmp_path}/systemctl ] || echo "$*" >>{tmp_path}/log\n')
         (tmp_path / name).chmod(0o755)
     subprocess.run(["sh", "-c", text], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
-    told = (tmp_path / "log").read_text().splitlines()
-    assert told[:2] == ["mask --quiet --now tmp.mount", "daemon-reload"]
-    assert told[2:] == [
+    report = (tmp_path / "log").read_text().splitlines()
+    assert report[:2] == ["mask --quiet --now tmp.mount", "daemon-reload"]
+    assert report[2:] == [
         *{
             "plain": ["enable --quiet app.socket app@blue.service"],
             "local proxy": ["disable --quiet --now nginx.service"],
@@ -237,18 +237,18 @@ def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_
 
 
 @pytest.mark.parametrize(
-    ("manager", "told"),
+    ("manager", "message"),
     [
         ("systemd", ["# === /etc/systemd/system/app@.service", "# === /etc/systemd/system/app.socket"]),
         ("supervisord", ["[program:app]", "numprocs = 2", "81%(process_num)02d", "app@.service"]),
         ("upstart", ["# === /etc/init/app.conf", "instance $PROCESS", "--socket 127.0.0.1:81$PROCESS"]),
     ],
 )
-def test_a_user_sees_what_each_process_manager_gets(manager: str, told: list[str]) -> None:
-    shown = CliRunner().invoke(fleet_command, ["units", "-s", "local", "--manager", manager])
-    assert shown.exit_code == 0, shown.output
-    assert [word for word in told if word not in shown.output] == []
-    assert shown.output.endswith("\n")
+def test_a_user_sees_what_each_process_manager_gets(manager: str, message: list[str]) -> None:
+    output = CliRunner().invoke(fleet_command, ["units", "-s", "local", "--manager", manager])
+    assert output.exit_code == 0, output.output
+    assert [word for word in message if word not in output.output] == []
+    assert output.output.endswith("\n")
 
 
 # How a server changes over.
@@ -312,8 +312,13 @@ def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer)
 
 def test_a_slot_is_healthy_when_each_of_its_processes_is(host: AppServer) -> None:
     manifest = json.loads((common.RELEASES / "r1" / "manifest.json").read_text())
-    for answers, expected in (([200, 200], True), ([200, 503], False), ([503, 200], False), ([200, OSError()], False)):
-        host.answers = [*answers]
+    for responses, expected in (
+        ([200, 200], True),
+        ([200, 503], False),
+        ([503, 200], False),
+        ([200, OSError()], False),
+    ):
+        host.answers = [*responses]
         assert slot.is_healthy("blue", manifest) is expected
 
 

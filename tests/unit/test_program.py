@@ -185,9 +185,9 @@ def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
     config = {"wsgi-fleet:platform": "lxd", "wsgi-fleet:apps": json.dumps(hosts)}
     made = build(rejected, config=config, stack="local", preview=True)
     (lines,) = [each.splitlines() for each in logged]
-    told = f"pyproject.toml: {describe('it', '>=3.99', DEFAULT_OS.python)}"
+    message = f"pyproject.toml: {describe('it', '>=3.99', DEFAULT_OS.python)}"
     assert [line for line in lines if not line.startswith("  ")] == [
-        line for name in ("a", "b") for line in (f"apps.{name}: {told}", f"{project / name} cannot be released:")
+        line for name in ("a", "b") for line in (f"apps.{name}: {message}", f"{project / name} cannot be released:")
     ]
     assert [line.split(";")[0] for line in lines if line.startswith("  ")] == ["  .env: may hold secrets"] * 2
     assert (made.resources, made.exports) == ([], {})

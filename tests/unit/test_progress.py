@@ -78,19 +78,19 @@ def test_an_error_keeps_the_path_of_a_setting_that_looks_like_a_class(before: st
 
 def test_what_an_interrupted_run_left_is_told_in_a_line() -> None:
     text = "Attempting to deploy or update resources with 1 pending operations from previous deployment.\n\nx"
-    told = "warning: the last run was interrupted; what it began is"
+    expected_text = "warning: the last run was interrupted; what it began is"
     for is_removal, then in ((False, "done anew"), (True, "removed")):
         progress = Progress(is_removal=is_removal)
-        assert progress.handle_event(message(text, "warning"), 1.0) == [f"{told} {then}"]
+        assert progress.handle_event(message(text, "warning"), 1.0) == [f"{expected_text} {then}"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "result", "told"),
+    ("changes", "result", "expected_text"),
     [({"update": 2, "create": 1}, "", ["updated 2, created 1"]), ({}, "", ["nothing was to do"]), ({}, "failed", [])],
 )
-def test_the_summary_counts_what_was_done(changes: dict[str, int], result: str, told: list[str]) -> None:
+def test_the_summary_counts_what_was_done(changes: dict[str, int], result: str, expected_text: list[str]) -> None:
     summary = {"resourceChanges": {"same": 21, **changes}, "result": result}
-    assert Progress().handle_event({"summaryEvent": summary}, 1.0) == told
+    assert Progress().handle_event({"summaryEvent": summary}, 1.0) == expected_text
 
 
 class Terminal(io.StringIO):
@@ -134,8 +134,8 @@ def test_a_command_that_fails_before_its_first_event_shows_its_own_words(
     pulumi.write_text("#!/bin/sh\necho noise\necho 'error: no backend' >&2\nexit 255\n")
     pulumi.chmod(0o755)
     assert run(["up", "-s", "local"], Screen(sys.stdout), []) == 255
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("   0 s  failed:\n", "error: no backend\n")
+    report = capsys.readouterr()
+    assert (report.out, report.err) == ("   0 s  failed:\n", "error: no backend\n")
 
 
 def test_text_that_pulumi_would_change_is_rejected_before_pulumi_writes_the_stack_file(
@@ -189,7 +189,7 @@ def test_what_a_machine_prints_moves_no_cursor(stream: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "told"),
+    ("event", "expected_text"),
     [
         ("switched", "hello: some servers may run the new release already; run the same command again"),
         ("interrupted", "hello: some servers may run the new release already; run the same command again"),
@@ -198,7 +198,7 @@ def test_what_a_machine_prints_moves_no_cursor(stream: str) -> None:
     ],
 )
 def test_after_ctrl_c_a_rollout_that_was_not_ended_is_told(
-    event: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    event: str, expected_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = DirectoryStore(tmp_path)
     pointers.set_current(store, "r1")
@@ -208,7 +208,7 @@ def test_after_ctrl_c_a_rollout_that_was_not_ended_is_told(
         return [SimpleNamespace(app="hello", store=store)]
 
     monkeypatch.setattr("commands.target.find_all", find_all)
-    assert describe_serving("local") == told
+    assert describe_serving("local") == expected_text
 
 
 # An engine that heeds no signal, with the host of a program in a group of its own; its ids go to the file.
@@ -232,14 +232,14 @@ def deaf(pulumi: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
     """Start an `up` with an engine that hears nothing. Yield it, and the processes of the engine."""
     pulumi.write_text(DEAF)
     pulumi.chmod(0o755)
-    begun = pulumi.with_suffix(".begun")
+    start_s = pulumi.with_suffix(".begun")
     with subprocess.Popen(
         [sys.executable, "-m", "commands.progress", "up", "-s", "local"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
-        while not begun.exists():
+        while not start_s.exists():
             time.sleep(0.05)
-        engine = [int(pid) for pid in begun.read_text().split()]
+        engine = [int(pid) for pid in start_s.read_text().split()]
         yield process, engine
         process.kill()
     for pid in engine:
@@ -262,10 +262,10 @@ def test_ctrl_c_however_often_ends_the_engine_whatever_it_waits_for_and_says_wha
     for _ in range(times):
         os.killpg(process.pid, signal.SIGINT)
         time.sleep(0.2 if times > 1 else 0)
-    told, errors = process.communicate(timeout=20)
+    report, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (INTERRUPTED, "")
     assert time.monotonic() - since < 10
-    first, last = told.splitlines()[-2:]
+    first, last = report.splitlines()[-2:]
     assert first.endswith("s  stopped. What servers have begun, they end; run the same command again to go on")
     assert last.endswith("s  nothing serves yet")
     assert [pid for pid in engine if is_running(pid)] == []

@@ -141,9 +141,9 @@ def test_answers_are_kept_by_country_where_the_application_is_told_it(tmp_path: 
         assert ("$geoip_country_code" in key) == geoip
 
 
-def patterns(site: list[dict[str, Any]], variable: str, wanted: str) -> list[str]:
+def patterns(site: list[dict[str, Any]], variable: str, expected: str) -> list[str]:
     """Return the regular expressions for which a map gives this value."""
-    keys = [word(key).removeprefix("~") for key, value in mapped(site, variable) if value == [wanted]]
+    keys = [word(key).removeprefix("~") for key, value in mapped(site, variable) if value == [expected]]
     return [key.replace(r"\z", r"\Z") for key in keys]
 
 
@@ -201,7 +201,7 @@ def test_nothing_stands_before_health_paths_and_maintenance_comes_first(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("path", "to", "asked", "answer"),
+    ("path", "to", "asked", "response"),
     [
         ("/old", "/new", "/old", "308:/new$is_args$args"),
         ("/old", "/new", "/old?a=b", "308:/new$is_args$args"),
@@ -223,12 +223,12 @@ def test_nothing_stands_before_health_paths_and_maintenance_comes_first(tmp_path
     ],
 )
 def test_a_redirect_matches_its_paths_and_leads_to_no_other_host(
-    path: str, to: str, asked: str, answer: str | None
+    path: str, to: str, asked: str, response: str | None
 ) -> None:
     rule = Redirect(path=path, to=to)
     match = re.search(rule.regex, asked)
     made = match and re.sub(r"\$(\d)", lambda found: match[int(found[1])], nginx_return(rule))
-    assert made == answer
+    assert made == response
 
 
 def test_every_answer_carries_what_clients_rely_on(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ TO_NEW = "and servers have 3.11.2; set `wsgi-fleet:os` to debian-13"
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "told"),
+    ("file", "text", "message"),
     [
         ("pyproject.toml", '[project]\nrequires-python = ">=3.12"', f"it needs Python >=3.12, {TO_NEW}"),
         ("pyproject.toml", '[project]\nrequires-python = ">=3.11,<4"', ""),
@@ -49,14 +49,16 @@ TO_NEW = "and servers have 3.11.2; set `wsgi-fleet:os` to debian-13"
 )
 @pytest.mark.parametrize("folder", ["", "deploy/"])
 def test_files_of_the_source_say_which_python_it_needs(
-    file: str, text: str, told: str, folder: str, tmp_path: Path
+    file: str, text: str, message: str, folder: str, tmp_path: Path
 ) -> None:
     (tmp_path / "deploy").mkdir()
     (tmp_path / folder / file).write_text(text)
     installed = f"{folder}{file}" if folder else None
     found = find_problems(tmp_path, installed, OLD)
-    assert [line[: len(f"{folder}{file}: {told}")] for line in found] == ([f"{folder}{file}: {told}"] if told else [])
-    if TO_NEW in told:
+    assert [line[: len(f"{folder}{file}: {message}")] for line in found] == (
+        [f"{folder}{file}: {message}"] if message else []
+    )
+    if TO_NEW in message:
         assert find_problems(tmp_path, installed, NEW) == []
 
 
@@ -83,7 +85,7 @@ Python>=3.12, we can conclude that django==6.0.1 cannot be used."""
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         (PIP.format("Django==6.0.1"), f"Django==6.0.1 needs Python >=3.12, {TO_NEW}"),
         (
@@ -97,7 +99,7 @@ Python>=3.12, we can conclude that django==6.0.1 cannot be used."""
     ],
     ids=["pip, pinned", "pip, range", "pip, source", "uv", "no such package", "another failure"],
 )
-def test_what_installers_say_of_another_python_is_one_line(lines: str, told: str) -> None:
+def test_what_installers_say_of_another_python_is_one_line(lines: str, message: str) -> None:
     short = shorten(f"error: the requirements do not install with Python 3.11.2:\n{lines}")
-    assert short.startswith(told or "error: the requirements do not install with Python 3.11.2:\n")
-    assert ("\n" in short) == (not told)
+    assert short.startswith(message or "error: the requirements do not install with Python 3.11.2:\n")
+    assert ("\n" in short) == (not message)

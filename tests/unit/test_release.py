@@ -80,8 +80,8 @@ def test_what_must_not_leave_is_refused_with_every_reason_at_once(source: Path) 
     os.mkfifo(source / "pipe")
     with pytest.raises(SourceError) as error:
         tar(source)
-    told = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
-    assert told == [".env", "absolute", "out", "package/.env.production", "pipe"]
+    lines = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
+    assert lines == [".env", "absolute", "out", "package/.env.production", "pipe"]
 
 
 def test_each_thing_a_release_is_made_of_changes_its_id_and_the_number_of_servers_does_not(source: Path) -> None:

@@ -158,8 +158,8 @@ def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet:
     ROLLOUT.update("a", olds, news | {"balancer": BALANCER | {"target": "i-10"}})
     assert fleet.proxy == "failed"
     fleet.fails[("i-9", "start")] = "no such file"
-    told = r"(?s)balancer: nginx.service does not start: .*no such file.*journalctl -u"
-    with pytest.raises(RolloutError, match=told):
+    message = r"(?s)balancer: nginx.service does not start: .*no such file.*journalctl -u"
+    with pytest.raises(RolloutError, match=message):
         ROLLOUT.update("a", olds, news)
     fleet.fails.clear()
     ROLLOUT.update("a", olds, news)

@@ -141,7 +141,7 @@ def test_what_ends_again_and_again_waits_longer_each_time_and_is_never_given_up(
     (command,) = [line for line in unit(proof=False)["Service"] if line.startswith("ExecStartPre=")]
     command = command.removeprefix("ExecStartPre=+/bin/sh -c ").strip("'").replace("$$", "$")
     command = command.replace("/run/", f"{tmp_path}/").replace("%n", "app@blue.service").replace("%N", "app@blue")
-    begun, waited = tmp_path / "start-app@blue", tmp_path / "slept"
+    start_s, waited = tmp_path / "start-app@blue", tmp_path / "slept"
     waited.touch()
     for name, does in {
         "systemctl": f"[ \"$*\" = 'show -P NRestarts app@blue.service' ]; echo {restarts}",
@@ -150,11 +150,11 @@ def test_what_ends_again_and_again_waits_longer_each_time_and_is_never_given_up(
         (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
         (tmp_path / name).chmod(0o755)
     if seconds_ago is not None:
-        begun.touch()
-        os.utime(begun, (time.time() - seconds_ago, time.time() - seconds_ago))
+        start_s.touch()
+        os.utime(start_s, (time.time() - seconds_ago, time.time() - seconds_ago))
     subprocess.run(["sh", "-c", command], check=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert waited.read_text() == slept
-    assert time.time() - begun.stat().st_mtime < 10
+    assert time.time() - start_s.stat().st_mtime < 10
 
 
 def test_proof_and_slot_are_hardened_alike_and_a_proof_has_no_public_socket() -> None:

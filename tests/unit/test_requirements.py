@@ -210,7 +210,7 @@ def test_requirement_files_outside_of_the_source_are_brought_by_the_release(tmp_
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"shop/requirements.txt": "-r ../../outside.txt"}, r"/outside\.txt: lies outside of /.*; copy it"),
         ({"shop/requirements.txt": "-r ../link.txt"}, r"/link\.txt: lies outside of"),
@@ -221,7 +221,7 @@ def test_requirement_files_outside_of_the_source_are_brought_by_the_release(tmp_
     ],
 )
 def test_a_release_brings_no_file_that_is_not_the_projects_or_may_hold_secrets(
-    tmp_path: Path, change: dict[str, str], told: str
+    tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     project = tmp_path / "project"
     source = make_outside(project)
@@ -229,7 +229,7 @@ def test_a_release_brings_no_file_that_is_not_the_projects_or_may_hold_secrets(
     (project / "link.txt").symlink_to(tmp_path / "outside.txt")
     for name, text in change.items():
         (project / name).write_text(text, "latin-1")
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=message):
         find_requirements(source, "../requirements.txt", project)
 
 

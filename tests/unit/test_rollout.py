@@ -71,13 +71,13 @@ def test_what_a_machine_says_changes_nothing_of_the_operators_terminal(capsys: p
     with pytest.raises(RolloutError) as failed:
         roll_out(fleet, 2)
     assert "\n    \\x1b[31mKeyError\\x9b2J\t1\\x0d\\x00" in str(failed.value)
-    told = str(failed.value) + capsys.readouterr().out + "".join(map(str, fleet.store.files.values()))
-    assert not re.search(r"[\x1b\x9b\x00\r]", told)
+    report = str(failed.value) + capsys.readouterr().out + "".join(map(str, fleet.store.files.values()))
+    assert not re.search(r"[\x1b\x9b\x00\r]", report)
 
 
 @pytest.mark.parametrize("server", NAMES)
 @pytest.mark.parametrize(
-    ("verb", "failure", "told"),
+    ("verb", "failure", "message"),
     [
         ("status", Unreachable("no route"), "reach: unreachable: no route"),
         ("stage", "the module does not import", "stage: the module does not import"),
@@ -86,13 +86,13 @@ def test_what_a_machine_says_changes_nothing_of_the_operators_terminal(capsys: p
     ],
 )
 def test_a_failure_before_the_switch_switches_nothing_and_names_server_and_phase(
-    server: str, verb: str, failure: str | Exception, told: str
+    server: str, verb: str, failure: str | Exception, message: str
 ) -> None:
     fleet, old = a_fleet_on(1)
     fleet.fails[server, verb] = failure
     with pytest.raises(RolloutError) as error:
         roll_out(fleet, 2)
-    assert f"{server}, {told.format(id=release(2).id)}" in str(error.value)
+    assert f"{server}, {message.format(id=release(2).id)}" in str(error.value)
     assert f"release {old} still serves" in str(error.value)
     assert fleet.did("switch") == []
     assert fleet.live == dict.fromkeys(NAMES, old)
@@ -109,27 +109,29 @@ def test_an_unreachable_server_that_is_allowed_is_left_out_and_the_pointer_waits
 
 
 @pytest.mark.parametrize(
-    ("away", "allowed", "told"), [(2, 1, r"(?s)a-1, reach.*a-2, reach"), (3, 3, "no server can be reached")]
+    ("away", "allowed", "message"), [(2, 1, r"(?s)a-1, reach.*a-2, reach"), (3, 3, "no server can be reached")]
 )
-def test_more_unreachable_servers_than_allowed_or_none_left_switch_nothing(away: int, allowed: int, told: str) -> None:
+def test_more_unreachable_servers_than_allowed_or_none_left_switch_nothing(
+    away: int, allowed: int, message: str
+) -> None:
     fleet, old = a_fleet_on(1)
     fleet.fails = {(name, "status"): Unreachable("no route") for name in NAMES[:away]}
-    with pytest.raises(RolloutError, match=told):
+    with pytest.raises(RolloutError, match=message):
         roll_out(fleet, 2, allow_unreachable=allowed)
     assert (fleet.live, current(fleet.store)) == (dict.fromkeys(NAMES, old), old)
 
 
 @pytest.mark.parametrize(
-    ("why", "told"),
+    ("why", "message"),
     [
         ("no memory", ": a-1, stage: no disk\na-3, stage: no memory\n"),
         ("no disk", "^[a-z]+: a-1, a-3, stage: no disk\n"),
     ],
 )
-def test_every_server_that_fails_to_stage_is_in_the_error_and_equal_causes_once(why: str, told: str) -> None:
+def test_every_server_that_fails_to_stage_is_in_the_error_and_equal_causes_once(why: str, message: str) -> None:
     fleet, _ = a_fleet_on(1)
     fleet.fails = {("a-1", "stage"): "no disk", ("a-3", "stage"): why}
-    with pytest.raises(RolloutError, match=told):
+    with pytest.raises(RolloutError, match=message):
         roll_out(fleet, 2)
 
 
@@ -149,8 +151,8 @@ def test_a_failing_switch_takes_the_servers_before_it_back(failing: int, failure
 def test_a_server_that_cannot_go_back_is_named_as_well() -> None:
     fleet, old = a_fleet_on(1)
     fleet.fails = {("a-2", f"switch {release(2).id}"): "broken", ("a-1", f"switch {old}"): Unreachable("lost")}
-    told = r"(?s)a-2, switch: broken.*going back failed as well: a-1, switch: unreachable: lost"
-    with pytest.raises(RolloutError, match=told):
+    message = r"(?s)a-2, switch: broken.*going back failed as well: a-1, switch: unreachable: lost"
+    with pytest.raises(RolloutError, match=message):
         roll_out(fleet, 2)
 
 
@@ -320,10 +322,10 @@ def test_threads_that_a_fork_loses_are_told_with_the_setting_that_keeps_them(
     fleet = FakeFleet(MemoryStore())
     fleet.journal = "*** Starting uWSGI ***\nwarning: threads of the import end in workers: beat, queue\n"
     roll_out(fleet, 1)
-    told = (
+    message = (
         "a: warning: the import of the application starts threads (beat, queue). The gateway forks its workers after "
     )
-    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(told)] != []
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith(message)] != []
 
 
 def test_a_server_that_booted_meanwhile_is_taken_along() -> None:
@@ -385,8 +387,8 @@ def test_a_rollout_whose_pulumi_was_killed_is_waited_for(capsys: pytest.CaptureF
     ending.start()
     roll_out(fleet, 2)
     ending.join()
-    told = f"process {os.getpid()} is not done yet (release abc), though who started it is gone; waiting"
-    assert capsys.readouterr().out.count(told) == 1
+    message = f"process {os.getpid()} is not done yet (release abc), though who started it is gone; waiting"
+    assert capsys.readouterr().out.count(message) == 1
 
 
 def test_the_lock_of_another_host_is_taken_over_only_when_it_is_silent() -> None:
@@ -403,10 +405,10 @@ def test_the_lock_of_another_host_is_taken_over_only_when_it_is_silent() -> None
 
 
 def test_of_eight_that_want_the_lock_at_once_one_gets_it() -> None:
-    store, begun, tried = MemoryStore(), threading.Barrier(8), threading.Barrier(8)
+    store, start_s, tried = MemoryStore(), threading.Barrier(8), threading.Barrier(8)
 
     def is_mine(number: int) -> bool:
-        begun.wait(5)
+        start_s.wait(5)
         try:
             with lock.acquire(store, str(number), print):
                 tried.wait(5)
@@ -422,7 +424,7 @@ def test_of_eight_that_want_the_lock_at_once_one_gets_it() -> None:
 def test_a_worker_that_keeps_ending_is_told_when_its_release_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    unit, said = "app-worker-mail@1.service", list[str]()
+    unit, output = "app-worker-mail@1.service", list[str]()
 
     class Ending:
         def exec(self, machine: str, command: Sequence[str], **_: Any) -> Result:
@@ -436,13 +438,13 @@ def test_a_worker_that_keeps_ending_is_told_when_its_release_serves(monkeypatch:
     servers = [Server(name, name) for name in NAMES]
     # "worker" is a secret as well, by chance: only what machines say is cleaned.
     clean = Redaction(["queue", "worker"]).clean
-    fleet = Fleet("a", Ending(), said.append, first=servers[0], start_timeout_s=9, drain_timeout_s=9, clean=clean)
+    fleet = Fleet("a", Ending(), output.append, first=servers[0], start_timeout_s=9, drain_timeout_s=9, clean=clean)
     report_ended_workers(fleet, servers, b'{"workers": {}}')
-    assert (said, waited) == ([], [])
+    assert (output, waited) == ([], [])
     report_ended_workers(fleet, servers, b'{"workers": {"mail": {}}}')
-    told = "worker mail@1 has ended 2 times since it was started with this release; it is started again for ever."
-    assert said == [
-        f"a: warning: a-1: {told} Its last lines:\n    no such [removed] [removed]",
-        f"a: warning: a-2: {told} Its last lines:\n    (it logged nothing)",
+    message = "worker mail@1 has ended 2 times since it was started with this release; it is started again for ever."
+    assert output == [
+        f"a: warning: a-1: {message} Its last lines:\n    no such [removed] [removed]",
+        f"a: warning: a-2: {message} Its last lines:\n    (it logged nothing)",
     ]
     assert waited == [5.0]

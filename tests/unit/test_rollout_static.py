@@ -125,7 +125,7 @@ def test_the_old_release_is_served_until_the_new_one_is_everywhere_and_beside_it
 
 
 @pytest.mark.parametrize(
-    ("machine", "verb", "failure", "told"),
+    ("machine", "verb", "failure", "message"),
     [
         ("a-1", "static", "static.folder: public: no such folder", "a-1, static files: static.folder: public"),
         ("a-1", "sends", "no base64!", "a-1, static files: what it sent is no archive"),
@@ -134,12 +134,12 @@ def test_the_old_release_is_served_until_the_new_one_is_everywhere_and_beside_it
     ],
 )
 def test_files_that_do_not_get_there_switch_nothing(
-    fleet: FleetWithBalancer, machine: str, verb: str, failure: str | Exception, told: str
+    fleet: FleetWithBalancer, machine: str, verb: str, failure: str | Exception, message: str
 ) -> None:
     fleet.fails[machine, verb] = failure
     with pytest.raises(RolloutError) as error:
         up(fleet, 2)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert fleet.did("switch") == fleet.did("task") == []
     assert (live(), served()) == (release(1).id, {release(1).id})
 

@@ -35,9 +35,9 @@ def lived(
     ended: list[tuple[float, Probe]] = []
     ticks = 0
     while (now := ticks * TICK_S) <= until:
-        if ticks % 4 == 0 and (answer := answer_at(now)):
-            after = 2.0 if answer is Outcome.SILENT else 0.0
-            ended.append((now + after, Probe(now, answer, answer.name, resent(now))))
+        if ticks % 4 == 0 and (response := answer_at(now)):
+            after = 2.0 if response is Outcome.SILENT else 0.0
+            ended.append((now + after, Probe(now, response, response.name, resent(now))))
         for each in [each for each in ended if each[0] <= now]:
             ended.remove(each)
             server.record(each[1])
@@ -146,8 +146,8 @@ def test_whatever_is_known_somebody_is_asked(
 
 
 @given(st.lists(st.sampled_from(Outcome), min_size=40, max_size=120))
-def test_however_answers_come_only_a_time_without_good_ones_takes_a_server_out(answers: Iterable[Outcome]) -> None:
-    listed = list(answers)
+def test_however_answers_come_only_a_time_without_good_ones_takes_a_server_out(responses: Iterable[Outcome]) -> None:
+    listed = list(responses)
     _, changes = lived(lambda now: listed[int(now)] if int(now) < len(listed) else None, len(listed) - 1)
     for when, is_healthy in changes:
         if is_healthy:

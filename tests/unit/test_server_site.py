@@ -86,9 +86,9 @@ class Server:
     slots: Path
 
     def get(self, path: str, *, source: str = FRONT, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        told = {"Host": HOST, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        report = {"Host": HOST, **{name.replace("_", "-"): value for name, value in headers.items()}}
         made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10, source_address=(source, 0))
-        with contextlib.closing(made) as connection, contextlib.closing(_ask(connection, path, told)) as response:
+        with contextlib.closing(made) as connection, contextlib.closing(_ask(connection, path, report)) as response:
             return response.status, dict(response.headers.items()), response.read()
 
     def seen(self, path: str, *, source: str = FRONT, **headers: str) -> dict[str, str]:
@@ -142,7 +142,7 @@ OF_ALB = {"X_Forwarded_Proto": "https", "X_Forwarded_Port": "443"}
 
 def test_the_load_balancer_is_believed_about_the_client_and_the_scheme(server: Server) -> None:
     found = server.seen("/shop/a%20b", X_Forwarded_For="6.6.6.6, 203.0.113.9", **OF_ALB)
-    wanted = {
+    expected = {
         "path": "/a%20b",
         "host": HOST,
         "x-real-ip": "203.0.113.9",
@@ -153,7 +153,7 @@ def test_the_load_balancer_is_believed_about_the_client_and_the_scheme(server: S
         "x-forwarded-prefix": "/shop",
         "x-edge": "alb",
     }
-    assert {name: found[name] for name in wanted} == wanted
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_nobody_else_is_and_headers_that_others_are_trusted_for_go_no_further(server: Server) -> None:
@@ -165,23 +165,23 @@ def test_nobody_else_is_and_headers_that_others_are_trusted_for_go_no_further(se
 
 def test_it_asks_for_health_by_the_name_of_the_site_and_clients_do_not_get_there(server: Server) -> None:
     found = server.seen(TARGET_HEALTH_PATH, Host="10.20.0.7:8000", User_Agent="ELB-HealthChecker/2.0")
-    wanted = {"path": "/healthz", "host": HOST, "x-forwarded-host": HOST, "x-forwarded-proto": "https"}
-    assert {name: found[name] for name in wanted} == wanted
+    expected = {"path": "/healthz", "host": HOST, "x-forwarded-host": HOST, "x-forwarded-proto": "https"}
+    assert {name: found[name] for name in expected} == expected
     assert server.get(TARGET_HEALTH_PATH, X_Forwarded_For="203.0.113.9", **OF_ALB)[0] == 404
 
 
 @pytest.mark.parametrize(
-    ("path", "answer"),
+    ("path", "response"),
     [("app.css", b"of blue"), ("old.css", b"of green"), ("assets/new.js", b"of proof"), ("none.css", None),
      (".env", None), ("", None), ("../../errors/502.html", None)],
 )  # fmt: skip
 def test_static_files_are_those_of_both_slots_and_of_the_staged_release(
-    server: Server, path: str, answer: bytes | None
+    server: Server, path: str, response: bytes | None
 ) -> None:
     status, headers, content = server.get(f"/shop/static/{path}", X_Forwarded_For="203.0.113.9", **OF_ALB)
-    assert (status, content if answer else None) == (200 if answer else 404, answer)
+    assert (status, content if response else None) == (200 if response else 404, response)
     is_immutable = path.startswith("assets/")
-    kept = "public, max-age=31536000, immutable" if is_immutable else "public, max-age=300" if answer else "no-store"
+    kept = "public, max-age=31536000, immutable" if is_immutable else "public, max-age=300" if response else "no-store"
     # What is outside of the folder is the site's own 404.
     assert headers.get("Cache-Control", "no-store") == kept
 

@@ -85,7 +85,7 @@ def test_a_release_without_a_settings_file_says_nothing_of_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (settings_file({"A B": 1}), 'settings_file.values["A B"]: "A B": should be'),
         (settings_file({"A\nB": 1}), 'settings_file.values["A\\nB"]: "A\\nB": should be'),
@@ -103,8 +103,8 @@ def test_a_release_without_a_settings_file_says_nothing_of_one() -> None:
         (settings_file({}) | {"variable": "SET_ALREADY"}, "variable: SET_ALREADY: is set by environment as well; give"),
     ],
 )  # fmt: skip
-def test_what_a_file_cannot_say_is_refused_with_its_path(wrong: dict[str, Any], told: str) -> None:
-    assert told in "\n".join(of_app(settings_file=wrong, environment={"SET_ALREADY": ""}))
+def test_what_a_file_cannot_say_is_refused_with_its_path(wrong: dict[str, Any], message: str) -> None:
+    assert message in "\n".join(of_app(settings_file=wrong, environment={"SET_ALREADY": ""}))
 
 
 def test_values_are_as_deep_as_readers_take() -> None:
@@ -112,8 +112,8 @@ def test_values_are_as_deep_as_readers_take() -> None:
         return {"A": nested(levels - 1)} if levels > 1 else 1
 
     compile(written({"A": nested(40)})["text"], "settings.py", "exec")
-    (told,) = of_app(settings_file=settings_file({"A": nested(41)}))
-    assert told.endswith(": is more than 40 levels deep; write it with fewer")
+    (message,) = of_app(settings_file=settings_file({"A": nested(41)}))
+    assert message.endswith(": is more than 40 levels deep; write it with fewer")
 
 
 def test_a_required_name_may_be_set_at_any_place() -> None:

@@ -157,8 +157,8 @@ def test_an_application_that_was_unhealthy_before_does_not_hold_up_another(balan
     capsys.readouterr()
     call("site", stdin=two([ONE], [TWO, THREE]))
     assert balancer.addresses == [ONE, TWO, THREE]
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == "app_a is unhealthy, as it was before: GET /a/healthz: HTTP Error 503"
+    report = capsys.readouterr().out.splitlines()
+    assert report[0] == "app_a is unhealthy, as it was before: GET /a/healthz: HTTP Error 503"
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,8 @@ def test_all_files_that_usually_hold_secrets_are_named_and_ignored_ones_are_no_p
     write(source, _gitignore="/.env\n")
     with pytest.raises(SourceError) as error:
         tar_sha256(source)
-    told = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
-    assert told == refused
+    lines = [line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]]
+    assert lines == refused
     write(source, _fleetignore=".envs/\n*.env\n.ENV\n*.bak~\n")
     tar_sha256(source)
 
@@ -127,16 +127,16 @@ def test_a_list_of_what_to_ignore_may_have_a_mark_and_is_refused_in_another_enco
     assert kept(tmp_path) == [name, "app.py"]
     for encoding in ("utf-16", "utf-16-le"):
         (tmp_path / name).write_text("secret\n", encoding)
-        told = f"{name}: not UTF-8, so it would ignore nothing; save it so"
-        assert find_files(tmp_path).problems == [told]
+        message = f"{name}: not UTF-8, so it would ignore nothing; save it so"
+        assert find_files(tmp_path).problems == [message]
 
 
 def test_a_source_that_is_too_large_names_its_largest_folders(source: Path) -> None:
     write(source, media__video__a="x" * (2 << 20), media__b="x" * (1 << 20), small="x")
     assert tar_sha256(source, max_mib=4)
-    told = (
+    message = (
         "  files of 3 MiB, and release.max_mib is 2 (media/video: 2 MiB, media: 1 MiB, .: 0 MiB); name what servers do "
         "not need in .fleetignore, or raise release.max_mib"
     )
-    with pytest.raises(SourceError, match=f"cannot be released:\n{re.escape(told)}$"):
+    with pytest.raises(SourceError, match=f"cannot be released:\n{re.escape(message)}$"):
         tar_sha256(source, max_mib=2)

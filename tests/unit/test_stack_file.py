@@ -50,7 +50,7 @@ def test_nine_mistakes_make_nine_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         *(({"module": value}, "module: ") for value in ("hello.wsgi", "a:b\nmaster = false", "a:b\n", "$(ls):b")),
         *(({"module": f"a:b({value})"}, "module: ") for value in ("%d", "c", "**c", "f()", ")(", "1)+(2", "'", "a=b")),
@@ -82,9 +82,9 @@ def test_nine_mistakes_make_nine_lines() -> None:
         ),
     ],
 )
-def test_a_bad_value_of_an_application_is_refused_with_its_path(given: dict[str, Any], told: str) -> None:
+def test_a_bad_value_of_an_application_is_refused_with_its_path(given: dict[str, Any], message: str) -> None:
     (line,) = of_app(**given)
-    assert line.startswith(told)
+    assert line.startswith(message)
 
 
 def test_a_name_that_is_no_host_name_is_refused() -> None:
@@ -175,7 +175,7 @@ WAYS = (
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"vpc": {"nat_gateways": "single"}, **THERE}, f"aws.vpc: stands beside {', '.join(THERE)}; {WAYS}"),
         ({"vpc": {"nat_gateways": "single"}, "vpc_id": "vpc-0123456a"}, f"aws.vpc: stands beside vpc_id; {WAYS}"),
@@ -202,10 +202,10 @@ WAYS = (
         ({"vpc": {"flow_log_days": False}}, "aws.vpc.flow_log_days: false: should be 1, 3, 5"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused_with_its_path(given: dict[str, Any], told: str) -> None:
+def test_a_network_that_cannot_be_is_refused_with_its_path(given: dict[str, Any], message: str) -> None:
     found = of_aws(**given)
     assert len(found) == 1, found
-    assert found[0].startswith(told)
+    assert found[0].startswith(message)
 
 
 def test_a_network_without_room_for_old_and_new_servers_is_refused() -> None:
@@ -216,8 +216,10 @@ def test_a_network_without_room_for_old_and_new_servers_is_refused() -> None:
         return problems_of(production(vpc=vpc) | {"apps": {"hello": app(fleet=fleet)}})
 
     assert of(54) == []
-    (told,) = of(55)
-    assert told.startswith("aws.vpc.cidr: 10.20.0.0/22: has room for 27 app servers in each of 2 zones, and there are")
+    (message,) = of(55)
+    assert message.startswith(
+        "aws.vpc.cidr: 10.20.0.0/22: has room for 27 app servers in each of 2 zones, and there are"
+    )
 
 
 @pytest.mark.parametrize("file", STACK_FILES, ids=lambda file: file.stem)
@@ -239,9 +241,9 @@ def test_the_example_shows_every_setting() -> None:
 
     whole = Settings.model_json_schema()
     definitions = whole["$defs"]
-    shown = shipped("example")
-    assert missing(whole, shown, "") == []
-    assert missing(definitions["App"], shown["apps"]["hello"], "apps.hello") == []
+    output = shipped("example")
+    assert missing(whole, output, "") == []
+    assert missing(definitions["App"], output["apps"]["hello"], "apps.hello") == []
     # The example's platform has no group of servers, so that block is a comment.
     text = (ROOT / "stacks" / "Pulumi.example.yaml").read_text().partition("capacity: null\n")[2]
     lines = [line.replace("#", " ", 1) for line in text.splitlines() if line.startswith("        #  ")]

@@ -97,10 +97,10 @@ def test_a_server_with_other_scripts_is_reported_with_the_remedy() -> None:
 
 @pytest.mark.parametrize("output", ["", "warning: no locale", "{}", "[]", '{"live": ', "x\n" * 90, "[" * 9000])
 def test_what_is_no_status_is_shown_and_the_machine_called_reachable(output: str) -> None:
-    shown = f"printed {output.strip()[:80]!r}" if output else "printed nothing"
+    printed = f"printed {output.strip()[:80]!r}" if output else "printed nothing"
     with pytest.raises(ValueError, match=r"^it can be reached, but its script ") as caught:
         parse_status(ReleaseStatus, output)
-    assert f"{shown} and no status; `pulumi up --replace '**-booted'`" in str(caught.value)
+    assert f"{printed} and no status; `pulumi up --replace '**-booted'`" in str(caught.value)
 
 
 def test_a_balancer_whose_state_is_missing_reports_that_and_not_that_it_has_no_servers(

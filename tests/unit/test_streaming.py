@@ -32,7 +32,7 @@ def site(of: App, kind: str = "nginx", **proxy: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"gateway": {"kind": "tornado"}},
@@ -60,9 +60,9 @@ def site(of: App, kind: str = "nginx", **proxy: Any) -> str:
         ),
     ],
 )
-def test_what_cannot_stream_is_refused_with_the_reason(changes: dict[str, Any], told: str) -> None:
+def test_what_cannot_stream_is_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     lines = of_app(**{"streaming": EVENTS} | changes)
-    assert [line for line in lines if line.startswith(told)], lines
+    assert [line for line in lines if line.startswith(message)], lines
 
 
 def test_a_path_of_another_application_cannot_stream() -> None:

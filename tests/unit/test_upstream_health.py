@@ -48,8 +48,8 @@ def test_a_connection_that_is_closed_without_a_word_is_a_bad_answer() -> None:
             probe = await upstream_health.ask(ONE, UPSTREAM, server.sockets[0].getsockname()[1])
             return probe.outcome, probe.words
 
-    answer, words = asyncio.run(ask())
-    assert answer is Outcome.BAD
+    response, words = asyncio.run(ask())
+    assert response is Outcome.BAD
     assert words in ("it closed the connection", "Connection reset by peer", "Broken pipe")
 
 
@@ -174,9 +174,9 @@ def test_the_agent_takes_a_server_out_and_back(balancer: Path, monkeypatch: pyte
             await run_until(agent, lambda: len(called(balancer)) == 2)
             # Once at its start, whatever a run that was killed has left.
             assert called(balancer) == ["unhealthy", f"unhealthy {TWO}"]
-            told = json.loads(site_state.HEALTH.read_text())["servers"]
-            assert (told[ONE]["healthy"], told[TWO]["healthy"], told[TWO]["excluded"]) == (True, False, True)
-            assert told[TWO]["why"] == "GET /healthz was not 200 for 3.5 s: Connection refused"
+            report = json.loads(site_state.HEALTH.read_text())["servers"]
+            assert (report[ONE]["healthy"], report[TWO]["healthy"], report[TWO]["excluded"]) == (True, False, True)
+            assert report[TWO]["why"] == "GET /healthz was not 200 for 3.5 s: Connection refused"
             async with await serve(TWO, port):
                 await run_until(agent, lambda: len(called(balancer)) == 3)
                 assert called(balancer)[2:] == ["unhealthy"]
@@ -223,16 +223,18 @@ def test_the_agent_waits_while_the_state_is_broken_and_logs_it_once(balancer: Pa
 
 @pytest.mark.parametrize("proxy", ["nginx", "apache"])
 def test_systemd_takes_the_unit_and_restarts_it_for_ever(proxy: Any, tmp_path: Path) -> None:
-    wanted = json.loads(health_agent_files(proxy))
-    (name,) = wanted["on"]
-    unit: str = wanted["files"][f"/etc/systemd/system/{name}"][1]
+    expected = json.loads(health_agent_files(proxy))
+    (name,) = expected["on"]
+    unit: str = expected["files"][f"/etc/systemd/system/{name}"][1]
     assert {"Type=notify", "Restart=always", "StartLimitIntervalSec=0", "WatchdogSec=15"} <= set(unit.splitlines())
     assert ("apache2.service" in unit) == (proxy == "apache")
     if shutil.which("systemd-analyze"):
         # The program is there on balancers alone.
         (tmp_path / name).write_text(unit.replace("/usr/local/lib/wsgi-fleet/upstream_health.py", "-c pass"))
         verify = ["systemd-analyze", "verify", "--man=no", str(tmp_path / name)]
-        told = subprocess.run(verify, check=False, capture_output=True, text=True)
-        assert (told.returncode, [line for line in told.stderr.splitlines() if name in line]) == (0, []), told.stderr
+        report = subprocess.run(verify, check=False, capture_output=True, text=True)
+        assert (report.returncode, [line for line in report.stderr.splitlines() if name in line]) == (0, []), (
+            report.stderr
+        )
         rated = ["systemd-analyze", "security", "--offline=true", "--threshold=35", str(tmp_path / name)]
         assert subprocess.run(rated, check=False, capture_output=True).returncode == 0

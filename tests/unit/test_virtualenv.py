@@ -91,13 +91,13 @@ def test_requirements_that_do_not_install_are_told_with_their_last_lines_and_wit
     output = "".join(f"line {number}\n" for number in range(12))
     errors = "a hunter2/\nb hunter2%2F\nc https://me:word@host/x\nd\n"
     server.result = subprocess.CompletedProcess([], 1, output, errors)
-    told = [f"line {number}" for number in range(1, 12)]
-    told += ["a [removed]", "b [removed]", "c https://[removed]@host/x", "d"]
+    found = [f"line {number}" for number in range(1, 12)]
+    found += ["a [removed]", "b [removed]", "c https://[removed]@host/x", "d"]
     with pytest.raises(InstallError) as error:
         server.build()
     head, *lines = str(error.value).splitlines()
     assert head == f"the requirements do not install with Python {platform.python_version()}:"
-    assert lines == [f"    {line}" for line in told]
+    assert lines == [f"    {line}" for line in found]
     assert list(server.venvs.iterdir()) == []
 
 
@@ -336,7 +336,7 @@ def test_every_installer_reads_utf_8_and_the_copies_of_other_files(server: Serve
 def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
     key = str(server.place.parent / "key")
     (server.place.parent / "key").write_text("hunter2")
-    for name, told in {
+    for name, report in {
         "https://me:hunter2@127.0.0.1:9/c.txt": r"https://\[removed\]@127.0.0.1:9/c.txt: .*refused.*; it must be",
         '"http://127.0.0.1:9/a b.txt"': "http://127.0.0.1:9/a b.txt: URL can't contain control characters.*; it must",
         "it's.txt": "it's.txt: No closing quotation; write the name in double quotes",
@@ -344,7 +344,7 @@ def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
         key: f"{re.escape(key)}: lies outside of the source; it must be a file in the source",
     }.items():
         server.write("requirements.txt", f"# first\n-r {name}\n")
-        with pytest.raises(RequirementError, match=rf"^requirements\.txt, line 2: {told}") as error:
+        with pytest.raises(RequirementError, match=rf"^requirements\.txt, line 2: {report}") as error:
             server.release()
         assert "hunter2" not in str(error.value)
 
@@ -426,8 +426,8 @@ def test_where_the_store_has_nothing_that_can_be_used_the_index_is_asked(
     venv = server.build()
     assert any(str(installers.UV) in line for line in server.calls)
     assert not (venv / "half").exists()
-    told = f"packages in the release store cannot be used: {error}\nbuilding a virtualenv from requirements.txt\n"
-    assert capsys.readouterr().out == told
+    message = f"packages in the release store cannot be used: {error}\nbuilding a virtualenv from requirements.txt\n"
+    assert capsys.readouterr().out == message
 
 
 def test_a_release_that_keeps_nothing_does_not_ask_the_store(server: Server, kept: list[str]) -> None:

@@ -38,7 +38,7 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
     if "header" in query:
         start_response("200 OK", [("X-Long", "a" * int(query["header"][0]))])
         return []
-    answer: dict[str, Any] = {
+    response: dict[str, Any] = {
         "version": VERSION,
         "server": os.environ["WSGI_FLEET_SERVER"],
         "release": os.environ["WSGI_FLEET_RELEASE"],
@@ -50,18 +50,18 @@ def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         "body_sha256": hashlib.sha256(body).hexdigest(),
     }
     if path == "/environment":
-        answer = {name: value for name, value in os.environ.items() if name.startswith("T_")}
+        response = {name: value for name, value in os.environ.items() if name.startswith("T_")}
     if path == "/found":
-        answer = {"slot": os.environ["WSGI_FLEET_SLOT"], "found": found.found()}
+        response = {"slot": os.environ["WSGI_FLEET_SLOT"], "found": found.found()}
     if path == "/settings":
         settings: dict[str, Any] = {}
         # As Flask's Config.from_pyfile reads it.
         exec(compile(Path(os.environ["SETTINGS_FILE"]).read_bytes(), "settings.py", "exec"), settings)
-        answer = {name: value for name, value in settings.items() if name.isupper()}
+        response = {name: value for name, value in settings.items() if name.isupper()}
     if path == "/headers":
-        answer = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
+        response = {name: value for name, value in environ.items() if name.startswith("HTTP_")}
         names = ("wsgi.url_scheme", "REMOTE_ADDR", "REMOTE_USER", "SCRIPT_NAME", "PATH_INFO")
         names += ("SERVER_NAME", "SERVER_PORT")
-        answer |= {name: environ[name] for name in names if name in environ}
+        response |= {name: environ[name] for name in names if name in environ}
     start_response("200 OK", [("Content-Type", "application/json")])
-    return [json.dumps(answer).encode()]
+    return [json.dumps(response).encode()]
