@@ -67,7 +67,7 @@ EVERY = [Combination(*values) for values in itertools.product(GATEWAY_SETTINGS, 
 VALID = [each for each in EVERY if not each.refusal]
 
 
-def booted() -> list[Combination]:
+def pick_for_machines() -> list[Combination]:
     """Return few valid combinations, in which every pair of gateway, kind of server and proxy occurs at least once.
 
     A kind of server is manager and local proxy together, so each gateway is booted in each of them. The default is

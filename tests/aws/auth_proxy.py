@@ -99,7 +99,7 @@ def _statements(document: Any) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def served(app: Any, context: Any) -> Generator[BaseWSGIServer]:
+def serve_tls(app: Any, context: Any) -> Generator[BaseWSGIServer]:
     """Serve a WSGI application on a free port of loopback, by TLS."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler, ssl_context=context)
     server.daemon_threads = True  # pyright: ignore[reportAttributeAccessIssue]

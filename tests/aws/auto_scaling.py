@@ -14,7 +14,7 @@ DRAIN_S = 45 * 60.0
 SPECIFICATION = {"id": "LaunchTemplateId", "name": "LaunchTemplateName", "version": "Version"}
 
 
-def _found(aws: Clients, name: str) -> dict[str, Any]:
+def _find_group(aws: Clients, name: str) -> dict[str, Any]:
     """Return a group as AWS shows it. Raises LookupError."""
     there = aws.autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]
     return first(there, name)
@@ -63,7 +63,7 @@ def _retag_group(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) 
     del inputs
     new = _group_tags(id_, value or [])
     keys = {each["Key"] for each in new}
-    if gone := [each for each in _found(aws, id_)["Tags"] if each["Key"] not in keys]:
+    if gone := [each for each in _find_group(aws, id_)["Tags"] if each["Key"] not in keys]:
         named = [{key: each[key] for key in ("Key", "ResourceId", "ResourceType")} for each in gone]
         aws.autoscaling.delete_tags(Tags=named)
     if new:
@@ -88,7 +88,7 @@ def drain(aws: Clients, name: str, within_s: float = DRAIN_S) -> None:
         return
     call.update_auto_scaling_group(AutoScalingGroupName=name, MinSize=0, MaxSize=0, DesiredCapacity=0)
     end = time.monotonic() + within_s
-    while there := _found(aws, name)["Instances"]:
+    while there := _find_group(aws, name)["Instances"]:
         for each in there:
             if each["ProtectedFromScaleIn"] and each["LifecycleState"] == "InService":
                 call.set_instance_protection(
@@ -126,7 +126,7 @@ def _part(
 
     def delete(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
         # A group takes what it has with it.
-        _found(aws, state["autoscalingGroupName"])
+        _find_group(aws, state["autoscalingGroupName"])
         look(aws, id_, state)
         asked = {"AutoScalingGroupName": state["autoscalingGroupName"], parameter: id_}
         getattr(aws.autoscaling, f"delete_{singular}")(**asked)
@@ -178,9 +178,9 @@ KINDS: Mapping[str, Kind] = {
             "forceDelete": _local(expected=False),
         },
         create=_create_group,
-        look=lambda aws, id_, _: {"arn": _found(aws, id_)["AutoScalingGroupARN"]},
+        look=lambda aws, id_, _: {"arn": _find_group(aws, id_)["AutoScalingGroupARN"]},
         delete=lambda aws, id_, _: aws.autoscaling.delete_auto_scaling_group(
-            AutoScalingGroupName=_found(aws, id_)["AutoScalingGroupName"]
+            AutoScalingGroupName=_find_group(aws, id_)["AutoScalingGroupName"]
         ),
         retag=None,
     ),

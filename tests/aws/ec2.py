@@ -176,7 +176,7 @@ def _rule(direction: str) -> Kind:
     )
 
 
-def called(method: str, *path: str) -> Create:
+def create_by_call(method: str, *path: str) -> Create:
     """Return a creation by one call, whose answer has the id at that path."""
 
     def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
@@ -222,14 +222,14 @@ KINDS: Mapping[str, Kind] = {
     "aws:ec2/keyPair:KeyPair": Kind(
         named_by="keyName",
         properties={"keyName": Property("KeyName"), "publicKey": Property("PublicKeyMaterial")},
-        create=called("import_key_pair", "KeyName"),
+        create=create_by_call("import_key_pair", "KeyName"),
         look=look_up("describe_key_pairs", "KeyNames", "KeyPairs", {"keyPairId": "KeyPairId"}),
         delete=lambda aws, id_, _: aws.ec2.delete_key_pair(KeyName=id_),
         retag=lambda aws, _, state, old, new: retag_ec2(aws, state["keyPairId"], state, old, new),
     ),
     "aws:ec2/eip:Eip": Kind(
         properties={"domain": Property("Domain")},
-        create=called("allocate_address", "AllocationId"),
+        create=create_by_call("allocate_address", "AllocationId"),
         look=look_up(
             "describe_addresses", "AllocationIds", "Addresses", {"allocationId": "AllocationId", "publicIp": "PublicIp"}
         ),
@@ -241,7 +241,7 @@ KINDS: Mapping[str, Kind] = {
             "instanceId": Property("InstanceId", refers="instance"),
             "allowReassociation": Property("AllowReassociation"),
         },
-        create=called("associate_address", "AssociationId"),
+        create=create_by_call("associate_address", "AssociationId"),
         look=_look_at_association,
         delete=_disassociate,
         retag=None,

@@ -86,7 +86,7 @@ def _change(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> No
     del value
     data = _data(inputs)
     _check(aws, data)
-    if _found(aws, id_, "$Latest")["LaunchTemplateData"] == data:
+    if _find_version(aws, id_, "$Latest")["LaunchTemplateData"] == data:
         return
     made = aws.ec2.create_launch_template_version(LaunchTemplateId=id_, LaunchTemplateData=data)
     if inputs.get("updateDefaultVersion"):
@@ -105,7 +105,7 @@ def _look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]
     }
 
 
-def _found(aws: Clients, id_: str, version: str) -> Any:
+def _find_version(aws: Clients, id_: str, version: str) -> Any:
     asked = aws.ec2.describe_launch_template_versions(LaunchTemplateId=id_, Versions=[version])
     return asked["LaunchTemplateVersions"][0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.aws.ec2 import VPC_ID, attribute, called, look_up
+from tests.aws.ec2 import VPC_ID, attribute, create_by_call, look_up
 from tests.aws.kind import Clients, Delete, Kind, Property, first, in_place, same
 from tests.aws.load_balancing import INTERFACE
 
@@ -144,7 +144,7 @@ KINDS: Mapping[str, Kind] = {
             "routeTableId": Property("RouteTableId", refers="table"),
             "subnetId": Property("SubnetId", refers="subnet"),
         },
-        create=called("associate_route_table", "AssociationId"),
+        create=create_by_call("associate_route_table", "AssociationId"),
         look=_look_at_association,
         delete=lambda aws, id_, _: aws.ec2.disassociate_route_table(AssociationId=id_),
         retag=None,
@@ -168,7 +168,9 @@ KINDS: Mapping[str, Kind] = {
             "securityGroupIds": Property("SecurityGroupIds", refers="group"),
             "preserveClientIp": Property("PreserveClientIp"),
         },
-        create=called("create_instance_connect_endpoint", "InstanceConnectEndpoint", "InstanceConnectEndpointId"),
+        create=create_by_call(
+            "create_instance_connect_endpoint", "InstanceConnectEndpoint", "InstanceConnectEndpointId"
+        ),
         look=look_up(
             "describe_instance_connect_endpoints",
             "InstanceConnectEndpointIds",

@@ -24,7 +24,7 @@ from platforms.lxd.client import Client, url
 from platforms.lxd.recipe import ImageRecipe
 from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
 from tests.aws.account import Account
-from tests.aws.auth_proxy import SERVICES, AuthProxy, served
+from tests.aws.auth_proxy import SERVICES, AuthProxy, serve_tls
 from tests.aws.balancing import Balancing
 from tests.aws.endpoint import EndpointServer
 from tests.aws.endpoint_calls import SSH, Endpoints, find_machine
@@ -80,7 +80,7 @@ def running(name: str, owner: str, *, minute_s: float = 60.0, patience_s: float 
         # moto keeps what it has for a process, whichever proxy is used.
         groups = Groups(account.aws)
         proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name, groups.arn)
-        services = stack.enter_context(served(proxy, server_context(authority.sign(names))))
+        services = stack.enter_context(serve_tls(proxy, server_context(authority.sign(names))))
         health = TargetHealth()
         stack.enter_context(health.in_moto())
         balancers = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsgi-fleet-alb-")))

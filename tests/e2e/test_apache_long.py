@@ -95,7 +95,7 @@ def shop(make_module_stack: Callable[..., Stack]) -> Stack:
 
 
 @pytest.fixture(scope="module")
-def two(make_module_stack: Callable[..., Stack]) -> Stack:
+def two_applications(make_module_stack: Callable[..., Stack]) -> Stack:
     """Create the fixture of test_apps.py with Apache."""
     stack = make_module_stack("apps", fleet={"servers": 1}, rollout={"bake_s": 0})
     stack.proxy = "apache"

@@ -45,7 +45,7 @@ def prod(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator
         yield stack
 
 
-def says(stack: AwsStack, *arguments: str) -> str:
+def fleet_output(stack: AwsStack, *arguments: str) -> str:
     result = stack.fleet(*arguments)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -102,7 +102,7 @@ def lines_of(stack: AwsStack, what: str, needle: str) -> list[str]:
     return [f"{each['logStreamName']} {each['message']}" for each in found if needle in each["message"]]
 
 
-def fails(stack: AwsStack) -> str:
+def make_application_fail(stack: AwsStack) -> str:
     """Make the application fail, and return the word that stands in the lines about it."""
     needle = f"needle-{uuid.uuid4().hex}"
     with pytest.raises(urllib.error.HTTPError, match=r"50[02]") as found:
@@ -111,7 +111,7 @@ def fails(stack: AwsStack) -> str:
     return needle
 
 
-def opens(address: str, port: int) -> bool:
+def accepts_connection(address: str, port: int) -> bool:
     try:
         socket.create_connection((address, port), timeout=2).close()
     except OSError:
@@ -119,7 +119,7 @@ def opens(address: str, port: int) -> bool:
     return True
 
 
-def in_order(output: str, *printed: Sequence[str]) -> None:
+def assert_in_order(output: str, *printed: Sequence[str]) -> None:
     """Check that each of these stands in a line of its own (all its words), one after the other."""
     lines = iter(output.splitlines())
     for words in printed:
@@ -163,7 +163,7 @@ def test_machines_publish_what_their_alarms_look_at(prod: AwsStack) -> None:
     # One of each machine, and two more of the balancer.
     assert len(published) == len(instances(prod)) + 2
     assert report(prod, "UnhealthyServers") == 0
-    needle = fails(prod)
+    needle = make_application_fail(prod)
     assert needle
     assert report(prod, "Errors5xxPercent") > 0
 
@@ -181,9 +181,9 @@ def test_a_gateway_that_stops_is_a_member_that_does_not_answer(prod: AwsStack) -
 
 def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_none(prod: AwsStack) -> None:
     balancer = instances(prod)["balancer"]["InstanceId"]
-    needles = [fails(prod)]
+    needles = [make_application_fail(prod)]
     on(balancer, "logrotate", "--force", "/etc/logrotate.d/wsgi-fleet")
-    needles.append(fails(prod))
+    needles.append(make_application_fail(prod))
     for needle in needles:
         (access,) = eventually(
             lambda needle=needle: lines_of(prod, "balancer", needle), message="the access log arrives"
@@ -213,11 +213,11 @@ def test_who_ships_lines_is_bounded_and_may_do_nothing_else(prod: AwsStack) -> N
 def test_app_servers_are_reached_through_the_jump_host_alone(prod: AwsStack) -> None:
     machines = instances(prod)
     balancer = machines.pop("balancer")
-    assert opens(balancer["PublicIpAddress"], 22)
+    assert accepts_connection(balancer["PublicIpAddress"], 22)
     for machine in machines.values():
         address = machine["PrivateIpAddress"]
         assert "PublicIpAddress" not in machine
-        assert not opens(address, 22)
+        assert not accepts_connection(address, 22)
         script = f"import socket; socket.create_connection(('{address}', 22), timeout=2)"
         on(balancer["InstanceId"], "python3", "-c", script)
 
@@ -236,22 +236,24 @@ def test_new_code_goes_out_over_ssh_without_a_lost_request(prod: AwsStack) -> No
 
 @pytest.mark.long
 def test_the_operators_commands_work_through_the_jump_host(prod: AwsStack) -> None:
-    status = json.loads(says(prod, "status", "--json"))
+    status = json.loads(fleet_output(prod, "status", "--json"))
     assert [(each["name"], each["state"]) for each in status["servers"]] == [
         (name, "serving") for name in prod.servers()
     ]
     assert status["url"] == prod.url
-    assert {line.split(" | ")[0].strip() for line in says(prod, "logs", "-n", "3").splitlines()} == set(prod.servers())
+    assert {line.split(" | ")[0].strip() for line in fleet_output(prod, "logs", "-n", "3").splitlines()} == set(
+        prod.servers()
+    )
     last, machine = list(prod.servers().items())[-1]
     script = "import os; print(os.environ['T_SECRET'], os.environ['WSGI_FLEET_SERVER'])"
-    assert says(prod, "exec", "--server", last, "--", "python", "-c", script).strip() == f"{SECRET} {machine}"
+    assert fleet_output(prod, "exec", "--server", last, "--", "python", "-c", script).strip() == f"{SECRET} {machine}"
     left = prod.get()["release"]
     with Load(prod.url) as load:
-        says(prod, "rollback", "--yes")
+        fleet_output(prod, "rollback", "--yes")
         load.wait_for(20)
     assert load.outcome.failed_fresh == [], load.outcome
     assert left not in {prod.get()["release"] for _ in range(20)}
-    says(prod, "allow", left)
+    fleet_output(prod, "allow", left)
 
 
 @pytest.mark.long
@@ -303,7 +305,7 @@ def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: 
         output = prod.up()
         load.wait_for(50)
     assert load.outcome.failed_fresh == [], load.outcome
-    in_order(
+    assert_in_order(
         output,
         (INSTANCE, "hello-3 created"),
         (COMMAND, "hello-3-booted created"),
@@ -325,7 +327,7 @@ def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> No
     assert load.outcome.failed_fresh == [], load.outcome
     assert load.outcome.sent == load.outcome.answered + len(load.outcome.failed_kept)
     assert set(load.outcome.servers) == set(before.values())
-    in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-3 deleted"))
+    assert_in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-3 deleted"))
     assert {server for server, _ in prod.who_answers()} == set(prod.servers().values()) < set(before.values())
 
 
@@ -342,7 +344,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     failed = load.outcome.failed_fresh + load.outcome.failed_kept
     assert load.outcome.sent == load.outcome.answered + len(failed)
     assert len(failed) <= len(REQUEST_KINDS) * CLIENTS * 2, load.outcome
-    in_order(
+    assert_in_order(
         output,
         (INSTANCE, "balancer created"),
         (COMMAND, "balancer-site created"),
@@ -350,8 +352,10 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
         (INSTANCE, "balancer deleted"),
     )
     # The address that they connect to is the machine's until then.
-    in_order(output, (COMMAND, "balancer-monitoring created"), ("aws:ec2:EipAssociation", "balancer-address created"))
-    in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-2 deleted"))
+    assert_in_order(
+        output, (COMMAND, "balancer-monitoring created"), ("aws:ec2:EipAssociation", "balancer-address created")
+    )
+    assert_in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-2 deleted"))
     assert prod.output("url") == prod.url
     left = instances(prod)
     assert left.keys() == {"hello-1", "balancer"}
@@ -359,7 +363,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     assert left["balancer"]["InstanceId"] != before["balancer"]["InstanceId"]
     assert {each["name"] for each in prod.instances()} == {each["InstanceId"] for each in left.values()}
     assert {server for server, _ in prod.who_answers()} == {left["hello-1"]["InstanceId"]}
-    assert json.loads(says(prod, "status", "--json"))["healthy"] is True
+    assert json.loads(fleet_output(prod, "status", "--json"))["healthy"] is True
 
 
 def test_destroy_leaves_nothing_in_the_account_and_no_machine(prod: AwsStack) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from harness.load import Load
 from harness.stack import Stack, on
-from tests.combinations import Combination, booted
+from tests.combinations import Combination, pick_for_machines
 from tests.e2e.attacks import CHUNKED, exchange, statuses
 
 pytestmark = [pytest.mark.long, pytest.mark.matrix]
@@ -23,7 +23,7 @@ def stack(make_module_stack: Callable[..., Stack]) -> Stack:
     return make_module_stack("matrix")
 
 
-@pytest.mark.parametrize("combination", booted(), ids=str)
+@pytest.mark.parametrize("combination", pick_for_machines(), ids=str)
 def test_it_boots_and_a_release_loses_no_request(
     stack: Stack, combination: Combination, record_property: Callable[[str, object], None]
 ) -> None:

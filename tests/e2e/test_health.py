@@ -90,10 +90,10 @@ def well(pair: Stack) -> Generator[Stack]:
 def out(stack: Stack) -> list[str]:
     """Return the names of the servers that get no requests because of their health."""
     name = {address(machine): machine for machine in stack.servers().values()}
-    return sorted(name[each] for each in listed(stack) if each in name)
+    return sorted(name[each] for each in excluded_addresses(stack) if each in name)
 
 
-def listed(stack: Stack) -> list[str]:
+def excluded_addresses(stack: Stack) -> list[str]:
     """Return the addresses that are out. Read them from outside: LXD takes a second for that on a busy host."""
     file = Path(f"/proc/{first_process(stack)}/root{STATE}")
     return sorted(json.loads(file.read_text())["unhealthy"])
@@ -123,7 +123,7 @@ def wait_until(stack: Stack, expected: list[str], timeout_s: float = 30) -> floa
     """Return the seconds until these servers, and no others, get no requests."""
     balancer, required = stack.balancer(), sorted(address(machine) for machine in expected)
     start_s = time.monotonic()
-    while listed(stack) != required:
+    while excluded_addresses(stack) != required:
         assert time.monotonic() - start_s < timeout_s, on(balancer, "journalctl", "-u", "wsgi-fleet-health", "-n", "20")
         time.sleep(0.05)
     return time.monotonic() - start_s

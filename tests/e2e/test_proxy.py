@@ -62,7 +62,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 @pytest.fixture(scope="module")
-def busy(make_module_stack: Callable[..., Stack]) -> Stack:
+def busy_balancer(make_module_stack: Callable[..., Stack]) -> Stack:
     """Create one server behind a balancer that trusts this machine about the client's address and scheme."""
     stack = make_module_stack("proxy", fleet={"servers": 1}, health_path="/well")
     limits = {"requests_per_second": 20, "burst": 5, "connections": 3}
@@ -110,106 +110,110 @@ def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret(busy: Stack) -> None:
+def test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret(
+    busy_balancer: Stack,
+) -> None:
     report = {"Accept_Encoding": "gzip", "X_Forwarded_Proto": "https"}
-    assert ask(busy, "/open/z", **report)[1].get("content-encoding") == "gzip"
-    assert "content-encoding" not in ask(busy, "/open/z")[1]
-    assert "content-encoding" not in ask(busy, "/open/z", **report, Cookie="session=1")[1]
-    assert "content-encoding" not in ask(busy, "/open/z", **report, Authorization="Bearer x")[1]
+    assert ask(busy_balancer, "/open/z", **report)[1].get("content-encoding") == "gzip"
+    assert "content-encoding" not in ask(busy_balancer, "/open/z")[1]
+    assert "content-encoding" not in ask(busy_balancer, "/open/z", **report, Cookie="session=1")[1]
+    assert "content-encoding" not in ask(busy_balancer, "/open/z", **report, Authorization="Bearer x")[1]
     plain = report | {"X_Forwarded_Proto": "http", "Cookie": "session=1"}
-    assert ask(busy, "/open/z", **plain)[1].get("content-encoding") == "gzip"
+    assert ask(busy_balancer, "/open/z", **plain)[1].get("content-encoding") == "gzip"
 
 
-def test_an_answer_is_kept_for_a_moment_and_only_for_who_asks_as_nobody_in_particular(busy: Stack) -> None:
-    first, second = (ask(busy, "/open/kept") for _ in range(2))
+def test_an_answer_is_kept_for_a_moment_and_only_for_who_asks_as_nobody_in_particular(busy_balancer: Stack) -> None:
+    first, second = (ask(busy_balancer, "/open/kept") for _ in range(2))
     assert (first[1]["x-cache"], second[1]["x-cache"]) == ("MISS", "HIT")
     assert said(first)["at"] == said(second)["at"]
     # Each answer has an id of its own.
     assert first[1]["x-request-id"] != second[1]["x-request-id"]
     for own in ({"Cookie": "a=b"}, {"Authorization": "Bearer x"}):
-        response = ask(busy, "/open/kept", **own)
+        response = ask(busy_balancer, "/open/kept", **own)
         assert response[1]["x-cache"] == "BYPASS"
         assert said(response)["at"] != said(first)["at"]
-    assert "x-cache" not in ask(busy, "/open/kept", "POST", Content_Length="0")[1]
-    assert [ask(busy, "/open/kept?cookie=1")[1]["x-cache"] for _ in range(2)] == ["MISS", "MISS"]
+    assert "x-cache" not in ask(busy_balancer, "/open/kept", "POST", Content_Length="0")[1]
+    assert [ask(busy_balancer, "/open/kept?cookie=1")[1]["x-cache"] for _ in range(2)] == ["MISS", "MISS"]
     # Whoever watches sees the application.
-    assert [ask(busy, "/well")[1]["x-cache"] for _ in range(2)] == ["BYPASS", "BYPASS"]
+    assert [ask(busy_balancer, "/well")[1]["x-cache"] for _ in range(2)] == ["BYPASS", "BYPASS"]
     # Nginx counts whole seconds.
     time.sleep(2.1)
-    renewed = ask(busy, "/open/kept")
+    renewed = ask(busy_balancer, "/open/kept")
     assert renewed[1]["x-cache"] == "EXPIRED"
     assert said(renewed)["at"] > said(first)["at"]
 
 
-def test_one_of_many_waits_for_the_application_and_the_others_for_its_answer(busy: Stack) -> None:
+def test_one_of_many_waits_for_the_application_and_the_others_for_its_answer(busy_balancer: Stack) -> None:
     with ThreadPoolExecutor(8) as pool:
-        responses = list(pool.map(ask, [busy] * 8, ["/open/slow?s=0.5"] * 8))
+        responses = list(pool.map(ask, [busy_balancer] * 8, ["/open/slow?s=0.5"] * 8))
     assert len({said(response)["at"] for response in responses}) == 1
     assert sorted(response[1]["x-cache"] for response in responses) == ["HIT"] * 7 + ["MISS"]
 
 
-def test_what_was_kept_is_served_while_the_application_fails(busy: Stack) -> None:
-    (server,) = busy.servers().values()
-    before = said(ask(busy, "/open/frail?fail=1"))
+def test_what_was_kept_is_served_while_the_application_fails(busy_balancer: Stack) -> None:
+    (server,) = busy_balancer.servers().values()
+    before = said(ask(busy_balancer, "/open/frail?fail=1"))
     on(server, "touch", "/var/lib/app/fails")
     try:
-        assert ask(busy, "/open/other?fail=1")[0] == 500
+        assert ask(busy_balancer, "/open/other?fail=1")[0] == 500
         time.sleep(2.1)
-        stale = ask(busy, "/open/frail?fail=1")
+        stale = ask(busy_balancer, "/open/frail?fail=1")
         assert (stale[1]["x-cache"], said(stale)["at"]) == ("STALE", before["at"])
     finally:
         on(server, "rm", "/var/lib/app/fails")
 
 
-def test_a_password_lets_in_and_goes_no_further(busy: Stack) -> None:
-    status, headers, _ = ask(busy, "/headers")
+def test_a_password_lets_in_and_goes_no_further(busy_balancer: Stack) -> None:
+    status, headers, _ = ask(busy_balancer, "/headers")
     assert (status, headers["www-authenticate"]) == (401, 'Basic realm="Shop"')
     assert headers["x-request-id"]
     for authorization in (basic("ann", PASSWORD + "x"), basic("bob", PASSWORD), basic("ann", ""), "Bearer x"):
-        assert ask(busy, "/", Authorization=authorization)[0] == 401
-    assert said(ask(busy, "/", Authorization=basic("ann", PASSWORD)))["user"] == "ann"
-    assert "HTTP_AUTHORIZATION" not in said(ask(busy, "/headers", Authorization=basic("ann", PASSWORD)))
+        assert ask(busy_balancer, "/", Authorization=authorization)[0] == 401
+    assert said(ask(busy_balancer, "/", Authorization=basic("ann", PASSWORD)))["user"] == "ann"
+    assert "HTTP_AUTHORIZATION" not in said(ask(busy_balancer, "/headers", Authorization=basic("ann", PASSWORD)))
     # Where nobody is asked, a name proves nothing, and tokens are the application's own.
-    assert said(ask(busy, "/open/", Authorization=basic("ann", "x")))["user"] is None
-    assert ask(busy, "/well")[0] == 200
+    assert said(ask(busy_balancer, "/open/", Authorization=basic("ann", "x")))["user"] is None
+    assert ask(busy_balancer, "/well")[0] == 200
     for path in ("/open/../", "/open/%2e%2e/x", "/well%0a", "/wellness", "//", "/Open/"):
-        assert ask(busy, path)[0] == 401, path
+        assert ask(busy_balancer, path)[0] == 401, path
 
 
-def test_passwords_stand_nowhere_and_their_hashes_only_where_nginx_reads_them(busy: Stack) -> None:
-    front = busy.balancer()
+def test_passwords_stand_nowhere_and_their_hashes_only_where_nginx_reads_them(busy_balancer: Stack) -> None:
+    front = busy_balancer.balancer()
     assert on(front, "stat", "-c", "%a %U %G", "/etc/wsgi-fleet/users").strip() == "640 root www-data"
     (hashed,) = on(front, "cat", "/etc/wsgi-fleet/users").splitlines()
     words = [PASSWORD, hashed.partition(":")[2]]
     logs = on(front, "sh", "-c", "journalctl --no-pager; cat /var/log/cloud-init*.log /var/log/wsgi-fleet/*.log")
     machine = lxc("config", "show", front, "--expanded").stdout
-    assert [word for word in words if word in busy.export() + logs + machine] == []
+    assert [word for word in words if word in busy_balancer.export() + logs + machine] == []
     assert processes_that_name(words) == []
     assert on(front, "sh", "-c", "cat /etc/*/wsgi-fleet/site.conf /etc/wsgi-fleet/site.json").count("$6$") == 0
 
 
-def test_networks_and_countries_are_refused_by_the_real_address(busy: Stack) -> None:
+def test_networks_and_countries_are_refused_by_the_real_address(busy_balancer: Stack) -> None:
     for address in ("10.1.2.3", "2001:db8::7", "8.8.8.8", "6.6.6.6, 10.1.2.3"):
-        status, headers, _ = ask(busy, "/open/x", X_Forwarded_For=address)
+        status, headers, _ = ask(busy_balancer, "/open/x", X_Forwarded_For=address)
         assert (status, headers["content-security-policy"]) == (403, "default-src 'self'"), address
         assert headers["x-request-id"]
-        assert ask(busy, "/well", X_Forwarded_For=address)[0] == 200
-        assert ask(busy, "/open/all", X_Forwarded_For=address)[0] == 200
-    assert ask(busy, "/open/x", X_Forwarded_For="10.2.0.1")[0] == 200
+        assert ask(busy_balancer, "/well", X_Forwarded_For=address)[0] == 200
+        assert ask(busy_balancer, "/open/all", X_Forwarded_For=address)[0] == 200
+    assert ask(busy_balancer, "/open/x", X_Forwarded_For="10.2.0.1")[0] == 200
 
 
-def test_the_application_learns_the_country_and_nobody_can_pretend_one(busy: Stack) -> None:
+def test_the_application_learns_the_country_and_nobody_can_pretend_one(busy_balancer: Stack) -> None:
     # RIPE's own network, and one that nobody has.
     for address, country in (("193.0.6.139", "NL"), ("198.18.255.1", "")):
         seen = said(
-            ask(busy, "/headers", X_Forwarded_For=address, X_Country="XX", Authorization=basic("ann", PASSWORD))
+            ask(
+                busy_balancer, "/headers", X_Forwarded_For=address, X_Country="XX", Authorization=basic("ann", PASSWORD)
+            )
         )
         assert seen["HTTP_X_COUNTRY"] == country
 
 
-def test_clients_are_led_elsewhere(busy: Stack) -> None:
+def test_clients_are_led_elsewhere(busy_balancer: Stack) -> None:
     def led(path: str, **headers: str) -> tuple[int, str | None]:
-        status, got, _ = ask(busy, path, **headers)
+        status, got, _ = ask(busy_balancer, path, **headers)
         # Of a path Apache makes a URL with the host that was asked for.
         return status, (location := got.get("location")) and re.sub(f"^http://{HOSTNAME}/", "/", location)
 
@@ -224,75 +228,75 @@ def test_clients_are_led_elsewhere(busy: Stack) -> None:
     assert led("/well", Host="10.0.0.1") == (200, None)
 
 
-def test_the_application_is_asked_for_another_path_than_the_client_wrote(busy: Stack) -> None:
-    response = said(ask(busy, "/open/item/a%20b?c=d"))
+def test_the_application_is_asked_for_another_path_than_the_client_wrote(busy_balancer: Stack) -> None:
+    response = said(ask(busy_balancer, "/open/item/a%20b?c=d"))
     assert (response["path"], response["query"]) == ("/open/items/a b/", "c=d")
-    assert said(ask(busy, "/open/item/a/b"))["path"] == "/open/item/a/b"
+    assert said(ask(busy_balancer, "/open/item/a/b"))["path"] == "/open/item/a/b"
 
 
-def test_headers_are_set_and_removed_in_both_directions(busy: Stack) -> None:
+def test_headers_are_set_and_removed_in_both_directions(busy_balancer: Stack) -> None:
     report = {"X_Edge": "mine", "X_Debug": "1", "X_Kept": "2", "Authorization": basic("ann", PASSWORD)}
-    seen = said(ask(busy, "/headers", X_Forwarded_For="198.18.9.9", **report))
+    seen = said(ask(busy_balancer, "/headers", X_Forwarded_For="198.18.9.9", **report))
     assert seen["HTTP_X_EDGE"] == 'a "quoted"; } word of 198.18.9.9'
     assert (seen.get("HTTP_X_DEBUG"), seen["HTTP_X_KEPT"], seen["HTTP_X_SNIPPET"]) == (None, "2", "0")
-    _, headers, _ = ask(busy, "/open/x", X_Request_ID="abcdef-123456")
+    _, headers, _ = ask(busy_balancer, "/open/x", X_Request_ID="abcdef-123456")
     assert headers["content-security-policy"] == "default-src 'self'"
     assert headers["x-request"] == headers["x-request-id"] == "abcdef-123456"
     assert "x-powered-by" not in headers
 
 
-def test_more_than_a_client_may_is_answered_429_and_a_larger_body_413(busy: Stack) -> None:
-    fast = [ask(busy, "/well", X_Forwarded_For="198.19.0.1")[0] for _ in range(60)]
+def test_more_than_a_client_may_is_answered_429_and_a_larger_body_413(busy_balancer: Stack) -> None:
+    fast = [ask(busy_balancer, "/well", X_Forwarded_For="198.19.0.1")[0] for _ in range(60)]
     # One and a burst of five at once, then twenty a second, for the time that it took.
     assert fast[:6] == [200] * 6
     assert 429 in fast
     with ThreadPoolExecutor(6) as pool:
-        slow = [pool.submit(ask, busy, "/well?s=1", X_Forwarded_For="198.19.0.2") for _ in range(6)]
+        slow = [pool.submit(ask, busy_balancer, "/well?s=1", X_Forwarded_For="198.19.0.2") for _ in range(6)]
     assert sorted(each.result()[0] for each in slow) == [200] * 3 + [429] * 3
-    assert ask(busy, "/well", X_Forwarded_For="198.19.0.3")[0] == 200
+    assert ask(busy_balancer, "/well", X_Forwarded_For="198.19.0.3")[0] == 200
     # Answered by what it says of its length, before any of it is sent.
-    assert ask(busy, "/open/x", "POST", Content_Length=str((1 << 20) + 1))[0] == 413
+    assert ask(busy_balancer, "/open/x", "POST", Content_Length=str((1 << 20) + 1))[0] == 413
 
 
 @pytest.mark.long
-def test_pages_come_from_memcached_and_from_the_application_where_it_has_none(busy: Stack) -> None:
-    front = busy.balancer()
+def test_pages_come_from_memcached_and_from_the_application_where_it_has_none(busy_balancer: Stack) -> None:
+    front = busy_balancer.balancer()
     # Nobody listens there yet.
-    assert said(ask(busy, "/pages/a"))["path"] == "/pages/a"
+    assert said(ask(busy_balancer, "/pages/a"))["path"] == "/pages/a"
     on(front, "/usr/local/lib/wsgi-fleet/install-packages", "memcached")
     store = (
         "import socket; made = socket.create_connection(('127.0.0.1', 11211)); "
         "made.sendall(b'set shop:/pages/a%20b 0 0 7\\r\\n<b>hi</\\r\\n'); print(made.recv(99))"
     )
     assert "STORED" in on(front, "python3", "-c", store)
-    status, headers, body = ask(busy, "/pages/a%20b")
+    status, headers, body = ask(busy_balancer, "/pages/a%20b")
     assert (status, headers["x-cache"], body) == (200, "MEMCACHED", b"<b>hi</")
     assert headers["content-type"] == "text/html; charset=utf-8"
     assert (headers["content-security-policy"], "x-request-id" in headers) == ("default-src 'self'", True)
-    assert said(ask(busy, "/pages/c%3Fd?e=f"))["path"] == "/pages/c?d"
-    assert said(ask(busy, "/pages/a%20b", "POST", Content_Length="0"))["method"] == "POST"
+    assert said(ask(busy_balancer, "/pages/c%3Fd?e=f"))["path"] == "/pages/c?d"
+    assert said(ask(busy_balancer, "/pages/a%20b", "POST", Content_Length="0"))["method"] == "POST"
     # The mark of what memcached had not opens no auth_proxy.
-    assert ask(busy, "/.uncached/headers")[0] == 401
+    assert ask(busy_balancer, "/.uncached/headers")[0] == 401
 
 
-def test_counters_are_for_who_is_on_the_balancer(busy: Stack) -> None:
-    front = busy.balancer()
+def test_counters_are_for_who_is_on_the_balancer(busy_balancer: Stack) -> None:
+    front = busy_balancer.balancer()
     ask_it = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8081/').read().decode())"
     assert on(front, "python3", "-c", ask_it).startswith("Active connections: ")
     assert on(front, "ss", "-Hltn", "sport = :8081").split()[3] == "127.0.0.1:8081"
 
 
 @pytest.mark.long
-def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy: Stack) -> None:
-    assert ask(busy, "/open/x?teapot=yes")[0] == 418
-    assert ask(busy, "/well?teapot=yes")[0] == 200
-    front = busy.balancer()
+def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy_balancer: Stack) -> None:
+    assert ask(busy_balancer, "/open/x?teapot=yes")[0] == 418
+    assert ask(busy_balancer, "/well?teapot=yes")[0] == 200
+    front = busy_balancer.balancer()
     before = on(front, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     good = PROXY["snippets"]
-    busy.settings["balancer"]["proxy"]["snippets"] = [*good, {"context": "server", "text": "gzp on;"}]
+    busy_balancer.settings["balancer"]["proxy"]["snippets"] = [*good, {"context": "server", "text": "gzp on;"}]
     try:
-        with asked_again_and_again(busy) as statuses:
-            output = busy.up(fails=True)
+        with asked_again_and_again(busy_balancer) as statuses:
+            output = busy_balancer.up(fails=True)
             assert 'unknown directive "gzp"' in output
             assert f"balancer.proxy.snippets.{len(good)}: line 1: " in output
             assert "the site before it still serves" in output
@@ -306,7 +310,7 @@ def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy: Stack
                 assert result.returncode == 1
                 assert words in result.stderr
     finally:
-        busy.settings["balancer"]["proxy"]["snippets"] = good
+        busy_balancer.settings["balancer"]["proxy"]["snippets"] = good
     assert len(statuses) > 20
     assert set(statuses) == {200}
     assert on(front, "cat", "/etc/nginx/wsgi-fleet/site.conf") == before
@@ -357,12 +361,12 @@ for number, text in enumerate(json.load(sys.stdin)):
 @settings(max_examples=2, deadline=None, phases=[Phase.generate], suppress_health_check=HEALTH)
 @given(st.lists(balancers(), min_size=15, max_size=15, unique_by=json.dumps))
 def test_nginx_takes_whatever_the_settings_can_say_and_warns_of_nothing(
-    busy: Stack, blocks: list[dict[str, Any]]
+    busy_balancer: Stack, blocks: list[dict[str, Any]]
 ) -> None:
     app = Upstream("a", ["10.0.0.1"], 60, "/well")
     sites = [site_text(settings_of(block), [app]) for block in blocks]
     # One that Nginx must refuse, so that silence means something.
     stdin = json.dumps([*sites, "nonsense;"])
-    result = lxc("exec", busy.balancer(), "-T", "--", "python3", "-c", CHECK, stdin=stdin)
+    result = lxc("exec", busy_balancer.balancer(), "-T", "--", "python3", "-c", CHECK, stdin=stdin)
     refused = result.stdout.splitlines()
     assert [line.partition(" ")[0] for line in refused] == [str(len(sites))], refused

@@ -73,7 +73,7 @@ def asked_of_the_application(stack: Stack) -> list[str]:
     return [path for machine in stack.servers().values() for path in on(machine, *read).split()]
 
 
-def kept(stack: Stack) -> dict[str, Any]:
+def static_status(stack: Stack) -> dict[str, Any]:
     """Return the status of the application's static files on the balancer."""
     return json.loads(on(stack.balancer(), SCRIPT, "status", "probe"))
 
@@ -216,7 +216,7 @@ def test_every_page_finds_its_file_during_a_release_and_after_it_and_when_it_is_
     assert second["file"] != first["file"]
     assert ask(shop, "/static/plain.css")[1]["etag"] == plain
     # The control: without the release before, who has an old page open gets no file.
-    balancer, live = shop.balancer(), kept(shop)["live"]
+    balancer, live = shop.balancer(), static_status(shop)["live"]
     on(balancer, "rm", "/srv/static/probe/before")
     on(balancer, SCRIPT, "point", "probe", live)
     assert [ask(shop, each["file"])[0] for each in (first, second)] == [404, 200]
@@ -228,19 +228,19 @@ def test_every_page_finds_its_file_during_a_release_and_after_it_and_when_it_is_
     assert back.failed == [], back
     assert back.files == back.old == {200: back.pages.total()}, back
     assert page(shop)["version"] == "1"
-    assert kept(shop)["before"] == live
+    assert static_status(shop)["before"] == live
     assert asked_of_the_application(shop) == []
     print(f"release: {seen}\nrollback: {back}")
 
 
 @pytest.mark.long
 def test_a_build_that_fails_stops_the_release_with_its_words_and_nothing_of_it_is_served(shop: Stack) -> None:
-    before = kept(shop)
+    before = static_status(shop)
     set_version(shop, "broken")
     output = shop.up(fails=True)
     assert f"`{BUILD}` failed with exit code 1; its last lines:" in output
     assert "    cannot build version broken" in output
-    assert kept(shop) == before
+    assert static_status(shop) == before
     assert page(shop)["version"] == "1"
     set_version(shop, "1")
 
@@ -253,5 +253,5 @@ def test_a_balancer_that_takes_another_ones_place_serves_the_files_at_once(shop:
     shop.up("--refresh")
     assert shop.balancer() != old
     assert ask(shop, file)[0] == 200
-    assert kept(shop)["live"] is not None
+    assert static_status(shop)["live"] is not None
     assert asked_of_the_application(shop) == []

@@ -83,7 +83,7 @@ def host_address(machine: str) -> str:
     return json.loads(lxc("query", f"/1.0/networks/{network}").stdout)["config"]["ipv4.address"].partition("/")[0]
 
 
-def kept(stack: Stack) -> dict[str, list[str]]:
+def kept_packages(stack: Stack) -> dict[str, list[str]]:
     """Return the packages that the store keeps: key -> modules."""
     store = stack.folder / ".state" / stack.name / "store" / "probe" / "wheels"
     found: dict[str, list[str]] = {}
@@ -132,8 +132,8 @@ def test_packages_are_downloaded_once_and_a_server_that_comes_while_the_index_is
     output = stack.release_version("3")
     assert "packages" not in output
     assert "virtualenv" not in output
-    assert any("fleetprobe.py" in modules for modules in kept(stack).values())
-    assert len(kept(stack)) == 1
+    assert any("fleetprobe.py" in modules for modules in kept_packages(stack).values())
+    assert len(kept_packages(stack)) == 1
     # A server that was away boots on it by itself.
     machine, release = stack.servers()["probe-2"], stack.get()["release"]
     on(machine, "sh", "-c", f"rm -r /srv/app/venvs/* /srv/app/releases/{release} /srv/app/live; ! ls /srv/app/uv-cache")

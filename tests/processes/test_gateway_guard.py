@@ -147,7 +147,7 @@ def ask(uwsgi: Process, path: str) -> tuple[int, bytes, http.client.HTTPMessage]
         connection.close()
 
 
-def closed(uwsgi: Process) -> list[str]:
+def closed_connections(uwsgi: Process) -> list[str]:
     file = uwsgi.folder / "code" / "noted-closed"
     return file.read_text().split() if file.exists() else []
 
@@ -161,7 +161,7 @@ def test_what_raises_before_anything_was_sent_is_answered_500(uwsgi: Process) ->
         assert uwsgi.log.count("Traceback (most recent call last)") == number, path
     assert uwsgi.log.count("RuntimeError: on purpose") == 4
     assert "TypeError: 'NoneType' object is not iterable" in uwsgi.log
-    assert closed(uwsgi) == ["first"]
+    assert closed_connections(uwsgi) == ["first"]
 
 
 def test_what_raises_later_ends_the_answer_where_it_was(uwsgi: Process) -> None:
@@ -169,7 +169,7 @@ def test_what_raises_later_ends_the_answer_where_it_was(uwsgi: Process) -> None:
         with pytest.raises(http.client.IncompleteRead) as cut:
             ask(uwsgi, path)
         assert cut.value.partial == sent
-    assert closed(uwsgi) == ["second"]
+    assert closed_connections(uwsgi) == ["second"]
     assert uwsgi.log.count("RuntimeError: on purpose") == 2
 
 
@@ -187,7 +187,7 @@ def test_an_answer_that_does_not_raise_comes_as_it_was_given(uwsgi: Process) -> 
     connection.close()
     with pytest.raises(http.client.IncompleteRead):
         ask(uwsgi, "empty")
-    assert closed(uwsgi) == ["empty"]
+    assert closed_connections(uwsgi) == ["empty"]
     assert "Traceback" not in uwsgi.log
 
 
@@ -203,7 +203,7 @@ def test_a_body_ends_with_its_length_and_a_file_begins_where_it_stands(uwsgi: Pr
 def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
     assert ask(uwsgi, "file")[:2] == (200, b"x" * 2_999_994 + b"abcdef")
     assert "not by sendfile" not in uwsgi.log
-    assert closed(uwsgi) == ["file"]
+    assert closed_connections(uwsgi) == ["file"]
 
 
 # What one request can do to its process. It writes down what began, and answers with its process id.

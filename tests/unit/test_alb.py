@@ -44,18 +44,18 @@ WHOLE = stack(
 )
 
 
-def built(folder: Path, blocks: dict[str, Any], *, preview: bool = False) -> Build:
+def build_stack(folder: Path, blocks: dict[str, Any], *, preview: bool = False) -> Build:
     with contextlib.chdir(project(folder)):
         return plan("prod", preview=preview, **blocks)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    return built(tmp_path_factory.mktemp("whole"), WHOLE)
+def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return build_stack(tmp_path_factory.mktemp("whole"), WHOLE)
 
 
-def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole: Build) -> None:
-    given = whole.one(BALANCER).inputs
+def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole_stack: Build) -> None:
+    given = whole_stack.one(BALANCER).inputs
     assert given["subnets"] == ["public-a-id", "public-b-id", "public-c-id"]
     expected = {
         "loadBalancerType": "application",
@@ -71,18 +71,18 @@ def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole: B
         "accessLogs": {"enabled": True, "bucket": "balancer-log-b0b0b0b"},
     }
     assert {name: given[name] for name in expected} == expected
-    assert whole.one(BALANCER).protect
-    assert whole.one("aws:wafv2/webAclAssociation:WebAclAssociation").inputs["webAclArn"] == WAF
+    assert whole_stack.one(BALANCER).protect
+    assert whole_stack.one("aws:wafv2/webAclAssociation:WebAclAssociation").inputs["webAclArn"] == WAF
 
 
-def test_it_fails_no_control_and_has_a_price(whole: Build) -> None:
-    found = findings(from_build(whole), stack="prod")
+def test_it_fails_no_control_and_has_a_price(whole_stack: Build) -> None:
+    found = findings(from_build(whole_stack), stack="prod")
     assert [(each.control.id, each.resource.name, each.problem) for each in found] == []
-    assert {"load balancer", "public address"} <= {each.what for each in costs(from_build(whole))}
+    assert {"load balancer", "public address"} <= {each.what for each in costs(from_build(whole_stack))}
 
 
-def test_each_application_has_a_target_group_that_spreads_by_open_requests(whole: Build) -> None:
-    groups = {each.name: each.inputs for each in whole.of(GROUP)}
+def test_each_application_has_a_target_group_that_spreads_by_open_requests(whole_stack: Build) -> None:
+    groups = {each.name: each.inputs for each in whole_stack.of(GROUP)}
     assert {name: group["deregistrationDelay"] for name, group in groups.items()} == {"shop": 90, "api": 75, "docs": 75}
     assert {name for name, group in groups.items() if group["stickiness"]["enabled"]} == {"docs"}
     assert {group["loadBalancingAlgorithmType"] for group in groups.values()} == {"least_outstanding_requests"}
@@ -91,13 +91,13 @@ def test_each_application_has_a_target_group_that_spreads_by_open_requests(whole
     }
 
 
-def test_http_leads_to_https_and_the_rules_to_the_applications(whole: Build) -> None:
-    listeners = {each.inputs["port"]: each.inputs for each in whole.of(LISTENER)}
+def test_http_leads_to_https_and_the_rules_to_the_applications(whole_stack: Build) -> None:
+    listeners = {each.inputs["port"]: each.inputs for each in whole_stack.of(LISTENER)}
     there = {"protocol": "HTTPS", "port": "443", "statusCode": "HTTP_301"}
     assert listeners[80]["defaultActions"] == [{"type": "redirect", "redirect": there}]
     assert listeners[443]["sslPolicy"] == "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
     assert listeners[443]["defaultActions"] == [{"type": "forward", "targetGroupArn": "arn:shop"}]
-    rules = sorted(whole.of(RULE), key=lambda each: each.inputs["priority"])
+    rules = sorted(whole_stack.of(RULE), key=lambda each: each.inputs["priority"])
     expected = listener_rules(routed(shop={}, api={"path": "/api"}, docs={"hosts": ["docs.example.org"]}))
     assert [each.inputs["priority"] for each in rules] == [rule.priority for rule in expected]
     assert [each.inputs["actions"][0]["targetGroupArn"] for each in rules] == ["arn:docs", "arn:api"]
@@ -107,51 +107,51 @@ def test_http_leads_to_https_and_the_rules_to_the_applications(whole: Build) -> 
     ]
 
 
-def test_a_certificate_is_proven_by_a_record_for_each_name_before_https_is_served(whole: Build) -> None:
-    records = {each.name: each.inputs for each in whole.of(RECORD)}
+def test_a_certificate_is_proven_by_a_record_for_each_name_before_https_is_served(whole_stack: Build) -> None:
+    records = {each.name: each.inputs for each in whole_stack.of(RECORD)}
     proofs = {name: given["name"] for name, given in records.items() if name.startswith("balancer-certificate-")}
     assert proofs == {
         f"balancer-certificate-{name}": f"_0a.{name}" for name in ("shop.example.org", "docs.example.org")
     }
-    signed = whole.one("aws:acm/certificateValidation:CertificateValidation")
-    assert whole.one(LISTENER, "balancer-https").depends_on(signed)
+    signed = whole_stack.one("aws:acm/certificateValidation:CertificateValidation")
+    assert whole_stack.one(LISTENER, "balancer-https").depends_on(signed)
     aliases = [given for given in records.values() if "aliases" in given]
     assert sorted((given["name"], given["type"]) for given in aliases) == [
         (name, type_) for name in ("docs.example.org", "shop.example.org") for type_ in ("A", "AAAA")
     ]
 
 
-def test_a_server_gets_requests_once_its_release_serves_and_from_the_load_balancer_alone(whole: Build) -> None:
-    assert sorted(each.name for each in whole.of(TARGET)) == sorted(
+def test_a_server_gets_requests_once_its_release_serves_and_from_the_load_balancer_alone(whole_stack: Build) -> None:
+    assert sorted(each.name for each in whole_stack.of(TARGET)) == sorted(
         f"{name}-{number}" for name in APPS for number in (1, 2, 3)
     )
-    for each in whole.of(TARGET):
+    for each in whole_stack.of(TARGET):
         name = each.name.rpartition("-")[0]
         assert each.inputs["group"] == f"arn:{name}"
-        assert each.depends_on(whole.one(ROLLOUT, f"{name}-rollout"))
-        assert all(each.depends_on(rule) for rule in whole.of(RULE))
-    ports = {(each.inputs["referencedSecurityGroupId"], each.inputs["fromPort"]) for each in whole.of(IN)
+        assert each.depends_on(whole_stack.one(ROLLOUT, f"{name}-rollout"))
+        assert all(each.depends_on(rule) for rule in whole_stack.of(RULE))
+    ports = {(each.inputs["referencedSecurityGroupId"], each.inputs["fromPort"]) for each in whole_stack.of(IN)
              if each.inputs["securityGroupId"] == "app-shop-id"}  # fmt: skip
     assert {port for group, port in ports if group == "balancer-id"} == {8000}
-    ways_out = {(each.inputs["fromPort"], each.inputs.get("cidrIpv4")) for each in whole.of(OUT)
+    ways_out = {(each.inputs["fromPort"], each.inputs.get("cidrIpv4")) for each in whole_stack.of(OUT)
                 if each.inputs["securityGroupId"] == "balancer-id"}  # fmt: skip
     assert ways_out == {(8000, None)}
 
 
-def test_no_machine_stands_in_front_and_nothing_is_published_to_one(whole: Build) -> None:
-    assert "balancer" not in [each.name for each in whole.of("aws:ec2/instance:Instance")]
-    for each in whole.of(ROLLOUT):
+def test_no_machine_stands_in_front_and_nothing_is_published_to_one(whole_stack: Build) -> None:
+    assert "balancer" not in [each.name for each in whole_stack.of("aws:ec2/instance:Instance")]
+    for each in whole_stack.of(ROLLOUT):
         assert "balancer" not in each.inputs
         assert each.inputs["static"] is False
-    fleet = whole.exports["fleet"]
+    fleet = whole_stack.exports["fleet"]
     assert isinstance(fleet, Secret)
     assert "balancer" not in fleet.value
     assert fleet.value["load_balancer"]["groups"] == {name: f"arn:{name}" for name in APPS}
-    assert whole.exports["url"] == "https://shop.example.org"
+    assert whole_stack.exports["url"] == "https://shop.example.org"
 
 
-def test_a_topic_hears_of_errors_and_of_servers_that_the_load_balancer_finds_unhealthy(whole: Build) -> None:
-    alarms = {each.name: each.inputs for each in whole.of("aws:cloudwatch/metricAlarm:MetricAlarm")}
+def test_a_topic_hears_of_errors_and_of_servers_that_the_load_balancer_finds_unhealthy(whole_stack: Build) -> None:
+    alarms = {each.name: each.inputs for each in whole_stack.of("aws:cloudwatch/metricAlarm:MetricAlarm")}
     assert {name for name in alarms if name.startswith("balancer-")} == {
         "balancer-errors", *(f"balancer-servers-{name}" for name in APPS)
     }  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_vpc_that_is_there_and_plain_http(tmp_path: Path) -> None:
     there = {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"], "protect": False}
     subnets = ["subnet-0123456c", "subnet-0123456d"]
     blocks = stack({"certificate_arn": None, "subnet_ids": subnets, "slow_start_s": 60}, there)
-    found = built(tmp_path, blocks, preview=True)
+    found = build_stack(tmp_path, blocks, preview=True)
     assert found.one(BALANCER).inputs["subnets"] == subnets
     (listener,) = found.of(LISTENER)
     assert listener.inputs["port"] == 80

@@ -16,7 +16,7 @@ from tests.unit.stack_blocks import app, problems_of, production
 CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/12345678-1234-1234-1234-123456789012"
 SERVERS = {"fleet": {"local_proxy": True, "size": {"instance_type": "t4g.small"}}, "gateway": {"processes": 2}}
 # Each setting below balancer that an ALB has no use for, at another value than its default.
-REFUSED: dict[str, Any] = {
+REJECTED: dict[str, Any] = {
     "size": {"disk_gib": 9},
     "requests_per_second": 5,
     "burst": 5,
@@ -64,9 +64,9 @@ def test_a_stack_with_a_load_balancer_is_taken() -> None:
 
 
 def test_what_it_has_no_use_for_is_refused_at_once_each_with_the_reason() -> None:
-    assert REFUSED.keys() == alb_support.UNSUPPORTED.keys()
+    assert REJECTED.keys() == alb_support.UNSUPPORTED.keys()
     block: dict[str, Any] = {"kind": "alb", "proxy": {}, "error_pages": {"maintenance": "x" * 1025}}
-    for name, value in REFUSED.items():
+    for name, value in REJECTED.items():
         above, _, last = name.rpartition(".")
         (block[above] if above else block)[last] = value
     found = {line.partition(": ")[0]: line for line in _refused_of_balancer(block)}

@@ -34,24 +34,24 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "units"
 
 
-def wanted(units: Path, **changes: Any) -> dict[str, Any]:
+def make_spec(units: Path, **changes: Any) -> dict[str, Any]:
     files = {str(units / "a.service"): ["0644", "[Service]\n"], str(units.parent / "a.py"): ["0755", "#!\n"]}
     given = {"off": ["b.service"], "prove": ["a.service"], "on": ["a.service", "c.timer"]}
     return {"boot_s": 0, "files": files} | given | changes
 
 
-def asked(units: Path) -> list[str]:
+def systemctl_calls(units: Path) -> list[str]:
     return [line.removeprefix("--quiet ") for line in (units.parent / "asked").read_text().splitlines()]
 
 
 def test_files_are_there_before_units_start_what_is_not_wanted_is_gone_and_it_can_be_run_again(units: Path) -> None:
     units.mkdir()
     (units / "b.service").touch()
-    apply_files.apply(wanted(units), units)
+    apply_files.apply(make_spec(units), units)
     assert (units / "a.service").read_text() == "[Service]\n"
     assert oct((units.parent / "a.py").stat().st_mode & 0o777) == "0o755"
     assert [each.name for each in units.iterdir()] == ["a.service"]
-    assert asked(units) == [
+    assert systemctl_calls(units) == [
         "disable --now b.service",
         "daemon-reload",
         "restart a.service",
@@ -60,16 +60,16 @@ def test_files_are_there_before_units_start_what_is_not_wanted_is_gone_and_it_ca
         "restart c.timer",
     ]
     (units.parent / "asked").unlink()
-    apply_files.apply(wanted(units), units)
+    apply_files.apply(make_spec(units), units)
     # What is not there is not asked about.
-    assert not any("b.service" in line for line in asked(units))
+    assert not any("b.service" in line for line in systemctl_calls(units))
 
 
 def test_a_unit_that_does_not_start_fails_with_what_it_said(units: Path) -> None:
     with pytest.raises(apply_files.Failure) as report:
-        apply_files.apply(wanted(units, prove=["bad.service"]), units)
+        apply_files.apply(make_spec(units, prove=["bad.service"]), units)
     assert str(report.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
-    assert "enable a.service" not in asked(units)
+    assert "enable a.service" not in systemctl_calls(units)
 
 
 @pytest.mark.parametrize("missing", ["DONE", "READY"])
@@ -80,7 +80,7 @@ def test_nothing_is_written_on_a_machine_that_did_not_get_ready_and_what_failed_
     (units.parent / "bin" / "cloud-init").chmod(0o755)
     (units.parent / missing).unlink()
     with pytest.raises(apply_files.Failure, match="did not get ready: status: error detail: no network"):
-        apply_files.apply(wanted(units), units)
+        apply_files.apply(make_spec(units), units)
     assert not (units / "a.service").exists()
 
 
@@ -94,7 +94,7 @@ def test_a_secret_file_is_never_readable_by_others(units: Path, monkeypatch: pyt
         return written
 
     monkeypatch.setattr(Path, "write_text", seen)
-    apply_files.apply(wanted(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
+    apply_files.apply(make_spec(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
     assert modes == ["0o600"]
     assert oct((units.parent / "key").stat().st_mode & 0o777) == "0o600"
 
@@ -103,7 +103,7 @@ def test_where_a_folder_stands_in_the_place_of_a_file_nothing_is_left_beside_it(
     folder = units.parent / "key"
     folder.mkdir()
     with pytest.raises(apply_files.Failure, match=f"{folder} is a folder"):
-        apply_files.apply(wanted(units, files={str(folder): ["0600", "0123"]}), units)
+        apply_files.apply(make_spec(units, files={str(folder): ["0600", "0123"]}), units)
     assert not (units.parent / ".key.new").exists()
 
 
@@ -113,13 +113,13 @@ def test_a_file_that_cannot_be_put_in_place_leaves_no_half_of_it(units: Path, mo
 
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match=r"\.key\.new"):
-        apply_files.apply(wanted(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
+        apply_files.apply(make_spec(units, files={str(units.parent / "key"): ["0600", "0123"]}), units)
     assert not (units.parent / ".key.new").exists()
 
 
 def test_a_run_after_one_that_was_killed_once_the_unit_was_gone_reloads(units: Path) -> None:
-    apply_files.apply(wanted(units, files={}, prove=[], on=[]), units)
-    assert asked(units) == ["daemon-reload"]
+    apply_files.apply(make_spec(units, files={}, prove=[], on=[]), units)
+    assert systemctl_calls(units) == ["daemon-reload"]
 
 
 WRONG: list[dict[str, Any]] = [

@@ -35,7 +35,7 @@ BLOCK: dict[str, Any] = {
 }
 
 
-def given(**changes: Any) -> Aws:
+def make_config(**changes: Any) -> Aws:
     return Aws.model_validate(BLOCK | changes)
 
 
@@ -44,7 +44,7 @@ def format_finding(finding: Finding) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Remove the credentials of the user who runs this, and those that a machine of EC2 would get."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -59,7 +59,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "made-up")
 
 
-def listed(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> None:
+def list_plugins(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> None:
     """Set the response of `pulumi plugin ls`."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
@@ -74,7 +74,7 @@ def listed(monkeypatch: pytest.MonkeyPatch, plugins: list[dict[str, str]]) -> No
 def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_not_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    listed(monkeypatch, PLUGINS)
+    list_plugins(monkeypatch, PLUGINS)
     ec2 = cast("Any", boto3).client("ec2", region_name="eu-central-1")
     there = [each for each in ec2.describe_images()["Images"] if each["Architecture"] == "x86_64"]
     amd64 = {"size": {"instance_type": "t3.small"}}
@@ -88,14 +88,14 @@ def test_where_all_is_well_who_we_are_is_told_and_an_image_that_the_region_does_
         f"AWS credentials (arn:aws:sts::{MINE}:user/moto)",
         f"image {ami} (of account {owner})",
     ]
-    _, found = diagnosis.check_account(given(), diagnosis.image_kind({}))
+    _, found = diagnosis.check_account(make_config(), diagnosis.image_kind({}))
     assert format_finding(found).startswith(
         "image ami-0123456789abcdef0: eu-central-1 has no such image, or it is not for your"
     )
 
 
 def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    listed(monkeypatch, PLUGINS)
+    list_plugins(monkeypatch, PLUGINS)
     block = BLOCK | {"ami": "ami-00000000000000000", "app_subnet_ids": ["subnet-00000001", "subnet-1"], "amis": 1}
     found = operator.check_host("aws", {"aws": block}, stack="prod", project=Path())
     assert format_finding(found[-1]) == (
@@ -108,7 +108,7 @@ def test_settings_that_cannot_work_are_named_and_aws_is_not_asked(monkeypatch: p
 def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    listed(monkeypatch, [{"name": "aws", "version": "6.0.0"}])
+    list_plugins(monkeypatch, [{"name": "aws", "version": "6.0.0"}])
     assert [format_finding(each) for each in diagnosis.check_plugins()] == [
         f"plugin {name}: version {version_} is not installed -> "
         f"`pulumi plugin install resource {name} {version_}` fetches it, as the first `pulumi up` does."
@@ -123,10 +123,10 @@ def test_plugins_that_are_not_there_are_told_with_the_command_that_fetches_them(
 def test_without_credentials_or_with_a_profile_that_is_not_there_the_ways_to_log_in_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (found,) = diagnosis.check_account(given(), diagnosis.image_kind({}))
+    (found,) = diagnosis.check_account(make_config(), diagnosis.image_kind({}))
     assert format_finding(found) == f"AWS credentials: Unable to locate credentials -> {LOG_IN}"
     monkeypatch.setenv("AWS_PROFILE", "nope")
-    (found,) = diagnosis.check_account(given(), diagnosis.image_kind({}))
+    (found,) = diagnosis.check_account(make_config(), diagnosis.image_kind({}))
     assert format_finding(found).startswith(
         "AWS credentials: The config profile (nope) could not be found -> `aws configure list-profiles` lists"
     )
@@ -137,7 +137,7 @@ def test_a_region_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        (found,) = diagnosis.check_account(given(region="eu-nowhere-9"), diagnosis.image_kind({}))
+        (found,) = diagnosis.check_account(make_config(region="eu-nowhere-9"), diagnosis.image_kind({}))
     assert found.subject == "region eu-nowhere-9"
     assert found.problem.startswith("Could not connect to the endpoint URL")
     assert "`aws.region`" in found.remedy
@@ -165,7 +165,7 @@ def test_what_aws_refuses_is_told_in_its_words_with_what_to_do(
         return {"Arn": "arn:aws:iam::123456789012:user/ann", "Account": MINE}
 
     monkeypatch.setattr(BaseClient, "_make_api_call", answer)
-    wrong = [each for each in diagnosis.check_account(given(), diagnosis.image_kind({})) if each.problem]
+    wrong = [each for each in diagnosis.check_account(make_config(), diagnosis.image_kind({})) if each.problem]
     assert [each.subject for each in wrong] == [subject]
     assert wrong[0].remedy.startswith(remedy)
 

@@ -288,11 +288,11 @@ def test_what_no_second_try_mends_is_one_line_with_its_remedy_at_once(
     assert time.monotonic() - began < 5
 
 
-def full(tunnels: EndpointServer) -> None:
+def use_all_tunnels(tunnels: EndpointServer) -> None:
     tunnels.open = 20
 
 
-def away(tunnels: EndpointServer) -> None:
+def move_endpoint(tunnels: EndpointServer) -> None:
     tunnels.dns_name = "eice.invalid"
 
 
@@ -303,8 +303,12 @@ def nothing(_tunnels: EndpointServer) -> None:
 @pytest.mark.parametrize(
     ("happen", "machine", "message"),
     [
-        (full, SERVER, f"{ID} opens no tunnel now (429 LimitExceeded: Too many tunnels); an endpoint has at most 20"),
-        (away, SERVER, f"{ID}: eice.invalid has no address: "),
+        (
+            use_all_tunnels,
+            SERVER,
+            f"{ID} opens no tunnel now (429 LimitExceeded: Too many tunnels); an endpoint has at most 20",
+        ),
+        (move_endpoint, SERVER, f"{ID}: eice.invalid has no address: "),
         (nothing, "i-9@192.0.2.9", f"{ID} ended the tunnel: Unable to connect to target"),
     ],
     ids=["full", "no name", "no machine"],

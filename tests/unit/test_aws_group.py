@@ -49,7 +49,7 @@ NAME = "wsgi-fleet-prod.hello"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Return a stack with a group and a fixed fleet."""
     block = {"tags": {"cost-center": "42"}, "alarms": {"sns_topic_arn": TOPIC}}
     blocks = stack(aws=block, apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")})
@@ -63,8 +63,8 @@ def user_data(build: Build) -> str:
     return gzip.decompress(packed).decode()
 
 
-def test_an_instance_of_a_group_is_what_one_of_a_fixed_fleet_is(whole: Build) -> None:
-    template, fixed = whole.one(TEMPLATE).inputs, next(each.inputs for each in whole.of(INSTANCE))
+def test_an_instance_of_a_group_is_what_one_of_a_fixed_fleet_is(whole_stack: Build) -> None:
+    template, fixed = whole_stack.one(TEMPLATE).inputs, next(each.inputs for each in whole_stack.of(INSTANCE))
     (interface,), (disk,) = template["networkInterfaces"], template["blockDeviceMappings"]
     same = {
         "ami": "imageId",
@@ -87,8 +87,8 @@ def test_an_instance_of_a_group_is_what_one_of_a_fixed_fleet_is(whole: Build) ->
     assert all(each["tags"]["Name"] == "prod-hello" for each in template["tagSpecifications"])
 
 
-def test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy(whole: Build) -> None:
-    given = whole.one(GROUP).inputs
+def test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy(whole_stack: Build) -> None:
+    given = whole_stack.one(GROUP).inputs
     assert (given["name"], given["minSize"], given["maxSize"], given["waitForCapacityTimeout"]) == (NAME, 1, 3, "0")
     assert (given["healthCheckType"], given["targetGroupArns"], given["capacityRebalance"]) == (
         "ELB", ["arn:hello"], True,
@@ -101,23 +101,23 @@ def test_no_instance_escapes_the_hooks_and_the_load_balancer_says_who_is_healthy
     policy = given["mixedInstancesPolicy"]
     assert [each["instanceType"] for each in policy["launchTemplate"]["overrides"]] == ["t4g.small", "t4g.medium"]
     assert policy["instancesDistribution"]["onDemandPercentageAboveBaseCapacity"] == 60
-    tracked = {each.name: each.inputs["targetTrackingConfiguration"] for each in whole.of(TRACKING)}
+    tracked = {each.name: each.inputs["targetTrackingConfiguration"] for each in whole_stack.of(TRACKING)}
     assert (
         tracked["hello-requests"]["predefinedMetricSpecification"]["resourceLabel"] == "app/balancer/targetgroup/hello"
     )
     assert {name: each["targetValue"] for name, each in tracked.items()} == {"hello-requests": 1000, "hello-cpu": 60}
-    schedules = {each.name: (each.inputs["maxSize"], each.inputs.get("timeZone")) for each in whole.of(SCHEDULE)}
+    schedules = {each.name: (each.inputs["maxSize"], each.inputs.get("timeZone")) for each in whole_stack.of(SCHEDULE)}
     assert schedules == {"hello.sale": (6, "Europe/Berlin"), "hello.after": (3, None)}
 
 
-def test_the_group_has_the_tags_of_the_stack_and_its_file_in_the_store_none(whole: Build) -> None:
-    tags = whole.one(GROUP).inputs["tags"]
+def test_the_group_has_the_tags_of_the_stack_and_its_file_in_the_store_none(whole_stack: Build) -> None:
+    tags = whole_stack.one(GROUP).inputs["tags"]
     assert {each["key"]: each["value"] for each in tags} == {
         "cost-center": "42", "wsgi-fleet:project": "wsgi-fleet", "wsgi-fleet:stack": "prod", "managed-by": "pulumi",
         "Name": NAME,
     }  # fmt: skip
     assert not any(each["propagateAtLaunch"] for each in tags)
-    assert whole.one(OBJECT).inputs["overrideProvider"] == {"defaultTags": {"tags": {}}}
+    assert whole_stack.one(OBJECT).inputs["overrideProvider"] == {"defaultTags": {"tags": {}}}
 
 
 def test_groups_of_stacks_whose_names_overlap_are_two() -> None:
@@ -135,8 +135,8 @@ def test_schedules_of_applications_whose_names_overlap_are_two(tmp_path: Path) -
     assert len({each.urn for each in build.of(SCHEDULE)}) == 2
 
 
-def test_nobody_runs_steps_on_it_so_it_fetches_what_it_boots_with(whole: Build) -> None:
-    object_, document = whole.one(OBJECT), yaml.safe_load(user_data(whole))
+def test_nobody_runs_steps_on_it_so_it_fetches_what_it_boots_with(whole_stack: Build) -> None:
+    object_, document = whole_stack.one(OBJECT), yaml.safe_load(user_data(whole_stack))
     key = object_.inputs["key"]
     files = {each["path"].rpartition("/")[2]: each["content"] for each in document["write_files"]}
     assert files["store"] == "s3://releases-b0b0b0b/prod/hello"
@@ -153,28 +153,28 @@ def test_nobody_runs_steps_on_it_so_it_fetches_what_it_boots_with(whole: Build) 
     } <= there
     assert own["on"] == ["wsgi-fleet-group.service"]
     assert json.loads(own["files"]["/etc/wsgi-fleet/group"][1])["name"] == NAME
-    parameter = whole.one(PARAMETER).inputs
+    parameter = whole_stack.one(PARAMETER).inputs
     assert (parameter["name"], parameter["type"]) == ("/wsgi-fleet/prod/hello/boot/key", "SecureString")
     assert isinstance(parameter["value"], Secret)
-    assert whole.one(GROUP).depends_on(object_)
+    assert whole_stack.one(GROUP).depends_on(object_)
     assert "key" not in files
 
 
 def test_another_template_is_brought_to_the_instances_before_the_release_and_by_no_change_of_the_group(
-    whole: Build,
+    whole_stack: Build,
 ) -> None:
-    refresh = whole.one(REFRESH)
+    refresh = whole_stack.one(REFRESH)
     policy = json.loads(refresh.inputs["configuration"])["MixedInstancesPolicy"]
     assert policy["LaunchTemplate"]["LaunchTemplateSpecification"] == {"LaunchTemplateId": "hello-id", "Version": "7"}
     assert policy["LaunchTemplate"]["Overrides"] == [{"InstanceType": "t4g.small"}, {"InstanceType": "t4g.medium"}]
     assert policy["InstancesDistribution"]["OnDemandPercentageAboveBaseCapacity"] == 60
     assert refresh.inputs["layout"] == "uwsgi, systemd 2"
-    assert whole.one(ROLLOUT, "hello-rollout").depends_on(refresh)
-    assert {"launchTemplate", "mixedInstancesPolicy"} <= {*whole.one(GROUP).ignore_changes}
+    assert whole_stack.one(ROLLOUT, "hello-rollout").depends_on(refresh)
+    assert {"launchTemplate", "mixedInstancesPolicy"} <= {*whole_stack.one(GROUP).ignore_changes}
 
 
-def test_it_may_speak_of_itself_to_its_own_group_alone(whole: Build) -> None:
-    of_role = {each.name: statements(each.inputs["policy"]) for each in whole.of(POLICY)}
+def test_it_may_speak_of_itself_to_its_own_group_alone(whole_stack: Build) -> None:
+    of_role = {each.name: statements(each.inputs["policy"]) for each in whole_stack.of(POLICY)}
     found = [each for each in of_role["app-hello"] if "autoscaling:CompleteLifecycleAction" in each["Action"]]
     assert [each["Resource"] for each in found] == [
         f"arn:aws:autoscaling:eu-central-1:*:autoScalingGroup:*:autoScalingGroupName/{NAME}"
@@ -182,24 +182,24 @@ def test_it_may_speak_of_itself_to_its_own_group_alone(whole: Build) -> None:
     assert not [each for each in of_role["app-docs"] if "autoscaling" in str(each)]
 
 
-def test_the_state_has_no_list_of_instances(whole: Build) -> None:
-    rollouts = {each.inputs["app"]: each for each in whole.of(ROLLOUT)}
+def test_the_state_has_no_list_of_instances(whole_stack: Build) -> None:
+    rollouts = {each.inputs["app"]: each for each in whole_stack.of(ROLLOUT)}
     assert rollouts["hello"].inputs["servers"] == []
     assert rollouts["hello"].inputs["group"] == {
         "platform": "aws", "region": "eu-central-1", "name": NAME, "group": "arn:hello",
     }  # fmt: skip
-    assert rollouts["hello"].depends_on(whole.one(GROUP))
+    assert rollouts["hello"].depends_on(whole_stack.one(GROUP))
     assert "group" not in rollouts["docs"].inputs
-    assert {each.name for each in whole.of(TARGET)} == {"docs-1", "docs-2", "docs-3"}
-    assert whole.exports["groups"] == {"hello": NAME}
-    assert "servers" in whole.exports["fleet"].value["apps"]["hello"]
+    assert {each.name for each in whole_stack.of(TARGET)} == {"docs-1", "docs-2", "docs-3"}
+    assert whole_stack.exports["groups"] == {"hello": NAME}
+    assert "servers" in whole_stack.exports["fleet"].value["apps"]["hello"]
 
 
 def test_a_topic_hears_when_fewer_servers_than_the_fewest_serve_for_long_and_when_their_cpu_is_used_up(
-    whole: Build,
+    whole_stack: Build,
 ) -> None:
-    group = whole.one(GROUP)
-    alarms = {each.name: each.inputs for each in whole.of(ALARM) if each.parent == group.urn}
+    group = whole_stack.one(GROUP)
+    alarms = {each.name: each.inputs for each in whole_stack.of(ALARM) if each.parent == group.urn}
     assert alarms.keys() == {"hello-missing", "hello-cpu"}
     for each in alarms.values():
         assert (each["evaluationPeriods"], each["alarmActions"], each["okActions"]) == (15, [TOPIC], [TOPIC])
@@ -212,8 +212,8 @@ def test_a_topic_hears_when_fewer_servers_than_the_fewest_serve_for_long_and_whe
     assert set(group.inputs["enabledMetrics"]) == {metric for _, metric in read}
 
 
-def test_it_fails_no_control_and_its_fewest_servers_have_a_price(whole: Build) -> None:
-    planned = from_build(whole)
+def test_it_fails_no_control_and_its_fewest_servers_have_a_price(whole_stack: Build) -> None:
+    planned = from_build(whole_stack)
     found = findings(planned, stack="prod")
     assert {(each.control.id, each.resource.name) for each in found} <= {("ELB.5", "balancer")}
     # One server of the group, three of the other application; metrics of a group are free.
@@ -307,7 +307,7 @@ class Api:
         self.calls.append(("standby", given))
 
 
-def asked(api: Api) -> ScalingGroup:
+def make_group(api: Api) -> ScalingGroup:
     made = ScalingGroup("eu-central-1", "g", "arn:hello")
     made.__dict__ |= {"client": api, "ec2": api}
     return made
@@ -315,12 +315,12 @@ def asked(api: Api) -> ScalingGroup:
 
 def test_a_release_goes_to_instances_that_wait_or_serve() -> None:
     states = {"i-1": "InService", "i-2": "Pending:Wait", "i-3": "Pending", "i-4": "Terminating:Wait", "i-5": "Standby"}
-    members = asked(Api(states)).members()
+    members = make_group(Api(states)).members()
     assert [(each.id, each.phase) for each in members if each.takes_part] == [
         ("i-1", Phase.SERVING), ("i-2", Phase.WAITING), ("i-5", Phase.STANDBY),
     ]  # fmt: skip
     assert members[0].target == "i-1@10.0.0.1"
-    assert asked(Api({})).members() == []
+    assert make_group(Api({})).members() == []
 
 
 def test_without_a_load_balancer_those_in_service_get_requests() -> None:
@@ -332,7 +332,7 @@ def test_without_a_load_balancer_those_in_service_get_requests() -> None:
 def test_only_instances_in_service_are_protected_and_one_that_goes_spoils_it_for_no_other() -> None:
     api = Api({"i-1": "InService", "i-2": "Pending:Wait", "i-3": "InService"})
     api.refused = {"i-3"}
-    asked(api).protect(["i-1", "i-2", "i-3"], on=True)
+    make_group(api).protect(["i-1", "i-2", "i-3"], on=True)
     assert [(name, given["InstanceIds"], given["ProtectedFromScaleIn"]) for name, given in api.calls] == [
         ("protect", ["i-1"], True)
     ]
@@ -341,7 +341,7 @@ def test_only_instances_in_service_are_protected_and_one_that_goes_spoils_it_for
 def test_a_drained_one_is_replaced_where_the_group_has_no_more_than_it_must() -> None:
     for desired, spare in ((2, True), (1, False)):
         api = Api({"i-1": "InService"}, DesiredCapacity=desired)
-        asked(api).stand_by("i-1", on=True)
+        make_group(api).stand_by("i-1", on=True)
         assert api.calls[0][1]["ShouldDecrementDesiredCapacity"] is spare
 
 

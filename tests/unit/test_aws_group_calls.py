@@ -19,7 +19,7 @@ __all__ = ["region", "site"]
 pytestmark = pytest.mark.aws
 
 
-def asked(site: Site, group: Group) -> ScalingGroup:
+def make_group(site: Site, group: Group) -> ScalingGroup:
     made = ScalingGroup(REGION, group.name, site.targets)
     made.__dict__ |= {"client": site.api, "ec2": site.account.aws.ec2}
     made._elb.__dict__["client"] = site.account.aws.elbv2  # pyright: ignore[reportPrivateUsage]
@@ -43,7 +43,7 @@ def refresh(
 
 def test_members_are_where_the_group_has_them(site: Site) -> None:
     group = site.group(LAUNCH, TERMINATE)
-    operator = asked(site, group)
+    operator = make_group(site, group)
     (id_,) = site.until(group, "Pending:Wait")
     (waiting,) = operator.members()
     assert (waiting.id, waiting.phase, waiting.takes_part) == (id_, Phase.WAITING, True)
@@ -64,7 +64,7 @@ def test_members_are_where_the_group_has_them(site: Site) -> None:
 def test_one_on_standby_takes_part_and_comes_back(site: Site) -> None:
     group = site.group(desiredCapacity=2, minSize=1)
     first, _ = site.until(group, "InService", "InService")
-    operator = asked(site, group)
+    operator = make_group(site, group)
     operator.stand_by(first, on=True)
     site.until(group, "Standby", "InService")
     assert {each.id: each.phase for each in operator.members() if each.takes_part}[first] is Phase.STANDBY

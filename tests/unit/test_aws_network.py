@@ -25,7 +25,7 @@ def prod() -> Build:
     return built(**vpc("a", "b", "c", nat_gateways="one_per_az"))
 
 
-def ways(made: Build) -> dict[str, str]:
+def default_routes(made: Build) -> dict[str, str]:
     """Return subnet -> the resource that its default route leads to."""
     table_of = {each.inputs["subnetId"]: each.inputs["routeTableId"] for each in made.of(ASSOCIATION)}
     out: dict[str, str] = {}
@@ -84,13 +84,13 @@ def test_each_zone_has_a_public_and_a_private_subnet_and_machines_in_them() -> N
 def test_public_subnets_leave_by_the_internet_gateway_and_private_ones_by_a_nat_gateway() -> None:
     public = dict.fromkeys(("public-a", "public-b", "public-c"), "gatewayId=vpc-gateway-id")
     private = {f"private-{letter}": f"natGatewayId=nat-{letter}-id" for letter in "abc"}
-    assert ways(prod()) == public | private
+    assert default_routes(prod()) == public | private
     assert prod().one(GATEWAY).inputs["vpcId"] == "vpc-id"
     nats = {each.name: (each.inputs["subnetId"], each.inputs["allocationId"]) for each in prod().of(NAT)}
     assert nats == {f"nat-{letter}": (f"public-{letter}-id", f"eipalloc-nat-{letter}") for letter in "abc"}
     small = built(**vpc("a", "b"))
     assert small.one(NAT).inputs["subnetId"] == "public-a-id"
-    assert ways(small)["private-a"] == ways(small)["private-b"] == "natGatewayId=nat-a-id"
+    assert default_routes(small)["private-a"] == default_routes(small)["private-b"] == "natGatewayId=nat-a-id"
     assert names(small.of(EIP)) == ["address", "nat-a"]
 
 

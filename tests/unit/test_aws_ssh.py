@@ -25,7 +25,7 @@ FIRST, OTHER = "ssh-ed25519 AAAAfirst", "ssh-ed25519 AAAAother"
 
 
 @contextmanager
-def opened(
+def open_transport(
     port: int, known: KnownHosts, *, private_key: str = PRIVATE_KEY, deadline_s: float = 3
 ) -> Generator[SshTransport]:
     way = JumpHostConnector(Login("root", private_key, known, port=port), JUMP)
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def transport(port: int, file: Path) -> Iterator[SshTransport]:
-    with opened(port, KnownHosts(file, {})) as made:
+    with open_transport(port, KnownHosts(file, {})) as made:
         yield made
 
 
@@ -175,7 +175,9 @@ def test_a_command_whose_connection_breaks_is_not_run_again(
 
 def test_a_key_that_the_machine_does_not_know_is_unreachable(jump: Machine, port: int, file: Path) -> None:
     with (
-        opened(port, KnownHosts(file, {}), private_key=key().export_private_key().decode(), deadline_s=1) as stranger,
+        open_transport(
+            port, KnownHosts(file, {}), private_key=key().export_private_key().decode(), deadline_s=1
+        ) as stranger,
         pytest.raises(Unreachable, match="Permission denied"),
     ):
         stranger.exec(JUMP, ["true"], timeout_s=20)
@@ -214,7 +216,7 @@ def test_a_refusal_says_where_the_known_key_stands_and_how_to_forget_it(file: Pa
 def test_the_key_of_a_machine_is_what_it_shows_through_the_jump_host(
     jump: Machine, server: Machine, port: int, file: Path
 ) -> None:
-    with opened(port, KnownHosts(file, {"i-jump": jump.public_key})) as way:
+    with open_transport(port, KnownHosts(file, {"i-jump": jump.public_key})) as way:
         assert way.host_key(SERVER) == server.public_key
     assert file.read_text() == f"i-server {server.public_key}\n"
 
@@ -225,7 +227,7 @@ def test_a_machine_with_another_key_than_the_state_tells_is_entered_by_nothing(
 ) -> None:
     report = {"i-jump": jump.public_key, "i-server": server.public_key} | {wrong: OTHER}
     with (
-        opened(port, KnownHosts(file, report)) as way,
+        open_transport(port, KnownHosts(file, report)) as way,
         pytest.raises(Unreachable, match=f"{wrong}@.*: it shows another host key than the one in the stack's state"),
     ):
         way.exec(SERVER, ["true"], timeout_s=20)

@@ -58,28 +58,28 @@ def places(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from places(value)
 
 
-def with_an_odd_character(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
+def with_an_odd_character(rng: random.Random, document: dict[str, Any]) -> dict[str, Any]:
     document = copy.deepcopy(document)
-    parent, key = dice.choice([(parent, key) for parent, key in places(document) if isinstance(parent[key], str)])
-    at = dice.randrange(len(parent[key]) + 1)
-    parent[key] = parent[key][:at] + dice.choice(ODD_PIECES) + parent[key][at:]
+    parent, key = rng.choice([(parent, key) for parent, key in places(document) if isinstance(parent[key], str)])
+    at = rng.randrange(len(parent[key]) + 1)
+    parent[key] = parent[key][:at] + rng.choice(ODD_PIECES) + parent[key][at:]
     return document
 
 
-def mutated(dice: random.Random, document: dict[str, Any]) -> dict[str, Any]:
+def mutate(rng: random.Random, document: dict[str, Any]) -> dict[str, Any]:
     document = copy.deepcopy(document)
-    for _ in range(dice.choice((1, 1, 1, 2, 3))):
-        parent, key = dice.choice(list(places(document)))
-        how = dice.choice(("value", "value", "gone", "renamed", "moved"))
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        parent, key = rng.choice(list(places(document)))
+        how = rng.choice(("value", "value", "gone", "renamed", "moved"))
         if how == "gone":
             del parent[key]
         elif how == "renamed" and isinstance(parent, dict):
-            parent[dice.choice((f"{key}x", "", "a.b", "1", 1, None, "é"))] = parent[key]
+            parent[rng.choice((f"{key}x", "", "a.b", "1", 1, None, "é"))] = parent[key]
         elif how == "moved":
-            other, name = dice.choice(list(places(document)))
+            other, name = rng.choice(list(places(document)))
             parent[key] = copy.deepcopy(other[name])
         else:
-            parent[key] = copy.deepcopy(dice.choice(ODD_VALUES))
+            parent[key] = copy.deepcopy(rng.choice(ODD_VALUES))
     return document
 
 
@@ -88,7 +88,9 @@ def given(document: dict[str, Any]) -> dict[str, str]:
 
 
 @functools.cache
-def boots(security_updates: str, kind: Any, packages: tuple[str, ...] | None, processes: ProcessLayout | None) -> bool:
+def renders_user_data(
+    security_updates: str, kind: Any, packages: tuple[str, ...] | None, processes: ProcessLayout | None
+) -> bool:
     """Return whether user-data is read back. It depends on few settings, so few calls see new user-data."""
     updates = SecurityUpdates.model_validate_json(security_updates)
     if packages is None:
@@ -101,10 +103,10 @@ def boots(security_updates: str, kind: Any, packages: tuple[str, ...] | None, pr
 def assert_it_renders(settings: Settings, folder: Path) -> None:
     updates, balancer = settings.security_updates.model_dump_json(), settings.balancer
     for app in settings.apps.values():
-        assert boots(updates, app.gateway.kind, tuple(app.system_packages), ProcessLayout.of(app))
+        assert renders_user_data(updates, app.gateway.kind, tuple(app.system_packages), ProcessLayout.of(app))
         for text in (gateway_files(app) | background_units(app)).values():
             assert "\0" not in text.encode().decode()
-    assert boots(updates, balancer.proxy.kind, None, None)
+    assert renders_user_data(updates, balancer.proxy.kind, None, None)
     addresses = {name: ["10.0.0.1"] for name in settings.apps}
     site = site_text(balancer, upstreams(settings.apps, addresses), settings.hostnames)
     if balancer.proxy.kind == "nginx":
@@ -112,7 +114,7 @@ def assert_it_renders(settings: Settings, folder: Path) -> None:
 
 
 def test_a_mutated_stack_file_is_taken_and_renders_or_is_refused_with_a_path(tmp_path: Path) -> None:
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     files = (ROOT / "stacks").glob("Pulumi.*.yaml")
     seeds = [fill_placeholders(yaml.safe_load(file.read_text())["config"]) for file in files]
     # The example, with every setting, is the longest.
@@ -121,7 +123,7 @@ def test_a_mutated_stack_file_is_taken_and_renders_or_is_refused_with_a_path(tmp
     del seeds[-1]["wsgi-fleet:balancer"]["proxy"]["snippets"]
     taken = 0
     for number in range(STACK_FILES):
-        document = mutated(dice, dice.choice(seeds)) if number % 2 else with_an_odd_character(dice, seeds[-1])
+        document = mutate(rng, rng.choice(seeds)) if number % 2 else with_an_odd_character(rng, seeds[-1])
         try:
             settings = parse(given(document), project=ROOT)
         except SettingsError as error:
@@ -163,12 +165,12 @@ def test_a_name_that_no_file_can_have_is_no_file(name: str) -> None:
     assert any("no such file" in line for line in error.value.problems)
 
 
-def loop(source: Path) -> None:
+def make_symlink_loop(source: Path) -> None:
     (source / "bad").symlink_to("other")
     (source / "other").symlink_to("bad")
 
 
-def tall(source: Path) -> None:
+def make_deep_folders(source: Path) -> None:
     """Create folders so deep that their path is longer than a path may be."""
     at = os.open(source, os.O_RDONLY)
     for _ in range(20):
@@ -186,7 +188,7 @@ def of_a_socket(source: Path) -> None:
 
 
 BAD: dict[str, Callable[[Path], object]] = {
-    "a symlink that leads to itself": loop,
+    "a symlink that leads to itself": make_symlink_loop,
     "a symlink out": lambda source: (source / "bad").symlink_to("../../etc"),
     "a symlink out by another": lambda source: ((source / "bad").symlink_to("b"), (source / "b").symlink_to("../x")),
     "a symlink out and in again": lambda source: (source / "bad").symlink_to(f"../{source.name}/app.py"),
@@ -200,7 +202,7 @@ BAD: dict[str, Callable[[Path], object]] = {
         (source / ".envs").mkdir(),
         (source / ".envs" / "bad").write_text("x"),
     ),
-    "a folder that is too deep": tall,
+    "a folder that is too deep": make_deep_folders,
 }
 
 
@@ -252,24 +254,24 @@ def test_odd_names_come_through(source: Path) -> None:
     assert {os.fsencode(name) for name in names_in(tar(source))} == names | {b"app.py", b"here", b"nowhere"}
 
 
-def words(dice: random.Random, command: Any) -> list[str]:
+def words(rng: random.Random, command: Any) -> list[str]:
     """Return arguments for a command, most of them nonsense, but none with which it runs for ever."""
     found: list[str] = [command.name]
     for each in command.params:
-        if each.name in {"watch", "following"} or dice.random() < (0.8 if each.name == "stack" else 0.4):
+        if each.name in {"watch", "following"} or rng.random() < (0.8 if each.name == "stack" else 0.4):
             continue
         if each.param_type_name == "argument":
-            found.append(dice.choice(ODD_WORDS))
+            found.append(rng.choice(ODD_WORDS))
         else:
-            found += [dice.choice(each.opts), *([] if each.is_flag else [dice.choice(ODD_WORDS)])]
-    return found + ([dice.choice(ODD_WORDS)] if dice.random() < 0.1 else [])
+            found += [rng.choice(each.opts), *([] if each.is_flag else [rng.choice(ODD_WORDS)])]
+    return found + ([rng.choice(ODD_WORDS)] if rng.random() < 0.1 else [])
 
 
 @pytest.mark.parametrize("name", sorted(get_command(fleet).commands))  # pyright: ignore
 def test_nonsense_on_the_command_line_is_refused_in_words(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    dice = random.Random(f"{SEED} {name}")
+    rng = random.Random(f"{SEED} {name}")
     make(monkeypatch)
     monkeypatch.chdir(tmp_path)
     known = stack.pulumi
@@ -282,7 +284,7 @@ def test_nonsense_on_the_command_line_is_refused_in_words(
 
     monkeypatch.setattr(stack, "pulumi", pulumi)
     for _ in range(10):
-        arguments = words(dice, get_command(fleet).commands[name])  # pyright: ignore
+        arguments = words(rng, get_command(fleet).commands[name])  # pyright: ignore
         result: Result = CliRunner().invoke(fleet, arguments, input=b"")
         assert result.exception is None or isinstance(result.exception, SystemExit), (arguments, result.exception)
         if result.exit_code:

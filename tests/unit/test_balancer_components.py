@@ -26,13 +26,15 @@ ASSOCIATION = "aws:ec2/eipAssociation:EipAssociation"
 RECORD, RULE = "aws:route53/record:Record", "aws:vpc/securityGroupIngressRule:SecurityGroupIngressRule"
 
 
-def made(tls: Any, on: str = "lxd", *, names: tuple[str, ...] = (NAME,), preview: bool = False, **aws: Any) -> Build:
+def build_balancer(
+    tls: Any, on: str = "lxd", *, names: tuple[str, ...] = (NAME,), preview: bool = False, **aws: Any
+) -> Build:
     return balancer_build({"hostnames": names, "tls": tls}, on, preview=preview, **aws)
 
 
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_without_tls_there_is_no_certificate_no_port_and_no_record(on: str) -> None:
-    built = made(None, on)
+    built = build_balancer(None, on)
     assert steps(built) == ["balancer-booted", "balancer-site"]
     assert "443" not in str([each.inputs for each in built.of(RULE) + built.of(GROUP)])
     assert "tls_port" not in str([each.inputs for each in built.of(ADDRESS)])
@@ -45,7 +47,7 @@ def test_without_tls_there_is_no_certificate_no_port_and_no_record(on: str) -> N
 def test_the_certificate_is_there_before_the_site_and_acme_asks_once_the_address_leads_here(
     on: str, step: str, address: str
 ) -> None:
-    built = made(ACME, on, route53_zone_id="Z1")
+    built = build_balancer(ACME, on, route53_zone_id="Z1")
     certificate, site = built.one(step, "balancer-certificate"), built.one(step, "balancer-site")
     acme = built.one(step, "balancer-acme")
     assert certificate.depends_on(built.one(step, "balancer-booted"))
@@ -58,15 +60,15 @@ def test_the_certificate_is_there_before_the_site_and_acme_asks_once_the_address
 
 
 def test_a_given_certificate_travels_on_standard_input_as_a_secret() -> None:
-    step = made(GIVEN).one(STEP, "balancer-certificate").inputs
-    assert steps(made(GIVEN)) == ["balancer-booted", "balancer-certificate", "balancer-site"]
+    step = build_balancer(GIVEN).one(STEP, "balancer-certificate").inputs
+    assert steps(build_balancer(GIVEN)) == ["balancer-booted", "balancer-certificate", "balancer-site"]
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/certificate.py", "given"]
     assert step["stdin"] == Secret(SIGNED.certificate.strip() + "\n" + SIGNED.private_key.strip() + "\n")
 
 
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_the_private_key_stands_nowhere_in_plain(on: str) -> None:
-    built = made(GIVEN, on)
+    built = build_balancer(GIVEN, on)
     assert names_that_tell(built, SIGNED.private_key.splitlines()[1:-1]) == []
     # On aws the digest that runs the step again, and what a step prints, must tell nothing either.
     for step in built.of(COMMAND):
@@ -83,7 +85,7 @@ def test_the_private_key_stands_nowhere_in_plain(on: str) -> None:
     ],
 )
 def test_what_the_balancer_makes_itself_is_for_its_names(tls: Any, names: tuple[str, ...], words: list[str]) -> None:
-    built = made(tls, names=names)
+    built = build_balancer(tls, names=names)
     step = built.one(STEP, "balancer-certificate").inputs
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/certificate.py", *words]
     assert step["stdin"] == ""
@@ -93,7 +95,7 @@ def test_what_the_balancer_makes_itself_is_for_its_names(tls: Any, names: tuple[
 
 def test_the_acme_step_knows_whom_to_ask_for_what_and_where_dns_must_lead() -> None:
     acme = {"email": "ops@example.org", "directory_url": "https://ca.example/dir"}
-    step = made({"acme": acme}, "aws").one(COMMAND, "balancer-acme").values
+    step = build_balancer({"acme": acme}, "aws").one(COMMAND, "balancer-acme").values
     assert step["create"].endswith(" 400 /usr/local/lib/wsgi-fleet/acme_certificate.py")
     there = {"ca_certificate": None, "hostnames": [NAME], "address": "203.0.113.7"}
     assert json.loads(step["stdin"]) == acme | there
@@ -113,26 +115,28 @@ def test_the_acme_step_knows_whom_to_ask_for_what_and_where_dns_must_lead() -> N
     ],
 )
 def test_the_url_is_what_clients_type(on: str, tls: Mapping[str, Any] | None, names: tuple[str, ...], url: str) -> None:
-    built = made(tls, on, names=names)
+    built = build_balancer(tls, on, names=names)
     assert built.exports == {"url": url, "address": "127.0.0.1" if on == "lxd" else "203.0.113.7"}
 
 
 def test_http_leads_to_the_port_that_the_platform_publishes() -> None:
-    site = made(SELF_SIGNED).one(STEP, "balancer-site").inputs["stdin"]
+    site = build_balancer(SELF_SIGNED).one(STEP, "balancer-site").inputs["stdin"]
     assert "return 308 https://$https_host:9443$request_uri;" in site
-    site = made(SELF_SIGNED, "aws").one(COMMAND, "balancer-site").values["stdin"]
+    site = build_balancer(SELF_SIGNED, "aws").one(COMMAND, "balancer-site").values["stdin"]
     assert "return 308 https://$https_host$request_uri;" in site
 
 
 def test_ports_80_and_443_are_open_to_everyone_and_nothing_else_is() -> None:
-    rules = [each.inputs for each in made(GIVEN, "aws").of(RULE)]
+    rules = [each.inputs for each in build_balancer(GIVEN, "aws").of(RULE)]
     assert sorted(each["fromPort"] for each in rules if each.get("cidrIpv4") == "0.0.0.0/0") == [80, 443]
-    assert made(GIVEN).one(GROUP, "balancer").inputs["rules"] == [{"port": port, "addresses": ""} for port in (80, 443)]
+    assert build_balancer(GIVEN).one(GROUP, "balancer").inputs["rules"] == [
+        {"port": port, "addresses": ""} for port in (80, 443)
+    ]
 
 
 def test_each_name_becomes_a_record_that_no_machine_holds_up() -> None:
     names = (NAME, "www.example.org")
-    built = made(ACME, "aws", names=names, route53_zone_id="Z1")
+    built = build_balancer(ACME, "aws", names=names, route53_zone_id="Z1")
     record = {"zoneId": "Z1", "type": "A", "ttl": 300, "records": ["203.0.113.7"]}
     assert {each.name: each.inputs for each in built.of(RECORD)} == {
         f"balancer-address-{name}": record | {"name": name} for name in names
@@ -141,12 +145,12 @@ def test_each_name_becomes_a_record_that_no_machine_holds_up() -> None:
         assert not each.depends_on(built.one("aws:ec2/instance:Instance"))
         assert each.provider.startswith(built.one("pulumi:providers:aws").urn)
         assert each.parent == built.one("wsgi-fleet:balancer:Balancer").urn
-    assert made(ACME, "aws").of(RECORD) == []
+    assert build_balancer(ACME, "aws").of(RECORD) == []
 
 
 @pytest.mark.parametrize("on", ["lxd", "aws"])
 def test_a_preview_names_what_up_makes(on: str) -> None:
-    planned, done = (made(ACME, on, preview=preview, route53_zone_id="Z1") for preview in (True, False))
+    planned, done = (build_balancer(ACME, on, preview=preview, route53_zone_id="Z1") for preview in (True, False))
     assert {each.urn for each in planned.resources} == {each.urn for each in done.resources}
 
 

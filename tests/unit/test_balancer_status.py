@@ -39,7 +39,7 @@ def line(
     }
 
 
-def written(path: Path, *lines: dict[str, Any], end: str = "\n") -> Path:
+def write_log(path: Path, *lines: dict[str, Any], end: str = "\n") -> Path:
     path.write_text("\n".join(map(json.dumps, lines)) + end)
     os.utime(path, (NOW, NOW))
     return path
@@ -95,8 +95,8 @@ def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(seconds: lis
 
 
 def test_only_the_last_minute_counts_also_of_the_log_before_and_what_is_not_whole_does_not(tmp_path: Path) -> None:
-    older = written(tmp_path / "access.log.1", line(61), line(60))
-    newer = written(tmp_path / "access.log", line(20), end='\n{"time":"2026-')
+    older = write_log(tmp_path / "access.log.1", line(61), line(60))
+    newer = write_log(tmp_path / "access.log", line(20), end='\n{"time":"2026-')
     for logs, times in (([older, newer], ["19:59:00", "19:59:40"]), ([tmp_path / "none"], [])):
         lines, window_s = balancer_status.read_recent(NOW, logs)
         assert ([each["time"][-14:-6] for each in lines], window_s) == (times, 60.0)
@@ -105,7 +105,7 @@ def test_only_the_last_minute_counts_also_of_the_log_before_and_what_is_not_whol
 def test_of_a_log_that_is_too_long_the_seconds_that_were_read_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = written(tmp_path / "access.log", *(line(ago) for ago in range(50, 0, -1)))
+    log = write_log(tmp_path / "access.log", *(line(ago) for ago in range(50, 0, -1)))
     size = log.stat().st_size // 50
     monkeypatch.setattr(balancer_status, "FIRST_BYTES", size * 2)
     with log.open("rb") as file:
@@ -119,7 +119,7 @@ def test_of_a_log_that_is_too_long_the_seconds_that_were_read_are_told(
 def test_however_the_tail_is_cut_every_line_of_the_minute_is_found(
     agos: list[int], first: int, tmp_path_factory: Any
 ) -> None:
-    log = written(tmp_path_factory.mktemp("log") / "access.log", *(line(ago) for ago in sorted(agos)[::-1]))
+    log = write_log(tmp_path_factory.mktemp("log") / "access.log", *(line(ago) for ago in sorted(agos)[::-1]))
     balancer_status.FIRST_BYTES, kept = first, balancer_status.FIRST_BYTES
     try:
         lines, _ = balancer_status.read_recent(NOW, [log])

@@ -221,7 +221,7 @@ def test_what_certbot_renewed_is_taken_with_its_chain(balancer: FakeNginx) -> No
 
 
 @pytest.fixture
-def ran(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def certbot_commands(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Return the commands that certbot was asked; all others run."""
     del balancer
     asked: list[list[str]] = []
@@ -250,21 +250,23 @@ FORGET = ["certbot", "delete", "--non-interactive", "--quiet", "--cert-name", "w
 
 
 @pytest.mark.parametrize("words", [["given"], ["self-signed", "localhost"]])
-def test_certbot_renews_nothing_over_a_certificate_from_elsewhere(ran: list[list[str]], words: list[str]) -> None:
+def test_certbot_renews_nothing_over_a_certificate_from_elsewhere(
+    certbot_commands: list[list[str]], words: list[str]
+) -> None:
     certificate.RENEWAL.touch()
     call(*words, stdin=pair())
-    assert ran == [FORGET]
+    assert certbot_commands == [FORGET]
 
 
 def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
-    ran: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    certbot_commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(proxy_site, "serve", serve)
     for tls, there in ((True, True), (False, False), (False, False)):
         certificate.RENEWAL.touch()
         proxy_site.serve_site(site(tls=tls))
         assert certificate.FOLDER.exists() == there
-    assert ran == [FORGET, FORGET]
+    assert certbot_commands == [FORGET, FORGET]
 
 
 @pytest.mark.parametrize("arguments", [[], ["self-signed"], ["stand-in"], ["given", "x"], ["perhaps"]])

@@ -28,7 +28,7 @@ def line(number: int) -> str:
     return json.dumps({"time": moment, "uri": f"/{number}"})
 
 
-def wrote(path: Path, *numbers: int, ago_s: float = 0) -> None:
+def append_lines(path: Path, *numbers: int, ago_s: float = 0) -> None:
     with path.open("a") as file:
         file.writelines(f"{line(number)}\n" for number in numbers)
     moment = time.time() - ago_s
@@ -54,7 +54,7 @@ class Kept:
         return {}
 
 
-def drained(source: RotatedFile, position: dict[str, Any], limit: int = WHOLE) -> tuple[list[str], dict[str, Any]]:
+def read_all(source: RotatedFile, position: dict[str, Any], limit: int = WHOLE) -> tuple[list[str], dict[str, Any]]:
     """Return all events from a position on, and the position after them."""
     found: list[str] = []
     while True:
@@ -69,14 +69,14 @@ def test_a_file_is_read_on_from_where_it_was_by_whole_lines(tmp_path: Path) -> N
     log = tmp_path / "access.log"
     source = RotatedFile(log)
     assert source.read({}, WHOLE) == ([], {})
-    wrote(log, 1, 2)
+    append_lines(log, 1, 2)
     assert source.read({}, WHOLE)[0] == [Event(NOW_MS + 1000, line(1)), Event(NOW_MS + 2000, line(2))]
     with log.open("a") as file:
         file.write(line(3)[:10])
-    found, position = drained(source, {})
+    found, position = read_all(source, {})
     with log.open("a") as file:
         file.write(line(3)[10:] + "\n")
-    more, position = drained(source, position)
+    more, position = read_all(source, position)
     assert (found, more) == (["/1", "/2"], ["/3"])
     # One that was emptied is read from its beginning, and a line without end in parts.
     log.write_text("x" * 25 + "\n")
@@ -90,17 +90,17 @@ def test_a_file_is_read_on_from_where_it_was_by_whole_lines(tmp_path: Path) -> N
 def test_a_rotated_file_is_read_to_its_end_before_the_next(tmp_path: Path) -> None:
     log, before = tmp_path / "access.log", tmp_path / "access.log.1"
     source = RotatedFile(log)
-    wrote(log, 1)
-    found, position = drained(source, {})
-    wrote(log, 2)
+    append_lines(log, 1)
+    found, position = read_all(source, {})
+    append_lines(log, 2)
     log.rename(before)
-    wrote(log, 4)
+    append_lines(log, 4)
     # Nginx still writes into the one that was renamed, until it has reopened.
-    wrote(before, 3)
-    more, position = drained(source, position)
+    append_lines(before, 3)
+    more, position = read_all(source, position)
     assert found + more == ["/1", "/2", "/3"]
-    wrote(before, 5, 6, ago_s=log_source.QUIET_S + 1)
-    assert drained(source, position, len(line(5)) + 1)[0] == ["/5", "/6", "/4"]
+    append_lines(before, 5, 6, ago_s=log_source.QUIET_S + 1)
+    assert read_all(source, position, len(line(5)) + 1)[0] == ["/5", "/6", "/4"]
 
 
 @given(st.lists(st.sampled_from(["write", "rotate", "read"]), max_size=30), st.integers(min_value=60, max_value=400))
@@ -111,28 +111,28 @@ def test_however_writing_rotating_and_reading_mix_each_line_comes_once(
     folder = tmp_path_factory.mktemp("log")
     log, before = folder / "access.log", folder / "access.log.1"
     source, position, found, count = RotatedFile(log), dict[str, Any](), list[str](), 0
-    wrote(log)
+    append_lines(log)
     for act in [*acts, "read"]:
         if act == "write":
             count += 1
-            wrote(log, count)
+            append_lines(log, count)
         else:
             for path in (log, before):
                 if path.exists():
-                    wrote(path, ago_s=log_source.QUIET_S + 1)
-            more, position = drained(source, position, limit)
+                    append_lines(path, ago_s=log_source.QUIET_S + 1)
+            more, position = read_all(source, position, limit)
             found += more
         if act == "rotate":
             log.rename(before)
-            wrote(log)
+            append_lines(log)
     assert found == [f"/{number + 1}" for number in range(count)]
 
 
 def test_of_a_file_that_was_there_before_the_end_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_source, "FIRST_BYTES", 2 * len(line(7)) + 2)
     log = tmp_path / "access.log"
-    wrote(log, *range(1, 10))
-    assert drained(RotatedFile(log), {})[0] == ["/8", "/9"]
+    append_lines(log, *range(1, 10))
+    assert read_all(RotatedFile(log), {})[0] == ["/8", "/9"]
 
 
 ENTRIES = [
@@ -198,35 +198,35 @@ def test_a_message_that_is_too_long_is_cut_between_characters() -> None:
     assert batch[0]["message"] == "x" + "ü" * 124_999
 
 
-def shipped(tmp_path: Path, kept: Kept, position: dict[str, Any]) -> dict[str, Any]:
+def ship(tmp_path: Path, kept: Kept, position: dict[str, Any]) -> dict[str, Any]:
     source = RotatedFile(tmp_path / "access.log")
     state = cloudwatch_logs.State(tmp_path / "position.json")
     return cloudwatch_logs.ship_next_part(source, cloudwatch_logs.Stream("group", kept), state, position)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_position_moves_only_after_what_is_before_it_was_taken(tmp_path: Path) -> None:
-    wrote(tmp_path / "access.log", 1, 2)
+    append_lines(tmp_path / "access.log", 1, 2)
     (tmp_path / "position.json").write_text('{"inode"')
     state = cloudwatch_logs.State(tmp_path / "position.json")
     kept = Kept(Refused("logs", 503, "{}"))
     with pytest.raises(Refused):
-        shipped(tmp_path, kept, state.load())
+        ship(tmp_path, kept, state.load())
     assert state.load() == {}
-    position = shipped(tmp_path, kept, state.load())
+    position = ship(tmp_path, kept, state.load())
     assert kept.taken == ["/1", "/2"]
     assert state.load() == position != {}
-    shipped(tmp_path, kept, state.load())
+    ship(tmp_path, kept, state.load())
     assert kept.taken == ["/1", "/2"]
 
 
 def test_a_line_that_will_never_be_taken_does_not_hold_up_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrote(tmp_path / "access.log", 1, 2, 3, 4)
+    append_lines(tmp_path / "access.log", 1, 2, 3, 4)
     never = Refused("logs", 400, '{"__type": "InvalidParameterException", "message": "no"}')
     # All four, the first two, the first of these.
     kept = Kept(never, never, never)
-    shipped(tmp_path, kept, {})
+    ship(tmp_path, kept, {})
     assert kept.taken == ["/2", "/3", "/4"]
     assert "a line was rejected: logs responded with 400" in capsys.readouterr().err
 

@@ -9,7 +9,7 @@ from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.gateway_files import gateway_files
-from tests.combinations import EVERY, GATEWAY_SETTINGS, PROXIES, VALID, Combination, booted
+from tests.combinations import EVERY, GATEWAY_SETTINGS, PROXIES, VALID, Combination, pick_for_machines
 from tests.unit.site_text import site_text
 
 
@@ -27,9 +27,9 @@ def test_a_combination_that_cannot_work_is_refused_with_both_settings() -> None:
 
 
 def test_what_is_booted_holds_every_two_values_that_a_valid_one_holds() -> None:
-    assert set(booted()) <= set(VALID)
-    assert pairs(booted()) == pairs(VALID)
-    assert len(booted()) <= len(VALID) / 2 + 1
+    assert set(pick_for_machines()) <= set(VALID)
+    assert pairs(pick_for_machines()) == pairs(VALID)
+    assert len(pick_for_machines()) <= len(VALID) / 2 + 1
 
 
 def files(combination: Combination) -> set[tuple[str, str]]:
@@ -47,5 +47,5 @@ def files(combination: Combination) -> set[tuple[str, str]]:
 
 
 def test_what_is_not_booted_gets_no_file_that_no_booted_one_gets() -> None:
-    known = {file for each in booted() for file in files(each)}
+    known = {file for each in pick_for_machines() for file in files(each)}
     assert [(str(each), name) for each in VALID for name, text in files(each) if (name, text) not in known] == []

@@ -18,14 +18,14 @@ from tests.unit.fake_group import FakeGroup
 from tests.unit.fake_stack import NEW, OLD, FakeStack, facts, make
 from tests.unit.test_commands import fleet
 
-WELL = {"m-hello-1": TargetHealth("healthy"), "m-hello-2": TargetHealth("healthy")}
+HEALTHY = {"m-hello-1": TargetHealth("healthy"), "m-hello-2": TargetHealth("healthy")}
 
 
 @dataclass
 class Front:
     """A load balancer in memory. calls: what it was told to do."""
 
-    targets: dict[str, TargetHealth] = field(default_factory=lambda: dict(WELL))
+    targets: dict[str, TargetHealth] = field(default_factory=lambda: dict(HEALTHY))
     page: str | None = None
     error: str = ""
     calls: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])

@@ -34,23 +34,23 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
     return make(monkeypatch)
 
 
-def examined() -> tuple[list[str], int]:
+def run_doctor() -> tuple[list[str], int]:
     """Return what the doctor finds wrong, each with its remedy in one line, and the exit code."""
     result = CliRunner().invoke(app, ["doctor"])
     text = result.output.replace("\n       ", " -> ")
     return [line.removeprefix("wrong  ") for line in text.splitlines() if line.startswith("wrong")], result.exit_code
 
 
-def ends(days: int, *, renewed: bool = False) -> BalancerStatus:
+def certificate_ending(days: int, *, renewed: bool = False) -> BalancerStatus:
     """Return a balancer whose certificate ends in so many days."""
     seconds = days * 86_400 + 3600
     return front(certificate={"expires_in_s": seconds, "is_renewed_here": renewed})
 
 
-@pytest.mark.parametrize("balancer", [front(), ends(14), ends(25, renewed=True)])
+@pytest.mark.parametrize("balancer", [front(), certificate_ending(14), certificate_ending(25, renewed=True)])
 def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack, balancer: BalancerStatus) -> None:
     stack.machines.traffic(balancer)
-    assert examined() == ([], 0)
+    assert run_doctor() == ([], 0)
     output = CliRunner().invoke(app, ["doctor"]).output
     assert ("ok     certificate\n" in output) == (balancer.certificate is not None)
     assert output.endswith("\nnothing is wrong\n")
@@ -69,16 +69,16 @@ RENEWED = "certificate: it expires in 24 days -> `journalctl -u certbot` on the 
     [
         (front(maintenance=True), "maintenance: it is on: clients get 503 -> When the work is done: "),
         (DRAINED, "drained servers: hello-2 takes no requests -> "),
-        (ends(13), f"certificate: it expires in 13 days -> {RENEW}"),
-        (ends(1), f"certificate: it expires in 1 day -> {RENEW}"),
-        (ends(-1), f"certificate: it has expired -> {RENEW}"),
-        (ends(24, renewed=True), RENEWED),
+        (certificate_ending(13), f"certificate: it expires in 13 days -> {RENEW}"),
+        (certificate_ending(1), f"certificate: it expires in 1 day -> {RENEW}"),
+        (certificate_ending(-1), f"certificate: it has expired -> {RENEW}"),
+        (certificate_ending(24, renewed=True), RENEWED),
         (front(state="failed"), "balancer: Nginx is failed; see `./fleet logs --server balancer` -> "),
     ],
 )
 def test_what_is_wrong_with_the_balancer_is_told_with_its_remedy(stack: FakeStack, balancer: Any, message: str) -> None:
     stack.machines.traffic(balancer)
-    (wrong,), code = examined()
+    (wrong,), code = run_doctor()
     assert (wrong[: len(message)], code) == (message, 1)
 
 
@@ -100,7 +100,7 @@ def test_what_is_wrong_with_the_balancer_is_told_with_its_remedy(stack: FakeStac
 )
 def test_what_is_wrong_with_a_server_is_told_with_its_remedy(stack: FakeStack, server: Any, message: str) -> None:
     stack.machines.status("hello-2", server)
-    (wrong,), code = examined()
+    (wrong,), code = run_doctor()
     assert (wrong[: len(message)], code) == (message, 1)
 
 
@@ -115,7 +115,7 @@ def test_a_stack_without_a_fleet_is_wrong_and_the_rest_is_still_looked_at(
         return '{"deployment": {}}' if "export" in arguments else "{}"
 
     monkeypatch.setattr("commands.stack.pulumi", pulumi)
-    wrong, code = examined()
+    wrong, code = run_doctor()
     assert wrong == ["stack prod: stack prod has no fleet yet (or an older one) -> Run `pulumi up -s prod`."]
     assert code == 1
 
@@ -145,7 +145,7 @@ def test_clocks_that_are_surely_apart_are_told_with_who_is_ahead() -> None:
     assert found.problem == "b is 8.0 s or more ahead of a"
 
 
-def locked(folder: Path, process: int, host: str, stack: str = "prod") -> str:
+def write_lock(folder: Path, process: int, host: str, stack: str = "prod") -> str:
     file = folder / ".pulumi" / "locks" / "organization" / "wsgi-fleet" / stack / "x.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"pid": process, "username": "ann", "hostname": host}))
@@ -153,23 +153,23 @@ def locked(folder: Path, process: int, host: str, stack: str = "prod") -> str:
 
 
 def test_a_lock_of_a_pulumi_that_was_killed_is_told_with_the_command_that_takes_it_away(tmp_path: Path) -> None:
-    backend = locked(tmp_path / "killed", 2**22 + 1, socket.gethostname())
+    backend = write_lock(tmp_path / "killed", 2**22 + 1, socket.gethostname())
     found = doctor.check_lock("prod", backend, "wsgi-fleet")
     assert found.problem == f"process {2**22 + 1}, which held it, is gone"
     assert found.remedy.startswith("Take it away: `pulumi cancel -s prod`")
     found = doctor.check_lock("prod", backend, "wsgi-fleet", ["release 0138b0ee8e01"])
     assert found.problem.endswith("is gone; what it began is still at work: release 0138b0ee8e01")
     assert found.remedy.startswith("Wait until `./fleet status -s prod` shows no rollout. Then take it away: `pulumi ")
-    local = locked(tmp_path / "local", 2**22 + 1, socket.gethostname(), "local")
+    local = write_lock(tmp_path / "local", 2**22 + 1, socket.gethostname(), "local")
     message = "`make local` and `make local-down` do it by themselves."
     assert doctor.check_lock("local", local, "wsgi-fleet").remedy.endswith(message)
     # Another program may have the process id by now.
-    assert doctor.check_lock("prod", locked(tmp_path, os.getpid(), socket.gethostname()), "wsgi-fleet").problem
+    assert doctor.check_lock("prod", write_lock(tmp_path, os.getpid(), socket.gethostname()), "wsgi-fleet").problem
 
 
 @pytest.mark.parametrize("stack_name", ["prod", "other"])
 def test_a_lock_that_somebody_may_hold_is_left_alone(tmp_path: Path, stack_name: str) -> None:
-    backend = locked(tmp_path, 2**22 + 1, "another-host")
+    backend = write_lock(tmp_path, 2**22 + 1, "another-host")
     assert doctor.check_lock(stack_name, backend, "wsgi-fleet") == Finding("lock of the stack")
     assert doctor.check_lock(stack_name, "s3://state", "wsgi-fleet") == Finding("lock of the stack")
 
@@ -211,7 +211,7 @@ def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monk
         return [Finding("port 22", f"{spec['jump_address']} is silent", "Open it.")]
 
     monkeypatch.setattr(doctor.operator, "check_connection", check_connection)
-    (first, second), code = examined()
+    (first, second), code = run_doctor()
     assert first == "port 22: 192.0.2.1 is silent -> Open it."
     assert (second.partition(":")[0], code) == ("hello-2", 1)
 
@@ -243,12 +243,12 @@ def test_what_is_started_again_and_again_of_late_is_told_with_its_last_lines(
     stack.machines.status("hello-2", facts(restarts={unit: 3}))
     ask = "journalctl --no-pager --quiet"
     stack.machines.answers["m-hello-2", f"{ask} --output=cat --lines=60 _SYSTEMD_UNIT={unit}"] = "no database\n\nbye\n"
-    assert examined() == ([], 0)
+    assert run_doctor() == ([], 0)
     starts = "\n".join(
         f"{1795850000 + number}.5 x: Scheduled restart job, restart counter is at 4." for number in range(3)
     )
     stack.machines.answers["m-hello-2", f"{ask} --output=short-unix --since=-120s _PID=1 UNIT={unit}"] = starts
-    (wrong,), code = examined()
+    (wrong,), code = run_doctor()
     assert wrong.startswith(
         f"{message} keeps ending: 3 times since 07:13:20 UTC; its last lines: no database | bye -> "
     )
@@ -257,7 +257,7 @@ def test_what_is_started_again_and_again_of_late_is_told_with_its_last_lines(
 
 def test_a_damaged_file_of_the_store_is_told_with_its_remedy(stack: FakeStack) -> None:
     stack.damage = "pointer in the store is damaged"
-    assert examined() == ([f"store of hello: {stack.damage} -> `pulumi up` puts it right."], 1)
+    assert run_doctor() == ([f"store of hello: {stack.damage} -> `pulumi up` puts it right."], 1)
     result = CliRunner().invoke(app, ["status"])
     assert f"the store of hello: {stack.damage}; `pulumi up` puts it right\n" in result.output
     assert result.exit_code == 1

@@ -39,7 +39,7 @@ class Following:
         return Result(0, "")
 
 
-def followed(turns: list[Turn], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[list[str], list[str]]:
+def follow_logs(turns: list[Turn], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[list[str], list[str]]:
     """Return the lines that are shown, and the commands that the machine got."""
     monkeypatch.setattr(logs, "RETRY_S", 0.0)
     stack, ended = make(monkeypatch), threading.Event()
@@ -72,14 +72,14 @@ def test_a_follow_that_the_machine_ended_is_taken_up_and_shows_each_line_once(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     turns: list[Turn] = [(["1 a", "2 b"], TimeoutError()), (["2 b", "3 c"], TimeoutError()), (["3 c"], None)]
-    output, commands = followed(turns, monkeypatch, capsys)
+    output, commands = follow_logs(turns, monkeypatch, capsys)
     assert output == ["hello-1 | 1 a", "hello-1 | 2 b", "hello-1 | 3 c"]
     assert commands[0] == " ".join(journalctl_command(10, follow=True))
     assert [command.partition("--since=")[2] for command in commands[1:]] == ["-4s --lines=all --follow"] * 2
 
 
 def test_a_machine_that_is_away_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    output, commands = followed([([], Unreachable("gone")), (["1 a"], None)], monkeypatch, capsys)
+    output, commands = follow_logs([([], Unreachable("gone")), (["1 a"], None)], monkeypatch, capsys)
     assert output == ["hello-1 | unreachable, next try in 0 s: gone", "hello-1 | 1 a"]
     assert len(commands) == 2
 

@@ -77,18 +77,18 @@ def test_the_slot_that_is_told_is_the_one_with_the_live_release() -> None:
     assert slot_of(facts(slots=slots("inactive"))) is None
 
 
-def seen(changes: dict[str, Any], balancer: BalancerStatus | None, phase: Phase | None = None) -> Any:
+def make_view(changes: dict[str, Any], balancer: BalancerStatus | None, phase: Phase | None = None) -> Any:
     report = Answer(facts(**changes), "", 0, 0)
     return server_view(Server("a-1", "m"), "10.0.0.1", report, balancer, OLD, is_moving=False, phase=phase)
 
 
 def test_what_waits_is_the_larger_of_what_the_kernel_and_the_gateway_count() -> None:
     gateway = {"blue": facts().gateway["blue"].model_copy(update={"listen_queue": 9})}
-    assert [seen({"queue": queue, "gateway": gateway}, None).listen_queue for queue in (0, 9, 28)] == [9, 9, 28]
+    assert [make_view({"queue": queue, "gateway": gateway}, None).listen_queue for queue in (0, 9, 28)] == [9, 9, 28]
 
 
 def test_a_drained_server_that_does_not_run_is_drained_and_says_the_rest() -> None:
-    report = seen({"slots": slots("inactive")}, front(drained=["10.0.0.1"], active=["10.0.0.2"]))
+    report = make_view({"slots": slots("inactive")}, front(drained=["10.0.0.1"], active=["10.0.0.2"]))
     assert report.state is State.DRAINED
     assert report.cause == "it was drained by hand; else it would be stopped: no slot runs"
     assert report.remedy == "`./fleet admit a-1` sends it requests again"
@@ -109,11 +109,11 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
     changes: dict[str, Any], active: list[str], expected: str
 ) -> None:
     health = {"age_s": 1.0, "servers": {"10.0.0.1": {"healthy": False, "why": HANGS}}, "problem": ""}
-    report = seen(changes, front(health=health, active=active))
+    report = make_view(changes, front(health=health, active=active))
     assert (report.state, report.cause, report.remedy) == (State.UNHEALTHY, expected, LOGS)
     # What it says of itself says more.
-    assert seen({"slots": slots("inactive")}, front(health=health)).state is State.STOPPED
-    assert seen({}, front(health=health, drained=["10.0.0.1"])).state is State.DRAINED
+    assert make_view({"slots": slots("inactive")}, front(health=health)).state is State.STOPPED
+    assert make_view({}, front(health=health, drained=["10.0.0.1"])).state is State.DRAINED
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
 def test_a_server_that_serves_and_that_the_balancer_does_not_know_is_on_its_way(
     phase: Phase | None, state: State, cause: str
 ) -> None:
-    report = seen({}, front(active=["10.0.0.2"]), phase=phase)
+    report = make_view({}, front(active=["10.0.0.2"]), phase=phase)
     assert (report.state, report.cause) == (state, cause)
 
 
@@ -144,10 +144,10 @@ def test_a_balancer_that_does_not_know_its_groups_has_a_problem(monkeypatch: pyt
 
 
 def test_what_the_balancer_cannot_tell_is_not_known_and_ages_are_by_the_machines_own_clock() -> None:
-    report = seen({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
+    report = make_view({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
     assert (report.state, report.requests_per_s, report.errors_5xx) == (State.SERVING, None, None)
     assert report.release_age_s == 90.5
-    quiet = seen({}, front(upstreams={}))
+    quiet = make_view({}, front(upstreams={}))
     assert (quiet.requests_per_s, quiet.errors_5xx, quiet.p50_ms) == (0.0, 0, None)
 
 

@@ -15,12 +15,14 @@ from policies.control import Planned
 from policies.cost import Cost
 
 
-def planned(type_: str, **inputs: object) -> Planned:
+def planned_resource(type_: str, **inputs: object) -> Planned:
     return Planned(f"aws:{type_}", "it", "urn:pulumi:prod::p::it", "", inputs)
 
 
 def machine(kind: str) -> Planned:
-    return planned("ec2/instance:Instance", instanceType=kind, rootBlockDevice={"volumeSize": 10}, monitoring=True)
+    return planned_resource(
+        "ec2/instance:Instance", instanceType=kind, rootBlockDevice={"volumeSize": 10}, monitoring=True
+    )
 
 
 def price(monkeypatch: pytest.MonkeyPatch, *plan: Planned) -> int:
@@ -39,8 +41,8 @@ def test_the_costs_in_the_docs_are_those_of_the_stack_files() -> None:
 
 
 def test_equal_things_are_counted_and_sizes_are_multiples_of_large() -> None:
-    endpoint = planned("ec2/vpcEndpoint:VpcEndpoint", vpcEndpointType="Interface", subnetIds=["a", "b"])
-    alarm = planned("cloudwatch/metricAlarm:MetricAlarm", namespace="wsgi-fleet/prod")
+    endpoint = planned_resource("ec2/vpcEndpoint:VpcEndpoint", vpcEndpointType="Interface", subnetIds=["a", "b"])
+    alarm = planned_resource("cloudwatch/metricAlarm:MetricAlarm", namespace="wsgi-fleet/prod")
     found = cost.costs([machine("t3.micro"), machine("t3.micro"), machine("m6g.2xlarge"), endpoint, alarm])
     assert [Cost(each.what, each.usd and round(each.usd, 2), each.number) for each in found] == [
         Cost("alarm", 0.10),
@@ -58,8 +60,8 @@ def test_a_group_costs_its_fewest_servers_and_says_what_more_of_them_cost(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     disks = [{"ebs": {"volumeSize": 10}}]
-    template = planned("ec2/launchTemplate:LaunchTemplate", instanceType="t3.micro", blockDeviceMappings=disks)
-    plan = [template, planned("autoscaling/group:Group", minSize=2, maxSize=5)]
+    template = planned_resource("ec2/launchTemplate:LaunchTemplate", instanceType="t3.micro", blockDeviceMappings=disks)
+    plan = [template, planned_resource("autoscaling/group:Group", minSize=2, maxSize=5)]
     assert {each.what: each.number for each in cost.costs(plan)} == {
         "machine, t3.micro": 2, "disk, 10 GiB gp3": 2, "metrics of a machine by the minute": 2,
     }  # fmt: skip
@@ -70,8 +72,8 @@ def test_a_group_costs_its_fewest_servers_and_says_what_more_of_them_cost(
 
 def test_a_load_balancer_has_an_address_in_each_zone_and_its_own_metrics_are_free() -> None:
     metric = {"namespace": "AWS/ApplicationELB"}
-    share = planned("cloudwatch/metricAlarm:MetricAlarm", metricQueries=[{"id": "x"}, {"metric": metric}] * 2)
-    found = cost.costs([planned("lb/loadBalancer:LoadBalancer", subnets=["a", "b", "c"]), share])
+    share = planned_resource("cloudwatch/metricAlarm:MetricAlarm", metricQueries=[{"id": "x"}, {"metric": metric}] * 2)
+    found = cost.costs([planned_resource("lb/loadBalancer:LoadBalancer", subnets=["a", "b", "c"]), share])
     assert [Cost(each.what, each.usd and round(each.usd, 2), each.number) for each in found] == [
         Cost("alarm", 0.10, 2),
         Cost("load balancer", 19.71),
@@ -91,7 +93,7 @@ def test_a_type_without_a_price_is_said_and_the_sum_is_a_least_one(
 def test_what_the_table_does_not_know_is_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert price(monkeypatch, planned("rds/instance:Instance")) == 2
+    assert price(monkeypatch, planned_resource("rds/instance:Instance")) == 2
     assert "the price table knows no aws:rds/instance:Instance" in capsys.readouterr().err
 
 

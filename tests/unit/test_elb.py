@@ -63,7 +63,7 @@ def test_a_server_is_registered_until_it_is_drained(alb: dict[str, str]) -> None
     assert operator(alb).health("hello") == {}
 
 
-def of_states(monkeypatch: pytest.MonkeyPatch, machine: str, *states: str) -> None:
+def set_states(monkeypatch: pytest.MonkeyPatch, machine: str, *states: str) -> None:
     """Have AWS find these states of a machine, one after the other, and the last for ever."""
     left: Iterator[str] = iter(states[:-1])
 
@@ -79,7 +79,7 @@ def test_a_server_that_does_not_become_healthy_is_taken_out_again(
 ) -> None:
     monkeypatch.setattr(target, "HEALTHY_S", 0.05)
     health = Elb.health
-    of_states(monkeypatch, alb["machine"], "initial", "unhealthy")
+    set_states(monkeypatch, alb["machine"], "initial", "unhealthy")
     with pytest.raises(target.TargetError, match=r"^hello-1: .* \(Health checks failed\), and it gets no requests; "):
         target._Provider().create(PROPS | alb)  # pyright: ignore[reportPrivateUsage]
     assert health(Elb(REGION), alb["group"]) == {}
@@ -97,7 +97,7 @@ def test_a_server_leaves_when_its_requests_have_ended(alb: dict[str, str], monke
     target._Provider().delete("id", PROPS | alb)  # pyright: ignore[reportPrivateUsage]
     assert asked == ["draining", "draining", "unused"]
     monkeypatch.setattr(elb, "DRAINED_S", -1)
-    of_states(monkeypatch, alb["machine"], "draining")
+    set_states(monkeypatch, alb["machine"], "draining")
     with pytest.raises(LoadBalancerError, match="it still has requests after 0 s"):
         operator(alb).drain("hello", alb["machine"])
 

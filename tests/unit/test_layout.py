@@ -60,20 +60,20 @@ def list_packages(root: Path) -> set[str]:
     return {path.name for path in root.glob("[!.]*/") if next(path.rglob("*.py"), None)}
 
 
-def running(tree: ast.AST) -> Iterator[ast.AST]:
+def list_run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
     """Yield the nodes below a node that run. Those for types alone do not."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
-            yield from running(ast.Module(node.orelse, []))
+            yield from list_run_nodes(ast.Module(node.orelse, []))
         else:
             yield node
-            yield from running(node)
+            yield from list_run_nodes(node)
 
 
-def imported(source: str) -> set[str]:
+def list_imports(source: str) -> set[str]:
     """Return the full names that statements import, wherever in a source text. Relative ones begin with a dot."""
     result: set[str] = set()
-    for node in running(ast.parse(source)):
+    for node in list_run_nodes(ast.parse(source)):
         if isinstance(node, ast.Import):
             result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -81,11 +81,11 @@ def imported(source: str) -> set[str]:
     return result
 
 
-def loaded(source: str) -> set[str]:
+def list_dynamic_imports(source: str) -> set[str]:
     """Return the names that a source text imports by a call, as far as they are literals."""
     return {
         next((str(each.value) for each in ast.walk(node.args[0]) if isinstance(each, ast.Constant)), "")
-        for node in running(ast.parse(source))
+        for node in list_run_nodes(ast.parse(source))
         if isinstance(node, ast.Call) and node.args
         if ast.unparse(node.func).rpartition(".")[2] in {"import_module", "__import__"}
     }
@@ -93,8 +93,8 @@ def loaded(source: str) -> set[str]:
 
 def find_forbidden(path: str, source: str) -> set[str]:
     """Return what a module imports and may not import. path: from the folder of the project."""
-    package, by_call = path.partition("/")[0], loaded(source)
-    found = imported(source) | by_call - {""}
+    package, by_call = path.partition("/")[0], list_dynamic_imports(source)
+    found = list_imports(source) | by_call - {""}
     if package == "machine":
         folder = path.rpartition("/")[0]
         beside = modules(folder, "machine/common", *ALSO_ON_ITS_MACHINE.get(folder, ()))
@@ -193,7 +193,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     # Scripts of machine/ import one another by their last name.
     files = {module_of(path): path for path in modules(*ORDER)} | {path.stem: path for path in modules("machine")}
     graph = {
-        name: {file_of(each, files) for each in imported(path.read_text())} - {name, ""} for name, path in files.items()
+        name: {file_of(each, files) for each in list_imports(path.read_text())} - {name, ""}
+        for name, path in files.items()
     }
     TopologicalSorter(graph).prepare()
 

@@ -26,7 +26,7 @@ def stack(platform: str = "lxd", **changes: Any) -> Settings:
     return Settings.model_validate_json(json.dumps(blocks), context={"platform": platform})
 
 
-def of_server(instance_type: str | None = None, **size: Any) -> dict[str, Any]:
+def size_of_server(instance_type: str | None = None, **size: Any) -> dict[str, Any]:
     return {"size": size | ({"instance_type": instance_type} if instance_type else {})}
 
 
@@ -67,11 +67,11 @@ def test_defaults_are_not_warned_of(platform: str) -> None:
 @pytest.mark.parametrize(
     ("platform", "gateway", "server", "line"),
     [
-        ("lxd", {"processes": 100}, of_server(memory_mib=512),
+        ("lxd", {"processes": 100}, size_of_server(memory_mib=512),
          "processes: 100: should be 85 at most with fleet.size.memory_mib (512): each needs"),
-        ("aws", {"processes": 200}, of_server("t3.micro"),
+        ("aws", {"processes": 200}, size_of_server("t3.micro"),
          "processes: 200: should be 170 at most with fleet.size.instance_type (t3.micro, 1024"),
-        ("lxd", {"reload_on_rss_mib": 513}, of_server(memory_mib=512),
+        ("lxd", {"reload_on_rss_mib": 513}, size_of_server(memory_mib=512),
          "reload_on_rss_mib: 513: is more than the machine has, fleet.size.memory_mib (512): it"),
     ],
 )  # fmt: skip
@@ -97,9 +97,9 @@ def test_a_command_that_outlasts_a_tunnel_of_aws_is_refused_where_there_are_tunn
 def test_what_may_fit_is_taken() -> None:
     stack("lxd", gateway={"processes": 85, "reload_on_rss_mib": 64})
     stack("lxd", gateway={"reload_on_rss_mib": 512})
-    stack("aws", gateway={"processes": 170}, fleet=of_server("t3.micro"))
+    stack("aws", gateway={"processes": 170}, fleet=size_of_server("t3.micro"))
     # Nothing is known of its memory.
-    stack("aws", gateway={"processes": 256, "reload_on_rss_mib": 100_000}, fleet=of_server("x2idn.metal"))
+    stack("aws", gateway={"processes": 256, "reload_on_rss_mib": 100_000}, fleet=size_of_server("x2idn.metal"))
 
 
 def test_a_group_that_cannot_grow_or_finish_its_requests_is_warned_of() -> None:
@@ -128,7 +128,7 @@ def test_what_is_probably_not_meant_is_warned_of_with_both_settings() -> None:
     (line,) = limits.warnings(stack(gateway={"request_timeout_s": 60}, rollout={"drain_timeout_s": 64}))
     assert line.startswith("apps.hello.rollout.drain_timeout_s: 64: is less than Nginx waits for a response (65 s, of ")
     assert limits.warnings(stack(rollout={"drain_timeout_s": 65})) == []
-    server = of_server(memory_mib=1024)
+    server = size_of_server(memory_mib=1024)
     (line,) = limits.warnings(stack(gateway={"processes": 4, "reload_on_rss_mib": 256}, fleet=server))
     assert line.startswith(
         "apps.hello.gateway.reload_on_rss_mib: 256: 4 processes (gateway.processes) may grow to 2048"
@@ -157,11 +157,11 @@ def test_the_sizes_of_usual_instance_types_are_known(instance_type: str, cpus: i
 
 def test_nothing_is_said_of_others() -> None:
     for instance_type in ("t2.micro", "x2idn.large", "c5.metal", "z1d.large", "m5.medium"):
-        hello = stack("aws", fleet=of_server(instance_type)).apps["hello"]
+        hello = stack("aws", fleet=size_of_server(instance_type)).apps["hello"]
         assert (limits.capacity_of(hello, "aws"), limits.worker_processes(hello, "aws")) == (None, None)
 
 
 def test_auto_is_two_processes_for_each_cpu() -> None:
-    assert limits.worker_processes(stack(fleet=of_server(cpus=3)).apps["hello"], "lxd") == 6
-    assert limits.worker_processes(stack("aws", fleet=of_server("t3.medium")).apps["hello"], "aws") == 4
+    assert limits.worker_processes(stack(fleet=size_of_server(cpus=3)).apps["hello"], "lxd") == 6
+    assert limits.worker_processes(stack("aws", fleet=size_of_server("t3.medium")).apps["hello"], "aws") == 4
     assert limits.worker_processes(stack(gateway={"processes": 5}).apps["hello"], "lxd") == 5

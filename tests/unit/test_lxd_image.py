@@ -126,7 +126,7 @@ def instance(owner: str, name: str, of_network: str) -> Thing:
 
 
 @pytest.fixture
-def crowd(daemon: Daemon, client: Client) -> Daemon:
+def three_owners(daemon: Daemon, client: Client) -> Daemon:
     """Create three owners, each with a machine, a network and a share of the image, and things without owner."""
     for owner in ("local-1", "local-2", "prod-1"):
         name, _ = network.ensure(client, owner, "app", [])
@@ -138,7 +138,7 @@ def crowd(daemon: Daemon, client: Client) -> Daemon:
     return daemon
 
 
-def left(daemon: Daemon) -> list[str]:
+def list_owned(daemon: Daemon) -> list[str]:
     """Return a line for each owner that has a machine, a network and an ACL."""
     kinds = [daemon.things[kind].values() for kind in ("instances", "networks", "network-acls")]
     owned = [[each["config"][label.OWNER] for each in kind if label.OWNER in each.get("config", {})] for kind in kinds]
@@ -146,27 +146,31 @@ def left(daemon: Daemon) -> list[str]:
 
 
 def test_a_prefix_takes_all_that_its_owners_have_and_nothing_of_anybody_else(
-    crowd: Daemon, capsys: pytest.CaptureFixture[str]
+    three_owners: Daemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cleanup.owners() == ["local-1", "local-2", "prod-1"]
     assert cleanup.main(["local-"]) == 0
     assert capsys.readouterr().out == "removed what local-1 had\nremoved what local-2 had\n"
-    assert (left(crowd), owners(crowd), cleanup.owners()) == (["prod-1 prod-1 prod-1"], "prod-1", ["prod-1"])
-    assert {"theirs", "eth0"} <= {*crowd.things["instances"], *crowd.things["networks"]}
+    assert (list_owned(three_owners), owners(three_owners), cleanup.owners()) == (
+        ["prod-1 prod-1 prod-1"],
+        "prod-1",
+        ["prod-1"],
+    )
+    assert {"theirs", "eth0"} <= {*three_owners.things["instances"], *three_owners.things["networks"]}
 
 
 @pytest.mark.parametrize("arguments", [[], [""], ["a", "b"]])
-def test_everybody_is_no_prefix(arguments: list[str], crowd: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everybody_is_no_prefix(arguments: list[str], three_owners: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert cleanup.main(arguments) == 2
     assert capsys.readouterr().err == "usage: python -m platforms.lxd.cleanup OWNER_PREFIX\n"
-    assert crowd.calls == []
+    assert three_owners.calls == []
 
 
 def test_what_cannot_be_removed_is_told(
-    crowd: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    three_owners: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "REMOVE_TIMEOUT_S", 0.3)
-    crowd.refuse("DELETE /1.0/instances/.*", 400, "the pool is gone", times=99)
+    three_owners.refuse("DELETE /1.0/instances/.*", 400, "the pool is gone", times=99)
     assert cleanup.main(["prod"]) == 1
     assert capsys.readouterr().err == "LXD: DELETE /1.0/instances/prod-1-m: the pool is gone\n"
 

@@ -159,7 +159,7 @@ def port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def doors(daemon: Daemon) -> dict[str, dict[str, Any]]:
+def devices_of_machines(daemon: Daemon) -> dict[str, dict[str, Any]]:
     """Return machine -> its devices but for the interface."""
     every = daemon.things["instances"].items()
     return {name: {key: each for key, each in thing["devices"].items() if key != "eth0"} for name, thing in every}
@@ -177,18 +177,18 @@ def test_ports_lead_to_the_new_balancer_and_no_longer_to_the_old(
         "other": instance("other", owner="prod-abc123", **other),
     }
     address.publish(client, OWNER, "new", port, tls_port)
-    assert doors(daemon) == {"old": {}, "new": expected, "other": other}
+    assert devices_of_machines(daemon) == {"old": {}, "new": expected, "other": other}
     assert daemon.calls == ["PUT /1.0/instances/old", "PATCH /1.0/instances/new"]
     assert [name for name in ("old", "new", "gone") if address.is_published(client, name, port, tls_port)] == ["new"]
     assert not address.is_published(client, "new", port, None if tls_port else 9443)
     assert [address.unpublish(client, name) for name in ("new", "new", "gone")] == [True, False, False]
-    assert doors(daemon) == {"old": {}, "new": {}, "other": other}
+    assert devices_of_machines(daemon) == {"old": {}, "new": {}, "other": other}
 
 
 def test_a_port_that_nobody_used_before_has_no_gap(daemon: Daemon, client: Client, port: int) -> None:
     daemon.things["instances"] = {"old": instance("old", public=proxy(9)), "new": instance("new")}
     assert address.publish(client, OWNER, "new", port) == 0
-    assert doors(daemon) == {"old": {}, "new": {"public": proxy(port)}}
+    assert devices_of_machines(daemon) == {"old": {}, "new": {"public": proxy(port)}}
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_port_that_leads_there_stays_open_while_that_of_https_comes_or_goes(
     with_tls: dict[str, Any] = {"public-tls": proxy(9443, 443)}
     daemon.things["instances"]["a"] = instance("a", public=proxy(port), **(with_tls if was else {}))
     assert address.publish(Client(), OWNER, "a", port, 9443 if is_ else None) == 0
-    assert doors(daemon) == {"a": {"public": proxy(port)} | (with_tls if is_ else {})}
+    assert devices_of_machines(daemon) == {"a": {"public": proxy(port)} | (with_tls if is_ else {})}
     assert daemon.calls == [f"{method} /1.0/instances/a" for method in calls]
 
 

@@ -108,7 +108,7 @@ class Transport:
         return Result(self.code, "".join(f"line {number}\n" for number in range(20)))
 
 
-def made(name: str, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def create_resource(name: str, inputs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Create a resource with a provider, and return its id and outputs."""
     result = PROVIDERS[name].create(inputs)
     return result.id, result.outs or {}
@@ -128,7 +128,7 @@ def test_what_is_as_it_is_described_needs_no_change(name: str, inputs: dict[str,
     provider = PROVIDERS[name]
     checked = provider.check({}, inputs[name])
     assert (checked.inputs, checked.failures) == (inputs[name], [])
-    id_, outs = made(name, inputs[name])
+    id_, outs = create_resource(name, inputs[name])
     # The state is JSON; whole numbers come back as such.
     for state in (outs, json.loads(json.dumps(outs))):
         assert change(provider, state, inputs[name], id_) == (False, [])
@@ -166,7 +166,7 @@ OTHERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_each_input_replaces_or_updates_or_does_nothing(name: str, inputs: dict[str, dict[str, Any]]) -> None:
-    id_, outs = made(name, inputs[name])
+    id_, outs = create_resource(name, inputs[name])
     for key in inputs[name].keys() - {"status"}:
         changes, replaces = change(PROVIDERS[name], outs, inputs[name] | {key: OTHERS.get(key, "other")}, id_)
         assert changes is (key in REPLACED[name] + UPDATED.get(name, [])), key
@@ -176,7 +176,7 @@ def test_each_input_replaces_or_updates_or_does_nothing(name: str, inputs: dict[
 def test_https_that_comes_or_goes_is_a_change_of_the_address(inputs: dict[str, dict[str, Any]]) -> None:
     tls = inputs["address"]
     plain = {key: value for key, value in tls.items() if key != "tls_port"}
-    (_, with_tls), (_, without) = made("address", tls), made("address", plain)
+    (_, with_tls), (_, without) = create_resource("address", tls), create_resource("address", plain)
     assert (with_tls["tls_port"], "tls_port" in without) == (tls["tls_port"], False)
     for olds, news in ((without, tls), (with_tls, plain)):
         assert change(PROVIDERS["address"], olds, news, OWNER)[0]
@@ -188,7 +188,7 @@ def test_what_is_gone_is_read_so_deleted_again_and_made_again_without_a_refresh(
 ) -> None:
     """Cover what a `destroy` leaves that was killed before the engine recorded what it had deleted."""
     provider = PROVIDERS[name]
-    id_, outs = made(name, inputs[name])
+    id_, outs = create_resource(name, inputs[name])
     for _ in range(2):
         provider.delete(id_, outs)
         assert provider.read(id_, outs).id == ""
@@ -199,7 +199,7 @@ def test_what_is_gone_is_read_so_deleted_again_and_made_again_without_a_refresh(
 
 
 def test_a_rule_that_somebody_took_away_is_put_back(daemon: Daemon, inputs: dict[str, dict[str, Any]]) -> None:
-    id_, outs = made("group", inputs["group"])
+    id_, outs = create_resource("group", inputs["group"])
     daemon.things["network-acls"][NETWORK]["ingress"].pop()
     assert change(PROVIDERS["group"], outs, inputs["group"], id_) == (True, [])
     PROVIDERS["group"].update(id_, outs, inputs["group"])
@@ -209,7 +209,7 @@ def test_a_rule_that_somebody_took_away_is_put_back(daemon: Daemon, inputs: dict
 def test_a_machine_that_was_found_stopped_is_started_and_not_replaced(
     daemon: Daemon, inputs: dict[str, dict[str, Any]]
 ) -> None:
-    id_, outs = made("machine", inputs["machine"])
+    id_, outs = create_resource("machine", inputs["machine"])
     daemon.things["instances"][id_]["status"] = "Stopped"
     assert change(PROVIDERS["machine"], outs, inputs["machine"], id_) == (True, [])
     assert PROVIDERS["machine"].update(id_, outs, inputs["machine"]).outs == outs
@@ -217,17 +217,17 @@ def test_a_machine_that_was_found_stopped_is_started_and_not_replaced(
 
 
 def test_numbers_reach_lxd_whole(daemon: Daemon, inputs: dict[str, dict[str, Any]]) -> None:
-    id_, _ = made("machine", inputs["machine"])
+    id_, _ = create_resource("machine", inputs["machine"])
     config = daemon.things["instances"][id_]["config"]
     assert (config["limits.cpu"], config["limits.memory"]) == ("2", "512MiB")
-    made("group", inputs["group"])
+    create_resource("group", inputs["group"])
     assert [rule["destination_port"] for rule in daemon.things["network-acls"][NETWORK]["ingress"]] == ["80", "8000"]
 
 
 def test_a_step_runs_on_a_confirmed_machine_and_leaves_nothing_of_its_input(
     daemon: Daemon, inputs: dict[str, dict[str, Any]]
 ) -> None:
-    id_, outs = made("step", inputs["step"])
+    id_, outs = create_resource("step", inputs["step"])
     assert Transport.calls == [("there", ["/opt/booted", "600"], b"key opensesame", 630.0)]
     assert daemon.things["instances"]["there"]["config"][label.CONFIRMED] == "true"
     parts = json.dumps(["there", ["/opt/booted", "600"], "key opensesame"])
@@ -237,7 +237,7 @@ def test_a_step_runs_on_a_confirmed_machine_and_leaves_nothing_of_its_input(
 
 def test_a_step_stays_as_it_is_when_what_it_waits_for_has_failed(inputs: dict[str, dict[str, Any]]) -> None:
     """Check that a missing input is no change: the engine omits it then (`pulumi up --continue-on-error`)."""
-    id_, outs = made("step", inputs["step"])
+    id_, outs = create_resource("step", inputs["step"])
     step, without = PROVIDERS["step"], {key: value for key, value in inputs["step"].items() if key != "stdin"}
     assert step.diff(id_, outs, without).changes is False
     assert step.diff(id_, outs, inputs["step"] | {"stdin": "another"}).changes is True
@@ -248,7 +248,7 @@ def test_a_step_that_fails_tells_its_last_lines_and_no_traceback(
 ) -> None:
     monkeypatch.setattr(Transport, "code", 3)
     with pytest.raises(StepFailed) as error:
-        made("step", inputs["step"])
+        create_resource("step", inputs["step"])
     first, *lines = str(error.value).splitlines()
     assert first == "there: the step failed with exit code 3:"
     assert lines == [f"line {number}" for number in range(5, 20)]

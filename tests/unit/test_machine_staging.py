@@ -73,7 +73,7 @@ def publish(root: Path, release: Release) -> str:
     return release.id
 
 
-def left() -> list[str]:
+def staged_releases() -> list[str]:
     return sorted(each.name for each in common.RELEASES.iterdir())
 
 
@@ -82,7 +82,7 @@ def test_a_staged_release_has_its_files_its_settings_and_a_virtualenv(host: AppS
     id_ = publish(tmp_path, release)
     staging.stage(id_, SECRETS)
     place = common.RELEASES / id_
-    assert left() == [id_]
+    assert staged_releases() == [id_]
     names = ".staged background code environment gateway install manifest.json secrets.json uwsgi.ini venv"
     assert sorted(each.name for each in place.iterdir()) == names.split()
     assert (place / "code" / "wsgi.py").read_text() == "app = None\n"
@@ -139,7 +139,7 @@ def test_a_release_for_another_gateway_is_refused_and_leaves_nothing(
         f"{id_} is made for the gateway {made_for}, and this server runs {here}; "
         f"set gateway.kind to {made_for} and run `pulumi up`, which brings servers that run it"
     )
-    assert [name for name in left() if not name.endswith(".partial")] == []
+    assert [name for name in staged_releases() if not name.endswith(".partial")] == []
     assert host.events == []
 
 
@@ -156,7 +156,7 @@ def test_what_a_killed_run_left_is_no_hindrance(host: AppServer, tmp_path: Path)
     for name in (id_, f".{id_}.partial", ".other.partial"):
         (common.RELEASES / name / "code").mkdir(parents=True)
     staging.stage(id_, {})
-    assert left() == [id_]
+    assert staged_releases() == [id_]
     assert host.states["app-proof"] == "inactive"
 
 
@@ -165,7 +165,7 @@ def test_a_release_that_does_not_start_leaves_nothing_to_switch_to(host: AppServ
     host.starts, host.journal = [1], "ModuleNotFoundError\n"
     with pytest.raises(Failure, match="wsgi:app did not start; its last lines:\n    ModuleNotFoundError"):
         staging.stage(id_, SECRETS)
-    assert left() == []
+    assert staged_releases() == []
     # What a bundle has to take out of its journal.
     kept = common.CONFIG / "failed.json"
     assert (json.loads(kept.read_text()), kept.stat().st_mode & 0o777) == (SECRETS, 0o600)
@@ -243,7 +243,7 @@ def test_a_release_whose_virtualenv_cannot_be_made_leaves_nothing(
     monkeypatch.setattr(staging, "build_venv", Mock(side_effect=Failure("no such package")))
     with pytest.raises(Failure, match="no such package"):
         staging.stage(publish(tmp_path, build(tmp_path)), {})
-    assert (left(), host.events) == ([], [])
+    assert (staged_releases(), host.events) == ([], [])
 
 
 @dataclass
@@ -307,7 +307,7 @@ def test_a_build_that_fails_is_told_with_its_last_lines_and_nothing_is_staged(
     lines = "".join(f"\n    line {number}" for number in range(5, 20))
     with pytest.raises(Failure, match=f"^`make it` failed with exit code 3; its last lines:{lines}$"):
         staging.stage(publish(tmp_path, build(tmp_path, build="make it")), {})
-    assert left() == []
+    assert staged_releases() == []
     assert host.events == []
 
 

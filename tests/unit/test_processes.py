@@ -284,7 +284,7 @@ def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[st
     monkeypatch.setattr(on_server, "route_traffic", partial(record, "route to"))
 
 
-def named(name: str) -> str:
+def slot_units(name: str) -> str:
     """Return the units of a slot, as they are started together."""
     return " ".join(slot.units(name))
 
@@ -292,9 +292,9 @@ def named(name: str) -> str:
 def test_nginx_is_led_to_a_slot_whose_processes_are_all_well_and_then_the_old_one_drains(host: AppServer) -> None:
     release.switch("r2")
     assert host.events == [
-        f"start {named('green')}, live r1",
+        f"start {slot_units('green')}, live r1",
         "route to green 75",
-        f"stop {named('blue')}, live r2",
+        f"stop {slot_units('blue')}, live r2",
     ]
     # One answered before, whether what is live is still well.
     assert host.asked == ["app-green-0"] * 3 + ["app-green-1"] * 3
@@ -306,7 +306,7 @@ def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer)
     host.place("r3", start_timeout_s=0.2)
     with pytest.raises(Failure, match=r"GET /healthz was not 200 in 0.2 s but 500 app-green-1"):
         release.switch("r3")
-    assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
+    assert host.events == [f"start {slot_units('green')}, live r1", f"stop {slot_units('green')}, live r1"]
     assert symlinks.link_target(common.LIVE) == "r1"
 
 
@@ -326,7 +326,7 @@ def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypa
     local(monkeypatch, host, fails="Nginx cannot")
     with pytest.raises(Failure, match="Nginx cannot"):
         release.switch("r2")
-    assert host.events == [f"start {named('green')}, live r1", f"stop {named('green')}, live r1"]
+    assert host.events == [f"start {slot_units('green')}, live r1", f"stop {slot_units('green')}, live r1"]
     assert symlinks.link_target(common.LIVE) == "r1"
 
 
@@ -334,7 +334,7 @@ def test_nginx_is_led_back_before_what_an_interrupted_switch_left_is_stopped(hos
     slot.assign_release("green", common.RELEASES / "r2")
     host.states |= dict.fromkeys(slot.units("green"), "active")
     release.switch("r1")
-    assert host.events == ["route to blue 75", f"stop {named('green')}, live r1"]
+    assert host.events == ["route to blue 75", f"stop {slot_units('green')}, live r1"]
 
 
 def test_a_server_that_boots_has_nginx_ask_the_slot_that_boots(host: AppServer) -> None:

@@ -159,14 +159,14 @@ def test_the_program_writes_nothing_into_the_project(project: Path, preview: boo
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def logged_errors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the errors that the program logs from now on."""
     errors: list[str] = []
     monkeypatch.setattr(pulumi.log, "error", errors.append)
     return errors
 
 
-def rejected() -> None:
+def assert_program_rejects() -> None:
     """Run the program, and see that it ends as pulumi-language-python-exec does where it has shown a message."""
     with pytest.raises(SystemExit) as raised:
         main()
@@ -174,7 +174,7 @@ def rejected() -> None:
 
 
 def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
-    project: Path, logged: list[str]
+    project: Path, logged_errors: list[str]
 ) -> None:
     for name in ("a", "b"):
         (project / name).mkdir()
@@ -183,8 +183,8 @@ def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
         (project / name / "pyproject.toml").write_text('[project]\nrequires-python = ">=3.99"')
     hosts = {name: {"source": name, "module": "x:app", "hosts": [f"{name}.test"]} for name in ("a", "b")}
     config = {"wsgi-fleet:platform": "lxd", "wsgi-fleet:apps": json.dumps(hosts)}
-    made = build(rejected, config=config, stack="local", preview=True)
-    (lines,) = [each.splitlines() for each in logged]
+    made = build(assert_program_rejects, config=config, stack="local", preview=True)
+    (lines,) = [each.splitlines() for each in logged_errors]
     message = f"pyproject.toml: {describe('it', '>=3.99', DEFAULT_OS.python)}"
     assert [line for line in lines if not line.startswith("  ")] == [
         line for name in ("a", "b") for line in (f"apps.{name}: {message}", f"{project / name} cannot be released:")
@@ -210,19 +210,23 @@ def test_servers_of_production_stand_in_three_zones() -> None:
     assert subnets == {"balancer": "public-a"} | zones
 
 
-def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(logged: list[str]) -> None:
+def test_a_broken_stack_file_ends_the_program_with_every_problem_and_registers_nothing(
+    logged_errors: list[str],
+) -> None:
     apps = {"hello": {"source": "nowhere", "module": "hello.wsgi:app", "fleet": {"servers": 0}}}
     broken = {"wsgi-fleet:platform": "lxc", "wsgi-fleet:apps": json.dumps(apps), "wsgi-fleet:balancr": "{}"}
-    made = build(rejected, config=broken, stack="local")
-    first, *problems = logged[0].splitlines()
+    made = build(assert_program_rejects, config=broken, stack="local")
+    first, *problems = logged_errors[0].splitlines()
     assert first == "stacks/Pulumi.local.yaml has 4 problems; nothing was changed:"
     places = ["platform", "apps.hello.fleet.servers", "balancr", "apps.hello.source"]
     keys = [line.split(": ")[0] for line in problems if not line.startswith("    ")]
     assert keys == [f"  wsgi-fleet:{place}" for place in places]
-    assert (len(logged), made.resources, made.exports) == (1, [], {})
+    assert (len(logged_errors), made.resources, made.exports) == (1, [], {})
 
 
-def test_a_key_that_stands_twice_ends_the_program_in_words_and_shows_no_value(project: Path, logged: list[str]) -> None:
+def test_a_key_that_stands_twice_ends_the_program_in_words_and_shows_no_value(
+    project: Path, logged_errors: list[str]
+) -> None:
     file = project / "stacks" / "Pulumi.local.yaml"
     file.parent.mkdir(exist_ok=True)
     file.write_text("config:\n  a: hunter2\n  a: hunter2\n")
@@ -230,6 +234,6 @@ def test_a_key_that_stands_twice_ends_the_program_in_words_and_shows_no_value(pr
         run.__wrapped__("local")
     file.unlink()
     line = 'line 3, column 3: " a: …": has the key a a second time, after line 2; keep one of both'
-    assert [" ".join(each.split()) for each in logged] == [
+    assert [" ".join(each.split()) for each in logged_errors] == [
         f"stacks/Pulumi.local.yaml has a problem; nothing was changed: {line}"
     ]

@@ -99,7 +99,7 @@ def inputs(number: int = 1, **changes: Any) -> dict[str, Any]:
     return values | {"store": {"platform": "memory"}} | changes
 
 
-def due(provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any]) -> bool | None:
+def is_due(provider: ResourceProvider, olds: dict[str, Any], news: dict[str, Any]) -> bool | None:
     found = provider.diff("id", olds, news)
     assert not found.replaces
     assert not found.delete_before_replace
@@ -139,21 +139,21 @@ def test_a_source_that_changed_meanwhile_ends_a_rollout_before_anything_is_done(
 def test_a_rollout_is_due_for_another_release_or_other_servers_and_for_nothing_else() -> None:
     news = inputs()
     olds = outs(news)
-    assert due(ROLLOUT, olds, news) is False
+    assert is_due(ROLLOUT, olds, news) is False
     others: dict[str, Any] = {"release": "r2", "servers": news["servers"][:2], "static": True}
     for key in news.keys() - {"store"}:
-        assert due(ROLLOUT, olds, news | {key: others.get(key, {})}) is (key in others), key
+        assert is_due(ROLLOUT, olds, news | {key: others.get(key, {})}) is (key in others), key
     static = news | {"static": True}
-    assert due(ROLLOUT, outs(static), static | {"balancer": BALANCER | {"target": "i-10"}}) is True
+    assert is_due(ROLLOUT, outs(static), static | {"balancer": BALANCER | {"target": "i-10"}}) is True
     replaced = [news["servers"][0] | {"target": "i-2"}, *news["servers"][1:]]
-    assert due(ROLLOUT, olds, news | {"servers": replaced}) is True
+    assert is_due(ROLLOUT, olds, news | {"servers": replaced}) is True
 
 
 def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet: FakeFleet) -> None:
     news = inputs()
     olds = outs(news)
     fleet.proxy = "failed"
-    assert due(ROLLOUT, olds, news) is True
+    assert is_due(ROLLOUT, olds, news) is True
     # Another machine in its place is being made: it starts by itself.
     ROLLOUT.update("a", olds, news | {"balancer": BALANCER | {"target": "i-10"}})
     assert fleet.proxy == "failed"
@@ -163,19 +163,19 @@ def test_a_proxy_that_somebody_stopped_makes_a_rollout_due_that_starts_it(fleet:
         ROLLOUT.update("a", olds, news)
     fleet.fails.clear()
     ROLLOUT.update("a", olds, news)
-    assert (fleet.proxy, due(ROLLOUT, olds, news)) == ("active", False)
+    assert (fleet.proxy, is_due(ROLLOUT, olds, news)) == ("active", False)
 
 
 def test_a_rollout_that_left_a_server_out_or_failed_is_due_again_and_told_without_a_traceback(fleet: FakeFleet) -> None:
     news = inputs()
     fleet.fails["a-2", "status"] = Unreachable("no route")
     olds = outs(news)
-    assert due(ROLLOUT, olds, news) is True
+    assert is_due(ROLLOUT, olds, news) is True
     fleet.fails = {("a-2", "stage"): "does not import"}
     with pytest.raises(RolloutError, match="a-2, stage: does not import") as error:
         ROLLOUT.update("a", olds, inputs(2))
     assert (error.value.__suppress_context__, sys.tracebacklimit) == (True, 0)
-    assert due(ROLLOUT, olds, news) is True
+    assert is_due(ROLLOUT, olds, news) is True
 
 
 def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
@@ -204,12 +204,12 @@ def test_what_is_read_is_what_the_store_names_and_a_fleet_moved_by_hand_is_due(s
     news = inputs()
     olds = outs(news)
     pointers.raise_epoch(store)
-    assert due(ROLLOUT, olds, news) is True
-    assert due(ROLLOUT, outs(news), news) is False
+    assert is_due(ROLLOUT, olds, news) is True
+    assert is_due(ROLLOUT, outs(news), news) is False
     pointers.set_current(store, "older")
     found = ROLLOUT.read("a", olds)
     assert (found.id, found.outs) == ("a", olds | {"release": "older", "epoch": 1})
-    assert due(ROLLOUT, found.outs or {}, news) is True
+    assert is_due(ROLLOUT, found.outs or {}, news) is True
 
 
 @pytest.mark.usefixtures("fleet")
@@ -254,4 +254,4 @@ def test_a_secret_is_made_once_and_each_is_another() -> None:
     first, second = (SECRET.create({}).outs or {} for _ in range(2))
     assert re.fullmatch("[0-9a-f]{64}", first["value"])
     assert first["value"] != second["value"]
-    assert due(SECRET, first, {"value": None}) is False
+    assert is_due(SECRET, first, {"value": None}) is False

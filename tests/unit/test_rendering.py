@@ -82,12 +82,12 @@ def test_user_data_carries_every_file_to_the_letter(document: str) -> None:
         if path.startswith("/etc/systemd/system/app"):
             expected = [without_comments(text) for text in expected]
         if name.endswith(".py"):
-            assert meaning(content) == meaning(expected[0]), path
+            assert read_as_python(content) == read_as_python(expected[0]), path
         else:
             assert content in expected if expected else name in MADE, path
 
 
-def meaning(script: str) -> tuple[str, list[int]]:
+def read_as_python(script: str) -> tuple[str, list[int]]:
     """Return what Python reads in a script except docstrings, and the lines of its statements."""
     tree = ast.parse(script)
     for node in ast.walk(tree):

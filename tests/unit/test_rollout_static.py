@@ -92,7 +92,7 @@ def up(fleet: FleetWithBalancer, number: int, **changes: Any) -> str:
     return roll_out(fleet, number, **values | changes)
 
 
-def served() -> set[str]:
+def served_files() -> set[str]:
     return {file.name for file in (static_files.ROOT / "a" / "served" / "static").iterdir()}
 
 
@@ -118,10 +118,10 @@ def test_the_old_release_is_served_until_the_new_one_is_everywhere_and_beside_it
 ) -> None:
     old, new = release(1).id, release(2).id
     seen: list[tuple[str | None, set[str]]] = []
-    fleet.before = lambda _, verb: seen.append((live(), served())) if verb == "switch" else None
+    fleet.before = lambda _, verb: seen.append((live(), served_files())) if verb == "switch" else None
     up(fleet, 2)
     assert seen == [(old, {old, new})] * 3
-    assert (live(), served()) == (new, {old, new})
+    assert (live(), served_files()) == (new, {old, new})
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_files_that_do_not_get_there_switch_nothing(
         up(fleet, 2)
     assert message in str(error.value)
     assert fleet.did("switch") == fleet.did("task") == []
-    assert (live(), served()) == (release(1).id, {release(1).id})
+    assert (live(), served_files()) == (release(1).id, {release(1).id})
 
 
 def test_a_release_that_is_not_taken_leaves_no_files_served(fleet: FleetWithBalancer) -> None:
     fleet.fails["a-2", f"switch {release(2).id}"] = "GET /healthz was not 200"
     with pytest.raises(RolloutError, match="GET /healthz was not 200"):
         up(fleet, 2)
-    assert (live(), served()) == (release(1).id, {release(1).id})
+    assert (live(), served_files()) == (release(1).id, {release(1).id})
     assert fleet.did("drop") == ["front"]
 
 
@@ -156,7 +156,7 @@ def test_a_balancer_that_fails_after_the_switch_is_looked_at_by_the_next_up(flee
     fleet.fails["front", "point"] = Unreachable("no route")
     new = up(fleet, 2)
     assert fleet.live == dict.fromkeys(NAMES, new)
-    assert served() == {release(1).id, new}
+    assert served_files() == {release(1).id, new}
     newest = next(entries(fleet.store))
     assert (newest.result, newest.missing, newest.is_settled) == ("done", ("balancer",), False)
     fleet.fails.clear()
@@ -172,7 +172,7 @@ def test_files_that_are_there_are_not_sent_again_but_another_balancer_gets_those
     assert (fleet.did("static"), fleet.did("put")) == ([], ["front"])
     monkeypatch.setattr(static_files, "ROOT", tmp_path / "another")
     up(fleet, 1)
-    assert (live(), served()) == (release(1).id, {release(1).id})
+    assert (live(), served_files()) == (release(1).id, {release(1).id})
 
 
 def test_a_release_without_static_files_and_a_fleet_without_a_balancer_touch_none(fleet: FleetWithBalancer) -> None:
@@ -190,7 +190,7 @@ def test_who_goes_back_gets_the_files_of_that_release_first_among_as_many_as_ser
     assert go_back(fleet, balancer=BALANCER) == old
     did = [f"{machine} {verb}" for machine, verb in fleet.calls]
     assert (did[:2], did[-1]) == (["front status", "front put"], "front point")
-    assert (live(), served()) == (old, {old, new})
+    assert (live(), served_files()) == (old, {old, new})
 
 
 def test_who_goes_back_is_not_held_up_by_a_balancer_that_fails(fleet: FleetWithBalancer) -> None:
@@ -210,4 +210,4 @@ def test_a_way_back_that_fails_leaves_the_files_as_they_were(fleet: FleetWithBal
         go_back(fleet, old, balancer=BALANCER)
     assert fleet.did("drop") == ["front"]
     assert live() == release(3).id
-    assert served() == {release(3).id, new}
+    assert served_files() == {release(3).id, new}

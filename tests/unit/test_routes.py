@@ -29,7 +29,7 @@ def find_problems(apps: Mapping[str, Any], **blocks: Any) -> list[str]:
     return problems_of({"apps": {name: app(**changes) for name, changes in apps.items()}} | blocks)
 
 
-def routed(**apps: dict[str, Any]) -> dict[str, Route]:
+def make_routes(**apps: dict[str, Any]) -> dict[str, Route]:
     return {name: Route.model_validate_json(json.dumps(changes)) for name, changes in apps.items()}
 
 
@@ -61,7 +61,7 @@ OWNERS = {
 
 
 def test_the_most_exact_host_and_then_the_longest_path_decides() -> None:
-    apps = routed(
+    apps = make_routes(
         shop={}, api={"path": "/api"}, new={"path": "/api/v2"}, blog={"hosts": [BLOG]},
         manual={"hosts": ["docs.example.org"], "path": "/manual"}, tenants={"hosts": ["*.example.org"]},
         help={"hosts": ["www.example.com"], "path": "/help"},
@@ -78,7 +78,7 @@ PLACES = st.fixed_dictionaries({"hosts": NAMES.map(lambda names: list(dict.fromk
 
 @given(st.lists(PLACES, min_size=1, max_size=5))
 def test_whatever_is_not_refused_reaches_every_application(places: list[dict[str, Any]]) -> None:
-    apps = routed(**{f"a{number}": each for number, each in enumerate(places)})
+    apps = make_routes(**{f"a{number}": each for number, each in enumerate(places)})
     if problems(apps, dict.fromkeys(apps, "/healthz-of-nobody-else"), {}):
         return
     for name, each in apps.items():
@@ -138,7 +138,7 @@ def test_a_name_of_the_balancer_that_no_application_answers_is_refused() -> None
 
 
 def test_hosts_of_applications_are_names_of_the_site() -> None:
-    apps = routed(shop={"hosts": ["*.example.org", SHOP]}, blog={"hosts": [BLOG]})
+    apps = make_routes(shop={"hosts": ["*.example.org", SHOP]}, blog={"hosts": [BLOG]})
     assert hostnames(["www.example.org", BLOG], apps) == ["www.example.org", BLOG, SHOP, "*.example.org"]
     assert find_problems({"shop": {"hosts": [SHOP]}}, balancer={"tls": ACME}) == []
 
@@ -179,7 +179,7 @@ def test_no_acme_server_is_asked_for_a_wildcard() -> None:
 def site(
     folder: Path, balancer: Balancer | None = None, system: OperatingSystem = DEFAULT_OS, **apps: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    there = routed(**apps)
+    there = make_routes(**apps)
     upstreams = [Upstream(name, ["10.0.0.1"], 60, "/healthz", each) for name, each in there.items()]
     given_ = balancer or Balancer()
     return directives(site_text(given_, upstreams, hostnames(given_.hostnames, there), system=system), folder)
@@ -190,7 +190,7 @@ def servers(block: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return {" ".join(find(each, "server_name")[0]["args"]): each for each in found}
 
 
-def passes(server: list[dict[str, Any]]) -> dict[str, str]:
+def upstream_by_location(server: list[dict[str, Any]]) -> dict[str, str]:
     """Return location -> upstream that gets it, or the status with which Nginx itself responds."""
     found: dict[str, str] = {}
     for each in find(server, "location"):
@@ -207,7 +207,7 @@ def test_each_group_of_hosts_is_a_server_and_each_path_a_location(tmp_path: Path
     old = {"path": "/old", "strip_path": False, "hosts": [BLOG]}
     found = servers(site(tmp_path, shop={"hosts": [SHOP, "www.example.org"]}, api={"path": "/api"}, old=old))
     api = {"= /api": "308", "/api/": "app_api"}
-    assert {name: passes(server) for name, server in found.items()} == {
+    assert {name: upstream_by_location(server) for name, server in found.items()} == {
         "_": {**OWN, **api, "/": "404"},
         BLOG: {**OWN, **api, "= /old": "app_old", "/old/": "app_old", "/": "404"},
         f"{SHOP} www.example.org": {**OWN, "/": "app_shop"},
@@ -269,7 +269,7 @@ def test_with_tls_every_server_has_it_and_one_is_the_default(system: OperatingSy
     ],
 )
 def test_an_application_is_probed_where_clients_find_it(at: dict[str, Any], probe: str) -> None:
-    (each,) = routed(app=at).values()
+    (each,) = make_routes(app=at).values()
     assert Upstream("my-app", [], 60, "/healthz", each).probe == probe
 
 

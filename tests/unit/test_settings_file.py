@@ -34,7 +34,7 @@ def settings_file(values: Mapping[str, Any], format_: str = "python") -> dict[st
     return {"variable": "HELLO_SETTINGS_FILE", "format": format_, "values": values}
 
 
-def written(values: Mapping[str, Any], format_: str = "python") -> dict[str, str]:
+def write_settings_file(values: Mapping[str, Any], format_: str = "python") -> dict[str, str]:
     """Return a release's entry of the settings file, built from a stack file's text as Pulumi hands it over."""
     hello = app(settings_file=settings_file(values, format_))
     settings = parse(config_of(smallest({"apps": {"hello": hello}})), project=ROOT)
@@ -69,14 +69,14 @@ def test_a_value_goes_from_the_stack_file_into_the_release_to_the_letter(format_
         "LINES": "\"'$`\r\nA = 1\n",
         "DEEP": [1, {"k\n\"'": [True]}],
     }
-    made = written(values, format_)
+    made = write_settings_file(values, format_)
     assert (made["name"], made["variable"]) == (FORMATS[format_][0], "HELLO_SETTINGS_FILE")
     assert READERS[format_](made["text"]) == values
 
 
 def test_the_order_in_a_stack_file_makes_no_other_release() -> None:
-    assert written({"A": 1, "B": 2}) == written({"B": 2, "A": 1})
-    assert written({"A": 1}) != written({"A": 2}) != written({"A": True})
+    assert write_settings_file({"A": 1, "B": 2}) == write_settings_file({"B": 2, "A": 1})
+    assert write_settings_file({"A": 1}) != write_settings_file({"A": 2}) != write_settings_file({"A": True})
 
 
 def test_a_release_without_a_settings_file_says_nothing_of_one() -> None:
@@ -111,7 +111,7 @@ def test_values_are_as_deep_as_readers_take() -> None:
     def nested(levels: int) -> Any:
         return {"A": nested(levels - 1)} if levels > 1 else 1
 
-    compile(written({"A": nested(40)})["text"], "settings.py", "exec")
+    compile(write_settings_file({"A": nested(40)})["text"], "settings.py", "exec")
     (message,) = of_app(settings_file=settings_file({"A": nested(41)}))
     assert message.endswith(": is more than 40 levels deep; write it with fewer")
 

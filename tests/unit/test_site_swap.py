@@ -118,7 +118,7 @@ def test_one_server_is_no_plural(balancer: FakeNginx, capsys: Any) -> None:
 
 
 def test_a_site_is_tested_swapped_in_and_probed_on_each_path(balancer: FakeNginx, capsys: Any) -> None:
-    call("site", stdin=two([ONE], [TWO]))
+    call("site", stdin=two_applications([ONE], [TWO]))
     assert balancer.did == ["test", "swap", "probe /a/healthz", "probe /b/healthz"]
     assert balancer.addresses == [ONE, TWO]
     assert capsys.readouterr().out == f"the balancer sends requests to 2 servers: {ONE}, {TWO}\n"
@@ -143,7 +143,7 @@ def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balan
     assert {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()} == before
 
 
-def two(a: Sequence[str], b: Sequence[str]) -> str:
+def two_applications(a: Sequence[str], b: Sequence[str]) -> str:
     """Return the site of applications a and b."""
     upstreams = [Upstream(name, each, 60, "/healthz", Route(path=f"/{name}")) for name, each in
                  (("a", a), ("b", b))]  # fmt: skip
@@ -151,11 +151,11 @@ def two(a: Sequence[str], b: Sequence[str]) -> str:
 
 
 def test_an_application_that_was_unhealthy_before_does_not_hold_up_another(balancer: FakeNginx, capsys: Any) -> None:
-    call("site", stdin=two([ONE], [TWO]))
+    call("site", stdin=two_applications([ONE], [TWO]))
     balancer.failing = {"/a/healthz"}
     balancer.fails = {"probe /a/healthz": "503"}
     capsys.readouterr()
-    call("site", stdin=two([ONE], [TWO, THREE]))
+    call("site", stdin=two_applications([ONE], [TWO, THREE]))
     assert balancer.addresses == [ONE, TWO, THREE]
     report = capsys.readouterr().out.splitlines()
     assert report[0] == "app_a is unhealthy, as it was before: GET /a/healthz: HTTP Error 503"
@@ -167,10 +167,10 @@ def test_an_application_that_was_unhealthy_before_does_not_hold_up_another(balan
 def test_an_application_that_a_change_makes_unhealthy_or_with_other_members_must_answer(
     balancer: FakeNginx, failing: set[str], addresses: list[str]
 ) -> None:
-    call("site", stdin=two([ONE], [TWO]))
+    call("site", stdin=two_applications([ONE], [TWO]))
     balancer.failing, balancer.fails = failing, {"probe /a/healthz": "503"}
     with pytest.raises(Failure, match="503"):
-        call("site", stdin=two(addresses, [TWO, "10.0.0.4"]))
+        call("site", stdin=two_applications(addresses, [TWO, "10.0.0.4"]))
     assert balancer.addresses == [ONE, TWO]
 
 
@@ -239,7 +239,7 @@ def test_who_is_out_stays_so_when_up_brings_another_site_until_it_is_gone(
 
 def test_of_two_applications_each_keeps_a_server() -> None:
     with pytest.raises(Failure, match="app_b would have no server left"):
-        state(two([ONE, TWO], [THREE]), [THREE]).render()
+        state(two_applications([ONE, TWO], [THREE]), [THREE]).render()
 
 
 def test_who_is_unhealthy_is_taken_out_without_a_probe_and_without_waiting(balancer: FakeNginx) -> None:
@@ -306,7 +306,7 @@ def group(balancer: FakeNginx, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return name
 
 
-def grouped(proxy: str = "nginx", *, sticky: bool = False) -> dict[str, Any]:
+def group_site(proxy: str = "nginx", *, sticky: bool = False) -> dict[str, Any]:
     """Return the site of an application whose servers a group has."""
     upstream = Upstream("a", [], 60, "/healthz", sticky_sessions=sticky, group="g", max_servers=2)
     return render_site(Balancer.model_validate({"proxy": {"kind": proxy}}), [upstream])
@@ -316,7 +316,7 @@ def test_the_servers_of_a_group_are_those_that_aws_names_whatever_site_up_brings
     balancer: FakeNginx, group: Callable[..., None]
 ) -> None:
     group("i-1", "i-2")
-    call("site", stdin=json.dumps(grouped()))
+    call("site", stdin=json.dumps(group_site()))
     assert balancer.addresses == [ONE, TWO]
     group("i-2", "i-3")
     balancer.did.clear()
@@ -324,7 +324,7 @@ def test_the_servers_of_a_group_are_those_that_aws_names_whatever_site_up_brings
     # Neither probed nor waited for: a server that leaves waits by itself.
     assert (balancer.addresses, balancer.did) == ([TWO, THREE], ["test", "swap"])
     group_members.FILE.unlink()
-    call("site", stdin=json.dumps(grouped()))
+    call("site", stdin=json.dumps(group_site()))
     call("members")
     assert balancer.addresses == [TWO, THREE]
 
@@ -333,13 +333,13 @@ def test_who_is_drained_in_a_group_stays_so_and_another_machine_at_its_address_i
     balancer: FakeNginx, group: Callable[..., None]
 ) -> None:
     group("i-1", "i-2")
-    call("site", stdin=json.dumps(grouped()))
+    call("site", stdin=json.dumps(group_site()))
     call("drain", ONE)
     with pytest.raises(Failure, match="app_a would have no server left"):
         call("drain", TWO)
     for bring in ("members", "site"):
         group("i-1", "i-3")
-        call(bring, stdin=json.dumps(grouped()))
+        call(bring, stdin=json.dumps(group_site()))
         assert balancer.addresses == [THREE]
     group("i-1-new", "i-3")
     call("members")
@@ -351,7 +351,7 @@ def test_a_group_that_has_lost_all_who_are_not_drained_is_answered_for_with_503(
     balancer: FakeNginx, group: Callable[..., None], left: list[str]
 ) -> None:
     group("i-1", "i-2")
-    call("site", stdin=json.dumps(grouped()))
+    call("site", stdin=json.dumps(group_site()))
     call("drain", ONE)
     group(*left)
     call("members")
@@ -365,13 +365,13 @@ def test_a_server_of_a_group_has_the_line_of_one_of_a_fixed_fleet(proxy: str) ->
         [Upstream("a", [ONE, TWO], 60, "/healthz", sticky_sessions=True)],
     )
     known = {"g": {ONE: "i-1", TWO: "i-2"}}
-    state_ = group_members.with_members(State(json.loads(json.dumps(grouped(proxy, sticky=True))), [], []), known)
+    state_ = group_members.with_members(State(json.loads(json.dumps(group_site(proxy, sticky=True))), [], []), known)
     assert state_.render() == state(json.dumps(fixed)).render()
 
 
 def test_a_state_with_a_broken_group_is_refused(balancer: FakeNginx, group: Callable[..., None]) -> None:
     group("i-1")
-    call("site", stdin=json.dumps(grouped()))
+    call("site", stdin=json.dumps(group_site()))
     broken = json.loads(site_state.STATE.read_text())
     broken["site"]["upstreams"]["app_a"]["group"]["members"] = {ONE: 1}
     site_state.STATE.write_text(json.dumps(broken))
@@ -389,7 +389,7 @@ def test_no_application_is_ever_left_without_a_server_by_its_health(data: st.Dat
     for each in (a, b):
         if set(each) <= set(drained):
             drained.remove(each[0])
-    left = state(two(a, b), drained, unhealthy).active_servers()
+    left = state(two_applications(a, b), drained, unhealthy).active_servers()
     for name, each in (("app_a", a), ("app_b", b)):
         may = [address for address in each if address not in drained]
         well = [address for address in may if address not in unhealthy]

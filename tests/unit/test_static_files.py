@@ -52,53 +52,53 @@ def put(release: str, **files: str) -> None:
     call("put", "hello", release, stdin=archive(**files))
 
 
-def rolled_out(release: str, **files: str) -> None:
+def roll_out(release: str, **files: str) -> None:
     put(release, **files)
     call("point", "hello", release)
 
 
-def served(app: Path) -> dict[str, str]:
+def served_files(app: Path) -> dict[str, str]:
     """Return all files that Nginx finds: path -> content."""
     root = app / "served"
     return {str(file.relative_to(root)): file.read_text() for file in root.rglob("*") if file.is_file()}
 
 
 def test_files_of_a_release_that_comes_are_served_beside_those_that_are_live(app: Path) -> None:
-    rolled_out("r1", static__a="1", static__app="old")
+    roll_out("r1", static__a="1", static__app="old")
     put("r2", static__b="2", static__app="new")
-    assert served(app) == {"static/a": "1", "static/b": "2", "static/app": "old"}
+    assert served_files(app) == {"static/a": "1", "static/b": "2", "static/app": "old"}
     call("point", "hello", "r2")
-    assert served(app) == {"static/a": "1", "static/b": "2", "static/app": "new"}
+    assert served_files(app) == {"static/a": "1", "static/b": "2", "static/app": "new"}
 
 
 def test_what_was_rejected_is_served_no_more(app: Path) -> None:
-    rolled_out("r1", static__a="1")
+    roll_out("r1", static__a="1")
     put("r2", static__b="2")
     call("drop", "hello")
-    assert served(app) == {"static/a": "1"}
+    assert served_files(app) == {"static/a": "1"}
     call("drop", "another")
 
 
 def test_a_release_that_serves_again_has_its_files_first_and_those_of_the_one_that_was_left_beside_them(
     app: Path,
 ) -> None:
-    rolled_out("r1", static__app="one", static__a="1")
-    rolled_out("r2", static__app="two", static__b="2")
+    roll_out("r1", static__app="one", static__a="1")
+    roll_out("r2", static__app="two", static__b="2")
     call("put", "hello", "r1")
-    assert served(app)["static/app"] == "two"
+    assert served_files(app)["static/app"] == "two"
     call("point", "hello", "r1")
-    assert served(app) == {"static/app": "one", "static/a": "1", "static/b": "2"}
+    assert served_files(app) == {"static/app": "one", "static/a": "1", "static/b": "2"}
 
 
 def test_each_verb_may_be_run_again(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rolled_out("r1", static__a="1")
+    roll_out("r1", static__a="1")
     for _ in range(2):
         put("r2", static__b="2")
         put("r2", static__b="ignored, for it is here")
     for _ in range(2):
         call("point", "hello", "r2")
     put("r2")
-    assert served(app) == {"static/a": "1", "static/b": "2"}
+    assert served_files(app) == {"static/a": "1", "static/b": "2"}
     capsys.readouterr()
     call("status", "hello")
     assert json.loads(capsys.readouterr().out) == {"live": "r2", "next": None, "before": "r1", "releases": ["r1", "r2"]}
@@ -112,19 +112,19 @@ def test_a_balancer_that_has_nothing_says_so(capsys: pytest.CaptureFixture[str])
 
 
 def test_what_two_releases_call_a_file_and_a_folder_is_that_of_the_first(app: Path) -> None:
-    rolled_out("r1", static__x="file", static__y__z="deep")
+    roll_out("r1", static__x="file", static__y__z="deep")
     put("r2", static__x__a="deep", static__y="file")
-    assert served(app) == {"static/x": "file", "static/y/z": "deep"}
+    assert served_files(app) == {"static/x": "file", "static/y/z": "deep"}
 
 
 def test_nginx_finds_a_file_of_both_releases_at_every_moment(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rolled_out("r1", static__both="1", static__old="1")
+    roll_out("r1", static__both="1", static__old="1")
     put("r2", static__both="2", static__new="2")
     resolved = (app / "served").resolve()
     rename, seen = Path.rename, list[set[str]]()
 
     def rename_and_look(self: Path, target: Path) -> Path:
-        seen.append({path.removeprefix("static/") for path in served(app)})
+        seen.append({path.removeprefix("static/") for path in served_files(app)})
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", rename_and_look)
@@ -137,7 +137,7 @@ def test_nginx_finds_a_file_of_both_releases_at_every_moment(app: Path, monkeypa
 
 def test_pruning_keeps_what_is_named_and_what_is_served(app: Path) -> None:
     for release in ("r1", "r2", "r3", "r4"):
-        rolled_out(release, static__a=release)
+        roll_out(release, static__a=release)
     (app / "releases" / ".r5.partial").mkdir()
     call("prune", "hello", "r1")
     assert sorted(each.name for each in (app / "releases").iterdir()) == ["r1", "r3", "r4"]
@@ -145,10 +145,10 @@ def test_pruning_keeps_what_is_named_and_what_is_served(app: Path) -> None:
 
 
 def test_a_file_keeps_its_time_over_releases_and_another_content_has_another(app: Path) -> None:
-    rolled_out("r1", static__same="x", static__other="a")
-    times = {path: (app / "served" / path).stat().st_mtime for path in served(app)}
-    rolled_out("r2", static__same="x", static__other="b")
-    again = {path: (app / "served" / path).stat().st_mtime for path in served(app)}
+    roll_out("r1", static__same="x", static__other="a")
+    times = {path: (app / "served" / path).stat().st_mtime for path in served_files(app)}
+    roll_out("r2", static__same="x", static__other="b")
+    again = {path: (app / "served" / path).stat().st_mtime for path in served_files(app)}
     assert times["static/same"] == again["static/same"]
     assert times["static/other"] != again["static/other"]
     assert all(1_000_000_000 <= moment < 1_450_000_000 for moment in again.values())
@@ -168,14 +168,14 @@ def test_what_is_no_plain_file_is_refused(kind: bytes) -> None:
 
 
 def test_an_archive_that_did_not_come_whole_is_refused_and_leaves_what_is_served(app: Path) -> None:
-    rolled_out("r1", static__a="1")
+    roll_out("r1", static__a="1")
     whole = archive(static__b="2" * 9999)
     damaged = bytearray(whole)
     damaged[-6] ^= 1
     for content in (b"", whole[:-1], whole[:40], b"no gzip", bytes(damaged), gzip.compress(b"")):
         with pytest.raises(Failure, match=r"the archive of r2 did not come whole .* run `pulumi up` again"):
             call("put", "hello", "r2", stdin=content)
-        assert served(app) == {"static/a": "1"}
+        assert served_files(app) == {"static/a": "1"}
         assert [each.name for each in (app / "releases").iterdir()] == ["r1"]
     put("r2", static__b="2")
     assert sorted(each.name for each in (app / "releases").iterdir()) == ["r1", "r2"]
@@ -192,7 +192,7 @@ def test_more_than_there_is_room_for_is_refused(files: dict[str, str], monkeypat
 
 
 @pytest.fixture
-def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def write_static(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Return a function that writes static files to folder `out` of release r1, and returns the code folder."""
     host = lay_out(tmp_path / "server", monkeypatch)
 
@@ -207,7 +207,7 @@ def staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pat
     return make
 
 
-def sent(capsys: pytest.CaptureFixture[str]) -> bytes:
+def read_sent(capsys: pytest.CaptureFixture[str]) -> bytes:
     """Return what the server prints, as the rollout reads it."""
     capsys.readouterr()
     app_server.main(["static", "r1"])
@@ -215,24 +215,26 @@ def sent(capsys: pytest.CaptureFixture[str]) -> bytes:
 
 
 def test_a_server_sends_what_the_balancer_takes(
-    staged: Callable[..., Path], app: Path, capsys: pytest.CaptureFixture[str]
+    write_static: Callable[..., Path], app: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = staged(**{"css__app.css": "body {}", "large": "0123456789" * 50_000, ".hidden": "x", ".git__config": "x"})
+    code = write_static(
+        **{"css__app.css": "body {}", "large": "0123456789" * 50_000, ".hidden": "x", ".git__config": "x"}
+    )
     (code / "out" / "empty").mkdir()
-    call("put", "hello", "r1", stdin=sent(capsys))
-    assert served(app) == {"a/static/css/app.css": "body {}", "a/static/large": "0123456789" * 50_000}
+    call("put", "hello", "r1", stdin=read_sent(capsys))
+    assert served_files(app) == {"a/static/css/app.css": "body {}", "a/static/large": "0123456789" * 50_000}
 
 
 def test_a_folder_without_files_is_no_mistake(
-    staged: Callable[..., Path], app: Path, capsys: pytest.CaptureFixture[str]
+    write_static: Callable[..., Path], app: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (staged() / "out").mkdir(parents=True)
-    call("put", "hello", "r1", stdin=sent(capsys))
-    assert served(app) == {}
+    (write_static() / "out").mkdir(parents=True)
+    call("put", "hello", "r1", stdin=read_sent(capsys))
+    assert served_files(app) == {}
 
 
-def test_a_server_follows_no_link_that_a_build_made(staged: Callable[..., Path]) -> None:
-    code = staged(a="1")
+def test_a_server_follows_no_link_that_a_build_made(write_static: Callable[..., Path]) -> None:
+    code = write_static(a="1")
     (code.parent / "environment").write_text("PASSWORD=opensesame")
     (code / "out" / "x").symlink_to("../../environment")
     with pytest.raises(common.Failure, match="out/x: static files are plain files; this is none"):
@@ -246,8 +248,10 @@ def test_a_server_follows_no_link_that_a_build_made(staged: Callable[..., Path])
         (code / "out").unlink()
 
 
-def test_a_server_refuses_what_the_balancer_would(staged: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    staged(a="x" * 600_000, b="x" * 600_000)
+def test_a_server_refuses_what_the_balancer_would(
+    write_static: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_static(a="x" * 600_000, b="x" * 600_000)
     monkeypatch.setattr(app_server, "STATIC_MIB", 1)
     with pytest.raises(common.Failure, match="static files take more than 1 MiB"):
         app_server.print_static("r1")

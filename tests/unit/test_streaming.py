@@ -21,7 +21,7 @@ EVENTS = {"paths": ["/events/", "/poll"], "timeout_s": 600}
 SOCKETS = EVENTS | {"websockets": True}
 
 
-def made(kind: str = "gevent", **changes: Any) -> App:
+def make_app(kind: str = "gevent", **changes: Any) -> App:
     return App.model_validate_json(json.dumps(app(gateway={"kind": kind, "processes": 2}, **changes)))
 
 
@@ -72,7 +72,7 @@ def test_a_path_of_another_application_cannot_stream() -> None:
 
 @pytest.mark.parametrize("kind", ["uwsgi", "gunicorn", "gevent"])
 def test_nginx_holds_back_nothing_there_waits_longer_and_keeps_nothing(kind: str, tmp_path: Path) -> None:
-    block = directives(site(made(kind, path="/s", streaming=EVENTS), cache={}), tmp_path)
+    block = directives(site(make_app(kind, path="/s", streaming=EVENTS), cache={}), tmp_path)
     prefix = "uwsgi" if kind == "uwsgi" else "proxy"
     for where in (("^~", "/s/events/"), ("=", "/s/poll")):
         there = location(block, *where)
@@ -94,7 +94,7 @@ def connections(block: Block, *where: str) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("local_proxy", [False, True])
 def test_a_connection_becomes_a_websocket_there_and_nowhere_else(local_proxy: bool, tmp_path: Path) -> None:
-    of = made(streaming=SOCKETS, fleet={"local_proxy": local_proxy})
+    of = make_app(streaming=SOCKETS, fleet={"local_proxy": local_proxy})
     files = gateway_files(of)
     blocks = [directives(site(of), tmp_path)]
     if local_proxy:
@@ -110,7 +110,7 @@ def test_a_connection_becomes_a_websocket_there_and_nowhere_else(local_proxy: bo
 
 
 def test_apache_waits_longer_for_all_and_compresses_nothing_there() -> None:
-    text = site(made(path="/s", streaming=SOCKETS), "apache")
+    text = site(make_app(path="/s", streaming=SOCKETS), "apache")
     assert " timeout=605 " in text
     assert " upgrade=websocket\n" in text
     assert r'RequestHeader unset Upgrade "expr=! (%{REQUEST_URI} =~ m#^/s/events/|^/s/poll\z#)"' in text
@@ -118,7 +118,7 @@ def test_apache_waits_longer_for_all_and_compresses_nothing_there() -> None:
     for pattern in ("^/s/events/", r"^/s/poll\z"):
         number = lines.index(f'RewriteCond %{{REQUEST_URI}} "{pattern}"')
         assert lines[number + 1] == "RewriteRule ^ - [E=no-gzip:1]"
-    assert "upgrade=" not in site(made(streaming=EVENTS), "apache")
+    assert "upgrade=" not in site(make_app(streaming=EVENTS), "apache")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_apache_waits_longer_for_all_and_compresses_nothing_there() -> None:
 def test_nginx_finds_the_server_by_the_cookie_and_gives_one_to_a_client_without(
     cookie: str, key: str, given: str, tmp_path: Path
 ) -> None:
-    block = directives(site(made("uwsgi", sticky_sessions=True)), tmp_path)
+    block = directives(site(make_app("uwsgi", sticky_sessions=True)), tmp_path)
     (upstream,) = [each for each in block if each["directive"] == "upstream"]
     assert args(upstream["block"], "hash") == [["$sticky_key_a", "consistent"]]
     assert args(upstream["block"], "least_conn") == []
@@ -143,7 +143,7 @@ def test_nginx_finds_the_server_by_the_cookie_and_gives_one_to_a_client_without(
 
 
 def test_apache_names_the_server_in_the_cookie_by_no_address() -> None:
-    text = site(made("uwsgi", sticky_sessions=True), "apache")
+    text = site(make_app("uwsgi", sticky_sessions=True), "apache")
     # In the balancer, and in each virtual host: the second one takes chunked bodies.
     assert text.count("stickysession=wsgi_fleet_a") == 3
     assert re.findall(r"10\.0\.0\.1:8000 .* route=([0-9a-f]{12})$", text, re.MULTILINE)
@@ -151,4 +151,4 @@ def test_apache_names_the_server_in_the_cookie_by_no_address() -> None:
 
 @pytest.mark.parametrize("kind", ["nginx", "apache"])
 def test_without_sticky_sessions_no_client_gets_a_cookie(kind: str) -> None:
-    assert not re.search("(?i)set-cookie|sticky", site(made("uwsgi"), kind))
+    assert not re.search("(?i)set-cookie|sticky", site(make_app("uwsgi"), kind))

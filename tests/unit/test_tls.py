@@ -31,20 +31,20 @@ def find_problems(balancer: Any, **blocks: Any) -> list[str]:
     return problems_of({"balancer": balancer} | blocks)
 
 
-def given(signed: Signed = GOOD, hostnames: list[str] | None = None, **changes: Any) -> dict[str, Any]:
+def by_tls(signed: Signed = GOOD, hostnames: list[str] | None = None, **changes: Any) -> dict[str, Any]:
     tls = {"certificate": signed.certificate, "private_key": signed.private_key} | changes
     return {"hostnames": [NAME] if hostnames is None else hostnames, "tls": tls}
 
 
 def test_what_can_serve_is_taken() -> None:
     assert (
-        find_problems(given())
-        == find_problems(given(hostnames=[]))
-        == find_problems(given(hostnames=["www.example.org"]))
+        find_problems(by_tls())
+        == find_problems(by_tls(hostnames=[]))
+        == find_problems(by_tls(hostnames=["www.example.org"]))
         == []
     )
-    assert find_problems(given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 2048)))) == []
-    assert find_problems(given(certificate=GOOD.certificate + AUTHORITY.certificate)) == []
+    assert find_problems(by_tls(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 2048)))) == []
+    assert find_problems(by_tls(certificate=GOOD.certificate + AUTHORITY.certificate)) == []
     assert find_problems({"tls": {"self_signed": True}}) == find_problems({"hostnames": [NAME]}) == []
     names = [NAME, "xn--bcher-kva.example", "a.b-c.d1.example"]
     assert find_problems({"hostnames": names, "tls": {"acme": {"email": "a+b@example.org"}}}) == []
@@ -58,7 +58,7 @@ def test_what_can_serve_is_taken() -> None:
     [
         ({}, "certificate, acme, self_signed: none given"),
         ({"self_signed": True, "acme": {"email": "a@b.c"}}, "self_signed: acme and self_signed given"),
-        (given()["tls"] | {"self_signed": True}, "self_signed: certificate and self_signed given"),
+        (by_tls()["tls"] | {"self_signed": True}, "self_signed: certificate and self_signed given"),
         ({"certificate": GOOD.certificate}, "private_key: missing"),
         ({"private_key": GOOD.private_key}, "certificate: missing"),
         ({"acme": {}}, "acme.email: missing"),
@@ -90,19 +90,19 @@ def test_what_is_no_host_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("balancer", "expected"),
     [
-        (given(AUTHORITY.sign([NAME], days=(2, 9))), "tls.certificate: is valid only from "),
-        (given(hostnames=[NAME, "other.example"]), "cover other.example of hostnames (it is for *.example.org, shop"),
-        (given(hostnames=["a.b.example.org"]), "tls.certificate: does not cover a.b.example.org"),
-        (given(AUTHORITY.sign([])), "does not cover shop.example.org of hostnames (it is for no name)"),
-        (given(private_key=AUTHORITY.sign([NAME]).private_key), "tls.private_key: (secret): does not belong"),
-        (given(private_key=pem_of(GOOD.private, "x")), "tls.private_key: (secret): has a passphrase"),
-        (given(private_key="sesame"), "tls.private_key: (secret): is no private key in PEM"),
-        (given(private_key=GOOD.certificate), "tls.private_key: (secret): is no private key in PEM"),
-        (given(certificate="AAAA"), "tls.certificate: should be certificates in PEM, the site's own first"),
-        (given(certificate=GOOD.certificate + Authority("another").certificate),
+        (by_tls(AUTHORITY.sign([NAME], days=(2, 9))), "tls.certificate: is valid only from "),
+        (by_tls(hostnames=[NAME, "other.example"]), "cover other.example of hostnames (it is for *.example.org, shop"),
+        (by_tls(hostnames=["a.b.example.org"]), "tls.certificate: does not cover a.b.example.org"),
+        (by_tls(AUTHORITY.sign([])), "does not cover shop.example.org of hostnames (it is for no name)"),
+        (by_tls(private_key=AUTHORITY.sign([NAME]).private_key), "tls.private_key: (secret): does not belong"),
+        (by_tls(private_key=pem_of(GOOD.private, "x")), "tls.private_key: (secret): has a passphrase"),
+        (by_tls(private_key="sesame"), "tls.private_key: (secret): is no private key in PEM"),
+        (by_tls(private_key=GOOD.certificate), "tls.private_key: (secret): is no private key in PEM"),
+        (by_tls(certificate="AAAA"), "tls.certificate: should be certificates in PEM, the site's own first"),
+        (by_tls(certificate=GOOD.certificate + Authority("another").certificate),
          "in the wrong order: CN=another did not sign CN=shop.example.org"),
-        (given(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 1024))), "its RSA key has 1024 bits"),
-        (given(AUTHORITY.sign([NAME], private=ed25519.Ed25519PrivateKey.generate())), "its key is neither RSA nor"),
+        (by_tls(AUTHORITY.sign([NAME], private=rsa.generate_private_key(65537, 1024))), "its RSA key has 1024 bits"),
+        (by_tls(AUTHORITY.sign([NAME], private=ed25519.Ed25519PrivateKey.generate())), "its key is neither RSA nor"),
     ],
 )  # fmt: skip
 def test_a_certificate_that_cannot_serve_is_refused_before_any_machine_gets_it(
@@ -116,7 +116,7 @@ def test_a_certificate_that_cannot_serve_is_refused_before_any_machine_gets_it(
 
 
 def test_a_certificate_is_good_until_the_second_it_expires_and_every_problem_is_told_at_once() -> None:
-    block = given(private_key=AUTHORITY.sign([NAME]).private_key)
+    block = by_tls(private_key=AUTHORITY.sign([NAME]).private_key)
     tls = Tls.model_validate_json(json.dumps(block["tls"]))
     ends = x509.load_pem_x509_certificate(GOOD.certificate.encode()).not_valid_after_utc
     assert [line.split(": ")[0] for line in problems(tls, [NAME], ends - timedelta(seconds=1))] == ["tls.private_key"]

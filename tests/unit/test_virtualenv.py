@@ -381,7 +381,7 @@ def test_what_an_installation_writes_into_the_code_is_in_the_code_of_each_releas
 
 
 @pytest.fixture
-def kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def store_with_virtualenv(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Create a store that has the virtualenv, archived by another server, and return the URLs that are asked."""
     server.manifest["wheels"] = True
     (tmp_path / "store").write_text("file:///srv/store/hello\n")
@@ -401,19 +401,19 @@ def kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 def test_a_virtualenv_that_the_store_has_is_unpacked_without_root_and_without_an_index(
-    server: Server, kept: list[str]
+    server: Server, store_with_virtualenv: list[str]
 ) -> None:
     venv = server.build()
-    assert kept == ["file:///srv/store/hello"]
+    assert store_with_virtualenv == ["file:///srv/store/hello"]
     assert [each.name for each in sorted(venv.iterdir())] == [".complete", "flask.py"]
     own, extract, give = server.calls
     assert (own, give) == (f"own {venv.name} app app", f"chown -R root:root {venv}")
     assert extract == f"tar --extract --gzip --directory={venv} --file={server.venvs.parent}/wheels.tar.gz as app"
     assert server.build() == venv
-    assert len(kept) == 1
+    assert len(store_with_virtualenv) == 1
 
 
-@pytest.mark.usefixtures("kept")
+@pytest.mark.usefixtures("store_with_virtualenv")
 @pytest.mark.parametrize("error", [wheels.WheelsError("they are damaged (x)"), InstallError("tar did not finish")])
 def test_where_the_store_has_nothing_that_can_be_used_the_index_is_asked(
     server: Server, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -430,10 +430,10 @@ def test_where_the_store_has_nothing_that_can_be_used_the_index_is_asked(
     assert capsys.readouterr().out == message
 
 
-def test_a_release_that_keeps_nothing_does_not_ask_the_store(server: Server, kept: list[str]) -> None:
+def test_a_release_that_keeps_nothing_does_not_ask_the_store(server: Server, store_with_virtualenv: list[str]) -> None:
     del server.manifest["wheels"]
     server.build()
-    assert kept == []
+    assert store_with_virtualenv == []
 
 
 def test_servers_of_another_system_have_another_virtualenv_and_those_with_other_updates_the_same(

@@ -72,13 +72,13 @@ class Installers(FakeFleet):
         return super().exec(machine, command, stdin=stdin)
 
 
-def numbered(number: int, *, is_kept: bool = True) -> Release:
+def numbered_release(number: int, *, is_kept: bool = True) -> Release:
     manifest = json.loads(release(number).manifest) | ({"wheels": True} if is_kept else {})
     return Release(json.dumps(manifest).encode(), ARCHIVE)
 
 
 def run_rollout(fleet: FakeFleet, number: int, *, is_kept: bool = True, **changes: Any) -> str:
-    return roll_out(fleet, number, release=numbered(number, is_kept=is_kept), **changes)
+    return roll_out(fleet, number, release=numbered_release(number, is_kept=is_kept), **changes)
 
 
 @pytest.fixture
