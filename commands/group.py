@@ -30,7 +30,7 @@ def live_servers(app: str, found: Mapping[str, Any]) -> LiveServers | None:
         return None
     live = LiveServers(app, operator.server_group(found["group"]), typer.echo)
     for each in found["servers"]:
-        live.know(each["name"], each["target"])
+        live.add_server(each["name"], each["target"])
     return live
 
 

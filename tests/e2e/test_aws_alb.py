@@ -23,7 +23,7 @@ from harness.stack import eventually, lxc
 from tests.aws.load_balancing import machine_name, public_address
 from tests.aws.session import Running, running
 from tests.aws.stack import AwsStack
-from tests.e2e.test_aws import REGION, says
+from tests.e2e.test_aws import REGION, fleet_output
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
 HOST = "shop.example.com"
@@ -153,21 +153,21 @@ def test_a_release_that_is_ill_on_the_last_server_is_taken_back(fleet: AlbStack)
 def test_a_drained_server_gets_nothing_and_one_that_is_admitted_its_share(fleet: AlbStack) -> None:
     name, machine = list(fleet.servers().items())[-1]
     with fleet.load() as load:
-        says(fleet, "drain", name)
+        fleet_output(fleet, "drain", name)
         before = load.outcome.servers[machine]
         load.wait_for(100)
         assert load.outcome.servers[machine] == before
-        says(fleet, "admit", name)
+        fleet_output(fleet, "admit", name)
         eventually(lambda: load.outcome.servers[machine] > before, message=f"{name} gets requests again")
     print(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
 
 
 def test_the_maintenance_page_comes_and_goes(fleet: AlbStack) -> None:
-    says(fleet, "maintenance", "on")
+    fleet_output(fleet, "maintenance", "on")
     tls = ssl.create_default_context(cadata=fleet.running.region.authority)
     eventually(lambda: fleet.ask("/", tls)[0].status == 503, timeout_s=10, message="the page")
-    says(fleet, "maintenance", "off")
+    fleet_output(fleet, "maintenance", "off")
     eventually(lambda: fleet.ask("/", tls)[0].status == 200, timeout_s=10, message="the application")
 
 

@@ -13,7 +13,7 @@ from harness.load import Load
 from harness.stack import on
 from tests.aws.session import running
 from tests.aws.stack import AwsStack
-from tests.e2e.test_aws import REGION, instances, opens, says
+from tests.e2e.test_aws import REGION, accepts_connection, fleet_output, instances
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
 
@@ -52,7 +52,7 @@ def test_machines_are_set_up_and_none_lets_anybody_in_but_the_endpoint(endpoint_
         for source, target, port in ((balancer, server, 8000), (server, balancer, 80)):
             assert try_connection(source, target, port) == "connected"
             assert try_connection(source, target, 22) == "refused"
-        assert not opens(server["PrivateIpAddress"], 22)
+        assert not accepts_connection(server["PrivateIpAddress"], 22)
     endpoint_fleet.up("--expect-no-changes")
 
 
@@ -64,16 +64,16 @@ def test_a_release_and_the_operators_commands_pass_through_tunnels_without_a_los
         load.wait_for(50)
     assert load.outcome.failed_fresh == load.outcome.failed_kept == [], load.outcome
     assert endpoint_fleet.who_answers() == {(machine, "two") for machine in endpoint_fleet.servers().values()}
-    status = json.loads(says(endpoint_fleet, "status", "--json"))
+    status = json.loads(fleet_output(endpoint_fleet, "status", "--json"))
     assert [(each["name"], each["state"]) for each in status["servers"]] == [
         (name, "serving") for name in endpoint_fleet.servers()
     ]
     last, machine = list(endpoint_fleet.servers().items())[-1]
     script = "import os; print(os.environ['WSGI_FLEET_SERVER'])"
-    assert says(endpoint_fleet, "exec", "--server", last, "--", "python", "-c", script).strip() == machine
-    assert {line.split(" | ")[0].strip() for line in says(endpoint_fleet, "logs", "-n", "3").splitlines()} == set(
-        endpoint_fleet.servers()
-    )
+    assert fleet_output(endpoint_fleet, "exec", "--server", last, "--", "python", "-c", script).strip() == machine
+    assert {
+        line.split(" | ")[0].strip() for line in fleet_output(endpoint_fleet, "logs", "-n", "3").splitlines()
+    } == set(endpoint_fleet.servers())
     assert "ok     endpoint eice-" in endpoint_fleet.fleet("doctor").stdout
     assert endpoint_fleet.running.tunnels.open == 0
 

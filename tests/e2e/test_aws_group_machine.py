@@ -16,7 +16,7 @@ from harness.evidence import assert_nothing_was_lost
 from harness.load import CLIENTS, REQUEST_KINDS, Load, Outcome
 from harness.stack import eventually, lxc, on
 from tests.aws.session import Running, running
-from tests.e2e.test_aws import REGION, SCRIPTS, says
+from tests.e2e.test_aws import REGION, SCRIPTS, fleet_output
 from tests.e2e.test_aws_group import MINUTE_S, Grouped
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
@@ -60,7 +60,7 @@ def lost_on_fresh(outcome: Outcome) -> int:
 def test_the_first_release_comes_to_the_group_and_the_balancer_finds_its_servers(fleet: HealingStack) -> None:
     fleet.wait_for(2)
     assert {server for server, _ in fleet.who_answers()} == {*fleet.servers().values()}
-    report = json.loads(says(fleet, "status", "--json"))
+    report = json.loads(fleet_output(fleet, "status", "--json"))
     assert {each["name"]: each["state"] for each in report["servers"]} == dict.fromkeys(fleet.servers(), "serving")
     assert report["balancer"]["problem"] == ""
     assert not any(id_ in fleet.export() for id_ in fleet.servers().values())
@@ -78,13 +78,13 @@ def test_a_release_loses_no_request(fleet: HealingStack) -> None:
 
 def test_a_drained_server_gets_no_request_and_stays(fleet: HealingStack) -> None:
     drained, other = fleet.servers()
-    says(fleet, "drain", drained)
+    fleet_output(fleet, "drain", drained)
     try:
         fleet.release_version("three")
         assert fleet.who_answers() == {(fleet.servers()[other], "three")}
         assert "would have no server left" in fleet.fleet("drain", other).stderr
     finally:
-        says(fleet, "admit", drained)
+        fleet_output(fleet, "admit", drained)
     assert {server for server, _ in fleet.who_answers()} == {*fleet.servers().values()}
 
 

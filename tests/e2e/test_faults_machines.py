@@ -15,7 +15,7 @@ from tests.e2e.test_drift import assert_told_and_mended, store_of
 from tests.e2e.test_faults import address, ask, each_server
 from tests.e2e.test_faults import fault as fault  # noqa: PLC0414  fixtures are found by name
 from tests.e2e.test_faults import fleet as fleet  # noqa: PLC0414
-from tests.e2e.test_health import drop, listed, undrop
+from tests.e2e.test_health import drop, excluded_addresses, undrop
 
 pytestmark = pytest.mark.long
 
@@ -121,11 +121,11 @@ def test_a_server_loses_30_percent_of_its_packets(fleet: Stack, fault: Callable[
         since = load.now_s
         drop(fleet, there, "numgen random mod 100 < 30")
         try:
-            eventually(lambda: there in listed(fleet), timeout_s=8, message="it is out")
+            eventually(lambda: there in excluded_addresses(fleet), timeout_s=8, message="it is out")
             assert all(ask(fleet, "/", timeout_s=2)[0] == 200 for _ in range(30))
         finally:
             undrop(fleet)
-        eventually(lambda: there not in listed(fleet), timeout_s=6, message="it is back")
+        eventually(lambda: there not in excluded_addresses(fleet), timeout_s=6, message="it is back")
         time.sleep(1)
     fault(load.seen, since, get=3, post=6, quiet_s=14, slowest_s=12)
 

@@ -16,7 +16,7 @@ from policies.plan import from_build
 from settings.listener_rule import listener_rules
 from tests.unit.stack_blocks import app
 from tests.unit.test_alb_settings import SERVERS, stack
-from tests.unit.test_routes import routed
+from tests.unit.test_routes import make_routes
 
 LB = "aws:lb/"
 BALANCER, GROUP = f"{LB}loadBalancer:LoadBalancer", f"{LB}targetGroup:TargetGroup"
@@ -98,7 +98,7 @@ def test_http_leads_to_https_and_the_rules_to_the_applications(whole_stack: Buil
     assert listeners[443]["sslPolicy"] == "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
     assert listeners[443]["defaultActions"] == [{"type": "forward", "targetGroupArn": "arn:shop"}]
     rules = sorted(whole_stack.of(RULE), key=lambda each: each.inputs["priority"])
-    expected = listener_rules(routed(shop={}, api={"path": "/api"}, docs={"hosts": ["docs.example.org"]}))
+    expected = listener_rules(make_routes(shop={}, api={"path": "/api"}, docs={"hosts": ["docs.example.org"]}))
     assert [each.inputs["priority"] for each in rules] == [rule.priority for rule in expected]
     assert [each.inputs["actions"][0]["targetGroupArn"] for each in rules] == ["arn:docs", "arn:api"]
     assert [each.inputs["conditions"] for each in rules] == [

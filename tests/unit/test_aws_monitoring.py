@@ -16,7 +16,7 @@ from rendering.monitoring import JOURNALS
 from rendering.templates import ROOT
 from settings.monitoring import Alarms, Logs
 from tests.unit.aws_fleet import INSTANCE, ROLES, STEP, TOPIC, built
-from tests.unit.test_layout import imported
+from tests.unit.test_layout import list_imports
 
 ALARM = "aws:cloudwatch/metricAlarm:MetricAlarm"
 
@@ -113,5 +113,5 @@ def test_what_is_brought_needs_only_what_lies_on_its_machine(role: str, document
     there = booted | {path.stem for path in paths}
     ours = {path.stem: path for path in (ROOT / "machine").rglob("*.py")}
     for path in paths:
-        used = imported(ours[path.stem].read_text()) & ours.keys()
+        used = list_imports(ours[path.stem].read_text()) & ours.keys()
         assert used - there == (for_others if path.name == "cloudwatch_metrics.py" else set()), path

@@ -66,46 +66,48 @@ class Parameters:
 
 
 @pytest.fixture
-def parameters(endpoint: str, request: pytest.FixtureRequest) -> Parameters:
+def account_parameters(endpoint: str, request: pytest.FixtureRequest) -> Parameters:
     return Parameters(Clients(endpoint, REGION).ssm, f"/wsgi-fleet/{request.node.name}")
 
 
-def test_each_secret_is_an_encrypted_parameter_below_its_release(parameters: Parameters) -> None:
-    parameters.secrets.write("r1", {"PASSWORD": "hunter2"})
-    SsmSecrets(f"{parameters.path}/hello", REGION, KEY).write("r2", {"PASSWORD": "hunter2"})
-    found = {name: (each["Type"], each["KeyId"], each["Value"]) for name, each in parameters.found().items()}
+def test_each_secret_is_an_encrypted_parameter_below_its_release(account_parameters: Parameters) -> None:
+    account_parameters.secrets.write("r1", {"PASSWORD": "hunter2"})
+    SsmSecrets(f"{account_parameters.path}/hello", REGION, KEY).write("r2", {"PASSWORD": "hunter2"})
+    found = {name: (each["Type"], each["KeyId"], each["Value"]) for name, each in account_parameters.found().items()}
     assert found == {
         "hello/r1/PASSWORD": ("SecureString", "alias/aws/ssm", '"hunter2"'),
         "hello/r2/PASSWORD": ("SecureString", KEY, '"hunter2"'),
     }
 
 
-def test_what_is_there_is_not_written_again_and_what_is_wrong_is_mended(parameters: Parameters) -> None:
+def test_what_is_there_is_not_written_again_and_what_is_wrong_is_mended(account_parameters: Parameters) -> None:
     many = {f"NAME_{number:02}": str(number) for number in range(25)}
-    parameters.secrets.write("r1", many)
-    parameters.ssm.put_parameter(
-        Name=f"{parameters.path}/hello/r1/NAME_07", Value="x", Type="SecureString", Overwrite=True
+    account_parameters.secrets.write("r1", many)
+    account_parameters.ssm.put_parameter(
+        Name=f"{account_parameters.path}/hello/r1/NAME_07", Value="x", Type="SecureString", Overwrite=True
     )
-    parameters.secrets.write("r1", many)
-    assert {name[-2:]: each["Version"] for name, each in parameters.found().items() if each["Version"] != 1} == {
-        "07": 3
-    }
+    account_parameters.secrets.write("r1", many)
+    assert {
+        name[-2:]: each["Version"] for name, each in account_parameters.found().items() if each["Version"] != 1
+    } == {"07": 3}
 
 
-def test_values_are_such_that_systems_manager_takes_them_or_refused_by_name(parameters: Parameters) -> None:
-    parameters.secrets.write("r1", AWKWARD)
-    assert [name for name, each in parameters.found().items() if not each["Value"] or "{{" in each["Value"]] == []
+def test_values_are_such_that_systems_manager_takes_them_or_refused_by_name(account_parameters: Parameters) -> None:
+    account_parameters.secrets.write("r1", AWKWARD)
+    assert [
+        name for name, each in account_parameters.found().items() if not each["Value"] or "{{" in each["Value"]
+    ] == []
     with pytest.raises(ValueError, match="the secret BIG has 9002 characters as JSON, and a parameter takes 8192"):
-        parameters.secrets.write("r2", {"BIG": "x" * 9000})
+        account_parameters.secrets.write("r2", {"BIG": "x" * 9000})
     with pytest.raises(ValueError, match=r"the parameter aws/hello/r1/A was not written: \w+$") as error:
         SsmSecrets("aws/hello", REGION).write("r1", {"A": "hunter2"})
     assert "hunter2" not in repr(error.value)
     assert error.value.__suppress_context__
-    assert parameters.secrets.releases() == ["r1"]
+    assert account_parameters.secrets.releases() == ["r1"]
 
 
-def test_releases_are_told_apart_and_forgotten_one_by_one(parameters: Parameters) -> None:
-    mine, other = parameters.secrets, SsmSecrets(f"{parameters.path}/hello-2", REGION)
+def test_releases_are_told_apart_and_forgotten_one_by_one(account_parameters: Parameters) -> None:
+    mine, other = account_parameters.secrets, SsmSecrets(f"{account_parameters.path}/hello-2", REGION)
     for kept in ("r1", "r10", "r2"):
         mine.write(kept, {f"N{number}": "x" for number in range(12)})
     other.write("r1", {"A": "x"})
@@ -124,21 +126,21 @@ def test_releases_are_told_apart_and_forgotten_one_by_one(parameters: Parameters
     assert other.releases() == ["r1"]
 
 
-def test_a_stack_takes_a_free_path_and_leaves_nothing_below_it(parameters: Parameters) -> None:
-    props = {"path": parameters.path, "region": REGION}
+def test_a_stack_takes_a_free_path_and_leaves_nothing_below_it(account_parameters: Parameters) -> None:
+    props = {"path": account_parameters.path, "region": REGION}
     made = PROVIDER.create(props)
-    assert (made.id, made.outs) == (parameters.path, props)
-    parameters.secrets.write("r1", {f"N{number}": "x" for number in range(12)})
-    beside = SsmSecrets(f"{parameters.path}-2/hello", REGION)
+    assert (made.id, made.outs) == (account_parameters.path, props)
+    account_parameters.secrets.write("r1", {f"N{number}": "x" for number in range(12)})
+    beside = SsmSecrets(f"{account_parameters.path}-2/hello", REGION)
     beside.write("r1", {"A": "x"})
     with pytest.raises(
-        parameters.ParametersThere, match=f"there are parameters below {parameters.path} in {REGION} alr"
+        parameters.ParametersThere, match=f"there are parameters below {account_parameters.path} in {REGION} alr"
     ):
         PROVIDER.create(props)
-    assert len(parameters.found()) == 12
+    assert len(account_parameters.found()) == 12
     for _ in range(2):
-        PROVIDER.delete(parameters.path, props)
-        assert (parameters.found(), beside.releases()) == ({}, ["r1"])
+        PROVIDER.delete(account_parameters.path, props)
+        assert (account_parameters.found(), beside.releases()) == ({}, ["r1"])
 
 
 def test_another_region_is_another_place_and_nothing_else_changes() -> None:

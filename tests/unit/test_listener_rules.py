@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from settings.listener_rule import LAST, MAX_RULES, MAX_VALUES, default_app, listener_rules, problems
 from settings.route import Route
 from settings.route import problems as ambiguities
-from tests.unit.test_routes import BLOG, OWNERS, PLACES, owner, routed
+from tests.unit.test_routes import BLOG, OWNERS, PLACES, make_routes, owner
 
 
 def chosen(apps: Mapping[str, Route], host: str, path: str) -> str | None:
@@ -25,7 +25,7 @@ def chosen(apps: Mapping[str, Route], host: str, path: str) -> str | None:
 
 
 def test_the_rules_choose_whom_nginx_chooses() -> None:
-    apps = routed(
+    apps = make_routes(
         shop={}, api={"path": "/api"}, new={"path": "/api/v2"}, blog={"hosts": [BLOG]},
         manual={"hosts": ["docs.example.org"], "path": "/manual"}, tenants={"hosts": ["*.example.org"]},
         help={"hosts": ["www.example.com"], "path": "/help"},
@@ -40,7 +40,7 @@ HOSTS = ("shop.example.org", BLOG, "x.example.org", "b.example.org", "a.b.exampl
 
 @given(st.lists(PLACES, min_size=1, max_size=5))
 def test_they_do_for_every_stack_and_stay_within_the_quotas(places: list[dict[str, Any]]) -> None:
-    apps = routed(**{f"a{number}": each for number, each in enumerate(places)})
+    apps = make_routes(**{f"a{number}": each for number, each in enumerate(places)})
     if ambiguities(apps, dict.fromkeys(apps, "/healthz-of-nobody-else"), {}):
         return
     for host in HOSTS:
@@ -53,15 +53,15 @@ def test_they_do_for_every_stack_and_stay_within_the_quotas(places: list[dict[st
 
 
 def test_an_application_that_comes_moves_no_rule_of_others() -> None:
-    apps = routed(shop={}, api={"path": "/api"}, blog={"hosts": [BLOG]})
+    apps = make_routes(shop={}, api={"path": "/api"}, blog={"hosts": [BLOG]})
     before = {rule.name: rule for rule in listener_rules(apps)}
-    after = {rule.name: rule for rule in listener_rules(routed(first={"path": "/a"}) | apps)}
+    after = {rule.name: rule for rule in listener_rules(make_routes(first={"path": "/a"}) | apps)}
     assert after.keys() - before.keys() == {"every-host/a", f"{BLOG}/a"} - before.keys() & after.keys()
     assert {name: after[name] for name in before} == before
 
 
 def test_many_hosts_become_several_rules() -> None:
-    apps = routed(shop={"hosts": [f"h{number}.example.org" for number in range(7)], "path": "/shop"})
+    apps = make_routes(shop={"hosts": [f"h{number}.example.org" for number in range(7)], "path": "/shop"})
     assert [len(rule.hosts) for rule in listener_rules(apps) if rule.paths] == [3, 3, 1]
     # What is not below the path is answered by nobody, and not by who answers every host.
     assert [len(rule.hosts) for rule in listener_rules(apps) if rule.app is None] == [5, 2]
@@ -69,12 +69,12 @@ def test_many_hosts_become_several_rules() -> None:
 
 def test_what_the_quotas_do_not_hold_is_refused() -> None:
     hosts = [f"h{number}.example.org" for number in range(20)]
-    apps = routed(**{f"a{n}": {"hosts": hosts, "path": f"/{n}"} for n in range(20)})
+    apps = make_routes(**{f"a{n}": {"hosts": hosts, "path": f"/{n}"} for n in range(20)})
     (line,) = problems(apps)
     assert line.startswith("apps: the hosts and paths need ")
     assert f"an ALB has {MAX_RULES} by its quota" in line
     long = f"{'a' * 60}.{'b' * 60}.example.org"
-    deep = routed(shop={"hosts": [long, "*.a.b.c.d.example.org"], "path": "/a/b/c/d/e/f"})
+    deep = make_routes(shop={"hosts": [long, "*.a.b.c.d.example.org"], "path": "/a/b/c/d/e/f"})
     assert [line.partition(": ")[0] + ": " + line.split(": ")[1] for line in problems(deep)] == [
         f"apps.shop.hosts: {long}",
         "apps.shop.hosts: *.a.b.c.d.example.org",

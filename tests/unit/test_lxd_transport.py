@@ -80,7 +80,7 @@ def test_a_command_gets_its_standard_input_and_its_end(transport: LxdTransport, 
 def test_a_command_that_lxd_does_not_connect_is_tried_again_and_runs_once(
     transport: LxdTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("platforms.lxd.transport._BEGIN_S", 0.5)
+    monkeypatch.setattr("platforms.lxd.transport._START_TIMEOUT_S", 0.5)
     lxc(
         tmp_path,
         f'echo x >>{tmp_path}/tries; [ $(wc -l <{tmp_path}/tries) -gt 2 ] && exec "$@"; "$@" >/dev/null 2>&1; sleep 9',
@@ -93,7 +93,7 @@ def test_a_command_that_lxd_does_not_connect_is_tried_again_and_runs_once(
 def test_a_command_that_lxd_never_connects_is_an_error(
     transport: LxdTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("platforms.lxd.transport._BEGIN_S", 0.2)
+    monkeypatch.setattr("platforms.lxd.transport._START_TIMEOUT_S", 0.2)
     lxc(tmp_path, 'exec "$@" >/dev/null')
     with pytest.raises(Unreachable, match=r"^m: LXD did not start `sh -c echo hello` in 0 s, 3 times; restart LXD$"):
         run(transport, "echo hello")
@@ -102,7 +102,7 @@ def test_a_command_that_lxd_never_connects_is_an_error(
 def test_a_client_that_hangs_when_the_command_has_ended_is_not_waited_for(
     transport: LxdTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("platforms.lxd.transport._END_S", 0.2)
+    monkeypatch.setattr("platforms.lxd.transport._END_TIMEOUT_S", 0.2)
     lxc(tmp_path, '"$@"; exec sleep 60')
     began = time.monotonic()
     assert run(transport, "echo hello; exit 4") == Result(4, "hello\n")
