@@ -50,7 +50,7 @@ class Command(TyperCommand):
 app = typer.Typer(
     cls=Commands,
     name="fleet",
-    help="Look at a fleet and move it by hand. The stack is --stack, else FLEET_STACK, else the one that is selected.",
+    help="Inspect and operate a fleet. The stack is --stack, else FLEET_STACK, else the selected one.",
     epilog="Exit codes: 0 done; 1 failed, or something is unhealthy; 2 called wrongly.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -1,6 +1,6 @@
-"""`./fleet bundle`: one file with all that somebody needs to help, and no secret of the stack in it.
+"""`./fleet bundle`: one file with everything that support needs, without secrets of the stack.
 
-collect() and save() are also for others: a rollout that failed can leave a bundle.
+A failed rollout calls collect() and save(), too.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _readme(target: Target, unreachable: Sequence[str]) -> str:
     lines = [
         f"Application {target.app} of stack {target.stack}, {now}.",
         "Secrets that the stack gives the application, its own key and the key of SSH are replaced by [removed].",
-        "Read it before you send it: addresses, paths and what clients asked for stand in the logs.",
+        "Read it before you send it: the logs contain addresses, paths and requests of clients.",
     ]
     if unreachable:
         lines.append(
@@ -196,11 +196,15 @@ def bundle(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", show_default=False, help="The file; else one named by stack and time."
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default=False,
+            help="The file; the default is named by stack and time.",
         ),
     ] = None,
 ) -> None:
-    """Collect what support asks for, without secrets.
+    """Collect what support needs, without secrets.
 
     Status, the store's journal, the machines' logs and units, and the proxy's configuration, as one .tar.gz.
     """

@@ -137,7 +137,7 @@ def fleet(every: Sequence[Observation]) -> Iterator[Finding]:
             )
             yield Finding(f"workers of {server.name}", each, remedy)
         if server.ended:
-            remedy = f"`./fleet logs --server {server.name}` has where it was; mend that view."
+            remedy = f"`./fleet logs --server {server.name}` shows where; correct that view."
             yield Finding(f"requests of {server.name}", server.ended, remedy)
     if seen.front is not None:
         yield check_health_agent(seen.front.health)
@@ -171,7 +171,7 @@ def check_health_agent(health: AgentHealth | None) -> Finding:
     subject = "health of servers"
     if health is not None and health.age_s < AGENT_SILENCE_S:
         return Finding(subject)
-    problem = "nobody has asked for it yet" if health is None else f"nobody has asked for it for {health.age_s:.0f} s"
+    problem = "no health check has run yet" if health is None else f"nobody has asked for it for {health.age_s:.0f} s"
     remedy = "Servers that do not respond get requests. `journalctl -u wsgi-fleet-health` on the balancer says why."
     return Finding(subject, problem, remedy)
 

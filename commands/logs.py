@@ -28,7 +28,7 @@ UNITS = (
 )
 BALANCER_LOGS = ("error", "access")
 ONCE_S = 60.0
-# A machine ends a follow by itself after this time, so that none outlives a closed terminal; then it begins anew.
+# A machine ends a follow after this time, so that none outlives a closed terminal; then a new one begins.
 FOLLOW_S = 120.0
 RETRY_S = 5.0
 # A new follow begins so long before the last one ended; what it repeats of that one's last lines is not shown.
@@ -72,7 +72,7 @@ def balancer_log(name: str, lines: int, *, follow: bool = False) -> list[str]:
 
 
 def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> list[Source]:
-    """Return the logs that the operator asked for: the balancer's two, or the journals of one server or all."""
+    """Return the requested logs: the two of the balancer, or the journals of one server or all."""
     if name == BALANCER:
         front = target.machine_in_front(
             "its access log is in S3, where balancer.alb.access_logs is set; without --server, the servers' logs follow"
@@ -161,7 +161,7 @@ def logs(
         typer.Option(
             metavar="NAME",
             show_default=False,
-            help='One server, or "balancer" for its error and access log; else all servers.',
+            help='One server, or "balancer" for its error and access log; the default is all servers.',
             autocompletion=server_names,
         ),
     ] = None,

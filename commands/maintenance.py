@@ -15,7 +15,7 @@ from commands.target import CommandError, StackOption, find_all
 
 
 class Switch(StrEnum):
-    """on: clients get 503 and the page. off: the application answers."""
+    """on: clients get 503 and the page. off: the application responds."""
 
     ON = "on"
     OFF = "off"
@@ -49,11 +49,11 @@ def maintenance(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="HTML file that clients get, 1 MiB at most; else balancer.error_pages.maintenance, else a plain one.",
+            help="HTML file, 1 MiB at most; the default is balancer.error_pages.maintenance, or a plain page.",
         ),
     ] = None,
 ) -> None:
-    """Answer clients with a page (on), or as usual (off).
+    """Respond to clients with a page (on), or as usual (off).
 
     With 503 and `Retry-After: 60`, at once and without a reload, for all applications of the stack. The health path of
     each is answered by it all the while. It stays on until this command turns it off, or the balancer is

@@ -123,7 +123,7 @@ class Observation:
 
 
 def observe_all(targets: Sequence[Target]) -> list[Observation]:
-    """Look at applications of one stack at a time; the balancer, which they share, is asked once."""
+    """Observe applications of one stack at the same time. Their common balancer is queried once."""
     with ThreadPoolExecutor(max_workers=len(targets) + 1) as pool:
         front = pool.submit(_query_balancer, targets[0])
         return [each.result() for each in [pool.submit(observe, target, front.result) for target in targets]]
@@ -178,7 +178,7 @@ def _query_balancer(target: Target) -> Report[BalancerStatus] | None:
 
 
 def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, Any] | None:
-    """Return the lock's holder; None where there is no lock, or its holder was killed."""
+    """Return the lock's holder; None if there is no lock, or its holder was killed."""
     if not content or now_s - float(content["beat"]) > lock.LEASE_S:
         return None
     return {key: content[key] for key in ("who", "since", "what")}

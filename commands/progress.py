@@ -70,7 +70,7 @@ class Progress:
         text, severity = _COLOUR.sub("", str(content["message"])).strip(), content["severity"]
         if severity == "error":
             text = engine_error.clean(text)
-            # The stack's own error says only that there is another.
+            # The stack's own error says only that there is another error.
             known = (*map(engine_error.identify, self.errors), "update failed", "destroy failed")
             if engine_error.identify(text) not in known:
                 self.errors.append(text)
@@ -228,7 +228,7 @@ def _follow(
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the engine, whatever it waits for. What its plugins have begun they end by themselves."""
+    """End the engine in any state. Its plugins finish the steps that they have started."""
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
         if process.poll() is not None:
             break
@@ -253,7 +253,7 @@ def _language_hosts(session: int) -> set[int]:
 
 
 def describe_serving(stack: str) -> str:
-    """Return what clients get now, for a person who has stopped an `up`. It takes a second or two."""
+    """Return what clients get now, after an operator has stopped an `up`. It takes a second or two."""
     from commands.target import CommandError, find_all  # noqa: PLC0415  takes half a second to import
     from platforms.transport import Store  # noqa: PLC0415
     from releases import journal, pointers  # noqa: PLC0415

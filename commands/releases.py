@@ -99,7 +99,7 @@ def shorten_cause(why: str) -> str:
 
 
 def is_terminal() -> bool:
-    """Return whether standard input is a terminal, so that an operator can answer."""
+    """Return whether standard input is a terminal, so that the operator can confirm."""
     return sys.stdin.isatty()
 
 
@@ -107,7 +107,7 @@ def rollback(
     release: Annotated[
         str | None,
         typer.Argument(
-            metavar="RELEASE", show_default=False, help="Id of an earlier release; else the one that served before."
+            metavar="RELEASE", show_default=False, help="Id of an earlier release; the default is the previous one."
         ),
     ] = None,
     stack: StackOption = None,
@@ -131,7 +131,9 @@ def rollback(
     try:
         if not yes:
             if not is_terminal():
-                raise CommandError("there is no terminal to ask on; run it with --yes. Nothing was changed", code=2)
+                raise CommandError(
+                    "there is no terminal for the question; run it with --yes. Nothing was changed", code=2
+                )
             place = f"{target.app} of stack {target.stack}"
             question = f"{place}: from {now} back to {to} on {count(len(target.servers), 'server')}?"
             if not typer.confirm(question):
@@ -145,7 +147,7 @@ def rollback(
 
 
 def _check_front(target: Target, release: str) -> None:
-    """Raise CommandError for a release whose servers expect something else in front of them."""
+    """Raise CommandError for a release that was made for another kind of balancer."""
     manifest = json.loads(target.store.read(f"releases/{release}/manifest.json") or b"{}")
     made_for, here = manifest.get("front", "machine"), "alb" if target.load_balancer else "machine"
     if made_for != here:

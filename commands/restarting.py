@@ -14,7 +14,7 @@ from releases.status import ServerStatus
 # A unit counts where systemd started it again so often within so many seconds. With back-off that is every 11 s.
 MIN_RESTARTS, WINDOW_S = 3, 120
 QUERY_TIMEOUT_S = 20.0
-# Log lines to read, and how many to show where they hold no traceback.
+# Log lines to read, and how many to show if they contain no traceback.
 LINES, MAX_LOG_LINES = 60, 3
 # Written by systemd for each restart.
 _RESTART = "Scheduled restart job"
@@ -54,7 +54,7 @@ def _ask(transport: Transport, server: Server, unit: str) -> Restarting | None:
 
 
 def find_cause(lines: Sequence[str]) -> list[str]:
-    """Return the exception that the last traceback ends with, else the last lines, each once."""
+    """Return the exception of the last traceback, or the last lines without duplicates."""
     logged = [line.rstrip() for line in lines if line.strip()]
     begun = [number for number, line in enumerate(logged) if line.startswith("Traceback (most recent call last)")]
     raised = [line for line in logged[begun[-1] + 1 :] if not line.startswith(" ")] if begun else []

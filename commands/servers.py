@@ -28,7 +28,7 @@ ServerOption = Annotated[
         "--server",
         metavar="NAME",
         show_default=False,
-        help="The server; else the first one.",
+        help="The server; the default is the first one.",
         autocompletion=server_names,
     ),
 ]
@@ -87,7 +87,7 @@ def exec_(
 
 
 def _write(output: bytes) -> None:
-    """Write to standard output what a program of a machine printed, as it is."""
+    """Write the output of a program on a machine to standard output, unchanged."""
     sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()
 
@@ -107,7 +107,10 @@ def shell(
     server: Annotated[
         str | None,
         typer.Option(
-            "--server", metavar="NAME", show_default=False, help='The server, or "balancer"; else the first server.'
+            "--server",
+            metavar="NAME",
+            show_default=False,
+            help='The server, or "balancer"; the default is the first server.',
         ),
     ] = None,
 ) -> None:

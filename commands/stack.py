@@ -17,7 +17,7 @@ DESCRIPTION = "wsgi-fleet:outputs:Description"
 
 
 class CommandError(Exception):
-    """The command did not do what was asked. The text says what is wrong and what to do. code: how the program ends."""
+    """The command failed. The text says what is wrong and what to do. code: exit code of the program."""
 
     def __init__(self, text: str, code: int = 1) -> None:
         super().__init__(text)
@@ -76,7 +76,7 @@ def outputs(stack: str) -> dict[str, Any]:
     if fleet is None:
         raise CommandError(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`")
     if not isinstance(fleet, dict):
-        # Pulumi puts a mark in the place of what waits for something that failed.
+        # Pulumi replaces an output by a mark if it depends on a failed resource.
         raise CommandError(
             f"stack {stack} does not know how to reach its machines, for its last `pulumi up` went on after a failure "
             f"(--continue-on-error); mend what failed and run `pulumi up -s {stack}`"

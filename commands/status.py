@@ -29,7 +29,7 @@ from releases.drift import REPAIR
 REFRESH_S = 2.0
 # A rollout may add and replace servers: how often the stack is asked for them while somebody watches.
 RESOLVE_S = 30.0
-# Where nobody looks, nothing is cut to the width of a terminal.
+# Without a terminal, no line is cut.
 PIPE_WIDTH = 1000
 LEFT = frozenset({"server", "state", "release", "slot"})
 # What a narrow screen does without, in this order; --json has all of it.

@@ -22,7 +22,7 @@ from releases.fleet import Fleet, Server
 from releases.live import LiveServers
 
 BALANCER = "balancer"
-# Seconds that a machine is tried where a person waits for the answer; a rollout has more patience.
+# Seconds to try a machine while a person waits for the response; a rollout has more patience.
 CONNECT_TIMEOUT_S = 15.0
 
 
@@ -61,7 +61,7 @@ class Target:
         alternative: what an operator can do without one.
         """
         if self.balancer is None:
-            raise CommandError(f"there is no machine in front, for balancer.kind is alb; {alternative}", code=2)
+            raise CommandError(f"there is no balancer machine, because balancer.kind is alb; {alternative}", code=2)
         return self.balancer
 
     def fleet(self, log: Callable[[str], None], clean: Callable[[str], str] = str) -> Fleet:
@@ -137,7 +137,7 @@ def resolve_target(
 
 
 def only_application(stack: str, apps: Mapping[str, Any]) -> str:
-    """Return the name of the one application of a stack. Raises CommandError where there are several."""
+    """Return the name of the only application of a stack. Raises CommandError if there are several."""
     if len(apps) > 1:
         raise CommandError(f"stack {stack} has several applications: add `--app` with one of {', '.join(apps)}", code=2)
     return next(iter(apps))
@@ -231,7 +231,7 @@ StackOption = Annotated[
         metavar="NAME",
         envvar="FLEET_STACK",
         show_default=False,
-        help="The stack; else the selected one.",
+        help="The stack; the default is the selected one.",
     ),
 ]
 AppOption = Annotated[

@@ -58,7 +58,7 @@ def units(
     *,
     manager: Annotated[
         Manager | None,
-        typer.Option(show_default=False, help="As another process manager would get it; else fleet.process_manager."),
+        typer.Option(show_default=False, help="Another process manager; the default is fleet.process_manager."),
     ] = None,
 ) -> None:
     """Print what the process manager gets.

@@ -37,7 +37,7 @@ RUNNING = frozenset({State.SERVING, State.OUTDATED, State.AHEAD, State.FAILED})
 
 
 def slot_of(facts: ServerStatus) -> str | None:
-    """Return the slot that runs the live release, else any that runs."""
+    """Return the slot that runs the live release, otherwise any running slot."""
     running = [slot for slot, each in facts.slots.items() if each.state == "active"]
     good = [slot for slot in running if facts.slots[slot].release == facts.live]
     return next(iter([*good, *running]), None)
@@ -92,7 +92,7 @@ def _judge_running(
     if facts.queue is None:
         return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
     if facts.socket not in ("", "active"):
-        # The slot holds the port as long as it runs.
+        # The slot keeps the port as long as it runs.
         cause = f"app.socket is {facts.socket}: the slot cannot be started anew"
         return Verdict(State.FAILED, cause, "`pulumi up` starts the socket and the slot")
     health = facts.health
@@ -123,12 +123,12 @@ def _judge_release(facts: ServerStatus, pointer: str | None, *, is_moving: bool,
 
 
 def judge_member(phase: Phase) -> Verdict:
-    """Judge a server of a group that serves and gets no requests from a balancer that asks the group."""
+    """Judge a server of a group that serves, but that the balancer has not listed yet."""
     if phase is Phase.STANDBY:
         return Verdict(State.DRAINED, "its group has it on standby", "take it out of standby in the AWS console")
     cause = "its group waits until it serves the current release"
     if phase is Phase.SERVING:
-        cause = "the balancer asks the group for its servers every 5 s, and has not seen this one yet"
+        cause = "the balancer asks the group for its servers every 5 s, and has not listed this one yet"
     return Verdict(State.STARTING, cause, "wait for it")
 
 
@@ -138,5 +138,9 @@ def judge_health(address: str, balancer: BalancerStatus) -> str:
     if found is None or found.healthy:
         return ""
     is_asked = address in balancer.active
-    which = "the balancer asks it all the same, for no other server is healthy" if is_asked else "it gets no requests"
+    which = (
+        "the balancer still sends it requests, because no other server is healthy"
+        if is_asked
+        else "it gets no requests"
+    )
     return f"{found.why}; {which}"

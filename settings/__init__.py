@@ -86,10 +86,10 @@ class Settings(Model):
         aws = self.aws if self.platform == "aws" else None
         is_machine = self.balancer.kind == "machine"
         if aws and not aws.vpc and is_machine and not aws.balancer_subnet_id:
-            reject("aws.balancer_subnet_id: missing; name a public subnet of the VPC, in which the balancer stands")
+            reject("aws.balancer_subnet_id: missing; name a public subnet of the VPC for the balancer")
         if aws and aws.balancer_subnet_id and not is_machine:
             reject(
-                f"aws.balancer_subnet_id: {aws.balancer_subnet_id}: no machine stands there with balancer.kind alb; "
+                f"aws.balancer_subnet_id: {aws.balancer_subnet_id}: balancer.kind alb uses no such machine; "
                 "remove it, and name public subnets in balancer.alb.subnet_ids"
             )
         return self

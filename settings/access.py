@@ -59,7 +59,7 @@ UserName = Annotated[
     str, matching(r"^[A-Za-z0-9_@-]+$", "a name of letters, digits and any of _ @ -, such as ann", max_length=64)
 ]
 Password = Annotated[SecretStr, AfterValidator(_check_password_length)]
-# It stands in quotes in a header.
+# It is quoted in a header.
 Realm = Annotated[
     str,
     matching(r"^[A-Za-z0-9 ._-]+$", "letters, digits, blanks and any of . _ -", max_length=64),
@@ -80,7 +80,7 @@ class BasicAuth(Model):
     """A name and a password for all of the site (RFC 7617)."""
 
     users: Annotated[dict[UserName, Password], Field(max_length=1000)] = Field(
-        description="name -> password: pulumi config set --secret --path. Without any, nobody gets in"
+        description="name -> password: pulumi config set --secret --path. Without any, nobody has access"
     )
     realm: Realm = Field(default="Restricted", description="what browsers show when they ask")
     exempt_paths: list[ExemptPath] = Field(
@@ -92,7 +92,7 @@ class Access(Model):
     """From where the site may be asked; others get 403. The narrowest network that an address is in decides."""
 
     allow: list[Network] = Field(
-        default_factory=list[str], description="networks that may ask; where there are any, all others may not"
+        default_factory=list[str], description="networks with access; if there are any, all others are refused"
     )
     deny: list[Network] = Field(default_factory=list[str], description="networks that may not")
     deny_countries: list[Country] = Field(
@@ -112,5 +112,5 @@ class Access(Model):
     @model_validator(mode="after")
     def _check_effect(self) -> Access:
         if not (self.allow or self.deny or self.deny_countries):
-            reject("allow, deny, deny_countries: name nobody; name somebody in one of them, or write `access: null`")
+            reject("allow, deny, deny_countries: are all empty; fill one of them, or write `access: null`")
         return self

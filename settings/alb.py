@@ -1,4 +1,4 @@
-"""Settings of an Application Load Balancer, which stands in front where balancer.kind is alb."""
+"""Settings of an Application Load Balancer, for balancer.kind alb."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Alb(Model):
     ] = Field(default=SSL_POLICY, description="protocols and ciphers of HTTPS")
     # As settings.tls.Tls has it.
     hsts_max_age_s: int = Field(
-        default=300, ge=0, le=63_072_000, description="for how long browsers insist on HTTPS; 0: they are not told"
+        default=300, ge=0, le=63_072_000, description="for how long browsers insist on HTTPS; 0: no such header"
     )
     slow_start_s: Annotated[int, Field(ge=30, le=900)] | None = Field(
         default=None,
@@ -102,5 +102,5 @@ class Alb(Model):
     @model_validator(mode="after")
     def _check_source(self) -> Alb:
         if self.certificate_arn and self.request_certificate:
-            reject("request_certificate: true: stands beside certificate_arn; remove one of both")
+            reject("request_certificate: true: conflicts with certificate_arn; remove one of them")
         return self

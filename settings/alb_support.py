@@ -1,4 +1,4 @@
-"""Who does what each setting asks for where an Application Load Balancer stands in front, and what nobody does."""
+"""Which part supports each setting with balancer.kind alb: the load balancer, the servers or none."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ SUPPORTED: Mapping[str, str] = {
     "proxy.request_headers": _PROXY,
     "proxy.response_headers": _PROXY,
 }
-# Setting below balancer -> why nobody does it.
+# Setting below balancer -> why it is not supported.
 UNSUPPORTED: Mapping[str, str] = {
     "size": _NO_MACHINE,
     "requests_per_second": _EACH_COUNTS,
     "burst": _EACH_COUNTS,
     "connections": _EACH_COUNTS,
     "tls": "the certificate is one of ACM; set balancer.alb.certificate_arn or balancer.alb.request_certificate",
-    "trusted_proxies": "an ALB writes X-Forwarded-Proto and X-Forwarded-Port anew, whoever sent the request",
+    "trusted_proxies": "an ALB overwrites X-Forwarded-Proto and X-Forwarded-Port of every request",
     "proxy.kind": "the servers' own proxy is Nginx",
     "proxy.cache": "each server would keep its own responses; CloudFront in front of the ALB keeps them for all",
     "proxy.basic_auth": (
@@ -58,7 +58,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "proxy.geoip": "servers have no database of countries; CloudFront in front of the ALB adds a header",
     "proxy.memcached": "no server may reach it past the application; let the application ask it",
     "proxy.status": f"{_NO_MACHINE}; CloudWatch counts in the namespace AWS/ApplicationELB",
-    "proxy.snippets": "nobody could test them on every server before a release; use settings, or the application",
+    "proxy.snippets": "they could not be tested on every server before a release; use settings, or the application",
 }
 # Settings of an application that are about its requests -> who does them.
 OF_APPLICATION: Mapping[str, str] = {
@@ -74,7 +74,7 @@ OF_APPLICATION: Mapping[str, str] = {
     "fleet": "the servers, with local_proxy: true",
     "rollout": "the servers; the deregistration delay follows from drain_timeout_s",
 }
-# Settings of an application that nobody in front sees.
+# Settings of an application that do not concern the balancer.
 OF_SERVERS = frozenset(
     {"source", "module", "python_path", "requirements", "environment", "secrets", "generated_secrets", "settings_file",
      "required", "system_packages", "build", "workers", "schedules", "release"}
@@ -82,7 +82,7 @@ OF_SERVERS = frozenset(
 
 
 def markdown_table() -> str:
-    """Return a Markdown table of all settings; docs/scaling.md contains it."""
+    """Return a Markdown table of all settings, which docs/scaling.md contains."""
     rows = [("setting", "with `kind: alb`"), ("---", "---")]
     rows += [(f"`balancer.{name}`", by) for name, by in SUPPORTED.items() if name not in ("kind", "alb")]
     rows += [(f"`apps.NAME.{name}`", by) for name, by in OF_APPLICATION.items()]
@@ -116,7 +116,7 @@ def _value(balancer: Balancer, name: str) -> Any:
 def problems(settings: Settings) -> list[str]:
     """Return what of a whole stack keeps an Application Load Balancer from working, each with its path."""
     if settings.balancer.kind != "alb":
-        # Else the site would be served by plain HTTP.
+        # Without it the site would be served by plain HTTP.
         is_forgotten = settings.platform == "aws" and settings.balancer.alb.https
         return ["balancer.kind: machine: does not use the certificate of balancer.alb; set alb"] * is_forgotten
     if settings.platform != "aws" or settings.aws is None:
@@ -141,9 +141,9 @@ def problems(settings: Settings) -> list[str]:
 
 
 def _check_network(aws: Aws, settings: Settings) -> list[str]:
-    alb, need = settings.balancer.alb, f"an ALB stands in {MIN_ZONES} zones at least"
+    alb, need = settings.balancer.alb, f"an ALB needs {MIN_ZONES} zones at least"
     if aws.vpc and alb.subnet_ids:
-        return ["balancer.alb.subnet_ids: stands beside aws.vpc, whose public subnets it gets; remove one of both"]
+        return ["balancer.alb.subnet_ids: conflicts with aws.vpc, whose public subnets are used; remove one of them"]
     if aws.vpc and len(aws.vpc.zones) < MIN_ZONES:
         return [f"aws.vpc.zones: {', '.join(aws.vpc.zones)}: {need}; name another zone"]
     if not aws.vpc and len({*alb.subnet_ids}) < max(MIN_ZONES, len(alb.subnet_ids)):

@@ -14,7 +14,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "requests_per_second": NO_RATE_LIMITING,
     "burst": NO_RATE_LIMITING,
     "connections": NO_RATE_LIMITING,
-    "proxy.cache": "its cache lets all who ask for what is not there through at once, and takes what disk there is",
+    "proxy.cache": "its cache sends all equal requests at once to the application, and has no limit of its size",
     "proxy.memcached": "no module of Debian's Apache serves pages from memcached",
 }
 

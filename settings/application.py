@@ -140,8 +140,7 @@ class App(route.Route):
     )
     health_host: HealthHost | None = Field(
         default=None,
-        description="name by which servers are asked for health_path; null: the first of hosts, else of "
-        "balancer.hostnames, else localhost",
+        description="host name of health checks; null: the first of hosts, else of balancer.hostnames, else localhost",
     )
     environment: dict[VariableName, VariableValue] = Field(
         default_factory=dict[str, str], description="environment variables of the application"
@@ -153,7 +152,7 @@ class App(route.Route):
         default_factory=list[str], description="secret variables that are generated once per stack and kept"
     )
     settings_file: SettingsFile | None = Field(
-        default=None, description="values that the application reads from a file, which the release brings"
+        default=None, description="values that the application reads from a file of the release"
     )
     required: list[VariableName] = Field(
         default_factory=list[str],

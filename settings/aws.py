@@ -59,7 +59,7 @@ class Aws(PlatformBlock):
         "alone port 22 is open then",
     )
     instance_connect_endpoint_id: Annotated[str, _id("eice")] | None = Field(
-        default=None, description="endpoint of the existing VPC, which the stack leaves as it is; null: one is made"
+        default=None, description="endpoint of an existing VPC, which the stack does not change; null: create one"
     )
     admin_cidrs: list[AdminCidr] = Field(
         default_factory=list[str],
@@ -129,7 +129,7 @@ class Aws(PlatformBlock):
     @model_validator(mode="after")
     def _check_network(self) -> Aws:
         ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
-        ways = f"give either vpc (made for this stack) or all of {', '.join(ids)} (a VPC that is there)"
+        ways = f"set either vpc (created for this stack), or all of {', '.join(ids)} (an existing VPC)"
         if self.vpc and any(ids.values()):
             reject(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
         missing = [key for key in ids if not ids[key]]

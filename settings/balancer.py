@@ -1,4 +1,4 @@
-"""The settings of what stands in front."""
+"""The settings of the balancer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_REQUESTS = 1_000_000
 
 
 class Balancer(Model):
-    """What stands in front. Limits are off unless they are set."""
+    """The balancer. Limits are off unless they are set."""
 
     kind: Literal["machine", "alb"] = Field(
         default="machine", description="machine: one with a proxy; alb: an Application Load Balancer (aws)"
@@ -44,20 +44,20 @@ class Balancer(Model):
         default=None, ge=1, le=65_535, description="at a time per client; more are rejected with 429"
     )
     hostnames: list[Hostname] = Field(
-        default_factory=list[str], description="names of the site; the first one stands in its URL", max_length=100
+        default_factory=list[str], description="names of the site; its URL has the first one", max_length=100
     )
     tls: Tls | None = Field(default=None, description="HTTPS; null: plain HTTP")
     trusted_proxies: list[Cidr] = Field(
-        default_factory=list[str], description="who is believed about a client's address and scheme: what ends TLS"
+        default_factory=list[str], description="trusted about a client's address and scheme: proxies that end TLS"
     )
     error_pages: ErrorPages = Field(
         default=ErrorPages(), description="HTML files that clients get instead of the balancer's own errors"
     )
-    proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides spreading them")
+    proxy: Proxy = Field(default=Proxy(), description="what it does with requests besides load balancing")
 
     @property
     def https(self) -> bool:
-        """Return whether clients come by HTTPS."""
+        """Return whether clients use HTTPS."""
         return self.alb.https if self.kind == "alb" else self.tls is not None
 
     @model_validator(mode="after")
@@ -80,7 +80,10 @@ class Balancer(Model):
     def _check_trusted_proxies(self) -> Balancer:
         everyone = [cidr for cidr in self.trusted_proxies if int(cidr.rpartition("/")[2]) < 8]
         reject(
-            *[f"trusted_proxies: {cidr}: lets (nearly) everyone pretend to be anybody; name yours" for cidr in everyone]
+            *[
+                f"trusted_proxies: {cidr}: lets (nearly) everyone forge an address; name only your own proxies"
+                for cidr in everyone
+            ]
         )
         return self
 

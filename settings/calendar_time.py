@@ -30,7 +30,7 @@ REMEDY = 'write one such as "hourly", "Mon..Fri 06:30" or "*-*-1 04:00 Europe/Be
 
 
 def check(text: str) -> str:
-    """Return a time that systemd accepts, as it is. Raises ValueError with the time, what is wrong and what to do."""
+    """Return a time unchanged if systemd accepts it. Raises ValueError with the time, the mistake and the remedy."""
     words, _, zone = text.rpartition(" ")
     has_zone = time_zone.is_zone(zone)
     if words and time_zone.is_old(zone):

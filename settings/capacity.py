@@ -73,9 +73,7 @@ class CapacitySchedule(Model):
         ),
         AfterValidator(_check_recurrence),
     ] = Field(description='when, as cron writes it: "30 6 * * 1-5"')
-    time_zone: TimeZone = Field(
-        default=UTC, description="time zone of recurrence, such as Europe/Berlin, whose clocks it follows"
-    )
+    time_zone: TimeZone = Field(default=UTC, description="time zone of recurrence, such as Europe/Berlin")
     min: int = Field(ge=1, le=MAX_SERVERS, description="servers at least from then on")
     max: int = Field(ge=1, le=MAX_SERVERS, description="servers at most from then on")
 
@@ -103,7 +101,7 @@ class Capacity(Model):
     instance_types: list[InstanceType] = Field(
         default_factory=list[str],
         max_length=MAX_TYPES,
-        description="further types that servers may be of, besides fleet.size.instance_type",
+        description="further instance types of servers, besides fleet.size.instance_type",
     )
     spot_percent: int = Field(default=0, ge=0, le=100, description="share of the servers that are Spot instances")
     schedules: dict[Name, CapacitySchedule] = Field(
@@ -134,7 +132,7 @@ def problems(settings: Settings) -> list[str]:
 def _problems_of(app: App, settings: Settings) -> list[str]:
     found: list[str] = []
     if "servers" in app.fleet.model_fields_set:
-        found.append(f"fleet.servers: {app.fleet.servers}: stands beside fleet.capacity; remove one of both")
+        found.append(f"fleet.servers: {app.fleet.servers}: conflicts with fleet.capacity; remove one of them")
     if settings.platform != "aws":
         found.append(f"fleet.capacity: {settings.platform} has no groups; set platform: aws, or take fleet.servers")
     capacity = app.fleet.capacity

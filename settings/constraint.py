@@ -13,22 +13,22 @@ from annotated_types import GroupedMetadata
 from pydantic import AfterValidator, SecretStr, ValidationInfo
 from pydantic.types import StringConstraints
 
-# What people see in the place of a secret.
+# What people see instead of a secret.
 MASK = "(secret)"
 # Pattern -> what it matches, in words that follow "should be"; behind a semicolon a remedy for text that it does not.
 WORDS: dict[str, str] = {}
-# What lists the ids that can stand there.
+# Commands that list the possible ids.
 LIST_COMMANDS = {
     "ami": "aws ec2 describe-images --region REGION --owners 136693071363 --filters Name=name,Values=debian-13-arm64-*",
     "vpc": "aws ec2 describe-vpcs",
     "subnet": "aws ec2 describe-subnets",
     "eice": "aws ec2 describe-instance-connect-endpoints",
 }
-# In the place of a secret where a stack file is read without its passphrase. No text of a user's begins so.
+# Replaces a secret when a stack file is read without its passphrase. No text of a user begins with it.
 ENCRYPTED = "\0encrypted"
-# Zeros, numbered where there are several.
+# Zeros, numbered if there are several.
 PLACEHOLDER = re.compile(r"-0+\d$")
-# RFC 5737: for documentation, so nobody works from it.
+# RFC 5737: reserved for documentation, so no operator has it.
 EXAMPLE_NETWORK = ipaddress.IPv4Network("203.0.113.0/24")
 # A shorter prefix is a continent and not an office.
 MIN_PREFIX_LENGTH = 8
@@ -110,7 +110,7 @@ def _private_key(value: SecretStr) -> SecretStr:
         key = read(text, password=None)
     except TypeError:
         raise ValueError(
-            "(secret): is protected by a passphrase, which nobody can type while `up` runs; take it off a copy "
+            "(secret): is protected by a passphrase, but `up` cannot ask for it; take it off a copy "
             "(`ssh-keygen -p -N '' -f COPY`), for the stack file keeps it encrypted anyway"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
@@ -179,7 +179,7 @@ InstanceType = Annotated[
         "describe-instance-type-offerings` lists",
     ),
 ]
-# Everything else is quoted where it is written.
+# All other characters are quoted when they are written.
 VariableValue = Annotated[str, NO_NUL, AfterValidator(_variable_value)]
 SecretValue = Annotated[SecretStr, AfterValidator(_secret_value)]
 PrivateKey = Annotated[SecretStr, AfterValidator(_private_key)]

@@ -43,7 +43,7 @@ def values(settings: Settings) -> list[Value]:
         and not _is_unused_kind(each.name, settings.balancer.kind)
         and each.name not in fixed
     ]
-    # What is no setting stands behind the settings of its block.
+    # Computed values that are no setting follow the settings of their block.
     return sorted([*set_values, *computed.values()], key=lambda each: _block(settings, each.name))
 
 

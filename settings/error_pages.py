@@ -1,4 +1,4 @@
-"""Pages of the user's own for the errors that the balancer itself responds with."""
+"""The user's own pages for errors of the balancer itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Page = Annotated[str, AfterValidator(_read_page)]
 
 
 class ErrorPages(Model):
-    """HTML files of the project. Clients that ask for JSON get JSON all the same. A value here is the file's text."""
+    """HTML files of the project. Clients that ask for JSON still get JSON. A value here is the file's text."""
 
     maintenance: Page | None = Field(default=None, description="of `./fleet maintenance on` (503)")
     bad_gateway: Page | None = Field(default=None, description="502: a server broke off, or its response is none")

@@ -22,7 +22,7 @@ else:
 
 
 class Gateway(Model):
-    """What runs the application and how. All but `kind` is released like code, for it is part of the release."""
+    """The program that runs the application. All settings except `kind` are part of the release."""
 
     kind: Kind = Field(
         default="uwsgi", description="the program that runs the application; a change replaces the app servers"
@@ -70,7 +70,7 @@ class Gateway(Model):
 
     @property
     def streaming_problem(self) -> str:
-        """Return why answers cannot go out as they are made; "" where they can."""
+        """Return why the gateway cannot stream responses; "" if it can."""
         if self.kind == "gunicorn" and self.gunicorn_worker == "sync":
             return (
                 "a sync worker of Gunicorn would be held by one client, and ended; worker_class gthread or gevent can"
@@ -83,7 +83,7 @@ class Gateway(Model):
         unused = {name: f"{kind.title} does not support it: {why}" for name, why in kind.unused.items()}
         if self.kind == "gunicorn":
             unused |= self._unused_by_worker_class()
-        # null stands for what is chosen where nothing is given.
+        # null is the default choice.
         settings = sorted(name for name in self.model_fields_set - COMMON_SETTINGS if getattr(self, name) is not None)
         wrong = {name: json.dumps(getattr(self, name)) for name in settings if name in unused}
         reject(

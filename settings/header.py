@@ -1,4 +1,4 @@
-"""Headers that the balancer adds to requests and answers, or takes off: names and values that cannot break either."""
+"""Headers that the balancer adds to requests and responses, or removes. Names and values are safe in both."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ HeaderName = Annotated[
         max_length=64,
     ),
 ]
-# Printable ASCII without a backslash, not empty, no blank at either end: one line whoever reads it.
+# Printable ASCII without a backslash, not empty, no blank at either end: one line for every reader.
 HeaderValue = Annotated[
     str,
     matching(
@@ -112,7 +112,7 @@ class RequestHeaders(Headers):
 
 
 class ResponseHeaders(Headers):
-    """Of answers, before the client sees them; those that Nginx gives itself included."""
+    """Headers of responses to clients, including those of Nginx itself."""
 
     @model_validator(mode="after")
     def _check_reserved(self) -> ResponseHeaders:

@@ -1,4 +1,4 @@
-"""By which name the servers of an application are asked for their health."""
+"""The host name of an application's health checks."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Nginx waits longer than the gateway, so that the gateway decides: a greenlet that does not wait is ended 5 s later
 # (GRACE_S of machine/gateway/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.
 READ_MARGIN_S = 5
-# What draining gets besides the longest request, to close.
+# Extra seconds of draining after the longest request, to close connections.
 DRAIN_MARGIN_S = 15
 # The end of systemd's patience with a release, and so of any draining.
 STOP_TIMEOUT_S = 330
@@ -26,7 +26,7 @@ STOP_TIMEOUT_S = 330
 SITE_TIMEOUT_S = STOP_TIMEOUT_S + 70
 # How long a tunnel of EC2 Instance Connect lasts, and what a command of a rollout may take beside what is set for it.
 TUNNEL_S, TUNNEL_MARGIN_S = 3600, 120
-# What a load balancer waits for a server's health, and how often it asks; as the balancer's own agent does.
+# Time-out and interval of a load balancer's health checks; those of the balancer's own agent are the same.
 TARGET_HEALTH_TIMEOUT_S = 5
 TARGET_HEALTH_INTERVAL_S = 10
 # What a Spot notice leaves of its two minutes for requests (SPOT_S of machine/group/group_member.py).

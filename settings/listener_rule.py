@@ -13,7 +13,7 @@ from settings.route import Route, VirtualHost, virtual_hosts
 MAX_RULES, MAX_VALUES, MAX_HOST_CHARS = 100, 5, 128
 # Priorities go up to 50,000. Below FIRST are those of ./fleet: a lower one counts first.
 FIRST, LAST = 100, 50_000
-# How many labels of a wildcard, and how many segments of a path, are told apart by the priority.
+# How many labels of a wildcard, and how many segments of a path, the priority distinguishes.
 MAX_LABELS, MAX_SEGMENTS = 6, 5
 _CLASSES = (MAX_LABELS + 1) * (MAX_SEGMENTS + 1)
 _ROOM = (LAST - FIRST) // _CLASSES
@@ -33,12 +33,12 @@ class ListenerRule:
 
     @property
     def name(self) -> str:
-        """Return what tells the rule from others and stays when others come and go."""
+        """Return a unique name of the rule, which does not depend on other rules."""
         return f"{self.hosts[0] if self.hosts else 'every-host'}{self.paths[0] if self.paths else ''}".replace("*", "_")
 
 
 def default_app(apps: Mapping[str, Route]) -> str | None:
-    """Return the application that gets what no rule is for; None: nobody, so it is 404."""
+    """Return the application for requests that match no rule; None: they get 404."""
     return dict(virtual_hosts(apps)[0].table).get("/")
 
 
@@ -80,7 +80,7 @@ def _conditions(apps: Mapping[str, Route]) -> Iterator[tuple[tuple[str, ...], st
 def _whole(host: VirtualHost) -> Iterator[tuple[str, str | None]]:
     yield from host.table
     if "/" not in dict(host.table):
-        # Else the request would go to who answers every host.
+        # Otherwise the request would reach an application that serves every host.
         yield "/", None
 
 

@@ -23,7 +23,7 @@ MAX_KEYS = 8
 ALL_KEYS = "docs/settings.md and stacks/Pulumi.example.yaml have all"
 # What YAML 1.1 reads as true and false.
 YAML_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
-# pydantic's word for a key of a mapping, in the place of the last step.
+# pydantic's last step of a location for a key of a mapping.
 KEY_STEP = "[key]"
 
 
@@ -49,7 +49,7 @@ def _cut(text: str, longest: int, end: str) -> str:
 
 
 def _find_similar(location: Sequence[int | str]) -> list[str]:
-    """Return the key that was probably meant by an unknown one: elsewhere the same, else a similar one here."""
+    """Return the probable intention of an unknown key: the same key in another place, or a similar one here."""
     key, (_, options) = str(location[-1]), find(location[:-1])
     return paths_to(key, options)[:1] or difflib.get_close_matches(key, known_keys(options), n=1)
 

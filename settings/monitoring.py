@@ -20,7 +20,7 @@ KeyArn = Annotated[
 
 
 class Alarms(Model):
-    """Alarms on machines and on what the balancer answers, told to a topic."""
+    """Alarms on machines and on responses of the balancer, sent to a topic."""
 
     sns_topic_arn: Annotated[
         str,
@@ -28,7 +28,7 @@ class Alarms(Model):
             r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}$",
             "the ARN of an SNS topic: arn:aws:sns:REGION:ACCOUNT:NAME; take one that `aws sns list-topics` lists",
         ),
-    ] = Field(description="SNS topic of the same region that is told when an alarm goes off and when it is over")
+    ] = Field(description="SNS topic of the same region, for messages when an alarm starts and when it ends")
     errors_5xx_percent: int = Field(
         default=5, ge=1, le=100, description="share of the balancer's responses that are errors, five minutes in a row"
     )

@@ -1,4 +1,4 @@
-"""Name the operating systems that machines may run, and what differs between them: nothing else decides by it."""
+"""Operating systems of machines, with all differences between them. No other module distinguishes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the balancer's reverse proxy does besides spreading requests. All of it but compression is off by default."""
+"""Features of the balancer's reverse proxy besides load balancing. All except compression are off by default."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ContentType = Annotated[
         max_length=100,
     ),
 ]
-# Nothing in it has a meaning in Nginx; memcached's keys hold neither blanks nor control characters.
+# No character is special in Nginx; memcached's keys contain neither blanks nor control characters.
 KeyPrefix = Annotated[
     str, matching(r"^[A-Za-z0-9:._-]*$", "letters, digits and any of : . _ -, such as shop:", max_length=100)
 ]
@@ -71,14 +71,14 @@ class Compression(Model):
 
 
 class Cache(Model):
-    """Answers kept on the balancer for a moment, for all who ask the same without saying who they are."""
+    """Responses cached on the balancer for a moment, for all equal requests without credentials."""
 
     valid_s: int = Field(default=1, ge=1, le=3600, description="for how long, unless the response's own headers say")
     max_mib: int = Field(default=128, ge=1, le=65_536, description="disk that they may take")
 
 
 class Memcached(Model):
-    """Pages that somebody else put into memcached, served from there; what it has not, the application answers."""
+    """Pages that the application wrote into memcached. It serves missing pages itself."""
 
     server: Endpoint = Field(description="host:port of the memcached server, yours")
     path: Annotated[
@@ -88,7 +88,7 @@ class Memcached(Model):
             "a path between two slashes, such as /pages/, of letters, digits and any of _ . ~ / -",
             max_length=200,
         ),
-    ] = Field(description="beneath it pages are looked for, such as /pages/")
+    ] = Field(description="memcached serves pages below it, such as /pages/")
     key_prefix: KeyPrefix = Field(default="", description="the key is this and the path: shop:/pages/a")
     content_type: ContentType = Field(default="text/html; charset=utf-8", description="of what memcached holds")
 
@@ -124,12 +124,12 @@ class Snippet(Model):
             ),
         ]
         | None
-    ) = Field(default=None, description="or a file of the project that holds it")
+    ) = Field(default=None, description="or a file of the project that contains it")
 
     @model_validator(mode="after")
     def _check_source(self) -> Snippet:
         if self.text is None:
-            reject("text: missing; give the text, or the file of the project that holds it")
+            reject("text: missing; set the text, or the file of the project that contains it")
         return self
 
 
@@ -140,10 +140,10 @@ class Proxy(Model):
         default="nginx", description="the program in front; a change replaces the balancer"
     )
     compression: Compression = Field(default=Compression(), description="gzip")
-    cache: Cache | None = Field(default=None, description="responses kept for a moment, for all who ask the same")
+    cache: Cache | None = Field(default=None, description="responses cached for a moment, for all equal requests")
     basic_auth: BasicAuth | None = Field(default=None, description="a name and a password for all of the site")
-    access: Access | None = Field(default=None, description="from where the site may be asked")
-    canonical_host: bool = Field(default=False, description="other names lead to the first of hostnames (308)")
+    access: Access | None = Field(default=None, description="networks and countries with access to the site")
+    canonical_host: bool = Field(default=False, description="redirects other names to the first of hostnames (308)")
     redirects: list[Redirect] = Field(
         default_factory=list[Redirect], description="where clients are led; the first that matches", max_length=1000
     )
@@ -154,7 +154,7 @@ class Proxy(Model):
     request_headers: RequestHeaders = Field(default=RequestHeaders(), description="before the application sees them")
     response_headers: ResponseHeaders = Field(default=ResponseHeaders(), description="before the client sees them")
     geoip: bool = Field(default=False, description="the application gets the client's country as X-Country")
-    memcached: Memcached | None = Field(default=None, description="pages that somebody else puts into memcached")
+    memcached: Memcached | None = Field(default=None, description="pages that your application writes into memcached")
     status: bool = Field(default=False, description="its counters, at http://127.0.0.1:8081/ on the balancer alone")
     snippets: list[Snippet] = Field(
         default_factory=list[Snippet], description="the proxy's own language, tested before use", max_length=20
@@ -185,7 +185,7 @@ def problems(settings: Settings) -> list[str]:
     aws = settings.aws if settings.platform == "aws" else None
     found = [f"redirects: {loop}" for loop in loops(proxy.redirects, settings.hostnames)]
     if proxy.canonical_host and not balancer.hostnames:
-        found.append("canonical_host: true: leads to the first of balancer.hostnames, and there is none; name it there")
+        found.append("canonical_host: true: redirects to the first of balancer.hostnames, which is empty; set it")
     if proxy.canonical_host and (named := sorted(name for name, app in settings.apps.items() if app.hosts)):
         hosts = f"the hosts of apps.{', apps.'.join(named)}"
         found.append(f"canonical_host: true: would lead clients away from {hosts}; remove one of both")

@@ -129,7 +129,7 @@ class Rule(Model):
 
 
 class Redirect(Rule):
-    """A client that asks for `path` is told to ask elsewhere. The path is taken as the client wrote it."""
+    """A redirect of requests for `path`. The path is compared as the client wrote it."""
 
     to: UrlTarget = Field(description="a path, or a URL with http:// or https://; parts of the path as {name}, *")
     permanent: bool = Field(default=True, description="308, which browsers remember; false: 307. Both keep the method")
@@ -170,7 +170,7 @@ def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[
                 break
         if len(way) > MAX_CHAIN or way[-1] in way[:-1]:
             found.append(
-                f"{rule.path}: leads back to itself ({' -> '.join(way[:4])}{' ...' * (len(way) > 4)}); change it"
+                f"{rule.path}: redirects back to itself ({' -> '.join(way[:4])}{' ...' * (len(way) > 4)}); change it"
             )
     return found
 

@@ -40,7 +40,7 @@ class Rollout(Model):
         default=3, ge=1, le=100, description="healthy responses in a row that make a slot healthy"
     )
     stage_timeout_s: int = Field(
-        default=300, ge=10, le=3600, description="longest time to bring a release onto a server"
+        default=300, ge=10, le=3600, description="longest time to install a release on a server"
     )
     start_timeout_s: int = Field(default=60, ge=5, le=600, description="longest time to start and be healthy")
     allow_unreachable: int = Field(
@@ -51,5 +51,5 @@ class Rollout(Model):
     @model_validator(mode="after")
     def _check_task(self) -> Rollout:
         if self.task_before_proof and not self.release_task:
-            reject("task_before_proof: true: there is no release_task; set that, or remove this")
+            reject("task_before_proof: true: needs a release_task; set it, or remove this")
         return self

@@ -1,4 +1,4 @@
-"""Which application answers a request: by host name and by the beginning of the path."""
+"""Which application serves a request: by host name and by the beginning of the path."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Route(Model):
         max_length=20,
         description='host names it answers, such as shop.example.org or "*.example.org"; none: every one',
     )
-    path: MountPath = Field(default="/", description="beginning of the paths it answers")
+    path: MountPath = Field(default="/", description="beginning of the paths of its requests")
     strip_path: bool = Field(
         default=True, description="true: path becomes SCRIPT_NAME and the rest PATH_INFO; false: it sees whole paths"
     )
@@ -67,7 +67,7 @@ class VirtualHost:
     table: tuple[tuple[str, str], ...]
 
     def owner(self, path: str) -> str | None:
-        """Return the application that serves a path, which does not end with a slash; None where there is none."""
+        """Return the application that serves a path, which does not end with a slash; None if there is none."""
         fits = [(beginning, name) for beginning, name in self.table if _is_below(path, beginning)]
         return max(fits, key=lambda each: len(each[0]), default=("", None))[1]
 

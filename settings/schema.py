@@ -74,7 +74,7 @@ def is_secret(value: Any, options: Iterable[Schema]) -> bool:
 
 
 def _inside(option: Schema, part: str | int) -> list[Schema]:
-    """Return the schemas of what a key or a position leads to; none where nothing is."""
+    """Return the schemas of the value at a key or a position; none if there is no such value."""
     if isinstance(part, int):
         return _options(option["items"]) if "items" in option else []
     if part in option.get("properties", {}):
@@ -99,7 +99,7 @@ def _options(schema: Schema) -> list[Schema]:
 
 
 def _with_encrypted(schema: Any) -> Any:
-    """Return the schema with what Pulumi puts in the place of a secret: `secure: ...`."""
+    """Return the schema with Pulumi's form of an encrypted value: `secure: ...`."""
     if isinstance(schema, list):
         return [_with_encrypted(item) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):

@@ -13,7 +13,7 @@ from settings import Settings
 from settings.constraint import ENCRYPTED, MASK
 
 NAMESPACE = "wsgi-fleet"
-# The keys that lead to a value, from the block of the stack file on.
+# The keys of a value, beginning with the block of the stack file.
 KeyPath = tuple[str, ...]
 
 
@@ -62,7 +62,7 @@ class Hidden:
         self.blocks = paths - self.values
 
     def replace(self, value: Any, path: KeyPath = ()) -> Any:
-        """Return data with ENCRYPTED in the place of the single values, so that no mistake can show them."""
+        """Return data with each single value replaced by ENCRYPTED, so that no message can show it."""
         if path in self.values:
             return ENCRYPTED
         if isinstance(value, Mapping):
@@ -124,7 +124,7 @@ def _type_of(type_: Any, name: str) -> Any:
 
 
 def _is_leaf(data: Mapping[str, Any], path: KeyPath) -> bool:
-    """Return whether a path leads to a value, and not to a mapping or list, or nowhere."""
+    """Return whether the path is that of a value, and not of a mapping, a list or nothing."""
     here: Any = data
     for key in path:
         if isinstance(here, Mapping):

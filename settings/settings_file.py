@@ -1,4 +1,4 @@
-"""The settings file that a release brings: values, and the environment variable by which the application finds it."""
+"""The settings file of a release: its values, and the environment variable with its path."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def parse(
         )
     except ValidationError as error:
         problems += describe_all(error.errors(include_url=False))
-    # A path that is wrong itself leads to no file.
+    # A wrong path names no file.
     reported = {_setting(line) for line in problems}
     problems += [line for line in _missing_files(data, project) if _setting(line) not in reported]
     problems = list(hidden.mask(problems))
@@ -132,7 +132,7 @@ def load_config(file: Path) -> dict[str, Any]:
         words = key.replace(":config:", ":", 1).split(":")
         name = ":".join(words if len(words) > 1 else [NAMESPACE, *words])
         if name in config:
-            problems.append(f"{name}: is there under two names; keep one of both")
+            problems.append(f"{name}: is set under two names; keep one of them")
         namespace = name.partition(":")[0]
         if namespace != NAMESPACE and get_close_matches(namespace, [NAMESPACE], cutoff=0.8):
             problems.append(f"{name}: is of another namespace, and not read; did you mean {NAMESPACE}?")
@@ -148,7 +148,7 @@ def where_of(file: Path) -> str:
 
 
 def read(file: Path, *, project: Path) -> Settings:
-    """Return the settings of a stack file; what is encrypted there is ENCRYPTED. Raises SettingsError, OSError."""
+    """Return the settings of a stack file; encrypted values are ENCRYPTED. Raises SettingsError, OSError."""
     where = where_of(file)
     try:
         config = load_config(file)
@@ -186,7 +186,7 @@ def _is(test: Callable[[], bool]) -> bool:
 
 
 def _without_secrets(value: Any, replace: Callable[[str], str] = lambda _: ENCRYPTED) -> Any:
-    """Return a value with something in the place of each encrypted text."""
+    """Return a value with each encrypted text replaced."""
     if isinstance(value, list):
         return [_without_secrets(item, replace) for item in cast("list[Any]", value)]
     inner = _mapping(value)
@@ -257,9 +257,9 @@ def _with_files(data: Mapping[str, Any], project: Path) -> list[str]:
             continue
         path, file = f"balancer.proxy.snippets.{number}", project / name
         if _mapping(snippet).get("text") is not None:
-            problems.append(f"{path}: text stands beside file; give one of them")
+            problems.append(f"{path}: text conflicts with file; set one of them")
             continue
-        # Whatever is wrong with the file, it is reported once, and not as a missing text.
+        # A mistake in the file is reported once, and not as a missing text.
         snippet["text"] = "# missing"
         if not _is(lambda file=file: file.resolve().is_relative_to(project.resolve()) and file.is_file()):
             problems.append(f"{path}.file: {json.dumps(name)}: no such file in the project; {_FROM_PROJECT}")

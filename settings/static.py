@@ -23,7 +23,7 @@ UrlFolder = Annotated[
 
 
 class Static(Model):
-    """Files of the release that answer below url_path. Folder and path are part of the release; the ages are not."""
+    """Files of the release, served below url_path. Folder and path are part of the release; the ages are not."""
 
     folder: Folder = Field(description="folder inside source with the files; `build` may make it")
     url_path: UrlFolder = Field(default="/static/", description="URL path that the files are found under")

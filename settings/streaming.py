@@ -1,4 +1,4 @@
-"""Paths of an application on which answers go out as they are made: server-sent events, long polls, WebSockets."""
+"""Paths of an application with unbuffered responses: server-sent events, long polls, WebSockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ StreamingPath = Annotated[
 
 
 class Streaming(Model):
-    """Requests and answers on these paths are passed on as they come, uncompressed, and may take longer."""
+    """Requests and responses on these paths are not buffered or compressed, and may take longer."""
 
     paths: list[StreamingPath] = Field(
         min_length=1,
@@ -33,7 +33,7 @@ class Streaming(Model):
         default=3600,
         ge=1,
         le=86_400,
-        description="a request there is ended after it; not after gateway.request_timeout_s",
+        description="time-out of a request on these paths, instead of gateway.request_timeout_s",
     )
     websockets: bool = Field(default=False, description="true: a client may turn its connection into a WebSocket there")
 

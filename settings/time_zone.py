@@ -32,7 +32,7 @@ OLD_ZONES = frozenset(
 
 
 def check(name: str) -> str:
-    """Return the name of a time zone as it is. Raises ValueError with the name, what is wrong and what to do."""
+    """Return the name of a time zone unchanged. Raises ValueError with the name, the mistake and the remedy."""
     if not is_zone(name):
         raise ValueError(f"{json.dumps(name)}: {problem_of(name)}")
     return name

@@ -40,7 +40,7 @@ HttpsUrl = Annotated[
         "a URL that begins with https://, of letters, digits and any of . - in the host, and _ / ~ in the path",
     ),
 ]
-# PEM blocks and nothing else: what goes into a file that Nginx reads.
+# PEM blocks and nothing else, because Nginx reads the file.
 Pem = Annotated[
     str,
     matching(
@@ -66,7 +66,7 @@ class Acme(Model):
     @model_validator(mode="after")
     def _check_authority(self) -> Acme:
         if self.ca_certificate is not None and not _certificates(self.ca_certificate):
-            reject("ca_certificate: should be one or more certificates in PEM; copy them anew, each line of them")
+            reject("ca_certificate: should be one or more certificates in PEM; copy them again with all lines")
         return self
 
 
@@ -79,9 +79,9 @@ class Tls(Model):
     )
     acme: Acme | None = Field(default=None, description="ask an ACME server, and again before it expires")
     self_signed: bool = Field(default=False, description="made on the balancer; no client trusts it: to rehearse")
-    # 5 minutes is the first stage of hstspreload.org: what browsers were told cannot be taken back from here.
+    # 5 minutes is the first stage of hstspreload.org: HSTS cannot be revoked in browsers.
     hsts_max_age_s: int = Field(
-        default=300, ge=0, le=63_072_000, description="for how long browsers insist on HTTPS; 0: they are not told"
+        default=300, ge=0, le=63_072_000, description="for how long browsers insist on HTTPS; 0: no such header"
     )
 
     @model_validator(mode="after")

@@ -94,14 +94,14 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
         (stack({"subnet_ids": ["subnet-0123456a"]}), "balancer.alb.subnet_ids: stands beside aws.vpc"),
         (
             stack(aws={"vpc": {"cidr": "10.20.0.0/16", "zones": ["eu-central-1a"]}}),
-            "aws.vpc.zones: eu-central-1a: an ALB stands in 2 zones at least",
+            "aws.vpc.zones: eu-central-1a: an ALB needs 2 zones at least",
         ),
         (
             stack(
                 {"subnet_ids": ["subnet-0123456a", "subnet-0123456a"]},
                 {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"]},
             ),
-            "balancer.alb.subnet_ids: an ALB stands in 2 zones at least; name one public subnet in each",
+            "balancer.alb.subnet_ids: an ALB needs 2 zones at least; name one public subnet in each",
         ),
         (
             stack({"certificate_arn": CERTIFICATE.replace("central", "west")}),
@@ -113,7 +113,7 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
         ),
         (
             stack({"request_certificate": True}),
-            "balancer.alb.request_certificate: true: stands beside certificate_arn; remove one of both",
+            "balancer.alb.request_certificate: true: conflicts with certificate_arn; remove one of them",
         ),
         (
             stack(balancer={"alb": {"certificate_arn": CERTIFICATE}}),

@@ -32,7 +32,7 @@ def test_a_group_behind_a_load_balancer_is_taken() -> None:
     ("capacity", "fleet", "changes", "message"),
     [
         ({"min": 4}, {}, {}, "fleet.capacity.min: 4: is more than max (3); lower it, or raise max"),
-        ({}, {"servers": 3}, {}, "fleet.servers: 3: stands beside fleet.capacity; remove one of both"),
+        ({}, {"servers": 3}, {}, "fleet.servers: 3: conflicts with fleet.capacity; remove one of them"),
         (
             {"schedules": {"night": {"recurrence": "at night", "min": 1, "max": 1}}}, {}, {},
             'fleet.capacity.schedules.night.recurrence: "at night": should be five fields of cron: minute',

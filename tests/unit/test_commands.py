@@ -223,7 +223,7 @@ def test_a_rollback_to_nothing_fails_and_one_without_a_terminal_wants_yes(stack:
     assert (result.output, result.exit_code) == (message, 1)
     stack.released(NEW)
     result = fleet("rollback")
-    message = "error: there is no terminal to ask on; run it with --yes. Nothing was changed\n"
+    message = "error: there is no terminal for the question; run it with --yes. Nothing was changed\n"
     assert (result.output, result.exit_code, pointers.current(stack.store)) == (message, 2, NEW)
 
 

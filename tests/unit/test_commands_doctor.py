@@ -221,7 +221,7 @@ def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monk
     [
         (AgentHealth(age_s=4.0, servers={}, problem=""), ""),
         (AgentHealth(age_s=95.0, servers={}, problem=""), "nobody has asked for it for 95 s"),
-        (None, "nobody has asked for it yet"),
+        (None, "no health check has run yet"),
     ],
 )
 def test_a_balancer_on_which_nobody_asks_for_health_is_told(health: AgentHealth | None, problem: str) -> None:

@@ -101,7 +101,7 @@ HANGS = "GET /healthz was not 200 for 4 s: no response in 2 s"
     ("changes", "active", "expected"),
     [
         ({}, ["10.0.0.2"], f"{HANGS}; it gets no requests"),
-        ({}, ["10.0.0.1"], f"{HANGS}; the balancer asks it all the same, for no other server is healthy"),
+        ({}, ["10.0.0.1"], f"{HANGS}; the balancer still sends it requests, because no other server is healthy"),
         ({"queue": None}, ["10.0.0.2"], f"{HANGS}; it gets no requests; nothing listens on its port"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
         (
             Phase.SERVING,
             State.STARTING,
-            "the balancer asks the group for its servers every 5 s, and has not seen this one yet",
+            "the balancer asks the group for its servers every 5 s, and has not listed this one yet",
         ),
         (Phase.STANDBY, State.DRAINED, "its group has it on standby"),
         (None, State.STOPPED, "the balancer sends it no requests"),

@@ -136,12 +136,12 @@ def test_what_the_balancer_itself_sets_is_among_the_headers_that_others_rely_on(
 @pytest.mark.parametrize(
     ("rules", "way"),
     [
-        ([("/a", "/a")], "/a: leads back to itself (/a -> /a)"),
-        ([("/a", "/b"), ("/b", "/a")], "/a: leads back to itself (/a -> /b -> /a)"),
-        ([("/a/*", "/a/b/*")], "/a/*: leads back to itself (/a/1 -> /a/b/1 -> /a/b/b/1 -> /a/b/b/b/1 ...)"),
-        ([("/i/{id:int}", "/items/{id}"), ("/items/{x}", "/i/{x}")], "/i/{id:int}: leads back to itself (/i/1 ->"),
-        ([("/a", f"https://{HOSTNAME}/a")], "/a: leads back to itself (/a -> /a)"),
-        ([("/a", "/b?c=d"), ("/b", "/a")], "/a: leads back to itself (/a -> /b?c=d -> /a)"),
+        ([("/a", "/a")], "/a: redirects back to itself (/a -> /a)"),
+        ([("/a", "/b"), ("/b", "/a")], "/a: redirects back to itself (/a -> /b -> /a)"),
+        ([("/a/*", "/a/b/*")], "/a/*: redirects back to itself (/a/1 -> /a/b/1 -> /a/b/b/1 -> /a/b/b/b/1 ...)"),
+        ([("/i/{id:int}", "/items/{id}"), ("/items/{x}", "/i/{x}")], "/i/{id:int}: redirects back to itself (/i/1 ->"),
+        ([("/a", f"https://{HOSTNAME}/a")], "/a: redirects back to itself (/a -> /a)"),
+        ([("/a", "/b?c=d"), ("/b", "/a")], "/a: redirects back to itself (/a -> /b?c=d -> /a)"),
         ([("/a", "/b"), ("/b", "/c")], None),
         ([("/a", "https://o.example/a")], None),
         # The first that matches leads away, so the second is never asked.

@@ -169,9 +169,7 @@ def of_aws(**changes: Any) -> list[str]:
 
 
 THERE = {"vpc_id": "vpc-0123456a", "balancer_subnet_id": "subnet-0123456a", "app_subnet_ids": ["subnet-0123456b"]}
-WAYS = (
-    "give either vpc (made for this stack) or all of vpc_id, balancer_subnet_id, app_subnet_ids (a VPC that is there)"
-)
+WAYS = "set either vpc (created for this stack), or all of vpc_id, balancer_subnet_id, app_subnet_ids (an existing VPC)"
 
 
 @pytest.mark.parametrize(

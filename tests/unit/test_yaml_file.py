@@ -65,7 +65,7 @@ def test_words_of_yaml_1_1_are_names_of_variables_and_values(tmp_path: Path) -> 
     [
         (
             "config:\n  platform: lxd\n  wsgi-fleet:platform: aws\n",
-            "wsgi-fleet:platform: is there under two names; keep one of both",
+            "wsgi-fleet:platform: is set under two names; keep one of them",
         ),
         (
             "config:\n  wsgi-flet:os: debian-12\n  aws:region: eu-west-1\n",
