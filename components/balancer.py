@@ -59,7 +59,7 @@ def upstreams(
             app.gateway.request_timeout_s,
             app.health_path,
             app,
-            # A server's own Nginx speaks HTTP with it, whatever the gateway.
+            # A server's own Nginx speaks HTTP with it, with any gateway.
             "http" if app.isolated_processes else GATEWAYS[app.gateway.kind].protocol,
             app.static,
             app.streaming,
@@ -109,7 +109,7 @@ class Balancer(pulumi.ComponentResource):
             ),
             opts=child,
         )
-        # It reports what that step has brought.
+        # It reports the site of that step.
         booted = pulumi.ResourceOptions(parent=self, depends_on=[self.booted])
         platform.enable_monitoring(name, self.machine, machine_args, opts=booted)
 

@@ -1,4 +1,4 @@
-"""What stands in front of the app servers: a machine of the stack's own, or a load balancer of the platform's."""
+"""The balancer in front of the app servers: a machine of the stack, or a load balancer of the platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may reach which port: clients the balancer, the balancer the app servers, nobody anything else."""
+"""Which ports are open: those of the balancer to clients, and those of the app servers to the balancer."""
 
 from __future__ import annotations
 

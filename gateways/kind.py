@@ -1,4 +1,4 @@
-"""What the product must know of a gateway: the one interface of all kinds. Data alone; rendering/ makes the files."""
+"""The interface of all gateways, as data. rendering/ makes the files."""
 
 from __future__ import annotations
 

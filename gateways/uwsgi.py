@@ -1,4 +1,4 @@
-"""uWSGI, the default: the fastest of the four, the only one that tells what its workers do."""
+"""uWSGI, the default: the fastest of the four, and the only one that reports the state of its workers."""
 
 from gateways.kind import GUARD, Gateway
 

@@ -1,4 +1,4 @@
-"""The seam: what a fleet asks of the thing that machines are made of. Platforms differ behind it and nowhere else."""
+"""The interface of platforms: all that a fleet needs of them. Platforms differ only behind it."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class ConnectionSpec:
 
 
 class Platform(Protocol):
-    """What a fleet asks of a platform. Each method registers what it is named after.
+    """The interface of a platform. Each method registers the resource of its name.
 
     `opts` carry the parent and the dependencies.
     """

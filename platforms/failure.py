@@ -11,6 +11,6 @@ EXIT_AFTER_MESSAGE = 32
 
 
 def end_program(message: str) -> NoReturn:
-    """End the program with a message and nothing else."""
+    """End the program with only a message."""
     pulumi.log.error(message)
     raise SystemExit(EXIT_AFTER_MESSAGE)

@@ -1,4 +1,4 @@
-"""What ./fleet asks of a load balancer that is no machine."""
+"""The operations of ./fleet on a load balancer of the platform."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LoadBalancer(Protocol):
         ...
 
     def drain(self, app: str, target: str) -> None:
-        """Send a server no more requests, and wait until those that it has are answered."""
+        """Send a server no more requests, and wait until it has finished its requests."""
         ...
 
     def admit(self, app: str, target: str) -> None:

@@ -23,7 +23,7 @@ class Operator(Protocol):
     """What platforms/<name>/operator.py contains. Specifications are what the platform itself exported."""
 
     def transport(self, spec: Mapping[str, Any]) -> Transport:
-        """Return the transport of a ConnectionSpec.spec. Raises Unreachable when there is no way to any machine."""
+        """Return the transport of a ConnectionSpec.spec. Raises Unreachable if no machine can be reached."""
         ...
 
     def store(self, spec: Mapping[str, Any]) -> Store:
@@ -31,7 +31,7 @@ class Operator(Protocol):
         ...
 
     def secrets(self, spec: Mapping[str, Any], app: str) -> SecretStore | None:
-        """Return the store from which an application's servers read secrets at boot; None where there is none."""
+        """Return the store from which an application's servers read secrets at boot; None if there is none."""
         ...
 
     def load_balancer(self, spec: Mapping[str, Any]) -> LoadBalancer:
@@ -63,7 +63,7 @@ def operator_of(platform: str) -> Operator:
 
 
 def transport(spec: Mapping[str, Any]) -> Transport:
-    """Return the transport of a ConnectionSpec.spec. Raises Unreachable when there is no way to any machine."""
+    """Return the transport of a ConnectionSpec.spec. Raises Unreachable if no machine can be reached."""
     return operator_of(spec["platform"]).transport(spec)
 
 

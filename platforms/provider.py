@@ -11,7 +11,7 @@ E = TypeVar("E", bound=Exception)
 
 def log(text: str) -> None:
     """Print a line, which the engine shows. It is one write, because machines are worked on side by side."""
-    # An engine that was killed hears nothing, and what was begun is ended all the same.
+    # A killed engine gets no message, but started work still finishes.
     with contextlib.suppress(OSError):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

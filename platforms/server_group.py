@@ -40,7 +40,7 @@ class Member:
 
     @property
     def takes_part(self) -> bool:
-        """Return whether a release is brought to it."""
+        """Return whether a rollout installs releases on it."""
         return bool(self.address) and self.phase in (Phase.WAITING, Phase.SERVING, Phase.STANDBY)
 
 
@@ -60,7 +60,7 @@ class ServerGroup(Protocol):
         ...
 
     def protect(self, ids: Collection[str], *, on: bool) -> None:
-        """Have the group take none of these machines away, or let it again. One that is gone is no error."""
+        """Protect these machines from scale-in, or end that. A missing machine is no error."""
         ...
 
     def stand_by(self, id_: str, *, on: bool) -> None:
@@ -68,7 +68,7 @@ class ServerGroup(Protocol):
         ...
 
     def replace(self, id_: str) -> None:
-        """Have the group take another machine in the place of this one."""
+        """Have the group replace this machine."""
         ...
 
     def last_problem(self) -> str:

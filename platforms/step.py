@@ -1,4 +1,4 @@
-"""A step as a dynamic resource: a script on a machine, run over the transport of whatever platform it is on."""
+"""A step as a dynamic resource: a script on a machine, run over the transport of its platform."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StepProvider(ResourceProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Implement ResourceProvider.diff: compare the triggers, if the input is known."""
-        # Without it what it waits for has failed (`pulumi up --continue-on-error`): the machine stays as it is.
+        # Without it a dependency has failed (`pulumi up --continue-on-error`): the machine stays unchanged.
         is_known = "stdin" in _news
         return DiffResult(changes=is_known and _olds.get("trigger") != trigger(_news), replaces=[])
 

@@ -19,9 +19,9 @@ class Terminal:
     secret: str = ""
 
     def enter(self) -> NoReturn:
-        """Replace this process with that command. Raises FileNotFoundError where there is no such program."""
+        """Replace this process with that command. Raises FileNotFoundError if there is no such program."""
         if self.secret:
-            # Never as a file: a pipe takes 64 KiB before anybody reads (pipe(7)), and goes with its readers.
+            # Never as a file: a pipe buffers 64 KiB (pipe(7)), and ends with its readers.
             read, write = os.pipe()
             os.write(write, self.secret.encode())
             os.close(write)

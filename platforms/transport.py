@@ -45,15 +45,15 @@ class Store(Protocol):
     """Keeps files under slash-separated keys. A write is atomic: a reader sees the old or the new content."""
 
     def read(self, key: str) -> bytes | None:
-        """Return the content of a key; None where there is none."""
+        """Return the content of a key; None if it is missing."""
         ...
 
     def open(self, key: str) -> IO[bytes] | None:
-        """Open a key for reading, for what is too large for memory; None where there is none. The caller closes it."""
+        """Open a key for reading, if it is too large for memory; None if it is missing. The caller closes it."""
         ...
 
     def write(self, key: str, content: bytes | IO[bytes]) -> None:
-        """Put content there, replacing what was: bytes, or what a file has from where it stands."""
+        """Write or replace content: bytes, or a file from its current position."""
         ...
 
     def create(self, key: str, content: bytes) -> bool:

@@ -19,11 +19,11 @@ _CHUNK = 1 << 20
 
 
 class SourceError(Exception):
-    """The source cannot be released as it is. The text lists every reason with its path."""
+    """The source cannot be released. The text lists every reason with its path."""
 
 
 class _Hash:
-    """A file that keeps the sha256 of what is written, and passes it on. file: None where nobody wants it."""
+    """A file that computes the sha256 of its content, and passes it on. file: None to only compute it."""
 
     def __init__(self, file: IO[bytes] | None) -> None:
         self._file, self.sha256 = file, hashlib.sha256()
@@ -63,7 +63,7 @@ def gzip_sha256(file: IO[bytes]) -> str | None:
 
 
 def _write(source: Path, file: IO[bytes] | None, *, static: str, state: Path | None, max_mib: int) -> str:
-    """Write the uncompressed tar: sorted, root-owned, normal modes. No file is held in memory."""
+    """Write the uncompressed tar: sorted, root-owned, normal modes. No file is loaded into memory."""
     found = find_files(source, static=static, state=state)
     excess = _find_excess(source, found.paths, max_mib) if max_mib else []
     problems = [*found.problems, *excess]
@@ -108,7 +108,7 @@ def _time_of(sha256: bytes) -> int:
 
 
 def _find_excess(source: Path, paths: Sequence[Path], max_mib: int) -> list[str]:
-    """Return a line where the files take more than max_mib, with the folders that take most; else []."""
+    """Return a line with the largest folders if the files exceed max_mib; otherwise []."""
     folders: Counter[str] = Counter()
     for path in paths:
         if path.is_file() and not path.is_symlink():

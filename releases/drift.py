@@ -1,4 +1,4 @@
-"""Whether a fleet is as the state of the stack says: asked of the store and of the servers, and not assumed."""
+"""Differences between a fleet and the state of the stack, found by queries to the store and the servers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, has_archive
 from releases.status import ReleaseStatus, parse_status
 
-# Seconds for each server. One that does not respond is left to `up --refresh`, and must not hold up another change.
+# Seconds for each server. One that does not respond needs `up --refresh`, and must not block another change.
 STATUS_TIMEOUT_S = 15.0
 # States of a unit that does not run and is not about to.
 ENDED = ("inactive", "failed")
 # What to do about a store that is damaged.
 REPAIR = "`pulumi up` puts it right"
-# What stands in the place of a value that a preview cannot know (pulumi.runtime.rpc.UNKNOWN).
+# The placeholder of a value that a preview cannot know (pulumi.runtime.rpc.UNKNOWN).
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 

@@ -18,7 +18,7 @@ from rendering.paths import SCRIPTS
 from settings.limits import STOP_TIMEOUT_S
 
 COMMAND, STATUS_COMMAND = f"{SCRIPTS}/release.py", f"{SCRIPTS}/app_status.py"
-# Servers worked on at a time; each holds a connection and a thread.
+# Servers in work at the same time; each needs a connection and a thread.
 PARALLEL = 16
 STATUS_S = 60
 JOURNAL_S = 20
@@ -160,7 +160,7 @@ class Fleet:
         return self.run(server, phase, command, timeout_s=JOURNAL_S, quiet=True, program="journalctl").output
 
     def on_all(self, servers: Iterable[Server], work: Callable[[Server], object]) -> None:
-        """Do the work on the servers in parallel, on all of them. Raises ServerFailures, of those that are there."""
+        """Do the work on all servers in parallel. Raises ServerFailures with the failed ones."""
         failures: list[ServerFailure] = []
         with ThreadPoolExecutor(max_workers=PARALLEL) as pool:
             futures = [pool.submit(work, server) for server in servers]

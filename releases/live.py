@@ -1,4 +1,4 @@
-"""The servers of a group that moves: listed when they are needed, held while they switch, and those that came late."""
+"""The servers of a group during a rollout: listed when needed, protected while they switch, and late ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LiveServers:
         return server
 
     def servers(self) -> list[Server]:
-        """Return those that a release is brought to: first those that get requests. Raises ServerGroupError."""
+        """Return the servers that get a release: first those that get requests. Raises ServerGroupError."""
         members = [member for member in self._group.members() if member.takes_part]
         return [self.server(member) for member in sorted(members, key=lambda each: each.phase is not Phase.SERVING)]
 
@@ -68,7 +68,7 @@ class LiveServers:
             time.sleep(LOOK_S)
 
     def has_gone(self, server: Server) -> bool:
-        """Return whether a server that failed has left the group, or is about to. Nothing is assumed: it is asked."""
+        """Query whether a failed server has left the group, or is about to."""
         if server in self._gone:
             return True
         try:

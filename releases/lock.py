@@ -1,4 +1,4 @@
-"""One rollout of an application at a time, whoever starts it from wherever: a lock in its store."""
+"""A lock in the store of an application: it allows one rollout at a time, from any machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORPHAN_S = 300.0
 
 
 class Locked(Exception):
-    """Somebody else moves this application. The text says who and since when."""
+    """Another rollout of this application is running. The text says whose, and since when."""
 
 
 def operator_name() -> str:
@@ -43,7 +43,7 @@ def operator_name() -> str:
 def acquire(store: Store, what: str, log: Callable[[str], None]) -> Generator[None]:
     """Hold the lock in this block. what: the work, in a few words. log: prints a wait for work whose starter is gone.
 
-    Raises Locked at once when somebody else has it.
+    Raises Locked at once if another process has it.
     """
     content: dict[str, Any] = {
         "who": operator_name(),
@@ -92,7 +92,7 @@ def _take(store: Store, content: dict[str, Any], log: Callable[[str], None]) -> 
 
 
 def _wait_for_orphan(orphan: dict[str, Any], store: Store) -> dict[str, Any]:
-    """Return the lock once that process has left it, or as it is after ORPHAN_S."""
+    """Return the lock once that process has released it, or unchanged after ORPHAN_S."""
     deadline = time.monotonic() + ORPHAN_S
     while (other := _read(store)).get("token") == orphan["token"] and not _is_dead(other):
         if time.monotonic() > deadline:
@@ -103,7 +103,7 @@ def _wait_for_orphan(orphan: dict[str, Any], store: Store) -> dict[str, Any]:
 
 def _beat(store: Store, content: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_S):
-        # One that was held up for so long that another took over must not take it back.
+        # A holder that was delayed so long that another took over must not take the lock back.
         if _read(store).get("token") != content["token"]:
             return
         store.write(KEY, _encode(content))

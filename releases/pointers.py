@@ -1,4 +1,4 @@
-"""What a store remembers besides releases: which one serves, which were rejected and how often, and whose it is."""
+"""The pointers of a store: the current release, rejections, the count of manual changes, and the owner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POINTER, EPOCH, REJECTED, OWNER = "pointer", "epoch", "rejected/", "owner"
 
 @dataclass(frozen=True)
 class Rejection:
-    """A release that somebody went back from. when: ISO 8601."""
+    """A release that was rolled back. when: ISO 8601."""
 
     release: str
     who: str
@@ -51,7 +51,7 @@ def manual_changes(store: Store) -> int:
 
 
 def raise_epoch(store: Store) -> None:
-    """Make the next `up` look at the fleet, whatever its state says."""
+    """Make the next `up` check the fleet, even if its state did not change."""
     store.write(EPOCH, str(manual_changes(store) + 1).encode())
 
 
@@ -73,7 +73,7 @@ def rejection(store: Store, release: str) -> Rejection | None:
 
 
 def allow(store: Store, release: str) -> bool:
-    """Take a rejection back. False where there was none."""
+    """Remove a rejection. Return False if there was none."""
     if rejection(store, release) is None:
         return False
     store.delete(f"{REJECTED}{release}")

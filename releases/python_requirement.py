@@ -79,7 +79,7 @@ def is_satisfied(specifier: object, system: OperatingSystem) -> bool:
 
 
 def describe(what: str, specifier: object, python: str) -> str:
-    """Describe which Python is needed, which there is, and what to do."""
+    """Describe the required Python, the present one, and the remedy."""
     enough = [each.name for each in OPERATING_SYSTEMS.values() if is_satisfied(specifier, each)]
     remedy = f"set `wsgi-fleet:os` to {enough[0]}" if enough else "no `wsgi-fleet:os` has it: take another version"
     return f"{what} needs Python {specifier}, and servers have {python}; {remedy}"

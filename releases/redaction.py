@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 from settings.limits import MIN_SECRET_CHARS
 
 REMOVED = "[removed]"
-# A line of a secret of several lines: logs write each with something before it.
+# A line of a secret with several lines: logs add a prefix to each.
 LINE_LENGTH = 6
 # What a terminal may obey; not the ends of lines, and not a tab.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -36,7 +36,7 @@ class Redaction:
         self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
     def clean(self, text: str) -> str:
-        """Return the text with [removed] wherever a secret stood."""
+        """Return the text with each secret replaced by [removed]."""
         return self._pattern.sub(REMOVED, text) if self._pattern else text
 
 
@@ -49,7 +49,7 @@ def _forms(secret: str) -> Iterator[str]:
             yield json.dumps(value, ensure_ascii=ascii_only)[1:-1]
         yield repr(value)[1:-1]
         yield html.escape(value)
-        # systemd.exec(5), EnvironmentFile; and what a shell script would hold.
+        # systemd.exec(5), EnvironmentFile; and the form of a shell script.
         yield re.sub(r'(["\\`$])', r"\\\1", value)
         yield quote(value, safe="")
         yield quote(value)

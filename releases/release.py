@@ -1,4 +1,4 @@
-"""A release: one immutable build of an application, named by a hash of all that it is made of."""
+"""A release: one immutable build of an application, named by a hash of its whole content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENVIRONMENT = {
     "HOME": "/var/lib/app",
     "LANG": "C.UTF-8",
     "PATH": "/usr/local/bin:/usr/bin:/bin",
-    # Else lines would come late, or never from a process that is killed.
+    # Otherwise lines would appear late, or never if the process is killed.
     "PYTHONUNBUFFERED": "1",
 }
 
@@ -45,7 +45,7 @@ class Release:
 
 
 def has_archive(store: Store, manifest: bytes, key: str) -> bool:
-    """Return whether a key of the store is the whole archive of a manifest's release, whatever compressed it."""
+    """Return whether a key of the store is the whole archive of a manifest's release, with any compression."""
     file = store.open(key)
     if file is None:
         return False

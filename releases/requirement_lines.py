@@ -77,7 +77,7 @@ def find_problem(file: Path, source: Path, root: Path) -> str:
             return f"lies outside of {root}; copy it into the source"
         path = file.resolve().relative_to(root.resolve())
         if may_contain_secrets(path) or any(part.startswith(".") for part in path.parts):
-            return "may hold secrets; give it another name if it holds none"
+            return "may contain secrets; give it another name if it contains none"
     try:
         has_password = _PASSWORD.search(file.read_text("utf-8-sig"))
     except UnicodeDecodeError:
@@ -86,7 +86,7 @@ def find_problem(file: Path, source: Path, root: Path) -> str:
 
 
 def is_inside(file: Path, folder: Path) -> bool:
-    """Return whether a file lies in a folder, wherever symlinks lead."""
+    """Return whether a file lies in a folder, after symlinks are resolved."""
     return file.resolve().is_relative_to(folder.resolve())
 
 
@@ -97,7 +97,7 @@ def _name_copy(line: Line, names: Mapping[str, str]) -> str:
 
 
 def _decode(content: bytes) -> str:
-    """Return the text of a file as far as paths and URLs in it are ASCII, whatever its encoding."""
+    """Return the text of a file in any encoding, as far as its paths and URLs are ASCII."""
     content = content.replace(b"\0", b"")
     for mark in (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         content = content.removeprefix(mark)

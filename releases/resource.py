@@ -39,7 +39,7 @@ from releases.release import Release, build
 from releases.rollout import REMEDY, Rollout, RolloutError
 from releases.source import Source
 
-# What makes another rollout due, besides a fleet that is not as the state has it; all else is how it is done.
+# Changes of these start a rollout, as does drift of the fleet; other properties only say how it is done.
 TRIGGER_KEYS = ("release", "servers", "group", "static")
 STATE_KEYS = ("app", "servers", "group", "balancer", "static", "store")
 # A limit that is a text as well: "25%".
@@ -107,7 +107,7 @@ class _Provider(ResourceProvider):
 
 
 def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
-    """Return whether the fleet is not as the state has it, and print why. First it asks the store, then the servers."""
+    """Return whether the fleet differs from the state, and print why. Check the store first, then the servers."""
     release = str(olds["release"])
     why = find_drift(_store(olds), release, int(olds["epoch"]))
     found = [why] if why else find_strays(news["reach"], _servers_now(olds), olds.get("balancer"), release)
@@ -117,7 +117,7 @@ def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
 
 
 def _servers_now(props: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
-    """Return the servers of the state; of a group those that it has now. [] where it cannot be asked."""
+    """Return the servers of the state, or the current ones of a group. [] if it cannot be queried."""
     group: Mapping[str, Any] | None = props.get("group")
     if not group or UNKNOWN in json.dumps(group, default=repr):
         return props["servers"]
@@ -147,7 +147,7 @@ def _store(props: Mapping[str, Any]) -> Store:
 
 
 def _roll_out(props: Mapping[str, Any], transport: Transport) -> dict[str, Any]:
-    """Build the release and roll it out. Outputs stand in plain in the state, so they contain no secret."""
+    """Build the release and roll it out. The state contains outputs unencrypted, so none is secret."""
     with tempfile.TemporaryDirectory(prefix="wsgi-fleet-") as folder:
         file = Path(folder, "code.tar.gz")
         try:

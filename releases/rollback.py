@@ -82,7 +82,7 @@ def roll_back(
             try:
                 static.publish(servers[0])
             except ServerFailure as failure:
-                # The balancer mostly has them already. Who goes back is in a hurry.
+                # The balancer usually has them already, and a rollback is urgent.
                 log(f"goes on without its static files (`pulumi up` brings them): {failure}")
 
             def go_back(server: Server) -> bool:

@@ -255,7 +255,7 @@ class Rollout:
         return self._note_late(late, journal)
 
     def _bring_server(self, server: Server) -> bool:
-        """Bring the release to a server where it does not serve. Return whether it did not. Raises ServerFailure."""
+        """Install the release on a server unless it is live there. Return whether it was not. Raises ServerFailure."""
         if self.fleet.status(server).live == self.id:
             return False
         self._stage_one(server)

@@ -1,4 +1,4 @@
-"""A secret that nobody gave: made once per stack, kept encrypted in its state."""
+"""A generated secret: created once per stack, kept encrypted in its state."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class GeneratedSecret(Resource, module="releases", name="GeneratedSecret"):
     value: pulumi.Output[str]
 
     def __init__(self, name: str, *, opts: pulumi.ResourceOptions) -> None:
-        # Without this a dynamic resource's output would stand in plain in the state.
+        # Without this the state would contain a dynamic resource's output unencrypted.
         secret = pulumi.ResourceOptions(additional_secret_outputs=["value"])
         super().__init__(_Provider(), name, {"value": None}, pulumi.ResourceOptions.merge(opts, secret))

@@ -45,7 +45,7 @@ def _revision(path: Path) -> str:
 
 
 def _root(path: Path, project: Path | None) -> Path | None:
-    """Return the repository of a source, else the project that it lies in; None where it lies in neither."""
+    """Return the repository of a source, or the project that contains it; None if neither does."""
     if top := _git(path, "rev-parse", "--show-toplevel"):
         return Path(top)
     return project if project and path.is_relative_to(project) else None

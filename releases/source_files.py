@@ -19,14 +19,14 @@ VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
 CACHES = frozenset({"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".tox", ".nox"})
 # Part of it in the folder of static files alone: elsewhere it is what a build on the operator's machine needs.
 NODE_MODULES = "node_modules"
-# Files such as .env and prod.env usually hold secrets, which must not be copied to the store. These hold none.
+# Files such as .env and prod.env usually contain secrets, which must not be copied to the store. These do not.
 HARMLESS_ENDINGS = frozenset({".example", ".sample", ".template", ".dist"})
 # The end of such a name, with what editors and people add to copies. Others, such as config.env.js, are code.
 _ENV_FILE = re.compile(r"\.env(\W(bak|backup|copy|local|old|orig|save|swp)|[\W\d])*$")
 IGNORE_FILE = ".fleetignore"
 GIT_IGNORE_FILE = ".gitignore"
 REMEDY = "remove it, or make it readable"
-# Git calls no program that a repository names, whoever owns the files.
+# Git calls no program that a repository names, with any owner of the files.
 _GIT = ("git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "safe.directory=*")
 # The beginning of its complaint about a folder, which it then leaves out.
 _UNREADABLE = "warning: could not open directory '"
@@ -41,7 +41,7 @@ class Found:
 
 
 def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes] | None:
-    """Run git in a folder; return None where there is no git, or it fails."""
+    """Run git in a folder; return None if there is no git, or it fails."""
     command = [*_GIT, "-C", str(folder), *arguments]
     # A hook that runs `pulumi` has a repository of its own in its environment.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
@@ -78,7 +78,7 @@ def find_files(source: Path, *, static: str = "", state: Path | None = None) -> 
 
 
 def describe(path: Path, source: Path, problem: str) -> str:
-    """Return a problem with its path as one line, whatever characters the name contains."""
+    """Return a problem with its path as one line, with any characters of the name."""
     name = str(path.relative_to(source))
     return f"{name if name.isprintable() else ascii(name)}: {problem}"
 
@@ -148,7 +148,7 @@ class _SourceFiles:
                 yield from self._walk(path, specs)
 
     def _read_spec(self, file: Path) -> GitIgnoreSpec:
-        """Return the patterns of a file, none where there is no file; one that cannot be read is a problem."""
+        """Return the patterns of a file, none if it is missing; an unreadable file is a problem."""
         text = ""
         try:
             if file.is_file():
@@ -185,7 +185,7 @@ def _is_ignored(path: Path, *, is_folder: bool, specs: Iterable[tuple[Path, GitI
 
 
 def _mode(path: Path) -> int:
-    """Return the type and mode of a path itself, 0 where there is none or it cannot be asked."""
+    """Return the type and mode of a path itself, 0 if it is missing or unreadable."""
     try:
         return path.lstat().st_mode
     except OSError:
@@ -203,7 +203,7 @@ def _problem(path: Path, source: Path) -> str:
             path.stat()
         except OSError as error:
             if error.errno == errno.ELOOP:
-                return "a symlink that leads to itself; remove it"
+                return "a symlink to itself; remove it"
         # Servers unpack nothing that leads out of the tree, not even what leads back into it.
         target = os.path.normpath(path.relative_to(source).parent / path.readlink())
         if target == ".." or target.startswith(("/", "../")) or not path.resolve().is_relative_to(source.resolve()):
@@ -214,14 +214,14 @@ def _problem(path: Path, source: Path) -> str:
         return "neither file nor folder nor symlink; remove it"
     if may_contain_secrets(path.relative_to(source)):
         return (
-            "may hold secrets; set them with `pulumi config set --secret --path` and move it away, or name it in "
+            "may contain secrets; set them with `pulumi config set --secret --path` and move it away, or name it in "
             f"{IGNORE_FILE}"
         )
     return ""
 
 
 def may_contain_secrets(path: Path) -> bool:
-    """Return whether files of this name usually hold secrets: .env, prod.env, prod.env.bak, and all in .envs/."""
+    """Return whether files of this name usually contain secrets: .env, prod.env, prod.env.bak, and all in .envs/."""
     *folders, name = (part.lower() for part in path.parts)
     if any(part.startswith(".env") or part.endswith(".env") for part in folders):
         return True

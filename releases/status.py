@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 # `pulumi up` alone does not repeat a step whose input is the same.
-SCRIPTS_REMEDY = "`pulumi up --replace '**-booted'` brings the scripts anew"
+SCRIPTS_REMEDY = "`pulumi up --replace '**-booted'` installs the scripts again"
 
 
 class _Status(BaseModel):

@@ -13,7 +13,7 @@ MARK = "warning: threads of the import end in workers: "
 
 
 def report_lost_threads(fleet: Fleet, server: Server, manifest: bytes, since_s: float) -> None:
-    """Print a warning where the proof of a release, in the last since_s seconds, has logged such threads."""
+    """Print a warning if the test of a release, in the last since_s seconds, has logged such threads."""
     if SCRIPT not in json.loads(manifest).get("gateway_files", ()):
         return
     try:

@@ -1,4 +1,4 @@
-"""What the first server has installed, kept in the store for the others: each release downloads its packages once.
+"""The packages of the first server, kept in the store for the others: each release downloads its packages once.
 
 The keys are `wheels/KEY.tar.gz`, a virtualenv, and `wheels/KEY.json`, what it is (machine/install/wheels.py).
 Releases with equal requirements use the same one; `releases/ID/wheels` names it.
@@ -51,7 +51,7 @@ class Wheels:
             self._installed.set()
             return True
         if line.startswith(DAMAGED):
-            # The next rollout keeps them anew.
+            # The next rollout stores them again.
             self._store.delete(f"wheels/{find_key(self._store, self._release)}.json")
         return False
 

@@ -86,7 +86,7 @@ class Host:
 
     @property
     def websocket_paths_regex(self) -> str:
-        """Return a pattern of the paths on which a connection may become a WebSocket; "" where there is none."""
+        """Return a pattern of the paths on which a connection may become a WebSocket; "" if there are none."""
         paths = [
             path for app in self.apps if app.streaming and app.streaming.websockets for path in app.streaming_paths
         ]

@@ -54,7 +54,7 @@ def exact_path_regex(paths: Sequence[str]) -> list[str]:
 
 
 def path_prefix_regex(paths: Sequence[str]) -> list[str]:
-    """Return the same expressions, where a path that ends with a slash stands for all beneath it."""
+    """Return the same expressions, in which a path that ends with a slash matches all paths below it."""
     return [f"^{path.replace('.', '[.]')}" if path.endswith("/") else exact_path_regex([path])[0] for path in paths]
 
 

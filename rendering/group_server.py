@@ -1,4 +1,4 @@
-"""Render what a machine of a group boots with: little user data, and a file in the release store with all else."""
+"""Render what a machine of a group boots with: small user data, and a file in the release store."""
 
 from __future__ import annotations
 

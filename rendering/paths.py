@@ -1,3 +1,3 @@
-"""Name the folder of the programs of a machine, for who renders them and who runs them."""
+"""The folder of a machine's programs, for the modules that render and run them."""
 
 SCRIPTS = "/usr/local/lib/wsgi-fleet"

@@ -92,7 +92,7 @@ def _as_behind_a_proxy(front: Front) -> Balancer:
     given = front.balancer
     headers = given.proxy.response_headers
     if given.https and given.alb.hsts_max_age_s:
-        # Over HTTPS alone (RFC 6797 7.2): the load balancer sends nothing else here then.
+        # Only over HTTPS (RFC 6797 7.2), which is all that the load balancer forwards then.
         sent = {"Strict-Transport-Security": f"max-age={given.alb.hsts_max_age_s}"}
         headers = headers.model_copy(update={"set": headers.set | sent})
     proxy = given.proxy.model_copy(update={"response_headers": headers})

@@ -14,11 +14,11 @@ from settings.streaming import Streaming
 EVERY_REQUEST = Route()
 # Not part of any text of a stack file.
 MARK = "\0"
-# What the balancer replaces in the line of a server whose group it asks (machine/balancer/group_members.py).
+# Placeholders that the balancer replaces in the line of a group's server (machine/balancer/group_members.py).
 ADDRESS, ROUTE = "@ADDRESS@", "@ROUTE@"
 # Of the balancer itself: nothing listens there on the port of app servers.
 NO_SERVER = "127.0.0.1"
-# Servers that are asked for one request, at most.
+# Maximum of servers that Nginx tries for one request.
 MAX_ATTEMPTS = 3
 
 
@@ -54,7 +54,7 @@ class Upstream:
 
     @property
     def attempts(self) -> int:
-        """Return how many servers are asked for one request that none of them gets."""
+        """Return how many servers Nginx tries for one request that none accepts."""
         return min(self.max_servers if self.group else len(self.addresses), MAX_ATTEMPTS)
 
     @property
@@ -89,12 +89,12 @@ class Upstream:
 
     @property
     def streaming_timeout_s(self) -> int:
-        """Return the same for the paths of streaming."""
+        """Return the same for paths of streaming."""
         return read_timeout_s(self.streaming.timeout_s) if self.streaming else 0
 
     @property
     def servers_mark(self) -> str:
-        """Return what stands in a rendered site for the lines of the servers; rendering/site.py splits it there."""
+        """Return the mark in a rendered site for the lines of the servers; rendering/site.py splits it there."""
         return f"{MARK}app_{self.identifier}{MARK}"
 
     @property

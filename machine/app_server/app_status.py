@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-# The other modules stand beside this file; it is started by its path.
+# The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import LIVE, RELEASES, RUN, SLOTS, manifest_of, run
 from host_status import host_status

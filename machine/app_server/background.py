@@ -53,7 +53,7 @@ def apply() -> None:
     stale = [each for each in _enabled_units() if each not in instances]
     if stale:
         run("systemctl", "disable", "--now", "--no-block", *stale)
-        # Else a schedule that failed last stays listed as failed for good.
+        # Otherwise a schedule whose last run failed stays listed as failed.
         run(
             "systemctl",
             "reset-failed",

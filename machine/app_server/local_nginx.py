@@ -24,7 +24,7 @@ from symlinks import atomic_symlink, link_target
 CONF = Path("/etc/nginx/nginx.conf")
 # Seconds until new workers of Nginx accept.
 RELOAD_S = 15
-# Seconds for a process to answer after a boot; less than systemd gives Nginx to start (90 s), which then tries again.
+# Seconds for a process to respond after a boot; less than Nginx's start time-out in systemd (90 s), which retries it.
 WAIT_S = 60
 # Seconds between two looks for processes that supervisord gave up.
 AGAIN_S = 5
@@ -36,7 +36,7 @@ def select_config(slot: str) -> None:
 
 
 def start(slot: str) -> None:
-    """Start a slot, and Nginx once it serves. Nobody waits for that: this is part of what they wait for."""
+    """Start a slot, and Nginx once it serves. Do not wait: callers wait for a unit that this is part of."""
     select_config(slot)
     run("systemctl", "start", "--no-block", *units(slot), "nginx")
 

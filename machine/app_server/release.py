@@ -27,7 +27,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-# The other modules stand beside this file; it is started by its path.
+# The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import background
 from common import CONFIG, LIVE, RELEASES, SLOTS, VENVS, Failure, lock, log, manifest_of, run, store_url

@@ -27,17 +27,17 @@ from slot_layout import (
 )
 from symlinks import atomic_symlink, link_target
 
-# Seconds in which a slot that has started must be healthy, where it answers clients from then on.
+# Seconds in which a started slot must be healthy if it serves clients from then on.
 GATE_S = 5
 # Answers of 500 in a row that end that sooner: clients get the same. (Another one may mean "not yet".)
 ERRORS = 3
-# The same of 3xx or 4xx, wherever a slot starts: the application answers, and will not answer otherwise.
+# The same for 3xx or 4xx at any start: the application responds, and its response will not change.
 REFUSALS = 5
 # Seconds after which a health path that still fails is shown; from then on at each minute.
 FIRST_LOGGED_S = (10, 30)
 # Lines of a journal to show.
 LAST_LINES = 25
-# Seconds for a slot that no client has asked yet to end.
+# Seconds for a slot without clients to end.
 UNUSED_S = 5
 
 
@@ -85,7 +85,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
         if not started:
             raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}")
         if serves := slot != PROOF and not process_layout()[1]:
-            # It was healthy when it was proven, and from here on it answers clients: no long patience.
+            # It was healthy when it was tested, and from here on it serves clients: no long patience.
             limit, drain = min(limit, GATE_S), drain_s(slot)
             deadline = time.monotonic() + limit
         for name in gateways(slot):
@@ -139,7 +139,7 @@ def stop(slot: str, drain_s: float) -> None:
 
 
 def mend_socket() -> None:
-    """Have systemd listen again where its socket failed: a slot that runs holds the port, and must end for that."""
+    """Have systemd listen again if its socket failed. A running slot keeps the port, and must end first."""
     serving = serving_slots()
     if process_layout()[1] or not serving or state_of("app.socket") not in ("failed", "inactive"):
         return
@@ -165,7 +165,7 @@ def drain_s(slot: str) -> float:
 
 
 def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
-    """Look at a slot that serves for so long. Raises Failure as soon as it is unhealthy."""
+    """Watch a serving slot for so many seconds. Raises Failure as soon as it is unhealthy."""
     path, where = manifest["health_path"], " ".join(units(slot))
     start_s, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
     while time.monotonic() < deadline:
@@ -185,7 +185,7 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
 
 
 def restart_fingerprint(slot: str) -> list[str]:
-    """Return what changes when a process of the slot is started anew."""
+    """Return a value that changes when a process of the slot is restarted."""
     return unit_property("NRestarts", units(slot)) + [str(each["pid"]) for each in supervisord_processes(slot)]
 
 
@@ -211,13 +211,13 @@ def is_healthy(slot: str, manifest: dict[str, Any]) -> bool:
 
 
 def start_at_boot(slot: str) -> None:
-    """Start a slot where processes are balanced here; else systemd starts it by itself."""
+    """Start a slot if this server balances processes; otherwise systemd starts it by its socket."""
     if process_layout()[1]:
         local_nginx.start(slot)
 
 
 def route_traffic(slot: str, others: Sequence[str]) -> None:
-    """Have new requests go to this slot, where a local Nginx decides that, and wait for what it asked of others."""
+    """Send new requests to this slot, if there is a local Nginx, and wait for requests in other slots."""
     if process_layout()[1]:
         local_nginx.route_traffic(slot, max(map(drain_s, others), default=0))
 

@@ -26,7 +26,7 @@ RETRY_UNIT = "app-boot-retry"
 
 
 def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = False) -> None:
-    """Fetch a release, run its task where told to, and check that it starts and is healthy. Traffic is not touched."""
+    """Fetch a release, optionally run its task, and check that it starts and is healthy. Traffic is not affected."""
     # The rollout does what a boot was going to retry.
     run("systemctl", "stop", f"{RETRY_UNIT}*.timer")
     start_s, place = time.monotonic(), RELEASES / release
@@ -106,7 +106,7 @@ def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
 
 
 def build_venv(place: Path, limit_s: float) -> None:
-    """Build the release's virtualenv, or find that of the same requirements, by the script that the release brings."""
+    """Build the release's virtualenv, or find one of the same requirements, by the release's own script."""
     script = place / "install" / "virtualenv.py"
     if not script.exists():
         raise Failure(f"{place.name} is of another version of wsgi-fleet; run `pulumi up`, which makes another release")
@@ -203,7 +203,7 @@ def secrets_digest(secrets: dict[str, str]) -> str:
 
 
 def find_secrets(release: str, digest: str) -> dict[str, str]:
-    """Return the secrets that an earlier release brought here, else those that the platform stores for boots."""
+    """Return the secrets of an earlier release on this server, or those that the platform stores for boots."""
     if not digest:
         return {}
     for file in RELEASES.glob("*/secrets.json"):

@@ -49,7 +49,7 @@ def misdirected_names(hostnames: Sequence[str]) -> dict[str, str]:
     """Return names by which this balancer is not reached over HTTP -> what happens instead."""
     name, content = f"wsgi-fleet-{secrets.token_hex(8)}", secrets.token_hex(16)
     CHALLENGES.mkdir(parents=True, exist_ok=True)
-    # Neither a proxy nor a redirect may answer for this machine.
+    # Neither a proxy nor a redirect may respond for this machine.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.HTTPHandler(), urllib.request.HTTPErrorProcessor(), urllib.request.HTTPDefaultErrorHandler(),
@@ -109,7 +109,7 @@ def server_of_renewal(renewal: Path) -> str | None:
 
 
 def certbot_command(order: dict[str, Any]) -> list[str]:
-    """Return the command that gets the certificate, and nothing where there is one that has time left."""
+    """Return the certbot command, which does nothing if the present certificate has time left."""
     command = [
         "certbot", "certonly", "--non-interactive", "--agree-tos", "--no-eff-email", "--email", order["email"],
         "--server", order["directory_url"], "--webroot", "--webroot-path", str(WEBROOT),
@@ -126,7 +126,7 @@ def certbot_command(order: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Get the certificate that standard input asks for, put it in place and have certbot.timer renew it."""
+    """Get the certificate that standard input describes, install it, and have certbot.timer renew it."""
     order: dict[str, Any] = json.load(sys.stdin)
     extra = trust(order["ca_certificate"])
     wait_for_names(order["hostnames"], order["address"])

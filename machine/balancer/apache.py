@@ -88,7 +88,7 @@ def _number(pid: Path) -> int:
 
 
 def _children(parent: int) -> set[int] | None:
-    """Process ids of an Apache's workers; None where there is no such Apache."""
+    """Process ids of an Apache's workers; None if there is no such Apache."""
     found: set[int] = set()
     runs = False
     for entry in Path("/proc").iterdir():
@@ -118,7 +118,7 @@ def _is_worker(process: Path) -> bool:
 
 
 def reload() -> None:
-    """Have new workers serve the site that is there, whether Apache runs or ended for what was there before."""
+    """Have new workers serve the present site. Start Apache if the previous site ended it."""
     if has_ended():
         result = subprocess.run(["systemctl", "restart", UNIT], check=False, capture_output=True, text=True)
         if result.returncode:

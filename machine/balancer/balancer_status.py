@@ -144,7 +144,7 @@ def read_recent(now_s: float, logs: Sequence[Path] = LOGS) -> tuple[Iterator[dic
 
 
 def health() -> dict[str, Any] | None:
-    """Return what upstream_health.py wrote last, and how old that is; None where there is nothing."""
+    """Return the last status of upstream_health.py, and its age; None if there is none."""
     try:
         written = json.loads(HEALTH.read_text())
     except (OSError, ValueError):

@@ -38,7 +38,7 @@ RENEWAL = Path("/etc/letsencrypt/renewal") / f"{LINEAGE}.conf"
 LIVE = Path("/etc/letsencrypt/live") / LINEAGE
 INSTALL = Path("/usr/local/lib/wsgi-fleet/install-packages")
 HTTPS = ("127.0.0.1", 443)
-# Nobody trusts it anyway; ten years, for no `up` comes by to make another.
+# No client trusts it anyway; ten years, because no `up` renews it.
 SELF_SIGNED_DAYS = 3650
 STDIN_BYTES = 1 << 20
 
@@ -55,10 +55,10 @@ def install(pem: bytes) -> None:
     CANDIDATE.rename(FILE)
     try:
         if not read_state().site["https"]:
-            # The site that names it comes by a later step, or is no more.
+            # The site that names it is installed by a later step, or was removed.
             return
     except Failure as error:
-        # The step that mends it comes after this one, and loads the certificate.
+        # A later step corrects it, and loads the certificate.
         print(f"{error}, and serves this certificate", flush=True)
         return
     try:
@@ -109,7 +109,7 @@ def served_certificate() -> bytes:
 
 
 def install_self_signed(names: Sequence[str]) -> None:
-    """Serve with a certificate of our own for these names, the one that is there if it is that."""
+    """Serve with a self-signed certificate for these names; keep the present one if it is one."""
     made_for = " ".join(names)
     if FILE.exists() and MADE_FOR.exists() and MADE_FOR.read_text() == made_for:
         install(FILE.read_bytes())
@@ -133,7 +133,7 @@ def openssl(*arguments: str) -> str:
 
 
 def install_given(pem: bytes) -> None:
-    """Serve with what an operator brought, and let certbot renew nothing over it."""
+    """Serve with the operator's certificate, and stop certbot from renewing its own."""
     install(pem)
     MADE_FOR.unlink(missing_ok=True)
     stop_renewing()

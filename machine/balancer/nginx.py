@@ -33,7 +33,7 @@ def test(text: str) -> None:
 
 
 def reload() -> None:
-    """Have new workers serve the site that is there."""
+    """Have new workers serve the present site."""
     command("-s", "reload")
 
 

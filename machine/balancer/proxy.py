@@ -33,7 +33,7 @@ HTTP, HTTPS = "http://127.0.0.1", "https://127.0.0.1"
 
 
 class Failure(Exception):
-    """The proxy cannot do what was asked."""
+    """The proxy could not do this. The text says why."""
 
 
 @cache

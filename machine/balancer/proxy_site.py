@@ -42,7 +42,7 @@ PAGE_BYTES = 1 << 20
 
 
 def serve(new: State, *, by_agent: bool = False, is_repair: bool = False) -> None:
-    """Serve what a state describes, and remember it once that works. Raises Failure.
+    """Serve a state, and save it once that works. Raises Failure.
 
     is_repair: the remembered state cannot be read, so nothing is known of what the proxy has loaded.
     by_agent: the change comes from upstream_health.py. It is not probed and waits for no old worker: a server that
@@ -83,7 +83,7 @@ def serve(new: State, *, by_agent: bool = False, is_repair: bool = False) -> Non
 
 
 def leaving_workers() -> set[int]:
-    """Return process ids of workers that finish what they have, and of those in LEAVING."""
+    """Return process ids of workers that finish their requests, and of those in LEAVING."""
     backend = proxy.backend()
     return {pid for pid in backend.workers() if not backend.accepts(pid)} | read_leaving()
 
@@ -200,7 +200,7 @@ def check_address(address: str, state: State) -> None:
 
 
 def maintenance(switch: str) -> None:
-    """Switch maintenance on or off. The page comes from standard input, else it is the default one."""
+    """Switch maintenance on or off. The page is read from standard input; an empty one means the default page."""
     if switch == "off":
         PAGE.unlink(missing_ok=True)
         print("maintenance is off: the application responds")
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str]) -> None:
                 return
             case _:
                 raise Failure(str(__doc__))
-    # Without the lock: a server that hangs meanwhile is removed all the same.
+    # Without the lock: a server that hangs meanwhile can still be removed.
     wait_for_leaving()
     if arguments[0] == "drain":
         print(f"{arguments[1]} is drained: no request is on its way to it any more")

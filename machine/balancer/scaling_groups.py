@@ -26,7 +26,7 @@ class ScalingGroups:
         self._addresses: dict[str, str] = {}
 
     def in_service(self, names: Collection[str]) -> dict[str, dict[str, str]]:
-        """Return group -> private address -> instance, of all in service. A group that is not there is left out."""
+        """Return group -> private address -> instance, of all in service. A missing group is left out."""
         found: dict[str, list[str]] = {}
         every = sorted(names)
         for start in range(0, len(every), NAMES_PER_CALL):
@@ -60,7 +60,7 @@ class ScalingGroups:
                 return
 
     def _learn_addresses(self, ids: Collection[str]) -> None:
-        """Ask EC2 for the addresses of instances that are new, and forget others."""
+        """Query EC2 for the addresses of new instances, and forget those that left."""
         self._addresses = {id_: address for id_, address in self._addresses.items() if id_ in ids}
         new = sorted({*ids} - self._addresses.keys())
         for start in range(0, len(new), VALUES_PER_FILTER):

@@ -108,7 +108,7 @@ class Server:
 
 
 def interval_s(servers: int) -> float:
-    """Return how often each of so many servers is asked, in seconds."""
+    """Return the seconds between two checks of each of so many servers."""
     return max(1.0, servers / PROBES_PER_S)
 
 

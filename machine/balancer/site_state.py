@@ -62,7 +62,7 @@ class Site(TypedDict):
 
 @dataclass(frozen=True)
 class State:
-    """The last site that a step brought, the servers that an operator drained since, and unhealthy ones."""
+    """The last site of a step, and the drained and unhealthy servers since then."""
 
     site: Site
     drained: Sequence[str]

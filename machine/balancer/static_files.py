@@ -39,7 +39,7 @@ BLOCK = 4096
 
 
 class Failure(Exception):
-    """Nothing else is served than before."""
+    """The served files did not change. The text says why."""
 
 
 def unpack(stream: BinaryIO, folder: Path) -> None:
@@ -64,7 +64,7 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
             # over releases and balancers, and another content of that length has another one.
             moment = 1_000_000_000 + int.from_bytes(digest.digest()[:4]) % 450_000_000
             os.utime(target, (moment, moment))
-        # To the end, where gzip tells whether all of it came.
+        # To the end, where gzip checks that the stream is complete.
         while plain.read(1 << 16):
             pass
 
@@ -104,7 +104,7 @@ def activate(app: Path, release: str) -> None:
 
 
 def serve(app: Path) -> None:
-    """Have `served` lead to the files of live, next and before, as the links are now."""
+    """Point `served` to the files of live, next and before, as the links are now."""
     served = app / "served"
     last, union = served.resolve(), app / f"served-{time.time_ns()}"
     union.mkdir()

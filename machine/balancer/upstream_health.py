@@ -139,7 +139,7 @@ def has_responded_since(address: str, since_s: float, log: Path | None = None) -
             ended = datetime.fromisoformat(line["time"]).timestamp()
             if ended < since_s:
                 return False
-            # Of several attempts the last one brought the response.
+            # The last of several attempts got the response.
             last = {key: str(line[key]).replace(" : ", ", ").rpartition(", ")[2] for key in UPSTREAM_FIELDS}
             began = ended - float(last["response_s"]) + float(last["header_s"])
             if last["upstream"].encode() == mark and last["upstream_status"] not in GATEWAY_ERRORS and began >= since_s:
@@ -153,7 +153,7 @@ GATEWAY_ERRORS = ("502", "504")
 
 
 class Agent:
-    """The health of all servers, and the changes of the site that follow from it."""
+    """The health of all servers, and the resulting changes of the site."""
 
     def __init__(self) -> None:
         self.state, self._version = site_state.empty_state(), (0, 0)

@@ -63,7 +63,7 @@ class Stream:
         self._names = {"logGroupName": group, "logStreamName": service.machine}
 
     def ensure(self) -> None:
-        """Make it, where it is not there. The group is there: who may write into it may not make it."""
+        """Create it, if it is missing. The group exists: this role may write into it, but not create it."""
         try:
             self._service.ask(VERSION, "CreateLogStream", self._names)
         except Refused as error:
@@ -71,7 +71,7 @@ class Stream:
                 raise
 
     def send(self, events: Sequence[dict[str, Any]]) -> None:
-        """Send a batch. What CloudWatch rejects for good is logged and skipped: it must not hold up the rest."""
+        """Send a batch. Log and skip what CloudWatch rejects for good: it must not block the rest."""
         try:
             response = self._service.ask(VERSION, "PutLogEvents", {**self._names, "logEvents": list(events)})
         except Refused as error:

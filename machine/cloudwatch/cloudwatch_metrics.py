@@ -52,7 +52,7 @@ def balancer_metrics() -> Iterator[Metric]:
     import site_state  # noqa: PLC0415
 
     status = balancer_status.measure(*balancer_status.read_recent(time.time()))
-    # Maintenance answers 503 on purpose.
+    # Maintenance responds with 503 on purpose.
     errors = 0 if site_state.PAGE.exists() else status["errors_5xx"]
     yield "Errors5xxPercent", round(100 * errors / max(status["requests"], 1), 2), "Percent"
     if (health := balancer_status.health()) is None:
@@ -89,7 +89,7 @@ def main() -> None:
     metrics: list[Metric] = [("DiskUsedPercent", disk_used_percent(), "Percent")]
     problem = ""
     if config["balancer"]:
-        # Without these the disk is reported all the same; their missing data raises an alarm.
+        # Without these the disk is still reported; their missing data raise an alarm.
         try:
             metrics += balancer_metrics()
         except (OSError, ValueError, KeyError) as error:

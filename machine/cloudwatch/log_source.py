@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-# Of what lies there when nothing was read yet: as much as this is brought along.
+# If nothing was read yet, so much of the existing log is shipped.
 FIRST_BYTES, FIRST_SINCE = 1 << 20, "-1h"
 # A file that was rotated is left once nothing was written into it for so long: it is reopened a moment later.
 QUIET_S = 10.0

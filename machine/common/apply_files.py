@@ -21,7 +21,7 @@ PAUSE_S = 3.0
 # cloud-init writes the first file last, whether all went well or not, and removes it when it begins; the setup script
 # touches the other one when it did.
 DONE, READY = Path("/var/lib/cloud/data/result.json"), Path("/etc/wsgi-fleet/ready")
-# What tells why a machine did not get ready.
+# Commands that show why a machine did not get ready.
 CAUSES = r"""cloud-init status --long | tr '\n' ' '
 grep -E 'WARNING|ERROR|CRITICAL' /var/log/cloud-init.log | tail -n 5
 echo 'the last lines of /var/log/cloud-init-output.log:'
@@ -117,7 +117,7 @@ def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
         prove(unit)
     for unit in spec["on"]:
         systemctl("enable", unit)
-        # One that runs already goes by its new file then.
+        # A running unit uses its new file then.
         if unit not in spec["prove"]:
             systemctl("restart", unit)
 

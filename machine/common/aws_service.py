@@ -23,7 +23,7 @@ RENEWAL = timedelta(minutes=4)
 
 
 class Refused(Exception):
-    """The service answered with an error. code: its name, such as "AccessDeniedException"."""
+    """The service responded with an error. code: its name, such as "AccessDeniedException"."""
 
     def __init__(self, service: str, status: int, text: str) -> None:
         self.code = ""

@@ -14,5 +14,5 @@ def atomic_symlink(link: Path, target: Path) -> None:
 
 
 def link_target(link: Path) -> str | None:
-    """Return the name of what a link leads to, such as a release; None where that is missing."""
+    """Return the name of a link's target, such as a release; None if the target is missing."""
     return link.resolve().name if link.exists() else None

@@ -31,7 +31,7 @@ SYS_CLONE = {"x86_64": 56, "aarch64": 220}[platform.machine()]
 CLONE_FILES = 0x400
 # prctl(2).
 PR_SET_NAME = 15
-# On this signal a worker writes where its threads are. Nobody else uses it.
+# On this signal a worker writes where its threads are. It has no other use.
 DUMP = signal.SIGRTMAX - 1
 LOOK_EVERY_MS = 500
 # Connections that may wait to be accepted (templates/systemd/app.socket.j2).
@@ -80,7 +80,7 @@ def start(requests: Requests, stop: signal.Signals) -> None:
         Companion(Worker(worker, process, report_reader, stop), requests).run()
         code = 0
     except BaseException as error:  # noqa: BLE001  nothing of the worker's program may run here
-        # Nobody would watch it: another takes its place. It is the parent for as long as it lives.
+        # Without a companion it would not be watched: another worker replaces it. The companion needs it as its parent.
         if os.getppid() == worker:
             os.kill(worker, signal.SIGKILL)
         os.write(2, f"companion of worker {worker}, which ends with it: {error!r}\n".encode())
@@ -115,7 +115,7 @@ class Worker(NamedTuple):
 
 
 class Companion:
-    """Watches one worker, and answers its requests when it has ended."""
+    """Watches one worker, and responds to its requests when it has ended."""
 
     def __init__(self, worker: Worker, requests: Requests) -> None:
         self.worker, self.requests = worker, requests
@@ -129,7 +129,7 @@ class Companion:
         self.overdue: set[int] = set()
 
     def run(self) -> None:
-        """Watch until the worker has ended, then answer for it."""
+        """Watch until the worker has ended, then respond for it."""
         events = poll()
         events.register(self.worker.process, POLLIN)
         events.register(self.worker.report_reader, POLLIN)
@@ -220,14 +220,14 @@ class Companion:
             os.kill(self.worker.id, number)
 
     def respond_for_worker(self) -> None:
-        """Answer the request that ended the worker, and reset the other connections."""
+        """Respond to the request that ended the worker, and reset the other connections."""
         requests = self.requests.in_flight()
         if not requests:
             return
         found = FATAL_THREAD.search(self.report)
         ended_by = int(found[1], 16) if found else None
         suspects = [fd for _, fd, thread, *_ in requests if thread == ended_by] or [fd for _, fd, *_ in requests]
-        # Of several greenlets in one thread nobody knows which it was.
+        # With several greenlets in one thread it is unknown which of them it was.
         guilty = self.overdue or ({*suspects} if len(suspects) == 1 else set[int]())
         for name in sorted(each[-1] for each in requests if each[1] in guilty - self.overdue):
             _log(f"worker {self.worker.id} ended while it worked on {name}")

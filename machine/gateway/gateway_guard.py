@@ -44,7 +44,7 @@ MEMORY_SHARE = 0.6
 STACK_BYTES = 8 << 20
 # What a machine has that is a container: cgroup v2, and v1.
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-# Room for requests besides those of clients: health checks on the private socket.
+# Room for further requests: health checks on the private socket.
 SPARE = 4
 
 
@@ -102,7 +102,7 @@ class Guard:
         """Enter the application."""
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        """Leave the application. A process that it forked ends here: the worker goes on with the request."""
+        """Leave the application. A forked process ends here, and the worker continues with the request."""
         if self.is_child:
             failed = error is not None and not isinstance(error, StopIteration)
             code = error.code if isinstance(error, SystemExit) else int(failed)

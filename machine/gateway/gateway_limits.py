@@ -1,11 +1,11 @@
-"""Tell whether a worker is at a limit of its process, past which it answers every request with an error."""
+"""Return whether a worker is near a limit of its process, above which every request would fail."""
 
 from __future__ import annotations
 
 import os
 import resource
 
-# In this part of a limit nothing useful can be done any more: Python asks for memory by the mebibyte.
+# In this last share of a limit no useful work is possible: Python allocates memory by the mebibyte.
 SPARE_SHARE = 0.02
 # Descriptors that one request needs: a file, and a connection with its selector.
 SPARE_FILES = 3

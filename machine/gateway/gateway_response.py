@@ -29,7 +29,7 @@ BODILESS = re.compile(r"1\d\d|204|304")
 
 
 def as_bytes(part: Any) -> bytes:
-    """Return a part of a body as bytes. Raises TypeError for what is not made of bytes."""
+    """Return a part of a body as bytes. Raises TypeError if it is not made of bytes."""
     if type(part) is bytes:
         return part
     if isinstance(part, BYTES):
@@ -60,11 +60,11 @@ class Response:
         self.left: int | None = None
         self.source: Any = None
         self.parts: Iterator[Any] = iter(())
-        # A part that was asked for already.
+        # A part that was already fetched from the iterator.
         self.first: bytes | None = None
 
     def run(self, wsgi: Wsgi, *, counts: bool) -> Any:
-        """Call the application and ask for its first part: a generator does nothing before.
+        """Call the application and fetch its first part: a generator does nothing before.
 
         counts: whether the request is one of those whose typical duration is known.
         """
@@ -95,7 +95,7 @@ class Response:
         return self
 
     def fail(self, error: BaseException) -> list[bytes]:
-        """Answer 500 where nothing was sent. Raises an Exception where the gateway does that."""
+        """Respond with 500 if nothing was sent. Raises an Exception if the gateway does that itself."""
         try:
             self.close()
         except Exception as closing:  # noqa: BLE001  what was raised first is what is told

@@ -32,7 +32,7 @@ BODY_BYTES, HEADER_BYTES = 10_240 << 20, 256 << 10
 
 
 class Container(WSGIContainer):
-    """Answers 500 where the application raises; Tornado's own would leave the client waiting."""
+    """Responds with 500 if the application raises; Tornado's own container would leave the client waiting."""
 
     def __init__(self, application: http.Wsgi, threads: int, limit_s: float) -> None:
         guard = Guard(threads, limit_s, lambda environ: environ[http.CONNECTION])
@@ -50,7 +50,7 @@ class Container(WSGIContainer):
         return super().environ(request) | {http.CONNECTION: fd}
 
     async def handle_request(self, request: HTTPServerRequest) -> None:
-        """Handle one request. Nothing of the response is sent before all of it is there."""
+        """Handle one request. The response is sent once it is complete."""
         connection: Any = request.connection
         if request.method == "HEAD":
             # Tornado breaks off where there is a body to send. Its length is in the headers by then.
@@ -85,7 +85,7 @@ class Server(HTTPServer):
         self.update_listening()
 
     def update_listening(self) -> None:
-        """Listen while a thread is free, else stop."""
+        """Listen while a thread is free; stop listening otherwise."""
         should_accept = not self.stopping and self.connections < self.threads
         loop = IOLoop.current()
         for each in self.sockets if should_accept != self.accepting else ():
@@ -110,7 +110,7 @@ class Server(HTTPServer):
         cast("Any", self).handle_stream(IOStream(connection), address)
 
     def on_close(self, server_conn: object) -> None:
-        """Count a connection that has ended, and accept again where there is room."""
+        """Count a connection that has ended, and accept again if there is room."""
         super().on_close(server_conn)
         self.connections -= 1
         self.update_listening()

@@ -51,7 +51,7 @@ class Workers:
         self.wake, self.tell_wake = os.pipe()
 
     def run(self) -> None:
-        """Run until all workers have ended; exit with 0 if that was asked for."""
+        """Run until all workers have ended; exit with 0 after a stop signal."""
         for end in (self.tell_wake, self.wake, self.ready):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self.tell_wake)

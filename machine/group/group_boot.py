@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-# The other modules stand beside this file; it is started by its path.
+# The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from apply_files import Failure, parse, systemctl, write_file
 from fetch import FetchError, fetch, fetch_secrets
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     for path, (mode, content) in parsed["files"].items():
         write_file(Path(path), int(mode, 8), content)
     subprocess.run([HERE / "setup-app-server", *packages], check=True)
-    # Nobody waits for a release here: cloud-init has ended before, and the first rollout waits for that.
+    # Do not wait for a release here: cloud-init must end first, because the first rollout waits for that.
     systemctl("start", "--no-block", "app-boot.service")
     for unit in parsed["on"]:
         systemctl("enable", unit)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Tells the Auto Scaling group when this server may get requests, and empties it before it goes.
+"""Notifies the Auto Scaling group when this server may get requests, and drains it before it leaves.
 
 A new one waits (Pending:Wait) until it serves the release that the store names. One that leaves, or whose Spot capacity
 is taken back, finishes its requests first. Runs as root for as long as the machine does. Standard library only.
 
     group_member.py            the same
-    group_member.py give-up    this machine did not become a server: the group shall take another one
+    group_member.py give-up    this machine did not become a server: the group shall replace it
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Event, Thread
 from urllib.parse import urlencode
 
-# The other modules stand beside this file; it is started by its path.
+# The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from aws_service import Refused, Service
 from common import CONFIG, LIVE, SLOTS, log, manifest_of, run, store_url
@@ -31,7 +31,7 @@ from slot import is_healthy as is_slot_healthy
 from slot_layout import BLUE, process_layout, serving_slots, state_of, units
 from symlinks import link_target
 
-# Where Nginx listens for the load balancer, and what that asks (rendering/server_site.py).
+# Port on which Nginx listens for the load balancer, and the path of its checks (rendering/server_site.py).
 PORT, HEALTH_PATH = 8000, "/.wsgi-fleet/health"
 # Seconds between two looks, and between two signs of life while the group waits.
 LOOK_S, HEARTBEAT_S = 5.0, 300.0
@@ -90,11 +90,11 @@ class Group:
 
 
 def find(path: str) -> str:
-    """Return the machine's metadata at a path, "" where there is none."""
+    """Return the machine's metadata at a path, "" if there are none."""
     try:
         return metadata(f"meta-data/{path}", metadata("api/token"))
     except urllib.error.HTTPError as error:
-        # Closed, for it is the response as well.
+        # Closed, because it is the response as well.
         error.close()
     except OSError as error:
         log(f"{path}: no response: {error}")
@@ -102,7 +102,7 @@ def find(path: str) -> str:
 
 
 def is_terminating() -> bool:
-    """Return whether the group is about to end this server, and has told the load balancer so."""
+    """Return whether the group is terminating this server, and has deregistered it from the load balancer."""
     return find("autoscaling/target-lifecycle-state").strip() == "Terminated"
 
 
@@ -125,7 +125,7 @@ def pointer() -> str:
 
 
 def is_healthy(*, by_load_balancer: bool) -> bool:
-    """Return whether this server answers a load balancer's question with 200; else whether its application is well."""
+    """Return whether this server responds to a load balancer's check with 200; without one, whether it is healthy."""
     if not by_load_balancer:
         return serves_by_itself()
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5)
@@ -148,13 +148,13 @@ def serves_by_itself() -> bool:
 
 
 def join(group: Group) -> str:
-    """Wait until this server serves, and tell the group. Return why it has to leave before; "" once it is told."""
+    """Wait until this server serves, and notify the group. Return why it must leave before; "" once notified."""
     start_s, beat_s = time.monotonic(), time.monotonic()
     served: float | None = None
     while not (why := reason_to_leave()):
         now, release = time.monotonic(), pointer()
         if not release:
-            # Before the first release; the first rollout brings it.
+            # Before the first release, which the first rollout installs.
             start_s = now
         if release and release == link_target(LIVE) and is_healthy(by_load_balancer=group.by_load_balancer):
             served = served or now
@@ -162,7 +162,7 @@ def join(group: Group) -> str:
                 log(f"{release} serves: the group may send requests")
                 return ""
             if now - served > HEARD_S:
-                # After a restart of the machine, or of this program: it was told long ago.
+                # After a restart of the machine or of this program: the group was notified long ago.
                 log("the group does not wait for this server")
                 return ""
         elif now - beat_s > HEARTBEAT_S and now - start_s < LAUNCH_S:
@@ -215,7 +215,7 @@ def leave(group: Group, why: str) -> None:
 
 
 def give_up(group: Group) -> None:
-    """Have the group take another machine at once, for this one will not serve.
+    """Have the group replace this machine at once, because it will not serve.
 
     Before the first release it stays: the rollout that brings it reads here what is wrong, and tells a person.
     """

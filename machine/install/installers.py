@@ -41,7 +41,7 @@ def is_for_installers(name: str) -> bool:
 def install(release: Release, venv: Path, cache: Path) -> None:
     """Install a release's requirements into a new virtualenv. Packages may run code of their own: not as root."""
     uses_pip = _uses_pip(release)
-    # pip takes the best version of all indexes; uv would take the first index that has any.
+    # pip uses the best version of all indexes; uv would use the first index with any version.
     strategy = release.variables.get("UV_INDEX_STRATEGY", "unsafe-best-match")
     variables = {
         "UV_CACHE_DIR": str(cache),

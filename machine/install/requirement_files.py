@@ -79,7 +79,7 @@ class RequirementFiles:
         if included := INCLUDE.match(line):
             where = f"{self._name(location)}, line {number}: "
             try:
-                # As on a command line: a name with spaces stands in quotes.
+                # As on a command line: a name with spaces is quoted.
                 words = shlex.split(included["file"])
             except ValueError as error:
                 name = without_credentials(included["file"])

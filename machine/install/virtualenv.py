@@ -40,7 +40,7 @@ LOCKED = re.compile(r"uv\.lock|pyproject\.toml|pylock(\.[^.]+)?\.toml")
 CONVERTED = {"poetry.lock", "Pipfile.lock"}
 # A package of the code itself in uv.lock (one that is `virtual` is not installed) or pylock.toml.
 LOCKED_FOLDER = re.compile(r"source = \{ (editable|directory|path) = |\bdirectory\s*[]=]")
-# uv's cache is shared by all virtualenvs, which link to its files; past this it begins anew.
+# All virtualenvs share uv's cache, and link to its files. Above this size it is emptied.
 CACHE_MIB = 2048
 STORE = Path("/etc/wsgi-fleet/store")
 # What the operator's side waits for, to read it and to let other servers begin (releases/wheels.py).
@@ -108,7 +108,7 @@ class Release:
             name: value for name, value in self.app_variables.items() if name in names or is_for_installers(name)
         }
         if "machine " in installer_variables.get("NETRC", ""):
-            # A secret holds the text; programs want a file.
+            # The secret contains the text, but programs need a file.
             netrc = self.folder / "netrc"
             netrc.write_text(installer_variables["NETRC"] + "\n")
             netrc.chmod(0o600)
@@ -177,7 +177,7 @@ class Release:
 
 
 def names_code(project: Mapping[str, Any]) -> bool:
-    """Return whether the dependencies of a project stand in other files of the code, or some of them are code."""
+    """Return whether dependencies of a project are in other files of the code, or are code themselves."""
     sources: dict[str, Any] = project.get("tool", {}).get("uv", {}).get("sources", {})
     is_dynamic = "dependencies" in project.get("project", {}).get("dynamic", ())
     # One source, or a list of them by markers; as text, both are the same.
@@ -202,7 +202,7 @@ def change_owner(path: Path, user: str) -> None:
 
 
 def limit_cache(cache: Path) -> None:
-    """Make the cache, and begin it anew where it has grown past its limit."""
+    """Create the cache, and empty it if it has grown above its limit."""
     used = sum(path.lstat().st_size for path in cache.rglob("*")) if cache.exists() else 0
     if used > CACHE_MIB << 20:
         shutil.rmtree(cache)
@@ -211,7 +211,7 @@ def limit_cache(cache: Path) -> None:
 
 
 def build_venv(release: Release, venvs: Path) -> Path:
-    """Return the virtualenv for the requirements of a release; build it below venvs where there is none."""
+    """Return the virtualenv for the requirements of a release; build it below venvs if there is none."""
     venv, is_built = venvs / release.key(), False
     if not (venv / wheels.COMPLETE).exists():
         try:
@@ -237,7 +237,7 @@ def make_empty(venv: Path) -> None:
 
 
 def take_from_store(release: Release, venv: Path) -> bool:
-    """Take the virtualenv from the release store; False where that has none that can be used."""
+    """Take the virtualenv from the release store; return False if it has no usable one."""
     if not (release.manifest.get("wheels") and STORE.exists()):
         return False
     make_empty(venv)

@@ -1,4 +1,4 @@
-"""Where a load balancer writes its access log: a bucket that is there, or one of the stack's own."""
+"""Where a load balancer writes its access log: an existing bucket, or one of the stack's own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WRITER = "logdelivery.elasticloadbalancing.amazonaws.com"
 
 @dataclass(frozen=True)
 class AccessLogPlace:
-    """args: access_logs of the load balancer. ready: what it waits for, for AWS tries to write at once."""
+    """args: access_logs of the load balancer. ready: what it waits for, because AWS tries to write at once."""
 
     args: aws.lb.LoadBalancerAccessLogsArgs
     ready: Sequence[pulumi.Resource]
@@ -33,7 +33,7 @@ def access_logs(
     provider: aws.Provider,
     opts: pulumi.ResourceOptions,
 ) -> AccessLogPlace | None:
-    """Return where access logs go; None where they are not asked for."""
+    """Return where access logs go; None if they are off."""
     if logs is None:
         return None
     if logs.bucket:

@@ -47,7 +47,7 @@ _EC2_ALARMS = (
 )
 # Metrics of a group that its alarm reads; they are free, and off by default.
 GROUP_METRICS = {"least": "GroupMinSize", "serving": "GroupInServiceInstances"}
-# Minutes in which a group brings another server, also where the first one does not come. Not measured on AWS.
+# Minutes in which a group replaces a server, even if one launch fails. Not measured on AWS.
 GROUP_MINUTES = 15
 _GROUP_CPU = replace(
     _CPU, description="the CPU of its servers is used up; raise fleet.capacity.max or take a larger instance_type"
@@ -140,7 +140,7 @@ class MachineAlarms:
             }
             for id_, metric in counted.items()
         ]
-        # What it answers itself is not in RequestCount.
+        # RequestCount does not contain its own responses.
         share = "100 * (FILL(own, 0) + FILL(targets, 0)) / (FILL(all, 0) + FILL(own, 0))"
         aws.cloudwatch.MetricAlarm(
             f"{name}-errors",

@@ -15,7 +15,7 @@ from platforms import Store
 from platforms.aws.parameters import SecretParameters
 from platforms.aws.ssm import parameter_path
 
-# Days that replaced and deleted releases can be brought back.
+# Days in which replaced and deleted releases can be restored.
 NONCURRENT_DAYS = 30
 
 

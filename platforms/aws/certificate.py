@@ -1,4 +1,4 @@
-"""A certificate of ACM, asked for and proven by records in Route 53. ACM renews it as long as these stand."""
+"""A certificate of ACM, validated by records in Route 53. ACM renews it as long as these exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TTL_S = 300
 def request_certificate(
     name: str, hostnames: Sequence[str], zone_id: str, opts: pulumi.ResourceOptions
 ) -> pulumi.Output[str]:
-    """Ask for a certificate with these names. Return its ARN, known once ACM has signed. opts: with the provider."""
+    """Request a certificate with these names. Return its ARN, known once ACM has signed. opts: with the provider."""
     first, *others = hostnames
     certificate = aws.acm.Certificate(
         name,

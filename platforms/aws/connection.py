@@ -24,7 +24,7 @@ from platforms.transport import Unreachable
 HOST_KEY = "ssh-ed25519"
 # Seconds for one attempt.
 CONNECT_S = 10.0
-# Tunnels of this process, whatever transports it has: colleagues and their commands need some as well.
+# Tunnels of this process, over all its transports: commands of colleagues need some as well.
 TUNNELS_PER_PROCESS = 16
 _TUNNEL_SLOTS = threading.BoundedSemaphore(TUNNELS_PER_PROCESS)
 # Seconds to wait for one of them.
@@ -59,7 +59,7 @@ class Connector(Protocol):
 
 
 class Login:
-    """Who enters machines, and by which host keys they are known. A machine is `<name>@<address>`."""
+    """User, key and known host keys of connections. A machine is `<name>@<address>`."""
 
     def __init__(self, user: str, private_key: str, known_hosts: KnownHosts, *, port: int = 22) -> None:
         self.user, self._port = user, port
@@ -69,7 +69,7 @@ class Login:
     async def connect(
         self, machine: str, *, jump: asyncssh.SSHClientConnection | None = None, sock: socket.socket | None = None
     ) -> asyncssh.SSHClientConnection:
-        """Return a new connection, through a jump host or by a socket that leads there. Raises WrongHostKey."""
+        """Return a new connection, through a jump host or over a given socket. Raises WrongHostKey."""
         name, _, address = machine.rpartition("@")
         first = _FirstContact(self._known, name or address)
         try:
@@ -115,7 +115,7 @@ class JumpHostConnector:
         yield
 
     async def connect(self, machine: str) -> asyncssh.SSHClientConnection:
-        """Implement Connector.connect: return the open connection, or a new one where there is none or it is gone."""
+        """Implement Connector.connect: return the open connection, or a new one if there is none."""
         async with self._locks.setdefault(machine, asyncio.Lock()):
             connection = self._connections.get(machine)
             if connection and not connection.is_closed():

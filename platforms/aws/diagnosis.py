@@ -1,4 +1,4 @@
-"""What of the credentials, the image, the plugins and the way to the balancer is not as a fleet on EC2 needs it."""
+"""Checks of the credentials, the image, the plugins and the connection to the balancer for a fleet on EC2."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from platforms.diagnosis import Finding
 from settings import Aws, Size
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS
 
-# Seconds: a person waits for the answer.
+# Seconds: a person waits for the response.
 CONNECT_S, READ_S, PLUGINS_S = 5, 10, 30
 SSH = 22
 # States of an endpoint (AWS's user guide, connect-using-eice.html).
 USABLE_STATES = ("create-complete", "update-in-progress", "update-complete", "update-failed")
-IMAGE_PERMISSION = "Ask whoever runs the account for ec2:DescribeImages; `pulumi up` asks the same."
+IMAGE_PERMISSION = "Ask the administrator of the account for ec2:DescribeImages; `pulumi up` needs it, too."
 
 
 def check_host(blocks: Mapping[str, Any], *, stack: str) -> list[Finding]:
     """Check the plugins, the settings, the credentials and the image. Nothing is changed. blocks: of the stack file."""
     findings = list(check_plugins())
     block: Mapping[str, Any] = blocks.get("aws") or {}
-    # What Pulumi has encrypted is no value here, and what is asked below needs none of it.
+    # Encrypted values are not readable here, and the checks below do not need them.
     unencrypted = {key: value for key, value in block.items() if not key.startswith("ssh_")}
     try:
         config = Aws.model_validate_json(json.dumps(unencrypted))
@@ -55,7 +55,7 @@ def image_kind(blocks: Mapping[str, Any]) -> ImageKind:
 
 
 def check_plugins() -> Iterator[Finding]:
-    """Check the plugins that the engine needs besides itself; the first `up` fetches them where it may."""
+    """Check the engine's plugins. The first `up` downloads them if it can."""
     try:
         listing = subprocess.run(
             ["pulumi", "plugin", "ls", "--json"], check=True, capture_output=True, timeout=PLUGINS_S,
@@ -142,7 +142,7 @@ def check_ssh(reach: Mapping[str, Any]) -> Finding:
 
 
 def check_endpoint(reach: Mapping[str, Any]) -> Finding:
-    """Check whether the endpoint takes tunnels. Whether the caller may open one shows when machines are asked."""
+    """Check whether the endpoint accepts tunnels. Checks of machines show whether the operator may open one."""
     # Loaded late: boto3 takes half a second.
     import boto3  # noqa: PLC0415
     from botocore import exceptions  # noqa: PLC0415
@@ -160,7 +160,7 @@ def check_endpoint(reach: Mapping[str, Any]) -> Finding:
         code = str(cast("Any", error).response["Error"]["Code"])
         remedies = {
             **REMEDIES,
-            "UnauthorizedOperation": "Ask whoever runs the account for ec2:DescribeInstanceConnectEndpoints.",
+            "UnauthorizedOperation": "Ask the administrator of the account for ec2:DescribeInstanceConnectEndpoints.",
             "InvalidInstanceConnectEndpointId.NotFound": "`pulumi up --refresh` makes it again.",
         }
         return Finding(subject, str(error), remedies.get(code, ASK_YOURSELF))

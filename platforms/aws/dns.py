@@ -1,4 +1,4 @@
-"""DNS records in Route 53: the site's names lead to the Elastic IP, or to the load balancer."""
+"""DNS records in Route 53: the site's names point to the Elastic IP, or to the load balancer."""
 
 from __future__ import annotations
 

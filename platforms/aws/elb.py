@@ -13,7 +13,7 @@ from settings.application import APP_PORT
 
 # A rule with a lower priority counts first; settings/listener_rule.py leaves those below its FIRST free.
 MAINTENANCE_PRIORITY = 1
-# Seconds for a drained server, besides the group's own delay.
+# Seconds for a drained server, in addition to the group's own delay.
 DRAINED_S = 60
 LOOK_S = 2.0
 
@@ -44,11 +44,11 @@ class Elb:
         }
 
     def admit(self, group: str, machine: str) -> None:
-        """Register a machine. One that is there already is left as it is."""
+        """Register a machine. A registered one stays unchanged."""
         self.client.register_targets(TargetGroupArn=group, Targets=[{"Id": machine, "Port": APP_PORT}])
 
     def drain(self, group: str, machine: str) -> None:
-        """Deregister a machine. One that is not there, or whose group is gone, is no error."""
+        """Deregister a machine. A missing machine or group is no error."""
         gone = (self.client.exceptions.TargetGroupNotFoundException, self.client.exceptions.InvalidTargetException)
         try:
             self.client.deregister_targets(TargetGroupArn=group, Targets=[{"Id": machine, "Port": APP_PORT}])

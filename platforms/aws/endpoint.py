@@ -62,7 +62,7 @@ class EndpointAccess:
         self._known[machine.resource] = machine.id, key
 
     def use_public_address(self, address: pulumi.Output[str]) -> None:
-        """Implement Access.use_public_address: nobody enters there."""
+        """Implement Access.use_public_address: no connection uses it."""
 
     def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
         """Implement Access.remote_command: run the command by the transport of releases."""
@@ -121,7 +121,7 @@ def _make(stack: str, provider: aws.Provider, network: Network) -> _Endpoint:
 
 
 def _look_up(id_: str, config: settings.Aws, provider: aws.Provider) -> _Endpoint:
-    """Look up an endpoint that is there. The stack neither changes nor removes it, nor its security group."""
+    """Look up an existing endpoint. The stack neither changes nor removes it or its security group."""
     found = aws.ec2transitgateway.InstanceConnectEndpoint.get(NAME, id_, opts=pulumi.ResourceOptions(provider=provider))
 
     def check(each: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from platforms.aws.ssh import SshTransport
 from platforms.provider import without_traceback
 from platforms.transport import Unreachable
 
-# Seconds that a new machine is given to let us in: EC2 says that it runs some 20 to 60 s before its SSH server does.
+# Seconds for a new machine to accept SSH: EC2 reports it as running some 20 to 60 s before its SSH server runs.
 FIRST_CONTACT_S = 300
 
 
@@ -32,7 +32,7 @@ class _Provider(ResourceProvider):
             raise without_traceback(Unreachable(str(error))) from None
         finally:
             transport.close()
-        # Only what is no secret: outputs of a dynamic resource stand in plain in the state.
+        # No secrets: the state contains outputs of a dynamic resource unencrypted.
         return CreateResult(props["machine"], {"machine": props["machine"], "host_key": key})
 
 

@@ -1,4 +1,4 @@
-"""What every EC2 instance is, whoever launches it: AwsPlatform.machine() itself, or a group by its launch template."""
+"""The specification of an EC2 instance, launched by AwsPlatform.machine() or by a group's launch template."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class _Provider(ResourceProvider):
         return DiffResult(changes=bool(changed), replaces=other, delete_before_replace=False)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Implement ResourceProvider.create: a group that was just made is as it is to be."""
+        """Implement ResourceProvider.create: a new group already has this configuration."""
         return CreateResult(props["group"], dict(props))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -86,7 +86,7 @@ class Refresh:
         return client("autoscaling", self._region)
 
     def run(self, configuration: dict[str, Any]) -> None:
-        """Bring the instances to a configuration, or back to the one before. Raises RefreshError."""
+        """Refresh the instances to a configuration, or roll back to the previous one. Raises RefreshError."""
         id_ = self._find_running(configuration) or str(
             self.client.start_instance_refresh(
                 AutoScalingGroupName=self._group,
@@ -132,7 +132,7 @@ class Refresh:
         return dict(self.client.describe_instance_refreshes(**selection)["InstanceRefreshes"][0])
 
     def _rollback_cause(self, refresh: dict[str, Any], start_s: float) -> str:
-        """Return why it is not worth to wait on; "" as long as it is."""
+        """Return why the refresh should be rolled back; "" while it may succeed."""
         if time.monotonic() - start_s > REFRESH_TIMEOUT_S:
             return f"it did not end in {REFRESH_TIMEOUT_S / 3600:.0f} hours"
         since: datetime = refresh.get("StartTime") or datetime.now().astimezone()

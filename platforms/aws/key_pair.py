@@ -68,7 +68,7 @@ class GeneratedKey(Resource, module="aws", name="GeneratedKey"):
     public_key: pulumi.Output[str]
 
     def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
-        # Without this a dynamic resource's output would stand in plain in the state.
+        # Without this the state would contain a dynamic resource's output unencrypted.
         secret = pulumi.ResourceOptions(additional_secret_outputs=["private_key"])
         props = {"private_key": None, "public_key": None}
         super().__init__(_Provider(), name, props, pulumi.ResourceOptions.merge(opts, secret))

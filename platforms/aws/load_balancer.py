@@ -1,4 +1,4 @@
-"""An Application Load Balancer: where it stands, what it listens to, and by which rules it finds an application."""
+"""An Application Load Balancer: its subnets, its listeners and its rules for applications."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NOBODY: Any = {
 
 
 class AlbResources:
-    """The resources of a load balancer. front: the subnets that it stands in."""
+    """The resources of a load balancer. front: its subnets."""
 
     def __init__(
         self,
@@ -132,12 +132,12 @@ class AlbResources:
             },
             stickiness={"type": "lb_cookie", "enabled": app.sticky_sessions, "cookie_duration": STICKY_S},
             tags={"Name": f"{self._stack}-{name}"},
-            # Not below the load balancer: one that is made anew leaves the servers registered.
+            # Not a child of the load balancer: a replaced one keeps the servers registered.
             opts=self._beside,
         )
 
     def _listeners(self) -> aws.lb.Listener:
-        """Create the listeners. Return the one that leads to applications."""
+        """Create the listeners. Return the one that forwards to applications."""
         app = default_app(self._args.apps)
         serves = _forward(self.groups[app]) if app else NOBODY
         if not self._alb.https:
@@ -200,7 +200,7 @@ class AlbResources:
         host = pulumi.Output.all(self.balancer.dns_name, *(record.id for record in records)).apply(
             lambda values: str(values[0])
         )
-        # Of a wildcard nobody can say which name below it clients use.
+        # Which name below a wildcard clients use is unknown.
         exact = next((name for name in self._args.hostnames if not name.startswith("*.")), host)
         url = pulumi.Output.concat("https://" if self._alb.https else "http://", exact)
         return PublicAddress(url, host, self._listener)
@@ -211,7 +211,7 @@ def _forward(group: aws.lb.TargetGroup) -> Any:
 
 
 def front_of(subnet_ids: Sequence[str], stack_front: Front | None, provider: aws.Provider) -> Front:
-    """Return where the load balancer stands: the public subnets of the stack's own VPC, or those that are named."""
+    """Return the subnets of the load balancer: the public ones of the stack's own VPC, or the configured ones."""
     if stack_front:
         return stack_front
     options = pulumi.InvokeOutputOptions(provider=provider)

@@ -41,7 +41,7 @@ class Monitoring:
         return found
 
     def agent_files(self, machine: MachineArgs) -> pulumi.Output[str]:
-        """Return the input of the step that brings the scripts to a machine."""
+        """Return the input of the step that installs the scripts on a machine."""
         namespace = self.namespace if self._config.alarms else None
         group = self._group(machine)
         name = group.name if group else pulumi.Output.from_input(None)

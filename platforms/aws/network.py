@@ -1,4 +1,4 @@
-"""Where machines stand: subnets that are there, or a VPC of the stack's own with its ways out."""
+"""The network of machines: existing subnets, or a VPC of the stack's own with its internet access."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Subnet:
 
 @dataclass(frozen=True)
 class Front:
-    """The public subnets that a load balancer stands in. networks: their addresses. ready: what it waits for."""
+    """The public subnets of a load balancer. networks: their addresses. ready: what it waits for."""
 
     subnet_ids: Sequence[pulumi.Input[str]]
     networks: pulumi.Output[Sequence[str]]
@@ -53,7 +53,7 @@ class Network:
 
 
 def network(config: settings.Aws, stack: str, provider: aws.Provider, *, ipv6: bool = False) -> Network:
-    """Return the network of the settings. A VPC that is there is not changed; else one is made.
+    """Return the network of the settings: a new VPC, or an existing one, which is not changed.
 
     ipv6: public subnets have addresses of IPv6, too.
     """
@@ -76,7 +76,7 @@ class _StackVpc:
         self._vpc = aws.ec2.Vpc(
             "vpc",
             cidr_block=vpc.cidr,
-            # Both are needed where a private name stands for an endpoint.
+            # Private names of endpoints need both.
             enable_dns_support=True,
             enable_dns_hostnames=True,
             assign_generated_ipv6_cidr_block=vpc.ipv6_egress or front_ipv6 or None,
@@ -84,7 +84,7 @@ class _StackVpc:
             opts=pulumi.ResourceOptions(provider=provider),
         )
         self._child = pulumi.ResourceOptions(parent=self._vpc, provider=provider)
-        # FSBP EC2.2, CIS AWS 5.0 5.5: whoever names no group reaches nothing, and nothing reaches them.
+        # FSBP EC2.2, CIS AWS 5.0 5.5: a machine without another group has no access in either direction.
         aws.ec2.DefaultSecurityGroup(
             "vpc-default",
             vpc_id=self._vpc.id,
@@ -122,7 +122,7 @@ class _StackVpc:
             "vpc-gateway", vpc_id=self._vpc.id, tags=self._name_tag("gateway"), opts=self._child
         )
         table = self._table("public")
-        # Whatever has a public address depends on it and so is gone before the gateway: AWS detaches none in use.
+        # Resources with a public address depend on it, so they are deleted first: AWS detaches no gateway in use.
         out = aws.ec2.Route(
             "public-out",
             route_table_id=table.id,
@@ -143,7 +143,7 @@ class _StackVpc:
         return {zone: self._subnet(zone, table, ways, public=True) for zone in self._config.zones}
 
     def _egress_gateway(self) -> aws.ec2.EgressOnlyInternetGateway:
-        """Create the gateway by which machines connect outside by IPv6, and nobody connects to them."""
+        """Create the gateway for outbound connections by IPv6. It allows no inbound ones."""
         return aws.ec2.EgressOnlyInternetGateway(
             "vpc-egress", vpc_id=self._vpc.id, tags=self._name_tag("egress"), opts=self._child
         )
@@ -216,7 +216,7 @@ class _StackVpc:
         return aws.ec2.RouteTable(name, vpc_id=self._vpc.id, tags=self._name_tag(name), opts=self._child)
 
     def _s3(self, tables: Sequence[aws.ec2.RouteTable]) -> aws.ec2.VpcEndpoint:
-        """Create an endpoint by which releases and all else in S3 come past the NAT gateway. It costs nothing."""
+        """Create an endpoint through which traffic of S3 bypasses the NAT gateway. It costs nothing."""
         return aws.ec2.VpcEndpoint(
             "s3",
             vpc_id=self._vpc.id,
@@ -229,7 +229,7 @@ class _StackVpc:
         )
 
     def _interface_endpoints(self, services: Sequence[str], private: Sequence[Subnet]) -> list[aws.ec2.VpcEndpoint]:
-        """Create endpoints of services of AWS in each private subnet: machines need no way out to them then."""
+        """Create endpoints of AWS services in each private subnet: machines reach them without internet access."""
         group = aws.ec2.SecurityGroup(
             "ssm",
             description="wsgi-fleet endpoints of Systems Manager",
@@ -269,7 +269,7 @@ class _StackVpc:
 
 
 def _services_over_ipv4(config: settings.Aws) -> list[str]:
-    """Return the services that machines ask, and that answer at IPv4 addresses alone."""
+    """Return the services that machines call, and that have only IPv4 addresses."""
     return ["ssm", *(["logs"] if config.logs else []), *(["monitoring"] if config.alarms else [])]
 
 

@@ -16,7 +16,7 @@ from platforms.provider import without_traceback
 
 
 class ParametersThere(Exception):
-    """Something stands where a new stack would keep its secrets, and would be removed with it."""
+    """There are parameters below the path of a new stack, which would be removed with it."""
 
 
 class _Provider(ResourceProvider):
@@ -44,7 +44,7 @@ class _Provider(ResourceProvider):
 
 
 class SecretParameters(Resource, module="aws", name="SecretParameters"):
-    """The place of a stack's secrets. path: below which the parameters stand."""
+    """The parameters of a stack's secrets. path: their common prefix."""
 
     path: pulumi.Output[str]
 

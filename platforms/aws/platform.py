@@ -44,7 +44,7 @@ MONITORING_S = 360
 
 
 class AwsPlatform:
-    """A fleet on EC2, in a VPC that is there or of its own. image: what its machines boot."""
+    """A fleet on EC2, in an existing VPC or its own. image: what its machines boot."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class AwsPlatform:
             name,
             subnet_id=subnet.id,
             user_data_replace_on_change=True,
-            # Nobody ends it by hand; the engine still does, for else it could not replace it.
+            # It cannot be terminated by hand. The engine still can, because it must replace it.
             disable_api_termination=self._config.protect,
             force_destroy=self._config.protect,
             opts=pulumi.ResourceOptions.merge(
@@ -167,7 +167,7 @@ class AwsPlatform:
 
     @cached_property
     def _app_zones(self) -> Mapping[str, str]:
-        """Return subnet -> zone of the app servers' subnets in a VPC that is there."""
+        """Return subnet -> zone of the app servers' subnets in an existing VPC."""
         return zones_of(self._config.app_subnet_ids, pulumi.InvokeOptions(provider=self._provider))
 
     def _check_image(self) -> None:
@@ -197,7 +197,7 @@ class AwsPlatform:
     def enable_monitoring(
         self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions
     ) -> None:
-        """Implement Platform.enable_monitoring: bring the scripts to the machine, and create alarms on its reports."""
+        """Implement Platform.enable_monitoring: install the scripts, and create alarms on the reports."""
         stdin = self._monitoring.agent_files(args)
         step = self.remote_command(
             f"{name}-monitoring",
@@ -225,7 +225,7 @@ class AwsPlatform:
         https: bool = False,
         opts: pulumi.ResourceOptions,
     ) -> PublicAddress:
-        """Implement Platform.public_address: create an Elastic IP and DNS records that lead to it."""
+        """Implement Platform.public_address: create an Elastic IP and its DNS records."""
         # It waits for nothing and outlives every machine. The association moves when all that opts name is done, and
         # every step: EC2 takes the machine's first address away then, and a connection to it ends.
         address = aws.ec2.Eip(
@@ -249,7 +249,7 @@ class AwsPlatform:
         beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
         records = dns.records(name, hostnames, address.public_ip, self._config, beside)
         host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
-        # Of a wildcard nobody can say which name below it clients use.
+        # Which name below a wildcard clients use is unknown.
         exact = next((name for name in hostnames if not name.startswith("*.")), there)
         url = pulumi.Output.concat("https://" if https else "http://", exact)
         return PublicAddress(url, host, association)

@@ -35,7 +35,7 @@ class Role:
 
 
 class Roles:
-    """The roles of a stack: one for all machines of a tier, none where there is nothing that they may do."""
+    """The roles of a stack: one for all machines of a tier, none for a tier without permissions."""
 
     def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider, monitoring: Monitoring) -> None:
         self._config, self._stack, self._provider, self._monitoring = config, stack, provider, monitoring
@@ -158,7 +158,7 @@ def _group_arn(group: str, region: str) -> str:
 
 
 def _lifecycle_statement(group: str, region: str) -> Statement:
-    """Return a statement that lets a machine tell its group that it serves, or is done."""
+    """Return a statement that lets a machine complete the lifecycle hooks of its group."""
     return {
         "Effect": "Allow",
         "Action": ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"],

@@ -29,7 +29,7 @@ class S3Store:
         return client("s3", self._region)
 
     def read(self, key: str) -> bytes | None:
-        """Implement Store.read: return the content of the object, or None where there is none."""
+        """Implement Store.read: return the content of the object, or None if it is missing."""
         body = self.open(key)
         if body is None:
             return None
@@ -37,7 +37,7 @@ class S3Store:
             return bytes(body.read())
 
     def open(self, key: str) -> IO[bytes] | None:
-        """Implement Store.open: return the body of the object, which is read from the network as it is asked for."""
+        """Implement Store.open: return the body of the object, which is streamed from the network."""
         try:
             response = self.client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
         except self.client.exceptions.NoSuchKey:
@@ -49,11 +49,11 @@ class S3Store:
         self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Implement Store.create: put the object unless it is there or another client is writing it."""
+        """Implement Store.create: put the object unless it exists or another client is writing it."""
         try:
             self.client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content, IfNoneMatch="*")
         except self.client.exceptions.ClientError as error:
-            # 412: it is there. 409: another one is just writing it.
+            # 412: it exists. 409: another client is writing it.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
                 return False
             raise

@@ -110,7 +110,7 @@ class ScalingGroup:
         return {str(each["InstanceId"]) for each in self._instances() if each["LifecycleState"] == "InService"}
 
     def _addresses(self, ids: Collection[str]) -> dict[str, str]:
-        """Return instance -> address, of those that are there. By a filter: of an id that is gone it is no error."""
+        """Return instance -> address of existing instances. With a filter, a missing id is no error."""
         instances, chosen = list[Any](), sorted(ids)
         for start in range(0, len(chosen), VALUES_PER_FILTER):
             filters = [{"Name": "instance-id", "Values": chosen[start : start + VALUES_PER_FILTER]}]

@@ -147,7 +147,7 @@ class GroupResources:
                 pulumi.ResourceOptions(
                     provider=self._provider,
                     depends_on=[*ready, *boot.ready, *(each for subnet in self._subnets for each in subnet.ready)],
-                    # Its end waits for the servers' requests.
+                    # Its deletion waits for the servers' requests.
                     custom_timeouts=pulumi.CustomTimeouts(delete="45m"),
                     # A refresh changes what it launches, once servers of it serve (instance_refresh.py).
                     ignore_changes=["launchTemplate", "mixedInstancesPolicy"],
@@ -175,7 +175,7 @@ class GroupResources:
                 autoscaling_group_name=group.name,
                 scheduled_action_name=schedule,
                 recurrence=bounds.recurrence,
-                # AWS means UTC where there is none, and knows regions and cities alone.
+                # AWS uses UTC without one, and knows only regions and cities.
                 time_zone=None if bounds.time_zone.upper() == UTC else bounds.time_zone,
                 min_size=bounds.min,
                 max_size=bounds.max,
@@ -192,7 +192,7 @@ class GroupResources:
         return ServerGroup(spec, refresh)
 
     def _hooks(self) -> list[Any]:
-        # A machine that does not come is replaced, and one that does not end its requests goes all the same.
+        # A machine that does not get ready is replaced; one that does not finish its requests is still terminated.
         hooks = (
             (self._names.launch, "autoscaling:EC2_INSTANCE_LAUNCHING", HEARTBEAT_S, "ABANDON"),
             (self._names.terminate, "autoscaling:EC2_INSTANCE_TERMINATING", LEAVING_S, "CONTINUE"),

@@ -1,4 +1,4 @@
-"""Scripts over SSH, by whatever way machines are reached: a loop in a thread of its own serves all calling threads."""
+"""Scripts over SSH, with any connector. An event loop in its own thread serves all calling threads."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class SshTransport:
         async def started(
             connection: asyncssh.SSHClientConnection,
         ) -> tuple[float, asyncssh.SSHClientProcess[bytes]]:
-            # Taken before the machine is asked: its `timeout` begins to count before its answer is here.
+            # Taken before the request: the `timeout` on the machine starts before its response arrives.
             began = time.monotonic()
             # Without the end of an empty input a command that reads it would wait for all of its time.
             input_options: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}

@@ -45,7 +45,7 @@ class SsmSecrets:
         return client("ssm", self._region, {"mode": "adaptive", "max_attempts": 10})
 
     def write(self, release: str, secrets: Mapping[str, str]) -> None:
-        """Write the secrets that are not there already.
+        """Write the secrets that are missing.
 
         Raises ValueError, without values, for what SSM rejects.
         """
@@ -74,7 +74,7 @@ class SsmSecrets:
         return sorted({name.removeprefix(f"{self._path}/").split("/")[0] for name in names} - {BOOT})
 
     def delete(self, release: str) -> None:
-        """Delete the secrets of a release; deleting what is not there succeeds."""
+        """Delete the secrets of a release; deleting missing ones succeeds."""
         self._delete(name for name, _ in self._parameters(f"{self._path}/{release}"))
 
     def delete_all(self) -> None:
@@ -82,7 +82,7 @@ class SsmSecrets:
         self._delete(name for name, _ in self._parameters(self._path))
 
     def is_empty(self) -> bool:
-        """Return whether nothing stands below the path."""
+        """Return whether there are no parameters below the path."""
         return next(iter(self._parameters(self._path)), None) is None
 
     def _parameters(self, path: str, *, decrypted: bool = False) -> Iterable[tuple[str, str]]:

@@ -31,7 +31,7 @@ class _Provider(ResourceProvider):
     serialize_as_secret_always = False
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """Implement ResourceProvider.diff. An operator's `./fleet drain` stays: nothing is asked."""
+        """Implement ResourceProvider.diff without a call to AWS, so that an operator's `./fleet drain` stays."""
         other = [key for key in _IDENTITY if _olds.get(key) != _news.get(key)]
         changed = other or _olds.get("drain_timeout_s") != _news.get("drain_timeout_s")
         return DiffResult(changes=bool(changed), replaces=other, delete_before_replace=False)

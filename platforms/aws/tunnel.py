@@ -29,7 +29,7 @@ SSH, SERVICE = 22, "ec2-instance-connect"
 SIGNED_S, OPEN_S, CLOSE_S = 60, 10.0, 2.0
 # Bytes of a message; AWS's own client sends up to 65,000.
 MESSAGE_BYTES = 32_768
-MISSING_PERMISSION = "allow ec2-instance-connect:OpenTunnel on the endpoint to whoever runs this (docs/aws.md)"
+MISSING_PERMISSION = "allow ec2-instance-connect:OpenTunnel on the endpoint for your role (docs/aws.md)"
 MISSING_ENDPOINT = "`pulumi up --refresh` makes it again where it is gone"
 TUNNEL_LIMIT = f"an endpoint has at most {MAX_TUNNELS} tunnels at a time, of all who use it"
 # By status: what to do where it helps nothing to try again. Assumed: no source says with which one AWS refuses.
@@ -42,7 +42,7 @@ class TunnelRefused(Exception):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An EC2 Instance Connect Endpoint. It holds no credentials: they are those of whoever opens a tunnel."""
+    """An EC2 Instance Connect Endpoint, without credentials: a tunnel uses those of the operator."""
 
     id: str
     dns_name: str
@@ -82,7 +82,7 @@ async def open_tunnel(endpoint: Endpoint, address: str) -> ClientConnection:
             url,
             ssl=context,
             compression=None,
-            # SSH asks whether the other end is there, and no source says that the endpoint answers a ping.
+            # SSH has its own keep-alive, and no source says that the endpoint responds to a ping.
             ping_interval=None,
             max_size=None,
             open_timeout=OPEN_S,
@@ -126,7 +126,7 @@ async def copy(tunnel: ClientConnection, reader: asyncio.StreamReader, writer: a
 
     sending = asyncio.create_task(send())
     try:
-        # Nobody reads on where the stream has ended.
+        # The stream has no reader once it has ended.
         with contextlib.suppress(ConnectionError):
             async for message in tunnel:
                 if isinstance(message, str):
@@ -143,7 +143,7 @@ async def copy(tunnel: ClientConnection, reader: asyncio.StreamReader, writer: a
 
 
 async def open_socket(endpoint: Endpoint, address: str) -> tuple[socket.socket, asyncio.Task[str]]:
-    """Return a socket that leads to port 22 of an address, and the task that copies, with the result of copy()."""
+    """Return a socket to port 22 of an address, and the task that copies, with the result of copy()."""
     tunnel = await open_tunnel(endpoint, address)
     near, far = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=far)

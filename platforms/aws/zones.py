@@ -43,7 +43,7 @@ def check_front(public: Mapping[str, str], private: Mapping[str, str]) -> None:
 
 
 def warn_of_one_zone(app: str, config: settings.Aws, private: Mapping[str, str]) -> None:
-    """Log a warning where all servers of a group stand in one zone (FSBP AutoScaling.2). private: subnet -> zone."""
+    """Log a warning if all servers of a group are in one zone (FSBP AutoScaling.2). private: subnet -> zone."""
     zones: Sequence[str] = config.vpc.zones if config.vpc else sorted(set(private.values()))
     if len(zones) == 1:
         where, what = ("vpc.zones", "zone") if config.vpc else ("app_subnet_ids", "private subnet of another zone")

@@ -78,7 +78,7 @@ class _OpenWatch(threading.Thread):
 
 
 def unpublish(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)) -> bool:
-    """Close the ports that lead to the machine. Returns False where there was none."""
+    """Close the ports of the machine on the host. Return False if there was none."""
 
     def drop(instance: dict[str, Any]) -> bool:
         gone = [instance["devices"].pop(device, None) for device in devices]
@@ -91,7 +91,7 @@ def unpublish(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)
 
 
 def is_published(client: Client, name: str, port: int, tls_port: int | None = None) -> bool:
-    """Return whether these ports, and no others, lead to that machine."""
+    """Return whether exactly these ports of the host are forwarded to that machine."""
     try:
         return _proxy_devices(client.get(url("instances", name))) == _devices(port, tls_port)
     except NotFound:
@@ -99,7 +99,7 @@ def is_published(client: Client, name: str, port: int, tls_port: int | None = No
 
 
 def conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
-    """Return why the owner cannot have the port, or None. It is asked before anything is made."""
+    """Return why the owner cannot have the port, or None. Checked before any resource is created."""
     listens = f"tcp:{HOST}:{port}"
     if any(
         config["listen"] == listens
@@ -150,5 +150,5 @@ def _proxy_devices(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _publishers(client: Client, owner: str) -> list[dict[str, Any]]:
-    """Return the owner's machines that have such a device, on whatever port."""
+    """Return the owner's machines that have such a device, on any port."""
     return [instance for instance in machine.machines_of(client, owner) if _proxy_devices(instance)]

@@ -44,7 +44,7 @@ def lock_images() -> Generator[None]:
 
 
 def ensure(recipe: ImageRecipe, digest: str, log: Callable[[str], None]) -> Path:
-    """Return the folder with the image's two files, built now if it is not there. Call it locked. Raises LxdError."""
+    """Return the folder with the image's two files, built now if missing. Call it locked. Raises LxdError."""
     folder = cache() / digest
     if not (folder / METADATA).exists():
         began = time.monotonic()
@@ -103,7 +103,7 @@ def _build(recipe: ImageRecipe, digest: str, image: Path, scratch: Path, log: Ca
     ]
     # mmdebstrap may run as a plain user in a namespace: the archive keeps ownership without the host's root.
     squash = ["mksquashfs", "-", str(image / ROOT), "-tar", "-quiet", "-no-progress"]
-    # Else `/` is 0777: everyone may rename /etc.
+    # Otherwise `/` is 0777, and everyone may rename /etc.
     squash += ["-root-mode", "0755"]
     squash += ["-comp", "zstd", "-Xcompression-level", "3"]
     _pipe(command, squash, log)
@@ -123,7 +123,7 @@ def _overlay(recipe: ImageRecipe, scratch: Path) -> Path:
     bundle = CA_BUNDLE.read_bytes() if CA_BUNDLE.exists() else b""
     (overlay / "root" / "host-ca.crt").write_bytes(bundle)
     (overlay / "root" / "host-ca.crt").chmod(0o644)
-    # Whatever the umask is: see _readable().
+    # With any umask: see _readable().
     for folder in (path for path in overlay.rglob("*") if path.is_dir()):
         folder.chmod(0o755)
     overlay.chmod(0o755)

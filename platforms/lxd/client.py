@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-# Everything in an operation that is not the work itself: connecting, sending, the answer to a small question.
+# Everything except the work itself: connecting, sending, the response to a small request.
 REQUEST_TIMEOUT_S = 30.0
 OPERATION_TIMEOUT_S = 120.0
 # LXD lists who uses an ACL by reading every ACL. It fails so when another client removes one meanwhile.
@@ -39,7 +39,7 @@ class Unavailable(LxdError):
 
 
 class NotFound(LxdError):
-    """LXD knows no such thing."""
+    """LXD has no such object."""
 
 
 class Stale(LxdError):
@@ -113,7 +113,7 @@ class Client:
         return self._finish(method, path, response, timeout_s)
 
     def text(self, path: str) -> str:
-        """Return a file or a log that LXD serves as it is. Raises LxdError."""
+        """Return the unchanged content of a file or log from LXD. Raises LxdError."""
         content, _ = self._exchange("GET", path, None, {}, REQUEST_TIMEOUT_S)
         if content.startswith(b'{"') and b'"error"' in content:
             self._parse_json("GET", path, content)

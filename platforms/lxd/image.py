@@ -98,7 +98,7 @@ def _set_owners(image: dict[str, Any], to: set[str]) -> bool:
 
 
 def _target(client: Client, name: str) -> str | None:
-    """Return the fingerprint behind an alias, None where there is none."""
+    """Return the fingerprint of an alias, None if there is none."""
     try:
         return str(client.get(url("images", "aliases", name))["target"])
     except NotFound:

@@ -16,7 +16,7 @@ from platforms.lxd.client import Client, LxdError, NotFound, Unavailable, url
 ADDRESS_TIMEOUT_S = 60.0
 # Asking LXD how a machine is costs a tenth of a second of CPU, which machines that boot need themselves.
 LOOK_EVERY_S = 5.0
-# As long as a stop may take that somebody else has begun (see _remove_once).
+# As long as a stop by another process may take (see _remove_once).
 REMOVE_TIMEOUT_S = 30.0
 NIC = "eth0"
 STORE_PATH = "/srv/store"

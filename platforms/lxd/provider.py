@@ -62,11 +62,11 @@ class Provider(ResourceProvider):
         if not found.id and self.anew:
             replaces.append(self.anew)
         changes = not found.id or bool(replaces) or any(olds.get(key) != _news.get(key) for key in self.updating)
-        # Never delete before replace: what serves goes on until its successor does.
+        # Never delete before replace: the old resource serves until its successor does.
         return DiffResult(changes=changes, replaces=replaces, delete_before_replace=False)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        """Implement ResourceProvider.update: create again, which takes what is there."""
+        """Implement ResourceProvider.update: create again, which adopts existing objects."""
         # Each creation takes what is there.
         return UpdateResult(self.create(_news).outs)
 

@@ -106,7 +106,7 @@ class ImageProvider(Provider):
         return CheckResult(news, find_conflict("pool", find))
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Implement ResourceProvider.create: build and import the image as far as it is not there."""
+        """Implement ResourceProvider.create: build and import the image if it is missing."""
         with explain_errors():
             recipe = ImageRecipe.from_json(props["recipe"])
             alias = image.ensure(Client(), props["owner"], recipe, props["digest"], log)
@@ -221,7 +221,7 @@ class AddressProvider(Provider):
         return CheckResult(news, [failure for failures in found for failure in failures])
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        """Implement ResourceProvider.create: lead the ports to the machine, and log the gap if there is one."""
+        """Implement ResourceProvider.create: forward the ports to the machine, and log the gap if there is one."""
         port, tls_port = int(props["port"]), self.outs(props).get("tls_port")
         with explain_errors():
             gap_ms = address.publish(Client(), props["owner"], props["machine"], port, tls_port)
@@ -230,14 +230,14 @@ class AddressProvider(Provider):
         return CreateResult(props["owner"], self.outs(props))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Implement ResourceProvider.read: look whether the ports lead to the machine."""
+        """Implement ResourceProvider.read: check whether the ports are forwarded to the machine."""
         with explain_errors():
             tls_port = self.outs(props).get("tls_port")
             there = address.is_published(Client(), props["machine"], int(props["port"]), tls_port)
         return ReadResult(id_, self.outs(props)) if there else GONE_RESULT
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        """Implement ResourceProvider.delete: close the ports that lead to the machine."""
+        """Implement ResourceProvider.delete: close the forwarded ports."""
         with explain_errors():
             address.unpublish(Client(), _props["machine"])
 
@@ -255,7 +255,7 @@ class StepProvider(step.StepProvider):
         """Implement StepProvider.execute: run the command by LXD."""
         with explain_errors():
             client = Client()
-            # The engine knows the machine by now, else it could not name it.
+            # The machine exists by now, because the engine passes its name.
             machine.confirm(client, props["machine"])
             return LxdTransport(client).exec(
                 props["machine"],

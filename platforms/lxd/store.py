@@ -30,7 +30,7 @@ class DirectoryStore:
         self._root = Path(path)
 
     def read(self, key: str) -> bytes | None:
-        """Return the content, or None where there is none. Raises ValueError for what cannot be a key."""
+        """Return the content, or None if there is none. Raises ValueError for an invalid key."""
         file = self.open(key)
         if file is None:
             return None
@@ -38,7 +38,7 @@ class DirectoryStore:
             return file.read()
 
     def open(self, key: str) -> IO[bytes] | None:
-        """Open a key for reading; None where there is none. Raises ValueError for what cannot be a key."""
+        """Open a key for reading; None if it is missing. Raises ValueError for an invalid key."""
         try:
             return self._path(key).open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -51,7 +51,7 @@ class DirectoryStore:
             temporary.replace(path)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Put content there if nothing is there; return False where something is. Raises ValueError as write does."""
+        """Write content unless the key exists; return False if it does. Raises ValueError for an invalid key."""
         path = self._path(key)
         with self._temporary_file(path, content) as temporary:
             try:
@@ -81,7 +81,7 @@ class DirectoryStore:
         return sorted(key for key in found if key.startswith(prefix) and _is_key(key))
 
     def delete(self, key: str) -> None:
-        """Remove a key; removing what is not there succeeds. Raises ValueError for what cannot be a key."""
+        """Remove a key; removing a missing one succeeds. Raises ValueError for an invalid key."""
         path = self._path(key)
         try:
             path.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ class DirectoryStore:
         return self._root / key
 
     def _make_directories(self, path: Path) -> None:
-        """Make directories as mkdir -p does below the root, readable for machines whatever the umask is."""
+        """Create directories like mkdir -p below the root, readable for machines with any umask."""
         missing = [part for part in (path, *path.parents) if part.is_relative_to(self._root) and not part.is_dir()]
         for directory in reversed(missing):
             directory.mkdir(exist_ok=True, parents=directory == self._root)

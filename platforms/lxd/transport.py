@@ -148,7 +148,7 @@ def _run(
     code: int | None = None
     lines: list[str] = []
     try:
-        # A pipe was asked for; the type cannot know.
+        # stdout is a pipe, which the type cannot express.
         assert process.stdout is not None  # noqa: S101
         with process.stdout as output:
             for line in output:
@@ -169,7 +169,7 @@ def _run(
                 process.wait(_END_TIMEOUT_S if code is not None else None)
     finally:
         has_begun = started.is_set()
-        # In this order: the word must not be sent back to a command that nobody waits for.
+        # In this order: the word must not be sent back to an abandoned command.
         ended.set()
         started.set()
         if process.poll() is None:
