@@ -22,7 +22,7 @@ MAX_TARGETS = 1000
 _ALB = "the load balancer"
 _PROXY = "each server's own Nginx"
 _EACH_COUNTS = "each server would count for itself, so a client would get as much from each; use a rate rule of AWS WAF"
-_NO_MACHINE = "there is no machine in front"
+_NO_MACHINE = "there is no balancer machine"
 # Setting below balancer -> who does it.
 SUPPORTED: Mapping[str, str] = {
     "kind": _ALB,

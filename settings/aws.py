@@ -131,7 +131,7 @@ class Aws(PlatformBlock):
         ids = {key: getattr(self, key) for key in ("vpc_id", "balancer_subnet_id", "app_subnet_ids")}
         ways = f"set either vpc (created for this stack), or all of {', '.join(ids)} (an existing VPC)"
         if self.vpc and any(ids.values()):
-            reject(f"vpc: stands beside {', '.join(key for key in ids if ids[key])}; {ways}")
+            reject(f"vpc: conflicts with {', '.join(key for key in ids if ids[key])}; {ways}")
         missing = [key for key in ids if not ids[key]]
         # That of the balancer alone is looked for where its kind is known (settings/__init__.py).
         if not self.vpc and missing not in ([], ["balancer_subnet_id"]):

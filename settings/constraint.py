@@ -110,8 +110,8 @@ def _private_key(value: SecretStr) -> SecretStr:
         key = read(text, password=None)
     except TypeError:
         raise ValueError(
-            "(secret): is protected by a passphrase, but `up` cannot ask for it; take it off a copy "
-            "(`ssh-keygen -p -N '' -f COPY`), for the stack file keeps it encrypted anyway"
+            "(secret): is protected by a passphrase, but `up` cannot ask for it; remove it from a copy "
+            "(`ssh-keygen -p -N '' -f COPY`): the stack file keeps the key encrypted anyway"
         ) from None
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError(f"(secret): is no private key in OpenSSH's or PEM format; {KEY_REMEDY}") from None

@@ -91,7 +91,7 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
             stack(aws={"transport": "ssh", "admin_cidrs": ["198.51.100.0/24"]}),
             "aws.transport: ssh: should be instance_connect_endpoint",
         ),
-        (stack({"subnet_ids": ["subnet-0123456a"]}), "balancer.alb.subnet_ids: stands beside aws.vpc"),
+        (stack({"subnet_ids": ["subnet-0123456a"]}), "balancer.alb.subnet_ids: conflicts with aws.vpc"),
         (
             stack(aws={"vpc": {"cidr": "10.20.0.0/16", "zones": ["eu-central-1a"]}}),
             "aws.vpc.zones: eu-central-1a: an ALB needs 2 zones at least",

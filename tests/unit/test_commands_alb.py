@@ -148,7 +148,7 @@ def test_what_needs_a_machine_in_front_is_refused_with_the_way_out(
     monkeypatch.setenv("COLUMNS", "300")
     result = fleet(*command)
     assert result.exit_code == 2
-    assert "there is no machine in front, for balancer.kind is alb" in result.output
+    assert "there is no balancer machine, because balancer.kind is alb" in result.output
     assert way in result.output
 
 

@@ -133,7 +133,7 @@ def test_keys_that_ec2_has_are_taken_and_with_a_passphrase_none_is(tmp_path: Pat
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "sesame", "-f", file], check=True)
     for key in (file.read_text(), pem(rsa_key, b"sesame")):
         (message,) = of_aws(ssh_key_name="ops", ssh_private_key=key)
-        assert message.startswith("ssh_private_key: (secret): is protected by a passphrase, which nobody can type")
+        assert message.startswith("ssh_private_key: (secret): is protected by a passphrase, but `up` cannot ask for it")
 
 
 @pytest.mark.parametrize(

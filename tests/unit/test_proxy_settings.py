@@ -52,7 +52,7 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"basic_auth": {"users": {}, "realm": '"'}}, 'basic_auth.realm: "\\"": should be'),
         *(({"basic_auth": {"users": {}, "exempt_paths": [path]}}, f"exempt_paths.0: {json.dumps(path)}: should be")
           for path in ("/", "/a;b", "/a\n")),
-        ({"access": {}}, "access.allow, deny, deny_countries: name nobody"),
+        ({"access": {}}, "access.allow, deny, deny_countries: are all empty"),
         *(({"access": {"deny": [address]}}, f'access.deny.0: "{address}": is an address and not a network')
           for address in ("10.0.0.1/8", "10.0.0.1")),
         ({"access": {"deny": ["10.0.0.0/33"]}}, 'access.deny.0: "10.0.0.0/33": is no network'),
@@ -62,7 +62,7 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"access": {"allow": ["10.0.0.0/8"], "deny": ["10.0.0.0/8"]}}, "allow, deny: 10.0.0.0/8: is named twice"),
         ({"access": {"deny_countries": ["CN"]}}, "geoip: false: should be"),
         ({"geoip": True, "access": {"deny_countries": ["de"]}}, 'access.deny_countries.0: "de": should be'),
-        ({"canonical_host": True}, "canonical_host: true: leads to the first of balancer.hostnames, and there is none"),
+        ({"canonical_host": True}, "canonical_host: true: redirects to the first of balancer.hostnames, which is"),
         *((rule(path), f"redirects.0.path: {json.dumps(path)}: should be a path such as /old, /item/{{id}} or /old/*")
           for path in ("old", "/a b", "/(a+)+")),
         *((rule(path), f'redirects.0.path: "{path}": has other braces or stars') for path in ("/a/*/b", "/{a")),
@@ -94,7 +94,7 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"snippets": [{"context": "http"}]}, "snippets.0.text: missing"),
         ({"snippets": [{"context": "http", "text": "\0"}]}, "snippets.0.text"),
         ({"snippets": [{"context": "http", "file": "nowhere.conf"}]}, 'snippets.0.file: "nowhere.conf": no such file'),
-        ({"snippets": [{"context": "http", "file": "a", "text": "b"}]}, "snippets.0: text stands beside file; give"),
+        ({"snippets": [{"context": "http", "file": "a", "text": "b"}]}, "snippets.0: text conflicts with file; set"),
     ],
 )  # fmt: skip
 def test_what_nginx_must_not_be_told_is_refused_with_the_reason(proxy: dict[str, Any], expected: str) -> None:

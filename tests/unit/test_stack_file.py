@@ -175,8 +175,8 @@ WAYS = "set either vpc (created for this stack), or all of vpc_id, balancer_subn
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"vpc": {"nat_gateways": "single"}, **THERE}, f"aws.vpc: stands beside {', '.join(THERE)}; {WAYS}"),
-        ({"vpc": {"nat_gateways": "single"}, "vpc_id": "vpc-0123456a"}, f"aws.vpc: stands beside vpc_id; {WAYS}"),
+        ({"vpc": {"nat_gateways": "single"}, **THERE}, f"aws.vpc: conflicts with {', '.join(THERE)}; {WAYS}"),
+        ({"vpc": {"nat_gateways": "single"}, "vpc_id": "vpc-0123456a"}, f"aws.vpc: conflicts with vpc_id; {WAYS}"),
         ({"vpc": None}, f"aws.{', '.join(THERE)}: missing; {WAYS}"),
         ({"vpc": None, **THERE, "app_subnet_ids": []}, f"aws.app_subnet_ids: missing; {WAYS}"),
         ({"vpc": {"cidr": "10.20.1.0/16"}}, 'aws.vpc.cidr: "10.20.1.0/16": is an address in a network'),
