@@ -211,7 +211,7 @@ WHOLE: dict[str, Any] = {
     "proxy": {"kind": "apache", "geoip": True, "basic_auth": {"users": {}}, "access": {"deny": ["10.0.0.0/8"]}},
 }
 # Each other setting at another value than there.
-OTHER: dict[str, Any] = {
+OTHER_VALUES: dict[str, Any] = {
     "max_body_mib": 1, "requests_per_second": 1, "burst": 1, "connections": 1, "trusted_proxies": ["10.0.0.0/8"],
     "tls.hsts_max_age_s": 7, "proxy.compression.enabled": False, "proxy.compression.level": 1,
     "proxy.compression.min_bytes": 1, "proxy.compression.types": ["text/css"],
@@ -230,7 +230,7 @@ def changed(*names: str) -> dict[str, Any]:
     document = copy.deepcopy(WHOLE)
     for name in names:
         *above, last = name.split(".")
-        functools.reduce(lambda parent, step: parent.setdefault(step, {}), above, document)[last] = OTHER[name]
+        functools.reduce(lambda parent, step: parent.setdefault(step, {}), above, document)[last] = OTHER_VALUES[name]
     return document
 
 
@@ -246,9 +246,9 @@ def names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_setting_is_rendered_for_apache_or_refused_with_its_name() -> None:
-    assert {*names(Balancer)} - ELSEWHERE - {"kind", *names(Alb, "alb.")} == {*OTHER}
+    assert {*names(Balancer)} - ELSEWHERE - {"kind", *names(Alb, "alb.")} == {*OTHER_VALUES}
     plain = site_text(settings_of(WHOLE), [APP])
-    for name in OTHER.keys() - apache.UNSUPPORTED:
+    for name in OTHER_VALUES.keys() - apache.UNSUPPORTED:
         assert site_text(settings_of(changed(name)), [APP]) != plain, name
     assert site(tls={"acme": {"email": "a@example.org"}}) != site(tls={"self_signed": True})
     refused = changed(*apache.UNSUPPORTED)
