@@ -59,7 +59,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
-class FirstAnswer(threading.Thread):
+class FirstResponse(threading.Thread):
     """Asks a URL until it responds with status 200. at: when it did, as time.monotonic()."""
 
     def __init__(self, url: str) -> None:
@@ -81,14 +81,14 @@ class FirstAnswer(threading.Thread):
             return
 
 
-class Asking:
+class SteadyClient:
     """Clients that ask without pause, each on a fresh connection, and keep how long each answer took."""
 
     def __init__(self, url: str) -> None:
         self._url, self._seconds, self._ended = url, list[float](), threading.Event()
         self._clients = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> SteadyClient:
         for client in self._clients:
             client.start()
         return self
@@ -127,7 +127,7 @@ def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
     """Measure the life of one stack, from its first `up` to its destruction, and add the results to `times`."""
     stack = Stack.make(name, folder, source="examples/flask-hello", module="hello.wsgi:app", health_path="/healthz")
     stack.app["generated_secrets"] = ["HELLO_SECRET_KEY"]
-    first = FirstAnswer(stack.url)
+    first = FirstResponse(stack.url)
     first.start()
     begun = time.monotonic()
     stack.up()
@@ -139,7 +139,7 @@ def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
     code.write_text(re.sub('GREETING = ".*"', 'GREETING = "Again"', code.read_text()))
     times["release of new code"].append(seconds(stack.up))
     times["rollback"].append(seconds(lambda: stack.fleet("rollback", "--yes").check_returncode()))
-    with Asking(stack.url) as asking:
+    with SteadyClient(stack.url) as asking:
         time.sleep(LOAD_S)
         before = asking.p99_s()
         code.write_text(code.read_text() + "# again\n")

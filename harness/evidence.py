@@ -41,8 +41,8 @@ def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
     assert not wrong, f"these POSTs ran so often: {wrong}\n{what_was_logged(stack)}"
 
 
-def releases_that_answer(stack: Stack) -> set[str]:
-    return {version for _, version in stack.who_answers(30)}
+def responding_releases(stack: Stack) -> set[str]:
+    return {version for _, version in stack.responding_servers(30)}
 
 
 def has_reached(stack: Stack, before: set[Path], phase: str) -> bool:

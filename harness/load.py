@@ -32,13 +32,13 @@ LONGEST_S = 600
 
 @dataclass
 class Outcome:
-    """sent = answered + failed. fresh/kept: failures by kind of connection. versions: how often each answered.
+    """sent = responses + failed. fresh/kept: failures by kind of connection. versions: responses of each.
 
-    posts: ids of the answered POSTs. quick_s: seconds of each answered quick request.
+    posts: ids of the POSTs with a response. quick_s: seconds of each quick request with a response.
     """
 
     sent: int = 0
-    answered: int = 0
+    responses: int = 0
     failed_fresh: list[str] = field(default_factory=list[str])
     failed_kept: list[str] = field(default_factory=list[str])
     versions: Counter[str] = field(default_factory=Counter[str])
@@ -48,12 +48,12 @@ class Outcome:
 
     @property
     def p99_ms(self) -> float:
-        """The 99th percentile of answered quick requests, in milliseconds."""
+        """The 99th percentile of quick requests with a response, in milliseconds."""
         return statistics.quantiles(self.quick_s, n=100)[98] * 1000 if len(self.quick_s) > 1 else 0.0
 
     def __str__(self) -> str:
         return (
-            f"{self.sent} sent, {self.answered} answered, {len(self.failed_fresh)} failed on fresh connections, "
+            f"{self.sent} sent, {self.responses} answered, {len(self.failed_fresh)} failed on fresh connections, "
             f"{len(self.failed_kept)} on kept-alive ones; versions {dict(self.versions)}; servers {dict(self.servers)}"
             + "".join(f"\n  fresh: {line}" for line in self.failed_fresh[:10])
             + "".join(f"\n  kept: {line}" for line in self.failed_kept[:10])
@@ -173,7 +173,7 @@ class Load(Background):
         if answer["body_sha256"] != hashlib.sha256(body).hexdigest():
             failures.append(f"{kind}: the application got another body")
             return
-        self.outcome.answered += 1
+        self.outcome.responses += 1
         self.outcome.versions[answer["version"]] += 1
         self.outcome.servers[answer["server"]] += 1
         if id_:

@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from harness.mock_engine import Answer, Registered
+from harness.mock_engine import LookupResult, Registered
 from platforms.aws.image import DEBIAN_OWNER, DEFAULT_IMAGE, EC2_ARCHITECTURES, ImageKind
 
 # A private key as a person gives it.
@@ -92,7 +92,7 @@ def _image(name_or_id: str, by_id: ImageKind) -> Mapping[str, Any]:
     }
 
 
-def lookups(image: ImageKind = DEFAULT_IMAGE) -> Mapping[str, Answer]:
+def lookups(image: ImageKind = DEFAULT_IMAGE) -> Mapping[str, LookupResult]:
     """Return the address that an instance has now, the network of a subnet, and images. image: of each id."""
     return {
         ENDPOINT: {"dnsName": "eice.example", "securityGroupIds": ["sg-00000000"], "preserveClientIp": False},

@@ -19,14 +19,14 @@ from pulumi.runtime.stack import run_in_stack
 
 from harness.recorded import Build, Registered, Secret
 
-__all__ = ["Answer", "Build", "Registered", "Secret", "build"]
+__all__ = ["Build", "LookupResult", "Registered", "Secret", "build"]
 
 PROJECT, STACK = "wsgi-fleet", "test"
 UNKNOWN = rpc.UNKNOWN
 _SIGNATURE, _SECRET = rpc._special_sig_key, rpc._special_secret_sig  # pyright: ignore[reportPrivateUsage]
 _STACK_TYPE = "pulumi:pulumi:Stack"
 
-Answer = Mapping[str, Any] | Exception | Callable[[dict[str, Any]], Mapping[str, Any]]
+LookupResult = Mapping[str, Any] | Exception | Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 def build(
@@ -34,7 +34,7 @@ def build(
     *,
     config: Mapping[str, str] | None = None,
     secret_config: Mapping[str, str] | None = None,
-    lookups: Mapping[str, Answer] | None = None,
+    lookups: Mapping[str, LookupResult] | None = None,
     outputs: Mapping[str, Callable[[Registered], Mapping[str, Any]]] | None = None,
     project: str = PROJECT,
     stack: str = STACK,
@@ -134,7 +134,7 @@ class _Monitor(mocks.MockMonitor):
 
     def __init__(
         self,
-        lookups: Mapping[str, Answer],
+        lookups: Mapping[str, LookupResult],
         outputs: Mapping[str, Callable[[Registered], Mapping[str, Any]]],
         project: str,
         stack: str,

@@ -256,7 +256,7 @@ class Stack:
         with urllib.request.urlopen(self.url + path, timeout=30) as response:
             return json.loads(response.read())
 
-    def who_answers(self, requests: int = 60) -> set[tuple[str, str]]:
+    def responding_servers(self, requests: int = 60) -> set[tuple[str, str]]:
         """Return (server, version) of many responses."""
         answers = [self.get() for _ in range(requests)]
         return {(answer["server"], answer["version"]) for answer in answers}

@@ -133,5 +133,5 @@ def problems(apps: Mapping[str, Route]) -> Iterator[str]:
     if (number := len(listener_rules(apps))) > MAX_RULES:
         yield (
             f"apps: the hosts and paths need {number} rules, and an ALB has {MAX_RULES} by its quota; "
-            "name fewer hosts, or leave out hosts where an application answers every one"
+            "name fewer hosts, or leave out hosts if an application serves every one"
         )

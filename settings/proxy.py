@@ -193,12 +193,8 @@ def problems(settings: Settings) -> list[str]:
         owners = {host.owner(proxy.memcached.path.rstrip("/")) for host in virtual_hosts(settings.apps) if host.table}
         found += [
             f"memcached.path: {proxy.memcached.path}: "
-            + (
-                f"is answered by apps.{name}, whose path is {settings.apps[name].path}"
-                if name
-                else "nobody answers there"
-            )
-            + "; what memcached has not, an application at / must answer"
+            + (f"belongs to apps.{name}, whose path is {settings.apps[name].path}" if name else "nobody answers there")
+            + "; an application at / must serve pages that memcached lacks"
             for name in sorted(owners, key=str)
             if name is None or settings.apps[name].path != "/"
         ]

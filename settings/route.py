@@ -58,7 +58,7 @@ class Route(Model):
 
 @dataclass(frozen=True)
 class VirtualHost:
-    """Names that share a table. names: () for what answers every other name. table: beginning of a path -> application.
+    """Names that share a table. names: () for every other name. table: beginning of a path -> application.
 
     Of the beginnings that fit a path the longest counts; without one nobody answers.
     """
@@ -122,7 +122,7 @@ def problems(
     part of it that the balancer serves otherwise than the rest.
     """
     found = [
-        f"apps.{one}, apps.{other}: both answer {format_route(host, apps[one].path)}; "
+        f"apps.{one}, apps.{other}: both serve {format_route(host, apps[one].path)}; "
         f"give one of them {'hosts or another path' if host is None else 'another host or path'}"
         for one, other in combinations(apps, 2)
         for host in [
@@ -155,7 +155,7 @@ def _check_health_path(name: str, apps: Mapping[str, Route], health_path: str) -
         _, owner = max(fits, key=lambda each: len(each[0]))
         if owner != name:
             yield (
-                f"apps.{name}.health_path: {health_path}: {format_route(host, path)} is answered by apps.{owner} "
+                f"apps.{name}.health_path: {health_path}: {format_route(host, path)} belongs to apps.{owner} "
                 f"(path {apps[owner].path}); take another path"
             )
 
@@ -169,9 +169,9 @@ def _check_part(name: str, apps: Mapping[str, Route], setting: str, part: str) -
     for host in virtual_hosts(apps):
         owner = host.owner(path)
         if name in dict(host.table).values() and owner != name:
-            answers = f"apps.{owner} (path {apps[owner].path})" if owner else "no application"
+            holder = f"apps.{owner} (path {apps[owner].path})" if owner else "no application"
             place = format_route(host.names[0] if host.names else None, path)
-            yield f"apps.{name}.{setting}: {part}: {place} is answered by {answers}; take another path"
+            yield f"apps.{name}.{setting}: {part}: {place} belongs to {holder}; take another path"
             return
 
 

@@ -147,7 +147,7 @@ def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome
     case = re.sub(r"[_\[\]]+", " ", request.node.name.removeprefix("test_")).strip()
 
     def keep(outcome: Outcome) -> None:
-        cells = (case, outcome.sent, outcome.answered, len(outcome.failed_fresh), len(outcome.failed_kept))
+        cells = (case, outcome.sent, outcome.responses, len(outcome.failed_fresh), len(outcome.failed_kept))
         _rows.append("| " + " | ".join(map(str, cells)) + f" | {outcome.p99_ms:.0f} |")
 
     return keep

@@ -165,7 +165,7 @@ def test_the_timer_renews_before_the_end_without_a_lost_request(stack: Stack, pe
         eventually(lambda: serial(stack, pebble.root) != first, message="certbot.service renewed")
         load.wait_for(20)
     assert load.outcome.failed_fresh == [], load.outcome
-    assert load.outcome.answered > 20
+    assert load.outcome.responses > 20
 
 
 def test_without_tls_nothing_is_renewed_any_more(stack: Stack, pebble: Pebble) -> None:

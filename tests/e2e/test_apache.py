@@ -72,7 +72,7 @@ def load_on(stack: Stack) -> Load:
     return Load(f"http://shop.example.org:{stack.settings['lxd']['port']}/open", address="127.0.0.1")
 
 
-def who_answers_at_once(stack: Stack) -> set[str]:
+def responding_servers_at_once(stack: Stack) -> set[str]:
     """Return which servers answer requests that wait for one another.
 
     Of members that are equally busy Apache takes the one that had fewer so far, which after a load is one for long.
@@ -118,7 +118,7 @@ def test_a_server_is_drained_and_admitted_and_fresh_connections_lose_nothing(bus
     # What is kept alive may cross the end of an old worker, as with Nginx 1.22 (docs/operations.md).
     responded = set(load.outcome.posts)
     assert len([id_ for id_ in executed_requests(busy_balancer) if id_ in responded]) == len(responded)
-    eventually(lambda: machine in who_answers_at_once(busy_balancer), message="the server is asked again")
+    eventually(lambda: machine in responding_servers_at_once(busy_balancer), message="the server is asked again")
 
 
 def test_a_server_that_is_gone_costs_no_request_and_comes_back_by_itself(busy_balancer: Stack) -> None:
@@ -134,7 +134,9 @@ def test_a_server_that_is_gone_costs_no_request_and_comes_back_by_itself(busy_ba
     finally:
         on(machine, "/usr/local/lib/wsgi-fleet/release.py", "boot")
         on(machine, "systemctl", "start", "app.socket", "app@blue")
-    eventually(lambda: machine in who_answers_at_once(busy_balancer), timeout_s=30, message="the server is asked again")
+    eventually(
+        lambda: machine in responding_servers_at_once(busy_balancer), timeout_s=30, message="the server is asked again"
+    )
 
 
 def test_a_larger_body_is_answered_413_before_any_of_it_is_sent(busy_balancer: Stack) -> None:

@@ -56,7 +56,7 @@ def load_on_shop(stack: Stack) -> Load:
 
 def assert_fresh_ones_got_an_answer(*outcomes: Outcome) -> None:
     for outcome in outcomes:
-        assert outcome.answered > 0
+        assert outcome.responses > 0
         assert outcome.failed_fresh == [], outcome
 
 

@@ -129,7 +129,7 @@ def assert_in_order(output: str, *printed: Sequence[str]) -> None:
 def test_every_server_answers_at_the_elastic_address(prod: AwsStack) -> None:
     addresses = prod.running.account.aws.ec2.describe_addresses()["Addresses"]
     assert prod.output("url") == prod.url == f"http://{addresses[0]['PublicIp']}"
-    assert {server for server, _ in prod.who_answers()} == set(prod.servers().values())
+    assert {server for server, _ in prod.responding_servers()} == set(prod.servers().values())
     assert {each["name"] for each in prod.instances()} == {each["InstanceId"] for each in instances(prod).values()}
 
 
@@ -230,7 +230,7 @@ def test_new_code_goes_out_over_ssh_without_a_lost_request(prod: AwsStack) -> No
     assert load.outcome.failed_fresh == [], load.outcome
     assert load.outcome.failed_kept == [], load.outcome
     assert set(load.outcome.versions) == {"1", "two"}
-    assert prod.who_answers() == {(machine, "two") for machine in prod.servers().values()}
+    assert prod.responding_servers() == {(machine, "two") for machine in prod.servers().values()}
     assert instances(prod).keys() == before
 
 
@@ -268,7 +268,7 @@ def test_a_second_rollout_is_refused_with_who_is_at_work_and_since_when(prod: Aw
     assert first.returncode == 0, output
     assert second.returncode == 1, second.stdout
     assert f"{holder['who']} is at work on this application since {holder['since']}" in second.stderr
-    assert {version for _, version in prod.who_answers()} == {"three"}
+    assert {version for _, version in prod.responding_servers()} == {"three"}
 
 
 def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boots(prod: AwsStack) -> None:
@@ -284,7 +284,7 @@ def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boo
     on(machine, "sh", "-euc", script)
     asked.clear()
     lxc("restart", "--force", machine)
-    eventually(lambda: machine in {server for server, _ in prod.who_answers()}, message=f"{machine} answers")
+    eventually(lambda: machine in {server for server, _ in prod.responding_servers()}, message=f"{machine} answers")
     assert on(machine, "readlink", "/srv/app/live").strip() == f"/srv/app/releases/{release}"
     # With the virtualenv that the first server made.
     assert "building a virtualenv" not in on(machine, "journalctl", "--boot", "--unit=app-boot")
@@ -313,7 +313,7 @@ def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: 
         (COMMAND, "balancer-site created"),
     )
     servers = prod.servers()
-    assert {server for server, _ in prod.who_answers()} == set(servers.values())
+    assert {server for server, _ in prod.responding_servers()} == set(servers.values())
     assert len({instances(prod)[name]["Placement"]["AvailabilityZone"] for name in servers}) == 3
 
 
@@ -325,10 +325,10 @@ def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> No
         output = prod.up()
         load.wait_for(50)
     assert load.outcome.failed_fresh == [], load.outcome
-    assert load.outcome.sent == load.outcome.answered + len(load.outcome.failed_kept)
+    assert load.outcome.sent == load.outcome.responses + len(load.outcome.failed_kept)
     assert set(load.outcome.servers) == set(before.values())
     assert_in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-3 deleted"))
-    assert {server for server, _ in prod.who_answers()} == set(prod.servers().values()) < set(before.values())
+    assert {server for server, _ in prod.responding_servers()} == set(prod.servers().values()) < set(before.values())
 
 
 @pytest.mark.long
@@ -342,7 +342,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
         load.wait_for(50)
     # A connection to the old balancer ends with it. Whoever had one lost the request that was in flight, and no other.
     failed = load.outcome.failed_fresh + load.outcome.failed_kept
-    assert load.outcome.sent == load.outcome.answered + len(failed)
+    assert load.outcome.sent == load.outcome.responses + len(failed)
     assert len(failed) <= len(REQUEST_KINDS) * CLIENTS * 2, load.outcome
     assert_in_order(
         output,
@@ -362,7 +362,7 @@ def test_a_new_balancer_takes_the_address_and_servers_are_deleted_last(prod: Aws
     assert left["hello-1"]["InstanceId"] == before["hello-1"]["InstanceId"]
     assert left["balancer"]["InstanceId"] != before["balancer"]["InstanceId"]
     assert {each["name"] for each in prod.instances()} == {each["InstanceId"] for each in left.values()}
-    assert {server for server, _ in prod.who_answers()} == {left["hello-1"]["InstanceId"]}
+    assert {server for server, _ in prod.responding_servers()} == {left["hello-1"]["InstanceId"]}
     assert json.loads(fleet_output(prod, "status", "--json"))["healthy"] is True
 
 

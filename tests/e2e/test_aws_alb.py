@@ -104,7 +104,7 @@ def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generato
 
 def test_clients_find_every_server_by_https_at_the_name(fleet: AlbStack) -> None:
     assert fleet.url == f"https://{HOST}"
-    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+    assert {server for server, _ in fleet.responding_servers()} == set(fleet.servers().values())
     response, _ = fleet.ask("/a?b=1")
     assert (response.status, response.headers["Location"]) == (301, f"https://{HOST}:443/a?b=1")
     seen = fleet.get("/headers")
@@ -130,7 +130,7 @@ def test_a_release_loses_no_request(fleet: AlbStack) -> None:
     print(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
     assert set(load.outcome.versions) == {"1", "two"}
-    assert fleet.who_answers() == {(machine, "two") for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, "two") for machine in fleet.servers().values()}
 
 
 def test_a_release_that_is_ill_on_the_last_server_is_taken_back(fleet: AlbStack) -> None:
@@ -188,7 +188,7 @@ def test_a_killed_server_costs_requests_until_its_checks_fail(fleet: AlbStack) -
     assert json.loads(fleet.fleet("status", "--json").stdout)["healthy"] is False
     lxc("start", machine)
     eventually(lambda: fleet.health()[machine] == "healthy", message=f"{name} is healthy")
-    assert machine in {server for server, _ in fleet.who_answers()}
+    assert machine in {server for server, _ in fleet.responding_servers()}
 
 
 def losses(outcome: Outcome) -> int:
@@ -203,7 +203,7 @@ def test_a_server_goes_after_its_requests_and_none_is_lost(fleet: AlbStack) -> N
     print(load.outcome)
     # POSTs of a server that is gone cannot be counted.
     assert losses(load.outcome) == 0, load.outcome
-    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+    assert {server for server, _ in fleet.responding_servers()} == set(fleet.servers().values())
 
 
 def test_destroy_leaves_nothing(fleet: AlbStack) -> None:

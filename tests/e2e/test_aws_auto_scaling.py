@@ -180,7 +180,7 @@ def test_requests_bring_another_and_none_is_lost_when_it_goes(site: GroupSite) -
     start_s = time.monotonic()
     with Clients(site.address) as clients:
         eventually(lambda: len(site.serving()) == 2, timeout_s=180, message="two serve")
-        print(f"two serve after {time.monotonic() - start_s:.0f} s, {clients.answered} requests")
+        print(f"two serve after {time.monotonic() - start_s:.0f} s, {clients.responses} requests")
         time.sleep(2)
     assert clients.failed == []
     assert {each["AvailabilityZone"][-1] for each in site.instances()} == {"a", "b"}

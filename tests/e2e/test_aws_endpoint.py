@@ -43,7 +43,7 @@ def try_connection(source: dict[str, Any], target: dict[str, Any], port: int) ->
 
 
 def test_machines_are_set_up_and_none_lets_anybody_in_but_the_endpoint(endpoint_fleet: AwsStack) -> None:
-    assert {server for server, _ in endpoint_fleet.who_answers()} == set(endpoint_fleet.servers().values())
+    assert {server for server, _ in endpoint_fleet.responding_servers()} == set(endpoint_fleet.servers().values())
     machines = instances(endpoint_fleet)
     assert set(endpoint_fleet.running.tunnels.opened) == {each["PrivateIpAddress"] for each in machines.values()}
     balancer = machines.pop("balancer")
@@ -63,7 +63,7 @@ def test_a_release_and_the_operators_commands_pass_through_tunnels_without_a_los
         endpoint_fleet.release_version("two")
         load.wait_for(50)
     assert load.outcome.failed_fresh == load.outcome.failed_kept == [], load.outcome
-    assert endpoint_fleet.who_answers() == {(machine, "two") for machine in endpoint_fleet.servers().values()}
+    assert endpoint_fleet.responding_servers() == {(machine, "two") for machine in endpoint_fleet.servers().values()}
     status = json.loads(fleet_output(endpoint_fleet, "status", "--json"))
     assert [(each["name"], each["state"]) for each in status["servers"]] == [
         (name, "serving") for name in endpoint_fleet.servers()

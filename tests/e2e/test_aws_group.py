@@ -128,7 +128,7 @@ def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generato
 
 def test_the_first_release_comes_to_servers_that_wait_for_it(fleet: GroupStack) -> None:
     fleet.wait_for(1)
-    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+    assert {server for server, _ in fleet.responding_servers()} == set(fleet.servers().values())
     report = json.loads(fleet.fleet("status", "--json").stdout)
     assert [(each["name"], each["state"]) for each in report["servers"]] == [(next(iter(fleet.servers())), "serving")]
     (id_,) = fleet.servers().values()
@@ -161,7 +161,7 @@ def test_a_release_loses_no_request(fleet: GroupStack) -> None:
         load.wait_for(50)
     print(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
-    assert fleet.who_answers() == {(machine, "two") for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, "two") for machine in fleet.servers().values()}
     assert not any(each["ProtectedFromScaleIn"] for each in fleet.group()["Instances"])
 
 
@@ -176,7 +176,7 @@ def test_a_server_that_comes_while_a_release_moves_ends_on_it(fleet: GroupStack)
         load.wait_for(100)
     print(load.outcome)
     assert losses(load.outcome) == 0, load.outcome
-    assert fleet.who_answers() == {(machine, "three") for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, "three") for machine in fleet.servers().values()}
     assert len(fleet.servers()) == 3
     fleet.up("--expect-no-changes")
 

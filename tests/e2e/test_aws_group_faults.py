@@ -74,7 +74,7 @@ def test_scale_in_waits_for_a_release_and_takes_nobody_who_switches(fleet: Fault
     assert up.returncode == 0, output
     assert "serves on 3 servers" in output
     assert losses(load.outcome) == 0, load.outcome
-    assert fleet.who_answers() == {(machine, "two") for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, "two") for machine in fleet.servers().values()}
 
 
 def test_a_bad_release_is_taken_back_on_every_server_and_one_that_boots_meanwhile_has_the_good_one(
@@ -102,7 +102,7 @@ def test_a_bad_release_is_taken_back_on_every_server_and_one_that_boots_meanwhil
     # By the first server, which went back.
     assert "bad" in load.outcome.versions
     assert_nothing_was_lost(fleet, load.outcome)
-    assert fleet.who_answers() == {(machine, before) for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, before) for machine in fleet.servers().values()}
     assert len(fleet.servers()) == 3
     assert fleet.protected() == []
     fleet.up()

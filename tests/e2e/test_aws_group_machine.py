@@ -59,7 +59,7 @@ def lost_on_fresh(outcome: Outcome) -> int:
 
 def test_the_first_release_comes_to_the_group_and_the_balancer_finds_its_servers(fleet: HealingStack) -> None:
     fleet.wait_for(2)
-    assert {server for server, _ in fleet.who_answers()} == {*fleet.servers().values()}
+    assert {server for server, _ in fleet.responding_servers()} == {*fleet.servers().values()}
     report = json.loads(fleet_output(fleet, "status", "--json"))
     assert {each["name"]: each["state"] for each in report["servers"]} == dict.fromkeys(fleet.servers(), "serving")
     assert report["balancer"]["problem"] == ""
@@ -73,7 +73,7 @@ def test_a_release_loses_no_request(fleet: HealingStack) -> None:
         load.wait_for(50)
     print(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
-    assert fleet.who_answers() == {(machine, "two") for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, "two") for machine in fleet.servers().values()}
 
 
 def test_a_drained_server_gets_no_request_and_stays(fleet: HealingStack) -> None:
@@ -81,11 +81,11 @@ def test_a_drained_server_gets_no_request_and_stays(fleet: HealingStack) -> None
     fleet_output(fleet, "drain", drained)
     try:
         fleet.release_version("three")
-        assert fleet.who_answers() == {(fleet.servers()[other], "three")}
+        assert fleet.responding_servers() == {(fleet.servers()[other], "three")}
         assert "would have no server left" in fleet.fleet("drain", other).stderr
     finally:
         fleet_output(fleet, "admit", drained)
-    assert {server for server, _ in fleet.who_answers()} == {*fleet.servers().values()}
+    assert {server for server, _ in fleet.responding_servers()} == {*fleet.servers().values()}
 
 
 def test_a_server_that_leaves_finishes_its_requests_first(fleet: HealingStack) -> None:
@@ -115,7 +115,7 @@ def test_a_killed_server_costs_what_was_under_way_there_and_another_one_comes(fl
     print(f"out after {out_s:.0f} s, replaced after {replaced_s:.0f} s; {load.outcome}")
     assert before <= IN_FLIGHT, load.outcome
     assert lost_on_fresh(load.outcome) == before, load.outcome
-    assert {server for server, _ in fleet.who_answers()} == {*fleet.servers().values()}
+    assert {server for server, _ in fleet.responding_servers()} == {*fleet.servers().values()}
 
 
 def test_a_server_that_hangs_is_replaced_on_the_balancers_word(fleet: HealingStack) -> None:

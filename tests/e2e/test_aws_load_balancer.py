@@ -331,7 +331,7 @@ def test_changes_of_targets_and_rules_lose_no_request(serving: Site) -> None:
             serving.elb.delete_rule(RuleArn=rule)
             eventually(lambda: serving.get("/new")[0].status == 404, timeout_s=10, message="it does no more")
     assert clients.failed == []
-    assert clients.answered > 500
+    assert clients.responses > 500
     assert serving.states() == ["healthy", "healthy"]
 
 
@@ -369,7 +369,7 @@ class Clients:
         self._address = address
         self._stop = threading.Event()
         self.failed: list[str] = []
-        self.answered = 0
+        self.responses = 0
         self._threads = [threading.Thread(target=self._run) for _ in range(4)]
 
     def __enter__(self) -> Clients:
@@ -392,7 +392,7 @@ class Clients:
                     response.read()
                     if response.status != 200:
                         self.failed.append(f"{method} {response.status}")
-                    self.answered += 1
+                    self.responses += 1
             except (OSError, HTTPException) as error:
                 self.failed.append(f"{type(error).__name__} {error}")
                 connection.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.evidence import assert_nothing_was_lost, has_reached, releases_that_answer
+from harness.evidence import assert_nothing_was_lost, has_reached, responding_releases
 from harness.load import Load, Outcome
 from harness.stack import Stack, eventually
 
@@ -110,4 +110,4 @@ def test_an_interrupted_release_loses_no_request_and_the_next_up_finishes_it(
         load.wait_for(50)
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
-    assert releases_that_answer(fleet) == {version}
+    assert responding_releases(fleet) == {version}

@@ -34,14 +34,14 @@ def test_it_boots_and_a_release_loses_no_request(
         stack.release_version(f"{combination} once more")
         load.wait_for(50)
     outcome = load.outcome
-    record_property(str(combination), f"{outcome.sent} | {outcome.answered} | {outcome.p99_ms:.0f}")
+    record_property(str(combination), f"{outcome.sent} | {outcome.responses} | {outcome.p99_ms:.0f}")
     assert outcome.failed_fresh == [], outcome
     assert outcome.failed_kept == [], outcome
     assert len(outcome.versions) == 2
     servers = stack.servers().values()
     # Who answers one request at a time is not asked: Apache may prefer a server then (docs/balancer.md).
     assert set(outcome.servers) == set(servers)
-    assert {version for _, version in stack.who_answers()} == {f"{combination} once more"}
+    assert {version for _, version in stack.responding_servers()} == {f"{combination} once more"}
     response = exchange(stack.settings["lxd"]["port"], CHUNKED.sent)
     assert statuses(response) == (CHUNKED.nginx if combination.proxy == "nginx" else CHUNKED.apache)
     assert CHUNKED.body in response

@@ -103,7 +103,7 @@ def test_a_server_whose_slot_was_stopped_is_told_with_the_remedy(fleet: Stack) -
     finally:
         lxc("restart", "--force", machine)
     eventually(lambda: states(fleet)[name] == "serving", message=f"{name} serves again")
-    eventually(lambda: len(fleet.who_answers()) == len(fleet.servers()), message="all servers answer again")
+    eventually(lambda: len(fleet.responding_servers()) == len(fleet.servers()), message="all servers answer again")
 
 
 def test_logs_of_every_server_stand_side_by_side(fleet: Stack) -> None:
@@ -182,11 +182,11 @@ def test_a_drained_server_stays_so_over_an_up_that_changes_the_members(fleet: St
         before = fleet.settings.get("balancer", {})
         fleet.settings["balancer"] = {**before, "max_body_mib": 11}
         fleet.up()
-        assert machine not in {server for server, _ in fleet.who_answers()}
+        assert machine not in {server for server, _ in fleet.responding_servers()}
         assert states(fleet)[name] == "drained"
         fleet.settings["balancer"] = before
         fleet.up()
-    assert machine in {server for server, _ in fleet.who_answers()}
+    assert machine in {server for server, _ in fleet.responding_servers()}
 
 
 @pytest.mark.long
@@ -199,7 +199,7 @@ def test_the_last_member_is_not_drained(fleet: Stack) -> None:
         assert refused.returncode == 1
         assert "would have no server left" in refused.stderr
         assert "./fleet maintenance on" in refused.stderr
-        assert {server for server, _ in fleet.who_answers(10)} == {fleet.servers()[last]}
+        assert {server for server, _ in fleet.responding_servers(10)} == {fleet.servers()[last]}
     assert set(states(fleet).values()) == {"serving"}
 
 
@@ -238,7 +238,7 @@ def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Outc
         load.wait_for(50)
     table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
-    assert {version for _, version in fleet.who_answers()} == {"before-rollback"}
+    assert {version for _, version in fleet.responding_servers()} == {"before-rollback"}
     report = json.loads(fleet_says(fleet, "releases", "--json"))
     assert [(each["release"], each["rollback"], each["current"], each["rejected"]) for each in report[:3]] == [
         (first, True, True, False),
@@ -248,7 +248,7 @@ def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Outc
     assert f"release {second} was rejected by" in fleet.up(fails=True)
     fleet_says(fleet, "allow", second)
     fleet.up()
-    assert {version for _, version in fleet.who_answers()} == {"after-rollback"}
+    assert {version for _, version in fleet.responding_servers()} == {"after-rollback"}
 
 
 def test_a_bundle_holds_what_helps_and_no_secret(fleet: Stack, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def address_of(machine: str) -> str:
 
 
 def test_every_server_answers_through_the_balancer(fleet: Stack) -> None:
-    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+    assert {server for server, _ in fleet.responding_servers()} == set(fleet.servers().values())
 
 
 def test_a_second_up_changes_nothing(fleet: Stack) -> None:
@@ -164,7 +164,7 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
     assert load.outcome.failed_kept == [], load.outcome
     assert set(load.outcome.versions) == {"one", "two"}
     assert fleet.servers() == machines
-    assert fleet.who_answers() == {(machine, "two") for machine in machines.values()}
+    assert fleet.responding_servers() == {(machine, "two") for machine in machines.values()}
 
 
 def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_third(fleet: Stack) -> None:
@@ -238,7 +238,7 @@ def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[
         # It points slot blue at the release, as at boot.
         on(machine, "systemctl", "restart", "app-boot")
         on(machine, "systemctl", "start", "app@blue")
-    eventually(lambda: len(fleet.who_answers()) == 3, message="all servers answer again")
+    eventually(lambda: len(fleet.responding_servers()) == 3, message="all servers answer again")
     table(load.outcome)
     assert any("POST" in line for line in load.outcome.failed_fresh), load.outcome
 
@@ -262,7 +262,7 @@ def test_scaling_out_and_in_loses_no_request_on_fresh_connections(
     assert load.outcome.failed_fresh == [], load.outcome
     assert set(load.outcome.servers) == set(grown.values())
     assert set(grown.values()) > set(before.values()) > set(shrunk.values())
-    assert {server for server, _ in fleet.who_answers()} == set(fleet.servers().values())
+    assert {server for server, _ in fleet.responding_servers()} == set(fleet.servers().values())
 
 
 @pytest.mark.long
@@ -278,7 +278,7 @@ def test_replacing_every_server_loses_no_request_on_fresh_connections(
     table(load.outcome)
     assert load.outcome.failed_fresh == [], load.outcome
     assert before.isdisjoint(after)
-    assert {server for server, _ in fleet.who_answers()} == after
+    assert {server for server, _ in fleet.responding_servers()} == after
     assert set(fleet.machines("app").values()) == after
 
 
@@ -289,7 +289,7 @@ def test_a_machine_deleted_by_hand_comes_back(fleet: Stack) -> None:
     fleet.up("--refresh")
     back = fleet.servers()
     assert back[role] != machine
-    assert {server for server, _ in fleet.who_answers()} == set(back.values())
+    assert {server for server, _ in fleet.responding_servers()} == set(back.values())
 
 
 @pytest.mark.long
@@ -298,7 +298,9 @@ def test_a_machine_stopped_by_hand_is_started_again(fleet: Stack) -> None:
     lxc("stop", "--force", machine)
     fleet.up("--refresh")
     assert machine in fleet.servers().values()
-    eventually(lambda: machine in {server for server, _ in fleet.who_answers()}, message=f"{machine} answers again")
+    eventually(
+        lambda: machine in {server for server, _ in fleet.responding_servers()}, message=f"{machine} answers again"
+    )
 
 
 @pytest.mark.long
@@ -315,7 +317,7 @@ def test_every_machine_serves_the_current_release_after_a_restart_whichever_slot
     assert slot(first) == live
     lxc("restart", "--force", *machines)
     expected = {(machine, version) for machine in machines[:-1]}
-    eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
+    eventually(lambda: fleet.responding_servers() == expected, message=f"{expected} answer")
 
 
 # A whole `up` starts machines that are stopped.
@@ -335,7 +337,7 @@ def test_a_server_that_was_away_during_a_release_comes_back_on_the_new_one(fleet
         lxc("start", away)
         fleet.app["rollout"] = {}
     expected = {(machine, "while-away") for machine in fleet.servers().values()}
-    eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
+    eventually(lambda: fleet.responding_servers() == expected, message=f"{expected} answer")
 
 
 @pytest.mark.long
@@ -348,12 +350,12 @@ def test_a_release_with_a_server_away_is_refused_before_any_switch_unless_that_i
         fleet.set_version("refused")
         with pytest.raises(AssertionError, match=f"{role}, reach: unreachable"):
             fleet.up(*WITHOUT_STARTING)
-        assert {version for _, version in fleet.who_answers()} == {"kept"}
+        assert {version for _, version in fleet.responding_servers()} == {"kept"}
     finally:
         lxc("start", away)
         fleet.release_version("kept")
     expected = {(machine, "kept") for machine in roles.values()}
-    eventually(lambda: fleet.who_answers() == expected, message=f"{expected} answer")
+    eventually(lambda: fleet.responding_servers() == expected, message=f"{expected} answer")
 
 
 @pytest.mark.long

@@ -79,7 +79,7 @@ def test_a_release_loses_no_request(fleet: Stack, gateway: dict[str, Any], table
     assert failures_logged(fleet) == []
     assert len(load.outcome.versions) == 2
     assert fleet.servers() == machines
-    assert fleet.who_answers() == {(machine, f"{gateway} once more") for machine in machines.values()}
+    assert fleet.responding_servers() == {(machine, f"{gateway} once more") for machine in machines.values()}
 
 
 def test_a_client_can_neither_pretend_nor_walk_around_the_rules_of_the_site(fleet: Stack) -> None:
@@ -140,7 +140,7 @@ def test_another_gateway_comes_with_new_servers_and_loses_no_request_on_fresh_co
     new = set(fleet.servers().values())
     assert load.outcome.failed_fresh == [], load.outcome
     assert old.isdisjoint(new)
-    assert {server for server, _ in fleet.who_answers()} == new
+    assert {server for server, _ in fleet.responding_servers()} == new
     # No way back without the servers: what was made for the other gateway is refused, and nothing is harmed.
     serves = fleet.get()["release"]
     back = fleet.fleet("rollback", release, "--yes")

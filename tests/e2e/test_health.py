@@ -173,7 +173,7 @@ def test_where_all_servers_hang_all_are_asked(well: Stack) -> None:
     finally:
         for machine in servers:
             signal_gateway(machine, "CONT")
-    eventually(lambda: len(well.who_answers(20)) == 2, timeout_s=15, message="both answer")
+    eventually(lambda: len(well.responding_servers(20)) == 2, timeout_s=15, message="both answer")
 
 
 @pytest.mark.parametrize("how", ["paused", "stopped", "cut off", "lossy"])
@@ -265,7 +265,7 @@ def test_a_server_that_was_drained_stays_so_whatever_its_health(well: Stack) -> 
         for signal in ("STOP", "CONT"):
             signal_gateway(drained, signal)
             time.sleep(6)
-            assert {server for server, _ in well.who_answers(20)} == {other}
+            assert {server for server, _ in well.responding_servers(20)} == {other}
         # The one that is left is asked however it is.
         signal_gateway(other, "STOP")
         time.sleep(6)
@@ -274,7 +274,7 @@ def test_a_server_that_was_drained_stays_so_whatever_its_health(well: Stack) -> 
         signal_gateway(drained, "CONT")
         signal_gateway(other, "CONT")
         assert well.fleet("admit", name).returncode == 0
-    eventually(lambda: len(well.who_answers(20)) == 2, timeout_s=15, message="both answer")
+    eventually(lambda: len(well.responding_servers(20)) == 2, timeout_s=15, message="both answer")
 
 
 @pytest.mark.long
@@ -307,9 +307,9 @@ def test_apache_sends_no_requests_to_a_server_that_hangs(make_stack: Callable[..
     signal_gateway(hung, "STOP")
     try:
         assert wait_until(stack, [hung]) < IN_TIME_S + SLACK_S + APACHES_S
-        assert {server for server, _ in stack.who_answers(20)} == {other}
+        assert {server for server, _ in stack.responding_servers(20)} == {other}
     finally:
         signal_gateway(hung, "CONT")
     assert wait_until(stack, []) < IN_TIME_S + SLACK_S + APACHES_S
-    assert len(stack.who_answers(20)) == 2
+    assert len(stack.responding_servers(20)) == 2
     stack.destroy()

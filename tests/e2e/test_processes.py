@@ -103,7 +103,7 @@ def test_a_release_loses_no_request(fleet: Stack, table: Callable[[Outcome], Non
     assert failures_logged(fleet) == []
     assert len(load.outcome.versions) == 2
     assert fleet.servers() == machines
-    assert fleet.who_answers() == {(machine, "2") for machine in machines.values()}
+    assert fleet.responding_servers() == {(machine, "2") for machine in machines.values()}
     assert set(answers(fleet)) == everyone(fleet)
 
 
@@ -214,7 +214,7 @@ def test_a_server_whose_processes_all_ended_is_passed_over(fleet: Stack) -> None
     report = on(first, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:8000/")
     assert report == "503"
     if len(fleet.servers()) > 1:
-        assert first not in {server for server, _ in fleet.who_answers()}
+        assert first not in {server for server, _ in fleet.responding_servers()}
     status = fleet.fleet("status")
     assert status.returncode == 1
     assert "probe-1 is stopped" in status.stdout, status.stdout
@@ -232,7 +232,7 @@ def test_a_server_comes_back_on_its_release_after_a_restart_and_goes_back_under_
     assert {slot_of(machine) for machine in machines.values()} <= {"blue", "green"}
     lxc("restart", "--force", *machines.values())
     eventually(lambda: set(answers(fleet)) == everyone(fleet), message="every process answers again")
-    assert fleet.who_answers() == {(machine, "3") for machine in machines.values()}
+    assert fleet.responding_servers() == {(machine, "3") for machine in machines.values()}
     with Load(fleet.url, slow_s=SLOW_S) as load:
         back = fleet.fleet("rollback", before, "--yes")
         load.wait_for(50)

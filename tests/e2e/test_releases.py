@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.evidence import assert_nothing_was_lost, has_reached, releases_that_answer
+from harness.evidence import assert_nothing_was_lost, has_reached, responding_releases
 from harness.load import Load, Outcome
 from harness.stack import Stack, eventually, lxc, on
 
@@ -35,12 +35,12 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
         load.wait_for(50)
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
-    assert releases_that_answer(fleet) == {expected}
+    assert responding_releases(fleet) == {expected}
     assert fleet.get("/environment") == {}
     output = fleet.up(fails=True)
     assert "was rejected by" in output
     assert "./fleet allow" in output
-    assert releases_that_answer(fleet) == {expected}
+    assert responding_releases(fleet) == {expected}
     # The same code and settings as what serves: state and fleet agree again, and nothing is left to do.
     del fleet.app["environment"]
     fleet.release_version(expected)
@@ -67,7 +67,7 @@ def test_a_release_loses_no_request(
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
     assert fleet.get()["release"] != before
-    assert len(releases_that_answer(fleet)) == 1
+    assert len(responding_releases(fleet)) == 1
 
 
 @pytest.mark.long
@@ -100,7 +100,7 @@ def test_a_release_of_300_mb_loses_no_request_on_servers_of_512_mib(
         data.unlink()
     table(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
-    assert releases_that_answer(fleet) == {"large"}
+    assert responding_releases(fleet) == {"large"}
     (machine, *_) = fleet.servers().values()
     assert lxc("config", "get", machine, "limits.memory").stdout == "512MiB\n"
     assert on(machine, "stat", "-c", "%s", "/srv/app/live/code/data.bin") == "300000000\n"
@@ -119,9 +119,9 @@ def test_a_release_while_a_server_is_down_loses_no_request(fleet: Stack, table: 
         lxc("start", away)
         fleet.app["rollout"] = {"start_timeout_s": 20}
     table(load.outcome)
-    eventually(lambda: away in {server for server, _ in fleet.who_answers()}, message=f"{away} answers again")
+    eventually(lambda: away in {server for server, _ in fleet.responding_servers()}, message=f"{away} answers again")
     assert_nothing_was_lost(fleet, load.outcome)
-    assert releases_that_answer(fleet) == {"while one is down"}
+    assert responding_releases(fleet) == {"while one is down"}
 
 
 PYPROJECT = """
@@ -159,10 +159,10 @@ def test_code_that_is_installed_is_installed_anew_when_it_changes(
     fleet.app.update(module='shop:make("made")', python_path=["lib"])
     try:
         fleet.up()
-        assert releases_that_answer(fleet) == {"made one 1"}
+        assert responding_releases(fleet) == {"made one 1"}
         (source / "src/shop/__init__.py").write_text(FACTORY.replace("one", "two"))
         fleet.up()
-        assert releases_that_answer(fleet) == {"made two 1"}
+        assert responding_releases(fleet) == {"made two 1"}
     finally:
         fleet.app.clear()
         fleet.app.update(before)
@@ -185,7 +185,7 @@ def test_of_two_rollouts_at_once_the_second_is_told_who_is_at_work_and_changes_n
     report = " ".join(refused.stderr.split())
     assert re.search(r"\S+@\S+ is at work on this application since \d{4}-\d\d-\d\dT\S+ ", report), report
     assert process.returncode == 0, output
-    assert releases_that_answer(fleet) == {"second"}
+    assert responding_releases(fleet) == {"second"}
 
 
 # It fails where somebody but Bash puts variables for `${HOME}`.

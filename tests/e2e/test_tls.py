@@ -196,7 +196,7 @@ def test_a_given_certificate_and_the_one_that_renews_it_come_without_a_lost_requ
         load.wait_for(20)
     assert read_serial_number(https, authority) != before
     assert load.outcome.failed_fresh == [], load.outcome
-    assert load.outcome.answered > 40
+    assert load.outcome.responses > 40
     # Nginx 1.22 closes idle connections when it reloads (docs/operations.md): what is kept alive may cross that.
     words = [line for signed in (first, second) for line in signed.private_key.splitlines()[1:-1]]
     assert [word for word in words if word in https.export() + output] == []

@@ -95,7 +95,7 @@ def test_a_full_disk_is_named_with_the_remedy(small: Stack) -> None:
     finally:
         on(machine, "rm", "-f", "/srv/app/filler")
     small.up()
-    assert len(small.who_answers()) == 2
+    assert len(small.responding_servers()) == 2
 
 
 @pytest.mark.long
@@ -165,7 +165,7 @@ def test_an_interrupted_up_is_finished_by_the_next(make_stack: Callable[..., Sta
     stack = make_stack(f"{moment}-{how:d}", fleet={"servers": 2})
     interrupt_up(stack, how, moment)
     stack.up()
-    assert {server for server, _ in stack.who_answers()} == set(stack.servers().values())
+    assert {server for server, _ in stack.responding_servers()} == set(stack.servers().values())
     assert len(stack.instances()) == 3
     stack.destroy()
     assert stack.instances() == []

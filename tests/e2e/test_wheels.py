@@ -122,12 +122,12 @@ def test_packages_are_downloaded_once_and_a_server_that_comes_while_the_index_is
     assert "keeps 1 packages of probe-1 for the other servers (0.0 MB)" in output
     assert took(output) == {"probe-2"}
     assert set(re.findall(r"(\S+): building a virtualenv", output)) == {"probe-1"}
-    assert len(stack.who_answers()) == 2
+    assert len(stack.responding_servers()) == 2
     # The index is gone. A further server, and one in the place of another, take what is kept.
     stack.app["fleet"] = {"servers": 3}
     output = stack.up()
     assert took(output) == {"probe-3"}
-    assert {version for _, version in stack.who_answers(120)} == {"2"}
+    assert {version for _, version in stack.responding_servers(120)} == {"2"}
     # A release of other code with equal requirements builds nothing; what no release uses goes.
     output = stack.release_version("3")
     assert "packages" not in output

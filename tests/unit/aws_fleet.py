@@ -10,7 +10,7 @@ import pulumi
 from pydantic import SecretStr
 
 from harness.mock_aws import KEY, LOOKUPS, OUTPUTS
-from harness.mock_engine import Answer, Build, Registered, build
+from harness.mock_engine import Build, LookupResult, Registered, build
 from platforms import Ingress, MachineArgs, RemoteCommandArgs
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.platform import AwsPlatform
@@ -81,7 +81,7 @@ def fleet(aws: Aws, image: ImageKind = DEFAULT_IMAGE) -> None:
     pulumi.export("logs", dict(platform.log_groups))
 
 
-def run(aws: Aws, *, lookups: Mapping[str, Answer] | None = None, preview: bool = False) -> Build:
+def run(aws: Aws, *, lookups: Mapping[str, LookupResult] | None = None, preview: bool = False) -> Build:
     responses = {**LOOKUPS, **(lookups or {})}
     return build(lambda: fleet(aws), lookups=responses, outputs=OUTPUTS, stack="prod", preview=preview)
 

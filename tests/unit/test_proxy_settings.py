@@ -216,7 +216,7 @@ MEMCACHED = {"server": "10.0.0.9:11211", "path": "/shop/pages/"}
     ("proxy", "shop", "problem"),
     [
         ({"canonical_host": True}, {"hosts": ["a.example.org"]}, "canonical_host: true: would lead clients away from"),
-        ({"memcached": MEMCACHED}, {"path": "/shop"}, "memcached.path: /shop/pages/: is answered by apps.shop, whose"),
+        ({"memcached": MEMCACHED}, {"path": "/shop"}, "memcached.path: /shop/pages/: belongs to apps.shop, whose"),
     ],
 )
 def test_what_would_be_anothers_with_several_applications_is_refused(proxy: Any, shop: Any, problem: str) -> None:

@@ -89,13 +89,13 @@ def test_whatever_is_not_refused_reaches_every_application(places: list[dict[str
 @pytest.mark.parametrize(
     ("apps", "line"),
     [
-        ({"shop": {}, "blog": {}}, "apps.shop, apps.blog: both answer / of every host; give one of them hosts or"),
-        ({"shop": {"path": "/a"}, "blog": {"path": "/a"}}, "apps.shop, apps.blog: both answer /a of every host; give"),
-        ({"shop": {"hosts": [SHOP, BLOG]}, "blog": {"hosts": [BLOG]}}, f"apps.shop, apps.blog: both answer {BLOG}/; "),
+        ({"shop": {}, "blog": {}}, "apps.shop, apps.blog: both serve / of every host; give one of them hosts or"),
+        ({"shop": {"path": "/a"}, "blog": {"path": "/a"}}, "apps.shop, apps.blog: both serve /a of every host; give"),
+        ({"shop": {"hosts": [SHOP, BLOG]}, "blog": {"hosts": [BLOG]}}, f"apps.shop, apps.blog: both serve {BLOG}/; "),
         ({"shop": {"hosts": [SHOP, SHOP]}}, f"apps.shop.hosts: {SHOP}: is named twice; name it once"),
         (
             {"shop": {"health_path": "/api/h"}, "api": {"path": "/api"}},
-            "apps.shop.health_path: /api/h: /api/h of every host is answered by apps.api (path /api); take",
+            "apps.shop.health_path: /api/h: /api/h of every host belongs to apps.api (path /api); take",
         ),
         ({"api": {"path": "/api", "strip_path": False}}, "apps.api.health_path: /healthz: should be below"),
     ],
@@ -282,12 +282,12 @@ BLOGS = HERE | {"url_path": "/blog/"}
     [
         ({"static": HERE}, {"static": HERE}, None),
         ({"static": HERE | {"url_path": "/blogs/"}}, {}, None),
-        ({"static": BLOGS}, {}, "shop.static.url_path: /blog/: /blog of every host is answered by apps.blog"),
-        ({"static": BLOGS}, {"hosts": [BLOG]}, f"shop.static.url_path: /blog/: {BLOG}/blog is answered by apps.blog"),
+        ({"static": BLOGS}, {}, "shop.static.url_path: /blog/: /blog of every host belongs to apps.blog"),
+        ({"static": BLOGS}, {"hosts": [BLOG]}, f"shop.static.url_path: /blog/: {BLOG}/blog belongs to apps.blog"),
         (
             {},
             {"strip_path": False, "health_path": "/blog/h", "static": HERE},
-            "blog.static.url_path: /static/: /static of every host is answered by apps.shop",
+            "blog.static.url_path: /static/: /static of every host belongs to apps.shop",
         ),
     ],
 )

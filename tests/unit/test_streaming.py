@@ -67,7 +67,7 @@ def test_what_cannot_stream_is_refused_with_the_reason(changes: dict[str, Any], 
 
 def test_a_path_of_another_application_cannot_stream() -> None:
     (line,) = problems_of({"apps": {"a": app(streaming=EVENTS), "b": app(path="/events")}})
-    assert line.startswith("apps.a.streaming.paths: /events/: /events of every host is answered by apps.b")
+    assert line.startswith("apps.a.streaming.paths: /events/: /events of every host belongs to apps.b")
 
 
 @pytest.mark.parametrize("kind", ["uwsgi", "gunicorn", "gevent"])
