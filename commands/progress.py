@@ -185,7 +185,7 @@ def run(arguments: Sequence[str], screen: Screen, signals: Sequence[int]) -> int
 
 
 def _find_mistake(file: Path) -> str | None:
-    """Return what of a stack file Pulumi would change: it writes the file anew, with its salt, before the program."""
+    """Return what Pulumi would change in a stack file: it rewrites the file, with its salt, before the program runs."""
     from settings.stack_file import SettingsError, load_config  # noqa: PLC0415  takes a quarter of a second to import
 
     try:

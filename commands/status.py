@@ -198,7 +198,7 @@ def render_page(every: Sequence[Observation], screen: Console) -> Group:
 def values(every: Sequence[Observation]) -> dict[str, Any]:
     """Return the status as JSON values.
 
-    With several applications, what they share stands once at the top, and each application has an object of its own.
+    With several applications, shared values are at the top, and each application has its own object.
     """
     if len(every) == 1:
         return as_json(every[0])

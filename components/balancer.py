@@ -36,7 +36,7 @@ ACME_TIMEOUT_S = 400
 
 @dataclass(frozen=True)
 class BalancerArgs:
-    """What there is of it before it serves anybody. groups: application -> the group that has its servers."""
+    """The machine of the balancer. groups: application -> the group that has its servers."""
 
     settings: settings.Balancer
     group: SecurityGroup

@@ -16,7 +16,7 @@ from settings import App
 
 @dataclass(frozen=True)
 class ServiceArgs:
-    """What stands in front of these applications. hostnames: names of the site. group: of the load balancer."""
+    """The load balancer of these applications. hostnames: names of the site. group: of the load balancer."""
 
     settings: settings.Balancer
     apps: Mapping[str, App]

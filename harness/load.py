@@ -80,7 +80,7 @@ class _OneAddress(AbstractResolver):
 
 
 class Background:
-    """Runs a coroutine in a thread, from __enter__ of whoever inherits this until its block ends."""
+    """A base class that runs a coroutine in a thread, from __enter__ until its block ends."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()

@@ -45,7 +45,7 @@ class MachineArgs:
     """The arguments of Platform.machine().
 
     role: stable key of the machine in its stack ("hello-1"). user_data: cloud-init document, equal on all platforms.
-    zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it stands in the
+    zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it is in the
     public subnet (the balancer). app: the application whose releases and secrets it may read; "" for none.
     watches: names of groups whose machines it may list, and report as dead.
     """

@@ -65,7 +65,7 @@ class Store(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove it; removing what is not there succeeds."""
+        """Remove it; removing a missing key succeeds."""
         ...
 
 
@@ -84,7 +84,7 @@ class SecretStore(Protocol):
         ...
 
     def delete(self, release: str) -> None:
-        """Forget the secrets of a release; forgetting what is not there succeeds."""
+        """Delete the secrets of a release; deleting missing ones succeeds."""
         ...
 
 

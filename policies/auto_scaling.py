@@ -38,7 +38,7 @@ control("AutoScaling.1", "groups behind a load balancer believe it about health"
     )
 )
 control("AutoScaling.2", "groups stand in several zones", "name another zone, or another subnet")(
-    judge_each(GROUP, lambda given: len(given.get("vpcZoneIdentifiers") or ()) >= MIN_SUBNETS, "it stands in one zone")
+    judge_each(GROUP, lambda given: len(given.get("vpcZoneIdentifiers") or ()) >= MIN_SUBNETS, "it is in one zone")
 )
 control("AutoScaling.9", "groups launch by a template", "set launch_template")(
     judge_each(

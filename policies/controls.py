@@ -1,4 +1,4 @@
-"""The controls: each a small function over resources as a program describes them, whoever reports them.
+"""The controls: each is a small function over resources as a program describes them, from any source.
 
 Ids are those of AWS Security Hub (docs.aws.amazon.com/securityhub/latest/userguide), with the number in the CIS AWS
 Foundations Benchmark 5.0 where it has one; `FLEET` ones are this project's. docs/security.md lists them; a test holds

@@ -35,7 +35,7 @@ control("ELB.12", "load balancers stop request smuggling", "set desync_mitigatio
     judge_each(BALANCER, lambda given: given.get("desyncMitigationMode") in DESYNC, "it passes on ambiguous requests")
 )
 control("ELB.13", "load balancers stand in several zones", "name another zone, or another subnet")(
-    judge_each(BALANCER, lambda given: len(given.get("subnets") or ()) >= MIN_SUBNETS, "it stands in one zone")
+    judge_each(BALANCER, lambda given: len(given.get("subnets") or ()) >= MIN_SUBNETS, "it is in one zone")
 )
 
 

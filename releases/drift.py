@@ -76,9 +76,9 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
 def find_strays(
     reach: Mapping[str, Any], servers: Sequence[Mapping[str, str]], balancer: Mapping[str, str] | None, release: str
 ) -> list[str]:
-    """Return a line for each server that responds and does not serve the release, and for a proxy that does not run.
+    """Return a line for each server that responds but does not serve the release, and for a proxy that does not run.
 
-    balancer: as RolloutResource has it. [] where nobody can be asked yet.
+    balancer: as RolloutResource has it. [] if no machine can be queried yet.
     """
     if UNKNOWN in json.dumps([reach, servers, balancer], default=repr):
         return []

@@ -25,7 +25,7 @@ class Entry:
     """One rollout or rollback. result: done, failed, interrupted, or the last thing that a killed one did.
 
     when: ISO 8601. revision: of the source in its version control, "" where it has none. seconds: None if killed.
-    missing: servers that were left out, since nobody reached them.
+    missing: servers that were left out because they were unreachable.
     """
 
     release: str
@@ -71,7 +71,7 @@ class Journal:
         """Add how the movement failed; an end from outside in words, not in Python's."""
         seconds = round(time.monotonic() - self._begun, 1)
         if _SHUTDOWN in str(error):
-            why = "somebody ended the command while it was at work; run the same command again"
+            why = "the command was ended while it was running; run the same command again"
             self.note(INTERRUPTED, why=why, seconds=seconds)
         else:
             self.note("failed", why=str(error), seconds=seconds)

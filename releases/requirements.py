@@ -74,7 +74,7 @@ def pinned_requirements(source: Path, name: str) -> str | None:
     try:
         return "".join(f"{line}\n" for line in read(file))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{file}: cannot be read ({error}); write it anew, or name a requirements.txt") from error
+        raise SourceError(f"{file}: cannot be read ({error}); create it again, or name a requirements.txt") from error
 
 
 def _read_pipfile(file: Path) -> Iterator[str]:

@@ -206,7 +206,7 @@ def _state_of(props: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bundle(props: Mapping[str, Any]) -> list[str]:
-    """Keep what support would ask for as it is now, and return where. [] where it cannot be had: before the first `up`.
+    """Save a support bundle of the present state, and return its path. [] if that is impossible: before the first `up`.
 
     By the operator's command as a program: what a person can run, with no way from here into it.
     """

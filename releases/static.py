@@ -36,9 +36,9 @@ class StaticFiles:
         self._run(self._balancer, "put", self._release, stdin=archive)
 
     def activate(self) -> list[str]:
-        """Serve them first, and those that were live until now beside them. The balancer's name where that fails.
+        """Serve them first, and the previously live ones after them.
 
-        Then pages find their files all the same, for they were offered.
+        Return the balancer's name if that fails. Then pages still find their files, because they were published before.
         """
         if self._balancer is None:
             return []

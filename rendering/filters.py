@@ -81,9 +81,9 @@ def snippets_of(proxy: Proxy, context: str) -> list[str]:
 
 
 def gzip_types(compression: Compression) -> list[str]:
-    """Return the types for Nginx, which compresses text/html unasked and warns of types that it reads twice.
+    """Return the types for Nginx, which always compresses text/html, and warns of duplicate types.
 
-    Where there is no other, it is a type that nobody has: without any, those of nginx.conf would count.
+    If there is no other, return an unused type: without any, those of nginx.conf would apply.
     """
     return [each for each in dict.fromkeys(compression.types) if each != "text/html"] or ["text/x-none"]
 

@@ -144,9 +144,9 @@ class Aws(PlatformBlock):
         if by_ssh and not self.admin_cidrs:
             value = "[]" if "admin_cidrs" in self.model_fields_set else "missing"
             reject(
-                f"admin_cidrs: {value}: nobody could reach port 22 of the balancer, through which machines are set up "
-                "and releases go out; name the network you work from (`curl https://checkip.amazonaws.com` prints your "
-                "address; add /32), or set transport: instance_connect_endpoint"
+                f"admin_cidrs: {value}: no operator could reach port 22 of the balancer, which serves setup and "
+                "releases; name the network you work from (`curl https://checkip.amazonaws.com` prints your address; "
+                "add /32), or set transport: instance_connect_endpoint"
             )
         if self.admin_cidrs and not by_ssh:
             reject(

@@ -83,7 +83,7 @@ class Hidden:
             elif block is not None and what.startswith(MASK):
                 yield line
             elif block is not None:
-                yield f"{key}: (secret): cannot stand there; to see why, set {block} anew and encrypt its secrets alone"
+                yield f"{key}: (secret): is not allowed there; set {block} again and encrypt only its secrets"
 
 
 def _encrypted_paths(value: Any, path: KeyPath) -> Iterator[KeyPath]:

@@ -63,7 +63,7 @@ class Vpc(Model):
         description="addresses of the VPC, a private network of /16 to /22; it cannot be changed later"
     )
     zones: Annotated[list[Zone], Field(min_length=1, max_length=len(ZONE_LETTERS)), AfterValidator(_each_once)] = Field(
-        description="availability zones of the region; the balancer stands in the first"
+        description="availability zones of the region; the balancer is in the first"
     )
     nat_gateways: Literal["single", "one_per_az", "none"] = Field(
         default="single",

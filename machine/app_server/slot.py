@@ -143,7 +143,7 @@ def mend_socket() -> None:
     serving = serving_slots()
     if process_layout()[1] or not serving or state_of("app.socket") not in ("failed", "inactive"):
         return
-    log("app.socket had ended: it and the slot that serves are started anew")
+    log("app.socket had ended: it and the live slot are restarted")
     for slot in serving:
         stop(slot, drain_s(slot))
     run("systemctl", "start", "app.socket")

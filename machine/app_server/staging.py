@@ -84,10 +84,7 @@ def check_compatible(release: str, manifest: dict[str, Any]) -> None:
 
 
 def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
-    """Unpack the application's files, checked against the manifest.
-
-    The sha256 is that of the tar, whatever compressed it.
-    """
+    """Unpack the application's files, checked against the manifest. The sha256 is that of the uncompressed tar."""
     archive = partial / "code.tar.gz"
     fetch_file(store_url(), f"releases/{release}/code.tar.gz", archive)
     try:

@@ -1,7 +1,7 @@
-"""Which servers Auto Scaling groups have now, and which of these are dead for so long that another one must come.
+"""The present servers of Auto Scaling groups, and those that are dead for so long that they must be replaced.
 
-upstream_health.py asks by it again and again; what is known stands in a file, from which proxy_site.py takes it. AWS
-that does not respond changes nothing. Standard library only.
+upstream_health.py uses it to query AWS regularly. proxy_site.py reads the result from a file. If AWS does not
+respond, nothing changes. Standard library only.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Membership:
 def dead_members(state: State, servers: Mapping[str, Server], now: float) -> list[str]:
     """Return the instances that are unhealthy for CONDEMN_S, and that no operator drained.
 
-    None of a group of which more than half is unhealthy now: that is an outage of the application, or of the way to it,
-    and other machines would not mend it.
+    None of a group with more than half of its servers unhealthy: that is an outage of the application or the network,
+    which other machines would not cure.
     """
     found: list[str] = []
     for members in groups_of(state).values():

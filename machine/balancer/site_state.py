@@ -28,7 +28,7 @@ REMEDY = "`pulumi up --replace '**::balancer-site'` writes it anew"
 class Group(TypedDict):
     """An Auto Scaling group that has an application's servers (group_members.py). members: address -> instance.
 
-    line: of each in the site. no_server: what stands there while there is none, so that clients get 503.
+    line: of each in the site. no_server: the line while there is none, so that clients get 503.
     """
 
     name: str

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Ships this machine's logs to CloudWatch Logs: each line at least once, and never in anybody's way.
+"""Ships this machine's logs to CloudWatch Logs: each line at least once, with low priority.
 
-A service that never ends: read on from where it was, send, remember. It holds one batch in memory and one position on
-disk; what waits, waits in the journal and in the log file themselves. Standard library only.
+A service that never ends: read on from where it was, send, remember. It keeps one batch in memory and one position on
+disk. Lines wait in the journal and in the log file themselves. Standard library only.
 """
 
 from __future__ import annotations

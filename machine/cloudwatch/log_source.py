@@ -1,7 +1,7 @@
-"""What is shipped: the journal of units, or a log file that is rotated; read on from a position, a part at a time.
+"""Sources of logs: the journal of units, or a rotated log file, read in parts from a position.
 
-Standard library only. Both are kept by others whatever happens here: a reader that was away goes on where it was, as
-far back as journald and logrotate keep.
+Standard library only. Both are kept independently of the reader. After an interruption it
+continues at its position, as far back as journald and logrotate keep lines.
 """
 
 from __future__ import annotations

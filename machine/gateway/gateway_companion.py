@@ -261,7 +261,7 @@ def _log(text: str) -> None:
 
 
 def _close_all_but(open_fds: set[int]) -> None:
-    """Close listening sockets above all: whoever starts the gateway anew binds them again."""
+    """Close listening sockets first: a restarted gateway binds them again."""
     for fd in open_files():
         if fd not in open_fds:
             try:

@@ -1,7 +1,7 @@
 """Starts uWSGI as the Python of a release: `<release>/venv/bin/python -P gateway_uwsgi.py OPTION...` (of uWSGI).
 
-uWSGI stands in a folder of its own, so that no release has to bring it. Its option `virtualenv` cannot lead it to
-the release's packages: as a Python module (pyuwsgi) it meets an interpreter that is initialized already. So the
+uWSGI is in a folder of its own, so that no release must contain it. Its option `virtualenv` cannot add the release's
+packages: as a Python module (pyuwsgi) it runs in an interpreter that is initialized already. So the
 release's interpreter starts, and uWSGI's folder is on its path for one import.
 
 A process that the application's `multiprocessing` spawns runs this file again under another name: it must do nothing.

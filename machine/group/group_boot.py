@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a machine of a group an app server by itself, for nobody runs steps on it. Run once, by cloud-init as root.
+"""Makes a machine of a group an app server by itself, because no steps run on it. Run once, by cloud-init as root.
 
     group_boot.py KEY PACKAGE...    KEY: of the release store, under which the machine's files stand
 

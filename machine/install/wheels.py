@@ -36,7 +36,7 @@ class WheelsError(Exception):
 
 
 def pack(venv: Path, secrets: Iterable[str]) -> dict[str, Any]:
-    """Write a virtualenv into the archive, and return what stands beside it in the store. Raises WheelsError.
+    """Write a virtualenv into the archive, and return its description for the store. Raises WheelsError.
 
     secrets: words that must not be in it.
     """

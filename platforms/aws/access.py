@@ -1,4 +1,4 @@
-"""The way to machines on EC2: by which key, by which host keys they are known, and through what."""
+"""Access to machines on EC2: key pair, known host keys and transport."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from platforms.aws.network import Network
 
 
 class Access(Protocol):
-    """The way to every machine that was described, in whatever order.
+    """Access to all described machines, in any order.
 
     key_name: the EC2 key pair that machines are made with. source: what alone may reach port 22 of every machine; None
     where the balancer lets in admin_cidrs, and app servers the balancer.

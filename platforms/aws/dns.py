@@ -22,8 +22,8 @@ def records(
 ) -> list[aws.route53.Record]:
     """Create an A record for each name, none where no hosted zone is given.
 
-    They wait for no machine: they name the address, which outlives every machine. Route 53 rejects a write over a
-    record that is there, so nothing of somebody else's is taken.
+    They wait for no machine: they name the address, which outlives every machine. Route 53 rejects a
+    write over an existing record, so no foreign record is taken.
     """
     if config.route53_zone_id is None:
         return []

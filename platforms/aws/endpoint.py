@@ -1,4 +1,4 @@
-"""The way to machines through an EC2 Instance Connect Endpoint: no machine has port 22 open to an address."""
+"""Access to machines through an EC2 Instance Connect Endpoint: no machine opens port 22 to an address."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class _Endpoint:
 
 
 class EndpointAccess:
-    """An access.Access by which every machine is reached at its private address; no machine need be public.
+    """An access.Access to every machine at its private address; no machine need be public.
 
-    AWS allows one endpoint for each VPC, so a VPC that is there may have one that is there.
+    AWS allows one endpoint for each VPC, so an existing VPC may have an existing endpoint.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The way to machines through the public one: SSH with a jump host."""
+"""Access to machines through the public one: SSH with a jump host."""
 
 from __future__ import annotations
 

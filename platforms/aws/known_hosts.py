@@ -34,8 +34,8 @@ class KnownHosts:
             # A glob: the whole URN would have to be looked up.
             remedy += ", and run `pulumi up --replace '**::ROLE-host-key'` with the machine's role (hello-1)"
         return (
-            f"it shows another host key than the one in {where}. Somebody may be in between: enter nothing there. "
-            f"Only if you know that its keys were made anew: {remedy}."
+            f"it shows another host key than the one in {where}. Possible man-in-the-middle: do not connect. "
+            f"Only if you know that it has new keys: {remedy}."
         )
 
     def write(self) -> Path:

@@ -42,8 +42,8 @@ class Front:
 class Network:
     """The network of a fleet.
 
-    public: where the balancer stands. private: where app servers stand, one subnet for each zone. front: all public
-    subnets; None in a VPC that is there.
+    public: of the balancer. private: of app servers, one subnet for each zone. front: all public subnets; None in an
+    existing VPC.
     """
 
     vpc_id: pulumi.Output[str]
@@ -274,10 +274,10 @@ def _services_over_ipv4(config: settings.Aws) -> list[str]:
 
 
 def _s3_policy(account: str) -> str:
-    """Return a policy that allows all to keys of this account, and reading to everyone.
+    """Return a policy that allows everything to keys of this account, and reading to everyone.
 
-    An intruder on a machine cannot carry data to a bucket of theirs this way.
-    Reading is open to all, for public buckets are asked without keys.
+    So an intruder on a machine cannot copy data to a foreign bucket this way.
+    Reading is open to everyone, because public buckets are read without keys.
     """
     statements = [
         {

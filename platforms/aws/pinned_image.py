@@ -40,6 +40,6 @@ def check_image(config: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOption
     if newest.id != config.ami:
         pulumi.log.info(
             f"the pinned image is {config.ami}; Debian's newest in {config.region} is {newest.id} "
-            f"({newest.name}). Once it stands under aws.ami, every machine is replaced, the new one before the old."
+            f"({newest.name}). If you set it as aws.ami, every machine is replaced; new ones start before old ones end."
         )
     return pinned.root_device_name or ROOT_DEVICE

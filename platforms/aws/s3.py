@@ -10,7 +10,7 @@ from platforms.aws.client import client
 
 
 class S3Store:
-    """Implements platforms.transport.Store; a key stands under `<prefix>/` in the bucket. S3 writes are atomic.
+    """Implements platforms.transport.Store; keys have the prefix `<prefix>/` in the bucket. S3 writes are atomic.
 
     Credentials come from where the AWS tools look (environment, profile, role); the network is first used by a call.
     """

@@ -19,10 +19,10 @@ SETTINGS = {DEVICE: "port", TLS_DEVICE: "tls_port"}
 
 
 def publish(client: Client, owner: str, name: str, port: int, tls_port: int | None = None) -> int:
-    """Lead HOST:port to port 80 of the machine (and HOST:tls_port to 443), away from whichever machine has it now.
+    """Forward HOST:port to port 80 of the machine (and HOST:tls_port to 443), instead of any other machine.
 
-    Requests on their way are cut: LXD ends the process that carries them. Returns the gap in milliseconds during which
-    port was closed: two devices cannot share one port. Raises LxdError when a port is taken by something else.
+    Requests in flight are cut: LXD ends the process that forwards them. Returns the gap in milliseconds during which
+    the port was closed: two devices cannot share one port. Raises LxdError if another program uses a port.
     """
     desired = _devices(port, tls_port)
     current = {holder["name"]: _proxy_devices(holder) for holder in _publishers(client, owner)}

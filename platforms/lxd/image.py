@@ -143,7 +143,7 @@ def _import(client: Client, folder: Path) -> str:
                 return fingerprint
             raise LxdError(
                 f"importing the machine image failed: {error}. If {folder} is damaged, remove it; "
-                "the next run builds it anew."
+                "the next run builds it again."
             ) from error
         fingerprint = str(imported.get("fingerprint", fingerprint))
     return fingerprint

@@ -195,7 +195,7 @@ def _make(client: Client, name: str, spec: Spec) -> str:
     try:
         fingerprint = str(client.get(url("images", "aliases", spec.image))["target"])
     except NotFound as error:
-        raise LxdError(f"image {spec.image} of {spec.role} is gone from LXD; `pulumi up` makes it anew") from error
+        raise LxdError(f"image {spec.image} of {spec.role} is missing in LXD; `pulumi up` creates it again") from error
     subnet = str(client.get(url("networks", spec.network))["config"]["ipv4.address"])
     sized = client.get(url("storage-pools", spec.pool))["driver"] in SIZED_DRIVERS
     for _ in range(5):

@@ -25,7 +25,7 @@ def explain_errors() -> Generator[None]:
 
 
 def find_conflict(property_: str, found: Callable[[], str | None]) -> list[CheckFailure]:
-    """Return what stands in the way, as the failure of a check.
+    """Return a conflict as the failure of a check.
 
     It ends `up` and `preview` before anything is made.
     """

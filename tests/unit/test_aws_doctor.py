@@ -151,7 +151,12 @@ def test_a_region_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) 
         ("GetCallerIdentity", "InvalidClientTokenId", "AWS credentials", "That access key was deleted"),
         ("GetCallerIdentity", "SignatureDoesNotMatch", "AWS credentials", "The secret key is another"),
         ("GetCallerIdentity", "Throttling", "AWS credentials", "`aws sts get-caller-identity` asks the same"),
-        ("DescribeImages", "UnauthorizedOperation", "image ami-0123456789abcdef0", "Ask whoever runs the account"),
+        (
+            "DescribeImages",
+            "UnauthorizedOperation",
+            "image ami-0123456789abcdef0",
+            "Ask the administrator of the account",
+        ),
         ("DescribeImages", "AuthFailure", "image ami-0123456789abcdef0", "The region may be switched off"),
         ("DescribeImages", "InvalidAMIID.Unavailable", "image ami-0123456789abcdef0", "Ids differ by region"),
     ],
@@ -223,7 +228,7 @@ def test_the_way_in_is_open_closed_or_silent(monkeypatch: pytest.MonkeyPatch) ->
             "endpoint eice-1: it is create-failed: no room -> A new",
         ),
         ("InvalidInstanceConnectEndpointId.NotFound", " -> `pulumi up --refresh` makes it again."),
-        ("UnauthorizedOperation", " -> Ask whoever runs the account for ec2:DescribeInstanceConnectEndpoints."),
+        ("UnauthorizedOperation", " -> Ask the administrator of the account for ec2:DescribeInstanceConnectEndpoints."),
     ],
 )
 def test_an_endpoint_takes_tunnels_or_it_is_said_why_not(

@@ -243,8 +243,8 @@ def test_a_tunnel_that_ends_while_a_command_runs_is_told_and_the_command_is_not_
             ID,
             (
                 f"{ID} refused a tunnel (403 AccessDenied: User: AKIANOBODY is not authorized to perform: "
-                "ec2-instance-connect:OpenTunnel); allow ec2-instance-connect:OpenTunnel on the endpoint to whoever "
-                "runs this (docs/aws.md)"
+                "ec2-instance-connect:OpenTunnel); allow ec2-instance-connect:OpenTunnel on the endpoint for your "
+                "role (docs/aws.md)"
             ),
         ),
         (

@@ -207,9 +207,13 @@ def test_the_file_for_other_programs_has_what_the_state_tells_in_the_place_of_wh
 
 def test_a_refusal_says_where_the_known_key_stands_and_how_to_forget_it(file: Path) -> None:
     pinned, report = KnownHosts(file, {}).refusal("i-1"), KnownHosts(file, {"i-1": FIRST}).refusal("i-1")
-    assert pinned.startswith(f"it shows another host key than the one in {file}. Somebody may be in between")
+    assert pinned.startswith(
+        f"it shows another host key than the one in {file}. Possible man-in-the-middle: do not connect"
+    )
     assert pinned.endswith(f"take the line of i-1 out of {file}, if there is one.")
-    assert report.startswith("it shows another host key than the one in the stack's state. Somebody may be in between")
+    assert report.startswith(
+        "it shows another host key than the one in the stack's state. Possible man-in-the-middle: do not connect"
+    )
     assert "`pulumi up --replace '**::ROLE-host-key'`" in report
 
 

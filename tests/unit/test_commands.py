@@ -99,7 +99,7 @@ def test_status_as_json_has_units_in_its_names_and_null_for_what_is_not_known(st
         ((1, "Traceback\nerror: no log"), facts(), 1, "failed: error: no log"),
         ('{"proxy": 1}', facts(), 1, "the balancer: it runs scripts of another version; run `pulumi up`"),
         (front(), "oops", 1, "hello-2 is failed: it can be reached, but its script printed 'oops' and no status"),
-        (front(), (1, "error: no disk"), 1, "failed: error: no disk; `pulumi up --replace '**-booted'` brings"),
+        (front(), (1, "error: no disk"), 1, "failed: error: no disk; `pulumi up --replace '**-booted'` installs"),
     ],
 )
 def test_status_says_why_a_machine_does_not_serve(

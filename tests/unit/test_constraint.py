@@ -114,11 +114,13 @@ def test_a_network_that_admins_cannot_come_from_is_refused(cidr: str, message: s
 
 def test_a_stack_that_nobody_may_reach_is_refused() -> None:
     (message,) = of_aws(admin_cidrs=[])
-    assert "admin_cidrs: []: nobody could reach port 22 of the balancer, through which " in message
+    assert (
+        "admin_cidrs: []: no operator could reach port 22 of the balancer, which serves setup and releases" in message
+    )
     blocks = production()
     del blocks["aws"]["admin_cidrs"]
     (message,) = problems_of(blocks)
-    assert message.startswith("aws.admin_cidrs: missing: nobody could reach port 22")
+    assert message.startswith("aws.admin_cidrs: missing: no operator could reach port 22")
 
 
 def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes = b"") -> str:

@@ -98,7 +98,7 @@ def test_a_failed_import_names_the_files_that_may_be_damaged(daemon: Daemon, cli
         ensure(client, "a")
     assert str(error.value) == (
         "importing the machine image failed: LXD: POST /1.0/images: unexpected EOF. "
-        f"If {tmp_path}/wsgi-fleet/images/d1 is damaged, remove it; the next run builds it anew."
+        f"If {tmp_path}/wsgi-fleet/images/d1 is damaged, remove it; the next run builds it again."
     )
 
 

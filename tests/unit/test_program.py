@@ -189,7 +189,7 @@ def test_what_cannot_be_released_ends_the_program_before_anything_is_registered(
     assert [line for line in lines if not line.startswith("  ")] == [
         line for name in ("a", "b") for line in (f"apps.{name}: {message}", f"{project / name} cannot be released:")
     ]
-    assert [line.split(";")[0] for line in lines if line.startswith("  ")] == ["  .env: may hold secrets"] * 2
+    assert [line.split(";")[0] for line in lines if line.startswith("  ")] == ["  .env: may contain secrets"] * 2
     assert (made.resources, made.exports) == ([], {})
 
 

@@ -132,7 +132,7 @@ def test_a_lock_of_pipenv_becomes_the_requirements_of_its_packages(tmp_path: Pat
 @pytest.mark.parametrize(("name", "text"), [("poetry.lock", "["), ("Pipfile.lock", "{"), ("Pipfile.lock", "[]")])
 def test_a_lock_that_is_none_is_named(tmp_path: Path, name: str, text: str) -> None:
     write(tmp_path, name, text=text)
-    with pytest.raises(SourceError, match=rf"{re.escape(name)}: cannot be read \(.*\); write it anew"):
+    with pytest.raises(SourceError, match=rf"{re.escape(name)}: cannot be read \(.*\); create it again"):
         find_requirements(tmp_path, None)
 
 
@@ -215,7 +215,7 @@ def test_requirement_files_outside_of_the_source_are_brought_by_the_release(tmp_
         ({"shop/requirements.txt": "-r ../../outside.txt"}, r"/outside\.txt: lies outside of /.*; copy it"),
         ({"shop/requirements.txt": "-r ../link.txt"}, r"/link\.txt: lies outside of"),
         ({"shop/requirements.txt": "\n-r gone.txt"}, r"/requirements\.txt, line 2: \.\./gone\.txt: no such file in"),
-        ({"shop/requirements.txt": "-r prod.env", "shop/prod.env": ""}, r"/prod\.env: may hold secrets"),
+        ({"shop/requirements.txt": "-r prod.env", "shop/prod.env": ""}, r"/prod\.env: may contain secrets"),
         ({"base.txt": "-i https://me:hunter2@host/simple"}, r"/base\.txt: has a password in a URL; write \${NAME}"),
         ({"base.txt": "caf\xe9"}, r"/base\.txt: not UTF-8"),
     ],

@@ -224,7 +224,7 @@ def test_a_rollout_whose_process_was_ended_is_interrupted_in_the_journal_in_word
         roll_out(fleet, 2)
     entry = next(entries(fleet.store))
     assert (entry.result, entry.is_unfinished) == ("interrupted", True)
-    assert entry.why == "somebody ended the command while it was at work; run the same command again"
+    assert entry.why == "the command was ended while it was running; run the same command again"
 
 
 def test_one_server_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
