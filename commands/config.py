@@ -32,15 +32,23 @@ def load_settings(stack: str) -> Settings:
 
 
 def as_json(value: Value) -> dict[str, Any]:
-    """Return name, value, from, of and how, as in settings.effective.Value."""
-    return {"name": value.name, "value": value.value, "from": value.origin, "of": list(value.of), "how": value.how}
+    """Return the fields of a settings.effective.Value; its origin is `from`."""
+    return {
+        "name": value.name,
+        "value": value.value,
+        "from": value.origin,
+        "derived_from": list(value.derived_from),
+        "explanation": value.explanation,
+    }
 
 
 def source_of(value: Value) -> str:
     """Describe where a value comes from: settings of the same application by their ends."""
     block, name, *_ = [*value.name.split("."), ""]
-    of = ", ".join(each.removeprefix(f"{block}.{name}.") for each in value.of)
-    return value.origin + (f" of {of}" if of else "") + (f": {value.how}" if value.how else "")
+    sources = ", ".join(each.removeprefix(f"{block}.{name}.") for each in value.derived_from)
+    return (
+        value.origin + (f" of {sources}" if sources else "") + (f": {value.explanation}" if value.explanation else "")
+    )
 
 
 def config(stack: StackOption = None, app: AppOption = None, *, as_values: JsonOption = False) -> None:

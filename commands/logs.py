@@ -42,7 +42,7 @@ _OWN_TIME = re.compile(rf"^(\S+T\S+ \S+: )(?:\[?(?:{_SECOND}|{_DAY})\]?(?: - |[ 
 
 
 @dataclass(frozen=True)
-class Source:
+class LogSource:
     """One log on one machine. name: stands before its lines. command: prints the last lines, and follows for FOLLOW_S.
 
     again: the command that takes up the follow, given how many seconds ago it is that all was read.
@@ -71,14 +71,14 @@ def balancer_log(name: str, lines: int, *, follow: bool = False) -> list[str]:
     return [*words, "-F"] if follow else words
 
 
-def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> list[Source]:
+def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> list[LogSource]:
     """Return the requested logs: the two of the balancer, or the journals of one server or all."""
     if name == BALANCER:
         front = target.machine_in_front(
             "its access log is in S3, where balancer.alb.access_logs is set; without --server, the servers' logs follow"
         )
         return [
-            Source(
+            LogSource(
                 f"{BALANCER} {log}",
                 front,
                 balancer_log(log, lines, follow=follow),
@@ -88,7 +88,7 @@ def sources(target: Target, name: str | None, lines: int, *, follow: bool) -> li
         ]
     servers = target.servers if name is None else [target.server(name)]
     return [
-        Source(
+        LogSource(
             server.name,
             server,
             journalctl_command(lines, follow=follow),
@@ -115,7 +115,7 @@ class Output:
             sys.stdout.flush()
 
 
-def read(target: Target, source: Source, output: Output) -> str:
+def read(target: Target, source: LogSource, output: Output) -> str:
     """Print a log once. Why that did not work, or ""."""
     try:
         result = target.run(
@@ -126,7 +126,7 @@ def read(target: Target, source: Source, output: Output) -> str:
     return f"{source.name}: `{source.command[0]}` failed with exit code {result.exit_code}" if result.exit_code else ""
 
 
-def follow(target: Target, source: Source, output: Output, ended: threading.Event) -> None:
+def follow(target: Target, source: LogSource, output: Output, ended: threading.Event) -> None:
     """Print a log as it grows, until the event; a machine that is away is tried again."""
     seen: deque[str] = deque(maxlen=MAX_REMEMBERED)
     repeats = frozenset[str]()
@@ -183,7 +183,7 @@ def logs(
     problems: list[str] = []
     ended = threading.Event()
 
-    def work(source: Source) -> None:
+    def work(source: LogSource) -> None:
         if following:
             follow(target, source, output, ended)
         elif problem := read(target, source, output):

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from harness.load import Outcome
+from harness.load import LoadOutcome
 from harness.stack import Stack, on
 from platforms import STATE
 
@@ -31,7 +31,7 @@ def failures_logged(stack: Stack) -> list[str]:
     return [line for machine in stack.servers().values() for line in on(machine, "sh", "-c", read).splitlines()]
 
 
-def assert_nothing_was_lost(stack: Stack, outcome: Outcome) -> None:
+def assert_nothing_was_lost(stack: Stack, outcome: LoadOutcome) -> None:
     """Check that every request was answered, and that each POST was executed once."""
     assert outcome.failed_fresh == [], f"{outcome}\n{what_was_logged(stack)}"
     assert outcome.failed_kept == [], outcome

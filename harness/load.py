@@ -31,7 +31,7 @@ LONGEST_S = 600
 
 
 @dataclass
-class Outcome:
+class LoadOutcome:
     """sent = responses + failed. fresh/kept: failures by kind of connection. versions: responses of each.
 
     posts: ids of the POSTs with a response. quick_s: seconds of each quick request with a response.
@@ -113,7 +113,7 @@ class Load(Background):
         pause_s: float = PAUSE_S,
     ) -> None:
         super().__init__()
-        self.outcome = Outcome()
+        self.outcome = LoadOutcome()
         self._slow_s, self._pause_s = slow_s, pause_s
         self._url = url
         self._tls = ssl.create_default_context(cadata=trust) if trust else True

@@ -4,8 +4,8 @@
 from policies import auto_scaling as _auto_scaling
 from policies import controls as _controls
 from policies import elb as _elb
-from policies.control import ACCEPTED, CONTROLS, Accepted, Control, Finding, Planned, findings
+from policies.control import ACCEPTED, CONTROLS, Accepted, Control, Planned, Violation, findings
 
-__all__ = ["ACCEPTED", "CONTROLS", "Accepted", "Control", "Finding", "Planned", "findings"]
+__all__ = ["ACCEPTED", "CONTROLS", "Accepted", "Control", "Planned", "Violation", "findings"]
 
 del _auto_scaling, _controls, _elb

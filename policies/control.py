@@ -22,7 +22,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Violation:
     """A resource that fails a control, and what is wrong with it."""
 
     control: Control
@@ -57,9 +57,9 @@ ACCEPTED = (
 )
 
 
-def findings(plan: Sequence[Planned], *, stack: str) -> list[Finding]:
+def findings(plan: Sequence[Planned], *, stack: str) -> list[Violation]:
     """Return every finding that is not accepted."""
-    found = [Finding(control, *each) for control in CONTROLS for each in control.judge(plan)]
+    found = [Violation(control, *each) for control in CONTROLS for each in control.judge(plan)]
     return [
         each
         for each in found

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from settings.constraint import MASK, AdminCidr, AwsId, PrivateKey, matching
 from settings.model import reject
 from settings.monitoring import Alarms, KeyArn, Logs
-from settings.platform_block import Capacity, PlatformBlock
+from settings.platform_block import MachineCapacity, PlatformBlock
 from settings.size import ARM64, Size
 from settings.vpc import Vpc
 
@@ -116,10 +116,10 @@ class Aws(PlatformBlock):
     tags: dict[str, str] = Field(default_factory=dict[str, str], description="tags on everything, e.g. cost-center")
 
     @staticmethod
-    def capacity(size: Size) -> Capacity | None:
+    def capacity(size: Size) -> MachineCapacity | None:
         """Return what an instance type has."""
         found = _instance_capacity(size.instance_type)
-        return found and Capacity(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
+        return found and MachineCapacity(*found, f"fleet.size.instance_type ({size.instance_type}, {found[1]} MiB)")
 
     @property
     def has_ipv6(self) -> bool:

@@ -29,7 +29,7 @@ class Schedule(Model):
             r"^[A-Za-z0-9 *:/,.~_+-]{1,100}$",
             f"a time as systemd writes it; {calendar_time.REMEDY}",
         ),
-        AfterValidator(calendar_time.check),
+        AfterValidator(calendar_time.check_calendar),
     ] = Field(
         description='when, as systemd writes it (man systemd.time): "hourly", "Mon..Fri 06:30"; in UTC, or with a time '
         'zone behind it: "03:00 Europe/Berlin"'

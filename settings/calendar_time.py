@@ -29,7 +29,7 @@ SHORTEST_MONTH = 28
 REMEDY = 'write one such as "hourly", "Mon..Fri 06:30" or "*-*-1 04:00 Europe/Berlin"; see `man systemd.time`'
 
 
-def check(text: str) -> str:
+def check_calendar(text: str) -> str:
     """Return a time unchanged if systemd accepts it. Raises ValueError with the time, the mistake and the remedy."""
     words, _, zone = text.rpartition(" ")
     has_zone = time_zone.is_zone(zone)

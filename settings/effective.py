@@ -19,16 +19,16 @@ STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fix
 
 @dataclass(frozen=True)
 class Value:
-    """name: a setting's path, or another name beside it. origin: one of the words above. of: what it is computed from.
+    """name: a setting's path, or another name beside it. origin: one of the words above.
 
-    how: in a few words; "" where there is nothing to say.
+    derived_from: settings that it is computed from. explanation: a few words, or "".
     """
 
     name: str
     value: Any
     origin: str
-    of: tuple[str, ...] = ()
-    how: str = ""
+    derived_from: tuple[str, ...] = ()
+    explanation: str = ""
 
 
 def values(settings: Settings) -> list[Value]:
@@ -121,7 +121,10 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     margin = f"{limits.READ_MARGIN_S} s more"
     yield compute("nginx_read_timeout_s", read_s, "gateway.request_timeout_s", margin)
     yield Value(
-        f"{prefix}systemd_stop_timeout_s", limits.STOP_TIMEOUT_S, FIXED, how="the longest that anything may drain"
+        f"{prefix}systemd_stop_timeout_s",
+        limits.STOP_TIMEOUT_S,
+        FIXED,
+        explanation="the longest that anything may drain",
     )
     batch, servers = app.rollout.batch_size, app.fleet.servers
     at_a_time = batch if isinstance(batch, int) else math.ceil(servers * int(batch.removesuffix("%")) / 100)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from settings.platform import PLATFORMS, Capacity
+from settings.platform import PLATFORMS, MachineCapacity
 from settings.words import count
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ MIN_SECRET_CHARS = 4
 CONCURRENT_RELEASES = 2
 
 
-def capacity_of(app: App, platform: str) -> Capacity | None:
+def capacity_of(app: App, platform: str) -> MachineCapacity | None:
     """Return the servers of an application; None for an instance type that is not known here."""
     return PLATFORMS[platform].capacity(app.fleet.size)
 
@@ -103,7 +103,7 @@ def _check_commands(app: App, most_s: int) -> Iterator[str]:
             )
 
 
-def _check_memory(app: App, capacity: Capacity | None) -> Iterator[str]:
+def _check_memory(app: App, capacity: MachineCapacity | None) -> Iterator[str]:
     if capacity is None:
         return
     gateway = app.gateway

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from settings.constraint import Name
-from settings.platform_block import Capacity, PlatformBlock
+from settings.platform_block import MachineCapacity, PlatformBlock
 from settings.size import Size
 
 
@@ -23,6 +23,6 @@ class Lxd(PlatformBlock):
     prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
 
     @staticmethod
-    def capacity(size: Size) -> Capacity:
+    def capacity(size: Size) -> MachineCapacity:
         """Return what the size says."""
-        return Capacity(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")
+        return MachineCapacity(size.cpus, size.memory_mib, f"fleet.size.memory_mib ({size.memory_mib})")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from settings.aws import Aws
 from settings.lxd import Lxd
-from settings.platform_block import Capacity, PlatformBlock
+from settings.platform_block import MachineCapacity, PlatformBlock
 
-__all__ = ["PLATFORMS", "Aws", "Capacity", "Lxd", "PlatformName"]
+__all__ = ["PLATFORMS", "Aws", "Lxd", "MachineCapacity", "PlatformName"]
 
 PLATFORMS: Mapping[str, type[PlatformBlock]] = {"lxd": Lxd, "aws": Aws}
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from settings.size import Size
 
 
 @dataclass(frozen=True)
-class Capacity:
+class MachineCapacity:
     """What an app server has. setting: where that is set."""
 
     cpus: int
@@ -25,6 +25,6 @@ class PlatformBlock(Model):
     cpus: ClassVar[str]
 
     @staticmethod
-    def capacity(size: Size) -> Capacity | None:
+    def capacity(size: Size) -> MachineCapacity | None:
         """Return what a machine of that size has; None where it is not known here."""
         raise NotImplementedError

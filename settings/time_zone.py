@@ -31,7 +31,7 @@ OLD_ZONES = frozenset(
 )  # fmt: skip
 
 
-def check(name: str) -> str:
+def check_time_zone(name: str) -> str:
     """Return the name of a time zone unchanged. Raises ValueError with the name, the mistake and the remedy."""
     if not is_zone(name):
         raise ValueError(f"{json.dumps(name)}: {problem_of(name)}")
@@ -74,4 +74,4 @@ def is_zone(name: str) -> bool:
     return re.fullmatch(r"(?i:utc)|[A-Z]\w*(/[\w+-]+)+", name) is not None
 
 
-TimeZone = Annotated[str, AfterValidator(check)]
+TimeZone = Annotated[str, AfterValidator(check_time_zone)]

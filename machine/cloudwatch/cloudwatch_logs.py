@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aws_service import Refused, Service
-from log_source import Event, Journal, Position, RotatedFile, Source
+from log_source import Event, Position, RotatedFile, Source, SystemdJournal
 from system import notify_systemd, write_atomically
 
 # What the step that brought this script wants of it: the group, and either file or units.
@@ -88,7 +88,7 @@ class Stream:
             log(f"lines were too old or too new: {rejected}")
 
 
-class State:
+class PositionFile:
     """The position of the reader, kept in a file."""
 
     def __init__(self, file: Path) -> None:
@@ -105,7 +105,7 @@ class State:
         write_atomically(self._file, json.dumps(position).encode())
 
 
-def ship_next_part(source: Source, stream: Stream, state: State, position: Position) -> Position:
+def ship_next_part(source: Source, stream: Stream, state: PositionFile, position: Position) -> Position:
     """Ship the next part. The position moves after what is before it was taken."""
     events, after = source.read(position, READ_BYTES)
     for batch in make_batches(events):
@@ -123,8 +123,8 @@ def log(text: str) -> None:
 def main() -> None:
     """Ship this machine's logs for ever; after an error, try again with longer and longer pauses."""
     config = json.loads(CONFIG.read_text())
-    source = RotatedFile(Path(config["file"])) if "file" in config else Journal(config["units"])
-    state = State(Path(os.environ["STATE_DIRECTORY"]) / "position.json")
+    source = RotatedFile(Path(config["file"])) if "file" in config else SystemdJournal(config["units"])
+    state = PositionFile(Path(os.environ["STATE_DIRECTORY"]) / "position.json")
     position, stream, pause = state.load(), None, PAUSE_S
     while True:
         try:

@@ -40,7 +40,7 @@ class Source(Protocol):
         ...
 
 
-class Journal:
+class SystemdJournal:
     """units: names or patterns. A line is shipped as JSON with its unit and priority (0 is the worst, 6 is usual)."""
 
     def __init__(self, units: Sequence[str]) -> None:

@@ -20,14 +20,14 @@ _choice_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Rule:
+class AclRule:
     """Clients with one of the addresses (as LXD writes a range; "" for everyone) may connect to the TCP port."""
 
     port: int
     addresses: str = ""
 
 
-def ensure(client: Client, owner: str, role: str, rules: Sequence[Rule]) -> tuple[str, str]:
+def ensure(client: Client, owner: str, role: str, rules: Sequence[AclRule]) -> tuple[str, str]:
     """Create the group with exactly these rules, complete it (a killed run left half of it) or change it in place.
 
     Returns the network's name and the addresses that its machines have.
@@ -74,13 +74,13 @@ def _machine_range(network: dict[str, Any]) -> str:
     return f"{hosts[1]}-{hosts[-1]}"
 
 
-def rules(client: Client, name: str) -> list[Rule]:
+def rules(client: Client, name: str) -> list[AclRule]:
     """Return the rules that are in force."""
     acl = client.get(url("network-acls", name))
     found = [rule for rule in acl["ingress"] if rule.get("state") == "enabled" and rule.get("action") == "allow"]
     return sorted(
         # What somebody added by hand and no rule of ours can be (a range) is port 0: it differs, so `up` puts it right.
-        (Rule(_port(rule.get("destination_port", "")), rule.get("source", "")) for rule in found),
+        (AclRule(_port(rule.get("destination_port", "")), rule.get("source", "")) for rule in found),
         key=lambda rule: (rule.port, rule.addresses),
     )
 
@@ -102,7 +102,7 @@ def remove(client: Client, name: str, owner: str) -> None:
                 continue
 
 
-def acl_rules(rules: Sequence[Rule]) -> list[dict[str, str]]:
+def acl_rules(rules: Sequence[AclRule]) -> list[dict[str, str]]:
     """Return rules as LXD writes them, in an order of their own so that equal sets are equal lists."""
     made: list[dict[str, str]] = []
     for rule in sorted(rules, key=lambda rule: (rule.port, rule.addresses)):

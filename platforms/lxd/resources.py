@@ -53,7 +53,7 @@ class GroupProvider(Provider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Implement ResourceProvider.create: create the network and its ACL, or change them in place."""
         with explain_errors():
-            rules = [network.Rule(int(rule["port"]), rule["addresses"]) for rule in props["rules"]]
+            rules = [network.AclRule(int(rule["port"]), rule["addresses"]) for rule in props["rules"]]
             name, addresses = network.ensure(Client(), props["owner"], props["role"], rules)
         return CreateResult(name, self.outs(props, rules=_sort_rules(props["rules"]), addresses=addresses))
 

@@ -73,9 +73,9 @@ class Subnets:
         own = next(each for each in there if each["SubnetId"] == id_)
         others = [each["CidrBlock"] for each in there if each["VpcId"] == own["VpcId"] and each is not own]
         rules = (
-            [network.Rule(port) for port in (*ssh, BALANCER_PORT, HTTPS)]
+            [network.AclRule(port) for port in (*ssh, BALANCER_PORT, HTTPS)]
             if public
-            else [network.Rule(port, cidr) for port in (*ssh, APP_PORT) for cidr in others]
+            else [network.AclRule(port, cidr) for port in (*ssh, APP_PORT) for cidr in others]
         )
         chosen = IPv4Network(own["CidrBlock"])
         with mock.patch("platforms.lxd.network._free_subnet", return_value=chosen):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from harness.load import Outcome
+from harness.load import LoadOutcome
 from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack
 from platforms.lxd import label
 from platforms.lxd.cleanup import owners, remove_leftovers
@@ -142,11 +142,11 @@ def _rows(request: pytest.FixtureRequest) -> Generator[list[str]]:
 
 
 @pytest.fixture
-def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[Outcome], None]:
+def table(request: pytest.FixtureRequest, _rows: list[str]) -> Callable[[LoadOutcome], None]:
     """Return a function of an outcome that adds a row for `--table`."""
     case = re.sub(r"[_\[\]]+", " ", request.node.name.removeprefix("test_")).strip()
 
-    def keep(outcome: Outcome) -> None:
+    def keep(outcome: LoadOutcome) -> None:
         cells = (case, outcome.sent, outcome.responses, len(outcome.failed_fresh), len(outcome.failed_kept))
         _rows.append("| " + " | ".join(map(str, cells)) + f" | {outcome.p99_ms:.0f} |")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import Stack, lxc, on
 from platforms.lxd import label
 
@@ -54,7 +54,7 @@ def load_on_shop(stack: Stack) -> Load:
     return Load(f"http://{SHOP}:{port}", address="127.0.0.1")
 
 
-def assert_fresh_ones_got_an_answer(*outcomes: Outcome) -> None:
+def assert_fresh_ones_got_an_answer(*outcomes: LoadOutcome) -> None:
     for outcome in outcomes:
         assert outcome.responses > 0
         assert outcome.failed_fresh == [], outcome

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from harness.evidence import assert_nothing_was_lost
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import eventually, lxc
 from tests.aws.load_balancing import machine_name, public_address
 from tests.aws.session import Running, running
@@ -191,7 +191,7 @@ def test_a_killed_server_costs_requests_until_its_checks_fail(fleet: AlbStack) -
     assert machine in {server for server, _ in fleet.responding_servers()}
 
 
-def losses(outcome: Outcome) -> int:
+def losses(outcome: LoadOutcome) -> int:
     return len(outcome.failed_fresh) + len(outcome.failed_kept)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Generator
 import pytest
 
 from harness.evidence import assert_nothing_was_lost
-from harness.load import CLIENTS, REQUEST_KINDS, Load, Outcome
+from harness.load import CLIENTS, REQUEST_KINDS, Load, LoadOutcome
 from harness.stack import eventually, lxc, on
 from tests.aws.session import Running, running
 from tests.e2e.test_aws import REGION, SCRIPTS, fleet_output
@@ -52,7 +52,7 @@ def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generato
         yield stack
 
 
-def lost_on_fresh(outcome: Outcome) -> int:
+def lost_on_fresh(outcome: LoadOutcome) -> int:
     """Return the failures of requests that no reload of the proxy can cut."""
     return len(outcome.failed_fresh)
 

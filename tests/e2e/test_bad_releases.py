@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.evidence import assert_nothing_was_lost, has_reached, responding_releases
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import Stack, eventually
 
 APP = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
@@ -48,7 +48,7 @@ def fleet(release_fleet: Stack) -> Stack:
     ids=["ill on the third server", "a failing release task", "ill where it serves", "eats all memory"],
 )
 def test_a_bad_release_is_taken_back_from_the_whole_fleet(
-    fleet: Stack, good: Callable[[str, str], None], table: Callable[[Outcome], None], change: str, message: str
+    fleet: Stack, good: Callable[[str, str], None], table: Callable[[LoadOutcome], None], change: str, message: str
 ) -> None:
     serves = fleet.get()["release"]
     with Load(fleet.url) as load:
@@ -94,7 +94,7 @@ def test_a_bad_release_is_taken_back_from_the_whole_fleet(
     ],
 )
 def test_an_interrupted_release_loses_no_request_and_the_next_up_finishes_it(
-    fleet: Stack, table: Callable[[Outcome], None], how: int, phase: str
+    fleet: Stack, table: Callable[[LoadOutcome], None], how: int, phase: str
 ) -> None:
     version = f"{phase} {how:d}"
     journals = set((fleet.folder / ".state").rglob("journal/*.jsonl"))

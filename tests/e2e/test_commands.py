@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from harness import load
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import SECRET, Stack, eventually, lxc, on
 
 # Requests of a test's own that every server is to have answered one of, and how long each takes.
@@ -154,7 +154,7 @@ def test_exec_runs_in_the_release_and_sees_its_secrets(fleet: Stack) -> None:
 
 @pytest.mark.long
 def test_draining_and_admitting_loses_no_request_on_fresh_connections(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     name, machine = next(iter(fleet.servers().items()))
     with always_admitted(fleet):
@@ -228,7 +228,7 @@ def test_maintenance_answers_with_a_page_at_once_except_on_the_health_path(fleet
 
 
 @pytest.mark.long
-def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Outcome], None]) -> None:
+def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[LoadOutcome], None]) -> None:
     fleet.release_version("before-rollback")
     first = fleet.output("releases")["probe"]
     fleet.release_version("after-rollback")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import pytest
 
 from harness.evidence import assert_nothing_was_lost
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.site import bring_site, site_document, wanted_site
 from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, eventually, lxc, on, proxy_complaints
 
@@ -152,7 +152,7 @@ def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> 
 
 
 def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_request(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     fleet.release_version("one")
     machines = fleet.servers()
@@ -194,7 +194,7 @@ def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_thi
 
 
 def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_for_it(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     def ask(_number: int) -> int:
         try:
@@ -221,7 +221,7 @@ def test_an_application_that_raises_is_answered_500_and_no_server_is_taken_out_f
 
 
 @pytest.mark.parametrize("how", ["a plain restart", pytest.param("no listening socket", marks=pytest.mark.long)])
-def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[[Outcome], None]) -> None:
+def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[[LoadOutcome], None]) -> None:
     """Check that lost requests are counted, as the negative control of every test that counts requests."""
     machines = fleet.servers().values()
     # At each moment some that may not be sent twice are with a server, however long this takes on a busy machine.
@@ -245,7 +245,7 @@ def test_the_load_does_see_what_is_lost(fleet: Stack, how: str, table: Callable[
 
 @pytest.mark.long
 def test_scaling_out_and_in_loses_no_request_on_fresh_connections(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     before = fleet.servers()
     with Load(fleet.url) as load:
@@ -267,7 +267,7 @@ def test_scaling_out_and_in_loses_no_request_on_fresh_connections(
 
 @pytest.mark.long
 def test_replacing_every_server_loses_no_request_on_fresh_connections(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     before = set(fleet.servers().values())
     with Load(fleet.url) as load:

@@ -11,7 +11,7 @@ import pytest
 
 from gateways import GATEWAYS
 from harness.evidence import failures_logged
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import Stack, on, proxy_complaints
 from tests.combinations import OVER_HTTP
 
@@ -67,7 +67,9 @@ def assert_the_balancer_alone_is_believed(seen: dict[str, Any], request_id: str)
     "gateway",
     [pytest.param(given, id=name, marks=[] if name == USUAL else pytest.mark.long) for name, given in KINDS.items()],
 )
-def test_a_release_loses_no_request(fleet: Stack, gateway: dict[str, Any], table: Callable[[Outcome], None]) -> None:
+def test_a_release_loses_no_request(
+    fleet: Stack, gateway: dict[str, Any], table: Callable[[LoadOutcome], None]
+) -> None:
     run_by(fleet, gateway)
     machines = fleet.servers()
     with Load(fleet.url) as load:
@@ -129,7 +131,7 @@ def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:
     ],
 )
 def test_another_gateway_comes_with_new_servers_and_loses_no_request_on_fresh_connections(
-    fleet: Stack, before: dict[str, Any], after: dict[str, Any], table: Callable[[Outcome], None]
+    fleet: Stack, before: dict[str, Any], after: dict[str, Any], table: Callable[[LoadOutcome], None]
 ) -> None:
     run_by(fleet, before)
     old, release = set(fleet.servers().values()), fleet.get()["release"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import Stack, on
 
 pytestmark = pytest.mark.long
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.long
 
 @pytest.mark.parametrize("proxy", ["nginx", "apache"])
 def test_a_move_to_debian_13_loses_what_comes_while_the_address_moves_alone(
-    proxy: str, make_stack: Callable[..., Stack], table: Callable[[Outcome], None]
+    proxy: str, make_stack: Callable[..., Stack], table: Callable[[LoadOutcome], None]
 ) -> None:
     stack = make_stack(f"system-{proxy}", fleet={"servers": 2})
     stack.proxy, stack.settings["os"] = proxy, "debian-12"

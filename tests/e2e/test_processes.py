@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.evidence import assert_nothing_was_lost, failures_logged
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import Stack, eventually, lxc, on
 from tests.e2e.test_gateways import ask, assert_the_balancer_alone_is_believed
 
@@ -93,7 +93,7 @@ def test_least_connections_are_counted_for_processes_and_every_one_gets_some(fle
     assert slow < others / 2, seen
 
 
-def test_a_release_loses_no_request(fleet: Stack, table: Callable[[Outcome], None]) -> None:
+def test_a_release_loses_no_request(fleet: Stack, table: Callable[[LoadOutcome], None]) -> None:
     machines = fleet.servers()
     with Load(fleet.url, slow_s=SLOW_S) as load:
         fleet.release_version("2")
@@ -128,7 +128,7 @@ def test_the_status_is_of_all_processes_of_a_server(fleet: Stack) -> None:
 def test_a_release_that_is_bad_in_a_process_answers_nobody(
     fleet: Stack,
     edit: Callable[[str, str], None],
-    table: Callable[[Outcome], None],
+    table: Callable[[LoadOutcome], None],
     change: tuple[str, str],
     message: str,
 ) -> None:
@@ -146,7 +146,7 @@ def test_a_release_that_is_bad_in_a_process_answers_nobody(
     assert fleet.fleet("status").returncode == 0
 
 
-def test_a_killed_process_loses_what_it_had_and_comes_back(fleet: Stack, table: Callable[[Outcome], None]) -> None:
+def test_a_killed_process_loses_what_it_had_and_comes_back(fleet: Stack, table: Callable[[LoadOutcome], None]) -> None:
     with Load(fleet.url, slow_s=SLOW_S) as load:
         for machine in fleet.servers().values():
             kill(machine, 1)
@@ -224,7 +224,7 @@ def test_a_server_whose_processes_all_ended_is_passed_over(fleet: Stack) -> None
 
 @pytest.mark.long
 def test_a_server_comes_back_on_its_release_after_a_restart_and_goes_back_under_load(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     before = fleet.get()["release"]
     fleet.release_version("3")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.evidence import assert_nothing_was_lost, has_reached, responding_releases
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import Stack, eventually, lxc, on
 
 
@@ -21,7 +21,7 @@ def fleet(release_fleet: Stack) -> Stack:
 
 
 def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     # What serves is what the code says: another test may have left another release.
     fleet.up()
@@ -57,7 +57,7 @@ def test_a_rollback_loses_no_request_and_the_next_up_refuses_what_was_left(
     ids=["new code", "an import of 3 s", "new requirements"],
 )
 def test_a_release_loses_no_request(
-    fleet: Stack, good: Callable[[str, str], None], table: Callable[[Outcome], None], old: str, new: str
+    fleet: Stack, good: Callable[[str, str], None], table: Callable[[LoadOutcome], None], old: str, new: str
 ) -> None:
     before = fleet.get()["release"]
     with Load(fleet.url) as load:
@@ -71,7 +71,7 @@ def test_a_release_loses_no_request(
 
 
 @pytest.mark.long
-def test_a_release_of_new_settings_loses_no_request(fleet: Stack, table: Callable[[Outcome], None]) -> None:
+def test_a_release_of_new_settings_loses_no_request(fleet: Stack, table: Callable[[LoadOutcome], None]) -> None:
     with Load(fleet.url) as load:
         fleet.app["environment"] = {"T_NEW": "yes"}
         fleet.app["settings_file"] = {"variable": "SETTINGS_FILE", "values": {"NEW": [1, "yes", True]}}
@@ -86,7 +86,7 @@ def test_a_release_of_new_settings_loses_no_request(fleet: Stack, table: Callabl
 
 @pytest.mark.long
 def test_a_release_of_300_mb_loses_no_request_on_servers_of_512_mib(
-    fleet: Stack, table: Callable[[Outcome], None]
+    fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
     data = fleet.folder / "tests/e2e/app/data.bin"
     with data.open("wb") as file:
@@ -107,7 +107,7 @@ def test_a_release_of_300_mb_loses_no_request_on_servers_of_512_mib(
 
 
 @pytest.mark.long
-def test_a_release_while_a_server_is_down_loses_no_request(fleet: Stack, table: Callable[[Outcome], None]) -> None:
+def test_a_release_while_a_server_is_down_loses_no_request(fleet: Stack, table: Callable[[LoadOutcome], None]) -> None:
     fleet.app["rollout"] = {"start_timeout_s": 20, "allow_unreachable": 1}
     away = list(fleet.servers().values())[1]
     lxc("stop", "--force", away)

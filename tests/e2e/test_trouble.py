@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from harness.load import Load, Outcome
+from harness.load import Load, LoadOutcome
 from harness.stack import Stack, eventually, lxc, on, processes_that_name
 
 HEALTHY = "def app(environ: Environ, start_response: StartResponse) -> list[bytes]:\n"
@@ -60,7 +60,7 @@ def small(make_module_stack: Callable[..., Stack]) -> Stack:
     ids=["does not import", "raises", "hangs at start", "redirects", "requirements do not install"],
 )
 def test_a_bad_release_answers_nothing_and_the_old_one_serves_on(
-    small: Stack, table: Callable[[Outcome], None], *, file: str, old: str, new: str, message: str
+    small: Stack, table: Callable[[LoadOutcome], None], *, file: str, old: str, new: str, message: str
 ) -> None:
     path = small.folder / "tests" / "e2e" / "app" / file
     good = path.read_text()

@@ -28,10 +28,10 @@ REJECTED = [
 @pytest.mark.parametrize("text", ACCEPTED + REJECTED)
 def test_a_time_is_accepted_if_systemd_accepts_it(text: str) -> None:
     if text in ACCEPTED:
-        assert calendar_time.check(text) == text
+        assert calendar_time.check_calendar(text) == text
     else:
         with pytest.raises(ValueError, match=r"^\".*\": .*[;,] "):
-            calendar_time.check(text)
+            calendar_time.check_calendar(text)
     if shutil.which("systemd-analyze"):
         done = subprocess.run(["systemd-analyze", "calendar", "--", text], capture_output=True, check=False)
         assert (done.returncode == 0) == (text in ACCEPTED)
@@ -59,6 +59,6 @@ def test_a_wrong_time_is_a_mistake_of_one_line_at_plan_time(text: str, problem: 
 
 def test_a_time_zone_is_accepted_by_its_form_on_a_machine_that_knows_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("settings.time_zone._zones", frozenset[str])
-    assert calendar_time.check("03:00 America/New_York")
+    assert calendar_time.check_calendar("03:00 America/New_York")
     with pytest.raises(ValueError, match="is no time"):
-        calendar_time.check("03:00 5pm")
+        calendar_time.check_calendar("03:00 5pm")

@@ -16,7 +16,7 @@ import pytest
 from aws_service import Refused
 from hypothesis import given
 from hypothesis import strategies as st
-from log_source import Event, Journal, RotatedFile
+from log_source import Event, RotatedFile, SystemdJournal
 
 NOW_MS = 1_764_000_000_000
 WHOLE = 1 << 20
@@ -155,7 +155,7 @@ def journalctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_journal_is_read_on_after_its_cursor_and_tells_units_and_how_bad_it_is(journalctl: Path) -> None:
-    events, position = Journal(["app@blue", "app-worker-*"]).read({}, WHOLE)
+    events, position = SystemdJournal(["app@blue", "app-worker-*"]).read({}, WHOLE)
     assert [json.loads(event.message) for event in events] == [
         {"unit": "app@blue", "priority": 6, "message": "one"},
         {"unit": "app@blue", "priority": 3, "message": "ü\ufffd"},
@@ -166,7 +166,7 @@ def test_the_journal_is_read_on_after_its_cursor_and_tells_units_and_how_bad_it_
     units = ["--unit=app@blue", "--unit=app-worker-*"]
     assert journalctl.read_text().splitlines()[-3:] == [*units, "--since=-1h"]
     # A part at a time.
-    events, position = Journal(["app@blue", "app-worker-*"]).read({"cursor": "c0"}, 1)
+    events, position = SystemdJournal(["app@blue", "app-worker-*"]).read({"cursor": "c0"}, 1)
     assert (len(events), position) == (1, {"cursor": "c1"})
     assert journalctl.read_text().splitlines()[-3:] == [*units, "--after-cursor=c0"]
 
@@ -200,14 +200,14 @@ def test_a_message_that_is_too_long_is_cut_between_characters() -> None:
 
 def ship(tmp_path: Path, kept: Kept, position: dict[str, Any]) -> dict[str, Any]:
     source = RotatedFile(tmp_path / "access.log")
-    state = cloudwatch_logs.State(tmp_path / "position.json")
+    state = cloudwatch_logs.PositionFile(tmp_path / "position.json")
     return cloudwatch_logs.ship_next_part(source, cloudwatch_logs.Stream("group", kept), state, position)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_position_moves_only_after_what_is_before_it_was_taken(tmp_path: Path) -> None:
     append_lines(tmp_path / "access.log", 1, 2)
     (tmp_path / "position.json").write_text('{"inode"')
-    state = cloudwatch_logs.State(tmp_path / "position.json")
+    state = cloudwatch_logs.PositionFile(tmp_path / "position.json")
     kept = Kept(Refused("logs", 503, "{}"))
     with pytest.raises(Refused):
         ship(tmp_path, kept, state.load())

@@ -57,7 +57,10 @@ def read_settings(*arguments: str) -> dict[str, dict[str, Any]]:
 def test_a_value_says_whether_it_stands_in_the_stack_file_or_is_a_default(project: Path) -> None:
     hello = HELLO | {"gateway": {"processes": 2}, "environment": {"A": "x"}, "rollout": {"drain_timeout_s": 99}}
     write(project, apps={"hello": hello})
-    found = {name: (each["value"], each["from"], each["of"], each["how"]) for name, each in read_settings().items()}
+    found = {
+        name: (each["value"], each["from"], each["derived_from"], each["explanation"])
+        for name, each in read_settings().items()
+    }
     assert found["apps.hello.gateway.processes"] == (2, "stack file", [], "")
     assert found["apps.hello.gateway.max_requests"] == (10_000, "default", [], "")
     assert found["apps.hello.environment.A"][:2] == ("x", "stack file")
@@ -68,7 +71,11 @@ def test_what_is_computed_says_from_what(project: Path) -> None:
     fleet_ = {"servers": 5, "size": {"cpus": 3, "memory_mib": 4096}}
     app_ = HELLO | {"hosts": ["shop.example.org"], "path": "/s", "fleet": fleet_, "gateway": {"request_timeout_s": 30}}
     write(project, apps={"hello": app_})
-    found = {name: (each["value"], each["of"]) for name, each in read_settings().items() if each["from"] == "computed"}
+    found = {
+        name: (each["value"], each["derived_from"])
+        for name, each in read_settings().items()
+        if each["from"] == "computed"
+    }
     hello = "apps.hello."
     assert found == {
         f"{hello}gateway.processes": (6, [f"{hello}fleet.size.cpus"]),

@@ -12,7 +12,7 @@ import pytest
 
 from platforms.lxd import address, label, network, subnet
 from platforms.lxd.client import Client, LxdError
-from platforms.lxd.network import Rule
+from platforms.lxd.network import AclRule
 from tests.unit.lxd_daemon import Daemon, Thing
 
 OWNER, ROLE = "local-abc123", "app-hello"
@@ -25,7 +25,7 @@ FROM_BALANCER = {
     "destination_port": "8000",
     "source": "10.1.1.2-10.1.1.254",
 }
-RULES = [Rule(8000, "10.1.1.2-10.1.1.254")]
+RULES = [AclRule(8000, "10.1.1.2-10.1.1.254")]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_group_is_a_bridge_that_refuses_all_but_its_rules(daemon: Daemon, clie
 
 
 def test_a_group_that_is_there_is_left_alone_whatever_the_order_of_its_rules(daemon: Daemon, client: Client) -> None:
-    rules = [Rule(80), Rule(443), Rule(80, "10.1.1.2-10.1.1.254")]
+    rules = [AclRule(80), AclRule(443), AclRule(80, "10.1.1.2-10.1.1.254")]
     made = network.ensure(client, OWNER, ROLE, rules)
     daemon.calls.clear()
     assert network.ensure(client, OWNER, ROLE, rules[::-1]) == made
@@ -88,14 +88,14 @@ def test_rules_are_changed_in_place_and_one_that_somebody_switched_off_is_not_in
 ) -> None:
     network.ensure(client, OWNER, ROLE, RULES)
     daemon.calls.clear()
-    network.ensure(client, OWNER, ROLE, [Rule(9000), *RULES])
+    network.ensure(client, OWNER, ROLE, [AclRule(9000), *RULES])
     assert daemon.calls == [f"PUT /1.0/network-acls/{NAME}"]
     assert daemon.things["network-acls"][NAME]["ingress"] == [
         FROM_BALANCER,
         {"action": "allow", "state": "enabled", "protocol": "tcp", "destination_port": "9000"},
     ]
     daemon.things["network-acls"][NAME]["ingress"][0]["state"] = "disabled"
-    assert network.rules(client, NAME) == [Rule(9000)]
+    assert network.rules(client, NAME) == [AclRule(9000)]
 
 
 def test_a_half_made_group_is_completed(daemon: Daemon, client: Client) -> None:
