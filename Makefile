@@ -25,7 +25,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: ## what local and test need; silent when it is there
+setup: ## install what local and test need; silent if complete
 	@tools/setup
 
 .PHONY: local
@@ -33,7 +33,7 @@ local: ## the fleet on this machine; ends with its URL
 	@tools/local up
 
 .PHONY: local-down
-local-down: ## remove that fleet; nothing of it is left
+local-down: ## remove that fleet completely
 	@tools/local down
 
 .PHONY: test
@@ -45,7 +45,7 @@ test-unit: setup-dev ## the tests that need neither machines nor processes
 	@pytest --numprocesses=auto --dist=worksteal tests/unit $(PYTEST_ARGS)
 
 .PHONY: test-processes
-test-processes: setup-dev ## gateways for real, without machines
+test-processes: setup-dev ## tests of real gateways, without machines
 	@pytest --numprocesses=4 --dist=worksteal tests/processes $(PYTEST_ARGS)
 
 .PHONY: test-e2e
@@ -69,15 +69,15 @@ test-faults: setup ## faults under load; writes docs/reliability.md
 	@pytest tests/e2e/test_faults*.py -m "long or not long" --reliability docs/reliability.md $(PYTEST_ARGS)
 
 .PHONY: test-apps
-test-apps: setup ## applications that others wrote; writes docs/applications-tried.md
+test-apps: setup ## third-party applications; writes docs/applications-tried.md
 	@pytest tests/e2e/test_applications.py -m "long or not long" --applications docs/applications-tried.md $(PYTEST_ARGS)
 
 .PHONY: security
-security: setup ## how machines are closed; writes docs/security.md
+security: setup ## how machines are protected; writes docs/security.md
 	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)
 
 .PHONY: test-scale
-test-scale: setup ## Application Load Balancers, Auto Scaling groups and the endpoint of EC2 Instance Connect, on the stand-in of AWS
+test-scale: setup ## load balancers, Auto Scaling groups and the endpoint, on the stand-in of AWS
 	@pytest tests/e2e/test_aws_load_balancer.py tests/e2e/test_aws_auto_scaling.py tests/e2e/test_aws_alb.py tests/e2e/test_aws_group.py tests/e2e/test_aws_group_faults.py tests/e2e/test_aws_group_machine.py tests/e2e/test_aws_endpoint.py -m long $(PYTEST_ARGS)
 
 .PHONY: test-acme
@@ -101,7 +101,7 @@ fmt: setup-dev ## format, and fix what the linter can
 	@ruff format --quiet
 
 .PHONY: policy
-policy: setup-dev ## whether STACK=prod keeps to docs/security.md
+policy: setup-dev ## check STACK=prod against docs/security.md
 	@python -m policies $(or $(STACK),prod)
 
 .PHONY: cost
