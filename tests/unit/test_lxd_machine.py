@@ -205,7 +205,7 @@ def test_five_taken_addresses_in_a_row_are_an_error(daemon: Daemon, client: Clie
 
 def test_an_image_that_is_gone_is_told_with_what_makes_it(daemon: Daemon, client: Client) -> None:
     del daemon.things["images/aliases"]["wsgi-fleet-1"]
-    with pytest.raises(LxdError, match="image wsgi-fleet-1 of hello-1 is gone from LXD; `pulumi up`"):
+    with pytest.raises(LxdError, match="image wsgi-fleet-1 of hello-1 is missing in LXD; `pulumi up`"):
         machine.create(client, SPEC)
 
 
