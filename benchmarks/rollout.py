@@ -89,9 +89,9 @@ def measure(servers: int) -> Measured:
                 allow_unreachable=0,
                 keep_releases=5,
             )
-            begun = time.monotonic()
+            start_s = time.monotonic()
             Rollout(plan, transport, store, lambda _: None).run()
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - start_s
     return Measured(servers, seconds)
 
 

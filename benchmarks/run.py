@@ -54,9 +54,9 @@ GOALS = {
 
 def seconds(work: Callable[[], object]) -> float:
     """Return how many seconds a call takes."""
-    begun = time.monotonic()
+    start_s = time.monotonic()
     work()
-    return time.monotonic() - begun
+    return time.monotonic() - start_s
 
 
 class FirstResponse(threading.Thread):
@@ -105,10 +105,10 @@ class SteadyClient:
 
     def _ask(self) -> None:
         while not self._ended.is_set():
-            begun = time.monotonic()
+            start_s = time.monotonic()
             with urllib.request.urlopen(self._url, timeout=30) as response:
                 response.read()
-            self._seconds.append(time.monotonic() - begun)
+            self._seconds.append(time.monotonic() - start_s)
             time.sleep(0.02)
 
 
@@ -129,11 +129,11 @@ def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
     stack.app["generated_secrets"] = ["HELLO_SECRET_KEY"]
     first = FirstResponse(stack.url)
     first.start()
-    begun = time.monotonic()
+    start_s = time.monotonic()
     stack.up()
-    times["up, to its end"].append(time.monotonic() - begun)
+    times["up, to its end"].append(time.monotonic() - start_s)
     first.join(timeout=10)
-    times["up to the first 200"].append(first.at - begun)
+    times["up to the first 200"].append(first.at - start_s)
     times["up that changes nothing"].append(seconds(stack.up))
     code = stack.folder / "examples" / "flask-hello" / "hello" / "defaults.py"
     code.write_text(re.sub('GREETING = ".*"', 'GREETING = "Again"', code.read_text()))

@@ -176,10 +176,10 @@ def logs(
     schedules. Of the balancer its error and its access log.
     """
     targets = find_all(stack, app) if server is None else [find(stack, app, server)]
-    wanted = [source for target in targets for source in sources(target, server, lines, follow=following)]
+    selected = [source for target in targets for source in sources(target, server, lines, follow=following)]
     # They differ by their servers alone, and a source names its own.
     target = targets[0]
-    output = Output([source.name for source in wanted])
+    output = Output([source.name for source in selected])
     problems: list[str] = []
     ended = threading.Event()
 
@@ -190,7 +190,7 @@ def logs(
             problems.append(problem)
 
     # Daemon threads: Ctrl-C ends the command even while a machine does not respond.
-    threads = [threading.Thread(target=work, args=(source,), daemon=True) for source in wanted]
+    threads = [threading.Thread(target=work, args=(source,), daemon=True) for source in selected]
     for thread in threads:
         thread.start()
     try:

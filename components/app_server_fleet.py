@@ -191,9 +191,11 @@ class AppServerFleet(pulumi.ComponentResource):
         )
 
     def _secrets(self, name: str, app: App, child: pulumi.ResourceOptions) -> pulumi.Output[Mapping[str, str]]:
-        given = {variable: pulumi.Output.secret(value.get_secret_value()) for variable, value in app.secrets.items()}
-        made = {
+        configured = {
+            variable: pulumi.Output.secret(value.get_secret_value()) for variable, value in app.secrets.items()
+        }
+        generated = {
             variable: GeneratedSecret(f"{name}-secret-{variable}", opts=child).value
             for variable in app.generated_secrets
         }
-        return pulumi.Output.secret(pulumi.Output.all(**given, **made))
+        return pulumi.Output.secret(pulumi.Output.all(**configured, **generated))

@@ -158,7 +158,7 @@ class Load(Background):
         query = {"s": str(slow_s)} if slow_s else {}
         failures = self.outcome.failed_kept if kept else self.outcome.failed_fresh
         self.outcome.sent += 1
-        begun = time.monotonic()
+        start_s = time.monotonic()
         try:
             params = query | ({"id": id_} if id_ else {})
             async with session.request(method, f"{self._url}/", params=params, data=body or None) as response:
@@ -166,17 +166,17 @@ class Load(Background):
                 if response.status != 200:
                     failures.append(f"{kind}: {response.status} {text[:80]!r}")
                     return
-                answer = await response.json()
+                reply = await response.json()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             failures.append(f"{kind}: {type(error).__name__} {error}")
             return
-        if answer["body_sha256"] != hashlib.sha256(body).hexdigest():
+        if reply["body_sha256"] != hashlib.sha256(body).hexdigest():
             failures.append(f"{kind}: the application got another body")
             return
         self.outcome.responses += 1
-        self.outcome.versions[answer["version"]] += 1
-        self.outcome.servers[answer["server"]] += 1
+        self.outcome.versions[reply["version"]] += 1
+        self.outcome.servers[reply["server"]] += 1
         if id_:
             self.outcome.posts.append(id_)
         if not slow_s:
-            self.outcome.quick_s.append(time.monotonic() - begun)
+            self.outcome.quick_s.append(time.monotonic() - start_s)

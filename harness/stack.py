@@ -258,8 +258,8 @@ class Stack:
 
     def responding_servers(self, requests: int = 60) -> set[tuple[str, str]]:
         """Return (server, version) of many responses."""
-        answers = [self.get() for _ in range(requests)]
-        return {(answer["server"], answer["version"]) for answer in answers}
+        replies = [self.get() for _ in range(requests)]
+        return {(reply["server"], reply["version"]) for reply in replies}
 
 
 def lxc(*arguments: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -17,16 +17,16 @@ def _blocks(inputs: Inputs, key: str) -> list[Inputs]:
     return cast("list[Inputs]", inputs.get(key) or [])
 
 
-def _asks_for_sessions(given: Inputs) -> bool:
-    return block(given, "metadataOptions").get("httpTokens") == "required"
+def _requires_sessions(inputs: Inputs) -> bool:
+    return block(inputs, "metadataOptions").get("httpTokens") == "required"
 
 
-def _gives_no_public_address(given: Inputs) -> bool:
-    return all(each.get("associatePublicIpAddress") == "false" for each in _blocks(given, "networkInterfaces"))
+def _has_no_public_address(inputs: Inputs) -> bool:
+    return all(each.get("associatePublicIpAddress") == "false" for each in _blocks(inputs, "networkInterfaces"))
 
 
-def _encrypts(given: Inputs) -> bool:
-    disks = _blocks(given, "blockDeviceMappings")
+def _is_encrypted(inputs: Inputs) -> bool:
+    disks = _blocks(inputs, "blockDeviceMappings")
     return bool(disks) and all(block(each, "ebs").get("encrypted") == "true" for each in disks)
 
 
@@ -48,11 +48,11 @@ control("AutoScaling.9", "groups launch by a template", "set launch_template")(
     )
 )
 control("EC2.25", "launch templates give no public address", "set associate_public_ip_address to false")(
-    judge_each(TEMPLATE, _gives_no_public_address, "its instances get one")
+    judge_each(TEMPLATE, _has_no_public_address, "its instances get one")
 )
 control("EC2.170", "launch templates ask for a session with instance metadata", "set http_tokens to required")(
-    judge_each(TEMPLATE, _asks_for_sessions, "a request that is led there gets the role's keys")
+    judge_each(TEMPLATE, _requires_sessions, "a request that is led there gets the role's keys")
 )
 control("EC2.181", "launch templates encrypt disks", "set encrypted in block_device_mappings")(
-    judge_each(TEMPLATE, _encrypts, "a disk is not encrypted")
+    judge_each(TEMPLATE, _is_encrypted, "a disk is not encrypted")
 )

@@ -96,8 +96,8 @@ class Alb(Model):
     @property
     def arns(self) -> dict[str, str]:
         """Return setting -> ARN of what must be in the region of the machines."""
-        named = {"certificate_arn": self.certificate_arn, "waf_acl_arn": self.waf_acl_arn}
-        return {name: arn for name, arn in named.items() if arn}
+        found = {"certificate_arn": self.certificate_arn, "waf_acl_arn": self.waf_acl_arn}
+        return {name: arn for name, arn in found.items() if arn}
 
     @model_validator(mode="after")
     def _check_source(self) -> Alb:

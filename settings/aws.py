@@ -174,10 +174,10 @@ class Aws(PlatformBlock):
     @model_validator(mode="after")
     def _check_key_pair(self) -> Aws:
         if (self.ssh_key_name is None) != (self.ssh_private_key is None):
-            given, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
+            present, missing = ("ssh_key_name", "ssh_private_key")[:: 1 if self.ssh_key_name else -1]
             ways = "give both for a key pair of your own, or neither for one that is generated"
             value = json.dumps(self.ssh_key_name) if self.ssh_key_name else MASK
-            reject(f"{given}: {value}: is given without {missing}; {ways}")
+            reject(f"{present}: {value}: is given without {missing}; {ways}")
         return self
 
     @model_validator(mode="after")

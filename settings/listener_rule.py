@@ -50,14 +50,14 @@ def listener_rules(apps: Mapping[str, Route]) -> list[ListenerRule]:
     meet (1 in 1,188), a second `up` moves the other one.
     """
     found: list[ListenerRule] = []
-    taken = set[int]()
+    priorities = set[int]()
     for hosts, path, app in sorted(_conditions(apps), key=str):
         key = f"{hosts} {path}"
         first = FIRST + _class_of(hosts, path) * _ROOM
         place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % _ROOM
-        while first + place in taken:
+        while first + place in priorities:
             place = (place + 1) % _ROOM
-        taken.add(first + place)
+        priorities.add(first + place)
         found.append(ListenerRule(hosts, _patterns(path), app, first + place))
     return sorted(found, key=lambda rule: rule.priority)
 

@@ -87,10 +87,10 @@ def _table(apps: Mapping[str, Route], host: str | None) -> tuple[tuple[str, str]
     application without hosts gets the remaining requests of a named host.
     """
     table: dict[str, str] = {}
-    for named in _candidate_hosts(host):
+    for candidate in _candidate_hosts(host):
         above = list(table)
         for name, app in apps.items():
-            if _answers_host(app, named) and not any(_is_below(app.path, taken) for taken in above):
+            if _serves_host(app, candidate) and not any(_is_below(app.path, path) for path in above):
                 table[app.path] = name
     return tuple(sorted(table.items()))
 
@@ -105,7 +105,7 @@ def _candidate_hosts(host: str | None) -> Iterator[str | None]:
     yield None
 
 
-def _answers_host(app: Route, host: str | None) -> bool:
+def _serves_host(app: Route, host: str | None) -> bool:
     return not app.hosts if host is None else host in app.hosts
 
 
@@ -128,7 +128,7 @@ def problems(
         for host in [
             host
             for host in [*apps[one].hosts, None]
-            if _answers_host(apps[one], host) and _answers_host(apps[other], host)
+            if _serves_host(apps[one], host) and _serves_host(apps[other], host)
         ]
         if apps[one].path == apps[other].path
     ]

@@ -206,8 +206,8 @@ def known_hosts(spec: Mapping[str, Any]) -> KnownHosts:
 
 
 class _FirstContact(asyncssh.SSHClient):
-    def __init__(self, known: KnownHosts, name: str) -> None:
-        self._known, self._name = known, name
+    def __init__(self, known_hosts: KnownHosts, name: str) -> None:
+        self._known, self._name = known_hosts, name
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
         return self._known.accept(self._name, public_text(key))

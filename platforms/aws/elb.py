@@ -79,12 +79,12 @@ class AlbOperator:
 
     def drain(self, app: str, target: str) -> None:
         """Implement LoadBalancer.drain."""
-        machine, begun = _instance(target), time.monotonic()
+        machine, start_s = _instance(target), time.monotonic()
         limit = self._drain_timeout_s[app] + DRAINED_S
         with convert_errors(LoadBalancerError):
             self._elb.drain(self._groups[app], machine)
             while self._elb.health(self._groups[app]).get(machine, ("unused", ""))[0] == "draining":
-                if time.monotonic() - begun > limit:
+                if time.monotonic() - start_s > limit:
                     raise LoadBalancerError(f"it still has requests after {limit} s; `./fleet status` shows when not")
                 time.sleep(LOOK_S)
 

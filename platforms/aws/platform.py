@@ -151,7 +151,7 @@ class AwsPlatform:
         warn_of_one_zone(args.app, self._config, self._app_zones)
         machine = MachineArgs(args.app, "", args.group, args.size, app=args.app)
         machine_role = self._roles.of(machine, self._releases, opts, group=self.group_names(args.app).group)
-        made = GroupResources(
+        group = GroupResources(
             name,
             args,
             self._config,
@@ -161,9 +161,9 @@ class AwsPlatform:
             root_device=self._root_device,
             provider=self._provider,
         )
-        boot = made.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
+        boot = group.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
         ready = [*(machine_role.ready if machine_role else ()), *(front.ready if front else ())]
-        return made.group(boot, self._alb if front else None, self._alarms, ready=ready, opts=opts)
+        return group.group(boot, self._alb if front else None, self._alarms, ready=ready, opts=opts)
 
     @cached_property
     def _app_zones(self) -> Mapping[str, str]:
@@ -190,9 +190,9 @@ class AwsPlatform:
 
     def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:
         """Implement Platform.remote_command: run the command over SSH."""
-        made = self._access.remote_command(name, args, opts=opts)
-        self._steps.append(made)
-        return made
+        command = self._access.remote_command(name, args, opts=opts)
+        self._steps.append(command)
+        return command
 
     def enable_monitoring(
         self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions
@@ -263,7 +263,7 @@ class AwsPlatform:
         if subnets := args.settings.alb.subnet_ids:
             check_front(zones_of(subnets, pulumi.InvokeOptions(provider=self._provider)), self._app_zones)
         front = front_of(subnets, self._network.front, self._provider)
-        made = AlbResources(
+        resources = AlbResources(
             name,
             args,
             self._config,
@@ -273,9 +273,9 @@ class AwsPlatform:
             provider=self._provider,
             opts=opts,
         )
-        self._alb = made
-        self._alarms.create_load_balancer_alarms(name, made.balancer, made.groups)
-        return made.load_balancer()
+        self._alb = resources
+        self._alarms.create_load_balancer_alarms(name, resources.balancer, resources.groups)
+        return resources.load_balancer()
 
     def target(
         self, name: str, front: LoadBalancer, app: str, machine: Machine, *, opts: pulumi.ResourceOptions

@@ -39,8 +39,8 @@ class _Provider(ResourceProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         elb, group, machine = Elb(props["region"]), props["group"], props["machine"]
         elb.admit(group, machine)
-        begun, found = time.monotonic(), ""
-        while time.monotonic() - begun < HEALTHY_S:
+        start_s, found = time.monotonic(), ""
+        while time.monotonic() - start_s < HEALTHY_S:
             state, found = elb.health(group).get(machine, ("initial", ""))
             if state == "healthy":
                 return CreateResult(f"{group}/{machine}", dict(props))
@@ -57,9 +57,9 @@ class _Provider(ResourceProvider):
         """Implement ResourceProvider.delete: wait until requests have ended. One that is gone is no error."""
         elb, group, machine = Elb(_props["region"]), _props["group"], _props["machine"]
         elb.drain(group, machine)
-        begun, limit = time.monotonic(), int(_props["drain_timeout_s"]) + DRAINED_S
+        start_s, limit = time.monotonic(), int(_props["drain_timeout_s"]) + DRAINED_S
         while elb.health(group).get(machine, ("unused", ""))[0] == "draining":
-            if time.monotonic() - begun > limit:
+            if time.monotonic() - start_s > limit:
                 log(f"{_props['name']}: still drains after {limit} s; its requests are cut")
                 return
             time.sleep(LOOK_S)

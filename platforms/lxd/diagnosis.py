@@ -23,13 +23,13 @@ def check_host(blocks: Mapping[str, Any], *, stack: str, project: Path) -> list[
         client.get("/1.0")
     except LxdError as error:
         return [Finding("LXD", str(error), "Run `make setup`; it says what it does.")]
-    given = Lxd.model_validate(dict(blocks.get("lxd") or {}))
+    lxd = Lxd.model_validate(dict(blocks.get("lxd") or {}))
     return [
         Finding("LXD"),
         *_command(client),
         inotify(),
-        _pool(client, given.pool),
-        _port(client, given.port, stack, project),
+        _pool(client, lxd.pool),
+        _port(client, lxd.port, stack, project),
     ]
 
 

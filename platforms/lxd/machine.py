@@ -79,8 +79,8 @@ def start(client: Client, name: str) -> None:
     if instance["status"] != RUNNING:
         action = {"action": "start", "timeout": int(ADDRESS_TIMEOUT_S)}
         client.request("PUT", url("instances", name, "state"), action)
-    begun = time.monotonic()
-    looked = begun
+    start_s = time.monotonic()
+    looked = start_s
     while not arp.is_resolved(address):
         now = time.monotonic()
         if now - looked > LOOK_EVERY_S:
@@ -88,7 +88,7 @@ def start(client: Client, name: str) -> None:
             found = status(client, name)
             if found != RUNNING:
                 raise LxdError(_boot_failure(client, name, found))
-        if now - begun > ADDRESS_TIMEOUT_S:
+        if now - start_s > ADDRESS_TIMEOUT_S:
             raise LxdError(_no_address(client, name))
         time.sleep(0.1)
 

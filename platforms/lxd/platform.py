@@ -90,8 +90,8 @@ class LxdPlatform:
             "name": None,
             "address": None,
         }
-        made = resources.Machine(resources.MachineProvider(), name, props, opts)
-        return platforms.Machine(made.name, made.address, made.name, made)
+        resource = resources.Machine(resources.MachineProvider(), name, props, opts)
+        return platforms.Machine(resource.name, resource.address, resource.name, resource)
 
     def remote_command(
         self, name: str, args: platforms.RemoteCommandArgs, *, opts: pulumi.ResourceOptions
@@ -140,8 +140,8 @@ class LxdPlatform:
         props: dict[str, Any] = {"owner": self._owner, "port": port, "machine": machine.id, "url": url}
         if https:
             props["tls_port"] = self._lxd.tls_port
-        made = resources.PublicAddress(resources.AddressProvider(), name, props, opts)
-        return platforms.PublicAddress(made.url, made.url.apply(lambda _: address.HOST), made)
+        resource = resources.PublicAddress(resources.AddressProvider(), name, props, opts)
+        return platforms.PublicAddress(resource.url, resource.url.apply(lambda _: address.HOST), resource)
 
     def load_balancer_group(
         self, name: str, ports: Sequence[int], *, opts: pulumi.ResourceOptions
