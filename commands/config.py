@@ -23,7 +23,7 @@ def load_settings(stack: str) -> Settings:
     try:
         return read(file, project=PROJECT)
     except FileNotFoundError as error:
-        there = sorted(each.name.split(".")[1] for each in file.parent.glob("Pulumi.*.yaml"))
+        there = sorted(each.name.split(".")[1] for each in (PROJECT / "stacks").glob("Pulumi.*.yaml"))
         raise CommandError(f"there is no {file.relative_to(PROJECT)}; {suggest(stack, there)}", code=2) from error
     except OSError as error:
         raise CommandError(f"stacks/{file.name[:80]}: {error.strerror}", code=2) from error

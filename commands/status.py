@@ -163,8 +163,10 @@ def render_table(every: Sequence[Observation], screen: Console) -> Table:
 
 
 def render_causes(every: Sequence[Observation]) -> Text:
-    """Return a sentence for each machine that does not serve, and for each other problem."""
-    lines = [
+    """Return what servers of a rollout said last, and a sentence for each machine that does not serve, and more."""
+    rollouts = [seen.rollout for seen in every if seen.rollout]
+    lines = [f"{name}: {line}" for each in rollouts for name, line in sorted(each["servers"].items())]
+    lines += [
         f"{server.name} is {server.state}: {'; '.join(filter(None, [server.cause, server.remedy]))}"
         for observation in every
         for server in observation.servers

@@ -27,7 +27,9 @@ _NOISE = re.compile(
     r"|--- Python VM |Python (?:version: |main interpreter )|python threads support |your (?:server|mercy) "
     r"|setting request )"
 )
-_PREFIX = re.compile(r"/srv/app/(?:releases/\w+/code/(?:\./)?|venvs/\w+/lib/python[\d.]+/site-packages/)")
+_PREFIX = re.compile(
+    r"/srv/app/(?:(?:releases|slots)/\w+/code/(?:\./)?|(?:venvs/\w+|\w+/\w+/venv)/lib/python[\d.]+/site-packages/)"
+)
 
 
 # What a failure contains -> what to do about it, for a person who never saw it. The first one that fits.
@@ -66,6 +68,10 @@ HINTS = {
     r"but 3\d\d to (\S+),": "health_path must respond with 200 itself, without a redirect: this one leads to {0}",
     r"but 40[13]\b": "health_path must respond without log-in",
     r"but 40[45]\b": "the application has no such path: set health_path to one that responds to GET with status 200",
+    r"but timed out\b": (
+        "the application started, and its health path waits for something that servers may not reach, such as a "
+        "database; give such calls a timeout of a few seconds"
+    ),
     # A 500 alone may be anything; with a traceback, it is known what it is.
     r"^stage: (?:(?![\s\S]*Traceback \(most)[\s\S]*but 500\b|[\s\S]*(?:no such table|UndefinedTable"
     r"|relation \S+ does not exist|[Tt]able '?\S+ (?:doesn't|does not) exist))": (

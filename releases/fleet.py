@@ -73,6 +73,8 @@ class Fleet:
         self._transport, self._write_line = transport, log
         self._first = first
         self._start_s, self._drain_s = start_timeout_s, drain_timeout_s
+        # What each server printed last.
+        self.latest: dict[str, str] = {}
         # Of a group that moves: whether a server that failed has left it.
         self.has_gone: Callable[[Server], bool] = lambda _server: False
 
@@ -123,7 +125,8 @@ class Fleet:
             nonlocal is_error, last
             is_error, last = is_error or line.startswith("error: "), time.monotonic()
             if not (handle(line) or quiet or is_error):
-                self._write_line(f"{server.name}: {self.clean(line)}")
+                self.latest[server.name] = self.clean(line)
+                self._write_line(f"{server.name}: {self.latest[server.name]}")
 
         def log_silent_servers() -> None:
             nonlocal last

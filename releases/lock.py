@@ -40,11 +40,13 @@ def operator_name() -> str:
 
 
 @contextlib.contextmanager
-def acquire(store: Store, what: str, log: Callable[[str], None]) -> Generator[None]:
+def acquire(store: Store, what: str, log: Callable[[str], None]) -> Generator[dict[str, str]]:
     """Hold the lock in this block. what: the work, in a few words. log: prints a wait for work whose starter is gone.
 
-    Raises Locked at once if another process has it.
+    Yields what each server printed last, which the caller fills; `./fleet status` shows it to others. Raises Locked at
+    once if another process has it.
     """
+    latest: dict[str, str] = {}
     content: dict[str, Any] = {
         "who": operator_name(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,13 +55,14 @@ def acquire(store: Store, what: str, log: Callable[[str], None]) -> Generator[No
         "process": os.getpid(),
         "started_by": _started_by(),
         "token": secrets.token_hex(8),
+        "servers": latest,
     }
     _take(store, content, log)
     ended = threading.Event()
     beat = threading.Thread(target=_beat, args=(store, content, ended), daemon=True)
     beat.start()
     try:
-        yield
+        yield latest
     finally:
         ended.set()
         beat.join()
@@ -106,7 +109,8 @@ def _beat(store: Store, content: dict[str, Any], ended: threading.Event) -> None
         # A holder that was delayed so long that another took over must not take the lock back.
         if _read(store).get("token") != content["token"]:
             return
-        store.write(KEY, _encode(content))
+        # A copy, for threads that work on servers go on to fill it.
+        store.write(KEY, _encode({**content, "servers": dict(content["servers"])}))
 
 
 def _is_dead(other: dict[str, Any]) -> bool:

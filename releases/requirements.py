@@ -57,9 +57,25 @@ def find_requirements(source: Path, setting: str | None, root: Path | None = Non
     pinned = pinned_requirements(source, found)
     if problems := git_over_ssh.find_problems(source, found, pinned):
         raise SourceError("\n".join(problems))
+    if name == "pyproject.toml" and (problem := _problem_of_project(source / found)):
+        raise SourceError(f"{os.path.normpath(source / found)}: {problem}")
     if pinned is not None:
         return Requirements(found, {"requirements.txt": pinned})
     return Requirements(found, {} if _OF_PROJECTS.fullmatch(name) else copy_files(source, root, found))
+
+
+def _problem_of_project(file: Path) -> str:
+    """Return why no installer finds packages in a pyproject.toml; "" where one does."""
+    try:
+        project: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({error}); mend it, or make requirements.txt"
+    is_package = project.get("tool", {}).get("poetry", {}).get("package-mode", True)
+    is_built = "build-system" in project or any((file.parent / name).exists() for name in ("setup.py", "setup.cfg"))
+    if "project" in project or (is_package and is_built):
+        return ""
+    make = "run `poetry lock`" if "poetry" in project.get("tool", {}) else "make requirements.txt"
+    return f"has no [project], so servers find no packages in it; {make}"
 
 
 def pinned_requirements(source: Path, name: str) -> str | None:

@@ -71,7 +71,7 @@ class Rollout:
         if rejected := pointers.rejection(self.store, self.id):
             raise RolloutError(f"{self.plan.app}: {rejected}")
         try:
-            with lock.acquire(self.store, f"release {self.id}", self.fleet.log):
+            with lock.acquire(self.store, f"release {self.id}", self.fleet.log) as self.fleet.latest:
                 self._run(Journal(self.store, release=self.id, app=self.plan.app, revision=self.plan.revision))
         except lock.Locked as error:
             raise RolloutError(f"{self.plan.app}: {error}") from error

@@ -219,7 +219,7 @@ def _missing_files(data: Mapping[str, Any], project: Path) -> list[str]:
         folder = project / source
         requirements = _mapping(app).get("requirements")
         if not _is(folder.is_dir):
-            problems.append(f"apps.{name}.source: {json.dumps(source)}: no such folder in the project; {_FROM_PROJECT}")
+            problems.append(f"apps.{name}.source: {json.dumps(source)}: no such folder; {_FROM_PROJECT}")
         elif source and isinstance(requirements, str) and not _is((folder / requirements).is_file):
             problems.append(
                 f"apps.{name}.requirements: {json.dumps(requirements)}: no such file in {source}; "

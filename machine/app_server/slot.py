@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import itertools
 import re
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ ERRORS = 3
 REFUSALS = 5
 # Seconds after which a health path that still fails is shown; from then on at each minute.
 FIRST_LOGGED_S = (10, 30)
+# Seconds that one response may take until that is shown, from then on.
+SILENCE_S = 5
 # Lines of a journal to show.
 LAST_LINES = 25
 # Seconds for a slot without clients to end.
@@ -101,11 +104,17 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                         f"{last_lines(slot, start_s, path)}"
                     )
                 before = status
+                # A request that hangs would else show nothing before all of the time is up.
+                silence_s = max(moment - (time.time() - start_s), SILENCE_S)
+                slow = threading.Timer(silence_s, log_slow_response, (path, start_s, limit))
+                slow.start()
                 try:
                     status, line = get(private_socket(name), manifest, max(deadline - time.monotonic(), 0.1))
                     response = format_response(status, line)
                 except (OSError, http.client.HTTPException) as error:
                     status, response = 0, str(error)
+                finally:
+                    slow.cancel()
                 good = good + 1 if status == 200 else 0
                 same = same + 1 if status == before else 1
                 if not good and (waited := time.time() - start_s) > moment:
@@ -118,6 +127,11 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
     except BaseException:
         stop(slot, drain)
         raise
+
+
+def log_slow_response(path: str, start_s: float, limit_s: int) -> None:
+    """Print that a request for the health path has no response yet. start_s: when its slot was started."""
+    log(f"GET {path} does not respond after {time.time() - start_s:.0f} s of {limit_s} s")
 
 
 def stop(slot: str, drain_s: float) -> None:

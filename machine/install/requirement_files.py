@@ -70,7 +70,10 @@ class RequirementFiles:
             text = decode(self._read(location, where))
             self.texts.append(text)
             self.names.update(VARIABLE.findall(text))
-            lines = (self._translate(line, location, number) for number, line in join_lines(text))
+            # Each at its place, for installers name the number of a line.
+            lines = [""] * len(text.splitlines())
+            for number, line in join_lines(text):
+                lines[number - 1] = self._translate(line, location, number)
             copy.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         return self._copies[location]
 
@@ -125,6 +128,12 @@ class RequirementFiles:
             raise RequirementError(
                 f"{where}{self._name(location)}: {why}; it must be a file in the source, or a URL that servers reach"
             ) from None
+
+    def with_names(self, text: str) -> str:
+        """Return what an installer says of the copies with the names of the files themselves."""
+        for location, copy in self._copies.items():
+            text = text.replace(str(copy), self._name(location))
+        return text
 
     def digest(self) -> str:
         """Return the sha256 of all texts."""

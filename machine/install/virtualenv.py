@@ -156,7 +156,8 @@ class Release:
             problem = f"{Path(command[0]).name} did not finish in {limit} s; raise rollout.stage_timeout_s"
             raise InstallError(problem) from None
         if result.returncode:
-            lines = self.redact(result.stdout + result.stderr).strip().splitlines()[-15:]
+            output = self.redact(result.stdout + result.stderr)
+            lines = (self.files.with_names(output) if self.files else output).strip().splitlines()[-15:]
             head = f"the requirements do not install with Python {platform.python_version()}:\n"
             raise InstallError(head + "\n".join(f"    {line}" for line in lines))
 

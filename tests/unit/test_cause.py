@@ -15,6 +15,8 @@ hello.wsgi:app did not start; its last lines:
       File "/usr/lib/python3.11/importlib/__init__.py", line 126, in import_module
         return _bootstrap._gcd_import(name[level:], package, level)
       File "<frozen importlib._bootstrap>", line 1206, in _gcd_import
+      File "/srv/app/slots/proof/venv/lib/python3.13/site-packages/flask/app.py", line 9, in create
+        load()
       File "/srv/app/releases/3d32712cc336/code/./hello/wsgi.py", line 7, in <module>
         import nothing_there
     ModuleNotFoundError: No module named 'nothing_there'
@@ -24,6 +26,8 @@ hello.wsgi:app did not start; its last lines:
 SHORT = """\
 hello.wsgi:app did not start; its last lines:
     Traceback (most recent call last):
+      File "flask/app.py", line 9, in create
+        load()
       File "hello/wsgi.py", line 7, in <module>
         import nothing_there
     ModuleNotFoundError: No module named 'nothing_there'"""
@@ -117,6 +121,7 @@ GATED = "GET /healthz was not 200 in 5 tries but"
         ),
         ("stage", f"{GATED} 301 to https://shop/healthz, and a redirect", "(Django: SECURE_REDIRECT_EXEMPT beside"),
         ("stage", f"{GATED} 302 to /login, and a redirect", "without a redirect: this one leads to /login"),
+        ("stage", "GET / was not 200 in 60 s but timed out", "give such calls a timeout of a few seconds"),
         ("stage", f'{GATED} 403: "Forbidden"', "health_path must respond without log-in"),
         ("stage", f"{GATED} 404; its last lines:", "set health_path to one that responds to GET with status 200"),
         ("stage", "GET / was not 200 in 60 s but 500 Internal Server Error", "set rollout.task_before_proof to true"),

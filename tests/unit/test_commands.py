@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,19 @@ def test_status_after_an_interrupted_rollout_calls_the_server_that_has_its_relea
     assert "hello-1 is" not in output
 
 
-def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(stack: FakeStack) -> None:
+def test_status_tells_of_maintenance_and_of_a_rollout_that_lives(
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stack.machines.traffic(front(maintenance=True))
-    with lock.acquire(stack.store, f"release {NEW}", print):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.01)
+    with lock.acquire(stack.store, f"release {NEW}", print) as latest:
         Journal(stack.store, release=NEW, app="hello").note("published")
+        latest["hello-2"] = "GET /healthz still responds with status 500 after 10 s of 60 s"
+        time.sleep(0.2)
         output = fleet("status").output
     assert re.search(rf"release {NEW} by {lock.operator_name()} for \d+ s: staging on all servers;", output)
     assert "maintenance is ON" in output
+    assert "\nhello-2: GET /healthz still responds with status 500 after 10 s of 60 s\n" in output
 
 
 def test_status_tells_what_servers_run_while_they_are_replaced_by_newer_ones(stack: FakeStack) -> None:
@@ -378,6 +385,7 @@ def test_who_has_a_terminal_gets_one_on_the_machine_that_is_named(
         ("drain hello-3", "error: there is no server hello-3; there are: hello-1, hello-2"),
         ("rollback nope", "error: there is no release nope, nor another one to go back to"),
         ("logs --server web", "error: there is no server web; there are: hello-1, hello-2"),
+        ("config -s ../x", "error: there is no stacks/Pulumi.../x.yaml; there are: dev,"),
         ("statsu", "No such command 'statsu'"),
         ("maintenance perhaps", "Invalid value"),
     ],

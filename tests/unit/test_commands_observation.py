@@ -156,7 +156,12 @@ def test_a_rollout_whose_process_was_killed_is_no_rollout(beat_ago_s: float, liv
     now = time.time()
     lock = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x", "beat": now - beat_ago_s}
     lock |= {"token": "secret", "process": 1, "host": "build"}
-    report = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x"}
+    report: dict[str, Any] = {
+        "who": "ann@build",
+        "since": "2026-11-24T20:00:00+00:00",
+        "what": "release x",
+        "servers": {},
+    }
     assert rollout_of(lock, now) == (report if lives else None)
 
 

@@ -140,6 +140,11 @@ def test_a_wait_for_a_health_path_says_what_it_answers_since_when_and_for_how_lo
     slot.start_and_gate("proof", MANIFEST)
     line = "GET /healthz still responds with status 503 app-proof /healthz after 0 s of 30 s"
     assert capsys.readouterr().out.splitlines() == [line]
+    monkeypatch.setattr(slot, "SILENCE_S", 0)
+    monkeypatch.setattr(slot, "get", Mock(side_effect=lambda *_: threading.Event().wait(0.05) or (200, "")))  # pyright: ignore
+    host.starts = [0]
+    slot.start_and_gate("proof", MANIFEST)
+    assert capsys.readouterr().out.splitlines()[0] == "GET /healthz does not respond after 0 s of 30 s"
 
 
 def test_a_response_is_told_with_its_status_and_its_words_in_quotes() -> None:

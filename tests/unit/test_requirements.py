@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_the_first_file_there_is_is_taken_unless_one_is_named(tmp_path: Path) ->
     with pytest.raises(SourceError, match=r"has none of requirements\.txt, uv\.lock, .*; make requirements\.txt"):
         find_requirements(tmp_path, None)
     for name in ("pyproject.toml", "pylock.toml", "uv.lock", "requirements.txt"):
-        write(tmp_path, name)
+        write(tmp_path, name, text="[project]\n" if name == "pyproject.toml" else "")
         assert find_requirements(tmp_path, None) == Requirements(name)
     assert find_requirements(tmp_path, "uv.lock") == Requirements("uv.lock")
 
@@ -134,6 +135,26 @@ def test_a_lock_that_is_none_is_named(tmp_path: Path, name: str, text: str) -> N
     write(tmp_path, name, text=text)
     with pytest.raises(SourceError, match=rf"{re.escape(name)}: cannot be read \(.*\); create it again"):
         find_requirements(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "remedy"),
+    [
+        ("[tool.poetry.dependencies]", [], "run `poetry lock`"),
+        ("[tool.black]", [], "make requirements.txt"),
+        ("[tool.black]", ["setup.py"], ""),
+        ("[tool.poetry]\n[build-system]", [], ""),
+        ("[tool.poetry]\npackage-mode = false\n[build-system]", [], "run `poetry lock`"),
+        ("[project]", [], ""),
+        ("[", [], "mend it, or make requirements.txt"),
+    ],
+)
+def test_a_project_in_which_no_installer_finds_packages_is_named(
+    tmp_path: Path, text: str, files: list[str], remedy: str
+) -> None:
+    write(tmp_path, "pyproject.toml", *files, text=text)
+    with pytest.raises(SourceError, match=rf"pyproject\.toml: .*; {remedy}$") if remedy else nullcontext():
+        assert find_requirements(tmp_path, None).path == "pyproject.toml"
 
 
 @pytest.mark.parametrize("url", ["git+ssh://git@host/x.git", "-e git+git@host:x.git", "x @ git+ssh://host/x"])

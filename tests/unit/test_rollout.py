@@ -45,12 +45,14 @@ def test_a_server_that_is_silent_at_work_is_named_with_its_phase_and_how_long_it
     class Slow(FakeFleet):
         def exec(self, *arguments: Any, **options: Any) -> Result:
             time.sleep(0.15)
+            options["on_line"]("building")
             return super().exec(*arguments, **options)
 
     server = Server("a-1", "a-1")
     fleet = Fleet("a", Slow(MemoryStore()), lines.append, first=server, start_timeout_s=1, drain_timeout_s=1)
     fleet.run(server, "stage", ["prune"], timeout_s=340)
-    assert set(lines) == {"a-1: stage: at work for 0 s of at most 340 s"}
+    assert set(lines) == {"a-1: stage: at work for 0 s of at most 340 s", "a-1: building"}
+    assert fleet.latest == {"a-1": "building"}
 
 
 @pytest.mark.parametrize("verb", ["stage", "switch"])

@@ -45,7 +45,7 @@ def test_nine_mistakes_make_nine_lines() -> None:
         'apps.hello.fleet.servers: "3": should be a whole number from 1 to 1000; write 3, without quotes',
         "apps.hello.modul: unknown key; did you mean module?",
         "lxd.port: 80: should be a whole number from 1024 to 65535",
-        'apps.hello.source: "nowhere": no such folder in the project; write its path from the project\'s folder',
+        'apps.hello.source: "nowhere": no such folder; write its path from the project\'s folder',
     ]
 
 

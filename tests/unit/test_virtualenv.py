@@ -326,11 +326,12 @@ def test_every_installer_reads_utf_8_and_the_copies_of_other_files(server: Serve
     folder = files.file.parent
     texts = [(folder / f"{number}.txt").read_text() for number in range(3)]
     assert texts == [
-        f"-r {folder}/1.txt\nflask    --hash=sha256:00\n",
-        f"-r {folder}/0.txt\n-c {folder}/2.txt\nx @ https://host/x#egg=x\n",
+        f"-r {folder}/1.txt\nflask    --hash=sha256:00\n\n",
+        f"\n-r {folder}/0.txt\n-c {folder}/2.txt\nx @ https://host/x#egg=x\n",
         "a==1\n",
     ]
     assert asked == ["https://host/c.txt"]
+    assert files.with_names(f"{folder}/1.txt, line 2; {folder}/0.txt") == "b.txt, line 2; requirements.txt"
 
 
 def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
