@@ -248,7 +248,7 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
         return
     lock = partial(check_lock, chosen, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
     try:
-        targets = resolve_targets(chosen, outputs(chosen), app, patience_s=15)
+        targets = resolve_targets(chosen, outputs(chosen, app), app, patience_s=15)
     except CommandError as error:
         yield lock()
         text, _, remedy = str(error).partition("; ")

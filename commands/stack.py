@@ -57,10 +57,10 @@ def selected_stack(name: str | None) -> str:
         ) from error
 
 
-def outputs(stack: str) -> dict[str, Any]:
+def outputs(stack: str, app: str | None = None) -> dict[str, Any]:
     """Return the stack's output `fleet`, and the URL of the site. It may contain a private key: never print it.
 
-    After a first release that failed, what the state describes.
+    After a first release that failed, of the stack or of that app, what the state describes.
 
     Raises CommandError.
     """
@@ -71,8 +71,9 @@ def outputs(stack: str) -> dict[str, Any]:
             raise CommandError(_missing_stack_error(stack), code=2) from error
         raise
     fleet = found.get("fleet")
-    if not isinstance(fleet, dict):
-        fleet = _describe_stack(stack) or fleet
+    is_known = isinstance(fleet, dict) and app in (None, *cast("dict[str, Any]", fleet)["apps"])
+    if not is_known:
+        fleet = _describe_stack(stack) or cast("Any", fleet)
     if fleet is None:
         raise CommandError(f"stack {stack} has no fleet yet (or an older one); run `pulumi up -s {stack}`")
     if not isinstance(fleet, dict):

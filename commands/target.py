@@ -203,13 +203,13 @@ def find(
 ) -> Target:
     """Return the one application that the options of a command name. Raises CommandError."""
     chosen = selected_stack(stack)
-    return resolve_target(chosen, outputs(chosen), app, server, patience_s=patience_s)
+    return resolve_target(chosen, outputs(chosen, app), app, server, patience_s=patience_s)
 
 
 def find_all(stack: str | None, app: str | None) -> list[Target]:
     """Return every application of a stack, or only the named one. Raises CommandError."""
     chosen = selected_stack(stack)
-    return resolve_targets(chosen, outputs(chosen), app, patience_s=CONNECT_TIMEOUT_S)
+    return resolve_targets(chosen, outputs(chosen, app), app, patience_s=CONNECT_TIMEOUT_S)
 
 
 def server_names(context: typer.Context, incomplete: str) -> list[str]:

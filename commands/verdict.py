@@ -61,16 +61,15 @@ def judge(
     that did not end.
     """
     states = {slot: each.state for slot, each in facts.slots.items()}
-    logs = logs_command(name)
     if facts.boot == "activating":
         return Verdict(State.STARTING, "it has booted and makes itself the current release", "wait for it")
     if "active" in states.values():
-        return _judge_running(facts, pointer, logs, is_moving=is_moving, unfinished=unfinished)
+        return _judge_running(facts, pointer, name, is_moving=is_moving, unfinished=unfinished)
     if facts.machine.system in BOOTING:
         return Verdict(State.STARTING, "the machine boots", "wait for it")
     if facts.live is None:
         return Verdict(State.EMPTY, "no release is here yet", "`pulumi up` brings one")
-    return _judge_stopped(states, logs)
+    return _judge_stopped(states, name)
 
 
 def logs_command(name: str) -> str:
@@ -78,19 +77,26 @@ def logs_command(name: str) -> str:
     return f"`./fleet logs --server {name}` says why"
 
 
-def _judge_stopped(states: Mapping[str, str], logs: str) -> Verdict:
+def _restart(name: str) -> str:
+    """Say how a server's machine is restarted."""
+    return f"restart the machine (`./fleet shell --server {name}`, then `reboot`)"
+
+
+def _judge_stopped(states: Mapping[str, str], name: str) -> Verdict:
+    logs = logs_command(name)
     if "activating" in states.values():
         return Verdict(State.STARTING, "the application is being started", f"if that takes long, {logs}")
     if failed := " and ".join(f"app@{slot}" for slot, state in states.items() if state == "failed"):
         return Verdict(State.FAILED, f"{failed} failed", logs)
-    return Verdict(State.STOPPED, "no slot runs", "restart the machine: it comes back on the current release")
+    return Verdict(State.STOPPED, "no slot runs", f"{_restart(name)}: it comes back on the current release")
 
 
 def _judge_running(
-    facts: ServerStatus, pointer: str | None, logs: str, *, is_moving: bool, unfinished: str | None
+    facts: ServerStatus, pointer: str | None, name: str, *, is_moving: bool, unfinished: str | None
 ) -> Verdict:
+    logs = logs_command(name)
     if facts.queue is None:
-        return Verdict(State.FAILED, "nothing listens on its port", f"restart the machine; {logs}")
+        return Verdict(State.FAILED, "nothing listens on its port", f"{_restart(name)}; {logs}")
     if facts.socket not in ("", "active"):
         # The slot keeps the port as long as it runs.
         cause = f"app.socket is {facts.socket}: the slot cannot be started anew"

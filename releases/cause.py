@@ -47,6 +47,12 @@ HINTS = {
     r"^[\w ]+: ([\w.]+):(\w+)\b[\s\S]*(?:AttributeError: module '\1' has|'\1' object has) no attribute '\2'": (
         "{0} has no {1}; write the name of its callable into `module`, or of its factory: module: {0}:create_app()"
     ),
+    r"TypeError: (\w+)\(\) takes [\w ]+ positional arguments? but 2 were given": (
+        "if {0} is a factory, which returns the application, call it in `module`: {0}()"
+    ),
+    r"environ\[[\s\S]*KeyError: '(\w+)'": (
+        "{0} is not set: add it to environment, secrets or generated_secrets of the application"
+    ),
     r"unable to open database file|[Rr]ead-only (?:file system|database)": (
         "the code is read-only on servers: put files that are written, such as SQLite's, below /var/lib/app"
     ),

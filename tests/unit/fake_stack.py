@@ -176,6 +176,8 @@ def make(monkeypatch: Any) -> FakeStack:
     def pulumi(*arguments: str) -> str:
         if arguments[:2] == ("stack", "--show-name"):
             return "prod\n"
+        if arguments == ("stack", "export", "--show-secrets", "-s", "prod"):
+            return '{"deployment": {}}'
         assert arguments == ("stack", "output", "--json", "--show-secrets", "-s", "prod")
         return json.dumps({"fleet": stack.output, "url": stack.output.get("url", "")})
 

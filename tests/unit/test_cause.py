@@ -106,6 +106,17 @@ GATED = "GET /healthz was not 200 in 5 tries but"
             "or of its factory: module: kiosk.web:create_app()",
         ),
         ("stage", "kiosk.web:app did not start\n    AttributeError: module 'os' has no attribute 'app'", ""),
+        (
+            "stage",
+            f"GET / was not 200\n{TRACEBACK}TypeError: create_app() takes 0 positional arguments but 2 were given",
+            "call it in `module`: create_app()",
+        ),
+        (
+            "stage",
+            "did not start\n    key = os.environ[\"KEY\"]\n    KeyError: 'KEY'",
+            "KEY is not set: add it to environment",
+        ),
+        ("stage", "did not start\n    key = names[\"KEY\"]\n    KeyError: 'KEY'", ""),
         ("stage", IMPORT.replace("nothing_there", "pkg_resources"), "add setuptools<81 to the requirements"),
         ("release task", "x\n    sqlite3.OperationalError: unable to open database file", "below /var/lib/app"),
         ("build", "x\n    app without having set the STATIC_ROOT setting", "set STATIC_ROOT to a folder of the code"),

@@ -453,9 +453,11 @@ def test_outputs_that_an_up_left_without_a_fleet_are_an_error_of_one_line(
     assert (result.output.startswith(f"error: {message}"), result.exit_code) == (True, 1), result.output
 
 
-@pytest.mark.parametrize("left", [{}, {"fleet": "04da6b54-80e4-46f7-96ec-b56ff0331ba9"}])
+@pytest.mark.parametrize(
+    "left", [{}, {"fleet": "04da6b54-80e4-46f7-96ec-b56ff0331ba9"}, {"fleet": {"apps": {"earlier": {}}}}]
+)
 def test_a_fleet_is_found_in_the_state_after_a_first_release_that_failed(
-    stack: FakeStack, monkeypatch: pytest.MonkeyPatch, left: dict[str, str]
+    stack: FakeStack, monkeypatch: pytest.MonkeyPatch, left: dict[str, Any]
 ) -> None:
     description = {"type": DESCRIPTION, "outputs": {"fleet": {"plaintext": json.dumps(stack.output)}}}
 
@@ -466,8 +468,8 @@ def test_a_fleet_is_found_in_the_state_after_a_first_release_that_failed(
     monkeypatch.setattr("commands.stack.pulumi", pulumi)
     stack.machines.answers["m-hello-1", "journalctl"] = "no module named x\n"
     for command in ("status", "doctor", "releases"):
-        assert "error" not in fleet(command, "-s", "prod").output
-    assert "hello-1 | no module named x" in fleet("logs", "-s", "prod").output
+        assert "error" not in fleet(command, "-s", "prod", "--app", "hello").output
+    assert "hello-1 | no module named x" in fleet("logs", "-s", "prod", "--app", "hello").output
 
 
 def test_a_fleet_is_found_where_the_last_up_failed_before_it_knew_the_url(stack: FakeStack) -> None:

@@ -86,7 +86,7 @@ def test_what_is_wrong_with_the_balancer_is_told_with_its_remedy(stack: FakeStac
     ("server", "message"),
     [
         (GONE, "hello-2: unreachable: no route to host -> `pulumi up --refresh` starts or replaces it"),
-        (facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine; "),
+        (facts(queue=None), "hello-2: failed: nothing listens on its port -> restart the machine (`./fleet shell"),
         (on_new(), f"hello-2: outdated: it serves {NEW}, the current release is {OLD} -> "),
         (facts(machine=host_status(disk_free_bytes=100 * MIB)), DISK.format("100 MiB of 8192 MiB are free")),
         (facts(machine=host_status(disk_error="EDQUOT")), DISK.format("nothing can be written there: EDQUOT")),

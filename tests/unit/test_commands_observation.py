@@ -17,7 +17,7 @@ from releases.status import BalancerStatus
 from tests.unit.fake_stack import NEW, OLD, facts, front, host_status, make, slots
 
 LOGS = "`./fleet logs --server a-1` says why"
-RESTART = "restart the machine: it comes back on the current release"
+RESTART = "restart the machine (`./fleet shell --server a-1`, then `reboot`)"
 
 
 SICK = {"path": "/healthz", "status": 500, "line": "boom"}
@@ -42,8 +42,11 @@ BOOTING = {"slots": slots("inactive"), "machine": host_status(system="starting")
         ({"slots": slots("activating")}, (State.STARTING, "the application is being started", SLOW)),
         ({"slots": slots("failed")}, (State.FAILED, "app@blue failed", LOGS)),
         ({"slots": slots("failed", "failed")}, (State.FAILED, "app@blue and app@green failed", LOGS)),
-        ({"slots": slots("inactive")}, (State.STOPPED, "no slot runs", RESTART)),
-        ({"queue": None}, (State.FAILED, "nothing listens on its port", f"restart the machine; {LOGS}")),
+        (
+            {"slots": slots("inactive")},
+            (State.STOPPED, "no slot runs", f"{RESTART}: it comes back on the current release"),
+        ),
+        ({"queue": None}, (State.FAILED, "nothing listens on its port", f"{RESTART}; {LOGS}")),
         ({"health": SICK}, (State.FAILED, "GET /healthz is not 200 but: 500 boom", LOGS)),
         ({"health": QUOTED}, (State.FAILED, 'GET /healthz is not 200 but: 500: "down"', LOGS)),
         ({"health": HUNG}, (State.FAILED, "GET /healthz is not 200 but: no response in 3 s", LOGS)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,20 @@ def test_every_whole_number_has_bounds() -> None:
         path for path, each in found.items() if "enum" not in each and not {"minimum", "maximum"} <= each.keys()
     ] == []
     assert found
+
+
+def test_make_local_finds_the_port_of_lxd_without_a_reader_of_yaml(tmp_path: Path) -> None:
+    script = (ROOT / "tools" / "local").read_text()
+    lines = script[script.index("port=$(awk") : script.index("other_port=")]
+    for lxd, port in {
+        "{port: 8380}": "8380", "{pool: x,\n    port: 8380}": "8380", "{tls_port: 1}": "8080",
+        "\n    # port: 1\n    port: 8380  # port: 2": "8380",
+    }.items():  # fmt: skip
+        (tmp_path / "stack.yaml").write_text(
+            f"config:\n  wsgi-fleet:platform: lxd\n  wsgi-fleet:lxd: {lxd}\n  x: {{port: 3}}\n"
+        )
+        run = ["bash", "-c", f"stack_file={tmp_path}/stack.yaml\n{lines}\necho $port"]
+        assert subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip() == port
 
 
 def test_the_schema_in_stacks_is_that_of_the_types() -> None:
