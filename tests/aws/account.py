@@ -66,7 +66,7 @@ class Account:
         if kind.named_by and not given.get(kind.named_by):
             given[kind.named_by] = f"pulumi-{secrets.token_hex(4)}"
         self._follow(kind, given)
-        id_ = kind.create(self.aws, parameters(kind, given), given)
+        id_ = kind.create(self.aws, parameters(kind.properties, given), given)
         for key, property_ in kind.properties.items():
             if property_.change and not property_.parameter and given.get(key) is not None:
                 property_.change(self.aws, id_, given[key], given)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from tests.aws.kind import Clients, Kind, Property, first, in_place, pascal, same
+from tests.aws.kind import LOCAL, Clients, Kind, Property, first, in_place, pascal, same
 
 GROUP = "aws:autoscaling/group:Group"
 # As long as fleet.capacity gives the provider for a group that is deleted.
@@ -43,44 +43,6 @@ def _create_group(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]
     return name
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _set(parameter: str, convert: Callable[[Any], Any] | None = None) -> Property:
-    """Return a property that one call sets afterwards."""
-    made = convert or _same
-
-    def change(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
-        # Sizes go together: each alone could be refused.
-        sizes = {} if parameter not in _SIZES else {key: inputs[name] for key, name in _SIZES.items() if name in inputs}
-        aws.autoscaling.update_auto_scaling_group(AutoScalingGroupName=id_, **sizes | {parameter: made(value)})
-
-    return Property(parameter, made, change=change)
-
-
-def _retag_group(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
-    del inputs
-    new = _group_tags(id_, value or [])
-    keys = {each["Key"] for each in new}
-    if gone := [each for each in _find_group(aws, id_)["Tags"] if each["Key"] not in keys]:
-        named = [{key: each[key] for key in ("Key", "ResourceId", "ResourceType")} for each in gone]
-        aws.autoscaling.delete_tags(Tags=named)
-    if new:
-        aws.autoscaling.create_or_update_tags(Tags=new)
-
-
-def _local(expected: Any) -> Property:
-    """Return a property that tells Pulumi how to act, of which one value is known here."""
-
-    def change(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
-        del aws, inputs
-        if value != expected:
-            raise NotImplementedError(f"{id_}: {value!r}")
-
-    return Property(change=change)
-
-
 def drain(aws: Clients, name: str, within_s: float = DRAIN_S) -> None:
     """Take all instances out of a group, as the provider does before it deletes one. Raises TimeoutError."""
     call = aws.autoscaling
@@ -114,8 +76,7 @@ def _part(
     """
     property_, parameter, parameters = named
 
-    def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
+    def create(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
         getattr(aws.autoscaling, put)(**{key: value for key, value in asked.items() if value is not None})
         return str(asked[parameter])
 
@@ -143,29 +104,17 @@ def _part(
     )
 
 
-def _size(parameter: str) -> Property:
-    """Return a size of a scheduled action: -1 for one that stays."""
-    return Property(parameter, lambda value: None if value == -1 else value)
-
-
-_SIZES = {"MinSize": "minSize", "MaxSize": "maxSize", "DesiredCapacity": "desiredCapacity"}
 KINDS: Mapping[str, Kind] = {
     GROUP: Kind(
         named_by="name",
         properties={
             "name": Property("AutoScalingGroupName"),
-            **{name: _set(key) for key, name in _SIZES.items()},
-            "vpcZoneIdentifiers": _set("VPCZoneIdentifier", ",".join),
+            **same("minSize", "maxSize", "healthCheckType", "healthCheckGracePeriod", change=in_place),
+            **same("defaultInstanceWarmup", "capacityRebalance", change=in_place),
+            "vpcZoneIdentifiers": Property("VPCZoneIdentifier", ",".join, change=in_place),
             "targetGroupArns": Property("TargetGroupARNs", change=in_place, refers="target group"),
-            "healthCheckType": _set("HealthCheckType"),
-            "healthCheckGracePeriod": _set("HealthCheckGracePeriod"),
-            "defaultInstanceWarmup": _set("DefaultInstanceWarmup"),
-            "defaultCooldown": _set("DefaultCooldown"),
-            "capacityRebalance": _set("CapacityRebalance"),
-            "protectFromScaleIn": _set("NewInstancesProtectedFromScaleIn"),
-            "terminationPolicies": _set("TerminationPolicies"),
-            "launchTemplate": _set("LaunchTemplate", _template),
-            "mixedInstancesPolicy": _set("MixedInstancesPolicy", pascal),
+            "launchTemplate": Property("LaunchTemplate", _template, change=in_place),
+            "mixedInstancesPolicy": Property("MixedInstancesPolicy", pascal, change=in_place),
             # The provider reads them when it creates a group, and never again.
             "initialLifecycleHooks": Property("LifecycleHookSpecificationList", _hooks, change=in_place),
             "enabledMetrics": Property(
@@ -173,9 +122,9 @@ KINDS: Mapping[str, Kind] = {
                     AutoScalingGroupName=id_, Metrics=value, Granularity="1Minute"
                 )
             ),
-            "tags": Property(change=_retag_group, removable=True),
-            "waitForCapacityTimeout": _local("0"),
-            "forceDelete": _local(expected=False),
+            # The call that creates has them.
+            "tags": LOCAL,
+            "waitForCapacityTimeout": LOCAL,
         },
         create=_create_group,
         look=lambda aws, id_, _: {"arn": _find_group(aws, id_)["AutoScalingGroupARN"]},
@@ -184,21 +133,10 @@ KINDS: Mapping[str, Kind] = {
         ),
         retag=None,
     ),
-    "aws:autoscaling/lifecycleHook:LifecycleHook": _part(
-        "lifecycle_hook",
-        "lifecycle_hooks",
-        same("lifecycleTransition", "heartbeatTimeout", "defaultResult"),
-        put="put_lifecycle_hook",
-        listed="LifecycleHooks",
-        named=("name", "LifecycleHookName", "LifecycleHookNames"),
-    ),
     "aws:autoscaling/policy:Policy": _part(
         "policy",
         "policies",
-        {
-            **same("policyType", "estimatedInstanceWarmup"),
-            "targetTrackingConfiguration": Property("TargetTrackingConfiguration", pascal),
-        },
+        {**same("policyType"), "targetTrackingConfiguration": Property("TargetTrackingConfiguration", pascal)},
         put="put_scaling_policy",
         listed="ScalingPolicies",
         named=("name", "PolicyName", "PolicyNames"),
@@ -207,10 +145,9 @@ KINDS: Mapping[str, Kind] = {
         "scheduled_action",
         "scheduled_actions",
         {
-            **same("recurrence", "timeZone"),
-            "minSize": _size("MinSize"),
-            "maxSize": _size("MaxSize"),
-            "desiredCapacity": _size("DesiredCapacity"),
+            **same("recurrence", "timeZone", "minSize", "maxSize"),
+            # -1: it stays.
+            "desiredCapacity": Property("DesiredCapacity", lambda value: None if value == -1 else value),
         },
         put="put_scheduled_update_group_action",
         listed="ScheduledUpdateGroupActions",

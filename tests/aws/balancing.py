@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import traceback
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.aws.follower import Follower
 from tests.aws.haproxy import State, backend, server_lines
 from tests.aws.haproxy_control import Haproxy, Key, Member, NotRunning
-from tests.aws.kind import Clients, is_gone
+from tests.aws.kind import Clients
 from tests.aws.load_balancing import machine_name
 from tests.aws.target_health import TargetHealth
 from tests.certificates import Authority
-
-# Seconds between two looks. A load balancer of AWS takes some until all of its nodes know of a change.
-LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -30,40 +25,17 @@ class _Target:
     member: Member
 
 
-class Balancing:
+class Balancing(Follower):
     """Keeps the HAProxy of each load balancer as moto has it.
 
     folder: has one for each of their machines. authority: signs what ACM's certificates stand for: for the same names.
     """
 
     def __init__(self, aws: Clients, folder: Path, authority: Authority, health: TargetHealth) -> None:
+        super().__init__()
         self._aws, self._folder, self._authority, self._health = aws, folder, authority, health
         self._proxies: dict[str, Haproxy] = {}
         self._certificates: dict[str, str] = {}
-        self._stop = threading.Event()
-        self._failure = ""
-
-    @contextmanager
-    def running(self) -> Generator[None]:
-        """Do it until the block ends. Raises RuntimeError then if it failed."""
-        thread = threading.Thread(target=self._run, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            thread.join()
-        if self._failure:
-            raise RuntimeError(f"the load balancers did not follow:\n{self._failure}")
-
-    def _run(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001  the session says it at its end
-                # Something that was listed is gone by now.
-                if not is_gone(error):
-                    self._failure = traceback.format_exc()
 
     def look(self) -> None:
         """Look once at every load balancer."""

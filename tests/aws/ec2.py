@@ -36,8 +36,7 @@ def attribute(noun: str, parameter: str) -> Change:
 def look_up(describe: str, by: str, key: str, outputs: Mapping[str, str]) -> Look:
     """Return a look by the ids of a call. outputs: of the state -> where they stand in the answer."""
 
-    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        del state
+    def look(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
         found = first(getattr(aws.ec2, describe)(**{by: [id_]})[key], id_)
         return {name: found[place] for name, place in outputs.items()}
 
@@ -53,9 +52,8 @@ def instance(aws: Clients, id_: str) -> dict[str, Any]:
 ON_INTERFACE = ("AssociatePublicIpAddress", "SubnetId", "Ipv6AddressCount")
 
 
-def _create_instance(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+def _create_instance(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
     image = aws.ec2.describe_images(ImageIds=[asked["ImageId"]])["Images"][0]
-    del inputs
     disk = {**asked.pop("BlockDeviceMappings", {})}
     tags = disk.pop("tags", {})
     if disk:
@@ -71,8 +69,7 @@ def _create_instance(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, A
     return id_
 
 
-def _look_at_instance(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
+def _look_at_instance(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
     found = instance(aws, id_)
     if found["State"]["Name"] == "terminated":
         raise LookupError(f"{id_} is terminated")
@@ -85,8 +82,7 @@ def _terminate(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
     aws.ec2.terminate_instances(InstanceIds=[id_])
 
 
-def _reprofile(aws: Clients, id_: str, name: str | None, inputs: Mapping[str, Any]) -> None:
-    del inputs
+def _reprofile(aws: Clients, id_: str, name: str | None, _inputs: Mapping[str, Any]) -> None:
     by_instance = [{"Name": "instance-id", "Values": [id_]}]
     found = aws.ec2.describe_iam_instance_profile_associations(Filters=by_instance)["IamInstanceProfileAssociations"]
     for each in found:
@@ -95,8 +91,7 @@ def _reprofile(aws: Clients, id_: str, name: str | None, inputs: Mapping[str, An
         aws.ec2.associate_iam_instance_profile(InstanceId=id_, IamInstanceProfile={"Name": name})
 
 
-def _look_at_association(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
+def _look_at_association(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
     first((each for each in aws.ec2.describe_addresses()["Addresses"] if each.get("AssociationId") == id_), id_)
     return {}
 
@@ -107,16 +102,14 @@ def _disassociate(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
     aws.ec2.disassociate_address(AssociationId=id_)
 
 
-def _create_group(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
+def _create_group(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
     id_ = str(aws.ec2.create_security_group(**asked)["GroupId"])
     # EC2 opens a new group outwards; the provider takes that back.
     _revoke_all(aws, id_)
     return id_
 
 
-def _delete_group(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-    del state
+def _delete_group(aws: Clients, id_: str, _state: Mapping[str, Any]) -> None:
     # moto would delete a group in use; EC2 answers DependencyViolation.
     by_group = [{"Name": "group-id", "Values": [id_]}]
     interfaces = aws.ec2.describe_network_interfaces(Filters=by_group)["NetworkInterfaces"]
@@ -179,8 +172,7 @@ def _rule(direction: str) -> Kind:
 def create_by_call(method: str, *path: str) -> Create:
     """Return a creation by one call, whose answer has the id at that path."""
 
-    def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
+    def create(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
         response = getattr(aws.ec2, method)(**asked)
         for key in path:
             response = response[key]

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from tests.aws.kind import Clients
 from tests.aws.launch_template import resolve
-from tests.aws.scaling_calls import NAME, Calls, Given, Refused, show_activity, show_group, show_instance
-from tests.aws.scaling_group import LAUNCHING, POLICIES, TERMINATING, Group, Hook, Instance
+from tests.aws.scaling_calls import NAME, Calls, Given, Refused, show_activity, show_group
+from tests.aws.scaling_group import LAUNCHING, TERMINATING, Group, Hook, Instance
 
 CAPACITY = "MinSize MaxSize DesiredCapacity"
 SETTINGS = (
     "LaunchTemplate MixedInstancesPolicy VPCZoneIdentifier HealthCheckType HealthCheckGracePeriod CapacityRebalance"
-    " DefaultInstanceWarmup DefaultCooldown TerminationPolicies NewInstancesProtectedFromScaleIn"
+    " DefaultInstanceWarmup"
 )
 HOOK = "LifecycleHookName LifecycleTransition HeartbeatTimeout DefaultResult"
 DISTRIBUTION = {
@@ -69,17 +69,12 @@ class Groups:
             "create_auto_scaling_group": (
                 self._create, f"{NAME} {CAPACITY} {SETTINGS} TargetGroupARNs LifecycleHookSpecificationList Tags",
             ),
-            "update_auto_scaling_group": (self._update, f"{NAME} {CAPACITY} {SETTINGS}"),
-            "delete_auto_scaling_group": (self._delete, f"{NAME} ForceDelete"),
+            "update_auto_scaling_group": (self._update, f"{NAME} {CAPACITY}"),
+            "delete_auto_scaling_group": (self._delete, NAME),
             "describe_auto_scaling_groups": (self._describe, "AutoScalingGroupNames MaxRecords NextToken"),
-            "describe_auto_scaling_instances": (self._describe_instances, "InstanceIds MaxRecords NextToken"),
             "describe_scaling_activities": (self._describe_activities, f"{NAME} MaxRecords NextToken"),
             "set_desired_capacity": (self._set_desired, f"{NAME} DesiredCapacity HonorCooldown"),
-            "suspend_processes": (self._suspend, f"{NAME} ScalingProcesses"),
-            "resume_processes": (self._resume, f"{NAME} ScalingProcesses"),
             "enable_metrics_collection": (self._enable_metrics, f"{NAME} Metrics Granularity"),
-            "create_or_update_tags": (self._tag, "Tags"),
-            "delete_tags": (self._untag, "Tags"),
         }  # fmt: skip
 
     def _create(self, given: Given) -> None:
@@ -114,41 +109,23 @@ class Groups:
             self._aws.elbv2.describe_target_groups(TargetGroupArns=[arn])
         if kept.get("HealthCheckType", "EC2") not in ("EC2", "ELB"):
             raise Refused(f"Invalid health check type: {kept['HealthCheckType']}")
-        if strange := set(kept.get("TerminationPolicies", ())) - set(POLICIES):
-            raise Refused(f"the stand-in knows no termination policy {', '.join(sorted(strange))}")
-        if (kept.get("DefaultInstanceWarmup") or 0) < 0:
-            raise NotImplementedError("a group whose DefaultInstanceWarmup is removed")
 
     def _update(self, given: Given) -> None:
         group = self.find(given)
-        changed = {key: given[key] for key in SETTINGS.split() if key in given}
-        kept = {**group.settings, **changed}
-        for one, other in (("LaunchTemplate", "MixedInstancesPolicy"), ("MixedInstancesPolicy", "LaunchTemplate")):
-            if one in changed:
-                kept.pop(other, None)
-        self.check(kept)
         least, most = int(given.get("MinSize", group.min)), int(given.get("MaxSize", group.max))
         desired = int(given.get("DesiredCapacity", min(max(group.desired, least), most)))
         _check_capacity(Group(group.name, "", {}, least, most, desired))
-        group.settings, group.min, group.max, group.desired = kept, least, most, desired
+        group.min, group.max, group.desired = least, most, desired
 
     def _delete(self, given: Given) -> None:
         group = self.find(given)
-        if group.instances and not given.get("ForceDelete"):
+        if group.instances:
             raise Refused("You cannot delete an AutoScalingGroup while there are instances", "ResourceInUse")
-        group.is_deleting, group.min, group.desired = True, 0, 0
-        if not group.instances:
-            del self.groups[group.name]
+        del self.groups[group.name]
 
     def _describe(self, given: Given) -> Given:
         asked = given.get("AutoScalingGroupNames") or list(self.groups)
         return {"AutoScalingGroups": [show_group(self.groups[name]) for name in asked if name in self.groups]}
-
-    def _describe_instances(self, given: Given) -> Given:
-        asked = given.get("InstanceIds")
-        every = [(group, each) for group in self.groups.values() for each in group.instances.values()]
-        found = [show_instance(each) | {NAME: group.name} for group, each in every if not asked or each.id in asked]
-        return {"AutoScalingInstances": [each | {"HealthStatus": each["HealthStatus"].upper()} for each in found]}
 
     def _describe_activities(self, given: Given) -> Given:
         group = self.find(given)
@@ -161,24 +138,8 @@ class Groups:
             raise Refused(f"New SetDesiredCapacity value {desired} is {how} for the AutoScalingGroup.")
         group.desired = desired
 
-    def _suspend(self, given: Given) -> None:
-        self.find(given).suspended |= set(given["ScalingProcesses"])
-
-    def _resume(self, given: Given) -> None:
-        self.find(given).suspended -= set(given["ScalingProcesses"])
-
     def _enable_metrics(self, given: Given) -> None:
         self.find(given).metrics |= set(given["Metrics"])
-
-    def _tag(self, given: Given) -> None:
-        for each in given["Tags"]:
-            group = self.find({NAME: each["ResourceId"]})
-            group.tags = [tag for tag in group.tags if tag["Key"] != each["Key"]] + [each]
-
-    def _untag(self, given: Given) -> None:
-        for each in given["Tags"]:
-            group = self.find({NAME: each["ResourceId"]})
-            group.tags = [tag for tag in group.tags if tag["Key"] != each["Key"]]
 
 
 def template_and_types(configuration: Given) -> tuple[Given, list[str]]:

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from botocore.exceptions import ClientError
 
 from tests.aws.group_calls import template_and_types
 from tests.aws.kind import Clients, pairs
 from tests.aws.launch_template import resolve
+from tests.aws.machines import Machines
 from tests.aws.scaling_group import Group, Instance
-
-
-class Hosts(Protocol):
-    """The machines of instances."""
-
-    def launch(self, id_: str) -> None: ...
-
-    def terminate(self, id_: str) -> None: ...
-
-    def stopped(self) -> set[str]:
-        """Return the instances whose machines were switched off."""
-        ...
-
-    def renew(self) -> None:
-        """Follow the rules of security groups."""
-        ...
 
 
 class Launcher:
     """Launches instances; their machines by threads of the pool. closed: zones in which AWS has no machine left."""
 
-    def __init__(self, aws: Clients, hosts: Hosts, pool: ThreadPoolExecutor) -> None:
-        self._aws, self._hosts, self._pool = aws, hosts, pool
+    def __init__(self, aws: Clients, machines: Machines, pool: ThreadPoolExecutor) -> None:
+        self._aws, self._machines, self._pool = aws, machines, pool
         self.closed: set[str] = set()
 
     def launch(self, group: Group, zones: Mapping[str, str]) -> bool:
@@ -64,10 +49,9 @@ class Launcher:
                 zones[subnet],
                 template,
                 group.launched,
-                protected=bool(group.settings.get("NewInstancesProtectedFromScaleIn")),
                 is_spot=is_spot,
                 target="InService",
-                work=self._pool.submit(self._hosts.launch, id_),
+                work=self._pool.submit(self._machines.launch, id_),
                 activity=activity,
             )
             return True
@@ -77,9 +61,7 @@ class Launcher:
         self, group: Group, template: Mapping[str, str], asked: dict[str, Any], subnet: str, *, is_spot: bool
     ) -> str:
         """Run an instance in moto, and return its id."""
-        interfaces: list[dict[str, Any]] = asked.pop("NetworkInterfaces", None) or [
-            {"DeviceIndex": 0, "Groups": asked.pop("SecurityGroupIds", [])}
-        ]
+        interfaces: list[dict[str, Any]] = asked.pop("NetworkInterfaces")
         interfaces[0] = {"DeleteOnTermination": True, **interfaces[0], "SubnetId": subnet}
         own = {each["Key"]: each["Value"] for each in group.tags if each.get("PropagateAtLaunch")}
         own |= {

@@ -50,7 +50,7 @@ def files(state: State, servers: Mapping[str, Sequence[str]]) -> dict[str, str]:
     for body in (each["Actions"][0].get("FixedResponseConfig", {}).get("MessageBody") for each in rules):
         if body:
             made[_body_file(body)] = body
-    sections = [_global(state), *map(_listener(state), state.listeners)]
+    sections = [_global(state), *(_listener(state, each) for each in state.listeners)]
     sections += [_backend(group, servers.get(backend(group), ())) for group in state.groups.values()]
     made[CONFIG] = "\n".join(sections)
     return made
@@ -65,8 +65,6 @@ def server_lines(group: Mapping[str, Any], name: str, address: str) -> list[str]
     """Return the words after `server` for a target: as it is checked, and as it is used when none is healthy."""
     check = f"check inter {group['HealthCheckIntervalSeconds']}s"
     check += f" fall {group['UnhealthyThresholdCount']} rise {group['HealthyThresholdCount']}"
-    if group["HealthCheckPort"] != "traffic-port":
-        check += f" port {group['HealthCheckPort']}"
     if slow := int(group["Attributes"]["slow_start.duration_seconds"]):
         check += f" slowstart {slow}s"
     cookie = f"cookie {hashlib.sha256(name.encode()).hexdigest()[:16]}" if _is_sticky(group) else ""
@@ -111,45 +109,38 @@ defaults
 """
 
 
-def _listener(state: State) -> Any:
-    """Return a function that renders a listener."""
-
-    def render(listener: Mapping[str, Any]) -> str:
-        port, protocol = listener["Port"], listener["Protocol"]
-        tls = ""
-        if protocol == "HTTPS":
-            certificates = " ".join(
-                f"crt {FOLDER}/{_name(each['CertificateArn'])}.pem" for each in listener["Certificates"]
-            )
-            tls = f" ssl {certificates} alpn h2,http/1.1 ssl-min-ver {_oldest_tls(listener['SslPolicy'])}"
-        lines = [
-            f"bind :{port}{tls}",
-            *_headers(state.attributes),
-        ]
-        lines.append(f"http-request set-header X-Forwarded-Proto {protocol.lower()}")
-        lines.append(f"http-request set-header X-Forwarded-Port {port}")
-        rules = sorted(listener["Rules"], key=lambda rule: float("inf") if rule["IsDefault"] else int(rule["Priority"]))
-        # The first that matches counts; HAProxy would send responses before it looks at backends.
-        for number, rule in enumerate(rules):
-            lines.append(
-                f"http-request set-var(txn.rule) int({number}) if !{{ var(txn.rule) -m found }}{_condition(rule)}"
-            )
-        actions = [_action(state, rule, number) for number, rule in enumerate(rules)]
-        lines += sorted(actions, key=lambda line: line.startswith("use_backend"))
-        return f"frontend port-{port}\n" + "".join(f"    {line}\n" for line in lines)
-
-    return render
+def _listener(state: State, listener: Mapping[str, Any]) -> str:
+    port, protocol = listener["Port"], listener["Protocol"]
+    tls = ""
+    if protocol == "HTTPS":
+        certificates = " ".join(
+            f"crt {FOLDER}/{_name(each['CertificateArn'])}.pem" for each in listener["Certificates"]
+        )
+        tls = f" ssl {certificates} alpn h2,http/1.1 ssl-min-ver {_oldest_tls(listener['SslPolicy'])}"
+    lines = [
+        f"bind :{port}{tls}",
+        *_headers(state.attributes),
+        f"http-request set-header X-Forwarded-Proto {protocol.lower()}",
+        f"http-request set-header X-Forwarded-Port {port}",
+    ]
+    rules = sorted(listener["Rules"], key=lambda rule: float("inf") if rule["IsDefault"] else int(rule["Priority"]))
+    # The first that matches counts; HAProxy would send responses before it looks at backends.
+    lines += [
+        f"http-request set-var(txn.rule) int({number}) if !{{ var(txn.rule) -m found }}{_condition(rule)}"
+        for number, rule in enumerate(rules)
+    ]
+    actions = [_action(state, rule, number) for number, rule in enumerate(rules)]
+    lines += sorted(actions, key=lambda line: line.startswith("use_backend"))
+    return f"frontend port-{port}\n" + "".join(f"    {line}\n" for line in lines)
 
 
 def _headers(attributes: Mapping[str, str]) -> Iterator[str]:
     if attributes.get("routing.http.drop_invalid_header_fields.enabled") == "true":
         yield "http-request del-header [^-A-Za-z0-9] -m reg"
-    mode = attributes.get("routing.http.xff_header_processing.mode", "append")
-    if mode == "append":
-        yield 'http-request replace-header X-Forwarded-For (.*) "\\1, %[src]"'
-        yield "http-request set-header X-Forwarded-For %[src] if !{ req.hdr(X-Forwarded-For) -m found }"
-    elif mode == "remove":
-        yield "http-request del-header X-Forwarded-For"
+    if (mode := attributes.get("routing.http.xff_header_processing.mode", "append")) != "append":
+        raise Unknown(f"X-Forwarded-For: {mode}")
+    yield 'http-request replace-header X-Forwarded-For (.*) "\\1, %[src]"'
+    yield "http-request set-header X-Forwarded-For %[src] if !{ req.hdr(X-Forwarded-For) -m found }"
 
 
 def _condition(rule: Mapping[str, Any]) -> str:
@@ -200,8 +191,9 @@ def _action(state: State, rule: Mapping[str, Any], number: int) -> str:
 
 
 def _backend(group: Mapping[str, Any], servers: Sequence[str]) -> str:
-    if (group["Protocol"], group["HealthCheckProtocol"], group["TargetType"]) != ("HTTP", "HTTP", "instance"):
-        raise Unknown(f"target group of {group['Protocol']}, {group['HealthCheckProtocol']}, {group['TargetType']}")
+    kinds = [group[key] for key in ("Protocol", "HealthCheckProtocol", "HealthCheckPort", "TargetType")]
+    if kinds != ["HTTP", "HTTP", "traffic-port", "instance"]:
+        raise Unknown(f"target group of {', '.join(kinds)}")
     given = group["Attributes"]
     lines = [
         f"balance {ALGORITHMS[given['load_balancing.algorithm.type']]}",

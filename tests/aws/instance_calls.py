@@ -6,7 +6,7 @@ from tests.aws.group_calls import HOOK, Groups, make_hook
 from tests.aws.scaling_calls import NAME, Calls, Given, Refused, show_activity
 from tests.aws.scaling_group import LAUNCHING, Group, Instance
 
-ACTION = f"{NAME} LifecycleHookName InstanceId LifecycleActionToken"
+ACTION = f"{NAME} LifecycleHookName InstanceId"
 PROTECTABLE = ("InService", "EnteringStandby", "Standby")
 
 
@@ -26,7 +26,6 @@ class InstanceCalls:
             "set_instance_health": (self._set_health, "InstanceId HealthStatus ShouldRespectGracePeriod"),
             "enter_standby": (self._enter_standby, f"{NAME} InstanceIds ShouldDecrementDesiredCapacity"),
             "exit_standby": (self._exit_standby, f"{NAME} InstanceIds"),
-            "detach_instances": (self._detach, f"{NAME} InstanceIds ShouldDecrementDesiredCapacity"),
             "put_lifecycle_hook": (self._put_hook, f"{NAME} {HOOK}"),
             "describe_lifecycle_hooks": (self._describe_hooks, f"{NAME} LifecycleHookNames"),
             "delete_lifecycle_hook": (self._delete_hook, f"{NAME} LifecycleHookName"),
@@ -73,17 +72,9 @@ class InstanceCalls:
 
     def _enter_standby(self, given: Given) -> Given:
         group, instances = self._named(given, "InService")
-        return self._move(group, instances, given, "EnteringStandby", "Standby")
-
-    def _detach(self, given: Given) -> Given:
-        group, instances = self._named(given, "InService", "Standby")
-        return self._move(group, instances, given, "Detaching", "Detached")
-
-    def _move(self, group: Group, instances: list[Instance], given: Given, state: str, target: str) -> Given:
         if given["ShouldDecrementDesiredCapacity"]:
             self._decrement(group, len(instances))
-        cause = "instance {} was moved in response to a user request"
-        made = [group.move(each, state, target, cause.format(each.id)) for each in instances]
+        made = [group.stand_by(each) for each in instances]
         return {"Activities": [show_activity(group, each) for each in made]}
 
     def _exit_standby(self, given: Given) -> Given:
@@ -130,11 +121,10 @@ class InstanceCalls:
     def _waiting(self, given: Given) -> Instance:
         """Return the instance of a lifecycle action that is under way. Raises Refused."""
         group, hook = self._groups.find(given), given["LifecycleHookName"]
-        id_, token = given.get("InstanceId"), given.get("LifecycleActionToken")
-        for each in group.instances.values():
-            if hook in each.waiting and (each.id == id_ if id_ else each.waiting[hook].token == token):
-                return each
-        raise Refused(f"No active Lifecycle Action found with {f'instance ID {id_}' if id_ else f'token {token}'}")
+        found = group.instances.get(given["InstanceId"])
+        if not found or hook not in found.waiting:
+            raise Refused(f"No active Lifecycle Action found with instance ID {given['InstanceId']}")
+        return found
 
     def _complete(self, given: Given) -> None:
         if given["LifecycleActionResult"] not in ("CONTINUE", "ABANDON"):

@@ -19,15 +19,15 @@ from tests.aws.launch_template import resolve
 from tests.aws.scaling_calls import NAME, Calls, Given, Refused
 from tests.aws.scaling_group import STAYING, Group, Instance
 
-PREFERENCES = (
-    "MinHealthyPercentage MaxHealthyPercentage InstanceWarmup SkipMatching AutoRollback ScaleInProtectedInstances"
-)
-DEFAULTS: Mapping[str, Any] = {
-    "MinHealthyPercentage": 90, "MaxHealthyPercentage": 100, "SkipMatching": False, "AutoRollback": False,
-    "ScaleInProtectedInstances": "Wait",
+# What a refresh has to ask for: the stand-in does nothing else.
+PREFERENCES: Mapping[str, Any] = {
+    "MinHealthyPercentage": 100, "MaxHealthyPercentage": 110, "SkipMatching": True, "AutoRollback": True,
+    "ScaleInProtectedInstances": "Refresh",
 }  # fmt: skip
 CONFIGURATION = ("LaunchTemplate", "MixedInstancesPolicy")
-ACTIVE = ("Pending", "InProgress", "Cancelling", "RollbackInProgress")
+ACTIVE = ("Pending", "InProgress", "RollbackInProgress")
+# Without progress for so long, one fails.
+PATIENCE_S = 3600.0
 
 
 @dataclass
@@ -41,8 +41,6 @@ class Refresh:
     group: str
     desired: Mapping[str, Any]
     previous: Mapping[str, Any]
-    preferences: Mapping[str, Any]
-    is_given: bool
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     status: str = "Pending"
     reason: str = ""
@@ -65,10 +63,10 @@ class Refresh:
 
 
 class Refreshes:
-    """The instance refreshes of all groups. patience_s: without progress for so long, one fails (AWS: an hour)."""
+    """The instance refreshes of all groups."""
 
-    def __init__(self, aws: Clients, groups: Groups, patience_s: float) -> None:
-        self._aws, self._groups, self.patience_s = aws, groups, patience_s
+    def __init__(self, aws: Clients, groups: Groups) -> None:
+        self._aws, self._groups = aws, groups
         self._made: list[Refresh] = []
 
     def calls(self) -> Calls:
@@ -76,7 +74,6 @@ class Refreshes:
         return {
             "start_instance_refresh": (self._start, f"{NAME} Strategy DesiredConfiguration Preferences"),
             "describe_instance_refreshes": (self._describe, f"{NAME} InstanceRefreshIds MaxRecords NextToken"),
-            "cancel_instance_refresh": (self._cancel, f"{NAME}"),
             "rollback_instance_refresh": (self._roll_back, NAME),
         }
 
@@ -87,30 +84,18 @@ class Refreshes:
         group = self._groups.find(given)
         if active := self._active(group.name):
             raise Refused(f"An Instance Refresh is already in progress: {active.id}", "InstanceRefreshInProgress")
-        asked: Given = given.get("Preferences", {})
-        strange = asked.keys() - set(PREFERENCES.split())
-        if strange or given.get("Strategy", "Rolling") != "Rolling":
-            raise Refused(f"the stand-in knows no refresh with {', '.join(sorted(strange)) or given['Strategy']}")
-        preferences: dict[str, Any] = {**DEFAULTS, **asked}
-        least, most = preferences["MinHealthyPercentage"], preferences["MaxHealthyPercentage"]
-        if not (0 <= least <= 100 <= most <= 200 and most - least <= 100):
-            raise Refused(f"MinHealthyPercentage {least} and MaxHealthyPercentage {most}")
-        desired: Given = given.get("DesiredConfiguration", {})
-        made = Refresh(group.name, desired or group.configuration, group.configuration, preferences, bool(desired))
-        if desired:
-            others = {key: value for key, value in group.settings.items() if key not in CONFIGURATION}
-            self._groups.check({**others, **desired})
-        if preferences["AutoRollback"]:
-            self._check_rollback(made)
+        asked = given.get("Preferences", {}), given.get("Strategy", "Rolling")
+        if asked != (PREFERENCES, "Rolling"):
+            raise Refused(f"the stand-in knows no refresh with {asked}")
+        desired: Given = given["DesiredConfiguration"]
+        others = {key: value for key, value in group.settings.items() if key not in CONFIGURATION}
+        self._groups.check({**others, **desired})
+        if template_and_types(group.configuration)[0].get("Version", "$Default").startswith("$"):
+            needs = "a number as the version of the launch template of the group"
+            raise Refused(f"a rollback needs {needs}", "IrreversibleInstanceRefresh")
+        made = Refresh(group.name, desired, group.configuration)
         self._made.insert(0, made)
         return {"InstanceRefreshId": made.id}
-
-    @staticmethod
-    def _check_rollback(refresh: Refresh) -> None:
-        version = template_and_types(refresh.previous)[0].get("Version", "$Default")
-        if not refresh.is_given or version.startswith("$"):
-            needs = "a desired configuration, and a number as the version of the launch template of the group"
-            raise Refused(f"a rollback needs {needs}", "IrreversibleInstanceRefresh")
 
     def _describe(self, given: Given) -> Given:
         self._groups.find(given)
@@ -118,18 +103,10 @@ class Refreshes:
         found = [each for each in self._made if each.group == given[NAME] and (not asked or each.id in asked)]
         return {"InstanceRefreshes": [_shown(each) for each in found]}
 
-    def _cancel(self, given: Given) -> Given:
-        active = self._active(self._groups.find(given).name)
-        if not active:
-            raise Refused("No active instance refresh", "ActiveInstanceRefreshNotFound")
-        active.status = "Cancelling"
-        return {"InstanceRefreshId": active.id}
-
     def _roll_back(self, given: Given) -> Given:
         active = self._active(self._groups.find(given).name)
         if not active or active.status == "RollbackInProgress":
             raise Refused("No active instance refresh", "ActiveInstanceRefreshNotFound")
-        self._check_rollback(active)
         self._return(self._groups.find(given), active, "of a user request")
         return {"InstanceRefreshId": active.id}
 
@@ -140,10 +117,6 @@ class Refreshes:
             return
         if refresh.status == "Pending":
             self._begin(group, refresh)
-        if refresh.status == "Cancelling" or group.is_deleting:
-            self._release(group)
-            refresh.end("Cancelled", "Cancelled due to user request.")
-            return
         there = [each for each in group.instances.values() if each.state in STAYING]
         old = [each for each in there if self._is_old(refresh, each)]
         done = len([each for each in there if each not in old and each.id in ready and each.number > refresh.newest])
@@ -151,7 +124,7 @@ class Refreshes:
         steady = group.staying()
         if not old and len(steady) >= group.desired and all(each.id in ready for each in steady):
             self._finish(group, refresh)
-        elif time.monotonic() > refresh.progress_at + self.patience_s:
+        elif time.monotonic() > refresh.progress_at + PATIENCE_S:
             self._fail(group, refresh)
         else:
             self._replace(group, refresh, old, ready)
@@ -167,10 +140,6 @@ class Refreshes:
 
     @staticmethod
     def _is_old(refresh: Refresh, instance: Instance) -> bool:
-        if instance.protected and refresh.preferences["ScaleInProtectedInstances"] == "Ignore":
-            return False
-        if not refresh.preferences["SkipMatching"] and not refresh.rollback_reason:
-            return instance.number <= refresh.newest
         is_type = not refresh.types or instance.type in refresh.types
         return not is_type or dict(instance.template) != dict(refresh.template)
 
@@ -185,30 +154,18 @@ class Refreshes:
 
     def _replace(self, group: Group, refresh: Refresh, old: list[Instance], ready: set[str]) -> None:
         """Begin to replace as many as the healthy percentages allow."""
-        free = [
-            each for each in old if not each.protected or refresh.preferences["ScaleInProtectedInstances"] != "Wait"
-        ]
         waits = [each for each in group.staying() if each.id not in ready]
-        for each in free:
+        for each in old:
             if each in waits:
                 group.leave(each, f"instance {each.id} was replaced: instance refresh")
-        waits = [each for each in waits if each not in free]
+        waits = [each for each in waits if each not in old]
         if waits or group.doomed() or len(group.staying()) < group.desired:
             example = waits[0].id if waits else "an instance"
             refresh.reason = f"Waiting for remaining instances to be available. For example: {example} is not ready."
             return
-        if not free:
-            refresh.reason = "Waiting for instances that are protected from scale in."
-            return
-        free.sort(key=lambda each: each.number)
-        most = math.floor(group.desired * refresh.preferences["MaxHealthyPercentage"] / 100)
-        if refresh.preferences["MaxHealthyPercentage"] > 100:
-            for each in free[: max(most - group.desired, 1)]:
-                each.doomed = True
-            return
-        least = math.ceil(group.desired * refresh.preferences["MinHealthyPercentage"] / 100)
-        for each in free[: max(len(ready) - least, 1)]:
-            group.leave(each, f"instance {each.id} was replaced: instance refresh")
+        most = math.floor(group.desired * PREFERENCES["MaxHealthyPercentage"] / 100)
+        for each in sorted(old, key=lambda each: each.number)[: max(most - group.desired, 1)]:
+            each.doomed = True
 
     def _finish(self, group: Group, refresh: Refresh) -> None:
         if refresh.rollback_reason:
@@ -224,11 +181,11 @@ class Refreshes:
 
     def _fail(self, group: Group, refresh: Refresh) -> None:
         why = refresh.reason or "Not enough healthy instances to proceed."
-        if refresh.preferences["AutoRollback"] and not refresh.rollback_reason:
+        if not refresh.rollback_reason:
             self._return(group, refresh, why)
             return
         self._release(group)
-        refresh.end("RollbackFailed" if refresh.rollback_reason else "Failed", why)
+        refresh.end("RollbackFailed", why)
 
     def _return(self, group: Group, refresh: Refresh, why: str) -> None:
         """Begin to go back to what was launched before."""
@@ -259,7 +216,6 @@ def _shown(refresh: Refresh) -> dict[str, Any]:
         **({"EndTime": refresh.ended} if refresh.ended else {}),
         "PercentageComplete": refresh.percent,
         "InstancesToUpdate": refresh.left,
-        "Preferences": dict(refresh.preferences),
-        **({"DesiredConfiguration": dict(refresh.desired)} if refresh.is_given else {}),
+        "DesiredConfiguration": dict(refresh.desired),
         **({"RollbackDetails": {"RollbackReason": refresh.rollback_reason}} if refresh.rollback_reason else {}),
     }

@@ -80,10 +80,24 @@ def same(*names: str, **more: Any) -> dict[str, Property]:
     return {name: Property(name[0].upper() + name[1:], **more) for name in names}
 
 
-def in_place(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
+def in_place(_aws: Clients, id_: str, value: Any, _inputs: Mapping[str, Any]) -> None:
     """Raise Unsupported: AWS changes it in place, and no test has needed that yet."""
-    del aws, inputs
     raise Unsupported(f"{id_}: describe the call of AWS that changes it to {value!r}")
+
+
+def created_by(service: str, call: str, *names: str) -> Create:
+    """Return a creation by one call; the id is what that gives as its names."""
+
+    def create(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
+        getattr(getattr(aws, service), call)(**asked)
+        return "/".join(str(asked[name]) for name in names)
+
+    return create
+
+
+def seen(_response: object, **outputs: Any) -> Mapping[str, Any]:
+    """Return the outputs of a look; AWS has responded, so the thing is there."""
+    return outputs
 
 
 # What moto does not look at when it takes an id: AWS does.
@@ -113,9 +127,8 @@ REFERENCES: Mapping[str, Callable[[Clients, str], object]] = {
 }
 
 
-def retag_ec2(aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
+def retag_ec2(aws: Clients, id_: str, _state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
     """Remove the tags with the old keys, and set the new ones, in EC2's way."""
-    del state
     if old:
         aws.ec2.delete_tags(Resources=[id_], Tags=[{"Key": key} for key in old])
     if new:
@@ -145,7 +158,7 @@ class Kind:
         if self.identity:
             if moved := self.identity.intersection(differ):
                 raise Unsupported(f"{', '.join(moved)} of {id_}")
-            self.create(aws, parameters(self, new), new)
+            self.create(aws, parameters(self.properties, new), new)
             return
         for key in differ:
             property_, value = self.properties[key], new.get(key)
@@ -163,11 +176,11 @@ class Kind:
         return property_.change is None and not property_.local
 
 
-def parameters(kind: Kind, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def parameters(properties: Mapping[str, Property], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs as parameters of the call that creates."""
     return {
         property_.parameter: property_.convert(inputs[key])
-        for key, property_ in kind.properties.items()
+        for key, property_ in properties.items()
         if property_.parameter and inputs.get(key) is not None
     }
 

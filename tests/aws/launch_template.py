@@ -6,17 +6,9 @@ import base64
 from collections.abc import Mapping
 from typing import Any, cast
 
-from tests.aws.kind import LOCAL, REFERENCES, Clients, Kind, Property, first, pascal
+from tests.aws.kind import LOCAL, REFERENCES, Clients, Kind, Property, first, pairs, parameters, pascal
 
 LIMIT = 16384
-# Of what an instance may have, those that a template of ours may.
-KNOWN = frozenset(
-    {
-        "BlockDeviceMappings", "IamInstanceProfile", "ImageId", "InstanceType", "KeyName", "MaintenanceOptions",
-        "MetadataOptions", "Monitoring", "NetworkInterfaces", "SecurityGroupIds", "TagSpecifications", "UserData",
-        "InstanceInitiatedShutdownBehavior", "EbsOptimized",
-    }
-)  # fmt: skip
 # Where Pulumi's property has the name of no parameter, and whose values are lists of ids.
 INTERFACE = {"SecurityGroups": "Groups"}
 
@@ -40,51 +32,32 @@ def _interfaces(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _tag_specifications(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "ResourceType": each["resourceType"],
-            "Tags": [{"Key": key, "Value": value} for key, value in each["tags"].items()],
-        }
-        for each in given
-    ]
-
-
-def _data(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        property_.parameter: property_.convert(inputs[key])
-        for key, property_ in _DATA.items()
-        if inputs.get(key) is not None
-    }
+    return [{"ResourceType": each["resourceType"], "Tags": pairs(each["tags"])} for each in given]
 
 
 def _check(aws: Clients, data: Mapping[str, Any]) -> None:
     """Raise what EC2 answers at the latest when it launches what is not there."""
     if len(base64.b64decode(data.get("UserData", ""))) > LIMIT:
         raise RuntimeError(f"InvalidUserData.Malformed: User data is limited to {LIMIT} bytes")
-    interfaces: list[Mapping[str, Any]] = data.get("NetworkInterfaces", [])
-    if interfaces and data.get("SecurityGroupIds"):
-        raise RuntimeError("InvalidParameterCombination: security groups beside network interfaces")
-    for group in [*data.get("SecurityGroupIds", ()), *(id_ for each in interfaces for id_ in each.get("Groups", ()))]:
+    for group in (id_ for each in data.get("NetworkInterfaces", ()) for id_ in each.get("Groups", ())):
         REFERENCES["group"](aws, group)
     for key, reference in (("ImageId", "ami"), ("KeyName", "key")):
         if key in data:
             REFERENCES[reference](aws, data[key])
     if profile := data.get("IamInstanceProfile"):
-        REFERENCES["profile"](aws, profile.get("Name") or profile["Arn"].rpartition("/")[2])
+        REFERENCES["profile"](aws, profile["Name"])
 
 
-def _create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del asked
-    data = _data(inputs)
+def _create(aws: Clients, _asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+    data = parameters(_DATA, inputs)
     _check(aws, data)
     made = aws.ec2.create_launch_template(LaunchTemplateName=inputs["name"], LaunchTemplateData=data)
     return str(made["LaunchTemplate"]["LaunchTemplateId"])
 
 
-def _change(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
+def _change(aws: Clients, id_: str, _value: Any, inputs: Mapping[str, Any]) -> None:
     """Make a new version of the whole, unless it is there: several properties can have changed."""
-    del value
-    data = _data(inputs)
+    data = parameters(_DATA, inputs)
     _check(aws, data)
     if _find_version(aws, id_, "$Latest")["LaunchTemplateData"] == data:
         return
@@ -94,8 +67,7 @@ def _change(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> No
         aws.ec2.modify_launch_template(LaunchTemplateId=id_, DefaultVersion=version)
 
 
-def _look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
+def _look(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
     found = first(aws.ec2.describe_launch_templates(LaunchTemplateIds=[id_])["LaunchTemplates"], id_)
     account = str(aws.sts.get_caller_identity()["Account"])
     return {
@@ -117,9 +89,6 @@ _DATA: Mapping[str, Property] = {
     "instanceType": Property("InstanceType", **_CHANGE),
     "keyName": Property("KeyName", **_CHANGE),
     "userData": Property("UserData", **_CHANGE),
-    "vpcSecurityGroupIds": Property("SecurityGroupIds", **_CHANGE),
-    "instanceInitiatedShutdownBehavior": Property("InstanceInitiatedShutdownBehavior", **_CHANGE),
-    "ebsOptimized": Property("EbsOptimized", _plain, **_CHANGE),
     "iamInstanceProfile": Property("IamInstanceProfile", pascal, **_CHANGE),
     "networkInterfaces": Property("NetworkInterfaces", _interfaces, **_CHANGE),
     "blockDeviceMappings": Property("BlockDeviceMappings", _nested, **_CHANGE),
@@ -143,16 +112,13 @@ KINDS: Mapping[str, Kind] = {
 def resolve(aws: Clients, given: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
     """Return (id, name and number of a version), (parameters of RunInstances) of a LaunchTemplateSpecification.
 
-    Raises the error of EC2, or ValueError for what the stand-in does not launch.
+    Raises the error of EC2.
     """
     by = {key: given[key] for key in ("LaunchTemplateId", "LaunchTemplateName") if key in given}
     asked = aws.ec2.describe_launch_template_versions(**by, Versions=[given.get("Version", "$Default")])
     found = asked["LaunchTemplateVersions"][0]
     data: dict[str, Any] = dict(found["LaunchTemplateData"])
-    if strange := data.keys() - KNOWN:
-        raise ValueError(f"{found['LaunchTemplateId']}: {', '.join(sorted(strange))}")
     # boto3 encodes what an instance is given, and not what a template is.
-    if "UserData" in data:
-        data["UserData"] = base64.b64decode(data["UserData"])
+    data["UserData"] = base64.b64decode(data["UserData"])
     named = {key: str(found[key]) for key in ("LaunchTemplateId", "LaunchTemplateName")}
     return named | {"Version": str(found["VersionNumber"])}, data

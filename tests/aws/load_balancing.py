@@ -1,4 +1,4 @@
-"""Elastic Load Balancing: load balancers, target groups, listeners, rules; and rules of AWS WAF in front."""
+"""Elastic Load Balancing: load balancers, target groups, listeners, rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.aws.kind import Change, Clients, Kind, Look, Property, first, in_place, pairs, pascal, same
+from tests.aws.kind import Change, Clients, Kind, Look, Property, first, in_place, pairs, parameters, pascal, same
 
 # How its interfaces begin, which a load balancer has one of in each of its subnets.
 INTERFACE = "ELB "
@@ -37,8 +37,7 @@ def _attribute(noun: str, key: str) -> Change:
     """Return the call that sets one attribute of a load balancer or a target group."""
     arn = {"load_balancer": "LoadBalancerArn", "target_group": "TargetGroupArn"}[noun]
 
-    def change(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
-        del inputs
+    def change(aws: Clients, id_: str, value: Any, _inputs: Mapping[str, Any]) -> None:
         text = str(value).lower() if isinstance(value, bool) else str(value)
         getattr(aws.elbv2, f"modify_{noun}_attributes")(**{arn: id_}, Attributes=[{"Key": key, "Value": text}])
 
@@ -55,8 +54,7 @@ def _attributes(noun: str, prefix: str, keys: Mapping[str, str]) -> Change:
     return change
 
 
-def _retag(aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
-    del state
+def _retag(aws: Clients, id_: str, _state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
     if old:
         aws.elbv2.remove_tags(ResourceArns=[id_], TagKeys=list(old))
     aws.elbv2.add_tags(ResourceArns=[id_], Tags=pairs(new))
@@ -67,8 +65,7 @@ def _look_up(noun: str, parameter: str, outputs: Mapping[str, str]) -> Look:
     plural = f"{noun}s"
     key = "".join(part.capitalize() for part in plural.split("_"))
 
-    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        del state
+    def look(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
         found = first(getattr(aws.elbv2, f"describe_{plural}")(**{parameter: [id_]})[key], id_)
         more = {"arnSuffix": _suffix(id_)} if noun in ("load_balancer", "target_group") else {}
         return {"arn": id_, **more, **{name: found[place] for name, place in outputs.items()}}
@@ -87,8 +84,7 @@ def _create_balancer(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, A
     return arn
 
 
-def _delete_balancer(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-    del state
+def _delete_balancer(aws: Clients, id_: str, _state: Mapping[str, Any]) -> None:
     # moto would delete one that is protected.
     attributes = aws.elbv2.describe_load_balancer_attributes(LoadBalancerArn=id_)["Attributes"]
     if {"Key": "deletion_protection.enabled", "Value": "true"} in attributes:
@@ -115,18 +111,13 @@ def _conditions(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _modify_listener(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
-    del value
-    asked = {
-        property_.parameter: property_.convert(inputs[key])
-        for key, property_ in _LISTENER.items()
-        if key != "loadBalancerArn" and inputs.get(key) is not None
-    }
+def _modify_listener(aws: Clients, id_: str, _value: Any, inputs: Mapping[str, Any]) -> None:
+    asked = parameters(_LISTENER, inputs)
+    del asked["LoadBalancerArn"]
     aws.elbv2.modify_listener(ListenerArn=id_, **{"Certificates": []} | asked)
 
 
-def _modify_rule(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
-    del value
+def _modify_rule(aws: Clients, id_: str, _value: Any, inputs: Mapping[str, Any]) -> None:
     aws.elbv2.modify_rule(
         RuleArn=id_, Conditions=_conditions(inputs["conditions"]), Actions=_actions(inputs["actions"])
     )
@@ -142,21 +133,8 @@ def _check_health(given: Mapping[str, Any]) -> dict[str, Any]:
     return asked | {"Matcher": {"HttpCode": asked["Matcher"]}}
 
 
-def _create_group(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
+def _create_group(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
     return str(aws.elbv2.create_target_group(**asked.pop("HealthCheck"), **asked)["TargetGroups"][0]["TargetGroupArn"])
-
-
-def _look_at_association(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = aws.wafv2.get_web_acl_for_resource(ResourceArn=state["resourceArn"]).get("WebACL", {})
-    first([found] if found.get("ARN") == state["webAclArn"] else [], id_)
-    return {}
-
-
-def _associate(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
-    aws.wafv2.associate_web_acl(**asked)
-    return f"{asked['WebACLArn']},{asked['ResourceArn']}"
 
 
 _LISTENER: Mapping[str, Property] = {
@@ -177,18 +155,17 @@ KINDS: Mapping[str, Kind] = {
             "subnets": Property("Subnets", change=in_place, refers="subnet"),
             "securityGroups": Property("SecurityGroups", change=in_place, refers="group"),
             "ipAddressType": Property("IpAddressType", change=in_place),
-            "idleTimeout": Property(change=_attribute("load_balancer", "idle_timeout.timeout_seconds")),
-            "dropInvalidHeaderFields": Property(
-                change=_attribute("load_balancer", "routing.http.drop_invalid_header_fields.enabled")
-            ),
-            "desyncMitigationMode": Property(change=_attribute("load_balancer", "routing.http.desync_mitigation_mode")),
-            "preserveHostHeader": Property(
-                change=_attribute("load_balancer", "routing.http.preserve_host_header.enabled")
-            ),
-            "xffHeaderProcessingMode": Property(
-                change=_attribute("load_balancer", "routing.http.xff_header_processing.mode")
-            ),
-            "enableDeletionProtection": Property(change=_attribute("load_balancer", "deletion_protection.enabled")),
+            **{
+                name: Property(change=_attribute("load_balancer", key))
+                for name, key in {
+                    "idleTimeout": "idle_timeout.timeout_seconds",
+                    "dropInvalidHeaderFields": "routing.http.drop_invalid_header_fields.enabled",
+                    "desyncMitigationMode": "routing.http.desync_mitigation_mode",
+                    "preserveHostHeader": "routing.http.preserve_host_header.enabled",
+                    "xffHeaderProcessingMode": "routing.http.xff_header_processing.mode",
+                    "enableDeletionProtection": "deletion_protection.enabled",
+                }.items()
+            },
             "accessLogs": Property(
                 change=_attributes("load_balancer", "access_logs.s3.", {"enabled": "enabled", "bucket": "bucket"})
             ),
@@ -254,15 +231,5 @@ KINDS: Mapping[str, Kind] = {
         look=_look_up("rule", "RuleArns", {}),
         delete=lambda aws, id_, _: aws.elbv2.delete_rule(RuleArn=id_),
         retag=_retag,
-    ),
-    "aws:wafv2/webAclAssociation:WebAclAssociation": Kind(
-        properties={
-            "resourceArn": Property("ResourceArn", refers="load balancer"),
-            "webAclArn": Property("WebACLArn"),
-        },
-        create=_associate,
-        look=_look_at_association,
-        delete=lambda aws, _, state: aws.wafv2.disassociate_web_acl(ResourceArn=state["resourceArn"]),
-        retag=None,
     ),
 }

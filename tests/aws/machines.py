@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from platforms.lxd import label, machine
-from platforms.lxd.client import Client, url
+from platforms.lxd.client import Client, NotFound, url
 from tests.aws.account import Account
 from tests.aws.auto_scaling import GROUP, drain
 from tests.aws.balancer_machine import BalancerMachines
@@ -152,6 +152,18 @@ class Machines:
     def terminate(self, id_: str) -> None:
         """Remove the machine of an instance, if it is there."""
         machine.remove(self._lxd, id_)
+
+    def stopped(self) -> set[str]:
+        """Return the instances whose machines were switched off."""
+        there = machine.machines_of(self._lxd, self._region.owner)
+        return {each["name"] for each in there if each["status"] == "Stopped"}
+
+    def cpu_s(self, id_: str) -> float:
+        """Return how many seconds the CPU of an instance has worked so far; 0 for one that is gone."""
+        try:
+            return float(self._lxd.get(url("instances", id_, "state"))["cpu"]["usage"]) / 1e9
+        except NotFound:
+            return 0.0
 
     def publish(self) -> None:
         """Lead each public address that an instance or a load balancer has now to its machine, and no other."""

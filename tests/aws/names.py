@@ -20,23 +20,20 @@ def _options(aws: Clients, arn: str) -> list[dict[str, str]]:
     ]
 
 
-def _retag(aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
-    del state
+def _retag(aws: Clients, id_: str, _state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]) -> None:
     if old:
         aws.acm.remove_tags_from_certificate(CertificateArn=id_, Tags=[{"Key": key} for key in old])
     aws.acm.add_tags_to_certificate(CertificateArn=id_, Tags=pairs(new))
 
 
-def _request(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
+def _request(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
     # ACM takes no empty list, and the provider sends none.
     given = {key: value for key, value in asked.items() if value}
     return str(aws.acm.request_certificate(**given)["CertificateArn"])
 
 
-def _validate(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
+def _validate(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
     """Do what ACM does: sign once each record is there. moto signs whatever is asked for."""
-    del inputs
     arn = str(asked["CertificateArn"])
     zones = aws.route53.list_hosted_zones()["HostedZones"]
     records = [
@@ -57,8 +54,7 @@ def _change_record(action: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"HostedZoneId": zone, "ChangeBatch": {"Changes": [{"Action": action, "ResourceRecordSet": asked}]}}
 
 
-def _put_record(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del asked
+def _put_record(aws: Clients, _asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
     aws.route53.change_resource_record_sets(**_change_record("CREATE", inputs))
     return f"{inputs['zoneId']}_{inputs['name']}_{inputs['type']}"
 

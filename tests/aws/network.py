@@ -14,12 +14,10 @@ def _kind(noun: str, properties: Mapping[str, Property], *, delete: Delete | Non
     """Return a type whose calls EC2 names alike: create_vpc, describe_vpcs, delete_vpc. owner: the program reads it."""
     title = "".join(part.capitalize() for part in noun.split("_"))
 
-    def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
+    def create(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
         return getattr(aws.ec2, f"create_{noun}")(**asked)[title][f"{title}Id"]
 
-    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        del state
+    def look(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
         there = getattr(aws.ec2, f"describe_{noun}s")(**{f"{title}Ids": [id_]})[f"{title}s"]
         found = first((each for each in there if each.get("State") != "deleted"), id_)
         if not owner:
@@ -28,16 +26,14 @@ def _kind(noun: str, properties: Mapping[str, Property], *, delete: Delete | Non
         blocks = [each["Ipv6CidrBlock"] for each in found.get("Ipv6CidrBlockAssociationSet", ())]
         return {"ownerId": found["OwnerId"], **({"ipv6CidrBlock": blocks[0]} if blocks else {})}
 
-    def remove(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        del state
+    def remove(aws: Clients, id_: str, _state: Mapping[str, Any]) -> None:
         getattr(aws.ec2, f"delete_{noun}")(**{f"{title}Id": id_})
 
     return Kind(properties=properties, create=create, look=look, delete=delete or remove)
 
 
-def _delete_subnet(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
+def _delete_subnet(aws: Clients, id_: str, _state: Mapping[str, Any]) -> None:
     # moto would delete a subnet in use; EC2 answers DependencyViolation. (Interfaces of NAT gateways stay in moto.)
-    del state
     here = [{"Name": "subnet-id", "Values": [id_]}]
     for user in aws.ec2.describe_network_interfaces(Filters=here)["NetworkInterfaces"]:
         if (machine := user.get("Attachment", {}).get("InstanceId")) or user["Description"].startswith(INTERFACE):
@@ -50,8 +46,7 @@ def _delete_gateway(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
     aws.ec2.delete_internet_gateway(InternetGatewayId=id_)
 
 
-def _create_flow_log(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
+def _create_flow_log(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
     response = aws.ec2.create_flow_logs(ResourceType="VPC", **asked)
     if response["Unsuccessful"]:
         raise RuntimeError(str(response["Unsuccessful"]))

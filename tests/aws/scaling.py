@@ -9,23 +9,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from threading import Event, Thread
 from typing import Any
 
+from tests.aws.follower import Follower
 from tests.aws.group_calls import Groups
-from tests.aws.group_launch import Hosts, Launcher
+from tests.aws.group_launch import Launcher
 from tests.aws.instance_refresh import Refreshes
-from tests.aws.kind import Clients, is_gone
+from tests.aws.kind import Clients
+from tests.aws.machines import Machines
 from tests.aws.scaling_group import LAUNCHING, STAYING, TERMINATING, Group, Instance
 from tests.aws.scaling_policies import Policies
 
-LOOK_S = 1.0
 # Between two looks at the machines themselves, which cost LXD more; and how long one is stopped that does not restart.
 LOOK_AT_MACHINES_S, STOPPED_S = 2.0, 4.0
 # After a launch that failed.
 PAUSE_S = 5.0
-# A look fails that reads what moto changes; the session fails where so many do, one after the other.
-FAILURES = 5
 
 
 @dataclass
@@ -43,63 +41,38 @@ class Facts:
         return instance.state == "InService" and not instance.unhealthy and all(each == "healthy" for each in found)
 
 
-class Scaling:
+class Scaling(Follower):
     """Keeps the machines of the groups as what is kept of them says. minute_s: how long a minute is here."""
 
     def __init__(
         self,
         aws: Clients,
         groups: Groups,
-        hosts: Hosts,
+        machines: Machines,
         *,
         policies: Policies,
         refreshes: Refreshes,
         minute_s: float,
     ) -> None:
-        self._aws, self._groups, self._hosts, self._minute_s = aws, groups, hosts, minute_s
+        super().__init__()
+        self._aws, self._groups, self._machines, self._minute_s = aws, groups, machines, minute_s
         self._policies, self._refreshes = policies, refreshes
         self._pool = ThreadPoolExecutor(max_workers=16)
-        self._stop = Event()
-        self._failures: list[str] = []
         self._stopped: dict[str, float] = {}
         self._zones: dict[str, str] = {}
         self._looked = self._paused = 0.0
-        self._launcher = Launcher(aws, hosts, self._pool)
+        self._launcher = Launcher(aws, machines, self._pool)
 
     @contextmanager
     def running(self) -> Generator[None]:
-        """Do it until the block ends. Raises RuntimeError then if it failed."""
-        thread = Thread(target=self._run, daemon=True)
-        thread.start()
-        try:
+        """Look until the block ends, and wait for what is under way with machines."""
+        with self._pool, super().running():
             yield
-        finally:
-            self._stop.set()
-            thread.join()
-            self._pool.shutdown()
-        if len(self._failures) >= FAILURES:
-            raise RuntimeError(f"the groups did not follow:\n{self._failures[-1]}")
-
-    def _run(self) -> None:
-        while not self._stop.wait(LOOK_S) and len(self._failures) < FAILURES:
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001  the session says it at its end
-                # Something that was listed is gone by now.
-                if not is_gone(error):
-                    self._failures.append(traceback.format_exc())
-            else:
-                self._failures.clear()
 
     @property
     def closed(self) -> set[str]:
         """Return the zones in which AWS has no machine left; a test changes it."""
         return self._launcher.closed
-
-    def forget_machines(self, switched_off_for_s: float) -> None:
-        """Look at machines anew, as if those that are off had been for so long."""
-        self._stopped = {each: time.monotonic() - switched_off_for_s for each in self._hosts.stopped()}
-        self._looked = 0.0
 
     def interrupt(self, id_: str, in_s: float = 120.0) -> None:
         """Let EC2 take a spot instance back, with a notice (two minutes before, at EC2).
@@ -131,8 +104,6 @@ class Scaling:
                 ready = {each.id for each in group.staying() if self._is_ready(group, each, facts)}
                 self._refreshes.step(group, ready)
                 self._plan(group, facts, ready)
-                if group.is_deleting and not group.instances:
-                    self._groups.groups.pop(group.name, None)
             self._policies.step(facts.health)
 
     def _facts(self, groups: list[Group]) -> Facts:
@@ -150,8 +121,8 @@ class Scaling:
         now = time.monotonic()
         if now - self._looked > LOOK_AT_MACHINES_S:
             self._looked = now
-            self._hosts.renew()
-            self._stopped = {each: self._stopped.get(each, now) for each in self._hosts.stopped()}
+            self._machines.subnets.renew()
+            self._stopped = {each: self._stopped.get(each, now) for each in self._machines.stopped()}
         stopped = {each for each, since in self._stopped.items() if now - since > STOPPED_S}
         return Facts(states, self._zones, health, stopped)
 
@@ -163,7 +134,7 @@ class Scaling:
             if not instance.waiting and instance.unhealthy and state == "Pending":
                 group.leave(instance, instance.unhealthy)
             elif not instance.waiting:
-                self._proceed(group, instance, state)
+                self._proceed(instance, state)
         elif instance.state == "Pending" and instance.work.done():
             self._begin(group, instance)
         elif instance.state == "Pending:Proceed":
@@ -173,7 +144,7 @@ class Scaling:
             instance.in_service_at = instance.since
             if instance.activity:
                 instance.activity.end()
-        elif instance.state in ("Terminating", "EnteringStandby", "Detaching"):
+        elif instance.state in ("Terminating", "EnteringStandby"):
             self._drain(group, instance, facts)
         elif instance.state == "Terminating:Proceed" and instance.work.done():
             instance.work.result()
@@ -184,7 +155,7 @@ class Scaling:
     def _begin(self, group: Group, instance: Instance) -> None:
         """Go on with an instance whose machine boots."""
         if problem := instance.work.exception():
-            self._failures.append("".join(traceback.format_exception(problem)))
+            self.failures.append("".join(traceback.format_exception(problem)))
             group.leave(instance, f"instance {instance.id} could not be launched: {problem}", skips_hooks=True)
         elif hooks := group.hooks_of(LAUNCHING):
             instance.wait_for(hooks)
@@ -195,7 +166,7 @@ class Scaling:
         """Take an instance out of the target groups, wait until it is drained there, and go on."""
         there = {arn: facts.health.get((arn, instance.id), "unused") for arn in group.target_groups}
         if instance.skips_hooks:
-            self._proceed(group, instance, "Terminating")
+            self._proceed(instance, "Terminating")
             return
         if registered := [arn for arn, state in there.items() if state not in ("draining", "unused")]:
             for arn in registered:
@@ -206,17 +177,12 @@ class Scaling:
             instance.enter("Standby")
             if instance.activity:
                 instance.activity.end()
-        elif instance.state == "Detaching":
-            del group.instances[instance.id]
-            if instance.activity:
-                instance.activity.end()
         elif hooks := group.hooks_of(TERMINATING):
             instance.wait_for(hooks)
         else:
-            self._proceed(group, instance, "Terminating")
+            self._proceed(instance, "Terminating")
 
-    def _proceed(self, group: Group, instance: Instance, state: str) -> None:
-        del group
+    def _proceed(self, instance: Instance, state: str) -> None:
         instance.enter(f"{state}:Proceed")
         if state == "Terminating":
             instance.work = self._pool.submit(self._end, instance.id, instance.work)
@@ -225,7 +191,7 @@ class Scaling:
         """Terminate an instance; its machine first: while that is there, its address is taken."""
         if launch:
             launch.exception()
-        self._hosts.terminate(id_)
+        self._machines.terminate(id_)
         self._aws.ec2.modify_instance_attribute(InstanceId=id_, DisableApiTermination={"Value": False})
         self._aws.ec2.terminate_instances(InstanceIds=[id_])
 
@@ -234,7 +200,7 @@ class Scaling:
         if instance.spot_end < time.monotonic():
             instance.spot_end = float("inf")
             self._pool.submit(self._end, instance.id, None)
-        if instance.state not in STAYING or "HealthCheck" in group.suspended:
+        if instance.state not in STAYING:
             return
         state = facts.states.get(instance.id, "running")
         if state in ("terminated", "shutting-down"):
@@ -245,7 +211,7 @@ class Scaling:
             return
         if instance.state == "InService" and not instance.unhealthy:
             instance.unhealthy = self._illness(group, instance, facts)
-        if instance.state == "InService" and instance.unhealthy and "ReplaceUnhealthy" not in group.suspended:
+        if instance.state == "InService" and instance.unhealthy:
             group.leave(instance, instance.unhealthy)
 
     def _illness(self, group: Group, instance: Instance, facts: Facts) -> str:
@@ -276,13 +242,11 @@ class Scaling:
         """Launch what is missing, and let go what is too much."""
         there = group.staying()
         missing = group.desired - len(there)
-        if not group.is_deleting and "Launch" not in group.suspended and time.monotonic() > self._paused:
+        if time.monotonic() > self._paused:
             for _ in range(missing):
                 if not self._launcher.launch(group, facts.zones):
                     self._paused = time.monotonic() + PAUSE_S
                     break
-        if "Terminate" in group.suspended:
-            return
         cause = f"in response to a difference between desired and actual capacity, from {len(there)} to {group.desired}"
         for each in group.surplus():
             group.leave(each, f"instance {each.id} was taken out of service {cause}")

@@ -68,16 +68,14 @@ def show_group(group: Group) -> dict[str, Any]:
         "MinSize": group.min,
         "MaxSize": group.max,
         "DesiredCapacity": group.desired,
-        "DefaultCooldown": group.settings.get("DefaultCooldown", 300),
+        "DefaultCooldown": 300,
         "HealthCheckType": group.settings.get("HealthCheckType", "EC2"),
         "HealthCheckGracePeriod": group.settings.get("HealthCheckGracePeriod", 0),
         "AvailabilityZones": sorted({each.zone for each in group.instances.values()}),
         "CreatedTime": group.created,
         "Instances": [show_instance(each) for each in group.instances.values()],
-        "SuspendedProcesses": [{"ProcessName": each} for each in sorted(group.suspended)],
         "EnabledMetrics": [{"Metric": each, "Granularity": "1Minute"} for each in sorted(group.metrics)],
         "Tags": group.tags,
-        **({"Status": "Delete in progress"} if group.is_deleting else {}),
     }
 
 

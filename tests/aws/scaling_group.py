@@ -1,6 +1,6 @@
 """What Auto Scaling keeps of a group: its settings, its instances and how far each has come, and who is to go next.
 
-See docs.aws.amazon.com/autoscaling/ec2/userguide/ (lifecycle hooks, termination policies).
+See docs.aws.amazon.com/autoscaling/ec2/userguide/ (lifecycle hooks, the default termination policy).
 """
 
 from __future__ import annotations
@@ -15,12 +15,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 LAUNCHING, TERMINATING = "autoscaling:EC2_INSTANCE_LAUNCHING", "autoscaling:EC2_INSTANCE_TERMINATING"
-# Seconds, where a hook does not say it; and how many heartbeats one can ask for.
-HEARTBEAT_S, MOST_HEARTBEATS = 3600, 100
 # States in which an instance counts towards the desired capacity.
 STAYING = ("Pending", "Pending:Wait", "Pending:Proceed", "InService")
-LEAVING = ("Terminating", "Terminating:Wait", "Terminating:Proceed", "Detaching", "EnteringStandby")
-POLICIES = ("Default", "OldestInstance", "NewestInstance", "OldestLaunchTemplate")
 
 
 @dataclass
@@ -29,18 +25,16 @@ class Hook:
 
     name: str
     transition: str
-    heartbeat_s: int = HEARTBEAT_S
-    default: str = "ABANDON"
+    heartbeat_s: int
+    default: str
 
 
 @dataclass
 class Waiting:
-    """A hook that an instance waits for. until: end of the heartbeat; latest: no later, both as time.monotonic()."""
+    """A hook that an instance waits for. until: end of the heartbeat, as time.monotonic()."""
 
     hook: Hook
     until: float
-    latest: float
-    token: str
 
     def beat(self) -> None:
         """Begin the heartbeat anew."""
@@ -69,7 +63,6 @@ class Instance:
     unhealthy: str = ""
     waiting: dict[str, Waiting] = field(default_factory=dict[str, Waiting])
     in_service_at: float = math.inf
-    drained_at: float = math.inf
     doomed: bool = False
     work: Any = None
     skips_hooks: bool = False
@@ -83,10 +76,8 @@ class Instance:
 
     def wait_for(self, hooks: Iterable[Hook]) -> None:
         """Wait for what these hooks stand for; the state follows."""
-        now = time.monotonic()
         for each in hooks:
-            longest = min(MOST_HEARTBEATS * each.heartbeat_s, 48 * 3600)
-            self.waiting[each.name] = Waiting(each, now + each.heartbeat_s, now + longest, str(uuid.uuid4()))
+            self.waiting[each.name] = Waiting(each, time.monotonic() + each.heartbeat_s)
         self.enter(f"{self.state}:Wait")
 
     def complete(self, name: str, result: str, why: str = "Lifecycle Action Completed with ABANDON Result") -> None:
@@ -95,13 +86,12 @@ class Instance:
         if result == "ABANDON":
             self.waiting.clear()
             if waited.hook.transition == LAUNCHING:
-                action = f"Lifecycle Action with token {waited.token} was abandoned: {why}"
-                self.unhealthy = f"Instance failed to complete user's Lifecycle Action: {action}"
+                self.unhealthy = f"Instance failed to complete user's Lifecycle Action: it was abandoned: {why}"
 
     def expire(self) -> None:
         """End each wait whose time is over, with the hook's default."""
         for name, each in list(self.waiting.items()):
-            if name in self.waiting and time.monotonic() > min(each.until, each.latest):
+            if name in self.waiting and time.monotonic() > each.until:
                 self.complete(name, each.hook.default, "Heartbeat Timeout")
 
 
@@ -136,12 +126,10 @@ class Group:
     tags: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     hooks: dict[str, Hook] = field(default_factory=dict[str, Hook])
     instances: dict[str, Instance] = field(default_factory=dict[str, Instance])
-    suspended: set[str] = field(default_factory=set[str])
     metrics: set[str] = field(default_factory=set[str])
     activities: list[Activity] = field(default_factory=list[Activity])
     launched: int = 0
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
-    is_deleting: bool = False
     # What an instance refresh launches instead of what the settings say; and what was launched last.
     refreshed: Mapping[str, Any] = field(default_factory=dict[str, Any])
     current: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -190,15 +178,15 @@ class Group:
         instance.enter("Terminating")
         return instance.activity
 
-    def move(self, instance: Instance, state: str, target: str, cause: str) -> Activity:
-        """Begin to take an instance out of service that stays: EnteringStandby, Detaching."""
-        noun = {"EnteringStandby": "Moving EC2 instance to Standby", "Detaching": "Detaching EC2 instance"}[state]
-        instance.activity, instance.target = self.note(f"{noun}: {instance.id}", cause), target
-        instance.enter(state)
+    def stand_by(self, instance: Instance) -> Activity:
+        """Begin to take an instance out of service that stays."""
+        instance.activity = self.note(f"Moving EC2 instance to Standby: {instance.id}", "of a user request")
+        instance.target = "Standby"
+        instance.enter("EnteringStandby")
         return instance.activity
 
     def surplus(self) -> list[Instance]:
-        """Return who goes on scale-in: whom the termination policies choose, of the zone that has most each time."""
+        """Return who goes on scale-in: whom the default policy chooses, of the zone that has most each time."""
         there = [each for each in self.staying() if each.unhealthy == ""]
         free = [each for each in there if not each.protected]
         chosen: list[Instance] = []
@@ -214,15 +202,8 @@ class Group:
 
     def _order(self, instance: Instance) -> tuple[float, ...]:
         """Return what sorts those first that go first."""
-        version, is_current = int(instance.template["Version"]), dict(instance.template) == dict(self.current)
-        orders: dict[str, tuple[float, ...]] = {
-            "Default": (is_current, version, instance.number),
-            "OldestInstance": (instance.number,),
-            "NewestInstance": (-instance.number,),
-            "OldestLaunchTemplate": (version, instance.number),
-        }
-        (first, *_) = self.settings.get("TerminationPolicies") or ["Default"]
-        return orders[first]
+        is_current = dict(instance.template) == dict(self.current)
+        return (is_current, int(instance.template["Version"]), instance.number)
 
     def next_subnets(self, zones: Mapping[str, str]) -> list[str]:
         """Return the subnets, the one first whose zone has the fewest. zones: of each subnet."""
@@ -239,15 +220,6 @@ class Group:
 
 
 @dataclass
-class Schedule:
-    """A scheduled action. given: as PutScheduledUpdateGroupAction takes it."""
-
-    group: str
-    name: str
-    given: Mapping[str, Any]
-
-
-@dataclass
 class Policy:
     """A scaling policy of type TargetTrackingScaling. data: one value for each period that is over, newest last.
 
@@ -258,6 +230,5 @@ class Policy:
     name: str
     arn: str
     target_tracking: Mapping[str, Any]
-    warmup: int | None = None
     data: list[float] = field(default_factory=list[float])
     counted: tuple[float, Mapping[str, float]] = (0.0, {})

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from tests.aws.group_calls import CAPACITY, Groups
 from tests.aws.kind import Clients
 from tests.aws.scaling_calls import NAME, Calls, Given, Refused
-from tests.aws.scaling_group import Group, Policy, Schedule
+from tests.aws.scaling_group import Group, Policy
 
 REQUESTS, CPU = "ALBRequestCountPerTarget", "ASGAverageCPUUtilization"
 OUT_AFTER, IN_AFTER, IN_BELOW = 3, 15, 0.9
@@ -35,20 +35,19 @@ class Policies:
         requests: Callable[[str], float],
         cpu_s: Callable[[str], float],
         minute_s: float,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._aws, self._groups, self._minute_s, self._clock = aws, groups, minute_s, clock
+        self._aws, self._groups, self._minute_s = aws, groups, minute_s
         self._requests, self._cpu_s = requests, cpu_s
         self._policies: dict[tuple[str, str], Policy] = {}
-        self._schedules: dict[tuple[str, str], Schedule] = {}
+        self._schedules: dict[tuple[str, str], Given] = {}
 
     def calls(self) -> Calls:
         """Return the calls of which this is the model."""
         return {
             "put_scaling_policy": (
-                self._put, f"{NAME} PolicyName PolicyType TargetTrackingConfiguration EstimatedInstanceWarmup",
+                self._put, f"{NAME} PolicyName PolicyType TargetTrackingConfiguration",
             ),
-            "describe_policies": (self._describe, f"{NAME} PolicyNames PolicyTypes MaxRecords NextToken"),
+            "describe_policies": (self._describe, f"{NAME} PolicyNames"),
             "delete_policy": (self._delete, f"{NAME} PolicyName"),
             "put_scheduled_update_group_action": (self._schedule, ACTION),
             "describe_scheduled_actions": (self._describe_schedules, f"{NAME} ScheduledActionNames"),
@@ -60,7 +59,7 @@ class Policies:
         if given.get("PolicyType") != "TargetTrackingScaling":
             raise Refused(f"the stand-in knows no policy of type {given.get('PolicyType', 'SimpleScaling')}")
         tracked: Given = given["TargetTrackingConfiguration"]
-        if strange := tracked.keys() - {"TargetValue", "PredefinedMetricSpecification", "DisableScaleIn"}:
+        if strange := tracked.keys() - {"TargetValue", "PredefinedMetricSpecification"}:
             raise Refused(f"the stand-in tracks no target with {', '.join(sorted(strange))}")
         metric = tracked["PredefinedMetricSpecification"]
         if metric["PredefinedMetricType"] == REQUESTS:
@@ -69,9 +68,7 @@ class Policies:
             raise Refused(f"the stand-in knows no metric {metric['PredefinedMetricType']}")
         here = f"{group.arn.rpartition(':autoScalingGroup:')[0]}:scalingPolicy:{uuid.uuid4()}"
         arn = f"{here}:autoScalingGroupName/{group.name}:policyName/{given['PolicyName']}"
-        self._policies[group.name, given["PolicyName"]] = Policy(
-            group.name, given["PolicyName"], arn, tracked, given.get("EstimatedInstanceWarmup")
-        )
+        self._policies[group.name, given["PolicyName"]] = Policy(group.name, given["PolicyName"], arn, tracked)
         return {"PolicyARN": arn}
 
     def _target_group(self, group: Group, label: str) -> str:
@@ -85,7 +82,7 @@ class Policies:
         raise Refused(f"ResourceLabel {label}: no target group of {group.name} is attached to that load balancer")
 
     def _describe(self, given: Given) -> Given:
-        expected, names = given.get(NAME), given.get("PolicyNames")
+        expected, names = given[NAME], given["PolicyNames"]
         return {
             "ScalingPolicies": [
                 {
@@ -97,7 +94,7 @@ class Policies:
                     "Enabled": True,
                 }
                 for each in self._policies.values()
-                if expected in (None, each.group) and (not names or each.name in names)
+                if each.group == expected and each.name in names
             ]
         }
 
@@ -111,25 +108,16 @@ class Policies:
             raise Refused("a time or a recurrence, and a size are required")
         if "Recurrence" in given and len(given["Recurrence"].split()) != 5:
             raise Refused("Given recurrence string is invalid")
-        name = given["ScheduledActionName"]
-        self._schedules[given[NAME], name] = Schedule(given[NAME], name, given)
+        self._schedules[given[NAME], given["ScheduledActionName"]] = given
 
     def _describe_schedules(self, given: Given) -> Given:
-        expected, names = given.get(NAME), given.get("ScheduledActionNames")
-        found = [each for each in self._schedules.values() if expected in (None, each.group)]
-        return {"ScheduledUpdateGroupActions": [dict(each.given) for each in found if not names or each.name in names]}
+        expected, names = given[NAME], given["ScheduledActionNames"]
+        found = [given for (group, name), given in self._schedules.items() if group == expected and name in names]
+        return {"ScheduledUpdateGroupActions": [dict(each) for each in found]}
 
     def _unschedule(self, given: Given) -> None:
         if not self._schedules.pop((given[NAME], given["ScheduledActionName"]), None):
             raise Refused(f"No scheduled action found with name {given['ScheduledActionName']}")
-
-    def run_schedule(self, group: str, name: str) -> None:
-        """Do what a scheduled action says, as if it were its time: no test waits for that."""
-        with self._groups.lock:
-            given, found = self._schedules[group, name].given, self._groups.groups[group]
-            found.min, found.max = int(given.get("MinSize", found.min)), int(given.get("MaxSize", found.max))
-            expected = int(given.get("DesiredCapacity", found.desired))
-            found.desired = min(max(expected, found.min), found.max)
 
     def step(self, health: Mapping[tuple[str, str], str]) -> None:
         """Measure where a minute is over, and scale. health: (ARN of a target group, instance) -> state."""
@@ -140,12 +128,12 @@ class Policies:
         for group in self._groups.groups.values():
             own = [each for each in self._policies.values() if each.group == group.name]
             measured = [each for each in own if self._measure(group, each, health)]
-            if measured and not group.is_deleting and "AlarmNotification" not in group.suspended:
+            if measured:
                 self._scale(group, own)
 
     def _measure(self, group: Group, policy: Policy, health: Mapping[tuple[str, str], str]) -> bool:
         """Add a value to the policy's data, if a minute is over; return whether it was."""
-        now = self._clock()
+        now = time.monotonic()
         start_s, before = policy.counted
         elapsed = now - start_s
         if elapsed < self._minute_s:
@@ -173,7 +161,8 @@ class Policies:
 
     def _scale(self, group: Group, policies: list[Policy]) -> None:
         there = [each for each in group.instances.values() if each.state == "InService"]
-        cold = [each for each in group.staying() if self._is_cold(group, policies, each.in_service_at)]
+        warmup_s = group.settings.get("DefaultInstanceWarmup", 0) * self._minute_s / 60
+        cold = [each for each in group.staying() if time.monotonic() < each.in_service_at + warmup_s]
         number = max(len([each for each in there if each not in cold]), 1)
         expected: dict[Policy | str, int] = {}
         agreed: list[bool] = []
@@ -182,20 +171,14 @@ class Policies:
             last, long = each.data[-OUT_AFTER:], each.data[-IN_AFTER:]
             if len(last) == OUT_AFTER and min(last) > target:
                 expected[each.name] = math.ceil(number * last[-1] / target)
-            if not each.target_tracking.get("DisableScaleIn"):
-                enough = math.ceil(number * long[-1] / target) if long else group.desired
-                agreed.append(len(long) == IN_AFTER and max(long) < IN_BELOW * target and enough < group.desired)
+            enough = math.ceil(number * long[-1] / target) if long else group.desired
+            agreed.append(len(long) == IN_AFTER and max(long) < IN_BELOW * target and enough < group.desired)
         desired = group.desired
         if expected:
             desired = max(*expected.values(), group.desired)
         elif agreed and all(agreed) and not cold:
             desired = group.desired - 1
         self._set(group, min(max(desired, group.min), group.max))
-
-    def _is_cold(self, group: Group, policies: list[Policy], in_service_at: float) -> bool:
-        given = [each.warmup for each in policies if each.warmup is not None]
-        warmup: float = max(given) if given else group.settings.get("DefaultInstanceWarmup", 0)
-        return self._clock() < in_service_at + warmup * self._minute_s / 60
 
     def _set(self, group: Group, desired: int) -> None:
         if desired == group.desired:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import logging
 import os
 import secrets
@@ -20,6 +21,7 @@ from tests.aws.account import Account
 
 # The disk of Debian's images.
 ROOT_DEVICE = "/dev/xvda"
+NOT_BY_TLS = {"Bool": {"aws:SecureTransport": "false"}}
 
 
 @contextlib.contextmanager
@@ -31,7 +33,7 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
     backends: Any = importlib.import_module("moto.backends")
     server: Any = importlib.import_module("moto.server").ThreadedMotoServer(address, 0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    for name in ("ec2", "s3", "iam", "ssm", "logs", "cloudwatch", "route53", "sts", "elbv2", "acm", "wafv2"):
+    for name in ("ec2", "s3", "iam", "ssm", "logs", "cloudwatch", "route53", "sts", "elbv2", "acm"):
         backends.get_backend(name).reset()
     server.start()
     try:
@@ -40,6 +42,7 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
         with (
             mock.patch.dict(os.environ, {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}),
             mock.patch("moto.route53.models.create_route53_zone_id", _zone_id),
+            mock.patch("moto.s3.models.FakeBucket.get_permission", _bucket_policy),
         ):
             yield f"http://{host}:{port}"
     finally:
@@ -49,6 +52,17 @@ def serving(address: str = "127.0.0.1") -> Generator[str]:
 def _zone_id(*_: object, **__: object) -> str:
     """Return an id as Route 53 makes them; moto's may begin with any letter."""
     return f"Z{secrets.token_hex(10).upper()}"
+
+
+def _bucket_policy(bucket: Any, action: str, resource: str) -> Any:
+    """Return what the bucket's policy decides.
+
+    moto takes a condition that it does not know for met; all here count as TLS.
+    """
+    control: Any = importlib.import_module("moto.iam.access_control")
+    statements = json.loads(bucket.policy or '{"Statement": []}')["Statement"]
+    met = [each for each in statements if each.get("Condition") != NOT_BY_TLS]
+    return control.IAMPolicy(json.dumps({"Statement": met})).is_action_permitted(action, resource)
 
 
 def prepared(

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.aws.kind import LOCAL, Clients, Kind, Property, Retag, first, in_place, pairs, pascal, same
-
-
-def _look_at_role(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
-    return {"arn": aws.iam.get_role(RoleName=id_)["Role"]["Arn"]}
+from tests.aws.kind import LOCAL, Clients, Kind, Property, Retag, created_by, first, in_place, pairs, pascal, same, seen
 
 
 def _tagged(service: str, noun: str, parameter: str, *, by_arn: bool = False) -> Retag:
@@ -26,24 +21,6 @@ def _tagged(service: str, noun: str, parameter: str, *, by_arn: bool = False) ->
     return retag
 
 
-def _put_policy(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
-    aws.iam.put_role_policy(**asked)
-    return f"{asked['RoleName']}:{asked['PolicyName']}"
-
-
-def _look_at_policy(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del id_
-    aws.iam.get_role_policy(RoleName=state["role"], PolicyName=state["name"])
-    return {}
-
-
-def _attach(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
-    aws.iam.attach_role_policy(**asked)
-    return f"{asked['RoleName']}/{asked['PolicyArn']}"
-
-
 def _look_at_attachment(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
     attached = aws.iam.list_attached_role_policies(RoleName=state["role"])["AttachedPolicies"]
     first((each for each in attached if each["PolicyArn"] == state["policyArn"]), id_)
@@ -57,30 +34,17 @@ def _create_profile(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, An
     return str(name)
 
 
-def _look_at_profile(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
-    aws.iam.get_instance_profile(InstanceProfileName=id_)
-    return {}
-
-
 def _delete_profile(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
     aws.iam.remove_role_from_instance_profile(InstanceProfileName=id_, RoleName=state["role"])
     aws.iam.delete_instance_profile(InstanceProfileName=id_)
 
 
-def _create_bucket(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
+def _create_bucket(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
     # The first region has no name here.
     if aws.region != "us-east-1":
         asked["CreateBucketConfiguration"] = {"LocationConstraint": aws.region}
     aws.s3.create_bucket(**asked)
     return str(asked["Bucket"])
-
-
-def _look_at_bucket(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
-    aws.s3.head_bucket(Bucket=id_)
-    return {"arn": f"arn:aws:s3:::{id_}"}
 
 
 def _delete_bucket(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
@@ -99,21 +63,18 @@ def _setting(call: str, block: str, properties: Mapping[str, Property]) -> Kind:
     call: what boto3 names it, after `put_`, `get_` and `delete_`. block: the parameter with all but the bucket.
     """
 
-    def put(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
+    def put(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, Any]) -> str:
         bucket = str(asked.pop("Bucket"))
         getattr(aws.s3, f"put_{call}")(Bucket=bucket, **{block: asked.get(block, asked)})
         return bucket
 
-    def look(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        del state
+    def look(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
         found = getattr(aws.s3, f"get_{call}")(Bucket=id_)
         if call == "bucket_versioning" and found.get("Status") != "Enabled":
             raise LookupError(f"{id_} keeps no versions")
         return {}
 
-    def delete(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
-        del state
+    def delete(aws: Clients, id_: str, _state: Mapping[str, Any]) -> None:
         if call == "bucket_versioning":
             aws.s3.put_bucket_versioning(Bucket=id_, VersioningConfiguration={"Status": "Suspended"})
         else:
@@ -129,27 +90,10 @@ def _setting(call: str, block: str, properties: Mapping[str, Property]) -> Kind:
     )
 
 
-def _created_by(service: str, call: str, name: str) -> Callable[[Clients, dict[str, Any], Mapping[str, Any]], str]:
-    """Return what creates a resource by one call; its id is what the call gives as its name."""
-
-    def create(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-        del inputs
-        getattr(getattr(aws, service), call)(**asked)
-        return str(asked[name])
-
-    return create
-
-
-def _look_at_log_group(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
+def _look_at_log_group(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
     groups = aws.logs.describe_log_groups(logGroupNamePrefix=id_)["logGroups"]
     group = first((each for each in groups if each["logGroupName"] == id_), id_)
     return {"arn": group["arn"].removesuffix(":*")}
-
-
-def _look_at_alarm(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
-    return {"arn": first(aws.cloudwatch.describe_alarms(AlarmNames=[id_])["MetricAlarms"], id_)["AlarmArn"]}
 
 
 def _dimensions(given: Mapping[str, str]) -> list[dict[str, str]]:
@@ -175,8 +119,8 @@ KINDS: Mapping[str, Kind] = {
             "name": Property("RoleName"),
             "assumeRolePolicy": Property("AssumeRolePolicyDocument", change=in_place),
         },
-        create=lambda aws, asked, _: str(aws.iam.create_role(**asked)["Role"]["RoleName"]),
-        look=_look_at_role,
+        create=created_by("iam", "create_role", "RoleName"),
+        look=lambda aws, id_, _: {"arn": aws.iam.get_role(RoleName=id_)["Role"]["Arn"]},
         delete=lambda aws, id_, _: aws.iam.delete_role(RoleName=id_),
         retag=_tagged("iam", "role", "RoleName"),
     ),
@@ -188,14 +132,14 @@ KINDS: Mapping[str, Kind] = {
             "role": Property("RoleName", refers="role"),
             "policy": Property("PolicyDocument"),
         },
-        create=_put_policy,
-        look=_look_at_policy,
+        create=created_by("iam", "put_role_policy", "RoleName", "PolicyName"),
+        look=lambda aws, _, state: seen(aws.iam.get_role_policy(RoleName=state["role"], PolicyName=state["name"])),
         delete=lambda aws, _, state: aws.iam.delete_role_policy(RoleName=state["role"], PolicyName=state["name"]),
         retag=None,
     ),
     "aws:iam/rolePolicyAttachment:RolePolicyAttachment": Kind(
         properties={"role": Property("RoleName", refers="role"), "policyArn": Property("PolicyArn", refers="policy")},
-        create=_attach,
+        create=created_by("iam", "attach_role_policy", "RoleName", "PolicyArn"),
         look=_look_at_attachment,
         delete=lambda aws, _, state: aws.iam.detach_role_policy(RoleName=state["role"], PolicyArn=state["policyArn"]),
         retag=None,
@@ -204,7 +148,7 @@ KINDS: Mapping[str, Kind] = {
         named_by="name",
         properties={"name": Property("InstanceProfileName"), "role": Property("Role", refers="role", change=in_place)},
         create=_create_profile,
-        look=_look_at_profile,
+        look=lambda aws, id_, _: seen(aws.iam.get_instance_profile(InstanceProfileName=id_)),
         delete=_delete_profile,
         retag=_tagged("iam", "instance_profile", "InstanceProfileName"),
     ),
@@ -212,14 +156,14 @@ KINDS: Mapping[str, Kind] = {
         named_by="bucket",
         properties={"bucket": Property("Bucket"), "forceDestroy": LOCAL},
         create=_create_bucket,
-        look=_look_at_bucket,
+        look=lambda aws, id_, _: seen(aws.s3.head_bucket(Bucket=id_), arn=f"arn:aws:s3:::{id_}"),
         delete=_delete_bucket,
         retag=lambda aws, id_, _state, _old, new: aws.s3.put_bucket_tagging(Bucket=id_, Tagging={"TagSet": pairs(new)}),
     ),
     "aws:s3/bucketPublicAccessBlock:BucketPublicAccessBlock": _setting(
         "public_access_block",
         "PublicAccessBlockConfiguration",
-        {**same("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets")},
+        same("blockPublicAcls", "blockPublicPolicy", "ignorePublicAcls", "restrictPublicBuckets"),
     ),
     "aws:s3/bucketOwnershipControls:BucketOwnershipControls": _setting(
         "bucket_ownership_controls", "OwnershipControls", {"rule": Property("Rules", lambda rule: [pascal(rule)])}
@@ -245,7 +189,7 @@ KINDS: Mapping[str, Kind] = {
                 change=lambda aws, id_, value, _: aws.logs.put_retention_policy(logGroupName=id_, retentionInDays=value)
             ),
         },
-        create=_created_by("logs", "create_log_group", "logGroupName"),
+        create=created_by("logs", "create_log_group", "logGroupName"),
         look=_look_at_log_group,
         delete=lambda aws, id_, _: aws.logs.delete_log_group(logGroupName=id_),
         retag=_tagged("logs", "resource", "resourceArn", by_arn=True),
@@ -261,8 +205,10 @@ KINDS: Mapping[str, Kind] = {
             "okActions": Property("OKActions"),
             "metricQueries": Property("Metrics", lambda given: [_query(each) for each in given]),
         },
-        create=_created_by("cloudwatch", "put_metric_alarm", "AlarmName"),
-        look=_look_at_alarm,
+        create=created_by("cloudwatch", "put_metric_alarm", "AlarmName"),
+        look=lambda aws, id_, _: {
+            "arn": first(aws.cloudwatch.describe_alarms(AlarmNames=[id_])["MetricAlarms"], id_)["AlarmArn"]
+        },
         delete=lambda aws, id_, _: aws.cloudwatch.delete_alarms(AlarmNames=[id_]),
         retag=_tagged("cloudwatch", "resource", "ResourceARN", by_arn=True),
     ),

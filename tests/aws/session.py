@@ -5,7 +5,6 @@ Nothing of it listens beyond this host's loopback.
 
 from __future__ import annotations
 
-import json
 import random
 import ssl
 import tempfile
@@ -13,10 +12,8 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
-from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
 from platforms.lxd import cleanup, image
@@ -29,10 +26,10 @@ from tests.aws.balancing import Balancing
 from tests.aws.endpoint import EndpointServer
 from tests.aws.endpoint_calls import SSH, Endpoints, find_machine
 from tests.aws.group_calls import Groups
-from tests.aws.group_machines import GroupMachines
 from tests.aws.instance_calls import InstanceCalls
 from tests.aws.instance_refresh import Refreshes
 from tests.aws.kind import Clients
+from tests.aws.machines import Machines
 from tests.aws.metadata import MetadataServer
 from tests.aws.region import Region
 from tests.aws.scaling import Scaling
@@ -44,14 +41,13 @@ from tests.certificates import Authority, Signed
 
 # Of this host's loopback, one address for each machine.
 TUNNEL_PORT = 2222
-NOT_BY_TLS = {"Bool": {"aws:SecureTransport": "false"}}
 
 
 @dataclass(frozen=True)
 class Running:
     """A region that runs. account: what is in it. metadata: the service that its machines ask. tunnels: to them.
 
-    scaling, policies: of Auto Scaling groups, for what a test cannot do by a call of AWS.
+    scaling: of Auto Scaling groups, for what a test cannot do by a call of AWS.
     """
 
     region: Region
@@ -59,21 +55,18 @@ class Running:
     metadata: MetadataServer
     tunnels: EndpointServer
     scaling: Scaling
-    policies: Policies
 
 
 @contextmanager
-def running(name: str, owner: str, *, minute_s: float = 60.0, patience_s: float = 3600.0) -> Generator[Running]:
+def running(name: str, owner: str, *, minute_s: float = 60.0) -> Generator[Running]:
     """Run a region with nothing in it. owner: label of what machines need in LXD, all of it gone afterwards.
 
-    minute_s: what a minute of metrics, warm-up and grace of Auto Scaling groups lasts. patience_s: without progress for
-    so long, an instance refresh fails.
+    minute_s: what a minute of metrics, warm-up and grace of Auto Scaling groups lasts.
     """
     with ExitStack() as stack:
         # In moto's own process: what it calls public must lead nowhere but to this host's machines.
         for place in ("elastic_ip_addresses.random_ip", "elastic_network_interfaces.random_public_ip"):
             stack.enter_context(mock.patch(f"moto.ec2.models.{place}", _public_address))
-        stack.enter_context(mock.patch("moto.s3.models.FakeBucket.get_permission", _bucket_policy))
         account = Account(stack.enter_context(serving()), name)
         names = [f"{service}.{name}.amazonaws.com" for service in SERVICES]
         authority = Authority()
@@ -116,14 +109,14 @@ def running(name: str, owner: str, *, minute_s: float = 60.0, patience_s: float 
         endpoints = Endpoints(tunnels.dns_name)
         stack.enter_context(endpoints.added_to_moto())
         stack.enter_context(balancing.running())
-        hosts = GroupMachines(region, account, lxd)
-        policies = Policies(account.aws, groups, requests=balancing.requests, cpu_s=hosts.cpu_s, minute_s=minute_s)
-        refreshes = Refreshes(account.aws, groups, patience_s)
+        machines = Machines(region, account)
+        policies = Policies(account.aws, groups, requests=balancing.requests, cpu_s=machines.cpu_s, minute_s=minute_s)
+        refreshes = Refreshes(account.aws, groups)
         parts = (groups.calls(), InstanceCalls(groups).calls(), policies.calls(), refreshes.calls())
         stack.enter_context(added_to_moto(groups.lock, *parts))
-        scaling = Scaling(account.aws, groups, hosts, policies=policies, refreshes=refreshes, minute_s=minute_s)
+        scaling = Scaling(account.aws, groups, machines, policies=policies, refreshes=refreshes, minute_s=minute_s)
         stack.enter_context(scaling.running())
-        yield Running(region, account, metadata, tunnels, scaling, policies)
+        yield Running(region, account, metadata, tunnels, scaling)
 
 
 def _door_to(address: str, aws: Clients, lxd: Client) -> tuple[str, int] | None:
@@ -150,16 +143,6 @@ def server_context(signed: Signed) -> ssl.SSLContext:
         file.flush()
         context.load_cert_chain(file.name)
     return context
-
-
-def _bucket_policy(bucket: Any, action: str, resource: str) -> PermissionResult:
-    """Return what the bucket's policy decides.
-
-    moto takes a condition that it does not know for met; all here count as TLS.
-    """
-    statements = json.loads(bucket.policy or '{"Statement": []}')["Statement"]
-    met = [each for each in statements if each.get("Condition") != NOT_BY_TLS]
-    return IAMPolicy(json.dumps({"Statement": met})).is_action_permitted(action, resource)
 
 
 def _public_address() -> str:

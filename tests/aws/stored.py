@@ -5,42 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tests.aws.kind import LOCAL, Clients, Kind, Property, first, in_place, pairs, same
+from tests.aws.kind import LOCAL, Clients, Kind, Property, created_by, first, in_place, pairs, same
 
 
-def _put_object(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
-    aws.s3.put_object(**asked)
-    return f"{asked['Bucket']}/{asked['Key']}"
-
-
-def _look_at_object(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del id_
+def _look_at_object(aws: Clients, _id: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
     found = aws.s3.head_object(Bucket=state["bucket"], Key=state["key"])
     return {"etag": found["ETag"].strip('"')}
-
-
-def _put_parameter(aws: Clients, asked: dict[str, Any], inputs: Mapping[str, Any]) -> str:
-    del inputs
-    aws.ssm.put_parameter(**asked, Overwrite=False)
-    return str(asked["Name"])
 
 
 def _change_parameter(aws: Clients, id_: str, value: Any, inputs: Mapping[str, Any]) -> None:
     aws.ssm.put_parameter(Name=id_, Value=value, Type=inputs["type"], Overwrite=True)
 
 
-def _look_at_parameter(aws: Clients, id_: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    del state
+def _look_at_parameter(aws: Clients, id_: str, _state: Mapping[str, Any]) -> Mapping[str, Any]:
     by_name = [{"Key": "Name", "Option": "Equals", "Values": [id_]}]
     found = first(aws.ssm.describe_parameters(ParameterFilters=by_name)["Parameters"], id_)
     return {"version": found["Version"]}
 
 
 def _tag_parameter(
-    aws: Clients, id_: str, state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]
+    aws: Clients, id_: str, _state: Mapping[str, Any], old: Iterable[str], new: Mapping[str, str]
 ) -> None:
-    del state
     which = {"ResourceType": "Parameter", "ResourceId": id_}
     if old:
         aws.ssm.remove_tags_from_resource(**which, TagKeys=list(old))
@@ -57,7 +42,7 @@ KINDS: Mapping[str, Kind] = {
             # Without it the provider would tag it, and AWS takes ten tags of an object.
             "overrideProvider": LOCAL,
         },
-        create=_put_object,
+        create=created_by("s3", "put_object", "Bucket", "Key"),
         look=_look_at_object,
         delete=lambda aws, _, state: aws.s3.delete_object(Bucket=state["bucket"], Key=state["key"]),
         retag=None,
@@ -68,7 +53,7 @@ KINDS: Mapping[str, Kind] = {
             "value": Property("Value", change=_change_parameter),
             "keyId": Property("KeyId", change=in_place),
         },
-        create=_put_parameter,
+        create=created_by("ssm", "put_parameter", "Name"),
         look=_look_at_parameter,
         delete=lambda aws, id_, _: aws.ssm.delete_parameter(Name=id_),
         retag=_tag_parameter,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -11,6 +14,7 @@ from pydantic import SecretStr
 
 from harness.mock_aws import KEY, LOOKUPS, OUTPUTS
 from harness.mock_engine import Build, LookupResult, Registered, build
+from harness.program import plan, project
 from platforms import Ingress, MachineArgs, RemoteCommandArgs
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.platform import AwsPlatform
@@ -92,6 +96,12 @@ def built(**changes: Any) -> Build:
     if key not in _BUILDS:
         _BUILDS[key] = run(given(**changes))
     return _BUILDS[key]
+
+
+def planned(*, preview: bool = False, name: str | None = None, **blocks: Any) -> Build:
+    """Return what the whole program asks for with these blocks in the place of prod's own, in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(project(Path(folder))):
+        return plan("prod", preview=preview, name=name, **blocks)
 
 
 def statements(policy: str) -> list[dict[str, Any]]:

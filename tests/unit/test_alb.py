@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from harness.mock_engine import Build, Secret
-from harness.program import plan, project
 from policies import findings
 from policies.cost import costs
 from policies.plan import from_build
 from settings.listener_rule import listener_rules
+from tests.unit.aws_fleet import planned
 from tests.unit.stack_blocks import app
 from tests.unit.test_alb_settings import SERVERS, stack
 from tests.unit.test_routes import make_routes
@@ -44,14 +40,9 @@ WHOLE = stack(
 )
 
 
-def build_stack(folder: Path, blocks: dict[str, Any], *, preview: bool = False) -> Build:
-    with contextlib.chdir(project(folder)):
-        return plan("prod", preview=preview, **blocks)
-
-
 @pytest.fixture(scope="module")
-def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    return build_stack(tmp_path_factory.mktemp("whole"), WHOLE)
+def whole_stack() -> Build:
+    return planned(**WHOLE)
 
 
 def test_it_stands_in_every_zone_and_drops_what_would_be_read_otherwise(whole_stack: Build) -> None:
@@ -109,10 +100,8 @@ def test_http_leads_to_https_and_the_rules_to_the_applications(whole_stack: Buil
 
 def test_a_certificate_is_proven_by_a_record_for_each_name_before_https_is_served(whole_stack: Build) -> None:
     records = {each.name: each.inputs for each in whole_stack.of(RECORD)}
-    proofs = {name: given["name"] for name, given in records.items() if name.startswith("balancer-certificate-")}
-    assert proofs == {
-        f"balancer-certificate-{name}": f"_0a.{name}" for name in ("shop.example.org", "docs.example.org")
-    }
+    names = ("shop.example.org", "docs.example.org")
+    assert all(records[f"balancer-certificate-{name}"]["name"] == f"_0a.{name}" for name in names)
     signed = whole_stack.one("aws:acm/certificateValidation:CertificateValidation")
     assert whole_stack.one(LISTENER, "balancer-https").depends_on(signed)
     aliases = [given for given in records.values() if "aliases" in given]
@@ -158,11 +147,10 @@ def test_a_topic_hears_of_errors_and_of_servers_that_the_load_balancer_finds_unh
     assert alarms["balancer-errors"]["threshold"] == 5
 
 
-def test_a_vpc_that_is_there_and_plain_http(tmp_path: Path) -> None:
+def test_a_vpc_that_is_there_and_plain_http() -> None:
     there = {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"], "protect": False}
     subnets = ["subnet-0123456c", "subnet-0123456d"]
-    blocks = stack({"certificate_arn": None, "subnet_ids": subnets, "slow_start_s": 60}, there)
-    found = build_stack(tmp_path, blocks, preview=True)
+    found = planned(preview=True, **stack({"certificate_arn": None, "subnet_ids": subnets, "slow_start_s": 60}, there))
     assert found.one(BALANCER).inputs["subnets"] == subnets
     (listener,) = found.of(LISTENER)
     assert listener.inputs["port"] == 80

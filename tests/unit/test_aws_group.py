@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 from botocore.exceptions import ClientError
 
 from harness.mock_engine import Build, Secret
-from harness.program import plan, project
+from platforms.aws.elb import Elb
 from platforms.aws.instance import USER_DATA_BYTES
 from platforms.aws.scaling import ScalingGroup
 from platforms.aws.server_group import group_names
@@ -22,7 +22,7 @@ from platforms.server_group import Phase, ServerGroupError
 from policies import findings
 from policies.cost import costs
 from policies.plan import from_build
-from tests.unit.aws_fleet import INSTANCE, POLICY, STEP, TOPIC, statements
+from tests.unit.aws_fleet import INSTANCE, POLICY, STEP, TOPIC, planned, statements
 from tests.unit.stack_blocks import app, production
 from tests.unit.test_alb_settings import SERVERS, stack
 from tests.unit.test_capacity_settings import group
@@ -49,12 +49,10 @@ NAME = "wsgi-fleet-prod.hello"
 
 
 @pytest.fixture(scope="module")
-def whole_stack(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def whole_stack() -> Build:
     """Return a stack with a group and a fixed fleet."""
     block = {"tags": {"cost-center": "42"}, "alarms": {"sns_topic_arn": TOPIC}}
-    blocks = stack(aws=block, apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")})
-    with contextlib.chdir(project(tmp_path_factory.mktemp("whole"))):
-        return plan("prod", **blocks)
+    return planned(**stack(aws=block, apps={"hello": SPOT, "docs": app(**SERVERS, path="/docs")}))
 
 
 def user_data(build: Build) -> str:
@@ -124,15 +122,13 @@ def test_groups_of_stacks_whose_names_overlap_are_two() -> None:
     assert group_names("prod", "eu-shop").group != group_names("prod-eu", "shop").group
 
 
-def test_schedules_of_applications_whose_names_overlap_are_two(tmp_path: Path) -> None:
+def test_schedules_of_applications_whose_names_overlap_are_two() -> None:
     bounds = {"recurrence": "0 6 * * 1", "min": 1, "max": 3}
     apps = {
         "shop": group({"schedules": {"eu-sale": bounds}}),
         "shop-eu": group({"schedules": {"sale": bounds}}, path="/eu"),
     }
-    with contextlib.chdir(project(tmp_path)):
-        build = plan("prod", **stack(apps=apps))
-    assert len({each.urn for each in build.of(SCHEDULE)}) == 2
+    assert len({each.urn for each in planned(**stack(apps=apps)).of(SCHEDULE)}) == 2
 
 
 def test_nobody_runs_steps_on_it_so_it_fetches_what_it_boots_with(whole_stack: Build) -> None:
@@ -222,13 +218,12 @@ def test_it_fails_no_control_and_its_fewest_servers_have_a_price(whole_stack: Bu
 
 
 @pytest.fixture(scope="module")
-def behind_a_machine(tmp_path_factory: pytest.TempPathFactory) -> Build:
+def behind_a_machine() -> Build:
     """Return a stack with a group of fixed size and a fixed fleet behind a balancer of its own."""
     fleet = {"capacity": {"min": 2, "max": 2, "cpu_percent": 60}}
     apps = {"hello": app(fleet=fleet), "docs": app(fleet={"servers": 2}, path="/docs")}
     blocks: dict[str, Any] = production() | {"apps": apps}
-    with contextlib.chdir(project(tmp_path_factory.mktemp("behind"))):
-        return plan("prod", **blocks)
+    return planned(**blocks)
 
 
 def test_behind_a_machine_a_group_has_no_target_group_and_the_balancer_asks_it(behind_a_machine: Build) -> None:
@@ -279,6 +274,13 @@ class Api:
         self.states, self.group = states, {"MinSize": 1, "DesiredCapacity": 2} | group
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.refused: set[str] = set()
+        self.ended: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        def call(**given: Any) -> None:
+            self.calls.append((name, given))
+
+        return call
 
     def describe_auto_scaling_groups(self, **given: Any) -> Any:
         assert given == {"AutoScalingGroupNames": ["g"]}
@@ -291,9 +293,10 @@ class Api:
 
     def paginate(self, **given: Any) -> Any:
         (expected,) = given["Filters"]
+        states = {id_: "shutting-down" if id_ in self.ended else "running" for id_ in expected["Values"]}
         every = [
-            {"InstanceId": id_, "PrivateIpAddress": f"10.0.0.{id_[-1]}", "State": {"Name": "running"}}
-            for id_ in expected["Values"]
+            {"InstanceId": id_, "PrivateIpAddress": f"10.0.0.{id_[-1]}", "State": {"Name": state}}
+            for id_, state in states.items()
         ]
         return [{"Reservations": [{"Instances": every}]}]
 
@@ -302,9 +305,6 @@ class Api:
             error: Any = {"Error": {"Code": "ValidationError", "Message": "is not in InService"}}
             raise ClientError(error, "SetInstanceProtection")
         self.calls.append(("protect", given))
-
-    def enter_standby(self, **given: Any) -> None:
-        self.calls.append(("standby", given))
 
 
 def make_group(api: Api) -> ScalingGroup:
@@ -315,34 +315,64 @@ def make_group(api: Api) -> ScalingGroup:
 
 def test_a_release_goes_to_instances_that_wait_or_serve() -> None:
     states = {"i-1": "InService", "i-2": "Pending:Wait", "i-3": "Pending", "i-4": "Terminating:Wait", "i-5": "Standby"}
-    members = make_group(Api(states)).members()
+    api = Api(states | {"i-6": "EnteringStandby", "i-7": "Pending:Proceed", "i-8": "InService"})
+    api.ended = {"i-8"}
+    members = make_group(api).members()
     assert [(each.id, each.phase) for each in members if each.takes_part] == [
-        ("i-1", Phase.SERVING), ("i-2", Phase.WAITING), ("i-5", Phase.STANDBY),
+        ("i-1", Phase.SERVING), ("i-2", Phase.WAITING), ("i-5", Phase.STANDBY), ("i-6", Phase.STANDBY),
+    ]  # fmt: skip
+    assert [each.phase for each in members if not each.takes_part] == [
+        Phase.STARTING, Phase.LEAVING, Phase.STARTING, Phase.LEAVING,
     ]  # fmt: skip
     assert members[0].target == "i-1@10.0.0.1"
     assert make_group(Api({})).members() == []
 
 
-def test_without_a_load_balancer_those_in_service_get_requests() -> None:
+def test_those_get_requests_whom_the_load_balancer_finds_healthy_and_without_one_those_in_service() -> None:
     made = ScalingGroup("eu-central-1", "g", None)
     made.__dict__ |= {"client": Api({"i-1": "InService", "i-2": "Pending:Wait"})}
     assert made.healthy() == {"i-1"}
+    behind = make_group(Api({}))
+    found = {"i-1": ("initial", ""), "i-2": ("healthy", "")}
+    with mock.patch.object(Elb, "health", return_value=found):
+        assert behind.healthy() == {"i-2"}
 
 
 def test_only_instances_in_service_are_protected_and_one_that_goes_spoils_it_for_no_other() -> None:
     api = Api({"i-1": "InService", "i-2": "Pending:Wait", "i-3": "InService"})
     api.refused = {"i-3"}
-    make_group(api).protect(["i-1", "i-2", "i-3"], on=True)
+    for on in (True, False):
+        make_group(api).protect(["i-1", "i-2", "i-3"], on=on)
     assert [(name, given["InstanceIds"], given["ProtectedFromScaleIn"]) for name, given in api.calls] == [
-        ("protect", ["i-1"], True)
-    ]
+        ("protect", ["i-1"], True), ("protect", ["i-1"], False),
+    ]  # fmt: skip
 
 
 def test_a_drained_one_is_replaced_where_the_group_has_no_more_than_it_must() -> None:
     for desired, spare in ((2, True), (1, False)):
         api = Api({"i-1": "InService"}, DesiredCapacity=desired)
-        make_group(api).stand_by("i-1", on=True)
-        assert api.calls[0][1]["ShouldDecrementDesiredCapacity"] is spare
+        for on in (True, False):
+            make_group(api).stand_by("i-1", on=on)
+        own = {"InstanceIds": ["i-1"], "AutoScalingGroupName": "g"}
+        assert api.calls == [
+            ("enter_standby", own | {"ShouldDecrementDesiredCapacity": spare}), ("exit_standby", own),
+        ]  # fmt: skip
+
+
+def test_one_that_does_not_take_the_release_is_called_unhealthy_now() -> None:
+    api = Api({"i-1": "InService"})
+    make_group(api).replace("i-1")
+    health = {"InstanceId": "i-1", "HealthStatus": "Unhealthy", "ShouldRespectGracePeriod": False}
+    assert api.calls == [("set_instance_health", health)]
+
+
+def test_the_newest_launch_that_failed_says_why_there_are_fewer_servers_than_the_least() -> None:
+    api = Api({"i-1": "InService"}, MinSize=2)
+    said = {"Successful": "", "Cancelled": "it\n went", "Failed": "old"}
+    activities = [{"StatusCode": code, "StatusMessage": text} for code, text in said.items()]
+    found = {"Activities": activities}
+    with mock.patch.object(Api, "describe_scaling_activities", return_value=found, create=True):
+        assert (make_group(api).minimum(), make_group(api).last_problem()) == (2, "it went")
 
 
 def test_what_aws_refuses_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +9,8 @@ import pulumi_aws
 import pytest
 
 from harness.mock_engine import Build
-from harness.program import plan, project
 from harness.recorded import Registered
-from tests.unit.aws_fleet import TOPIC
+from tests.unit.aws_fleet import TOPIC, planned
 from tests.unit.stack_blocks import app, production
 from tests.unit.test_alb_settings import stack
 from tests.unit.test_capacity_settings import group
@@ -56,9 +54,8 @@ STACKS: Mapping[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=STACKS)
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    with contextlib.chdir(project(tmp_path_factory.mktemp("names"))):
-        return plan("prod", name=STACK, **STACKS[request.param])
+def built(request: pytest.FixtureRequest) -> Build:
+    return planned(name=STACK, **STACKS[request.param])
 
 
 def has_name(resource: Registered) -> bool:

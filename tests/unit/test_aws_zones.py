@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
 from harness import mock_aws
-from harness.program import plan, project
+from tests.unit.aws_fleet import planned
 from tests.unit.test_alb_settings import stack
 from tests.unit.test_capacity_settings import group
 
@@ -19,7 +17,7 @@ GET_SUBNET = "aws:ec2/getSubnet:getSubnet"
 PUBLIC, PRIVATE = "subnet-0000000{}", "subnet-1111111{}"
 
 
-def logs_of(folder: Path, public: str, private: str) -> list[tuple[str, str]]:
+def logs_of(public: str, private: str) -> list[tuple[str, str]]:
     """Return what a preview with a group logs. public, private: letters of zones, one for each subnet."""
     there = {
         "vpc": None,
@@ -37,12 +35,11 @@ def logs_of(folder: Path, public: str, private: str) -> list[tuple[str, str]]:
     lookups = {**mock_aws.LOOKUPS, GET_SUBNET: subnet}
     errors: list[str] = []
     with (
-        contextlib.chdir(project(folder)),
         mock.patch("harness.mock_aws.lookups", return_value=lookups),
         mock.patch("pulumi.log.error", errors.append),
     ):
         try:
-            return [each for each in plan("prod", preview=True, **blocks).logs if "zone" in each[1]]
+            return [each for each in planned(preview=True, **blocks).logs if "zone" in each[1]]
         except SystemExit:
             return [("error", line) for line in errors[0].splitlines()]
 
@@ -60,7 +57,7 @@ def logs_of(folder: Path, public: str, private: str) -> list[tuple[str, str]]:
     ],
 )  # fmt: skip
 def test_a_preview_says_where_subnets_stand_in_the_wrong_zones(
-    tmp_path: Path, public: str, private: str, severity: str, message: str
+    public: str, private: str, severity: str, message: str
 ) -> None:
-    found = logs_of(tmp_path, public, private)
+    found = logs_of(public, private)
     assert [(each, text[: len(message)]) for each, text in found] == ([(severity, message)] if message else [])

@@ -75,7 +75,8 @@ def test_each_step_is_told_and_one_that_succeeds_is_all(output: list[str]) -> No
         "g: every server is of the new launch template",
     ]
     assert (api.calls, api.started["DesiredConfiguration"]) == (["start"], WANTED)
-    assert api.started["Preferences"]["AutoRollback"] is True
+    asked = {"MinHealthyPercentage": 100, "SkipMatching": True, "AutoRollback": True}
+    assert asked.items() <= api.started["Preferences"].items()
 
 
 def test_it_goes_back_when_servers_of_it_do_not_come_and_says_why(output: list[str]) -> None:
