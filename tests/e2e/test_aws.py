@@ -51,14 +51,6 @@ def fleet_output(stack: AwsStack, *arguments: str) -> str:
     return result.stdout
 
 
-def lock(stack: AwsStack) -> dict[str, Any]:
-    """Return the lock of a rollout from the store in S3; {} when none runs."""
-    s3 = stack.running.account.aws.s3
-    key = f"{stack.name}/hello/lock"
-    held = s3.list_objects_v2(Bucket=bucket(stack), Prefix=key)["KeyCount"]
-    return json.loads(s3.get_object(Bucket=bucket(stack), Key=key)["Body"].read()) if held else {}
-
-
 def bucket(stack: AwsStack) -> str:
     return next(each["Name"] for each in stack.running.account.aws.s3.list_buckets()["Buckets"])
 
@@ -168,17 +160,6 @@ def test_machines_publish_what_their_alarms_look_at(prod: AwsStack) -> None:
     assert report(prod, "Errors5xxPercent") > 0
 
 
-def test_a_gateway_that_stops_is_a_member_that_does_not_answer(prod: AwsStack) -> None:
-    machine = list(prod.servers().values())[-1]
-    slot = on(machine, "sh", "-c", "systemctl list-units --plain --no-legend 'app@*' | cut -d' ' -f1").strip()
-    on(machine, "systemctl", "stop", "app.socket", slot)
-    try:
-        eventually(lambda: report(prod, "UnhealthyServers") == 1, message="the balancer finds it unhealthy")
-    finally:
-        on(machine, "systemctl", "start", "app.socket", slot)
-    eventually(lambda: report(prod, "UnhealthyServers") == 0, message=f"{machine} answers again")
-
-
 def test_lines_of_a_request_arrive_where_the_output_says_and_a_rotation_loses_none(prod: AwsStack) -> None:
     balancer = instances(prod)["balancer"]["InstanceId"]
     needles = [make_application_fail(prod)]
@@ -256,21 +237,6 @@ def test_the_operators_commands_work_through_the_jump_host(prod: AwsStack) -> No
     fleet_output(prod, "allow", left)
 
 
-@pytest.mark.long
-def test_a_second_rollout_is_refused_with_who_is_at_work_and_since_when(prod: AwsStack) -> None:
-    prod.app["rollout"] = {"bake_s": 8}
-    prod.set_version("three")
-    first = prod.start_up()
-    holder = eventually(lambda: lock(prod), timeout_s=120, message="a rollout holds the lock")
-    second = prod.fleet("rollback", "--yes")
-    output, _ = first.communicate(timeout=300)
-    prod.app["rollout"] = {}
-    assert first.returncode == 0, output
-    assert second.returncode == 1, second.stdout
-    assert f"{holder['who']} is at work on this application since {holder['since']}" in second.stderr
-    assert {version for _, version in prod.responding_servers()} == {"three"}
-
-
 def test_a_server_that_missed_a_release_reads_it_from_s3_by_its_role_when_it_boots(prod: AwsStack) -> None:
     machine, release = list(prod.servers().values())[-1], prod.get()["release"]
     asked = prod.running.metadata.served
@@ -315,20 +281,6 @@ def test_a_new_server_serves_before_members_change_and_no_request_is_lost(prod: 
     servers = prod.servers()
     assert {server for server, _ in prod.responding_servers()} == set(servers.values())
     assert len({instances(prod)[name]["Placement"]["AvailabilityZone"] for name in servers}) == 3
-
-
-@pytest.mark.long
-def test_a_server_goes_after_its_requests_and_none_is_lost(prod: AwsStack) -> None:
-    before = prod.servers()
-    with Load(prod.url) as load:
-        prod.app["fleet"]["servers"] = 2
-        output = prod.up()
-        load.wait_for(50)
-    assert load.outcome.failed_fresh == [], load.outcome
-    assert load.outcome.sent == load.outcome.responses + len(load.outcome.failed_kept)
-    assert set(load.outcome.servers) == set(before.values())
-    assert_in_order(output, (COMMAND, "balancer-site created"), (INSTANCE, "hello-3 deleted"))
-    assert {server for server, _ in prod.responding_servers()} == set(prod.servers().values()) < set(before.values())
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ import pytest
 
 from harness.evidence import assert_nothing_was_lost
 from harness.load import Load
-from harness.stack import eventually, lxc
+from harness.stack import eventually
 from tests.aws.load_balancing import public_address
 from tests.aws.session import Running, running
 from tests.aws.stack import AwsStack
@@ -136,24 +136,6 @@ def test_the_first_release_comes_to_servers_that_wait_for_it(fleet: GroupStack) 
     assert id_ not in fleet.export()
 
 
-def test_a_second_up_finds_nothing_to_do_whoever_the_servers_are(fleet: GroupStack) -> None:
-    fleet.up("--expect-no-changes")
-
-
-def test_servers_come_with_the_release_and_go_after_their_requests(fleet: GroupStack) -> None:
-    with fleet.load() as load:
-        start_s = time.monotonic()
-        fleet.scale(3)
-        print(f"3 servers after {time.monotonic() - start_s:.0f} s")
-        eventually(lambda: len(load.outcome.servers) == 3, message="all three get requests")
-        fleet.scale(1)
-        load.wait_for(50)
-    print(load.outcome)
-    assert set(load.outcome.versions) == {"1"}
-    # POSTs of a server that is gone cannot be counted.
-    assert losses(load.outcome) == 0, load.outcome
-
-
 def test_a_release_loses_no_request(fleet: GroupStack) -> None:
     fleet.scale(2)
     with fleet.load() as load:
@@ -179,20 +161,6 @@ def test_a_server_that_comes_while_a_release_moves_ends_on_it(fleet: GroupStack)
     assert fleet.responding_servers() == {(machine, "three") for machine in fleet.servers().values()}
     assert len(fleet.servers()) == 3
     fleet.up("--expect-no-changes")
-
-
-def test_a_killed_server_is_replaced_by_one_that_serves(fleet: GroupStack) -> None:
-    fleet.scale(2)
-    victim = next(iter(fleet.servers().values()))
-    lxc("stop", "--force", victim)
-    start_s = time.monotonic()
-    eventually(lambda: victim not in fleet.servers().values(), message="it is taken out")
-    fleet.wait_for(2)
-    print(f"replaced after {time.monotonic() - start_s:.0f} s")
-    with fleet.load() as load:
-        load.wait_for(100)
-    assert losses(load.outcome) == 0, load.outcome
-    assert set(load.outcome.servers) == set(fleet.servers().values())
 
 
 def test_a_change_of_the_template_replaces_servers_each_after_another_one_serves(fleet: GroupStack) -> None:

@@ -17,13 +17,18 @@ from harness.load import PAUSE_S
 from harness.stack import eventually, lxc
 from tests.aws.session import Running, running
 from tests.e2e.test_aws import REGION
-from tests.e2e.test_aws_alb import ILL, losses
+from tests.e2e.test_aws_alb import losses
 from tests.e2e.test_aws_group import MINUTE_S, GroupStack
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
 TERMINATE = "wsgi-fleet-terminate"
 # Seconds that a client of the load waits for a response.
 PATIENCE_S = 30
+ILL = """\
+def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    if os.environ["WSGI_FLEET_SERVER"] == "SERVER" and os.environ.get("WSGI_FLEET_SLOT", "proof") != "proof":
+        raise RuntimeError("ill")
+"""
 
 
 class FaultStack(GroupStack):

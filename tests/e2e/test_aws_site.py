@@ -1,6 +1,7 @@
-"""What `pulumi up -s prod` serves besides one application: two by their hosts over HTTPS, and files; all of it by SSH.
+"""What `pulumi up -s prod` serves besides one application: two by their hosts over HTTPS, and files.
 
-On the stand-in of AWS, as test_aws.py. Tests share one fleet and follow one another.
+On the stand-in of AWS, as test_aws.py. All of it comes through an EC2 Instance Connect Endpoint, the one way to a
+machine. Tests share one fleet and follow one another.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import socket
 import ssl
 import urllib.parse
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from harness.stack import on
 from tests.aws.session import running
 from tests.aws.stack import AwsStack
 from tests.certificates import Authority
+from tests.e2e.test_aws import accepts_connection, fleet_output, instances
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
 NAME, SHOP = "www.example.org", "shop.example.org"
@@ -34,6 +37,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
     """Create a site: hello at www, and shop with its files at shop; a server of each."""
     with running("eu-central-1", f"e2e-{os.getpid()}-site") as region:
         stack = AwsStack.prepare(tmp_path_factory.mktemp("site"), region, servers=1)
+        del stack.settings["aws"]["admin_cidrs"]
+        stack.settings["aws"]["transport"] = "instance_connect_endpoint"
         signed = AUTHORITY.sign([NAME, SHOP])
         stack.settings["balancer"] |= {"hostnames": [NAME], "tls": {"certificate": signed.certificate}}
         stack.settings["apps"]["shop"] = {
@@ -73,6 +78,31 @@ def page(stack: AwsStack) -> dict[str, str]:
     return json.loads(ask(stack, SHOP)[2])
 
 
+def connects(source: dict[str, Any], target: dict[str, Any], port: int) -> str:
+    """Return what comes of a connection from one instance to another."""
+    program = f"""if True:
+        import socket
+        try:
+            socket.create_connection(("{target["PrivateIpAddress"]}", {port}), timeout=2)
+            print("connected")
+        except OSError:
+            print("refused")
+    """
+    return on(source["InstanceId"], "python3", "-c", program).strip()
+
+
+def test_machines_are_set_up_and_none_lets_anybody_in_but_the_endpoint(site: AwsStack) -> None:
+    machines = instances(site)
+    assert set(site.running.tunnels.opened) == {each["PrivateIpAddress"] for each in machines.values()}
+    balancer = machines.pop("balancer")
+    for server in machines.values():
+        # From machine to machine: what this host sends to a public address passes its networks' rules by.
+        for source, target, port in ((balancer, server, 8000), (server, balancer, 80)):
+            assert connects(source, target, port) == "connected"
+            assert connects(source, target, 22) == "refused"
+        assert not accepts_connection(server["PrivateIpAddress"], 22)
+
+
 def test_each_host_leads_to_its_application_over_https(site: AwsStack) -> None:
     assert urllib.parse.urlsplit(str(site.output("url"))).hostname == NAME
     assert json.loads(ask(site, NAME)[2])["server"] == site.servers()["hello-1"]
@@ -100,6 +130,16 @@ def test_files_come_from_the_balancer_and_a_release_over_ssh_brings_new_ones(sit
     assert asked == ""
 
 
+def test_the_operators_commands_pass_through_tunnels(site: AwsStack) -> None:
+    script = "import os; print(os.environ['WSGI_FLEET_SERVER'])"
+    said = fleet_output(site, "exec", "--server", "hello-1", "--", "python", "-c", script)
+    assert said.strip() == site.servers()["hello-1"]
+    lines = fleet_output(site, "logs", "--app", "hello", "-n", "3").splitlines()
+    assert {line.split(" | ")[0].strip() for line in lines} == {"hello-1"}
+    assert "ok     endpoint eice-" in site.fleet("doctor").stdout
+    assert site.running.tunnels.open == 0
+
+
 def test_the_private_key_stands_in_plain_on_the_balancer_alone(site: AwsStack) -> None:
     key = on(
         next(each["name"] for each in site.instances() if each["name"] not in site.servers().values()),
@@ -113,8 +153,6 @@ def test_the_private_key_stands_in_plain_on_the_balancer_alone(site: AwsStack) -
 
 
 def test_both_applications_go_and_nothing_is_left(site: AwsStack) -> None:
-    site.settings["aws"]["protect"] = False
-    site.up()
-    site.destroy()
-    assert site.instances() == []
-    assert site.running.account.aws.s3.list_buckets()["Buckets"] == []
+    aws = site.destroy_protected()
+    assert aws.s3.list_buckets()["Buckets"] == []
+    assert aws.ec2.describe_instance_connect_endpoints()["InstanceConnectEndpoints"] == []
