@@ -32,8 +32,11 @@ class SshTransport:
     A key that is not known yet is pinned at first contact. Safe for threads; close() it to end its connections.
     """
 
-    def __init__(self, connector: Connector, *, user: str, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self, connector: Connector, *, user: str, deadline_s: float = DEADLINE_S, waits_for_key: bool = False
+    ) -> None:
         self._connector, self._user, self._deadline_s = connector, user, deadline_s
+        self._waits_for_key = waits_for_key
         self._start = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -42,9 +45,15 @@ class SshTransport:
     def from_spec(cls, spec: Mapping[str, Any]) -> SshTransport:
         """Return the transport of a ConnectionSpec.spec of platform aws.
 
-        deadline_s in it, where it is given, is how long a machine is tried.
+        deadline_s in it, where it is given, is how long a machine is tried; waits_for_key: whether one that shows
+        another host key is tried on, for an address that is about to lead to another machine.
         """
-        return cls(make_connector(spec), user=spec["user"], deadline_s=float(spec.get("deadline_s", DEADLINE_S)))
+        return cls(
+            make_connector(spec),
+            user=spec["user"],
+            deadline_s=float(spec.get("deadline_s", DEADLINE_S)),
+            waits_for_key=bool(spec.get("waits_for_key")),
+        )
 
     def exec(
         self,
@@ -152,11 +161,11 @@ class SshTransport:
                     except BaseException:
                         self._connector.give_back(connection)
                         raise
-            except WrongHostKey as error:
-                raise Unreachable(str(error)) from None
             except TunnelRefused as error:
                 raise Unreachable(f"{machine}: {error}") from None
-            except (OSError, asyncssh.Error) as error:
+            except (WrongHostKey, OSError, asyncssh.Error) as error:
+                if isinstance(error, WrongHostKey) and not self._waits_for_key:
+                    raise Unreachable(str(error)) from None
                 pause = PAUSES_S[min(attempt, len(PAUSES_S) - 1)]
                 attempt += 1
                 if time.monotonic() + pause > deadline:

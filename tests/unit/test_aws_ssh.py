@@ -237,3 +237,17 @@ def test_a_machine_with_another_key_than_the_state_tells_is_entered_by_nothing(
         way.exec(SERVER, ["true"], timeout_s=20)
     assert server.logins == 0
     assert not file.exists()
+
+
+@pytest.mark.usefixtures("jump")
+def test_an_address_that_leads_to_another_machine_for_a_while_is_tried_on_where_that_is_known(
+    server: Machine, port: int, file: Path
+) -> None:
+    expected = {"i-server": OTHER}
+    way = JumpHostConnector(Login("root", PRIVATE_KEY, KnownHosts(file, expected), port=port), JUMP)
+    made = SshTransport(way, user="root", deadline_s=20, waits_for_key=True)
+    threading.Timer(1.5, expected.update, [{"i-server": server.public_key}]).start()
+    try:
+        assert made.host_key(SERVER) == server.public_key
+    finally:
+        made.close()
