@@ -27,11 +27,21 @@ OF_METHOD = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "DELET
 class AuthProxy:
     """A WSGI application that passes to another what is signed by credentials that may do it.
 
-    group_arn: of the Auto Scaling group that a call is about, by its parameters.
+    group_arn: of the Auto Scaling group that a call is about, by its parameters. tags: of an instance. moved: called
+    once an address leads elsewhere.
     """
 
-    def __init__(self, app: Any, region: str, group_arn: Callable[[Mapping[str, str]], str]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        region: str,
+        group_arn: Callable[[Mapping[str, str]], str],
+        *,
+        tags: Callable[[str], Mapping[str, str]],
+        moved: Callable[[], None],
+    ) -> None:
         self._app, self._region, self._group_arn = app, region, group_arn
+        self._tags, self._moved = tags, moved
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         request = Request(environ)
@@ -41,7 +51,10 @@ class AuthProxy:
             self._check(request, environ["RAW_URI"], body)
         except (ServiceException, HTTPException) as error:
             return Forbidden(str(error))(environ, start_response)
-        return self._app(environ, start_response)
+        answer = self._app(environ, start_response)
+        if b"Action=AssociateAddress" in body:
+            self._moved()
+        return answer
 
     def _check(self, request: Request, path: str, body: bytes) -> None:
         """Raise Forbidden, or the error of moto about a signature and a role's policies."""
@@ -68,7 +81,28 @@ class AuthProxy:
             if only | {"Condition": {"StringEquals": context}} not in allowed:
                 raise Forbidden(f"the role may not cloudwatch:{action} {context}")
             return
+        if action == "AssociateAddress":
+            self._check_address(asked, dict(parse_qsl(body.decode())))
+            return
         asked.check_action_permitted(resource)
+
+    def _check_address(self, asked: Any, given: Mapping[str, str]) -> None:
+        """Raise Forbidden unless the role may move this address, and to an instance with these tags."""
+        strange = given.keys() - {"Action", "Version", "AllocationId", "InstanceId", "AllowReassociation"}
+        every = [each for document in _policies(asked) for each in _statements(document)]
+        allowed = [each for each in every if (each["Effect"], each["Action"]) == ("Allow", "ec2:AssociateAddress")]
+        here = f"arn:aws:ec2:{self._region}:*"
+        addresses = [each["Resource"] for each in allowed if "Condition" not in each]
+        tags = {f"aws:ResourceTag/{key}": value for key, value in self._tags(given["InstanceId"]).items()}
+        machines = [
+            each
+            for each in allowed
+            if f"{here}:instance/*" in each["Resource"]
+            and {*each["Condition"]} == {"StringEquals"}
+            and each["Condition"]["StringEquals"].items() <= tags.items()
+        ]
+        if strange or f"{here}:elastic-ip/{given['AllocationId']}" not in addresses or not machines:
+            raise Forbidden(f"the role may not ec2:AssociateAddress {dict(given)}")
 
     def _asked(self, service: str, request: Request, body: bytes) -> tuple[str, str, Mapping[str, str]]:
         """Return the action, the ARN of what it is about, and the keys of its conditions."""

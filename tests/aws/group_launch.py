@@ -51,11 +51,16 @@ class Launcher:
                 group.launched,
                 is_spot=is_spot,
                 target="InService",
-                work=self._pool.submit(self._machines.launch, id_),
+                work=self._pool.submit(self._start, id_),
                 activity=activity,
             )
             return True
         return False
+
+    def _start(self, id_: str) -> None:
+        """Start the machine of an instance, and lead its public address there, if it has one."""
+        self._machines.launch(id_)
+        self._machines.publish()
 
     def _run(
         self, group: Group, template: Mapping[str, str], asked: dict[str, Any], subnet: str, *, is_spot: bool

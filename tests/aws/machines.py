@@ -13,6 +13,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from platforms.lxd import label, machine
 from platforms.lxd.client import Client, NotFound, url
 from tests.aws.account import Account
@@ -35,7 +37,7 @@ USER = "admin"
 LINK_LOCAL = "169.254.169.254"
 SERVICES = "::1"
 PUBLIC_METADATA_PORT = 8169
-METADATA_VARIABLE = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+METADATA_ELSEWHERE = f"AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{LINK_LOCAL}:{PUBLIC_METADATA_PORT}"
 CPUS, MEMORY_MIB, DISK_GIB = 1, 512, 8
 
 
@@ -121,7 +123,7 @@ class Machines:
             owner=self._region.owner,
             role=id_,
             image=self._region.image,
-            user_data=self._user_data(id_),
+            user_data=_with_environment(self._user_data(id_)) if public else self._user_data(id_),
             network=self.subnets.ensure(instance["SubnetId"], public=public),
             # No security group here lets its own machines reach one another.
             isolated=not public,
@@ -192,7 +194,7 @@ class Machines:
             self._aws.ec2.describe_key_pairs(KeyNames=names, IncludePublicKey=True)["KeyPairs"] if names else []
         )
         hosts = f"{SERVICES} {' '.join(self._region.services)}"
-        elsewhere = ["systemctl", "set-environment", f"{METADATA_VARIABLE}=http://{LINK_LOCAL}:{PUBLIC_METADATA_PORT}"]
+        elsewhere = ["systemctl", "set-environment", METADATA_ELSEWHERE]
         document = {
             "users": [
                 {
@@ -212,6 +214,13 @@ class Machines:
             ],
         }
         return "#cloud-config\n" + json.dumps(document)
+
+
+def _with_environment(user_data: str) -> str:
+    """Return user data whose commands find the metadata service: cloud-init is older than what systemd is told."""
+    head, document = user_data.partition("\n")[0], yaml.safe_load(user_data)
+    document["runcmd"] = [["env", METADATA_ELSEWHERE, *each] for each in document["runcmd"]]
+    return f"{head}\n{yaml.safe_dump(document, width=1000)}"
 
 
 def _door(at: str, to: str) -> dict[str, str]:

@@ -72,7 +72,14 @@ def running(name: str, owner: str, *, minute_s: float = 60.0) -> Generator[Runni
         authority = Authority()
         # moto keeps what it has for a process, whichever proxy is used.
         groups = Groups(account.aws)
-        proxy = AuthProxy(DomainDispatcherApplication(create_backend_app), name, groups.arn)
+        proxy = AuthProxy(
+            DomainDispatcherApplication(create_backend_app),
+            name,
+            groups.arn,
+            tags=lambda id_: _tags(account.aws, id_),
+            # What it is comes below.
+            moved=lambda: machines.publish(),  # noqa: PLW0108
+        )
         services = stack.enter_context(serve_tls(proxy, server_context(authority.sign(names))))
         health = TargetHealth()
         stack.enter_context(health.in_moto())
@@ -117,6 +124,11 @@ def running(name: str, owner: str, *, minute_s: float = 60.0) -> Generator[Runni
         scaling = Scaling(account.aws, groups, machines, policies=policies, refreshes=refreshes, minute_s=minute_s)
         stack.enter_context(scaling.running())
         yield Running(region, account, metadata, tunnels, scaling)
+
+
+def _tags(aws: Clients, id_: str) -> dict[str, str]:
+    of_instance = [{"Name": "resource-id", "Values": [id_]}]
+    return {each["Key"]: each["Value"] for each in aws.ec2.describe_tags(Filters=of_instance)["Tags"]}
 
 
 def _door_to(address: str, aws: Clients, lxd: Client) -> tuple[str, int] | None:

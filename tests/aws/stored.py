@@ -8,6 +8,12 @@ from typing import Any
 from tests.aws.kind import LOCAL, Clients, Kind, Property, created_by, first, in_place, pairs, same
 
 
+def _change_object(aws: Clients, _id: str, value: Any, inputs: Mapping[str, Any]) -> None:
+    aws.s3.put_object(
+        Bucket=inputs["bucket"], Key=inputs["key"], Body=value.encode(), ContentType=inputs["contentType"]
+    )
+
+
 def _look_at_object(aws: Clients, _id: str, state: Mapping[str, Any]) -> Mapping[str, Any]:
     found = aws.s3.head_object(Bucket=state["bucket"], Key=state["key"])
     return {"etag": found["ETag"].strip('"')}
@@ -37,7 +43,7 @@ KINDS: Mapping[str, Kind] = {
         properties={
             "bucket": Property("Bucket", refers="bucket"),
             "key": Property("Key"),
-            "content": Property("Body", str.encode, change=in_place),
+            "content": Property("Body", str.encode, change=_change_object),
             "contentType": Property("ContentType", change=in_place),
             # Without it the provider would tag it, and AWS takes ten tags of an object.
             "overrideProvider": LOCAL,

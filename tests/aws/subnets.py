@@ -87,18 +87,24 @@ class Subnets:
         network.remove(self._lxd, self.name(id_), self._owner)
 
     def forward(self, expected: dict[str, dict[str, str]]) -> None:
-        """Lead public addresses to private ones, and no others. wanted: subnet -> public address -> private one."""
+        """Lead public addresses to private ones, and no others. expected: subnet -> public address -> private one."""
         networks: list[dict[str, Any]] = self._lxd.get(url("networks", recursion="1"))
-        for each in networks:
-            if label.is_labelled(each, self._owner):
-                self._forward(each["name"], expected.get(each["config"][label.ROLE], {}))
+        own = [each for each in networks if label.is_labelled(each, self._owner)]
+        # All that goes before what comes: an address may move from one network to another.
+        for each in own:
+            place, there = url("networks", each["name"], "forwards"), self._forwards(each["name"])
+            for public in there.keys() - expected.get(each["config"][label.ROLE], {}).keys():
+                self._lxd.request("DELETE", f"{place}/{public}")
+        for each in own:
+            self._forward(each["name"], expected.get(each["config"][label.ROLE], {}))
+
+    def _forwards(self, name: str) -> dict[str, str | None]:
+        """Return public address -> private one, as a network leads them now."""
+        forwards: list[dict[str, Any]] = self._lxd.get(f"{url('networks', name, 'forwards')}?recursion=1")
+        return {each["listen_address"]: each["config"].get("target_address") for each in forwards}
 
     def _forward(self, name: str, expected: dict[str, str]) -> None:
-        place = url("networks", name, "forwards")
-        forwards: list[dict[str, Any]] = self._lxd.get(f"{place}?recursion=1")
-        there = {each["listen_address"]: each["config"].get("target_address") for each in forwards}
-        for public in there.keys() - expected.keys():
-            self._lxd.request("DELETE", f"{place}/{public}")
+        place, there = url("networks", name, "forwards"), self._forwards(name)
         for public, private in expected.items():
             if public not in there:
                 body = {"listen_address": public, "config": {"target_address": private}}
