@@ -17,8 +17,8 @@ class Plan:
     batch_size: servers that switch at a time after the canary, as a number or "25%". bake_s: how long the canary is
     watched before the others follow. allow_unreachable: servers that may be missing; they take the release when they
     boot. revision: of the source in its version control, for the journal; "" where there is none. balancer: the machine
-    that serves static files, where it does. task_before_proof: whether the release task runs before any server proves
-    the release.
+    that serves static files, where it does. keeps_static: whether the store keeps them as well. task_before_proof:
+    whether the release task runs before any server proves the release.
     """
 
     app: str
@@ -35,6 +35,7 @@ class Plan:
     keep_releases: int
     revision: str = ""
     balancer: Server | None = None
+    keeps_static: bool = False
     task_before_proof: bool = False
 
 

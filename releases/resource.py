@@ -169,6 +169,7 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         if live
         else [Server(each["name"], each["target"]) for each in props["servers"]],
         balancer=Server(props["balancer"]["name"], props["balancer"]["target"]) if props["static"] else None,
+        keeps_static=bool(props["balancer"] and props["balancer"].get("self_healing")),
         # Of none, Output.all() makes a list.
         secrets=dict(props["secrets"]),
         revision=props["revision"],
@@ -231,8 +232,8 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
 
     group: a ServerGroup.spec, whose servers are listed when it runs; then servers is empty.
     limits: the fields of Plan that are numbers, batch_size and task_before_proof. balancer: as one of servers, and the
-    unit of its proxy, which is started where somebody stopped it; None where it is no machine. static: whether it
-    serves static files; each other one gets them.
+    unit of its proxy, which is started where somebody stopped it; None where it is no machine. It has "self_healing"
+    where another one takes its place by itself. static: whether it serves static files; each other one gets them.
     """
 
     app: pulumi.Output[str]

@@ -11,7 +11,7 @@ from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, completed_releases
 from releases.live import LiveServers
-from releases.static import StaticFiles
+from releases.static import ARCHIVE, StaticFiles
 
 
 class RollbackError(Exception):
@@ -78,7 +78,10 @@ def roll_back(
         with lock.acquire(store, f"rollback to {target}", log):
             journal = Journal(store, release=target, app=fleet.app)
             journal.note("begin", before=before, rollback=True)
-            static = StaticFiles(fleet, balancer, target, store.read(f"releases/{target}/manifest.json"))
+            manifest = store.read(f"releases/{target}/manifest.json")
+            # Where those of others are kept, so are these.
+            kept = any(key.endswith(f"/{ARCHIVE}") for key in store.keys("releases/"))
+            static = StaticFiles(fleet, balancer, target, manifest, store if kept else None)
             try:
                 static.publish(servers[0])
             except ServerFailure as failure:

@@ -63,7 +63,9 @@ class Rollout:
             drain_timeout_s=plan.drain_timeout_s,
             clean=Redaction(plan.secrets.values()).clean,
         )
-        self.static = StaticFiles(self.fleet, plan.balancer, self.id, plan.release.manifest)
+        self.static = StaticFiles(
+            self.fleet, plan.balancer, self.id, plan.release.manifest, store if plan.keeps_static else None
+        )
         self.wheels = Wheels(self.fleet, store, self.id, plan.release.manifest, plan.stage_timeout_s)
 
     def run(self) -> None:

@@ -6,11 +6,14 @@ import base64
 import json
 from collections.abc import Sequence
 
+from platforms.transport import Store
 from releases.fleet import Fleet, Server, ServerFailure
 from rendering.paths import SCRIPTS
 
 COMMAND = f"{SCRIPTS}/static_files.py"
 PHASE = "static files"
+# Beside a release in the store; machine/group/balancer_member.py has the same name.
+ARCHIVE = "static.tar.gz"
 # Seconds to read the files from a server, or to put them onto the balancer: 100 MiB, as text a third more, at 4 Mbit/s.
 MOVE_S = 300
 
@@ -19,21 +22,26 @@ class StaticFiles:
     """Of one release. Does nothing where there is no balancer to put them on, or the release has none.
 
     manifest: that of the release, as bytes. Nothing here touches what is live before all servers are on the release.
+    kept_in: the store, for a balancer in whose place another one comes by itself and fetches them; else None.
     """
 
-    def __init__(self, fleet: Fleet, balancer: Server | None, release: str, manifest: bytes | None) -> None:
+    def __init__(
+        self, fleet: Fleet, balancer: Server | None, release: str, manifest: bytes | None, kept_in: Store | None = None
+    ) -> None:
         self._fleet, self._release, self._is_offered = fleet, release, False
+        self._kept_in, self._key = kept_in, f"releases/{release}/{ARCHIVE}"
         self._balancer = balancer if manifest and json.loads(manifest).get("static") else None
 
     def publish(self, source: Server) -> None:
         """Serve them beside those that are live. source: has the release staged. Raises ServerFailure."""
         if self._balancer is None:
             return
-        archive = b""
-        if self._release not in json.loads(self._run(self._balancer, "status"))["releases"]:
-            archive = self._read(source)
+        is_there = self._release in json.loads(self._run(self._balancer, "status"))["releases"]
+        archive = b"" if is_there and self._is_kept() else self._read(source)
+        if self._kept_in and not self._is_kept():
+            self._kept_in.write(self._key, archive)
         self._is_offered = True
-        self._run(self._balancer, "put", self._release, stdin=archive)
+        self._run(self._balancer, "put", self._release, stdin=b"" if is_there else archive)
 
     def activate(self) -> list[str]:
         """Serve them first, and the previously live ones after them.
@@ -62,6 +70,10 @@ class StaticFiles:
         """Remove those of other releases, unless they are served. Raises ServerFailure."""
         if self._balancer:
             self._run(self._balancer, "prune", *keep)
+
+    def _is_kept(self) -> bool:
+        """Return whether the store has them, or need not have them. They go with the release."""
+        return self._kept_in is None or self._key in self._kept_in.keys(self._key)
 
     def _read(self, source: Server) -> bytes:
         arguments = ["static", self._release]

@@ -211,3 +211,17 @@ def test_a_way_back_that_fails_leaves_the_files_as_they_were(fleet: FleetWithBal
     assert fleet.did("drop") == ["front"]
     assert live() == release(3).id
     assert served_files() == {release(3).id, new}
+
+
+def test_what_a_balancer_fetches_by_itself_stands_beside_the_releases_and_goes_with_them(
+    fleet: FleetWithBalancer,
+) -> None:
+    _, old, new = (up(fleet, number, keep_releases=2, keeps_static=True) for number in (2, 3, 4))
+
+    def kept() -> set[str]:
+        return {key for key in fleet.store.keys("releases/") if key.endswith("/static.tar.gz")}
+
+    assert kept() == {f"releases/{each}/static.tar.gz" for each in (old, new)}
+    fleet.store.delete(f"releases/{old}/static.tar.gz")
+    assert go_back(fleet, balancer=BALANCER) == old
+    assert len(kept()) == 2
