@@ -21,7 +21,7 @@ https, is_machine = settings.balancer.https, settings.balancer.kind == "machine"
 group_args = SecurityGroupsArgs(list(settings.apps), https=https, is_machine=is_machine)
 groups = SecurityGroups("groups", group_args, platform=platform)
 store = platform.store("releases", opts=pulumi.ResourceOptions())
-front, updates = make_front(settings, groups.balancer, platform), settings.security_updates
+front, updates = make_front(settings, groups.balancer, platform, store), settings.security_updates
 fleets: dict[str, AppServerFleet] = {}
 for name, app in settings.apps.items():
     host = health_host(name, settings.apps, settings.hostnames)

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from commands import marks
 from commands.front import admit_target, drain_target
 from commands.target import BALANCER, AppOption, CommandError, StackOption, Target, find, server_names
 from platforms import operator
@@ -153,6 +154,8 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
     if result.exit_code:
         why = result.output.strip().rpartition("error: ")[2] or f"exit code {result.exit_code}"
         raise CommandError(f"the balancer: {target.with_server_names(why)}")
+    if target.kept:
+        marks.keep(target.kept, arguments, stdin)
 
 
 def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:

@@ -33,7 +33,7 @@ class Target:
     balancer: None where a load_balancer of the platform's own is in front; maintenance_page: what that responds with.
     addresses: server name -> private address, by which the balancer knows it. names: the other way round, of all
     servers of the stack. routes: which requests it gets, for a person. live, phases: of servers whose number follows
-    the load, and by name where each is on its way.
+    the load, and by name where each is on its way. kept: of a balancer in whose place another one comes by itself.
     """
 
     stack: str
@@ -53,6 +53,7 @@ class Target:
     load_balancer: LoadBalancer | None = None
     maintenance_page: str = ""
     live: LiveServers | None = None
+    kept: Store | None = None
     phases: Mapping[str, Phase] = field(default_factory=dict[str, Phase])
 
     def machine_in_front(self, alternative: str) -> Server:
@@ -191,6 +192,7 @@ def resolve_targets(
             transport=transport,
             store=PrefixStore(store, name),
             live=live_servers(name, found),
+            kept=PrefixStore(store, front["kept"]) if front and front.get("kept") else None,
             phases={each["name"]: each["phase"] for each in found["servers"] if "phase" in each},
         )
         for name, found in apps.items()

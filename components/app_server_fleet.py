@@ -92,6 +92,7 @@ class AppServerFleet(pulumi.ComponentResource):
         machine: dict[str, Any] | None = None
         if isinstance(front, Balancer):
             machine = {"name": "balancer", "target": front.machine.target, "unit": front.unit}
+            machine |= {"self_healing": "true"} if front.machine.kept else {}
             ready += [front.booted] if app.static else []
         rollout = RolloutResource(
             f"{name}-rollout",

@@ -10,9 +10,24 @@ import pulumi
 
 import settings
 from gateways import GATEWAYS
-from platforms import Machine, MachineArgs, Platform, PublicAddress, RemoteCommandArgs, SecurityGroup
+from platforms import (
+    Machine,
+    MachineArgs,
+    MachineBoot,
+    Platform,
+    PublicAddress,
+    RemoteCommandArgs,
+    SecurityGroup,
+    Store,
+)
 from releases.secret import GeneratedSecret
-from rendering.balancer import balancer_user_data, health_agent_files, proxy_packages_command
+from rendering.balancer import (
+    balancer_user_data,
+    health_agent_files,
+    proxy_packages_command,
+    self_healing_files,
+    self_healing_user_data,
+)
 from rendering.common import BOOT_TIMEOUT_S, SCRIPTS, SECURITY_UPDATES, apply_files_command
 from rendering.htpasswd import htpasswd_line
 from rendering.site import render_site
@@ -36,13 +51,19 @@ ACME_TIMEOUT_S = 400
 
 @dataclass(frozen=True)
 class BalancerArgs:
-    """The machine of the balancer. groups: application -> the group that has its servers."""
+    """The machine of the balancer. groups: application -> the group that has its servers.
+
+    store: where steps are kept for the machine that takes its place, with settings.self_healing. static: applications
+    whose files it serves.
+    """
 
     settings: settings.Balancer
     group: SecurityGroup
     security_updates: SecurityUpdates = SECURITY_UPDATES
     system: OperatingSystem = DEFAULT_OS
     groups: Mapping[str, str] = field(default_factory=dict[str, str])
+    store: Store | None = None
+    static: Sequence[str] = ()
 
 
 def upstreams(
@@ -90,21 +111,27 @@ class Balancer(pulumi.ComponentResource):
         self._name, self._settings, self._system, self._platform = name, args.settings, args.system, platform
         self._groups, groups = args.groups, sorted(args.groups.values())
         self.unit = UNITS[args.settings.proxy.kind]
+        store = args.store if args.settings.self_healing else None
         machine_args = MachineArgs(
             role=name,
-            user_data=balancer_user_data(args.security_updates, args.settings.proxy.kind),
+            user_data="" if store else balancer_user_data(args.security_updates, args.settings.proxy.kind),
             group=args.group,
             size=args.settings.size,
             public=True,
             watches=groups,
+            static_of=args.static if store else (),
         )
-        self.machine = platform.machine(name, machine_args, store=None, opts=child)
+        if store:
+            boot = MachineBoot(self_healing_files(args.security_updates), self_healing_user_data)
+            self.machine = platform.self_healing_machine(name, machine_args, boot, store=store, opts=child)
+        else:
+            self.machine = platform.machine(name, machine_args, store=None, opts=child)
         self.booted = platform.remote_command(
             f"{name}-booted",
             RemoteCommandArgs(
                 self.machine,
                 apply_files_command(),
-                health_agent_files(args.settings.proxy.kind, args.settings.error_pages, groups),
+                health_agent_files(args.settings.proxy.kind, args.settings.error_pages, groups, machine_args.static_of),
                 timeout_s=BOOT_TIMEOUT_S + HEALTH_TIMEOUT_S,
             ),
             opts=child,
@@ -166,6 +193,7 @@ class Balancer(pulumi.ComponentResource):
         """Create the step that installs the certificate's file, and serves it where the site serves HTTPS already."""
         names = list(hostnames) or ["localhost"]
         stdin: pulumi.Input[str] = ""
+        is_given = tls.certificate is not None
         if tls.certificate is not None and tls.private_key is not None:
             words = ["given"]
             chain, key = tls.certificate.strip(), tls.private_key.get_secret_value().strip()
@@ -174,7 +202,13 @@ class Balancer(pulumi.ComponentResource):
             words = ["stand-in" if tls.acme else "self-signed", *names]
         return platform.remote_command(
             f"{name}-certificate",
-            RemoteCommandArgs(self.machine, [f"{SCRIPTS}/certificate.py", *words], stdin, timeout_s=CERTIFICATE_S),
+            RemoteCommandArgs(
+                self.machine,
+                [f"{SCRIPTS}/certificate.py", *words],
+                stdin,
+                timeout_s=CERTIFICATE_S,
+                has_secret=is_given,
+            ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
         )
 
@@ -189,7 +223,9 @@ class Balancer(pulumi.ComponentResource):
             stdin = key.apply(lambda value: "".join(htpasswd_line(user, word, value) for user, word in users.items()))
         return platform.remote_command(
             f"{name}-proxy",
-            RemoteCommandArgs(self.machine, command, stdin, timeout_s=PACKAGES_S),
+            RemoteCommandArgs(
+                self.machine, command, stdin, timeout_s=PACKAGES_S, has_secret=proxy.basic_auth is not None
+            ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[ready]),
         )
 

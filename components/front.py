@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from components.app_server_fleet import AppServerFleet
 from components.balancer import Balancer, BalancerArgs
 from components.load_balancer import LoadBalancer, ServiceArgs
-from platforms import Platform, PublicAddress, SecurityGroup
+from platforms import Platform, PublicAddress, SecurityGroup, Store
 from settings import Settings
 
 
-def make_front(settings: Settings, group: SecurityGroup, platform: Platform) -> Balancer | LoadBalancer:
-    """Create what balancer.kind says. group: its security group."""
+def make_front(settings: Settings, group: SecurityGroup, platform: Platform, store: Store) -> Balancer | LoadBalancer:
+    """Create what balancer.kind says. group: its security group. store: the release store."""
     if settings.balancer.kind == "machine":
         groups = {name: platform.group_names(name).group for name, app in settings.apps.items() if app.fleet.capacity}
-        args = BalancerArgs(settings.balancer, group, settings.security_updates, settings.operating_system, groups)
+        static = [name for name, app in settings.apps.items() if app.static]
+        args = BalancerArgs(
+            settings.balancer, group, settings.security_updates, settings.operating_system, groups, store, static
+        )
         return Balancer("balancer", args, platform=platform)
     service = ServiceArgs(settings.balancer, settings.apps, settings.hostnames, group)
     return LoadBalancer("balancer", service, platform=platform)

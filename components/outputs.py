@@ -10,7 +10,7 @@ import pulumi
 from components.app_server_fleet import AppServerFleet
 from components.balancer import Balancer
 from components.load_balancer import LoadBalancer
-from platforms import Platform, PublicAddress, Store
+from platforms import Machine, Platform, PublicAddress, Store
 from settings import Settings
 from settings.route import format_route
 
@@ -24,6 +24,10 @@ class Description(pulumi.ComponentResource):
     def __init__(self, name: str, fleet: pulumi.Output[Mapping[str, Any]]) -> None:
         super().__init__("wsgi-fleet:outputs:Description", name)
         self.register_outputs({"fleet": fleet})
+
+
+def _kept(machine: Machine) -> dict[str, str]:
+    return {"kept": machine.kept} if machine.kept else {}
 
 
 def outputs(
@@ -61,7 +65,7 @@ def outputs(
         **(
             {"load_balancer": dict(balancer.spec)}
             if isinstance(balancer, LoadBalancer)
-            else {"balancer": {"name": "balancer", "target": balancer.machine.target}}
+            else {"balancer": {"name": "balancer", "target": balancer.machine.target, **_kept(balancer.machine)}}
         ),
         "apps": apps,
     }

@@ -100,7 +100,9 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     prod = stack_file("prod")["apps"]["hello"]
     capacity = {"capacity": {"min": 1, "max": 2}}
     small = {name: value for name, value in prod["fleet"].items() if name != "servers"} | capacity
-    yield "prod", {"aws": alarms, "apps": {"hello": prod, "group": prod | {"path": "/group", "fleet": small}}}
+    every = {"hello": prod, "group": prod | {"path": "/group", "fleet": small}}
+    yield "prod", {"aws": alarms, "apps": every}
+    yield "prod", {"aws": alarms, "apps": every, "balancer": stack_file("prod")["balancer"] | {"self_healing": True}}
     tunnel = alarms | {"transport": "instance_connect_endpoint", "admin_cidrs": []}
     server: dict[str, Any] = {
         "gateway": {"kind": "gunicorn", "processes": 2},
@@ -124,6 +126,9 @@ def _delivery_of(resource: Registered) -> str:
         return BALANCER if resource.name == "balancer" else APP_SERVERS
     if resource.type in (mock_lxd.IMAGE, mock_lxd.ROLLOUT):
         return IMAGE if resource.type == mock_lxd.IMAGE else RELEASE
+    if resource.type == OBJECT and resource.name.endswith("-kept"):
+        # For the machine that takes the balancer's place.
+        return f"step `{resource.name.removesuffix('-kept')}`"
     if resource.type in (TEMPLATE, OBJECT):
         return GROUP_DATA if resource.type == TEMPLATE else GROUP_FILES
     return f"step `{re.sub(r'^(hello|a[0-9]+)-[0-9]+', 'SERVER', resource.name)}`"

@@ -47,7 +47,8 @@ class MachineArgs:
     role: stable key of the machine in its stack ("hello-1"). user_data: cloud-init document, equal on all platforms.
     zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it is in the
     public subnet (the balancer). app: the application whose releases and secrets it may read; "" for none.
-    watches: names of groups whose machines it may list, and report as dead.
+    watches: names of groups whose machines it may list, and report as dead. static_of: applications whose static files
+    it may read in the store.
     """
 
     role: str
@@ -58,6 +59,18 @@ class MachineArgs:
     public: bool = False
     app: str = ""
     watches: Sequence[str] = ()
+    static_of: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class MachineBoot:
+    """What a machine boots with that fetches its files. files: as rendering's files_to_apply has it.
+
+    user_data: returns the document, by the URL of its files and the key there.
+    """
+
+    files: str
+    user_data: Callable[[str, str], str]
 
 
 @dataclass(frozen=True)
@@ -65,13 +78,15 @@ class Machine:
     """A machine that a platform registered.
 
     id: LXD instance name or EC2 instance id; also its name where a person reads it. address: private IPv4.
-    target: what the transport calls it (LXD: the id; AWS: `<id>@<address>`).
+    target: what the transport calls it (LXD: the id; AWS: `<id>@<address>`). kept: where in the store stands what the
+    machine gets that takes its place by itself; "" where none does.
     """
 
     id: pulumi.Output[str]
     address: pulumi.Output[str]
     target: pulumi.Output[str]
     resource: pulumi.Resource
+    kept: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,13 +94,15 @@ class RemoteCommandArgs:
     """The arguments of Platform.remote_command(): a script that one machine runs as root.
 
     It runs again whenever the script, its input or the machine changes, so it must be idempotent. command: program and
-    arguments, no shell involved. A non-zero exit fails the step with the last lines it printed.
+    arguments, no shell involved. A non-zero exit fails the step with the last lines it printed. has_secret: stdin
+    contains one.
     """
 
     machine: Machine
     command: Sequence[str]
     stdin: pulumi.Input[str] = ""
     timeout_s: int = 300
+    has_secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,6 +231,15 @@ class Platform(Protocol):
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         """Register a machine; one with a store may read the releases of its application there."""
+        ...
+
+    def self_healing_machine(
+        self, name: str, args: MachineArgs, boot: MachineBoot, *, store: Store, opts: pulumi.ResourceOptions
+    ) -> Machine:
+        """Register a public machine in whose place another one comes by itself, with the same address.
+
+        What steps did to it is done again by that one: their commands and inputs are kept in the store.
+        """
         ...
 
     def remote_command(self, name: str, args: RemoteCommandArgs, *, opts: pulumi.ResourceOptions) -> pulumi.Resource:

@@ -53,6 +53,7 @@ class Accepted:
 CONTROLS: list[Control] = []
 ACCEPTED = (
     Accepted("EC2.9", "balancer", "It takes requests from the internet, and may be the jump host for admin_cidrs."),
+    Accepted("EC2.25", "balancer", "The same of a balancer that heals itself (`balancer.self_healing`)."),
     Accepted("EC2.6", "vpc", "Flow logs cost, and nothing of worth is in dev.", frozenset({"dev"})),
 )
 

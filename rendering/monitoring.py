@@ -12,9 +12,10 @@ JOURNALS = ("app@*", "nginx", "app-boot", "app-proof", "app-worker-*", "app-sche
 ACCESS_LOG = "/var/log/wsgi-fleet/access.log"
 
 
-def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | None) -> str:
+def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | None, group: str | None = None) -> str:
     """Return what makes a machine report metrics to a namespace and ship logs to a group, each where it is not None.
 
+    group: the Auto Scaling group whose metrics they are; None: those of the instance.
     By a step and not in user-data: settings that are changed replace no machine, and 16 KiB are few.
     """
     metrics = ["wsgi-fleet-metrics.service", "wsgi-fleet-metrics.timer"] if namespace else []
@@ -23,7 +24,8 @@ def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | 
     files: dict[str, tuple[str, str]] = {}
     if metrics:
         scripts.append("cloudwatch/cloudwatch_metrics")
-        files["/etc/wsgi-fleet/metrics.json"] = "0644", json.dumps({"namespace": namespace, "balancer": balancer})
+        reported = {"namespace": namespace, "balancer": balancer, **({"group": group} if group else {})}
+        files["/etc/wsgi-fleet/metrics.json"] = "0644", json.dumps(reported)
     if logs:
         scripts += ["cloudwatch/cloudwatch_logs", "cloudwatch/log_source", "common/system"]
         source = {"file": ACCESS_LOG} if balancer else {"units": JOURNALS}

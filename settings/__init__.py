@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from settings import alb_support, capacity, limits, route
+from settings import alb_support, capacity, limits, route, self_healing
 from settings.application import App, Fleet
 from settings.background import Schedule, Worker
 from settings.balancer import Balancer
@@ -167,6 +167,7 @@ class Settings(Model):
         found += limits.problems(self)
         found += alb_support.problems(self)
         found += capacity.problems(self)
+        found += self_healing.problems(self)
         found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
         reject(*found)
         return self

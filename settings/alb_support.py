@@ -44,6 +44,7 @@ SUPPORTED: Mapping[str, str] = {
 # Setting below balancer -> why it is not supported.
 UNSUPPORTED: Mapping[str, str] = {
     "size": _NO_MACHINE,
+    "self_healing": f"{_NO_MACHINE}, and a load balancer heals itself",
     "requests_per_second": _EACH_COUNTS,
     "burst": _EACH_COUNTS,
     "connections": _EACH_COUNTS,

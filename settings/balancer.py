@@ -28,6 +28,10 @@ class Balancer(Model):
     )
     alb: Alb = Field(default=Alb(), description="what an Application Load Balancer alone has")
     size: Size = Field(default=Size(), description="what the balancer has")
+    self_healing: bool = Field(
+        default=False,
+        description="true: another machine takes its place and address by itself when it fails (aws): a group of one",
+    )
     max_body_mib: int = Field(
         default=10, ge=1, le=10_240, description="largest request body; more is rejected with 413"
     )

@@ -48,6 +48,26 @@ class ScalingGroups:
         query = {"InstanceId": id_, "HealthStatus": "Unhealthy", "ShouldRespectGracePeriod": "false"}
         self._call(self._scaling, SCALING, "SetInstanceHealth", query)
 
+    @property
+    def machine(self) -> str:
+        """Return the id of this instance."""
+        return self._ec2.machine
+
+    def take_address(self, allocation: str) -> None:
+        """Have an Elastic IP lead to this instance, wherever it leads now."""
+        query = {"AllocationId": allocation, "InstanceId": self.machine, "AllowReassociation": "true"}
+        self._call(self._ec2, EC2, "AssociateAddress", query)
+
+    def complete(self, group: str, hook: str, result: str) -> None:
+        """End the wait of the group of this instance for a lifecycle hook. result: CONTINUE or ABANDON."""
+        query = {
+            "AutoScalingGroupName": group,
+            "LifecycleHookName": hook,
+            "InstanceId": self.machine,
+            "LifecycleActionResult": result,
+        }
+        self._call(self._scaling, SCALING, "CompleteLifecycleAction", query)
+
     def _pages(self, action: str, query: Mapping[str, str]) -> Iterator[ElementTree.Element]:
         """Yield the groups of each page of a response."""
         token = ""

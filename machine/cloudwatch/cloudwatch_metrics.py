@@ -20,7 +20,8 @@ from urllib.parse import urlencode
 
 from aws_service import Refused, Service
 
-# What the step that brought this script wants of it: namespace, balancer (whether this is one).
+# What the step that brought this script wants of it: namespace, balancer (whether this is one), group (the Auto Scaling
+# group whose metrics they are; without it they are the instance's).
 CONFIG = Path("/etc/wsgi-fleet/metrics.json")
 # It writes each 5 s.
 SILENT_S = 30.0
@@ -64,8 +65,8 @@ def balancer_metrics() -> Iterator[Metric]:
     yield "UnhealthyServers", count_unhealthy(health, drained), "Count"
 
 
-def metrics_form(namespace: str, machine: str, metrics: Sequence[Metric], now: datetime) -> dict[str, str]:
-    """Return the form of PutMetricData.
+def metrics_form(namespace: str, about: tuple[str, str], metrics: Sequence[Metric], now: datetime) -> dict[str, str]:
+    """Return the form of PutMetricData. about: name and value of their dimension.
 
     See docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricData.html.
     """
@@ -76,8 +77,8 @@ def metrics_form(namespace: str, machine: str, metrics: Sequence[Metric], now: d
             "Value": str(value),
             "Unit": unit,
             "Timestamp": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "Dimensions.member.1.Name": "InstanceId",
-            "Dimensions.member.1.Value": machine,
+            "Dimensions.member.1.Name": about[0],
+            "Dimensions.member.1.Value": about[1],
         }
         fields |= {f"MetricData.member.{number}.{key}": text for key, text in each.items()}
     return fields
@@ -95,7 +96,9 @@ def main() -> None:
         except (OSError, ValueError, KeyError) as error:
             problem = f"the balancer's metrics cannot be read: {error!r}"
     service = Service("monitoring")
-    body = urlencode(metrics_form(config["namespace"], service.machine, metrics, datetime.now(UTC))).encode()
+    group = config.get("group")
+    about = ("AutoScalingGroupName", group) if group else ("InstanceId", service.machine)
+    body = urlencode(metrics_form(config["namespace"], about, metrics, datetime.now(UTC))).encode()
     service.post("application/x-www-form-urlencoded; charset=utf-8", body)
     if problem:
         raise OSError(problem)

@@ -37,6 +37,12 @@ class Access(Protocol):
         """Pin the host key of a machine once it lets us in."""
         ...
 
+    def add_known(
+        self, name: str, machine: Machine, host_key: pulumi.Output[str], *, opts: pulumi.ResourceOptions
+    ) -> None:
+        """Wait for a public machine with a given host key, whose address is one that it takes itself."""
+        ...
+
     def use_public_address(self, address: pulumi.Output[str]) -> None:
         """Set the public machine's address for all that is described from here on."""
         ...

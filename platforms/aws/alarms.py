@@ -105,15 +105,23 @@ class MachineAlarms:
             self._create_alarm(f"{name}-{alarm.name}", role, {"InstanceId": instance.id}, alarm, opts)
 
     def create_agent_alarms(
-        self, name: str, role: str, machine: Machine, reports: pulumi.Resource, *, balancer: bool
+        self,
+        name: str,
+        role: str,
+        machine: Machine,
+        reports: pulumi.Resource,
+        *,
+        balancer: bool,
+        is_group: bool = False,
     ) -> None:
-        """Create the alarms on what a machine reports of itself.
+        """Create the alarms on what a machine reports of itself. is_group: its id is the name of a group of one.
 
         They wait for the step that begins its reports, and so for its first report.
         """
         opts = pulumi.ResourceOptions(parent=machine.resource, provider=self._provider, depends_on=[reports])
+        about = {"AutoScalingGroupName" if is_group else "InstanceId": machine.id}
         for alarm in agent_metrics(self._config.alarms, balancer=balancer) if self._config.alarms else ():
-            self._create_alarm(f"{name}-{alarm.name}", role, {"InstanceId": machine.id}, alarm, opts)
+            self._create_alarm(f"{name}-{alarm.name}", role, about, alarm, opts)
 
     def create_load_balancer_alarms(
         self, name: str, balancer: aws.lb.LoadBalancer, groups: Mapping[str, aws.lb.TargetGroup]

@@ -61,6 +61,12 @@ class EndpointAccess:
         ).host_key
         self._known[machine.resource] = machine.id, key
 
+    def add_known(
+        self, name: str, machine: Machine, host_key: pulumi.Output[str], *, opts: pulumi.ResourceOptions
+    ) -> None:
+        """Implement Access.add_known. Raises NotImplementedError: the settings reject it with an endpoint."""
+        raise NotImplementedError(name)
+
     def use_public_address(self, address: pulumi.Output[str]) -> None:
         """Implement Access.use_public_address: no connection uses it."""
 

@@ -76,9 +76,29 @@ class JumpHostAccess:
         ).host_key
         self._machine_keys[machine.resource] = machine.id, key
         if now is not None:
-            self._jump_host = _JumpHost(machine.id, now, key, machine.resource)
-            if self._jump_host_future and not self._jump_host_future.done():
-                self._jump_host_future.set_result(self._jump_host)
+            self._set_jump_host(_JumpHost(machine.id, now, key, machine.resource))
+
+    def _set_jump_host(self, host: _JumpHost) -> None:
+        self._jump_host = host
+        if self._jump_host_future and not self._jump_host_future.done():
+            self._jump_host_future.set_result(host)
+
+    def add_known(
+        self, name: str, machine: Machine, host_key: pulumi.Output[str], *, opts: pulumi.ResourceOptions
+    ) -> None:
+        """Implement Access.add_known: it is the jump host, whichever machine has the address."""
+        # During an instance refresh the address moves, so nobody enters by it before that has ended.
+        address = pulumi.Output.all(machine.address, machine.id).apply(lambda each: str(each[0]))
+        keys = pulumi.Output.all(machine.id, host_key).apply(lambda each: {str(each[0]): str(each[1])})
+        key = HostKey(
+            f"{name}-host-key",
+            machine=machine.id,
+            target=machine.target,
+            reach=self._spec(machine.id, address, keys),
+            opts=pulumi.ResourceOptions(parent=opts.parent),
+        ).host_key
+        self._machine_keys[machine.resource] = machine.id, key
+        self._set_jump_host(_JumpHost(machine.id, address, key, machine.resource))
 
     def use_public_address(self, address: pulumi.Output[str]) -> None:
         """Implement Access.use_public_address: it is the jump host's."""

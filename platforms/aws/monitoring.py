@@ -40,12 +40,17 @@ class Monitoring:
             found.append(group.arn.apply(lambda arn: [_ship_statement(arn)]))
         return found
 
-    def agent_files(self, machine: MachineArgs) -> pulumi.Output[str]:
-        """Return the input of the step that installs the scripts on a machine."""
+    def agent_files(self, machine: MachineArgs, *, group: str | None = None) -> pulumi.Output[str]:
+        """Return the input of the step that installs the scripts on a machine.
+
+        group: the Auto Scaling group for which it reports; None: it reports for itself.
+        """
         namespace = self.namespace if self._config.alarms else None
-        group = self._group(machine)
-        name = group.name if group else pulumi.Output.from_input(None)
-        return name.apply(lambda name: monitoring_files(balancer=not machine.app, namespace=namespace, log_group=name))
+        logs = self._group(machine)
+        name = logs.name if logs else pulumi.Output.from_input(None)
+        return name.apply(
+            lambda name: monitoring_files(balancer=not machine.app, namespace=namespace, log_group=name, group=group)
+        )
 
     def _group(self, machine: MachineArgs) -> aws.cloudwatch.LogGroup | None:
         """Return the log group: one for the balancer and one for each application.

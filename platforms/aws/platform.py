@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pulumi
 import pulumi_aws as aws
@@ -19,6 +20,7 @@ from platforms import (
     LoadBalancerArgs,
     Machine,
     MachineArgs,
+    MachineBoot,
     PublicAddress,
     RemoteCommandArgs,
     SecurityGroup,
@@ -26,14 +28,16 @@ from platforms import (
     ServerGroupArgs,
     Store,
 )
-from platforms.aws import bucket, dns, group, network, role
+from platforms.aws import bucket, group, network, role
 from platforms.aws.access import access
+from platforms.aws.address import Addresses
 from platforms.aws.alarms import MachineAlarms
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.instance import InstanceSpec
 from platforms.aws.load_balancer import AlbResources, front_of
 from platforms.aws.monitoring import Monitoring
 from platforms.aws.pinned_image import check_image
+from platforms.aws.self_healing import HealingMachine, Place
 from platforms.aws.server_group import GroupResources, group_names
 from platforms.aws.target import Target
 from platforms.aws.zones import check_front, warn_of_one_zone, zones_of
@@ -68,6 +72,7 @@ class AwsPlatform:
         self._network = network.network(config, stack, self._provider, ipv6=ipv6)
         self._access = access(config, stack=stack, provider=self._provider, network=self._network)
         self._releases: bucket.ReleaseStore | None = None
+        self._addresses = Addresses(config, stack, self._provider)
         self._monitoring = Monitoring(config, stack, self._provider)
         self._alarms = MachineAlarms(config, stack, self._provider, namespace=self._monitoring.namespace)
         self._roles = role.Roles(config, stack, self._provider, self._monitoring)
@@ -75,6 +80,7 @@ class AwsPlatform:
         self._alb: AlbResources | None = None
         # Those that reach their machine by the address that the public one has at first.
         self._steps: list[pulumi.Resource] = []
+        self._healing: dict[pulumi.Resource, HealingMachine] = {}
 
     def security_group(
         self, name: str, ingress: Sequence[Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
@@ -131,6 +137,19 @@ class AwsPlatform:
         self._access.add(name, machine, public=args.public, opts=opts)
         return machine
 
+    def self_healing_machine(
+        self, name: str, args: MachineArgs, boot: MachineBoot, *, store: Store, opts: pulumi.ResourceOptions
+    ) -> Machine:
+        """Implement Platform.self_healing_machine: create an Auto Scaling group of one instance, and its address."""
+        releases = self._releases_for(name)
+        address = self._addresses.elastic(f"{name}-address", opts)
+        made = HealingMachine(name, args, self._config, releases, address, stack=self._stack, provider=self._provider)
+        where = Place(self._network, self._root_device, self._alarms)
+        machine = made.create(boot, where, self._roles, self._instance_spec, store=store, opts=opts)
+        self._access.add_known(name, machine, made.host_key, opts=opts)
+        self._healing[machine.resource] = made
+        return machine
+
     def group_names(self, app: str) -> GroupNames:
         """Implement Platform.group_names."""
         return group_names(self._stack, app)
@@ -145,12 +164,10 @@ class AwsPlatform:
         opts: pulumi.ResourceOptions,
     ) -> ServerGroup:
         """Implement Platform.server_group: create an Auto Scaling group, and all by which its instances boot."""
-        if self._releases is None:
-            raise ValueError(f"{name}: a group needs a release store")
-        self._check_image()
+        releases = self._releases_for(name)
         warn_of_one_zone(args.app, self._config, self._app_zones)
         machine = MachineArgs(args.app, "", args.group, args.size, app=args.app)
-        machine_role = self._roles.of(machine, self._releases, opts, group=self.group_names(args.app).group)
+        machine_role = self._roles.of(machine, releases, opts, group=self.group_names(args.app).group)
         group = GroupResources(
             name,
             args,
@@ -161,7 +178,7 @@ class AwsPlatform:
             root_device=self._root_device,
             provider=self._provider,
         )
-        boot = group.boot(store, self._releases, self._monitoring.agent_files(machine), opts)
+        boot = group.boot(store, releases, self._monitoring.agent_files(machine), opts)
         ready = [*(machine_role.ready if machine_role else ()), *(front.ready if front else ())]
         return group.group(boot, self._alb if front else None, self._alarms, ready=ready, opts=opts)
 
@@ -169,6 +186,13 @@ class AwsPlatform:
     def _app_zones(self) -> Mapping[str, str]:
         """Return subnet -> zone of the app servers' subnets in an existing VPC."""
         return zones_of(self._config.app_subnet_ids, pulumi.InvokeOptions(provider=self._provider))
+
+    def _releases_for(self, name: str) -> bucket.ReleaseStore:
+        """Check the image, and return the release store, which a group needs."""
+        self._check_image()
+        if self._releases is None:
+            raise ValueError(f"{name}: a group needs a release store")
+        return self._releases
 
     def _check_image(self) -> None:
         if not self._root_device:
@@ -192,19 +216,22 @@ class AwsPlatform:
         """Implement Platform.remote_command: run the command over SSH."""
         command = self._access.remote_command(name, args, opts=opts)
         self._steps.append(command)
+        if healing := self._healing.get(args.machine.resource):
+            healing.keep(name, args, command, opts.parent)
         return command
 
     def enable_monitoring(
         self, name: str, machine: Machine, args: MachineArgs, *, opts: pulumi.ResourceOptions
     ) -> None:
         """Implement Platform.enable_monitoring: install the scripts, and create alarms on the reports."""
-        stdin = self._monitoring.agent_files(args)
+        healing = self._healing.get(machine.resource)
+        stdin = self._monitoring.agent_files(args, group=healing.names.group if healing else None)
         step = self.remote_command(
             f"{name}-monitoring",
             RemoteCommandArgs(machine, apply_files_command(), stdin, timeout_s=MONITORING_S),
             opts=opts,
         )
-        self._alarms.create_agent_alarms(name, args.role, machine, step, balancer=not args.app)
+        self._alarms.create_agent_alarms(name, args.role, machine, step, balancer=not args.app, is_group=bool(healing))
 
     @property
     def log_groups(self) -> Mapping[str, pulumi.Output[str]]:
@@ -225,34 +252,11 @@ class AwsPlatform:
         https: bool = False,
         opts: pulumi.ResourceOptions,
     ) -> PublicAddress:
-        """Implement Platform.public_address: create an Elastic IP and its DNS records."""
-        # It waits for nothing and outlives every machine. The association moves when all that opts name is done, and
-        # every step: EC2 takes the machine's first address away then, and a connection to it ends.
-        address = aws.ec2.Eip(
-            name,
-            domain="vpc",
-            tags={"Name": f"{self._stack}-{name}"},
-            opts=pulumi.ResourceOptions(parent=opts.parent, provider=self._provider, protect=self._config.protect),
-        )
-        association = aws.ec2.EipAssociation(
-            name,
-            allocation_id=address.allocation_id,
-            instance_id=machine.id,
-            allow_reassociation=True,
-            opts=pulumi.ResourceOptions.merge(
-                opts, pulumi.ResourceOptions(provider=self._provider, depends_on=list(self._steps))
-            ),
-        )
-        there = pulumi.Output.all(address.public_ip, association.id).apply(lambda values: values[0])
-        # What is described from here on runs after the move: the address below is no longer the machine's own.
-        self._access.use_public_address(there)
-        beside = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider)
-        records = dns.records(name, hostnames, address.public_ip, self._config, beside)
-        host = pulumi.Output.all(there, *(record.id for record in records)).apply(lambda values: values[0])
-        # Which name below a wildcard clients use is unknown.
-        exact = next((name for name in hostnames if not name.startswith("*.")), there)
-        url = pulumi.Output.concat("https://" if https else "http://", exact)
-        return PublicAddress(url, host, association)
+        """Implement Platform.public_address: create an Elastic IP, unless the machine has one, and its DNS records."""
+        names: dict[str, Any] = {"hostnames": hostnames, "https": https, "opts": opts}
+        if healing := self._healing.get(machine.resource):
+            return self._addresses.public_address(name, healing.address, **names)
+        return self._addresses.lead_to(name, machine, self._steps, self._access, **names)
 
     def load_balancer_group(self, name: str, ports: Sequence[int], *, opts: pulumi.ResourceOptions) -> SecurityGroup:
         """Implement Platform.load_balancer_group: create an EC2 group."""

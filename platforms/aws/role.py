@@ -18,7 +18,7 @@ from platforms import MachineArgs
 from platforms.aws.bucket import ReleaseStore
 from platforms.aws.monitoring import Monitoring
 from platforms.aws.partition import Partition, partition_of
-from platforms.aws.ssm import parameter_path
+from platforms.aws.ssm import BALANCER, parameter_path
 
 Statement = Mapping[str, Any]
 
@@ -48,16 +48,21 @@ class Roles:
         opts: pulumi.ResourceOptions,
         *,
         group: str | None = None,
+        address: pulumi.Output[str] | None = None,
     ) -> Role | None:
         """Return the role of a machine. releases: what it reads, None for a machine that reads none.
 
-        group: name of the Auto Scaling group that it is in.
+        group: name of the Auto Scaling group that it is in. address: allocation of the Elastic IP that it takes.
         """
         name = f"app-{machine.app}" if machine.app else machine.role
         if name not in self._made:
             statements = self._own_statements(machine, releases)
             if group:
                 statements.append(pulumi.Output.from_input([_lifecycle_statement(group, self._config.region)]))
+            if group and address:
+                statements.append(
+                    address.apply(lambda id_: address_statements(id_, group, self._stack, self._config.region))
+                )
             self._made[name] = self._role(name, statements, releases, opts) if statements or self._config.ssm else None
         return self._made[name]
 
@@ -65,7 +70,9 @@ class Roles:
         self, machine: MachineArgs, releases: ReleaseStore | None
     ) -> list[pulumi.Output[Sequence[Statement]]]:
         reads = (
-            releases.bucket.apply(lambda bucket: release_statements(bucket, self._stack, machine.app, self._config))
+            releases.bucket.apply(
+                lambda bucket: release_statements(bucket, self._stack, machine.app or BALANCER, self._config)
+            )
             if releases
             else None
         )
@@ -74,7 +81,14 @@ class Roles:
             if machine.watches
             else None
         )
-        return [*filter(None, (reads, groups)), *self._monitoring.statements(machine)]
+        static = (
+            releases.bucket.apply(
+                lambda bucket: [_static_statement(bucket, self._stack, machine.static_of, self._config.region)]
+            )
+            if releases and machine.static_of
+            else None
+        )
+        return [*filter(None, (reads, groups, static)), *self._monitoring.statements(machine)]
 
     def _role(
         self,
@@ -134,6 +148,13 @@ def release_statements(bucket: str, stack: str, app: str, config: settings.Aws) 
     return statements
 
 
+def _static_statement(bucket: str, stack: str, apps: Sequence[str], region: str) -> Statement:
+    """Return a statement that lets a balancer read which release serves, and the static files of releases."""
+    own = f"arn:{partition_of(region).name}:s3:::{bucket}/{stack}"
+    keys = [f"{own}/{app}/{key}" for app in apps for key in ("pointer", "releases/*/static.tar.gz")]
+    return {"Effect": "Allow", "Action": "s3:GetObject", "Resource": keys}
+
+
 def group_statements(groups: Sequence[str], region: str) -> list[Statement]:
     """Return statements that let a balancer list the machines of groups, and report those of its own groups as dead."""
     return [
@@ -164,6 +185,26 @@ def _lifecycle_statement(group: str, region: str) -> Statement:
         "Action": ["autoscaling:CompleteLifecycleAction", "autoscaling:RecordLifecycleActionHeartbeat"],
         "Resource": _group_arn(group, region),
     }
+
+
+def address_statements(allocation: str, group: str, stack: str, region: str) -> list[Statement]:
+    """Return statements that let the balancer of a group of one lead its address to itself, and call itself dead.
+
+    EC2 asks for both ends: the address, and the instance or its interface. Those are found by tags that the launch
+    template gives them.
+    """
+    own = f"arn:{partition_of(region).name}:ec2:{region}:*"
+    tags = {"aws:ResourceTag/wsgi-fleet:stack": stack, "aws:ResourceTag/Name": f"{stack}-balancer"}
+    return [
+        {"Effect": "Allow", "Action": "ec2:AssociateAddress", "Resource": f"{own}:elastic-ip/{allocation}"},
+        {
+            "Effect": "Allow",
+            "Action": "ec2:AssociateAddress",
+            "Resource": [f"{own}:instance/*", f"{own}:network-interface/*"],
+            "Condition": {"StringEquals": tags},
+        },
+        {"Effect": "Allow", "Action": "autoscaling:SetInstanceHealth", "Resource": _group_arn(group, region)},
+    ]
 
 
 def _decryption_statement(key: str, parameters: str, region: str, partition: Partition) -> Statement:

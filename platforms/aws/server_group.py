@@ -104,10 +104,11 @@ class GroupResources:
         *,
         ready: Sequence[pulumi.Resource],
         opts: pulumi.ResourceOptions,
+        leaves_at_once: bool = False,
     ) -> ServerGroup:
         """Create the group and its alarms. front: where its machines are registered, if anywhere.
 
-        ready: what it waits for besides.
+        ready: what it waits for besides. leaves_at_once: a machine that goes has nothing to finish.
         """
         capacity, name = self._args.capacity, self._name
         instance = self._spec(boot.user_data)
@@ -136,7 +137,7 @@ class GroupResources:
             wait_for_capacity_timeout="0",
             enabled_metrics=list[Any](GROUP_METRICS.values()) if self._config.alarms else None,
             # With the group itself, so that no machine escapes them.
-            initial_lifecycle_hooks=self._hooks(),
+            initial_lifecycle_hooks=self._hooks()[: 1 if leaves_at_once else None],
             # Default tags do not reach groups, and what is launched has them of the template.
             tags=[
                 {"key": key, "value": value, "propagate_at_launch": False}

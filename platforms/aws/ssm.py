@@ -14,6 +14,9 @@ DELETED_PER_CALL = 10
 # Of an application's parameters those that machines of a group read when they boot, before any release
 # (platforms/aws/server_group.py). No release has such a name.
 BOOT = "boot"
+# In the place of an application's name, which none can have: what is kept for a balancer that heals itself
+# (platforms/aws/self_healing.py).
+BALANCER = "_balancer"
 # Characters of an advanced parameter; a standard one has 4096 and costs nothing.
 MAX_CHARS = 8192
 

@@ -183,6 +183,18 @@ class LxdPlatform:
         """Implement Platform.server_group. Raises NotImplementedError: the settings reject it here."""
         raise NotImplementedError(_NO_LOAD_BALANCER)
 
+    def self_healing_machine(
+        self,
+        name: str,
+        args: platforms.MachineArgs,
+        boot: platforms.MachineBoot,
+        *,
+        store: platforms.Store,
+        opts: pulumi.ResourceOptions,
+    ) -> platforms.Machine:
+        """Implement Platform.self_healing_machine. Raises NotImplementedError: the settings reject it here."""
+        raise NotImplementedError(_NO_LOAD_BALANCER)
+
     def reach(self, machines: Iterable[platforms.Machine] | None = None) -> platforms.ConnectionSpec:
         """Implement Platform.reach: every machine of this host is reached alike."""
         del machines

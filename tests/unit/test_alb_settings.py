@@ -18,6 +18,7 @@ SERVERS = {"fleet": {"local_proxy": True, "size": {"instance_type": "t4g.small"}
 # Each setting below balancer that an ALB has no use for, at another value than its default.
 REJECTED: dict[str, Any] = {
     "size": {"disk_gib": 9},
+    "self_healing": True,
     "requests_per_second": 5,
     "burst": 5,
     "connections": 5,

@@ -202,8 +202,8 @@ def test_tls_has_its_port_and_http_leads_there_but_for_health_paths() -> None:
 
 
 # What is told to somebody else than the proxy: what machines are made of, files that a step brings.
-ELSEWHERE = {"size", "proxy.kind", "proxy.basic_auth.users", "tls.certificate", "tls.private_key", "tls.self_signed",
-             "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames",
+ELSEWHERE = {"size", "self_healing", "proxy.kind", "proxy.basic_auth.users", "tls.certificate", "tls.private_key",
+             "tls.self_signed", "tls.acme.email", "tls.acme.directory_url", "tls.acme.ca_certificate", "hostnames",
              *(f"error_pages.{name}" for name in ErrorPages.model_fields)}  # fmt: skip
 WHOLE: dict[str, Any] = {
     "hostnames": [HOSTNAME],

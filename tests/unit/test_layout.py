@@ -40,7 +40,7 @@ LIBRARIES_OF_GATEWAYS = {"gevent", "gunicorn", "pyuwsgi", "tornado", "uwsgi"}
 # A script imports what lies beside it on a machine: its own folder, machine/common, and these.
 ALSO_ON_ITS_MACHINE = {
     "machine/cloudwatch": ("machine/balancer",),
-    "machine/group": ("machine/app_server",),
+    "machine/group": ("machine/app_server", "machine/balancer"),
 }
 # They find a module of the project by a name that is a setting.
 LOADERS = ("gateways/__init__.py", "platforms/operator.py", "platforms/registry.py")

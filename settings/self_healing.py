@@ -1,0 +1,40 @@
+"""What of a whole stack keeps balancer.self_healing from working."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from settings import Settings
+
+
+def problems(given: Settings) -> list[str]:
+    """Return what a machine could not do that boots without anybody's help, each with its path and what to do."""
+    balancer, aws = given.balancer, given.aws
+    # Of an Application Load Balancer the whole setting is rejected (alb_support.py).
+    if not balancer.self_healing or balancer.kind != "machine":
+        return []
+    if given.platform != "aws" or aws is None:
+        return [f"balancer.self_healing: true: {given.platform} replaces no machine by itself; remove it"]
+    found: list[str] = []
+    beside = "with balancer.self_healing"
+    if aws.transport != "ssh":
+        found.append(
+            f"aws.transport: {aws.transport}: {beside} the balancer is found by its public address alone; take ssh"
+        )
+    if balancer.proxy.kind != "nginx":
+        found.append(
+            f"balancer.proxy.kind: {balancer.proxy.kind}: {beside} the machine asks its own Nginx whether it responds, "
+            "and cannot ask Apache; take nginx"
+        )
+    if balancer.tls and balancer.tls.acme:
+        found.append(
+            f"balancer.tls.acme: {beside} a new machine would have to ask the ACME server again, which limits how "
+            "often; give a certificate (balancer.tls.certificate), or take balancer.kind: alb"
+        )
+    if given.security_updates.reboot:
+        found.append(
+            f"security_updates.reboot: true: {beside} a machine that restarts may be taken for one that failed; set it "
+            "to false, and take a newer aws.ami for a new kernel"
+        )
+    return found
