@@ -184,7 +184,8 @@ def _readme(target: Target, unreachable: Sequence[str]) -> str:
     ]
     if unreachable:
         lines.append(
-            f"Not asked for its secrets (unreachable), so one that only it holds may be left: {', '.join(unreachable)}."
+            "Unreachable, so secrets that only these servers know may not be removed from this bundle: "
+            f"{', '.join(unreachable)}."
         )
     return "\n".join(lines) + "\n"
 

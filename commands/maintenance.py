@@ -55,8 +55,8 @@ def maintenance(
 ) -> None:
     """Respond to clients with a page (on), or as usual (off).
 
-    With 503 and `Retry-After: 60`, at once and without a reload, for all applications of the stack. The health path of
-    each is answered by it all the while. It stays on until this command turns it off, or the balancer is
+    With 503 and `Retry-After: 60`, at once and without a reload, for all applications of the stack. Each
+    application still responds on its health path. It stays on until this command turns it off, or the balancer is
     replaced. With balancer.kind alb: 1,024 characters at most, without Retry-After, for health paths as well.
     """
     if page and switch is Switch.OFF:

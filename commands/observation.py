@@ -1,4 +1,4 @@
-"""A look at a fleet: every machine asked once, in parallel, and what its answers mean in one word."""
+"""Query every machine of a fleet once, in parallel, and sum up its state in one word."""
 
 from __future__ import annotations
 

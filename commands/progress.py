@@ -95,7 +95,7 @@ class Progress:
         return [f"{label}: {how}" + (f" in {took:.0f} s" if took >= 1 else "")]
 
     def describe_waiting(self, now_s: float) -> str:
-        """Return what is waited for, and for how long the first of it."""
+        """Return what the engine waits for, and since when for the first."""
         if not self.waiting:
             return "the engine compares the stack with its program"
         return f"waiting {now_s - min(self.waiting.values()):.0f} s for {', '.join(self.waiting)}"

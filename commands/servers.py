@@ -161,8 +161,8 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
 def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:
     """Stop sending requests to a server.
 
-    Ends when those that it had are answered. It stays drained, whatever `pulumi up` does, until `./fleet admit` or its
-    replacement.
+    Ends when its current requests are finished. It stays drained, whatever `pulumi up` does, until `./fleet admit` or
+    its replacement.
     """
     target = find(stack, app, server)
     if target.load_balancer:

@@ -56,7 +56,7 @@ class AppServerFleet(pulumi.ComponentResource):
 
     addresses: their private ones, known once the release serves on them.
 
-    release: id of what serves. The order is machines -> booted -> rollout; who asks for addresses waits for all of it.
+    release: id of the current release. The order is machines -> booted -> rollout; `addresses` depends on all three.
     """
 
     machines: dict[str, Machine]

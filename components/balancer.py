@@ -167,20 +167,22 @@ class Balancer(pulumi.ComponentResource):
             )
         )
         # The site names the certificate's file, so that must be there before.
-        serves = [self.booted] if tls is None else [self._certificate(name, tls, hostnames, platform, self.booted)]
+        prerequisites = [self.booted]
+        if tls is not None:
+            prerequisites = [self._certificate(name, tls, hostnames, platform, self.booted)]
         if (preparation := proxy_packages_command(self._settings)) is not None:
-            serves.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
-        taken = platform.remote_command(
+            prerequisites.append(self._preparation(name, preparation, self._settings.proxy, platform, self.booted))
+        site_step = platform.remote_command(
             f"{name}-site",
             RemoteCommandArgs(self.machine, [f"{SCRIPTS}/proxy_site.py", "site"], text, timeout_s=SITE_TIMEOUT_S),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=serves),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=prerequisites),
         )
         address = platform.public_address(
             f"{name}-address",
             self.machine,
             hostnames=hostnames,
             https=tls is not None,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[taken]),
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[site_step]),
         )
         if tls is not None and tls.acme is not None:
             self._acme(name, tls.acme, hostnames, platform, address)

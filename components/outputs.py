@@ -41,7 +41,7 @@ def outputs(
 ) -> dict[str, Any]:
     """Return the stack's outputs by name. `fleet` is a secret as a whole: the reach may contain a private key.
 
-    It waits for no release: of an `up` that goes on after a failed one, Pulumi forgets what waits for that.
+    It depends on no release: after a failed one, `up --continue-on-error` would drop it from the outputs.
     """
     machines = {role: machine for fleet in fleets.values() for role, machine in fleet.machines.items()}
     apps = {

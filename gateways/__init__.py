@@ -23,17 +23,17 @@ GATEWAYS = _find()
 
 def markdown_table() -> str:
     """Return a Markdown table of what each gateway can do and cannot; docs/gateways.md contains it."""
-    masters = [kind.process_master for kind in GATEWAYS.values()]
+    process_masters = [kind.process_master for kind in GATEWAYS.values()]
     rows = [
         ("", *(kind.title for kind in GATEWAYS.values())),
         ("---", *("---" for _ in GATEWAYS)),
         ("`gateway.kind`", *(f"`{kind.name}`" for kind in GATEWAYS.values())),
         ("packages", *(", ".join(f"`{each}`" for each in kind.packages) for kind in GATEWAYS.values())),
         ("a request runs in", *(kind.model for kind in GATEWAYS.values())),
-        ("several processes", *masters),
+        ("several processes", *process_masters),
         ("speaks with the balancer", *(_SPEAKS[kind.protocol] for kind in GATEWAYS.values())),
         ("takes systemd's socket", *("yes" for _ in GATEWAYS)),
-        ("with `local_proxy` each process is", *(f"one worker under {master}" for master in masters)),
+        ("with `local_proxy` each process is", *(f"one worker under {master}" for master in process_masters)),
         ("says READY when", *(kind.ready for kind in GATEWAYS.values())),
         ("graceful stop", *(kind.stop for kind in GATEWAYS.values())),
         ("past `request_timeout_s`", *(kind.limit for kind in GATEWAYS.values())),

@@ -84,7 +84,7 @@ def build(
 
 async def _run(program: Callable[[], Awaitable[None] | None]) -> None:
     # What failed is raised once. Its copies in futures that nobody asks would be told whenever they are collected, in
-    # whatever test that is; Python 3.11 dies of the telling when it is within ast.parse.
+    # whatever test that is; Python 3.11 crashes if it is reported within ast.parse.
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # noqa: ARG005
     await run_in_stack(program)
 

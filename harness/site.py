@@ -9,7 +9,7 @@ from typing import Any
 from harness.stack import lxc, on
 
 
-def wanted_site(balancer: str, old: str = "", new: str = "") -> str:
+def desired_site(balancer: str, old: str = "", new: str = "") -> str:
     """Return the site that the last step brought, with its first `old` replaced by `new` in each part of its text."""
     site = json.loads(on(balancer, "cat", "/etc/wsgi-fleet/site.json"))["site"]
     for part in site["parts"]:
@@ -24,7 +24,7 @@ def site_document(text: str, probe: str = "") -> str:
     return json.dumps({"parts": [{"text": text}], "upstreams": {"app": app} if probe else {}, "https": False})
 
 
-def bring_site(balancer: str, site: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+def apply_site(balancer: str, site: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Have a balancer serve a site."""
     command = ("/usr/local/lib/wsgi-fleet/proxy_site.py", "site")
     return lxc("exec", balancer, "-T", "--", *command, check=check, stdin=site)

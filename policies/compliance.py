@@ -1,4 +1,4 @@
-"""What docs/security.md tells besides the controls themselves: how each is kept, and what is left open on purpose."""
+"""Texts of docs/security.md besides the controls: how each is kept, and what is left open on purpose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from policies.control import Accepted
 
 
 class OurControl(NamedTuple):
-    """what: we do. where: files that do it. test: what fails without it."""
+    """what: what we do. where: the files that do it. test: the test that fails without it."""
 
     what: str
     where: tuple[str, ...]
@@ -17,7 +17,7 @@ class OurControl(NamedTuple):
 
 OUR_CONTROLS = {
     "EC2.2": OurControl(
-        "a VPC that is made here has its group emptied; yours is yours",
+        "the default group of a VPC made here has no rules; an existing VPC is not changed",
         ("platforms/aws/network.py",),
         "test_the_stacks_of_this_project_fail_no_control",
     ),
@@ -214,7 +214,7 @@ OUR_CONTROLS = {
 }
 # Findings of Security Hub, which looks at more than the controls here.
 OPEN = (
-    Accepted("EC2.10", "the VPC", "Machines do not call the API of EC2; an endpoint for it would serve nobody."),
+    Accepted("EC2.10", "the VPC", "Machines do not call the API of EC2; an endpoint for it would have no client."),
     Accepted(
         "AutoScaling.6",
         "groups",

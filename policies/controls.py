@@ -164,10 +164,10 @@ def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
         only_tls = {"Bool": {"aws:SecureTransport": "false"}}
         is_denied = any(each.get("Condition") == only_tls and "s3:*" in _list(each["Action"]) for each in denied)
         if not is_denied and None not in policies:
-            yield bucket, "it answers without TLS"
+            yield bucket, "it accepts requests without TLS"
 
 
-@control("S3.6", "buckets let in nobody else", "name principals of the own account")
+@control("S3.6", "buckets deny other accounts", "name principals of the own account")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each in _all(plan, BUCKET_POLICY):
         for statement in _statements(each.inputs.get("policy")):
@@ -222,11 +222,11 @@ control("S3.14", "buckets keep versions", "enable versioning")(
 )
 
 
-@control("CloudWatch.15", "alarms tell somebody", "name a topic in aws.alarms.sns_topic_arn")
+@control("CloudWatch.15", "alarms notify somebody", "name a topic in aws.alarms.sns_topic_arn")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each in _all(plan, ALARM):
         if not each.inputs.get("alarmActions"):
-            yield each, "nobody hears it"
+            yield each, "it has no action"
 
 
 @control("CloudWatch.17", "the actions of alarms are on", "leave actions_enabled as it is")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 from policies.control import Planned
+from releases.drift import UNKNOWN
 
 if TYPE_CHECKING:
     from harness.mock_engine import Build
 
 # What marks a value as special in Pulumi's JSON, and what a secret; what stands for a value that is not known yet
-# (sdk/v3/go/common/resource: sig, plugin.UnknownStringValue).
+# (sdk/v3/go/common/resource: sig).
 SIGNATURE, SECRET = "4dabf18193072939515e22adb298388d", "1b47061264138c4ac30d75fd1eb44270"
-UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
 def plan_of(argument: str) -> tuple[str, list[Planned]]:

@@ -27,12 +27,12 @@ REPAIR = "`pulumi up` puts it right"
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
 
 
-def find_drift(store: Store, release: str, epoch: int) -> str:
+def find_drift(store: Store, release: str, manual_changes: int) -> str:
     """Return why the store shows that the fleet may not be on the release, or ""."""
     if damage := find_damage(store, release):
         return damage
-    if epoch != pointers.manual_changes(store):
-        return "the fleet was moved by hand, or the store's epoch is damaged"
+    if manual_changes != pointers.manual_changes(store):
+        return "an operator moved the fleet by hand, or `epoch` in the store is damaged"
     newest = next(entries(store), None)
     if not (newest and newest.is_settled):
         return "the last rollout did not end on all servers, or its journal is gone"

@@ -43,7 +43,7 @@ class ServerFailure(Exception):
 
 
 class ServerFailures(Exception):
-    """What went wrong on some of so many servers; what is the same on several is described once."""
+    """Failures of a fleet's servers; equal ones are described once."""
 
     def __init__(self, failures: Sequence[ServerFailure], servers: int) -> None:
         super().__init__(group(((each.server.name, each.phase, each.why) for each in failures), servers))

@@ -50,7 +50,7 @@ def manual_changes(store: Store) -> int:
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
-def raise_epoch(store: Store) -> None:
+def count_manual_change(store: Store) -> None:
     """Make the next `up` check the fleet, even if its state did not change."""
     store.write(EPOCH, str(manual_changes(store) + 1).encode())
 

@@ -180,8 +180,8 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
     store = _store(props)
     # Before it begins: a hand that moves the fleet meanwhile makes the next `up` look again.
     if pointers.manual_changes(store) < 0:
-        pointers.raise_epoch(store)
-    epoch = pointers.manual_changes(store)
+        pointers.count_manual_change(store)
+    manual_changes = pointers.manual_changes(store)
     try:
         secrets = operator.secrets(props["store"], props["app"])
         if live:
@@ -192,7 +192,7 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         log(f"{props['app']}: collects what support would ask for, in {BUNDLE_S} s at most")
         # What to do comes last.
         raise without_traceback(RolloutError("\n".join([error.cause, *_bundle(props)]), error.remedy)) from None
-    return {**_state_of(props), "release": props["release"], "epoch": epoch}
+    return {**_state_of(props), "release": props["release"], "epoch": manual_changes}
 
 
 def _servers_of_group(live: LiveServers) -> list[Server]:

@@ -112,7 +112,7 @@ def roll_back(
                 pointers.reject(store, pointers.Rejection(before, lock.operator_name(), now))
             pointers.allow(store, target)
             pointers.set_current(store, target)
-            pointers.raise_epoch(store)
+            pointers.count_manual_change(store)
             if live:
                 live.bring_late(fleet, servers, go_back)
             missing = static.activate()

@@ -44,7 +44,7 @@ class StaticFiles:
         self._run(self._balancer, "put", self._release, stdin=b"" if is_there else archive)
 
     def activate(self) -> list[str]:
-        """Serve them first, and the previously live ones after them.
+        """Serve this release's files first, then those of the release before.
 
         Return the balancer's name if that fails. Then pages still find their files, because they were published before.
         """

@@ -31,7 +31,7 @@ _PYTHON = "/usr/bin/python3"
 
 
 class Wheels:
-    """Of one release. Does nothing where its manifest does not want them to be kept.
+    """Wheels of one release. Does nothing unless its manifest has `wheels`.
 
     limit_s: how long the other servers wait for them, once they are installed.
     """
@@ -87,7 +87,7 @@ class Wheels:
             )
 
     def prune(self, keep: Iterable[str]) -> None:
-        """Remove those that none of these releases uses."""
+        """Remove the wheels that none of these releases uses."""
         used = {find_key(self._store, release) for release in keep}
         for key in self._store.keys("wheels/"):
             if key.removeprefix("wheels/").partition(".")[0] not in used:
@@ -131,7 +131,7 @@ class Wheels:
                 sha256.update(piece)
                 file.write(piece)
             if file.tell() != size or sha256.hexdigest() != packed["sha256"]:
-                raise ValueError("they did not arrive whole")
+                raise ValueError("they arrived incomplete")
             file.seek(0)
             self._store.write(f"wheels/{key}.tar.gz", file)
         # Last: where it is, the archive is whole.

@@ -32,7 +32,7 @@ _OURS = sorted(name for name in {*RESERVED_REQUEST_HEADERS, *map(str.lower, FORG
 
 @dataclass(frozen=True)
 class Location:
-    """A <Location>: where an application answers, or its static files do. prefix: what it is not told of its path."""
+    """A <Location>: the path of an application or of its static files. prefix: removed from the path."""
 
     path: str
     app: Upstream
@@ -129,7 +129,7 @@ def server_line(app: Upstream, address: str) -> str:
 
 
 def _limits(timeout_s: int) -> str:
-    """Return what Apache keeps to with who is asked. timeout_s: for which it waits for the next bytes of a response."""
+    """Return Apache's limits for a server. timeout_s: longest pause between two parts of a response."""
     return f"connectiontimeout=2 timeout={timeout_s} retry=0 disablereuse=on responsefieldsize=32768"
 
 

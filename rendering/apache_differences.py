@@ -23,7 +23,7 @@ DIFFERENCES_FROM_NGINX = (
     ),
     ("a server that takes too long, where the gateway speaks HTTP", "504", "502"),
     (
-        "who has fewest",
+        "the server with the fewest requests",
         "counted exactly",
         (
             "counted without locks: after a load the count may be off by a few, so that a server gets less than its "

@@ -12,7 +12,7 @@ from rendering.upstream import MARK, Upstream
 from settings import App, Balancer
 from settings.application import APP_PORT
 
-# What the load balancer asks a server for. No client gets there: the load balancer tells of each who it is.
+# Path of the load balancer's health checks. Clients cannot use it, because their requests have X-Forwarded-For.
 TARGET_HEALTH_PATH = "/.wsgi-fleet/health"
 # In the folder of a release.
 ERRORS = "errors"
@@ -22,8 +22,8 @@ ERRORS = "errors"
 class Front:
     """What a release must know of the load balancer in front.
 
-    name: of the application. balancer: its settings. networks: from which it connects, and so is believed about who a
-    client is. health_host: by which name the application is asked for its health path.
+    name: of the application. balancer: its settings. networks: from which it connects, so its word on a client's
+    address counts. health_host: by which name the application is asked for its health path.
     """
 
     name: str

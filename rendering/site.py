@@ -28,7 +28,7 @@ def render_site(
 ) -> dict[str, Any]:
     """Return the proxy's site as machine/balancer/site_state.py reads it (Site there).
 
-    Requests go to the server of their application that has fewest, and get 503 where there is none. The lines of
+    A request goes to its application's server with the fewest requests, or gets 503 if there is none. The lines of
     upstream servers come apart from the rest, so that the balancer leaves some out without parsing the site.
     hostnames: of the site, exact ones first. https_port: by which clients reach port 443 of the balancer. With TLS,
     HTTP redirects there: to the requested name, else to the first. system: of the balancer.

@@ -26,8 +26,8 @@ MAX_ATTEMPTS = 3
 class Upstream:
     """addresses: private addresses of the servers that take requests now.
 
-    health_path: as the application sees it; it is answered during maintenance as well. health_host: the name by
-    which its servers are asked for it. at: which requests it gets.
+    health_path: as the application sees it; it responds during maintenance as well. health_host: the name by
+    which its servers are asked for it. route: which requests it gets.
     protocol: what its gateway speaks. static: files that it is not asked for.
     streaming: paths on which requests and responses are passed on as they come.
     sticky_sessions: whether a client gets a cookie by which it reaches the same server again.

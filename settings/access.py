@@ -39,7 +39,7 @@ def _check_password_length(value: SecretStr) -> SecretStr:
 def _check_realm(value: str) -> str:
     # Nginx's word for none.
     if value == "off":
-        raise ValueError('"off": would switch it off; name the realm otherwise, or leave basic_auth away')
+        raise ValueError('"off": would disable the password check; choose another realm, or remove basic_auth')
     return value
 
 
@@ -80,11 +80,11 @@ class BasicAuth(Model):
     """A name and a password for all of the site (RFC 7617)."""
 
     users: Annotated[dict[UserName, Password], Field(max_length=1000)] = Field(
-        description="name -> password: pulumi config set --secret --path. Without any, nobody has access"
+        description="name -> password: pulumi config set --secret --path. Without users all clients are rejected"
     )
     realm: Realm = Field(default="Restricted", description="what browsers show when they ask")
     exempt_paths: list[ExemptPath] = Field(
-        default_factory=list[str], description="paths for everyone; with a / at the end all beneath. Health paths are"
+        default_factory=list[str], description="paths without this check; with / at the end all below. Health paths are"
     )
 
 
@@ -99,7 +99,7 @@ class Access(Model):
         default_factory=list[str], description="countries that may not, as ISO 3166 writes them; needs geoip"
     )
     exempt_paths: list[ExemptPath] = Field(
-        default_factory=list[str], description="paths for everyone; with a / at the end all beneath. Health paths are"
+        default_factory=list[str], description="paths without this check; with / at the end all below. Health paths are"
     )
 
     @model_validator(mode="after")

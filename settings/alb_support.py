@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from settings import Aws, Settings
     from settings.balancer import Balancer
 
-# By whom a request's address and scheme are told, what reaches machines without a jump host.
+# The transport that reaches machines without a jump host.
 TRANSPORT = "instance_connect_endpoint"
 # The body of a fixed response (API_FixedResponseActionConfig).
 PAGE_CHARS = 1024
@@ -36,7 +36,7 @@ SUPPORTED: Mapping[str, str] = {
     "proxy.compression": _PROXY,
     "proxy.access": _PROXY,
     "proxy.canonical_host": _PROXY,
-    "proxy.redirects": f"{_PROXY}: of paths that an application answers",
+    "proxy.redirects": f"{_PROXY}: for paths that an application serves",
     "proxy.rewrites": f"{_PROXY}: the application stays the one of the path before",
     "proxy.request_headers": _PROXY,
     "proxy.response_headers": _PROXY,

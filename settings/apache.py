@@ -20,7 +20,7 @@ UNSUPPORTED: Mapping[str, str] = {
 
 
 def unsupported_settings(balancer: Balancer) -> list[str]:
-    """Return the settings that Apache has no use for, each with the reason and the remedy."""
+    """Return the settings that Apache does not support, each with the reason and the remedy."""
     return [
         f"{name}: Apache does not support it: {why}; remove it, or take proxy.kind: nginx"
         for name, why in UNSUPPORTED.items()

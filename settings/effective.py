@@ -32,7 +32,7 @@ class Value:
 
 
 def values(settings: Settings) -> list[Value]:
-    """Return all values in the order of the stack file, but those the platform has no use for. Secrets are masked."""
+    """Return all values in the order of the stack file, but those the platform does not use. Secrets are masked."""
     computed = {each.name: each for each in _computed_values(settings)}
     # The number of a group of servers is capacity's.
     fixed = {f"apps.{name}.fleet.servers" for name, app in settings.apps.items() if app.fleet.capacity}

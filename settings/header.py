@@ -32,7 +32,7 @@ FORGEABLE = (
     "X-Forwarded-Ssl", "X-Forwarded-Uri", "X-Forwarded-User", "X-Host", "X-Original-Host", "X-Original-URL",
     "X-Rewrite-URL", "X-Script-Name", "X-Url-Scheme",
 )  # fmt: skip
-# What this product sets itself, or what says how to read the answer.
+# What this product sets itself, or what says how to read the response.
 RESERVED_RESPONSE_HEADERS = frozenset(
     {"content-encoding", "content-range", "content-type", "date", "etag", "last-modified", "location", "retry-after",
      "server", "set-cookie", "strict-transport-security", "vary", "www-authenticate", "x-accel-buffering",

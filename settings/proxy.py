@@ -193,7 +193,7 @@ def problems(settings: Settings) -> list[str]:
         owners = {host.owner(proxy.memcached.path.rstrip("/")) for host in virtual_hosts(settings.apps) if host.table}
         found += [
             f"memcached.path: {proxy.memcached.path}: "
-            + (f"belongs to apps.{name}, whose path is {settings.apps[name].path}" if name else "nobody answers there")
+            + (f"belongs to apps.{name}, whose path is {settings.apps[name].path}" if name else "nothing serves it")
             + "; an application at / must serve pages that memcached lacks"
             for name in sorted(owners, key=str)
             if name is None or settings.apps[name].path != "/"

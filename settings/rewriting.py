@@ -17,8 +17,8 @@ from settings.constraint import matching
 from settings.model import Model, reject
 
 _PLACE = re.compile(r"\{(?P<name>[a-z][a-z0-9_]*)(?::(?P<kind>[a-z]+))?\}")
-# How many rules a request may match one after the other before a chain of redirects is told as a loop; browsers give
-# up after 20 (Fetch standard, 4.4).
+# How many rules a request may match one after the other before a chain of redirects is reported as a loop; browsers
+# give up after 20 (Fetch standard, 4.4).
 MAX_CHAIN = 20
 
 
@@ -176,7 +176,7 @@ def loops(redirects: Sequence[Redirect], hostnames: Sequence[str] = ()) -> list[
 
 
 def _next(redirects: Sequence[Redirect], path: str, hostnames: Sequence[str]) -> str | None:
-    """Return where the first rule that matches leads on this site; None: nowhere, or to another one."""
+    """Return the path to which the first matching rule leads; None if no rule matches or it leaves the site."""
     for rule in redirects:
         if match := re.match(rule.regex, path):
             target = rule.expand({name: match[number] for number, name in enumerate(rule.placeholders, 1)})

@@ -60,7 +60,7 @@ class Route(Model):
 class VirtualHost:
     """Names that share a table. names: () for every other name. table: beginning of a path -> application.
 
-    Of the beginnings that fit a path the longest counts; without one nobody answers.
+    The longest matching beginning counts; without one the response is 404.
     """
 
     names: tuple[str, ...]

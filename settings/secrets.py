@@ -73,7 +73,7 @@ class Hidden:
         return value
 
     def mask(self, lines: Iterable[str]) -> Iterator[str]:
-        """Yield mistakes without what is hidden. Of a single value find_misplaced says all that is true of it."""
+        """Yield mistakes without encrypted values. find_misplaced already reports single encrypted values."""
         values, blocks = (list(map(format_path, paths)) for paths in (self.values, self.blocks))
         for line in lines:
             key, _, what = line.partition(": ")

@@ -112,7 +112,7 @@ def print_static(release: str) -> None:
             if any(part.startswith(".") for part in name.parts) or (path.is_dir() and not path.is_symlink()):
                 continue
             if not is_plain:
-                raise Failure(f"{static['folder']}/{name}: static files are plain files; this is none")
+                raise Failure(f"{static['folder']}/{name}: is not a regular file; remove it, or replace it by a file")
             info = tarfile.TarInfo(f"{static['url_path'].strip('/')}/{name}")
             info.size = path.stat().st_size
             room -= max(info.size, 4096)

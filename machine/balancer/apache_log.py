@@ -43,7 +43,7 @@ def line_of(words: bytes) -> str:
     method, _, rest = request.partition(" ")
     # The second word: the server that a spooled request (spooled.conf.j2) went to.
     upstream = next((name.rpartition("/")[2] for name in worker.split() if name != "-"), "")
-    # One that brought no answer has no time: then the status is Apache's own.
+    # A failed attempt has no time: then the status is Apache's own.
     times = {"header_s": "-" if status in ("502", "503", "504") else seconds, "response_s": seconds} if upstream else {}
     line: dict[str, Any] = {
         "time": f"{time_[:-2]}:{time_[-2:]}", "rid": rid, "client": client, "host": host, "method": method,

@@ -24,12 +24,12 @@ from system import write_atomically
 if TYPE_CHECKING:
     from scaling_groups import ScalingGroups
 
-# Names of groups, brought with this script; missing where there is none.
+# Names of groups, installed with this script; missing where there is none.
 GROUPS = Path("/etc/wsgi-fleet/groups.json")
-# Between two questions; without an answer for so long it is a problem; dead for so long, a server is replaced. A
-# release that goes back, or a boot, takes less.
+# Seconds between two calls; without a response until that is reported; after which a dead server is replaced. A
+# rollback or a boot takes less.
 ASK_S, SILENT_S, CONDEMN_S = 5.0, 30.0, 180.0
-# When one is condemned again that the group still has.
+# Seconds until a replacement is requested again.
 AGAIN_S = 60.0
 
 

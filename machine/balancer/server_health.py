@@ -12,8 +12,8 @@ from enum import Enum
 
 # Unhealthy without a good response for so long, which with a reload is less than 5 s; back after this many in a row.
 OUT_S, GOOD = 3.5, 2
-# A lossy path: so many of the last probes had segments sent again, or of the last few: where a third of the packets is
-# lost the latter tells it a second and a half earlier. Then so many in a row must have had none.
+# A path is lossy if LOSSY of the last WINDOW probes had segments sent again, or LOSSY_SOON of the last WINDOW_SOON.
+# Where a third of the packets is lost the second rule is 1.5 s faster. Then CLEAN probes in a row must have none.
 LOSSY, WINDOW, CLEAN = 3, 10, 4
 LOSSY_SOON, WINDOW_SOON = 2, 3
 # Each time out within FORGET_S doubles how long a server must be healthy before it is back: 2, 4, ... LONGEST_S.

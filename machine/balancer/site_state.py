@@ -93,7 +93,7 @@ class State:
         if servers and {*servers} <= {*self.drained}:
             raise Failure(
                 f"{name} would have no server left ({', '.join(servers)}): admit one with `./fleet admit`, "
-                "or answer clients with a page by `./fleet maintenance on`"
+                "or show clients a page by `./fleet maintenance on`"
             )
 
     def marked_as(self, other: State, servers: Container[str]) -> State:

@@ -81,7 +81,7 @@ def publish(app: Path, release: str, stream: BinaryIO) -> None:
             unpack(stream, partial)
             partial.rename(place)
         except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise Failure(f"the archive of {release} did not come whole ({error}); run `pulumi up` again") from error
+            raise Failure(f"the archive of {release} arrived incomplete ({error}); run `pulumi up` again") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     if link_target(app / "live") == release:

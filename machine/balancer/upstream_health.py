@@ -177,7 +177,7 @@ class Agent:
         self.write(now, excluded)
 
     def read(self, now: float) -> None:
-        """Read what the site wants, where that has changed. Without servers where it cannot be read."""
+        """Read the site's state if it has changed. If it cannot be read, there are no servers."""
         with contextlib.suppress(OSError):
             stat = site_state.STATE.stat()
             if (version := (stat.st_mtime_ns, stat.st_ino)) != self._version:
@@ -212,7 +212,7 @@ class Agent:
             server.record(probe)
 
     def decide(self, now: float) -> set[str]:
-        """Judge every server. Who gets no requests from now on."""
+        """Judge every server. Return those that get no more requests."""
         out_s = server_health.OUT_S * server_health.interval_s(len(self.servers))
         found: set[str] = set()
         for each in self.state.site["upstreams"].values():

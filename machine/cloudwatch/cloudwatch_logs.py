@@ -21,7 +21,7 @@ from aws_service import Refused, Service
 from log_source import Event, Position, RotatedFile, Source, SystemdJournal
 from system import notify_systemd, write_atomically
 
-# What the step that brought this script wants of it: the group, and either file or units.
+# Configuration written by the step that installs this script: the group, and either file or units.
 CONFIG = Path("/etc/wsgi-fleet/logs.json")
 VERSION = "Logs_20140328"
 # docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html: a batch has at most 1,048,576

@@ -20,8 +20,8 @@ from urllib.parse import urlencode
 
 from aws_service import Refused, Service
 
-# What the step that brought this script wants of it: namespace, balancer (whether this is one), group (the Auto Scaling
-# group whose metrics they are; without it they are the instance's).
+# Configuration written by the step that installs this script: namespace, balancer (whether this is one), group (the
+# Auto Scaling group whose metrics they are; without it they are the instance's).
 CONFIG = Path("/etc/wsgi-fleet/metrics.json")
 # It writes each 5 s.
 SILENT_S = 30.0

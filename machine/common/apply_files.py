@@ -30,7 +30,7 @@ systemctl --no-pager --plain --no-legend --failed"""
 
 
 class Failure(Exception):
-    """This machine cannot be made so."""
+    """The files or units cannot be applied to this machine."""
 
 
 def systemctl(*arguments: str) -> None:
@@ -41,13 +41,13 @@ def systemctl(*arguments: str) -> None:
 
 
 def wait_for_cloud_init(limit_s: float) -> None:
-    """Wait until cloud-init has made this machine what it is to be. Raises Failure with what failed when it did not."""
+    """Wait until cloud-init has finished. Raises Failure with its errors."""
     deadline = time.monotonic() + limit_s
     while not DONE.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     if not (DONE.exists() and READY.exists()):
         causes = subprocess.run(["sh", "-c", CAUSES], check=False, capture_output=True, text=True).stdout.strip()
-        raise Failure(f"this machine did not get ready: {causes}")
+        raise Failure(f"cloud-init failed on this machine: {causes}")
 
 
 def write_file(path: Path, mode: int, text: str) -> None:

@@ -1,7 +1,7 @@
 """A companion process for each worker of a gateway: ends requests that take too long, and answers for a dead worker.
 
 It shares the worker's file descriptors (CLONE_FILES of clone(2)), so connections stay open when the worker dies. Of the
-requests that were in flight then, the one that killed the worker is answered 502, one that took too long 504. The
+requests that were in flight then, the one that killed the worker gets 502, one that took too long gets 504. The
 connections of the others are reset. So Nginx asks another server for a GET, and half a response does not look whole.
 """
 

@@ -35,8 +35,9 @@ WAIT_S, WAIT_TIMES = 2.0, 4
 # Late requests get 503 once no request found a free thread for so many seconds, or a client gave up. A few slow
 # requests at once are no overload. Less than SHORT_S counts as no wait.
 OVERLOAD_S, SHORT_S = 5.5, 0.5
-# uWSGI blocks all signals in its threads. Of a blocked fatal error nobody reports which thread had it. A process that
-# the application starts inherits what is blocked: it would not end on SIGTERM, nor hear that its own children end.
+# uWSGI blocks all signals in its threads. If a fatal signal is blocked, faulthandler cannot report its thread. A
+# process that the application starts inherits what is blocked: it would not end on SIGTERM, nor hear that its own
+# children end.
 UNBLOCKED = (SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGTERM)
 # Of the machine's memory, for one worker: a release needs room for two.
 MEMORY_SHARE = 0.6
@@ -49,7 +50,7 @@ SPARE = 4
 
 
 class Guard:
-    """Counts, limits and answers the requests of one worker process.
+    """Count, limit and reject requests of one worker process.
 
     threads: requests that it works on at a time. limit_s: longest time of one in seconds, where it is not streaming.
     connection: returns the file descriptor of a request's connection. is_uwsgi: the gateway answers no 500 by itself,

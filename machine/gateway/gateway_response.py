@@ -98,7 +98,7 @@ class Response:
         """Respond with 500 if nothing was sent. Raises an Exception if the gateway does that itself."""
         try:
             self.close()
-        except Exception as closing:  # noqa: BLE001  what was raised first is what is told
+        except Exception as closing:  # noqa: BLE001  report the first exception
             traceback.print_exception(closing)
         if not self.guard.is_uwsgi:
             raise as_exception(error)

@@ -142,7 +142,7 @@ def serves_by_itself() -> bool:
         return False
     slots = [slot for slot in serving_slots() if link_target(SLOTS / slot) == release]
     if not slots and not is_local and link_target(SLOTS / BLUE) == release:
-        # They begin with a boot, and the one in which they came had no release yet; nobody sends a request either.
+        # Units start at boot, but the first boot had no release, and no request starts them.
         run("systemctl", "start", "--no-block", "app.socket", *units(BLUE))
     return any(is_slot_healthy(slot, manifest_of(release)) for slot in slots)
 
@@ -198,11 +198,11 @@ def leave(group: Group, why: str) -> None:
     beating = Thread(target=keep_waiting, args=[group, ended], daemon=True)
     beating.start()
     try:
-        # A load balancer has been told by the group, and waits as long for the requests that it has sent. Another
-        # balancer finds out; the gateways finish what it has sent.
+        # The group has already notified a load balancer, which waits as long for its open requests. A balancer of the
+        # stack finds out by itself; the gateways finish what it has sent.
         time.sleep(limit if group.by_load_balancer else unlisted_s)
         run("systemctl", "stop", "nginx", "app-worker-*", "app-schedule-*", timeout_s=limit + 60)
-        # It would start a slot again for what a gateway that hung has left waiting.
+        # Otherwise it would start a slot again for connections that a hung gateway left waiting.
         run("systemctl", "stop", "--no-block", "app.socket")
         for slot in slots:
             stop(slot, limit)

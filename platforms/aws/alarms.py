@@ -173,7 +173,7 @@ class MachineAlarms:
             )
 
     def create_group_alarms(self, name: str, group: aws.autoscaling.Group) -> None:
-        """Create the alarms on a group: AWS replaces a server that fails, so that alone is none."""
+        """Create the alarms on a group: A failed server raises no alarm, because AWS replaces it."""
         alarms = self._config.alarms
         if alarms is None:
             return
@@ -220,7 +220,7 @@ class MachineAlarms:
         alarm: _AlarmSpec,
         opts: pulumi.ResourceOptions,
     ) -> None:
-        """Create an alarm with an action (FSBP CloudWatch.15). who: machine or group, as a person reads it."""
+        """Create an alarm with an action (FSBP CloudWatch.15). subject: machine or group, as a person reads it."""
         topic = self._config.alarms.sns_topic_arn if self._config.alarms else ""
         actions = f"arn:{partition_of(self._config.region).name}:automate:{self._config.region}:ec2"
         aws.cloudwatch.MetricAlarm(

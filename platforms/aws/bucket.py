@@ -56,7 +56,7 @@ def release_store(
 
 @dataclass(frozen=True)
 class PrivateBucket:
-    """A bucket. policy: after which it lets in whom it shall."""
+    """A bucket. policy: depend on it; access is restricted once it exists."""
 
     bucket: aws.s3.Bucket
     policy: pulumi.Resource

@@ -1,7 +1,7 @@
-"""The instances of a group come to its launch template: by an instance refresh of AWS, watched until it has ended.
+"""Move a group's instances to its launch template by an AWS instance refresh, and wait for its end.
 
-A property of the group would start one and not look at it again; a bad image would then replace servers after `up` said
-that all is well.
+A property of the group would start a refresh without waiting. A bad image would then replace servers after `up`
+reported success.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Provider(ResourceProvider):
         if before is None or before == after:
             return CheckResult(news, [])
         why = (
-            f"servers of a group that boot take the release that serves, and that is made for {before}, not {after}: "
+            f"new servers of the group boot the current release, which was made for {before} and not for {after}: "
             "set gateway.kind, gateway.processes and fleet.process_manager as they were, or bring up a second "
             "application and move its hosts or path (docs/scaling.md)"
         )

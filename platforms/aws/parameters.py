@@ -16,7 +16,7 @@ from platforms.provider import without_traceback
 
 
 class ParametersThere(Exception):
-    """There are parameters below the path of a new stack, which would be removed with it."""
+    """Parameters already exist below the path of a new stack; removing the stack would delete them."""
 
 
 class _Provider(ResourceProvider):

@@ -67,7 +67,7 @@ class ScalingGroup:
                 self._protect(chosen[start : start + PROTECTED_PER_CALL], on=on)
 
     def stand_by(self, id_: str, *, on: bool) -> None:
-        """Implement ServerGroup.stand_by. The group puts another one in its place where it has no more than it must."""
+        """Implement ServerGroup.stand_by. If the group is at its minimum, it launches a replacement."""
         names = {"InstanceIds": [id_], "AutoScalingGroupName": self.name}
         with convert_errors(ServerGroupError):
             if on:

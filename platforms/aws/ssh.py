@@ -179,7 +179,7 @@ class SshTransport:
 async def _host_key(connection: asyncssh.SSHClientConnection) -> str:
     key = connection.get_server_host_key()
     if key is None:
-        raise OSError("it showed no host key")
+        raise OSError("the server sent no host key")
     return public_text(key)
 
 

@@ -39,7 +39,7 @@ def find_conflict(property_: str, found: Callable[[], str | None]) -> list[Check
 class Provider(ResourceProvider):
     """The base of all providers. inputs: kept as outputs. replacing, updating: inputs whose change does that.
 
-    anew: of what is gone, the input that stands for it when it is replaced; "" where an update makes it again.
+    anew: input whose change replaces a missing object; "" if an update recreates it.
     """
 
     serialize_as_secret_always = False

@@ -65,9 +65,10 @@ COMBINATIONS = """\
 # What can be combined
 
 Made by `make test-matrix`. A combination with figures was booted on machines, two app servers and the balancer, and got
-a release under load (16 clients, as in [releases](releases.md)): every request was answered. One without is valid, and
-all that a machine would get of it was booted in another one: app servers do not know the proxy. The refused ones cannot
-work: supervisord closes the socket that both slots of a server would share ([gateways](gateways.md)).
+a release under load (16 clients, as in [releases](releases.md)): every request was answered. A row without figures is
+valid. Each of its machines was booted in another combination, because app servers do not depend on the proxy. The
+refused ones cannot work: supervisord closes the socket that both slots of a server would share
+([gateways](gateways.md)).
 Each server has three processes, of `gunicorn sync` one request each: there clients wait for one another.
 
 | gateway | process manager | local proxy | balancer | sent | answered | p99 in ms |

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.evidence import assert_nothing_was_lost, executed_requests
 from harness.load import Load
-from harness.site import bring_site, wanted_site
+from harness.site import apply_site, desired_site
 from harness.stack import Stack, eventually, lxc, on, proxy_complaints
 from rendering.upstream import Upstream
 from tests.e2e import test_proxy as proxy
@@ -209,8 +209,8 @@ def test_a_snippet_serves_and_one_that_apache_refuses_changes_nothing(busy_balan
             ("ProxyPass /x balancer://x/", "Cannot find LB Method: byrequests"),
         ):
             good = "RewriteCond %{ENV:GONE} =1"
-            candidate = wanted_site(front, good, f"{broken}\n    {good}")
-            result = bring_site(front, candidate, check=False)
+            candidate = desired_site(front, good, f"{broken}\n    {good}")
+            result = apply_site(front, candidate, check=False)
             assert result.returncode == 1, broken
             assert words in result.stderr, broken
     assert statuses

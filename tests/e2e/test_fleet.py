@@ -15,7 +15,7 @@ import pytest
 
 from harness.evidence import assert_nothing_was_lost
 from harness.load import Load, LoadOutcome
-from harness.site import bring_site, site_document, wanted_site
+from harness.site import apply_site, desired_site, site_document
 from harness.stack import ENVIRONMENT, SECRET, SETTINGS, Stack, eventually, lxc, on, proxy_complaints
 
 
@@ -144,7 +144,7 @@ def test_a_broken_site_is_refused_and_the_one_before_it_serves(fleet: Stack) -> 
     balancer = fleet.balancer()
     before = on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf")
     for broken in ("server { listen 80; nonsense; }", "server { listen 80 default_server; return 502; }"):
-        result = bring_site(balancer, site_document(broken, probe="/"), check=False)
+        result = apply_site(balancer, site_document(broken, probe="/"), check=False)
         assert result.returncode == 1
         assert "the site before it still serves" in result.stderr
         assert on(balancer, "cat", "/etc/nginx/wsgi-fleet/site.conf") == before
@@ -169,7 +169,7 @@ def test_new_code_is_served_without_replacing_a_machine_and_without_losing_a_req
 
 def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_third(fleet: Stack) -> None:
     slow, balancer = next(iter(fleet.servers().values())), fleet.balancer()
-    site = wanted_site(balancer)
+    site = desired_site(balancer)
 
     def ask(_number: int) -> str:
         return fleet.get()["server"]
@@ -184,11 +184,11 @@ def test_a_slow_server_gets_fewer_requests_where_round_robin_would_give_it_a_thi
     try:
         counted = share()
         # The control: the same without the line that is tested.
-        bring_site(balancer, wanted_site(balancer, "    least_conn;\n", ""))
+        apply_site(balancer, desired_site(balancer, "    least_conn;\n", ""))
         in_turn = share()
     finally:
         on(slow, "rm", "/var/lib/app/slow")
-        bring_site(balancer, site)
+        apply_site(balancer, site)
     assert 90 <= in_turn <= 110
     assert counted < 60
 
@@ -369,14 +369,14 @@ def test_the_balancer_can_be_replaced(fleet: Stack) -> None:
 
 def test_without_members_the_balancer_says_503(fleet: Stack) -> None:
     balancer = fleet.balancer()
-    site = wanted_site(balancer)
+    site = desired_site(balancer)
     empty = (fleet.folder / "templates" / "nginx" / "no-site.conf").read_text()
-    bring_site(balancer, site_document(empty))
+    apply_site(balancer, site_document(empty))
     try:
         with pytest.raises(urllib.error.HTTPError) as error:
             fleet.get()
         error.value.close()
         assert (error.value.code, error.value.headers["Retry-After"]) == (503, "5")
     finally:
-        bring_site(balancer, site)
+        apply_site(balancer, site)
     assert fleet.get()["server"]

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from harness.site import bring_site, wanted_site
+from harness.site import apply_site, desired_site
 from harness.stack import Stack, lxc, on, processes_that_name, proxy_complaints
 from rendering.upstream import Upstream
 from tests.unit.proxy_settings import HOSTNAME, balancers, settings_of
@@ -305,8 +305,8 @@ def test_a_snippet_serves_and_one_that_nginx_refuses_changes_nothing(busy_balanc
                 ("}", '"if" directive is not allowed here'),
                 ("location = /x { proxy_pass http://nowhere.invalid; }", 'host not found in upstream "nowhere.'),
             ):
-                candidate = wanted_site(front, "if ($teapot) {", f"{broken}\n    if ($teapot) {{")
-                result = bring_site(front, candidate, check=False)
+                candidate = desired_site(front, "if ($teapot) {", f"{broken}\n    if ($teapot) {{")
+                result = apply_site(front, candidate, check=False)
                 assert result.returncode == 1
                 assert words in result.stderr
     finally:

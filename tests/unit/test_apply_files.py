@@ -79,7 +79,7 @@ def test_nothing_is_written_on_a_machine_that_did_not_get_ready_and_what_failed_
     (units.parent / "bin" / "cloud-init").write_text("#!/bin/sh\nprintf 'status: error\\ndetail: no network\\n'\n")
     (units.parent / "bin" / "cloud-init").chmod(0o755)
     (units.parent / missing).unlink()
-    with pytest.raises(apply_files.Failure, match="did not get ready: status: error detail: no network"):
+    with pytest.raises(apply_files.Failure, match="failed on this machine: status: error detail: no network"):
         apply_files.apply(make_spec(units), units)
     assert not (units / "a.service").exists()
 

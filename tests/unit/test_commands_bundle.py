@@ -72,7 +72,7 @@ def test_secrets_of_one_server_are_taken_out_of_what_another_says(stack: FakeSta
     stack.machines.answers["m-hello-2", "python3 -c"] = (1, "no python")
     files = collect(stack.target())
     assert "hunter2" not in files["hello-2/journal.txt"]
-    assert "may be left: hello-2" in files["README.txt"]
+    assert "may not be removed from this bundle: hello-2" in files["README.txt"]
 
 
 def test_where_no_server_tells_its_secrets_what_the_application_printed_is_left_out(stack: FakeStack) -> None:

@@ -122,4 +122,4 @@ def test_another_template_is_a_refresh_and_another_gateway_is_refused_in_a_previ
     assert not provider.check(PROPS, dict(PROPS)).failures
     assert not provider.check({}, dict(PROPS)).failures
     (failure,) = provider.check(PROPS, PROPS | {"layout": "uwsgi, systemd 4"}).failures
-    assert "made for uwsgi, systemd 2, not uwsgi, systemd 4" in failure.reason
+    assert "made for uwsgi, systemd 2 and not for uwsgi, systemd 4" in failure.reason

@@ -48,7 +48,7 @@ def rule(path: str, to: str = "/b", **more: Any) -> dict[str, Any]:
         ({"cache": {"valid_s": "1s"}}, 'cache.valid_s: "1s": should be a whole number from 1 to 3600'),
         ({"basic_auth": {}}, "basic_auth.users: missing"),
         ({"basic_auth": {"users": {"a:b": "correct horse"}}}, 'basic_auth.users["a:b"]: "a:b": should be'),
-        ({"basic_auth": {"users": {}, "realm": "off"}}, 'basic_auth.realm: "off": would switch it off'),
+        ({"basic_auth": {"users": {}, "realm": "off"}}, 'basic_auth.realm: "off": would disable the password check'),
         ({"basic_auth": {"users": {}, "realm": '"'}}, 'basic_auth.realm: "\\"": should be'),
         *(({"basic_auth": {"users": {}, "exempt_paths": [path]}}, f"exempt_paths.0: {json.dumps(path)}: should be")
           for path in ("/", "/a;b", "/a\n")),

@@ -203,7 +203,7 @@ def test_a_rollout_that_fails_leaves_what_support_would_ask_for(
 def test_what_is_read_is_what_the_store_names_and_a_fleet_moved_by_hand_is_due(store: PrefixStore) -> None:
     news = inputs()
     olds = outs(news)
-    pointers.raise_epoch(store)
+    pointers.count_manual_change(store)
     assert is_due(ROLLOUT, olds, news) is True
     assert is_due(ROLLOUT, outs(news), news) is False
     pointers.set_current(store, "older")
