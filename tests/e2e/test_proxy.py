@@ -50,7 +50,8 @@ PROXY: dict[str, Any] = {
 }  # fmt: skip
 # What the application says besides: what it was asked, as whom, when; and what a proxy would mind.
 WORDS = """\
-    response |= {"path": path, "query": environ["QUERY_STRING"], "user": environ.get("REMOTE_USER"), "at": time.time_ns()}
+    response |= {"path": path, "query": environ["QUERY_STRING"], "user": environ.get("REMOTE_USER")}
+    response |= {"at": time.time_ns()}
     headers = [("Content-Type", "application/json"), ("X-Powered-By", "probe"), ("Content-Security-Policy", "probe")]
     headers += [("Set-Cookie", "a=b")] if "cookie" in query else []
     fails = "fail" in query and Path(os.environ["STATE_DIRECTORY"], "fails").exists()

@@ -144,9 +144,10 @@ def test_what_is_no_secret_stays_as_it_is(others: list[str], text: str) -> None:
             f"{REMOVED}\na: {REMOVED}\na: {REMOVED}\n",
         ),
         (["word", "password", "pass"], "password word", f"{REMOVED} {REMOVED}"),
+        (["se cret/word"], "at /?key=se%20cret%2Fword", f"at /?key={REMOVED}"),
         (["1", "<", " on "], "1 of 12 workers is &lt;on&gt;; MQ==", "1 of 12 workers is &lt;on&gt;; MQ=="),
     ],
-    ids=["each line of it", "the longest first", "none that is so short that it stands everywhere"],
+    ids=["each line of it", "the longest first", "quoted for a URL", "none that is so short that it stands everywhere"],
 )
 def test_a_secret_is_taken_out_of_what_is_logged(secrets: list[str], text: str, cleaned: str) -> None:
     assert Redaction(secrets).clean(text) == cleaned

@@ -314,6 +314,8 @@ def test_a_release_task_before_the_proof_runs_on_the_first_server_before_any_oth
 def test_a_release_that_was_proven_without_its_task_gets_it_before_the_switch() -> None:
     fleet, _ = a_fleet_on(1)
     fleet.staged["a-1"].add(release(2, "migrate").id)
+    # A rollout that was killed may have switched a server.
+    fleet.live["a-3"] = release(2, "migrate").id
     roll_out(fleet, 2, task="migrate", task_before_proof=True)
     assert (fleet.with_task, fleet.did("task")) == ([], ["a-1"])
 
