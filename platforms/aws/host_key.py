@@ -25,9 +25,7 @@ class _Provider(ResourceProvider):
         return DiffResult(changes=is_another, replaces=["machine"] if is_another else [], delete_before_replace=False)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
-        # A balancer that heals itself has its key before its first machine has the address.
-        patient = {"deadline_s": FIRST_CONTACT_S, "waits_for_key": True}
-        transport = SshTransport.from_spec({**props["reach"], **patient})
+        transport = SshTransport.from_spec({**props["reach"], "deadline_s": FIRST_CONTACT_S})
         try:
             key = transport.host_key(props["target"])
         except Unreachable as error:

@@ -94,7 +94,8 @@ class JumpHostAccess:
             f"{name}-host-key",
             machine=machine.id,
             target=machine.target,
-            reach=self._spec(machine.id, address, keys),
+            # The address may still lead to a machine with another key.
+            reach={**self._spec(machine.id, address, keys), "waits_for_key": True},
             opts=pulumi.ResourceOptions(parent=opts.parent),
         ).host_key
         self._machine_keys[machine.resource] = machine.id, key

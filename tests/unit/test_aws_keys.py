@@ -101,7 +101,7 @@ def transports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_a_host_key_waits_for_its_machine_and_leaves_no_secret_in_the_state(transports: list[Any]) -> None:
     made = PINNER.create({"machine": "i-1", "target": "i-1@10.0.0.1", "reach": {"private_key": "opensesame"}})
     assert (made.id, made.outs) == ("i-1", {"machine": "i-1", "host_key": "ssh-ed25519 AAAA1"})
-    assert transports[0].given == {"private_key": "opensesame", "deadline_s": 300, "waits_for_key": True}
+    assert transports[0].given == {"private_key": "opensesame", "deadline_s": 300}
     assert transports[0].close.called
 
 
