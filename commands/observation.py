@@ -181,7 +181,7 @@ def rollout_of(content: Mapping[str, Any] | None, now_s: float) -> Mapping[str, 
     """Return the lock's holder; None if there is no lock, or its holder was killed."""
     if not content or now_s - float(content["beat"]) > lock.LEASE_S:
         return None
-    return {key: content.get(key, {}) for key in ("who", "since", "what", "servers")}
+    return {"servers": content.get("servers", {}), **{key: content[key] for key in ("who", "since", "what")}}
 
 
 def server_view(

@@ -140,7 +140,16 @@ def rollback(
                 raise CommandError("nothing was changed")
         # Before it begins: while a server says something, the connection to it can ask nothing.
         fleet = target.fleet(typer.echo, Redaction(secrets_of(target)[0]).clean)
-        to = roll_back(fleet, target.store, target.servers, to, typer.echo, balancer=target.balancer, live=target.live)
+        to = roll_back(
+            fleet,
+            target.store,
+            target.servers,
+            to,
+            typer.echo,
+            balancer=target.balancer,
+            keeps_static=target.kept is not None,
+            live=target.live,
+        )
     except RollbackError as error:
         raise CommandError(str(error)) from error
     typer.echo(f"release {to} serves; {now} is rejected (`./fleet allow {now}` takes that back)")

@@ -11,7 +11,7 @@ from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.journal import Journal, completed_releases
 from releases.live import LiveServers
-from releases.static import ARCHIVE, StaticFiles
+from releases.static import StaticFiles
 
 
 class RollbackError(Exception):
@@ -64,12 +64,15 @@ def roll_back(
     log: Callable[[str], None],
     *,
     balancer: Server | None = None,
+    keeps_static: bool = False,
     live: LiveServers | None = None,
 ) -> str:
     """Make an earlier release serve everywhere and reject the one that served. The id of what serves now.
 
-    All servers at a time: they have it staged. balancer: serves static files, if there are any. live: the group that
-    they are of, where their number follows the load. Raises RollbackError.
+    All servers at a time: they have it staged. balancer: serves static files, if there are any. keeps_static:
+    whether the store keeps them as well. live: the group that they are of, where their number follows the load.
+
+    Raises RollbackError.
     """
     start_s = time.monotonic()
     before = pointers.current(store)
@@ -79,9 +82,7 @@ def roll_back(
             journal = Journal(store, release=target, app=fleet.app)
             journal.note("begin", before=before, rollback=True)
             manifest = store.read(f"releases/{target}/manifest.json")
-            # Where those of others are kept, so are these.
-            kept = any(key.endswith(f"/{ARCHIVE}") for key in store.keys("releases/"))
-            static = StaticFiles(fleet, balancer, target, manifest, store if kept else None)
+            static = StaticFiles(fleet, balancer, target, manifest, store if keeps_static else None)
             try:
                 static.publish(servers[0])
             except ServerFailure as failure:

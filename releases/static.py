@@ -37,8 +37,10 @@ class StaticFiles:
         if self._balancer is None:
             return
         is_there = self._release in json.loads(self._run(self._balancer, "status"))["releases"]
-        archive = b"" if is_there and self._is_kept() else self._read(source)
-        if self._kept_in and not self._is_kept():
+        # They go with the release in the store.
+        is_missing = self._kept_in is not None and self._key not in self._kept_in.keys(self._key)
+        archive = self._read(source) if is_missing or not is_there else b""
+        if self._kept_in and is_missing:
             self._kept_in.write(self._key, archive)
         self._is_offered = True
         self._run(self._balancer, "put", self._release, stdin=b"" if is_there else archive)
@@ -70,10 +72,6 @@ class StaticFiles:
         """Remove those of other releases, unless they are served. Raises ServerFailure."""
         if self._balancer:
             self._run(self._balancer, "prune", *keep)
-
-    def _is_kept(self) -> bool:
-        """Return whether the store has them, or need not have them. They go with the release."""
-        return self._kept_in is None or self._key in self._kept_in.keys(self._key)
 
     def _read(self, source: Server) -> bytes:
         arguments = ["static", self._release]

@@ -160,10 +160,14 @@ def roll_out(
     return plan.release.id
 
 
-def go_back(fleet: FakeFleet, expected: str | None = None, *, balancer: Server | None = None) -> str:
+def go_back(
+    fleet: FakeFleet, expected: str | None = None, *, balancer: Server | None = None, keeps_static: bool = False
+) -> str:
     servers = [Server(name, name) for name in NAMES]
     hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
-    return roll_back(hands, fleet.store, servers, expected, lambda _: None, balancer=balancer)
+    return roll_back(
+        hands, fleet.store, servers, expected, lambda _: None, balancer=balancer, keeps_static=keeps_static
+    )
 
 
 def a_fleet_on(number: int) -> tuple[FakeFleet, str]:
