@@ -66,6 +66,12 @@ def write_file(path: Path, mode: int, text: str) -> None:
         raise
 
 
+def write_files(spec: dict[str, Any]) -> None:
+    """Write the files of a parsed input."""
+    for path, (mode, text) in spec["files"].items():
+        write_file(Path(path), int(mode, 8), text)
+
+
 def prove(unit: str) -> None:
     """Start a unit, again until that succeeds or PROVE_S is over. Raises Failure with what it logged last."""
     deadline = time.monotonic() + PROVE_S
@@ -108,8 +114,7 @@ def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
         systemctl("disable", "--now", *existing)
     for unit in existing:
         (units / unit).unlink()
-    for path, (mode, text) in spec["files"].items():
-        write_file(Path(path), int(mode, 8), text)
+    write_files(spec)
     # Also where nothing is left to do: a run that was killed may have done it and not reloaded.
     if [*spec["off"], *spec["on"], *spec["prove"]] or any(path.startswith(f"{units}/") for path in spec["files"]):
         systemctl("daemon-reload")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Brings back what steps did to the balancer before this one, takes its address, and asks Nginx whether it responds.
+"""Makes this machine the balancer: repeats the steps of the one before, takes its address, and checks its own Nginx.
 
-The steps stand in the release store: their commands, and their input there or in parameters. Runs as root for as long
-as the machine does. Standard library only.
+The release store has the commands of the steps. Their input is there too, or in parameters if it is secret. Runs as
+root as long as the machine runs. Standard library only.
 
-    balancer_member.py            the same
-    balancer_member.py give-up    this machine did not become the balancer: the group shall take another one
+    balancer_member.py            become the balancer, and check Nginx
+    balancer_member.py give-up    this machine did not become the balancer: have the group take another one
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-# The other modules stand beside this file; it is started by its path.
+# The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import proxy_site
 from apply_files import READY
 from aws_service import Refused
 from fetch import FetchError, fetch, fetch_file, fetch_secrets
+from group_boot import retry
 from proxy import LOCK, Failure
 from scaling_groups import ScalingGroups
 from site_state import State
 
 CONFIG, HERE = Path("/etc/wsgi-fleet"), Path(__file__).resolve().parent
-# There once the steps of the balancer before were done here.
+# Exists once the steps of the balancer before were repeated here.
 DONE = CONFIG / "took-over"
 # In this order, before the site and after it (components/balancer.py has them).
 SITE, BEFORE, AFTER = "site", ("booted", "certificate", "proxy"), ("monitoring",)
-# Seconds: for the proxy to be installed; in which AWS must have taken a call; between two tries.
-READY_S, CALL_S, PAUSE_S = 600.0, 900.0, 3.0
+# Seconds for the proxy to be installed, and in which AWS must have taken a call.
+READY_S, CALL_S = 600.0, 900.0
 # Seconds to unpack the static files of an application, 100 MiB at most; and to put up the page of maintenance.
 STATIC_S, PAGE_S = 300.0, 30
 # Where Nginx responds by itself (templates/nginx/self.conf), and the seconds that it may take.
@@ -64,52 +65,52 @@ class Member:
     """This machine in its group. CONFIG/member has the group, its hook, and the allocation of the address."""
 
     def __init__(self) -> None:
-        given = json.loads((CONFIG / "member").read_text())
-        self._group, self._hook, self._address = given["group"], given["hook"], given["address"]
+        config = json.loads((CONFIG / "member").read_text())
+        self._group, self._hook, self._address = config["group"], config["hook"], config["address"]
         self._aws = ScalingGroups()
 
     def take_address(self) -> None:
         """Have the address lead here. Raises Failure."""
-        self._call(lambda: self._aws.take_address(self._address))
+        call_aws(lambda: self._aws.take_address(self._address))
         print("the address leads here", flush=True)
 
     def complete(self, result: str) -> None:
         """End the wait of the group for this machine. result: CONTINUE or ABANDON. Raises Failure."""
-        self._call(lambda: self._aws.complete(self._group, self._hook, result))
+        call_aws(lambda: self._aws.complete(self._group, self._hook, result))
 
     def report_dead(self) -> None:
-        """Have the group put another machine in the place of this one. Raises Failure where it does not take that."""
-        self._call(lambda: self._aws.condemn(self._aws.machine), limit_s=0)
-
-    @staticmethod
-    def _call(call: Callable[[], None], limit_s: float = CALL_S) -> None:
-        """Call AWS, again while it does not take the call: a new role, or a group that does not wait yet."""
-        deadline = time.monotonic() + limit_s
-        while True:
-            try:
-                call()
-                return
-            except (Refused, OSError, http.client.HTTPException) as error:
-                if time.monotonic() >= deadline:
-                    raise Failure(str(error)) from error
-                print(f"next try in {PAUSE_S:.0f} s: {error}", flush=True)
-            time.sleep(PAUSE_S)
+        """Have the group replace this machine. Raises Failure if AWS rejects the call."""
+        call_aws(lambda: self._aws.condemn(self._aws.machine), limit_s=0)
 
 
-def recorded(store: str, name: str) -> Step | None:
-    """Return a step as the store has it; None where there was none. Raises FetchError or Failure."""
+def call_aws(call: Callable[[], None], limit_s: float = CALL_S) -> None:
+    """Call AWS, again while it rejects the call: the role is new, or the group does not wait yet. Raises Failure."""
+    errors = (Refused, OSError, http.client.HTTPException)
+    try:
+        retry(call, errors=errors, limit_s=limit_s)
+    except errors as error:
+        raise Failure(str(error)) from error
+
+
+def fetch_again(work: Callable[[], T]) -> T:
+    """Return what the work returns, tried again while the store does not respond or changes. Raises the last error."""
+    return retry(work, errors=(Failure, FetchError))
+
+
+def read_step(store: str, name: str) -> Step | None:
+    """Return a step from the store; None if there was none. Raises FetchError or Failure."""
     text = fetch(store, f"steps/{name}.json", missing_ok=True)
     if not text:
         return None
-    given = json.loads(text)
-    stdin: str = given["stdin"]
-    if secret := given["secret"]:
+    record = json.loads(text)
+    stdin: str = record["stdin"]
+    if secret := record["secret"]:
         parts = fetch_secrets(store, secret)
         stdin = "".join(parts[each] for each in sorted(parts))
         # The name ends with a digest, for an `up` may replace it meanwhile.
         if not hashlib.sha256(stdin.encode()).hexdigest().startswith(secret.rpartition("-")[2]):
             raise Failure(f"the parameters of {name} are not whole; `pulumi up --refresh` writes them anew")
-    return Step(given["command"], stdin, given["timeout_s"])
+    return Step(record["command"], stdin, record["timeout_s"])
 
 
 def run(name: str, step: Step) -> None:
@@ -119,13 +120,13 @@ def run(name: str, step: Step) -> None:
     text = step.stdin.encode("latin-1" if name == "maintenance" else "utf-8")
     result = subprocess.run(command, check=False, input=text, capture_output=True)
     if result.returncode:
-        said = (result.stdout + result.stderr).decode(errors="replace")
-        raise Failure(f"{name}: {said.strip()[-2000:]}")
+        output = (result.stdout + result.stderr).decode(errors="replace")
+        raise Failure(f"{name}: {output.strip()[-2000:]}")
     print(f"{name} is done", flush=True)
 
 
 def serve(step: Step, drained: Sequence[str]) -> None:
-    """Serve the site, whatever the applications behind it respond: this machine comes in a trouble. Raises Failure."""
+    """Serve the site, even if applications behind it do not respond: they may be down as well. Raises Failure."""
     new = State(json.loads(step.stdin), [], [])
     if proxy_site.has_groups(new):
         members = proxy_site.group_members()
@@ -143,8 +144,8 @@ def serve(step: Step, drained: Sequence[str]) -> None:
     print(proxy_site.describe(new), flush=True)
 
 
-def bring_static(store: str) -> None:
-    """Bring the static files of the releases that serve. Without them pages are served all the same."""
+def fetch_static(store: str) -> None:
+    """Fetch the static files of the current releases. A failure is printed, and pages are served without them."""
     file = CONFIG / "static.json"
     for app in json.loads(file.read_text()) if file.exists() else ():
         of_app = f"{store.rpartition('/')[0]}/{app}"
@@ -164,20 +165,20 @@ def bring_static(store: str) -> None:
 
 
 def take_over(store: str, member: Member) -> None:
-    """Do the steps again that were done to the balancer before, and take its address. Raises Failure or FetchError."""
-    site = retry(lambda: recorded(store, SITE))
+    """Repeat the steps of the balancer before, and take its address. Raises Failure or FetchError."""
+    site = fetch_again(lambda: read_step(store, SITE))
     if site is None:
-        # There is no site yet that clients could get: `up` comes by this address to bring it, or to read what is wrong.
+        # Clients cannot be served yet. `up` connects to this address to install the site, or to read the errors.
         member.take_address()
         member.complete("CONTINUE")
     wait_until_set_up()
     for name in BEFORE:
-        if step := retry(lambda name=name: recorded(store, name)):
+        if step := fetch_again(lambda name=name: read_step(store, name)):
             run(name, step)
     if site:
-        bring_static(store)
+        fetch_static(store)
         # What operators did by hand (commands/marks.py).
-        marks = json.loads(retry(lambda: fetch(store, "marks.json", missing_ok=True)) or b"{}")
+        marks = json.loads(fetch_again(lambda: fetch(store, "marks.json", missing_ok=True)) or b"{}")
         serve(site, marks.get("drained", ()))
         if (page := marks.get("page")) is not None:
             run("maintenance", Step([f"{HERE}/proxy_site.py", "maintenance", "on"], page, PAGE_S))
@@ -185,24 +186,11 @@ def take_over(store: str, member: Member) -> None:
         member.complete("CONTINUE")
     for name in AFTER:
         try:
-            if step := retry(lambda name=name: recorded(store, name)):
+            if step := fetch_again(lambda name=name: read_step(store, name)):
                 run(name, step)
         except (Failure, FetchError) as error:
-            # Nothing that clients notice: no reason to take another machine.
+            # Clients do not notice it, so this machine stays.
             print(f"error: {error}; `pulumi up --replace '**::balancer-{name}'` does it again", flush=True)
-
-
-def retry(work: Callable[[], T]) -> T:
-    """Return what the work returns, tried again while the store does not respond or changes. Raises the last error."""
-    deadline = time.monotonic() + CALL_S / 3
-    while True:
-        try:
-            return work()
-        except (Failure, FetchError) as error:
-            if time.monotonic() > deadline:
-                raise
-            print(f"next try in {PAUSE_S:.0f} s: {error}", flush=True)
-        time.sleep(PAUSE_S)
 
 
 def wait_until_set_up() -> None:
@@ -227,7 +215,7 @@ def responds() -> bool:
 
 
 def watch(member: Member) -> None:
-    """Restart an Nginx that does not respond, and have this machine replaced where that does not help."""
+    """Restart Nginx if it does not respond. If that does not help, have this machine replaced."""
     since = reported = time.monotonic()
     is_restarted = False
     while True:
@@ -242,21 +230,24 @@ def watch(member: Member) -> None:
             subprocess.run(["systemctl", "restart", "--no-block", "nginx"], check=False)
             is_restarted = True
         elif now - since >= DEAD_S and now - reported >= AGAIN_S:
-            print(f"error: Nginx does not respond for {now - since:.0f} s: another machine is to come", flush=True)
+            print(
+                f"error: Nginx does not respond for {now - since:.0f} s: the group is to replace this machine",
+                flush=True,
+            )
             reported = now
             try:
                 member.report_dead()
             except Failure as error:
-                print(f"error: the group was not told: {error}", flush=True)
+                print(f"error: the group did not take the report: {error}", flush=True)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Take over unless that was done, and watch. With an argument, give up."""
+    """Repeat the steps unless that was done, then check Nginx for ever. With an argument, give up."""
     member = Member()
     store = (CONFIG / "store").read_text().strip()
     if arguments:
-        # Without a site a person runs `up`, and reads here what is wrong.
-        if recorded(store, SITE):
+        # Without a site an operator runs `up`, and reads the errors on this machine.
+        if read_step(store, SITE):
             member.complete("ABANDON")
         return
     if not DONE.exists():

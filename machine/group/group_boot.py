@@ -18,7 +18,7 @@ from typing import TypeVar
 
 # The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from apply_files import Failure, parse, systemctl, write_file
+from apply_files import Failure, parse, systemctl, write_file, write_files
 from fetch import FetchError, fetch, fetch_secrets
 
 HERE = Path(__file__).resolve().parent
@@ -31,17 +31,39 @@ BOOT = "boot"
 T = TypeVar("T")
 
 
-def retry(work: Callable[[], T]) -> T:
-    """Return what the work returns, tried again while the store does not respond. Raises FetchError in the end."""
-    deadline = time.monotonic() + PATIENCE_S
+def retry(
+    work: Callable[[], T], *, errors: tuple[type[Exception], ...] = (FetchError,), limit_s: float = PATIENCE_S
+) -> T:
+    """Return what the work returns. Try it again while it raises one of these errors, and raise the last in the end."""
+    deadline = time.monotonic() + limit_s
     while True:
         try:
             return work()
-        except FetchError as error:
-            if time.monotonic() > deadline:
+        except errors as error:
+            if time.monotonic() >= deadline:
                 raise
             print(f"next try in {PAUSE_S:.0f} s: {error}", flush=True)
             time.sleep(PAUSE_S)
+
+
+def start_units(units: Sequence[str]) -> None:
+    """Start units now and at each boot. Do not wait for them: cloud-init must end first. Raises Failure."""
+    for unit in units:
+        systemctl("enable", unit)
+        systemctl("start", "--no-block", unit)
+
+
+def run_script(main: Callable[[Sequence[str]], None], member: str, goal: str) -> None:
+    """Run a script with the arguments of its command line. If it fails, have the group take another machine.
+
+    member: the script that tells the group so. goal: what the machine was to become.
+    """
+    try:
+        main(sys.argv[1:])
+    except (Failure, FetchError, OSError, ValueError, KeyError, subprocess.SubprocessError) as problem:
+        if (HERE / member).exists():
+            subprocess.run([HERE / member, "give-up"], check=False)
+        sys.exit(f"error: this machine did not become {goal}: {problem!r}")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,26 +75,18 @@ def main(arguments: Sequence[str]) -> None:
     write_file(CONFIG / "key", 0o600, secrets["key"])
     spec, *others = json.loads(text)
     parsed = parse(json.dumps(spec))
-    for path, (mode, content) in parsed["files"].items():
-        write_file(Path(path), int(mode, 8), content)
+    write_files(parsed)
     subprocess.run([HERE / "setup-app-server", *packages], check=True)
     # Do not wait for a release here: cloud-init must end first, because the first rollout waits for that.
     systemctl("start", "--no-block", "app-boot.service")
-    for unit in parsed["on"]:
-        systemctl("enable", unit)
-        systemctl("start", "--no-block", unit)
+    start_units(parsed["on"])
     for number, each in enumerate(others):
         file = CONFIG / f"boot-{number}.json"
         write_file(file, 0o600, json.dumps(each))
         options = ["--no-block", "--collect", f"--unit=wsgi-fleet-boot-{number}"]
-        run = ["systemd-run", *options, f"--property=StandardInput=file:{file}", HERE / "apply_files.py"]
-        subprocess.run(run, check=True)
+        command = ["systemd-run", *options, f"--property=StandardInput=file:{file}", HERE / "apply_files.py"]
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (Failure, FetchError, OSError, ValueError, KeyError, subprocess.SubprocessError) as problem:
-        if (HERE / "group_member.py").exists():
-            subprocess.run([HERE / "group_member.py", "give-up"], check=False)
-        sys.exit(f"error: this machine did not become an app server: {problem!r}")
+    run_script(main, "group_member.py", "an app server")

@@ -137,7 +137,7 @@ class GroupResources:
             wait_for_capacity_timeout="0",
             enabled_metrics=list[Any](GROUP_METRICS.values()) if self._config.alarms else None,
             # With the group itself, so that no machine escapes them.
-            initial_lifecycle_hooks=self._hooks()[: 1 if leaves_at_once else None],
+            initial_lifecycle_hooks=self._hooks(leaves_at_once=leaves_at_once),
             # Default tags do not reach groups, and what is launched has them of the template.
             tags=[
                 {"key": key, "value": value, "propagate_at_launch": False}
@@ -192,12 +192,11 @@ class GroupResources:
         }
         return ServerGroup(spec, refresh)
 
-    def _hooks(self) -> list[Any]:
+    def _hooks(self, *, leaves_at_once: bool) -> list[Any]:
         # A machine that does not get ready is replaced; one that does not finish its requests is still terminated.
-        hooks = (
-            (self._names.launch, "autoscaling:EC2_INSTANCE_LAUNCHING", HEARTBEAT_S, "ABANDON"),
-            (self._names.terminate, "autoscaling:EC2_INSTANCE_TERMINATING", LEAVING_S, "CONTINUE"),
-        )
+        hooks = [(self._names.launch, "autoscaling:EC2_INSTANCE_LAUNCHING", HEARTBEAT_S, "ABANDON")]
+        if not leaves_at_once:
+            hooks.append((self._names.terminate, "autoscaling:EC2_INSTANCE_TERMINATING", LEAVING_S, "CONTINUE"))
         return [
             {"name": name, "lifecycle_transition": when, "heartbeat_timeout": seconds, "default_result": result}
             for name, when, seconds, result in hooks

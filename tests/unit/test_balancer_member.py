@@ -220,6 +220,7 @@ def test_a_machine_boots_with_the_host_key_of_the_one_before(tmp_path: Path, mon
     }
     for name, value in replaced.items():
         monkeypatch.setattr(balancer_boot, name, value)
+    monkeypatch.setattr("group_boot.systemctl", systemctl)
     monkeypatch.setattr(balancer_boot.subprocess, "run", run)
     balancer_boot.main(["boot/1.json"])
     assert does == ["restart ssh", "daemon-reload", "enable m", "start --no-block m", "setup-nginx"]
