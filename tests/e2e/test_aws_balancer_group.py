@@ -6,40 +6,28 @@ See tests/aws/ for what stands in for AWS. Tests share one fleet and leave it we
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import socket
-import ssl
 import time
 from collections.abc import Generator
+from http.client import HTTPException
 from typing import Any
 
 import pytest
 
 from harness.evidence import assert_nothing_was_lost
-from harness.load import Load
 from harness.stack import eventually, lxc, on
+from tests.aws.https_stack import NAME, SHOP, HttpsStack
 from tests.aws.session import Running, running
-from tests.aws.stack import AwsStack
-from tests.certificates import Authority
 from tests.e2e.test_aws import REGION, SCRIPTS, fleet_output
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
 # What a minute of warm-up and grace lasts here.
 MINUTE_S = 5.0
-NAME, SHOP = "www.example.org", "shop.example.org"
-AUTHORITY = Authority()
-TRUST = ssl.create_default_context(cadata=AUTHORITY.certificate)
 
 
-class HealingStack(AwsStack):
+class HealingStack(HttpsStack):
     """A stack whose balancer is a group of one."""
-
-    @property
-    def address(self) -> str:
-        """Return where the name of the site leads."""
-        return str(self.output("address"))
 
     def group(self) -> dict[str, Any]:
         (found,) = self.running.account.aws.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"]
@@ -50,24 +38,10 @@ class HealingStack(AwsStack):
         every = self.running.account.aws.ec2.describe_addresses(PublicIps=[self.address])["Addresses"]
         return str(every[0]["InstanceId"])
 
-    def ask(self, host: str, path: str = "/") -> bytes:
-        raw = socket.create_connection((self.address, 443), timeout=5)
-        connection = http.client.HTTPConnection(host)
-        connection.sock = TRUST.wrap_socket(raw, server_hostname=host)
-        with contextlib.closing(connection):
-            connection.request("GET", path)
-            return connection.getresponse().read()
-
-    def get(self, path: str = "/") -> Any:
-        return json.loads(self.ask(NAME, path))
-
     def serves(self) -> bool:
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            return bool(self.get())
+        with contextlib.suppress(OSError, ValueError, HTTPException):
+            return bool(json.loads(self.ask(NAME, timeout_s=5)[2]))
         return False
-
-    def load(self) -> Load:
-        return Load(f"https://{NAME}", trust=AUTHORITY.certificate, address=self.address)
 
     def heal(self, dead: str) -> float:
         """Wait until another machine serves at the address, and return the seconds without a response."""
@@ -95,23 +69,8 @@ def region() -> Generator[Running]:
 def fleet(region: Running, tmp_path_factory: pytest.TempPathFactory) -> Generator[HealingStack]:
     stack = HealingStack.prepare(tmp_path_factory.mktemp("self"), region, servers=1)
     stack.settings["aws"]["vpc"] |= {"zones": [f"{REGION}a", f"{REGION}b"], "nat_gateways": "single"}
-    signed = AUTHORITY.sign([NAME, SHOP])
-    stack.settings["balancer"] |= {
-        "self_healing": True,
-        "hostnames": [NAME],
-        "tls": {"certificate": signed.certificate},
-    }
-    stack.settings["apps"]["shop"] = {
-        "source": "tests/e2e/static_app",
-        "module": "pages:app",
-        "hosts": [SHOP],
-        "health_path": "/",
-        "build": "python build.py",
-        "static": {"folder": "out"},
-        "environment": {"T_PLAIN": "plain"},
-        "fleet": {"servers": 1},
-    }
-    stack.set_config_secret("balancer.tls.private_key", signed.private_key)
+    stack.settings["balancer"]["self_healing"] = True
+    stack.add_shop()
     with stack.serving():
         yield stack
 
@@ -131,7 +90,7 @@ def test_a_killed_machine_is_replaced_and_a_release_comes_without_an_up_before(f
     dead = fleet.balancer()
     lxc("stop", "--force", dead)
     print(f"the address served again after {fleet.heal(dead):.0f} s")
-    assert fleet.ask(SHOP, json.loads(fleet.ask(SHOP))["file"]).startswith(b"/* 1 */")
+    assert fleet.ask(SHOP, fleet.page()["file"])[2].startswith(b"/* 1 */")
     with fleet.load() as load:
         fleet.release_version("two")
         load.wait_for(50)
@@ -184,14 +143,10 @@ def test_without_the_setting_the_address_does_not_come_back_by_itself(fleet: Hea
 
 def test_destroy_leaves_nothing(fleet: HealingStack) -> None:
     fleet.settings["balancer"]["self_healing"] = True
-    fleet.settings["aws"]["protect"] = False
     fleet.up()
     assert fleet.serves()
-    fleet.destroy()
-    aws = fleet.running.account.aws
-    assert fleet.instances() == []
+    aws = fleet.destroy_protected()
     assert aws.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
     assert aws.ec2.describe_addresses()["Addresses"] == []
     assert aws.s3.list_buckets()["Buckets"] == []
     assert aws.ssm.describe_parameters()["Parameters"] == []
-    assert {each["GroupName"] for each in aws.ec2.describe_security_groups()["SecurityGroups"]} == {"default"}

@@ -6,76 +6,33 @@ machine. Tests share one fleet and follow one another.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
 import os
 import re
-import socket
-import ssl
 import urllib.parse
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
-from harness.load import Load
 from harness.stack import on
+from tests.aws.https_stack import NAME, SHOP, HttpsStack
 from tests.aws.session import running
-from tests.aws.stack import AwsStack
-from tests.certificates import Authority
 from tests.e2e.test_aws import accepts_connection, fleet_output, instances
 
 pytestmark = [pytest.mark.aws, pytest.mark.long]
-NAME, SHOP = "www.example.org", "shop.example.org"
-AUTHORITY = Authority()
-TRUST = ssl.create_default_context(cadata=AUTHORITY.certificate)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[AwsStack]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[HttpsStack]:
     """Create a site: hello at www, and shop with its files at shop; a server of each."""
     with running("eu-central-1", f"e2e-{os.getpid()}-site") as region:
-        stack = AwsStack.prepare(tmp_path_factory.mktemp("site"), region, servers=1)
+        stack = HttpsStack.prepare(tmp_path_factory.mktemp("site"), region, servers=1)
         del stack.settings["aws"]["admin_cidrs"]
         stack.settings["aws"]["transport"] = "instance_connect_endpoint"
-        signed = AUTHORITY.sign([NAME, SHOP])
-        stack.settings["balancer"] |= {"hostnames": [NAME], "tls": {"certificate": signed.certificate}}
-        stack.settings["apps"]["shop"] = {
-            "source": "tests/e2e/static_app",
-            "module": "pages:app",
-            "hosts": [SHOP],
-            "health_path": "/",
-            "build": "python build.py",
-            "static": {"folder": "out"},
-            "environment": {"T_PLAIN": "plain"},
-            "fleet": {"servers": 1},
-        }
-        stack.set_config_secret("balancer.tls.private_key", signed.private_key)
+        stack.add_shop()
         with stack.serving():
             yield stack
-
-
-def address(stack: AwsStack) -> str:
-    """Return the public address, where the names of the site would lead."""
-    return stack.running.account.aws.ec2.describe_addresses()["Addresses"][0]["PublicIp"]
-
-
-def ask(
-    stack: AwsStack, host: str, path: str = "/", *, https: bool = True
-) -> tuple[int, http.client.HTTPMessage, bytes]:
-    """Return status, headers and body of the response to a client that trusts the authority alone."""
-    raw = socket.create_connection((address(stack), 443 if https else 80), timeout=30)
-    connection = http.client.HTTPConnection(host)
-    connection.sock = TRUST.wrap_socket(raw, server_hostname=host) if https else raw
-    with contextlib.closing(connection):
-        connection.request("GET", path)
-        with connection.getresponse() as response:
-            return response.status, response.headers, response.read()
-
-
-def page(stack: AwsStack) -> dict[str, str]:
-    return json.loads(ask(stack, SHOP)[2])
 
 
 def connects(source: dict[str, Any], target: dict[str, Any], port: int) -> str:
@@ -91,7 +48,7 @@ def connects(source: dict[str, Any], target: dict[str, Any], port: int) -> str:
     return on(source["InstanceId"], "python3", "-c", program).strip()
 
 
-def test_machines_are_set_up_and_none_lets_anybody_in_but_the_endpoint(site: AwsStack) -> None:
+def test_machines_are_set_up_and_none_lets_anybody_in_but_the_endpoint(site: HttpsStack) -> None:
     machines = instances(site)
     assert set(site.running.tunnels.opened) == {each["PrivateIpAddress"] for each in machines.values()}
     balancer = machines.pop("balancer")
@@ -103,34 +60,34 @@ def test_machines_are_set_up_and_none_lets_anybody_in_but_the_endpoint(site: Aws
         assert not accepts_connection(server["PrivateIpAddress"], 22)
 
 
-def test_each_host_leads_to_its_application_over_https(site: AwsStack) -> None:
+def test_each_host_leads_to_its_application_over_https(site: HttpsStack) -> None:
     assert urllib.parse.urlsplit(str(site.output("url"))).hostname == NAME
-    assert json.loads(ask(site, NAME)[2])["server"] == site.servers()["hello-1"]
-    assert page(site)["server"] == site.servers()["shop-1"]
-    status, headers, _ = ask(site, NAME, "/cart", https=False)
+    assert site.get()["server"] == site.servers()["hello-1"]
+    assert site.page()["server"] == site.servers()["shop-1"]
+    status, headers, _ = site.ask(NAME, "/cart", https=False)
     assert (status, headers["Location"]) == (308, f"https://{NAME}/cart")
 
 
-def test_files_come_from_the_balancer_and_a_release_over_ssh_brings_new_ones(site: AwsStack) -> None:
-    before = page(site)
-    status, headers, body = ask(site, SHOP, before["file"])
+def test_files_come_from_the_balancer_and_a_release_over_ssh_brings_new_ones(site: HttpsStack) -> None:
+    before = site.page()
+    status, headers, body = site.ask(SHOP, before["file"])
     assert (status, body[:7]) == (200, b"/* 1 */")
     assert "immutable" in headers["Cache-Control"]
     code = site.folder / "tests" / "e2e" / "static_app" / "pages.py"
     code.write_text(re.sub(r'VERSION = ".*"', 'VERSION = "2"', code.read_text()))
-    with Load(f"https://{NAME}", trust=AUTHORITY.certificate, address=address(site)) as load:
+    with site.load() as load:
         site.up()
         load.wait_for(50)
     assert load.outcome.failed_fresh == [], load.outcome
     assert load.outcome.failed_kept == [], load.outcome
-    after = page(site)
+    after = site.page()
     assert after["version"] == "2"
-    assert [ask(site, SHOP, each["file"])[2][:7] for each in (before, after)] == [b"/* 1 */", b"/* 2 */"]
+    assert [site.ask(SHOP, each["file"])[2][:7] for each in (before, after)] == [b"/* 1 */", b"/* 2 */"]
     asked = on(site.servers()["shop-1"], "sh", "-c", "cat /var/lib/app/asked 2>/dev/null || true")
     assert asked == ""
 
 
-def test_the_operators_commands_pass_through_tunnels(site: AwsStack) -> None:
+def test_the_operators_commands_pass_through_tunnels(site: HttpsStack) -> None:
     script = "import os; print(os.environ['WSGI_FLEET_SERVER'])"
     said = fleet_output(site, "exec", "--server", "hello-1", "--", "python", "-c", script)
     assert said.strip() == site.servers()["hello-1"]
@@ -140,7 +97,7 @@ def test_the_operators_commands_pass_through_tunnels(site: AwsStack) -> None:
     assert site.running.tunnels.open == 0
 
 
-def test_the_private_key_stands_in_plain_on_the_balancer_alone(site: AwsStack) -> None:
+def test_the_private_key_stands_in_plain_on_the_balancer_alone(site: HttpsStack) -> None:
     key = on(
         next(each["name"] for each in site.instances() if each["name"] not in site.servers().values()),
         "grep", "-A1", "PRIVATE KEY", "/etc/wsgi-fleet/tls/site.pem",
@@ -152,7 +109,7 @@ def test_the_private_key_stands_in_plain_on_the_balancer_alone(site: AwsStack) -
     assert key not in json.dumps(site.instances())
 
 
-def test_both_applications_go_and_nothing_is_left(site: AwsStack) -> None:
+def test_both_applications_go_and_nothing_is_left(site: HttpsStack) -> None:
     aws = site.destroy_protected()
     assert aws.s3.list_buckets()["Buckets"] == []
     assert aws.ec2.describe_instance_connect_endpoints()["InstanceConnectEndpoints"] == []
