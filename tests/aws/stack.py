@@ -108,8 +108,8 @@ class AwsStack(Stack):
 
     def private_key(self) -> str:
         """Return the private key of its machines, as the operator's command finds it."""
-        report = self.pulumi("stack", "output", "-s", self.name, "--json", "--show-secrets", "fleet")
-        return json.loads(report)["reach"]["private_key"]
+        output = self.pulumi("stack", "output", "-s", self.name, "--json", "--show-secrets", "fleet")
+        return json.loads(output)["reach"]["private_key"]
 
     def instances(self) -> list[dict[str, Any]]:
         """Return this region's machines as LXD has them."""

@@ -26,10 +26,10 @@ def log_in(stack: Stack, origin: str) -> tuple[int, str]:
     _, headers, body = ask(stack, "/admin/login/")
     (token,) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', body.decode())
     form = {"csrfmiddlewaretoken": token, "username": "ann", "password": "opensesame", "next": "/admin/"}
-    report = {"Origin": origin, "Cookie": headers["set_cookie"].partition(";")[0]}
-    report["Content-Type"] = "application/x-www-form-urlencoded"
+    fields = {"Origin": origin, "Cookie": headers["set_cookie"].partition(";")[0]}
+    fields["Content-Type"] = "application/x-www-form-urlencoded"
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", stack.settings["lxd"]["port"], timeout=30)) as made:
-        made.request("POST", "/admin/login/", urllib.parse.urlencode(form), report)
+        made.request("POST", "/admin/login/", urllib.parse.urlencode(form), fields)
         with made.getresponse() as response:
             return response.status, response.headers["Location"] or ""
 

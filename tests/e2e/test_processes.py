@@ -64,8 +64,8 @@ def edit(fleet: Stack) -> Generator[Callable[[str, str], None]]:
 def answers(stack: Stack, requests: int = 120, path: str = "/") -> Counter[tuple[str, str]]:
     """Count responses by (server, last digits of the port), with eight clients at a time."""
     with ThreadPoolExecutor(8) as clients:
-        report = list(clients.map(stack.get, [path] * requests))
-    return Counter((each["server"], each["port"][-2:]) for each in report)
+        responses = list(clients.map(stack.get, [path] * requests))
+    return Counter((each["server"], each["port"][-2:]) for each in responses)
 
 
 def everyone(stack: Stack) -> set[tuple[str, str]]:
@@ -108,9 +108,9 @@ def test_a_release_loses_no_request(fleet: Stack, table: Callable[[LoadOutcome],
 
 
 def test_the_status_is_of_all_processes_of_a_server(fleet: Stack) -> None:
-    report = fleet.fleet("status", "--json")
-    assert report.returncode == 0, report.stdout + report.stderr
-    for server in json.loads(report.stdout)["servers"]:
+    result = fleet.fleet("status", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for server in json.loads(result.stdout)["servers"]:
         assert (server["state"], server["listen_queue"]) == ("serving", 0), server
         workers = (server["workers_busy"], server["workers_idle"], server["threads"])
         assert workers == ((0, 3, 6) if fleet.app["gateway"]["kind"] == "uwsgi" else (None, None, None))
@@ -200,8 +200,8 @@ def test_a_prefix_and_a_user_arrive_as_they_do_without_an_nginx_on_the_server(fl
         fleet.up()
     # What the balancer sends of somebody whom it let in, and of a client that came by HTTPS.
     server = next(iter(fleet.servers().values()))
-    report = ("-H", "X-Remote-User: ann", "-H", "X-Forwarded-Proto: https", "-H", "X-Real-IP: 192.0.2.7")
-    text = on(server, "curl", "-s", *report, "http://127.0.0.1:8000/headers")
+    options = ("-H", "X-Remote-User: ann", "-H", "X-Forwarded-Proto: https", "-H", "X-Real-IP: 192.0.2.7")
+    text = on(server, "curl", "-s", *options, "http://127.0.0.1:8000/headers")
     seen = json.loads(text)
     assert (seen["REMOTE_USER"], seen["wsgi.url_scheme"], seen["REMOTE_ADDR"]) == ("ann", "https", "192.0.2.7")
 
@@ -211,8 +211,8 @@ def test_a_server_whose_processes_all_ended_is_passed_over(fleet: Stack) -> None
     first = fleet.servers()["probe-1"]
     units = on(first, "systemctl", "list-units", "--plain", "--no-legend", "app@*").split("\n")
     on(first, "systemctl", "stop", *(line.split()[0] for line in units if line.strip()))
-    report = on(first, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:8000/")
-    assert report == "503"
+    status = on(first, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "http://127.0.0.1:8000/")
+    assert status == "503"
     if len(fleet.servers()) > 1:
         assert first not in {server for server, _ in fleet.responding_servers()}
     status = fleet.fleet("status")

@@ -90,11 +90,11 @@ def brought_up(stack: Stack, balancer: dict[str, Any]) -> Stack:
 
 def ask(stack: Stack, path: str, method: str = "GET", **headers: str) -> Answer:
     """Return status, headers (small letters) and body of one response; redirects are not followed."""
-    report = {"Host": HOSTNAME, "X-Forwarded-For": next(ADDRESSES)}
-    report |= {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = {"Host": HOSTNAME, "X-Forwarded-For": next(ADDRESSES)}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", stack.settings["lxd"]["port"], timeout=30)) as made:
         made.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-        for name, value in report.items():
+        for name, value in sent.items():
             made.putheader(name, value)
         made.endheaders()
         with made.getresponse() as response:
@@ -114,12 +114,12 @@ def basic(user: str, password: str) -> str:
 def test_answers_are_compressed_for_who_asks_and_not_where_their_length_could_tell_a_secret(
     busy_balancer: Stack,
 ) -> None:
-    report = {"Accept_Encoding": "gzip", "X_Forwarded_Proto": "https"}
-    assert ask(busy_balancer, "/open/z", **report)[1].get("content-encoding") == "gzip"
+    over_https = {"Accept_Encoding": "gzip", "X_Forwarded_Proto": "https"}
+    assert ask(busy_balancer, "/open/z", **over_https)[1].get("content-encoding") == "gzip"
     assert "content-encoding" not in ask(busy_balancer, "/open/z")[1]
-    assert "content-encoding" not in ask(busy_balancer, "/open/z", **report, Cookie="session=1")[1]
-    assert "content-encoding" not in ask(busy_balancer, "/open/z", **report, Authorization="Bearer x")[1]
-    plain = report | {"X_Forwarded_Proto": "http", "Cookie": "session=1"}
+    assert "content-encoding" not in ask(busy_balancer, "/open/z", **over_https, Cookie="session=1")[1]
+    assert "content-encoding" not in ask(busy_balancer, "/open/z", **over_https, Authorization="Bearer x")[1]
+    plain = over_https | {"X_Forwarded_Proto": "http", "Cookie": "session=1"}
     assert ask(busy_balancer, "/open/z", **plain)[1].get("content-encoding") == "gzip"
 
 
@@ -236,8 +236,8 @@ def test_the_application_is_asked_for_another_path_than_the_client_wrote(busy_ba
 
 
 def test_headers_are_set_and_removed_in_both_directions(busy_balancer: Stack) -> None:
-    report = {"X_Edge": "mine", "X_Debug": "1", "X_Kept": "2", "Authorization": basic("ann", PASSWORD)}
-    seen = said(ask(busy_balancer, "/headers", X_Forwarded_For="198.18.9.9", **report))
+    sent = {"X_Edge": "mine", "X_Debug": "1", "X_Kept": "2", "Authorization": basic("ann", PASSWORD)}
+    seen = said(ask(busy_balancer, "/headers", X_Forwarded_For="198.18.9.9", **sent))
     assert seen["HTTP_X_EDGE"] == 'a "quoted"; } word of 198.18.9.9'
     assert (seen.get("HTTP_X_DEBUG"), seen["HTTP_X_KEPT"], seen["HTTP_X_SNIPPET"]) == (None, "2", "0")
     _, headers, _ = ask(busy_balancer, "/open/x", X_Request_ID="abcdef-123456")

@@ -243,12 +243,12 @@ def test_a_site_without_tls_keeps_no_key_and_no_port(https: Stack) -> None:
 @pytest.mark.long
 def test_what_ends_tls_in_front_is_believed_about_the_client_once_it_is_named(https: Stack) -> None:
     # The published port reaches Nginx from the machine's own loopback.
-    report = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Port": "8443"}
+    forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Port": "8443"}
     learned: list[tuple[str, ...]] = []
     for trusted in ([], ["127.0.0.1/32"]):
         https.settings["balancer"] = {"trusted_proxies": trusted}
         https.up()
-        seen: dict[str, str] = json.loads(ask(f"{https.url}/headers", **report)[2])
+        seen: dict[str, str] = json.loads(ask(f"{https.url}/headers", **forged)[2])
         names = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "wsgi.url_scheme", "SERVER_PORT")
         learned.append(tuple(seen[name] for name in names))
     port = str(https.settings["lxd"]["port"])

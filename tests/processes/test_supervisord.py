@@ -40,10 +40,10 @@ def test_supervisord_starts_each_process_on_its_port_and_again_when_its_master_a
     (place / "code" / "app.py").write_text(APP)
     for name, text in gateway_files(app(kind, "supervisord", 2)).items():
         # There is no journal here, and ports may be taken.
-        report = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
-        report = report.replace(SCRIPTS, str(scripts))
-        report = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", report)
-        (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", report))
+        changed = text.replace("/srv/app/slots", str(tmp_path / "slots")).replace("/run/", f"{tmp_path}/")
+        changed = changed.replace(SCRIPTS, str(scripts))
+        changed = re.sub(r"/usr/bin/systemd-cat --identifier=\S+ ", "", changed)
+        (place / name).write_text(re.sub(r"(?<=[ :])81(?=%)", f"2{os.getpid() % 90 + 10}", changed))
     monkeypatch.setattr(local_nginx, "RUN", tmp_path)
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(place / "gateway" / "supervisord-blue.conf")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -61,8 +61,8 @@ def well(run: Path, other_than: int = 0) -> list[int]:
     """Return both process ids once both respond and the second one is not `other_than`."""
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
-        report = local_nginx.supervisord_processes("blue")
-        pids = [each["pid"] for each in report if each["statename"] == "RUNNING"]
+        processes = local_nginx.supervisord_processes("blue")
+        pids = [each["pid"] for each in processes if each["statename"] == "RUNNING"]
         with contextlib.suppress(OSError, http.client.HTTPException):
             both = [
                 slot_layout.get(run / f"app-blue-{number}" / "http.sock", {"health_path": "/"}, 10)[0]

@@ -84,9 +84,9 @@ def test_a_second_apache_starts_with_the_site_on_ports_and_in_a_folder_of_its_ow
 
 
 def test_a_site_that_apache_reads_and_does_not_start_with_is_told_and_leaves_nothing(machine: Path) -> None:
-    with pytest.raises(Failure) as report:
+    with pytest.raises(Failure) as error:
         apache.test("bad")
-    assert str(report.value).splitlines() == [
+    assert str(error.value).splitlines() == [
         "Apache reads this site and does not start with it:",
         "no port",
         "[Wed Nov 25 2026] [proxy:crit] [pid 1:tid 1] AH02432: Cannot find LB Method: byrequests",

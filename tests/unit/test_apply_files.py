@@ -66,9 +66,9 @@ def test_files_are_there_before_units_start_what_is_not_wanted_is_gone_and_it_ca
 
 
 def test_a_unit_that_does_not_start_fails_with_what_it_said(units: Path) -> None:
-    with pytest.raises(apply_files.Failure) as report:
+    with pytest.raises(apply_files.Failure) as error:
         apply_files.apply(make_spec(units, prove=["bad.service"]), units)
-    assert str(report.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
+    assert str(error.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
     assert "enable a.service" not in systemctl_calls(units)
 
 

@@ -185,14 +185,14 @@ def test_a_key_that_the_machine_does_not_know_is_unreachable(jump: Machine, port
 
 
 def test_a_key_is_pinned_at_first_contact_and_what_the_state_tells_counts_before_it(file: Path) -> None:
-    report = KnownHosts(file, {"i-1": FIRST})
-    assert report.accept("i-1", FIRST)
+    known = KnownHosts(file, {"i-1": FIRST})
+    assert known.accept("i-1", FIRST)
     assert not file.exists()
     assert KnownHosts(file, {}).accept("i-1", OTHER)
     assert KnownHosts(file, {}).accept("i-1", OTHER)
     assert not KnownHosts(file, {}).accept("i-1", FIRST)
     assert KnownHosts(file, {}).accept("i-2", FIRST)
-    assert (report.accept("i-1", FIRST), report.accept("i-1", OTHER)) == (True, False)
+    assert (known.accept("i-1", FIRST), known.accept("i-1", OTHER)) == (True, False)
     assert file.read_text() == f"i-1 {OTHER}\ni-2 {FIRST}\n"
 
 
@@ -206,15 +206,15 @@ def test_the_file_for_other_programs_has_what_the_state_tells_in_the_place_of_wh
 
 
 def test_a_refusal_says_where_the_known_key_stands_and_how_to_forget_it(file: Path) -> None:
-    pinned, report = KnownHosts(file, {}).refusal("i-1"), KnownHosts(file, {"i-1": FIRST}).refusal("i-1")
+    pinned, from_state = KnownHosts(file, {}).refusal("i-1"), KnownHosts(file, {"i-1": FIRST}).refusal("i-1")
     assert pinned.startswith(
         f"it shows another host key than the one in {file}. Possible man-in-the-middle: do not connect"
     )
     assert pinned.endswith(f"take the line of i-1 out of {file}, if there is one.")
-    assert report.startswith(
+    assert from_state.startswith(
         "it shows another host key than the one in the stack's state. Possible man-in-the-middle: do not connect"
     )
-    assert "`pulumi up --replace '**::ROLE-host-key'`" in report
+    assert "`pulumi up --replace '**::ROLE-host-key'`" in from_state
 
 
 def test_the_key_of_a_machine_is_what_it_shows_through_the_jump_host(
@@ -229,9 +229,9 @@ def test_the_key_of_a_machine_is_what_it_shows_through_the_jump_host(
 def test_a_machine_with_another_key_than_the_state_tells_is_entered_by_nothing(
     jump: Machine, server: Machine, port: int, file: Path, wrong: str
 ) -> None:
-    report = {"i-jump": jump.public_key, "i-server": server.public_key} | {wrong: OTHER}
+    keys = {"i-jump": jump.public_key, "i-server": server.public_key} | {wrong: OTHER}
     with (
-        open_transport(port, KnownHosts(file, report)) as way,
+        open_transport(port, KnownHosts(file, keys)) as way,
         pytest.raises(Unreachable, match=f"{wrong}@.*: it shows another host key than the one in the stack's state"),
     ):
         way.exec(SERVER, ["true"], timeout_s=20)

@@ -235,6 +235,6 @@ def test_a_stream_that_is_there_is_used_and_another_refusal_is_told() -> None:
     there = Refused("logs", 400, '{"__type": "ResourceAlreadyExistsException"}')
     denied = Refused("logs", 400, '{"__type": "com.amazonaws.logs#AccessDeniedException", "Message": "no"}')
     cloudwatch_logs.Stream("group", Kept(there)).ensure()  # pyright: ignore[reportArgumentType]
-    with pytest.raises(Refused, match="AccessDenied") as report:
+    with pytest.raises(Refused, match="AccessDenied") as error:
         cloudwatch_logs.Stream("group", Kept(denied)).ensure()  # pyright: ignore[reportArgumentType]
-    assert report.value.code == "AccessDeniedException"
+    assert error.value.code == "AccessDeniedException"

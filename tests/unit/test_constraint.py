@@ -28,12 +28,12 @@ def of_aws(**changes: Any) -> list[str]:
 def test_a_stack_file_as_it_comes_is_refused_with_all_its_placeholders(stack: str) -> None:
     blocks = shipped(stack) | {"platform": "aws"}
     placeholder = re.compile(r'"(ami-0{17}|vpc-0{8}|subnet-0{7}\d|203\.0\.113\.0/24)"')
-    report = problems_of(blocks)
-    assert [line.split(": ")[1] for line in report] == [
+    found = problems_of(blocks)
+    assert [line.split(": ")[1] for line in found] == [
         f'"{each}"' for each in placeholder.findall(json.dumps(blocks["aws"]))
     ]
-    assert report[0].startswith('aws.ami: "ami-00000000000000000": is still the placeholder of the example; put a real')
-    assert report[-1].startswith('aws.admin_cidrs.0: "203.0.113.0/24": is still the network of the example')
+    assert found[0].startswith('aws.ami: "ami-00000000000000000": is still the placeholder of the example; put a real')
+    assert found[-1].startswith('aws.admin_cidrs.0: "203.0.113.0/24": is still the network of the example')
     assert problems_of(fill_placeholders(blocks)) == []
 
 
@@ -92,8 +92,8 @@ def test_what_is_no_id_is_refused(id_: str) -> None:
 @given(st.integers(10, 16**17 - 1), st.sampled_from([8, 17]))
 def test_an_id_with_digits_of_its_own_is_taken(number: int, length: int) -> None:
     digits = f"{number:0{length}x}"[-length:]
-    report = of_aws(ami=f"ami-{digits}")
-    assert bool(report) == (digits.lstrip("0") in ("", *"0123456789")), report
+    problems = of_aws(ami=f"ami-{digits}")
+    assert bool(problems) == (digits.lstrip("0") in ("", *"0123456789")), problems
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def test_what_is_no_key_of_ec2_is_refused_without_being_told(key: str, message: 
 def test_half_a_key_pair_is_refused_and_none_is_taken() -> None:
     assert of_aws() == of_aws(ssh_key_name=None, ssh_private_key=None) == []
     assert of_aws(ssh_key_name="ops")[0].startswith('ssh_key_name: "ops": is given without ssh_private_key; give both')
-    report = of_aws(ssh_private_key=KEY)
-    assert report[0].startswith("ssh_private_key: (secret): is given without ssh_key_name; give both")
+    problems = of_aws(ssh_private_key=KEY)
+    assert problems[0].startswith("ssh_private_key: (secret): is given without ssh_key_name; give both")
 
 
 @pytest.mark.parametrize("block", ["environment", "secrets"])

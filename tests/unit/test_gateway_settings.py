@@ -140,12 +140,12 @@ def test_either_protocol_has_the_same_time_outs_retries_buffers_and_headers(
     http, uwsgi = (location(tmp_path, protocol, **balancer) for protocol in ("http", "uwsgi"))
     for name in ALIKE:
         assert find(http, f"proxy_{name}")[0]["args"] == find(uwsgi, f"uwsgi_{name}")[0]["args"]
-    report = dict(each["args"] for each in find(http, "proxy_set_header"))
+    passed = dict(each["args"] for each in find(http, "proxy_set_header"))
     params = dict(each["args"][:2] for each in find(uwsgi, "uwsgi_param"))
     forwarded = (f"X-Forwarded-{name}" for name in ("For", "Proto", "Host", "Port", "Prefix"))
     for name in ("X-Real-IP", "X-Request-ID", "Proxy", "If-Match", *forwarded, *FORGEABLE):
-        assert report[name] == params["HTTP_" + name.upper().replace("-", "_")], name
-    assert (report["Connection"], report["Host"]) == ("close", params["HTTP_HOST"]) == ("close", "$host_and_port")
+        assert passed[name] == params["HTTP_" + name.upper().replace("-", "_")], name
+    assert (passed["Connection"], passed["Host"]) == ("close", params["HTTP_HOST"]) == ("close", "$host_and_port")
     assert find(http, "proxy_pass")[0]["args"] == ["http://app_a"]
     assert find(http, "rewrite")[0]["args"] == ["^", "$uri", "break"]
     assert "proxy_" not in site_text(Balancer(), [APP])
@@ -173,8 +173,8 @@ def test_a_host_has_its_port_where_it_is_the_one_that_the_site_was_chosen_by(
     block = directives(site_text(tls, [APP]), tmp_path)
     host = value_of(mapped(block, "host_and_port"), f"{chosen_by} {written}")
     assert host == ("$http_host" if is_believed else "$host")
-    report = written if is_believed else chosen_by
-    assert value_of(mapped(block, "client_port"), f"https {report}") == port
+    host = written if is_believed else chosen_by
+    assert value_of(mapped(block, "client_port"), f"https {host}") == port
 
 
 @pytest.mark.parametrize(("method", "with_cache"), [("PUT", '"1"'), ("GET", "")])

@@ -86,9 +86,9 @@ class Server:
     slots: Path
 
     def get(self, path: str, *, source: str = FRONT, **headers: str) -> tuple[int, dict[str, str], bytes]:
-        report = {"Host": HOST, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        sent = {"Host": HOST, **{name.replace("_", "-"): value for name, value in headers.items()}}
         made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10, source_address=(source, 0))
-        with contextlib.closing(made) as connection, contextlib.closing(_ask(connection, path, report)) as response:
+        with contextlib.closing(made) as connection, contextlib.closing(_ask(connection, path, sent)) as response:
             return response.status, dict(response.headers.items()), response.read()
 
     def seen(self, path: str, *, source: str = FRONT, **headers: str) -> dict[str, str]:

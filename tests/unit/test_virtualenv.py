@@ -337,7 +337,7 @@ def test_every_installer_reads_utf_8_and_the_copies_of_other_files(server: Serve
 def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
     key = str(server.place.parent / "key")
     (server.place.parent / "key").write_text("hunter2")
-    for name, report in {
+    for name, message in {
         "https://me:hunter2@127.0.0.1:9/c.txt": r"https://\[removed\]@127.0.0.1:9/c.txt: .*refused.*; it must be",
         '"http://127.0.0.1:9/a b.txt"': "http://127.0.0.1:9/a b.txt: URL can't contain control characters.*; it must",
         "it's.txt": "it's.txt: No closing quotation; write the name in double quotes",
@@ -345,7 +345,7 @@ def test_a_file_that_cannot_be_read_is_named(server: Server) -> None:
         key: f"{re.escape(key)}: lies outside of the source; it must be a file in the source",
     }.items():
         server.write("requirements.txt", f"# first\n-r {name}\n")
-        with pytest.raises(RequirementError, match=rf"^requirements\.txt, line 2: {report}") as error:
+        with pytest.raises(RequirementError, match=rf"^requirements\.txt, line 2: {message}") as error:
             server.release()
         assert "hunter2" not in str(error.value)
 
