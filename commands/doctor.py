@@ -171,7 +171,7 @@ def check_health_agent(health: AgentHealth | None) -> Finding:
     subject = "health of servers"
     if health is not None and health.age_s < AGENT_SILENCE_S:
         return Finding(subject)
-    problem = "no health check has run yet" if health is None else f"nobody has asked for it for {health.age_s:.0f} s"
+    problem = "no health check has run yet" if health is None else f"the last check was {health.age_s:.0f} s ago"
     remedy = "Servers that do not respond get requests. `journalctl -u wsgi-fleet-health` on the balancer says why."
     return Finding(subject, problem, remedy)
 

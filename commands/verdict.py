@@ -129,12 +129,12 @@ def _judge_release(facts: ServerStatus, pointer: str | None, *, is_moving: bool,
 
 
 def judge_member(phase: Phase) -> Verdict:
-    """Judge a server of a group that serves, but that the balancer has not listed yet."""
+    """Judge a healthy server of a group to which the balancer does not send requests yet."""
     if phase is Phase.STANDBY:
         return Verdict(State.DRAINED, "its group has it on standby", "take it out of standby in the AWS console")
     cause = "its group waits until it serves the current release"
     if phase is Phase.SERVING:
-        cause = "the balancer asks the group for its servers every 5 s, and has not listed this one yet"
+        cause = "the balancer reads the group's list of servers every 5 s, and has not seen this one yet"
     return Verdict(State.STARTING, cause, "wait for it")
 
 

@@ -222,7 +222,7 @@ control("S3.14", "buckets keep versions", "enable versioning")(
 )
 
 
-@control("CloudWatch.15", "alarms notify somebody", "name a topic in aws.alarms.sns_topic_arn")
+@control("CloudWatch.15", "alarms have an action", "name a topic in aws.alarms.sns_topic_arn")
 def _(plan: Sequence[Planned]) -> Iterator[tuple[Planned, str]]:
     for each in _all(plan, ALARM):
         if not each.inputs.get("alarmActions"):

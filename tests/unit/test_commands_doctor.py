@@ -220,7 +220,7 @@ def test_the_way_to_machines_is_looked_at_before_they_are(stack: FakeStack, monk
     ("health", "problem"),
     [
         (AgentHealth(age_s=4.0, servers={}, problem=""), ""),
-        (AgentHealth(age_s=95.0, servers={}, problem=""), "nobody has asked for it for 95 s"),
+        (AgentHealth(age_s=95.0, servers={}, problem=""), "the last check was 95 s ago"),
         (None, "no health check has run yet"),
     ],
 )

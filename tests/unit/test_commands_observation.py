@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from commands.observation import observe, rollout_of, server_view, slot_of
-from commands.report import Report as Answer
+from commands.report import Report
 from commands.status import format_age
 from commands.verdict import State, Verdict, judge
 from platforms.server_group import Phase
@@ -65,8 +65,8 @@ def test_a_server_is_in_one_state_with_its_cause_and_remedy(changes: dict[str, A
 def test_a_server_with_the_release_of_an_interrupted_rollout_is_ahead_with_both_ways_on(is_moving: bool) -> None:
     remedy = f"`pulumi up` or `make local` ends that rollout; a restart of the machine brings it back to {OLD}"
     cause = f"it serves {NEW} of a rollout that has not ended, the current release is {OLD}"
-    report = Verdict(State.AHEAD, cause, "wait: a rollout is at work" if is_moving else remedy)
-    assert judge("a-1", facts(**GREEN), OLD, is_moving=is_moving, unfinished=NEW) == report
+    verdict = Verdict(State.AHEAD, cause, "wait: a rollout is at work" if is_moving else remedy)
+    assert judge("a-1", facts(**GREEN), OLD, is_moving=is_moving, unfinished=NEW) == verdict
 
 
 def test_who_is_behind_while_a_rollout_works_need_only_wait() -> None:
@@ -81,7 +81,7 @@ def test_the_slot_that_is_told_is_the_one_with_the_live_release() -> None:
 
 
 def make_view(changes: dict[str, Any], balancer: BalancerStatus | None, phase: Phase | None = None) -> Any:
-    report = Answer(facts(**changes), "", 0, 0)
+    report = Report(facts(**changes), "", 0, 0)
     return server_view(Server("a-1", "m"), "10.0.0.1", report, balancer, OLD, is_moving=False, phase=phase)
 
 
@@ -91,10 +91,10 @@ def test_what_waits_is_the_larger_of_what_the_kernel_and_the_gateway_count() -> 
 
 
 def test_a_drained_server_that_does_not_run_is_drained_and_says_the_rest() -> None:
-    report = make_view({"slots": slots("inactive")}, front(drained=["10.0.0.1"], active=["10.0.0.2"]))
-    assert report.state is State.DRAINED
-    assert report.cause == "it was drained by hand; else it would be stopped: no slot runs"
-    assert report.remedy == "`./fleet admit a-1` sends it requests again"
+    view = make_view({"slots": slots("inactive")}, front(drained=["10.0.0.1"], active=["10.0.0.2"]))
+    assert view.state is State.DRAINED
+    assert view.cause == "it was drained by hand; else it would be stopped: no slot runs"
+    assert view.remedy == "`./fleet admit a-1` sends it requests again"
 
 
 HANGS = "GET /healthz was not 200 for 4 s: no response in 2 s"
@@ -112,8 +112,8 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
     changes: dict[str, Any], active: list[str], expected: str
 ) -> None:
     health = {"age_s": 1.0, "servers": {"10.0.0.1": {"healthy": False, "why": HANGS}}, "problem": ""}
-    report = make_view(changes, front(health=health, active=active))
-    assert (report.state, report.cause, report.remedy) == (State.UNHEALTHY, expected, LOGS)
+    view = make_view(changes, front(health=health, active=active))
+    assert (view.state, view.cause, view.remedy) == (State.UNHEALTHY, expected, LOGS)
     # What it says of itself says more.
     assert make_view({"slots": slots("inactive")}, front(health=health)).state is State.STOPPED
     assert make_view({}, front(health=health, drained=["10.0.0.1"])).state is State.DRAINED
@@ -126,7 +126,7 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
         (
             Phase.SERVING,
             State.STARTING,
-            "the balancer asks the group for its servers every 5 s, and has not listed this one yet",
+            "the balancer reads the group's list of servers every 5 s, and has not seen this one yet",
         ),
         (Phase.STANDBY, State.DRAINED, "its group has it on standby"),
         (None, State.STOPPED, "the balancer sends it no requests"),
@@ -135,8 +135,8 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
 def test_a_server_that_serves_and_that_the_balancer_does_not_know_is_on_its_way(
     phase: Phase | None, state: State, cause: str
 ) -> None:
-    report = make_view({}, front(active=["10.0.0.2"]), phase=phase)
-    assert (report.state, report.cause) == (state, cause)
+    view = make_view({}, front(active=["10.0.0.2"]), phase=phase)
+    assert (view.state, view.cause) == (state, cause)
 
 
 def test_a_balancer_that_does_not_know_its_groups_has_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +147,9 @@ def test_a_balancer_that_does_not_know_its_groups_has_a_problem(monkeypatch: pyt
 
 
 def test_what_the_balancer_cannot_tell_is_not_known_and_ages_are_by_the_machines_own_clock() -> None:
-    report = make_view({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
-    assert (report.state, report.requests_per_s, report.errors_5xx) == (State.SERVING, None, None)
-    assert report.release_age_s == 90.5
+    view = make_view({"live_since_s": 1000.0, "machine": host_status(clock_s=1090.5)}, None)
+    assert (view.state, view.requests_per_s, view.errors_5xx) == (State.SERVING, None, None)
+    assert view.release_age_s == 90.5
     quiet = make_view({}, front(upstreams={}))
     assert (quiet.requests_per_s, quiet.errors_5xx, quiet.p50_ms) == (0.0, 0, None)
 
@@ -159,13 +159,13 @@ def test_a_rollout_whose_process_was_killed_is_no_rollout(beat_ago_s: float, liv
     now = time.time()
     lock = {"who": "ann@build", "since": "2026-11-24T20:00:00+00:00", "what": "release x", "beat": now - beat_ago_s}
     lock |= {"token": "secret", "process": 1, "host": "build"}
-    report: dict[str, Any] = {
+    holder: dict[str, Any] = {
         "who": "ann@build",
         "since": "2026-11-24T20:00:00+00:00",
         "what": "release x",
         "servers": {},
     }
-    assert rollout_of(lock, now) == (report if lives else None)
+    assert rollout_of(lock, now) == (holder if lives else None)
 
 
 @pytest.mark.parametrize(
