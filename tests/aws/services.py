@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tests.aws.kind import LOCAL, Clients, Kind, Property, Retag, created_by, first, in_place, pairs, pascal, same, seen
+from tests.aws.stored import resume_versioning
 
 
 def _tagged(service: str, noun: str, parameter: str, *, by_arn: bool = False) -> Retag:
@@ -49,8 +50,7 @@ def _create_bucket(aws: Clients, asked: dict[str, Any], _inputs: Mapping[str, An
 
 def _delete_bucket(aws: Clients, id_: str, state: Mapping[str, Any]) -> None:
     if state.get("forceDestroy"):
-        # moto stumbles over the delete markers of a bucket whose versioning is suspended, as it is by now.
-        aws.s3.put_bucket_versioning(Bucket=id_, VersioningConfiguration={"Status": "Enabled"})
+        resume_versioning(aws, id_)
         for page in aws.s3.get_paginator("list_object_versions").paginate(Bucket=id_):
             for each in [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]:
                 aws.s3.delete_object(Bucket=id_, Key=each["Key"], VersionId=each["VersionId"])

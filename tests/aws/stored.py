@@ -38,6 +38,17 @@ def _tag_parameter(
     aws.ssm.add_tags_to_resource(**which, Tags=pairs(new))
 
 
+def resume_versioning(aws: Clients, bucket: str) -> None:
+    """Enable versioning where it is suspended: moto stumbles there over delete markers that it has made before."""
+    if aws.s3.get_bucket_versioning(Bucket=bucket).get("Status") == "Suspended":
+        aws.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+
+def _delete_object(aws: Clients, _id: str, state: Mapping[str, Any]) -> None:
+    resume_versioning(aws, state["bucket"])
+    aws.s3.delete_object(Bucket=state["bucket"], Key=state["key"])
+
+
 KINDS: Mapping[str, Kind] = {
     "aws:s3/bucketObjectv2:BucketObjectv2": Kind(
         properties={
@@ -50,7 +61,7 @@ KINDS: Mapping[str, Kind] = {
         },
         create=created_by("s3", "put_object", "Bucket", "Key"),
         look=_look_at_object,
-        delete=lambda aws, _, state: aws.s3.delete_object(Bucket=state["bucket"], Key=state["key"]),
+        delete=_delete_object,
         retag=None,
     ),
     "aws:ssm/parameter:Parameter": Kind(
