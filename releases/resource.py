@@ -169,7 +169,7 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         if live
         else [Server(each["name"], each["target"]) for each in props["servers"]],
         balancer=Server(props["balancer"]["name"], props["balancer"]["target"]) if props["static"] else None,
-        keeps_static=bool(props["balancer"] and props["balancer"].get("self_healing")),
+        keeps_static="self_healing" in (props.get("balancer") or ()),
         # Of none, Output.all() makes a list.
         secrets=dict(props["secrets"]),
         revision=props["revision"],

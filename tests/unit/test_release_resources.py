@@ -123,6 +123,16 @@ def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: Fake
     assert ROLLOUT.update("a", expected, inputs(2)).outs == expected | {"release": release(2).id}
 
 
+def test_a_fleet_without_a_balancer_machine_takes_releases(fleet: FakeFleet) -> None:
+    """Check it without the property: the engine passes none that is None."""
+    first, second = ({key: value for key, value in inputs(number).items() if key != "balancer"} for number in (1, 2))
+    olds = outs(first)
+    assert is_due(ROLLOUT, olds, first) is False
+    assert is_due(ROLLOUT, olds, second)
+    ROLLOUT.update("a", olds, second)
+    assert fleet.live == dict.fromkeys(NAMES, second["release"])
+
+
 def test_a_source_that_changed_meanwhile_ends_a_rollout_before_anything_is_done(
     fleet: FakeFleet, store: PrefixStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
