@@ -155,7 +155,7 @@ def _output(target: Target, server: Server, command: Sequence[str]) -> str:
 
 
 def _store(target: Target) -> dict[str, str]:
-    keys = [*target.store.keys(PREFIX), *target.store.keys(pointers.REJECTED), pointers.POINTER, pointers.EPOCH]
+    keys = [*target.store.keys(PREFIX), *target.store.keys(pointers.REJECTED), pointers.POINTER, pointers.MANUAL_CHANGES]
     return {f"store/{key}": (target.store.read(key) or b"").decode(errors="replace") for key in keys}
 
 

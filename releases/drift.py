@@ -32,7 +32,7 @@ def find_drift(store: Store, release: str, manual_changes: int) -> str:
     if damage := find_damage(store, release):
         return damage
     if manual_changes != pointers.manual_changes(store):
-        return "an operator moved the fleet by hand, or `epoch` in the store is damaged"
+        return "an operator moved the fleet by hand, or `manual-changes` in the store is damaged"
     newest = next(entries(store), None)
     if not (newest and newest.is_settled):
         return "the last rollout did not end on all servers, or its journal is gone"
@@ -62,7 +62,7 @@ def _damages(store: Store, release: str | None, *, reads_archive: bool) -> Itera
             else f"{pointers.POINTER} in the store names no release"
         )
     if pointers.manual_changes(store) < 0:
-        yield f"{pointers.EPOCH} in the store is damaged"
+        yield f"{pointers.MANUAL_CHANGES} in the store is damaged"
     if (lock_ := store.read(lock.KEY)) is not None and not lock.parse(lock_):
         yield f"{lock.KEY} in the store is damaged: nobody holds it"
     if serving and hashlib.sha256(content or b"").hexdigest()[:ID_LENGTH] != serving:

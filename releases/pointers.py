@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from platforms.transport import Store
 
 _RELEASE = re.compile(r"[A-Za-z0-9_-]+")
-POINTER, EPOCH, REJECTED, OWNER = "pointer", "epoch", "rejected/", "owner"
+POINTER, MANUAL_CHANGES, REJECTED, OWNER = "pointer", "manual-changes", "rejected/", "owner"
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ def manual_changes(store: Store) -> int:
 
     `up` compares the number with the one it knows.
     """
-    text = (store.read(EPOCH) or b"0").decode(errors="replace").strip()
+    text = (store.read(MANUAL_CHANGES) or b"0").decode(errors="replace").strip()
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
 def count_manual_change(store: Store) -> None:
     """Make the next `up` check the fleet, even if its state did not change."""
-    store.write(EPOCH, str(manual_changes(store) + 1).encode())
+    store.write(MANUAL_CHANGES, str(manual_changes(store) + 1).encode())
 
 
 def reject(store: Store, rejection: Rejection) -> None:

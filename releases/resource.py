@@ -89,7 +89,9 @@ class _Provider(ResourceProvider):
         """
         store = _store(props)
         serving = pointers.current(store) or ""
-        return ReadResult(id_, {**_state_of(props), "release": serving, "epoch": pointers.manual_changes(store)})
+        return ReadResult(
+            id_, {**_state_of(props), "release": serving, "manual_changes": pointers.manual_changes(store)}
+        )
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         """Implement ResourceProvider.delete: the application has left the stack.
@@ -109,7 +111,7 @@ class _Provider(ResourceProvider):
 def _has_drifted(olds: Mapping[str, Any], news: Mapping[str, Any]) -> bool:
     """Return whether the fleet differs from the state, and print why. Check the store first, then the servers."""
     release = str(olds["release"])
-    why = find_drift(_store(olds), release, int(olds["epoch"]))
+    why = find_drift(_store(olds), release, int(olds["manual_changes"]))
     found = [why] if why else find_strays(news["reach"], _servers_now(olds), olds.get("balancer"), release)
     for line in found:
         log(f"{olds['app']}: {line}: `up` puts it right")
@@ -192,7 +194,7 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         log(f"{props['app']}: collects what support would ask for, in {BUNDLE_S} s at most")
         # What to do comes last.
         raise without_traceback(RolloutError("\n".join([error.cause, *_bundle(props)]), error.remedy)) from None
-    return {**_state_of(props), "release": props["release"], "epoch": manual_changes}
+    return {**_state_of(props), "release": props["release"], "manual_changes": manual_changes}
 
 
 def _servers_of_group(live: LiveServers) -> list[Server]:

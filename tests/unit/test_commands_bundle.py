@@ -41,7 +41,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> FakeStack:
 
 def test_a_bundle_holds_the_status_the_stores_journal_and_each_machines_logs(stack: FakeStack) -> None:
     files = collect(stack.target())
-    expected = {"README.txt", "host.txt", "status.json", "store/pointer", "store/epoch", "balancer/facts.json"}
+    expected = {"README.txt", "host.txt", "status.json", "store/pointer", "store/manual-changes", "balancer/facts.json"}
     expected |= {f"balancer/{name}" for name in BALANCER_COMMANDS}
     expected |= {f"{server}/{name}" for server in NAMES for name in [*SERVER_COMMANDS, "facts.json"]}
     journals = {path for path in files if path.startswith("store/journal/")}

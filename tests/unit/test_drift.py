@@ -26,7 +26,7 @@ def newest_journal(store: MemoryStore) -> str:
 
 DAMAGES = {
     "pointer": b"",
-    "epoch": b"\xff\x00",
+    "manual-changes": b"\xff\x00",
     "releases/{}/manifest.json": b"{",
     "releases/{}/code.tar.gz": b"\x1f\x8b\x08\x00damaged",
     "journal": b'{"event": "begin',
@@ -46,13 +46,13 @@ def test_one_file_of_the_store_that_is_damaged_is_noticed_and_mended_by_the_next
         store.delete(path)
     else:
         store.write(path, DAMAGES[key])
-    # Without a lock nobody is at work; an epoch and a journal that are gone read as those of a fleet that is older.
+    # Without a lock nobody is at work. A number and a journal that are gone read as those of an older fleet.
     assert (find_drift(store, release, 1) != "") == (key != "lock" or not is_gone)
     if not is_gone:
         assert find_damage(store, release).startswith(f"{path} in the store ")
     assert roll_out(fleet, 1) == release
-    epoch = pointers.manual_changes(store)
-    if epoch < 0:
+    number = pointers.manual_changes(store)
+    if number < 0:
         pointers.count_manual_change(store)
     assert find_drift(store, release, pointers.manual_changes(store)) == ""
 

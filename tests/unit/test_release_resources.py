@@ -118,7 +118,9 @@ def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: Fake
     assert fleet.secrets["a-1"] == {"PASSWORD": "opensesame"}
     assert left.id is not None
     assert re.fullmatch("a-[0-9a-f]{8}", left.id)
-    expected = {key: news[key] for key in ("app", "servers", "balancer", "static", "store", "release")} | {"epoch": 0}
+    expected = {key: news[key] for key in ("app", "servers", "balancer", "static", "store", "release")} | {
+        "manual_changes": 0
+    }
     assert left.outs == expected
     assert ROLLOUT.update("a", expected, inputs(2)).outs == expected | {"release": release(2).id}
 
@@ -218,7 +220,7 @@ def test_what_is_read_is_what_the_store_names_and_a_fleet_moved_by_hand_is_due(s
     assert is_due(ROLLOUT, outs(news), news) is False
     pointers.set_current(store, "older")
     found = ROLLOUT.read("a", olds)
-    assert (found.id, found.outs) == ("a", olds | {"release": "older", "epoch": 1})
+    assert (found.id, found.outs) == ("a", olds | {"release": "older", "manual_changes": 1})
     assert is_due(ROLLOUT, found.outs or {}, news) is True
 
 

@@ -50,9 +50,9 @@ def test_an_id_may_be_shortened_and_an_unknown_one_is_told_with_those_there_are(
 
 def test_the_next_up_notices_and_refuses_what_was_rejected() -> None:
     fleet, (_, second, _) = three_releases()
-    epoch = pointers.manual_changes(fleet.store)
+    number = pointers.manual_changes(fleet.store)
     go_back(fleet)
-    assert pointers.manual_changes(fleet.store) == epoch + 1
+    assert pointers.manual_changes(fleet.store) == number + 1
     with pytest.raises(RolloutError, match="was rejected"):
         roll_out(fleet, 3)
     assert roll_out(fleet, 2) == second
