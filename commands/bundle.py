@@ -30,6 +30,7 @@ from releases import pointers
 from releases.fleet import PARALLEL, Server
 from releases.journal import PREFIX
 from releases.redaction import Redaction
+from rendering.paths import APP_UNITS
 
 LOG_LINES = 500
 QUERY_TIMEOUT_S = 60.0
@@ -43,14 +44,11 @@ for name in ("/etc/wsgi-fleet/key",):
     if pathlib.Path(name).exists():
         print(json.dumps([pathlib.Path(name).read_text().strip()]))
 """
-UNITS = ("app@blue.service", "app@green.service", "app.socket", "app-boot.service", "app-proof.service")
-# Where processes are balanced.
-LOCAL_PROXY_UNITS = ("app@blue-*", "app@green-*", "nginx.service")
 SERVER_COMMANDS: Mapping[str, Sequence[str]] = {
     "journal.txt": journalctl_command(LOG_LINES),
     "warnings.txt": ["journalctl", "--no-pager", "--quiet", "--priority=warning", f"--lines={LOG_LINES}"],
-    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", *UNITS, *LOCAL_PROXY_UNITS],
-    "unit-properties.txt": ["systemctl", "show", "--all", *UNITS[:2]],
+    "units.txt": ["systemctl", "--no-pager", "--full", "--lines=0", "status", "app.socket", *APP_UNITS],
+    "unit-properties.txt": ["systemctl", "show", "--all", *APP_UNITS[:2]],
     "failed-units.txt": ["systemctl", "--no-pager", "--failed"],
     "disk.txt": ["df", "-h"],
     "processes.txt": ["ps", "-eo", "pid,ppid,user,stat,etime,rss,args"],
@@ -155,7 +153,12 @@ def _output(target: Target, server: Server, command: Sequence[str]) -> str:
 
 
 def _store(target: Target) -> dict[str, str]:
-    keys = [*target.store.keys(PREFIX), *target.store.keys(pointers.REJECTED), pointers.POINTER, pointers.MANUAL_CHANGES]
+    keys = [
+        *target.store.keys(PREFIX),
+        *target.store.keys(pointers.REJECTED),
+        pointers.POINTER,
+        pointers.MANUAL_CHANGES,
+    ]
     return {f"store/{key}": (target.store.read(key) or b"").decode(errors="replace") for key in keys}
 
 

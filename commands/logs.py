@@ -18,14 +18,8 @@ from commands.target import BALANCER, AppOption, CommandError, StackOption, Targ
 from platforms.transport import Unreachable
 from releases.fleet import Server
 from releases.redaction import escape_control
+from rendering.paths import APP_UNITS
 
-# The slots by name: what matches a pattern is looked up once, and the other slot may never have run.
-UNITS = (
-    *("app@blue.service", "app@green.service", "app-boot.service", "app-proof.service", "app-task.service"),
-    # Where processes are balanced: each of a slot, and the Nginx in front of them.
-    *("app@blue-*", "app@green-*", "nginx.service"),
-    *("app-boot-retry*", "app-worker-*", "app-schedule-*"),
-)
 BALANCER_LOGS = ("error", "access")
 ONCE_S = 60.0
 # A machine ends a follow after this time, so that none outlives a closed terminal; then a new one begins.
@@ -60,7 +54,7 @@ def journalctl_command(lines: int, *, follow: bool = False, since_s: float | Non
     since_s: seconds ago by the machine's own clock, in place of lines.
     """
     words = ["journalctl", "--no-pager", "--quiet", "--output=short-iso", "--no-hostname"]
-    words += [f"--unit={unit}" for unit in UNITS]
+    words += [f"--unit={unit}" for unit in APP_UNITS]
     words += [f"--since=-{math.ceil(since_s)}s", "--lines=all"] if since_s is not None else [f"--lines={lines}"]
     return [*words, "--follow"] if follow else words
 

@@ -279,6 +279,12 @@ def on(machine: str, *command: str, check: bool = True) -> str:
     return result.output
 
 
+def host_address(machine: str) -> str:
+    """Return the host's own address on the network of a machine."""
+    network = json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["devices"]["eth0"]["network"]
+    return json.loads(lxc("query", f"/1.0/networks/{network}").stdout)["config"]["ipv4.address"].partition("/")[0]
+
+
 def proxy_complaints(front: str) -> str:
     """Return what the balancer's Nginx or Apache prints about its configuration, without "Syntax OK"."""
     test = "if [ -e /etc/apache2/wsgi-fleet ]; then apache2 -t; else nginx -t -q; fi"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 from rendering.common import files_to_apply, script_files
+from rendering.paths import APP_UNITS
 from rendering.templates import read_file
 
-# Of an app server; systemd's names, or patterns of them.
-JOURNALS = ("app@*", "nginx", "app-boot", "app-proof", "app-worker-*", "app-schedule-*")
 ACCESS_LOG = "/var/log/wsgi-fleet/access.log"
 
 
@@ -28,7 +27,7 @@ def monitoring_files(*, balancer: bool, namespace: str | None, log_group: str | 
         files["/etc/wsgi-fleet/metrics.json"] = "0644", json.dumps(reported)
     if logs:
         scripts += ["cloudwatch/cloudwatch_logs", "cloudwatch/log_source", "common/system"]
-        source = {"file": ACCESS_LOG} if balancer else {"units": JOURNALS}
+        source = {"file": ACCESS_LOG} if balancer else {"units": APP_UNITS}
         files["/etc/wsgi-fleet/logs.json"] = "0644", json.dumps({"group": log_group, **source})
     # App servers have it from their boot.
     if scripts and balancer:

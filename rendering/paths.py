@@ -1,3 +1,11 @@
-"""The folder of a machine's programs, for the modules that render and run them."""
+"""The folder of a machine's programs and the names of its units, for the modules that render, run and read them."""
 
 SCRIPTS = "/usr/local/lib/wsgi-fleet"
+# Of an app server, by what journalctl and systemctl select units. The slots by name: they look up what matches a
+# pattern once, and the other slot may never have run.
+APP_UNITS = (
+    *("app@blue.service", "app@green.service", "app-proof.service", "app-build.service", "app-task.service"),
+    # Where processes are balanced: each of a slot, and the Nginx in front of them.
+    *("app@blue-*", "app@green-*", "nginx.service"),
+    *("app-boot.service", "app-boot-retry*", "app-worker-*", "app-schedule-*"),
+)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from settings import listener_rule
 from settings.alb import CERTIFICATE_NAMES, MIN_ZONES
@@ -96,7 +97,7 @@ def unsupported_settings(balancer: Balancer) -> list[str]:
     found = [
         f"{name}: an Application Load Balancer does not support it: {why}; remove it, or take kind: machine"
         for name, why in UNSUPPORTED.items()
-        if _value(balancer, name) != _value(type(balancer)(), name)
+        if attrgetter(name)(balancer) != attrgetter(name)(type(balancer)())
     ]
     page = balancer.error_pages.maintenance
     if page is not None and len(page) > PAGE_CHARS:
@@ -105,13 +106,6 @@ def unsupported_settings(balancer: Balancer) -> list[str]:
             "shorten it, or remove it for a plain page"
         )
     return found
-
-
-def _value(balancer: Balancer, name: str) -> Any:
-    value: Any = balancer
-    for step in name.split("."):
-        value = getattr(value, step)
-    return value
 
 
 def problems(settings: Settings) -> list[str]:

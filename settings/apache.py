@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from settings.balancer import Balancer
@@ -24,12 +25,5 @@ def unsupported_settings(balancer: Balancer) -> list[str]:
     return [
         f"{name}: Apache does not support it: {why}; remove it, or take proxy.kind: nginx"
         for name, why in UNSUPPORTED.items()
-        if _value(balancer, name) is not None
+        if attrgetter(name)(balancer) is not None
     ]
-
-
-def _value(balancer: Balancer, name: str) -> Any:
-    value: Any = balancer
-    for step in name.split("."):
-        value = getattr(value, step)
-    return value

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 import pytest
 
-from harness.stack import Stack, lxc, on
+from harness.stack import Stack, host_address, lxc, on
 from tests.e2e.planted import APP, Planted, ask
 from tests.e2e.search import Hit, forms
 
@@ -123,12 +123,6 @@ def test_an_application_that_tells_its_secrets_tells_them_to_its_own_journal_alo
 
 def address_of(machine: str) -> str:
     return json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["devices"]["eth0"]["ipv4.address"]
-
-
-def host_address(machine: str) -> str:
-    """Return the host's own address on the network of a machine."""
-    network = json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["devices"]["eth0"]["network"]
-    return json.loads(lxc("query", f"/1.0/networks/{network}").stdout)["config"]["ipv4.address"].partition("/")[0]
 
 
 def machines(stack: Stack) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.stack import Stack, lxc, on
+from harness.stack import Stack, host_address, lxc, on
 
 TOKEN = "index-token-0123456789"
 WHEEL = "fleetprobe-1.0-py3-none-any.whl"
@@ -75,12 +75,6 @@ class Index:
         finally:
             server.shutdown()
             server.server_close()
-
-
-def host_address(machine: str) -> str:
-    """Return the host's own address on the network of a machine."""
-    network = json.loads(lxc("query", f"/1.0/instances/{machine}").stdout)["devices"]["eth0"]["network"]
-    return json.loads(lxc("query", f"/1.0/networks/{network}").stdout)["config"]["ipv4.address"].partition("/")[0]
 
 
 def kept_packages(stack: Stack) -> dict[str, list[str]]:

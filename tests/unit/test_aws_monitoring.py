@@ -12,7 +12,7 @@ import yaml
 from harness.mock_engine import Build
 from rendering.app_server import app_server_user_data
 from rendering.balancer import balancer_user_data
-from rendering.monitoring import JOURNALS
+from rendering.paths import APP_UNITS
 from rendering.templates import ROOT
 from settings.monitoring import Alarms, Logs
 from tests.unit.aws_fleet import INSTANCE, ROLES, STEP, TOPIC, built
@@ -91,7 +91,7 @@ def test_a_machine_gets_what_it_reports_and_ships_by_and_loses_it_where_nothing_
     assert files.keys() == {*every, "metrics.json", "logs.json", *scripts}
     assert expected == {"boot_s": 600, "off": [], "prove": every[1:], "on": [every[0], every[2]]}
     assert json.loads(files["metrics.json"]) == {"namespace": "wsgi-fleet/prod", "balancer": is_balancer}
-    source = {"file": "/var/log/wsgi-fleet/access.log"} if is_balancer else {"units": list(JOURNALS)}
+    source = {"file": "/var/log/wsgi-fleet/access.log"} if is_balancer else {"units": list(APP_UNITS)}
     group = "balancer-log-0e0e0e0" if is_balancer else "hello-log-0e0e0e0"
     assert json.loads(files["logs.json"]) == {"group": group, **source}
 

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import group_member
 import pytest
+import requirement_files
+import virtualenv
+
+from releases import requirement_lines, wheels
+from rendering import server_site
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each package may import those before it and no other.
@@ -216,3 +222,17 @@ def test_components_read_no_configuration(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(*ORDER, "machine"), ids=names)
 def test_no_module_is_longer_than_a_person_reads_at_once(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 310
+
+
+@pytest.mark.parametrize(
+    ("on_a_machine", "here"),
+    [
+        (virtualenv.READY, wheels.READY),
+        (requirement_files.COMMENT, requirement_lines._COMMENT),  # pyright: ignore[reportPrivateUsage]
+        (requirement_files.INCLUDE, requirement_lines._INCLUDE),  # pyright: ignore[reportPrivateUsage]
+        (group_member.HEALTH_PATH, server_site.TARGET_HEALTH_PATH),
+    ],
+)
+def test_what_scripts_of_machines_repeat_is_equal(on_a_machine: object, here: object) -> None:
+    """Check it, as scripts cannot import the program."""
+    assert on_a_machine == here
