@@ -24,7 +24,7 @@ from tests.aws.stack import AwsStack
 from tests.e2e.test_aws import REGION
 from tests.e2e.test_aws_alb import AlbStack, losses
 
-pytestmark = [pytest.mark.aws, pytest.mark.long]
+pytestmark = pytest.mark.aws
 # What a minute of warm-up and grace lasts here.
 MINUTE_S = 5.0
 
@@ -147,6 +147,7 @@ def test_a_release_loses_no_request(fleet: GroupStack) -> None:
     assert not any(each["ProtectedFromScaleIn"] for each in fleet.group()["Instances"])
 
 
+@pytest.mark.long
 def test_a_server_that_comes_while_a_release_moves_ends_on_it(fleet: GroupStack) -> None:
     fleet.scale(1)
     with fleet.load() as load:
@@ -163,6 +164,7 @@ def test_a_server_that_comes_while_a_release_moves_ends_on_it(fleet: GroupStack)
     fleet.up("--expect-no-changes")
 
 
+@pytest.mark.long
 def test_a_change_of_the_template_replaces_servers_each_after_another_one_serves(fleet: GroupStack) -> None:
     fleet.scale(1)
     before = {*fleet.servers()}
@@ -180,6 +182,7 @@ def test_a_change_of_the_template_replaces_servers_each_after_another_one_serves
     assert not {*fleet.servers()} & before
 
 
+@pytest.mark.long
 def test_a_template_whose_servers_do_not_come_is_taken_back(fleet: GroupStack) -> None:
     before = {*fleet.servers()}
     fleet.app["system_packages"] = ["no-such-package"]

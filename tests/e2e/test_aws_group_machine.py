@@ -133,6 +133,28 @@ def test_a_server_that_hangs_is_replaced_on_the_balancers_word(fleet: HealingSta
     assert f"{hung} is dead for 15 s" in on(balancer, "journalctl", "-u", "wsgi-fleet-health", "-o", "cat")
 
 
+def test_a_group_becomes_a_fixed_number_of_servers_and_a_group_again(fleet: HealingStack) -> None:
+    capacity = fleet.app["fleet"].pop("capacity")
+    members = {*fleet.servers().values()}
+    fleet.app["fleet"]["servers"] = 2
+    with Load(fleet.url) as load:
+        fleet.up()
+        load.wait_for(50)
+        fixed = {*fleet.output("servers").values()}
+        assert {server for server, _ in fleet.responding_servers()} == fixed
+        to_fixed = lost_on_fresh(load.outcome)
+        del fleet.app["fleet"]["servers"]
+        fleet.app["fleet"]["capacity"] = capacity
+        fleet.up()
+        fleet.wait_for(2)
+        load.wait_for(50)
+    print(f"{to_fixed} lost on the way to a fixed number; {load.outcome}")
+    assert lost_on_fresh(load.outcome) == 0, load.outcome
+    assert load.outcome.servers.keys() >= members | fixed
+    assert not {*fleet.servers().values()} & (members | fixed)
+    assert {server for server, _ in fleet.responding_servers()} == {*fleet.servers().values()}
+
+
 def test_destroy_leaves_nothing(fleet: HealingStack) -> None:
     aws = fleet.destroy_protected()
     assert aws.autoscaling.describe_auto_scaling_groups()["AutoScalingGroups"] == []
