@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from common import APP, CONFIG, LIVE, Failure, log, manifest_of, run
+from common import APP, CONFIG, LIVE, AppServerError, log, manifest_of, run
 from symlinks import link_target
 
 UNITS = Path("/etc/systemd/system")
@@ -18,11 +18,13 @@ FIRST = CONFIG / "first"
 
 
 def write_commands(release: str, manifest: dict[str, Any], place: Path) -> None:
-    """Put each command into a file of the release, and have systemd read the times. Raises Failure."""
+    """Put each command into a file of the release, and have systemd read the times. Raises AppServerError."""
     for name, schedule in manifest["schedules"].items():
         read = run("systemd-analyze", "calendar", schedule["calendar"])
         if read.returncode:
-            raise Failure(f"schedules.{name}.calendar of {release}: {read.stderr.strip()} (see `man systemd.time`)")
+            raise AppServerError(
+                f"schedules.{name}.calendar of {release}: {read.stderr.strip()} (see `man systemd.time`)"
+            )
     folder = place / "background"
     folder.mkdir()
     for kind in ("worker", "schedule"):

@@ -18,7 +18,7 @@ RUN = Path("/run")
 USER = "app"
 
 
-class Failure(Exception):
+class AppServerError(Exception):
     """This server cannot do what was requested; the release before still serves."""
 
 
@@ -50,7 +50,7 @@ def lock(timeout_s: float) -> Generator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Failure(
+                    raise AppServerError(
                         f"another release command has the lock of this server for {timeout_s:.0f} s; wait until it has "
                         "ended (`pgrep -af release.py` names it), or end it, and run the same command again"
                     ) from None

@@ -16,7 +16,7 @@ import xmlrpc.client
 from pathlib import Path
 from typing import Any, cast
 
-from common import RUN, SLOTS, Failure, log, manifest_of, run
+from common import RUN, SLOTS, AppServerError, log, manifest_of, run
 from slot_layout import connect, gateways, get, private_socket, state_of, units
 from symlinks import atomic_symlink, link_target
 
@@ -44,7 +44,7 @@ def start(slot: str) -> None:
 def route_traffic(slot: str, drain_s: float) -> None:
     """Have Nginx use this slot; wait for the responses of the other slot, or for drain_s seconds.
 
-    Raises Failure when it does not take that; then it asks whom it asked before.
+    Raises AppServerError when it does not take that; then it asks whom it asked before.
     """
     before = CONF.readlink() if CONF.is_symlink() else None
     select_config(slot)
@@ -71,7 +71,7 @@ def reload(drain_s: float) -> None:
     start_s = time.monotonic()
     while not (now := workers()).keys() - old or any(accepts for pid, accepts in now.items() if pid in old):
         if time.monotonic() - start_s > RELOAD_S:
-            raise Failure("Nginx did not start new workers; `journalctl -u nginx` says why")
+            raise AppServerError("Nginx did not start new workers; `journalctl -u nginx` says why")
         time.sleep(0.02)
     while workers().keys() & old.keys():
         if time.monotonic() - start_s > drain_s:
@@ -82,7 +82,7 @@ def reload(drain_s: float) -> None:
 
 def _call(*command: str) -> None:
     if (done := run(*command)).returncode:
-        raise Failure(f"Nginx cannot send requests to the processes: {(done.stderr + done.stdout).strip()}")
+        raise AppServerError(f"Nginx cannot send requests to the processes: {(done.stderr + done.stdout).strip()}")
 
 
 def workers() -> dict[int, bool]:

@@ -30,7 +30,7 @@ from pathlib import Path
 # The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import background
-from common import CONFIG, LIVE, RELEASES, SLOTS, VENVS, Failure, lock, log, manifest_of, run, store_url
+from common import CONFIG, LIVE, RELEASES, SLOTS, VENVS, AppServerError, lock, log, manifest_of, run, store_url
 from fetch import FetchError, fetch
 from slot import (
     assign_release,
@@ -60,7 +60,7 @@ def switch(release: str) -> None:
     """
     place = RELEASES / release
     if not (place / ".staged").exists():
-        raise Failure(f"{release} is not staged here; stage it first")
+        raise AppServerError(f"{release} is not staged here; stage it first")
     manifest = manifest_of(release)
     mend_socket()
     serving = serving_slots()
@@ -103,7 +103,7 @@ def print_static(release: str) -> None:
     folder = code / static["folder"]
     # A build may have made symlinks: root reads only files in the code itself.
     if not folder.is_dir() or folder.resolve() != folder:
-        raise Failure(f"static.folder: {static['folder']}: no such folder in the release; `build` may make it")
+        raise AppServerError(f"static.folder: {static['folder']}: no such folder in the release; `build` may make it")
     room = STATIC_MIB << 20
     with tarfile.open(mode="w|gz", fileobj=Base64Lines(), bufsize=1 << 16) as archive:
         for path in sorted(folder.rglob("*")):
@@ -112,12 +112,14 @@ def print_static(release: str) -> None:
             if any(part.startswith(".") for part in name.parts) or (path.is_dir() and not path.is_symlink()):
                 continue
             if not is_plain:
-                raise Failure(f"{static['folder']}/{name}: is not a regular file; remove it, or replace it by a file")
+                raise AppServerError(
+                    f"{static['folder']}/{name}: is not a regular file; remove it, or replace it by a file"
+                )
             info = tarfile.TarInfo(f"{static['url_path'].strip('/')}/{name}")
             info.size = path.stat().st_size
             room -= max(info.size, 4096)
             if room < 0:
-                raise Failure(f"static files take more than {STATIC_MIB} MiB; large ones belong elsewhere")
+                raise AppServerError(f"static files take more than {STATIC_MIB} MiB; large ones belong elsewhere")
             with path.open("rb") as file:
                 archive.addfile(info, file)
 
@@ -126,7 +128,7 @@ def bake(release: str, seconds: str) -> None:
     """Watch the slot that serves."""
     good = [slot for slot in serving_slots() if link_target(SLOTS / slot) == release]
     if not good:
-        raise Failure(f"{release} does not serve here any more")
+        raise AppServerError(f"{release} does not serve here any more")
     bake_slot(good[0], manifest_of(release), float(seconds))
     log(f"{release} stayed healthy for {seconds} s")
 
@@ -143,7 +145,7 @@ def boot() -> None:
             else:
                 atomic_symlink(LIVE, RELEASES / release)
             log(f"this server was away: it comes back on {release}")
-    except (Failure, FetchError, OSError) as error:
+    except (AppServerError, FetchError, OSError) as error:
         log(f"keeping {link_target(LIVE) or 'nothing'}, next try in {RETRY_S} s: {error}")
         # A name of its own each time: the retry that fails runs in the unit of the one before.
         unit = f"{RETRY_UNIT}-{time.time_ns()}"
@@ -207,13 +209,13 @@ def main(arguments: Sequence[str]) -> None:
         elif verb == "prune":
             prune(rest)
         else:
-            raise Failure(str(__doc__))
+            raise AppServerError(str(__doc__))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Failure, FetchError) as problem:
+    except (AppServerError, FetchError) as problem:
         sys.exit(f"error: {problem}")
     except OSError as problem:
         full = (

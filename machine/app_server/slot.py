@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import local_nginx
-from common import SLOTS, Failure, log, manifest_of, run
+from common import SLOTS, AppServerError, log, manifest_of, run
 from slot_layout import (
     PROOF,
     format_response,
@@ -82,11 +82,11 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
         try:
             started = run("systemctl", "start", *units(slot), timeout_s=limit).returncode == 0
         except TimeoutError:
-            raise Failure(
+            raise AppServerError(
                 f"{manifest['module']} was not imported in {limit} s; its last lines:\n{last_lines(slot, start_s)}"
             ) from None
         if not started:
-            raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}")
+            raise AppServerError(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}")
         if serves := slot != PROOF and not process_layout()[1]:
             # It was healthy when it was tested, and from here on it serves clients: no long patience.
             limit, drain = min(limit, GATE_S), drain_s(slot)
@@ -95,18 +95,20 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
             good, same, status, response = 0, 0, 0, "nothing"
             while good < manifest["healthy_threshold"]:
                 if has_ended(slot):
-                    raise Failure(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}")
+                    raise AppServerError(
+                        f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}"
+                    )
                 is_refused = 300 <= status < 500 and same == REFUSALS
                 if time.monotonic() > deadline or is_refused or (serves and status == 500 and same == ERRORS):
                     tried = f"{same} tries" if time.monotonic() <= deadline else f"{limit} s"
-                    raise Failure(
+                    raise AppServerError(
                         f"GET {path} was not 200 in {tried} but {response}; its last lines:\n"
                         f"{last_lines(slot, start_s, path)}"
                     )
                 before = status
                 # A request that hangs would else show nothing before all of the time is up.
-                silence_s = max(moment - (time.time() - start_s), SILENCE_S)
-                slow = threading.Timer(silence_s, log_slow_response, (path, start_s, limit))
+                silence_s = max(moment - waited_s(deadline, limit), SILENCE_S)
+                slow = threading.Timer(silence_s, log_slow_response, (path, deadline, limit))
                 slow.start()
                 try:
                     status, line = get(private_socket(name), manifest, max(deadline - time.monotonic(), 0.1))
@@ -117,7 +119,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                     slow.cancel()
                 good = good + 1 if status == 200 else 0
                 same = same + 1 if status == before else 1
-                if not good and (waited := time.time() - start_s) > moment:
+                if not good and (waited := waited_s(deadline, limit)) > moment:
                     still = (
                         f"still responds with status {response}" if status else f"still does not respond ({response})"
                     )
@@ -129,9 +131,14 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
         raise
 
 
-def log_slow_response(path: str, start_s: float, limit_s: int) -> None:
-    """Print that a request for the health path has no response yet. start_s: when its slot was started."""
-    log(f"GET {path} does not respond after {time.time() - start_s:.0f} s of {limit_s} s")
+def waited_s(deadline: float, limit_s: int) -> float:
+    """Return how many seconds of limit_s are over. deadline: when the last one is, by the monotonic clock."""
+    return limit_s - (deadline - time.monotonic())
+
+
+def log_slow_response(path: str, deadline: float, limit_s: int) -> None:
+    """Print that a request for the health path has no response yet. deadline: as for waited_s."""
+    log(f"GET {path} does not respond after {waited_s(deadline, limit_s):.0f} s of {limit_s} s")
 
 
 def stop(slot: str, drain_s: float) -> None:
@@ -179,12 +186,12 @@ def drain_s(slot: str) -> float:
 
 
 def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
-    """Watch a serving slot for so many seconds. Raises Failure as soon as it is unhealthy."""
+    """Watch a serving slot for so many seconds. Raises AppServerError as soon as it is unhealthy."""
     path, where = manifest["health_path"], " ".join(units(slot))
     start_s, deadline, first = time.time(), time.monotonic() + seconds, restart_fingerprint(slot)
     while time.monotonic() < deadline:
         if {*unit_property("ActiveState", units(slot))} != {"active"} or restart_fingerprint(slot) != first:
-            raise Failure(f"{where} ended while it served; its last lines:\n{last_lines(slot, start_s)}")
+            raise AppServerError(f"{where} ended while it served; its last lines:\n{last_lines(slot, start_s)}")
         for name in gateways(slot):
             try:
                 status, line = get(private_socket(name), manifest, 10)
@@ -192,7 +199,7 @@ def bake_slot(slot: str, manifest: dict[str, Any], seconds: float) -> None:
                 status, line = 0, str(error)
             if status != 200:
                 response = format_response(status, line)
-                raise Failure(
+                raise AppServerError(
                     f"GET {path} was {response} while it served; its last lines:\n{last_lines(slot, start_s)}"
                 )
         time.sleep(0.5)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import background
-from common import CONFIG, RELEASES, SLOTS, USER, Failure, log, manifest_of, run, store_url
+from common import CONFIG, RELEASES, SLOTS, USER, AppServerError, log, manifest_of, run, store_url
 from fetch import fetch, fetch_file, fetch_secrets
 from slot import PROOF, UNUSED_S, start_and_gate, stop
 from symlinks import atomic_symlink
@@ -40,7 +40,7 @@ def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = Fal
     partial.mkdir()
     text = fetch(store_url(), f"releases/{release}/manifest.json")
     if hashlib.sha256(text).hexdigest()[: len(release)] != release:
-        raise Failure(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
+        raise AppServerError(f"the manifest in the store is not that of {release}; publish it again with `pulumi up`")
     manifest = json.loads(text)
     check_compatible(release, manifest)
     (partial / "manifest.json").write_bytes(text)
@@ -67,17 +67,17 @@ def stage(release: str, secrets: dict[str, str] | None, *, with_task: bool = Fal
 
 
 def check_compatible(release: str, manifest: dict[str, Any]) -> None:
-    """Raise Failure unless the release is made for this server's gateway, and for its number of them."""
+    """Raise AppServerError unless the release is made for this server's gateway, and for its number of them."""
     made_for, here = manifest["gateway"], (CONFIG / "gateway").read_text().strip()
     if made_for != here:
-        raise Failure(
+        raise AppServerError(
             f"{release} is made for the gateway {made_for}, and this server runs {here}; "
             f"set gateway.kind to {made_for} and run `pulumi up`, which brings servers that run it"
         )
     file, one = CONFIG / "processes", "one gateway"
     made_for, here = manifest.get("processes", one), file.read_text().strip() if file.exists() else one
     if made_for != here:
-        raise Failure(
+        raise AppServerError(
             f"{release} is made for servers with {made_for}, and this one has {here}; set fleet.local_proxy, "
             "fleet.process_manager and gateway.processes as it had them and run `pulumi up`, which brings such servers"
         )
@@ -92,13 +92,17 @@ def unpack(release: str, manifest: dict[str, Any], partial: Path) -> None:
         with gzip.open(archive) as content:
             digest = hashlib.file_digest(cast("Any", content), "sha256").hexdigest()
     except (OSError, EOFError, zlib.error) as error:
-        raise Failure(f"the archive of {release} is damaged ({error}); publish it again with `pulumi up`") from error
+        raise AppServerError(
+            f"the archive of {release} is damaged ({error}); publish it again with `pulumi up`"
+        ) from error
     if digest != manifest["tar_sha256"]:
-        raise Failure(f"the archive of {release} is damaged (sha256 {digest}); publish it again with `pulumi up`")
+        raise AppServerError(
+            f"the archive of {release} is damaged (sha256 {digest}); publish it again with `pulumi up`"
+        )
     (partial / "code").mkdir()
     result = run("tar", "-xzf", str(archive), "-C", str(partial / "code"), "--no-same-owner", timeout_s=300)
     if result.returncode:
-        raise Failure(f"the archive does not unpack: {result.stderr.strip()}")
+        raise AppServerError(f"the archive does not unpack: {result.stderr.strip()}")
     archive.unlink()
 
 
@@ -106,15 +110,19 @@ def build_venv(place: Path, limit_s: float) -> None:
     """Build the release's virtualenv, or find one of the same requirements, by the release's own script."""
     script = place / "install" / "virtualenv.py"
     if not script.exists():
-        raise Failure(f"{place.name} is of another version of wsgi-fleet; run `pulumi up`, which makes another release")
+        raise AppServerError(
+            f"{place.name} is of another version of wsgi-fleet; run `pulumi up`, which makes another release"
+        )
     # What it says appears at once. It has a limit of its own for each step; this one is for what hangs all the same.
     command = ["/usr/bin/python3", "-I", str(script), str(place)]
     try:
         done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, timeout=limit_s + 30)
     except subprocess.TimeoutExpired:
-        raise Failure(f"the virtualenv was not made in {limit_s + 30:.0f} s; raise rollout.stage_timeout_s") from None
+        raise AppServerError(
+            f"the virtualenv was not made in {limit_s + 30:.0f} s; raise rollout.stage_timeout_s"
+        ) from None
     if done.returncode:
-        raise Failure(done.stderr.strip())
+        raise AppServerError(done.stderr.strip())
 
 
 def build(place: Path, command: str, limit_s: float) -> None:
@@ -125,9 +133,9 @@ def build(place: Path, command: str, limit_s: float) -> None:
     run("chown", "-R", f"{USER}:{USER}", str(code))
     try:
         run_command(place, command, "app-build", f"ReadWritePaths={code}", f"RuntimeMaxSec={max(limit_s, 1):.0f}")
-    except Failure:
+    except AppServerError:
         if time.monotonic() - start_s >= limit_s:
-            raise Failure(f"`{command}` did not finish in the {limit_s:.0f} s that staging had left") from None
+            raise AppServerError(f"`{command}` did not finish in the {limit_s:.0f} s that staging had left") from None
         raise
     # Neither follows symlinks, of which a build may have made any.
     run("chown", "-R", "root:root", str(code))
@@ -140,7 +148,10 @@ def run_task(place: Path) -> None:
 
 
 def run_command(place: Path, command: str, unit: str, *more: str) -> None:
-    """Run a shell command as the application, in the environment of a release, and print its output. Raises Failure."""
+    """Run a shell command as the application, with the environment of a release, and print its output.
+
+    Raises AppServerError.
+    """
     paths = (f"WorkingDirectory={place}/code", f"EnvironmentFile={place}/environment")
     options = [f"--property={each}" for each in (*manifest_of(place.name)["properties"], *paths, *more)]
     # systemd would put variables for `${NAME}`, unquoted, before Bash sees it; `$$` is its `$`.
@@ -154,7 +165,9 @@ def run_command(place: Path, command: str, unit: str, *more: str) -> None:
         lines.append(f"    {line.rstrip()}")
         log(line.rstrip())
     if process.wait():
-        raise Failure("\n".join([f"`{command}` failed with exit code {process.returncode}; its last lines:", *lines]))
+        raise AppServerError(
+            "\n".join([f"`{command}` failed with exit code {process.returncode}; its last lines:", *lines])
+        )
 
 
 def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, secrets: dict[str, str] | None) -> None:
@@ -162,7 +175,7 @@ def write_runtime_files(release: str, manifest: dict[str, Any], partial: Path, s
     if secrets is None:
         secrets = find_secrets(release, manifest["secrets_digest"])
     elif secrets_digest(secrets) != manifest["secrets_digest"]:
-        raise Failure("the secrets that came are not those of the release; run `pulumi up` again")
+        raise AppServerError("the secrets that came are not those of the release; run `pulumi up` again")
     for name, text in manifest["gateway_files"].items():
         (partial / name).parent.mkdir(exist_ok=True)
         (partial / name).write_text(text)
@@ -208,5 +221,5 @@ def find_secrets(release: str, digest: str) -> dict[str, str]:
             return json.loads(file.read_text())
     secrets = fetch_secrets(store_url(), release)
     if secrets_digest(secrets) != digest:
-        raise Failure("its secrets changed while this server was away; run `pulumi up` to bring them")
+        raise AppServerError("its secrets changed while this server was away; run `pulumi up` to bring them")
     return secrets

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import certificate
-from proxy import Failure
+from proxy import ProxyError
 
 HERE = Path("/usr/local/lib/wsgi-fleet")
 # What the site serves under /.well-known/acme-challenge/ (templates/*/).
@@ -38,10 +38,10 @@ NAMES_S = 90
 
 
 def run(*command: str, environment: dict[str, str] | None = None) -> str:
-    """Run a command and return what it prints. Raises Failure with that."""
+    """Run a command and return what it prints. Raises ProxyError with that."""
     result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if result.returncode:
-        raise Failure(f"{Path(command[0]).name} failed:\n{(result.stdout + result.stderr).strip()}")
+        raise ProxyError(f"{Path(command[0]).name} failed:\n{(result.stdout + result.stderr).strip()}")
     return result.stdout + result.stderr
 
 
@@ -74,12 +74,12 @@ def misdirected_names(hostnames: Sequence[str]) -> dict[str, str]:
 
 
 def wait_for_names(hostnames: Sequence[str], address: str) -> None:
-    """Wait until every name leads here. Raises Failure after NAMES_S seconds, with what to do."""
+    """Wait until every name leads here. Raises ProxyError after NAMES_S seconds, with what to do."""
     deadline = time.monotonic() + NAMES_S
     while misdirected := misdirected_names(hostnames):
         if time.monotonic() > deadline:
             lines = "\n".join(f"  {hostname}: {what}" for hostname, what in misdirected.items())
-            raise Failure(
+            raise ProxyError(
                 f"these names do not lead to this balancer, so no certificate was asked for:\n{lines}\n"
                 f"Point their DNS records (type A) at {address}, wait until `dig +short NAME` says so, and run "
                 "`pulumi up` again"
@@ -141,5 +141,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (Failure, OSError) as problem:
+    except (ProxyError, OSError) as problem:
         sys.exit(f"error: {problem}. The balancer serves on with the certificate that it has")

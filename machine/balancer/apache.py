@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from proxy import Failure
+from proxy import ProxyError
 
 TITLE, UNIT = "Apache", "apache2"
 PROGRAM = "/usr/sbin/apache2"
@@ -27,15 +27,15 @@ _LISTEN = re.compile(r"^(\s*Listen\s+)(?:\S+:)?(\d+)", re.MULTILINE | re.IGNOREC
 
 
 def command(*arguments: str) -> str:
-    """Run Apache with these arguments and return what it reports. Raises Failure with that."""
+    """Run Apache with these arguments and return what it reports. Raises ProxyError with that."""
     result = subprocess.run([PROGRAM, *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
-        raise Failure(result.stderr.strip() or f"apache2 {' '.join(arguments)} failed")
+        raise ProxyError(result.stderr.strip() or f"apache2 {' '.join(arguments)} failed")
     return result.stderr
 
 
 def test(text: str) -> None:
-    """Have a second Apache start with this site, on ports of the loopback, and stop again. Raises Failure.
+    """Have a second Apache start with this site, on ports of the loopback, and stop again. Raises ProxyError.
 
     `apache2 -t` reads a site and does not try it; what fails then ends the Apache that serves.
     """
@@ -63,7 +63,7 @@ def test(text: str) -> None:
 
 
 def try_out(main: Path, log: Path) -> None:
-    """Start an Apache with this configuration and stop it once it has workers. Raises Failure with what it logs."""
+    """Start an Apache with this configuration and stop it once it has workers. Raises ProxyError with what it logs."""
     command_ = [PROGRAM, "-D", "FOREGROUND", "-f", main]
     # Until it has opened its log, it writes errors to standard error.
     with log.open("ab") as words, subprocess.Popen(command_, stdout=subprocess.DEVNULL, stderr=words) as second:
@@ -72,7 +72,7 @@ def try_out(main: Path, log: Path) -> None:
             while not _children(second.pid):
                 if second.poll() is not None or time.monotonic() > deadline:
                     errors = [line for line in _read(log).splitlines() if not _QUIET.search(line)]
-                    raise Failure("\n".join(["Apache reads this site and does not start with it:", *errors]))
+                    raise ProxyError("\n".join(["Apache reads this site and does not start with it:", *errors]))
                 time.sleep(0.02)
         finally:
             second.terminate()
@@ -122,7 +122,7 @@ def reload() -> None:
     if has_ended():
         result = subprocess.run(["systemctl", "restart", UNIT], check=False, capture_output=True, text=True)
         if result.returncode:
-            raise Failure(result.stderr.strip())
+            raise ProxyError(result.stderr.strip())
     else:
         command("-k", "graceful")
 

@@ -156,7 +156,7 @@ def health() -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Print the facts of this balancer as JSON. Raises Failure where nothing is known of its site."""
+    """Print the facts of this balancer as JSON. Raises ProxyError where nothing is known of its site."""
     state = subprocess.run(
         ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
     ).stdout.strip()
@@ -178,5 +178,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, proxy.Failure) as problem:
+    except (OSError, proxy.ProxyError) as problem:
         sys.exit(f"error: {problem}")

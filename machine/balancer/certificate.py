@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import proxy
-from proxy import Failure
+from proxy import ProxyError
 from site_state import read_state
 from system import write_atomically
 
@@ -44,11 +44,11 @@ STDIN_BYTES = 1 << 20
 
 
 def install(pem: bytes) -> None:
-    """Serve with this chain and key from now on. Raises Failure; then what served before still does."""
+    """Serve with this chain and key from now on. Raises ProxyError; then what served before still does."""
     write_private(CANDIDATE, pem)
     try:
         leaf = leaf_of(CANDIDATE)
-    except Failure:
+    except ProxyError:
         CANDIDATE.unlink()
         raise
     before = FILE.read_bytes() if FILE.exists() else None
@@ -57,13 +57,13 @@ def install(pem: bytes) -> None:
         if not read_state().site["https"]:
             # The site that names it is installed by a later step, or was removed.
             return
-    except Failure as error:
+    except ProxyError as error:
         # A later step corrects it, and loads the certificate.
         print(f"{error}, and serves this certificate", flush=True)
         return
     try:
         load(leaf)
-    except Failure:
+    except ProxyError:
         if before is not None:
             write_private(FILE, before)
             load(leaf_of(FILE))
@@ -71,13 +71,13 @@ def install(pem: bytes) -> None:
 
 
 def load(leaf: bytes) -> None:
-    """Have the proxy show the certificate that begins with leaf (DER); no reload where it does. Raises Failure."""
+    """Have the proxy show the certificate that begins with leaf (DER); no reload where it does. Raises ProxyError."""
     site = read_state().render()
     proxy.test(site)
     if served_certificate() != leaf:
         proxy.swap_in(site)
         if served_certificate() != leaf:
-            raise Failure("the site was reloaded and shows another certificate; see /var/log/wsgi-fleet/error.log")
+            raise ProxyError("the site was reloaded and shows another certificate; see /var/log/wsgi-fleet/error.log")
 
 
 def write_private(file: Path, content: bytes) -> None:
@@ -88,13 +88,13 @@ def write_private(file: Path, content: bytes) -> None:
 
 
 def leaf_of(file: Path) -> bytes:
-    """Return the first certificate of a file, in DER. Raises Failure unless the file also has a key that fits."""
+    """Return the first certificate of a file, in DER. Raises ProxyError unless the file also has a key that fits."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # Without the password OpenSSL would ask for one on a terminal.
         context.load_cert_chain(file, password=lambda: "")
     except (ssl.SSLError, ValueError) as error:
-        raise Failure(f"the certificate and its private key cannot be used: {error}") from error
+        raise ProxyError(f"the certificate and its private key cannot be used: {error}") from error
     text = file.read_text()
     end = "-----END CERTIFICATE-----"
     return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN CERTIFICATE-----") : text.index(end) + len(end)])
@@ -125,10 +125,10 @@ def install_self_signed(names: Sequence[str]) -> None:
 
 
 def openssl(*arguments: str) -> str:
-    """Run openssl and return what it prints. Raises Failure with its error message."""
+    """Run openssl and return what it prints. Raises ProxyError with its error message."""
     result = subprocess.run(["openssl", *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
-        raise Failure(f"openssl {arguments[0]}: {result.stderr.strip()}")
+        raise ProxyError(f"openssl {arguments[0]}: {result.stderr.strip()}")
     return result.stdout
 
 
@@ -190,11 +190,11 @@ def main(arguments: Sequence[str]) -> None:
             case ["renewed"]:
                 install_renewed()
             case _:
-                raise Failure(str(__doc__))
+                raise ProxyError(str(__doc__))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Failure, OSError, subprocess.CalledProcessError) as problem:
+    except (ProxyError, OSError, subprocess.CalledProcessError) as problem:
         sys.exit(f"error: {problem}; the certificate before it still serves")

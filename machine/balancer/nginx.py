@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from proxy import Failure
+from proxy import ProxyError
 
 TITLE, UNIT = "Nginx", "nginx"
 MAIN = Path("/etc/nginx/nginx.conf")
@@ -13,10 +13,10 @@ SITE = Path("/etc/nginx/wsgi-fleet/site.conf")
 
 
 def command(*arguments: str) -> str:
-    """Run Nginx with these arguments and return what it reports. Raises Failure with that."""
+    """Run Nginx with these arguments and return what it reports. Raises ProxyError with that."""
     result = subprocess.run(["/usr/sbin/nginx", *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
-        raise Failure(result.stderr.strip())
+        raise ProxyError(result.stderr.strip())
     return result.stderr
 
 

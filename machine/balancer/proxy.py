@@ -32,7 +32,7 @@ SNIPPET = re.compile(r"\s*# (end of )?(balancer\.proxy\.snippets\.\d+)")
 HTTP, HTTPS = "http://127.0.0.1", "https://127.0.0.1"
 
 
-class Failure(Exception):
+class ProxyError(Exception):
     """The proxy could not do this. The text says why."""
 
 
@@ -49,11 +49,11 @@ def current_site() -> str:
 
 
 def test(text: str) -> None:
-    """Have the proxy read its whole configuration with this site in the old one's place. Raises Failure."""
+    """Have the proxy read its whole configuration with this site in the old one's place. Raises ProxyError."""
     try:
         backend().test(text)
-    except Failure as error:
-        raise Failure(locate(str(error), text)) from error
+    except ProxyError as error:
+        raise ProxyError(locate(str(error), text)) from error
 
 
 def locate(error: str, text: str) -> str:
@@ -80,7 +80,7 @@ def swap_in(text: str) -> set[int]:
     deadline = time.monotonic() + PROBE_S
     while not (kind.workers() - old) or any(kind.accepts(pid) for pid in old):
         if time.monotonic() > deadline or kind.has_ended():
-            raise Failure(f"{kind.TITLE} did not start new workers; see /var/log/wsgi-fleet/error.log")
+            raise ProxyError(f"{kind.TITLE} did not start new workers; see /var/log/wsgi-fleet/error.log")
         time.sleep(0.02)
     return old
 
@@ -108,20 +108,20 @@ def error_of(place: str, *, https: bool) -> str:
 
 
 def probe(place: str, *, https: bool) -> None:
-    """Wait for a response below 500 through the site that serves. Raises Failure with the last one after PROBE_S."""
+    """Wait for a response below 500 through the site that serves. Raises ProxyError with the last one after PROBE_S."""
     deadline, wrong = time.monotonic() + PROBE_S, ""
     while time.monotonic() < deadline:
         wrong = error_of(place, https=https)
         if not wrong:
             return
         time.sleep(0.3)
-    raise Failure(f"GET {place} through the new site: {wrong}")
+    raise ProxyError(f"GET {place} through the new site: {wrong}")
 
 
 def wait_for(old: set[int]) -> None:
-    """Wait until these workers have gone. Raises Failure after DRAIN_S seconds."""
+    """Wait until these workers have gone. Raises ProxyError after DRAIN_S seconds."""
     deadline = time.monotonic() + DRAIN_S
     while backend().workers() & old:
         if time.monotonic() > deadline:
-            raise Failure(f"old workers still run after {DRAIN_S} s")
+            raise ProxyError(f"old workers still run after {DRAIN_S} s")
         time.sleep(0.1)

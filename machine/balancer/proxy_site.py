@@ -31,7 +31,7 @@ from types import ModuleType
 import certificate
 import proxy
 import site_state
-from proxy import LOCK, Failure
+from proxy import LOCK, ProxyError
 from site_state import PAGE, State, empty_state, read_state, require_state
 from system import write_atomically
 
@@ -42,7 +42,7 @@ PAGE_BYTES = 1 << 20
 
 
 def serve(new: State, *, by_agent: bool = False, is_repair: bool = False) -> None:
-    """Serve a state, and save it once that works. Raises Failure.
+    """Serve a state, and save it once that works. Raises ProxyError.
 
     is_repair: the remembered state cannot be read, so nothing is known of what the proxy has loaded.
     by_agent: the change comes from upstream_health.py. It is not probed and waits for no old worker: a server that
@@ -63,7 +63,7 @@ def serve(new: State, *, by_agent: bool = False, is_repair: bool = False) -> Non
             old_workers = proxy.swap_in(text)
         for name in probed:
             proxy.probe(new.site["upstreams"][name]["probe"], https=new.site["https"])
-    except Failure:
+    except ProxyError:
         if changes:
             proxy.swap_in(before)
         raise
@@ -94,7 +94,7 @@ def read_leaving() -> set[int]:
 
 
 def wait_for_leaving() -> None:
-    """Wait for the old workers of removed servers, also of a killed run. Raises Failure."""
+    """Wait for the old workers of removed servers, also of a killed run. Raises ProxyError."""
     if pids := read_leaving():
         proxy.wait_for(pids)
         if read_leaving() == pids:
@@ -136,7 +136,7 @@ def serve_site(new: State) -> None:
     is_repair = False
     try:
         old = read_state()
-    except Failure as error:
+    except ProxyError as error:
         old, is_repair = empty_state(), True
         print(f"{error}; this step does, and servers that were drained by hand get requests again", flush=True)
     new = group_members().adopt(new, old) if has_groups(new) else new.marked_as(old, new.servers)
@@ -156,7 +156,7 @@ def describe(state: State) -> str:
 
 
 def drain(address: str) -> None:
-    """Send this server no more requests. Raises Failure where the site does not name it."""
+    """Send this server no more requests. Raises ProxyError where the site does not name it."""
     state = require_state()
     check_address(address, state)
     if address in state.drained:
@@ -169,7 +169,7 @@ def drain(address: str) -> None:
 
 
 def admit(address: str) -> None:
-    """Send a drained server requests again. Raises Failure where the site does not name it."""
+    """Send a drained server requests again. Raises ProxyError where the site does not name it."""
     state = require_state()
     check_address(address, state)
     if address not in state.drained:
@@ -193,10 +193,10 @@ def follow_groups() -> None:
 
 
 def check_address(address: str, state: State) -> None:
-    """Raise Failure unless the site names the address."""
+    """Raise ProxyError unless the site names the address."""
     if address not in state.servers:
         servers = ", ".join(state.servers) or "none"
-        raise Failure(f"{address} is no server of this balancer (its servers: {servers}); `pulumi up` adds it")
+        raise ProxyError(f"{address} is no server of this balancer (its servers: {servers}); `pulumi up` adds it")
 
 
 def maintenance(switch: str) -> None:
@@ -208,7 +208,7 @@ def maintenance(switch: str) -> None:
     site_state.check_exists()
     page = sys.stdin.buffer.read(PAGE_BYTES + 1) or DEFAULT_PAGE.read_bytes()
     if len(page) > PAGE_BYTES:
-        raise Failure(f"the page has more than {PAGE_BYTES} bytes; link to what is large")
+        raise ProxyError(f"the page has more than {PAGE_BYTES} bytes; link to what is large")
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.parent.chmod(0o755)
     write_atomically(PAGE, page)
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str]) -> None:
                 maintenance(switch)
                 return
             case _:
-                raise Failure(str(__doc__))
+                raise ProxyError(str(__doc__))
     # Without the lock: a server that hangs meanwhile can still be removed.
     wait_for_leaving()
     if arguments[0] == "drain":
@@ -248,5 +248,5 @@ def main(arguments: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Failure, OSError, ValueError) as problem:
+    except (ProxyError, OSError, ValueError) as problem:
         sys.exit(f"error: {problem}; the site before it still serves")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from proxy import Failure
+from proxy import ProxyError
 from system import write_atomically
 
 CONFIG = Path("/etc/wsgi-fleet")
@@ -76,8 +76,8 @@ class State:
     def active_servers(self) -> dict[str, list[str]]:
         """Return upstream -> its servers that get requests.
 
-        These are not drained, and healthy as long as the upstream keeps one. Raises Failure when all are drained, but
-        for a group: it may have lost the others.
+        These are not drained, and healthy as long as the upstream keeps one. Raises ProxyError when all are drained,
+        but for a group: it may have lost the others.
         """
         found: dict[str, list[str]] = {}
         for name, each in self.site["upstreams"].items():
@@ -88,10 +88,10 @@ class State:
         return found
 
     def check_left(self, name: str) -> None:
-        """Raise Failure where each server of an upstream is drained."""
+        """Raise ProxyError where each server of an upstream is drained."""
         servers = self.site["upstreams"][name]["servers"]
         if servers and {*servers} <= {*self.drained}:
-            raise Failure(
+            raise ProxyError(
                 f"{name} would have no server left ({', '.join(servers)}): admit one with `./fleet admit`, "
                 "or show clients a page by `./fleet maintenance on`"
             )
@@ -102,11 +102,11 @@ class State:
         return replace(self, drained=drained, unhealthy=unhealthy)
 
     def active_addresses(self) -> list[str]:
-        """Return the addresses of all servers that get requests. Raises Failure as active_servers() does."""
+        """Return the addresses of all servers that get requests. Raises ProxyError as active_servers() does."""
         return [address for servers in self.active_servers().values() for address in servers]
 
     def render(self) -> str:
-        """Return the text of the site. Raises Failure as active_servers() does."""
+        """Return the text of the site. Raises ProxyError as active_servers() does."""
         lines = {name: self._lines(name, addresses) for name, addresses in self.active_servers().items()}
         return "".join(
             lines[part["servers_of"]] if "servers_of" in part else part["text"] for part in self.site["parts"]
@@ -124,26 +124,26 @@ class State:
 
 
 def read_state() -> State:
-    """Return the remembered state; an empty one before the first site. Raises Failure where the file is broken."""
+    """Return the remembered state; an empty one before the first site. Raises ProxyError where the file is broken."""
     if not STATE.exists():
         return empty_state()
     try:
         value = json.loads(STATE.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise Failure(f"{STATE} is broken ({error}): {REMEDY}") from error
+        raise ProxyError(f"{STATE} is broken ({error}): {REMEDY}") from error
     if not is_state(value):
-        raise Failure(f"{STATE} is broken (it is not what a step wrote): {REMEDY}")
+        raise ProxyError(f"{STATE} is broken (it is not what a step wrote): {REMEDY}")
     return State(value["site"], value["drained"], value["unhealthy"])
 
 
 def check_exists() -> None:
-    """Raise Failure before the first site."""
+    """Raise ProxyError before the first site."""
     if not STATE.exists():
-        raise Failure(f"{STATE} is missing: `pulumi up` writes the first one; later {REMEDY}")
+        raise ProxyError(f"{STATE} is missing: `pulumi up` writes the first one; later {REMEDY}")
 
 
 def require_state() -> State:
-    """Return the remembered state. Raises Failure before the first site, and where the file is broken."""
+    """Return the remembered state. Raises ProxyError before the first site, and where the file is broken."""
     check_exists()
     return read_state()
 

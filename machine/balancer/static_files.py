@@ -38,21 +38,23 @@ MAX_MIB = 100
 BLOCK = 4096
 
 
-class Failure(Exception):
+class StaticFilesError(Exception):
     """The served files did not change. The text says why."""
 
 
 def unpack(stream: BinaryIO, folder: Path) -> None:
-    """Write the plain files of a gzipped tar below a folder, and nothing else. Raises Failure."""
+    """Write the plain files of a gzipped tar below a folder, and nothing else. Raises StaticFilesError."""
     room = MAX_MIB << 20
     with gzip.open(stream) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
         for member in archive:
             path, content = PurePosixPath(member.name), archive.extractfile(member) if member.isreg() else None
             if content is None or path.is_absolute() or any(part.startswith(".") for part in path.parts):
-                raise Failure(f"{member.name}: static files are plain files without a dot in front; this is none")
+                raise StaticFilesError(
+                    f"{member.name}: static files are plain files without a dot in front; this is none"
+                )
             room -= max(member.size, BLOCK)
             if room < 0:
-                raise Failure(f"static files take more than {MAX_MIB} MiB; large ones belong elsewhere")
+                raise StaticFilesError(f"static files take more than {MAX_MIB} MiB; large ones belong elsewhere")
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
@@ -70,7 +72,7 @@ def unpack(stream: BinaryIO, folder: Path) -> None:
 
 
 def publish(app: Path, release: str, stream: BinaryIO) -> None:
-    """Unpack a release unless it is here, and serve its files, too. Raises Failure."""
+    """Unpack a release unless it is here, and serve its files, too. Raises StaticFilesError."""
     releases = app / "releases"
     place, partial = releases / release, releases / f".{release}.partial"
     if not place.exists():
@@ -81,7 +83,9 @@ def publish(app: Path, release: str, stream: BinaryIO) -> None:
             unpack(stream, partial)
             partial.rename(place)
         except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise Failure(f"the archive of {release} arrived incomplete ({error}); run `pulumi up` again") from error
+            raise StaticFilesError(
+                f"the archive of {release} arrived incomplete ({error}); run `pulumi up` again"
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     if link_target(app / "live") == release:
@@ -92,10 +96,10 @@ def publish(app: Path, release: str, stream: BinaryIO) -> None:
 
 
 def activate(app: Path, release: str) -> None:
-    """Make a release that is here live. Raises Failure."""
+    """Make a release that is here live. Raises StaticFilesError."""
     place, live = app / "releases" / release, link_target(app / "live")
     if not place.exists():
-        raise Failure(f"the static files of {release} are not here; `pulumi up` brings them")
+        raise StaticFilesError(f"the static files of {release} are not here; `pulumi up` brings them")
     if live and live != release:
         atomic_symlink(app / "before", app / "releases" / live)
     atomic_symlink(app / "live", place)
@@ -161,11 +165,11 @@ def main(arguments: Sequence[str]) -> None:
             case ["prune", app, *releases]:
                 prune(ROOT / app, releases)
             case _:
-                raise Failure(str(__doc__))
+                raise StaticFilesError(str(__doc__))
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Failure, OSError) as problem:
+    except (StaticFilesError, OSError) as problem:
         sys.exit(f"error: {problem}")

@@ -25,7 +25,7 @@ from typing import Any
 import server_health
 import site_state
 from membership import Membership
-from proxy import Failure
+from proxy import ProxyError
 from server_health import Outcome, Probe, Server
 from site_state import Upstream
 from system import APP_PORT, notify_systemd, write_atomically
@@ -184,7 +184,7 @@ class Agent:
                 self._version = version
                 try:
                     self.state = site_state.read_state()
-                except Failure as error:
+                except ProxyError as error:
                     self.state = site_state.empty_state()
                     print(f"error: {error}; until then all stays as it is", flush=True)
         addresses = set(self.state.servers)

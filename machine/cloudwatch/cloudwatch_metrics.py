@@ -60,7 +60,7 @@ def balancer_metrics() -> Iterator[Metric]:
         raise ValueError("wsgi-fleet-health.service has written nothing yet")
     try:
         drained = site_state.read_state().drained
-    except site_state.Failure as error:
+    except site_state.ProxyError as error:
         raise ValueError(str(error)) from error
     yield "UnhealthyServers", count_unhealthy(health, drained), "Count"
 

@@ -29,31 +29,31 @@ tail -n 15 /var/log/cloud-init-output.log
 systemctl --no-pager --plain --no-legend --failed"""
 
 
-class Failure(Exception):
+class ApplyError(Exception):
     """The files or units cannot be applied to this machine."""
 
 
 def systemctl(*arguments: str) -> None:
-    """Run systemctl. Raises Failure with its error message."""
+    """Run systemctl. Raises ApplyError with its error message."""
     result = subprocess.run(["systemctl", "--quiet", *arguments], check=False, capture_output=True, text=True)
     if result.returncode:
-        raise Failure(f"systemctl {' '.join(arguments)}: {result.stderr.strip()}")
+        raise ApplyError(f"systemctl {' '.join(arguments)}: {result.stderr.strip()}")
 
 
 def wait_for_cloud_init(limit_s: float) -> None:
-    """Wait until cloud-init has finished. Raises Failure with its errors."""
+    """Wait until cloud-init has finished. Raises ApplyError with its errors."""
     deadline = time.monotonic() + limit_s
     while not DONE.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     if not (DONE.exists() and READY.exists()):
         causes = subprocess.run(["sh", "-c", CAUSES], check=False, capture_output=True, text=True).stdout.strip()
-        raise Failure(f"cloud-init failed on this machine: {causes}")
+        raise ApplyError(f"cloud-init failed on this machine: {causes}")
 
 
 def write_file(path: Path, mode: int, text: str) -> None:
     """Write a file that was never there by half."""
     if path.is_dir():
-        raise Failure(f"{path} is a folder and must be a file: move it away")
+        raise ApplyError(f"{path} is a folder and must be a file: move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
     try:
@@ -73,15 +73,15 @@ def write_files(spec: dict[str, Any]) -> None:
 
 
 def prove(unit: str) -> None:
-    """Start a unit, again until that succeeds or PROVE_S is over. Raises Failure with what it logged last."""
+    """Start a unit, again until that succeeds or PROVE_S is over. Raises ApplyError with what it logged last."""
     deadline = time.monotonic() + PROVE_S
     while True:
         try:
             systemctl("restart", unit)
             return
-        except Failure as error:
+        except ApplyError as error:
             if time.monotonic() > deadline:
-                raise Failure(f"{error}\n{last_log_lines(unit)}") from None
+                raise ApplyError(f"{error}\n{last_log_lines(unit)}") from None
         time.sleep(PAUSE_S)
         subprocess.run(["systemctl", "reset-failed", unit], check=False, capture_output=True)
 
@@ -93,21 +93,21 @@ def last_log_lines(unit: str) -> str:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """Return what standard input says. Raises Failure unless it is of files_to_apply in rendering/common.py."""
+    """Return what standard input says. Raises ApplyError unless it is of files_to_apply in rendering/common.py."""
     try:
         spec: Any = json.loads(text)
         ok = all(isinstance(unit, str) for key in ("off", "on", "prove") for unit in [*spec[key], key])
         ok = ok and all(int(mode, 8) >= 0 and isinstance(text, str) for mode, text in spec["files"].values())
         ok = ok and isinstance(spec["boot_s"], int | float)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Failure(f"standard input is no list of files and units: {error!r}") from error
+        raise ApplyError(f"standard input is no list of files and units: {error!r}") from error
     if not ok:
-        raise Failure("standard input is no list of files and units: a value has the wrong type")
+        raise ApplyError("standard input is no list of files and units: a value has the wrong type")
     return spec
 
 
 def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
-    """Make it so. Raises Failure."""
+    """Make it so. Raises ApplyError."""
     wait_for_cloud_init(spec["boot_s"])
     existing = [unit for unit in spec["off"] if (units / unit).exists()]
     if existing:
@@ -130,5 +130,5 @@ def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
 if __name__ == "__main__":
     try:
         apply(parse(sys.stdin.read()))
-    except (Failure, OSError) as problem:
+    except (ApplyError, OSError) as problem:
         sys.exit(f"error: {problem}")

@@ -29,7 +29,7 @@ from apply_files import READY
 from aws_service import Refused
 from fetch import FetchError, fetch, fetch_file, fetch_secrets
 from group_boot import retry
-from proxy import LOCK, Failure
+from proxy import LOCK, ProxyError
 from scaling_groups import ScalingGroups
 from site_state import State
 
@@ -70,35 +70,35 @@ class Member:
         self._aws = ScalingGroups()
 
     def take_address(self) -> None:
-        """Have the address lead here. Raises Failure."""
+        """Have the address lead here. Raises ProxyError."""
         call_aws(lambda: self._aws.take_address(self._address))
         print("the address leads here", flush=True)
 
     def complete(self, result: str) -> None:
-        """End the wait of the group for this machine. result: CONTINUE or ABANDON. Raises Failure."""
+        """End the wait of the group for this machine. result: CONTINUE or ABANDON. Raises ProxyError."""
         call_aws(lambda: self._aws.complete(self._group, self._hook, result))
 
     def report_dead(self) -> None:
-        """Have the group replace this machine. Raises Failure if AWS rejects the call."""
+        """Have the group replace this machine. Raises ProxyError if AWS rejects the call."""
         call_aws(lambda: self._aws.condemn(self._aws.machine), limit_s=0)
 
 
 def call_aws(call: Callable[[], None], limit_s: float = CALL_S) -> None:
-    """Call AWS, again while it rejects the call: the role is new, or the group does not wait yet. Raises Failure."""
+    """Call AWS, again while it rejects the call: the role is new, or the group does not wait yet. Raises ProxyError."""
     errors = (Refused, OSError, http.client.HTTPException)
     try:
         retry(call, errors=errors, limit_s=limit_s)
     except errors as error:
-        raise Failure(str(error)) from error
+        raise ProxyError(str(error)) from error
 
 
 def fetch_again(work: Callable[[], T]) -> T:
     """Return what the work returns, tried again while the store does not respond or changes. Raises the last error."""
-    return retry(work, errors=(Failure, FetchError))
+    return retry(work, errors=(ProxyError, FetchError))
 
 
 def read_step(store: str, name: str) -> Step | None:
-    """Return a step from the store; None if there was none. Raises FetchError or Failure."""
+    """Return a step from the store; None if there was none. Raises FetchError or ProxyError."""
     text = fetch(store, f"steps/{name}.json", missing_ok=True)
     if not text:
         return None
@@ -109,24 +109,24 @@ def read_step(store: str, name: str) -> Step | None:
         stdin = "".join(parts[each] for each in sorted(parts))
         # The name ends with a digest, for an `up` may replace it meanwhile.
         if not hashlib.sha256(stdin.encode()).hexdigest().startswith(secret.rpartition("-")[2]):
-            raise Failure(f"the parameters of {name} are not whole; `pulumi up --refresh` writes them anew")
+            raise ProxyError(f"the parameters of {name} are not whole; `pulumi up --refresh` writes them anew")
     return Step(record["command"], stdin, record["timeout_s"])
 
 
 def run(name: str, step: Step) -> None:
-    """Do a step again. Raises Failure with what it printed."""
+    """Do a step again. Raises ProxyError with what it printed."""
     command = ["timeout", "--kill-after=10", str(step.timeout_s), *step.command]
     # A page of maintenance has each byte as one character.
     text = step.stdin.encode("latin-1" if name == "maintenance" else "utf-8")
     result = subprocess.run(command, check=False, input=text, capture_output=True)
     if result.returncode:
         output = (result.stdout + result.stderr).decode(errors="replace")
-        raise Failure(f"{name}: {output.strip()[-2000:]}")
+        raise ProxyError(f"{name}: {output.strip()[-2000:]}")
     print(f"{name} is done", flush=True)
 
 
 def serve(step: Step, drained: Sequence[str]) -> None:
-    """Serve the site, even if applications behind it do not respond: they may be down as well. Raises Failure."""
+    """Serve the site, even if applications behind it do not respond: they may be down as well. Raises ProxyError."""
     new = State(json.loads(step.stdin), [], [])
     if proxy_site.has_groups(new):
         members = proxy_site.group_members()
@@ -136,7 +136,7 @@ def serve(step: Step, drained: Sequence[str]) -> None:
     try:
         marked.active_servers()
         new = marked
-    except Failure as error:
+    except ProxyError as error:
         print(f"error: servers that were drained by hand get requests again: {error}", flush=True)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -165,7 +165,7 @@ def fetch_static(store: str) -> None:
 
 
 def take_over(store: str, member: Member) -> None:
-    """Repeat the steps of the balancer before, and take its address. Raises Failure or FetchError."""
+    """Repeat the steps of the balancer before, and take its address. Raises ProxyError or FetchError."""
     site = fetch_again(lambda: read_step(store, SITE))
     if site is None:
         # Clients cannot be served yet. `up` connects to this address to install the site, or to read the errors.
@@ -188,17 +188,17 @@ def take_over(store: str, member: Member) -> None:
         try:
             if step := fetch_again(lambda name=name: read_step(store, name)):
                 run(name, step)
-        except (Failure, FetchError) as error:
+        except (ProxyError, FetchError) as error:
             # Clients do not notice it, so this machine stays.
             print(f"error: {error}; `pulumi up --replace '**::balancer-{name}'` does it again", flush=True)
 
 
 def wait_until_set_up() -> None:
-    """Wait until the proxy is installed. Raises Failure."""
+    """Wait until the proxy is installed. Raises ProxyError."""
     deadline = time.monotonic() + READY_S
     while not READY.exists():
         if time.monotonic() > deadline:
-            raise Failure("the proxy was not installed; /var/log/cloud-init-output.log says why")
+            raise ProxyError("the proxy was not installed; /var/log/cloud-init-output.log says why")
         time.sleep(0.5)
 
 
@@ -237,7 +237,7 @@ def watch(member: Member) -> None:
             reported = now
             try:
                 member.report_dead()
-            except Failure as error:
+            except ProxyError as error:
                 print(f"error: the group did not take the report: {error}", flush=True)
 
 
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str]) -> None:
     if not DONE.exists():
         try:
             take_over(store, member)
-        except (Failure, FetchError) as error:
+        except (ProxyError, FetchError) as error:
             print(f"error: this machine does not become the balancer: {error}", flush=True)
             main(["give-up"])
             raise
@@ -264,5 +264,5 @@ def main(arguments: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Failure, FetchError) as problem:
+    except (ProxyError, FetchError) as problem:
         sys.exit(f"error: {problem}")

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 # The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from apply_files import Failure, parse, systemctl, write_file, write_files
+from apply_files import ApplyError, parse, systemctl, write_file, write_files
 from fetch import FetchError, fetch, fetch_secrets
 
 HERE = Path(__file__).resolve().parent
@@ -47,7 +47,7 @@ def retry(
 
 
 def start_units(units: Sequence[str]) -> None:
-    """Start units now and at each boot. Do not wait for them: cloud-init must end first. Raises Failure."""
+    """Start units now and at each boot. Do not wait for them: cloud-init must end first. Raises ApplyError."""
     for unit in units:
         systemctl("enable", unit)
         systemctl("start", "--no-block", unit)
@@ -60,7 +60,7 @@ def run_script(main: Callable[[Sequence[str]], None], member: str, goal: str) ->
     """
     try:
         main(sys.argv[1:])
-    except (Failure, FetchError, OSError, ValueError, KeyError, subprocess.SubprocessError) as problem:
+    except (ApplyError, FetchError, OSError, ValueError, KeyError, subprocess.SubprocessError) as problem:
         if (HERE / member).exists():
             subprocess.run([HERE / member, "give-up"], check=False)
         sys.exit(f"error: this machine did not become {goal}: {problem!r}")

@@ -232,7 +232,7 @@ for number, text in enumerate(json.load(sys.stdin)):
     words.clear()
     try:
         proxy.test(text)
-    except proxy.Failure as problem:
+    except proxy.ProxyError as problem:
         words.append(str(problem))
     for word in "\\n".join(words).splitlines():
         if word != "Syntax OK":

@@ -352,7 +352,7 @@ for number, text in enumerate(json.load(sys.stdin)):
     words.clear()
     try:
         nginx.test(text)
-    except nginx.Failure as problem:
+    except nginx.ProxyError as problem:
         words.append(str(problem))
     for word in filter(None, words):
         print(number, word.splitlines()[0])

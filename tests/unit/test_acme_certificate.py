@@ -14,7 +14,7 @@ from typing import Any
 import acme_certificate
 import certificate
 import pytest
-from proxy import Failure
+from proxy import ProxyError
 
 GIVEN: dict[str, Any] = {
     "hostnames": ["shop.example.org", "www.example.org"],
@@ -109,7 +109,7 @@ def test_names_that_do_not_lead_here_end_it_with_the_record_to_set_and_cost_the_
     message = (
         r"no certificate was asked for:\n  no-such-name.invalid: .*\nPoint their DNS records \(type A\) at 203.0.113.7"
     )
-    with pytest.raises(Failure, match=rf"{message}.* run `pulumi up` again"):
+    with pytest.raises(ProxyError, match=rf"{message}.* run `pulumi up` again"):
         acme_certificate.main()
     assert machine == []
 

@@ -15,7 +15,7 @@ import apache_log
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from proxy import Failure
+from proxy import ProxyError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +84,7 @@ def test_a_second_apache_starts_with_the_site_on_ports_and_in_a_folder_of_its_ow
 
 
 def test_a_site_that_apache_reads_and_does_not_start_with_is_told_and_leaves_nothing(machine: Path) -> None:
-    with pytest.raises(Failure) as error:
+    with pytest.raises(ProxyError) as error:
         apache.test("bad")
     assert str(error.value).splitlines() == [
         "Apache reads this site and does not start with it:",

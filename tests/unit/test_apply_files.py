@@ -66,7 +66,7 @@ def test_files_are_there_before_units_start_what_is_not_wanted_is_gone_and_it_ca
 
 
 def test_a_unit_that_does_not_start_fails_with_what_it_said(units: Path) -> None:
-    with pytest.raises(apply_files.Failure) as error:
+    with pytest.raises(apply_files.ApplyError) as error:
         apply_files.apply(make_spec(units, prove=["bad.service"]), units)
     assert str(error.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
     assert "enable a.service" not in systemctl_calls(units)
@@ -79,7 +79,7 @@ def test_nothing_is_written_on_a_machine_that_did_not_get_ready_and_what_failed_
     (units.parent / "bin" / "cloud-init").write_text("#!/bin/sh\nprintf 'status: error\\ndetail: no network\\n'\n")
     (units.parent / "bin" / "cloud-init").chmod(0o755)
     (units.parent / missing).unlink()
-    with pytest.raises(apply_files.Failure, match="failed on this machine: status: error detail: no network"):
+    with pytest.raises(apply_files.ApplyError, match="failed on this machine: status: error detail: no network"):
         apply_files.apply(make_spec(units), units)
     assert not (units / "a.service").exists()
 
@@ -102,7 +102,7 @@ def test_a_secret_file_is_never_readable_by_others(units: Path, monkeypatch: pyt
 def test_where_a_folder_stands_in_the_place_of_a_file_nothing_is_left_beside_it(units: Path) -> None:
     folder = units.parent / "key"
     folder.mkdir()
-    with pytest.raises(apply_files.Failure, match=f"{folder} is a folder"):
+    with pytest.raises(apply_files.ApplyError, match=f"{folder} is a folder"):
         apply_files.apply(make_spec(units, files={str(folder): ["0600", "0123"]}), units)
     assert not (units.parent / ".key.new").exists()
 

@@ -9,7 +9,7 @@ from typing import Any
 import common
 import pytest
 import staging
-from common import Failure
+from common import AppServerError
 from fetch import fetch_secrets
 
 from platforms import operator
@@ -187,7 +187,7 @@ def test_a_booting_server_reads_what_the_rollout_wrote(
     with on_this_host(monkeypatch, ssm=endpoint):
         assert fetch_secrets("s3://releases/prod/hello", "r2") == many
         assert staging.find_secrets("r2", secrets_digest("0123", many)) == many
-        with pytest.raises(Failure, match="its secrets changed while this server was away; run `pulumi up`"):
+        with pytest.raises(AppServerError, match="its secrets changed while this server was away; run `pulumi up`"):
             staging.find_secrets("r3", secrets_digest("0123", many))
 
 

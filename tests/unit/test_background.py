@@ -144,5 +144,5 @@ def test_a_server_that_becomes_the_first_takes_the_schedules_over(server: Server
 
 def test_a_time_that_systemd_does_not_read_fails_the_release_with_its_name(server: Server) -> None:
     server.calendar_is_good = False
-    with pytest.raises(background.Failure, match=r"schedules\.tidy\.calendar of r1: Failed to parse"):
+    with pytest.raises(background.AppServerError, match=r"schedules\.tidy\.calendar of r1: Failed to parse"):
         server.serve("r1", **GIVEN)

@@ -14,7 +14,7 @@ import balancer_member
 import pytest
 from aws_service import Refused
 from fetch import FetchError
-from proxy import Failure
+from proxy import ProxyError
 
 from rendering.site import render_site
 from rendering.upstream import Upstream
@@ -143,7 +143,7 @@ def test_before_the_first_site_it_takes_the_address_at_once_so_that_steps_reach_
 def test_it_gives_up_without_the_address_where_a_step_fails_that_clients_need(machine: Machine) -> None:
     machine.keep("certificate", secret="certificate-0000000000000000")
     machine.keep("site", SITE)
-    with pytest.raises(Failure, match="the parameters of certificate are not whole"):
+    with pytest.raises(ProxyError, match="the parameters of certificate are not whole"):
         balancer_member.main([])
     assert machine.does == [GIVEN_UP]
 

@@ -16,7 +16,7 @@ import proxy
 import proxy_site
 import pytest
 import site_state
-from proxy import Failure
+from proxy import ProxyError
 from site_state import State
 
 from rendering.site import render_site
@@ -66,7 +66,7 @@ class FakeNginx:
         assert text == site_state.read_state().render()
         # What it refuses is the new certificate.
         if self.refuses and leaf(certificate.FILE.read_text()) != self.showing:
-            raise Failure(self.refuses)
+            raise ProxyError(self.refuses)
 
     def swap_in(self, text: str) -> set[int]:
         assert text == site_state.read_state().render()
@@ -154,21 +154,21 @@ def test_before_there_is_a_site_with_tls_the_file_is_all(balancer: FakeNginx) ->
 )
 def test_what_is_no_pair_never_becomes_the_file(balancer: FakeNginx, pem: str) -> None:
     before = files()
-    with pytest.raises(Failure, match="the certificate and its private key cannot be used"):
+    with pytest.raises(ProxyError, match="the certificate and its private key cannot be used"):
         call("given", stdin=pem)
     assert (files(), balancer.reloads) == (before, 0)
 
 
 def test_a_certificate_that_nginx_refuses_leaves_the_one_before_without_a_reload(balancer: FakeNginx) -> None:
     before, balancer.refuses = files(), "[emerg] ee key too small"
-    with pytest.raises(Failure, match="ee key too small"):
+    with pytest.raises(ProxyError, match="ee key too small"):
         call("given", stdin=pair())
     assert (files(), balancer.reloads) == (before, 0)
 
 
 def test_a_certificate_that_nginx_does_not_show_is_told_and_taken_back(balancer: FakeNginx) -> None:
     before, balancer.deaf = files(), True
-    with pytest.raises(Failure, match=r"shows another certificate; see /var/log/wsgi-fleet/error.log"):
+    with pytest.raises(ProxyError, match=r"shows another certificate; see /var/log/wsgi-fleet/error.log"):
         call("given", stdin=pair())
     assert files() == before
 
@@ -271,6 +271,6 @@ def test_a_site_that_goes_back_to_http_leaves_no_key_and_renews_none(
 
 @pytest.mark.parametrize("arguments", [[], ["self-signed"], ["stand-in"], ["given", "x"], ["perhaps"]])
 def test_what_is_no_verb_is_answered_with_the_verbs(balancer: FakeNginx, arguments: list[str]) -> None:
-    with pytest.raises(Failure, match=r"certificate\.py self-signed NAME"):
+    with pytest.raises(ProxyError, match=r"certificate\.py self-signed NAME"):
         call(*arguments)
     assert balancer.reloads == 0

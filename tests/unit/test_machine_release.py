@@ -11,7 +11,7 @@ import common
 import pytest
 import release
 import symlinks
-from common import Failure
+from common import AppServerError
 from fetch import FetchError
 
 from tests.unit.app_server import AppServer, lay_out
@@ -108,7 +108,7 @@ def test_a_new_server_without_a_store_boots_nothing(host: AppServer, store: Stor
     [
         (FetchError("the store does not respond"), None),
         (OSError("no route"), None),
-        (b"r2", Failure("its secrets changed while this server was away")),
+        (b"r2", AppServerError("its secrets changed while this server was away")),
         (b"r2", FetchError("the store has no manifest")),
         (b"r2", TimeoutError("pip install did not finish")),
     ],
@@ -156,7 +156,7 @@ def test_the_new_slot_is_healthy_and_live_before_the_old_one_drains(host: AppSer
 
 def test_a_release_that_does_not_get_healthy_is_stopped_and_the_old_one_serves_on(host: AppServer) -> None:
     host.starts = [1]
-    with pytest.raises(Failure, match="wsgi:app did not start"):
+    with pytest.raises(AppServerError, match="wsgi:app did not start"):
         release.switch("r2")
     assert host.events == ["start app@green, live r1", "stop app@green, live r1"]
     assert links()[0] == "r1"
@@ -178,7 +178,7 @@ def test_a_release_that_does_not_answer_any_more_is_started_anew(host: AppServer
 
 def test_only_a_staged_release_can_serve(host: AppServer) -> None:
     (common.RELEASES / "r2" / ".staged").unlink()
-    with pytest.raises(Failure, match="r2 is not staged here; stage it first"):
+    with pytest.raises(AppServerError, match="r2 is not staged here; stage it first"):
         release.switch("r2")
     assert host.events == []
 
@@ -227,7 +227,10 @@ def test_a_link_is_moved_at_once_whatever_a_killed_run_left(tmp_path: Path, monk
 def test_one_verb_runs_at_a_time() -> None:
     with (common.RUN / "wsgi-fleet.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(Failure, match=r"has the lock of this server for 0 s; wait .* run the same"), common.lock(0):
+        with (
+            pytest.raises(AppServerError, match=r"has the lock of this server for 0 s; wait .* run the same"),
+            common.lock(0),
+        ):
             pass
     with common.lock(0):
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socketserver
 import threading
 from pathlib import Path
@@ -13,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 import slot
 import slot_layout
-from common import Failure
+from common import AppServerError
 
 from tests.unit.app_server import AppServer, lay_out, manifest_text
 
@@ -67,7 +68,7 @@ def test_good_answers_count_from_the_last_bad_one(host: AppServer) -> None:
 
 def test_a_slot_that_answers_clients_has_only_so_many_errors(host: AppServer) -> None:
     host.answers, host.journal = [200, 500, 500, 503, 500, 500, 500, 200, 200, 200], "broken\n"
-    with pytest.raises(Failure, match=r"GET /healthz was not 200 in 3 tries but 500 .*\n    broken"):
+    with pytest.raises(AppServerError, match=r"GET /healthz was not 200 in 3 tries but 500 .*\n    broken"):
         slot.start_and_gate("green", MANIFEST)
     assert host.answers == [200, 200, 200]
     assert host.states["app@green"] == "inactive"
@@ -79,21 +80,26 @@ def test_a_slot_that_answers_otherwise_on_purpose_is_refused_after_five_tries(
     host: AppServer, name: str, status: int
 ) -> None:
     host.answers = [503, *[status] * 4, OSError("reset"), *[status] * 5, *[200] * 3]
-    with pytest.raises(Failure, match=f"^GET /healthz was not 200 in 5 tries but {status} app-{name} /healthz;"):
+    with pytest.raises(AppServerError, match=f"^GET /healthz was not 200 in 5 tries but {status} app-{name} /healthz;"):
         slot.start_and_gate(name, MANIFEST)
     assert host.answers == [200] * 3
 
 
 @pytest.mark.parametrize(("name", "limit"), [("green", 5), ("proof", 30)])
 def test_a_slot_that_answers_clients_gets_healthy_soon_and_a_proof_has_its_start_time_out(
-    host: AppServer, monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+    host: AppServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, limit: int
 ) -> None:
-    clock = itertools.count()
-    monkeypatch.setattr(slot, "time", Mock(time=lambda: 0, monotonic=lambda: next(clock)))
-    host.answers = [503] * 99
-    with pytest.raises(Failure, match=f"was not 200 in {limit} s but 503"):
+    # The start took 90 s of the clock of the wall.
+    clock, wall = itertools.count(0, 0.25), itertools.chain([0], itertools.repeat(90))
+    monkeypatch.setattr(slot, "time", Mock(time=lambda: next(wall), monotonic=lambda: next(clock)))
+    host.answers = [503] * 199
+    with pytest.raises(AppServerError, match=f"was not 200 in {limit} s but 503"):
         slot.start_and_gate(name, MANIFEST)
-    assert len(host.asked) <= limit
+    assert len(host.asked) <= limit * 4
+    waited = re.findall(rf"GET /healthz still responds with .* after (\d+) s of {limit} s", capsys.readouterr().out)
+    # The first line comes after 10 s.
+    assert bool(waited) == (limit > 10)
+    assert all(int(each) <= limit for each in waited)
 
 
 @pytest.mark.parametrize(("start", "drain_s"), [(1, 5), (0, 75)], ids=["never started", "asked by clients"])
@@ -109,7 +115,7 @@ def test_a_slot_that_fails_when_clients_ask_it_finishes_their_requests(
         stopped.append((name, drain_s))
 
     monkeypatch.setattr(slot, "stop", stop)
-    with pytest.raises(Failure):
+    with pytest.raises(AppServerError):
         slot.start_and_gate("green", MANIFEST)
     assert stopped == [("green", drain_s)]
 
@@ -126,7 +132,7 @@ def test_a_unit_that_does_not_get_healthy_is_stopped_and_its_journal_told(
     host: AppServer, starts: list[int | None], responses: list[int | Exception], message: str
 ) -> None:
     host.starts, host.answers, host.journal = starts, responses, "broken\n"
-    with pytest.raises(Failure) as error:
+    with pytest.raises(AppServerError) as error:
         slot.start_and_gate("green", MANIFEST | {"start_timeout_s": 0})
     assert str(error.value) == f"{message}; its last lines:\n    broken"
     assert host.states["app@green"] == "inactive"
@@ -166,7 +172,7 @@ def test_a_slot_that_ends_restarts_or_answers_badly_while_it_is_watched_is_told(
 ) -> None:
     host.states["app@blue"], host.answers, host.journal = state, responses, "broken\n"
     host.restarts = iter([0, *[restarts] * 9])
-    with pytest.raises(Failure) as error:
+    with pytest.raises(AppServerError) as error:
         slot.bake_slot("blue", MANIFEST, 60)
     assert str(error.value) == f"{message} while it served; its last lines:\n    broken"
 

@@ -18,7 +18,7 @@ import common
 import pytest
 import staging
 import symlinks
-from common import Failure
+from common import AppServerError
 
 import releases.release
 from platforms.lxd import store as directory
@@ -133,7 +133,7 @@ def test_a_release_for_another_gateway_is_refused_and_leaves_nothing(
 ) -> None:
     (common.CONFIG / "gateway").write_text(f"{here}\n")
     id_ = publish(tmp_path, build(tmp_path, gateway={"kind": made_for}))
-    with pytest.raises(Failure) as error:
+    with pytest.raises(AppServerError) as error:
         staging.stage(id_, {})
     assert str(error.value) == (
         f"{id_} is made for the gateway {made_for}, and this server runs {here}; "
@@ -163,7 +163,7 @@ def test_what_a_killed_run_left_is_no_hindrance(host: AppServer, tmp_path: Path)
 def test_a_release_that_does_not_start_leaves_nothing_to_switch_to(host: AppServer, tmp_path: Path) -> None:
     id_ = publish(tmp_path, build(tmp_path, SECRETS))
     host.starts, host.journal = [1], "ModuleNotFoundError\n"
-    with pytest.raises(Failure, match="wsgi:app did not start; its last lines:\n    ModuleNotFoundError"):
+    with pytest.raises(AppServerError, match="wsgi:app did not start; its last lines:\n    ModuleNotFoundError"):
         staging.stage(id_, SECRETS)
     assert staged_releases() == []
     # What a bundle has to take out of its journal.
@@ -180,7 +180,7 @@ def test_a_manifest_of_another_release_or_that_is_cut_short_is_refused(
     id_ = publish(tmp_path, build(tmp_path))
     manifest = build(tmp_path, health_path=health_path).manifest[:size]
     DirectoryStore(tmp_path / "store").write(f"hello/releases/{id_}/manifest.json", manifest)
-    with pytest.raises(Failure, match=f"the manifest in the store is not that of {id_}; publish it again"):
+    with pytest.raises(AppServerError, match=f"the manifest in the store is not that of {id_}; publish it again"):
         staging.stage(id_, {})
 
 
@@ -193,14 +193,18 @@ def test_a_manifest_of_another_release_or_that_is_cut_short_is_refused(
 def test_a_damaged_archive_is_refused(tmp_path: Path, archive: bytes) -> None:
     id_ = publish(tmp_path, build(tmp_path))
     DirectoryStore(tmp_path / "store").write(f"hello/releases/{id_}/code.tar.gz", archive)
-    with pytest.raises(Failure, match=rf"the archive of {id_} is damaged \(.*\); publish it again with `pulumi up`"):
+    with pytest.raises(
+        AppServerError, match=rf"the archive of {id_} is damaged \(.*\); publish it again with `pulumi up`"
+    ):
         staging.stage(id_, {})
 
 
 @pytest.mark.usefixtures("host")
 def test_secrets_of_another_release_are_refused(tmp_path: Path) -> None:
     id_ = publish(tmp_path, build(tmp_path, SECRETS))
-    with pytest.raises(Failure, match="the secrets that came are not those of the release; run `pulumi up` again"):
+    with pytest.raises(
+        AppServerError, match="the secrets that came are not those of the release; run `pulumi up` again"
+    ):
         staging.stage(id_, SECRETS | {"PASSWORD": "other"})
 
 
@@ -211,7 +215,9 @@ def test_a_server_that_boots_takes_the_secrets_that_it_knows_and_no_others(tmp_p
     staging.stage(second, None)
     assert json.loads((common.RELEASES / second / "secrets.json").read_text()) == SECRETS
     third = publish(tmp_path, build(tmp_path, SECRETS | {"NEW": "1"}))
-    with pytest.raises(Failure, match="its secrets changed while this server was away; run `pulumi up` to bring them"):
+    with pytest.raises(
+        AppServerError, match="its secrets changed while this server was away; run `pulumi up` to bring them"
+    ):
         staging.stage(third, None)
 
 
@@ -232,7 +238,7 @@ def test_the_virtualenv_is_made_by_the_script_of_the_release(
     if script is not None:
         (place / "install").mkdir()
         (place / "install" / "virtualenv.py").write_text(script)
-    with pytest.raises(Failure, match=f"^{re.escape(error)}$") if error else contextlib.nullcontext():
+    with pytest.raises(AppServerError, match=f"^{re.escape(error)}$") if error else contextlib.nullcontext():
         BUILD_VENV(place, -29)
     assert (place / "venv").exists() == (error is None)
 
@@ -240,8 +246,8 @@ def test_the_virtualenv_is_made_by_the_script_of_the_release(
 def test_a_release_whose_virtualenv_cannot_be_made_leaves_nothing(
     host: AppServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "build_venv", Mock(side_effect=Failure("no such package")))
-    with pytest.raises(Failure, match="no such package"):
+    monkeypatch.setattr(staging, "build_venv", Mock(side_effect=AppServerError("no such package")))
+    with pytest.raises(AppServerError, match="no such package"):
         staging.stage(publish(tmp_path, build(tmp_path)), {})
     assert (staged_releases(), host.events) == ([], [])
 
@@ -305,7 +311,7 @@ def test_a_build_that_fails_is_told_with_its_last_lines_and_nothing_is_staged(
 ) -> None:
     unit.returncode, unit.output = 3, "".join(f"line {number}\n" for number in range(20))
     lines = "".join(f"\n    line {number}" for number in range(5, 20))
-    with pytest.raises(Failure, match=f"^`make it` failed with exit code 3; its last lines:{lines}$"):
+    with pytest.raises(AppServerError, match=f"^`make it` failed with exit code 3; its last lines:{lines}$"):
         staging.stage(publish(tmp_path, build(tmp_path, build="make it")), {})
     assert staged_releases() == []
     assert host.events == []
@@ -318,6 +324,6 @@ def test_a_build_has_the_time_that_staging_has_left(
     # 100 s of staging are over when it begins; it ends 200 s later.
     monkeypatch.setattr("time.monotonic", iter([0.0, 100.0, 100.0, 300.0]).__next__)
     unit.returncode = 1
-    with pytest.raises(Failure, match="`make it` did not finish in the 200 s that staging had left"):
+    with pytest.raises(AppServerError, match="`make it` did not finish in the 200 s that staging had left"):
         staging.stage(publish(tmp_path, build(tmp_path, build="make it")), {})
     assert unit.property("RuntimeMaxSec") == "200"

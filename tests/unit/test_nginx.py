@@ -17,7 +17,7 @@ import proxy
 import proxy_site
 import pytest
 import site_state
-from proxy import Failure
+from proxy import ProxyError
 from site_state import State
 
 import settings
@@ -48,7 +48,7 @@ class Balancer:
             paths = [line.split()[1].rstrip(";") for line in main.splitlines() if line.strip().startswith("include ")]
             self.included = [Path(path).read_text() for path in paths if path.startswith(str(self.folder))]
             if self.refuses:
-                raise Failure(self.refuses)
+                raise ProxyError(self.refuses)
         else:
             self.generation += self.starts_workers
         return ""
@@ -89,7 +89,7 @@ def test_nginx_reads_a_site_in_the_place_of_the_one_that_serves(balancer: Balanc
     nginx.test("new")
     assert (balancer.called, balancer.included, balancer.files) == (["-t -q"], ["new"], before)
     balancer.refuses = "[emerg] unknown directive"
-    with pytest.raises(Failure, match="unknown directive"):
+    with pytest.raises(ProxyError, match="unknown directive"):
         nginx.test("new")
     assert balancer.files == before
 
@@ -107,7 +107,7 @@ def test_a_site_for_which_no_workers_start_is_a_failure(balancer: Balancer, monk
     # The old ones end all the same.
     monkeypatch.setattr(nginx, "accepts", {1: False}.__getitem__)
     balancer.starts_workers = False
-    with pytest.raises(Failure, match=r"Nginx did not start new workers; see /var/log/wsgi-fleet/error.log"):
+    with pytest.raises(ProxyError, match=r"Nginx did not start new workers; see /var/log/wsgi-fleet/error.log"):
         proxy.swap_in("new")
 
 
@@ -117,7 +117,7 @@ def test_old_workers_are_waited_for_until_they_have_gone(balancer: Balancer, mon
     assert balancer.lingers == -1
     monkeypatch.setattr(proxy, "DRAIN_S", 0)
     balancer.lingers = 9999
-    with pytest.raises(Failure, match="old workers still run after 0 s"):
+    with pytest.raises(ProxyError, match="old workers still run after 0 s"):
         proxy.wait_for({1, 2})
 
 
@@ -189,7 +189,7 @@ def test_a_path_answers_once_it_answers_below_500(path: str) -> None:
         proxy.probe(path, https=False)
         assert Handler.statuses == [418]
     Handler.statuses = [503] * 6 + [500, 418]
-    with pytest.raises(Failure, match=rf"GET {path} through the new site: HTTP Error 500"):
+    with pytest.raises(ProxyError, match=rf"GET {path} through the new site: HTTP Error 500"):
         proxy.probe(path, https=False)
     assert Handler.statuses == [418]
 
@@ -205,7 +205,7 @@ def test_an_application_with_a_host_is_asked_for_by_it(path: str) -> None:
 def test_a_site_with_tls_is_probed_by_https(path: str) -> None:
     Handler.statuses = [200]
     # The server of the test speaks plain HTTP only.
-    with pytest.raises(Failure, match=rf"GET {path} through the new site: .*SSL"):
+    with pytest.raises(ProxyError, match=rf"GET {path} through the new site: .*SSL"):
         proxy.probe(path, https=True)
     assert Handler.statuses == [200]
 

@@ -26,7 +26,7 @@ import slot_layout
 import staging
 import symlinks
 import yaml
-from common import Failure
+from common import AppServerError
 from typer.testing import CliRunner
 
 from commands.__main__ import app as fleet_command
@@ -276,7 +276,7 @@ def local(monkeypatch: pytest.MonkeyPatch, host: AppServer, *supervised: dict[st
 
     def record(*words: Any) -> None:
         if fails:
-            raise Failure(fails)
+            raise AppServerError(fails)
         host.events.append(" ".join(map(str, words)))
 
     monkeypatch.setattr(on_server, "supervisord_processes", reported)
@@ -304,7 +304,7 @@ def test_nginx_is_led_to_a_slot_whose_processes_are_all_well_and_then_the_old_on
 def test_a_process_that_is_not_well_leaves_everything_as_it_was(host: AppServer) -> None:
     host.answers = [200, 200, 200, *[500] * 10_000]
     host.place("r3", start_timeout_s=0.2)
-    with pytest.raises(Failure, match=r"GET /healthz was not 200 in 0.2 s but 500 app-green-1"):
+    with pytest.raises(AppServerError, match=r"GET /healthz was not 200 in 0.2 s but 500 app-green-1"):
         release.switch("r3")
     assert host.events == [f"start {slot_units('green')}, live r1", f"stop {slot_units('green')}, live r1"]
     assert symlinks.link_target(common.LIVE) == "r1"
@@ -324,7 +324,7 @@ def test_a_slot_is_healthy_when_each_of_its_processes_is(host: AppServer) -> Non
 
 def test_a_slot_that_nginx_cannot_be_led_to_is_stopped(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
     local(monkeypatch, host, fails="Nginx cannot")
-    with pytest.raises(Failure, match="Nginx cannot"):
+    with pytest.raises(AppServerError, match="Nginx cannot"):
         release.switch("r2")
     assert host.events == [f"start {slot_units('green')}, live r1", f"stop {slot_units('green')}, live r1"]
     assert symlinks.link_target(common.LIVE) == "r1"
@@ -350,12 +350,12 @@ def test_a_release_for_other_servers_is_refused_with_how_to_get_them() -> None:
     for made_for in ("one gateway", "systemd 9"):
         manifest = {"gateway": "uwsgi"} | ({} if made_for == "one gateway" else {"processes": made_for})
         with pytest.raises(
-            Failure, match=f"r9 is made for servers with {made_for}, and this one has {here}; set fleet"
+            AppServerError, match=f"r9 is made for servers with {made_for}, and this one has {here}; set fleet"
         ):
             staging.check_compatible("r9", manifest)
     staging.check_compatible("r9", {"gateway": "uwsgi", "processes": here})
     (common.CONFIG / "processes").unlink()
-    with pytest.raises(Failure, match=f"r9 is made for servers with {here}, and this one has one gateway"):
+    with pytest.raises(AppServerError, match=f"r9 is made for servers with {here}, and this one has one gateway"):
         staging.check_compatible("r9", {"gateway": "uwsgi", "processes": here})
 
 
@@ -364,7 +364,7 @@ def test_supervisord_has_a_program_that_ended_told_at_once(host: AppServer, monk
         pytest.skip("systemd tells by itself")
     host.journal = "ImportError: x\n"
     local(monkeypatch, host, {"statename": "BACKOFF", "pid": itertools.repeat(0)})
-    with pytest.raises(Failure, match="wsgi:app did not start; its last lines:\n    ImportError: x"):
+    with pytest.raises(AppServerError, match="wsgi:app did not start; its last lines:\n    ImportError: x"):
         release.switch("r2")
     assert host.asked == []
 
@@ -376,7 +376,7 @@ def test_a_process_that_was_started_anew_is_noticed_while_it_is_watched(
         host.restarts = iter([0, 0, 0, 1])
     else:
         local(monkeypatch, host, {"statename": "RUNNING", "pid": itertools.count()})
-    with pytest.raises(Failure, match="ended while it served"):
+    with pytest.raises(AppServerError, match="ended while it served"):
         slot.bake_slot("blue", {"health_path": "/"}, 30)
 
 
@@ -460,7 +460,7 @@ def test_nginx_asks_whom_it_asked_when_it_cannot_be_led(
 ) -> None:
     nginx_.fails, nginx_.seen = {failing}, [{1: True}]
     monkeypatch.setattr(on_server, "RELOAD_S", 0.1)
-    with pytest.raises(Failure):
+    with pytest.raises(AppServerError):
         on_server.route_traffic("green", 30)
     assert nginx_.asks() == "blue/gateway/nginx-blue.conf"
 
@@ -468,7 +468,7 @@ def test_nginx_asks_whom_it_asked_when_it_cannot_be_led(
 def test_an_nginx_that_cannot_start_is_left_stopped_without_a_configuration(nginx_: Nginx) -> None:
     nginx_.conf.unlink()
     nginx_.state, nginx_.fails = "inactive", {"start"}
-    with pytest.raises(Failure, match="because"):
+    with pytest.raises(AppServerError, match="because"):
         on_server.route_traffic("blue", 30)
     assert nginx_.commands[-1] == "systemctl stop nginx"
     assert not nginx_.conf.is_symlink()

@@ -19,7 +19,7 @@ import pytest
 import site_state
 from hypothesis import given
 from hypothesis import strategies as st
-from proxy import Failure
+from proxy import ProxyError
 from site_state import State
 
 from rendering.site import render_site
@@ -75,7 +75,7 @@ class FakeNginx:
     def _do(self, what: str) -> None:
         self.did.append(what)
         if what in self.fails:
-            raise Failure(self.fails[what])
+            raise ProxyError(self.fails[what])
 
     @property
     def addresses(self) -> list[str]:
@@ -138,7 +138,7 @@ def test_a_site_that_fails_leaves_the_one_before_it_and_all_that_was_known(balan
     call("drain", ONE)
     before = {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()}
     balancer.fails[step] = "no"
-    with pytest.raises(Failure, match="no"):
+    with pytest.raises(ProxyError, match="no"):
         call("site", stdin=site(ONE, TWO, THREE))
     assert {file.name: file.read_text() for file in balancer.folder.iterdir() if file.is_file()} == before
 
@@ -169,7 +169,7 @@ def test_an_application_that_a_change_makes_unhealthy_or_with_other_members_must
 ) -> None:
     call("site", stdin=two_applications([ONE], [TWO]))
     balancer.failing, balancer.fails = failing, {"probe /a/healthz": "503"}
-    with pytest.raises(Failure, match="503"):
+    with pytest.raises(ProxyError, match="503"):
         call("site", stdin=two_applications(addresses, [TWO, "10.0.0.4"]))
     assert balancer.addresses == [ONE, TWO]
 
@@ -207,7 +207,7 @@ def test_draining_and_admitting_twice_changes_nothing(balancer: FakeNginx, verb:
 def test_the_last_server_is_not_drained_and_the_remedy_is_told(balancer: FakeNginx) -> None:
     with_site(balancer, ONE, TWO)
     call("drain", ONE)
-    with pytest.raises(Failure, match=rf"app_a would have no server left.*{TWO}.*`\./fleet maintenance on`"):
+    with pytest.raises(ProxyError, match=rf"app_a would have no server left.*{TWO}.*`\./fleet maintenance on`"):
         call("drain", TWO)
     assert balancer.addresses == [TWO]
     assert site_state.read_state().drained == [ONE]
@@ -217,7 +217,7 @@ def test_the_last_server_is_not_drained_and_the_remedy_is_told(balancer: FakeNgi
 def test_an_address_that_no_site_names_is_refused_with_those_it_names(balancer: FakeNginx, verb: str) -> None:
     with_site(balancer, ONE, TWO)
     with pytest.raises(
-        Failure, match=f"{THREE} is no server of this balancer .its servers: {ONE}, {TWO}.; `pulumi up`"
+        ProxyError, match=f"{THREE} is no server of this balancer .its servers: {ONE}, {TWO}.; `pulumi up`"
     ):
         call(verb, THREE)
 
@@ -238,7 +238,7 @@ def test_who_is_out_stays_so_when_up_brings_another_site_until_it_is_gone(
 
 
 def test_of_two_applications_each_keeps_a_server() -> None:
-    with pytest.raises(Failure, match="app_b would have no server left"):
+    with pytest.raises(ProxyError, match="app_b would have no server left"):
         state(two_applications([ONE, TWO], [THREE]), [THREE]).render()
 
 
@@ -335,7 +335,7 @@ def test_who_is_drained_in_a_group_stays_so_and_another_machine_at_its_address_i
     group("i-1", "i-2")
     call("site", stdin=json.dumps(group_site()))
     call("drain", ONE)
-    with pytest.raises(Failure, match="app_a would have no server left"):
+    with pytest.raises(ProxyError, match="app_a would have no server left"):
         call("drain", TWO)
     for bring in ("members", "site"):
         group("i-1", "i-3")
@@ -375,7 +375,7 @@ def test_a_state_with_a_broken_group_is_refused(balancer: FakeNginx, group: Call
     broken = json.loads(site_state.STATE.read_text())
     broken["site"]["upstreams"]["app_a"]["group"]["members"] = {ONE: 1}
     site_state.STATE.write_text(json.dumps(broken))
-    with pytest.raises(Failure, match="is broken"):
+    with pytest.raises(ProxyError, match="is broken"):
         call("members")
     assert balancer.addresses == [ONE]
 
@@ -440,7 +440,7 @@ def test_a_broken_state_is_reported_with_its_path_and_what_writes_it_anew(
 ) -> None:
     with_site(balancer, ONE, TWO)
     site_state.STATE.write_text(content)
-    with pytest.raises(Failure, match=rf"{site_state.STATE} is broken .*: `pulumi up --replace .*balancer-site'`"):
+    with pytest.raises(ProxyError, match=rf"{site_state.STATE} is broken .*: `pulumi up --replace .*balancer-site'`"):
         call(*arguments)
     assert balancer.did == []
 
@@ -460,7 +460,7 @@ def test_the_step_replaces_a_broken_state_and_reloads_the_same_site(
 def test_without_the_file_nobody_is_drained_and_the_step_brings_it(balancer: FakeNginx) -> None:
     with_site(balancer, ONE, TWO)
     site_state.STATE.unlink()
-    with pytest.raises(Failure, match=rf"{site_state.STATE} is missing: `pulumi up` writes the first one"):
+    with pytest.raises(ProxyError, match=rf"{site_state.STATE} is missing: `pulumi up` writes the first one"):
         call("drain", ONE)
     call("site", stdin=site(ONE, TWO))
     call("drain", ONE)
@@ -469,20 +469,20 @@ def test_without_the_file_nobody_is_drained_and_the_step_brings_it(balancer: Fak
 
 def test_maintenance_is_refused_where_the_site_would_not_look_for_the_page(balancer: FakeNginx) -> None:
     del balancer
-    with pytest.raises(Failure, match=r"site\.json is missing: `pulumi up"):
+    with pytest.raises(ProxyError, match=r"site\.json is missing: `pulumi up"):
         call("maintenance", "on")
     assert not proxy_site.PAGE.exists()
 
 
 def test_a_page_that_is_too_large_is_refused(balancer: FakeNginx) -> None:
     with_site(balancer, ONE)
-    with pytest.raises(Failure, match="more than 1048576 bytes"):
+    with pytest.raises(ProxyError, match="more than 1048576 bytes"):
         call("maintenance", "on", stdin="x" * ((1 << 20) + 1))
     assert balancer.did == []
 
 
 @pytest.mark.parametrize("arguments", [[], ["/healthz"], ["drain"], ["maintenance", "perhaps"], ["admit", ONE, TWO]])
 def test_what_is_no_verb_is_answered_with_the_verbs(balancer: FakeNginx, arguments: Sequence[str]) -> None:
-    with pytest.raises(Failure, match=r"proxy_site\.py drain ADDRESS"):
+    with pytest.raises(ProxyError, match=r"proxy_site\.py drain ADDRESS"):
         call(*arguments)
     assert balancer.did == []

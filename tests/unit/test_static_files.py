@@ -15,7 +15,7 @@ import common
 import pytest
 import release as app_server
 import static_files
-from static_files import Failure
+from static_files import StaticFilesError
 
 from tests.unit.app_server import lay_out
 from tests.unit.script_input import call_with_input
@@ -107,7 +107,7 @@ def test_each_verb_may_be_run_again(app: Path, capsys: pytest.CaptureFixture[str
 def test_a_balancer_that_has_nothing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     call("status", "hello")
     assert json.loads(capsys.readouterr().out) == {"live": None, "next": None, "before": None, "releases": []}
-    with pytest.raises(Failure, match="the static files of r1 are not here; `pulumi up` brings them"):
+    with pytest.raises(StaticFilesError, match="the static files of r1 are not here; `pulumi up` brings them"):
         call("point", "hello", "r1")
 
 
@@ -156,14 +156,14 @@ def test_a_file_keeps_its_time_over_releases_and_another_content_has_another(app
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "static/../../x", "static/.git/x", ".x"])
 def test_a_name_that_leads_elsewhere_or_begins_with_a_dot_is_refused(app: Path, name: str) -> None:
-    with pytest.raises(Failure, match="plain files without a dot in front; this is none"):
+    with pytest.raises(StaticFilesError, match="plain files without a dot in front; this is none"):
         call("put", "hello", "r1", stdin=tar((name, b"x", tarfile.REGTYPE)))
     assert not (app / "releases" / "r1").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
 def test_what_is_no_plain_file_is_refused(kind: bytes) -> None:
-    with pytest.raises(Failure, match="static/x: static files are plain files"):
+    with pytest.raises(StaticFilesError, match="static/x: static files are plain files"):
         call("put", "hello", "r1", stdin=tar(("static/x", b"", kind)))
 
 
@@ -173,7 +173,7 @@ def test_an_archive_that_did_not_come_whole_is_refused_and_leaves_what_is_served
     damaged = bytearray(whole)
     damaged[-6] ^= 1
     for content in (b"", whole[:-1], whole[:40], b"no gzip", bytes(damaged), gzip.compress(b"")):
-        with pytest.raises(Failure, match=r"the archive of r2 arrived incomplete .* run `pulumi up` again"):
+        with pytest.raises(StaticFilesError, match=r"the archive of r2 arrived incomplete .* run `pulumi up` again"):
             call("put", "hello", "r2", stdin=content)
         assert served_files(app) == {"static/a": "1"}
         assert [each.name for each in (app / "releases").iterdir()] == ["r1"]
@@ -187,7 +187,7 @@ def test_an_archive_that_did_not_come_whole_is_refused_and_leaves_what_is_served
 def test_more_than_there_is_room_for_is_refused(files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_files, "MAX_MIB", 1)
     monkeypatch.setattr(static_files, "BLOCK", 400_000)
-    with pytest.raises(Failure, match="static files take more than 1 MiB; large ones belong elsewhere"):
+    with pytest.raises(StaticFilesError, match="static files take more than 1 MiB; large ones belong elsewhere"):
         put("r1", **{name: content * 100 for name, content in files.items()})
 
 
@@ -237,13 +237,13 @@ def test_a_server_follows_no_link_that_a_build_made(write_static: Callable[..., 
     code = write_static(a="1")
     (code.parent / "environment").write_text("PASSWORD=opensesame")
     (code / "out" / "x").symlink_to("../../environment")
-    with pytest.raises(common.Failure, match="out/x: is not a regular file; remove it, or replace it by a file"):
+    with pytest.raises(common.AppServerError, match="out/x: is not a regular file; remove it, or replace it by a file"):
         app_server.print_static("r1")
     (code / "out" / "x").unlink()
     (code / "out").rename(code / "real")
     for target in ("real", "..", "/etc"):
         (code / "out").symlink_to(target)
-        with pytest.raises(common.Failure, match=r"static\.folder: out: no such folder in the release"):
+        with pytest.raises(common.AppServerError, match=r"static\.folder: out: no such folder in the release"):
             app_server.print_static("r1")
         (code / "out").unlink()
 
@@ -253,7 +253,7 @@ def test_a_server_refuses_what_the_balancer_would(
 ) -> None:
     write_static(a="x" * 600_000, b="x" * 600_000)
     monkeypatch.setattr(app_server, "STATIC_MIB", 1)
-    with pytest.raises(common.Failure, match="static files take more than 1 MiB"):
+    with pytest.raises(common.AppServerError, match="static files take more than 1 MiB"):
         app_server.print_static("r1")
 
 

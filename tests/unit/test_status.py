@@ -107,7 +107,7 @@ def test_a_balancer_whose_state_is_missing_reports_that_and_not_that_it_has_no_s
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(site_state, "STATE", tmp_path / "site.json")
-    with pytest.raises(site_state.Failure, match=r"site\.json is missing: `pulumi up` writes the first one"):
+    with pytest.raises(site_state.ProxyError, match=r"site\.json is missing: `pulumi up` writes the first one"):
         balancer_status.main()
 
 
