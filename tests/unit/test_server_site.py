@@ -156,6 +156,11 @@ def test_the_load_balancer_is_believed_about_the_client_and_the_scheme(server: S
     assert {name: found[name] for name in expected} == expected
 
 
+def test_slashes_within_a_path_stay_as_the_client_sent_them(server: Server) -> None:
+    # But at its begin: `//host/` in a redirect would be another site.
+    assert server.seen("/shop//a%2F%2fb///c", **OF_ALB)["path"] == "/a//b///c"
+
+
 def test_nobody_else_is_and_headers_that_others_are_trusted_for_go_no_further(server: Server) -> None:
     forged = {"X_Real_IP": "6.6.6.6", "Proxy": "6.6.6.6", "X_Remote_User": "root", "X_Original_URL": "/admin"}
     found = server.seen("/shop/", source=OTHER, X_Forwarded_For="203.0.113.9", **OF_ALB, **forged)
