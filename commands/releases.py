@@ -19,6 +19,7 @@ from commands.status import console, format_age
 from commands.target import AppOption, CommandError, JsonOption, StackOption, Target, find
 from platforms.transport import Store
 from releases import pointers
+from releases.hooks import Hooks
 from releases.journal import completed_releases, entries
 from releases.redaction import Redaction
 from releases.release import ID_LENGTH
@@ -149,6 +150,7 @@ def rollback(
             balancer=target.balancer,
             keeps_static=target.kept is not None,
             live=target.live,
+            hooks=Hooks(target.hooks, stack=target.stack, log=typer.echo),
         )
     except RollbackError as error:
         raise CommandError(str(error)) from error

@@ -34,6 +34,7 @@ class Target:
     addresses: server name -> private address, by which the balancer knows it. names: the other way round, of all
     servers of the stack. routes: which requests it gets, for a person. live, phases: of servers whose number follows
     the load, and by name where each is on its way. kept: of a balancer in whose place another one comes by itself.
+    hooks: as releases.hooks.Hooks has them.
     """
 
     stack: str
@@ -54,6 +55,7 @@ class Target:
     maintenance_page: str = ""
     live: LiveServers | None = None
     kept: Store | None = None
+    hooks: Mapping[str, Any] = field(default_factory=dict[str, Any])
     phases: Mapping[str, Phase] = field(default_factory=dict[str, Phase])
 
     def machine_in_front(self, alternative: str) -> Server:
@@ -193,6 +195,7 @@ def resolve_targets(
             store=PrefixStore(store, name),
             live=live_servers(name, found),
             kept=PrefixStore(store, front["kept"]) if front and front.get("kept") else None,
+            hooks=found.get("hooks", {}),
             phases={each["name"]: each["phase"] for each in found["servers"] if "phase" in each},
         )
         for name, found in apps.items()

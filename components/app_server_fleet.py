@@ -120,6 +120,7 @@ class AppServerFleet(pulumi.ComponentResource):
             # To its own machines: one of another application must not hold this one up.
             reach=platform.reach(self.machines.values()),
             store=args.store,
+            hooks=app.hooks.spec,
             opts=pulumi.ResourceOptions(parent=self, depends_on=ready),
         )
         self.rollout, self.release = rollout, rollout.release

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from platforms.server_group import ServerGroupError
 from platforms.transport import SecretStore, Store, Transport
 from releases.fleet import Server, ServerFailure
+from releases.hooks import Hooks
 from releases.journal import Journal
 from releases.live import LiveServers
 from releases.plan import Plan
@@ -28,10 +29,11 @@ class GroupRollout(Rollout):
         log: Callable[[str], None],
         secrets: SecretStore | None = None,
         *,
+        hooks: Hooks | None = None,
         live: LiveServers,
     ) -> None:
         self._live = live
-        super().__init__(plan, transport, store, log, secrets)
+        super().__init__(plan, transport, store, log, secrets, hooks=hooks)
         self.fleet.has_gone = live.has_gone
 
     def run(self) -> None:

@@ -50,7 +50,10 @@ class Entry:
 
 
 class Journal:
-    """Events of one movement. Written whole at each event, so that a killed one leaves all that it did."""
+    """Events of one movement. Written whole at each event, so that a killed one leaves all that it did.
+
+    facts: the details of all events together, by name; of the last event that has one.
+    """
 
     def __init__(self, store: Store, *, release: str, app: str, revision: str = "") -> None:
         now = datetime.now(UTC)
@@ -59,10 +62,12 @@ class Journal:
         when = now.isoformat(timespec="seconds")
         self._head = {"release": release, "app": app, "who": operator_name(), "when": when, "revision": revision}
         self._lines: list[str] = []
+        self.facts: dict[str, Any] = {}
 
     def note(self, event: str, **details: Any) -> None:
         """Add an event; its time is in seconds since the movement began."""
         head = self._head if not self._lines else {}
+        self.facts |= {**head, **details}
         line = {"event": event, "after_s": round(time.monotonic() - self._begun, 2), **head, **details}
         self._lines.append(json.dumps(line))
         self._store.write(self._key, ("\n".join(self._lines) + "\n").encode())

@@ -33,6 +33,7 @@ from releases.archive import SourceError
 from releases.drift import ENDED, UNKNOWN, find_drift, find_strays, proxy_state
 from releases.fleet import Server
 from releases.group_rollout import GroupRollout
+from releases.hooks import Hooks
 from releases.live import LiveServers, server_name
 from releases.plan import Plan
 from releases.release import Release, build
@@ -186,10 +187,11 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
     manual_changes = pointers.manual_changes(store)
     try:
         secrets = operator.secrets(props["store"], props["app"])
+        hooks = Hooks(props.get("hooks") or {}, stack=props["stack"], log=log)
         if live:
-            GroupRollout(plan, transport, store, log, secrets, live=live).run()
+            GroupRollout(plan, transport, store, log, secrets, hooks=hooks, live=live).run()
         else:
-            Rollout(plan, transport, store, log, secrets).run()
+            Rollout(plan, transport, store, log, secrets, hooks=hooks).run()
     except RolloutError as error:
         log(f"{props['app']}: collects what support would ask for, in {BUNDLE_S} s at most")
         # What to do comes last.
@@ -236,6 +238,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
     limits: the fields of Plan that are numbers, batch_size and task_before_proof. balancer: as one of servers, and the
     unit of its proxy, which is started where somebody stopped it; None where it is no machine. It has "self_healing"
     where another one takes its place by itself. static: whether it serves static files; each other one gets them.
+    hooks: as releases.hooks.Hooks has them.
     """
 
     app: pulumi.Output[str]
@@ -254,6 +257,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         limits: Mapping[str, int | str],
         reach: ConnectionSpec,
         store: platforms.Store,
+        hooks: Mapping[str, Mapping[str, Any]],
         balancer: Mapping[str, pulumi.Input[str]] | None,
         static: bool,
         group: Mapping[str, pulumi.Input[Any]] | None = None,
@@ -272,6 +276,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
             "limits": limits,
             "reach": reach.spec,
             "store": store.spec,
+            "hooks": pulumi.Output.secret(hooks),
             "balancer": balancer,
             "static": static,
         }

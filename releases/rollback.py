@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from platforms.transport import Store
 from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
+from releases.hooks import Hooks
 from releases.journal import Journal, completed_releases
 from releases.live import LiveServers
 from releases.static import StaticFiles
@@ -66,15 +67,18 @@ def roll_back(
     balancer: Server | None = None,
     keeps_static: bool = False,
     live: LiveServers | None = None,
+    hooks: Hooks | None = None,
 ) -> str:
     """Make an earlier release serve everywhere and reject the one that served. The id of what serves now.
 
     All servers at a time: they have it staged. balancer: serves static files, if there are any. keeps_static:
     whether the store keeps them as well. live: the group that they are of, where their number follows the load.
+    hooks: of the application.
 
     Raises RollbackError.
     """
     start_s = time.monotonic()
+    hooks = hooks or Hooks({}, stack="", log=log)
     before = pointers.current(store)
     target = target_of(store, completed_releases(store), release_prefix)
     try:
@@ -105,6 +109,7 @@ def roll_back(
                     journal.note_error(error)
                     problems = [str(error), *_undo(fleet, servers, before)]
                     static.discard()
+                    hooks.notify("failed", journal.facts)
                     raise RollbackError("\n".join([*problems, f"release {before} still serves"])) from error
                 log(f"takes {target} when it boots: {error}")
             # First that it must not come back, then that the other serves: a kill between leaves the safe half.
@@ -120,4 +125,5 @@ def roll_back(
             journal.note("done", seconds=round(time.monotonic() - start_s, 1), missing=missing)
     except lock.Locked as error:
         raise RollbackError(str(error)) from error
+    hooks.notify("rolled_back", journal.facts)
     return target

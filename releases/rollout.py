@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from platforms.transport import SecretStore, Store, Transport
 from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
+from releases.hooks import Hooks
 from releases.journal import Journal, completed_releases
 from releases.plan import Plan, batches
 from releases.redaction import Redaction
@@ -39,7 +40,7 @@ class RolloutError(Exception):
 class Rollout:
     """One rollout of one plan. log: gets a line for each thing that happens. Raises RolloutError without servers.
 
-    secrets: where servers find them when they boot, on platforms that have such a place.
+    secrets: where servers find them when they boot, on platforms that have such a place. hooks: of the application.
     """
 
     def __init__(
@@ -49,8 +50,11 @@ class Rollout:
         store: Store,
         log: Callable[[str], None],
         secrets: SecretStore | None = None,
+        *,
+        hooks: Hooks | None = None,
     ) -> None:
         self.plan, self.store, self.secrets = plan, store, secrets
+        self.hooks = hooks or Hooks({}, stack="", log=log)
         self.id = plan.release.id
         if not plan.servers:
             raise RolloutError(f"{plan.app}: there are no servers to release to")
@@ -72,11 +76,20 @@ class Rollout:
         """Move the fleet. Raises RolloutError; then no server serves the new release that served another before."""
         if rejected := pointers.rejection(self.store, self.id):
             raise RolloutError(f"{self.plan.app}: {rejected}")
+        before = pointers.current(self.store)
         try:
             with lock.acquire(self.store, f"release {self.id}", self.fleet.log) as self.fleet.latest:
-                self._run(Journal(self.store, release=self.id, app=self.plan.app, revision=self.plan.revision))
+                journal = Journal(self.store, release=self.id, app=self.plan.app, revision=self.plan.revision)
+                try:
+                    self._run(journal)
+                except RolloutError:
+                    self.hooks.notify("failed", journal.facts)
+                    raise
         except lock.Locked as error:
             raise RolloutError(f"{self.plan.app}: {error}") from error
+        # Servers that are new take the release that serves; that is none.
+        if before != self.id:
+            self.hooks.notify("after_release", journal.facts)
 
     def _run(self, journal: Journal) -> None:
         start_s = time.monotonic()
@@ -84,6 +97,8 @@ class Rollout:
         try:
             journal.note("begin", before=before, servers=[server.name for server in self.plan.servers])
             states = self._query_servers()
+            if before != self.id:
+                self.hooks.run("before_release", journal.facts)
             self._publish(journal)
             first = next(iter(states))
             runs_task = self._needs_task(states)

@@ -79,7 +79,7 @@ OF_APPLICATION: Mapping[str, str] = {
 # Settings of an application that do not concern the balancer.
 OF_SERVERS = frozenset(
     {"source", "module", "python_path", "requirements", "environment", "secrets", "generated_secrets", "settings_file",
-     "required", "system_packages", "build", "workers", "schedules", "release"}
+     "required", "system_packages", "build", "workers", "schedules", "release", "hooks"}
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from settings.constraint import (
     matching,
 )
 from settings.gateway import Gateway
+from settings.hooks import Hooks
 from settings.model import Model, reject
 from settings.rollout import Rollout
 from settings.settings_file import SettingsFile
@@ -183,6 +184,7 @@ class App(route.Route):
     gateway: Gateway = Field(default=Gateway(), description="what runs it, and how")
     fleet: Fleet = Field(default=Fleet(), description="the machines it runs on")
     rollout: Rollout = Field(default=Rollout(), description="how a release moves over them")
+    hooks: Hooks = Field(default=Hooks(), description="what runs on the operator's machine around a release")
 
     @property
     def drain_timeout_s(self) -> int:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from platforms.transport import Result, SecretStore
 from releases.fleet import STATUS_COMMAND, Fleet, Server
+from releases.hooks import Hooks
 from releases.plan import Plan
 from releases.release import Release
 from releases.rollback import roll_back
@@ -149,6 +150,7 @@ def roll_out(
     names: Sequence[str] = NAMES,
     task: str | None = None,
     kept: SecretStore | None = None,
+    hooks: Hooks | None = None,
     **changes: Any,
 ) -> str:
     fields = ("stage_timeout_s", "start_timeout_s", "drain_timeout_s", "task_timeout_s")
@@ -156,18 +158,14 @@ def roll_out(
     values |= {"servers": [Server(name, name) for name in names], "secrets": {"PASSWORD": "hunter2"}}
     values |= {"allow_unreachable": 0, "keep_releases": 5, "batch_size": 1, "bake_s": 0, "revision": "abc1234"}
     plan = Plan(**values | changes)
-    Rollout(plan, fleet, fleet.store, print, kept).run()
+    Rollout(plan, fleet, fleet.store, print, kept, hooks=hooks).run()
     return plan.release.id
 
 
-def go_back(
-    fleet: FakeFleet, expected: str | None = None, *, balancer: Server | None = None, keeps_static: bool = False
-) -> str:
+def go_back(fleet: FakeFleet, expected: str | None = None, *, balancer: Server | None = None, **options: Any) -> str:
     servers = [Server(name, name) for name in NAMES]
     hands = Fleet("a", fleet, lambda _: None, first=servers[0], start_timeout_s=10, drain_timeout_s=10)
-    return roll_back(
-        hands, fleet.store, servers, expected, lambda _: None, balancer=balancer, keeps_static=keeps_static
-    )
+    return roll_back(hands, fleet.store, servers, expected, lambda _: None, balancer=balancer, **options)
 
 
 def a_fleet_on(number: int) -> tuple[FakeFleet, str]:

@@ -145,17 +145,18 @@ def test_an_encrypted_value_in_a_wrong_place_is_never_shown(path: str, value: st
 
 def test_every_setting_whose_type_is_secret_is_known_as_one() -> None:
     blocks = {
-        "apps": {"a": {"secrets": {"A": "x"}, "environment": {"B": "y"}}},
+        "apps": {"a": {"secrets": {"A": "x"}, "environment": {"B": "y"}, "hooks": {"failed": {"webhook": "x"}}}},
         "balancer": {"tls": {"private_key": "x"}, "proxy": {"basic_auth": {"users": {"ann": "x"}, "realm": "y"}}},
         "aws": {"ssh_private_key": "x", "region": "y"},
     }
     assert [line.partition(": (secret)")[0] for line in find_misplaced(blocks, [])] == [
+        "apps.a.hooks.failed.webhook",
         "apps.a.secrets.A",
         "aws.ssh_private_key",
         "balancer.proxy.basic_auth.users.ann",
         "balancer.tls.private_key",
     ]
-    assert json.dumps(Settings.model_json_schema()).count('"format": "password"') == len(blocks["apps"]) + 3
+    assert json.dumps(Settings.model_json_schema()).count('"format": "password"') == 5
 
 
 def test_platform_aws_without_its_block_is_refused() -> None:
