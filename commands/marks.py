@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from platforms.transport import Store
@@ -12,14 +12,17 @@ from platforms.transport import Store
 KEY = "marks.json"
 
 
-def keep(store: Store, arguments: Sequence[str], page: bytes) -> None:
-    """Keep what a call of proxy_site.py did: drain, admit or maintenance. page: of maintenance, b"" for the default."""
-    marks: dict[str, Any] = {"drained": [], "page": None, **json.loads(store.read(KEY) or b"{}")}
+def keep(store: Store, arguments: Sequence[str], page: bytes, machines: Mapping[str, str]) -> None:
+    """Keep what a call of proxy_site.py did: drain, admit or maintenance. page: of maintenance, b"" for the default.
+
+    machines: address -> instance, of servers. One that comes later may have the address of one that was drained.
+    """
+    marks: dict[str, Any] = {"drained": {}, "page": None, **json.loads(store.read(KEY) or b"{}")}
     match list(arguments):
         case ["drain", address]:
-            marks["drained"] = sorted({*marks["drained"], address})
+            marks["drained"][address] = machines[address]
         case ["admit", address]:
-            marks["drained"] = [each for each in marks["drained"] if each != address]
+            marks["drained"].pop(address, None)
         case ["maintenance", switch]:
             # Each byte as one character, whatever encoding the page has.
             marks["page"] = page.decode("latin-1") if switch == "on" else None

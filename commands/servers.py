@@ -155,7 +155,8 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
         why = result.output.strip().rpartition("error: ")[2] or f"exit code {result.exit_code}"
         raise CommandError(f"the balancer: {target.with_server_names(why)}")
     if target.kept:
-        marks.keep(target.kept, arguments, stdin)
+        machines = {target.addresses[each.name]: each.target.partition("@")[0] for each in target.servers}
+        marks.keep(target.kept, arguments, stdin, machines)
 
 
 def drain(server: ServerArgument, stack: StackOption = None, app: AppOption = None) -> None:

@@ -58,7 +58,13 @@ def self_healing_files(security_updates: SecurityUpdates) -> str:
     Nginx whether it responds.
     """
     files = _boot_files(security_updates, "nginx")
-    own = ("balancer/scaling_groups", "balancer/group_members", "common/aws_service", "group/balancer_member")
+    own = (
+        "balancer/scaling_groups",
+        "balancer/group_members",
+        "common/aws_service",
+        "group/balancer_member",
+        "group/group_of_one",
+    )
     files |= script_files(*own)
     files["/etc/nginx/wsgi-fleet/self.conf"] = ("0644", read_file("templates/nginx/self.conf"))
     unit = without_comments(read_file(f"templates/systemd/{MEMBER_UNIT}"))

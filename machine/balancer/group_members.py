@@ -63,7 +63,7 @@ def with_members(state: State, members_of: Mapping[str, Members]) -> State:
             group: Group = {**each["group"], "members": dict(sorted(members.items()))}
             upstreams[name] = {**each, "servers": servers, "group": group}
     changed = State({**state.site, "upstreams": upstreams}, (), ())
-    before, after = ({**dict.fromkeys(each.servers, ""), **_instances(each)} for each in (state, changed))
+    before, after = ({**dict.fromkeys(each.servers, ""), **instances_of(each)} for each in (state, changed))
     return changed.marked_as(state, {address for address, id_ in after.items() if before.get(address) == id_})
 
 
@@ -73,5 +73,6 @@ def line_of(line: str, address: str) -> str:
     return line.replace(ADDRESS, address).replace(ROUTE, route)
 
 
-def _instances(state: State) -> dict[str, str]:
+def instances_of(state: State) -> dict[str, str]:
+    """Return address -> instance, of the servers that are in groups."""
     return {address: id_ for members in groups_of(state).values() for address, id_ in members.items()}

@@ -68,6 +68,20 @@ class ScalingGroups:
         }
         self._call(self._scaling, SCALING, "CompleteLifecycleAction", query)
 
+    def beat(self, group: str, hook: str) -> None:
+        """Have the group of this instance wait on for a lifecycle hook."""
+        query = {"AutoScalingGroupName": group, "LifecycleHookName": hook, "InstanceId": self.machine}
+        self._call(self._scaling, SCALING, "RecordLifecycleActionHeartbeat", query)
+
+    def members(self, name: str) -> set[str]:
+        """Return the instances of a group, whatever they do."""
+        query = _numbered("AutoScalingGroupNames.member", [name])
+        return {
+            each.findtext("{*}InstanceId", "")
+            for group in self._pages("DescribeAutoScalingGroups", query)
+            for each in group.iterfind("{*}Instances/{*}member")
+        }
+
     def _pages(self, action: str, query: Mapping[str, str]) -> Iterator[ElementTree.Element]:
         """Yield the groups of each page of a response."""
         token = ""

@@ -17,20 +17,20 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import TypeVar
 
 # The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import proxy_site
 from apply_files import READY
-from aws_service import Refused
 from fetch import FetchError, fetch, fetch_file, fetch_secrets
 from group_boot import retry
+from group_of_one import Member
 from proxy import LOCK, ProxyError
-from scaling_groups import ScalingGroups
 from site_state import State
 
 CONFIG, HERE = Path("/etc/wsgi-fleet"), Path(__file__).resolve().parent
@@ -38,8 +38,8 @@ CONFIG, HERE = Path("/etc/wsgi-fleet"), Path(__file__).resolve().parent
 DONE = CONFIG / "took-over"
 # In this order, before the site and after it (components/balancer.py has them).
 SITE, BEFORE, AFTER = "site", ("booted", "certificate", "proxy"), ("monitoring",)
-# Seconds for the proxy to be installed, and in which AWS must have taken a call.
-READY_S, CALL_S = 600.0, 900.0
+# Seconds for the proxy to be installed, and to call a group that may not wait any more.
+READY_S, GIVE_UP_S = 600.0, 60.0
 # Seconds to unpack the static files of an application, 100 MiB at most; and to put up the page of maintenance.
 STATIC_S, PAGE_S = 300.0, 30
 # Where Nginx responds by itself (templates/nginx/self.conf), and the seconds that it may take.
@@ -59,37 +59,6 @@ class Step:
     command: Sequence[str]
     stdin: str
     timeout_s: int
-
-
-class Member:
-    """This machine in its group. CONFIG/member has the group, its hook, and the allocation of the address."""
-
-    def __init__(self) -> None:
-        config = json.loads((CONFIG / "member").read_text())
-        self._group, self._hook, self._address = config["group"], config["hook"], config["address"]
-        self._aws = ScalingGroups()
-
-    def take_address(self) -> None:
-        """Have the address lead here. Raises ProxyError."""
-        call_aws(lambda: self._aws.take_address(self._address))
-        print("the address leads here", flush=True)
-
-    def complete(self, result: str) -> None:
-        """End the wait of the group for this machine. result: CONTINUE or ABANDON. Raises ProxyError."""
-        call_aws(lambda: self._aws.complete(self._group, self._hook, result))
-
-    def report_dead(self) -> None:
-        """Have the group replace this machine. Raises ProxyError if AWS rejects the call."""
-        call_aws(lambda: self._aws.condemn(self._aws.machine), limit_s=0)
-
-
-def call_aws(call: Callable[[], None], limit_s: float = CALL_S) -> None:
-    """Call AWS, again while it rejects the call: the role is new, or the group does not wait yet. Raises ProxyError."""
-    errors = (Refused, OSError, http.client.HTTPException)
-    try:
-        retry(call, errors=errors, limit_s=limit_s)
-    except errors as error:
-        raise ProxyError(str(error)) from error
 
 
 def fetch_again(work: Callable[[], T]) -> T:
@@ -125,14 +94,19 @@ def run(name: str, step: Step) -> None:
     print(f"{name} is done", flush=True)
 
 
-def serve(step: Step, drained: Sequence[str]) -> None:
-    """Serve the site, even if applications behind it do not respond: they may be down as well. Raises ProxyError."""
-    new = State(json.loads(step.stdin), [], [])
+def serve(step: Step, drained: Mapping[str, str]) -> None:
+    """Serve the site, even if applications behind it do not respond: they may be down as well. Raises ProxyError.
+
+    drained: address -> instance, of servers that are to get no requests. Another one may have the address by now.
+    """
+    new, instances = State(json.loads(step.stdin), [], []), dict[str, str]()
     if proxy_site.has_groups(new):
         members = proxy_site.group_members()
         members.wait_for(new)
         new = members.adopt(new, new)
-    marked = replace(new, drained=[each for each in drained if each in new.servers])
+        instances = members.instances_of(new)
+    here = [each for each, id_ in drained.items() if each in new.servers and instances.get(each, id_) == id_]
+    marked = replace(new, drained=here)
     try:
         marked.active_servers()
         new = marked
@@ -169,8 +143,7 @@ def take_over(store: str, member: Member) -> None:
     site = fetch_again(lambda: read_step(store, SITE))
     if site is None:
         # Clients cannot be served yet. `up` connects to this address to install the site, or to read the errors.
-        member.take_address()
-        member.complete("CONTINUE")
+        member.join()
     wait_until_set_up()
     for name in BEFORE:
         if step := fetch_again(lambda name=name: read_step(store, name)):
@@ -179,11 +152,10 @@ def take_over(store: str, member: Member) -> None:
         fetch_static(store)
         # What operators did by hand (commands/marks.py).
         marks = json.loads(fetch_again(lambda: fetch(store, "marks.json", missing_ok=True)) or b"{}")
-        serve(site, marks.get("drained", ()))
+        serve(site, marks.get("drained", {}))
         if (page := marks.get("page")) is not None:
             run("maintenance", Step([f"{HERE}/proxy_site.py", "maintenance", "on"], page, PAGE_S))
-        member.take_address()
-        member.complete("CONTINUE")
+        member.join()
     for name in AFTER:
         try:
             if step := fetch_again(lambda name=name: read_step(store, name)):
@@ -215,12 +187,18 @@ def responds() -> bool:
 
 
 def watch(member: Member) -> None:
-    """Restart Nginx if it does not respond. If that does not help, have this machine replaced."""
-    since = reported = time.monotonic()
-    is_restarted = False
+    """Restart Nginx if it does not respond. If that does not help, have this machine replaced.
+
+    Take the address back when a machine has left that was to replace this one: it may have had the address.
+    """
+    since = reported = asked = time.monotonic()
+    is_restarted, was_alone = False, True
     while True:
         time.sleep(LOOK_S)
         now = time.monotonic()
+        if now - asked >= AGAIN_S:
+            asked = now
+            was_alone = take_back(member, was_alone=was_alone)
         if responds():
             since, is_restarted = now, False
         elif now - since >= RESTART_S and not is_restarted:
@@ -241,6 +219,18 @@ def watch(member: Member) -> None:
                 print(f"error: the group did not take the report: {error}", flush=True)
 
 
+def take_back(member: Member, *, was_alone: bool) -> bool:
+    """Take the address where this machine is alone in its group and was not. Return whether it is, and has it."""
+    try:
+        is_alone = member.is_alone()
+        if is_alone and not was_alone:
+            member.take_address(limit_s=0)
+    except ProxyError as error:
+        print(f"error: {error}", flush=True)
+        return was_alone
+    return is_alone
+
+
 def main(arguments: Sequence[str]) -> None:
     """Repeat the steps unless that was done, then check Nginx for ever. With an argument, give up."""
     member = Member()
@@ -248,15 +238,20 @@ def main(arguments: Sequence[str]) -> None:
     if arguments:
         # Without a site an operator runs `up`, and reads the errors on this machine.
         if read_step(store, SITE):
-            member.complete("ABANDON")
+            member.give_up()
         return
     if not DONE.exists():
+        ended = Event()
+        Thread(target=member.keep_waiting, args=[ended], daemon=True).start()
         try:
             take_over(store, member)
         except (ProxyError, FetchError) as error:
             print(f"error: this machine does not become the balancer: {error}", flush=True)
-            main(["give-up"])
+            if fetch_again(lambda: read_step(store, SITE)):
+                member.give_up(GIVE_UP_S)
             raise
+        finally:
+            ended.set()
         DONE.touch()
     watch(member)
 

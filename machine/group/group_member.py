@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import sys
 import time
 import urllib.error
@@ -96,7 +97,7 @@ def find(path: str) -> str:
     except urllib.error.HTTPError as error:
         # Closed, because it is the response as well.
         error.close()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         log(f"{path}: no response: {error}")
     return ""
 
@@ -115,13 +116,13 @@ def reason_to_leave() -> str:
     return ""
 
 
-def pointer() -> str:
-    """Return the release that the store names; "" before the first one, or where the store does not respond."""
+def pointer() -> str | None:
+    """Return the release that the store names; "" before the first one, None where the store does not respond."""
     try:
         return fetch(store_url(), "pointer", missing_ok=True).decode().strip()
-    except (FetchError, OSError) as error:
+    except (FetchError, OSError, http.client.HTTPException) as error:
         log(f"the release to serve is not known: {error}")
-        return ""
+        return None
 
 
 def is_healthy(*, by_load_balancer: bool) -> bool:
@@ -153,7 +154,7 @@ def join(group: Group) -> str:
     served: float | None = None
     while not (why := reason_to_leave()):
         now, release = time.monotonic(), pointer()
-        if not release:
+        if release == "":
             # Before the first release, which the first rollout installs.
             start_s = now
         if release and release == link_target(LIVE) and is_healthy(by_load_balancer=group.by_load_balancer):
@@ -172,9 +173,11 @@ def join(group: Group) -> str:
     return why
 
 
-def keep_waiting(group: Group, ended: Event) -> None:
-    """Have the group wait for the end of this server. It waits for none that is dead for long."""
-    while not ended.wait(LEAVING_S):
+def keep_waiting(group: Group, ended: Event, limit_s: float) -> None:
+    """Have the group wait for the end of this server, for limit_s seconds: a process may be one that nothing ends."""
+    for _ in range(math.ceil(limit_s / LEAVING_S)):
+        if ended.wait(LEAVING_S):
+            return
         group.beat(group.terminate)
 
 
@@ -195,7 +198,9 @@ def leave(group: Group, why: str) -> None:
         wait_until_terminating(SPOT_S - unlisted_s - limit)
     log(f"{why}: it finishes its requests for {limit:.0f} s")
     ended = Event()
-    beating = Thread(target=keep_waiting, args=[group, ended], daemon=True)
+    # Nginx, then each slot, and what killing takes.
+    longest_s = (limit + 60) * (1 + len(slots)) + limit + unlisted_s
+    beating = Thread(target=keep_waiting, args=[group, ended, longest_s], daemon=True)
     beating.start()
     try:
         # The group has already notified a load balancer, which waits as long for its open requests. A balancer of the
@@ -220,7 +225,7 @@ def give_up(group: Group) -> None:
     Before the first release it stays: the rollout that brings it reads here what is wrong, and tells a person.
     """
     deadline = time.monotonic() + HEARD_S
-    while pointer() and not group.complete(group.launch, "ABANDON") and time.monotonic() < deadline:
+    while pointer() != "" and not group.complete(group.launch, "ABANDON") and time.monotonic() < deadline:
         time.sleep(LOOK_S)
 
 

@@ -204,6 +204,8 @@ def address_statements(allocation: str, group: str, stack: str, region: str) -> 
             "Condition": {"StringEquals": tags},
         },
         {"Effect": "Allow", "Action": "autoscaling:SetInstanceHealth", "Resource": _group_arn(group, region)},
+        # It knows no resources (service authorization reference of EC2 Auto Scaling).
+        {"Effect": "Allow", "Action": "autoscaling:DescribeAutoScalingGroups", "Resource": "*"},
     ]
 
 

@@ -6,11 +6,13 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import balancer_boot
 import balancer_member
+import group_of_one
 import pytest
 from aws_service import Refused
 from fetch import FetchError
@@ -32,6 +34,7 @@ class Machine:
         self.does: list[str] = []
         self.fails: dict[str, int] = {}
         self.responses: list[bool] = []
+        self.others: list[set[str]] = []
         self.marks: dict[str, Any] = {}
         self.pointers: dict[str, str] = {}
         self.clock = 0.0
@@ -43,13 +46,14 @@ class Machine:
             "DONE": folder / "done",
             "READY": folder / "ready",
             "LOCK": folder / "lock",
-            "ScalingGroups": lambda: self,
             "fetch": self.fetch,
             "fetch_secrets": self.fetch_secrets,
             "responds": self.responds,
         }
         for name, value in replaced.items():
             monkeypatch.setattr(balancer_member, name, value)
+        for name, value in {"CONFIG": folder, "JOINED": folder / "joined", "ScalingGroups": lambda: self}.items():
+            monkeypatch.setattr(group_of_one, name, value)
         monkeypatch.setattr(balancer_member.subprocess, "run", self.run)
         monkeypatch.setattr(balancer_member.proxy_site, "serve", self.serve)
         monkeypatch.setattr(balancer_member.time, "sleep", self.sleep)
@@ -95,6 +99,14 @@ class Machine:
     def complete(self, group: str, hook: str, result: str) -> None:
         if self.do(f"{group} {hook} {result}"):
             raise Refused("autoscaling", 400, "")
+
+    def beat(self, group: str, hook: str) -> None:
+        self.do(f"{group} {hook} is to wait")
+
+    def members(self, group: str) -> set[str]:
+        if self.do(f"who is in {group}"):
+            raise Refused("autoscaling", 503, "")
+        return self.others.pop(0) | {"i-1"} if self.others else {"i-1"}
 
     machine = "i-1"
 
@@ -154,7 +166,12 @@ def test_an_nginx_that_does_not_respond_is_restarted_and_then_the_machine_replac
     main()
     restart = ["systemctl kill --signal=KILL nginx", "systemctl restart --no-block nginx"]
     # The second time it stays away: after 90 s, and each minute.
-    assert machine.does == [*restart, *restart, "i-1 is dead", "i-1 is dead"]
+    assert [each for each in machine.does if each != "who is in g"] == [
+        *restart,
+        *restart,
+        "i-1 is dead",
+        "i-1 is dead",
+    ]
 
 
 def test_it_brings_the_static_files_of_what_serves_and_serves_without_those_that_are_missing(
@@ -180,16 +197,78 @@ def test_it_brings_the_static_files_of_what_serves_and_serves_without_those_that
 
 def test_what_was_done_by_hand_to_the_one_before_holds(machine: Machine) -> None:
     machine.keep("site", json.dumps(render_site(Balancer(), [Upstream("a", ["10.0.0.1", "10.0.0.2"], 60, "/healthz")])))
-    machine.marks = {"drained": ["10.0.0.2", "10.0.0.9"], "page": "<h1>M\u00c3\u00bcde"}
+    machine.marks = {"drained": {"10.0.0.2": "i-2", "10.0.0.9": "i-9"}, "page": "<h1>M\u00c3\u00bcde"}
     main()
     page = [f"{balancer_member.HERE}/proxy_site.py maintenance on <h1>Müde"]
     assert machine.does == ["site of 10.0.0.1, 10.0.0.2 without 10.0.0.2", *page, TAKEN, GONE_ON]
     # Servers that are all drained would leave none: they get requests.
     balancer_member.DONE.unlink()
     machine.does.clear()
-    machine.marks = {"drained": ["10.0.0.1", "10.0.0.2"], "page": None}
+    machine.marks = {"drained": {"10.0.0.1": "i-1", "10.0.0.2": "i-2"}, "page": None}
     main()
-    assert machine.does == ["site of 10.0.0.1, 10.0.0.2", TAKEN, GONE_ON]
+    # It had the address, and another machine may have it now.
+    assert machine.does == ["site of 10.0.0.1, 10.0.0.2"]
+
+
+def test_a_server_with_the_address_of_one_that_was_drained_gets_requests(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.keep(
+        "site", json.dumps(render_site(Balancer(), [Upstream("a", ["10.0.0.1", "10.0.0.2", "10.0.0.3"], 60, "/")]))
+    )
+    machine.marks = {"drained": {"10.0.0.1": "i-1", "10.0.0.2": "i-2"}, "page": None}
+    ids = {"10.0.0.1": "i-1", "10.0.0.2": "i-7", "10.0.0.3": "i-3"}
+    members = SimpleNamespace(wait_for=lambda _: None, adopt=lambda new, _: new, instances_of=lambda _: ids)  # pyright: ignore
+    monkeypatch.setattr(balancer_member.proxy_site, "has_groups", lambda _: True)  # pyright: ignore
+    monkeypatch.setattr(balancer_member.proxy_site, "group_members", lambda: members)
+    main()
+    assert machine.does[0] == "site of 10.0.0.1, 10.0.0.2, 10.0.0.3 without 10.0.0.1"
+
+
+def test_it_goes_on_where_the_group_does_not_wait_and_keeps_the_address(machine: Machine) -> None:
+    machine.keep("site", SITE)
+    machine.keep("monitoring")
+    machine.fails = {GONE_ON: 1000}
+    main()
+    assert [each for each in machine.does if each != GONE_ON] == ["site of 10.0.0.1", TAKEN, "monitoring"]
+    assert group_of_one.CALL_S <= machine.clock < group_of_one.CALL_S + 60
+
+
+def test_a_machine_that_the_group_has_taken_is_replaced_where_it_does_not_become_the_balancer(machine: Machine) -> None:
+    machine.keep("certificate", secret="certificate-0000000000000000")
+    machine.keep("site", SITE)
+    machine.fails = {GIVEN_UP: 1000}
+    with pytest.raises(ProxyError, match="the parameters of certificate are not whole"):
+        balancer_member.main([])
+    assert {*machine.does[:-1]} == {GIVEN_UP}
+    assert machine.does[-1] == "i-1 is dead"
+
+
+def test_the_group_waits_while_the_steps_are_repeated(machine: Machine) -> None:
+    class Ended:
+        waits = iter([*[False] * 3, True])
+
+        def wait(self, _seconds: float) -> bool:
+            return next(self.waits)
+
+    machine.fails = {"g hook is to wait": 1}
+    member = group_of_one.Member()
+    member.keep_waiting(cast("Event", Ended()))
+    assert machine.does == ["g hook is to wait"] * 3
+    Ended.waits = iter([False] * 1000)
+    member.keep_waiting(cast("Event", Ended()))
+    assert len(machine.does) == 3 + group_of_one.LAUNCH_S / group_of_one.HEARTBEAT_S
+
+
+def test_a_balancer_takes_the_address_back_when_the_machine_that_was_to_replace_it_has_left(machine: Machine) -> None:
+    balancer_member.DONE.touch()
+    machine.responses = [True] * 75
+    machine.others = [set(), {"i-2"}, {"i-2"}, set(), set()]
+    machine.fails = {TAKEN: 1}
+    main()
+    asked = "who is in g"
+    # The first try fails.
+    assert machine.does == [*[asked] * 4, TAKEN, asked, TAKEN, asked]
 
 
 def test_a_machine_boots_with_the_host_key_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

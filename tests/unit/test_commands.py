@@ -549,11 +549,11 @@ def test_what_is_done_by_hand_is_kept_for_the_machine_that_takes_the_balancers_p
         assert fleet(*words).exit_code == 0
         return json.loads(stack.whole.read("_balancer/marks.json") or b"")
 
-    assert kept("drain", "hello-2") == {"drained": ["10.0.0.2"], "page": None}
-    assert kept("maintenance", "on") == {"drained": ["10.0.0.2"], "page": ""}
-    assert kept("maintenance", "off") == {"drained": ["10.0.0.2"], "page": None}
+    assert kept("drain", "hello-2") == {"drained": {"10.0.0.2": "m-hello-2"}, "page": None}
+    assert kept("maintenance", "on") == {"drained": {"10.0.0.2": "m-hello-2"}, "page": ""}
+    assert kept("maintenance", "off") == {"drained": {"10.0.0.2": "m-hello-2"}, "page": None}
     stack.machines.answers["m-balancer", SITE] = (1, "error: no")
     assert fleet("admit", "hello-2").exit_code == 1
-    assert json.loads(stack.whole.read("_balancer/marks.json") or b"")["drained"] == ["10.0.0.2"]
+    assert json.loads(stack.whole.read("_balancer/marks.json") or b"")["drained"] == {"10.0.0.2": "m-hello-2"}
     stack.machines.answers["m-balancer", SITE] = ""
-    assert kept("admit", "hello-2") == {"drained": [], "page": None}
+    assert kept("admit", "hello-2") == {"drained": {}, "page": None}

@@ -171,6 +171,17 @@ def test_a_group_waits_for_the_first_release_and_not_for_ever_for_one_that_does_
     assert beats[-1] * 5 < 3500 + 1800 + 400
 
 
+def test_a_store_that_does_not_respond_is_no_store_without_a_release(host: Host) -> None:
+    host.store = {"pointer": [*[b""] * 10, FetchError("S3 responded with 403")]}
+    host.target_state = ["InService"] * 1500 + ["Terminated"]
+    group_member.join(group_member.Group())
+    beats = host.does.count("RecordLifecycleActionHeartbeat up")
+    assert beats * group_member.HEARTBEAT_S <= group_member.LAUNCH_S
+    host.does.clear()
+    group_member.main(["give-up"])
+    assert host.does == ["CompleteLifecycleAction up ABANDON"]
+
+
 def test_one_that_was_told_long_ago_joins_no_second_time(host: Host) -> None:
     host.store, host.waits = {"pointer": [b"r1"]}, False
     assert group_member.join(group_member.Group()) == ""
@@ -257,8 +268,12 @@ def test_a_group_waits_for_one_that_takes_long_to_leave(host: Host) -> None:
         def wait(self, _seconds: float) -> bool:
             return next(self.waits)
 
-    group_member.keep_waiting(group_member.Group(), cast("Event", Ended()))
+    group_member.keep_waiting(group_member.Group(), cast("Event", Ended()), 1000)
     assert host.does == ["RecordLifecycleActionHeartbeat down"] * 2
+    # Not for a process that nothing ends.
+    Ended.waits = iter([False] * 1000)
+    group_member.keep_waiting(group_member.Group(), cast("Event", Ended()), 1000)
+    assert len(host.does) == 2 + 17
 
 
 def test_a_machine_that_does_not_become_a_server_is_given_up_once_there_is_a_release(host: Host) -> None:
