@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,45 @@ def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Load
     fleet_says(fleet, "allow", second)
     fleet.up()
     assert {version for _, version in fleet.responding_servers()} == {"after-rollback"}
+
+
+@pytest.mark.long
+def test_hooks_stop_a_release_and_tell_of_those_that_were_made(fleet: Stack, tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    before = fleet.get()["version"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        event = tmp_path / "event.json"
+        fleet.app["hooks"] = {"before_release": {"command": f"cat > {event}; test ! -e {tmp_path}/no"}}
+        for name in ("after_release", "rolled_back"):
+            url = f"http://127.0.0.1:{server.server_port}/opensesame"
+            fleet.set_config_secret(f"apps.probe.hooks.{name}.webhook", url)
+        try:
+            (tmp_path / "no").touch()
+            fleet.set_version("with-hooks")
+            output = fleet.up(fails=True)
+            assert "hooks.before_release: " in output
+            assert (fleet.get()["version"], bodies) == (before, [])
+            (tmp_path / "no").unlink()
+            output = fleet.up()
+            assert fleet.get()["version"] == "with-hooks"
+            assert json.loads(event.read_text())["stack"] == fleet.name
+            assert "went back" not in fleet_says(fleet, "rollback", "--yes")
+            server.shutdown()
+        finally:
+            del fleet.app["hooks"]
+    assert [(each["event"], each["app"]) for each in bodies] == [("after_release", "probe"), ("rolled_back", "probe")]
+    assert bodies[0]["release"] == bodies[1]["before"]
+    for text in (output, fleet.export(), json.dumps(bodies)):
+        assert "opensesame" not in text
+    fleet.release_version("after-hooks")
 
 
 def test_a_bundle_holds_what_helps_and_no_secret(fleet: Stack, tmp_path: Path) -> None:
