@@ -26,9 +26,10 @@ def request_certificate(
         opts=opts,
     )
     child = pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(parent=certificate))
-    # A wildcard is proven by the record of the name that it is below.
-    proven = {hostname.removeprefix("*."): hostname for hostname in hostnames}.values()
-    records = [_record(name, hostname, certificate, zone_id, child) for hostname in proven]
+    # A wildcard is proven by the record of the name that it is below. So a record stays when one of both comes or goes:
+    # Route 53 refuses a second one of its name.
+    proven = {hostname.removeprefix("*."): hostname for hostname in hostnames}
+    records = [_record(f"{name}-{base}", listed, certificate, zone_id, child) for base, listed in proven.items()]
     signed = aws.acm.CertificateValidation(
         name,
         certificate_arn=certificate.arn,
@@ -45,7 +46,7 @@ def _record(
         lambda options: next(_fields(option) for option in options if option.domain_name == hostname)
     )
     return aws.route53.Record(
-        f"{name}-{hostname}",
+        name,
         zone_id=zone_id,
         name=found["name"],
         type=found["type"],
