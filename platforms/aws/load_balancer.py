@@ -17,6 +17,7 @@ from rendering.error_pages import maintenance_page
 from rendering.server_site import TARGET_HEALTH_PATH
 from settings import App
 from settings.application import APP_PORT
+from settings.aws import TAG_CHARS, TAG_VALUE_CHARS
 from settings.limits import TARGET_HEALTH_INTERVAL_S, TARGET_HEALTH_TIMEOUT_S, idle_timeout_s
 from settings.listener_rule import ListenerRule, default_app, listener_rules
 
@@ -184,7 +185,7 @@ class AlbResources:
             priority=rule.priority,
             conditions=conditions,
             actions=[_forward(self.groups[rule.app]) if rule.app else NOBODY],
-            tags={"Name": f"{self._stack}-{rule.name}"},
+            tags={"Name": _tag_value(f"{self._stack}-{rule.name}")},
             opts=pulumi.ResourceOptions(parent=self._listener, provider=self._provider),
         )
 
@@ -204,6 +205,11 @@ class AlbResources:
         exact = next((name for name in self._args.hostnames if not name.startswith("*.")), host)
         url = pulumi.Output.concat("https://" if self._alb.https else "http://", exact)
         return PublicAddress(url, host, self._listener)
+
+
+def _tag_value(text: str) -> str:
+    """Return text as a tag takes it: a path may have other characters, and be longer with its host."""
+    return "".join(char if TAG_CHARS.fullmatch(char) else "_" for char in text)[:TAG_VALUE_CHARS]
 
 
 def _forward(group: aws.lb.TargetGroup) -> Any:

@@ -98,6 +98,21 @@ def test_http_leads_to_https_and_the_rules_to_the_applications(whole_stack: Buil
     ]
 
 
+def test_a_rule_is_tagged_with_what_of_its_host_and_path_a_tag_takes() -> None:
+    stack_name, whole = "a-stack-with-a-long-name-of-its-own", f"{'h' * 60}.{'i' * 55}.example.org/{'c' * 98}"
+    host, _, path = whole.partition("/")
+    apps = {
+        "shop": app(**SERVERS, path="/~shop"),
+        "docs": app(**SERVERS, path="/_shop"),
+        "long": app(**SERVERS, hosts=[host], path=f"/{path}"),
+    }
+    rules = planned(preview=True, name=stack_name, **stack(apps=apps)).of(RULE)
+    tags = {each.name.removeprefix("balancer-"): each.inputs["tags"]["Name"] for each in rules}
+    assert tags["every-host/~shop"] == tags["every-host/_shop"] == f"{stack_name}-every-host/_shop"
+    assert tags[whole] == f"{stack_name}-{whole}"[:256]
+    assert len(f"{stack_name}-{whole}") > 256
+
+
 def test_a_certificate_is_proven_by_a_record_for_each_name_before_https_is_served(whole_stack: Build) -> None:
     records = {each.name: each.inputs for each in whole_stack.of(RECORD)}
     names = ("shop.example.org", "docs.example.org")
