@@ -25,13 +25,15 @@ MAX_FAILED_LAUNCHES = 2
 REFRESH_TIMEOUT_S = 6 * 3600.0
 FINAL_STATUSES = ("Successful", "Failed", "Cancelled", "RollbackSuccessful", "RollbackFailed")
 # Servers are replaced one after another or a tenth at a time, each once another one serves. Those that a rollout left
-# protected are replaced as well. What has the template already stays.
+# protected are replaced as well. What has the template already stays. AWS would wait an hour for one that an operator
+# drained, and then fail.
 PREFERENCES = {
     "MinHealthyPercentage": 100,
     "MaxHealthyPercentage": 110,
     "SkipMatching": True,
     "AutoRollback": True,
     "ScaleInProtectedInstances": "Refresh",
+    "StandbyInstances": "Terminate",
 }
 
 

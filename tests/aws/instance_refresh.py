@@ -22,7 +22,7 @@ from tests.aws.scaling_group import STAYING, Group, Instance
 # What a refresh has to ask for: the stand-in does nothing else.
 PREFERENCES: Mapping[str, Any] = {
     "MinHealthyPercentage": 100, "MaxHealthyPercentage": 110, "SkipMatching": True, "AutoRollback": True,
-    "ScaleInProtectedInstances": "Refresh",
+    "ScaleInProtectedInstances": "Refresh", "StandbyInstances": "Terminate",
 }  # fmt: skip
 CONFIGURATION = ("LaunchTemplate", "MixedInstancesPolicy")
 ACTIVE = ("Pending", "InProgress", "RollbackInProgress")
@@ -121,12 +121,15 @@ class Refreshes:
         old = [each for each in there if self._is_old(refresh, each)]
         done = len([each for each in there if each not in old and each.id in ready and each.number > refresh.newest])
         self._report(refresh, old, done)
-        steady = group.staying()
-        if not old and len(steady) >= group.desired and all(each.id in ready for each in steady):
+        steady, drained = group.staying(), self._old_on_standby(group, refresh)
+        if not old and not drained and len(steady) >= group.desired and all(each.id in ready for each in steady):
             self._finish(group, refresh)
         elif time.monotonic() > refresh.progress_at + PATIENCE_S:
             self._fail(group, refresh)
         else:
+            for each in drained:
+                if each.state == "Standby":
+                    group.leave(each, f"instance {each.id} was on standby: instance refresh")
             self._replace(group, refresh, old, ready)
 
     def _begin(self, group: Group, refresh: Refresh) -> None:
@@ -142,6 +145,10 @@ class Refreshes:
     def _is_old(refresh: Refresh, instance: Instance) -> bool:
         is_type = not refresh.types or instance.type in refresh.types
         return not is_type or dict(instance.template) != dict(refresh.template)
+
+    def _old_on_standby(self, group: Group, refresh: Refresh) -> list[Instance]:
+        there = [each for each in group.instances.values() if each.state in ("EnteringStandby", "Standby")]
+        return [each for each in there if self._is_old(refresh, each)]
 
     def _report(self, refresh: Refresh, old: list[Instance], done: int) -> None:
         refresh.left = len(old)

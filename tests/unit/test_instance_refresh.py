@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+import tests.aws.instance_refresh as stand_in
 from platforms.aws import instance_refresh
 from platforms.aws.instance_refresh import Refresh, RefreshError
+from tests.aws.group_calls import Groups
+from tests.aws.scaling_group import Group, Instance
 
 WANTED = {"LaunchTemplate": {"LaunchTemplateId": "lt-1", "Version": "2"}}
 PROPS = {"region": "eu-central-1", "group": "g", "layout": "uwsgi, systemd 2", "configuration": json.dumps(WANTED)}
@@ -123,3 +126,25 @@ def test_another_template_is_a_refresh_and_another_gateway_is_refused_in_a_previ
     assert not provider.check({}, dict(PROPS)).failures
     (failure,) = provider.check(PROPS, PROPS | {"layout": "uwsgi, systemd 4"}).failures
     assert "made for uwsgi, systemd 2 and not for uwsgi, systemd 4" in failure.reason
+
+
+def test_a_drained_server_does_not_hold_it_up_and_the_stand_in_takes_nothing_else() -> None:
+    assert instance_refresh.PREFERENCES["StandbyInstances"] == "Terminate"
+    assert instance_refresh.PREFERENCES == stand_in.PREFERENCES
+
+
+def test_the_stand_in_terminates_servers_on_standby_of_the_template_before() -> None:
+    aws: Any = None
+    refreshes, now, before = stand_in.Refreshes(aws, Groups(aws)), {"Version": "2"}, {"Version": "1"}
+    running = stand_in.Refresh("g", WANTED, {}, status="InProgress", template=now)
+    refreshes._made.append(running)  # pyright: ignore[reportPrivateUsage]
+    group = Group("g", "arn:g", {}, min=1, max=3, desired=1)
+    for number, (template, state) in enumerate(((now, "InService"), (before, "EnteringStandby"), (now, "Standby"))):
+        group.instances[f"i-{number}"] = Instance(f"i-{number}", "t4g.small", "a", template, number, state=state)
+    drained = group.instances["i-1"]
+    for state, after in (("EnteringStandby", "EnteringStandby"), ("Standby", "Terminating")):
+        drained.state = state
+        refreshes.step(group, {"i-0"})
+        assert (running.status, drained.state) == ("InProgress", after)
+    refreshes.step(group, {"i-0"})
+    assert (running.status, group.instances["i-2"].state) == ("Successful", "Standby")
