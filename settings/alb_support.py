@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from settings import listener_rule
-from settings.alb import CERTIFICATE_NAMES, MIN_ZONES
+from settings.alb import CERTIFICATE_NAMES, MIN_ZONES, Alb
 
 if TYPE_CHECKING:
     from settings import Aws, Settings
@@ -111,9 +112,7 @@ def unsupported_settings(balancer: Balancer) -> list[str]:
 def problems(settings: Settings) -> list[str]:
     """Return what of a whole stack keeps an Application Load Balancer from working, each with its path."""
     if settings.balancer.kind != "alb":
-        # Without it the site would be served by plain HTTP.
-        is_forgotten = settings.platform == "aws" and settings.balancer.alb.https
-        return ["balancer.kind: machine: does not use the certificate of balancer.alb; set alb"] * is_forgotten
+        return _unused_settings(settings.balancer.alb)
     if settings.platform != "aws" or settings.aws is None:
         return ["balancer.kind: alb: is a service of AWS; remove it, or take platform: aws"]
     found = [
@@ -133,6 +132,17 @@ def problems(settings: Settings) -> list[str]:
     if servers > MAX_TARGETS:
         found.append(f"apps: have {servers} servers, and an ALB takes {MAX_TARGETS} by its quota; take fewer, larger")
     return [*found, *listener_rule.problems(settings.apps)]
+
+
+def _unused_settings(alb: Alb) -> list[str]:
+    """Return what a machine would ignore: with a certificate the site would be served by plain HTTP."""
+    given, default = alb.model_dump(mode="json", exclude_unset=True), Alb().model_dump(mode="json")
+    return [
+        f"balancer.alb.{name}: {value if isinstance(value, str) else json.dumps(value)}: is not used with "
+        "balancer.kind machine; remove it, or set balancer.kind: alb"
+        for name, value in given.items()
+        if value != default[name]
+    ]
 
 
 def _check_network(aws: Aws, settings: Settings) -> list[str]:

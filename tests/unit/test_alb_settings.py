@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from settings import App, alb_support
+from settings.alb import Alb
 from settings.balancer import Balancer
 from settings.error_pages import ErrorPages
 from settings.proxy import Proxy
@@ -117,10 +118,6 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
             "balancer.alb.request_certificate: true: conflicts with certificate_arn; remove one of them",
         ),
         (
-            stack(balancer={"alb": {"certificate_arn": CERTIFICATE}}),
-            "balancer.kind: machine: does not use the certificate",
-        ),
-        (
             stack(apps={"hello": app(**SERVERS, path="/a/b/c/d/e/f")}),
             "apps.hello.path: /a/b/c/d/e/f: with balancer.kind alb a path has 5 parts at most",
         ),
@@ -136,3 +133,30 @@ def test_a_vpc_that_is_there_names_the_public_subnets_and_no_balancers_subnet() 
     assert problems_of(stack(two, there)) == []
     (line,) = problems_of(stack(two, there | {"balancer_subnet_id": "subnet-0123456e"}))
     assert line.startswith("aws.balancer_subnet_id: subnet-0123456e: ")
+
+
+# A value of each setting of balancer.alb that is not its default.
+OF_ALB: dict[str, Any] = {
+    "subnet_ids": ["subnet-0123456a"],
+    "certificate_arn": CERTIFICATE,
+    "request_certificate": True,
+    "ssl_policy": "ELBSecurityPolicy-TLS13-1-3-2021-06",
+    "hsts_max_age_s": 0,
+    "slow_start_s": 60,
+    "access_logs": {},
+    "waf_acl_arn": "arn:aws:wafv2:eu-central-1:123456789012:regional/webacl/x/12345678-1234-1234-1234-123456789012",
+    "ip_address_type": "dualstack",
+}
+
+
+def test_with_a_machine_no_setting_of_a_load_balancer_is_silently_ignored() -> None:
+    assert OF_ALB.keys() == Alb.model_fields.keys()
+    for name, value in OF_ALB.items():
+        for blocks in (production(), {}):
+            (line,) = problems_of(blocks | {"balancer": {"alb": {name: value}}})
+            assert line.startswith(f"balancer.alb.{name}: ")
+            assert line.endswith(": is not used with balancer.kind machine; remove it, or set balancer.kind: alb")
+
+
+def test_with_a_machine_the_defaults_may_stay_as_the_example_has_them() -> None:
+    assert problems_of({"balancer": {"alb": Alb().model_dump()}}) == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -244,10 +246,12 @@ def test_the_example_shows_every_setting() -> None:
     output = shipped("example")
     assert missing(whole, output, "") == []
     assert missing(definitions["App"], output["apps"]["hello"], "apps.hello") == []
-    # The example's platform has no group of servers, so that block is a comment.
-    text = (ROOT / "stacks" / "Pulumi.example.yaml").read_text().partition("capacity: null\n")[2]
-    lines = [line.replace("#", " ", 1) for line in text.splitlines() if line.startswith("        #  ")]
-    assert missing(definitions["Capacity"], yaml.safe_load("\n".join(lines)), "capacity") == []
+    # The example has neither a group of servers nor a load balancer, so these blocks are comments.
+    for name, model, margin in (("capacity", "Capacity", 8), ("access_logs", "AccessLogs", 6)):
+        text = (ROOT / "stacks" / "Pulumi.example.yaml").read_text().partition(f"{name}: null\n")[2]
+        block = takewhile(re.compile(rf" {{{margin}}}#  ").match, text.splitlines())
+        lines = [line.replace("#", " ", 1) for line in block]
+        assert missing(definitions[model], yaml.safe_load("\n".join(lines)), name) == []
 
 
 def test_the_schema_knows_secrets_that_pulumi_has_encrypted() -> None:
