@@ -22,6 +22,10 @@ MAX_SERVERS = 1000
 BOOT_STAGE_S = 900
 # Overrides of a launch template (LaunchTemplate of the API of EC2 Auto Scaling), of which one is fleet.size's own.
 MAX_TYPES = 40 - 1
+# Schedules of a group. AWS takes 125, of which those of other names that replace all at once need some.
+MAX_SCHEDULES = 100
+# Characters of Recurrence (PutScheduledUpdateGroupAction).
+RECURRENCE_CHARS = 255
 _CRON = r"([0-9*/,-]+ ){2}([0-9*/,-]+ )([0-9A-Za-z*/,-]+ )[0-9A-Za-z*/,-]+"
 # The numbers of each field (crontab(5)), and the words for them in order. 7 is Sunday as well.
 _FIELDS = {"minute": (0, 59), "hour": (0, 23), "day": (1, 31), "month": (1, 12), "weekday": (0, 7)}
@@ -29,36 +33,56 @@ _CRON_WORDS = {
     "month": ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
     "weekday": ["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
 }
-_ITEM = re.compile(r"(?:\*|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d+))?", re.ASCII)
+_ITEM = re.compile(r"(?:\*|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>\d{1,2}))?", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,2}")
+# Days of each month in the years that have most.
+_MONTH_DAYS = dict(zip(range(1, 13), (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31), strict=True))
 
 
 def _check_recurrence(text: str) -> str:
     """Check each field's numbers and words. AWS does so when it makes the action, in the middle of an `up`."""
-    for (field, (least, most)), items in zip(_FIELDS.items(), text.split(), strict=True):
-        if not all(_is_item(each, field, least, most) for each in items.split(",")):
+    numbers: dict[str, set[int]] = {}
+    for field, items in zip(_FIELDS, text.split(), strict=True):
+        least, most = _FIELDS[field]
+        found = [_numbers(each, field) for each in items.split(",")]
+        if not all(found):
             words = f" or {_CRON_WORDS[field][0]} to {_CRON_WORDS[field][-1]}" if field in _CRON_WORDS else ""
             raise ValueError(
                 f"{json.dumps(text)}: {items} is no {field}: it should be *, or {least} to {most}{words}, with , - or "
-                "/ between them; correct it"
+                f"/ between them, and 1 to {most} behind /; correct it"
             )
+        numbers[field] = {number for each in found for number in each}
+    _, _, days, months, weekdays = text.split()
+    # With weekdays as well, either of both is enough.
+    if weekdays.startswith("*") and min(numbers["day"]) > max(_MONTH_DAYS[month] for month in numbers["month"]):
+        raise ValueError(
+            f"{json.dumps(text)}: never comes: no month of {months} has a day {days}; take an earlier day, or more "
+            "months"
+        )
     return text
 
 
-def _is_item(text: str, field: str, least: int, most: int) -> bool:
-    found = _ITEM.fullmatch(text)
-    if found is None:
-        return False
-    names = [_number(each, field, least) for each in (found["first"], found["last"]) if each]
-    return (
-        all(number is not None and least <= number <= most for number in names)
-        and names == sorted(names, key=lambda number: number or 0)
-        and found["step"] not in ("0", "00")
-    )
+def _numbers(item: str, field: str) -> range:
+    """Return what an item of a field stands for; no number for one that cron does not know."""
+    least, most = _FIELDS[field]
+    found = _ITEM.fullmatch(item)
+    step = int(found["step"] or 1) if found else 0
+    if found is None or not 1 <= step <= most:
+        return range(0)
+    first = _number(found["first"], field) if found["first"] else least
+    # Of a step without an end, the last of the field.
+    end = most if found["step"] or not found["first"] else first
+    last = _number(found["last"], field) if found["last"] else end
+    if first is None or last is None or not least <= first <= last <= most:
+        return range(0)
+    return range(first, last + 1, step)
 
 
-def _number(text: str, field: str, least: int) -> int | None:
+def _number(text: str, field: str) -> int | None:
     words = _CRON_WORDS.get(field, [])
-    return int(text) if text.isdecimal() else words.index(text.lower()) + least if text.lower() in words else None
+    if text.lower() in words:
+        return words.index(text.lower()) + _FIELDS[field][0]
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 class CapacitySchedule(Model):
@@ -70,6 +94,7 @@ class CapacitySchedule(Model):
             rf"^{_CRON}$",
             "five fields of cron: minute, hour, day, month, weekday, each of digits, letters and any of * / , "
             '-; write one such as "30 6 * * 1-5"',
+            max_length=RECURRENCE_CHARS,
         ),
         AfterValidator(_check_recurrence),
     ] = Field(description='when, as cron writes it: "30 6 * * 1-5"')
@@ -105,12 +130,28 @@ class Capacity(Model):
     )
     spot_percent: int = Field(default=0, ge=0, le=100, description="share of the servers that are Spot instances")
     schedules: dict[Name, CapacitySchedule] = Field(
-        default_factory=dict[str, CapacitySchedule], description="other bounds at set times, by name"
+        default_factory=dict[str, CapacitySchedule],
+        max_length=MAX_SCHEDULES,
+        description="other bounds at set times, by name",
     )
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Capacity:
         _check_order(self.min, self.max)
+        return self
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> Capacity:
+        first: dict[tuple[str, str], str] = {}
+        found: list[str] = []
+        for name, each in self.schedules.items():
+            other = first.setdefault((each.recurrence.lower(), each.time_zone.lower()), name)
+            if other != name:
+                found.append(
+                    f"schedules.{name}.recurrence: {json.dumps(each.recurrence)}: is that of {other} as well, and a "
+                    "group has one action at a time; take another time, or remove one of both"
+                )
+        reject(*found)
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -73,10 +74,61 @@ def test_what_a_group_cannot_be_is_refused(
     assert found[0].startswith(f"apps.hello.{message}")
 
 
-@pytest.mark.parametrize("recurrence", ["* * * * *", "*/15 0,6-8 1 JAN-mar sun-5", "59 23 31 12 7"])
+@pytest.mark.parametrize(
+    "recurrence",
+    ["* * * * *", "*/15 0,6-8 1 JAN-mar sun-5", "59 23 31 12 7", "5/20 0 29 2 *", "0 0 31 2-3 *", "0 0 31 2 mon"],
+)
 def test_a_recurrence_that_cron_knows_is_taken(recurrence: str) -> None:
     schedules = {"night": {"recurrence": recurrence, "min": 1, "max": 1}}
     assert problems_of(stack(apps={"hello": group({"schedules": schedules})})) == []
+
+
+def problems_of_schedules(*recurrences: str, time_zones: Sequence[str] = ()) -> list[str]:
+    """Return what is wrong with these schedules, without the path of all. Each has a time zone, or none has."""
+    schedules = {f"s{n}": {"recurrence": each, "min": 1, "max": 1} for n, each in enumerate(recurrences)}
+    for each, time_zone in zip(schedules.values(), time_zones, strict=False):
+        each["time_zone"] = time_zone
+    found = problems_of(stack(apps={"hello": group({"schedules": schedules})}))
+    return [line.removeprefix("apps.hello.fleet.capacity.schedules") for line in found]
+
+
+@pytest.mark.parametrize(
+    ("recurrence", "why"),
+    [
+        (
+            "*/61 * * * *",
+            "*/61 is no minute: it should be *, or 0 to 59, with , - or / between them, and 1 to 59 behind",
+        ),
+        ("* */24 * * *", "*/24 is no hour: "),
+        ("* */0 * * *", "*/0 is no hour: "),
+        ("007 * * * *", "007 is no minute: "),
+        ("0 0 31 2 *", "never comes: no month of 2 has a day 31; take an earlier day, or more months"),
+        ("0 0 30-31 FEB */2", "never comes: no month of FEB has a day 30-31; "),
+        ("0 0 31 4,6-6,sep,11 *", "never comes: no month of 4,6-6,sep,11 has a day 31; "),
+    ],
+)
+def test_a_time_that_never_comes_or_that_cron_does_not_know_is_refused(recurrence: str, why: str) -> None:
+    (message,) = problems_of_schedules(recurrence)
+    assert message.startswith(f'.s0.recurrence: "{recurrence}": {why}')
+
+
+def test_longer_recurrences_and_more_schedules_than_aws_takes_are_refused() -> None:
+    (message,) = problems_of_schedules(f"{'9' * 5000} * * * *")
+    assert message.startswith('.s0.recurrence: "999')
+    assert "should be text of at most 255 characters; " in message
+    times = [f"{n % 60} {n // 60} * * *" for n in range(101)]
+    assert problems_of_schedules(*times[:100]) == []
+    (message,) = problems_of_schedules(*times)
+    assert "should be a mapping (name: value) of at most 100 names; " in message
+
+
+def test_two_schedules_for_one_time_are_refused_unless_their_time_zones_differ() -> None:
+    (message,) = problems_of_schedules("0 6 * * MON", "0 7 * * MON", "0 6 * * mon")
+    assert message == (
+        '.s2.recurrence: "0 6 * * mon": is that of s0 as well, and a group has one action at a time; take another '
+        "time, or remove one of both"
+    )
+    assert problems_of_schedules("0 6 * * *", "0 6 * * *", time_zones=("UTC", "Europe/Berlin")) == []
 
 
 def test_a_group_elsewhere_is_refused() -> None:
