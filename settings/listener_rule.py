@@ -120,6 +120,13 @@ def problems(apps: Mapping[str, Route]) -> Iterator[str]:
                 yield (
                     f"apps.{name}.hosts: {host}: an ALB takes {MAX_HOST_CHARS} characters at most; take a shorter name"
                 )
+            last = host.rpartition(".")[2]
+            # Host has a dot, and characters of ASCII alone.
+            if not last.isalpha():
+                yield (
+                    f"apps.{name}.hosts: {host}: an ALB takes letters alone behind the last dot, so no name below "
+                    f"{last}; take a name of another domain, or kind: machine"
+                )
             if host.startswith("*.") and _labels(host) > MAX_LABELS:
                 yield (
                     f"apps.{name}.hosts: {host}: with balancer.kind alb a wildcard has {MAX_LABELS} labels at most; "

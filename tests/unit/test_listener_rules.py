@@ -80,3 +80,10 @@ def test_what_the_quotas_do_not_hold_is_refused() -> None:
         "apps.shop.hosts: *.a.b.c.d.example.org",
         "apps.shop.path: /a/b/c/d/e/f",
     ]
+
+
+def test_names_below_a_domain_that_is_not_of_letters_alone_are_refused() -> None:
+    hosts = ["xn--e1afmkfd.xn--p1ai", "*.example.a1", "xn--e1afmkfd.org", "*.example.org"]
+    found = [line.split(": ")[:3] for line in problems(make_routes(shop={"hosts": hosts}))]
+    why = "an ALB takes letters alone behind the last dot, so no name below {}; take a name of another domain, or kind"
+    assert found == [["apps.shop.hosts", host, why.format(host.split(".")[-1])] for host in hosts[:2]]
