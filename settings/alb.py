@@ -16,6 +16,8 @@ SSL_POLICY = "ELBSecurityPolicy-TLS13-1-2-Res-PQ-2025-09"
 MIN_ZONES = 2
 # Names in a certificate of ACM (its quota, which can be raised).
 CERTIFICATE_NAMES = 10
+# Characters of the name that it is requested for; the others may be longer (RequestCertificate).
+FIRST_NAME_CHARS = 64
 
 
 class AccessLogs(Model):

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from settings import listener_rule
-from settings.alb import CERTIFICATE_NAMES, MIN_ZONES, Alb
+from settings.alb import CERTIFICATE_NAMES, FIRST_NAME_CHARS, MIN_ZONES, Alb
 
 if TYPE_CHECKING:
     from settings import Aws, Settings
@@ -170,6 +170,11 @@ def _check_certificate(aws: Aws, settings: Settings) -> list[str]:
         found.append(f"{asks} ACM looks for records that it names; set aws.route53_zone_id, or take a certificate_arn")
     if not settings.hostnames:
         found.append(f"{asks} a certificate is for names; name the site in balancer.hostnames")
+    elif all(len(name) > FIRST_NAME_CHARS for name in settings.hostnames):
+        found.append(
+            f"{asks} is for names of more than {FIRST_NAME_CHARS} characters alone, and ACM takes none of these as the "
+            "first; name a shorter one besides, or take a certificate_arn"
+        )
     if len(settings.hostnames) > CERTIFICATE_NAMES:
         number = len(settings.hostnames)
         found.append(f"{asks} is for {number} names, and ACM signs {CERTIFICATE_NAMES} by its quota; name fewer")

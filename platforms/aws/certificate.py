@@ -8,18 +8,23 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
+from settings.alb import FIRST_NAME_CHARS
+
 TTL_S = 300
 
 
 def request_certificate(
     name: str, hostnames: Sequence[str], zone_id: str, opts: pulumi.ResourceOptions
 ) -> pulumi.Output[str]:
-    """Request a certificate with these names. Return its ARN, known once ACM has signed. opts: with the provider."""
-    first, *others = hostnames
+    """Request a certificate with these names. Return its ARN, known once ACM has signed. opts: with the provider.
+
+    settings/alb_support.py rejects names of which ACM takes none as the first.
+    """
+    first = next(hostname for hostname in hostnames if len(hostname) <= FIRST_NAME_CHARS)
     certificate = aws.acm.Certificate(
         name,
         domain_name=first,
-        subject_alternative_names=others,
+        subject_alternative_names=[hostname for hostname in hostnames if hostname != first],
         validation_method="DNS",
         # Browsers of the last ten years take it, and it is faster than RSA.
         key_algorithm="EC_prime256v1",

@@ -127,6 +127,20 @@ def test_what_keeps_it_from_working_is_refused(blocks: dict[str, Any], line: str
     assert [each for each in problems_of(blocks) if each.startswith(line)], problems_of(blocks)
 
 
+def test_a_certificate_is_not_requested_for_names_that_are_all_too_long() -> None:
+    long, zone = f"{'a' * 53}.example.org", {"route53_zone_id": "Z0123456789ABC"}
+    blocks = stack({"certificate_arn": None, "request_certificate": True}, zone)
+    blocks["balancer"]["hostnames"] = [long]
+    (line,) = problems_of(blocks)
+    assert line == (
+        "balancer.alb.request_certificate: true: is for names of more than 64 characters alone, and ACM takes none of "
+        "these as the first; name a shorter one besides, or take a certificate_arn"
+    )
+    for enough in ([long, "example.org"], [long[1:]]):
+        blocks["balancer"]["hostnames"] = enough
+        assert problems_of(blocks) == []
+
+
 def test_a_vpc_that_is_there_names_the_public_subnets_and_no_balancers_subnet() -> None:
     there = {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"]}
     two = {"subnet_ids": ["subnet-0123456c", "subnet-0123456d"]}
