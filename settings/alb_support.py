@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -147,13 +148,21 @@ def _unused_settings(alb: Alb) -> list[str]:
 
 def _check_network(aws: Aws, settings: Settings) -> list[str]:
     alb, need = settings.balancer.alb, f"an ALB needs {MIN_ZONES} zones at least"
+    given = f"balancer.alb.subnet_ids: {json.dumps(alb.subnet_ids)}:"
     if aws.vpc and alb.subnet_ids:
-        return ["balancer.alb.subnet_ids: conflicts with aws.vpc, whose public subnets are used; remove one of them"]
+        return [f"{given} conflicts with aws.vpc, whose public subnets are used; remove one of them"]
     if aws.vpc and len(aws.vpc.zones) < MIN_ZONES:
         return [f"aws.vpc.zones: {', '.join(aws.vpc.zones)}: {need}; name another zone"]
-    if not aws.vpc and len({*alb.subnet_ids}) < max(MIN_ZONES, len(alb.subnet_ids)):
-        return [f"balancer.alb.subnet_ids: {need}; name one public subnet in each (`aws ec2 describe-subnets`)"]
-    return []
+    if aws.vpc:
+        return []
+    found = [
+        f"balancer.alb.subnet_ids: {id_}: is named {number} times, and AWS takes a subnet once; remove the others"
+        for id_, number in Counter(alb.subnet_ids).items()
+        if number > 1
+    ]
+    if len({*alb.subnet_ids}) < MIN_ZONES:
+        found.append(f"{given} {need}; name one public subnet in each (`aws ec2 describe-subnets`)")
+    return found
 
 
 def _check_certificate(aws: Aws, settings: Settings) -> list[str]:

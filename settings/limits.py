@@ -81,12 +81,12 @@ def problems(settings: Settings) -> list[str]:
         for name, app in settings.apps.items()
         for line in (
             *_check_memory(app, capacity_of(app, settings.platform)),
-            *(_check_commands(app, TUNNEL_S - TUNNEL_MARGIN_S) if by_tunnel else ()),
+            *(_check_commands(app, TUNNEL_S - TUNNEL_MARGIN_S, settings.balancer.kind) if by_tunnel else ()),
         )
     ]
 
 
-def _check_commands(app: App, most_s: int) -> Iterator[str]:
+def _check_commands(app: App, most_s: int, front: str) -> Iterator[str]:
     """Check that no command of a rollout may take longer. Each takes some seconds besides what is set here."""
     given = app.rollout
     before = given.task_timeout_s if given.task_before_proof else 0
@@ -96,10 +96,14 @@ def _check_commands(app: App, most_s: int) -> Iterator[str]:
         "bake_s": given.bake_s,
     }
     for setting, seconds in least.items():
+        # An Application Load Balancer leaves no machine to reach others through by SSH (settings/alb_support.py).
+        other = ", or take transport: ssh" if front == "machine" else ""
+        if not other and setting == "task_timeout_s":
+            other = ", and run a longer task in the background of a machine (docs/aws.md)"
         if seconds > most_s:
             yield (
                 f"rollout.{setting}: {getattr(given, setting)}: a command may take {seconds} s with it, and AWS ends a "
-                f"tunnel after {TUNNEL_S} s (aws.transport); keep it within {most_s} s, or take transport: ssh"
+                f"tunnel after {TUNNEL_S} s (aws.transport); keep it within {most_s} s{other}"
             )
 
 

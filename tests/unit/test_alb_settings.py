@@ -93,17 +93,20 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
             stack(aws={"transport": "ssh", "admin_cidrs": ["198.51.100.0/24"]}),
             "aws.transport: ssh: should be instance_connect_endpoint",
         ),
-        (stack({"subnet_ids": ["subnet-0123456a"]}), "balancer.alb.subnet_ids: conflicts with aws.vpc"),
+        (
+            stack({"subnet_ids": ["subnet-0123456a"]}),
+            'balancer.alb.subnet_ids: ["subnet-0123456a"]: conflicts with aws.vpc',
+        ),
         (
             stack(aws={"vpc": {"cidr": "10.20.0.0/16", "zones": ["eu-central-1a"]}}),
             "aws.vpc.zones: eu-central-1a: an ALB needs 2 zones at least",
         ),
         (
             stack(
-                {"subnet_ids": ["subnet-0123456a", "subnet-0123456a"]},
+                {"subnet_ids": ["subnet-0123456a"]},
                 {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"]},
             ),
-            "balancer.alb.subnet_ids: an ALB needs 2 zones at least; name one public subnet in each",
+            'balancer.alb.subnet_ids: ["subnet-0123456a"]: an ALB needs 2 zones at least; name one public subnet in',
         ),
         (
             stack({"certificate_arn": CERTIFICATE.replace("central", "west")}),
@@ -139,6 +142,15 @@ def test_a_certificate_is_not_requested_for_names_that_are_all_too_long() -> Non
     for enough in ([long, "example.org"], [long[1:]]):
         blocks["balancer"]["hostnames"] = enough
         assert problems_of(blocks) == []
+
+
+def test_a_subnet_that_is_named_twice_is_named_in_the_message() -> None:
+    there = {"vpc": None, "vpc_id": "vpc-0123456a", "app_subnet_ids": ["subnet-0123456b"]}
+    subnets = ["subnet-0123456c", "subnet-0123456c", "subnet-0123456d"]
+    (line,) = problems_of(stack({"subnet_ids": subnets}, there))
+    assert line == (
+        "balancer.alb.subnet_ids: subnet-0123456c: is named 2 times, and AWS takes a subnet once; remove the others"
+    )
 
 
 def test_a_vpc_that_is_there_names_the_public_subnets_and_no_balancers_subnet() -> None:

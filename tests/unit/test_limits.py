@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from settings import App, Aws, Gateway, Rollout, Settings, Size, limits
 from settings.application import APP_PORT
-from tests.unit.stack_blocks import ROOT, app, production
+from tests.unit.stack_blocks import ROOT, app, problems_of, production
+from tests.unit.test_alb_settings import SERVERS
 from tests.unit.test_alb_settings import stack as alb_stack
 
 
@@ -92,6 +93,13 @@ def test_a_command_that_outlasts_a_tunnel_of_aws_is_refused_where_there_are_tunn
     for setting in ("task_timeout_s: 3481", "stage_timeout_s: 3421"):
         assert f"apps.hello.rollout.{setting}: a command may take 3481 s with it, and AWS ends" in str(error.value)
     stack("aws", aws=by_tunnel, rollout=given | {"task_timeout_s": 3480, "stage_timeout_s": 3420})
+
+
+def test_behind_a_load_balancer_nobody_is_told_to_take_another_transport() -> None:
+    given = {"release_task": "true", "task_timeout_s": 3600, "bake_s": 3600}
+    task, bake = problems_of(alb_stack(apps={"hello": app(**SERVERS, rollout=given)}))
+    assert task.endswith("keep it within 3480 s, and run a longer task in the background of a machine (docs/aws.md)")
+    assert bake.endswith("keep it within 3480 s")
 
 
 def test_what_may_fit_is_taken() -> None:
