@@ -26,6 +26,8 @@ STOP_TIMEOUT_S = 330
 SITE_TIMEOUT_S = STOP_TIMEOUT_S + 70
 # How long a tunnel of EC2 Instance Connect lasts, and what a command of a rollout may take beside what is set for it.
 TUNNEL_S, TUNNEL_MARGIN_S = 3600, 120
+# The snapshot of Debian's images of AWS, below which EC2 launches none.
+AWS_IMAGE_GIB = 8
 # Time-out and interval of a load balancer's health checks; those of the balancer's own agent are the same.
 TARGET_HEALTH_TIMEOUT_S = 5
 TARGET_HEALTH_INTERVAL_S = 10
@@ -83,6 +85,18 @@ def problems(settings: Settings) -> list[str]:
             *_check_memory(app, capacity_of(app, settings.platform)),
             *(_check_commands(app, TUNNEL_S - TUNNEL_MARGIN_S, settings.balancer.kind) if by_tunnel else ()),
         )
+    ] + _check_disks(settings)
+
+
+def _check_disks(settings: Settings) -> list[str]:
+    sizes = {f"apps.{name}.fleet.size": app.fleet.size for name, app in settings.apps.items()}
+    if settings.balancer.kind == "machine":
+        sizes["balancer.size"] = settings.balancer.size
+    return [
+        f"{place}.disk_gib: {size.disk_gib}: should be {AWS_IMAGE_GIB} at least on platform aws, whose image has as "
+        "much; raise it"
+        for place, size in sizes.items()
+        if settings.platform == "aws" and size.disk_gib < AWS_IMAGE_GIB
     ]
 
 

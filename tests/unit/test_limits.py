@@ -95,6 +95,16 @@ def test_a_command_that_outlasts_a_tunnel_of_aws_is_refused_where_there_are_tunn
     stack("aws", aws=by_tunnel, rollout=given | {"task_timeout_s": 3480, "stage_timeout_s": 3420})
 
 
+def test_a_disk_smaller_than_the_image_is_refused_on_aws_alone() -> None:
+    small = {"size": {"disk_gib": 7}}
+    front: dict[str, Any] = {"apps": {"hello": app(fleet=small)}, "balancer": small}
+    assert problems_of(front) == []
+    why = "should be 8 at least on platform aws, whose image has as much; raise it"
+    assert problems_of(production() | front) == [
+        f"apps.hello.fleet.size.disk_gib: 7: {why}", f"balancer.size.disk_gib: 7: {why}"
+    ]  # fmt: skip
+
+
 def test_behind_a_load_balancer_nobody_is_told_to_take_another_transport() -> None:
     given = {"release_task": "true", "task_timeout_s": 3600, "bake_s": 3600}
     task, bake = problems_of(alb_stack(apps={"hello": app(**SERVERS, rollout=given)}))
