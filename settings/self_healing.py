@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from settings import Settings
+    from settings.balancer import Balancer
+
+# Characters of a secret input of a step that are kept for the next machine (platforms/aws/self_healing.py).
+# And those of a line of rendering/htpasswd.py besides the user's name.
+SECRET_CHARS, LINE_CHARS = 21_000, 120
 
 
 def problems(given: Settings) -> list[str]:
@@ -37,4 +43,22 @@ def problems(given: Settings) -> list[str]:
             f"security_updates.reboot: true: {beside} a machine that restarts may be taken for one that failed; set it "
             "to false, and take a newer aws.ami for a new kernel"
         )
-    return found
+    return [*found, *check_lengths(balancer)]
+
+
+def check_lengths(balancer: Balancer) -> Iterator[str]:
+    """Yield what of a balancer's secrets is too long to be kept, with its path."""
+    tls, access = balancer.tls, balancer.proxy.basic_auth
+    limit = f"and with balancer.self_healing {SECRET_CHARS:,} are kept"
+    if tls and tls.certificate and tls.private_key:
+        length = len(f"{tls.certificate.strip()}\n{tls.private_key.get_secret_value().strip()}\n")
+        if length > SECRET_CHARS:
+            yield (
+                f"balancer.tls.certificate: has {length:,} characters with its private key, {limit}; leave out the "
+                "root of the chain"
+            )
+    if access and (length := sum(len(user) + LINE_CHARS for user in access.users)) > SECRET_CHARS:
+        yield (
+            f"balancer.proxy.basic_auth.users: {len(access.users)} users take {length:,} characters, {limit}; "
+            "name fewer"
+        )

@@ -26,10 +26,11 @@ from platforms.aws.role import Role, Roles
 from platforms.aws.server_group import Boot, GroupResources, group_names
 from platforms.aws.ssm import BALANCER, BOOT, parameter_path
 from settings.capacity import Capacity
+from settings.self_healing import SECRET_CHARS
 
-# Parameters of one input that is a secret, and characters in each: a certificate with its chain and key, and a standard
-# parameter takes 4096 as JSON text.
-PARTS, PART_CHARS = 6, 3500
+# Parameters of one input that is a secret, and characters in each: a standard parameter takes 4096 as JSON text.
+PARTS = 6
+PART_CHARS = SECRET_CHARS // PARTS
 
 
 @dataclass(frozen=True)
@@ -183,16 +184,7 @@ def _with_file(files: str, path: str, text: str) -> str:
 
 
 def _part(text: pulumi.Output[str], number: int) -> pulumi.Output[str]:
-    return text.apply(lambda whole: _check_length(whole)[number * PART_CHARS : (number + 1) * PART_CHARS])
-
-
-def _check_length(text: str) -> str:
-    if len(text) > PARTS * PART_CHARS:
-        raise ValueError(
-            f"a certificate with its chain and key, or a list of users, has {len(text)} characters, and with "
-            f"balancer.self_healing {PARTS * PART_CHARS} are kept; shorten it (leave out the root of the chain)"
-        )
-    return text
+    return text.apply(lambda whole: whole[number * PART_CHARS : (number + 1) * PART_CHARS])
 
 
 def _digest(text: str) -> str:

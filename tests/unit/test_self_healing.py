@@ -8,12 +8,19 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from pydantic import SecretStr
 
 from harness.mock_engine import Build, Secret
 from harness.program import plan, project
 from policies import findings
 from policies.cost import costs
 from policies.plan import from_build
+from rendering.htpasswd import htpasswd_line
+from settings import self_healing
+from settings.access import BasicAuth
+from settings.balancer import Balancer
+from settings.proxy import Proxy
+from settings.tls import Tls
 from tests.certificates import Authority
 from tests.unit.aws_fleet import ASSOCIATION, EIP, INSTANCE, POLICY, STEP, TOPIC, statements
 from tests.unit.stack_blocks import problems_of, production
@@ -41,6 +48,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Build:
     of_file = mock.patch("settings.stack_file.find_misplaced", return_value=[])
     with of_file, contextlib.chdir(project(tmp_path_factory.mktemp("whole"))):
         return plan("prod", **blocks)
+
+
+def test_secrets_that_are_too_long_to_keep_are_rejected() -> None:
+    signed = Authority().sign([HOST])
+
+    def found(certificates: int, users: int) -> list[str]:
+        tls = Tls(certificate=signed.certificate * certificates, private_key=SecretStr(signed.private_key))
+        access = BasicAuth(realm="x", users={f"user-{each:03}": SecretStr("opensesame-1234") for each in range(users)})
+        # Copied, not made: that they are a chain is checked elsewhere.
+        balancer = Balancer(proxy=Proxy(basic_auth=access)).model_copy(update={"tls": tls})
+        return [*self_healing.check_lengths(balancer)]
+
+    assert found(30, 160) == []
+    first, second = found(40, 200)
+    assert first.startswith("balancer.tls.certificate: has 24,")
+    assert second.startswith("balancer.proxy.basic_auth.users: 200 users take 25,600 characters, and with ")
+    assert len(htpasswd_line("user-000", "x", "key")) == len("user-000") + self_healing.LINE_CHARS
 
 
 @pytest.mark.parametrize(
