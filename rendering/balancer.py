@@ -64,6 +64,7 @@ def self_healing_files(security_updates: SecurityUpdates) -> str:
         "common/aws_service",
         "group/balancer_member",
         "group/group_of_one",
+        "group/lifecycle",
     )
     files |= script_files(*own)
     files["/etc/nginx/wsgi-fleet/self.conf"] = ("0644", read_file("templates/nginx/self.conf"))

@@ -44,7 +44,7 @@ def group_server_files(
     config["by_load_balancer"] = by_load_balancer
     unit = without_comments(read_file(f"templates/systemd/{UNIT}"))
     files = boot_files(security_updates, kind, processes) | status_scripts()
-    files |= script_files("group/group_member", "common/aws_service")
+    files |= script_files("group/group_member", "group/lifecycle", "common/aws_service")
     files |= {"/etc/wsgi-fleet/group": ("0644", json.dumps(config)), f"/etc/systemd/system/{UNIT}": ("0644", unit)}
     return files_to_apply(files, on=[UNIT])
 

@@ -58,21 +58,6 @@ class ScalingGroups:
         query = {"AllocationId": allocation, "InstanceId": self.machine, "AllowReassociation": "true"}
         self._call(self._ec2, EC2, "AssociateAddress", query)
 
-    def complete(self, group: str, hook: str, result: str) -> None:
-        """End the wait of the group of this instance for a lifecycle hook. result: CONTINUE or ABANDON."""
-        query = {
-            "AutoScalingGroupName": group,
-            "LifecycleHookName": hook,
-            "InstanceId": self.machine,
-            "LifecycleActionResult": result,
-        }
-        self._call(self._scaling, SCALING, "CompleteLifecycleAction", query)
-
-    def beat(self, group: str, hook: str) -> None:
-        """Have the group of this instance wait on for a lifecycle hook."""
-        query = {"AutoScalingGroupName": group, "LifecycleHookName": hook, "InstanceId": self.machine}
-        self._call(self._scaling, SCALING, "RecordLifecycleActionHeartbeat", query)
-
     def members(self, name: str) -> set[str]:
         """Return the instances of a group, whatever they do."""
         query = _numbered("AutoScalingGroupNames.member", [name])

@@ -29,7 +29,7 @@ import proxy_site
 from apply_files import READY
 from fetch import FetchError, fetch, fetch_file, fetch_secrets
 from group_boot import retry
-from group_of_one import Member
+from group_of_one import CALL_S, Member
 from proxy import LOCK, ProxyError
 from site_state import State
 
@@ -231,14 +231,18 @@ def take_back(member: Member, *, was_alone: bool) -> bool:
     return is_alone
 
 
+def give_up(store: str, member: Member, limit_s: float = CALL_S) -> None:
+    """Have the group take another machine. Without a site an operator runs `up`, and reads the errors on this one."""
+    if fetch_again(lambda: read_step(store, SITE)):
+        member.give_up(limit_s)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Repeat the steps unless that was done, then check Nginx for ever. With an argument, give up."""
     member = Member()
     store = (CONFIG / "store").read_text().strip()
     if arguments:
-        # Without a site an operator runs `up`, and reads the errors on this machine.
-        if read_step(store, SITE):
-            member.give_up()
+        give_up(store, member)
         return
     if not DONE.exists():
         ended = Event()
@@ -247,8 +251,7 @@ def main(arguments: Sequence[str]) -> None:
             take_over(store, member)
         except (ProxyError, FetchError) as error:
             print(f"error: this machine does not become the balancer: {error}", flush=True)
-            if fetch_again(lambda: read_step(store, SITE)):
-                member.give_up(GIVE_UP_S)
+            give_up(store, member, GIVE_UP_S)
             raise
         finally:
             ended.set()

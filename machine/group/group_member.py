@@ -13,20 +13,19 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import math
 import sys
 import time
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event, Thread
-from urllib.parse import urlencode
 
 # The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from aws_service import Refused, Service
+from aws_service import Refused
 from common import CONFIG, LIVE, SLOTS, log, manifest_of, run, store_url
 from fetch import FetchError, fetch, metadata
+from lifecycle import Lifecycle, keep_waiting
 from slot import drain_s, stop
 from slot import is_healthy as is_slot_healthy
 from slot_layout import BLUE, process_layout, serving_slots, state_of, units
@@ -47,7 +46,6 @@ SPOT_S = 90.0
 # Seconds until the stack's own balancer sends no more requests to a server that leaves. It asks the group every 5 s
 # (machine/balancer/membership.py), and then reloads its proxy.
 UNLISTED_S = 20.0
-VERSION = "2011-01-01"
 
 
 class Group:
@@ -58,29 +56,22 @@ class Group:
 
     def __init__(self) -> None:
         config = json.loads((CONFIG / "group").read_text())
-        self._name, self.launch, self.terminate = config["name"], config["launch"], config["terminate"]
+        self._lifecycle, self.launch, self.terminate = Lifecycle(config["name"]), config["launch"], config["terminate"]
         self.by_load_balancer: bool = config["by_load_balancer"]
-        self._service, self._last_message = Service("autoscaling"), ""
+        self._last_message = ""
 
     def complete(self, hook: str, result: str = "CONTINUE") -> bool:
         """Have a group that waits for a hook go on. Return whether it did wait."""
-        return self._call("CompleteLifecycleAction", hook, LifecycleActionResult=result)
+        return self._waits("CompleteLifecycleAction", lambda: self._lifecycle.complete(hook, result))
 
     def beat(self, hook: str) -> bool:
         """Have a group wait on. Return whether it does wait."""
-        return self._call("RecordLifecycleActionHeartbeat", hook)
+        return self._waits("RecordLifecycleActionHeartbeat", lambda: self._lifecycle.beat(hook))
 
-    def _call(self, action: str, hook: str, **more: str) -> bool:
-        form = {
-            "Action": action,
-            "Version": VERSION,
-            "AutoScalingGroupName": self._name,
-            "LifecycleHookName": hook,
-            "InstanceId": self._service.machine,
-            **more,
-        }
+    def _waits(self, action: str, call: Callable[[], None]) -> bool:
+        """Make a call for an action. Return whether the group took it, which it does while it waits."""
         try:
-            self._service.post("application/x-www-form-urlencoded; charset=utf-8", urlencode(form).encode())
+            call()
         except (Refused, OSError, http.client.HTTPException) as error:
             # Mostly that it does not wait (yet). The rest is tried again as well.
             if (message := f"{action}: {error}") != self._last_message:
@@ -173,14 +164,6 @@ def join(group: Group) -> str:
     return why
 
 
-def keep_waiting(group: Group, ended: Event, limit_s: float) -> None:
-    """Have the group wait for the end of this server, for limit_s seconds: a process may be one that nothing ends."""
-    for _ in range(math.ceil(limit_s / LEAVING_S)):
-        if ended.wait(LEAVING_S):
-            return
-        group.beat(group.terminate)
-
-
 def wait_until_terminating(limit_s: float) -> None:
     """Serve on until the group has heard of the notice as well: until then the load balancer sends requests."""
     deadline = time.monotonic() + limit_s
@@ -198,9 +181,9 @@ def leave(group: Group, why: str) -> None:
         wait_until_terminating(SPOT_S - unlisted_s - limit)
     log(f"{why}: it finishes its requests for {limit:.0f} s")
     ended = Event()
-    # Nginx, then each slot, and what killing takes.
-    longest_s = (limit + 60) * (1 + len(slots)) + limit + unlisted_s
-    beating = Thread(target=keep_waiting, args=[group, ended, longest_s], daemon=True)
+    # Nginx, then each slot, and what killing takes. Not for ever: a process may be one that nothing ends.
+    limits = {"every_s": LEAVING_S, "limit_s": (limit + 60) * (1 + len(slots)) + limit + unlisted_s}
+    beating = Thread(target=keep_waiting, args=[lambda: group.beat(group.terminate), ended], kwargs=limits, daemon=True)
     beating.start()
     try:
         # The group has already notified a load balancer, which waits as long for its open requests. A balancer of the

@@ -7,9 +7,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 from aws_service import Refused
 from group_boot import retry
+from lifecycle import Lifecycle, keep_waiting
 from proxy import ProxyError
 from scaling_groups import ScalingGroups
 
@@ -22,6 +24,8 @@ CALL_S = 900.0
 # the steps may take together.
 HEARTBEAT_S, LAUNCH_S = 300.0, 3600.0
 
+T = TypeVar("T")
+
 
 class Member:
     """This machine in its group. CONFIG/member has the group, its hook, and the allocation of the address."""
@@ -29,7 +33,7 @@ class Member:
     def __init__(self) -> None:
         config = json.loads((CONFIG / "member").read_text())
         self._group, self._hook, self._address = config["group"], config["hook"], config["address"]
-        self._aws = ScalingGroups()
+        self._aws, self._lifecycle = ScalingGroups(), Lifecycle(self._group)
 
     def take_address(self, limit_s: float = CALL_S) -> None:
         """Have the address lead here. Raises ProxyError."""
@@ -49,7 +53,7 @@ class Member:
     def complete(self, result: str, limit_s: float = CALL_S) -> bool:
         """End the wait of the group for this machine. result: CONTINUE or ABANDON. Return whether it did wait."""
         try:
-            call_aws(lambda: self._aws.complete(self._group, self._hook, result), limit_s)
+            call_aws(lambda: self._lifecycle.complete(self._hook, result), limit_s)
         except ProxyError as error:
             print(f"error: {error}", flush=True)
             return False
@@ -57,13 +61,13 @@ class Member:
 
     def keep_waiting(self, ended: Event) -> None:
         """Have the group wait for this machine until that has ended, or LAUNCH_S is over."""
-        for _ in range(int(LAUNCH_S / HEARTBEAT_S)):
-            if ended.wait(HEARTBEAT_S):
-                return
-            try:
-                call_aws(lambda: self._aws.beat(self._group, self._hook), limit_s=0)
-            except ProxyError as error:
-                print(f"the group did not take a sign of life: {error}", flush=True)
+        keep_waiting(self._beat, ended, every_s=HEARTBEAT_S, limit_s=LAUNCH_S)
+
+    def _beat(self) -> None:
+        try:
+            call_aws(lambda: self._lifecycle.beat(self._hook), limit_s=0)
+        except ProxyError as error:
+            print(f"the group did not take a sign of life: {error}", flush=True)
 
     def give_up(self, limit_s: float = CALL_S) -> None:
         """Have the group take another machine, whether it still waits for this one or not. Raises ProxyError."""
@@ -76,15 +80,16 @@ class Member:
 
     def is_alone(self) -> bool:
         """Return whether the group has no other machine. Raises ProxyError if AWS does not respond."""
-        found: set[str] = set()
-        call_aws(lambda: found.update(self._aws.members(self._group)), limit_s=0)
-        return found == {self._aws.machine}
+        return call_aws(lambda: self._aws.members(self._group), limit_s=0) == {self._aws.machine}
 
 
-def call_aws(call: Callable[[], None], limit_s: float = CALL_S) -> None:
-    """Call AWS, again while it rejects the call: the role is new, or the group does not wait yet. Raises ProxyError."""
+def call_aws(call: Callable[[], T], limit_s: float = CALL_S) -> T:
+    """Return what a call of AWS returns. Raises ProxyError.
+
+    Call again while AWS rejects it: the role may be new, or the group may not wait yet.
+    """
     errors = (Refused, OSError, http.client.HTTPException)
     try:
-        retry(call, errors=errors, limit_s=limit_s)
+        return retry(call, errors=errors, limit_s=limit_s)
     except errors as error:
         raise ProxyError(str(error)) from error

@@ -52,7 +52,12 @@ class Machine:
         }
         for name, value in replaced.items():
             monkeypatch.setattr(balancer_member, name, value)
-        for name, value in {"CONFIG": folder, "JOINED": folder / "joined", "ScalingGroups": lambda: self}.items():
+        for name, value in {
+            "CONFIG": folder,
+            "JOINED": folder / "joined",
+            "ScalingGroups": lambda: self,
+            "Lifecycle": self.lifecycle,
+        }.items():
             monkeypatch.setattr(group_of_one, name, value)
         monkeypatch.setattr(balancer_member.subprocess, "run", self.run)
         monkeypatch.setattr(balancer_member.proxy_site, "serve", self.serve)
@@ -96,12 +101,16 @@ class Machine:
         if self.do(f"{allocation} leads here"):
             raise Refused("ec2", 403, "")
 
-    def complete(self, group: str, hook: str, result: str) -> None:
-        if self.do(f"{group} {hook} {result}"):
+    def lifecycle(self, group: str) -> Machine:
+        assert group == "g"
+        return self
+
+    def complete(self, hook: str, result: str) -> None:
+        if self.do(f"g {hook} {result}"):
             raise Refused("autoscaling", 400, "")
 
-    def beat(self, group: str, hook: str) -> None:
-        self.do(f"{group} {hook} is to wait")
+    def beat(self, hook: str) -> None:
+        self.do(f"g {hook} is to wait")
 
     def members(self, group: str) -> set[str]:
         if self.do(f"who is in {group}"):

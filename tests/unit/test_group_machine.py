@@ -13,6 +13,7 @@ import apply_files
 import aws_service
 import group_boot
 import group_member
+import lifecycle
 import membership
 import proxy
 import pytest
@@ -109,7 +110,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         monkeypatch.setattr(module, "fetch", made.fetch)
         monkeypatch.setattr(module.time, "sleep", made.sleep)
     monkeypatch.setattr(group_member.time, "monotonic", lambda: made.clock)
-    monkeypatch.setattr(group_member, "Service", Service)
+    monkeypatch.setattr(lifecycle, "Service", Service)
     monkeypatch.setattr(group_member, "find", made.find)
     monkeypatch.setattr(group_member, "is_healthy", made.healthy)
     monkeypatch.setattr(group_member, "store_url", lambda: "s3://bucket/prod/hello")
@@ -268,11 +269,13 @@ def test_a_group_waits_for_one_that_takes_long_to_leave(host: Host) -> None:
         def wait(self, _seconds: float) -> bool:
             return next(self.waits)
 
-    group_member.keep_waiting(group_member.Group(), cast("Event", Ended()), 1000)
+    group = group_member.Group()
+    limits = {"every_s": group_member.LEAVING_S, "limit_s": 1000}
+    lifecycle.keep_waiting(lambda: group.beat(group.terminate), cast("Event", Ended()), **limits)
     assert host.does == ["RecordLifecycleActionHeartbeat down"] * 2
     # Not for a process that nothing ends.
     Ended.waits = iter([False] * 1000)
-    group_member.keep_waiting(group_member.Group(), cast("Event", Ended()), 1000)
+    lifecycle.keep_waiting(lambda: group.beat(group.terminate), cast("Event", Ended()), **limits)
     assert len(host.does) == 2 + 17
 
 
