@@ -9,6 +9,7 @@ from commands.target import CommandError, Target
 from commands.verdict import RUNNING, State, Verdict
 from platforms.load_balancer import LoadBalancer, LoadBalancerError, TargetHealth
 from platforms.server_group import Phase, ServerGroupError
+from platforms.transport import machine_id
 from releases.fleet import Server
 from releases.live import LiveServers
 from settings.alb_support import PAGE_CHARS
@@ -37,7 +38,7 @@ def ask_load_balancer(target: Target) -> LoadBalancerReport | None:
 def judge_target(server: Server, verdict: Verdict, report: LoadBalancerReport, phase: Phase | None = None) -> Verdict:
     """Return the verdict of a server together with what the load balancer finds of it. phase: in its group."""
     # The load balancer knows the machine, the transport also its address.
-    found = report.health.get(server.target.partition("@")[0], TargetHealth("unused"))
+    found = report.health.get(machine_id(server.target), TargetHealth("unused"))
     if report.error:
         return verdict
     if phase is Phase.WAITING:

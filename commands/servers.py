@@ -13,7 +13,7 @@ from commands import marks
 from commands.front import admit_target, drain_target
 from commands.target import BALANCER, AppOption, CommandError, StackOption, Target, find, server_names
 from platforms import operator
-from platforms.transport import Unreachable
+from platforms.transport import Unreachable, machine_id
 from releases.fleet import Server
 from releases.redaction import escape_control
 from rendering.app_server import process_properties
@@ -155,7 +155,7 @@ def change_site(target: Target, arguments: Sequence[str], *, stdin: bytes = b"")
         why = result.output.strip().rpartition("error: ")[2] or f"exit code {result.exit_code}"
         raise CommandError(f"the balancer: {target.with_server_names(why)}")
     if target.kept:
-        machines = {target.addresses[each.name]: each.target.partition("@")[0] for each in target.servers}
+        machines = {target.addresses[each.name]: machine_id(each.target) for each in target.servers}
         marks.keep(target.kept, arguments, stdin, machines)
 
 

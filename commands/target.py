@@ -17,7 +17,7 @@ from commands.suggestion import suggest
 from platforms import operator
 from platforms.load_balancer import LoadBalancer
 from platforms.server_group import Phase
-from platforms.transport import PrefixStore, Result, Store, Transport, Unreachable
+from platforms.transport import PrefixStore, Result, Store, Transport, Unreachable, machine_id
 from releases.fleet import Fleet, Server
 from releases.live import LiveServers
 
@@ -89,7 +89,7 @@ class Target:
         if name is None:
             return self.servers[0]
         # Of a group also by the id of the instance alone.
-        found = next((each for each in self.servers if name in (each.name, each.target.partition("@")[0])), None)
+        found = next((each for each in self.servers if name in (each.name, machine_id(each.target))), None)
         if found is None:
             raise CommandError(
                 f"there is no server {name}; {suggest(name, [each.name for each in self.servers])}", code=2
@@ -152,7 +152,7 @@ def _application_of(apps: Mapping[str, Any], server: str) -> str:
         name: app
         for app, found in apps.items()
         for each in found["servers"]
-        for name in (each["name"], each["target"].partition("@")[0])
+        for name in (each["name"], machine_id(each["target"]))
     }
     if server != BALANCER and server not in names:
         raise CommandError(f"there is no server {server}; {suggest(server, sorted(names))}", code=2)

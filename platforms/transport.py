@@ -19,6 +19,11 @@ class Unreachable(Exception):
     """A machine did not respond at all: nothing is known of what it runs."""
 
 
+def machine_id(target: str) -> str:
+    """Return the id of the machine that a transport calls so. On aws its address is behind it (AwsPlatform.machine)."""
+    return target.partition("@")[0]
+
+
 class Transport(Protocol):
     """Runs programs on machines as root."""
 

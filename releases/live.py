@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 
 from platforms.server_group import Member, Phase, ServerGroup, ServerGroupError
+from platforms.transport import machine_id
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from rendering.common import BOOT_TIMEOUT_S, apply_files_command, files_to_apply
 
@@ -35,7 +36,7 @@ class LiveServers:
     def add_server(self, name: str, target: str) -> Server:
         """Return a server that was listed before."""
         server = Server(name, target)
-        self._ids[server] = target.partition("@")[0]
+        self._ids[server] = machine_id(target)
         return server
 
     def servers(self) -> list[Server]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from platforms.aws.client import client, convert_errors
 from platforms.load_balancer import LoadBalancerError, TargetHealth
+from platforms.transport import machine_id
 from settings.application import APP_PORT
 
 # A rule with a lower priority counts first; settings/listener_rule.py leaves those below its FIRST free.
@@ -79,7 +80,7 @@ class AlbOperator:
 
     def drain(self, app: str, target: str) -> None:
         """Implement LoadBalancer.drain."""
-        machine, start_s = _instance(target), time.monotonic()
+        machine, start_s = machine_id(target), time.monotonic()
         limit = self._drain_timeout_s[app] + DRAINED_S
         with convert_errors(LoadBalancerError):
             self._elb.drain(self._groups[app], machine)
@@ -91,7 +92,7 @@ class AlbOperator:
     def admit(self, app: str, target: str) -> None:
         """Implement LoadBalancer.admit."""
         with convert_errors(LoadBalancerError):
-            self._elb.admit(self._groups[app], _instance(target))
+            self._elb.admit(self._groups[app], machine_id(target))
 
     def in_maintenance(self) -> bool:
         """Implement LoadBalancer.in_maintenance."""
@@ -120,8 +121,3 @@ class AlbOperator:
         pages = self._elb.client.get_paginator("describe_rules").paginate(ListenerArn=self._listener)
         rules = [rule for page in pages for rule in page["Rules"]]
         return next((str(each["RuleArn"]) for each in rules if each["Priority"] == str(MAINTENANCE_PRIORITY)), None)
-
-
-def _instance(target: str) -> str:
-    """Return the id of the instance that a target of the transport is (AwsPlatform.machine)."""
-    return target.partition("@")[0]
