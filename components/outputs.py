@@ -55,7 +55,7 @@ def outputs(
             "health_path": app.health_path,
             "start_timeout_s": app.rollout.start_timeout_s,
             "drain_timeout_s": app.drain_timeout_s,
-            **({"hooks": app.hooks.spec} if app.hooks.spec else {}),
+            **({"hooks": hooks} if (hooks := app.hooks.spec) else {}),
             "routes": [format_route(host, app.path) for host in app.hosts or [None]],
         }
         for name, app in settings.apps.items()

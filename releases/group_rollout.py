@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from platforms.server_group import ServerGroupError
 from platforms.transport import SecretStore, Store, Transport
 from releases.fleet import Server, ServerFailure
-from releases.hooks import Hooks
+from releases.hooks import NO_HOOKS, Hooks
 from releases.journal import Journal
 from releases.live import LiveServers
 from releases.plan import Plan
@@ -29,7 +29,7 @@ class GroupRollout(Rollout):
         log: Callable[[str], None],
         secrets: SecretStore | None = None,
         *,
-        hooks: Hooks | None = None,
+        hooks: Hooks = NO_HOOKS,
         live: LiveServers,
     ) -> None:
         self._live = live

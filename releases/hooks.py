@@ -77,6 +77,9 @@ class Hooks:
             self._log(f"hooks.{hook}: {line}")
 
 
+NO_HOOKS = Hooks({}, stack="", log=print)
+
+
 def send(hook: str, url: str, body: Mapping[str, Any], timeout_s: float) -> None:
     """POST JSON to a URL, which no message shows. Raises HookError unless the response is a 2xx."""
     place = f"hooks.{hook}: the webhook at {urlsplit(url).hostname}"

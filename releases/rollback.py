@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from platforms.transport import Store
 from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
-from releases.hooks import Hooks
+from releases.hooks import NO_HOOKS, Hooks
 from releases.journal import Journal, completed_releases
 from releases.live import LiveServers
 from releases.static import StaticFiles
@@ -67,7 +67,7 @@ def roll_back(
     balancer: Server | None = None,
     keeps_static: bool = False,
     live: LiveServers | None = None,
-    hooks: Hooks | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> str:
     """Make an earlier release serve everywhere and reject the one that served. The id of what serves now.
 
@@ -78,7 +78,6 @@ def roll_back(
     Raises RollbackError.
     """
     start_s = time.monotonic()
-    hooks = hooks or Hooks({}, stack="", log=log)
     before = pointers.current(store)
     target = target_of(store, completed_releases(store), release_prefix)
     try:

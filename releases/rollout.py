@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from platforms.transport import SecretStore, Store, Transport
 from releases import lock, pointers
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
-from releases.hooks import Hooks
+from releases.hooks import NO_HOOKS, Hooks
 from releases.journal import Journal, completed_releases
 from releases.plan import Plan, batches
 from releases.redaction import Redaction
@@ -51,10 +51,9 @@ class Rollout:
         log: Callable[[str], None],
         secrets: SecretStore | None = None,
         *,
-        hooks: Hooks | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
-        self.plan, self.store, self.secrets = plan, store, secrets
-        self.hooks = hooks or Hooks({}, stack="", log=log)
+        self.plan, self.store, self.secrets, self.hooks = plan, store, secrets, hooks
         self.id = plan.release.id
         if not plan.servers:
             raise RolloutError(f"{plan.app}: there are no servers to release to")

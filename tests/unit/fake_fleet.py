@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from platforms.transport import Result, SecretStore
 from releases.fleet import STATUS_COMMAND, Fleet, Server
-from releases.hooks import Hooks
+from releases.hooks import NO_HOOKS, Hooks
 from releases.plan import Plan
 from releases.release import Release
 from releases.rollback import roll_back
@@ -150,7 +150,7 @@ def roll_out(
     names: Sequence[str] = NAMES,
     task: str | None = None,
     kept: SecretStore | None = None,
-    hooks: Hooks | None = None,
+    hooks: Hooks = NO_HOOKS,
     **changes: Any,
 ) -> str:
     fields = ("stage_timeout_s", "start_timeout_s", "drain_timeout_s", "task_timeout_s")
