@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 from harness import load
 from harness.load import Load, LoadOutcome
 from harness.stack import SECRET, Stack, eventually, lxc, on
+from tests.receiver import receiving
 
 # Requests of a test's own that every server is to have answered one of, and how long each takes.
 SLOW, SLOW_S = 12, 1.5
@@ -253,40 +253,32 @@ def test_releases_and_the_way_back_and_forth(fleet: Stack, table: Callable[[Load
 
 
 @pytest.mark.long
-def test_hooks_stop_a_release_and_tell_of_those_that_were_made(fleet: Stack, tmp_path: Path) -> None:
-    bodies: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
+def test_hooks_stop_a_release_and_notify_of_those_that_were_made(fleet: Stack, tmp_path: Path) -> None:
     before = fleet.get()["version"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with receiving() as receiver:
         event = tmp_path / "event.json"
         fleet.app["hooks"] = {"before_release": {"command": f"cat > {event}; test ! -e {tmp_path}/no"}}
         for name in ("after_release", "rolled_back"):
-            url = f"http://127.0.0.1:{server.server_port}/opensesame"
-            fleet.set_config_secret(f"apps.probe.hooks.{name}.webhook", url)
+            fleet.set_config_secret(f"apps.probe.hooks.{name}.webhook", receiver.url)
         try:
             (tmp_path / "no").touch()
             fleet.set_version("with-hooks")
             output = fleet.up(fails=True)
             assert "hooks.before_release: " in output
-            assert (fleet.get()["version"], bodies) == (before, [])
+            assert (fleet.get()["version"], receiver.bodies) == (before, [])
             (tmp_path / "no").unlink()
             output = fleet.up()
             assert fleet.get()["version"] == "with-hooks"
             assert json.loads(event.read_text())["stack"] == fleet.name
             assert "went back" not in fleet_says(fleet, "rollback", "--yes")
-            server.shutdown()
         finally:
             del fleet.app["hooks"]
-    assert [(each["event"], each["app"]) for each in bodies] == [("after_release", "probe"), ("rolled_back", "probe")]
-    assert bodies[0]["release"] == bodies[1]["before"]
-    for text in (output, fleet.export(), json.dumps(bodies)):
+    released, back = receiver.bodies
+    assert [(each["event"], each["app"]) for each in (released, back)] == [
+        ("after_release", "probe"), ("rolled_back", "probe"),
+    ]  # fmt: skip
+    assert released["release"] == back["before"]
+    for text in (output, fleet.export(), json.dumps(receiver.bodies)):
         assert "opensesame" not in text
     fleet.release_version("after-hooks")
 

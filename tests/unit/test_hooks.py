@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from releases.journal import entries
 from releases.pointers import current
 from releases.rollback import RollbackError
 from releases.rollout import RolloutError
+from tests.receiver import Receiver, receiving
 from tests.unit.fake_fleet import NAMES, FakeFleet, MemoryStore, a_fleet_on, go_back, release, roll_out
 from tests.unit.stack_blocks import app, of_app, problems_of
 
@@ -29,33 +27,10 @@ EVENT = {
 OURS = ("before_release", "after_release", "failed", "rolled_back")
 
 
-@dataclass
-class Receiver:
-    """A server that keeps what it gets. status: of its responses."""
-
-    url: str = ""
-    status: int = 200
-    bodies: list[Any] = field(default_factory=list[Any])
-
-
 @pytest.fixture
 def receiver() -> Generator[Receiver]:
-    made = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            made.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(made.status)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        made.url = f"http://127.0.0.1:{server.server_port}/services/opensesame"
+    with receiving() as made:
         yield made
-        server.shutdown()
 
 
 def hooks(log: list[str] | None = None, /, **settings: Any) -> Hooks:
