@@ -109,12 +109,12 @@ def _check_commands(app: App, most_s: int, front: str) -> Iterator[str]:
         "stage_timeout_s": given.stage_timeout_s + given.start_timeout_s + before,
         "bake_s": given.bake_s,
     }
+    # An Application Load Balancer leaves no machine to reach others through by SSH (settings/alb_support.py).
+    by_ssh = ", or take transport: ssh"
+    in_background = {"task_timeout_s": ", and run a longer task in the background of a machine (docs/aws.md)"}
     for setting, seconds in least.items():
-        # An Application Load Balancer leaves no machine to reach others through by SSH (settings/alb_support.py).
-        other = ", or take transport: ssh" if front == "machine" else ""
-        if not other and setting == "task_timeout_s":
-            other = ", and run a longer task in the background of a machine (docs/aws.md)"
         if seconds > most_s:
+            other = by_ssh if front == "machine" else in_background.get(setting, "")
             yield (
                 f"rollout.{setting}: {getattr(given, setting)}: a command may take {seconds} s with it, and AWS ends a "
                 f"tunnel after {TUNNEL_S} s (aws.transport); keep it within {most_s} s{other}"
