@@ -134,7 +134,7 @@ def judge_member(phase: Phase) -> Verdict:
         return Verdict(State.DRAINED, "its group has it on standby", "take it out of standby in the AWS console")
     cause = "its group waits until it serves the current release"
     if phase is Phase.SERVING:
-        cause = "the balancer reads the group's list of servers every 5 s, and has not seen this one yet"
+        cause = "the balancer does not know this server yet; it reads the list of the group's servers every 5 s"
     return Verdict(State.STARTING, cause, "wait for it")
 
 

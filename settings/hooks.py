@@ -19,7 +19,7 @@ def _check_url(value: SecretStr) -> SecretStr:
     except ValueError:
         is_url = False
     if not is_url or not text.isascii() or any(char.isspace() or not char.isprintable() for char in text):
-        # Without the value: who knows it may send to it.
+        # Do not show the value: anyone who has it can post.
         raise ValueError("(secret): should be a URL, such as https://hooks.slack.com/services/...; copy it again")
     return value
 
@@ -33,7 +33,8 @@ class Hook(Model):
         "project; gets the JSON of the event on its standard input",
     )
     webhook: Annotated[SecretStr, AfterValidator(_check_url)] | None = Field(
-        default=None, description="URL that gets the JSON of the event by POST; a secret, as whoever knows it can send"
+        default=None,
+        description="URL to which the JSON of the event is posted; a secret, because anyone who has it can post",
     )
     format: Literal["json", "slack"] = Field(
         default="json", description="what the webhook gets: all of the event, or one line of text as Slack expects it"

@@ -56,7 +56,7 @@ def start_units(units: Sequence[str]) -> None:
 def run_script(main: Callable[[Sequence[str]], None], member: str, goal: str) -> None:
     """Run a script with the arguments of its command line. If it fails, have the group take another machine.
 
-    member: the script that tells the group so. goal: what the machine was to become.
+    member: name of the script that has the group replace this machine. goal: what the machine was to become.
     """
     try:
         main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Says to the Auto Scaling group of this machine how a lifecycle hook goes on. Standard library only.
+"""Completes or extends a lifecycle hook of the Auto Scaling group of this machine. Standard library only.
 
 See docs.aws.amazon.com/autoscaling/ec2/APIReference/.
 """

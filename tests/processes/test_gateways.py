@@ -49,12 +49,12 @@ def app(environ, start_response):
         queue = context.SimpleQueue()
         process = context.Process(target=tell, args=(queue,))
         process.start()
-        told = queue.get()
+        concurrency = queue.get()
         process.terminate()
         process.join(20)
-        # The event loop of gevent may have waited for the process first, and then nobody knows how it ended.
+        # The event loop of gevent may reap the process first. Then its exit code is lost.
         is_gone = not os.path.exists(f"/proc/{process.pid}")
-        seen[way] = [told, process.exitcode if process.exitcode is not None or not is_gone else "gone"]
+        seen[way] = [concurrency, "reaped" if is_gone and process.exitcode is None else process.exitcode]
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps(seen).encode()]
 """
@@ -259,5 +259,5 @@ def test_processes_of_multiprocessing_run_the_application_alone_and_end_when_ask
         seen = running.ask(private=True)
         ended = ["2", -signal.SIGTERM]
         if gateway == "gevent":
-            seen = {way: ended if found == ["2", "gone"] else found for way, found in seen.items()}
+            seen = {way: ended if found == ["2", "reaped"] else found for way, found in seen.items()}
         assert seen == {"status": 200, "fork": ended, "spawn": ended, "forkserver": ended}, running.log

@@ -126,7 +126,7 @@ def test_a_server_that_the_balancer_finds_unhealthy_is_so_and_says_why(
         (
             Phase.SERVING,
             State.STARTING,
-            "the balancer reads the group's list of servers every 5 s, and has not seen this one yet",
+            "the balancer does not know this server yet; it reads the list of the group's servers every 5 s",
         ),
         (Phase.STANDBY, State.DRAINED, "its group has it on standby"),
         (None, State.STOPPED, "the balancer sends it no requests"),

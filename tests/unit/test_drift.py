@@ -46,7 +46,7 @@ def test_one_file_of_the_store_that_is_damaged_is_noticed_and_mended_by_the_next
         store.delete(path)
     else:
         store.write(path, DAMAGES[key])
-    # Without a lock nobody is at work. A number and a journal that are gone read as those of an older fleet.
+    # Without a lock no rollout is running. Without a number or a journal the fleet differs from the state.
     assert (find_drift(store, release, 1) != "") == (key != "lock" or not is_gone)
     if not is_gone:
         assert find_damage(store, release).startswith(f"{path} in the store ")

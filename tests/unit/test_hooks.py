@@ -60,7 +60,7 @@ def test_a_command_gets_the_event_as_json_and_the_usual_of_it_as_variables(tmp_p
         ("no-such-program", "`no-such-program` failed with exit code 127:\n    sh: 1: no-such-program: not found"),
     ],
 )
-def test_a_command_that_fails_is_told_with_its_last_lines(command: str, message: str) -> None:
+def test_the_error_of_a_command_quotes_its_last_lines(command: str, message: str) -> None:
     with pytest.raises(HookError) as error:
         hooks(command=command).run("failed", EVENT)
     assert str(error.value) == f"hooks.failed: {message}"
@@ -116,7 +116,7 @@ def test_a_webhook_gets_all_of_the_event(receiver: Receiver) -> None:
     )
 
 
-def test_a_webhook_that_fails_is_told_without_its_url(receiver: Receiver) -> None:
+def test_the_error_of_a_webhook_does_not_show_its_url(receiver: Receiver) -> None:
     receiver.status = 403
     with pytest.raises(HookError, match=r"^hooks.failed: the webhook at 127.0.0.1 responds with status 403$"):
         hooks(webhook=receiver.url).run("failed", EVENT)
@@ -135,7 +135,7 @@ def events(receiver: Receiver) -> list[tuple[str, str, str | None]]:
     return [(each["event"], each["release"], each["before"]) for each in receiver.bodies]
 
 
-def test_a_release_and_a_rollback_run_theirs(receiver: Receiver) -> None:
+def test_releases_and_rollbacks_run_their_hooks(receiver: Receiver) -> None:
     fleet, ours = FakeFleet(MemoryStore()), hooks(webhook=receiver.url)
     first, second = (roll_out(fleet, number, hooks=ours) for number in (1, 2))
     # It serves already: only new servers take it.
@@ -149,7 +149,7 @@ def test_a_release_and_a_rollback_run_theirs(receiver: Receiver) -> None:
     assert receiver.bodies[3]["seconds"] >= 0
 
 
-def test_one_that_fails_before_a_release_stops_it_and_nothing_is_changed() -> None:
+def test_a_failed_hook_before_a_release_stops_it_and_changes_nothing() -> None:
     fleet, first = a_fleet_on(1)
     files = set(fleet.store.files)
     with pytest.raises(RolloutError) as error:
@@ -161,7 +161,7 @@ def test_one_that_fails_before_a_release_stops_it_and_nothing_is_changed() -> No
     assert next(entries(fleet.store)).why == why
 
 
-def test_one_that_fails_afterwards_changes_nothing(receiver: Receiver) -> None:
+def test_a_failed_hook_after_a_release_or_a_rollback_changes_nothing(receiver: Receiver) -> None:
     fleet, first = a_fleet_on(1)
     receiver.status = 500
     lines: list[str] = []
@@ -179,8 +179,8 @@ def test_one_that_fails_afterwards_changes_nothing(receiver: Receiver) -> None:
         go_back(fleet, hooks=broken)
     assert (receiver.bodies[2]["event"], receiver.bodies[2]["rollback"]) == ("failed", True)
     assert current(fleet.store) == second
-    told = "the webhook at 127.0.0.1 responds with status 500"
-    assert lines == [f"hooks.{name}: {told}" for name in ("after_release", "failed", "failed")]
+    problem = "the webhook at 127.0.0.1 responds with status 500"
+    assert lines == [f"hooks.{name}: {problem}" for name in ("after_release", "failed", "failed")]
 
 
 @pytest.mark.parametrize(
