@@ -21,7 +21,7 @@ class LxdPlatform:
     """A platforms.Platform. Registers the image of its machines when it is made.
 
     project: folder of the program; the store is `.state/<stack>/store` in it. recipe: what machines find done when they
-    boot; of it only the base where the settings want everything installed at boot.
+    boot; None: the base alone.
     """
 
     def __init__(self, lxd: Lxd, *, stack: str, project: Path, recipe: ImageRecipe | None = None) -> None:
@@ -30,8 +30,6 @@ class LxdPlatform:
         self._owner = label.owner(stack, project)
         self._store_path = project.resolve() / platforms.STATE / stack / "store"
         used = recipe or ImageRecipe()
-        if not lxd.prebuilt_packages:
-            used = ImageRecipe(used.suite)
         digest = used.digest()
         # What can be known before it is made is an input, so that previews know it. None marks other outputs: Pulumi
         # gives a dynamic resource only the attributes that it was made with.
@@ -201,7 +199,14 @@ class LxdPlatform:
         return platforms.ConnectionSpec({"platform": "lxd", "owner": self._owner})
 
 
+def image_recipe(settings: Settings) -> ImageRecipe:
+    """Return what the image of a stack is made from: with what machines would install, if the settings want that."""
+    suite = settings.operating_system.suite
+    if not settings.lxd.prebuilt_packages:
+        return ImageRecipe(suite)
+    return ImageRecipe(suite, packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
+
+
 def create(settings: Settings, *, stack: str, project: Path, project_name: str) -> LxdPlatform:  # noqa: ARG001
-    """Return the platform of a stack (see platforms.registry). Its image contains what machines would install."""
-    recipe = ImageRecipe(settings.operating_system.suite, packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
-    return LxdPlatform(settings.lxd, stack=stack, project=project, recipe=recipe)
+    """Return the platform of a stack (see platforms.registry)."""
+    return LxdPlatform(settings.lxd, stack=stack, project=project, recipe=image_recipe(settings))

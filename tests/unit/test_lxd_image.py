@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from platforms.lxd import build, cleanup, image, label, machine, network
+from harness import mock_engine
+from platforms.lxd import build, cleanup, image, label, machine, network, prebuild
 from platforms.lxd.client import Client, LxdError
 from platforms.lxd.recipe import ImageRecipe
+from platforms.registry import create
+from settings.stack_file import read
 from tests.unit.lxd_daemon import Daemon, Refused, Thing
 
 METADATA, ROOT = b"metadata\r\n", b"--root\r\n\r\n\0\xff\r\n--"
@@ -180,3 +183,33 @@ def test_what_points_apt_into_the_image_outlives_its_scripts() -> None:
     last = ImageRecipe().all_scripts()[-1]
     assert "/tmp/*" not in last.replace("/var/tmp/*", "")
     assert "find /tmp -mindepth 1 -maxdepth 1 ! -name 'mmdebstrap.*'" in last
+
+
+@pytest.mark.parametrize(("settings", "os_"), [("", "trixie"), ("  wsgi-fleet:os: debian-12\n", "bookworm")])
+def test_setup_builds_the_image_that_the_first_up_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, os_: str
+) -> None:
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "requirements.txt").touch()
+    (tmp_path / "app" / "wsgi.py").write_text("app = None\n")
+    apps = "  wsgi-fleet:apps: {hello: {source: app, module: wsgi:app}}\n"
+    file = tmp_path / "stacks" / "Pulumi.local.yaml"
+    file.write_text(f"config:\n  wsgi-fleet:platform: lxd\n{settings}{apps}")
+    built: list[tuple[str, str]] = []
+
+    def ensure(recipe: ImageRecipe, digest: str, log: Callable[[str], None]) -> Path:
+        del log
+        built.append((recipe.suite, digest))
+        return tmp_path
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(prebuild, "PROJECT", tmp_path)
+    monkeypatch.setattr(build, "ensure", ensure)
+    prebuild.main("local")
+
+    def program() -> None:
+        create(read(file, project=tmp_path), stack="local", project=tmp_path, project_name="wsgi-fleet")
+
+    [registered] = [each for each in mock_engine.build(program).resources if each.name == "image"]
+    assert built == [(os_, registered.inputs["digest"])]
