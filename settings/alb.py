@@ -35,6 +35,15 @@ class AccessLogs(Model):
     ) = Field(default=None, description="a bucket that lets load balancers write; null: one is made")
     retention_days: int = Field(default=90, ge=1, le=3650, description="days that a bucket that is made keeps it")
 
+    @model_validator(mode="after")
+    def _reject_days_of_a_given_bucket(self) -> AccessLogs:
+        if self.bucket and "retention_days" in self.model_fields_set:
+            reject(
+                f"retention_days: {self.retention_days}: is for a bucket that is made, and {self.bucket} has its own "
+                "lifecycle rules; remove it, or bucket"
+            )
+        return self
+
 
 class Alb(Model):
     """What an Application Load Balancer alone has. Names are AWS's."""

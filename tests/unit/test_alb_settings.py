@@ -98,6 +98,10 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
             'balancer.alb.subnet_ids: ["subnet-0123456a"]: conflicts with aws.vpc',
         ),
         (
+            stack({"access_logs": {"bucket": "our-logs", "retention_days": 30}}),
+            "balancer.alb.access_logs.retention_days: 30: is for a bucket that is made, and our-logs has its own",
+        ),
+        (
             stack(aws={"vpc": {"cidr": "10.20.0.0/16", "zones": ["eu-central-1a"]}}),
             "aws.vpc.zones: eu-central-1a: an ALB needs 2 zones at least",
         ),
