@@ -39,6 +39,8 @@ class Hooks:
         if settings is None:
             return
         event = {"event": hook, "stack": self._stack, **{key: facts.get(key) for key in FACTS}}
+        # The journal of a release does not have it.
+        event["rollback"] = bool(event["rollback"])
         event["text"] = describe(event)
         timeout_s = float(settings["timeout_s"])
         if command := settings.get("command"):

@@ -45,7 +45,7 @@ def test_a_command_gets_the_event_as_json_and_the_usual_of_it_as_variables(tmp_p
     hooks(lines, command=command).run("after_release", EVENT)
     event = json.loads((tmp_path / "event.json").read_text())
     text = "prod: a: release r2 serves after 12 s (by ann@desk, revision abc1234)"
-    nothing = dict.fromkeys(("when", "rollback", "missing", "why"))
+    nothing = dict.fromkeys(("when", "missing", "why")) | {"rollback": False}
     passed = {key: value for key, value in EVENT.items() if key != "tokens"}
     assert event == passed | nothing | {"event": "after_release", "stack": "prod", "text": text}
     values = ["APP=a", "BEFORE=r1", "EVENT=after_release", "RELEASE=r2", "REVISION=abc1234", "STACK=prod"]
