@@ -112,6 +112,10 @@ cost: setup-dev ## what STACK=prod costs in a month on aws, before traffic
 bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 	@python -m benchmarks.run
 
+.PHONY: bench-profile
+bench-profile: setup ## where the seconds of an up, a release and a rollback go
+	@python -m benchmarks.profile
+
 .PHONY: schema
 schema: setup-dev ## the JSON schema of the stack files, from settings/
 	@python -m settings.schema > $(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
