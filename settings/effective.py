@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretStr
 from settings import App, Settings, alb_support, limits, route
 from settings.application import SLOT_PORTS
 from settings.constraint import MASK
+from settings.gateway import THREADS, THREADS_OF_ONE_PROCESS
 from settings.platform import PLATFORMS
 
 STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fixed"
@@ -107,6 +108,14 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     processes = limits.worker_processes(app, platform)
     if app.gateway.processes == "auto" and processes is not None:
         yield compute("gateway.processes", processes, size, "auto: two for each CPU")
+    gateway = app.gateway
+    if gateway.threads == "auto" and gateway.concurrency == gateway.thread_count:
+        how = f"auto: {THREADS}, or {THREADS_OF_ONE_PROCESS} in a single process"
+        yield compute("gateway.threads", gateway.thread_count, "gateway.processes", how)
+    if processes is not None:
+        each = "gateway.greenlets" if gateway.runs_greenlets else "gateway.threads"
+        at_a_time = processes * gateway.concurrency
+        yield compute("requests_at_a_time", at_a_time, f"gateway.processes {each}", "of each server; others wait")
     if app.rollout.drain_timeout_s is None:
         margin = f"{limits.DRAIN_MARGIN_S} s more"
         yield compute("rollout.drain_timeout_s", app.drain_timeout_s, "gateway.request_timeout_s", margin)

@@ -13,6 +13,9 @@ from settings.model import Model, reject
 # Requests at a time in each process of greenlets, where none are named. They wait for others most of their time, and
 # what they wait for (a database) rarely takes more from one process.
 GREENLETS = 100
+# Threads of each process, where none are named: enough for 15 requests at a time on one CPU (where `processes: auto` is
+# two), as many as by Elastic Beanstalk's default. More would let more requests compete for each process's one CPU.
+THREADS, THREADS_OF_ONE_PROCESS = 8, 16
 
 # A Literal of the names in gateways/, for messages and the schema.
 if TYPE_CHECKING:
@@ -30,7 +33,10 @@ class Gateway(Model):
     processes: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = Field(
         default="auto", description='worker processes; "auto" is two for each CPU of the machine'
     )
-    threads: int = Field(default=4, ge=1, le=64, description="threads of each process")
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        default="auto",
+        description=f'threads of each process; "auto" is {THREADS}, or {THREADS_OF_ONE_PROCESS} where processes is 1',
+    )
     worker_class: Literal["sync", "gthread", "gevent"] | None = Field(
         default=None, description="Gunicorn's worker class; null: gthread, or sync where threads is 1"
     )
@@ -52,6 +58,13 @@ class Gateway(Model):
     )
 
     @property
+    def thread_count(self) -> int:
+        """Return the threads of each process, where requests run in threads."""
+        if self.threads != "auto":
+            return self.threads
+        return THREADS_OF_ONE_PROCESS if self.processes == 1 else THREADS
+
+    @property
     def gunicorn_worker(self) -> Literal["sync", "gthread", "gevent"]:
         """Return the worker class that Gunicorn gets."""
         return self.worker_class or ("sync" if self.threads == 1 else "gthread")
@@ -66,7 +79,7 @@ class Gateway(Model):
         """Return how many requests each process runs at a time."""
         if self.runs_greenlets:
             return self.greenlets or GREENLETS
-        return 1 if self.kind == "gunicorn" and self.gunicorn_worker == "sync" else self.threads
+        return 1 if self.kind == "gunicorn" and self.gunicorn_worker == "sync" else self.thread_count
 
     @property
     def streaming_problem(self) -> str:
@@ -102,6 +115,6 @@ class Gateway(Model):
                 "lazy_apps": "gevent workers always import after fork",
             }
         unused = {"greenlets": f"a {self.gunicorn_worker} worker has none; worker_class: gevent has"}
-        if self.worker_class == "sync" and self.threads > 1:
+        if self.worker_class == "sync" and self.threads != 1:
             unused["threads"] = "a sync worker has one; worker_class: gthread has more"
         return unused

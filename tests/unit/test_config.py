@@ -79,6 +79,8 @@ def test_what_is_computed_says_from_what(project: Path) -> None:
     hello = "apps.hello."
     assert found == {
         f"{hello}gateway.processes": (6, [f"{hello}fleet.size.cpus"]),
+        f"{hello}gateway.threads": (8, [f"{hello}gateway.processes"]),
+        f"{hello}requests_at_a_time": (48, [f"{hello}gateway.processes", f"{hello}gateway.threads"]),
         f"{hello}rollout.drain_timeout_s": (45, [f"{hello}gateway.request_timeout_s"]),
         f"{hello}routes": (["shop.example.org/s"], [f"{hello}hosts", f"{hello}path"]),
         f"{hello}script_name": ("/s", [f"{hello}path", f"{hello}strip_path"]),

@@ -75,7 +75,7 @@ def test_a_choice_that_cannot_be_is_refused(gateway: dict[str, Any], message: li
 @pytest.mark.parametrize(
     ("values", "worker_class", "at_a_time"),
     [
-        ({"kind": "gunicorn"}, "gthread", 4),
+        ({"kind": "gunicorn"}, "gthread", 8),
         ({"kind": "gunicorn", "threads": 1}, "sync", 1),
         ({"kind": "gunicorn", "threads": 1, "worker_class": "gthread"}, "gthread", 1),
         ({"kind": "gunicorn", "worker_class": "sync"}, "sync", 1),
@@ -93,6 +93,16 @@ def test_gunicorns_worker_follows_the_threads_unless_it_is_named(
     assert (config["worker_class"], config["worker_connections"]) == (worker_class, at_a_time)
     assert config["preload_app"] == (worker_class != "gevent")
     assert (config["timeout"], config["graceful_timeout"], config["max_requests"]) == (65, 75, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("values", "threads"), [({}, 8), ({"processes": 2}, 8), ({"processes": 1}, 16), ({"processes": 1, "threads": 3}, 3)]
+)
+def test_a_server_runs_at_least_sixteen_requests_at_a_time_unless_it_is_told(
+    values: dict[str, Any], threads: int
+) -> None:
+    for kind, line in (("uwsgi", "threads"), ("gunicorn", "threads"), ("tornado", "threads")):
+        assert f"\n{line} = {threads}\n" in gateway_files(app(kind, **values))[GATEWAYS[kind].config]
 
 
 def test_the_configurations_of_gevent_and_tornado_read_back_as_they_were_set() -> None:
