@@ -7,6 +7,7 @@ SHELL := /bin/bash
 .ONESHELL:
 
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 SCHEMA := stacks/settings.schema.json
 LOCK := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
@@ -115,6 +116,9 @@ bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 .PHONY: bench-profile
 bench-profile: setup ## where the seconds of an up, a release and a rollback go
 	@python -m benchmarks.profile
+.PHONY: bench-serve
+bench-serve: setup ## served requests against other ways to serve; writes docs/performance.md
+	@python -m benchmarks.serve.run $(BENCH_ARGS)
 
 .PHONY: schema
 schema: setup-dev ## the JSON schema of the stack files, from settings/

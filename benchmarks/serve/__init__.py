@@ -1,0 +1,1 @@
+"""Served requests, measured against what people would use instead: `make bench-serve`."""

@@ -1,0 +1,114 @@
+"""What was measured, as numbers to show: medians, spreads, and goals as ratios within one round."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.serve.contestants import PRODUCTS
+from benchmarks.serve.works import LOADS, load_name
+from benchmarks.serve.wrk import Sample
+
+WAIT_S = 0.02
+# How much p99 may grow below 70 % of the most, where it is called flat.
+FLAT = 2.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """text: what is wanted. measured, is_met: what was. missed: the reason, shown where it is not met."""
+
+    text: str
+    measured: str
+    is_met: bool
+    missed: str = ""
+
+
+class Figures:
+    """The samples of a run by contestant and work; result: as benchmarks/serve/run.py keeps it."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.result = result
+        self._samples: dict[str, dict[str, list[dict[str, float]]]] = result["samples"]
+
+    def samples(self, contestant: str, work: str) -> list[Sample]:
+        """Return the samples of a cell, one of each round; [] where it is not measured."""
+        return [Sample.of(each) for each in self._samples.get(contestant, {}).get(work, [])]
+
+    def median(self, contestant: str, work: str, of: Callable[[Sample], float] = lambda each: each.rps) -> float:
+        """Return the median of one value of a cell, of requests/s where none is named."""
+        return statistics.median(map(of, self.samples(contestant, work)))
+
+    def ratio(self, contestant: str, other: str, work: str) -> float:
+        """Return the median of how often a contestant's requests/s are the other's, in each round."""
+        pairs = zip(self.samples(contestant, work), self.samples(other, work), strict=True)
+        return statistics.median(ours.rps / max(theirs.rps, 0.1) for ours, theirs in pairs)
+
+    def lost(self, contestant: str, work: str) -> int:
+        """Return the errors, and the requests without an answer, of all rounds."""
+        return sum(each.errors + each.timeouts for each in self.samples(contestant, work))
+
+    def cell(self, contestant: str, work: str) -> str:
+        """Return requests/s for a table: the median, half the range in percent, and what went wrong."""
+        samples = self.samples(contestant, work)
+        if not samples:
+            return ""
+        rates = [each.rps for each in samples]
+        middle = statistics.median(rates)
+        spread = f" ±{(max(rates) - min(rates)) / 2 / middle:.0%}" if len(rates) > 1 and middle else ""
+        lost = self.lost(contestant, work)
+        return f"{middle:,.0f}{spread}" + f" **({lost:,} lost)**" * bool(lost)
+
+    def latency(self, contestant: str, work: str) -> str:
+        """Return the median and the 99th percentile in ms, each the median of all rounds."""
+        if not self.samples(contestant, work):
+            return ""
+        p50, p99 = (self.median(contestant, work, of) for of in (lambda each: each.p50_ms, lambda each: each.p99_ms))
+        return f"{p50:,.0f} / {p99:,.0f}"
+
+    def goals(self) -> list[Goal]:
+        """Return each goal with what was measured."""
+        return [*self._rates(), *self._limits(), *self._memory()]
+
+    def _rates(self) -> list[Goal]:
+        others = [each.name for each in PRODUCTS[1:]]
+        fastest = max(others, key=lambda name: self.median(name, "hello"))
+        default, fleet = self.ratio("default", "gunicorn-sync", "hello"), self.ratio("default", fastest, "hello")
+        granian, waiting = self.ratio("default", "granian", "hello"), self.ratio("default", "beanstalk", "wait")
+        most = self.result["requests_at_a_time"] / WAIT_S
+        share = self.median("default", "wait") / most
+        return [
+            Goal("hello: 3 times Gunicorn's default", f"{default:.1f} times", default >= 3,
+                 "gateway, Nginx and the load share two cores here; Gunicorn's one worker leaves them the second"),
+            Goal("hello: no other gateway of the product is faster", f"{fleet:.2f} times `{fastest}`", fleet >= 1,
+                 "the difference is within the spread, or the other costs waiting requests"),
+            Goal("hello: no gateway that keeps PEP 3333 is faster", f"{granian:.2f} times Granian", granian >= 1,
+                 "Granian parses HTTP in Rust and keeps connections; it is not among the gateways"),
+            Goal("waiting: as many as Elastic Beanstalk's default", f"{waiting:.1f} times", waiting >= 1),
+            Goal(f"waiting: 95 % of what {self.result['requests_at_a_time']} requests at a time make possible",
+                 f"{share:.0%}", share >= 0.95, "two cores for clients, balancer and gateway are used up before that"),
+        ]  # fmt: skip
+
+    def _limits(self) -> list[Goal]:
+        cost = 1 - self.ratio("gunicorn", "gunicorn-direct", "hello")
+        lost = [self.lost("default", work) for work in ("many", "many-fresh")]
+        p99 = {load: self.median("default", load_name(load), lambda each: each.p99_ms) for load in LOADS}
+        least, worst = p99[LOADS[0]], max(value for load, value in p99.items() if load <= 0.7)
+        return [
+            Goal("the balancer costs 15 % at most", f"{cost:.0%}", cost <= 0.15,
+                 "Nginx runs on the cores of the gateway here"),
+            Goal("2,000 clients: no error, and nobody without an answer", f"{sum(lost):,}", sum(lost) == 0),
+            Goal(f"p99 up to 70 % of the most: {FLAT:.0f} times the one at 10 %", f"{worst / least:.1f} times",
+                 worst <= FLAT * least, "requests that come at random wait for one another on two cores"),
+        ]  # fmt: skip
+
+    def _memory(self) -> list[Goal]:
+        wanted = {"server": 90, "balancer": 25}
+        why = "all processes of the machine count: systemd's own use 35 MiB, the health agent 22, Nginx 15"
+        found: Sequence[tuple[str, float]] = [(name, self.result["idle_mib"][name]) for name in wanted]
+        return [
+            Goal(f"an idle {name}: {wanted[name]} MiB", f"{mib:.0f} MiB", mib <= wanted[name], why)
+            for name, mib in found
+        ]

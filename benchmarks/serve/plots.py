@@ -1,0 +1,50 @@
+"""The plots of docs/performance.md, as SVG without scripts: the same text for the same numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import leather  # pyright: ignore[reportMissingTypeStubs]
+
+from benchmarks.serve.contestants import CONTESTANTS
+from benchmarks.serve.figures import Figures
+from benchmarks.serve.works import LOADS, load_name
+
+OURS, THEIRS = "#1f6f8b", "#c9772b"
+WIDTH, BAR = 900, 26
+
+
+def draw(found: Figures) -> dict[str, str]:
+    """Return the plots as SVG, by name."""
+    for part in ("title", "legend", "axis_title", "tick"):
+        setattr(leather.theme, f"{part}_font_family", "sans-serif")
+    return {
+        "hello": _bars(found, "hello", "hello (Flask), 64 clients: requests/s"),
+        "wait": _bars(found, "wait", "20 ms of waiting, 64 clients: requests/s"),
+        "load": _latencies(found),
+    }
+
+
+def _bars(found: Figures, work: str, title: str) -> str:
+    """Draw the requests/s of each contestant, the most at the top; the product's in a colour of their own."""
+    measured = [each for each in CONTESTANTS if found.samples(each.name, work) and each.name != "nginx"]
+    measured.sort(key=lambda each: found.median(each.name, work), reverse=True)
+    values = [found.median(each.name, work) for each in measured]
+    labels = [f"{re.sub('[*`]', '', each.title)}: {value:,.0f}" for each, value in zip(measured, values, strict=True)]
+    colours = {label: OURS if each.is_product else THEIRS for label, each in zip(labels, measured, strict=True)}
+    chart: Any = leather.Chart(title)
+    chart.add_bars(list(zip(values, labels, strict=True)), fill_color=lambda datum: colours[datum.y])
+    return chart.to_svg(width=WIDTH, height=130 + BAR * len(labels))
+
+
+def _latencies(found: Figures) -> str:
+    """Draw the latencies of the default by its load."""
+    chart: Any = leather.Chart("the default, hello: latency in ms by the percentage of the most requests/s")
+    for name, colour, of in (
+        ("median", OURS, lambda each: each.p50_ms),
+        ("p99", THEIRS, lambda each: each.p99_ms),
+    ):
+        points = [(load * 100, found.median("default", load_name(load), of)) for load in LOADS]
+        chart.add_line(points, name=name, stroke_color=colour)
+    return chart.to_svg(width=WIDTH, height=360)

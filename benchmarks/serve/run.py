@@ -1,0 +1,119 @@
+"""Measure served requests, for every contestant on the same machines: `make bench-serve`.
+
+    python -m benchmarks.serve.run             five rounds, about 30 minutes
+    python -m benchmarks.serve.run --quick     one round of a second each, about 4 minutes; writes no page
+
+It writes benchmarks/results/serve-<time>.json, and the tables and plots of docs/performance.md.
+`--page FILE` makes these again from such a file, without measuring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.run import RESULTS, ROOT
+from benchmarks.serve import page
+from benchmarks.serve.contestants import CONTESTANTS
+from benchmarks.serve.machines import Machines
+from benchmarks.serve.works import WORKS, Work
+from benchmarks.serve.wrk import Sample
+from platforms.lxd.cleanup import owners, remove_leftovers
+
+ROUNDS, SECONDS, WARM_S = 5, 3, 1
+# Clients that wait their turn among 2,000 need longer to see it.
+MANY_SECONDS = 5
+
+
+def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Return the samples of each work of each contestant, one of each round, in which all take their turns.
+
+    Every second round goes backwards, so that nobody is always measured early.
+    """
+    found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(rounds):
+        start_s = time.monotonic()
+        for contestant in CONTESTANTS if number % 2 == 0 else reversed(CONTESTANTS):
+            cells = [work for work in WORKS if contestant.name in work.of]
+            with machines.serving(contestant):
+                for work in cells:
+                    machines.check(contestant, work)
+                most_rps = 0.0
+                for work in cells:
+                    if work == cells[0] or work.warm:
+                        machines.measure(contestant, work, WARM_S)
+                    sample = machines.measure(contestant, work, _seconds(work, seconds), work.load * most_rps)
+                    most_rps = most_rps or sample.rps
+                    found[contestant.name][work.name].append(sample.values())
+                    print(f"{contestant.name:16} {work.name:12} {_line(sample)}", flush=True)
+        print(f"round {number + 1} of {rounds}: {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def _seconds(work: Work, seconds: float) -> float:
+    return seconds if work.clients < 1000 else max(seconds, MANY_SECONDS)
+
+
+def _line(sample: Sample) -> str:
+    lost = f"  {sample.errors} errors, {sample.timeouts} without an answer" * bool(sample.errors or sample.timeouts)
+    return f"{sample.rps:9,.0f} requests/s  p99 {sample.p99_ms:8.1f} ms{lost}"
+
+
+def run(rounds: int, seconds: float) -> dict[str, Any]:
+    """Make the machines, measure, remove the machines, and return what is kept as JSON."""
+    prefix = f"e2e-{os.getpid()}-serve"
+    try:
+        with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
+            machines = Machines(Path(folder))
+            samples = measure(machines, rounds, seconds)
+            result = machines.description() | {"samples": samples}
+            machines.destroy()
+    finally:
+        for owner in owners():
+            if owner.startswith(prefix):
+                remove_leftovers(owner)
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout
+    return {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit.strip(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "rounds": rounds,
+        "seconds": seconds,
+    } | result
+
+
+def main() -> None:
+    """Run what the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round, and no page")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--page", type=Path, metavar="FILE", help="make the page from this file of results")
+    arguments = parser.parse_args()
+    if arguments.page:
+        page.write(json.loads(arguments.page.read_text()))
+        return
+    start_s = time.monotonic()
+    result = run(1, 1) if arguments.quick else run(arguments.rounds, SECONDS)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / f"serve-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
+    file.write_text(json.dumps(result, indent=1) + "\n")
+    print(page.tables(result))
+    if not arguments.quick:
+        page.write(result)
+    print(f"kept in {file.relative_to(ROOT)}; it took {(time.monotonic() - start_s) / 60:.0f} minutes")
+
+
+if __name__ == "__main__":
+    main()
