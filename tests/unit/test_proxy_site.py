@@ -37,8 +37,8 @@ def read(folder: Path, **proxy: Any) -> list[dict[str, Any]]:
 
 
 def server(block: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return next(each["block"] for each in block if each["directive"] == "server" and ["80", "default_server"] in args(
-        each["block"], "listen"
+    return next(each["block"] for each in block if each["directive"] == "server" and any(
+        listen[:2] == ["80", "default_server"] for listen in args(each["block"], "listen")
     ))  # fmt: skip
 
 

@@ -246,8 +246,10 @@ def test_with_tls_every_server_has_it_and_one_is_the_default(system: OperatingSy
     block = site(tmp_path, tls, system, rest={}, shop={"hosts": ["*.shop.example.org"]})
     listens = {name: args(server, "listen") for name, server in servers(block).items()}
     old, new = ([], [["on"]]) if system.http2_directive else (["http2"], [])
+    # Its queue holds the connections of 2,000 clients that come at once; 511 by default.
+    default = ["default_server", "backlog=4096"]
     assert listens == {
-        "_": [["80", "default_server"], ["443", "ssl", *old, "default_server"]],
+        "_": [["80", *default], ["443", "ssl", *old, *default]],
         "*.shop.example.org": [["80"], ["443", "ssl", *old]],
     }
     assert [args(server, "http2") for server in servers(block).values()] == [new, new]
