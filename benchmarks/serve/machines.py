@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from harness.stack import Stack, eventually, lxc, on
 from platforms.lxd.transport import LxdTransport
 
 APP = Path(__file__).parent / "app"
-SCRIPT = "/opt/report.lua"
+SCRIPTS = "/opt"
 UNIT = "contestant"
 INSTALL_S = 300
 # Proportional memory of all processes of a machine, in KiB.
@@ -75,7 +75,7 @@ class Machines:
             stack.destroy()
 
     @contextmanager
-    def serving(self, contestant: Contestant) -> Iterator[None]:
+    def serving(self, contestant: Contestant) -> Generator[None]:
         """Start the contestant where it is not the product's, which always runs, and end it afterwards."""
         if not contestant.command:
             yield
@@ -103,7 +103,7 @@ class Machines:
 
     def measure(self, contestant: Contestant, work: Work, seconds: float, rps: float = 0) -> wrk.Sample:
         """Return what clients got for so many seconds. rps: see wrk.command()."""
-        command = wrk.command(work, self._target(contestant, work), seconds, rps, SCRIPT)
+        command = wrk.command(work, self._target(contestant, work), seconds, rps, SCRIPTS)
         result = LxdTransport().exec(self.load, command, timeout_s=seconds + 2 * wrk.TIMEOUT_S)
         return wrk.Sample.parse(result.output)
 
@@ -162,7 +162,8 @@ def _make_load_machine(stack: Stack) -> str:
     # It has no address at first.
     install = "apt-get update -qq && apt-get install -qq --no-install-recommends wrk >/dev/null && which wrk"
     eventually(lambda: "wrk" in on(name, "sh", "-c", install), message="wrk is installed")
-    _write(name, SCRIPT, wrk.SCRIPT)
+    _write(name, f"{SCRIPTS}/report.lua", wrk.SCRIPT)
+    _write(name, f"{SCRIPTS}/clients.py", (Path(__file__).parent / "clients.py").read_text())
     return name
 
 

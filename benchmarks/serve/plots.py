@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import Any
-
-import leather  # pyright: ignore[reportMissingTypeStubs]
 
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.figures import Figures
 from benchmarks.serve.works import LOADS, load_name
 
+# It has no types.
+leather: Any = importlib.import_module("leather")
 OURS, THEIRS = "#1f6f8b", "#c9772b"
 WIDTH, BAR = 900, 26
 
@@ -33,18 +34,19 @@ def _bars(found: Figures, work: str, title: str) -> str:
     values = [found.median(each.name, work) for each in measured]
     labels = [f"{re.sub('[*`]', '', each.title)}: {value:,.0f}" for each, value in zip(measured, values, strict=True)]
     colours = {label: OURS if each.is_product else THEIRS for label, each in zip(labels, measured, strict=True)}
-    chart: Any = leather.Chart(title)
-    chart.add_bars(list(zip(values, labels, strict=True)), fill_color=lambda datum: colours[datum.y])
+    chart = leather.Chart(title)
+
+    def colour(bar: Any) -> str:
+        return colours[bar.y]
+
+    chart.add_bars(list(zip(values, labels, strict=True)), fill_color=colour)
     return chart.to_svg(width=WIDTH, height=130 + BAR * len(labels))
 
 
 def _latencies(found: Figures) -> str:
     """Draw the latencies of the default by its load."""
-    chart: Any = leather.Chart("the default, hello: latency in ms by the percentage of the most requests/s")
-    for name, colour, of in (
-        ("median", OURS, lambda each: each.p50_ms),
-        ("p99", THEIRS, lambda each: each.p99_ms),
-    ):
-        points = [(load * 100, found.median("default", load_name(load), of)) for load in LOADS]
+    chart = leather.Chart("the default, hello: latency in ms by the percentage of the most requests/s")
+    for name, colour, value in (("median", OURS, "p50_ms"), ("p99", THEIRS, "p99_ms")):
+        points = [(load * 100, found.median("default", load_name(load), value)) for load in LOADS]
         chart.add_line(points, name=name, stroke_color=colour)
     return chart.to_svg(width=WIDTH, height=360)

@@ -26,13 +26,11 @@ from benchmarks.run import RESULTS, ROOT
 from benchmarks.serve import page
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.machines import Machines
-from benchmarks.serve.works import WORKS, Work
+from benchmarks.serve.works import WORKS
 from benchmarks.serve.wrk import Sample
 from platforms.lxd.cleanup import owners, remove_leftovers
 
 ROUNDS, SECONDS, WARM_S = 5, 3, 1
-# Clients that wait their turn among 2,000 need longer to see it.
-MANY_SECONDS = 5
 
 
 def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, dict[str, list[dict[str, float]]]]:
@@ -46,22 +44,18 @@ def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, dict[s
         for contestant in CONTESTANTS if number % 2 == 0 else reversed(CONTESTANTS):
             cells = [work for work in WORKS if contestant.name in work.of]
             with machines.serving(contestant):
-                for work in cells:
+                for work in cells if number == 0 else ():
                     machines.check(contestant, work)
                 most_rps = 0.0
                 for work in cells:
                     if work == cells[0] or work.warm:
                         machines.measure(contestant, work, WARM_S)
-                    sample = machines.measure(contestant, work, _seconds(work, seconds), work.load * most_rps)
+                    sample = machines.measure(contestant, work, seconds, work.load * most_rps)
                     most_rps = most_rps or sample.rps
                     found[contestant.name][work.name].append(sample.values())
                     print(f"{contestant.name:16} {work.name:12} {_line(sample)}", flush=True)
         print(f"round {number + 1} of {rounds}: {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
     return found
-
-
-def _seconds(work: Work, seconds: float) -> float:
-    return seconds if work.clients < 1000 else max(seconds, MANY_SECONDS)
 
 
 def _line(sample: Sample) -> str:

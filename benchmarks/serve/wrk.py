@@ -1,4 +1,4 @@
-"""The load generator: Debian's wrk 4.1, by a script in its own language, which prints what it measured as JSON."""
+"""The load: Debian's wrk 4.1, by a script that prints what it measured as JSON, and clients.py for a crowd."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from benchmarks.serve.works import Work
 
 # Seconds after which a client gives up. Nobody waits longer for a page.
 TIMEOUT_S = 10
+# Debian allows a process 1,024.
+OPEN_FILES = ("sh", "-c", 'ulimit -n 8192; exec "$@"', "sh")
 # A body for `upload` bytes, and pauses of random length, as of people that know nothing of one another.
 SCRIPT = """\
 local upload, pause_ms = tonumber(os.getenv("UPLOAD")), tonumber(os.getenv("PAUSE_MS"))
@@ -75,18 +77,23 @@ class Sample:
         return asdict(self)
 
 
-def command(work: Work, target: tuple[str, str], seconds: float, rps: float, script: str) -> list[str]:
+def command(work: Work, target: tuple[str, str], seconds: float, rps: float, folder: str) -> list[str]:
     """Return the command for one cell.
 
     target: URL without a path, and host. rps: what clients ask for together, 0 for as much as they get.
+    folder: where the scripts are.
     """
     url, host = target
+    if work.is_crowd:
+        numbers = (work.clients, seconds, TIMEOUT_S, int(work.fresh))
+        asks = ("python3", f"{folder}/clients.py", url + work.path, host, *(f"{each:.0f}" for each in numbers))
+        return [*OPEN_FILES, *asks]
     pause_ms = work.clients / rps * 1000 if rps else 0
     headers = [f"Host: {host}", *(["Connection: close"] * work.fresh)]
     return [
-        *("env", f"UPLOAD={work.upload}", f"PAUSE_MS={pause_ms:.3f}", "sh", "-c", 'ulimit -n 8192; exec "$@"', "sh"),
+        *("env", f"UPLOAD={work.upload}", f"PAUSE_MS={pause_ms:.3f}", *OPEN_FILES),
         *("wrk", "--threads", "1", "--connections", str(work.clients), "--duration", f"{seconds:.0f}s"),
-        *("--timeout", f"{TIMEOUT_S}s", "--script", script),
+        *("--timeout", f"{TIMEOUT_S}s", "--script", f"{folder}/report.lua"),
         *(part for header in headers for part in ("--header", header)),
         url + work.path,
     ]

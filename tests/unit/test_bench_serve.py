@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
+import socketserver
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.serve import contestants, page, plots
+from benchmarks.serve import clients, contestants, page, plots
 from benchmarks.serve.figures import Figures
 from benchmarks.serve.works import BY_NAME, WORKS, load_name
 from benchmarks.serve.wrk import Sample, command
@@ -55,11 +59,43 @@ def test_output_without_a_result_is_an_error_that_shows_it(printed: str) -> None
 
 
 def test_clients_pause_so_that_together_they_ask_for_the_rate() -> None:
-    load = command(BY_NAME[load_name(0.5)], ("http://10.0.0.1", "default.bench"), 3, 1600, "report.lua")
+    load = command(BY_NAME[load_name(0.5)], ("http://10.0.0.1", "default.bench"), 3, 1600, "/opt")
     assert load[:3] == ["env", "UPLOAD=0", "PAUSE_MS=40.000"]
-    fresh = command(BY_NAME["fresh"], ("http://10.0.0.1", "default.bench"), 3, 0, "report.lua")
+    fresh = command(BY_NAME["fresh"], ("http://10.0.0.1", "default.bench"), 3, 0, "/opt")
     assert fresh[2] == "PAUSE_MS=0.000"
     assert fresh[-5:] == ["--header", "Host: default.bench", "--header", "Connection: close", "http://10.0.0.1/flask"]
+
+
+class Answers(socketserver.ThreadingTCPServer):
+    """Answers every second connection, and leaves the others without an answer."""
+
+    request_queue_size, daemon_threads, connections = 64, True, 0
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        self.connections += 1
+        answers = self.connections % 2 == 0
+        while request.recv(4096):
+            if answers:
+                request.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+
+def test_every_client_of_a_crowd_that_gets_no_answer_is_counted() -> None:
+    with Answers(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        crowd = clients.Crowd(f"http://127.0.0.1:{server.server_address[1]}/flask", "a.bench", 0.2, fresh=False)
+        found = crowd.run(10, timeout_s=0.3)
+        server.shutdown()
+    sample = Sample.parse(json.dumps(found))
+    assert (found["timeout"], sample.timeouts, sample.errors) == (5, 5, 0)
+    assert found["requests"] > 10
+
+
+def test_a_crowd_counts_refused_connections_as_errors() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        found = clients.Crowd(f"http://127.0.0.1:{nobody.getsockname()[1]}/", "a.bench", 0.05, fresh=True).run(2, 0.1)
+    assert (found["requests"], found["timeout"]) == (0, 0)
+    assert found["connect"] >= 2
 
 
 def test_a_cell_shows_median_and_spread_and_marks_what_was_lost() -> None:

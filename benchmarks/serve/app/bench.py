@@ -31,8 +31,11 @@ def django() -> Any:
     settings = importlib.import_module("django.conf").settings
     http = importlib.import_module("django.http")
     path = importlib.import_module("django.urls").path
-    view = path("django", lambda _: http.HttpResponse("hello", content_type="text/plain"))
-    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=(view,), SECRET_KEY="of nothing")
+
+    def greet(_: Any) -> Any:
+        return http.HttpResponse("hello", content_type="text/plain")
+
+    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=(path("django", greet),), SECRET_KEY="of nothing")
     return importlib.import_module("django.core.wsgi").get_wsgi_application()
 
 
