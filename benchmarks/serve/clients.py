@@ -95,8 +95,8 @@ class Crowd:
         self.fresh, self.selector = fresh, selectors.DefaultSelector()
         self.start_s = time.monotonic()
         self.end_s = self.start_s + seconds
-        names = ("bytes", "connect", "read", "write", "status", "timeout")
-        self.found: dict[str, int] = {name: 0 for name in names}  # noqa: C420
+        names: tuple[str, ...] = ("bytes", "connect", "read", "write", "status", "timeout")
+        self.found: dict[str, int] = dict.fromkeys(names, 0)
         self.latencies_s: list[float] = []
         self.waiting: set[Client] = set()
 

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and its plots, from what was measured."""
+"""The tables of docs/performance.md and its plots, and a line of the README, from what was measured."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.figures import Figures
 from benchmarks.serve.works import BY_NAME, LOADS, WORKS, load_name
 
-PAGE = ROOT / "docs" / "performance.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
 _PLACE = re.compile(r"(<!-- by `make bench-serve`: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 RATES = ("hello", "fresh", "wait", "cpu", "upload", "large")
+README_RATES = {"hello": 'of a Flask "hello"', "wait": "that wait for 20 ms", "upload": "POSTs of 100 KiB"}
 FRAMEWORKS = ("bare", "hello", "django", "static")
 CLIENTS = ("few", "hello", "many", "many-fresh")
 
@@ -23,6 +24,7 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
     """Return each part of the page that is made from a run, by its name."""
     found = Figures(result)
     return {
+        "readme": _readme(found),
         "run": _run(result),
         "goals": _goals(found),
         "rates": _rates(found, RATES),
@@ -43,14 +45,26 @@ def tables(result: dict[str, Any]) -> str:
 
 
 def write(result: dict[str, Any]) -> None:
-    """Write the page and its plots. Raises ValueError where the page has other parts than a run makes."""
+    """Write the pages and plots. Raises ValueError where the pages have places for other parts than a run makes."""
     made = blocks(result)
-    text, named = PAGE.read_text(), set(re.findall(r"`make bench-serve`: (\w+) -->", PAGE.read_text()))
-    if named != made.keys():
-        raise ValueError(f"{PAGE}: has places for {sorted(named)}, and the run makes {sorted(made)}")
-    PAGE.write_text(_PLACE.sub(lambda match: match[1] + made[match[2]] + match[3], text))
+    texts = {page: page.read_text() for page in (README, PAGE)}
+    named = [match[2] for text in texts.values() for match in _PLACE.finditer(text)]
+    if sorted(named) != sorted(made):
+        raise ValueError(f"{README}, {PAGE}: have places for {sorted(named)}, and the run makes {sorted(made)}")
+    for page, text in texts.items():
+        page.write_text(_PLACE.sub(lambda match: match[1] + made[match[2]] + match[3], text))
     for name, plot in plots.draw(Figures(result)).items():
         (PAGE.parent / f"performance-{name}.svg").write_text(plot)
+
+
+def _readme(found: Figures) -> str:
+    rates = [f"{found.median('default', work):,.0f} {what}" for work, what in README_RATES.items()]
+    times = [
+        f"{found.ratio('default', other, 'hello'):.1f} times {title}"
+        for other, title in (("gunicorn-sync", "Gunicorn's default"), ("beanstalk", "Elastic Beanstalk's"))
+    ]
+    cores = f"On {found.result['cores']} cores for clients, balancer and server, a second"
+    return f'{cores}: {", ".join(rates)}.\n"Hello" is {" and ".join(times)}.\n'
 
 
 def _run(result: dict[str, Any]) -> str:

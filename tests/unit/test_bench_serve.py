@@ -122,18 +122,21 @@ def test_a_request_without_an_answer_misses_the_goal_of_2000_clients() -> None:
     assert (goal.measured, goal.is_met) == ("1", False)
 
 
-def test_the_page_has_a_place_for_each_part_that_a_run_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = tmp_path / "performance.md"
+def test_the_pages_have_a_place_for_each_part_that_a_run_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, readme = tmp_path / "performance.md", tmp_path / "README.md"
     copy.write_text(page.PAGE.read_text())
+    readme.write_text(page.README.read_text())
     monkeypatch.setattr(page, "PAGE", copy)
+    monkeypatch.setattr(page, "README", readme)
     page.write(result(default=3000))
     text = copy.read_text()
     assert "| **wsgi-fleet, the default**: uWSGI | 3,000 ±10% |" in text
+    assert '3,000 of a Flask "hello"' in readme.read_text()
     page.write(result(default=3000))
     assert copy.read_text() == text
     assert {each.name for each in tmp_path.glob("*.svg")} == set(re.findall(r"performance-\w+\.svg", text))
     copy.write_text(text.replace("bench-serve`: goals", "bench-serve`: wishes"))
-    with pytest.raises(ValueError, match=r"has places for .*wishes"):
+    with pytest.raises(ValueError, match=r"have places for .*wishes"):
         page.write(result())
 
 
