@@ -107,7 +107,7 @@ class Figures:
 
     def _memory(self) -> list[Goal]:
         wanted = {"server": 90, "balancer": 25}
-        why = "all processes of the machine count: systemd's own use 35 MiB, the health agent 22, Nginx 15"
+        why = "all processes count: systemd's own use 31 MiB, the balancer's health agent 22, its Nginx 15"
         found: Sequence[tuple[str, float]] = [(name, self.result["idle_mib"][name]) for name in wanted]
         return [
             Goal(f"an idle {name}: {wanted[name]} MiB", f"{mib:.0f} MiB", mib <= wanted[name], why)

@@ -53,6 +53,8 @@ class Machines:
         self.first = self.servers[contestants.PRODUCTS[0].name]
         # Before any load, and before anything else is there.
         self.idle_mib = {"server": _pss_mib(self.first), "balancer": _pss_mib(self.fleet.balancer())}
+        self._plain, self._tls = (f"//{_address(stack.balancer())}" for stack in (self.fleet, self.secure))
+        self._direct = {name: f"//{_address(machine)}" for name, machine in self.servers.items()}
         self.load = _make_load_machine(self.fleet)
         self._let_load_in()
         _install_contestants(self.first)
@@ -110,12 +112,9 @@ class Machines:
     def _target(self, contestant: Contestant, work: Work) -> tuple[str, str]:
         """Return the URL without a path, and the host."""
         if contestant.direct:
-            address = _address(self.servers.get(contestant.direct, self.first))
-            port = contestants.PORT if contestant.command else 8000
-            return f"http://{address}:{port}", f"{contestant.direct}.bench"
-        if work.tls:
-            return f"https://{_address(self.secure.balancer())}", f"{contestant.name}.bench"
-        return f"http://{_address(self.fleet.balancer())}", f"{contestant.name}.bench"
+            server = self._direct.get(contestant.direct, self._direct[contestants.PRODUCTS[0].name])
+            return f"http:{server}:{contestants.PORT if contestant.command else 8000}", f"{contestant.direct}.bench"
+        return f"https:{self._tls}" if work.tls else f"http:{self._plain}", f"{contestant.name}.bench"
 
     def _let_load_in(self) -> None:
         """Open the app servers' ports, which only the balancer reaches: of contestants, and without a balancer."""

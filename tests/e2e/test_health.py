@@ -234,8 +234,8 @@ def nft(stack: Stack, *arguments: str, stdin: str = "") -> None:
 
 @pytest.mark.long
 def test_busy_servers_are_no_ill_ones(well: Stack) -> None:
-    # Each has two processes of four threads; six times as many clients wait for one another.
-    with Clients(well.url, slow_s=0.5, number=48):
+    # Each of the two has two processes of eight threads; three times as many clients wait for one another.
+    with Clients(well.url, slow_s=0.5, number=96):
         for _ in range(30):
             assert out(well) == []
             time.sleep(0.5)
