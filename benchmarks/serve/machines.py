@@ -20,7 +20,7 @@ from platforms.lxd.transport import LxdTransport
 APP = Path(__file__).parent / "app"
 SCRIPTS = "/opt"
 UNIT = "contestant"
-INSTALL_S = 300
+INSTALL_S, LONGEST_REST_S = 300, 5
 # Proportional memory of all processes of a machine, in KiB.
 PSS = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ { sum += $2 } END { print sum }'"
 # Prints the status of a response; arguments: URL, host, bytes of a POST. Any certificate will do.
@@ -104,10 +104,15 @@ class Machines:
         assert answer == "200", f"{contestant.name}: {work.name}: {answer}"
 
     def measure(self, contestant: Contestant, work: Work, seconds: float, rps: float = 0) -> wrk.Sample:
-        """Return what clients got for so many seconds. rps: see wrk.command()."""
+        """Return what clients got for so many seconds. rps: see wrk.command().
+
+        wrk leaves while requests wait, and most gateways still run those: that is over when this returns.
+        """
         command = wrk.command(work, self._target(contestant, work), seconds, rps, SCRIPTS)
         result = LxdTransport().exec(self.load, command, timeout_s=seconds + 2 * wrk.TIMEOUT_S)
-        return wrk.Sample.parse(result.output)
+        sample = wrk.Sample.parse(result.output)
+        time.sleep(min(work.clients / max(sample.rps, 1), LONGEST_REST_S))
+        return sample
 
     def _target(self, contestant: Contestant, work: Work) -> tuple[str, str]:
         """Return the URL without a path, and the host."""
