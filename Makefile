@@ -116,6 +116,7 @@ bench: setup ## the benchmarks; tables, and files in benchmarks/results/
 .PHONY: bench-profile
 bench-profile: setup ## where the seconds of an up, a release and a rollback go
 	@python -m benchmarks.profile
+
 .PHONY: bench-serve
 bench-serve: setup ## served requests against other ways to serve; writes docs/performance.md
 	@python -m benchmarks.serve.run $(BENCH_ARGS)
