@@ -33,6 +33,7 @@ PHASES = {
     "staged": "switching the first server",
     "release task": "switching the first server",
     "switched": "switching the servers",
+    "watched": "switching the servers",
     "switch failed": "going back",
     "went back": "going back",
 }

@@ -117,6 +117,11 @@ class AppServerFleet(pulumi.ComponentResource):
                 "allow_unreachable": app.rollout.allow_unreachable,
                 "keep_releases": app.rollout.keep_releases,
             },
+            client_limits={
+                "addresses": {role: machine.address for role, machine in self.machines.items()},
+                "max_error_percent": app.rollout.max_error_percent,
+                "max_latency_ratio": app.rollout.max_latency_ratio,
+            },
             # To its own machines: one of another application must not hold this one up.
             reach=platform.reach(self.machines.values()),
             store=args.store,

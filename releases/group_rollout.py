@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from platforms.server_group import ServerGroupError
 from platforms.transport import SecretStore, Store, Transport
+from releases.client_watch import ClientWatch
 from releases.fleet import Server, ServerFailure
 from releases.hooks import NO_HOOKS, Hooks
 from releases.journal import Journal
@@ -75,9 +76,9 @@ class GroupRollout(Rollout):
         if not self._live.present(present):
             raise RuntimeError(NO_SERVERS)
 
-    def _bake(self, canary: Server) -> None:
+    def _bake(self, canary: Server, watch: ClientWatch | None) -> None:
         try:
-            super()._bake(canary)
+            super()._bake(canary, watch)
         except ServerFailure:
             if not self._live.has_gone(canary):
                 raise

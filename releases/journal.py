@@ -68,9 +68,13 @@ class Journal:
         """Add an event; its time is in seconds since the movement began."""
         head = self._head if not self._lines else {}
         self.facts |= {**head, **details}
-        line = {"event": event, "after_s": round(time.monotonic() - self._begun, 2), **head, **details}
+        line = {"event": event, "after_s": self.seconds_at(time.monotonic()), **head, **details}
         self._lines.append(json.dumps(line))
         self._store.write(self._key, ("\n".join(self._lines) + "\n").encode())
+
+    def seconds_at(self, moment_s: float) -> float:
+        """Return a moment of time.monotonic() as seconds since the movement began."""
+        return round(moment_s - self._begun, 2)
 
     def note_error(self, error: Exception) -> None:
         """Add how the movement failed; an end from outside in words, not in Python's."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from releases.client_watch import ClientLimits
 from releases.fleet import Server
 from releases.release import Release
 
@@ -18,7 +19,8 @@ class Plan:
     watched before the others follow. allow_unreachable: servers that may be missing; they take the release when they
     boot. revision: of the source in its version control, for the journal; "" where there is none. balancer: the machine
     that serves static files, where it does. keeps_static: whether the store keeps them as well. task_before_proof:
-    whether the release task runs before any server proves the release.
+    whether the release task runs before any server proves the release. client_limits: by which what clients see is
+    judged; None where no balancer of ours is in front, or nothing is to be judged.
     """
 
     app: str
@@ -37,6 +39,7 @@ class Plan:
     balancer: Server | None = None
     keeps_static: bool = False
     task_before_proof: bool = False
+    client_limits: ClientLimits | None = None
 
 
 def batches(servers: Sequence[Server], size: int | str) -> list[list[Server]]:

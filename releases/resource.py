@@ -30,6 +30,7 @@ from platforms.server_group import Phase, ServerGroupError
 from platforms.transport import PrefixStore, Store, Transport
 from releases import pointers
 from releases.archive import SourceError
+from releases.client_watch import ClientLimits
 from releases.drift import ENDED, UNKNOWN, find_drift, find_strays, proxy_state
 from releases.fleet import Server
 from releases.group_rollout import GroupRollout
@@ -172,6 +173,7 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         if live
         else [Server(each["name"], each["target"]) for each in props["servers"]],
         balancer=Server(props["balancer"]["name"], props["balancer"]["target"]) if props["static"] else None,
+        client_limits=_client_limits(props),
         keeps_static="self_healing" in (props.get("balancer") or ()),
         # Of none, Output.all() makes a list.
         secrets=dict(props["secrets"]),
@@ -197,6 +199,14 @@ def _roll_out_release(props: Mapping[str, Any], transport: Transport, release: R
         # What to do comes last.
         raise without_traceback(RolloutError("\n".join([error.cause, *_bundle(props)]), error.remedy)) from None
     return {**_state_of(props), "release": props["release"], "manual_changes": manual_changes}
+
+
+def _client_limits(props: Mapping[str, Any]) -> ClientLimits | None:
+    """Return by what a release is judged; None where nothing is, or the balancer is no machine."""
+    limits: Mapping[str, Any] = props.get("client_limits") or {}
+    if not props.get("balancer") or all(limits.get(key) is None for key in ("max_error_percent", "max_latency_ratio")):
+        return None
+    return ClientLimits(front=Server(props["balancer"]["name"], props["balancer"]["target"]), **limits)
 
 
 def _servers_of_group(live: LiveServers) -> list[Server]:
@@ -238,7 +248,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
     limits: the fields of Plan that are numbers, batch_size and task_before_proof. balancer: as one of servers, and the
     unit of its proxy, which is started where somebody stopped it; None where it is no machine. It has "self_healing"
     where another one takes its place by itself. static: whether it serves static files; each other one gets them.
-    hooks: as releases.hooks.Hooks has them.
+    hooks: as releases.hooks.Hooks has them. client_limits: the fields of ClientLimits but front.
     """
 
     app: pulumi.Output[str]
@@ -260,6 +270,7 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
         hooks: Mapping[str, Mapping[str, Any]],
         balancer: Mapping[str, pulumi.Input[str]] | None,
         static: bool,
+        client_limits: Mapping[str, pulumi.Input[Any]],
         group: Mapping[str, pulumi.Input[Any]] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
@@ -279,5 +290,6 @@ class RolloutResource(Resource, module="releases", name="Rollout"):
             "hooks": pulumi.Output.secret(hooks),
             "balancer": balancer,
             "static": static,
+            "client_limits": client_limits,
         }
         super().__init__(_Provider(), name, props, opts)

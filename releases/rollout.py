@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from platforms.transport import SecretStore, Store, Transport
-from releases import lock, pointers
+from releases import keeping, lock, pointers
+from releases.client_watch import ClientWatch, WorseForClientsError, slices
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
 from releases.hooks import NO_HOOKS, Hooks
-from releases.journal import Journal, completed_releases
+from releases.journal import Journal
 from releases.plan import Plan, batches
 from releases.redaction import Redaction
-from releases.release import has_archive
 from releases.static import StaticFiles
 from releases.status import ReleaseStatus
 from releases.threads import report_lost_threads
@@ -70,6 +70,8 @@ class Rollout:
             self.fleet, plan.balancer, self.id, plan.release.manifest, store if plan.keeps_static else None
         )
         self.wheels = Wheels(self.fleet, store, self.id, plan.release.manifest, plan.stage_timeout_s)
+        # Server -> when it began and ended to stage, by time.monotonic().
+        self._staged: dict[str, tuple[float, float]] = {}
 
     def run(self) -> None:
         """Move the fleet. Raises RolloutError; then no server serves the new release that served another before."""
@@ -98,7 +100,8 @@ class Rollout:
             states = self._query_servers()
             if before != self.id:
                 self.hooks.run("before_release", journal.facts)
-            self._publish(journal)
+            keeping.publish(self.store, self.plan.release, self.secrets, self.plan.secrets)
+            journal.note("published")
             first = next(iter(states))
             runs_task = self._needs_task(states)
             # Where it is staged already, another rollout has proven it without the task.
@@ -106,7 +109,9 @@ class Rollout:
             self._stage(list(states), first if is_task_first else None)
             if is_task_first:
                 journal.note("release task", server=first.name)
-            journal.note("staged")
+            journal.note(
+                "staged", spans={name: [*map(journal.seconds_at, each)] for name, each in self._staged.items()}
+            )
             report_lost_threads(self.fleet, first, self.plan.release.manifest, time.monotonic() - start_s)
             self.static.publish(first)
             if runs_task and not is_task_first:
@@ -120,7 +125,10 @@ class Rollout:
         # It serves; what is left must not make it look as if it did not.
         late = self._update_late_servers(states, journal)
         missing = [*self._missing(states, late), *self.static.activate()]
-        self._prune([*states, *late])
+        keeping.prune(
+            self.store, self.id, self.plan.keep_releases, fleet=self.fleet, servers=[*states, *late],
+            kept=self.secrets, wheels=self.wheels, static=self.static,
+        )  # fmt: skip
         report_ended_workers(self.fleet, [*states, *late], self.plan.release.manifest)
         journal.note("done", seconds=round(time.monotonic() - start_s, 1), missing=missing)
         self.fleet.log(f"release {self.id} serves on {count(len(states) + len(late), 'server')}")
@@ -128,18 +136,6 @@ class Rollout:
     def _what_serves(self, before: str | None) -> str:
         serves = f"release {before} still serves" if before else "no other release was there before"
         return f"release {self.id} was not taken: {serves}."
-
-    def _publish(self, journal: Journal) -> None:
-        prefix = f"releases/{self.id}"
-        # The manifest last: where it is, the archive is whole.
-        is_there = self.store.read(f"{prefix}/manifest.json") == self.plan.release.manifest
-        if not (is_there and has_archive(self.store, self.plan.release.manifest, f"{prefix}/code.tar.gz")):
-            with self.plan.release.archive.open("rb") as archive:
-                self.store.write(f"{prefix}/code.tar.gz", archive)
-            self.store.write(f"{prefix}/manifest.json", self.plan.release.manifest)
-        if self.secrets and self.plan.secrets:
-            self.secrets.write(self.id, self.plan.secrets)
-        journal.note("published")
 
     def _query_servers(self) -> dict[Server, ReleaseStatus]:
         """Return what each server runs now. Leave out a server that cannot be reached, if the plan allows it."""
@@ -178,7 +174,9 @@ class Rollout:
             arguments, limit = ["stage", self.id, "task"], limit + self.plan.task_timeout_s
         else:
             arguments = ["stage", self.id]
+        begin_s = time.monotonic()
         self.fleet.run(server, "stage", arguments, stdin=stdin, timeout_s=limit, handle=self.wheels.handle_line)
+        self._staged[server.name] = begin_s, time.monotonic()
 
     def _needs_task(self, states: Mapping[Server, ReleaseStatus]) -> bool:
         """Return whether the release has a task to run. A fleet that serves the release already has run it."""
@@ -191,18 +189,24 @@ class Rollout:
         journal.note("release task", server=server.name)
 
     def _switch(self, states: Mapping[Server, ReleaseStatus], before: str | None, journal: Journal) -> None:
-        """Switch the canary, then batches. If a server fails, all that are or may be on the new release go back."""
+        """Switch the canary, then batches. If a server fails, all that are or may be on the new release go back.
+
+        So do they if clients see more errors or slower responses than the settings allow.
+        """
         # A rollout that was killed may have left servers on the new release.
         switched = [server for server, state in states.items() if state.live == self.id]
-        guard = threading.Lock()
+        guard, watch = threading.Lock(), self._client_watch(states, before, journal)
 
         def switch(server: Server) -> None:
             with guard:
                 if server not in switched:
                     switched.append(server)
+            begin_s = time.monotonic()
             self.fleet.switch(server, self.id)
             with guard:
-                journal.note("switched", server=server.name)
+                journal.note("switched", server=server.name, began_s=journal.seconds_at(begin_s))
+                if watch:
+                    watch.add(server)
 
         canary, *rest = states
         try:
@@ -211,20 +215,37 @@ class Rollout:
                 self.fleet.on_all(states, switch)
                 return
             self.fleet.on_all([canary], switch)
-            if rest and self.plan.bake_s and states[canary].live != self.id:
-                self._bake(canary)
+            if (rest or watch) and self.plan.bake_s and states[canary].live != self.id:
+                self._bake(canary, watch)
             for batch in batches(rest, self.plan.batch_size):
                 self.fleet.on_all(batch, switch)
-        except (ServerFailures, ServerFailure) as error:
+                if watch:
+                    watch.check()
+        except (ServerFailures, ServerFailure, WorseForClientsError) as error:
             journal.note("switch failed", why=str(error))
             raise RuntimeError(
                 "\n".join([str(error), *self._switch_back(switched, states, before, journal)])
             ) from error
 
-    def _bake(self, canary: Server) -> None:
+    def _client_watch(
+        self, states: Mapping[Server, ReleaseStatus], before: str | None, journal: Journal
+    ) -> ClientWatch | None:
+        """Return what judges the release by what clients see; None where there is no other one to compare it with."""
+        others = [server for server, state in states.items() if state.live not in (None, self.id)]
+        if self.plan.client_limits is None or not others or before == self.id:
+            return None
+        watch = ClientWatch(self.fleet, self.plan.client_limits, self.id, others, journal)
+        for server, state in states.items():
+            if state.live == self.id:
+                watch.add(server)
+        return watch
+
+    def _bake(self, canary: Server, watch: ClientWatch | None) -> None:
         self.fleet.log(f"{canary.name} is watched for {self.plan.bake_s} s")
-        arguments = ["bake", self.id, str(self.plan.bake_s)]
-        self.fleet.run(canary, "canary", arguments, timeout_s=self.plan.bake_s + 60)
+        for part_s in slices(self.plan.bake_s) if watch else [self.plan.bake_s]:
+            self.fleet.run(canary, "canary", ["bake", self.id, f"{part_s:g}"], timeout_s=part_s + 60)
+            if watch:
+                watch.check()
 
     def _switch_back(
         self,
@@ -286,20 +307,3 @@ class Rollout:
         if late:
             journal.note("took along", servers=sorted(server.name for server in late))
         return late
-
-    def _prune(self, servers: Sequence[Server]) -> None:
-        """Keep the newest releases, there and in the store. A server that cannot prune is no failed release."""
-        earlier = [release for release in completed_releases(self.store) if release != self.id]
-        keep = [self.id, *earlier[: self.plan.keep_releases - 1]]
-        try:
-            for key in self.store.keys("releases/"):
-                if key.split("/")[1] not in keep:
-                    self.store.delete(key)
-            self.wheels.prune(keep)
-            if self.secrets:
-                for release in set(self.secrets.releases()) - set(keep):
-                    self.secrets.delete(release)
-            self.fleet.on_all(servers, lambda server: self.fleet.run(server, "prune", ["prune", *keep], timeout_s=60))
-            self.static.prune(keep)
-        except Exception as error:  # noqa: BLE001  whatever a store or a transport raises
-            self.fleet.log(f"old releases stay for now: {error}")

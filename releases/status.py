@@ -134,6 +134,23 @@ class BalancerStatus(MachineStatus, Traffic):
     upstreams: dict[str, Traffic]
 
 
+# Requests, those with 5xx, p50 and p99 in milliseconds; the latter None without a response.
+Summary = tuple[int, int, float | None, float | None]
+
+
+class GroupTraffic(_Status):
+    """Attempts at servers, together and by address."""
+
+    all: Summary
+    servers: dict[str, Summary]
+
+
+class TrafficGroups(_Status):
+    """Groups of servers, each server in a time of its own."""
+
+    groups: dict[str, GroupTraffic]
+
+
 Status_co = TypeVar("Status_co", bound=_Status, covariant=True)
 
 

@@ -92,7 +92,7 @@ def health_agent_files(
     Auto Scaling groups that it asks for their servers. static: applications whose files it fetches when it boots.
     """
     unit = "wsgi-fleet-health.service"
-    scripts = ("server_health", "group_members", "membership", "upstream_health", "balancer_status")
+    scripts = ("server_health", "group_members", "membership", "upstream_health", "balancer_status", "traffic")
     files = script_files(*(f"balancer/{name}" for name in scripts), "common/host_status")
     # Empty where there are none any more.
     files["/etc/wsgi-fleet/groups.json"] = ("0644", json.dumps(list(groups)))

@@ -76,7 +76,10 @@ OF_APPLICATION: Mapping[str, str] = {
     "sticky_sessions": f"{_ALB}, by a cookie of one day",
     "gateway": "the servers; the idle time-out of the load balancer follows from request_timeout_s",
     "fleet": "the servers, with local_proxy: true",
-    "rollout": "the servers; the deregistration delay follows from drain_timeout_s",
+    "rollout": (
+        "the servers; the deregistration delay follows from drain_timeout_s; max_error_percent and max_latency_ratio "
+        f"are refused: {_NO_MACHINE} to count requests"
+    ),
 }
 # Settings of an application that do not concern the balancer.
 OF_SERVERS = frozenset(
@@ -121,6 +124,13 @@ def problems(settings: Settings) -> list[str]:
         "cannot clean headers, so a server's own Nginx does; set it, and gateway.processes to a number"
         for name, app in settings.apps.items()
         if not app.fleet.local_proxy
+    ]
+    found += [
+        f"apps.{name}.rollout.{limit}: {value}: needs a balancer's access log, and with balancer.kind alb there is no "
+        "balancer machine; remove it, or take kind: machine (alarms of the load balancer: aws.alarms)"
+        for name, app in settings.apps.items()
+        for limit in ("max_error_percent", "max_latency_ratio")
+        if (value := getattr(app.rollout, limit)) not in (None, type(app.rollout).model_fields[limit].default)
     ]
     if settings.aws.transport != TRANSPORT:
         found.append(

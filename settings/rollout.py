@@ -10,6 +10,10 @@ from settings import limits
 from settings.constraint import Command, matching
 from settings.model import Model, reject
 
+# A release is judged by what clients see once each of both releases had so many requests, and by so many errors: a
+# lone error, or two, stop nothing.
+MIN_REQUESTS, MIN_ERRORS = 50, 3
+
 
 class Rollout(Model):
     """How a release moves over the fleet: staged everywhere, the task once, the canary, then the others in batches."""
@@ -30,6 +34,14 @@ class Rollout(Model):
         default="50%", description="servers that switch at a time after the first: a number, or a share, rounded up"
     )
     bake_s: int = Field(default=2, ge=0, le=3600, description="how long the first server is watched before the others")
+    max_error_percent: Annotated[float, Field(ge=0, le=100)] | None = Field(
+        default=10,
+        description="percentage points of 5xx above the release before at which a release goes back, as the balancer "
+        f"counts at least {MIN_REQUESTS} requests; null: not judged",
+    )
+    max_latency_ratio: Annotated[float, Field(ge=1.1, le=1000)] | None = Field(
+        default=None, description="p99 as a multiple of that of the release before at which it goes back; null: off"
+    )
     drain_timeout_s: int | None = Field(
         default=None,
         ge=1,

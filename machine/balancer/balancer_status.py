@@ -76,6 +76,16 @@ def parse_number(text: str) -> float | None:
         return None
 
 
+def attempts(line: dict[str, Any]) -> Iterator[tuple[str, str, float | None]]:
+    """Yield each server that was tried for a request: its address, its status, and its seconds if it responded."""
+    parts = [_BETWEEN.split(str(line[key])) for key in ("upstream", "upstream_status", "header_s", "response_s")]
+    # Without an upstream all four are empty; Nginx writes "-" for an attempt that brought no header.
+    for upstream, status, header, response in zip(*parts, strict=False):
+        address, _, port = upstream.rpartition(":")
+        if address and port.isdigit():
+            yield address, status, parse_number(response) if parse_number(header) is not None else None
+
+
 def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
     """Count lines of the access log, all within the window. upstreams: by address, each attempt counted where it went.
 
@@ -84,13 +94,8 @@ def measure(lines: Iterable[dict[str, Any]], window_s: float) -> dict[str, Any]:
     whole, upstreams = Count(), dict[str, Count]()
     for line in lines:
         whole.add(str(line["status"]), float(line["seconds"]))
-        parts = [_BETWEEN.split(str(line[key])) for key in ("upstream", "upstream_status", "header_s", "response_s")]
-        # Without an upstream all four are empty; Nginx writes "-" for an attempt that brought no header.
-        for upstream, status, header, response in zip(*parts, strict=False):
-            address, _, port = upstream.rpartition(":")
-            if address and port.isdigit():
-                seconds = parse_number(response) if parse_number(header) is not None else None
-                upstreams.setdefault(address, Count()).add(status, seconds)
+        for address, status, seconds in attempts(line):
+            upstreams.setdefault(address, Count()).add(status, seconds)
     by_address = {address: count.summary(window_s) for address, count in sorted(upstreams.items())}
     return {"window_s": round(window_s, 1), **whole.summary(window_s), "upstreams": by_address}
 
@@ -104,10 +109,14 @@ def seconds_of(time_: str) -> float:
 def parse_line(line: bytes) -> dict[str, Any] | None:
     """Return a line of the log, None where it is not whole.
 
-    The first of a tail is cut, and the last may just be written.
+    The first of a tail is cut, and the last may just be written. apache_log.py has no time for words it cannot read.
     """
     try:
-        return json.loads(line)
+        match json.loads(line):
+            case {"time": str(time_), **rest} if time_:
+                return {"time": time_, **rest}
+            case _:
+                return None
     except ValueError:
         return None
 

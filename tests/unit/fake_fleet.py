@@ -92,6 +92,8 @@ class FakeFleet:
     secrets: dict[str, Any] = field(default_factory=dict[str, Any])
     with_task: list[str] = field(default_factory=list[str])
     journal: str = ""
+    traffic: Callable[[FakeFleet], Any] = lambda _: {"groups": {}}
+    asked: list[Any] = field(default_factory=list[Any])
     proxy: str = "active"
     before: Callable[[str, str], None] = lambda _machine, _verb: None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -108,6 +110,9 @@ class FakeFleet:
                 raise failure
             if failure:
                 return Result(1, f"working\nerror: {failure}")
+            if verb == "groups":
+                self.asked.append(json.loads(stdin))
+                return Result(0, json.dumps(self.traffic(self)))
             if verb == "is-active":
                 return Result(0 if self.proxy == "active" else 3, f"{self.proxy}\n")
             if verb == "start":

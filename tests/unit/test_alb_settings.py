@@ -88,6 +88,10 @@ def _refused_of_balancer(block: dict[str, Any]) -> list[str]:
     ("blocks", "line"),
     [
         (stack() | {"platform": "lxd"}, "balancer.kind: alb: is a service of AWS; remove it, or take platform: aws"),
+        (
+            stack(apps={"hello": app(**SERVERS, rollout={"max_latency_ratio": 2})}),
+            "apps.hello.rollout.max_latency_ratio: 2.0: needs a balancer's access log, and with balancer.kind alb",
+        ),
         (stack(apps={"hello": app()}), "apps.hello.fleet.local_proxy: false: should be true with balancer.kind alb"),
         (
             stack(aws={"transport": "ssh", "admin_cidrs": ["198.51.100.0/24"]}),

@@ -202,8 +202,11 @@ def test_a_rollout_gets_its_servers_in_order_and_limits_that_follow_from_the_set
     keys = ("stage_timeout_s", "start_timeout_s", "task_timeout_s", "bake_s", "keep_releases")
     rollout = dict(zip(keys, range(11, 16), strict=True)) | {"batch_size": "25%", "allow_unreachable": 1}
     rollout |= {"task_before_proof": True}
-    given = app(rollout=rollout | {"release_task": "migrate"}, gateway={"request_timeout_s": 20})
+    judged = {"max_error_percent": 2.5, "max_latency_ratio": 3}
+    given = app(rollout=rollout | judged | {"release_task": "migrate"}, gateway={"request_timeout_s": 20})
     inputs = made(tmp_path, given=given).one(ROLLOUT).inputs
+    addresses = {name: inputs["client_limits"]["addresses"][name] for name in ("hello-1", "hello-2", "hello-3")}
+    assert inputs["client_limits"] == judged | {"addresses": addresses}
     assert inputs["limits"] == rollout | {"drain_timeout_s": 35}
     names = ("hello-1", "hello-2", "hello-3")
     assert inputs["servers"] == [{"name": name, "target": f"test-{name}-3fa9c2"} for name in names]
@@ -244,7 +247,7 @@ def test_a_fourth_server_changes_nothing_but_the_rollout_and_the_balancers_membe
     changed = {each.name for key, each in three.items() if each.inputs != four[key].inputs}
     assert changed == {"hello-rollout", "balancer-site"}
     (before,), (after,) = ([each.inputs for each in fleet.values() if each.type == ROLLOUT] for fleet in (three, four))
-    assert {key for key in before if before[key] != after[key]} == {"servers"}
+    assert {key for key in before if before[key] != after[key]} == {"servers", "client_limits"}
     assert after["servers"][:3] == before["servers"]
 
 

@@ -125,6 +125,16 @@ def test_a_rollout_moves_the_fleet_and_leaves_no_secret_in_the_state(fleet: Fake
     assert ROLLOUT.update("a", expected, inputs(2)).outs == expected | {"release": release(2).id}
 
 
+def test_a_release_is_judged_by_what_the_balancer_saw_unless_both_limits_are_off(fleet: FakeFleet) -> None:
+    """Check it without the limits that are None: the engine passes none of these."""
+    ROLLOUT.create(inputs())
+    limits: dict[str, Any] = {"addresses": {"a-1": "10.0.0.1"}}
+    ROLLOUT.update("a", {}, inputs(2, client_limits=limits))
+    assert fleet.asked == []
+    ROLLOUT.update("a", {}, inputs(3, client_limits=limits | {"max_latency_ratio": 3.0}))
+    assert "10.0.0.1" in fleet.asked[0]["new"]
+
+
 def test_a_fleet_without_a_balancer_machine_takes_releases(fleet: FakeFleet) -> None:
     """Check it without the property: the engine passes none that is None."""
     first, second = ({key: value for key, value in inputs(number).items() if key != "balancer"} for number in (1, 2))
