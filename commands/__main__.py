@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from commands import bundle, config, doctor, logs, maintenance, releases, servers, status, units
+from commands import bundle, config, doctor, logs, maintenance, releases, servers, status, top, units
 from commands.progress import wrap
 from commands.target import CommandError
 
@@ -59,6 +59,7 @@ app = typer.Typer(
 )
 for function in (
     status.status,
+    top.top,
     doctor.doctor,
     config.config,
     units.units,

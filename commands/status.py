@@ -56,6 +56,11 @@ def format_age(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
+def state_style(state: State) -> str:
+    """Return the colour of a server's state."""
+    return _COLOURS.get(state, "red")
+
+
 def describe_release(observation: Observation) -> str:
     """Describe which release serves and since when."""
     if not observation.pointer:
@@ -120,7 +125,7 @@ def _cells(server: ServerView) -> dict[str, Text | str]:
     busy = "-" if server.workers_busy is None else f"{server.workers_busy}/{server.workers_idle}"
     return {
         "server": server.name,
-        "state": Text(server.state, style=_COLOURS.get(server.state, "red")),
+        "state": Text(server.state, style=state_style(server.state)),
         "release": server.release or "-",
         "slot": server.slot or "-",
         "age": format_age(server.release_age_s),

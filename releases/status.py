@@ -136,6 +136,24 @@ class BalancerStatus(MachineStatus, Traffic):
 
 # Requests, those with 5xx, p50 and p99 in milliseconds; the latter None without a response.
 Summary = tuple[int, int, float | None, float | None]
+# The same of one bucket, which comes first: its number.
+Row = tuple[int, int, int, float | None, float | None]
+
+
+class TrafficSeries(_Status):
+    """Requests through time; times in seconds since 1970 by the balancer's clock. See machine/balancer/traffic.py.
+
+    begins_s: from when on the log has all. apps: by identifier. servers: by address, the busiest ones. A row's bucket
+    begins at first_s + number * bucket_s.
+    """
+
+    now_s: float
+    first_s: float
+    begins_s: float
+    bucket_s: int
+    whole: list[Row]
+    apps: dict[str, list[Row]]
+    servers: dict[str, list[Row]]
 
 
 class GroupTraffic(_Status):

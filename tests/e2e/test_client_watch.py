@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 
 import pytest
@@ -80,6 +85,31 @@ def test_a_release_that_fails_clients_goes_back_and_without_the_setting_it_serve
     assert "done" in live
     assert serves not in live
     fleet.app["rollout"] = {"bake_s": 4}
+
+
+def test_top_shows_requests_of_each_server_through_time_until_q_is_pressed(fleet: Stack) -> None:
+    with Load(fleet.url) as load:
+        load.wait_for(1000)
+        lines = fleet.fleet("top", "--minutes", "1").stdout.splitlines()
+        rows = {line.split()[0]: line.split()[1:] for line in lines[-4:]}
+        assert list(rows) == ["probe-1", "probe-2", "probe-3", "all"]
+        assert all(float(row[0]) > 5 and "█" in "".join(row) for row in rows.values()), rows
+        main, other = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "commands", "top"], cwd=fleet.folder, stdin=other, stdout=other, stderr=other,
+            env=fleet.environment() | {"FLEET_STACK": fleet.name, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"},
+        )  # fmt: skip
+        os.close(other)
+        shown = b""
+        # Drawn twice: it refreshes by itself.
+        while shown.count(b"probe-3") < 2:
+            shown += os.read(main, 65_536)
+        os.write(main, b"q")
+        with contextlib.suppress(OSError):
+            while os.read(main, 65_536):
+                pass
+        assert process.wait(timeout=60) == 0
+        os.close(main)
 
 
 def test_a_balancer_that_cannot_be_asked_fails_no_release(fleet: Stack) -> None:

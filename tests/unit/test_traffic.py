@@ -16,7 +16,7 @@ import traffic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from releases.status import TrafficGroups
+from releases.status import TrafficGroups, TrafficSeries
 from tests.unit.test_balancer_status import NOW, ONE, TWO, line, write_log
 
 
@@ -144,6 +144,9 @@ def test_it_prints_the_keys_that_are_typed_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = write_log(tmp_path / "log", line(5))
+    run(monkeypatch, log, ["series", "60", "0", "10"])
+    found = TrafficSeries.model_validate_json(capsys.readouterr().out, extra="forbid")
+    assert found.whole == found.apps["shop"] == [(5, 1, 0, 11.0, 11.0)]
     run(monkeypatch, log, ["groups"], json.dumps({"new": {ONE: [10, 0]}}))
     groups = TrafficGroups.model_validate_json(capsys.readouterr().out, extra="forbid")
     assert groups.groups["new"].all == groups.groups["new"].servers[ONE] == (1, 0, 10.0, 10.0)
