@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from commands import bundle, config, doctor, logs, maintenance, releases, servers, status, top, units
+from commands import bundle, config, doctor, logs, maintenance, release_report, releases, servers, status, top, units
 from commands.progress import wrap
 from commands.target import CommandError
 
@@ -65,6 +65,7 @@ for function in (
     units.units,
     logs.logs,
     releases.releases,
+    release_report.report,
     releases.rollback,
     releases.allow,
     servers.drain,

@@ -22,6 +22,8 @@ from harness.recorded import Registered
 from rendering import templates, user_data
 
 FOLDERS = ("machine", "templates")
+# What ./fleet writes for people: no machine gets it.
+FOR_PEOPLE = "templates/report/"
 APP_SERVERS, BALANCER = "user data of app servers", "user data of the balancer"
 IMAGE, RELEASE = "image of `lxd`", "release"
 GROUP_DATA, GROUP_FILES = "user data of groups", "file that groups boot"
@@ -68,7 +70,7 @@ def markdown_table() -> str:
 def delivery() -> dict[str, set[str]]:
     """Return the ways of each file to a machine, {} for one that none gets. Renders stacks that use every setting."""
     with render_marked() as marks, tempfile.TemporaryDirectory() as folder, contextlib.chdir(project(Path(folder))):
-        found = {file: set[str]() for file in marks.values()}
+        found = {file: set[str]() for file in marks.values() if not file.startswith(FOR_PEOPLE)}
         for stack, changes in _stacks():
             for each in plan(stack, **changes).resources:
                 for mark in _MARK.findall(json.dumps(each.inputs, default=vars) + _user_data_of(each)):

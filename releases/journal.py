@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -98,6 +98,29 @@ def entries(store: Store) -> Iterator[Entry]:
             when, _, release = key.removeprefix(PREFIX).removesuffix(".jsonl").rpartition("-")
             why = f"{key} in the store is damaged; delete it, or leave it: nothing is decided by it"
             yield Entry(release, "-", when, "", is_rollback=False, result=DAMAGED, seconds=None, why=why, missing=())
+
+
+@dataclass(frozen=True)
+class Movement:
+    """All that one rollout or rollback wrote. begin_s: since 1970, by the clock of who wrote it."""
+
+    begin_s: float
+    events: Sequence[Mapping[str, Any]]
+
+
+def read_movement(store: Store, release: str) -> Movement | None:
+    """Return the newest movement to a release whose id begins so. None if there is none that reads."""
+    for key in reversed(store.keys(PREFIX)):
+        when, _, id_ = key.removeprefix(PREFIX).removesuffix(".jsonl").rpartition("-")
+        if id_.startswith(release):
+            try:
+                events = [json.loads(line) for line in (store.read(key) or b"").splitlines()]
+                begin = datetime.strptime(f"{when}+0000", "%Y%m%dT%H%M%S.%f%z")
+            except ValueError:
+                continue
+            if events and all(isinstance(each, dict) for each in events):
+                return Movement(begin.timestamp(), events)
+    return None
 
 
 def _entry(first: dict[str, Any], last: dict[str, Any]) -> Entry:

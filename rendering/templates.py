@@ -22,6 +22,8 @@ _environment = jinja2.Environment(
     autoescape=False,  # noqa: S701
 )
 _environment.filters |= FILTERS
+# Of people's browsers: every value in them is escaped.
+_pages = _environment.overlay(autoescape=True)
 # In a list of media types, behind one that has no weight of 0, by which a client refuses it (RFC 9110, 12.4.2).
 _NOT_REFUSED = r"(?![^,]{0,99};\s*q=0(\.0*)?\s*(,|;|$))"
 # The Accept header of a client that names JSON, and HTML not before it: it gets the balancer's own errors as JSON.
@@ -38,6 +40,11 @@ CONSTANTS: dict[str, Any] = {
 def render_template(file: str, /, **values: Any) -> str:
     """Render a file of templates/ with these values."""
     return _environment.get_template(file, globals=CONSTANTS).render(**values)
+
+
+def render_page(file: str, /, **values: Any) -> str:
+    """Render an HTML file of templates/ with these values, each of which is text and no HTML."""
+    return _pages.get_template(file).render(**values)
 
 
 def read_file(name: str) -> str:
