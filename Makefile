@@ -129,6 +129,10 @@ schema: setup-dev ## the JSON schema of the stack files, from settings/
 tables: setup-dev ## the tables in docs/ that are made from the code
 	@python -m harness.tables
 
+.PHONY: pictures
+pictures: setup ## docs/top.svg and docs/report.svg, of a fleet of their own under load
+	@python -m harness.pictures
+
 .PHONY: lock
 lock: setup-dev ## make requirements.lock from pyproject.toml
 	@$(LOCK) pyproject.toml --group dev --output-file requirements.lock >/dev/null

@@ -118,7 +118,8 @@ def timeline_picture(report: ReleaseReport) -> str:
 
 def timeline(report: ReleaseReport, scale: Scale) -> list[dict[str, object]]:
     """Return a row for each server, with its spans."""
-    names = list(dict.fromkeys(span.server for span in report.spans))
+    # hello-2 before hello-10.
+    names = sorted({span.server for span in report.spans}, key=lambda name: (len(name), name))
     return [
         {
             "name": name,
