@@ -104,6 +104,7 @@ def _describe_stack(stack: str) -> dict[str, Any] | None:
 def _missing_stack_error(stack: str) -> str:
     if stack == "local":
         return "there is no stack local yet; run `make local`"
-    if (PROJECT / "stacks" / f"Pulumi.{stack}.yaml").exists():
+    # By its name in the folder: a path could be too long, or lead out of it.
+    if f"Pulumi.{stack}.yaml" in {path.name for path in (PROJECT / "stacks").iterdir()}:
         return f"there is no stack {stack} yet; run `pulumi stack init {stack}`, then `pulumi up -s {stack}`"
     return f"there is no stack {stack}, nor a file stacks/Pulumi.{stack}.yaml; `pulumi stack ls` lists what there is"

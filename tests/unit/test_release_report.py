@@ -25,7 +25,6 @@ TRAFFIC = "/usr/local/lib/wsgi-fleet/traffic.py"
 HOSTILE = (
     "</pre><script src='http://evil.example/x.js'>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x1b[31m\x00"
 )
-BEGIN_S = time.time() - 100
 
 
 class Seen(HTMLParser):
@@ -58,7 +57,7 @@ def journal(stack: FakeStack, *events: dict[str, Any], release: str = NEW) -> No
         "revision": "abc",
     }
     lines = [events[0] | head, *events[1:]]
-    key = f"{PREFIX}{datetime.fromtimestamp(BEGIN_S, UTC):%Y%m%dT%H%M%S.%f}-{release}.jsonl"
+    key = f"{PREFIX}{datetime.fromtimestamp(time.time() - 100, UTC):%Y%m%dT%H%M%S.%f}-{release}.jsonl"
     stack.store.write(key, "\n".join(map(json.dumps, lines)).encode())
 
 
