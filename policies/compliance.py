@@ -108,7 +108,7 @@ OUR_CONTROLS = {
     ),
     "CloudWatch.16": OurControl(
         "flow logs and shipped logs do; both are encrypted, with AWS's key or `aws.logs.kms_key_arn`",
-        ("platforms/aws/network.py", "platforms/aws/monitoring.py"),
+        ("platforms/aws/network.py", "platforms/aws/cloudwatch.py"),
         "test_logs_have_a_place_for_each_tier_that_keeps_them_so_long",
     ),
     "CloudWatch.17": OurControl(
@@ -198,12 +198,12 @@ OUR_CONTROLS = {
     ),
     "FLEET.4": OurControl(
         "each stack has its namespace, and roles are held to it",
-        ("platforms/aws/monitoring.py",),
+        ("platforms/aws/cloudwatch.py",),
         "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
     ),
     "FLEET.5": OurControl(
         "roles write into their tier's log group, which the stack makes and deletes",
-        ("platforms/aws/monitoring.py",),
+        ("platforms/aws/cloudwatch.py",),
         "test_each_tier_may_do_what_it_is_there_for_and_nothing_more",
     ),
     "FLEET.6": OurControl(

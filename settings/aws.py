@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from settings.cloudwatch import Alarms, KeyArn, Logs
 from settings.constraint import MASK, AdminCidr, AwsId, PrivateKey, matching
 from settings.model import reject
-from settings.monitoring import Alarms, KeyArn, Logs
 from settings.platform_block import MachineCapacity, PlatformBlock
 from settings.size import ARM64, Size
 from settings.vpc import Vpc

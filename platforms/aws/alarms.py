@@ -12,7 +12,7 @@ import pulumi_aws as aws
 import settings
 from platforms import Machine
 from platforms.aws.partition import partition_of
-from settings.monitoring import Alarms
+from settings.cloudwatch import Alarms
 
 
 @dataclass(frozen=True)

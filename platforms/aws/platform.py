@@ -32,10 +32,10 @@ from platforms.aws import bucket, group, network, role
 from platforms.aws.access import access
 from platforms.aws.address import Addresses
 from platforms.aws.alarms import MachineAlarms
+from platforms.aws.cloudwatch import Monitoring
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.instance import InstanceSpec
 from platforms.aws.load_balancer import AlbResources, front_of
-from platforms.aws.monitoring import Monitoring
 from platforms.aws.pinned_image import check_image
 from platforms.aws.self_healing import HealingMachine, Place
 from platforms.aws.server_group import GroupResources, group_names

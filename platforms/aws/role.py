@@ -16,7 +16,7 @@ import pulumi_aws as aws
 import settings
 from platforms import MachineArgs
 from platforms.aws.bucket import ReleaseStore
-from platforms.aws.monitoring import Monitoring
+from platforms.aws.cloudwatch import Monitoring
 from platforms.aws.partition import Partition, partition_of
 from platforms.aws.ssm import BALANCER, parameter_path
 

@@ -14,7 +14,7 @@ from rendering.app_server import app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.paths import APP_UNITS
 from rendering.templates import ROOT
-from settings.monitoring import Alarms, Logs
+from settings.cloudwatch import Alarms, Logs
 from tests.unit.aws_fleet import INSTANCE, ROLES, STEP, TOPIC, built
 from tests.unit.test_layout import list_imports
 

@@ -10,7 +10,7 @@ from hypothesis import given as each_of
 from hypothesis import strategies as st
 
 from harness.mock_engine import Build
-from settings.monitoring import Logs
+from settings.cloudwatch import Logs
 from settings.vpc import ZONE_LETTERS, Vpc
 from tests.unit.aws_fleet import EIP, GROUP, IN, INSTANCE, LOG_GROUP, OUT, POLICY, ROLE, built, names, statements, vpc
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from platforms.aws.partition import Partition, partition_of
-from settings.monitoring import Alarms, Logs
+from settings.cloudwatch import Alarms, Logs
 from tests.unit.aws_fleet import BUCKET, INSTANCE, KMS_KEY, LOG_GROUP, POLICY, ROLE, TOPIC, built, statements
 
 ATTACHED, PROFILE = "aws:iam/rolePolicyAttachment:RolePolicyAttachment", "aws:iam/instanceProfile:InstanceProfile"

@@ -10,7 +10,7 @@ import pulumi_aws as aws
 
 import settings
 from platforms import MachineArgs
-from rendering.monitoring import monitoring_files
+from rendering.cloudwatch import monitoring_files
 
 Statement = Mapping[str, Any]
 
