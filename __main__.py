@@ -7,6 +7,7 @@ import pulumi
 from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
 from components.configuration import read_settings, read_sources
 from components.front import make_front, serve
+from components.monitoring import Monitoring, MonitoringArgs
 from components.outputs import Description, outputs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.registry import create
@@ -18,16 +19,20 @@ sources = read_sources(settings, project)
 platform = create(settings, stack=stack, project=project, project_name=pulumi.get_project())
 
 https, is_machine = settings.balancer.https, settings.balancer.kind == "machine"
-group_args = SecurityGroupsArgs(list(settings.apps), https=https, is_machine=is_machine)
+group_args = SecurityGroupsArgs(list(settings.apps), https, is_machine, settings.monitoring)
 groups = SecurityGroups("groups", group_args, platform=platform)
 store = platform.store("releases", opts=pulumi.ResourceOptions())
 front, updates = make_front(settings, groups.balancer, platform, store), settings.security_updates
 fleets: dict[str, AppServerFleet] = {}
 for name, app in settings.apps.items():
     host = health_host(name, settings.apps, settings.hostnames)
-    args = AppServerFleetArgs(app, groups.apps[name], store, sources[name], front, updates, host, https=https)
+    group, has_metrics = groups.apps[name], settings.monitoring.enabled
+    args = AppServerFleetArgs(app, group, store, sources[name], front, updates, host, https, has_metrics)
     fleets[name] = AppServerFleet(name, args, platform=platform)
 public = serve(front, settings, fleets)
+
+if groups.monitoring:
+    Monitoring("monitoring", MonitoringArgs(settings, groups.monitoring, stack, front, fleets), platform=platform)
 
 made = outputs(settings, platform, store, balancer=front, public=public, fleets=fleets)
 Description("description", made["fleet"])

@@ -29,6 +29,7 @@ from releases.source import Source
 from rendering.app_server import ProcessLayout, app_server_files, app_server_user_data
 from rendering.common import BOOT_TIMEOUT_S, SECURITY_UPDATES, apply_files_command
 from rendering.group_server import group_server_files, group_server_user_data
+from rendering.monitoring import INSTALL_S, OFF, app_server_exporter
 from rendering.server_site import Front
 from settings import App, SecurityUpdates
 from settings.capacity import Capacity
@@ -39,6 +40,7 @@ class AppServerFleetArgs:
     """balancer: what asks the servers. A machine also serves the application's static files, where it has some.
 
     health_host: the name by which servers are asked for the health path. https: whether clients come by HTTPS.
+    has_metrics: whether servers export metrics for Prometheus.
     """
 
     app: App
@@ -49,6 +51,7 @@ class AppServerFleetArgs:
     security_updates: SecurityUpdates = SECURITY_UPDATES
     health_host: str = "localhost"
     https: bool = False
+    has_metrics: bool = False
 
 
 class AppServerFleet(pulumi.ComponentResource):
@@ -147,7 +150,8 @@ class AppServerFleet(pulumi.ComponentResource):
         kind = GATEWAYS[app.gateway.kind]
         document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
         url = pulumi.Output.concat(args.store.machine_url, f"/{name}")
-        files = pulumi.Output.all(url, key).apply(lambda values: app_server_files(*values))
+        off = () if args.has_metrics else OFF
+        files = pulumi.Output.all(url, key).apply(lambda values: app_server_files(*values, off))
         steps: list[pulumi.Resource] = []
         for zone in range(app.fleet.servers):
             role = f"{name}-{zone + 1}"
@@ -157,9 +161,11 @@ class AppServerFleet(pulumi.ComponentResource):
             server = platform.machine(role, machine_args, store=args.store, opts=child)
             step = RemoteCommandArgs(server, apply_files_command(), files, timeout_s=BOOT_TIMEOUT_S + 30)
             steps.append(platform.remote_command(f"{role}-booted", step, opts=child))
-            platform.enable_monitoring(
-                role, server, machine_args, opts=pulumi.ResourceOptions(parent=self, depends_on=[steps[-1]])
-            )
+            booted = pulumi.ResourceOptions(parent=self, depends_on=[steps[-1]])
+            platform.enable_monitoring(role, server, machine_args, opts=booted)
+            if args.has_metrics:
+                exporter = RemoteCommandArgs(server, apply_files_command(), app_server_exporter(name), INSTALL_S)
+                platform.remote_command(f"{role}-metrics", exporter, opts=booted)
             self.machines[role] = server
         return steps
 
@@ -175,6 +181,7 @@ class AppServerFleet(pulumi.ComponentResource):
             layout=f"{kind.name}, {processes or 'one gateway'}",
             user_data=lambda url, file: group_server_user_data(url, file, app.system_packages, processes),
             key=key,
+            later=[app_server_exporter(name)] if args.has_metrics else [],
         )
         group_args = ServerGroupArgs(name, capacity, args.group, app.fleet.size, boot)
         child = pulumi.ResourceOptions(parent=self)

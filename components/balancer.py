@@ -30,6 +30,7 @@ from rendering.balancer import (
 )
 from rendering.common import BOOT_TIMEOUT_S, SCRIPTS, SECURITY_UPDATES, apply_files_command
 from rendering.htpasswd import htpasswd_line
+from rendering.monitoring import INSTALL_S, OFF
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, SecurityUpdates
@@ -54,7 +55,7 @@ class BalancerArgs:
     """The machine of the balancer. groups: application -> the group that has its servers.
 
     store: where steps are kept for the machine that takes its place, with settings.self_healing. static: applications
-    whose files it serves.
+    whose files it serves. exporter: what makes it export metrics for Prometheus (rendering/monitoring.py), "" for none.
     """
 
     settings: settings.Balancer
@@ -64,6 +65,7 @@ class BalancerArgs:
     groups: Mapping[str, str] = field(default_factory=dict[str, str])
     store: Store | None = None
     static: Sequence[str] = ()
+    exporter: str = ""
 
 
 def upstreams(
@@ -131,7 +133,13 @@ class Balancer(pulumi.ComponentResource):
             RemoteCommandArgs(
                 self.machine,
                 apply_files_command(),
-                health_agent_files(args.settings.proxy.kind, args.settings.error_pages, groups, machine_args.static_of),
+                health_agent_files(
+                    args.settings.proxy.kind,
+                    args.settings.error_pages,
+                    groups,
+                    machine_args.static_of,
+                    off=() if args.exporter else OFF,
+                ),
                 timeout_s=BOOT_TIMEOUT_S + HEALTH_TIMEOUT_S,
             ),
             opts=child,
@@ -139,6 +147,9 @@ class Balancer(pulumi.ComponentResource):
         # It reports the site of that step.
         booted = pulumi.ResourceOptions(parent=self, depends_on=[self.booted])
         platform.enable_monitoring(name, self.machine, machine_args, opts=booted)
+        if args.exporter:
+            exporter = RemoteCommandArgs(self.machine, apply_files_command(), args.exporter, INSTALL_S)
+            platform.remote_command(f"{name}-metrics", exporter, opts=booted)
 
     def serve(
         self,

@@ -8,6 +8,7 @@ from components.app_server_fleet import AppServerFleet
 from components.balancer import Balancer, BalancerArgs
 from components.load_balancer import LoadBalancer, ServiceArgs
 from platforms import Platform, PublicAddress, SecurityGroup, Store
+from rendering.monitoring import balancer_exporter
 from settings import Settings
 
 
@@ -16,8 +17,16 @@ def make_front(settings: Settings, group: SecurityGroup, platform: Platform, sto
     if settings.balancer.kind == "machine":
         groups = {name: platform.group_names(name).group for name, app in settings.apps.items() if app.fleet.capacity}
         static = [name for name, app in settings.apps.items() if app.static]
+        has_metrics = settings.monitoring.enabled
         args = BalancerArgs(
-            settings.balancer, group, settings.security_updates, settings.operating_system, groups, store, static
+            settings.balancer,
+            group,
+            settings.security_updates,
+            settings.operating_system,
+            groups,
+            store,
+            static,
+            balancer_exporter(settings.apps, settings.balancer.proxy.kind) if has_metrics else "",
         )
         return Balancer("balancer", args, platform=platform)
     service = ServiceArgs(settings.balancer, settings.apps, settings.hostnames, group)

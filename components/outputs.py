@@ -80,6 +80,12 @@ def outputs(
             if (groups := {name: fleet.group.spec["name"] for name, fleet in fleets.items() if fleet.group})
             else {}
         ),
+        # Settings have checked that there is a machine with Prometheus on that platform.
+        **(
+            {"monitoring_url": f"http://127.0.0.1:{settings.lxd.monitoring_port}"}
+            if settings.monitoring.enabled and settings.platform == "lxd"
+            else {}
+        ),
         **({"logs": platform.log_groups} if platform.log_groups else {}),
         "fleet": pulumi.Output.secret(fleet),
     }

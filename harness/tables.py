@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
 
 import gateways
@@ -11,10 +12,15 @@ from harness.program import ROOT
 from rendering import apache_differences
 from settings import alb_support
 
+# As on a machine, where its scripts are in one folder.
+sys.path.append(str(ROOT / "machine" / "monitoring"))
+import metric_families
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "docs/gateways.md": gateways.markdown_table,
     "docs/balancer.md": apache_differences.markdown_table,
     "docs/extending.md": delivery.markdown_table,
+    "docs/monitoring.md": metric_families.markdown_table,
     "docs/scaling.md": alb_support.markdown_table,
 }
 _PLACE = re.compile(r"(?<=<!-- by `make tables` -->\n)(\|.*\n)*")

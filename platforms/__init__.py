@@ -34,10 +34,11 @@ class SecurityGroup:
 
 @dataclass(frozen=True)
 class Ingress:
-    """Machines of `source` (None: everyone) may open TCP connections to `port`. All else inbound is rejected."""
+    """Machines of `source` (None: everyone), or of a network or group `outside`, may connect to a TCP port."""
 
     port: int
     source: SecurityGroup | None = None
+    outside: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class MachineArgs:
     zone: index of the machine among its peers, from 0, over which a platform spreads them. public: it is in the
     public subnet (the balancer). app: the application whose releases and secrets it may read; "" for none.
     watches: names of groups whose machines it may list, and report as dead. static_of: applications whose static files
-    it may read in the store.
+    it may read in the store. is_monitoring: it has Prometheus, to which a port of the operator's machine leads (LXD).
     """
 
     role: str
@@ -60,6 +61,7 @@ class MachineArgs:
     app: str = ""
     watches: Sequence[str] = ()
     static_of: Sequence[str] = ()
+    is_monitoring: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,12 +162,14 @@ class GroupBoot:
 
     user_data: returns the document, by the URL of the application's releases and the key of the files there. key: a
     secret, of the keyed digests that they check. layout: what of them a release is made for, as a person reads it.
+    later: further files, which they apply by themselves after they have booted.
     """
 
     files: str
     layout: str
     user_data: Callable[[str, str], str]
     key: pulumi.Output[str]
+    later: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -121,13 +121,14 @@ def boot_files(
     return files | JOURNAL | unattended_upgrades_files(security_updates)
 
 
-def app_server_files(store_url: str, key: str) -> str:
+def app_server_files(store_url: str, key: str, off: Sequence[str] = ()) -> str:
     """Return what an app server gets once it has booted, for apply_files_command: its store, and what reports on it.
 
-    store_url: where its releases lie. key: of the keyed digests that it checks, in hex; a secret.
+    store_url: where its releases lie. key: of the keyed digests that it checks, in hex; a secret. off: what it may
+    have and shall not, as files_to_apply takes it.
     """
     files = {f"/etc/wsgi-fleet/{name}": ("0600", text) for name, text in (("store", store_url), ("key", key))}
-    return files_to_apply(files | status_scripts())
+    return files_to_apply(files | status_scripts(), off=off)
 
 
 def status_scripts() -> dict[str, tuple[str, str]]:

@@ -85,11 +85,13 @@ def health_agent_files(
     error_pages: ErrorPages = NO_PAGES,
     groups: Sequence[str] = (),
     static: Sequence[str] = (),
+    off: Sequence[str] = (),
 ) -> str:
     """Return what makes a balancer ask its servers for their health, and report its traffic: for apply_files_command.
 
     The pages of its own errors as well. Not in user-data, so a change of it replaces no balancer. groups: names of
-    Auto Scaling groups that it asks for their servers. static: applications whose files it fetches when it boots.
+    Auto Scaling groups that it asks for their servers. static: applications whose files it fetches when it boots. off:
+    what it may have and shall not, as files_to_apply takes it.
     """
     unit = "wsgi-fleet-health.service"
     scripts = ("server_health", "group_members", "membership", "upstream_health", "balancer_status", "traffic")
@@ -102,7 +104,7 @@ def health_agent_files(
         files |= script_files("balancer/scaling_groups", "common/aws_service", "common/fetch")
     files[f"/etc/systemd/system/{unit}"] = ("0644", render_template(f"systemd/{unit}.j2", proxy=proxy))
     files |= error_page_files(error_pages)
-    return files_to_apply(files, prove=[unit], on=[unit])
+    return files_to_apply(files, off=off, prove=[unit], on=[unit])
 
 
 def proxy_packages_command(balancer: Balancer) -> list[str] | None:

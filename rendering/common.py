@@ -74,9 +74,12 @@ def files_to_apply(
     on: Sequence[str] = (),
     off: Sequence[str] = (),
     prove: Sequence[str] = (),
+    packages: Sequence[str] = (),
 ) -> str:
     """Return the standard input of apply_files_command.
 
     files: path -> (mode, text). on, off, prove: units to start and enable, to remove, and to try until they start.
+    packages: Debian packages to install before that.
     """
-    return json.dumps({"boot_s": BOOT_TIMEOUT_S, "files": files, "off": off, "prove": prove, "on": on})
+    more = {"packages": packages} if packages else {}
+    return json.dumps({"boot_s": BOOT_TIMEOUT_S, "files": files, "off": off, "prove": prove, "on": on, **more})

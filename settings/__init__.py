@@ -6,13 +6,14 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from settings import alb_support, capacity, limits, route, self_healing
+from settings import alb_support, capacity, limits, monitoring, route, self_healing
 from settings.application import App, Fleet
 from settings.background import Schedule, Worker
 from settings.balancer import Balancer
 from settings.constraint import Name, matching
 from settings.gateway import Gateway
 from settings.model import Model, reject
+from settings.monitoring import Monitoring
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem, OsName
 from settings.platform import Aws, Lxd, PlatformName
 from settings.proxy import problems as proxy_problems
@@ -27,6 +28,7 @@ __all__ = [
     "Fleet",
     "Gateway",
     "Lxd",
+    "Monitoring",
     "Rollout",
     "Schedule",
     "SecurityUpdates",
@@ -71,6 +73,7 @@ class Settings(Model):
     )
     balancer: Balancer = Field(default=Balancer(), description="what stands in front")
     security_updates: SecurityUpdates = Field(default=SecurityUpdates(), description="when machines upgrade themselves")
+    monitoring: Monitoring = Field(default=Monitoring(), description="metrics for Prometheus")
     lxd: Lxd = Field(default=Lxd(), description="where the fleet runs on this machine (platform lxd)")
     aws: Aws | None = Field(default=None, description="where the fleet runs on EC2 (platform aws)")
 
@@ -168,6 +171,7 @@ class Settings(Model):
         found += alb_support.problems(self)
         found += capacity.problems(self)
         found += self_healing.problems(self)
+        found += monitoring.problems(self)
         found += [f"balancer.proxy.{problem}" for problem in proxy_problems(self)]
         reject(*found)
         return self

@@ -69,7 +69,8 @@ class AwsId(GroupedMetadata):
         return value
 
 
-def _ipv4_network(value: str) -> str:
+def check_ipv4_network(value: str) -> str:
+    """Return the text if it is an IPv4 network. Raises ValueError with what to write."""
     try:
         network = ipaddress.IPv4Network(value, strict=False)
     except ValueError:
@@ -155,7 +156,7 @@ NO_NUL = matching(r"^[^\x00]*$", "text; remove the NUL character")
 IPV4_NETWORK = matching(
     r"^(\d{1,3}\.){3}\d{1,3}/\d{1,2}$", "an IPv4 network such as 198.51.100.0/24; add /32 to a single address"
 )
-Cidr = Annotated[str, IPV4_NETWORK, AfterValidator(_ipv4_network)]
+Cidr = Annotated[str, IPV4_NETWORK, AfterValidator(check_ipv4_network)]
 # Of the files of an application. No part begins with a dot: such files are not served, and `..` leads elsewhere.
 RELATIVE_PATH = matching(
     r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$",

@@ -11,7 +11,8 @@ from settings.constraint import Command
 from settings.model import Model, reject
 
 
-def _check_url(value: SecretStr) -> SecretStr:
+def check_url(value: SecretStr) -> SecretStr:
+    """Return the URL of a webhook. Raises ValueError without showing it."""
     text = value.get_secret_value()
     try:
         url = urlsplit(text)
@@ -32,7 +33,7 @@ class Hook(Model):
         description="shell command on the machine that runs `pulumi up` or `./fleet rollback`, in the folder of the "
         "project; gets the JSON of the event on its standard input",
     )
-    webhook: Annotated[SecretStr, AfterValidator(_check_url)] | None = Field(
+    webhook: Annotated[SecretStr, AfterValidator(check_url)] | None = Field(
         default=None,
         description="URL to which the JSON of the event is posted; a secret, because anyone who has it can post",
     )

@@ -19,6 +19,9 @@ class Lxd(PlatformBlock):
 
     port: int = Field(default=8080, ge=1024, le=65535, description="loopback port on which the balancer is published")
     tls_port: int = Field(default=8443, ge=1024, le=65535, description="the same for HTTPS, where balancer.tls is set")
+    monitoring_port: int = Field(
+        default=9090, ge=1024, le=65535, description="the same for Prometheus, where monitoring.enabled is set"
+    )
     pool: Name = Field(default="wsgi-fleet", description="LXD storage pool")
     prebuilt_packages: bool = Field(default=True, description="false: packages are installed at boot, as on EC2")
 

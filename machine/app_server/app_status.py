@@ -69,10 +69,15 @@ def app_status() -> dict[str, Any]:
 
 def count_restarts() -> dict[str, int]:
     """Return how often systemd restarted units of the application, without those that it never did."""
+    return {unit: times for unit, times in list_restarts().items() if times}
+
+
+def list_restarts() -> dict[str, int]:
+    """Return how often systemd restarted each unit of the application that runs."""
     text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
     # In the order of the names. One that was stopped keeps its number.
     every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
-    return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed") and times != "0"}
+    return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed")}
 
 
 def find_ended_requests() -> list[str]:

@@ -13,7 +13,7 @@ from common import CONFIG, RUN, run
 
 BLUE, GREEN, PROOF = "blue", "green", "proof"
 # Of a unit, the best first.
-_STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
+STATES = ("active", "activating", "reloading", "deactivating", "failed", "inactive")
 
 
 def process_layout() -> tuple[str, int]:
@@ -51,7 +51,7 @@ def state_of(unit: str) -> str:
 
 def state_of_slot(slot: str) -> str:
     """Return the ActiveState of a slot: that of its unit, or the best one if it has several units."""
-    return min(unit_property("ActiveState", units(slot)), key=_STATES.index)
+    return min(unit_property("ActiveState", units(slot)), key=STATES.index)
 
 
 def serving_slots() -> list[str]:

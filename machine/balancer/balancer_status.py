@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -76,7 +76,7 @@ def parse_number(text: str) -> float | None:
         return None
 
 
-def attempts(line: dict[str, Any]) -> Iterator[tuple[str, str, float | None]]:
+def attempts(line: Mapping[str, Any]) -> Iterator[tuple[str, str, float | None]]:
     """Yield each server that was tried for a request: its address, its status, and its seconds if it responded."""
     parts = [_BETWEEN.split(str(line[key])) for key in ("upstream", "upstream_status", "header_s", "response_s")]
     # Without an upstream all four are empty; Nginx writes "-" for an attempt that brought no header.

@@ -2,8 +2,10 @@
 """Waits until cloud-init is done, then makes files and units of this machine what standard input says, as JSON.
 
 boot_s: longest wait for cloud-init in seconds. files: path -> [mode, text], written atomically. on: units that run from
-now on and after each boot. off: units that do not, with their files. prove: units that must start well, tried again for
-PROVE_S seconds (a new role takes a while). Run as root by a step; can be run again. Standard library only.
+now on and after each boot. off: units that do not, which are removed, and paths of other files that are. prove: units
+that must start well, tried again for PROVE_S seconds (a new role takes a while). packages: Debian packages to install
+before that; a unit of theirs that has a file here starts with that. Run as root by a step; can be run again. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 UNITS = Path("/etc/systemd/system")
 PROVE_S = 90.0
+# Of both tiers, from their boot.
+INSTALL = "/usr/local/lib/wsgi-fleet/install-packages"
 PAUSE_S = 3.0
 # cloud-init writes the first file last, whether all went well or not, and removes it when it begins; the setup script
 # touches the other one when it did.
@@ -72,6 +77,13 @@ def write_files(spec: dict[str, Any]) -> None:
         write_file(Path(path), int(mode, 8), text)
 
 
+def install(packages: Sequence[str]) -> None:
+    """Install Debian packages. Raises ApplyError with what apt printed last."""
+    result = subprocess.run([INSTALL, *packages], check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise ApplyError(result.stderr.strip()[-2000:].removeprefix("error: "))
+
+
 def prove(unit: str) -> None:
     """Start a unit, again until that succeeds or PROVE_S is over. Raises ApplyError with what it logged last."""
     deadline = time.monotonic() + PROVE_S
@@ -96,7 +108,8 @@ def parse(text: str) -> dict[str, Any]:
     """Return what standard input says. Raises ApplyError unless it is of files_to_apply in rendering/common.py."""
     try:
         spec: Any = json.loads(text)
-        ok = all(isinstance(unit, str) for key in ("off", "on", "prove") for unit in [*spec[key], key])
+        lists = [spec["off"], spec["on"], spec["prove"], spec.get("packages", [])]
+        ok = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
         ok = ok and all(int(mode, 8) >= 0 and isinstance(text, str) for mode, text in spec["files"].values())
         ok = ok and isinstance(spec["boot_s"], int | float)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -109,15 +122,17 @@ def parse(text: str) -> dict[str, Any]:
 def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
     """Make it so. Raises ApplyError."""
     wait_for_cloud_init(spec["boot_s"])
-    existing = [unit for unit in spec["off"] if (units / unit).exists()]
-    if existing:
-        systemctl("disable", "--now", *existing)
-    for unit in existing:
-        (units / unit).unlink()
+    existing = [name for name in spec["off"] if (units / name).exists()]
+    if removed := [name for name in existing if not name.startswith("/")]:
+        systemctl("disable", "--now", *removed)
+    for name in existing:
+        (units / name).unlink()
     write_files(spec)
     # Also where nothing is left to do: a run that was killed may have done it and not reloaded.
     if [*spec["off"], *spec["on"], *spec["prove"]] or any(path.startswith(f"{units}/") for path in spec["files"]):
         systemctl("daemon-reload")
+    if packages := spec.get("packages"):
+        install(packages)
     for unit in spec["prove"]:
         prove(unit)
     for unit in spec["on"]:

@@ -37,7 +37,7 @@ CONFIG, HERE = Path("/etc/wsgi-fleet"), Path(__file__).resolve().parent
 # Exists once the steps of the balancer before were repeated here.
 DONE = CONFIG / "took-over"
 # In this order, before the site and after it (components/balancer.py has them).
-SITE, BEFORE, AFTER = "site", ("booted", "certificate", "proxy"), ("monitoring",)
+SITE, BEFORE, AFTER = "site", ("booted", "certificate", "proxy"), ("monitoring", "metrics")
 # Seconds for the proxy to be installed, and to call a group that may not wait any more.
 READY_S, GIVE_UP_S = 600.0, 60.0
 # Seconds to unpack the static files of an application, 100 MiB at most; and to put up the page of maintenance.

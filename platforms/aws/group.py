@@ -50,14 +50,18 @@ def security_group(
         if config.has_ipv6:
             _rule(OUT, f"{name}-out-{port}-ipv6", group.id, port, child, cidr_ipv6=EVERYONE_IPV6)
     for rule in ingress:
-        if rule.source is None:
+        if rule.outside:
+            is_group = rule.outside.startswith("sg-")
+            there = {"group": rule.outside} if is_group else {"cidr": rule.outside}
+            _rule(IN, f"{name}-in-{rule.port}-outside", group.id, rule.port, child, **there)
+        elif rule.source is None:
             _rule(IN, f"{name}-in-{rule.port}", group.id, rule.port, child, cidr=EVERYONE)
         else:
             _open_between(name, group.id, rule.source, rule.port, child)
     if ssh_source:
         _open_between(name, group.id, ssh_source, SSH, child)
         return SecurityGroup(group.id, pulumi.Output.from_input(""), group)
-    if any(rule.source is None for rule in ingress):
+    if any(rule.source is None and not rule.outside for rule in ingress):
         for cidr in config.admin_cidrs:
             _rule(IN, f"{name}-in-{SSH}-{cidr}", group.id, SSH, child, cidr=cidr)
     for source in {rule.source.resource: rule.source for rule in ingress if rule.source}.values():

@@ -70,7 +70,7 @@ class GroupResources:
         """Create what machines fetch when they boot: files in the release store, and the key as a parameter."""
         args, boot = self._args, self._args.boot
         child = pulumi.ResourceOptions(parent=opts.parent, provider=self._provider, depends_on=list(releases.ready))
-        content = monitoring.apply(lambda more: json.dumps([json.loads(boot.files), json.loads(more)]))
+        content = monitoring.apply(lambda more: json.dumps([*map(json.loads, (boot.files, more, *boot.later))]))
         # Another content has another key: machines of the template before still find theirs.
         key = content.apply(lambda text: f"{BOOT}/{hashlib.sha256(text.encode()).hexdigest()[:16]}.json")
         files = aws.s3.BucketObjectv2(

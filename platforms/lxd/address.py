@@ -12,10 +12,11 @@ from platforms.lxd import label, machine
 from platforms.lxd.client import Client, LxdError, NotFound, url
 
 HOST = "127.0.0.1"
-DEVICE, TLS_DEVICE = "public", "public-tls"
-# Device -> port of the machine that it leads to, and the setting under `lxd` that names the host's.
+DEVICE, TLS_DEVICE, MONITORING_DEVICE = "public", "public-tls", "monitoring"
+# Of the balancer. Device -> port of the machine that it leads to, and the setting under `lxd` that names the host's.
 TARGETS = {DEVICE: 80, TLS_DEVICE: 443}
 SETTINGS = {DEVICE: "port", TLS_DEVICE: "tls_port"}
+MONITORING_PORT, MONITORING_SETTING = 9090, "monitoring_port"
 
 
 def publish(client: Client, owner: str, name: str, port: int, tls_port: int | None = None) -> int:
@@ -101,11 +102,8 @@ def is_published(client: Client, name: str, port: int, tls_port: int | None = No
 def conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
     """Return why the owner cannot have the port, or None. Checked before any resource is created."""
     listens = f"tcp:{HOST}:{port}"
-    if any(
-        config["listen"] == listens
-        for holder in _publishers(client, owner)
-        for config in _proxy_devices(holder).values()
-    ):
+    mine = [_every_proxy_device(each) for each in machine.machines_of(client, owner)]
+    if any(config["listen"] == listens for devices in mine for config in devices.values()):
         return None
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,26 +121,53 @@ def port_conflict(client: Client, owner: str, port: int, device: str = DEVICE) -
     holders = [
         each["config"].get(label.OWNER, "")
         for each in instances
-        if any(config["listen"] == listens for config in _proxy_devices(each).values())
+        if any(config["listen"] == listens for config in _every_proxy_device(each).values())
     ]
     holder, end = f"another program (`ss -tanp 'sport = :{port}'` names it)", "end that, or "
     if holders and holders[0]:
         holder, end = f"the fleet of stack {label.stack_of(holders[0])}", ""
-    choose = f"`pulumi config set -s {label.stack_of(owner)} --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
+    setting = SETTINGS.get(device, MONITORING_SETTING)
+    choose = f"`pulumi config set -s {label.stack_of(owner)} --path wsgi-fleet:lxd.{setting} PORT`"
     return f"port {port} of {HOST} is taken by {holder}; {end}choose another port: {choose}"
+
+
+def publish_monitoring(client: Client, owner: str, name: str, port: int) -> None:
+    """Forward HOST:port to Prometheus on the machine, instead of any other machine. Raises LxdError."""
+    if is_monitoring_published(client, name, port):
+        return
+    for holder in machine.machines_of(client, owner):
+        if MONITORING_DEVICE in holder["devices"]:
+            unpublish(client, holder["name"], [MONITORING_DEVICE])
+    device = {MONITORING_DEVICE: _device(port, MONITORING_PORT)}
+    client.request("PATCH", url("instances", name), {"devices": device})
+
+
+def is_monitoring_published(client: Client, name: str, port: int) -> bool:
+    """Return whether this port of the host is forwarded to Prometheus on that machine."""
+    try:
+        there = client.get(url("instances", name))["devices"].get(MONITORING_DEVICE)
+    except NotFound:
+        return False
+    return bool(there == _device(port, MONITORING_PORT))
 
 
 def _devices(port: int, tls_port: int | None) -> dict[str, dict[str, str]]:
     ports = {DEVICE: port} if tls_port is None else {DEVICE: port, TLS_DEVICE: tls_port}
+    return {device: _device(listens, TARGETS[device]) for device, listens in ports.items()}
+
+
+def _device(listens: int, target: int) -> dict[str, str]:
     return {
-        device: {
-            "type": "proxy",
-            "listen": f"tcp:{HOST}:{listens}",
-            "connect": f"tcp:{HOST}:{TARGETS[device]}",
-            "bind": "host",
-        }
-        for device, listens in ports.items()
+        "type": "proxy",
+        "listen": f"tcp:{HOST}:{listens}",
+        "connect": f"tcp:{HOST}:{target}",
+        "bind": "host",
     }
+
+
+def _every_proxy_device(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
+    names = {*TARGETS, MONITORING_DEVICE}
+    return {device: config for device, config in instance["devices"].items() if device in names}
 
 
 def _proxy_devices(instance: dict[str, Any]) -> dict[str, dict[str, str]]:

@@ -20,8 +20,9 @@ from urllib.parse import quote, urlencode
 # Everything except the work itself: connecting, sending, the response to a small request.
 REQUEST_TIMEOUT_S = 30.0
 OPERATION_TIMEOUT_S = 120.0
-# LXD lists who uses an ACL by reading every ACL. It fails so when another client removes one meanwhile.
-PASSING_ERROR = "Failed getting ACL usage"
+# LXD lists who uses an ACL by reading every ACL. It fails so when another client removes one meanwhile. And it changes
+# an instance once at a time.
+PASSING_ERRORS = ("Failed getting ACL usage", "A matching non-reusable operation")
 PAUSES_S = (0.1, 0.3, 1.0, 3.0)
 SOCKETS = (
     "/var/lib/lxd/unix.socket",
@@ -150,7 +151,7 @@ class Client:
             try:
                 return self._parse_json(method, path, content), etag
             except LxdError as error:
-                if PASSING_ERROR not in str(error) or not pauses:
+                if not any(each in str(error) for each in PASSING_ERRORS) or not pauses:
                     raise
             time.sleep(pauses.pop(0))
 

@@ -40,7 +40,9 @@ class LxdPlatform:
         self, name: str, ingress: Sequence[platforms.Ingress], *, isolated: bool, opts: pulumi.ResourceOptions
     ) -> platforms.SecurityGroup:
         """Implement Platform.security_group: register a network and its ACL."""
-        rules = [{"port": rule.port, "addresses": rule.source.addresses if rule.source else ""} for rule in ingress]
+        rules = [
+            {"port": rule.port, "addresses": rule.source.addresses if rule.source else rule.outside} for rule in ingress
+        ]
         props = {
             "owner": self._owner,
             "role": name,
@@ -89,6 +91,10 @@ class LxdPlatform:
             "address": None,
         }
         resource = resources.Machine(resources.MachineProvider(), name, props, opts)
+        if args.is_monitoring:
+            published = {"owner": self._owner, "port": self._lxd.monitoring_port, "machine": resource.name}
+            provider = resources.MonitoringAddressProvider()
+            resources.MonitoringAddress(provider, f"{name}-address", published, opts)
         return platforms.Machine(resource.name, resource.address, resource.name, resource)
 
     def remote_command(

@@ -248,6 +248,44 @@ class PublicAddress(Resource, module="lxd", name="PublicAddress"):
     url: pulumi.Output[str]
 
 
+class MonitoringAddressProvider(Provider):
+    """The provider of the address of Prometheus."""
+
+    inputs = ("owner", "port", "machine")
+    replacing = ("owner",)
+    updating = ("port", "machine")
+
+    def outs(self, props: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """Return the outputs, the port as a whole number: the engine passes it as a float."""
+        return super().outs(props, port=int(props["port"]), **more)
+
+    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+        """Implement ResourceProvider.check: fail when the port is taken by another program."""
+        wanted = news["owner"], int(news["port"]), address.MONITORING_DEVICE
+        return CheckResult(news, find_conflict("port", lambda: address.conflict(Client(), *wanted)))
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Implement ResourceProvider.create: forward the port to the machine, and to no other."""
+        with explain_errors():
+            address.publish_monitoring(Client(), props["owner"], props["machine"], int(props["port"]))
+        return CreateResult(props["owner"], self.outs(props))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Implement ResourceProvider.read: check whether the port is forwarded to the machine."""
+        with explain_errors():
+            there = address.is_monitoring_published(Client(), props["machine"], int(props["port"]))
+        return ReadResult(id_, self.outs(props)) if there else GONE_RESULT
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        """Implement ResourceProvider.delete: close the port."""
+        with explain_errors():
+            address.unpublish(Client(), _props["machine"], [address.MONITORING_DEVICE])
+
+
+class MonitoringAddress(Resource, module="lxd", name="MonitoringAddress"):
+    """A loopback port of the host that leads to Prometheus. Inputs: owner, port, machine."""
+
+
 class StepProvider(step.StepProvider):
     """The provider of steps."""
 

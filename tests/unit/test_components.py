@@ -25,6 +25,7 @@ from releases.release import make_manifest, release_id
 from rendering.app_server import app_server_files, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.common import apply_files_command
+from rendering.monitoring import OFF
 from rendering.site import render_site
 from rendering.upstream import Upstream
 from settings import App, Aws, Lxd
@@ -162,7 +163,7 @@ def test_clients_reach_the_balancer_and_the_balancer_alone_the_servers_which_sha
 def test_a_server_learns_at_boot_where_releases_are_and_the_key_of_its_secrets(local: Build) -> None:
     step = local.one(STEP, "hello-2-booted").inputs
     assert (step["machine"], step["command"]) == ("test-hello-2-3fa9c2", apply_files_command())
-    assert step["stdin"] == Secret(app_server_files("file:///srv/store/hello", KEY))
+    assert step["stdin"] == Secret(app_server_files("file:///srv/store/hello", KEY, OFF))
 
 
 @ON

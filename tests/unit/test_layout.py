@@ -47,6 +47,7 @@ LIBRARIES_OF_GATEWAYS = {"gevent", "gunicorn", "pyuwsgi", "tornado", "uwsgi"}
 ALSO_ON_ITS_MACHINE = {
     "machine/cloudwatch": ("machine/balancer",),
     "machine/group": ("machine/app_server", "machine/balancer"),
+    "machine/monitoring": ("machine/app_server", "machine/balancer"),
 }
 # They find a module of the project by a name that is a setting.
 LOADERS = ("gateways/__init__.py", "platforms/operator.py", "platforms/registry.py")

@@ -150,6 +150,7 @@ def test_every_setting_whose_type_is_secret_is_known_as_one() -> None:
         "apps": {"a": {"secrets": {"A": "x"}, "environment": {"B": "y"}, "hooks": {"failed": {"webhook": "x"}}}},
         "balancer": {"tls": {"private_key": "x"}, "proxy": {"basic_auth": {"users": {"ann": "x"}, "realm": "y"}}},
         "aws": {"ssh_private_key": "x", "region": "y"},
+        "monitoring": {"webhook_url": "x", "scrape_from": "y"},
     }
     assert [line.partition(": (secret)")[0] for line in find_misplaced(blocks, [])] == [
         "apps.a.hooks.failed.webhook",
@@ -157,8 +158,9 @@ def test_every_setting_whose_type_is_secret_is_known_as_one() -> None:
         "aws.ssh_private_key",
         "balancer.proxy.basic_auth.users.ann",
         "balancer.tls.private_key",
+        "monitoring.webhook_url",
     ]
-    assert json.dumps(Settings.model_json_schema()).count('"format": "password"') == 5
+    assert json.dumps(Settings.model_json_schema()).count('"format": "password"') == 6
 
 
 def test_platform_aws_without_its_block_is_refused() -> None:

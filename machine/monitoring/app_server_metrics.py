@@ -1,0 +1,49 @@
+"""Say how this app server is, as metrics: its releases, workers, queue and health. Standard library only."""
+
+from __future__ import annotations
+
+import app_status
+from app_status import PROCESS_PORTS
+from common import LIVE, SLOTS
+from exposition import Metrics
+from slot_layout import BLUE, GREEN, STATES, process_layout, state_of_slot
+from symlinks import link_target
+
+
+class AppServer:
+    """The source of the metrics of an app server. app: the name of its application."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self.parts = {"slots": self.add_slots, "queue": self.add_queue, "restarts": self.add_restarts}
+
+    def add_slots(self, metrics: Metrics) -> None:
+        """Add the slots, what runs in them, and the health of the one that serves."""
+        app, live = self._app, link_target(LIVE)
+        if live:
+            metrics.add("release_live_timestamp_seconds", LIVE.lstat().st_mtime, app=app)
+        for slot in (BLUE, GREEN):
+            state, release = state_of_slot(slot), link_target(SLOTS / slot)
+            metrics.add_state("slot_state", state, STATES, app=app, slot=slot)
+            if state != "active" or not release:
+                continue
+            metrics.add("release_info", 1, app=app, release=release, slot=slot)
+            if gateway := app_status.gateway_status(slot):
+                busy, threads = gateway["threads_busy"], gateway["threads"]
+                metrics.add("workers", gateway["workers_busy"], app=app, slot=slot, state="busy")
+                metrics.add("workers", gateway["workers_idle"], app=app, slot=slot, state="idle")
+                metrics.add("threads", busy, app=app, slot=slot, state="busy")
+                metrics.add("threads", max(threads - busy, 0), app=app, slot=slot, state="idle")
+            if release == live:
+                metrics.add("app_healthy", app_status.check_health(slot)["status"] == 200, app=app)
+
+    def add_queue(self, metrics: Metrics) -> None:
+        """Add the connections that wait, where the port listens."""
+        queue = app_status.accept_queue(PROCESS_PORTS if process_layout()[1] else ())
+        if queue is not None:
+            metrics.add("accept_queue_connections", queue, app=self._app)
+
+    def add_restarts(self, metrics: Metrics) -> None:
+        """Add how often units were restarted; those that never were as well, so that Prometheus sees the first."""
+        for unit, times in app_status.list_restarts().items():
+            metrics.add("restarts_total", times, app=self._app, unit=unit)

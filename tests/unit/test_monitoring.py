@@ -1,0 +1,334 @@
+"""What a machine exports for Prometheus: its text, its access log as counters, and its own state."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import app_server_metrics
+import app_status
+import balancer_metrics
+import balancer_status
+import certificate
+import metrics_writer
+import pytest
+import site_state
+from balancer_metrics import Balancer, Routes, VirtualHost
+from exposition import Histogram, Metrics, escape
+from hypothesis import given
+from hypothesis import strategies as st
+from log_tail import QUIET_S, LogTail
+from metric_families import BUCKETS_S, BY_NAME, FAMILIES
+from metrics_writer import Writer
+
+from harness.promtool import check, promtool
+from rendering.monitoring import app_server_exporter, balancer_exporter
+from settings import App
+
+needs_promtool = pytest.mark.skipif(promtool() is None, reason="needs promtool, of Debian's package prometheus")
+HOSTILE = 'a"b\\c\nd{e="f"} 1\n# HELP x\r\x00é\ud800'
+ONE, TWO = "10.0.0.1", "10.0.0.2"
+SERVER = re.compile(r'^(\w+)(?:\{((?:\w+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (\S+)$')
+
+
+class Clock:
+    """A clock that a test moves, in seconds."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read_series(text: str) -> dict[str, float]:
+    """Return the series of a text of metrics with their values."""
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def series_of(*parts: Any) -> dict[str, float]:
+    metrics = Metrics()
+    for part in parts:
+        part(metrics)
+    return read_series(metrics.text())
+
+
+def request(uri: str = "/", host: str = "shop.example.org", status: int = 200, **changes: Any) -> str:
+    """Return a line of the access log."""
+    attempt = {"upstream": f"{ONE}:8000", "upstream_status": "200", "header_s": "0.1", "response_s": "0.1"}
+    line = {"time": "2026-11-30T12:00:00+00:00", "host": host, "uri": uri, "status": status, "seconds": 0.02}
+    return json.dumps(line | attempt | changes) + "\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder with the state of a balancer of two servers, one of them drained; without TLS."""
+    upstream = {"servers": {ONE: "", TWO: ""}, "protocol": "uwsgi", "health_path": "/", "health_host": "", "probe": "/"}
+    state = {
+        "site": {"parts": [], "upstreams": {"app_my_shop": upstream}, "https": False},
+        "drained": [TWO],
+        "unhealthy": [],
+    }
+    (tmp_path / "site.json").write_text(json.dumps(state))
+    health = {ONE: {"healthy": True, "why": ""}, TWO: {"healthy": False, "why": "GET / was not 200"}}
+    (tmp_path / "health.json").write_text(json.dumps({"at": time.time() - 7, "servers": health, "problem": ""}))
+    monkeypatch.setattr(site_state, "STATE", tmp_path / "site.json")
+    monkeypatch.setattr(site_state, "PAGE", tmp_path / "maintenance.html")
+    monkeypatch.setattr(balancer_status, "HEALTH", tmp_path / "health.json")
+    monkeypatch.setattr(certificate, "FILE", tmp_path / "site.pem")
+    (tmp_path / "access.log").touch()
+    return tmp_path
+
+
+def balancer(folder: Path, clock: Clock | None = None) -> Balancer:
+    hosts = [VirtualHost((), [["/", "my-shop"]]), VirtualHost(("api.example.org", "*.api.org"), [["/v1", "api"]])]
+    routes = Routes(hosts, {"app_my_shop": "my-shop", "app_api": "api"})
+    return Balancer(routes, LogTail(folder / "access.log", clock or Clock()))
+
+
+def log(folder: Path, *lines: str) -> None:
+    with (folder / "access.log").open("a") as file:
+        file.write("".join(lines))
+
+
+@given(st.text())
+def test_a_label_is_read_back_as_it_was_whatever_is_in_it(value: str) -> None:
+    escaped = escape(value)
+    assert "\n" not in escaped
+    plain = re.sub(r"\\(.)", lambda found: {"n": "\n"}.get(found[1], found[1]), escaped)
+    assert plain == value.encode(errors="replace").decode()
+    assert SERVER.match(f'name{{a="{escaped}"}} 1')
+
+
+def test_a_metric_with_other_labels_than_its_family_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="has the labels"):
+        Metrics().add("maintenance", 1, client="192.0.2.1")
+
+
+def test_a_histogram_counts_a_duration_in_each_bucket_that_it_fits() -> None:
+    histogram, metrics = Histogram(), Metrics()
+    for seconds in (0.0, 0.005, 0.0051, 60.0, 61.0):
+        histogram.observe(seconds)
+    metrics.add_histogram("request_duration_seconds", histogram, app="a")
+    found = read_series(metrics.text())
+    name = "wsgi_fleet_request_duration_seconds"
+    bounds = {bound: found[f'{name}_bucket{{app="a",le="{bound}"}}'] for bound in ("0.005", "0.01", "60", "+Inf")}
+    assert bounds == {"0.005": 2, "0.01": 3, "60": 4, "+Inf": 5}
+    assert (found[f'{name}_count{{app="a"}}'], round(found[f'{name}_sum{{app="a"}}'], 4)) == (5, 121.0101)
+
+
+@needs_promtool
+def test_promtool_accepts_every_family_with_hostile_labels() -> None:
+    metrics = Metrics()
+    for family in FAMILIES:
+        labels = dict.fromkeys(family.labels, HOSTILE)
+        short = family.name.removeprefix("wsgi_fleet_")
+        if family.kind == "histogram":
+            metrics.add_histogram(short, Histogram(), **labels)
+        else:
+            metrics.add(short, 1.5, **labels)
+    assert check("check", "metrics", stdin=metrics.text()) == ""
+    assert metrics.text().count("# TYPE") == len(FAMILIES)
+
+
+def test_each_request_is_counted_once_by_application_and_status(site: Path) -> None:
+    log(site, request())
+    found = balancer(site)
+    log(site, request(), request(status=404), request("/v1/x?y", "API.example.org"), request("/v2", "a.api.org"))
+    log(
+        site,
+        request("/x", "b.a.api.org", 503, upstream="", upstream_status=""),
+        '{"status": 0, "problem": "x"}\n',
+        "no\n",
+    )
+    series: Mapping[str, float] = {}
+    for _ in range(2):
+        series = series_of(found.add_requests)
+        counted = {name: value for name, value in series.items() if "requests_total" in name and value}
+        assert counted == {
+            'wsgi_fleet_requests_total{app="my-shop",code="200"}': 1,
+            'wsgi_fleet_requests_total{app="my-shop",code="404"}': 1,
+            'wsgi_fleet_requests_total{app="api",code="200"}': 1,
+            'wsgi_fleet_requests_total{app="",code="200"}': 1,
+            'wsgi_fleet_requests_total{app="",code="503"}': 1,
+        }
+    assert series['wsgi_fleet_request_duration_seconds_count{app="my-shop"}'] == 2
+
+
+def test_words_of_clients_and_odd_codes_make_no_labels(site: Path) -> None:
+    found = balancer(site)
+    before = len(series_of(found.add_requests, found.add_servers))
+    lines = [
+        request(f"/{HOSTILE}{number}", f"{number}.{HOSTILE}", 600 + number, upstream=f"10.9.9.{number}:80")
+        for number in range(99)
+    ]
+    log(site, *lines)
+    assert len(series_of(found.add_requests, found.add_servers)) == before + 1
+    assert balancer_metrics.label_of("499") == "499"
+    assert {balancer_metrics.label_of(each) for each in ("999", "x", "200, 502")} == {"other"}
+    assert {balancer_metrics.label_of(each) for each in ("-", "", "0", "000")} == {"000"}
+
+
+def test_attempts_are_counted_for_the_server_and_forgotten_with_it(site: Path) -> None:
+    found = balancer(site)
+    saved = {"upstream": f"{ONE}:8000, {TWO}:8000", "upstream_status": "502, 200", "header_s": "-, 0.1"}
+    log(site, request(**saved, response_s="0.0, 0.1"))
+    series = series_of(found.add_requests, found.add_servers)
+    attempts = {name: value for name, value in series.items() if "upstream" in name}
+    assert attempts == {
+        f'wsgi_fleet_upstream_requests_total{{app="my-shop",server="{ONE}",code="502"}}': 1,
+        f'wsgi_fleet_upstream_requests_total{{app="my-shop",server="{TWO}",code="200"}}': 1,
+    }
+    state = json.loads((site / "site.json").read_text())
+    del state["site"]["upstreams"]["app_my_shop"]["servers"][TWO]
+    (site / "site.json").write_text(json.dumps(state))
+    assert not [name for name in series_of(found.add_servers) if TWO in name]
+
+
+def test_servers_maintenance_and_the_age_of_the_health_agent_are_told(site: Path) -> None:
+    (site / "maintenance.html").touch()
+    series = series_of(balancer(site).add_servers)
+    assert series[f'wsgi_fleet_server_healthy{{app="my-shop",server="{ONE}"}}'] == 1
+    assert series[f'wsgi_fleet_server_healthy{{app="my-shop",server="{TWO}"}}'] == 0
+    assert series[f'wsgi_fleet_server_drained{{app="my-shop",server="{TWO}"}}'] == 1
+    assert series["wsgi_fleet_maintenance"] == 1
+    assert time.time() - series["wsgi_fleet_health_agent_timestamp_seconds"] == pytest.approx(7, abs=2)
+
+
+def test_the_end_of_a_certificate_is_told_and_read_again_when_its_file_is_another(site: Path) -> None:
+    found, name = balancer(site), "wsgi_fleet_certificate_not_after_timestamp_seconds"
+    assert name not in series_of(found.add_certificate)
+    for number, days in enumerate((2, 9)):
+        key = ("-addext", "subjectAltName=DNS:a", "-keyout", "-", "-out", "-")
+        pem = certificate.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc",
+                                  "-batch", "-days", str(days), "-subj", "/CN=a", *key)  # fmt: skip
+        certificate.FILE.write_text(pem)
+        os.utime(certificate.FILE, (number + 1, number + 1))
+        assert series_of(found.add_certificate)[name] == pytest.approx(time.time() + days * 86400, abs=60)
+
+
+def test_a_log_that_is_renamed_is_read_to_its_end_before_the_next_one(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "access.log"
+    path.write_text("old\n")
+    tail = LogTail(path, clock)
+    with path.open("a") as file:
+        file.write("1\n2")
+        file.flush()
+        assert [*tail.lines()] == [b"1"]
+        path.rename(tmp_path / "access.log.1")
+        file.write("2\n")
+        file.flush()
+        assert [*tail.lines()] == [b"22"]
+        path.write_text("4\n")
+        clock.now += QUIET_S - 1
+        file.write("3\n")
+    assert [*tail.lines()] == [b"3"]
+    assert [*tail.lines()] == []
+    clock.now += QUIET_S
+    assert [*tail.lines()] == [b"4"]
+    assert [*tail.lines()] == []
+
+
+def test_a_log_that_is_emptied_or_comes_later_is_read_from_its_beginning(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "access.log"
+    tail = LogTail(path, clock)
+    clock.now += QUIET_S
+    path.write_text("1\n")
+    assert [*tail.lines()] == [b"1"]
+    path.write_text("")
+    assert [*tail.lines()] == []
+    path.write_text("2\n")
+    assert [*tail.lines()] == [b"2"]
+
+
+def test_an_app_server_tells_its_release_workers_queue_and_health(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "releases" / "0a1b").mkdir(parents=True)
+    (tmp_path / "live").symlink_to("releases/0a1b")
+    (tmp_path / "slots").mkdir()
+    (tmp_path / "slots" / "blue").symlink_to("../releases/0a1b")
+    stats = {"workers_busy": 1, "workers_idle": 3, "threads": 8, "threads_busy": 2, "listen_queue": 0}
+    states = {"blue": "active", "green": "inactive"}
+    replaced: Mapping[str, Any] = {
+        "LIVE": tmp_path / "live",
+        "SLOTS": tmp_path / "slots",
+        "state_of_slot": states.__getitem__,
+        "process_layout": lambda: ("systemd", 0),
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(app_server_metrics, name, value)
+    facts: Mapping[str, Any] = {
+        "gateway_status": stats,
+        "check_health": {"status": 503},
+        "accept_queue": 4,
+        "list_restarts": {"app@blue.service": 2},
+    }
+    for name, value in facts.items():
+        monkeypatch.setattr(app_status, name, lambda *_, value=value: value)
+    series = series_of(*app_server_metrics.AppServer("shop").parts.values())
+    assert series.pop('wsgi_fleet_release_live_timestamp_seconds{app="shop"}') == pytest.approx(time.time(), abs=60)
+    assert {name: value for name, value in series.items() if value or "slot_state" not in name} == {
+        'wsgi_fleet_release_info{app="shop",release="0a1b",slot="blue"}': 1,
+        'wsgi_fleet_slot_state{app="shop",slot="blue",state="active"}': 1,
+        'wsgi_fleet_slot_state{app="shop",slot="green",state="inactive"}': 1,
+        'wsgi_fleet_app_healthy{app="shop"}': 0,
+        'wsgi_fleet_workers{app="shop",slot="blue",state="busy"}': 1,
+        'wsgi_fleet_workers{app="shop",slot="blue",state="idle"}': 3,
+        'wsgi_fleet_threads{app="shop",slot="blue",state="busy"}': 2,
+        'wsgi_fleet_threads{app="shop",slot="blue",state="idle"}': 6,
+        'wsgi_fleet_accept_queue_connections{app="shop"}': 4,
+        'wsgi_fleet_restarts_total{app="shop",unit="app@blue.service"}': 2,
+    }
+
+
+def test_a_part_that_fails_takes_no_other_with_it_and_is_logged_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: Metrics) -> None:
+        raise ValueError("broken")
+
+    file = tmp_path / "a.prom"
+    writer = Writer({"bad": fails, "good": lambda metrics: metrics.add("maintenance", 0)}, file)
+    writer.write()
+    writer.write()
+    assert read_series(file.read_text()) == {
+        "wsgi_fleet_maintenance": 0,
+        'wsgi_fleet_collection_success{part="bad"}': 0,
+        'wsgi_fleet_collection_success{part="good"}': 1,
+    }
+    assert capsys.readouterr().err.count("broken") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["a.prom"]
+
+
+def test_each_tier_finds_its_parts_by_what_the_step_writes(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(balancer_metrics, "LOG", site / "access.log")
+    shop = App(source="a", module="a:b", path="/shop")
+    for text, parts in (
+        (app_server_exporter("shop"), {"slots", "queue", "restarts"}),
+        (balancer_exporter({"my-shop": shop}, "nginx"), {"requests", "servers", "certificate"}),
+    ):
+        config = json.loads(json.loads(text)["files"]["/etc/wsgi-fleet/monitoring.json"][1])
+        assert {*metrics_writer.find_parts(config)} == parts
+    with pytest.raises(ValueError, match="pulumi up --replace"):
+        metrics_writer.find_parts({})
+
+
+def test_only_a_balancer_with_nginx_gets_the_exporter_of_nginx() -> None:
+    for proxy in ("nginx", "apache"):
+        spec = json.loads(balancer_exporter({}, proxy))
+        assert ("prometheus-nginx-exporter" in spec["packages"]) == (proxy == "nginx")
+        assert ("/etc/nginx/wsgi-fleet/exporter.conf" in spec["files"]) == (proxy == "nginx")
+
+
+def test_names_follow_the_conventions_of_prometheus() -> None:
+    assert [*BUCKETS_S] == sorted(BUCKETS_S)
+    for family in FAMILIES:
+        assert family.name.endswith("_total") == (family.kind == "counter"), family.name
+        assert family.text.endswith("."), family.name
+    assert len(BY_NAME) == len(FAMILIES)
