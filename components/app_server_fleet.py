@@ -151,7 +151,7 @@ class AppServerFleet(pulumi.ComponentResource):
         document = app_server_user_data(app.system_packages, args.security_updates, kind, ProcessLayout.of(app))
         url = pulumi.Output.concat(args.store.machine_url, f"/{name}")
         off = () if args.has_metrics else OFF
-        files = pulumi.Output.all(url, key).apply(lambda values: app_server_files(*values, off))
+        files = pulumi.Output.all(url, key).apply(lambda both: app_server_files(both[0], both[1], off))
         steps: list[pulumi.Resource] = []
         for zone in range(app.fleet.servers):
             role = f"{name}-{zone + 1}"

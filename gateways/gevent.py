@@ -17,7 +17,7 @@ GATEWAY = Gateway(
     limit="500 for the request alone, where it waits; else 5 s later as with uWSGI",
     ready="every worker has the application",
     stop="SIGTERM: workers accept no more and finish what is in flight",
-    statistics="none",
+    statistics="busy and idle workers, requests at a time",
     unused={
         "worker_class": "it has one kind of worker",
         "threads": "requests run in greenlets; their number is greenlets",

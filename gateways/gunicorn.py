@@ -17,7 +17,7 @@ GATEWAY = Gateway(
     limit="as with uWSGI; of `gevent` 500 for the request alone",
     ready="every worker has the application",
     stop="SIGTERM: workers accept no more and finish what is in flight",
-    statistics="none",
+    statistics="busy and idle workers, requests at a time",
     unused={
         "reload_on_rss_mib": "it does not look at memory; max_requests replaces workers",
     },

@@ -15,7 +15,7 @@ GATEWAY = Gateway(
     limit="504 for the request; its worker ends, with all its requests",
     ready="every worker has the application",
     stop="SIGTERM: workers accept no more and finish what is in flight",
-    statistics="none",
+    statistics="busy and idle workers, requests at a time",
     unused={
         "worker_class": "it has one kind of worker",
         "greenlets": "requests run in threads; their number is threads",

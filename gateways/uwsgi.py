@@ -1,4 +1,4 @@
-"""uWSGI, the default: the fastest of the four, and the only one that reports the state of its workers."""
+"""uWSGI, the default: the fastest of the four."""
 
 from gateways.kind import GUARD, Gateway
 

@@ -57,7 +57,7 @@ class ReleaseStatus(_Status):
 
 
 class GatewayStatus(_Status):
-    """The workers of uWSGI in one slot."""
+    """The workers of the gateway in one slot."""
 
     workers_busy: int
     workers_idle: int

@@ -7,11 +7,15 @@ Standard library only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import http.client
+import itertools
 import json
+import os
 import re
 import socket
+import stat
 import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +41,9 @@ _ENDED_REQUEST = re.compile(
     r"^worker \d+ ended while it worked on .*|^.* took longer than \d+ s: worker \d+ ends$", re.MULTILINE
 )
 ENDED_LINES, ENDED_S = 500, 600
+# Of a file that a worker has: process, threads, entries. How many are looked at, and how much of one.
+_WORKER = re.compile(r"worker-([0-9]{1,10})-([0-9]{1,6})-([1-9][0-9]{0,5})", re.ASCII)
+MAX_WORKERS, MAX_BYTES = 1000, 1 << 22
 
 
 def app_status() -> dict[str, Any]:
@@ -87,14 +94,47 @@ def find_ended_requests() -> list[str]:
 
 
 def gateway_status(slot: str) -> dict[str, int] | None:
-    """Return uWSGI's statistics of a slot, all its gateways together, or None when none responds."""
-    found: list[dict[str, int]] = []
-    for name in gateways(slot):
-        with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(STATS_S)
-            connection.connect(str(RUN / f"app-{name}" / "stats.sock"))
-            found.append(count_workers(json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))))
+    """Return the statistics of a slot, all its gateways together, or None when none has any."""
+    found = [each for name in gateways(slot) if (each := uwsgi_status(name) or count_requests(RUN / f"app-{name}"))]
     return {key: sum(each[key] for each in found) for key in found[0]} if found else None
+
+
+def uwsgi_status(name: str) -> dict[str, int] | None:
+    """Return uWSGI's own statistics of one gateway, or None when it does not respond or is another one."""
+    with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(STATS_S)
+        connection.connect(str(RUN / f"app-{name}" / "stats.sock"))
+        return count_workers(json.loads(b"".join(iter(lambda: connection.recv(65536), b""))))
+    return None
+
+
+def count_requests(folder: Path) -> dict[str, int] | None:
+    """Return the statistics of a gateway by the files of its workers (gateway_requests.py); None where there are none.
+
+    worker-PID-THREADS-ENTRIES: as many entries of one size, each of which begins with 0 if it is free. The application
+    can write anything there: nothing but a short regular file of a process that lives counts.
+    """
+    workers: list[tuple[int, int]] = []
+    for file in itertools.islice(folder.glob("worker-*"), MAX_WORKERS):
+        found = _WORKER.fullmatch(file.name)
+        if not found or not Path(f"/proc/{found[1]}").exists():
+            continue
+        with contextlib.suppress(OSError), open(file, "rb", opener=_open_regular) as opened:
+            entries, content = int(found[3]), opened.read(MAX_BYTES)
+            size = len(content) // entries
+            workers.append((int(found[2]), sum(map(bool, content[::size])) if size else 0))
+    busy = sum(number > 0 for _, number in workers)
+    counted = {"workers_busy": busy, "workers_idle": len(workers) - busy, "listen_queue": 0}
+    threads = {"threads": sum(each for each, _ in workers), "threads_busy": sum(number for _, number in workers)}
+    return counted | threads if workers else None
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "no regular file")
+    return descriptor
 
 
 def count_workers(stats: dict[str, Any]) -> dict[str, int]:

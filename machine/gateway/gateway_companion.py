@@ -85,6 +85,7 @@ def start(requests: Requests, stop: signal.Signals) -> None:
             os.kill(worker, signal.SIGKILL)
         os.write(2, f"companion of worker {worker}, which ends with it: {error!r}\n".encode())
     finally:
+        requests.remove_file()
         os._exit(code)
 
 

@@ -30,7 +30,7 @@ def work(
     module: str, greenlets: int, limit_s: int, sockets: Sequence[socket.socket], ready: Callable[[], object]
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight. The application is imported here, after gevent's patches."""
-    guard = Guard(greenlets, limit_s + GRACE_S, lambda environ: environ[gateway_http.CONNECTION])
+    guard = Guard(greenlets, limit_s + GRACE_S, lambda environ: environ[gateway_http.CONNECTION], private)
     # While this process has one thread.
     guard.start()
     with gateway_http.prepend_gateway_path("gevent"):

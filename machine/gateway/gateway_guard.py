@@ -53,8 +53,9 @@ class Guard:
     """Count, limit and reject requests of one worker process.
 
     threads: requests that it works on at a time. limit_s: longest time of one in seconds, where it is not streaming.
-    connection: returns the file descriptor of a request's connection. is_uwsgi: the gateway answers no 500 by itself,
-    and sends files by sendfile.
+    connection: returns the file descriptor of a request's connection. private: the gateway's private socket, in whose
+    folder app_status.py looks for what workers do. is_uwsgi: the gateway answers no 500 by itself, sends files by
+    sendfile, and has statistics of its own.
     """
 
     requests: Requests
@@ -66,9 +67,16 @@ class Guard:
     is_child: bool = False
 
     def __init__(
-        self, threads: int, limit_s: float, connection: Callable[[dict[str, Any]], int], *, is_uwsgi: bool = False
+        self,
+        threads: int,
+        limit_s: float,
+        connection: Callable[[dict[str, Any]], int],
+        private: str = "",
+        *,
+        is_uwsgi: bool = False,
     ) -> None:
         self.threads, self.limit_s, self.connection, self.is_uwsgi = threads, limit_s, connection, is_uwsgi
+        self.private = private
         # Seconds that requests take until their response begins: an average, in which the last ones count most.
         self.typical_s = 0.0
         # Threads that take the signals of UNBLOCKED.
@@ -76,7 +84,9 @@ class Guard:
 
     def start(self) -> None:
         """Begin, in the worker process, while it has one thread."""
-        self.requests = Requests(self.threads + SPARE)
+        most = self.threads + SPARE
+        name = f"worker-{os.getpid()}-{self.threads}-{most}"
+        self.requests = Requests(most, self.private and os.path.join(os.path.dirname(self.private), name))  # noqa: PTH118, PTH120
         self.started = self.relaxed = monotonic()
         # uWSGI's worker ends at once on SIGTERM.
         gateway_companion.start(self.requests, SIGHUP if self.is_uwsgi else SIGTERM)

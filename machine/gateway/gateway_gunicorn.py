@@ -74,7 +74,11 @@ class Gunicorn(WSGIApplication):
     def post_worker_init(self, worker: Any) -> None:
         """Implement Gunicorn's hook of a worker that has the application: guard it."""
         limit_s = self.cfg.timeout if self.is_gevent else self.limit_s
-        guard = Guard(self.cfg.worker_connections, limit_s, lambda environ: environ["gunicorn.socket"].fileno())
+
+        def connection(environ: dict[str, Any]) -> int:
+            return environ["gunicorn.socket"].fileno()
+
+        guard = Guard(self.cfg.worker_connections, limit_s, connection, private)
         guard.start()
         worker.wsgi = guard(worker.wsgi)
         if self.is_gevent:

@@ -1,8 +1,10 @@
-"""The requests that a worker works on, in memory that its companion process reads."""
+"""The requests that a worker works on, in memory that its companion process reads, and who asks for statistics."""
 
 from __future__ import annotations
 
+import os
 import struct
+from contextlib import suppress
 
 # These names stay the real ones when gevent replaces those in their modules.
 from mmap import mmap
@@ -14,10 +16,14 @@ RUNNING, RESPONDING = 1, 2
 
 
 class Requests:
-    """The requests that this process works on, in memory that its companion reads. most: how many at a time."""
+    """The requests that this process works on, in memory that its companion reads. most: how many at a time.
 
-    def __init__(self, most: int) -> None:
-        self.memory = mmap(-1, most * ENTRY.size)
+    file: where that memory shows for app_status.py, "" for nowhere.
+    """
+
+    def __init__(self, most: int, file: str = "") -> None:
+        self.file = file
+        self.memory = _memory(most * ENTRY.size, file)
         # Offsets. The lowest are used first, so that the companion looks at few.
         self.free = list(range((most - 1) * ENTRY.size, -1, -ENTRY.size))
 
@@ -55,8 +61,29 @@ class Requests:
         """Return whether there was a request yet: the first entry keeps when the last one of it began."""
         return bool(ENTRY.unpack_from(self.memory)[3])
 
+    def remove_file(self) -> None:
+        """Remove the file, if there is one: the worker has ended."""
+        with suppress(OSError):
+            os.unlink(self.file)  # noqa: PTH108  os alone, to start fast
+
     def in_flight(self) -> list[tuple[int, int, int, float, float, str]]:
         """Return the state, file descriptor, thread, start, longest time and name of each request."""
         found = (ENTRY.unpack_from(self.memory, offset) for offset in range(0, len(self.memory), ENTRY.size))
         # A name may be cut within a character, and an entry is written while it is read.
         return [(*each, text.rstrip(b"\0").decode(errors="replace")) for *each, text in found if each[0] and each[3]]
+
+
+def _memory(size: int, file: str) -> mmap:
+    """Return memory that other processes read too, of a file if it can be made: statistics must not cost a worker."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return mmap(-1, size)
+    try:
+        # Without room for all of it, a write to the memory would end this process.
+        os.posix_fallocate(descriptor, 0, size)
+        return mmap(descriptor, size)
+    except OSError:
+        return mmap(-1, size)
+    finally:
+        os.close(descriptor)

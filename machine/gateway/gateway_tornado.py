@@ -35,7 +35,7 @@ class Container(WSGIContainer):
     """Responds with 500 if the application raises; Tornado's own container would leave the client waiting."""
 
     def __init__(self, application: http.Wsgi, threads: int, limit_s: float) -> None:
-        guard = Guard(threads, limit_s, lambda environ: environ[http.CONNECTION])
+        guard = Guard(threads, limit_s, lambda environ: environ[http.CONNECTION], private)
         # While this process has one thread.
         guard.start()
         super().__init__(guard(http.proxy_fix(application)), ThreadPoolExecutor(threads))

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import app_status
 import pytest
 
 from gateways import GATEWAYS
@@ -90,6 +91,29 @@ def test_each_worker_serves_both_sockets_as_the_balancer_means_it(gateway: dict[
                 assert time.monotonic() < deadline, running.log
                 pids |= {response["pid"] for response in clients.map(running.ask, ["/"] * 64)}
         assert running.stop() == 0
+
+
+@every
+def test_workers_tell_what_they_work_on_and_leave_nothing_when_they_end(
+    gateway: dict[str, Any], tmp_path: Path
+) -> None:
+    with started(app(**gateway, processes=2), tmp_path) as running:
+        running.wait_ready()
+        threads = app(**gateway).gateway.concurrency
+        idle = {"workers_busy": 0, "workers_idle": 2, "threads": 2 * threads, "threads_busy": 0, "listen_queue": 0}
+        assert app_status.count_requests(tmp_path) == idle
+        with ThreadPoolExecutor(1) as client:
+            slow = client.submit(running.ask, "/sleep/1")
+            deadline = time.monotonic() + 20
+            while (found := app_status.count_requests(tmp_path)) == idle:
+                assert time.monotonic() < deadline, running.log
+            assert found == idle | {"workers_busy": 1, "workers_idle": 1, "threads_busy": 1}
+            assert slow.result()["status"] == 200
+        assert app_status.count_requests(tmp_path) == idle
+        assert running.stop() == 0
+        deadline = time.monotonic() + 5
+        while list(tmp_path.glob("worker-*")):
+            assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize("gateway", KINDS)

@@ -14,6 +14,7 @@ from typing import Any
 import app_status
 import host_status
 import pytest
+from gateway_requests import Requests
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -48,6 +49,41 @@ def test_statistics_come_from_the_slots_own_socket(tmp_path: Path, monkeypatch: 
         threading.Thread(target=answer, daemon=True).start()
         assert (app_status.gateway_status("green") or {})["workers_busy"] == 2
     assert app_status.gateway_status("blue") is None
+
+
+def test_workers_of_other_gateways_are_counted_by_their_files(tmp_path: Path) -> None:
+    assert app_status.count_requests(tmp_path) is None
+    requests = Requests(6, str(tmp_path / f"worker-{os.getpid()}-2-6"))
+    Requests(6, str(tmp_path / "worker-1-2-6"))
+    requests.begin(7, 8, 60.0, "GET '/'")
+    entry = requests.begin(9, 8, 60.0, "GET '/'")
+    found = {"workers_busy": 1, "workers_idle": 1, "threads": 4, "threads_busy": 2, "listen_queue": 0}
+    assert app_status.count_requests(tmp_path) == found
+    requests.end(entry)
+    assert app_status.count_requests(tmp_path) == found | {"threads_busy": 1}
+    requests.remove_file()
+    assert app_status.count_requests(tmp_path) == found | {
+        "workers_busy": 0, "workers_idle": 1, "threads": 2, "threads_busy": 0,
+    }  # fmt: skip
+
+
+def test_files_that_no_worker_wrote_are_passed_over(tmp_path: Path) -> None:
+    me = os.getpid()
+    (tmp_path / f"worker-{me}-1-5").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / f"worker-{me}-2-5")
+    (tmp_path / f"worker-{me}-3-5").mkdir()
+    for name in ("worker-99999999-1-1", f"worker-{me}-1-0", f"worker-{me}-1", f"worker-{me}-1-1-1", "worker-../x-1-1"):
+        (tmp_path / name.replace("/", "_")).write_bytes(b"\x01")
+    assert app_status.count_requests(tmp_path) is None
+    (tmp_path / f"worker-{me}-1-7").touch()
+    assert (app_status.count_requests(tmp_path) or {})["threads_busy"] == 0
+
+
+def test_a_gateway_whose_file_cannot_be_made_works_without(tmp_path: Path) -> None:
+    requests = Requests(2, str(tmp_path / "absent" / "worker-1-2-2"))
+    requests.begin(7, 8, 60.0, "GET '/'")
+    assert len(requests.in_flight()) == 1
+    requests.remove_file()
 
 
 def test_the_accept_queue_is_what_the_kernel_counts_for_the_listening_port_if_it_listens(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ class Clock:
         return self.now
 
 
+def always(value: Any) -> Callable[..., Any]:
+    def answer(*_: Any) -> Any:
+        return value
+
+    return answer
+
+
 def read_series(text: str) -> dict[str, float]:
     """Return the series of a text of metrics with their values."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
@@ -69,7 +76,7 @@ def request(uri: str = "/", host: str = "shop.example.org", status: int = 200, *
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with the state of a balancer of two servers, one of them drained; without TLS."""
     upstream = {"servers": {ONE: "", TWO: ""}, "protocol": "uwsgi", "health_path": "/", "health_host": "", "probe": "/"}
-    state = {
+    state: dict[str, Any] = {
         "site": {"parts": [], "upstreams": {"app_my_shop": upstream}, "https": False},
         "drained": [TWO],
         "unhealthy": [],
@@ -176,7 +183,11 @@ def test_words_of_clients_and_odd_codes_make_no_labels(site: Path) -> None:
 
 def test_attempts_are_counted_for_the_server_and_forgotten_with_it(site: Path) -> None:
     found = balancer(site)
-    saved = {"upstream": f"{ONE}:8000, {TWO}:8000", "upstream_status": "502, 200", "header_s": "-, 0.1"}
+    saved: Mapping[str, Any] = {
+        "upstream": f"{ONE}:8000, {TWO}:8000",
+        "upstream_status": "502, 200",
+        "header_s": "-, 0.1",
+    }
     log(site, request(**saved, response_s="0.0, 0.1"))
     series = series_of(found.add_requests, found.add_servers)
     attempts = {name: value for name, value in series.items() if "upstream" in name}
@@ -270,7 +281,7 @@ def test_an_app_server_tells_its_release_workers_queue_and_health(
         "list_restarts": {"app@blue.service": 2},
     }
     for name, value in facts.items():
-        monkeypatch.setattr(app_status, name, lambda *_, value=value: value)
+        monkeypatch.setattr(app_status, name, always(value))
     series = series_of(*app_server_metrics.AppServer("shop").parts.values())
     assert series.pop('wsgi_fleet_release_live_timestamp_seconds{app="shop"}') == pytest.approx(time.time(), abs=60)
     assert {name: value for name, value in series.items() if value or "slot_state" not in name} == {

@@ -108,8 +108,10 @@ def test_the_machine_with_prometheus_scrapes_every_machine_of_the_stack() -> Non
 
 
 def test_the_url_of_the_webhook_shows_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    encrypted = {("monitoring", "webhook_url")}
-    monkeypatch.setattr(configuration, "_encrypted_paths", lambda *_: encrypted)
+    def encrypted_paths(_: object) -> set[tuple[str, str]]:
+        return {("monitoring", "webhook_url")}
+
+    monkeypatch.setattr(configuration, "_encrypted_paths", encrypted_paths)
     built = local(enabled=True, webhook_url="https://a.test/hunter2")
     secret = built.one(STEP, "monitoring-prometheus")
     assert isinstance(secret.inputs["stdin"], Secret)
