@@ -11,7 +11,20 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from commands import bundle, config, doctor, logs, maintenance, release_report, releases, servers, status, top, units
+from commands import (
+    bundle,
+    config,
+    doctor,
+    logs,
+    maintenance,
+    monitoring,
+    release_report,
+    releases,
+    servers,
+    status,
+    top,
+    units,
+)
 from commands.progress import wrap
 from commands.target import CommandError
 
@@ -71,6 +84,7 @@ for function in (
     servers.drain,
     servers.admit,
     maintenance.maintenance,
+    monitoring.monitoring,
 ):
     app.command(cls=Command)(function)
 # Options after the command's first word are its own.

@@ -30,6 +30,13 @@ def _kept(machine: Machine) -> dict[str, str]:
     return {"kept": machine.kept} if machine.kept else {}
 
 
+def _metrics(settings: Settings, balancer: Balancer | LoadBalancer) -> dict[str, Any]:
+    """Return what exports metrics besides app servers."""
+    if isinstance(balancer, LoadBalancer):
+        return {}
+    return {"balancer": balancer.machine.address, "has_nginx": settings.balancer.proxy.kind == "nginx"}
+
+
 def outputs(
     settings: Settings,
     platform: Platform,
@@ -69,6 +76,7 @@ def outputs(
             else {"balancer": {"name": "balancer", "target": balancer.machine.target, **_kept(balancer.machine)}}
         ),
         "apps": apps,
+        **({"metrics": _metrics(settings, balancer)} if settings.monitoring.enabled else {}),
     }
     return {
         "url": public.url,

@@ -95,7 +95,8 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     }
     balancer = stack_file("example")["balancer"]
     proxy = balancer["proxy"] | {"geoip": True}
-    yield "example", {"apps": apps | {"hello": hello}, "balancer": balancer | {"proxy": proxy}}
+    metrics: dict[str, Any] = {"monitoring": {"enabled": True}}
+    yield "example", {"apps": apps | {"hello": hello}, "balancer": balancer | {"proxy": proxy}, **metrics}
     apache: dict[str, Any] = {"kind": "apache", "cache": None, "memcached": None, "snippets": []}
     yield "example", {"apps": {"hello": hello}, "balancer": balancer | {"proxy": proxy | apache}}
     alarms = stack_file("prod")["aws"] | {"alarms": {"sns_topic_arn": "arn:aws:sns:eu-central-1:123456789012:fleet"}}
@@ -103,7 +104,8 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     capacity = {"capacity": {"min": 1, "max": 2}}
     small = {name: value for name, value in prod["fleet"].items() if name != "servers"} | capacity
     every = {"hello": prod, "group": prod | {"path": "/group", "fleet": small}}
-    yield "prod", {"aws": alarms, "apps": every}
+    metrics["monitoring"]["scrape_from"] = "10.20.0.0/24"
+    yield "prod", {"aws": alarms, "apps": every, **metrics}
     yield "prod", {"aws": alarms, "apps": every, "balancer": stack_file("prod")["balancer"] | {"self_healing": True}}
     tunnel = alarms | {"transport": "instance_connect_endpoint", "admin_cidrs": []}
     server: dict[str, Any] = {
