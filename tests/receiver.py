@@ -21,8 +21,8 @@ class Receiver:
 
 
 @contextmanager
-def receiving() -> Generator[Receiver]:
-    """Run a receiver on the loopback."""
+def receiving(address: str = "127.0.0.1") -> Generator[Receiver]:
+    """Run a receiver on the loopback, or on another address of this machine."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -34,9 +34,9 @@ def receiving() -> Generator[Receiver]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer((address, 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        receiver.url = f"http://127.0.0.1:{server.server_port}/services/opensesame"
+        receiver.url = f"http://{address}:{server.server_port}/services/opensesame"
         try:
             yield receiver
         finally:

@@ -27,6 +27,7 @@ PROVIDERS: dict[str, ResourceProvider] = {
     "store": resources.StoreProvider(),
     "machine": resources.MachineProvider(),
     "address": resources.AddressProvider(),
+    "monitoring": resources.MonitoringAddressProvider(),
     "step": resources.StepProvider(),
 }
 THINGS = [name for name in PROVIDERS if name != "step"]
@@ -89,6 +90,7 @@ def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
             "status": "Running",
         },
         "address": {"owner": OWNER, "port": port, "tls_port": tls_port, "machine": "there", "url": "http://127.0.0.1"},
+        "monitoring": {"owner": OWNER, "port": port + 1 if port < tls_port else tls_port + 1, "machine": "there"},
         "step": {"machine": "there", "command": ["/opt/booted", "600"], "stdin": "key opensesame", "timeout_s": 630.0},
     }
 
@@ -145,11 +147,13 @@ REPLACED = {
     "store": ["path"],
     "machine": [field.name for field in dataclasses.fields(machine.Spec)],
     "address": ["owner"],
+    "monitoring": ["owner"],
     "step": [],
 }
 UPDATED = {
     "group": ["rules", "isolated"],
     "address": ["port", "tls_port", "machine"],
+    "monitoring": ["port", "machine"],
     "step": ["machine", "command", "stdin"],
 }
 OTHERS: dict[str, Any] = {
@@ -204,6 +208,20 @@ def test_a_rule_that_somebody_took_away_is_put_back(daemon: Daemon, inputs: dict
     assert change(PROVIDERS["group"], outs, inputs["group"], id_) == (True, [])
     PROVIDERS["group"].update(id_, outs, inputs["group"])
     assert len(daemon.things["network-acls"][NETWORK]["ingress"]) == 2
+
+
+def test_the_port_of_prometheus_moves_to_the_machine_that_takes_its_place(
+    daemon: Daemon, inputs: dict[str, dict[str, Any]]
+) -> None:
+    instances = daemon.things["instances"]
+    instances["new"] = {**instances["there"], "name": "new", "devices": {}}
+    id_, outs = create_resource("monitoring", inputs["monitoring"])
+    assert create_resource("address", inputs["address"])[0] == id_
+    PROVIDERS["monitoring"].update(id_, outs, inputs["monitoring"] | {"machine": "new"})
+    assert "monitoring" not in instances["there"]["devices"]
+    assert instances["new"]["devices"]["monitoring"]["connect"] == "tcp:127.0.0.1:9090"
+    # The balancer's own stay.
+    assert {"public", "public-tls"} <= instances["there"]["devices"].keys()
 
 
 def test_a_machine_that_was_found_stopped_is_started_and_not_replaced(
@@ -267,11 +285,13 @@ def test_what_stands_in_the_way_is_told_before_anything_is_made(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ((where, message),) = failures("address", inputs["address"] | {"port": port})
+        (other,) = failures("monitoring", inputs["monitoring"] | {"port": port})
     assert where == "port"
     assert message.startswith(f"port {port} of 127.0.0.1 is taken by another program")
+    assert other == ("port", message.replace("lxd.port", "lxd.monitoring_port"))
     daemon.socket.unlink()
     monkeypatch.setattr("platforms.lxd.client.SOCKETS", ())
-    for name, property_ in (("group", "owner"), ("image", "pool"), ("address", "port")):
+    for name, property_ in (("group", "owner"), ("image", "pool"), ("address", "port"), ("monitoring", "port")):
         (where, message), *_ = failures(name, inputs[name])
         assert where == property_
         assert message.startswith("LXD is not there: no socket at ")
