@@ -108,8 +108,8 @@ def parse(text: str) -> dict[str, Any]:
     """Return what standard input says. Raises ApplyError unless it is of files_to_apply in rendering/common.py."""
     try:
         spec: Any = json.loads(text)
-        lists = [spec["off"], spec["on"], spec["prove"], spec.get("packages", [])]
-        ok = all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
+        named: list[Any] = [*spec["off"], *spec["on"], *spec["prove"], *spec.get("packages", [])]
+        ok = all(isinstance(name, str) for name in named)
         ok = ok and all(int(mode, 8) >= 0 and isinstance(text, str) for mode, text in spec["files"].values())
         ok = ok and isinstance(spec["boot_s"], int | float)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
