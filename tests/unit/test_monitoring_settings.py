@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import balancer_member
 import pytest
 
 from components import configuration
@@ -150,3 +151,11 @@ def test_a_group_of_aws_boots_with_its_exporter() -> None:
     content = boot.inputs["content"]
     specs = json.loads(content.value if isinstance(content, Secret) else content)
     assert [spec.get("packages") for spec in specs] == [None, None, ["prometheus-node-exporter"]]
+
+
+def test_a_balancer_that_heals_itself_gets_its_exporter_again_after_its_site() -> None:
+    balancer = production()["balancer"] | {"self_healing": True}
+    built = plan("prod", balancer=balancer, monitoring={"enabled": True, "scrape_from": "10.20.0.0/24"})
+    keys = [each.inputs["key"] for each in built.of(OBJECT) if each.name == "balancer-metrics-kept"]
+    assert [key.rpartition("/")[2] for key in keys] == ["metrics.json"]
+    assert balancer_member.AFTER[-1] == "metrics"
