@@ -160,7 +160,8 @@ def test_the_table_has_a_line_for_each_value_in_the_order_of_the_stack_file(proj
     assert ["apps.z.rollout.drain_timeout_s", "75", "computed of gateway.request_timeout_s: 15 s more"] in lines
     names = [line[0] for line in lines[1:]]
     blocks = [".".join(name.split(".")[: 2 if name.startswith("apps") else 1]) for name in names]
-    assert list(dict.fromkeys(blocks)) == ["platform", "os", "apps.z", "apps.a", "balancer", "security_updates", "lxd"]
+    shared = ["balancer", "security_updates", "monitoring", "lxd"]
+    assert list(dict.fromkeys(blocks)) == ["platform", "os", "apps.z", "apps.a", *shared]
 
 
 def test_a_name_of_a_setting_stays_in_one_piece_in_a_narrow_terminal(
