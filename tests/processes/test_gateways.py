@@ -14,6 +14,7 @@ import app_status
 import pytest
 
 from gateways import GATEWAYS
+from harness.stack import eventually
 from tests.combinations import GATEWAY_SETTINGS, OVER_HTTP
 from tests.processes.gateway_process import APP, Process, app, started
 
@@ -97,23 +98,23 @@ def test_each_worker_serves_both_sockets_as_the_balancer_means_it(gateway: dict[
 def test_workers_tell_what_they_work_on_and_leave_nothing_when_they_end(
     gateway: dict[str, Any], tmp_path: Path
 ) -> None:
+    def count() -> dict[str, int] | None:
+        return app_status.count_requests(tmp_path)
+
     with started(app(**gateway, processes=2), tmp_path) as running:
         running.wait_ready()
         threads = app(**gateway).gateway.concurrency
         idle = {"workers_busy": 0, "workers_idle": 2, "threads": 2 * threads, "threads_busy": 0, "listen_queue": 0}
-        assert app_status.count_requests(tmp_path) == idle
+        assert count() == idle
         with ThreadPoolExecutor(1) as client:
             slow = client.submit(running.ask, "/sleep/1")
-            deadline = time.monotonic() + 20
-            while (found := app_status.count_requests(tmp_path)) == idle:
-                assert time.monotonic() < deadline, running.log
-            assert found == idle | {"workers_busy": 1, "workers_idle": 1, "threads_busy": 1}
+            eventually(lambda: count() != idle, timeout_s=20, message=running.log)
+            assert count() == idle | {"workers_busy": 1, "workers_idle": 1, "threads_busy": 1}
             assert slow.result()["status"] == 200
-        assert app_status.count_requests(tmp_path) == idle
+        # A request ends a moment after its response.
+        eventually(lambda: count() == idle, timeout_s=5, message=str(count()))
         assert running.stop() == 0
-        deadline = time.monotonic() + 5
-        while list(tmp_path.glob("worker-*")):
-            assert time.monotonic() < deadline
+        eventually(lambda: not list(tmp_path.glob("worker-*")), timeout_s=5, message="the files have gone")
 
 
 @pytest.mark.parametrize("gateway", KINDS)
