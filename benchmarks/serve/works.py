@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from benchmarks.serve.contestants import CONTESTANTS, PRODUCTS
 
 ALL = tuple(each.name for each in CONTESTANTS)
-BALANCED = tuple(name for name in ALL if not name.endswith("-direct"))
-RUNNING = tuple(name for name in BALANCED if name != "nginx")
+RUNNING = tuple(name for name in ALL if name != "nginx" and not name.endswith("-direct"))
 # Of each kind of contestant the one that people would compare.
 RIVALS = ("default", "gunicorn", "gunicorn-sync", "gunicorn-2n1", "beanstalk", "granian", "talk")
-FEWER = ("default", "gunicorn-2n1", "beanstalk", "granian")
+FEWER = ("default", "gunicorn", "gunicorn-2n1", "beanstalk", "granian")
 UPLOAD_BYTES = 100 * 1024
 # Shares of what the default serves at most, at which latencies are measured.
 LOADS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -50,18 +49,19 @@ class Work:
 
 WORKS = (
     Work("hello", "hello (Flask)", "/flask", ALL, "the cost of gateway and balancer, on which most comparisons rest"),
-    Work("fresh", "hello, a connection each", "/flask", BALANCED, "clients that come once", fresh=True),
+    Work("fresh", "hello, a connection each", "/flask", (*RIVALS, "gevent", "tornado", "nginx"),
+         "clients that come once", fresh=True),
     Work("wait", "20 ms of waiting", "/wait", RUNNING, "a database or a service: how many requests wait at a time"),
-    Work("cpu", "2 ms of CPU", "/cpu", (*RIVALS, "threads-4"), "how evenly CPUs are used", clients=16),
-    Work("large", "1 MiB response", "/large", RIVALS, "bodies of responses", clients=16),
-    Work("upload", "POST of 100 KiB", "/upload", RIVALS, "bodies of requests", clients=16,
+    Work("cpu", "2 ms of CPU", "/cpu", (*FEWER, "threads-4"), "how evenly CPUs are used", clients=16),
+    Work("large", "1 MiB response", "/large", FEWER, "bodies of responses", clients=16),
+    Work("upload", "POST of 100 KiB", "/upload", FEWER, "bodies of requests", clients=16,
          upload=UPLOAD_BYTES),
     Work("static", "static file of 9 KiB", "/static/style.css", ("default", "gunicorn-2n1", "granian"),
          "the balancer sends it with the product, the application elsewhere"),
     Work("bare", "hello (bare WSGI)", "/", FEWER, "the gateway without a framework"),
     Work("django", "hello (Django)", "/django", FEWER, "the other framework of the examples", warm=True),
     Work("few", "hello, 16 clients", "/flask", ("default", "granian", "beanstalk"), "a small load", clients=16),
-    Work("many", "hello, 2,000 clients", "/flask", (*FEWER, *(each.name for each in PRODUCTS[1:])),
+    Work("many", "hello, 2,000 clients", "/flask", (*FEWER[2:], *(each.name for each in PRODUCTS)),
          "nobody may be left without an answer", clients=2000),
     Work("many-fresh", "hello, 2,000 clients, a connection each", "/flask", ("default", "granian"),
          "the same for queues of new connections", clients=2000, fresh=True),
