@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
+import socket
+import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +33,11 @@ from metrics_writer import Writer
 
 from harness.promtool import check, promtool
 from rendering.monitoring import app_server_exporter, balancer_exporter
+from rendering.templates import read_file
 from settings import App
+from tests.unit.listening import wait_until_listening
+
+ADMIN_PATH = f"{os.environ['PATH']}:/usr/sbin"
 
 needs_promtool = pytest.mark.skipif(promtool() is None, reason="needs promtool, of Debian's package prometheus")
 HOSTILE = 'a"b\\c\nd{e="f"} 1\n# HELP x\r\x00é\ud800'
@@ -335,6 +344,32 @@ def test_only_a_balancer_with_nginx_gets_the_exporter_of_nginx() -> None:
         spec = json.loads(balancer_exporter({}, proxy))
         assert ("prometheus-nginx-exporter" in spec["packages"]) == (proxy == "nginx")
         assert ("/etc/nginx/wsgi-fleet/exporter.conf" in spec["files"]) == (proxy == "nginx")
+
+
+@pytest.mark.skipif(shutil.which("nginx", path=ADMIN_PATH) is None, reason="needs nginx")
+def test_nginx_starts_again_after_it_was_killed_while_it_counted_for_its_exporter(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    listen = read_file("templates/nginx/exporter.conf").replace(":9114;", f":{port};")
+    folders = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = tmp_path / "nginx.conf"
+    config.write_text(
+        f"daemon off; pid {tmp_path}/pid; error_log stderr;\nevents {{}}\nhttp {{\n{folders}{listen}\n}}\n"
+    )
+    for _ in range(2):
+        command = ["nginx", "-e", "stderr", "-c", str(config)]
+        with subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, start_new_session=True, env={"PATH": ADMIN_PATH}
+        ) as nginx:
+            try:
+                wait_until_listening(nginx, port)
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+                    assert b"Active connections" in response.read()
+            finally:
+                os.killpg(nginx.pid, signal.SIGKILL)
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:
