@@ -84,10 +84,11 @@ class Balancer:
     def add_servers(self, metrics: Metrics) -> None:
         """Add what the site and the health agent say of the servers, and the requests that these got."""
         metrics.add("maintenance", site_state.PAGE.exists())
-        state, health = site_state.read_state(), balancer_status.health()
+        health = balancer_status.health()
         if health:
             metrics.add("health_agent_timestamp_seconds", round(time.time() - health["age_s"]))
             metrics.add("health_agent_problem", bool(health["problem"]))
+        state = site_state.read_state()
         servers = {
             address: self._routes.apps.get(name, "")
             for name, upstream in state.site["upstreams"].items()

@@ -95,7 +95,10 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
     ),
     # promtool's clock begins at 0.
     "FleetHealthAgentSilent": (
-        {'health_agent_timestamp_seconds{instance="b",stack="s"}': "0+60"},
+        {
+            'health_agent_timestamp_seconds{instance="b",stack="s"}': "0+60",
+            'maintenance{instance="b",stack="s"}': "0+0",
+        },
         {'health_agent_timestamp_seconds{instance="b",stack="s"}': "0+0"},
     ),
     "FleetCertificateExpires": (
@@ -116,7 +119,21 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
 MORE: Sequence[tuple[str, Mapping[str, str], int]] = (
     ("FleetMetricsMissing", {'collection_success{instance="a-1",stack="s",part="slots"}': "0+0"}, 1),
     ("FleetHealthAgentSilent", {'health_agent_problem{instance="b",stack="s"}': "1+0"}, 1),
+    # It has never written anything.
+    ("FleetHealthAgentSilent", {'maintenance{instance="b",stack="s"}': "0+0"}, 1),
     ("FleetErrors5xx", {'requests_total{app="a",code="503",stack="s"}': "0+9", 'maintenance{stack="s"}': "1+0"}, 0),
+    # The page was there until three minutes ago.
+    (
+        "FleetErrors5xx",
+        {
+            'requests_total{app="a",code="200",stack="s"}': "0+0x117 1+9",
+            'requests_total{app="a",code="503",stack="s"}': "0+9x117 1053+0",
+            'maintenance{stack="s"}': "1+0x117 0+0",
+        },
+        0,
+    ),
+    # A lone error while hardly anyone asks.
+    ("FleetErrors5xx", {'requests_total{app="a",code="500",stack="s"}': "0+0x116 1+0"}, 0),
 )
 
 
