@@ -112,7 +112,8 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     The first of a tail is cut, and the last may just be written. apache_log.py has no time for words it cannot read.
     """
     try:
-        match json.loads(line):
+        # Clients send words that are no UTF-8, which Nginx writes as they are.
+        match json.loads(line.decode(errors="replace")):
             case {"time": str(time_), **rest} if time_:
                 return {"time": time_, **rest}
             case _:

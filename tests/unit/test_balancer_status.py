@@ -80,6 +80,11 @@ def test_what_no_server_answered_counts_for_the_balancer_only() -> None:
     assert (report["requests"], report["errors_5xx"], report["upstreams"]) == (2, 2, {})
 
 
+def test_a_request_with_words_that_are_no_utf_8_counts_as_any_other() -> None:
+    text = json.dumps({**line(), "agent": "MARK"}).encode().replace(b"MARK", b"caf\xe9")
+    assert balancer_status.parse_line(text) == {**line(), "agent": "caf\ufffd"}
+
+
 def test_nothing_has_no_percentile() -> None:
     report = balancer_status.measure([], 60)
     assert (report["window_s"], report["requests"], report["p50_ms"], report["p99_ms"]) == (60, 0, None, None)
