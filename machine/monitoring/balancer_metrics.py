@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import balancer_status
 import certificate
@@ -36,7 +39,8 @@ class Routes:
 
     def app_of(self, host: str, uri: str) -> str:
         """Return the application that serves a URL, "" where none does. host and uri are a client's words."""
-        path = uri.partition("?")[0]
+        # As the proxies read it: without a query, decoded, and "/a/../b" as "/b".
+        path = posixpath.normpath("/" + unquote(re.split("[?#]", uri, maxsplit=1)[0]).lstrip("/"))
         table = self._tables.get(host.lower())
         labels = host.lower().split(".")
         for first in range(1, len(labels)):

@@ -176,6 +176,18 @@ def test_each_request_is_counted_once_by_application_and_status(site: Path) -> N
     assert series['wsgi_fleet_request_duration_seconds_count{app="my-shop"}'] == 2
 
 
+@pytest.mark.parametrize(
+    ("uri", "app"),
+    [
+        ("/v1", "api"), ("/v1/", "api"), ("//v1/x", "api"), ("/%76%31/x", "api"), ("/a/../v1/x", "api"),
+        ("/../v1", "api"), ("/v1/../x", ""), ("/v1%2f..%2fx", ""), ("/v1#/..", "api"), ("/v11", ""), ("", ""),
+        ("*", ""), ("/a?/../v1", ""),
+    ],
+)  # fmt: skip
+def test_a_url_counts_for_the_application_that_got_it_however_a_client_writes_it(uri: str, app: str) -> None:
+    assert Routes([VirtualHost(("a.org",), [["/v1", "api"]])], {}).app_of("a.org", uri) == app
+
+
 def test_words_of_clients_and_odd_codes_make_no_labels(site: Path) -> None:
     found = balancer(site)
     before = len(series_of(found.add_requests, found.add_servers))
