@@ -22,6 +22,8 @@ from rendering.release_report import Chart, Line, ReleaseReport, Span, render_re
 
 # Seconds before and after a release that are shown with it.
 LEAD_S, TAIL_S = 30.0, 30.0
+# 30 years.
+MAX_NUMBER = 1e9
 # Of a chart: what its width can show.
 BUCKETS = 200
 RESULTS = {"done": "serves", "failed": "failed", "interrupted": "was interrupted"}
@@ -40,9 +42,9 @@ def text_of(value: Any) -> str:
             return escape_control(str(value))
 
 
-def seconds_of(value: Any) -> float:
-    """Return a number of the journal; 0 for what is none."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+def number_of(value: Any) -> float:
+    """Return a number of the journal; 0 for what is none, or what no release has: it is damaged."""
+    return float(value) if isinstance(value, int | float) and abs(value) < MAX_NUMBER else 0.0
 
 
 def spans_of(events: Sequence[Mapping[str, Any]]) -> list[Span]:
@@ -53,13 +55,13 @@ def spans_of(events: Sequence[Mapping[str, Any]]) -> list[Span]:
     found: list[Span] = []
     phase_s, last_s, before = 0.0, 0.0, ""
     for event in events:
-        name, after_s = str(event.get("event")), seconds_of(event.get("after_s"))
+        name, after_s = str(event.get("event")), number_of(event.get("after_s"))
         if name != before:
             phase_s = last_s
         if name == "staged":
             found += _stages(event, events[0], (phase_s, after_s))
         elif name in PHASES:
-            begin_s = seconds_of(event["began_s"]) if "began_s" in event else phase_s
+            begin_s = number_of(event["began_s"]) if "began_s" in event else phase_s
             found.append(Span(text_of(event.get("server", "")), PHASES[name], begin_s, after_s))
         before, last_s = name, after_s
     return found
@@ -71,7 +73,7 @@ def _stages(event: Mapping[str, Any], first: Mapping[str, Any], phase: tuple[flo
             for server, span in spans.items():
                 match span:
                     case [begin_s, end_s]:
-                        yield Span(text_of(server), "stage", seconds_of(begin_s), seconds_of(end_s))
+                        yield Span(text_of(server), "stage", number_of(begin_s), number_of(end_s))
                     case _:
                         pass
         case _, [*servers]:
@@ -88,7 +90,7 @@ def seen_rows(events: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         match event.get("clients"):
             case {"new": [int(), int(), *_] as new, "old": [int(), int(), *_] as old, "beside": beside}:
                 how = "servers beside it" if beside else "the time before"
-                after = f"{seconds_of(event.get('after_s')):.1f} s"
+                after = f"{number_of(event.get('after_s')):.1f} s"
                 rows.append([after, *(describe(_summary(each)) for each in (new, old)), how])
             case _:
                 pass
@@ -96,8 +98,8 @@ def seen_rows(events: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _summary(values: Sequence[Any]) -> tuple[int, int, float | None, float | None]:
-    p99_ms = values[3] if len(values) > 3 and isinstance(values[3], int | float) else None
-    return values[0], values[1], None, p99_ms
+    p99_ms = number_of(values[3]) if len(values) > 3 and isinstance(values[3], int | float) else None
+    return int(number_of(values[0])), int(number_of(values[1])), None, p99_ms
 
 
 def charts_of(series: TrafficSeries, app: str, names: Mapping[str, str], begin_s: float) -> list[Chart]:
@@ -148,7 +150,7 @@ def build(target: Target, movement: Movement) -> ReleaseReport:
     # Servers that went back name another release.
     facts |= events[0]
     last = str(events[-1].get("event"))
-    length_s = max(seconds_of(event.get("after_s")) for event in events)
+    length_s = max(0.0, *(number_of(event.get("after_s")) for event in events))
     is_rollback = bool(facts.get("rollback"))
     shown = {
         "application": f"{target.app} of stack {target.stack}",
@@ -174,7 +176,7 @@ def build(target: Target, movement: Movement) -> ReleaseReport:
         failures=list(dict.fromkeys(text_of(event["why"]) for event in events if event.get("why"))),
         events=[
             (
-                f"{seconds_of(event.get('after_s')):.1f} s",
+                f"{number_of(event.get('after_s')):.1f} s",
                 text_of(event.get("event")),
                 "; ".join(
                     f"{text_of(name)}: {text_of(value)}" for name, value in event.items() if name not in APART and value

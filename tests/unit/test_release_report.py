@@ -188,6 +188,9 @@ def test_hostile_texts_are_text(stack: FakeStack, tmp_path: Path) -> None:
         ),
         # A rollback.
         ([{"event": "begin", "after_s": 0, "rollback": True}, {"event": "done", "after_s": 2}], []),
+        # Damaged: numbers that are none, or that no number of Python's can hold.
+        ([{"event": "begin", "after_s": 10**400}, {"event": "x", "after_s": -1e300}], []),
+        ([{"event": "x", "clients": {"new": [10**400, 1], "old": [0, 10**400, 1, 10**400], "beside": 0}}], []),
         # Killed at once.
         ([{"event": "begin"}], []),
     ],
