@@ -193,7 +193,7 @@ class Rollout:
 
         So do they if clients see more errors or slower responses than the settings allow.
         """
-        # A rollout that was killed may have left servers on the new release.
+        # A rollout that was killed may have left servers on the new release, and the first one not watched to its end.
         switched = [server for server, state in states.items() if state.live == self.id]
         guard, watch = threading.Lock(), self._client_watch(states, before, journal)
 
@@ -215,7 +215,8 @@ class Rollout:
                 self.fleet.on_all(states, switch)
                 return
             self.fleet.on_all([canary], switch)
-            if (rest or watch) and self.plan.bake_s and states[canary].live != self.id:
+            is_proven = before == self.id or all(state.live == self.id for state in states.values())
+            if (rest or watch) and self.plan.bake_s and not (is_proven and states[canary].live == self.id):
                 self._bake(canary, watch)
             for batch in batches(rest, self.plan.batch_size):
                 self.fleet.on_all(batch, switch)

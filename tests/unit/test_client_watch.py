@@ -194,3 +194,23 @@ def test_a_server_that_a_killed_rollout_left_on_the_release_is_watched_as_well()
         roll_out(fleet, 2, bake_s=1, client_limits=limits())
     assert {*fleet.asked[0]["new"]} == {"10.0.0.1", "10.0.0.2"}
     assert fleet.live == dict.fromkeys(NAMES, release(1).id)
+
+
+def test_a_first_server_that_a_killed_rollout_left_on_the_release_is_watched_before_any_other_switches() -> None:
+    fleet, old = a_fleet_on(1)
+    fleet.staged["a-1"].add(release(2).id)
+    fleet.live["a-1"] = release(2).id
+    fleet.traffic = responses(BAD)
+    fleet.calls.clear()
+    with pytest.raises(RolloutError, match="a-1: 30 of 100 requests got 5xx"):
+        roll_out(fleet, 2, bake_s=1, client_limits=limits())
+    assert (fleet.did("bake"), {*fleet.did("switch")}) == (["a-1"], {"a-1"})
+    assert fleet.live == dict.fromkeys(NAMES, old)
+
+
+def test_a_release_that_serves_is_not_watched_again_for_a_server_that_comes() -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.live["a-3"] = None
+    fleet.calls.clear()
+    roll_out(fleet, 1, bake_s=1, client_limits=limits())
+    assert fleet.did("bake") == []
