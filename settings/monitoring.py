@@ -36,7 +36,9 @@ def _check_source(value: str) -> str:
 class Monitoring(Model):
     """Metrics of every machine, and on platform lxd a machine with Prometheus and Alertmanager that reads them."""
 
-    enabled: bool = Field(default=False, description="every machine exports metrics; a change replaces no machine")
+    enabled: bool = Field(
+        default=False, description="machines export metrics; a change replaces none but those of groups"
+    )
     scrape_from: Annotated[str, AfterValidator(_check_source)] | None = Field(
         default=None,
         description="platform aws: who may read the metrics, your own Prometheus: a security group of the VPC "
