@@ -25,13 +25,15 @@ class Cell:
 class History:
     """The last window_s seconds, in buckets of bucket_s seconds.
 
-    now_s: of the balancer's clock, when it was asked. begins_s: from when on its log has all, by the same clock.
+    now_s: of the balancer's clock, when it was asked. begins_s: from when on its log has all, by the same clock. app:
+    the identifier of the application whose requests are the whole; "" for all of the balancer.
     """
 
     bucket_s: int
     window_s: int
     now_s: float = 0
     begins_s: float = math.inf
+    app: str = ""
     # Address ("" for all servers) -> number of the bucket since 1970 -> its row.
     _rows: dict[str, dict[int, Row]] = field(default_factory=dict[str, "dict[int, Row]"])
 
@@ -39,7 +41,8 @@ class History:
         """Take what was asked anew: it takes the place of what was known of the same time."""
         self.now_s, first = series.now_s, round(series.first_s / self.bucket_s)
         self.begins_s = min(self.begins_s, series.begins_s)
-        for address, rows in {"": series.whole, **series.servers}.items():
+        whole = series.apps.get(self.app, []) if self.app else series.whole
+        for address, rows in {"": whole, **series.servers}.items():
             known = self._rows.setdefault(address, {})
             known.update({first + row[0]: row for row in rows})
             for old in [number for number in known if number < self._end() - self.window_s // self.bucket_s]:

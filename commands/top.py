@@ -157,7 +157,7 @@ def top(
     balancer's access log: one that was repeated on a second server counts for both.
     """
     bucket_s, asked_s = max(BUCKET_S, math.ceil(minutes * 60 / BUCKETS)), -math.inf
-    history = History(bucket_s, minutes * 60)
+    history = History(bucket_s, minutes * 60, app=(app or "").replace("-", "_"))
     found: list[tuple[float, list[Target]]] = []
 
     def look() -> list[Observation]:

@@ -108,6 +108,15 @@ def test_in_a_pipe_it_prints_once_within_80_columns() -> None:
     assert "\x1b" not in result.output
 
 
+def test_of_one_application_the_sum_has_no_request_of_another(stack: FakeStack) -> None:
+    own: list[Row] = [(59, 20, 1, 2.0, 4.0)]
+    answer = series([(59, 620, 3, 2.0, 1234.5)], one=own).model_copy(update={"apps": {"hello": own}})
+    stack.machines.answers["m-balancer", TRAFFIC] = answer.model_dump_json()
+    for arguments, numbers in (((), ["124.0", "1234", "3"]), (("--app", "hello"), ["4.0", "4.0", "1"])):
+        line = next(line for line in fleet("top", *arguments).output.splitlines() if line.startswith("all "))
+        assert re.findall(r"(?<=\s)[\d.]+(?=\s|$)", line) == numbers
+
+
 def test_only_what_is_new_is_asked_for_again(stack: FakeStack, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = iter([False, False, True])
     monkeypatch.setattr(top, "console", lambda: Console(force_terminal=True, width=80, height=24))
