@@ -165,15 +165,18 @@ def health() -> dict[str, Any] | None:
     return {"age_s": round(time.time() - written["at"], 1), "servers": servers, "problem": problem}
 
 
+def proxy_state() -> str:
+    """Return what systemd says of the proxy, such as "active"."""
+    command = ["systemctl", "is-active", proxy.backend().UNIT]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip()
+
+
 def main() -> None:
     """Print the facts of this balancer as JSON. Raises ProxyError where nothing is known of its site."""
-    state = subprocess.run(
-        ["systemctl", "is-active", proxy.backend().UNIT], check=False, capture_output=True, text=True
-    ).stdout.strip()
     site = require_state()
     facts: dict[str, Any] = {
         "proxy": proxy.backend().TITLE,
-        "state": state,
+        "state": proxy_state(),
         "maintenance": PAGE.exists(),
         "certificate": certificate.facts() if site.site["https"] else None,
         "active": site.active_addresses(),

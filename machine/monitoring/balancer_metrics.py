@@ -63,7 +63,12 @@ class Balancer:
             for code in ("200", "500", "502", "503", "504"):
                 self._requests[app, code] = 0
         self._certificate: tuple[float, float] | None = None
-        self.parts = {"requests": self.add_requests, "servers": self.add_servers, "certificate": self.add_certificate}
+        self.parts = {
+            "proxy": self.add_proxy,
+            "requests": self.add_requests,
+            "servers": self.add_servers,
+            "certificate": self.add_certificate,
+        }
 
     def count(self, line: Mapping[str, Any]) -> None:
         """Count a request of the access log."""
@@ -74,6 +79,10 @@ class Balancer:
         for address, status, _ in balancer_status.attempts(line):
             there = address, label_of(status)
             self._attempts[there] = self._attempts.get(there, 0) + 1
+
+    def add_proxy(self, metrics: Metrics) -> None:
+        """Add whether the proxy runs: without it there are no requests, so nothing else tells."""
+        metrics.add("proxy_active", balancer_status.proxy_state() in ("active", "reloading"))
 
     def add_requests(self, metrics: Metrics) -> None:
         """Count new lines of the access log, and add the sums."""

@@ -42,6 +42,7 @@ _OF_TIER: Mapping[Tier, Sequence[tuple[Kind, str, str, str]]] = {
         ("counter", "restarts_total", "app unit", "How often systemd has restarted a unit of the application."),
     ),
     "the balancer": (
+        ("gauge", "proxy_active", "", "Whether Nginx or Apache runs (1) or not (0)."),
         ("counter", "requests_total", "app code", "Requests by status; app is empty where no application has the URL."),
         ("histogram", "request_duration_seconds", "app", "From a request's first byte to its response's last."),
         ("counter", "upstream_requests_total", "app server code", "Attempts by server; code 000: no response."),

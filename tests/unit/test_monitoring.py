@@ -232,6 +232,17 @@ def test_servers_maintenance_and_the_age_of_the_health_agent_are_told(site: Path
     assert time.time() - series["wsgi_fleet_health_agent_timestamp_seconds"] == pytest.approx(7, abs=2)
 
 
+@pytest.mark.parametrize(("state", "active"), [("active", 1), ("reloading", 1), ("activating", 0), ("failed", 0)])
+def test_a_proxy_that_does_not_run_is_told(
+    site: Path, monkeypatch: pytest.MonkeyPatch, state: str, active: int
+) -> None:
+    systemctl = site / "systemctl"
+    systemctl.write_text(f'#!/bin/sh\n[ "$*" = "is-active nginx" ] && echo {state}\nexit 3\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(site))
+    assert series_of(balancer(site).add_proxy) == {"wsgi_fleet_proxy_active": active}
+
+
 def test_the_end_of_a_certificate_is_told_and_read_again_when_its_file_is_another(site: Path) -> None:
     found, name = balancer(site), "wsgi_fleet_certificate_not_after_timestamp_seconds"
     assert name not in series_of(found.add_certificate)
@@ -343,7 +354,7 @@ def test_each_tier_finds_its_parts_by_what_the_step_writes(site: Path, monkeypat
     shop = App(source="a", module="a:b", path="/shop")
     for text, parts in (
         (app_server_exporter("shop"), {"slots", "queue", "restarts"}),
-        (balancer_exporter({"my-shop": shop}, "nginx"), {"requests", "servers", "certificate"}),
+        (balancer_exporter({"my-shop": shop}, "nginx"), {"proxy", "requests", "servers", "certificate"}),
     ):
         config = json.loads(json.loads(text)["files"]["/etc/wsgi-fleet/monitoring.json"][1])
         assert {*metrics_writer.find_parts(config)} == parts

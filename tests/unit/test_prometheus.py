@@ -52,6 +52,10 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
         {'server_healthy{app="a",server="1",stack="s"}': "0+0", 'server_healthy{app="a",server="2",stack="s"}': "1+0"},
         {'server_healthy{app="a",server="1",stack="s"}': "0+0", 'server_healthy{app="a",server="2",stack="s"}': "0+0"},
     ),
+    "FleetProxyDown": (
+        {'proxy_active{instance="b",stack="s"}': "1+0"},
+        {'proxy_active{instance="b",stack="s"}': "0+0"},
+    ),
     "FleetErrors5xx": (
         {
             'requests_total{app="a",code="200",stack="s"}': "0+96",
