@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from gateways import GATEWAYS
-from harness import mock_lxd
+from harness import mock_aws, mock_lxd
 from harness.program import ROOT, plan, project, stack_file
 from harness.recorded import Registered
 from rendering import templates, user_data
@@ -25,11 +25,11 @@ FOLDERS = ("machine", "templates")
 # What ./fleet writes for people: no machine gets it.
 FOR_PEOPLE = "templates/report/"
 APP_SERVERS, BALANCER = "user data of app servers", "user data of the balancer"
-IMAGE, RELEASE = "image of `lxd`", "release"
+IMAGE, BAKED, RELEASE = "image of `lxd`", "baked image of `aws`", "release"
 GROUP_DATA, GROUP_FILES = "user data of groups", "file that groups boot"
 TEMPLATE, OBJECT = "aws:ec2/launchTemplate:LaunchTemplate", "aws:s3/bucketObjectv2:BucketObjectv2"
 # Way -> machines that a change of its text replaces.
-REPLACES = {APP_SERVERS: "app servers", BALANCER: "the balancer", IMAGE: "all of `lxd`"}
+REPLACES = {APP_SERVERS: "app servers", BALANCER: "the balancer", BAKED: "all that boot it", IMAGE: "all of `lxd`"}
 _MARK = re.compile(r"MARK\d+Z")
 
 
@@ -105,7 +105,7 @@ def _stacks() -> Iterator[tuple[str, dict[str, Any]]]:
     small = {name: value for name, value in prod["fleet"].items() if name != "servers"} | capacity
     every = {"hello": prod, "group": prod | {"path": "/group", "fleet": small}}
     metrics["monitoring"]["scrape_from"] = "10.20.0.0/24"
-    yield "prod", {"aws": alarms, "apps": every, **metrics}
+    yield "prod", {"aws": alarms | {"image": "baked"}, "apps": every, **metrics}
     yield "prod", {"aws": alarms, "apps": every, "balancer": stack_file("prod")["balancer"] | {"self_healing": True}}
     tunnel = alarms | {"transport": "instance_connect_endpoint", "admin_cidrs": []}
     server: dict[str, Any] = {
@@ -133,6 +133,8 @@ def _delivery_of(resource: Registered) -> str:
     if resource.type == OBJECT and resource.name.endswith("-kept"):
         # For the machine that takes the balancer's place.
         return f"step `{resource.name.removesuffix('-kept')}`"
+    if resource.type == mock_aws.BAKED_IMAGE:
+        return BAKED
     if resource.type in (TEMPLATE, OBJECT):
         return GROUP_DATA if resource.type == TEMPLATE else GROUP_FILES
     return f"step `{re.sub(r'^(hello|a[0-9]+)-[0-9]+', 'SERVER', resource.name)}`"

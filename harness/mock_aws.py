@@ -29,6 +29,7 @@ def fill_placeholders(blocks: dict[str, Any]) -> dict[str, Any]:
 
 GENERATED_KEY = "pulumi-python:dynamic/aws:GeneratedKey"
 ENDPOINT = "aws:ec2transitgateway/instanceConnectEndpoint:InstanceConnectEndpoint"
+BAKED_IMAGE = "pulumi-python:dynamic/aws:BakedImage"
 HOST_KEY = "pulumi-python:dynamic/aws:HostKey"
 OUTPUTS: Mapping[str, Callable[[Registered], Mapping[str, Any]]] = {
     GENERATED_KEY: lambda _: {"private_key": KEY, "public_key": PUBLIC_KEY},

@@ -115,6 +115,7 @@ BY_USE: Mapping[str, str] = {
     "aws:ec2/flowLog:FlowLog": "flow log: 0.63 for each GB",
     "aws:cloudwatch/logGroup:LogGroup": "kept logs: 0.63 for each GB, and 0.03 for each GB and month",
     "aws:lb/loadBalancer:LoadBalancer": "load balancer: 5.84 a month for 25 new connections a second, or 1 GB an hour",
+    "pulumi-python:dynamic/aws:BakedImage": "image of machines: 0.054 for each GB and month of its snapshot, some 2 GB",
     "aws:s3/bucket:Bucket": "release bucket, access logs: 0.0245 for each GB and month, cents for requests",
     "aws:ec2/instance:Instance": TRAFFIC,
     GROUP: TRAFFIC,

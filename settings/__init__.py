@@ -140,8 +140,17 @@ class Settings(Model):
     @property
     def architecture(self) -> Architecture:
         """Return what an image for all machines must be made for (platform aws)."""
-        first = next(iter(self.apps.values())).fleet.size if self.balancer.kind == "alb" else self.balancer.size
-        return first.architecture
+        return self.image_size.architecture
+
+    @property
+    def image_size(self) -> Size:
+        """Return the size of a machine that can become the image of all (platform aws).
+
+        Its type is that of the first machine. No machine can have a smaller disk than its image has.
+        """
+        front = [] if self.balancer.kind == "alb" else [self.balancer.size]
+        sizes = [*front, *(app.fleet.size for app in self.apps.values())]
+        return sizes[0].model_copy(update={"disk_gib": min(size.disk_gib for size in sizes)})
 
     @property
     def hostnames(self) -> list[str]:

@@ -44,6 +44,10 @@ class Aws(PlatformBlock):
     ami: Annotated[str, _id("ami")] = Field(
         description="Debian image of that region, of `os` and for the instance types; never updated"
     )
+    image: Literal["debian", "baked"] = Field(
+        default="debian",
+        description="what machines boot: debian is `ami` itself; baked is an image made of it that has their packages",
+    )
     vpc: Vpc | None = Field(default=None, description="a VPC of the stack's own; else one that is there, by its ids")
     vpc_id: Annotated[str, _id("vpc")] | None = Field(default=None, description="existing VPC")
     balancer_subnet_id: Annotated[str, _id("subnet")] | None = Field(

@@ -30,7 +30,7 @@ class InstanceSpec:
     public: whether it gets a public address (FSBP EC2.9, EC2.25; the balancer is the one accepted finding).
     """
 
-    ami: str
+    ami: pulumi.Input[str]
     instance_type: str
     key_name: pulumi.Input[str]
     group: pulumi.Input[str]

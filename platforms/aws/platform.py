@@ -36,7 +36,7 @@ from platforms.aws.cloudwatch import Monitoring
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.instance import InstanceSpec
 from platforms.aws.load_balancer import AlbResources, front_of
-from platforms.aws.pinned_image import check_image
+from platforms.aws.machine_image import MachineImage
 from platforms.aws.self_healing import HealingMachine, Place
 from platforms.aws.server_group import GroupResources, group_names
 from platforms.aws.target import Target
@@ -45,10 +45,11 @@ from rendering.common import apply_files_command
 
 # apply_files.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
 MONITORING_S = 360
+DEFAULT_SIZE = settings.Size()
 
 
 class AwsPlatform:
-    """A fleet on EC2, in an existing VPC or its own. image: what its machines boot."""
+    """A fleet on EC2, in an existing VPC or its own. image: what it boots. builder: size of what is imaged."""
 
     def __init__(
         self,
@@ -57,10 +58,10 @@ class AwsPlatform:
         stack: str,
         project_name: str,
         image: ImageKind = DEFAULT_IMAGE,
+        builder: settings.Size = DEFAULT_SIZE,
         ipv6: bool = False,
     ) -> None:
         self._config = config
-        self._image = image
         self._stack = stack
         self._tags = {
             **config.tags,
@@ -70,13 +71,13 @@ class AwsPlatform:
         }
         self._provider = aws.Provider("aws", region=config.region, default_tags={"tags": self._tags})
         self._network = network.network(config, stack, self._provider, ipv6=ipv6)
+        self._image = MachineImage(config, image, self._network, self._provider, builder=builder, tags=self._tags)
         self._access = access(config, stack=stack, provider=self._provider, network=self._network)
         self._releases: bucket.ReleaseStore | None = None
         self._addresses = Addresses(config, stack, self._provider)
         self._monitoring = Monitoring(config, stack, self._provider)
         self._alarms = MachineAlarms(config, stack, self._provider, namespace=self._monitoring.namespace)
         self._roles = role.Roles(config, stack, self._provider, self._monitoring)
-        self._root_device = ""
         self._alb: AlbResources | None = None
         # Those that reach their machine by the address that the public one has at first.
         self._steps: list[pulumi.Resource] = []
@@ -104,7 +105,7 @@ class AwsPlatform:
 
     def machine(self, name: str, args: MachineArgs, *, store: Store | None, opts: pulumi.ResourceOptions) -> Machine:
         """Implement Platform.machine: create an EC2 instance and its alarms, and pin its host key."""
-        self._check_image()
+        self._image.check()
         machine_role = self._roles.of(args, self._releases if store else None, opts)
         private = self._network.private
         subnet = self._network.public if args.public else private[args.zone % len(private)]
@@ -144,7 +145,7 @@ class AwsPlatform:
         releases = self._releases_for(name)
         address = self._addresses.elastic(f"{name}-address", opts)
         made = HealingMachine(name, args, self._config, releases, address, stack=self._stack, provider=self._provider)
-        where = Place(self._network, self._root_device, self._alarms)
+        where = Place(self._network, self._image.root_device, self._alarms)
         machine = made.create(boot, where, self._roles, self._instance_spec, store=store, opts=opts)
         self._access.add_known(name, machine, made.host_key, opts=opts)
         self._healing[machine.resource] = made
@@ -175,7 +176,7 @@ class AwsPlatform:
             stack=self._stack,
             spec=lambda user_data: replace(self._instance_spec(machine, machine_role), user_data=user_data),
             subnets=self._network.private,
-            root_device=self._root_device,
+            root_device=self._image.root_device,
             provider=self._provider,
         )
         boot = group.boot(store, releases, self._monitoring.agent_files(machine), opts)
@@ -189,18 +190,14 @@ class AwsPlatform:
 
     def _releases_for(self, name: str) -> bucket.ReleaseStore:
         """Check the image, and return the release store, which a group needs."""
-        self._check_image()
+        self._image.check()
         if self._releases is None:
             raise ValueError(f"{name}: a group needs a release store")
         return self._releases
 
-    def _check_image(self) -> None:
-        if not self._root_device:
-            self._root_device = check_image(self._config, self._image, pulumi.InvokeOptions(provider=self._provider))
-
     def _instance_spec(self, args: MachineArgs, machine_role: role.Role | None) -> InstanceSpec:
         return InstanceSpec(
-            ami=self._config.ami,
+            ami=self._image.id,
             instance_type=args.size.instance_type,
             key_name=self._access.key_name,
             group=args.group.id,
@@ -305,5 +302,8 @@ def create(settings_: settings.Settings, *, stack: str, project: Path, project_n
     if settings_.aws is None:
         raise ValueError("aws: is missing, and platform is aws")
     image = ImageKind(settings_.operating_system, settings_.architecture)
+    builder = settings_.image_size
     is_dual = settings_.balancer.kind == "alb" and settings_.balancer.alb.ip_address_type == "dualstack"
-    return AwsPlatform(settings_.aws, stack=stack, project_name=project_name, image=image, ipv6=is_dual)
+    return AwsPlatform(
+        settings_.aws, stack=stack, project_name=project_name, image=image, builder=builder, ipv6=is_dual
+    )
