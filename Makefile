@@ -78,8 +78,8 @@ security: setup ## how machines are protected; writes docs/security.md
 	@pytest tests/e2e/test_secrets.py tests/e2e/test_attacks.py -m "long or not long" --security docs/security.md $(PYTEST_ARGS)
 
 .PHONY: test-scale
-test-scale: setup ## load balancers, Auto Scaling groups and the endpoint, on the stand-in of AWS
-	@pytest tests/e2e/test_aws_alb.py tests/e2e/test_aws_group.py tests/e2e/test_aws_group_faults.py tests/e2e/test_aws_group_machine.py tests/e2e/test_aws_balancer_group.py tests/e2e/test_aws_site.py -m "long or not long" $(PYTEST_ARGS)
+test-scale: setup ## load balancers, Auto Scaling groups, baked images and the endpoint, on the stand-in of AWS
+	@pytest tests/e2e/test_aws_alb.py tests/e2e/test_aws_group.py tests/e2e/test_aws_group_faults.py tests/e2e/test_aws_group_machine.py tests/e2e/test_aws_balancer_group.py tests/e2e/test_aws_site.py tests/e2e/test_aws_baked_image.py -m "long or not long" $(PYTEST_ARGS)
 
 .PHONY: test-acme
 test-acme: setup ## certificates from a real ACME server (needs Go 1.25)

@@ -18,6 +18,7 @@ import yaml
 from platforms.lxd import label, machine
 from platforms.lxd.client import Client, NotFound, url
 from tests.aws.account import Account
+from tests.aws.auth_proxy import ACCOUNT
 from tests.aws.auto_scaling import GROUP, drain
 from tests.aws.balancer_machine import BalancerMachines
 from tests.aws.plugin import Failed, Values
@@ -38,6 +39,8 @@ LINK_LOCAL = "169.254.169.254"
 SERVICES = "::1"
 PUBLIC_METADATA_PORT = 8169
 METADATA_ELSEWHERE = f"AWS_EC2_METADATA_SERVICE_ENDPOINT=http://{LINK_LOCAL}:{PUBLIC_METADATA_PORT}"
+# How gzip begins (RFC 1952).
+GZIP = b"\x1f\x8b"
 CPUS, MEMORY_MIB, DISK_GIB = 1, 512, 8
 
 
@@ -122,7 +125,7 @@ class Machines:
             stack=self._region.name,
             owner=self._region.owner,
             role=id_,
-            image=self._region.image,
+            image=self._image(instance["ImageId"]),
             user_data=_with_environment(self._user_data(id_)) if public else self._user_data(id_),
             network=self.subnets.ensure(instance["SubnetId"], public=public),
             # No security group here lets its own machines reach one another.
@@ -181,11 +184,16 @@ class Machines:
     def _instance(self, id_: str) -> dict[str, Any]:
         return self._aws.ec2.describe_instances(InstanceIds=[id_])["Reservations"][0]["Instances"][0]
 
+    def _image(self, id_: str) -> str:
+        """Return the alias of the LXD image that an image of EC2 stands for."""
+        found = self._aws.ec2.describe_images(ImageIds=[id_])["Images"][0]
+        return self._region.baked(found["Name"]) if found["OwnerId"] == ACCOUNT else self._region.image
+
     def _user_data(self, id_: str) -> str:
         """Return the text that EC2 was given: cloud-init would unpack it on the machine, LXD takes text."""
         asked = self._aws.ec2.describe_instance_attribute(InstanceId=id_, Attribute="userData")
         packed = base64.b64decode(asked["UserData"]["Value"])
-        return gzip.decompress(packed).decode()
+        return (gzip.decompress(packed) if packed.startswith(GZIP) else packed).decode()
 
     def _vendor_data(self, instance: Mapping[str, Any]) -> str:
         """Return what an image of Debian brings, and what makes this host AWS to its machine."""

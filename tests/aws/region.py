@@ -41,6 +41,10 @@ class Region:
         """Write it where load() will look."""
         file.write_text(json.dumps(asdict(self)))
 
+    def baked(self, name: str) -> str:
+        """Return the alias that an image of EC2 has in LXD which was made of an instance."""
+        return f"{self.owner}-{name}"
+
     def environment(self) -> dict[str, str]:
         """Return the environment of AWS tools: they ask moto and no other, whatever a user has set."""
         return {

@@ -26,6 +26,7 @@ from tests.aws.balancing import Balancing
 from tests.aws.endpoint import EndpointServer
 from tests.aws.endpoint_calls import SSH, Endpoints, find_machine
 from tests.aws.group_calls import Groups
+from tests.aws.image_builders import ImageBuilders
 from tests.aws.instance_calls import InstanceCalls
 from tests.aws.instance_refresh import Refreshes
 from tests.aws.kind import Clients
@@ -41,6 +42,8 @@ from tests.certificates import Authority, Signed
 
 # Of this host's loopback, one address for each machine.
 TUNNEL_PORT = 2222
+# An image that saves each test the minute in which machines of Debian's own install packages.
+PREBUILT = ImageRecipe(packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,10 @@ class Running:
 
 
 @contextmanager
-def running(name: str, owner: str, *, minute_s: float = 60.0) -> Generator[Running]:
+def running(name: str, owner: str, *, minute_s: float = 60.0, recipe: ImageRecipe = PREBUILT) -> Generator[Running]:
     """Run a region with nothing in it. owner: label of what machines need in LXD, all of it gone afterwards.
 
-    minute_s: what a minute of metrics, warm-up and grace of Auto Scaling groups lasts.
+    minute_s: what a minute of metrics, warm-up and grace of Auto Scaling groups lasts. recipe: of Debian's image.
     """
     with ExitStack() as stack:
         # In moto's own process: what it calls public must lead nowhere but to this host's machines.
@@ -90,7 +93,6 @@ def running(name: str, owner: str, *, minute_s: float = 60.0) -> Generator[Runni
         stack.callback(metadata.shutdown)
         lxd = Client()
         stack.callback(cleanup.remove_leftovers, owner, lxd)
-        recipe = ImageRecipe(packages=PREBUILT_PACKAGES, scripts=prebuilt_scripts())
         alias = image.ensure(lxd, owner, recipe, recipe.digest(), print)
         region = Region(
             name=name,
@@ -123,6 +125,7 @@ def running(name: str, owner: str, *, minute_s: float = 60.0) -> Generator[Runni
         stack.enter_context(added_to_moto(groups.lock, *parts))
         scaling = Scaling(account.aws, groups, machines, policies=policies, refreshes=refreshes, minute_s=minute_s)
         stack.enter_context(scaling.running())
+        stack.enter_context(ImageBuilders(account.aws, region, machines).running())
         yield Running(region, account, metadata, tunnels, scaling)
 
 
