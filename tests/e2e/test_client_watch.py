@@ -40,6 +40,7 @@ def numbers(output: str, release: str) -> list[tuple[int, int]]:
     return [(int(errors), int(requests)) for errors, requests in found]
 
 
+@pytest.mark.long
 def test_a_healthy_release_under_load_passes_and_says_how_many_requests_it_was_judged_by(
     fleet: Stack, table: Callable[[LoadOutcome], None]
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_release_that_fails_clients_goes_back_and_without_the_setting_it_serve
     fleet.app["rollout"] = {"bake_s": 4}
 
 
+@pytest.mark.long
 def test_top_shows_requests_of_each_server_through_time_until_q_is_pressed(fleet: Stack) -> None:
     with Load(fleet.url) as load:
         load.wait_for(1000)
@@ -112,6 +114,7 @@ def test_top_shows_requests_of_each_server_through_time_until_q_is_pressed(fleet
         os.close(main)
 
 
+@pytest.mark.long
 def test_a_balancer_that_cannot_be_asked_fails_no_release(fleet: Stack) -> None:
     on(fleet.balancer(), "mv", TRAFFIC, f"{TRAFFIC}.away")
     try:
