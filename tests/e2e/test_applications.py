@@ -175,7 +175,7 @@ APPLICATIONS: dict[str, tuple[Callable[[Site, Stack], None], str]] = {
     "flask-socketio": (socketio, "/"),
     "celery": (celery, "/"),
 }
-IN_MAKE_TEST = ("httpbin", "django")
+IN_MAKE_TEST = ("django",)
 
 
 @pytest.mark.parametrize(
