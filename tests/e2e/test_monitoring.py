@@ -118,7 +118,7 @@ def test_each_family_is_exported_and_each_request_counted_once(monitored: Monito
     names = {each["metric"]["__name__"] for each in monitored.query('{__name__=~"wsgi_fleet_.+"}')}
     missing = [each.name for each in FAMILIES if not any(name.startswith(each.name) for name in names)]
     assert missing == ["wsgi_fleet_certificate_not_after_timestamp_seconds"]
-    assert monitored.value('min(wsgi_fleet_threads{state="idle"})') == 8
+    assert monitored.value('min(wsgi_fleet_threads{state="idle"})') == 16
     assert monitored.value("min(wsgi_fleet_collection_success)") == 1
 
 
