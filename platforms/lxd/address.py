@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from platforms.lxd import label, machine
@@ -13,10 +13,11 @@ from platforms.lxd.client import Client, LxdError, NotFound, url
 
 HOST = "127.0.0.1"
 DEVICE, TLS_DEVICE, MONITORING_DEVICE = "public", "public-tls", "monitoring"
-# Of the balancer. Device -> port of the machine that it leads to, and the setting under `lxd` that names the host's.
-TARGETS = {DEVICE: 80, TLS_DEVICE: 443}
-SETTINGS = {DEVICE: "port", TLS_DEVICE: "tls_port"}
-MONITORING_PORT, MONITORING_SETTING = 9090, "monitoring_port"
+# Device -> port of the machine that it leads to, and the setting under `lxd` that names the host's.
+TARGETS = {DEVICE: 80, TLS_DEVICE: 443, MONITORING_DEVICE: 9090}
+SETTINGS = {DEVICE: "port", TLS_DEVICE: "tls_port", MONITORING_DEVICE: "monitoring_port"}
+# The devices of the balancer, and of the machine with Prometheus: those of one machine move together.
+OF_BALANCER, OF_MONITORING = (DEVICE, TLS_DEVICE), (MONITORING_DEVICE,)
 
 
 def publish(client: Client, owner: str, name: str, port: int, tls_port: int | None = None) -> int:
@@ -25,27 +26,39 @@ def publish(client: Client, owner: str, name: str, port: int, tls_port: int | No
     Requests in flight are cut: LXD ends the process that forwards them. Returns the gap in milliseconds during which
     the port was closed: two devices cannot share one port. Raises LxdError if another program uses a port.
     """
-    desired = _devices(port, tls_port)
-    current = {holder["name"]: _proxy_devices(holder) for holder in _publishers(client, owner)}
+    return _forward(client, owner, name, _devices(port, tls_port), OF_BALANCER)
+
+
+def publish_monitoring(client: Client, owner: str, name: str, port: int) -> None:
+    """Forward HOST:port to Prometheus on the machine, instead of any other machine. Raises as publish does."""
+    _forward(client, owner, name, _devices_of({MONITORING_DEVICE: port}), OF_MONITORING)
+
+
+def _forward(
+    client: Client, owner: str, name: str, desired: dict[str, dict[str, str]], devices_of: Sequence[str]
+) -> int:
+    """Give the machine the desired ones of some devices, and take these from all others. Return the gap in ms."""
+    every = {each["name"]: _proxy_devices(each, devices_of) for each in machine.machines_of(client, owner)}
+    current = {holder: devices for holder, devices in every.items() if devices}
     if current == {name: desired}:
         return 0
     closed = time.monotonic()
-    moved = False
+    first, moved = devices_of[0], False
     for holder, devices in current.items():
         wrong = [device for device, config in devices.items() if holder != name or desired.get(device) != config]
         unpublish(client, holder, wrong)
-        moved = moved or (DEVICE in wrong and devices[DEVICE]["listen"] == desired[DEVICE]["listen"])
+        moved = moved or (first in wrong and devices[first]["listen"] == desired[first]["listen"])
     missing = {device: config for device, config in desired.items() if current.get(name, {}).get(device) != config}
     # LXD takes a second to say that a device is there; the port is open long before.
-    opened = _OpenWatch(port)
+    opened = _OpenWatch(_port(desired[first]))
     opened.start()
     try:
         client.request("PATCH", url("instances", name), {"devices": missing})
     except LxdError as error:
         if "address already in use" in str(error):
-            if tls_port and f":{tls_port}:" in str(error):
-                raise LxdError(port_conflict(client, owner, tls_port, TLS_DEVICE)) from error
-            raise LxdError(port_conflict(client, owner, port)) from error
+            ports = {device: _port(config) for device, config in desired.items()}
+            taken = next((each for each in devices_of[1:] if each in ports and f":{ports[each]}:" in str(error)), first)
+            raise LxdError(port_conflict(client, owner, ports[taken], taken)) from error
         raise
     finally:
         opened.end()
@@ -78,7 +91,7 @@ class _OpenWatch(threading.Thread):
         self.join()
 
 
-def unpublish(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)) -> bool:
+def unpublish(client: Client, name: str, devices: Iterable[str] = OF_BALANCER) -> bool:
     """Close the ports of the machine on the host. Return False if there was none."""
 
     def drop(instance: dict[str, Any]) -> bool:
@@ -93,8 +106,17 @@ def unpublish(client: Client, name: str, devices: Iterable[str] = tuple(TARGETS)
 
 def is_published(client: Client, name: str, port: int, tls_port: int | None = None) -> bool:
     """Return whether exactly these ports of the host are forwarded to that machine."""
+    return _is_forwarded(client, name, _devices(port, tls_port), OF_BALANCER)
+
+
+def is_monitoring_published(client: Client, name: str, port: int) -> bool:
+    """Return whether this port of the host is forwarded to Prometheus on that machine."""
+    return _is_forwarded(client, name, _devices_of({MONITORING_DEVICE: port}), OF_MONITORING)
+
+
+def _is_forwarded(client: Client, name: str, desired: dict[str, dict[str, str]], devices_of: Sequence[str]) -> bool:
     try:
-        return _proxy_devices(client.get(url("instances", name))) == _devices(port, tls_port)
+        return _proxy_devices(client.get(url("instances", name)), devices_of) == desired
     except NotFound:
         return False
 
@@ -102,7 +124,7 @@ def is_published(client: Client, name: str, port: int, tls_port: int | None = No
 def conflict(client: Client, owner: str, port: int, device: str = DEVICE) -> str | None:
     """Return why the owner cannot have the port, or None. Checked before any resource is created."""
     listens = f"tcp:{HOST}:{port}"
-    mine = [_every_proxy_device(each) for each in machine.machines_of(client, owner)]
+    mine = [_proxy_devices(each) for each in machine.machines_of(client, owner)]
     if any(config["listen"] == listens for devices in mine for config in devices.values()):
         return None
     with socket.socket() as probe:
@@ -121,59 +143,36 @@ def port_conflict(client: Client, owner: str, port: int, device: str = DEVICE) -
     holders = [
         each["config"].get(label.OWNER, "")
         for each in instances
-        if any(config["listen"] == listens for config in _every_proxy_device(each).values())
+        if any(config["listen"] == listens for config in _proxy_devices(each).values())
     ]
     holder, end = f"another program (`ss -tanp 'sport = :{port}'` names it)", "end that, or "
     if holders and holders[0]:
         holder, end = f"the fleet of stack {label.stack_of(holders[0])}", ""
-    setting = SETTINGS.get(device, MONITORING_SETTING)
-    choose = f"`pulumi config set -s {label.stack_of(owner)} --path wsgi-fleet:lxd.{setting} PORT`"
+    choose = f"`pulumi config set -s {label.stack_of(owner)} --path wsgi-fleet:lxd.{SETTINGS[device]} PORT`"
     return f"port {port} of {HOST} is taken by {holder}; {end}choose another port: {choose}"
 
 
-def publish_monitoring(client: Client, owner: str, name: str, port: int) -> None:
-    """Forward HOST:port to Prometheus on the machine, instead of any other machine. Raises LxdError."""
-    if is_monitoring_published(client, name, port):
-        return
-    for holder in machine.machines_of(client, owner):
-        if MONITORING_DEVICE in holder["devices"]:
-            unpublish(client, holder["name"], [MONITORING_DEVICE])
-    device = {MONITORING_DEVICE: _device(port, MONITORING_PORT)}
-    client.request("PATCH", url("instances", name), {"devices": device})
-
-
-def is_monitoring_published(client: Client, name: str, port: int) -> bool:
-    """Return whether this port of the host is forwarded to Prometheus on that machine."""
-    try:
-        there = client.get(url("instances", name))["devices"].get(MONITORING_DEVICE)
-    except NotFound:
-        return False
-    return bool(there == _device(port, MONITORING_PORT))
-
-
 def _devices(port: int, tls_port: int | None) -> dict[str, dict[str, str]]:
-    ports = {DEVICE: port} if tls_port is None else {DEVICE: port, TLS_DEVICE: tls_port}
-    return {device: _device(listens, TARGETS[device]) for device, listens in ports.items()}
+    return _devices_of({DEVICE: port} if tls_port is None else {DEVICE: port, TLS_DEVICE: tls_port})
 
 
-def _device(listens: int, target: int) -> dict[str, str]:
+def _devices_of(ports: Mapping[str, int]) -> dict[str, dict[str, str]]:
+    """Return devices by the ports of the host on which they listen."""
     return {
-        "type": "proxy",
-        "listen": f"tcp:{HOST}:{listens}",
-        "connect": f"tcp:{HOST}:{target}",
-        "bind": "host",
+        device: {
+            "type": "proxy",
+            "listen": f"tcp:{HOST}:{listens}",
+            "connect": f"tcp:{HOST}:{TARGETS[device]}",
+            "bind": "host",
+        }
+        for device, listens in ports.items()
     }
 
 
-def _every_proxy_device(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
-    names = {*TARGETS, MONITORING_DEVICE}
-    return {device: config for device, config in instance["devices"].items() if device in names}
+def _port(device: Mapping[str, str]) -> int:
+    """Return the port of the host on which a device listens."""
+    return int(device["listen"].rpartition(":")[2])
 
 
-def _proxy_devices(instance: dict[str, Any]) -> dict[str, dict[str, str]]:
-    return {device: config for device, config in instance["devices"].items() if device in TARGETS}
-
-
-def _publishers(client: Client, owner: str) -> list[dict[str, Any]]:
-    """Return the owner's machines that have such a device, on any port."""
-    return [instance for instance in machine.machines_of(client, owner) if _proxy_devices(instance)]
+def _proxy_devices(instance: dict[str, Any], names: Iterable[str] = tuple(TARGETS)) -> dict[str, dict[str, str]]:
+    return {device: instance["devices"][device] for device in names if device in instance["devices"]}

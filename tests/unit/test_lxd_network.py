@@ -205,7 +205,7 @@ def test_a_port_that_leads_there_stays_open_while_that_of_https_comes_or_goes(
     assert daemon.calls == [f"{method} /1.0/instances/a" for method in calls]
 
 
-@pytest.mark.parametrize("setting", ["port", "tls_port"])
+@pytest.mark.parametrize("setting", ["port", "tls_port", "monitoring_port"])
 def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(
     daemon: Daemon, client: Client, port: int, setting: str
 ) -> None:
@@ -216,12 +216,13 @@ def test_a_taken_port_is_told_with_who_has_it_and_what_to_do(
         f"port {port} of 127.0.0.1 is taken by another program (`ss -tanp 'sport = :{port}'` names it); end that, or "
         f"{choose}"
     )
-    device = {"port": address.DEVICE, "tls_port": address.TLS_DEVICE}[setting]
+    device = next(each for each, name in address.SETTINGS.items() if name == setting)
     assert address.conflict(client, OWNER, port, device) == message
     daemon.things["instances"]["a"] = instance("a")
     daemon.refuse("PATCH .*", 400, f"Failed to listen on 127.0.0.1:{port}: bind: address already in use")
+    publish = address.publish_monitoring if setting == "monitoring_port" else address.publish
     with pytest.raises(LxdError) as error:
-        address.publish(client, OWNER, "a", *((port,) if setting == "port" else (9, port)))
+        publish(client, OWNER, "a", *((9, port) if setting == "tls_port" else (port,)))
     assert str(error.value) == message
     of_other = instance("b", public=proxy(port))
     daemon.things["instances"]["b"] = of_other | {"config": {"user.wsgi-fleet.owner": "shop-one-0a1b2c"}}
