@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.bundle import from_user
+from commands.maintenance import from_user
 from commands.report import ask
 from commands.target import AppOption, CommandError, StackOption, Target, find
 from releases.client_watch import describe
 from releases.journal import Movement, read_movement
 from releases.redaction import escape_control
 from releases.status import Row, TrafficSeries
-from rendering.paths import SCRIPTS
+from rendering.paths import SCRIPTS, site_identifier
 from rendering.release_report import Chart, Line, ReleaseReport, Span, render_report
 
 # Seconds before and after a release that are shown with it.
@@ -104,7 +104,7 @@ def _summary(values: Sequence[Any]) -> tuple[int, int, float | None, float | Non
 
 def charts_of(series: TrafficSeries, app: str, names: Mapping[str, str], begin_s: float) -> list[Chart]:
     """Return requests, p99 and 5xx through time. names: address -> server. begin_s: by the balancer's clock."""
-    whole = series.apps.get(app.replace("-", "_"), [])
+    whole = series.apps.get(site_identifier(app), [])
     rows = {"all servers": whole} | {
         name: series.servers[address] for address, name in names.items() if address in series.servers
     }

@@ -25,7 +25,7 @@ from commands.report import ask
 from commands.status import REFRESH_S, RESOLVE_S, console, render_causes, render_head, state_style
 from commands.target import AppOption, CommandError, StackOption, Target, find_all
 from releases.status import TrafficSeries
-from rendering.paths import SCRIPTS
+from rendering.paths import SCRIPTS, site_identifier
 
 # Seconds of a bucket: of few, so that numbers are new, and at most so many, which one answer has room for.
 BUCKET_S, BUCKETS = 5, 200
@@ -157,7 +157,7 @@ def top(
     balancer's access log: one that was repeated on a second server counts for both.
     """
     bucket_s, asked_s = max(BUCKET_S, math.ceil(minutes * 60 / BUCKETS)), -math.inf
-    history = History(bucket_s, minutes * 60, app=(app or "").replace("-", "_"))
+    history = History(bucket_s, minutes * 60, app=site_identifier(app or ""))
     found: list[tuple[float, list[Target]]] = []
 
     def look() -> list[Observation]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from rendering.common import files_to_apply, script_files
+from rendering.paths import site_identifier
 from rendering.templates import read_file, render_template
 from settings.route import Route, virtual_hosts
 
@@ -29,7 +30,7 @@ def balancer_exporter(apps: Mapping[str, Route], proxy: Literal["nginx", "apache
     """Return what makes a balancer export metrics, for apply_files_command. apps: those that it serves."""
     hosts = [(host.names, host.table) for host in virtual_hosts(apps)]
     # By what rendering/site.py calls them in a site.
-    names = {f"app_{name.replace('-', '_')}": name for name in apps}
+    names = {f"app_{site_identifier(name)}": name for name in apps}
     return _exporter({"hosts": hosts, "apps": names}, "balancer_metrics", "log_tail", has_nginx=proxy == "nginx")
 
 

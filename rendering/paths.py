@@ -1,4 +1,4 @@
-"""The folder of a machine's programs and the names of its units, for the modules that render, run and read them."""
+"""Names on machines, for the modules that render, run and read them: of programs, of units, of applications."""
 
 SCRIPTS = "/usr/local/lib/wsgi-fleet"
 # Of an app server, by what journalctl and systemctl select units. The slots by name: they look up what matches a
@@ -9,3 +9,8 @@ APP_UNITS = (
     *("app@blue-*", "app@green-*", "nginx.service"),
     *("app-boot.service", "app-boot-retry*", "app-worker-*", "app-schedule-*"),
 )
+
+
+def site_identifier(app: str) -> str:
+    """Return what an application is called inside the balancer's site, and in what is read there."""
+    return app.replace("-", "_")

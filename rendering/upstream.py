@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rendering.paths import site_identifier
 from settings.limits import read_timeout_s
 from settings.route import Route
 from settings.static import Static
@@ -60,7 +61,7 @@ class Upstream:
     @property
     def identifier(self) -> str:
         """Return the upstream's name inside the site."""
-        return self.name.replace("-", "_")
+        return site_identifier(self.name)
 
     @property
     def sticky_cookie(self) -> str:
