@@ -21,9 +21,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results import removing_leftovers
 from benchmarks.run import FirstResponse
 from harness.stack import UP, Stack, on
-from platforms.lxd.cleanup import owners, remove_leftovers
 
 SERVERS = 3
 # How often the engine's events are read, in seconds: the resolution of the table.
@@ -177,15 +177,11 @@ def main(arguments: list[str]) -> None:
     """Profile, and print the table."""
     runs = int(arguments[0]) if arguments else 3
     times: dict[str, Times] = defaultdict(lambda: defaultdict(list))
-    try:
+    with removing_leftovers("profile"):
         for number in range(runs):
             with tempfile.TemporaryDirectory(prefix="wsgi-fleet-profile-") as folder:
                 run_once(f"profile{number}", Path(folder), times)
             print(f"run {number + 1} of {runs} done", file=sys.stderr, flush=True)
-    finally:
-        for owner in owners():
-            if owner.startswith(f"e2e-{os.getpid()}-profile"):
-                remove_leftovers(owner)
     print(f"{os.cpu_count()} cores, medians of {runs} runs, {SERVERS} servers\n{table(times)}")
 
 

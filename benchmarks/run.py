@@ -11,12 +11,9 @@ recipe. Seconds of one machine say little about another; the goals are for two c
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,15 +22,11 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import preview, rollout
+from benchmarks.results import describe_run, keep, removing_leftovers
 from harness.stack import Stack
-from platforms.lxd.cleanup import owners, remove_leftovers
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 SIZES = (3, 6, 12)
 CLIENTS, LOAD_S = 8, 5
@@ -163,8 +156,7 @@ def main(arguments: list[str]) -> None:
     """Run the benchmarks, print their tables and write the results as JSON."""
     runs = int(arguments[0]) if arguments else 3
     times: dict[str, list[float]] = defaultdict(list)
-    prefix = f"e2e-{os.getpid()}-bench"
-    try:
+    with removing_leftovers("bench"):
         for number in range(runs + 1):
             with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
                 # The first run builds the image where it is missing, and is not counted.
@@ -172,28 +164,16 @@ def main(arguments: list[str]) -> None:
                 print(f"run {number} of {runs} done" if number else "warm", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
             scale("bench-scale", Path(folder), times)
-    finally:
-        for owner in owners():
-            if owner.startswith(prefix):
-                remove_leftovers(owner)
     previews, rollouts = preview.measure_all(), rollout.measure_all()
-    asked = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout
-    result = {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.strip(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
+    result = describe_run() | {
         "seconds": {name: [round(each, 2) for each in found] for name, found in times.items()},
         "previews": [dataclasses.asdict(each) for each in previews],
         "rollouts": [dataclasses.asdict(each) for each in rollouts],
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    file = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    file = keep(result)
     print(f"{os.cpu_count()} cores, {runs} runs\n{table(times)}\n")
     print(f"{preview.table(previews)}\n\n{rollout.table(rollouts)}")
-    print(f"kept in {file.relative_to(ROOT)}")
+    print(f"kept in {file}")
 
 
 if __name__ == "__main__":

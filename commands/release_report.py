@@ -29,8 +29,20 @@ BUCKETS = 200
 RESULTS = {"done": "serves", "failed": "failed", "interrupted": "was interrupted"}
 # Event -> the phase of a server that ends with it.
 PHASES = {"release task": "task", "switched": "switch", "went back": "back"}
-# Details of events that have a place of their own.
-APART = ("event", "after_s", "why", "spans", "began_s", "clients", "release", "app", "who", "when", "revision")
+# Details of events that the page shows elsewhere.
+SHOWN_ELSEWHERE = (
+    "event",
+    "after_s",
+    "why",
+    "spans",
+    "began_s",
+    "clients",
+    "release",
+    "app",
+    "who",
+    "when",
+    "revision",
+)
 
 
 def text_of(value: Any) -> str:
@@ -179,7 +191,9 @@ def build(target: Target, movement: Movement) -> ReleaseReport:
                 f"{number_of(event.get('after_s')):.1f} s",
                 text_of(event.get("event")),
                 "; ".join(
-                    f"{text_of(name)}: {text_of(value)}" for name, value in event.items() if name not in APART and value
+                    f"{text_of(name)}: {text_of(value)}"
+                    for name, value in event.items()
+                    if name not in SHOWN_ELSEWHERE and value
                 ),
             )
             for event in events

@@ -49,7 +49,7 @@ def traffic(target: Target, history: History, since_s: float) -> None:
 def render(every: Sequence[Observation], history: History, screen: Console, width: int, *, problem: str = "") -> Group:
     """Return the page: head, a row for each server and for all, and what is wrong.
 
-    width: of the screen. problem: why the balancer told nothing this time.
+    width: of the screen, in characters. problem: why the balancer did not respond this time; "" where it did.
     """
     servers = [(server, server.address) for observation in every for server in observation.servers]
     is_ascii = not screen.encoding.lower().startswith("utf")
@@ -89,7 +89,7 @@ def _rows_that_fit(screen: Console) -> int:
 
 
 def _short(server: ServerView) -> str:
-    # Of a group, names end with what tells them apart.
+    # Names of servers in a group differ at their ends.
     return server.name if len(server.name) <= NAME else f"…{server.name[1 - NAME :]}"
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.run import ROOT
+from benchmarks.results import ROOT
 from benchmarks.serve import plots
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.figures import Figures

@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.run import RESULTS, ROOT
+from benchmarks.results import describe_run, keep, removing_leftovers
 from benchmarks.serve import page
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.machines import Machines
 from benchmarks.serve.works import WORKS
 from benchmarks.serve.wrk import Sample
-from platforms.lxd.cleanup import owners, remove_leftovers
 
 ROUNDS, SECONDS, WARM_S = 5, 3, 1
 
@@ -36,7 +31,7 @@ ROUNDS, SECONDS, WARM_S = 5, 3, 1
 def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, dict[str, list[dict[str, float]]]]:
     """Return the samples of each work of each contestant, one of each round, in which all take their turns.
 
-    Every second round goes backwards, so that nobody is always measured early.
+    Every second round goes backwards, so that no contestant is always the first.
     """
     found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     for number in range(rounds):
@@ -65,27 +60,12 @@ def _line(sample: Sample) -> str:
 
 def run(rounds: int, seconds: float) -> dict[str, Any]:
     """Make the machines, measure, remove the machines, and return what is kept as JSON."""
-    prefix = f"e2e-{os.getpid()}-serve"
-    try:
-        with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
-            machines = Machines(Path(folder))
-            samples = measure(machines, rounds, seconds)
-            result = machines.description() | {"samples": samples}
-            machines.destroy()
-    finally:
-        for owner in owners():
-            if owner.startswith(prefix):
-                remove_leftovers(owner)
-    asked = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(asked, check=False, cwd=ROOT, capture_output=True, text=True).stdout
-    return {
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.strip(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "rounds": rounds,
-        "seconds": seconds,
-    } | result
+    with removing_leftovers("serve"), tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
+        machines = Machines(Path(folder))
+        samples = measure(machines, rounds, seconds)
+        result = machines.description() | {"samples": samples}
+        machines.destroy()
+    return describe_run() | {"rounds": rounds, "seconds": seconds} | result
 
 
 def main() -> None:
@@ -100,13 +80,11 @@ def main() -> None:
         return
     start_s = time.monotonic()
     result = run(1, 1) if arguments.quick else run(arguments.rounds, SECONDS)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    file = RESULTS / f"serve-{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    file = keep(result, "serve-")
     print(page.tables(result))
     if not arguments.quick:
         page.write(result)
-    print(f"kept in {file.relative_to(ROOT)}; it took {(time.monotonic() - start_s) / 60:.0f} minutes")
+    print(f"kept in {file}; it took {(time.monotonic() - start_s) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ WORKS = (
     Work("django", "hello (Django)", "/django", FEWER, "the other framework of the examples", warm=True),
     Work("few", "hello, 16 clients", "/flask", ("default", "granian", "beanstalk"), "a small load", clients=16),
     Work("many", "hello, 2,000 clients", "/flask", (*FEWER[2:], *(each.name for each in PRODUCTS)),
-         "nobody may be left without an answer", clients=2000),
+         "every client must get an answer", clients=2000),
     Work("many-fresh", "hello, 2,000 clients, a connection each", "/flask", ("default", "granian"),
          "the same for queues of new connections", clients=2000, fresh=True),
     Work("tls", "hello, HTTPS", "/flask", ("default",), "the cost of encryption", tls=True),

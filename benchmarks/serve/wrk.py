@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 
 from benchmarks.serve.works import Work
 
-# Seconds after which a client gives up. Nobody waits longer for a page.
+# Seconds after which a client gives up, as most people do.
 TIMEOUT_S = 10
 # Debian allows a process 1,024.
 OPEN_FILES = ("sh", "-c", 'ulimit -n 8192; exec "$@"', "sh")
