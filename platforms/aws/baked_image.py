@@ -53,7 +53,7 @@ class _Provider(ResourceProvider):
             raise without_traceback(error) from None
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """Implement ResourceProvider.read: `up --refresh` makes an image again that somebody deregistered."""
+        """Implement ResourceProvider.read: `up --refresh` makes a deregistered image again."""
         with convert_errors(BakeError):
             return ReadResult(id_, props) if Baking(props).find_image() == id_ else ReadResult("", {})
 
