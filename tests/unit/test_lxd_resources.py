@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -56,8 +57,9 @@ def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
 
     monkeypatch.setattr(arp, "is_resolved", is_resolved)
     monkeypatch.setattr(build, "ensure", ensure)
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        port, tls_port = (float(closed.getsockname()[1]) for closed in (one, other))
+    with contextlib.ExitStack() as listening:
+        servers = [listening.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        port, tls_port, prometheus_port = (float(server.getsockname()[1]) for server in servers)
     return {
         "group": {
             "owner": OWNER,
@@ -90,7 +92,7 @@ def inputs(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
             "status": "Running",
         },
         "address": {"owner": OWNER, "port": port, "tls_port": tls_port, "machine": "there", "url": "http://127.0.0.1"},
-        "monitoring": {"owner": OWNER, "port": port + 1 if port < tls_port else tls_port + 1, "machine": "there"},
+        "monitoring": {"owner": OWNER, "port": prometheus_port, "machine": "there"},
         "step": {"machine": "there", "command": ["/opt/booted", "600"], "stdin": "key opensesame", "timeout_s": 630.0},
     }
 
