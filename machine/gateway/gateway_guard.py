@@ -10,6 +10,7 @@ from contextlib import suppress
 from signal import (
     SIG_DFL,
     SIG_UNBLOCK,
+    SIGABRT,
     SIGBUS,
     SIGCHLD,
     SIGFPE,
@@ -35,10 +36,10 @@ WAIT_S, WAIT_TIMES = 2.0, 4
 # Late requests get 503 once no request found a free thread for so many seconds, or a client gave up. A few slow
 # requests at once are no overload. Less than SHORT_S counts as no wait.
 OVERLOAD_S, SHORT_S = 5.5, 0.5
-# uWSGI blocks all signals in its threads. If a fatal signal is blocked, faulthandler cannot report its thread. A
-# process that the application starts inherits what is blocked: it would not end on SIGTERM, nor hear that its own
-# children end.
-UNBLOCKED = (SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGTERM)
+# uWSGI blocks all signals in its threads. If a fatal signal is blocked, faulthandler cannot report its thread; since
+# glibc 2.41 (Debian 13) that is true of abort(3) as well. A process that the application starts inherits what is
+# blocked: it would not end on SIGTERM, nor hear that its own children end.
+UNBLOCKED = (SIGABRT, SIGBUS, SIGCHLD, SIGFPE, SIGILL, SIGSEGV, SIGTERM)
 # Of the machine's memory, for one worker: a release needs room for two.
 MEMORY_SHARE = 0.6
 # What the kernel counts for a thread that was started (ulimit -s).

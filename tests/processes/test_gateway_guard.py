@@ -208,7 +208,7 @@ def test_a_file_goes_by_sendfile(uwsgi: Process) -> None:
 
 # What one request can do to its process. It writes down what began, and answers with its process id.
 CRUEL = r"""
-import ctypes, faulthandler, mmap, os, re, resource, signal, socket, sys, time
+import ctypes, faulthandler, mmap, os, re, resource, signal, socket, sys, threading, time
 
 LEAK = []
 
@@ -227,6 +227,13 @@ def app(environ, start_response):
         ctypes.string_at(0)
     if what == "quit":
         os._exit(0)
+    if what == "blocked":
+        time.sleep(0.1)
+        fatal = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, []) & fatal
+        body = b"main" if threading.get_native_id() == os.getpid() else str(sorted(blocked)).encode()
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
     if what == "close":
         os.closerange(0, 1000)
     if what == "files":
@@ -449,6 +456,14 @@ def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_serve
             receive(other)
     # The log says where the process was.
     assert f'app.py", line {16 if what == "abort" else 18} in app' in running.log
+
+
+@pytest.mark.parametrize("shared", THREADED, indirect=True)
+def test_no_fatal_signal_is_blocked_in_a_thread_of_the_gateway(running: Process) -> None:
+    asked = [send(running, "/blocked") for _ in range(20)]
+    responses = {receive(each).rpartition(b"\r\n\r\n")[2] for each in asked}
+    # uWSGI's main thread responds as well.
+    assert responses - {b"main"} == {b"[]"}
 
 
 def test_whatever_an_application_raises_is_answered_500_and_its_process_lives(running: Process) -> None:
