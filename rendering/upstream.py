@@ -19,7 +19,7 @@ MARK = "\0"
 ADDRESS, ROUTE = "@ADDRESS@", "@ROUTE@"
 # Of the balancer itself: nothing listens there on the port of app servers.
 NO_SERVER = "127.0.0.1"
-# Maximum of servers that Nginx tries for one request.
+# How often one request is tried at most.
 MAX_ATTEMPTS = 3
 
 
@@ -54,9 +54,19 @@ class Upstream:
         return bool(self.addresses or self.group)
 
     @property
+    def is_one_server(self) -> bool:
+        """Return whether there is one server and never another."""
+        return not self.group and len(self.addresses) == 1
+
+    @property
     def attempts(self) -> int:
-        """Return how many servers Nginx tries for one request that none accepts."""
+        """Return how many servers the proxy tries for one request that none accepts."""
         return min(self.max_servers if self.group else len(self.addresses), MAX_ATTEMPTS)
+
+    @property
+    def nginx_attempts(self) -> int:
+        """Return how often Nginx tries one request: a single server as well, where another process may respond."""
+        return MAX_ATTEMPTS if self.is_one_server else self.attempts
 
     @property
     def identifier(self) -> str:
