@@ -10,6 +10,7 @@ from xdist.scheduler import LoadFileScheduling, Scheduling
 RUNS_WITH = {
     "tests/e2e/test_attacks.py": "tests/e2e/test_fleet.py",
     "tests/e2e/test_bad_releases.py": "tests/e2e/test_releases.py",
+    "tests/e2e/test_client_watch.py": "tests/e2e/test_releases.py",
     "tests/e2e/test_commands.py": "tests/e2e/test_fleet.py",
 }
 

@@ -257,8 +257,11 @@ def fleet(make_session_stack: Callable[..., Stack]) -> Stack:
 
 @pytest.fixture(scope="session")
 def release_fleet(make_session_stack: Callable[..., Stack]) -> Stack:
-    """Create three servers for releases. A test leaves three that serve one release, and `rollout` as it is here."""
-    stack = make_session_stack("releases", rollout={"start_timeout_s": 20})
+    """Create three servers for releases, whose health path is one that no client asks for.
+
+    A test leaves three that serve one release, and `rollout` as it is here.
+    """
+    stack = make_session_stack("releases", health_path="/healthz", rollout={"start_timeout_s": 20})
     stack.up()
     return stack
 

@@ -136,14 +136,15 @@ def test_the_first_release_comes_to_servers_that_wait_for_it(fleet: GroupStack) 
     assert id_ not in fleet.export()
 
 
-def test_a_release_loses_no_request(fleet: GroupStack) -> None:
-    fleet.scale(2)
+@pytest.mark.parametrize(("servers", "version"), [(1, "two"), pytest.param(2, "three", marks=pytest.mark.long)])
+def test_a_release_loses_no_request(fleet: GroupStack, servers: int, version: str) -> None:
+    fleet.scale(servers)
     with fleet.load() as load:
-        fleet.release_version("two")
+        fleet.release_version(version)
         load.wait_for(50)
     print(load.outcome)
     assert_nothing_was_lost(fleet, load.outcome)
-    assert fleet.responding_servers() == {(machine, "two") for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, version) for machine in fleet.servers().values()}
     assert not any(each["ProtectedFromScaleIn"] for each in fleet.group()["Instances"])
 
 
@@ -154,12 +155,12 @@ def test_a_server_that_comes_while_a_release_moves_ends_on_it(fleet: GroupStack)
         more = threading.Thread(target=fleet.scale, args=[3])
         more.start()
         time.sleep(5)
-        fleet.release_version("three")
+        fleet.release_version("four")
         more.join()
         load.wait_for(100)
     print(load.outcome)
     assert losses(load.outcome) == 0, load.outcome
-    assert fleet.responding_servers() == {(machine, "three") for machine in fleet.servers().values()}
+    assert fleet.responding_servers() == {(machine, "four") for machine in fleet.servers().values()}
     assert len(fleet.servers()) == 3
     fleet.up("--expect-no-changes")
 

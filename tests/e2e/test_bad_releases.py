@@ -32,7 +32,7 @@ def fleet(release_fleet: Stack) -> Stack:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (ILL_ON_THE_THIRD, "probe-3, switch: GET / was not 200"),
+        (ILL_ON_THE_THIRD, "probe-3, switch: GET /healthz was not 200"),
         pytest.param(
             "task",
             "probe-1, release task: `echo to no avail; exit 3` failed with exit code 3",
