@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from platforms.lxd.cleanup import owners, remove_leftovers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PAUSE_S = 2.0
 
 
 @contextmanager
@@ -47,3 +49,22 @@ def keep(result: dict[str, Any], prefix: str = "") -> str:
     file = RESULTS / f"{prefix}{datetime.now(UTC):%Y%m%dT%H%M%S}.json"
     file.write_text(json.dumps(result, indent=1) + "\n")
     return str(file.relative_to(ROOT))
+
+
+def measure_other_work() -> float:
+    """Return the share of the cores that other work has for PAUSE_S, from 0 to 1.
+
+    A benchmark calls it where it does nothing itself: at its start, and between what it measures.
+    """
+    before = _cpu_times()
+    time.sleep(PAUSE_S)
+    every, idle = (now - then for now, then in zip(_cpu_times(), before, strict=True))
+    return 1 - idle / max(every, 1)
+
+
+def _cpu_times() -> tuple[int, int]:
+    """Return the ticks of all cores since their start, and how many of these they were idle."""
+    user, nice, system, idle, iowait, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+    )
+    return user + nice + system + idle + iowait + irq + softirq + steal, idle + iowait

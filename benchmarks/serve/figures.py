@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.pages import Goal
 from benchmarks.serve.contestants import PRODUCTS
 from benchmarks.serve.works import LOADS, load_name
 from benchmarks.serve.wrk import Sample
@@ -14,16 +14,6 @@ from benchmarks.serve.wrk import Sample
 WAIT_S = 0.02
 # How much p99 may grow below 70 % of the most, where it is called flat.
 FLAT = 2.0
-
-
-@dataclass(frozen=True)
-class Goal:
-    """text: what is wanted. measured, is_met: what was. missed: the reason, shown where it is not met."""
-
-    text: str
-    measured: str
-    is_met: bool
-    missed: str = ""
 
 
 class Figures:

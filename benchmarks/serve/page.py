@@ -1,19 +1,16 @@
-"""The tables of docs/performance.md and its plots, and a line of the README, from what was measured."""
+"""The tables and plots of served requests in docs/performance.md, and a line of the README, from what was measured."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.results import ROOT
+from benchmarks.pages import PAGE, README, describe, fill, table
 from benchmarks.serve import plots
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.figures import Figures
 from benchmarks.serve.works import ALL, BY_NAME, LOADS, WORKS, load_name
 
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
-_PLACE = re.compile(r"(<!-- by `make bench-serve`: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 RATES = ("hello", "fresh", "wait", "cpu", "upload", "large")
 README_RATES = {"hello": 'of a Flask "hello"', "wait": "that wait for 20 ms", "upload": "POSTs of 100 KiB"}
 FRAMEWORKS = ("bare", "hello", "django", "static")
@@ -33,7 +30,7 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
         "tls": _rates(found, ("hello", "tls", "fresh", "tls-fresh"), only=("default",)),
         "load": _load(found),
         "tuning": _rates(found, ("hello", "wait", "cpu", "many"), only=("threads-4", "default")),
-        "cells": _table(
+        "cells": table(
             ("work", "clients", "why"), [(each.title, f"{each.clients:,}", each.reason) for each in WORKS]
         ),
     }  # fmt: skip
@@ -46,13 +43,7 @@ def tables(result: dict[str, Any]) -> str:
 
 def write(result: dict[str, Any]) -> None:
     """Write the pages and plots. Raises ValueError where the pages have places for other parts than a run makes."""
-    made = blocks(result)
-    texts = {page: page.read_text() for page in (README, PAGE)}
-    named = [match[2] for text in texts.values() for match in _PLACE.finditer(text)]
-    if sorted(named) != sorted(made):
-        raise ValueError(f"{README}, {PAGE}: have places for {sorted(named)}, and the run makes {sorted(made)}")
-    for page, text in texts.items():
-        page.write_text(_PLACE.sub(lambda match: match[1] + made[match[2]] + match[3], text))
+    fill((README, PAGE), "bench-serve", blocks(result))
     for name, plot in plots.draw(Figures(result)).items():
         (PAGE.parent / f"performance-{name}.svg").write_text(plot)
 
@@ -68,20 +59,14 @@ def _readme(found: Figures) -> str:
 
 
 def _run(result: dict[str, Any]) -> str:
-    machine, day = result["machine"], result["when"].partition("T")[0]
-    return (
-        f"Measured on {day}, commit {result['commit']}: {result['cores']} cores for all machines, Linux "
-        f"{result['kernel']}; an app server has {machine['cpus']} CPUs and {machine['memory_mib']} MiB. "
-        f"{result['rounds']} rounds of {result['seconds']} seconds for each cell.\n"
-    )
+    machine = result["machine"]
+    what = f"an app server has {machine['cpus']} CPUs and {machine['memory_mib']} MiB."
+    return describe(result, f"{what} {result['rounds']} rounds of {result['seconds']} seconds for each cell.")
 
 
 def _goals(found: Figures) -> str:
-    rows = [
-        (each.text, each.measured, "yes" if each.is_met else "**no**" + f": {each.missed}" * bool(each.missed))
-        for each in found.goals()
-    ]
-    return _table(("goal", "measured", "met"), rows)
+    rows = [(each.text, each.measured, each.met()) for each in found.goals()]
+    return table(("goal", "measured", "met"), rows)
 
 
 def _rates(found: Figures, works: Sequence[str], only: Sequence[str] = ()) -> str:
@@ -90,7 +75,7 @@ def _rates(found: Figures, works: Sequence[str], only: Sequence[str] = ()) -> st
     names = only or [name for name in ALL if any(found.samples(name, work) for work in rare)]
     titles = {each.name: each.title for each in CONTESTANTS}
     rows = [(titles[name], *(found.cell(name, work) for work in works)) for name in names]
-    return _table(("requests/s", *(BY_NAME[work].title for work in works)), rows)
+    return table(("requests/s", *(BY_NAME[work].title for work in works)), rows)
 
 
 def _latencies(found: Figures, works: Sequence[str]) -> str:
@@ -99,21 +84,10 @@ def _latencies(found: Figures, works: Sequence[str]) -> str:
         for each in CONTESTANTS
         if found.samples(each.name, works[-1])
     ]
-    return _table(("median / p99, ms", *(BY_NAME[work].title for work in works)), rows)
+    return table(("median / p99, ms", *(BY_NAME[work].title for work in works)), rows)
 
 
 def _load(found: Figures) -> str:
     names = {f"{load:.0%}": load_name(load) for load in LOADS}
     rows = [(load, found.cell("default", name), found.latency("default", name)) for load, name in names.items()]
-    return _table(("of the most", "requests/s", "median / p99, ms"), rows)
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown; numbers to the right."""
-    side = "---" if titles[-1] in {"met", "why"} else "---:"
-    lines = [
-        f"| {' | '.join(titles)} |",
-        f"| --- |{f' {side} |' * (len(titles) - 1)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-    return "\n".join(re.sub(" +", " ", line) for line in lines) + "\n"
+    return table(("of the most", "requests/s", "median / p99, ms"), rows)

@@ -1,25 +1,20 @@
-"""The plots of docs/performance.md, as SVG without scripts: the same text for the same numbers."""
+"""The plots of served requests in docs/performance.md."""
 
 from __future__ import annotations
 
-import importlib
 import re
 from typing import Any
 
+from benchmarks.plots import HEIGHT, OURS, THEIRS, WIDTH, leather
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.figures import Figures
 from benchmarks.serve.works import LOADS, load_name
 
-# It has no types.
-leather: Any = importlib.import_module("leather")
-OURS, THEIRS = "#1f6f8b", "#c9772b"
-WIDTH, BAR = 900, 26
+BAR = 26
 
 
 def draw(found: Figures) -> dict[str, str]:
     """Return the plots as SVG, by name."""
-    for part in ("title", "legend", "axis_title", "tick"):
-        setattr(leather.theme, f"{part}_font_family", "sans-serif")
     return {
         "hello": _bars(found, "hello", "hello (Flask), 64 clients: requests/s"),
         "wait": _bars(found, "wait", "20 ms of waiting, 64 clients: requests/s"),
@@ -49,4 +44,4 @@ def _latencies(found: Figures) -> str:
     for name, colour, value in (("median", OURS, "p50_ms"), ("p99", THEIRS, "p99_ms")):
         points = [(load * 100, found.median("default", load_name(load), value)) for load in LOADS]
         chart.add_line(points, name=name, stroke_color=colour)
-    return chart.to_svg(width=WIDTH, height=360)
+    return chart.to_svg(width=WIDTH, height=HEIGHT)

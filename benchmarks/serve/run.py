@@ -18,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import describe_run, keep, removing_leftovers
+from benchmarks.results import describe_run, keep, measure_other_work, removing_leftovers
 from benchmarks.serve import page
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.machines import Machines
@@ -28,13 +28,15 @@ from benchmarks.serve.wrk import Sample
 ROUNDS, SECONDS, WARM_S = 5, 3, 1
 
 
-def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, dict[str, list[dict[str, float]]]]:
+def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, Any]:
     """Return the samples of each work of each contestant, one of each round, in which all take their turns.
 
     Every second round goes backwards, so that no contestant is always the first.
     """
     found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
+    other_work = list[float]()
     for number in range(rounds):
+        other_work.append(measure_other_work())
         start_s = time.monotonic()
         for contestant in CONTESTANTS if number % 2 == 0 else reversed(CONTESTANTS):
             cells = [work for work in WORKS if contestant.name in work.of]
@@ -50,7 +52,7 @@ def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, dict[s
                     found[contestant.name][work.name].append(sample.values())
                     print(f"{contestant.name:16} {work.name:12} {_line(sample)}", flush=True)
         print(f"round {number + 1} of {rounds}: {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
-    return found
+    return {"samples": found, "other_work": other_work}
 
 
 def _line(sample: Sample) -> str:
@@ -62,8 +64,7 @@ def run(rounds: int, seconds: float) -> dict[str, Any]:
     """Make the machines, measure, remove the machines, and return what is kept as JSON."""
     with removing_leftovers("serve"), tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
         machines = Machines(Path(folder))
-        samples = measure(machines, rounds, seconds)
-        result = machines.description() | {"samples": samples}
+        result = machines.description() | measure(machines, rounds, seconds)
         machines.destroy()
     return describe_run() | {"rounds": rounds, "seconds": seconds} | result
 
