@@ -110,8 +110,8 @@ cost: setup-dev ## what STACK=prod costs in a month on aws, before traffic
 	@python -m policies.cost $(or $(STACK),prod)
 
 .PHONY: bench
-bench: setup ## the benchmarks; tables, and files in benchmarks/results/
-	@python -m benchmarks.run
+bench: setup ## what a user waits for, and how it grows; writes "Time to serving" in docs/performance.md
+	@python -m benchmarks.run $(BENCH_ARGS)
 
 .PHONY: bench-profile
 bench-profile: setup ## where the seconds of an up, a release and a rollback go

@@ -4,7 +4,8 @@
     python -m benchmarks.profile RUNS  as many as you like
 
 Each run makes a stack of three servers and a balancer on LXD. Its phases are taken from the engine's events, from the
-journal of the release, and from cloud-init and systemd on a server. The table has the median of the runs.
+journal of the release, and from cloud-init and systemd on a server. The table has the median of the runs. `make bench`
+shows the same, and more, in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clients import FirstResponse
 from benchmarks.results import removing_leftovers
-from benchmarks.run import FirstResponse
 from harness.stack import UP, Stack, on
 
 SERVERS = 3
@@ -36,6 +37,9 @@ PARTS = (
     ("release", ("Rollout",)),
     ("site and public address", ("Step", "PublicAddress")),
 )
+# Titles of the table, and a phase that is within others.
+FIRST_UP, NO_CHANGE, RELEASE, ROLLBACK = "first up", "up that changes nothing", "up with a release", "rollback"
+FIRST_RESPONSE = "(first response)"
 # Events of a release's journal, each with what was done when it was written.
 JOURNAL = {"published": "publish", "staged": "stage and prove", "done": "point to it, and clear away"}
 
@@ -133,43 +137,62 @@ def timestamps(machine: str, unit: str) -> dict[str, float]:
     return {key.removesuffix(suffix): int(value) / 1e6 for key, _, value in found if key.endswith(suffix)}
 
 
-def run_once(name: str, folder: Path, times: dict[str, Times]) -> None:
+def make_stack(name: str, folder: Path) -> Stack:
+    """Return a stack of SERVERS servers with the Flask example, which is not up yet."""
+    stack = Stack.make(name, folder, source="examples/flask-hello", module="hello.wsgi:app", health_path="/healthz")
+    stack.app.update({"generated_secrets": ["HELLO_SECRET_KEY"], "fleet": {"servers": SERVERS}})
+    return stack
+
+
+def change_code(stack: Stack) -> None:
+    """Change the example's code, so that the next `up` has a release."""
+    code = stack.folder / "examples" / "flask-hello" / "hello" / "defaults.py"
+    code.write_text(code.read_text() + "# again\n")
+
+
+def run_once(stack: Stack, times: dict[str, Times]) -> None:
     """Profile a first `up`, one that changes nothing, a release and a rollback of a stack of its own."""
 
     def add(table: str, phases: Iterator[tuple[str, float]]) -> None:
+        run: dict[str, float] = defaultdict(float)
         for phase, seconds in phases:
+            run[phase] += seconds
+        for phase, seconds in run.items():
             times[table][phase].append(seconds)
 
-    stack = Stack.make(name, folder, source="examples/flask-hello", module="hello.wsgi:app", health_path="/healthz")
-    stack.app.update({"generated_secrets": ["HELLO_SECRET_KEY"], "fleet": {"servers": SERVERS}})
     first, start_s = FirstResponse(stack.url), time.monotonic()
     first.start()
-    add("first up", up_phases(*run_up(stack)))
-    first.join(timeout=10)
-    times["first up"]["(first response)"].append(first.at - start_s)
+    add(FIRST_UP, up_phases(*run_up(stack)))
+    times[FIRST_UP][FIRST_RESPONSE].append(first.seconds_since(start_s))
     add("its release", release_phases(stack))
     for kind in ("app", "balancer"):
         add(f"boot of a machine ({kind})", boot_phases(next(iter(stack.machines(kind).values()))))
-    add("up that changes nothing", up_phases(*run_up(stack)))
-    code = stack.folder / "examples" / "flask-hello" / "hello" / "defaults.py"
-    code.write_text(code.read_text() + "# again\n")
-    add("up with a release", up_phases(*run_up(stack)))
+    add(NO_CHANGE, up_phases(*run_up(stack)))
+    change_code(stack)
+    add(RELEASE, up_phases(*run_up(stack)))
     add("that release", release_phases(stack))
     start_s = time.monotonic()
     stack.fleet("rollback", "--yes").check_returncode()
-    times["rollback"]["whole command"].append(time.monotonic() - start_s)
+    times[ROLLBACK]["whole command"].append(time.monotonic() - start_s)
     add("its journal", release_phases(stack))
-    stack.destroy()
+
+
+def wholes(phases: Mapping[str, Sequence[float]]) -> list[float]:
+    """Return how long each run of a command took: the sums of its phases. Those in brackets are within others."""
+    return [sum(run) for run in zip(*(found for phase, found in phases.items() if phase[0] != "("), strict=True)]
+
+
+def medians(phases: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return the median of each phase."""
+    return {phase: statistics.median(found) for phase, found in phases.items()}
 
 
 def table(times: Mapping[str, Times]) -> str:
     """Return a text table: the median of each phase, and the sum."""
     rows: list[str] = []
     for title, phases in times.items():
-        medians = {phase: statistics.median(found) for phase, found in phases.items()}
-        whole = sum(seconds for phase, seconds in medians.items() if not phase.startswith("("))
-        rows += [f"{title:52}{whole:8.2f} s"]
-        rows += [f"    {phase:48}{seconds:8.2f}" for phase, seconds in medians.items()]
+        rows += [f"{title:52}{statistics.median(wholes(phases)):8.2f} s"]
+        rows += [f"    {phase:48}{seconds:8.2f}" for phase, seconds in medians(phases).items()]
     return "\n".join(rows)
 
 
@@ -180,7 +203,9 @@ def main(arguments: list[str]) -> None:
     with removing_leftovers("profile"):
         for number in range(runs):
             with tempfile.TemporaryDirectory(prefix="wsgi-fleet-profile-") as folder:
-                run_once(f"profile{number}", Path(folder), times)
+                stack = make_stack(f"profile{number}", Path(folder))
+                run_once(stack, times)
+                stack.destroy()
             print(f"run {number + 1} of {runs} done", file=sys.stderr, flush=True)
     print(f"{os.cpu_count()} cores, medians of {runs} runs, {SERVERS} servers\n{table(times)}")
 

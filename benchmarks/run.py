@@ -1,180 +1,125 @@
-"""Times what a user waits for, on this machine, with the real engine and real machines.
+"""Measure how long a user waits, with the real engine and real machines on this machine: `make bench`.
 
-    make bench                        three runs
-    python -m benchmarks.run RUNS     as many as you like
+    python -m benchmarks.run             three runs, growth, previews and rollouts; about 10 minutes
+    python -m benchmarks.run --quick     everything once and small, about 2 minutes; writes no page
 
-Prints tables (those of benchmarks/preview.py and benchmarks/rollout.py among them) and writes
-benchmarks/results/<time>.json. The image of the machines is built before the first run: it is made once for each
-recipe. Seconds of one machine say little about another; the goals are for two cores.
+It writes benchmarks/results/times-<time>.json, and the part "Time to serving" of docs/performance.md with its plots.
+`--page FILE` makes these again from such a file, without measuring. The image of the machines is built before the
+first run: it is made once for each recipe. Seconds of one machine say little about another; goals are for two cores.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import os
+import json
 import re
-import statistics
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks import preview, rollout
-from benchmarks.results import describe_run, keep, removing_leftovers
+from benchmarks import growth, preview, profile, rollout, times
+from benchmarks.clients import FirstResponse, SteadyClient
+from benchmarks.growth import seconds
+from benchmarks.results import describe_run, keep, measure_other_work, removing_leftovers
 from harness.stack import Stack
 
-SIZES = (3, 6, 12)
-CLIENTS, LOAD_S = 8, 5
-P99 = "p99 in a release / before"
-
-# Seconds on two cores, and a ratio.
-GOALS = {
-    "up to the first 200": 20.0,
-    "up, to its end": None,
-    "up that changes nothing": 4.0,
-    "release of new code": 10.0,
-    "rollback": 3.0,
-    P99: 2.0,
-    "destroy": 10.0,
-    **{f"release over {servers} servers": None for servers in SIZES},
-}
+RUNS, LOAD_S = 3, 5
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return how many seconds a call takes."""
-    start_s = time.monotonic()
-    work()
-    return time.monotonic() - start_s
+@dataclasses.dataclass(frozen=True)
+class Amount:
+    """runs: of a stack's life. machines, servers, rollouts: sizes of fleets, which grow."""
+
+    runs: int = RUNS
+    machines: Sequence[int] = growth.SIZES
+    previews: Sequence[tuple[int, int]] = preview.SIZES
+    rollouts: Sequence[int] = rollout.SIZES
 
 
-class FirstResponse(threading.Thread):
-    """Asks a URL until it responds with status 200. at: when it did, as time.monotonic()."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(daemon=True)
-        self.at = 0.0
-        self._url = url
-
-    def run(self) -> None:
-        """Implement Thread.run: request the URL until it succeeds, for at most 600 seconds."""
-        deadline = time.monotonic() + 600
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(self._url, timeout=2) as response:
-                    response.read()
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.05)
-                continue
-            self.at = time.monotonic()
-            return
+QUICK = Amount(1, (1, 2, 4), ((1, 10), (1, 50), (1, 100), (2, 50)), (10, 20, 40))
 
 
-class SteadyClient:
-    """Clients that ask without pause, each on a fresh connection, and keep how long each answer took."""
-
-    def __init__(self, url: str) -> None:
-        self._url, self._seconds, self._ended = url, list[float](), threading.Event()
-        self._clients = [threading.Thread(target=self._ask, daemon=True) for _ in range(CLIENTS)]
-
-    def __enter__(self) -> SteadyClient:
-        for client in self._clients:
-            client.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        for client in self._clients:
-            client.join()
-
-    def p99_s(self) -> float:
-        """Return the 99th percentile, in seconds, of all responses since the last call."""
-        found, self._seconds = self._seconds, []
-        return statistics.quantiles(found, n=100)[98]
-
-    def _ask(self) -> None:
-        while not self._ended.is_set():
-            start_s = time.monotonic()
-            with urllib.request.urlopen(self._url, timeout=30) as response:
-                response.read()
-            self._seconds.append(time.monotonic() - start_s)
-            time.sleep(0.02)
-
-
-def scale(name: str, folder: Path, times: dict[str, list[float]]) -> None:
-    """Measure what each further server costs a release."""
-    stack = Stack.make(name, folder)
-    for servers in SIZES:
-        stack.app["fleet"] = {"servers": servers, "size": {"memory_mib": 384}}
-        stack.up()
-        stack.set_version(f"over {servers}")
-        times[f"release over {servers} servers"].append(seconds(stack.up))
-    stack.destroy()
-
-
-def run_once(name: str, folder: Path, times: dict[str, list[float]]) -> None:
-    """Measure the life of one stack, from its first `up` to its destruction, and add the results to `times`."""
-    stack = Stack.make(name, folder, source="examples/flask-hello", module="hello.wsgi:app", health_path="/healthz")
-    stack.app["generated_secrets"] = ["HELLO_SECRET_KEY"]
-    first = FirstResponse(stack.url)
-    first.start()
-    start_s = time.monotonic()
-    stack.up()
-    times["up, to its end"].append(time.monotonic() - start_s)
-    first.join(timeout=10)
-    times["up to the first 200"].append(first.at - start_s)
-    times["up that changes nothing"].append(seconds(stack.up))
-    code = stack.folder / "examples" / "flask-hello" / "hello" / "defaults.py"
-    code.write_text(re.sub('GREETING = ".*"', 'GREETING = "Again"', code.read_text()))
-    times["release of new code"].append(seconds(stack.up))
-    times["rollback"].append(seconds(lambda: stack.fleet("rollback", "--yes").check_returncode()))
+def run_once(stack: Stack, phases: dict[str, profile.Times], measured: dict[str, list[float]]) -> None:
+    """Measure the life of one stack, from its first `up` to its destruction, and add the results."""
+    profile.run_once(stack, phases)
     with SteadyClient(stack.url) as asking:
         time.sleep(LOAD_S)
-        before = asking.p99_s()
-        code.write_text(code.read_text() + "# again\n")
+        before_s = asking.p99_s()
+        profile.change_code(stack)
+        # Its id must be neither the one nor the other's.
+        profile.change_code(stack)
         stack.up()
-        times[P99].append(asking.p99_s() / before)
-    times["destroy"].append(seconds(stack.destroy))
+        measured[times.P99].append(asking.p99_s() / before_s)
+    known = set(stack.servers())
+    stack.app["fleet"] = {"servers": profile.SERVERS + 1}
+    start_s = time.monotonic()
+    new = FirstResponse(stack.url, lambda text: server_of(text) not in known)
+    new.start()
+    stack.up()
+    measured[times.SCALE_OUT].append(new.seconds_since(start_s))
+    measured["destroy"].append(seconds(stack.destroy))
 
 
-def table(times: dict[str, list[float]]) -> str:
-    """Return a text table of the times and their goals."""
-    rows = [f"{'seconds':28}{'min':>8}{'median':>8}{'max':>8}{'goal':>8}"]
-    for name, goal in GOALS.items():
-        found = times[name]
-        middle = statistics.median(found)
-        shown = f"{goal:.0f}" if goal else "-"
-        rows.append(f"{name:28}{min(found):8.1f}{middle:8.1f}{max(found):8.1f}{shown:>8}")
-    return "\n".join(rows)
+def server_of(text: str) -> str:
+    """Return the server that a response of the Flask example names."""
+    found = re.search(r" from (\S+), release ", text)
+    assert found, text
+    return found[1]
 
 
-def main(arguments: list[str]) -> None:
-    """Run the benchmarks, print their tables and write the results as JSON."""
-    runs = int(arguments[0]) if arguments else 3
-    times: dict[str, list[float]] = defaultdict(list)
+def measure(amount: Amount) -> dict[str, Any]:
+    """Measure everything, and return what is kept as JSON."""
+    phases: dict[str, profile.Times] = defaultdict(lambda: defaultdict(list))
+    measured: dict[str, list[float]] = defaultdict(list)
+    other_work = [measure_other_work()]
+    sizes, skipped = growth.fitting(amount.machines, growth.available_mib())
     with removing_leftovers("bench"):
-        for number in range(runs + 1):
-            with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
-                # The first run builds the image where it is missing, and is not counted.
-                run_once(f"bench{number}", Path(folder), times if number else defaultdict(list))
-                print(f"run {number} of {runs} done" if number else "warm", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
-            scale("bench-scale", Path(folder), times)
-    previews, rollouts = preview.measure_all(), rollout.measure_all()
-    result = describe_run() | {
-        "seconds": {name: [round(each, 2) for each in found] for name, found in times.items()},
+            # This builds the image where it is missing, and is not counted.
+            warm = Stack.make("bench-warm", Path(folder))
+            warm.app["fleet"] = {"servers": 1}
+            warm.up()
+            warm.destroy()
+        for number in range(amount.runs):
+            other_work.append(measure_other_work())
+            with tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
+                run_once(profile.make_stack(f"bench{number}", Path(folder)), phases, measured)
+            print(f"run {number + 1} of {amount.runs} done", file=sys.stderr, flush=True)
+        machines = growth.measure("bench-of-", sizes, lambda: other_work.append(measure_other_work()))
+    print(f"growth over {sizes} servers done", file=sys.stderr, flush=True)
+    previews, rollouts = preview.measure_all(amount.previews), rollout.measure_all(amount.rollouts)
+    other_work.append(measure_other_work())
+    return describe_run() | {
+        "runs": amount.runs, "other_work": other_work, "phases": phases, "measured": measured,
+        "machines": machines, "skipped": skipped,
         "previews": [dataclasses.asdict(each) for each in previews],
         "rollouts": [dataclasses.asdict(each) for each in rollouts],
-    }
-    file = keep(result)
-    print(f"{os.cpu_count()} cores, {runs} runs\n{table(times)}\n")
-    print(f"{preview.table(previews)}\n\n{rollout.table(rollouts)}")
-    print(f"kept in {file}")
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Run what the arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="everything once and small, and no page")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--page", type=Path, metavar="FILE", help="make the page from this file of results")
+    arguments = parser.parse_args()
+    if arguments.page:
+        times.write(json.loads(arguments.page.read_text()))
+        return
+    start_s = time.monotonic()
+    result = measure(QUICK if arguments.quick else Amount(arguments.runs))
+    file = keep(result, "times-")
+    print(times.tables(result))
+    if not arguments.quick:
+        times.write(result)
+    print(f"kept in {file}; it took {(time.monotonic() - start_s) / 60:.0f} minutes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
