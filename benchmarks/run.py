@@ -55,14 +55,19 @@ def run_once(stack: Stack, phases: dict[str, profile.Times], measured: dict[str,
         profile.change_code(stack)
         stack.up()
         measured[times.P99].append(asking.p99_s() / before_s)
-    known = set(stack.servers())
-    stack.app["fleet"] = {"servers": profile.SERVERS + 1}
+    measured[times.SCALE_OUT].append(scale_out(stack))
+    measured["destroy"].append(seconds(stack.destroy))
+
+
+def scale_out(stack: Stack) -> float:
+    """Add a server to a stack that is up, and return how many seconds later it served."""
+    known = set(stack.servers().values())
+    stack.app["fleet"] = {"servers": len(known) + 1}
     start_s = time.monotonic()
     new = FirstResponse(stack.url, lambda text: server_of(text) not in known)
     new.start()
     stack.up()
-    measured[times.SCALE_OUT].append(new.seconds_since(start_s))
-    measured["destroy"].append(seconds(stack.destroy))
+    return new.seconds_since(start_s)
 
 
 def server_of(text: str) -> str:

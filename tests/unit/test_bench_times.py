@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
 import re
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from benchmarks import growth, pages, profile, results, run, times
 from benchmarks.growth import Growth
+from harness.stack import Stack
 
 
 def result(first_s: float = 11, p99: float = 1.4, mib: float = 480, more: float = 0) -> dict[str, Any]:
@@ -106,7 +110,7 @@ def test_a_page_says_how_much_other_work_there_was() -> None:
 def test_other_work_is_what_cores_did_while_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(["cpu  100 0 50 800 50 0 0 0 0 0\n", "cpu  130 0 60 850 55 0 0 5 0 0\n"])
     monkeypatch.setattr(results, "PAUSE_S", 0)
-    monkeypatch.setattr(Path, "read_text", lambda _: next(ticks))
+    monkeypatch.setattr(Path, "read_text", lambda *_: next(ticks))  # pyright: ignore
     assert results.measure_other_work() == pytest.approx(0.45)
 
 
@@ -137,5 +141,34 @@ def test_a_plot_is_the_same_text_for_the_same_numbers_and_names_the_cost_of_a_se
     assert "release, each further server 100 ms" in first["growth"]
 
 
-def test_the_server_of_a_response_is_found() -> None:
-    assert run.server_of("Hello from local-hello-2-b0fc46, release acb699d1ad7f\n") == "local-hello-2-b0fc46"
+class Fleet:
+    """Stands for a stack of one server, whose new one serves a while after its `up` began."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.app, self.serving = url, dict[str, Any](), ["probe-1-aa"]
+
+    def servers(self) -> dict[str, str]:
+        return {"probe-1": "probe-1-aa"}
+
+    def up(self) -> None:
+        time.sleep(0.3)
+        self.serving.append("probe-2-bb")
+
+
+def test_scaling_out_takes_until_the_new_server_responds_and_no_other() -> None:
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"Hello from {fleet.serving[-1]}, release 0\n".encode())
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        fleet = Fleet(f"http://127.0.0.1:{server.server_address[1]}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = run.scale_out(cast("Stack", fleet))
+        server.shutdown()
+    assert fleet.app == {"fleet": {"servers": 2}}
+    assert found >= 0.3
