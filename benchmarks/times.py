@@ -191,8 +191,6 @@ def _lines(title: str, found: Sequence[Growth]) -> str:
     chart = leather.Chart(title)
     for each, colour in zip(found, (OURS, THEIRS, THIRD), strict=False):
         name = f"{each.what.replace('`', '')}, each further server {1000 * each.further_s()[-1]:,.0f} ms"
-        points = list(each.seconds.items())
-        chart.add_line(points, name=name, stroke_color=colour)
-        chart.add_dots(points, fill_color=colour)
+        chart.add_line(list(each.seconds.items()), name=name, stroke_color=colour)
     chart.add_y_scale(0, 1.1 * max(seconds for each in found for seconds in each.seconds.values()))
     return chart.to_svg(width=WIDTH, height=HEIGHT)

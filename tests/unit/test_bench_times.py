@@ -139,6 +139,7 @@ def test_a_plot_is_the_same_text_for_the_same_numbers_and_names_the_cost_of_a_se
     assert first == second
     assert [name for name, plot in first.items() if "<script" in plot] == []
     assert "release, each further server 100 ms" in first["growth"]
+    assert "Unnamed series" not in first["growth"]
 
 
 class Fleet:
@@ -162,7 +163,7 @@ def test_scaling_out_takes_until_the_new_server_responds_and_no_other() -> None:
             self.end_headers()
             self.wfile.write(f"Hello from {fleet.serving[-1]}, release 0\n".encode())
 
-        def log_message(self, *_: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Print nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
