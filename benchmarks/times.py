@@ -19,6 +19,8 @@ LARGE, MEMORY = "preview of a large fleet", "its memory"
 # The preview that has a goal: applications, servers of each.
 LARGEST = (1, 1000)
 MACHINES, PLANS = "growth", "plans"
+# The share of the cores from which on other work makes seconds longer than they are on idle cores.
+BUSY = 0.1
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,12 @@ def _readme(result: dict[str, Any]) -> str:
     phases = result["phases"]
     whole = {name: statistics.median(wholes(phases[name])) for name in (RELEASE, NO_CHANGE, ROLLBACK)}
     first_s = statistics.median(phases[FIRST_UP][FIRST_RESPONSE])
+    other = statistics.median(result["other_work"])
+    busy = f"These are too long: other work had {other:.0%} of the cores meanwhile.\n" * (other > BUSY)
     return (
         f"On {result['cores']} cores: {first_s:.1f} s from nothing to the first response, a release "
         f"{whole[RELEASE]:.1f} s, a rollback {whole[ROLLBACK]:.1f} s,\nan `up` that changes nothing "
-        f"{whole[NO_CHANGE]:.1f} s. Each further server costs a release {_further_s(result):.1f} s.\n"
+        f"{whole[NO_CHANGE]:.1f} s. Each further server costs a release {_further_s(result):.1f} s.\n{busy}"
     )
 
 

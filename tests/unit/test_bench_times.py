@@ -107,6 +107,12 @@ def test_a_page_says_how_much_other_work_there_was() -> None:
     assert "other work the cores had was not measured" in pages.describe(unknown, "")
 
 
+def test_the_readme_says_so_if_other_work_made_times_longer() -> None:
+    assert "too long" not in times.blocks(result())["times"]
+    busy = times.blocks(result() | {"other_work": [0.05, 0.3, 0.4]})["times"]
+    assert busy.endswith("\nThese are too long: other work had 30% of the cores meanwhile.\n")
+
+
 def test_other_work_is_what_cores_did_while_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(["cpu  100 0 50 800 50 0 0 0 0 0\n", "cpu  130 0 60 850 55 0 0 5 0 0\n"])
     monkeypatch.setattr(results, "PAUSE_S", 0)
