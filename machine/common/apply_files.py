@@ -49,7 +49,7 @@ def wait_for_cloud_init(limit_s: float) -> None:
     """Wait until cloud-init has finished. Raises ApplyError with its errors."""
     deadline = time.monotonic() + limit_s
     while not DONE.exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
+        time.sleep(0.05)
     if not (DONE.exists() and READY.exists()):
         causes = subprocess.run(["sh", "-c", CAUSES], check=False, capture_output=True, text=True).stdout.strip()
         raise ApplyError(f"cloud-init failed on this machine: {causes}")
@@ -124,7 +124,7 @@ def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
     wait_for_cloud_init(spec["boot_s"])
     existing = [name for name in spec["off"] if (units / name).exists()]
     if removed := [name for name in existing if not name.startswith("/")]:
-        systemctl("disable", "--now", *removed)
+        systemctl("disable", "--now", "--no-reload", *removed)
     for name in existing:
         (units / name).unlink()
     write_files(spec)
@@ -136,7 +136,8 @@ def apply(spec: dict[str, Any], units: Path = UNITS) -> None:
     for unit in spec["prove"]:
         prove(unit)
     for unit in spec["on"]:
-        systemctl("enable", unit)
+        # What is loaded stays as it is: only links change.
+        systemctl("enable", "--no-reload", unit)
         # A running unit uses its new file then.
         if unit not in spec["prove"]:
             systemctl("restart", unit)

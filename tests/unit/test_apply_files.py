@@ -52,11 +52,11 @@ def test_files_are_there_before_units_start_what_is_not_wanted_is_gone_and_it_ca
     assert oct((units.parent / "a.py").stat().st_mode & 0o777) == "0o755"
     assert [each.name for each in units.iterdir()] == ["a.service"]
     assert systemctl_calls(units) == [
-        "disable --now b.service",
+        "disable --now --no-reload b.service",
         "daemon-reload",
         "restart a.service",
-        "enable a.service",
-        "enable c.timer",
+        "enable --no-reload a.service",
+        "enable --no-reload c.timer",
         "restart c.timer",
     ]
     (units.parent / "asked").unlink()
@@ -69,7 +69,7 @@ def test_a_unit_that_does_not_start_fails_with_what_it_said(units: Path) -> None
     with pytest.raises(apply_files.ApplyError) as error:
         apply_files.apply(make_spec(units, prove=["bad.service"]), units)
     assert str(error.value) == "systemctl restart bad.service: Job failed\nAccessDenied"
-    assert "enable a.service" not in systemctl_calls(units)
+    assert "enable --no-reload a.service" not in systemctl_calls(units)
 
 
 @pytest.mark.parametrize("missing", ["DONE", "READY"])

@@ -225,13 +225,15 @@ def test_a_server_boots_slot_blue_and_its_socket_or_has_an_nginx_that_a_release_
         (tmp_path / name).chmod(0o755)
     subprocess.run(["sh", "-c", text], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
     report = (tmp_path / "log").read_text().splitlines()
-    assert report[:2] == ["mask --quiet --now tmp.mount", "daemon-reload"]
-    assert report[2:] == [
+    assert report == [
+        "mask --quiet --now --no-reload tmp.mount",
         *{
-            "plain": ["enable --quiet app.socket app@blue.service"],
-            "local proxy": ["disable --quiet --now nginx.service"],
+            "plain": ["enable --quiet --no-reload app.socket app@blue.service"],
+            "local proxy": ["disable --quiet --now --no-reload nginx.service"],
         }.get(kind, []),
-        "enable --quiet app-boot.service",
+        "enable --quiet --no-reload app-boot.service",
+        # Once: each runs all generators.
+        "daemon-reload",
     ]
     assert (conf.exists(), conf.is_symlink()) == (kind == "plain", "again" in kind)
 

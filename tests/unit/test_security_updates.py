@@ -93,13 +93,13 @@ TIMERS = "apt-daily.timer apt-daily-upgrade.timer"
             True,
             [
                 "install-packages unattended-upgrades",
-                f"systemctl unmask --quiet {TIMERS}",
+                f"systemctl unmask --quiet --no-reload {TIMERS}",
+                f"systemctl enable --quiet --no-reload {TIMERS}",
                 "systemctl daemon-reload",
-                f"systemctl enable --quiet {TIMERS}",
                 f"systemctl restart {TIMERS}",
             ],
         ),
-        (False, [f"systemctl mask --quiet --now {TIMERS}"]),
+        (False, [f"systemctl mask --quiet --now --no-reload {TIMERS}"]),
     ],
 )
 def test_timers_that_an_image_has_masked_run_where_upgrades_are_on_and_nowhere_else(
