@@ -147,7 +147,9 @@ def _chroot() -> str:
 def _pipe(source: list[str], target: list[str], log: Callable[[str], None]) -> None:
     """Run source | target. Raises LxdError with the last lines of either that failed."""
     output: list[str] = []
-    environment = {**os.environ, "PATH": _path()}
+    # Not what `make` sets for this project: packages would put what they compile of Python into a folder of the host.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PATH"] = _path()
     with tempfile.TemporaryFile() as target_log:
         producer = subprocess.Popen(
             source, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE

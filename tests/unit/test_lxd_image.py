@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +186,43 @@ def test_what_points_apt_into_the_image_outlives_its_scripts() -> None:
     last = ImageRecipe().all_scripts()[-1]
     assert "/tmp/*" not in last.replace("/var/tmp/*", "")
     assert "find /tmp -mindepth 1 -maxdepth 1 ! -name 'mmdebstrap.*'" in last
+
+
+def test_what_make_sets_for_its_own_python_does_not_reach_the_packages_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Check that each package's compiled Python lands beside its source. Else each first boot compiles it again."""
+    (tmp_path / "bin").mkdir()
+    for name, text in (("mmdebstrap", f"env >{tmp_path}/environment"), ("mksquashfs", 'touch "$2"')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "/home/ann/fleet/.state/pycache")
+    with build.lock_images():
+        build.ensure(ImageRecipe(), "d1", print)
+    names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+    assert {name for name in names if name.startswith("PYTHON")} == set()
+    assert {"PATH", "XDG_CACHE_HOME"} <= names
+
+
+def test_cloud_init_of_the_image_reads_yaml_by_libyaml(tmp_path: Path) -> None:
+    [program] = [file for file in ImageRecipe().base_files() if file.path == "/usr/bin/cloud-init"]
+    assert program.mode == 0o755
+    (tmp_path / "cloudinit" / "cmd").mkdir(parents=True)
+    (tmp_path / "cloudinit" / "cmd" / "main.py").write_text(
+        "import sys, yaml\n\n\ndef main():\n    print(sys.argv[1:], yaml.safe_load('[1]'), yaml.SafeLoader.__mro__[1])\n"
+        "    return 3\n"
+    )
+    code = program.content.removeprefix("#!/usr/bin/python3\n")
+    run = subprocess.run(
+        [sys.executable, "-c", code, "init"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (3, "['init'] [1] <class 'yaml._yaml.CParser'>\n", "")
 
 
 @pytest.mark.parametrize(("settings", "os_"), [("", "trixie"), ("  wsgi-fleet:os: debian-12\n", "bookworm")])
