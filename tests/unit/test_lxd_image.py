@@ -211,7 +211,8 @@ def test_cloud_init_of_the_image_reads_yaml_by_libyaml(tmp_path: Path) -> None:
     assert program.mode == 0o755
     (tmp_path / "cloudinit" / "cmd").mkdir(parents=True)
     (tmp_path / "cloudinit" / "cmd" / "main.py").write_text(
-        "import sys, yaml\n\n\ndef main():\n    print(sys.argv[1:], yaml.safe_load('[1]'), yaml.SafeLoader.__mro__[1])\n"
+        "import sys, yaml\n\n\ndef main():\n"
+        "    print(sys.argv[1:], yaml.safe_load('[1]'), yaml.SafeLoader.__mro__[1])\n"
         "    return 3\n"
     )
     code = program.content.removeprefix("#!/usr/bin/python3\n")
