@@ -22,7 +22,7 @@ from select import POLLIN, POLLNVAL, poll
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from gateway_limits import reached_limit
+from gateway_limits import reached_limit, resident_mib
 from gateway_requests import RUNNING, Requests
 from gateway_sockets import LISTENING, TCP_INFO_BYTES, listening_sockets, open_files, reset
 
@@ -54,10 +54,10 @@ RESPONSE = (
 _python = ctypes.PyDLL(None, use_errno=True)
 
 
-def start(requests: Requests, stop: signal.Signals) -> None:
+def start(requests: Requests, stop: signal.Signals, most_resident_mib: int = 0) -> None:
     """Start the companion of this process, which has one thread yet.
 
-    stop: the signal on which the worker finishes its requests and ends.
+    stop: the signal on which the worker finishes its requests and ends. most_resident_mib: see Guard.
     """
     # Of this process, which may have ended before the companion looks.
     worker, process = os.getpid(), os.pidfd_open(os.getpid())
@@ -77,7 +77,7 @@ def start(requests: Requests, stop: signal.Signals) -> None:
     try:
         _python.PyOS_AfterFork_Child()
         _quiet_signals()
-        Companion(Worker(worker, process, report_reader, stop), requests).run()
+        Companion(Worker(worker, process, report_reader, stop, most_resident_mib), requests).run()
         code = 0
     except BaseException as error:  # noqa: BLE001  nothing of the worker's program may run here
         # Without a companion it would not be watched: another worker replaces it. The companion needs it as its parent.
@@ -106,13 +106,14 @@ class Worker(NamedTuple):
     """A worker of the gateway.
 
     process: its pidfd. report_reader: the pipe with its reports of a fatal error. stop: the signal on which it finishes
-    its requests and ends.
+    its requests and ends. most_resident_mib: see Guard.
     """
 
     id: int
     process: int
     report_reader: int
     stop: signal.Signals
+    most_resident_mib: int
 
 
 class Companion:
@@ -126,6 +127,8 @@ class Companion:
         # These objects live as long as this process: nothing closes the worker's files.
         every = {**listening_sockets(), **LISTENING}
         self.listening = [(socket.socket(fileno=fd), address) for address, fd in every.items()]
+        # Whether it was asked to end because of its memory.
+        self.has_grown = False
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
 
@@ -148,6 +151,7 @@ class Companion:
                 break
             self.end_if_not_accepting(waiting)
             self.end_if_at_limit()
+            self.end_if_grown()
             self.end_overdue()
         self.read_report()
         self.respond_for_worker()
@@ -190,6 +194,14 @@ class Companion:
             self.signal_worker(self.worker.stop)
         elif self.limit_looks >= KILL_LOOKS:
             self.signal_worker(signal.SIGKILL)
+
+    def end_if_grown(self) -> None:
+        """Have the worker replaced after its requests once it has too much memory. It is asked once, and not killed."""
+        most = self.worker.most_resident_mib
+        if most and not self.has_grown and (found := resident_mib(self.worker.id)) >= most:
+            self.has_grown = True
+            _log(f"worker {self.worker.id} has {found} of {most} MiB of memory: it ends after its requests")
+            self.signal_worker(self.worker.stop)
 
     def read_report(self) -> None:
         """Copy the worker's report of a fatal error to the log, and keep it."""

@@ -56,7 +56,8 @@ class Guard:
     threads: requests that it works on at a time. limit_s: longest time of one in seconds, where it is not streaming.
     connection: returns the file descriptor of a request's connection. private: the gateway's private socket, in whose
     folder app_status.py looks for what workers do. is_uwsgi: the gateway answers no 500 by itself, sends files by
-    sendfile, and has statistics of its own.
+    sendfile, and has statistics of its own. resident_mib: resident memory above which the worker ends after its
+    requests; 0 for any.
     """
 
     requests: Requests
@@ -75,9 +76,10 @@ class Guard:
         private: str = "",
         *,
         is_uwsgi: bool = False,
+        resident_mib: int = 0,
     ) -> None:
         self.threads, self.limit_s, self.connection, self.is_uwsgi = threads, limit_s, connection, is_uwsgi
-        self.private = private
+        self.private, self.resident_mib = private, resident_mib
         # Seconds that requests take until their response begins: an average, in which the last ones count most.
         self.typical_s = 0.0
         # Threads that take the signals of UNBLOCKED.
@@ -90,7 +92,7 @@ class Guard:
         self.requests = Requests(most, self.private and os.path.join(os.path.dirname(self.private), name))  # noqa: PTH118, PTH120
         self.started = self.relaxed = monotonic()
         # uWSGI's worker ends at once on SIGTERM.
-        gateway_companion.start(self.requests, SIGHUP if self.is_uwsgi else SIGTERM)
+        gateway_companion.start(self.requests, SIGHUP if self.is_uwsgi else SIGTERM, self.resident_mib)
         # Not before: the companion shares the worker's files.
         os.register_at_fork(after_in_child=self.leave_requests)
         _, most = resource.getrlimit(resource.RLIMIT_DATA)

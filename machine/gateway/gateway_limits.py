@@ -1,4 +1,4 @@
-"""Return whether a worker is near a limit of its process, above which every request would fail."""
+"""Look at what a worker uses: whether it is near a limit, above which every request would fail, and its memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import resource
 SPARE_SHARE = 0.02
 # Descriptors that one request needs: a file, and a connection with its selector.
 SPARE_FILES = 3
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def reached_limit(worker: int) -> str:
@@ -35,6 +36,16 @@ def reached_limit(worker: int) -> str:
     if files != resource.RLIM_INFINITY and free + SPARE_FILES > files:
         return f"all of {files} file descriptors"
     return ""
+
+
+def resident_mib(worker: int) -> int:
+    """Return the MiB of memory that a worker has; 0 when it has ended."""
+    try:
+        # proc(5): the second number is the pages that are resident.
+        with open(f"/proc/{worker}/statm") as file:  # noqa: PTH123  os alone, to start fast
+            return int(file.read().split()[1]) * PAGE_BYTES >> 20
+    except (OSError, IndexError):
+        return 0
 
 
 def _is_near(used: int, limit: int) -> bool:

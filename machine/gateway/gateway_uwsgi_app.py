@@ -20,7 +20,11 @@ uwsgi = cast("Any", untyped)
 
 
 guard = Guard(
-    int(uwsgi.opt["threads"]), int(uwsgi.opt["request-timeout-s"]), lambda _: uwsgi.connection_fd(), is_uwsgi=True
+    int(uwsgi.opt["threads"]),
+    int(uwsgi.opt["request-timeout-s"]),
+    lambda _: uwsgi.connection_fd(),
+    is_uwsgi=True,
+    resident_mib=int(uwsgi.opt["reload-on-rss-mib"]),
 )
 # uWSGI keeps the number of a connection that is closed early. The next connection gets the same number, and then its
 # client would receive the rest of this response.

@@ -137,6 +137,8 @@ def started(
     with contextlib.ExitStack() as stack:
         if public is None:
             public = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
+            # As app.socket.
+            public.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 2)
         notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         notified.bind(str(folder / "notify"))
         notified.settimeout(0.1)

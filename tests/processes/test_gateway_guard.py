@@ -236,6 +236,8 @@ def app(environ, start_response):
         return [body]
     if what == "close":
         os.closerange(0, 1000)
+    if what == "grow":
+        LEAK.append(b"x" * (96 << 20))
     if what == "files":
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     if what == "limit-files":
@@ -526,6 +528,17 @@ def test_a_worker_at_a_limit_is_replaced(running: Process, what: str) -> None:
     if (running.kind, what) != ("uwsgi", "limit-files"):
         wait_for(lambda: (response := get(running))[0] == 200 and response[1] != pid, running)
     wait_for(lambda: all(get(running)[0] == 200 for _ in range(5)), running)
+
+
+def test_a_worker_of_uwsgi_that_has_grown_is_replaced_after_its_requests(tmp_path: Path) -> None:
+    with cruel("uwsgi", tmp_path, reload_on_rss_mib=96) as running:
+        _, pid = get(running)
+        slow = send(running, "/sleep/2")
+        assert get(running, "/grow") == (200, pid), running.log
+        wait_for(lambda: f"worker {pid.decode()} has " in running.log, running)
+        assert receive(slow).endswith(pid), running.log
+        wait_for(lambda: (response := get(running))[0] == 200 and response[1] != pid, running)
+        assert running.log.count("of 96 MiB of memory: it ends after its requests") == 1, running.log
 
 
 @pytest.mark.parametrize("shared", ["uwsgi"], indirect=True)
