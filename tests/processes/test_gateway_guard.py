@@ -530,6 +530,37 @@ def test_a_worker_at_a_limit_is_replaced(running: Process, what: str) -> None:
     wait_for(lambda: all(get(running)[0] == 200 for _ in range(5)), running)
 
 
+@pytest.mark.parametrize("shared", ["gunicorn sync", "gunicorn gthread"], indirect=True)
+def test_a_response_of_gunicorn_arrives_although_its_request_was_not_read(running: Process) -> None:
+    for length in (0, 40_000):
+        connection = socket.create_connection(running.public.getsockname(), 30)
+        head = f"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        connection.sendall(head.encode() + b"x" * length)
+        # A close with unread bytes would send a reset.
+        assert receive(connection).startswith(b"HTTP/1.1 200 "), running.log
+
+
+@pytest.mark.parametrize("shared", ["gunicorn gthread"], indirect=True)
+def test_a_worker_of_gunicorn_does_not_wait_for_connections_to_be_closed(running: Process) -> None:
+    began = time.monotonic()
+    # More than its threads.
+    connections = [send(running, "/") for _ in range(12)]
+    assert all(b"200 OK" in connection.recv(65536) for connection in connections), running.log
+    assert time.monotonic() - began < 1.5
+    for each in connections:
+        each.close()
+
+
+def test_a_worker_that_is_never_without_a_queue_is_not_taken_for_one_that_cannot_accept(running: Process) -> None:
+    _, pid = get(running)
+    # The companion looks ten times a second, and mostly between two of these requests.
+    waiting, until = [send(running, "/") for _ in range(64)], time.monotonic() + 3
+    while time.monotonic() < until:
+        assert b"\r\n" + pid in receive(waiting.pop(0)), running.log
+        waiting.append(send(running, "/"))
+    assert all(b"\r\n" + pid in receive(each) for each in waiting), running.log
+
+
 def test_a_worker_of_uwsgi_that_has_grown_is_replaced_after_its_requests(tmp_path: Path) -> None:
     with cruel("uwsgi", tmp_path, reload_on_rss_mib=96) as running:
         _, pid = get(running)
