@@ -124,6 +124,7 @@ class Companion:
         os.set_blocking(worker.report_reader, False)
         self.report = b""
         self.not_accepting_looks = self.limit_looks = 0
+        self.last_begin = 0.0
         # These objects live as long as this process: nothing closes the worker's files.
         every = {**listening_sockets(), **LISTENING}
         self.listening = [(socket.socket(fileno=fd), address) for address, fd in every.items()]
@@ -175,8 +176,13 @@ class Companion:
         return waiting
 
     def end_if_not_accepting(self, waiting: int) -> None:
-        """End a worker that is idle and accepts no connection. Until its first request it may import an application."""
-        is_idle = self.requests.has_begun() and not self.requests.in_flight()
+        """End a worker that is idle and accepts no connection. Until its first request it may import an application.
+
+        With a queue that is never empty every look may come between two short requests: those that begin count as well.
+        """
+        last_begin, before = self.requests.last_begin(), self.last_begin
+        self.last_begin = last_begin
+        is_idle = last_begin and last_begin == before and not self.requests.in_flight()
         self.not_accepting_looks = self.not_accepting_looks + 1 if waiting and is_idle else 0
         if self.not_accepting_looks >= NOT_ACCEPTING_LOOKS:
             _log(f"worker {self.worker.id} accepts no connection although {waiting} wait: it ends")

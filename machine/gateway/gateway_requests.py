@@ -57,9 +57,9 @@ class Requests:
         """Return the file descriptor of a request; -1 after its connection was closed."""
         return int(ENTRY.unpack_from(self.memory, entry)[1])
 
-    def has_begun(self) -> bool:
-        """Return whether there was a request yet: the first entry keeps when the last one of it began."""
-        return bool(ENTRY.unpack_from(self.memory)[3])
+    def last_begin(self) -> float:
+        """Return when a request last began, 0 before the first: entries keep that of requests that have ended."""
+        return max(ENTRY.unpack_from(self.memory, at)[3] for at in range(0, len(self.memory), ENTRY.size))
 
     def remove_file(self) -> None:
         """Remove the file, if there is one: the worker has ended."""

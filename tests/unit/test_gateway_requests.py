@@ -37,6 +37,17 @@ def test_a_request_that_is_just_entered_did_not_begin_at_0() -> None:
     assert min(seen) >= began
 
 
+def test_when_a_request_last_began_is_known_after_it_has_ended() -> None:
+    requests = Requests(2)
+    assert requests.last_begin() == 0
+    first = requests.begin(0, 0, 60.0, "GET '/'")
+    before = time.monotonic()
+    requests.end(requests.begin(0, 0, 60.0, "GET '/'"))
+    assert requests.last_begin() >= before
+    requests.end(first)
+    assert requests.last_begin() >= before
+
+
 @pytest.mark.parametrize("timeout_s", [None, 10.0])
 def test_a_socket_that_is_looked_at_stays_blocking_whatever_time_out_the_application_set(
     timeout_s: float | None,
