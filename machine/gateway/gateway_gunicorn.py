@@ -22,8 +22,8 @@ for name in ("GUNICORN_PID", "GUNICORN_FD"):
     os.environ.pop(name, None)
 hide_variables("FORWARDED_ALLOW_IPS", "GUNICORN_", "PORT", "SENDFILE", "WEB_CONCURRENCY")
 with http.prepend_gateway_path("gunicorn"):
-    from gunicorn.app.wsgiapp import WSGIApplication
     from gunicorn import util
+    from gunicorn.app.wsgiapp import WSGIApplication
     from gunicorn.arbiter import Arbiter
 
 # Gunicorn kills a worker that hangs as a whole so many seconds after the companion would end a request.
