@@ -183,14 +183,15 @@ def test_logs_of_requests_are_kept_for_two_weeks() -> None:
 
 @pytest.mark.parametrize(("processes", "written"), [("auto", "$(WSGI_FLEET_PROCESSES)"), (3, "3")])
 def test_the_ini_reads_back_as_it_was_set(processes: int | str, written: str) -> None:
-    gateway = {"processes": processes, "threads": 7, "request_timeout_s": 9}
+    gateway = {"processes": processes, "threads": 7, "request_timeout_s": 9, "reload_on_rss_mib": 96}
     app = App.model_validate_json(json.dumps({"source": "x", "module": "bare:app", "gateway": gateway}))
     text = gateway_files(app)["uwsgi.ini"]
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.read_string(text)
     section = parser["uwsgi"]
     assert "set-placeholder = application=bare:app\n" in text
-    assert section["set-placeholder"] == "request-timeout-s=9"
+    assert "set-placeholder = request-timeout-s=9\n" in text
+    assert section["set-placeholder"] == "reload-on-rss-mib=96"
     assert (section["processes"], section["threads"]) == (written, "7")
     assert section["worker-reload-mercy"] == "9"
     # An option that uWSGI does not know ends it; tests/processes/ starts it with all of them.
