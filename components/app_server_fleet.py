@@ -22,7 +22,8 @@ from platforms import (
     ServerGroupArgs,
     Store,
 )
-from releases.release import make_manifest, release_id
+from releases.manifest import make_manifest
+from releases.release import release_id
 from releases.resource import RolloutResource
 from releases.secret import GeneratedSecret
 from releases.source import Source

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from settings import App, Balancer, Size
-from settings.capacity import Capacity
-
 if TYPE_CHECKING:
-    # For its types alone: it takes a second to load, and the operator's side does not need it.
+    # For their types alone: they take a second to load, and the operator's side does not need them.
     import pulumi
+
+    from settings import App, Balancer, Size
+    from settings.capacity import Capacity
 
 # The project's own folder of what it remembers: keys, stores, bundles. Never a part of a release.
 STATE = ".state"

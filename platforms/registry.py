@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import platforms
 from platforms import Platform
-from settings import Settings
+
+if TYPE_CHECKING:
+    from settings import Settings
 
 
 def names() -> list[str]:

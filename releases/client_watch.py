@@ -11,7 +11,7 @@ from releases.fleet import Fleet, Server, ServerFailure
 from releases.journal import Journal
 from releases.status import GroupTraffic, Summary, TrafficGroups, parse_status
 from rendering.paths import SCRIPTS
-from settings.rollout import MIN_ERRORS, MIN_REQUESTS
+from settings.limits import MIN_ERRORS, MIN_REQUESTS
 
 COMMAND = f"{SCRIPTS}/traffic.py"
 # Where no server is left on the release before, the time before this one's first switch is compared.

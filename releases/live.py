@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from platforms.server_group import Member, Phase, ServerGroup, ServerGroupError
 from platforms.transport import machine_id
 from releases.fleet import Fleet, Server, ServerFailure, ServerFailures
-from rendering.common import BOOT_TIMEOUT_S, apply_files_command, files_to_apply
 
 # Seconds for a group to have as many machines as it must, and for the load balancer to find them healthy.
 MEMBERS_TIMEOUT_S, HEALTH_TIMEOUT_S = 600.0, 300.0
@@ -106,6 +105,9 @@ class LiveServers:
 
     def wait_for_boot(self, fleet: Fleet, server: Server) -> None:
         """Wait until cloud-init has made a machine a server. Raises ServerFailure with what it says of a failure."""
+        # Only for groups: it loads all that renders templates.
+        from rendering.common import BOOT_TIMEOUT_S, apply_files_command, files_to_apply  # noqa: PLC0415
+
         program, *arguments = apply_files_command()
         stdin, limit = files_to_apply({}).encode(), BOOT_TIMEOUT_S + 30
         fleet.run(server, "boot", arguments, stdin=stdin, timeout_s=limit, program=program)

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from releases.requirements import find_file, poetry_packages
 from settings.operating_system import OPERATING_SYSTEMS, OperatingSystem
 
@@ -72,6 +70,9 @@ def _packages(document: Mapping[str, Any], file: Path) -> list[dict[str, Any]]:
 
 def is_satisfied(specifier: object, system: OperatingSystem) -> bool:
     """Return whether an operating system's Python is one of a specifier, or the specifier is none (">=3.12")."""
+    # Here, because who only shortens what pip says does not need it.
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet  # noqa: PLC0415
+
     try:
         return SpecifierSet(str(specifier or "")).contains(system.python)
     except InvalidSpecifier:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from releases import git_over_ssh
 from releases.archive import SourceError
 from releases.requirement_lines import copy_files, find_problem, is_inside
-from settings.application import REQUIREMENT_FILES
+from settings.requirement_files import REQUIREMENT_FILES
 
 # Read by their name, with what lies beside them.
 _OF_PROJECTS = re.compile(r"uv\.lock|pyproject\.toml|pylock(\.[^.]+)?\.toml")

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
 from pulumi.dynamic import (
@@ -39,7 +39,10 @@ from releases.live import LiveServers, server_name
 from releases.plan import Plan
 from releases.release import Release, build
 from releases.rollout import REMEDY, Rollout, RolloutError
-from releases.source import Source
+
+if TYPE_CHECKING:
+    # What reads a source is the program's; a provider must not load it.
+    from releases.source import Source
 
 # Changes of these start a rollout, as does drift of the fleet; other properties only say how it is done.
 TRIGGER_KEYS = ("release", "servers", "group", "static")

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from pathspec import GitIgnoreSpec
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 # Never part of a release.
 VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
@@ -149,6 +151,9 @@ class _SourceFiles:
 
     def _read_spec(self, file: Path) -> GitIgnoreSpec:
         """Return the patterns of a file, none if it is missing; an unreadable file is a problem."""
+        # Here, because most providers read no source.
+        from pathspec import GitIgnoreSpec  # noqa: PLC0415
+
         text = ""
         try:
             if file.is_file():

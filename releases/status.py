@@ -17,7 +17,8 @@ SCRIPTS_REMEDY = "`pulumi up --replace '**-booted'` installs the scripts again"
 class _Status(BaseModel):
     """A key that is missing or of another type is an error; one that a newer script adds is not."""
 
-    model_config = ConfigDict(frozen=True, strict=True)
+    # Each is built when it is used first: a rollout needs one of them.
+    model_config = ConfigDict(frozen=True, strict=True, defer_build=True)
 
 
 class HostStatus(_Status):

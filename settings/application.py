@@ -35,10 +35,6 @@ from settings.streaming import Streaming
 RESERVED_VARIABLES = frozenset(f"WSGI_FLEET_{name}" for name in ("PORT", "RELEASE", "SERVER", "SLOT"))
 # Names by which systemd tells a gateway its socket and whom to notify; what an application is given counts before that.
 _SYSTEMD_VARIABLES = ("LISTEN_FDNAMES", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET")
-# Files that say what an application needs, in the order in which they are looked for.
-REQUIREMENT_FILES = (
-    "requirements.txt", "uv.lock", "poetry.lock", "pylock.toml", "Pipfile.lock", "pyproject.toml",
-)  # fmt: skip
 # Where a server listens for the balancer.
 APP_PORT = 8000
 # Where processes are balanced: the port of the first one in each slot; the others follow (app_status.py).

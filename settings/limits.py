@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from settings.platform import PLATFORMS, MachineCapacity
 from settings.words import count
 
 if TYPE_CHECKING:
     from settings import App, Settings
+    from settings.platform_block import MachineCapacity
 
 # Nginx waits longer than the gateway, so that the gateway decides: a greenlet that does not wait is ended 5 s later
 # (GRACE_S of machine/gateway/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.
@@ -35,6 +35,9 @@ TARGET_HEALTH_INTERVAL_S = 10
 SPOT_DRAIN_S = 90
 # Of these a server behind a machine serves on until that has taken it out (UNLISTED_S there).
 UNLISTED_S = 20
+# A release is judged by what clients see once each of both releases had so many requests, and by so many errors: a
+# lone error, or two, stop nothing.
+MIN_REQUESTS, MIN_ERRORS = 50, 3
 # Least memory of one worker. Measured: of 8 idle ones that serve examples/bare-wsgi each has 2.6 MiB to itself and,
 # with its share of the rest, 3.2 (Linux's smaps_rollup, pyuwsgi 2.0.30, Python 3.11).
 WORKER_MIB = 3
@@ -49,6 +52,9 @@ CONCURRENT_RELEASES = 2
 
 def capacity_of(app: App, platform: str) -> MachineCapacity | None:
     """Return the servers of an application; None for an instance type that is not known here."""
+    # Here, because all blocks of all platforms come with it, and others need the constants of this module alone.
+    from settings.platform import PLATFORMS  # noqa: PLC0415
+
     return PLATFORMS[platform].capacity(app.fleet.size)
 
 

@@ -10,10 +10,6 @@ from settings import limits
 from settings.constraint import Command, matching
 from settings.model import Model, reject
 
-# A release is judged by what clients see once each of both releases had so many requests, and by so many errors: a
-# lone error, or two, stop nothing.
-MIN_REQUESTS, MIN_ERRORS = 50, 3
-
 
 class Rollout(Model):
     """How a release moves over the fleet: staged everywhere, the task once, the canary, then the others in batches."""
@@ -37,7 +33,7 @@ class Rollout(Model):
     max_error_percent: Annotated[float, Field(ge=0, le=100)] | None = Field(
         default=10,
         description="percentage points of 5xx above the release before at which a release goes back, as the balancer "
-        f"counts at least {MIN_REQUESTS} requests; null: not judged",
+        f"counts at least {limits.MIN_REQUESTS} requests; null: not judged",
     )
     max_latency_ratio: Annotated[float, Field(ge=1.1, le=1000)] | None = Field(
         default=None, description="p99 as a multiple of that of the release before at which it goes back; null: off"

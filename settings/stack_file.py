@@ -12,9 +12,9 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from settings import Settings
-from settings.application import REQUIREMENT_FILES
 from settings.constraint import ENCRYPTED, MASK
 from settings.mistake import describe_all, shorten
+from settings.requirement_files import REQUIREMENT_FILES
 from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced, is_encrypted
 from settings.yaml_file import YamlError, load
 

@@ -9,7 +9,7 @@ from typing import Any
 from platforms.diagnosis import Finding
 from platforms.lxd import address, label
 from platforms.lxd.client import Client, LxdError, NotFound, url
-from settings import Lxd
+from settings.lxd import Lxd
 
 INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
 # Eight a machine; tools/lxd-up raises it to as much.

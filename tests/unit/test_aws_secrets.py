@@ -15,7 +15,7 @@ from fetch import fetch_secrets
 from platforms import operator
 from platforms.aws import parameters
 from platforms.aws.ssm import SsmSecrets
-from releases.release import secrets_digest
+from releases.manifest import secrets_digest
 from releases.rollout import RolloutError
 from tests.aws.kind import Clients
 from tests.aws.server import serving

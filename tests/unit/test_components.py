@@ -21,7 +21,8 @@ from harness.mock_lxd import ADDRESS, GROUP, MACHINE, ROLLOUT, SECRET, STEP
 from platforms import Platform
 from platforms.aws.platform import AwsPlatform
 from platforms.lxd.platform import LxdPlatform
-from releases.release import make_manifest, release_id
+from releases.manifest import make_manifest
+from releases.release import release_id
 from rendering.app_server import app_server_files, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.common import apply_files_command

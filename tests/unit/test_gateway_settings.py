@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from gateways import GATEWAYS
-from releases.release import make_manifest
+from releases.manifest import make_manifest
 from rendering.app_server import app_server_user_data, app_unit
 from rendering.common import SCRIPTS, UV, prebuilt_scripts
 from rendering.gateway_files import INSTALL_SCRIPTS, gateway_files

@@ -20,6 +20,7 @@ import staging
 import symlinks
 from common import AppServerError
 
+import releases.manifest
 import releases.release
 from platforms.lxd import store as directory
 from platforms.lxd.store import DirectoryStore
@@ -60,7 +61,7 @@ def build(root: Path, secrets: dict[str, str] | None = None, **changes: Any) -> 
     base: dict[str, Any] = {"source": "source", "module": "wsgi:app", "environment": {"MODE": "production"}}
     app = App.model_validate_json(json.dumps(base | changes))
     source = Source.read(root / "source", app)
-    manifest = releases.release.make_manifest(app, source, key=KEY, secrets=secrets or {})
+    manifest = releases.manifest.make_manifest(app, source, key=KEY, secrets=secrets or {})
     return releases.release.build(source.path, manifest, root / "code.tar.gz")
 
 

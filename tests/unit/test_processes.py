@@ -33,7 +33,7 @@ from commands.__main__ import app as fleet_command
 from components.balancer import upstreams
 from gateways import GATEWAYS
 from platforms.aws.instance import pack_user_data
-from releases.release import make_manifest
+from releases.manifest import make_manifest
 from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
 from rendering.common import SCRIPTS, SUPERVISORD
 from rendering.gateway_files import gateway_files

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from releases.archive import SourceError
-from releases.release import Release, build, make_manifest, release_id
+from releases.manifest import make_manifest
+from releases.release import Release, build, release_id
 from releases.source import Source
 from settings import App
 from tests.unit.source_archive import tar

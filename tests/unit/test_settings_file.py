@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from releases.release import make_manifest
+from releases.manifest import make_manifest
 from rendering.settings_file import FORMATS
 from settings import App
 from settings.stack_file import parse

@@ -11,7 +11,7 @@ import pytest
 import static_files
 import yaml
 
-from releases.release import make_manifest
+from releases.manifest import make_manifest
 from rendering.upstream import Upstream
 from settings import App, Balancer
 from settings.static import Static
