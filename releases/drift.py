@@ -12,7 +12,7 @@ from typing import Any
 from platforms import operator
 from platforms.transport import Store, Transport, Unreachable
 from releases import lock, pointers, wheels
-from releases.fleet import PARALLEL, STATUS_COMMAND
+from releases.fleet import OF_RELEASE, PARALLEL, STATUS_COMMAND
 from releases.journal import DAMAGED, completed_releases, entries
 from releases.release import ID_LENGTH, has_archive
 from releases.status import ReleaseStatus, parse_status
@@ -109,7 +109,7 @@ def proxy_state(transport: Transport, balancer: Mapping[str, str]) -> str:
 
 def _find_drift(transport: Transport, release: str, target: str) -> str:
     try:
-        result = transport.exec(target, [STATUS_COMMAND], timeout_s=STATUS_TIMEOUT_S)
+        result = transport.exec(target, [STATUS_COMMAND, OF_RELEASE], timeout_s=STATUS_TIMEOUT_S)
         status = parse_status(ReleaseStatus, result.output)
     except (Unreachable, TimeoutError, ValueError):
         return ""

@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Prints how this app server is, as JSON: its releases, its gateway's workers, its socket and its health path.
 
+    app_status.py           all
+    app_status.py release   what a rollout reads, which one question to systemd answers
+
 Standard library only.
 """
 
@@ -17,7 +20,7 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,10 +29,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import LIVE, RELEASES, RUN, SLOTS, manifest_of, run
 from host_status import host_status
-from slot_layout import BLUE, GREEN, gateways, get, private_socket, process_layout, state_of, state_of_slot
+from slot_layout import BLUE, GREEN, STATES, gateways, get, private_socket, process_layout, state_of, units
 from symlinks import link_target
 from system import APP_PORT
 
+# Units of the application that systemd restarts.
+WITH_RESTARTS = ("app@*", "app-worker-*")
 # Ports of the processes behind the local Nginx (rendering/gateway_files.py).
 PROCESS_PORTS = range(8100, 8300)
 # Time-outs in seconds: `./fleet status` must not wait for an application that hangs.
@@ -46,45 +51,73 @@ _WORKER = re.compile(r"worker-([0-9]{1,10})-([0-9]{1,6})-([1-9][0-9]{0,5})", re.
 MAX_WORKERS, MAX_BYTES = 1000, 1 << 22
 
 
-def app_status() -> dict[str, Any]:
-    """Return what serves on this server and how it is.
+def release_status() -> dict[str, Any]:
+    """Return what a rollout reads of this server.
 
-    live: release that serves. slots: state and release of each. staged: releases that are proven here. live_since_s:
-    when the release became live (seconds since 1970). queue: connections that wait to be accepted, None where the port
-    does not listen. gateway: slot -> its workers. health: of the slot that serves, None without one. restarts: unit ->
-    how often systemd restarted it, without units that it never did. socket: state of the listening socket; "" where
-    Nginx listens. ended: log lines of the last ENDED_S seconds about requests that ended their worker, the newest
-    first. releases/status.py has the types.
+    live: release that serves. slots: state and release of each. staged: releases that are proven here. restarts: unit
+    -> how often systemd restarted it, without units that it never did. socket: state of the listening socket; "" where
+    Nginx listens. releases/status.py has the types.
     """
-    states = {slot: state_of_slot(slot) for slot in (BLUE, GREEN)}
-    slots = [slot for slot, state in states.items() if state == "active"]
+    of_slots = {slot: units(slot) for slot in (BLUE, GREEN)}
+    shown = show_units(*itertools.chain(*of_slots.values()), "app.socket", *WITH_RESTARTS)
+    states = {
+        slot: min((shown[f"{unit}.service"]["ActiveState"] for unit in every), key=STATES.index)
+        for slot, every in of_slots.items()
+    }
     return {
         "live": link_target(LIVE),
         "slots": {slot: {"state": state, "release": link_target(SLOTS / slot)} for slot, state in states.items()},
         "staged": sorted(file.parent.name for file in RELEASES.glob("*/.staged")),
+        "restarts": count_restarts(shown),
+        "socket": "" if process_layout()[1] else shown["app.socket"]["ActiveState"],
+    }
+
+
+def app_status() -> dict[str, Any]:
+    """Return what serves on this server and how it is: what release_status() returns, and more.
+
+    live_since_s: when the release became live (seconds since 1970). queue: connections that wait to be accepted, None
+    where the port does not listen. gateway: slot -> its workers. health: of the slot that serves, None without one.
+    ended: log lines of the last ENDED_S seconds about requests that ended their worker, the newest first.
+    """
+    found = release_status()
+    slots = [slot for slot, each in found["slots"].items() if each["state"] == "active"]
+    return {
+        **found,
         "live_since_s": LIVE.lstat().st_mtime if LIVE.exists() else None,
         "boot": state_of("app-boot"),
         "queue": accept_queue(PROCESS_PORTS if process_layout()[1] else ()),
         "gateway": {slot: found for slot in slots if (found := gateway_status(slot))},
-        "restarts": count_restarts(),
         "ended": find_ended_requests(),
-        "socket": "" if process_layout()[1] else state_of("app.socket"),
         "health": next((check_health(slot) for slot in slots if link_target(SLOTS / slot) == link_target(LIVE)), None),
         "machine": host_status(),
     }
 
 
-def count_restarts() -> dict[str, int]:
-    """Return how often systemd restarted units of the application, without those that it never did."""
-    return {unit: times for unit, times in list_restarts().items() if times}
+def show_units(*names: str) -> dict[str, dict[str, str]]:
+    """Return what systemd knows of units, by their full names: ActiveState, and NRestarts of services."""
+    text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", *names).stdout
+    every = [dict(line.split("=", 1) for line in each.split()) for each in text.split("\n\n") if each.strip()]
+    return {each["Id"]: each for each in every}
+
+
+def count_restarts(shown: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Return how often systemd restarted services that run, without those that it never did."""
+    return {unit: times for unit, times in restarts_of(shown).items() if times}
 
 
 def list_restarts() -> dict[str, int]:
     """Return how often systemd restarted each unit of the application that runs."""
-    text = run("systemctl", "show", "-p", "Id,NRestarts,ActiveState", "app@*", "app-worker-*").stdout
-    # In the order of the names. One that was stopped keeps its number.
-    every = [[word.partition("=")[2] for word in sorted(each.split())] for each in text.split("\n\n") if each.strip()]
-    return {unit: int(times) for state, unit, times in every if state not in ("inactive", "failed")}
+    return restarts_of(show_units(*WITH_RESTARTS))
+
+
+def restarts_of(shown: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Return how often systemd restarted each service of these that runs. One that was stopped keeps its number."""
+    return {
+        unit: int(each["NRestarts"])
+        for unit, each in shown.items()
+        if "NRestarts" in each and each["ActiveState"] not in ("inactive", "failed")
+    }
 
 
 def find_ended_requests() -> list[str]:
@@ -196,4 +229,4 @@ def _get_health(manifest: dict[str, Any], name: str) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(app_status()))
+    print(json.dumps(release_status() if sys.argv[1:] == ["release"] else app_status()))

@@ -67,6 +67,13 @@ class AppServer:
                 done.stdout = "\n\n".join(self.states.get(each, "inactive") for each in command[4:]) + "\n"
             case ("systemctl", "show", "-P", "NRestarts", *_):
                 done.stdout = "\n\n".join(str(next(self.restarts)) for _ in units) + "\n"
+            case ("systemctl", "show", "-p", "Id,NRestarts,ActiveState", *names):
+                services = [f"{each}.service" for each in units if each != "app.socket" and "*" not in each]
+                done.stdout = "\n\n".join(
+                    f"Id={each}\nActiveState={self.states.get(each.removesuffix('.service'), 'inactive')}"
+                    + ("" if each == "app.socket" else f"\nNRestarts={next(self.restarts)}")
+                    for each in [*services, *(["app.socket"] if "app.socket" in names else [])]
+                )
             case ("systemctl", "start", *_):
                 self.events.append(f"start {' '.join(units)}, live {live}")
                 code = self.starts.pop(0) if self.starts else 0

@@ -101,7 +101,7 @@ class FakeFleet:
     def exec(self, machine: str, command: Sequence[str], *, stdin: bytes = b"", **_: Any) -> Result:
         if command[0] == "journalctl":
             return Result(0, self.journal)
-        verb, *rest = ("status",) if command == [STATUS_COMMAND] else command[1:]
+        verb, *rest = ("status",) if command[0] == STATUS_COMMAND else command[1:]
         with self.lock:
             self.calls.append((machine, verb))
             self.before(machine, verb)

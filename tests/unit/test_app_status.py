@@ -122,9 +122,13 @@ def test_units_that_were_started_again_are_told_with_how_often(monkeypatch: pyte
         return subprocess.CompletedProcess(command, 0, texts.pop(0), "")
 
     monkeypatch.setattr(app_status, "run", run)
-    assert app_status.count_restarts() == {"app@blue.service": 8, "app-worker-m@1.service": 12}
+    shown = app_status.show_units(*app_status.WITH_RESTARTS)
+    assert app_status.count_restarts(shown) == {
+        "app@blue.service": 8,
+        "app-worker-m@1.service": 12,
+    }
     # No unit is loaded.
-    assert app_status.count_restarts() == {}
+    assert app_status.list_restarts() == {}
 
 
 def test_a_disk_that_takes_nothing_more_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,13 +43,26 @@ def test_a_server_prints_the_keys_that_are_typed_and_no_other(tmp_path: Path, mo
     server = lay_out(tmp_path, monkeypatch)
     server.place("r1")
     server.serves("r1")
-    monkeypatch.setattr(app_status, "count_restarts", lambda: {"app@blue.service": 1})
+    monkeypatch.setattr(app_status, "count_restarts", lambda _: {"app@blue.service": 1})
     numbers = app_status.count_workers({"workers": []})
     monkeypatch.setattr(app_status, "gateway_status", {"blue": numbers}.get)
     seen = ServerStatus.model_validate_json(json.dumps(app_status.app_status()), extra="forbid")
     assert (seen.live, seen.slots["blue"].state, seen.machine.failed_units) == ("r1", "active", ["cron.service"])
     assert seen.health is not None
     assert (seen.health.status, seen.gateway["blue"].workers_busy) == (200, 0)
+
+
+def test_a_server_prints_what_a_rollout_reads_by_one_question_to_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = lay_out(tmp_path, monkeypatch)
+    server.place("r1")
+    server.serves("r1")
+    asked: list[str] = []
+    monkeypatch.setattr(app_status, "run", lambda *command: asked.append(command[0]) or server.run(*command))
+    seen = ReleaseStatus.model_validate_json(json.dumps(app_status.release_status()), extra="forbid")
+    assert (seen.live, seen.slots["blue"].state, seen.slots["green"].state) == ("r1", "active", "inactive")
+    assert (seen.socket, asked) == ("active", ["systemctl"])
 
 
 def test_a_balancer_prints_the_keys_that_are_typed_and_no_other(
