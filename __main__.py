@@ -1,5 +1,6 @@
 """The program: settings -> platform -> components -> outputs."""
 
+import gc
 from pathlib import Path
 
 import pulumi
@@ -12,6 +13,10 @@ from components.outputs import Description, outputs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.registry import create
 from settings.health import health_host
+
+# It ends with the stack and keeps nearly all that it makes until then. To look for garbage in that again and again took
+# four tenths of a preview of 300 servers, and found 5 % of the memory.
+gc.disable()
 
 project, stack = Path.cwd(), pulumi.get_stack()
 settings = read_settings(project, stack)

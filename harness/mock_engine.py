@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import threading
@@ -75,6 +76,8 @@ def build(
         ):
             asyncio.run(_run(program))
     finally:
+        # A program is a process of its own elsewhere, and this one may run more of them.
+        gc.enable()
         set_all_config({}, [])
         # A program may swallow the failure of a lookup; a test must not.
         if monitor.undeclared:
@@ -145,6 +148,7 @@ class _Monitor(mocks.MockMonitor):
         self.undeclared: list[str] = []
         self._lookups, self._outputs, self._preview = lookups, outputs, preview
         self._prefix = f"urn:pulumi:{stack}::{project}::"
+        self._by_urn: dict[str, Registered] = {}
         self._lock = threading.Lock()
 
     def features(self) -> set[int]:
@@ -159,10 +163,11 @@ class _Monitor(mocks.MockMonitor):
         if request.type == _STACK_TYPE:
             return resource_pb2.RegisterResourceResponse(urn=urn)
         with self._lock:
-            if any(other.urn == urn for other in self.build.resources):
+            if urn in self._by_urn:
                 raise AssertionError(f"two resources are named {urn}")
             registered = _record(request, urn, len(self.build.resources))
             self.build.resources.append(registered)
+            self._by_urn[urn] = registered
         state = struct_pb2.Struct()
         state.CopyFrom(request.object)
         if request.type in self._outputs and not self._preview:
@@ -178,7 +183,7 @@ class _Monitor(mocks.MockMonitor):
         if f"::{_STACK_TYPE}::" in request.urn:
             self.build.exports = outputs
         else:
-            next(each for each in self.build.resources if each.urn == request.urn).outputs = outputs
+            self._by_urn[request.urn].outputs = outputs
         return empty_pb2.Empty()
 
     def ReadResource(self, request: Any) -> Any:
