@@ -5,26 +5,14 @@ Exit codes: 0 done, 1 it failed or something is unhealthy, 2 it was called wrong
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from commands import (
-    bundle,
-    config,
-    doctor,
-    logs,
-    maintenance,
-    monitoring,
-    release_report,
-    releases,
-    servers,
-    status,
-    top,
-    units,
-)
 from commands.progress import wrap
 from commands.target import CommandError
 
@@ -60,38 +48,56 @@ class Command(TyperCommand):
         return found
 
 
-app = typer.Typer(
-    cls=Commands,
-    name="fleet",
-    help="Inspect and operate a fleet. The stack is --stack, else FLEET_STACK, else the selected one.",
-    epilog="Exit codes: 0 done; 1 failed, or something is unhealthy; 2 called wrongly.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for function in (
-    status.status,
-    top.top,
-    doctor.doctor,
-    config.config,
-    units.units,
-    logs.logs,
-    releases.releases,
-    release_report.report,
-    releases.rollback,
-    releases.allow,
-    servers.drain,
-    servers.admit,
-    maintenance.maintenance,
-    monitoring.monitoring,
-):
-    app.command(cls=Command)(function)
-# Options after the command's first word are its own.
-app.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})(servers.exec_)
-for function in (servers.console, servers.shell, bundle.bundle):
-    app.command(cls=Command)(function)
+# Command -> its function, in the order of the help.
+COMMANDS = {
+    "status": "status.status",
+    "top": "top.top",
+    "doctor": "doctor.doctor",
+    "config": "config.config",
+    "units": "units.units",
+    "logs": "logs.logs",
+    "releases": "releases.releases",
+    "report": "release_report.report",
+    "rollback": "releases.rollback",
+    "allow": "releases.allow",
+    "drain": "servers.drain",
+    "admit": "servers.admit",
+    "maintenance": "maintenance.maintenance",
+    "monitoring": "monitoring.monitoring",
+    "exec": "servers.exec_",
+    "console": "servers.console",
+    "shell": "servers.shell",
+    "bundle": "bundle.bundle",
+}
+
+
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """Return the program with these commands. Others are not loaded: all of them take half a second."""
+    made = typer.Typer(
+        cls=Commands,
+        name="fleet",
+        help="Inspect and operate a fleet. The stack is --stack, else FLEET_STACK, else the selected one.",
+        epilog="Exit codes: 0 done; 1 failed, or something is unhealthy; 2 called wrongly.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for name in names:
+        module, function = COMMANDS[name].split(".")
+        # Options after the first word of `exec` are that command's own.
+        settings = {"allow_interspersed_args": False} if name == "exec" else {}
+        add = made.command(name, cls=Command, context_settings=settings)
+        add(getattr(importlib.import_module(f"commands.{module}"), function))
+    return made
 
 
 if __name__ == "__main__":
-    app(prog_name="fleet")
+    called = sys.argv[1:2]
+    if called and called[0] in COMMANDS:
+        # As a group although it has one command.
+        typer.main.get_group(make_app(called))(prog_name="fleet")
+    else:
+        make_app()(prog_name="fleet")
+else:
+    app = make_app()

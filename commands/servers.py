@@ -16,7 +16,6 @@ from platforms import operator
 from platforms.transport import Unreachable, machine_id
 from releases.fleet import Server
 from releases.redaction import escape_control
-from rendering.app_server import process_properties
 from rendering.paths import SCRIPTS
 from settings.limits import SITE_TIMEOUT_S
 
@@ -43,6 +42,9 @@ def as_release(command: Sequence[str], *, terminal: bool = False) -> list[str]:
     """Return the words that run a command on a server as the release that serves there would run it."""
     options = ["--quiet", "--wait", "--collect", "--pty" if terminal else "--pipe"]
     places = (f"WorkingDirectory={LIVE}/code", f"EnvironmentFile={LIVE}/environment")
+    # Here, because it loads all that renders templates, and bundle and rollback need another part of this module.
+    from rendering.app_server import process_properties  # noqa: PLC0415
+
     options += [f"--property={each}" for each in (*process_properties(), *places)]
     # The inner sh finds the program on the release's own PATH; systemd-run would look on root's.
     # systemd would put variables for `$NAME` and `${NAME}`, unquoted; `$$` is its `$`.
