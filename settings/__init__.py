@@ -6,7 +6,6 @@ and ./fleet need a few constants alone.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,4 +45,6 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=None)
-    return getattr(importlib.import_module("settings.stack"), name)
+    from settings import stack  # noqa: PLC0415
+
+    return getattr(stack, name)

@@ -21,14 +21,12 @@ import socket
 import stat
 import sys
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 # The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import LIVE, RELEASES, RUN, SLOTS, manifest_of, run
-from host_status import host_status
 from slot_layout import BLUE, GREEN, STATES, gateways, get, private_socket, process_layout, state_of, units
 from symlinks import link_target
 from system import APP_PORT
@@ -80,6 +78,9 @@ def app_status() -> dict[str, Any]:
     where the port does not listen. gateway: slot -> its workers. health: of the slot that serves, None without one.
     ended: log lines of the last ENDED_S seconds about requests that ended their worker, the newest first.
     """
+    # Here, as below: a rollout asks often, and needs neither.
+    from host_status import host_status  # noqa: PLC0415
+
     found = release_status()
     slots = [slot for slot, each in found["slots"].items() if each["state"] == "active"]
     return {
@@ -209,6 +210,8 @@ def check_health(slot: str) -> dict[str, Any]:
 
     Without a response the status is 0, and the line says why.
     """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
     release, names = link_target(SLOTS / slot), gateways(slot)
     manifest = manifest_of(release) if release else {"health_path": "/"}
     with ThreadPoolExecutor(len(names)) as pool:

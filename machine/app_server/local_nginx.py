@@ -12,7 +12,6 @@ import contextlib
 import http.client
 import sys
 import time
-import xmlrpc.client
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,7 +97,7 @@ def workers() -> dict[int, bool]:
 
 def supervisord_processes(slot: str) -> list[dict[str, Any]]:
     """Return what supervisord reports of each process of the application; nothing while it does not respond."""
-    with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+    with contextlib.suppress(OSError, http.client.HTTPException):
         every = _ask_supervisord(slot, "supervisor.getAllProcessInfo")
         return [each for each in every if each["group"] == slot]
     return []
@@ -107,12 +106,18 @@ def supervisord_processes(slot: str) -> list[dict[str, Any]]:
 def _ask_supervisord(slot: str, method: str, *arguments: Any) -> Any:
     """Call a method of supervisord's XML-RPC and return its result.
 
-    Raises OSError, HTTPException or xmlrpc.client.Error.
+    Raises OSError or HTTPException, also where it reports a fault.
     """
+    # Here, because all verbs of release.py load this module: a third of their start. Few servers have a supervisord.
+    import xmlrpc.client  # noqa: PLC0415
+
     with contextlib.closing(connect(RUN / f"app-{slot}" / "supervisor.sock", 5)) as connection:
         body = xmlrpc.client.dumps(arguments, method)
         connection.request("POST", "/RPC2", body, {"Content-Type": "text/xml"})
-        return cast("Any", xmlrpc.client.loads(connection.getresponse().read())[0][0])
+        try:
+            return cast("Any", xmlrpc.client.loads(connection.getresponse().read())[0][0])
+        except xmlrpc.client.Error as error:
+            raise http.client.HTTPException(str(error)) from error
 
 
 def wait_for_process() -> None:
@@ -135,7 +140,7 @@ def start_again(slot: str) -> None:
         time.sleep(AGAIN_S)
         for each in supervisord_processes(slot):
             if each["statename"] == "FATAL":
-                with contextlib.suppress(OSError, http.client.HTTPException, xmlrpc.client.Error):
+                with contextlib.suppress(OSError, http.client.HTTPException):
                     _ask_supervisord(slot, "supervisor.startProcess", f"{each['group']}:{each['name']}", False)
 
 

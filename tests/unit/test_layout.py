@@ -50,7 +50,7 @@ ALSO_ON_ITS_MACHINE = {
     "machine/monitoring": ("machine/app_server", "machine/balancer"),
 }
 # They find a module of the project by a name that is a setting.
-LOADERS = ("gateways/__init__.py", "platforms/operator.py", "platforms/registry.py")
+LOADERS = ("commands/__main__.py", "gateways/__init__.py", "platforms/operator.py", "platforms/registry.py")
 
 
 def modules(*folders: str) -> list[Path]:
