@@ -137,7 +137,7 @@ class Aws(PlatformBlock):
         if self.vpc and any(ids.values()):
             reject(f"vpc: conflicts with {', '.join(key for key in ids if ids[key])}; {ways}")
         missing = [key for key in ids if not ids[key]]
-        # That of the balancer alone is looked for where its kind is known (settings/__init__.py).
+        # That of the balancer alone is looked for where its kind is known (settings/stack.py).
         if not self.vpc and missing not in ([], ["balancer_subnet_id"]):
             reject(f"{', '.join(missing)}: missing; {ways}")
         return self
