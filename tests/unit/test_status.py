@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import app_status
 import balancer_status
@@ -43,7 +44,7 @@ def test_a_server_prints_the_keys_that_are_typed_and_no_other(tmp_path: Path, mo
     server = lay_out(tmp_path, monkeypatch)
     server.place("r1")
     server.serves("r1")
-    monkeypatch.setattr(app_status, "count_restarts", lambda _: {"app@blue.service": 1})
+    monkeypatch.setattr(app_status, "count_restarts", Mock(return_value={"app@blue.service": 1}))
     numbers = app_status.count_workers({"workers": []})
     monkeypatch.setattr(app_status, "gateway_status", {"blue": numbers}.get)
     seen = ServerStatus.model_validate_json(json.dumps(app_status.app_status()), extra="forbid")
@@ -59,7 +60,12 @@ def test_a_server_prints_what_a_rollout_reads_by_one_question_to_systemd(
     server.place("r1")
     server.serves("r1")
     asked: list[str] = []
-    monkeypatch.setattr(app_status, "run", lambda *command: asked.append(command[0]) or server.run(*command))
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        asked.append(command[0])
+        return server.run(*command)
+
+    monkeypatch.setattr(app_status, "run", run)
     seen = ReleaseStatus.model_validate_json(json.dumps(app_status.release_status()), extra="forbid")
     assert (seen.live, seen.slots["blue"].state, seen.slots["green"].state) == ("r1", "active", "inactive")
     assert (seen.socket, asked) == ("active", ["systemctl"])
