@@ -42,6 +42,8 @@ WAITING = slice(24, 28)
 NOT_ACCEPTING_LOOKS = 8
 # Looks in a row at which the worker is at a limit before it is asked to stop, and before it is killed.
 LIMIT_LOOKS, KILL_LOOKS = 3, 9
+# Age of a worker that may be asked to end because of its memory, as uWSGI's min-worker-lifetime.
+GROWN_AFTER_S = 60.0
 # Longest wait for a balancer to take the last response.
 CLOSE_S = 1.0
 # Of a report: the thread that had the fatal error.
@@ -130,6 +132,7 @@ class Companion:
         self.listening = [(socket.socket(fileno=fd), address) for address, fd in every.items()]
         # Whether it was asked to end because of its memory.
         self.has_grown = False
+        self.start = monotonic()
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
 
@@ -203,8 +206,10 @@ class Companion:
 
     def end_if_grown(self) -> None:
         """Have the worker replaced after its requests once it has too much memory. It is asked once, and not killed."""
+        # Before its first request uWSGI may not hear the signal.
         most = self.worker.most_resident_mib
-        if most and not self.has_grown and (found := resident_mib(self.worker.id)) >= most:
+        is_old = self.last_begin and monotonic() - self.start >= GROWN_AFTER_S
+        if most and is_old and not self.has_grown and (found := resident_mib(self.worker.id)) >= most:
             self.has_grown = True
             _log(f"worker {self.worker.id} has {found} of {most} MiB of memory: it ends after its requests")
             self.signal_worker(self.worker.stop)

@@ -365,7 +365,7 @@ def cruel(gateway: str, folder: Path, guard: str = "", **settings: Any) -> Abstr
     guard: a line that sets constants of gateway_guard.
     """
     chosen: dict[str, Any] = {"processes": 1} | GATEWAY_SETTINGS[gateway] | settings
-    overridden = {"gateway_companion": "LOOK_EVERY_MS = 100", "gateway_guard": guard}
+    overridden = {"gateway_companion": "LOOK_EVERY_MS, GROWN_AFTER_S = 100, 1.0", "gateway_guard": guard}
     return running_in(folder, CRUEL, app(**chosen), overridden)
 
 
