@@ -56,11 +56,8 @@ RESPONSE = (
 _python = ctypes.PyDLL(None, use_errno=True)
 
 
-def start(requests: Requests, stop: signal.Signals, most_resident_mib: int = 0) -> None:
-    """Start the companion of this process, which has one thread yet.
-
-    stop: the signal on which the worker finishes its requests and ends. most_resident_mib: see Guard.
-    """
+def start(requests: Requests, stop: signal.Signals, most_resident_mib: int = 0, limit_s: float = 0.0) -> None:
+    """Start the companion of this process, which has one thread yet. The rest: see Worker."""
     # Of this process, which may have ended before the companion looks.
     worker, process = os.getpid(), os.pidfd_open(os.getpid())
     report_reader, report = os.pipe()
@@ -79,7 +76,7 @@ def start(requests: Requests, stop: signal.Signals, most_resident_mib: int = 0) 
     try:
         _python.PyOS_AfterFork_Child()
         _quiet_signals()
-        Companion(Worker(worker, process, report_reader, stop, most_resident_mib), requests).run()
+        Companion(Worker(worker, process, report_reader, stop, most_resident_mib, limit_s), requests).run()
         code = 0
     except BaseException as error:  # noqa: BLE001  nothing of the worker's program may run here
         # Without a companion it would not be watched: another worker replaces it. The companion needs it as its parent.
@@ -108,7 +105,7 @@ class Worker(NamedTuple):
     """A worker of the gateway.
 
     process: its pidfd. report_reader: the pipe with its reports of a fatal error. stop: the signal on which it finishes
-    its requests and ends. most_resident_mib: see Guard.
+    its requests and ends. most_resident_mib: see Guard. limit_s: how long it may take for them if it has more.
     """
 
     id: int
@@ -116,6 +113,7 @@ class Worker(NamedTuple):
     report_reader: int
     stop: signal.Signals
     most_resident_mib: int
+    limit_s: float
 
 
 class Companion:
@@ -130,9 +128,8 @@ class Companion:
         # These objects live as long as this process: nothing closes the worker's files.
         every = {**listening_sockets(), **LISTENING}
         self.listening = [(socket.socket(fileno=fd), address) for address, fd in every.items()]
-        # Whether it was asked to end because of its memory.
-        self.has_grown = False
-        self.start = monotonic()
+        # When it is killed, once it was asked to end because of its memory.
+        self.start, self.kill_at = monotonic(), 0.0
         # Connections of requests that took too long.
         self.overdue: set[int] = set()
 
@@ -205,12 +202,14 @@ class Companion:
             self.signal_worker(signal.SIGKILL)
 
     def end_if_grown(self) -> None:
-        """Have the worker replaced after its requests once it has too much memory. It is asked once, and not killed."""
+        """Have the worker replaced once it has too much memory: after its requests, or when they take too long."""
+        most, now = self.worker.most_resident_mib, monotonic()
         # Before its first request uWSGI may not hear the signal.
-        most = self.worker.most_resident_mib
-        is_old = self.last_begin and monotonic() - self.start >= GROWN_AFTER_S
-        if most and is_old and not self.has_grown and (found := resident_mib(self.worker.id)) >= most:
-            self.has_grown = True
+        is_old = self.last_begin and now - self.start >= GROWN_AFTER_S
+        if self.kill_at and now > self.kill_at:
+            self.signal_worker(signal.SIGKILL)
+        elif most and is_old and not self.kill_at and (found := resident_mib(self.worker.id)) >= most:
+            self.kill_at = now + self.worker.limit_s
             _log(f"worker {self.worker.id} has {found} of {most} MiB of memory: it ends after its requests")
             self.signal_worker(self.worker.stop)
 

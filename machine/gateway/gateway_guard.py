@@ -92,7 +92,7 @@ class Guard:
         self.requests = Requests(most, self.private and os.path.join(os.path.dirname(self.private), name))  # noqa: PTH118, PTH120
         self.started = self.relaxed = monotonic()
         # uWSGI's worker ends at once on SIGTERM.
-        gateway_companion.start(self.requests, SIGHUP if self.is_uwsgi else SIGTERM, self.resident_mib)
+        gateway_companion.start(self.requests, SIGHUP if self.is_uwsgi else SIGTERM, self.resident_mib, self.limit_s)
         # Not before: the companion shares the worker's files.
         os.register_at_fork(after_in_child=self.leave_requests)
         _, most = resource.getrlimit(resource.RLIMIT_DATA)

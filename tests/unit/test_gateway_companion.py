@@ -16,7 +16,7 @@ def test_a_worker_that_serves_between_the_looks_is_not_ended(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *, serves: bool, ended: bool
 ) -> None:
     requests, reports = Requests(1), os.pipe()
-    companion = Companion(Worker(1, 0, reports[0], signal.SIGTERM, 0), requests)
+    companion = Companion(Worker(1, 0, reports[0], signal.SIGTERM, 0, 0), requests)
     sent: list[int] = []
     monkeypatch.setattr(companion, "signal_worker", sent.append)
     requests.end(requests.begin(0, 0, 60.0, "GET '/'"))
@@ -38,7 +38,7 @@ def test_a_worker_above_its_memory_ends_after_a_minute_and_a_request(
     monkeypatch: pytest.MonkeyPatch, *, age_s: float, has_begun: bool, ended: bool
 ) -> None:
     requests, reports = Requests(1), os.pipe()
-    companion = Companion(Worker(1, 0, reports[0], signal.SIGHUP, 64), requests)
+    companion = Companion(Worker(1, 0, reports[0], signal.SIGHUP, 64, 30), requests)
     sent: list[int] = []
     monkeypatch.setattr(companion, "signal_worker", sent.append)
     monkeypatch.setattr(gateway_companion, "resident_mib", {1: 200}.__getitem__)
@@ -49,5 +49,9 @@ def test_a_worker_above_its_memory_ends_after_a_minute_and_a_request(
         companion.end_if_not_accepting(0)
         companion.end_if_grown()
     assert sent == [signal.SIGHUP] * ended
+    # A stream may go on for an hour, in which the worker accepts nothing.
+    companion.kill_at -= 31 * ended
+    companion.end_if_grown()
+    assert sent == [signal.SIGHUP, signal.SIGKILL] * ended
     for each in reports:
         os.close(each)
