@@ -41,7 +41,7 @@ class Amount:
     rollouts: Sequence[int] = rollout.SIZES
 
 
-QUICK = Amount(1, (1, 2, 4), ((1, 10), (1, 50), (1, 100), (2, 50)), (10, 20, 40))
+QUICK = Amount(1, (1, 2, 4), ((1, 10), (1, 50), (1, 100), (2, 50)), (10, 50, 100))
 
 
 def run_once(stack: Stack, phases: dict[str, profile.Times], measured: dict[str, list[float]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rendering.filters import exact_path_regex, path_prefix_regex
-from rendering.upstream import MAX_ATTEMPTS, Upstream
+from rendering.upstream import Upstream
 from settings import Balancer
 from settings.application import APP_PORT
 from settings.route import virtual_hosts
@@ -24,12 +24,12 @@ def site_context(balancer: Balancer, upstreams: Sequence[Upstream]) -> dict[str,
 
 
 def server_line(app: Upstream, address: str) -> str:
-    """Return the line of an upstream server; where it is the only one, as often as a request is tried.
+    """Return the line of an upstream server; twice where it is the only one.
 
     Nginx tries each line once. So a GET whose process was ended by another request is tried in another process.
     """
     line = f"    server {address}:{APP_PORT} max_fails=0 max_conns=2048;"
-    return "\n".join([line] * MAX_ATTEMPTS) if app.is_one_server else line
+    return f"{line}\n{line}" if app.is_one_server else line
 
 
 def exempt_path_patterns(balancer: Balancer, hosts: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -66,7 +66,7 @@ class Upstream:
     @property
     def nginx_attempts(self) -> int:
         """Return how often Nginx tries one request: a single server as well, where another process may respond."""
-        return MAX_ATTEMPTS if self.is_one_server else self.attempts
+        return 2 if self.is_one_server else self.attempts
 
     @property
     def identifier(self) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import traceback
 from _thread import start_new_thread
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -88,6 +90,9 @@ class Gunicorn(WSGIApplication):
         That saves the end of a response from the reset that a close with unread bytes sends: others need no wait.
         """
         if connection in self.whole:
+            # A process that the application forked may have the connection as well.
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
             connection.close()
         else:
             self.close_graceful(connection, *options)
