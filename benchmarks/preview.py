@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -97,6 +98,9 @@ def main(arguments: list[str]) -> None:
     """Print the table of previews, or with `--one APPLICATIONS SERVERS` one preview as JSON."""
     if arguments[:1] == ["--one"]:
         print(json.dumps(asdict(measure(*map(int, arguments[1:])))))
+        return
+    if not all(re.fullmatch(r"(\d+x)?\d+", each) for each in arguments):
+        print(__doc__)
         return
     sizes = [each.rpartition("x") for each in arguments]
     print(table(measure_all([(int(applications or 1), int(servers)) for applications, _, servers in sizes] or SIZES)))

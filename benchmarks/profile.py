@@ -10,6 +10,7 @@ shows the same, and more, in docs/performance.md.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -196,9 +197,11 @@ def table(times: Mapping[str, Times]) -> str:
     return "\n".join(rows)
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Profile, and print the table."""
-    runs = int(arguments[0]) if arguments else 3
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="?", type=int, default=3)
+    runs = parser.parse_args().runs
     times: dict[str, Times] = defaultdict(lambda: defaultdict(list))
     with removing_leftovers("profile"):
         for number in range(runs):
@@ -211,4 +214,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -8,10 +8,10 @@ Goal: no server dearer for having more beside it. 16 are worked on at a time (re
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import hashlib
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -109,10 +109,12 @@ def measure_all(sizes: Sequence[int] = SIZES) -> list[Measured]:
     return [measure(size) for size in sizes]
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Print the table."""
-    print(table(measure_all(list(map(int, arguments)) or SIZES)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("servers", nargs="*", type=int, default=SIZES)
+    print(table(measure_all(parser.parse_args().servers)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

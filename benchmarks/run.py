@@ -1,7 +1,7 @@
 """Measure how long a user waits, with the real engine and real machines on this machine: `make bench`.
 
     python -m benchmarks.run             three runs, growth, previews and rollouts; about 10 minutes
-    python -m benchmarks.run --quick     everything once and small, about 2 minutes; writes no page
+    python -m benchmarks.run --quick     everything once and small, about 3 minutes; writes no page
 
 It writes benchmarks/results/times-<time>.json, and the part "Time to serving" of docs/performance.md with its plots.
 `--page FILE` makes these again from such a file, without measuring. The image of the machines is built before the

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +50,8 @@ def selected_stack(name: str | None) -> str:
     try:
         return pulumi("stack", "--show-name").strip()
     except CommandError as error:
+        if shutil.which("pulumi") is None:
+            raise CommandError("the Pulumi command line is not installed yet; run `make setup`") from error
         why = "" if "no stack selected" in str(error) else f" ({error})"
         raise CommandError(
             f"no stack is selected{why}; `make local` makes one here, `pulumi up -s NAME` another\n"

@@ -138,7 +138,8 @@ def keys() -> Generator[Callable[[float], bool]]:
                     return True
         return False
 
-    tty.setcbreak(descriptor)
+    # Keys that were typed while the program started count.
+    tty.setcbreak(descriptor, termios.TCSADRAIN)
     try:
         yield wait
     finally:

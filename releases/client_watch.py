@@ -114,7 +114,7 @@ class ClientWatch:
         self._journal.note("watched", clients={"new": new.all, "old": old, "beside": is_beside})
         seen = f"clients of release {self._release}: {describe(new.all)}"
         if not is_judged(new.all, old):
-            few = f"release before: {old[0]}; {MIN_REQUESTS} of each are needed to judge it, which a longer bake_s sees"
+            few = f"the release before: {old[0]}; to judge it {MIN_REQUESTS} of each are needed, as in a longer bake_s"
             self._fleet.log(f"{seen}; {few}")
             return
         when = "in the same time" if is_beside else f"in the {BEFORE_S:.0f} s before"

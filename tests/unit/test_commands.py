@@ -435,6 +435,12 @@ def test_a_stack_that_is_not_found_is_told_with_the_remedy(
     assert (result.output.startswith(f"error: {message}"), result.exit_code) == (True, code), result.output
 
 
+@pytest.mark.usefixtures("pulumi")
+def test_a_set_up_that_has_not_ended_is_told_with_the_command() -> None:
+    message = "error: the Pulumi command line is not installed yet; run `make setup`\n"
+    assert fleet("status").output == message
+
+
 @pytest.mark.parametrize(
     ("printed", "message"),
     [
