@@ -46,7 +46,7 @@ class Servers:
         time.sleep(COMMAND_S)
         with self._lock:
             staged = self._staged.setdefault(machine, set())
-            if command == [STATUS_COMMAND]:
+            if command[0] == STATUS_COMMAND:
                 live = self._live.get(machine)
                 status = ReleaseStatus(live=live, slots={}, staged=sorted(staged), socket="active", restarts={})
                 return Result(0, status.model_dump_json())

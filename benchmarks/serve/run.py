@@ -1,6 +1,6 @@
 """Measure served requests, for every contestant on the same machines: `make bench-serve`.
 
-    python -m benchmarks.serve.run             five rounds, about 25 minutes
+    python -m benchmarks.serve.run             five rounds, about 16 minutes
     python -m benchmarks.serve.run --quick     one round of a second each, about 5 minutes; writes no page
 
 It writes benchmarks/results/serve-<time>.json, and the tables and plots of docs/performance.md.
@@ -25,7 +25,7 @@ from benchmarks.serve.machines import Machines
 from benchmarks.serve.works import WORKS
 from benchmarks.serve.wrk import Sample
 
-ROUNDS, SECONDS, WARM_S = 5, 2, 1
+ROUNDS, SECONDS, WARM_S = 5, 1, 1
 
 
 def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, Any]:
