@@ -61,7 +61,7 @@ def _readme(found: Figures) -> str:
 def _run(result: dict[str, Any]) -> str:
     machine = result["machine"]
     what = f"an app server has {machine['cpus']} CPUs and {machine['memory_mib']} MiB."
-    return describe(result, f"{what} {result['rounds']} rounds of {result['seconds']} seconds for each cell.")
+    return describe(result, f"{what} {result['rounds']} rounds, in each {result['seconds']} s for each cell.")
 
 
 def _goals(found: Figures) -> str:

@@ -1,6 +1,6 @@
 """Measure served requests, for every contestant on the same machines: `make bench-serve`.
 
-    python -m benchmarks.serve.run             five rounds, about 16 minutes
+    python -m benchmarks.serve.run             five rounds, about 18 minutes
     python -m benchmarks.serve.run --quick     one round of a second each, about 5 minutes; writes no page
 
 It writes benchmarks/results/serve-<time>.json, and the tables and plots of docs/performance.md.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -28,11 +29,13 @@ from benchmarks.serve.wrk import Sample
 ROUNDS, SECONDS, WARM_S = 5, 1, 1
 
 
-def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, Any]:
+def measure(machines: Machines, rounds: int, seconds: float, minutes: float) -> dict[str, Any]:
     """Return the samples of each work of each contestant, one of each round, in which all take their turns.
 
-    Every second round goes backwards, so that no contestant is always the first.
+    Every second round goes backwards, so that no contestant is always the first. No round begins that would not end
+    within so many minutes, as far as the one before tells.
     """
+    begin_s = time.monotonic()
     found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
     other_work = list[float]()
     for number in range(rounds):
@@ -51,8 +54,11 @@ def measure(machines: Machines, rounds: int, seconds: float) -> dict[str, Any]:
                     most_rps = most_rps or sample.rps
                     found[contestant.name][work.name].append(sample.values())
                     print(f"{contestant.name:16} {work.name:12} {_line(sample)}", flush=True)
-        print(f"round {number + 1} of {rounds}: {time.monotonic() - start_s:.0f} s", file=sys.stderr, flush=True)
-    return {"samples": found, "other_work": other_work}
+        took_s = time.monotonic() - start_s
+        print(f"round {number + 1} of {rounds}: {took_s:.0f} s", file=sys.stderr, flush=True)
+        if time.monotonic() - begin_s + took_s > 60 * minutes:
+            break
+    return {"rounds": len(other_work), "samples": found, "other_work": other_work}
 
 
 def _line(sample: Sample) -> str:
@@ -60,13 +66,13 @@ def _line(sample: Sample) -> str:
     return f"{sample.rps:9,.0f} requests/s  p99 {sample.p99_ms:8.1f} ms{lost}"
 
 
-def run(rounds: int, seconds: float) -> dict[str, Any]:
+def run(rounds: int, seconds: float, minutes: float = math.inf) -> dict[str, Any]:
     """Make the machines, measure, remove the machines, and return what is kept as JSON."""
     with removing_leftovers("serve"), tempfile.TemporaryDirectory(prefix="wsgi-fleet-bench-") as folder:
         machines = Machines(Path(folder))
-        result = machines.description() | measure(machines, rounds, seconds)
+        result = machines.description() | measure(machines, rounds, seconds, minutes)
         machines.destroy()
-    return describe_run() | {"rounds": rounds, "seconds": seconds} | result
+    return describe_run() | {"seconds": seconds} | result
 
 
 def main() -> None:
@@ -74,13 +80,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one short round, and no page")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round that would end later")
     parser.add_argument("--page", type=Path, metavar="FILE", help="make the page from this file of results")
     arguments = parser.parse_args()
     if arguments.page:
         page.write(json.loads(arguments.page.read_text()))
         return
     start_s = time.monotonic()
-    result = run(1, 1) if arguments.quick else run(arguments.rounds, SECONDS)
+    result = run(1, 1) if arguments.quick else run(arguments.rounds, SECONDS, arguments.minutes)
     file = keep(result, "serve-")
     print(page.tables(result))
     if not arguments.quick:
