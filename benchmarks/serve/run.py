@@ -32,8 +32,8 @@ ROUNDS, SECONDS, WARM_S = 5, 1, 1
 def measure(machines: Machines, rounds: int, seconds: float, minutes: float) -> dict[str, Any]:
     """Return the samples of each work of each contestant, one of each round, in which all take their turns.
 
-    Every second round goes backwards, so that no contestant is always the first. No round begins that would not end
-    within so many minutes, as far as the one before tells.
+    Every second round goes backwards, so that no contestant is always the first. minutes: a round does not begin if it
+    would end later than so many minutes after the start; it is expected to take as long as the round before it.
     """
     begin_s = time.monotonic()
     found: dict[str, dict[str, list[dict[str, float]]]] = defaultdict(lambda: defaultdict(list))
