@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +33,9 @@ def pulumi(*arguments: str) -> str:
             stdin=subprocess.DEVNULL, timeout=PULUMI_S,
         )  # fmt: skip
     except FileNotFoundError as error:
+        # ./fleet puts it on the PATH, once it is installed.
+        if "FLEET_FROM" in os.environ:
+            raise CommandError("the Pulumi command line is not installed yet; run `make setup`") from error
         raise CommandError("pulumi is not on the PATH; call `./fleet`, or `source .venv/bin/activate` first") from error
     except subprocess.TimeoutExpired as error:
         raise CommandError(
@@ -50,8 +53,8 @@ def selected_stack(name: str | None) -> str:
     try:
         return pulumi("stack", "--show-name").strip()
     except CommandError as error:
-        if shutil.which("pulumi") is None:
-            raise CommandError("the Pulumi command line is not installed yet; run `make setup`") from error
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise
         why = "" if "no stack selected" in str(error) else f" ({error})"
         raise CommandError(
             f"no stack is selected{why}; `make local` makes one here, `pulumi up -s NAME` another\n"

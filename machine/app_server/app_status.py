@@ -27,7 +27,7 @@ from typing import Any
 # The other modules are in the folder of this file, which is started by its path.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from common import LIVE, RELEASES, RUN, SLOTS, manifest_of, run
-from slot_layout import BLUE, GREEN, STATES, gateways, get, private_socket, process_layout, state_of, units
+from slot_layout import BLUE, GREEN, best_state, gateways, get, private_socket, process_layout, state_of, units
 from symlinks import link_target
 from system import APP_PORT
 
@@ -59,8 +59,7 @@ def release_status() -> dict[str, Any]:
     of_slots = {slot: units(slot) for slot in (BLUE, GREEN)}
     shown = show_units(*itertools.chain(*of_slots.values()), "app.socket", *WITH_RESTARTS)
     states = {
-        slot: min((shown[f"{unit}.service"]["ActiveState"] for unit in every), key=STATES.index)
-        for slot, every in of_slots.items()
+        slot: best_state(shown[f"{unit}.service"]["ActiveState"] for unit in every) for slot, every in of_slots.items()
     }
     return {
         "live": link_target(LIVE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,28 @@ def state_of(unit: str) -> str:
     return run("systemctl", "show", "-P", "ActiveState", unit).stdout.strip()
 
 
-def state_of_slot(slot: str) -> str:
-    """Return the ActiveState of a slot: that of its unit, or the best one if it has several units."""
-    return min(unit_property("ActiveState", units(slot)), key=STATES.index)
+def unit_states() -> dict[str, list[str]]:
+    """Return slot -> the ActiveState of each of its units, by one call of systemctl: a switch asks twice."""
+    every = [(slot, unit) for slot in (BLUE, GREEN) for unit in units(slot)]
+    found: dict[str, list[str]] = {BLUE: [], GREEN: []}
+    for (slot, _), state in zip(every, unit_property("ActiveState", [unit for _, unit in every]), strict=True):
+        found[slot].append(state)
+    return found
+
+
+def best_state(states: Iterable[str]) -> str:
+    """Return the ActiveState of a slot whose units have these: the best one."""
+    return min(states, key=STATES.index)
+
+
+def slot_states() -> dict[str, str]:
+    """Return slot -> its ActiveState."""
+    return {slot: best_state(states) for slot, states in unit_states().items()}
 
 
 def serving_slots() -> list[str]:
     """Return the slots that serve, start or reload."""
-    # One question for both: a switch asks this twice, and each program that it starts takes it longer.
-    every = [unit for slot in (BLUE, GREEN) for unit in units(slot)]
-    state_of_unit = dict(zip(every, unit_property("ActiveState", every), strict=True))
-    serving = ("active", "activating", "reloading")
-    return [slot for slot in (BLUE, GREEN) if any(state_of_unit[unit] in serving for unit in units(slot))]
+    return [slot for slot, states in unit_states().items() if {"active", "activating", "reloading"} & {*states}]
 
 
 def private_socket(name: str) -> Path:

@@ -6,7 +6,7 @@ import app_status
 from app_status import PROCESS_PORTS
 from common import LIVE, SLOTS
 from exposition import Metrics
-from slot_layout import BLUE, GREEN, STATES, process_layout, state_of_slot
+from slot_layout import STATES, process_layout, slot_states
 from symlinks import link_target
 
 
@@ -22,8 +22,8 @@ class AppServer:
         app, live = self._app, link_target(LIVE)
         if live:
             metrics.add("release_live_timestamp_seconds", LIVE.lstat().st_mtime, app=app)
-        for slot in (BLUE, GREEN):
-            state, release = state_of_slot(slot), link_target(SLOTS / slot)
+        for slot, state in slot_states().items():
+            release = link_target(SLOTS / slot)
             metrics.add_state("slot_state", state, STATES, app=app, slot=slot)
             if state != "active" or not release:
                 continue

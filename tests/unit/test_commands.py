@@ -14,7 +14,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -436,9 +436,13 @@ def test_a_stack_that_is_not_found_is_told_with_the_remedy(
 
 
 @pytest.mark.usefixtures("pulumi")
-def test_a_set_up_that_has_not_ended_is_told_with_the_command() -> None:
+@pytest.mark.parametrize("options", [(), ("--stack", "dev")])
+def test_a_set_up_that_has_not_ended_is_told_with_the_command(
+    monkeypatch: pytest.MonkeyPatch, options: Sequence[str]
+) -> None:
+    monkeypatch.setenv("FLEET_FROM", "/")
     message = "error: the Pulumi command line is not installed yet; run `make setup`\n"
-    assert fleet("status").output == message
+    assert fleet("status", *options).output == message
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def test_an_app_server_tells_its_release_workers_queue_and_health(
     replaced: Mapping[str, Any] = {
         "LIVE": tmp_path / "live",
         "SLOTS": tmp_path / "slots",
-        "state_of_slot": states.__getitem__,
+        "slot_states": lambda: states,
         "process_layout": lambda: ("systemd", 0),
     }
     for name, value in replaced.items():

@@ -385,9 +385,9 @@ def test_a_process_that_was_started_anew_is_noticed_while_it_is_watched(
 def test_a_slot_is_as_its_best_unit_and_stopped_when_none_runs(host: AppServer) -> None:
     first, *others = slot.units("blue")
     host.states = dict.fromkeys(others, "failed") | {first: "active"}
-    assert (slot_layout.state_of_slot("blue"), slot.serving_slots()) == ("active", ["blue"])
+    assert (slot_layout.slot_states()["blue"], slot.serving_slots()) == ("active", ["blue"])
     host.states[first] = "failed"
-    assert (slot_layout.state_of_slot("blue"), slot.serving_slots()) == ("failed", [])
+    assert (slot_layout.slot_states()["blue"], slot.serving_slots()) == ("failed", [])
 
 
 def test_a_server_is_as_well_as_its_worst_process(host: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
