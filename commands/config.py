@@ -12,8 +12,8 @@ from rich.text import Text
 from commands.stack import PROJECT
 from commands.status import console
 from commands.target import AppOption, CommandError, JsonOption, StackOption, selected_stack, suggest
-from settings import Settings
 from settings.effective import COMPUTED, STACK_FILE, Value, values
+from settings.stack import Settings
 from settings.stack_file import SettingsError, read
 
 

@@ -26,7 +26,7 @@ from platforms import operator
 from platforms.diagnosis import Finding
 from releases.drift import REPAIR, find_damage
 from releases.status import AgentHealth, Certificate, MachineStatus
-from settings import Lxd
+from settings.lxd import Lxd
 from settings.words import count
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -14,8 +14,8 @@ from gateways import GATEWAYS
 from rendering.app_server import ProcessLayout, app_unit
 from rendering.gateway_files import process_files, supervisord_conf, upstart_job
 from rendering.templates import read_file, render_template
-from settings import App, limits
-from settings.application import MAX_ISOLATED_PROCESSES
+from settings import limits
+from settings.application import MAX_ISOLATED_PROCESSES, App
 
 UNITS = "/etc/systemd/system"
 RELEASE = "/srv/app/releases/ID"

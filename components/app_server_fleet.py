@@ -32,8 +32,9 @@ from rendering.common import BOOT_TIMEOUT_S, SECURITY_UPDATES, apply_files_comma
 from rendering.group_server import group_server_files, group_server_user_data
 from rendering.monitoring import INSTALL_S, OFF, app_server_exporter
 from rendering.server_site import Front
-from settings import App, SecurityUpdates
+from settings.application import App
 from settings.capacity import Capacity
+from settings.stack import SecurityUpdates
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import pulumi
 
-import settings
 from gateways import GATEWAYS
 from platforms import (
     Machine,
@@ -33,11 +32,13 @@ from rendering.htpasswd import htpasswd_line
 from rendering.monitoring import INSTALL_S, OFF
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings import App, SecurityUpdates
+from settings.application import App
+from settings.balancer import Balancer as BalancerSettings
 from settings.health import health_host
 from settings.limits import SITE_TIMEOUT_S
 from settings.operating_system import DEFAULT_OS, OperatingSystem
 from settings.proxy import Proxy
+from settings.stack import SecurityUpdates
 from settings.tls import Acme, Tls
 
 UNITS = {"nginx": "nginx.service", "apache": "apache2.service"}
@@ -58,7 +59,7 @@ class BalancerArgs:
     whose files it serves. exporter: what makes it export metrics for Prometheus (rendering/monitoring.py), "" for none.
     """
 
-    settings: settings.Balancer
+    settings: BalancerSettings
     group: SecurityGroup
     security_updates: SecurityUpdates = SECURITY_UPDATES
     system: OperatingSystem = DEFAULT_OS

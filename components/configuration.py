@@ -12,9 +12,9 @@ from platforms.failure import end_program
 from releases import python_requirement
 from releases.archive import SourceError
 from releases.source import Source
-from settings import Settings
 from settings.limits import warnings
 from settings.secrets import KeyPath, encrypted_paths
+from settings.stack import Settings
 from settings.stack_file import SettingsError, load_config, parse, where_of
 
 # The stack of `make local`; its file is committed.

@@ -9,7 +9,7 @@ from components.balancer import Balancer, BalancerArgs
 from components.load_balancer import LoadBalancer, ServiceArgs
 from platforms import Platform, PublicAddress, SecurityGroup, Store
 from rendering.monitoring import balancer_exporter
-from settings import Settings
+from settings.stack import Settings
 
 
 def make_front(settings: Settings, group: SecurityGroup, platform: Platform, store: Store) -> Balancer | LoadBalancer:

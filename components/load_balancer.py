@@ -9,16 +9,16 @@ from typing import Protocol
 import pulumi
 
 import platforms
-import settings
 from platforms import LoadBalancerArgs, Machine, Platform, PublicAddress
-from settings import App
+from settings.application import App
+from settings.balancer import Balancer as BalancerSettings
 
 
 @dataclass(frozen=True)
 class ServiceArgs:
     """The load balancer of these applications. hostnames: names of the site. group: of the load balancer."""
 
-    settings: settings.Balancer
+    settings: BalancerSettings
     apps: Mapping[str, App]
     hostnames: Sequence[str]
     group: platforms.SecurityGroup

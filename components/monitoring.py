@@ -14,7 +14,8 @@ from platforms import MachineArgs, Platform, RemoteCommandArgs, SecurityGroup
 from rendering.common import BOOT_TIMEOUT_S, apply_files_command
 from rendering.monitoring import INSTALL_S
 from rendering.prometheus import ScrapedMachine, monitoring_user_data, prometheus_files
-from settings import Settings, Size
+from settings.size import Size
+from settings.stack import Settings
 
 # Prometheus needs about 100 MiB for a few servers.
 SIZE = Size(cpus=1, memory_mib=512)

@@ -11,8 +11,8 @@ from components.app_server_fleet import AppServerFleet
 from components.balancer import Balancer
 from components.load_balancer import LoadBalancer
 from platforms import Machine, Platform, PublicAddress, Store
-from settings import Settings
 from settings.route import format_route
+from settings.stack import Settings
 
 
 class Description(pulumi.ComponentResource):

@@ -10,8 +10,8 @@ import pulumi
 from platforms import Ingress, Platform, SecurityGroup
 from rendering.common import BALANCER_PORT, HTTPS_PORT
 from rendering.monitoring import NGINX_PORT, NODE_PORT
-from settings import Monitoring
 from settings.application import APP_PORT
+from settings.monitoring import Monitoring
 
 NO_MONITORING = Monitoring()
 

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     # For their types alone: they take a second to load, and the operator's side does not need them.
     import pulumi
 
-    from settings import App, Balancer, Size
+    from settings.application import App
+    from settings.balancer import Balancer
     from settings.capacity import Capacity
+    from settings.size import Size
 
 # The project's own folder of what it remembers: keys, stores, bundles. Never a part of a release.
 STATE = ".state"
@@ -209,10 +211,7 @@ class ConnectionSpec:
 
 
 class Platform(Protocol):
-    """The interface of a platform. Each method registers the resource of its name.
-
-    `opts` carry the parent and the dependencies.
-    """
+    """The interface of a platform. Each method registers the resource of its name. opts: parent and dependencies."""
 
     @property
     def https_port(self) -> int:

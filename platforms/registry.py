@@ -11,7 +11,7 @@ import platforms
 from platforms import Platform
 
 if TYPE_CHECKING:
-    from settings import Settings
+    from settings.stack import Settings
 
 
 def names() -> list[str]:

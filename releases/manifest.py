@@ -12,7 +12,7 @@ from rendering.app_server import ProcessLayout, process_properties
 from rendering.gateway_files import background_units, gateway_files, install_files
 from rendering.server_site import Front
 from rendering.settings_file import FORMATS
-from settings import App
+from settings.application import App
 
 # What each process of the application finds, unless the stack file says otherwise. The server puts the virtualenv's
 # programs before PATH. HOME is StateDirectory= of the units: the only folder that lasts as long as the server.

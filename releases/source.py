@@ -8,7 +8,7 @@ from pathlib import Path
 from releases.archive import tar_sha256
 from releases.requirements import Requirements, find_requirements
 from releases.source_files import git
-from settings import App
+from settings.application import App
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 from rendering.filters import exact_path_regex, path_prefix_regex
 from rendering.upstream import ADDRESS, ROUTE, Upstream
-from settings import Balancer
 from settings.access import Access
 from settings.application import APP_PORT
+from settings.balancer import Balancer
 from settings.header import FORGEABLE, RESERVED_REQUEST_HEADERS
 from settings.rewriting import Redirect
 from settings.route import virtual_hosts

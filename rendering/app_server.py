@@ -20,7 +20,8 @@ from rendering.common import (
 )
 from rendering.templates import read_file, render_template
 from rendering.user_data import cloud_config, without_comments
-from settings import App, SecurityUpdates
+from settings.application import App
+from settings.stack import SecurityUpdates
 
 UWSGI = GATEWAYS["uwsgi"]
 _SUPERVISORD_COMMAND = (

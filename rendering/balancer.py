@@ -18,8 +18,9 @@ from rendering.common import (
 from rendering.error_pages import error_page_files
 from rendering.templates import read_file, render_template
 from rendering.user_data import cloud_config, without_comments
-from settings import Balancer, SecurityUpdates
+from settings.balancer import Balancer
 from settings.error_pages import ErrorPages
+from settings.stack import SecurityUpdates
 
 NO_PAGES = ErrorPages()
 MEMBER_UNIT = "wsgi-fleet-member.service"

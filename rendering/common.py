@@ -9,7 +9,7 @@ from gateways import GATEWAYS
 from rendering.paths import SCRIPTS
 from rendering.templates import read_file, render_template
 from rendering.user_data import minified_script
-from settings import SecurityUpdates
+from settings.stack import SecurityUpdates
 
 # Longest wait for cloud-init, in seconds: Debian packages from a slow mirror, and the gateway.
 BOOT_TIMEOUT_S = 600

@@ -10,8 +10,7 @@ from rendering.app_server import ProcessLayout, gateway_command_line
 from rendering.server_site import Front, error_page_files, server_site
 from rendering.templates import render_template
 from rendering.user_data import minified_script
-from settings import App
-from settings.application import SLOT_PORTS
+from settings.application import SLOT_PORTS, App
 from settings.limits import read_timeout_s
 
 # Of machine/install/: with the release, so that their change replaces no server.

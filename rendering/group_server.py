@@ -11,7 +11,7 @@ from rendering.app_server import ProcessLayout, boot_files, packages_to_install,
 from rendering.common import SCRIPTS, files_to_apply, script_files
 from rendering.templates import read_file
 from rendering.user_data import cloud_config, without_comments
-from settings import SecurityUpdates
+from settings.stack import SecurityUpdates
 
 UNIT = "wsgi-fleet-group.service"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from rendering.filters import exact_path_regex, path_prefix_regex
 from rendering.upstream import Upstream
-from settings import Balancer
 from settings.application import APP_PORT
+from settings.balancer import Balancer
 from settings.route import virtual_hosts
 
 

@@ -15,7 +15,7 @@ from rendering.common import (
 from rendering.monitoring import NGINX_PORT, NODE_PORT
 from rendering.templates import read_file, render_template
 from rendering.user_data import cloud_config
-from settings import SecurityUpdates
+from settings.stack import SecurityUpdates
 
 PACKAGES = ("prometheus", "prometheus-alertmanager")
 FOLDER = "/etc/wsgi-fleet/prometheus"

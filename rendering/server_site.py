@@ -9,8 +9,8 @@ from gateways import GATEWAYS
 from rendering import error_pages, nginx
 from rendering.templates import read_file, render_template
 from rendering.upstream import MARK, Upstream
-from settings import App, Balancer
-from settings.application import APP_PORT
+from settings.application import APP_PORT, App
+from settings.balancer import Balancer
 
 # Path of the load balancer's health checks. Clients cannot use it, because their requests have X-Forwarded-For.
 TARGET_HEALTH_PATH = "/.wsgi-fleet/health"

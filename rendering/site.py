@@ -10,7 +10,7 @@ from rendering.common import HTTPS_PORT
 from rendering.error_pages import FOLDER
 from rendering.templates import render_template
 from rendering.upstream import ADDRESS, MARK, NO_SERVER, Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 from settings.operating_system import DEFAULT_OS, OperatingSystem
 
 # Names with hashed passwords, where balancer.proxy.basic_auth is set; and the loopback port of balancer.proxy.status.

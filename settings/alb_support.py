@@ -12,8 +12,9 @@ from settings import listener_rule
 from settings.alb import CERTIFICATE_NAMES, FIRST_NAME_CHARS, MIN_ZONES, Alb
 
 if TYPE_CHECKING:
-    from settings import Aws, Settings
+    from settings.aws import Aws
     from settings.balancer import Balancer
+    from settings.stack import Settings
 
 # The transport that reaches machines without a jump host.
 TRANSPORT = "instance_connect_endpoint"

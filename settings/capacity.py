@@ -13,8 +13,8 @@ from settings.model import Model, reject
 from settings.time_zone import UTC, TimeZone
 
 if TYPE_CHECKING:
-    from settings import Settings
     from settings.application import App
+    from settings.stack import Settings
 
 # Servers of a group; an ALB has a quota of its own (settings/alb_support.py).
 MAX_SERVERS = 1000

@@ -9,11 +9,12 @@ from typing import Any, cast
 
 from pydantic import BaseModel, SecretStr
 
-from settings import App, Settings, alb_support, limits, route
-from settings.application import SLOT_PORTS
+from settings import alb_support, limits, route
+from settings.application import SLOT_PORTS, App
 from settings.constraint import MASK
 from settings.gateway import THREADS, THREADS_OF_ONE_PROCESS
 from settings.platform import PLATFORMS
+from settings.stack import Settings
 
 STACK_FILE, DEFAULT, COMPUTED, FIXED = "stack file", "default", "computed", "fixed"
 
@@ -49,7 +50,7 @@ def values(settings: Settings) -> list[Value]:
 
 
 def _is_unused_platform(name: str, platform: str) -> bool:
-    """Return whether another platform alone uses a setting: its own block, and of a size what settings.Size says."""
+    """Return whether another platform alone uses a setting: its own block, and of a size what Size says."""
     if ".size." in name:
         return name.rpartition(".")[2] not in PLATFORMS[platform].size
     return name.partition(".")[0] in PLATFORMS.keys() - {platform}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from settings.words import count
 
 if TYPE_CHECKING:
-    from settings import App, Settings
+    from settings.application import App
     from settings.platform_block import MachineCapacity
+    from settings.stack import Settings
 
 # Nginx waits longer than the gateway, so that the gateway decides: a greenlet that does not wait is ended 5 s later
 # (GRACE_S of machine/gateway/gateway_gevent.py and gateway_gunicorn.py), half a second of looking not counted.

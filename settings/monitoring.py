@@ -14,7 +14,7 @@ from settings.hooks import check_url
 from settings.model import Model
 
 if TYPE_CHECKING:
-    from settings import Settings
+    from settings.stack import Settings
 
 _GROUP = re.compile(r"^sg-[0-9a-f]{8,17}$")
 # A larger network is hardly one's own.

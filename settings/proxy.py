@@ -15,7 +15,7 @@ from settings.rewriting import Redirect, Rewrite, loops
 from settings.route import virtual_hosts
 
 if TYPE_CHECKING:
-    from settings import Settings
+    from settings.stack import Settings
 
 # RFC 6838 4.2.
 MimeType = Annotated[

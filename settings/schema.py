@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, cast
 
-from settings import Settings
 from settings.secrets import NAMESPACE
+from settings.stack import Settings
 
 Schema = dict[str, Any]
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
-from settings import Settings
 from settings.constraint import ENCRYPTED, MASK
+from settings.stack import Settings
 
 NAMESPACE = "wsgi-fleet"
 # The keys of a value, beginning with the block of the stack file.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from settings import Settings
     from settings.balancer import Balancer
+    from settings.stack import Settings
 
 # Characters of a secret input of a step that are kept for the next machine (platforms/aws/self_healing.py).
 # And those of a line of rendering/htpasswd.py besides the user's name.

@@ -1,4 +1,4 @@
-"""The settings of a whole stack file, which the package `settings` exports with the types of their blocks."""
+"""The settings of a whole stack file."""
 
 from __future__ import annotations
 
@@ -7,35 +7,16 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from settings import alb_support, capacity, limits, monitoring, route, self_healing
-from settings.application import App, Fleet
-from settings.background import Schedule, Worker
+from settings.application import App
 from settings.balancer import Balancer
 from settings.constraint import Name, matching
-from settings.gateway import Gateway
 from settings.model import Model, reject
 from settings.monitoring import Monitoring
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem, OsName
 from settings.platform import Aws, Lxd, PlatformName
 from settings.proxy import problems as proxy_problems
-from settings.rollout import Rollout
 from settings.size import Architecture, Size
 from settings.tls import uncovered_hosts
-
-__all__ = [
-    "App",
-    "Aws",
-    "Balancer",
-    "Fleet",
-    "Gateway",
-    "Lxd",
-    "Monitoring",
-    "Rollout",
-    "Schedule",
-    "SecurityUpdates",
-    "Settings",
-    "Size",
-    "Worker",
-]
 
 
 class SecurityUpdates(Model):

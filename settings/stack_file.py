@@ -11,11 +11,11 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from settings import Settings
 from settings.constraint import ENCRYPTED, MASK
 from settings.mistake import describe_all, shorten
 from settings.requirement_files import REQUIREMENT_FILES
 from settings.secrets import NAMESPACE, Hidden, KeyPath, encrypted_paths, find_misplaced, is_encrypted
+from settings.stack import Settings
 from settings.yaml_file import YamlError, load
 
 # Columns of a line, four of them for the engine's own indentation.

@@ -10,7 +10,7 @@ from allpairspy import AllPairs
 from pydantic import ValidationError
 
 from gateways import GATEWAYS
-from settings import Settings
+from settings.stack import Settings
 
 # Every way in which a request can be run: "gunicorn sync" -> settings of the gateway.
 GATEWAY_SETTINGS: dict[str, dict[str, Any]] = {

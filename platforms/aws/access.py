@@ -8,12 +8,12 @@ from typing import Protocol
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import ConnectionSpec, Machine, RemoteCommandArgs, SecurityGroup
 from platforms.aws.endpoint import EndpointAccess
 from platforms.aws.jump_host import JumpHostAccess
 from platforms.aws.key_pair import key_pair
 from platforms.aws.network import Network
+from settings.aws import Aws
 
 
 class Access(Protocol):
@@ -56,7 +56,7 @@ class Access(Protocol):
         ...
 
 
-def access(config: settings.Aws, *, stack: str, provider: aws.Provider, network: Network) -> Access:
+def access(config: Aws, *, stack: str, provider: aws.Provider, network: Network) -> Access:
     """Return the access of the settings."""
     pair = key_pair("ssh-key", config, provider)
     if config.transport == "instance_connect_endpoint":

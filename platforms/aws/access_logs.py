@@ -9,10 +9,10 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms.aws.bucket import private_bucket
 from platforms.aws.partition import partition_of
 from settings.alb import AccessLogs
+from settings.aws import Aws
 
 # The service that writes them (docs.aws.amazon.com/elasticloadbalancing/latest/application/enable-access-logging.html).
 WRITER = "logdelivery.elasticloadbalancing.amazonaws.com"
@@ -29,7 +29,7 @@ class AccessLogPlace:
 def access_logs(
     name: str,
     logs: AccessLogs | None,
-    config: settings.Aws,
+    config: Aws,
     provider: aws.Provider,
     opts: pulumi.ResourceOptions,
 ) -> AccessLogPlace | None:

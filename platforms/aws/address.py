@@ -8,16 +8,16 @@ from typing import cast
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import Machine, PublicAddress
 from platforms.aws import dns
 from platforms.aws.access import Access
+from settings.aws import Aws
 
 
 class Addresses:
     """The public addresses of a stack."""
 
-    def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider) -> None:
+    def __init__(self, config: Aws, stack: str, provider: aws.Provider) -> None:
         self._config, self._stack, self._provider = config, stack, provider
 
     def elastic(self, name: str, opts: pulumi.ResourceOptions) -> aws.ec2.Eip:

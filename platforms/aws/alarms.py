@@ -9,9 +9,9 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import Machine
 from platforms.aws.partition import partition_of
+from settings.aws import Aws
 from settings.cloudwatch import Alarms
 
 
@@ -95,7 +95,7 @@ class MachineAlarms:
     namespace: of the metrics that machines report.
     """
 
-    def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider, *, namespace: str) -> None:
+    def __init__(self, config: Aws, stack: str, provider: aws.Provider, *, namespace: str) -> None:
         self._config, self._stack, self._provider, self._namespace = config, stack, provider, namespace
 
     def create_ec2_alarms(self, name: str, role: str, instance: aws.ec2.Instance) -> None:

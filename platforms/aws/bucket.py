@@ -10,10 +10,10 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import Store
 from platforms.aws.parameters import SecretParameters
 from platforms.aws.ssm import parameter_path
+from settings.aws import Aws
 
 # Days in which replaced and deleted releases can be restored.
 NONCURRENT_DAYS = 30
@@ -29,7 +29,7 @@ class ReleaseStore:
 
 
 def release_store(
-    name: str, config: settings.Aws, stack: str, provider: aws.Provider, opts: pulumi.ResourceOptions
+    name: str, config: Aws, stack: str, provider: aws.Provider, opts: pulumi.ResourceOptions
 ) -> ReleaseStore:
     """Register the release store, in the bucket of the settings or in one of the stack's own.
 

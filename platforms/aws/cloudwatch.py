@@ -8,9 +8,9 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import MachineArgs
 from rendering.cloudwatch import monitoring_files
+from settings.aws import Aws
 
 Statement = Mapping[str, Any]
 
@@ -21,7 +21,7 @@ class Monitoring:
     namespace: of its metrics; it is in the policies, so that no stack can report for another.
     """
 
-    def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider) -> None:
+    def __init__(self, config: Aws, stack: str, provider: aws.Provider) -> None:
         self._config, self._provider = config, provider
         self.namespace = f"wsgi-fleet/{stack}"
         self._groups: dict[str, aws.cloudwatch.LogGroup] = {}

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from platforms.aws.credentials import ASK_YOURSELF, REMEDIES
 from platforms.aws.image import DEBIAN_OWNER, ImageKind
 from platforms.diagnosis import Finding
-from settings import Aws, Size
+from settings.aws import Aws
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS
+from settings.size import Size
 
 # Seconds: a person waits for the response.
 CONNECT_S, READ_S, PLUGINS_S = 5, 10, 30

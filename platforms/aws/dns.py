@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pulumi
 import pulumi_aws as aws
 
-import settings
+from settings.aws import Aws
 
 # Short enough that a wrong one is gone in minutes.
 TTL_S = 300
@@ -17,7 +17,7 @@ def records(
     name: str,
     hostnames: Sequence[str],
     address: pulumi.Output[str],
-    config: settings.Aws,
+    config: Aws,
     opts: pulumi.ResourceOptions,
 ) -> list[aws.route53.Record]:
     """Create an A record for each name, none where no hosted zone is given.
@@ -45,7 +45,7 @@ def alias_records(
     name: str,
     hostnames: Sequence[str],
     balancer: aws.lb.LoadBalancer,
-    config: settings.Aws,
+    config: Aws,
     opts: pulumi.ResourceOptions,
     *,
     ipv6: bool,

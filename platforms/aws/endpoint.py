@@ -10,7 +10,6 @@ import pulumi
 import pulumi_aws as aws
 from pulumi.dynamic import Resource
 
-import settings
 from platforms import ConnectionSpec, Machine, RemoteCommandArgs, SecurityGroup
 from platforms.aws.host_key import HostKey
 from platforms.aws.key_pair import SSH_USER, KeyPair
@@ -18,6 +17,7 @@ from platforms.aws.network import Network
 from platforms.aws.ssh import SshTransport
 from platforms.step import StepProvider
 from platforms.transport import Result
+from settings.aws import Aws
 
 NAME = "instance-connect"
 
@@ -37,9 +37,7 @@ class EndpointAccess:
     AWS allows one endpoint for each VPC, so an existing VPC may have an existing endpoint.
     """
 
-    def __init__(
-        self, pair: KeyPair, config: settings.Aws, *, stack: str, provider: aws.Provider, network: Network
-    ) -> None:
+    def __init__(self, pair: KeyPair, config: Aws, *, stack: str, provider: aws.Provider, network: Network) -> None:
         self.key_name, self._private_key = pair.name, pair.private_key
         self._stack = stack
         there = config.instance_connect_endpoint_id
@@ -126,7 +124,7 @@ def _make(stack: str, provider: aws.Provider, network: Network) -> _Endpoint:
     return _Endpoint(endpoint.id, endpoint.dns_name, SecurityGroup(group.id, pulumi.Output.from_input(""), group))
 
 
-def _look_up(id_: str, config: settings.Aws, provider: aws.Provider) -> _Endpoint:
+def _look_up(id_: str, config: Aws, provider: aws.Provider) -> _Endpoint:
     """Look up an existing endpoint. The stack neither changes nor removes it or its security group."""
     found = aws.ec2transitgateway.InstanceConnectEndpoint.get(NAME, id_, opts=pulumi.ResourceOptions(provider=provider))
 

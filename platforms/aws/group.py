@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import Ingress, SecurityGroup
+from settings.aws import Aws
 
 SSH = 22
 EVERYONE, EVERYONE_IPV6 = "0.0.0.0/0", "::/0"
@@ -21,7 +21,7 @@ OUTSIDE = (80, 443)
 def security_group(
     name: str,
     ingress: Sequence[Ingress],
-    config: settings.Aws,
+    config: Aws,
     provider: aws.Provider,
     opts: pulumi.ResourceOptions,
     *,

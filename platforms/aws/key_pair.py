@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider
 
-import settings
+from settings.aws import Aws
 
 # The user of Debian's images: sudo without a password.
 SSH_USER = "admin"
@@ -25,7 +25,7 @@ class KeyPair:
     private_key: pulumi.Output[str]
 
 
-def key_pair(name: str, config: settings.Aws, provider: aws.Provider) -> KeyPair:
+def key_pair(name: str, config: Aws, provider: aws.Provider) -> KeyPair:
     """Return the key pair of a stack: the one of the settings, or a generated one.
 
     That one is made once and kept in the state, its private half encrypted.

@@ -8,16 +8,14 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import LoadBalancer, LoadBalancerArgs, PublicAddress
 from platforms.aws import access_logs, dns
 from platforms.aws.certificate import request_certificate
 from platforms.aws.network import Front
 from rendering.error_pages import maintenance_page
 from rendering.server_site import TARGET_HEALTH_PATH
-from settings import App
-from settings.application import APP_PORT
-from settings.aws import TAG_CHARS, TAG_VALUE_CHARS
+from settings.application import APP_PORT, App
+from settings.aws import TAG_CHARS, TAG_VALUE_CHARS, Aws
 from settings.limits import TARGET_HEALTH_INTERVAL_S, TARGET_HEALTH_TIMEOUT_S, idle_timeout_s
 from settings.listener_rule import ListenerRule, default_app, listener_rules
 
@@ -40,7 +38,7 @@ class AlbResources:
         self,
         name: str,
         args: LoadBalancerArgs,
-        config: settings.Aws,
+        config: Aws,
         *,
         stack: str,
         front: Front,

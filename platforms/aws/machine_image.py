@@ -10,13 +10,14 @@ from functools import cached_property
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms.aws import group
 from platforms.aws.baked_image import BakedImage
 from platforms.aws.image import ImageKind
 from platforms.aws.network import Network
 from platforms.aws.pinned_image import check_image
 from rendering.image import image_user_data
+from settings.aws import Aws
+from settings.size import Size
 
 
 class MachineImage:
@@ -24,12 +25,12 @@ class MachineImage:
 
     def __init__(
         self,
-        config: settings.Aws,
+        config: Aws,
         kind: ImageKind,
         network: Network,
         provider: aws.Provider,
         *,
-        builder: settings.Size,
+        builder: Size,
         tags: Mapping[str, str],
     ) -> None:
         self._config, self._kind, self._network, self._provider = config, kind, network, provider

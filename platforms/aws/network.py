@@ -10,8 +10,8 @@ from ipaddress import IPv6Network
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms.aws.flow_log import flow_log
+from settings.aws import Aws
 from settings.vpc import PUBLIC, SSM_SERVICES, ZONE_LETTERS, Vpc
 
 ANYWHERE, ANYWHERE_IPV6 = "0.0.0.0/0", "::/0"
@@ -52,7 +52,7 @@ class Network:
     front: Front | None = None
 
 
-def network(config: settings.Aws, stack: str, provider: aws.Provider, *, ipv6: bool = False) -> Network:
+def network(config: Aws, stack: str, provider: aws.Provider, *, ipv6: bool = False) -> Network:
     """Return the network of the settings: a new VPC, or an existing one, which is not changed.
 
     ipv6: public subnets have addresses of IPv6, too.
@@ -71,7 +71,7 @@ class _StackVpc:
 
     network: Network
 
-    def __init__(self, vpc: Vpc, config: settings.Aws, stack: str, provider: aws.Provider, *, front_ipv6: bool) -> None:
+    def __init__(self, vpc: Vpc, config: Aws, stack: str, provider: aws.Provider, *, front_ipv6: bool) -> None:
         self._config, self._region, self._stack, self._front_ipv6 = vpc, config.region, stack, front_ipv6
         self._vpc = aws.ec2.Vpc(
             "vpc",
@@ -268,7 +268,7 @@ class _StackVpc:
         return {"Name": f"{self._stack}-{name}"}
 
 
-def _services_over_ipv4(config: settings.Aws) -> list[str]:
+def _services_over_ipv4(config: Aws) -> list[str]:
     """Return the services that machines call, and that have only IPv4 addresses."""
     return ["ssm", *(["logs"] if config.logs else []), *(["monitoring"] if config.alarms else [])]
 

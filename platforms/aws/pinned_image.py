@@ -5,15 +5,15 @@ from __future__ import annotations
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms.aws.image import DEBIAN_OWNER, ImageKind
 from platforms.failure import end_program
+from settings.aws import Aws
 
 # Of Debian's images.
 ROOT_DEVICE = "/dev/xvda"
 
 
-def check_image(config: settings.Aws, kind: ImageKind, opts: pulumi.InvokeOptions) -> str:
+def check_image(config: Aws, kind: ImageKind, opts: pulumi.InvokeOptions) -> str:
     """End the program where the pinned image cannot boot the machines. Return the name of its root disk.
 
     Log when Debian has a newer one; never take it.

@@ -11,7 +11,6 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import (
     ConnectionSpec,
     GroupNames,
@@ -42,10 +41,13 @@ from platforms.aws.server_group import GroupResources, group_names
 from platforms.aws.target import Target
 from platforms.aws.zones import check_front, warn_of_one_zone, zones_of
 from rendering.common import apply_files_command
+from settings.aws import Aws
+from settings.size import Size
+from settings.stack import Settings
 
 # apply_files.py tries each of two units for 90 s, and the last try may take 55 and 90 more.
 MONITORING_S = 360
-DEFAULT_SIZE = settings.Size()
+DEFAULT_SIZE = Size()
 
 
 class AwsPlatform:
@@ -53,12 +55,12 @@ class AwsPlatform:
 
     def __init__(
         self,
-        config: settings.Aws,
+        config: Aws,
         *,
         stack: str,
         project_name: str,
         image: ImageKind = DEFAULT_IMAGE,
-        builder: settings.Size = DEFAULT_SIZE,
+        builder: Size = DEFAULT_SIZE,
         ipv6: bool = False,
     ) -> None:
         self._config = config
@@ -297,13 +299,11 @@ class AwsPlatform:
         return self._access.reach(machines)
 
 
-def create(settings_: settings.Settings, *, stack: str, project: Path, project_name: str) -> AwsPlatform:  # noqa: ARG001
+def create(settings: Settings, *, stack: str, project: Path, project_name: str) -> AwsPlatform:  # noqa: ARG001
     """Return the platform of a stack (see platforms.registry). Raises ValueError where `aws` is missing."""
-    if settings_.aws is None:
+    if settings.aws is None:
         raise ValueError("aws: is missing, and platform is aws")
-    image = ImageKind(settings_.operating_system, settings_.architecture)
-    builder = settings_.image_size
-    is_dual = settings_.balancer.kind == "alb" and settings_.balancer.alb.ip_address_type == "dualstack"
-    return AwsPlatform(
-        settings_.aws, stack=stack, project_name=project_name, image=image, builder=builder, ipv6=is_dual
-    )
+    image = ImageKind(settings.operating_system, settings.architecture)
+    builder = settings.image_size
+    is_dual = settings.balancer.kind == "alb" and settings.balancer.alb.ip_address_type == "dualstack"
+    return AwsPlatform(settings.aws, stack=stack, project_name=project_name, image=image, builder=builder, ipv6=is_dual)

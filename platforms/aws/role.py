@@ -13,12 +13,12 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import MachineArgs
 from platforms.aws.bucket import ReleaseStore
 from platforms.aws.cloudwatch import Monitoring
 from platforms.aws.partition import Partition, partition_of
 from platforms.aws.ssm import BALANCER, parameter_path
+from settings.aws import Aws
 
 Statement = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ class Role:
 class Roles:
     """The roles of a stack: one for all machines of a tier, none for a tier without permissions."""
 
-    def __init__(self, config: settings.Aws, stack: str, provider: aws.Provider, monitoring: Monitoring) -> None:
+    def __init__(self, config: Aws, stack: str, provider: aws.Provider, monitoring: Monitoring) -> None:
         self._config, self._stack, self._provider, self._monitoring = config, stack, provider, monitoring
         self._made: dict[str, Role | None] = {}
 
@@ -119,7 +119,7 @@ class Roles:
         return Role(aws.iam.InstanceProfile(name, role=role.name, opts=child).name, ready)
 
 
-def release_statements(bucket: str, stack: str, app: str, config: settings.Aws) -> list[Statement]:
+def release_statements(bucket: str, stack: str, app: str, config: Aws) -> list[Statement]:
     """Return statements that let an app server read the releases and the secrets of its own application."""
     partition = partition_of(config.region)
     prefix = f"{stack}/{app}/*"

@@ -15,7 +15,6 @@ from typing import Any
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import GroupBoot, Machine, MachineArgs, MachineBoot, RemoteCommandArgs, ServerGroupArgs, Store
 from platforms.aws.alarms import MachineAlarms
 from platforms.aws.bucket import ReleaseStore
@@ -25,6 +24,7 @@ from platforms.aws.network import Network, Subnet
 from platforms.aws.role import Role, Roles
 from platforms.aws.server_group import Boot, GroupResources, group_names
 from platforms.aws.ssm import BALANCER, BOOT, parameter_path
+from settings.aws import Aws
 from settings.capacity import Capacity
 from settings.self_healing import SECRET_CHARS
 
@@ -52,7 +52,7 @@ class HealingMachine:
         self,
         name: str,
         args: MachineArgs,
-        config: settings.Aws,
+        config: Aws,
         releases: ReleaseStore,
         address: aws.ec2.Eip,
         *,

@@ -11,7 +11,6 @@ from typing import Any, cast
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms import GroupNames, ServerGroup, ServerGroupArgs, Store
 from platforms.aws.alarms import GROUP_METRICS, MachineAlarms
 from platforms.aws.bucket import ReleaseStore
@@ -20,6 +19,7 @@ from platforms.aws.instance_refresh import InstanceRefresh
 from platforms.aws.load_balancer import AlbResources
 from platforms.aws.network import Subnet
 from platforms.aws.ssm import BOOT, parameter_path
+from settings.aws import Aws
 from settings.time_zone import UTC
 
 # Seconds without a sign of life for a machine to come from its launch to its release, and from its last request to its
@@ -52,7 +52,7 @@ class GroupResources:
         self,
         name: str,
         args: ServerGroupArgs,
-        config: settings.Aws,
+        config: Aws,
         *,
         stack: str,
         spec: Callable[[pulumi.Output[str]], InstanceSpec],

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pulumi
 import pulumi_aws as aws
 
-import settings
 from platforms.failure import end_program
+from settings.aws import Aws
 
 
 def zones_of(subnet_ids: Iterable[str], opts: pulumi.InvokeOptions) -> Mapping[str, str]:
@@ -42,7 +42,7 @@ def check_front(public: Mapping[str, str], private: Mapping[str, str]) -> None:
         end_program("\n".join(problems))
 
 
-def warn_of_one_zone(app: str, config: settings.Aws, private: Mapping[str, str]) -> None:
+def warn_of_one_zone(app: str, config: Aws, private: Mapping[str, str]) -> None:
     """Log a warning if all servers of a group are in one zone (FSBP AutoScaling.2). private: subnet -> zone."""
     zones: Sequence[str] = config.vpc.zones if config.vpc else sorted(set(private.values()))
     if len(zones) == 1:

@@ -12,7 +12,8 @@ import platforms
 from platforms.lxd import address, image, label, machine, resources
 from platforms.lxd.recipe import ImageRecipe
 from rendering.common import PREBUILT_PACKAGES, prebuilt_scripts
-from settings import Lxd, Settings
+from settings.lxd import Lxd
+from settings.stack import Settings
 
 _NO_LOAD_BALANCER = "platform lxd has no load balancer; settings with balancer.kind alb are rejected"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from gateways import GATEWAYS
 from rendering.gateway_files import gateway_files
-from settings import App
+from settings.application import App
 
 # Notes each import of it. Waits and tells what it was given, by its path.
 APP = """

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from settings import App
+from settings.application import App
 from tests.combinations import GATEWAY_SETTINGS
 from tests.processes.gateway_process import Process, app, started
 

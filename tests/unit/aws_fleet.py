@@ -18,7 +18,8 @@ from harness.program import plan, project
 from platforms import Ingress, MachineArgs, RemoteCommandArgs
 from platforms.aws.image import DEFAULT_IMAGE, ImageKind
 from platforms.aws.platform import AwsPlatform
-from settings import Aws, Size
+from settings.aws import Aws
+from settings.size import Size
 from settings.vpc import Vpc
 
 INSTANCE, GROUP = "aws:ec2/instance:Instance", "aws:ec2/securityGroup:SecurityGroup"

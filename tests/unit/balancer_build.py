@@ -18,8 +18,9 @@ from harness.mock_lxd import STEP
 from platforms import Platform
 from platforms.aws.platform import AwsPlatform
 from platforms.lxd.platform import LxdPlatform
-from settings import App, Lxd
-from settings import Balancer as Settings
+from settings.application import App
+from settings.balancer import Balancer as Settings
+from settings.lxd import Lxd
 from tests.unit.test_components import AWS
 
 COMMAND = "command:remote:Command"

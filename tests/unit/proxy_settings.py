@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from settings import Balancer
+from settings.balancer import Balancer
 
 HOSTNAME = "shop.example.org"
 _PLAIN = string.ascii_letters + string.digits

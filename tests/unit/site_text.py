@@ -9,7 +9,7 @@ from site_state import State
 
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 from settings.operating_system import DEFAULT_OS, OperatingSystem
 
 

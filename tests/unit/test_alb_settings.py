@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from settings import App, alb_support
+from settings import alb_support
 from settings.alb import Alb
+from settings.application import App
 from settings.balancer import Balancer
 from settings.error_pages import ErrorPages
 from settings.proxy import Proxy

@@ -21,8 +21,9 @@ from rendering.balancer import balancer_user_data, proxy_packages_command
 from rendering.filters import captures
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings import Balancer, apache
+from settings import apache
 from settings.alb import Alb
+from settings.balancer import Balancer
 from settings.error_pages import ErrorPages
 from settings.proxy import Proxy
 from settings.rewriting import Redirect

@@ -20,7 +20,7 @@ from platforms.aws import diagnosis
 from platforms.aws.credentials import LOG_IN
 from platforms.aws.image import DEBIAN_OWNER
 from platforms.diagnosis import Finding
-from settings import Aws
+from settings.aws import Aws
 
 MINE = "123456789012"
 VERSIONS = {name: version(f"pulumi-{name}") for name in ("aws", "command")}

@@ -13,7 +13,7 @@ import pytest
 
 from rendering.app_server import app_unit
 from rendering.gateway_files import background_units
-from settings import App
+from settings.application import App
 
 
 def app(**changes: Any) -> App:

@@ -27,7 +27,7 @@ from releases.archive import SourceError
 from rendering.app_server import ProcessLayout, app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.gateway_files import background_units, gateway_files
-from settings import SecurityUpdates, Settings
+from settings.stack import SecurityUpdates, Settings
 from settings.stack_file import SettingsError, parse, read
 from tests.unit.fake_stack import make
 from tests.unit.nginx_reader import directives

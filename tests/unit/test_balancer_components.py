@@ -12,7 +12,7 @@ from harness.mock_engine import Build, Secret
 from harness.mock_lxd import ADDRESS, GROUP, STEP
 from rendering.balancer import balancer_user_data, proxy_packages_command
 from rendering.htpasswd import htpasswd_line
-from settings import Balancer as Settings
+from settings.balancer import Balancer as Settings
 from tests.certificates import Authority
 from tests.unit.balancer_build import COMMAND, balancer_build, names_that_tell, steps
 from tests.unit.test_components import MACHINE

@@ -20,7 +20,7 @@ from proxy import ProxyError
 
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 
 SITE = json.dumps(render_site(Balancer(), [Upstream("a", ["10.0.0.1"], 60, "/healthz")]))
 TAKEN, GONE_ON, GIVEN_UP = "eipalloc-1 leads here", "g hook CONTINUE", "g hook ABANDON"

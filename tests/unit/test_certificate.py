@@ -21,7 +21,7 @@ from site_state import State
 
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 from settings.tls import Tls
 from tests.certificates import Authority, pem_of
 from tests.unit.script_input import call_with_input

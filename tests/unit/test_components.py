@@ -11,7 +11,6 @@ import pulumi
 import pytest
 from pydantic import SecretStr
 
-import settings
 from components.app_server_fleet import AppServerFleet, AppServerFleetArgs
 from components.balancer import Balancer, BalancerArgs
 from components.security_groups import SecurityGroups, SecurityGroupsArgs
@@ -29,7 +28,10 @@ from rendering.common import apply_files_command
 from rendering.monitoring import OFF
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings import App, Aws, Lxd
+from settings.application import App
+from settings.aws import Aws
+from settings.balancer import Balancer as BalancerSettings
+from settings.lxd import Lxd
 from tests.unit.source_archive import SOURCE
 
 PREFIX = "wsgi-fleet:"
@@ -76,7 +78,7 @@ def made(
         platform = on(folder)
         groups = SecurityGroups("groups", SecurityGroupsArgs(["hello"]), platform=platform)
         store = platform.store("releases", opts=pulumi.ResourceOptions())
-        front = Balancer("balancer", BalancerArgs(settings.Balancer(), groups.balancer), platform=platform)
+        front = Balancer("balancer", BalancerArgs(BalancerSettings(), groups.balancer), platform=platform)
         args = AppServerFleetArgs(hello, groups.apps["hello"], store, SOURCE, front)
         fleet = AppServerFleet("hello", args, platform=platform)
         front.serve({"hello": hello}, {"hello": fleet.addresses})
@@ -193,7 +195,7 @@ def test_without_static_files_a_release_does_not_wait_until_the_balancer_has_boo
 def test_the_site_names_the_members_addresses_and_its_step_probes_the_health_path(local: Build) -> None:
     step = local.one(STEP, "balancer-site").inputs
     addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    site = render_site(settings.Balancer(), [Upstream("hello", addresses, 60, "/healthz")])
+    site = render_site(BalancerSettings(), [Upstream("hello", addresses, 60, "/healthz")])
     assert json.loads(step["stdin"]) == site
     assert site["upstreams"]["app_hello"]["probe"] == "/healthz"
     assert step["command"] == ["/usr/local/lib/wsgi-fleet/proxy_site.py", "site"]

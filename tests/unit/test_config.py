@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from commands.__main__ import app
 from commands.config import as_json
 from harness.mock_aws import fill_placeholders
-from settings import Settings
 from settings.effective import MASK, values
 from settings.operating_system import DEFAULT_OS
+from settings.stack import Settings
 from tests.certificates import Authority
 from tests.unit.stack_blocks import app as app_block
 from tests.unit.stack_blocks import shipped, smallest

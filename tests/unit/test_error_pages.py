@@ -26,7 +26,7 @@ from harness.stack import free_port
 from rendering.apache import SPOOL_PORT
 from rendering.error_pages import FOLDER, MAINTENANCE_PAGE, PAGES, error_page_files
 from rendering.upstream import Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 from settings.error_pages import PAGE_BYTES, ErrorPages
 from settings.mistake import shorten
 from settings.route import Route

@@ -18,7 +18,8 @@ from rendering.app_server import app_server_user_data, app_unit
 from rendering.common import SCRIPTS, UV, prebuilt_scripts
 from rendering.gateway_files import INSTALL_SCRIPTS, gateway_files
 from rendering.upstream import Upstream
-from settings import Balancer, Gateway
+from settings.balancer import Balancer
+from settings.gateway import Gateway
 from settings.header import FORGEABLE
 from tests.processes.gateway_process import app
 from tests.unit.nginx_reader import directives, find, mapped, value_of

@@ -11,8 +11,13 @@ import pytest
 import system
 from pydantic import ValidationError
 
-from settings import App, Aws, Gateway, Rollout, Settings, Size, limits
-from settings.application import APP_PORT
+from settings import limits
+from settings.application import APP_PORT, App
+from settings.aws import Aws
+from settings.gateway import Gateway
+from settings.rollout import Rollout
+from settings.size import Size
+from settings.stack import Settings
 from tests.unit.stack_blocks import ROOT, app, problems_of, production
 from tests.unit.test_alb_settings import SERVERS
 from tests.unit.test_alb_settings import stack as alb_stack

@@ -26,7 +26,7 @@ from platforms.lxd import store as directory
 from platforms.lxd.store import DirectoryStore
 from releases.release import Release
 from releases.source import Source
-from settings import App
+from settings.application import App
 from tests.unit.app_server import AppServer, lay_out
 
 KEY = "0123456789abcdef"

@@ -34,7 +34,7 @@ from metrics_writer import Writer
 from harness.promtool import check, promtool
 from rendering.monitoring import app_server_exporter, balancer_exporter
 from rendering.templates import read_file
-from settings import App
+from settings.application import App
 from tests.unit.listening import wait_until_listening
 
 ADMIN_PATH = f"{os.environ['PATH']}:/usr/sbin"

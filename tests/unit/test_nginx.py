@@ -20,10 +20,10 @@ import site_state
 from proxy import ProxyError
 from site_state import State
 
-import settings
 from rendering.filters import nginx_quote
 from rendering.site import render_site
 from rendering.upstream import Upstream
+from settings.balancer import Balancer as BalancerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -135,7 +135,7 @@ def test_servers_that_a_killed_run_was_draining_are_drained_by_the_next(
         del https
 
     def serve(*servers: str) -> None:
-        site = render_site(settings.Balancer(), [Upstream("a", servers, 60, "/healthz")])
+        site = render_site(BalancerSettings(), [Upstream("a", servers, 60, "/healthz")])
         proxy_site.serve(State(json.loads(json.dumps(site)), [], []))
 
     monkeypatch.setattr(site_state, "STATE", balancer.folder / "STATE")

@@ -37,8 +37,8 @@ from releases.manifest import make_manifest
 from rendering.app_server import ProcessLayout, app_server_user_data, app_unit
 from rendering.common import SCRIPTS, SUPERVISORD
 from rendering.gateway_files import gateway_files
-from settings import App, limits
-from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS
+from settings import limits
+from settings.application import APP_PORT, MAX_ISOLATED_PROCESSES, SLOT_PORTS, App
 from tests.unit.app_server import AppServer, lay_out
 from tests.unit.nginx_reader import args, find, parse
 from tests.unit.source_archive import SOURCE

@@ -21,7 +21,7 @@ from harness.program import run as main
 from platforms import operator
 from releases.fleet import Server
 from releases.python_requirement import describe
-from settings import App
+from settings.application import App
 from settings.operating_system import DEFAULT_OS
 from tests.unit.fake_fleet import MemoryStore
 from tests.unit.fake_stack import Machines

@@ -19,7 +19,7 @@ from rendering.balancer import proxy_packages_command
 from rendering.filters import nginx_return, nginx_target
 from rendering.site import USERS_FILE, render_site
 from rendering.upstream import Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 from settings.proxy import Compression
 from settings.rewriting import Redirect
 from settings.route import Route

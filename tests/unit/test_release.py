@@ -18,7 +18,7 @@ from releases.archive import SourceError
 from releases.manifest import make_manifest
 from releases.release import Release, build, release_id
 from releases.source import Source
-from settings import App
+from settings.application import App
 from tests.unit.source_archive import tar
 
 KEY = "k" * 64

@@ -23,7 +23,8 @@ from rendering.common import SCRIPTS
 from rendering.gateway_files import gateway_files
 from rendering.upstream import Upstream
 from rendering.user_data import without_comments
-from settings import App, Balancer
+from settings.application import App
+from settings.balancer import Balancer
 from tests.unit.nginx_reader import args, directives, find, location
 from tests.unit.site_text import site_text
 

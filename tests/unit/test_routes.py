@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rendering.upstream import Upstream
-from settings import App, Balancer, Settings
+from settings.application import App
+from settings.balancer import Balancer
 from settings.health import health_host
 from settings.operating_system import DEFAULT_OS, OPERATING_SYSTEMS, OperatingSystem
 from settings.route import Route, hostnames, problems, virtual_hosts
+from settings.stack import Settings
 from tests.certificates import Authority
 from tests.unit.nginx_reader import args, directives, find, location, mapped
 from tests.unit.site_text import site_text

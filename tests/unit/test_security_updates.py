@@ -14,7 +14,7 @@ from platforms.lxd.recipe import ImageRecipe
 from rendering.app_server import app_server_user_data
 from rendering.balancer import balancer_user_data
 from rendering.common import PREBUILT_PACKAGES, SCRIPTS
-from settings import SecurityUpdates
+from settings.stack import SecurityUpdates
 
 SECURITY = "origin=Debian,codename=${distro_codename}-security,label=Debian-Security"
 SETUPS = Path(__file__).resolve().parents[2] / "templates" / "scripts"

@@ -21,7 +21,8 @@ import pytest
 from harness.stack import free_port
 from rendering.gateway_files import gateway_files
 from rendering.server_site import TARGET_HEALTH_PATH, Front
-from settings import App, Balancer
+from settings.application import App
+from settings.balancer import Balancer
 from tests.unit.listening import wait_until_listening
 from tests.unit.nginx_reader import args, find, parse
 from tests.unit.test_alb_settings import CERTIFICATE

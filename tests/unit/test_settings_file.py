@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from releases.manifest import make_manifest
 from rendering.settings_file import FORMATS
-from settings import App
+from settings.application import App
 from settings.stack_file import parse
 from tests.unit.source_archive import SOURCE
 from tests.unit.stack_blocks import ROOT, app, config_of, of_app, smallest

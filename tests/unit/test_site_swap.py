@@ -25,7 +25,7 @@ from site_state import State
 from rendering.site import render_site
 from rendering.templates import ROOT
 from rendering.upstream import Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 from settings.route import Route
 from tests.unit.script_input import call_with_input
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from harness.mock_aws import fill_placeholders
-from settings import Settings
 from settings.schema import stack_file_schema
 from settings.secrets import find_misplaced
+from settings.stack import Settings
 from settings.stack_file import parse
 from tests.unit.stack_blocks import ROOT, app, config_of, of_app, problems_of, production, shipped, smallest
 

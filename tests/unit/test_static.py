@@ -13,7 +13,8 @@ import yaml
 
 from releases.manifest import make_manifest
 from rendering.upstream import Upstream
-from settings import App, Balancer
+from settings.application import App
+from settings.balancer import Balancer
 from settings.static import Static
 from tests.unit.nginx_reader import args, directives, find, location
 from tests.unit.site_text import site_text

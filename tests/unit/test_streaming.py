@@ -11,7 +11,8 @@ import pytest
 
 from components.balancer import upstreams
 from rendering.gateway_files import gateway_files
-from settings import App, Balancer
+from settings.application import App
+from settings.balancer import Balancer
 from settings.proxy import Proxy
 from tests.unit.nginx_reader import Block, args, directives, location, mapped, parse, value_of
 from tests.unit.site_text import site_text

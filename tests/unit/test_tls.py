@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from rendering.site import render_site
 from rendering.upstream import Upstream
-from settings import Balancer
+from settings.balancer import Balancer
 from settings.route import Route
 from settings.tls import Tls, problems
 from tests.certificates import Authority, Signed, pem_of
