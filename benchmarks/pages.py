@@ -1,15 +1,18 @@
-"""What pages that benchmarks write have in common: places for what was measured, tables, goals, and the run itself."""
+"""What benchmarks that write pages have in common: their commands, places in the pages, tables and goals."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import PAUSE_S, ROOT
+from benchmarks.results import PAUSE_S, ROOT, keep
 
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "performance.md"
 # Columns of text; those of numbers are aligned to the right.
@@ -32,6 +35,46 @@ class Goal:
     def met(self) -> str:
         """Return the cell of a table that says whether it is met."""
         return "yes" if self.is_met else "**no**" + f": {self.missed}" * bool(self.missed)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a benchmark writes of the pages. target: its target of make. kept: how names of its files of results begin.
+
+    blocks, draw: return its tables and other texts, and its plots as SVG, each by its name, from a result.
+    """
+
+    target: str
+    kept: str
+    blocks: Callable[[dict[str, Any]], dict[str, str]]
+    draw: Callable[[dict[str, Any]], dict[str, str]]
+
+    def run(self, arguments: argparse.Namespace, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure, keep the result, print it and write the pages; or write them again from a file that was kept."""
+        if arguments.page:
+            self.write(json.loads(arguments.page.read_text()))
+            return
+        start_s = time.monotonic()
+        result = measure()
+        file = keep(result, f"{self.kept}-")
+        print("\n".join(self.blocks(result).values()))
+        if not arguments.quick:
+            self.write(result)
+        print(f"kept in {file}; it took {(time.monotonic() - start_s) / 60:.0f} minutes")
+
+    def write(self, result: dict[str, Any]) -> None:
+        """Write the pages and plots. Raises ValueError where the pages have places for other texts than a run makes."""
+        fill((README, PAGE), self.target, self.blocks(result))
+        for name, plot in self.draw(result).items():
+            (PAGE.parent / f"performance-{name}.svg").write_text(plot)
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that these benchmarks share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="measure everything once and small, and write no page")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the page again from this file of results")
+    return parser
 
 
 def fill(pages: Iterable[Path], target: str, made: Mapping[str, str]) -> None:

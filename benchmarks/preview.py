@@ -9,9 +9,9 @@ the program's and the SDK's. Goals are in docs/performance.md; `make bench` writ
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -73,7 +73,7 @@ def measure_all(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Preview]:
     """Measure each size in a process of its own, so that each peak is its own."""
     found: list[Preview] = []
     for size in sizes:
-        command = [sys.executable, "-m", "benchmarks.preview", "--one", *map(str, size)]
+        command = [sys.executable, "-m", "benchmarks.preview", "--one", "{}x{}".format(*size)]
         out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found.append(Preview(**json.loads(out)))
     return found
@@ -94,17 +94,20 @@ def table(previews: list[Preview]) -> str:
     return "\n".join(rows)
 
 
-def main(arguments: list[str]) -> None:
-    """Print the table of previews, or with `--one APPLICATIONS SERVERS` one preview as JSON."""
-    if arguments[:1] == ["--one"]:
-        print(json.dumps(asdict(measure(*map(int, arguments[1:])))))
-        return
-    if not all(re.fullmatch(r"(\d+x)?\d+", each) for each in arguments):
-        print(__doc__)
-        return
-    sizes = [each.rpartition("x") for each in arguments]
-    print(table(measure_all([(int(applications or 1), int(servers)) for applications, _, servers in sizes] or SIZES)))
+def parse_size(text: str) -> tuple[int, int]:
+    """Return applications and servers of each, of a size as size_of() shows it. Raises ValueError."""
+    applications, _, servers = text.rpartition("x")
+    return int(applications or 1), int(servers)
+
+
+def main() -> None:
+    """Print the table of previews, or with --one a single preview as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sizes", nargs="*", type=parse_size, default=SIZES, metavar="SERVERS")
+    parser.add_argument("--one", type=parse_size, help="print one preview as JSON", metavar="SERVERS")
+    given = parser.parse_args()
+    print(json.dumps(asdict(measure(*given.one))) if given.one else table(measure_all(given.sizes)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

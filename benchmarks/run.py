@@ -1,6 +1,6 @@
 """Measure how long a user waits, with the real engine and real machines on this machine: `make bench`.
 
-    python -m benchmarks.run             three runs, growth, previews and rollouts; about 10 minutes
+    python -m benchmarks.run             three runs, growth, previews and rollouts; about 16 minutes
     python -m benchmarks.run --quick     everything once and small, about 3 minutes; writes no page
 
 It writes benchmarks/results/times-<time>.json, and the part "Time to serving" of docs/performance.md with its plots.
@@ -10,9 +10,7 @@ first run: it is made once for each recipe. Seconds of one machine say little ab
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import re
 import sys
 import tempfile
@@ -24,8 +22,8 @@ from typing import Any
 
 from benchmarks import growth, preview, profile, rollout, times
 from benchmarks.clients import FirstResponse, SteadyClient
-from benchmarks.growth import seconds
-from benchmarks.results import describe_run, keep, measure_other_work, removing_leftovers
+from benchmarks.pages import make_parser
+from benchmarks.results import describe_run, measure_other_work, removing_leftovers
 from harness.stack import Stack
 
 RUNS, LOAD_S = 3, 5
@@ -33,7 +31,7 @@ RUNS, LOAD_S = 3, 5
 
 @dataclasses.dataclass(frozen=True)
 class Amount:
-    """runs: of a stack's life. machines, servers, rollouts: sizes of fleets, which grow."""
+    """runs: how often a stack is made and removed. The rest: sizes of fleets, as the modules of these names have."""
 
     runs: int = RUNS
     machines: Sequence[int] = growth.SIZES
@@ -56,7 +54,7 @@ def run_once(stack: Stack, phases: dict[str, profile.Times], measured: dict[str,
         stack.up()
         measured[times.P99].append(asking.p99_s() / before_s)
     measured[times.SCALE_OUT].append(scale_out(stack))
-    measured["destroy"].append(seconds(stack.destroy))
+    stack.destroy()
 
 
 def scale_out(stack: Stack) -> float:
@@ -109,21 +107,10 @@ def measure(amount: Amount) -> dict[str, Any]:
 
 def main() -> None:
     """Run what the arguments say."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="everything once and small, and no page")
-    parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--page", type=Path, metavar="FILE", help="make the page from this file of results")
-    arguments = parser.parse_args()
-    if arguments.page:
-        times.write(json.loads(arguments.page.read_text()))
-        return
-    start_s = time.monotonic()
-    result = measure(QUICK if arguments.quick else Amount(arguments.runs))
-    file = keep(result, "times-")
-    print(times.tables(result))
-    if not arguments.quick:
-        times.write(result)
-    print(f"kept in {file}; it took {(time.monotonic() - start_s) / 60:.0f} minutes")
+    parser = make_parser(__doc__)
+    parser.add_argument("--runs", type=int, default=RUNS, help="how often a stack is made and removed")
+    given = parser.parse_args()
+    times.PART.run(given, lambda: measure(QUICK if given.quick else Amount(given.runs)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.growth import BOUND, Growth
-from benchmarks.pages import PAGE, README, Goal, describe, fill, table
+from benchmarks.pages import Goal, Part, describe, table
 from benchmarks.plots import HEIGHT, OURS, THEIRS, THIRD, WIDTH, leather
 from benchmarks.profile import FIRST_RESPONSE, FIRST_UP, NO_CHANGE, RELEASE, ROLLBACK, medians, wholes
 
@@ -79,18 +79,6 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
         "machines": _growth(machines) + skipped,
         "plans": _growth(plans) + "\n" + _previews(result),
     }  # fmt: skip
-
-
-def tables(result: dict[str, Any]) -> str:
-    """Return all tables as text."""
-    return "\n".join(blocks(result).values())
-
-
-def write(result: dict[str, Any]) -> None:
-    """Write the pages and plots. Raises ValueError where the pages have places for other parts than a run makes."""
-    fill((README, PAGE), "bench", blocks(result))
-    for name, plot in draw(result).items():
-        (PAGE.parent / f"performance-{name}.svg").write_text(plot)
 
 
 def goals(result: dict[str, Any]) -> list[Goal]:
@@ -204,3 +192,6 @@ def _lines(title: str, found: Sequence[Growth]) -> str:
         chart.add_line(list(each.seconds.items()), name=name, stroke_color=colour)
     chart.add_y_scale(0, 1.1 * max(seconds for each in found for seconds in each.seconds.values()))
     return chart.to_svg(width=WIDTH, height=HEIGHT)
+
+
+PART = Part("bench", "times", blocks, draw)

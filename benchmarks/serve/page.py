@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.pages import PAGE, README, describe, fill, table
+from benchmarks.pages import Part, describe, table
 from benchmarks.serve import plots
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.figures import Figures
@@ -34,18 +34,6 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
             ("work", "clients", "why"), [(each.title, f"{each.clients:,}", each.reason) for each in WORKS]
         ),
     }  # fmt: skip
-
-
-def tables(result: dict[str, Any]) -> str:
-    """Return all tables as text."""
-    return "\n".join(blocks(result).values())
-
-
-def write(result: dict[str, Any]) -> None:
-    """Write the pages and plots. Raises ValueError where the pages have places for other parts than a run makes."""
-    fill((README, PAGE), "bench-serve", blocks(result))
-    for name, plot in plots.draw(Figures(result)).items():
-        (PAGE.parent / f"performance-{name}.svg").write_text(plot)
 
 
 def _readme(found: Figures) -> str:
@@ -91,3 +79,6 @@ def _load(found: Figures) -> str:
     names = {f"{load:.0%}": load_name(load) for load in LOADS}
     rows = [(load, found.cell("default", name), found.latency("default", name)) for load, name in names.items()]
     return table(("of the most", "requests/s", "median / p99, ms"), rows)
+
+
+PART = Part("bench-serve", "serve", blocks, lambda result: plots.draw(Figures(result)))

@@ -9,8 +9,6 @@ It writes benchmarks/results/serve-<time>.json, and the tables and plots of docs
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 import tempfile
@@ -19,7 +17,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import describe_run, keep, measure_other_work, removing_leftovers
+from benchmarks.pages import make_parser
+from benchmarks.results import describe_run, measure_other_work, removing_leftovers
 from benchmarks.serve import page
 from benchmarks.serve.contestants import CONTESTANTS
 from benchmarks.serve.machines import Machines
@@ -77,22 +76,11 @@ def run(rounds: int, seconds: float, minutes: float = math.inf) -> dict[str, Any
 
 def main() -> None:
     """Run what the arguments say."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short round, and no page")
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no round that would end later")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="make the page from this file of results")
-    arguments = parser.parse_args()
-    if arguments.page:
-        page.write(json.loads(arguments.page.read_text()))
-        return
-    start_s = time.monotonic()
-    result = run(1, 1) if arguments.quick else run(arguments.rounds, SECONDS, arguments.minutes)
-    file = keep(result, "serve-")
-    print(page.tables(result))
-    if not arguments.quick:
-        page.write(result)
-    print(f"kept in {file}; it took {(time.monotonic() - start_s) / 60:.0f} minutes")
+    given = parser.parse_args()
+    page.PART.run(given, lambda: run(1, 1) if given.quick else run(given.rounds, SECONDS, given.minutes))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from benchmarks.serve import clients, contestants, page, plots
 from benchmarks.serve.figures import Figures
 from benchmarks.serve.works import BY_NAME, WORKS, load_name
 from benchmarks.serve.wrk import Sample, command
+from tests.unit.bench_pages import Pages, plots_in
 from tests.unit.nginx_reader import directives, find
 
 PRINTED = """\
@@ -123,23 +124,17 @@ def test_a_request_without_an_answer_misses_the_goal_of_2000_clients() -> None:
 
 
 def test_the_pages_have_a_place_for_each_part_that_a_run_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy, readme = tmp_path / "performance.md", tmp_path / "README.md"
-    copy.write_text(page.PAGE.read_text())
-    readme.write_text(page.README.read_text())
-    monkeypatch.setattr(page, "PAGE", copy)
-    monkeypatch.setattr(page, "README", readme)
-    page.write(result(default=3000))
-    text = copy.read_text()
+    copies = Pages(tmp_path, monkeypatch)
+    page.PART.write(result(default=3000))
+    text = copies.page.read_text()
     assert "| **wsgi-fleet, the default**: uWSGI | 3,000 ±10% |" in text
-    assert '3,000 of a Flask "hello"' in readme.read_text()
-    page.write(result(default=3000))
-    assert copy.read_text() == text
-    assert {each.name for each in tmp_path.glob("*.svg")} == set(
-        re.findall(r"performance-\w+\.svg", text.partition("## Time to serving")[0])
-    )
-    copy.write_text(text.replace("bench-serve`: goals", "bench-serve`: wishes"))
+    assert '3,000 of a Flask "hello"' in copies.readme.read_text()
+    page.PART.write(result(default=3000))
+    assert copies.page.read_text() == text
+    assert copies.plots() == plots_in(text.partition("## Time to serving")[0])
+    copies.page.write_text(text.replace("bench-serve`: goals", "bench-serve`: wishes"))
     with pytest.raises(ValueError, match=r"have places for .*wishes"):
-        page.write(result())
+        page.PART.write(result())
 
 
 def test_a_plot_is_the_same_text_for_the_same_numbers_and_runs_no_script() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import re
 import threading
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from benchmarks import growth, pages, profile, results, run, times
 from benchmarks.growth import Growth
 from harness.stack import Stack
+from tests.unit.bench_pages import Pages, plots_in
 
 
 def result(first_s: float = 11, p99: float = 1.4, mib: float = 480, more: float = 0) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def result(first_s: float = 11, p99: float = 1.4, mib: float = 480, more: float 
     return {
         "when": "2026-11-30T10:00:00+00:00", "commit": "abc", "cores": 2, "kernel": "6.1", "runs": 3, "skipped": "",
         "other_work": [0.01, 0.02, 0.5], "phases": phases,
-        "measured": {times.SCALE_OUT: [4.0, 4, 4], times.P99: [p99] * 3, "destroy": [5.0, 5, 5]},
+        "measured": {times.SCALE_OUT: [4.0, 4, 4], times.P99: [p99] * 3},
         "machines": dict.fromkeys(("first `up`", "`up` that changes nothing", "release"), sizes),
         "previews": previews,
         "rollouts": [{"servers": servers, "seconds": servers / 30} for servers in (10, 100, 1000)],
@@ -130,23 +130,18 @@ def test_other_work_is_what_cores_did_while_nothing_was_measured(monkeypatch: py
 
 
 def test_the_pages_have_a_place_for_each_part_that_a_run_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy, readme = tmp_path / "performance.md", tmp_path / "README.md"
-    copy.write_text(times.PAGE.read_text())
-    readme.write_text(times.README.read_text())
-    monkeypatch.setattr(times, "PAGE", copy)
-    monkeypatch.setattr(times, "README", readme)
-    times.write(result())
-    text = copy.read_text()
+    copies = Pages(tmp_path, monkeypatch)
+    times.PART.write(result())
+    text = copies.page.read_text()
     assert "| **up that changes nothing** | **1.30** | `make bench-profile` |" in text
     assert "| release | 2.3 s | 3.0 s | 5.0 s | 100 ms | 100 ms | 1.0 | yes | `make bench` |" in text
-    assert "11.0 s from nothing to the first response" in readme.read_text()
-    times.write(result())
-    assert copy.read_text() == text
-    part = text.partition("## Time to serving")[2]
-    assert {each.name for each in tmp_path.glob("*.svg")} == set(re.findall(r"performance-\w+\.svg", part))
-    copy.write_text(text.replace("bench`: goals", "bench`: wishes"))
+    assert "11.0 s from nothing to the first response" in copies.readme.read_text()
+    times.PART.write(result())
+    assert copies.page.read_text() == text
+    assert copies.plots() == plots_in(text.partition("## Time to serving")[2])
+    copies.page.write_text(text.replace("bench`: goals", "bench`: wishes"))
     with pytest.raises(ValueError, match=r"have places for .*wishes"):
-        times.write(result())
+        times.PART.write(result())
 
 
 def test_a_plot_is_the_same_text_for_the_same_numbers_and_names_the_cost_of_a_server() -> None:
