@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateways import GATEWAYS
+from harness.stack import free_port
 from rendering.gateway_files import gateway_files
 from settings.application import App
 
@@ -136,8 +137,8 @@ def started(
     command = [sys.executable, "-P", *launch.split(), *processes]
     with contextlib.ExitStack() as stack:
         if public is None:
-            public = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=128))
-            # As app.socket.
+            # As app.socket. With port 0, Linux would choose another one each time that it listens again.
+            public = stack.enter_context(socket.create_server(("127.0.0.1", free_port()), backlog=128))
             public.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 2)
         notified = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         notified.bind(str(folder / "notify"))

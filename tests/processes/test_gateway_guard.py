@@ -276,6 +276,8 @@ def app(environ, start_response):
                 continue
             if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and each.family != socket.AF_UNIX:
                 each.shutdown(socket.SHUT_RDWR)
+                # The companion looks meanwhile; the next number may be of the same socket.
+                time.sleep(0.25)
             each.detach()
     if what.startswith("fork") and os.fork() == 0:
         if what == "fork-sleep":
@@ -509,7 +511,8 @@ def test_a_worker_whose_files_were_closed_is_replaced(running: Process, what: st
 
 def test_a_listening_socket_that_was_shut_down_listens_again(running: Process) -> None:
     assert get(running, "/deaf")[0] == 200, running.log
-    wait_for(lambda: "it listens again" in running.log, running)
+    wait_for(lambda: running.public.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN), running)
+    assert "it listens again" in running.log
     assert get(running)[0] == 200, running.log
 
 
