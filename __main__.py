@@ -14,10 +14,7 @@ from components.security_groups import SecurityGroups, SecurityGroupsArgs
 from platforms.registry import create
 from settings.health import health_host
 
-# It ends with the stack and keeps nearly all that it makes until then. To look for garbage in that again and again took
-# four tenths of a preview of 300 servers, and found 5 % of the memory.
-gc.disable()
-
+gc.disable()  # It keeps what it makes until it ends: to look for garbage took four tenths of a preview (decision 287).
 project, stack = Path.cwd(), pulumi.get_stack()
 settings = read_settings(project, stack)
 sources = read_sources(settings, project)
@@ -26,16 +23,14 @@ platform = create(settings, stack=stack, project=project, project_name=pulumi.ge
 https, is_machine = settings.balancer.https, settings.balancer.kind == "machine"
 group_args = SecurityGroupsArgs(list(settings.apps), https, is_machine, settings.monitoring)
 groups = SecurityGroups("groups", group_args, platform=platform)
-store = platform.store("releases", opts=pulumi.ResourceOptions())
+store, has_metrics = platform.store("releases", opts=pulumi.ResourceOptions()), settings.monitoring.enabled
 front, updates = make_front(settings, groups.balancer, platform, store), settings.security_updates
 fleets: dict[str, AppServerFleet] = {}
 for name, app in settings.apps.items():
     host = health_host(name, settings.apps, settings.hostnames)
-    group, has_metrics = groups.apps[name], settings.monitoring.enabled
-    args = AppServerFleetArgs(app, group, store, sources[name], front, updates, host, https, has_metrics)
+    args = AppServerFleetArgs(app, groups.apps[name], store, sources[name], front, updates, host, https, has_metrics)
     fleets[name] = AppServerFleet(name, args, platform=platform)
 public = serve(front, settings, fleets)
-
 if groups.monitoring:
     Monitoring("monitoring", MonitoringArgs(settings, groups.monitoring, stack, front, fleets), platform=platform)
 

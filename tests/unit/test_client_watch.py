@@ -152,8 +152,8 @@ def test_too_few_requests_are_told_with_how_many_are_needed(capsys: pytest.Captu
     fleet, _ = a_fleet_on(1)
     fleet.traffic = responses((12, 12, None, None), GOOD)
     id_ = roll_out(fleet, 2, client_limits=limits())
-    said = f"a: clients of release {id_}: 12 of 12 requests got 5xx (100.0 %); the release before: 100; to judge"
-    assert said in capsys.readouterr().out
+    said = f"a: clients of release {id_}: 12 of 12 requests got 5xx (100.0 %); the release before: 100"
+    assert f"{said}; to judge it 50 of each are needed" in capsys.readouterr().out
     assert current(fleet.store) == id_
 
 
