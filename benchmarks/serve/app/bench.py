@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 import time
 from collections.abc import Iterable
 from functools import cache
@@ -17,6 +18,8 @@ LARGE = b"x" * 2**20
 STYLE = (Path(__file__).parent / "static" / "style.css").read_bytes()
 
 flask = Flask(__name__)
+# Django's settings can be configured once, and @cache lets all threads in that come before it has a value.
+importing = threading.Lock()
 
 
 @flask.get("/flask")
@@ -52,7 +55,9 @@ def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     if path == "/flask":
         return flask(environ, start_response)
     if path == "/django":
-        return django()(environ, start_response)
+        with importing:
+            application = django()
+        return application(environ, start_response)
     body = b"hello"
     if path == "/cpu":
         work_s(CPU_S)
