@@ -115,7 +115,7 @@ def release_phases(stack: Stack) -> Iterator[tuple[str, float]]:
         name = JOURNAL.get(line["event"])
         if line["event"] == "switched":
             switched += 1
-            name = "switch the first server" if switched == 1 else "watch it, and switch the others"
+            name = "until the first server has switched" if switched == 1 else "until the last one has"
         if name:
             yield name, line["after_s"] - reached
             reached = line["after_s"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -82,8 +83,8 @@ def roll_back(
     target = target_of(store, completed_releases(store), release_prefix)
     try:
         with lock.acquire(store, f"rollback to {target}", log):
-            journal = Journal(store, release=target, app=fleet.app)
-            journal.note("begin", before=before, rollback=True)
+            journal, guard = Journal(store, release=target, app=fleet.app), threading.Lock()
+            journal.note("begin", before=before, servers=[server.name for server in servers], rollback=True)
             manifest = store.read(f"releases/{target}/manifest.json")
             static = StaticFiles(fleet, balancer, target, manifest, store if keeps_static else None)
             try:
@@ -97,7 +98,10 @@ def roll_back(
                 if target not in found.staged:
                     # A server made since: it takes the secrets that it has, as at boot.
                     fleet.run(server, "stage", ["stage", target], stdin=b"null", timeout_s=600)
+                begin_s = time.monotonic()
                 fleet.switch(server, target)
+                with guard:
+                    journal.note("switched", server=server.name, began_s=journal.seconds_at(begin_s))
                 return found.live != target
 
             try:

@@ -6,7 +6,7 @@ import pytest
 
 from platforms.transport import Unreachable
 from releases import lock, pointers
-from releases.journal import entries
+from releases.journal import entries, read_movement
 from releases.pointers import current
 from releases.rollback import RollbackError
 from releases.rollout import RolloutError
@@ -27,6 +27,16 @@ def test_without_an_id_the_release_before_serves_again_on_every_server() -> None
     assert pointers.rejection(fleet.store, third) is not None
     newest = next(entries(fleet.store))
     assert (newest.release, newest.is_rollback, newest.result) == (second, True, "done")
+
+
+def test_the_journal_of_a_rollback_tells_when_each_server_switched() -> None:
+    fleet, _ = three_releases()
+    movement = read_movement(fleet.store, go_back(fleet))
+    assert movement is not None
+    begin, *switches, end = movement.events
+    assert (begin["servers"], end["event"]) == (list(NAMES), "done")
+    assert {(each["event"], each["server"]) for each in switches} == {("switched", name) for name in NAMES}
+    assert all(begin["after_s"] <= each["began_s"] <= each["after_s"] <= end["after_s"] for each in switches)
 
 
 def test_twice_goes_two_releases_back_and_to_a_rejected_one_only_by_name() -> None:
