@@ -23,7 +23,7 @@ INSTALL_S = 400
 
 def app_server_exporter(app: str) -> str:
     """Return what makes an app server export metrics, for apply_files_command. app: the name of its application."""
-    return _exporter({"app": app}, "app_server_metrics")
+    return _exporter({"app": app}, "app_server_metrics", "wanted_release", reads_store=True)
 
 
 def balancer_exporter(apps: Mapping[str, Route], proxy: Literal["nginx", "apache"]) -> str:
@@ -34,12 +34,15 @@ def balancer_exporter(apps: Mapping[str, Route], proxy: Literal["nginx", "apache
     return _exporter({"hosts": hosts, "apps": names}, "balancer_metrics", "log_tail", has_nginx=proxy == "nginx")
 
 
-def _exporter(config: Mapping[str, object], *scripts: str, has_nginx: bool = False) -> str:
+def _exporter(config: Mapping[str, object], *scripts: str, has_nginx: bool = False, reads_store: bool = False) -> str:
     scripts = ("metrics_writer", "exposition", "metric_families", *scripts)
     files = script_files(*(f"monitoring/{name}" for name in scripts), "common/system")
     files["/etc/wsgi-fleet/monitoring.json"] = "0644", json.dumps(config)
     units = {
-        name: read_file(f"templates/systemd/{name}") for name in ("wsgi-fleet-exporter.service", f"{NODE}.service")
+        "wsgi-fleet-exporter.service": render_template(
+            "systemd/wsgi-fleet-exporter.service.j2", reads_store=reads_store
+        ),
+        f"{NODE}.service": read_file(f"templates/systemd/{NODE}.service"),
     }
     if has_nginx:
         units[f"{NGINX}.service"] = render_template(f"systemd/{NGINX}.service.j2")

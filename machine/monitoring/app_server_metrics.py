@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import app_status
 from app_status import PROCESS_PORTS
-from common import LIVE, SLOTS
+from common import LIVE, SLOTS, store_url
 from exposition import Metrics
+from fetch import fetch
 from slot_layout import STATES, process_layout, slot_states
 from symlinks import link_target
+from wanted_release import WantedRelease
 
 
 class AppServer:
     """The source of the metrics of an app server. app: the name of its application."""
 
     def __init__(self, app: str) -> None:
-        self._app = app
-        self.parts = {"slots": self.add_slots, "queue": self.add_queue, "restarts": self.add_restarts}
+        self._app, self._wanted = app, WantedRelease(read_pointer)
+        self.parts = {
+            "slots": self.add_slots, "queue": self.add_queue, "restarts": self.add_restarts, "drift": self.add_drift,
+        }  # fmt: skip
 
     def add_slots(self, metrics: Metrics) -> None:
         """Add the slots, what runs in them, and the health of the one that serves."""
@@ -47,3 +51,20 @@ class AppServer:
         """Add how often units were restarted; those that never were as well, so that Prometheus sees the first."""
         for unit, times in app_status.list_restarts().items():
             metrics.add("restarts_total", times, app=self._app, unit=unit)
+
+    def add_drift(self, metrics: Metrics) -> None:
+        """Add whether another release is live or runs than the store names, as soon as that is known."""
+        wanted = self._wanted.read()
+        if wanted is not None:
+            there = {link_target(LIVE) or "", *(link_target(SLOTS / slot) for slot in active_slots())}
+            metrics.add("release_drift", there != {wanted}, app=self._app)
+
+
+def active_slots() -> list[str]:
+    """Return the slots that run."""
+    return [slot for slot, state in slot_states().items() if state == "active"]
+
+
+def read_pointer() -> str:
+    """Return the release that the store names; "" where there is none yet. Raises FetchError."""
+    return fetch(store_url(), "pointer", missing_ok=True).decode().strip()

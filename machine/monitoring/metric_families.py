@@ -34,6 +34,7 @@ _OF_TIER: Mapping[Tier, Sequence[tuple[Kind, str, str, str]]] = {
     "app servers": (
         ("gauge", "release_info", "app release slot", "Always 1: the release in a slot that runs."),
         ("gauge", "release_live_timestamp_seconds", "app", "When the release became live, since 1970."),
+        ("gauge", "release_drift", "app", "Whether another release is live or runs than the store names."),
         ("gauge", "slot_state", "app slot state", "1 for the state of the slot's unit, 0 for the others."),
         ("gauge", "app_healthy", "app", "Whether the slot that serves responds with 200 on its health path."),
         ("gauge", "workers", "app slot state", "Worker processes: busy with a request, or idle."),

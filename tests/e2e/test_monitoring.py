@@ -159,6 +159,27 @@ def test_a_server_that_is_down_fires_an_alert(monitored: Monitored) -> None:
     eventually(lambda: "FleetMachineDown" not in monitored.firing(), timeout_s=60, message="it ends with the fault")
 
 
+def test_a_server_that_runs_what_the_store_does_not_name_fires_an_alert(monitored: Monitored) -> None:
+    stack = monitored.stack
+    pointer = stack.folder / ".state" / stack.name / "store" / "probe" / "pointer"
+    release = pointer.read_bytes()
+    drifted = "sum(wsgi_fleet_release_drift)"
+    # Without a wait for the next question to the store.
+    restart = ("systemctl", "restart", "wsgi-fleet-exporter")
+    assert monitored.value(drifted) == 0
+    try:
+        pointer.write_bytes(b"0" * len(release))
+        on(stack.servers()["probe-2"], *restart)
+        eventually(lambda: monitored.value(drifted) == 1, timeout_s=60, message="one server differs from the store")
+        eventually(
+            lambda: monitored.firing().get("FleetReleaseDrifted") == "probe", timeout_s=60, message="the alert fires"
+        )
+    finally:
+        pointer.write_bytes(release)
+    on(stack.servers()["probe-2"], *restart)
+    eventually(lambda: monitored.value(drifted) == 0, timeout_s=60, message="it ends with the fault")
+
+
 def test_switched_off_it_leaves_nothing_that_listens(monitored: Monitored, tmp_path: Path) -> None:
     stack = monitored.stack
     machines = set(stack.machines("app").values()) - {monitored.machine}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -23,6 +24,7 @@ import certificate
 import metrics_writer
 import pytest
 import site_state
+import wanted_release
 from balancer_metrics import Balancer, Routes, VirtualHost
 from exposition import Histogram, Metrics, escape
 from hypothesis import given
@@ -30,8 +32,10 @@ from hypothesis import strategies as st
 from log_tail import QUIET_S, LogTail
 from metric_families import BUCKETS_S, BY_NAME, FAMILIES
 from metrics_writer import Writer
+from wanted_release import WantedRelease
 
 from harness.promtool import check, promtool
+from harness.stack import eventually
 from rendering.monitoring import app_server_exporter, balancer_exporter
 from rendering.templates import read_file
 from settings.application import App
@@ -303,6 +307,7 @@ def test_an_app_server_tells_its_release_workers_queue_and_health(
         "SLOTS": tmp_path / "slots",
         "slot_states": lambda: states,
         "process_layout": lambda: ("systemd", 0),
+        "read_pointer": always("0a1b"),
     }
     for name, value in replaced.items():
         monkeypatch.setattr(app_server_metrics, name, value)
@@ -330,6 +335,74 @@ def test_an_app_server_tells_its_release_workers_queue_and_health(
     }
 
 
+@pytest.mark.parametrize(
+    ("pointer", "links", "drift"),
+    [
+        ("1", {"live": "1", "slots/blue": "1"}, 0),
+        ("2", {"live": "1", "slots/blue": "1"}, 1),
+        # A switch that was killed: one of them serves on.
+        ("2", {"live": "2", "slots/blue": "1", "slots/green": "2"}, 1),
+        # Away while the first release was made.
+        ("1", {}, 1),
+        ("", {}, 0),
+    ],
+)
+def test_an_app_server_tells_whether_it_runs_what_the_store_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pointer: str, links: Mapping[str, str], drift: int
+) -> None:
+    (tmp_path / "slots").mkdir()
+    for name, release in links.items():
+        (tmp_path / "releases" / release).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path / "releases" / release)
+    states = {slot: "active" if f"slots/{slot}" in links else "inactive" for slot in ("blue", "green")}
+    replaced: Mapping[str, Any] = {
+        "LIVE": tmp_path / "live",
+        "SLOTS": tmp_path / "slots",
+        "slot_states": always(states),
+        "read_pointer": always(pointer),
+    }
+    for name, value in replaced.items():
+        monkeypatch.setattr(app_server_metrics, name, value)
+    add_drift = app_server_metrics.AppServer("shop").add_drift
+    # Nothing is known before the store has responded.
+    assert series_of(add_drift) == {}
+    eventually(lambda: series_of(add_drift), timeout_s=5, message="the store has responded")
+    assert series_of(add_drift) == {'wsgi_fleet_release_drift{app="shop"}': drift}
+
+
+def test_a_slow_store_holds_up_nothing_and_is_asked_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked, answers = Clock(), queue.Queue[None](), queue.Queue[str]()
+    monkeypatch.setattr(wanted_release.time, "monotonic", clock)
+
+    def ask() -> str:
+        asked.put(None)
+        if answer := answers.get(timeout=10):
+            return answer
+        raise OSError("no route")
+
+    def read() -> str | None:
+        try:
+            return wanted.read()
+        except OSError as error:
+            return str(error)
+
+    wanted = WantedRelease(ask)
+    assert read() is None
+    clock.now += 10 * wanted_release.EVERY_S
+    assert read() is None
+    # It was asked once, although more than a minute has passed; then it is due again.
+    for answer in ("0a1b", "", "2c3d"):
+        asked.get(timeout=5)
+        assert asked.empty()
+        answers.put(answer)
+        eventually(lambda answer=answer: read() == (answer or "no route"), timeout_s=5, message=f"{answer} is read")
+        clock.now += wanted_release.EVERY_S
+        # Until the next answer, the last one holds.
+        assert read() == (answer or "no route")
+    asked.get(timeout=5)
+    answers.put("0a1b")
+
+
 def test_a_part_that_fails_takes_no_other_with_it_and_is_logged_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -353,7 +426,7 @@ def test_each_tier_finds_its_parts_by_what_the_step_writes(site: Path, monkeypat
     monkeypatch.setattr(balancer_metrics, "LOG", site / "access.log")
     shop = App(source="a", module="a:b", path="/shop")
     for text, parts in (
-        (app_server_exporter("shop"), {"slots", "queue", "restarts"}),
+        (app_server_exporter("shop"), {"slots", "queue", "restarts", "drift"}),
         (balancer_exporter({"my-shop": shop}, "nginx"), {"proxy", "requests", "servers", "certificate"}),
     ):
         config = json.loads(json.loads(text)["files"]["/etc/wsgi-fleet/monitoring.json"][1])

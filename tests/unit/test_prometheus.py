@@ -86,16 +86,10 @@ CASES: Mapping[str, tuple[Mapping[str, str], Mapping[str, str]]] = {
         {'restarts_total{app="a",unit="app@blue.service",instance="a-1",stack="s"}': "0+0"},
         {'restarts_total{app="a",unit="app@blue.service",instance="a-1",stack="s"}': "0+1"},
     ),
-    "FleetReleasesMixed": (
-        {
-            'release_info{app="a",release="1",slot="blue",instance="a-1",stack="s"}': "1+0",
-            'release_info{app="a",release="1",slot="green",instance="a-2",stack="s"}': "1+0",
-            'release_info{app="b",release="2",slot="blue",instance="b-1",stack="s"}': "1+0",
-        },
-        {
-            'release_info{app="a",release="1",slot="blue",instance="a-1",stack="s"}': "1+0",
-            'release_info{app="a",release="2",slot="blue",instance="a-2",stack="s"}': "1+0",
-        },
+    "FleetReleaseDrifted": (
+        # A release of a quarter of an hour.
+        {'release_drift{app="a",instance="a-1",stack="s"}': "1+0x60 0+0"},
+        {'release_drift{app="a",instance="a-1",stack="s"}': "1+0"},
     ),
     # promtool's clock begins at 0.
     "FleetHealthAgentSilent": (
