@@ -146,6 +146,8 @@ class Release:
         base = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(self.folder)}
         # Installers have certificates of their own; machines trust those of the system.
         base |= {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        # As pip: nobody may write there later, so that each process would compile what it imports.
+        base |= {"UV_COMPILE_BYTECODE": "1"}
         try:
             result = subprocess.run(
                 command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s,

@@ -208,6 +208,14 @@ def test_no_variable_moves_an_installation_or_takes_another_python(server: Serve
     assert (chosen | {"UV_NO_CONFIG": "1"}).items() <= server.environments[-1].items()
 
 
+def test_packages_are_compiled_once_unless_the_application_asks_otherwise(server: Server) -> None:
+    server.build()
+    assert server.environments[-1]["UV_COMPILE_BYTECODE"] == "1"
+    server.manifest["environment"] = {"UV_COMPILE_BYTECODE": "0"}
+    server.build()
+    assert server.environments[-1]["UV_COMPILE_BYTECODE"] == "0"
+
+
 def test_a_variable_of_pip_makes_pip_the_installer(server: Server) -> None:
     server.secrets = {"PIP_INDEX_URL": "https://me:hunter2@host/simple"}
     venv = server.build()
