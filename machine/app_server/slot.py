@@ -86,7 +86,7 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                 f"{manifest['module']} was not imported in {limit} s; its last lines:\n{last_lines(slot, start_s)}"
             ) from None
         if not started:
-            raise AppServerError(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}")
+            raise not_started(slot, manifest, start_s)
         if serves := slot != PROOF and not process_layout()[1]:
             # It was healthy when it was tested, and from here on it serves clients: no long patience.
             limit, drain = min(limit, GATE_S), drain_s(slot)
@@ -94,10 +94,9 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
         for name in gateways(slot):
             good, same, status, response = 0, 0, 0, "nothing"
             while good < manifest["healthy_threshold"]:
-                if has_ended(slot):
-                    raise AppServerError(
-                        f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, start_s)}"
-                    )
+                # Not after a good response: to ask systemd costs more than the request.
+                if not good and has_ended(slot):
+                    raise not_started(slot, manifest, start_s)
                 is_refused = 300 <= status < 500 and same == REFUSALS
                 if time.monotonic() > deadline or is_refused or (serves and status == 500 and same == ERRORS):
                     tried = f"{same} tries" if time.monotonic() <= deadline else f"{limit} s"
@@ -126,9 +125,16 @@ def start_and_gate(slot: str, manifest: dict[str, Any]) -> None:
                     log(f"GET {path} {still} after {waited:.0f} s of {limit} s")
                     moment = next(each for each in moments if each > waited)
                 time.sleep(0.02 if good else 0.3)
+        if has_ended(slot):
+            raise not_started(slot, manifest, start_s)
     except BaseException:
         stop(slot, drain)
         raise
+
+
+def not_started(slot: str, manifest: dict[str, Any], since: float) -> AppServerError:
+    """Return what to raise for a slot that ended. since: when it was started, in seconds since 1970."""
+    return AppServerError(f"{manifest['module']} did not start; its last lines:\n{last_lines(slot, since)}")
 
 
 def waited_s(deadline: float, limit_s: int) -> float:
@@ -155,8 +161,17 @@ def stop(slot: str, drain_s: float) -> None:
             log(f"{' '.join(running)} did not drain in {drain_s:.0f} s; killing what is left")
             run("systemctl", "kill", "--signal=SIGKILL", *running)
             deadline = time.monotonic() + 10
-        time.sleep(0.05)
+        wait_for_workers([mains.get(unit, "") for unit in running])
     run("systemctl", "reset-failed", *every)
+
+
+def wait_for_workers(mains: Sequence[str]) -> None:
+    """Wait until one of these processes has no child or has ended, for a while: to ask systemd again costs 20 ms."""
+    deadline = time.monotonic() + 0.2
+    while time.monotonic() < deadline:
+        time.sleep(0.02)
+        if any(has_no_children(pid) or not Path(f"/proc/{pid}").exists() for pid in mains):
+            return
 
 
 def mend_socket() -> None:

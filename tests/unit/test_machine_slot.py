@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import signal
 import socketserver
+import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -136,6 +140,37 @@ def test_a_unit_that_does_not_get_healthy_is_stopped_and_its_journal_told(
         slot.start_and_gate("green", MANIFEST | {"start_timeout_s": 0})
     assert str(error.value) == f"{message}; its last lines:\n    broken"
     assert host.states["app@green"] == "inactive"
+
+
+def test_a_unit_that_ends_after_it_has_responded_well_did_not_start(host: AppServer) -> None:
+    host.starts, host.restarts, host.journal = [0], iter([0, 1]), "broken\n"
+    with pytest.raises(AppServerError, match="wsgi:app did not start; its last lines:\n    broken"):
+        slot.start_and_gate("green", MANIFEST)
+    assert host.states["app@green"] == "inactive"
+
+
+def test_a_wait_for_workers_ends_with_the_last_of_them_or_with_their_parent_and_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sleeps, sleep = list[float](), time.sleep
+    monkeypatch.setattr(slot.time, "sleep", lambda seconds: (sleeps.append(seconds), sleep(seconds)))
+
+    def looks(pid: int) -> int:
+        sleeps.clear()
+        slot.wait_for_workers([str(pid)])
+        return len(sleeps)
+
+    with subprocess.Popen(["sleep", "60"]) as idle:
+        assert looks(idle.pid) == 1
+        idle.kill()
+    assert looks(idle.pid) == 1
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE, start_new_session=True
+    ) as busy:
+        assert busy.stdout
+        busy.stdout.readline()
+        assert looks(busy.pid) > 1
+        os.killpg(busy.pid, signal.SIGKILL)
 
 
 def test_a_wait_for_a_health_path_says_what_it_answers_since_when_and_for_how_long(
