@@ -153,7 +153,12 @@ def test_a_wait_for_workers_ends_with_the_last_of_them_or_with_their_parent_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sleeps, sleep = list[float](), time.sleep
-    monkeypatch.setattr(slot.time, "sleep", lambda seconds: (sleeps.append(seconds), sleep(seconds)))
+
+    def count_sleep(seconds: float) -> None:
+        sleeps.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(slot.time, "sleep", count_sleep)
 
     def looks(pid: int) -> int:
         sleeps.clear()
