@@ -250,8 +250,9 @@ class Companion:
         found = FATAL_THREAD.search(self.report)
         ended_by = int(found[1], 16) if found else None
         suspects = [fd for _, fd, thread, *_ in requests if thread == ended_by] or [fd for _, fd, *_ in requests]
-        # With several greenlets in one thread it is unknown which of them it was.
-        guilty = self.overdue or ({*suspects} if len(suspects) == 1 else set[int]())
+        # Of greenlets, which share a thread, it is the one that ran.
+        current = {self.requests.current_connection()}
+        guilty = self.overdue or ({*suspects} if len(suspects) == 1 else current.intersection(suspects))
         for name in sorted(each[-1] for each in requests if each[1] in guilty - self.overdue):
             _log(f"worker {self.worker.id} ended while it worked on {name}")
         _close_all_but({2, *(fd for _, fd, *_ in requests)})

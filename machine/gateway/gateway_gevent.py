@@ -17,7 +17,7 @@ from gateway_loader import load_application
 from prefork import Workers, count_processes, read_settings
 
 sys.path.pop(0)
-MODULES = ("gevent", "gevent.event", "gevent.monkey", "gevent.pool", "gevent.pywsgi")
+MODULES = ("greenlet", "gevent", "gevent.event", "gevent.monkey", "gevent.pool", "gevent.pywsgi")
 # The companion ends a worker that blocks so many seconds after the limit of a request that waits.
 GRACE_S = 5
 # The balancer accepts lines of 16 KiB, and may escape each byte of a path as three.
@@ -34,8 +34,9 @@ def work(
     # While this process has one thread.
     guard.start()
     with gateway_http.prepend_gateway_path("gevent"):
-        gevent, event, monkey, pool, pywsgi = map(gateway_http.import_untyped, MODULES)
+        greenlet, gevent, event, monkey, pool, pywsgi = map(gateway_http.import_untyped, MODULES)
         monkey.patch_all()
+    guard.requests.watch_greenlets(greenlet)
     gateway_http.keep_accepting()
     pywsgi.MAX_REQUEST_LINE = LINE_BYTES
     cast("Any", http.client)._MAXHEADERS = FIELDS

@@ -108,6 +108,7 @@ class Gunicorn(WSGIApplication):
         guard.start()
         worker.wsgi = guard(worker.wsgi)
         if self.is_gevent:
+            guard.requests.watch_greenlets(http.import_untyped("greenlet"))
             http.keep_accepting()
             worker.wsgi = http.with_gevent_timeout(worker.wsgi, self.limit_s)
         os.write(self.tell_ready, b".")

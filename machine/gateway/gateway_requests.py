@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 
 # These names stay the real ones when gevent replaces those in their modules.
 from mmap import mmap
 from time import monotonic
+from typing import Any
 
 # State, file descriptor, thread, start (monotonic seconds), longest time in seconds, method and path.
 ENTRY = struct.Struct("=B3xiQdd160s")
 RUNNING, RESPONDING = 1, 2
+# An entry and one more, 0 for none: of the request whose greenlet runs. A greenlet has it as this attribute.
+CURRENT = struct.Struct("=i")
+ATTRIBUTE = "wsgi_fleet_request"
 
 
 class Requests:
@@ -26,6 +31,30 @@ class Requests:
         self.memory = _memory(most * ENTRY.size, file)
         # Offsets. The lowest are used first, so that the companion looks at few.
         self.free = list(range((most - 1) * ENTRY.size, -1, -ENTRY.size))
+        self.current = mmap(-1, CURRENT.size)
+        self.current_greenlet: Callable[[], Any] | None = None
+
+    def watch_greenlets(self, greenlet: Any) -> None:
+        """Note from now on whose request runs: one thread runs all greenlets. greenlet: the package."""
+        before = greenlet.gettrace()
+
+        def switched(event: str, greenlets: tuple[Any, Any]) -> None:
+            CURRENT.pack_into(self.current, 0, getattr(greenlets[1], ATTRIBUTE, 0))
+            if before:
+                before(event, greenlets)
+
+        greenlet.settrace(switched)
+        self.current_greenlet = greenlet.getcurrent
+
+    def _set_current(self, number: int) -> None:
+        if self.current_greenlet:
+            setattr(self.current_greenlet(), ATTRIBUTE, number)
+            CURRENT.pack_into(self.current, 0, number)
+
+    def current_connection(self) -> int:
+        """Return the file descriptor of the request whose greenlet runs; -1 where that is unknown."""
+        (number,) = CURRENT.unpack_from(self.current)
+        return self.connection(number - 1) if number else -1
 
     def begin(self, fd: int, thread: int, limit_s: float, request: str) -> int:
         """Enter a request that may take limit_s seconds.
@@ -36,6 +65,7 @@ class Requests:
         # The state comes last: until then the companion would see a request that began at 0.
         ENTRY.pack_into(self.memory, entry, 0, fd, thread, monotonic(), limit_s, request.encode(errors="replace"))
         self.memory[entry] = RUNNING
+        self._set_current(entry + 1)
         return entry
 
     def respond(self, entry: int) -> None:
@@ -45,6 +75,7 @@ class Requests:
     def end(self, entry: int) -> None:
         """Remove a request."""
         self.memory[entry] = 0
+        self._set_current(0)
         self.free.append(entry)
 
     def forget(self, fd: int) -> None:

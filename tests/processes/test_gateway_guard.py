@@ -358,6 +358,7 @@ SIGNALS = [
     *(signal.SIGPWR, signal.SIGXCPU),
 ]
 THREADED = ("uwsgi", "gunicorn gthread", "tornado")
+GREENLETS = ("gunicorn gevent", "gevent")
 LINEAR = ("uwsgi", "gunicorn sync", "gunicorn gthread", "tornado")
 
 
@@ -449,7 +450,7 @@ def test_the_request_that_ends_its_process_is_answered_502_and_the_next_one_200(
     assert began(running, what) == 1
 
 
-@pytest.mark.parametrize("shared", THREADED, indirect=True)
+@pytest.mark.parametrize("shared", [*THREADED, *GREENLETS], indirect=True)
 @pytest.mark.parametrize("what", ["abort", "segv"])
 def test_who_shared_the_process_is_reset_so_that_the_balancer_asks_another_server(running: Process, what: str) -> None:
     others = [send(running, "/sleep/20") for _ in range(2)]

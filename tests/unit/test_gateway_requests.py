@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import time
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from gateway_requests import RUNNING, Requests
@@ -46,6 +48,55 @@ def test_when_a_request_last_began_is_known_after_it_has_ended() -> None:
     assert requests.last_begin() >= before
     requests.end(first)
     assert requests.last_begin() >= before
+
+
+class Greenlets:
+    """Stands in for the package greenlet. traced: what a monitor of its own had been told before."""
+
+    def __init__(self) -> None:
+        self.now, self.traced = Mock(spec_set=["wsgi_fleet_request"], wsgi_fleet_request=0), list[str]()
+        self.trace: Any = self.note
+
+    def note(self, event: str, _greenlets: tuple[Any, Any]) -> None:
+        self.traced.append(event)
+
+    def gettrace(self) -> Any:
+        return self.trace
+
+    def settrace(self, trace: Any) -> None:
+        self.trace = trace
+
+    def getcurrent(self) -> Any:
+        return self.now
+
+    def switch(self, target: Any) -> None:
+        before, self.now = self.now, target
+        self.trace("switch", (before, target))
+
+
+def test_of_greenlets_the_request_is_known_whose_code_runs() -> None:
+    requests, greenlets, hub = Requests(2), Greenlets(), object()
+    requests.watch_greenlets(greenlets)
+    first, second = greenlets.now, Mock(spec_set=["wsgi_fleet_request"], wsgi_fleet_request=0)
+    assert requests.current_connection() == -1
+    entry = requests.begin(7, 0, 60.0, "GET '/a'")
+    assert requests.current_connection() == 7
+    greenlets.switch(second)
+    assert requests.current_connection() == -1
+    requests.begin(8, 0, 60.0, "GET '/b'")
+    for target, fd in ((hub, -1), (first, 7), (second, 8), (hub, -1), (first, 7)):
+        greenlets.switch(target)
+        assert requests.current_connection() == fd
+    # The greenlet of a connection goes on after a request.
+    requests.end(entry)
+    assert requests.current_connection() == -1
+    assert greenlets.traced == ["switch"] * 6
+
+
+def test_without_greenlets_no_request_is_taken_for_the_one_that_runs() -> None:
+    requests = Requests(1)
+    requests.begin(7, 0, 60.0, "GET '/'")
+    assert requests.current_connection() == -1
 
 
 @pytest.mark.parametrize("timeout_s", [None, 10.0])
