@@ -141,7 +141,7 @@ def _computed_of_app(prefix: str, app: App, platform: str) -> Iterator[Value]:
     if servers > 1 and app.fleet.capacity is None:
         after = "after the first server, which goes alone"
         yield compute("servers_at_a_time", min(at_a_time, servers - 1), "rollout.batch_size fleet.servers", after)
-    if processes is not None:
+    if processes is not None and app.gateway.limits_memory:
         most = limits.CONCURRENT_RELEASES * processes * app.gateway.reload_on_rss_mib
         how = "if every worker grew so large while a release switches"
         yield compute("memory_at_most_mib", most, "gateway.processes gateway.reload_on_rss_mib", how)

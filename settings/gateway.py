@@ -70,6 +70,11 @@ class Gateway(Model):
         return self.worker_class or ("sync" if self.threads == 1 else "gthread")
 
     @property
+    def limits_memory(self) -> bool:
+        """Return whether a worker that has grown above reload_on_rss_mib is replaced."""
+        return "reload_on_rss_mib" not in GATEWAYS[self.kind].unused
+
+    @property
     def runs_greenlets(self) -> bool:
         """Return whether requests run in greenlets, and not in threads."""
         return GATEWAYS[self.kind].runs_greenlets or (self.kind == "gunicorn" and self.gunicorn_worker == "gevent")

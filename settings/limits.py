@@ -172,6 +172,8 @@ def _check_timeouts(app: App) -> Iterator[str]:
 
 def _check_growth(app: App, platform: str) -> Iterator[str]:
     gateway, there, workers = app.gateway, capacity_of(app, platform), worker_processes(app, platform)
+    if not gateway.limits_memory:
+        return
     if there is None or workers is None or not gateway.model_fields_set & {"processes", "reload_on_rss_mib"}:
         return
     most = CONCURRENT_RELEASES * workers * gateway.reload_on_rss_mib

@@ -94,6 +94,11 @@ def test_what_is_computed_says_from_what(project: Path) -> None:
     }
 
 
+def test_no_most_memory_is_shown_of_a_gateway_that_does_not_limit_it(project: Path) -> None:
+    write(project, apps={"hello": HELLO | {"gateway": {"kind": "gunicorn"}}})
+    assert "apps.hello.memory_at_most_mib" not in read_settings()
+
+
 def test_secrets_are_masked_and_need_no_passphrase(project: Path) -> None:
     encrypted = {"secure": "v1:abc"}
     tls = {"certificate": Authority().sign(["shop.example.org"]).certificate, "private_key": encrypted}

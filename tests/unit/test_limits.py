@@ -157,6 +157,8 @@ def test_what_is_probably_not_meant_is_warned_of_with_both_settings() -> None:
         "apps.hello.gateway.reload_on_rss_mib: 256: 4 processes (gateway.processes) may grow to 2048"
     )
     assert limits.warnings(stack(gateway={"processes": 4, "reload_on_rss_mib": 128}, fleet=server)) == []
+    # It replaces no worker that has grown.
+    assert limits.warnings(stack(gateway={"kind": "gunicorn", "processes": 4}, fleet=server)) == []
 
 
 def test_a_secret_that_is_too_short_to_be_removed_from_messages_is_warned_of() -> None:
