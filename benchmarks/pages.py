@@ -50,9 +50,16 @@ class Part:
     draw: Callable[[dict[str, Any]], dict[str, str]]
 
     def run(self, arguments: argparse.Namespace, measure: Callable[[], dict[str, Any]]) -> None:
-        """Measure, keep the result, print it and write the pages; or write them again from a file that was kept."""
+        """Measure, keep the result, print it and write the pages; or write them again from a file that was kept.
+
+        Raises SystemExit where that file is none of this benchmark.
+        """
         if arguments.page:
-            self.write(json.loads(arguments.page.read_text()))
+            try:
+                self.write(json.loads(arguments.page.read_text()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                there = f"benchmarks/results/{self.kept}-*.json, by `make {self.target}`"
+                raise SystemExit(f"{arguments.page}: is none of {there} ({error!r})") from error
             return
         start_s = time.monotonic()
         result = measure()

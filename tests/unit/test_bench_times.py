@@ -183,3 +183,17 @@ def test_scaling_out_takes_until_the_new_server_responds_and_no_other() -> None:
         server.shutdown()
     assert fleet.app == {"fleet": {"servers": 2}}
     assert found >= 0.3
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"samples": {}, "when": "2026", "cores": 2, "kernel": "6"}'])
+def test_a_file_that_holds_no_results_is_an_error_that_names_those_which_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    written = Pages(tmp_path, monkeypatch)
+    before = written.page.read_text()
+    file = tmp_path / "other.json"
+    file.write_text(content)
+    given = pages.make_parser("").parse_args(["--page", str(file)])
+    with pytest.raises(SystemExit, match=r"other.json: is none of benchmarks/results/times-\*.json, by `make bench`"):
+        times.PART.run(given, lambda: {})
+    assert (written.page.read_text(), written.plots()) == (before, set())
