@@ -52,7 +52,8 @@ WANTED = {
                     "the engine starts, and each server starts the new release and proves it, on two cores"),
     NO_CHANGE: Wanted("`up` that changes nothing", 1.5, " s", PROFILE,
                       "the engine starts processes of Python, which import their libraries"),
-    ROLLBACK: Wanted("rollback", 1, " s", PROFILE, "servers switch in batches, each after the one before"),
+    ROLLBACK: Wanted("rollback", 1, " s", PROFILE,
+                     "all servers start the other release at the same time, on two cores"),
     FURTHER: Wanted("each further server of a release", 0.2, " s", BENCH,
                     "all servers stage on the same two cores; elsewhere each has its own"),
     SCALE_OUT: Wanted("one server more, until it serves", 5, " s", BENCH,
@@ -70,7 +71,7 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
     skipped = f"\n{result['skipped']}\n" * bool(result["skipped"])
     return {
         "times": _readme(result),
-        "run": describe(result, f"lives of a stack: {result['runs']}; medians, and the range."),
+        "run": describe(result, f"{result['runs']} stacks, each made and removed once; medians, and the range."),
         "goals": table(
             ("goal", "measured", "met", "command"),
             [(each.text, each.measured, each.met(), each.command) for each in goals(result)],

@@ -195,5 +195,5 @@ def test_a_file_that_holds_no_results_is_an_error_that_names_those_which_do(
     file.write_text(content)
     given = pages.make_parser("").parse_args(["--page", str(file)])
     with pytest.raises(SystemExit, match=r"other.json: is none of benchmarks/results/times-\*.json, by `make bench`"):
-        times.PART.run(given, lambda: {})
+        times.PART.run(given, dict)
     assert (written.page.read_text(), written.plots()) == (before, set())
