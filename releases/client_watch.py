@@ -92,6 +92,8 @@ class ClientWatch:
         self._before, self._begin_s = list(before), time.monotonic()
         self._since: dict[Server, float] = {}
         self._is_off = False
+        # What was said of too few requests.
+        self._few = ""
 
     def add(self, server: Server) -> None:
         """Take a server for one on the new release from now on. Its old slot has finished what it had."""
@@ -115,7 +117,10 @@ class ClientWatch:
         seen = f"clients of release {self._release}: {describe(new.all)}"
         if not is_judged(new.all, old):
             few = f"the release before: {old[0]}; to judge it {MIN_REQUESTS} of each are needed, as in a longer bake_s"
-            self._fleet.log(f"{seen}; {few}")
+            # Of a long bake without visitors it would be the same line at each look.
+            if few != self._few or new.all[0]:
+                self._fleet.log(f"{seen}; {few}")
+            self._few = few
             return
         when = "in the same time" if is_beside else f"in the {BEFORE_S:.0f} s before"
         seen += f"; of the release before {when}: {describe(old)}"

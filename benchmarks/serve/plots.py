@@ -39,9 +39,9 @@ def _bars(found: Figures, work: str, title: str) -> str:
 
 
 def _latencies(found: Figures) -> str:
-    """Draw the latencies of the default by its load."""
-    chart = leather.Chart("the default, hello: latency in ms by the percentage of the most requests/s")
+    """Draw the latencies of the default by the load that clients reached."""
+    chart = leather.Chart("the default, hello: latency in ms by the percentage of the most requests/s that was reached")
     for name, colour, value in (("median", OURS, "p50_ms"), ("p99", THEIRS, "p99_ms")):
-        points = [(load * 100, found.median("default", load_name(load), value)) for load in LOADS]
+        points = [(found.reached(load) * 100, found.median("default", load_name(load), value)) for load in LOADS]
         chart.add_line(points, name=name, stroke_color=colour)
     return chart.to_svg(width=WIDTH, height=HEIGHT)

@@ -54,10 +54,10 @@ class AppServer:
 
     def add_drift(self, metrics: Metrics) -> None:
         """Add whether another release is live or runs than the store names, as soon as that is known."""
-        wanted = self._wanted.read()
-        if wanted is not None:
-            there = {link_target(LIVE) or "", *(link_target(SLOTS / slot) for slot in active_slots())}
-            metrics.add("release_drift", there != {wanted}, app=self._app)
+        there = {link_target(LIVE) or "", *(link_target(SLOTS / slot) for slot in active_slots())}
+        is_drift = self._wanted.is_drift(there)
+        if is_drift is not None:
+            metrics.add("release_drift", is_drift, app=self._app)
 
 
 def active_slots() -> list[str]:

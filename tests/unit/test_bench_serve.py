@@ -116,6 +116,19 @@ def test_goals_are_met_or_missed_by_ratios_within_a_round() -> None:
     assert missed["hello: no gateway that keeps PEP 3333 is faster"] == ("0.50 times Granian", False)
 
 
+def test_latency_counts_up_to_seven_tenths_of_the_most_that_clients_reached_and_not_asked_for() -> None:
+    made = result()
+    for load, reached in ((0.1, 0.1), (0.3, 0.3), (0.5, 0.45), (0.7, 0.6), (0.9, 0.71)):
+        # The last one is slow because it is above.
+        p99_ms = 90.0 if reached > 0.7 else 10 + 20 * reached
+        made["samples"]["default"][load_name(load)] = [sample(1000 * reached * by, p99_ms) for by in (0.9, 1.1)]
+    found = Figures(made)
+    assert found.reached(0.9) == pytest.approx(0.71)
+    (goal,) = [each for each in found.goals() if each.text.startswith("p99")]
+    assert (goal.measured, goal.is_met) == ("1.8 times", True)
+    assert "| 90% | 71% | 710 ±10% | 4 / 90 |" in page.blocks(made)["load"]
+
+
 def test_a_request_without_an_answer_misses_the_goal_of_2000_clients() -> None:
     made = result()
     made["samples"]["default"]["many"][1]["timeouts"] = 1

@@ -157,6 +157,14 @@ def test_too_few_requests_are_told_with_how_many_are_needed(capsys: pytest.Captu
     assert current(fleet.store) == id_
 
 
+def test_a_release_that_nobody_visits_is_not_told_so_at_each_look(capsys: pytest.CaptureFixture[str]) -> None:
+    fleet, _ = a_fleet_on(1)
+    fleet.traffic = responses((0, 0, None, None), (0, 0, None, None))
+    roll_out(fleet, 2, bake_s=20, client_limits=limits())
+    assert len(fleet.asked) > 2
+    assert capsys.readouterr().out.count("0 of 0 requests") == 1
+
+
 @pytest.mark.parametrize(
     "failure", [Unreachable("no route"), TimeoutError(), "No such file or directory", {"groups": {}}, {"groups": 1}, []]
 )

@@ -370,37 +370,60 @@ def test_an_app_server_tells_whether_it_runs_what_the_store_names(
     assert series_of(add_drift) == {'wsgi_fleet_release_drift{app="shop"}': drift}
 
 
-def test_a_slow_store_holds_up_nothing_and_is_asked_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, asked, answers = Clock(), queue.Queue[None](), queue.Queue[str]()
-    monkeypatch.setattr(wanted_release.time, "monotonic", clock)
+class SlowStore:
+    """A store that responds when a test says so, by a clock that the test moves."""
 
-    def ask() -> str:
-        asked.put(None)
-        if answer := answers.get(timeout=10):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.asked, self.answers = Clock(), queue.Queue[None](), queue.Queue[str]()
+        monkeypatch.setattr(wanted_release.time, "monotonic", self.clock)
+        self.wanted = WantedRelease(self.ask)
+
+    def ask(self) -> str:
+        self.asked.put(None)
+        if answer := self.answers.get(timeout=10):
             return answer
         raise OSError("no route")
 
-    def read() -> str | None:
+    def look(self, release: str) -> bool | str | None:
         try:
-            return wanted.read()
+            return self.wanted.is_drift({release})
         except OSError as error:
             return str(error)
 
-    wanted = WantedRelease(ask)
-    assert read() is None
-    clock.now += 10 * wanted_release.EVERY_S
-    assert read() is None
-    # It was asked once, although more than a minute has passed; then it is due again.
-    for answer in ("0a1b", "", "2c3d"):
-        asked.get(timeout=5)
-        assert asked.empty()
-        answers.put(answer)
-        eventually(lambda answer=answer: read() == (answer or "no route"), timeout_s=5, message=f"{answer} is read")
-        clock.now += wanted_release.EVERY_S
+    def respond(self, answer: str, release: str, expected: bool | str) -> None:
+        """Expect that it was asked once, let it respond, and expect what a look says then."""
+        self.asked.get(timeout=5)
+        assert self.asked.empty()
+        self.answers.put(answer)
+        eventually(lambda: self.look(release) == expected, timeout_s=5, message=f"{answer} is read")
+
+
+def test_a_slow_store_holds_up_nothing_and_is_asked_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SlowStore(monkeypatch)
+    assert store.look("1") is None
+    store.clock.now += 10 * wanted_release.EVERY_S
+    # It is asked already; then it is due again.
+    assert store.look("1") is None
+    for answer, expected in (("1", False), ("", "no route"), ("1", False)):
+        store.respond(answer, "1", expected)
+        store.clock.now += wanted_release.EVERY_S
         # Until the next answer, the last one holds.
-        assert read() == (answer or "no route")
-    asked.get(timeout=5)
-    answers.put("0a1b")
+        assert store.look("1") == expected
+    store.asked.get(timeout=5)
+    store.answers.put("1")
+
+
+def test_a_server_that_has_just_switched_is_not_taken_for_drifted_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SlowStore(monkeypatch)
+    assert store.look("1") is None
+    store.respond("1", "1", expected=False)
+    assert store.look("2") is True
+    store.clock.now += wanted_release.DRIFTED_EVERY_S - 1
+    assert store.look("2") is True
+    assert store.asked.empty()
+    store.clock.now += 1
+    assert store.look("2") is True
+    store.respond("2", "2", expected=False)
 
 
 def test_a_part_that_fails_takes_no_other_with_it_and_is_logged_once(
