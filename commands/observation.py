@@ -147,7 +147,8 @@ def observe(target: Target, balancer_report: Callable[[], Report[BalancerStatus]
         moving = rollout_of(lock.parse(target.store.read(lock.KEY)), time.time())
         newest = next(entries(target.store), None)
         if moving and newest:
-            moving = {**moving, "phase": PHASES.get(newest.result, newest.result)}
+            phase = "switching all servers" if newest.is_rollback else PHASES.get(newest.result, newest.result)
+            moving = {**moving, "phase": phase}
         balancer, load_balancer = front.result(), service.result()
         reports = {name: future.result() for name, future in asked.items()}
         ending = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -47,12 +46,33 @@ def target_of(store: Store, journal_releases: Sequence[str], release_prefix: str
     return good[0]
 
 
-def _undo(fleet: Fleet, servers: Sequence[Server], release: str | None) -> list[str]:
+class Switches:
+    """When servers switched, for the journal. It is written afterwards: its store must not keep servers from it."""
+
+    def __init__(self, fleet: Fleet, journal: Journal) -> None:
+        self._fleet, self._journal = fleet, journal
+        self._done: list[tuple[str, str, float, float]] = []
+
+    def run(self, server: Server, release: str, event: str = "switched") -> None:
+        """Switch a server, and remember it as this event. Raises ServerFailure."""
+        begin_s = time.monotonic()
+        self._fleet.switch(server, release)
+        self._done.append((event, server.name, begin_s, time.monotonic()))
+
+    def note(self) -> None:
+        """Write down what was done since the last time."""
+        for event, name, *moments in sorted(self._done, key=lambda each: each[3]):
+            began_s, ended_s = map(self._journal.seconds_at, moments)
+            self._journal.note(event, server=name, began_s=began_s, after_s=ended_s)
+        self._done.clear()
+
+
+def _undo(fleet: Fleet, servers: Sequence[Server], release: str | None, switches: Switches) -> list[str]:
     """Undo a rollback that failed on some servers: one release shall serve."""
     if release is None:
         return []
     try:
-        fleet.on_all(servers, lambda server: fleet.switch(server, release))
+        fleet.on_all(servers, lambda server: switches.run(server, release, "went back"))
     except ServerFailures as error:
         return [f"returning to {release} failed as well: {failure}" for failure in error.failures]
     return []
@@ -83,7 +103,8 @@ def roll_back(
     target = target_of(store, completed_releases(store), release_prefix)
     try:
         with lock.acquire(store, f"rollback to {target}", log):
-            journal, guard = Journal(store, release=target, app=fleet.app), threading.Lock()
+            journal = Journal(store, release=target, app=fleet.app)
+            switches, away = Switches(fleet, journal), list[str]()
             journal.note("begin", before=before, servers=[server.name for server in servers], rollback=True)
             manifest = store.read(f"releases/{target}/manifest.json")
             static = StaticFiles(fleet, balancer, target, manifest, store if keeps_static else None)
@@ -98,10 +119,7 @@ def roll_back(
                 if target not in found.staged:
                     # A server made since: it takes the secrets that it has, as at boot.
                     fleet.run(server, "stage", ["stage", target], stdin=b"null", timeout_s=600)
-                begin_s = time.monotonic()
-                fleet.switch(server, target)
-                with guard:
-                    journal.note("switched", server=server.name, began_s=journal.seconds_at(begin_s))
+                switches.run(server, target)
                 return found.live != target
 
             try:
@@ -109,11 +127,13 @@ def roll_back(
             except ServerFailures as error:
                 reached = {failure.server for failure in error.failures if not failure.is_unreachable}
                 if reached or len(error.failures) == len(servers):
+                    problems = [str(error), *_undo(fleet, servers, before, switches)]
+                    switches.note()
                     journal.note_error(error)
-                    problems = [str(error), *_undo(fleet, servers, before)]
                     static.discard()
                     hooks.notify("failed", journal.facts)
                     raise RollbackError("\n".join([*problems, f"release {before} still serves"])) from error
+                away += sorted(failure.server.name for failure in error.failures)
                 log(f"takes {target} when it boots: {error}")
             # First that it must not come back, then that the other serves: a kill between leaves the safe half.
             if before and before != target:
@@ -122,9 +142,9 @@ def roll_back(
             pointers.allow(store, target)
             pointers.set_current(store, target)
             pointers.count_manual_change(store)
-            if live:
-                live.bring_late(fleet, servers, go_back)
-            missing = static.activate()
+            late = {each.name for each in live.bring_late(fleet, servers, go_back)} if live else set[str]()
+            missing = [*(name for name in away if name not in late), *static.activate()]
+            switches.note()
             journal.note("done", seconds=round(time.monotonic() - start_s, 1), missing=missing)
     except lock.Locked as error:
         raise RollbackError(str(error)) from error

@@ -75,6 +75,12 @@ def test_a_server_that_cannot_go_back_leaves_all_on_the_release_that_served() ->
     with pytest.raises(RollbackError, match=rf"a-2, switch: GET /healthz was 500\nrelease {third} still serves"):
         go_back(fleet)
     assert (fleet.live, current(fleet.store)) == (dict.fromkeys(NAMES, third), third)
+    movement = read_movement(fleet.store, second)
+    assert movement is not None
+    events = [(each["event"], each.get("server")) for each in movement.events]
+    assert sorted(events[1:3]) == [("switched", "a-1"), ("switched", "a-3")]
+    assert sorted(events[3:-1]) == [("went back", name) for name in NAMES]
+    assert (events[0][0], events[-1][0]) == ("begin", "failed")
 
 
 def test_a_server_that_is_away_takes_it_when_it_boots() -> None:
@@ -82,6 +88,24 @@ def test_a_server_that_is_away_takes_it_when_it_boots() -> None:
     fleet.fails["a-2", "status"] = Unreachable("no route")
     assert go_back(fleet) == second
     assert fleet.live == {"a-1": second, "a-2": third, "a-3": second}
+    newest = next(entries(fleet.store))
+    # So the next up looks at it again.
+    assert (newest.missing, newest.is_settled) == (("a-2",), False)
+
+
+def test_a_journal_that_cannot_be_written_keeps_no_server_from_its_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, (_, second, _) = three_releases()
+    write = fleet.store.write
+
+    def write_once(key: str, content: bytes) -> None:
+        if key.startswith("journal/") and key in fleet.store.keys("journal/"):
+            raise PermissionError(key)
+        write(key, content)
+
+    monkeypatch.setattr(fleet.store, "write", write_once)
+    with pytest.raises(PermissionError):
+        go_back(fleet)
+    assert (fleet.live, current(fleet.store)) == (dict.fromkeys(NAMES, second), second)
 
 
 def test_a_server_that_has_not_staged_it_stages_it_with_the_secrets_it_has() -> None:
