@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sysconfig
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 PIP, UV = Path("/srv/gateway/pip"), Path("/srv/gateway/uv/bin/uv")
 # What `pip --python` starts, without the second pip that would only start it.
 PIP_RUNNER = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(PIP)})) / "pip" / "__pip-runner__.py"
+# Address space of each process that compiles: the smallest machine has 512 MiB, and the application runs there.
+COMPILER_KIB = 400 << 10
 # Of the application's environment, installers get these, and what requirement files name.
 _FOR_INSTALLERS = re.compile(r"(PIP|UV)_\w+|(?i:(https?|all|no)_proxy)|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|NETRC")
 # But not what says which files are installed, where, and with which Python.
@@ -71,6 +74,17 @@ def install(release: Release, venv: Path, cache: Path) -> None:
         what = str(release.source.parent) if release.is_project and release.source.name == "pyproject.toml" else ""
         words = [what] if what else ["-r", str(release.source)]
         release.run(str(UV), "pip", "install", "--python", python, *words, variables=variables)
+
+
+def compile_packages(release: Release, venv: Path) -> None:
+    """Compile all packages: nobody may write there later, so each process would compile what it imports.
+
+    What does not compile stays as it is, such as a file of Python 2, or one that takes more memory than COMPILER_KIB.
+    """
+    limited = ("sh", "-c", 'ulimit -v "$1"; shift; exec "$@"', "sh", str(COMPILER_KIB))
+    compiler = ("/usr/bin/python3", "-I", "-m", "compileall", "-qq", "-j", "0", str(venv / "lib"))
+    with suppress(InstallError):
+        release.run(*limited, *compiler, variables={})
 
 
 def _uses_pip(release: Release) -> bool:

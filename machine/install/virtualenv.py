@@ -30,7 +30,7 @@ from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import wheels
-from installers import InstallError, install, is_for_installers
+from installers import InstallError, compile_packages, install, is_for_installers
 from requirement_files import RequirementError, RequirementFiles, without_credentials
 
 USER = "app"
@@ -47,6 +47,8 @@ STORE = Path("/etc/wsgi-fleet/store")
 READY = "virtualenv is ready: "
 # In a virtualenv: what its installation wrote into the code, such as a file with the version, or compiled modules.
 WRITTEN = ".written.tar"
+# What a virtualenv has beside packages, so that one that was made before is made again.
+CONTENT = "compiled"
 # A shorter secret would be found in every other word.
 SECRET_LENGTH = 4
 # What a netrc file has beside its secrets.
@@ -126,7 +128,7 @@ class Release:
         # Servers of one system with other security updates use the same packages.
         system = platform.freedesktop_os_release()
         parts = [system["ID"], system.get("VERSION_ID", ""), platform.machine(), sysconfig.get_config_var("SOABI")]
-        parts.append(json.dumps(plain, sort_keys=True))
+        parts += [json.dumps(plain, sort_keys=True), CONTENT]
         if self.files:
             parts.append(self.files.digest())
         else:
@@ -146,8 +148,6 @@ class Release:
         base = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": str(self.folder)}
         # Installers have certificates of their own; machines trust those of the system.
         base |= {"PIP_CERT": CA_BUNDLE, "SSL_CERT_FILE": CA_BUNDLE, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-        # As pip: nobody may write there later, so that each process would compile what it imports.
-        base |= {"UV_COMPILE_BYTECODE": "1"}
         try:
             result = subprocess.run(
                 command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s,
@@ -263,6 +263,7 @@ def build(release: Release, venv: Path) -> None:
         # After the code has changed hands, which changes the time of each file.
         (start_mark := release.folder / "begun").touch()
         install(release, venv, cache)
+        compile_packages(release, venv)
         if release.is_local:
             find = 'find . -type f -cnewer "$1" -print0 | tar --create --null --files-from=- --file="$2"'
             release.run("sh", "-c", find, "sh", str(start_mark), str(venv / WRITTEN), variables={})

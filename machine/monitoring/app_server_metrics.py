@@ -67,4 +67,4 @@ def active_slots() -> list[str]:
 
 def read_pointer() -> str:
     """Return the release that the store names; "" where there is none yet. Raises FetchError."""
-    return fetch(store_url(), "pointer", missing_ok=True).decode().strip()
+    return fetch(store_url(), "pointer", missing_ok=True).decode(errors="replace").strip()

@@ -4,35 +4,46 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Thread
 
 # Seconds between two questions: in a bucket each of them is a request that costs money. Sooner while the server runs
 # another release: one that has just ended must not look like drift for a minute.
 EVERY_S, DRIFTED_EVERY_S = 60.0, 5.0
+# Seconds after which a store that has not responded counts as one that fails.
+PATIENCE_S = 300.0
 
 
 class WantedRelease:
     """Remembers the release that the store names. ask: returns it; "" where there is none yet."""
 
     def __init__(self, ask: Callable[[], str]) -> None:
-        self._ask, self._asked_s, self._is_drift = ask, float("-inf"), False
-        # A store that does not respond must not hold up other metrics.
-        self._thread = ThreadPoolExecutor(1)
-        self._asking: Future[str] | None = None
-        self._answer: Future[str] | None = None
+        self._ask, self._asked_s = ask, float("-inf")
+        self._is_asking = self._is_drift = False
+        self._answer: str | Exception | None = None
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._ask()
+        # Whatever it is, is_drift() raises it.
+        except Exception as error:  # noqa: BLE001
+            self._answer = error
+        self._is_asking = False
 
     def is_drift(self, releases: Set[str | None]) -> bool | None:
         """Return whether these are others than the store named last; None before the first answer.
 
-        Raises what `ask` raised last.
+        Raises what `ask` raised last, and TimeoutError where the store has not responded for long.
         """
-        if self._asking and self._asking.done():
-            self._asking, self._answer = None, self._asking
         now, wait_s = time.monotonic(), DRIFTED_EVERY_S if self._is_drift else EVERY_S
-        if not self._asking and now - self._asked_s >= wait_s:
-            self._asking, self._asked_s = self._thread.submit(self._ask), now
-        self._is_drift = False
-        if self._answer is None:
-            return None
-        self._is_drift = {self._answer.result()} != releases
-        return self._is_drift
+        # The thread may write it meanwhile.
+        answer, self._is_drift = self._answer, False
+        if self._is_asking and now - self._asked_s > PATIENCE_S:
+            raise TimeoutError(f"the release store has not responded for {PATIENCE_S:.0f} s")
+        if not self._is_asking and now - self._asked_s >= wait_s:
+            self._is_asking, self._asked_s = True, now
+            # It must hold up neither other metrics nor the end of this process.
+            Thread(target=self._run, daemon=True).start()
+        if isinstance(answer, Exception):
+            raise answer.with_traceback(None)
+        self._is_drift = answer is not None and {answer} != releases
+        return None if answer is None else self._is_drift

@@ -401,9 +401,12 @@ class SlowStore:
 def test_a_slow_store_holds_up_nothing_and_is_asked_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     store = SlowStore(monkeypatch)
     assert store.look("1") is None
-    store.clock.now += 10 * wanted_release.EVERY_S
-    # It is asked already; then it is due again.
+    store.clock.now += wanted_release.PATIENCE_S
+    # It is asked already.
     assert store.look("1") is None
+    store.clock.now += 1
+    assert store.look("1") == "the release store has not responded for 300 s"
+    # Once it has responded, it is due again.
     for answer, expected in (("1", False), ("", "no route"), ("1", False)):
         store.respond(answer, "1", expected)
         store.clock.now += wanted_release.EVERY_S
