@@ -8,7 +8,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,27 +151,43 @@ def stop(slot: str, drain_s: float) -> None:
     """Stop gracefully: requests in flight are finished for up to drain_s seconds, then the rest is killed."""
     every = units(slot)
     mains = dict(zip(every, unit_property("MainPID", every), strict=False))
+    workers = {unit: worker_files(unit) for unit in every}
+
+    def is_done(unit: str) -> bool:
+        # The application may have started a child of the main process, which stays.
+        have_ended = workers[unit] and not any(file.exists() for file in workers[unit])
+        return bool(have_ended) or has_no_children(mains.get(unit, ""))
+
     run("systemctl", "stop", "--no-block", *every)
     deadline = time.monotonic() + drain_s
     while running := [unit for unit in every if state_of(unit) not in ("inactive", "failed")]:
-        if done := [unit for unit in running if has_no_children(mains.get(unit, ""))]:
+        if done := [unit for unit in running if is_done(unit)]:
             # Its workers are done. uWSGI's master would look for that once a second only, and do nothing more.
             run("systemctl", "kill", "--signal=SIGKILL", *done)
         if time.monotonic() > deadline:
             log(f"{' '.join(running)} did not drain in {drain_s:.0f} s; killing what is left")
             run("systemctl", "kill", "--signal=SIGKILL", *running)
             deadline = time.monotonic() + 10
-        wait_for_workers([mains.get(unit, "") for unit in running])
+        wait_for_any(running, lambda unit: is_done(unit) or not Path(f"/proc/{mains.get(unit, '')}").exists())
     run("systemctl", "reset-failed", *every)
 
 
-def wait_for_workers(mains: Sequence[str]) -> None:
-    """Wait until one of these processes has no child or has ended, for a while: to ask systemd again costs 20 ms."""
+def wait_for_any(running: Sequence[str], is_done: Callable[[str], bool]) -> None:
+    """Wait until one of these units is done, for a while: to ask systemd again costs 20 ms."""
     deadline = time.monotonic() + 0.2
     while time.monotonic() < deadline:
         time.sleep(0.02)
-        if any(has_no_children(pid) or not Path(f"/proc/{pid}").exists() for pid in mains):
+        if any(map(is_done, running)):
             return
+
+
+def worker_files(unit: str) -> list[Path]:
+    """Return the files that the workers of a unit have until they, and who responds for them, have ended.
+
+    None with supervisord, and where a worker could not make its file.
+    """
+    name = unit.removeprefix("app@").removeprefix("app-")
+    return list(private_socket(name).parent.glob("worker-*"))
 
 
 def mend_socket() -> None:

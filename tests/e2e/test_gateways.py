@@ -111,9 +111,7 @@ def test_a_client_can_neither_pretend_nor_walk_around_the_rules_of_the_site(flee
     status = fleet.fleet("status", "--json")
     assert status.returncode == 0, status.stderr
     servers = json.loads(status.stdout)["servers"]
-    assert [(each["state"], each["workers_busy"], each["listen_queue"]) for each in servers] == [
-        ("serving", 0, 0)
-    ] * 2
+    assert [(each["state"], each["workers_busy"], each["listen_queue"]) for each in servers] == [("serving", 0, 0)] * 2
 
 
 def test_what_was_rendered_is_well_to_those_who_read_it(fleet: Stack) -> None:

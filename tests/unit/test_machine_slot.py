@@ -11,6 +11,7 @@ import socketserver
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -149,33 +150,72 @@ def test_a_unit_that_ends_after_it_has_responded_well_did_not_start(host: AppSer
     assert host.states["app@green"] == "inactive"
 
 
-def test_a_wait_for_workers_ends_with_the_last_of_them_or_with_their_parent_and_is_bounded(
+Parent = subprocess.Popen[bytes]
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    """Start a process with a child."""
+    command = ["sh", "-c", "sleep 60 & echo; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as made:
+        assert made.stdout
+        made.stdout.readline()
+        yield made
+        os.killpg(made.pid, signal.SIGKILL)
+
+
+def stop_slot(host: AppServer, monkeypatch: pytest.MonkeyPatch, pid: int, is_over: Callable[[], bool]) -> list[str]:
+    """Stop slot blue, whose main process has a pid. It ends when it is killed, or by itself. Return who was killed."""
+    killed: list[str] = []
+
+    def run(*command: str, timeout_s: float = 60, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        done = subprocess.CompletedProcess(command, 0, "", "")
+        match command:
+            case ("systemctl", "show", "-P", "MainPID", *_):
+                done.stdout = f"{pid}\n"
+            case ("systemctl", "show", "-P", "ActiveState", *_):
+                done.stdout = "inactive" if killed or is_over() else "deactivating"
+            case ("systemctl", "kill", *_):
+                killed.append(command[-1])
+            case _:
+                return host.run(*command, timeout_s=timeout_s, user=user)
+        return done
+
+    for module in (slot, slot_layout):
+        monkeypatch.setattr(module, "run", run)
+    slot.stop("blue", 3)
+    return killed
+
+
+def test_a_slot_whose_workers_have_ended_is_not_waited_for(
+    host: AppServer,
     monkeypatch: pytest.MonkeyPatch,
+    parent: subprocess.Popen[bytes],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sleeps, sleep = list[float](), time.sleep
+    with subprocess.Popen(["sleep", "60"]) as main:
+        assert stop_slot(host, monkeypatch, main.pid, lambda: False) == ["app@blue"]
+        main.kill()
+    # The application has started a child that stays, and the file of the only worker goes.
+    file = slot_layout.private_socket("blue").parent / "worker-1-2-3"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    threading.Timer(0.3, file.unlink).start()
+    assert stop_slot(host, monkeypatch, parent.pid, lambda: False) == ["app@blue"]
+    assert not file.exists()
+    assert "did not drain" not in capsys.readouterr().out
 
-    def count_sleep(seconds: float) -> None:
-        sleeps.append(seconds)
-        sleep(seconds)
 
-    monkeypatch.setattr(slot.time, "sleep", count_sleep)
-
-    def looks(pid: int) -> int:
-        sleeps.clear()
-        slot.wait_for_workers([str(pid)])
-        return len(sleeps)
-
-    with subprocess.Popen(["sleep", "60"]) as idle:
-        assert looks(idle.pid) == 1
-        idle.kill()
-    assert looks(idle.pid) == 1
-    with subprocess.Popen(
-        ["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE, start_new_session=True
-    ) as busy:
-        assert busy.stdout
-        busy.stdout.readline()
-        assert looks(busy.pid) > 1
-        os.killpg(busy.pid, signal.SIGKILL)
+def test_a_slot_whose_workers_are_unknown_has_the_whole_time_while_its_main_process_has_children(
+    host: AppServer,
+    monkeypatch: pytest.MonkeyPatch,
+    parent: subprocess.Popen[bytes],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    end_s = time.monotonic() + 0.5
+    assert stop_slot(host, monkeypatch, parent.pid, lambda: time.monotonic() > end_s) == []
+    assert stop_slot(host, monkeypatch, parent.pid, lambda: False) == ["app@blue"]
+    assert "app@blue did not drain in 3 s; killing what is left" in capsys.readouterr().out
 
 
 def test_a_wait_for_a_health_path_says_what_it_answers_since_when_and_for_how_long(
