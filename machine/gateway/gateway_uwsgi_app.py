@@ -23,6 +23,7 @@ guard = Guard(
     int(uwsgi.opt["threads"]),
     int(uwsgi.opt["request-timeout-s"]),
     lambda _: uwsgi.connection_fd(),
+    uwsgi.opt["http-socket"].decode(),
     is_uwsgi=True,
     resident_mib=int(uwsgi.opt["reload-on-rss-mib"]),
 )

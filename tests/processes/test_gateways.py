@@ -12,6 +12,7 @@ from typing import Any
 
 import app_status
 import pytest
+import slot
 
 from gateways import GATEWAYS
 from harness.stack import eventually
@@ -115,6 +116,19 @@ def test_workers_tell_what_they_work_on_and_leave_nothing_when_they_end(
         eventually(lambda: count() == idle, timeout_s=5, message=str(count()))
         assert running.stop() == 0
         eventually(lambda: not list(tmp_path.glob("worker-*")), timeout_s=5, message="the files have gone")
+
+
+def test_files_of_uwsgi_workers_go_when_they_end_although_a_child_of_the_application_stays(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text(f"import subprocess\nsubprocess.Popen(['sleep', '60'])\n{APP}")
+    with started(app("uwsgi", processes=2), tmp_path) as running:
+        running.wait_ready()
+        eventually(lambda: len(list(tmp_path.glob("worker-*"))) == 2, timeout_s=5, message=running.log)
+        running.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not list(tmp_path.glob("worker-*")), timeout_s=10, message="the files have gone")
+        # So it cannot be told by the children of the main process (machine/app_server/slot.py).
+        assert running.process.poll() is None
+        assert not slot.has_no_children(str(running.process.pid))
 
 
 @pytest.mark.parametrize("gateway", KINDS)
