@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -233,6 +234,19 @@ def _clock(report: Report[MachineStatus]) -> float:
     return report.facts.machine.clock_s if report.facts else 0.0
 
 
+def check_prometheus(url: str) -> Iterator[Finding]:
+    """Yield whether the stack's own Prometheus responds. url: "" where it has none."""
+    if not url:
+        return
+    try:
+        with urllib.request.urlopen(f"{url}/-/ready", timeout=5):  # noqa: S310  an output of the stack
+            finding = Finding("monitoring")
+    except OSError as error:
+        remedy = "`lxc list` shows its machine. `pulumi up` starts it; on it, `journalctl -u prometheus` may say why."
+        finding = Finding("monitoring", f"Prometheus at {url} does not respond: {error}", remedy)
+    yield finding
+
+
 def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
     """Yield findings about everything, as far as it can be examined."""
     chosen: str | None = None
@@ -248,7 +262,8 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
         return
     lock = partial(check_lock, chosen, os.environ.get("PULUMI_BACKEND_URL", ""), "wsgi-fleet")
     try:
-        targets = resolve_targets(chosen, outputs(chosen, app), app, patience_s=15)
+        described = outputs(chosen, app)
+        targets = resolve_targets(chosen, described, app, patience_s=15)
     except CommandError as error:
         yield lock()
         text, _, remedy = str(error).partition("; ")
@@ -258,6 +273,7 @@ def examine(stack: str | None, app: str | None) -> Iterator[Finding]:
     yield lock([each.rollout["what"] for each in every if each.rollout])
     yield Finding(f"stack {chosen}")
     yield from operator.check_connection(targets[0].reach)
+    yield from check_prometheus(described.get("monitoring_url", ""))
     yield from fleet(every)
 
 

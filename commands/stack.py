@@ -64,7 +64,9 @@ def selected_stack(name: str | None) -> str:
 
 
 def outputs(stack: str, app: str | None = None) -> dict[str, Any]:
-    """Return the stack's output `fleet`, and the URL of the site. It may contain a private key: never print it.
+    """Return the stack's output `fleet`, and the URLs of the site and of Prometheus ("" where it has none).
+
+    It may contain a private key: never print it.
 
     After a first release that failed, of the stack or of that app, what the state describes.
 
@@ -91,7 +93,8 @@ def outputs(stack: str, app: str | None = None) -> dict[str, Any]:
     url = str(found.get("url", ""))
     names = url if "://" in url else "(known after an `up` that succeeds)"
     try:
-        return with_live_servers({**cast("dict[str, Any]", fleet), "url": names})
+        urls = {"url": names, "monitoring_url": str(found.get("monitoring_url", ""))}
+        return with_live_servers({**cast("dict[str, Any]", fleet), **urls})
     except ServerGroupError as error:
         raise CommandError(f"the servers of stack {stack} cannot be listed: {error}") from error
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,30 @@ def test_of_a_well_stack_nothing_is_wrong(stack: FakeStack, balancer: BalancerSt
     output = CliRunner().invoke(app, ["doctor"]).output
     assert ("ok     certificate\n" in output) == (balancer.certificate is not None)
     assert output.endswith("\nnothing is wrong\n")
+
+
+def test_a_prometheus_that_does_not_respond_is_wrong() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        def respond(status: int) -> list[Finding]:
+            def serve() -> None:
+                connection, _ = listening.accept()
+                with connection:
+                    assert connection.recv(4096).startswith(b"GET /-/ready ")
+                    connection.sendall(f"HTTP/1.0 {status} X\r\n\r\n".encode())
+
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(serve)
+                return [*doctor.check_prometheus(url)]
+
+        assert respond(200) == [Finding("monitoring")]
+        (starting,) = respond(503)
+        assert "503" in starting.problem
+    (away,) = doctor.check_prometheus(url)
+    assert away.problem.startswith(f"Prometheus at {url} does not respond: ")
+    assert "`pulumi up` starts it" in away.remedy
+    assert [*doctor.check_prometheus("")] == []
 
 
 DISK = "disk of hello-2: {} -> Free some there, or raise size.disk"
