@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Generator
@@ -22,7 +23,12 @@ PAUSE_S = 2.0
 
 @contextmanager
 def removing_leftovers(name: str) -> Generator[None]:
-    """Remove at the end what is left of the stacks that this process made by harness.stack. name: how theirs begin."""
+    """Remove at the end what is left of the stacks that this process made by harness.stack. name: how theirs begin.
+
+    Have the processes that it starts hear SIGINT. A shell has those in the background ignore it, and then each Pulumi
+    command waits 5 seconds for a part of its own that it asks to end.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:

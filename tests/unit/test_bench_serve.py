@@ -112,8 +112,15 @@ def test_goals_are_met_or_missed_by_ratios_within_a_round() -> None:
     assert met["hello: 3 times Gunicorn's default"]
     assert met["an idle server: 90 MiB"]
     missed = {each.text: (each.measured, each.is_met) for each in Figures(result(default=2900, granian=5800)).goals()}
-    assert missed["hello: 3 times Gunicorn's default"] == ("2.9 times", False)
-    assert missed["hello: no gateway that keeps PEP 3333 is faster"] == ("0.50 times Granian", False)
+    assert missed["hello: 3 times Gunicorn's default"] == ("2.9 times (2.9 to 2.9)", False)
+    assert missed["hello: no gateway that keeps PEP 3333 is faster (Granian)"] == ("0.50 times (0.50 to 0.50)", False)
+
+
+def test_a_ratio_is_shown_with_its_range_over_the_rounds() -> None:
+    made = result(default=3000)
+    made["samples"]["gunicorn-sync"]["hello"] = [sample(400), sample(3300)]
+    (goal,) = [each for each in Figures(made).goals() if "Gunicorn" in each.text]
+    assert (goal.measured, goal.is_met) == ("3.9 times (1.0 to 6.8)", True)
 
 
 def test_latency_counts_up_to_seven_tenths_of_the_most_that_clients_reached_and_not_asked_for() -> None:
