@@ -1,6 +1,6 @@
 """Measure how long a user waits, with the real engine and real machines on this machine: `make bench`.
 
-    python -m benchmarks.run             three runs, growth, previews and rollouts; about 16 minutes
+    python -m benchmarks.run             three runs, growth, previews and rollouts; about 15 minutes
     python -m benchmarks.run --quick     everything once and small, about 3 minutes; writes no page
 
 It writes benchmarks/results/times-<time>.json, and the part "Time to serving" of docs/performance.md with its plots.
