@@ -36,10 +36,6 @@ class Figures:
         pairs = zip(self.samples(contestant, work), self.samples(other, work), strict=True)
         return [ours.rps / max(theirs.rps, 0.1) for ours, theirs in pairs]
 
-    def ratio(self, contestant: str, other: str, work: str) -> float:
-        """Return the median of these ratios."""
-        return statistics.median(self.ratios(contestant, other, work))
-
     def reached(self, load: float) -> float:
         """Return the median of the share of the most requests/s that clients reached who asked for `load` of it."""
         pairs = zip(self.samples("default", load_name(load)), self.samples("default", "hello"), strict=True)

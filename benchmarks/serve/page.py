@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,10 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
 
 def _readme(found: Figures) -> str:
     rates = [f"{found.median('default', work):,.0f} {what}" for work, what in README_RATES.items()]
-    times = [
-        f"{found.ratio('default', other, 'hello'):.1f} times {title}"
-        for other, title in (("gunicorn-sync", "Gunicorn's default"), ("beanstalk", "Elastic Beanstalk's"))
-    ]
+    times: list[str] = []
+    for other, title in (("gunicorn-sync", "Gunicorn's default"), ("beanstalk", "Elastic Beanstalk's")):
+        ratios = found.ratios("default", other, "hello")
+        times.append(f"{statistics.median(ratios):.1f} times {title} ({min(ratios):.1f} to {max(ratios):.1f} by round)")
     cores = f"On {found.result['cores']} cores for clients, balancer and server, a second"
     return f'{cores}: {", ".join(rates)}.\n"Hello" is {" and ".join(times)}.\n'
 
