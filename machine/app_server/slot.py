@@ -151,12 +151,12 @@ def stop(slot: str, drain_s: float) -> None:
     """Stop gracefully: requests in flight are finished for up to drain_s seconds, then the rest is killed."""
     every = units(slot)
     mains = dict(zip(every, unit_property("MainPID", every), strict=False))
-    workers = {unit: worker_files(unit) for unit in every}
+    with_files = {unit for unit in every if has_worker_files(unit)}
 
     def is_done(unit: str) -> bool:
         # The application may have started a child of the main process, which stays.
-        have_ended = workers[unit] and not any(file.exists() for file in workers[unit])
-        return bool(have_ended) or has_no_children(mains.get(unit, ""))
+        have_ended = unit in with_files and not has_worker_files(unit)
+        return have_ended or has_no_children(mains.get(unit, ""))
 
     run("systemctl", "stop", "--no-block", *every)
     deadline = time.monotonic() + drain_s
@@ -181,13 +181,13 @@ def wait_for_any(running: Sequence[str], is_done: Callable[[str], bool]) -> None
             return
 
 
-def worker_files(unit: str) -> list[Path]:
-    """Return the files that the workers of a unit have until they, and who responds for them, have ended.
+def has_worker_files(unit: str) -> bool:
+    """Return whether a worker of a unit has a file. Its companion removes that file when both have ended.
 
-    None with supervisord, and where a worker could not make its file.
+    There is none with supervisord, and where it could not be made.
     """
     name = unit.removeprefix("app@").removeprefix("app-")
-    return list(private_socket(name).parent.glob("worker-*"))
+    return any(private_socket(name).parent.glob("worker-*"))
 
 
 def mend_socket() -> None:
