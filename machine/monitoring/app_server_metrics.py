@@ -17,6 +17,8 @@ class AppServer:
 
     def __init__(self, app: str) -> None:
         self._app, self._wanted = app, WantedRelease(read_pointer)
+        # The release that is live, and those that run, at the last look at the slots.
+        self._releases: set[str | None] = set()
         self.parts = {
             "slots": self.add_slots, "queue": self.add_queue, "restarts": self.add_restarts, "drift": self.add_drift,
         }  # fmt: skip
@@ -26,7 +28,10 @@ class AppServer:
         app, live = self._app, link_target(LIVE)
         if live:
             metrics.add("release_live_timestamp_seconds", LIVE.lstat().st_mtime, app=app)
-        for slot, state in slot_states().items():
+        states = slot_states()
+        running = [slot for slot, state in states.items() if state == "active"]
+        self._releases = {live or "", *(link_target(SLOTS / slot) for slot in running)}
+        for slot, state in states.items():
             release = link_target(SLOTS / slot)
             metrics.add_state("slot_state", state, STATES, app=app, slot=slot)
             if state != "active" or not release:
@@ -53,16 +58,10 @@ class AppServer:
             metrics.add("restarts_total", times, app=self._app, unit=unit)
 
     def add_drift(self, metrics: Metrics) -> None:
-        """Add whether another release is live or runs than the store names, as soon as that is known."""
-        there = {link_target(LIVE) or "", *(link_target(SLOTS / slot) for slot in active_slots())}
-        is_drift = self._wanted.is_drift(there)
+        """Add whether another release is live or runs than the store names. add_slots() comes before it."""
+        is_drift = self._wanted.is_drift(self._releases)
         if is_drift is not None:
             metrics.add("release_drift", is_drift, app=self._app)
-
-
-def active_slots() -> list[str]:
-    """Return the slots that run."""
-    return [slot for slot, state in slot_states().items() if state == "active"]
 
 
 def read_pointer() -> str:

@@ -9,7 +9,7 @@ from threading import Thread
 # Seconds between two questions: in a bucket each of them is a request that costs money. Sooner while the server runs
 # another release: one that has just ended must not look like drift for a minute.
 EVERY_S, DRIFTED_EVERY_S = 60.0, 5.0
-# Seconds after which a store that has not responded counts as one that fails.
+# Longest wait for a response of the store, in seconds; after it, the metric is reported as one that cannot be read.
 PATIENCE_S = 300.0
 
 
@@ -32,13 +32,14 @@ class WantedRelease:
     def is_drift(self, releases: Set[str | None]) -> bool | None:
         """Return whether these are others than the store named last; None before the first answer.
 
-        Raises what `ask` raised last, and TimeoutError where the store has not responded for long.
+        Raises the exception of the last question, if it failed. Raises TimeoutError if the store has not responded for
+        PATIENCE_S.
         """
         now, wait_s = time.monotonic(), DRIFTED_EVERY_S if self._is_drift else EVERY_S
         # The thread may write it meanwhile.
         answer, self._is_drift = self._answer, False
         if self._is_asking and now - self._asked_s > PATIENCE_S:
-            raise TimeoutError(f"the release store has not responded for {PATIENCE_S:.0f} s")
+            raise TimeoutError(f"no response of the release store for {PATIENCE_S:.0f} s")
         if not self._is_asking and now - self._asked_s >= wait_s:
             self._is_asking, self._asked_s = True, now
             # It must hold up neither other metrics nor the end of this process.
