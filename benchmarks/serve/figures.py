@@ -33,13 +33,11 @@ class Figures:
 
     def ratios(self, contestant: str, other: str, work: str) -> list[float]:
         """Return how many times the other's requests/s a contestant has, in each round."""
-        pairs = zip(self.samples(contestant, work), self.samples(other, work), strict=True)
-        return [ours.rps / max(theirs.rps, 0.1) for ours, theirs in pairs]
+        return _quotients(self.samples(contestant, work), self.samples(other, work))
 
     def reached(self, load: float) -> float:
         """Return the median of the share of the most requests/s that clients reached who asked for `load` of it."""
-        pairs = zip(self.samples("default", load_name(load)), self.samples("default", "hello"), strict=True)
-        return statistics.median(part.rps / max(most.rps, 0.1) for part, most in pairs)
+        return statistics.median(_quotients(self.samples("default", load_name(load)), self.samples("default", "hello")))
 
     def lost(self, contestant: str, work: str) -> int:
         """Return the errors, and the requests without an answer, of all rounds."""
@@ -76,16 +74,13 @@ class Figures:
         most = self.result["requests_at_a_time"] / WAIT_S
         share = self.median("default", "wait") / most
         return [
-            Goal("hello: 3 times Gunicorn's default", _times(default, 1), statistics.median(default) >= 3,
+            _goal_of_times("hello: 3 times Gunicorn's default", default, 3, 1,
                  "gateway, Nginx and the load share two cores here; Gunicorn's one worker leaves them the second"),
-            Goal(f"hello: no other gateway of the product is faster (`{fastest}`)", _times(fleet, 2),
-                 statistics.median(fleet) >= 1,
+            _goal_of_times(f"hello: no other gateway of the product is faster (`{fastest}`)", fleet, 1, 2,
                  "the difference is within the spread, or the other costs waiting requests"),
-            Goal("hello: no gateway that keeps PEP 3333 is faster (Granian)", _times(granian, 2),
-                 statistics.median(granian) >= 1,
+            _goal_of_times("hello: no gateway that keeps PEP 3333 is faster (Granian)", granian, 1, 2,
                  "Granian parses HTTP in Rust and keeps connections; it is not among the gateways"),
-            Goal("waiting: as many as Elastic Beanstalk's default", _times(waiting, 1),
-                 statistics.median(waiting) >= 1),
+            _goal_of_times("waiting: as many as Elastic Beanstalk's default", waiting, 1, 1),
             Goal(f"waiting: 95 % of what {self.result['requests_at_a_time']} requests at a time make possible",
                  f"{share:.0%}", share >= 0.95, "two cores for clients, balancer and gateway are used up before that"),
         ]  # fmt: skip
@@ -115,7 +110,13 @@ class Figures:
         ]
 
 
-def _times(ratios: Sequence[float], digits: int) -> str:
-    """Return the median of ratios for a table, with their range."""
-    middle, least, most = (f"{value:.{digits}f}" for value in (statistics.median(ratios), min(ratios), max(ratios)))
-    return f"{middle} times ({least} to {most})"
+def _quotients(samples: Sequence[Sample], others: Sequence[Sample]) -> list[float]:
+    """Return how many times the requests/s of the other sample each one has."""
+    return [each.rps / max(other.rps, 0.1) for each, other in zip(samples, others, strict=True)]
+
+
+def _goal_of_times(text: str, ratios: Sequence[float], wanted: float, digits: int, missed: str = "") -> Goal:
+    """Return a goal that the median of ratios shall reach, shown with their range to so many digits."""
+    middle, least, most = statistics.median(ratios), min(ratios), max(ratios)
+    measured = f"{middle:.{digits}f} times ({least:.{digits}f} to {most:.{digits}f})"
+    return Goal(text, measured, middle >= wanted, missed)
