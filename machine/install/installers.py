@@ -77,7 +77,9 @@ def install(release: Release, venv: Path, cache: Path) -> None:
 
 
 def compile_packages(release: Release, venv: Path) -> None:
-    """Compile all packages: nobody may write there later, so each process would compile what it imports.
+    """Compile all packages to bytecode, once.
+
+    Later, processes may not write into the virtualenv, so each of them would compile again what it imports.
 
     What does not compile stays as it is, such as a file of Python 2, or one that takes more memory than COMPILER_KIB.
     """

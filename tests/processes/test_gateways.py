@@ -126,7 +126,7 @@ def test_files_of_uwsgi_workers_go_when_they_end_although_a_child_of_the_applica
         eventually(lambda: len(list(tmp_path.glob("worker-*"))) == 2, timeout_s=5, message=running.log)
         running.process.send_signal(signal.SIGTERM)
         eventually(lambda: not list(tmp_path.glob("worker-*")), timeout_s=10, message="the files have gone")
-        # So it cannot be told by the children of the main process (machine/app_server/slot.py).
+        # Here the children of the main process do not show that the workers have ended (machine/app_server/slot.py).
         assert running.process.poll() is None
         assert not slot.has_no_children(str(running.process.pid))
 

@@ -51,7 +51,7 @@ def test_when_a_request_last_began_is_known_after_it_has_ended() -> None:
 
 
 class Greenlets:
-    """Stands in for the package greenlet. traced: what a monitor of its own had been told before."""
+    """A replacement of the package greenlet. traced: events that a trace function received which was set earlier."""
 
     def __init__(self) -> None:
         self.now, self.traced = Mock(spec_set=["wsgi_fleet_request"], wsgi_fleet_request=0), list[str]()

@@ -186,7 +186,7 @@ def test_hostile_texts_are_text(stack: FakeStack, tmp_path: Path) -> None:
             ],
             [Span("a", "stage", 1, 4), Span("a", "task", 4, 6), Span("a", "switch", 6, 8), Span("b", "switch", 6, 9)],
         ),
-        # A rollback, as the journal told it before it told of each server.
+        # A rollback in a journal of an earlier version, which had no events of servers.
         ([{"event": "begin", "after_s": 0, "rollback": True}, {"event": "done", "after_s": 2}], []),
         # Damaged: numbers that are none, or that no number of Python's can hold.
         ([{"event": "begin", "after_s": 10**400}, {"event": "x", "after_s": -1e300}], []),
