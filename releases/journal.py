@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -62,15 +64,25 @@ class Journal:
         when = now.isoformat(timespec="seconds")
         self._head = {"release": release, "app": app, "who": operator_name(), "when": when, "revision": revision}
         self._lines: list[str] = []
+        self._lock = threading.Lock()
         self.facts: dict[str, Any] = {}
 
     def note(self, event: str, **details: Any) -> None:
         """Add an event; its time is in seconds since the movement began."""
-        head = self._head if not self._lines else {}
-        self.facts |= {**head, **details}
-        line = {"event": event, "after_s": self.seconds_at(time.monotonic()), **head, **details}
-        self._lines.append(json.dumps(line))
-        self._store.write(self._key, ("\n".join(self._lines) + "\n").encode())
+        with self._lock:
+            head = self._head if not self._lines else {}
+            self.facts |= {**head, **details}
+            line = {"event": event, "after_s": self.seconds_at(time.monotonic()), **head, **details}
+            self._lines.append(json.dumps(line))
+            self._store.write(self._key, ("\n".join(self._lines) + "\n").encode())
+
+    def note_switch(self, event: str, server: str, begin_s: float, **details: Any) -> None:
+        """Add that a server has switched. begin_s: when that began, by time.monotonic().
+
+        A store that fails must not end a movement between its servers. The next event writes this one as well.
+        """
+        with suppress(Exception):
+            self.note(event, server=server, began_s=self.seconds_at(begin_s), **details)
 
     def seconds_at(self, moment_s: float) -> float:
         """Return a moment of time.monotonic() as seconds since the movement began."""

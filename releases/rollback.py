@@ -46,33 +46,18 @@ def target_of(store: Store, journal_releases: Sequence[str], release_prefix: str
     return good[0]
 
 
-class Switches:
-    """When servers switched, for the journal. It is written afterwards: its store must not keep servers from it."""
-
-    def __init__(self, fleet: Fleet, journal: Journal) -> None:
-        self._fleet, self._journal = fleet, journal
-        self._done: list[tuple[str, str, float, float]] = []
-
-    def run(self, server: Server, release: str, event: str = "switched") -> None:
-        """Switch a server, and remember it as this event. Raises ServerFailure."""
-        begin_s = time.monotonic()
-        self._fleet.switch(server, release)
-        self._done.append((event, server.name, begin_s, time.monotonic()))
-
-    def note(self) -> None:
-        """Write down what was done since the last time."""
-        for event, name, *moments in sorted(self._done, key=lambda each: each[3]):
-            began_s, ended_s = map(self._journal.seconds_at, moments)
-            self._journal.note(event, server=name, began_s=began_s, after_s=ended_s)
-        self._done.clear()
+def _switch(fleet: Fleet, server: Server, release: str, journal: Journal, event: str) -> None:
+    begin_s = time.monotonic()
+    fleet.switch(server, release)
+    journal.note_switch(event, server.name, begin_s)
 
 
-def _undo(fleet: Fleet, servers: Sequence[Server], release: str | None, switches: Switches) -> list[str]:
+def _undo(fleet: Fleet, servers: Sequence[Server], release: str | None, journal: Journal) -> list[str]:
     """Undo a rollback that failed on some servers: one release shall serve."""
     if release is None:
         return []
     try:
-        fleet.on_all(servers, lambda server: switches.run(server, release, "went back"))
+        fleet.on_all(servers, lambda server: _switch(fleet, server, release, journal, "went back"))
     except ServerFailures as error:
         return [f"returning to {release} failed as well: {failure}" for failure in error.failures]
     return []
@@ -103,8 +88,7 @@ def roll_back(
     target = target_of(store, completed_releases(store), release_prefix)
     try:
         with lock.acquire(store, f"rollback to {target}", log):
-            journal = Journal(store, release=target, app=fleet.app)
-            switches, away = Switches(fleet, journal), list[str]()
+            journal, away = Journal(store, release=target, app=fleet.app), list[str]()
             journal.note("begin", before=before, servers=[server.name for server in servers], rollback=True)
             manifest = store.read(f"releases/{target}/manifest.json")
             static = StaticFiles(fleet, balancer, target, manifest, store if keeps_static else None)
@@ -119,7 +103,7 @@ def roll_back(
                 if target not in found.staged:
                     # A server made since: it takes the secrets that it has, as at boot.
                     fleet.run(server, "stage", ["stage", target], stdin=b"null", timeout_s=600)
-                switches.run(server, target)
+                _switch(fleet, server, target, journal, "switched")
                 return found.live != target
 
             try:
@@ -127,8 +111,7 @@ def roll_back(
             except ServerFailures as error:
                 reached = {failure.server for failure in error.failures if not failure.is_unreachable}
                 if reached or len(error.failures) == len(servers):
-                    problems = [str(error), *_undo(fleet, servers, before, switches)]
-                    switches.note()
+                    problems = [str(error), *_undo(fleet, servers, before, journal)]
                     journal.note_error(error)
                     static.discard()
                     hooks.notify("failed", journal.facts)
@@ -144,7 +127,6 @@ def roll_back(
             pointers.count_manual_change(store)
             late = {each.name for each in live.bring_late(fleet, servers, go_back)} if live else set[str]()
             missing = [*(name for name in away if name not in late), *static.activate()]
-            switches.note()
             journal.note("done", seconds=round(time.monotonic() - start_s, 1), missing=missing)
     except lock.Locked as error:
         raise RollbackError(str(error)) from error

@@ -203,9 +203,9 @@ class Rollout:
                     switched.append(server)
             begin_s = time.monotonic()
             self.fleet.switch(server, self.id)
-            with guard:
-                journal.note("switched", server=server.name, began_s=journal.seconds_at(begin_s))
-                if watch:
+            journal.note_switch("switched", server.name, begin_s)
+            if watch:
+                with guard:
                     watch.add(server)
 
         canary, *rest = states
@@ -259,15 +259,14 @@ class Rollout:
 
         Return what could not be undone. A server that fails to go back takes the pointer's release when it boots.
         """
-        guard = threading.Lock()
 
         def switch_back(server: Server) -> None:
             target = previous or states[server].live
             if target in (None, self.id):
                 return
+            begin_s = time.monotonic()
             self.fleet.switch(server, target)
-            with guard:
-                journal.note("went back", server=server.name, release=target)
+            journal.note_switch("went back", server.name, begin_s, release=target)
 
         try:
             self.fleet.on_all(switched, switch_back)

@@ -108,6 +108,26 @@ def test_a_journal_that_cannot_be_written_keeps_no_server_from_its_switch(monkey
     assert (fleet.live, current(fleet.store)) == (dict.fromkeys(NAMES, second), second)
 
 
+@pytest.mark.parametrize("is_rollback", [False, True])
+def test_a_journal_that_fails_while_servers_switch_is_whole_with_the_next_event(
+    monkeypatch: pytest.MonkeyPatch, *, is_rollback: bool
+) -> None:
+    fleet, _ = three_releases()
+    write = fleet.store.write
+
+    def write_other_events(key: str, content: bytes) -> None:
+        if key.startswith("journal/") and b'"switched"' in content.splitlines()[-1]:
+            raise PermissionError(key)
+        write(key, content)
+
+    monkeypatch.setattr(fleet.store, "write", write_other_events)
+    id_ = go_back(fleet) if is_rollback else roll_out(fleet, 4)
+    assert (fleet.live, current(fleet.store)) == (dict.fromkeys(NAMES, id_), id_)
+    movement = read_movement(fleet.store, id_)
+    assert movement is not None
+    assert sorted(each["server"] for each in movement.events if each["event"] == "switched") == list(NAMES)
+
+
 def test_a_server_that_has_not_staged_it_stages_it_with_the_secrets_it_has() -> None:
     fleet, (_, second, _) = three_releases()
     fleet.staged["a-3"].discard(second)
